@@ -1,0 +1,1 @@
+"""A command line for convolutional networks whose parts are plugins."""

@@ -1,0 +1,1 @@
+"""Numba kernels of convolutional networks: NumPy arrays in, NumPy arrays out."""

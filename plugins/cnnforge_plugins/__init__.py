@@ -1,0 +1,1 @@
+"""The built-in plugin: the layers, datasets and models that cnnforge comes with."""
