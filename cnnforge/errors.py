@@ -1,0 +1,70 @@
+"""The errors that a user sees as one line, without a traceback, and their exit codes."""
+
+from __future__ import annotations
+
+import traceback
+
+
+class CnnforgeError(Exception):
+    """Something failed in a way that its message explains.
+
+    The command line prints the message as one line and ends with `exit_code`. A message says
+    what was received, what was expected and how to fix it.
+
+    Attributes:
+        exit_code: The status with which the command line ends.
+    """
+
+    exit_code: int = 1
+
+
+class RunError(CnnforgeError):
+    """A run could not be continued, read or written."""
+
+
+class DataError(CnnforgeError):
+    """Data could not be read, or nothing usable was found in it."""
+
+
+class UsageError(CnnforgeError):
+    """Something was asked for wrongly: an option, a name, a file, a configuration."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError):
+    """A name that no loaded plugin declares."""
+
+
+class AmbiguousNameError(UsageError):
+    """A short name that several plugins declare."""
+
+
+class PluginError(UsageError):
+    """A plugin that could not be loaded, or a spec whose target could not."""
+
+
+def one_line(error: BaseException) -> str:
+    """Describe an exception in one line: its type, its message, and where it was raised.
+
+    Args:
+        error: Any exception. The location is left out where there is none to tell, and for a
+            `CnnforgeError`, whose message stands for itself.
+
+    Returns:
+        For instance `"ZeroDivisionError: division by zero (/home/me/mine.py:3)"`.
+    """
+    message = " ".join(str(error).split())
+    if isinstance(error, CnnforgeError):
+        return message
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    # The import system's own frames stand at the end of a failed import and tell nobody anything.
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<frozen ")
+    ]
+    # A syntax error names its place by itself, and its last frame is the one that compiled it.
+    if frames and not isinstance(error, SyntaxError):
+        text += f" ({frames[-1].filename}:{frames[-1].lineno})"
+    return text

@@ -1,0 +1,168 @@
+"""The plugin author's API: what a plugin needs in order to declare what it brings.
+
+A plugin is a module (or an object) with hook implementations that return specs. A spec names its
+target as `"package.module:Attribute"`; nothing is imported before somebody uses it, so this module
+and a manifest stay light: neither Keras nor TensorFlow nor Numba is loaded by them.
+
+Example:
+    ```python
+    from cnnforge.plugin import LayerSpec, hookimpl
+
+    CNNFORGE_PLUGIN_API = 1
+
+    @hookimpl
+    def cnnforge_layers():
+        return [
+            LayerSpec(
+                name="conv2d",
+                target="acme_layers.conv2d:Conv2D",
+                summary="2D convolution by FFT",
+                reference="keras.layers:Conv2D",
+            )
+        ]
+    ```
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pluggy
+
+from cnnforge.errors import PluginError, one_line
+
+PLUGIN_API = 1
+"""The number of this plugin API. A plugin names the one it was written for in its own
+`CNNFORGE_PLUGIN_API`; without it, this one is assumed."""
+
+hookimpl = pluggy.HookimplMarker("cnnforge")
+"""Decorator that marks a function as the implementation of the hook of the same name."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What a plugin declares: a name, and where to find what it stands for.
+
+    Args:
+        name: lower_snake_case, unique within the plugin and the kind of spec.
+        target: `"package.module:Attribute"`, imported by the first `load()`.
+        summary: One line, shown by `cnnforge plugins`.
+        plugin: The name of the plugin; filled in when the spec is registered.
+
+    Raises:
+        ValueError: If the name, the target or the summary has not the form above.
+    """
+
+    kind: ClassVar[str] = "spec"
+
+    name: str
+    target: str
+    summary: str
+    plugin: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"a {self.kind} cannot be named {self.name!r}: use lower_snake_case, "
+                "a letter first, then letters, digits and underscores"
+            )
+        _check_target(f"the target of {self.kind} {self.name!r}", self.target)
+        if not isinstance(self.summary, str) or "\n" in self.summary:
+            raise ValueError(
+                f"the summary of {self.kind} {self.name!r} must be one line of text, "
+                f"got {self.summary!r}"
+            )
+
+    @property
+    def qualified_name(self) -> str:
+        """`"plugin/name"`, or the name alone while the spec is not registered."""
+        return f"{self.plugin}/{self.name}" if self.plugin else self.name
+
+    def load(self) -> Any:
+        """Import the target.
+
+        Returns:
+            What the target names.
+
+        Raises:
+            PluginError: If the module cannot be imported or has no such attribute.
+        """
+        return self._resolve("target", self.target)
+
+    def _resolve(self, what: str, target: str) -> Any:
+        try:
+            return pkgutil.resolve_name(target)
+        except (Exception, SystemExit) as error:
+            owner = f"plugin {self.plugin!r}: " if self.plugin else ""
+            raise PluginError(
+                f"{owner}the {what} {target!r} of {self.kind} {self.name!r} cannot be loaded: "
+                f"{one_line(error)}; `cnnforge plugins --imports` checks every plugin"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSpec(Spec):
+    """A Keras layer class.
+
+    Args:
+        reference: `"module:Class"` of the stock Keras layer that this one stands for, with the
+            same constructor, weights and results; `None` where there is none. Conversion, parity
+            checks and benchmarks go by it.
+    """
+
+    kind: ClassVar[str] = "layer"
+
+    reference: str | None = None
+
+    def __post_init__(self) -> None:
+        # The two-argument form: `slots=True` makes a new class, which `super()` does not know.
+        super(LayerSpec, self).__post_init__()  # noqa: UP008
+        if self.reference is not None:
+            _check_target(f"the reference of {self.kind} {self.name!r}", self.reference)
+
+    def load_reference(self) -> Any:
+        """Import the reference.
+
+        Returns:
+            The stock layer class, or `None` where the spec names none.
+
+        Raises:
+            PluginError: If the module cannot be imported or has no such attribute.
+        """
+        return None if self.reference is None else self._resolve("reference", self.reference)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetSpec(Spec):
+    """A dataset: the target is `load(argument: str | None, options: DataOptions) -> Dataset`.
+
+    `argument` is what stood after the colon in `images:FOLDER`; the two types are those of
+    `cnnforge.data`.
+    """
+
+    kind: ClassVar[str] = "dataset"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec(Spec):
+    """A model: the target is `build(input_shape, classes) -> keras.Model`.
+
+    `input_shape` is (height, width, channels), `classes` how many there are. The model reads raw
+    pixel values 0..255 and ends in a softmax.
+    """
+
+    kind: ClassVar[str] = "model"
+
+
+def _check_target(what: str, target: object) -> None:
+    """Raise `ValueError` unless `target` reads `"package.module:Attribute"`."""
+    if isinstance(target, str):
+        module, _, attribute = target.partition(":")
+        if all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")]):
+            return
+    raise ValueError(f"{what} must look like 'package.module:Attribute', got {target!r}")

@@ -1,0 +1,71 @@
+"""What the built-in plugin declares. Importing it loads nothing but the plugin API."""
+
+from __future__ import annotations
+
+from cnnforge.plugin import DatasetSpec, LayerSpec, ModelSpec, hookimpl
+
+CNNFORGE_PLUGIN_API = 1
+
+
+@hookimpl
+def cnnforge_layers() -> list[LayerSpec]:
+    """Declare the layers that run on the Numba kernels."""
+    return [
+        LayerSpec(
+            name="conv2d",
+            target="cnnforge_plugins.layers.conv2d:Conv2D",
+            summary="2D convolution on Numba kernels",
+            reference="keras.layers:Conv2D",
+        ),
+        LayerSpec(
+            name="max_pooling2d",
+            target="cnnforge_plugins.layers.pooling:MaxPooling2D",
+            summary="2D max pooling on Numba kernels",
+            reference="keras.layers:MaxPooling2D",
+        ),
+        LayerSpec(
+            name="average_pooling2d",
+            target="cnnforge_plugins.layers.pooling:AveragePooling2D",
+            summary="2D average pooling on Numba kernels",
+            reference="keras.layers:AveragePooling2D",
+        ),
+    ]
+
+
+@hookimpl
+def cnnforge_datasets() -> list[DatasetSpec]:
+    """Declare the datasets."""
+    return [
+        DatasetSpec(
+            name="mnist5k",
+            target="cnnforge_plugins.datasets.mnist5k:load",
+            summary="5,000 handwritten digits, 28x28 grayscale; nothing to download",
+        ),
+        DatasetSpec(
+            name="images",
+            target="cnnforge_plugins.datasets.images:load",
+            summary="a folder of images with one subfolder per class, images:FOLDER",
+        ),
+        DatasetSpec(
+            name="csv",
+            target="cnnforge_plugins.datasets.csv:load",
+            summary="a table with a label and the pixels of one image per row, csv:FILE",
+        ),
+    ]
+
+
+@hookimpl
+def cnnforge_models() -> list[ModelSpec]:
+    """Declare the models."""
+    return [
+        ModelSpec(
+            name="lenet",
+            target="cnnforge_plugins.models.lenet:build",
+            summary="two convolutions, two poolings, two dense layers: small images",
+        ),
+        ModelSpec(
+            name="resnet20",
+            target="cnnforge_plugins.models.resnet20:build",
+            summary="20 layers with residual connections: 32x32 images",
+        ),
+    ]
