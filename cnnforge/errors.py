@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import traceback
 
+# A traceback that ends in one of these was caused further up, in a plugin's own file.
+_MACHINERY = frozenset({"cnnforge", "importlib", "pkgutil", "pluggy"})
+
 
 class CnnforgeError(Exception):
     """Something failed in a way that its message explains.
@@ -58,13 +61,12 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, CnnforgeError):
         return message
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    # The import system's own frames stand at the end of a failed import and tell nobody anything.
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith("<frozen ")
-    ]
-    # A syntax error names its place by itself, and its last frame is the one that compiled it.
-    if frames and not isinstance(error, SyntaxError):
-        text += f" ({frames[-1].filename}:{frames[-1].lineno})"
+    # A syntax error names its place by itself, and its traceback ends where it was compiled.
+    if not isinstance(error, SyntaxError):
+        places = [
+            f" ({frame.f_code.co_filename}:{line})"
+            for frame, line in traceback.walk_tb(error.__traceback__)
+            if frame.f_globals.get("__name__", "").partition(".")[0] not in _MACHINERY
+        ]
+        text += "".join(places[-1:])
     return text

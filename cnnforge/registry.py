@@ -91,7 +91,9 @@ class Registry(Generic[SpecT]):
 
     def __iter__(self) -> Iterator[str]:
         """All qualified names, sorted."""
-        return iter(sorted(f"{plugin}/{name}" for plugin in self._specs for name in self._of(plugin)))
+        return iter(
+            sorted(f"{plugin}/{name}" for plugin in self._specs for name in self._of(plugin))
+        )
 
     def __len__(self) -> int:
         """How many specs there are."""

@@ -1,0 +1,121 @@
+"""The `cnnforge` program: its commands, and what becomes of an error.
+
+A new command is a file in this folder with one function of the same name, typed with `Annotated`
+Typer options and importing nothing heavy at the top, and one line in `_COMMANDS`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from cnnforge.cli.plugins import plugins
+from cnnforge.errors import CnnforgeError
+
+_COMMANDS = (plugins,)
+
+INTERRUPTED = 130
+"""The exit code after a Ctrl-C: 128 plus the number of the signal."""
+
+# Some versions of Typer depend on Click and some bring a copy of their own. This is
+# `ClickException`, the base of all errors in the arguments, of whichever is in use.
+_ArgumentError: Any = typer.BadParameter.__mro__[2]
+
+
+class _Interrupted(CnnforgeError):
+    exit_code = INTERRUPTED
+
+
+class _Group(TyperGroup):
+    """A group that sees a Ctrl-C before Typer makes a silent exit of it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _Interrupted("interrupted") from None
+
+
+# Typer's rich help would import rich, for every --help and every wrong option.
+app = typer.Typer(
+    name="cnnforge",
+    cls=_Group,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"cnnforge {version('cnnforge')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Train, evaluate and use convolutional networks on Numba kernels."""
+
+
+for _command in _COMMANDS:
+    app.command()(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program.
+
+    Args:
+        arguments: The command line without the program's name; `None` for that of the process.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 asked for wrongly, 130 interrupted, or the one with
+        which a command raised `typer.Exit`.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = typer.main.get_command(app).main(
+            arguments or ["--help"], prog_name="cnnforge", standalone_mode=False
+        )
+    except CnnforgeError as error:
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", INTERRUPTED)
+    except _ArgumentError as error:
+        return _fail(_explain(error), error.exit_code)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    from cnnforge.cli import _render
+
+    _render.error(message)
+    return code
+
+
+def _explain(error: Any) -> str:
+    """Return what is wrong with the arguments, what may have been meant, and where to read on."""
+    message = getattr(error, "message", None) or error.format_message()
+    possibilities = getattr(error, "possibilities", None)
+    if not possibilities:
+        message = error.format_message()
+    message = message.rstrip(".")
+    if possibilities and "did you mean" not in message.lower():
+        message += f". Did you mean {' or '.join(map(repr, possibilities))}?"
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "cnnforge"
+    separator = "" if message.endswith("?") else "."
+    return f"{message}{separator} Try '{path} --help'."
