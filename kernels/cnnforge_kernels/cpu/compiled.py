@@ -1,0 +1,213 @@
+"""Compiled kernels: made when a shape first asks for them, kept on disk, found without Python.
+
+A kernel is a serial C function ``void kernel(int64 *args, int64 begin, int64 end)`` over a range of
+tasks. Its address stands in a table in memory; compiled callers look it up by number and, on a
+miss, call back into Python once to have it compiled (or loaded from the disk cache).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+KERNEL_SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int64)
+_SLOTS = 1 << 13
+_table = np.zeros(_SLOTS, np.int64)
+_factories: list[tuple[int, int, Callable[[int], Any]]] = []
+_kept: list[Any] = []
+_compiling = threading.RLock()
+
+
+def vector_lanes() -> int:
+    """Float32 lanes of this CPU's widest vector registers: 16 (AVX-512), 8 (AVX) or 4."""
+    features = _host_features()
+    if features.get("avx512f"):
+        return 16
+    return 8 if features.get("avx2") and features.get("fma") else 4
+
+
+def vector_registers() -> int:
+    """Number of vector registers: 32 with AVX-512 and on AArch64, else 16."""
+    return 32 if vector_lanes() == 16 or "aarch64" in llvm.get_process_triple() else 16
+
+
+@cache
+def _host_features() -> dict[str, bool]:
+    return dict(llvm.get_host_cpu_features())
+
+
+@cache
+def _cache_directory() -> str:
+    """Folder of compiled code, one for each state of this package's sources and its compilers.
+
+    Numba invalidates a cached function when the file that holds it changes, not when a module it
+    uses does; the digest in the path closes that hole.
+    """
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    for source in sorted(Path(__file__).parent.parent.rglob("*.py")):
+        digest.update(source.read_bytes())
+    if numba.config.CACHE_DIR:  # pyright: ignore[reportAttributeAccessIssue]
+        base = Path(numba.config.CACHE_DIR)  # pyright: ignore[reportAttributeAccessIssue]
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches" / "cnnforge"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "cnnforge"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnnforge"
+    return str(base / f"kernels-{digest.hexdigest()[:16]}")
+
+
+@contextlib.contextmanager
+def disk_cache() -> Iterator[None]:
+    """Functions decorated with ``cache=True`` in this context are kept in the kernel cache."""
+    config = numba.config
+    before = config.CACHE_DIR  # pyright: ignore[reportAttributeAccessIssue]
+    config.CACHE_DIR = _cache_directory()  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = before  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def cached_njit(**options: Any) -> Callable[[Any], Any]:
+    """``numba.njit`` for a module-level function, kept in the kernel cache."""
+
+    def decorate(function: Any) -> Any:
+        with disk_cache():
+            return numba.njit(cache=True, error_model="numpy", **options)(function)
+
+    return decorate
+
+
+def cached_cfunc(signature: Any, **options: Any) -> Callable[[Any], Any]:
+    """``numba.cfunc`` for a function that closes over numbers only, kept in the kernel cache."""
+
+    def decorate(function: Any) -> Any:
+        with disk_cache():
+            compiled = numba.cfunc(signature, cache=True, error_model="numpy", **options)(function)
+        _kept.append(compiled)
+        return compiled
+
+    return decorate
+
+
+def kernel_family(count: int) -> Callable[[Callable[[int], Any]], int]:
+    """Reserve ``count`` table slots for the kernels that the decorated factory makes.
+
+    The factory gets a number from 0 to ``count - 1`` and returns a cfunc of ``KERNEL_SIGNATURE``.
+    The decorated name becomes the family's first slot.
+    """
+
+    def decorate(factory: Callable[[int], Any]) -> int:
+        first = _factories[-1][0] + _factories[-1][1] if _factories else 0
+        if first + count > _SLOTS:
+            raise ValueError(f"kernel table: {first + count} slots needed, {_SLOTS} there")
+        _factories.append((first, count, factory))
+        return first
+
+    return decorate
+
+
+def compile_kernel(slot: int) -> int:
+    """The address of the kernel of a table slot, compiled or loaded now if it must be."""
+    with _compiling:
+        if not _table[slot]:
+            for first, count, factory in _factories:
+                if first <= slot < first + count:
+                    _table[slot] = factory(slot - first).address
+        return int(_table[slot])
+
+
+def _publish(name: str, result: int) -> None:
+    """Make the C symbol ``int64 name(void)``, which returns ``result``, known to compiled code."""
+    source = f'define i64 @"{name}"() {{\n  ret i64 {result}\n}}\n'
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(source), machine)
+    engine.finalize_object()
+    _kept.append(engine)
+    llvm.add_symbol(name, engine.get_function_address(name))
+
+
+_on_miss = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(compile_kernel)
+_publish("cnnforge_kernel_table", _table.ctypes.data)
+llvm.add_symbol("cnnforge_compile_kernel", ctypes.cast(_on_miss, ctypes.c_void_p).value)
+_kernel_table = types.ExternalFunction("cnnforge_kernel_table", types.int64())
+_compile_kernel = types.ExternalFunction("cnnforge_compile_kernel", types.int64(types.int64))
+
+
+@intrinsic
+def load_int64(typingctx: Any, address: Any) -> Any:
+    """The int64 at ``address``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(builder.inttoptr(args[0], ir.IntType(64).as_pointer()))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def call_kernel(typingctx: Any, kernel: Any, args: Any, begin: Any, end: Any) -> Any:
+    """Call the kernel at address ``kernel`` on the block at address ``args``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        integer = ir.IntType(64)
+        kind = ir.FunctionType(ir.VoidType(), [integer.as_pointer(), integer, integer])
+        function = builder.inttoptr(values[0], kind.as_pointer())
+        block = builder.inttoptr(values[1], integer.as_pointer())
+        builder.call(function, [block, values[2], values[3]])
+        return context.get_dummy_value()
+
+    integer = types.int64
+    return types.void(integer, integer, integer, integer), codegen
+
+
+@intrinsic
+def fetch_add(typingctx: Any, address: Any, amount: Any) -> Any:
+    """Atomically add ``amount`` to the int64 at ``address``; returns the value before."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", pointer, args[1], "monotonic")
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def address_of(typingctx: Any, array: Any) -> Any:
+    """The address of an array's first element; the caller keeps the array alive."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0]).data
+        return builder.ptrtoint(data, ir.IntType(64))
+
+    return types.int64(array), codegen
+
+
+@cached_njit()
+def kernel_address(slot: int) -> int:
+    """The address of a kernel, from compiled code; compiles it when it was never used before."""
+    address = load_int64(_kernel_table() + 8 * slot)
+    if address == 0:
+        address = _compile_kernel(slot)
+    if address == 0:
+        raise RuntimeError("a kernel of cnnforge could not be compiled: see the messages above")
+    return address

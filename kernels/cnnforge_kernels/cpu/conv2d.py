@@ -1,0 +1,136 @@
+"""2D convolution on the CPU: forward pass and gradients, float32, NHWC, HWIO weights.
+
+Convolution is cross-correlation, as in every framework: the window is not flipped.
+The functions here are compiled (``numba.njit``) and validate nothing; ``launch.py`` does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from cnnforge_kernels import geometry
+from cnnforge_kernels.cpu import sweep as s
+from cnnforge_kernels.cpu.compiled import address_of, cached_njit
+
+_padding_before = numba.njit(geometry.padding_before)
+
+
+@cached_njit()
+def _block(source: Any, mask: Any, target: Any) -> Any:
+    """An argument block for a sweep from ``source`` to ``target``, both (N, H, W, C)."""
+    args = np.zeros(s.FIELDS, np.int64)
+    images, args[s.HEIGHT], args[s.WIDTH], channels = source.shape
+    args[s.SOURCE] = address_of(source)
+    args[s.MASK] = address_of(mask) if mask.size > 0 else 0
+    args[s.PIXEL_STRIDE] = 4 * channels
+    args[s.ROW_STRIDE] = args[s.PIXEL_STRIDE] * args[s.WIDTH]
+    args[s.IMAGE_STRIDE] = args[s.ROW_STRIDE] * args[s.HEIGHT]
+    args[s.IMAGES] = images
+    args[s.TARGET] = address_of(target)
+    args[s.TARGET_COLUMN] = 4 * target.shape[3]
+    args[s.TARGET_ROW] = args[s.TARGET_COLUMN] * target.shape[2]
+    args[s.TARGET_IMAGE] = args[s.TARGET_ROW] * target.shape[1]
+    args[s.ROW_STEP] = 1
+    args[s.COLUMN_STEP] = 1
+    return args
+
+
+@cached_njit()
+def conv2d_forward(
+    inputs: Any,
+    weights: Any,
+    bias: Any,
+    strides: tuple[int, int],
+    same: bool,
+    dilation_rate: tuple[int, int],
+    groups: int,
+    relu: bool,
+    outputs: Any,
+) -> None:
+    """outputs = convolution(inputs, weights) + bias, and a ReLU if asked for.
+
+    Args:
+        inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
+        weights: (KH, KW, C / groups, F).
+        bias: (F,), or empty for none.
+        strides, same, dilation_rate, groups, relu: as in Keras; ``same`` is the padding.
+        outputs: (N, OH, OW, F), written.
+    """
+    if outputs.size == 0:
+        return
+    kh, kw, channels, filters = weights.shape
+    args = _block(inputs, inputs[:0], outputs)
+    args[s.ROW_STEP], args[s.COLUMN_STEP] = strides
+    args[s.ROWS] = outputs.shape[1]
+    args[s.COLUMNS] = outputs.shape[2]
+    args[s.RELU] = 1 if relu else 0
+    top = _padding_before(inputs.shape[1], kh, strides[0], dilation_rate[0], same)
+    left = _padding_before(inputs.shape[2], kw, strides[1], dilation_rate[1], same)
+    row_taps = np.empty(kh * kw, np.int64)
+    column_taps = np.empty(kh * kw, np.int64)
+    for i in range(kh):
+        for j in range(kw):
+            row_taps[i * kw + j] = i * dilation_rate[0] - top
+            column_taps[i * kw + j] = j * dilation_rate[1] - left
+    factors = weights.reshape(kh * kw, channels, groups, filters // groups)
+    s.sweep(args, row_taps, column_taps, factors, bias)
+
+
+@cached_njit()
+def conv2d_grad_inputs(
+    inputs: Any,
+    weights: Any,
+    outputs: Any,
+    strides: tuple[int, int],
+    same: bool,
+    dilation_rate: tuple[int, int],
+    groups: int,
+    relu: bool,
+    grad_outputs: Any,
+    grad_inputs: Any,
+) -> None:
+    """The gradient of ``inputs``: one sweep over ``grad_outputs`` for each phase of the stride.
+
+    Only the shape of ``inputs`` is used, and ``outputs`` only where ``relu`` is set.
+    """
+    if grad_inputs.size == 0:
+        return
+    kh, kw, channels, filters = weights.shape
+    _, height, width, _ = inputs.shape
+    top = _padding_before(height, kh, strides[0], dilation_rate[0], same)
+    left = _padding_before(width, kw, strides[1], dilation_rate[1], same)
+    args = _block(grad_outputs, outputs if relu else outputs[:0], grad_inputs)
+    target = args[s.TARGET]
+    target_row, target_column = args[s.TARGET_ROW], args[s.TARGET_COLUMN]
+    per_group = filters // groups
+    row_taps = np.empty(kh * kw, np.int64)
+    column_taps = np.empty(kh * kw, np.int64)
+    # (tap, filter of a group, group, channel): what was summed over becomes what is written.
+    turned = np.empty((kh * kw, per_group, groups, channels), np.float32)
+    for row_phase in range(min(strides[0], height)):
+        for column_phase in range(min(strides[1], width)):
+            taps = 0
+            for i in range(kh):
+                row = row_phase + top - i * dilation_rate[0]
+                if row % strides[0] != 0:
+                    continue
+                for j in range(kw):
+                    column = column_phase + left - j * dilation_rate[1]
+                    if column % strides[1] != 0:
+                        continue
+                    row_taps[taps] = row // strides[0]
+                    column_taps[taps] = column // strides[1]
+                    for g in range(groups):
+                        for c in range(channels):
+                            for f in range(per_group):
+                                turned[taps, f, g, c] = weights[i, j, c, g * per_group + f]
+                    taps += 1
+            args[s.TARGET] = target + row_phase * target_row + column_phase * target_column
+            args[s.TARGET_ROW] = target_row * strides[0]
+            args[s.TARGET_COLUMN] = target_column * strides[1]
+            args[s.ROWS] = (height - row_phase + strides[0] - 1) // strides[0]
+            args[s.COLUMNS] = (width - column_phase + strides[1] - 1) // strides[1]
+            s.sweep(args, row_taps[:taps], column_taps[:taps], turned[:taps], turned[0, 0, 0, :0])

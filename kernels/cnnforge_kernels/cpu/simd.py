@@ -1,0 +1,294 @@
+"""Explicit SIMD for Numba: vector values, register tiles, and the few operations the kernels need.
+
+LLVM does not find these loops by itself: plain loops over few channels stay scalar. Every
+operation here takes addresses as integers (bytes) and the tile's shape as literal integers, so a
+kernel factory only has to close over numbers, which Numba can cache on disk.
+
+A *tile* is a tuple of ``positions * vectors`` vectors of ``lanes`` float32 values, position-major:
+``positions`` neighbouring pixels (or filter taps) by ``vectors * lanes`` filters.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+_F32 = ir.FloatType()
+_I8 = ir.IntType(8)
+_I32 = ir.IntType(32)
+_I64 = ir.IntType(64)
+
+
+class Vector(types.Type):
+    """A SIMD register of ``lanes`` float32 or int32 values."""
+
+    def __init__(self, element: str, lanes: int) -> None:
+        self.element = element
+        self.lanes = lanes
+        super().__init__(name=f"{element}x{lanes}")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, _llvm_type(vector))
+
+
+def _llvm_type(vector: Vector) -> ir.VectorType:
+    return ir.VectorType(_F32 if vector.element == "f32" else _I32, vector.lanes)
+
+
+def _literal(*values: Any) -> tuple[int, ...] | None:
+    """The values of literal integer types; ``None`` when one is not literal."""
+    if all(isinstance(value, types.IntegerLiteral) for value in values):
+        return tuple(value.literal_value for value in values)
+    return None
+
+
+def _pointer(builder: Any, address: Any, element: Any, byte_offset: int = 0) -> Any:
+    if byte_offset:
+        address = builder.add(address, ir.Constant(_I64, byte_offset))
+    return builder.inttoptr(address, element.as_pointer())
+
+
+def _splat(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
+    zeros = ir.Constant(ir.VectorType(_I32, vector.count), [0] * vector.count)
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
+def _zero(vector: ir.VectorType) -> Any:
+    return ir.Constant(vector, [0.0] * vector.count)
+
+
+def _lane_mask(builder: Any, valid: Any, lanes: int) -> Any:
+    """``lane < valid`` for every lane."""
+    numbers = ir.VectorType(_I32, lanes)
+    count = _splat(builder, builder.trunc(valid, _I32), numbers)
+    return builder.icmp_signed("<", ir.Constant(numbers, list(range(lanes))), count)
+
+
+def _masked(builder: Any, operation: str, vector: ir.VectorType, args: list[Any]) -> Any:
+    lanes = vector.count
+    mask = ir.VectorType(ir.IntType(1), lanes)
+    name = f"v{lanes}{'f32' if vector.element == _F32 else 'i8'}"
+    pointer = vector.as_pointer()
+    if operation == "load":
+        kind = ir.FunctionType(vector, [pointer, _I32, mask, vector])
+    else:
+        kind = ir.FunctionType(ir.VoidType(), [vector, pointer, _I32, mask])
+    function = cgutils.get_or_insert_function(
+        builder.module, kind, f"llvm.masked.{operation}.{name}.p0"
+    )
+    return builder.call(function, args)
+
+
+def _masked_load(builder: Any, pointer: Any, mask: Any, otherwise: Any) -> Any:
+    return _masked(
+        builder, "load", otherwise.type, [pointer, ir.Constant(_I32, 1), mask, otherwise]
+    )
+
+
+def _masked_store(builder: Any, value: Any, pointer: Any, mask: Any) -> Any:
+    return _masked(builder, "store", value.type, [value, pointer, ir.Constant(_I32, 1), mask])
+
+
+def _fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
+    kind = ir.FunctionType(x.type, [x.type] * 3)
+    name = f"llvm.fma.v{x.type.count}f32"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [x, y, z])
+
+
+def _tile_type(positions: int, vectors: int, lanes: int) -> types.UniTuple:
+    return types.UniTuple(Vector("f32", lanes), positions * vectors)
+
+
+def _unpack(builder: Any, tile: Any, count: int) -> list[Any]:
+    return [builder.extract_value(tile, index) for index in range(count)]
+
+
+@intrinsic(prefer_literal=True)
+def tile_broadcast(typingctx: Any, address: Any, positions: Any, vectors: Any, lanes: Any) -> Any:
+    """A tile whose every position holds the ``vectors * lanes`` float32 values at ``address``."""
+    shape = _literal(positions, vectors, lanes)
+    if shape is None:
+        return None
+    tile = _tile_type(*shape)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.VectorType(_F32, shape[2])
+        row = [
+            builder.load(_pointer(builder, args[0], kind, 4 * shape[2] * v), align=4)
+            for v in range(shape[1])
+        ]
+        return context.make_tuple(builder, tile, row * shape[0])
+
+    return tile(types.int64, positions, vectors, lanes), codegen
+
+
+@intrinsic(prefer_literal=True)
+def tile_load(typingctx: Any, address: Any, positions: Any, vectors: Any, lanes: Any) -> Any:
+    """The tile stored at ``address``, positions one after the other."""
+    shape = _literal(positions, vectors, lanes)
+    if shape is None:
+        return None
+    tile = _tile_type(*shape)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.VectorType(_F32, shape[2])
+        values = [
+            builder.load(_pointer(builder, args[0], kind, 4 * shape[2] * index), align=4)
+            for index in range(shape[0] * shape[1])
+        ]
+        return context.make_tuple(builder, tile, values)
+
+    return tile(types.int64, positions, vectors, lanes), codegen
+
+
+@intrinsic(prefer_literal=True)
+def tile_accumulate(
+    typingctx: Any,
+    tile: Any,
+    source: Any,
+    offsets: Any,
+    weights: Any,
+    count: Any,
+    positions: Any,
+    vectors: Any,
+    lanes: Any,
+) -> Any:
+    """The micro-kernel: ``tile[t][v] += source[offsets[k] + t] * weights[k][v]`` for k < count.
+
+    ``source``, ``offsets`` (int64, in bytes) and ``weights`` (``vectors * lanes`` values a step)
+    are addresses. The loop is built here, with one phi for each accumulator, so that no optimiser
+    pass decides whether the tile stays in registers.
+    """
+    shape = _literal(positions, vectors, lanes)
+    if shape is None or not isinstance(tile, types.UniTuple):
+        return None
+    T, G, L = shape
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        start, source, offsets, weights, count = args[:5]
+        kind = ir.VectorType(_F32, L)
+        initial = _unpack(builder, start, T * G)
+        before = builder.block
+        loop = builder.append_basic_block("tile.loop")
+        after = builder.append_basic_block("tile.end")
+        some = builder.icmp_signed(">", count, ir.Constant(_I64, 0))
+        builder.cbranch(some, loop, after)
+
+        builder.position_at_end(loop)
+        index = builder.phi(_I64)
+        weight = builder.phi(_I64)
+        sums = [builder.phi(kind) for _ in range(T * G)]
+        table = builder.inttoptr(offsets, _I64.as_pointer())
+        position = builder.add(source, builder.load(builder.gep(table, [index])))
+        row = [
+            builder.load(_pointer(builder, weight, kind, 4 * L * v), align=4) for v in range(G)
+        ]
+        results = []
+        for t in range(T):
+            value = builder.load(_pointer(builder, position, _F32, 4 * t), align=4)
+            value = _splat(builder, value, kind)
+            results += [_fma(builder, value, row[v], sums[t * G + v]) for v in range(G)]
+        following = builder.add(index, ir.Constant(_I64, 1))
+        next_weight = builder.add(weight, ir.Constant(_I64, 4 * L * G))
+        builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+        index.add_incoming(ir.Constant(_I64, 0), before)
+        index.add_incoming(following, loop)
+        weight.add_incoming(weights, before)
+        weight.add_incoming(next_weight, loop)
+        for phi, first, result in zip(sums, initial, results, strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(result, loop)
+
+        builder.position_at_end(after)
+        final = []
+        for first, result in zip(initial, results, strict=True):
+            phi = builder.phi(kind)
+            phi.add_incoming(first, before)
+            phi.add_incoming(result, loop)
+            final.append(phi)
+        return context.make_tuple(builder, tile, final)
+
+    integer = types.int64
+    return tile(tile, integer, integer, integer, integer, positions, vectors, lanes), codegen
+
+
+@intrinsic
+def tile_relu(typingctx: Any, tile: Any) -> Any:
+    """``max(tile, 0)``; NaN stays NaN."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        values = []
+        for value in _unpack(builder, args[0], tile.count):
+            zero = _zero(value.type)
+            values.append(builder.select(builder.fcmp_ordered("<", value, zero), zero, value))
+        return context.make_tuple(builder, tile, values)
+
+    return tile(tile), codegen
+
+
+@intrinsic(prefer_literal=True)
+def tile_store(
+    typingctx: Any, tile: Any, address: Any, stride: Any, valid: Any, positions: Any, vectors: Any
+) -> Any:
+    """Store position t at ``address + t * stride`` (bytes): its first ``valid`` filters only."""
+    shape = _literal(positions, vectors)
+    if shape is None or not isinstance(tile, types.UniTuple):
+        return None
+    T, G = shape
+    L = tile.dtype.lanes
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        values, address, stride, valid = args[:4]
+        kind = ir.VectorType(_F32, L)
+        items = _unpack(builder, values, T * G)
+        starts = [
+            builder.add(address, builder.mul(stride, ir.Constant(_I64, t))) for t in range(T)
+        ]
+        whole = builder.icmp_signed(">=", valid, ir.Constant(_I64, G * L))
+        with builder.if_else(whole) as (then, otherwise):
+            with then:
+                for t in range(T):
+                    for v in range(G):
+                        pointer = _pointer(builder, starts[t], kind, 4 * L * v)
+                        builder.store(items[t * G + v], pointer, align=4)
+            with otherwise:
+                for v in range(G):
+                    left = builder.sub(valid, ir.Constant(_I64, L * v))
+                    mask = _lane_mask(builder, left, L)
+                    for t in range(T):
+                        pointer = _pointer(builder, starts[t], kind, 4 * L * v)
+                        _masked_store(builder, items[t * G + v], pointer, mask)
+        return context.get_dummy_value()
+
+    integer = types.int64
+    return types.void(tile, integer, integer, integer, positions, vectors), codegen
+
+
+@intrinsic
+def load_float(typingctx: Any, address: Any) -> Any:
+    """The float32 at ``address``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_pointer(builder, args[0], _F32), align=4)
+
+    return types.float32(types.int64), codegen
+
+
+@intrinsic
+def store_float(typingctx: Any, address: Any, value: Any) -> Any:
+    """Store ``value`` as the float32 at ``address``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[1], _pointer(builder, args[0], _F32), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float32), codegen

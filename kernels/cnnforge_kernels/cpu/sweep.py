@@ -1,0 +1,176 @@
+"""The sweep: outputs[n, r, c, f] = bias[f] + sum over k of source[position(r, c) + offset_k] * weights[k, f].
+
+The forward pass is one sweep; the gradient of the inputs is one sweep for each phase of the stride.
+A task is some rows of one image for one group of channels: it copies the rows it reads into
+planes (``planes.py``), then moves the register tile over them. A table of K byte offsets into
+that scratch says where each factor of the sum lies: the indirection of Dukhan, "The Indirect
+Convolution Algorithm" (2019), used for taps and channels alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import carray
+
+from cnnforge_kernels.cpu.compiled import (
+    KERNEL_SIGNATURE,
+    address_of,
+    cached_cfunc,
+    cached_njit,
+    kernel_family,
+)
+from cnnforge_kernels.cpu.parallel import run_kernel
+from cnnforge_kernels.cpu.planes import fill_planes
+from cnnforge_kernels.cpu.simd import tile_accumulate, tile_broadcast, tile_relu, tile_store
+from cnnforge_kernels.cpu.tiles import TILES, choose_tile, tile_number, tile_of_number
+
+# Fields of a sweep's argument block. Addresses and strides are in bytes.
+SOURCE, MASK, IMAGE_STRIDE, ROW_STRIDE, PIXEL_STRIDE = range(5)
+HEIGHT, WIDTH, CHANNELS, GROUPS = range(5, 9)
+ROW_STEP, ROW_ORIGIN, ROW_SPAN, COLUMN_STEP, COLUMN_ORIGIN, COLUMN_SPAN = range(9, 15)
+OFFSETS, COUNT, WEIGHTS, BIAS = range(15, 19)
+TARGET, TARGET_IMAGE, TARGET_ROW, TARGET_COLUMN = range(19, 23)
+ROWS, COLUMNS, FILTERS, RELU, BLOCK_ROWS, BLOCKS, IMAGES = range(23, 30)
+FIELDS = 30
+
+# Scratch for the rows of a task: half of a 512 KiB second-level cache at the most.
+_SCRATCH_BYTES = 128 * 1024
+
+
+@kernel_family(TILES)
+def _SWEEP(number: int) -> Any:
+    T, G, L = tile_of_number(number)
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _sweep_kernel(args: Any, begin: int, end: int) -> None:
+        a = carray(args, FIELDS)
+        plane = 4 * (a[COLUMNS] + (a[COLUMN_SPAN] - 1) // a[COLUMN_STEP])
+        row_bytes = plane * a[COLUMN_STEP] * a[CHANNELS]
+        rows_held = (a[BLOCK_ROWS] - 1) * a[ROW_STEP] + a[ROW_SPAN]
+        scratch = np.empty(rows_held * row_bytes // 4 + 1, np.float32)
+        base = address_of(scratch)
+        filter_blocks = (a[FILTERS] + G * L - 1) // (G * L)
+        block_bytes = a[COUNT] * G * L * 4
+        first_column = max(0, a[COLUMN_ORIGIN])
+        after = a[COLUMN_ORIGIN] + (a[COLUMNS] - 1) * a[COLUMN_STEP] + a[COLUMN_SPAN]
+        last_column = min(a[WIDTH], after)
+        for task in range(begin, end):
+            group = task % a[GROUPS]
+            image = task // a[GROUPS] // a[BLOCKS]
+            row0 = (task // a[GROUPS] % a[BLOCKS]) * a[BLOCK_ROWS]
+            row1 = min(row0 + a[BLOCK_ROWS], a[ROWS])
+            scratch[:] = np.float32(0)
+            top = row0 * a[ROW_STEP] + a[ROW_ORIGIN]
+            channel = image * a[IMAGE_STRIDE] + 4 * group * a[CHANNELS]
+            for held in range((row1 - 1 - row0) * a[ROW_STEP] + a[ROW_SPAN]):
+                row = top + held
+                if 0 <= row < a[HEIGHT]:
+                    place = channel + row * a[ROW_STRIDE]
+                    fill_planes(
+                        base + held * row_bytes,
+                        plane,
+                        a[COLUMN_STEP],
+                        a[SOURCE] + place,
+                        a[MASK] + place if a[MASK] != 0 else 0,
+                        a[PIXEL_STRIDE],
+                        -a[COLUMN_ORIGIN],
+                        (first_column, last_column),
+                        a[CHANNELS],
+                    )
+            for block in range(filter_blocks):
+                weights = a[WEIGHTS] + (group * filter_blocks + block) * block_bytes
+                bias = a[BIAS] + 4 * (group * filter_blocks + block) * G * L
+                out = a[TARGET] + image * a[TARGET_IMAGE]
+                out += 4 * (group * a[FILTERS] + block * G * L)
+                for row in range(row0, row1):
+                    line = base + (row - row0) * a[ROW_STEP] * row_bytes
+                    column = 0
+                    while column < a[COLUMNS]:
+                        column = min(column, a[COLUMNS] - T)
+                        tile = tile_broadcast(bias, T, G, L)
+                        tile = tile_accumulate(
+                            tile, line + 4 * column, a[OFFSETS], weights, a[COUNT], T, G, L
+                        )
+                        if a[RELU] != 0:
+                            tile = tile_relu(tile)
+                        tile_store(
+                            tile,
+                            out + row * a[TARGET_ROW] + column * a[TARGET_COLUMN],
+                            a[TARGET_COLUMN],
+                            a[FILTERS] - block * G * L,
+                            T,
+                            G,
+                        )
+                        column += T
+
+    return _sweep_kernel
+
+
+@cached_njit()
+def sweep(args: Any, row_taps: Any, column_taps: Any, weights: Any, bias: Any) -> None:
+    """Fill in what follows from the shapes, pack the weights, and run.
+
+    Args:
+        args: int64 block; every field is set but those set here.
+        row_taps, column_taps: for each tap, the source row and column that output (0, 0) reads.
+        weights: (taps, channels of a group, groups, filters of a group), any strides.
+        bias: (groups * filters of a group,), or empty: zero.
+    """
+    taps, channels, groups, filters = weights.shape
+    tile, vectors, lanes = choose_tile(args[COLUMNS], filters)
+    if taps > 0:
+        args[ROW_ORIGIN] = row_taps.min()
+        args[ROW_SPAN] = row_taps.max() - args[ROW_ORIGIN] + 1
+        args[COLUMN_ORIGIN] = column_taps.min()
+        args[COLUMN_SPAN] = column_taps.max() - args[COLUMN_ORIGIN] + 1
+    else:
+        args[ROW_ORIGIN], args[ROW_SPAN], args[COLUMN_ORIGIN], args[COLUMN_SPAN] = 0, 1, 0, 1
+    args[CHANNELS], args[GROUPS], args[FILTERS] = channels, groups, filters
+    step = args[COLUMN_STEP]
+    plane = 4 * (args[COLUMNS] + (args[COLUMN_SPAN] - 1) // step)
+    row_bytes = plane * step * channels
+    count = taps * channels
+    args[COUNT] = count
+    offsets = np.empty(count, np.int64)
+    for tap in range(taps):
+        shift = column_taps[tap] - args[COLUMN_ORIGIN]
+        place = (row_taps[tap] - args[ROW_ORIGIN]) * row_bytes
+        place += (shift % step) * plane + 4 * (shift // step)
+        for c in range(channels):
+            offsets[tap * channels + c] = place + c * step * plane
+    width = vectors * lanes
+    blocks = (filters + width - 1) // width
+    packed = np.zeros((groups, blocks, count, width), np.float32)
+    packed_bias = np.zeros(groups * blocks * width, np.float32)
+    for group in range(groups):
+        for block in range(blocks):
+            first = block * width
+            valid = min(width, filters - first)
+            for tap in range(taps):
+                for c in range(channels):
+                    for f in range(valid):
+                        packed[group, block, tap * channels + c, f] = weights[
+                            tap, c, group, first + f
+                        ]
+            if bias.size > 0:
+                for f in range(valid):
+                    packed_bias[(group * blocks + block) * width + f] = bias[
+                        group * filters + first + f
+                    ]
+    args[OFFSETS] = address_of(offsets)
+    args[WEIGHTS] = address_of(packed)
+    args[BIAS] = address_of(packed_bias)
+    fitting = (_SCRATCH_BYTES // max(row_bytes, 1) - args[ROW_SPAN]) // args[ROW_STEP] + 1
+    parts = (args[ROWS] + max(fitting, 1) - 1) // max(fitting, 1)
+    args[BLOCK_ROWS] = (args[ROWS] + parts - 1) // parts
+    args[BLOCKS] = (args[ROWS] + args[BLOCK_ROWS] - 1) // args[BLOCK_ROWS]
+    tasks = args[IMAGES] * args[BLOCKS] * groups
+    # About 20 us of work (at 32 multiply-adds a nanosecond) is worth handing out.
+    work = args[BLOCK_ROWS] * args[COLUMNS] * max(count, 1) * blocks * width
+    grain = max(1, 640_000 // max(work, 1))
+    run_kernel(_SWEEP + tile_number(tile, vectors, lanes), args, tasks, grain)
+    offsets[:] = 0  # keeps the tables alive until here
+    packed_bias[:0] = np.float32(0)
+    packed[:0] = np.float32(0)

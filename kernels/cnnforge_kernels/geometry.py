@@ -1,0 +1,29 @@
+"""Output sizes and padding, in plain integer arithmetic.
+
+These functions run in Python and are compiled into the kernels, so that there is one rule.
+"""
+
+from __future__ import annotations
+
+
+def output_size(size: int, window: int, stride: int, dilation: int, same: bool) -> int:
+    """Number of outputs along one axis: 0 when the window does not fit (VALID).
+
+    Args:
+        size: length of the input along the axis.
+        window: taps of the window along the axis.
+        stride: distance between neighbouring outputs, in inputs.
+        dilation: distance between neighbouring taps, in inputs.
+        same: SAME padding; else VALID.
+    """
+    if same:
+        return (size + stride - 1) // stride
+    return max((size - (window - 1) * dilation - 1) // stride + 1, 0)
+
+
+def padding_before(size: int, window: int, stride: int, dilation: int, same: bool) -> int:
+    """Padding at the top or left; the odd remainder of SAME goes to the bottom or right."""
+    if not same:
+        return 0
+    outputs = (size + stride - 1) // stride
+    return max((outputs - 1) * stride + (window - 1) * dilation + 1 - size, 0) // 2
