@@ -1,0 +1,89 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on leaving, move what was written there onto `path`.
+
+    The temporary name keeps the suffix of `path`, because some writers (Keras among them) choose
+    the format by it. The data is on the disk before the name changes, and the folder's entry is
+    on the disk when this returns. When the body raises, `path` keeps its old content and the
+    temporary file is removed.
+
+    Args:
+        path: The file to create or to replace. Its folder must exist.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        OSError: The file could not be written: no space, no permission, no folder.
+    """
+    path = Path(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        # mkstemp makes the file private; a result is as readable as any other file.
+        os.chmod(temporary, 0o666 & ~_umask())
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Create or replace `path` atomically.
+
+    Args:
+        path: The file. Its folder must exist.
+        data: The whole content.
+
+    Raises:
+        OSError: The file could not be written; the old one is untouched.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Create or replace the UTF-8 file `path` atomically.
+
+    Args:
+        path: The file. Its folder must exist.
+        text: The whole content; line ends are written as they are.
+
+    Raises:
+        OSError: The file could not be written; the old one is untouched.
+    """
+    write_bytes(path, text.encode())
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the entries of `folder` to the disk, where the system can do that."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    # There is no way to read it without setting it.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

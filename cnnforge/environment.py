@@ -1,0 +1,142 @@
+"""What a result depends on besides the configuration: versions, processor, graphics card."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding
+import numba
+
+_PACKAGES = ("cnnforge", "keras", "tensorflow", "torch", "numba", "llvmlite", "numpy", "pillow")
+_TIMEOUT = 5.0
+
+
+def environment(**facts: Any) -> dict[str, Any]:
+    """Describe this machine and this process.
+
+    Args:
+        **facts: What the caller knows: a seed, a fingerprint, the plugins. They follow the rest.
+
+    Returns:
+        Plain values, ready for JSON: `python`, `packages`, `platform`, `cpu`, `threading_layer`,
+        `gpu` and `driver` (`"none"` where there is none), `git`, `command`, then `facts`.
+    """
+    return {
+        "python": platform.python_version(),
+        "packages": versions(_PACKAGES),
+        "platform": platform.platform(),
+        "cpu": processor(),
+        "threading_layer": threading_layer(),
+        **graphics(),
+        "git": git_commit(Path.cwd()),
+        "command": list(sys.argv),
+        **facts,
+    }
+
+
+def versions(names: Sequence[str]) -> dict[str, str]:
+    """Look up the versions of installed distributions; those that are missing are left out."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def processor() -> dict[str, Any]:
+    """Describe the processor.
+
+    Returns:
+        `model`, `target` (what LLVM compiles for), `features` (the instruction sets), `cores`
+        (logical ones) and `usable_cores` (those that this process may run on).
+    """
+    features = llvmlite.binding.get_host_cpu_features()
+    cores = os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        "model": _model_name() or platform.processor() or platform.machine(),
+        "target": llvmlite.binding.get_host_cpu_name(),
+        "features": sorted(name for name, present in features.items() if present),
+        "cores": cores,
+        "usable_cores": len(affinity(0)) if affinity else cores,
+    }
+
+
+def threading_layer() -> str:
+    """Name the library that Numba's parallel loops run on: known once one of them has run."""
+    try:
+        return numba.threading_layer()
+    except ValueError:
+        return f"not used yet (configured: {numba.config.THREADING_LAYER})"
+
+
+def graphics() -> dict[str, Any]:
+    """Ask NVIDIA's driver for its cards.
+
+    Returns:
+        `gpu` and `driver`: the cards' names and the driver's version, or `"none"`.
+    """
+    lines = _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    cards = [line.rsplit(",", 1) for line in (lines or "").splitlines() if "," in line]
+    if not cards:
+        return {"gpu": "none", "driver": "none"}
+    return {"gpu": [name.strip() for name, _ in cards], "driver": cards[0][1].strip()}
+
+
+def git_commit(folder: Path) -> Mapping[str, Any] | None:
+    """Say which commit of a repository `folder` is at.
+
+    Args:
+        folder: Any folder.
+
+    Returns:
+        `commit` and `dirty` (whether a tracked file differs from it), or `None` where there is no
+        repository, no commit or no git.
+    """
+    commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    status = _output("git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit.strip(), "dirty": bool(status)}
+
+
+def _model_name() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model", "cpu model"):
+            return value.strip()
+    return None
+
+
+def _output(*command: str) -> str | None:
+    """Run a program; `None` when there is no such program or it fails."""
+    program = shutil.which(command[0])
+    if program is None:
+        return None
+    try:
+        done = subprocess.run(
+            [program, *command[1:]],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

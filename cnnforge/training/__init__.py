@@ -1,0 +1,16 @@
+"""Training that can be interrupted anywhere and repeated bit for bit."""
+
+from cnnforge.training._tensorflow import prepare as prepare
+from cnnforge.training.events import BatchesDone as BatchesDone
+from cnnforge.training.events import EpochBegun as EpochBegun
+from cnnforge.training.events import EpochEnded as EpochEnded
+from cnnforge.training.events import EpochMetrics as EpochMetrics
+from cnnforge.training.events import Event as Event
+from cnnforge.training.events import Interrupted as Interrupted
+from cnnforge.training.events import Listener as Listener
+from cnnforge.training.loop import TrainingResult as TrainingResult
+from cnnforge.training.loop import train as train
+from cnnforge.training.order import order as order
+from cnnforge.training.state import Best as Best
+from cnnforge.training.state import StateStore as StateStore
+from cnnforge.training.state import TrainingState as TrainingState

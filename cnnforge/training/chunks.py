@@ -1,0 +1,96 @@
+"""Cutting a pass over the samples into chunks, read ahead in the background."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from cnnforge.data import Samples
+
+_AHEAD = 2
+_LARGEST = 32 * 2**20
+_SHORT, _LONG = 0.1, 0.4
+
+
+class Chunk(NamedTuple):
+    """Several batches of images.
+
+    Attributes:
+        first: The number of its first batch in the epoch.
+        batches: How many batches it holds; the last may be smaller.
+        images: (N, H, W, C) uint8.
+        labels: (N,) int32.
+    """
+
+    first: int
+    batches: int
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class ChunkSize:
+    """How many batches a chunk should have, learned from how long chunks take.
+
+    Long enough that what Python does between chunks costs nothing, short enough that progress is
+    seen and Ctrl-C is answered: between 0.1 and 0.4 seconds, and at most 32 MiB of images. The
+    results do not depend on it.
+
+    Args:
+        image_shape: (H, W, C) of the images, one byte per value.
+        batch_size: Images per batch.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], batch_size: int) -> None:
+        self._most = max(1, _LARGEST // (batch_size * int(np.prod(image_shape))))
+        self._seen = False
+        self.batches = min(8, self._most)
+
+    def learn(self, batches: int, seconds: float) -> None:
+        """Take into account that `batches` of them took `seconds`."""
+        if not self._seen:
+            # The first call builds the graph and compiles kernels.
+            self._seen = True
+        elif seconds > _LONG:
+            self.batches = max(1, min(self.batches, batches // 2))
+        elif seconds < _SHORT and batches >= self.batches:
+            self.batches = min(2 * self.batches, self._most)
+
+
+def chunks(
+    samples: Samples, visit: np.ndarray, batch_size: int, size: ChunkSize, first: int = 0
+) -> Iterator[Chunk]:
+    """Read the samples in the order of `visit`, at most two chunks ahead of the caller.
+
+    Args:
+        samples: Where the images come from.
+        visit: (N,) indices of the samples.
+        batch_size: Images per batch.
+        size: How many batches to read together.
+        first: The batch to start from.
+
+    Yields:
+        The chunks, whole batches each but for the last.
+    """
+    labels = np.asarray(samples.labels, np.int32)
+    total = -(-len(visit) // batch_size)
+
+    def read(first: int, batches: int) -> Chunk:
+        taken = visit[first * batch_size : (first + batches) * batch_size]
+        return Chunk(first, batches, samples.fetch(taken), labels[taken])
+
+    pending: deque[Future[Chunk]] = deque()
+    reader = ThreadPoolExecutor(1, thread_name_prefix="cnnforge-read")
+    try:
+        while first < total or pending:
+            while first < total and len(pending) < _AHEAD:
+                batches = min(size.batches, total - first)
+                pending.append(reader.submit(read, first, batches))
+                first += batches
+            yield pending.popleft().result()
+    finally:
+        # When the caller stops early, what has not been started is dropped.
+        reader.shutdown(cancel_futures=True)

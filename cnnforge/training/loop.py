@@ -1,0 +1,259 @@
+"""The training loop.
+
+It owns the order of the samples, the state and the events; the step belongs to the framework
+(`_tensorflow.Steps`). It prints nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+import keras
+import numpy as np
+
+from cnnforge.data import Dataset, Samples
+from cnnforge.errors import CnnforgeError
+from cnnforge.evaluation import cross_entropy
+from cnnforge.training._tensorflow import Steps
+from cnnforge.training.chunks import ChunkSize, chunks
+from cnnforge.training.events import (
+    BatchesDone,
+    EpochBegun,
+    EpochEnded,
+    EpochMetrics,
+    Event,
+    Interrupted,
+    Listener,
+)
+from cnnforge.training.order import order
+from cnnforge.training.state import Best, StateStore, Sums, TrainingState
+
+_SAVE_EVERY = 300.0
+
+
+class _Stopped(Exception):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What `train` gives back.
+
+    Attributes:
+        state: The last state.
+        interrupted: Whether the loop was asked to stop before the last epoch was done.
+    """
+
+    state: TrainingState
+    interrupted: bool
+
+
+def train(
+    model: keras.Model,
+    dataset: Dataset,
+    *,
+    epochs: int,
+    batch_size: int = 64,
+    learning_rate: float = 0.001,
+    seed: int = 0,
+    store: StateStore | None = None,
+    resume_from: TrainingState | None = None,
+    config: Mapping[str, str | int | float | bool] | None = None,
+    save_best: Callable[[], None] = lambda: None,
+    listeners: Sequence[Listener] = (),
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TrainingResult:
+    """Train `model` until `epochs` epochs are done.
+
+    The same arguments give bit for bit the same weights, however often training was interrupted
+    and resumed, when `prepare(seed)` was called before the model was built.
+
+    Args:
+        model: Takes (N, H, W, C) float32 pixel values 0..255, gives (N, classes) probabilities.
+            It is trained in place.
+        dataset: The samples to train on and to validate with.
+        epochs: How many epochs the run has, those before `resume_from` included.
+        batch_size: Images per step; the last step of an epoch takes what is left.
+        learning_rate: Adam's.
+        seed: Of the order of the samples.
+        store: Where the state is saved: at the start, after every epoch, every five minutes, and
+            when the loop is asked to stop. `None`: nowhere.
+        resume_from: The state to go on from.
+        config: Saved with the state, for whoever resumes it to compare.
+        save_best: Called when an epoch has reached the best validation accuracy so far (with a
+            lower loss, if it is the same), before the state is saved.
+        listeners: Called with every event.
+        should_stop: Asked between chunks; after `True` the state is saved and the loop ends.
+
+    Returns:
+        The last state, and whether the loop was interrupted.
+
+    Raises:
+        CnnforgeError: The loss or a weight is no longer a finite number; what was saved last is.
+            Or `resume_from` belongs to another model.
+        RunError: A file could not be written.
+    """
+    run = _Run(Steps(model, learning_rate, batch_size), dataset, epochs, batch_size, seed)
+    run.store, run.save_best, run.should_stop = store, save_best, should_stop
+    run.listeners = tuple(listeners)
+    if resume_from is not None:
+        run.steps.restore(resume_from.arrays)
+        run.state = replace(resume_from, arrays=(), config=dict(config or resume_from.config))
+    else:
+        run.state = TrainingState(arrays=(), config=dict(config or {}))
+        run.save()
+    interrupted = False
+    try:
+        while run.state.epoch < epochs:
+            run.epoch()
+    except _Stopped:
+        interrupted = True
+    return TrainingResult(run.current(), interrupted)
+
+
+class _Run:
+    """One call of `train`: the state without its arrays, which live in `steps` meanwhile."""
+
+    def __init__(
+        self, steps: Steps, dataset: Dataset, epochs: int, batch_size: int, seed: int
+    ) -> None:
+        self.steps, self.dataset, self.epochs = steps, dataset, epochs
+        self.batch_size, self.seed = batch_size, seed
+        self.batches = -(-len(dataset.train) // batch_size)
+        self.train_size = ChunkSize(dataset.image_shape, batch_size)
+        self.validation_size = ChunkSize(dataset.image_shape, batch_size)
+        self.saved_at = time.monotonic()
+        self.state = TrainingState(arrays=())
+        self.store: StateStore | None = None
+        self.save_best: Callable[[], None] = lambda: None
+        self.should_stop: Callable[[], bool] = lambda: False
+        self.listeners: tuple[Listener, ...] = ()
+
+    def epoch(self) -> None:
+        state = self.state
+        self.tell(EpochBegun(state.epoch + 1, self.epochs, state.batch, self.batches))
+        self.train_epoch()
+        begun = time.perf_counter()
+        probabilities = self.classify(self.dataset.validation)
+        self.finish_epoch(probabilities, time.perf_counter() - begun)
+        if self.should_stop() and self.state.epoch < self.epochs:
+            self.tell(Interrupted(self.state.epoch + 1, 0))
+            raise _Stopped
+
+    def train_epoch(self) -> None:
+        samples = self.dataset.train
+        visit = order(self.seed, self.state.epoch, len(samples))
+        begun = time.perf_counter()
+        reading = chunks(samples, visit, self.batch_size, self.train_size, self.state.batch)
+        for chunk in reading:
+            called = time.perf_counter()
+            sums = self.state.sums
+            result = self.steps.train(chunk.images, chunk.labels, sums.loss, sums.correct)
+            now = time.perf_counter()
+            if result.failed is not None:
+                self.fail(f"the loss in {self.place(chunk.first + result.failed)}")
+            self.train_size.learn(chunk.batches, now - called)
+            sums = Sums(result.loss, result.correct, sums.seconds + now - begun)
+            self.state = replace(self.state, batch=chunk.first + chunk.batches, sums=sums)
+            seen = min(self.state.batch * self.batch_size, len(samples))
+            self.tell(
+                BatchesDone(
+                    epoch=self.state.epoch + 1,
+                    batch=self.state.batch,
+                    batches=self.batches,
+                    loss=sums.loss / seen,
+                    accuracy=sums.correct / seen,
+                    images_per_second=len(chunk.labels) / (now - begun),
+                )
+            )
+            begun = now
+            self.stop_or_save()
+
+    def classify(self, samples: Samples) -> np.ndarray:
+        parts = []
+        for chunk in chunks(
+            samples, np.arange(len(samples)), self.batch_size, self.validation_size
+        ):
+            called = time.perf_counter()
+            parts.append(self.steps.predict(chunk.images))
+            self.validation_size.learn(chunk.batches, time.perf_counter() - called)
+            self.stop_or_save()
+        return np.concatenate(parts)
+
+    def finish_epoch(self, probabilities: np.ndarray, seconds: float) -> None:
+        labels = np.asarray(self.dataset.validation.labels)
+        loss = cross_entropy(probabilities, labels)
+        if not math.isfinite(loss):
+            self.fail(f"the validation loss after {self.place(self.batches - 1)}")
+        accuracy = float(np.mean(probabilities.argmax(axis=1) == labels))
+        state, count = self.state, len(self.dataset.train)
+        metrics = EpochMetrics(
+            epoch=state.epoch + 1,
+            loss=state.sums.loss / count,
+            accuracy=state.sums.correct / count,
+            val_loss=loss,
+            val_accuracy=accuracy,
+            learning_rate=self.steps.learning_rate,
+            seconds=state.sums.seconds + seconds,
+            images_per_second=count / state.sums.seconds,
+        )
+        best = state.best
+        improved = best is None or (accuracy, -loss) > (best.accuracy, -best.loss)
+        if improved:
+            best = Best(metrics.epoch, accuracy, loss)
+        self.state = replace(
+            state,
+            epoch=state.epoch + 1,
+            batch=0,
+            sums=Sums(),
+            best=best,
+            history=(*state.history, metrics),
+        )
+        # The model first: a run killed in between repeats this epoch and writes the same again.
+        current = self.current()
+        self.check(current, metrics.epoch, self.batches)
+        if improved:
+            self.save_best()
+        self.save(current)
+        self.tell(EpochEnded(metrics, self.epochs, improved))
+
+    def stop_or_save(self) -> None:
+        if self.should_stop():
+            self.save()
+            self.tell(Interrupted(self.state.epoch + 1, self.state.batch))
+            raise _Stopped
+        if time.monotonic() - self.saved_at > _SAVE_EVERY:
+            self.save()
+
+    def save(self, state: TrainingState | None = None) -> None:
+        if self.store is None:
+            return
+        if state is None:
+            state = self.current()
+            self.check(state, state.epoch + 1, state.batch)
+        self.store.save(state)
+        self.saved_at = time.monotonic()
+
+    def check(self, state: TrainingState, epoch: int, batch: int) -> None:
+        if not all(np.isfinite(array).all() for array in state.arrays):
+            self.fail(f"a weight after epoch {epoch}, batch {batch} of {self.batches}")
+
+    def current(self) -> TrainingState:
+        return replace(self.state, arrays=self.steps.arrays())
+
+    def place(self, batch: int) -> str:
+        return f"epoch {self.state.epoch + 1}, batch {batch + 1} of {self.batches}"
+
+    def fail(self, what: str) -> NoReturn:
+        raise CnnforgeError(
+            f"{what} is not a finite number: lower the learning rate, or look for broken images "
+            "in the data" + ("; the state saved last is finite" if self.store else "")
+        )
+
+    def tell(self, event: Event) -> None:
+        for listener in self.listeners:
+            listener(event)

@@ -1,0 +1,196 @@
+"""The complete state of a training run, on disk.
+
+A state file is one line of text, `cnnforge-state 1 <sha256 of the rest>`, followed by an `.npz`
+archive without pickles: `meta` (JSON) and the variables, numbered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cnnforge._files import write_bytes
+from cnnforge.errors import RunError
+from cnnforge.training.events import EpochMetrics
+
+FORMAT = 1
+_MAGIC = b"cnnforge-state"
+_KEPT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best epoch so far.
+
+    Attributes:
+        epoch: From 1.
+        accuracy: Its validation accuracy.
+        loss: Its validation loss.
+    """
+
+    epoch: int
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """The metrics of an epoch in progress.
+
+    Attributes:
+        loss: Sum of the losses of the images so far.
+        correct: How many of them were classified correctly.
+        seconds: How long that took.
+    """
+
+    loss: float = 0.0
+    correct: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """All that a run needs to go on as if it had not stopped.
+
+    Attributes:
+        arrays: The variables of the model (weights, statistics, seed generators), then those of
+            the optimizer.
+        epoch: The epoch in progress, from 0.
+        batch: How many of its batches are done.
+        sums: The metrics of the epoch in progress.
+        best: The best epoch so far, or `None`.
+        history: One row per finished epoch.
+        config: What must not change between the interrupted and the resumed run.
+    """
+
+    arrays: Sequence[np.ndarray]
+    epoch: int = 0
+    batch: int = 0
+    sums: Sums = field(default_factory=Sums)
+    best: Best | None = None
+    history: tuple[EpochMetrics, ...] = ()
+    config: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """Return the sha256 of the variables: equal exactly when every bit of them is."""
+        digest = hashlib.sha256()
+        for array in self.arrays:
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+class StateStore:
+    """The folder `last/` of a run: the newest state and the one before it.
+
+    Args:
+        folder: Made when the first state is saved.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def save(self, state: TrainingState) -> Path:
+        """Write `state` and drop all files but this and the one before it.
+
+        A file that claims to be newer is dropped too: it was damaged when the run was resumed.
+
+        Args:
+            state: The state.
+
+        Returns:
+            The file.
+
+        Raises:
+            RunError: The file could not be written. Earlier states are untouched.
+        """
+        path = self.folder / f"state-{state.epoch:05d}-{state.batch:07d}.ckpt"
+        others = [found for found in self._newest_first() if found != path]
+        earlier = [found for found in others if found.name < path.name]
+        try:
+            self.folder.mkdir(exist_ok=True)
+            write_bytes(path, _encode(state))
+        except OSError as error:
+            raise RunError(
+                f"the training state could not be written to {path}: {error.strerror or error}; "
+                f"{f'{earlier[0].name} is kept' if earlier else 'there is no earlier one'}"
+            ) from error
+        for superseded in set(others) - set(earlier[: _KEPT - 1]):
+            superseded.unlink(missing_ok=True)
+        return path
+
+    def load(self) -> tuple[TrainingState | None, list[str]]:
+        """Read the newest state that is whole.
+
+        Returns:
+            The state, `None` when there is none, and one sentence for every damaged file that was
+            passed over.
+
+        Raises:
+            RunError: A state was written in a newer format.
+        """
+        warnings: list[str] = []
+        for path in self._newest_first():
+            try:
+                return _decode(path.read_bytes()), warnings
+            except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+                warnings.append(f"{path} is damaged ({error}): the state before it is used")
+            except _NewerFormatError as error:
+                raise RunError(f"{path} {error}") from error
+        return None, warnings
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.folder.glob("state-*.ckpt"), reverse=True)
+
+
+class _NewerFormatError(Exception):
+    pass
+
+
+def _encode(state: TrainingState) -> bytes:
+    meta = {
+        "epoch": state.epoch,
+        "batch": state.batch,
+        "sums": asdict(state.sums),
+        "best": asdict(state.best) if state.best else None,
+        "history": [asdict(row) for row in state.history],
+        "config": dict(state.config),
+        "arrays": len(state.arrays),
+    }
+    named = {f"{number:05d}": array for number, array in enumerate(state.arrays)}
+    body = io.BytesIO()
+    np.savez(body, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **named)
+    data = body.getvalue()
+    return _MAGIC + f" {FORMAT} {hashlib.sha256(data).hexdigest()}\n".encode() + data
+
+
+def _decode(data: bytes) -> TrainingState:
+    line, _, body = data.partition(b"\n")
+    words = line.split()
+    if len(words) != 3 or words[0] != _MAGIC or not words[1].isdigit():
+        raise ValueError("not a training state")
+    if int(words[1]) > FORMAT:
+        raise _NewerFormatError(
+            f"was written by a newer cnnforge (state format {int(words[1])}, this one reads "
+            f"{FORMAT}): update cnnforge"
+        )
+    if hashlib.sha256(body).hexdigest().encode() != words[2]:
+        raise ValueError("its checksum does not match")
+    with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+        meta = json.loads(archive["meta"].tobytes())
+        arrays = [archive[f"{number:05d}"] for number in range(meta["arrays"])]
+    return TrainingState(
+        arrays=arrays,
+        epoch=meta["epoch"],
+        batch=meta["batch"],
+        sums=Sums(**meta["sums"]),
+        best=Best(**meta["best"]) if meta["best"] else None,
+        history=tuple(EpochMetrics(**row) for row in meta["history"]),
+        config=meta["config"],
+    )
