@@ -245,13 +245,14 @@ def _import_file(path: Path) -> ModuleType:
     if not name.isidentifier():
         raise PluginError(f"{path.name} has no name that Python can import: rename it")
     known = sys.modules.get(name)
-    origin = known.__file__ if known else getattr(importlib.util.find_spec(name), "origin", None)
-    if known and origin and Path(origin).resolve() == path:
+    if known is not None and getattr(known, "__file__", None) == str(path):
         return known
-    if known or (origin and Path(origin).resolve() != path):
-        raise PluginError(f"{path.name} would hide the module {name!r} ({origin}): rename it")
+    installed = None if known else importlib.util.find_spec(name)
+    if known or (installed is not None and installed.origin != str(path)):
+        raise PluginError(f"{path.name} would hide the Python module {name!r}: rename the file")
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise PluginError(f"{path} is no Python source")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

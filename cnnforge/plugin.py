@@ -121,7 +121,7 @@ class LayerSpec(Spec):
 
     def __post_init__(self) -> None:
         # The two-argument form: `slots=True` makes a new class, which `super()` does not know.
-        super(LayerSpec, self).__post_init__()  # noqa: UP008
+        super(LayerSpec, self).__post_init__()
         if self.reference is not None:
             _check_target(f"the reference of {self.kind} {self.name!r}", self.reference)
 
