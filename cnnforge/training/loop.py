@@ -1,7 +1,7 @@
 """The training loop.
 
 It owns the order of the samples, the state and the events; the step belongs to the framework
-(`_tensorflow.Steps`). It prints nothing.
+(`cnnforge._tensorflow.Trainer`). It prints nothing.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import NoReturn
 import keras
 import numpy as np
 
+from cnnforge._chunks import ChunkSize, chunks
+from cnnforge._tensorflow import Trainer
 from cnnforge.data import Dataset, Samples
 from cnnforge.errors import CnnforgeError
 from cnnforge.evaluation import cross_entropy
-from cnnforge.training._tensorflow import Steps
-from cnnforge.training.chunks import ChunkSize, chunks
 from cnnforge.training.events import (
     BatchesDone,
     EpochBegun,
@@ -97,11 +97,11 @@ def train(
             Or `resume_from` belongs to another model.
         RunError: A file could not be written.
     """
-    run = _Run(Steps(model, learning_rate, batch_size), dataset, epochs, batch_size, seed)
+    run = _Run(Trainer(model, learning_rate, batch_size), dataset, epochs, batch_size, seed)
     run.store, run.save_best, run.should_stop = store, save_best, should_stop
     run.listeners = tuple(listeners)
     if resume_from is not None:
-        run.steps.restore(resume_from.arrays)
+        run.trainer.restore(resume_from.arrays)
         run.state = replace(resume_from, arrays=(), config=dict(config or resume_from.config))
     else:
         run.state = TrainingState(arrays=(), config=dict(config or {}))
@@ -116,12 +116,12 @@ def train(
 
 
 class _Run:
-    """One call of `train`: the state without its arrays, which live in `steps` meanwhile."""
+    """One call of `train`: the state without its arrays, which live in `trainer` meanwhile."""
 
     def __init__(
-        self, steps: Steps, dataset: Dataset, epochs: int, batch_size: int, seed: int
+        self, trainer: Trainer, dataset: Dataset, epochs: int, batch_size: int, seed: int
     ) -> None:
-        self.steps, self.dataset, self.epochs = steps, dataset, epochs
+        self.trainer, self.dataset, self.epochs = trainer, dataset, epochs
         self.batch_size, self.seed = batch_size, seed
         self.batches = -(-len(dataset.train) // batch_size)
         self.train_size = ChunkSize(dataset.image_shape, batch_size)
@@ -152,7 +152,7 @@ class _Run:
         for chunk in reading:
             called = time.perf_counter()
             sums = self.state.sums
-            result = self.steps.train(chunk.images, chunk.labels, sums.loss, sums.correct)
+            result = self.trainer.train(chunk.images, chunk.labels, sums.loss, sums.correct)
             now = time.perf_counter()
             if result.failed is not None:
                 self.fail(f"the loss in {self.place(chunk.first + result.failed)}")
@@ -179,7 +179,7 @@ class _Run:
             samples, np.arange(len(samples)), self.batch_size, self.validation_size
         ):
             called = time.perf_counter()
-            parts.append(self.steps.predict(chunk.images))
+            parts.append(self.trainer.predict(chunk.images))
             self.validation_size.learn(chunk.batches, time.perf_counter() - called)
             self.stop_or_save()
         return np.concatenate(parts)
@@ -197,7 +197,7 @@ class _Run:
             accuracy=state.sums.correct / count,
             val_loss=loss,
             val_accuracy=accuracy,
-            learning_rate=self.steps.learning_rate,
+            learning_rate=self.trainer.learning_rate,
             seconds=state.sums.seconds + seconds,
             images_per_second=count / state.sums.seconds,
         )
@@ -243,7 +243,7 @@ class _Run:
             self.fail(f"a weight after epoch {epoch}, batch {batch} of {self.batches}")
 
     def current(self) -> TrainingState:
-        return replace(self.state, arrays=self.steps.arrays())
+        return replace(self.state, arrays=self.trainer.arrays())
 
     def place(self, batch: int) -> str:
         return f"epoch {self.state.epoch + 1}, batch {batch + 1} of {self.batches}"

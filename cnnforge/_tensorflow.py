@@ -1,6 +1,7 @@
-"""The steps of training and validation as TensorFlow graphs.
+"""Training and classifying as TensorFlow graphs.
 
-Everything here that is TensorFlow's own: the loop knows only the class `Steps`.
+All that is TensorFlow's own is here: training and prediction know `prepare`, `Classifier` and
+`Trainer` only.
 """
 
 from __future__ import annotations
@@ -44,7 +45,57 @@ def prepare(seed: int) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
-class Steps:
+class Classifier:
+    """Classifies images, several batches in one graph call.
+
+    Args:
+        model: Takes (N, H, W, C) float32 pixel values 0..255 and gives (N, classes) probabilities.
+        batch_size: Images per batch.
+    """
+
+    def __init__(self, model: keras.Model, batch_size: int) -> None:
+        self._model = model
+        self._batch_size = batch_size
+        images = tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)
+        # Without autograph: it would rewrite, slowly, code of Keras that needs no rewriting.
+        self._predict = tf.function(self._predict_chunk, input_signature=(images,), autograph=False)
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Classify images, `batch_size` at a time.
+
+        Args:
+            images: (N, H, W, C) uint8.
+
+        Returns:
+            (N, classes) float32 probabilities.
+        """
+        return self._predict(images).numpy()
+
+    def _predict_chunk(self, images: tf.Tensor) -> tf.Tensor:
+        count = tf.shape(images)[0]
+        batches = -(-count // self._batch_size)
+        collected = tf.TensorArray(
+            tf.float32,
+            size=batches,
+            infer_shape=False,
+            element_shape=(None, self._model.output_shape[-1]),
+        )
+
+        def step(number: tf.Tensor, done: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            start = number * self._batch_size
+            batch = tf.cast(images[start : start + self._batch_size], tf.float32)
+            return number + 1, done.write(number, self._model(batch, training=False))
+
+        done = tf.while_loop(
+            lambda number, _: number < batches,
+            step,
+            (tf.constant(0), collected),
+            parallel_iterations=1,
+        )[1]
+        return done.concat()
+
+
+class Trainer(Classifier):
     """Trains a model, several batches in one graph call.
 
     Args:
@@ -54,18 +105,16 @@ class Steps:
     """
 
     def __init__(self, model: keras.Model, learning_rate: float, batch_size: int) -> None:
-        self._model = model
-        self._batch_size = batch_size
+        super().__init__(model, batch_size)
         self._optimizer = keras.optimizers.Adam(learning_rate)
         self._optimizer.build(model.trainable_variables)
-        images = tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)
-        labels = tf.TensorSpec((None,), tf.int32)
-        scalars = (tf.TensorSpec((), tf.float64), tf.TensorSpec((), tf.int64))
-        # Without autograph: it would rewrite, slowly, code of Keras that needs no rewriting.
-        self._train = tf.function(
-            self._train_chunk, input_signature=(images, labels, *scalars), autograph=False
+        signature = (
+            tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8),
+            tf.TensorSpec((None,), tf.int32),
+            tf.TensorSpec((), tf.float64),
+            tf.TensorSpec((), tf.int64),
         )
-        self._predict = tf.function(self._predict_chunk, input_signature=(images,), autograph=False)
+        self._train = tf.function(self._train_chunk, input_signature=signature, autograph=False)
 
     @property
     def learning_rate(self) -> float:
@@ -90,19 +139,8 @@ class Steps:
         bad = int(failed)
         return ChunkResult(float(total), int(right), None if bad < 0 else bad)
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        """Classify images, `batch_size` at a time.
-
-        Args:
-            images: (N, H, W, C) uint8.
-
-        Returns:
-            (N, classes) float32 probabilities.
-        """
-        return self._predict(images).numpy()
-
     def arrays(self) -> list[np.ndarray]:
-        """Return copies of all variables: the model's, seed generators too, then the optimizer's."""
+        """Return copies of the model's variables, seed generators too, and the optimizer's."""
         return [np.array(keras.ops.convert_to_numpy(v)) for v in self._variables()]
 
     def restore(self, arrays: Sequence[np.ndarray]) -> None:
@@ -165,26 +203,3 @@ class Steps:
         self._optimizer.apply(tape.gradient(loss, variables), variables)
         winners = tf.argmax(outputs, axis=-1, output_type=tf.int32)
         return loss, tf.math.count_nonzero(winners == labels)
-
-    def _predict_chunk(self, images: tf.Tensor) -> tf.Tensor:
-        count = tf.shape(images)[0]
-        batches = -(-count // self._batch_size)
-        collected = tf.TensorArray(
-            tf.float32,
-            size=batches,
-            infer_shape=False,
-            element_shape=(None, self._model.output_shape[-1]),
-        )
-
-        def step(number: tf.Tensor, done: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            start = number * self._batch_size
-            batch = tf.cast(images[start : start + self._batch_size], tf.float32)
-            return number + 1, done.write(number, self._model(batch, training=False))
-
-        done = tf.while_loop(
-            lambda number, _: number < batches,
-            step,
-            (tf.constant(0), collected),
-            parallel_iterations=1,
-        )[1]
-        return done.concat()
