@@ -1,0 +1,92 @@
+"""A dataset from arrays in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from cnnforge.data.dataset import ArraySamples, DataOptions, Dataset
+from cnnforge.data.digests import Split, duplicates_note, fingerprint
+from cnnforge.data.files import in_parallel
+from cnnforge.data.images import fit
+from cnnforge.data.split import lonely_classes_note, stratified_split
+from cnnforge.errors import DataError
+
+
+def dataset_from_arrays(
+    name: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    names: Sequence[str],
+    classes: Sequence[str],
+    options: DataOptions,
+    split_seed: int | None = None,
+) -> Dataset:
+    """Bring images to the wanted size and colour, split them, and find copies in both splits.
+
+    Args:
+        name: The name of the dataset.
+        images: (N, H, W, C) uint8; C is 1 or 3.
+        labels: (N,) integers, indices into `classes`.
+        names: N texts: where each sample came from, without the folder of a file.
+        classes: The names of the classes.
+        options: How to open the dataset.
+        split_seed: What the split depends on instead of `options.seed`; for a dataset whose
+            results are compared over seeds.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        DataError: If there are fewer than two classes, or nothing is left for validation.
+    """
+    present = np.unique(labels)
+    if len(present) < 2:
+        found = f"only the class {classes[present[0]]!r}" if len(present) else "no sample"
+        raise DataError(f"{name} holds {found}: at least two classes are needed to tell apart")
+    height, width = options.image_size or images.shape[1:3]
+    channels = {"grayscale": 1, "rgb": 3, "auto": images.shape[3]}[options.color]
+    notes: tuple[str, ...] = ()
+    if (height, width) != images.shape[1:3]:
+        notes += (
+            f"all {len(images)} images were resized from {images.shape[1]} x {images.shape[2]} "
+            f"to {height} x {width}",
+        )
+    images = _fitted(images, (height, width, channels))
+    seed = options.seed if split_seed is None else split_seed
+    rows = stratified_split(labels, options.validation_fraction, seed)
+    notes += lonely_classes_note(labels, classes)
+    if not len(rows[1]):
+        raise DataError(f"{name} has one image of every class: nothing is left for validation")
+    train, validation = (
+        ArraySamples(images[part], labels[part], [names[row] for row in part]) for part in rows
+    )
+    train_split, validation_split = (
+        Split(samples.labels, samples.names, [hashlib.sha256(i).digest() for i in samples.images])
+        for samples in (train, validation)
+    )
+    return Dataset(
+        name=name,
+        classes=tuple(classes),
+        train=train,
+        validation=validation,
+        fingerprint=fingerprint(classes, (height, width, channels), train_split, validation_split),
+        notes=notes + duplicates_note(train_split.digests, validation_split.digests),
+    )
+
+
+def _fitted(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
+    if images.shape[1:] == image_shape:
+        return images
+    fitted = np.empty((len(images), *image_shape), np.uint8)
+
+    def fit_one(row: int) -> None:
+        pixels = images[row, :, :, 0] if images.shape[3] == 1 else images[row]
+        fitted[row] = fit(Image.fromarray(np.ascontiguousarray(pixels)), image_shape)
+
+    in_parallel(fit_one, range(len(images)))
+    return fitted

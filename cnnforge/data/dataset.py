@@ -1,0 +1,183 @@
+"""What a dataset is: samples, classes, options, and samples held in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from cnnforge.errors import UsageError
+
+COLORS = ("auto", "grayscale", "rgb")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How a dataset is to be opened.
+
+    Args:
+        image_size: Height and width in pixels; `None` takes the dataset's own size, or the most
+            frequent one.
+        color: `"grayscale"` makes one channel and `"rgb"` three; `"auto"` makes one only where
+            every image is grayscale.
+        validation_fraction: Which part of every class is kept for validation, between 0 and 1.
+            A dataset that brings its own split ignores it.
+        seed: What the split depends on, besides the labels.
+        strict: Whether an unreadable file is an error; else it is skipped and counted.
+
+    Raises:
+        UsageError: If a value is outside of what is said above.
+    """
+
+    image_size: tuple[int, int] | None = None
+    color: Literal["auto", "grayscale", "rgb"] = "auto"
+    validation_fraction: float = 0.2
+    seed: int = 0
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None and (
+            len(self.image_size) != 2 or any(int(n) != n or n < 1 for n in self.image_size)
+        ):
+            raise UsageError(
+                f"the image size is {self.image_size!r}: give a height and a width of at least 1"
+            )
+        if self.color not in COLORS:
+            raise UsageError(f"the color is {self.color!r}: use one of {', '.join(COLORS)}")
+        if not (0.0 < self.validation_fraction < 1.0):
+            raise UsageError(
+                f"the validation fraction is {self.validation_fraction!r}: "
+                "use a number between 0 and 1, such as 0.2"
+            )
+        if self.seed < 0:
+            raise UsageError(f"the seed is {self.seed!r}: use a whole number from 0 up")
+
+
+class SkippedFile(NamedTuple):
+    """A file that could not be used, and why.
+
+    Attributes:
+        path: The file, as it was found.
+        reason: One line.
+    """
+
+    path: str
+    reason: str
+
+
+class Samples(Protocol):
+    """Labelled images with random access; an implementation decides what it keeps in memory.
+
+    Attributes:
+        labels: (N,) int32; indices into the classes of the dataset.
+        names: N texts: where each sample came from.
+    """
+
+    labels: np.ndarray
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        ...
+
+    def fetch(self, indices: np.ndarray) -> np.ndarray:
+        """Return images.
+
+        Args:
+            indices: (B,) integers in 0..N-1, in any order, with repetitions if wanted.
+
+        Returns:
+            (B, H, W, C) uint8, a copy that belongs to the caller.
+        """
+        ...
+
+
+class ArraySamples:
+    """Samples held in memory.
+
+    Args:
+        images: (N, H, W, C) uint8; C is 1 or 3.
+        labels: (N,) integers.
+        names: N texts: where each sample came from.
+
+    Raises:
+        ValueError: If a shape or a dtype is another.
+    """
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
+        if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] not in (1, 3):
+            raise ValueError(
+                f"images are {images.dtype} of shape {images.shape}: "
+                "expected uint8 of shape (N, H, W, 1) or (N, H, W, 3)"
+            )
+        if not (len(images) == len(labels) == len(names)):
+            raise ValueError(
+                f"there are {len(images)} images, {len(labels)} labels and {len(names)} names: "
+                "give as many of each"
+            )
+        self.images = images
+        self.labels = np.ascontiguousarray(labels, dtype=np.int32)
+        self.names = names
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        return len(self.images)
+
+    def fetch(self, indices: np.ndarray) -> np.ndarray:
+        """Return a copy of the images at `indices`: (len(indices), H, W, C) uint8."""
+        return self.images[np.asarray(indices, dtype=np.intp)]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images for training and for validation, with one class map over both.
+
+    Args:
+        name: What it is called in a run: `"mnist5k"`, `"images:/path"`.
+        classes: The names of the classes; a label is an index into them.
+        train: The samples to train on.
+        validation: The samples to validate on.
+        fingerprint: Hexadecimal sha256 of what was read and of how it was split.
+        skipped: The files that could not be used.
+        notes: What the user is told once, one line each.
+
+    Raises:
+        ValueError: If there are fewer than two classes, a class name stands there twice, a split
+            is empty, or a label is no index into the classes.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Samples
+    validation: Samples
+    fingerprint: str
+    skipped: tuple[SkippedFile, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
+            raise ValueError(
+                f"dataset {self.name!r} has the classes {self.classes}: "
+                "at least two different ones are needed"
+            )
+        for split, samples in (("train", self.train), ("validation", self.validation)):
+            labels = samples.labels
+            if not 0 < len(samples) == len(labels) == len(samples.names):
+                raise ValueError(
+                    f"{split} of dataset {self.name!r} has {len(samples)} samples, {len(labels)} "
+                    f"labels and {len(samples.names)} names: give as many of each, at least one"
+                )
+            if labels.min() < 0 or labels.max() >= len(self.classes):
+                raise ValueError(
+                    f"{split} of dataset {self.name!r} has labels {labels.min()}..{labels.max()}: "
+                    f"expected 0..{len(self.classes) - 1}"
+                )
+
+    @cached_property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of every image; the first one is fetched to find out."""
+        height, width, channels = self.train.fetch(np.zeros(1, np.intp)).shape[1:]
+        return height, width, channels

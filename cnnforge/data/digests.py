@@ -1,0 +1,79 @@
+"""What identifies data: fingerprints of datasets, and images that stand in both splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Split(NamedTuple):
+    """The part of a split that its fingerprint is made from.
+
+    Attributes:
+        labels: (N,) integers.
+        names: N texts that do not depend on where the data lies.
+        digests: N sha256 of the content, 32 bytes each.
+    """
+
+    labels: np.ndarray
+    names: Sequence[str]
+    digests: Sequence[bytes]
+
+
+def fingerprint(
+    classes: Sequence[str], image_shape: tuple[int, int, int], train: Split, validation: Split
+) -> str:
+    """Identify what was read and how it was split.
+
+    Args:
+        classes: The names of the classes.
+        image_shape: (H, W, C).
+        train: The samples to train on, in their order.
+        validation: The samples to validate on, in their order.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    total = hashlib.sha256()
+
+    def add(content: bytes) -> None:
+        # The length in front: ("ab", "c") is not ("a", "bc").
+        total.update(len(content).to_bytes(8, "little"))
+        total.update(content)
+
+    add(repr(tuple(int(n) for n in image_shape)).encode())
+    for texts in (classes, train.names, validation.names):
+        add(b"".join(hashlib.sha256(_encoded(text)).digest() for text in texts))
+    for split in (train, validation):
+        add(np.asarray(split.labels).astype("<i8").tobytes())
+        add(b"".join(split.digests))
+    return total.hexdigest()
+
+
+def duplicates_note(train: Sequence[bytes], validation: Sequence[bytes]) -> tuple[str, ...]:
+    """Say how many validation images have an exact copy among the training images.
+
+    Args:
+        train: The digests of the training images.
+        validation: The digests of the validation images.
+
+    Returns:
+        One note, or none where there is no copy.
+    """
+    known = set(train)
+    count = sum(digest in known for digest in validation)
+    if not count:
+        return ()
+    images = "image is an exact copy" if count == 1 else "images are exact copies"
+    return (
+        f"{count} of {len(validation)} validation {images} of a training image: "
+        "the validation scores are too good by that much",
+    )
+
+
+def _encoded(text: str) -> bytes:
+    # A file name need not be text: what was not decodable is kept as it was.
+    return text.encode("utf-8", "surrogateescape")

@@ -1,0 +1,126 @@
+"""Samples that stay on disk: image files, decoded when they are asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+
+from cnnforge.data.images import CheckedImage, UnreadableImage, check_image, read_image
+from cnnforge.errors import DataError
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+
+class ImageFiles:
+    """Labelled image files as samples; nothing but names and labels is held in memory.
+
+    Args:
+        paths: N image files.
+        labels: (N,) integers.
+        image_shape: (H, W, C), to which every image is brought.
+    """
+
+    def __init__(
+        self, paths: Sequence[str], labels: np.ndarray, image_shape: tuple[int, int, int]
+    ) -> None:
+        if len(paths) != len(labels):
+            raise ValueError(f"there are {len(paths)} files and {len(labels)} labels")
+        self.names: Sequence[str] = tuple(paths)
+        self.labels = np.ascontiguousarray(labels, dtype=np.int32)
+        self._image_shape = image_shape
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        return len(self.names)
+
+    def fetch(self, indices: np.ndarray) -> np.ndarray:
+        """Decode images, several at a time.
+
+        Args:
+            indices: (B,) integers in 0..N-1, in any order.
+
+        Returns:
+            (B, H, W, C) uint8.
+
+        Raises:
+            DataError: If a file has become unreadable since it was checked.
+        """
+        indices = np.asarray(indices, dtype=np.intp)
+        images = np.empty((len(indices), *self._image_shape), np.uint8)
+
+        def decode(row: int) -> None:
+            images[row] = read_image(self.names[indices[row]], self._image_shape)
+
+        try:
+            in_parallel(decode, range(len(indices)))
+        except UnreadableImage as error:
+            raise DataError(
+                f"{error}; it could be read when the dataset was opened: was it changed or moved?"
+            ) from error
+        return images
+
+
+def check_files(paths: Sequence[str]) -> list[CheckedImage | UnreadableImage]:
+    """Decode every file once, several at a time.
+
+    Args:
+        paths: Image files.
+
+    Returns:
+        For each of them, what it is like or why it cannot be read.
+    """
+
+    def check(path: str) -> CheckedImage | UnreadableImage:
+        try:
+            return check_image(path)
+        except UnreadableImage as error:
+            return error
+
+    return in_parallel(check, paths)
+
+
+def in_parallel(function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> list[ResultT]:
+    """Apply a function to many items in a few threads.
+
+    Pillow gives up the interpreter lock while it decodes, so that threads are enough.
+
+    Args:
+        function: What to do; it must not call `in_parallel` itself.
+        items: What to do it to.
+
+    Returns:
+        The results, in the order of the items.
+
+    Raises:
+        Exception: What the function raised for the first of the items that it failed for.
+    """
+    workers = min(_cores(), 8)
+    # A task is several items: for small images the hand-over costs more than the decoding.
+    length = max(1, min(64, -(-len(items) // workers)))
+    if workers == 1 or len(items) <= 1:
+        return [function(item) for item in items]
+    tasks = [items[start : start + length] for start in range(0, len(items), length)]
+    parts = _pool(workers).map(lambda task: [function(item) for item in task], tasks)
+    return [result for part in parts for result in part]
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@lru_cache(maxsize=1)
+def _pool(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, thread_name_prefix="cnnforge-images")
+
+
+# A forked process has the pool but none of its threads, and would wait for them for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -1,0 +1,296 @@
+"""Image files as arrays: the one place where pixels are decoded, for training and prediction."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from cnnforge.errors import DataError
+
+IMAGE_SUFFIXES = frozenset(
+    {
+        ".avif",
+        ".bmp",
+        ".gif",
+        ".jfif",
+        ".jp2",
+        ".jpe",
+        ".jpeg",
+        ".jpg",
+        ".pbm",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".tif",
+        ".tiff",
+        ".webp",
+    }
+)
+"""The endings, in lower case, of the files that are taken for images."""
+
+# Pillow knows more, and some of them run other programs (EPS starts Ghostscript).
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_GRAYSCALE_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"))
+_EXIF_ORIENTATION = 0x0112
+_TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
+
+
+class UnreadableImage(DataError):
+    """A file that is no image, or not a whole one.
+
+    Args:
+        path: The file.
+        reason: What is wrong with it, in one line.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+        self.path = os.fspath(path)
+        self.reason = " ".join(reason.split())
+        super().__init__(f"{printable(self.path)}: {self.reason}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """Be copied to another process by what it was made from."""
+        return type(self), (self.path, self.reason)
+
+
+class _UnsupportedPixels(ValueError):
+    """The file is whole, but what it holds is no picture of 8 or 16 bits."""
+
+
+class ImageInfo(NamedTuple):
+    """What the header of an image file says.
+
+    Attributes:
+        size: Height and width as they are shown, that is with the camera's orientation applied.
+        mode: Pillow's mode: `"L"`, `"RGB"`, `"P"`, ...
+    """
+
+    size: tuple[int, int]
+    mode: str
+
+
+class CheckedImage(NamedTuple):
+    """What an image file is like that was decoded.
+
+    Attributes:
+        size: Height and width as they are shown, that is with the camera's orientation applied.
+        grayscale: Whether it can hold nothing but shades of gray (its mode), or does (a palette).
+        digest: sha256 of the file, 32 bytes.
+    """
+
+    size: tuple[int, int]
+    grayscale: bool
+    digest: bytes
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    r"""Write a path in one line: what cannot be printed becomes an escape such as `\n`."""
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1]
+        for character in os.fspath(path)
+    )
+
+
+def read_image(path: str | os.PathLike[str], image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Decode an image file to a given shape.
+
+    The camera's orientation (EXIF) is applied. Of an animation the first frame is taken. What is
+    transparent is shown on white. 16-bit gray is scaled to 8 bits. Another size is resampled,
+    with the pixels' areas taken into account (bicubic), without keeping the aspect ratio. Colour
+    profiles are ignored.
+
+    Args:
+        path: The file.
+        image_shape: (H, W, C); C is 1 (grayscale, by ITU-R 601 luma) or 3 (RGB).
+
+    Returns:
+        (H, W, C) uint8.
+
+    Raises:
+        UnreadableImage: If the file is missing, empty, truncated, not an image, too large, or in
+            32-bit pixels, which have no fixed range.
+    """
+    height, width, channels = image_shape
+    with _reading(path) as image:
+        # The JPEG decoder can halve an image several times for free; two pixels for each one
+        # that is wanted leave the result to the resampling filter.
+        image.draft(None, (2 * max(width, height), 2 * max(width, height)))
+        return fit(_upright(image), (height, width, channels))
+
+
+def describe_image(path: str | os.PathLike[str]) -> ImageInfo:
+    """Read size and mode from the header of an image file, without decoding the pixels.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What the header says.
+
+    Raises:
+        UnreadableImage: If there is no such header.
+    """
+    with _reading(path) as image:
+        return ImageInfo(_shown_size(image.size, _orientation(image)), image.mode)
+
+
+def check_image(path: str | os.PathLike[str]) -> CheckedImage:
+    """Decode an image file for real, in order to know that `read_image` will.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What it is like.
+
+    Raises:
+        UnreadableImage: Whenever `read_image` would.
+    """
+    with _reading(path) as image:
+        full_size = image.size
+        # An eighth of the size: every byte is still decoded, and most of the arithmetic is not.
+        reduced = image.draft(None, (1, 1)) is not None
+        image.load()
+        # A TIFF may change its size by loading: Pillow turns it upright itself.
+        size = full_size if reduced else image.size
+        flat = _flat(image)
+        grayscale = image.mode in _GRAYSCALE_MODES or (
+            image.mode in ("P", "PA") and _shades_of_gray(flat)
+        )
+        size = _shown_size(size, _orientation(image))
+    with open(path, "rb") as file:
+        return CheckedImage(size, grayscale, hashlib.file_digest(file, "sha256").digest())
+
+
+def fit(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Bring an image in memory to a given shape, as `read_image` does.
+
+    Args:
+        image: A Pillow image of any mode but 32-bit ones.
+        image_shape: (H, W, C); C is 1 or 3.
+
+    Returns:
+        (H, W, C) uint8.
+
+    Raises:
+        ValueError: If the mode cannot be brought to 8 bits.
+    """
+    height, width, channels = image_shape
+    flat = _flat(image).convert("L" if channels == 1 else "RGB")
+    if flat.size != (width, height):
+        flat = flat.resize((width, height), Image.Resampling.BICUBIC)
+    return np.array(flat, dtype=np.uint8).reshape(height, width, channels)
+
+
+@contextmanager
+def _reading(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """Open an image; whatever goes wrong with it, here or inside the block, has one type."""
+    try:
+        with (
+            open(path, "rb", opener=_open_regular) as file,
+            Image.open(file, formats=_formats()) as image,
+        ):
+            limit = Image.MAX_IMAGE_PIXELS
+            # Pillow itself only warns up to twice the limit.
+            if limit is not None and image.width * image.height > limit:
+                raise Image.DecompressionBombError(
+                    f"{image.width} x {image.height} pixels, at most {limit} are read"
+                )
+            yield image
+    except UnreadableImage:
+        raise
+    except Exception as error:
+        raise UnreadableImage(path, _reason(path, error)) from error
+
+
+def _open_regular(path: str, flags: int) -> int:
+    # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return descriptor
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    # Which of them a build of Pillow has differs, and an unknown one is a KeyError in `open`.
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _reason(path: str | os.PathLike[str], error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        with Path(path).open("rb") as file:
+            start = file.read(12)
+        return f"not an image; the file begins with {start!r}" if start else "empty file"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"too large: {error}"
+    if isinstance(error, _UnsupportedPixels):
+        return str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        return str(error.strerror or error).lower()
+    return f"damaged: {error}" if str(error) else f"damaged: {type(error).__name__}"
+
+
+def _orientation(image: Image.Image) -> int:
+    # Pillow turns a TIFF by itself. A PNG may have it behind the pixels: asking would decode them.
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return 1
+    try:
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:
+        return 1
+
+
+def _shown_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Height and width from Pillow's width and height."""
+    width, height = size
+    return (width, height) if orientation in _SIDEWAYS else (height, width)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    method = _TRANSPOSES.get(_orientation(image))
+    return image if method is None else image.transpose(method)
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """Bring an image to 8-bit mode `"L"` or `"RGB"`, without transparency."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        # Pillow's own conversion clips instead of scaling.
+        wide = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise _UnsupportedPixels("32-bit pixels have no fixed range: save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        solid = image.convert("RGBA")
+        flat = Image.new("RGB", image.size, "white")
+        flat.paste(solid, mask=solid.getchannel("A"))
+        return flat
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def _shades_of_gray(flat: Image.Image) -> bool:
+    pixels = np.asarray(flat)
+    return pixels.ndim == 2 or bool((pixels == pixels[:, :, :1]).all())

@@ -1,0 +1,196 @@
+"""Images as rows of a csv file, as Kaggle gives them: `label,pixel0,pixel1,...`."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+
+from cnnforge.data import DataOptions, Dataset, dataset_from_arrays, printable
+from cnnforge.errors import DataError, UsageError
+
+MAXIMUM_LABEL = 65535
+"""A class for each label up to the greatest: more of them is a wrong column, not a dataset."""
+
+_CHUNK = 2048
+
+
+class Table(NamedTuple):
+    """What a csv file of images holds.
+
+    Attributes:
+        pixels: (N, P) uint8.
+        labels: (N,) int32.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+
+
+def load(argument: str | None, options: DataOptions) -> Dataset:
+    """Open a csv file with a label and the pixels of one image in each row.
+
+    The pixels are in row-major order, the channels of a pixel side by side. k*k of them are a
+    grayscale image and 3*k*k an RGB one; another number is one of the size that the options say.
+    The labels are whole numbers; the classes are `"0"` to the greatest one.
+
+    Args:
+        argument: The path of the file.
+        options: How to open the dataset.
+
+    Returns:
+        The dataset; its names are `"row 17 of FILE"`, counted from 1 without the header.
+
+    Raises:
+        UsageError: If there is no such file, or its images have a size that nobody says.
+        DataError: If the file is empty, has one class only, or something else than pixels and
+            labels stands in it; the line is named.
+    """
+    if argument is None:
+        raise UsageError("csv needs a file: write csv:FILE, for instance csv:train.csv")
+    path = os.path.expanduser(argument)
+    table = read_table(path)
+    shape = _image_shape(path, table.pixels.shape[1], options.image_size)
+    file_name = printable(os.path.basename(path))
+    return dataset_from_arrays(
+        f"csv:{os.path.abspath(path)}",
+        table.pixels.reshape(-1, *shape),
+        table.labels,
+        names=[f"row {row} of {file_name}" for row in range(1, len(table.labels) + 1)],
+        classes=[str(label) for label in range(int(table.labels.max()) + 1)],
+        options=options,
+    )
+
+
+def read_table(path: str) -> Table:
+    """Read labels and pixels.
+
+    The first line may be a header; the column named `label` holds the labels, or the first one.
+
+    Args:
+        path: The file, comma-separated text.
+
+    Returns:
+        The table.
+
+    Raises:
+        UsageError: If there is no such file.
+        DataError: If its content is something else; the line is named.
+    """
+    if not os.path.isfile(path):
+        what = "is a folder" if os.path.isdir(path) else "does not exist"
+        raise UsageError(f"the csv file {printable(path)} {what}: give an existing file")
+    try:
+        # The byte-order mark is Excel's.
+        with open(path, encoding="utf-8-sig") as file:
+            return _read(path, ((n, line) for n, line in enumerate(file, 1) if line.strip()))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{printable(path)} is not text: expected a csv file ({error})") from error
+    except OSError as error:
+        raise DataError(f"{printable(path)} cannot be read: {error.strerror}") from error
+
+
+def _read(path: str, lines: Iterator[tuple[int, str]]) -> Table:
+    first = next(lines, None)
+    if first is None:
+        raise DataError(f"{printable(path)} is empty: expected rows of a label and pixels")
+    names = [field.strip().strip('"').lower() for field in first[1].split(",")]
+    columns = len(names)
+    if columns < 2:
+        raise DataError(
+            f"{printable(path)}, line {first[0]}: one column, expected a label and pixels with "
+            "commas in between"
+        )
+    label_column = names.index("label") if "label" in names else 0
+    pending = [first]
+    if "label" in names or sum(not _is_number(name) for name in names) > columns // 2:
+        if names[0].startswith("pixel") and "label" not in names:
+            raise DataError(
+                f"{printable(path)}, line {first[0]}: no column is named label; a dataset to "
+                "train on needs labels"
+            )
+        pending = []
+    pixels, labels = [], []
+    while chunk := pending + list(islice(lines, _CHUNK)):
+        pending = []
+        values = _fast(chunk, columns, label_column)
+        if values is None:
+            values = np.array([_row(path, n, line, columns, label_column) for n, line in chunk])
+        labels.append(values[:, label_column].astype(np.int32))
+        pixels.append(np.delete(values, label_column, axis=1).astype(np.uint8))
+    if not labels:
+        raise DataError(f"{printable(path)} has a header and no rows: expected at least two")
+    return Table(np.concatenate(pixels), np.concatenate(labels))
+
+
+def _fast(chunk: list[tuple[int, str]], columns: int, label_column: int) -> np.ndarray | None:
+    """Parse many lines at once: (rows, columns) int32, or `None` if anything is unusual."""
+    try:
+        values = np.loadtxt(
+            [line for _, line in chunk], delimiter=",", dtype=np.int32, ndmin=2, comments=None
+        )
+    # Which exception it is differs between versions of NumPy; the careful way finds the place.
+    except Exception:
+        return None
+    if values.shape != (len(chunk), columns) or values.min() < 0:
+        return None
+    if values[:, label_column].max() > MAXIMUM_LABEL:
+        return None
+    # The label is the only value that may exceed a pixel's range.
+    over = np.count_nonzero(values > 255) - np.count_nonzero(values[:, label_column] > 255)
+    return None if over else values
+
+
+def _row(path: str, number: int, line: str, columns: int, label_column: int) -> list[int]:
+    """Parse one line with care, and say what is wrong where."""
+    place = f"{printable(path)}, line {number}"
+    fields = [field.strip().strip('"') for field in line.rstrip("\r\n").split(",")]
+    if len(fields) != columns:
+        raise DataError(f"{place}: {len(fields)} columns, expected {columns} as in the first line")
+    values = []
+    for column, field in enumerate(fields):
+        where = f"{place}, column {column + 1}"
+        is_label = column == label_column
+        what = "a label is a whole number from 0 up" if is_label else "a pixel is a whole number"
+        # float() takes "1_0" for ten.
+        if not _is_number(field) or "_" in field:
+            raise DataError(f"{where}: {field[:40]!r} is not a number; {what}")
+        number_read = float(field)
+        if not (math.isfinite(number_read) and number_read.is_integer()):
+            raise DataError(f"{where}: {field[:40]!r} is not a whole number; {what}")
+        greatest = MAXIMUM_LABEL if is_label else 255
+        if not 0 <= number_read <= greatest:
+            kind = "label" if is_label else "pixel"
+            raise DataError(f"{where}: the {kind} {field[:40]} is not in 0..{greatest}")
+        values.append(int(number_read))
+    return values
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _image_shape(
+    path: str, pixels: int, image_size: tuple[int, int] | None
+) -> tuple[int, int, int]:
+    """(H, W, C) of an image of so many values."""
+    for channels in (1, 3):
+        if image_size and channels * math.prod(image_size) == pixels:
+            return (*image_size, channels)
+    for channels in (1, 3):
+        side = math.isqrt(pixels // channels)
+        if channels * side * side == pixels:
+            return side, side, channels
+    received = "" if image_size is None else f", and not {image_size[0]} x {image_size[1]} either"
+    raise UsageError(
+        f"{printable(path)} has {pixels} pixels in a row, which is no square image of one or three "
+        f"channels{received}: say the size, for instance --image-size HEIGHTxWIDTH"
+    )

@@ -1,0 +1,243 @@
+"""A folder of images with one sub-folder for each class; the images stay on disk."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cnnforge.data import (
+    IMAGE_SUFFIXES,
+    CheckedImage,
+    DataOptions,
+    Dataset,
+    Found,
+    ImageFiles,
+    SkippedFile,
+    Split,
+    UnreadableImage,
+    check_files,
+    duplicates_note,
+    find_classes,
+    find_images,
+    find_splits,
+    fingerprint,
+    lonely_classes_note,
+    printable,
+    stratified_split,
+)
+from cnnforge.errors import DataError, UsageError
+
+
+class Image(NamedTuple):
+    """An image that can be read, and the name of its class."""
+
+    path: str
+    class_name: str
+    checked: CheckedImage
+
+
+def load(argument: str | None, options: DataOptions) -> Dataset:
+    """Open a folder of images.
+
+    The names of its sub-folders are the classes; deeper folders belong to them. If the
+    sub-folders are `train` and `val` (or `valid`, `validation`, `test`), they are the split and
+    the classes are inside. Every image is decoded once here, so that none fails later.
+
+    Args:
+        argument: The path of the folder.
+        options: How to open the dataset.
+
+    Returns:
+        The dataset; its names are the paths of the files.
+
+    Raises:
+        UsageError: If there is no such folder.
+        DataError: If it has no image that can be read or only one class, if a class is missing
+            in one of the splits, or if a file is unreadable and the options are strict.
+    """
+    if argument is None:
+        raise UsageError("images needs a folder: write images:FOLDER")
+    folder = os.path.expanduser(argument)
+    parts, notes = _parts(folder)
+    found = {name: find_classes(path) for name, path in parts.items()}
+    images, skipped = _check(folder, found, options.strict)
+    classes = _classes(folder, found, images)
+    everything = [image for part in images.values() for image in part]
+    image_shape, shape_notes = _image_shape([image.checked for image in everything], options)
+    notes += _left_out(found, images, list(parts.values())) + shape_notes
+    if len(parts) == 2:
+        train, validation = images.values()
+    else:
+        labels = np.array([classes.index(image.class_name) for image in everything])
+        rows = stratified_split(labels, options.validation_fraction, options.seed)
+        train, validation = ([everything[row] for row in part] for part in rows)
+        notes += lonely_classes_note(labels, classes)
+    if not validation:
+        raise DataError(
+            f"{printable(folder)} has one image of every class: nothing is left for validation"
+        )
+    splits = [_split(folder, part, classes) for part in (train, validation)]
+    return Dataset(
+        name=f"images:{os.path.abspath(folder)}",
+        classes=classes,
+        train=ImageFiles([image.path for image in train], splits[0].labels, image_shape),
+        validation=ImageFiles([image.path for image in validation], splits[1].labels, image_shape),
+        fingerprint=fingerprint(classes, image_shape, *splits),
+        skipped=tuple(skipped),
+        notes=notes + duplicates_note(splits[0].digests, splits[1].digests),
+    )
+
+
+def _parts(folder: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The folders that hold class folders, by the name of the split, and what to say about it."""
+    splits = find_splits(folder)
+    if not splits:
+        return {"": folder}, ()
+    others = sorted(set(find_classes(folder)) - set(splits))
+    used = " and ".join(splits)
+    note = (
+        f"only {used} of {printable(folder)} is used, and not {', '.join(map(printable, others))}"
+    )
+    return {name: os.path.join(folder, name) for name in splits}, (note,) if others else ()
+
+
+def _check(
+    folder: str, found: Mapping[str, Mapping[str, Found]], strict: bool
+) -> tuple[dict[str, list[Image]], list[SkippedFile]]:
+    """Decode everything once: the readable images of each split, and the other files."""
+    listed = [
+        (split, name, path)
+        for split, classes in found.items()
+        for name, files in classes.items()
+        for path in files.paths
+    ]
+    images: dict[str, list[Image]] = {split: [] for split in found}
+    skipped = [
+        file for classes in found.values() for files in classes.values() for file in files.skipped
+    ]
+    results = check_files([path for _, _, path in listed])
+    for (split, name, path), result in zip(listed, results, strict=True):
+        if isinstance(result, UnreadableImage):
+            skipped.append(SkippedFile(path, result.reason))
+        else:
+            images[split].append(Image(path, name, result))
+    skipped.sort()
+    if skipped and (strict or not any(images.values())):
+        first = skipped[0]
+        how = "leave --strict away to skip them" if strict else "no image is left"
+        raise DataError(
+            f"{len(skipped)} of {len(listed) + len(skipped) - _unreadable(results)} files in "
+            f"{printable(folder)} cannot be read, the first is {printable(first.path)}: "
+            f"{first.reason}; repair or remove them, {how}"
+        )
+    return images, skipped
+
+
+def _unreadable(results: Sequence[CheckedImage | UnreadableImage]) -> int:
+    return sum(isinstance(result, UnreadableImage) for result in results)
+
+
+def _classes(
+    folder: str, found: Mapping[str, Mapping[str, Found]], images: Mapping[str, Sequence[Image]]
+) -> tuple[str, ...]:
+    """One class map over all splits: the folders with at least one image that can be read."""
+    present = {split: {image.class_name for image in part} for split, part in images.items()}
+    classes = sorted(set().union(*present.values()))
+    for split, names in present.items():
+        if not names:
+            where = os.path.join(folder, split) if split else folder
+            raise DataError(_nothing(where, found[split]))
+    for split, names in present.items():
+        missing = [repr(name) for name in classes if name not in names]
+        if missing:
+            other = next(name for name in present if name != split)
+            raise DataError(
+                f"{printable(folder)}: the class {', '.join(missing)} has images in {other!r} and "
+                f"none in {split!r}; both need the same class folders"
+            )
+    if len(classes) < 2:
+        raise DataError(
+            f"{printable(folder)} holds images of one class only, {classes[0]!r}: put the images "
+            "of each class into a sub-folder of its own, two at least"
+        )
+    return tuple(classes)
+
+
+def _nothing(folder: str, classes: Mapping[str, Found]) -> str:
+    loose = find_images(folder, recursive=False).paths
+    endings = ", ".join(sorted(IMAGE_SUFFIXES))
+    if loose:
+        return (
+            f"the {len(loose)} images in {printable(folder)} lie in no class folder: put the "
+            "images of each class into a sub-folder of its own"
+        )
+    others = sum((files.others for files in classes.values()), Counter[str]())
+    seen = ", ".join(f"{count} {suffix or 'without ending'}" for suffix, count in others.items())
+    seen = f" (but files ending in: {seen})" if seen else ""
+    return (
+        f"there is no image in the class folders of {printable(folder)}{seen}: expected "
+        f"{printable(folder)}/CLASS/FILE with an ending among {endings}"
+    )
+
+
+def _left_out(
+    found: Mapping[str, Mapping[str, Found]],
+    images: Mapping[str, Sequence[Image]],
+    folders: Sequence[str],
+) -> tuple[str, ...]:
+    """Say which images and folders have no class."""
+    notes = []
+    for folder in folders:
+        loose = len(find_images(folder, recursive=False).paths)
+        if loose:
+            notes.append(
+                f"{loose} image{'s lie' if loose > 1 else ' lies'} in {printable(folder)} itself, "
+                "in no class folder, and left out"
+            )
+    used = {image.class_name for part in images.values() for image in part}
+    empty = sorted({name for classes in found.values() for name in classes} - used)
+    if empty:
+        names = ", ".join(repr(name) for name in empty)
+        notes.append(f"no class, because no image in it can be read: {names}")
+    return tuple(notes)
+
+
+def _image_shape(
+    checked: Sequence[CheckedImage], options: DataOptions
+) -> tuple[tuple[int, int, int], tuple[str, ...]]:
+    """The shape that all images are brought to, and what to say about those of another."""
+    sizes = Counter(image.size for image in checked)
+    # The most frequent one; among several, the one of the fewest pixels.
+    frequent = min(sizes, key=lambda size: (-sizes[size], size[0] * size[1], size))
+    height, width = options.image_size or frequent
+    notes = []
+    others = [(size, count) for size, count in sizes.most_common() if size != (height, width)]
+    if others:
+        others.sort(key=lambda item: (-item[1], item[0]))
+        shown = ", ".join(f"{count} of {h} x {w}" for (h, w), count in others[:3])
+        more = f", and {len(others) - 3} more sizes" if len(others) > 3 else ""
+        notes.append(
+            f"{sum(count for _, count in others)} of {len(checked)} images are of other sizes and "
+            f"resized to {height} x {width}: {shown}{more}"
+        )
+    gray = sum(image.grayscale for image in checked)
+    if options.color == "auto":
+        channels = 1 if gray == len(checked) else 3
+        if 0 < gray < len(checked):
+            notes.append(f"{gray} of {len(checked)} images are grayscale; all are read as rgb")
+    else:
+        channels = 1 if options.color == "grayscale" else 3
+    return (height, width, channels), tuple(notes)
+
+
+def _split(folder: str, images: Sequence[Image], classes: Sequence[str]) -> Split:
+    index = {name: label for label, name in enumerate(classes)}
+    return Split(
+        labels=np.array([index[image.class_name] for image in images], np.int32),
+        names=[os.path.relpath(image.path, folder).replace(os.sep, "/") for image in images],
+        digests=[image.checked.digest for image in images],
+    )

@@ -1,0 +1,1 @@
+"""The models that cnnforge comes with: plain Keras."""
