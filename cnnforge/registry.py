@@ -119,9 +119,11 @@ class Registry(Generic[SpecT]):
     def _unknown(self, name: str) -> str:
         """Say that a name is unknown, and what may have been meant or may be missing."""
         names = self.names()
-        close = difflib.get_close_matches(name, names, n=1) or difflib.get_close_matches(
-            name, list(self), n=1
-        )
+        # A short name is compared with short names, though the one meant may have to be qualified.
+        known = {name: name for name in self}
+        if "/" not in name:
+            known = {usable.rpartition("/")[2]: usable for usable in reversed(names)}
+        close = [known[it] for it in difflib.get_close_matches(name, known, n=1)]
         message = f"there is no {self.kind} named {name!r}"
         if close:
             message += f"; did you mean {close[0]!r}?"

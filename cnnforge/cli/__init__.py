@@ -1,4 +1,3 @@
 """The command line: one file per command; what is heavy is imported inside the functions."""
 
-from cnnforge.cli.app import app as app
 from cnnforge.cli.app import main as main
