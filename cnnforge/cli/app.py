@@ -108,14 +108,21 @@ def _fail(message: str, code: int) -> int:
 
 def _explain(error: Any) -> str:
     """Return what is wrong with the arguments, what may have been meant, and where to read on."""
-    message = getattr(error, "message", None) or error.format_message()
     possibilities = getattr(error, "possibilities", None)
-    if not possibilities:
-        message = error.format_message()
-    message = message.rstrip(".")
+    message = error.message if possibilities else error.format_message()
+    message = message.rstrip(".").replace("Value error, ", "")
+    for received in _received(error):
+        if repr(received) not in message:
+            message += f", got {received!r}"
     if possibilities and "did you mean" not in message.lower():
         message += f". Did you mean {' or '.join(map(repr, possibilities))}?"
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "cnnforge"
     separator = "" if message.endswith("?") else "."
     return f"{message}{separator} Try '{path} --help'."
+
+
+def _received(error: Any) -> list[Any]:
+    """Return the values that a validation refused; its messages don't repeat them."""
+    details = getattr(error.__cause__, "errors", None)
+    return [detail["input"] for detail in details()] if callable(details) else []
