@@ -1,0 +1,49 @@
+"""The course's network: two convolutions, each with pooling, and two dense layers."""
+
+from __future__ import annotations
+
+import keras
+from keras import layers
+
+SMALLEST = 4
+
+
+def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """Build a small network after LeNet-5, as the course on convolutional networks teaches it.
+
+    Convolution, ReLU, max pooling and dropout twice, then flattening and full connection. The
+    pattern is that of Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-based learning
+    applied to document recognition", 1998, section II.B, with ReLU, max pooling and dropout in
+    place of tanh, subsampling and radial basis functions.
+
+    Args:
+        input_shape: (H, W, C), H and W at least 4.
+        classes: How many classes there are, at least 2.
+
+    Returns:
+        A model from (N, H, W, C) raw pixel values 0..255 to (N, classes) probabilities.
+
+    Raises:
+        ValueError: If the images are too small or there are too few classes.
+    """
+    height, width, _ = input_shape
+    if min(height, width) < SMALLEST:
+        raise ValueError(
+            f"lenet halves the image twice and needs at least {SMALLEST} x {SMALLEST} pixels, "
+            f"got {height} x {width}: choose a larger image size"
+        )
+    if classes < 2:
+        raise ValueError(f"lenet tells at least 2 classes apart, got {classes}")
+    inputs = keras.Input(input_shape, name="image")
+    outputs = layers.Rescaling(1 / 255, name="rescaling")(inputs)
+    outputs = layers.Conv2D(8, 5, padding="same", activation="relu", name="conv1")(outputs)
+    outputs = layers.MaxPooling2D(2, name="pool1")(outputs)
+    outputs = layers.Dropout(0.25, name="dropout1")(outputs)
+    outputs = layers.Conv2D(16, 3, padding="same", activation="relu", name="conv2")(outputs)
+    outputs = layers.MaxPooling2D(2, strides=2, name="pool2")(outputs)
+    outputs = layers.Dropout(0.25, name="dropout2")(outputs)
+    outputs = layers.Flatten(name="flatten")(outputs)
+    outputs = layers.Dense(256, activation="relu", name="dense")(outputs)
+    outputs = layers.Dropout(0.5, name="dropout3")(outputs)
+    outputs = layers.Dense(classes, activation="softmax", name="probabilities")(outputs)
+    return keras.Model(inputs, outputs, name="lenet")

@@ -1,0 +1,98 @@
+"""The residual network of 20 layers for small images."""
+
+from __future__ import annotations
+
+import keras
+from keras import layers
+
+SMALLEST = 8
+_STAGES = (16, 32, 64)
+_BLOCKS = 3
+
+
+def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """Build ResNet-20 in its form for CIFAR-10.
+
+    K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image recognition", 2015,
+    section 4.2: a 3x3 convolution, three stages of three blocks with 16, 32 and 64 filters, each
+    stage after the first halving the image, global average pooling and a softmax. Weights are
+    initialised after He et al. (2015). Where a stage begins, the shortcut is the paper's option
+    A, which it uses for CIFAR "in all cases": every second pixel, with zeros for the new
+    channels. It has no weights, so the network has exactly as many as its plain counterpart.
+
+    The paper subtracts the mean of each pixel; here the values are scaled to 0..1, and batch
+    normalization removes the mean. Its weight decay is the optimizer's affair.
+
+    Args:
+        input_shape: (H, W, C), H and W at least 8.
+        classes: How many classes there are, at least 2.
+
+    Returns:
+        A model from (N, H, W, C) raw pixel values 0..255 to (N, classes) probabilities.
+
+    Raises:
+        ValueError: If the images are too small or there are too few classes.
+    """
+    height, width, _ = input_shape
+    if min(height, width) < SMALLEST:
+        raise ValueError(
+            f"resnet20 halves the image twice and needs at least {SMALLEST} x {SMALLEST} pixels, "
+            f"got {height} x {width}: choose a larger image size"
+        )
+    if classes < 2:
+        raise ValueError(f"resnet20 tells at least 2 classes apart, got {classes}")
+    inputs = keras.Input(input_shape, name="image")
+    outputs = layers.Rescaling(1 / 255, name="rescaling")(inputs)
+    outputs = _convolution(outputs, 16, 1, "stem")
+    outputs = layers.ReLU(name="stem_relu")(outputs)
+    for stage, filters in enumerate(_STAGES, 1):
+        for block in range(1, _BLOCKS + 1):
+            strides = 2 if stage > 1 and block == 1 else 1
+            outputs = _block(outputs, filters, strides, f"stage{stage}_block{block}")
+    outputs = layers.GlobalAveragePooling2D(name="average")(outputs)
+    outputs = layers.Dense(
+        classes, activation="softmax", kernel_initializer="he_normal", name="probabilities"
+    )(outputs)
+    return keras.Model(inputs, outputs, name="resnet20")
+
+
+def _convolution(
+    inputs: keras.KerasTensor, filters: int, strides: int, name: str
+) -> keras.KerasTensor:
+    """A 3x3 convolution and its batch normalization, which makes a bias pointless."""
+    outputs = layers.Conv2D(
+        filters,
+        3,
+        strides=strides,
+        padding="same",
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name=f"{name}_conv",
+    )(inputs)
+    return layers.BatchNormalization(name=f"{name}_norm")(outputs)
+
+
+def _block(inputs: keras.KerasTensor, filters: int, strides: int, name: str) -> keras.KerasTensor:
+    outputs = _convolution(inputs, filters, strides, f"{name}_1")
+    outputs = layers.ReLU(name=f"{name}_1_relu")(outputs)
+    outputs = _convolution(outputs, filters, 1, f"{name}_2")
+    outputs = layers.Add(name=f"{name}_add")([outputs, _shortcut(inputs, filters, strides, name)])
+    return layers.ReLU(name=f"{name}_2_relu")(outputs)
+
+
+def _shortcut(
+    inputs: keras.KerasTensor, filters: int, strides: int, name: str
+) -> keras.KerasTensor:
+    """The input itself, or every second pixel of it with zeros for the new channels."""
+    if strides == 1:
+        return inputs
+    outputs = layers.MaxPooling2D(1, strides=strides, padding="same", name=f"{name}_subsample")(
+        inputs
+    )
+    before = (filters - inputs.shape[-1]) // 2
+    after = filters - inputs.shape[-1] - before
+    # ZeroPadding2D pads the last two axes of what it takes for (N, C, H, W). Given (N, H, W, C)
+    # these are W and C: a stock layer, which every exporter knows, pads the channels.
+    return layers.ZeroPadding2D(
+        ((0, 0), (before, after)), data_format="channels_first", name=f"{name}_zeros"
+    )(outputs)
