@@ -124,5 +124,5 @@ def _explain(error: Any) -> str:
 
 def _received(error: Any) -> list[Any]:
     """Return the values that a validation refused; its messages don't repeat them."""
-    details: Any = getattr(error.__cause__, "errors", None)
-    return [detail["input"] for detail in details()] if callable(details) else []
+    cause = error.__cause__
+    return [detail["input"] for detail in cause.errors()] if hasattr(cause, "errors") else []
