@@ -12,6 +12,7 @@ import numba
 import numpy as np
 
 from cnnforge_kernels import geometry
+from cnnforge_kernels.cpu import gather as g
 from cnnforge_kernels.cpu import sweep as s
 from cnnforge_kernels.cpu.compiled import address_of, cached_njit
 
@@ -123,10 +124,10 @@ def conv2d_grad_inputs(
                         continue
                     row_taps[taps] = row // strides[0]
                     column_taps[taps] = column // strides[1]
-                    for g in range(groups):
+                    for group in range(groups):
                         for c in range(channels):
                             for f in range(per_group):
-                                turned[taps, f, g, c] = weights[i, j, c, g * per_group + f]
+                                turned[taps, f, group, c] = weights[i, j, c, group * per_group + f]
                     taps += 1
             args[s.TARGET] = target + row_phase * target_row + column_phase * target_column
             args[s.TARGET_ROW] = target_row * strides[0]
@@ -134,3 +135,42 @@ def conv2d_grad_inputs(
             args[s.ROWS] = (height - row_phase + strides[0] - 1) // strides[0]
             args[s.COLUMNS] = (width - column_phase + strides[1] - 1) // strides[1]
             s.sweep(args, row_taps[:taps], column_taps[:taps], turned[:taps], turned[0, 0, 0, :0])
+
+
+@cached_njit()
+def conv2d_grad_weights(
+    inputs: Any,
+    weights: Any,
+    bias: Any,
+    outputs: Any,
+    strides: tuple[int, int],
+    same: bool,
+    dilation_rate: tuple[int, int],
+    groups: int,
+    relu: bool,
+    grad_outputs: Any,
+    grad_weights: Any,
+    grad_bias: Any,
+) -> None:
+    """The gradients of ``weights`` and ``bias``, in one pass over ``inputs`` and ``grad_outputs``.
+
+    Only the shapes of ``weights`` and ``bias`` are used, and ``outputs`` only where ``relu`` is set.
+    """
+    if grad_outputs.size == 0 or grad_weights.size == 0:
+        grad_weights[:] = np.float32(0)
+        grad_bias[:] = np.float32(0)
+        return
+    kh, kw, _, _ = weights.shape
+    args = np.zeros(g.FIELDS, np.int64)
+    args[g.SOURCE] = address_of(inputs)
+    args[g.GRADIENT] = address_of(grad_outputs)
+    args[g.MASK] = address_of(outputs) if relu else 0
+    args[g.IMAGES], args[g.HEIGHT], args[g.WIDTH], args[g.CHANNELS] = inputs.shape
+    _, args[g.ROWS], args[g.COLUMNS], args[g.FILTERS] = grad_outputs.shape
+    args[g.GROUPS] = groups
+    args[g.TAP_ROWS], args[g.TAP_COLUMNS] = kh, kw
+    args[g.ROW_STEP], args[g.COLUMN_STEP] = strides
+    args[g.ROW_DILATION], args[g.COLUMN_DILATION] = dilation_rate
+    args[g.TOP] = _padding_before(inputs.shape[1], kh, strides[0], dilation_rate[0], same)
+    args[g.LEFT] = -_padding_before(inputs.shape[2], kw, strides[1], dilation_rate[1], same)
+    g.gather(args, grad_weights, grad_bias)

@@ -34,16 +34,15 @@ _PARALLEL_LAYERS = ("omp", "tbb")
 
 
 @cached_njit(parallel=True)
-def _run_parallel(kernel: int, args: int, tasks: int, grain: int, threads: int) -> None:
+def _run_parallel(
+    kernel: int, args: int, counter: int, tasks: int, grain: int, threads: int
+) -> None:
     # `threads` only bounds the number of iterations: prange itself asks how many threads may run.
-    counter = np.zeros(1, np.int64)
-    place = address_of(counter)
     for _ in prange(threads):
-        begin = fetch_add(place, grain)
+        begin = fetch_add(counter, grain)
         while begin < tasks:
             call_kernel(kernel, args, begin, min(begin + grain, tasks))
-            begin = fetch_add(place, grain)
-    counter[0] = 0  # keeps the array alive until here
+            begin = fetch_add(counter, grain)
 
 
 def _start_threads() -> str:
@@ -56,23 +55,23 @@ def _start_threads() -> str:
 
 @kernel_family(1)
 def _DRIVER(_: int) -> Any:
-    """``driver(block, grain, _)`` with block = kernel, its args, number of tasks."""
+    """``driver(block, grain, _)``; block = next task (counted up), kernel, its args, tasks."""
     layer = _start_threads()
     most = numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]
     if layer in _PARALLEL_LAYERS:
 
         @cached_cfunc(KERNEL_SIGNATURE)
         def driver(block: Any, grain: int, _: int) -> None:
-            values = carray(block, 3)
-            threads = min(most, (values[2] + grain - 1) // grain)
-            _run_parallel(values[0], values[1], values[2], grain, threads)
+            values = carray(block, 4)
+            threads = min(most, (values[3] + grain - 1) // grain)
+            _run_parallel(values[1], values[2], address_of(values), values[3], grain, threads)
 
         return driver
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def serial_driver(block: Any, _grain: int, _: int) -> None:
-        values = carray(block, 3)
-        call_kernel(values[0], values[1], 0, values[2])
+        values = carray(block, 4)
+        call_kernel(values[1], values[2], 0, values[3])
 
     return serial_driver
 
@@ -87,10 +86,10 @@ def run_kernel(slot: int, args: Any, tasks: int, grain: int) -> None:
     if tasks <= grain:
         call_kernel(kernel, address_of(args), 0, tasks)
         return
-    block = np.empty(3, np.int64)
-    block[0] = kernel
-    block[1] = address_of(args)
-    block[2] = tasks
+    block = np.zeros(4, np.int64)
+    block[1] = kernel
+    block[2] = address_of(args)
+    block[3] = tasks
     call_kernel(kernel_address(_DRIVER), address_of(block), grain, 0)
     block[0] = args[0]  # keeps both blocks alive until here
 

@@ -1,0 +1,220 @@
+"""The gather: sums[m, f] = sum over pixels of source[position(pixel) + m] * grad_outputs[pixel, f].
+
+This is the gradient of the weights. The same register tile as in ``sweep.py``, turned: taps are the
+positions, pixels are what is summed over. Pixels of the source are kept whole (column, channel),
+so that the taps of a row of the window and their channels are neighbours: m counts (column tap,
+channel) where the columns are not dilated. With few channels the rows of the window are folded in
+as well (``fold``): each pixel then holds the channels of all its KH rows.
+
+The images are cut into a fixed number of parts, each summed by one task in a fixed order, and the
+parts are added in order: the result does not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import carray
+
+from cnnforge_kernels.cpu.compiled import (
+    KERNEL_SIGNATURE,
+    address_of,
+    cached_cfunc,
+    cached_njit,
+    kernel_family,
+)
+from cnnforge_kernels.cpu.parallel import run_kernel
+from cnnforge_kernels.cpu.planes import fill_pixels
+from cnnforge_kernels.cpu.simd import store_float, tile_accumulate, tile_load, tile_store
+from cnnforge_kernels.cpu.tiles import TILES, choose_tile, tile_number, tile_of_number
+
+# Fields of the argument block. Addresses in bytes, all else counts.
+SOURCE, GRADIENT, MASK, SUMS = range(4)
+IMAGES, HEIGHT, WIDTH, CHANNELS, ROWS, COLUMNS, FILTERS = range(4, 11)
+GROUPS, GROUP_CHANNELS, GROUP_FILTERS = range(11, 14)
+TAP_ROWS, TAP_COLUMNS, ROW_STEP, COLUMN_STEP, ROW_DILATION, COLUMN_DILATION = range(14, 20)
+TOP, LEFT, FOLD, MERGED, BLOCK_ROWS, BLOCKS, PARTS, PART_FLOATS, BIAS = range(20, 29)
+FIELDS = 29
+
+_SCRATCH_BYTES = 40 * 1024
+_PARTS = 8
+
+
+@kernel_family(TILES)
+def _GATHER(number: int) -> Any:
+    T, G, L = tile_of_number(number)
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _gather_kernel(args: Any, begin: int, end: int) -> None:
+        a = carray(args, FIELDS)
+        fold, channels, filters = a[FOLD], a[GROUP_CHANNELS], a[GROUP_FILTERS]
+        pixel = fold * channels
+        width = (a[COLUMNS] - 1) * a[COLUMN_STEP] + (a[TAP_COLUMNS] - 1) * a[COLUMN_DILATION] + 1
+        line = width * pixel
+        lines = a[BLOCK_ROWS]
+        row_step = 1
+        if fold == 1:
+            row_step = a[ROW_STEP]
+            lines = (lines - 1) * row_step + (a[TAP_ROWS] - 1) * a[ROW_DILATION] + 1
+        source = np.empty(lines * line + T, np.float32)
+        source_at = address_of(source)
+        blocks = (filters + G * L - 1) // (G * L)
+        pixels = a[BLOCK_ROWS] * a[COLUMNS]
+        gradient = np.zeros(blocks * pixels * G * L, np.float32)
+        gradient_at = address_of(gradient)
+        offsets = np.empty(pixels, np.int64)
+        for row in range(a[BLOCK_ROWS]):
+            for column in range(a[COLUMNS]):
+                place = row * row_step * line + column * a[COLUMN_STEP] * pixel
+                offsets[row * a[COLUMNS] + column] = 4 * place
+        offsets_at = address_of(offsets)
+        # The gradient of the bias is the same sum with a source of ones.
+        zeros = np.zeros(pixels, np.int64)
+        zeros_at = address_of(zeros)
+        one = np.ones(1, np.float32)
+        one_at = address_of(one)
+        outer_rows = a[TAP_ROWS] // fold
+        outer_columns = a[TAP_COLUMNS] // a[MERGED]
+        taps = a[MERGED] * pixel
+        chunks = (taps + T - 1) // T
+        units = a[IMAGES] * a[BLOCKS]
+        first_column = max(0, a[LEFT])
+        for task in range(begin, end):
+            group = task % a[GROUPS]
+            part = task // a[GROUPS]
+            sums = a[SUMS] + 4 * task * a[PART_FLOATS]
+            for index in range(a[PART_FLOATS]):
+                store_float(sums + 4 * index, np.float32(0))
+            bias_at = sums + 4 * a[BIAS]
+            for unit in range(part * units // a[PARTS], (part + 1) * units // a[PARTS]):
+                image = unit // a[BLOCKS]
+                row0 = (unit % a[BLOCKS]) * a[BLOCK_ROWS]
+                row1 = min(row0 + a[BLOCK_ROWS], a[ROWS])
+                source[:] = np.float32(0)
+                start = a[SOURCE] + 4 * (image * a[HEIGHT] * a[WIDTH] * a[CHANNELS])
+                start += 4 * group * channels
+                held = row1 - row0
+                if fold == 1:
+                    held = (held - 1) * row_step + (a[TAP_ROWS] - 1) * a[ROW_DILATION] + 1
+                last_column = min(a[WIDTH], a[LEFT] + width)
+                for h in range(held):
+                    for i in range(fold):
+                        row = row0 * a[ROW_STEP] - a[TOP] + h
+                        if fold > 1:
+                            row = (row0 + h) * a[ROW_STEP] - a[TOP] + i * a[ROW_DILATION]
+                        if 0 <= row < a[HEIGHT] and first_column < last_column:
+                            fill_pixels(
+                                source_at
+                                + 4 * (h * line + (first_column - a[LEFT]) * pixel + i * channels),
+                                4 * pixel,
+                                start + 4 * (row * a[WIDTH] + first_column) * a[CHANNELS],
+                                0,
+                                4 * a[CHANNELS],
+                                last_column - first_column,
+                                channels,
+                            )
+                count = (row1 - row0) * a[COLUMNS]
+                here = (image * a[ROWS] + row0) * a[COLUMNS] * a[FILTERS] + group * filters
+                for block in range(blocks):
+                    fill_pixels(
+                        gradient_at + 4 * block * pixels * G * L,
+                        4 * G * L,
+                        a[GRADIENT] + 4 * (here + block * G * L),
+                        a[MASK] + 4 * (here + block * G * L) if a[MASK] != 0 else 0,
+                        4 * a[FILTERS],
+                        count,
+                        min(G * L, filters - block * G * L),
+                    )
+                for block in range(blocks):
+                    factor = gradient_at + 4 * block * pixels * G * L
+                    tally = tile_load(bias_at + 4 * block * G * L, 1, G, L)
+                    tally = tile_accumulate(tally, one_at, zeros_at, factor, count, 1, G, L)
+                    tile_store(tally, bias_at + 4 * block * G * L, 0, G * L, 1, G)
+                    target = sums + 4 * block * outer_rows * outer_columns * chunks * T * G * L
+                    for i in range(outer_rows):
+                        for j in range(outer_columns):
+                            place = i * a[ROW_DILATION] * line + j * a[COLUMN_DILATION] * pixel
+                            for chunk in range(chunks):
+                                tile = tile_load(target, T, G, L)
+                                tile = tile_accumulate(
+                                    tile,
+                                    source_at + 4 * (place + chunk * T),
+                                    offsets_at,
+                                    factor,
+                                    count,
+                                    T,
+                                    G,
+                                    L,
+                                )
+                                tile_store(tile, target, 4 * G * L, G * L, T, G)
+                                target += 4 * T * G * L
+        source[:0] = np.float32(0)  # keeps the scratch alive until here
+        gradient[:0] = np.float32(0)
+        offsets[:0] = 0
+        zeros[:0] = 0
+        one[:0] = np.float32(0)
+
+    return _gather_kernel
+
+
+@cached_njit()
+def gather(args: Any, grad_weights: Any, grad_bias: Any) -> None:
+    """Fill in what follows from the shapes, run, and add the parts.
+
+    Args:
+        args: int64 block; every field is set up to TOP and LEFT, but SUMS.
+        grad_weights: (KH, KW, C / groups, F) float32, written.
+        grad_bias: (F,) float32, written; or empty.
+    """
+    kh, kw, channels, filters = grad_weights.shape
+    groups = args[GROUPS]
+    per_group = filters // groups
+    # Folding copies every row KH times: worth it only where a row of taps fills no register tile.
+    fold = kh if kw * channels < 16 and kh * kw * channels > 1 else 1
+    merged = kw if args[COLUMN_DILATION] == 1 else 1
+    taps = merged * fold * channels
+    tile, vectors, lanes = choose_tile(taps, per_group)
+    width = vectors * lanes
+    blocks = (per_group + width - 1) // width
+    padded = (taps + tile - 1) // tile * tile
+    outer_rows, outer_columns = kh // fold, kw // merged
+    weight_floats = blocks * outer_rows * outer_columns * padded * width
+    args[FOLD], args[MERGED] = fold, merged
+    args[GROUP_CHANNELS], args[GROUP_FILTERS] = channels, per_group
+    args[BIAS] = weight_floats
+    args[PART_FLOATS] = weight_floats + blocks * width
+    row_floats = args[COLUMNS] * (args[COLUMN_STEP] * fold * channels + blocks * width)
+    fitting = max(1, _SCRATCH_BYTES // (4 * row_floats))
+    row_parts = (args[ROWS] + fitting - 1) // fitting
+    args[BLOCK_ROWS] = (args[ROWS] + row_parts - 1) // row_parts
+    args[BLOCKS] = (args[ROWS] + args[BLOCK_ROWS] - 1) // args[BLOCK_ROWS]
+    parts = min(args[IMAGES] * args[BLOCKS], _PARTS)
+    args[PARTS] = parts
+    sums = np.empty((parts, groups, args[PART_FLOATS]), np.float32)
+    args[SUMS] = address_of(sums)
+    work = args[IMAGES] * args[ROWS] * args[COLUMNS] * padded * outer_rows * outer_columns
+    grain = max(1, 640_000 * parts // max(work * blocks * width, 1))
+    run_kernel(_GATHER + tile_number(tile, vectors, lanes), args, parts * groups, grain)
+    for part in range(1, parts):
+        for group in range(groups):
+            total, more = sums[0, group], sums[part, group]
+            for index in range(total.size):
+                total[index] += more[index]
+    for group in range(groups):
+        total = sums[0, group]
+        for f in range(per_group):
+            block, lane = f // width, f % width
+            for i in range(kh):
+                for j in range(kw):
+                    outer = 0 if fold > 1 else i
+                    outer = outer * outer_columns + (0 if merged > 1 else j)
+                    place = (block * outer_rows * outer_columns + outer) * padded
+                    place += (j if merged > 1 else 0) * fold * channels
+                    place += (i if fold > 1 else 0) * channels
+                    for c in range(channels):
+                        grad_weights[i, j, c, group * per_group + f] = total[
+                            (place + c) * width + lane
+                        ]
+            if grad_bias.size > 0:
+                grad_bias[group * per_group + f] = total[weight_floats + f]
