@@ -243,7 +243,7 @@ def _reason(path: str | os.PathLike[str], error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         with Path(path).open("rb") as file:
             start = file.read(12)
-        return f"not an image; the file begins with {start!r}" if start else "empty file"
+        return f"not an image that can be read; it begins with {start!r}" if start else "empty file"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"too large: {error}"
     if isinstance(error, _UnsupportedPixels):

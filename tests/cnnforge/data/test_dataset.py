@@ -1,0 +1,123 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cnnforge.data import ArraySamples, DataOptions, Dataset, fingerprint
+from cnnforge.data.digests import Split, duplicates_note
+from cnnforge.errors import UsageError
+
+
+def samples(labels=(0, 1, 0), shape=(2, 3, 1)):
+    count = len(labels)
+    images = np.arange(count * np.prod(shape), dtype=np.uint8).reshape(count, *shape)
+    return ArraySamples(images, np.array(labels), [f"sample {n}" for n in range(count)])
+
+
+def test_array_samples_return_copies_in_the_asked_order():
+    held = samples()
+    batch = held.fetch(np.array([2, 0, 2]))
+    assert batch.shape == (3, 2, 3, 1)
+    assert batch.dtype == np.uint8
+    np.testing.assert_array_equal(batch, held.images[[2, 0, 2]])
+    batch[:] = 255
+    assert held.images.max() < 255
+    assert held.labels.dtype == np.int32
+    assert len(held) == 3
+    with pytest.raises(IndexError):
+        held.fetch(np.array([3]))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((2, 4, 4), np.uint8), "expected uint8 of shape"),
+        (np.zeros((2, 4, 4, 1), np.float32), "images are float32"),
+        (np.zeros((2, 4, 4, 2), np.uint8), "expected uint8 of shape"),
+        (np.zeros((3, 4, 4, 1), np.uint8), "3 images, 2 labels and 2 names"),
+    ],
+)
+def test_array_samples_refuse_other_arrays(images, message):
+    with pytest.raises(ValueError, match=message):
+        ArraySamples(images, np.array([0, 1]), ["a", "b"])
+
+
+def test_a_dataset_knows_its_image_shape():
+    dataset = Dataset("x", ("a", "b"), samples(), samples(), "")
+    assert dataset.image_shape == (2, 3, 1)
+    assert dataset.skipped == dataset.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "message"),
+    [
+        (("a",), (0, 0), "at least two different"),
+        (("a", "a"), (0, 1), "at least two different"),
+        (("a", "b"), (0, 2), r"labels 0\.\.2: expected 0\.\.1"),
+        (("a", "b"), (-1, 0), r"labels -1\.\.0: expected 0\.\.1"),
+        (("a", "b"), (), "0 samples"),
+    ],
+)
+def test_a_dataset_refuses_labels_that_are_no_classes(classes, labels, message):
+    with pytest.raises(ValueError, match=message):
+        Dataset("x", classes, samples(), samples(labels), "")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"image_size": (0, 3)},
+        {"image_size": (3,)},
+        {"image_size": (2.5, 3)},
+        {"color": "blue"},
+        {"validation_fraction": 0.0},
+        {"validation_fraction": 1.0},
+        {"validation_fraction": float("nan")},
+        {"seed": -1},
+    ],
+)
+def test_options_outside_of_their_range_are_the_users_mistake(options):
+    with pytest.raises(UsageError):
+        DataOptions(**options)
+
+
+def split(labels, names, digests):
+    return Split(np.array(labels, np.int32), names, digests)
+
+
+def test_a_fingerprint_changes_with_everything_it_is_made_from():
+    one, two = b"1" * 32, b"2" * 32
+    base = [("a", "b"), (2, 2, 1), split([0], ["x"], [one]), split([1], ["y"], [two])]
+    variants = [
+        base,
+        [("a", "c"), *base[1:]],
+        [("ab", ""), *base[1:]],
+        [base[0], (2, 2, 3), *base[2:]],
+        [*base[:2], split([1], ["x"], [one]), base[3]],
+        [*base[:2], split([0], ["z"], [one]), base[3]],
+        [*base[:2], split([0], ["x"], [two]), base[3]],
+        [*base[:2], base[3], base[2]],
+        [*base[:2], split([0, 1], ["x", "y"], [one, two]), split([], [], [])],
+    ]
+    assert len({fingerprint(*variant) for variant in variants}) == len(variants)
+    assert fingerprint(*base) == fingerprint(*base)
+
+
+def test_a_fingerprint_takes_names_that_are_not_text():
+    assert len(fingerprint(("\udcff", "b"), (1, 1, 1), split([], [], []), split([], [], []))) == 64
+
+
+def test_copies_in_both_splits_are_counted():
+    assert duplicates_note([b"a", b"b"], [b"c"]) == ()
+    assert duplicates_note([b"a", b"b"], [b"b", b"c"])[0].startswith("1 of 2 validation image is")
+    assert duplicates_note([b"a", b"b"], [b"b", b"b"])[0].startswith("2 of 2 validation images are")
+
+
+def test_the_data_package_imports_no_framework():
+    code = (
+        "import sys, cnnforge.data; "
+        "print(sorted({'keras', 'tensorflow', 'matplotlib', 'numba'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+
+from cnnforge.data import ArraySamples, DataOptions, Dataset
+from cnnforge.data.references import open_dataset, parse
+from cnnforge.errors import AmbiguousNameError, DataError, UnknownNameError, UsageError
+from cnnforge.plugin import DatasetSpec
+from cnnforge.registry import Registry
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "cats").mkdir()
+    (tmp_path / "digits.csv").touch()
+    (tmp_path / "LOUD.CSV").touch()
+    (tmp_path / "notes.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("mnist5k", ("mnist5k", None)),
+        ("acme/mnist5k", ("acme/mnist5k", None)),
+        ("images:photos", ("images", "photos")),
+        ("images:not/there", ("images", "not/there")),
+        ("acme-x/images:a:b", ("acme-x/images", "a:b")),
+        ("csv:notes.txt", ("csv", "notes.txt")),
+        ("photos", ("images", "photos")),
+        ("./photos", ("images", "photos")),
+        ("data/cats", ("images", "data/cats")),
+        ("digits.csv", ("csv", "digits.csv")),
+        ("LOUD.CSV", ("csv", "LOUD.CSV")),
+        ("unheard_of", ("unheard_of", None)),
+    ],
+)
+def test_parse(here, reference, expected):
+    assert parse(reference, known=("mnist5k", "acme/mnist5k")) == expected
+
+
+def test_a_home_folder_is_expanded(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here))
+    assert parse("~/photos") == ("images", str(here / "photos"))
+
+
+def test_a_known_name_wins_over_a_folder_of_the_same_name(here):
+    assert parse("photos", known=("photos",)) == ("photos", None)
+    assert parse("./photos", known=("photos",)) == ("images", "photos")
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("", "give a folder of images"),
+        ("  ", "give a folder of images"),
+        ("images:", "nothing stands after the colon"),
+        ("missing.csv", "there is no folder or file missing.csv"),
+        ("missing/folder", "there is no folder or file missing/folder"),
+        ("./missing", "there is no folder or file missing"),
+        ("notes.txt", "is a file but does not end in .csv"),
+        ("C:\\photos", "there is no folder or file"),
+    ],
+)
+def test_parse_says_what_is_wrong(here, reference, message):
+    with pytest.raises(UsageError, match=message.replace(".", r"\.")) as raised:
+        parse(reference)
+    assert "\n" not in str(raised.value)
+
+
+def returns_a_dataset(argument, options):
+    samples = ArraySamples(np.zeros((2, 1, 1, 1), np.uint8), np.array([0, 1]), ["x", "y"])
+    return Dataset(f"{argument} {options.seed}", ("a", "b"), samples, samples, "")
+
+
+def returns_nothing(argument, options):
+    return None
+
+
+@pytest.fixture
+def datasets(monkeypatch):
+    module = type("module", (), {})()
+    module.good, module.bad = returns_a_dataset, returns_nothing
+    monkeypatch.setitem(__import__("sys").modules, "reference_targets", module)
+    registry = Registry(DatasetSpec)
+    good = {"target": "reference_targets:good", "summary": "x"}
+    registry.add("one", [DatasetSpec(name="photos", **good), DatasetSpec(name="twice", **good)])
+    bad = DatasetSpec(name="bad", target="reference_targets:bad", summary="x")
+    registry.add("two", [bad, DatasetSpec(name="twice", **good)])
+    return registry
+
+
+def test_open_dataset_hands_over_argument_and_options(here, datasets):
+    assert open_dataset("photos:x/y", datasets, DataOptions(seed=7)).name == "x/y 7"
+    assert open_dataset("one/photos", datasets).name == "None 0"
+
+
+def test_open_dataset_refuses_what_is_not_a_dataset(datasets):
+    with pytest.raises(DataError, match=r"'two/bad' returned a NoneType"):
+        open_dataset("bad", datasets)
+
+
+def test_open_dataset_says_that_a_name_is_unknown_or_ambiguous(here, datasets):
+    with pytest.raises(UnknownNameError, match=r"did you mean.*nor is there a folder or file"):
+        open_dataset("photo", datasets)
+    with pytest.raises(UnknownNameError, match="did you mean 'photos'") as raised:
+        open_dataset("photo:x", datasets)
+    assert "folder" not in str(raised.value)
+    with pytest.raises(AmbiguousNameError, match="one/twice or two/twice"):
+        open_dataset("twice", datasets)
