@@ -1,0 +1,43 @@
+"""Numba functions over arrays as differentiable ops of the active Keras backend."""
+
+from __future__ import annotations
+
+import os
+
+# Idle OpenMP threads spin by default, and on a busy machine they take the cores from TensorFlow's
+# own threads. It counts only if it is set before the OpenMP library is loaded, which Numba does
+# when it launches its threads.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+from cnnforge.ops import _routes
+from cnnforge.ops.array_op import ArrayOp as ArrayOp
+from cnnforge.ops.array_op import registered_ops
+
+
+def register() -> None:
+    """Make all ops defined so far known to the framework.
+
+    An op registers itself when it is first used. Only a graph that is loaded from disk (a
+    TensorFlow SavedModel) needs its ops before that: import the modules that define them, then
+    call this. It may be called again after further imports.
+
+    Raises:
+        cnnforge.errors.UsageError: There is no route to the active Keras backend.
+        ValueError: An op was defined anew with other inputs, outputs or attributes than it was
+            registered with.
+    """
+    route_ = _routes.active()
+    for op in registered_ops():
+        route_.register(op)
+
+
+def route() -> str:
+    """How ops reach the active Keras backend, and why that way.
+
+    Returns:
+        One line, for instance `"tensorflow: C API (its self-test passed)"`.
+
+    Raises:
+        cnnforge.errors.UsageError: There is no route to the active Keras backend.
+    """
+    return _routes.active().describe()

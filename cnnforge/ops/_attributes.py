@@ -1,0 +1,159 @@
+"""Attributes of an op: the numbers that are not tensors, and their place in a block of words."""
+
+from __future__ import annotations
+
+import operator
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numba import types
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One attribute.
+
+    Attributes:
+        name: The keyword and the parameter.
+        default: Its value where the caller gives none: an int, a float, a bool or a tuple of
+            ints. It fixes the type of the attribute, and the length of a tuple.
+    """
+
+    name: str
+    default: int | float | bool | tuple[int, ...]
+
+    @classmethod
+    def declare(cls, op: str, name: str, default: Any) -> Attribute:
+        """Check a name and a default.
+
+        Raises:
+            ValueError: The name or the default is none.
+        """
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            raise ValueError(f"{op}: attribute {name!r}: expected a lower_snake_case name")
+        plain = isinstance(default, (int, float)) or (
+            isinstance(default, tuple)
+            and all(isinstance(item, int) and not isinstance(item, bool) for item in default)
+        )
+        if not plain:
+            raise ValueError(
+                f"{op}: attribute {name!r} has the default {default!r}, expected an int, a float, "
+                "a bool or a tuple of ints"
+            )
+        return cls(name, default)
+
+    @property
+    def type(self) -> types.Type:
+        """The Numba type of the parameter."""
+        if isinstance(self.default, bool):
+            return types.boolean
+        if isinstance(self.default, int):
+            return types.int64
+        if isinstance(self.default, float):
+            return types.float64
+        return types.UniTuple(types.int64, len(self.default))
+
+    @property
+    def words(self) -> int:
+        """How many words of a block it takes."""
+        return len(self.default) if isinstance(self.default, tuple) else 1
+
+    def check(self, op: str, value: Any) -> Any:
+        """Turn a caller's value into plain Python.
+
+        Raises:
+            TypeError: It has another type than the default.
+            ValueError: A tuple of another length.
+        """
+        default = self.default
+        try:
+            if isinstance(default, bool):
+                if operator.index(value) in (0, 1):
+                    return bool(value)
+            elif isinstance(default, int):
+                if not isinstance(value, bool):
+                    return operator.index(value)
+            elif isinstance(default, float):
+                return float(value)
+            elif not isinstance(value, (str, bytes)):
+                items = tuple(operator.index(item) for item in value)
+                if len(items) != len(default):
+                    raise ValueError(
+                        f"{op}: attribute {self.name!r} is {value!r}, expected {len(default)} "
+                        f"integers as in {default!r}"
+                    )
+                return items
+        except TypeError:
+            pass
+        kind = "tuple of ints" if isinstance(default, tuple) else type(default).__name__
+        raise TypeError(
+            f"{op}: attribute {self.name!r} is {value!r} ({type(value).__name__}), expected a "
+            f"{kind} as in {default!r}"
+        )
+
+    def encode(self, value: Any) -> list[int]:
+        """The words of a checked value."""
+        if isinstance(self.default, tuple):
+            return list(value)
+        if isinstance(self.default, float):
+            return list(struct.unpack("q", struct.pack("d", value)))
+        return [int(value)]
+
+    def decode(self, words: Sequence[int]) -> Any:
+        """The value of some words."""
+        if isinstance(self.default, tuple):
+            return tuple(words)
+        if isinstance(self.default, float):
+            return struct.unpack("d", struct.pack("q", words[0]))[0]
+        return type(self.default)(words[0])
+
+
+def check_attributes(
+    op: str, attributes: Sequence[Attribute], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Complete a caller's keyword arguments with the defaults.
+
+    Raises:
+        TypeError: An attribute that does not exist, or a value of another type.
+        ValueError: A tuple of another length.
+    """
+    names = [attribute.name for attribute in attributes]
+    for name in given:
+        if name not in names:
+            raise TypeError(
+                f"{op} has no attribute {name!r}; "
+                + (f"there are {', '.join(names)}" if names else "it has none")
+            )
+    return {
+        attribute.name: attribute.check(op, given[attribute.name])
+        if attribute.name in given
+        else attribute.default
+        for attribute in attributes
+    }
+
+
+def encode_attributes(attributes: Sequence[Attribute], values: Mapping[str, Any]) -> list[int]:
+    """All attributes as words, in the order of their declaration."""
+    return [word for item in attributes for word in item.encode(values[item.name])]
+
+
+def decode_attributes(attributes: Sequence[Attribute], words: Sequence[int]) -> dict[str, Any]:
+    """The values of the words that `encode_attributes` made.
+
+    Raises:
+        ValueError: Another number of words.
+    """
+    if len(words) != sum(item.words for item in attributes):
+        raise ValueError(
+            f"the attributes take {len(words)} words, expected "
+            f"{sum(item.words for item in attributes)}: the graph was saved with another version "
+            "of this op"
+        )
+    values, position = {}, 0
+    for item in attributes:
+        values[item.name] = item.decode(words[position : position + item.words])
+        position += item.words
+    return values

@@ -1,0 +1,74 @@
+"""Whether the C API route works with the TensorFlow at hand: tried once, before its first use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import numpy as np
+import tensorflow as tf
+
+from cnnforge.ops.array_op import ArrayOp
+
+
+@numba.njit(cache=True)
+def _affine(inputs, factor, offset, outputs):  # type: ignore[no-untyped-def]
+    for index in range(inputs.size):
+        outputs[index] = factor[0] * inputs[index] + np.float32(offset)
+
+
+@numba.njit(cache=True)
+def _affine_backward(inputs, factor, grad_outputs, grad_inputs, grad_factor):  # type: ignore[no-untyped-def]
+    grad_factor[0] = 0
+    for index in range(inputs.size):
+        grad_inputs[index] = factor[0] * grad_outputs[index]
+        grad_factor[0] += inputs[index] * grad_outputs[index]
+
+
+def _affine_shape(inputs, factor):  # type: ignore[no-untyped-def]
+    return inputs
+
+
+def run(call: Callable[..., Sequence[Any]]) -> None:
+    """Run an op with a gradient eagerly and in a graph.
+
+    Args:
+        call: `call(op, tensors, values)` of the route.
+
+    Raises:
+        RuntimeError: A result is wrong.
+        Exception: Whatever TensorFlow, the C API or Numba raises.
+    """
+    op = ArrayOp(
+        "cnnforge_self_test",
+        forward=_affine,
+        backward=_affine_backward,
+        inputs={"inputs": 1, "factor": 1},
+        outputs={"outputs": 1},
+        output_shapes=_affine_shape,
+        attributes={"offset": 1.5},
+    )
+
+    def compute(inputs: Any, factor: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch([inputs, factor])
+            (outputs,) = call(op, (inputs, factor), {"offset": 0.25})
+        return outputs, *tape.gradient(outputs, [inputs, factor])
+
+    def check() -> None:
+        if not tf.executing_eagerly():
+            return
+        with tf.device("CPU:0"):
+            inputs, factor = tf.constant([1.0, 2.0, 3.0]), tf.constant([2.0])
+            for route in (compute, tf.function(compute, autograph=False)):
+                results = [result.numpy().tolist() for result in route(inputs, factor)]
+                if results != [[2.25, 4.25, 6.25], [2.0, 2.0, 2.0], [6.0]]:
+                    raise RuntimeError(f"the self-test of TensorFlow's C API gave {results}")
+
+    # The first use is often inside of a graph that is being built, under a tape and a strategy:
+    # a thread of its own knows none of these. (`tf.init_scope` leaves the graph, but it also
+    # keeps every tape from recording.)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(check).result()

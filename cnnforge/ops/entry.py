@@ -1,0 +1,305 @@
+"""From a Numba function and argument types to a machine-code function over a block of integers.
+
+The result has the C signature `int32 entry(int64 *block)`, whatever the author's function takes:
+array structures, numbers and tuples are built from `block` in a few instructions and handed to
+the native code that Numba has compiled (or loaded from its disk cache). Only this glue is made in
+every process: it goes straight to LLVM, with none of Numba's passes over Python source.
+
+An array occupies 1 + rank words of the block: the address of its first element and its
+dimensions. An integer or boolean occupies one word, a float one word with the bits of a double, a
+tuple of n integers n words.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.dispatcher import Dispatcher
+from numba.core.errors import NumbaError
+from numba.np import arrayobj
+
+_INT32 = ir.IntType(32)
+_WORD = ir.IntType(64)
+_POINTER = ir.IntType(8).as_pointer()
+
+_numbers = itertools.count()
+# Numba's engine owns the machine code of a library for as long as the library object lives, and
+# TensorFlow's kernels hold bare addresses: nothing here may ever be collected.
+_kept: list[Any] = []
+
+# Raised inside compiled code and not yet asked for, by thread. It is no `threading.local`: a
+# TensorFlow thread loses its Python state, locals included, as soon as it lets go of the GIL.
+_raised: dict[int, BaseException] = {}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of the author's function and where the block holds it.
+
+    Attributes:
+        type: A C-contiguous `types.Array`, `int64`, `float64`, `boolean` or a `UniTuple` of
+            `int64`.
+        offset: The first of its words.
+    """
+
+    type: types.Type
+    offset: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """A tuple of integers that the author's function returns, and where the block takes it.
+
+    Attributes:
+        length: The number of integers.
+        offset: The first of its words.
+    """
+
+    length: int
+    offset: int
+
+
+class Entry:
+    """A compiled entry.
+
+    Attributes:
+        address: The address of `int32 entry(int64 *block)`. It may be called from any thread and
+            needs no GIL. It returns 0, or another number when the author's function raised.
+    """
+
+    def __init__(self, address: int) -> None:
+        """Wrap an address; `make_entry` makes them."""
+        self.address = address
+        self._call = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(address)
+
+    def __call__(self, block: int) -> None:
+        """Run the function on the block at address `block`, with the GIL released.
+
+        Raises:
+            Exception: Whatever the author's function raised.
+        """
+        if self._call(block):
+            raise take_exception() or RuntimeError("compiled code failed without an exception")
+
+
+def take_exception() -> BaseException | None:
+    """Take the exception that the last failing entry raised on the calling thread."""
+    return _raised.pop(threading.get_ident(), None)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+def _keep_exception(address: int | None) -> None:
+    if address is not None:
+        _raised[threading.get_ident()] = ctypes.cast(address, ctypes.py_object).value
+
+
+_KEEP_EXCEPTION = ctypes.cast(_keep_exception, ctypes.c_void_p).value
+
+
+def compile_function(function: Dispatcher, arguments: Sequence[types.Type], label: str) -> Any:
+    """Compile the author's function for exactly these types, or load it from Numba's cache.
+
+    Args:
+        function: What `numba.njit` returned.
+        arguments: The type of each parameter.
+        label: How error messages name the function.
+
+    Returns:
+        Numba's `CompileResult`.
+
+    Raises:
+        ValueError: Numba cannot compile the function for these types.
+    """
+    signature = tuple(arguments)
+    try:
+        function.compile(signature)
+        return function.overloads[signature]
+    except (NumbaError, KeyError) as error:
+        expected = ", ".join(
+            f"{name}: {type_}"
+            for name, type_ in zip(function.py_func.__code__.co_varnames, signature, strict=False)
+        )
+        raise ValueError(f"{label} does not compile for ({expected}): {error}") from error
+
+
+@global_compiler_lock
+def make_entry(
+    function: Dispatcher,
+    arguments: Sequence[Argument],
+    label: str,
+    results: Sequence[Result] = (),
+) -> Entry:
+    """Make the entry of an author's function.
+
+    Args:
+        function: What `numba.njit` returned.
+        arguments: One per parameter, in the order of the parameters.
+        label: How error messages name the function.
+        results: What the function returns: nothing; a tuple of integers where there is one
+            result; a tuple of such tuples where there are several.
+
+    Returns:
+        The entry. It lives as long as the process.
+
+    Raises:
+        ValueError: The function does not compile for these types, or returns something else.
+    """
+    compiled = compile_function(function, [argument.type for argument in arguments], label)
+    return_type = compiled.signature.return_type
+    _check_return_type(return_type, results, label)
+    context = function.targetctx
+    name = f"cnnforge_entry_{next(_numbers)}"
+    library = context.codegen().create_library(name)
+    module = library.create_ir_module(name)
+    entry = ir.Function(module, ir.FunctionType(_INT32, [_WORD.as_pointer()]), name)
+    builder = ir.IRBuilder(entry.append_basic_block("entry"))
+    values = [_load(context, builder, entry.args[0], argument) for argument in arguments]
+    status, value = context.call_conv.call_function(
+        builder,
+        context.declare_function(module, compiled.fndesc),
+        return_type,
+        [argument.type for argument in arguments],
+        values,
+    )
+    with builder.if_then(status.is_error, likely=False):
+        _emit_keep_exception(context, builder, module, status)
+        builder.ret(ir.Constant(_INT32, 1))
+    for index, result in enumerate(results):
+        shape = value if len(results) == 1 else builder.extract_value(value, index)
+        shape_type = return_type if len(results) == 1 else return_type[index]
+        for axis in range(result.length):
+            number = builder.extract_value(shape, axis)
+            number = context.cast(builder, number, shape_type[axis], types.int64)
+            builder.store(number, _word(builder, entry.args[0], result.offset + axis))
+    builder.ret(ir.Constant(_INT32, 0))
+    # The author's code is referred to by its symbol, which Numba's engine resolves across
+    # libraries; linking it in would optimise and compile all of it a second time.
+    if not compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name):
+        library.add_linking_library(compiled.library)
+    library.add_ir_module(module)
+    library.finalize()
+    made = Entry(library.get_pointer_to_function(name))
+    _kept.append((library, compiled, function, made))
+    return made
+
+
+def _check_return_type(return_type: types.Type, results: Sequence[Result], label: str) -> None:
+    if not results:
+        if return_type != types.none:
+            raise ValueError(
+                f"{label} returns a {return_type}, expected nothing: "
+                "a function of an op writes into the arrays that it is given"
+            )
+        return
+
+    def is_shape(type_: types.Type, length: int) -> bool:
+        return (
+            isinstance(type_, types.BaseTuple)
+            and len(type_) == length
+            and all(isinstance(item, types.Integer) for item in type_)
+        )
+
+    lengths = [result.length for result in results]
+    if len(results) == 1:
+        fits = is_shape(return_type, lengths[0])
+    else:
+        fits = (
+            isinstance(return_type, types.BaseTuple)
+            and len(return_type) == len(lengths)
+            and all(is_shape(item, n) for item, n in zip(return_type, lengths, strict=True))
+        )
+    if not fits:
+        expected = (
+            f"a tuple of {lengths[0]} integers"
+            if len(lengths) == 1
+            else f"a tuple of tuples of integers, of the lengths {tuple(lengths)}"
+        )
+        raise ValueError(f"{label} returns a {return_type}, expected {expected}")
+
+
+def _word(builder: ir.IRBuilder, block: ir.Value, index: int) -> ir.Value:
+    return builder.gep(block, [ir.Constant(_WORD, index)])
+
+
+def _load(context: Any, builder: ir.IRBuilder, block: ir.Value, argument: Argument) -> ir.Value:
+    """Build the value that Numba's calling convention expects for one argument."""
+
+    def word(index: int) -> ir.Value:
+        return builder.load(_word(builder, block, argument.offset + index))
+
+    type_ = argument.type
+    if isinstance(type_, types.Array):
+        return _array(context, builder, type_, word)
+    if isinstance(type_, types.UniTuple):
+        return context.make_tuple(builder, type_, [word(i) for i in range(len(type_))])
+    if type_ == types.float64:
+        return builder.bitcast(word(0), ir.DoubleType())
+    if type_ == types.boolean:
+        return builder.icmp_unsigned("!=", word(0), ir.Constant(_WORD, 0))
+    return word(0)
+
+
+def _array(
+    context: Any, builder: ir.IRBuilder, type_: types.Array, word: Callable[[int], ir.Value]
+) -> ir.Value:
+    array = context.make_array(type_)(context, builder)
+    data_type = context.get_data_type(type_.dtype)
+    itemsize = ir.Constant(_WORD, context.get_abi_sizeof(data_type))
+    shape = [word(1 + axis) for axis in range(type_.ndim)]
+    strides: list[ir.Value] = []
+    stride: ir.Value = itemsize
+    for dimension in reversed(shape):
+        strides.insert(0, stride)
+        stride = builder.mul(stride, dimension)
+    arrayobj.populate_array(
+        array,
+        data=builder.inttoptr(word(0), data_type.as_pointer()),
+        shape=shape,
+        strides=strides,
+        itemsize=itemsize,
+        meminfo=None,
+    )
+    return array._getvalue()
+
+
+def _emit_keep_exception(
+    context: Any, builder: ir.IRBuilder, module: ir.Module, status: Any
+) -> None:
+    """Turn Numba's error status into a Python exception and keep that; takes the GIL."""
+    python = context.get_python_api(builder)
+    lock = python.gil_ensure()
+    context.call_conv.raise_error(builder, python, status)
+    slots = [cgutils.alloca_once(builder, python.pyobj) for _ in range(3)]
+    python.err_fetch(*slots)
+    signature = ir.FunctionType(ir.VoidType(), [python.pyobjptr] * 3)
+    normalise = cgutils.get_or_insert_function(module, signature, "PyErr_NormalizeException")
+    builder.call(normalise, slots)
+    keep = builder.inttoptr(
+        ir.Constant(_WORD, _KEEP_EXCEPTION),
+        ir.FunctionType(ir.VoidType(), [_POINTER]).as_pointer(),
+    )
+    builder.call(keep, [builder.load(slots[1])])
+    for slot in slots:
+        python.decref(builder.load(slot))
+    python.gil_release(lock)
+
+
+def launch_threads() -> str:
+    """Start Numba's threads, which compiled code expects to run, and name their layer.
+
+    Returns:
+        `"omp"`, `"tbb"` or `"workqueue"`. The last one **aborts the process** when two threads
+        use it at once, so that ops must then take turns.
+    """
+    numba.get_num_threads()
+    return numba.threading_layer()
