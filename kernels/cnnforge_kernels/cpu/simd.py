@@ -292,3 +292,170 @@ def store_float(typingctx: Any, address: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.float32), codegen
+
+
+@intrinsic(prefer_literal=True)
+def vector_splat(typingctx: Any, value: Any, lanes: Any) -> Any:
+    """A vector whose every lane is ``value`` (a float32)."""
+    shape = _literal(lanes)
+    if shape is None:
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _splat(builder, args[0], ir.VectorType(_F32, shape[0]))
+
+    return Vector("f32", shape[0])(types.float32, lanes), codegen
+
+
+@intrinsic(prefer_literal=True)
+def index_splat(typingctx: Any, value: Any, lanes: Any) -> Any:
+    """An int32 vector whose every lane is ``value``."""
+    shape = _literal(lanes)
+    if shape is None:
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _splat(builder, builder.trunc(args[0], _I32), ir.VectorType(_I32, shape[0]))
+
+    return Vector("i32", shape[0])(types.int64, lanes), codegen
+
+
+@intrinsic(prefer_literal=True)
+def vector_load(typingctx: Any, address: Any, valid: Any, lanes: Any) -> Any:
+    """The float32 vector at ``address``; lanes from ``valid`` on are zero and not read."""
+    shape = _literal(lanes)
+    if shape is None:
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.VectorType(_F32, shape[0])
+        mask = _lane_mask(builder, args[1], shape[0])
+        return _masked_load(builder, _pointer(builder, args[0], kind), mask, _zero(kind))
+
+    return Vector("f32", shape[0])(types.int64, types.int64, lanes), codegen
+
+
+@intrinsic
+def vector_store(typingctx: Any, vector: Any, address: Any, valid: Any) -> Any:
+    """Store the first ``valid`` lanes of a float32 vector at ``address``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        mask = _lane_mask(builder, args[2], vector.lanes)
+        _masked_store(builder, args[0], _pointer(builder, args[1], args[0].type), mask)
+        return context.get_dummy_value()
+
+    return types.void(vector, types.int64, types.int64), codegen
+
+
+def _binary(name: str, emit: Any) -> Any:
+    def typing(typingctx: Any, left: Any, right: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return emit(builder, args[0], args[1])
+
+        return left(left, right), codegen
+
+    typing.__name__ = name
+    return intrinsic(typing)
+
+
+vector_add = _binary("vector_add", lambda builder, x, y: builder.fadd(x, y))
+vector_divide = _binary("vector_divide", lambda builder, x, y: builder.fdiv(x, y))
+
+
+@intrinsic
+def vector_maximum(
+    typingctx: Any, best: Any, winner: Any, candidate: Any, index: Any
+) -> Any:
+    """(best, winner) after ``candidate``, cell ``index`` of the window, was looked at.
+
+    A tie keeps the earlier cell. The first NaN wins and stays.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        best, winner, candidate, index = args
+        better = builder.fcmp_unordered(">", candidate, best)
+        better = builder.and_(better, builder.fcmp_ordered("ord", best, best))
+        cells = _splat(builder, builder.trunc(index, _I32), winner.type)
+        values = [
+            builder.select(better, candidate, best),
+            builder.select(better, cells, winner),
+        ]
+        return context.make_tuple(builder, signature.return_type, values)
+
+    pair = types.Tuple((best, winner))
+    return pair(best, winner, candidate, types.int64), codegen
+
+
+@intrinsic
+def vector_where_equal(typingctx: Any, winner: Any, index: Any, values: Any) -> Any:
+    """``values`` in the lanes whose ``winner`` is ``index``, zero in the others."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        cells = _splat(builder, builder.trunc(args[1], _I32), args[0].type)
+        chosen = builder.icmp_signed("==", args[0], cells)
+        return builder.select(chosen, args[2], _zero(args[2].type))
+
+    return values(winner, types.int64, values), codegen
+
+
+@intrinsic(prefer_literal=True)
+def index_store(
+    typingctx: Any, vector: Any, address: Any, valid: Any, width: Any
+) -> Any:
+    """Store the first ``valid`` lanes of an int32 vector as integers of ``width`` bytes (1, 4)."""
+    shape = _literal(width)
+    if shape is None or not isinstance(vector, Vector):
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        element = ir.IntType(8 * shape[0])
+        kind = ir.VectorType(element, vector.lanes)
+        value = args[0] if shape[0] == 4 else builder.trunc(args[0], kind)
+        whole = builder.icmp_signed(">=", args[2], ir.Constant(_I64, vector.lanes))
+        with builder.if_else(whole) as (then, otherwise):
+            with then:
+                builder.store(value, _pointer(builder, args[1], kind), align=1)
+            with otherwise:
+                for lane in range(vector.lanes):
+                    inside = builder.icmp_signed("<", ir.Constant(_I64, lane), args[2])
+                    with builder.if_then(inside):
+                        item = builder.extract_element(value, ir.Constant(_I32, lane))
+                        pointer = _pointer(builder, args[1], element, shape[0] * lane)
+                        builder.store(item, pointer, align=1)
+        return context.get_dummy_value()
+
+    return types.void(vector, types.int64, types.int64, width), codegen
+
+
+@intrinsic(prefer_literal=True)
+def index_load(typingctx: Any, address: Any, valid: Any, width: Any, lanes: Any) -> Any:
+    """The int32 vector of ``valid`` integers of ``width`` bytes at ``address``; others are -1."""
+    shape = _literal(width, lanes)
+    if shape is None:
+        return None
+    width_, lanes_ = shape
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        element = ir.IntType(8 * width_)
+        kind = ir.VectorType(element, lanes_)
+        wide = ir.VectorType(_I32, lanes_)
+        result = cgutils.alloca_once(builder, wide)
+        whole = builder.icmp_signed(">=", args[1], ir.Constant(_I64, lanes_))
+        with builder.if_else(whole) as (then, otherwise):
+            with then:
+                value = builder.load(_pointer(builder, args[0], kind), align=1)
+                builder.store(value if width_ == 4 else builder.zext(value, wide), result)
+            with otherwise:
+                builder.store(ir.Constant(wide, [-1] * lanes_), result)
+                for lane in range(lanes_):
+                    inside = builder.icmp_signed("<", ir.Constant(_I64, lane), args[1])
+                    with builder.if_then(inside):
+                        pointer = _pointer(builder, args[0], element, width_ * lane)
+                        item = builder.load(pointer, align=1)
+                        item = item if width_ == 4 else builder.zext(item, _I32)
+                        so_far = builder.load(result)
+                        position = ir.Constant(_I32, lane)
+                        builder.store(builder.insert_element(so_far, item, position), result)
+        return builder.load(result)
+
+    return Vector("i32", lanes_)(types.int64, types.int64, width, lanes), codegen
