@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnforge.data import DataOptions, dataset_from_arrays, fit
+from cnnforge.errors import DataError
+
+
+def build(images=None, labels=None, classes=("a", "b"), **arguments):
+    if images is None:
+        images = np.random.default_rng(0).integers(0, 256, (20, 6, 8, 1)).astype(np.uint8)
+    if labels is None:
+        labels = np.arange(len(images)) % 2
+    options = DataOptions(**{k: v for k, v in arguments.items() if k != "split_seed"})
+    return dataset_from_arrays(
+        "arrays",
+        images,
+        labels,
+        names=[f"row {row}" for row in range(len(images))],
+        classes=classes,
+        options=options,
+        split_seed=arguments.get("split_seed"),
+    )
+
+
+def test_the_arrays_are_split_and_named():
+    images = np.arange(20, dtype=np.uint8)[:, None, None, None] * np.ones((6, 8, 1), np.uint8)
+    dataset = build(images)
+    assert (len(dataset.train), len(dataset.validation)) == (16, 4)
+    for part in (dataset.train, dataset.validation):
+        values = part.fetch(np.arange(len(part)))[:, 0, 0, 0]
+        assert [f"row {value}" for value in values] == list(part.names)
+        np.testing.assert_array_equal(part.labels, values % 2)
+    assert dataset.notes == ()
+
+
+def test_size_and_color_are_those_of_the_options():
+    images = np.random.default_rng(0).integers(0, 256, (20, 6, 8, 3)).astype(np.uint8)
+    dataset = build(images, image_size=(4, 5), color="grayscale")
+    assert dataset.image_shape == (4, 5, 1)
+    assert dataset.notes == ("all 20 images were resized from 6 x 8 to 4 x 5",)
+    row = int(dataset.train.names[0].split()[1])
+    expected = fit(Image.fromarray(images[row]), (4, 5, 1))
+    np.testing.assert_array_equal(dataset.train.fetch(np.array([0]))[0], expected)
+    assert build(color="rgb").image_shape == (6, 8, 3)
+    assert build().image_shape == (6, 8, 1)
+
+
+def test_the_fingerprint_depends_on_data_split_and_shape():
+    variants = [{}, {"seed": 1}, {"validation_fraction": 0.5}, {"color": "rgb"}]
+    variants += [{"image_size": (6, 7)}, {"labels": (np.arange(20) + 1) % 2}]
+    assert len({build(**variant).fingerprint for variant in variants}) == len(variants)
+    assert build().fingerprint == build(strict=True).fingerprint
+    assert build(split_seed=3, seed=1).fingerprint == build(split_seed=3).fingerprint
+
+
+def test_copies_and_lonely_classes_are_noted():
+    labels = np.array([0, 1] * 10)
+    labels[7] = 2
+    dataset = build(np.zeros((20, 2, 2, 1), np.uint8), labels, ("a", "b", "c"))
+    assert "single image of the class 'c'" in dataset.notes[0]
+    assert "4 of 4 validation images are exact copies" in dataset.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([1, 1, 1], "only the class 'b'"),
+        ([], "no sample"),
+        ([0, 1], "nothing is left for validation"),
+    ],
+)
+def test_too_little_is_an_error(labels, message):
+    images = np.zeros((len(labels), 2, 2, 1), np.uint8)
+    with pytest.raises(DataError, match=message):
+        build(images, np.array(labels, np.int64))
