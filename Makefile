@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 TEST_INSTALLED := $(VENV)/.installed-test
 
 EPOCHS ?= 3
-DEMO_RUN := runs/demo
+DEMO_RUNS := runs/demo
 
 .PHONY: help demo test lint format bench clean
 
@@ -21,24 +21,24 @@ help:
 	@echo "make bench   run the benchmarks"
 	@echo "make clean   remove the environment and what the tools left behind"
 
-$(BIN)/python:
+# pip comes last: without it the environment is unfinished and made again.
+$(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
 		echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1), expected Python 3.11 to 3.13;" \
 			"run: make PYTHON=python3.12 ..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
-$(INSTALLED): pyproject.toml | $(BIN)/python
+$(INSTALLED): pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(TEST_INSTALLED): pyproject.toml | $(BIN)/python
+$(TEST_INSTALLED): pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@ $(INSTALLED)
 
 demo: $(INSTALLED)
-	@rm -rf $(DEMO_RUN)
-	$(BIN)/cnnforge train --epochs $(EPOCHS) --output $(DEMO_RUN)
-	$(BIN)/cnnforge predict $(DEMO_RUN) mnist5k --limit 8
+	$(BIN)/cnnforge train --epochs $(EPOCHS) --output $(DEMO_RUNS)
+	$(BIN)/cnnforge predict "$$(ls -td $(DEMO_RUNS)/*/ | head -n 1)" mnist5k --limit 8
 
 test: lint
 	$(BIN)/python -m pytest
