@@ -128,11 +128,11 @@ def _check(
     skipped.sort()
     if skipped and (strict or not any(images.values())):
         first = skipped[0]
-        how = "leave --strict away to skip them" if strict else "no image is left"
+        count = len(listed) + len(skipped) - _unreadable(results)
+        fix = "repair or remove them" + (", or leave --strict away to skip them" if strict else "")
         raise DataError(
-            f"{len(skipped)} of {len(listed) + len(skipped) - _unreadable(results)} files in "
-            f"{printable(folder)} cannot be read, the first is {printable(first.path)}: "
-            f"{first.reason}; repair or remove them, {how}"
+            f"{len(skipped)} of {count} files in {printable(folder)} cannot be read, the first is "
+            f"{printable(first.path)}: {first.reason}; {fix}"
         )
     return images, skipped
 

@@ -1,0 +1,192 @@
+import re
+import time
+
+import numpy as np
+import pytest
+
+from cnnforge.data import DataOptions
+from cnnforge.errors import DataError, UsageError
+from cnnforge_plugins.datasets import csv
+from cnnforge_plugins.datasets.csv import load, read_table
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 4)).astype(np.uint8)
+LABELS = np.arange(12) % 3
+
+
+def text(labels=LABELS, pixels=PIXELS, header=None, end="\n"):
+    rows = [",".join(map(str, (label, *row))) for label, row in zip(labels, pixels, strict=True)]
+    return end.join(([header] if header else []) + rows) + end
+
+
+def written(tmp_path, content, name="x.csv"):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        text(),
+        text(header="label,pixel0,pixel1,pixel2,pixel3"),
+        text(header='"label","0","1","2","3"'),
+        text(header="Label,0,1,2,3"),
+        text(header="target,1x1,1x2,2x1,2x2"),
+        "\ufeff" + text(header="label,a,b,c,d"),
+        text(end="\r\n"),
+        text().rstrip("\n"),
+        text().replace("\n", "\n\n"),
+        re.sub(r"^(\d),", r'"\1",', text(), flags=re.M),
+        re.sub(r"(\d)$", r"\1.0", text(), flags=re.M),
+        text().replace(",", " , "),
+    ],
+)
+def test_tables_of_every_kind_are_the_same_table(tmp_path, content):
+    table = read_table(written(tmp_path, content))
+    np.testing.assert_array_equal(table.pixels, PIXELS)
+    np.testing.assert_array_equal(table.labels, LABELS)
+    assert table.pixels.dtype == np.uint8
+    assert table.labels.dtype == np.int32
+
+
+def test_the_label_column_is_found_by_its_name(tmp_path):
+    rows = "\n".join(",".join(map(str, (*PIXELS[n], LABELS[n]))) for n in range(12))
+    table = read_table(written(tmp_path, "a,b,c,d,label\n" + rows))
+    np.testing.assert_array_equal(table.pixels, PIXELS)
+    np.testing.assert_array_equal(table.labels, LABELS)
+
+
+def test_the_images_are_square_and_named_after_their_rows(tmp_path):
+    dataset = load(written(tmp_path, text(header="label,a,b,c,d")), DataOptions())
+    assert dataset.classes == ("0", "1", "2")
+    assert dataset.image_shape == (2, 2, 1)
+    assert dataset.name == f"csv:{tmp_path}/x.csv"
+    for part in (dataset.train, dataset.validation):
+        for image, label, name in zip(
+            part.fetch(np.arange(len(part))), part.labels, part.names, strict=True
+        ):
+            row = int(re.fullmatch(r"row (\d+) of x\.csv", name)[1]) - 1
+            np.testing.assert_array_equal(image.ravel(), PIXELS[row])
+            assert label == LABELS[row]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "size", "shape"),
+    [
+        (784, None, (28, 28, 1)),
+        (3072, None, (32, 32, 3)),
+        (784, (14, 56), (14, 56, 1)),
+        (12, None, (2, 2, 3)),
+        (12, (3, 4), (3, 4, 1)),
+        (18, (2, 3), (2, 3, 3)),
+        (784, (32, 32), (32, 32, 1)),
+    ],
+)
+def test_the_shape_of_the_images(tmp_path, pixels, size, shape):
+    content = text(pixels=np.zeros((12, pixels), np.uint8))
+    options = DataOptions(image_size=size)
+    assert load(written(tmp_path, content), options).image_shape == shape
+
+
+@pytest.mark.parametrize("size", [None, (5, 3)])
+def test_a_shape_that_nobody_says_is_the_users_affair(tmp_path, size):
+    path = written(tmp_path, text(pixels=np.zeros((12, 14), np.uint8)))
+    with pytest.raises(UsageError, match=r"14 pixels in a row.*--image-size"):
+        load(path, DataOptions(image_size=size))
+
+
+def test_a_label_that_never_occurs_is_a_class_all_the_same(tmp_path):
+    path = written(tmp_path, text(labels=np.array([0, 5] * 6)))
+    assert load(path, DataOptions()).classes == tuple("012345")
+
+
+LONG = 5000
+
+
+def long_text(line, content):
+    """So many rows that several are parsed at once, with another one among them."""
+    rows = ["1,2,3,4,5"] * LONG
+    rows[line - 2] = content
+    return "label,a,b,c,d\n" + "\n".join(rows) + "\n"
+
+
+@pytest.mark.parametrize("line", [2, 2049, 2050, 4003])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("1,2,3,4", "4 columns, expected 5"),
+        ("1,2,3,4,5,6", "6 columns, expected 5"),
+        ("1,2,x,4,5", "column 3: 'x' is not a number; a pixel"),
+        ("1,2,,4,5", "column 3: '' is not a number"),
+        ("1,2,1_0,4,5", "column 3: '1_0' is not a number"),
+        ("1,2,nan,4,5", "column 3: 'nan' is not a whole number"),
+        ("1,2,inf,4,5", "column 3: 'inf' is not a whole number"),
+        ("1,2,3.5,4,5", "column 3: '3.5' is not a whole number"),
+        ("1,2,3,4,256", "column 5: the pixel 256 is not in 0..255"),
+        ("1,2,-3,4,5", "column 3: the pixel -3 is not in 0..255"),
+        ("cat,2,3,4,5", "column 1: 'cat' is not a number; a label"),
+        ("-1,2,3,4,5", "column 1: the label -1 is not in 0..65535"),
+        ("65536,2,3,4,5", "column 1: the label 65536 is not in 0..65535"),
+        ("1.5,2,3,4,5", "column 1: '1.5' is not a whole number; a label"),
+        ("1,2,99999999999999999999,4,5", "column 3: the pixel 99999999999999999999 is not"),
+    ],
+)
+def test_an_error_names_file_and_line(tmp_path, line, content, message):
+    path = written(tmp_path, long_text(line, content))
+    with pytest.raises(DataError, match=re.escape(message)) as raised:
+        read_table(path)
+    assert str(raised.value).startswith(f"{path}, line {line}")
+    assert "\n" not in str(raised.value)
+
+
+def test_empty_lines_do_not_shift_the_line_of_an_error(tmp_path):
+    path = written(tmp_path, "label,a\n\n1,2\n\n\n1,x\n")
+    with pytest.raises(DataError, match="line 6, column 2"):
+        read_table(path)
+
+
+def test_a_great_label_is_no_great_pixel(tmp_path):
+    path = written(tmp_path, text(labels=np.array([0, 300] * 6)))
+    assert read_table(path).labels.max() == 300
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        ("label,a,b\n", "has a header and no rows"),
+        ("5\n6\n", "line 1: one column"),
+        ("5;1;2\n", "line 1: one column.*commas"),
+        ("pixel0,pixel1\n1,2\n", "no column is named label"),
+        (b"\x89PNG\r\n\x1a\n\xff\xfe", "is not text"),
+        ("label,a\n1,2\n1,3\n", "only the class '1'"),
+        ("label,a\n1,2\n0,3\n", "nothing is left for validation"),
+    ],
+)
+def test_a_file_that_is_no_dataset_is_an_error(tmp_path, content, message):
+    with pytest.raises(DataError, match=message):
+        load(written(tmp_path, content), DataOptions())
+
+
+def test_a_missing_file_is_the_users_mistake(tmp_path):
+    with pytest.raises(UsageError, match=r"missing\.csv does not exist"):
+        load(str(tmp_path / "missing.csv"), DataOptions())
+    with pytest.raises(UsageError, match="is a folder"):
+        load(str(tmp_path), DataOptions())
+    with pytest.raises(UsageError, match="csv needs a file"):
+        load(None, DataOptions())
+
+
+def test_good_rows_are_never_parsed_one_by_one(tmp_path, monkeypatch):
+    """That takes 20 times as long: 42,000 digits would need half a minute."""
+
+    def slow(*_):
+        raise AssertionError("parsed with care")
+
+    monkeypatch.setattr(csv, "_row", slow)
+    pixels = np.random.default_rng(0).integers(0, 256, (4200, 784)).astype(np.uint8)
+    path = written(tmp_path, text(np.arange(4200) % 10, pixels))
+    start = time.process_time()
+    np.testing.assert_array_equal(read_table(path).pixels, pixels)
+    assert time.process_time() - start < 5
