@@ -1,0 +1,50 @@
+"""Importing Keras and TensorFlow without what they have to say about it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+
+
+def import_keras() -> None:
+    """Import Keras with its backend; hold back what the backend's C++ code writes to stderr.
+
+    `TF_CPP_MIN_LOG_LEVEL` does not reach what TensorFlow logs before its logging is set up: four
+    lines or more on a machine without a graphics card. Where the import fails they are shown.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if "keras" in sys.modules:
+        return
+    with _held_back_stderr():
+        import_module("keras")
+        # Looking for devices is what the rest of the lines is about.
+        import_module("tensorflow").config.list_physical_devices()
+
+
+@contextmanager
+def _held_back_stderr() -> Iterator[None]:
+    try:
+        stderr = sys.stderr.fileno()
+        saved = os.dup(stderr)
+    except (OSError, ValueError, AttributeError):
+        # Somebody has replaced stderr by something that is no file.
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        os.dup2(held.fileno(), stderr)
+        try:
+            yield
+        except BaseException:
+            sys.stderr.flush()
+            held.seek(0)
+            os.write(saved, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, stderr)
+            os.close(saved)

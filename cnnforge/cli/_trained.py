@@ -1,0 +1,73 @@
+"""Opening a run for the commands that use its model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cnnforge.discovery import Plugins
+    from cnnforge.prediction import Predictor, RunData
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's model and what is known of it.
+
+    Attributes:
+        predictor: The model.
+        data: What it was trained on.
+        plugins: All plugins, those that the run was started with included.
+    """
+
+    predictor: Predictor
+    data: RunData
+    plugins: Plugins
+
+
+def open_trained(
+    path: Path,
+    kernels: str,
+    explicit: Sequence[str] | None,
+    load_plugins: Callable[[Sequence[str]], Plugins],
+) -> Trained:
+    """Open a run's model.
+
+    Args:
+        path: The run directory.
+        kernels: `"auto"`, `"numba"` or `"keras"`.
+        explicit: The values of `--plugin`.
+        load_plugins: Loads the plugins.
+
+    Returns:
+        The model. A plugin file that the run was started with is loaded if it is still there: a
+        model of stock layers needs none.
+
+    Raises:
+        UsageError: It is no run directory, or `kernels` is none of the three.
+        RunError: A file is missing or damaged.
+    """
+    from cnnforge.configuration import TrainingOptions, check_types
+    from cnnforge.runs import CONFIG, RunDirectory
+
+    run = RunDirectory.open(path)
+    stored, table = run.read_config()
+    options = TrainingOptions(**check_types(stored, str(path / CONFIG)))
+    _ = TrainingOptions(kernels=kernels)
+    there = [it for it in options.plugin if not it.endswith(".py") or Path(it).is_file()]
+    plugins = load_plugins(list(dict.fromkeys([*there, *(explicit or ())])))
+
+    from cnnforge.cli._quiet import import_keras
+
+    import_keras()
+    from cnnforge.prediction import Predictor, RunData
+
+    data = RunData(
+        reference=options.data,
+        validation_fraction=options.validation_fraction,
+        seed=options.seed,
+        fingerprint=str(table.get("fingerprint", "")),
+    )
+    return Trained(Predictor.open(run, layers=plugins.layers, kernels=kernels), data, plugins)

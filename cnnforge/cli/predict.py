@@ -1,0 +1,136 @@
+"""`cnnforge predict`: the classes of images, by a run's model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnnforge.cli._common import JsonOption, PluginOption, load_plugins, print_json
+
+if TYPE_CHECKING:
+    from cnnforge.prediction import Prediction
+
+_SHOWN = 40
+_FORMATS = (".csv", ".json")
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Image files, folders of images, or data such as mnist5k; of what the run was "
+            "trained on, the validation part is taken.",
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write all rows to a .csv or .json file."),
+    ] = None,
+    top_k: Annotated[
+        int, typer.Option(metavar="K", min=1, help="How many classes a row names.")
+    ] = 3,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Classify the first N images only.")
+    ] = None,
+    submission: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write Kaggle's ImageId,Label to this .csv file."),
+    ] = None,
+    kernels: Annotated[
+        str, typer.Option(metavar="auto|numba|keras", help="What computes the layers.")
+    ] = "auto",
+    plugin: PluginOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Classify images.
+
+    Each image gets one row. One that cannot be read gets a row that says why; the exit code is 1
+    if that happened to all of them.
+    """
+    _check_output(output)
+    from cnnforge.cli._trained import open_trained
+
+    trained = open_trained(run, kernels, plugin, load_plugins)
+    from cnnforge.prediction import find_inputs
+
+    found = find_inputs(
+        inputs,
+        image_shape=trained.predictor.image_shape,
+        datasets=trained.plugins.datasets,
+        trained_on=trained.data,
+    )
+    rows: list[Prediction] = []
+    for part in found:
+        left = None if limit is None else limit - len(rows)
+        rows += part.predict(trained.predictor, top_k, left)
+    _write(rows, output, submission)
+    if json:
+        print_json({"run": str(run), "predictions": [row.as_dict() for row in rows]})
+    else:
+        _show(rows, output)
+    failed = sum(row.error is not None for row in rows)
+    if failed == len(rows):
+        from cnnforge.errors import DataError
+
+        raise DataError(f"none of the {failed} images could be read")
+
+
+def _check_output(output: Path | None) -> None:
+    if output is not None and output.suffix.lower() not in _FORMATS:
+        from cnnforge.errors import UsageError
+
+        raise UsageError(f"--output writes {' or '.join(_FORMATS)}, got {output}")
+
+
+def _write(rows: list[Prediction], output: Path | None, submission: Path | None) -> None:
+    from cnnforge import prediction
+    from cnnforge._files import write_text
+    from cnnforge.errors import RunError
+
+    texts: list[tuple[Path, str]] = []
+    if output is not None:
+        if output.suffix.lower() == ".json":
+            import json
+
+            text = json.dumps([row.as_dict() for row in rows], indent=2, ensure_ascii=False) + "\n"
+        else:
+            text = prediction.csv_table(rows)
+        texts.append((output, text))
+    if submission is not None:
+        texts.append((submission, prediction.submission(rows)))
+    for path, text in texts:
+        try:
+            write_text(path, text)
+        except OSError as error:
+            raise RunError(f"{path} could not be written: {error.strerror or error}") from error
+
+
+def _show(rows: list[Prediction], output: Path | None) -> None:
+    from cnnforge.cli import _render
+    from cnnforge.data import printable
+
+    shown = rows if output is None else rows[:_SHOWN]
+    with_truth = any(row.true_label is not None for row in rows)
+    with_error = any(row.error is not None for row in rows)
+    table = []
+    for row in shown:
+        share = None if row.probability is None else f"{row.probability:.2%}"
+        others = ", ".join(f"{label} {share:.2%}" for label, share in row.top[1:])
+        cells = [printable(row.name), row.label, share, others]
+        table.append(cells + [row.true_label] * with_truth + [row.error] * with_error)
+    columns = ["file", "label", "probability", "next"]
+    columns += ["true label"] * with_truth + ["error"] * with_error
+    _render.table(columns, table)
+    if len(shown) < len(rows):
+        _render.message(f"{len(rows) - len(shown)} more rows are in {output}")
+    bad = sum(row.error is not None for row in rows)
+    if bad:
+        _render.message(f"{bad} of {len(rows)} images could not be read")
+    right = sum(row.label == row.true_label for row in rows if row.true_label is not None)
+    if with_truth:
+        known = sum(row.true_label is not None for row in rows)
+        _render.message(f"{right} of {known} are classified as their label says")

@@ -1,0 +1,285 @@
+"""`cnnforge train`: a model, from its data to its run directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cnnforge.cli._common import JsonOption, PluginOption, load_plugins, print_json
+
+if TYPE_CHECKING:
+    from cnnforge.cli._render import ProgressDisplay
+    from cnnforge.evaluation import Evaluation
+    from cnnforge.training import Event, Session
+
+
+def train(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="The model.  [default: lenet]")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="A folder of images with one sub-folder per class, a .csv file, or the name of a "
+            "dataset.  [default: mnist5k]",
+        ),
+    ] = None,
+    epochs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N",
+            help="How often every image is visited; +10 with --resume means ten more.  "
+            "[default: 20]",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Images per step.  [default: 64]")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(metavar="RATE", help="Adam's.  [default: 0.001]")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="The same seed gives the same weights, bit for bit.  [default: 0]"
+        ),
+    ] = None,
+    kernels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|numba|keras",
+            help="What computes the layers; auto takes whichever is faster.  [default: auto]",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where run directories are made.  [default: runs]"),
+    ] = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Resize the images.  [default: the data's own size]"),
+    ] = None,
+    color: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|grayscale|rgb", help="The channels of the images.  [default: auto]"
+        ),
+    ] = None,
+    validation_fraction: Annotated[
+        float | None,
+        typer.Option(metavar="F", help="Which part is kept for validation.  [default: 0.2]"),
+    ] = None,
+    strict: Annotated[
+        bool | None,
+        typer.Option("--strict/--no-strict", help="Fail at a file that cannot be read."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml", help="Read options from a file, such as a run's config.toml."
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with this run, exactly where it stopped."),
+    ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE|RUN", help="Start a new run from the weights of a model."),
+    ] = None,
+    plugin: PluginOption = None,
+    print_config: Annotated[
+        bool,
+        typer.Option("--print-config", help="Print the options, and where each comes from."),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Train a model; a run directory keeps everything about it.
+
+    Ctrl-C saves the state and ends; --resume goes on from there. Exit codes: 0 done, 1 failed,
+    2 asked for wrongly, 130 and 143 interrupted.
+    """
+    from cnnforge.configuration import check_types, read_config
+
+    written = {
+        "model": model,
+        "data": data,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "kernels": kernels,
+        "output": None if output is None else str(output),
+        "image_size": image_size,
+        "color": color,
+        "validation_fraction": validation_fraction,
+        "strict": strict,
+        "init_from": None if init_from is None else str(init_from),
+        "plugin": tuple(plugin) if plugin else None,
+    }
+    given = {name: value for name, value in written.items() if value is not None}
+    given = check_types(given, "command line")
+    configured = read_config(config) if config else {}
+    if print_config:
+        _print_config(given, configured, epochs, resume, json)
+        return
+    session = _prepare(given, configured, epochs, resume)
+    _run(session, json)
+
+
+def _prepare(
+    given: dict[str, Any], configured: dict[str, Any], epochs: str | None, resume: Path | None
+) -> Session:
+    from cnnforge.cli._quiet import import_keras
+    from cnnforge.configuration import parse_epochs, resolve
+
+    if resume is not None:
+        from cnnforge.runs import RunDirectory
+
+        # Before the seconds that an import of Keras takes.
+        RunDirectory.open(resume, needs=())
+        import_keras()
+        from cnnforge import training
+
+        return training.resume(resume, {**configured, **given}, epochs, load_plugins)
+    if epochs is not None:
+        given["epochs"] = parse_epochs(epochs)
+    options, _ = resolve(given, configured)
+    plugins = load_plugins(options.plugin)
+    _ = plugins.models[options.model]
+    import_keras()
+    from cnnforge import training
+
+    return training.start(options, plugins)
+
+
+def _print_config(
+    given: dict[str, Any],
+    configured: dict[str, Any],
+    epochs: str | None,
+    resume: Path | None,
+    json: bool,
+) -> None:
+    from cnnforge.configuration import parse_epochs, resolve
+    from cnnforge.runs import RunDirectory, to_toml
+
+    before = None
+    if resume is not None:
+        from cnnforge.configuration import check_types
+
+        stored = check_types(RunDirectory.open(resume, needs=()).read_config()[0], str(resume))
+        before = stored.get("epochs")
+        configured = {**stored, **configured}
+    if epochs is not None:
+        given["epochs"] = parse_epochs(epochs, before)
+    options, origins = resolve(given, configured)
+    values = options.as_dict()
+    if json:
+        print_json({name: {"value": values[name], "origin": origins[name]} for name in values})
+        return
+    lines = {name: to_toml({name: value}).rstrip() or f"# {name}" for name, value in values.items()}
+    width = max(map(len, lines.values()))
+    for name, line in lines.items():
+        typer.echo(f"{line:{width}}  # {origins[name]}")
+
+
+def _run(session: Session, json: bool) -> None:
+    from cnnforge.cli import _render
+    from cnnforge.training import StopOnSignal
+
+    path = session.run.path
+    _render.message(f"run directory: {path}")
+    for warning in session.warnings:
+        _render.message(f"note: {warning}")
+    if session.finished:
+        _render.message(f"all {session.options.epochs} epochs are done; --epochs +10 adds ten")
+        _finish(session, session.report(), json)
+        return
+    with StopOnSignal() as stop:
+        with _render.progress() as display:
+            result = session.train([_Progress(session, display)], stop)
+        if result.interrupted:
+            _render.message(
+                f"interrupted by {stop.name}; the state is saved; go on with "
+                f"'cnnforge train --resume {path}'"
+            )
+            raise typer.Exit(stop.exit_code)
+    _finish(session, session.report(), json)
+
+
+def _finish(session: Session, evaluation: Evaluation, json: bool) -> None:
+    from cnnforge.cli import _render
+
+    state = session.state
+    assert state is not None
+    assert state.best is not None
+    seconds = sum(row.seconds for row in state.history)
+    if json:
+        print_json(
+            {
+                "run": str(session.run.path),
+                "model": session.options.model,
+                "data": session.dataset.name,
+                "epochs": state.epoch,
+                "best_epoch": state.best.epoch,
+                "seconds": seconds,
+                "images_per_second": state.history[-1].images_per_second,
+                "weights": state.digest(),
+                "validation": evaluation.as_dict(),
+            }
+        )
+        return
+    best = state.history[state.best.epoch - 1]
+    _render.table(
+        ["best epoch", "val accuracy", "val loss", "accuracy", "loss", "seconds", "images/s"],
+        [
+            [
+                f"{best.epoch} of {state.epoch}",
+                f"{evaluation.accuracy:.2%}",
+                f"{evaluation.loss:.4f}",
+                f"{best.accuracy:.2%}",
+                f"{best.loss:.4f}",
+                f"{seconds:.1f}",
+                f"{best.images_per_second:,.0f}",
+            ]
+        ],
+    )
+    typer.echo(f"run directory: {session.run.path}")
+
+
+class _Progress:
+    """A listener that draws the bar and says a line per epoch."""
+
+    def __init__(self, session: Session, display: ProgressDisplay) -> None:
+        self._display = display
+        self._total = session.options.epochs
+        self._width = len(str(self._total))
+        self._started = False
+
+    def __call__(self, event: Event) -> None:
+        from cnnforge.training import BatchesDone, EpochBegun, EpochEnded
+
+        if isinstance(event, EpochBegun):
+            if not self._started:
+                self._started = True
+                self._display.start("training", event.epochs * event.batches)
+                self._display.advance((event.epoch - 1) * event.batches + event.batch)
+                self._done = event.batch
+        elif isinstance(event, BatchesDone):
+            self._display.advance(
+                event.batch - self._done,
+                f"epoch {event.epoch}/{self._total}  loss {event.loss:.4f}  "
+                f"accuracy {event.accuracy:.2%}  {event.images_per_second:,.0f} images/s",
+            )
+            self._done = event.batch
+        elif isinstance(event, EpochEnded):
+            self._done = 0
+            row = event.metrics
+            self._display.message(
+                f"epoch {row.epoch:{self._width}}/{event.epochs}  loss {row.loss:.4f}  "
+                f"accuracy {row.accuracy:.2%}  val loss {row.val_loss:.4f}  "
+                f"val accuracy {row.val_accuracy:.2%}  {row.seconds:.2f} s  "
+                f"{row.images_per_second:,.0f} images/s{'  best' if event.best else ''}"
+            )

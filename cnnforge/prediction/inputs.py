@@ -1,0 +1,272 @@
+"""From what the user names to what is classified: files, folders, datasets."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+
+from cnnforge.data import (
+    IMAGE_SUFFIXES,
+    DataOptions,
+    Dataset,
+    Samples,
+    find_images,
+    open_dataset,
+)
+from cnnforge.errors import DataError, UsageError
+from cnnforge.plugin import DatasetSpec
+from cnnforge.prediction.predictor import Predictor
+from cnnforge.prediction.rows import Prediction
+from cnnforge.registry import Registry
+
+
+@dataclass(frozen=True)
+class FileInputs:
+    """Image files.
+
+    Attributes:
+        paths: The files, each once.
+        errors: Those that are known to be of no use, with the reason.
+    """
+
+    paths: tuple[str, ...]
+    errors: tuple[tuple[str, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths) + len(self.errors)
+
+    def predict(
+        self, predictor: Predictor, top_k: int = 3, limit: int | None = None
+    ) -> Iterator[Prediction]:
+        """Classify the files, at most `limit` of them; one row each."""
+        yield from predictor.predict_files(self.paths[:limit], top_k)
+        left = None if limit is None else max(0, limit - len(self.paths))
+        for path, reason in islice(self.errors, left):
+            yield Prediction(path, error=reason)
+
+
+@dataclass(frozen=True)
+class SampleInputs:
+    """Labelled samples.
+
+    Attributes:
+        samples: The samples.
+        indices: (N,) which of them, in which order.
+        label_names: The names of their labels.
+        what: What they are, for the user: `"validation part of mnist5k"`.
+    """
+
+    samples: Samples
+    indices: np.ndarray
+    label_names: tuple[str, ...]
+    what: str
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def predict(
+        self, predictor: Predictor, top_k: int = 3, limit: int | None = None
+    ) -> Iterator[Prediction]:
+        """Classify the samples, at most `limit` of them; one row each."""
+        yield from predictor.predict_samples(
+            self.samples, self.indices[:limit], top_k=top_k, label_names=self.label_names
+        )
+
+    def labels(self, classes: Sequence[str]) -> np.ndarray:
+        """Return the samples' labels as indices into `classes`: (N,) int32, in the order above.
+
+        Raises:
+            UsageError: A sample belongs to a class that is not among them.
+        """
+        known = {name: index for index, name in enumerate(classes)}
+        labels = self.samples.labels[self.indices]
+        for number in np.unique(labels):
+            if self.label_names[number] not in known:
+                raise UsageError(
+                    f"{self.what} has the class {self.label_names[number]!r}, which the model "
+                    f"does not know; it knows {', '.join(classes)}"
+                )
+        table = [known.get(name, -1) for name in self.label_names]
+        return np.array(table, np.int32)[labels]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The data that a run was trained on.
+
+    Attributes:
+        reference: How it was named.
+        validation_fraction: Which part was kept for validation.
+        seed: What the split depended on.
+        fingerprint: Of what was read then.
+    """
+
+    reference: str
+    validation_fraction: float
+    seed: int
+    fingerprint: str
+
+
+def find_inputs(
+    named: Sequence[str],
+    *,
+    image_shape: tuple[int, int, int],
+    datasets: Registry[DatasetSpec],
+    trained_on: RunData,
+) -> list[FileInputs | SampleInputs]:
+    """Find what is to be classified.
+
+    Args:
+        named: Image files, folders of images, or references to datasets, in any mixture.
+        image_shape: (H, W, C) of the model's images.
+        datasets: The known datasets.
+        trained_on: What the model was trained on: of that only the validation part is taken.
+
+    Returns:
+        The inputs in the order in which they were named. A file that is named twice, or named and
+        found in a folder too, is there once.
+
+    Raises:
+        UsageError: Something named is neither a file nor a folder nor a dataset.
+        DataError: Nothing was found.
+    """
+    found: list[FileInputs | SampleInputs] = []
+    seen: set[str] = set()
+    for text in named:
+        if os.path.isdir(text):
+            listing = find_images(text)
+            inputs = FileInputs(
+                tuple(listing.paths), tuple((it.path, it.reason) for it in listing.skipped)
+            )
+        elif _is_image_path(text):
+            inputs = FileInputs((text,))
+        else:
+            found.append(open_samples(text, image_shape, datasets, trained_on))
+            continue
+        found.append(
+            FileInputs(
+                tuple(path for path in inputs.paths if _first_time(path, seen)),
+                tuple(error for error in inputs.errors if _first_time(error[0], seen)),
+            )
+        )
+    if not any(len(inputs) for inputs in found):
+        raise DataError(
+            f"no image was found in {', '.join(named)}; files with these endings are taken: "
+            f"{' '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    return found
+
+
+def open_samples(
+    reference: str,
+    image_shape: tuple[int, int, int],
+    datasets: Registry[DatasetSpec],
+    trained_on: RunData,
+) -> SampleInputs:
+    """Open a dataset for a trained model.
+
+    Args:
+        reference: The dataset.
+        image_shape: (H, W, C) of the model's images.
+        datasets: The known datasets.
+        trained_on: What the model was trained on.
+
+    Returns:
+        The validation part if it is what the model was trained on, or else all samples, in the
+        order of their names (numbers in them by value).
+
+    Raises:
+        UsageError: There is no such dataset, or its images cannot be brought to that shape.
+        DataError: It cannot be read.
+    """
+    options = DataOptions(
+        image_size=image_shape[:2],
+        color="grayscale" if image_shape[2] == 1 else "rgb",
+        validation_fraction=trained_on.validation_fraction,
+        seed=trained_on.seed,
+    )
+    dataset = _open(reference, datasets, options)
+    if dataset.image_shape != image_shape:
+        raise UsageError(
+            f"the images of {reference} are {_times(dataset.image_shape)}, the model takes "
+            f"{_times(image_shape)}: give other data"
+        )
+    if dataset.fingerprint == trained_on.fingerprint or reference == trained_on.reference:
+        samples, what = dataset.validation, f"the validation part of {dataset.name}"
+        indices = np.arange(len(samples))
+    else:
+        samples, what = _Joined(dataset.train, dataset.validation), dataset.name
+        keys = [_natural(name) for name in samples.names]
+        indices = np.array(sorted(range(len(keys)), key=keys.__getitem__))
+    return SampleInputs(samples, indices, dataset.classes, what)
+
+
+class _Joined:
+    """Both parts of a dataset, one behind the other."""
+
+    def __init__(self, first: Samples, second: Samples) -> None:
+        self._parts = (first, second)
+        self.labels = np.concatenate([part.labels for part in self._parts])
+        self.names = [*first.names, *second.names]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def fetch(self, indices: np.ndarray) -> np.ndarray:
+        border = len(self._parts[0])
+        in_second = indices >= border
+        images = [
+            part.fetch(chosen)
+            for part, chosen in zip(
+                self._parts, (indices[~in_second], indices[in_second] - border), strict=True
+            )
+            if len(chosen)
+        ]
+        if len(images) == 1:
+            return images[0]
+        joined = np.empty((len(indices), *images[0].shape[1:]), np.uint8)
+        joined[~in_second], joined[in_second] = images
+        return joined
+
+
+def _open(reference: str, datasets: Registry[DatasetSpec], options: DataOptions) -> Dataset:
+    try:
+        return open_dataset(reference, datasets, options)
+    except UsageError as error:
+        if options.image_size is None:
+            raise
+        # Data in a table of pixels has a size and a colour of its own and may refuse another.
+        try:
+            return open_dataset(
+                reference, datasets, replace(options, image_size=None, color="auto")
+            )
+        except UsageError:
+            raise error from None
+
+
+def _is_image_path(text: str) -> bool:
+    suffix = os.path.splitext(text)[1].lower()
+    return suffix in IMAGE_SUFFIXES or (os.path.lexists(text) and suffix != ".csv")
+
+
+def _first_time(path: str, seen: set[str]) -> bool:
+    key = os.path.abspath(path)
+    if key in seen:
+        return False
+    seen.add(key)
+    return True
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    # Text and digits take turns, and the first part is text: like is compared with like.
+    parts = re.split(r"([0-9]+)", text)
+    return [(int(part), "") if place % 2 else (0, part) for place, part in enumerate(parts)]
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
