@@ -97,7 +97,7 @@ def test_bad_reference_names_it():
 def test_specs_do_not_change():
     spec = ModelSpec(name="x", target="a:b", summary="")
     with pytest.raises(dataclasses.FrozenInstanceError):
-        spec.name = "y"  # pyright: ignore[reportAttributeAccessIssue]
+        spec.name = "y"
 
 
 def test_qualified_name():
