@@ -1,1 +1,9 @@
-"""Numba kernels of convolutional networks: NumPy arrays in, NumPy arrays out."""
+"""Convolution and pooling kernels in Numba: usable with no Keras and no TensorFlow."""
+
+from cnnforge_kernels.launch import average_pool2d as average_pool2d
+from cnnforge_kernels.launch import average_pool2d_grad as average_pool2d_grad
+from cnnforge_kernels.launch import conv2d as conv2d
+from cnnforge_kernels.launch import conv2d_grad_inputs as conv2d_grad_inputs
+from cnnforge_kernels.launch import conv2d_grad_weights as conv2d_grad_weights
+from cnnforge_kernels.launch import max_pool2d as max_pool2d
+from cnnforge_kernels.launch import max_pool2d_grad as max_pool2d_grad

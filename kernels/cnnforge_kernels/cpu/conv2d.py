@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
-from cnnforge_kernels import geometry
 from cnnforge_kernels.cpu import gather as g
 from cnnforge_kernels.cpu import sweep as s
 from cnnforge_kernels.cpu.compiled import address_of, cached_njit
-
-_padding_before = numba.njit(geometry.padding_before)
+from cnnforge_kernels.geometry import padding_before
 
 
 @cached_njit()
@@ -51,13 +48,17 @@ def conv2d_forward(
     relu: bool,
     outputs: Any,
 ) -> None:
-    """outputs = convolution(inputs, weights) + bias, and a ReLU if asked for.
+    """Convolution of inputs and weights, plus bias, and a ReLU if asked for.
 
     Args:
         inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
         weights: (KH, KW, C / groups, F).
         bias: (F,), or empty for none.
-        strides, same, dilation_rate, groups, relu: as in Keras; ``same`` is the padding.
+        strides: of rows and columns.
+        same: SAME padding, else VALID.
+        dilation_rate: of rows and columns.
+        groups: blocks of channels that do not mix.
+        relu: apply a ReLU.
         outputs: (N, OH, OW, F), written.
     """
     if outputs.size == 0:
@@ -68,8 +69,8 @@ def conv2d_forward(
     args[s.ROWS] = outputs.shape[1]
     args[s.COLUMNS] = outputs.shape[2]
     args[s.RELU] = 1 if relu else 0
-    top = _padding_before(inputs.shape[1], kh, strides[0], dilation_rate[0], same)
-    left = _padding_before(inputs.shape[2], kw, strides[1], dilation_rate[1], same)
+    top = padding_before(inputs.shape[1], kh, strides[0], dilation_rate[0], same)
+    left = padding_before(inputs.shape[2], kw, strides[1], dilation_rate[1], same)
     row_taps = np.empty(kh * kw, np.int64)
     column_taps = np.empty(kh * kw, np.int64)
     for i in range(kh):
@@ -101,8 +102,8 @@ def conv2d_grad_inputs(
         return
     kh, kw, channels, filters = weights.shape
     _, height, width, _ = inputs.shape
-    top = _padding_before(height, kh, strides[0], dilation_rate[0], same)
-    left = _padding_before(width, kw, strides[1], dilation_rate[1], same)
+    top = padding_before(height, kh, strides[0], dilation_rate[0], same)
+    left = padding_before(width, kw, strides[1], dilation_rate[1], same)
     args = _block(grad_outputs, outputs if relu else outputs[:0], grad_inputs)
     target = args[s.TARGET]
     target_row, target_column = args[s.TARGET_ROW], args[s.TARGET_COLUMN]
@@ -154,7 +155,7 @@ def conv2d_grad_weights(
 ) -> None:
     """The gradients of ``weights`` and ``bias``, in one pass over ``inputs`` and ``grad_outputs``.
 
-    Only the shapes of ``weights`` and ``bias`` are used, and ``outputs`` only where ``relu`` is set.
+    Of ``weights`` and ``bias`` only the shapes are used, and ``outputs`` only with ``relu``.
     """
     if grad_outputs.size == 0 or grad_weights.size == 0:
         grad_weights[:] = np.float32(0)
@@ -171,6 +172,6 @@ def conv2d_grad_weights(
     args[g.TAP_ROWS], args[g.TAP_COLUMNS] = kh, kw
     args[g.ROW_STEP], args[g.COLUMN_STEP] = strides
     args[g.ROW_DILATION], args[g.COLUMN_DILATION] = dilation_rate
-    args[g.TOP] = _padding_before(inputs.shape[1], kh, strides[0], dilation_rate[0], same)
-    args[g.LEFT] = -_padding_before(inputs.shape[2], kw, strides[1], dilation_rate[1], same)
+    args[g.TOP] = padding_before(inputs.shape[1], kh, strides[0], dilation_rate[0], same)
+    args[g.LEFT] = -padding_before(inputs.shape[2], kw, strides[1], dilation_rate[1], same)
     g.gather(args, grad_weights, grad_bias)

@@ -29,7 +29,6 @@ from cnnforge_kernels.cpu.compiled import (
     kernel_family,
 )
 
-
 _PARALLEL_LAYERS = ("omp", "tbb")
 
 

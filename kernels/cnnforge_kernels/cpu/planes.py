@@ -138,9 +138,7 @@ def fill_planes(
             )
             w += 8
     if whole < channels:
-        _fill_scalar(
-            target, plane, phases, source, mask, pixel, shift, columns, (whole, channels)
-        )
+        _fill_scalar(target, plane, phases, source, mask, pixel, shift, columns, (whole, channels))
 
 
 @cached_njit(inline="never")
@@ -157,7 +155,9 @@ def fill_pixels(
     if mask == 0:
         for w in range(columns):
             for c in range(channels):
-                store_float(target + w * target_pixel + 4 * c, load_float(source + w * pixel + 4 * c))
+                store_float(
+                    target + w * target_pixel + 4 * c, load_float(source + w * pixel + 4 * c)
+                )
         return
     for w in range(columns):
         for c in range(channels):

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numba import carray
 
-from cnnforge_kernels import geometry
 from cnnforge_kernels.cpu.compiled import (
     KERNEL_SIGNATURE,
     address_of,
@@ -38,8 +36,7 @@ from cnnforge_kernels.cpu.simd import (
     vector_where_equal,
 )
 from cnnforge_kernels.cpu.tiles import MOST_LANES
-
-_padding_before = numba.njit(geometry.padding_before)
+from cnnforge_kernels.geometry import padding_before
 
 # Fields of the argument block.
 INPUTS, OUTPUTS, WINNERS, HEIGHT, WIDTH, CHANNELS, ROWS, COLUMNS = range(8)
@@ -103,14 +100,18 @@ def _forward(number: int, is_max: bool) -> Any:
                         if inside:
                             for i in range(window_rows):
                                 for j in range(window_columns):
-                                    value = vector_load(here + i * line + 4 * j * channels, valid, L)
+                                    value = vector_load(
+                                        here + i * line + 4 * j * channels, valid, L
+                                    )
                                     best, winner = vector_maximum(
                                         best, winner, value, i * window_columns + j
                                     )
                         else:
                             for i in range(first_row, last_row):
                                 for j in range(first, last):
-                                    value = vector_load(here + i * line + 4 * j * channels, valid, L)
+                                    value = vector_load(
+                                        here + i * line + 4 * j * channels, valid, L
+                                    )
                                     best, winner = vector_maximum(
                                         best, winner, value, i * window_columns + j
                                     )
@@ -121,12 +122,16 @@ def _forward(number: int, is_max: bool) -> Any:
                         if inside:
                             for i in range(window_rows):
                                 for j in range(window_columns):
-                                    value = vector_load(here + i * line + 4 * j * channels, valid, L)
+                                    value = vector_load(
+                                        here + i * line + 4 * j * channels, valid, L
+                                    )
                                     total = vector_add(total, value)
                         else:
                             for i in range(first_row, last_row):
                                 for j in range(first, last):
-                                    value = vector_load(here + i * line + 4 * j * channels, valid, L)
+                                    value = vector_load(
+                                        here + i * line + 4 * j * channels, valid, L
+                                    )
                                     total = vector_add(total, value)
                         cells = np.float32((last_row - first_row) * (last - first))
                         total = vector_divide(total, vector_splat(cells, L))
@@ -216,8 +221,8 @@ def _block(
     _, args[ROWS], args[COLUMNS], _ = outputs.shape
     args[WINDOW_ROWS], args[WINDOW_COLUMNS] = pool_size
     args[ROW_STEP], args[COLUMN_STEP] = strides
-    args[TOP] = _padding_before(inputs.shape[1], pool_size[0], strides[0], 1, same)
-    args[LEFT] = _padding_before(inputs.shape[2], pool_size[1], strides[1], 1, same)
+    args[TOP] = padding_before(inputs.shape[1], pool_size[0], strides[0], 1, same)
+    args[LEFT] = padding_before(inputs.shape[2], pool_size[1], strides[1], 1, same)
     return args
 
 
@@ -239,11 +244,13 @@ def max_pool2d_forward(
     outputs: Any,
     winners: Any,
 ) -> None:
-    """outputs = the maximum of each window, winners = its cell's number in row-major order.
+    """The maximum of each window, and its cell's number in row-major order.
 
     Args:
         inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
-        pool_size, strides, same: as in Keras; ``same`` is the padding.
+        pool_size: rows and columns of the window.
+        strides: of rows and columns.
+        same: SAME padding, else VALID.
         outputs: (N, OH, OW, C), written.
         winners: (N, OH, OW, C) uint8, or int32 for windows of more than 256 cells; written.
     """
@@ -264,7 +271,7 @@ def max_pool2d_grad_inputs(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """The gradient of max pooling's inputs, from the winners; of ``inputs`` only the shape is used."""
+    """The gradient of max pooling's inputs, from the winners; of ``inputs`` only the shape."""
     if grad_inputs.size == 0:
         return
     args = _block(grad_inputs, grad_outputs, pool_size, strides, same)
@@ -280,7 +287,7 @@ def average_pool2d_forward(
     same: bool,
     outputs: Any,
 ) -> None:
-    """outputs = the mean of the real cells of each window. Arguments as for max pooling."""
+    """The mean of the real cells of each window. Arguments as for max pooling."""
     if outputs.size == 0:
         return
     args = _block(inputs, outputs, pool_size, strides, same)

@@ -189,9 +189,7 @@ def tile_accumulate(
         sums = [builder.phi(kind) for _ in range(T * G)]
         table = builder.inttoptr(offsets, _I64.as_pointer())
         position = builder.add(source, builder.load(builder.gep(table, [index])))
-        row = [
-            builder.load(_pointer(builder, weight, kind, 4 * L * v), align=4) for v in range(G)
-        ]
+        row = [builder.load(_pointer(builder, weight, kind, 4 * L * v), align=4) for v in range(G)]
         results = []
         for t in range(T):
             value = builder.load(_pointer(builder, position, _F32, 4 * t), align=4)
@@ -250,9 +248,7 @@ def tile_store(
         values, address, stride, valid = args[:4]
         kind = ir.VectorType(_F32, L)
         items = _unpack(builder, values, T * G)
-        starts = [
-            builder.add(address, builder.mul(stride, ir.Constant(_I64, t))) for t in range(T)
-        ]
+        starts = [builder.add(address, builder.mul(stride, ir.Constant(_I64, t))) for t in range(T)]
         whole = builder.icmp_signed(">=", valid, ir.Constant(_I64, G * L))
         with builder.if_else(whole) as (then, otherwise):
             with then:
@@ -363,9 +359,7 @@ vector_divide = _binary("vector_divide", lambda builder, x, y: builder.fdiv(x, y
 
 
 @intrinsic
-def vector_maximum(
-    typingctx: Any, best: Any, winner: Any, candidate: Any, index: Any
-) -> Any:
+def vector_maximum(typingctx: Any, best: Any, winner: Any, candidate: Any, index: Any) -> Any:
     """(best, winner) after ``candidate``, cell ``index`` of the window, was looked at.
 
     A tie keeps the earlier cell. The first NaN wins and stays.
@@ -399,9 +393,7 @@ def vector_where_equal(typingctx: Any, winner: Any, index: Any, values: Any) -> 
 
 
 @intrinsic(prefer_literal=True)
-def index_store(
-    typingctx: Any, vector: Any, address: Any, valid: Any, width: Any
-) -> Any:
+def index_store(typingctx: Any, vector: Any, address: Any, valid: Any, width: Any) -> Any:
     """Store the first ``valid`` lanes of an int32 vector as integers of ``width`` bytes (1, 4)."""
     shape = _literal(width)
     if shape is None or not isinstance(vector, Vector):

@@ -1,4 +1,4 @@
-"""The sweep: outputs[n, r, c, f] = bias[f] + sum over k of source[position(r, c) + offset_k] * weights[k, f].
+"""The sweep: outputs[n, r, c, f] = bias[f] + sum of source[position + offset_k] * weights[k, f].
 
 The forward pass is one sweep; the gradient of the inputs is one sweep for each phase of the stride.
 A task is some rows of one image for one group of channels: it copies the rows it reads into
@@ -114,7 +114,8 @@ def sweep(args: Any, row_taps: Any, column_taps: Any, weights: Any, bias: Any) -
 
     Args:
         args: int64 block; every field is set but those set here.
-        row_taps, column_taps: for each tap, the source row and column that output (0, 0) reads.
+        row_taps: for each tap, the source row that output (0, 0) reads.
+        column_taps: for each tap, the source column that output (0, 0) reads.
         weights: (taps, channels of a group, groups, filters of a group), any strides.
         bias: (groups * filters of a group,), or empty: zero.
     """

@@ -1,0 +1,194 @@
+"""The oracle: every op in plain NumPy float64, written to be read, not to be fast.
+
+Each kernel is tested against these functions. Shapes and semantics are those of the kernels:
+NHWC activations, HWIO weights, cross-correlation, SAME padding with the odd remainder at the
+bottom and right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnforge_kernels.geometry import output_size, padding_before
+
+Array = NDArray[np.float64]
+Pair = tuple[int, int]
+
+
+def _pad(inputs: NDArray, window: Pair, strides: Pair, same: bool, dilation: Pair, fill: float):
+    """``inputs`` with ``fill`` around, and the (OH, OW) of the result."""
+    sizes = [
+        output_size(inputs.shape[1 + a], window[a], strides[a], dilation[a], same) for a in (0, 1)
+    ]
+    widths = [(0, 0)]
+    for a in (0, 1):
+        before = padding_before(inputs.shape[1 + a], window[a], strides[a], dilation[a], same)
+        needed = (sizes[a] - 1) * strides[a] + (window[a] - 1) * dilation[a] + 1
+        widths.append((before, max(needed - before - inputs.shape[1 + a], 0)))
+    return np.pad(inputs.astype(np.float64), [*widths, (0, 0)], constant_values=fill), sizes
+
+
+def _taps(window: Pair, strides: Pair, dilation: Pair, sizes: list[int]) -> Iterator[tuple]:
+    """(i, j, rows, columns): the slices of the padded inputs that tap (i, j) reads."""
+    for i in range(window[0]):
+        for j in range(window[1]):
+            starts = i * dilation[0], j * dilation[1]
+            yield (
+                i,
+                j,
+                *(
+                    slice(starts[a], starts[a] + (sizes[a] - 1) * strides[a] + 1, strides[a])
+                    for a in (0, 1)
+                ),
+            )
+
+
+def conv2d(
+    inputs: NDArray,
+    weights: NDArray,
+    bias: NDArray | None = None,
+    *,
+    strides: Pair = (1, 1),
+    same: bool = False,
+    dilation_rate: Pair = (1, 1),
+    groups: int = 1,
+    relu: bool = False,
+) -> Array:
+    """(N, H, W, C), (KH, KW, C / groups, F) -> (N, OH, OW, F)."""
+    kh, kw, channels, filters = weights.shape
+    padded, sizes = _pad(inputs, (kh, kw), strides, same, dilation_rate, 0.0)
+    outputs = np.zeros((len(inputs), *sizes, filters))
+    if outputs.size:
+        for i, j, rows, columns in _taps((kh, kw), strides, dilation_rate, sizes):
+            for c, f in _groups(groups, channels, filters // groups):
+                outputs[..., f] += padded[:, rows, columns, c] @ weights[i, j, :, f].astype(float)
+    if bias is not None:
+        outputs += bias
+    return np.where(outputs < 0, 0, outputs) if relu else outputs
+
+
+def _groups(groups: int, channels: int, filters: int) -> Iterator[tuple[slice, slice]]:
+    for g in range(groups):
+        yield slice(g * channels, (g + 1) * channels), slice(g * filters, (g + 1) * filters)
+
+
+def conv2d_gradients(
+    inputs: NDArray,
+    weights: NDArray,
+    grad_outputs: NDArray,
+    *,
+    outputs: NDArray | None = None,
+    strides: Pair = (1, 1),
+    same: bool = False,
+    dilation_rate: Pair = (1, 1),
+    groups: int = 1,
+) -> tuple[Array, Array, Array]:
+    """Gradients of (inputs, weights, bias); ``outputs`` of a fused ReLU mask ``grad_outputs``."""
+    kh, kw, channels, filters = weights.shape
+    grads = grad_outputs.astype(np.float64)
+    if outputs is not None:
+        grads = np.where(outputs > 0, grads, 0)
+    padded, sizes = _pad(inputs, (kh, kw), strides, same, dilation_rate, 0.0)
+    grad_padded, grad_weights = np.zeros_like(padded), np.zeros(weights.shape)
+    if grads.size:
+        for i, j, rows, columns in _taps((kh, kw), strides, dilation_rate, sizes):
+            for c, f in _groups(groups, channels, filters // groups):
+                factors = weights[i, j, :, f].astype(float)
+                grad_padded[:, rows, columns, c] += grads[..., f] @ factors.T
+                grad_weights[i, j, :, f] = np.einsum(
+                    "nhwc,nhwf->cf", padded[:, rows, columns, c], grads[..., f]
+                )
+    top = padding_before(inputs.shape[1], kh, strides[0], dilation_rate[0], same)
+    left = padding_before(inputs.shape[2], kw, strides[1], dilation_rate[1], same)
+    inner = grad_padded[:, top : top + inputs.shape[1], left : left + inputs.shape[2]]
+    return inner, grad_weights, grads.sum((0, 1, 2))
+
+
+def max_pool2d(
+    inputs: NDArray, *, pool_size: Pair = (2, 2), strides: Pair | None = None, same: bool = False
+) -> tuple[Array, NDArray[np.int64]]:
+    """(N, H, W, C) -> the maxima and the winners' cells in row-major order, (N, OH, OW, C)."""
+    strides = strides or pool_size
+    padded, sizes = _pad(inputs, pool_size, strides, same, (1, 1), -np.inf)
+    real, _ = _pad(np.ones_like(inputs), pool_size, strides, same, (1, 1), 0.0)
+    best = np.full((len(inputs), *sizes, inputs.shape[3]), -np.inf)
+    winners = np.full(best.shape, -1)
+    if best.size:
+        for i, j, rows, columns in _taps(pool_size, strides, (1, 1), sizes):
+            cell, there = padded[:, rows, columns], real[:, rows, columns] > 0
+            wins = there & (winners < 0) | (~(cell <= best) & ~np.isnan(best))
+            best, winners = (
+                np.where(wins, cell, best),
+                np.where(wins, i * pool_size[1] + j, winners),
+            )
+    return best, winners
+
+
+def max_pool2d_grad(
+    inputs: NDArray,
+    grad_outputs: NDArray,
+    *,
+    pool_size: Pair = (2, 2),
+    strides: Pair | None = None,
+    same: bool = False,
+) -> Array:
+    """The gradient of the inputs, (N, H, W, C): all of it to the first maximum of each window."""
+    strides = strides or pool_size
+    _, winners = max_pool2d(inputs, pool_size=pool_size, strides=strides, same=same)
+    grads, sizes = _pad(np.zeros_like(inputs), pool_size, strides, same, (1, 1), 0.0)
+    if grad_outputs.size:
+        for i, j, rows, columns in _taps(pool_size, strides, (1, 1), sizes):
+            chosen = winners == i * pool_size[1] + j
+            grads[:, rows, columns] += np.where(chosen, grad_outputs, 0.0)
+    return _crop(grads, inputs, pool_size, strides, same)
+
+
+def _crop(padded: Array, inputs: NDArray, window: Pair, strides: Pair, same: bool) -> Array:
+    top = padding_before(inputs.shape[1], window[0], strides[0], 1, same)
+    left = padding_before(inputs.shape[2], window[1], strides[1], 1, same)
+    return padded[:, top : top + inputs.shape[1], left : left + inputs.shape[2]]
+
+
+def _cells(inputs: NDArray, pool_size: Pair, strides: Pair, same: bool) -> Array:
+    """The number of real cells of each window, (1, OH, OW, 1)."""
+    ones = np.ones((1, *inputs.shape[1:3], 1))
+    padded, sizes = _pad(ones, pool_size, strides, same, (1, 1), 0.0)
+    cells = np.zeros((1, *sizes, 1))
+    for _, _, rows, columns in _taps(pool_size, strides, (1, 1), sizes):
+        cells += padded[:, rows, columns]
+    return cells
+
+
+def average_pool2d(
+    inputs: NDArray, *, pool_size: Pair = (2, 2), strides: Pair | None = None, same: bool = False
+) -> Array:
+    """(N, H, W, C) -> the mean of the real cells of each window, (N, OH, OW, C)."""
+    strides = strides or pool_size
+    padded, sizes = _pad(inputs, pool_size, strides, same, (1, 1), 0.0)
+    total = np.zeros((len(inputs), *sizes, inputs.shape[3]))
+    if not total.size:
+        return total
+    for _, _, rows, columns in _taps(pool_size, strides, (1, 1), sizes):
+        total += padded[:, rows, columns]
+    return total / _cells(inputs, pool_size, strides, same)
+
+
+def average_pool2d_grad(
+    inputs: NDArray,
+    grad_outputs: NDArray,
+    *,
+    pool_size: Pair = (2, 2),
+    strides: Pair | None = None,
+    same: bool = False,
+) -> Array:
+    """The gradient of the inputs, (N, H, W, C)."""
+    strides = strides or pool_size
+    grads, sizes = _pad(np.zeros_like(inputs), pool_size, strides, same, (1, 1), 0.0)
+    if grad_outputs.size:
+        share = grad_outputs / _cells(inputs, pool_size, strides, same)
+        for _, _, rows, columns in _taps(pool_size, strides, (1, 1), sizes):
+            grads[:, rows, columns] += share
+    return _crop(grads, inputs, pool_size, strides, same)

@@ -1,0 +1,1 @@
+"""Keras layers that compute with the kernels of ``cnnforge_kernels``."""

@@ -1,0 +1,32 @@
+"""When a layer has no kernel for what it is asked: the framework's own computation, said once."""
+
+from __future__ import annotations
+
+import warnings
+
+import keras
+
+_said: set[str] = set()
+
+
+class KernelUnavailableWarning(UserWarning):
+    """A layer computes with the framework's implementation because no kernel fits."""
+
+
+def kernel_fits(layer: keras.layers.Layer, dtype: str) -> bool:
+    """Whether there is a kernel for a layer's data format and for inputs of ``dtype``.
+
+    The first ``False`` for a reason is accompanied by a ``KernelUnavailableWarning``.
+    """
+    reason = None
+    if layer.data_format != "channels_last":
+        reason = f"data_format={layer.data_format!r} (the kernels need 'channels_last')"
+    elif dtype != "float32" or layer.compute_dtype != "float32":
+        reason = f"the dtype {layer.compute_dtype} (the kernels compute in float32)"
+    if reason is None:
+        return True
+    message = f"{type(layer).__name__}: no kernel for {reason}: the framework's own is used"
+    if message not in _said:
+        _said.add(message)
+        warnings.warn(message, KernelUnavailableWarning, stacklevel=2)
+    return False
