@@ -63,7 +63,7 @@ def dataset_from_arrays(
     if not len(rows[1]):
         raise DataError(f"{name} has one image of every class: nothing is left for validation")
     train, validation = (
-        ArraySamples(images[part], labels[part], [names[row] for row in part]) for part in rows
+        ArraySamples(images[part], labels[part], [names[int(row)] for row in part]) for part in rows
     )
     train_split, validation_split = (
         Split(samples.labels, samples.names, [hashlib.sha256(i).digest() for i in samples.images])

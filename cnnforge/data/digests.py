@@ -70,7 +70,7 @@ def duplicates_note(train: Sequence[bytes], validation: Sequence[bytes]) -> tupl
     images = "image is an exact copy" if count == 1 else "images are exact copies"
     return (
         f"{count} of {len(validation)} validation {images} of a training image: "
-        "the validation scores are too good by that much",
+        "the scores on them tell nothing about new images",
     )
 
 

@@ -55,7 +55,7 @@ class ImageFiles:
         images = np.empty((len(indices), *self._image_shape), np.uint8)
 
         def decode(row: int) -> None:
-            images[row] = read_image(self.names[indices[row]], self._image_shape)
+            images[row] = read_image(self.names[int(indices[row])], self._image_shape)
 
         try:
             in_parallel(decode, range(len(indices)))
