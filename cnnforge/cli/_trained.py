@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    from cnnforge.conversion import Kernels
     from cnnforge.discovery import Plugins
     from cnnforge.prediction import Predictor, RunData
 
@@ -55,6 +56,7 @@ def open_trained(
     run = RunDirectory.open(path)
     stored, table = run.read_config()
     options = TrainingOptions(**check_types(stored, str(path / CONFIG)))
+    # For its check of the value.
     _ = TrainingOptions(kernels=kernels)
     there = [it for it in options.plugin if not it.endswith(".py") or Path(it).is_file()]
     plugins = load_plugins(list(dict.fromkeys([*there, *(explicit or ())])))
@@ -70,4 +72,6 @@ def open_trained(
         seed=options.seed,
         fingerprint=str(table.get("fingerprint", "")),
     )
-    return Trained(Predictor.open(run, layers=plugins.layers, kernels=kernels), data, plugins)
+    return Trained(
+        Predictor.open(run, layers=plugins.layers, kernels=cast("Kernels", kernels)), data, plugins
+    )

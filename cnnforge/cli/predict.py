@@ -122,7 +122,7 @@ def _show(rows: list[Prediction], output: Path | None) -> None:
         others = ", ".join(f"{label} {share:.2%}" for label, share in row.top[1:])
         cells = [printable(row.name), row.label, share, others]
         table.append(cells + [row.true_label] * with_truth + [row.error] * with_error)
-    columns = ["file", "label", "probability", "next"]
+    columns = ["file", "label", "probability", "next best"]
     columns += ["true label"] * with_truth + ["error"] * with_error
     _render.table(columns, table)
     if len(shown) < len(rows):

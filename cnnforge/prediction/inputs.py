@@ -212,7 +212,7 @@ class _Joined:
     def __init__(self, first: Samples, second: Samples) -> None:
         self._parts = (first, second)
         self.labels = np.concatenate([part.labels for part in self._parts])
-        self.names = [*first.names, *second.names]
+        self.names: Sequence[str] = [*first.names, *second.names]
 
     def __len__(self) -> int:
         return len(self.labels)

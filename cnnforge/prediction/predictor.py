@@ -10,6 +10,7 @@ import numpy as np
 
 from cnnforge._chunks import ChunkSize, chunks
 from cnnforge._tensorflow import Classifier
+from cnnforge.conversion import Kernels, forge
 from cnnforge.data import Samples, UnreadableImage, read_image
 from cnnforge.data.files import in_parallel
 from cnnforge.errors import RunError
@@ -51,7 +52,7 @@ class Predictor:
 
     @classmethod
     def open(
-        cls, run: RunDirectory, *, layers: Registry[LayerSpec], kernels: str = "auto"
+        cls, run: RunDirectory, *, layers: Registry[LayerSpec], kernels: Kernels = "auto"
     ) -> Predictor:
         """Open the model of a run; nothing but the run is needed.
 
@@ -67,11 +68,7 @@ class Predictor:
             RunError: The files cannot be read, or do not belong together.
         """
         model = load_model(run.model, layers)
-        if kernels != "keras":
-            from cnnforge.conversion import forge
-
-            model = forge(model, layers=layers, kernels=kernels)
-        return cls(model, run.read_classes())
+        return cls(forge(model, kernels, layers=layers), run.read_classes())
 
     def classify(
         self, samples: Samples, indices: np.ndarray | None = None
@@ -142,8 +139,10 @@ class Predictor:
         """
         names = self.classes if label_names is None else label_names
         for chosen, probabilities in self.classify(samples, indices):
-            for index, top in zip(chosen, rank(probabilities, self.classes, top_k), strict=True):
-                yield Prediction(samples.names[index], top, names[samples.labels[index]])
+            for index, top in zip(
+                chosen.tolist(), rank(probabilities, self.classes, top_k), strict=True
+            ):
+                yield Prediction(samples.names[index], top, names[int(samples.labels[index])])
 
     def rows(self, samples: Samples, probabilities: np.ndarray, top_k: int = 3) -> list[Prediction]:
         """Make rows of samples that were classified before.

@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 
 from cnnforge._tensorflow import prepare
 from cnnforge.configuration import TrainingOptions, check_types, parse_epochs
+from cnnforge.conversion import Kernels, forge, implementations, lower
 from cnnforge.data import DataOptions, Dataset, open_dataset, parse
 from cnnforge.discovery import Plugins
 from cnnforge.environment import environment, versions
@@ -111,7 +112,7 @@ class Session:
             raise RunError(f"the run {self.run.path} has no finished epoch to report on")
         best, history = self.state.best, self.state.history
         predictor = Predictor.open(
-            self.run, layers=self.plugins.layers, kernels=self.options.kernels
+            self.run, layers=self.plugins.layers, kernels=_kernels(self.options)
         )
         samples = self.dataset.validation
         probabilities = predictor.probabilities(samples)
@@ -249,7 +250,7 @@ class _MetricsFile:
         if isinstance(event, EpochEnded):
             self._rows.append(event.metrics)
             names = [field.name for field in dataclasses.fields(EpochMetrics)]
-            rows = [[f"{getattr(row, name):.9g}" for name in names] for row in self._rows]
+            rows = [[f"{getattr(row, name):.7g}" for name in names] for row in self._rows]
             self._run.write_csv("metrics.csv", names, rows)
 
 
@@ -302,12 +303,13 @@ def _build(
         )
     if options.init_from is not None:
         _take_weights(model, Path(options.init_from), plugins)
-    if options.kernels == "keras":
-        return model, model
-    from cnnforge.conversion import forge, lower
+    forged = forge(model, _kernels(options), layers=plugins.layers)
+    mixed = any(it.provider for it in implementations(forged, layers=plugins.layers))
+    return forged, lower(forged, layers=plugins.layers) if mixed else forged
 
-    forged = forge(model, layers=plugins.layers, kernels=options.kernels)
-    return forged, lower(forged, layers=plugins.layers)
+
+def _kernels(options: TrainingOptions) -> Kernels:
+    return cast("Kernels", options.kernels)
 
 
 def _take_weights(model: keras.Model, source: Path, plugins: Plugins) -> None:
@@ -369,7 +371,8 @@ def _write_facts(session: Session, spec: ModelSpec) -> None:
     run.write_classes(dataset.classes)
     if dataset.skipped:
         run.write_csv("skipped.csv", ["file", "reason"], dataset.skipped)
-    run.write_json("kernels.json", _implementations(session))
+    chosen = implementations(session.model, layers=session.plugins.layers)
+    run.write_json("kernels.json", [dataclasses.asdict(it) for it in chosen])
     used = [it for it in session.plugins.records if it.status == "loaded"]
     facts = environment(
         seed=session.options.seed,
@@ -388,17 +391,3 @@ def _write_facts(session: Session, spec: ModelSpec) -> None:
     run.write_json("environment.json", facts)
     # Last: a directory without it is no run.
     run.write_config(session.options.as_dict(), table)
-
-
-def _implementations(session: Session) -> list[dict[str, str]]:
-    if session.options.kernels == "keras":
-        return [
-            {"layer": layer.name, "class": type(layer).__name__, "implementation": "keras"}
-            for layer in session.model.layers
-        ]
-    from cnnforge.conversion import implementations
-
-    return [
-        {"layer": name, "class": getattr(kind, "__name__", str(kind)), "implementation": chosen}
-        for name, kind, chosen in implementations(session.model)
-    ]

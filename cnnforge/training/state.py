@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -163,7 +164,7 @@ def _encode(state: TrainingState) -> bytes:
         "config": dict(state.config),
         "arrays": len(state.arrays),
     }
-    named = {f"{number:05d}": array for number, array in enumerate(state.arrays)}
+    named: dict[str, Any] = {f"{number:05d}": array for number, array in enumerate(state.arrays)}
     body = io.BytesIO()
     np.savez(body, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **named)
     data = body.getvalue()
