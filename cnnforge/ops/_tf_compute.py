@@ -5,6 +5,9 @@ in (`make_state`); the callback reads it, fetches the inputs, calls the shape ru
 outputs and jumps to the author's function.
 """
 
+# An intrinsic is called without its first parameter, which is the compiler's.
+# pyright: reportCallIssue=false
+
 from __future__ import annotations
 
 import sys
@@ -34,7 +37,7 @@ from cnnforge.ops._tf_c_api import (
 
 # Words of the state.
 _ENTRY, _SHAPE_ENTRY, _LOCK, _INPUTS, _OUTPUTS, _BLOCK_WORDS = 0, 1, 2, 3, 4, 5
-_FAIL, _NODE, _ATTRIBUTE_OFFSET, _ATTRIBUTE_WORDS = 6, 7, 8, 9
+_FAIL, _NUMBER, _ATTRIBUTE_OFFSET, _ATTRIBUTE_WORDS = 6, 7, 8, 9
 _HEADER = 10
 _INPUT_WORDS = 2  # rank, offset in the block
 _OUTPUT_WORDS = 5  # rank, offset in the block, TensorFlow's dtype, bytes per element, shape source
@@ -44,7 +47,7 @@ WRONG_RANK, SHAPE_RULE_RAISED, NEGATIVE_SHAPE, ALLOCATION_FAILED, FUNCTION_RAISE
 
 
 def make_state(
-    program: Program, dtypes: list[int], attribute_words: list[int], fail: int, node: int
+    program: Program, dtypes: list[int], attribute_words: list[int], fail: int, number: int
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Write down everything that the compute callback has to know about a node.
 
@@ -52,9 +55,9 @@ def make_state(
         program: The compiled step.
         dtypes: TensorFlow's number for the dtype of each output.
         attribute_words: The attributes, encoded.
-        fail: The address of the fail callback, `void(node, code, where, context)`, which is
+        fail: The address of the fail callback, `void(number, code, where, context)`, which is
             Python and only called to report an error.
-        node: What the fail callback gets to know the node by.
+        number: What the fail callback gets to know the step by.
 
     Returns:
         The words of the state.
@@ -69,7 +72,7 @@ def make_state(
         len(step.writes),
         program.words,
         fail,
-        node,
+        number,
         program.attribute_offset,
         len(attribute_words),
     ]
@@ -109,8 +112,10 @@ def _call_entry(typingctx: Any, address: Any, block: Any) -> Any:
 
 
 @intrinsic
-def _call_fail(typingctx: Any, address: Any, node: Any, code: Any, where: Any, context: Any) -> Any:
-    """Call `void fail(int64 node, int64 code, int64 where, void *context)`."""
+def _call_fail(
+    typingctx: Any, address: Any, number: Any, code: Any, where: Any, context: Any
+) -> Any:
+    """Call `void fail(int64 number, int64 code, int64 where, void *context)`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         function = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 4)
@@ -121,7 +126,7 @@ def _call_fail(typingctx: Any, address: Any, node: Any, code: Any, where: Any, c
 
 
 @numba.njit(cache=True)
-def _fetch_inputs(state, context, block, handles, status):  # type: ignore[no-untyped-def]
+def _fetch_inputs(state, context, block, handles, status):
     """Fetch the inputs into the block. Returns 0, or 1 + the number of one of another rank."""
     for index in range(state[_INPUTS]):
         position = _HEADER + _INPUT_WORDS * index
@@ -137,7 +142,7 @@ def _fetch_inputs(state, context, block, handles, status):  # type: ignore[no-un
 
 
 @numba.njit(cache=True)
-def _allocate_outputs(state, context, block, handles, status):  # type: ignore[no-untyped-def]
+def _allocate_outputs(state, context, block, handles, status):
     """Allocate the outputs whose shapes are in the block. Returns what went wrong, and where."""
     inputs = state[_INPUTS]
     for index in range(state[_OUTPUTS]):
@@ -167,7 +172,7 @@ def _allocate_outputs(state, context, block, handles, status):  # type: ignore[n
 
 
 @numba.njit(cache=True)
-def _run(state, context, block, handles, status):  # type: ignore[no-untyped-def]
+def _run(state, context, block, handles, status):
     """Everything but the clean-up. Returns what went wrong, and where."""
     wrong = _fetch_inputs(state, context, block, handles, status)
     if wrong != 0:
@@ -193,7 +198,7 @@ def _run(state, context, block, handles, status):  # type: ignore[no-untyped-def
 
 
 @numba.cfunc(types.void(types.intp, types.intp), cache=True)
-def compute(state_address, context):  # type: ignore[no-untyped-def]
+def compute(state_address, context):
     """The compute callback: `void(void *state, TF_OpKernelContext *)`."""
     state = _words(state_address)
     status = TF_NewStatus()
@@ -204,7 +209,7 @@ def compute(state_address, context):  # type: ignore[no-untyped-def]
     if code == ALLOCATION_FAILED:
         TF_OpKernelContext_Failure(context, status)
     elif code != 0:
-        _call_fail(state[_FAIL], state[_NODE], code, where, context)
+        _call_fail(state[_FAIL], state[_NUMBER], code, where, context)
     for index in range(tensors):
         if handles[index] != 0:
             TF_DeleteTensor(handles[index])

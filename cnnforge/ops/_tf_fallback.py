@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from cnnforge.ops.array_op import ArrayOp
 
 
+class _FunctionError(tf.errors.InvalidArgumentError, ValueError):
+    """What the C API route reports.
+
+    Eager mode passes the exception on as it is; a graph makes of a ValueError what this is.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(None, None, message)
+
+
 def call(op: ArrayOp, tensors: Sequence[tf.Tensor], values: Mapping[str, Any]) -> list[tf.Tensor]:
     """Apply an op to checked tensors."""
     shapes = op.output_shapes(
@@ -87,8 +97,7 @@ def _numpy_function(
         try:
             return function(*arrays)
         except Exception as error:
-            # The type of error that the C API route reports: InvalidArgumentError.
-            raise ValueError(
+            raise _FunctionError(
                 f"ArrayOp {op.name!r}: raised {type(error).__name__}: {error}"
             ) from error
 

@@ -34,9 +34,10 @@ _lock = threading.RLock()
 # Which op and step stand behind a registered type. The functions behind a type can be replaced
 # (a notebook cell run twice); the type itself stays for the life of the process.
 _steps: dict[str, tuple[ArrayOp, Step]] = {}
-# By the number that a node's state holds, for the messages of its errors.
-_numbers = itertools.count()
-_nodes: dict[int, Step] = {}
+# A node's state holds the number of its step, for the messages of its errors.
+_numbered: list[Step] = []
+# Not `_lock`: who holds that may be waiting for TensorFlow, which may be waiting for a create.
+_number_lock = threading.Lock()
 _callbacks: list[Any] = []
 
 
@@ -122,9 +123,11 @@ def _make_create(name: str, dtypes: list[int]) -> Any:
             values = op.decode(words)
             if shapes:
                 op.prepare(_decode_shapes(op, shapes), values, gradient=not step.is_forward)
-            node = next(_numbers)
-            _nodes[node] = step
-            state = make_state(op.program(step), dtypes, words, _FAIL, node)
+            with _number_lock:
+                if step not in _numbered:
+                    _numbered.append(step)
+            number = _numbered.index(step)
+            state = make_state(op.program(step), dtypes, words, _FAIL, number)
             address = api.malloc(state.nbytes)
             ctypes.memmove(address, state.ctypes.data, state.nbytes)
             return address
@@ -152,9 +155,9 @@ def _int64_list(construction: int, name: bytes) -> list[int]:
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
-def _fail(node: int, code: int, where: int, context: int) -> None:
+def _fail(number: int, code: int, where: int, context: int) -> None:
     """Report what the compute callback has found wrong. The only Python that it ever runs."""
-    step = _nodes[node]
+    step = _numbered[number]
     error = take_exception() if code in (SHAPE_RULE_RAISED, FUNCTION_RAISED) else None
     text = f"{type(error).__name__}: {error}" if error is not None else "no exception"
     if code == WRONG_RANK:

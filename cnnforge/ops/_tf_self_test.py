@@ -14,20 +14,20 @@ from cnnforge.ops.array_op import ArrayOp
 
 
 @numba.njit(cache=True)
-def _affine(inputs, factor, offset, outputs):  # type: ignore[no-untyped-def]
+def _affine(inputs, factor, offset, outputs):
     for index in range(inputs.size):
         outputs[index] = factor[0] * inputs[index] + np.float32(offset)
 
 
 @numba.njit(cache=True)
-def _affine_backward(inputs, factor, grad_outputs, grad_inputs, grad_factor):  # type: ignore[no-untyped-def]
+def _affine_backward(inputs, factor, grad_outputs, grad_inputs, grad_factor):
     grad_factor[0] = 0
     for index in range(inputs.size):
         grad_inputs[index] = factor[0] * grad_outputs[index]
         grad_factor[0] += inputs[index] * grad_outputs[index]
 
 
-def _affine_shape(inputs, factor):  # type: ignore[no-untyped-def]
+def _affine_shape(inputs, factor):
     return inputs
 
 

@@ -189,7 +189,7 @@ class ArrayOp:
         shapes = [array.shape for array in ready]
         sizes = output_shapes(self._definition, shapes, values)
         self.prepare(shapes, values)
-        results = self._programs[step].run(ready, sizes, self.encode(values))  # type: ignore[arg-type]
+        results = self._programs[step].run(ready, sizes, self.encode(values))
         return results[0] if len(self.outputs) == 1 else tuple(results)
 
     def run_backward(

@@ -1,0 +1,96 @@
+"""What one op costs inside of a `tf.function`, whatever it computes.
+
+Run `python benchmarks/bench_op_overhead.py`. Graphs of 100 and of 1000 chained ops on a tensor of
+16 bytes are timed; the difference, by the number of ops between them, is the cost of one op. The
+fixed cost of calling a graph drops out. Minima over many calls, the two graphs taking turns.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numba
+import numpy as np
+import tensorflow as tf
+
+import cnnforge.ops
+
+SHORT, LONG = 100, 1000
+CALLS = 200
+
+
+@numba.njit(cache=True)
+def step(inputs, outputs):
+    for index in range(inputs.size):
+        outputs[index] = inputs[index] + np.float32(1)
+
+
+def step_shape(inputs):
+    return inputs
+
+
+step_op = cnnforge.ops.ArrayOp(
+    "bench_step",
+    forward=step,
+    inputs={"inputs": 1},
+    outputs={"outputs": 1},
+    output_shapes=step_shape,
+)
+
+
+def numpy_step(inputs: tf.Tensor) -> tf.Tensor:
+    return tf.ensure_shape(tf.numpy_function(lambda a: a + np.float32(1), [inputs], tf.float32), 4)
+
+
+def chain(op: Callable[[tf.Tensor], tf.Tensor], length: int) -> Callable[[tf.Tensor], Any]:
+    """A graph of `length` ops, each on the result of the one before."""
+
+    @tf.function(autograph=False)
+    def run(inputs: tf.Tensor) -> tf.Tensor:
+        for _ in range(length):
+            inputs = op(inputs)
+        return inputs
+
+    return run
+
+
+def microseconds(op: Callable[[tf.Tensor], tf.Tensor], calls: int) -> float:
+    """The cost of one op, in microseconds."""
+    inputs = tf.zeros(4)
+    graphs = [chain(op, SHORT), chain(op, LONG)]
+    best = [float("inf")] * 2
+    for call in range(calls + 5):
+        for index, graph in enumerate(graphs):
+            start = time.perf_counter()
+            graph(inputs).numpy()
+            if call >= 5:
+                best[index] = min(best[index], time.perf_counter() - start)
+    return (best[1] - best[0]) / (LONG - SHORT) * 1e6
+
+
+def main() -> int:
+    # Grappler drops identities and fuses chains of sums and of unary operations; it leaves this.
+    other = tf.Variable(tf.ones(4))
+    results = {
+        "tf.math.squared_difference": microseconds(
+            lambda inputs: tf.math.squared_difference(inputs, other.value()), CALLS
+        ),
+        "ArrayOp": microseconds(step_op, CALLS),
+        "tf.numpy_function": microseconds(numpy_step, CALLS // 4),
+    }
+    print(cnnforge.ops.route())
+    for name, cost in results.items():
+        print(f"{name:28s} {cost:8.2f} us per op")
+    print(json.dumps({name: round(cost, 3) for name, cost in results.items()}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""The toy ops, importable here and in processes of their own."""
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def toy() -> ModuleType:
+    """The module toy_ops, under the name that it has in other processes."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        return importlib.import_module("toy_ops")
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture
+def run_python() -> Callable[..., str]:
+    """Return `run(source, *arguments, **environment)`: runs it in a new process, gives stdout."""
+
+    def run(source: str, *arguments: object, **environment: str) -> str:
+        variables = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")]),
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            **environment,
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", source, *map(str, arguments)],
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, f"exit status {done.returncode}\n{done.stderr[-4000:]}"
+        return done.stdout
+
+    return run
