@@ -98,6 +98,7 @@ def test_a_fingerprint_changes_with_everything_it_is_made_from():
         [*base[:2], split([0], ["z"], [one]), base[3]],
         [*base[:2], split([0], ["x"], [two]), base[3]],
         [*base[:2], base[3], base[2]],
+        [("a", "b", "x"), base[1], split([0], [], [one]), base[3]],
         [*base[:2], split([0, 1], ["x", "y"], [one, two]), split([], [], [])],
     ]
     assert len({fingerprint(*variant) for variant in variants}) == len(variants)
