@@ -139,10 +139,9 @@ class Predictor:
         """
         names = self.classes if label_names is None else label_names
         for chosen, probabilities in self.classify(samples, indices):
-            for index, top in zip(
-                chosen.tolist(), rank(probabilities, self.classes, top_k), strict=True
-            ):
-                yield Prediction(samples.names[index], top, names[int(samples.labels[index])])
+            for index, top in zip(chosen, rank(probabilities, self.classes, top_k), strict=True):
+                label = names[int(samples.labels[index])]
+                yield Prediction(samples.names[int(index)], top, label)
 
     def rows(self, samples: Samples, probabilities: np.ndarray, top_k: int = 3) -> list[Prediction]:
         """Make rows of samples that were classified before.

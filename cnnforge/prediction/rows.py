@@ -66,7 +66,7 @@ def rank(
     """
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
     return [
-        tuple((classes[index], float(row[index])) for index in chosen.tolist())
+        tuple((classes[int(index)], float(row[index])) for index in chosen)
         for row, chosen in zip(probabilities, best, strict=True)
     ]
 

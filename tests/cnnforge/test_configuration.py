@@ -1,0 +1,99 @@
+"""Options: their values, their files and their origins."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cnnforge.configuration import (
+    TrainingOptions,
+    check_types,
+    parse_epochs,
+    read_config,
+    resolve,
+)
+from cnnforge.errors import UsageError
+
+
+def test_command_line_over_config_over_default() -> None:
+    options, origins = resolve({"seed": 1}, {"seed": 2, "epochs": 3})
+    assert (options.seed, options.epochs, options.batch_size) == (1, 3, 64)
+    assert origins["seed"] == "command line"
+    assert origins["epochs"] == "config"
+    assert origins["batch_size"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("validation_fraction", 1.0),
+        ("kernels", "nunba"),
+        ("color", "gray"),
+        ("image_size", "28"),
+        ("image_size", "0x28"),
+    ],
+)
+def test_a_value_out_of_range_is_named(name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=name):
+        TrainingOptions(**{name: value})
+
+
+def test_a_close_word_is_suggested() -> None:
+    with pytest.raises(UsageError, match="did you mean 'numba'"):
+        TrainingOptions(kernels="nunba")
+    with pytest.raises(UsageError, match="no option 'learnin_rate'; did you mean 'learning_rate'"):
+        check_types({"learnin_rate": 1}, "x")
+    with pytest.raises(UsageError, match="no option 'zzz'; there are: model, data"):
+        check_types({"zzz": 1}, "x")
+
+
+def test_a_size_is_height_by_width() -> None:
+    assert TrainingOptions(image_size="28x32").height_and_width == (28, 32)
+    assert TrainingOptions().height_and_width is None
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('batch-size = 8\nlearning_rate = 1\nplugin = ["a.py"]\n[run]\nformat = 1\n')
+    found = read_config(path)
+    assert found == {"batch_size": 8, "learning_rate": 1.0, "plugin": ("a.py",)}
+    assert isinstance(found["learning_rate"], float)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a = ", "is not TOML"),
+        ("epochs = '3'", "epochs must be a whole number, got '3'"),
+        ("epochs = true", "epochs must be a whole number, got True"),
+        ("learning_rate = 'x'", "learning_rate must be a number"),
+        ("strict = 1", "strict must be true or false"),
+        ("model = 1", "model must be a text"),
+        ("plugin = 'a.py'", "plugin must be a list of texts"),
+    ],
+)
+def test_a_wrong_file_says_what_is_wrong(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=reason):
+        read_config(path)
+
+
+def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
+        read_config(tmp_path / "missing.toml")
+
+
+def test_epochs() -> None:
+    assert parse_epochs("20") == 20
+    assert parse_epochs("+10", 20) == 30
+    for text, before in (("+10", None), ("0", None), ("-1", None), ("x", 3), ("+", 3), ("1.5", 3)):
+        with pytest.raises(UsageError, match="epochs"):
+            parse_epochs(text, before)

@@ -1,0 +1,111 @@
+"""Training states on disk."""
+
+import os
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnnforge.errors import RunError
+from cnnforge.training import Best, EpochMetrics, StateStore, TrainingState
+from cnnforge.training.state import Sums
+
+ROW = EpochMetrics(1, 0.1, 0.2, 0.3, 0.4, 1e-3, 1.5, 1e4)
+
+
+def state(epoch: int, batch: int = 0, size: int = 10) -> TrainingState:
+    generator = np.random.default_rng([epoch, batch])
+    return TrainingState(
+        arrays=[generator.random(size, np.float32), np.uint32([1, 2]), np.array(epoch, np.int64)],
+        epoch=epoch,
+        batch=batch,
+        sums=Sums(1 / 3, 17, 0.5),
+        best=Best(1, 0.4, 0.1 + 0.2),
+        history=(ROW,) * epoch,
+        config={"seed": 1, "model": "lenet", "rate": 0.1},
+    )
+
+
+def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    saved = state(2, 5)
+    StateStore(tmp_path / "last").save(saved)
+    loaded, warnings = StateStore(tmp_path / "last").load()
+    assert warnings == []
+    assert loaded is not None
+    assert loaded.digest() == saved.digest()
+    for name in ("epoch", "batch", "sums", "best", "history", "config"):
+        assert getattr(loaded, name) == getattr(saved, name)
+    assert [it.dtype for it in loaded.arrays] == [it.dtype for it in saved.arrays]
+
+
+def test_nothing_was_saved(tmp_path: Path) -> None:
+    assert StateStore(tmp_path / "last").load() == (None, [])
+
+
+def test_the_newest_and_the_one_before_are_kept(tmp_path: Path) -> None:
+    store = StateStore(tmp_path / "last")
+    for epoch, batch in ((0, 0), (0, 3), (1, 0), (2, 0)):
+        store.save(state(epoch, batch))
+    assert sorted(os.listdir(store.folder)) == [
+        "state-00001-0000000.ckpt",
+        "state-00002-0000000.ckpt",
+    ]
+
+
+def flip_a_bit(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-10],
+        lambda data: b"",
+        lambda data: b"garbage\n" * 30,
+        lambda data: data.replace(b" 1 ", b" x ", 1),
+        flip_a_bit,
+    ],
+    ids=["truncated", "empty", "garbage", "header", "bit"],
+)
+def test_a_damaged_newest_is_passed_over_and_said(tmp_path: Path, damage) -> None:
+    store = StateStore(tmp_path / "last")
+    store.save(state(1))
+    newest = store.save(state(2))
+    newest.write_bytes(damage(newest.read_bytes()))
+    loaded, warnings = store.load()
+    assert loaded is not None
+    assert loaded.epoch == 1
+    assert len(warnings) == 1
+    assert str(newest) in warnings[0]
+    # What is saved next is the newest, though the damaged one has a higher number.
+    store.save(state(1, 4))
+    loaded, warnings = store.load()
+    assert loaded is not None
+    assert (loaded.epoch, loaded.batch, warnings) == (1, 4, [])
+    assert len(os.listdir(store.folder)) == 2
+
+
+def test_a_newer_format_is_an_error_not_damage(tmp_path: Path) -> None:
+    store = StateStore(tmp_path / "last")
+    path = store.save(state(1))
+    path.write_bytes(path.read_bytes().replace(b"state 1 ", b"state 9 ", 1))
+    with pytest.raises(RunError, match="written by a newer cnnforge"):
+        store.load()
+
+
+def test_a_full_disk_keeps_the_earlier_state(tmp_path: Path) -> None:
+    store = StateStore(tmp_path / "last")
+    store.save(state(1))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"too large; state-00001-0000000\.ckpt is kept"):
+            store.save(state(2, size=100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(store.folder) == ["state-00001-0000000.ckpt"]
+    loaded, _ = store.load()
+    assert loaded is not None
+    assert loaded.digest() == state(1).digest()
