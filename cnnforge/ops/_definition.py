@@ -6,6 +6,8 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -39,17 +41,22 @@ class Array:
     name: str
     type: types.Array
 
-    @property
+    @cached_property
     def rank(self) -> int:
         """Number of dimensions."""
         return self.type.ndim
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype[Any]:
         """NumPy's dtype of the elements."""
         return as_dtype(self.type.dtype)
 
-    @property
+    @cached_property
+    def dtype_name(self) -> str:
+        """The name of the dtype, which is the same in every framework."""
+        return self.dtype.name
+
+    @cached_property
     def is_float(self) -> bool:
         """Whether a gradient with respect to the array exists."""
         return isinstance(self.type.dtype, types.Float)
@@ -59,7 +66,7 @@ class Array:
         return Array(GRAD + self.name, self.type)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
     """One function of an op: the forward function, or one that computes some gradients.
 
@@ -103,6 +110,7 @@ class Definition:
     shape_rule: Callable[..., Any]
 
 
+@cache
 def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
     """The names of the parameters of a plain or a compiled function."""
     return tuple(inspect.signature(getattr(function, "py_func", function)).parameters)
@@ -240,8 +248,10 @@ def _backward_step(
 def _check_shape_rule(
     op: str, rule: Callable[..., Any], ins: Sequence[Array], attributes: set[str]
 ) -> None:
-    if not callable(rule):
-        raise ValueError(f"{op}: output_shapes is a {type(rule).__name__}, expected a function")
+    if not isinstance(rule, (FunctionType, Dispatcher)):
+        raise ValueError(
+            f"{op}: output_shapes is a {type(rule).__name__}, expected a function of shapes"
+        )
     known = {item.name for item in ins} | attributes
     for parameter in parameters(rule):
         if parameter not in known:

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from cnnforge.ops._definition import GRAD, Step
+from cnnforge.ops._shapes import Shape
 from cnnforge.ops._tf_register import second_order_error
 
 if TYPE_CHECKING:
@@ -27,13 +28,11 @@ class _FunctionError(tf.errors.InvalidArgumentError, ValueError):
 
 def call(op: ArrayOp, tensors: Sequence[tf.Tensor], values: Mapping[str, Any]) -> list[tf.Tensor]:
     """Apply an op to checked tensors."""
-    shapes = op.output_shapes(
-        [
-            (None,) * item.rank if t.shape.rank is None else tuple(t.shape)
-            for t, item in zip(tensors, op.inputs, strict=True)
-        ],
-        values,
-    )
+    input_shapes: list[Shape] = [
+        (None,) * item.rank if t.shape.rank is None else tuple(t.shape)
+        for t, item in zip(tensors, op.inputs, strict=True)
+    ]
+    shapes = op.output_shapes(input_shapes, values)
 
     def forward(*arrays: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
         results = op.run(*arrays, **values)
@@ -57,7 +56,7 @@ def call(op: ArrayOp, tensors: Sequence[tf.Tensor], values: Mapping[str, Any]) -
             found: dict[str, tf.Tensor] = {}
             for step in op.backward_steps:
                 reads = [known[item.name] for item in step.reads]
-                made = _backward(op, step, reads, values)
+                made = _backward(op, step, reads, input_shapes, values)
                 for item, source, t in zip(step.writes, step.shape_source or (), made, strict=True):
                     t.set_shape(known[source].shape)
                     found[item.name] = t
@@ -69,10 +68,14 @@ def call(op: ArrayOp, tensors: Sequence[tf.Tensor], values: Mapping[str, Any]) -
 
 
 def _backward(
-    op: ArrayOp, step: Step, reads: Sequence[tf.Tensor], values: Mapping[str, Any]
+    op: ArrayOp,
+    step: Step,
+    reads: Sequence[tf.Tensor],
+    input_shapes: Sequence[Shape],
+    values: Mapping[str, Any],
 ) -> list[tf.Tensor]:
     def run(*arrays: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-        found = op.run_backward_step(step, arrays, values)
+        found = op.run_backward_step(step, arrays, input_shapes, values)
         return [found[item.name] for item in step.writes]
 
     # tf.numpy_function passes for not differentiable, so that a gradient of a gradient would

@@ -6,6 +6,7 @@ import ctypes
 import itertools
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
@@ -41,6 +42,7 @@ _number_lock = threading.Lock()
 _callbacks: list[Any] = []
 
 
+@cache
 def type_name(step: Step) -> str:
     """The name of a step as an op of TensorFlow's, for instance `Cnnforge>ScaleGradInputs`."""
 
@@ -57,11 +59,18 @@ def register(op: ArrayOp) -> None:
     Raises:
         ValueError: The name is registered with other inputs, outputs or attributes.
     """
+    # The forward step comes last: where it is known, so are the others.
+    if _is_current(op, op.forward_step):
+        return
     with _lock:
-        for step in (op.forward_step, *op.backward_steps):
-            name = type_name(step)
-            if _steps.get(name, (None,))[0] is not op:
-                _register(op, step, name)
+        for step in (*op.backward_steps, op.forward_step):
+            if not _is_current(op, step):
+                _register(op, step, type_name(step))
+
+
+def _is_current(op: ArrayOp, step: Step) -> bool:
+    known = _steps.get(type_name(step))
+    return known is not None and known[0] is op
 
 
 def _argument(prefix: str, item: Array) -> str:
@@ -208,9 +217,9 @@ def _make_node(
     op by its name, and `apply_op`, which adds one to a graph; its generated wrappers of its own
     ops call the same two.
     """
-    values = op.decode(words)
     op.program(step)
-    op.prepare(input_shapes, values, gradient=not step.is_forward)
+    if op.has_prepare:
+        op.prepare(input_shapes, op.decode(words), gradient=not step.is_forward)
     name = type_name(step)
     eager = tf.executing_eagerly()
     # In a graph the node carries the shapes, so that `prepare` can be called in the process that

@@ -17,6 +17,9 @@ from cnnforge.ops._shapes import Shape, output_shapes
 
 _ops: dict[str, ArrayOp] = {}
 
+# How many results of its shape rule an op remembers.
+_KNOWN_SHAPES = 256
+
 Values = np.ndarray[Any, Any]
 
 
@@ -129,6 +132,7 @@ class ArrayOp:
         self._lock = threading.RLock()
         self._prepare = prepare
         self._prepared: set[Any] = set()
+        self._known_shapes: dict[Any, tuple[Shape, ...]] = {}
         self._check_prepare()
         other = _ops.get(name)
         if other is not None and other._module != self._module:
@@ -187,7 +191,7 @@ class ArrayOp:
         step = self._definition.forward
         ready = self._ready(step.reads, arrays)
         shapes = [array.shape for array in ready]
-        sizes = output_shapes(self._definition, shapes, values)
+        sizes = self.output_shapes(shapes, values)
         self.prepare(shapes, values)
         results = self._programs[step].run(ready, sizes, self.encode(values))
         return results[0] if len(self.outputs) == 1 else tuple(results)
@@ -235,30 +239,32 @@ class ArrayOp:
         for step in self.backward_steps:
             if any(item.name in wanted for item in step.writes):
                 reads = [known[item.name] for item in step.reads]
-                gradients |= self.run_backward_step(step, reads, values)
+                shapes = [np.shape(array) for array in inputs]
+                gradients |= self.run_backward_step(step, reads, shapes, values)
         names = [item.gradient().name for item in self.inputs]
         return tuple(gradients.get(name) if name in wanted else None for name in names)
 
     def run_backward_step(
-        self, step: Step, arrays: Sequence[Values], values: Mapping[str, Any]
+        self,
+        step: Step,
+        arrays: Sequence[Values],
+        input_shapes: Sequence[Shape],
+        values: Mapping[str, Any],
     ) -> dict[str, Values]:
         """Run one backward function on NumPy arrays; for the routes to the frameworks.
 
         Args:
             step: One of `backward_steps`.
             arrays: What the step reads.
+            input_shapes: The shapes of the op's inputs, as far as they are known; for `prepare`.
             values: The value of every attribute.
 
         Returns:
             The gradients under their names, `grad_<input>`.
         """
         ready = self._ready(step.reads, arrays)
+        self.prepare(input_shapes, values, gradient=True)
         shape_of = {item.name: array.shape for item, array in zip(step.reads, ready, strict=True)}
-        self.prepare(
-            [shape_of.get(item.name, (None,) * item.rank) for item in self.inputs],
-            values,
-            gradient=True,
-        )
         shapes = [shape_of[source] for source in step.shape_source or ()]
         results = self._programs[step].run(ready, shapes, self.encode(values))
         return {item.name: array for item, array in zip(step.writes, results, strict=True)}
@@ -287,7 +293,13 @@ class ArrayOp:
         Raises:
             ValueError: The shape rule rejects the shapes.
         """
-        return output_shapes(self._definition, shapes, values)
+        key = (tuple(shapes), tuple(values.values()))
+        found = self._known_shapes.get(key)
+        if found is None:
+            found = output_shapes(self._definition, shapes, values)
+            if len(self._known_shapes) < _KNOWN_SHAPES:
+                self._known_shapes[key] = found
+        return found
 
     def prepare(
         self, shapes: Sequence[Shape], values: Mapping[str, Any], *, gradient: bool = False
@@ -350,10 +362,10 @@ class ArrayOp:
             TypeError: Another dtype.
             ValueError: Another rank.
         """
-        if dtype != item.dtype.name:
+        if dtype != item.dtype_name:
             raise TypeError(
-                f"{self._label}: {item.name!r} has the dtype {dtype}, expected {item.dtype.name}; "
-                f"convert it with keras.ops.cast({item.name}, {item.dtype.name!r})"
+                f"{self._label}: {item.name!r} has the dtype {dtype}, expected {item.dtype_name}; "
+                f"convert it with keras.ops.cast({item.name}, {item.dtype_name!r})"
             )
         if rank is not None and rank != item.rank:
             raise ValueError(

@@ -169,6 +169,31 @@ def test_a_shape_that_the_rule_rejects_at_run_time(toy, route):
         compute(tf.ones((1, 2, 2)))
 
 
+def test_a_shape_rule_that_raises_at_run_time(route):
+    @numba.njit
+    def forward(inputs, outputs):
+        outputs[...] = inputs[0]
+
+    def even(inputs):
+        if inputs[0] % 2:
+            raise ValueError("expected an even length")
+        return ()
+
+    op = ArrayOp(
+        "only_even",
+        forward=forward,
+        inputs={"inputs": 1},
+        outputs={"outputs": 0},
+        output_shapes=even,
+    )
+    compute = tf.function(lambda inputs: op(inputs), input_signature=[tf.TensorSpec([None])])
+    assert compute(tf.ones(2)) == 1
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"'only_even'.*an even length"):
+        compute(tf.ones(3))
+    with pytest.raises(ValueError, match="an even length"):
+        op(tf.ones(3))
+
+
 def test_a_rank_that_is_only_known_at_run_time(toy):
     @tf.function(input_signature=[tf.TensorSpec(None)])
     def compute(inputs):
