@@ -1,0 +1,55 @@
+"""The shapes that are measured; the parity tests run them too, with a smaller batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class ConvolutionCase:
+    """A convolution with SAME padding: N images of H x W x C, a K x K window, F filters."""
+
+    name: str
+    batch: int
+    height: int
+    width: int
+    channels: int
+    window: int
+    filters: int
+    stride: int = 1
+    first_layer: bool = False  # no gradient of the inputs is needed
+
+    def with_batch(self, batch: int) -> ConvolutionCase:
+        return replace(self, batch=batch)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        return self.batch, self.height, self.width, self.channels
+
+    @property
+    def weights_shape(self) -> tuple[int, int, int, int]:
+        return self.window, self.window, self.channels, self.filters
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        rows, columns = -(-self.height // self.stride), -(-self.width // self.stride)
+        return self.batch, rows, columns, self.filters
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of the forward pass."""
+        batch, rows, columns, filters = self.output_shape
+        return 2 * batch * rows * columns * filters * self.window**2 * self.channels
+
+
+CONVOLUTIONS = (
+    ConvolutionCase("seed1", 250, 28, 28, 1, 5, 8, first_layer=True),
+    ConvolutionCase("seed2", 250, 14, 14, 8, 3, 16),
+    ConvolutionCase("seed7", 250, 28, 28, 1, 7, 8, first_layer=True),
+    ConvolutionCase("cifar", 64, 32, 32, 3, 3, 32, first_layer=True),
+    ConvolutionCase("mid", 32, 32, 32, 16, 3, 32),
+    ConvolutionCase("r64", 16, 32, 32, 64, 3, 64),
+    ConvolutionCase("r128", 16, 16, 16, 128, 3, 128),
+    ConvolutionCase("stem", 4, 112, 112, 3, 7, 64, stride=2, first_layer=True),
+    ConvolutionCase("point", 16, 32, 32, 64, 1, 128),
+)

@@ -1,0 +1,75 @@
+"""Compiled kernels: kept on disk, the same bits for any number of threads, safe under threads."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+
+import numpy as np
+
+import cnnforge_kernels as kernels
+
+PROGRAM = textwrap.dedent("""
+    import hashlib, sys
+    import numpy as np
+    from numba.core import event
+    import cnnforge_kernels as kernels
+    compiled = []
+    class Listener(event.Listener):
+        def on_start(self, e): compiled.append(str(e.data["dispatcher"]))
+        def on_end(self, e): pass
+    event.register("numba:compile", Listener())
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 14, 14, 8)).astype("f")
+    w = rng.standard_normal((3, 3, 8, 16)).astype("f")
+    y = kernels.conv2d(x, w, padding="same", activation="relu")
+    g = rng.standard_normal(y.shape).astype("f")
+    results = [y, kernels.conv2d_grad_inputs(g, w, x.shape, padding="same", outputs=y)]
+    results += kernels.conv2d_grad_weights(x, g, w.shape, padding="same", outputs=y)
+    results += kernels.max_pool2d(y)
+    results.append(kernels.average_pool2d(y))
+    digest = hashlib.sha256(b"".join(r.tobytes() for r in results)).hexdigest()
+    print(len(compiled), digest)
+""")
+
+
+def run(cache, threads):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "NUMBA_NUM_THREADS": str(threads)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
+    )
+    count, digest = done.stdout.split()
+    return int(count), digest
+
+
+def test_second_process_compiles_nothing_and_threads_change_no_bit(tmp_path):
+    first, one = run(tmp_path, 1)
+    assert first > 0
+    again, same = run(tmp_path, 1)
+    assert again == 0
+    assert same == one
+    # The number of threads is part of the code of the driver alone.
+    _, two = run(tmp_path, 2)
+    _, four = run(tmp_path, 4)
+    assert one == two == four
+
+
+def test_many_callers_at_once():
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((30, 14, 14, 8)).astype(np.float32)
+    weights = rng.standard_normal((3, 3, 8, 16)).astype(np.float32)
+    expected = kernels.conv2d(inputs, weights, padding="same")
+    wrong = []
+
+    def work():
+        for _ in range(30):
+            if not np.array_equal(kernels.conv2d(inputs, weights, padding="same"), expected):
+                wrong.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
