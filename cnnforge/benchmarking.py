@@ -1,0 +1,85 @@
+"""Timing that can be believed: interleaved, in one process, as ratios."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long one thing took.
+
+    Attributes:
+        median: Seconds.
+        p20: The 20th percentile, seconds.
+        p80: The 80th percentile, seconds.
+        rounds: How many times it was measured.
+    """
+
+    median: float
+    p20: float
+    p80: float
+    rounds: int
+
+
+def interleave(
+    functions: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int = 30,
+    warm_up: int = 3,
+    seconds: float = 0.002,
+) -> tuple[dict[str, Timing], dict[str, np.ndarray]]:
+    """Time functions in turn, so that whatever slows the machine slows all of them.
+
+    In each round every function is measured once; the order alternates. A short function is
+    repeated within a measurement until that lasts ``seconds``.
+
+    Args:
+        functions: Name to function; its result must be there when it returns.
+        rounds: Measurements of each.
+        warm_up: Calls of each that are not measured.
+        seconds: The shortest measurement.
+
+    Returns:
+        The timings, and for each name the (rounds,) seconds themselves: a ratio of two is best
+        taken round by round.
+    """
+    repeats = {}
+    for name, function in functions.items():
+        for _ in range(warm_up):
+            function()
+        begun = time.perf_counter()
+        function()
+        once = max(time.perf_counter() - begun, 1e-9)
+        repeats[name] = max(1, int(np.ceil(seconds / once)))
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    names = list(functions)
+    for number in range(rounds):
+        for name in names if number % 2 == 0 else reversed(names):
+            function, count = functions[name], repeats[name]
+            begun = time.perf_counter()
+            for _ in range(count):
+                function()
+            times[name].append((time.perf_counter() - begun) / count)
+    arrays = {name: np.array(values) for name, values in times.items()}
+    return {name: _timing(values) for name, values in arrays.items()}, arrays
+
+
+def _timing(values: np.ndarray) -> Timing:
+    p20, median, p80 = np.percentile(values, (20, 50, 80))
+    return Timing(float(median), float(p20), float(p80), len(values))
+
+
+def ratio(reference: np.ndarray, ours: np.ndarray) -> tuple[float, float, float]:
+    """How many times as fast as the reference: median, 20th and 80th percentile over the rounds.
+
+    Args:
+        reference: (rounds,) seconds of the reference.
+        ours: (rounds,) seconds, of the same rounds.
+    """
+    p20, median, p80 = np.percentile(reference / ours, (20, 50, 80))
+    return float(median), float(p20), float(p80)
