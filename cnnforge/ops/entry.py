@@ -14,59 +14,37 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numba
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.dispatcher import Dispatcher
 from numba.core.errors import NumbaError
-from numba.np import arrayobj
+
+from cnnforge.ops._glue import (
+    Argument as Argument,
+)
+from cnnforge.ops._glue import (
+    Result as Result,
+)
+from cnnforge.ops._glue import (
+    keep_exception,
+    load_argument,
+    store_results,
+)
+from cnnforge.ops._glue import (
+    take_exception as take_exception,
+)
 
 _INT32 = ir.IntType(32)
-_WORD = ir.IntType(64)
-_POINTER = ir.IntType(8).as_pointer()
 
 _numbers = itertools.count()
 # Numba's engine owns the machine code of a library for as long as the library object lives, and
 # TensorFlow's kernels hold bare addresses: nothing here may ever be collected.
 _kept: list[Any] = []
-
-# Raised inside compiled code and not yet asked for, by thread. It is no `threading.local`: a
-# TensorFlow thread loses its Python state, locals included, as soon as it lets go of the GIL.
-_raised: dict[int, BaseException] = {}
-
-
-@dataclass(frozen=True)
-class Argument:
-    """One argument of the author's function and where the block holds it.
-
-    Attributes:
-        type: A C-contiguous `types.Array`, `int64`, `float64`, `boolean` or a `UniTuple` of
-            `int64`.
-        offset: The first of its words.
-    """
-
-    type: types.Type
-    offset: int
-
-
-@dataclass(frozen=True)
-class Result:
-    """A tuple of integers that the author's function returns, and where the block takes it.
-
-    Attributes:
-        length: The number of integers.
-        offset: The first of its words.
-    """
-
-    length: int
-    offset: int
 
 
 class Entry:
@@ -90,20 +68,6 @@ class Entry:
         """
         if self._call(block):
             raise take_exception() or RuntimeError("compiled code failed without an exception")
-
-
-def take_exception() -> BaseException | None:
-    """Take the exception that the last failing entry raised on the calling thread."""
-    return _raised.pop(threading.get_ident(), None)
-
-
-@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-def _keep_exception(address: int | None) -> None:
-    if address is not None:
-        _raised[threading.get_ident()] = ctypes.cast(address, ctypes.py_object).value
-
-
-_KEEP_EXCEPTION = ctypes.cast(_keep_exception, ctypes.c_void_p).value
 
 
 def compile_function(function: Dispatcher, arguments: Sequence[types.Type], label: str) -> Any:
@@ -161,9 +125,9 @@ def make_entry(
     name = f"cnnforge_entry_{next(_numbers)}"
     library = context.codegen().create_library(name)
     module = library.create_ir_module(name)
-    entry = ir.Function(module, ir.FunctionType(_INT32, [_WORD.as_pointer()]), name)
+    entry = ir.Function(module, ir.FunctionType(_INT32, [ir.IntType(64).as_pointer()]), name)
     builder = ir.IRBuilder(entry.append_basic_block("entry"))
-    values = [_load(context, builder, entry.args[0], argument) for argument in arguments]
+    values = [load_argument(context, builder, entry.args[0], argument) for argument in arguments]
     status, value = context.call_conv.call_function(
         builder,
         context.declare_function(module, compiled.fndesc),
@@ -172,15 +136,9 @@ def make_entry(
         values,
     )
     with builder.if_then(status.is_error, likely=False):
-        _emit_keep_exception(context, builder, module, status)
+        keep_exception(context, builder, module, status)
         builder.ret(ir.Constant(_INT32, 1))
-    for index, result in enumerate(results):
-        shape = value if len(results) == 1 else builder.extract_value(value, index)
-        shape_type = return_type if len(results) == 1 else return_type[index]
-        for axis in range(result.length):
-            number = builder.extract_value(shape, axis)
-            number = context.cast(builder, number, shape_type[axis], types.int64)
-            builder.store(number, _word(builder, entry.args[0], result.offset + axis))
+    store_results(context, builder, entry.args[0], value, return_type, results)
     builder.ret(ir.Constant(_INT32, 0))
     # The author's code is referred to by its symbol, which Numba's engine resolves across
     # libraries; linking it in would optimise and compile all of it a second time.
@@ -225,73 +183,6 @@ def _check_return_type(return_type: types.Type, results: Sequence[Result], label
             else f"a tuple of tuples of integers, of the lengths {tuple(lengths)}"
         )
         raise ValueError(f"{label} returns a {return_type}, expected {expected}")
-
-
-def _word(builder: ir.IRBuilder, block: ir.Value, index: int) -> ir.Value:
-    return builder.gep(block, [ir.Constant(_WORD, index)])
-
-
-def _load(context: Any, builder: ir.IRBuilder, block: ir.Value, argument: Argument) -> ir.Value:
-    """Build the value that Numba's calling convention expects for one argument."""
-
-    def word(index: int) -> ir.Value:
-        return builder.load(_word(builder, block, argument.offset + index))
-
-    type_ = argument.type
-    if isinstance(type_, types.Array):
-        return _array(context, builder, type_, word)
-    if isinstance(type_, types.UniTuple):
-        return context.make_tuple(builder, type_, [word(i) for i in range(len(type_))])
-    if type_ == types.float64:
-        return builder.bitcast(word(0), ir.DoubleType())
-    if type_ == types.boolean:
-        return builder.icmp_unsigned("!=", word(0), ir.Constant(_WORD, 0))
-    return word(0)
-
-
-def _array(
-    context: Any, builder: ir.IRBuilder, type_: types.Array, word: Callable[[int], ir.Value]
-) -> ir.Value:
-    array = context.make_array(type_)(context, builder)
-    data_type = context.get_data_type(type_.dtype)
-    itemsize = ir.Constant(_WORD, context.get_abi_sizeof(data_type))
-    shape = [word(1 + axis) for axis in range(type_.ndim)]
-    strides: list[ir.Value] = []
-    stride: ir.Value = itemsize
-    for dimension in reversed(shape):
-        strides.insert(0, stride)
-        stride = builder.mul(stride, dimension)
-    arrayobj.populate_array(
-        array,
-        data=builder.inttoptr(word(0), data_type.as_pointer()),
-        shape=shape,
-        strides=strides,
-        itemsize=itemsize,
-        meminfo=None,
-    )
-    return array._getvalue()
-
-
-def _emit_keep_exception(
-    context: Any, builder: ir.IRBuilder, module: ir.Module, status: Any
-) -> None:
-    """Turn Numba's error status into a Python exception and keep that; takes the GIL."""
-    python = context.get_python_api(builder)
-    lock = python.gil_ensure()
-    context.call_conv.raise_error(builder, python, status)
-    slots = [cgutils.alloca_once(builder, python.pyobj) for _ in range(3)]
-    python.err_fetch(*slots)
-    signature = ir.FunctionType(ir.VoidType(), [python.pyobjptr] * 3)
-    normalise = cgutils.get_or_insert_function(module, signature, "PyErr_NormalizeException")
-    builder.call(normalise, slots)
-    keep = builder.inttoptr(
-        ir.Constant(_WORD, _KEEP_EXCEPTION),
-        ir.FunctionType(ir.VoidType(), [_POINTER]).as_pointer(),
-    )
-    builder.call(keep, [builder.load(slots[1])])
-    for slot in slots:
-        python.decref(builder.load(slot))
-    python.gil_release(lock)
 
 
 def launch_threads() -> str:

@@ -94,22 +94,27 @@ def test_persistent_tape(toy, route, arrays):
 def test_while_loop_and_cond(toy, route, arrays):
     factor = tf.constant(arrays[1])
 
-    @tf.function
+    def step(state):
+        return toy.toy_op(state, factor, repeat=1)[0]
+
+    # Written without AutoGraph, which warns about itself under Python 3.13.
+    @tf.function(autograph=False)
     def compute(inputs, steps):
         with tf.GradientTape() as tape:
             tape.watch(factor)
-            state = inputs
-            for _ in tf.range(steps):
-                state = toy.toy_op(state, factor, repeat=1)[0]
-            if tf.reduce_sum(state) < -1:
-                state = toy.toy_op(state, factor, repeat=1)[0]
+            _, state = tf.while_loop(
+                lambda done, state: done < steps,
+                lambda done, state: (done + 1, step(state)),
+                [tf.constant(0), inputs],
+            )
+            state = tf.cond(tf.reduce_sum(state) < -1, lambda: step(state), lambda: state)
         return tape.gradient(state, factor)
 
     with tf.GradientTape() as tape:
         tape.watch(factor)
         state = tf.constant(arrays[0])
         for _ in range(3):
-            state = toy.toy_op(state, factor, repeat=1)[0]
+            state = step(state)
     expected = tape.gradient(state, factor)
     np.testing.assert_allclose(compute(tf.constant(arrays[0]), 3), expected, rtol=1e-6)
 
