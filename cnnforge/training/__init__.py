@@ -12,8 +12,8 @@ from cnnforge.training.loop import TrainingResult as TrainingResult
 from cnnforge.training.loop import train as train
 from cnnforge.training.order import order as order
 from cnnforge.training.session import Session as Session
-from cnnforge.training.session import resume as resume
-from cnnforge.training.session import start as start
+from cnnforge.training.setup import resume as resume
+from cnnforge.training.setup import start as start
 from cnnforge.training.signals import StopOnSignal as StopOnSignal
 from cnnforge.training.state import Best as Best
 from cnnforge.training.state import StateStore as StateStore

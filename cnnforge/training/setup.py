@@ -1,0 +1,252 @@
+"""Preparing a run, new or to be resumed: its data, its model, its directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from cnnforge._tensorflow import prepare
+from cnnforge.configuration import TrainingOptions, check_types, parse_epochs
+from cnnforge.conversion import LayerImplementation, forge, implementations, lower
+from cnnforge.data import DataOptions, Dataset, open_dataset, parse
+from cnnforge.discovery import Plugins
+from cnnforge.environment import environment, versions
+from cnnforge.errors import CnnforgeError, PluginError, UsageError, one_line
+from cnnforge.plugin import ModelSpec
+from cnnforge.prediction.predictor import load_model
+from cnnforge.runs import CONFIG, RunDirectory
+from cnnforge.training.session import FREE, Session, identity_of, kernels_of
+from cnnforge.training.state import StateStore
+
+
+def start(options: TrainingOptions, plugins: Plugins) -> Session:
+    """Prepare a new run: open the data, build the model, make the run directory.
+
+    Args:
+        options: The options.
+        plugins: All plugins.
+
+    Returns:
+        The session. Its directory holds the configuration, and no model yet.
+
+    Raises:
+        UsageError: A name is unknown, or the model cannot be built for these images.
+        DataError: The data cannot be read.
+        RunError: The directory cannot be made.
+    """
+    options = replace(options, data=_absolute(options.data, plugins))
+    spec = plugins.models[options.model]
+    dataset = _open_data(options, plugins)
+    model, stock = _build(options, spec, dataset, plugins)
+    run = RunDirectory.create(Path(options.output), spec.name, options.data)
+    session = Session(options, run, dataset, model, stock, plugins, None, _notes(dataset))
+    _write_facts(session, spec)
+    return session
+
+
+def resume(
+    path: Path,
+    given: Mapping[str, Any],
+    epochs: str | None,
+    load: Callable[[Sequence[str]], Plugins],
+) -> Session:
+    """Prepare to go on with a run.
+
+    Args:
+        path: The run directory.
+        given: The options that the user gave this time; they must be those of the run.
+        epochs: How many epochs the run shall have: `"30"`, or `"+10"` for ten more than it was
+            going to have; `None`: as many as before.
+        load: Loads the plugins, given those that the run was started with.
+
+    Returns:
+        The session; `finished` when there is nothing left to do.
+
+    Raises:
+        UsageError: An option, the data or the code of the model is not what it was.
+        RunError: The run is damaged.
+    """
+    run = RunDirectory.open(path, needs=())
+    stored, table = run.read_config()
+    options = TrainingOptions(**check_types(stored, str(run.path / CONFIG)))
+    for name, value in given.items():
+        if name not in FREE:
+            _same(run, name, getattr(options, name), value)
+    total = parse_epochs(epochs, options.epochs) if epochs else options.epochs
+    options = replace(options, epochs=total, plugin=(*options.plugin, *given.get("plugin", ())))
+    options = replace(options, plugin=tuple(dict.fromkeys(options.plugin)))
+    plugins = load(options.plugin)
+    state, warnings = StateStore(run.states).load()
+    spec = plugins.models[str(table.get("model", options.model))]
+    dataset = _open_data(options, plugins)
+    identity = identity_of(options, dataset)
+    for name, value in (state.config if state else {}).items():
+        _same(run, name, value, identity.get(name))
+    if not state:
+        warnings.append(f"{run.path} has no training state: training starts from the beginning")
+    initial = options if state is None else replace(options, init_from=None)
+    model, stock = _build(initial, spec, dataset, plugins)
+    session = Session(
+        options, run, dataset, model, stock, plugins, state, (*warnings, *_notes(dataset))
+    )
+    if not session.finished:
+        _write_facts(session, spec)
+    return session
+
+
+def _absolute(reference: str, plugins: Plugins) -> str:
+    """Name the data so that it is found from every working directory."""
+    name, argument = parse(reference, plugins.datasets)
+    if argument is None:
+        return name
+    path = os.path.expanduser(argument)
+    return f"{name}:{os.path.abspath(path) if os.path.exists(path) else argument}"
+
+
+def _open_data(options: TrainingOptions, plugins: Plugins) -> Dataset:
+    data_options = DataOptions(
+        image_size=options.height_and_width,
+        color=options.color,  # pyright: ignore[reportArgumentType]
+        validation_fraction=options.validation_fraction,
+        seed=options.seed,
+        strict=options.strict,
+    )
+    return open_dataset(options.data, plugins.datasets, data_options)
+
+
+def _build(
+    options: TrainingOptions, spec: ModelSpec, dataset: Dataset, plugins: Plugins
+) -> tuple[keras.Model, keras.Model]:
+    prepare(options.seed)
+    shape, count = dataset.image_shape, len(dataset.classes)
+    size = "x".join(map(str, shape))
+    try:
+        model = spec.load()(shape, count)
+    except ValueError as error:
+        raise UsageError(
+            f"the model {spec.name!r} cannot be built for images of {size}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    except CnnforgeError:
+        raise
+    except Exception as error:
+        raise PluginError(f"the model {spec.qualified_name!r} failed: {one_line(error)}") from error
+    if not isinstance(model, keras.Model):
+        raise PluginError(
+            f"the model {spec.qualified_name!r} is a {type(model).__name__}: its plugin must "
+            "return a keras.Model"
+        )
+    if model.input_shape != (None, *shape) or model.output_shape != (None, count):
+        raise PluginError(
+            f"the model {spec.qualified_name!r} maps {model.input_shape} to {model.output_shape}, "
+            f"expected (None, {', '.join(map(str, shape))}) to (None, {count})"
+        )
+    if options.init_from is not None:
+        _take_weights(model, Path(options.init_from), plugins)
+    forged = forge(model, kernels_of(options), layers=plugins.layers)
+    if all(map(_is_stock, _layers_of(forged))):
+        return forged, forged
+    return forged, lower(forged, layers=plugins.layers)
+
+
+def _implementations(model: keras.Model, plugins: Plugins) -> list[LayerImplementation]:
+    layers = _layers_of(model)
+    if not all(map(_is_stock, layers)):
+        return implementations(model, layers=plugins.layers)
+    # No plugin's layer is imported: one that cannot be is no reason against --kernels keras.
+    replaceable = {(spec.reference or "").rpartition(":")[2] for spec in plugins.layers.values()}
+    kinds = ((layer.name, type(layer).__name__) for layer in layers)
+    return [
+        LayerImplementation(name, kind, "keras", "") for name, kind in kinds if kind in replaceable
+    ]
+
+
+def _layers_of(model: keras.Model) -> list[keras.Layer]:
+    return list(model._flatten_layers())
+
+
+def _is_stock(layer: keras.Layer) -> bool:
+    return type(layer).__module__.partition(".")[0] == "keras"
+
+
+def _take_weights(model: keras.Model, source: Path, plugins: Plugins) -> None:
+    if source.is_dir():
+        source = RunDirectory.open(source).model
+    if not source.is_file():
+        raise UsageError(f"--init-from: there is no file {source}")
+    weights = load_model(source, plugins.layers).get_weights()
+    wanted = model.get_weights()
+    if len(weights) != len(wanted):
+        raise UsageError(
+            f"--init-from: {source} has {len(weights)} weights, the model has {len(wanted)}: it "
+            "is another model"
+        )
+    for variable, old, new in zip(model.weights, wanted, weights, strict=True):
+        if old.shape != new.shape:
+            raise UsageError(
+                f"--init-from: {variable.path} has the shape {new.shape} in {source}, the model "
+                f"needs {old.shape}: another image size, or another number of classes"
+            )
+    model.set_weights(weights)
+
+
+def _same(run: RunDirectory, name: str, before: object, now: object) -> None:
+    # The run holds the absolute form of what the user writes.
+    same_path = name == "data" and _path_of(before) == os.path.abspath(_path_of(now))
+    if before != now and not same_path:
+        raise UsageError(
+            f"the run {run.path} has {name} = {before}, not {now}: a resumed run keeps its "
+            f"configuration; for a new run from its weights use --init-from {run.path}"
+        )
+
+
+def _path_of(reference: object) -> str:
+    return str(reference).rpartition(":")[2]
+
+
+def _notes(dataset: Dataset) -> tuple[str, ...]:
+    if not dataset.skipped:
+        return dataset.notes
+    count = len(dataset.skipped)
+    files = "1 file was" if count == 1 else f"{count} files were"
+    return (*dataset.notes, f"{files} skipped; skipped.csv in the run says which and why")
+
+
+def _write_facts(session: Session, spec: ModelSpec) -> None:
+    run, dataset = session.run, session.dataset
+    table = {
+        "cnnforge": versions(["cnnforge"]).get("cnnforge", "unknown"),
+        "model": spec.qualified_name,
+        "data": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "image_shape": list(dataset.image_shape),
+    }
+    run.write_classes(dataset.classes)
+    if dataset.skipped:
+        run.write_csv("skipped.csv", ["file", "reason"], dataset.skipped)
+    chosen = _implementations(session.model, session.plugins)
+    run.write_json("kernels.json", [dataclasses.asdict(it) for it in chosen])
+    used = [it for it in session.plugins.records if it.status == "loaded"]
+    facts = environment(
+        seed=session.options.seed,
+        data_fingerprint=dataset.fingerprint,
+        model=spec.qualified_name,
+        plugins=[
+            {
+                "name": record.name,
+                "source": record.source,
+                "distribution": record.distribution,
+                "version": record.version,
+            }
+            for record in used
+        ],
+    )
+    run.write_json("environment.json", facts)
+    # Last: a directory without it is no run.
+    run.write_config(session.options.as_dict(), table)

@@ -1,0 +1,360 @@
+"""`train`, `evaluate` and `predict`, from the command line to the files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cnnforge.cli import main
+
+PLUGIN = '''
+"""A small model and small data."""
+
+import os
+import time
+
+from cnnforge.plugin import DatasetSpec, ModelSpec, hookimpl
+
+
+@hookimpl
+def cnnforge_models():
+    return [ModelSpec(name="small", target="acme_toy:build", summary="one convolution")]
+
+
+@hookimpl
+def cnnforge_datasets():
+    return [DatasetSpec(name="toy", target="acme_toy:load", summary="stripes")]
+
+
+def build(input_shape, classes):
+    import keras
+
+    layers = keras.layers
+    if input_shape[0] < 3:
+        raise ValueError(f"images must be 3 pixels high, got {input_shape[0]}")
+    return keras.Sequential(
+        [
+            keras.Input(input_shape),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(3, 3, activation="relu"),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dropout(0.2),
+            layers.Dense(classes, activation="softmax"),
+        ]
+    )
+
+
+def load(argument, options):
+    import numpy as np
+
+    from cnnforge.data import ArraySamples, dataset_from_arrays
+
+    class Slow(ArraySamples):
+        def fetch(self, indices):
+            time.sleep(float(os.environ.get("TOY_DELAY", "0")))
+            return super().fetch(indices)
+
+    generator = np.random.default_rng(int(argument or os.environ.get("TOY_SEED", "0")))
+    height, width = options.image_size or (6, 6)
+    labels = np.arange(60) % 3
+    images = generator.integers(0, 120, (60, height, width, 1))
+    for image, label in zip(images, labels):
+        image[2 * label : 2 * label + 2] += 100
+    dataset = dataset_from_arrays(
+        f"toy:{argument}" if argument else "toy",
+        images.astype(np.uint8),
+        labels,
+        names=[f"toy {number}" for number in range(60)],
+        classes=["top", "middle", "bottom"],
+        options=options,
+    )
+    from dataclasses import replace
+
+    part = dataset.train
+    return replace(dataset, train=Slow(part.fetch(np.arange(len(part))), part.labels, part.names))
+'''
+
+OPTIONS = ("--data", "toy", "--kernels", "keras", "--batch-size", "8", "--learning-rate", "0.02")
+
+
+PROGRAM = "import sys; from cnnforge.cli import main; sys.exit(main())"
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("plugin") / "acme_toy.py"
+    path.write_text(PLUGIN)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def trained(plugin: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four epochs; to be left as it is."""
+    runs = tmp_path_factory.mktemp("runs")
+    command = ["train", "small", *OPTIONS, "--epochs", "4", "--plugin", plugin]
+    assert main([*command, "--output", str(runs)]) == 0
+    return runs / "small-toy-001"
+
+
+@pytest.fixture
+def train(plugin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict]:
+    """Return `train(*arguments)`: a run in `tmp_path`, of which it returns the JSON."""
+
+    def train(*arguments: str, code: int = 0) -> dict:
+        command = ["train", "small", *OPTIONS, "--plugin", plugin, "--output", str(tmp_path)]
+        if "--resume" in arguments:
+            command = ["train"]
+        capsys.readouterr()
+        assert main([*command, *arguments, "--json"]) == code
+        return json.loads(capsys.readouterr().out)
+
+    return train
+
+
+def error_of(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> str:
+    capsys.readouterr()
+    assert main(list(arguments)) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def test_a_run_leaves_its_files(trained: Path, plugin: str) -> None:
+    assert sorted(os.listdir(trained)) == [
+        "classes.json",
+        "config.toml",
+        "confusion_matrix.csv",
+        "confusion_matrix.png",
+        "curves.png",
+        "environment.json",
+        "kernels.json",
+        "last",
+        "metrics.csv",
+        "model.keras",
+        "predictions.csv",
+    ]
+    config = tomllib.loads((trained / "config.toml").read_text())
+    assert config["plugin"] == [plugin]
+    assert config["run"]["model"] == "acme_toy/small"
+    assert json.loads((trained / "classes.json").read_text()) == ["top", "middle", "bottom"]
+    metrics = (trained / "metrics.csv").read_text().splitlines()
+    assert metrics[0] == (
+        "epoch,loss,accuracy,val_loss,val_accuracy,learning_rate,seconds,images_per_second"
+    )
+    assert len(metrics) == 5
+    assert len((trained / "predictions.csv").read_text().splitlines()) == 13
+    environment = json.loads((trained / "environment.json").read_text())
+    assert environment["data_fingerprint"] == config["run"]["fingerprint"]
+    assert {"name": "acme_toy", "source": plugin, "distribution": None, "version": None} in (
+        environment["plugins"]
+    )
+    kernels = json.loads((trained / "kernels.json").read_text())
+    assert {row["implementation"] for row in kernels} <= {"keras"}
+
+
+def test_the_model_opens_with_plain_keras(trained: Path) -> None:
+    import keras
+
+    model = keras.saving.load_model(trained / "model.keras")
+    modules = {type(layer).__module__.partition(".")[0] for layer in model.layers}
+    assert modules == {"keras"}
+
+
+def test_resumed_equals_uninterrupted(train: Callable[..., dict], tmp_path: Path) -> None:
+    whole = train("--epochs", "3")
+    half = train("--epochs", "1")
+    assert half["run"].endswith("small-toy-002")
+    resumed = train("--resume", half["run"], "--epochs", "+2")
+    assert resumed["weights"] == whole["weights"] != half["weights"]
+    assert resumed["validation"] == whole["validation"]
+    assert resumed["epochs"] == 3
+    again = train("--resume", half["run"])
+    assert again == resumed
+    rerun = train("--config", f"{half['run']}/config.toml")
+    assert rerun["weights"] == whole["weights"]
+
+
+def test_a_damaged_state_is_passed_over_and_said(
+    train: Callable[..., dict], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = train("--epochs", "2")
+    newest = Path(first["run"]) / "last" / "state-00002-0000000.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-5])
+    assert main(["train", "--resume", first["run"], "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "is damaged" in captured.err
+    assert json.loads(captured.out)["weights"] == first["weights"]
+
+
+def test_a_resumed_run_keeps_its_configuration(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option, value, name in (
+        ("--batch-size", "16", "batch_size"),
+        ("--seed", "5", "seed"),
+        ("--data", "mnist5k", "data"),
+        ("--learning-rate", "1", "learning_rate"),
+    ):
+        line = error_of(capsys, 2, "train", "--resume", str(trained), option, value)
+        assert f"has {name} = " in line
+        assert "--init-from" in line
+
+
+def test_changed_data_is_not_resumed(
+    train: Callable[..., dict],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Path(train("--epochs", "1")["run"])
+    monkeypatch.setenv("TOY_SEED", "9")
+    line = error_of(capsys, 2, "train", "--resume", str(run))
+    assert "has data fingerprint = " in line
+    monkeypatch.delenv("TOY_SEED")
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace('data = "toy"', 'data = "toy:9"', 1))
+    assert "has data = toy, not toy:9" in error_of(capsys, 2, "train", "--resume", str(run))
+
+
+def test_init_from_takes_weights_only(
+    trained: Path, train: Callable[..., dict], capsys: pytest.CaptureFixture[str]
+) -> None:
+    warm = train("--epochs", "1", "--init-from", str(trained), "--seed", "7")
+    cold = train("--epochs", "1", "--seed", "7")
+    assert warm["validation"]["loss"] < cold["validation"]["loss"]
+    command = ["train", "small", *OPTIONS, "--plugin", str(trained), "--image-size", "9x9"]
+    command[command.index(str(trained))] = tomllib.loads((trained / "config.toml").read_text())[
+        "plugin"
+    ][0]
+    line = error_of(capsys, 2, *command, "--init-from", str(trained))
+    assert "another image size, or another number of classes" in line
+
+
+def test_wrong_requests_end_with_two_and_a_line(
+    plugin: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("batchsize = 3")
+    small = ("train", "small", "--plugin", plugin, "--data", "toy", "--output", str(tmp_path / "r"))
+    for arguments, expected in (
+        (("train", "lenett"), "did you mean 'lenet'"),
+        (("train", "--data", "mnist5"), "did you mean 'mnist5k'"),
+        (("train", "--kernels", "cuda"), "auto, numba or keras"),
+        (("train", "--epochs", "+5"), "--resume RUN"),
+        (("train", "--epochs", "0"), "epochs must be"),
+        (("train", "--batch-siz", "3"), "--batch-size"),
+        (("train", "--config", str(config)), "did you mean 'batch_size'"),
+        (("train", "--config", "missing.toml"), "cannot be read"),
+        (("train", "--resume", str(tmp_path)), "is no run directory"),
+        ((*small, "--image-size", "2x2"), "cannot be built for images of 2x2x1: images must be"),
+    ):
+        assert expected in error_of(capsys, 2, *arguments)
+    assert not (tmp_path / "r").exists()
+
+
+def test_print_config_names_the_origins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("epochs = 3\nseed = 1\n")
+    assert main(["train", "--config", str(config), "--seed", "2", "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    lines = [line.split("  #") for line in printed.splitlines()]
+    origins = {line[0].split(" =")[0].strip(): line[-1].strip() for line in lines}
+    assert (origins["epochs"], origins["seed"], origins["model"]) == (
+        "config",
+        "command line",
+        "default",
+    )
+    assert tomllib.loads(printed)["seed"] == 2
+    assert main(["train", "--print-config", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["epochs"] == {"value": 20, "origin": "default"}
+
+
+def test_a_signal_saves_and_resumes_to_the_same_bits(
+    plugin: str, trained: Path, train: Callable[..., dict], tmp_path: Path
+) -> None:
+    whole = train("--resume", str(trained))
+    command = [sys.executable, "-c", PROGRAM, "train", "small", *OPTIONS, "--plugin", plugin]
+    running = {}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        running[number] = subprocess.Popen(
+            [*command, "--epochs", "4", "--output", str(tmp_path / number.name)],
+            env={**os.environ, "TOY_DELAY": "0.5"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    for number, process in running.items():
+        run = tmp_path / number.name / "small-toy-001"
+        limit = time.monotonic() + 100
+        while not list(run.glob("last/state-*")) and time.monotonic() < limit:
+            time.sleep(0.02)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=100)
+        assert process.returncode == 128 + number, err
+        assert out == ""
+        assert f"--resume {run}" in err
+        resumed = train("--resume", str(run))
+        assert resumed["weights"] == whole["weights"]
+        assert resumed["validation"] == whole["validation"]
+
+
+def test_numbers_that_are_none_end_the_run(
+    plugin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "small", *OPTIONS, "--plugin", plugin, "--output", str(tmp_path)]
+    line = error_of(capsys, 1, *command, "--learning-rate", "1e38")
+    assert "not a finite number: lower the learning rate" in line
+
+
+def test_evaluate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(trained), "--kernels", "keras", "--json"]) == 0
+    own = json.loads(capsys.readouterr().out)
+    assert own["samples"] == 12
+    assert main(["evaluate", str(trained), "--kernels", "keras", "--data", "toy:1"]) == 0
+    captured = capsys.readouterr().out
+    assert "toy:1: accuracy" in captured
+    assert [line.split()[-1] for line in captured.splitlines()[-3:]] == ["20", "20", "20"]
+    line = error_of(capsys, 2, "evaluate", str(trained), "--kernels", "gpu")
+    assert "auto, numba or keras" in line
+
+
+def test_predict_agrees_with_the_runs_own_table(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "table.csv"
+    command = ["predict", str(trained), "toy", "--kernels", "keras"]
+    assert main([*command, "--output", str(table)]) == 0
+    assert table.read_text() == (trained / "predictions.csv").read_text()
+    assert "of 12 are classified as their label says" in capsys.readouterr().err
+    files = ["--output", str(tmp_path / "t.json"), "--submission", str(tmp_path / "s.csv")]
+    assert main([*command, *files, "--limit", "2", "--top-k", "1", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["predictions"]
+    assert len(rows) == 2
+    assert len(rows[0]["top"]) == 1
+    assert json.loads((tmp_path / "t.json").read_text()) == rows
+    assert (tmp_path / "s.csv").read_text().splitlines()[0] == "ImageId,Label"
+
+
+def test_predict_files(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "good.png")
+    (tmp_path / "bad.jpg").write_text("<html>")
+    assert main(["predict", str(trained), str(tmp_path), "--kernels", "keras", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["predictions"]
+    assert [Path(row["file"]).name for row in rows] == ["bad.jpg", "good.png"]
+    assert [row["error"] is None for row in rows] == [False, True]
+    code = main(["predict", str(trained), str(tmp_path / "bad.jpg"), "--kernels", "keras"])
+    captured = capsys.readouterr()
+    assert code == 1
+    assert "not an image" in captured.out
+    assert "error: none of the 1 images could be read" in captured.err
+    line = error_of(capsys, 2, "predict", str(trained), "x.png", "--output", "x.txt")
+    assert "--output writes .csv or .json" in line

@@ -1,0 +1,68 @@
+"""What a session writes."""
+
+import os
+import resource
+from pathlib import Path
+from typing import Any, cast
+
+import keras
+import numpy as np
+import pytest
+
+from cnnforge.configuration import TrainingOptions
+from cnnforge.data import Dataset
+from cnnforge.discovery import Plugins
+from cnnforge.errors import RunError
+from cnnforge.runs import RunDirectory
+from cnnforge.training import Best, Session, TrainingState
+
+
+def session(path: Path, model: keras.Model, dataset: Dataset, **fields: Any) -> Session:
+    run = RunDirectory.create(path, "model", "toy")
+    values = {"options": TrainingOptions(kernels="keras"), "state": None, "warnings": ()}
+    return Session(
+        run=run,
+        dataset=dataset,
+        model=model,
+        stock=model,
+        plugins=Plugins(),
+        **cast("Any", {**values, **fields}),
+    )
+
+
+def wide() -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2000),
+            keras.layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+def test_a_full_disk_keeps_the_best_model(tmp_path: Path, dataset: Dataset) -> None:
+    it = session(tmp_path, wide(), dataset)
+    it._save_best()
+    before = it.run.model.read_bytes()
+    it.model.set_weights([weight + 1 for weight in it.model.get_weights()])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, limits[1]))
+    try:
+        with pytest.raises(RunError, match="could not be written"):
+            it._save_best()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert it.run.model.read_bytes() == before
+    assert os.listdir(it.run.path) == ["model.keras"]
+    keras.saving.load_model(it.run.model)
+
+
+def test_a_saved_model_that_is_another_one_is_noticed(tmp_path: Path, dataset: Dataset) -> None:
+    model = wide()
+    state = TrainingState(arrays=[np.zeros(1)], epoch=1, best=Best(1, 1.0, 0.0))
+    it = session(tmp_path, model, dataset, state=state)
+    it._save_best()
+    it.run.write_classes(dataset.classes)
+    with pytest.raises(RunError, match="a layer does not give the same after it is saved"):
+        it.report()
