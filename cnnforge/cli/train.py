@@ -264,14 +264,15 @@ class _Progress:
         if isinstance(event, EpochBegun):
             if not self._started:
                 self._started = True
-                self._display.start("training", event.epochs * event.batches)
+                self._display.start("", event.epochs * event.batches)
                 self._display.advance((event.epoch - 1) * event.batches + event.batch)
                 self._done = event.batch
         elif isinstance(event, BatchesDone):
             self._display.advance(
                 event.batch - self._done,
-                f"epoch {event.epoch}/{self._total}  loss {event.loss:.4f}  "
-                f"accuracy {event.accuracy:.2%}  {event.images_per_second:,.0f} images/s",
+                # Together with the bar and the time left this fits into 80 columns.
+                f"epoch {event.epoch}/{self._total}, loss {event.loss:.3f}, "
+                f"accuracy {event.accuracy:.1%}, {event.images_per_second:,.0f} images/s",
             )
             self._done = event.batch
         elif isinstance(event, EpochEnded):
