@@ -26,7 +26,16 @@ from cnnforge_kernels.cpu.compiled import (
 )
 from cnnforge_kernels.cpu.parallel import run_kernel
 from cnnforge_kernels.cpu.planes import fill_pixels
-from cnnforge_kernels.cpu.simd import store_float, tile_accumulate, tile_load, tile_store
+from cnnforge_kernels.cpu.simd import (
+    store_float,
+    tile_accumulate,
+    tile_load,
+    tile_store,
+    vector_add,
+    vector_load,
+    vector_store,
+    vector_where_positive,
+)
 from cnnforge_kernels.cpu.tiles import TILES, choose_tile, tile_number, tile_of_number
 
 # Fields of the argument block. Addresses in bytes, all else counts.
@@ -69,11 +78,6 @@ def _GATHER(number: int) -> Any:
                 place = row * row_step * line + column * a[COLUMN_STEP] * pixel
                 offsets[row * a[COLUMNS] + column] = 4 * place
         offsets_at = address_of(offsets)
-        # The gradient of the bias is the same sum with a source of ones.
-        zeros = np.zeros(pixels, np.int64)
-        zeros_at = address_of(zeros)
-        one = np.ones(1, np.float32)
-        one_at = address_of(one)
         outer_rows = a[TAP_ROWS] // fold
         outer_columns = a[TAP_COLUMNS] // a[MERGED]
         taps = a[MERGED] * pixel
@@ -109,7 +113,6 @@ def _GATHER(number: int) -> Any:
                                 + 4 * (h * line + (first_column - a[LEFT]) * pixel + i * channels),
                                 4 * pixel,
                                 start + 4 * (row * a[WIDTH] + first_column) * a[CHANNELS],
-                                0,
                                 4 * a[CHANNELS],
                                 last_column - first_column,
                                 channels,
@@ -117,20 +120,22 @@ def _GATHER(number: int) -> Any:
                 count = (row1 - row0) * a[COLUMNS]
                 here = (image * a[ROWS] + row0) * a[COLUMNS] * a[FILTERS] + group * filters
                 for block in range(blocks):
-                    fill_pixels(
-                        gradient_at + 4 * block * pixels * G * L,
-                        4 * G * L,
-                        a[GRADIENT] + 4 * (here + block * G * L),
-                        a[MASK] + 4 * (here + block * G * L) if a[MASK] != 0 else 0,
-                        4 * a[FILTERS],
-                        count,
-                        min(G * L, filters - block * G * L),
-                    )
-                for block in range(blocks):
                     factor = gradient_at + 4 * block * pixels * G * L
-                    tally = tile_load(bias_at + 4 * block * G * L, 1, G, L)
-                    tally = tile_accumulate(tally, one_at, zeros_at, factor, count, 1, G, L)
-                    tile_store(tally, bias_at + 4 * block * G * L, 0, G * L, 1, G)
+                    valid = filters - block * G * L
+                    for v in range(G):
+                        # Masked, padded with zeros to whole vectors, and summed for the bias.
+                        place = 4 * (here + (block * G + v) * L)
+                        at = bias_at + 4 * (block * G + v) * L
+                        total = vector_load(at, L, L)
+                        for index in range(count):
+                            value = vector_load(a[GRADIENT] + place, valid - v * L, L)
+                            if a[MASK] != 0:
+                                gate = vector_load(a[MASK] + place, valid - v * L, L)
+                                value = vector_where_positive(gate, value)
+                            total = vector_add(total, value)
+                            vector_store(value, factor + 4 * (index * G + v) * L, L)
+                            place += 4 * a[FILTERS]
+                        vector_store(total, at, L)
                     target = sums + 4 * block * outer_rows * outer_columns * chunks * T * G * L
                     for i in range(outer_rows):
                         for j in range(outer_columns):
@@ -152,8 +157,6 @@ def _GATHER(number: int) -> Any:
         source[:0] = np.float32(0)  # keeps the scratch alive until here
         gradient[:0] = np.float32(0)
         offsets[:0] = 0
-        zeros[:0] = 0
-        one[:0] = np.float32(0)
 
     return _gather_kernel
 

@@ -15,7 +15,13 @@ from numba import types
 from numba.extending import intrinsic
 
 from cnnforge_kernels.cpu.compiled import cached_njit
-from cnnforge_kernels.cpu.simd import load_float, store_float
+from cnnforge_kernels.cpu.simd import (
+    load_float,
+    store_float,
+    vector_load,
+    vector_store,
+    vector_where_positive,
+)
 
 _BLOCK = 8
 
@@ -87,14 +93,29 @@ def _fill_scalar(
     columns: tuple[int, int],
     channels: tuple[int, int],
 ) -> None:
+    first, last = columns
     for c in range(channels[0], channels[1]):
-        for w in range(columns[0], columns[1]):
-            position = w + shift
-            phase = position % phases
+        # Phase and place are counted along: a division for every value would cost more than all.
+        phase, place = (first + shift) % phases, (first + shift) // phases
+        for w in range(first, last):
             value = load_float(source + w * pixel + 4 * c)
             if mask != 0 and not load_float(mask + w * pixel + 4 * c) > 0:
                 value = np.float32(0)
-            store_float(target + (c * phases + phase) * plane + 4 * (position // phases), value)
+            store_float(target + (c * phases + phase) * plane + 4 * place, value)
+            phase += 1
+            if phase == phases:
+                phase = 0
+                place += 1
+
+
+@cached_njit(inline="never")
+def _copy_row(target: int, source: int, mask: int, count: int) -> None:
+    """Copy ``count`` neighbouring floats."""
+    for start in range(0, count, 8):
+        value = vector_load(source + 4 * start, count - start, 8)
+        if mask != 0:
+            value = vector_where_positive(vector_load(mask + 4 * start, count - start, 8), value)
+        vector_store(value, target + 4 * start, count - start)
 
 
 @cached_njit(inline="never")
@@ -124,6 +145,10 @@ def fill_planes(
     """
     first, last = columns
     whole = channels - channels % 8
+    if channels == 1 and pixel == 4 and phases == 1:
+        gate = mask + 4 * first if mask != 0 else 0
+        _copy_row(target + 4 * (first + shift), source + 4 * first, gate, last - first)
+        return
     if phases > 1 or last - first < 8 or whole == 0:
         _fill_scalar(target, plane, phases, source, mask, pixel, shift, columns, (0, channels))
         return
@@ -143,25 +168,16 @@ def fill_planes(
 
 @cached_njit(inline="never")
 def fill_pixels(
-    target: int,
-    target_pixel: int,
-    source: int,
-    mask: int,
-    pixel: int,
-    columns: int,
-    channels: int,
+    target: int, target_pixel: int, source: int, pixel: int, columns: int, channels: int
 ) -> None:
-    """Copy ``columns`` pixels of ``channels`` floats; strides in bytes; ``mask`` as above."""
-    if mask == 0:
-        for w in range(columns):
-            for c in range(channels):
-                store_float(
-                    target + w * target_pixel + 4 * c, load_float(source + w * pixel + 4 * c)
-                )
-        return
-    for w in range(columns):
+    """Copy ``columns`` pixels of ``channels`` floats; strides in bytes."""
+    if channels < 4:
         for c in range(channels):
-            value = load_float(source + w * pixel + 4 * c)
-            if not load_float(mask + w * pixel + 4 * c) > 0:
-                value = np.float32(0)
-            store_float(target + w * target_pixel + 4 * c, value)
+            for w in range(columns):
+                value = load_float(source + w * pixel + 4 * c)
+                store_float(target + w * target_pixel + 4 * c, value)
+    elif target_pixel == pixel and pixel == 4 * channels:
+        _copy_row(target, source, 0, columns * channels)
+    else:
+        for w in range(columns):
+            _copy_row(target + w * target_pixel, source + w * pixel, 0, channels)

@@ -150,20 +150,71 @@ def _AVERAGE_POOL(number: int) -> Any:
     return _forward(number, False)
 
 
+def _backward_tiled(number: int, is_max: bool) -> Any:
+    """As ``_backward``, where each input belongs to at most one output: it is read once.
+
+    A task is one row of the outputs; the last one also clears the inputs that no window covers.
+    """
+    L, PH, PW, WB = _kind_of_number(number)
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _pool_grad_tiled_kernel(args: Any, begin: int, end: int) -> None:
+        a = carray(args, FIELDS)
+        channels, height, width = a[CHANNELS], a[HEIGHT], a[WIDTH]
+        zero = vector_splat(np.float32(0), L)
+        for task in range(begin, end):
+            image, row = task // a[ROWS], task % a[ROWS]
+            top = row * PH - a[TOP]
+            first_row, last_row = max(0, -top), min(PH, height - top)
+            start = a[INPUTS] + 4 * (image * height + top) * width * channels
+            line = 4 * width * channels
+            for column in range(a[COLUMNS]):
+                left = column * PW - a[LEFT]
+                first, last = max(0, -left), min(PW, width - left)
+                inside = first == 0 and first_row == 0 and last == PW and last_row == PH
+                cells = np.float32((last_row - first_row) * (last - first))
+                place = (task * a[COLUMNS] + column) * channels
+                for c in range(0, channels, L):
+                    valid = channels - c
+                    target = start + 4 * (left * channels + c)
+                    value = vector_load(a[OUTPUTS] + 4 * (place + c), valid, L)
+                    winner = index_splat(0, L)
+                    if is_max:
+                        winner = index_load(a[WINNERS] + WB * (place + c), valid, WB, L)
+                    else:
+                        value = vector_divide(value, vector_splat(cells, L))
+                    for i in range(PH):
+                        for j in range(PW):
+                            if inside or (first_row <= i < last_row and first <= j < last):
+                                share = value
+                                if is_max:
+                                    share = vector_where_equal(winner, i * PW + j, value)
+                                vector_store(share, target + i * line + 4 * j * channels, valid)
+            covered = a[COLUMNS] * PW - a[LEFT]
+            for y in range(max(0, top), height if row == a[ROWS] - 1 else top + PH):
+                # Columns right of the last window, and all of a row below the last window.
+                empty = covered if y < top + PH else 0
+                target = a[INPUTS] + 4 * ((image * height + y) * width + empty) * channels
+                for index in range(0, (width - empty) * channels, L):
+                    vector_store(zero, target + 4 * index, (width - empty) * channels - index)
+
+    return _pool_grad_tiled_kernel
+
+
 def _backward(number: int, is_max: bool) -> Any:
     """INPUTS is the gradient of the inputs, written; OUTPUTS that of the outputs, read.
 
     A task is one row of the inputs: every value is written once, whatever the windows share.
     """
-    L, PH, PW, WB = _kind_of_number(number)
+    L, PH, _PW, WB = _kind_of_number(number)
+    if PH > 0:
+        return _backward_tiled(number, is_max)
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _pool_grad_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
-        window_rows = PH if PH > 0 else a[WINDOW_ROWS]
-        window_columns = PW if PW > 0 else a[WINDOW_COLUMNS]
-        row_step = PH if PH > 0 else a[ROW_STEP]
-        column_step = PW if PW > 0 else a[COLUMN_STEP]
+        window_rows, window_columns = a[WINDOW_ROWS], a[WINDOW_COLUMNS]
+        row_step, column_step = a[ROW_STEP], a[COLUMN_STEP]
         channels = a[CHANNELS]
         for task in range(begin, end):
             image = task // a[HEIGHT]
@@ -227,12 +278,15 @@ def _block(
 
 
 @cached_njit()
-def _run(family: int, args: Any, winner_bytes: int, images: int, rows: int) -> None:
+def _run(family: int, args: Any, winner_bytes: int, images: int, backward: bool) -> None:
+    kind = _kind_number(args, winner_bytes)
+    general = kind < 6
+    rows = args[HEIGHT] if backward and general else args[ROWS]
     row_floats = max(1, args[WIDTH] * args[CHANNELS])
     if rows == args[ROWS]:
         row_floats *= args[ROW_STEP]
     grain = max(1, _GRAIN_FLOATS // row_floats)
-    run_kernel(family + _kind_number(args, winner_bytes), args, images * rows, grain)
+    run_kernel(family + kind, args, images * rows, grain)
 
 
 @cached_njit()
@@ -258,7 +312,7 @@ def max_pool2d_forward(
         return
     args = _block(inputs, outputs, pool_size, strides, same)
     args[WINNERS] = address_of(winners)
-    _run(_MAX_POOL, args, winners.itemsize, inputs.shape[0], outputs.shape[1])
+    _run(_MAX_POOL, args, winners.itemsize, inputs.shape[0], False)
 
 
 @cached_njit()
@@ -272,11 +326,12 @@ def max_pool2d_grad_inputs(
     grad_inputs: Any,
 ) -> None:
     """The gradient of max pooling's inputs, from the winners; of ``inputs`` only the shape."""
-    if grad_inputs.size == 0:
+    if grad_outputs.size == 0:
+        grad_inputs[:] = np.float32(0)
         return
     args = _block(grad_inputs, grad_outputs, pool_size, strides, same)
     args[WINNERS] = address_of(winners)
-    _run(_MAX_POOL_GRAD, args, winners.itemsize, inputs.shape[0], inputs.shape[1])
+    _run(_MAX_POOL_GRAD, args, winners.itemsize, inputs.shape[0], True)
 
 
 @cached_njit()
@@ -291,7 +346,7 @@ def average_pool2d_forward(
     if outputs.size == 0:
         return
     args = _block(inputs, outputs, pool_size, strides, same)
-    _run(_AVERAGE_POOL, args, 1, inputs.shape[0], outputs.shape[1])
+    _run(_AVERAGE_POOL, args, 1, inputs.shape[0], False)
 
 
 @cached_njit()
@@ -304,7 +359,8 @@ def average_pool2d_grad_inputs(
     grad_inputs: Any,
 ) -> None:
     """The gradient of average pooling's inputs; of ``inputs`` only the shape is used."""
-    if grad_inputs.size == 0:
+    if grad_outputs.size == 0:
+        grad_inputs[:] = np.float32(0)
         return
     args = _block(grad_inputs, grad_outputs, pool_size, strides, same)
-    _run(_AVERAGE_POOL_GRAD, args, 1, inputs.shape[0], inputs.shape[1])
+    _run(_AVERAGE_POOL_GRAD, args, 1, inputs.shape[0], True)

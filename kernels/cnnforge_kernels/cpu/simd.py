@@ -392,6 +392,17 @@ def vector_where_equal(typingctx: Any, winner: Any, index: Any, values: Any) -> 
     return values(winner, types.int64, values), codegen
 
 
+@intrinsic
+def vector_where_positive(typingctx: Any, gate: Any, values: Any) -> Any:
+    """``values`` in the lanes where ``gate`` is positive, zero in the others (and where NaN)."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        zero = _zero(args[0].type)
+        return builder.select(builder.fcmp_ordered(">", args[0], zero), args[1], zero)
+
+    return values(gate, values), codegen
+
+
 @intrinsic(prefer_literal=True)
 def index_store(typingctx: Any, vector: Any, address: Any, valid: Any, width: Any) -> Any:
     """Store the first ``valid`` lanes of an int32 vector as integers of ``width`` bytes (1, 4)."""
