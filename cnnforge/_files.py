@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_PREFIX = ".cnnforge-tmp-"
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -28,7 +30,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         OSError: The file could not be written: no space, no permission, no folder.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -69,6 +71,12 @@ def write_text(path: Path, text: str) -> None:
         OSError: The file could not be written; the old one is untouched.
     """
     write_bytes(path, text.encode())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that a killed process has left in `folder`."""
+    for path in folder.glob(f"{_PREFIX}*"):
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from cnnforge._files import remove_leftovers
 from cnnforge._tensorflow import prepare
 from cnnforge.configuration import TrainingOptions, check_types, parse_epochs
 from cnnforge.conversion import LayerImplementation, forge, implementations, lower
@@ -82,6 +83,8 @@ def resume(
     options = replace(options, epochs=total, plugin=(*options.plugin, *given.get("plugin", ())))
     options = replace(options, plugin=tuple(dict.fromkeys(options.plugin)))
     plugins = load(options.plugin)
+    for folder in (run.path, run.states):
+        remove_leftovers(folder)
     state, warnings = StateStore(run.states).load()
     spec = plugins.models[str(table.get("model", options.model))]
     dataset = _open_data(options, plugins)

@@ -2,12 +2,14 @@
 
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cnnforge._files import atomic_path, write_bytes, write_text
+from cnnforge._files import atomic_path, remove_leftovers, write_bytes, write_text
 
 
 @pytest.fixture
@@ -70,3 +72,18 @@ def test_a_full_disk_keeps_the_old_file_and_leaves_nothing(
         write_bytes(path, bytes(100_000))
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    program = (
+        "import os, sys, pathlib; from cnnforge._files import atomic_path\n"
+        "with atomic_path(pathlib.Path(sys.argv[1])): os._exit(9)"
+    )
+    path = tmp_path / "a.png"
+    write_bytes(path, b"old")
+    done = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+    assert done.returncode == 9
+    assert len(os.listdir(tmp_path)) == 2
+    remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == ["a.png"]
+    remove_leftovers(tmp_path / "missing")
