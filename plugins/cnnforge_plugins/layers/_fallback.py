@@ -22,7 +22,8 @@ def kernel_fits(layer: keras.layers.Layer, dtype: str) -> bool:
     if layer.data_format != "channels_last":
         reason = f"data_format={layer.data_format!r} (the kernels need 'channels_last')"
     elif dtype != "float32" or layer.compute_dtype != "float32":
-        reason = f"the dtype {layer.compute_dtype} (the kernels compute in float32)"
+        other = layer.compute_dtype if dtype == "float32" else dtype
+        reason = f"the dtype {other} (the kernels compute in float32)"
     if reason is None:
         return True
     message = f"{type(layer).__name__}: no kernel for {reason}: the framework's own is used"

@@ -16,6 +16,13 @@ Shape = tuple[int, ...]
 _POOLING = {"pool_size": (2, 2), "strides": (2, 2), "same": False}
 
 
+def _fits(layer: Any, inputs: Any) -> bool:
+    # Keras checks neither of these two when the layer is made: the framework has an error for each.
+    if layer.padding not in ("valid", "same") or 0 in layer.strides:
+        return False
+    return kernel_fits(layer, keras.backend.standardize_dtype(inputs.dtype))
+
+
 def _output_shape(inputs: Shape, pool_size: Shape, strides: Shape, same: bool) -> Shape:
     return (
         inputs[0],
@@ -80,7 +87,7 @@ class MaxPooling2D(keras.layers.MaxPooling2D):
 
     def call(self, inputs: Any) -> Any:
         """The maximum of each window."""
-        if not kernel_fits(self, keras.backend.standardize_dtype(inputs.dtype)):
+        if not _fits(self, inputs):
             return super().call(inputs)
         op = max_pool2d if self.pool_size[0] * self.pool_size[1] <= 256 else max_pool2d_large
         return op(
@@ -111,7 +118,7 @@ class AveragePooling2D(keras.layers.AveragePooling2D):
 
     def call(self, inputs: Any) -> Any:
         """The mean of the real cells of each window."""
-        if not kernel_fits(self, keras.backend.standardize_dtype(inputs.dtype)):
+        if not _fits(self, inputs):
             return super().call(inputs)
         return average_pool2d(
             inputs,
