@@ -325,8 +325,19 @@ def vector_load(typingctx: Any, address: Any, valid: Any, lanes: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = ir.VectorType(_F32, shape[0])
-        mask = _lane_mask(builder, args[1], shape[0])
-        return _masked_load(builder, _pointer(builder, args[0], kind), mask, _zero(kind))
+        pointer = _pointer(builder, args[0], kind)
+        whole = builder.icmp_signed(">=", args[1], ir.Constant(_I64, shape[0]))
+        with builder.if_else(whole) as (then, otherwise):
+            with then:
+                all_lanes, then_block = builder.load(pointer, align=4), builder.block
+            with otherwise:
+                mask = _lane_mask(builder, args[1], shape[0])
+                some_lanes = _masked_load(builder, pointer, mask, _zero(kind))
+                otherwise_block = builder.block
+        result = builder.phi(kind)
+        result.add_incoming(all_lanes, then_block)
+        result.add_incoming(some_lanes, otherwise_block)
+        return result
 
     return Vector("f32", shape[0])(types.int64, types.int64, lanes), codegen
 
@@ -336,8 +347,14 @@ def vector_store(typingctx: Any, vector: Any, address: Any, valid: Any) -> Any:
     """Store the first ``valid`` lanes of a float32 vector at ``address``."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        mask = _lane_mask(builder, args[2], vector.lanes)
-        _masked_store(builder, args[0], _pointer(builder, args[1], args[0].type), mask)
+        pointer = _pointer(builder, args[1], args[0].type)
+        whole = builder.icmp_signed(">=", args[2], ir.Constant(_I64, vector.lanes))
+        with builder.if_else(whole) as (then, otherwise):
+            with then:
+                builder.store(args[0], pointer, align=4)
+            with otherwise:
+                mask = _lane_mask(builder, args[2], vector.lanes)
+                _masked_store(builder, args[0], pointer, mask)
         return context.get_dummy_value()
 
     return types.void(vector, types.int64, types.int64), codegen
