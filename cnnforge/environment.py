@@ -14,6 +14,7 @@ from typing import Any
 
 import llvmlite.binding
 import numba
+from numba.core import config
 
 _PACKAGES = ("cnnforge", "keras", "tensorflow", "torch", "numba", "llvmlite", "numpy", "pillow")
 _TIMEOUT = 5.0
@@ -77,7 +78,8 @@ def threading_layer() -> str:
     try:
         return numba.threading_layer()
     except ValueError:
-        return f"not used yet (configured: {numba.config.THREADING_LAYER})"
+        # Numba makes the names of its configuration at run time.
+        return f"not used yet (configured: {vars(config)['THREADING_LAYER']})"
 
 
 def graphics() -> dict[str, Any]:

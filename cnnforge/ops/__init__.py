@@ -8,6 +8,7 @@ import os
 # own threads. It counts only if it is set before the OpenMP library is loaded, which Numba does
 # when it launches its threads.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from cnnforge.ops import _routes
 from cnnforge.ops.array_op import ArrayOp as ArrayOp

@@ -287,7 +287,7 @@ def test_a_signal_saves_and_resumes_to_the_same_bits(
     for number in (signal.SIGTERM, signal.SIGINT):
         running[number] = subprocess.Popen(
             [*command, "--epochs", "4", "--output", str(tmp_path / number.name)],
-            env={**os.environ, "TOY_DELAY": "0.5"},
+            env={**os.environ, "TOY_DELAY": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -298,6 +298,8 @@ def test_a_signal_saves_and_resumes_to_the_same_bits(
         while not list(run.glob("last/state-*")) and time.monotonic() < limit:
             time.sleep(0.02)
         process.send_signal(number)
+    for number, process in running.items():
+        run = tmp_path / number.name / "small-toy-001"
         out, err = process.communicate(timeout=100)
         assert process.returncode == 128 + number, err
         assert out == ""

@@ -45,7 +45,7 @@ def plugins() -> Plugins:
 
 
 def samples(levels: list[int], prefix: str = "toy") -> ArraySamples:
-    images = np.broadcast_to(np.uint8(levels)[:, None, None, None], (len(levels), *SHAPE))
+    images = np.broadcast_to(np.array(levels, np.uint8)[:, None, None, None], (len(levels), *SHAPE))
     labels = np.array([level > 127 for level in levels], int)
     return ArraySamples(images, labels, [f"{prefix} {number}" for number in range(len(levels))])
 
