@@ -146,8 +146,9 @@ def forge(
         layers: The plugin layers; those of the installed plugins by default.
 
     Returns:
-        The forged model: same layer names, configuration, weights, seeds, and, where the model is
-        compiled, the same optimizer in the same state.
+        The forged model: same configuration, weights, seeds, and layer names, except that Keras
+        names an unnamed input anew; where the model is compiled, the same optimizer in the same
+        state.
 
     Raises:
         UsageError: A subclassed model, one that is not built, a layer that cannot be copied, or

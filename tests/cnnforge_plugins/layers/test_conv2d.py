@@ -188,7 +188,7 @@ def test_wrong_inputs(shape):
 def test_a_window_that_does_not_fit_is_an_error(height):
     for layer in pair("float32", kernel_size=5):
         assert layer(images(2, 5, 5, CHANNELS)).shape == (2, 1, 1, FILTERS)
-        with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="empty|negative"):
+        with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=r"empty|negative"):
             layer(images(2, height, 5, CHANNELS))
 
 
