@@ -50,6 +50,53 @@ _SCRATCH_BYTES = 40 * 1024
 _PARTS = 8
 
 
+@cached_njit()
+def source_line(a: Any) -> int:
+    """Floats of one line of the source scratch: all columns that a row of outputs reads."""
+    columns = (a[COLUMNS] - 1) * a[COLUMN_STEP] + (a[TAP_COLUMNS] - 1) * a[COLUMN_DILATION] + 1
+    return columns * a[FOLD] * a[GROUP_CHANNELS]
+
+
+@cached_njit()
+def source_lines(a: Any, rows: int) -> int:
+    """Lines of the source scratch for ``rows`` rows of outputs."""
+    if a[FOLD] > 1:
+        return rows
+    return (rows - 1) * a[ROW_STEP] + (a[TAP_ROWS] - 1) * a[ROW_DILATION] + 1
+
+
+@cached_njit()
+def source_place(a: Any, row: int, column: int) -> int:
+    """Where in the scratch, in bytes, the first tap of output (row, column) of a task lies."""
+    lines = row if a[FOLD] > 1 else row * a[ROW_STEP]
+    pixel = a[FOLD] * a[GROUP_CHANNELS]
+    return 4 * (lines * source_line(a) + column * a[COLUMN_STEP] * pixel)
+
+
+@cached_njit(inline="never")
+def fill_source(a: Any, target: int, image: int, group: int, row0: int, row1: int) -> None:
+    """Copy what output rows ``row0`` to ``row1 - 1`` read to the scratch, zeroed before."""
+    fold, channels = a[FOLD], a[GROUP_CHANNELS]
+    pixel, line = fold * channels, source_line(a)
+    first = max(0, a[LEFT])
+    last = min(a[WIDTH], a[LEFT] + line // pixel)
+    start = a[SOURCE] + 4 * (image * a[HEIGHT] * a[WIDTH] * a[CHANNELS] + group * channels)
+    for held in range(source_lines(a, row1 - row0)):
+        for i in range(fold):
+            row = row0 * a[ROW_STEP] - a[TOP] + held
+            if fold > 1:
+                row = (row0 + held) * a[ROW_STEP] - a[TOP] + i * a[ROW_DILATION]
+            if 0 <= row < a[HEIGHT] and first < last:
+                fill_pixels(
+                    target + 4 * (held * line + (first - a[LEFT]) * pixel + i * channels),
+                    4 * pixel,
+                    start + 4 * (row * a[WIDTH] + first) * a[CHANNELS],
+                    4 * a[CHANNELS],
+                    last - first,
+                    channels,
+                )
+
+
 @kernel_family(TILES)
 def _GATHER(number: int) -> Any:
     T, G, L = tile_of_number(number)
@@ -57,16 +104,9 @@ def _GATHER(number: int) -> Any:
     @cached_cfunc(KERNEL_SIGNATURE)
     def _gather_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
-        fold, channels, filters = a[FOLD], a[GROUP_CHANNELS], a[GROUP_FILTERS]
-        pixel = fold * channels
-        width = (a[COLUMNS] - 1) * a[COLUMN_STEP] + (a[TAP_COLUMNS] - 1) * a[COLUMN_DILATION] + 1
-        line = width * pixel
-        lines = a[BLOCK_ROWS]
-        row_step = 1
-        if fold == 1:
-            row_step = a[ROW_STEP]
-            lines = (lines - 1) * row_step + (a[TAP_ROWS] - 1) * a[ROW_DILATION] + 1
-        source = np.empty(lines * line + T, np.float32)
+        filters = a[GROUP_FILTERS]
+        pixel, line = a[FOLD] * a[GROUP_CHANNELS], source_line(a)
+        source = np.empty(source_lines(a, a[BLOCK_ROWS]) * line + T, np.float32)
         source_at = address_of(source)
         blocks = (filters + G * L - 1) // (G * L)
         pixels = a[BLOCK_ROWS] * a[COLUMNS]
@@ -75,15 +115,13 @@ def _GATHER(number: int) -> Any:
         offsets = np.empty(pixels, np.int64)
         for row in range(a[BLOCK_ROWS]):
             for column in range(a[COLUMNS]):
-                place = row * row_step * line + column * a[COLUMN_STEP] * pixel
-                offsets[row * a[COLUMNS] + column] = 4 * place
+                offsets[row * a[COLUMNS] + column] = source_place(a, row, column)
         offsets_at = address_of(offsets)
-        outer_rows = a[TAP_ROWS] // fold
+        outer_rows = a[TAP_ROWS] // a[FOLD]
         outer_columns = a[TAP_COLUMNS] // a[MERGED]
         taps = a[MERGED] * pixel
         chunks = (taps + T - 1) // T
         units = a[IMAGES] * a[BLOCKS]
-        first_column = max(0, a[LEFT])
         for task in range(begin, end):
             group = task % a[GROUPS]
             part = task // a[GROUPS]
@@ -96,27 +134,7 @@ def _GATHER(number: int) -> Any:
                 row0 = (unit % a[BLOCKS]) * a[BLOCK_ROWS]
                 row1 = min(row0 + a[BLOCK_ROWS], a[ROWS])
                 source[:] = np.float32(0)
-                start = a[SOURCE] + 4 * (image * a[HEIGHT] * a[WIDTH] * a[CHANNELS])
-                start += 4 * group * channels
-                held = row1 - row0
-                if fold == 1:
-                    held = (held - 1) * row_step + (a[TAP_ROWS] - 1) * a[ROW_DILATION] + 1
-                last_column = min(a[WIDTH], a[LEFT] + width)
-                for h in range(held):
-                    for i in range(fold):
-                        row = row0 * a[ROW_STEP] - a[TOP] + h
-                        if fold > 1:
-                            row = (row0 + h) * a[ROW_STEP] - a[TOP] + i * a[ROW_DILATION]
-                        if 0 <= row < a[HEIGHT] and first_column < last_column:
-                            fill_pixels(
-                                source_at
-                                + 4 * (h * line + (first_column - a[LEFT]) * pixel + i * channels),
-                                4 * pixel,
-                                start + 4 * (row * a[WIDTH] + first_column) * a[CHANNELS],
-                                4 * a[CHANNELS],
-                                last_column - first_column,
-                                channels,
-                            )
+                fill_source(a, source_at, image, group, row0, row1)
                 count = (row1 - row0) * a[COLUMNS]
                 here = (image * a[ROWS] + row0) * a[COLUMNS] * a[FILTERS] + group * filters
                 for block in range(blocks):
@@ -162,6 +180,48 @@ def _GATHER(number: int) -> Any:
 
 
 @cached_njit()
+def choose_fold(args: Any, kh: int, kw: int, channels: int) -> tuple[int, int, int]:
+    """How taps become neighbours: sets FOLD and MERGED; returns (taps in a run, rows, columns).
+
+    A run of taps is contiguous in the scratch; runs lie ``rows * columns`` apart from each other.
+    """
+    # Folding copies every row KH times: worth it only where a row of taps fills no register tile.
+    args[FOLD] = kh if kw * channels < 16 and kh > 1 else 1
+    args[MERGED] = kw if args[COLUMN_DILATION] == 1 else 1
+    return args[MERGED] * args[FOLD] * channels, kh // args[FOLD], kw // args[MERGED]
+
+
+@cached_njit()
+def tap_place(args: Any, i: int, j: int, channels: int) -> tuple[int, int]:
+    """(run, first place in the run) of window tap (i, j)."""
+    run = 0 if args[FOLD] > 1 else i
+    run = run * (args[TAP_COLUMNS] // args[MERGED]) + (0 if args[MERGED] > 1 else j)
+    place = (j if args[MERGED] > 1 else 0) * args[FOLD] * channels
+    return run, place + (i if args[FOLD] > 1 else 0) * channels
+
+
+@cached_njit()
+def cut_rows(args: Any, row_floats: int, unit: int) -> None:
+    """Set BLOCK_ROWS, a multiple of ``unit``, and BLOCKS so that a task's scratch fits a cache."""
+    units = args[ROWS] // unit
+    fitting = max(1, _SCRATCH_BYTES // (4 * row_floats * unit))
+    parts = (units + fitting - 1) // fitting
+    args[BLOCK_ROWS] = (units + parts - 1) // parts * unit
+    args[BLOCKS] = (args[ROWS] + args[BLOCK_ROWS] - 1) // args[BLOCK_ROWS]
+    args[PARTS] = min(args[IMAGES] * args[BLOCKS], _PARTS)
+
+
+@cached_njit()
+def add_parts(sums: Any) -> None:
+    """Add (parts, groups, floats) over the parts, in order, into the first."""
+    for part in range(1, sums.shape[0]):
+        for group in range(sums.shape[1]):
+            total, more = sums[0, group], sums[part, group]
+            for index in range(total.size):
+                total[index] += more[index]
+
+
+@cached_njit()
 def gather(args: Any, grad_weights: Any, grad_bias: Any) -> None:
     """Fill in what follows from the shapes, run, and add the parts.
 
@@ -173,48 +233,32 @@ def gather(args: Any, grad_weights: Any, grad_bias: Any) -> None:
     kh, kw, channels, filters = grad_weights.shape
     groups = args[GROUPS]
     per_group = filters // groups
-    # Folding copies every row KH times: worth it only where a row of taps fills no register tile.
-    fold = kh if kw * channels < 16 and kh * kw * channels > 1 else 1
-    merged = kw if args[COLUMN_DILATION] == 1 else 1
-    taps = merged * fold * channels
+    taps, outer_rows, outer_columns = choose_fold(args, kh, kw, channels)
     tile, vectors, lanes = choose_tile(taps, per_group)
     width = vectors * lanes
     blocks = (per_group + width - 1) // width
     padded = (taps + tile - 1) // tile * tile
-    outer_rows, outer_columns = kh // fold, kw // merged
     weight_floats = blocks * outer_rows * outer_columns * padded * width
-    args[FOLD], args[MERGED] = fold, merged
     args[GROUP_CHANNELS], args[GROUP_FILTERS] = channels, per_group
     args[BIAS] = weight_floats
     args[PART_FLOATS] = weight_floats + blocks * width
-    row_floats = args[COLUMNS] * (args[COLUMN_STEP] * fold * channels + blocks * width)
-    fitting = max(1, _SCRATCH_BYTES // (4 * row_floats))
-    row_parts = (args[ROWS] + fitting - 1) // fitting
-    args[BLOCK_ROWS] = (args[ROWS] + row_parts - 1) // row_parts
-    args[BLOCKS] = (args[ROWS] + args[BLOCK_ROWS] - 1) // args[BLOCK_ROWS]
-    parts = min(args[IMAGES] * args[BLOCKS], _PARTS)
-    args[PARTS] = parts
+    pixel_floats = args[COLUMN_STEP] * args[FOLD] * channels + blocks * width
+    cut_rows(args, args[COLUMNS] * pixel_floats, 1)
+    parts = args[PARTS]
     sums = np.empty((parts, groups, args[PART_FLOATS]), np.float32)
     args[SUMS] = address_of(sums)
     work = args[IMAGES] * args[ROWS] * args[COLUMNS] * padded * outer_rows * outer_columns
     grain = max(1, 640_000 * parts // max(work * blocks * width, 1))
     run_kernel(_GATHER + tile_number(tile, vectors, lanes), args, parts * groups, grain)
-    for part in range(1, parts):
-        for group in range(groups):
-            total, more = sums[0, group], sums[part, group]
-            for index in range(total.size):
-                total[index] += more[index]
+    add_parts(sums)
     for group in range(groups):
         total = sums[0, group]
         for f in range(per_group):
             block, lane = f // width, f % width
             for i in range(kh):
                 for j in range(kw):
-                    outer = 0 if fold > 1 else i
-                    outer = outer * outer_columns + (0 if merged > 1 else j)
-                    place = (block * outer_rows * outer_columns + outer) * padded
-                    place += (j if merged > 1 else 0) * fold * channels
-                    place += (i if fold > 1 else 0) * channels
+                    run, place = tap_place(args, i, j, channels)
+                    place += (block * outer_rows * outer_columns + run) * padded
                     for c in range(channels):
                         grad_weights[i, j, c, group * per_group + f] = total[
                             (place + c) * width + lane

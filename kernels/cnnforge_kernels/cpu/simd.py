@@ -219,6 +219,82 @@ def tile_accumulate(
     return tile(tile, integer, integer, integer, integer, positions, vectors, lanes), codegen
 
 
+@intrinsic(prefer_literal=True)
+def sparse_accumulate(
+    typingctx: Any,
+    sums: Any,
+    source: Any,
+    offsets: Any,
+    cells: Any,
+    winners: Any,
+    factors: Any,
+    step: Any,
+    count: Any,
+    vectors: Any,
+    lanes: Any,
+) -> Any:
+    """``sums[v] += factors[p] * source[offsets[p] + cells[winners[p]] + v * lanes]`` for p < count.
+
+    The tile of one position by ``vectors`` vectors is the gradient of one filter's taps; ``p``
+    counts pooled pixels. ``source``, ``offsets`` and ``cells`` (int64, in bytes) are addresses,
+    ``winners`` the address of bytes and ``factors`` that of float32, both ``step`` values apart.
+    """
+    shape = _literal(vectors, lanes)
+    if shape is None or not isinstance(sums, types.UniTuple):
+        return None
+    V, L = shape
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        start, source, offsets, cells, winners, factors, step, count = args[:8]
+        kind = ir.VectorType(_F32, L)
+        initial = _unpack(builder, start, V)
+        before = builder.block
+        loop = builder.append_basic_block("sparse.loop")
+        after = builder.append_basic_block("sparse.end")
+        builder.cbranch(builder.icmp_signed(">", count, ir.Constant(_I64, 0)), loop, after)
+
+        builder.position_at_end(loop)
+        index = builder.phi(_I64)
+        place = builder.phi(_I64)
+        totals = [builder.phi(kind) for _ in range(V)]
+        winner = builder.load(_pointer(builder, builder.add(winners, place), _I8))
+        table = builder.inttoptr(cells, _I64.as_pointer())
+        cell = builder.load(builder.gep(table, [builder.zext(winner, _I64)]))
+        places = builder.inttoptr(offsets, _I64.as_pointer())
+        position = builder.add(source, builder.load(builder.gep(places, [index])))
+        position = builder.add(position, cell)
+        scale = builder.add(factors, builder.shl(place, ir.Constant(_I64, 2)))
+        factor = _splat(builder, builder.load(_pointer(builder, scale, _F32), align=4), kind)
+        results = []
+        for v in range(V):
+            value = builder.load(_pointer(builder, position, kind, 4 * L * v), align=4)
+            results.append(_fma(builder, factor, value, totals[v]))
+        following = builder.add(index, ir.Constant(_I64, 1))
+        next_place = builder.add(place, step)
+        builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+        zero = ir.Constant(_I64, 0)
+        for phi, first, result in (
+            (index, zero, following),
+            (place, zero, next_place),
+            *zip(totals, initial, results, strict=True),
+        ):
+            phi.add_incoming(first, before)
+            phi.add_incoming(result, loop)
+
+        builder.position_at_end(after)
+        final = []
+        for first, result in zip(initial, results, strict=True):
+            phi = builder.phi(kind)
+            phi.add_incoming(first, before)
+            phi.add_incoming(result, loop)
+            final.append(phi)
+        return context.make_tuple(builder, sums, final)
+
+    integer = types.int64
+    signature = sums(sums, *[integer] * 7, vectors, lanes)
+    return signature, codegen
+
+
 @intrinsic
 def tile_relu(typingctx: Any, tile: Any) -> Any:
     """``max(tile, 0)``; NaN stays NaN."""
@@ -395,6 +471,27 @@ def vector_maximum(typingctx: Any, best: Any, winner: Any, candidate: Any, index
 
     pair = types.Tuple((best, winner))
     return pair(best, winner, candidate, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def vector_relu(typingctx: Any, best: Any, winner: Any, off: Any) -> Any:
+    """``max(best, 0)``, and ``winner`` with the index ``off`` where ``best`` is not positive.
+
+    NaN stays NaN, and has no gradient.
+    """
+    shape = _literal(off)
+    if shape is None:
+        return None
+    pair = types.Tuple((best, winner))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        zero = _zero(args[0].type)
+        value = builder.select(builder.fcmp_ordered("<", args[0], zero), zero, args[0])
+        none = ir.Constant(args[1].type, [shape[0]] * best.lanes)
+        index = builder.select(builder.fcmp_ordered(">", args[0], zero), args[1], none)
+        return context.make_tuple(builder, pair, [value, index])
+
+    return pair(best, winner, off), codegen
 
 
 @intrinsic

@@ -23,7 +23,21 @@ from cnnforge_kernels.cpu.compiled import (
 )
 from cnnforge_kernels.cpu.parallel import run_kernel
 from cnnforge_kernels.cpu.planes import fill_planes
-from cnnforge_kernels.cpu.simd import tile_accumulate, tile_broadcast, tile_relu, tile_store
+from cnnforge_kernels.cpu.simd import (
+    index_load,
+    index_splat,
+    index_store,
+    tile_accumulate,
+    tile_broadcast,
+    tile_relu,
+    tile_store,
+    vector_load,
+    vector_maximum,
+    vector_relu,
+    vector_splat,
+    vector_store,
+    vector_where_equal,
+)
 from cnnforge_kernels.cpu.tiles import TILES, choose_tile, tile_number, tile_of_number
 
 # Fields of a sweep's argument block. Addresses and strides are in bytes.
@@ -33,10 +47,50 @@ ROW_STEP, ROW_ORIGIN, ROW_SPAN, COLUMN_STEP, COLUMN_ORIGIN, COLUMN_SPAN = range(
 OFFSETS, COUNT, WEIGHTS, BIAS = range(15, 19)
 TARGET, TARGET_IMAGE, TARGET_ROW, TARGET_COLUMN = range(19, 23)
 ROWS, COLUMNS, FILTERS, RELU, BLOCK_ROWS, BLOCKS, IMAGES = range(23, 30)
-FIELDS = 30
+# A pool behind the convolution: its window (also its stride), and its winners, one byte each. In
+# the forward pass (POOL_ROWS > 0) the outputs are pooled; in the backward pass (UNPOOL_ROWS > 0)
+# the source is a pooled gradient, and HEIGHT x WIDTH is the map that was pooled.
+POOL_ROWS, POOL_COLUMNS, UNPOOL_ROWS, UNPOOL_COLUMNS, WINNERS = range(30, 35)
+FIELDS = 35
+
+_UNPOOL_LANES = 8
+NO_WINNER = 255  # the ReLU let nothing through: no cell of the window has a gradient
 
 # Scratch for the rows of a task: half of a 512 KiB second-level cache at the most.
 _SCRATCH_BYTES = 128 * 1024
+
+
+@cached_njit(inline="never")
+def _fill_row(
+    a: Any, row: int, image: int, group: int, target: int, plane: int, spare: int
+) -> None:
+    """Copy row ``row`` of the source, as far as any output reads it, into planes at ``target``."""
+    channels = a[CHANNELS]
+    first = max(0, a[COLUMN_ORIGIN])
+    after = a[COLUMN_ORIGIN] + (a[COLUMNS] - 1) * a[COLUMN_STEP] + a[COLUMN_SPAN]
+    columns = (first, min(a[WIDTH], after))
+    shift = -a[COLUMN_ORIGIN]
+    if a[UNPOOL_ROWS] == 0:
+        place = image * a[IMAGE_STRIDE] + row * a[ROW_STRIDE] + 4 * group * channels
+        mask = a[MASK] + place if a[MASK] != 0 else 0
+        source, pixel = a[SOURCE] + place, a[PIXEL_STRIDE]
+        fill_planes(target, plane, a[COLUMN_STEP], source, mask, pixel, shift, columns, channels)
+        return
+    # Each value of the pooled gradient goes to the cell that won, all other cells are zero.
+    cells = a[UNPOOL_COLUMNS]
+    pooled = row // a[UNPOOL_ROWS]
+    start = image * a[IMAGE_STRIDE] + pooled * a[ROW_STRIDE] + 4 * group * channels
+    for column in range(a[WIDTH] // cells):
+        here = start + column * a[PIXEL_STRIDE]
+        for c in range(0, channels, _UNPOOL_LANES):
+            valid = channels - c
+            value = vector_load(a[SOURCE] + here + 4 * c, valid, _UNPOOL_LANES)
+            winner = index_load(a[WINNERS] + here // 4 + c, valid, 1, _UNPOOL_LANES)
+            for j in range(cells):
+                cell = (row - pooled * a[UNPOOL_ROWS]) * cells + j
+                place = spare + 4 * ((column * cells + j) * channels + c)
+                vector_store(vector_where_equal(winner, cell, value), place, valid)
+    fill_planes(target, plane, a[COLUMN_STEP], spare, 0, 4 * channels, shift, columns, channels)
 
 
 @kernel_family(TILES)
@@ -51,11 +105,15 @@ def _SWEEP(number: int) -> Any:
         rows_held = (a[BLOCK_ROWS] - 1) * a[ROW_STEP] + a[ROW_SPAN]
         scratch = np.empty(rows_held * row_bytes // 4 + 1, np.float32)
         base = address_of(scratch)
+        # One row of a window's maps, or of an unpooled gradient.
+        spare = np.empty(
+            a[POOL_ROWS] * a[COLUMNS] * G * L + a[UNPOOL_ROWS] * a[WIDTH] * a[CHANNELS] + 1,
+            np.float32,
+        )
+        spare_at = address_of(spare)
+        spare_row = 4 * a[COLUMNS] * G * L
         filter_blocks = (a[FILTERS] + G * L - 1) // (G * L)
         block_bytes = a[COUNT] * G * L * 4
-        first_column = max(0, a[COLUMN_ORIGIN])
-        after = a[COLUMN_ORIGIN] + (a[COLUMNS] - 1) * a[COLUMN_STEP] + a[COLUMN_SPAN]
-        last_column = min(a[WIDTH], after)
         for task in range(begin, end):
             group = task % a[GROUPS]
             image = task // a[GROUPS] // a[BLOCKS]
@@ -63,29 +121,21 @@ def _SWEEP(number: int) -> Any:
             row1 = min(row0 + a[BLOCK_ROWS], a[ROWS])
             scratch[:] = np.float32(0)
             top = row0 * a[ROW_STEP] + a[ROW_ORIGIN]
-            channel = image * a[IMAGE_STRIDE] + 4 * group * a[CHANNELS]
             for held in range((row1 - 1 - row0) * a[ROW_STEP] + a[ROW_SPAN]):
-                row = top + held
-                if 0 <= row < a[HEIGHT]:
-                    place = channel + row * a[ROW_STRIDE]
-                    fill_planes(
-                        base + held * row_bytes,
-                        plane,
-                        a[COLUMN_STEP],
-                        a[SOURCE] + place,
-                        a[MASK] + place if a[MASK] != 0 else 0,
-                        a[PIXEL_STRIDE],
-                        -a[COLUMN_ORIGIN],
-                        (first_column, last_column),
-                        a[CHANNELS],
-                    )
+                if 0 <= top + held < a[HEIGHT]:
+                    _fill_row(a, top + held, image, group, base + held * row_bytes, plane, spare_at)
             for block in range(filter_blocks):
                 weights = a[WEIGHTS] + (group * filter_blocks + block) * block_bytes
                 bias = a[BIAS] + 4 * (group * filter_blocks + block) * G * L
-                out = a[TARGET] + image * a[TARGET_IMAGE]
-                out += 4 * (group * a[FILTERS] + block * G * L)
+                valid = a[FILTERS] - block * G * L
+                first_filter = 4 * (group * a[FILTERS] + block * G * L)
+                out = a[TARGET] + image * a[TARGET_IMAGE] + first_filter
                 for row in range(row0, row1):
                     line = base + (row - row0) * a[ROW_STEP] * row_bytes
+                    target, step, stored = out + row * a[TARGET_ROW], a[TARGET_COLUMN], valid
+                    if a[POOL_ROWS] != 0:
+                        target = spare_at + (row % a[POOL_ROWS]) * spare_row
+                        step, stored = 4 * G * L, G * L
                     column = 0
                     while column < a[COLUMNS]:
                         column = min(column, a[COLUMNS] - T)
@@ -95,15 +145,29 @@ def _SWEEP(number: int) -> Any:
                         )
                         if a[RELU] != 0:
                             tile = tile_relu(tile)
-                        tile_store(
-                            tile,
-                            out + row * a[TARGET_ROW] + column * a[TARGET_COLUMN],
-                            a[TARGET_COLUMN],
-                            a[FILTERS] - block * G * L,
-                            T,
-                            G,
-                        )
+                        tile_store(tile, target + column * step, step, stored, T, G)
                         column += T
+                    if a[POOL_ROWS] == 0 or row % a[POOL_ROWS] != a[POOL_ROWS] - 1:
+                        continue
+                    pooled = out + row // a[POOL_ROWS] * a[TARGET_ROW]
+                    for column in range(a[COLUMNS] // a[POOL_COLUMNS]):
+                        for v in range(G):
+                            best = vector_splat(np.float32(-np.inf), L)
+                            winner = index_splat(0, L)
+                            here = spare_at + 4 * (column * a[POOL_COLUMNS] * G + v) * L
+                            for i in range(a[POOL_ROWS]):
+                                for j in range(a[POOL_COLUMNS]):
+                                    value = vector_load(here + i * spare_row + 4 * j * G * L, L, L)
+                                    best, winner = vector_maximum(
+                                        best, winner, value, i * a[POOL_COLUMNS] + j
+                                    )
+                            best, winner = vector_relu(best, winner, NO_WINNER)
+                            place = pooled + column * a[TARGET_COLUMN] + 4 * v * L
+                            vector_store(best, place, valid - v * L)
+                            byte = a[WINNERS] + (place - a[TARGET]) // 4
+                            index_store(winner, byte, valid - v * L, 1)
+        scratch[:0] = np.float32(0)  # keeps the scratch alive until here
+        spare[:0] = np.float32(0)
 
     return _sweep_kernel
 
@@ -164,8 +228,10 @@ def sweep(args: Any, row_taps: Any, column_taps: Any, weights: Any, bias: Any) -
     args[WEIGHTS] = address_of(packed)
     args[BIAS] = address_of(packed_bias)
     fitting = (_SCRATCH_BYTES // max(row_bytes, 1) - args[ROW_SPAN]) // args[ROW_STEP] + 1
-    parts = (args[ROWS] + max(fitting, 1) - 1) // max(fitting, 1)
-    args[BLOCK_ROWS] = (args[ROWS] + parts - 1) // parts
+    unit = max(args[POOL_ROWS], 1)  # the rows of a window stay together
+    units = args[ROWS] // unit
+    parts = (units + max(fitting // unit, 1) - 1) // max(fitting // unit, 1)
+    args[BLOCK_ROWS] = (units + parts - 1) // parts * unit
     args[BLOCKS] = (args[ROWS] + args[BLOCK_ROWS] - 1) // args[BLOCK_ROWS]
     tasks = args[IMAGES] * args[BLOCKS] * groups
     # About 20 us of work (at 32 multiply-adds a nanosecond) is worth handing out.
