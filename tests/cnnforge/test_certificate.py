@@ -1,0 +1,212 @@
+"""The certificate: right layers pass, each kind of wrong layer is caught and named."""
+
+import json
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cnnforge.certificate import certify
+from cnnforge.conversion import forge
+from cnnforge.discovery import discover
+from cnnforge.plugin import LayerSpec
+from cnnforge.registry import Registry
+from cnnforge_plugins.layers._fallback import KernelUnavailableWarning
+from cnnforge_plugins.layers.conv2d import Conv2D
+from cnnforge_plugins.models.lenet import build
+
+layers = keras.layers
+SHAPE = (9, 8, 3)
+
+
+@pytest.fixture(scope="module")
+def installed():
+    return discover().layers
+
+
+def stack(*parts, shape=SHAPE):
+    return keras.Sequential([keras.Input(shape), *parts])
+
+
+def test_lenet_passes(installed):
+    model = forge(build((28, 28, 1), 10))
+    before = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
+    checks = certify(model, layers=installed)
+    assert all(check.passed for check in checks)
+    assert [(it.layer, it.kind, it.provider, it.input_shape, it.dtype) for it in checks] == [
+        ("conv1", "Conv2D", "builtin/conv2d", (2, 28, 28, 1), "float32"),
+        ("pool1", "MaxPooling2D", "builtin/max_pooling2d", (2, 28, 28, 8), "float32"),
+        ("conv2", "Conv2D", "builtin/conv2d", (2, 14, 14, 8), "float32"),
+        ("pool2", "MaxPooling2D", "builtin/max_pooling2d", (2, 14, 14, 16), "float32"),
+    ]
+    terms = {it.tensor: it.terms for it in checks[2].results}
+    assert terms == {
+        "outputs": 3 * 3 * 8,
+        "grad_inputs": 3 * 3 * 16,
+        "grad_kernel": 2 * 14 * 14,
+        "grad_bias": 2 * 14 * 14,
+    }
+    assert [it.max_error for it in checks[1].results] == [0, 0]
+    assert [it.terms for it in checks[1].results] == [1, 1]
+    assert all(0 < it.max_error < it.allowed < 1e-3 for it in checks[0].results)
+    for old, new in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.Conv2D(4, 3, activation="relu", padding="same", strides=2),
+        layers.Conv2D(6, 1, strides=(2, 1), use_bias=False),
+        layers.Conv2D(6, (2, 3), dilation_rate=2, groups=3, activation="tanh"),
+        layers.Conv2D(4, 5, padding="same", activation="softmax"),
+        layers.MaxPooling2D(3, strides=2, padding="same"),
+        layers.AveragePooling2D((2, 3), padding="same"),
+    ],
+    ids=lambda layer: layer.name,
+)
+def test_options(installed, layer, seed):
+    (check,) = certify(forge(stack(layer)), layers=installed, seed=seed, batch=3)
+    assert check.passed, check
+    assert check.input_shape == (3, *SHAPE)
+    expected = {"outputs", "grad_inputs"} | {f"grad_{it.name}" for it in layer.weights}
+    assert {it.tensor for it in check.results} == expected
+
+
+def test_windows_that_mostly_meet_padding(installed):
+    model = forge(stack(layers.Conv2D(4, 7, padding="same"), shape=(2, 2, 3)))
+    (check,) = certify(model, layers=installed)
+    assert check.passed, check
+
+
+def test_every_shape_of_a_shared_layer(installed):
+    first, second = keras.Input((8, 8, 2)), keras.Input((5, None, 2))
+    shared = layers.Conv2D(2, 3, name="shared")
+    model = keras.Model([first, second], [shared(first), shared(first), shared(second)])
+    checks = certify(forge(model), layers=installed)
+    assert sorted(it.input_shape for it in checks) == [(2, 5, 32, 2), (2, 8, 8, 2)]
+    assert all(it.passed for it in checks)
+
+
+def test_a_layer_inside_a_layer(installed):
+    inputs = keras.Input((3, *SHAPE))
+    model = keras.Model(inputs, layers.TimeDistributed(Conv2D(2, 3, name="inner"))(inputs))
+    (check,) = certify(model, layers=installed)
+    assert check.passed
+    assert (check.layer, check.input_shape) == ("inner", (2, *SHAPE))
+
+
+@pytest.mark.filterwarnings("ignore", category=KernelUnavailableWarning)
+@pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16", "float64"])
+def test_other_dtypes(installed, policy):
+    model = forge(stack(layers.Conv2D(4, 3, dtype=policy), layers.MaxPooling2D(dtype=policy)))
+    checks = certify(model, layers=installed)
+    assert len(checks) == 2
+    for check in checks:
+        assert check.passed, check
+        assert check.dtype == policy.removeprefix("mixed_")
+
+
+def test_models_without_plugin_layers(installed):
+    assert certify(stack(layers.Conv2D(2, 3)), layers=installed) == []
+
+
+class Wrong(layers.Conv2D):
+    """A convolution with a fault that `fault` names."""
+
+    fault = ""
+
+    def call(self, inputs):
+        outputs = super().call(inputs)
+        if self.fault == "outputs":
+            return outputs * 1.0001
+        if self.fault == "one output":
+            return outputs + tf.one_hot(0, outputs.shape[-1]) * 1e-4
+        if self.fault == "nan":
+            return outputs / tf.cast(tf.not_equal(outputs, tf.reduce_max(outputs)), outputs.dtype)
+        if self.fault == "shape":
+            return outputs[:, 1:]
+        if self.fault == "error":
+            raise ZeroDivisionError("no such shape")
+        if self.fault == "gradients":
+            return outputs + _skewed(outputs)
+        if self.fault == "no gradient":
+            return super().convolution_op(inputs, tf.stop_gradient(self.kernel)) + self.bias
+        return outputs
+
+
+@tf.custom_gradient
+def _skewed(values):
+    """Zero, with a gradient as if it were a thousandth of its argument."""
+    return tf.zeros_like(values), lambda upstream: upstream * 1e-3
+
+
+@pytest.fixture
+def wrong(monkeypatch):
+    monkeypatch.setitem(sys.modules, "acme_wrong", sys.modules[__name__])
+    found = Registry(LayerSpec)
+    spec = LayerSpec(
+        name="wrong", target="acme_wrong:Wrong", summary="", reference="keras.layers:Conv2D"
+    )
+    found.add("acme", [spec])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("fault", "caught"),
+    [
+        ("", set()),
+        ("outputs", {"outputs", "grad_inputs", "grad_kernel"}),
+        ("one output", {"outputs"}),
+        ("nan", {"outputs"}),
+        ("shape", {"outputs"}),
+        ("gradients", {"grad_inputs", "grad_kernel"}),
+        ("no gradient", {"grad_kernel"}),
+    ],
+)
+def test_a_wrong_layer_is_caught(wrong, monkeypatch, fault, caught):
+    model = forge(stack(layers.Conv2D(8, 3, name="suspect")), layers=wrong)
+    monkeypatch.setattr(Wrong, "fault", fault)
+    (check,) = certify(model, layers=wrong)
+    assert check.passed == (not fault)
+    assert check.provider == "acme/wrong"
+    failed = {it.tensor for it in check.results if not it.ok}
+    assert caught <= failed if fault else not failed
+    assert json.loads(json.dumps(check.to_json(), allow_nan=False))["passed"] == (not fault)
+
+
+def test_a_layer_that_raises_is_a_failed_check(wrong, monkeypatch):
+    model = forge(stack(layers.Conv2D(2, 3)), layers=wrong)
+    monkeypatch.setattr(Wrong, "fault", "error")
+    (check,) = certify(model, layers=wrong)
+    assert not check.passed
+    assert "ZeroDivisionError" in check.error
+    assert "no such shape" in check.error
+    assert "\n" not in check.error
+
+
+def test_json(installed):
+    (check,) = certify(forge(stack(layers.MaxPooling2D(name="pool"))), layers=installed)
+    values = json.loads(json.dumps(check.to_json(), allow_nan=False))
+    assert values == {
+        "layer": "pool",
+        "kind": "MaxPooling2D",
+        "provider": "builtin/max_pooling2d",
+        "input_shape": [2, *SHAPE],
+        "dtype": "float32",
+        "error": "",
+        "passed": True,
+        "results": [
+            {
+                "tensor": name,
+                "terms": 1,
+                "max_error": 0.0,
+                "allowed": pytest.approx(4 * 2**-23 * size, rel=0.5),
+                "ok": True,
+            }
+            for name, size in (("outputs", 2), ("grad_inputs", 1))
+        ],
+    }
