@@ -17,27 +17,24 @@ from cnnforge_kernels.geometry import padding_before
 
 
 @cached_njit()
-def _block(source: Any, mask: Any, target: Any) -> Any:
-    """An argument block for a sweep from ``source`` to ``target``, both (N, H, W, C)."""
-    args = np.zeros(s.FIELDS, np.int64)
-    images, args[s.HEIGHT], args[s.WIDTH], channels = source.shape
+def _fill_block(args: Any, source: Any, target: Any) -> None:
+    """Set the addresses and strides of a sweep from ``source`` to ``target``, (N, H, W, C)."""
     args[s.SOURCE] = address_of(source)
-    args[s.MASK] = address_of(mask) if mask.size > 0 else 0
-    args[s.PIXEL_STRIDE] = 4 * channels
-    args[s.ROW_STRIDE] = args[s.PIXEL_STRIDE] * args[s.WIDTH]
-    args[s.IMAGE_STRIDE] = args[s.ROW_STRIDE] * args[s.HEIGHT]
-    args[s.IMAGES] = images
+    args[s.PIXEL_STRIDE] = 4 * source.shape[3]
+    args[s.ROW_STRIDE] = args[s.PIXEL_STRIDE] * source.shape[2]
+    args[s.IMAGE_STRIDE] = args[s.ROW_STRIDE] * source.shape[1]
+    args[s.IMAGES] = source.shape[0]
     args[s.TARGET] = address_of(target)
     args[s.TARGET_COLUMN] = 4 * target.shape[3]
     args[s.TARGET_ROW] = args[s.TARGET_COLUMN] * target.shape[2]
     args[s.TARGET_IMAGE] = args[s.TARGET_ROW] * target.shape[1]
     args[s.ROW_STEP] = 1
     args[s.COLUMN_STEP] = 1
-    return args
 
 
 @cached_njit()
-def conv2d_forward(
+def convolve(
+    args: Any,
     inputs: Any,
     weights: Any,
     bias: Any,
@@ -45,30 +42,13 @@ def conv2d_forward(
     same: bool,
     dilation_rate: tuple[int, int],
     groups: int,
-    relu: bool,
     outputs: Any,
 ) -> None:
-    """Convolution of inputs and weights, plus bias, and a ReLU if asked for.
-
-    Args:
-        inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
-        weights: (KH, KW, C / groups, F).
-        bias: (F,), or empty for none.
-        strides: of rows and columns.
-        same: SAME padding, else VALID.
-        dilation_rate: of rows and columns.
-        groups: blocks of channels that do not mix.
-        relu: apply a ReLU.
-        outputs: (N, OH, OW, F), written.
-    """
-    if outputs.size == 0:
-        return
+    """Sweep over ``inputs``; ROWS, COLUMNS and what follows the sum are set in ``args``."""
     kh, kw, channels, filters = weights.shape
-    args = _block(inputs, inputs[:0], outputs)
+    _fill_block(args, inputs, outputs)
+    args[s.HEIGHT], args[s.WIDTH] = inputs.shape[1], inputs.shape[2]
     args[s.ROW_STEP], args[s.COLUMN_STEP] = strides
-    args[s.ROWS] = outputs.shape[1]
-    args[s.COLUMNS] = outputs.shape[2]
-    args[s.RELU] = 1 if relu else 0
     top = padding_before(inputs.shape[1], kh, strides[0], dilation_rate[0], same)
     left = padding_before(inputs.shape[2], kw, strides[1], dilation_rate[1], same)
     row_taps = np.empty(kh * kw, np.int64)
@@ -82,29 +62,25 @@ def conv2d_forward(
 
 
 @cached_njit()
-def conv2d_grad_inputs(
-    inputs: Any,
+def convolve_back(
+    args: Any,
     weights: Any,
-    outputs: Any,
     strides: tuple[int, int],
     same: bool,
     dilation_rate: tuple[int, int],
     groups: int,
-    relu: bool,
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """The gradient of ``inputs``: one sweep over ``grad_outputs`` for each phase of the stride.
+    """One sweep over ``grad_outputs`` for each phase of the stride.
 
-    Only the shape of ``inputs`` is used, and ``outputs`` only where ``relu`` is set.
+    HEIGHT and WIDTH of the convolution's outputs, a mask or a pool are set in ``args``.
     """
-    if grad_inputs.size == 0:
-        return
     kh, kw, channels, filters = weights.shape
-    _, height, width, _ = inputs.shape
+    _, height, width, _ = grad_inputs.shape
     top = padding_before(height, kh, strides[0], dilation_rate[0], same)
     left = padding_before(width, kw, strides[1], dilation_rate[1], same)
-    args = _block(grad_outputs, outputs if relu else outputs[:0], grad_inputs)
+    _fill_block(args, grad_outputs, grad_inputs)
     target = args[s.TARGET]
     target_row, target_column = args[s.TARGET_ROW], args[s.TARGET_COLUMN]
     per_group = filters // groups
@@ -139,6 +115,89 @@ def conv2d_grad_inputs(
 
 
 @cached_njit()
+def gather_block(
+    args: Any,
+    inputs: Any,
+    weights: Any,
+    strides: tuple[int, int],
+    same: bool,
+    dilation_rate: tuple[int, int],
+    groups: int,
+    rows: int,
+    columns: int,
+) -> None:
+    """Set the fields of a gather over ``inputs`` for ``rows`` x ``columns`` outputs."""
+    kh, kw, _, filters = weights.shape
+    args[g.SOURCE] = address_of(inputs)
+    args[g.IMAGES], args[g.HEIGHT], args[g.WIDTH], args[g.CHANNELS] = inputs.shape
+    args[g.ROWS], args[g.COLUMNS], args[g.FILTERS] = rows, columns, filters
+    args[g.GROUPS] = groups
+    args[g.TAP_ROWS], args[g.TAP_COLUMNS] = kh, kw
+    args[g.ROW_STEP], args[g.COLUMN_STEP] = strides
+    args[g.ROW_DILATION], args[g.COLUMN_DILATION] = dilation_rate
+    args[g.TOP] = padding_before(inputs.shape[1], kh, strides[0], dilation_rate[0], same)
+    args[g.LEFT] = -padding_before(inputs.shape[2], kw, strides[1], dilation_rate[1], same)
+
+
+@cached_njit()
+def conv2d_forward(
+    inputs: Any,
+    weights: Any,
+    bias: Any,
+    strides: tuple[int, int],
+    same: bool,
+    dilation_rate: tuple[int, int],
+    groups: int,
+    relu: bool,
+    outputs: Any,
+) -> None:
+    """Convolution of inputs and weights, plus bias, and a ReLU if asked for.
+
+    Args:
+        inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
+        weights: (KH, KW, C / groups, F).
+        bias: (F,), or empty for none.
+        strides: of rows and columns.
+        same: SAME padding, else VALID.
+        dilation_rate: of rows and columns.
+        groups: blocks of channels that do not mix.
+        relu: apply a ReLU.
+        outputs: (N, OH, OW, F), written.
+    """
+    if outputs.size == 0:
+        return
+    args = np.zeros(s.FIELDS, np.int64)
+    args[s.ROWS], args[s.COLUMNS] = outputs.shape[1], outputs.shape[2]
+    args[s.RELU] = 1 if relu else 0
+    convolve(args, inputs, weights, bias, strides, same, dilation_rate, groups, outputs)
+
+
+@cached_njit()
+def conv2d_grad_inputs(
+    inputs: Any,
+    weights: Any,
+    outputs: Any,
+    strides: tuple[int, int],
+    same: bool,
+    dilation_rate: tuple[int, int],
+    groups: int,
+    relu: bool,
+    grad_outputs: Any,
+    grad_inputs: Any,
+) -> None:
+    """The gradient of ``inputs``: one sweep over ``grad_outputs`` for each phase of the stride.
+
+    Only the shape of ``inputs`` is used, and ``outputs`` only where ``relu`` is set.
+    """
+    if grad_inputs.size == 0:
+        return
+    args = np.zeros(s.FIELDS, np.int64)
+    args[s.HEIGHT], args[s.WIDTH] = grad_outputs.shape[1], grad_outputs.shape[2]
+    args[s.MASK] = address_of(outputs) if relu else 0
+    convolve_back(args, weights, strides, same, dilation_rate, groups, grad_outputs, grad_inputs)
+
+
+@cached_njit()
 def conv2d_grad_weights(
     inputs: Any,
     weights: Any,
@@ -161,17 +220,9 @@ def conv2d_grad_weights(
         grad_weights[:] = np.float32(0)
         grad_bias[:] = np.float32(0)
         return
-    kh, kw, _, _ = weights.shape
     args = np.zeros(g.FIELDS, np.int64)
-    args[g.SOURCE] = address_of(inputs)
+    _, rows, columns, _ = grad_outputs.shape
+    gather_block(args, inputs, weights, strides, same, dilation_rate, groups, rows, columns)
     args[g.GRADIENT] = address_of(grad_outputs)
     args[g.MASK] = address_of(outputs) if relu else 0
-    args[g.IMAGES], args[g.HEIGHT], args[g.WIDTH], args[g.CHANNELS] = inputs.shape
-    _, args[g.ROWS], args[g.COLUMNS], args[g.FILTERS] = grad_outputs.shape
-    args[g.GROUPS] = groups
-    args[g.TAP_ROWS], args[g.TAP_COLUMNS] = kh, kw
-    args[g.ROW_STEP], args[g.COLUMN_STEP] = strides
-    args[g.ROW_DILATION], args[g.COLUMN_DILATION] = dilation_rate
-    args[g.TOP] = padding_before(inputs.shape[1], kh, strides[0], dilation_rate[0], same)
-    args[g.LEFT] = -padding_before(inputs.shape[2], kw, strides[1], dilation_rate[1], same)
     g.gather(args, grad_weights, grad_bias)

@@ -507,6 +507,18 @@ def vector_where_equal(typingctx: Any, winner: Any, index: Any, values: Any) -> 
 
 
 @intrinsic
+def vector_where_not(typingctx: Any, winner: Any, index: Any, values: Any) -> Any:
+    """``values`` in the lanes whose ``winner`` is not ``index``, zero in the others."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        cells = _splat(builder, builder.trunc(args[1], _I32), args[0].type)
+        chosen = builder.icmp_signed("==", args[0], cells)
+        return builder.select(chosen, _zero(args[2].type), args[2])
+
+    return values(winner, types.int64, values), codegen
+
+
+@intrinsic
 def vector_where_positive(typingctx: Any, gate: Any, values: Any) -> Any:
     """``values`` in the lanes where ``gate`` is positive, zero in the others (and where NaN)."""
 

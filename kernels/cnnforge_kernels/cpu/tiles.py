@@ -7,6 +7,7 @@ from cnnforge_kernels.cpu.compiled import cached_njit, vector_lanes, vector_regi
 MOST_LANES = vector_lanes()
 _REGISTERS = vector_registers()
 MOST_POSITIONS = 28
+MOST_VECTORS_OF_TAPS = _REGISTERS - 4  # accumulators of one filter's taps
 _MOST_VECTORS = 4 if _REGISTERS == 32 else 2
 TILES = MOST_POSITIONS * 4 * 3
 

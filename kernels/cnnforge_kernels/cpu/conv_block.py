@@ -1,0 +1,263 @@
+"""Convolution, bias, ReLU and max pooling in one pass, and its gradients from the pooled ones.
+
+The un-pooled map is never written: a task keeps the rows of one window in cache and writes maxima
+and winners. A winner is one byte: the number of its cell in row-major order, or 255 where the ReLU
+let nothing through. Backwards, only the winners have a gradient: of the multiplications for the
+weights a window of 2 x 2 leaves a quarter.
+
+The pool is VALID and its stride is its window, at most 15 x 15.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import carray
+
+from cnnforge_kernels.cpu import gather as g
+from cnnforge_kernels.cpu import sweep as s
+from cnnforge_kernels.cpu.compiled import (
+    KERNEL_SIGNATURE,
+    address_of,
+    cached_cfunc,
+    cached_njit,
+    kernel_family,
+)
+from cnnforge_kernels.cpu.conv2d import convolve, convolve_back, gather_block
+from cnnforge_kernels.cpu.parallel import run_kernel
+from cnnforge_kernels.cpu.simd import (
+    index_load,
+    index_store,
+    sparse_accumulate,
+    store_float,
+    tile_load,
+    tile_store,
+    vector_add,
+    vector_load,
+    vector_store,
+    vector_where_not,
+)
+from cnnforge_kernels.cpu.tiles import MOST_LANES, MOST_VECTORS_OF_TAPS
+
+# Fields of the sparse gather's argument block, after those of the gather. ROWS x COLUMNS is the
+# part of the convolution's map that windows cover.
+WINNERS, POOL_ROWS, POOL_COLUMNS = range(g.FIELDS, g.FIELDS + 3)
+FIELDS = g.FIELDS + 3
+
+
+@kernel_family(3 * MOST_VECTORS_OF_TAPS)
+def _SPARSE(number: int) -> Any:
+    L, V = 4 << (number % 3), number // 3 + 1
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _sparse_gather_kernel(args: Any, begin: int, end: int) -> None:
+        a = carray(args, FIELDS)
+        filters = a[g.GROUP_FILTERS]
+        pixel, line = a[g.FOLD] * a[g.GROUP_CHANNELS], g.source_line(a)
+        source = np.empty(g.source_lines(a, a[g.BLOCK_ROWS]) * line + V * L, np.float32)
+        source_at = address_of(source)
+        rows, columns = a[g.BLOCK_ROWS] // a[POOL_ROWS], a[g.COLUMNS] // a[POOL_COLUMNS]
+        padded = (filters + L - 1) // L * L
+        factors = np.zeros(rows * columns * padded, np.float32)
+        factors_at = address_of(factors)
+        winners = np.empty(rows * columns * padded, np.uint8)
+        winners_at = address_of(winners)
+        offsets = np.empty(rows * columns, np.int64)
+        for row in range(rows):
+            for column in range(columns):
+                offsets[row * columns + column] = g.source_place(
+                    a, row * a[POOL_ROWS], column * a[POOL_COLUMNS]
+                )
+        offsets_at = address_of(offsets)
+        cells = np.zeros(256, np.int64)
+        for i in range(a[POOL_ROWS]):
+            for j in range(a[POOL_COLUMNS]):
+                cells[i * a[POOL_COLUMNS] + j] = g.source_place(a, i, j)
+        cells_at = address_of(cells)
+        outer_rows = a[g.TAP_ROWS] // a[g.FOLD]
+        outer_columns = a[g.TAP_COLUMNS] // a[g.MERGED]
+        taps = a[g.MERGED] * pixel
+        chunks = (taps + V * L - 1) // (V * L)
+        units = a[g.IMAGES] * a[g.BLOCKS]
+        for task in range(begin, end):
+            group = task % a[g.GROUPS]
+            part = task // a[g.GROUPS]
+            sums = a[g.SUMS] + 4 * task * a[g.PART_FLOATS]
+            for index in range(a[g.PART_FLOATS]):
+                store_float(sums + 4 * index, np.float32(0))
+            bias_at = sums + 4 * a[g.BIAS]
+            for unit in range(part * units // a[g.PARTS], (part + 1) * units // a[g.PARTS]):
+                image = unit // a[g.BLOCKS]
+                row0 = (unit % a[g.BLOCKS]) * a[g.BLOCK_ROWS]
+                row1 = min(row0 + a[g.BLOCK_ROWS], a[g.ROWS])
+                source[:] = np.float32(0)
+                g.fill_source(a, source_at, image, group, row0, row1)
+                count = (row1 - row0) // a[POOL_ROWS] * columns
+                here = (image * (a[g.ROWS] // a[POOL_ROWS]) + row0 // a[POOL_ROWS]) * columns
+                here = here * a[g.FILTERS] + group * filters
+                for f in range(0, filters, L):
+                    total = vector_load(bias_at + 4 * f, L, L)
+                    for index in range(count):
+                        place = here + index * a[g.FILTERS] + f
+                        value = vector_load(a[g.GRADIENT] + 4 * place, filters - f, L)
+                        winner = index_load(a[WINNERS] + place, filters - f, 1, L)
+                        value = vector_where_not(winner, s.NO_WINNER, value)
+                        total = vector_add(total, value)
+                        vector_store(value, factors_at + 4 * (index * padded + f), L)
+                        index_store(winner, winners_at + index * padded + f, L, 1)
+                    vector_store(total, bias_at + 4 * f, L)
+                target = sums
+                for f in range(filters):
+                    for i in range(outer_rows):
+                        for j in range(outer_columns):
+                            place = i * a[g.ROW_DILATION] * line + j * a[g.COLUMN_DILATION] * pixel
+                            for chunk in range(chunks):
+                                tile = tile_load(target, 1, V, L)
+                                tile = sparse_accumulate(
+                                    tile,
+                                    source_at + 4 * (place + chunk * V * L),
+                                    offsets_at,
+                                    cells_at,
+                                    winners_at + f,
+                                    factors_at + 4 * f,
+                                    padded,
+                                    count,
+                                    V,
+                                    L,
+                                )
+                                tile_store(tile, target, 0, V * L, 1, V)
+                                target += 4 * V * L
+        source[:0] = np.float32(0)  # keeps the scratch alive until here
+        factors[:0] = np.float32(0)
+        winners[:0] = 0
+        offsets[:0] = 0
+        cells[:0] = 0
+
+    return _sparse_gather_kernel
+
+
+@cached_njit()
+def conv_block_forward(
+    inputs: Any,
+    weights: Any,
+    bias: Any,
+    strides: tuple[int, int],
+    same: bool,
+    dilation_rate: tuple[int, int],
+    groups: int,
+    pool_size: tuple[int, int],
+    outputs: Any,
+    winners: Any,
+) -> None:
+    """Max pooling of the ReLU of a convolution with bias.
+
+    Args:
+        inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
+        weights: (KH, KW, C / groups, F).
+        bias: (F,), or empty for none.
+        strides: of the convolution's rows and columns.
+        same: SAME padding of the convolution, else VALID.
+        dilation_rate: of rows and columns.
+        groups: blocks of channels that do not mix.
+        pool_size: window and stride of the pool, which is VALID.
+        outputs: (N, PH, PW, F), written.
+        winners: (N, PH, PW, F) uint8, written: the cell that won, 255 where none is positive.
+    """
+    if outputs.size == 0:
+        return
+    args = np.zeros(s.FIELDS, np.int64)
+    args[s.POOL_ROWS], args[s.POOL_COLUMNS] = pool_size
+    args[s.WINNERS] = address_of(winners)
+    args[s.ROWS] = outputs.shape[1] * pool_size[0]
+    args[s.COLUMNS] = outputs.shape[2] * pool_size[1]
+    convolve(args, inputs, weights, bias, strides, same, dilation_rate, groups, outputs)
+
+
+@cached_njit()
+def conv_block_grad_inputs(
+    inputs: Any,
+    weights: Any,
+    winners: Any,
+    strides: tuple[int, int],
+    same: bool,
+    dilation_rate: tuple[int, int],
+    groups: int,
+    pool_size: tuple[int, int],
+    grad_outputs: Any,
+    grad_inputs: Any,
+) -> None:
+    """The gradient of ``inputs``, of which only the shape is used."""
+    if grad_outputs.size == 0:
+        grad_inputs[:] = np.float32(0)
+        return
+    args = np.zeros(s.FIELDS, np.int64)
+    args[s.UNPOOL_ROWS], args[s.UNPOOL_COLUMNS] = pool_size
+    args[s.WINNERS] = address_of(winners)
+    args[s.HEIGHT] = grad_outputs.shape[1] * pool_size[0]
+    args[s.WIDTH] = grad_outputs.shape[2] * pool_size[1]
+    convolve_back(args, weights, strides, same, dilation_rate, groups, grad_outputs, grad_inputs)
+
+
+@cached_njit()
+def conv_block_grad_weights(
+    inputs: Any,
+    weights: Any,
+    bias: Any,
+    winners: Any,
+    strides: tuple[int, int],
+    same: bool,
+    dilation_rate: tuple[int, int],
+    groups: int,
+    pool_size: tuple[int, int],
+    grad_outputs: Any,
+    grad_weights: Any,
+    grad_bias: Any,
+) -> None:
+    """The gradients of ``weights`` and ``bias``, of which only the shapes are used."""
+    if grad_outputs.size == 0 or grad_weights.size == 0:
+        grad_weights[:] = np.float32(0)
+        grad_bias[:] = np.float32(0)
+        return
+    args = np.zeros(FIELDS, np.int64)
+    args[WINNERS] = address_of(winners)
+    args[POOL_ROWS], args[POOL_COLUMNS] = pool_size
+    rows, columns = grad_outputs.shape[1] * pool_size[0], grad_outputs.shape[2] * pool_size[1]
+    gather_block(args, inputs, weights, strides, same, dilation_rate, groups, rows, columns)
+    args[g.GRADIENT] = address_of(grad_outputs)
+    kh, kw, channels, filters = grad_weights.shape
+    per_group = filters // groups
+    taps, outer_rows, outer_columns = g.choose_fold(args, kh, kw, channels)
+    lanes = MOST_LANES
+    while lanes > 4 and taps <= lanes // 2:
+        lanes //= 2
+    needed = (taps + lanes - 1) // lanes
+    chunks = (needed + MOST_VECTORS_OF_TAPS - 1) // MOST_VECTORS_OF_TAPS
+    vectors = (needed + chunks - 1) // chunks
+    run_floats = chunks * vectors * lanes
+    args[g.GROUP_CHANNELS], args[g.GROUP_FILTERS] = channels, per_group
+    args[g.BIAS] = per_group * outer_rows * outer_columns * run_floats
+    padded = (per_group + lanes - 1) // lanes * lanes
+    args[g.PART_FLOATS] = args[g.BIAS] + padded
+    pool_cells = pool_size[0] * pool_size[1]
+    pixel_floats = args[g.COLUMN_STEP] * args[g.FOLD] * channels + 2 * padded // pool_cells
+    g.cut_rows(args, columns * pixel_floats, pool_size[0])
+    parts = args[g.PARTS]
+    sums = np.empty((parts, groups, args[g.PART_FLOATS]), np.float32)
+    args[g.SUMS] = address_of(sums)
+    work = grad_outputs.size // groups * outer_rows * outer_columns * run_floats
+    grain = max(1, 640_000 * parts // max(work, 1))
+    width = 0 if lanes == 4 else 1 if lanes == 8 else 2
+    run_kernel(_SPARSE + 3 * (vectors - 1) + width, args, parts * groups, grain)
+    g.add_parts(sums)
+    for group in range(groups):
+        total = sums[0, group]
+        for f in range(per_group):
+            for i in range(kh):
+                for j in range(kw):
+                    run, place = g.tap_place(args, i, j, channels)
+                    place += (f * outer_rows * outer_columns + run) * run_floats
+                    for c in range(channels):
+                        grad_weights[i, j, c, group * per_group + f] = total[place + c]
+            if grad_bias.size > 0:
+                grad_bias[group * per_group + f] = total[args[g.BIAS] + f]
