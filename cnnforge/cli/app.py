@@ -13,13 +13,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from cnnforge.cli.doctor import doctor
 from cnnforge.cli.evaluate import evaluate
 from cnnforge.cli.plugins import plugins
 from cnnforge.cli.predict import predict
 from cnnforge.cli.train import train
 from cnnforge.errors import CnnforgeError
 
-_COMMANDS = (train, evaluate, predict, plugins)
+_COMMANDS = (train, evaluate, predict, plugins, doctor)
 
 INTERRUPTED = 130
 """The exit code after a Ctrl-C: 128 plus the number of the signal."""
