@@ -158,6 +158,7 @@ def test_a_sequential_model_without_an_input_layer(how):
 def test_trainable_flags():
     model = settled(nested)
     model.get_layer("base").trainable = False
+    model.get_layer("head").trainable = False
     model.get_layer("head").get_layer("deep").trainable = True
     forged = forge(model)
     assert names(forged) == names(model)

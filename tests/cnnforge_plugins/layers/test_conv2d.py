@@ -265,6 +265,15 @@ def test_one_step_of_fit(run_eagerly):
         np.testing.assert_allclose(ours, stock, atol=4 * np.finfo(np.float32).eps)
 
 
+@pytest.mark.parametrize("layer", [Conv2D(FILTERS, 3), MaxPooling2D(2), AveragePooling2D(2)])
+def test_xla_is_refused_and_not_needed(layer):
+    model = keras.Sequential([keras.Input(images().shape[1:]), layer])
+    model.compile("sgd", "mse", jit_compile="auto")
+    assert model.jit_compile is False
+    with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):
+        model.compile("sgd", "mse", jit_compile=True)
+
+
 def test_lora():
     ours, stock = pair("float32", kernel_size=3)
     for layer in (ours, stock):
