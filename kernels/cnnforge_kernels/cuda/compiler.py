@@ -1,0 +1,146 @@
+"""From a kernel to a cubin, with no device and no driver, kept on disk.
+
+numba-cuda compiles the Python function to LTO-IR, nvJitLink (through cuda.core) links that to
+machine code for one architecture. Both are public API and come as wheels with the extras
+``cnnforge[cuda12]`` and ``cnnforge[cuda13]``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import os
+import re
+import tempfile
+import threading
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cnnforge_kernels.cpu.compiled import _cache_directory as cache_directory
+from cnnforge_kernels.cuda.errors import CudaUnavailableError, no_numba_cuda
+from cnnforge_kernels.cuda.jit import AVAILABLE, SIMULATED, Kernel, cuda
+
+_compiling = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Machine code of one kernel.
+
+    Attributes:
+        code: the cubin.
+        symbol: name of the kernel in it.
+        log: what the assembler said about registers, shared memory and spills.
+    """
+
+    code: bytes
+    symbol: str
+    log: str = ""
+
+
+def compile_kernel(kernel: Kernel, capability: tuple[int, int]) -> Compiled:
+    """Compile a kernel for a compute capability, such as (9, 0).
+
+    Raises:
+        CudaUnavailableError: numba-cuda is not installed, the simulator is on, or the compiler
+            does not know the architecture.
+    """
+    if not AVAILABLE:
+        raise no_numba_cuda()
+    if SIMULATED:
+        raise CudaUnavailableError(
+            "The compiler is off while NUMBA_ENABLE_CUDASIM is set. Unset it to use a device."
+        )
+    from cuda.core import Linker, LinkerOptions, ObjectCode
+
+    arch = "sm_{}{}".format(*capability)
+    try:
+        with _compiling, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            intermediate, _ = cuda.compile(
+                kernel.function,
+                kernel.signature,
+                device=False,
+                abi="numba",
+                cc=capability,
+                launch_bounds=kernel.launch_bounds,
+                output="ltoir",
+            )
+            options = LinkerOptions(
+                arch=arch, link_time_optimization=True, ptxas_options=["-v"], verbose=True
+            )
+            linker = Linker(ObjectCode.from_ltoir(intermediate), options=options)
+            code = bytes(linker.link("cubin").code)
+    except (RuntimeError, ValueError, ImportError) as error:
+        raise CudaUnavailableError(
+            f"The kernel {kernel.name!r} could not be compiled for {arch}: {error}. Is the CUDA "
+            "toolkit of the installed extra complete and new enough for the device?"
+        ) from error
+    return Compiled(code, _symbol(code), linker.get_info_log())
+
+
+def _symbol(code: bytes) -> str:
+    """The kernel's name, from the name of the section that holds its instructions."""
+    names = set(re.findall(rb"\.text\.([\w$]+)\0", code))
+    if len(names) != 1:
+        raise ValueError(f"one kernel expected in a cubin, found {sorted(names)}")
+    return names.pop().decode()
+
+
+@cache
+def _toolchain() -> str:
+    """The versions of what turns a kernel into machine code."""
+    names = ("numba", "numba-cuda", "cuda-core", "nvidia-nvvm", "nvidia-nvjitlink")
+    versions = []
+    for name in (*names, "nvidia-nvjitlink-cu12", "nvidia-cuda-nvcc-cu12"):
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return " ".join(versions)
+
+
+def cached_kernel(kernel: Kernel, capability: tuple[int, int]) -> Compiled:
+    """``compile_kernel``, or what an earlier process compiled from the same sources.
+
+    The folder's name is a digest of this package's sources, the file's of the specialisation and
+    the toolchain. A file that cannot be read or written costs time, nothing else.
+    """
+    key = (kernel.name, kernel.identity, kernel.arguments, kernel.launch_bounds, capability)
+    digest = hashlib.sha256(f"{key} {_toolchain()}".encode()).hexdigest()
+    path = Path(cache_directory()) / "cuda" / f"{digest[:32]}.cubin"
+    compiled = _read(path)
+    if compiled is None:
+        compiled = compile_kernel(kernel, capability)
+        _write(path, compiled.code)
+    return compiled
+
+
+def _read(path: Path) -> Compiled | None:
+    try:
+        content = path.read_bytes()
+        check, code = content[:32], content[32:]
+        if hashlib.sha256(code).digest() != check:
+            return None
+        return Compiled(code, _symbol(code))
+    except (OSError, ValueError):
+        return None
+
+
+def _write(path: Path, code: bytes) -> None:
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(hashlib.sha256(code).digest() + code)
+        os.replace(name, path)
+
+
+def capability_of(device: Any) -> tuple[int, int]:
+    """The compute capability of a ``cuda.core.Device``."""
+    major, minor = device.compute_capability
+    return int(major), int(minor)
