@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from cnnforge.ops.array_op import ArrayOp
 
-_MODULES = {"tensorflow": "cnnforge.ops.tensorflow"}
+_MODULES = {"tensorflow": "cnnforge.ops.tensorflow", "torch": "cnnforge.ops.torch"}
 
 
 class Route(Protocol):

@@ -1,0 +1,138 @@
+"""Running the steps of an op on torch tensors: the CPU's machine code, or functions for CUDA."""
+
+from __future__ import annotations
+
+import inspect
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch  # pyright: ignore[reportMissingImports]
+
+from cnnforge.ops._definition import GRAD, Array, Step, parameters
+from cnnforge.ops._program import _turn
+
+if TYPE_CHECKING:
+    from cnnforge.ops.array_op import ArrayOp
+
+_on_cuda: dict[Step, Callable[..., None]] = {}
+
+
+def attach_cuda(op: ArrayOp, forward: Callable[..., None], *backward: Callable[..., None]) -> None:
+    """Give an op the functions that compute it on CUDA devices.
+
+    Each takes the same parameters, by name, as the function of the CPU that it stands for: the
+    arrays as contiguous torch tensors, which offer `data_ptr()` and `__cuda_array_interface__`,
+    outputs and gradients uninitialised, and attributes. It also takes `stream`, the address of
+    torch's current stream, launches there, and waits for nothing.
+
+    Args:
+        op: The op.
+        forward: For the forward function.
+        *backward: One per backward function, in their order.
+
+    Raises:
+        ValueError: Another number of functions, or one whose parameters are others.
+    """
+    if len(backward) != len(op.backward_steps):
+        raise ValueError(
+            f"ArrayOp {op.name!r}: {len(backward)} backward functions for CUDA were given, "
+            f"expected {len(op.backward_steps)}, one per backward function of the op"
+        )
+    steps = dict(zip((op.forward_step, *op.backward_steps), (forward, *backward), strict=True))
+    for step, function in steps.items():
+        expected = {*parameters(step.function), "stream"}
+        found = set(inspect.signature(function).parameters)
+        if found != expected:
+            raise ValueError(
+                f"{step.label}: its function for CUDA has the parameters "
+                f"{', '.join(sorted(found))}, expected {', '.join(sorted(expected))}"
+            )
+    _on_cuda.update(steps)
+
+
+def runs_on(op: ArrayOp, device: torch.device | str) -> bool:
+    """Whether an op can run on a device.
+
+    Args:
+        op: The op.
+        device: What a tensor has as its `device`.
+    """
+    kind = torch.device(device).type
+    return kind in ("cpu", "meta") or (kind == "cuda" and op.forward_step in _on_cuda)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """One use of an op: all that its gradients need to know besides tensors."""
+
+    op: ArrayOp
+    values: Mapping[str, Any]
+    shapes: Sequence[tuple[int, ...]]
+    output_shapes: Sequence[tuple[int, ...]]
+    device: torch.device
+
+    def run(self, step: Step, known: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        """Run a step; `known` holds, by name, at least the tensors that it reads."""
+        if step.shape_source is None:
+            shapes = self.output_shapes
+        else:
+            shapes = [self._shape(source) for source in step.shape_source]
+        results = [
+            torch.empty(shape, dtype=torch_dtype(item), device=self.device)
+            for item, shape in zip(step.writes, shapes, strict=True)
+        ]
+        if self.device.type == "cpu":
+            self._run_on_cpu(step, known, results)
+        elif self.device.type == "cuda":
+            self._run_on_cuda(step, known, results)
+        return results
+
+    def _run_on_cpu(
+        self, step: Step, known: Mapping[str, torch.Tensor], results: Sequence[torch.Tensor]
+    ) -> None:
+        op = self.op
+        if op.has_prepare:
+            op.prepare(self.shapes, self.values, gradient=not step.is_forward)
+        program = op.program(step)
+        words: list[int] = []
+        # In the order in which a program lays out its block.
+        for item in step.reads:
+            tensor = known.get(item.name)
+            if tensor is None:
+                # Read for its shape only.
+                words.append(0)
+                words.extend(self._shape(item.name))
+            else:
+                words += (tensor.data_ptr(), *tensor.shape)
+        for tensor in results:
+            words += (tensor.data_ptr(), *tensor.shape)
+        words += op.encode(self.values)
+        block = array("q", words)
+        with _turn():
+            program.entry(block.buffer_info()[0])
+
+    def _run_on_cuda(
+        self, step: Step, known: Mapping[str, torch.Tensor], results: Sequence[torch.Tensor]
+    ) -> None:
+        arguments = {**self.values, **known}
+        arguments |= {item.name: tensor for item, tensor in zip(step.writes, results, strict=True)}
+        with torch.cuda.device(self.device):
+            stream = torch.cuda.current_stream().cuda_stream
+            _on_cuda[step](
+                **{name: arguments[name] for name in parameters(step.function)}, stream=stream
+            )
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        for item, shape in zip(
+            (*self.op.inputs, *self.op.outputs), (*self.shapes, *self.output_shapes), strict=True
+        ):
+            if name in (item.name, GRAD + item.name):
+                return shape
+        raise KeyError(name)
+
+
+def torch_dtype(item: Array) -> torch.dtype:
+    """Torch's dtype of an array's elements."""
+    return getattr(torch, item.dtype_name)
