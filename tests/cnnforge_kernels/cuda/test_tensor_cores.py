@@ -1,0 +1,319 @@
+"""The tensor-core kernels, run by the warp emulator, against the oracle."""
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cnnforge.testing import assert_close, error_bounds
+from cnnforge_kernels import reference
+from cnnforge_kernels.cuda import tensor_core_convolution as convolution
+from cnnforge_kernels.cuda import tensor_core_grad_weights as grad_weights
+from cnnforge_kernels.cuda import tensor_core_maps as maps
+from cnnforge_kernels.cuda import tensor_core_plans as plans
+from cnnforge_kernels.cuda import tensor_core_steps as steps
+from cnnforge_kernels.cuda.tensor_core_plans import Problem
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+emulator = _load("warp_emulator")
+MODULES = convolution, grad_weights, steps
+ROUND = {"tf32": emulator.round_tf32, "bfloat16": emulator.round_bfloat16}
+# Relative error of one rounding: 11 and 8 bits of significand.
+UNIT = {"tf32": 2.0**-11, "bfloat16": 2.0**-8}
+
+
+def rounded(values, precision):
+    return ROUND[precision](values.view(np.uint32)).view(np.float32)
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32)
+
+
+def execute(plan, **arrays):
+    """Run a plan's kernels in the emulator; returns the counts of instructions."""
+    arrays["scratch"] = np.full(max(plan.scratch, 1), np.nan, np.float32)
+    counts = {}
+    with emulator.lockstep(*MODULES) as run:
+        for launch in plan.launches:
+            values = []
+            for argument in launch.arguments:
+                if isinstance(argument, str):
+                    argument = arrays[argument]
+                elif isinstance(argument, tuple):
+                    argument = arrays[argument[0]][argument[1] :]
+                values.append(argument)
+            if launch.kernel.name.startswith("reduce_slices"):
+                # An ordinary kernel: its own tests run it in Numba's simulator.
+                parts, weights, bias, size, part, splits = values
+                total = parts[: splits * part].reshape(splits, part).sum(0)
+                weights.reshape(-1)[:], bias[:] = total[:size], total[size:]
+            else:
+                counts |= run(launch.kernel, launch.grid, *values)
+    return counts
+
+
+def poisoned(*shape):
+    return np.full(shape, np.nan, np.float32)
+
+
+def options(problem):
+    return {
+        "strides": problem.strides,
+        "same": problem.same,
+        "dilation_rate": problem.dilation,
+    }
+
+
+def check_forward(problem, bias=True, relu=False):
+    x, w = random(*problem.inputs), random(*problem.weights, seed=1)
+    b = random(problem.weights[3]) if bias else None
+    outputs = poisoned(*problem.outputs)
+    counts = execute(
+        plans.forward(problem, bias, relu), inputs=x, weights=w, bias=b, outputs=outputs
+    )
+    operands = rounded(x, problem.precision), rounded(w, problem.precision)
+    terms = math.prod(problem.weights[:3])
+    expected = reference.conv2d(*operands, b, relu=relu, **options(problem))
+    assert_close(outputs, expected, terms)
+    # Both operands are rounded once: on top of the sum's own error there is this, and no more.
+    exact = reference.conv2d(x, w, b, relu=relu, **options(problem))
+    sizes = reference.conv2d(abs(x), abs(w), None, **options(problem))
+    unit = UNIT[problem.precision]
+    allowed = (2 * unit + unit**2) * sizes + error_bounds(exact, terms)[1]
+    assert (abs(outputs - exact) <= allowed).all()
+    return counts
+
+
+def check_gradients(problem, relu=False):
+    x, w = random(*problem.inputs), random(*problem.weights, seed=1)
+    g, y = random(*problem.outputs, seed=2), random(*problem.outputs, seed=3)
+    gx, gw, gb = (poisoned(*v.shape) for v in (x, w, w[0, 0, 0]))
+    masks = {"outputs": y} if relu else {}
+    first = execute(
+        plans.grad_inputs(problem, relu), grad_outputs=g, weights=w, grad_inputs=gx, **masks
+    )
+    second = execute(
+        plans.grad_weights(problem, relu),
+        **{"inputs": x, "grad_outputs": g, "grad_weights": gw, "grad_bias": gb},
+        **masks,
+    )
+    operands = (rounded(v, problem.precision) for v in (x, w, g))
+    expected = reference.conv2d_gradients(
+        *operands, outputs=masks.get("outputs"), **options(problem)
+    )
+    exact = reference.conv2d_gradients(x, w, g, outputs=masks.get("outputs"), **options(problem))
+    assert_close(gx, expected[0], math.prod(problem.weights[:2]) * problem.weights[3])
+    pixels = math.prod(problem.outputs[:3])
+    assert_close(gw, expected[1], pixels)
+    # The bias' gradient is a sum in float32 of what was not rounded.
+    assert_close(gb, exact[2], pixels)
+    return first, second
+
+
+PROBLEMS = {
+    # More than one tile in each direction, and a remainder in each.
+    "wide": ((3, 8, 9, 20), (3, 3, 20, 72), (1, 1), True, (1, 1)),
+    "narrow": ((1, 12, 13, 36), (3, 2, 36, 24), (1, 1), False, (1, 1)),
+    "odd channels": ((2, 7, 9, 5), (2, 3, 5, 37), (1, 1), True, (1, 1)),
+    "strides": ((2, 9, 11, 8), (3, 4, 8, 36), (2, 3), True, (1, 1)),
+    "strides above the window": ((2, 9, 8, 4), (1, 2, 4, 8), (3, 3), False, (1, 1)),
+    "dilation": ((1, 11, 12, 4), (3, 2, 4, 4), (1, 1), True, (2, 3)),
+    "one pixel": ((1, 1, 1, 3), (3, 3, 3, 2), (1, 1), True, (1, 1)),
+    "window above the image": ((2, 2, 3, 4), (5, 5, 4, 4), (2, 1), True, (1, 1)),
+}
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_conv2d(name, precision):
+    counts = check_forward(Problem(*PROBLEMS[name], precision), bias=True, relu=name != "wide")
+    assert counts[f"mma_{precision}"]
+    assert counts["load_matrices"]
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_gradients(name, precision):
+    first, second = check_gradients(Problem(*PROBLEMS[name], precision), relu=name == "strides")
+    assert first[f"mma_{precision}"]
+    assert first["load_matrices"]
+    assert second[f"mma_{precision}"]
+
+
+def test_misaligned_arrays_are_copied_word_by_word():
+    problem = Problem((1, 4, 4, 8), (3, 3, 8, 8), (1, 1), True, (1, 1), "tf32", aligned=False)
+    counts = check_forward(problem, bias=False)
+    assert counts["copy_async_4"]
+    assert "copy_async_16" not in counts
+
+
+def test_several_splits_of_the_pixels():
+    problem = Problem((2, 17, 17, 4), (1, 1, 4, 4), (1, 1), False, (1, 1), "tf32")
+    assert plans.grad_weights(problem, False).launches[0].grid[2] == 3
+    check_gradients(problem, relu=True)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(data=st.data())
+def test_any_shape(data):
+    def pair(low, high):
+        return data.draw(st.tuples(st.integers(low, high), st.integers(low, high)))
+
+    window, strides, dilation = pair(1, 4), pair(1, 3), pair(1, 3)
+    if max(strides) > 1:
+        dilation = (1, 1)
+    channels, filters = pair(1, 20)
+    same = data.draw(st.booleans())
+    sizes = pair(1, 7)
+    if not same:
+        sizes = tuple(s + (w - 1) * d for s, w, d in zip(sizes, window, dilation, strict=True))
+    inputs = (data.draw(st.integers(1, 3)), *sizes, channels)
+    precision = data.draw(st.sampled_from(["tf32", "bfloat16"]))
+    problem = Problem(inputs, (*window, channels, filters), strides, same, dilation, precision)
+    check_forward(problem, bias=data.draw(st.booleans()), relu=data.draw(st.booleans()))
+    check_gradients(problem, relu=data.draw(st.booleans()))
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+def test_what_is_not_finite_stays(precision):
+    x = np.zeros((1, 4, 4, 4), np.float32)
+    x[0, 0, 0, 0], x[0, 3, 3, 1] = np.nan, np.inf
+    w = np.ones((1, 1, 4, 4), np.float32)
+    outputs = poisoned(1, 4, 4, 4)
+    problem = Problem(x.shape, w.shape, (1, 1), False, (1, 1), precision)
+    execute(plans.forward(problem, False, True), inputs=x, weights=w, outputs=outputs)
+    np.testing.assert_array_equal(outputs, reference.conv2d(x, w, relu=True))
+
+
+def test_nothing_to_sum_gives_zeros():
+    problem = Problem((2, 2, 2, 4), (3, 3, 4, 8), (1, 1), False, (1, 1), "tf32")
+    assert problem.outputs == (2, 0, 0, 8)
+    assert plans.forward(problem, True, False).launches == ()
+    check_gradients(problem)
+
+
+def test_no_channels_gives_the_bias():
+    problem = Problem((1, 3, 3, 0), (3, 3, 0, 8), (1, 1), True, (1, 1), "tf32")
+    bias, outputs = random(8), poisoned(1, 3, 3, 8)
+    execute(
+        plans.forward(problem, True, False),
+        **{"inputs": np.zeros(1, np.float32), "weights": np.zeros(1, np.float32)},
+        **{"bias": bias, "outputs": outputs},
+    )
+    np.testing.assert_array_equal(outputs, np.broadcast_to(bias, outputs.shape))
+
+
+def test_too_many_elements_for_32_bits():
+    problem = Problem((70000, 100, 100, 4), (3, 3, 4, 4), (1, 1), True, (1, 1), "tf32")
+    with pytest.raises(ValueError, match=r"Split the batch, or use precision=\"float32\""):
+        plans.forward(problem, False, False)
+
+
+# What the emulator must not let pass. Each of these is a mistake that no lockstep result shows.
+
+HAZARDS = {
+    "barrier": "no barrier",
+    "wait": "a copy to it is under way",
+    "empty groups": "a copy to it is under way",
+    "swizzle": "bank conflict",
+}
+
+
+# The rows of the weights' gradient are padded instead of swizzled.
+@pytest.mark.parametrize(
+    ("gradient", "name"),
+    [
+        (gradient, name)
+        for gradient in ("forward", "grad_inputs", "grad_weights")
+        for name in HAZARDS
+        if (gradient, name) != ("grad_weights", "swizzle")
+    ],
+)
+def test_hazards_are_seen(monkeypatch, name, gradient):
+    instructions = emulator.Instructions
+    if name == "barrier":
+        monkeypatch.setattr(emulator.Block, "syncthreads", lambda self: None)
+    elif name == "wait":
+        wait = instructions.copy_async_wait
+        monkeypatch.setattr(instructions, "copy_async_wait", lambda s, n: wait(s, n + 1))
+    elif name == "empty groups":
+        commit = instructions.copy_async_commit
+        monkeypatch.setattr(
+            instructions, "copy_async_commit", lambda s: commit(s) if s.open else None
+        )
+    else:
+        for module in (steps, convolution):
+            monkeypatch.setattr(module, "swizzled", lambda row, chunk: maps.U(16 * row + 4 * chunk))
+    problem = Problem((1, 4, 4, 36), (2, 2, 36, 36), (1, 1), True, (1, 1), "tf32")
+    x, w, g = random(*problem.inputs), random(*problem.weights), random(*problem.outputs)
+    plan = {
+        "forward": plans.forward(problem, False, False),
+        "grad_inputs": plans.grad_inputs(problem, False),
+        "grad_weights": plans.grad_weights(problem, False),
+    }[gradient]
+    with pytest.raises(emulator.HazardError, match=HAZARDS[name]):
+        execute(
+            plan,
+            **{"inputs": x, "weights": w, "grad_outputs": g, "outputs": g.copy()},
+            **{"grad_inputs": x.copy(), "grad_weights": w.copy(), "grad_bias": random(36)},
+        )
+
+
+def test_a_copy_to_a_word_that_is_being_read_is_seen():
+    block, instructions = emulator.Block(0, 0, 0), emulator.Instructions({})
+    shared = block.shared.array(128, np.uint32, 16)
+    memory, thread = emulator.Memory(random(128)), block.threadIdx.x
+
+    def copy():
+        instructions.copy_async_4(shared, thread, memory, thread, np.uint32(4))
+        instructions.copy_async_commit()
+
+    copy()
+    with pytest.raises(emulator.HazardError, match="being copied"):
+        copy()
+    instructions.copy_async_wait(0)
+    with pytest.raises(emulator.HazardError, match="no barrier between copy and read"):
+        shared[thread]
+    block.syncthreads()
+    np.testing.assert_array_equal(shared[thread], memory.words)
+    with pytest.raises(emulator.HazardError, match="no barrier between read and copy"):
+        copy()
+    block.syncthreads()
+    copy()
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_pipeline_works_with_any_number_of_stages(monkeypatch, count):
+    x, w = random(1, 5, 5, 20), random(3, 3, 20, 8)
+    problem = Problem(x.shape, w.shape, (1, 1), True, (1, 1), "tf32")
+    for module in (convolution, grad_weights):
+        monkeypatch.setattr(module, "STAGES", count)
+    launch = plans.forward(problem, False, False).launches[0]
+    kernel = convolution.convolution.__wrapped__("tf32", maps.NARROW, True, False)
+    outputs = poisoned(*problem.outputs)
+    with emulator.lockstep(*MODULES) as run:
+        run(kernel, launch.grid, x, w, w, outputs, *launch.arguments[4:])
+    expected = reference.conv2d(rounded(x, "tf32"), rounded(w, "tf32"), same=True)
+    assert_close(outputs, expected, 180)
