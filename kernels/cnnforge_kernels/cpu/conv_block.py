@@ -38,7 +38,7 @@ from cnnforge_kernels.cpu.simd import (
     vector_store,
     vector_where_not,
 )
-from cnnforge_kernels.cpu.tiles import MOST_LANES, MOST_VECTORS_OF_TAPS
+from cnnforge_kernels.cpu.tiles import MOST_ACCUMULATORS, MOST_LANES
 
 # Fields of the sparse gather's argument block, after those of the gather. ROWS x COLUMNS is the
 # part of the convolution's map that windows cover.
@@ -46,15 +46,16 @@ WINNERS, POOL_ROWS, POOL_COLUMNS = range(g.FIELDS, g.FIELDS + 3)
 FIELDS = g.FIELDS + 3
 
 
-@kernel_family(3 * MOST_VECTORS_OF_TAPS)
+@kernel_family(3 * MOST_ACCUMULATORS * g.MOST_TILE_ROWS)
 def _SPARSE(number: int) -> Any:
-    L, V = 4 << (number % 3), number // 3 + 1
+    L, V = 4 << (number % 3), number // 3 % MOST_ACCUMULATORS + 1
+    R = number // 3 // MOST_ACCUMULATORS + 1
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _sparse_gather_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
         filters = a[g.GROUP_FILTERS]
-        pixel, line = a[g.FOLD] * a[g.GROUP_CHANNELS], g.source_line(a)
+        pixel, line = a[g.GROUP_CHANNELS], g.source_line(a)
         source = np.empty(g.source_lines(a, a[g.BLOCK_ROWS]) * line + V * L, np.float32)
         source_at = address_of(source)
         rows, columns = a[g.BLOCK_ROWS] // a[POOL_ROWS], a[g.COLUMNS] // a[POOL_COLUMNS]
@@ -75,7 +76,6 @@ def _SPARSE(number: int) -> Any:
             for j in range(a[POOL_COLUMNS]):
                 cells[i * a[POOL_COLUMNS] + j] = g.source_place(a, i, j)
         cells_at = address_of(cells)
-        outer_rows = a[g.TAP_ROWS] // a[g.FOLD]
         outer_columns = a[g.TAP_COLUMNS] // a[g.MERGED]
         taps = a[g.MERGED] * pixel
         chunks = (taps + V * L - 1) // (V * L)
@@ -109,11 +109,11 @@ def _SPARSE(number: int) -> Any:
                     vector_store(total, bias_at + 4 * f, L)
                 target = sums
                 for f in range(filters):
-                    for i in range(outer_rows):
+                    for i in range(0, a[g.TAP_ROWS], R):
                         for j in range(outer_columns):
                             place = i * a[g.ROW_DILATION] * line + j * a[g.COLUMN_DILATION] * pixel
                             for chunk in range(chunks):
-                                tile = tile_load(target, 1, V, L)
+                                tile = tile_load(target, R, V, L)
                                 tile = sparse_accumulate(
                                     tile,
                                     source_at + 4 * (place + chunk * V * L),
@@ -123,11 +123,13 @@ def _SPARSE(number: int) -> Any:
                                     factors_at + 4 * f,
                                     padded,
                                     count,
+                                    4 * a[g.ROW_DILATION] * line,
+                                    R,
                                     V,
                                     L,
                                 )
-                                tile_store(tile, target, 0, V * L, 1, V)
-                                target += 4 * V * L
+                                tile_store(tile, target, 4 * V * L, V * L, R, V, 1)
+                                target += 4 * R * V * L
         source[:0] = np.float32(0)  # keeps the scratch alive until here
         factors[:0] = np.float32(0)
         winners[:0] = 0
@@ -227,28 +229,36 @@ def conv_block_grad_weights(
     args[g.GRADIENT] = address_of(grad_outputs)
     kh, kw, channels, filters = grad_weights.shape
     per_group = filters // groups
-    taps, outer_rows, outer_columns = g.choose_fold(args, kh, kw, channels)
+    args[g.MERGED] = kw if dilation_rate[1] == 1 else 1
+    taps, runs = args[g.MERGED] * channels, kh * (kw // args[g.MERGED])
+    # The widest vectors that a row of taps fills without a gap, or nearly: each is a load.
     lanes = MOST_LANES
-    while lanes > 4 and taps <= lanes // 2:
+    while lanes > 4 and (taps + lanes - 1) // lanes * lanes - taps >= lanes // 2:
         lanes //= 2
     needed = (taps + lanes - 1) // lanes
-    chunks = (needed + MOST_VECTORS_OF_TAPS - 1) // MOST_VECTORS_OF_TAPS
+    chunks = (needed + MOST_ACCUMULATORS - 1) // MOST_ACCUMULATORS
     vectors = (needed + chunks - 1) // chunks
     run_floats = chunks * vectors * lanes
+    tile_rows = 1
+    if runs == kh and chunks == 1:
+        for rows_together in range(2, min(kh, g.MOST_TILE_ROWS) + 1):
+            if kh % rows_together == 0 and rows_together * vectors <= MOST_ACCUMULATORS:
+                tile_rows = rows_together
     args[g.GROUP_CHANNELS], args[g.GROUP_FILTERS] = channels, per_group
-    args[g.BIAS] = per_group * outer_rows * outer_columns * run_floats
+    args[g.BIAS] = per_group * runs * run_floats
     padded = (per_group + lanes - 1) // lanes * lanes
     args[g.PART_FLOATS] = args[g.BIAS] + padded
     pool_cells = pool_size[0] * pool_size[1]
-    pixel_floats = args[g.COLUMN_STEP] * args[g.FOLD] * channels + 2 * padded // pool_cells
+    pixel_floats = args[g.COLUMN_STEP] * channels + 2 * padded // pool_cells
     g.cut_rows(args, columns * pixel_floats, pool_size[0])
     parts = args[g.PARTS]
     sums = np.empty((parts, groups, args[g.PART_FLOATS]), np.float32)
     args[g.SUMS] = address_of(sums)
-    work = grad_outputs.size // groups * outer_rows * outer_columns * run_floats
+    work = grad_outputs.size // groups * runs * run_floats
     grain = max(1, 640_000 * parts // max(work, 1))
     width = 0 if lanes == 4 else 1 if lanes == 8 else 2
-    run_kernel(_SPARSE + 3 * (vectors - 1) + width, args, parts * groups, grain)
+    number = width + 3 * (vectors - 1 + MOST_ACCUMULATORS * (tile_rows - 1))
+    run_kernel(_SPARSE + number, args, parts * groups, grain)
     g.add_parts(sums)
     for group in range(groups):
         total = sums[0, group]
@@ -256,7 +266,7 @@ def conv_block_grad_weights(
             for i in range(kh):
                 for j in range(kw):
                     run, place = g.tap_place(args, i, j, channels)
-                    place += (f * outer_rows * outer_columns + run) * run_floats
+                    place += (f * runs + run) * run_floats
                     for c in range(channels):
                         grad_weights[i, j, c, group * per_group + f] = total[place + c]
             if grad_bias.size > 0:

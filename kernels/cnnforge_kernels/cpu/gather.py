@@ -3,8 +3,8 @@
 This is the gradient of the weights. The same register tile as in ``sweep.py``, turned: taps are the
 positions, pixels are what is summed over. Pixels of the source are kept whole (column, channel),
 so that the taps of a row of the window and their channels are neighbours: m counts (column tap,
-channel) where the columns are not dilated. With few channels the rows of the window are folded in
-as well (``fold``): each pixel then holds the channels of all its KH rows.
+channel) where the columns are not dilated. Where a row of taps leaves registers free, one tile
+holds those of all KH rows.
 
 The images are cut into a fixed number of parts, each summed by one task in a fixed order, and the
 parts are added in order: the result does not depend on the number of threads.
@@ -34,81 +34,86 @@ from cnnforge_kernels.cpu.simd import (
     vector_add,
     vector_load,
     vector_store,
+    vector_twice,
     vector_where_positive,
 )
-from cnnforge_kernels.cpu.tiles import TILES, choose_tile, tile_number, tile_of_number
+from cnnforge_kernels.cpu.tiles import (
+    MOST_ACCUMULATORS,
+    TILES,
+    choose_tile,
+    tile_number,
+    tile_of_number,
+)
 
 # Fields of the argument block. Addresses in bytes, all else counts.
 SOURCE, GRADIENT, MASK, SUMS = range(4)
 IMAGES, HEIGHT, WIDTH, CHANNELS, ROWS, COLUMNS, FILTERS = range(4, 11)
 GROUPS, GROUP_CHANNELS, GROUP_FILTERS = range(11, 14)
 TAP_ROWS, TAP_COLUMNS, ROW_STEP, COLUMN_STEP, ROW_DILATION, COLUMN_DILATION = range(14, 20)
-TOP, LEFT, FOLD, MERGED, BLOCK_ROWS, BLOCKS, PARTS, PART_FLOATS, BIAS = range(20, 29)
-FIELDS = 29
+TOP, LEFT, MERGED, BLOCK_ROWS, BLOCKS, PARTS, PART_FLOATS, BIAS = range(20, 28)
+FIELDS = 28
 
 _SCRATCH_BYTES = 40 * 1024
 _PARTS = 8
+MOST_TILE_ROWS = 7
 
 
 @cached_njit()
 def source_line(a: Any) -> int:
     """Floats of one line of the source scratch: all columns that a row of outputs reads."""
     columns = (a[COLUMNS] - 1) * a[COLUMN_STEP] + (a[TAP_COLUMNS] - 1) * a[COLUMN_DILATION] + 1
-    return columns * a[FOLD] * a[GROUP_CHANNELS]
+    return columns * a[GROUP_CHANNELS]
 
 
 @cached_njit()
 def source_lines(a: Any, rows: int) -> int:
     """Lines of the source scratch for ``rows`` rows of outputs."""
-    if a[FOLD] > 1:
-        return rows
     return (rows - 1) * a[ROW_STEP] + (a[TAP_ROWS] - 1) * a[ROW_DILATION] + 1
 
 
 @cached_njit()
 def source_place(a: Any, row: int, column: int) -> int:
     """Where in the scratch, in bytes, the first tap of output (row, column) of a task lies."""
-    lines = row if a[FOLD] > 1 else row * a[ROW_STEP]
-    pixel = a[FOLD] * a[GROUP_CHANNELS]
-    return 4 * (lines * source_line(a) + column * a[COLUMN_STEP] * pixel)
+    pixel = a[GROUP_CHANNELS]
+    return 4 * (row * a[ROW_STEP] * source_line(a) + column * a[COLUMN_STEP] * pixel)
 
 
 @cached_njit(inline="never")
 def fill_source(a: Any, target: int, image: int, group: int, row0: int, row1: int) -> None:
     """Copy what output rows ``row0`` to ``row1 - 1`` read to the scratch, zeroed before."""
-    fold, channels = a[FOLD], a[GROUP_CHANNELS]
-    pixel, line = fold * channels, source_line(a)
+    channels, line = a[GROUP_CHANNELS], source_line(a)
     first = max(0, a[LEFT])
-    last = min(a[WIDTH], a[LEFT] + line // pixel)
+    last = min(a[WIDTH], a[LEFT] + line // channels)
     start = a[SOURCE] + 4 * (image * a[HEIGHT] * a[WIDTH] * a[CHANNELS] + group * channels)
     for held in range(source_lines(a, row1 - row0)):
-        for i in range(fold):
-            row = row0 * a[ROW_STEP] - a[TOP] + held
-            if fold > 1:
-                row = (row0 + held) * a[ROW_STEP] - a[TOP] + i * a[ROW_DILATION]
-            if 0 <= row < a[HEIGHT] and first < last:
-                fill_pixels(
-                    target + 4 * (held * line + (first - a[LEFT]) * pixel + i * channels),
-                    4 * pixel,
-                    start + 4 * (row * a[WIDTH] + first) * a[CHANNELS],
-                    4 * a[CHANNELS],
-                    last - first,
-                    channels,
-                )
+        row = row0 * a[ROW_STEP] - a[TOP] + held
+        if 0 <= row < a[HEIGHT] and first < last:
+            fill_pixels(
+                target + 4 * (held * line + (first - a[LEFT]) * channels),
+                4 * channels,
+                start + 4 * (row * a[WIDTH] + first) * a[CHANNELS],
+                4 * a[CHANNELS],
+                last - first,
+                channels,
+            )
 
 
-@kernel_family(TILES)
+@kernel_family(TILES * MOST_TILE_ROWS)
 def _GATHER(number: int) -> Any:
-    T, G, L = tile_of_number(number)
+    R = number // TILES + 1
+    T, G, L, P = tile_of_number(number % TILES)
+    RT = R * T
+    F_LANES = L // P  # filters of a vector
+    F_WIDTH = G * L // P  # filters of a tile
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _gather_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
         filters = a[GROUP_FILTERS]
-        pixel, line = a[FOLD] * a[GROUP_CHANNELS], source_line(a)
-        source = np.empty(source_lines(a, a[BLOCK_ROWS]) * line + T, np.float32)
+        pixel, line = a[GROUP_CHANNELS], source_line(a)
+        source = np.empty(source_lines(a, a[BLOCK_ROWS]) * line + T * P, np.float32)
         source_at = address_of(source)
-        blocks = (filters + G * L - 1) // (G * L)
+        blocks = (filters + F_WIDTH - 1) // F_WIDTH
         pixels = a[BLOCK_ROWS] * a[COLUMNS]
         gradient = np.zeros(blocks * pixels * G * L, np.float32)
         gradient_at = address_of(gradient)
@@ -117,10 +122,9 @@ def _GATHER(number: int) -> Any:
             for column in range(a[COLUMNS]):
                 offsets[row * a[COLUMNS] + column] = source_place(a, row, column)
         offsets_at = address_of(offsets)
-        outer_rows = a[TAP_ROWS] // a[FOLD]
         outer_columns = a[TAP_COLUMNS] // a[MERGED]
         taps = a[MERGED] * pixel
-        chunks = (taps + T - 1) // T
+        chunks = (taps + T * P - 1) // (T * P)
         units = a[IMAGES] * a[BLOCKS]
         for task in range(begin, end):
             group = task % a[GROUPS]
@@ -139,39 +143,46 @@ def _GATHER(number: int) -> Any:
                 here = (image * a[ROWS] + row0) * a[COLUMNS] * a[FILTERS] + group * filters
                 for block in range(blocks):
                     factor = gradient_at + 4 * block * pixels * G * L
-                    valid = filters - block * G * L
+                    valid = filters - block * F_WIDTH
                     for v in range(G):
                         # Masked, padded with zeros to whole vectors, and summed for the bias.
-                        place = 4 * (here + (block * G + v) * L)
-                        at = bias_at + 4 * (block * G + v) * L
-                        total = vector_load(at, L, L)
+                        place = 4 * (here + (block * G + v) * F_LANES)
+                        at = bias_at + 4 * (block * G + v) * F_LANES
+                        total = vector_load(at, F_LANES, F_LANES)
                         for index in range(count):
-                            value = vector_load(a[GRADIENT] + place, valid - v * L, L)
+                            value = vector_load(a[GRADIENT] + place, valid - v * F_LANES, F_LANES)
                             if a[MASK] != 0:
-                                gate = vector_load(a[MASK] + place, valid - v * L, L)
+                                gate = vector_load(a[MASK] + place, valid - v * F_LANES, F_LANES)
                                 value = vector_where_positive(gate, value)
                             total = vector_add(total, value)
-                            vector_store(value, factor + 4 * (index * G + v) * L, L)
+                            target = factor + 4 * (index * G + v) * L
+                            if P == 1:
+                                vector_store(value, target, L)
+                            else:
+                                vector_store(vector_twice(value), target, L)
                             place += 4 * a[FILTERS]
-                        vector_store(total, at, L)
-                    target = sums + 4 * block * outer_rows * outer_columns * chunks * T * G * L
-                    for i in range(outer_rows):
+                        vector_store(total, at, F_LANES)
+                    target = sums + 4 * block * a[TAP_ROWS] * outer_columns * chunks * T * G * L
+                    for i in range(0, a[TAP_ROWS], R):
                         for j in range(outer_columns):
                             place = i * a[ROW_DILATION] * line + j * a[COLUMN_DILATION] * pixel
                             for chunk in range(chunks):
-                                tile = tile_load(target, T, G, L)
+                                tile = tile_load(target, RT, G, L)
                                 tile = tile_accumulate(
                                     tile,
-                                    source_at + 4 * (place + chunk * T),
+                                    source_at + 4 * (place + chunk * T * P),
                                     offsets_at,
                                     factor,
                                     count,
+                                    4 * a[ROW_DILATION] * line,
+                                    R,
                                     T,
                                     G,
                                     L,
+                                    P,
                                 )
-                                tile_store(tile, target, 4 * G * L, G * L, T, G)
-                                target += 4 * T * G * L
+                                tile_store(tile, target, 4 * G * L, G * L, RT, G, 1)
+                                target += 4 * R * T * G * L
         source[:0] = np.float32(0)  # keeps the scratch alive until here
         gradient[:0] = np.float32(0)
         offsets[:0] = 0
@@ -180,24 +191,10 @@ def _GATHER(number: int) -> Any:
 
 
 @cached_njit()
-def choose_fold(args: Any, kh: int, kw: int, channels: int) -> tuple[int, int, int]:
-    """How taps become neighbours: sets FOLD and MERGED; returns (taps in a run, rows, columns).
-
-    A run of taps is contiguous in the scratch; runs lie ``rows * columns`` apart from each other.
-    """
-    # Folding copies every row KH times: worth it only where a row of taps fills no register tile.
-    args[FOLD] = kh if kw * channels < 16 and kh > 1 else 1
-    args[MERGED] = kw if args[COLUMN_DILATION] == 1 else 1
-    return args[MERGED] * args[FOLD] * channels, kh // args[FOLD], kw // args[MERGED]
-
-
-@cached_njit()
 def tap_place(args: Any, i: int, j: int, channels: int) -> tuple[int, int]:
-    """(run, first place in the run) of window tap (i, j)."""
-    run = 0 if args[FOLD] > 1 else i
-    run = run * (args[TAP_COLUMNS] // args[MERGED]) + (0 if args[MERGED] > 1 else j)
-    place = (j if args[MERGED] > 1 else 0) * args[FOLD] * channels
-    return run, place + (i if args[FOLD] > 1 else 0) * channels
+    """(run, place in the run) of window tap (i, j): a run of taps is contiguous in the scratch."""
+    run = i * (args[TAP_COLUMNS] // args[MERGED])
+    return (run, j * channels) if args[MERGED] > 1 else (run + j, 0)
 
 
 @cached_njit()
@@ -233,23 +230,31 @@ def gather(args: Any, grad_weights: Any, grad_bias: Any) -> None:
     kh, kw, channels, filters = grad_weights.shape
     groups = args[GROUPS]
     per_group = filters // groups
-    taps, outer_rows, outer_columns = choose_fold(args, kh, kw, channels)
-    tile, vectors, lanes = choose_tile(taps, per_group)
-    width = vectors * lanes
+    args[MERGED] = kw if args[COLUMN_DILATION] == 1 else 1
+    taps, runs = args[MERGED] * channels, kh * (kw // args[MERGED])
+    tile, vectors, lanes, pairs = choose_tile(taps, per_group)
+    width = vectors * lanes // pairs
     blocks = (per_group + width - 1) // width
-    padded = (taps + tile - 1) // tile * tile
-    weight_floats = blocks * outer_rows * outer_columns * padded * width
+    covered = tile * pairs
+    padded = (taps + covered - 1) // covered * covered
+    weight_floats = blocks * runs * padded * width
+    # All rows of the window in one tile, where they fit: it is then loaded and stored once.
+    tile_rows = 1
+    one_run = runs == kh and padded == covered
+    if one_run and kh <= MOST_TILE_ROWS and kh * tile * vectors <= MOST_ACCUMULATORS:
+        tile_rows = kh
     args[GROUP_CHANNELS], args[GROUP_FILTERS] = channels, per_group
     args[BIAS] = weight_floats
     args[PART_FLOATS] = weight_floats + blocks * width
-    pixel_floats = args[COLUMN_STEP] * args[FOLD] * channels + blocks * width
+    pixel_floats = args[COLUMN_STEP] * channels + blocks * width * pairs
     cut_rows(args, args[COLUMNS] * pixel_floats, 1)
     parts = args[PARTS]
     sums = np.empty((parts, groups, args[PART_FLOATS]), np.float32)
     args[SUMS] = address_of(sums)
-    work = args[IMAGES] * args[ROWS] * args[COLUMNS] * padded * outer_rows * outer_columns
+    work = args[IMAGES] * args[ROWS] * args[COLUMNS] * padded * runs
     grain = max(1, 640_000 * parts // max(work * blocks * width, 1))
-    run_kernel(_GATHER + tile_number(tile, vectors, lanes), args, parts * groups, grain)
+    number = tile_number(tile, vectors, lanes, pairs) + TILES * (tile_rows - 1)
+    run_kernel(_GATHER + number, args, parts * groups, grain)
     add_parts(sums)
     for group in range(groups):
         total = sums[0, group]
@@ -258,10 +263,12 @@ def gather(args: Any, grad_weights: Any, grad_bias: Any) -> None:
             for i in range(kh):
                 for j in range(kw):
                     run, place = tap_place(args, i, j, channels)
-                    place += (block * outer_rows * outer_columns + run) * padded
+                    place += (block * runs + run) * padded
                     for c in range(channels):
+                        # Two taps of a pair stand in the even and the odd lanes of one row.
+                        row, odd = (place + c) // pairs, (place + c) % pairs
                         grad_weights[i, j, c, group * per_group + f] = total[
-                            (place + c) * width + lane
+                            (row * width + lane) * pairs + odd
                         ]
             if grad_bias.size > 0:
                 grad_bias[group * per_group + f] = total[weight_floats + f]

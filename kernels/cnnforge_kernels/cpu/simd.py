@@ -158,25 +158,33 @@ def tile_accumulate(
     offsets: Any,
     weights: Any,
     count: Any,
+    line: Any,
+    rows: Any,
     positions: Any,
     vectors: Any,
     lanes: Any,
+    pairs: Any,
 ) -> Any:
     """The micro-kernel: ``tile[t][v] += source[offsets[k] + t] * weights[k][v]`` for k < count.
 
     ``source``, ``offsets`` (int64, in bytes) and ``weights`` (``vectors * lanes`` values a step)
-    are addresses. The loop is built here, with one phi for each accumulator, so that no optimiser
-    pass decides whether the tile stays in registers.
+    are addresses. The positions of each of ``rows`` rows are neighbours; the rows lie ``line``
+    bytes apart. With ``pairs`` of 2 each vector holds two positions, 2t in its even lanes and
+    2t + 1 in its odd ones, and the weights stand there twice: so few filters fill a wide register,
+    and both positions are loaded by one 64-bit broadcast.
+
+    The loop is built here, with one phi for each accumulator, so that no optimiser pass decides
+    whether the tile stays in registers.
     """
-    shape = _literal(positions, vectors, lanes)
+    shape = _literal(rows, positions, vectors, lanes, pairs)
     if shape is None or not isinstance(tile, types.UniTuple):
         return None
-    T, G, L = shape
+    R, T, G, L, P = shape
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        start, source, offsets, weights, count = args[:5]
+        start, source, offsets, weights, count, line = args[:6]
         kind = ir.VectorType(_F32, L)
-        initial = _unpack(builder, start, T * G)
+        initial = _unpack(builder, start, R * T * G)
         before = builder.block
         loop = builder.append_basic_block("tile.loop")
         after = builder.append_basic_block("tile.end")
@@ -186,15 +194,24 @@ def tile_accumulate(
         builder.position_at_end(loop)
         index = builder.phi(_I64)
         weight = builder.phi(_I64)
-        sums = [builder.phi(kind) for _ in range(T * G)]
+        sums = [builder.phi(kind) for _ in range(R * T * G)]
         table = builder.inttoptr(offsets, _I64.as_pointer())
         position = builder.add(source, builder.load(builder.gep(table, [index])))
         row = [builder.load(_pointer(builder, weight, kind, 4 * L * v), align=4) for v in range(G)]
         results = []
-        for t in range(T):
-            value = builder.load(_pointer(builder, position, _F32, 4 * t), align=4)
-            value = _splat(builder, value, kind)
-            results += [_fma(builder, value, row[v], sums[t * G + v]) for v in range(G)]
+        for r in range(R):
+            if r > 0:
+                position = builder.add(position, line)
+            for t in range(T):
+                if P == 1:
+                    value = builder.load(_pointer(builder, position, _F32, 4 * t), align=4)
+                    value = _splat(builder, value, kind)
+                else:
+                    value = builder.load(_pointer(builder, position, _I64, 8 * t), align=4)
+                    value = _splat(builder, value, ir.VectorType(_I64, L // 2))
+                    value = builder.bitcast(value, kind)
+                first = (r * T + t) * G
+                results += [_fma(builder, value, row[v], sums[first + v]) for v in range(G)]
         following = builder.add(index, ir.Constant(_I64, 1))
         next_weight = builder.add(weight, ir.Constant(_I64, 4 * L * G))
         builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
@@ -216,7 +233,8 @@ def tile_accumulate(
         return context.make_tuple(builder, tile, final)
 
     integer = types.int64
-    return tile(tile, integer, integer, integer, integer, positions, vectors, lanes), codegen
+    signature = tile(tile, *[integer] * 5, rows, positions, vectors, lanes, pairs)
+    return signature, codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -230,24 +248,27 @@ def sparse_accumulate(
     factors: Any,
     step: Any,
     count: Any,
+    line: Any,
+    rows: Any,
     vectors: Any,
     lanes: Any,
 ) -> Any:
     """``sums[v] += factors[p] * source[offsets[p] + cells[winners[p]] + v * lanes]`` for p < count.
 
-    The tile of one position by ``vectors`` vectors is the gradient of one filter's taps; ``p``
-    counts pooled pixels. ``source``, ``offsets`` and ``cells`` (int64, in bytes) are addresses,
-    ``winners`` the address of bytes and ``factors`` that of float32, both ``step`` values apart.
+    The tile of ``rows`` rows (``line`` bytes apart) by ``vectors`` vectors is the gradient of one
+    filter's taps; ``p`` counts pooled pixels. ``source``, ``offsets`` and ``cells`` (int64, in
+    bytes) are addresses, ``winners`` the address of bytes and ``factors`` that of float32, both
+    ``step`` values apart.
     """
-    shape = _literal(vectors, lanes)
+    shape = _literal(rows, vectors, lanes)
     if shape is None or not isinstance(sums, types.UniTuple):
         return None
-    V, L = shape
+    R, V, L = shape
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        start, source, offsets, cells, winners, factors, step, count = args[:8]
+        start, source, offsets, cells, winners, factors, step, count, line = args[:9]
         kind = ir.VectorType(_F32, L)
-        initial = _unpack(builder, start, V)
+        initial = _unpack(builder, start, R * V)
         before = builder.block
         loop = builder.append_basic_block("sparse.loop")
         after = builder.append_basic_block("sparse.end")
@@ -256,7 +277,7 @@ def sparse_accumulate(
         builder.position_at_end(loop)
         index = builder.phi(_I64)
         place = builder.phi(_I64)
-        totals = [builder.phi(kind) for _ in range(V)]
+        totals = [builder.phi(kind) for _ in range(R * V)]
         winner = builder.load(_pointer(builder, builder.add(winners, place), _I8))
         table = builder.inttoptr(cells, _I64.as_pointer())
         cell = builder.load(builder.gep(table, [builder.zext(winner, _I64)]))
@@ -266,9 +287,12 @@ def sparse_accumulate(
         scale = builder.add(factors, builder.shl(place, ir.Constant(_I64, 2)))
         factor = _splat(builder, builder.load(_pointer(builder, scale, _F32), align=4), kind)
         results = []
-        for v in range(V):
-            value = builder.load(_pointer(builder, position, kind, 4 * L * v), align=4)
-            results.append(_fma(builder, factor, value, totals[v]))
+        for r in range(R):
+            if r > 0:
+                position = builder.add(position, line)
+            for v in range(V):
+                value = builder.load(_pointer(builder, position, kind, 4 * L * v), align=4)
+                results.append(_fma(builder, factor, value, totals[r * V + v]))
         following = builder.add(index, ir.Constant(_I64, 1))
         next_place = builder.add(place, step)
         builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
@@ -291,7 +315,7 @@ def sparse_accumulate(
         return context.make_tuple(builder, sums, final)
 
     integer = types.int64
-    signature = sums(sums, *[integer] * 7, vectors, lanes)
+    signature = sums(sums, *[integer] * 8, rows, vectors, lanes)
     return signature, codegen
 
 
@@ -311,19 +335,41 @@ def tile_relu(typingctx: Any, tile: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def tile_store(
-    typingctx: Any, tile: Any, address: Any, stride: Any, valid: Any, positions: Any, vectors: Any
+    typingctx: Any,
+    tile: Any,
+    address: Any,
+    stride: Any,
+    valid: Any,
+    positions: Any,
+    vectors: Any,
+    pairs: Any,
 ) -> Any:
     """Store position t at ``address + t * stride`` (bytes): its first ``valid`` filters only."""
-    shape = _literal(positions, vectors)
+    shape = _literal(positions, vectors, pairs)
     if shape is None or not isinstance(tile, types.UniTuple):
         return None
-    T, G = shape
-    L = tile.dtype.lanes
+    P = shape[2]
+    T, G = shape[0] * P, shape[1]
+    L = tile.dtype.lanes // P
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         values, address, stride, valid = args[:4]
         kind = ir.VectorType(_F32, L)
-        items = _unpack(builder, values, T * G)
+        items = _unpack(builder, values, shape[0] * G)
+        if P == 2:
+            # Even lanes are one position, odd lanes the next.
+            number = ir.VectorType(_I32, L)
+            undefined = ir.Constant(items[0].type, ir.Undefined)
+            items = [
+                builder.shuffle_vector(
+                    items[t * G + v],
+                    undefined,
+                    ir.Constant(number, [2 * lane + odd for lane in range(L)]),
+                )
+                for t in range(shape[0])
+                for odd in (0, 1)
+                for v in range(G)
+            ]
         starts = [builder.add(address, builder.mul(stride, ir.Constant(_I64, t))) for t in range(T)]
         whole = builder.icmp_signed(">=", valid, ir.Constant(_I64, G * L))
         with builder.if_else(whole) as (then, otherwise):
@@ -342,7 +388,7 @@ def tile_store(
         return context.get_dummy_value()
 
     integer = types.int64
-    return types.void(tile, integer, integer, integer, positions, vectors), codegen
+    return types.void(tile, integer, integer, integer, positions, vectors, pairs), codegen
 
 
 @intrinsic
@@ -504,6 +550,19 @@ def vector_where_equal(typingctx: Any, winner: Any, index: Any, values: Any) -> 
         return builder.select(chosen, args[2], _zero(args[2].type))
 
     return values(winner, types.int64, values), codegen
+
+
+@intrinsic
+def vector_twice(typingctx: Any, vector: Any) -> Any:
+    """Every lane twice, side by side: (a, b) becomes (a, a, b, b)."""
+    wide = Vector(vector.element, 2 * vector.lanes)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        lanes = [lane // 2 for lane in range(wide.lanes)]
+        mask = ir.Constant(ir.VectorType(_I32, wide.lanes), lanes)
+        return builder.shuffle_vector(args[0], ir.Constant(args[0].type, ir.Undefined), mask)
+
+    return wide(vector), codegen
 
 
 @intrinsic

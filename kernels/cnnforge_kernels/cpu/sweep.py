@@ -95,7 +95,9 @@ def _fill_row(
 
 @kernel_family(TILES)
 def _SWEEP(number: int) -> Any:
-    T, G, L = tile_of_number(number)
+    T, G, L, P = tile_of_number(number)
+    F_LANES = L // P  # filters of a vector
+    F_WIDTH = G * L // P  # filters of a tile
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _sweep_kernel(args: Any, begin: int, end: int) -> None:
@@ -107,12 +109,12 @@ def _SWEEP(number: int) -> Any:
         base = address_of(scratch)
         # One row of a window's maps, or of an unpooled gradient.
         spare = np.empty(
-            a[POOL_ROWS] * a[COLUMNS] * G * L + a[UNPOOL_ROWS] * a[WIDTH] * a[CHANNELS] + 1,
+            a[POOL_ROWS] * a[COLUMNS] * F_WIDTH + a[UNPOOL_ROWS] * a[WIDTH] * a[CHANNELS] + 1,
             np.float32,
         )
         spare_at = address_of(spare)
-        spare_row = 4 * a[COLUMNS] * G * L
-        filter_blocks = (a[FILTERS] + G * L - 1) // (G * L)
+        spare_row = 4 * a[COLUMNS] * F_WIDTH
+        filter_blocks = (a[FILTERS] + F_WIDTH - 1) // F_WIDTH
         block_bytes = a[COUNT] * G * L * 4
         for task in range(begin, end):
             group = task % a[GROUPS]
@@ -127,45 +129,47 @@ def _SWEEP(number: int) -> Any:
             for block in range(filter_blocks):
                 weights = a[WEIGHTS] + (group * filter_blocks + block) * block_bytes
                 bias = a[BIAS] + 4 * (group * filter_blocks + block) * G * L
-                valid = a[FILTERS] - block * G * L
-                first_filter = 4 * (group * a[FILTERS] + block * G * L)
+                valid = a[FILTERS] - block * F_WIDTH
+                first_filter = 4 * (group * a[FILTERS] + block * F_WIDTH)
                 out = a[TARGET] + image * a[TARGET_IMAGE] + first_filter
                 for row in range(row0, row1):
                     line = base + (row - row0) * a[ROW_STEP] * row_bytes
                     target, step, stored = out + row * a[TARGET_ROW], a[TARGET_COLUMN], valid
                     if a[POOL_ROWS] != 0:
                         target = spare_at + (row % a[POOL_ROWS]) * spare_row
-                        step, stored = 4 * G * L, G * L
+                        step, stored = 4 * F_WIDTH, F_WIDTH
                     column = 0
                     while column < a[COLUMNS]:
-                        column = min(column, a[COLUMNS] - T)
+                        column = min(column, a[COLUMNS] - T * P)
                         tile = tile_broadcast(bias, T, G, L)
                         tile = tile_accumulate(
-                            tile, line + 4 * column, a[OFFSETS], weights, a[COUNT], T, G, L
+                            tile, line + 4 * column, a[OFFSETS], weights, a[COUNT], 0, 1, T, G, L, P
                         )
                         if a[RELU] != 0:
                             tile = tile_relu(tile)
-                        tile_store(tile, target + column * step, step, stored, T, G)
-                        column += T
+                        tile_store(tile, target + column * step, step, stored, T, G, P)
+                        column += T * P
                     if a[POOL_ROWS] == 0 or row % a[POOL_ROWS] != a[POOL_ROWS] - 1:
                         continue
                     pooled = out + row // a[POOL_ROWS] * a[TARGET_ROW]
                     for column in range(a[COLUMNS] // a[POOL_COLUMNS]):
                         for v in range(G):
-                            best = vector_splat(np.float32(-np.inf), L)
-                            winner = index_splat(0, L)
-                            here = spare_at + 4 * (column * a[POOL_COLUMNS] * G + v) * L
+                            best = vector_splat(np.float32(-np.inf), F_LANES)
+                            winner = index_splat(0, F_LANES)
+                            here = spare_at + 4 * (column * a[POOL_COLUMNS] * G + v) * F_LANES
                             for i in range(a[POOL_ROWS]):
                                 for j in range(a[POOL_COLUMNS]):
-                                    value = vector_load(here + i * spare_row + 4 * j * G * L, L, L)
+                                    value = vector_load(
+                                        here + i * spare_row + 4 * j * F_WIDTH, F_LANES, F_LANES
+                                    )
                                     best, winner = vector_maximum(
                                         best, winner, value, i * a[POOL_COLUMNS] + j
                                     )
                             best, winner = vector_relu(best, winner, NO_WINNER)
-                            place = pooled + column * a[TARGET_COLUMN] + 4 * v * L
-                            vector_store(best, place, valid - v * L)
+                            place = pooled + column * a[TARGET_COLUMN] + 4 * v * F_LANES
+                            vector_store(best, place, valid - v * F_LANES)
                             byte = a[WINNERS] + (place - a[TARGET]) // 4
-                            index_store(winner, byte, valid - v * L, 1)
+                            index_store(winner, byte, valid - v * F_LANES, 1)
         scratch[:0] = np.float32(0)  # keeps the scratch alive until here
         spare[:0] = np.float32(0)
 
@@ -184,7 +188,8 @@ def sweep(args: Any, row_taps: Any, column_taps: Any, weights: Any, bias: Any) -
         bias: (groups * filters of a group,), or empty: zero.
     """
     taps, channels, groups, filters = weights.shape
-    tile, vectors, lanes = choose_tile(args[COLUMNS], filters)
+    tile, vectors, lanes, pairs = choose_tile(args[COLUMNS], filters)
+    tile = min(tile, args[COLUMNS] // pairs)
     if taps > 0:
         args[ROW_ORIGIN] = row_taps.min()
         args[ROW_SPAN] = row_taps.max() - args[ROW_ORIGIN] + 1
@@ -205,10 +210,10 @@ def sweep(args: Any, row_taps: Any, column_taps: Any, weights: Any, bias: Any) -
         place += (shift % step) * plane + 4 * (shift // step)
         for c in range(channels):
             offsets[tap * channels + c] = place + c * step * plane
-    width = vectors * lanes
+    width = vectors * lanes // pairs
     blocks = (filters + width - 1) // width
-    packed = np.zeros((groups, blocks, count, width), np.float32)
-    packed_bias = np.zeros(groups * blocks * width, np.float32)
+    packed = np.zeros((groups, blocks, count, width, pairs), np.float32)
+    packed_bias = np.zeros((groups * blocks * width, pairs), np.float32)
     for group in range(groups):
         for block in range(blocks):
             first = block * width
@@ -216,14 +221,15 @@ def sweep(args: Any, row_taps: Any, column_taps: Any, weights: Any, bias: Any) -
             for tap in range(taps):
                 for c in range(channels):
                     for f in range(valid):
-                        packed[group, block, tap * channels + c, f] = weights[
-                            tap, c, group, first + f
-                        ]
+                        for pair in range(pairs):
+                            packed[group, block, tap * channels + c, f, pair] = weights[
+                                tap, c, group, first + f
+                            ]
             if bias.size > 0:
                 for f in range(valid):
                     packed_bias[(group * blocks + block) * width + f] = bias[
                         group * filters + first + f
-                    ]
+                    ]  # once for each of a pair
     args[OFFSETS] = address_of(offsets)
     args[WEIGHTS] = address_of(packed)
     args[BIAS] = address_of(packed_bias)
@@ -237,7 +243,7 @@ def sweep(args: Any, row_taps: Any, column_taps: Any, weights: Any, bias: Any) -
     # About 20 us of work (at 32 multiply-adds a nanosecond) is worth handing out.
     work = args[BLOCK_ROWS] * args[COLUMNS] * max(count, 1) * blocks * width
     grain = max(1, 640_000 // max(work, 1))
-    run_kernel(_SWEEP + tile_number(tile, vectors, lanes), args, tasks, grain)
+    run_kernel(_SWEEP + tile_number(tile, vectors, lanes, pairs), args, tasks, grain)
     offsets[:] = 0  # keeps the tables alive until here
     packed_bias[:0] = np.float32(0)
     packed[:0] = np.float32(0)

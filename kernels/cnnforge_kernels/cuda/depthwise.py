@@ -32,12 +32,13 @@ class Depthwise:
     bias: bool = False
     relu: bool = False
     backward: bool = False
+    aligned: bool = True
     threads: int = THREADS
 
     @property
     def vector(self) -> int:
         """Channels of a thread."""
-        return 4 if self.multiplier == 1 and self.channels % 4 == 0 else 1
+        return 4 if self.aligned and self.multiplier == 1 and self.channels % 4 == 0 else 1
 
     @property
     def cells(self) -> int:
@@ -57,7 +58,8 @@ class Depthwise:
             text += f" strides {self.strides[0]}x{self.strides[1]}"
         if self.dilation != (1, 1):
             text += f" dilation {self.dilation[0]}x{self.dilation[1]}"
-        return text + (" bias" if self.bias else "") + (" relu" if self.relu else "")
+        text += (" bias" if self.bias else "") + (" relu" if self.relu else "")
+        return text if self.aligned else f"{text} unaligned"
 
 
 @cache
@@ -213,9 +215,8 @@ def depthwise_backward(c: Depthwise) -> Kernel:
                             else:
                                 for f in range(MULTIPLIER):
                                     g1 = grads[place + f]
-                                    if RELU:
-                                        if not mask[place + f] > float32(0):
-                                            g1 = float32(0)
+                                    if RELU and not mask[place + f] > float32(0):
+                                        g1 = float32(0)
                                     acc[0] += g1 * weights[int32(tap + f)]
             place = np.int64(pixel) * CHANNELS + channel
             if V == 4:

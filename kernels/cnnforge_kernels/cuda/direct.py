@@ -33,7 +33,8 @@ _PATCH_FLOATS = 48
 class Direct:
     """What a direct kernel is compiled for; channels and filters are those of one group.
 
-    ``pool`` is ``None`` for a plain convolution.
+    ``pool`` is ``None`` for a plain convolution; ``aligned``: all arrays start at multiples of 16
+    bytes.
     """
 
     window: tuple[int, int]
@@ -45,6 +46,7 @@ class Direct:
     bias: bool = False
     relu: bool = False
     pool: tuple[int, int] | None = None
+    aligned: bool = True
     threads: int = THREADS
 
     @property
@@ -70,7 +72,7 @@ class Direct:
     @property
     def vector(self) -> int:
         """Channels loaded at a time."""
-        return 4 if self.channels % 4 == 0 else 1
+        return 4 if self.aligned and self.channels % 4 == 0 else 1
 
     def patch_columns(self, taps: int) -> int:
         """Columns of inputs that ``taps`` neighbouring taps of all cells of a row meet."""
@@ -126,7 +128,8 @@ class Direct:
             text += f" dilation {self.dilation[0]}x{self.dilation[1]}"
         if self.pool:
             text += f" pool {self.pool[0]}x{self.pool[1]}"
-        return text + (" bias" if self.bias else "") + (" relu" if self.relu else "")
+        text += (" bias" if self.bias else "") + (" relu" if self.relu else "")
+        return text if self.aligned else f"{text} unaligned"
 
 
 @cache
@@ -151,7 +154,7 @@ def direct(c: Direct) -> Kernel:
     ACCUMULATORS, PATCH, SHARED = CH * CW * FT, CH * WIDTH * V, c.shared_floats
     THREADS = c.threads
     BIAS, RELU, POOLED = c.bias, c.relu, c.pool is not None
-    WHOLE = c.filters % 4 == 0
+    WHOLE = c.aligned and c.filters % 4 == 0
 
     @kernel(
         c.name,
@@ -159,6 +162,7 @@ def direct(c: Direct) -> Kernel:
         "uint8*",
         *("int32",) * 9,
         threads=THREADS,
+        blocks=4,
         identity=(c,),
     )
     def conv2d_direct(

@@ -39,12 +39,13 @@ class Gather:
     dilation: tuple[int, int] = (1, 1)
     pool: tuple[int, int] | None = None
     relu: bool = False
+    aligned: bool = True
     threads: int = THREADS
 
     @property
     def vector(self) -> int:
         """Channels of a thread."""
-        return 4 if self.channels % 4 == 0 else 1
+        return 4 if self.aligned and self.channels % 4 == 0 else 1
 
     @property
     def taps(self) -> tuple[int, int]:
@@ -84,7 +85,8 @@ class Gather:
             text += f" dilation {self.dilation[0]}x{self.dilation[1]}"
         if self.pool:
             text += f" pool {self.pool[0]}x{self.pool[1]}"
-        return text + (" relu" if self.relu else "")
+        text += " relu" if self.relu else ""
+        return text if self.aligned else f"{text} unaligned"
 
 
 @cache
@@ -103,13 +105,13 @@ def gather_weights(c: Gather) -> Kernel:
     PH, PW = c.pool or (1, 1)
     CHANNELS, ALL_CHANNELS = c.channels, c.channels * c.groups
     FILTERS, ALL_FILTERS = c.filters, c.filters * c.groups
-    V, (I, J) = c.vector, c.taps
-    _, J_BLOCKS = c.tap_blocks
+    V, (DOWN, ACROSS) = c.vector, c.taps
+    ACROSS_BLOCKS = c.tap_blocks[1]
     TAP_BLOCKS = c.tap_blocks[0] * c.tap_blocks[1]
     CHANNEL_BLOCKS = CHANNELS // V
     LANES, THREADS = c.lanes, c.threads
     COPIES = THREADS // LANES
-    SUMS = I * J * V
+    SUMS = DOWN * ACROSS * V
     SHARED = (SUMS + 1) * THREADS
     WEIGHTS = KH * KW * CHANNELS * ALL_FILTERS
 
@@ -120,6 +122,7 @@ def gather_weights(c: Gather) -> Kernel:
         "float32*",
         *("int32",) * 9,
         threads=THREADS,
+        blocks=4,
         identity=(c,),
     )
     def gather_weights(
@@ -147,8 +150,8 @@ def gather_weights(c: Gather) -> Kernel:
         channel_block = int32(cuda.blockIdx.x - rest * CHANNEL_BLOCKS)
         filter_block = divide(rest, TAP_BLOCKS)
         tap_block = int32(rest - filter_block * TAP_BLOCKS)
-        i0 = int32(divide(tap_block, J_BLOCKS) * I)
-        j0 = int32((tap_block - divide(tap_block, J_BLOCKS) * J_BLOCKS) * J)
+        i0 = int32(divide(tap_block, ACROSS_BLOCKS) * DOWN)
+        j0 = int32((tap_block - divide(tap_block, ACROSS_BLOCKS) * ACROSS_BLOCKS) * ACROSS)
         f = int32(filter_block * LANES + lane)
         channel = int32(divide(f, FILTERS) * CHANNELS + channel_block * V)
         total = float32(0)
@@ -164,9 +167,8 @@ def gather_weights(c: Gather) -> Kernel:
                     winner = int32(winners[place])
                 if winner != NO_WINNER or not SPARSE:
                     g = grads[place]
-                    if RELU:
-                        if not mask[place] > float32(0):
-                            g = float32(0)
+                    if RELU and not mask[place] > float32(0):
+                        g = float32(0)
                     total += g
                     line = divide(pixel, columns)
                     image = divide(line, rows)
@@ -176,14 +178,14 @@ def gather_weights(c: Gather) -> Kernel:
                         ((pixel - line * columns) * PW + winner - down * PW) * SC - left + j0 * DC
                     )
                     source = np.int64(image) * (height * width * ALL_CHANNELS) + channel
-                    for i in range(I):
+                    for i in range(DOWN):
                         row = int32(row0 + i * DR)
                         inside = uint32(row) < uint32(height)
-                        for j in range(J):
+                        for j in range(ACROSS):
                             column = int32(column0 + j * DC)
                             if inside and uint32(column) < uint32(width):
                                 where = source + int32((row * width + column) * ALL_CHANNELS)
-                                t = (i * J + j) * V
+                                t = (i * ACROSS + j) * V
                                 if V == 4:
                                     x = load4(inputs, where)
                                     acc[t] += g * x[0]
@@ -205,8 +207,8 @@ def gather_weights(c: Gather) -> Kernel:
                 value += shared[uint32(a * THREADS + k * LANES + lane)]
             f = int32(filter_block * LANES + lane)
             tap = divide(a, V)
-            down = divide(tap, J)
-            i, j = int32(i0 + down), int32(j0 + tap - down * J)
+            down = divide(tap, ACROSS)
+            i, j = int32(i0 + down), int32(j0 + tap - down * ACROSS)
             if f < ALL_FILTERS:
                 if a == SUMS:
                     if tap_block == 0 and channel_block == 0:

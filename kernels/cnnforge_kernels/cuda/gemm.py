@@ -55,6 +55,7 @@ class Gemm:
     bias: bool = False
     relu: bool = False
     backward: bool = False
+    aligned: bool = True
 
     @property
     def phases(self) -> tuple[int, int]:
@@ -73,7 +74,8 @@ class Gemm:
         if self.dilation != (1, 1):
             text += f" dilation {self.dilation[0]}x{self.dilation[1]}"
         text += f" tile {self.tile.rows}x{self.tile.columns}"
-        return text + (" bias" if self.bias else "") + (" relu" if self.relu else "")
+        text += (" bias" if self.bias else "") + (" relu" if self.relu else "")
+        return text if self.aligned else f"{text} unaligned"
 
 
 @cache
@@ -108,9 +110,9 @@ def gemm(c: Gemm) -> Kernel:
     # Groups of four rows (columns) of a thread lie this far apart, so that a warp reads
     # neighbouring quads of shared memory.
     ROW_GAP, COLUMN_GAP = BM // (TM // 4), BN // (TN // 4)
-    VS = 4 if INNER % 4 == 0 else 1
-    VW = 4 if FILTERS % 4 == 0 else 1
-    VT = 4 if OUTER % 4 == 0 else 1
+    VS = 4 if c.aligned and INNER % 4 == 0 else 1
+    VW = 4 if c.aligned and FILTERS % 4 == 0 else 1
+    VT = 4 if c.aligned and OUTER % 4 == 0 else 1
     # Loads of a thread and step. With vectors, lanes run along the depth, whose values are
     # neighbours in memory; else along the pixels, so that a thread has one pixel.
     SOURCE_LOADS = BM * BK // VS // THREADS
@@ -243,9 +245,8 @@ def gemm(c: Gemm) -> Kernel:
                                     next_a[n * 4 + 3] = float32(0)
                         else:
                             value = source[place]
-                            if BACKWARD and RELU:
-                                if not mask[place] > float32(0):
-                                    value = float32(0)
+                            if BACKWARD and RELU and not mask[place] > float32(0):
+                                value = float32(0)
                             next_a[n] = value
                 for n in range(WEIGHT_LOADS):
                     e = int32(thread + n * THREADS)

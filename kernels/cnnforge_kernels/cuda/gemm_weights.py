@@ -50,6 +50,7 @@ class GemmWeights:
     strides: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
     relu: bool = False
+    aligned: bool = True
 
     @property
     def name(self) -> str:
@@ -63,7 +64,8 @@ class GemmWeights:
         if self.dilation != (1, 1):
             text += f" dilation {self.dilation[0]}x{self.dilation[1]}"
         text += f" tile {self.tile.rows}x{self.tile.columns}"
-        return text + (" relu" if self.relu else "")
+        text += " relu" if self.relu else ""
+        return text if self.aligned else f"{text} unaligned"
 
 
 @cache
@@ -89,8 +91,8 @@ def gemm_weights(c: GemmWeights) -> Kernel:
     COPY_THREADS = THREADS // COPIES
     ROW_GAP, COLUMN_GAP = BM // (TM // 4), BN // (TN // 4)
     COLUMN_TILES = -(-FILTERS // BN)
-    VA = 4 if CHANNELS % 4 == 0 else 1
-    VB = 4 if FILTERS % 4 == 0 else 1
+    VA = 4 if c.aligned and CHANNELS % 4 == 0 else 1
+    VB = 4 if c.aligned and FILTERS % 4 == 0 else 1
     # A thread loads the same row (column) of the product at each step, of other pixels.
     A_ACROSS, B_ACROSS = BM // VA, BN // VB
     A_PIXELS, B_PIXELS = THREADS // A_ACROSS, THREADS // B_ACROSS
@@ -219,9 +221,8 @@ def gemm_weights(c: GemmWeights) -> Kernel:
                                     next_b[n * 4 + 3] = float32(0)
                         else:
                             value = grads[where]
-                            if RELU:
-                                if not mask[where] > float32(0):
-                                    value = float32(0)
+                            if RELU and not mask[where] > float32(0):
+                                value = float32(0)
                             next_b[n] = value
             if step > 0:
                 buffer = int32((step - 1) & 1)

@@ -1,300 +1,135 @@
-"""2D max, average and global average pooling on a device: forward pass and gradients.
-
-A thread computes one output (or, in a gradient, one input) of four neighbouring channels, or of one
-where the channels are no multiple of four. Padding never wins and is never counted. Gradients are
-gathered: each input adds up what its windows send it, in their order, with no atomics.
-"""
+"""2D pooling and its gradients on a device: which kernels run for which shape."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
+from math import prod
 
-import numpy as np
-
-from cnnforge_kernels.cuda.jit import Kernel, cuda, kernel
-from cnnforge_kernels.cuda.memory import (
-    divide,
-    load4,
-    load4_bytes,
-    quotient,
-    store4,
-    store4_bytes,
+from cnnforge_kernels.cuda.plans import Pair, Plan, Shape, blocks, check_images, launch
+from cnnforge_kernels.cuda.pools import (
+    THREADS,
+    Pool,
+    global_average,
+    global_average_backward,
+    pool_backward,
+    pool_forward,
 )
-
-float32, int32, uint32 = np.float32, np.int32, np.uint32
-
-THREADS = 128
+from cnnforge_kernels.geometry import output_size, padding_before
 
 
 @dataclass(frozen=True)
-class Pool:
-    """What a kernel is compiled for.
+class Pooling:
+    """Pooling of a given shape.
 
-    ``vector`` channels of a thread are 4 or 1; winners are int32 where ``wide``, else uint8.
+    Attributes:
+        inputs: (N, H, W, C).
+        window: rows and columns of the window; so are ``strides``.
+        same: SAME padding, else VALID.
+        aligned: all arrays start at multiples of 16 bytes.
     """
 
-    maximum: bool
-    window: tuple[int, int]
-    strides: tuple[int, int]
-    vector: int
-    backward: bool = False
-    threads: int = THREADS
+    inputs: Shape
+    window: Pair
+    strides: Pair
+    same: bool
+    aligned: bool = True
 
     @property
-    def wide(self) -> bool:
-        """Winners take more than a byte."""
-        return self.window[0] * self.window[1] > 256
+    def outputs(self) -> Shape:
+        """(N, OH, OW, C)."""
+        sizes = (
+            output_size(self.inputs[1 + a], self.window[a], self.strides[a], 1, self.same)
+            for a in (0, 1)
+        )
+        return (self.inputs[0], *sizes, self.inputs[3])
 
     @property
-    def name(self) -> str:
-        """``"max_pool2d 2x2 strides 2x2 vector 4"``."""
-        kind = "max_pool2d" if self.maximum else "average_pool2d"
-        text = f"{kind}{'_grad' if self.backward else ''} {self.window[0]}x{self.window[1]}"
-        return text + f" strides {self.strides[0]}x{self.strides[1]} vector {self.vector}"
+    def vector(self) -> int:
+        """Channels of a thread."""
+        return 4 if self.aligned and self.inputs[3] % 4 == 0 else 1
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Height, width, rows, columns, top, left, lanes: arguments of all kernels."""
+        padding = (
+            padding_before(self.inputs[1 + a], self.window[a], self.strides[a], 1, self.same)
+            for a in (0, 1)
+        )
+        lanes = self.inputs[3] // self.vector
+        return (*self.inputs[1:3], *self.outputs[1:3], *padding, lanes)
+
+    def kernel(self, maximum: bool, backward: bool) -> Pool:
+        """What a kernel is compiled for."""
+        return Pool(maximum, self.window, self.strides, self.vector, backward)
 
 
-@cache
-def pool_forward(c: Pool) -> Kernel:
-    """The kernel of the forward pass.
+@lru_cache(maxsize=1024)
+def forward(p: Pooling, maximum: bool) -> Plan:
+    """The plan of the forward pass; arrays: inputs, outputs, winners (for ``maximum``).
 
-    Arguments: inputs, outputs, winners (for ``maximum``); height and width of the inputs; rows and
-    columns of the outputs; padding at the top and left; channels / ``vector``; threads that have
-    something to do. Grid: (those / block,).
+    Raises:
+        ValueError: too large for the kernels.
     """
-    MAXIMUM, WIDE = c.maximum, c.wide
-    PH, PW = c.window
-    SR, SC = c.strides
-    V, THREADS = c.vector, c.threads
-
-    @kernel(
-        c.name,
-        *("float32*",) * 2,
-        "int32*" if WIDE else "uint8*",
-        *("int32",) * 8,
-        threads=THREADS,
-        identity=(c,),
-    )
-    def pool2d(inputs, outputs, winners, height, width, rows, columns, top, left, lanes, tasks):
-        acc = cuda.local.array(V, float32)
-        cell = cuda.local.array(V, int32)
-        values = cuda.local.array(V, float32)
-        task = int32(cuda.blockIdx.x * THREADS + cuda.threadIdx.x)
-        if task < tasks:
-            pixel = divide(task, lanes)
-            channel = int32((task - pixel * lanes) * V)
-            channels = int32(lanes * V)
-            line = divide(pixel, columns)
-            column0 = int32((pixel - line * columns) * SC - left)
-            image = divide(line, rows)
-            row0 = int32((line - image * rows) * SR - top)
-            source = np.int64(image) * (height * width * channels) + channel
-            cells = int32(0)
-            for v in range(V):
-                acc[v] = float32(-np.inf) if MAXIMUM else float32(0)
-                cell[v] = int32(-1)
-            for i in range(PH):
-                row = int32(row0 + i)
-                if uint32(row) < uint32(height):
-                    for j in range(PW):
-                        column = int32(column0 + j)
-                        if uint32(column) < uint32(width):
-                            cells += int32(1)
-                            place = source + int32((row * width + column) * channels)
-                            if V == 4:
-                                x = load4(inputs, place)
-                                values[0] = x[0]
-                                values[1] = x[1]
-                                values[2] = x[2]
-                                values[3] = x[3]
-                            else:
-                                values[0] = inputs[place]
-                            for v in range(V):
-                                value = values[v]
-                                if MAXIMUM:
-                                    # The first NaN wins and stays; else the first maximum.
-                                    if (
-                                        cell[v] < 0
-                                        or value > acc[v]
-                                        or (value != value and acc[v] == acc[v])
-                                    ):
-                                        acc[v] = value
-                                        cell[v] = int32(i * PW + j)
-                                else:
-                                    acc[v] += value
-            place = np.int64(pixel) * channels + channel
-            if not MAXIMUM:
-                for v in range(V):
-                    acc[v] = quotient(acc[v], cells)
-            if V == 4:
-                store4(outputs, place, acc[0], acc[1], acc[2], acc[3])
-            else:
-                outputs[place] = acc[0]
-            if MAXIMUM:
-                if V == 4 and not WIDE:
-                    store4_bytes(winners, place, cell[0], cell[1], cell[2], cell[3])
-                else:
-                    for v in range(V):
-                        winners[place + v] = cell[v]
-
-    return pool2d
+    if not prod(p.outputs):
+        return Plan()
+    check_images(inputs=p.inputs)
+    tasks = prod(p.outputs) // p.vector
+    names = ("inputs", "outputs", "winners" if maximum else "outputs")
+    kernel = pool_forward(p.kernel(maximum, False))
+    return Plan((launch(kernel, (blocks(tasks, THREADS),), *names, *p.sizes, tasks),))
 
 
-@cache
-def pool_backward(c: Pool) -> Kernel:
-    """The kernel of the gradient.
+@lru_cache(maxsize=1024)
+def backward(p: Pooling, maximum: bool) -> Plan:
+    """The plan of the gradient; arrays: grad_outputs, grad_inputs, winners (for ``maximum``).
 
-    Arguments: grad_outputs, grad_inputs, winners (for ``maximum``); height, width, rows, columns,
-    top, left; channels / ``vector``; threads that have something to do. Grid: (those / block,).
+    Raises:
+        ValueError: too large for the kernels.
     """
-    MAXIMUM, WIDE = c.maximum, c.wide
-    PH, PW = c.window
-    SR, SC = c.strides
-    V, THREADS = c.vector, c.threads
-
-    @kernel(
-        c.name,
-        *("float32*",) * 2,
-        "int32*" if WIDE else "uint8*",
-        *("int32",) * 8,
-        threads=THREADS,
-        identity=(c,),
-    )
-    def pool2d_grad(
-        grads, grad_inputs, winners, height, width, rows, columns, top, left, lanes, tasks
-    ):
-        acc = cuda.local.array(V, float32)
-        cell = cuda.local.array(V, int32)
-        values = cuda.local.array(V, float32)
-        task = int32(cuda.blockIdx.x * THREADS + cuda.threadIdx.x)
-        if task < tasks:
-            pixel = divide(task, lanes)
-            channel = int32((task - pixel * lanes) * V)
-            channels = int32(lanes * V)
-            line = divide(pixel, width)
-            column = int32(pixel - line * width + left)
-            image = divide(line, height)
-            row = int32(line - image * height + top)
-            source = np.int64(image) * (rows * columns * channels) + channel
-            # Outputs r with r * stride <= row < r * stride + window.
-            first_row = divide(max(row - PH + SR, 0), SR)
-            last_row = min(divide(row, SR), rows - 1)
-            first_column = divide(max(column - PW + SC, 0), SC)
-            last_column = min(divide(column, SC), columns - 1)
-            for v in range(V):
-                acc[v] = float32(0)
-            for r in range(first_row, last_row + 1):
-                for q in range(first_column, last_column + 1):
-                    place = source + int32((r * columns + q) * channels)
-                    if V == 4:
-                        x = load4(grads, place)
-                        values[0] = x[0]
-                        values[1] = x[1]
-                        values[2] = x[2]
-                        values[3] = x[3]
-                    else:
-                        values[0] = grads[place]
-                    if MAXIMUM:
-                        if V == 4 and not WIDE:
-                            k = load4_bytes(winners, place)
-                            cell[0] = k[0]
-                            cell[1] = k[1]
-                            cell[2] = k[2]
-                            cell[3] = k[3]
-                        else:
-                            for v in range(V):
-                                cell[v] = int32(winners[place + v])
-                        here = int32((row - r * SR) * PW + column - q * SC)
-                        for v in range(V):
-                            if cell[v] == here:
-                                acc[v] += values[v]
-                    else:
-                        y, x = int32(r * SR - top), int32(q * SC - left)
-                        down = int32(min(y + PH, height) - max(y, 0))
-                        across = int32(min(x + PW, width) - max(x, 0))
-                        for v in range(V):
-                            acc[v] += quotient(values[v], down * across)
-            place = np.int64(pixel) * channels + channel
-            if V == 4:
-                store4(grad_inputs, place, acc[0], acc[1], acc[2], acc[3])
-            else:
-                grad_inputs[place] = acc[0]
-
-    return pool2d_grad
+    if not prod(p.inputs):
+        return Plan()
+    check_images(inputs=p.inputs)
+    tasks = prod(p.inputs) // p.vector
+    names = ("grad_outputs", "grad_inputs", "winners" if maximum else "grad_outputs")
+    kernel = pool_backward(p.kernel(maximum, True))
+    return Plan((launch(kernel, (blocks(tasks, THREADS),), *names, *p.sizes, tasks),))
 
 
-@cache
-def global_average(lanes: int, threads: int = THREADS) -> Kernel:
-    """The mean over all pixels: a block sums ``lanes`` channels of an image.
+@lru_cache(maxsize=1024)
+def global_forward(inputs: Shape) -> Plan:
+    """The plan of global average pooling, (N, H, W, C) -> (N, C); arrays: inputs, outputs.
 
-    Arguments: inputs (N, P, C), outputs (N, C); pixels P; channels C. Grid: (C / lanes, N).
+    Raises:
+        ValueError: too large for the kernels, or no pixels to take the mean of.
     """
-    LANES, THREADS = lanes, threads
-    COPIES = threads // lanes
-
-    @kernel(
-        f"global_average_pool2d lanes {lanes}",
-        *("float32*",) * 2,
-        *("int32",) * 2,
-        threads=threads,
-        identity=(lanes, threads),
+    images, height, width, channels = inputs
+    if not images * channels:
+        return Plan()
+    check_images(inputs=inputs)
+    if not height * width:
+        raise ValueError(f"`inputs` must have pixels to take the mean of. Received: {inputs}")
+    lanes = min(1 << (channels - 1).bit_length(), 32)
+    # Images stand along x, which may be long.
+    grid = images, blocks(channels, lanes)
+    return Plan(
+        (launch(global_average(lanes), grid, "inputs", "outputs", height * width, channels),)
     )
-    def global_average_pool2d(inputs, outputs, pixels, channels):
-        shared = cuda.shared.array(THREADS, float32)
-        thread = int32(cuda.threadIdx.x)
-        copy = divide(thread, LANES)
-        channel = int32(cuda.blockIdx.x * LANES + thread - copy * LANES)
-        source = np.int64(cuda.blockIdx.y) * (pixels * channels) + channel
-        total = float32(0)
-        if channel < channels:
-            for pixel in range(copy, pixels, COPIES):
-                total += inputs[source + int32(pixel * channels)]
-        shared[uint32(thread)] = total
-        cuda.syncthreads()
-        if copy == 0 and channel < channels:
-            total = float32(0)
-            for k in range(COPIES):
-                total += shared[uint32(k * LANES + thread)]
-            outputs[np.int64(cuda.blockIdx.y) * channels + channel] = quotient(total, pixels)
-
-    return global_average_pool2d
 
 
-@cache
-def global_average_backward(vector: int, threads: int = THREADS) -> Kernel:
-    """The gradient: every pixel gets its share.
+@lru_cache(maxsize=1024)
+def global_backward(inputs: Shape, aligned: bool) -> Plan:
+    """The plan of its gradient; arrays: grad_outputs, grad_inputs.
 
-    Arguments: grad_outputs (N, C), grad_inputs (N, P, C); pixels P; channels / ``vector``; threads
-    that have something to do. Grid: (those / block,).
+    Raises:
+        ValueError: too large for the kernels.
     """
-    V, THREADS = vector, threads
-
-    @kernel(
-        f"global_average_pool2d_grad vector {vector}",
-        *("float32*",) * 2,
-        *("int32",) * 3,
-        threads=threads,
-        identity=(vector, threads),
-    )
-    def global_average_pool2d_grad(grads, grad_inputs, pixels, lanes, tasks):
-        task = int32(cuda.blockIdx.x * THREADS + cuda.threadIdx.x)
-        if task < tasks:
-            pixel = divide(task, lanes)
-            channel = int32((task - pixel * lanes) * V)
-            channels = int32(lanes * V)
-            source = np.int64(divide(pixel, pixels)) * channels + channel
-            place = np.int64(pixel) * channels + channel
-            if V == 4:
-                g = load4(grads, source)
-                store4(
-                    grad_inputs,
-                    place,
-                    quotient(g[0], pixels),
-                    quotient(g[1], pixels),
-                    quotient(g[2], pixels),
-                    quotient(g[3], pixels),
-                )
-            else:
-                grad_inputs[place] = quotient(grads[source], pixels)
-
-    return global_average_pool2d_grad
+    if not prod(inputs):
+        return Plan()
+    check_images(inputs=inputs)
+    vector = 4 if aligned and inputs[3] % 4 == 0 else 1
+    tasks = prod(inputs) // vector
+    names = ("grad_outputs", "grad_inputs")
+    numbers = (inputs[1] * inputs[2], inputs[3] // vector, tasks)
+    kernel = global_average_backward(vector)
+    return Plan((launch(kernel, (blocks(tasks, THREADS),), *names, *numbers),))

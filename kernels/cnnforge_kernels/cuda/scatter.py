@@ -35,12 +35,13 @@ class Scatter:
     groups: int = 1
     strides: tuple[int, int] = (1, 1)
     dilation: tuple[int, int] = (1, 1)
+    aligned: bool = True
     threads: int = THREADS
 
     @property
     def vector(self) -> int:
         """Channels of a thread."""
-        return 4 if self.channels % 4 == 0 else 1
+        return 4 if self.aligned and self.channels % 4 == 0 else 1
 
     @property
     def lanes(self) -> int:
@@ -52,7 +53,7 @@ class Scatter:
     @property
     def filter_quad(self) -> int:
         """Filters read at a time."""
-        return 4 if self.filters % 4 == 0 else 1
+        return 4 if self.aligned and self.filters % 4 == 0 else 1
 
     @property
     def chunk(self) -> int:
@@ -88,7 +89,8 @@ class Scatter:
             text += f" strides {self.strides[0]}x{self.strides[1]}"
         if self.dilation != (1, 1):
             text += f" dilation {self.dilation[0]}x{self.dilation[1]}"
-        return text + f" pool {self.pool[0]}x{self.pool[1]}"
+        text += f" pool {self.pool[0]}x{self.pool[1]}"
+        return text if self.aligned else f"{text} unaligned"
 
 
 @cache
@@ -118,6 +120,7 @@ def scatter_inputs(c: Scatter) -> Kernel:
         *("float32*",) * 2,
         *("int32",) * 7,
         threads=THREADS,
+        blocks=4,
         identity=(c,),
     )
     def conv_block_grad_inputs(

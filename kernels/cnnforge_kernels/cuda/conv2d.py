@@ -1,0 +1,324 @@
+"""2D convolution and its gradients on a device: which kernels run for which shape.
+
+Depthwise convolutions have kernels of their own. A forward pass with few channels is direct, with
+the weights in shared memory; all else is an implicit matrix product, whose tile follows from its
+size. A plan is made once for each shape and kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+
+from cnnforge_kernels.cuda.depthwise import Depthwise, depthwise, depthwise_backward
+from cnnforge_kernels.cuda.direct import Direct, direct
+from cnnforge_kernels.cuda.gather import Gather, gather_weights
+from cnnforge_kernels.cuda.gemm import Gemm, Tile, gemm
+from cnnforge_kernels.cuda.gemm_weights import GemmWeights, WeightsTile, gemm_weights
+from cnnforge_kernels.cuda.plans import (
+    Launch,
+    Pair,
+    Plan,
+    Shape,
+    blocks,
+    check_images,
+    launch,
+    slices,
+)
+from cnnforge_kernels.cuda.reduce import reduce_slices
+from cnnforge_kernels.geometry import output_size, padding_before
+
+_DIRECT_CHANNELS, _DIRECT_FILTERS = 8, 32
+# From large to small; a larger one is taken where it still makes enough blocks.
+TILES = (Tile(128, 128, 8, 8), Tile(128, 64, 8, 4), Tile(64, 32, 4, 4))
+WEIGHTS_TILES = (
+    WeightsTile(128, 64, 8, 4),
+    WeightsTile(64, 64, 8, 4, pixels=16),
+    WeightsTile(64, 32, 4, 4, copies=2, pixels=16),
+    WeightsTile(32, 8, 4, 4, copies=8, pixels=32),
+)
+_ENOUGH_BLOCKS = 256
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution of given shapes.
+
+    Attributes:
+        inputs: (N, H, W, C).
+        weights: (KH, KW, C / groups, F).
+        strides: of rows and columns; so is ``dilation_rate``.
+        same: SAME padding, else VALID.
+        groups: blocks of channels that do not mix.
+        aligned: all arrays start at multiples of 16 bytes.
+    """
+
+    inputs: Shape
+    weights: Shape
+    strides: Pair = (1, 1)
+    same: bool = False
+    dilation_rate: Pair = (1, 1)
+    groups: int = 1
+    aligned: bool = True
+
+    @property
+    def outputs(self) -> Shape:
+        """(N, OH, OW, F)."""
+        sizes = (
+            output_size(
+                self.inputs[1 + a],
+                self.weights[a],
+                self.strides[a],
+                self.dilation_rate[a],
+                self.same,
+            )
+            for a in (0, 1)
+        )
+        return (self.inputs[0], *sizes, self.weights[3])
+
+    @property
+    def padding(self) -> Pair:
+        """Padding at the top and left."""
+        top, left = (
+            padding_before(
+                self.inputs[1 + a],
+                self.weights[a],
+                self.strides[a],
+                self.dilation_rate[a],
+                self.same,
+            )
+            for a in (0, 1)
+        )
+        return top, left
+
+    @property
+    def constants(self) -> dict:
+        """What kernels are compiled for."""
+        return {
+            "window": tuple(self.weights[:2]),
+            "strides": self.strides,
+            "dilation": self.dilation_rate,
+            "aligned": self.aligned,
+        }
+
+    @property
+    def group(self) -> dict:
+        """What kernels with groups are compiled for, too."""
+        return {
+            "channels": self.weights[2],
+            "filters": self.weights[3] // self.groups,
+            "groups": self.groups,
+        }
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Each group has one channel."""
+        return self.groups > 1 and self.weights[2] == 1
+
+    @property
+    def depthwise(self) -> dict:
+        """What depthwise kernels are compiled for, too."""
+        return {"channels": self.groups, "multiplier": self.weights[3] // self.groups}
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Height, width, rows, columns, top, left: arguments of most kernels."""
+        return (*self.inputs[1:3], *self.outputs[1:3], *self.padding)
+
+    def check(self) -> None:
+        """Raise ``ValueError`` where an image is too large or has no channels."""
+        if not self.weights[2]:
+            raise ValueError(f"`weights` have no channels. Received: weights {self.weights}")
+        check_images(inputs=self.inputs, outputs=self.outputs, weights=(1, *self.weights))
+
+
+@lru_cache(maxsize=1024)
+def forward(c: Convolution, bias: bool, relu: bool) -> Plan:
+    """The plan of ``conv2d``; arrays: inputs, weights, bias, outputs.
+
+    Raises:
+        ValueError: too large for the kernels.
+    """
+    outputs = c.outputs
+    if not prod(outputs):
+        return Plan()
+    c.check()
+    if c.is_depthwise:
+        kind = Depthwise(**c.constants, **c.depthwise, bias=bias, relu=relu)
+        tasks = outputs[0] * outputs[1] * blocks(outputs[2], kind.cells)
+        tasks *= outputs[3] // kind.vector
+        return Plan(
+            (
+                launch(
+                    depthwise(kind),
+                    (blocks(tasks, kind.threads),),
+                    *("inputs", "weights", "bias", "outputs"),
+                    *c.sizes,
+                    tasks,
+                ),
+            )
+        )
+    few = Direct(**c.constants, **c.group, bias=bias, relu=relu)
+    narrow = few.channels <= _DIRECT_CHANNELS and few.filters <= _DIRECT_FILTERS
+    if narrow and few.possible:
+        return Plan((launch_direct(few, c, outputs[1:3], "bias" if bias else "weights"),))
+    tile = _tile(prod(outputs[:3]), outputs[3] // c.groups)
+    kind = Gemm(**c.constants, **c.group, tile=tile, bias=bias, relu=relu)
+    return Plan((_launch_gemm(kind, c, ("inputs", "weights", "outputs")),))
+
+
+def launch_direct(kind: Direct, c: Convolution, rows_columns: Shape, bias: str) -> Launch:
+    """The launch of a direct kernel whose outputs have so many rows and columns."""
+    rows, columns = rows_columns
+    down, across = rows, columns
+    winners = "winners"
+    if kind.pool is None:
+        down, across = blocks(rows, kind.cells[0]), blocks(columns, kind.cells[1])
+        winners = "outputs"
+    tiles = c.inputs[0] * down * across
+    return launch(
+        direct(kind),
+        (blocks(tiles, kind.threads), kind.filter_blocks * kind.groups),
+        *("inputs", "weights", bias, "outputs", winners),
+        *c.inputs[1:3],
+        *(rows, columns, down, across),
+        *c.padding,
+        tiles,
+    )
+
+
+def _tile(rows: int, columns: int) -> Tile:
+    for tile in TILES[:-1]:
+        count = blocks(rows, tile.rows) * blocks(columns, tile.columns)
+        if columns > tile.columns // 2 and count >= _ENOUGH_BLOCKS:
+            return tile
+    return TILES[-1]
+
+
+def _launch_gemm(kind: Gemm, c: Convolution, names: tuple[str, str, str]) -> Launch:
+    """``names`` of source, mask and target."""
+    source, mask, target = names
+    small, large = c.outputs, c.inputs
+    if not kind.backward:
+        small, large = large, small
+    phases = kind.phases
+    pixels = c.inputs[0] * blocks(large[1], phases[0]) * blocks(large[2], phases[1])
+    columns = large[3] // c.groups
+    return launch(
+        gemm(kind),
+        (
+            blocks(pixels, kind.tile.rows),
+            blocks(columns, kind.tile.columns),
+            c.groups * phases[0] * phases[1],
+        ),
+        *(source, mask, "weights", "bias" if kind.bias else "weights", target),
+        c.inputs[0],
+        *small[1:3],
+        *large[1:3],
+        *c.padding,
+    )
+
+
+@lru_cache(maxsize=1024)
+def grad_inputs(c: Convolution, relu: bool) -> Plan:
+    """The plan of ``conv2d_grad_inputs``; arrays: grad_outputs, outputs, weights, grad_inputs.
+
+    Raises:
+        ValueError: too large for the kernels.
+    """
+    if not prod(c.inputs):
+        return Plan()
+    c.check()
+    mask = "outputs" if relu else "grad_outputs"
+    if c.is_depthwise:
+        kind = Depthwise(**c.constants, **c.depthwise, relu=relu, backward=True)
+        tasks = prod(c.inputs) // kind.vector
+        return Plan(
+            (
+                launch(
+                    depthwise_backward(kind),
+                    (blocks(tasks, kind.threads),),
+                    *("grad_outputs", mask, "weights", "grad_inputs"),
+                    *c.sizes,
+                    tasks,
+                ),
+            )
+        )
+    phases = c.strides[0] * c.strides[1]
+    tile = _tile(prod(c.inputs[:3]) // phases, c.weights[2])
+    kind = Gemm(**c.constants, **c.group, tile=tile, relu=relu, backward=True)
+    return Plan((_launch_gemm(kind, c, ("grad_outputs", mask, "grad_inputs")),))
+
+
+def _weights_tile(rows: int, filters: int) -> WeightsTile:
+    for tile in WEIGHTS_TILES[:-1]:
+        if rows > tile.rows // 2 and filters > tile.columns // 2:
+            return tile
+    return WEIGHTS_TILES[-1]
+
+
+@lru_cache(maxsize=1024)
+def grad_weights(c: Convolution, relu: bool) -> Plan:
+    """The plan of ``conv2d_grad_weights``.
+
+    Arrays: inputs, grad_outputs, outputs (with ``relu``), grad_weights, grad_bias, scratch.
+
+    Raises:
+        ValueError: too large for the kernels.
+    """
+    if not prod(c.weights):
+        return Plan()
+    c.check()
+    outputs, mask = c.outputs, "outputs" if relu else "grad_outputs"
+    pixels = prod(outputs[:3])
+    floats = prod(c.weights) + c.weights[3]
+    if c.is_depthwise:
+        kind = Gather(**c.constants, **c.group, relu=relu)
+        return gathered(kind, c, outputs, ("inputs", "grad_outputs", mask, "grad_outputs"))
+    rows, filters = prod(c.weights[:3]), c.weights[3] // c.groups
+    tile = _weights_tile(rows, filters)
+    kind = GemmWeights(**c.constants, **c.group, tile=tile, relu=relu)
+    tiles = blocks(rows, tile.rows) * blocks(filters, tile.columns)
+    count, each = slices(pixels, tiles * c.groups, floats, 8 * tile.pixels)
+    first = launch(
+        gemm_weights(kind),
+        (tiles, count, c.groups),
+        *("inputs", "grad_outputs", mask, "scratch"),
+        *c.sizes,
+        *(pixels, each, floats),
+    )
+    return Plan((first, _reduction(c, floats, count)), count * floats)
+
+
+def _reduction(c: Convolution, floats: int, count: int) -> Launch:
+    kernel = reduce_slices()
+    return launch(
+        kernel,
+        (blocks(floats, kernel.threads),),
+        *("scratch", "grad_weights", "grad_bias"),
+        *(prod(c.weights), floats, count),
+    )
+
+
+def gathered(kind: Gather, c: Convolution, grads: Shape, names: tuple[str, ...]) -> Plan:
+    """The plan of gradients that are gathered filter by filter.
+
+    Args:
+        kind: the kernel's constants.
+        c: the convolution.
+        grads: shape of the upstream gradient.
+        names: of inputs, upstream gradient, mask and winners.
+    """
+    pixels, floats = prod(grads[:3]), prod(c.weights) + c.weights[3]
+    count, each = slices(pixels, kind.blocks, floats, 8 * kind.threads // kind.lanes)
+    first = launch(
+        gather_weights(kind),
+        (kind.blocks, count),
+        *(*names, "scratch"),
+        *c.inputs[1:3],
+        *grads[1:3],
+        *c.padding,
+        *(pixels, each, floats),
+    )
+    return Plan((first, _reduction(c, floats, count)), count * floats)

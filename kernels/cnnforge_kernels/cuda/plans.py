@@ -1,0 +1,99 @@
+"""What runs for one shape: kernels, grids and arguments, found once and kept.
+
+Plans are plain data, made with no device; ``runtime.py`` runs them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from cnnforge_kernels.cuda.jit import Kernel
+
+Pair = tuple[int, int]
+Shape = tuple[int, ...]
+
+# Enough for the largest devices several times over. Not the device's own number: a result shall
+# not depend on the device that computed it.
+BLOCKS = 1024
+# Partial sums of a two-stage reduction shall take no more than 64 MiB.
+SCRATCH_FLOATS = 1 << 24
+_MOST = 2**31 - 1
+_MOST_GRID_YZ = 65535
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel to run.
+
+    Attributes:
+        kernel: the kernel.
+        grid: blocks along x, y, z.
+        arguments: the name of an array, or a number.
+    """
+
+    kernel: Kernel
+    grid: tuple[int, int, int]
+    arguments: tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Kernels to run one after the other.
+
+    Attributes:
+        launches: in their order.
+        scratch: float32 elements of the array ``"scratch"``, 16-byte aligned.
+    """
+
+    launches: tuple[Launch, ...] = ()
+    scratch: int = 0
+
+
+def launch(kernel: Kernel, grid: Shape, *arguments: str | int) -> Launch:
+    """A launch whose grid and numbers are within what the kernels and the device can count.
+
+    Raises:
+        ValueError: they are not; the arrays are too large for one call.
+    """
+    x, y, z = (*grid, 1, 1)[:3]
+    numbers = [value for value in arguments if isinstance(value, int)]
+    if max(x, *numbers) > _MOST or max(y, z) > _MOST_GRID_YZ:
+        raise ValueError(
+            f"{kernel.name}: too large for one call (grid {(x, y, z)}, numbers up to "
+            f"{max(numbers)}, expected at most {_MOST}). Split the batch into smaller ones."
+        )
+    return Launch(kernel, (x, y, z), arguments)
+
+
+def check_images(**shapes: Shape) -> None:
+    """Require images whose elements 31 bits can count; the batch may be larger.
+
+    Raises:
+        ValueError: an image is too large.
+    """
+    for name, shape in shapes.items():
+        if prod(shape[1:]) > _MOST:
+            raise ValueError(
+                f"`{name}` has images of {prod(shape[1:])} elements. Expected at most {_MOST}: "
+                "cut the images into smaller ones."
+            )
+
+
+def blocks(count: int, each: int) -> int:
+    """The number of blocks for ``count`` things, ``each`` of them to a block."""
+    return -(-count // each)
+
+
+def slices(pixels: int, others: int, floats: int, least: int) -> tuple[int, int]:
+    """(slices, pixels of a slice) of a two-stage reduction.
+
+    Args:
+        pixels: to be summed over.
+        others: blocks of each slice.
+        floats: that each slice writes.
+        least: pixels that a slice should have.
+    """
+    most = min(BLOCKS // max(others, 1), SCRATCH_FLOATS // floats, pixels // least, _MOST_GRID_YZ)
+    each = blocks(pixels, max(most, 1))
+    return max(blocks(pixels, max(each, 1)), 1), max(each, 1)
