@@ -1,35 +1,18 @@
 """Training and classifying as TensorFlow graphs.
 
-All that is TensorFlow's own is here: training and prediction know `prepare`, `Classifier` and
-`Trainer` only.
+All that is TensorFlow's own is here: training and prediction know `cnnforge._backend` only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from cnnforge.errors import CnnforgeError
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkResult:
-    """What training on one chunk gave.
-
-    Attributes:
-        loss: The sum of losses that was passed in, plus this chunk's.
-        correct: The number of correct images that was passed in, plus this chunk's.
-        failed: The first batch of the chunk whose loss was not finite, or `None`; the batches
-            after it were not run.
-    """
-
-    loss: float
-    correct: int
-    failed: int | None
+from cnnforge._steps import ChunkResult, Optimized
 
 
 def prepare(seed: int) -> None:
@@ -95,7 +78,7 @@ class Classifier:
         return done.concat()
 
 
-class Trainer(Classifier):
+class Trainer(Classifier, Optimized):
     """Trains a model, several batches in one graph call.
 
     Args:
@@ -105,9 +88,8 @@ class Trainer(Classifier):
     """
 
     def __init__(self, model: keras.Model, learning_rate: float, batch_size: int) -> None:
-        super().__init__(model, batch_size)
-        self._optimizer = keras.optimizers.Adam(learning_rate)
-        self._optimizer.build(model.trainable_variables)
+        Classifier.__init__(self, model, batch_size)
+        Optimized.__init__(self, model, keras.optimizers.Adam(learning_rate))
         signature = (
             tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8),
             tf.TensorSpec((None,), tf.int32),
@@ -115,11 +97,6 @@ class Trainer(Classifier):
             tf.TensorSpec((), tf.int64),
         )
         self._train = tf.function(self._train_chunk, input_signature=signature, autograph=False)
-
-    @property
-    def learning_rate(self) -> float:
-        """The learning rate of the next step."""
-        return float(keras.ops.convert_to_numpy(self._optimizer.learning_rate))
 
     def train(
         self, images: np.ndarray, labels: np.ndarray, loss: float, correct: int
@@ -138,36 +115,6 @@ class Trainer(Classifier):
         total, right, failed = self._train(images, labels, np.float64(loss), np.int64(correct))
         bad = int(failed)
         return ChunkResult(float(total), int(right), None if bad < 0 else bad)
-
-    def arrays(self) -> list[np.ndarray]:
-        """Return copies of the model's variables, seed generators too, and the optimizer's."""
-        return [np.array(keras.ops.convert_to_numpy(v)) for v in self._variables()]
-
-    def restore(self, arrays: Sequence[np.ndarray]) -> None:
-        """Set all variables.
-
-        Args:
-            arrays: As `arrays` returned them.
-
-        Raises:
-            CnnforgeError: They do not belong to this model.
-        """
-        variables = self._variables()
-        if len(variables) != len(arrays):
-            raise CnnforgeError(
-                f"the training state holds {len(arrays)} variables, this model has "
-                f"{len(variables)}: it was saved by another model"
-            )
-        for variable, array in zip(variables, arrays, strict=True):
-            if tuple(variable.shape) != array.shape:
-                raise CnnforgeError(
-                    f"the training state holds {array.shape} for {variable.path}, which is "
-                    f"{tuple(variable.shape)}: it was saved by another model"
-                )
-            variable.assign(array)
-
-    def _variables(self) -> list[keras.Variable]:
-        return [*self._model.variables, *self._optimizer.variables]
 
     def _train_chunk(
         self, images: tf.Tensor, labels: tf.Tensor, loss: tf.Tensor, correct: tf.Tensor
@@ -203,3 +150,31 @@ class Trainer(Classifier):
         self._optimizer.apply(tape.gradient(loss, variables), variables)
         winners = tf.argmax(outputs, axis=-1, output_type=tf.int32)
         return loss, tf.math.count_nonzero(winners == labels)
+
+
+def pullback(
+    layer: keras.layers.Layer, inputs: tf.Tensor
+) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor | None]]]:
+    """Compute a layer and prepare to compute its gradients.
+
+    Args:
+        layer: A built layer of one input.
+        inputs: A tensor.
+
+    Returns:
+        The outputs, and a function from a tensor like them, the gradient with respect to them, to
+        the gradients with respect to the inputs and to each trainable variable. It may be called
+        several times. `None`: the outputs do not depend on it.
+    """
+    sources = [inputs, *(variable.value for variable in layer.trainable_variables)]
+    tape: Any = tf.GradientTape(persistent=True)
+    with tape:
+        tape.watch(inputs)
+        outputs = layer(inputs)
+
+    def gradients(upstream: tf.Tensor) -> list[tf.Tensor | None]:
+        found = tape.gradient(outputs, sources, output_gradients=upstream)
+        # An embedding's gradient names the rows that it has.
+        return [None if it is None else tf.convert_to_tensor(it) for it in found]
+
+    return outputs, gradients

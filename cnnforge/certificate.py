@@ -18,8 +18,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras.ops import cast
 
+from cnnforge._backend import pullback
 from cnnforge.errors import PluginError, one_line
 from cnnforge.plugin import LayerSpec
 from cnnforge.registry import Registry
@@ -162,15 +163,15 @@ def _compare(
     random = np.random.default_rng(seed)
     values: Any = random.standard_normal(shape) if layer.weights else random.integers(-3, 4, shape)
     # Both compute from the same numbers: those that the layer's own precision can hold.
-    inputs = tf.cast(tf.cast(values, tf.float32), dtype)
+    inputs = cast(cast(values, "float32"), dtype)
     got, got_gradients = _run(ours, inputs)
-    expected, gradients = _run(stock, tf.cast(inputs, tf.float64))
+    expected, gradients = _run(stock, cast(inputs, "float64"))
     eps = _EPS.get(dtype, _EPS["float32"])
     terms = _terms(gradients, expected)
     yield _tensor("outputs", got, expected, terms, eps)
     if got.shape != expected.shape:
         return
-    factors = np.array(_array(tf.cast(random.standard_normal(expected.shape), dtype)))
+    factors = np.array(_array(cast(random.standard_normal(expected.shape), dtype)))
     # An output that is zero in one and not in the other is an activation that the last bit
     # decides; its gradient is zero or it is not, and both are right. The outputs were compared.
     factors[(got == 0) != (expected == 0)] = 0
@@ -195,17 +196,13 @@ def _copy(
 
 def _run(layer: keras.layers.Layer, inputs: Any) -> tuple[np.ndarray, Gradients]:
     """The outputs, and a function from factors to the gradients of sum(factors * outputs)."""
-    sources = {"grad_inputs": inputs}
-    sources |= {f"grad_{it.name}": it.value for it in layer.trainable_variables}
-    tape: Any = tf.GradientTape(persistent=True)
-    with tape:
-        tape.watch(inputs)
-        outputs = layer(inputs)
+    names = ["grad_inputs", *(f"grad_{it.name}" for it in layer.trainable_variables)]
+    outputs, pull = pullback(layer, inputs)
+    dtype = keras.backend.standardize_dtype(outputs.dtype)
 
     def gradients(factors: np.ndarray) -> dict[str, np.ndarray | None]:
-        upstream = tf.cast(factors, outputs.dtype)
-        found = tape.gradient(outputs, sources, output_gradients=upstream)
-        return {name: None if it is None else _array(it) for name, it in found.items()}
+        found = zip(names, pull(cast(factors, dtype)), strict=True)
+        return {name: None if it is None else _array(it) for name, it in found}
 
     return _array(outputs), gradients
 
@@ -242,4 +239,4 @@ def _tensor(
 
 
 def _array(tensor: Any) -> np.ndarray:
-    return np.asarray(tf.cast(tf.convert_to_tensor(tensor), tf.float64))
+    return np.asarray(keras.ops.convert_to_numpy(cast(tensor, "float64")))

@@ -8,10 +8,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+import keras
 import llvmlite.binding
 import numba
 from numba.core import config
@@ -27,12 +28,14 @@ def environment(**facts: Any) -> dict[str, Any]:
         **facts: What the caller knows: a seed, a fingerprint, the plugins. They follow the rest.
 
     Returns:
-        Plain values, ready for JSON: `python`, `packages`, `platform`, `cpu`, `threading_layer`,
-        `gpu` and `driver` (`"none"` where there is none), `git`, `command`, then `facts`.
+        Plain values, ready for JSON: `python`, `packages`, `backend`, `platform`, `cpu`,
+        `threading_layer`, `gpu` and `driver` (`"none"` where there is none), `git`, `command`,
+        then `facts`.
     """
     return {
         "python": platform.python_version(),
         "packages": versions(_PACKAGES),
+        "backend": backend(),
         "platform": platform.platform(),
         "cpu": processor(),
         "threading_layer": threading_layer(),
@@ -52,6 +55,12 @@ def versions(names: Sequence[str]) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def backend() -> dict[str, str]:
+    """Name the framework that Keras computes with: `name` and `version`."""
+    name = keras.backend.backend()
+    return {"name": name, "version": str(import_module(name).__version__)}
 
 
 def processor() -> dict[str, Any]:

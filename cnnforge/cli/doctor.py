@@ -56,6 +56,7 @@ def _report(plugins: Plugins) -> dict[str, Any]:
     return {
         "python": facts["python"],
         "packages": facts["packages"],
+        "backend": facts["backend"],
         "platform": facts["platform"],
         "cpu": {**facts["cpu"], "float32_lanes": _lanes(facts["cpu"]["features"])},
         "threads": {"layer": layer, "count": _thread_count(), "advice": _threads_advice(layer)},
@@ -201,6 +202,7 @@ def _show(report: dict[str, Any]) -> None:
     from cnnforge.cli import _render
 
     cpu, threads, gpu = report["cpu"], report["threads"], report["gpu"]
+    backend = report["backend"]
     vectors = [it for it in cpu["features"] if it in ("neon", "avx", "avx2", "fma", "avx512f")]
     cards = gpu if isinstance(gpu, str) else ", ".join(gpu)
     facts = [
@@ -210,6 +212,7 @@ def _show(report: dict[str, Any]) -> None:
         ["processor", f"{cpu['model']} ({cpu['usable_cores']} of {cpu['cores']} cores)"],
         ["vectors", f"{' '.join(vectors)}: {cpu['float32_lanes']} float32 values"],
         ["threads", f"{threads['count']}, Numba's layer {threads['layer']}"],
+        ["backend", f"{backend['name']} {backend['version']}"],
         ["ops", report["ops"]],
         ["graphics", cards if cards == "none" else f"{cards}, driver {report['driver']}"],
         ["CUDA", report["cuda"]],

@@ -8,8 +8,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from cnnforge._backend import Classifier
 from cnnforge._chunks import ChunkSize, chunks
-from cnnforge._tensorflow import Classifier
 from cnnforge.conversion import Kernels, forge
 from cnnforge.data import Samples, UnreadableImage, read_image
 from cnnforge.data.files import in_parallel

@@ -1,7 +1,7 @@
 """The training loop.
 
 It owns the order of the samples, the state and the events; the step belongs to the framework
-(`cnnforge._tensorflow.Trainer`). It prints nothing.
+(`cnnforge._backend.Trainer`). It prints nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import NoReturn
 import keras
 import numpy as np
 
+from cnnforge._backend import Trainer
 from cnnforge._chunks import ChunkSize, chunks
-from cnnforge._tensorflow import Trainer
 from cnnforge.data import Dataset, Samples
 from cnnforge.errors import CnnforgeError
 from cnnforge.evaluation import cross_entropy

@@ -164,7 +164,9 @@ class Session:
 def identity_of(options: TrainingOptions, dataset: Dataset) -> dict[str, str | int | float | bool]:
     """Return what must not change between an interrupted run and the resumed one."""
     values = {k: v for k, v in options.as_dict().items() if k not in FREE and v is not None}
-    return {**values, "data fingerprint": dataset.fingerprint}
+    # Another backend draws other random numbers and rounds otherwise.
+    backend = keras.backend.backend()
+    return {**values, "data fingerprint": dataset.fingerprint, "Keras backend": backend}
 
 
 def kernels_of(options: TrainingOptions) -> Kernels:

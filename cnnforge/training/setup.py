@@ -11,8 +11,8 @@ from typing import Any
 
 import keras
 
+from cnnforge._backend import prepare
 from cnnforge._files import remove_leftovers
-from cnnforge._tensorflow import prepare
 from cnnforge.configuration import TrainingOptions, check_types, parse_epochs
 from cnnforge.conversion import LayerImplementation, forge, implementations, lower
 from cnnforge.data import DataOptions, Dataset, open_dataset, parse

@@ -1,0 +1,76 @@
+"""What training steps have in common, whichever backend takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from cnnforge.errors import CnnforgeError
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkResult:
+    """What training on one chunk gave.
+
+    Attributes:
+        loss: The sum of losses that was passed in, plus this chunk's.
+        correct: The number of correct images that was passed in, plus this chunk's.
+        failed: The first batch of the chunk whose loss was not finite, or `None`; the batches
+            after it were not run.
+    """
+
+    loss: float
+    correct: int
+    failed: int | None
+
+
+class Optimized:
+    """A model and its optimizer as plain arrays; the same for every backend.
+
+    Args:
+        model: A built model.
+        optimizer: It is built here.
+    """
+
+    def __init__(self, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        optimizer.build(model.trainable_variables)
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(keras.ops.convert_to_numpy(self._optimizer.learning_rate))
+
+    def arrays(self) -> list[np.ndarray]:
+        """Return copies of the model's variables, seed generators too, and the optimizer's."""
+        return [np.array(keras.ops.convert_to_numpy(v)) for v in self._variables()]
+
+    def restore(self, arrays: Sequence[np.ndarray]) -> None:
+        """Set all variables.
+
+        Args:
+            arrays: As `arrays` returned them.
+
+        Raises:
+            CnnforgeError: They do not belong to this model.
+        """
+        variables = self._variables()
+        if len(variables) != len(arrays):
+            raise CnnforgeError(
+                f"the training state holds {len(arrays)} variables, this model has "
+                f"{len(variables)}: it was saved by another model"
+            )
+        for variable, array in zip(variables, arrays, strict=True):
+            if tuple(variable.shape) != array.shape:
+                raise CnnforgeError(
+                    f"the training state holds {array.shape} for {variable.path}, which is "
+                    f"{tuple(variable.shape)}: it was saved by another model"
+                )
+            variable.assign(array)
+
+    def _variables(self) -> list[keras.Variable]:
+        return [*self._model.variables, *self._optimizer.variables]
