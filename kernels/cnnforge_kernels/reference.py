@@ -8,6 +8,7 @@ bottom and right.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -192,3 +193,71 @@ def average_pool2d_grad(
         for _, _, rows, columns in _taps(pool_size, strides, (1, 1), sizes):
             grads[:, rows, columns] += share
     return _crop(grads, inputs, pool_size, strides, same)
+
+
+def depthwise_conv2d(
+    inputs: NDArray, weights: NDArray, bias: NDArray | None = None, **options: Any
+) -> Array:
+    """(N, H, W, C), (KH, KW, C, M) -> (N, OH, OW, C * M): a convolution in C groups.
+
+    Options as in ``conv2d``, but ``groups``.
+    """
+    kh, kw, channels, multiplier = weights.shape
+    grouped = weights.reshape(kh, kw, 1, channels * multiplier)
+    return conv2d(inputs, grouped, bias, groups=channels, **options)
+
+
+def depthwise_conv2d_gradients(
+    inputs: NDArray, weights: NDArray, grad_outputs: NDArray, **options: Any
+) -> tuple[Array, Array, Array]:
+    """Gradients of (inputs, weights, bias); options as in ``conv2d_gradients``, but ``groups``."""
+    kh, kw, channels, multiplier = weights.shape
+    grad_inputs, grad_weights, grad_bias = conv2d_gradients(
+        inputs,
+        weights.reshape(kh, kw, 1, channels * multiplier),
+        grad_outputs,
+        groups=channels,
+        **options,
+    )
+    return grad_inputs, grad_weights.reshape(weights.shape), grad_bias
+
+
+def global_average_pool2d(inputs: NDArray) -> Array:
+    """(N, H, W, C) -> the mean of each map, (N, C)."""
+    return inputs.mean((1, 2), dtype=np.float64)
+
+
+def global_average_pool2d_grad(inputs: NDArray, grad_outputs: NDArray) -> Array:
+    """The gradient of the inputs, (N, H, W, C)."""
+    share = grad_outputs.astype(np.float64) / (inputs.shape[1] * inputs.shape[2])
+    return np.broadcast_to(share[:, None, None, :], inputs.shape).copy()
+
+
+def conv_block(
+    inputs: NDArray,
+    weights: NDArray,
+    bias: NDArray | None = None,
+    *,
+    pool_size: Pair = (2, 2),
+    **options: Any,
+) -> tuple[Array, NDArray[np.int64]]:
+    """Convolution, ReLU and VALID max pooling: outputs, and winners, 255 where none is positive."""
+    best, winners = max_pool2d(conv2d(inputs, weights, bias, **options), pool_size=pool_size)
+    return np.where(best < 0, 0, best), np.where(best > 0, winners, 255)
+
+
+def conv_block_gradients(
+    inputs: NDArray,
+    weights: NDArray,
+    winners: NDArray,
+    grad_outputs: NDArray,
+    *,
+    pool_size: Pair = (2, 2),
+    **options: Any,
+) -> tuple[Array, Array, Array]:
+    """Gradients of (inputs, weights, bias); options as in ``conv2d``, but ``relu``."""
+    grads = np.zeros_like(conv2d(inputs, weights, **options))
+    for n, r, q, f in np.argwhere(winners != 255):
+        i, j = divmod(int(winners[n, r, q, f]), pool_size[1])
+        grads[n, r * pool_size[0] + i, q * pool_size[1] + j, f] = grad_outputs[n, r, q, f]
+    return conv2d_gradients(inputs, weights, grads, **options)
