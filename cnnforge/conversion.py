@@ -8,8 +8,10 @@ configuration and the same weights. What is saved is the lowered model, which an
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import keras
@@ -32,7 +34,8 @@ class LayerImplementation:
         layer: The layer's name.
         kind: The stock layer's class, or the layer's own where it stands for none.
         implementation: ``numba`` for a plugin's layer, ``keras`` for the framework's own.
-        provider: The plugin layer's qualified name, or "".
+        provider: The plugin layer's qualified name; "" for the framework; for a layer that is
+            computed together with the one before it, that.
     """
 
     layer: str
@@ -88,17 +91,41 @@ def _check(model: keras.Model) -> None:
         )
 
 
-def _rebuilt(model: keras.Model, exchange: Mapping[type, Callable[[], Any]]) -> keras.Model:
-    """A clone of ``model`` with layers of the classes in ``exchange`` rebuilt as another class."""
+def _neighbours(
+    model: keras.Model,
+) -> Iterator[tuple[keras.layers.Layer, keras.layers.Layer]]:
+    """Pairs of layers of which the second alone gets what the first gives, each used once."""
+    for part in (model, *model._flatten_layers(include_self=False)):
+        if isinstance(part, keras.Sequential):
+            yield from pairwise(part.layers)
+        elif isinstance(part, Functional):
+            nodes = [node for level in part._nodes_by_depth.values() for node in level]
+            uses = Counter(node.operation for node in nodes)
+            consumers: dict[Any, list[Any]] = {}
+            for node in nodes:
+                for tensor in node.input_tensors:
+                    consumers.setdefault(tensor._keras_history.operation, []).append(node.operation)
+            for tensor in part.outputs:
+                consumers.setdefault(tensor._keras_history.operation, []).append(None)
+            for first, seconds in consumers.items():
+                if len(seconds) == 1 and uses[first] == 1 and uses[seconds[0]] == 1:
+                    yield first, seconds[0]
+
+
+def _rebuilt(
+    model: keras.Model, exchange: Callable[[keras.layers.Layer], keras.layers.Layer | None]
+) -> keras.Model:
+    """A clone of ``model`` with layers exchanged for what ``exchange`` returns, if anything."""
     _check(model)
     for layer in model._flatten_layers():
         if isinstance(layer, keras.Sequential | Functional):
             _check(layer)
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
-        kind = exchange[type(layer)]() if type(layer) in exchange else type(layer)
         try:
-            return kind.from_config(layer.get_config())
+            return exchange(layer) or type(layer).from_config(layer.get_config())
+        except PluginError:
+            raise
         except Exception as error:
             raise UsageError(
                 f"the layer {layer.name!r} ({type(layer).__name__}) cannot be copied from its "
@@ -109,9 +136,11 @@ def _rebuilt(model: keras.Model, exchange: Mapping[type, Callable[[], Any]]) -> 
     rebuilt = keras.models.clone_model(model, clone_function=clone, recursive=True)
     if not rebuilt.built:
         rebuilt.build(model.input_shape)
-    # Parents first: setting it sets it for everything inside.
-    for old, new in zip(model._flatten_layers(), rebuilt._flatten_layers(), strict=True):
-        new.trainable = old.trainable
+    # By name, because a block that stood alone became several layers. Parents first: setting it
+    # sets it for everything inside.
+    trainable = {layer.name: layer.trainable for layer in model._flatten_layers()}
+    for layer in rebuilt._flatten_layers():
+        layer.trainable = trainable.get(layer.name, layer.trainable)
     # Every variable, not only the weights: seed generators belong to the state of a model.
     _copy(model.variables, rebuilt.variables)
     for layer in rebuilt._flatten_layers():
@@ -161,7 +190,15 @@ def forge(
     chosen: dict[type, LayerSpec] = {}
     for spec, stock in _references(layers):
         chosen.setdefault(stock, spec)
-    forged = _rebuilt(model, {stock: spec.load for stock, spec in chosen.items()})
+    fused = _fuse(model, layers)
+
+    def exchange(layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        if id(layer) in fused:
+            return fused[id(layer)]
+        spec = chosen.get(type(layer))
+        return None if spec is None else spec.load().from_config(layer.get_config())
+
+    forged = _rebuilt(model, exchange)
     if kernels == "numba" and not any(it.provider for it in implementations(forged, layers=layers)):
         names = ", ".join(sorted(stock.__name__ for stock in chosen)) or "none"
         raise UsageError(
@@ -188,7 +225,38 @@ def lower(model: keras.Model, *, layers: Registry[LayerSpec] | None = None) -> k
         UsageError: A subclassed model, one that is not built, or a layer that cannot be copied.
     """
     known = _plugin_layers(_installed() if layers is None else layers)
-    return _rebuilt(model, {kind: lambda stock=stock: stock for kind, (_, stock) in known.items()})
+    split = {
+        id(first)
+        for first, second in _neighbours(model)
+        if hasattr(first, "unfuse") and hasattr(second, "unfuse")
+    }
+
+    def exchange(layer: keras.layers.Layer) -> keras.layers.Layer | None:
+        spec, stock = known.get(type(layer), (None, None))
+        if spec is not None and spec.fuses:
+            return layer.unfuse(alone=id(layer) not in split)
+        if hasattr(layer, "unfuse"):
+            return layer.unfuse()
+        return None if stock is None else stock.from_config(layer.get_config())
+
+    return _rebuilt(model, exchange)
+
+
+def _fuse(model: keras.Model, layers: Registry[LayerSpec]) -> dict[int, keras.layers.Layer]:
+    """What stands in the place of each layer (by id) that is computed together with another."""
+    fused: dict[int, keras.layers.Layer] = {}
+    pairs = list(_neighbours(model)) if isinstance(model, keras.Sequential | Functional) else []
+    for spec in layers.values():
+        if not spec.fuses:
+            continue
+        kinds = spec.load_fuses()
+        for first, second in pairs:
+            if (type(first), type(second)) != kinds or {id(first), id(second)} & set(fused):
+                continue
+            block = spec.load().fuse(first, second)
+            if block is not None:
+                fused[id(first)], fused[id(second)] = block
+    return fused
 
 
 def implementations(
@@ -211,7 +279,14 @@ def implementations(
         spec = plugin_layers.get(type(layer))
         if spec is not None:
             kind = (spec.reference or spec.target).rpartition(":")[2]
+            if hasattr(layer, "unfuse"):
+                kind = type(layer.unfuse()).__name__
             found.append(LayerImplementation(layer.name, kind, "numba", spec.qualified_name))
+        elif hasattr(layer, "unfuse"):
+            kind = type(layer.unfuse()).__name__
+            found.append(
+                LayerImplementation(layer.name, kind, "numba", "computed by the layer before")
+            )
         elif type(layer) in references:
             found.append(LayerImplementation(layer.name, type(layer).__name__, "keras", ""))
     return found

@@ -113,17 +113,25 @@ class LayerSpec(Spec):
         reference: `"module:Class"` of the stock Keras layer that this one stands for, with the
             same constructor, weights and results; `None` where there is none. Conversion, parity
             checks and benchmarks go by it.
+        fuses: `"module:Class"` of two stock layers, one behind the other, that this layer computes
+            as one. Its class then has a class method `fuse(first, second)`, which returns a layer
+            for each of the two places (the second passes its inputs on), or `None` where the pair
+            does not fit; each of the two has `unfuse()`, which returns the stock layer again, and
+            that of the first takes `alone=True` where it stands for both.
     """
 
     kind: ClassVar[str] = "layer"
 
     reference: str | None = None
+    fuses: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         # The two-argument form: `slots=True` makes a new class, which `super()` does not know.
         super(LayerSpec, self).__post_init__()
         if self.reference is not None:
             _check_target(f"the reference of {self.kind} {self.name!r}", self.reference)
+        for stock in self.fuses or ():
+            _check_target(f"what {self.kind} {self.name!r} fuses", stock)
 
     def load_reference(self) -> Any:
         """Import the reference.
@@ -135,6 +143,17 @@ class LayerSpec(Spec):
             PluginError: If the module cannot be imported or has no such attribute.
         """
         return None if self.reference is None else self._resolve("reference", self.reference)
+
+    def load_fuses(self) -> tuple[Any, ...]:
+        """Import the two stock layers that this one fuses.
+
+        Returns:
+            Their classes, or nothing where the spec names none.
+
+        Raises:
+            PluginError: If a module cannot be imported or has no such attribute.
+        """
+        return tuple(self._resolve("fused layer", stock) for stock in self.fuses or ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,13 @@ def cnnforge_layers() -> list[LayerSpec]:
             reference="keras.layers:Conv2D",
         ),
         LayerSpec(
+            name="conv_block2d",
+            target="cnnforge_plugins.layers.conv_block2d:ConvBlock2D",
+            summary="2D convolution, ReLU and max pooling in one Numba kernel",
+            reference="cnnforge_plugins.layers.conv_block2d:StockBlock2D",
+            fuses=("keras.layers:Conv2D", "keras.layers:MaxPooling2D"),
+        ),
+        LayerSpec(
             name="max_pooling2d",
             target="cnnforge_plugins.layers.pooling:MaxPooling2D",
             summary="2D max pooling on Numba kernels",

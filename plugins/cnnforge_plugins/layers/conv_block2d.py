@@ -1,0 +1,193 @@
+"""``ConvBlock2D``: convolution, bias, ReLU and max pooling as one layer and one kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numba
+from numba.extending import register_jitable
+
+from cnnforge.ops import ArrayOp
+from cnnforge_kernels.cpu import conv_block as kernels
+from cnnforge_kernels.geometry import output_size
+from cnnforge_plugins.layers._fallback import kernel_fits
+
+Shape = tuple[int, ...]
+
+# A winner is one byte, and 255 says that there is none.
+_MOST_CELLS = 255
+
+
+@register_jitable
+def _pooled(size: int, window: int, stride: int, dilation: int, same: bool, pool: int) -> int:
+    outputs = output_size(size, window, stride, dilation, same) // pool
+    if outputs == 0 and size > 0:
+        raise ValueError(
+            "The convolution and the pooling behind it resulted in an empty output: a window is "
+            'larger than the inputs. Use larger inputs, smaller windows or padding="same".'
+        )
+    return outputs
+
+
+def _output_shapes(
+    inputs: Shape,
+    weights: Shape,
+    strides: Shape,
+    same: bool,
+    dilation_rate: Shape,
+    pool_size: Shape,
+) -> Any:
+    shape = (
+        inputs[0],
+        _pooled(inputs[1], weights[0], strides[0], dilation_rate[0], same, pool_size[0]),
+        _pooled(inputs[2], weights[1], strides[1], dilation_rate[1], same, pool_size[1]),
+        weights[3],
+    )
+    return shape, shape
+
+
+conv_block = ArrayOp(
+    "conv_block",
+    forward=kernels.conv_block_forward,
+    backward=(kernels.conv_block_grad_inputs, kernels.conv_block_grad_weights),
+    inputs={"inputs": 4, "weights": 4, "bias": 1},
+    outputs={"outputs": 4, "winners": numba.uint8[:, :, :, ::1]},
+    output_shapes=_output_shapes,
+    attributes={
+        "strides": (1, 1),
+        "same": False,
+        "dilation_rate": (1, 1),
+        "groups": 1,
+        "pool_size": (2, 2),
+    },
+)
+
+
+class _Block2D(keras.layers.Conv2D):
+    """A ``Conv2D`` with a ReLU and a max pool behind it; the base of both implementations."""
+
+    def __init__(self, *args: Any, pool_size: Any = (2, 2), **kwargs: Any) -> None:
+        kwargs.setdefault("activation", "relu")
+        super().__init__(*args, **kwargs)
+        if self.activation is not keras.activations.relu:
+            raise ValueError(
+                f"{type(self).__name__} has a ReLU built in. Received: "
+                f"activation={kwargs['activation']!r}, expected 'relu'"
+            )
+        self.pool_size = keras.layers.MaxPooling2D(pool_size).pool_size
+        if self.pool_size[0] * self.pool_size[1] > _MOST_CELLS:
+            raise ValueError(
+                f"`pool_size` may have {_MOST_CELLS} cells at the most. "
+                f"Received: pool_size={self.pool_size}"
+            )
+        self.supports_jit = False
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The shape after convolution and pooling."""
+        return self._pool().compute_output_shape(super().compute_output_shape(input_shape))
+
+    def get_config(self) -> dict[str, Any]:
+        """The configuration of ``Conv2D``, and ``pool_size``."""
+        return {**super().get_config(), "pool_size": self.pool_size}
+
+    def call(self, inputs: Any) -> Any:
+        """Convolve, add the bias, apply the ReLU, pool: with the framework's own ops."""
+        return self._pool().call(super().call(inputs))
+
+    def _pool(self) -> keras.layers.Layer:
+        # Not an attribute: Keras would count it among the layers of the model.
+        return keras.layers.MaxPooling2D(self.pool_size, data_format=self.data_format)
+
+
+@keras.saving.register_keras_serializable(package="cnnforge")
+class StockBlock2D(_Block2D):
+    """What ``ConvBlock2D`` computes, in the framework's own ops: its reference."""
+
+
+@keras.saving.register_keras_serializable(package="cnnforge")
+class ConvBlock2D(_Block2D):
+    """``Conv2D`` with a ReLU and the ``MaxPooling2D`` behind it, in one kernel.
+
+    The un-pooled map is never written, and the gradients are computed from the winners of the pool
+    alone. Constructor arguments, weights and errors are those of ``keras.layers.Conv2D`` with
+    ``activation="relu"``, and ``pool_size``, which is also the stride of the pool (VALID). Inputs
+    that are not float32, or ``data_format="channels_first"``, are computed by the framework, and
+    that is said once.
+
+    Input shape:
+        (N, H, W, C)
+
+    Output shape:
+        (N, OH // pool_size[0], OW // pool_size[1], filters)
+    """
+
+    def call(self, inputs: Any) -> Any:
+        """Convolve, add the bias, apply the ReLU, pool."""
+        if not kernel_fits(self, keras.backend.standardize_dtype(inputs.dtype)):
+            return super().call(inputs)
+        return conv_block(
+            inputs,
+            self.kernel,
+            self.bias if self.use_bias else keras.ops.zeros((0,), "float32"),
+            strides=self.strides,
+            same=self.padding == "same",
+            dilation_rate=self.dilation_rate,
+            groups=self.groups,
+            pool_size=self.pool_size,
+        )[0]
+
+    @classmethod
+    def fuse(cls, convolution: Any, pool: Any) -> tuple[Any, Any] | None:
+        """The block for a ``Conv2D`` and the ``MaxPooling2D`` behind it, and what stays behind.
+
+        Returns:
+            A ``ConvBlock2D`` named like the convolution and a ``FusedPooling2D`` named like the
+            pool; ``None`` where the pair is not one that the kernel computes.
+        """
+        fits = (
+            convolution.activation is keras.activations.relu
+            and convolution.data_format == pool.data_format == "channels_last"
+            and convolution.compute_dtype == pool.compute_dtype == "float32"
+            and pool.strides == pool.pool_size
+            and pool.padding == "valid"
+            and pool.pool_size[0] * pool.pool_size[1] <= _MOST_CELLS
+        )
+        if not fits:
+            return None
+        block = cls.from_config({**convolution.get_config(), "pool_size": pool.pool_size})
+        return block, FusedPooling2D.from_config(pool.get_config())
+
+    def unfuse(self, alone: bool = False) -> keras.layers.Layer:
+        """The stock layer in this one's place.
+
+        Args:
+            alone: No ``FusedPooling2D`` follows, so that the pool has to be here as well.
+
+        Returns:
+            A ``Conv2D``; or a ``Sequential`` of it and a ``MaxPooling2D``.
+        """
+        config = self.get_config()
+        pool_size = config.pop("pool_size")
+        convolution = keras.layers.Conv2D.from_config(config)
+        if not alone:
+            return convolution
+        pool = keras.layers.MaxPooling2D(pool_size, data_format=self.data_format)
+        return keras.Sequential([convolution, pool], name=self.name)
+
+
+@keras.saving.register_keras_serializable(package="cnnforge")
+class FusedPooling2D(keras.layers.MaxPooling2D):
+    """The place of a pool that a ``ConvBlock2D`` before it computes: passes its inputs on."""
+
+    def call(self, inputs: Any) -> Any:
+        """The inputs."""
+        return inputs
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The shape of the inputs."""
+        return input_shape
+
+    def unfuse(self) -> keras.layers.Layer:
+        """The stock layer in this one's place."""
+        return keras.layers.MaxPooling2D.from_config(self.get_config())
