@@ -14,12 +14,17 @@ from cnnforge_kernels.cuda.plans import Plan
 
 if SIMULATED:
     from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
-else:
-    FakeCUDAArray = np.asarray
 
 
 def simulate(plan: Plan, **arrays: NDArray) -> None:
-    """Run a plan; ``arrays`` are C-contiguous, by the names that the plan uses."""
+    """Run a plan; ``arrays`` are C-contiguous, by the names that the plan uses.
+
+    Raises:
+        RuntimeError: the simulator is off.
+        ValueError: an array is not C-contiguous.
+    """
+    if not SIMULATED:
+        raise RuntimeError("The CUDA simulator is off: set NUMBA_ENABLE_CUDASIM=1.")
     flat = {name: array.reshape(-1) for name, array in arrays.items()}
     for name, array in flat.items():
         if array.size and not np.shares_memory(array, arrays[name]):

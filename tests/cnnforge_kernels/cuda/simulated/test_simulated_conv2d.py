@@ -1,0 +1,238 @@
+"""Convolution in the simulator, forward and every gradient, against the oracle."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cnnforge.testing import assert_close
+from cnnforge_kernels import reference
+from cnnforge_kernels.cuda import conv2d as plans
+from cnnforge_kernels.cuda.conv2d import Convolution
+from cnnforge_kernels.cuda.gemm import Gemm, Tile
+from cnnforge_kernels.cuda.gemm_weights import WeightsTile
+from cnnforge_kernels.cuda.simulation import simulate
+
+
+def values(shape, seed):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def poisoned(shape):
+    return np.full(shape, np.nan, np.float32)
+
+
+def check(c, bias=True, relu=True):
+    """All results, written over NaN, against the oracle; returns the names of the kernels."""
+    kh, kw, channels, filters = c.weights
+    inputs, weights = values(c.inputs, 1), values(c.weights, 2)
+    offsets = values(filters, 3) if bias else None
+    outputs, grads = poisoned(c.outputs), values(c.outputs, 4)
+    run = [plans.forward(c, bias, relu), plans.grad_inputs(c, relu), plans.grad_weights(c, relu)]
+    simulate(
+        run[0],
+        inputs=inputs,
+        weights=weights,
+        outputs=outputs,
+        bias=poisoned(0) if offsets is None else offsets,
+    )
+    options = {
+        "strides": c.strides,
+        "same": c.same,
+        "dilation_rate": c.dilation_rate,
+        "groups": c.groups,
+    }
+    assert_close(
+        outputs,
+        reference.conv2d(inputs, weights, offsets, relu=relu, **options),
+        kh * kw * channels,
+    )
+    grad_inputs, grad_weights = poisoned(c.inputs), poisoned(c.weights)
+    grad_bias = poisoned(filters)
+    arrays = {"inputs": inputs, "weights": weights, "outputs": outputs, "grad_outputs": grads}
+    simulate(run[1], **arrays, grad_inputs=grad_inputs)
+    simulate(run[2], **arrays, grad_weights=grad_weights, grad_bias=grad_bias)
+    expected = reference.conv2d_gradients(
+        inputs, weights, grads, outputs=outputs if relu else None, **options
+    )
+    pixels = outputs.size // filters
+    terms = (kh * kw * filters // c.groups, pixels, pixels)
+    for got, want, count in zip(
+        (grad_inputs, grad_weights, grad_bias), expected, terms, strict=True
+    ):
+        # Taps that only meet padding have a gradient of exactly zero: no part of the rms.
+        there = want != 0
+        assert not got[~there].any()
+        assert_close(got[there], want[there], count)
+    return [launch.kernel.name.split()[0] for plan in run for launch in plan.launches]
+
+
+DIRECT, GEMM = "conv2d_direct", "conv2d_gemm"
+CASES = {
+    "first layer": (DIRECT, Convolution((2, 6, 7, 1), (5, 5, 1, 8), same=True)),
+    "valid, odd": (DIRECT, Convolution((1, 5, 6, 3), (2, 3, 3, 5))),
+    "vectors": (DIRECT, Convolution((1, 4, 5, 8), (3, 3, 8, 12), same=True)),
+    "strides": (DIRECT, Convolution((1, 7, 6, 2), (3, 3, 2, 6), (2, 3), same=True)),
+    "dilation": (
+        DIRECT,
+        Convolution((1, 6, 9, 4), (2, 3, 4, 4), same=True, dilation_rate=(2, 4)),
+    ),
+    "groups": (DIRECT, Convolution((1, 4, 4, 8), (3, 3, 4, 8), same=True, groups=2)),
+    "unaligned": (DIRECT, Convolution((1, 4, 4, 4), (3, 3, 4, 8), same=True, aligned=False)),
+    "point": (DIRECT, Convolution((1, 3, 3, 4), (1, 1, 4, 4))),
+    "strided point": (DIRECT, Convolution((1, 5, 5, 5), (1, 1, 5, 6), (2, 2))),
+    "many channels": (GEMM, Convolution((1, 5, 5, 12), (3, 3, 12, 8), same=True)),
+    "many odd channels": (GEMM, Convolution((1, 4, 5, 9), (3, 3, 9, 7))),
+    "many channels, strides": (
+        GEMM,
+        Convolution((1, 5, 6, 12), (3, 2, 12, 8), (2, 3), same=True),
+    ),
+    "many channels, dilation": (
+        GEMM,
+        Convolution((1, 5, 6, 12), (3, 2, 12, 4), dilation_rate=(2, 3), same=True),
+    ),
+    "many filters in groups": (
+        GEMM,
+        Convolution((1, 3, 3, 20), (3, 3, 10, 14), same=True, groups=2),
+    ),
+    "many channels, unaligned": (
+        GEMM,
+        Convolution((1, 3, 4, 12), (2, 2, 12, 8), same=True, aligned=False),
+    ),
+    "depthwise": (
+        "depthwise_conv2d",
+        Convolution((2, 6, 5, 8), (3, 3, 1, 8), same=True, groups=8),
+    ),
+    "depthwise, strides": (
+        "depthwise_conv2d",
+        Convolution((1, 7, 7, 4), (3, 4, 1, 4), (2, 2), same=True, groups=4),
+    ),
+    "depthwise, multiplier": (
+        "depthwise_conv2d",
+        Convolution((1, 6, 6, 3), (3, 3, 1, 6), groups=3, dilation_rate=(2, 1)),
+    ),
+    "depthwise, unaligned": (
+        "depthwise_conv2d",
+        Convolution((1, 4, 4, 4), (7, 7, 1, 4), same=True, groups=4, aligned=False),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_cases(name):
+    kernel, convolution = CASES[name]
+    kernels = check(convolution)
+    assert kernels[0] == kernel
+
+
+@pytest.mark.parametrize("name", ["vectors", "many channels", "depthwise", "depthwise, multiplier"])
+def test_no_bias_and_no_relu(name):
+    check(CASES[name][1], bias=False, relu=False)
+
+
+def test_weights_that_do_not_fit_into_shared_memory_at_once(monkeypatch):
+    monkeypatch.setattr("cnnforge_kernels.cuda.direct._SHARED_FLOATS", 128)
+    check(Convolution((1, 3, 4, 8), (3, 3, 8, 7), same=True))
+    monkeypatch.setattr("cnnforge_kernels.cuda.direct._MOST_SHARED_FLOATS", 90)
+    c = Convolution((1, 4, 4, 3), (4, 3, 3, 5), same=True)
+    assert plans.Direct(**c.constants, **c.group, bias=True, relu=True).tap_rows == 1
+    check(c)
+
+
+def test_a_window_larger_than_the_image_has_no_outputs_and_zero_gradients():
+    for channels, groups in ((3, 1), (12, 1), (4, 4)):
+        c = Convolution((1, 3, 3, channels), (5, 5, channels // groups, 4), groups=groups)
+        outputs, weights = np.zeros(c.outputs, np.float32), values(c.weights, 1)
+        assert not plans.forward(c, True, True).launches
+        grad_inputs, grad_weights = poisoned(c.inputs), poisoned(c.weights)
+        grad_bias = poisoned(4)
+        arrays = {"outputs": outputs, "grad_outputs": outputs, "weights": weights}
+        simulate(plans.grad_inputs(c, True), **arrays, grad_inputs=grad_inputs)
+        simulate(
+            plans.grad_weights(c, True),
+            **arrays,
+            inputs=values(c.inputs, 2),
+            grad_weights=grad_weights,
+            grad_bias=grad_bias,
+        )
+        for result in (grad_inputs, grad_weights, grad_bias):
+            np.testing.assert_array_equal(result, 0)
+
+
+def test_an_empty_batch_runs_nothing_but_the_weights():
+    c = Convolution((0, 5, 5, 3), (3, 3, 3, 4), same=True)
+    assert not plans.forward(c, True, True).launches
+    assert not plans.grad_inputs(c, True).launches
+    empty = np.zeros(0, np.float32)
+    grad_weights, grad_bias = poisoned(c.weights), poisoned(4)
+    simulate(
+        plans.grad_weights(c, False),
+        inputs=empty,
+        grad_outputs=empty,
+        grad_weights=grad_weights,
+        grad_bias=grad_bias,
+    )
+    assert not grad_weights.any()
+    assert not grad_bias.any()
+
+
+@pytest.mark.parametrize("tile", plans.TILES[:-1], ids=str)
+@pytest.mark.parametrize("backward", [False, True])
+def test_large_tiles(tile, backward):
+    """A tile in which some rows and columns are beyond the product, and some are not."""
+    assert isinstance(tile, Tile)
+    shape = (1, 7, 20, 5) if backward else (1, 7, 20, 4)
+    c = Convolution(shape, (1, 2, shape[3], 68 if not backward else 4), same=True)
+    if backward:
+        c = replace(c, inputs=(1, 7, 20, 66), weights=(1, 2, 66, 4))
+    kind = Gemm(**c.constants, **c.group, tile=tile, relu=backward, backward=backward)
+    inputs, weights, outputs = values(c.inputs, 1), values(c.weights, 2), values(c.outputs, 3)
+    result = poisoned(c.inputs if backward else c.outputs)
+    names = ("grad_outputs", "outputs", "grad_inputs") if backward else ("inputs",) * 2 + ("out",)
+    simulate(
+        plans.Plan((plans._launch_gemm(kind, c, names),)),
+        inputs=inputs,
+        weights=weights,
+        grad_outputs=outputs,
+        outputs=outputs,
+        **{names[2]: result},
+    )
+    if backward:
+        expected = reference.conv2d_gradients(inputs, weights, outputs, outputs=outputs, same=True)
+        assert_close(result, expected[0], 8)
+    else:
+        assert_close(result, reference.conv2d(inputs, weights, same=True), 8)
+
+
+@pytest.mark.parametrize("tile", plans.WEIGHTS_TILES, ids=str)
+def test_tiles_of_the_gradient_of_the_weights(tile, monkeypatch):
+    assert isinstance(tile, WeightsTile)
+    monkeypatch.setattr(plans, "_weights_tile", lambda rows, filters: tile)
+    # Several slices, the last of them shorter.
+    monkeypatch.setattr(plans, "slices", lambda *_: (3, 9))
+    c = Convolution((1, 5, 5, 12), (2, 3, 12, 12), same=True)
+    inputs, grads = values(c.inputs, 1), values(c.outputs, 2)
+    grad_weights, grad_bias = poisoned(c.weights), poisoned(12)
+    simulate(
+        plans.grad_weights.__wrapped__(c, False),
+        inputs=inputs,
+        grad_outputs=grads,
+        grad_weights=grad_weights,
+        grad_bias=grad_bias,
+    )
+    expected = reference.conv2d_gradients(inputs, values(c.weights, 3), grads, same=True)
+    assert_close(grad_weights, expected[1], 25)
+    assert_close(grad_bias, expected[2], 25)
+
+
+def test_nan_and_infinity_stay_where_they_are():
+    inputs = values((1, 6, 6, 1), 1)
+    inputs[0, 0, 0, 0], inputs[0, 5, 5, 0] = np.nan, np.inf
+    weights = np.ones((3, 3, 1, 4), np.float32)
+    c = Convolution(inputs.shape, weights.shape, same=True)
+    for relu in (False, True):
+        outputs = poisoned(c.outputs)
+        simulate(plans.forward(c, False, relu), inputs=inputs, weights=weights, outputs=outputs)
+        expected = reference.conv2d(inputs, weights, same=True, relu=relu)
+        np.testing.assert_array_equal(np.isnan(outputs), np.isnan(expected))
+        np.testing.assert_array_equal(np.isinf(outputs), np.isinf(expected))

@@ -1,0 +1,138 @@
+"""The fused block in the simulator, against the oracles of its parts."""
+
+import numpy as np
+import pytest
+
+from cnnforge.testing import assert_close
+from cnnforge_kernels import reference
+from cnnforge_kernels.cuda import conv_block as plans
+from cnnforge_kernels.cuda.conv2d import Convolution
+from cnnforge_kernels.cuda.simulation import simulate
+
+
+def values(shape, seed):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def poisoned(shape):
+    return np.full(shape, np.nan, np.float32)
+
+
+def oracle(inputs, weights, bias, c, pool):
+    options = {
+        "strides": c.strides,
+        "same": c.same,
+        "dilation_rate": c.dilation_rate,
+        "groups": c.groups,
+    }
+    whole = reference.conv2d(inputs, weights, bias, relu=True, **options)
+    best, cells = reference.max_pool2d(whole, pool_size=pool)
+    return options, whole, best, np.where(best > 0, cells, 255)
+
+
+def check(c, pool, bias=True):
+    filters = c.weights[3]
+    inputs, weights = values(c.inputs, 1), values(c.weights, 2)
+    offsets = values(filters, 3) if bias else None
+    shape = plans.pooled(c, pool)
+    outputs, winners = poisoned(shape), np.full(shape, 77, np.uint8)
+    simulate(
+        plans.forward(c, pool, bias),
+        inputs=inputs,
+        weights=weights,
+        bias=poisoned(0) if offsets is None else offsets,
+        outputs=outputs,
+        winners=winners,
+    )
+    options, whole, best, cells = oracle(inputs, weights, offsets, c, pool)
+    terms = c.weights[0] * c.weights[1] * c.weights[2]
+    assert_close(outputs, best, terms)
+    np.testing.assert_array_equal(winners, cells)
+
+    grads = values(shape, 4)
+    routed = reference.max_pool2d_grad(whole.astype(np.float32), grads, pool_size=pool)
+    expected = reference.conv2d_gradients(inputs, weights, routed, outputs=whole, **options)
+    results = poisoned(c.inputs), poisoned(c.weights), poisoned(filters)
+    arrays = {"inputs": inputs, "weights": weights, "grad_outputs": grads, "winners": winners}
+    simulate(plans.grad_inputs(c, pool), **arrays, grad_inputs=results[0])
+    simulate(plans.grad_weights(c, pool), **arrays, grad_weights=results[1], grad_bias=results[2])
+    pixels = outputs.size // filters
+    counts = (c.weights[0] * c.weights[1] * filters // c.groups, pixels, pixels)
+    for got, want, count in zip(results, expected, counts, strict=True):
+        there = want != 0
+        assert not got[~there].any()
+        assert_close(got[there], want[there], count)
+
+
+CASES = {
+    "first layer": (Convolution((2, 8, 8, 1), (5, 5, 1, 8), same=True), (2, 2)),
+    "vectors": (Convolution((1, 6, 7, 8), (3, 3, 8, 8), same=True), (2, 2)),
+    "odd": (Convolution((1, 7, 8, 3), (2, 3, 3, 5)), (2, 3)),
+    "3 x 3": (Convolution((1, 7, 8, 4), (3, 3, 4, 6), same=True), (3, 3)),
+    "cells in rows": (Convolution((1, 9, 7, 4), (3, 3, 4, 4), same=True), (5, 3)),
+    "cells one by one": (Convolution((1, 6, 7, 2), (3, 3, 2, 3), same=True), (3, 7)),
+    "strides": (Convolution((1, 11, 9, 4), (3, 3, 4, 8), (2, 2), same=True), (2, 2)),
+    "dilation": (Convolution((1, 8, 9, 2), (3, 2, 2, 4), (1, 1), True, (2, 3)), (2, 2)),
+    "groups": (Convolution((1, 6, 6, 8), (3, 3, 4, 6), same=True, groups=2), (2, 2)),
+    "depthwise": (Convolution((1, 6, 6, 4), (3, 3, 1, 4), same=True, groups=4), (2, 2)),
+    "unaligned": (
+        Convolution((1, 6, 6, 4), (3, 3, 4, 4), same=True, aligned=False),
+        (2, 2),
+    ),
+    "rows of taps in blocks": (Convolution((1, 10, 10, 1), (7, 7, 1, 4), same=True), (2, 2)),
+    "taps of a row in blocks": (Convolution((1, 4, 40, 4), (2, 11, 4, 4), same=True), (4, 8)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_cases(name):
+    check(*CASES[name])
+
+
+def test_no_bias():
+    check(*CASES["vectors"], bias=False)
+
+
+def test_weights_in_pieces(monkeypatch):
+    monkeypatch.setattr("cnnforge_kernels.cuda.direct._SHARED_FLOATS", 128)
+    monkeypatch.setattr("cnnforge_kernels.cuda.scatter._SHARED_FLOATS", 128)
+    check(Convolution((1, 5, 5, 12), (3, 3, 12, 12), same=True), (2, 2))
+
+
+def test_nan_comes_out_and_lets_no_gradient_through():
+    c = Convolution((1, 4, 4, 1), (1, 1, 1, 4))
+    inputs = values(c.inputs, 1)
+    inputs[0, 1, 1, 0] = np.nan
+    outputs, winners = poisoned((1, 2, 2, 4)), np.zeros((1, 2, 2, 4), np.uint8)
+    weights = values(c.weights, 2)
+    simulate(
+        plans.forward(c, (2, 2), False),
+        inputs=inputs,
+        weights=weights,
+        outputs=outputs,
+        winners=winners,
+    )
+    assert np.isnan(outputs[0, 0, 0]).all()
+    assert (winners[0, 0, 0] == 255).all()
+    assert not np.isnan(outputs.reshape(-1)[4:]).any()
+
+
+def test_a_pool_larger_than_the_map_leaves_zero_gradients():
+    c, pool = Convolution((1, 3, 3, 4), (3, 3, 4, 4)), (2, 2)
+    shape = plans.pooled(c, pool)
+    assert 0 in shape
+    assert not plans.forward(c, pool, True).launches
+    empty = {"grad_outputs": poisoned(shape), "winners": np.zeros(shape, np.uint8)}
+    grad_inputs, grad_weights, grad_bias = poisoned(c.inputs), poisoned(c.weights), poisoned(4)
+    simulate(
+        plans.grad_inputs(c, pool), **empty, weights=values(c.weights, 1), grad_inputs=grad_inputs
+    )
+    simulate(
+        plans.grad_weights(c, pool),
+        **empty,
+        inputs=values(c.inputs, 2),
+        grad_weights=grad_weights,
+        grad_bias=grad_bias,
+    )
+    for result in (grad_inputs, grad_weights, grad_bias):
+        np.testing.assert_array_equal(result, 0)

@@ -1,0 +1,41 @@
+"""What the simulator must do to find mistakes."""
+
+import numpy as np
+import pytest
+
+from cnnforge_kernels.cuda.compiler import compile_kernel
+from cnnforge_kernels.cuda.errors import CudaUnavailableError
+from cnnforge_kernels.cuda.jit import cuda, kernel
+from cnnforge_kernels.cuda.memory import divide, quotient
+from cnnforge_kernels.cuda.plans import Launch, Plan
+from cnnforge_kernels.cuda.simulation import simulate
+
+float32, int32 = np.float32, np.int32
+
+
+@kernel("probe", "float32*", threads=8)
+def probe(results):
+    shared = cuda.shared.array(8, float32, alignment=16)
+    own = cuda.local.array(1, float32)
+    thread = int32(cuda.threadIdx.x)
+    if thread < 4:
+        shared[thread] = float32(1)
+    cuda.syncthreads()
+    results[thread] = shared[7 - thread]
+    results[8 + thread] = own[0]
+    results[16 + thread] = divide(thread, 3)
+    results[24 + thread] = quotient(thread, 3)
+
+
+def test_memory_starts_as_nan():
+    results = np.zeros(32, np.float32)
+    simulate(Plan((Launch(probe, (1, 1, 1), ("results",)),)), results=results)
+    np.testing.assert_array_equal(results[:8], [np.nan] * 4 + [1] * 4)
+    assert np.isnan(results[8:16]).all()
+    np.testing.assert_array_equal(results[16:24], np.arange(8) // 3)
+    np.testing.assert_array_equal(results[24:], np.arange(8, dtype=np.float32) / np.float32(3))
+
+
+def test_there_is_no_compiler():
+    with pytest.raises(CudaUnavailableError, match="NUMBA_ENABLE_CUDASIM"):
+        compile_kernel(probe, (9, 0))
