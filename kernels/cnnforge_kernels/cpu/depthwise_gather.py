@@ -28,8 +28,8 @@ from cnnforge_kernels.cpu.compiled import (
 from cnnforge_kernels.cpu.depthwise_sweep import choose_lanes, width_number
 from cnnforge_kernels.cpu.gather import add_parts
 from cnnforge_kernels.cpu.parallel import run_kernel
-from cnnforge_kernels.cpu.simd import load_float, store_float, tile_load, tile_store
-from cnnforge_kernels.cpu.simd_depthwise import pixels_accumulate
+from cnnforge_kernels.cpu.simd import load_float, store_float, tile_load
+from cnnforge_kernels.cpu.simd_depthwise import channels_store, pixels_accumulate
 
 # Fields of the argument block: addresses in bytes, all else counts. WIDE counts the channels that
 # the tile runs over; the source has WIDE / REPEAT.
@@ -162,7 +162,7 @@ def _GATHER(number: int) -> Any:
                                     L,
                                     masked,
                                 )
-                            tile_store(tile, target, 4 * V * L, V * L, K, V)
+                            channels_store(tile, target, 4 * V * L, K, V)
                             target += 4 * K * V * L
                     c += V * L
         strips[:0] = np.float32(0)  # keeps the scratch alive until here

@@ -1,4 +1,4 @@
-"""The depthwise sweep: outputs[r, q, c] = bias[c] + sum of source[at + offset_k, c] * weights[k, c].
+"""The depthwise sweep: outputs[r, q, c] = bias[c] + sum of source[at + offset_k, c] * factors[c].
 
 Forward it runs over the inputs; backward over the gradient of the outputs, once for each phase of
 the stride. The lanes are channels, which lie next to each other as they are: the sources are read
@@ -32,12 +32,11 @@ from cnnforge_kernels.cpu.simd import (
     store_float,
     tile_broadcast,
     tile_relu,
-    tile_store,
     vector_load,
     vector_store,
     vector_where_positive,
 )
-from cnnforge_kernels.cpu.simd_depthwise import taps_accumulate
+from cnnforge_kernels.cpu.simd_depthwise import channels_store, taps_accumulate
 from cnnforge_kernels.cpu.tiles import MOST_LANES
 
 # Fields of the argument block. Addresses, and strides of the target, are in bytes. WIDE counts the
@@ -168,7 +167,7 @@ def _SWEEP(number: int) -> Any:
                             )
                             if a[RELU] != 0:
                                 tile = tile_relu(tile)
-                            tile_store(tile, target + column * step + 4 * c, step, G * L, T, G)
+                            channels_store(tile, target + column * step + 4 * c, step, T, G)
                             c += G * L
                         column += T
                         continue
@@ -188,7 +187,7 @@ def _SWEEP(number: int) -> Any:
                             )
                         if a[RELU] != 0:
                             tile = tile_relu(tile)
-                        tile_store(tile, target + column * step + 4 * c, step, G * L, 1, G)
+                        channels_store(tile, target + column * step + 4 * c, step, 1, G)
                         c += G * L
                     column += 1
                 if a[SUMMED] > 1:

@@ -2,7 +2,7 @@
 
 In ``simd.py`` the lanes of a tile are filters, and one value of the source goes to all of them.
 Here the lanes are channels, and each has its own value of the source. A tile is the same thing, and
-so are its ``tile_broadcast``, ``tile_relu`` and ``tile_store``.
+so are its ``tile_broadcast``, ``tile_load`` and ``tile_relu``; nothing is stored under a mask.
 """
 
 from __future__ import annotations
@@ -83,6 +83,30 @@ class _Loop:
 
 def _unpack(builder: Any, tile: Any, count: int) -> list[Any]:
     return [builder.extract_value(tile, index) for index in range(count)]
+
+
+@intrinsic(prefer_literal=True)
+def channels_store(
+    typingctx: Any, tile: Any, address: Any, stride: Any, positions: Any, vectors: Any
+) -> Any:
+    """Store position t of a tile at ``address + t * stride`` (bytes)."""
+    shape = _literal(positions, vectors)
+    if shape is None or not isinstance(tile, types.UniTuple):
+        return None
+    T, G = shape
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        items = _unpack(builder, args[0], T * G)
+        kind = items[0].type
+        for t in range(T):
+            start = builder.add(args[1], builder.mul(args[2], ir.Constant(_I64, t)))
+            for v in range(G):
+                place = builder.add(start, ir.Constant(_I64, 4 * kind.count * v))
+                pointer = builder.inttoptr(place, kind.as_pointer())
+                builder.store(items[t * G + v], pointer, align=4)
+        return context.get_dummy_value()
+
+    return types.void(tile, types.int64, types.int64, positions, vectors), codegen
 
 
 @intrinsic(prefer_literal=True)
