@@ -23,7 +23,7 @@ import numpy as np
 from cnnforge_kernels.cuda import ptx
 from cnnforge_kernels.cuda import tensor_core_maps as maps
 from cnnforge_kernels.cuda.jit import Kernel, cuda, kernel
-from cnnforge_kernels.cuda.tensor_core_maps import DEPTH, PADDING, STAGES, THREADS, Tile, U
+from cnnforge_kernels.cuda.tensor_core_maps import BLOCKS, DEPTH, PADDING, STAGES, THREADS, Tile, U
 from cnnforge_kernels.cuda.tensor_core_steps import (
     copy_chunk,
     copy_words,
@@ -96,6 +96,7 @@ def convolution(precision: Precision, tile: Tile, vector: bool, gradient: bool) 
         *("float32*",) * 4,
         *("uint32",) * len(PARAMETERS),
         threads=THREADS,
+        blocks=BLOCKS,
         identity=(precision, tile, vector, gradient),
     )
     def _convolution_kernel(

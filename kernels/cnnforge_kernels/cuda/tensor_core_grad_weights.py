@@ -2,7 +2,7 @@
 
 An implicit matrix product: row m of the result is a tap and a channel, (KH, KW, C) flattened,
 column n a filter, and the sum runs over the pixels of the outputs. There are few results and many
-pixels, so the pixels are split among blocks (``blockIdx.z``); each writes its part of the sum, and
+pixels, so the pixels are sliced (``blockIdx.z``); each slice's block writes a part of the sum, and
 ``reduce.py`` adds the parts in their order. No atomics: the same inputs give the same bits.
 
 Both operands lie in memory with the summed axis outermost, which ``ldmatrix`` cannot turn for
@@ -20,7 +20,7 @@ from cnnforge_kernels.cuda import ptx
 from cnnforge_kernels.cuda import tensor_core_maps as maps
 from cnnforge_kernels.cuda.jit import Kernel, cuda, kernel
 from cnnforge_kernels.cuda.tensor_core_convolution import Precision
-from cnnforge_kernels.cuda.tensor_core_maps import DEPTH, PADDING, STAGES, THREADS, Tile, U
+from cnnforge_kernels.cuda.tensor_core_maps import BLOCKS, DEPTH, PADDING, STAGES, THREADS, Tile, U
 from cnnforge_kernels.cuda.tensor_core_steps import (
     copy_words,
     load_a_terms,
@@ -39,7 +39,8 @@ quotient = maps.inlined(maps.quotient)
 PARAMETERS = (
     *("height", "width", "channels", "output_height", "output_width", "filters"),
     *("window_width", "row_stride", "column_stride", "row_dilation", "column_dilation"),
-    *("top", "left", "rows", "pixels", "pixels_per_split", "split_stride"),
+    *("top", "left", "rows", "pixels", "pixels_per_slice", "slice_stride"),
+    *("grads_start", "bias_start"),
     *("image_multiplier", "image_shift", "row_multiplier", "row_shift"),
 )
 
@@ -49,8 +50,9 @@ def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
     """The kernel for a precision, a tile and a way of copying; see ``convolution``.
 
     Its arguments: inputs, grad_outputs, the parts of grad_weights and of grad_bias
-    (``split_stride`` float32 apart), then the numbers ``PARAMETERS``: ``rows`` is KH * KW * C,
-    ``pixels`` N * OH * OW, and each multiplier and shift divide by OH * OW and by OW
+    (``slice_stride`` float32 apart), then the numbers ``PARAMETERS``: ``rows`` is KH * KW * C,
+    ``pixels`` N * OH * OW; grad_outputs begin at element ``grads_start``, a part's grad_bias at
+    ``bias_start``; multipliers and shifts divide by OH * OW and by OW
     (``tensor_core_maps.division``).
 
     The bias' part is summed in float32 from the copied, unrounded ``grad_outputs``.
@@ -72,6 +74,7 @@ def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
         *("float32*",) * 4,
         *("uint32",) * len(PARAMETERS),
         threads=THREADS,
+        blocks=BLOCKS,
         identity=(precision, tile, vector),
     )
     def _grad_weights_kernel(
@@ -94,8 +97,10 @@ def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
         left: Any,
         rows: Any,
         pixels: Any,
-        pixels_per_split: Any,
-        split_stride: Any,
+        pixels_per_slice: Any,
+        slice_stride: Any,
+        grads_start: Any,
+        bias_start: Any,
         image_multiplier: Any,
         image_shift: Any,
         row_multiplier: Any,
@@ -105,9 +110,9 @@ def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
         lane, warp = U(thread & 31), U(thread >> 5)
         first_row = U(U(cuda.blockIdx.x) * U(ROWS))
         first_column = U(U(cuda.blockIdx.y) * U(COLUMNS))
-        split = U(cuda.blockIdx.z)
-        begin = U(split * pixels_per_split)
-        end = U(begin + pixels_per_split)
+        piece = U(cuda.blockIdx.z)
+        begin = U(piece * pixels_per_slice)
+        end = U(begin + pixels_per_slice)
         if end > pixels:
             end = pixels
 
@@ -163,7 +168,7 @@ def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
                     p = U(pixel + line)
                     valid = (p < end) & (filter_ < filters)
                     where = U(U(written + U(A_WORDS)) + U(U(line * U(B_ROW)) + b_column))
-                    place = U(U(p * filters) + filter_)
+                    place = U(grads_start + U(U(p * filters) + filter_))
                     copy_words(shared, where, grads, place, valid, VECTOR)
                 pixel = U(pixel + U(DEPTH))
                 written = U(written + U(STAGE))
@@ -188,7 +193,7 @@ def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
                 if read == U(SHARED):
                     read = U(0)
 
-        part = U(split * split_stride)
+        part = U(piece * slice_stride)
         column = U(U(first_column + part_column) + U(2 * fragment_column(lane)))
         for i in range(PIECES):
             for half in range(2):
@@ -209,14 +214,14 @@ def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
         if first_row == 0:
             n = U(first_column + thread)
             valid = U((thread < COLUMNS) & (n < filters))
-            ptx.store_if(partial_bias, U(part + n), bias, valid)
+            ptx.store_if(partial_bias, U(U(part + bias_start) + n), bias, valid)
 
     return _grad_weights_kernel
 
 
-@kernel("conv2d_relu_mask", *("float32*",) * 3, "uint32", threads=THREADS)
-def relu_mask(grad_outputs: Any, outputs: Any, masked: Any, size: Any) -> None:
-    """``grad_outputs`` where the outputs of a ReLU are positive, else 0.
+@kernel("conv2d_relu_mask", *("float32*",) * 3, *("uint32",) * 2, threads=THREADS)
+def relu_mask(grad_outputs: Any, outputs: Any, masked: Any, size: Any, start: Any) -> None:
+    """``grad_outputs`` where the outputs of a ReLU are positive, else 0; from ``start`` on.
 
     A pass of its own: an asynchronous copy moves bytes that no thread sees.
     """
@@ -224,5 +229,6 @@ def relu_mask(grad_outputs: Any, outputs: Any, masked: Any, size: Any) -> None:
     inside = U(element < size)
     value = ptx.load_if(grad_outputs, element, inside)
     positive = U(inside & U(ptx.load_if(outputs, element, inside) > np.float32(0)))
-    ptx.store_if(masked, element, value, positive)
-    ptx.store_if(masked, element, np.float32(0), U(inside - positive))
+    place = U(start + element)
+    ptx.store_if(masked, place, value, positive)
+    ptx.store_if(masked, place, np.float32(0), U(inside - positive))

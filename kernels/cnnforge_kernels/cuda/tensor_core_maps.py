@@ -28,6 +28,8 @@ import numpy as np
 from cnnforge_kernels.cuda.jit import SIMULATED, cuda
 
 THREADS = 128
+# That many blocks fit on a multiprocessor: 128 registers a thread, 40 KB of shared memory a block.
+BLOCKS = 4
 DEPTH = 16
 STAGES = 3
 # Rows of a tile that is stored term by term are 8 words longer than needed: the 4 terms by 8
@@ -128,17 +130,18 @@ def clamped(value: Any, last: Any) -> Any:
 
 def quotient(value: Any, multiplier: Any, shift: Any) -> Any:
     """``value // divisor`` for ``value < 2**31``, with the constants of ``division``."""
-    return U((np.uint64(value) * np.uint64(multiplier)) >> np.uint64(shift))
+    return U((np.uint64(value) * (np.uint64(multiplier) + np.uint64(1 << 31))) >> np.uint64(shift))
 
 
 def division(divisor: int) -> tuple[int, int]:
     """(multiplier, shift) of ``quotient``.
 
     Granlund, Montgomery, "Division by invariant integers using multiplication", 1994, theorem 4.2:
-    with l = ceil(log2 d), ``m = ceil(2**(31 + l) / d)`` serves all numbers of 31 bits, and has 32.
+    with l = ceil(log2 d), ``m = ceil(2**(31 + l) / d)`` serves all numbers of 31 bits. It has 32
+    bits, the highest of which is always set and is left out here.
     """
     bits = (divisor - 1).bit_length()
-    return -((-1 << (31 + bits)) // divisor), 31 + bits
+    return -((-1 << (31 + bits)) // divisor) - (1 << 31), 31 + bits
 
 
 def phase_size(size: Any, phase: Any, stride: Any) -> Any:

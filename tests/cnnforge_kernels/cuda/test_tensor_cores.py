@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from cnnforge.testing import assert_close, error_bounds
 from cnnforge_kernels import reference
+from cnnforge_kernels.cuda import conv2d
 from cnnforge_kernels.cuda import tensor_core_convolution as convolution
 from cnnforge_kernels.cuda import tensor_core_grad_weights as grad_weights
 from cnnforge_kernels.cuda import tensor_core_maps as maps
-from cnnforge_kernels.cuda import tensor_core_plans as plans
 from cnnforge_kernels.cuda import tensor_core_steps as steps
-from cnnforge_kernels.cuda.tensor_core_plans import Problem
+from cnnforge_kernels.cuda import tensor_cores as plans
+from cnnforge_kernels.cuda.conv2d import Convolution
 
 
 def _load(name: str) -> ModuleType:
@@ -55,8 +56,6 @@ def execute(plan, **arrays):
             for argument in launch.arguments:
                 if isinstance(argument, str):
                     argument = arrays[argument]
-                elif isinstance(argument, tuple):
-                    argument = arrays[argument[0]][argument[1] :]
                 values.append(argument)
             if launch.kernel.name.startswith("reduce_slices"):
                 # An ordinary kernel: its own tests run it in Numba's simulator.
@@ -72,54 +71,52 @@ def poisoned(*shape):
     return np.full(shape, np.nan, np.float32)
 
 
-def options(problem):
+def options(c):
     return {
-        "strides": problem.strides,
-        "same": problem.same,
-        "dilation_rate": problem.dilation,
+        "strides": c.strides,
+        "same": c.same,
+        "dilation_rate": c.dilation_rate,
     }
 
 
-def check_forward(problem, bias=True, relu=False):
-    x, w = random(*problem.inputs), random(*problem.weights, seed=1)
-    b = random(problem.weights[3]) if bias else None
-    outputs = poisoned(*problem.outputs)
+def check_forward(c, precision, bias=True, relu=False):
+    x, w = random(*c.inputs), random(*c.weights, seed=1)
+    b = random(c.weights[3]) if bias else None
+    outputs = poisoned(*c.outputs)
     counts = execute(
-        plans.forward(problem, bias, relu), inputs=x, weights=w, bias=b, outputs=outputs
+        plans.forward(c, bias, relu, precision), inputs=x, weights=w, bias=b, outputs=outputs
     )
-    operands = rounded(x, problem.precision), rounded(w, problem.precision)
-    terms = math.prod(problem.weights[:3])
-    expected = reference.conv2d(*operands, b, relu=relu, **options(problem))
+    operands = rounded(x, precision), rounded(w, precision)
+    terms = math.prod(c.weights[:3])
+    expected = reference.conv2d(*operands, b, relu=relu, **options(c))
     assert_close(outputs, expected, terms)
     # Both operands are rounded once: on top of the sum's own error there is this, and no more.
-    exact = reference.conv2d(x, w, b, relu=relu, **options(problem))
-    sizes = reference.conv2d(abs(x), abs(w), None, **options(problem))
-    unit = UNIT[problem.precision]
+    exact = reference.conv2d(x, w, b, relu=relu, **options(c))
+    sizes = reference.conv2d(abs(x), abs(w), None, **options(c))
+    unit = UNIT[precision]
     allowed = (2 * unit + unit**2) * sizes + error_bounds(exact, terms)[1]
     assert (abs(outputs - exact) <= allowed).all()
     return counts
 
 
-def check_gradients(problem, relu=False):
-    x, w = random(*problem.inputs), random(*problem.weights, seed=1)
-    g, y = random(*problem.outputs, seed=2), random(*problem.outputs, seed=3)
+def check_gradients(c, precision, relu=False):
+    x, w = random(*c.inputs), random(*c.weights, seed=1)
+    g, y = random(*c.outputs, seed=2), random(*c.outputs, seed=3)
     gx, gw, gb = (poisoned(*v.shape) for v in (x, w, w[0, 0, 0]))
     masks = {"outputs": y} if relu else {}
     first = execute(
-        plans.grad_inputs(problem, relu), grad_outputs=g, weights=w, grad_inputs=gx, **masks
+        plans.grad_inputs(c, relu, precision), grad_outputs=g, weights=w, grad_inputs=gx, **masks
     )
     second = execute(
-        plans.grad_weights(problem, relu),
+        plans.grad_weights(c, relu, precision),
         **{"inputs": x, "grad_outputs": g, "grad_weights": gw, "grad_bias": gb},
         **masks,
     )
-    operands = (rounded(v, problem.precision) for v in (x, w, g))
-    expected = reference.conv2d_gradients(
-        *operands, outputs=masks.get("outputs"), **options(problem)
-    )
-    exact = reference.conv2d_gradients(x, w, g, outputs=masks.get("outputs"), **options(problem))
-    assert_close(gx, expected[0], math.prod(problem.weights[:2]) * problem.weights[3])
-    pixels = math.prod(problem.outputs[:3])
+    operands = (rounded(v, precision) for v in (x, w, g))
+    expected = reference.conv2d_gradients(*operands, outputs=masks.get("outputs"), **options(c))
+    exact = reference.conv2d_gradients(x, w, g, outputs=masks.get("outputs"), **options(c))
+    assert_close(gx, expected[0], math.prod(c.weights[:2]) * c.weights[3])
+    pixels = math.prod(c.outputs[:3])
     assert_close(gw, expected[1], pixels)
     # The bias' gradient is a sum in float32 of what was not rounded.
     assert_close(gb, exact[2], pixels)
@@ -142,7 +139,7 @@ PROBLEMS = {
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_conv2d(name, precision):
-    counts = check_forward(Problem(*PROBLEMS[name], precision), bias=True, relu=name != "wide")
+    counts = check_forward(Convolution(*PROBLEMS[name]), precision, bias=True, relu=name != "wide")
     assert counts[f"mma_{precision}"]
     assert counts["load_matrices"]
 
@@ -150,23 +147,24 @@ def test_conv2d(name, precision):
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_gradients(name, precision):
-    first, second = check_gradients(Problem(*PROBLEMS[name], precision), relu=name == "strides")
+    first, second = check_gradients(Convolution(*PROBLEMS[name]), precision, relu=name == "strides")
     assert first[f"mma_{precision}"]
     assert first["load_matrices"]
     assert second[f"mma_{precision}"]
 
 
 def test_misaligned_arrays_are_copied_word_by_word():
-    problem = Problem((1, 4, 4, 8), (3, 3, 8, 8), (1, 1), True, (1, 1), "tf32", aligned=False)
-    counts = check_forward(problem, bias=False)
+    c = Convolution((1, 4, 4, 8), (3, 3, 8, 8), same=True, aligned=False)
+    counts = check_forward(c, "tf32", bias=False)
     assert counts["copy_async_4"]
     assert "copy_async_16" not in counts
 
 
 def test_several_splits_of_the_pixels():
-    problem = Problem((2, 17, 17, 4), (1, 1, 4, 4), (1, 1), False, (1, 1), "tf32")
-    assert plans.grad_weights(problem, False).launches[0].grid[2] == 3
-    check_gradients(problem, relu=True)
+    c = Convolution((2, 17, 17, 4), (1, 1, 4, 4))
+    assert plans.grad_weights(c, False, "tf32").launches[0].grid[2] == 2
+    check_gradients(c, "tf32")
+    check_gradients(c, "tf32", relu=True)
 
 
 @settings(
@@ -191,9 +189,9 @@ def test_any_shape(data):
         sizes = tuple(s + (w - 1) * d for s, w, d in zip(sizes, window, dilation, strict=True))
     inputs = (data.draw(st.integers(1, 3)), *sizes, channels)
     precision = data.draw(st.sampled_from(["tf32", "bfloat16"]))
-    problem = Problem(inputs, (*window, channels, filters), strides, same, dilation, precision)
-    check_forward(problem, bias=data.draw(st.booleans()), relu=data.draw(st.booleans()))
-    check_gradients(problem, relu=data.draw(st.booleans()))
+    c = Convolution(inputs, (*window, channels, filters), strides, same, dilation)
+    check_forward(c, precision, bias=data.draw(st.booleans()), relu=data.draw(st.booleans()))
+    check_gradients(c, precision, relu=data.draw(st.booleans()))
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
@@ -202,33 +200,42 @@ def test_what_is_not_finite_stays(precision):
     x[0, 0, 0, 0], x[0, 3, 3, 1] = np.nan, np.inf
     w = np.ones((1, 1, 4, 4), np.float32)
     outputs = poisoned(1, 4, 4, 4)
-    problem = Problem(x.shape, w.shape, (1, 1), False, (1, 1), precision)
-    execute(plans.forward(problem, False, True), inputs=x, weights=w, outputs=outputs)
+    c = Convolution(x.shape, w.shape)
+    execute(plans.forward(c, False, True, precision), inputs=x, weights=w, outputs=outputs)
     np.testing.assert_array_equal(outputs, reference.conv2d(x, w, relu=True))
 
 
 def test_nothing_to_sum_gives_zeros():
-    problem = Problem((2, 2, 2, 4), (3, 3, 4, 8), (1, 1), False, (1, 1), "tf32")
-    assert problem.outputs == (2, 0, 0, 8)
-    assert plans.forward(problem, True, False).launches == ()
-    check_gradients(problem)
+    c = Convolution((2, 2, 2, 4), (3, 3, 4, 8))
+    assert c.outputs == (2, 0, 0, 8)
+    assert plans.forward(c, True, False, "tf32").launches == ()
+    check_gradients(c, "tf32")
+    check_gradients(c, "tf32", relu=True)
 
 
-def test_no_channels_gives_the_bias():
-    problem = Problem((1, 3, 3, 0), (3, 3, 0, 8), (1, 1), True, (1, 1), "tf32")
-    bias, outputs = random(8), poisoned(1, 3, 3, 8)
-    execute(
-        plans.forward(problem, True, False),
-        **{"inputs": np.zeros(1, np.float32), "weights": np.zeros(1, np.float32)},
-        **{"bias": bias, "outputs": outputs},
-    )
-    np.testing.assert_array_equal(outputs, np.broadcast_to(bias, outputs.shape))
+def test_float32_and_groups_are_exact():
+    c = Convolution((1, 4, 4, 8), (3, 3, 4, 8), groups=2)
+    for precision in plans.PRECISIONS:
+        assert plans.forward(c, True, True, precision) is conv2d.forward(c, True, True)
+        assert plans.grad_inputs(c, True, precision) is conv2d.grad_inputs(c, True)
+        assert plans.grad_weights(c, True, precision) is conv2d.grad_weights(c, True)
+    c = Convolution((1, 4, 4, 8), (3, 3, 8, 8))
+    assert plans.forward(c, True, True) is conv2d.forward(c, True, True)
+    assert plans.forward(c, True, True, "tf32") is not conv2d.forward(c, True, True)
+
+
+def test_wrong_precision():
+    with pytest.raises(ValueError, match=r"`precision` must be .* Received: 'fp16'"):
+        plans.forward(Convolution((1, 4, 4, 8), (3, 3, 8, 8)), True, True, "fp16")
 
 
 def test_too_many_elements_for_32_bits():
-    problem = Problem((70000, 100, 100, 4), (3, 3, 4, 4), (1, 1), True, (1, 1), "tf32")
-    with pytest.raises(ValueError, match=r"Split the batch, or use precision=\"float32\""):
-        plans.forward(problem, False, False)
+    c = Convolution((70000, 100, 100, 4), (3, 3, 4, 4), same=True)
+    for plan in (plans.grad_inputs, plans.grad_weights):
+        with pytest.raises(ValueError, match=r"Split the batch .* precision=\"float32\""):
+            plan(c, False, "tf32")
+    with pytest.raises(ValueError, match=r"Split the batch .* precision=\"float32\""):
+        plans.forward(c, False, False, "tf32")
 
 
 # What the emulator must not let pass. Each of these is a mistake that no lockstep result shows.
@@ -266,12 +273,12 @@ def test_hazards_are_seen(monkeypatch, name, gradient):
     else:
         for module in (steps, convolution):
             monkeypatch.setattr(module, "swizzled", lambda row, chunk: maps.U(16 * row + 4 * chunk))
-    problem = Problem((1, 4, 4, 36), (2, 2, 36, 36), (1, 1), True, (1, 1), "tf32")
-    x, w, g = random(*problem.inputs), random(*problem.weights), random(*problem.outputs)
+    c = Convolution((1, 4, 4, 36), (2, 2, 36, 36), same=True)
+    x, w, g = random(*c.inputs), random(*c.weights), random(*c.outputs)
     plan = {
-        "forward": plans.forward(problem, False, False),
-        "grad_inputs": plans.grad_inputs(problem, False),
-        "grad_weights": plans.grad_weights(problem, False),
+        "forward": plans.forward(c, False, False, "tf32"),
+        "grad_inputs": plans.grad_inputs(c, False, "tf32"),
+        "grad_weights": plans.grad_weights(c, False, "tf32"),
     }[gradient]
     with pytest.raises(emulator.HazardError, match=HAZARDS[name]):
         execute(
@@ -307,12 +314,12 @@ def test_a_copy_to_a_word_that_is_being_read_is_seen():
 @pytest.mark.parametrize("count", [2, 4])
 def test_the_pipeline_works_with_any_number_of_stages(monkeypatch, count):
     x, w = random(1, 5, 5, 20), random(3, 3, 20, 8)
-    problem = Problem(x.shape, w.shape, (1, 1), True, (1, 1), "tf32")
+    c = Convolution(x.shape, w.shape, same=True)
     for module in (convolution, grad_weights):
         monkeypatch.setattr(module, "STAGES", count)
-    launch = plans.forward(problem, False, False).launches[0]
+    launch = plans.forward(c, False, False, "tf32").launches[0]
     kernel = convolution.convolution.__wrapped__("tf32", maps.NARROW, True, False)
-    outputs = poisoned(*problem.outputs)
+    outputs = poisoned(*c.outputs)
     with emulator.lockstep(*MODULES) as run:
         run(kernel, launch.grid, x, w, w, outputs, *launch.arguments[4:])
     expected = reference.conv2d(rounded(x, "tf32"), rounded(w, "tf32"), same=True)

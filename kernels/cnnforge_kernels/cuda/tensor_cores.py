@@ -1,0 +1,210 @@
+"""2D convolution and its gradients on tensor cores: the plans of ``conv2d.py`` in less precision.
+
+Convolutions with groups have no tensor-core kernel: their plans are the exact float32 ones, for
+every precision.
+
+What a precision costs: each operand is rounded once, to 11 bits of significand (tf32, ties away
+from zero) or 8 (bfloat16, ties to even), so with u = 2**-11 or 2**-8 a result differs by up to
+``(2u + u**2) * sum(|a| * |b|)`` from that of operands that were not rounded. Products are exact,
+sums, bias and results are float32, and the gradient of the bias is a float32 sum of unrounded
+values. Values that are not finite stay what they are; a value beyond the largest bfloat16 (or tf32)
+rounds to infinity.
+
+The same arguments give the same bits, on every device of an architecture: nothing is added
+atomically, and the number of partial sums follows from the shape alone.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import prod
+from typing import Literal
+
+from cnnforge_kernels.cuda import conv2d as exact
+from cnnforge_kernels.cuda.conv2d import Convolution
+from cnnforge_kernels.cuda.plans import (
+    BLOCKS,
+    SCRATCH_FLOATS,
+    Launch,
+    Plan,
+    blocks,
+    launch,
+)
+from cnnforge_kernels.cuda.reduce import reduce_slices
+from cnnforge_kernels.cuda.tensor_core_convolution import convolution
+from cnnforge_kernels.cuda.tensor_core_grad_weights import grad_weights as grad_weights_kernel
+from cnnforge_kernels.cuda.tensor_core_grad_weights import relu_mask
+from cnnforge_kernels.cuda.tensor_core_maps import (
+    DEPTH,
+    NARROW,
+    THREADS,
+    WIDE,
+    Tile,
+    division,
+)
+
+Precision = Literal["float32", "tf32", "bfloat16"]
+PRECISIONS = ("float32", "tf32", "bfloat16")
+
+# A slice costs a pass over its part of the result: it shall sum at least so many pixels.
+_PIXELS_OF_A_SLICE = 16 * DEPTH
+_MOST_SLICES = 65535
+# Indices have 32 bits and pass over the end of an array by less than this.
+_MARGIN = 1024
+
+
+def _is_exact(c: Convolution, precision: Precision) -> bool:
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f'`precision` must be "float32", "tf32" or "bfloat16". Received: {precision!r}'
+        )
+    return precision == "float32" or c.groups > 1
+
+
+def _check(c: Convolution, precision: Precision) -> None:
+    c.check()
+    reach = max(c.inputs[1 + a] + c.weights[a] * c.dilation_rate[a] + c.strides[a] for a in (0, 1))
+    largest = max(reach, *(prod(shape) for shape in (c.inputs, c.weights, c.outputs)))
+    if largest >= 2**31 - _MARGIN:
+        raise ValueError(
+            f'precision="{precision}" takes arrays of fewer than 2**31 - {_MARGIN} elements, and '
+            f"windows that reach no further. Received: inputs {c.inputs}, weights {c.weights}, "
+            f"strides {c.strides}, dilation_rate {c.dilation_rate}. Split the batch into smaller "
+            'ones, or use precision="float32".'
+        )
+
+
+def _vector(c: Convolution) -> bool:
+    return c.aligned and c.weights[2] % 4 == 0 and c.weights[3] % 4 == 0
+
+
+def _tile(c: Convolution, columns: int) -> Tile:
+    return WIDE if _vector(c) and columns > NARROW.columns else NARROW
+
+
+@lru_cache(maxsize=1024)
+def forward(c: Convolution, bias: bool, relu: bool, precision: Precision = "float32") -> Plan:
+    """The plan of ``conv2d``; arrays: inputs, weights, bias, outputs.
+
+    Args:
+        c: shapes and options.
+        bias: whether there is one.
+        relu: apply a ReLU.
+        precision: ``"float32"`` is exact; see above for the others.
+
+    Raises:
+        ValueError: too large for the kernels, or no such precision.
+    """
+    if _is_exact(c, precision):
+        return exact.forward(c, bias, relu)
+    images, height, width, channels = c.inputs
+    _, rows, columns, filters = c.outputs
+    if not prod(c.outputs):
+        return Plan()
+    _check(c, precision)
+    tile = _tile(c, filters)
+    return Plan(
+        (
+            launch(
+                convolution(precision, tile, _vector(c), gradient=False),
+                (blocks(images * rows * columns, tile.rows), blocks(filters, tile.columns)),
+                *("inputs", "weights", "bias" if bias else "weights", "outputs"),
+                *(images, height, width, channels, rows, columns, filters, *c.weights[:2]),
+                *(*c.strides, *c.dilation_rate, *c.padding, filters if bias else 0, int(relu)),
+            ),
+        )
+    )
+
+
+def _masked(c: Convolution, start: int) -> Launch:
+    """The launch that masks ``grad_outputs`` into scratch, from element ``start`` on."""
+    size = prod(c.outputs)
+    grid = (blocks(size, THREADS),)
+    return launch(relu_mask, grid, "grad_outputs", "outputs", "scratch", size, start)
+
+
+@lru_cache(maxsize=1024)
+def grad_inputs(c: Convolution, relu: bool, precision: Precision = "float32") -> Plan:
+    """The plan of ``conv2d_grad_inputs``; see ``forward``.
+
+    Arrays: grad_outputs, outputs (with ``relu``), weights, grad_inputs, scratch.
+    """
+    if _is_exact(c, precision):
+        return exact.grad_inputs(c, relu)
+    images, height, width, channels = c.inputs
+    _, rows, columns, filters = c.outputs
+    if not prod(c.inputs):
+        return Plan()
+    _check(c, precision)
+    source, depth, first = "grad_outputs", filters, ()
+    if not rows * columns:
+        # Nothing to sum: the kernel writes zeros, and forms no address in an empty array.
+        source, depth = "weights", 0
+    elif relu:
+        source, first = "scratch", (_masked(c, 0),)
+    tile = _tile(c, channels)
+    # Pixels of the inputs are taken apart by phases of the stride; the first has most of them.
+    phases = tuple(min(c.strides[a], c.inputs[1 + a]) for a in (0, 1))
+    pixels = images * blocks(height, c.strides[0]) * blocks(width, c.strides[1])
+    second = launch(
+        convolution(precision, tile, _vector(c), gradient=True),
+        (blocks(pixels, tile.rows), blocks(channels, tile.columns), phases[0] * phases[1]),
+        *(source, "weights", "weights", "grad_inputs"),
+        *(images, rows, columns, depth, height, width, channels, *c.weights[:2]),
+        *(*c.strides, *c.dilation_rate, *c.padding, 0, 0),
+    )
+    return Plan((*first, second), prod(c.outputs) if first else 0)
+
+
+@lru_cache(maxsize=1024)
+def grad_weights(c: Convolution, relu: bool, precision: Precision = "float32") -> Plan:
+    """The plan of ``conv2d_grad_weights``; see ``forward``.
+
+    Arrays: inputs, grad_outputs, outputs (with ``relu``), grad_weights, grad_bias, scratch.
+    """
+    if _is_exact(c, precision):
+        return exact.grad_weights(c, relu)
+    if not prod(c.weights):
+        return Plan()
+    _check(c, precision)
+    images, rows, columns, filters = c.outputs
+    lines, pixels = prod(c.weights[:3]), images * rows * columns
+    tile = _tile(c, filters)
+    tiles = blocks(lines, tile.rows), blocks(filters, tile.columns)
+    part = lines * filters + filters
+    slices, each = _slices(pixels, tiles[0] * tiles[1], part)
+    # Scratch holds the parts of the result, where there are several, then the masked gradient.
+    masked = 4 * blocks(slices * part, 4) if slices > 1 else 0
+    plan = []
+    if relu and pixels:
+        plan.append(_masked(c, masked))
+    plan.append(
+        launch(
+            grad_weights_kernel(precision, tile, _vector(c)),
+            (*tiles, slices),
+            "inputs",
+            "scratch" if relu and pixels else "grad_outputs",
+            *(("scratch", "scratch") if slices > 1 else ("grad_weights", "grad_bias")),
+            *(*c.inputs[1:], rows, columns, filters, c.weights[1]),
+            *(*c.strides, *c.dilation_rate, *c.padding),
+            *(lines, pixels, each, part),
+            *(masked if relu and pixels else 0, lines * filters if slices > 1 else 0),
+            *(*division(max(rows * columns, 1)), *division(max(columns, 1))),
+        )
+    )
+    if slices > 1:
+        reduce = reduce_slices()
+        grid = (blocks(part, reduce.threads),)
+        arrays = "scratch", "grad_weights", "grad_bias"
+        plan.append(launch(reduce, grid, *arrays, lines * filters, part, slices))
+    return Plan(tuple(plan), masked + (prod(c.outputs) if relu else 0))
+
+
+def _slices(pixels: int, tiles: int, part: int) -> tuple[int, int]:
+    """(slices, pixels of a slice); all but the last are a multiple of the pipeline's step."""
+    most = min(
+        *(BLOCKS // tiles, pixels // _PIXELS_OF_A_SLICE),
+        *(SCRATCH_FLOATS // part, _MOST_SLICES),
+    )
+    each = max(DEPTH * blocks(blocks(pixels, max(most, 1)), DEPTH), DEPTH)
+    return max(blocks(pixels, each), 1), each
