@@ -149,6 +149,11 @@ def _prepare(
     options, _ = resolve(given, configured)
     plugins = load_plugins(options.plugin)
     _ = plugins.models[options.model]
+    from cnnforge.cli import _render
+
+    _render.message(
+        f"preparing {options.model} on {options.data} (kernels are compiled once on a machine)"
+    )
     import_keras()
     from cnnforge import training
 
@@ -193,6 +198,13 @@ def _run(session: Session, json: bool) -> None:
     _render.message(f"run directory: {path}")
     for warning in session.warnings:
         _render.message(f"note: {warning}")
+    if session.checks:
+        worst = max(it.max_error / it.allowed for check in session.checks for it in check.results)
+        layers = ", ".join(dict.fromkeys(check.layer for check in session.checks))
+        _render.message(
+            f"kernels: {layers} run on Numba kernels, checked at this model's shapes: largest "
+            f"error {worst:.0%} of what is allowed"
+        )
     if session.finished:
         _render.message(f"all {session.options.epochs} epochs are done; --epochs +10 adds ten")
         _finish(session, session.report(), json)

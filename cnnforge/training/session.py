@@ -9,6 +9,7 @@ from typing import cast
 
 import keras
 
+from cnnforge.certificate import LayerCheck
 from cnnforge.configuration import TrainingOptions
 from cnnforge.conversion import Kernels
 from cnnforge.data import Dataset
@@ -43,6 +44,7 @@ class Session:
         plugins: All plugins.
         state: What to go on from; `None` for a new run.
         warnings: What the user should be told before it starts, a sentence each.
+        checks: How the plugin layers of this model compare with their references.
     """
 
     options: TrainingOptions
@@ -53,6 +55,7 @@ class Session:
     plugins: Plugins
     state: TrainingState | None
     warnings: tuple[str, ...]
+    checks: tuple[LayerCheck, ...] = ()
 
     @property
     def finished(self) -> bool:

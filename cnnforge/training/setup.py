@@ -13,6 +13,7 @@ import keras
 
 from cnnforge._backend import prepare
 from cnnforge._files import remove_leftovers
+from cnnforge.certificate import LayerCheck, certify
 from cnnforge.configuration import TrainingOptions, check_types, parse_epochs
 from cnnforge.conversion import LayerImplementation, forge, implementations, lower
 from cnnforge.data import DataOptions, Dataset, open_dataset, parse
@@ -45,8 +46,9 @@ def start(options: TrainingOptions, plugins: Plugins) -> Session:
     spec = plugins.models[options.model]
     dataset = _open_data(options, plugins)
     model, stock = _build(options, spec, dataset, plugins)
+    checks = _certified(model, plugins)
     run = RunDirectory.create(Path(options.output), spec.name, options.data)
-    session = Session(options, run, dataset, model, stock, plugins, None, _notes(dataset))
+    session = Session(options, run, dataset, model, stock, plugins, None, _notes(dataset), checks)
     _write_facts(session, spec)
     return session
 
@@ -95,10 +97,10 @@ def resume(
         warnings.append(f"{run.path} has no training state: training starts from the beginning")
     initial = options if state is None else replace(options, init_from=None)
     model, stock = _build(initial, spec, dataset, plugins)
-    session = Session(
-        options, run, dataset, model, stock, plugins, state, (*warnings, *_notes(dataset))
-    )
+    notes = (*warnings, *_notes(dataset))
+    session = Session(options, run, dataset, model, stock, plugins, state, notes)
     if not session.finished:
+        session.checks = _certified(model, plugins)
         _write_facts(session, spec)
     return session
 
@@ -221,6 +223,21 @@ def _notes(dataset: Dataset) -> tuple[str, ...]:
     return (*dataset.notes, f"{files} skipped; skipped.csv in the run says which and why")
 
 
+def _certified(model: keras.Model, plugins: Plugins) -> tuple[LayerCheck, ...]:
+    """Check every plugin layer at the shapes of this model, before anything is trained on it."""
+    checks = tuple(certify(model, layers=plugins.layers))
+    for check in checks:
+        if not check.passed:
+            wrong = next((it.tensor for it in check.results if not it.ok), "")
+            what = check.error or f"its {wrong} are not those of {check.kind}"
+            raise CnnforgeError(
+                f"the kernel of layer {check.layer!r} ({check.provider}) fails its check at "
+                f"{check.input_shape}: {what}; train with --kernels keras, and see "
+                "`cnnforge doctor`"
+            )
+    return checks
+
+
 def _write_facts(session: Session, spec: ModelSpec) -> None:
     run, dataset = session.run, session.dataset
     table = {
@@ -235,6 +252,7 @@ def _write_facts(session: Session, spec: ModelSpec) -> None:
         run.write_csv("skipped.csv", ["file", "reason"], dataset.skipped)
     chosen = _implementations(session.model, session.plugins)
     run.write_json("kernels.json", [dataclasses.asdict(it) for it in chosen])
+    run.write_json("kernel_check.json", [check.to_json() for check in session.checks])
     used = [it for it in session.plugins.records if it.status == "loaded"]
     facts = environment(
         seed=session.options.seed,
