@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 
 def import_keras() -> None:
@@ -28,6 +29,28 @@ def import_keras() -> None:
         if keras.backend.backend() == "tensorflow":
             # Looking for devices is what the rest of the lines is about.
             import_module("tensorflow").config.list_physical_devices()
+        else:
+            _keep_tensorflow_out()
+
+
+def _keep_tensorflow_out() -> None:
+    """Let Keras under another backend use TensorFlow only if somebody else has imported it.
+
+    To ask whether an object is one of TensorFlow's, as it does of every layer that it saves, Keras
+    imports TensorFlow: three seconds, for an answer that is no where nobody has imported it.
+    """
+    try:
+        lazy: Any = import_module("keras.src.utils.module_utils").tensorflow
+        kind = type(lazy)
+        available = kind.available.fget
+    except (ImportError, AttributeError):
+        # Another Keras, which does so or not: it costs time and no more.
+        return
+    lazy.__class__ = type(
+        kind.__name__,
+        (kind,),
+        {"available": property(lambda self: "tensorflow" in sys.modules and available(self))},
+    )
 
 
 @contextmanager
