@@ -36,6 +36,18 @@ def cnnforge_layers() -> list[LayerSpec]:
             summary="2D average pooling on Numba kernels",
             reference="keras.layers:AveragePooling2D",
         ),
+        LayerSpec(
+            name="depthwise_conv2d",
+            target="cnnforge_plugins.layers.depthwise_conv2d:DepthwiseConv2D",
+            summary="depthwise 2D convolution on Numba kernels",
+            reference="keras.layers:DepthwiseConv2D",
+        ),
+        LayerSpec(
+            name="global_average_pooling2d",
+            target="cnnforge_plugins.layers.global_average_pooling2d:GlobalAveragePooling2D",
+            summary="global average pooling on Numba kernels",
+            reference="keras.layers:GlobalAveragePooling2D",
+        ),
     ]
 
 

@@ -1,0 +1,88 @@
+"""``DepthwiseConv2D``: Keras' layer, computed by ``cnnforge_kernels``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from numba.extending import register_jitable
+
+from cnnforge.ops import ArrayOp
+from cnnforge_kernels.cpu import depthwise as kernels
+from cnnforge_kernels.geometry import output_size
+from cnnforge_plugins.layers._fallback import kernel_fits
+
+Shape = tuple[int, ...]
+
+
+@register_jitable
+def _size(size: int, window: int, stride: int, dilation: int, same: bool) -> int:
+    outputs = output_size(size, window, stride, dilation, same)
+    if outputs == 0 and size > 0:
+        # The kernels would return an empty array, Keras refuses.
+        raise ValueError(
+            "The convolution operation resulted in an empty output: the window is larger than "
+            'the inputs. Use larger inputs, a smaller kernel_size or padding="same".'
+        )
+    return outputs
+
+
+def _output_shape(
+    inputs: Shape, weights: Shape, strides: Shape, same: bool, dilation_rate: Shape
+) -> Shape:
+    return (
+        inputs[0],
+        _size(inputs[1], weights[0], strides[0], dilation_rate[0], same),
+        _size(inputs[2], weights[1], strides[1], dilation_rate[1], same),
+        weights[2] * weights[3],
+    )
+
+
+depthwise_conv2d = ArrayOp(
+    "depthwise_conv2d",
+    forward=kernels.depthwise_conv2d_forward,
+    backward=(kernels.depthwise_conv2d_grad_inputs, kernels.depthwise_conv2d_grad_weights),
+    inputs={"inputs": 4, "weights": 4, "bias": 1},
+    outputs={"outputs": 4},
+    output_shapes=_output_shape,
+    attributes={"strides": (1, 1), "same": False, "dilation_rate": (1, 1), "relu": False},
+)
+
+
+@keras.saving.register_keras_serializable(package="cnnforge")
+class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
+    """``keras.layers.DepthwiseConv2D`` on Numba kernels, with bias and ReLU in the same pass.
+
+    Constructor arguments, weights, configuration and errors are Keras' own; strides that differ
+    between rows and columns, which TensorFlow refuses, are computed. Inputs that are not float32,
+    or ``data_format="channels_first"``, are computed by the framework, and that is said once.
+
+    Input shape:
+        (N, H, W, C)
+
+    Output shape:
+        (N, OH, OW, C * depth_multiplier)
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # XLA cannot compile a foreign op; Keras detects nothing by itself.
+        self.supports_jit = False
+
+    def call(self, inputs: Any) -> Any:
+        """Convolve each channel, add the bias, apply the activation."""
+        # Keras refuses both together when the layer is called.
+        both = max(self.strides) > 1 and max(self.dilation_rate) > 1
+        if both or not kernel_fits(self, keras.backend.standardize_dtype(inputs.dtype)):
+            return super().call(inputs)
+        relu = self.activation is keras.activations.relu
+        outputs = depthwise_conv2d(
+            inputs,
+            self.kernel,
+            self.bias if self.use_bias else keras.ops.zeros((0,), "float32"),
+            strides=self.strides,
+            same=self.padding == "same",
+            dilation_rate=self.dilation_rate,
+            relu=relu,
+        )
+        return outputs if relu or self.activation is None else self.activation(outputs)
