@@ -71,9 +71,7 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
 
     def call(self, inputs: Any) -> Any:
         """Convolve each channel, add the bias, apply the activation."""
-        # Keras refuses both together when the layer is called.
-        both = max(self.strides) > 1 and max(self.dilation_rate) > 1
-        if both or not kernel_fits(self, keras.backend.standardize_dtype(inputs.dtype)):
+        if not kernel_fits(self, keras.backend.standardize_dtype(inputs.dtype)):
             return super().call(inputs)
         relu = self.activation is keras.activations.relu
         outputs = depthwise_conv2d(
