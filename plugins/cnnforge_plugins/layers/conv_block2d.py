@@ -67,9 +67,11 @@ conv_block = ArrayOp(
 class _Block2D(keras.layers.Conv2D):
     """A ``Conv2D`` with a ReLU and a max pool behind it; the base of both implementations."""
 
-    def __init__(self, *args: Any, pool_size: Any = (2, 2), **kwargs: Any) -> None:
+    def __init__(
+        self, filters: int, kernel_size: Any, *, pool_size: Any = (2, 2), **kwargs: Any
+    ) -> None:
         kwargs.setdefault("activation", "relu")
-        super().__init__(*args, **kwargs)
+        super().__init__(filters, kernel_size, **kwargs)
         if self.activation is not keras.activations.relu:
             raise ValueError(
                 f"{type(self).__name__} has a ReLU built in. Received: "

@@ -7,6 +7,7 @@ import pytest
 
 from cnnforge.cli import doctor as module
 from cnnforge.cli import main
+from cnnforge.discovery import discover
 from cnnforge.errors import UsageError
 
 WRONG = """
@@ -53,7 +54,8 @@ def test_json(capsys):
     assert "cnnforge" in found["cache"]
     assert {"builtin"} <= {it["name"] for it in found["plugins"] if it["status"] == "loaded"}
     checks = {it["provider"]: it for it in found["checks"]}
-    assert set(checks) == {"builtin/conv2d", "builtin/max_pooling2d", "builtin/average_pooling2d"}
+    assert set(checks) == {spec.qualified_name for spec in discover().layers.values()}
+    assert {"builtin/conv2d", "builtin/max_pooling2d", "builtin/conv_block2d"} <= set(checks)
     assert all(it["passed"] for it in checks.values())
     assert [it["tensor"] for it in checks["builtin/conv2d"]["results"]] == [
         "outputs",
@@ -68,7 +70,7 @@ def test_table(capsys):
     out, err = capsys.readouterr()
     lines = [line.split() for line in out.splitlines()]
     rows = [line for line in lines if line and line[0].startswith("builtin/")]
-    assert len(rows) == 8
+    assert {row[0] for row in rows} == {spec.qualified_name for spec in discover().layers.values()}
     assert all(row[-1] == "ok" for row in rows)
     assert float(rows[0][2]) <= float(rows[0][3])
     for heading in ("Python", "processor", "vectors", "threads", "ops", "CUDA", "cache"):
@@ -90,7 +92,8 @@ def test_a_wrong_layer_is_found(write_plugin, capsys):
     out, err = capsys.readouterr()
     assert "WRONG" in out
     assert "FAILED" in out
-    assert "2 of 5 layers failed: acme_wrong/halved, acme_wrong/missing" in err
+    assert f"2 of {len(discover().layers) + 2} layers failed" in err
+    assert "acme_wrong/halved, acme_wrong/missing" in err
 
 
 def test_a_plugin_that_failed_is_shown(install_plugin, capsys, monkeypatch):

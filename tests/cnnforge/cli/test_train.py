@@ -137,6 +137,7 @@ def test_a_run_leaves_its_files(trained: Path, plugin: str) -> None:
         "confusion_matrix.png",
         "curves.png",
         "environment.json",
+        "kernel_check.json",
         "kernels.json",
         "last",
         "metrics.csv",
