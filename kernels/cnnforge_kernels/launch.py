@@ -1,7 +1,12 @@
 """The launchers: validate once, allocate, run. NumPy arrays in, NumPy arrays out.
 
 Shapes in letters: inputs (N, H, W, C), weights (KH, KW, C / groups, F), outputs (N, OH, OW, F).
-Arrays are float32; others are refused, not converted. Non-contiguous arrays are copied.
+Arrays are float32; others are refused, not converted. Non-contiguous NumPy arrays are copied.
+
+Arrays on a CUDA device, whoever made them, are served alike: all of a call lie on one device, and
+results are written to ``out`` or returned as ``DeviceArray``. Kernels run on ``stream`` (an
+address, an object that has one, or ``None`` for the default stream), and nothing waits for them.
+Where there is no device, ``CudaUnavailableError`` says what is missing.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnforge_kernels import placement as at
 from cnnforge_kernels.cpu import conv2d as _conv2d
 from cnnforge_kernels.cpu import conv_block as _conv_block
 from cnnforge_kernels.cpu import depthwise as _depthwise
@@ -21,18 +27,7 @@ from cnnforge_kernels.geometry import output_size
 Array = NDArray[np.float32]
 Pair = tuple[int, int]
 Padding = Literal["valid", "same"]
-_NONE = np.zeros(0, np.float32)
-
-
-def _array(name: str, value: Any, rank: int) -> Array:
-    if not isinstance(value, np.ndarray) or value.dtype != np.float32 or value.ndim != rank:
-        got = (
-            f"{value.dtype} {value.shape}"
-            if isinstance(value, np.ndarray)
-            else type(value).__name__
-        )
-        raise ValueError(f"`{name}` must be a float32 NumPy array of rank {rank}. Received: {got}")
-    return np.ascontiguousarray(value)
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 def _pair(name: str, value: int | tuple[int, int]) -> Pair:
@@ -46,30 +41,6 @@ def _same(padding: str) -> bool:
     if padding not in ("valid", "same"):
         raise ValueError(f'`padding` must be "valid" or "same". Received: {padding!r}')
     return padding == "same"
-
-
-def _out(
-    name: str,
-    out: NDArray | None,
-    shape: tuple[int, ...],
-    inputs: tuple[NDArray, ...] = (),
-    dtype: Any = np.float32,
-) -> NDArray:
-    if out is None:
-        return np.empty(shape, dtype)
-    if (
-        out.shape != shape
-        or out.dtype != dtype
-        or not out.flags.c_contiguous
-        or not out.flags.writeable
-    ):
-        raise ValueError(
-            f"`{name}` must be a writeable C-contiguous {np.dtype(dtype)} array of shape {shape}. "
-            f"Received: {out.dtype} {out.shape}"
-        )
-    if any(np.shares_memory(out, array) for array in inputs):
-        raise ValueError(f"`{name}` must not overlap an input. Pass a buffer of its own.")
-    return out
 
 
 def _convolution(
@@ -108,6 +79,8 @@ def conv2d(
     groups: int = 1,
     activation: Literal["relu"] | None = None,
     out: Array | None = None,
+    stream: Any = None,
+    precision: Precision = "float32",
 ) -> Array:
     """2D convolution (cross-correlation), with bias and ReLU in the same pass.
 
@@ -121,6 +94,9 @@ def conv2d(
         groups: blocks of channels that do not mix.
         activation: ``"relu"`` or ``None``.
         out: (N, OH, OW, F) float32 buffer to write to.
+        stream: for arrays on a device.
+        precision: of the operands, for arrays on a device: ``"float32"``, or ``"tf32"`` or
+            ``"bfloat16"`` on tensor cores.
 
     Returns:
         (N, OH, OW, F) float32; an axis on which the window does not fit has length 0.
@@ -134,25 +110,36 @@ def conv2d(
         >>> conv2d(np.ones((1, 5, 5, 1), np.float32), edges)[0, :, :, 0].max()
         np.float32(0.0)
     """
-    inputs, weights = _array("inputs", inputs, 4), _array("weights", weights, 4)
+    inputs, weights = at.array("inputs", inputs, 4), at.array("weights", weights, 4)
     if activation not in (None, "relu"):
         raise ValueError(f'`activation` must be "relu" or None. Received: {activation!r}')
     steps, same, dilation, groups = _convolution(
         strides, padding, dilation_rate, groups, inputs.shape[3], weights.shape
     )
-    bias = _NONE if bias is None else _array("bias", bias, 1)
-    if bias.size not in (0, weights.shape[3]):
-        raise ValueError(f"`bias` must have {weights.shape[3]} values. Received: {bias.size}")
+    offsets = at.optional("bias", bias, 1)
+    if offsets.size not in (0, weights.shape[3]):
+        raise ValueError(f"`bias` must have {weights.shape[3]} values. Received: {offsets.size}")
     sizes = [
         output_size(inputs.shape[1 + a], weights.shape[a], steps[a], dilation[a], same)
         for a in (0, 1)
     ]
     shape = (inputs.shape[0], *sizes, weights.shape[3])
-    outputs = _out("out", out, shape, (inputs, weights, bias))
-    _conv2d.conv2d_forward(
-        inputs, weights, bias, steps, same, dilation, groups, activation == "relu", outputs
+    outputs = at.out("out", out, shape, (inputs, weights, offsets), stream=stream)
+    at.call(
+        _conv2d.conv2d_forward,
+        inputs,
+        weights,
+        offsets,
+        steps,
+        same,
+        dilation,
+        groups,
+        activation == "relu",
+        outputs,
+        stream=stream,
+        precision=precision,
     )
-    return outputs
+    return at.result(outputs)
 
 
 def conv2d_grad_inputs(
@@ -166,23 +153,37 @@ def conv2d_grad_inputs(
     groups: int = 1,
     outputs: Array | None = None,
     out: Array | None = None,
+    stream: Any = None,
+    precision: Precision = "float32",
 ) -> Array:
     """The gradient of ``conv2d``'s inputs, (N, H, W, C) = ``input_shape``, float32.
 
     ``outputs`` are those of the forward pass where it had a ReLU. Other arguments and errors as in
     ``conv2d``.
     """
-    grads, weights = _array("grad_outputs", grad_outputs, 4), _array("weights", weights, 4)
+    grads, weights = at.array("grad_outputs", grad_outputs, 4), at.array("weights", weights, 4)
     steps, same, dilation, groups = _convolution(
         strides, padding, dilation_rate, groups, input_shape[3], weights.shape
     )
-    _check_gradient(grads, input_shape, weights.shape, steps, same, dilation)
-    mask = grads if outputs is None else _array("outputs", outputs, 4)
-    result = _out("out", out, tuple(input_shape), (grads, weights, mask))
-    _conv2d.conv2d_grad_inputs(
-        result, weights, mask, steps, same, dilation, groups, outputs is not None, grads, result
+    mask = grads if outputs is None else at.array("outputs", outputs, 4)
+    _check_gradient(grads, mask, input_shape, weights.shape, steps, same, dilation)
+    result = at.out("out", out, tuple(input_shape), (grads, weights, mask), stream=stream)
+    at.call(
+        _conv2d.conv2d_grad_inputs,
+        result,
+        weights,
+        mask,
+        steps,
+        same,
+        dilation,
+        groups,
+        outputs is not None,
+        grads,
+        result,
+        stream=stream,
+        precision=precision,
     )
-    return result
+    return at.result(result)
 
 
 def conv2d_grad_weights(
@@ -196,22 +197,25 @@ def conv2d_grad_weights(
     groups: int = 1,
     outputs: Array | None = None,
     out: Array | None = None,
+    stream: Any = None,
+    precision: Precision = "float32",
 ) -> tuple[Array, Array]:
     """The gradients of ``conv2d``'s weights, (KH, KW, C / groups, F), and bias, (F,); float32.
 
     ``outputs`` are those of the forward pass where it had a ReLU. Other arguments and errors as in
     ``conv2d``.
     """
-    inputs, grads = _array("inputs", inputs, 4), _array("grad_outputs", grad_outputs, 4)
+    inputs, grads = at.array("inputs", inputs, 4), at.array("grad_outputs", grad_outputs, 4)
     steps, same, dilation, groups = _convolution(
         strides, padding, dilation_rate, groups, inputs.shape[3], tuple(weights_shape)
     )
-    _check_gradient(grads, inputs.shape, weights_shape, steps, same, dilation)
-    mask = grads if outputs is None else _array("outputs", outputs, 4)
-    result = _out("out", out, tuple(weights_shape), (inputs, grads, mask))
-    grad_bias = np.empty(weights_shape[3], np.float32)
+    mask = grads if outputs is None else at.array("outputs", outputs, 4)
+    _check_gradient(grads, mask, inputs.shape, weights_shape, steps, same, dilation)
+    result = at.out("out", out, tuple(weights_shape), (inputs, grads, mask), stream=stream)
+    grad_bias = at.empty((inputs,), (weights_shape[3],), np.float32, stream)
     relu = outputs is not None
-    _conv2d.conv2d_grad_weights(
+    at.call(
+        _conv2d.conv2d_grad_weights,
         inputs,
         result,
         grad_bias,
@@ -224,17 +228,25 @@ def conv2d_grad_weights(
         grads,
         result,
         grad_bias,
+        stream=stream,
+        precision=precision,
     )
-    return result, grad_bias
+    return at.result(result), at.result(grad_bias)
 
 
 def _check_gradient(
-    grads: Array, inputs: Any, weights: Any, steps: Pair, same: bool, dilation: Pair
+    grads: Array,
+    mask: Array,
+    inputs: Any,
+    weights: Any,
+    steps: Pair,
+    same: bool,
+    dilation: Pair,
 ) -> None:
     sizes = [output_size(inputs[1 + a], weights[a], steps[a], dilation[a], same) for a in (0, 1)]
     expected = (inputs[0], *sizes, weights[3])
-    if grads.shape != expected:
-        raise ValueError(f"`grad_outputs` must have shape {expected}. Received: {grads.shape}")
+    _same_shape("grad_outputs", grads, expected)
+    _same_shape("outputs", mask, expected)
 
 
 def _pool(
@@ -254,6 +266,7 @@ def max_pool2d(
     strides: int | Pair | None = None,
     padding: Padding = "valid",
     out: Array | None = None,
+    stream: Any = None,
 ) -> tuple[Array, NDArray]:
     """2D max pooling: (N, H, W, C) float32 -> outputs and winners, both (N, OH, OW, C).
 
@@ -263,12 +276,15 @@ def max_pool2d(
     Raises:
         ValueError: a wrong rank, dtype, shape or option.
     """
-    inputs = _array("inputs", inputs, 4)
+    inputs = at.array("inputs", inputs, 4)
     window, steps, same, shape = _pool(inputs, pool_size, strides, padding)
-    outputs = _out("out", out, shape, (inputs,))
-    winners = np.empty(shape, np.uint8 if window[0] * window[1] <= 256 else np.int32)
-    _pooling.max_pool2d_forward(inputs, window, steps, same, outputs, winners)
-    return outputs, winners
+    outputs = at.out("out", out, shape, (inputs,), stream=stream)
+    dtype = np.uint8 if window[0] * window[1] <= 256 else np.int32
+    winners = at.empty((inputs,), shape, dtype, stream)
+    at.call(
+        _pooling.max_pool2d_forward, inputs, window, steps, same, outputs, winners, stream=stream
+    )
+    return at.result(outputs), at.result(winners)
 
 
 def max_pool2d_grad(
@@ -280,20 +296,31 @@ def max_pool2d_grad(
     strides: int | Pair | None = None,
     padding: Padding = "valid",
     out: Array | None = None,
+    stream: Any = None,
 ) -> Array:
     """The gradient of ``max_pool2d``'s inputs from its winners: (N, H, W, C) float32."""
-    grads = _array("grad_outputs", grad_outputs, 4)
-    result = _out("out", out, tuple(input_shape), (grads,))
+    grads = at.array("grad_outputs", grad_outputs, 4)
+    result = at.out("out", out, tuple(input_shape), (grads,), stream=stream)
     window, steps, same, shape = _pool(result, pool_size, strides, padding)
+    winners = at.winners_array(winners)
     dtype = np.uint8 if window[0] * window[1] <= 256 else np.int32
     if grads.shape != shape or winners.shape != shape or winners.dtype != dtype:
         raise ValueError(
             f"`grad_outputs` and `winners` ({np.dtype(dtype)}) must have shape {shape}. "
             f"Received: {grads.shape} and {winners.dtype} {winners.shape}"
         )
-    winners = np.ascontiguousarray(winners)
-    _pooling.max_pool2d_grad_inputs(result, winners, window, steps, same, grads, result)
-    return result
+    at.call(
+        _pooling.max_pool2d_grad_inputs,
+        result,
+        winners,
+        window,
+        steps,
+        same,
+        grads,
+        result,
+        stream=stream,
+    )
+    return at.result(result)
 
 
 def average_pool2d(
@@ -303,13 +330,14 @@ def average_pool2d(
     strides: int | Pair | None = None,
     padding: Padding = "valid",
     out: Array | None = None,
+    stream: Any = None,
 ) -> Array:
     """2D average pooling over the real cells of each window: (N, OH, OW, C) float32."""
-    inputs = _array("inputs", inputs, 4)
+    inputs = at.array("inputs", inputs, 4)
     window, steps, same, shape = _pool(inputs, pool_size, strides, padding)
-    outputs = _out("out", out, shape, (inputs,))
-    _pooling.average_pool2d_forward(inputs, window, steps, same, outputs)
-    return outputs
+    outputs = at.out("out", out, shape, (inputs,), stream=stream)
+    at.call(_pooling.average_pool2d_forward, inputs, window, steps, same, outputs, stream=stream)
+    return at.result(outputs)
 
 
 def average_pool2d_grad(
@@ -320,15 +348,25 @@ def average_pool2d_grad(
     strides: int | Pair | None = None,
     padding: Padding = "valid",
     out: Array | None = None,
+    stream: Any = None,
 ) -> Array:
     """The gradient of ``average_pool2d``'s inputs: (N, H, W, C) float32."""
-    grads = _array("grad_outputs", grad_outputs, 4)
-    result = _out("out", out, tuple(input_shape), (grads,))
+    grads = at.array("grad_outputs", grad_outputs, 4)
+    result = at.out("out", out, tuple(input_shape), (grads,), stream=stream)
     window, steps, same, shape = _pool(result, pool_size, strides, padding)
     if grads.shape != shape:
         raise ValueError(f"`grad_outputs` must have shape {shape}. Received: {grads.shape}")
-    _pooling.average_pool2d_grad_inputs(result, window, steps, same, grads, result)
-    return result
+    at.call(
+        _pooling.average_pool2d_grad_inputs,
+        result,
+        window,
+        steps,
+        same,
+        grads,
+        result,
+        stream=stream,
+    )
+    return at.result(result)
 
 
 def _depthwise_options(
@@ -340,11 +378,6 @@ def _depthwise_options(
 ) -> tuple[Pair, bool, Pair, tuple[int, ...]]:
     """Strides, SAME, dilation, and the shape of the outputs."""
     steps, dilation = _pair("strides", strides), _pair("dilation_rate", dilation_rate)
-    if max(steps) > 1 and max(dilation) > 1:
-        raise ValueError(
-            "`strides > 1` not supported in conjunction with `dilation_rate > 1`. "
-            f"Received: strides={steps} and dilation_rate={dilation}"
-        )
     if 0 in weights or weights[2] != inputs[3]:
         raise ValueError(
             f"`weights` must have shape (KH, KW, {inputs[3]}, M), none of them 0. "
@@ -370,6 +403,7 @@ def depthwise_conv2d(
     dilation_rate: int | Pair = (1, 1),
     activation: Literal["relu"] | None = None,
     out: Array | None = None,
+    stream: Any = None,
 ) -> Array:
     """Depthwise 2D convolution, with bias and ReLU in the same pass.
 
@@ -379,9 +413,10 @@ def depthwise_conv2d(
         bias: (C * M,) float32.
         strides: of rows and columns, or one number for both.
         padding: ``"valid"`` or ``"same"``.
-        dilation_rate: of rows and columns; above 1 only with strides of 1.
+        dilation_rate: of rows and columns, whatever the strides.
         activation: ``"relu"`` or ``None``.
         out: (N, OH, OW, C * M) float32 buffer to write to.
+        stream: for arrays on a device.
 
     Returns:
         (N, OH, OW, C * M) float32: channel c * M + m is channel c convolved with its window m.
@@ -395,20 +430,29 @@ def depthwise_conv2d(
         >>> depthwise_conv2d(np.ones((1, 1, 1, 1), np.float32), weights)[0, 0, 0]
         array([1., 2.], dtype=float32)
     """
-    inputs, weights = _array("inputs", inputs, 4), _array("weights", weights, 4)
+    inputs, weights = at.array("inputs", inputs, 4), at.array("weights", weights, 4)
     if activation not in (None, "relu"):
         raise ValueError(f'`activation` must be "relu" or None. Received: {activation!r}')
     steps, same, dilation, shape = _depthwise_options(
         strides, padding, dilation_rate, inputs.shape, weights.shape
     )
-    bias = _NONE if bias is None else _array("bias", bias, 1)
-    if bias.size not in (0, shape[3]):
-        raise ValueError(f"`bias` must have {shape[3]} values. Received: {bias.size}")
-    outputs = _out("out", out, shape, (inputs, weights, bias))
-    _depthwise.depthwise_conv2d_forward(
-        inputs, weights, bias, steps, same, dilation, activation == "relu", outputs
+    offsets = at.optional("bias", bias, 1)
+    if offsets.size not in (0, shape[3]):
+        raise ValueError(f"`bias` must have {shape[3]} values. Received: {offsets.size}")
+    outputs = at.out("out", out, shape, (inputs, weights, offsets), stream=stream)
+    at.call(
+        _depthwise.depthwise_conv2d_forward,
+        inputs,
+        weights,
+        offsets,
+        steps,
+        same,
+        dilation,
+        activation == "relu",
+        outputs,
+        stream=stream,
     )
-    return outputs
+    return at.result(outputs)
 
 
 def depthwise_conv2d_grad_inputs(
@@ -421,24 +465,35 @@ def depthwise_conv2d_grad_inputs(
     dilation_rate: int | Pair = (1, 1),
     outputs: Array | None = None,
     out: Array | None = None,
+    stream: Any = None,
 ) -> Array:
     """The gradient of ``depthwise_conv2d``'s inputs, (N, H, W, C) = ``input_shape``, float32.
 
     ``outputs`` are those of the forward pass where it had a ReLU. Other arguments and errors as in
     ``depthwise_conv2d``.
     """
-    grads, weights = _array("grad_outputs", grad_outputs, 4), _array("weights", weights, 4)
+    grads, weights = at.array("grad_outputs", grad_outputs, 4), at.array("weights", weights, 4)
     steps, same, dilation, shape = _depthwise_options(
         strides, padding, dilation_rate, input_shape, weights.shape
     )
     _same_shape("grad_outputs", grads, shape)
-    mask = grads if outputs is None else _array("outputs", outputs, 4)
+    mask = grads if outputs is None else at.array("outputs", outputs, 4)
     _same_shape("outputs", mask, shape)
-    result = _out("out", out, tuple(input_shape), (grads, weights, mask))
-    _depthwise.depthwise_conv2d_grad_inputs(
-        result, weights, mask, steps, same, dilation, outputs is not None, grads, result
+    result = at.out("out", out, tuple(input_shape), (grads, weights, mask), stream=stream)
+    at.call(
+        _depthwise.depthwise_conv2d_grad_inputs,
+        result,
+        weights,
+        mask,
+        steps,
+        same,
+        dilation,
+        outputs is not None,
+        grads,
+        result,
+        stream=stream,
     )
-    return result
+    return at.result(result)
 
 
 def depthwise_conv2d_grad_weights(
@@ -451,48 +506,66 @@ def depthwise_conv2d_grad_weights(
     dilation_rate: int | Pair = (1, 1),
     outputs: Array | None = None,
     out: Array | None = None,
+    stream: Any = None,
 ) -> tuple[Array, Array]:
     """The gradients of ``depthwise_conv2d``'s weights, (KH, KW, C, M), and bias, (C * M,).
 
     ``outputs`` are those of the forward pass where it had a ReLU. Other arguments and errors as in
     ``depthwise_conv2d``.
     """
-    inputs, grads = _array("inputs", inputs, 4), _array("grad_outputs", grad_outputs, 4)
+    inputs, grads = at.array("inputs", inputs, 4), at.array("grad_outputs", grad_outputs, 4)
     steps, same, dilation, shape = _depthwise_options(
         strides, padding, dilation_rate, inputs.shape, tuple(weights_shape)
     )
     _same_shape("grad_outputs", grads, shape)
-    mask = grads if outputs is None else _array("outputs", outputs, 4)
+    mask = grads if outputs is None else at.array("outputs", outputs, 4)
     _same_shape("outputs", mask, shape)
-    result = _out("out", out, tuple(weights_shape), (inputs, grads, mask))
-    bias, relu = np.empty(shape[3], np.float32), outputs is not None
-    _depthwise.depthwise_conv2d_grad_weights(
-        inputs, result, bias, mask, steps, same, dilation, relu, grads, result, bias
+    result = at.out("out", out, tuple(weights_shape), (inputs, grads, mask), stream=stream)
+    bias = at.empty((inputs,), (shape[3],), np.float32, stream)
+    relu = outputs is not None
+    at.call(
+        _depthwise.depthwise_conv2d_grad_weights,
+        inputs,
+        result,
+        bias,
+        mask,
+        steps,
+        same,
+        dilation,
+        relu,
+        grads,
+        result,
+        bias,
+        stream=stream,
     )
-    return result, bias
+    return at.result(result), at.result(bias)
 
 
-def global_average_pool2d(inputs: Array, *, out: Array | None = None) -> Array:
+def global_average_pool2d(inputs: Array, *, out: Array | None = None, stream: Any = None) -> Array:
     """The mean of each map: (N, H, W, C) float32 -> (N, C) float32; NaN where a map is empty.
 
     Raises:
         ValueError: a wrong rank, dtype or shape.
     """
-    inputs = _array("inputs", inputs, 4)
-    outputs = _out("out", out, (inputs.shape[0], inputs.shape[3]), (inputs,))
-    _global_pooling.global_average_pool2d_forward(inputs, outputs)
-    return outputs
+    inputs = at.array("inputs", inputs, 4)
+    outputs = at.out("out", out, (inputs.shape[0], inputs.shape[3]), (inputs,), stream=stream)
+    at.call(_global_pooling.global_average_pool2d_forward, inputs, outputs, stream=stream)
+    return at.result(outputs)
 
 
 def global_average_pool2d_grad(
-    grad_outputs: Array, input_shape: tuple[int, int, int, int], *, out: Array | None = None
+    grad_outputs: Array,
+    input_shape: tuple[int, int, int, int],
+    *,
+    out: Array | None = None,
+    stream: Any = None,
 ) -> Array:
     """The gradient of ``global_average_pool2d``'s inputs: (N, H, W, C) float32."""
-    grads = _array("grad_outputs", grad_outputs, 2)
+    grads = at.array("grad_outputs", grad_outputs, 2)
     _same_shape("grad_outputs", grads, (input_shape[0], input_shape[3]))
-    result = _out("out", out, tuple(input_shape), (grads,))
-    _global_pooling.global_average_pool2d_grad_inputs(result, grads, result)
-    return result
+    result = at.out("out", out, tuple(input_shape), (grads,), stream=stream)
+    at.call(_global_pooling.global_average_pool2d_grad_inputs, result, grads, result, stream=stream)
+    return at.result(result)
 
 
 # A winner is one byte, and 255 says that no cell is positive.
@@ -523,12 +596,13 @@ def _block_options(
 
 
 def _check_block(grads: Array, winners: NDArray, shape: tuple[int, ...]) -> NDArray:
+    winners = at.winners_array(winners)
     if grads.shape != shape or winners.shape != shape or winners.dtype != np.uint8:
         raise ValueError(
             f"`grad_outputs` and `winners` (uint8) must have shape {shape}. "
             f"Received: {grads.shape} and {winners.dtype} {winners.shape}"
         )
-    return np.ascontiguousarray(winners)
+    return winners
 
 
 def conv_block(
@@ -542,6 +616,7 @@ def conv_block(
     groups: int = 1,
     pool_size: int | Pair = (2, 2),
     out: Array | None = None,
+    stream: Any = None,
 ) -> tuple[Array, NDArray]:
     """Convolution, bias, ReLU and max pooling in one pass; the un-pooled map is never written.
 
@@ -555,6 +630,7 @@ def conv_block(
         groups: blocks of channels that do not mix.
         pool_size: window of the pool, and its strides; at most 15.
         out: (N, PH, PW, F) float32 buffer to write to.
+        stream: for arrays on a device.
 
     Returns:
         The outputs, (N, PH, PW, F) float32, and the winners, the same shape, uint8: the cell of the
@@ -564,16 +640,26 @@ def conv_block(
     Raises:
         ValueError: a wrong rank, dtype, shape or option.
     """
-    inputs, weights = _array("inputs", inputs, 4), _array("weights", weights, 4)
+    inputs, weights = at.array("inputs", inputs, 4), at.array("weights", weights, 4)
     options, shape = _block_options(
         strides, padding, dilation_rate, groups, pool_size, inputs.shape, weights.shape
     )
-    bias = _NONE if bias is None else _array("bias", bias, 1)
-    if bias.size not in (0, weights.shape[3]):
-        raise ValueError(f"`bias` must have {weights.shape[3]} values. Received: {bias.size}")
-    outputs, winners = _out("out", out, shape, (inputs, weights, bias)), np.empty(shape, np.uint8)
-    _conv_block.conv_block_forward(inputs, weights, bias, *options, outputs, winners)
-    return outputs, winners
+    offsets = at.optional("bias", bias, 1)
+    if offsets.size not in (0, weights.shape[3]):
+        raise ValueError(f"`bias` must have {weights.shape[3]} values. Received: {offsets.size}")
+    outputs = at.out("out", out, shape, (inputs, weights, offsets), stream=stream)
+    winners = at.empty((inputs,), shape, np.uint8, stream)
+    at.call(
+        _conv_block.conv_block_forward,
+        inputs,
+        weights,
+        offsets,
+        *options,
+        outputs,
+        winners,
+        stream=stream,
+    )
+    return at.result(outputs), at.result(winners)
 
 
 def conv_block_grad_inputs(
@@ -588,16 +674,26 @@ def conv_block_grad_inputs(
     groups: int = 1,
     pool_size: int | Pair = (2, 2),
     out: Array | None = None,
+    stream: Any = None,
 ) -> Array:
     """The gradient of ``conv_block``'s inputs, from its winners: (N, H, W, C) float32."""
-    grads, weights = _array("grad_outputs", grad_outputs, 4), _array("weights", weights, 4)
+    grads, weights = at.array("grad_outputs", grad_outputs, 4), at.array("weights", weights, 4)
     options, shape = _block_options(
         strides, padding, dilation_rate, groups, pool_size, input_shape, weights.shape
     )
     winners = _check_block(grads, winners, shape)
-    result = _out("out", out, tuple(input_shape), (grads, weights))
-    _conv_block.conv_block_grad_inputs(result, weights, winners, *options, grads, result)
-    return result
+    result = at.out("out", out, tuple(input_shape), (grads, weights), stream=stream)
+    at.call(
+        _conv_block.conv_block_grad_inputs,
+        result,
+        weights,
+        winners,
+        *options,
+        grads,
+        result,
+        stream=stream,
+    )
+    return at.result(result)
 
 
 def conv_block_grad_weights(
@@ -612,16 +708,26 @@ def conv_block_grad_weights(
     groups: int = 1,
     pool_size: int | Pair = (2, 2),
     out: Array | None = None,
+    stream: Any = None,
 ) -> tuple[Array, Array]:
     """The gradients of ``conv_block``'s weights, (KH, KW, C / groups, F), and bias, (F,)."""
-    inputs, grads = _array("inputs", inputs, 4), _array("grad_outputs", grad_outputs, 4)
+    inputs, grads = at.array("inputs", inputs, 4), at.array("grad_outputs", grad_outputs, 4)
     options, shape = _block_options(
         strides, padding, dilation_rate, groups, pool_size, inputs.shape, tuple(weights_shape)
     )
     winners = _check_block(grads, winners, shape)
-    result = _out("out", out, tuple(weights_shape), (inputs, grads))
-    bias = np.empty(shape[3], np.float32)
-    _conv_block.conv_block_grad_weights(
-        inputs, result, bias, winners, *options, grads, result, bias
+    result = at.out("out", out, tuple(weights_shape), (inputs, grads), stream=stream)
+    bias = at.empty((inputs,), (shape[3],), np.float32, stream)
+    at.call(
+        _conv_block.conv_block_grad_weights,
+        inputs,
+        result,
+        bias,
+        winners,
+        *options,
+        grads,
+        result,
+        bias,
+        stream=stream,
     )
-    return result, bias
+    return at.result(result), at.result(bias)

@@ -153,7 +153,7 @@ def forward(c: Convolution, bias: bool, relu: bool) -> Plan:
                 launch(
                     depthwise(kind),
                     (blocks(tasks, kind.threads),),
-                    *("inputs", "weights", "bias", "outputs"),
+                    *("inputs", "weights", "bias" if bias else "weights", "outputs"),
                     *c.sizes,
                     tasks,
                 ),

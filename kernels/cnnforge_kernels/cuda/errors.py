@@ -18,3 +18,25 @@ def no_numba_cuda() -> CudaUnavailableError:
         "CUDA kernels need numba-cuda, which is not installed. Install it beside a driver for "
         f'CUDA 13 with: {INSTALL} (for a CUDA 12 driver: pip install "cnnforge[cuda12]")'
     )
+
+
+def no_device(error: BaseException) -> CudaUnavailableError:
+    """The error where the driver is missing, does not answer, or has no device.
+
+    Args:
+        error: what the driver, or the search for it, said.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "INSUFFICIENT_DRIVER" in text or "UNSUPPORTED_PTX" in text:
+        advice = (
+            "The NVIDIA driver is too old for the installed CUDA libraries. Update the driver, or "
+            'install those of CUDA 12: pip install "cnnforge[cuda12]"'
+        )
+    elif "NO_DEVICE" in text or "INVALID_DEVICE" in text:
+        advice = "There is no such CUDA device. Look at CUDA_VISIBLE_DEVICES and at nvidia-smi"
+    else:
+        advice = (
+            "CUDA needs an NVIDIA device and its driver. Install the driver (nvidia-smi shows "
+            "whether it works), or pass NumPy arrays to compute on the CPU"
+        )
+    return CudaUnavailableError(f"{advice}. The driver said: {text}")

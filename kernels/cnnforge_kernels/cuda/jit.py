@@ -132,9 +132,7 @@ def _simulated_array(shared: bool) -> Callable[..., Any]:
     """
 
     def array(self: Any, shape: Any, dtype: Any, alignment: int | None = None) -> Any:
-        from numba.cuda.np.numpy_support import as_dtype
-
-        kind = np.dtype(dtype if isinstance(dtype, type) else as_dtype(dtype))
+        kind = np.dtype(dtype)
         fresh = np.full(shape, np.nan if kind.kind == "f" else 0x5A, kind)
         if not shared:
             return fresh

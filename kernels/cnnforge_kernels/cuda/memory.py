@@ -123,7 +123,12 @@ def divide(typingctx: Any, a: Any, b: Any) -> Any:
     return cuda.types.int32(a, b), codegen
 
 
-@intrinsic(lambda a, b: np.float32(a) / np.float32(b))
+def _quotient(a: Any, b: Any) -> Any:
+    with np.errstate(all="ignore"):
+        return np.float32(a) / np.float32(b)
+
+
+@intrinsic(_quotient)
 def quotient(typingctx: Any, a: Any, b: Any) -> Any:
     """``a / b`` as float32, correctly rounded."""
 

@@ -100,15 +100,15 @@ def backward(p: Pooling, maximum: bool) -> Plan:
 def global_forward(inputs: Shape) -> Plan:
     """The plan of global average pooling, (N, H, W, C) -> (N, C); arrays: inputs, outputs.
 
+    The mean of no pixels is NaN.
+
     Raises:
-        ValueError: too large for the kernels, or no pixels to take the mean of.
+        ValueError: too large for the kernels.
     """
     images, height, width, channels = inputs
     if not images * channels:
         return Plan()
     check_images(inputs=inputs)
-    if not height * width:
-        raise ValueError(f"`inputs` must have pixels to take the mean of. Received: {inputs}")
     lanes = min(1 << (channels - 1).bit_length(), 32)
     # Images stand along x, which may be long.
     grid = images, blocks(channels, lanes)

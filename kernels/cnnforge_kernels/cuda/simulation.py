@@ -6,12 +6,15 @@ no inline assembly, and it sees neither races nor missing barriers.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from cnnforge_kernels.cuda.jit import SIMULATED
 from cnnforge_kernels.cuda.plans import Plan
 
+FakeCUDAArray: Any = None
 if SIMULATED:
     from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 

@@ -1,0 +1,191 @@
+"""Arrays on a device: where they lie, whoever made them; and our own, for results.
+
+Everything with ``__cuda_array_interface__`` or DLPack is taken as it lies, nothing is copied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+_DLPACK_CUDA = (2, 13)
+
+
+@dataclass(frozen=True)
+class View:
+    """Where a C-contiguous array lies.
+
+    Attributes:
+        pointer: address of the first element; 0 for an empty array.
+        shape: as NumPy has it.
+        dtype: of the elements.
+        device: number of the device.
+        writeable: whether it may be written to.
+        owner: what was passed; it keeps the memory alive.
+    """
+
+    pointer: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    device: int
+    writeable: bool = True
+    owner: Any = None
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return prod(self.shape)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def end(self) -> int:
+        """The address after the last element."""
+        return self.pointer + self.size * self.dtype.itemsize
+
+    def overlaps(self, other: View) -> bool:
+        """Whether the two share memory."""
+        if not self.size or not other.size or self.device != other.device:
+            return False
+        return self.pointer < other.end and other.pointer < self.end
+
+
+class DeviceArray:
+    """A C-contiguous array on a device, freed in the order of the stream it was made on.
+
+    It has ``__cuda_array_interface__``: ``torch.as_tensor``, ``cupy.asarray`` and
+    ``numba.cuda.as_cuda_array`` take it without a copy.
+
+    Attributes:
+        shape: as NumPy has it.
+        dtype: of the elements.
+        device: number of the device.
+    """
+
+    def __init__(self, buffer: Any, shape: tuple[int, ...], dtype: Any, device: int, stream: int):
+        self.shape = shape
+        self.dtype = np.dtype(dtype)
+        self.device = device
+        self._buffer = buffer
+        self._stream = stream
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return prod(self.shape)
+
+    @property
+    def pointer(self) -> int:
+        """Address of the first element; 0 for an empty array."""
+        return self._buffer.pointer
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.pointer, False),
+            "strides": None,
+            # 0 would be ambiguous: 1 is the legacy default stream.
+            "stream": self._stream or 1,
+            "version": 3,
+        }
+
+    def __repr__(self) -> str:
+        return f"DeviceArray({self.dtype} {self.shape} on device {self.device})"
+
+
+def is_device_array(value: Any) -> bool:
+    """Whether a value is an array that a CUDA device can read. Nothing is imported for it."""
+    if isinstance(value, (np.ndarray, int, float, list, tuple, type(None))):
+        return False
+    if isinstance(value, (DeviceArray, View)):
+        return True
+    if hasattr(value, "data_ptr"):
+        return getattr(value.device, "type", None) == "cuda"
+    where = getattr(value, "__dlpack_device__", None)
+    if where is not None:
+        return int(where()[0]) in _DLPACK_CUDA
+    return hasattr(value, "__cuda_array_interface__")
+
+
+def view(name: str, value: Any, locate: Any) -> View:
+    """Where an array lies.
+
+    Args:
+        name: of the argument, for messages.
+        value: the array.
+        locate: asked for what the array does not say itself: ``locate(array) -> View``.
+
+    Raises:
+        ValueError: not an array on a device, or not C-contiguous.
+    """
+    if isinstance(value, View):
+        return value
+    if isinstance(value, DeviceArray):
+        return View(value.pointer, value.shape, value.dtype, value.device, True, value)
+    if not is_device_array(value):
+        raise ValueError(
+            f"`{name}` must be on the device of the other arrays. Received: "
+            f"{type(value).__name__} in host memory. Copy it to the device first."
+        )
+    if hasattr(value, "data_ptr"):
+        found = _from_tensor(name, value)
+    else:
+        where = getattr(value, "__dlpack_device__", None)
+        interface = getattr(value, "__cuda_array_interface__", None)
+        if interface is None or where is None:
+            found = locate(value)
+        else:
+            found = _from_interface(interface, int(where()[1]), value)
+    if found is None:
+        raise ValueError(
+            f"`{name}` must be C-contiguous. Received: {type(value).__name__} with strides. "
+            "Pass a contiguous copy."
+        )
+    return found
+
+
+def _from_interface(interface: dict[str, Any], device: int, owner: Any) -> View | None:
+    shape, dtype = tuple(interface["shape"]), np.dtype(interface["typestr"])
+    if not contiguous(shape, interface.get("strides"), dtype.itemsize):
+        return None
+    pointer, read_only = interface["data"]
+    return View(int(pointer or 0), shape, dtype, device, not read_only, owner)
+
+
+def _from_tensor(name: str, tensor: Any) -> View | None:
+    """Where a torch tensor lies. Its own protocols refuse one that requires a gradient."""
+    if not tensor.is_contiguous():
+        return None
+    kind = str(tensor.dtype).removeprefix("torch.")
+    try:
+        dtype = np.dtype(kind)
+    except TypeError:
+        raise ValueError(f"`{name}` must be float32. Received: {kind}") from None
+    return View(
+        tensor.data_ptr(), tuple(tensor.shape), dtype, tensor.device.index or 0, True, tensor
+    )
+
+
+def contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None, each: int) -> bool:
+    """Whether strides, ``each`` to an element, are those of a C-contiguous array."""
+    if strides is None or not prod(shape):
+        return True
+    expected = each
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if size > 1 and stride != expected:
+            return False
+        expected *= size
+    return True

@@ -1,0 +1,238 @@
+"""Plans run on a device: all calls of the CUDA driver, through cuda.core.
+
+Kernels are launched with pointers on the caller's stream, in the primary context, which every
+framework shares; nothing waits for the device. Compiled kernels are kept for the process and on
+disk (``compiler.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from cnnforge_kernels.cuda.arrays import DeviceArray, View, contiguous
+from cnnforge_kernels.cuda.compiler import cached_kernel, capability_of
+from cnnforge_kernels.cuda.errors import no_device, no_numba_cuda
+from cnnforge_kernels.cuda.jit import AVAILABLE, Kernel
+
+_SCALARS = {name: np.dtype(name).type for name in ("int32", "uint32", "int64", "float32")}
+
+
+class Buffer(Protocol):
+    """Memory on a device."""
+
+    pointer: int
+
+    def free(self) -> None:
+        """Give it back, in the order of its stream."""
+
+
+class _Memory:
+    """Memory that was allocated, and is freed, in the order of a stream."""
+
+    def __init__(self, buffer: Any, stream: Any):
+        self.pointer = int(buffer.handle) if buffer is not None else 0
+        self._buffer, self._stream = buffer, stream
+
+    def free(self) -> None:
+        if self._buffer is not None:
+            self._buffer.close(self._stream)
+            self._buffer = None
+
+
+class Driver:
+    """What is asked of the CUDA driver.
+
+    Raises:
+        CudaUnavailableError: numba-cuda, a driver or a device is missing, or the driver is too old.
+    """
+
+    def __init__(self) -> None:
+        if not AVAILABLE:
+            raise no_numba_cuda()
+        import cuda.core
+
+        self._core = cuda.core
+        self._loaded: dict[Any, Any] = {}
+        self._devices: dict[int, Any] = {}
+        self._loading = threading.Lock()
+        try:
+            self._device(0)
+        except Exception as error:
+            raise no_device(error) from error
+
+    def _device(self, number: int) -> Any:
+        device = self._devices.get(number)
+        if device is None:
+            device = self._core.Device(number)
+            with self._current(device):
+                # Asked once: the first question creates the device's context.
+                capability_of(device)
+            self._devices[number] = device
+        return device
+
+    @contextlib.contextmanager
+    def _current(self, device: Any) -> Iterator[None]:
+        """The device is the current one of this thread, and afterwards the one before is."""
+        before = self._core.Device()
+        device.set_current()
+        try:
+            yield
+        finally:
+            if before.device_id != device.device_id:
+                before.set_current()
+
+    def _stream(self, handle: int) -> Any:
+        if handle in (0, 1):
+            return self._core.LEGACY_DEFAULT_STREAM
+        if handle == 2:
+            return self._core.PER_THREAD_DEFAULT_STREAM
+        return self._core.Stream.from_handle(handle)
+
+    def locate(self, array: Any) -> View | None:
+        """Where a foreign array lies; ``None`` if it is not C-contiguous."""
+        from cuda.core.utils import (  # pyright: ignore[reportMissingImports]
+            StridedMemoryView,
+        )
+
+        # -1: no synchronisation; the caller's stream is the one that orders everything.
+        found = StridedMemoryView.from_any_interface(array, stream_ptr=-1)
+        shape = tuple(found.shape)
+        if not contiguous(shape, found.strides, 1):
+            return None
+        dtype = np.dtype(found.dtype)
+        return View(int(found.ptr or 0), shape, dtype, found.device_id, not found.readonly, found)
+
+    def allocate(self, size: int, device: int, stream: int) -> Buffer:
+        """So many bytes, in the order of a stream."""
+        if not size:
+            return _Memory(None, None)
+        owner, order = self._device(device), self._stream(stream)
+        with self._current(owner):
+            return _Memory(owner.allocate(size, stream=order), order)
+
+    def launch(
+        self,
+        launches: list[tuple[Kernel, tuple[int, int, int], list[Any]]],
+        device: int,
+        stream: int,
+    ) -> None:
+        """Launch kernels, (kernel, grid, arguments), one after the other."""
+        owner, order = self._device(device), self._stream(stream)
+        with self._current(owner):
+            for kernel, grid, arguments in launches:
+                config = self._core.LaunchConfig(
+                    grid=grid, block=kernel.threads, shmem_size=kernel.dynamic_shared
+                )
+                self._core.launch(order, config, self._load(kernel, owner), *arguments)
+
+    def _load(self, kernel: Kernel, device: Any) -> Any:
+        key = kernel, device.device_id
+        loaded = self._loaded.get(key)
+        if loaded is None:
+            with self._loading:
+                compiled = cached_kernel(kernel, capability_of(device))
+                code = self._core.ObjectCode.from_cubin(compiled.code)
+                self._loaded[key] = loaded = code.get_kernel(compiled.symbol)
+        return loaded
+
+
+_driver: Any = None
+_starting = threading.Lock()
+
+
+def driver() -> Any:
+    """The driver, asked for once.
+
+    Raises:
+        CudaUnavailableError: there is none, no device, or no numba-cuda.
+    """
+    global _driver
+    if _driver is None:
+        with _starting:
+            if _driver is None:
+                _driver = Driver()
+    return _driver
+
+
+def stream_handle(stream: Any) -> int:
+    """The address of a CUDA stream: of an int, ``None`` (the default stream) or an object.
+
+    Objects have ``__cuda_stream__`` (the protocol of cuda.core), ``cuda_stream`` (torch) or ``ptr``
+    (CuPy).
+
+    Raises:
+        ValueError: something else.
+    """
+    if stream is None:
+        return 0
+    if isinstance(stream, (int, np.integer)) and not isinstance(stream, bool):
+        return int(stream)
+    protocol = getattr(stream, "__cuda_stream__", None)
+    if protocol is not None:
+        # A method by the protocol, a tuple in early versions of it.
+        return int((protocol() if callable(protocol) else protocol)[1])
+    for name in ("cuda_stream", "ptr"):
+        if hasattr(stream, name):
+            return int(getattr(stream, name))
+    raise ValueError(
+        "`stream` must be the address of a CUDA stream, or an object with `__cuda_stream__` or "
+        f"`cuda_stream`. Received: {type(stream).__name__}"
+    )
+
+
+def empty(shape: tuple[int, ...], dtype: Any, device: int, stream: int) -> DeviceArray:
+    """An uninitialised array."""
+    kind = np.dtype(dtype)
+    size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+    return DeviceArray(driver().allocate(size, device, stream), shape, kind, device, stream)
+
+
+def run(plan: Any, arrays: dict[str, View], stream: int) -> None:
+    """Run a plan.
+
+    Args:
+        plan: a ``Plan``.
+        arrays: by the names that the plan uses, all on one device.
+        stream: address of the stream.
+    """
+    if not plan.launches:
+        return
+    device = next(iter(arrays.values())).device
+    scratch = driver().allocate(4 * plan.scratch, device, stream) if plan.scratch else None
+    pointers = {name: array.pointer for name, array in arrays.items()}
+    if scratch is not None:
+        pointers["scratch"] = scratch.pointer
+    ready = []
+    for launch in plan.launches:
+        arguments: list[Any] = []
+        for value, kind in zip(launch.arguments, launch.kernel.arguments, strict=True):
+            if isinstance(value, tuple):
+                name, offset = value
+                size = np.dtype(kind.removesuffix("*")).itemsize
+                arguments.append(pointers[name] + offset * size)
+            elif isinstance(value, str):
+                arguments.append(pointers[value])
+            else:
+                # cuda.core passes a NumPy number in its own size, a Python one as a pointer.
+                arguments.append(_SCALARS[kind](value))
+        ready.append((launch.kernel, launch.grid, arguments))
+    try:
+        driver().launch(ready, device, stream)
+    finally:
+        if scratch is not None:
+            # In the order of the stream: the kernels are done with it before it is used again.
+            scratch.free()
+
+
+def available() -> None:
+    """Require a device.
+
+    Raises:
+        CudaUnavailableError: says what is missing.
+    """
+    driver()

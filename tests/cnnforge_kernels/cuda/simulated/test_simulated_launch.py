@@ -1,0 +1,340 @@
+"""The public functions on arrays of a device, whose kernels the simulator runs."""
+
+import ctypes
+
+import numpy as np
+import pytest
+
+import cnnforge_kernels as kernels
+from cnnforge.testing import assert_close
+from cnnforge_kernels import reference
+from cnnforge_kernels.cuda import launch, runtime
+from cnnforge_kernels.cuda.arrays import DeviceArray, View
+
+
+class Array:
+    """What another library's array on a device looks like."""
+
+    def __init__(self, values, device=0, read_only=False):
+        self.values, self.device, self.read_only = values, device, read_only
+
+    shape = property(lambda self: self.values.shape)
+    dtype = property(lambda self: self.values.dtype)
+
+    def __dlpack_device__(self):
+        return 2, self.device
+
+    @property
+    def __cuda_array_interface__(self):
+        interface = dict(self.values.__array_interface__)
+        return interface | {"data": (interface["data"][0], self.read_only), "version": 3}
+
+
+class OnlyDlpack:
+    """An array that says no more than on which device it lies."""
+
+    def __init__(self, values):
+        self.values = values
+
+    shape = property(lambda self: self.values.shape)
+    dtype = property(lambda self: self.values.dtype)
+
+    def __dlpack_device__(self):
+        return 2, 0
+
+
+class Tensor:
+    """What a torch tensor that requires a gradient looks like."""
+
+    class _Device:
+        type, index = "cuda", 0
+
+    def __init__(self, values, kind=None):
+        self.values, self.device = values, self._Device()
+        self.dtype = f"torch.{kind or values.dtype}"
+
+    shape = property(lambda self: self.values.shape)
+
+    @property
+    def __cuda_array_interface__(self):
+        raise RuntimeError("this tensor requires a gradient")
+
+    def data_ptr(self):
+        return self.values.ctypes.data
+
+    def is_contiguous(self):
+        return self.values.flags.c_contiguous
+
+
+class Memory:
+    """An allocation, full of NaN."""
+
+    def __init__(self, size):
+        self._base = np.full(size + 512, 0xFF, np.uint8)
+        start = -self._base.ctypes.data % 256
+        self.values = self._base[start : start + size]
+        self.pointer = self.values.ctypes.data
+        self.freed = False
+
+    def free(self):
+        self.freed = True
+
+
+class Pointer:
+    """Memory from an address on, as a kernel indexes it."""
+
+    def __init__(self, address, kind):
+        self.address, self.dtype = address, np.dtype(kind)
+
+    def _element(self, index):
+        size = self.dtype.itemsize
+        element = (ctypes.c_char * size).from_address(self.address + int(index) * size)
+        return np.frombuffer(element, self.dtype)
+
+    def __getitem__(self, index):
+        return self._element(index)[0]
+
+    def __setitem__(self, index, value):
+        self._element(index)[0] = value
+
+
+class Driver:
+    """Stands in for the CUDA driver; host memory is its device's."""
+
+    def __init__(self):
+        self.memories, self.streams, self.kernels = [], [], []
+
+    def locate(self, array):
+        values = array.values
+        return View(values.ctypes.data, values.shape, values.dtype, 0, True, array)
+
+    def allocate(self, size, device, stream):
+        self.memories.append(Memory(size))
+        return self.memories[-1]
+
+    def launch(self, launches, device, stream):
+        self.streams.append(stream)
+        for kernel, grid, arguments in launches:
+            self.kernels.append(kernel.name.split()[0])
+            ready = []
+            for value, kind in zip(arguments, kernel.arguments, strict=True):
+                if kind.endswith("*"):
+                    assert type(value) is int
+                    ready.append(Pointer(value, kind[:-1]))
+                else:
+                    assert isinstance(value, np.dtype(kind).type)
+                    ready.append(value)
+            kernel.simulated[grid, kernel.threads](*ready)
+
+
+@pytest.fixture(autouse=True)
+def driver(monkeypatch):
+    fake = Driver()
+    monkeypatch.setattr(runtime, "_driver", fake)
+    return fake
+
+
+def values(*shape, seed=0):
+    """Values at a multiple of 16 bytes."""
+    random = np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+    memory = Memory(random.nbytes).values.view(np.float32).reshape(shape)
+    memory[...] = random
+    return memory
+
+
+def numpy(array):
+    """A result, copied out."""
+    assert isinstance(array, DeviceArray)
+    interface = array.__cuda_array_interface__
+    assert interface["version"] == 3
+    memory = (ctypes.c_char * (array.size * array.dtype.itemsize)).from_address(array.pointer)
+    return np.frombuffer(memory, interface["typestr"]).reshape(interface["shape"]).copy()
+
+
+@pytest.mark.parametrize("kind", [Array, OnlyDlpack, Tensor])
+def test_convolution(kind, driver):
+    x, w, b = values(1, 5, 6, 4), values(3, 3, 2, 8), values(8)
+    options = {"strides": (2, 1), "groups": 2}
+    outputs = kernels.conv2d(
+        kind(x), kind(w), kind(b), padding="same", activation="relu", stream=1234, **options
+    )
+    expected = reference.conv2d(x, w, b, same=True, relu=True, **options)
+    got = numpy(outputs)
+    assert_close(got, expected, 18)
+    assert driver.streams == [1234]
+    g = values(*got.shape, seed=1)
+    gradients = reference.conv2d_gradients(x, w, g, outputs=got, same=True, **options)
+    options |= {"padding": "same", "outputs": outputs, "stream": None}
+    assert_close(
+        numpy(kernels.conv2d_grad_inputs(kind(g), kind(w), x.shape, **options)), gradients[0], 36
+    )
+    grad_weights, grad_bias = kernels.conv2d_grad_weights(kind(x), kind(g), w.shape, **options)
+    assert_close(numpy(grad_weights), gradients[1], 18)
+    assert_close(numpy(grad_bias), gradients[2], 18)
+    assert driver.streams == [1234, 0, 0]
+    # The scratch of the reduction is given back in the order of the stream.
+    assert [memory.freed for memory in driver.memories].count(True) == 1
+
+
+def test_depthwise_convolution():
+    x, w = values(1, 5, 5, 4), values(3, 3, 4, 2)
+    outputs = kernels.depthwise_conv2d(Array(x), Array(w), activation="relu")
+    expected = reference.depthwise_conv2d(x, w, relu=True)
+    assert_close(numpy(outputs), expected, 9)
+    g = values(*expected.shape)
+    gradients = reference.depthwise_conv2d_gradients(x, w, g, outputs=numpy(outputs))
+    got = kernels.depthwise_conv2d_grad_inputs(Array(g), Array(w), x.shape, outputs=outputs)
+    assert_close(numpy(got), gradients[0], 18)
+    results = kernels.depthwise_conv2d_grad_weights(Array(x), Array(g), w.shape, outputs=outputs)
+    for got, want in zip(results, gradients[1:], strict=True):
+        assert_close(numpy(got), want, 9)
+
+
+def test_conv_block():
+    x, w, b = values(1, 6, 6, 2), values(3, 3, 2, 4), values(4)
+    outputs, winners = kernels.conv_block(Array(x), Array(w), Array(b), padding="same")
+    want = kernels.conv_block(x, w, b, padding="same")
+    assert_close(numpy(outputs), want[0], 18)
+    np.testing.assert_array_equal(numpy(winners), want[1])
+    g = values(*want[0].shape)
+    got = kernels.conv_block_grad_inputs(Array(g), winners, Array(w), x.shape, padding="same")
+    assert_close(
+        numpy(got), kernels.conv_block_grad_inputs(g, want[1], w, x.shape, padding="same"), 36
+    )
+    results = kernels.conv_block_grad_weights(Array(x), Array(g), winners, w.shape, padding="same")
+    expected = kernels.conv_block_grad_weights(x, g, want[1], w.shape, padding="same")
+    for result, correct in zip(results, expected, strict=True):
+        assert_close(numpy(result), correct, 36)
+
+
+def test_pooling(driver):
+    x = values(1, 5, 6, 4)
+    outputs, winners = kernels.max_pool2d(Array(x), pool_size=3, strides=2, padding="same")
+    best, cells = kernels.max_pool2d(x, pool_size=3, strides=2, padding="same")
+    np.testing.assert_array_equal(numpy(outputs), best)
+    np.testing.assert_array_equal(numpy(winners), cells)
+    options = {"pool_size": 3, "strides": 2, "padding": "same"}
+    got = kernels.max_pool2d_grad(outputs, winners, x.shape, **options)
+    assert_close(numpy(got), kernels.max_pool2d_grad(best, cells, x.shape, **options), 9)
+    mean = kernels.average_pool2d(Array(x), **options)
+    assert_close(numpy(mean), kernels.average_pool2d(x, **options), 9)
+    got = kernels.average_pool2d_grad(mean, x.shape, **options)
+    assert_close(numpy(got), kernels.average_pool2d_grad(numpy(mean), x.shape, **options), 9)
+    whole = kernels.global_average_pool2d(Array(x))
+    assert_close(numpy(whole), x.mean((1, 2)), 30)
+    got = kernels.global_average_pool2d_grad(whole, x.shape)
+    assert_close(numpy(got), kernels.global_average_pool2d_grad(numpy(whole), x.shape), 1)
+
+
+def test_an_output_can_be_given():
+    x, w = Array(values(1, 5, 5, 2)), Array(values(3, 3, 2, 4))
+    out = Array(values(1, 3, 3, 4))
+    assert kernels.conv2d(x, w, out=out) is out
+    assert_close(out.values, reference.conv2d(x.values, w.values), 18)
+
+
+def test_arrays_at_odd_addresses_take_no_vectors(driver):
+    memory = values(200)
+    x = memory[1:101].reshape(1, 5, 5, 4)
+    w = values(3, 3, 4, 4)
+    assert x.ctypes.data % 16 == 4
+    outputs = kernels.conv2d(Array(x), Array(w))
+    assert_close(numpy(outputs), reference.conv2d(x, w), 36)
+
+
+def test_an_empty_batch_launches_nothing(driver):
+    outputs = kernels.conv2d(Array(values(0, 5, 5, 2)), Array(values(3, 3, 2, 4)))
+    assert outputs.shape == (0, 3, 3, 4)
+    assert not driver.streams
+
+
+class Stream:
+    def __init__(self, **attributes):
+        self.__dict__ |= attributes
+
+
+def test_streams():
+    assert runtime.stream_handle(None) == 0
+    assert runtime.stream_handle(7) == 7
+    assert runtime.stream_handle(Stream(cuda_stream=8)) == 8
+    assert runtime.stream_handle(Stream(__cuda_stream__=lambda: (0, 9))) == 9
+    assert runtime.stream_handle(Stream(ptr=10)) == 10
+    with pytest.raises(ValueError, match=r"`stream` must be .* Received: str"):
+        runtime.stream_handle("default")
+
+
+def test_the_gradient_of_a_bias_that_is_not_there(driver):
+    x, g = Array(values(1, 4, 4, 2)), Array(values(1, 2, 2, 4))
+    grad_weights, nothing = Array(values(3, 3, 2, 4)), Array(values(0))
+    launch.conv2d_grad_weights(
+        *(x, grad_weights, nothing, g, (1, 1), False, (1, 1), 1, False),
+        *(g, grad_weights, nothing),
+    )
+    w = values(3, 3, 2, 4, seed=1)
+    expected = reference.conv2d_gradients(x.values, w, g.values)[1]
+    assert_close(grad_weights.values, expected, 4)
+    assert all(memory.freed for memory in driver.memories)
+
+
+X, W = values(1, 5, 5, 2), values(3, 3, 2, 4)
+MISTAKES = {
+    "two devices": (
+        lambda: kernels.conv2d(Array(X), Array(W, device=1)),
+        "`inputs` on device 0 and `weights` on device 1",
+    ),
+    "host and device": (
+        lambda: kernels.conv2d(Array(X), W),
+        "`weights` must be on the device of the other arrays. Received: ndarray in host memory",
+    ),
+    "device and host": (lambda: kernels.conv2d(X, Array(W)), "`inputs` must be on the device"),
+    "rank": (lambda: kernels.conv2d(Array(X[0]), Array(W)), "of rank 4. Received: float32"),
+    "dtype": (lambda: kernels.conv2d(Array(X.astype("d")), Array(W)), "Received: float64"),
+    "tensor's dtype": (
+        lambda: kernels.conv2d(Tensor(X, "bfloat16"), Tensor(W)),
+        "`inputs` must be float32.* Received: bfloat16",
+    ),
+    "strides": (lambda: kernels.conv2d(Array(X[:, ::2]), Array(W)), "`inputs` must be C-contig"),
+    "out shape": (
+        lambda: kernels.conv2d(Array(X), Array(W), out=Array(values(1, 3, 3, 5))),
+        r"`out` must be .* \(1, 3, 3, 4\). Received: float32 \(1, 3, 3, 5\)",
+    ),
+    "read-only": (
+        lambda: kernels.conv2d(Array(X), Array(W), out=Array(values(1, 3, 3, 4), read_only=True)),
+        "`out` must be a writeable",
+    ),
+    "overlap": (
+        lambda: kernels.max_pool2d(Array(X), pool_size=1, out=Array(X)),
+        "must not overlap",
+    ),
+    "host out": (
+        lambda: kernels.conv2d(Array(X), Array(W), out=np.zeros((1, 3, 3, 4), np.float32)),
+        "`outputs` must be on the device of the other arrays",
+    ),
+    "mask": (
+        lambda: kernels.conv2d_grad_inputs(
+            Array(values(1, 3, 3, 4)), Array(W), X.shape, outputs=Array(values(1, 2, 3, 4))
+        ),
+        "`outputs` must have shape",
+    ),
+    "winners": (
+        lambda: kernels.max_pool2d_grad(
+            Array(values(1, 2, 2, 2)), Array(np.zeros((1, 2, 2, 2), np.int64)), X.shape
+        ),
+        "`winners` must be uint8 or int32",
+    ),
+    "stream": (lambda: kernels.conv2d(X, W, stream=1), "`stream` is for arrays on a device"),
+    "precision": (lambda: kernels.conv2d(X, W, precision="tf32"), "for NumPy arrays"),
+    "no precision": (lambda: kernels.conv2d(X, W, precision="half"), "`precision` must be one of"),
+    "pool": (
+        lambda: kernels.conv_block(Array(X), Array(W), pool_size=16),
+        "`pool_size` must be at most 15",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_named(name, driver):
+    call, message = MISTAKES[name]
+    with pytest.raises(ValueError, match=message):
+        call()
+    assert not driver.streams
