@@ -22,6 +22,8 @@ from typing import Literal
 
 from cnnforge_kernels.cuda import conv2d as exact
 from cnnforge_kernels.cuda.conv2d import Convolution
+from cnnforge_kernels.cuda.errors import CudaUnavailableError
+from cnnforge_kernels.cuda.jit import Kernel
 from cnnforge_kernels.cuda.plans import (
     BLOCKS,
     SCRATCH_FLOATS,
@@ -51,6 +53,29 @@ _PIXELS_OF_A_SLICE = 16 * DEPTH
 _MOST_SLICES = 65535
 # Indices have 32 bits and pass over the end of an array by less than this.
 _MARGIN = 1024
+
+
+def all_kernels() -> tuple[Kernel, ...]:
+    """Every tensor-core kernel there is: nothing but these is ever compiled for a shape."""
+    kernels = []
+    for precision in ("tf32", "bfloat16"):
+        for tile, vector in ((WIDE, True), (NARROW, True), (NARROW, False)):
+            kernels += [convolution(precision, tile, vector, gradient=g) for g in (False, True)]
+            kernels.append(grad_weights_kernel(precision, tile, vector))
+    return (*kernels, relu_mask)
+
+
+def check_capability(capability: tuple[int, int], precision: Precision) -> None:
+    """Require a device whose tensor cores know the precision.
+
+    Raises:
+        CudaUnavailableError: its compute capability is below 8.0.
+    """
+    if precision != "float32" and capability < (8, 0):
+        raise CudaUnavailableError(
+            f'precision="{precision}" needs a device of compute capability 8.0 or later (Ampere). '
+            'Received: {}.{}. Use precision="float32".'.format(*capability)
+        )
 
 
 def _is_exact(c: Convolution, precision: Precision) -> bool:

@@ -20,6 +20,7 @@ from cnnforge_kernels.cuda import tensor_core_maps as maps
 from cnnforge_kernels.cuda import tensor_core_steps as steps
 from cnnforge_kernels.cuda import tensor_cores as plans
 from cnnforge_kernels.cuda.conv2d import Convolution
+from cnnforge_kernels.cuda.errors import CudaUnavailableError
 
 
 def _load(name: str) -> ModuleType:
@@ -227,6 +228,30 @@ def test_float32_and_groups_are_exact():
 def test_wrong_precision():
     with pytest.raises(ValueError, match=r"`precision` must be .* Received: 'fp16'"):
         plans.forward(Convolution((1, 4, 4, 8), (3, 3, 8, 8)), True, True, "fp16")
+
+
+def test_old_devices():
+    plans.check_capability((8, 0), "tf32")
+    plans.check_capability((7, 5), "float32")
+    with pytest.raises(CudaUnavailableError, match=r"8.0 or later .* Received: 7.5. Use"):
+        plans.check_capability((7, 5), "tf32")
+
+
+def test_every_kernel_has_its_own_name():
+    kernels = plans.all_kernels()
+    assert len({kernel.name for kernel in kernels}) == len(kernels) == 19
+    used = {
+        launch.kernel
+        for shape in PROBLEMS.values()
+        for precision in ("tf32", "bfloat16")
+        for launch in (
+            *plans.forward(Convolution(*shape), True, True, precision).launches,
+            *plans.grad_inputs(Convolution(*shape), True, precision).launches,
+            *plans.grad_weights(Convolution(*shape), True, precision).launches,
+        )
+        if not launch.kernel.name.startswith("reduce_slices")
+    }
+    assert used == set(kernels)
 
 
 def test_too_many_elements_for_32_bits():
