@@ -32,6 +32,7 @@ def interleave(
     rounds: int = 30,
     warm_up: int = 3,
     seconds: float = 0.002,
+    limit: float = float("inf"),
 ) -> tuple[dict[str, Timing], dict[str, np.ndarray]]:
     """Time functions in turn, so that whatever slows the machine slows all of them.
 
@@ -43,6 +44,7 @@ def interleave(
         rounds: Measurements of each.
         warm_up: Calls of each that are not measured.
         seconds: The shortest measurement.
+        limit: Seconds after which no further round begins, once there were three.
 
     Returns:
         The timings, and for each name the (rounds,) seconds themselves: a ratio of two is best
@@ -58,7 +60,10 @@ def interleave(
         repeats[name] = max(1, int(np.ceil(seconds / once)))
     times: dict[str, list[float]] = {name: [] for name in functions}
     names = list(functions)
+    begun_all = time.perf_counter()
     for number in range(rounds):
+        if number >= 3 and time.perf_counter() - begun_all > limit:
+            break
         for name in names if number % 2 == 0 else reversed(names):
             function, count = functions[name], repeats[name]
             begun = time.perf_counter()
@@ -66,10 +71,15 @@ def interleave(
                 function()
             times[name].append((time.perf_counter() - begun) / count)
     arrays = {name: np.array(values) for name, values in times.items()}
-    return {name: _timing(values) for name, values in arrays.items()}, arrays
+    return {name: timing(values) for name, values in arrays.items()}, arrays
 
 
-def _timing(values: np.ndarray) -> Timing:
+def timing(values: np.ndarray) -> Timing:
+    """Summarize measurements.
+
+    Args:
+        values: (rounds,) seconds.
+    """
     p20, median, p80 = np.percentile(values, (20, 50, 80))
     return Timing(float(median), float(p20), float(p80), len(values))
 

@@ -1,0 +1,240 @@
+"""A plugin layer and its reference at one shape, as functions that can be timed.
+
+`cnnforge.choice` and `cnnforge.benchmarking` measure these; neither knows which backend runs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import keras
+import numpy as np
+
+from cnnforge.errors import PluginError
+from cnnforge.plugin import LayerSpec
+from cnnforge.registry import Registry
+
+# For a dimension that the model leaves open.
+_STAND_IN = 32
+# What a layer is called and begins with says nothing about how long it takes.
+_IRRELEVANT = ("name", "_initializer", "_regularizer", "_constraint")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One layer at one shape.
+
+    Attributes:
+        spec: The plugin layer's.
+        kind: Its class.
+        reference: The class of the stock layer.
+        config: The configuration of both.
+        shape: The shape of the inputs, the batch included.
+        grad_inputs: Whether training needs the gradient of the inputs; a first layer does not.
+    """
+
+    spec: LayerSpec
+    kind: type
+    reference: type
+    config: Mapping[str, Any]
+    shape: tuple[int, ...]
+    grad_inputs: bool = True
+
+    @property
+    def key(self) -> str:
+        """The same for two workloads that take the same time."""
+        config = {k: v for k, v in self.config.items() if not k.endswith(_IRRELEVANT)}
+        facts = [self.spec.qualified_name, self.spec.target, self.shape, self.grad_inputs, config]
+        return json.dumps(facts, sort_keys=True, default=str)
+
+    def build(self, kind: type) -> keras.layers.Layer:
+        """A new layer of class ``kind``, which is one of the two, with fresh weights."""
+        layer = kind.from_config(dict(self.config))
+        if not layer.built:
+            layer.build(self.shape)
+        return layer
+
+    @property
+    def crashes(self) -> bool:
+        """Whether the reference may take the process with it.
+
+        TensorFlow 2.21's gradient of a strided convolution with a 1x1 window corrupts memory
+        (oneDNN on the CPU, at some numbers of channels).
+        """
+        return (
+            keras.backend.backend() == "tensorflow"
+            and issubclass(self.reference, keras.layers.Conv2D)
+            and math.prod(_pair(self.config.get("kernel_size", 0))) == 1
+            and math.prod(_pair(self.config.get("strides", 1))) > 1
+        )
+
+
+@dataclass(frozen=True)
+class Functions:
+    """What is timed of one implementation; each result is there when the function returns.
+
+    Attributes:
+        layer: What computes.
+        forward: The outputs.
+        full: The outputs and the gradients of the weights, and of the inputs where needed.
+        empty: ``forward`` of no images: what a call costs before anything is computed.
+    """
+
+    layer: keras.layers.Layer
+    forward: Callable[[], object]
+    full: Callable[[], object]
+    empty: Callable[[], object]
+
+
+def functions(workload: Workload, kind: type, seed: int = 0) -> Functions:
+    """Make what is timed of one implementation; nothing is computed or compiled yet.
+
+    Args:
+        workload: The layer and its shape.
+        kind: ``workload.kind`` or ``workload.reference``.
+        seed: Of the inputs.
+    """
+    layer = workload.build(kind)
+    random = np.random.default_rng(seed)
+    tensor = keras.ops.convert_to_tensor
+    inputs = tensor(random.standard_normal(workload.shape, np.float32), layer.compute_dtype)
+    none = inputs[:0]
+    shape = layer.compute_output_shape(workload.shape)
+    upstream = tensor(random.standard_normal(shape, np.float32), layer.compute_dtype)
+    torch = keras.backend.backend() == "torch"
+    forward, full = (_torch if torch else _tensorflow)(layer, workload.grad_inputs)
+    return Functions(
+        layer,
+        lambda: forward(inputs),
+        lambda: full(inputs, upstream),
+        lambda: forward(none),
+    )
+
+
+def model_workloads(
+    model: keras.Model, layers: Registry[LayerSpec], batch_size: int
+) -> list[tuple[str, Workload]]:
+    """Every plugin layer of a model that stands for a stock layer, at each of its shapes.
+
+    Args:
+        model: A built model, as `cnnforge.conversion.forge` returns it.
+        layers: The plugin layers.
+        batch_size: The batch to measure with.
+
+    Returns:
+        The layer's name and its workload, in the order of the model.
+    """
+    known = {}
+    for spec in layers.values():
+        try:
+            reference = spec.load_reference()
+            if reference is not None:
+                known[spec.load()] = (spec, reference)
+        except PluginError:
+            continue  # No layer of the model is of a class that cannot be imported.
+    found = []
+    for layer in model._flatten_layers():
+        if type(layer) in known:
+            spec, reference = known[type(layer)]
+            config = layer.get_config()
+            for shape, needed in _shapes(layer, batch_size):
+                workload = Workload(spec, type(layer), reference, config, shape, needed)
+                found.append((layer.name, workload))
+    return found
+
+
+def _shapes(
+    layer: keras.layers.Layer, batch_size: int
+) -> Iterator[tuple[tuple[int, ...], bool]]:
+    found: dict[tuple[int, ...], bool] = {}
+    for node in layer._inbound_nodes:
+        if len(node.input_tensors) == 1:
+            tensor = node.input_tensors[0]
+            shape = (batch_size, *(size or _STAND_IN for size in tensor.shape[1:]))
+            found[shape] = found.get(shape, False) or _learns(tensor)
+    yield from found.items()
+
+
+def _learns(tensor: Any) -> bool:
+    """Whether something that a tensor is computed from is trained."""
+    waiting, seen = [tensor], set()
+    while waiting:
+        history = getattr(waiting.pop(), "_keras_history", None)
+        if history is None or id(history.operation) in seen:
+            continue
+        seen.add(id(history.operation))
+        if getattr(history.operation, "trainable_variables", ()):
+            return True
+        waiting.extend(history.operation._inbound_nodes[history.node_index].input_tensors)
+    return False
+
+
+def _tensorflow(
+    layer: keras.layers.Layer, grad_inputs: bool
+) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
+    tf = import_module("tensorflow")
+
+    def full(inputs: Any, upstream: Any) -> Any:
+        weights = [variable.value for variable in layer.trainable_variables]
+        sources = [inputs, *weights] if grad_inputs else weights
+        if not sources:
+            return layer(inputs)
+        with tf.GradientTape() as tape:
+            tape.watch(sources)
+            outputs = layer(inputs)
+        gradients = tape.gradient(outputs, sources, output_gradients=upstream)
+        # With the outputs among the results, no forward pass is optimized away.
+        return outputs, [it for it in gradients if it is not None]
+
+    def ready(function: Any) -> Any:
+        # Without autograph: it would rewrite, slowly, code of Keras that needs no rewriting.
+        compiled = tf.function(function, autograph=False)
+        if not tf.config.list_physical_devices("GPU"):
+            return compiled
+
+        def synchronized(*arguments: Any) -> Any:
+            result = compiled(*arguments)
+            tf.test.experimental.sync_devices()
+            return result
+
+        return synchronized
+
+    return ready(lambda inputs: layer(inputs)), ready(full)
+
+
+def _torch(
+    layer: keras.layers.Layer, grad_inputs: bool
+) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
+    torch = import_module("torch")
+
+    def forward(inputs: Any) -> Any:
+        with torch.no_grad():
+            outputs = layer(inputs)
+        return _waited(torch, outputs)
+
+    def full(inputs: Any, upstream: Any) -> Any:
+        sources = [variable.value for variable in layer.trainable_variables]
+        if grad_inputs:
+            inputs = inputs.detach().requires_grad_()
+            sources.insert(0, inputs)
+        outputs = layer(inputs)
+        if not sources:
+            return _waited(torch, outputs)
+        return _waited(torch, torch.autograd.grad(outputs, sources, upstream, allow_unused=True))
+
+    return forward, full
+
+
+def _waited(torch: Any, result: Any) -> Any:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return result
+
+
+def _pair(value: Any) -> tuple[int, ...]:
+    return (value, value) if isinstance(value, int) else tuple(value)
