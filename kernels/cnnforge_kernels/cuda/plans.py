@@ -29,12 +29,12 @@ class Launch:
     Attributes:
         kernel: the kernel.
         grid: blocks along x, y, z.
-        arguments: the name of an array, or a number.
+        arguments: the name of an array, a name and an offset in elements, or a number.
     """
 
     kernel: Kernel
     grid: tuple[int, int, int]
-    arguments: tuple[str | int, ...]
+    arguments: tuple[str | tuple[str, int] | int, ...]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Plan:
     scratch: int = 0
 
 
-def launch(kernel: Kernel, grid: Shape, *arguments: str | int) -> Launch:
+def launch(kernel: Kernel, grid: Shape, *arguments: str | tuple[str, int] | int) -> Launch:
     """A launch whose grid and numbers are within what the kernels and the device can count.
 
     Raises:

@@ -93,6 +93,10 @@ class Driver:
             return self._core.PER_THREAD_DEFAULT_STREAM
         return self._core.Stream.from_handle(handle)
 
+    def capability(self, device: int) -> tuple[int, int]:
+        """The compute capability of a device."""
+        return capability_of(self._device(device))
+
     def locate(self, array: Any) -> View | None:
         """Where a foreign array lies; ``None`` if it is not C-contiguous."""
         from cuda.core.utils import (  # pyright: ignore[reportMissingImports]

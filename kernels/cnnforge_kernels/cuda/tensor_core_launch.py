@@ -1,38 +1,27 @@
 """Convolution on tensor cores: the ops of ``launch.py`` for an explicit precision.
 
-Operands are rounded to ``"tf32"`` or ``"bfloat16"``, sums are float32. There are no groups.
+Operands are rounded to ``"tf32"`` or ``"bfloat16"``, sums are float32. Convolutions with groups
+are computed in float32.
+
+Raises, all of them: ``CudaUnavailableError`` on a device whose tensor cores do not know the
+precision; the rest as in ``launch.py``.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from cnnforge_kernels.cuda import tensor_core_plans as _plans
+from cnnforge_kernels.cuda import tensor_cores
+from cnnforge_kernels.cuda.arrays import View
 from cnnforge_kernels.cuda.launch import convolution, run_on, run_with_bias, views
-from cnnforge_kernels.cuda.tensor_core_convolution import Precision
+from cnnforge_kernels.cuda.runtime import driver
+from cnnforge_kernels.cuda.tensor_cores import Precision, check_capability
 
 Pair = tuple[int, int]
 
 
-def _problem(
-    arrays: Any,
-    inputs: Any,
-    weights: Any,
-    strides: Pair,
-    same: bool,
-    dilation_rate: Pair,
-    groups: int,
-    precision: Precision,
-) -> _plans.Problem:
-    if groups != 1:
-        raise ValueError(
-            f'precision="{precision}" is for convolutions without groups. Received: '
-            f'groups={groups}. Use precision="float32".'
-        )
-    c = convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
-    return _plans.Problem(
-        c.inputs, c.weights, c.strides, c.same, c.dilation_rate, precision, c.aligned
-    )
+def _check(arrays: dict[str, View], precision: Precision) -> None:
+    check_capability(driver().capability(next(iter(arrays.values())).device), precision)
 
 
 def conv2d_forward(
@@ -50,9 +39,10 @@ def conv2d_forward(
 ) -> None:
     """As ``launch.conv2d_forward``."""
     arrays = views(inputs=inputs, weights=weights, bias=bias, outputs=outputs)
-    problem = _problem(arrays, inputs, weights, strides, same, dilation_rate, groups, precision)
+    _check(arrays, precision)
+    c = convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
     has_bias = "bias" in arrays and arrays["bias"].size > 0
-    run_on(_plans.forward(problem, has_bias, relu), arrays, ("outputs",), stream)
+    run_on(tensor_cores.forward(c, has_bias, relu, precision), arrays, ("outputs",), stream)
 
 
 def conv2d_grad_inputs(
@@ -76,8 +66,9 @@ def conv2d_grad_inputs(
         grad_outputs=grad_outputs,
         grad_inputs=grad_inputs,
     )
-    problem = _problem(arrays, inputs, weights, strides, same, dilation_rate, groups, precision)
-    run_on(_plans.grad_inputs(problem, relu), arrays, ("grad_inputs",), stream)
+    _check(arrays, precision)
+    c = convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
+    run_on(tensor_cores.grad_inputs(c, relu, precision), arrays, ("grad_inputs",), stream)
 
 
 def conv2d_grad_weights(
@@ -104,5 +95,7 @@ def conv2d_grad_weights(
         grad_weights=grad_weights,
         grad_bias=grad_bias,
     )
-    problem = _problem(arrays, inputs, weights, strides, same, dilation_rate, groups, precision)
-    run_with_bias(_plans.grad_weights(problem, relu), arrays, problem.weights[3], stream)
+    _check(arrays, precision)
+    c = convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
+    plan = tensor_cores.grad_weights(c, relu, precision)
+    run_with_bias(plan, arrays, c.weights[3], stream)

@@ -10,6 +10,7 @@ from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
 from cnnforge_kernels.cuda import launch, runtime
 from cnnforge_kernels.cuda.arrays import DeviceArray, View
+from cnnforge_kernels.cuda.errors import CudaUnavailableError
 
 
 class Array:
@@ -103,6 +104,9 @@ class Driver:
 
     def __init__(self):
         self.memories, self.streams, self.kernels = [], [], []
+
+    def capability(self, device):
+        return 7, 5
 
     def locate(self, array):
         values = array.values
@@ -274,6 +278,12 @@ def test_the_gradient_of_a_bias_that_is_not_there(driver):
     expected = reference.conv2d_gradients(x.values, w, g.values)[1]
     assert_close(grad_weights.values, expected, 4)
     assert all(memory.freed for memory in driver.memories)
+
+
+def test_tensor_cores_need_a_device_that_has_them(driver):
+    with pytest.raises(CudaUnavailableError, match=r"compute capability 8.0 .* Received: 7.5"):
+        kernels.conv2d(Array(values(1, 5, 5, 4)), Array(values(3, 3, 4, 4)), precision="tf32")
+    assert not driver.streams
 
 
 X, W = values(1, 5, 5, 2), values(3, 3, 2, 4)
