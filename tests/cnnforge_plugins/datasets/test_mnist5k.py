@@ -92,7 +92,7 @@ def test_a_missing_package_is_told(monkeypatch, tmp_path):
         (gzip.compress(b"1,x\n"), "is damaged"),
         (gzip.compress(b"1,2\n1,2,3\n"), "is damaged"),
         (gzip.compress(b"1,2,3\n"), "holds 1 rows of 2 pixels, expected 5000 of 784"),
-        (gzip.compress((b"0," * 784 + b"0\n") * 5000), "with labels 0 to 9"),
+        (gzip.compress((b"0," * 784 + b"0\n") * 5000), "each label from 0 to 9"),
     ],
 )
 def test_a_damaged_file_is_told(tmp_path, content, message):
