@@ -103,7 +103,6 @@ class _Forward(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         made: Call = ctx.made
         made.op.check_differentiable()
-        # It may be less than in the forward pass: torch.autograd.grad asks for some gradients only.
         steps, read = _backward_plan(made.op, ctx.needs_input_grad[1:])
         known = dict(zip(ctx.names, ctx.saved_tensors, strict=True))
         for item, gradient, shape in zip(
