@@ -31,14 +31,23 @@ from cnnforge_kernels.geometry import output_size, padding_before
 
 _DIRECT_CHANNELS, _DIRECT_FILTERS = 8, 32
 # From large to small; a larger one is taken where it still makes enough blocks.
-TILES = (Tile(128, 128, 8, 8), Tile(128, 64, 8, 4), Tile(64, 32, 4, 4), Tile(32, 16, 4, 4))
+TILES = (
+    Tile(128, 128, 8, 8),
+    Tile(128, 64, 8, 4),
+    Tile(64, 64, 8, 4),
+    Tile(64, 32, 4, 4),
+    Tile(128, 16, 4, 4),
+    Tile(128, 8, 4, 4),
+    Tile(32, 16, 4, 4),
+)
 WEIGHTS_TILES = (
     WeightsTile(128, 64, 8, 4),
     WeightsTile(64, 64, 8, 4, pixels=16),
     WeightsTile(64, 32, 4, 4, copies=2, pixels=16),
     WeightsTile(32, 8, 4, 4, copies=8, pixels=32),
 )
-_ENOUGH_BLOCKS = 256
+# About one for each multiprocessor of a large device.
+_ENOUGH_BLOCKS = 128
 
 
 @dataclass(frozen=True)

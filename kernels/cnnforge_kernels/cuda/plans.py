@@ -18,7 +18,8 @@ Shape = tuple[int, ...]
 BLOCKS = 1024
 # Partial sums of a two-stage reduction shall take no more than 64 MiB.
 SCRATCH_FLOATS = 1 << 24
-_MOST = 2**31 - 1
+# Kernels count with 31 bits, and the threads of the last block beyond what there is to do.
+_MOST = 2**31 - 2**16
 _MOST_GRID_YZ = 65535
 
 

@@ -1,0 +1,226 @@
+"""What the CUDA kernels take and what they are made of, from their machine code; no device needed.
+
+    python benchmarks/cuda_resources.py > docs/cuda_kernels.md
+
+compiles every kernel of the catalogue for several architectures and writes the table of
+registers, shared memory, spills and instructions.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from cases import CONVOLUTIONS
+
+from cnnforge_kernels.cuda import conv2d, conv_block, pooling, tensor_cores
+from cnnforge_kernels.cuda.compiler import compile_kernel
+from cnnforge_kernels.cuda.conv2d import Convolution
+from cnnforge_kernels.cuda.jit import Kernel
+from cnnforge_kernels.cuda.plans import Plan
+from cnnforge_kernels.cuda.pooling import Pooling
+
+ARCHITECTURES = ((7, 5), (8, 0), (9, 0), (12, 0))
+CASES = ("seed1", "seed2", "stem", "r64", "r128")
+
+# But for those that are never executed, which the assembler puts before copies.
+_INSTRUCTION = re.compile(
+    r"^\s+/\*[0-9a-f]+\*/\s+(?!@!PT )(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]*)", re.MULTILINE
+)
+_FLOAT64 = re.compile(r"D(ADD|MUL|FMA|SETP|MNMX)\b|.*\.F64")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Of one kernel on one architecture.
+
+    Attributes:
+        registers: of a thread.
+        shared: bytes of static and dynamic shared memory of a block.
+        spills: bytes of stack, spill stores and spill loads.
+        counts: instructions by name, modifiers included.
+    """
+
+    registers: int
+    shared: int
+    spills: int
+    counts: Counter[str]
+
+    def count(self, name: str, width: str = "") -> int:
+        """Instructions of a name, such as ``"LDG"``, with ``width`` (``".128"``) or without."""
+        return sum(
+            number
+            for key, number in self.counts.items()
+            if key.split(".")[0] == name and (not width or width in key)
+        )
+
+    @property
+    def float64(self) -> list[str]:
+        """Instructions in double precision."""
+        return [name for name in self.counts if _FLOAT64.match(name)]
+
+
+def _plans() -> list[Plan]:
+    plans = []
+    for case in CONVOLUTIONS:
+        if case.name not in CASES:
+            continue
+        strides = case.stride, case.stride
+        c = Convolution(case.input_shape, case.weights_shape, strides, same=True)
+        plans += [conv2d.forward(c, True, True), conv2d.grad_weights(c, True)]
+        if not case.first_layer:
+            plans.append(conv2d.grad_inputs(c, True))
+    odd = Convolution((8, 15, 17, 10), (3, 3, 10, 14), (2, 1), same=True)
+    plans += [
+        conv2d.forward(odd, True, True),
+        conv2d.grad_inputs(odd, True),
+        conv2d.grad_weights(odd, True),
+    ]
+    dilated = Convolution((8, 32, 32, 32), (3, 3, 16, 32), dilation_rate=(2, 2), groups=2)
+    plans += [conv2d.forward(dilated, True, True), conv2d.grad_inputs(dilated, False)]
+    wide = Convolution((64, 32, 32, 128), (3, 3, 128, 128), (2, 2), same=True)
+    plans += [conv2d.forward(wide, False, False), conv2d.grad_inputs(wide, False)]
+    for channels, multiplier in ((32, 1), (3, 2)):
+        weights = (3, 3, 1, channels * multiplier)
+        c = Convolution((32, 32, 32, channels), weights, same=True, groups=channels)
+        plans += [
+            conv2d.forward(c, True, True),
+            conv2d.grad_inputs(c, True),
+            conv2d.grad_weights(c, True),
+        ]
+    for shape, weights, pool in (
+        ((250, 28, 28, 1), (5, 5, 1, 8), (2, 2)),
+        ((250, 14, 14, 8), (3, 3, 8, 16), (2, 2)),
+        ((64, 32, 32, 64), (3, 3, 64, 64), (2, 2)),
+        ((64, 27, 27, 5), (3, 3, 5, 7), (3, 3)),
+    ):
+        c = Convolution(shape, weights, same=True)
+        plans += [conv_block.forward(c, pool, True), conv_block.grad_weights(c, pool)]
+        if shape[3] > 1:
+            plans.append(conv_block.grad_inputs(c, pool))
+    for shape, window, strides in (
+        ((64, 28, 28, 8), (2, 2), (2, 2)),
+        ((64, 28, 28, 3), (3, 3), (2, 2)),
+        ((4, 40, 40, 8), (17, 17), (1, 1)),
+    ):
+        p = Pooling(shape, window, strides, same=True)
+        plans += [pooling.forward(p, True), pooling.backward(p, True)]
+        plans += [pooling.forward(p, False), pooling.backward(p, False)]
+    plans += [
+        pooling.global_forward((64, 7, 7, 64)),
+        pooling.global_backward((64, 7, 7, 64), True),
+        pooling.global_backward((64, 7, 7, 63), True),
+    ]
+    return plans
+
+
+@cache
+def catalogue() -> dict[str, Kernel]:
+    """The kernels of typical shapes, by name."""
+    launches = [launch for plan in _plans() for launch in plan.launches]
+    kernels = [*(launch.kernel for launch in launches), *tensor_cores.all_kernels()]
+    return {kernel.name: kernel for kernel in kernels}
+
+
+def is_tensor_core(kernel: Kernel) -> bool:
+    """Whether a kernel needs tensor cores, and so an architecture from 8.0 on."""
+    return kernel in tensor_cores.all_kernels()
+
+
+@cache
+def disassembler() -> str:
+    """Path of nvdisasm.
+
+    Raises:
+        FileNotFoundError: it is not installed.
+    """
+    from cuda.pathfinder import find_nvidia_binary_utility
+
+    path = find_nvidia_binary_utility("nvdisasm")
+    if path is None:
+        raise FileNotFoundError("needs nvdisasm: pip install nvidia-cuda-nvdisasm")
+    return path
+
+
+def measure(kernel: Kernel, capability: tuple[int, int]) -> Resources:
+    """Compile a kernel for a compute capability and take its machine code apart."""
+    compiled = compile_kernel(kernel, capability)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(compiled.code)
+        listing = subprocess.run(
+            [disassembler(), "-c", str(path)], capture_output=True, text=True, check=True
+        ).stdout
+    log = compiled.log
+    shared = re.search(r"(\d+) bytes smem", log)
+    spills = re.search(
+        r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log
+    )
+    used = re.search(r"Used (\d+) registers", log)
+    if spills is None or used is None:
+        raise ValueError(f"{kernel.name}: the assembler's log has another form: {log}")
+    return Resources(
+        int(used[1]),
+        (int(shared[1]) if shared else 0) + kernel.dynamic_shared,
+        sum(int(number) for number in spills.groups()),
+        Counter(_INSTRUCTION.findall(listing)),
+    )
+
+
+def row(kernel: Kernel, capability: tuple[int, int], found: Resources) -> str:
+    """One line of the table."""
+    cells = [
+        f"`{kernel.name}`",
+        "sm_{}{}".format(*capability),
+        *(kernel.threads, found.registers, found.shared, found.spills),
+        *(found.count("FFMA"), found.count("HMMA")),
+    ]
+    for name in ("LDG", "LDS", "STG"):
+        every, wide = found.count(name), found.count(name, ".128")
+        cells.append(f"{wide} / {every}")
+    cells.append(sum(found.counts.values()))
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def toolchain() -> str:
+    """The versions that the machine code depends on."""
+    names = ("numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink")
+    return ", ".join(f"{name} {version(name)}" for name in names)
+
+
+def document() -> str:
+    """The whole file ``docs/cuda_kernels.md``."""
+    lines = [
+        "# CUDA kernels: resources and machine code",
+        "",
+        "Written by `python benchmarks/cuda_resources.py > docs/cuda_kernels.md`, with no device,",
+        f"by {toolchain()}.",
+        "",
+        "The kernels of typical shapes, each compiled for its constants. Registers are those of a",
+        "thread, shared memory that of a block, in bytes; spills are bytes of stack, of stores and",
+        "of loads together. Loads and stores of 128 bits stand before all of their kind: global",
+        "loads, shared loads, global stores. Instructions are counted as they stand in the code:",
+        "a loop counts once.",
+        "",
+        "| kernel | arch | threads | registers | shared | spills | FFMA | HMMA | LDG.128 / all "
+        "| LDS.128 / all | STG.128 / all | instructions |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for kernel in catalogue().values():
+        for capability in ARCHITECTURES:
+            if capability < (8, 0) and is_tensor_core(kernel):
+                continue
+            lines.append(row(kernel, capability, measure(kernel, capability)))
+            print(lines[-1], file=sys.stderr, flush=True)
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(document(), end="")
