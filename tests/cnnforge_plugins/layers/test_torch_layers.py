@@ -1,0 +1,228 @@
+"""The layers under the torch backend: against the oracle and against torch's own functions."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from cnnforge.certificate import certify
+from cnnforge.conversion import forge, implementations, lower
+from cnnforge.discovery import discover
+from cnnforge.testing import assert_close
+from cnnforge_kernels import reference
+from cnnforge_plugins.layers._fallback import KernelUnavailableWarning
+from cnnforge_plugins.layers.conv2d import Conv2D
+from cnnforge_plugins.layers.conv_block2d import ConvBlock2D
+from cnnforge_plugins.layers.depthwise_conv2d import DepthwiseConv2D
+from cnnforge_plugins.layers.global_average_pooling2d import GlobalAveragePooling2D
+from cnnforge_plugins.layers.pooling import AveragePooling2D, MaxPooling2D
+from cnnforge_plugins.models.lenet import build
+
+torch = pytest.importorskip("torch", reason="torch is not installed: make test-torch")
+if keras.backend.backend() != "torch":
+    pytest.skip("the Keras backend is another one: make test-torch", allow_module_level=True)
+
+functional = torch.nn.functional
+SHAPE = (2, 11, 9, 4)
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def run(layer, inputs, factors_seed=1):
+    """The outputs, the factors, and the gradients of sum(factors * outputs), inputs first."""
+    inputs = torch.from_numpy(inputs).requires_grad_()
+    outputs = layer(inputs)
+    factors = random(*outputs.shape, seed=factors_seed)
+    sources = [inputs, *(variable.value for variable in layer.trainable_variables)]
+    gradients = torch.autograd.grad(outputs, sources, torch.from_numpy(factors))
+    return outputs.detach().numpy(), factors, [gradient.numpy() for gradient in gradients]
+
+
+def randomize(layer):
+    for seed, variable in enumerate(layer.variables):
+        variable.assign(random(*variable.shape, seed=10 + seed))
+    return [keras.ops.convert_to_numpy(variable) for variable in layer.variables]
+
+
+CONVOLUTIONS: list[dict[str, Any]] = [
+    {"kernel_size": 3, "padding": "same", "activation": "relu"},
+    {"kernel_size": (3, 2), "strides": 2},
+    {"kernel_size": (2, 3), "dilation_rate": (2, 1), "groups": 2},
+    {"kernel_size": 1, "padding": "same", "groups": 4, "activation": "relu"},
+]
+
+
+@pytest.mark.parametrize("options", CONVOLUTIONS, ids=str)
+def test_conv2d(options):
+    layer = Conv2D(8, **options)
+    layer.build(SHAPE)
+    weights, bias = randomize(layer)
+    inputs = random(*SHAPE)
+    outputs, factors, gradients = run(layer, inputs)
+    geometry = {
+        "strides": layer.strides,
+        "same": layer.padding == "same",
+        "dilation_rate": layer.dilation_rate,
+        "groups": layer.groups,
+    }
+    relu = layer.activation is keras.activations.relu
+    expected = reference.conv2d(inputs, weights, bias, relu=relu, **geometry)
+    terms = weights[..., 0].size + 1
+    assert_close(outputs, expected, terms)
+    exact = reference.conv2d_gradients(
+        inputs, weights, factors, outputs=outputs if relu else None, **geometry
+    )
+    positions = outputs[..., 0].size
+    counts = (weights.size // layer.groups, positions, positions)
+    for got, wanted, count in zip(gradients, exact, counts, strict=True):
+        assert_close(got, wanted, count)
+    if layer.padding == "valid":
+        theirs = functional.conv2d(
+            torch.from_numpy(inputs).double().permute(0, 3, 1, 2),
+            torch.from_numpy(weights).double().permute(3, 2, 0, 1),
+            torch.from_numpy(bias).double(),
+            stride=layer.strides,
+            dilation=layer.dilation_rate,
+            groups=layer.groups,
+        )
+        theirs = theirs.permute(0, 2, 3, 1).numpy()
+        assert_close(outputs, np.maximum(theirs, 0) if relu else theirs, terms)
+
+
+@pytest.mark.parametrize(("pool_size", "strides"), [(2, 2), (3, 2), ((2, 3), 1)])
+def test_max_pooling2d(pool_size, strides):
+    layer = MaxPooling2D(pool_size, strides=strides)
+    # Small integers: there are ties, and they go to the first.
+    inputs = np.random.default_rng(0).integers(-2, 3, SHAPE).astype(np.float32)
+    outputs, factors, (gradient,) = run(layer, inputs)
+    geometry = {"pool_size": layer.pool_size, "strides": layer.strides}
+    np.testing.assert_array_equal(outputs, reference.max_pool2d(inputs, **geometry)[0])
+    expected = reference.max_pool2d_grad(inputs, factors, **geometry)
+    assert_close(gradient, expected, layer.pool_size[0] * layer.pool_size[1])
+    theirs = torch.from_numpy(inputs).permute(0, 3, 1, 2).requires_grad_()
+    pooled = functional.max_pool2d(theirs, layer.pool_size, layer.strides)
+    np.testing.assert_array_equal(outputs, pooled.detach().permute(0, 2, 3, 1))
+    (wanted,) = torch.autograd.grad(pooled, theirs, torch.from_numpy(factors).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(gradient, wanted.permute(0, 2, 3, 1), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("pool_size", "strides"), [(2, 2), (3, 2), ((2, 3), 1)])
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_average_pooling2d(pool_size, strides, padding):
+    layer = AveragePooling2D(pool_size, strides=strides, padding=padding)
+    inputs = random(*SHAPE)
+    outputs, factors, (gradient,) = run(layer, inputs)
+    same = padding == "same"
+    geometry = {"pool_size": layer.pool_size, "strides": layer.strides, "same": same}
+    terms = layer.pool_size[0] * layer.pool_size[1] + 1
+    assert_close(outputs, reference.average_pool2d(inputs, **geometry), terms)
+    assert_close(gradient, reference.average_pool2d_grad(inputs, factors, **geometry), terms)
+    if not same:
+        theirs = torch.from_numpy(inputs).double().permute(0, 3, 1, 2)
+        theirs = functional.avg_pool2d(theirs, layer.pool_size, layer.strides)
+        assert_close(outputs, theirs.permute(0, 2, 3, 1), terms)
+
+
+def test_depthwise_conv2d():
+    layer = DepthwiseConv2D(3, strides=2, padding="same", depth_multiplier=2, activation="relu")
+    layer.build(SHAPE)
+    weights, bias = randomize(layer)
+    inputs = random(*SHAPE)
+    outputs, factors, gradients = run(layer, inputs)
+    geometry = {"strides": layer.strides, "same": True}
+    expected = reference.depthwise_conv2d(inputs, weights, bias, relu=True, **geometry)
+    assert_close(outputs, expected, 10)
+    exact = reference.depthwise_conv2d_gradients(
+        inputs, weights, factors, outputs=outputs, **geometry
+    )
+    positions = outputs[..., 0].size
+    for got, wanted, count in zip(gradients, exact, (18, positions, positions), strict=True):
+        assert_close(got, wanted, count)
+
+
+def test_global_average_pooling2d():
+    inputs = random(*SHAPE)
+    outputs, factors, (gradient,) = run(GlobalAveragePooling2D(), inputs)
+    assert_close(outputs, reference.global_average_pool2d(inputs), 11 * 9)
+    assert_close(gradient, reference.global_average_pool2d_grad(inputs, factors), 1 + 1)
+    theirs = functional.adaptive_avg_pool2d(torch.from_numpy(inputs).permute(0, 3, 1, 2), 1)
+    np.testing.assert_allclose(outputs, theirs[:, :, 0, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_conv_block2d():
+    layer = ConvBlock2D(8, 3, padding="same", pool_size=2)
+    layer.build(SHAPE)
+    weights, bias = randomize(layer)
+    inputs = random(*SHAPE)
+    outputs, factors, gradients = run(layer, inputs)
+    theirs = [torch.from_numpy(it).double().requires_grad_() for it in (inputs, weights, bias)]
+    maps = functional.conv2d(
+        theirs[0].permute(0, 3, 1, 2), theirs[1].permute(3, 2, 0, 1), theirs[2], padding=1
+    )
+    pooled = functional.max_pool2d(maps.relu(), 2).permute(0, 2, 3, 1)
+    assert_close(outputs, pooled.detach(), 3 * 3 * 4 + 1)
+    exact = torch.autograd.grad(pooled, theirs, torch.from_numpy(factors).double())
+    positions = outputs[..., 0].size
+    counts = (3 * 3 * 8, positions, positions)
+    for got, wanted, count in zip(gradients, exact, counts, strict=True):
+        assert_close(got, wanted, count)
+
+
+def test_every_layer_of_a_model_is_certified():
+    layers = discover().layers
+    model = keras.Sequential(
+        [
+            keras.Input((12, 12, 3)),
+            keras.layers.Conv2D(8, 3, padding="same", activation="relu"),
+            keras.layers.MaxPooling2D(2),
+            keras.layers.DepthwiseConv2D(3, padding="same"),
+            keras.layers.Conv2D(4, 3, strides=2),
+            keras.layers.AveragePooling2D(2, padding="same", strides=1),
+            keras.layers.MaxPooling2D(2, padding="same", strides=1),
+            keras.layers.GlobalAveragePooling2D(),
+        ]
+    )
+    checks = certify(forge(model, "numba", layers=layers), layers=layers)
+    assert len(checks) >= 6
+    assert [it for it in checks if not it.passed] == []
+
+
+def test_forge_and_lower():
+    model = build((28, 28, 1), 10)
+    forged = forge(model, "numba")
+    assert {it.implementation for it in implementations(forged)} == {"numba"}
+    images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1)).astype(np.float32)
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(forged.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-6)
+    again = lower(forged)
+    assert [type(it) for it in again.layers] == [type(it) for it in model.layers]
+    np.testing.assert_array_equal(again.predict(images, verbose=0), expected)
+
+
+def test_keras_own_fit_trains_a_forged_model():
+    model = forge(build((12, 12, 1), 3), "numba")
+    model.compile("adam", "sparse_categorical_crossentropy")
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 3, 96)
+    images = generator.integers(0, 60, (96, 12, 12, 1)) + 60.0 * labels[:, None, None, None]
+    losses = model.fit(images, labels, batch_size=32, epochs=4, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.filterwarnings("ignore::cnnforge_plugins.layers._fallback.KernelUnavailableWarning")
+@pytest.mark.parametrize("options", [{"data_format": "channels_first"}, {"dtype": "float64"}])
+def test_other_inputs_are_computed_by_torch(options):
+    layer = Conv2D(2, 3, **options)
+    shape = (2, 4, 8, 8)
+    layer.build(shape)
+    inputs = random(*shape).astype(options.get("dtype", "float32"))
+    stock = keras.layers.Conv2D.from_config(layer.get_config())
+    stock.build(shape)
+    stock.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(layer(inputs)), keras.ops.convert_to_numpy(stock(inputs))
+    )
+    assert issubclass(KernelUnavailableWarning, UserWarning)
