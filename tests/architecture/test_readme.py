@@ -1,0 +1,40 @@
+"""The code in the README runs."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cnnforge.discovery import discover
+
+ROOT = Path(__file__).parents[2]
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_the_plugin(tmp_path):
+    path = tmp_path / "squared_relu.py"
+    path.write_text(BLOCKS[0])
+    layer = discover(explicit=[str(path)]).layers["squared_relu"].load()()
+    inputs = tf.constant(np.linspace(-1, 1, 8, dtype=np.float32).reshape(1, 2, 2, 2))
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = layer(inputs)
+    expected = np.maximum(inputs, 0)
+    np.testing.assert_allclose(outputs, expected**2, rtol=1e-6)
+    np.testing.assert_allclose(tape.gradient(outputs, inputs), 2 * expected, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_conversion():
+    names: dict = {}
+    exec(BLOCKS[1], names)
+    inputs = np.random.default_rng(0).random((1, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_array_equal(names["stock"](inputs), names["model"](inputs))
+
+
+def test_links_and_pictures_exist():
+    text = (ROOT / "README.md").read_text()
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        assert (ROOT / target).exists(), target
