@@ -70,10 +70,8 @@ def convolution(precision: Precision, tile: Tile, vector: bool, gradient: bool) 
             of 4.
         gradient: of the inputs; else the forward pass.
     """
-    ROWS, COLUMNS, WARP_ROWS, WARP_COLUMNS = (
-        *(tile.rows, tile.columns),
-        *(tile.warp_rows, tile.warp_columns),
-    )
+    ROWS, COLUMNS = tile.rows, tile.columns
+    WARP_ROWS, WARP_COLUMNS = tile.warp_rows, tile.warp_columns
     WIDTH = 4 if vector else 1
     BFLOAT16 = precision == "bfloat16"
     GRADIENT, VECTOR = gradient, vector

@@ -78,15 +78,8 @@ def test_wide(op, precision, capability, tmp_path):
     check(op, precision, WIDE, True, capability, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("precision", "vector"),
-    [
-        ("tf32", True),
-        ("bfloat16", False),
-        pytest.param("tf32", False, marks=pytest.mark.slow),
-        pytest.param("bfloat16", True, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("vector", [True, False])
+@pytest.mark.parametrize("precision", SHAPES)
 @pytest.mark.parametrize("op", OPS)
 def test_narrow(op, precision, vector, tmp_path):
     check(op, precision, NARROW, vector, (8, 0), tmp_path)
