@@ -185,6 +185,7 @@ def direct(c: Direct) -> Kernel:
         acc = cuda.local.array(ACCUMULATORS, float32)
         best = cuda.local.array(FT, float32)
         cell = cuda.local.array(FT, int32)
+        offset = cuda.local.array(FT, float32)
         patch = cuda.local.array(PATCH, float32)
         thread = int32(cuda.threadIdx.x)
         tile = int32(cuda.blockIdx.x * THREADS + thread)
@@ -264,24 +265,28 @@ def direct(c: Direct) -> Kernel:
                                                             acc[t + 1] += x * w[1]
                                                             acc[t + 2] += x * w[2]
                                                             acc[t + 3] += x * w[3]
+                # Several short loops: a long one is not unrolled for every architecture, and the
+                # accumulators would have to leave their registers.
                 for f in range(FT):
-                    offset = float32(0)
+                    offset[f] = float32(0)
                     if BIAS and first + f < FILTERS:
-                        offset = bias[filter0 + f]
+                        offset[f] = bias[filter0 + f]
+                for t in range(ACCUMULATORS):
+                    if BIAS:
+                        acc[t] += offset[t & (FT - 1)]
+                for t in range(ACCUMULATORS):
+                    if RELU and acc[t] < float32(0):
+                        acc[t] = float32(0)
+                if POOLED:
                     for a in range(CH):
                         for b in range(CW):
-                            t = (a * CW + b) * FT + f
-                            value = acc[t]
-                            if BIAS:
-                                value += offset
-                            if RELU and value < float32(0):
-                                value = float32(0)
-                            acc[t] = value
-                            if POOLED and (
-                                value > best[f] or (value != value and best[f] == best[f])
-                            ):
-                                best[f] = value
-                                cell[f] = int32((part_row * CH + a) * TILE_W + part_column * CW + b)
+                            here = int32((part_row * CH + a) * TILE_W + part_column * CW + b)
+                            t = (a * CW + b) * FT
+                            for f in range(FT):
+                                value = acc[t + f]
+                                if value > best[f] or (value != value and best[f] == best[f]):
+                                    best[f] = value
+                                    cell[f] = here
                 if not POOLED and live:
                     for a in range(CH):
                         row = int32(cell_row + a)

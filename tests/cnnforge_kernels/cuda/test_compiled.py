@@ -1,0 +1,196 @@
+"""The machine code of the kernels, compiled with no device."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnnforge_kernels.cuda import compiler
+from cnnforge_kernels.cuda.compiler import cached_kernel, compile_kernel
+from cnnforge_kernels.cuda.errors import CudaUnavailableError
+from cnnforge_kernels.cuda.jit import AVAILABLE, SIMULATED, cuda, kernel
+
+pytestmark = [
+    pytest.mark.skipif(not AVAILABLE, reason="needs numba-cuda: pip install 'cnnforge[cuda13]'"),
+    pytest.mark.skipif(SIMULATED, reason="the compiler is off while the simulator is on"),
+]
+if AVAILABLE and not SIMULATED:
+    import cuda_resources as resources
+
+    KERNELS = {
+        name: found
+        for name, found in resources.catalogue().items()
+        if not resources.is_tensor_core(found)
+    }
+else:
+    KERNELS = {}
+
+TABLE = Path(__file__).parents[3] / "docs" / "cuda_kernels.md"
+# Most registers that a kernel of this name may use. 128: two blocks of 256 threads, or four of 128,
+# on a multiprocessor of 65536 registers.
+REGISTERS = {
+    "conv2d_direct": 128,
+    "conv2d_gemm": 128,
+    "conv2d_grad_inputs": 128,
+    "conv2d_grad_weights": 128,
+    "conv_block": 128,
+    "conv_block_grad_inputs": 128,
+    "conv_block_grad_weights": 128,
+    "depthwise_conv2d": 96,
+    "depthwise_grad_inputs": 64,
+    "depthwise_grad_weights": 96,
+    "max_pool2d": 48,
+    "max_pool2d_grad": 64,
+    "average_pool2d": 64,
+    "average_pool2d_grad": 96,
+    "global_average_pool2d": 48,
+    "global_average_pool2d_grad": 48,
+    "reduce_slices": 48,
+}
+# Where 128 bits move at a time: kernels by the beginning of their name, and the instructions.
+WIDE = {
+    "conv2d_direct 5x5x1x8": ("LDS", "STG"),
+    "conv2d_direct 3x3x8x16": ("LDG", "LDS", "STG"),
+    "conv2d_gemm 3x3x64x64": ("LDG", "LDS", "STS", "STG"),
+    "conv2d_gemm 3x3x128x128": ("LDG", "LDS", "STS", "STG"),
+    "conv2d_gemm 7x7x3x64": ("LDG", "LDS", "STS", "STG"),
+    "conv2d_gemm 3x3x10x14": ("LDS",),
+    "conv2d_grad_inputs 3x3x64x64": ("LDG", "LDS", "STG"),
+    "conv2d_grad_inputs 3x3x128x128": ("LDG", "LDS", "STG"),
+    "conv2d_grad_weights 3x3x64x64": ("LDG", "LDS", "STS", "STG"),
+    "conv2d_grad_weights 5x5x1x8": ("LDG", "LDS", "STS"),
+    "conv_block 5x5x1x8": ("LDS", "STG"),
+    "conv_block 3x3x64x64": ("LDG", "LDS", "STG"),
+    "conv_block_grad_weights 3x3x64x64": ("LDG",),
+    "conv_block_grad_inputs 3x3x64x64": ("LDG", "LDS", "STG"),
+    "depthwise_conv2d 3x3x32x1": ("LDG", "STG"),
+    "depthwise_grad_inputs 3x3x32x1": ("LDG", "STG"),
+    "max_pool2d 2x2 strides 2x2 vector 4": ("LDG", "STG"),
+    "max_pool2d_grad 2x2 strides 2x2 vector 4": ("LDG", "STG"),
+    "average_pool2d 2x2 strides 2x2 vector 4": ("LDG", "STG"),
+    "average_pool2d_grad 2x2 strides 2x2 vector 4": ("LDG", "STG"),
+    "global_average_pool2d_grad vector 4": ("LDG", "STG"),
+}
+# One of each kind, for the architectures that are not tested with all.
+SOME = (
+    "conv2d_direct 3x3x8x16",
+    "conv2d_gemm 3x3x64x64",
+    "conv2d_grad_inputs 3x3x128x128 strides",
+    "conv2d_grad_weights 3x3x64x64",
+    "conv_block 3x3x64x64",
+    "conv_block_grad_inputs 3x3x64x64",
+    "max_pool2d 2x2",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _disassembler():
+    try:
+        resources.disassembler()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+def check(name, capability):
+    """No spills, no float64, few enough registers, 128 bits at a time; returns the resources."""
+    found = resources.measure(KERNELS[name], capability)
+    assert found.spills == 0
+    assert not found.float64
+    assert found.registers <= REGISTERS[name.split()[0]]
+    for beginning, instructions in WIDE.items():
+        if name.startswith(beginning):
+            for instruction in instructions:
+                assert found.count(instruction, ".128"), instruction
+    return found
+
+
+def committed():
+    """The lines of the committed table, by kernel and architecture."""
+    cells = [line.split("|") for line in TABLE.read_text().splitlines() if line.startswith("| `")]
+    return {(row[1].strip().strip("`"), row[2].strip()): "|".join(row) for row in cells}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_every_kernel(name):
+    found = check(name, (9, 0))
+    if resources.toolchain() in TABLE.read_text():
+        assert committed()[name, "sm_90"] == resources.row(KERNELS[name], (9, 0), found)
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (12, 0)], ids="sm_{0[0]}{0[1]}".format)
+@pytest.mark.parametrize("beginning", SOME)
+def test_other_architectures(beginning, capability):
+    check(next(name for name in KERNELS if name.startswith(beginning)), capability)
+
+
+def test_the_table_has_every_kernel():
+    names = {name for name, _ in committed()}
+    assert names == set(resources.catalogue())
+    architectures = {"sm_{}{}".format(*capability) for capability in resources.ARCHITECTURES}
+    assert {arch for _, arch in committed()} == architectures
+
+
+def test_what_is_promised_is_in_the_catalogue():
+    for beginning in (*WIDE, *SOME):
+        assert any(name.startswith(beginning) for name in KERNELS), beginning
+
+
+@kernel("add_one", "float32*", "int32", threads=32)
+def add_one(results, count):
+    thread = cuda.threadIdx.x
+    if thread < count:
+        results[thread] += np.float32(1)
+
+
+def test_a_second_process_compiles_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiler, "cache_directory", lambda: str(tmp_path))
+    first = cached_kernel(add_one, (9, 0))
+    assert first.log
+    again = cached_kernel(add_one, (9, 0))
+    assert not again.log
+    assert (again.code, again.symbol) == (first.code, first.symbol)
+    assert "add_one" in first.symbol
+    # Another architecture is another file; a damaged file is compiled again.
+    assert cached_kernel(add_one, (8, 0)).log
+    files = sorted(tmp_path.rglob("*.cubin"))
+    assert len(files) == 2
+    for file in files:
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    assert cached_kernel(add_one, (9, 0)).code == first.code
+
+
+def test_an_architecture_that_the_compiler_does_not_know():
+    with pytest.raises(CudaUnavailableError, match=r"'add_one' could not be compiled for sm_10"):
+        compile_kernel(add_one, (1, 0))
+
+
+def test_without_numba_cuda(monkeypatch):
+    monkeypatch.setattr(compiler, "AVAILABLE", False)
+    with pytest.raises(CudaUnavailableError, match=r"numba-cuda.*cnnforge\[cuda13\]"):
+        compile_kernel(add_one, (9, 0))
+
+
+def test_the_modules_import_without_numba_cuda():
+    code = """
+        import importlib.util, sys
+        find = importlib.util.find_spec
+        importlib.util.find_spec = lambda name, *a: None if name == "numba_cuda" else find(name, *a)
+        import cnnforge_kernels
+        from cnnforge_kernels.cuda import launch, tensor_core_launch, runtime, simulation
+        assert "numba.cuda" not in sys.modules
+        try:
+            runtime.driver()
+        except RuntimeError as error:
+            assert "pip install" in str(error), error
+        else:
+            raise SystemExit("no error")
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+def test_importing_the_kernels_does_not_import_the_compiler():
+    code = "import sys, cnnforge_kernels; sys.exit('numba.cuda' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
