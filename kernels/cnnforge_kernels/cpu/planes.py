@@ -90,11 +90,12 @@ def _fill_scalar(
     mask: int,
     pixel: int,
     shift: int,
-    columns: tuple[int, int],
-    channels: tuple[int, int],
+    first: int,
+    last: int,
+    first_channel: int,
+    channels: int,
 ) -> None:
-    first, last = columns
-    for c in range(channels[0], channels[1]):
+    for c in range(first_channel, channels):
         # Phase and place are counted along: a division for every value would cost more than all.
         phase, place = (first + shift) % phases, (first + shift) // phases
         for w in range(first, last):
@@ -127,10 +128,11 @@ def fill_planes(
     mask: int,
     pixel: int,
     shift: int,
-    columns: tuple[int, int],
+    first: int,
+    last: int,
     channels: int,
 ) -> None:
-    """Copy columns ``columns[0] <= w < columns[1]`` of one row into planes.
+    """Copy columns ``first`` to ``last - 1`` of one row into planes.
 
     Args:
         target: address of the row's scratch: planes (channel, phase, column), zeroed before.
@@ -140,17 +142,17 @@ def fill_planes(
         mask: address in the ReLU's outputs that corresponds to ``source``, or 0.
         pixel: bytes from one column to the next in the source.
         shift: added to a column's number; the sum is dealt to phase ``% s``, place ``// s``.
-        columns: first column and the one after the last.
+        first: the first column.
+        last: the one after the last.
         channels: number of channels.
     """
-    first, last = columns
     whole = channels - channels % 8
     if channels == 1 and pixel == 4 and phases == 1:
         gate = mask + 4 * first if mask != 0 else 0
         _copy_row(target + 4 * (first + shift), source + 4 * first, gate, last - first)
         return
     if phases > 1 or last - first < 8 or whole == 0:
-        _fill_scalar(target, plane, phases, source, mask, pixel, shift, columns, (0, channels))
+        _fill_scalar(target, plane, phases, source, mask, pixel, shift, first, last, 0, channels)
         return
     for c in range(0, whole, 8):
         w = first
@@ -163,7 +165,9 @@ def fill_planes(
             )
             w += 8
     if whole < channels:
-        _fill_scalar(target, plane, phases, source, mask, pixel, shift, columns, (whole, channels))
+        _fill_scalar(
+            target, plane, phases, source, mask, pixel, shift, first, last, whole, channels
+        )
 
 
 @cached_njit(inline="never")

@@ -68,13 +68,13 @@ def _fill_row(
     channels = a[CHANNELS]
     first = max(0, a[COLUMN_ORIGIN])
     after = a[COLUMN_ORIGIN] + (a[COLUMNS] - 1) * a[COLUMN_STEP] + a[COLUMN_SPAN]
-    columns = (first, min(a[WIDTH], after))
-    shift = -a[COLUMN_ORIGIN]
+    last = min(a[WIDTH], after)
+    shift, step = -a[COLUMN_ORIGIN], a[COLUMN_STEP]
     if a[UNPOOL_ROWS] == 0:
         place = image * a[IMAGE_STRIDE] + row * a[ROW_STRIDE] + 4 * group * channels
         mask = a[MASK] + place if a[MASK] != 0 else 0
         source, pixel = a[SOURCE] + place, a[PIXEL_STRIDE]
-        fill_planes(target, plane, a[COLUMN_STEP], source, mask, pixel, shift, columns, channels)
+        fill_planes(target, plane, step, source, mask, pixel, shift, first, last, channels)
         return
     # Each value of the pooled gradient goes to the cell that won, all other cells are zero.
     cells = a[UNPOOL_COLUMNS]
@@ -90,7 +90,8 @@ def _fill_row(
                 cell = (row - pooled * a[UNPOOL_ROWS]) * cells + j
                 place = spare + 4 * ((column * cells + j) * channels + c)
                 vector_store(vector_where_equal(winner, cell, value), place, valid)
-    fill_planes(target, plane, a[COLUMN_STEP], spare, 0, 4 * channels, shift, columns, channels)
+    no_mask = np.int64(0)  # a literal would have the function compiled once more
+    fill_planes(target, plane, step, spare, no_mask, 4 * channels, shift, first, last, channels)
 
 
 @kernel_family(TILES)
@@ -177,6 +178,17 @@ def _SWEEP(number: int) -> Any:
 
 
 @cached_njit()
+def _origin_and_span(taps: Any) -> tuple[int, int]:
+    """The least of some integers, and how many there are from it to the largest."""
+    if taps.size == 0:
+        return 0, 1
+    least = largest = taps[0]
+    for tap in taps:
+        least, largest = min(least, tap), max(largest, tap)
+    return least, largest - least + 1
+
+
+@cached_njit()
 def sweep(args: Any, row_taps: Any, column_taps: Any, weights: Any, bias: Any) -> None:
     """Fill in what follows from the shapes, pack the weights, and run.
 
@@ -190,13 +202,8 @@ def sweep(args: Any, row_taps: Any, column_taps: Any, weights: Any, bias: Any) -
     taps, channels, groups, filters = weights.shape
     tile, vectors, lanes, pairs = choose_tile(args[COLUMNS], filters)
     tile = min(tile, args[COLUMNS] // pairs)
-    if taps > 0:
-        args[ROW_ORIGIN] = row_taps.min()
-        args[ROW_SPAN] = row_taps.max() - args[ROW_ORIGIN] + 1
-        args[COLUMN_ORIGIN] = column_taps.min()
-        args[COLUMN_SPAN] = column_taps.max() - args[COLUMN_ORIGIN] + 1
-    else:
-        args[ROW_ORIGIN], args[ROW_SPAN], args[COLUMN_ORIGIN], args[COLUMN_SPAN] = 0, 1, 0, 1
+    args[ROW_ORIGIN], args[ROW_SPAN] = _origin_and_span(row_taps)
+    args[COLUMN_ORIGIN], args[COLUMN_SPAN] = _origin_and_span(column_taps)
     args[CHANNELS], args[GROUPS], args[FILTERS] = channels, groups, filters
     step = args[COLUMN_STEP]
     plane = 4 * (args[COLUMNS] + (args[COLUMN_SPAN] - 1) // step)
@@ -212,24 +219,25 @@ def sweep(args: Any, row_taps: Any, column_taps: Any, weights: Any, bias: Any) -
             offsets[tap * channels + c] = place + c * step * plane
     width = vectors * lanes // pairs
     blocks = (filters + width - 1) // width
-    packed = np.zeros((groups, blocks, count, width, pairs), np.float32)
-    packed_bias = np.zeros((groups * blocks * width, pairs), np.float32)
+    # One-dimensional, because Numba takes long to compile for more dimensions.
+    packed = np.zeros(groups * blocks * count * width * pairs, np.float32)
+    packed_bias = np.zeros(groups * blocks * width * pairs, np.float32)
     for group in range(groups):
         for block in range(blocks):
             first = block * width
             valid = min(width, filters - first)
+            row = (group * blocks + block) * count * width * pairs
             for tap in range(taps):
                 for c in range(channels):
                     for f in range(valid):
                         for pair in range(pairs):
-                            packed[group, block, tap * channels + c, f, pair] = weights[
-                                tap, c, group, first + f
-                            ]
+                            packed[row + f * pairs + pair] = weights[tap, c, group, first + f]
+                    row += width * pairs
             if bias.size > 0:
+                row = (group * blocks + block) * width * pairs
                 for f in range(valid):
-                    packed_bias[(group * blocks + block) * width + f] = bias[
-                        group * filters + first + f
-                    ]  # once for each of a pair
+                    for pair in range(pairs):
+                        packed_bias[row + f * pairs + pair] = bias[group * filters + first + f]
     args[OFFSETS] = address_of(offsets)
     args[WEIGHTS] = address_of(packed)
     args[BIAS] = address_of(packed_bias)
