@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -40,7 +41,8 @@ def interleave(
     repeated within a measurement until that lasts ``seconds``.
 
     Args:
-        functions: Name to function; its result must be there when it returns.
+        functions: Name to function; its result must be there when it returns. One that has a
+            method ``repeat(count)`` is asked to repeat itself.
         rounds: Measurements of each.
         warm_up: Calls of each that are not measured.
         seconds: The shortest measurement.
@@ -54,10 +56,11 @@ def interleave(
     for name, function in functions.items():
         for _ in range(warm_up):
             function()
-        begun = time.perf_counter()
-        function()
-        once = max(time.perf_counter() - begun, 1e-9)
-        repeats[name] = max(1, int(np.ceil(seconds / once)))
+        repeats[name] = 1
+        while (once := min(_seconds(function, repeats[name]) for _ in range(2))) < seconds / 2:
+            # What a first call costs besides is not part of what ten more cost.
+            wanted = repeats[name] * seconds / max(once, 1e-9)
+            repeats[name] = int(min(np.ceil(wanted), 10 * repeats[name]))
     times: dict[str, list[float]] = {name: [] for name in functions}
     names = list(functions)
     begun_all = time.perf_counter()
@@ -66,12 +69,21 @@ def interleave(
             break
         for name in names if number % 2 == 0 else reversed(names):
             function, count = functions[name], repeats[name]
-            begun = time.perf_counter()
-            for _ in range(count):
-                function()
-            times[name].append((time.perf_counter() - begun) / count)
+            times[name].append(_seconds(function, count) / count)
     arrays = {name: np.array(values) for name, values in times.items()}
     return {name: timing(values) for name, values in arrays.items()}, arrays
+
+
+def _seconds(function: Callable[[], object], count: int) -> float:
+    repeat = getattr(function, "repeat", None) or partial(_repeat, function)
+    begun = time.perf_counter()
+    repeat(count)
+    return time.perf_counter() - begun
+
+
+def _repeat(function: Callable[[], object], count: int) -> None:
+    for _ in range(count):
+        function()
 
 
 def timing(values: np.ndarray) -> Timing:

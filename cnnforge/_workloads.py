@@ -74,21 +74,39 @@ class Workload:
         )
 
 
+class Repeatable:
+    """A function of no arguments that can repeat itself inside of one graph call.
+
+    A graph call costs 0.1 ms before anything is computed, as much as a small layer; a training
+    loop that runs several steps in one call pays it once.
+
+    Args:
+        repeat: Computes so many times, and is done when it returns.
+    """
+
+    def __init__(self, repeat: Callable[[int], object]) -> None:
+        self.repeat = repeat
+
+    def __call__(self) -> object:
+        """Compute once."""
+        return self.repeat(1)
+
+
 @dataclass(frozen=True)
 class Functions:
-    """What is timed of one implementation; each result is there when the function returns.
+    """What is timed of one implementation.
 
     Attributes:
         layer: What computes.
         forward: The outputs.
         full: The outputs and the gradients of the weights, and of the inputs where needed.
-        empty: ``forward`` of no images: what a call costs before anything is computed.
+        empty: ``forward`` of no images: what it costs before anything is computed.
     """
 
     layer: keras.layers.Layer
-    forward: Callable[[], object]
-    full: Callable[[], object]
-    empty: Callable[[], object]
+    forward: Repeatable
+    full: Repeatable
+    empty: Repeatable
 
 
 def functions(workload: Workload, kind: type, seed: int = 0) -> Functions:
@@ -110,9 +128,9 @@ def functions(workload: Workload, kind: type, seed: int = 0) -> Functions:
     forward, full = (_torch if torch else _tensorflow)(layer, workload.grad_inputs)
     return Functions(
         layer,
-        lambda: forward(inputs),
-        lambda: full(inputs, upstream),
-        lambda: forward(none),
+        Repeatable(lambda count: forward(count, inputs)),
+        Repeatable(lambda count: full(count, inputs, upstream)),
+        Repeatable(lambda count: forward(count, none)),
     )
 
 
@@ -148,9 +166,7 @@ def model_workloads(
     return found
 
 
-def _shapes(
-    layer: keras.layers.Layer, batch_size: int
-) -> Iterator[tuple[tuple[int, ...], bool]]:
+def _shapes(layer: keras.layers.Layer, batch_size: int) -> Iterator[tuple[tuple[int, ...], bool]]:
     found: dict[tuple[int, ...], bool] = {}
     for node in layer._inbound_nodes:
         if len(node.input_tensors) == 1:
@@ -176,64 +192,86 @@ def _learns(tensor: Any) -> bool:
 
 def _tensorflow(
     layer: keras.layers.Layer, grad_inputs: bool
-) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     tf = import_module("tensorflow")
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
 
-    def full(inputs: Any, upstream: Any) -> Any:
+    def forward(inputs: Any) -> list[Any]:
+        return [layer(inputs)]
+
+    def full(inputs: Any, upstream: Any) -> list[Any]:
         weights = [variable.value for variable in layer.trainable_variables]
         sources = [inputs, *weights] if grad_inputs else weights
         if not sources:
-            return layer(inputs)
+            return forward(inputs)
         with tf.GradientTape() as tape:
             tape.watch(sources)
             outputs = layer(inputs)
         gradients = tape.gradient(outputs, sources, output_gradients=upstream)
-        # With the outputs among the results, no forward pass is optimized away.
-        return outputs, [it for it in gradients if it is not None]
+        return [outputs, *(it for it in gradients if it is not None)]
 
-    def ready(function: Any) -> Any:
+    def repeated(function: Callable[..., list[Any]]) -> Callable[..., Any]:
         # Without autograph: it would rewrite, slowly, code of Keras that needs no rewriting.
-        compiled = tf.function(function, autograph=False)
-        if not tf.config.list_physical_devices("GPU"):
-            return compiled
+        @tf.function(autograph=False)
+        def run(count: Any, *arguments: Any) -> Any:
+            def step(number: Any, seen: Any) -> tuple[Any, Any]:
+                # One element of each result is used: what nobody uses is not computed. The slice
+                # may be of nothing, where there are no images.
+                results = [tf.reshape(it, [-1])[:1] for it in function(*arguments)]
+                used = [tf.reduce_sum(tf.cast(it, tf.float32)) for it in results]
+                return number + 1, seen + tf.add_n(used)
 
-        def synchronized(*arguments: Any) -> Any:
-            result = compiled(*arguments)
-            tf.test.experimental.sync_devices()
+            start = (tf.constant(0), tf.constant(0.0))
+            return tf.while_loop(lambda number, _: number < count, step, start, None, 1)[1]
+
+        # One for each shape. By hand, because TensorFlow takes the many small functions of a
+        # benchmark for one that is traced again and again, and warns.
+        traced: dict[Any, Any] = {}
+
+        def call(count: int, *arguments: Any) -> Any:
+            number = tf.constant(count)  # A tensor: for each number another graph would be made.
+            shapes = tuple(tuple(it.shape) for it in arguments)
+            if shapes not in traced:
+                traced[shapes] = run.get_concrete_function(number, *arguments)
+            result = traced[shapes](number, *arguments)
+            if on_gpu:
+                tf.test.experimental.sync_devices()
             return result
 
-        return synchronized
+        return call
 
-    return ready(lambda inputs: layer(inputs)), ready(full)
+    return repeated(forward), repeated(full)
 
 
 def _torch(
     layer: keras.layers.Layer, grad_inputs: bool
-) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     torch = import_module("torch")
+    on_gpu = torch.cuda.is_available()
 
-    def forward(inputs: Any) -> Any:
+    def forward(inputs: Any) -> None:
         with torch.no_grad():
-            outputs = layer(inputs)
-        return _waited(torch, outputs)
+            layer(inputs)
 
-    def full(inputs: Any, upstream: Any) -> Any:
+    def full(inputs: Any, upstream: Any) -> None:
         sources = [variable.value for variable in layer.trainable_variables]
         if grad_inputs:
             inputs = inputs.detach().requires_grad_()
             sources.insert(0, inputs)
         outputs = layer(inputs)
-        if not sources:
-            return _waited(torch, outputs)
-        return _waited(torch, torch.autograd.grad(outputs, sources, upstream, allow_unused=True))
+        if sources:
+            torch.autograd.grad(outputs, sources, upstream, allow_unused=True)
 
-    return forward, full
+    def repeated(function: Callable[..., None]) -> Callable[..., Any]:
+        def call(count: int, *arguments: Any) -> None:
+            for _ in range(count):
+                function(*arguments)
+            if on_gpu:
+                torch.cuda.synchronize()
 
+        return call
 
-def _waited(torch: Any, result: Any) -> Any:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return result
+    return repeated(forward), repeated(full)
 
 
 def _pair(value: Any) -> tuple[int, ...]:

@@ -19,9 +19,12 @@ from cnnforge.benchmarking.measure import PASSES as PASSES
 from cnnforge.benchmarking.measure import Measurement as Measurement
 from cnnforge.benchmarking.measure import Pass as Pass
 from cnnforge.benchmarking.measure import check as check
+from cnnforge.benchmarking.measure import first_calls as first_calls
+from cnnforge.benchmarking.measure import kernel_times as kernel_times
 from cnnforge.benchmarking.measure import measure as measure
 from cnnforge.benchmarking.measure import to_json as to_json
 from cnnforge.benchmarking.peaks import Peaks as Peaks
 from cnnforge.benchmarking.peaks import measure_peaks as measure_peaks
+from cnnforge.benchmarking.table import csv_text as csv_text
 from cnnforge.benchmarking.work import Work as Work
 from cnnforge.benchmarking.work import work as work

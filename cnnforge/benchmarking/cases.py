@@ -97,7 +97,7 @@ def layer_cases(
     if reference is None:
         raise UsageError(
             f"the layer {spec.qualified_name!r} names no reference, so there is nothing to compare "
-            "it with: a LayerSpec with reference=\"module:Class\" does"
+            'it with: a LayerSpec with reference="module:Class" does'
         )
     kind = spec.load()
     taken = _arguments(kind)

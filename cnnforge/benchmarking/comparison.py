@@ -16,6 +16,7 @@ FORMAT = "cnnforge-bench-1"
 _MACHINE = ("model", "target", "features", "cores", "usable_cores")
 # What a machine can do at most is measured to a few per cent; beyond this something else runs.
 _PEAK_TOLERANCE = 0.2
+_LEAST_NOISE = 0.02
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
 
 
 def _spread(ratio: Mapping[str, float]) -> float:
-    return (ratio["p80"] - ratio["p20"]) / 2 / ratio["median"]
+    # The whole width, and never nothing: two runs differ by more than the rounds of one.
+    return max(_LEAST_NOISE, (ratio["p80"] - ratio["p20"]) / ratio["median"])
 
 
 def _identity(machine: Mapping[str, Any]) -> dict[str, Any]:

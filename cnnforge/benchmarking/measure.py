@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import keras
@@ -20,6 +21,7 @@ from cnnforge.plugin import LayerSpec
 from cnnforge.registry import Registry
 
 PassName = Literal["forward", "backward", "full"]
+Pair = tuple[float | None, float | None]
 PASSES: tuple[PassName, ...] = ("forward", "backward", "full")
 # The certificate computes its reference in float64 several times over; more images would check
 # nothing more, as every image is computed alike.
@@ -54,17 +56,19 @@ class Measurement:
     Attributes:
         case: What was measured.
         passes: In the order of `PASSES`; empty where the reference was not run.
-        first_calls: Seconds of the first forward and the first full call together, of ours and of
-            the reference: tracing a graph, and compiling what no cache on the disk holds.
-        overheads: Seconds of a forward call on no images, of ours and of the reference; `None`
-            where a layer refuses an empty batch.
+        first_calls: What the function of that name has measured.
+        calls: Seconds of a graph call on no images, of ours and of the reference: what Python and
+            the framework cost. `None` where a layer refuses an empty batch.
+        overheads: The same for one layer inside of a graph. A forward pass less this is the time
+            of the kernel.
         note: Why the case was not measured; "" where it was.
     """
 
     case: Case
     passes: tuple[Pass, ...] = ()
-    first_calls: tuple[float, float] = (0.0, 0.0)
-    overheads: tuple[float | None, float | None] = (None, None)
+    first_calls: Pair = (None, None)
+    calls: Pair = (None, None)
+    overheads: Pair = (None, None)
     note: str = ""
 
 
@@ -85,13 +89,46 @@ def check(case: Case) -> list[LayerCheck]:
     return certify(model, layers=only, batch=min(workload.shape[0], _CHECKED_IMAGES))
 
 
-def measure(case: Case, *, rounds: int = 30, limit: float = float("inf")) -> Measurement:
+def first_calls(case: Case) -> Pair:
+    """Time the very first calls, before anything else has called the layer in this process.
+
+    Args:
+        case: Any case.
+
+    Returns:
+        Seconds of the first forward and the first full call together, of ours and of the
+        reference: tracing a graph, and compiling what no cache on the disk holds. `None` where
+        it fails: the `check` tells why.
+    """
+    workload = case.workload
+    kinds = (workload.kind,) if workload.crashes else (workload.kind, workload.reference)
+    seconds: list[float | None] = []
+    for kind in kinds:
+        try:
+            timed = functions(workload, kind)
+            begun = time.perf_counter()
+            timed.forward()
+            timed.full()
+            seconds.append(time.perf_counter() - begun)
+        except Exception:
+            seconds.append(None)
+    return seconds[0], seconds[-1] if len(seconds) > 1 else None
+
+
+def measure(
+    case: Case,
+    *,
+    rounds: int = 30,
+    limit: float = float("inf"),
+    first: Pair = (None, None),
+) -> Measurement:
     """Time a case's layer and its reference in turn.
 
     Args:
         case: A case that has passed its `check`.
         rounds: How often each is timed.
         limit: Seconds after which no further round begins.
+        first: The result of `first_calls`.
 
     Returns:
         The times.
@@ -103,7 +140,6 @@ def measure(case: Case, *, rounds: int = 30, limit: float = float("inf")) -> Mea
         )
     ours = functions(workload, workload.kind)
     reference = functions(workload, workload.reference)
-    first_calls = (_first(ours), _first(reference))
     timings, times = interleave(
         {
             "ours forward": ours.forward,
@@ -128,7 +164,28 @@ def measure(case: Case, *, rounds: int = 30, limit: float = float("inf")) -> Mea
         )
         for name in PASSES
     )
-    return Measurement(case, passes, first_calls, _overheads(ours, reference, rounds))
+    calls, overheads = _overheads(ours, reference, rounds)
+    return Measurement(case, passes, first, calls, overheads)
+
+
+def kernel_times(measurement: Measurement) -> Pair:
+    """Seconds of the forward pass without what an empty one costs, of ours and of the reference.
+
+    Args:
+        measurement: Of one case.
+
+    Returns:
+        `None` where one is not known, or is nothing beside the other.
+    """
+    if not measurement.passes:
+        return None, None
+    forward = measurement.passes[0]
+    medians = (forward.ours.median, forward.reference.median)
+    times = [
+        None if empty is None or whole <= empty else whole - empty
+        for whole, empty in zip(medians, measurement.overheads, strict=True)
+    ]
+    return times[0], times[1]
 
 
 def to_json(measurement: Measurement, peaks: Peaks) -> dict[str, Any]:
@@ -147,10 +204,16 @@ def to_json(measurement: Measurement, peaks: Peaks) -> dict[str, Any]:
         "shape": list(workload.shape),
         "grad_inputs": workload.grad_inputs,
         "note": measurement.note,
-        "first_call": dict(zip(("ours", "reference"), measurement.first_calls, strict=True)),
-        "overhead": dict(zip(("ours", "reference"), measurement.overheads, strict=True)),
+        "first_call": _both(measurement.first_calls),
+        "call": _both(measurement.calls),
+        "overhead": _both(measurement.overheads),
+        "kernel": _both(kernel_times(measurement)),
         "passes": {it.name: _pass_json(it, peaks) for it in measurement.passes},
     }
+
+
+def _both(values: Pair) -> dict[str, float | None]:
+    return {"ours": values[0], "reference": values[1]}
 
 
 def _pass_json(it: Pass, peaks: Peaks) -> dict[str, Any]:
@@ -160,7 +223,8 @@ def _pass_json(it: Pass, peaks: Peaks) -> dict[str, Any]:
     for name, timed in (("ours", it.ours), ("reference", it.reference)):
         values[name] = {"median": timed.median, "p20": timed.p20, "p80": timed.p80}
         flops = moved = None
-        if it.work is not None and timed.median > 0:
+        # What drowns in the noise has no rate.
+        if it.work is not None and it.ratio is not None:
             flops, moved = it.work.flops / timed.median, it.work.bytes / timed.median
         values[name] |= {
             "flops": flops,
@@ -172,13 +236,6 @@ def _pass_json(it: Pass, peaks: Peaks) -> dict[str, Any]:
     return values
 
 
-def _first(timed: Functions) -> float:
-    begun = time.perf_counter()
-    timed.forward()
-    timed.full()
-    return time.perf_counter() - begun
-
-
 def _ratio(reference: np.ndarray, ours: np.ndarray) -> tuple[float, float, float] | None:
     sensible = (reference > 0) & (ours > 0)
     # A difference that is below zero in one round of five says nothing.
@@ -188,18 +245,21 @@ def _ratio(reference: np.ndarray, ours: np.ndarray) -> tuple[float, float, float
     return float(median), float(p20), float(p80)
 
 
-def _overheads(
-    ours: Functions, reference: Functions, rounds: int
-) -> tuple[float | None, float | None]:
+def _overheads(ours: Functions, reference: Functions, rounds: int) -> tuple[Pair, Pair]:
     usable: dict[str, Callable[[], object]] = {}
     for name, timed in (("ours", ours), ("reference", reference)):
         try:
             timed.empty()
-            usable[name] = timed.empty
         except Exception:  # A layer that cannot do without images has no such cost to tell.
             continue
+        # A plain function is called again and again, a `Repeatable` repeats itself in the graph.
+        usable[f"{name} call"] = partial(timed.empty.repeat, 1)
+        usable[f"{name} op"] = timed.empty
     timings, _ = interleave(usable, rounds=rounds)
-    ours_, reference_ = (
-        timings[name].median if name in timings else None for name in ("ours", "reference")
-    )
-    return ours_, reference_
+
+    def pair(what: str) -> Pair:
+        names = (f"ours {what}", f"reference {what}")
+        found = [timings[name].median if name in timings else None for name in names]
+        return found[0], found[1]
+
+    return pair("call"), pair("op")

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from cnnforge.cli.bench import bench
 from cnnforge.cli.doctor import doctor
 from cnnforge.cli.evaluate import evaluate
 from cnnforge.cli.plugins import plugins
@@ -20,7 +21,7 @@ from cnnforge.cli.predict import predict
 from cnnforge.cli.train import train
 from cnnforge.errors import CnnforgeError
 
-_COMMANDS = (train, evaluate, predict, plugins, doctor)
+_COMMANDS = (train, evaluate, predict, bench, plugins, doctor)
 
 INTERRUPTED = 130
 """The exit code after a Ctrl-C: 128 plus the number of the signal."""

@@ -1,0 +1,81 @@
+"""Results as a table in a file: one row for each pass of each case."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from typing import Any
+
+COLUMNS = (
+    "case",
+    "layer",
+    "pass",
+    "ours_seconds",
+    "ours_p20",
+    "ours_p80",
+    "reference_seconds",
+    "reference_p20",
+    "reference_p80",
+    "ratio",
+    "ratio_p20",
+    "ratio_p80",
+    "flops_per_second",
+    "share_of_peak_flops",
+    "bytes_per_second",
+    "share_of_peak_bytes",
+    "first_call_seconds",
+    "call_seconds",
+    "overhead_seconds",
+    "auto",
+    "cpu",
+    "threads",
+    "backend",
+    "backend_version",
+    "cnnforge",
+)
+
+
+def csv_text(result: Mapping[str, Any]) -> str:
+    """Write a result as CSV.
+
+    Args:
+        result: What `cnnforge bench --json` prints.
+
+    Returns:
+        The table, a line of headings first. Each row names the machine: rows of several files
+        can be put together, and must not be compared across machines. A cell is empty where a
+        value is not known.
+    """
+    machine = result["machine"]
+    about = [
+        machine["cpu"]["model"],
+        result["peaks"]["threads"],
+        machine["backend"]["name"],
+        machine["backend"]["version"],
+        machine["packages"].get("cnnforge", ""),
+    ]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for case in result["cases"]:
+        for name, it in case["passes"].items():
+            ours, reference, ratio = it["ours"], it["reference"], it["ratio"] or {}
+            numbers = [
+                *(ours[key] for key in ("median", "p20", "p80")),
+                *(reference[key] for key in ("median", "p20", "p80")),
+                *(ratio.get(key) for key in ("median", "p20", "p80")),
+                *(ours[key] for key in ("flops", "share_of_flops", "bytes", "share_of_bytes")),
+                *(case[key]["ours"] for key in ("first_call", "call", "overhead")),
+            ]
+            writer.writerow(
+                [
+                    case["name"],
+                    case["layer"],
+                    name,
+                    *("" if it is None else f"{it:.6g}" for it in numbers),
+                    case.get("auto") or "",
+                    *about,
+                ]
+            )
+    return text.getvalue()

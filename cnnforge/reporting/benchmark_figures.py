@@ -1,0 +1,214 @@
+"""The figure of `cnnforge bench`: ratios as bars, and a roofline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from cnnforge.reporting.figures import _STYLE, _plain, _write
+
+_OURS, _REFERENCE, _ROOF = "#3b6ea8", "#d1603d", "#7a7a7a"
+_PASSES = {"forward": "#9dbbdc", "backward": "#6690c2", "full": "#2f5d92"}
+_MARKERS = {"forward": "o", "full": "s"}
+_NUMBERED = 26
+
+
+def benchmark_figure(path: Path, result: Mapping[str, Any]) -> None:
+    """Draw how many times as fast as the reference each case is, and how near to the peak.
+
+    Args:
+        path: The PNG file to write.
+        result: What `cnnforge bench --json` prints.
+    """
+    cases = [case for case in result["cases"] if case["passes"]]
+    machine, peaks = result["machine"], result["peaks"]
+    known = [it for it in cases if it["passes"]["forward"]["ours"]["flops"]]
+    height = max(4.6, 1.4 + 0.62 * len(cases))
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(14.5, height), dpi=150, layout="constrained")
+        backend = machine["backend"]
+        figure.suptitle(
+            _plain(
+                f"{machine['cpu']['model']} · {peaks['threads']} threads · reference: "
+                f"{backend['name']} {backend['version']} · median of {result['rounds']} rounds, "
+                "whiskers from the 20th to the 80th percentile"
+            ),
+            x=0.01,
+            ha="left",
+            fontsize=11,
+            color="#555555",
+        )
+        bars, roof = figure.subplots(1, 2, width_ratios=(1.15, 1))
+        names = [_label(number, case) for number, case in enumerate(cases, 1)]
+        _bars(bars, names, cases)
+        _roofline(roof, cases, known, peaks)
+        _write(figure, path)
+
+
+def _label(number: int, case: Mapping[str, Any]) -> str:
+    count = len(case["layers"])
+    more = f" (x{count})" if count > 1 else ""
+    name, _, shape = case["name"].partition(" ")
+    return f"{_plain(name)}{more}  {number}\n{_plain(shape)}"
+
+
+def _bars(axes: Any, names: Sequence[str], cases: Sequence[Mapping[str, Any]]) -> None:
+    positions = np.arange(len(cases), dtype=float)
+    height = 0.27
+    for offset, (name, color) in enumerate(_PASSES.items()):
+        drawn = [
+            (position, case["passes"][name]["ratio"])
+            for position, case in zip(positions, cases, strict=True)
+            if case["passes"][name]["ratio"]
+        ]
+        if not drawn:
+            continue
+        where = [position + (offset - 1) * height for position, _ in drawn]
+        median = np.array([it["median"] for _, it in drawn])
+        spread = np.array([[it["median"] - it["p20"], it["p80"] - it["median"]] for _, it in drawn])
+        axes.barh(
+            where,
+            median,
+            height * 0.92,
+            color=color,
+            label=name,
+            xerr=np.maximum(spread, 0).T,
+            error_kw={"elinewidth": 1, "ecolor": "#333333", "capsize": 1.5},
+        )
+        for place, value, (_, high) in zip(where, median, spread, strict=True):
+            axes.annotate(
+                f"{value:.2f}",
+                (value + max(high, 0), place),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8.5,
+                color="#333333",
+            )
+    axes.axvline(1, color=_ROOF, linewidth=1.2, linestyle=(0, (4, 3)))
+    axes.set_yticks(positions, names, fontsize=9)
+    axes.set_ylim(len(cases) - 0.4, -0.6)
+    axes.set_xlim(0, 1.12 * max(axes.get_xlim()[1], 1.2))
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_title("Times as fast as the reference")
+    axes.set_xlabel("reference time / our time (right of the dashed line: faster)")
+    if axes.containers:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+
+
+def _roofline(
+    axes: Any,
+    cases: Sequence[Mapping[str, Any]],
+    known: Sequence[Mapping[str, Any]],
+    peaks: Mapping[str, float],
+) -> None:
+    axes.set_title("Roofline")
+    axes.set_xlabel("operations per byte that has to be moved")
+    axes.set_ylabel("GFLOP/s")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    points = [
+        (cases.index(case) + 1, name, who, it[who]["flops"] / it[who]["bytes"], it[who]["flops"])
+        for case in known
+        for name, it in case["passes"].items()
+        if name in _MARKERS
+        for who in ("ours", "reference")
+        if it[who]["flops"] and it[who]["bytes"]
+    ]
+    if not points:
+        axes.text(
+            0.5,
+            0.5,
+            "the work of these layers is not known",
+            ha="center",
+            va="center",
+            transform=axes.transAxes,
+            color="#555555",
+        )
+        return
+    compute, memory = peaks["flops"], peaks["bytes"]
+    ridge = compute / memory
+    left = min(ridge, *(x for *_, x, _ in points)) / 2
+    right = max(ridge, *(x for *_, x, _ in points)) * 4
+    roof = np.geomspace(left, right, 200)
+    axes.plot(roof, np.minimum(compute, memory * roof) / 1e9, color=_ROOF, linewidth=2)
+    axes.annotate(
+        f"{compute / 1e9:.0f} GFLOP/s",
+        (right, compute / 1e9),
+        xytext=(-2, 4),
+        textcoords="offset points",
+        ha="right",
+        fontsize=9,
+        color="#555555",
+    )
+    axes.annotate(
+        f"{memory / 1e9:.0f} GB/s",
+        (left, memory * left / 1e9),
+        xytext=(6, 12),
+        textcoords="offset points",
+        fontsize=9,
+        color="#555555",
+    )
+    for number, name, who, x, flops in points:
+        ours = who == "ours"
+        axes.plot(
+            x,
+            flops / 1e9,
+            _MARKERS[name],
+            markersize=6.5,
+            color=_OURS if ours else _REFERENCE,
+            markerfacecolor=_OURS if ours else "white",
+            zorder=3 if ours else 2,
+        )
+        if ours and len(known) <= _NUMBERED:
+            axes.annotate(
+                str(number),
+                (x, flops / 1e9),
+                xytext=(5, 3),
+                textcoords="offset points",
+                fontsize=8,
+                color=_OURS,
+            )
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if axis is axes.xaxis else (1.0,)))
+        axis.set_major_formatter(plain)
+        axis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(left, right)
+    axes.legend(
+        handles=[
+            Line2D([], [], color=_OURS, marker="o", linestyle="", label="ours, forward"),
+            Line2D([], [], color=_OURS, marker="s", linestyle="", label="ours, full"),
+            Line2D(
+                [],
+                [],
+                color=_REFERENCE,
+                marker="o",
+                markerfacecolor="white",
+                linestyle="",
+                label="reference, forward",
+            ),
+            Line2D(
+                [],
+                [],
+                color=_REFERENCE,
+                marker="s",
+                markerfacecolor="white",
+                linestyle="",
+                label="reference, full",
+            ),
+        ],
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.12),
+        ncols=4,
+        columnspacing=1.0,
+        handletextpad=0.3,
+    )
