@@ -3,7 +3,6 @@
 import re
 import subprocess
 from collections import Counter
-from functools import cache
 
 import pytest
 
@@ -36,26 +35,44 @@ INSTRUCTION = re.compile(
 )
 
 
-@cache
-def disassembler() -> str:
-    from cuda.pathfinder import find_nvidia_binary_utility
+@pytest.fixture(scope="module")
+def disassembler():
+    from cuda_resources import disassembler as find
 
-    path = find_nvidia_binary_utility("nvdisasm")
-    if path is None:
-        pytest.skip("needs nvdisasm: pip install nvidia-cuda-nvdisasm")
-    return path
+    try:
+        return find()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
 
 
-def machine_code(kernel, capability, folder):
-    """The assembler's log, the number of each instruction, and all instructions with operands."""
-    compiled = compile_kernel(kernel, capability)
-    path = folder / "kernel.cubin"
-    path.write_bytes(compiled.code)
-    done = subprocess.run(
-        [disassembler(), "-c", str(path)], capture_output=True, text=True, check=True
-    )
-    lines = INSTRUCTION.findall(done.stdout)
-    return compiled.log, Counter(name for name, _ in lines), lines
+@pytest.fixture
+def machine_code(disassembler, tmp_path):
+    """Return ``read(kernel, capability)``: resources, and all instructions with operands."""
+    from cuda_resources import Resources
+
+    def read(kernel, capability):
+        compiled = compile_kernel(kernel, capability)
+        path = tmp_path / "kernel.cubin"
+        path.write_bytes(compiled.code)
+        listing = subprocess.run(
+            [disassembler, "-c", str(path)], capture_output=True, text=True, check=True
+        )
+        lines = INSTRUCTION.findall(listing.stdout)
+        frame = r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
+        registers = re.search(r"Used (\d+) registers", compiled.log)
+        shared = re.search(r"(\d+) bytes smem", compiled.log)
+        found = Resources(
+            int(registers[1]),
+            int(shared[1]) if shared else 0,
+            sum(int(number) for number in re.search(frame, compiled.log).groups()),
+            Counter(name for name, _ in lines),
+        )
+        assert found.spills == 0
+        assert not found.float64
+        assert not found.count("LDL") + found.count("STL")
+        return found, lines
+
+    return read
 
 
 def build(op, precision, tile, vector):
@@ -64,47 +81,40 @@ def build(op, precision, tile, vector):
     return convolution(precision, tile, vector, gradient=op == "conv2d_grad_inputs")
 
 
-def check_resources(log, counts, registers):
-    assert re.search(r"\b0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads", log)
-    used = int(re.search(r"Used (\d+) registers", log)[1])
-    assert used <= registers
-    assert not [n for n in counts if re.match(r"(LDL|STL)\b|D(ADD|MUL|FMA|SETP|MNMX)|.*\.F64", n)]
-
-
 @pytest.mark.parametrize("capability", ARCHITECTURES, ids=lambda c: "sm_{}{}".format(*c))
 @pytest.mark.parametrize("precision", SHAPES)
 @pytest.mark.parametrize("op", OPS)
-def test_wide(op, precision, capability, tmp_path):
-    check(op, precision, WIDE, True, capability, tmp_path)
+def test_wide(op, precision, capability, machine_code):
+    kernel = build(op, precision, WIDE, True)
+    check(op, precision, WIDE, True, *machine_code(kernel, capability))
 
 
 @pytest.mark.parametrize("vector", [True, False])
 @pytest.mark.parametrize("precision", SHAPES)
 @pytest.mark.parametrize("op", OPS)
-def test_narrow(op, precision, vector, tmp_path):
-    check(op, precision, NARROW, vector, (8, 0), tmp_path)
+def test_narrow(op, precision, vector, machine_code):
+    kernel = build(op, precision, NARROW, vector)
+    check(op, precision, NARROW, vector, *machine_code(kernel, (8, 0)))
 
 
-def check(op, precision, tile, vector, capability, folder):
-    log, counts, lines = machine_code(build(op, precision, tile, vector), capability, folder)
-    check_resources(log, counts, REGISTERS)
-    assert int(re.search(r"(\d+) bytes smem", log)[1]) == SHARED[op][tile]
-
-    kinds = Counter(name.split(".")[0] for name in counts.elements())
+def check(op, precision, tile, vector, found, lines):
+    assert found.registers <= REGISTERS
+    assert found.shared == SHARED[op][tile]
     # A warp multiplies 4 by 4 or 2 by 4 pieces, in two halves where the instruction takes 8 terms;
     # the compiler may leave the halves to a loop.
     pieces = 16 if tile is WIDE else 8
-    assert kinds["HMMA"] == counts[SHAPES[precision]]
-    assert kinds["HMMA"] in {pieces, pieces * (2 if precision == "tf32" else 1)}
+    assert found.count("HMMA") == found.counts[SHAPES[precision]]
+    assert found.count("HMMA") in {pieces, pieces * (2 if precision == "tf32" else 1)}
     # What is read from global memory goes straight to shared memory, but for the bias.
-    assert kinds["LDGSTS"]
-    assert counts["LDGSTS.E.BYPASS.128"] == (kinds["LDGSTS"] if vector else 0)
-    assert kinds["LDG"] == (8 if op == "conv2d" else 0)
-    assert not kinds["STS"]
-    assert not kinds["LD"]
-    assert bool(counts["LDSM.16.M88.4"]) == (op != "conv2d_grad_weights")
-    assert bool(kinds["LDS"]) == (op != "conv2d_grad_inputs")
-    assert bool(counts["STG.E.64"]) == vector
+    copies = found.count("LDGSTS")
+    assert copies
+    assert found.counts["LDGSTS.E.BYPASS.128"] == (copies if vector else 0)
+    assert found.count("LDG") == (8 if op == "conv2d" else 0)
+    assert not found.count("STS")
+    assert not found.count("LD")
+    assert bool(found.counts["LDSM.16.M88.4"]) == (op != "conv2d_grad_weights")
+    assert bool(found.count("LDS")) == (op != "conv2d_grad_inputs")
+    assert bool(found.counts["STG.E.64"]) == vector
     # One barrier, behind the wait that leaves one group of copies under way.
     order = [(n, o) for n, o in lines if n in {"LDGDEPBAR", "DEPBAR.LE"} or n.startswith("BAR")]
     waits = [n.split(".")[0] for n, _ in order]
@@ -113,6 +123,6 @@ def check(op, precision, tile, vector, capability, folder):
 
 
 @pytest.mark.parametrize("capability", ARCHITECTURES, ids=lambda c: "sm_{}{}".format(*c))
-def test_relu_mask(capability, tmp_path):
-    log, counts, _ = machine_code(relu_mask, capability, tmp_path)
-    check_resources(log, counts, 32)
+def test_relu_mask(capability, machine_code):
+    found, _ = machine_code(relu_mask, capability)
+    assert found.registers <= 32
