@@ -8,17 +8,29 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TEST_INSTALLED := $(VENV)/.installed-test
 
+# What pip installs for `make test-torch`; for a build for the CPU where pip finds another one:
+#   make test-torch TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
+TORCH ?= torch
+TORCH_VENV := .venv-torch
+TORCH_BIN := $(TORCH_VENV)/bin
+TORCH_INSTALLED := $(TORCH_VENV)/.installed
+# The tests of the torch backend itself, and those that are the same under every backend.
+TORCH_TESTS = $(shell find tests -name 'test_*torch*.py') tests/cnnforge/ops/test_array_op.py \
+	tests/cnnforge/training tests/cnnforge/prediction tests/cnnforge/cli/test_train.py
+
 EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test test-torch lint format bench clean
 
 help:
 	@echo "make demo    train a small network on bundled digits, then predict a few of them"
 	@echo "make test    run every check: style, types, import rules, tests"
+	@echo "make test-torch  run the tests of the torch backend, in an environment of its own"
 	@echo "make lint    run every check but the tests"
 	@echo "make format  format the code and mend what can be mended"
-	@echo "make bench   run the benchmarks"
+	@echo "make bench   measure all layers, write benchmarks/results/"
+	@echo "make bench-gate  fail where a layer has become slower beside its reference"
 	@echo "make clean   remove the environment and what the tools left behind"
 
 # pip comes last: without it the environment is unfinished and made again.
@@ -28,6 +40,9 @@ $(BIN)/pip:
 			"run: make PYTHON=python3.12 ..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
+$(TORCH_BIN)/pip: | $(BIN)/pip
+	$(BIN)/python -m venv $(TORCH_VENV)
+
 $(INSTALLED): pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
@@ -36,12 +51,23 @@ $(TEST_INSTALLED): pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@ $(INSTALLED)
 
+# torch first, so that the extra finds it and does not choose another build.
+$(TORCH_INSTALLED): pyproject.toml | $(TORCH_BIN)/pip
+	$(TORCH_BIN)/python -m pip install --quiet $(TORCH)
+	$(TORCH_BIN)/python -m pip install --quiet --editable '.[test,torch]'
+	@touch $@
+
 demo: $(INSTALLED)
 	$(BIN)/cnnforge train --epochs $(EPOCHS) --output $(DEMO_RUNS)
 	$(BIN)/cnnforge predict "$$(ls -td $(DEMO_RUNS)/*/ | head -n 1)" mnist5k --limit 8
 
 test: lint
 	$(BIN)/python -m pytest
+
+# torch warns of float(tensor) where a gradient is known, which the shared tests take for granted.
+test-torch: $(TORCH_INSTALLED)
+	KERAS_BACKEND=torch $(TORCH_BIN)/python -m pytest \
+		-W "ignore:Converting a tensor with requires_grad" $(TORCH_TESTS)
 
 lint: $(TEST_INSTALLED)
 	$(BIN)/ruff check .
@@ -54,8 +80,12 @@ format: $(TEST_INSTALLED)
 	$(BIN)/ruff format .
 
 bench: $(TEST_INSTALLED)
-	$(BIN)/python -m pytest benchmarks
+	$(BIN)/python -m pytest benchmarks/bench_layers.py --benchmark-columns=median,iqr,rounds
+
+# GATE=--short takes less than three minutes.
+bench-gate: $(TEST_INSTALLED)
+	$(BIN)/python benchmarks/gate.py $(GATE)
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(TORCH_VENV) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
 	find cnnforge kernels plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +

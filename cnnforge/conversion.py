@@ -143,6 +143,9 @@ def _rebuilt(
         layer.trainable = trainable.get(layer.name, layer.trainable)
     # Every variable, not only the weights: seed generators belong to the state of a model.
     _copy(model.variables, rebuilt.variables)
+    for old, new in zip(model.variables, rebuilt.variables, strict=True):
+        # Under torch, the `trainable` of a layer reaches even the kernel that LoRA has frozen.
+        new.trainable = old.trainable
     for layer in rebuilt._flatten_layers():
         # What `Normalization` computes from its variables is no variable.
         if hasattr(layer, "finalize_state"):
