@@ -26,7 +26,8 @@ NO_WINNER = 255
 THREADS = 128
 _SHARED_FLOATS = 4096
 _MOST_SHARED_FLOATS = 12288
-_PATCH_FLOATS = 48
+# A longer body is not unrolled, and what it indexes leaves the registers.
+_PATCH_FLOATS, _PRODUCTS = 48, 400
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,14 @@ class Direct:
     @property
     def filter_tile(self) -> int:
         """Filters of a thread."""
-        cells = 4 if self.pool is None else self.pool[0] * self.pool[1]
-        return 4 if self.filters <= 4 or 4 < cells <= 16 else 8
+        return 4 if self.filters <= 4 else 8
 
     @property
     def cells(self) -> tuple[int, int]:
         """Outputs of a thread that are in registers at a time."""
         if self.pool is None:
             return 1, 4
-        if self.pool[0] * self.pool[1] <= 9:
+        if self.pool[0] * self.pool[1] <= 4:
             return self.pool
         return (1, self.pool[1]) if self.pool[1] <= 4 else (1, 1)
 
@@ -81,8 +81,9 @@ class Direct:
     @property
     def tap_columns(self) -> int:
         """Taps of a row whose inputs are in registers at a time: all of them, or one."""
-        columns = self.patch_columns(self.window[1])
-        fits = columns * self.cells[0] * self.vector <= _PATCH_FLOATS
+        loads = self.patch_columns(self.window[1]) * self.cells[0] * self.vector
+        products = self.window[1] * self.vector * self.cells[0] * self.cells[1] * self.filter_tile
+        fits = loads <= _PATCH_FLOATS and products <= _PRODUCTS
         return self.window[1] if fits else 1
 
     @property

@@ -140,7 +140,7 @@ def test_weights_that_do_not_fit_into_shared_memory_at_once(monkeypatch):
 
 
 def test_a_window_larger_than_the_image_has_no_outputs_and_zero_gradients():
-    for channels, groups in ((3, 1), (12, 1), (4, 4)):
+    for channels, groups in ((3, 1), (4, 4)):
         c = Convolution((1, 3, 3, channels), (5, 5, channels // groups, 4), groups=groups)
         outputs, weights = np.zeros(c.outputs, np.float32), values(c.weights, 1)
         assert not plans.forward(c, True, True).launches
@@ -176,7 +176,7 @@ def test_an_empty_batch_runs_nothing_but_the_weights():
     assert not grad_bias.any()
 
 
-@pytest.mark.parametrize("tile", plans.TILES[:-1], ids=str)
+@pytest.mark.parametrize("tile", [plans.TILES[0], plans.TILES[1], plans.TILES[5]], ids=str)
 @pytest.mark.parametrize("backward", [False, True])
 def test_large_tiles(tile, backward):
     """A tile in which some rows and columns are beyond the product, and some are not."""

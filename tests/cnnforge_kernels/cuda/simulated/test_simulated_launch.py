@@ -11,6 +11,7 @@ from cnnforge_kernels import reference
 from cnnforge_kernels.cuda import launch, runtime
 from cnnforge_kernels.cuda.arrays import DeviceArray, View
 from cnnforge_kernels.cuda.errors import CudaUnavailableError
+from cnnforge_kernels.cuda.simulation import Memory
 
 
 class Array:
@@ -67,8 +68,8 @@ class Tensor:
         return self.values.flags.c_contiguous
 
 
-class Memory:
-    """An allocation, full of NaN."""
+class Allocation:
+    """Memory full of NaN, as a driver would align it."""
 
     def __init__(self, size):
         self._base = np.full(size + 512, 0xFF, np.uint8)
@@ -81,22 +82,12 @@ class Memory:
         self.freed = True
 
 
-class Pointer:
-    """Memory from an address on, as a kernel indexes it."""
-
-    def __init__(self, address, kind):
-        self.address, self.dtype = address, np.dtype(kind)
-
-    def _element(self, index):
-        size = self.dtype.itemsize
-        element = (ctypes.c_char * size).from_address(self.address + int(index) * size)
-        return np.frombuffer(element, self.dtype)
-
-    def __getitem__(self, index):
-        return self._element(index)[0]
-
-    def __setitem__(self, index, value):
-        self._element(index)[0] = value
+def memory_at(address, kind):
+    """Memory from an address on, as a kernel sees it."""
+    size = 1 << 14
+    kind = np.dtype(kind)
+    content = (ctypes.c_char * (size * kind.itemsize)).from_address(address)
+    return Memory(np.frombuffer(content, kind))
 
 
 class Driver:
@@ -113,7 +104,7 @@ class Driver:
         return View(values.ctypes.data, values.shape, values.dtype, 0, True, array)
 
     def allocate(self, size, device, stream):
-        self.memories.append(Memory(size))
+        self.memories.append(Allocation(size))
         return self.memories[-1]
 
     def launch(self, launches, device, stream):
@@ -124,7 +115,7 @@ class Driver:
             for value, kind in zip(arguments, kernel.arguments, strict=True):
                 if kind.endswith("*"):
                     assert type(value) is int
-                    ready.append(Pointer(value, kind[:-1]))
+                    ready.append(memory_at(value, kind[:-1]))
                 else:
                     assert isinstance(value, np.dtype(kind).type)
                     ready.append(value)
@@ -141,7 +132,7 @@ def driver(monkeypatch):
 def values(*shape, seed=0):
     """Values at a multiple of 16 bytes."""
     random = np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
-    memory = Memory(random.nbytes).values.view(np.float32).reshape(shape)
+    memory = Allocation(random.nbytes).values.view(np.float32).reshape(shape)
     memory[...] = random
     return memory
 
@@ -156,8 +147,14 @@ def numpy(array):
 
 
 @pytest.mark.parametrize("kind", [Array, OnlyDlpack, Tensor])
-def test_convolution(kind, driver):
-    x, w, b = values(1, 5, 6, 4), values(3, 3, 2, 8), values(8)
+def test_arrays_of_others(kind):
+    x, w = values(1, 3, 4, 1), values(2, 2, 1, 4)
+    assert_close(numpy(kernels.conv2d(kind(x), kind(w))), reference.conv2d(x, w), 4)
+
+
+def test_convolution(driver):
+    kind = Array
+    x, w, b = values(1, 4, 5, 4), values(3, 3, 2, 8), values(8)
     options = {"strides": (2, 1), "groups": 2}
     outputs = kernels.conv2d(
         kind(x), kind(w), kind(b), padding="same", activation="relu", stream=1234, **options
@@ -195,39 +192,40 @@ def test_depthwise_convolution():
 
 
 def test_conv_block():
-    x, w, b = values(1, 6, 6, 2), values(3, 3, 2, 4), values(4)
+    x, w, b = values(1, 4, 6, 2), values(3, 3, 2, 4), values(4)
     outputs, winners = kernels.conv_block(Array(x), Array(w), Array(b), padding="same")
-    want = kernels.conv_block(x, w, b, padding="same")
-    assert_close(numpy(outputs), want[0], 18)
-    np.testing.assert_array_equal(numpy(winners), want[1])
-    g = values(*want[0].shape)
+    whole = reference.conv2d(x, w, b, same=True, relu=True)
+    best, cells = reference.max_pool2d(whole)
+    assert_close(numpy(outputs), best, 18)
+    np.testing.assert_array_equal(numpy(winners), np.where(best > 0, cells, 255))
+    g = values(*best.shape)
+    routed = reference.max_pool2d_grad(whole.astype(np.float32), g)
+    expected = reference.conv2d_gradients(x, w, routed, outputs=whole, same=True)
     got = kernels.conv_block_grad_inputs(Array(g), winners, Array(w), x.shape, padding="same")
-    assert_close(
-        numpy(got), kernels.conv_block_grad_inputs(g, want[1], w, x.shape, padding="same"), 36
-    )
     results = kernels.conv_block_grad_weights(Array(x), Array(g), winners, w.shape, padding="same")
-    expected = kernels.conv_block_grad_weights(x, g, want[1], w.shape, padding="same")
-    for result, correct in zip(results, expected, strict=True):
-        assert_close(numpy(result), correct, 36)
+    for result, want, count in zip((got, *results), expected, (36, 6, 6), strict=True):
+        assert_close(numpy(result), want, count)
 
 
-def test_pooling(driver):
+def test_pooling():
     x = values(1, 5, 6, 4)
-    outputs, winners = kernels.max_pool2d(Array(x), pool_size=3, strides=2, padding="same")
-    best, cells = kernels.max_pool2d(x, pool_size=3, strides=2, padding="same")
+    options = {"pool_size": 3, "strides": 2, "padding": "same"}
+    oracle = {"pool_size": (3, 3), "strides": (2, 2), "same": True}
+    outputs, winners = kernels.max_pool2d(Array(x), **options)
+    best, cells = reference.max_pool2d(x, **oracle)
     np.testing.assert_array_equal(numpy(outputs), best)
     np.testing.assert_array_equal(numpy(winners), cells)
-    options = {"pool_size": 3, "strides": 2, "padding": "same"}
+    g = numpy(outputs)
     got = kernels.max_pool2d_grad(outputs, winners, x.shape, **options)
-    assert_close(numpy(got), kernels.max_pool2d_grad(best, cells, x.shape, **options), 9)
+    assert_close(numpy(got), reference.max_pool2d_grad(x, g, **oracle), 9)
     mean = kernels.average_pool2d(Array(x), **options)
-    assert_close(numpy(mean), kernels.average_pool2d(x, **options), 9)
-    got = kernels.average_pool2d_grad(mean, x.shape, **options)
-    assert_close(numpy(got), kernels.average_pool2d_grad(numpy(mean), x.shape, **options), 9)
+    assert_close(numpy(mean), reference.average_pool2d(x, **oracle), 9)
+    got = kernels.average_pool2d_grad(outputs, x.shape, **options)
+    assert_close(numpy(got), reference.average_pool2d_grad(x, g, **oracle), 9)
     whole = kernels.global_average_pool2d(Array(x))
-    assert_close(numpy(whole), x.mean((1, 2)), 30)
+    assert_close(numpy(whole), reference.global_average_pool2d(x), 30)
     got = kernels.global_average_pool2d_grad(whole, x.shape)
-    assert_close(numpy(got), kernels.global_average_pool2d_grad(numpy(whole), x.shape), 1)
+    assert_close(numpy(got), reference.global_average_pool2d_grad(x, numpy(whole)), 1)
 
 
 def test_an_output_can_be_given():
