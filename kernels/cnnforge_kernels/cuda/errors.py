@@ -27,7 +27,8 @@ def no_device(error: BaseException) -> CudaUnavailableError:
         error: what the driver, or the search for it, said.
     """
     text = " ".join(str(error).split()) or type(error).__name__
-    if "INSUFFICIENT_DRIVER" in text or "UNSUPPORTED_PTX" in text:
+    # A driver that is older than the libraries lacks some of its functions.
+    if "INSUFFICIENT_DRIVER" in text or ("Function" in text and "not found" in text):
         advice = (
             "The NVIDIA driver is too old for the installed CUDA libraries. Update the driver, or "
             'install those of CUDA 12: pip install "cnnforge[cuda12]"'
@@ -40,3 +41,18 @@ def no_device(error: BaseException) -> CudaUnavailableError:
             "whether it works), or pass NumPy arrays to compute on the CPU"
         )
     return CudaUnavailableError(f"{advice}. The driver said: {text}")
+
+
+def refused(kernel: str, error: BaseException) -> CudaUnavailableError:
+    """The error where the driver does not take machine code that was compiled for its device.
+
+    Args:
+        kernel: name of the kernel.
+        error: what the driver said.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    return CudaUnavailableError(
+        f"The NVIDIA driver refused the kernel {kernel!r}; it may be too old for the installed "
+        "CUDA libraries. Update the driver, or install those of CUDA 12: "
+        f'pip install "cnnforge[cuda12]". The driver said: {text}'
+    )

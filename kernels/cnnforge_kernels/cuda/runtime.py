@@ -16,7 +16,7 @@ import numpy as np
 
 from cnnforge_kernels.cuda.arrays import DeviceArray, View, contiguous
 from cnnforge_kernels.cuda.compiler import cached_kernel, capability_of
-from cnnforge_kernels.cuda.errors import no_device, no_numba_cuda
+from cnnforge_kernels.cuda.errors import no_device, no_numba_cuda, refused
 from cnnforge_kernels.cuda.jit import AVAILABLE, Kernel
 
 _SCALARS = {name: np.dtype(name).type for name in ("int32", "uint32", "int64", "float32")}
@@ -140,8 +140,12 @@ class Driver:
         if loaded is None:
             with self._loading:
                 compiled = cached_kernel(kernel, capability_of(device))
-                code = self._core.ObjectCode.from_cubin(compiled.code)
-                self._loaded[key] = loaded = code.get_kernel(compiled.symbol)
+                try:
+                    code = self._core.ObjectCode.from_cubin(compiled.code)
+                    loaded = code.get_kernel(compiled.symbol)
+                except Exception as error:
+                    raise refused(kernel.name, error) from error
+                self._loaded[key] = loaded
         return loaded
 
 

@@ -1,0 +1,137 @@
+"""What the launch layer promises without a device."""
+
+import inspect
+import threading
+
+import numpy as np
+import pytest
+
+import cnnforge_kernels as kernels
+from cnnforge_kernels.cpu import conv2d, conv_block, depthwise, global_pooling, pooling
+from cnnforge_kernels.cuda import launch, plans, runtime
+from cnnforge_kernels.cuda.arrays import View, contiguous, is_device_array
+from cnnforge_kernels.cuda.compiler import Compiled
+from cnnforge_kernels.cuda.conv2d import Convolution, forward, grad_weights
+from cnnforge_kernels.cuda.errors import CudaUnavailableError, no_device
+
+CPU = [
+    function
+    for module in (conv2d, conv_block, depthwise, global_pooling, pooling)
+    for name, function in vars(module).items()
+    if hasattr(launch, name) and getattr(function, "py_func", None) is not None
+]
+
+
+def test_parameters_are_those_of_the_cpu():
+    assert len(CPU) == 15
+    for function in CPU:
+        ours = inspect.signature(getattr(launch, function.__name__)).parameters
+        assert list(ours) == [*inspect.signature(function.py_func).parameters, "stream"]
+
+
+class Elsewhere:
+    """An array on a device that is not there."""
+
+    shape, dtype = (1, 5, 5, 2), np.dtype(np.float32)
+
+    def __dlpack_device__(self):
+        return 2, 0
+
+    @property
+    def __cuda_array_interface__(self):
+        return {
+            "shape": self.shape,
+            "typestr": "<f4",
+            "data": (4096, False),
+            "strides": None,
+            "version": 3,
+        }
+
+
+def test_no_device(monkeypatch):
+    def missing():
+        raise no_device(RuntimeError("no driver"))
+
+    monkeypatch.setattr(runtime, "driver", missing)
+    with pytest.raises(CudaUnavailableError, match=r"Install the driver.* The driver said: no"):
+        kernels.max_pool2d(Elsewhere())
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("CUDA_ERROR_NO_DEVICE: no CUDA-capable device", "There is no such CUDA device"),
+        ("CUDA_ERROR_INSUFFICIENT_DRIVER", r"too old.*cnnforge\[cuda12\]"),
+        ("Function cuDeviceGetNew not found", "driver is too old"),
+        ("", "Install the driver"),
+    ],
+)
+def test_what_is_missing_is_said(said, advice):
+    assert is_device_array(Elsewhere())
+    with pytest.raises(CudaUnavailableError, match=advice):
+        raise no_device(OSError(said))
+
+
+def test_a_driver_that_refuses_a_kernel(monkeypatch):
+    class Code:
+        @staticmethod
+        def from_cubin(code):
+            raise RuntimeError("CUDA_ERROR_UNSUPPORTED_PTX_VERSION")
+
+    class Core:
+        ObjectCode = Code
+
+    class Device:
+        device_id, compute_capability = 0, (9, 0)
+
+    made = runtime.Driver.__new__(runtime.Driver)
+    made._core, made._loaded, made._loading = Core, {}, threading.Lock()
+    monkeypatch.setattr(runtime, "cached_kernel", lambda *_: Compiled(b"", "name"))
+    plan = forward(Convolution((1, 5, 5, 1), (3, 3, 1, 4)), False, False)
+    with pytest.raises(CudaUnavailableError, match=r"refused.*'conv2d_direct.*Update the driver"):
+        made._load(plan.launches[0].kernel, Device)
+
+
+def test_what_is_no_array_on_a_device():
+    for value in (np.zeros(3), [1.0], None, 3, "text"):
+        assert not is_device_array(value)
+
+
+def test_contiguous():
+    assert contiguous((2, 3), None, 4)
+    assert contiguous((2, 3), (12, 4), 4)
+    assert contiguous((2, 1), (4, 99), 4)
+    assert contiguous((0, 3), (1, 1), 4)
+    assert not contiguous((2, 3), (4, 8), 4)
+
+
+def test_views_that_overlap():
+    kind = np.dtype(np.float32)
+    first, second = View(100, (4,), kind, 0), View(112, (4,), kind, 0)
+    assert first.overlaps(second)
+    assert second.overlaps(first)
+    assert not first.overlaps(View(116, (4,), kind, 0))
+    assert not first.overlaps(View(112, (4,), kind, 1))
+    assert not first.overlaps(View(112, (0,), kind, 0))
+
+
+def test_too_large_for_one_call():
+    with pytest.raises(ValueError, match=r"too large for one call .* Split the batch"):
+        forward(Convolution((1 << 20, 256, 256, 1), (3, 3, 1, 8), same=True), False, False)
+    with pytest.raises(ValueError, match=r"`inputs` has images of .* cut the images"):
+        forward(Convolution((1, 1 << 16, 1 << 15, 4), (3, 3, 4, 8)), False, False)
+
+
+def test_slices_of_a_reduction():
+    for pixels in (0, 1, 7, 1000, 123457):
+        count, each = plans.slices(pixels, 4, 100, 64)
+        assert count * each >= pixels
+        assert (count - 1) * each < max(pixels, 1)
+        assert count >= 1
+
+
+def test_a_plan_is_made_once_for_each_shape():
+    c = Convolution((4, 14, 14, 8), (3, 3, 8, 16), same=True)
+    assert grad_weights(c, True) is grad_weights(
+        Convolution((4, 14, 14, 8), (3, 3, 8, 16), same=True), True
+    )
