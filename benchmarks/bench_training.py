@@ -1,13 +1,16 @@
 """One epoch of training: ``cnnforge train``'s loop on our kernels against stock Keras' ``fit``.
 
-Run with ``python benchmarks/bench_training.py``. Both train the same network on the same digits in
-this process, in turn; the numbers to read are the ratios.
+Run with ``python benchmarks/bench_training.py [lenet] [resnet20]``. All train the same network on
+the same images in this process, in turn; the numbers to read are the ratios. `lenet` learns the
+digits of `mnist5k`; `resnet20` gets random 32x32 colour images, as only the time counts.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -16,54 +19,86 @@ import numpy as np
 
 from cnnforge.benchmarking import interleave, ratio
 from cnnforge.conversion import forge
-from cnnforge.data import DataOptions
-from cnnforge.discovery import discover
+from cnnforge.data import ArraySamples, DataOptions, Dataset
+from cnnforge.discovery import Plugins, discover
+
+BATCH_SIZES = {"lenet": [64, 250], "resnet20": [64]}
+RANDOM_IMAGES = 512
+RANDOM_SHAPE = (32, 32, 3)
+CLASSES = 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch-size", type=int, nargs="*", default=[64, 250])
+    parser = argparse.ArgumentParser(description="Time one epoch of training.")
+    parser.add_argument("models", nargs="*", default=["lenet"], metavar="lenet|resnet20")
+    parser.add_argument("--batch-size", type=int, nargs="+", help="default: 64 (lenet: and 250)")
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--images", type=int, default=RANDOM_IMAGES, help="of resnet20")
     options = parser.parse_args()
     plugins = discover()
-    digits = plugins.datasets["mnist5k"].load()(None, DataOptions())
-    images = digits.train.fetch(np.arange(len(digits.train)))
-    labels = np.asarray(digits.train.labels)
-    for batch_size in options.batch_size:
-        stock = plugins.models["lenet"].load()((28, 28, 1), 10)
-        stock.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-        runs = {"keras fit": fit(stock, images, labels, batch_size)}
-        for name, kernels in (
-            ("our loop, stock layers", "keras"),
-            ("our loop and kernels", "numba"),
-        ):
-            model = plugins.models["lenet"].load()((28, 28, 1), 10)
-            runs[name] = loop(forge(model, kernels, layers=plugins.layers), digits, batch_size)
-        timings, times = interleave(runs, rounds=options.rounds, warm_up=2)
-        print(f"lenet, one epoch of {len(images)} digits, batch {batch_size}")
-        for name, timing in timings.items():
-            median, low, high = ratio(times["keras fit"], times[name])
-            print(
-                f"  {name:24} {timing.median:.3f} s ({timing.p20:.3f} to {timing.p80:.3f})"
-                f"   {median:.2f} times as fast as fit ({low:.2f} to {high:.2f})"
-            )
+    for name in options.models:
+        if name not in BATCH_SIZES:
+            parser.error(f"there is no benchmark of {name!r}; there are: {', '.join(BATCH_SIZES)}")
+    for name in options.models:
+        dataset = digits(plugins) if name == "lenet" else random_images(options.images)
+        for batch_size in options.batch_size or BATCH_SIZES[name]:
+            measure(name, dataset, batch_size, options.rounds, plugins)
 
 
-def fit(model, images, labels, batch_size):
+def measure(name: str, dataset: Dataset, batch_size: int, rounds: int, plugins: Plugins) -> None:
+    def build() -> keras.Model:
+        return plugins.models[name].load()(dataset.image_shape, len(dataset.classes))
+
+    images = dataset.train.fetch(np.arange(len(dataset.train)))
+    labels = np.asarray(dataset.train.labels)
+    stock = build()
+    stock.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    runs = {"keras fit": fit(stock, images, labels, batch_size)}
+    for title, kernels in (("our loop, stock layers", "keras"), ("our loop and kernels", "numba")):
+        model = forge(build(), kernels, layers=plugins.layers)
+        runs[title] = loop(model, dataset, batch_size)
+    timings, times = interleave(runs, rounds=rounds, warm_up=2)
+    print(f"{name}, one epoch of {len(images)} images, batch {batch_size}")
+    for title, timing in timings.items():
+        median, low, high = ratio(times["keras fit"], times[title])
+        print(
+            f"  {title:24} {timing.median:.3f} s ({timing.p20:.3f} to {timing.p80:.3f})"
+            f"   {median:.2f} times as fast as fit ({low:.2f} to {high:.2f})",
+            flush=True,
+        )
+
+
+def digits(plugins: Plugins) -> Dataset:
+    return plugins.datasets["mnist5k"].load()(None, DataOptions())
+
+
+def random_images(count: int) -> Dataset:
+    random = np.random.default_rng(0)
+    samples = ArraySamples(
+        random.integers(0, 256, (count, *RANDOM_SHAPE), np.uint8),
+        random.integers(0, CLASSES, count),
+        [f"random {number}" for number in range(count)],
+    )
+    return Dataset("random", tuple(map(str, range(CLASSES))), samples, samples, "0" * 64)
+
+
+def fit(
+    model: keras.Model, images: np.ndarray, labels: np.ndarray, batch_size: int
+) -> Callable[[], Any]:
     return lambda: model.fit(images, labels, batch_size=batch_size, epochs=1, verbose=0)
 
 
-def loop(model, dataset, batch_size):
+def loop(model: keras.Model, dataset: Dataset, batch_size: int) -> Callable[[], None]:
     """One epoch of our loop as the command runs it, without validation (``fit`` has none here)."""
+    from cnnforge._backend import Trainer
     from cnnforge._chunks import ChunkSize, chunks
-    from cnnforge._tensorflow import Trainer
     from cnnforge.training.order import order
 
     trainer = Trainer(model, 0.001, batch_size)
     size = ChunkSize(dataset.image_shape, batch_size)
     epoch = 0
 
-    def run():
+    def run() -> None:
         nonlocal epoch
         visit = order(0, epoch, len(dataset.train))
         epoch += 1

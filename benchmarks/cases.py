@@ -53,3 +53,46 @@ CONVOLUTIONS = (
     ConvolutionCase("stem", 4, 112, 112, 3, 7, 64, stride=2, first_layer=True),
     ConvolutionCase("point", 16, 32, 32, 64, 1, 128),
 )
+
+
+@dataclass(frozen=True)
+class DepthwiseCase:
+    """A depthwise convolution with SAME padding: a K x K window for each of C channels."""
+
+    name: str
+    batch: int
+    height: int
+    width: int
+    channels: int
+    window: int
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        return self.batch, self.height, self.width, self.channels
+
+
+@dataclass(frozen=True)
+class PoolCase:
+    """A pool of K x K windows side by side."""
+
+    name: str
+    batch: int
+    height: int
+    width: int
+    channels: int
+    window: int = 2
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        return self.batch, self.height, self.width, self.channels
+
+
+DEPTHWISE = (DepthwiseCase("depth", 16, 32, 32, 64, 3),)
+
+# What stands behind seed1, seed2, cifar and stem.
+POOLS = (
+    PoolCase("pool_seed1", 250, 28, 28, 8),
+    PoolCase("pool_seed2", 250, 14, 14, 16),
+    PoolCase("pool_cifar", 64, 32, 32, 32),
+    PoolCase("pool_stem", 4, 56, 56, 64),
+)

@@ -1,4 +1,4 @@
-"""Timing that can be believed: parity first, interleaved, in one process, as ratios."""
+"""Timing that can be believed: interleaved, in one process, as ratios."""
 
 from cnnforge._timing import Timing as Timing
 from cnnforge._timing import interleave as interleave
@@ -18,7 +18,6 @@ from cnnforge.benchmarking.comparison import require_same_machine as require_sam
 from cnnforge.benchmarking.measure import PASSES as PASSES
 from cnnforge.benchmarking.measure import Measurement as Measurement
 from cnnforge.benchmarking.measure import Pass as Pass
-from cnnforge.benchmarking.measure import check as check
 from cnnforge.benchmarking.measure import first_calls as first_calls
 from cnnforge.benchmarking.measure import kernel_times as kernel_times
 from cnnforge.benchmarking.measure import measure as measure

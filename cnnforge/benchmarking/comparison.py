@@ -59,6 +59,7 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: There is no such file, or it holds something else.
     """
+    result: Any = None
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -67,7 +68,7 @@ def read_result(path: Path) -> dict[str, Any]:
             "`cnnforge bench --json` has written"
         ) from None
     except ValueError:
-        result = None
+        pass
     usable = isinstance(result, dict) and result.get("format") == FORMAT
     if not usable or not isinstance(result.get("machine"), dict) or not _sound(result):
         raise UsageError(

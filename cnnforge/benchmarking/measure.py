@@ -1,4 +1,4 @@
-"""Measuring cases: parity first, then the two implementations in turn, in one process."""
+"""Measuring cases: the two implementations in turn, in one process, once they compute the same."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import keras
 import numpy as np
 
 from cnnforge._timing import Timing, interleave, timing
@@ -16,16 +15,10 @@ from cnnforge._workloads import Functions, functions
 from cnnforge.benchmarking.cases import Case
 from cnnforge.benchmarking.peaks import Peaks
 from cnnforge.benchmarking.work import Work, work
-from cnnforge.certificate import LayerCheck, certify
-from cnnforge.plugin import LayerSpec
-from cnnforge.registry import Registry
 
 PassName = Literal["forward", "backward", "full"]
 Pair = tuple[float | None, float | None]
 PASSES: tuple[PassName, ...] = ("forward", "backward", "full")
-# The certificate computes its reference in float64 several times over; more images would check
-# nothing more, as every image is computed alike.
-_CHECKED_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -72,23 +65,6 @@ class Measurement:
     note: str = ""
 
 
-def check(case: Case) -> list[LayerCheck]:
-    """Compare a case's layer with its reference in float64, outputs and gradients.
-
-    Args:
-        case: Of its images at most eight are computed.
-
-    Returns:
-        One result; no time of a case is worth anything unless it has passed.
-    """
-    workload = case.workload
-    only: Registry[LayerSpec] = Registry(LayerSpec)
-    only.add(workload.spec.plugin or "plugin", [workload.spec])
-    layer = workload.kind.from_config(dict(workload.config))
-    model = keras.Sequential([keras.Input(workload.shape[1:]), layer])
-    return certify(model, layers=only, batch=min(workload.shape[0], _CHECKED_IMAGES))
-
-
 def first_calls(case: Case) -> Pair:
     """Time the very first calls, before anything else has called the layer in this process.
 
@@ -98,7 +74,7 @@ def first_calls(case: Case) -> Pair:
     Returns:
         Seconds of the first forward and the first full call together, of ours and of the
         reference: tracing a graph, and compiling what no cache on the disk holds. `None` where
-        it fails: the `check` tells why.
+        it fails: `cnnforge._parity.check` tells why.
     """
     workload = case.workload
     kinds = (workload.kind,) if workload.crashes else (workload.kind, workload.reference)
@@ -125,7 +101,7 @@ def measure(
     """Time a case's layer and its reference in turn.
 
     Args:
-        case: A case that has passed its `check`.
+        case: A case that `cnnforge._parity.check` has passed.
         rounds: How often each is timed.
         limit: Seconds after which no further round begins.
         first: The result of `first_calls`.

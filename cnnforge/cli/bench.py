@@ -185,6 +185,7 @@ def _check(cases: list[Case], json: bool) -> list[Any]:
         The seconds of the first calls of each case; nothing has called the layers before.
     """
     from cnnforge import benchmarking
+    from cnnforge._parity import check
     from cnnforge.cli import _render
 
     red: list[LayerCheck] = []
@@ -194,10 +195,8 @@ def _check(cases: list[Case], json: bool) -> list[Any]:
         for case in cases:
             display.advance(0, case.name)
             first.append(benchmarking.first_calls(case))
-            checks = benchmarking.check(case)
-            red += [it for it in checks if not it.passed]
-            if not checks:
-                red.append(_nothing_checked(case))
+            checked = check(case.workload)
+            red += [] if checked.passed else [checked]
             display.advance(1)
     if not red:
         return first
@@ -209,14 +208,6 @@ def _check(cases: list[Case], json: bool) -> list[Any]:
         _render.message(f"{it.provider} at {'x'.join(map(str, it.input_shape))}: {why}", "red")
     _render.message(f"{len(red)} of {len(cases)} checks failed: nothing was measured")
     raise typer.Exit(1)
-
-
-def _nothing_checked(case: Case) -> LayerCheck:
-    from cnnforge.certificate import LayerCheck
-
-    workload = case.workload
-    name, error = workload.spec.qualified_name, "the layer is not of the class it declares"
-    return LayerCheck(case.name, workload.reference.__name__, name, workload.shape, "", (), error)
 
 
 def _measure(cases: list[Case], first: list[Any], rounds: int) -> dict[str, Any]:

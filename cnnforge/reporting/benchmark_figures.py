@@ -47,7 +47,7 @@ def benchmark_figure(path: Path, result: Mapping[str, Any]) -> None:
         )
         bars, roof = figure.subplots(1, 2, width_ratios=(1.15, 1))
         names = [_label(number, case) for number, case in enumerate(cases, 1)]
-        _bars(bars, names, cases)
+        _bars(bars, names, cases, legend=-0.75 / height)
         _roofline(roof, cases, known, peaks)
         _write(figure, path)
 
@@ -59,7 +59,12 @@ def _label(number: int, case: Mapping[str, Any]) -> str:
     return f"{_plain(name)}{more}  {number}\n{_plain(shape)}"
 
 
-def _bars(axes: Any, names: Sequence[str], cases: Sequence[Mapping[str, Any]]) -> None:
+def _bars(
+    axes: Any, names: Sequence[str], cases: Sequence[Mapping[str, Any]], legend: float
+) -> None:
+    medians = [it["ratio"]["median"] for c in cases for it in c["passes"].values() if it["ratio"]]
+    # A whisker of a noisy case may leave the figure; the bars fill it.
+    limit = 1.3 * max([1.2, *medians])
     positions = np.arange(len(cases), dtype=float)
     height = 0.27
     for offset, (name, color) in enumerate(_PASSES.items()):
@@ -85,23 +90,24 @@ def _bars(axes: Any, names: Sequence[str], cases: Sequence[Mapping[str, Any]]) -
         for place, value, (_, high) in zip(where, median, spread, strict=True):
             axes.annotate(
                 f"{value:.2f}",
-                (value + max(high, 0), place),
+                (min(value + max(high, 0), 0.93 * limit), place),
                 xytext=(4, 0),
                 textcoords="offset points",
                 va="center",
                 fontsize=8.5,
                 color="#333333",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.8},
             )
     axes.axvline(1, color=_ROOF, linewidth=1.2, linestyle=(0, (4, 3)))
     axes.set_yticks(positions, names, fontsize=9)
     axes.set_ylim(len(cases) - 0.4, -0.6)
-    axes.set_xlim(0, 1.12 * max(axes.get_xlim()[1], 1.2))
+    axes.set_xlim(0, limit)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     axes.set_title("Times as fast as the reference")
     axes.set_xlabel("reference time / our time (right of the dashed line: faster)")
     if axes.containers:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, legend), ncols=3)
 
 
 def _roofline(
@@ -111,6 +117,8 @@ def _roofline(
     peaks: Mapping[str, float],
 ) -> None:
     axes.set_title("Roofline")
+    axes.set_box_aspect(0.8)
+    axes.set_anchor("N")
     axes.set_xlabel("operations per byte that has to be moved")
     axes.set_ylabel("GFLOP/s")
     axes.set_xscale("log")
@@ -154,6 +162,7 @@ def _roofline(
         (left, memory * left / 1e9),
         xytext=(6, 12),
         textcoords="offset points",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
         fontsize=9,
         color="#555555",
     )
@@ -207,8 +216,9 @@ def _roofline(
             ),
         ],
         loc="upper center",
-        bbox_to_anchor=(0.5, -0.12),
+        bbox_to_anchor=(0.5, -0.13),
         ncols=4,
-        columnspacing=1.0,
-        handletextpad=0.3,
+        columnspacing=0.9,
+        handletextpad=0.1,
+        fontsize=9.5,
     )

@@ -1,0 +1,36 @@
+"""Whether a layer that is about to be timed computes what its reference computes."""
+
+from __future__ import annotations
+
+import keras
+
+from cnnforge._workloads import Workload
+from cnnforge.certificate import LayerCheck, certify
+from cnnforge.plugin import LayerSpec
+from cnnforge.registry import Registry
+
+# The certificate computes its reference in float64 several times over; more images would check
+# nothing more, as every image is computed alike.
+_CHECKED_IMAGES = 8
+
+
+def check(workload: Workload) -> LayerCheck:
+    """Compare a layer with its reference in float64, outputs and gradients.
+
+    Args:
+        workload: Of its images at most eight are computed.
+
+    Returns:
+        The result; no time of a layer is worth anything unless it has passed.
+    """
+    spec, shape = workload.spec, workload.shape
+    only: Registry[LayerSpec] = Registry(LayerSpec)
+    only.add(spec.plugin or "plugin", [spec])
+    layer = workload.kind.from_config(dict(workload.config))
+    model = keras.Sequential([keras.Input(shape[1:]), layer])
+    checks = certify(model, layers=only, batch=min(shape[0], _CHECKED_IMAGES))
+    if checks:
+        return checks[0]
+    error = "the layer is not of the class it declares"
+    kind = workload.reference.__name__
+    return LayerCheck(layer.name, kind, spec.qualified_name, shape, "", (), error)
