@@ -230,6 +230,9 @@ def _write(path: Path, measure: Measure, margin: float) -> None:
     measured = {}
     for pair in PAIRS:
         ratios = measure(pair, 0)
+        missing = [name for name in PASSES if name not in ratios]
+        if missing:
+            raise LookupError(f"{pair}.{missing[0]} could not be measured; nothing was written")
         measured |= {f"{pair}.{name}": ratios[name] for name in PASSES}
     cpu, framework = processor(), backend()
     machine = (
@@ -263,7 +266,11 @@ def main(arguments: Sequence[str] | None = None, measure: Measure | None = None)
         short = options.short
         measure = measurer(SHORT_ROUNDS if short else ROUNDS, SHORT_LIMIT if short else LIMIT)
     if options.write:
-        _write(options.thresholds, _said(measure), options.margin)
+        try:
+            _write(options.thresholds, _said(measure), options.margin)
+        except (WrongResultError, LookupError) as error:
+            print(f"FAILED: {error}", file=sys.stderr)
+            return 1
         return 0
     report = check(pairs, thresholds, _said(measure))
     for key, threshold, ratio, attempts, verdict in report.rows:

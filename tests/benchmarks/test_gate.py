@@ -163,6 +163,13 @@ def test_the_program_writes_thresholds(tmp_path):
     assert gate.read_thresholds(path) == dict.fromkeys(layer_cases.KEYS, 1.5)
 
 
+def test_nothing_is_written_of_a_case_that_cannot_be_measured(tmp_path, capsys):
+    path = tmp_path / "thresholds.toml"
+    assert gate.main(["--write", "--thresholds", str(path)], measure=lambda *_: {}) == 1
+    assert not path.exists()
+    assert "could not be measured" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["--only", "seed1.blok"], ["--margin", "1.5", "--write"], ["--thresholds", "nowhere.toml"]],
