@@ -156,7 +156,7 @@ def test_gradients_of_gradients_are_refused_when_they_are_asked_for(toy):
 
 
 # What torch itself imports for it.
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_forward_mode_is_refused():
     forward_ad = torch.autograd.forward_ad
     with forward_ad.dual_level():
