@@ -29,15 +29,13 @@ from cnnforge_kernels.cpu.parallel import run_kernel
 from cnnforge_kernels.cpu.simd import (
     index_load,
     index_store,
-    sparse_accumulate,
     store_float,
-    tile_load,
-    tile_store,
     vector_add,
     vector_load,
     vector_store,
     vector_where_not,
 )
+from cnnforge_kernels.cpu.simd_tiles import sparse_accumulate, tile_load, tile_store
 from cnnforge_kernels.cpu.tiles import MOST_ACCUMULATORS, MOST_LANES
 
 # Fields of the sparse gather's argument block, after those of the gather. ROWS x COLUMNS is the

@@ -28,8 +28,9 @@ from cnnforge_kernels.cpu.compiled import (
 from cnnforge_kernels.cpu.depthwise_sweep import choose_lanes, width_number
 from cnnforge_kernels.cpu.gather import add_parts
 from cnnforge_kernels.cpu.parallel import run_kernel
-from cnnforge_kernels.cpu.simd import load_float, store_float, tile_load
+from cnnforge_kernels.cpu.simd import load_float, store_float
 from cnnforge_kernels.cpu.simd_depthwise import channels_store, pixels_accumulate
+from cnnforge_kernels.cpu.simd_tiles import tile_load
 
 # Fields of the argument block: addresses in bytes, all else counts. WIDE counts the channels that
 # the tile runs over; the source has WIDE / REPEAT.

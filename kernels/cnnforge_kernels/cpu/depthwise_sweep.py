@@ -30,13 +30,12 @@ from cnnforge_kernels.cpu.parallel import run_kernel
 from cnnforge_kernels.cpu.simd import (
     load_float,
     store_float,
-    tile_broadcast,
-    tile_relu,
     vector_load,
     vector_store,
     vector_where_positive,
 )
 from cnnforge_kernels.cpu.simd_depthwise import channels_store, taps_accumulate
+from cnnforge_kernels.cpu.simd_tiles import tile_broadcast, tile_relu
 from cnnforge_kernels.cpu.tiles import MOST_LANES
 
 # Fields of the argument block. Addresses, and strides of the target, are in bytes. WIDE counts the

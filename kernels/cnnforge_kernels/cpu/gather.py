@@ -28,15 +28,13 @@ from cnnforge_kernels.cpu.parallel import run_kernel
 from cnnforge_kernels.cpu.planes import fill_pixels
 from cnnforge_kernels.cpu.simd import (
     store_float,
-    tile_accumulate,
-    tile_load,
-    tile_store,
     vector_add,
     vector_load,
     vector_store,
     vector_twice,
     vector_where_positive,
 )
+from cnnforge_kernels.cpu.simd_tiles import tile_accumulate, tile_load, tile_store
 from cnnforge_kernels.cpu.tiles import (
     MOST_ACCUMULATORS,
     TILES,

@@ -27,10 +27,6 @@ from cnnforge_kernels.cpu.simd import (
     index_load,
     index_splat,
     index_store,
-    tile_accumulate,
-    tile_broadcast,
-    tile_relu,
-    tile_store,
     vector_load,
     vector_maximum,
     vector_relu,
@@ -38,6 +34,7 @@ from cnnforge_kernels.cpu.simd import (
     vector_store,
     vector_where_equal,
 )
+from cnnforge_kernels.cpu.simd_tiles import tile_accumulate, tile_broadcast, tile_relu, tile_store
 from cnnforge_kernels.cpu.tiles import TILES, choose_tile, tile_number, tile_of_number
 
 # Fields of a sweep's argument block. Addresses and strides are in bytes.

@@ -1,0 +1,152 @@
+"""What the SIMD intrinsics are built of: the vector type, and pieces of LLVM code.
+
+LLVM does not find the kernels' loops by itself: plain loops over few channels stay scalar. Every
+intrinsic takes addresses as integers (bytes) and shapes as literal integers, so that a kernel
+factory only has to close over numbers, which Numba can cache on disk.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import models, register_model
+
+F32 = ir.FloatType()
+I8 = ir.IntType(8)
+I32 = ir.IntType(32)
+I64 = ir.IntType(64)
+
+
+class Vector(types.Type):
+    """A SIMD register of ``lanes`` float32 or int32 values."""
+
+    def __init__(self, element: str, lanes: int) -> None:
+        self.element = element
+        self.lanes = lanes
+        super().__init__(name=f"{element}x{lanes}")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, _llvm_type(vector))
+
+
+def _llvm_type(vector: Vector) -> ir.VectorType:
+    return ir.VectorType(F32 if vector.element == "f32" else I32, vector.lanes)
+
+
+def literals(*values: Any) -> tuple[int, ...] | None:
+    """Return the values of literal integer types; ``None`` when one is not literal."""
+    if all(isinstance(value, types.IntegerLiteral) for value in values):
+        return tuple(value.literal_value for value in values)
+    return None
+
+
+def pointer_to(builder: Any, address: Any, element: Any, byte_offset: int = 0) -> Any:
+    """``address + byte_offset`` as a pointer to ``element``."""
+    if byte_offset:
+        address = builder.add(address, ir.Constant(I64, byte_offset))
+    return builder.inttoptr(address, element.as_pointer())
+
+
+def splat(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
+    """A vector whose every lane is ``scalar``."""
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
+    zeros = ir.Constant(ir.VectorType(I32, vector.count), [0] * vector.count)
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
+def zeros(vector: ir.VectorType) -> Any:
+    """A vector of float zeros."""
+    return ir.Constant(vector, [0.0] * vector.count)
+
+
+def lane_mask(builder: Any, valid: Any, lanes: int) -> Any:
+    """``lane < valid`` for every lane."""
+    numbers = ir.VectorType(I32, lanes)
+    count = splat(builder, builder.trunc(valid, I32), numbers)
+    return builder.icmp_signed("<", ir.Constant(numbers, list(range(lanes))), count)
+
+
+def _masked(builder: Any, operation: str, vector: ir.VectorType, args: list[Any]) -> Any:
+    lanes = vector.count
+    mask = ir.VectorType(ir.IntType(1), lanes)
+    name = f"v{lanes}{'f32' if vector.element == F32 else 'i8'}"
+    pointer = vector.as_pointer()
+    if operation == "load":
+        kind = ir.FunctionType(vector, [pointer, I32, mask, vector])
+    else:
+        kind = ir.FunctionType(ir.VoidType(), [vector, pointer, I32, mask])
+    function = cgutils.get_or_insert_function(
+        builder.module, kind, f"llvm.masked.{operation}.{name}.p0"
+    )
+    return builder.call(function, args)
+
+
+def masked_load(builder: Any, pointer: Any, mask: Any, otherwise: Any) -> Any:
+    """Load the lanes of ``mask``; the others are those of ``otherwise`` and not read."""
+    return _masked(builder, "load", otherwise.type, [pointer, ir.Constant(I32, 1), mask, otherwise])
+
+
+def masked_store(builder: Any, value: Any, pointer: Any, mask: Any) -> Any:
+    """Store the lanes of ``mask``."""
+    return _masked(builder, "store", value.type, [value, pointer, ir.Constant(I32, 1), mask])
+
+
+def fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
+    """``x * y + z``, rounded once."""
+    kind = ir.FunctionType(x.type, [x.type] * 3)
+    name = f"llvm.fma.v{x.type.count}f32"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [x, y, z])
+
+
+def tile_type(positions: int, vectors: int, lanes: int) -> types.UniTuple:
+    """The Numba type of a tile."""
+    return types.UniTuple(Vector("f32", lanes), positions * vectors)
+
+
+def unpack(builder: Any, tile: Any, count: int) -> list[Any]:
+    """The vectors of a tile."""
+    return [builder.extract_value(tile, index) for index in range(count)]
+
+
+class Loop:
+    """``for index in range(count)`` with values that each pass replaces; one phi for each.
+
+    Built by hand so that no optimiser pass decides whether the tile stays in registers.
+    """
+
+    def __init__(self, builder: Any, count: Any, initial: list[Any]) -> None:
+        self.builder, self.count, self.initial = builder, count, initial
+        self.before = builder.block
+        self.body = builder.append_basic_block("loop")
+        self.after = builder.append_basic_block("end")
+        some = builder.icmp_signed(">", count, ir.Constant(I64, 0))
+        builder.cbranch(some, self.body, self.after)
+        builder.position_at_end(self.body)
+        self.index = builder.phi(I64)
+        self.values = [builder.phi(value.type) for value in initial]
+
+    def finish(self, results: list[Any]) -> list[Any]:
+        """Close the loop; returns the values after it."""
+        builder = self.builder
+        following = builder.add(self.index, ir.Constant(I64, 1))
+        builder.cbranch(builder.icmp_signed("<", following, self.count), self.body, self.after)
+        pairs = [(self.index, ir.Constant(I64, 0), following)]
+        pairs += zip(self.values, self.initial, results, strict=True)
+        for phi, first, result in pairs:
+            phi.add_incoming(first, self.before)
+            phi.add_incoming(result, self.body)
+        builder.position_at_end(self.after)
+        final = []
+        for first, result in zip(self.initial, results, strict=True):
+            phi = builder.phi(first.type)
+            phi.add_incoming(first, self.before)
+            phi.add_incoming(result, self.body)
+            final.append(phi)
+        return final
