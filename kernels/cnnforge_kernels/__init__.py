@@ -1,17 +1,21 @@
 """Convolution and pooling kernels in Numba: usable with no Keras and no TensorFlow."""
 
-from cnnforge_kernels.launch import average_pool2d as average_pool2d
-from cnnforge_kernels.launch import average_pool2d_grad as average_pool2d_grad
-from cnnforge_kernels.launch import conv2d as conv2d
-from cnnforge_kernels.launch import conv2d_grad_inputs as conv2d_grad_inputs
-from cnnforge_kernels.launch import conv2d_grad_weights as conv2d_grad_weights
-from cnnforge_kernels.launch import conv_block as conv_block
-from cnnforge_kernels.launch import conv_block_grad_inputs as conv_block_grad_inputs
-from cnnforge_kernels.launch import conv_block_grad_weights as conv_block_grad_weights
-from cnnforge_kernels.launch import depthwise_conv2d as depthwise_conv2d
-from cnnforge_kernels.launch import depthwise_conv2d_grad_inputs as depthwise_conv2d_grad_inputs
-from cnnforge_kernels.launch import depthwise_conv2d_grad_weights as depthwise_conv2d_grad_weights
-from cnnforge_kernels.launch import global_average_pool2d as global_average_pool2d
-from cnnforge_kernels.launch import global_average_pool2d_grad as global_average_pool2d_grad
-from cnnforge_kernels.launch import max_pool2d as max_pool2d
-from cnnforge_kernels.launch import max_pool2d_grad as max_pool2d_grad
+from cnnforge_kernels.launch.conv_block import conv_block as conv_block
+from cnnforge_kernels.launch.conv_block import conv_block_grad_inputs as conv_block_grad_inputs
+from cnnforge_kernels.launch.conv_block import conv_block_grad_weights as conv_block_grad_weights
+from cnnforge_kernels.launch.convolution import conv2d as conv2d
+from cnnforge_kernels.launch.convolution import conv2d_grad_inputs as conv2d_grad_inputs
+from cnnforge_kernels.launch.convolution import conv2d_grad_weights as conv2d_grad_weights
+from cnnforge_kernels.launch.depthwise import depthwise_conv2d as depthwise_conv2d
+from cnnforge_kernels.launch.depthwise import (
+    depthwise_conv2d_grad_inputs as depthwise_conv2d_grad_inputs,
+)
+from cnnforge_kernels.launch.depthwise import (
+    depthwise_conv2d_grad_weights as depthwise_conv2d_grad_weights,
+)
+from cnnforge_kernels.launch.pooling import average_pool2d as average_pool2d
+from cnnforge_kernels.launch.pooling import average_pool2d_grad as average_pool2d_grad
+from cnnforge_kernels.launch.pooling import global_average_pool2d as global_average_pool2d
+from cnnforge_kernels.launch.pooling import global_average_pool2d_grad as global_average_pool2d_grad
+from cnnforge_kernels.launch.pooling import max_pool2d as max_pool2d
+from cnnforge_kernels.launch.pooling import max_pool2d_grad as max_pool2d_grad

@@ -1,0 +1,161 @@
+"""Launchers of pooling and its gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnforge_kernels import placement as at
+from cnnforge_kernels.cpu import global_pooling as _global_pooling
+from cnnforge_kernels.cpu import pooling as _pooling
+from cnnforge_kernels.geometry import output_size
+from cnnforge_kernels.launch.arguments import Array, Padding, Pair, check_shape, is_same, pair
+
+
+def _pool(
+    inputs: Array, pool_size: Any, strides: Any, padding: str
+) -> tuple[Pair, Pair, bool, tuple]:
+    window = pair("pool_size", pool_size)
+    steps = window if strides is None else pair("strides", strides)
+    same = is_same(padding)
+    sizes = [output_size(inputs.shape[1 + a], window[a], steps[a], 1, same) for a in (0, 1)]
+    return window, steps, same, (inputs.shape[0], *sizes, inputs.shape[3])
+
+
+def max_pool2d(
+    inputs: Array,
+    *,
+    pool_size: int | Pair = (2, 2),
+    strides: int | Pair | None = None,
+    padding: Padding = "valid",
+    out: Array | None = None,
+    stream: Any = None,
+) -> tuple[Array, NDArray]:
+    """2D max pooling: (N, H, W, C) float32 -> outputs and winners, both (N, OH, OW, C).
+
+    A winner is the cell of its window that held the maximum, counted in row-major order, the
+    first one of several: uint8, or int32 for windows of more than 256 cells. NaN in, NaN out.
+
+    Raises:
+        ValueError: a wrong rank, dtype, shape or option.
+    """
+    inputs = at.array("inputs", inputs, 4)
+    window, steps, same, shape = _pool(inputs, pool_size, strides, padding)
+    outputs = at.out("out", out, shape, (inputs,), stream=stream)
+    dtype = np.uint8 if window[0] * window[1] <= 256 else np.int32
+    winners = at.empty((inputs,), shape, dtype, stream)
+    at.call(
+        _pooling.max_pool2d_forward, inputs, window, steps, same, outputs, winners, stream=stream
+    )
+    return at.result(outputs), at.result(winners)
+
+
+def max_pool2d_grad(
+    grad_outputs: Array,
+    winners: NDArray,
+    input_shape: tuple[int, int, int, int],
+    *,
+    pool_size: int | Pair = (2, 2),
+    strides: int | Pair | None = None,
+    padding: Padding = "valid",
+    out: Array | None = None,
+    stream: Any = None,
+) -> Array:
+    """The gradient of ``max_pool2d``'s inputs from its winners: (N, H, W, C) float32."""
+    grads = at.array("grad_outputs", grad_outputs, 4)
+    result = at.out("out", out, tuple(input_shape), (grads,), stream=stream)
+    window, steps, same, shape = _pool(result, pool_size, strides, padding)
+    winners = at.winners_array(winners)
+    dtype = np.uint8 if window[0] * window[1] <= 256 else np.int32
+    if grads.shape != shape or winners.shape != shape or winners.dtype != dtype:
+        raise ValueError(
+            f"`grad_outputs` and `winners` ({np.dtype(dtype)}) must have shape {shape}. "
+            f"Received: {grads.shape} and {winners.dtype} {winners.shape}"
+        )
+    at.call(
+        _pooling.max_pool2d_grad_inputs,
+        result,
+        winners,
+        window,
+        steps,
+        same,
+        grads,
+        result,
+        stream=stream,
+    )
+    return at.result(result)
+
+
+def average_pool2d(
+    inputs: Array,
+    *,
+    pool_size: int | Pair = (2, 2),
+    strides: int | Pair | None = None,
+    padding: Padding = "valid",
+    out: Array | None = None,
+    stream: Any = None,
+) -> Array:
+    """2D average pooling over the real cells of each window: (N, OH, OW, C) float32."""
+    inputs = at.array("inputs", inputs, 4)
+    window, steps, same, shape = _pool(inputs, pool_size, strides, padding)
+    outputs = at.out("out", out, shape, (inputs,), stream=stream)
+    at.call(_pooling.average_pool2d_forward, inputs, window, steps, same, outputs, stream=stream)
+    return at.result(outputs)
+
+
+def average_pool2d_grad(
+    grad_outputs: Array,
+    input_shape: tuple[int, int, int, int],
+    *,
+    pool_size: int | Pair = (2, 2),
+    strides: int | Pair | None = None,
+    padding: Padding = "valid",
+    out: Array | None = None,
+    stream: Any = None,
+) -> Array:
+    """The gradient of ``average_pool2d``'s inputs: (N, H, W, C) float32."""
+    grads = at.array("grad_outputs", grad_outputs, 4)
+    result = at.out("out", out, tuple(input_shape), (grads,), stream=stream)
+    window, steps, same, shape = _pool(result, pool_size, strides, padding)
+    if grads.shape != shape:
+        raise ValueError(f"`grad_outputs` must have shape {shape}. Received: {grads.shape}")
+    at.call(
+        _pooling.average_pool2d_grad_inputs,
+        result,
+        window,
+        steps,
+        same,
+        grads,
+        result,
+        stream=stream,
+    )
+    return at.result(result)
+
+
+def global_average_pool2d(inputs: Array, *, out: Array | None = None, stream: Any = None) -> Array:
+    """The mean of each map: (N, H, W, C) float32 -> (N, C) float32; NaN where a map is empty.
+
+    Raises:
+        ValueError: a wrong rank, dtype or shape.
+    """
+    inputs = at.array("inputs", inputs, 4)
+    outputs = at.out("out", out, (inputs.shape[0], inputs.shape[3]), (inputs,), stream=stream)
+    at.call(_global_pooling.global_average_pool2d_forward, inputs, outputs, stream=stream)
+    return at.result(outputs)
+
+
+def global_average_pool2d_grad(
+    grad_outputs: Array,
+    input_shape: tuple[int, int, int, int],
+    *,
+    out: Array | None = None,
+    stream: Any = None,
+) -> Array:
+    """The gradient of ``global_average_pool2d``'s inputs: (N, H, W, C) float32."""
+    grads = at.array("grad_outputs", grad_outputs, 2)
+    check_shape("grad_outputs", grads, (input_shape[0], input_shape[3]))
+    result = at.out("out", out, tuple(input_shape), (grads,), stream=stream)
+    at.call(_global_pooling.global_average_pool2d_grad_inputs, result, grads, result, stream=stream)
+    return at.result(result)
