@@ -6,6 +6,7 @@ import keras
 
 from cnnforge._workloads import Workload
 from cnnforge.certificate import LayerCheck, certify
+from cnnforge.errors import one_line
 from cnnforge.plugin import LayerSpec
 from cnnforge.registry import Registry
 
@@ -26,11 +27,14 @@ def check(workload: Workload) -> LayerCheck:
     spec, shape = workload.spec, workload.shape
     only: Registry[LayerSpec] = Registry(LayerSpec)
     only.add(spec.plugin or "plugin", [spec])
-    layer = workload.kind.from_config(dict(workload.config))
-    model = keras.Sequential([keras.Input(shape[1:]), layer])
-    checks = certify(model, layers=only, batch=min(shape[0], _CHECKED_IMAGES))
-    if checks:
-        return checks[0]
     error = "the layer is not of the class it declares"
+    try:
+        layer = workload.kind.from_config(dict(workload.config))
+        model = keras.Sequential([keras.Input(shape[1:]), layer])
+        checks = certify(model, layers=only, batch=min(shape[0], _CHECKED_IMAGES))
+        if checks:
+            return checks[0]
+    except Exception as raised:
+        error = one_line(raised)
     kind = workload.reference.__name__
-    return LayerCheck(layer.name, kind, spec.qualified_name, shape, "", (), error)
+    return LayerCheck(spec.name, kind, spec.qualified_name, shape, "", (), error)

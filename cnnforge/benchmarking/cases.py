@@ -126,9 +126,11 @@ def layer_cases(
         given = {name: value for name, value in usual.items() if name in taken}
         try:
             config = kind(**given).get_config()
+            reference.from_config(config).compute_output_shape(size)
         except Exception as error:
             raise UsageError(
-                f"the layer {spec.qualified_name!r} cannot be made of {given}: {one_line(error)}; "
+                f"the layer {spec.qualified_name!r} cannot be made of {given} for inputs of shape "
+                f"{'x'.join(map(str, size))}: {one_line(error)}; choose another --shape, or "
                 "measure it in a model with --model"
             ) from error
         workload = Workload(spec, kind, reference, config, size, grad_inputs=not first)

@@ -21,12 +21,22 @@ WRONG = """
                 summary="",
                 reference="keras.layers:AveragePooling2D",
             ),
+            LayerSpec(
+                name="broken",
+                target="acme_wrong:Broken",
+                summary="",
+                reference="keras.layers:AveragePooling2D",
+            ),
             LayerSpec(name="own", target="acme_wrong:Halved", summary=""),
         ]
 
     class Halved(keras.layers.AveragePooling2D):
         def call(self, inputs):
             return super().call(inputs) / 2
+
+    class Broken(keras.layers.AveragePooling2D):
+        def call(self, inputs):
+            raise RuntimeError("out of order")
 """
 
 
@@ -111,6 +121,15 @@ def test_a_wrong_layer_has_no_time(write_plugin, capsys, json_option):
         assert out == ""
 
 
+def test_a_broken_layer_has_no_time(write_plugin, capsys):
+    path = write_plugin("acme_wrong", WRONG)
+    assert main(["bench", "broken", *SMALL, "--plugin", path]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "out of order" in err
+    assert "Traceback" not in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -121,6 +140,7 @@ def test_a_wrong_layer_has_no_time(write_plugin, capsys, json_option):
         (["--shape", "2x6x6x3", "--batch-size", "3"], "leave out one of the two"),
         (["--batch-size", "0"], "expected 1 or more"),
         (["--rounds", "1"], "--rounds"),
+        (["max_pooling2d", "--shape", "1x1x1x1"], "for inputs of shape 1x1x1x1"),
         (["--model", "resnet20", "--shape", "2x4x4x3"], "at least 8 x 8 pixels"),
         (["--plot", "plot.pdf"], "does not end in .png"),
         (["--csv", "nowhere/table.csv"], "cannot be written"),
