@@ -8,8 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TEST_INSTALLED := $(VENV)/.installed-test
 
-# What pip installs for `make test-torch`; for a build for the CPU where pip finds another one:
-#   make test-torch TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
+# What pip installs for `make test-torch`: a version, or the options that name another build.
 TORCH ?= torch
 TORCH_VENV := .venv-torch
 TORCH_BIN := $(TORCH_VENV)/bin

@@ -152,7 +152,7 @@ class OpCore:
             raise ValueError(
                 f"{self._label} has no backward function, so that nothing can be differentiated "
                 "through it; give it one, or keep it out of what is differentiated "
-                "(tf.stop_gradient)"
+                "(keras.ops.stop_gradient)"
             )
 
     def check_tensor(self, item: Array, dtype: str, rank: int | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import keras
 
@@ -13,17 +14,22 @@ class KernelUnavailableWarning(UserWarning):
     """A layer computes with the framework's implementation because no kernel fits."""
 
 
-def kernel_fits(layer: keras.layers.Layer, dtype: str) -> bool:
-    """Whether there is a kernel for a layer's data format and for inputs of ``dtype``.
+def kernel_fits(layer: keras.layers.Layer, inputs: Any) -> bool:
+    """Whether there is a kernel for a layer's data format, and for the dtype and place of inputs.
 
     The first ``False`` for a reason is accompanied by a ``KernelUnavailableWarning``.
     """
     reason = None
+    dtype = keras.backend.standardize_dtype(inputs.dtype)
+    # Only torch's tensors have a device with a type; TensorFlow itself moves what an op needs.
+    device = getattr(getattr(inputs, "device", None), "type", "cpu")
     if layer.data_format != "channels_last":
         reason = f"data_format={layer.data_format!r} (the kernels need 'channels_last')"
     elif dtype != "float32" or layer.compute_dtype != "float32":
         other = layer.compute_dtype if dtype == "float32" else dtype
         reason = f"the dtype {other} (the kernels compute in float32)"
+    elif device not in ("cpu", "meta"):
+        reason = f"the device {device} (the layers' kernels run on the CPU)"
     if reason is None:
         return True
     message = f"{type(layer).__name__}: no kernel for {reason}: the framework's own is used"

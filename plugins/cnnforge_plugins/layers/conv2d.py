@@ -77,7 +77,7 @@ class Conv2D(keras.layers.Conv2D):
 
     def call(self, inputs: Any) -> Any:
         """Convolve, add the bias, apply the activation."""
-        if not kernel_fits(self, keras.backend.standardize_dtype(inputs.dtype)):
+        if not kernel_fits(self, inputs):
             return super().call(inputs)
         relu = self.activation is keras.activations.relu
         outputs = conv2d(

@@ -126,7 +126,7 @@ class ConvBlock2D(_Block2D):
 
     def call(self, inputs: Any) -> Any:
         """Convolve, add the bias, apply the ReLU, pool."""
-        if not kernel_fits(self, keras.backend.standardize_dtype(inputs.dtype)):
+        if not kernel_fits(self, inputs):
             return super().call(inputs)
         return conv_block(
             inputs,

@@ -71,7 +71,7 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
 
     def call(self, inputs: Any) -> Any:
         """Convolve each channel, add the bias, apply the activation."""
-        if not kernel_fits(self, keras.backend.standardize_dtype(inputs.dtype)):
+        if not kernel_fits(self, inputs):
             return super().call(inputs)
         relu = self.activation is keras.activations.relu
         outputs = depthwise_conv2d(

@@ -47,7 +47,7 @@ class GlobalAveragePooling2D(keras.layers.GlobalAveragePooling2D):
 
     def call(self, inputs: Any) -> Any:
         """The mean of each channel's map."""
-        if not kernel_fits(self, keras.backend.standardize_dtype(inputs.dtype)):
+        if not kernel_fits(self, inputs):
             return super().call(inputs)
         outputs = global_average_pool2d(inputs)
         return keras.ops.expand_dims(outputs, (1, 2)) if self.keepdims else outputs

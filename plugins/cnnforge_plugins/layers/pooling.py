@@ -20,7 +20,7 @@ def _fits(layer: Any, inputs: Any) -> bool:
     # Keras checks neither of these two when the layer is made: the framework has an error for each.
     if layer.padding not in ("valid", "same") or 0 in layer.strides:
         return False
-    return kernel_fits(layer, keras.backend.standardize_dtype(inputs.dtype))
+    return kernel_fits(layer, inputs)
 
 
 def _output_shape(inputs: Shape, pool_size: Shape, strides: Shape, same: bool) -> Shape:
