@@ -60,8 +60,9 @@ demo: $(INSTALLED)
 	$(BIN)/cnnforge train --epochs $(EPOCHS) --output $(DEMO_RUNS)
 	$(BIN)/cnnforge predict "$$(ls -td $(DEMO_RUNS)/*/ | head -n 1)" mnist5k --limit 8
 
+# A process for each of two cores: on a fresh machine most of the time goes into compiling kernels.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --benchmark-disable
 
 # torch warns of float(tensor) where a gradient is known, which the shared tests take for granted.
 test-torch: $(TORCH_INSTALLED)
