@@ -95,9 +95,16 @@ def _neighbours(
     model: keras.Model,
 ) -> Iterator[tuple[keras.layers.Layer, keras.layers.Layer]]:
     """Pairs of layers of which the second alone gets what the first gives, each used once."""
-    for part in (model, *model._flatten_layers(include_self=False)):
+    parts = [
+        part for part in model._flatten_layers() if isinstance(part, keras.Sequential | Functional)
+    ]
+    # A layer that stands in several models, or several times in one, cannot give way to a block.
+    places = Counter(id(layer) for part in parts for layer in part.layers)
+    for part in parts:
         if isinstance(part, keras.Sequential):
-            yield from pairwise(part.layers)
+            for first, second in pairwise(part.layers):
+                if places[id(first)] == places[id(second)] == 1:
+                    yield first, second
         elif isinstance(part, Functional):
             nodes = [node for level in part._nodes_by_depth.values() for node in level]
             uses = Counter(node.operation for node in nodes)
@@ -108,7 +115,8 @@ def _neighbours(
             for tensor in part.outputs:
                 consumers.setdefault(tensor._keras_history.operation, []).append(None)
             for first, seconds in consumers.items():
-                if len(seconds) == 1 and uses[first] == 1 and uses[seconds[0]] == 1:
+                once = len(seconds) == 1 and uses[first] == 1 and uses[seconds[0]] == 1
+                if once and places[id(first)] == places[id(seconds[0])] == 1:
                     yield first, seconds[0]
 
 
@@ -136,11 +144,15 @@ def _rebuilt(
     rebuilt = keras.models.clone_model(model, clone_function=clone, recursive=True)
     if not rebuilt.built:
         rebuilt.build(model.input_shape)
-    # By name, because a block that stood alone became several layers. Parents first: setting it
-    # sets it for everything inside.
-    trainable = {layer.name: layer.trainable for layer in model._flatten_layers()}
-    for layer in rebuilt._flatten_layers():
-        layer.trainable = trainable.get(layer.name, layer.trainable)
+    before, after = list(model._flatten_layers()), list(rebuilt._flatten_layers())
+    if len(before) != len(after):
+        # A block that stood alone became several layers: those that kept their names.
+        named = {layer.name: layer for layer in before}
+        after = [layer for layer in after if layer.name in named]
+        before = [named[layer.name] for layer in after]
+    # Parents first: setting it sets it for everything inside.
+    for old, new in zip(before, after, strict=True):
+        new.trainable = old.trainable
     # Every variable, not only the weights: seed generators belong to the state of a model.
     _copy(model.variables, rebuilt.variables)
     for old, new in zip(model.variables, rebuilt.variables, strict=True):

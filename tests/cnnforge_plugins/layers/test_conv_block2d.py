@@ -151,6 +151,10 @@ def unfusable():
     convolved = layers.Conv2D(4, 3, activation="relu")(inputs)
     pooled = layers.MaxPooling2D()(convolved)
     yield "two users", keras.Model(inputs, [convolved, pooled])
+    common = layers.Conv2D(2, 3, padding="same", activation="relu")
+    pooled = keras.Sequential([keras.Input((9, 8, 2)), common, layers.MaxPooling2D()])
+    plain = keras.Sequential([keras.Input((9, 8, 2)), common])
+    yield "two models", keras.Model(inputs, [pooled(inputs), plain(inputs)])
     shared = layers.Conv2D(2, 3, padding="same", activation="relu")
     yield "used twice", keras.Model(inputs, layers.MaxPooling2D()(shared(shared(inputs))))
 
