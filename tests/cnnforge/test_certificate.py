@@ -40,14 +40,14 @@ def test_lenet_passes(installed):
         ("conv2", "StockBlock2D", "builtin/conv_block2d", (2, 14, 14, 8), "float32"),
     ]
     terms = {it.tensor: it.terms for it in checks[1].results}
-    # Of each window of the pool one value has a gradient.
-    assert terms == {
-        "outputs": 3 * 3 * 8,
-        "grad_inputs": 3 * 3 * 16 // 4,
-        "grad_kernel": 2 * 7 * 7,
-        "grad_bias": 2 * 7 * 7,
-    }
-    assert all(0 < it.max_error < it.allowed < 1e-3 for it in checks[0].results)
+    # Of each window of the pool one value has a gradient. Rounded weights may be zero, and count
+    # for nothing.
+    assert terms["grad_kernel"] == terms["grad_bias"] == 2 * 7 * 7
+    assert 60 <= terms["outputs"] <= 3 * 3 * 8
+    assert 30 <= terms["grad_inputs"] <= 3 * 3 * 16 // 4
+    # A fused layer is checked with numbers whose sums are exact: no tie is decided by rounding.
+    assert [it.max_error for it in checks[0].results if it.tensor == "outputs"] == [0]
+    assert all(it.max_error < it.allowed for it in checks[0].results)
     for old, new in zip(before, model.variables, strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -207,3 +207,19 @@ def test_json(installed):
             for name, size in (("outputs", 2), ("grad_inputs", 1))
         ],
     }
+
+
+def test_near_ties_behind_a_pool_are_no_error(installed):
+    """With so many windows rounding decides some winners; both answers are right."""
+    model = forge(
+        keras.Sequential(
+            [
+                keras.Input((64, 64, 8)),
+                layers.Conv2D(64, 3, padding="same", activation="relu"),
+                layers.MaxPooling2D(),
+            ]
+        )
+    )
+    (check,) = certify(model, layers=installed, batch=8)
+    assert check.kind == "StockBlock2D"
+    assert check.passed
