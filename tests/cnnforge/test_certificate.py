@@ -211,15 +211,17 @@ def test_json(installed):
 
 def test_near_ties_behind_a_pool_are_no_error(installed):
     """With so many windows rounding decides some winners; both answers are right."""
+    seed = 31  # one of those whose random numbers have such a window
+    keras.utils.set_random_seed(seed)
     model = forge(
         keras.Sequential(
             [
-                keras.Input((64, 64, 8)),
+                keras.Input((32, 32, 64)),
                 layers.Conv2D(64, 3, padding="same", activation="relu"),
                 layers.MaxPooling2D(),
             ]
         )
     )
-    (check,) = certify(model, layers=installed, batch=8)
+    (check,) = certify(model, layers=installed, batch=16, seed=seed)
     assert check.kind == "StockBlock2D"
     assert check.passed
