@@ -55,14 +55,16 @@ def _host_features() -> dict[str, bool]:
 
 @cache
 def _cache_directory() -> str:
-    """Folder of compiled code, one for each state of this package's sources and its compilers.
+    """Folder of compiled code, one for each state of the sources it comes from and its compilers.
 
     Numba invalidates a cached function when the file that holds it changes, not when a module it
     uses does; the digest in the path closes that hole.
     """
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    for source in sorted(Path(__file__).parent.parent.rglob("*.py")):
-        digest.update(source.read_bytes())
+    package = Path(__file__).parent.parent
+    for folder in (package / "cpu", package / "launch", package):
+        for source in sorted(folder.glob("*.py")):
+            digest.update(source.read_bytes())
     if numba.config.CACHE_DIR:  # pyright: ignore[reportAttributeAccessIssue]
         base = Path(numba.config.CACHE_DIR)  # pyright: ignore[reportAttributeAccessIssue]
     elif sys.platform == "darwin":
