@@ -118,12 +118,16 @@ class LayerSpec(Spec):
             for each of the two places (the second passes its inputs on), or `None` where the pair
             does not fit; each of the two has `unfuse()`, which returns the stock layer again, and
             that of the first takes `alone=True` where it stands for both.
+        cases: `"module:CASES"` of a sequence of `cnnforge.testing.LayerCase`, which say with what
+            arguments and inputs the layer is checked by `cnnforge.testing.layer_checks` and
+            `cnnforge plugins check`; `None` where the author has named none.
     """
 
     kind: ClassVar[str] = "layer"
 
     reference: str | None = None
     fuses: tuple[str, str] | None = None
+    cases: str | None = None
 
     def __post_init__(self) -> None:
         # The two-argument form: `slots=True` makes a new class, which `super()` does not know.
@@ -132,6 +136,8 @@ class LayerSpec(Spec):
             _check_target(f"the reference of {self.kind} {self.name!r}", self.reference)
         for stock in self.fuses or ():
             _check_target(f"what {self.kind} {self.name!r} fuses", stock)
+        if self.cases is not None:
+            _check_target(f"the cases of {self.kind} {self.name!r}", self.cases)
 
     def load_reference(self) -> Any:
         """Import the reference.
@@ -154,6 +160,17 @@ class LayerSpec(Spec):
             PluginError: If a module cannot be imported or has no such attribute.
         """
         return tuple(self._resolve("fused layer", stock) for stock in self.fuses or ())
+
+    def load_cases(self) -> tuple[Any, ...]:
+        """Import the cases that this layer is checked with.
+
+        Returns:
+            Objects of `cnnforge.testing.LayerCase`; nothing where the spec names none.
+
+        Raises:
+            PluginError: If the module cannot be imported or has no such attribute.
+        """
+        return () if self.cases is None else tuple(self._resolve("cases", self.cases))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

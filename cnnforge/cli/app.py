@@ -1,7 +1,8 @@
 """The `cnnforge` program: its commands, and what becomes of an error.
 
 A new command is a file in this folder with one function of the same name, typed with `Annotated`
-Typer options and importing nothing heavy at the top, and one line in `_COMMANDS`.
+Typer options and importing nothing heavy at the top, and one line in `_COMMANDS`; a group of
+commands is a `typer.Typer` in `_GROUPS`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typer.core import TyperGroup
 from cnnforge.cli.bench import bench
 from cnnforge.cli.doctor import doctor
 from cnnforge.cli.evaluate import evaluate
-from cnnforge.cli.plugins import plugins
+from cnnforge.cli.plugins import group as plugins
 from cnnforge.cli.predict import predict
 from cnnforge.cli.train import train
 from cnnforge.errors import CnnforgeError
 
-_COMMANDS = (train, evaluate, predict, bench, plugins, doctor)
+_COMMANDS = (train, evaluate, predict, bench, doctor)
+_GROUPS = (plugins,)
 
 INTERRUPTED = 130
 """The exit code after a Ctrl-C: 128 plus the number of the signal."""
@@ -78,6 +80,8 @@ def _program(
 
 for _command in _COMMANDS:
     app.command()(_command)
+for _commands in _GROUPS:
+    app.add_typer(_commands)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,7 @@
-"""`cnnforge plugins`: what is installed, what it declares, and what is wrong with it."""
+"""`cnnforge plugins`: what is installed, what it declares, and what is wrong with it.
+
+The commands below it are in files of their own, `plugins_*.py`.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cnnforge.cli._common import JsonOption, PluginOption, print_json
+from cnnforge.cli.plugins_check import check
 
 if TYPE_CHECKING:
     from cnnforge.discovery import Plugins
     from cnnforge.plugin import Spec
 
 
+group = typer.Typer(name="plugins", rich_markup_mode=None)
+group.command()(check)
+
+
+@group.callback(invoke_without_command=True)
 def plugins(
+    context: typer.Context,
     plugin: PluginOption = None,
     imports: Annotated[
         bool,
@@ -23,7 +33,9 @@ def plugins(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """List the plugins, and the layers, datasets and models that they declare."""
+    """List the plugins and what they declare; check a plugin."""
+    if context.invoked_subcommand is not None:
+        return
     from cnnforge.discovery import discover
 
     found = discover(plugin or ())

@@ -113,7 +113,7 @@ def test_what_a_command_returns_is_no_failure(command):
         (["--versoin"], "--versoin. Did you mean '--version'? Try 'cnnforge --help'."),
         (["plugins", "--qqq"], "No such option: --qqq. Try 'cnnforge plugins --help'."),
         (["plugins", "--plugin"], "requires an argument."),
-        (["plugins", "extra"], "(extra). Try 'cnnforge plugins --help'."),
+        (["plugins", "extra"], "'extra'. Try 'cnnforge plugins --help'."),
     ],
 )
 def test_wrong_arguments(arguments, message, capsys):
