@@ -11,6 +11,7 @@ import typer
 
 from cnnforge.cli._common import JsonOption, PluginOption, print_json
 from cnnforge.cli.plugins_check import check
+from cnnforge.cli.plugins_new import new
 
 if TYPE_CHECKING:
     from cnnforge.discovery import Plugins
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 group = typer.Typer(name="plugins", rich_markup_mode=None)
 group.command()(check)
+group.command()(new)
 
 
 @group.callback(invoke_without_command=True)
@@ -33,7 +35,7 @@ def plugins(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """List the plugins and what they declare; check a plugin."""
+    """List the plugins and what they declare; check a plugin; begin a new one."""
     if context.invoked_subcommand is not None:
         return
     from cnnforge.discovery import discover

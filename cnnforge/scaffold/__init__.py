@@ -1,0 +1,134 @@
+"""A new plugin: a complete package that passes its own checks, from files in `templates/`."""
+
+from __future__ import annotations
+
+import importlib.util
+import keyword
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from importlib.metadata import version
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from string import Template
+
+from cnnforge.errors import CnnforgeError, UsageError
+
+KINDS = ("layer", "dataset", "model")
+
+_NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
+_SUFFIX = ".template"
+# What stands for the module's name in the names of folders and files.
+_MODULE = "__module__"
+
+
+@dataclass(frozen=True)
+class NewPlugin:
+    """What `create` has written.
+
+    Attributes:
+        folder: The folder of the package.
+        distribution: What `pip` calls it.
+        module: The name of its import package, of the plugin, and of what it declares.
+        kind: One of `KINDS`.
+        files: What was written, relative to the folder, sorted.
+    """
+
+    folder: Path
+    distribution: str
+    module: str
+    kind: str
+    files: tuple[str, ...]
+
+    @property
+    def declared(self) -> str:
+        """The qualified name of what it declares."""
+        return f"{self.module}/{self.module}"
+
+
+def create(name: str, kind: str = "layer", parent: Path = Path()) -> NewPlugin:
+    """Write a new plugin into a folder of its own.
+
+    Args:
+        name: Lower-case words with hyphens or underscores between them, such as `"soft-edge"`:
+            the folder and the distribution; with underscores the import package, and with
+            capitals the class.
+        kind: What it brings: one of `KINDS`.
+        parent: Where the folder is made.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UsageError: The name or the kind is none, is taken, or the folder exists already.
+        CnnforgeError: A file cannot be written; what had been is removed.
+    """
+    module = _module(name)
+    if kind not in KINDS:
+        raise UsageError(f"--kind must be {', '.join(KINDS[:-1])} or {KINDS[-1]}, got {kind!r}")
+    distribution = module.replace("_", "-")
+    folder = Path(parent) / distribution
+    values = {
+        "name": distribution,
+        "module": module,
+        "class_name": "".join(map(str.capitalize, module.split("_"))),
+        "cnnforge": version("cnnforge"),
+    }
+    if folder.parent.exists() and not folder.parent.is_dir():
+        raise UsageError(f"--output: {folder.parent} is no folder: name one, or a new one")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except FileExistsError as error:
+        raise UsageError(
+            f"{folder} exists already, and nothing is overwritten: choose another name, or "
+            "another place with --output"
+        ) from error
+    except OSError as error:
+        raise CnnforgeError(f"{folder} cannot be made: {error.strerror or error}") from error
+    try:
+        files = sorted(_write(folder, kind, values))
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise CnnforgeError(
+            f"{error.filename or folder} cannot be written: {error.strerror or error}"
+        ) from error
+    return NewPlugin(folder, distribution, module, kind, tuple(files))
+
+
+def _module(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"a plugin cannot be named {name!r}: use lower-case words of letters and digits with "
+            "hyphens between them, a letter first, such as soft-edge"
+        )
+    module = name.replace("-", "_")
+    if keyword.iskeyword(module) or keyword.issoftkeyword(module):
+        raise UsageError(f"a plugin cannot be named {name!r}, a word of Python's: choose another")
+    if module in sys.modules or importlib.util.find_spec(module) is not None:
+        raise UsageError(
+            f"a plugin cannot be named {name!r}: a Python module {module!r} is there already, and "
+            "one would hide the other; choose another name"
+        )
+    return module
+
+
+def _write(folder: Path, kind: str, values: dict[str, str]) -> Iterator[str]:
+    for template, path in _templates(resources.files(__name__) / "templates" / kind):
+        path = path.replace(_MODULE, values["module"])
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = Template(template.read_text(encoding="utf-8")).substitute(values)
+        target.write_text(text, encoding="utf-8")
+        yield path
+
+
+def _templates(folder: Traversable, above: str = "") -> Iterator[tuple[Traversable, str]]:
+    for item in folder.iterdir():
+        if item.is_dir():
+            yield from _templates(item, f"{above}{item.name}/")
+        elif item.name.endswith(_SUFFIX):
+            yield item, above + item.name.removesuffix(_SUFFIX)
