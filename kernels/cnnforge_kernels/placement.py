@@ -25,21 +25,16 @@ def _cuda() -> Any:
     return launch
 
 
-@cache
-def _tensor_cores() -> Any:
-    from cnnforge_kernels.cuda import tensor_core_launch
-
-    return tensor_core_launch
-
-
-def array(name: str, value: Any, rank: int) -> Any:
+def array(name: str, value: Any, rank: int, stream: Any = None) -> Any:
     """A float32 array of a rank, C-contiguous: a NumPy array, or a ``View`` of one on a device.
+
+    What is not contiguous is copied, on a device in the order of ``stream``.
 
     Raises:
         ValueError: something else.
     """
     if is_device_array(value):
-        found = _cuda().views(**{name: value})[name]
+        found = _cuda().dense(name, value, stream)
         if found.ndim != rank:
             raise ValueError(
                 f"`{name}` must be a float32 array of rank {rank}. "
@@ -56,15 +51,15 @@ def array(name: str, value: Any, rank: int) -> Any:
     return np.ascontiguousarray(value)
 
 
-def optional(name: str, value: Any, rank: int) -> Any:
+def optional(name: str, value: Any, rank: int, stream: Any = None) -> Any:
     """``array``, or an empty one for ``None``."""
-    return NONE if value is None else array(name, value, rank)
+    return NONE if value is None else array(name, value, rank, stream)
 
 
-def winners_array(value: Any) -> Any:
+def winners_array(value: Any, stream: Any = None) -> Any:
     """The winners of a pool, C-contiguous, wherever they lie."""
     if is_device_array(value):
-        return _cuda().views(winners=value)["winners"]
+        return _cuda().dense("winners", value, stream)
     return np.ascontiguousarray(value)
 
 
@@ -146,11 +141,8 @@ def call(function: Any, *arguments: Any, stream: Any = None, precision: str = "f
         function(*arguments)
         return
     arguments = tuple(None if value is NONE else value for value in arguments)
-    name = function.__name__
-    if precision == "float32":
-        getattr(_cuda(), name)(*arguments, stream=stream)
-    else:
-        getattr(_tensor_cores(), name)(*arguments, stream=stream, precision=precision)
+    options = {} if precision == "float32" else {"precision": precision}
+    getattr(_cuda(), function.__name__)(*arguments, stream=stream, **options)
 
 
 def result(value: Any) -> Any:

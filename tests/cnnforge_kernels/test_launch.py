@@ -71,6 +71,7 @@ def test_an_output_can_be_given():
 
 
 X, W = values(1, 5, 5, 2), values(3, 3, 2, 4)
+Y, WINNERS = values(1, 3, 3, 4), np.zeros((1, 2, 2, 2), np.uint8)
 MISTAKES = {
     "rank": (lambda: kernels.conv2d(X[0], W), "`inputs` must be a float32 NumPy array of rank 4"),
     "dtype": (lambda: kernels.conv2d(X.astype("d"), W), r"float32 .* Received: float64"),
@@ -78,8 +79,12 @@ MISTAKES = {
     "channels": (lambda: kernels.conv2d(X[..., :1], W), "`groups` must divide"),
     "groups": (lambda: kernels.conv2d(X, W, groups=3), "`groups` must divide"),
     "zero groups": (lambda: kernels.conv2d(X, W, groups=0), "groups=0"),
+    "groups of another type": (lambda: kernels.conv2d(X, W, groups="2"), "groups='2'"),
     "stride": (lambda: kernels.conv2d(X, W, strides=0), "`strides` must be one or two positive"),
     "three": (lambda: kernels.conv2d(X, W, strides=(1, 1, 1)), "`strides` must be"),
+    "negative": (lambda: kernels.conv2d(X, W, strides=(1, -1)), "`strides` must be"),
+    "fraction": (lambda: kernels.conv2d(X, W, strides=1.5), "positive integers. Received: 1.5"),
+    "nothing": (lambda: kernels.max_pool2d(X, pool_size=None), "`pool_size` must be"),
     "padding": (lambda: kernels.conv2d(X, W, padding="full"), '"valid" or "same"'),
     "both": (lambda: kernels.conv2d(X, W, strides=2, dilation_rate=2), "not supported"),
     "bias": (lambda: kernels.conv2d(X, W, values(3)), "`bias` must have 4 values"),
@@ -90,6 +95,42 @@ MISTAKES = {
     "gradient": (
         lambda: kernels.conv2d_grad_inputs(values(1, 4, 4, 4), W, X.shape),
         r"must have shape \(1, 3, 3, 4\)",
+    ),
+    "input shape": (
+        lambda: kernels.conv2d_grad_inputs(Y, W, (5, 5, 2)),
+        r"`input_shape` must be a shape: four integers.*Received: \(5, 5, 2\)",
+    ),
+    "number for a shape": (lambda: kernels.conv2d_grad_inputs(Y, W, 50), "Received: 50"),
+    "negative shape": (lambda: kernels.conv2d_grad_inputs(Y, W, (1, -5, 5, 2)), "none of them neg"),
+    "weights shape": (
+        lambda: kernels.conv2d_grad_weights(X, Y, (3, 3, 2)),
+        r"`weights_shape` must be a shape: four integers.*Received: \(3, 3, 2\)",
+    ),
+    "fractions": (
+        lambda: kernels.conv2d_grad_weights(X, Y, (3, 3, 2, 4.0)),
+        "`weights_shape` must be a shape",
+    ),
+    "pool shape": (
+        lambda: kernels.average_pool2d_grad(X, (1, 5, 5)),
+        "`input_shape` must be a shape",
+    ),
+    "max pool shape": (
+        lambda: kernels.max_pool2d_grad(X, WINNERS, (1, 5, 5)),
+        "`input_shape` must be a shape",
+    ),
+    "read-only": (lambda: kernels.conv2d(X, W, out=np.broadcast_to(Y, Y.shape)), "writeable"),
+    "no cell": (
+        lambda: kernels.max_pool2d_grad(values(1, 2, 2, 2), WINNERS + np.uint8(4), X.shape),
+        "`winners` must be cells of a window of 2 x 2, from 0 to 3.* Received: 4",
+    ),
+    "negative cell": (
+        lambda: kernels.max_pool2d_grad(
+            values(1, 1, 1, 2),
+            np.full((1, 1, 1, 2), -1, np.int32),
+            (1, 17, 17, 2),
+            pool_size=17,
+        ),
+        "from 0 to 288.* Received: -1",
     ),
     "winners": (
         lambda: kernels.max_pool2d_grad(

@@ -41,6 +41,39 @@ MISTAKES = {
         lambda: kernels.conv_block_grad_inputs(P, WINNERS.astype("i"), W, X.shape),
         r"uint8.* must have shape \(1, 2, 2, 4\)",
     ),
+    "no cell": (
+        lambda: kernels.conv_block_grad_inputs(P, WINNERS + np.uint8(4), W, X.shape),
+        "cells of a window of 2 x 2, from 0 to 3.* Received: 4",
+    ),
+    "no cell, no winner": (
+        lambda: kernels.conv_block_grad_weights(X, P, WINNERS + np.uint8(254), W.shape),
+        "Received: 254",
+    ),
+    **{
+        f"{name} shape": (call, rf"`{kind}_shape` must be a shape: four integers.*{received}")
+        for name, kind, received, call in (
+            (
+                *("depthwise input", "input", "Received: 6"),
+                lambda: kernels.depthwise_conv2d_grad_inputs(Y, D, 6),
+            ),
+            (
+                *("depthwise weights", "weights", r"\(3, 3\)"),
+                lambda: kernels.depthwise_conv2d_grad_weights(X, Y, (3, 3)),
+            ),
+            (
+                *("block input", "input", r"\(1, 6, 6, -2\)"),
+                lambda: kernels.conv_block_grad_inputs(P, WINNERS, W, (1, 6, 6, -2)),
+            ),
+            (
+                *("block weights", "weights", "None"),
+                lambda: kernels.conv_block_grad_weights(X, P, WINNERS, None),
+            ),
+            (
+                *("global", "input", r"\(1, 2\)"),
+                lambda: kernels.global_average_pool2d_grad(X[0, 0, :1], (1, 2)),
+            ),
+        )
+    },
     "block gradient": (
         lambda: kernels.conv_block_grad_weights(X, Y, WINNERS, W.shape),
         r"must have shape \(1, 2, 2, 4\)",

@@ -1,6 +1,6 @@
 """Arrays on a device: where they lie, whoever made them; and our own, for results.
 
-Everything with ``__cuda_array_interface__`` or DLPack is taken as it lies, nothing is copied.
+Everything with ``__cuda_array_interface__`` or DLPack is taken as it lies.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _DLPACK_CUDA = (2, 13)
 
 @dataclass(frozen=True)
 class View:
-    """Where a C-contiguous array lies.
+    """Where an array lies.
 
     Attributes:
         pointer: address of the first element; 0 for an empty array.
@@ -25,6 +25,7 @@ class View:
         device: number of the device.
         writeable: whether it may be written to.
         owner: what was passed; it keeps the memory alive.
+        strides: in elements; ``None`` where the array is C-contiguous.
     """
 
     pointer: int
@@ -33,6 +34,7 @@ class View:
     device: int
     writeable: bool = True
     owner: Any = None
+    strides: tuple[int, ...] | None = None
 
     @property
     def size(self) -> int:
@@ -129,7 +131,7 @@ def view(name: str, value: Any, locate: Any) -> View:
         locate: asked for what the array does not say itself: ``locate(array) -> View``.
 
     Raises:
-        ValueError: not an array on a device, or not C-contiguous.
+        ValueError: not an array on a device, or one whose elements lie at broken addresses.
     """
     if isinstance(value, View):
         return value
@@ -141,51 +143,50 @@ def view(name: str, value: Any, locate: Any) -> View:
             f"{type(value).__name__} in host memory. Copy it to the device first."
         )
     if hasattr(value, "data_ptr"):
-        found = _from_tensor(name, value)
-    else:
-        where = getattr(value, "__dlpack_device__", None)
-        interface = getattr(value, "__cuda_array_interface__", None)
-        if interface is None or where is None:
-            found = locate(value)
-        else:
-            found = _from_interface(interface, int(where()[1]), value)
-    if found is None:
-        raise ValueError(
-            f"`{name}` must be C-contiguous. Received: {type(value).__name__} with strides. "
-            "Pass a contiguous copy."
-        )
-    return found
+        return _from_tensor(name, value)
+    where = getattr(value, "__dlpack_device__", None)
+    interface = getattr(value, "__cuda_array_interface__", None)
+    if interface is None or where is None:
+        return locate(value)
+    return _from_interface(name, interface, int(where()[1]), value)
 
 
-def _from_interface(interface: dict[str, Any], device: int, owner: Any) -> View | None:
+def _from_interface(name: str, interface: dict[str, Any], device: int, owner: Any) -> View:
     shape, dtype = tuple(interface["shape"]), np.dtype(interface["typestr"])
-    if not contiguous(shape, interface.get("strides"), dtype.itemsize):
-        return None
+    strides = interface.get("strides")
+    if strides is not None:
+        if any(stride % dtype.itemsize for stride in strides):
+            raise ValueError(
+                f"`{name}` must have elements at multiples of their size. Received: strides of "
+                f"{tuple(strides)} bytes. Pass a contiguous copy."
+            )
+        strides = tuple(stride // dtype.itemsize for stride in strides)
     pointer, read_only = interface["data"]
-    return View(int(pointer or 0), shape, dtype, device, not read_only, owner)
+    lies = strides_unless_contiguous(shape, strides)
+    return View(int(pointer or 0), shape, dtype, device, not read_only, owner, lies)
 
 
-def _from_tensor(name: str, tensor: Any) -> View | None:
+def _from_tensor(name: str, tensor: Any) -> View:
     """Where a torch tensor lies. Its own protocols refuse one that requires a gradient."""
-    if not tensor.is_contiguous():
-        return None
-    kind = str(tensor.dtype).removeprefix("torch.")
+    kind, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
     try:
         dtype = np.dtype(kind)
     except TypeError:
         raise ValueError(f"`{name}` must be float32. Received: {kind}") from None
-    return View(
-        tensor.data_ptr(), tuple(tensor.shape), dtype, tensor.device.index or 0, True, tensor
-    )
+    strides = None if tensor.is_contiguous() else tuple(tensor.stride())
+    device = tensor.device.index or 0
+    return View(tensor.data_ptr(), shape, dtype, device, True, tensor, strides)
 
 
-def contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None, each: int) -> bool:
-    """Whether strides, ``each`` to an element, are those of a C-contiguous array."""
+def strides_unless_contiguous(
+    shape: tuple[int, ...], strides: tuple[int, ...] | None
+) -> tuple[int, ...] | None:
+    """Strides in elements; ``None`` where they are those of a C-contiguous array."""
     if strides is None or not prod(shape):
-        return True
-    expected = each
+        return None
+    expected = 1
     for size, stride in zip(reversed(shape), reversed(strides), strict=True):
         if size > 1 and stride != expected:
-            return False
+            return tuple(strides)
         expected *= size
-    return True
+    return None

@@ -104,14 +104,23 @@ def _toolchain() -> str:
     return " ".join(versions)
 
 
+@cache
+def _sources() -> str:
+    """A digest of the sources of all kernels."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
 def cached_kernel(kernel: Kernel, capability: tuple[int, int]) -> Compiled:
     """``compile_kernel``, or what an earlier process compiled from the same sources.
 
-    The folder's name is a digest of this package's sources, the file's of the specialisation and
-    the toolchain. A file that cannot be read or written costs time, nothing else.
+    A file's name is a digest of the sources in this folder, the specialisation and the toolchain.
+    A file that cannot be read or written costs time, nothing else.
     """
     key = (kernel.name, kernel.identity, kernel.arguments, kernel.launch_bounds, capability)
-    digest = hashlib.sha256(f"{key} {_toolchain()}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{key} {_toolchain()} {_sources()}".encode()).hexdigest()
     path = Path(cache_directory()) / "cuda" / f"{digest[:32]}.cubin"
     compiled = _read(path)
     if compiled is None:

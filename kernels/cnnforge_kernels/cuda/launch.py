@@ -5,79 +5,37 @@ Each takes arrays that lie on one device (anything with ``__cuda_array_interface
 object that has one, or ``None`` for the default stream. It launches there and waits for nothing.
 Kernels, grids and arguments are found once for each shape.
 
+``precision`` other than ``"float32"`` rounds the operands of a convolution and computes on tensor
+cores, with float32 sums.
+
 Arrays are C-contiguous and of the shapes that belong together: ``cnnforge_kernels.conv2d`` and the
 other public functions see to that. Checked here is what would crash a device: their dtypes, their
 device, and whether what is written to may be.
 
 Raises, all of them: ``ValueError`` for arrays that cannot be used, and ``CudaUnavailableError``
-where there is no device.
+where there is no device, or one whose tensor cores do not know the precision.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from cnnforge_kernels.cuda import conv2d as _conv2d
 from cnnforge_kernels.cuda import conv_block as _conv_block
 from cnnforge_kernels.cuda import pooling as _pooling
-from cnnforge_kernels.cuda.arrays import View, view
+from cnnforge_kernels.cuda import tensor_cores as _conv2d
+from cnnforge_kernels.cuda.arrays import View
+from cnnforge_kernels.cuda.calls import aligned, run_on, run_with_bias, views
+from cnnforge_kernels.cuda.calls import dense as dense
 from cnnforge_kernels.cuda.conv2d import Convolution
 from cnnforge_kernels.cuda.pooling import Pooling
-from cnnforge_kernels.cuda.runtime import driver, run, stream_handle
+from cnnforge_kernels.cuda.runtime import driver
+from cnnforge_kernels.cuda.tensor_cores import Precision, check_capability
 
 Pair = tuple[int, int]
-_BYTES = ("winners",)
 
 
-def views(**arrays: Any) -> dict[str, View]:
-    """Where arrays lie, all on one device; those that are ``None`` are left out.
-
-    Raises:
-        ValueError: not an array, another dtype than float32 (uint8 or int32 for ``winners``), not
-            contiguous, or on several devices.
-    """
-    found = {}
-    for name, array in arrays.items():
-        if array is None:
-            continue
-        where = view(name, array, lambda value: driver().locate(value))
-        kinds = (np.uint8, np.int32) if name in _BYTES else (np.float32,)
-        if where.dtype.type not in kinds:
-            expected = " or ".join(kind.__name__ for kind in kinds)
-            raise ValueError(
-                f"`{name}` must be {expected} on a device. Received: {where.dtype} {where.shape}"
-            )
-        if found and where.device != next(iter(found.values())).device:
-            first = next(iter(found))
-            raise ValueError(
-                f"All arrays must be on one device. Received: `{first}` on device "
-                f"{found[first].device} and `{name}` on device {where.device}. Copy one of them."
-            )
-        found[name] = where
-    return found
-
-
-def _aligned(arrays: dict[str, View]) -> bool:
-    return not any(
-        array.pointer % (4 if array.dtype.itemsize == 1 else 16) for array in arrays.values()
-    )
-
-
-def run_on(plan: Any, arrays: dict[str, View], written: tuple[str, ...], stream: Any) -> None:
-    """Run a plan that writes some of the arrays.
-
-    Raises:
-        ValueError: one of those is read-only.
-    """
-    for name in written:
-        if not arrays[name].writeable:
-            raise ValueError(f"`{name}` must be writeable. Received: a read-only array.")
-    run(plan, arrays, stream_handle(stream))
-
-
-def convolution(
+def _convolution(
     arrays: dict[str, View],
     inputs: Any,
     weights: Any,
@@ -85,12 +43,17 @@ def convolution(
     same: bool,
     dilation_rate: Pair,
     groups: int,
+    precision: Precision = "float32",
 ) -> Convolution:
     """The convolution of arrays; of ``inputs`` and ``weights`` only the shapes are used."""
+    if precision != "float32":
+        check_capability(driver().capability(next(iter(arrays.values())).device), precision)
     shapes = tuple(inputs.shape), tuple(weights.shape)
-    return Convolution(
-        *shapes, tuple(strides), same, tuple(dilation_rate), groups, _aligned(arrays)
-    )
+    return Convolution(*shapes, tuple(strides), same, tuple(dilation_rate), groups, aligned(arrays))
+
+
+def _has_bias(arrays: dict[str, View]) -> bool:
+    return "bias" in arrays and arrays["bias"].size > 0
 
 
 def conv2d_forward(
@@ -104,15 +67,16 @@ def conv2d_forward(
     relu: bool,
     outputs: Any,
     stream: Any = None,
+    precision: Precision = "float32",
 ) -> None:
     """Convolution, bias and ReLU: (N, H, W, C), (KH, KW, C / groups, F), (F,) -> (N, OH, OW, F).
 
     ``bias`` is ``None`` or empty for none.
     """
     arrays = views(inputs=inputs, weights=weights, bias=bias, outputs=outputs)
-    c = convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
-    has_bias = "bias" in arrays and arrays["bias"].size > 0
-    run_on(_conv2d.forward(c, has_bias, relu), arrays, ("outputs",), stream)
+    c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups, precision)
+    plan = _conv2d.forward(c, _has_bias(arrays), relu, precision)
+    run_on(plan, arrays, ("outputs",), stream)
 
 
 def conv2d_grad_inputs(
@@ -127,6 +91,7 @@ def conv2d_grad_inputs(
     grad_outputs: Any,
     grad_inputs: Any,
     stream: Any = None,
+    precision: Precision = "float32",
 ) -> None:
     """The gradient of ``inputs``, of which only the shape is used; ``outputs`` with ``relu``."""
     arrays = views(
@@ -135,8 +100,8 @@ def conv2d_grad_inputs(
         grad_outputs=grad_outputs,
         grad_inputs=grad_inputs,
     )
-    c = convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
-    run_on(_conv2d.grad_inputs(c, relu), arrays, ("grad_inputs",), stream)
+    c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups, precision)
+    run_on(_conv2d.grad_inputs(c, relu, precision), arrays, ("grad_inputs",), stream)
 
 
 def conv2d_grad_weights(
@@ -153,6 +118,7 @@ def conv2d_grad_weights(
     grad_weights: Any,
     grad_bias: Any,
     stream: Any = None,
+    precision: Precision = "float32",
 ) -> None:
     """The gradients of ``weights`` and ``bias``, of which only the shapes are used.
 
@@ -165,28 +131,15 @@ def conv2d_grad_weights(
         grad_weights=grad_weights,
         grad_bias=grad_bias,
     )
-    c = convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
-    run_with_bias(_conv2d.grad_weights(c, relu), arrays, c.weights[3], stream)
+    c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups, precision)
+    run_with_bias(_conv2d.grad_weights(c, relu, precision), arrays, c.weights[3], stream)
 
 
-def run_with_bias(plan: Any, arrays: dict[str, View], filters: int, stream: Any) -> None:
-    """Run a plan that writes ``grad_weights`` and ``grad_bias``, which may be empty."""
-    if arrays["grad_bias"].size == filters:
-        run_on(plan, arrays, ("grad_weights", "grad_bias"), stream)
-        return
-    device, handle = arrays["grad_weights"].device, stream_handle(stream)
-    memory = driver().allocate(4 * filters, device, handle)
-    spare = View(memory.pointer, (filters,), np.dtype(np.float32), device)
-    try:
-        run_on(plan, arrays | {"grad_bias": spare}, ("grad_weights",), stream)
-    finally:
-        memory.free()
-
-
-def _depthwise(weights: Any) -> View:
+def _grouped(weights: Any) -> View:
     """``weights`` (KH, KW, C, M) as those of a convolution with C groups, (KH, KW, 1, C * M)."""
-    kh, kw, channels, multiplier = weights.shape
-    return View(0, (kh, kw, 1, channels * multiplier), np.dtype(np.float32), 0)
+    where = views(weights=weights)["weights"]
+    kh, kw, channels, multiplier = where.shape
+    return replace(where, shape=(kh, kw, 1, channels * multiplier))
 
 
 def depthwise_conv2d_forward(
@@ -201,11 +154,8 @@ def depthwise_conv2d_forward(
     stream: Any = None,
 ) -> None:
     """Depthwise convolution: (N, H, W, C), (KH, KW, C, M), (C * M,) -> (N, OH, OW, C * M)."""
-    arrays = views(inputs=inputs, weights=weights, bias=bias, outputs=outputs)
-    groups = inputs.shape[3]
-    c = convolution(arrays, inputs, _depthwise(weights), strides, same, dilation_rate, groups)
-    has_bias = "bias" in arrays and arrays["bias"].size > 0
-    run_on(_conv2d.forward(c, has_bias, relu), arrays, ("outputs",), stream)
+    options = strides, same, dilation_rate, inputs.shape[3], relu
+    conv2d_forward(inputs, _grouped(weights), bias, *options, outputs, stream)
 
 
 def depthwise_conv2d_grad_inputs(
@@ -221,15 +171,10 @@ def depthwise_conv2d_grad_inputs(
     stream: Any = None,
 ) -> None:
     """The gradient of ``inputs``, of which only the shape is used; ``outputs`` with ``relu``."""
-    arrays = views(
-        weights=weights,
-        outputs=outputs if relu else None,
-        grad_outputs=grad_outputs,
-        grad_inputs=grad_inputs,
+    options = strides, same, dilation_rate, inputs.shape[3], relu
+    conv2d_grad_inputs(
+        inputs, _grouped(weights), outputs, *options, grad_outputs, grad_inputs, stream
     )
-    groups = inputs.shape[3]
-    c = convolution(arrays, inputs, _depthwise(weights), strides, same, dilation_rate, groups)
-    run_on(_conv2d.grad_inputs(c, relu), arrays, ("grad_inputs",), stream)
 
 
 def depthwise_conv2d_grad_weights(
@@ -247,16 +192,9 @@ def depthwise_conv2d_grad_weights(
     stream: Any = None,
 ) -> None:
     """The gradients of ``weights`` and ``bias``, of which only the shapes are used."""
-    arrays = views(
-        inputs=inputs,
-        outputs=outputs if relu else None,
-        grad_outputs=grad_outputs,
-        grad_weights=grad_weights,
-        grad_bias=grad_bias,
-    )
-    groups = inputs.shape[3]
-    c = convolution(arrays, inputs, _depthwise(weights), strides, same, dilation_rate, groups)
-    run_with_bias(_conv2d.grad_weights(c, relu), arrays, c.weights[3], stream)
+    options = strides, same, dilation_rate, inputs.shape[3], relu
+    grads = grad_outputs, grad_weights, grad_bias
+    conv2d_grad_weights(inputs, _grouped(weights), bias, outputs, *options, *grads, stream)
 
 
 def conv_block_forward(
@@ -274,9 +212,8 @@ def conv_block_forward(
 ) -> None:
     """Convolution, bias, ReLU and max pooling; ``winners`` uint8, 255 for no gradient."""
     arrays = views(inputs=inputs, weights=weights, bias=bias, outputs=outputs, winners=winners)
-    c = convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
-    has_bias = "bias" in arrays and arrays["bias"].size > 0
-    plan = _conv_block.forward(c, tuple(pool_size), has_bias)
+    c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
+    plan = _conv_block.forward(c, tuple(pool_size), _has_bias(arrays))
     run_on(plan, arrays, ("outputs", "winners"), stream)
 
 
@@ -297,7 +234,7 @@ def conv_block_grad_inputs(
     arrays = views(
         weights=weights, winners=winners, grad_outputs=grad_outputs, grad_inputs=grad_inputs
     )
-    c = convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
+    c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
     run_on(_conv_block.grad_inputs(c, tuple(pool_size)), arrays, ("grad_inputs",), stream)
 
 
@@ -324,7 +261,7 @@ def conv_block_grad_weights(
         grad_weights=grad_weights,
         grad_bias=grad_bias,
     )
-    c = convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
+    c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
     run_with_bias(_conv_block.grad_weights(c, tuple(pool_size)), arrays, c.weights[3], stream)
 
 
@@ -332,7 +269,7 @@ def _pool(
     arrays: dict[str, View], inputs: Any, pool_size: Pair, strides: Pair, same: bool
 ) -> Pooling:
     shape = tuple(inputs.shape)
-    return Pooling(shape, tuple(pool_size), tuple(strides), same, _aligned(arrays))
+    return Pooling(shape, tuple(pool_size), tuple(strides), same, aligned(arrays))
 
 
 def max_pool2d_forward(
@@ -401,5 +338,5 @@ def global_average_pool2d_grad_inputs(
 ) -> None:
     """The gradient of ``inputs``, of which only the shape is used."""
     arrays = views(grad_outputs=grad_outputs, grad_inputs=grad_inputs)
-    plan = _pooling.global_backward(tuple(inputs.shape), _aligned(arrays))
+    plan = _pooling.global_backward(tuple(inputs.shape), aligned(arrays))
     run_on(plan, arrays, ("grad_inputs",), stream)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cnnforge_kernels.cuda.arrays import DeviceArray, View, contiguous
+from cnnforge_kernels.cuda.arrays import DeviceArray, View, strides_unless_contiguous
 from cnnforge_kernels.cuda.compiler import cached_kernel, capability_of
 from cnnforge_kernels.cuda.errors import no_device, no_numba_cuda, refused
 from cnnforge_kernels.cuda.jit import AVAILABLE, Kernel
@@ -97,19 +97,20 @@ class Driver:
         """The compute capability of a device."""
         return capability_of(self._device(device))
 
-    def locate(self, array: Any) -> View | None:
-        """Where a foreign array lies; ``None`` if it is not C-contiguous."""
+    def locate(self, array: Any) -> View:
+        """Where a foreign array lies."""
         from cuda.core.utils import (  # pyright: ignore[reportMissingImports]
             StridedMemoryView,
         )
 
         # -1: no synchronisation; the caller's stream is the one that orders everything.
         found = StridedMemoryView.from_any_interface(array, stream_ptr=-1)
-        shape = tuple(found.shape)
-        if not contiguous(shape, found.strides, 1):
-            return None
-        dtype = np.dtype(found.dtype)
-        return View(int(found.ptr or 0), shape, dtype, found.device_id, not found.readonly, found)
+        shape, dtype = tuple(found.shape), np.dtype(found.dtype)
+        strides = strides_unless_contiguous(shape, found.strides)
+        return View(
+            *(int(found.ptr or 0), shape, dtype, found.device_id),
+            *(not found.readonly, found, strides),
+        )
 
     def allocate(self, size: int, device: int, stream: int) -> Buffer:
         """So many bytes, in the order of a stream."""

@@ -1,7 +1,7 @@
 """2D convolution and its gradients on tensor cores: the plans of ``conv2d.py`` in less precision.
 
-Convolutions with groups have no tensor-core kernel: their plans are the exact float32 ones, for
-every precision.
+Convolutions with groups have no tensor-core kernel: they are computed in float32, and another
+precision is an error.
 
 What a precision costs: each operand is rounded once, to 11 bits of significand (tf32, ties away
 from zero) or 8 (bfloat16, ties to even), so with u = 2**-11 or 2**-8 a result differs by up to
@@ -83,7 +83,12 @@ def _is_exact(c: Convolution, precision: Precision) -> bool:
         raise ValueError(
             f'`precision` must be "float32", "tf32" or "bfloat16". Received: {precision!r}'
         )
-    return precision == "float32" or c.groups > 1
+    if precision != "float32" and c.groups > 1:
+        raise ValueError(
+            f"precision={precision!r} is for convolutions without groups: there is no tensor-core "
+            f'kernel for groups={c.groups}. Use precision="float32".'
+        )
+    return precision == "float32"
 
 
 def _check(c: Convolution, precision: Precision) -> None:
@@ -118,7 +123,8 @@ def forward(c: Convolution, bias: bool, relu: bool, precision: Precision = "floa
         precision: ``"float32"`` is exact; see above for the others.
 
     Raises:
-        ValueError: too large for the kernels, or no such precision.
+        ValueError: too large for the kernels, no such precision, or groups with one that is not
+            ``"float32"``.
     """
     if _is_exact(c, precision):
         return exact.forward(c, bias, relu)

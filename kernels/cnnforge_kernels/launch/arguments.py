@@ -7,20 +7,41 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnforge_kernels import placement as at
 from cnnforge_kernels.geometry import output_size
 
 Array = NDArray[np.float32]
 Pair = tuple[int, int]
+Shape = tuple[int, ...]
 Padding = Literal["valid", "same"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 
+def _tuple(value: Any) -> tuple:
+    """What a sequence consists of; nothing where a value is none."""
+    try:
+        return tuple(value)
+    except TypeError:
+        return ()
+
+
 def pair(name: str, value: int | tuple[int, int]) -> Pair:
     """Check one or two positive integers; returns two."""
-    two = (value, value) if isinstance(value, int) else tuple(value)
+    two = (value, value) if isinstance(value, (int, np.integer)) else _tuple(value)
     if len(two) != 2 or any(not isinstance(v, (int, np.integer)) or v < 1 for v in two):
         raise ValueError(f"`{name}` must be one or two positive integers. Received: {value!r}")
     return int(two[0]), int(two[1])
+
+
+def shape_of_four(name: str, value: Any) -> tuple[int, int, int, int]:
+    """Check the shape of an array of rank 4."""
+    four = _tuple(value)
+    if len(four) != 4 or any(not isinstance(v, (int, np.integer)) or v < 0 for v in four):
+        raise ValueError(
+            f"`{name}` must be a shape: four integers, none of them negative. Received: {value!r}"
+        )
+    first, second, third, fourth = (int(v) for v in four)
+    return first, second, third, fourth
 
 
 def is_same(padding: str) -> bool:
@@ -30,46 +51,107 @@ def is_same(padding: str) -> bool:
     return padding == "same"
 
 
+def is_relu(activation: str | None) -> bool:
+    """Check an activation; returns whether it is a ReLU."""
+    if activation not in (None, "relu"):
+        raise ValueError(f'`activation` must be "relu" or None. Received: {activation!r}')
+    return activation == "relu"
+
+
 def convolution_options(
     strides: Any,
     padding: str,
     dilation_rate: Any,
     groups: int,
-    channels: int,
-    weights: tuple[int, ...],
-) -> tuple[Pair, bool, Pair, int]:
-    """Check a convolution's options; returns (strides, same, dilation_rate, groups)."""
+    inputs: Shape,
+    weights: Shape,
+) -> tuple[tuple[Pair, bool, Pair, int], Shape]:
+    """Check a convolution's options against its shapes.
+
+    Returns:
+        (strides, same, dilation_rate, groups) and the shape of the outputs.
+    """
     steps, dilation = pair("strides", strides), pair("dilation_rate", dilation_rate)
     if max(steps) > 1 and max(dilation) > 1:
         raise ValueError(
             "`strides > 1` not supported in conjunction with `dilation_rate > 1`. "
             f"Received: strides={steps} and dilation_rate={dilation}"
         )
-    if groups < 1 or channels % groups or weights[3] % groups or weights[2] * groups != channels:
+    channels, filters = inputs[3], weights[3]
+    fits = isinstance(groups, (int, np.integer)) and groups > 0
+    if not fits or channels % groups or filters % groups or weights[2] * groups != channels:
         raise ValueError(
-            f"`groups` must divide the {channels} channels of the inputs and the {weights[3]} "
+            f"`groups` must divide the {channels} channels of the inputs and the {filters} "
             "filters, and `weights` must have channels / groups channels. "
-            f"Received: groups={groups}, weights {weights}"
+            f"Received: groups={groups!r}, weights {weights}"
         )
     if 0 in weights[:2]:
         raise ValueError(f"The window must not be empty. Received: weights {weights}")
-    return steps, is_same(padding), dilation, groups
+    same = is_same(padding)
+    shape = (*output_shape(inputs, weights, steps, dilation, same), filters)
+    return (steps, same, dilation, int(groups)), shape
 
 
-def check_gradient(
-    grads: Array,
-    mask: Array,
-    inputs: Any,
-    weights: Any,
-    steps: Pair,
-    same: bool,
-    dilation: Pair,
-) -> None:
-    """Check the shape of a convolution's ``grad_outputs``."""
-    sizes = [output_size(inputs[1 + a], weights[a], steps[a], dilation[a], same) for a in (0, 1)]
-    expected = (inputs[0], *sizes, weights[3])
-    check_shape("grad_outputs", grads, expected)
-    check_shape("outputs", mask, expected)
+def output_shape(
+    inputs: Shape, window: Shape, steps: Pair, dilation: Pair, same: bool
+) -> tuple[int, int, int]:
+    """Images, rows and columns of the outputs."""
+    rows, columns = (
+        output_size(inputs[1 + a], window[a], steps[a], dilation[a], same) for a in (0, 1)
+    )
+    return inputs[0], rows, columns
+
+
+def bias_array(bias: Any, filters: int, stream: Any) -> Any:
+    """A bias, or an empty array for none."""
+    offsets = at.optional("bias", bias, 1, stream)
+    if offsets.size not in (0, filters):
+        raise ValueError(f"`bias` must have {filters} values. Received: {offsets.size}")
+    return offsets
+
+
+def relu_mask(grads: Any, outputs: Any, shape: Shape, stream: Any) -> Any:
+    """What tells where a ReLU was off: ``outputs``, or ``grads``, unused, where there was none."""
+    check_shape("grad_outputs", grads, shape)
+    mask = grads if outputs is None else at.array("outputs", outputs, 4, stream)
+    check_shape("outputs", mask, shape)
+    return mask
+
+
+def winners_array(
+    winners: Any, grads: Any, shape: Shape, pool: Pair, relu: bool, stream: Any
+) -> Any:
+    """The winners of a pool.
+
+    Args:
+        winners: the array.
+        grads: ``grad_outputs``, which must have the same shape.
+        shape: that shape.
+        pool: the window.
+        relu: a ReLU stands before the pool: 255 says that it let nothing through.
+        stream: for arrays on a device.
+
+    Raises:
+        ValueError: another shape or dtype, or, in host memory, a winner that is no cell.
+    """
+    found, cells = at.winners_array(winners, stream), pool[0] * pool[1]
+    dtype = np.dtype(np.uint8 if cells <= 256 else np.int32)
+    if grads.shape != shape or found.shape != shape or found.dtype != dtype:
+        raise ValueError(
+            f"`grad_outputs` and `winners` ({dtype}) must have shape {shape}. "
+            f"Received: {grads.shape} and {found.dtype} {found.shape}"
+        )
+    if isinstance(found, np.ndarray):
+        # Bytes are counted round: one more than 255 is 0.
+        numbers = found + np.uint8(1) if relu else found
+        lowest, highest = numbers.min(initial=0), numbers.max(initial=0)
+        if lowest < 0 or highest >= cells + relu:
+            wrong = lowest if lowest < 0 else highest - relu
+            raise ValueError(
+                f"`winners` must be cells of a window of {pool[0]} x {pool[1]}, from 0 to "
+                f"{cells - 1}, as the forward pass returned them. Received: {wrong}"
+            )
+    return found
 
 
 def check_shape(name: str, array: NDArray, shape: tuple[int, ...]) -> None:

@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 
 from cnnforge_kernels import placement as at
 from cnnforge_kernels.cpu import conv_block as _conv_block
-from cnnforge_kernels.geometry import output_size
 from cnnforge_kernels.launch.arguments import (
     Array,
     Padding,
     Pair,
+    Shape,
+    bias_array,
     convolution_options,
     pair,
+    shape_of_four,
+    winners_array,
 )
 
 # A winner is one byte, and 255 says that no cell is positive.
@@ -28,31 +31,17 @@ def _block_options(
     dilation_rate: Any,
     groups: int,
     pool_size: Any,
-    inputs: tuple[int, ...],
-    weights: tuple[int, ...],
-) -> tuple[tuple[Pair, bool, Pair, int, Pair], tuple[int, ...]]:
+    inputs: Shape,
+    weights: Shape,
+) -> tuple[tuple[Pair, bool, Pair, int, Pair], Shape]:
     """The options of the kernels, and the shape of the outputs."""
-    steps, same, dilation, groups = convolution_options(
-        strides, padding, dilation_rate, groups, inputs[3], weights
+    options, (images, rows, columns, filters) = convolution_options(
+        strides, padding, dilation_rate, groups, inputs, weights
     )
     pool = pair("pool_size", pool_size)
     if max(pool) > _MOST_POOL:
         raise ValueError(f"`pool_size` must be at most {_MOST_POOL}. Received: {pool}")
-    sizes = [
-        output_size(inputs[1 + a], weights[a], steps[a], dilation[a], same) // pool[a]
-        for a in (0, 1)
-    ]
-    return (steps, same, dilation, groups, pool), (inputs[0], *sizes, weights[3])
-
-
-def _check_block(grads: Array, winners: NDArray, shape: tuple[int, ...]) -> NDArray:
-    winners = at.winners_array(winners)
-    if grads.shape != shape or winners.shape != shape or winners.dtype != np.uint8:
-        raise ValueError(
-            f"`grad_outputs` and `winners` (uint8) must have shape {shape}. "
-            f"Received: {grads.shape} and {winners.dtype} {winners.shape}"
-        )
-    return winners
+    return (*options, pool), (images, rows // pool[0], columns // pool[1], filters)
 
 
 def conv_block(
@@ -90,23 +79,17 @@ def conv_block(
     Raises:
         ValueError: a wrong rank, dtype, shape or option.
     """
-    inputs, weights = at.array("inputs", inputs, 4), at.array("weights", weights, 4)
+    inputs = at.array("inputs", inputs, 4, stream)
+    weights = at.array("weights", weights, 4, stream)
     options, shape = _block_options(
         strides, padding, dilation_rate, groups, pool_size, inputs.shape, weights.shape
     )
-    offsets = at.optional("bias", bias, 1)
-    if offsets.size not in (0, weights.shape[3]):
-        raise ValueError(f"`bias` must have {weights.shape[3]} values. Received: {offsets.size}")
+    offsets = bias_array(bias, shape[3], stream)
     outputs = at.out("out", out, shape, (inputs, weights, offsets), stream=stream)
     winners = at.empty((inputs,), shape, np.uint8, stream)
     at.call(
         _conv_block.conv_block_forward,
-        inputs,
-        weights,
-        offsets,
-        *options,
-        outputs,
-        winners,
+        *(inputs, weights, offsets, *options, outputs, winners),
         stream=stream,
     )
     return at.result(outputs), at.result(winners)
@@ -127,20 +110,17 @@ def conv_block_grad_inputs(
     stream: Any = None,
 ) -> Array:
     """The gradient of ``conv_block``'s inputs, from its winners: (N, H, W, C) float32."""
-    grads, weights = at.array("grad_outputs", grad_outputs, 4), at.array("weights", weights, 4)
+    grads = at.array("grad_outputs", grad_outputs, 4, stream)
+    weights = at.array("weights", weights, 4, stream)
+    input_shape = shape_of_four("input_shape", input_shape)
     options, shape = _block_options(
         strides, padding, dilation_rate, groups, pool_size, input_shape, weights.shape
     )
-    winners = _check_block(grads, winners, shape)
-    result = at.out("out", out, tuple(input_shape), (grads, weights), stream=stream)
+    winners = winners_array(winners, grads, shape, options[4], True, stream)
+    result = at.out("out", out, input_shape, (grads, weights, winners), stream=stream)
     at.call(
         _conv_block.conv_block_grad_inputs,
-        result,
-        weights,
-        winners,
-        *options,
-        grads,
-        result,
+        *(result, weights, winners, *options, grads, result),
         stream=stream,
     )
     return at.result(result)
@@ -161,23 +141,18 @@ def conv_block_grad_weights(
     stream: Any = None,
 ) -> tuple[Array, Array]:
     """The gradients of ``conv_block``'s weights, (KH, KW, C / groups, F), and bias, (F,)."""
-    inputs, grads = at.array("inputs", inputs, 4), at.array("grad_outputs", grad_outputs, 4)
+    inputs = at.array("inputs", inputs, 4, stream)
+    grads = at.array("grad_outputs", grad_outputs, 4, stream)
+    weights_shape = shape_of_four("weights_shape", weights_shape)
     options, shape = _block_options(
-        strides, padding, dilation_rate, groups, pool_size, inputs.shape, tuple(weights_shape)
+        strides, padding, dilation_rate, groups, pool_size, inputs.shape, weights_shape
     )
-    winners = _check_block(grads, winners, shape)
-    result = at.out("out", out, tuple(weights_shape), (inputs, grads), stream=stream)
-    bias = at.empty((inputs,), (shape[3],), np.float32, stream)
+    winners = winners_array(winners, grads, shape, options[4], True, stream)
+    result = at.out("out", out, weights_shape, (inputs, grads, winners), stream=stream)
+    bias = at.empty((inputs,), shape[3:], np.float32, stream)
     at.call(
         _conv_block.conv_block_grad_weights,
-        inputs,
-        result,
-        bias,
-        winners,
-        *options,
-        grads,
-        result,
-        bias,
+        *(inputs, result, bias, winners, *options, grads, result, bias),
         stream=stream,
     )
     return at.result(result), at.result(bias)

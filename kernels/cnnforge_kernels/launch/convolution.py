@@ -8,14 +8,16 @@ import numpy as np
 
 from cnnforge_kernels import placement as at
 from cnnforge_kernels.cpu import conv2d as _conv2d
-from cnnforge_kernels.geometry import output_size
 from cnnforge_kernels.launch.arguments import (
     Array,
     Padding,
     Pair,
     Precision,
-    check_gradient,
+    bias_array,
     convolution_options,
+    is_relu,
+    relu_mask,
+    shape_of_four,
 )
 
 
@@ -61,32 +63,16 @@ def conv2d(
         >>> conv2d(np.ones((1, 5, 5, 1), np.float32), edges)[0, :, :, 0].max()
         np.float32(0.0)
     """
-    inputs, weights = at.array("inputs", inputs, 4), at.array("weights", weights, 4)
-    if activation not in (None, "relu"):
-        raise ValueError(f'`activation` must be "relu" or None. Received: {activation!r}')
-    steps, same, dilation, groups = convolution_options(
-        strides, padding, dilation_rate, groups, inputs.shape[3], weights.shape
+    inputs = at.array("inputs", inputs, 4, stream)
+    weights = at.array("weights", weights, 4, stream)
+    options, shape = convolution_options(
+        strides, padding, dilation_rate, groups, inputs.shape, weights.shape
     )
-    offsets = at.optional("bias", bias, 1)
-    if offsets.size not in (0, weights.shape[3]):
-        raise ValueError(f"`bias` must have {weights.shape[3]} values. Received: {offsets.size}")
-    sizes = [
-        output_size(inputs.shape[1 + a], weights.shape[a], steps[a], dilation[a], same)
-        for a in (0, 1)
-    ]
-    shape = (inputs.shape[0], *sizes, weights.shape[3])
+    relu, offsets = is_relu(activation), bias_array(bias, shape[3], stream)
     outputs = at.out("out", out, shape, (inputs, weights, offsets), stream=stream)
     at.call(
         _conv2d.conv2d_forward,
-        inputs,
-        weights,
-        offsets,
-        steps,
-        same,
-        dilation,
-        groups,
-        activation == "relu",
-        outputs,
+        *(inputs, weights, offsets, *options, relu, outputs),
         stream=stream,
         precision=precision,
     )
@@ -112,25 +98,17 @@ def conv2d_grad_inputs(
     ``outputs`` are those of the forward pass where it had a ReLU. Other arguments and errors as in
     ``conv2d``.
     """
-    grads, weights = at.array("grad_outputs", grad_outputs, 4), at.array("weights", weights, 4)
-    steps, same, dilation, groups = convolution_options(
-        strides, padding, dilation_rate, groups, input_shape[3], weights.shape
+    grads = at.array("grad_outputs", grad_outputs, 4, stream)
+    weights = at.array("weights", weights, 4, stream)
+    input_shape = shape_of_four("input_shape", input_shape)
+    options, shape = convolution_options(
+        strides, padding, dilation_rate, groups, input_shape, weights.shape
     )
-    mask = grads if outputs is None else at.array("outputs", outputs, 4)
-    check_gradient(grads, mask, input_shape, weights.shape, steps, same, dilation)
-    result = at.out("out", out, tuple(input_shape), (grads, weights, mask), stream=stream)
+    mask = relu_mask(grads, outputs, shape, stream)
+    result = at.out("out", out, input_shape, (grads, weights, mask), stream=stream)
     at.call(
         _conv2d.conv2d_grad_inputs,
-        result,
-        weights,
-        mask,
-        steps,
-        same,
-        dilation,
-        groups,
-        outputs is not None,
-        grads,
-        result,
+        *(result, weights, mask, *options, outputs is not None, grads, result),
         stream=stream,
         precision=precision,
     )
@@ -156,30 +134,19 @@ def conv2d_grad_weights(
     ``outputs`` are those of the forward pass where it had a ReLU. Other arguments and errors as in
     ``conv2d``.
     """
-    inputs, grads = at.array("inputs", inputs, 4), at.array("grad_outputs", grad_outputs, 4)
-    steps, same, dilation, groups = convolution_options(
-        strides, padding, dilation_rate, groups, inputs.shape[3], tuple(weights_shape)
+    inputs = at.array("inputs", inputs, 4, stream)
+    grads = at.array("grad_outputs", grad_outputs, 4, stream)
+    weights_shape = shape_of_four("weights_shape", weights_shape)
+    options, shape = convolution_options(
+        strides, padding, dilation_rate, groups, inputs.shape, weights_shape
     )
-    mask = grads if outputs is None else at.array("outputs", outputs, 4)
-    check_gradient(grads, mask, inputs.shape, weights_shape, steps, same, dilation)
-    result = at.out("out", out, tuple(weights_shape), (inputs, grads, mask), stream=stream)
-    grad_bias = at.empty((inputs,), (weights_shape[3],), np.float32, stream)
-    relu = outputs is not None
+    mask = relu_mask(grads, outputs, shape, stream)
+    result = at.out("out", out, weights_shape, (inputs, grads, mask), stream=stream)
+    bias = at.empty((inputs,), shape[3:], np.float32, stream)
     at.call(
         _conv2d.conv2d_grad_weights,
-        inputs,
-        result,
-        grad_bias,
-        mask,
-        steps,
-        same,
-        dilation,
-        groups,
-        relu,
-        grads,
-        result,
-        grad_bias,
+        *(inputs, result, bias, mask, *options, outputs is not None, grads, result, bias),
         stream=stream,
         precision=precision,
     )
-    return at.result(result), at.result(grad_bias)
+    return at.result(result), at.result(bias)

@@ -8,18 +8,25 @@ import numpy as np
 
 from cnnforge_kernels import placement as at
 from cnnforge_kernels.cpu import depthwise as _depthwise
-from cnnforge_kernels.geometry import output_size
-from cnnforge_kernels.launch.arguments import Array, Padding, Pair, check_shape, is_same, pair
+from cnnforge_kernels.launch.arguments import (
+    Array,
+    Padding,
+    Pair,
+    Shape,
+    bias_array,
+    is_relu,
+    is_same,
+    output_shape,
+    pair,
+    relu_mask,
+    shape_of_four,
+)
 
 
 def _depthwise_options(
-    strides: Any,
-    padding: str,
-    dilation_rate: Any,
-    inputs: tuple[int, ...],
-    weights: tuple[int, ...],
-) -> tuple[Pair, bool, Pair, tuple[int, ...]]:
-    """Strides, SAME, dilation, and the shape of the outputs."""
+    strides: Any, padding: str, dilation_rate: Any, inputs: Shape, weights: Shape
+) -> tuple[tuple[Pair, bool, Pair], Shape]:
+    """(strides, SAME, dilation), and the shape of the outputs."""
     steps, dilation = pair("strides", strides), pair("dilation_rate", dilation_rate)
     if 0 in weights or weights[2] != inputs[3]:
         raise ValueError(
@@ -27,8 +34,8 @@ def _depthwise_options(
             f"Received: {tuple(weights)}"
         )
     same = is_same(padding)
-    sizes = [output_size(inputs[1 + a], weights[a], steps[a], dilation[a], same) for a in (0, 1)]
-    return steps, same, dilation, (inputs[0], *sizes, weights[2] * weights[3])
+    shape = (*output_shape(inputs, weights, steps, dilation, same), weights[2] * weights[3])
+    return (steps, same, dilation), shape
 
 
 def depthwise_conv2d(
@@ -68,26 +75,16 @@ def depthwise_conv2d(
         >>> depthwise_conv2d(np.ones((1, 1, 1, 1), np.float32), weights)[0, 0, 0]
         array([1., 2.], dtype=float32)
     """
-    inputs, weights = at.array("inputs", inputs, 4), at.array("weights", weights, 4)
-    if activation not in (None, "relu"):
-        raise ValueError(f'`activation` must be "relu" or None. Received: {activation!r}')
-    steps, same, dilation, shape = _depthwise_options(
+    inputs = at.array("inputs", inputs, 4, stream)
+    weights = at.array("weights", weights, 4, stream)
+    options, shape = _depthwise_options(
         strides, padding, dilation_rate, inputs.shape, weights.shape
     )
-    offsets = at.optional("bias", bias, 1)
-    if offsets.size not in (0, shape[3]):
-        raise ValueError(f"`bias` must have {shape[3]} values. Received: {offsets.size}")
+    relu, offsets = is_relu(activation), bias_array(bias, shape[3], stream)
     outputs = at.out("out", out, shape, (inputs, weights, offsets), stream=stream)
     at.call(
         _depthwise.depthwise_conv2d_forward,
-        inputs,
-        weights,
-        offsets,
-        steps,
-        same,
-        dilation,
-        activation == "relu",
-        outputs,
+        *(inputs, weights, offsets, *options, relu, outputs),
         stream=stream,
     )
     return at.result(outputs)
@@ -110,25 +107,15 @@ def depthwise_conv2d_grad_inputs(
     ``outputs`` are those of the forward pass where it had a ReLU. Other arguments and errors as in
     ``depthwise_conv2d``.
     """
-    grads, weights = at.array("grad_outputs", grad_outputs, 4), at.array("weights", weights, 4)
-    steps, same, dilation, shape = _depthwise_options(
-        strides, padding, dilation_rate, input_shape, weights.shape
-    )
-    check_shape("grad_outputs", grads, shape)
-    mask = grads if outputs is None else at.array("outputs", outputs, 4)
-    check_shape("outputs", mask, shape)
-    result = at.out("out", out, tuple(input_shape), (grads, weights, mask), stream=stream)
+    grads = at.array("grad_outputs", grad_outputs, 4, stream)
+    weights = at.array("weights", weights, 4, stream)
+    input_shape = shape_of_four("input_shape", input_shape)
+    options, shape = _depthwise_options(strides, padding, dilation_rate, input_shape, weights.shape)
+    mask = relu_mask(grads, outputs, shape, stream)
+    result = at.out("out", out, input_shape, (grads, weights, mask), stream=stream)
     at.call(
         _depthwise.depthwise_conv2d_grad_inputs,
-        result,
-        weights,
-        mask,
-        steps,
-        same,
-        dilation,
-        outputs is not None,
-        grads,
-        result,
+        *(result, weights, mask, *options, outputs is not None, grads, result),
         stream=stream,
     )
     return at.result(result)
@@ -151,29 +138,18 @@ def depthwise_conv2d_grad_weights(
     ``outputs`` are those of the forward pass where it had a ReLU. Other arguments and errors as in
     ``depthwise_conv2d``.
     """
-    inputs, grads = at.array("inputs", inputs, 4), at.array("grad_outputs", grad_outputs, 4)
-    steps, same, dilation, shape = _depthwise_options(
-        strides, padding, dilation_rate, inputs.shape, tuple(weights_shape)
+    inputs = at.array("inputs", inputs, 4, stream)
+    grads = at.array("grad_outputs", grad_outputs, 4, stream)
+    weights_shape = shape_of_four("weights_shape", weights_shape)
+    options, shape = _depthwise_options(
+        strides, padding, dilation_rate, inputs.shape, weights_shape
     )
-    check_shape("grad_outputs", grads, shape)
-    mask = grads if outputs is None else at.array("outputs", outputs, 4)
-    check_shape("outputs", mask, shape)
-    result = at.out("out", out, tuple(weights_shape), (inputs, grads, mask), stream=stream)
-    bias = at.empty((inputs,), (shape[3],), np.float32, stream)
-    relu = outputs is not None
+    mask = relu_mask(grads, outputs, shape, stream)
+    result = at.out("out", out, weights_shape, (inputs, grads, mask), stream=stream)
+    bias = at.empty((inputs,), shape[3:], np.float32, stream)
     at.call(
         _depthwise.depthwise_conv2d_grad_weights,
-        inputs,
-        result,
-        bias,
-        mask,
-        steps,
-        same,
-        dilation,
-        relu,
-        grads,
-        result,
-        bias,
+        *(inputs, result, bias, mask, *options, outputs is not None, grads, result, bias),
         stream=stream,
     )
     return at.result(result), at.result(bias)

@@ -10,18 +10,28 @@ from numpy.typing import NDArray
 from cnnforge_kernels import placement as at
 from cnnforge_kernels.cpu import global_pooling as _global_pooling
 from cnnforge_kernels.cpu import pooling as _pooling
-from cnnforge_kernels.geometry import output_size
-from cnnforge_kernels.launch.arguments import Array, Padding, Pair, check_shape, is_same, pair
+from cnnforge_kernels.launch.arguments import (
+    Array,
+    Padding,
+    Pair,
+    Shape,
+    check_shape,
+    is_same,
+    output_shape,
+    pair,
+    shape_of_four,
+    winners_array,
+)
 
 
-def _pool(
-    inputs: Array, pool_size: Any, strides: Any, padding: str
-) -> tuple[Pair, Pair, bool, tuple]:
+def _pool_options(
+    pool_size: Any, strides: Any, padding: str, inputs: Shape
+) -> tuple[tuple[Pair, Pair, bool], Shape]:
+    """The options of the kernels, and the shape of the outputs."""
     window = pair("pool_size", pool_size)
     steps = window if strides is None else pair("strides", strides)
     same = is_same(padding)
-    sizes = [output_size(inputs.shape[1 + a], window[a], steps[a], 1, same) for a in (0, 1)]
-    return window, steps, same, (inputs.shape[0], *sizes, inputs.shape[3])
+    return (window, steps, same), (*output_shape(inputs, window, steps, (1, 1), same), inputs[3])
 
 
 def max_pool2d(
@@ -41,14 +51,13 @@ def max_pool2d(
     Raises:
         ValueError: a wrong rank, dtype, shape or option.
     """
-    inputs = at.array("inputs", inputs, 4)
-    window, steps, same, shape = _pool(inputs, pool_size, strides, padding)
+    inputs = at.array("inputs", inputs, 4, stream)
+    options, shape = _pool_options(pool_size, strides, padding, inputs.shape)
     outputs = at.out("out", out, shape, (inputs,), stream=stream)
+    window = options[0]
     dtype = np.uint8 if window[0] * window[1] <= 256 else np.int32
     winners = at.empty((inputs,), shape, dtype, stream)
-    at.call(
-        _pooling.max_pool2d_forward, inputs, window, steps, same, outputs, winners, stream=stream
-    )
+    at.call(_pooling.max_pool2d_forward, inputs, *options, outputs, winners, stream=stream)
     return at.result(outputs), at.result(winners)
 
 
@@ -64,26 +73,13 @@ def max_pool2d_grad(
     stream: Any = None,
 ) -> Array:
     """The gradient of ``max_pool2d``'s inputs from its winners: (N, H, W, C) float32."""
-    grads = at.array("grad_outputs", grad_outputs, 4)
-    result = at.out("out", out, tuple(input_shape), (grads,), stream=stream)
-    window, steps, same, shape = _pool(result, pool_size, strides, padding)
-    winners = at.winners_array(winners)
-    dtype = np.uint8 if window[0] * window[1] <= 256 else np.int32
-    if grads.shape != shape or winners.shape != shape or winners.dtype != dtype:
-        raise ValueError(
-            f"`grad_outputs` and `winners` ({np.dtype(dtype)}) must have shape {shape}. "
-            f"Received: {grads.shape} and {winners.dtype} {winners.shape}"
-        )
+    grads = at.array("grad_outputs", grad_outputs, 4, stream)
+    input_shape = shape_of_four("input_shape", input_shape)
+    options, shape = _pool_options(pool_size, strides, padding, input_shape)
+    winners = winners_array(winners, grads, shape, options[0], False, stream)
+    result = at.out("out", out, input_shape, (grads, winners), stream=stream)
     at.call(
-        _pooling.max_pool2d_grad_inputs,
-        result,
-        winners,
-        window,
-        steps,
-        same,
-        grads,
-        result,
-        stream=stream,
+        _pooling.max_pool2d_grad_inputs, result, winners, *options, grads, result, stream=stream
     )
     return at.result(result)
 
@@ -98,10 +94,10 @@ def average_pool2d(
     stream: Any = None,
 ) -> Array:
     """2D average pooling over the real cells of each window: (N, OH, OW, C) float32."""
-    inputs = at.array("inputs", inputs, 4)
-    window, steps, same, shape = _pool(inputs, pool_size, strides, padding)
+    inputs = at.array("inputs", inputs, 4, stream)
+    options, shape = _pool_options(pool_size, strides, padding, inputs.shape)
     outputs = at.out("out", out, shape, (inputs,), stream=stream)
-    at.call(_pooling.average_pool2d_forward, inputs, window, steps, same, outputs, stream=stream)
+    at.call(_pooling.average_pool2d_forward, inputs, *options, outputs, stream=stream)
     return at.result(outputs)
 
 
@@ -116,21 +112,12 @@ def average_pool2d_grad(
     stream: Any = None,
 ) -> Array:
     """The gradient of ``average_pool2d``'s inputs: (N, H, W, C) float32."""
-    grads = at.array("grad_outputs", grad_outputs, 4)
-    result = at.out("out", out, tuple(input_shape), (grads,), stream=stream)
-    window, steps, same, shape = _pool(result, pool_size, strides, padding)
-    if grads.shape != shape:
-        raise ValueError(f"`grad_outputs` must have shape {shape}. Received: {grads.shape}")
-    at.call(
-        _pooling.average_pool2d_grad_inputs,
-        result,
-        window,
-        steps,
-        same,
-        grads,
-        result,
-        stream=stream,
-    )
+    grads = at.array("grad_outputs", grad_outputs, 4, stream)
+    input_shape = shape_of_four("input_shape", input_shape)
+    options, shape = _pool_options(pool_size, strides, padding, input_shape)
+    check_shape("grad_outputs", grads, shape)
+    result = at.out("out", out, input_shape, (grads,), stream=stream)
+    at.call(_pooling.average_pool2d_grad_inputs, result, *options, grads, result, stream=stream)
     return at.result(result)
 
 
@@ -140,7 +127,7 @@ def global_average_pool2d(inputs: Array, *, out: Array | None = None, stream: An
     Raises:
         ValueError: a wrong rank, dtype or shape.
     """
-    inputs = at.array("inputs", inputs, 4)
+    inputs = at.array("inputs", inputs, 4, stream)
     outputs = at.out("out", out, (inputs.shape[0], inputs.shape[3]), (inputs,), stream=stream)
     at.call(_global_pooling.global_average_pool2d_forward, inputs, outputs, stream=stream)
     return at.result(outputs)
@@ -154,8 +141,9 @@ def global_average_pool2d_grad(
     stream: Any = None,
 ) -> Array:
     """The gradient of ``global_average_pool2d``'s inputs: (N, H, W, C) float32."""
-    grads = at.array("grad_outputs", grad_outputs, 2)
+    grads = at.array("grad_outputs", grad_outputs, 2, stream)
+    input_shape = shape_of_four("input_shape", input_shape)
     check_shape("grad_outputs", grads, (input_shape[0], input_shape[3]))
-    result = at.out("out", out, tuple(input_shape), (grads,), stream=stream)
+    result = at.out("out", out, input_shape, (grads,), stream=stream)
     at.call(_global_pooling.global_average_pool2d_grad_inputs, result, grads, result, stream=stream)
     return at.result(result)

@@ -151,6 +151,10 @@ def test_a_second_process_compiles_nothing(tmp_path, monkeypatch):
     for file in files:
         file.write_bytes(file.read_bytes()[:-1] + b"?")
     assert cached_kernel(add_one, (9, 0)).log
+    # So is everything once a source has changed.
+    assert not cached_kernel(add_one, (9, 0)).log
+    monkeypatch.setattr(compiler, "_sources", lambda: "others")
+    assert cached_kernel(add_one, (9, 0)).log
 
 
 def test_an_architecture_that_the_compiler_does_not_know():
@@ -170,7 +174,7 @@ def test_the_modules_import_without_numba_cuda():
         find = importlib.util.find_spec
         importlib.util.find_spec = lambda name, *a: None if name == "numba_cuda" else find(name, *a)
         import cnnforge_kernels
-        from cnnforge_kernels.cuda import launch, tensor_core_launch, runtime, simulation
+        from cnnforge_kernels.cuda import launch, runtime, simulation
         assert "numba.cuda" not in sys.modules
         try:
             runtime.driver()

@@ -9,7 +9,7 @@ import pytest
 import cnnforge_kernels as kernels
 from cnnforge_kernels.cpu import conv2d, conv_block, depthwise, global_pooling, pooling
 from cnnforge_kernels.cuda import launch, plans, runtime
-from cnnforge_kernels.cuda.arrays import View, contiguous, is_device_array
+from cnnforge_kernels.cuda.arrays import View, is_device_array, strides_unless_contiguous
 from cnnforge_kernels.cuda.compiler import Compiled
 from cnnforge_kernels.cuda.conv2d import Convolution, forward, grad_weights
 from cnnforge_kernels.cuda.errors import CudaUnavailableError, no_device
@@ -25,8 +25,12 @@ CPU = [
 def test_parameters_are_those_of_the_cpu():
     assert len(CPU) == 15
     for function in CPU:
-        ours = inspect.signature(getattr(launch, function.__name__)).parameters
-        assert list(ours) == [*inspect.signature(function.py_func).parameters, "stream"]
+        ours = list(inspect.signature(getattr(launch, function.__name__)).parameters)
+        expected = [*inspect.signature(function.py_func).parameters, "stream"]
+        # Tensor cores have convolutions, but not depthwise ones.
+        if function.__name__.startswith("conv2d"):
+            expected.append("precision")
+        assert ours == expected
 
 
 class Elsewhere:
@@ -97,12 +101,16 @@ def test_what_is_no_array_on_a_device():
         assert not is_device_array(value)
 
 
-def test_contiguous():
-    assert contiguous((2, 3), None, 4)
-    assert contiguous((2, 3), (12, 4), 4)
-    assert contiguous((2, 1), (4, 99), 4)
-    assert contiguous((0, 3), (1, 1), 4)
-    assert not contiguous((2, 3), (4, 8), 4)
+def test_strides_unless_contiguous():
+    for shape, strides in (
+        ((2, 3), None),
+        ((2, 3), (3, 1)),
+        ((2, 1), (1, 99)),
+        ((0, 3), (1, 1)),
+    ):
+        assert strides_unless_contiguous(shape, strides) is None
+    assert strides_unless_contiguous((2, 3), (1, 2)) == (1, 2)
+    assert strides_unless_contiguous((2, 3), (0, 1)) == (0, 1)
 
 
 def test_views_that_overlap():

@@ -214,15 +214,25 @@ def test_nothing_to_sum_gives_zeros():
     check_gradients(c, "tf32", relu=True)
 
 
-def test_float32_and_groups_are_exact():
-    c = Convolution((1, 4, 4, 8), (3, 3, 4, 8), groups=2)
-    for precision in plans.PRECISIONS:
-        assert plans.forward(c, True, True, precision) is conv2d.forward(c, True, True)
-        assert plans.grad_inputs(c, True, precision) is conv2d.grad_inputs(c, True)
-        assert plans.grad_weights(c, True, precision) is conv2d.grad_weights(c, True)
+def test_float32_is_exact():
     c = Convolution((1, 4, 4, 8), (3, 3, 8, 8))
     assert plans.forward(c, True, True) is conv2d.forward(c, True, True)
+    assert plans.grad_inputs(c, True, "float32") is conv2d.grad_inputs(c, True)
+    assert plans.grad_weights(c, True, "float32") is conv2d.grad_weights(c, True)
     assert plans.forward(c, True, True, "tf32") is not conv2d.forward(c, True, True)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+def test_groups_are_an_error(precision):
+    c = Convolution((1, 4, 4, 8), (3, 3, 4, 8), groups=2)
+    assert plans.forward(c, True, True) is conv2d.forward(c, True, True)
+    for plan in (
+        lambda: plans.forward(c, True, True, precision),
+        lambda: plans.grad_inputs(c, True, precision),
+        lambda: plans.grad_weights(c, True, precision),
+    ):
+        with pytest.raises(ValueError, match=r"no tensor-core kernel for groups=2. Use precision="):
+            plan()
 
 
 def test_wrong_precision():

@@ -9,7 +9,7 @@ import cnnforge_kernels as kernels
 from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
 from cnnforge_kernels.cuda import launch, runtime
-from cnnforge_kernels.cuda.arrays import DeviceArray, View
+from cnnforge_kernels.cuda.arrays import DeviceArray, View, strides_unless_contiguous
 from cnnforge_kernels.cuda.errors import CudaUnavailableError
 from cnnforge_kernels.cuda.simulation import Memory
 
@@ -67,6 +67,9 @@ class Tensor:
     def is_contiguous(self):
         return self.values.flags.c_contiguous
 
+    def stride(self):
+        return tuple(step // self.values.itemsize for step in self.values.strides)
+
 
 class Allocation:
     """Memory full of NaN, as a driver would align it."""
@@ -101,7 +104,9 @@ class Driver:
 
     def locate(self, array):
         values = array.values
-        return View(values.ctypes.data, values.shape, values.dtype, 0, True, array)
+        strides = tuple(step // values.itemsize for step in values.strides)
+        lies = strides_unless_contiguous(values.shape, strides)
+        return View(values.ctypes.data, values.shape, values.dtype, 0, True, array, lies)
 
     def allocate(self, size, device, stream):
         self.memories.append(Allocation(size))
@@ -244,6 +249,27 @@ def test_arrays_at_odd_addresses_take_no_vectors(driver):
     assert_close(numpy(outputs), reference.conv2d(x, w), 36)
 
 
+@pytest.mark.parametrize("kind", [Array, OnlyDlpack, Tensor])
+def test_arrays_that_are_not_contiguous_are_copied(kind, driver):
+    x = values(1, 4, 5, 2).transpose(0, 2, 1, 3)
+    w, b = values(6, 2, 2, 4)[::3].transpose(1, 2, 0, 3), np.broadcast_to(values(1), (4,))
+    assert not x.flags.c_contiguous
+    outputs = kernels.conv2d(kind(x), kind(w), kind(b), stream=5)
+    assert_close(numpy(outputs), reference.conv2d(x, w, b), 8)
+    assert driver.kernels.count("dense_copy") == 3
+    assert driver.streams == [5] * 4
+
+
+def test_winners_that_are_not_contiguous_are_copied(driver):
+    x = values(1, 4, 4, 2)
+    _, cells = reference.max_pool2d(x)
+    g = values(*cells.shape)
+    winners = np.repeat(cells.astype(np.uint8), 2, 3)[..., ::2]
+    got = kernels.max_pool2d_grad(Array(g), Array(winners), x.shape)
+    np.testing.assert_array_equal(numpy(got), reference.max_pool2d_grad(x, g))
+    assert driver.kernels[0] == "dense_copy"
+
+
 def test_an_empty_batch_launches_nothing(driver):
     outputs = kernels.conv2d(Array(values(0, 5, 5, 2)), Array(values(3, 3, 2, 4)))
     assert outputs.shape == (0, 3, 3, 4)
@@ -284,7 +310,7 @@ def test_tensor_cores_need_a_device_that_has_them(driver):
     assert not driver.streams
 
 
-X, W = values(1, 5, 5, 2), values(3, 3, 2, 4)
+X, W, BYTES = values(1, 5, 5, 2), values(3, 3, 2, 4), np.zeros(4 * 50, np.uint8)
 MISTAKES = {
     "two devices": (
         lambda: kernels.conv2d(Array(X), Array(W, device=1)),
@@ -301,7 +327,14 @@ MISTAKES = {
         lambda: kernels.conv2d(Tensor(X, "bfloat16"), Tensor(W)),
         "`inputs` must be float32.* Received: bfloat16",
     ),
-    "strides": (lambda: kernels.conv2d(Array(X[:, ::2]), Array(W)), "`inputs` must be C-contig"),
+    "out strides": (
+        lambda: kernels.max_pool2d(Array(X), pool_size=1, out=Array(values(1, 5, 5, 4)[..., ::2])),
+        r"`out` must be C-contiguous. Received: strides of \(100, 20, 4, 2\) elements",
+    ),
+    "broken addresses": (
+        lambda: kernels.max_pool2d(Array(np.zeros((1, 5, 5), "f4, i2")["f0"][..., None])),
+        r"`inputs` must have elements at multiples of their size. Received: strides of",
+    ),
     "out shape": (
         lambda: kernels.conv2d(Array(X), Array(W), out=Array(values(1, 3, 3, 5))),
         r"`out` must be .* \(1, 3, 3, 4\). Received: float32 \(1, 3, 3, 5\)",
@@ -329,6 +362,20 @@ MISTAKES = {
             Array(values(1, 2, 2, 2)), Array(np.zeros((1, 2, 2, 2), np.int64)), X.shape
         ),
         "`winners` must be uint8 or int32",
+    ),
+    "winners and out": (
+        lambda: kernels.max_pool2d_grad(
+            Array(X[:, ::2, ::2].copy()),
+            Array(BYTES[:18].reshape(1, 3, 3, 2)),
+            X.shape,
+            padding="same",
+            out=Array(BYTES.view(np.float32).reshape(X.shape)),
+        ),
+        "must not overlap",
+    ),
+    "shape": (
+        lambda: kernels.max_pool2d_grad(Array(X), Array(BYTES), (1, 5, 5)),
+        r"`input_shape` must be a shape: four integers.* Received: \(1, 5, 5\)",
     ),
     "stream": (lambda: kernels.conv2d(X, W, stream=1), "`stream` is for arrays on a device"),
     "precision": (lambda: kernels.conv2d(X, W, precision="tf32"), "for NumPy arrays"),
