@@ -45,6 +45,10 @@ class Optimized:
         """The learning rate of the next step."""
         return float(keras.ops.convert_to_numpy(self._optimizer.learning_rate))
 
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._optimizer.learning_rate = value
+
     def arrays(self) -> list[np.ndarray]:
         """Return copies of the model's variables, seed generators too, and the optimizer's."""
         return [np.array(keras.ops.convert_to_numpy(v)) for v in self._variables()]

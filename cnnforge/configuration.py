@@ -36,6 +36,8 @@ class TrainingOptions:
         validation_fraction: Which part of the data is kept for validation.
         strict: Whether an unreadable file is an error instead of skipped and counted.
         init_from: A `.keras` file or a run whose weights are the initial ones.
+        callback: Callbacks, `NAME` or `NAME:ARGUMENT`.
+        augment: Augmentations of the training images, `NAME` or `NAME:ARGUMENT`, in their order.
         plugin: Plugins to load besides the installed ones.
 
     Raises:
@@ -55,6 +57,8 @@ class TrainingOptions:
     validation_fraction: float = 0.2
     strict: bool = False
     init_from: str | None = None
+    callback: tuple[str, ...] = ()
+    augment: tuple[str, ...] = ()
     plugin: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -25,7 +25,14 @@ import pluggy
 
 from cnnforge import hookspecs
 from cnnforge.errors import PluginError, UsageError, one_line
-from cnnforge.plugin import PLUGIN_API, DatasetSpec, LayerSpec, ModelSpec
+from cnnforge.plugin import (
+    PLUGIN_API,
+    AugmentationSpec,
+    CallbackSpec,
+    DatasetSpec,
+    LayerSpec,
+    ModelSpec,
+)
 from cnnforge.registry import Registry
 
 ENTRY_POINT_GROUP = "cnnforge"
@@ -76,6 +83,8 @@ class Plugins:
         layers: The layers, by name.
         datasets: The datasets, by name.
         models: The models, by name.
+        callbacks: The callbacks of training, by name.
+        augmentations: The augmentations, by name.
         records: One record per plugin, in the order in which they were looked at.
         manager: The pluggy manager with the loaded plugins.
     """
@@ -83,6 +92,8 @@ class Plugins:
     layers: Registry[LayerSpec] = field(init=False)
     datasets: Registry[DatasetSpec] = field(init=False)
     models: Registry[ModelSpec] = field(init=False)
+    callbacks: Registry[CallbackSpec] = field(init=False)
+    augmentations: Registry[AugmentationSpec] = field(init=False)
     records: list[PluginRecord] = field(default_factory=list)
     manager: pluggy.PluginManager = field(init=False, repr=False)
 
@@ -90,6 +101,8 @@ class Plugins:
         self.layers = Registry(LayerSpec, self._problems)
         self.datasets = Registry(DatasetSpec, self._problems)
         self.models = Registry(ModelSpec, self._problems)
+        self.callbacks = Registry(CallbackSpec, self._problems)
+        self.augmentations = Registry(AugmentationSpec, self._problems)
         self.manager = pluggy.PluginManager("cnnforge")
         self.manager.add_hookspecs(hookspecs)
 
@@ -100,6 +113,8 @@ class Plugins:
             "cnnforge_layers": self.layers,
             "cnnforge_datasets": self.datasets,
             "cnnforge_models": self.models,
+            "cnnforge_callbacks": self.callbacks,
+            "cnnforge_augmentations": self.augmentations,
         }
 
     def register(self, plugin: object, name: str) -> None:

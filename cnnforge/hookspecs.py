@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from cnnforge.plugin import DatasetSpec, LayerSpec, ModelSpec
+from cnnforge.plugin import AugmentationSpec, CallbackSpec, DatasetSpec, LayerSpec, ModelSpec
 
 hookspec = pluggy.HookspecMarker("cnnforge")
 
@@ -47,5 +47,31 @@ def cnnforge_models() -> Iterable[ModelSpec]:
         One `ModelSpec` per model. Its target is a callable `build(input_shape, classes)` that
         returns a stock `keras.Model` reading raw pixel values 0..255 of shape
         (batch, height, width, channels) and ending in a softmax over the classes.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def cnnforge_callbacks() -> Iterable[CallbackSpec]:
+    """Declare callbacks of training: `cnnforge train --callback NAME[:ARGUMENT]`.
+
+    Returns:
+        One `CallbackSpec` per callback. Its target is a callable `make(argument)` that returns a
+        `cnnforge.callbacks.Callback`; `argument` is the text after the colon, or `None`, and a
+        `ValueError` says that it has no meaning. A callback is called after every epoch, and its
+        `state()` is saved with the run: a resumed run goes on as if it had not stopped.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def cnnforge_augmentations() -> Iterable[AugmentationSpec]:
+    """Declare augmentations: `cnnforge train --augment NAME[:ARGUMENT]`.
+
+    Returns:
+        One `AugmentationSpec` per augmentation. Its target is a callable `make(argument)` that
+        returns a function `augment(images, draws)`: images, (N, H, W, C) uint8, to new images of
+        the same shape. All chance comes from `draws` (`cnnforge.data.Draws`), whose numbers depend
+        on the seed, the epoch and the sample only: a resumed run sees the same images.
     """
     raise NotImplementedError

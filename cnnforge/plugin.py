@@ -195,6 +195,29 @@ class ModelSpec(Spec):
     kind: ClassVar[str] = "model"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallbackSpec(Spec):
+    """A callback of training: the target is `make(argument: str | None) -> Callback`.
+
+    `argument` is what stood after the colon in `--callback early_stopping:5`; `Callback` is that
+    of `cnnforge.callbacks`.
+    """
+
+    kind: ClassVar[str] = "callback"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AugmentationSpec(Spec):
+    """An augmentation: the target is `make(argument: str | None) -> augment`.
+
+    `argument` is what stood after the colon in `--augment shift:2`; `augment(images, draws)` takes
+    images, (N, H, W, C) uint8, which it must not write to, and the `cnnforge.data.Draws` of these
+    images, its only source of chance, and returns images of the same shape.
+    """
+
+    kind: ClassVar[str] = "augmentation"
+
+
 def _check_target(what: str, target: object) -> None:
     """Raise `ValueError` unless `target` reads `"package.module:Attribute"`."""
     if isinstance(target, str):

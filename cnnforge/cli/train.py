@@ -90,6 +90,21 @@ def train(
         Path | None,
         typer.Option(metavar="FILE|RUN", help="Start a new run from the weights of a model."),
     ] = None,
+    callback: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:ARG]",
+            help="Call this after every epoch, for instance early_stopping:5; may be given several "
+            "times.",
+        ),
+    ] = None,
+    augment: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:ARG]",
+            help="Change the training images, for instance shift:2; may be given several times.",
+        ),
+    ] = None,
     plugin: PluginOption = None,
     print_config: Annotated[
         bool,
@@ -117,6 +132,8 @@ def train(
         "validation_fraction": validation_fraction,
         "strict": strict,
         "init_from": None if init_from is None else str(init_from),
+        "callback": tuple(callback) if callback else None,
+        "augment": tuple(augment) if augment else None,
         "plugin": tuple(plugin) if plugin else None,
     }
     given = {name: value for name, value in written.items() if value is not None}
@@ -149,6 +166,11 @@ def _prepare(
     options, _ = resolve(given, configured)
     plugins = load_plugins(options.plugin)
     _ = plugins.models[options.model]
+    for names, registry in (
+        (options.callback, plugins.callbacks),
+        (options.augment, plugins.augmentations),
+    ):
+        _ = [registry[name.partition(":")[0]] for name in names]
     from cnnforge.cli import _render
 
     _render.message(
@@ -206,7 +228,10 @@ def _run(session: Session, json: bool) -> None:
             f"error {worst:.0%} of what is allowed"
         )
     if session.finished:
-        _render.message(f"all {session.options.epochs} epochs are done; --epochs +10 adds ten")
+        _render.message(
+            _stopped(session)
+            or f"all {session.options.epochs} epochs are done; --epochs +10 adds ten"
+        )
         _finish(session, session.report(), json)
         return
     with StopOnSignal() as stop:
@@ -218,7 +243,17 @@ def _run(session: Session, json: bool) -> None:
                 f"'cnnforge train --resume {path}'"
             )
             raise typer.Exit(stop.exit_code)
+    if _stopped(session):
+        _render.message(_stopped(session))
     _finish(session, session.report(), json)
+
+
+def _stopped(session: Session) -> str:
+    """What a callback that ended training has to say, and how to go on."""
+    state = session.state
+    if state is None or not state.stopped:
+        return ""
+    return f"stopped after epoch {state.epoch}: {state.stopped}; --epochs +10 with --resume goes on"
 
 
 def _finish(session: Session, evaluation: Evaluation, json: bool) -> None:

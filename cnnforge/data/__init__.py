@@ -4,6 +4,9 @@ Nothing here imports Keras or a framework behind it; what a dataset returns is N
 """
 
 from cnnforge.data.arrays import dataset_from_arrays as dataset_from_arrays
+from cnnforge.data.augmentation import Augment as Augment
+from cnnforge.data.augmentation import AugmentedSamples as AugmentedSamples
+from cnnforge.data.augmentation import Draws as Draws
 from cnnforge.data.dataset import ArraySamples as ArraySamples
 from cnnforge.data.dataset import DataOptions as DataOptions
 from cnnforge.data.dataset import Dataset as Dataset

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NoReturn
 
 import keras
@@ -17,7 +18,8 @@ import numpy as np
 
 from cnnforge._backend import Trainer
 from cnnforge._chunks import ChunkSize, chunks
-from cnnforge.data import Dataset, Samples
+from cnnforge.callbacks import Callback
+from cnnforge.data import Augment, AugmentedSamples, Dataset, Samples
 from cnnforge.errors import CnnforgeError
 from cnnforge.evaluation import cross_entropy
 from cnnforge.training.events import (
@@ -29,6 +31,7 @@ from cnnforge.training.events import (
     Interrupted,
     Listener,
 )
+from cnnforge.training.extensions import EpochCallbacks
 from cnnforge.training.order import order
 from cnnforge.training.state import Best, StateStore, Sums, TrainingState
 
@@ -66,6 +69,9 @@ def train(
     save_best: Callable[[], None] = lambda: None,
     listeners: Sequence[Listener] = (),
     should_stop: Callable[[], bool] = lambda: False,
+    callbacks: Mapping[str, Callback] | None = None,
+    augmentations: Sequence[tuple[str, Augment]] = (),
+    folder: Path | None = None,
 ) -> TrainingResult:
     """Train `model` until `epochs` epochs are done.
 
@@ -88,6 +94,9 @@ def train(
             lower loss, if it is the same), before the state is saved.
         listeners: Called with every event.
         should_stop: Asked between chunks; after `True` the state is saved and the loop ends.
+        callbacks: Called after every epoch, by name; what they remember is part of the state.
+        augmentations: Name and function of each; what the training samples go through.
+        folder: The run directory, for callbacks.
 
     Returns:
         The last state, and whether the loop was interrupted.
@@ -96,19 +105,22 @@ def train(
         CnnforgeError: The loss or a weight is no longer a finite number; what was saved last is.
             Or `resume_from` belongs to another model.
         RunError: A file could not be written.
+        PluginError: A callback or an augmentation failed.
     """
     run = _Run(Trainer(model, learning_rate, batch_size), dataset, epochs, batch_size, seed)
     run.store, run.save_best, run.should_stop = store, save_best, should_stop
-    run.listeners = tuple(listeners)
+    run.listeners, run.augmentations = tuple(listeners), tuple(augmentations)
+    run.callbacks = EpochCallbacks(callbacks or {}, run.trainer, model, epochs, folder)
     if resume_from is not None:
         run.trainer.restore(resume_from.arrays)
         run.state = replace(resume_from, arrays=(), config=dict(config or resume_from.config))
+        run.callbacks.restore(resume_from.callbacks)
     else:
         run.state = TrainingState(arrays=(), config=dict(config or {}))
         run.save()
     interrupted = False
     try:
-        while run.state.epoch < epochs:
+        while not run.done:
             run.epoch()
     except _Stopped:
         interrupted = True
@@ -132,6 +144,12 @@ class _Run:
         self.save_best: Callable[[], None] = lambda: None
         self.should_stop: Callable[[], bool] = lambda: False
         self.listeners: tuple[Listener, ...] = ()
+        self.augmentations: tuple[tuple[str, Augment], ...] = ()
+        self.callbacks: EpochCallbacks
+
+    @property
+    def done(self) -> bool:
+        return self.state.epoch >= self.epochs or bool(self.state.stopped)
 
     def epoch(self) -> None:
         state = self.state
@@ -140,13 +158,15 @@ class _Run:
         begun = time.perf_counter()
         probabilities = self.classify(self.dataset.validation)
         self.finish_epoch(probabilities, time.perf_counter() - begun)
-        if self.should_stop() and self.state.epoch < self.epochs:
+        if self.should_stop() and not self.done:
             self.tell(Interrupted(self.state.epoch + 1, 0))
             raise _Stopped
 
     def train_epoch(self) -> None:
         samples = self.dataset.train
         visit = order(self.seed, self.state.epoch, len(samples))
+        if self.augmentations:
+            samples = AugmentedSamples(samples, self.augmentations, self.seed, self.state.epoch)
         begun = time.perf_counter()
         reading = chunks(samples, visit, self.batch_size, self.train_size, self.state.batch)
         for chunk in reading:
@@ -205,6 +225,8 @@ class _Run:
         improved = best is None or (accuracy, -loss) > (best.accuracy, -best.loss)
         if improved:
             best = Best(metrics.epoch, accuracy, loss)
+        # Before the state is taken: what they set and remember belongs to it.
+        remembered, stopped = self.callbacks.epoch_ended(metrics, improved)
         self.state = replace(
             state,
             epoch=state.epoch + 1,
@@ -212,6 +234,8 @@ class _Run:
             sums=Sums(),
             best=best,
             history=(*state.history, metrics),
+            callbacks=remembered,
+            stopped=stopped,
         )
         # The model first: a run killed in between repeats this epoch and writes the same again.
         current = self.current()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import cast
 
 import keras
 
+from cnnforge.callbacks import Callback
 from cnnforge.certificate import LayerCheck
 from cnnforge.configuration import TrainingOptions
 from cnnforge.conversion import Kernels
-from cnnforge.data import Dataset
+from cnnforge.data import Augment, Dataset
 from cnnforge.discovery import Plugins
 from cnnforge.errors import CnnforgeError, RunError, one_line
 from cnnforge.evaluation import Evaluation, evaluate
@@ -45,6 +46,8 @@ class Session:
         state: What to go on from; `None` for a new run.
         warnings: What the user should be told before it starts, a sentence each.
         checks: How the plugin layers of this model compare with their references.
+        callbacks: Called after every epoch, by name.
+        augmentations: Name and function of each; what the training images go through.
     """
 
     options: TrainingOptions
@@ -56,11 +59,14 @@ class Session:
     state: TrainingState | None
     warnings: tuple[str, ...]
     checks: tuple[LayerCheck, ...] = ()
+    callbacks: Mapping[str, Callback] = field(default_factory=dict)
+    augmentations: tuple[tuple[str, Augment], ...] = ()
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done."""
-        return self.state is not None and self.state.epoch >= self.options.epochs
+        """Whether all epochs are done, or a callback has ended training."""
+        state = self.state
+        return state is not None and (state.epoch >= self.options.epochs or bool(state.stopped))
 
     def train(
         self,
@@ -92,6 +98,9 @@ class Session:
             save_best=self._save_best,
             listeners=(_MetricsFile(self.run, self.state), *listeners),
             should_stop=should_stop,
+            callbacks=self.callbacks,
+            augmentations=self.augmentations,
+            folder=self.run.path,
         )
         self.state = result.state
         return result
@@ -167,6 +176,7 @@ class Session:
 def identity_of(options: TrainingOptions, dataset: Dataset) -> dict[str, str | int | float | bool]:
     """Return what must not change between an interrupted run and the resumed one."""
     values = {k: v for k, v in options.as_dict().items() if k not in FREE and v is not None}
+    values = {k: ", ".join(v) if isinstance(v, list) else v for k, v in values.items()}
     # Another backend draws other random numbers and rounds otherwise.
     backend = keras.backend.backend()
     return {**values, "data fingerprint": dataset.fingerprint, "Keras backend": backend}

@@ -23,6 +23,7 @@ from cnnforge.errors import CnnforgeError, PluginError, UsageError, one_line
 from cnnforge.plugin import ModelSpec
 from cnnforge.prediction.predictor import load_model
 from cnnforge.runs import CONFIG, RunDirectory
+from cnnforge.training.extensions import make_augmentations, make_callbacks, qualified
 from cnnforge.training.session import FREE, Session, identity_of, kernels_of
 from cnnforge.training.state import StateStore
 
@@ -44,11 +45,16 @@ def start(options: TrainingOptions, plugins: Plugins) -> Session:
     """
     options = replace(options, data=_absolute(options.data, plugins))
     spec = plugins.models[options.model]
+    callbacks = make_callbacks(qualified(options.callback, plugins.callbacks), plugins.callbacks)
+    augmentations = make_augmentations(
+        qualified(options.augment, plugins.augmentations), plugins.augmentations
+    )
     dataset = _open_data(options, plugins)
     model, stock = _build(options, spec, dataset, plugins)
     checks = _certified(model, plugins)
     run = RunDirectory.create(Path(options.output), spec.name, options.data)
     session = Session(options, run, dataset, model, stock, plugins, None, _notes(dataset), checks)
+    session.callbacks, session.augmentations = callbacks, augmentations
     _write_facts(session, spec)
     return session
 
@@ -81,7 +87,8 @@ def resume(
     for name, value in given.items():
         if name not in FREE:
             _same(run, name, getattr(options, name), value)
-    total = parse_epochs(epochs, options.epochs) if epochs else options.epochs
+    before = options.epochs
+    total = parse_epochs(epochs, before) if epochs else before
     options = replace(options, epochs=total, plugin=(*options.plugin, *given.get("plugin", ())))
     options = replace(options, plugin=tuple(dict.fromkeys(options.plugin)))
     plugins = load(options.plugin)
@@ -89,16 +96,23 @@ def resume(
         remove_leftovers(folder)
     state, warnings = StateStore(run.states).load()
     spec = plugins.models[str(table.get("model", options.model))]
+    # In full, as they were found then: another plugin may declare the same short name by now.
+    callbacks = make_callbacks(table.get("callbacks", ()), plugins.callbacks)
+    augmentations = make_augmentations(table.get("augmentations", ()), plugins.augmentations)
     dataset = _open_data(options, plugins)
     identity = identity_of(options, dataset)
     for name, value in (state.config if state else {}).items():
         _same(run, name, value, identity.get(name))
+    if state and state.stopped and total > before:
+        # More epochs than the run was going to have: it goes on where a callback ended it.
+        state = replace(state, stopped="")
     if not state:
         warnings.append(f"{run.path} has no training state: training starts from the beginning")
     initial = options if state is None else replace(options, init_from=None)
     model, stock = _build(initial, spec, dataset, plugins)
     notes = (*warnings, *_notes(dataset))
     session = Session(options, run, dataset, model, stock, plugins, state, notes)
+    session.callbacks, session.augmentations = callbacks, augmentations
     if not session.finished:
         session.checks = _certified(model, plugins)
         _write_facts(session, spec)
@@ -246,6 +260,8 @@ def _write_facts(session: Session, spec: ModelSpec) -> None:
         "data": dataset.name,
         "fingerprint": dataset.fingerprint,
         "image_shape": list(dataset.image_shape),
+        "callbacks": list(session.callbacks),
+        "augmentations": [name for name, _ in session.augmentations],
     }
     run.write_classes(dataset.classes)
     if dataset.skipped:

@@ -68,6 +68,8 @@ class TrainingState:
         best: The best epoch so far, or `None`.
         history: One row per finished epoch.
         config: What must not change between the interrupted and the resumed run.
+        callbacks: What each callback wants to remember, by its name; plain values.
+        stopped: Why a callback ended training before the last epoch; empty if none did.
     """
 
     arrays: Sequence[np.ndarray]
@@ -77,6 +79,8 @@ class TrainingState:
     best: Best | None = None
     history: tuple[EpochMetrics, ...] = ()
     config: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    callbacks: Mapping[str, Any] = field(default_factory=dict)
+    stopped: str = ""
 
     def digest(self) -> str:
         """Return the sha256 of the variables: equal exactly when every bit of them is."""
@@ -162,6 +166,8 @@ def _encode(state: TrainingState) -> bytes:
         "best": asdict(state.best) if state.best else None,
         "history": [asdict(row) for row in state.history],
         "config": dict(state.config),
+        "callbacks": dict(state.callbacks),
+        "stopped": state.stopped,
         "arrays": len(state.arrays),
     }
     named: dict[str, Any] = {f"{number:05d}": array for number, array in enumerate(state.arrays)}
@@ -194,4 +200,7 @@ def _decode(data: bytes) -> TrainingState:
         best=Best(**meta["best"]) if meta["best"] else None,
         history=tuple(EpochMetrics(**row) for row in meta["history"]),
         config=meta["config"],
+        # States from before there were callbacks lack these two.
+        callbacks=meta.get("callbacks", {}),
+        stopped=meta.get("stopped", ""),
     )

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from cnnforge.plugin import DatasetSpec, LayerSpec, ModelSpec, hookimpl
+from cnnforge.plugin import (
+    AugmentationSpec,
+    CallbackSpec,
+    DatasetSpec,
+    LayerSpec,
+    ModelSpec,
+    hookimpl,
+)
 
 CNNFORGE_PLUGIN_API = 1
 
@@ -16,6 +23,7 @@ def cnnforge_layers() -> list[LayerSpec]:
             target="cnnforge_plugins.layers.conv2d:Conv2D",
             summary="2D convolution on Numba kernels",
             reference="keras.layers:Conv2D",
+            cases="cnnforge_plugins.layers.conformance_cases:CONV2D",
         ),
         LayerSpec(
             name="conv_block2d",
@@ -23,30 +31,35 @@ def cnnforge_layers() -> list[LayerSpec]:
             summary="2D convolution, ReLU and max pooling in one Numba kernel",
             reference="cnnforge_plugins.layers.conv_block2d:StockBlock2D",
             fuses=("keras.layers:Conv2D", "keras.layers:MaxPooling2D"),
+            cases="cnnforge_plugins.layers.conformance_cases:CONV_BLOCK2D",
         ),
         LayerSpec(
             name="max_pooling2d",
             target="cnnforge_plugins.layers.pooling:MaxPooling2D",
             summary="2D max pooling on Numba kernels",
             reference="keras.layers:MaxPooling2D",
+            cases="cnnforge_plugins.layers.conformance_cases:MAX_POOLING2D",
         ),
         LayerSpec(
             name="average_pooling2d",
             target="cnnforge_plugins.layers.pooling:AveragePooling2D",
             summary="2D average pooling on Numba kernels",
             reference="keras.layers:AveragePooling2D",
+            cases="cnnforge_plugins.layers.conformance_cases:AVERAGE_POOLING2D",
         ),
         LayerSpec(
             name="depthwise_conv2d",
             target="cnnforge_plugins.layers.depthwise_conv2d:DepthwiseConv2D",
             summary="depthwise 2D convolution on Numba kernels",
             reference="keras.layers:DepthwiseConv2D",
+            cases="cnnforge_plugins.layers.conformance_cases:DEPTHWISE_CONV2D",
         ),
         LayerSpec(
             name="global_average_pooling2d",
             target="cnnforge_plugins.layers.global_average_pooling2d:GlobalAveragePooling2D",
             summary="global average pooling on Numba kernels",
             reference="keras.layers:GlobalAveragePooling2D",
+            cases="cnnforge_plugins.layers.conformance_cases:GLOBAL_AVERAGE_POOLING2D",
         ),
     ]
 
@@ -86,5 +99,39 @@ def cnnforge_models() -> list[ModelSpec]:
             name="resnet20",
             target="cnnforge_plugins.models.resnet20:build",
             summary="20 layers with residual connections: 32x32 images",
+        ),
+    ]
+
+
+@hookimpl
+def cnnforge_callbacks() -> list[CallbackSpec]:
+    """Declare the callbacks of training."""
+    return [
+        CallbackSpec(
+            name="early_stopping",
+            target="cnnforge_plugins.callbacks.patience:early_stopping",
+            summary="ends training after 10 epochs without a better one, early_stopping:N after N",
+        ),
+        CallbackSpec(
+            name="halve_on_plateau",
+            target="cnnforge_plugins.callbacks.patience:halve_on_plateau",
+            summary="halves the learning rate after 3 epochs without a better one, or after N",
+        ),
+    ]
+
+
+@hookimpl
+def cnnforge_augmentations() -> list[AugmentationSpec]:
+    """Declare the augmentations."""
+    return [
+        AugmentationSpec(
+            name="shift",
+            target="cnnforge_plugins.augmentations.geometry:shift",
+            summary="moves each image by up to 2 pixels in each direction, shift:N by up to N",
+        ),
+        AugmentationSpec(
+            name="flip",
+            target="cnnforge_plugins.augmentations.geometry:flip",
+            summary="mirrors every other image, by chance, left to right",
         ),
     ]

@@ -4,12 +4,23 @@ import inspect
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
 
 from cnnforge import hookspecs
+from cnnforge.callbacks import Callback
+from cnnforge.data import ArraySamples, AugmentedSamples
 from cnnforge.discovery import Plugins, discover
 
 README = Path(__file__).parents[2] / "plugins" / "README.md"
 ROW = re.compile(r"^\| `(cnnforge_\w+)` \| `([^`]*)` \|", re.MULTILINE)
+
+
+def block(text: str, beginning: str) -> str:
+    found = re.search(rf"```python\n({beginning}.*?)```", text, re.DOTALL)
+    assert found is not None, beginning
+    return found.group(1)
 
 
 def specified_hooks() -> dict[str, str]:
@@ -35,10 +46,29 @@ def test_every_hook_is_documented():
 
 def test_readme_example_is_a_plugin(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "mine", raising=False)
-    example = re.search(r"```python\n# mine\.py\n(.*?)```", README.read_text(), re.DOTALL)
-    assert example is not None
     path = tmp_path / "mine.py"
-    path.write_text(example.group(1))
+    path.write_text(block(README.read_text(), "# mine"))
     found = discover([str(path)])
     assert callable(found.models["mine/linear"].load())
     del sys.modules["mine"]
+
+
+def test_readme_callback_is_one():
+    names = {"Callback": Callback}
+    exec(block(README.read_text(), "class EveryFifth"), names)
+    callback = names["EveryFifth"]()
+    epoch = SimpleNamespace(learning_rate=1.0)
+    callback.restore({"epochs": 3})
+    for _ in range(2):
+        callback.epoch_ended(epoch)
+    assert epoch.learning_rate == 0.1
+    assert callback.state() == {"epochs": 5}
+
+
+def test_readme_augmentation_is_one():
+    names: dict = {"np": np}
+    exec(block(README.read_text(), "def brighten"), names)
+    samples = ArraySamples(np.full((9, 2, 2, 1), 100, np.uint8), np.zeros(9, np.int32), [""] * 9)
+    augmented = AugmentedSamples(samples, [("brighten", names["brighten"])], seed=0, epoch=0)
+    images = augmented.fetch(np.arange(9))
+    assert 80 <= images.min() < 100 < images.max() < 120

@@ -185,6 +185,69 @@ def test_resumed_equals_uninterrupted(train: Callable[..., dict], tmp_path: Path
     assert rerun["weights"] == whole["weights"]
 
 
+EXTENSIONS = (
+    "--callback",
+    "halve_on_plateau:1",
+    "--callback",
+    "early_stopping",
+    "--augment",
+    "shift",
+)
+
+
+def test_callbacks_and_augmentations_are_recorded_and_resumed(
+    train: Callable[..., dict], tmp_path: Path
+) -> None:
+    whole = train("--epochs", "3", *EXTENSIONS, "--augment", "flip")
+    config = tomllib.loads((Path(whole["run"]) / "config.toml").read_text())
+    assert config["callback"] == ["halve_on_plateau:1", "early_stopping"]
+    assert config["augment"] == ["shift", "flip"]
+    assert config["run"]["callbacks"] == ["builtin/halve_on_plateau:1", "builtin/early_stopping"]
+    assert config["run"]["augmentations"] == ["builtin/shift", "builtin/flip"]
+    half = train("--epochs", "1", *EXTENSIONS, "--augment", "flip")
+    resumed = train("--resume", half["run"], "--epochs", "3")
+    assert resumed["weights"] == whole["weights"] != half["weights"]
+    again = train("--config", f"{whole['run']}/config.toml")
+    assert again["weights"] == whole["weights"]
+    plain = train("--epochs", "3", "--callback", "early_stopping", "--augment", "shift")
+    assert plain["weights"] != whole["weights"]
+
+
+def test_a_stopped_run_is_finished_and_goes_on_with_more_epochs(
+    train: Callable[..., dict], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "acme_brake.py"
+    path.write_text(BRAKE)
+    brake = ("--plugin", str(path), "--callback", "brake:2")
+    assert train("--epochs", "5", *brake)["epochs"] == 2
+    run = str(tmp_path / "small-toy-001")
+    assert main(["train", "--resume", run]) == 0
+    err = capsys.readouterr().err
+    assert "stopped after epoch 2: enough; --epochs +10 with --resume goes on" in err
+    assert "epoch 3" not in err
+    assert train("--resume", run, "--epochs", "+1")["epochs"] == 6
+
+
+BRAKE = """
+from cnnforge.callbacks import Callback
+from cnnforge.plugin import CallbackSpec, hookimpl
+
+
+@hookimpl
+def cnnforge_callbacks():
+    return [CallbackSpec(name="brake", target="acme_brake:Brake", summary="stops")]
+
+
+class Brake(Callback):
+    def __init__(self, argument):
+        self.last = int(argument)
+
+    def epoch_ended(self, epoch):
+        if epoch.metrics.epoch == self.last:
+            epoch.stop("enough")
+"""
+
+
 def test_a_damaged_state_is_passed_over_and_said(
     train: Callable[..., dict], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -251,6 +314,9 @@ def test_wrong_requests_end_with_two_and_a_line(
         (("train", "--data", "mnist5"), "did you mean 'mnist5k'"),
         (("train", "--kernels", "cuda"), "auto, numba or keras"),
         (("train", "--epochs", "+5"), "--resume RUN"),
+        (("train", "--callback", "early_stoping"), "did you mean 'early_stopping'?"),
+        (("train", "--callback", "early_stopping:0"), "1 or more, got '0'"),
+        (("train", "--augment", "shift", "--augment", "shift"), "is given twice"),
         (("train", "--epochs", "0"), "epochs must be"),
         (("train", "--batch-siz", "3"), "--batch-size"),
         (("train", "--config", str(config)), "did you mean 'batch_size'"),

@@ -1,0 +1,125 @@
+"""Changing images as they are read for training, the same way in every run of a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from cnnforge.data.dataset import Samples
+from cnnforge.errors import CnnforgeError, PluginError, one_line
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Draws:
+    """Random numbers for some samples: a pure function of the seed, the epoch and the sample.
+
+    However the samples of an epoch are cut into parts, and from wherever training is resumed, a
+    sample gets the same numbers: its index is mixed with a key as a counter is (the mixing
+    function of SplitMix64: G. Steele, D. Lea, C. Flood, "Fast Splittable Pseudorandom Number
+    Generators", 2014).
+
+    Args:
+        key: What depends on all but the sample.
+        indices: (N,) which samples.
+    """
+
+    def __init__(self, key: int, indices: np.ndarray) -> None:
+        self._words = _mix(np.asarray(indices).astype(np.uint64) * _STEP ^ np.uint64(key))
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> np.ndarray:
+        """Draw a number for every sample; each call draws anew.
+
+        Args:
+            low: The least one.
+            high: None comes up to it.
+
+        Returns:
+            (N,) float64.
+        """
+        self._words = self._words + _STEP
+        return low + (high - low) * (_mix(self._words) >> np.uint64(11)) * 2.0**-53
+
+    def integers(self, low: int, high: int) -> np.ndarray:
+        """Draw a whole number for every sample; each call draws anew.
+
+        Args:
+            low: The least one.
+            high: One more than the largest one.
+
+        Returns:
+            (N,) int64.
+        """
+        return low + np.floor(self.uniform(0.0, high - low)).astype(np.int64)
+
+
+def _mix(words: np.ndarray) -> np.ndarray:
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+Augment = Callable[[np.ndarray, Draws], np.ndarray]
+
+
+class AugmentedSamples:
+    """Samples as one epoch sees them.
+
+    Args:
+        samples: As they are stored.
+        augmentations: Name and function of each, in their order.
+        seed: The seed of the run.
+        epoch: The epoch, from 0.
+
+    Attributes:
+        labels: Those of the samples.
+        names: Those of the samples.
+    """
+
+    def __init__(
+        self, samples: Samples, augmentations: Sequence[tuple[str, Augment]], seed: int, epoch: int
+    ) -> None:
+        self.labels, self.names = samples.labels, samples.names
+        self._samples, self._augmentations = samples, tuple(augmentations)
+        self._seed, self._epoch = seed, epoch
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def fetch(self, indices: np.ndarray) -> np.ndarray:
+        """Read images and change them.
+
+        Args:
+            indices: (n,) int64.
+
+        Returns:
+            (n, H, W, C) uint8.
+
+        Raises:
+            PluginError: An augmentation raised something, or returned something else.
+        """
+        images = self._samples.fetch(indices)
+        for number, (name, augment) in enumerate(self._augmentations):
+            entropy = np.random.SeedSequence([self._seed, self._epoch, number])
+            draws = Draws(int(entropy.generate_state(1, np.uint64)[0]), indices)
+            try:
+                changed = augment(images, draws)
+            except CnnforgeError:
+                raise
+            except Exception as error:
+                raise PluginError(f"the augmentation {name!r} failed: {one_line(error)}") from error
+            found = _kind(changed)
+            if found != _kind(images):
+                raise PluginError(
+                    f"the augmentation {name!r} returned {found}, expected {_kind(images)}: its "
+                    "plugin must return as many images of the same shape"
+                )
+            images = changed
+        return images
+
+
+def _kind(images: object) -> str:
+    if isinstance(images, np.ndarray):
+        return f"{images.dtype} of shape {images.shape}"
+    return f"a {type(images).__name__}"

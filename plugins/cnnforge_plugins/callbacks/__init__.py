@@ -1,0 +1,1 @@
+"""The callbacks of training that cnnforge comes with."""
