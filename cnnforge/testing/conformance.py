@@ -1,11 +1,23 @@
-"""All checks of a layer, a model or a dataset, by name: what a plugin's author runs."""
+"""All checks of a layer, a model or a dataset, by name: what a plugin's author runs.
+
+Which checks there are is known without computing anything: pytest collects them, and runs those
+that it is asked for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
 from cnnforge.discovery import discover
-from cnnforge.plugin import DatasetSpec, LayerSpec, ModelSpec
+from cnnforge.errors import PluginError
+from cnnforge.plugin import LayerSpec
+from cnnforge.testing import _behaviour, _conversion, _structure, _values
+from cnnforge.testing._declared import dataset_checks as dataset_checks
+from cnnforge.testing._declared import model_checks as model_checks
+from cnnforge.testing._fresh_process import save_and_load
+from cnnforge.testing._subject import ClassSpec, Subject
 from cnnforge.testing.cases import Check, LayerCase
 
 
@@ -15,25 +27,102 @@ def layer_checks(
     *,
     reference: type | None = None,
     speed: bool = False,
-) -> Iterator[Check]:
-    """Yield the checks of a layer; nothing is computed before one is called."""
-    spec = discover().layers[layer] if isinstance(layer, str) else layer
+) -> list[Check]:
+    """List the checks of a layer; nothing is computed before one of them is called.
 
-    def targets() -> str:
+    Args:
+        layer: The name of a declared layer, qualified or short; its spec; or a layer class.
+        cases: What it is checked with; by default what its spec names.
+        reference: The stock layer that it stands for; by default what its spec names.
+        speed: Whether its speed is measured as well.
+
+    Returns:
+        The checks, in the order in which failures are best read.
+
+    Raises:
+        UnknownNameError: No plugin declares such a layer.
+        AmbiguousNameError: Several do.
+        ValueError: A class without cases, or two cases of one name.
+    """
+    spec = _spec(layer, reference)
+    error: PluginError | None = None
+    if cases is None and not isinstance(layer, str | LayerSpec):
+        raise ValueError(
+            f"layer_checks({layer.__name__}): a class has no cases of its own; give it a "
+            "sequence of cnnforge.testing.LayerCase"
+        )
+    try:
         spec.load()
         spec.load_reference()
-        return ""
+        cases = spec.load_cases() if cases is None else cases
+    except PluginError as found:
+        error = found
+    cases = _named(spec, tuple(cases or ()))
+    checks = [Check("targets", "", partial(_targets, spec, cases, error))]
+    if error is not None or not cases:
+        return checks
+    checks.append(Check("registration", "", partial(_structure.registration, spec)))
+    subjects = [Subject(spec, case) for case in cases]
+    for subject in subjects:
+        wanted = _of_case(subject) | ({"speed": _conversion.speed} if speed else {})
+        checks += [
+            Check(kind, subject.case.name, partial(run, subject)) for kind, run in wanted.items()
+        ]
+    return [*checks, Check("save_and_load", "", partial(save_and_load, subjects))]
 
-    yield Check("targets", "", targets)
+
+def _spec(layer: str | LayerSpec | type, reference: type | None) -> LayerSpec:
+    if isinstance(layer, str):
+        layer = discover().layers[layer]
+    if isinstance(layer, LayerSpec):
+        if reference is None:
+            return layer
+        known = {name: getattr(layer, name) for name in ("name", "target", "summary", "plugin")}
+        return ClassSpec(**known, fuses=layer.fuses, stock=reference)
+    return ClassSpec(
+        name="".join(f"_{it.lower()}" if it.isupper() else it for it in layer.__name__).strip("_"),
+        target=f"{layer.__module__}:{layer.__name__}",
+        summary="",
+        layer=layer,
+        stock=reference,
+    )
 
 
-def model_checks(model: str | ModelSpec) -> Iterator[Check]:
-    """Yield the checks of a model."""
-    spec = discover().models[model] if isinstance(model, str) else model
-    yield Check("targets", "", lambda: str(spec.load()) and "")
+def _named(spec: LayerSpec, cases: tuple[Any, ...]) -> tuple[LayerCase, ...]:
+    names = [case.name for case in cases]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"two cases of the layer {spec.name!r} are named {name!r}: give each LayerCase a "
+                "name of its own"
+            )
+    return cases
 
 
-def dataset_checks(dataset: str | DatasetSpec) -> Iterator[Check]:
-    """Yield the checks of a dataset."""
-    spec = discover().datasets[dataset] if isinstance(dataset, str) else dataset
-    yield Check("targets", "", lambda: str(spec.load()) and "")
+def _targets(spec: LayerSpec, cases: tuple[LayerCase, ...], error: PluginError | None) -> str:
+    if error is not None:
+        raise AssertionError(str(error)) from error
+    if not cases:
+        raise AssertionError(
+            f"the layer {spec.name!r} names no cases: write a sequence of "
+            'cnnforge.testing.LayerCase and name it in LayerSpec(cases="package.module:CASES")'
+        )
+    return _structure.targets(spec)
+
+
+def _of_case(subject: Subject) -> dict[str, Any]:
+    """The checks that make sense for a case."""
+    has_reference = getattr(subject.spec, "stock", None) or subject.spec.reference
+    found = dict(_structure.CHECKS)
+    if not subject.case.bad_arguments:
+        del found["bad_arguments"]
+    for name, run in _values.CHECKS.items():
+        wanted = {
+            "oracle": subject.case.oracle is not None,
+            "reference": bool(has_reference),
+            "numeric": subject.case.oracle is None and not has_reference,
+        }
+        if wanted[name.rpartition("_")[2]]:
+            found[name] = run
+    found |= _behaviour.CHECKS
+    return found | (_conversion.CHECKS if has_reference else {})

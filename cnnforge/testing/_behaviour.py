@@ -1,0 +1,291 @@
+"""Checks of how a layer behaves: batches, graphs, memory, repetition, precision, training."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import keras
+import numpy as np
+
+from cnnforge._backend import pullback
+from cnnforge.ops._audit import audit
+from cnnforge.testing._subject import (
+    INPUTS,
+    Array,
+    Subject,
+    explained,
+    factors_like,
+    gradients_of,
+    numpy,
+    outputs_of,
+    single,
+    tensor,
+    weight_names,
+)
+from cnnforge.testing._values import compare
+from cnnforge.testing.tolerance import assert_close
+
+_HINTS = {
+    # What an author of an op most often forgets, by what Keras or TensorFlow then says.
+    "expected float32": "an op of float32 under another policy: cast its inputs to float32 and its "
+    "outputs back to self.compute_dtype",
+    "XLA": "set self.supports_jit = False in the constructor: XLA compiles no op of cnnforge's",
+    "has no attribute 'numpy'": "in a graph tensors have no values yet: compute with keras.ops "
+    "or an ArrayOp",
+    "unexpected keyword argument 'dtype'": "let the constructor take **kwargs and pass them on to "
+    "super().__init__(**kwargs)",
+}
+
+
+def batch_sizes(subject: Subject) -> str:
+    """Batches of 0, 1 and an odd number give what each sample gives alone."""
+    layer = subject.built()
+    batch = subject.case.input_shape[0]
+    odd = batch + 1 + batch % 2
+    inputs = subject.inputs(batch=odd)
+    with explained(f"a batch of {odd} fails, where one of {batch} was built for"):
+        together = outputs_of(layer, inputs)
+    if together.shape[:1] != (odd,):
+        raise AssertionError(
+            f"{odd} samples give outputs of the shape {together.shape}: the batch size is fixed "
+            "somewhere"
+        )
+    for index in (0, odd - 1):
+        with explained(f"a batch of 1 fails, where one of {batch} was built for"):
+            alone = outputs_of(layer, inputs[index : index + 1])
+        try:
+            if alone.shape[:1] != (1,):
+                raise AssertionError(f"one sample gives outputs of the shape {alone.shape}")
+            assert_close(together[index], alone[0], subject.terms)
+        except AssertionError as error:
+            raise AssertionError(
+                f"sample {index} of {odd} is not what it is alone: the batch size is fixed "
+                f"somewhere, or samples reach each other ({error})"
+            ) from None
+    with explained("a batch of 0 samples fails"):
+        empty, gradients = gradients_of(layer, inputs[:0])
+        found = gradients(np.zeros(empty.shape, np.float32))
+    if empty.shape != (0, *together.shape[1:]):
+        raise AssertionError(
+            f"no samples give outputs of the shape {empty.shape}, expected "
+            f"{(0, *together.shape[1:])}"
+        )
+    for name, gradient in found.items():
+        if gradient is not None and gradient.any():
+            raise AssertionError(
+                f"the gradient of {name} is not zero where there are no samples: it was not set "
+                "before it was added to"
+            )
+    return ""
+
+
+def eager_equals_graph(subject: Subject) -> str:
+    """In a graph, also one for any batch, outputs and gradients are those of eager mode."""
+    if keras.backend.backend() != "tensorflow":
+        return f"there are no graphs under {keras.backend.backend()}"
+    tf = import_module("tensorflow")
+    layer, inputs = subject.built(), subject.inputs()
+    outputs, gradients = gradients_of(layer, inputs)
+    factors = factors_like(outputs)
+    expected = gradients(factors)
+
+    def graph(inputs: Any, factors: Any) -> Any:
+        outputs, pull = pullback(layer, inputs)
+        return outputs, pull(factors)
+
+    dtype = tf.as_dtype(outputs.dtype)
+    for batch in (len(inputs), None):
+        signature = [
+            tf.TensorSpec((batch, *inputs.shape[1:]), tf.float32),
+            tf.TensorSpec((batch, *outputs.shape[1:]), dtype),
+        ]
+        where = "in a graph" if batch else "in a graph for any batch size"
+        with explained(f"the layer works eagerly and fails {where}", _HINTS):
+            traced = tf.function(graph, input_signature=signature, autograph=False)
+            found, pulled = traced(tensor(inputs), tensor(factors.astype(outputs.dtype)))
+        terms = subject.terms
+        compare(f"the output {where}", numpy(found), outputs, terms, against="eager result")
+        for (name, value), got in zip(expected.items(), pulled, strict=True):
+            if value is not None:
+                compare(
+                    f"the gradient of {name} {where}",
+                    None if got is None else numpy(got),
+                    value,
+                    subject.grad_terms(value, outputs),
+                    against="eager result",
+                )
+    return ""
+
+
+def every_element_written(subject: Subject) -> str:
+    """Functions of ops write all that is theirs, nothing else, and over what memory holds."""
+    layer, inputs = subject.built(), subject.inputs()
+    with audit() as found:
+        outputs, gradients = gradients_of(layer, inputs)
+        gradients(factors_like(outputs))
+    if found.faults:
+        raise AssertionError("; ".join(found.faults))
+    if not found.functions:
+        return "no ArrayOp was called"
+    count = len(found.functions)
+    return f"{count} function{'s' if count > 1 else ''} of ops"
+
+
+def inputs_unchanged(subject: Subject) -> str:
+    """Inputs, weights and upstream gradients are what they were before."""
+    layer = subject.built()
+    inputs = tensor(subject.inputs())
+    watched: dict[str, Any] = {INPUTS: inputs}
+    names = weight_names(layer, layer.weights)
+    watched |= {name: weight for name, weight in zip(names, layer.weights, strict=True)}
+    before = {name: numpy(it) for name, it in watched.items()}
+
+    def unchanged(when: str) -> None:
+        for name, value in before.items():
+            now = numpy(watched[name])
+            changed = now != value
+            if changed.any():
+                first = tuple(int(i) for i in np.argwhere(changed)[0])
+                what = "the inputs were" if name == INPUTS else f"the weight {name} was"
+                raise AssertionError(
+                    f"{what} modified {when}: {int(changed.sum())} of {value.size} elements, "
+                    f"first at {first}"
+                )
+
+    outputs, pull = pullback(layer, inputs)
+    unchanged("by the forward pass")
+    outputs = single(outputs)
+    factors = keras.ops.cast(tensor(factors_like(numpy(outputs))), outputs.dtype)
+    watched |= {"the outputs": outputs, "the upstream gradient": factors}
+    before |= {name: numpy(watched[name]) for name in ("the outputs", "the upstream gradient")}
+    pull(factors)
+    unchanged("by the backward pass")
+    return ""
+
+
+def determinism(subject: Subject) -> str:
+    """The same call gives the same bits, outputs and gradients."""
+    layer, inputs = subject.built(), subject.inputs()
+    outputs_of(layer, inputs)
+    # The call before it is the same for both: what that leaves behind is another check's affair.
+    first, second = _everything(layer, inputs), _everything(layer, inputs)
+    _same(first, second, "two calls with the same inputs give different bits: not deterministic")
+    return ""
+
+
+def no_state(subject: Subject) -> str:
+    """What a call gives does not depend on the calls before it."""
+    layer, inputs, others = subject.built(), subject.inputs(), subject.inputs(seed=6)
+    first = _everything(layer, inputs)
+    _everything(layer, others * np.float32(1.5))
+    second = _everything(layer, inputs)
+    _same(
+        first,
+        second,
+        "the same inputs give something else after a call with other inputs: state is kept "
+        "between calls (if the check 'determinism' fails too, see there first)",
+    )
+    return ""
+
+
+def _everything(layer: Any, inputs: Array) -> dict[str, Array | None]:
+    outputs, gradients = gradients_of(layer, inputs)
+    found = {f"the gradient of {name}": it for name, it in gradients(factors_like(outputs)).items()}
+    return {"the outputs": outputs, **found}
+
+
+def _same(first: dict[str, Array | None], second: dict[str, Array | None], message: str) -> None:
+    for name, one in first.items():
+        other = second[name]
+        if one is None or other is None:
+            continue
+        differ = one.shape != other.shape or one.tobytes() != other.tobytes()
+        if differ:
+            count = int((one != other).sum()) if one.shape == other.shape else one.size
+            raise AssertionError(f"{message}; {count} of {one.size} elements of {name} differ")
+
+
+def precision(subject: Subject) -> str:
+    """Outputs have the dtype that the layer's policy names; mixed precision works."""
+    inputs = subject.inputs()
+    expected: Array | None = None
+    for policy in ("float32", "mixed_float16", "mixed_bfloat16"):
+        with warnings.catch_warnings():
+            # A layer may say that it computes such types some other way.
+            warnings.simplefilter("ignore")
+            with explained(f"the policy {policy!r} fails", _HINTS):
+                layer = subject.built(dtype=policy)
+                outputs, pull = pullback(layer, tensor(inputs))
+                dtype = keras.backend.standardize_dtype(single(outputs).dtype)
+        if dtype != layer.compute_dtype:
+            raise AssertionError(
+                f"under the policy {policy!r} the outputs have the wrong dtype: {dtype}, expected "
+                f"{layer.compute_dtype}; cast them to self.compute_dtype"
+            )
+        if policy == "mixed_bfloat16":
+            continue
+        values = numpy(outputs)
+        with explained(f"under the policy {policy!r} there are no gradients", _HINTS):
+            factors = keras.ops.cast(tensor(factors_like(values)), dtype)
+            found = [numpy(it) for it in pull(factors) if it is not None]
+        if not all(np.isfinite(it).all() for it in (values, *found)):
+            raise AssertionError(f"under the policy {policy!r} some values are not finite")
+        if expected is None:
+            expected = values
+        else:
+            with explained(f"under the policy {policy!r}"):
+                # Inputs, weights and products are rounded, each as much as the outputs are.
+                assert_close(values, expected, 4 * subject.terms, np.float16)
+    return ""
+
+
+def training_step(subject: Subject) -> str:
+    """One step of Keras' own training moves every trainable weight; the loss is finite."""
+    layer, inputs = subject.built(), subject.inputs()
+    model = keras.Sequential([keras.Input(inputs.shape[1:]), layer])
+    targets = np.random.default_rng(7).standard_normal(outputs_of(layer, inputs).shape)
+    before = {
+        name: numpy(weight)
+        for name, weight in zip(
+            weight_names(layer, layer.trainable_variables), layer.trainable_variables, strict=True
+        )
+    }
+    with explained("a training step fails", _HINTS), warnings.catch_warnings():
+        # What Keras has to say about gradients that are missing is said below, as a failure.
+        warnings.simplefilter("ignore")
+        model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
+        loss = float(_last(model.train_on_batch(inputs, targets.astype(np.float32))))
+    if not np.isfinite(loss):
+        raise AssertionError(f"the loss of one training step is {loss}")
+    for (name, old), weight in zip(before.items(), layer.trainable_variables, strict=True):
+        new = numpy(weight)
+        if not np.isfinite(new).all():
+            raise AssertionError(f"the weight {name} is not finite after one training step")
+        if (new == old).all():
+            raise AssertionError(
+                f"the weight {name} did not change in one training step: its gradient is missing "
+                "or zero"
+            )
+    return f"loss {loss:.3g}" if before else "no trainable weights"
+
+
+def _last(value: Any) -> Any:
+    return value[0] if isinstance(value, Sequence) else value
+
+
+CHECKS: dict[str, Callable[[Subject], str]] = {
+    check.__name__: check
+    for check in (
+        batch_sizes,
+        eager_equals_graph,
+        every_element_written,
+        inputs_unchanged,
+        determinism,
+        no_state,
+        precision,
+        training_step,
+    )
+}

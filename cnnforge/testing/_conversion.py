@@ -1,0 +1,101 @@
+"""Checks of a layer beside its reference: conversion to and fro, and speed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import keras
+
+from cnnforge._timing import interleave, ratio
+from cnnforge._workloads import Workload, functions
+from cnnforge.conversion import forge, lower
+from cnnforge.plugin import LayerSpec
+from cnnforge.registry import Registry
+from cnnforge.testing._subject import Subject, outputs_of
+from cnnforge.testing._values import check_weights, compare
+
+_ROUNDS = 12
+_SECONDS = 3.0
+_SPEED_BATCH = 32
+
+
+def forge_and_lower(subject: Subject) -> str:
+    """`forge` puts the layer in its reference's place, and `lower` gives the stock model again."""
+    layer, kind = subject.built(), subject.spec.load()
+    registry: Registry[LayerSpec] = Registry(LayerSpec)
+    registry.add(subject.spec.plugin or "plugin", [replace(subject.spec, plugin="")])
+    stock = _stock_layers(subject, layer)
+    model = keras.Sequential([keras.Input(subject.case.input_shape[1:]), *stock])
+    check_weights(layer, model)
+    model.set_weights(layer.get_weights())
+    inputs = subject.inputs()
+    forged = forge(model, "numba", layers=registry)
+    if type(forged.layers[0]) is not kind:
+        raise AssertionError(
+            f"forge() made a {type(forged.layers[0]).__name__} of {type(stock[0]).__name__}, "
+            f"expected {kind.__name__}"
+        )
+    _same_weights(model, forged, "forge()")
+    got, expected = outputs_of(forged, inputs), outputs_of(model, inputs)
+    # Both are float32, each with its own rounding.
+    compare("the output of the forged model", got, expected, 4 * subject.terms, against="model's")
+    lowered = lower(forged, layers=registry)
+    _same_weights(model, lowered, "lower()")
+    for ours, theirs in zip(lowered.layers, model.layers, strict=True):
+        if type(ours) is not type(theirs) or ours.get_config() != theirs.get_config():
+            differing = [
+                key
+                for key, value in ours.get_config().items()
+                if theirs.get_config().get(key) != value
+            ]
+            raise AssertionError(
+                f"lower(forge(model)) has a {type(ours).__name__} with another configuration than "
+                f"the {type(theirs).__name__} of the model: {', '.join(differing) or 'its class'}"
+            )
+    if outputs_of(lowered, inputs).tobytes() != expected.tobytes():
+        raise AssertionError("lower(forge(model)) does not compute the same bits as the model")
+    return ""
+
+
+def _stock_layers(subject: Subject, layer: Any) -> list[Any]:
+    if not subject.spec.fuses:
+        return [subject.spec.load_reference().from_config(layer.get_config())]
+    single = layer.unfuse(alone=True)
+    return list(single.layers) if isinstance(single, keras.Sequential) else [single]
+
+
+def _same_weights(model: Any, other: Any, what: str) -> None:
+    pairs = zip(model.get_weights(), other.get_weights(), strict=True)
+    if any(ours.tobytes() != theirs.tobytes() for ours, theirs in pairs):
+        raise AssertionError(
+            f"{what} changed the weights: those of the layer and of its reference "
+            "must be the same, in the same order"
+        )
+
+
+def speed(subject: Subject) -> str:
+    """How fast the layer is, beside its reference where it has one; reported, not judged."""
+    shape = subject.case.speed_shape or (_SPEED_BATCH, *subject.case.input_shape[1:])
+    layer, reference = subject.make(), subject.spec.load_reference()
+    config = layer.get_config()
+    spec, kind = subject.spec, subject.spec.load()
+    workload = Workload(spec, kind, reference or kind, config, shape)
+    ours = functions(workload, kind)
+    timed: dict[str, Callable[[], object]] = {"forward": ours.forward, "full": ours.full}
+    if reference is not None and not workload.crashes:
+        stock = functions(workload, reference)
+        timed |= {"reference forward": stock.forward, "reference full": stock.full}
+    timings, times = interleave(timed, rounds=_ROUNDS, limit=_SECONDS)
+    found = []
+    for name in ("forward", "full"):
+        text = f"{name} {1e6 * timings[name].median:,.0f} us"
+        if f"reference {name}" in times:
+            factor = ratio(times[f"reference {name}"], times[name])[0]
+            text += f" ({factor:.2f} times as fast as the reference)"
+        found.append(text)
+    return ", ".join(found)
+
+
+CHECKS: dict[str, Callable[[Subject], str]] = {"forge_and_lower": forge_and_lower}

@@ -1,0 +1,115 @@
+"""The check that a saved model opens in a process of its own; also what runs there."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_TIMEOUT = 600
+
+
+def save_and_load(subjects: Sequence[Any]) -> str:
+    """Models saved as `.keras` files give the same bits in a fresh process."""
+    import keras
+
+    from cnnforge.testing._subject import outputs_of
+
+    kind = subjects[0].spec.load()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for number, subject in enumerate(subjects):
+            inputs = subject.inputs()
+            model = keras.Sequential([keras.Input(inputs.shape[1:]), subject.built()])
+            model.save(folder / f"{number}.keras")
+            np.savez(folder / f"{number}.npz", inputs=inputs, outputs=outputs_of(model, inputs))
+        errors = _in_fresh_process(folder, len(subjects), kind)
+    for subject, error in zip(subjects, errors, strict=True):
+        if error:
+            case = f" (case {subject.case.name!r})" if subject.case.name else ""
+            raise AssertionError(f"a saved model, opened in a fresh process{case}: {error}")
+    return ""
+
+
+def _in_fresh_process(folder: Path, count: int, kind: type) -> list[str]:
+    request = {
+        "folder": str(folder),
+        "count": count,
+        "module": kind.__module__,
+        "file": inspect.getfile(kind),
+        "path": sys.path,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", __name__],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(it for it in sys.path if it)},
+    )
+    report = folder / "report.json"
+    if not report.exists():
+        last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
+        raise AssertionError(
+            f"a fresh process that opens the saved model ends with status {done.returncode}: "
+            f"{' '.join(last)}"
+        )
+    return json.loads(report.read_text())
+
+
+def _main() -> None:
+    """Load the models and compare; write what went wrong, or "", for each."""
+    request = json.load(sys.stdin)
+    folder = Path(request["folder"])
+    import keras
+
+    from cnnforge.errors import one_line
+
+    _import(request["module"], request["file"])
+    errors = []
+    for number in range(request["count"]):
+        known = np.load(folder / f"{number}.npz")
+        try:
+            model: Any = keras.models.load_model(folder / f"{number}.keras")
+            found = np.asarray(keras.ops.convert_to_numpy(model(known["inputs"])))
+        except Exception as error:
+            errors.append(f"it cannot be opened: {one_line(error)}")
+            continue
+        same = found.tobytes() == known["outputs"].tobytes()
+        errors.append(
+            ""
+            if same
+            else "its outputs are others, the largest difference is "
+            f"{float(np.abs(found - known['outputs']).max()):.3g}"
+        )
+    (folder / "report.json").write_text(json.dumps(errors))
+
+
+def _import(module: str, file: str) -> None:
+    """Import the plugin's module, by its name or else by its file, as `--plugin FILE.py` does."""
+    try:
+        importlib.import_module(module)
+        return
+    except ModuleNotFoundError as error:
+        if not module.startswith(error.name or "?"):
+            raise
+    spec = importlib.util.spec_from_file_location(module, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is no Python source")
+    sys.modules[module] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[module])
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,169 @@
+"""Checks of what a layer declares: targets, registration, configuration, shapes, arguments."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from cnnforge.plugin import LayerSpec
+from cnnforge.testing._subject import Subject, explained, outputs_of, single, tensor
+
+
+def targets(spec: LayerSpec) -> str:
+    """Everything that the spec names can be imported, and is what it should be."""
+    layer = spec.load()
+    named = {"target": layer, "reference": spec.load_reference()}
+    named |= {f"fused layer {i + 1}": it for i, it in enumerate(spec.load_fuses())}
+    for what, found in named.items():
+        if found is not None and not (
+            isinstance(found, type) and issubclass(found, keras.layers.Layer)
+        ):
+            raise AssertionError(
+                f"the {what} of {spec.name!r} is {found!r}, expected a subclass of keras.Layer"
+            )
+    return ""
+
+
+def registration(spec: LayerSpec) -> str:
+    """Keras finds the class by its registered name, wherever a model is loaded."""
+    layer = spec.load()
+    name = keras.saving.get_registered_name(layer)
+    if keras.saving.get_registered_object(name) is not layer:
+        package = spec.plugin or layer.__module__.partition(".")[0]
+        raise AssertionError(
+            f"{layer.__name__} is not registered with Keras, so that a saved model cannot name it "
+            f'for certain: put @keras.saving.register_keras_serializable("{package}") before the '
+            "class"
+        )
+    return f"as {name!r}"
+
+
+def config_round_trip(subject: Subject) -> str:
+    """The configuration holds every argument and gives the same layer again."""
+    layer, kind = subject.built(), subject.spec.load()
+    config = layer.get_config()
+    for name in (*subject.case.arguments, *_parameters(kind)):
+        if name not in config:
+            raise AssertionError(
+                f"get_config() has no {name!r}, an argument of the constructor: a saved model "
+                f"would lose it; add {name!r} to what {kind.__name__}.get_config() returns"
+            )
+    with explained(f"the configuration of {kind.__name__} cannot be written to a file as JSON"):
+        text = json.dumps(keras.saving.serialize_keras_object(layer), sort_keys=True)
+    with explained(f"{kind.__name__}.from_config(get_config()) fails"):
+        again = kind.from_config(layer.get_config())
+    other = json.dumps(keras.saving.serialize_keras_object(again)["config"], sort_keys=True)
+    if other != json.dumps(json.loads(text)["config"], sort_keys=True):
+        differing = [key for key, value in again.get_config().items() if config.get(key) != value]
+        raise AssertionError(
+            f"the configuration changes on its way through from_config(): {', '.join(differing)}"
+        )
+    again.build(subject.case.input_shape)
+    again.set_weights(layer.get_weights())
+    inputs = subject.inputs()
+    if outputs_of(again, inputs).tobytes() != outputs_of(layer, inputs).tobytes():
+        raise AssertionError(
+            "the layer made from the configuration computes something else with the same weights: "
+            "something that it was made with is not in get_config()"
+        )
+    return ""
+
+
+def _parameters(kind: type) -> list[str]:
+    """The named parameters of the nearest constructor that has some."""
+    for parent in kind.__mro__:
+        if parent is keras.layers.Layer:
+            break
+        if "__init__" in vars(parent):
+            found = list(inspect.signature(vars(parent)["__init__"]).parameters.values())[1:]
+            names = [it.name for it in found if it.kind not in (it.VAR_POSITIONAL, it.VAR_KEYWORD)]
+            if names:
+                return names
+    return []
+
+
+def bad_arguments(subject: Subject) -> str:
+    """What must be refused is, by a message that names the argument and the value."""
+    for name, value in subject.case.bad_arguments.items():
+        try:
+            layer = subject.make(**{name: value})
+            layer(tensor(subject.inputs()))
+        except (ValueError, TypeError) as error:
+            message = str(error)
+            if name not in message or not (repr(value) in message or str(value) in message):
+                raise AssertionError(
+                    f"{name}={value!r} is refused by a message that does not name both: "
+                    f"{' '.join(message.split())[:200]!r}; say which argument was received with "
+                    "which value, and what was expected"
+                ) from error
+        except Exception as error:
+            raise AssertionError(
+                f"{name}={value!r} raises {type(error).__name__}, expected a ValueError that "
+                f"names the argument and the value: {' '.join(str(error).split())[:200]}"
+            ) from error
+        else:
+            raise AssertionError(
+                f"{name}={value!r} is accepted: check the argument in the constructor and raise "
+                "a ValueError that names it and the value"
+            )
+    return ""
+
+
+def output_shape(subject: Subject) -> str:
+    """The shape computed in advance, the symbolic one and the actual one agree, and the dtype."""
+    layer, shape = subject.built(), subject.case.input_shape
+    actual = single(layer(tensor(subject.inputs())))
+    got = tuple(actual.shape)
+    declared = tuple(layer.compute_output_shape(shape))
+    if declared != got:
+        raise AssertionError(
+            f"compute_output_shape({shape}) is {declared}, and the outputs have the shape {got}"
+        )
+    _agree(subject.make(), (None, *shape[1:]), actual)
+    open_shape = (None, *(None for _ in shape[1:-1]), shape[-1])
+    if len(shape) < 3:
+        return ""
+    try:
+        layer = subject.make()
+        keras.Sequential([keras.Input(open_shape[1:]), layer])
+    except Exception:
+        return "takes no inputs of unknown size"
+    _agree(subject.make(), open_shape, actual)
+    model = keras.Sequential([keras.Input(open_shape[1:]), layer])
+    with explained(f"built for inputs of the shape {open_shape} it fails for {shape}"):
+        found = tuple(model(tensor(subject.inputs())).shape)
+    if found != got:
+        raise AssertionError(f"built for the shape {open_shape} it gives {found}, not {got}")
+    return ""
+
+
+def _agree(layer: Any, shape: tuple[int | None, ...], actual: Any) -> None:
+    """Compare what a layer says symbolically of some shape with its outputs."""
+    got = tuple(actual.shape)
+    with explained(f"called on keras.Input for the shape {shape}"):
+        outputs = single(layer(keras.Input(batch_shape=shape)))
+    wrong = len(outputs.shape) != len(got) or any(
+        size not in (None, real) for size, real in zip(outputs.shape, got, strict=False)
+    )
+    if wrong:
+        raise AssertionError(
+            f"for inputs of the shape {shape} the symbolic outputs have the shape "
+            f"{tuple(outputs.shape)}, the actual ones {got}; is a size fixed that is not known?"
+        )
+    promised = keras.backend.standardize_dtype(outputs.dtype)
+    real = keras.backend.standardize_dtype(actual.dtype)
+    if promised != real:
+        raise AssertionError(f"the symbolic outputs are {promised}, the actual ones {real}")
+
+
+LAYER_CHECKS: dict[str, Callable[[LayerSpec], str]] = {
+    "targets": targets,
+    "registration": registration,
+}
+CHECKS: dict[str, Callable[[Subject], str]] = {
+    check.__name__: check for check in (config_round_trip, bad_arguments, output_shape)
+}
