@@ -10,42 +10,38 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 
 from cases import CONVOLUTIONS
 
 from cnnforge_kernels.cuda import conv2d, conv_block, pooling, tensor_cores
-from cnnforge_kernels.cuda.compiler import compile_kernel
+from cnnforge_kernels.cuda.compiler import intermediate, link
 from cnnforge_kernels.cuda.conv2d import Convolution
+from cnnforge_kernels.cuda.dense import copy_kernel
 from cnnforge_kernels.cuda.jit import Kernel
 from cnnforge_kernels.cuda.plans import Plan
 from cnnforge_kernels.cuda.pooling import Pooling
 
 ARCHITECTURES = ((7, 5), (8, 0), (9, 0), (12, 0))
 CASES = ("seed1", "seed2", "stem", "r64", "r128")
-# Every kernel stands in the table for this architecture, some of each kind for the others.
-MAIN = (9, 0)
-SOME = (
-    "conv2d_direct 3x3x8x16",
-    "conv2d_gemm 3x3x64x64",
-    "conv2d_grad_inputs 3x3x128x128 strides",
-    "conv2d_grad_weights 3x3x64x64",
-    "conv_block 3x3x64x64",
-    "conv_block_grad_weights 3x3x64x64",
-    "conv_block_grad_inputs 3x3x64x64",
-    "depthwise_conv2d 3x3x32x1",
-    "max_pool2d 2x2",
-)
 
 # But for those that are never executed, which the assembler puts before copies.
 _INSTRUCTION = re.compile(
-    r"^\s+/\*[0-9a-f]+\*/\s+(?!@!PT )(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]*)", re.MULTILINE
+    r"^\s+/\*[0-9a-f]+\*/\s+(?!@!PT )(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]*)(.*)", re.MULTILINE
+)
+# What the assembler says about a kernel, and its part of the disassembler's listing.
+_LOG = re.compile(
+    r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
+    r"(\d+) bytes spill loads.*?Used (\d+) registers([^\n]*)",
+    re.DOTALL,
+)
+_LISTING = re.compile(
+    r"^//-+ \.text\.(\w+) -+\n(.*?)(?=^//-+ \.text\.|\Z)", re.MULTILINE | re.DOTALL
 )
 _FLOAT64 = re.compile(r"D(ADD|MUL|FMA|SETP|MNMX)\b|.*\.F64")
 
@@ -58,13 +54,18 @@ class Resources:
         registers: of a thread.
         shared: bytes of static and dynamic shared memory of a block.
         spills: bytes of stack, spill stores and spill loads.
-        counts: instructions by name, modifiers included.
+        instructions: name with its modifiers, and operands, in their order.
     """
 
     registers: int
     shared: int
     spills: int
-    counts: Counter[str]
+    instructions: tuple[tuple[str, str], ...]
+
+    @cached_property
+    def counts(self) -> Counter[str]:
+        """Instructions by name, modifiers included."""
+        return Counter(name for name, _ in self.instructions)
 
     def count(self, name: str, width: str = "") -> int:
         """Instructions of a name, such as ``"LDG"``, with ``width`` (``".128"``) or without."""
@@ -138,13 +139,9 @@ def _plans() -> list[Plan]:
 def catalogue() -> dict[str, Kernel]:
     """The kernels of typical shapes, by name."""
     launches = [launch for plan in _plans() for launch in plan.launches]
-    kernels = [*(launch.kernel for launch in launches), *tensor_cores.all_kernels()]
+    copies = [copy_kernel(kind) for kind in ("float32", "uint8", "int32")]
+    kernels = [*(launch.kernel for launch in launches), *copies, *tensor_cores.all_kernels()]
     return {kernel.name: kernel for kernel in kernels}
-
-
-def is_tensor_core(kernel: Kernel) -> bool:
-    """Whether a kernel needs tensor cores, and so an architecture from 8.0 on."""
-    return kernel in tensor_cores.all_kernels()
 
 
 @cache
@@ -162,29 +159,47 @@ def disassembler() -> str:
     return path
 
 
-def measure(kernel: Kernel, capability: tuple[int, int]) -> Resources:
-    """Compile a kernel for a compute capability and take its machine code apart."""
-    compiled = compile_kernel(kernel, capability)
+_intermediate = cache(intermediate)
+
+
+@cache
+def measure(kernels: tuple[Kernel, ...], capability: tuple[int, int]) -> dict[str, Resources]:
+    """Compile kernels for a compute capability and take their machine code apart.
+
+    All of them are linked to one cubin, which gives the same code as linking each alone, and
+    starts the disassembler once.
+
+    Returns:
+        By the kernels' names; without those that the architecture has no instructions for.
+    """
+    known = [kernel for kernel in kernels if kernel.since <= capability]
+    code, log = link([_intermediate(kernel) for kernel in known], capability)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernel.cubin"
-        path.write_bytes(compiled.code)
+        path = Path(folder) / "kernels.cubin"
+        path.write_bytes(code)
         listing = subprocess.run(
-            [disassembler(), "-c", str(path)], capture_output=True, text=True, check=True
+            [disassembler(), "-c", "-ndf", str(path)], capture_output=True, text=True, check=True
         ).stdout
-    log = compiled.log
-    shared = re.search(r"(\d+) bytes smem", log)
-    spills = re.search(
-        r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log
-    )
-    used = re.search(r"Used (\d+) registers", log)
-    if spills is None or used is None:
-        raise ValueError(f"{kernel.name}: the assembler's log has another form: {log}")
-    return Resources(
-        int(used[1]),
-        (int(shared[1]) if shared else 0) + kernel.dynamic_shared,
-        sum(int(number) for number in spills.groups()),
-        Counter(_INSTRUCTION.findall(listing)),
-    )
+    logs = {symbol: rest for symbol, *rest in _LOG.findall(log)}
+    listings = dict(_LISTING.findall(listing))
+    if not len(known) == len(logs) == len(listings):
+        raise ValueError(
+            f"{len(known)} kernels, {len(logs)} in the log, {len(listings)} disassembled"
+        )
+    found = {}
+    for kernel in known:
+        # A mangled name holds each part with its length before it.
+        part = f"{len(kernel.symbol)}{kernel.symbol}B"
+        (symbol,) = (symbol for symbol in logs if part in symbol)
+        *spills, registers, rest = logs[symbol]
+        shared = re.search(r"(\d+) bytes smem", rest)
+        found[kernel.name] = Resources(
+            int(registers),
+            (int(shared[1]) if shared else 0) + kernel.dynamic_shared,
+            sum(int(number) for number in spills),
+            tuple(_INSTRUCTION.findall(listings[symbol])),
+        )
+    return found
 
 
 def row(kernel: Kernel, capability: tuple[int, int], found: Resources) -> str:
@@ -216,7 +231,8 @@ def document() -> str:
         "Written by `python benchmarks/cuda_resources.py > docs/cuda_kernels.md`, with no device,",
         f"by {toolchain()}.",
         "",
-        "The kernels of typical shapes, each compiled for its constants. Registers are those of a",
+        "The kernels of typical shapes, each compiled for its constants; those of the tensor cores",
+        "need sm_80 (tf32 and bfloat16 do not exist before). Registers are those of a",
         "thread, shared memory that of a block, in bytes; spills are bytes of stack, of stores and",
         "of loads together. Loads and stores of 128 bits stand before all of their kind: global",
         "loads, shared loads, global stores. Instructions are counted as they stand in the code:",
@@ -226,12 +242,12 @@ def document() -> str:
         "| LDS.128 / all | STG.128 / all | instructions |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, kernel in catalogue().items():
+    kernels = tuple(catalogue().values())
+    for kernel in kernels:
         for capability in ARCHITECTURES:
-            if capability != MAIN and not name.startswith(SOME):
-                continue
-            lines.append(row(kernel, capability, measure(kernel, capability)))
-            print(lines[-1], file=sys.stderr, flush=True)
+            found = measure(kernels, capability).get(kernel.name)
+            if found is not None:
+                lines.append(row(kernel, capability, found))
     return "\n".join(lines) + "\n"
 
 

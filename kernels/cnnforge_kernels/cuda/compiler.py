@@ -2,7 +2,8 @@
 
 numba-cuda compiles the Python function to LTO-IR, nvJitLink (through cuda.core) links that to
 machine code for one architecture. Both are public API and come as wheels with the extras
-``cnnforge[cuda12]`` and ``cnnforge[cuda13]``.
+``cnnforge[cuda12]`` and ``cnnforge[cuda13]``. The LTO-IR, which takes nine tenths of the time, is
+the same for all architectures: that of the oldest that can run the kernel.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import tempfile
 import threading
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -55,32 +57,47 @@ def compile_kernel(kernel: Kernel, capability: tuple[int, int]) -> Compiled:
         raise CudaUnavailableError(
             "The compiler is off while NUMBA_ENABLE_CUDASIM is set. Unset it to use a device."
         )
-    from cuda.core import Linker, LinkerOptions, ObjectCode
-
-    arch = "sm_{}{}".format(*capability)
     try:
-        with _compiling, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            intermediate, _ = cuda.compile(
-                kernel.function,
-                kernel.signature,
-                device=False,
-                abi="numba",
-                cc=capability,
-                launch_bounds=kernel.launch_bounds,
-                output="ltoir",
-            )
-            options = LinkerOptions(
-                arch=arch, link_time_optimization=True, ptxas_options=["-v"], verbose=True
-            )
-            linker = Linker(ObjectCode.from_ltoir(intermediate), options=options)
-            code = bytes(linker.link("cubin").code)
-    except (RuntimeError, ValueError, ImportError) as error:
+        code, log = link([intermediate(kernel)], capability)
+    except Exception as error:  # numba-cuda's, cuda.core's and the linker's own have no common base
+        arch, said = "sm_{}{}".format(*capability), " ".join(str(error).split())
         raise CudaUnavailableError(
-            f"The kernel {kernel.name!r} could not be compiled for {arch}: {error}. Is the CUDA "
+            f"The kernel {kernel.name!r} could not be compiled for {arch}: {said}. Is the CUDA "
             "toolkit of the installed extra complete and new enough for the device?"
         ) from error
-    return Compiled(code, _symbol(code), linker.get_info_log())
+    return Compiled(code, _symbol(code), log)
+
+
+def intermediate(kernel: Kernel) -> bytes:
+    """The LTO-IR of a kernel."""
+    with _compiling, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        code, _ = cuda.compile(
+            kernel.function,
+            kernel.signature,
+            device=False,
+            abi="numba",
+            cc=kernel.since,
+            launch_bounds=kernel.launch_bounds,
+            output="ltoir",
+        )
+    return code
+
+
+def link(intermediates: Sequence[bytes], capability: tuple[int, int]) -> tuple[bytes, str]:
+    """A cubin of the kernels for an architecture, and what the assembler said about them."""
+    from cuda.core import Linker, LinkerOptions, ObjectCode
+
+    options = LinkerOptions(
+        arch="sm_{}{}".format(*capability),
+        link_time_optimization=True,
+        ptxas_options=["-v"],
+        verbose=True,
+    )
+    with _compiling, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        linker = Linker(*(ObjectCode.from_ltoir(it) for it in intermediates), options=options)
+        return bytes(linker.link("cubin").code), linker.get_info_log()
 
 
 def _symbol(code: bytes) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ class Kernel:
         threads: threads of a block; the compiler is told that there are never more.
         blocks: blocks that shall fit on a multiprocessor at a time; 0 leaves it to the compiler.
         dynamic_shared: bytes of dynamic shared memory.
+        since: the least compute capability that has the instructions.
         identity: everything that the function's code depends on besides the source files.
     """
 
@@ -56,7 +58,13 @@ class Kernel:
     threads: int
     blocks: int = 0
     dynamic_shared: int = 0
+    since: tuple[int, int] = (7, 5)
     identity: tuple = ()
+
+    @property
+    def symbol(self) -> str:
+        """The name as part of that in machine code, where profilers show it."""
+        return re.sub(r"\W+", "_", self.name)
 
     @property
     def launch_bounds(self) -> int | tuple[int, int]:
@@ -89,6 +97,7 @@ def kernel(
     threads: int,
     blocks: int = 0,
     dynamic_shared: int = 0,
+    since: tuple[int, int] = (7, 5),
     identity: tuple = (),
 ) -> Callable[[Callable[..., None]], Kernel]:
     """Decorate a kernel; the arguments are those of ``Kernel``."""
@@ -97,7 +106,10 @@ def kernel(
             raise ValueError(f"kernel {name!r}: type {argument!r} is none of {_SCALARS}")
 
     def decorate(function: Callable[..., None]) -> Kernel:
-        return Kernel(name, function, arguments, threads, blocks, dynamic_shared, identity)
+        made = Kernel(name, function, arguments, threads, blocks, dynamic_shared, since, identity)
+        # From here the compiler takes the name.
+        function.__name__ = function.__qualname__ = made.symbol
+        return made
 
     return decorate
 

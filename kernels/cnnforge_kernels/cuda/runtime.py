@@ -236,12 +236,3 @@ def run(plan: Any, arrays: dict[str, View], stream: int) -> None:
         if scratch is not None:
             # In the order of the stream: the kernels are done with it before it is used again.
             scratch.free()
-
-
-def available() -> None:
-    """Require a device.
-
-    Raises:
-        CudaUnavailableError: says what is missing.
-    """
-    driver()

@@ -95,6 +95,7 @@ def convolution(precision: Precision, tile: Tile, vector: bool, gradient: bool) 
         *("uint32",) * len(PARAMETERS),
         threads=THREADS,
         blocks=BLOCKS,
+        since=(8, 0),
         identity=(precision, tile, vector, gradient),
     )
     def _convolution_kernel(

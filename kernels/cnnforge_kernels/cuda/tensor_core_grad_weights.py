@@ -75,6 +75,7 @@ def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
         *("uint32",) * len(PARAMETERS),
         threads=THREADS,
         blocks=BLOCKS,
+        since=(8, 0),
         identity=(precision, tile, vector),
     )
     def _grad_weights_kernel(

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,13 @@ pytestmark = [
 if AVAILABLE and not SIMULATED:
     import cuda_resources as resources
 
+    # Those of the tensor cores have a file of their own.
     KERNELS = {
-        name: found
-        for name, found in resources.catalogue().items()
-        if not resources.is_tensor_core(found)
+        name: found for name, found in resources.catalogue().items() if found.since == (7, 5)
     }
+    ARCHITECTURES = resources.ARCHITECTURES
 else:
-    KERNELS = {}
+    KERNELS, ARCHITECTURES = {}, ()
 
 TABLE = Path(__file__).parents[3] / "docs" / "cuda_kernels.md"
 # Most registers that a kernel of this name may use. 128: two blocks of 256 threads, or four of 128,
@@ -49,6 +50,8 @@ REGISTERS = {
     "global_average_pool2d": 48,
     "global_average_pool2d_grad": 48,
     "reduce_slices": 48,
+    "dense_copy": 48,
+    "conv2d_relu_mask": 32,
 }
 # Where 128 bits move at a time: kernels by the beginning of their name, and the instructions.
 WIDE = {
@@ -84,19 +87,7 @@ def _disassembler():
         pytest.skip(str(error))
 
 
-def check(name, capability):
-    """No spills, no float64, few enough registers, 128 bits at a time; returns the resources."""
-    found = resources.measure(KERNELS[name], capability)
-    assert found.spills == 0
-    assert not found.float64
-    assert found.registers <= REGISTERS[name.split()[0]]
-    for beginning, instructions in WIDE.items():
-        if name.startswith(beginning):
-            for instruction in instructions:
-                assert found.count(instruction, ".128"), instruction
-    return found
-
-
+@cache
 def committed():
     """The lines of the committed table, by kernel and architecture."""
     cells = [line.split("|") for line in TABLE.read_text().splitlines() if line.startswith("| `")]
@@ -104,28 +95,45 @@ def committed():
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_every_kernel(name):
-    found = check(name, (9, 0))
+@pytest.mark.parametrize("capability", ARCHITECTURES, ids="sm_{0[0]}{0[1]}".format)
+def test_every_kernel(name, capability):
+    found = resources.measure(tuple(KERNELS.values()), capability)[name]
+    assert found.spills == 0
+    assert not found.float64
+    assert found.registers <= REGISTERS[name.split()[0]]
+    for beginning, instructions in WIDE.items():
+        if name.startswith(beginning):
+            for instruction in instructions:
+                assert found.count(instruction, ".128"), instruction
     # Another compiler may give other instructions.
     if resources.toolchain() in TABLE.read_text():
-        assert committed()[name, "sm_90"] == resources.row(KERNELS[name], (9, 0), found)
+        row = resources.row(KERNELS[name], capability, found)
+        assert committed()[name, "sm_{}{}".format(*capability)] == row
 
 
-@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (12, 0)], ids="sm_{0[0]}{0[1]}".format)
-@pytest.mark.parametrize("beginning", resources.SOME if KERNELS else ())
-def test_other_architectures(beginning, capability):
-    check(next(name for name in KERNELS if name.startswith(beginning)), capability)
+def test_the_table_has_every_kernel_on_every_architecture():
+    expected = {
+        (name, "sm_{}{}".format(*capability))
+        for name, found in resources.catalogue().items()
+        for capability in ARCHITECTURES
+        if found.since <= capability
+    }
+    assert set(committed()) == expected
 
 
-def test_the_table_has_every_kernel():
-    names = {name for name, _ in committed()}
-    assert names == set(resources.catalogue())
-    architectures = {"sm_{}{}".format(*capability) for capability in resources.ARCHITECTURES}
-    assert {arch for _, arch in committed()} == architectures
+def test_linked_together_kernels_are_what_they_are_alone():
+    together = resources.measure(tuple(KERNELS.values()), (9, 0))
+    for beginning in ("conv2d_gemm 3x3x64x64", "max_pool2d_grad 2x2"):
+        name = next(name for name in KERNELS if name.startswith(beginning))
+        alone = resources.measure((KERNELS[name],), (9, 0))[name]
+        assert alone.registers == together[name].registers
+        # Operands name labels, which are numbered through.
+        names = [name for name, _ in alone.instructions]
+        assert names == [name for name, _ in together[name].instructions]
 
 
 def test_what_is_promised_is_in_the_catalogue():
-    for beginning in (*WIDE, *resources.SOME):
+    for beginning in WIDE:
         assert any(name.startswith(beginning) for name in KERNELS), beginning
 
 

@@ -21,7 +21,7 @@ U = np.uint32
 
 
 def compiled(function, *arguments):
-    made = kernel(function.__name__, *arguments, threads=32)(function)
+    made = kernel(function.__name__, *arguments, threads=32, since=(8, 0))(function)
     for capability in ((8, 0), (9, 0), (12, 0)):
         compile_kernel(made, capability)
     text, _ = cuda.compile_ptx(function, made.signature, cc=(8, 0))

@@ -1,15 +1,13 @@
 """The machine code of the tensor-core kernels, compiled with no device."""
 
-import re
-import subprocess
-from collections import Counter
-
 import pytest
 
+from cnnforge_kernels.cuda import tensor_cores
 from cnnforge_kernels.cuda.compiler import compile_kernel
+from cnnforge_kernels.cuda.errors import CudaUnavailableError
 from cnnforge_kernels.cuda.jit import AVAILABLE, SIMULATED
 from cnnforge_kernels.cuda.tensor_core_convolution import convolution
-from cnnforge_kernels.cuda.tensor_core_grad_weights import grad_weights, relu_mask
+from cnnforge_kernels.cuda.tensor_core_grad_weights import grad_weights
 from cnnforge_kernels.cuda.tensor_core_maps import NARROW, WIDE
 
 pytestmark = [
@@ -29,50 +27,20 @@ SHARED = {
     "conv2d_grad_inputs": {WIDE: 3 * 4 * 192 * 16, NARROW: 3 * 4 * 160 * 16},
     "conv2d_grad_weights": {WIDE: 3 * 4 * 16 * (136 + 72), NARROW: 3 * 4 * 16 * (136 + 40)},
 }
-# But for those that are never executed, which the assembler puts before copies.
-INSTRUCTION = re.compile(
-    r"^\s+/\*[0-9a-f]+\*/\s+(?!@!PT )(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]*)(.*)", re.M
-)
-
-
-@pytest.fixture(scope="module")
-def disassembler():
-    from cuda_resources import disassembler as find
-
-    try:
-        return find()
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture
-def machine_code(disassembler, tmp_path):
-    """Return ``read(kernel, capability)``: resources, and all instructions with operands."""
-    from cuda_resources import Resources
+def measure():
+    """Return ``measure(kernel, capability)``: the resources and the instructions of a kernel."""
+    import cuda_resources as resources
 
-    def read(kernel, capability):
-        compiled = compile_kernel(kernel, capability)
-        path = tmp_path / "kernel.cubin"
-        path.write_bytes(compiled.code)
-        listing = subprocess.run(
-            [disassembler, "-c", str(path)], capture_output=True, text=True, check=True
-        )
-        lines = INSTRUCTION.findall(listing.stdout)
-        frame = r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
-        registers = re.search(r"Used (\d+) registers", compiled.log)
-        shared = re.search(r"(\d+) bytes smem", compiled.log)
-        found = Resources(
-            int(registers[1]),
-            int(shared[1]) if shared else 0,
-            sum(int(number) for number in re.search(frame, compiled.log).groups()),
-            Counter(name for name, _ in lines),
-        )
-        assert found.spills == 0
-        assert not found.float64
-        assert not found.count("LDL") + found.count("STL")
-        return found, lines
-
-    return read
+    try:
+        resources.disassembler()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    return lambda kernel, capability: resources.measure(tensor_cores.all_kernels(), capability)[
+        kernel.name
+    ]
 
 
 def build(op, precision, tile, vector):
@@ -81,23 +49,16 @@ def build(op, precision, tile, vector):
     return convolution(precision, tile, vector, gradient=op == "conv2d_grad_inputs")
 
 
-@pytest.mark.parametrize("capability", ARCHITECTURES, ids=lambda c: "sm_{}{}".format(*c))
+@pytest.mark.parametrize("capability", ARCHITECTURES, ids="sm_{0[0]}{0[1]}".format)
+@pytest.mark.parametrize("kind", ["wide", "narrow", "narrow scalar"])
 @pytest.mark.parametrize("precision", SHAPES)
 @pytest.mark.parametrize("op", OPS)
-def test_wide(op, precision, capability, machine_code):
-    kernel = build(op, precision, WIDE, True)
-    check(op, precision, WIDE, True, *machine_code(kernel, capability))
-
-
-@pytest.mark.parametrize("vector", [True, False])
-@pytest.mark.parametrize("precision", SHAPES)
-@pytest.mark.parametrize("op", OPS)
-def test_narrow(op, precision, vector, machine_code):
-    kernel = build(op, precision, NARROW, vector)
-    check(op, precision, NARROW, vector, *machine_code(kernel, (8, 0)))
-
-
-def check(op, precision, tile, vector, found, lines):
+def test_every_kernel(op, precision, kind, capability, measure):
+    tile, vector = WIDE if kind == "wide" else NARROW, not kind.endswith("scalar")
+    found = measure(build(op, precision, tile, vector), capability)
+    assert found.spills == 0
+    assert not found.float64
+    assert not found.count("LDL") + found.count("STL")
     assert found.registers <= REGISTERS
     assert found.shared == SHARED[op][tile]
     # A warp multiplies 4 by 4 or 2 by 4 pieces, in two halves where the instruction takes 8 terms;
@@ -116,13 +77,20 @@ def check(op, precision, tile, vector, found, lines):
     assert bool(found.count("LDS")) == (op != "conv2d_grad_inputs")
     assert bool(found.counts["STG.E.64"]) == vector
     # One barrier, behind the wait that leaves one group of copies under way.
-    order = [(n, o) for n, o in lines if n in {"LDGDEPBAR", "DEPBAR.LE"} or n.startswith("BAR")]
+    order = [
+        (name, operands)
+        for name, operands in found.instructions
+        if name in {"LDGDEPBAR", "DEPBAR.LE"} or name.startswith("BAR")
+    ]
     waits = [n.split(".")[0] for n, _ in order]
     assert waits == ["DEPBAR", "BAR", "LDGDEPBAR"]
     assert order[0][1].split(",")[1].strip(" ;") == "0x1"
 
 
-@pytest.mark.parametrize("capability", ARCHITECTURES, ids=lambda c: "sm_{}{}".format(*c))
-def test_relu_mask(capability, machine_code):
-    found, _ = machine_code(relu_mask, capability)
-    assert found.registers <= 32
+def test_what_an_older_architecture_does_not_have():
+    """tf32, bfloat16 and asynchronous copies came with compute capability 8.0."""
+    kernels = tensor_cores.all_kernels()
+    old = [kernel.name for kernel in kernels if kernel.since < (8, 0)]
+    assert old == ["conv2d_relu_mask"]
+    with pytest.raises(CudaUnavailableError, match=r"could not be compiled for sm_75"):
+        compile_kernel(kernels[0], (7, 5))
