@@ -48,8 +48,11 @@ def open_trained(
 
     Raises:
         UsageError: It is no run directory, or `kernels` is none of the three.
-        RunError: A file is missing or damaged.
+        RunError: A file is missing or damaged, or a plugin that the model needs is not there; or it
+            is there in another version, and the model does not give what it gave.
     """
+    from cnnforge import requirements
+    from cnnforge.cli import _render
     from cnnforge.configuration import TrainingOptions, check_types
     from cnnforge.runs import CONFIG, RunDirectory
 
@@ -60,6 +63,9 @@ def open_trained(
     _ = TrainingOptions(kernels=kernels)
     there = [it for it in options.plugin if not it.endswith(".py") or Path(it).is_file()]
     plugins = load_plugins(list(dict.fromkeys([*there, *(explicit or ())])))
+
+    # Before the seconds that an import of Keras takes.
+    others = requirements.check(run, plugins.records, model_only=True)
 
     from cnnforge.cli._quiet import import_keras
 
@@ -72,6 +78,16 @@ def open_trained(
         seed=options.seed,
         fingerprint=str(table.get("fingerprint", "")),
     )
-    return Trained(
-        Predictor.open(run, layers=plugins.layers, kernels=cast("Kernels", kernels)), data, plugins
+    changed = "; ".join(f"{requirements.describe_change(it)}; {it.remedy}" for it in others)
+    predictor = Predictor.open(
+        run, layers=plugins.layers, kernels=cast("Kernels", kernels), changed=changed
     )
+    if others:
+        compared = (
+            "no predictions were kept with this model to compare"
+            if predictor.drift is None
+            else "the predictions that were kept with the model come out the same"
+        )
+        clauses = "; ".join(map(requirements.describe_change, others))
+        _render.message(f"warning: {clauses}; {compared}")
+    return Trained(predictor, data, plugins)

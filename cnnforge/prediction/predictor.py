@@ -13,8 +13,9 @@ from cnnforge._chunks import ChunkSize, chunks
 from cnnforge.conversion import Kernels, forge
 from cnnforge.data import Samples, UnreadableImage, read_image
 from cnnforge.data.files import in_parallel
-from cnnforge.errors import RunError
+from cnnforge.errors import PluginError, RunError
 from cnnforge.plugin import LayerSpec
+from cnnforge.prediction.golden import LARGEST_DRIFT, golden_drift
 from cnnforge.prediction.rows import Prediction, rank
 from cnnforge.registry import Registry
 from cnnforge.runs import RunDirectory
@@ -29,6 +30,10 @@ class Predictor:
         model: Takes (N, H, W, C) float32 pixel values 0..255 and gives (N, classes) probabilities.
         classes: The names of its classes.
         batch_size: Images per step; what is read together is several steps' worth.
+
+    Attributes:
+        drift: By how much a probability differs from those that were kept with the model; `None`
+            where they were not compared.
 
     Raises:
         RunError: The model is no image classifier, or has another number of classes.
@@ -45,6 +50,7 @@ class Predictor:
                 f"the model has outputs of shape {outputs}, but there are {len(classes)} class "
                 "names: model.keras and classes.json do not belong together"
             )
+        self.drift: float | None = None
         self.classes = tuple(classes)
         self.image_shape: tuple[int, int, int] = (inputs[1], inputs[2], inputs[3])
         self._batch_size = batch_size
@@ -52,7 +58,12 @@ class Predictor:
 
     @classmethod
     def open(
-        cls, run: RunDirectory, *, layers: Registry[LayerSpec], kernels: Kernels = "auto"
+        cls,
+        run: RunDirectory,
+        *,
+        layers: Registry[LayerSpec],
+        kernels: Kernels = "auto",
+        changed: str = "",
     ) -> Predictor:
         """Open the model of a run; nothing but the run is needed.
 
@@ -60,15 +71,28 @@ class Predictor:
             run: Holds `model.keras` and `classes.json`.
             layers: The layers that may replace those of Keras.
             kernels: `"auto"`, `"numba"` or `"keras"`, as for training.
+            changed: What is not as it was when the model was saved: a clause. The predictions that
+                were kept with the model are then compared.
 
         Returns:
             The predictor.
 
         Raises:
-            RunError: The files cannot be read, or do not belong together.
+            RunError: The files cannot be read, or do not belong together; or something has changed
+                and the model does not give what it gave.
         """
         model = load_model(run.model, layers)
-        return cls(forge(model, kernels, layers=layers), run.read_classes())
+        drift = None
+        if changed:
+            drift = golden_drift(run, model)
+            if drift is not None and not drift <= LARGEST_DRIFT:
+                raise RunError(
+                    f"{run.model} no longer gives the predictions that were kept with it (a "
+                    f"probability differs by {drift:.2g}, {LARGEST_DRIFT:g} is allowed): {changed}"
+                )
+        predictor = cls(forge(model, kernels, layers=layers), run.read_classes())
+        predictor.drift = drift
+        return predictor
 
     def classify(
         self, samples: Samples, indices: np.ndarray | None = None
@@ -192,9 +216,19 @@ def load_model(path: Path, layers: Registry[LayerSpec]) -> keras.Model:
             own = [spec for spec in layers.values() if spec.reference is None]
             if not own:
                 raise
+            broken = []
             for spec in own:
-                spec.load()
-            return _open(path)
+                try:
+                    spec.load()
+                except PluginError as error:
+                    # It may be another plugin's, and no part of this model.
+                    broken.append(error)
+            try:
+                return _open(path)
+            except TypeError:
+                if broken:
+                    raise broken[0] from None
+                raise
     except Exception as error:
         reason = " ".join(str(error).split())
         raise RunError(f"{path} cannot be opened: {reason[:300]}") from error

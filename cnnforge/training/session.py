@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import keras
+import numpy as np
 
 from cnnforge.callbacks import Callback
 from cnnforge.certificate import LayerCheck
@@ -17,6 +18,7 @@ from cnnforge.data import Augment, Dataset
 from cnnforge.discovery import Plugins
 from cnnforge.errors import CnnforgeError, RunError, one_line
 from cnnforge.evaluation import Evaluation, evaluate
+from cnnforge.prediction.golden import COUNT, write_golden
 from cnnforge.prediction.predictor import Predictor
 from cnnforge.prediction.rows import csv_table
 from cnnforge.reporting.figures import confusion_matrix, training_curves
@@ -164,6 +166,9 @@ class Session:
         try:
             with self.run.writing("model.keras") as path:
                 self.stock.save(path)
+            if own_layers(self.stock):
+                first = np.arange(min(COUNT, len(self.dataset.validation)))
+                write_golden(self.run, self.stock, self.dataset.validation.fetch(first))
         except CnnforgeError:
             raise
         except Exception as error:
@@ -171,6 +176,12 @@ class Session:
                 f"{self.run.model} could not be written: {one_line(error)}; the previous one is "
                 "kept"
             ) from error
+
+
+def own_layers(model: keras.Model) -> list[type]:
+    """Return the classes of a model's layers that are not Keras' own."""
+    kinds = dict.fromkeys(type(layer) for layer in model._flatten_layers())
+    return [kind for kind in kinds if kind.__module__.partition(".")[0] != "keras"]
 
 
 def identity_of(options: TrainingOptions, dataset: Dataset) -> dict[str, str | int | float | bool]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,20 +10,21 @@ from typing import Any
 
 import keras
 
+from cnnforge import requirements
 from cnnforge._backend import prepare
 from cnnforge._files import remove_leftovers
 from cnnforge.certificate import LayerCheck, certify
 from cnnforge.configuration import TrainingOptions, check_types, parse_epochs
-from cnnforge.conversion import LayerImplementation, forge, implementations, lower
+from cnnforge.conversion import forge, lower
 from cnnforge.data import DataOptions, Dataset, open_dataset, parse
 from cnnforge.discovery import Plugins
-from cnnforge.environment import environment, versions
 from cnnforge.errors import CnnforgeError, PluginError, UsageError, one_line
 from cnnforge.plugin import ModelSpec
 from cnnforge.prediction.predictor import load_model
 from cnnforge.runs import CONFIG, RunDirectory
 from cnnforge.training.extensions import make_augmentations, make_callbacks, qualified
-from cnnforge.training.session import FREE, Session, identity_of, kernels_of
+from cnnforge.training.facts import write_facts
+from cnnforge.training.session import FREE, Session, identity_of, kernels_of, own_layers
 from cnnforge.training.state import StateStore
 
 
@@ -55,7 +55,7 @@ def start(options: TrainingOptions, plugins: Plugins) -> Session:
     run = RunDirectory.create(Path(options.output), spec.name, options.data)
     session = Session(options, run, dataset, model, stock, plugins, None, _notes(dataset), checks)
     session.callbacks, session.augmentations = callbacks, augmentations
-    _write_facts(session, spec)
+    write_facts(session, spec)
     return session
 
 
@@ -92,6 +92,7 @@ def resume(
     options = replace(options, epochs=total, plugin=(*options.plugin, *given.get("plugin", ())))
     options = replace(options, plugin=tuple(dict.fromkeys(options.plugin)))
     plugins = load(options.plugin)
+    others = requirements.check(run, plugins.records, model_only=False)
     for folder in (run.path, run.states):
         remove_leftovers(folder)
     state, warnings = StateStore(run.states).load()
@@ -110,12 +111,13 @@ def resume(
         warnings.append(f"{run.path} has no training state: training starts from the beginning")
     initial = options if state is None else replace(options, init_from=None)
     model, stock = _build(initial, spec, dataset, plugins)
-    notes = (*warnings, *_notes(dataset))
+    changes = [f"{requirements.describe_change(it)}: it may not train as before" for it in others]
+    notes = (*warnings, *changes, *_notes(dataset))
     session = Session(options, run, dataset, model, stock, plugins, state, notes)
     session.callbacks, session.augmentations = callbacks, augmentations
     if not session.finished:
         session.checks = _certified(model, plugins)
-        _write_facts(session, spec)
+        write_facts(session, spec)
     return session
 
 
@@ -169,34 +171,16 @@ def _build(
     if options.init_from is not None:
         _take_weights(model, Path(options.init_from), plugins)
     forged = forge(model, kernels_of(options), layers=plugins.layers)
-    if all(map(_is_stock, _layers_of(forged))):
+    if not own_layers(forged):
         return forged, forged
     return forged, lower(forged, layers=plugins.layers)
 
 
-def _implementations(model: keras.Model, plugins: Plugins) -> list[LayerImplementation]:
-    layers = _layers_of(model)
-    if not all(map(_is_stock, layers)):
-        return implementations(model, layers=plugins.layers)
-    # No plugin's layer is imported: one that cannot be is no reason against --kernels keras.
-    replaceable = {(spec.reference or "").rpartition(":")[2] for spec in plugins.layers.values()}
-    kinds = ((layer.name, type(layer).__name__) for layer in layers)
-    return [
-        LayerImplementation(name, kind, "keras", "") for name, kind in kinds if kind in replaceable
-    ]
-
-
-def _layers_of(model: keras.Model) -> list[keras.Layer]:
-    return list(model._flatten_layers())
-
-
-def _is_stock(layer: keras.Layer) -> bool:
-    return type(layer).__module__.partition(".")[0] == "keras"
-
-
 def _take_weights(model: keras.Model, source: Path, plugins: Plugins) -> None:
     if source.is_dir():
-        source = RunDirectory.open(source).model
+        run = RunDirectory.open(source)
+        requirements.check(run, plugins.records, model_only=True)
+        source = run.model
     if not source.is_file():
         raise UsageError(f"--init-from: there is no file {source}")
     weights = load_model(source, plugins.layers).get_weights()
@@ -250,40 +234,3 @@ def _certified(model: keras.Model, plugins: Plugins) -> tuple[LayerCheck, ...]:
                 "`cnnforge doctor`"
             )
     return checks
-
-
-def _write_facts(session: Session, spec: ModelSpec) -> None:
-    run, dataset = session.run, session.dataset
-    table = {
-        "cnnforge": versions(["cnnforge"]).get("cnnforge", "unknown"),
-        "model": spec.qualified_name,
-        "data": dataset.name,
-        "fingerprint": dataset.fingerprint,
-        "image_shape": list(dataset.image_shape),
-        "callbacks": list(session.callbacks),
-        "augmentations": [name for name, _ in session.augmentations],
-    }
-    run.write_classes(dataset.classes)
-    if dataset.skipped:
-        run.write_csv("skipped.csv", ["file", "reason"], dataset.skipped)
-    chosen = _implementations(session.model, session.plugins)
-    run.write_json("kernels.json", [dataclasses.asdict(it) for it in chosen])
-    run.write_json("kernel_check.json", [check.to_json() for check in session.checks])
-    used = [it for it in session.plugins.records if it.status == "loaded"]
-    facts = environment(
-        seed=session.options.seed,
-        data_fingerprint=dataset.fingerprint,
-        model=spec.qualified_name,
-        plugins=[
-            {
-                "name": record.name,
-                "source": record.source,
-                "distribution": record.distribution,
-                "version": record.version,
-            }
-            for record in used
-        ],
-    )
-    run.write_json("environment.json", facts)
-    # Last: a directory without it is no run.
-    run.write_config(session.options.as_dict(), table)
