@@ -142,6 +142,7 @@ def test_a_run_leaves_its_files(trained: Path, plugin: str) -> None:
         "last",
         "metrics.csv",
         "model.keras",
+        "plugins.json",
         "predictions.csv",
     ]
     config = tomllib.loads((trained / "config.toml").read_text())
