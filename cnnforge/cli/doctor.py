@@ -172,12 +172,12 @@ def _threads_advice(layer: str) -> str | None:
 
 
 def _cuda() -> str:
-    """What Numba sees of the graphics cards; the kernels of the layers do not use them yet."""
+    """What Numba sees of the graphics cards, and what that means for the layers and the tests."""
     from importlib.util import find_spec
 
-    on_cpu = "the layers' kernels run on the CPU in this version"
+    on_cpu = "the layers' kernels run on the CPU, and `pytest -m gpu` skips"
     if find_spec("numba_cuda") is None:
-        return f"{on_cpu}; numba-cuda is not installed (pip install 'numba-cuda[cu13]')"
+        return f"{on_cpu}; numba-cuda is not installed (pip install 'cnnforge[cuda13]')"
     try:
         from numba import cuda
 
@@ -186,7 +186,10 @@ def _cuda() -> str:
         return f"{on_cpu}; numba-cuda fails: {' '.join(str(error).split())}"
     if not names:
         return f"{on_cpu}; numba-cuda sees no device"
-    return f"{on_cpu}; numba-cuda sees {', '.join(names)}"
+    return (
+        f"numba-cuda sees {', '.join(names)}; the layers' kernels run there under the torch "
+        "backend (KERAS_BACKEND=torch), on the CPU under TensorFlow"
+    )
 
 
 def _cache_directory() -> str:

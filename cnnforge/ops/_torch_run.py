@@ -1,11 +1,13 @@
-"""Running the steps of an op on torch tensors: the CPU's machine code, or functions for CUDA."""
+"""Running the steps of an op on torch tensors: the CPU's machine code, or a module for CUDA."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch  # pyright: ignore[reportMissingImports]
@@ -16,40 +18,34 @@ from cnnforge.ops._program import _turn
 if TYPE_CHECKING:
     from cnnforge.ops.array_op import ArrayOp
 
-_on_cuda: dict[Step, Callable[..., None]] = {}
 
-
-def attach_cuda(op: ArrayOp, forward: Callable[..., None], *backward: Callable[..., None]) -> None:
-    """Give an op the functions that compute it on CUDA devices.
-
-    Each takes the same parameters, by name, as the function of the CPU that it stands for: the
-    arrays as contiguous torch tensors, which offer `data_ptr()` and `__cuda_array_interface__`,
-    outputs and gradients uninitialised, and attributes. It also takes `stream`, the address of
-    torch's current stream, launches there, and waits for nothing.
-
-    Args:
-        op: The op.
-        forward: For the forward function.
-        *backward: One per backward function, in their order.
+@cache
+def cuda_functions(op: ArrayOp) -> Mapping[Step, Callable[..., None]]:
+    """The functions that compute an op on CUDA devices, from the module that its author named.
 
     Raises:
-        ValueError: Another number of functions, or one whose parameters are others.
+        ValueError: One is missing, or its parameters are not those of the function of the CPU and
+            `stream`.
     """
-    if len(backward) != len(op.backward_steps):
-        raise ValueError(
-            f"ArrayOp {op.name!r}: {len(backward)} backward functions for CUDA were given, "
-            f"expected {len(op.backward_steps)}, one per backward function of the op"
-        )
-    steps = dict(zip((op.forward_step, *op.backward_steps), (forward, *backward), strict=True))
-    for step, function in steps.items():
-        expected = {*parameters(step.function), "stream"}
-        found = set(inspect.signature(function).parameters)
-        if found != expected:
+    module = importlib.import_module(str(op.cuda))
+    found = {}
+    for step in (op.forward_step, *op.backward_steps):
+        name = step.function.__name__
+        function = getattr(module, name, None)
+        if function is None:
             raise ValueError(
-                f"{step.label}: its function for CUDA has the parameters "
-                f"{', '.join(sorted(found))}, expected {', '.join(sorted(expected))}"
+                f"{step.label}: {op.cuda} has no function {name!r} to compute it on CUDA devices"
             )
-    _on_cuda.update(steps)
+        given = inspect.signature(function).parameters
+        needed = {name for name, it in given.items() if it.default is inspect.Parameter.empty}
+        expected = {*parameters(step.function), "stream"}
+        if not needed <= expected <= set(given):
+            raise ValueError(
+                f"{step.label}: its function in {op.cuda} has the parameters "
+                f"{', '.join(given)}; expected {', '.join(sorted(expected))}"
+            )
+        found[step] = function
+    return found
 
 
 def runs_on(op: ArrayOp, device: torch.device | str) -> bool:
@@ -60,7 +56,7 @@ def runs_on(op: ArrayOp, device: torch.device | str) -> bool:
         device: What a tensor has as its `device`.
     """
     kind = torch.device(device).type
-    return kind in ("cpu", "meta") or (kind == "cuda" and op.forward_step in _on_cuda)
+    return kind in ("cpu", "meta") or (kind == "cuda" and op.cuda is not None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,9 +115,9 @@ class Call:
         arguments = {**self.values, **known}
         arguments |= {item.name: tensor for item, tensor in zip(step.writes, results, strict=True)}
         with torch.cuda.device(self.device):
-            stream = torch.cuda.current_stream().cuda_stream
-            _on_cuda[step](
-                **{name: arguments[name] for name in parameters(step.function)}, stream=stream
+            cuda_functions(self.op)[step](
+                **{name: arguments[name] for name in parameters(step.function)},
+                stream=torch.cuda.current_stream().cuda_stream,
             )
 
     def _shape(self, name: str) -> tuple[int, ...]:

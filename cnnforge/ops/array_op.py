@@ -41,6 +41,7 @@ class ArrayOp(OpCore):
         inputs: The inputs, in the order of the call.
         outputs: The outputs, in the order in which they are returned.
         backward_steps: The backward functions, what each reads and which gradients it writes.
+        cuda: The module that computes the op on CUDA devices; `None` where there is none.
 
     Example:
         >>> import numba, numpy as np
@@ -75,6 +76,7 @@ class ArrayOp(OpCore):
         attributes: Mapping[str, Any] | None = None,
         not_differentiable: Sequence[str] = (),
         prepare: Callable[..., Any] | None = None,
+        cuda: str | None = None,
     ) -> None:
         """Define an op.
 
@@ -99,6 +101,11 @@ class ArrayOp(OpCore):
                 `gradient`: False before the op itself, True before its gradients. It may be
                 called on any thread, and again with other shapes; it is not called twice with the
                 same arguments.
+            cuda: The module that computes the op on CUDA devices, imported when a tensor there
+                first needs it (under the torch backend; TensorFlow's tensors are copied to the
+                CPU). Its functions have the names and the parameters of those above, and
+                `stream`: the address of the CUDA stream on which they launch, waiting for nothing.
+                They get torch tensors.
 
         Raises:
             ValueError: Something does not fit; the message names the op, the function and the
@@ -117,6 +124,7 @@ class ArrayOp(OpCore):
             ),
             prepare,
         )
+        self.cuda = cuda
         self._module = forward.py_func.__module__
         other = _ops.get(name)
         if other is not None and other._module != self._module:

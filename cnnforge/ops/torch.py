@@ -1,9 +1,9 @@
 """Ops under Keras' torch backend: a `torch.autograd.Function` around the compiled steps.
 
 On the CPU a step reads the tensors where they lie and writes into tensors that torch has allocated:
-nothing is copied unless a tensor is not contiguous. On a CUDA device an op runs where somebody has
-attached functions for it (`attach_cuda`); elsewhere a CUDA tensor is an error that says what to do.
-A meta tensor, which is how Keras asks for shapes, gives meta tensors.
+nothing is copied unless a tensor is not contiguous. On a CUDA device an op runs if it names a
+module for that (`cuda`), on torch's current stream; else a CUDA tensor is an error that says what
+to do. A meta tensor, which is how Keras asks for shapes, gives meta tensors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import torch  # pyright: ignore[reportMissingImports]
 from cnnforge.errors import UsageError
 from cnnforge.ops._definition import GRAD, Array, Step, parameters
 from cnnforge.ops._torch_run import Call, runs_on, torch_dtype
-from cnnforge.ops._torch_run import attach_cuda as attach_cuda
 
 if TYPE_CHECKING:
     from cnnforge.ops.array_op import ArrayOp

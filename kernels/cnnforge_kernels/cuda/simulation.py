@@ -1,4 +1,4 @@
-"""Plans run by Numba's CUDA simulator, on NumPy arrays: for tests, with no device.
+"""Plans run by Numba's CUDA simulator, in host memory: for tests, with no device.
 
 It needs ``NUMBA_ENABLE_CUDASIM=1`` before Numba is imported. It knows no warp-wide instructions and
 no inline assembly, and it sees neither races nor missing barriers.
@@ -6,13 +6,19 @@ no inline assembly, and it sees neither races nor missing barriers.
 
 from __future__ import annotations
 
+import ctypes
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnforge_kernels.cuda.jit import SIMULATED
+from cnnforge_kernels.cuda.arrays import View, strides_unless_contiguous
+from cnnforge_kernels.cuda.jit import SIMULATED, Kernel
 from cnnforge_kernels.cuda.plans import Plan
+
+# What a kernel may read and write behind a pointer, whose memory's size nobody knows.
+_REACH = 1 << 14
 
 
 class Memory:
@@ -57,3 +63,82 @@ def simulate(plan: Plan, **arrays: NDArray) -> None:
             for value in launch.arguments
         ]
         launch.kernel.simulated[launch.grid, launch.kernel.threads](*arguments)
+
+
+class Allocation:
+    """Memory full of NaN, aligned as a driver would align it."""
+
+    def __init__(self, size: int):
+        base = np.full(size + 512, 0xFF, np.uint8)
+        start = -base.ctypes.data % 256
+        self.values = base[start : start + size]
+        self.pointer = self.values.ctypes.data
+        self.freed = False
+
+    def free(self) -> None:
+        """Note that it was given back."""
+        self.freed = True
+
+
+@dataclass
+class Driver:
+    """Stands in for ``runtime.Driver``: host memory is its device's.
+
+    It notes what is launched; kernels run where the simulator is on.
+
+    Attributes:
+        memories: what was allocated.
+        streams: the stream of each call.
+        launches: (kernel, grid, arguments).
+    """
+
+    memories: list[Allocation] = field(default_factory=list)
+    streams: list[int] = field(default_factory=list)
+    launches: list[tuple[Kernel, tuple[int, int, int], list[Any]]] = field(default_factory=list)
+
+    @property
+    def kernels(self) -> list[str]:
+        """The kinds of the kernels that were launched, the first words of their names."""
+        return [kernel.name.split()[0] for kernel, _, _ in self.launches]
+
+    def capability(self, device: int) -> tuple[int, int]:
+        """That of a device without our tensor cores."""
+        return 7, 5
+
+    def locate(self, array: Any) -> View:
+        """Where an object's ``values`` lie."""
+        values = array.values
+        strides = tuple(step // values.itemsize for step in values.strides)
+        lies = strides_unless_contiguous(values.shape, strides)
+        return View(values.ctypes.data, values.shape, values.dtype, 0, True, array, lies)
+
+    def allocate(self, size: int, device: int, stream: int) -> Allocation:
+        """So many bytes."""
+        self.memories.append(Allocation(size))
+        return self.memories[-1]
+
+    def launch(
+        self,
+        launches: list[tuple[Kernel, tuple[int, int, int], list[Any]]],
+        device: int,
+        stream: int,
+    ) -> None:
+        """Launch kernels, (kernel, grid, arguments), one after the other."""
+        self.streams.append(stream)
+        self.launches += launches
+        for kernel, grid, arguments in launches:
+            ready = []
+            for value, kind in zip(arguments, kernel.arguments, strict=True):
+                # As the real driver wants them: pointers as int, numbers in their own size.
+                expected = int if kind.endswith("*") else np.dtype(kind).type
+                if type(value) is not expected:
+                    raise TypeError(f"{kernel.name}: {value!r} for {kind}")
+                ready.append(_memory_at(value, kind[:-1]) if kind.endswith("*") else value)
+            if SIMULATED:
+                kernel.simulated[grid, kernel.threads](*ready)
+
+
+def _memory_at(address: int, kind: str) -> Memory:
+    dtype = np.dtype(kind)
+    content = (ctypes.c_char * (_REACH * dtype.itemsize)).from_address(address)
+    return Memory(np.frombuffer(content, dtype))

@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from cnnforge_kernels.cuda import availability
+
 _said: set[str] = set()
 
 
@@ -28,8 +30,10 @@ def kernel_fits(layer: keras.layers.Layer, inputs: Any) -> bool:
     elif dtype != "float32" or layer.compute_dtype != "float32":
         other = layer.compute_dtype if dtype == "float32" else dtype
         reason = f"the dtype {other} (the kernels compute in float32)"
-    elif device not in ("cpu", "meta"):
-        reason = f"the device {device} (the layers' kernels run on the CPU)"
+    elif device not in ("cpu", "meta", "cuda"):
+        reason = f"the device {device} (the kernels run on CPUs and CUDA devices)"
+    elif device == "cuda" and (missing := availability.missing()):
+        reason = f"the device cuda ({missing})"
     if reason is None:
         return True
     message = f"{type(layer).__name__}: no kernel for {reason}: the framework's own is used"

@@ -52,6 +52,7 @@ conv2d = ArrayOp(
         "groups": 1,
         "relu": False,
     },
+    cuda="cnnforge_kernels.cuda.launch",
 )
 
 

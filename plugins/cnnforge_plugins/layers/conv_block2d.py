@@ -61,6 +61,7 @@ conv_block = ArrayOp(
         "groups": 1,
         "pool_size": (2, 2),
     },
+    cuda="cnnforge_kernels.cuda.launch",
 )
 
 

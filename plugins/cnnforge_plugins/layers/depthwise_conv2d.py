@@ -46,6 +46,7 @@ depthwise_conv2d = ArrayOp(
     outputs={"outputs": 4},
     output_shapes=_output_shape,
     attributes={"strides": (1, 1), "same": False, "dilation_rate": (1, 1), "relu": False},
+    cuda="cnnforge_kernels.cuda.launch",
 )
 
 

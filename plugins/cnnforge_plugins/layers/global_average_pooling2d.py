@@ -24,6 +24,7 @@ global_average_pool2d = ArrayOp(
     inputs={"inputs": 4},
     outputs={"outputs": 2},
     output_shapes=_output_shape,
+    cuda="cnnforge_kernels.cuda.launch",
 )
 
 

@@ -51,6 +51,7 @@ def _max_pool2d(name: str, winner: Any) -> ArrayOp:
         outputs={"outputs": 4, "winners": winner[:, :, :, ::1]},
         output_shapes=_outputs_and_winners,
         attributes=_POOLING,
+        cuda="cnnforge_kernels.cuda.launch",
     )
 
 
@@ -64,6 +65,7 @@ average_pool2d = ArrayOp(
     outputs={"outputs": 4},
     output_shapes=_output_shape,
     attributes=_POOLING,
+    cuda="cnnforge_kernels.cuda.launch",
 )
 
 

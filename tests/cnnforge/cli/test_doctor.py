@@ -137,5 +137,6 @@ def test_lanes(features, lanes):
 
 def test_without_numba_cuda(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'numba-cuda" in module._cuda()
+    assert "pip install 'cnnforge[cuda13]'" in module._cuda()
+    assert "`pytest -m gpu` skips" in module._cuda()
     assert "run on the CPU" in module._cuda()

@@ -1,6 +1,7 @@
 """Ops under the torch backend: values, gradients, memory, devices, errors. `make test-torch`."""
 
 import importlib
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -373,7 +374,7 @@ def test_a_device_without_an_implementation():
         route._device(shift_op, [on("cuda:0")])
 
 
-def cuda_shift(inputs, amount, outputs, stream):
+def cuda_shift(inputs, amount, outputs, stream, precision="float32"):
     torch.add(inputs, amount, out=outputs)
 
 
@@ -381,21 +382,35 @@ def cuda_shift_backward(grad_outputs, grad_inputs, stream):
     grad_inputs.copy_(grad_outputs)
 
 
-def test_attached_functions_are_called_by_name_with_the_stream(monkeypatch):
-    monkeypatch.setattr(_torch_run, "_on_cuda", {})
-    with pytest.raises(ValueError, match="0 backward functions for CUDA were given, expected 1"):
-        route.attach_cuda(shift_op, cuda_shift)
-    with pytest.raises(ValueError, match="has the parameters grad_inputs, grad_outputs, stream"):
-        route.attach_cuda(shift_op, cuda_shift_backward, cuda_shift_backward)
+@pytest.fixture
+def on_cuda(monkeypatch):
+    """Return ``make(shift, shift_backward)``: an op, and its functions in a module for CUDA."""
+
+    def make(**functions):
+        monkeypatch.setitem(sys.modules, "shift_on_cuda", SimpleNamespace(**functions))
+        return make_shift("torch_shift_cuda", backward=shift_backward, cuda="shift_on_cuda")
+
+    return make
+
+
+def test_a_module_for_cuda_that_does_not_fit(on_cuda):
+    with pytest.raises(ValueError, match=r"shift_on_cuda has no function 'shift_backward'"):
+        _torch_run.cuda_functions(on_cuda(shift=cuda_shift))
+    op = on_cuda(shift=cuda_shift_backward, shift_backward=cuda_shift_backward)
+    with pytest.raises(ValueError, match=r"'shift': its function in shift_on_cuda has the param"):
+        _torch_run.cuda_functions(op)
+
+
+def test_functions_for_cuda_are_called_by_name_with_the_stream(on_cuda, monkeypatch):
     seen = []
 
     def forward(inputs, amount, outputs, stream):
         seen.append((amount, stream))
         cuda_shift(inputs, amount, outputs, stream)
 
-    route.attach_cuda(shift_op, forward, cuda_shift_backward)
-    assert route.runs_on(shift_op, "cuda:0")
-    assert route._device(shift_op, [on("cuda:0")]) == torch.device("cuda:0")
+    op = on_cuda(shift=forward, shift_backward=cuda_shift_backward)
+    assert route.runs_on(op, "cuda:0")
+    assert route._device(op, [on("cuda:0")]) == torch.device("cuda:0")
     entered = []
 
     class Device:
@@ -410,9 +425,9 @@ def test_attached_functions_are_called_by_name_with_the_stream(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "device", Device)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=77))
-    call = _torch_run.Call(shift_op, {"amount": 2.0}, [(3,)], [(3,)], torch.device("cuda:1"))
+    call = _torch_run.Call(op, {"amount": 2.0}, [(3,)], [(3,)], torch.device("cuda:1"))
     outputs = torch.full((3,), torch.nan)
-    call._run_on_cuda(shift_op.forward_step, {"inputs": torch.ones(3)}, [outputs])
+    call._run_on_cuda(op.forward_step, {"inputs": torch.ones(3)}, [outputs])
     np.testing.assert_array_equal(outputs, [3, 3, 3])
     assert seen == [(2.0, 77)]
     assert entered == [torch.device("cuda:1")]
@@ -420,14 +435,13 @@ def test_attached_functions_are_called_by_name_with_the_stream(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
-def test_attached_functions_on_a_device(monkeypatch):
-    monkeypatch.setattr(_torch_run, "_on_cuda", {})
-    route.attach_cuda(shift_op, cuda_shift, cuda_shift_backward)
+def test_functions_for_cuda_on_a_device(on_cuda):
+    op = on_cuda(shift=cuda_shift, shift_backward=cuda_shift_backward)
     inputs = torch.ones(5, device="cuda", requires_grad=True)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        outputs = shift_op(inputs, amount=2.0)
+        outputs = op(inputs, amount=2.0)
         outputs.sum().backward()
     stream.synchronize()
     assert outputs.device == inputs.device

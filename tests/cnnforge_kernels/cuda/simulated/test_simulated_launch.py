@@ -9,9 +9,9 @@ import cnnforge_kernels as kernels
 from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
 from cnnforge_kernels.cuda import launch, runtime
-from cnnforge_kernels.cuda.arrays import DeviceArray, View, strides_unless_contiguous
+from cnnforge_kernels.cuda.arrays import DeviceArray
 from cnnforge_kernels.cuda.errors import CudaUnavailableError
-from cnnforge_kernels.cuda.simulation import Memory
+from cnnforge_kernels.cuda.simulation import Allocation, Driver
 
 
 class Array:
@@ -69,62 +69,6 @@ class Tensor:
 
     def stride(self):
         return tuple(step // self.values.itemsize for step in self.values.strides)
-
-
-class Allocation:
-    """Memory full of NaN, as a driver would align it."""
-
-    def __init__(self, size):
-        self._base = np.full(size + 512, 0xFF, np.uint8)
-        start = -self._base.ctypes.data % 256
-        self.values = self._base[start : start + size]
-        self.pointer = self.values.ctypes.data
-        self.freed = False
-
-    def free(self):
-        self.freed = True
-
-
-def memory_at(address, kind):
-    """Memory from an address on, as a kernel sees it."""
-    size = 1 << 14
-    kind = np.dtype(kind)
-    content = (ctypes.c_char * (size * kind.itemsize)).from_address(address)
-    return Memory(np.frombuffer(content, kind))
-
-
-class Driver:
-    """Stands in for the CUDA driver; host memory is its device's."""
-
-    def __init__(self):
-        self.memories, self.streams, self.kernels = [], [], []
-
-    def capability(self, device):
-        return 7, 5
-
-    def locate(self, array):
-        values = array.values
-        strides = tuple(step // values.itemsize for step in values.strides)
-        lies = strides_unless_contiguous(values.shape, strides)
-        return View(values.ctypes.data, values.shape, values.dtype, 0, True, array, lies)
-
-    def allocate(self, size, device, stream):
-        self.memories.append(Allocation(size))
-        return self.memories[-1]
-
-    def launch(self, launches, device, stream):
-        self.streams.append(stream)
-        for kernel, grid, arguments in launches:
-            self.kernels.append(kernel.name.split()[0])
-            ready = []
-            for value, kind in zip(arguments, kernel.arguments, strict=True):
-                if kind.endswith("*"):
-                    assert type(value) is int
-                    ready.append(memory_at(value, kind[:-1]))
-                else:
-                    assert isinstance(value, np.dtype(kind).type)
-                    ready.append(value)
-            kernel.simulated[grid, kernel.threads](*ready)
 
 
 @pytest.fixture(autouse=True)
