@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def isolated_plugins(
-    monkeypatch: pytest.MonkeyPatch, _forgotten_modules: None
+    monkeypatch: pytest.MonkeyPatch, forgotten_modules: None
 ) -> Callable[..., Plugins]:
     """No plugin is loaded, not even the built-in one, but those that the test names.
 
@@ -44,7 +44,7 @@ def isolated_plugins(
 
 @pytest.fixture
 def install_plugin(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _forgotten_modules: None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten_modules: None
 ) -> Callable[..., Path]:
     """Plugins that are installed for one test.
 
@@ -82,7 +82,7 @@ def install_plugin(
 
 
 @pytest.fixture
-def _forgotten_modules(tmp_path: Path) -> Iterator[None]:
+def forgotten_modules(tmp_path: Path) -> Iterator[None]:
     """What a test imports from its own folder is imported anew by the next one."""
     before = set(sys.modules)
     yield

@@ -86,8 +86,11 @@ def _find(plugins: Plugins, name: str) -> list[Spec]:
     ]
     if kinds:
         return [registry[name] for registry in kinds]
-    names = [registry.names() for registry in plugins.registries.values()]
-    known = sorted({*(it for some in names for it in some), *(it.name for it in plugins.records)})
+    known = {it.qualified_name for it in specs}
+    if "/" not in name:
+        names = [registry.names() for registry in plugins.registries.values()]
+        known = {*(it for some in names for it in some), *(it.name for it in plugins.records)}
+    known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
     raise UnknownNameError(f"there is no layer, dataset, model or plugin named {name!r}; {hint}")

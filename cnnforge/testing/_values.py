@@ -139,8 +139,8 @@ def gradients_oracle(subject: Subject) -> str:
         return float((factors * compute(*arrays)).sum())
 
     size = float(np.abs(factors * expected).sum())
+    found = gradients(factors)
     for name, place in _places(layer).items():
-        got = gradients(factors)[name]
         value = sources[place]
         terms = subject.grad_terms(value, outputs)
 
@@ -155,7 +155,7 @@ def gradients_oracle(subject: Subject) -> str:
         # A float64 difference over a step of 1e-6 is good to about ten digits.
         _along_directions(
             f"the gradient of {name}",
-            got,
+            found[name],
             value,
             along,
             bound=4 * terms**0.5 * _EPS,
@@ -170,6 +170,7 @@ def gradients_numeric(subject: Subject) -> str:
     layer, inputs = subject.built(), subject.inputs()
     outputs, gradients = gradients_of(layer, inputs)
     factors = factors_like(outputs)
+    found = gradients(factors)
     size = float(np.abs(factors * outputs).sum())
     step = 1e-2
     for name, place in _places(layer).items():
@@ -190,7 +191,7 @@ def gradients_numeric(subject: Subject) -> str:
 
         _along_directions(
             f"the gradient of {name}",
-            gradients(factors)[name],
+            found[name],
             value,
             along,
             bound=0.05,

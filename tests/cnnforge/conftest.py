@@ -1,7 +1,6 @@
 """Plugins that are installed for one test."""
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
@@ -17,37 +16,17 @@ def _no_plugin_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def _modules_are_forgotten() -> Iterator[None]:
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        if name.startswith("acme"):
-            del sys.modules[name]
+def install_plugin(install_plugin: Callable[..., Path]) -> Callable[..., Path]:
+    """Return `install(name, source)`: as the public fixture, with the imports in front."""
 
-
-@pytest.fixture
-def install_plugin(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _modules_are_forgotten: None
-) -> Callable[..., None]:
-    """Return `install(name, source)`: a distribution `acme-NAME` 1.0 with an entry point NAME."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-
-    def install(name: str, source: str, distribution: str = "") -> None:
-        distribution = distribution or f"acme-{name}"
-        module = distribution.replace("-", "_")
-        (tmp_path / f"{module}.py").write_text(PLUGIN_HEADER + dedent(source))
-        info = tmp_path / f"{module}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n"
-        )
-        (info / "entry_points.txt").write_text(f"[cnnforge]\n{name} = {module}\n")
+    def install(name: str, source: str, distribution: str = "") -> Path:
+        return install_plugin(name, PLUGIN_HEADER + dedent(source), distribution)
 
     return install
 
 
 @pytest.fixture
-def write_plugin(tmp_path: Path, _modules_are_forgotten: None) -> Callable[..., str]:
+def write_plugin(tmp_path: Path, forgotten_modules: None) -> Callable[..., str]:
     """Return `write(name, source)`: a file for `--plugin`, of which it returns the path."""
 
     def write(name: str, source: str) -> str:

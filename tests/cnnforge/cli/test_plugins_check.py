@@ -1,0 +1,190 @@
+"""`cnnforge plugins check`: one line a check, a table to paste, the exit code."""
+
+import json
+
+import pytest
+
+from cnnforge.cli import main
+
+# A layer of Keras' own operations and one of the same with a fault; no process of its own is
+# needed to see that the command tells them apart.
+LAYERS = """
+    import keras
+    import numpy as np
+    from cnnforge.testing import LayerCase
+
+    @hookimpl
+    def cnnforge_layers():
+        layer = {"summary": "a slope below zero", "cases": "acme_leaky:CASES"}
+        return [
+            LayerSpec(name="leaky", target="acme_leaky:Leaky", **layer),
+            LayerSpec(name="broken", target="acme_leaky:Broken", **layer),
+            LayerSpec(name="missing", target="acme_leaky:Missing", **layer),
+            LayerSpec(name="untested", target="acme_leaky:Leaky", summary="no cases"),
+        ]
+
+    class Leaky(keras.layers.Layer):
+        def __init__(self, slope, **kwargs):
+            super().__init__(**kwargs)
+            if not slope >= 0:
+                raise ValueError(f"slope={slope} must be 0 or more")
+            self.slope = slope
+
+        def call(self, inputs):
+            return keras.ops.maximum(inputs, self.slope * inputs)
+
+        def get_config(self):
+            return {**super().get_config(), "slope": self.slope}
+
+    class Broken(Leaky):
+        def call(self, inputs):
+            return -super().call(inputs)
+
+    for kind in (Leaky, Broken):
+        keras.saving.register_keras_serializable("acme_leaky")(kind)
+
+    CASES = [
+        LayerCase(
+            name=name,
+            arguments={"slope": slope},
+            input_shape=(2, 3, 4, 2),
+            oracle=lambda layer, inputs: np.maximum(inputs, layer.slope * inputs),
+            bad_arguments={"slope": -1.0},
+        )
+        for name, slope in (("quarter", 0.25), ("zero", 0.0))
+    ]
+"""
+MODEL = """
+    import keras
+
+    @hookimpl
+    def cnnforge_models():
+        return [
+            ModelSpec(name="good", target="acme_model:good", summary="one dense layer"),
+            ModelSpec(name="raw", target="acme_model:raw", summary="without a softmax"),
+            ModelSpec(name="short", target="acme_model:short", summary="takes one argument"),
+        ]
+
+    @hookimpl
+    def cnnforge_datasets():
+        return [
+            DatasetSpec(name="none", target="acme_model:nothing", summary="returns nothing"),
+            DatasetSpec(name="raises", target="acme_model:raises", summary="fails"),
+        ]
+
+    def good(input_shape, classes, activation="softmax"):
+        layers = [keras.layers.Rescaling(1 / 255), keras.layers.Flatten()]
+        layers.append(keras.layers.Dense(classes, activation=activation))
+        return keras.Sequential([keras.Input(input_shape), *layers])
+
+    def raw(input_shape, classes):
+        return good(input_shape, classes, None)
+
+    def short(input_shape): ...
+    def nothing(argument, options): ...
+    def raises(argument, options): return argument + 1
+"""
+
+
+@pytest.fixture(autouse=True)
+def _without_a_process_of_its_own(monkeypatch):
+    # It has tests of its own, and takes seconds.
+    from cnnforge.testing import conformance
+
+    monkeypatch.setattr(conformance, "save_and_load", lambda subjects: "")
+
+
+def check(capsys, *arguments):
+    """The exit code and the rows, by spec and check."""
+    code = main(["plugins", "check", "--json", *arguments])
+    report = json.loads(capsys.readouterr().out)
+    assert report["passed"] == (code == 0)
+    return code, {(it["name"], it["check"], it["case"]): it for it in report["checks"]}
+
+
+def test_a_good_layer(install_plugin, capsys):
+    install_plugin("leaky", LAYERS)
+    assert main(["plugins", "check", "leaky/leaky"]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0] == "layer leaky/leaky: a slope below zero"
+    assert "  ok   values_oracle-quarter" in lines
+    assert any(line.startswith("  ok   speed-zero: ") for line in lines)
+    assert "| leaky/leaky | quarter | zero |" in lines
+    assert "| values_oracle | ok | ok |" in lines
+    assert lines[-1] == "31 of 31 checks passed"
+    assert err == ""
+
+
+def test_a_broken_layer(install_plugin, capsys):
+    install_plugin("leaky", LAYERS)
+    assert main(["plugins", "check", "broken"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if "values_oracle-quarter" in line]
+    assert line.startswith("  FAIL values_oracle-quarter: the output has the opposite sign (max|")
+    assert "| values_oracle | **FAIL** | **FAIL** |" in lines
+    assert "| determinism | ok | ok |" in lines
+
+
+def test_json(install_plugin, capsys):
+    install_plugin("leaky", LAYERS)
+    code, rows = check(capsys, "broken")
+    assert code == 1
+    row = rows["leaky/broken", "gradients_oracle", "zero"]
+    assert row["status"] == "failed"
+    assert row["kind"] == "layer"
+    assert "the gradient of the inputs has the opposite sign" in row["message"]
+    assert rows["leaky/broken", "registration", ""]["status"] == "ok"
+
+
+def test_what_cannot_be_checked_fails(install_plugin, capsys):
+    install_plugin("leaky", LAYERS)
+    code, rows = check(capsys, "missing")
+    assert code == 1
+    assert list(rows) == [("leaky/missing", "targets", "")]
+    assert "has no attribute 'Missing'" in rows["leaky/missing", "targets", ""]["message"]
+    code, rows = check(capsys, "untested")
+    assert code == 1
+    assert "names no cases" in rows["leaky/untested", "targets", ""]["message"]
+
+
+def test_a_whole_plugin(install_plugin, capsys):
+    install_plugin("model", MODEL)
+    code, rows = check(capsys, "model")
+    assert code == 1
+    failed = {key[:2]: row["message"] for key, row in rows.items() if row["status"] == "failed"}
+    assert not [key for key in failed if key[0] == "model/good"]
+    assert "builds" in {check for name, check, _ in rows if name == "model/good"}
+    assert "end the model in a softmax" in failed["model/raw", "builds"]
+    assert "cannot be called with 2 arguments" in failed["model/short", "targets"]
+    assert "returns a NoneType, expected a Dataset" in failed["model/none", "loads"]
+    assert "raise a cnnforge.errors.UsageError" in failed["model/raises", "loads"]
+
+
+def test_a_dataset_that_needs_an_argument(capsys):
+    code, rows = check(capsys, "csv")
+    assert code == 0
+    assert "csv needs a file" in rows["builtin/csv", "loads", ""]["message"]
+
+
+def test_a_file(write_plugin, capsys):
+    path = write_plugin("acme_leaky", LAYERS)
+    for arguments in (["check", "leaky", "--plugin", path], ["--plugin", path, "check", "leaky"]):
+        assert main(["plugins", *arguments]) == 0
+    assert "acme_leaky/leaky" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("conv2", "no layer, dataset, model or plugin named 'conv2'; did you mean 'conv2d'?"),
+        ("builtn", "did you mean 'builtin'?"),
+        ("builtin/conv2", "did you mean 'builtin/conv2d'?"),
+        ("nothing_like_it", "there are: average_pooling2d, "),
+        ("hopeless", "plugin 'hopeless' is not loaded (failed): ZeroDivisionError"),
+    ],
+)
+def test_unknown_names(install_plugin, capsys, name, message):
+    install_plugin("hopeless", "1 / 0")
+    assert main(["plugins", "check", name]) == 2
+    assert message in capsys.readouterr().err
