@@ -13,7 +13,7 @@ from typing import Any
 from cnnforge.discovery import discover
 from cnnforge.errors import PluginError
 from cnnforge.plugin import LayerSpec
-from cnnforge.testing import _behaviour, _conversion, _structure, _values
+from cnnforge.testing import _behaviour, _conversion, _gradients, _memory, _structure, _values
 from cnnforge.testing._declared import dataset_checks as dataset_checks
 from cnnforge.testing._declared import model_checks as model_checks
 from cnnforge.testing._fresh_process import save_and_load
@@ -116,7 +116,7 @@ def _of_case(subject: Subject) -> dict[str, Any]:
     found = dict(_structure.CHECKS)
     if not subject.case.bad_arguments:
         del found["bad_arguments"]
-    for name, run in _values.CHECKS.items():
+    for name, run in {**_values.CHECKS, **_gradients.CHECKS}.items():
         wanted = {
             "oracle": subject.case.oracle is not None,
             "reference": bool(has_reference),
@@ -124,5 +124,5 @@ def _of_case(subject: Subject) -> dict[str, Any]:
         }
         if wanted[name.rpartition("_")[2]]:
             found[name] = run
-    found |= _behaviour.CHECKS
+    found |= {**_memory.CHECKS, **_behaviour.CHECKS}
     return found | (_conversion.CHECKS if has_reference else {})

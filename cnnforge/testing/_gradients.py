@@ -1,0 +1,207 @@
+"""Checks of gradients: against the oracle, against the reference, by finite differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cnnforge.errors import one_line
+from cnnforge.testing._subject import (
+    INPUTS,
+    Array,
+    Subject,
+    factors_like,
+    gradients_of,
+    numpy,
+    outputs_of,
+    weight_names,
+)
+from cnnforge.testing._values import (
+    compare,
+    oracle_of,
+    reference_inputs,
+    stock_of,
+    weight_arrays,
+)
+from cnnforge.testing.diagnosis import diagnose
+
+_DIRECTIONS = 3
+# Above this many elements a wrong gradient is not computed element by element to say in what way.
+_DIAGNOSED = 1500
+_EPS = float(np.finfo(np.float32).eps)
+
+
+def gradients_oracle(subject: Subject) -> str:
+    """The gradients are the derivatives of the oracle, by finite differences in float64."""
+    layer, inputs = subject.built(), subject.inputs()
+    outputs, gradients = gradients_of(layer, inputs)
+    compute, weights = oracle_of(subject, layer), weight_arrays(layer)
+    sources = [inputs.astype(np.float64), *weights]
+    expected = compute(*sources)
+    if outputs.shape != expected.shape:
+        raise AssertionError(
+            f"the outputs have the shape {outputs.shape}, those of the oracle {expected.shape}"
+        )
+    factors = _factors(outputs, expected)
+
+    def total(*arrays: Array) -> float:
+        return float((factors * compute(*arrays)).sum())
+
+    size = float(np.abs(factors * expected).sum())
+    found = gradients(factors)
+    for name, place in _places(layer).items():
+        value = sources[place]
+        terms = subject.grad_terms(value, outputs)
+
+        def along(direction: Array, place: int = place) -> float:
+            step = 1e-6
+            ends = [
+                [it + sign * step * direction if i == place else it for i, it in enumerate(sources)]
+                for sign in (1, -1)
+            ]
+            return (total(*ends[0]) - total(*ends[1])) / (2 * step)
+
+        # A float64 difference over a step of 1e-6 is good to about ten digits.
+        _along_directions(
+            f"the gradient of {name}",
+            found[name],
+            value,
+            along,
+            bound=4 * terms**0.5 * _EPS,
+            floor=1e-9 * size,
+            against="oracle's finite differences",
+        )
+    return ""
+
+
+def gradients_numeric(subject: Subject) -> str:
+    """The gradients are the layer's own finite differences, as far as float32 tells."""
+    layer, inputs = subject.built(), subject.inputs()
+    outputs, gradients = gradients_of(layer, inputs)
+    factors = factors_like(outputs)
+    found = gradients(factors)
+    size = float(np.abs(factors * outputs).sum())
+    step = 1e-2
+    for name, place in _places(layer).items():
+        weight = None if place == 0 else layer.weights[place - 1]
+        value = inputs if weight is None else numpy(weight)
+
+        def along(direction: Array, weight: Any = weight, value: Array = value) -> float:
+            ends = []
+            for sign in (1, -1):
+                moved = (value + sign * step * direction).astype(np.float32)
+                if weight is None:
+                    ends.append(outputs_of(layer, moved))
+                else:
+                    weight.assign(moved)
+                    ends.append(outputs_of(layer, inputs))
+                    weight.assign(value)
+            return float((factors * (ends[0].astype(np.float64) - ends[1])).sum()) / (2 * step)
+
+        _along_directions(
+            f"the gradient of {name}",
+            found[name],
+            value,
+            along,
+            bound=0.05,
+            floor=10 * _EPS * size / step,
+            against="layer's own differences in float32",
+        )
+    return "to 5 % only: the case has no oracle and the layer no reference"
+
+
+def _along_directions(
+    what: str,
+    got: Array | None,
+    value: Array,
+    along: Callable[[Array], float],
+    *,
+    bound: float,
+    floor: float,
+    against: str,
+) -> None:
+    """Compare a gradient with derivatives along random directions."""
+    generator = np.random.default_rng(5)
+    directions = [generator.standard_normal(value.shape) for _ in range(_DIRECTIONS)]
+    expected = [along(direction) for direction in directions]
+    if got is None:
+        compare(what, None, np.array(expected) * (np.abs(expected) > floor), 1, against=against)
+        return
+    if got.shape != value.shape:
+        raise AssertionError(f"{what} {diagnose(got, np.zeros(value.shape))}")
+    wide = got.astype(np.float64)
+    if not np.isfinite(wide).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(wide))[0])
+        count = int((~np.isfinite(wide)).sum())
+        raise AssertionError(
+            f"{what}: {count} of {got.size} values are not finite, the first at {where}"
+        )
+    found = [float((wide * direction).sum()) for direction in directions]
+    size = max(float(np.sqrt((wide**2).sum())), *(abs(it) for it in expected))
+    for one, other in zip(found, expected, strict=True):
+        if abs(one - other) > bound * size + floor:
+            break
+    else:
+        return
+    phrase = ""
+    if value.size <= _DIAGNOSED:
+        phrase = diagnose(wide, _every_element(value, along))
+    raise AssertionError(
+        f"{what} {phrase or f'differs from the {against}'} (along a random direction it is "
+        f"{one:.6g}, by the {against} {other:.6g}; allowed {bound * size + floor:.2g})"
+    )
+
+
+def _every_element(value: Array, along: Callable[[Array], float]) -> Array:
+    found = np.zeros(value.shape)
+    for place in np.ndindex(value.shape):
+        direction = np.zeros(value.shape)
+        direction[place] = 1
+        found[place] = along(direction)
+    return found
+
+
+def _places(layer: Any) -> dict[str, int]:
+    """The name of everything that has a gradient, and its place among inputs and weights."""
+    places = {INPUTS: 0}
+    all_weights = [id(weight) for weight in layer.weights]
+    names = weight_names(layer, layer.trainable_variables)
+    for name, weight in zip(names, layer.trainable_variables, strict=True):
+        places[name] = 1 + all_weights.index(id(weight))
+    return places
+
+
+def _factors(got: Array, expected: Array) -> Array:
+    """Upstream gradients; zero where the last bit decides whether an activation lets it through."""
+    factors = factors_like(got)
+    factors[(got == 0) != (expected == 0)] = 0
+    return factors
+
+
+def gradients_reference(subject: Subject) -> str:
+    """The gradients are those of the reference in float64."""
+    layer = subject.built()
+    stock, inputs = stock_of(subject, layer), reference_inputs(subject, layer)
+    outputs, gradients = gradients_of(layer, inputs)
+    try:
+        expected, wanted = gradients_of(stock, inputs.astype(np.float64))
+        factors = _factors(outputs, expected)
+        theirs = wanted(factors)
+    except Exception as error:
+        if subject.case.oracle is None:
+            raise
+        # TensorFlow has no gradient of grouped convolutions on a CPU, for instance.
+        return f"left to the oracle, as the reference has none: {one_line(error)[:80]}"
+    ours = gradients(factors)
+    for (name, got), value in zip(ours.items(), theirs.values(), strict=True):
+        if value is not None:
+            terms = subject.grad_terms(value, outputs)
+            compare(f"the gradient of {name}", got, value, terms, against="reference")
+    return ""
+
+
+CHECKS: dict[str, Callable[[Subject], str]] = {
+    check.__name__: check for check in (gradients_oracle, gradients_reference, gradients_numeric)
+}

@@ -1,0 +1,109 @@
+"""What the functions of ops do to memory, seen through `audit`."""
+
+import keras
+import numba
+import numpy as np
+import pytest
+
+from cnnforge._backend import pullback
+from cnnforge.ops import ArrayOp
+from cnnforge.ops._audit import audit
+
+
+@numba.njit(cache=True)
+def marks(inputs, fault, outputs, mask):
+    for index in range(inputs.size):
+        outputs[index] = inputs[index]
+        if fault != 1 or index != 2:
+            # 255 is what an untouched byte reads as well.
+            mask[index] = 255
+    if fault == 2:
+        mask[-1 - mask.size] = 7
+    if fault == 3:
+        inputs[1] = 5
+
+
+@numba.njit(cache=True)
+def marks_backward(grad_outputs, fault, grad_inputs):
+    if fault != 4:
+        grad_inputs[:] = 0
+    grad_inputs += grad_outputs
+
+
+def marks_shapes(inputs):
+    return inputs, inputs
+
+
+marks_op = ArrayOp(
+    "audit_marks",
+    forward=marks,
+    backward=marks_backward,
+    inputs={"inputs": 1},
+    outputs={"outputs": 1, "mask": numba.uint8[::1]},
+    output_shapes=marks_shapes,
+    attributes={"fault": 0},
+)
+
+
+class Marks(keras.layers.Layer):
+    def __init__(self, fault):
+        super().__init__()
+        self.fault, self.supports_jit = fault, False
+
+    def call(self, inputs):
+        return marks_op(inputs, fault=self.fault)[0]
+
+
+def run(fault):
+    with audit() as found:
+        outputs, gradients = pullback(Marks(fault), keras.ops.ones(4))
+        (gradient,) = gradients(keras.ops.ones(4))
+    assert len(found.functions) == 2
+    return found.faults, np.array(outputs), np.array(gradient)
+
+
+def test_no_fault():
+    faults, outputs, gradient = run(0)
+    assert faults == []
+    np.testing.assert_array_equal(outputs, np.ones(4))
+    np.testing.assert_array_equal(gradient, np.ones(4))
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (1, "1 of 4 elements of 'mask' were never written (or added to before they were set), fir"),
+        (2, "the forward function 'marks' writes outside of 'mask', (4,)"),
+        (3, "'marks' modified 'inputs', which it may only read: 1 of 4 elements, first at (1,)"),
+        (4, "4 of 4 elements of 'grad_inputs' were never written (or added to before"),
+    ],
+)
+def test_faults(fault, words):
+    (message,), *_ = run(fault)
+    assert words in message
+
+
+def test_numbers_and_nothing():
+    @numba.njit
+    def total(inputs, outputs):
+        outputs[()] = inputs.sum()
+
+    op = ArrayOp(
+        "audit_total",
+        forward=total,
+        inputs={"inputs": 2},
+        outputs={"outputs": 0},
+        output_shapes=lambda inputs: (),
+    )
+    with audit() as found:
+        assert float(op(keras.ops.ones((2, 3)))) == 6
+        assert float(op(keras.ops.ones((0, 3)))) == 0
+    assert found.faults == []
+    assert len(found.functions) == 1
+
+
+def test_it_ends():
+    with audit() as found:
+        pass
+    pullback(Marks(3), keras.ops.ones(4))
+    assert not found.functions
