@@ -9,6 +9,8 @@ from functools import partial
 
 import numpy as np
 
+_LONG = 0.05
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -34,6 +36,7 @@ def interleave(
     warm_up: int = 3,
     seconds: float = 0.002,
     limit: float = float("inf"),
+    enough: Callable[[Mapping[str, np.ndarray]], bool] = lambda _: False,
 ) -> tuple[dict[str, Timing], dict[str, np.ndarray]]:
     """Time functions in turn, so that whatever slows the machine slows all of them.
 
@@ -47,6 +50,7 @@ def interleave(
         warm_up: Calls of each that are not measured.
         seconds: The shortest measurement.
         limit: Seconds after which no further round begins, once there were three.
+        enough: Told the seconds of the rounds so far, once there were three: whether they will do.
 
     Returns:
         The timings, and for each name the (rounds,) seconds themselves: a ratio of two is best
@@ -57,7 +61,7 @@ def interleave(
         for _ in range(warm_up):
             function()
         repeats[name] = 1
-        while (once := min(_seconds(function, repeats[name]) for _ in range(2))) < seconds / 2:
+        while (once := _least(function, repeats[name])) < seconds / 2:
             # What a first call costs besides is not part of what ten more cost.
             wanted = repeats[name] * seconds / max(once, 1e-9)
             repeats[name] = int(min(np.ceil(wanted), 10 * repeats[name]))
@@ -65,13 +69,22 @@ def interleave(
     names = list(functions)
     begun_all = time.perf_counter()
     for number in range(rounds):
-        if number >= 3 and time.perf_counter() - begun_all > limit:
+        if number >= 3 and (
+            time.perf_counter() - begun_all > limit
+            or enough({name: np.array(values) for name, values in times.items()})
+        ):
             break
         for name in names if number % 2 == 0 else reversed(names):
             function, count = functions[name], repeats[name]
             times[name].append(_seconds(function, count) / count)
     arrays = {name: np.array(values) for name, values in times.items()}
     return {name: timing(values) for name, values in arrays.items()}, arrays
+
+
+def _least(function: Callable[[], object], count: int) -> float:
+    """The lesser of two measurements; of one that takes longer than any interruption, that."""
+    once = _seconds(function, count)
+    return once if once > _LONG else min(once, _seconds(function, count))
 
 
 def _seconds(function: Callable[[], object], count: int) -> float:

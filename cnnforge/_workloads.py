@@ -48,8 +48,16 @@ class Workload:
     @property
     def key(self) -> str:
         """The same for two workloads that take the same time."""
-        config = {k: v for k, v in self.config.items() if not k.endswith(_IRRELEVANT)}
-        facts = [self.spec.qualified_name, self.spec.target, self.shape, self.grad_inputs, config]
+        return self._key((*_IRRELEVANT,), self.grad_inputs)
+
+    @property
+    def forward_key(self) -> str:
+        """The same for two workloads whose forward passes take the same time."""
+        return self._key((*_IRRELEVANT, "trainable"), None)
+
+    def _key(self, irrelevant: tuple[str, ...], grad_inputs: bool | None) -> str:
+        config = {k: v for k, v in self.config.items() if not k.endswith(irrelevant)}
+        facts = [self.spec.qualified_name, self.spec.target, self.shape, grad_inputs, config]
         return json.dumps(facts, sort_keys=True, default=str)
 
     def build(self, kind: type) -> keras.layers.Layer:
@@ -134,6 +142,36 @@ def functions(workload: Workload, kind: type, seed: int = 0) -> Functions:
     )
 
 
+def layer_workloads(
+    spec: LayerSpec,
+    layer: keras.layers.Layer,
+    batch_size: int,
+    config: Mapping[str, Any] | None = None,
+) -> list[Workload]:
+    """A plugin layer at each shape at which a model uses a layer.
+
+    Args:
+        spec: The plugin layer's; it stands for a stock layer.
+        layer: That stock layer, or the plugin's, in a built model.
+        batch_size: The batch to measure with.
+        config: The plugin layer's configuration; the layer's own by default.
+
+    Returns:
+        One for each shape; none where the model does not tell.
+
+    Raises:
+        PluginError: The plugin layer cannot be imported.
+    """
+    kind, reference = spec.load(), spec.load_reference()
+    if reference is None:
+        return []
+    config = layer.get_config() if config is None else config
+    return [
+        Workload(spec, kind, reference, config, shape, needed)
+        for shape, needed in _shapes(layer, batch_size)
+    ]
+
+
 def model_workloads(
     model: keras.Model, layers: Registry[LayerSpec], batch_size: int
 ) -> list[tuple[str, Workload]]:
@@ -150,20 +188,16 @@ def model_workloads(
     known = {}
     for spec in layers.values():
         try:
-            reference = spec.load_reference()
-            if reference is not None:
-                known[spec.load()] = (spec, reference)
+            if spec.load_reference() is not None:
+                known[spec.load()] = spec
         except PluginError:
             continue  # No layer of the model is of a class that cannot be imported.
-    found = []
-    for layer in model._flatten_layers():
-        if type(layer) in known:
-            spec, reference = known[type(layer)]
-            config = layer.get_config()
-            for shape, needed in _shapes(layer, batch_size):
-                workload = Workload(spec, type(layer), reference, config, shape, needed)
-                found.append((layer.name, workload))
-    return found
+    return [
+        (layer.name, workload)
+        for layer in model._flatten_layers()
+        if type(layer) in known
+        for workload in layer_workloads(known[type(layer)], layer, batch_size)
+    ]
 
 
 def _shapes(layer: keras.layers.Layer, batch_size: int) -> Iterator[tuple[tuple[int, ...], bool]]:

@@ -8,126 +8,38 @@ configuration and the same weights. What is saved is the lowered model, which an
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 import keras
 
-# Keras exports no name for the class of what `keras.Model(inputs, outputs)` returns.
-from keras.src.models.functional import Functional
-
+from cnnforge._places import check_convertible, fusible, neighbours, references
+from cnnforge.decisions import PREVIOUS as PREVIOUS
+from cnnforge.decisions import Kernels as Kernels
+from cnnforge.decisions import LayerImplementation as LayerImplementation
+from cnnforge.decisions import decide as decide
+from cnnforge.decisions import implementations as implementations
+from cnnforge.decisions import installed, places
 from cnnforge.errors import PluginError, UsageError, one_line
 from cnnforge.plugin import LayerSpec
 from cnnforge.registry import Registry
-
-Kernels = Literal["auto", "numba", "keras"]
-
-
-@dataclass(frozen=True)
-class LayerImplementation:
-    """What computes one layer of a model.
-
-    Attributes:
-        layer: The layer's name.
-        kind: The stock layer's class, or the layer's own where it stands for none.
-        implementation: ``numba`` for a plugin's layer, ``keras`` for the framework's own.
-        provider: The plugin layer's qualified name; "" for the framework; for a layer that is
-            computed together with the one before it, that.
-    """
-
-    layer: str
-    kind: str
-    implementation: Literal["numba", "keras"]
-    provider: str
-
-
-def _references(layers: Registry[LayerSpec]) -> list[tuple[LayerSpec, type]]:
-    """The specs that stand for a stock layer, in order of preference, and that layer's class.
-
-    A built-in layer gives way to another plugin's only when the built-in plugin is disabled:
-    which kernel runs never depends on what else happens to be installed.
-    """
-    found = []
-    for spec in sorted(layers.values(), key=lambda s: (s.plugin != "builtin", s.qualified_name)):
-        # No model holds a layer of a library that cannot be imported.
-        with contextlib.suppress(PluginError):
-            if (stock := spec.load_reference()) is not None:
-                found.append((spec, stock))
-    return found
 
 
 def _plugin_layers(layers: Registry[LayerSpec]) -> dict[type, tuple[LayerSpec, type]]:
     """Plugin layer class to its spec and its stock class, of the specs that have one."""
     found = {}
-    for spec, stock in _references(layers):
+    for spec, stock in references(layers):
         with contextlib.suppress(PluginError):
             found[spec.load()] = (spec, stock)
     return found
-
-
-def _check(model: keras.Model) -> None:
-    kind = type(model)
-    if not isinstance(model, keras.Sequential | Functional):
-        raise UsageError(
-            f"the model {model.name!r} is a {kind.__name__}, a subclass of keras.Model, and only "
-            "Sequential and Functional models can be converted; build it from layers with "
-            "keras.Model(inputs, outputs), or use --kernels keras"
-        )
-    # A clone is built of its layers: what a method of the model adds to them would be lost.
-    if kind.call not in (keras.Sequential.call, Functional.call):
-        raise UsageError(
-            f"the model {model.name!r} is a {kind.__name__} with a call() of its own, and only "
-            "models that are nothing but their layers can be converted; put what it computes "
-            "into a layer, or use --kernels keras"
-        )
-    if not model.built:
-        raise UsageError(
-            f"the model {model.name!r} has no weights yet, because the shape of its inputs is not "
-            "known; begin it with keras.Input((height, width, channels)), or call "
-            "model.build((None, height, width, channels))"
-        )
-
-
-def _neighbours(
-    model: keras.Model,
-) -> Iterator[tuple[keras.layers.Layer, keras.layers.Layer]]:
-    """Pairs of layers of which the second alone gets what the first gives, each used once."""
-    parts = [
-        part for part in model._flatten_layers() if isinstance(part, keras.Sequential | Functional)
-    ]
-    # A layer that stands in several models, or several times in one, cannot give way to a block.
-    places = Counter(id(layer) for part in parts for layer in part.layers)
-    for part in parts:
-        if isinstance(part, keras.Sequential):
-            for first, second in pairwise(part.layers):
-                if places[id(first)] == places[id(second)] == 1:
-                    yield first, second
-        elif isinstance(part, Functional):
-            nodes = [node for level in part._nodes_by_depth.values() for node in level]
-            uses = Counter(node.operation for node in nodes)
-            consumers: dict[Any, list[Any]] = {}
-            for node in nodes:
-                for tensor in node.input_tensors:
-                    consumers.setdefault(tensor._keras_history.operation, []).append(node.operation)
-            for tensor in part.outputs:
-                consumers.setdefault(tensor._keras_history.operation, []).append(None)
-            for first, seconds in consumers.items():
-                once = len(seconds) == 1 and uses[first] == 1 and uses[seconds[0]] == 1
-                if once and places[id(first)] == places[id(seconds[0])] == 1:
-                    yield first, seconds[0]
 
 
 def _rebuilt(
     model: keras.Model, exchange: Callable[[keras.layers.Layer], keras.layers.Layer | None]
 ) -> keras.Model:
     """A clone of ``model`` with layers exchanged for what ``exchange`` returns, if anything."""
-    _check(model)
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.Sequential | Functional):
-            _check(layer)
+    check_convertible(model)
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         try:
@@ -175,9 +87,15 @@ def _copy(source: Sequence[keras.Variable], target: Sequence[keras.Variable]) ->
 
 
 def forge(
-    model: keras.Model, kernels: Kernels = "auto", *, layers: Registry[LayerSpec] | None = None
+    model: keras.Model,
+    kernels: Kernels | Sequence[LayerImplementation] = "auto",
+    *,
+    layers: Registry[LayerSpec] | None = None,
+    batch_size: int = 64,
+    training: bool = True,
+    cache_file: Path | None = None,
 ) -> keras.Model:
-    """A copy of a model whose layers run on plugin kernels wherever there are some.
+    """A copy of a model whose layers run on plugin kernels wherever these are not slower.
 
     A layer inside another layer (``TimeDistributed(Conv2D(...))``) and a user's own subclass of a
     stock layer stay as they are. A subclass of a Functional model becomes a plain one, unless its
@@ -185,9 +103,13 @@ def forge(
 
     Args:
         model: A Sequential or Functional model; it is left as it is.
-        kernels: ``auto`` and ``numba`` use the plugins' kernels, ``keras`` returns the model
-            itself. ``numba`` is an error where no layer has a kernel.
+        kernels: What `decide` has returned for such a model; or ``auto``, ``numba`` or ``keras``,
+            which ask it. ``numba`` is an error where no layer has a kernel. Where nothing is to be
+            exchanged, the model itself is returned.
         layers: The plugin layers; those of the installed plugins by default.
+        batch_size: As for `decide`.
+        training: As for `decide`.
+        cache_file: As for `decide`.
 
     Returns:
         The forged model: same configuration, weights, seeds, and layer names, except that Keras
@@ -195,32 +117,74 @@ def forge(
         state.
 
     Raises:
-        UsageError: A subclassed model, one that is not built, a layer that cannot be copied, or
-            ``numba`` where no plugin layer fits.
-        PluginError: A plugin layer that the model needs cannot be loaded.
+        UsageError: A subclassed model, one that is not built, a layer that cannot be copied,
+            ``numba`` where no plugin layer fits, or decisions about another model.
+        PluginError: A plugin layer that was asked for cannot be loaded.
+        UnknownNameError: A plugin that was decided on is not there.
     """
     if kernels == "keras":
         return model
-    layers = _installed() if layers is None else layers
-    chosen: dict[type, LayerSpec] = {}
-    for spec, stock in _references(layers):
-        chosen.setdefault(stock, spec)
-    fused = _fuse(model, layers)
-
-    def exchange(layer: keras.layers.Layer) -> keras.layers.Layer | None:
-        if id(layer) in fused:
-            return fused[id(layer)]
-        spec = chosen.get(type(layer))
-        return None if spec is None else spec.load().from_config(layer.get_config())
-
-    forged = _rebuilt(model, exchange)
-    if kernels == "numba" and not any(it.provider for it in implementations(forged, layers=layers)):
-        names = ", ".join(sorted(stock.__name__ for stock in chosen)) or "none"
-        raise UsageError(
-            f"no layer of the model {model.name!r} has a kernel (there are kernels for: {names}); "
-            "use --kernels auto"
+    layers = installed() if layers is None else layers
+    check_convertible(model)
+    if isinstance(kernels, str):
+        decisions = decide(
+            model,
+            kernels,
+            layers=layers,
+            batch_size=batch_size,
+            training=training,
+            cache_file=cache_file,
         )
-    return forged
+    else:
+        decisions = kernels
+    exchanged = _exchanged(model, decisions, layers)
+    if not exchanged:
+        return model
+    return _rebuilt(model, lambda layer: exchanged[id(layer)]() if id(layer) in exchanged else None)
+
+
+def _exchanged(
+    model: keras.Model, decisions: Sequence[LayerImplementation], layers: Registry[LayerSpec]
+) -> dict[int, Callable[[], keras.layers.Layer]]:
+    """What makes the layer in the place of each layer (by id) that does not stay."""
+    # In order and by class: names that Keras has made differ from one build to the next.
+    waiting = [(layer, it.kind) for layer, it in places(model, layers)]
+    pairs = {
+        (spec.qualified_name, id(first)): second for spec, first, second in fusible(model, layers)
+    }
+    found: dict[int, Callable[[], keras.layers.Layer]] = {}
+    for it in decisions:
+        number = next((n for n, (_, kind) in enumerate(waiting) if kind == it.kind), None)
+        layer = None
+        if number is not None:
+            layer, waiting = waiting[number][0], waiting[number + 1 :]
+        if it.implementation == "keras" or it.provider == PREVIOUS:
+            continue
+        spec = layers[it.provider]
+        if layer is None:
+            raise UsageError(_another_model(model, it))
+        if type(layer) is spec.load():
+            continue
+        if not spec.fuses:
+            found[id(layer)] = partial(spec.load().from_config, layer.get_config())
+            continue
+        second = pairs.get((it.provider, id(layer)))
+        block = None if second is None else spec.load().fuse(layer, second)
+        if block is None:
+            raise UsageError(_another_model(model, it))
+        found |= {id(layer): partial(_same, block[0]), id(second): partial(_same, block[1])}
+    return found
+
+
+def _same(layer: keras.layers.Layer) -> keras.layers.Layer:
+    return layer
+
+
+def _another_model(model: keras.Model, it: LayerImplementation) -> str:
+    return (
+        f"{it.provider} was to compute {it.layer!r}, a {it.kind}, for which the model "
+        f"{model.name!r} has no place: these are decisions about another model"
+    )
 
 
 def lower(model: keras.Model, *, layers: Registry[LayerSpec] | None = None) -> keras.Model:
@@ -239,10 +203,10 @@ def lower(model: keras.Model, *, layers: Registry[LayerSpec] | None = None) -> k
     Raises:
         UsageError: A subclassed model, one that is not built, or a layer that cannot be copied.
     """
-    known = _plugin_layers(_installed() if layers is None else layers)
+    known = _plugin_layers(installed() if layers is None else layers)
     split = {
         id(first)
-        for first, second in _neighbours(model)
+        for first, second in neighbours(model)
         if hasattr(first, "unfuse") and hasattr(second, "unfuse")
     }
 
@@ -255,59 +219,3 @@ def lower(model: keras.Model, *, layers: Registry[LayerSpec] | None = None) -> k
         return None if stock is None else stock.from_config(layer.get_config())
 
     return _rebuilt(model, exchange)
-
-
-def _fuse(model: keras.Model, layers: Registry[LayerSpec]) -> dict[int, keras.layers.Layer]:
-    """What stands in the place of each layer (by id) that is computed together with another."""
-    fused: dict[int, keras.layers.Layer] = {}
-    pairs = list(_neighbours(model)) if isinstance(model, keras.Sequential | Functional) else []
-    for spec in layers.values():
-        if not spec.fuses:
-            continue
-        kinds = spec.load_fuses()
-        for first, second in pairs:
-            if (type(first), type(second)) != kinds or {id(first), id(second)} & set(fused):
-                continue
-            block = spec.load().fuse(first, second)
-            if block is not None:
-                fused[id(first)], fused[id(second)] = block
-    return fused
-
-
-def implementations(
-    model: keras.Model, *, layers: Registry[LayerSpec] | None = None
-) -> list[LayerImplementation]:
-    """What computes each layer of a model that some plugin layer could compute.
-
-    Args:
-        model: Any model.
-        layers: The plugin layers; those of the installed plugins by default.
-    """
-    layers = _installed() if layers is None else layers
-    references = {stock for _, stock in _references(layers)}
-    plugin_layers: dict[type, LayerSpec] = {}
-    for spec in layers.values():
-        with contextlib.suppress(PluginError):
-            plugin_layers[spec.load()] = spec
-    found = []
-    for layer in model._flatten_layers():
-        spec = plugin_layers.get(type(layer))
-        if spec is not None:
-            kind = (spec.reference or spec.target).rpartition(":")[2]
-            if hasattr(layer, "unfuse"):
-                kind = type(layer.unfuse()).__name__
-            found.append(LayerImplementation(layer.name, kind, "numba", spec.qualified_name))
-        elif hasattr(layer, "unfuse"):
-            kind = type(layer.unfuse()).__name__
-            found.append(
-                LayerImplementation(layer.name, kind, "numba", "computed by the layer before")
-            )
-        elif type(layer) in references:
-            found.append(LayerImplementation(layer.name, type(layer).__name__, "keras", ""))
-    return found
-
-
-def _installed() -> Registry[LayerSpec]:
-    from cnnforge.discovery import discover
-
-    return discover().layers

@@ -59,6 +59,13 @@ def show(result: dict[str, Any]) -> None:
         [_costs(case) for case in result["cases"] if case["passes"]],
         title="apart: compiling and tracing, a call on no images, an op on no images, the kernel",
     )
+    if "auto" in result:
+        typer.echo()
+        _render.table(
+            ["layer", "kind", "training", "ratio", "inference", "ratio", "why"],
+            [_auto(*both) for both in zip(*result["auto"].values(), strict=True)],
+            title="what --kernels auto takes",
+        )
     for case in result["cases"]:
         if case["note"]:
             _render.message(f"note: {case['name']} is not measured: {case['note']}")
@@ -136,6 +143,15 @@ def _costs(case: dict[str, Any]) -> list[str]:
         *(_milliseconds(kernel[it]) for it in ("ours", "reference")),
         f"{kernel['reference'] / kernel['ours']:.2f}" if both else "-",
     ]
+
+
+def _auto(training: dict[str, Any], inference: dict[str, Any]) -> list[str]:
+    cells = [training["layer"], training["kind"]]
+    for it in (training, inference):
+        ratio = "-" if it["ratio"] is None else f"{it['ratio']:.2f}"
+        cells += [it["provider"].removeprefix("builtin/") or "framework", ratio]
+    reasons = dict.fromkeys((training["reason"], inference["reason"]))
+    return [*cells, "; ".join(reasons)]
 
 
 def _milliseconds(seconds: float | None) -> str:

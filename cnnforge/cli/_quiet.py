@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -22,6 +23,7 @@ def import_keras() -> None:
     # that spin take the cores from Numba's: on 2 busy cores a convolution took 16 ms, not 1.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    _show_log()
     if "keras" in sys.modules:
         return
     with _held_back_stderr():
@@ -31,6 +33,23 @@ def import_keras() -> None:
             import_module("tensorflow").config.list_physical_devices()
         else:
             _keep_tensorflow_out()
+
+
+class _Shown(logging.Handler):
+    """Prints what the library has to say while it works as messages of the program."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line on stderr."""
+        from cnnforge.cli import _render
+
+        _render.message(record.getMessage())
+
+
+def _show_log() -> None:
+    log = logging.getLogger("cnnforge")
+    log.setLevel(logging.INFO)
+    if not any(isinstance(it, _Shown) for it in log.handlers):
+        log.addHandler(_Shown())
 
 
 def _keep_tensorflow_out() -> None:

@@ -86,11 +86,11 @@ def bench(
     before = None if compare is None else benchmarking.read_result(compare)
     if before is not None and compare is not None:
         benchmarking.require_same_machine(before, environment(), compare)
-    cases, forged = _cases(plugins, layer, model, size, batch_size)
+    cases, stock = _cases(plugins, layer, model, size, batch_size)
     first = _check(cases, json)
     result = _measure(cases, first, rounds)
-    if forged is not None:
-        _choose(result, cases, forged, plugins)
+    if stock is not None:
+        _choose(result, cases, stock, plugins)
     changes = None
     if before is not None:
         changes = benchmarking.compare(before, result)
@@ -164,18 +164,28 @@ def _model_cases(
     except Exception as error:
         raise UsageError(f"the model {name!r} cannot be built: {one_line(error)}") from error
     model = forge(stock, "numba", layers=plugins.layers)
-    return benchmarking.model_cases(model, plugins.layers, count), model
+    return benchmarking.model_cases(model, plugins.layers, count), stock
 
 
 def _choose(
-    result: dict[str, Any], cases: list[Case], model: keras.Model, plugins: Plugins
+    result: dict[str, Any], cases: list[Case], stock: keras.Model, plugins: Plugins
 ) -> None:
-    """Say of every case which implementation `--kernels auto` takes."""
-    from cnnforge.choice import choose
+    """Say what `--kernels auto` takes of every layer, and whether it is what a case measures."""
+    from dataclasses import asdict
 
-    choices = choose(model, plugins.layers, batch_size=cases[0].workload.shape[0])
+    from cnnforge.conversion import decide
+
+    batch_size = cases[0].workload.shape[0]
+    decided = {
+        name: decide(stock, layers=plugins.layers, batch_size=batch_size, training=training)
+        for name, training in (("training", True), ("inference", False))
+    }
+    result["auto"] = {name: [asdict(it) for it in found] for name, found in decided.items()}
+    taken = {it.layer: it for it in decided["training"]}
     for row, case in zip(result["cases"], cases, strict=True):
-        row["auto"] = choices[case.layers[0]]
+        it = taken[case.layers[0]]
+        apart = it.implementation == "numba" and it.provider != case.workload.spec.qualified_name
+        row["auto"] = "apart" if apart else it.implementation
 
 
 def _check(cases: list[Case], json: bool) -> list[Any]:

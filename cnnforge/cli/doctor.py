@@ -74,6 +74,7 @@ def _report(plugins: Plugins) -> dict[str, Any]:
             }
             for record in plugins.records
         ],
+        "choices": _choices(plugins.layers.values()),
         "checks": checks if usable else [_failed("all layers", "", route)],
     }
 
@@ -137,6 +138,29 @@ def _failed(name: str, kind: str, error: str) -> dict[str, Any]:
         "error": error,
         "passed": False,
     }
+
+
+def _choices(specs: Sequence[LayerSpec]) -> list[dict[str, Any]]:
+    """What `--kernels auto` has measured on this machine with these versions, and taken."""
+    from cnnforge.choice import remembered
+    from cnnforge.errors import PluginError
+
+    kinds = {}
+    for spec in specs:
+        try:
+            kinds[spec.qualified_name] = spec.load()
+        except PluginError:
+            continue  # The table of the plugins says so.
+    return [
+        {
+            "layer": it.layer,
+            "shape": list(it.shape),
+            "training": it.training,
+            "implementation": it.choice.implementation,
+            "ratio": it.choice.ratio,
+        }
+        for it in remembered(kinds)
+    ]
 
 
 def _lanes(features: Sequence[str]) -> int:
@@ -227,6 +251,19 @@ def _show(report: dict[str, Any]) -> None:
     rows = [[row[key] for key in columns] for row in report["plugins"]]
     _render.table(["plugin", *columns[1:]], rows)
     typer.echo()
+    if report["choices"]:
+        rows = [
+            [
+                it["layer"],
+                "x".join(map(str, it["shape"])),
+                "training" if it["training"] else "inference",
+                "the kernel" if it["implementation"] == "numba" else "the framework",
+                f"{it['ratio']:.2f}",
+            ]
+            for it in report["choices"]
+        ]
+        _render.table(["layer", "inputs", "for", "--kernels auto takes", "ratio"], rows)
+        typer.echo()
     rows = []
     for check in report["checks"]:
         for it in check["results"]:

@@ -227,6 +227,8 @@ def _run(session: Session, json: bool) -> None:
             f"kernels: {layers} run on Numba kernels, checked at this model's shapes: largest "
             f"error {worst:.0%} of what is allowed"
         )
+    for line in _kept_by_the_framework(session):
+        _render.message(line)
     if session.finished:
         _render.message(
             _stopped(session)
@@ -246,6 +248,20 @@ def _run(session: Session, json: bool) -> None:
     if _stopped(session):
         _render.message(_stopped(session))
     _finish(session, session.report(), json)
+
+
+def _kept_by_the_framework(session: Session) -> list[str]:
+    """What `--kernels auto` has left to the framework, and why."""
+    if session.options.kernels != "auto":
+        return []
+    left = [it for it in session.implementations if it.implementation == "keras"]
+    faster = [f"{it.layer} ({1 / it.ratio:.1f} times)" for it in left if it.ratio]
+    lines = [
+        f"kernels: {it.layer} is left to the framework: {it.reason}" for it in left if not it.ratio
+    ]
+    if faster:
+        lines.append(f"kernels: the framework is faster at {', '.join(faster)}, and computes these")
+    return lines
 
 
 def _stopped(session: Session) -> str:

@@ -70,7 +70,8 @@ class Predictor:
         Args:
             run: Holds `model.keras` and `classes.json`.
             layers: The layers that may replace those of Keras.
-            kernels: `"auto"`, `"numba"` or `"keras"`, as for training.
+            kernels: `"auto"`, `"numba"` or `"keras"`; `"auto"` measures without gradients, so that
+                it may take other kernels than training did.
             changed: What is not as it was when the model was saved: a clause. The predictions that
                 were kept with the model are then compared.
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-
-import keras
+import json
 
 from cnnforge import requirements
-from cnnforge.conversion import LayerImplementation, implementations
+from cnnforge.conversion import LayerImplementation
 from cnnforge.data import parse
-from cnnforge.discovery import Plugins
 from cnnforge.environment import environment, versions
+from cnnforge.errors import RunError, one_line
 from cnnforge.plugin import ModelSpec
+from cnnforge.runs import RunDirectory
 from cnnforge.training.session import Session, own_layers
+
+KERNELS = "kernels.json"
 
 
 def write_facts(session: Session, spec: ModelSpec) -> None:
@@ -39,8 +41,7 @@ def write_facts(session: Session, spec: ModelSpec) -> None:
     run.write_classes(dataset.classes)
     if dataset.skipped:
         run.write_csv("skipped.csv", ["file", "reason"], dataset.skipped)
-    chosen = _implementations(session.model, plugins)
-    run.write_json("kernels.json", [dataclasses.asdict(it) for it in chosen])
+    run.write_json(KERNELS, [dataclasses.asdict(it) for it in session.implementations])
     run.write_json("kernel_check.json", [check.to_json() for check in session.checks])
     facts = environment(
         seed=options.seed,
@@ -71,12 +72,21 @@ def write_facts(session: Session, spec: ModelSpec) -> None:
     run.write_config(options.as_dict(), table)
 
 
-def _implementations(model: keras.Model, plugins: Plugins) -> list[LayerImplementation]:
-    if own_layers(model):
-        return implementations(model, layers=plugins.layers)
-    # No plugin's layer is imported: one that cannot be is no reason against --kernels keras.
-    replaceable = {(spec.reference or "").rpartition(":")[2] for spec in plugins.layers.values()}
-    kinds = ((layer.name, type(layer).__name__) for layer in model._flatten_layers())
-    return [
-        LayerImplementation(name, kind, "keras", "") for name, kind in kinds if kind in replaceable
-    ]
+def read_decisions(run: RunDirectory) -> list[LayerImplementation]:
+    """Read what computes each layer of a run's model.
+
+    Args:
+        run: A run that `write_facts` has written to.
+
+    Raises:
+        RunError: The file is missing or damaged.
+    """
+    path = run.path / KERNELS
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [LayerImplementation(**row) for row in rows]
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(
+            f"{path} cannot be read ({one_line(error)}), so nobody knows which kernels the run was "
+            f"trained with; for a new run from its weights use --init-from {run.path}"
+        ) from error

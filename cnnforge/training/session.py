@@ -13,7 +13,7 @@ import numpy as np
 from cnnforge.callbacks import Callback
 from cnnforge.certificate import LayerCheck
 from cnnforge.configuration import TrainingOptions
-from cnnforge.conversion import Kernels
+from cnnforge.conversion import Kernels, LayerImplementation
 from cnnforge.data import Augment, Dataset
 from cnnforge.discovery import Plugins
 from cnnforge.errors import CnnforgeError, RunError, one_line
@@ -50,6 +50,7 @@ class Session:
         checks: How the plugin layers of this model compare with their references.
         callbacks: Called after every epoch, by name.
         augmentations: Name and function of each; what the training images go through.
+        implementations: What computes each layer of the model, and why.
     """
 
     options: TrainingOptions
@@ -63,6 +64,7 @@ class Session:
     checks: tuple[LayerCheck, ...] = ()
     callbacks: Mapping[str, Callback] = field(default_factory=dict)
     augmentations: tuple[tuple[str, Augment], ...] = ()
+    implementations: Sequence[LayerImplementation] = ()
 
     @property
     def finished(self) -> bool:

@@ -15,7 +15,7 @@ from cnnforge._backend import prepare
 from cnnforge._files import remove_leftovers
 from cnnforge.certificate import LayerCheck, certify
 from cnnforge.configuration import TrainingOptions, check_types, parse_epochs
-from cnnforge.conversion import forge, lower
+from cnnforge.conversion import LayerImplementation, decide, forge, lower
 from cnnforge.data import DataOptions, Dataset, open_dataset, parse
 from cnnforge.discovery import Plugins
 from cnnforge.errors import CnnforgeError, PluginError, UsageError, one_line
@@ -23,7 +23,7 @@ from cnnforge.plugin import ModelSpec
 from cnnforge.prediction.predictor import load_model
 from cnnforge.runs import CONFIG, RunDirectory
 from cnnforge.training.extensions import make_augmentations, make_callbacks, qualified
-from cnnforge.training.facts import write_facts
+from cnnforge.training.facts import read_decisions, write_facts
 from cnnforge.training.session import FREE, Session, identity_of, kernels_of, own_layers
 from cnnforge.training.state import StateStore
 
@@ -50,11 +50,12 @@ def start(options: TrainingOptions, plugins: Plugins) -> Session:
         qualified(options.augment, plugins.augmentations), plugins.augmentations
     )
     dataset = _open_data(options, plugins)
-    model, stock = _build(options, spec, dataset, plugins)
+    model, stock, decided = _build(options, spec, dataset, plugins)
     checks = _certified(model, plugins)
     run = RunDirectory.create(Path(options.output), spec.name, options.data)
     session = Session(options, run, dataset, model, stock, plugins, None, _notes(dataset), checks)
     session.callbacks, session.augmentations = callbacks, augmentations
+    session.implementations = decided
     write_facts(session, spec)
     return session
 
@@ -110,11 +111,13 @@ def resume(
     if not state:
         warnings.append(f"{run.path} has no training state: training starts from the beginning")
     initial = options if state is None else replace(options, init_from=None)
-    model, stock = _build(initial, spec, dataset, plugins)
+    # Measured anew, another implementation may be the faster one, and it rounds otherwise.
+    model, stock, decided = _build(initial, spec, dataset, plugins, read_decisions(run))
     changes = [f"{requirements.describe_change(it)}: it may not train as before" for it in others]
     notes = (*warnings, *changes, *_notes(dataset))
     session = Session(options, run, dataset, model, stock, plugins, state, notes)
     session.callbacks, session.augmentations = callbacks, augmentations
+    session.implementations = decided
     if not session.finished:
         session.checks = _certified(model, plugins)
         write_facts(session, spec)
@@ -142,8 +145,12 @@ def _open_data(options: TrainingOptions, plugins: Plugins) -> Dataset:
 
 
 def _build(
-    options: TrainingOptions, spec: ModelSpec, dataset: Dataset, plugins: Plugins
-) -> tuple[keras.Model, keras.Model]:
+    options: TrainingOptions,
+    spec: ModelSpec,
+    dataset: Dataset,
+    plugins: Plugins,
+    decided: Sequence[LayerImplementation] | None = None,
+) -> tuple[keras.Model, keras.Model, Sequence[LayerImplementation]]:
     prepare(options.seed)
     shape, count = dataset.image_shape, len(dataset.classes)
     size = "x".join(map(str, shape))
@@ -170,10 +177,13 @@ def _build(
         )
     if options.init_from is not None:
         _take_weights(model, Path(options.init_from), plugins)
-    forged = forge(model, kernels_of(options), layers=plugins.layers)
-    if not own_layers(forged):
-        return forged, forged
-    return forged, lower(forged, layers=plugins.layers)
+    layers = plugins.layers
+    if decided is None:
+        batch_size = min(options.batch_size, len(dataset.train))
+        decided = decide(model, kernels_of(options), layers=layers, batch_size=batch_size)
+    forged = forge(model, decided, layers=layers)
+    stock = lower(forged, layers=layers) if own_layers(forged) else forged
+    return forged, stock, decided
 
 
 def _take_weights(model: keras.Model, source: Path, plugins: Plugins) -> None:

@@ -31,7 +31,7 @@ def stack(*parts, shape=SHAPE):
 
 
 def test_lenet_passes(installed):
-    model = forge(build((28, 28, 1), 10))
+    model = forge(build((28, 28, 1), 10), "numba")
     before = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
     checks = certify(model, layers=installed)
     assert all(check.passed for check in checks)
@@ -66,7 +66,7 @@ def test_lenet_passes(installed):
     ids=lambda layer: layer.name,
 )
 def test_options(installed, layer, seed):
-    (check,) = certify(forge(stack(layer)), layers=installed, seed=seed, batch=3)
+    (check,) = certify(forge(stack(layer), "numba"), layers=installed, seed=seed, batch=3)
     assert check.passed, check
     assert check.input_shape == (3, *SHAPE)
     expected = {"outputs", "grad_inputs"} | {f"grad_{it.name}" for it in layer.weights}
@@ -74,7 +74,7 @@ def test_options(installed, layer, seed):
 
 
 def test_windows_that_mostly_meet_padding(installed):
-    model = forge(stack(layers.Conv2D(4, 7, padding="same"), shape=(2, 2, 3)))
+    model = forge(stack(layers.Conv2D(4, 7, padding="same"), shape=(2, 2, 3)), "numba")
     (check,) = certify(model, layers=installed)
     assert check.passed, check
 
@@ -83,7 +83,7 @@ def test_every_shape_of_a_shared_layer(installed):
     first, second = keras.Input((8, 8, 2)), keras.Input((5, None, 2))
     shared = layers.Conv2D(2, 3, name="shared")
     model = keras.Model([first, second], [shared(first), shared(first), shared(second)])
-    checks = certify(forge(model), layers=installed)
+    checks = certify(forge(model, "numba"), layers=installed)
     assert sorted(it.input_shape for it in checks) == [(2, 5, 32, 2), (2, 8, 8, 2)]
     assert all(it.passed for it in checks)
 
@@ -99,7 +99,9 @@ def test_a_layer_inside_a_layer(installed):
 @pytest.mark.filterwarnings("ignore", category=KernelUnavailableWarning)
 @pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16", "float64"])
 def test_other_dtypes(installed, policy):
-    model = forge(stack(layers.Conv2D(4, 3, dtype=policy), layers.MaxPooling2D(dtype=policy)))
+    model = forge(
+        stack(layers.Conv2D(4, 3, dtype=policy), layers.MaxPooling2D(dtype=policy)), "numba"
+    )
     checks = certify(model, layers=installed)
     assert len(checks) == 2
     for check in checks:
@@ -165,7 +167,7 @@ def wrong(monkeypatch):
     ],
 )
 def test_a_wrong_layer_is_caught(wrong, monkeypatch, fault, caught):
-    model = forge(stack(layers.Conv2D(8, 3, name="suspect")), layers=wrong)
+    model = forge(stack(layers.Conv2D(8, 3, name="suspect")), "numba", layers=wrong)
     monkeypatch.setattr(Wrong, "fault", fault)
     (check,) = certify(model, layers=wrong)
     assert check.passed == (not fault)
@@ -176,7 +178,7 @@ def test_a_wrong_layer_is_caught(wrong, monkeypatch, fault, caught):
 
 
 def test_a_layer_that_raises_is_a_failed_check(wrong, monkeypatch):
-    model = forge(stack(layers.Conv2D(2, 3)), layers=wrong)
+    model = forge(stack(layers.Conv2D(2, 3)), "numba", layers=wrong)
     monkeypatch.setattr(Wrong, "fault", "error")
     (check,) = certify(model, layers=wrong)
     assert not check.passed
@@ -186,7 +188,7 @@ def test_a_layer_that_raises_is_a_failed_check(wrong, monkeypatch):
 
 
 def test_json(installed):
-    (check,) = certify(forge(stack(layers.MaxPooling2D(name="pool"))), layers=installed)
+    (check,) = certify(forge(stack(layers.MaxPooling2D(name="pool")), "numba"), layers=installed)
     values = json.loads(json.dumps(check.to_json(), allow_nan=False))
     assert values == {
         "layer": "pool",
@@ -220,7 +222,8 @@ def test_near_ties_behind_a_pool_are_no_error(installed):
                 layers.Conv2D(64, 3, padding="same", activation="relu"),
                 layers.MaxPooling2D(),
             ]
-        )
+        ),
+        "numba",
     )
     (check,) = certify(model, layers=installed, batch=16, seed=seed)
     assert check.kind == "StockBlock2D"

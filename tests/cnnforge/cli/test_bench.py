@@ -100,8 +100,12 @@ def test_json_and_comparison(capsys, tmp_path):
 def test_a_model(capsys):
     arguments = ["bench", "--model", "lenet", "--shape", "8x8x1", "--batch-size", "2"]
     assert main([*arguments, "--rounds", "3", "--json"]) == 0
-    cases = json.loads(capsys.readouterr().out)["cases"]
-    assert {case["auto"] for case in cases} <= {"numba", "keras"}
+    result = json.loads(capsys.readouterr().out)
+    cases = result["cases"]
+    assert {case["auto"] for case in cases} <= {"numba", "keras", "apart"}
+    for name in ("training", "inference"):
+        layers = [it["layer"] for it in result["auto"][name]]
+        assert layers == ["conv1", "pool1", "conv2", "pool2"]
     assert [case["shape"][0] for case in cases] == [2] * len(cases)
     assert cases[0]["layers"] == ["conv1"]
     assert cases[0]["grad_inputs"] is False

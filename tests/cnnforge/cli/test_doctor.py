@@ -34,6 +34,13 @@ WRONG = """
 """
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_chosen_yet(tmp_path, monkeypatch):
+    from cnnforge import choice
+
+    monkeypatch.setattr(choice, "default_cache_file", lambda: tmp_path / "choices.json")
+
+
 def report(capsys, *arguments):
     code = main(["doctor", "--json", *arguments])
     out, err = capsys.readouterr()
@@ -140,3 +147,30 @@ def test_without_numba_cuda(monkeypatch):
     assert "pip install 'cnnforge[cuda13]'" in module._cuda()
     assert "`pytest -m gpu` skips" in module._cuda()
     assert "run on the CPU" in module._cuda()
+
+
+def test_what_auto_has_chosen(capsys, monkeypatch):
+    from cnnforge import choice
+
+    def measure(workload, training):
+        return choice.Choice("keras", 0.5, seconds=(2.0, 1.0)), 0.0
+
+    monkeypatch.setattr(choice, "_measure", measure)
+    assert report(capsys)[1]["choices"] == []
+    import keras
+
+    from cnnforge.conversion import decide
+
+    decide(keras.Sequential([keras.Input((8, 8, 1)), keras.layers.MaxPooling2D()]), batch_size=3)
+    assert report(capsys)[1]["choices"] == [
+        {
+            "layer": "builtin/max_pooling2d",
+            "shape": [3, 8, 8, 1],
+            "training": True,
+            "implementation": "keras",
+            "ratio": 0.5,
+        }
+    ]
+    main(["doctor"])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["builtin/max_pooling2d", "3x8x8x1", "training", "the", "framework", "0.50"] in rows

@@ -9,6 +9,7 @@ import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -184,6 +185,51 @@ def test_resumed_equals_uninterrupted(train: Callable[..., dict], tmp_path: Path
     assert again == resumed
     rerun = train("--config", f"{half['run']}/config.toml")
     assert rerun["weights"] == whole["weights"]
+
+
+@pytest.mark.parametrize("faster", ["numba", "keras"])
+def test_a_resumed_run_keeps_the_kernels_that_were_chosen(
+    plugin: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    faster: str,
+) -> None:
+    from cnnforge import choice
+
+    def measure(workload: Any, training: bool) -> tuple[choice.Choice, float]:
+        return chosen, 0.0
+
+    monkeypatch.setattr(choice, "default_cache_file", lambda: tmp_path / "choices.json")
+    monkeypatch.setattr(choice, "_measure", measure)
+    command = ["train", "lenet", "--data", "toy", "--plugin", plugin, "--output", str(tmp_path)]
+    chosen = choice.Choice("keras", 0.5, seconds=(2.0, 1.0))
+    if faster == "numba":
+        chosen = choice.Choice("numba", 2.0, seconds=(1.0, 2.0))
+    assert main([*command, "--epochs", "2", "--json"]) == 0
+    whole, said = capsys.readouterr()
+    assert ("the framework is faster at conv1 (2.0 times), pool1 (2.0 times)" in said) == (
+        faster == "keras"
+    )
+    assert main([*command, "--epochs", "1", "--json"]) == 0
+    half = json.loads(capsys.readouterr().out)["run"]
+    kernels = json.loads((Path(half) / "kernels.json").read_text())
+    assert [it["layer"] for it in kernels] == ["conv1", "pool1", "conv2", "pool2"]
+    assert {it["implementation"] for it in kernels} == {faster}
+    assert {it["reason"] for it in kernels} == {"measured"}
+    # Measured again, the other one would be faster.
+    (tmp_path / "choices.json").unlink()
+    chosen = choice.Choice("numba", 2.0, seconds=(1.0, 2.0))
+    if faster == "numba":
+        chosen = choice.Choice("keras", 0.5, seconds=(2.0, 1.0))
+    assert main(["train", "--resume", half, "--epochs", "+1", "--json"]) == 0
+    resumed = json.loads(capsys.readouterr().out)
+    assert resumed["weights"] == json.loads(whole)["weights"]
+    assert json.loads((Path(half) / "kernels.json").read_text()) == kernels
+    (Path(half) / "kernels.json").write_text("[{}]")
+    error = error_of(capsys, 1, "train", "--resume", half, "--epochs", "+1")
+    assert "nobody knows which kernels" in error
+    assert f"--init-from {half}" in error
 
 
 EXTENSIONS = (

@@ -103,7 +103,7 @@ def functional(*parts):
 @pytest.mark.parametrize("build", [sequential, functional])
 def test_forge_fuses_and_lower_splits(build, installed):
     model = build(*pair())
-    forged = forge(model, layers=installed)
+    forged = forge(model, "numba", layers=installed)
     kinds = {layer.name: type(layer) for layer in forged.layers}
     assert kinds["conv"] is ConvBlock2D
     assert kinds["pool"] is FusedPooling2D
@@ -126,7 +126,7 @@ def test_forge_fuses_and_lower_splits(build, installed):
 def test_a_nested_model_is_fused(installed):
     inner = sequential(*pair())
     model = keras.Sequential([keras.Input((9, 8, 2)), inner])
-    forged = forge(model, layers=installed)
+    forged = forge(model, "numba", layers=installed)
     assert any(type(layer) is ConvBlock2D for layer in forged._flatten_layers())
     inputs = values(2, 9, 8, 2)
     np.testing.assert_array_equal(lower(forged, layers=installed)(inputs), model(inputs))
@@ -163,7 +163,7 @@ def unfusable():
     ("why", "model"), list(unfusable()), ids=lambda it: it if isinstance(it, str) else ""
 )
 def test_other_pairs_are_left_alone(why, model, installed):
-    forged = forge(model, layers=installed)
+    forged = forge(model, "numba", layers=installed)
     assert not any(type(layer) is ConvBlock2D for layer in forged._flatten_layers())
     inputs = values(2, *model.input_shape[1:])
     got, expected = forged(inputs), model(inputs)
@@ -180,7 +180,7 @@ def test_a_block_that_stands_alone_is_lowered_to_two_layers(installed):
 
 
 def test_it_trains(installed):
-    model = forge(functional(*pair()), layers=installed)
+    model = forge(functional(*pair()), "numba", layers=installed)
     model.compile("sgd", "mse")
     before = model.get_weights()
     model.fit(values(4, 9, 8, 2), values(4, 3), verbose=0)
