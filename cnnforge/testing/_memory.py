@@ -14,6 +14,7 @@ from cnnforge.testing._subject import (
     INPUTS,
     Array,
     Subject,
+    explained,
     factors_like,
     gradients_of,
     numpy,
@@ -81,16 +82,29 @@ def determinism(subject: Subject) -> str:
 
 
 def no_state(subject: Subject) -> str:
-    """What a call gives does not depend on the calls before it."""
-    layer, inputs, others = subject.built(), subject.inputs(), subject.inputs(seed=6)
+    """What a call gives depends on its inputs and the weights of now, on no call before it."""
+    layer, inputs = subject.built(), subject.inputs()
+    # Of another size and with larger numbers: nothing that was kept fits.
+    others = subject.inputs(batch=len(inputs) + 1, seed=6) * np.float32(1.5)
     first = _everything(layer, inputs)
-    _everything(layer, others * np.float32(1.5))
+    with explained("a call with another batch size fails"):
+        _everything(layer, others)
     second = _everything(layer, inputs)
     _same(
         first,
         second,
         "the same inputs give something else after a call with other inputs: state is kept "
         "between calls (if the check 'determinism' fails too, see there first)",
+    )
+    changed = [weight * weight.dtype.type(1.25) for weight in layer.get_weights()]
+    again = subject.built()
+    for one in (layer, again):
+        one.set_weights(changed)
+    _same(
+        _everything(again, inputs),
+        _everything(layer, inputs),
+        "after its weights have changed the layer computes something else than a new one with the "
+        "same weights: something made of the old weights is kept",
     )
     return ""
 

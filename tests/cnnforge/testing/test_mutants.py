@@ -215,6 +215,16 @@ class KeepsState(ColumnMix):
         return super().call(inputs) + self.largest
 
 
+@mutant("no_state", "something made of the old weights is kept")
+class KeepsWeights(ColumnMix):
+    kept = None
+
+    def mixed(self, inputs, weights, bias):
+        if self.kept is None:
+            self.kept = keras.ops.copy(keras.ops.convert_to_tensor(bias))
+        return super().mixed(inputs, weights, self.kept)
+
+
 @mutant("determinism", "not deterministic", "the outputs")
 class NotDeterministic(ColumnMix):
     def call(self, inputs):
