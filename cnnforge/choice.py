@@ -25,7 +25,7 @@ import platformdirs
 from cnnforge._files import write_text
 from cnnforge._sources import sources_digest
 from cnnforge._timing import interleave, ratio
-from cnnforge._workloads import Workload, functions
+from cnnforge._workloads import Repeatable, Workload, functions
 from cnnforge.environment import backend, graphics, processor, versions
 
 Implementation = Literal["numba", "keras"]
@@ -36,8 +36,8 @@ _SECONDS = 0.06
 # The framework's is taken where it is faster by this much: two runs of the same code differ by a
 # few per cent.
 _MARGIN = 0.05
-# A result that differs by more than this after three rounds needs no more of them.
-_CLEAR = 0.4
+# A kernel that wins by this in each of three rounds needs no more of them.
+_CLEAR = 1.4
 # All layers of one model together, compiling apart; the rest keep the plugin's kernel.
 _BUDGET = 20.0
 _TOLD_AFTER = 1.0
@@ -213,23 +213,36 @@ def _measure(workload: Workload, training: bool) -> tuple[Choice, float]:
     except Exception as error:
         return Choice("numba", None, f"the framework failed: {type(error).__name__}"), 0.0
     begun = time.perf_counter()
-    timings, times = interleave(
+    times = _interleaved(ours, reference)
+    if _lost(times):
+        # What else runs for a moment may decide once; hardly twice.
+        times = _interleaved(ours, reference)
+    median, _, _ = ratio(times["keras"], times["numba"])
+    seconds = (float(np.median(times["numba"])), float(np.median(times["keras"])))
+    choice = Choice("keras" if _lost(times) else "numba", median, seconds=seconds)
+    return choice, time.perf_counter() - begun
+
+
+def _interleaved(ours: Repeatable, reference: Repeatable) -> Mapping[str, np.ndarray]:
+    return interleave(
         {"numba": ours, "keras": reference},
         rounds=_ROUNDS,
         warm_up=0,
         seconds=_SECONDS / (2 * _ROUNDS),
         limit=_SECONDS,
-        enough=lambda so_far: _clear(so_far["keras"] / so_far["numba"]),
-    )
+        enough=lambda so_far: bool((so_far["keras"] / so_far["numba"]).min() > _CLEAR),
+    )[1]
+
+
+def _lost(times: Mapping[str, np.ndarray]) -> bool:
+    """Whether the framework's is faster beyond noise: mostly, in the middle, and at its best.
+
+    Where other processes take a core now and then, the shortest times are those of rounds in which
+    they did not; a kernel that halves its work evenly waits longer for a core that is taken.
+    """
     median, _, high = ratio(times["keras"], times["numba"])
-    lost = median < 1 / (1 + _MARGIN) and high < 1
-    seconds = (timings["numba"].median, timings["keras"].median)
-    choice = Choice("keras" if lost else "numba", median, seconds=seconds)
-    return choice, time.perf_counter() - begun
-
-
-def _clear(ratios: np.ndarray) -> bool:
-    return bool(ratios.min() > 1 + _CLEAR or ratios.max() < 1 / (1 + _CLEAR))
+    best = times["keras"].min() / times["numba"].min()
+    return high < 1 and max(median, best) < 1 / (1 + _MARGIN)
 
 
 @contextmanager
