@@ -93,6 +93,42 @@ def test_windows(window, numbers):
         check((3, 10, 14, channels), window, filters, numbers=numbers)
 
 
+@pytest.mark.parametrize(
+    ("channels", "window", "pool_size"),
+    [
+        (8, (3, 3), (2, 2)),
+        (16, (3, 3), (2, 2)),
+        (24, (3, 3), (2, 2)),
+        (32, (5, 5), (2, 2)),
+        (48, (2, 2), (3, 2)),
+        (16, (3, 3), (3, 3)),
+        (8, (7, 7), (2, 2)),
+        (8, (1, 4), (2, 3)),
+    ],
+)
+@pytest.mark.parametrize("same", [True, False])
+def test_gradients_of_many_channels(channels, window, pool_size, same):
+    for filters in (5, 17):
+        check((3, 13, 12, channels), window, filters, pool_size=pool_size, same=same)
+
+
+@pytest.mark.parametrize("channels", [3, 8, 16])
+def test_an_infinite_gradient_reaches_its_window_only(channels):
+    inputs, weights = values((2, 10, 10, channels), 1), values((3, 3, channels, 6), 2)
+
+    def infinite(shape, seed):
+        grads = values(shape, seed)
+        grads[1, 2, 2, 0] = np.inf
+        return grads
+
+    _, winners, grads, gradients = run(inputs, weights, values(6, 3), numbers=infinite)
+    expected = reference.conv_block_gradients(inputs, weights, winners, grads, same=True)[0]
+    np.testing.assert_array_equal(np.isfinite(gradients[0]), np.isfinite(expected))
+    finite = np.isfinite(expected)
+    assert 0.7 < finite.mean() < 1
+    assert_close(gradients[0][finite], expected[finite], 54)
+
+
 @pytest.mark.parametrize("strides", [(2, 2), (3, 1), (1, 2)])
 @pytest.mark.parametrize("pool_size", [(2, 2), (3, 2)])
 def test_strides(strides, pool_size):

@@ -13,6 +13,7 @@ import hashlib
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -28,7 +29,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 KERNEL_SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int64)
-_SLOTS = 1 << 13
+_SLOTS = 1 << 14
+_LINE_FLOATS = 16
 _table = np.zeros(_SLOTS, np.int64)
 _factories: list[tuple[int, int, Callable[[int], Any]]] = []
 _kept: list[Any] = []
@@ -137,6 +139,15 @@ def compile_kernel(slot: int) -> int:
         return int(_table[slot])
 
 
+def _compile_on_miss(slot: int) -> int:
+    # What a callback raises is lost, and what it then returns to compiled code is undefined.
+    try:
+        return compile_kernel(slot)
+    except BaseException:
+        traceback.print_exc()
+        return 0
+
+
 def _publish(name: str, result: int) -> None:
     """Make the C symbol ``int64 name(void)``, which returns ``result``, known to compiled code."""
     source = f'define i64 @"{name}"() {{\n  ret i64 {result}\n}}\n'
@@ -149,7 +160,7 @@ def _publish(name: str, result: int) -> None:
     llvm.add_symbol(name, engine.get_function_address(name))
 
 
-_on_miss = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(compile_kernel)
+_on_miss = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(_compile_on_miss)
 _publish("cnnforge_kernel_table", _table.ctypes.data)
 llvm.add_symbol("cnnforge_compile_kernel", ctypes.cast(_on_miss, ctypes.c_void_p).value)
 _kernel_table = types.ExternalFunction("cnnforge_kernel_table", types.int64())
@@ -202,6 +213,14 @@ def address_of(typingctx: Any, array: Any) -> Any:
         return builder.ptrtoint(data, ir.IntType(64))
 
     return types.int64(array), codegen
+
+
+@cached_njit()
+def aligned_floats(count: int) -> Any:
+    """``count`` float32 values, not set, that begin a cache line: no vector lies across two."""
+    floats = np.empty(count + _LINE_FLOATS, np.float32)
+    first = (-address_of(floats) // 4) % _LINE_FLOATS
+    return floats[first : first + count]
 
 
 @cached_njit()

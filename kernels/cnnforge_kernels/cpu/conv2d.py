@@ -13,6 +13,7 @@ import numpy as np
 from cnnforge_kernels.cpu import gather as g
 from cnnforge_kernels.cpu import sweep as s
 from cnnforge_kernels.cpu.compiled import address_of, cached_njit
+from cnnforge_kernels.cpu.planes import fill_planes
 from cnnforge_kernels.geometry import padding_before
 
 
@@ -84,6 +85,7 @@ def convolve_back(
     target = args[s.TARGET]
     target_row, target_column = args[s.TARGET_ROW], args[s.TARGET_COLUMN]
     per_group = filters // groups
+    zero, one = np.int64(0), np.int64(1)  # literals would have functions compiled once more
     row_taps = np.empty(kh * kw, np.int64)
     column_taps = np.empty(kh * kw, np.int64)
     # (tap, filter of a group, group, channel): what was summed over becomes what is written.
@@ -95,16 +97,25 @@ def convolve_back(
                 row = row_phase + top - i * dilation_rate[0]
                 if row % strides[0] != 0:
                     continue
-                for j in range(kw):
+                for j in range(kw - 1, -1, -1):  # columns rise, as in the forward pass
                     column = column_phase + left - j * dilation_rate[1]
                     if column % strides[1] != 0:
                         continue
                     row_taps[taps] = row // strides[0]
                     column_taps[taps] = column // strides[1]
                     for group in range(groups):
-                        for c in range(channels):
-                            for f in range(per_group):
-                                turned[taps, f, group, c] = weights[i, j, c, group * per_group + f]
+                        fill_planes(
+                            address_of(turned[taps, 0, group]),
+                            4 * groups * channels,
+                            one,
+                            address_of(weights[i, j, 0, group * per_group :]),
+                            zero,
+                            4 * filters,
+                            zero,
+                            zero,
+                            channels,
+                            per_group,
+                        )
                     taps += 1
             args[s.TARGET] = target + row_phase * target_row + column_phase * target_column
             args[s.TARGET_ROW] = target_row * strides[0]

@@ -20,23 +20,19 @@ from cnnforge_kernels.cpu import sweep as s
 from cnnforge_kernels.cpu.compiled import (
     KERNEL_SIGNATURE,
     address_of,
+    aligned_floats,
     cached_cfunc,
     cached_njit,
     kernel_family,
 )
 from cnnforge_kernels.cpu.conv2d import convolve, convolve_back, gather_block
 from cnnforge_kernels.cpu.parallel import run_kernel
-from cnnforge_kernels.cpu.simd import (
-    index_load,
-    index_store,
-    store_float,
-    vector_add,
-    vector_load,
-    vector_store,
-    vector_where_not,
-)
-from cnnforge_kernels.cpu.simd_tiles import sparse_accumulate, tile_load, tile_store
+from cnnforge_kernels.cpu.scatter import scatter, scatter_fits
+from cnnforge_kernels.cpu.simd import store_float
+from cnnforge_kernels.cpu.simd_blocks import sparse_accumulate
+from cnnforge_kernels.cpu.simd_tiles import tile_load, tile_store
 from cnnforge_kernels.cpu.tiles import MOST_ACCUMULATORS, MOST_LANES
+from cnnforge_kernels.cpu.winners import WINNER_LANES, list_winners
 
 # Fields of the sparse gather's argument block, after those of the gather. ROWS x COLUMNS is the
 # part of the convolution's map that windows cover.
@@ -54,26 +50,25 @@ def _SPARSE(number: int) -> Any:
         a = carray(args, FIELDS)
         filters = a[g.GROUP_FILTERS]
         pixel, line = a[g.GROUP_CHANNELS], g.source_line(a)
-        source = np.empty(g.source_lines(a, a[g.BLOCK_ROWS]) * line + V * L, np.float32)
+        source = aligned_floats(g.source_lines(a, a[g.BLOCK_ROWS]) * line + V * L)
         source_at = address_of(source)
         rows, columns = a[g.BLOCK_ROWS] // a[POOL_ROWS], a[g.COLUMNS] // a[POOL_COLUMNS]
-        padded = (filters + L - 1) // L * L
-        factors = np.zeros(rows * columns * padded, np.float32)
+        padded = (filters + WINNER_LANES - 1) // WINNER_LANES * WINNER_LANES
+        factors = np.empty(rows * columns * padded, np.float32)
         factors_at = address_of(factors)
-        winners = np.empty(rows * columns * padded, np.uint8)
-        winners_at = address_of(winners)
+        places = np.empty(rows * columns * padded, np.int32)
+        places_at = address_of(places)
         offsets = np.empty(rows * columns, np.int64)
         for row in range(rows):
             for column in range(columns):
                 offsets[row * columns + column] = g.source_place(
                     a, row * a[POOL_ROWS], column * a[POOL_COLUMNS]
                 )
-        offsets_at = address_of(offsets)
-        cells = np.zeros(256, np.int64)
+        no_step = np.int64(0)  # a literal would have the function compiled once more
+        cells = np.empty(a[POOL_ROWS] * a[POOL_COLUMNS], np.int64)
         for i in range(a[POOL_ROWS]):
             for j in range(a[POOL_COLUMNS]):
                 cells[i * a[POOL_COLUMNS] + j] = g.source_place(a, i, j)
-        cells_at = address_of(cells)
         outer_columns = a[g.TAP_COLUMNS] // a[g.MERGED]
         taps = a[g.MERGED] * pixel
         chunks = (taps + V * L - 1) // (V * L)
@@ -94,30 +89,29 @@ def _SPARSE(number: int) -> Any:
                 count = (row1 - row0) // a[POOL_ROWS] * columns
                 here = (image * (a[g.ROWS] // a[POOL_ROWS]) + row0 // a[POOL_ROWS]) * columns
                 here = here * a[g.FILTERS] + group * filters
-                for f in range(0, filters, L):
-                    total = vector_load(bias_at + 4 * f, L, L)
-                    for index in range(count):
-                        place = here + index * a[g.FILTERS] + f
-                        value = vector_load(a[g.GRADIENT] + 4 * place, filters - f, L)
-                        winner = index_load(a[WINNERS] + place, filters - f, 1, L)
-                        value = vector_where_not(winner, s.NO_WINNER, value)
-                        total = vector_add(total, value)
-                        vector_store(value, factors_at + 4 * (index * padded + f), L)
-                        index_store(winner, winners_at + index * padded + f, L, 1)
-                    vector_store(total, bias_at + 4 * f, L)
+                list_winners(
+                    a[g.GRADIENT] + 4 * here,
+                    a[WINNERS] + here,
+                    a[g.FILTERS],
+                    filters,
+                    offsets[:count],
+                    no_step,
+                    cells,
+                    factors_at,
+                    places_at,
+                    bias_at,
+                )
                 target = sums
                 for f in range(filters):
                     for i in range(0, a[g.TAP_ROWS], R):
                         for j in range(outer_columns):
-                            place = i * a[g.ROW_DILATION] * line + j * a[g.COLUMN_DILATION] * pixel
+                            tap = i * a[g.ROW_DILATION] * line + j * a[g.COLUMN_DILATION] * pixel
                             for chunk in range(chunks):
-                                tile = tile_load(target, R, V, L)
+                                tile = tile_load(target, 4 * V * L, R, V, L)
                                 tile = sparse_accumulate(
                                     tile,
-                                    source_at + 4 * (place + chunk * V * L),
-                                    offsets_at,
-                                    cells_at,
-                                    winners_at + f,
+                                    source_at + 4 * (tap + chunk * V * L),
+                                    places_at + 4 * f,
                                     factors_at + 4 * f,
                                     padded,
                                     count,
@@ -130,7 +124,7 @@ def _SPARSE(number: int) -> Any:
                                 target += 4 * R * V * L
         source[:0] = np.float32(0)  # keeps the scratch alive until here
         factors[:0] = np.float32(0)
-        winners[:0] = 0
+        places[:0] = 0
         offsets[:0] = 0
         cells[:0] = 0
 
@@ -191,6 +185,10 @@ def conv_block_grad_inputs(
     if grad_outputs.size == 0:
         grad_inputs[:] = np.float32(0)
         return
+    plain = strides == (1, 1) and dilation_rate == (1, 1) and groups == 1
+    if plain and scatter_fits(weights, pool_size):
+        scatter(weights, winners, same, pool_size, grad_outputs, grad_inputs)
+        return
     args = np.zeros(s.FIELDS, np.int64)
     args[s.UNPOOL_ROWS], args[s.UNPOOL_COLUMNS] = pool_size
     args[s.WINNERS] = address_of(winners)
@@ -244,13 +242,13 @@ def conv_block_grad_weights(
                 tile_rows = rows_together
     args[g.GROUP_CHANNELS], args[g.GROUP_FILTERS] = channels, per_group
     args[g.BIAS] = per_group * runs * run_floats
-    padded = (per_group + lanes - 1) // lanes * lanes
-    args[g.PART_FLOATS] = args[g.BIAS] + padded
+    padded = (per_group + WINNER_LANES - 1) // WINNER_LANES * WINNER_LANES
+    args[g.PART_FLOATS] = g.whole_lines(args[g.BIAS] + padded)
     pool_cells = pool_size[0] * pool_size[1]
-    pixel_floats = args[g.COLUMN_STEP] * channels + 2 * padded // pool_cells
-    g.cut_rows(args, columns * pixel_floats, pool_size[0])
+    pixel_floats = args[g.COLUMN_STEP] * channels + 3 * padded // pool_cells
+    g.cut_rows(args, columns * pixel_floats, pool_size[0], 0)
     parts = args[g.PARTS]
-    sums = np.empty((parts, groups, args[g.PART_FLOATS]), np.float32)
+    sums = g.new_sums(args)
     args[g.SUMS] = address_of(sums)
     work = grad_outputs.size // groups * runs * run_floats
     grain = max(1, 640_000 * parts // max(work, 1))

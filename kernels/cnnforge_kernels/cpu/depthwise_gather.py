@@ -142,7 +142,7 @@ def _GATHER(number: int) -> Any:
                         i = min(i * KR, a[TAP_ROWS] - KR)
                         for j in range(column_chunks):
                             j = min(j * KC, a[TAP_COLUMNS] - KC)
-                            tile = tile_load(target, K, V, L)
+                            tile = tile_load(target, 4 * V * L, K, V, L)
                             for segment in range((row1 - row0) * 3):
                                 side = segment % 3
                                 place = segment // 3 * a[COLUMNS] + ends[side]

@@ -20,12 +20,13 @@ from numba import carray
 from cnnforge_kernels.cpu.compiled import (
     KERNEL_SIGNATURE,
     address_of,
+    aligned_floats,
     cached_cfunc,
     cached_njit,
     kernel_family,
 )
 from cnnforge_kernels.cpu.parallel import run_kernel
-from cnnforge_kernels.cpu.planes import fill_pixels
+from cnnforge_kernels.cpu.planes import copy_floats, fill_pixels
 from cnnforge_kernels.cpu.simd import (
     store_float,
     vector_add,
@@ -51,8 +52,13 @@ TAP_ROWS, TAP_COLUMNS, ROW_STEP, COLUMN_STEP, ROW_DILATION, COLUMN_DILATION = ra
 TOP, LEFT, MERGED, BLOCK_ROWS, BLOCKS, PARTS, PART_FLOATS, BIAS = range(20, 28)
 FIELDS = 28
 
+# Scratch of a task: within the first-level cache, but for so many pixels that loading and storing
+# the sums does not count, as far as the second-level cache holds them.
 _SCRATCH_BYTES = 40 * 1024
+_MOST_SCRATCH_BYTES = 128 * 1024
+_FEWEST_PIXELS = 128
 _PARTS = 8
+_ADDED = 1024
 MOST_TILE_ROWS = 7
 
 
@@ -80,6 +86,7 @@ def source_place(a: Any, row: int, column: int) -> int:
 def fill_source(a: Any, target: int, image: int, group: int, row0: int, row1: int) -> None:
     """Copy what output rows ``row0`` to ``row1 - 1`` read to the scratch, zeroed before."""
     channels, line = a[GROUP_CHANNELS], source_line(a)
+    no_mask = np.int64(0)  # a literal would have the function compiled once more
     first = max(0, a[LEFT])
     last = min(a[WIDTH], a[LEFT] + line // channels)
     start = a[SOURCE] + 4 * (image * a[HEIGHT] * a[WIDTH] * a[CHANNELS] + group * channels)
@@ -90,6 +97,7 @@ def fill_source(a: Any, target: int, image: int, group: int, row0: int, row1: in
                 target + 4 * (held * line + (first - a[LEFT]) * channels),
                 4 * channels,
                 start + 4 * (row * a[WIDTH] + first) * a[CHANNELS],
+                no_mask,
                 4 * a[CHANNELS],
                 last - first,
                 channels,
@@ -109,11 +117,11 @@ def _GATHER(number: int) -> Any:
         a = carray(args, FIELDS)
         filters = a[GROUP_FILTERS]
         pixel, line = a[GROUP_CHANNELS], source_line(a)
-        source = np.empty(source_lines(a, a[BLOCK_ROWS]) * line + T * P, np.float32)
+        source = aligned_floats(source_lines(a, a[BLOCK_ROWS]) * line + T * P)
         source_at = address_of(source)
         blocks = (filters + F_WIDTH - 1) // F_WIDTH
         pixels = a[BLOCK_ROWS] * a[COLUMNS]
-        gradient = np.zeros(blocks * pixels * G * L, np.float32)
+        gradient = aligned_floats(blocks * pixels * G * L)
         gradient_at = address_of(gradient)
         offsets = np.empty(pixels, np.int64)
         for row in range(a[BLOCK_ROWS]):
@@ -165,7 +173,7 @@ def _GATHER(number: int) -> Any:
                         for j in range(outer_columns):
                             place = i * a[ROW_DILATION] * line + j * a[COLUMN_DILATION] * pixel
                             for chunk in range(chunks):
-                                tile = tile_load(target, RT, G, L)
+                                tile = tile_load(target, 4 * G * L, RT, G, L)
                                 tile = tile_accumulate(
                                     tile,
                                     source_at + 4 * (place + chunk * T * P),
@@ -173,11 +181,13 @@ def _GATHER(number: int) -> Any:
                                     factor,
                                     count,
                                     4 * a[ROW_DILATION] * line,
+                                    4,
                                     R,
                                     T,
                                     G,
                                     L,
                                     P,
+                                    1,
                                 )
                                 tile_store(tile, target, 4 * G * L, G * L, RT, G, 1)
                                 target += 4 * R * T * G * L
@@ -196,10 +206,20 @@ def tap_place(args: Any, i: int, j: int, channels: int) -> tuple[int, int]:
 
 
 @cached_njit()
-def cut_rows(args: Any, row_floats: int, unit: int) -> None:
-    """Set BLOCK_ROWS, a multiple of ``unit``, and BLOCKS so that a task's scratch fits a cache."""
+def cut_rows(args: Any, row_floats: int, unit: int, pixels: int) -> None:
+    """Set BLOCK_ROWS, a multiple of ``unit``, and BLOCKS so that a task's scratch fits a cache.
+
+    Args:
+        args: the argument block.
+        row_floats: what one row needs of the scratch.
+        unit: rows that stay together.
+        pixels: how many a task should have, if the second-level cache holds them.
+    """
     units = args[ROWS] // unit
-    fitting = max(1, _SCRATCH_BYTES // (4 * row_floats * unit))
+    unit_bytes = 4 * row_floats * unit
+    wanted = (pixels + args[COLUMNS] * unit - 1) // (args[COLUMNS] * unit)
+    wanted = min(wanted, _MOST_SCRATCH_BYTES // unit_bytes)
+    fitting = max(1, wanted, _SCRATCH_BYTES // unit_bytes)
     parts = (units + fitting - 1) // fitting
     args[BLOCK_ROWS] = (units + parts - 1) // parts * unit
     args[BLOCKS] = (args[ROWS] + args[BLOCK_ROWS] - 1) // args[BLOCK_ROWS]
@@ -207,13 +227,41 @@ def cut_rows(args: Any, row_floats: int, unit: int) -> None:
 
 
 @cached_njit()
+def new_sums(args: Any) -> Any:
+    """Memory for the sums of all parts, (parts, groups, floats), each at the start of a line."""
+    floats = args[PARTS] * args[GROUPS] * args[PART_FLOATS]
+    return aligned_floats(floats).reshape(args[PARTS], args[GROUPS], args[PART_FLOATS])
+
+
+@cached_njit()
+def whole_lines(floats: int) -> int:
+    """``floats``, rounded up to whole cache lines."""
+    return (floats + 15) // 16 * 16
+
+
+@kernel_family(1)
+def _ADD(_: int) -> Any:
+    """``args`` = address, parts, floats of a part; a task adds ``_ADDED`` floats over the parts."""
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _add_kernel(args: Any, begin: int, end: int) -> None:
+        a = carray(args, 3)
+        for place in range(begin * _ADDED, min(end * _ADDED, a[2]), 16):
+            valid = a[2] - place
+            total = vector_load(a[0] + 4 * place, valid, 16)
+            for part in range(1, a[1]):
+                total = vector_add(total, vector_load(a[0] + 4 * (part * a[2] + place), valid, 16))
+            vector_store(total, a[0] + 4 * place, valid)
+
+    return _add_kernel
+
+
+@cached_njit()
 def add_parts(sums: Any) -> None:
     """Add (parts, groups, floats) over the parts, in order, into the first."""
-    for part in range(1, sums.shape[0]):
-        for group in range(sums.shape[1]):
-            total, more = sums[0, group], sums[part, group]
-            for index in range(total.size):
-                total[index] += more[index]
+    args = np.empty(3, np.int64)
+    args[0], args[1], args[2] = address_of(sums), sums.shape[0], sums[0].size
+    run_kernel(_ADD, args, (args[2] + _ADDED - 1) // _ADDED, 8)
 
 
 @cached_njit()
@@ -230,7 +278,7 @@ def gather(args: Any, grad_weights: Any, grad_bias: Any) -> None:
     per_group = filters // groups
     args[MERGED] = kw if args[COLUMN_DILATION] == 1 else 1
     taps, runs = args[MERGED] * channels, kh * (kw // args[MERGED])
-    tile, vectors, lanes, pairs = choose_tile(taps, per_group)
+    tile, vectors, lanes, pairs, _ = choose_tile(taps, per_group, 1, 1)
     width = vectors * lanes // pairs
     blocks = (per_group + width - 1) // width
     covered = tile * pairs
@@ -243,11 +291,11 @@ def gather(args: Any, grad_weights: Any, grad_bias: Any) -> None:
         tile_rows = kh
     args[GROUP_CHANNELS], args[GROUP_FILTERS] = channels, per_group
     args[BIAS] = weight_floats
-    args[PART_FLOATS] = weight_floats + blocks * width
+    args[PART_FLOATS] = whole_lines(weight_floats + blocks * width)
     pixel_floats = args[COLUMN_STEP] * channels + blocks * width * pairs
-    cut_rows(args, args[COLUMNS] * pixel_floats, 1)
+    cut_rows(args, args[COLUMNS] * pixel_floats, 1, _FEWEST_PIXELS)
     parts = args[PARTS]
-    sums = np.empty((parts, groups, args[PART_FLOATS]), np.float32)
+    sums = new_sums(args)
     args[SUMS] = address_of(sums)
     work = args[IMAGES] * args[ROWS] * args[COLUMNS] * padded * runs
     grain = max(1, 640_000 * parts // max(work * blocks * width, 1))
@@ -256,17 +304,24 @@ def gather(args: Any, grad_weights: Any, grad_bias: Any) -> None:
     add_parts(sums)
     for group in range(groups):
         total = sums[0, group]
-        for f in range(per_group):
-            block, lane = f // width, f % width
+        for block in range(blocks):
+            first = group * per_group + block * width
+            valid = min(width, per_group - block * width)
             for i in range(kh):
                 for j in range(kw):
                     run, place = tap_place(args, i, j, channels)
                     place += (block * runs + run) * padded
                     for c in range(channels):
+                        if pairs == 1:
+                            source = address_of(total) + 4 * (place + c) * width
+                            copy_floats(address_of(grad_weights[i, j, c, first:]), source, valid)
+                            continue
                         # Two taps of a pair stand in the even and the odd lanes of one row.
                         row, odd = (place + c) // pairs, (place + c) % pairs
-                        grad_weights[i, j, c, group * per_group + f] = total[
-                            (row * width + lane) * pairs + odd
-                        ]
-            if grad_bias.size > 0:
+                        for f in range(valid):
+                            grad_weights[i, j, c, first + f] = total[
+                                (row * width + f) * pairs + odd
+                            ]
+        if grad_bias.size > 0:
+            for f in range(per_group):
                 grad_bias[group * per_group + f] = total[weight_floats + f]

@@ -120,6 +120,16 @@ def _copy_row(target: int, source: int, mask: int, count: int) -> None:
 
 
 @cached_njit(inline="never")
+def copy_floats(target: int, source: int, count: int) -> None:
+    """Copy ``count`` floats from one address to another."""
+    whole = count - count % 16
+    for start in range(0, whole, 16):
+        vector_store(vector_load(source + 4 * start, 16, 16), target + 4 * start, 16)
+    for index in range(whole, count):
+        store_float(target + 4 * index, load_float(source + 4 * index))
+
+
+@cached_njit(inline="never")
 def fill_planes(
     target: int,
     plane: int,
@@ -172,16 +182,30 @@ def fill_planes(
 
 @cached_njit(inline="never")
 def fill_pixels(
-    target: int, target_pixel: int, source: int, pixel: int, columns: int, channels: int
+    target: int,
+    target_pixel: int,
+    source: int,
+    mask: int,
+    pixel: int,
+    columns: int,
+    channels: int,
 ) -> None:
-    """Copy ``columns`` pixels of ``channels`` floats; strides in bytes."""
-    if channels < 4:
+    """Copy ``columns`` pixels of ``channels`` floats; strides in bytes.
+
+    Where ``mask`` (0: none) is the address of the like pixels of a ReLU's outputs, values whose
+    output is not positive become zero.
+    """
+    if target_pixel == pixel and pixel == 4 * channels:
+        _copy_row(target, source, mask, columns * channels)
+    elif channels < 4:
         for c in range(channels):
             for w in range(columns):
-                value = load_float(source + w * pixel + 4 * c)
+                place = w * pixel + 4 * c
+                value = load_float(source + place)
+                if mask != 0 and not load_float(mask + place) > 0:
+                    value = np.float32(0)
                 store_float(target + w * target_pixel + 4 * c, value)
-    elif target_pixel == pixel and pixel == 4 * channels:
-        _copy_row(target, source, 0, columns * channels)
     else:
         for w in range(columns):
-            _copy_row(target + w * target_pixel, source + w * pixel, 0, channels)
+            gate = mask + w * pixel if mask != 0 else 0
+            _copy_row(target + w * target_pixel, source + w * pixel, gate, channels)

@@ -1,11 +1,8 @@
 """2D max and average pooling on the CPU: forward pass and gradients, float32, NHWC.
 
-Channels are the SIMD lanes. Max pooling keeps the winner of each window, its number in row-major
-order, as one byte (four for windows of more than 256 cells); the gradient needs nothing else.
-Padding never wins and is never counted.
-
-Kernels come in two kinds: *tiled* ones, compiled for one window of at most 4 x 4 whose stride is
-the window (each input belongs to one output), and general ones.
+Max pooling keeps the winner of each window, its number in row-major order, as one byte (four for
+windows of more than 256 cells); the gradient needs nothing else. Padding never wins and is never
+counted.
 """
 
 from __future__ import annotations
@@ -13,253 +10,34 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray
 
-from cnnforge_kernels.cpu.compiled import (
-    KERNEL_SIGNATURE,
-    address_of,
-    cached_cfunc,
-    cached_njit,
-    kernel_family,
-)
+from cnnforge_kernels.cpu.compiled import address_of, cached_njit
 from cnnforge_kernels.cpu.parallel import run_kernel
-from cnnforge_kernels.cpu.simd import (
-    index_load,
-    index_splat,
-    index_store,
-    vector_add,
-    vector_divide,
-    vector_load,
-    vector_maximum,
-    vector_splat,
-    vector_store,
-    vector_where_equal,
+from cnnforge_kernels.cpu.pooling_kernels import (
+    AVERAGE_POOL,
+    AVERAGE_POOL_GRAD,
+    CHANNELS,
+    COLUMN_STEP,
+    COLUMNS,
+    FIELDS,
+    HEIGHT,
+    INPUTS,
+    LEFT,
+    MAX_POOL,
+    MAX_POOL_GRAD,
+    OUTPUTS,
+    ROW_STEP,
+    ROWS,
+    TOP,
+    WIDTH,
+    WINDOW_COLUMNS,
+    WINDOW_ROWS,
+    WINNERS,
+    kind_number,
 )
-from cnnforge_kernels.cpu.tiles import MOST_LANES
 from cnnforge_kernels.geometry import padding_before
 
-# Fields of the argument block.
-INPUTS, OUTPUTS, WINNERS, HEIGHT, WIDTH, CHANNELS, ROWS, COLUMNS = range(8)
-WINDOW_ROWS, WINDOW_COLUMNS, ROW_STEP, COLUMN_STEP, TOP, LEFT = range(8, 14)
-FIELDS = 14
-
-_WINDOW = 4
-_KINDS = 3 * (_WINDOW * _WINDOW + 2)
 _GRAIN_FLOATS = 64 * 1024
-
-
-def _kind_of_number(number: int) -> tuple[int, int, int, int]:
-    """(lanes, window rows, window columns, bytes of a winner); 0 rows: a general kernel."""
-    lanes = 4 << (number % 3)
-    kind = number // 3
-    if kind < 2:
-        return lanes, 0, 0, 1 if kind == 0 else 4
-    return lanes, (kind - 2) // _WINDOW + 1, (kind - 2) % _WINDOW + 1, 1
-
-
-@cached_njit()
-def _kind_number(args: Any, winner_bytes: int) -> int:
-    lanes = MOST_LANES
-    while lanes > 4 and args[CHANNELS] <= lanes // 2:
-        lanes //= 2
-    width = 0 if lanes == 4 else 1 if lanes == 8 else 2
-    rows, columns = args[WINDOW_ROWS], args[WINDOW_COLUMNS]
-    tiled = rows == args[ROW_STEP] and columns == args[COLUMN_STEP]
-    if tiled and rows <= _WINDOW and columns <= _WINDOW:
-        return width + 3 * (2 + (rows - 1) * _WINDOW + columns - 1)
-    return width + 3 * (1 if winner_bytes == 4 else 0)
-
-
-def _forward(number: int, is_max: bool) -> Any:
-    L, PH, PW, WB = _kind_of_number(number)
-
-    @cached_cfunc(KERNEL_SIGNATURE)
-    def _pool_kernel(args: Any, begin: int, end: int) -> None:
-        a = carray(args, FIELDS)
-        window_rows = PH if PH > 0 else a[WINDOW_ROWS]
-        window_columns = PW if PW > 0 else a[WINDOW_COLUMNS]
-        channels = a[CHANNELS]
-        line = 4 * a[WIDTH] * channels
-        for task in range(begin, end):
-            image = task // a[ROWS]
-            top = (task % a[ROWS]) * a[ROW_STEP] - a[TOP]
-            first_row, last_row = max(0, -top), min(window_rows, a[HEIGHT] - top)
-            source = a[INPUTS] + (image * a[HEIGHT] + top) * line
-            for column in range(a[COLUMNS]):
-                left = column * a[COLUMN_STEP] - a[LEFT]
-                first, last = max(0, -left), min(window_columns, a[WIDTH] - left)
-                target = (task * a[COLUMNS] + column) * channels
-                inside = first == 0 and first_row == 0
-                inside = inside and last == window_columns and last_row == window_rows
-                for c in range(0, channels, L):
-                    valid = channels - c
-                    here = source + 4 * (left * channels + c)
-                    if is_max:
-                        best = vector_splat(np.float32(-np.inf), L)
-                        winner = index_splat(first_row * window_columns + first, L)
-                        if inside:
-                            for i in range(window_rows):
-                                for j in range(window_columns):
-                                    value = vector_load(
-                                        here + i * line + 4 * j * channels, valid, L
-                                    )
-                                    best, winner = vector_maximum(
-                                        best, winner, value, i * window_columns + j
-                                    )
-                        else:
-                            for i in range(first_row, last_row):
-                                for j in range(first, last):
-                                    value = vector_load(
-                                        here + i * line + 4 * j * channels, valid, L
-                                    )
-                                    best, winner = vector_maximum(
-                                        best, winner, value, i * window_columns + j
-                                    )
-                        vector_store(best, a[OUTPUTS] + 4 * (target + c), valid)
-                        index_store(winner, a[WINNERS] + WB * (target + c), valid, WB)
-                    else:
-                        total = vector_splat(np.float32(0), L)
-                        if inside:
-                            for i in range(window_rows):
-                                for j in range(window_columns):
-                                    value = vector_load(
-                                        here + i * line + 4 * j * channels, valid, L
-                                    )
-                                    total = vector_add(total, value)
-                        else:
-                            for i in range(first_row, last_row):
-                                for j in range(first, last):
-                                    value = vector_load(
-                                        here + i * line + 4 * j * channels, valid, L
-                                    )
-                                    total = vector_add(total, value)
-                        cells = np.float32((last_row - first_row) * (last - first))
-                        total = vector_divide(total, vector_splat(cells, L))
-                        vector_store(total, a[OUTPUTS] + 4 * (target + c), valid)
-
-    return _pool_kernel
-
-
-@kernel_family(_KINDS)
-def _MAX_POOL(number: int) -> Any:
-    return _forward(number, True)
-
-
-@kernel_family(_KINDS)
-def _AVERAGE_POOL(number: int) -> Any:
-    return _forward(number, False)
-
-
-def _backward_tiled(number: int, is_max: bool) -> Any:
-    """As ``_backward``, where each input belongs to at most one output: it is read once.
-
-    A task is one row of the outputs; the last one also clears the inputs that no window covers.
-    """
-    L, PH, PW, WB = _kind_of_number(number)
-
-    @cached_cfunc(KERNEL_SIGNATURE)
-    def _pool_grad_tiled_kernel(args: Any, begin: int, end: int) -> None:
-        a = carray(args, FIELDS)
-        channels, height, width = a[CHANNELS], a[HEIGHT], a[WIDTH]
-        zero = vector_splat(np.float32(0), L)
-        for task in range(begin, end):
-            image, row = task // a[ROWS], task % a[ROWS]
-            top = row * PH - a[TOP]
-            first_row, last_row = max(0, -top), min(PH, height - top)
-            start = a[INPUTS] + 4 * (image * height + top) * width * channels
-            line = 4 * width * channels
-            for column in range(a[COLUMNS]):
-                left = column * PW - a[LEFT]
-                first, last = max(0, -left), min(PW, width - left)
-                inside = first == 0 and first_row == 0 and last == PW and last_row == PH
-                cells = np.float32((last_row - first_row) * (last - first))
-                place = (task * a[COLUMNS] + column) * channels
-                for c in range(0, channels, L):
-                    valid = channels - c
-                    target = start + 4 * (left * channels + c)
-                    value = vector_load(a[OUTPUTS] + 4 * (place + c), valid, L)
-                    winner = index_splat(0, L)
-                    if is_max:
-                        winner = index_load(a[WINNERS] + WB * (place + c), valid, WB, L)
-                    else:
-                        value = vector_divide(value, vector_splat(cells, L))
-                    for i in range(PH):
-                        for j in range(PW):
-                            if inside or (first_row <= i < last_row and first <= j < last):
-                                share = value
-                                if is_max:
-                                    share = vector_where_equal(winner, i * PW + j, value)
-                                vector_store(share, target + i * line + 4 * j * channels, valid)
-            covered = a[COLUMNS] * PW - a[LEFT]
-            for y in range(max(0, top), height if row == a[ROWS] - 1 else top + PH):
-                # Columns right of the last window, and all of a row below the last window.
-                empty = covered if y < top + PH else 0
-                target = a[INPUTS] + 4 * ((image * height + y) * width + empty) * channels
-                for index in range(0, (width - empty) * channels, L):
-                    vector_store(zero, target + 4 * index, (width - empty) * channels - index)
-
-    return _pool_grad_tiled_kernel
-
-
-def _backward(number: int, is_max: bool) -> Any:
-    """INPUTS is the gradient of the inputs, written; OUTPUTS that of the outputs, read.
-
-    A task is one row of the inputs: every value is written once, whatever the windows share.
-    """
-    L, PH, _PW, WB = _kind_of_number(number)
-    if PH > 0:
-        return _backward_tiled(number, is_max)
-
-    @cached_cfunc(KERNEL_SIGNATURE)
-    def _pool_grad_kernel(args: Any, begin: int, end: int) -> None:
-        a = carray(args, FIELDS)
-        window_rows, window_columns = a[WINDOW_ROWS], a[WINDOW_COLUMNS]
-        row_step, column_step = a[ROW_STEP], a[COLUMN_STEP]
-        channels = a[CHANNELS]
-        for task in range(begin, end):
-            image = task // a[HEIGHT]
-            y = task % a[HEIGHT] + a[TOP]
-            # Rows r of the outputs with r * step <= y < r * step + window.
-            first_row = max(0, (y - window_rows + row_step) // row_step)
-            last_row = min(a[ROWS], y // row_step + 1)
-            for column in range(a[WIDTH]):
-                x = column + a[LEFT]
-                first = max(0, (x - window_columns + column_step) // column_step)
-                last = min(a[COLUMNS], x // column_step + 1)
-                target = a[INPUTS] + 4 * (task * a[WIDTH] + column) * channels
-                for c in range(0, channels, L):
-                    valid = channels - c
-                    total = vector_splat(np.float32(0), L)
-                    for r in range(first_row, last_row):
-                        for q in range(first, last):
-                            place = ((image * a[ROWS] + r) * a[COLUMNS] + q) * channels + c
-                            value = vector_load(a[OUTPUTS] + 4 * place, valid, L)
-                            if is_max:
-                                winner = index_load(a[WINNERS] + WB * place, valid, WB, L)
-                                cell = (y - r * row_step) * window_columns
-                                cell += x - q * column_step
-                                value = vector_where_equal(winner, cell, value)
-                            else:
-                                top = r * row_step - a[TOP]
-                                left = q * column_step - a[LEFT]
-                                height = min(top + window_rows, a[HEIGHT]) - max(top, 0)
-                                width = min(left + window_columns, a[WIDTH]) - max(left, 0)
-                                cells = vector_splat(np.float32(height * width), L)
-                                value = vector_divide(value, cells)
-                            total = vector_add(total, value)
-                    vector_store(total, target + 4 * c, valid)
-
-    return _pool_grad_kernel
-
-
-@kernel_family(_KINDS)
-def _MAX_POOL_GRAD(number: int) -> Any:
-    return _backward(number, True)
-
-
-@kernel_family(_KINDS)
-def _AVERAGE_POOL_GRAD(number: int) -> Any:
-    return _backward(number, False)
 
 
 @cached_njit()
@@ -279,7 +57,7 @@ def _block(
 
 @cached_njit()
 def _run(family: int, args: Any, winner_bytes: int, images: int, backward: bool) -> None:
-    kind = _kind_number(args, winner_bytes)
+    kind = kind_number(args, winner_bytes)
     general = kind < 6
     rows = args[HEIGHT] if backward and general else args[ROWS]
     row_floats = max(1, args[WIDTH] * args[CHANNELS])
@@ -312,7 +90,7 @@ def max_pool2d_forward(
         return
     args = _block(inputs, outputs, pool_size, strides, same)
     args[WINNERS] = address_of(winners)
-    _run(_MAX_POOL, args, winners.itemsize, inputs.shape[0], False)
+    _run(MAX_POOL, args, winners.itemsize, inputs.shape[0], False)
 
 
 @cached_njit()
@@ -331,7 +109,7 @@ def max_pool2d_grad_inputs(
         return
     args = _block(grad_inputs, grad_outputs, pool_size, strides, same)
     args[WINNERS] = address_of(winners)
-    _run(_MAX_POOL_GRAD, args, winners.itemsize, inputs.shape[0], True)
+    _run(MAX_POOL_GRAD, args, winners.itemsize, inputs.shape[0], True)
 
 
 @cached_njit()
@@ -346,7 +124,7 @@ def average_pool2d_forward(
     if outputs.size == 0:
         return
     args = _block(inputs, outputs, pool_size, strides, same)
-    _run(_AVERAGE_POOL, args, 1, inputs.shape[0], False)
+    _run(AVERAGE_POOL, args, 1, inputs.shape[0], False)
 
 
 @cached_njit()
@@ -363,4 +141,4 @@ def average_pool2d_grad_inputs(
         grad_inputs[:] = np.float32(0)
         return
     args = _block(grad_inputs, grad_outputs, pool_size, strides, same)
-    _run(_AVERAGE_POOL_GRAD, args, 1, inputs.shape[0], True)
+    _run(AVERAGE_POOL_GRAD, args, 1, inputs.shape[0], True)

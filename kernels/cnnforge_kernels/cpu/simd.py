@@ -45,6 +45,17 @@ def store_float(typingctx: Any, address: Any, value: Any) -> Any:
     return types.void(types.int64, types.float32), codegen
 
 
+@intrinsic
+def load_byte(typingctx: Any, address: Any) -> Any:
+    """The unsigned byte at ``address``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value = builder.load(pointer_to(builder, args[0], ir.IntType(8)))
+        return builder.zext(value, I64)
+
+    return types.int64(types.int64), codegen
+
+
 @intrinsic(prefer_literal=True)
 def vector_splat(typingctx: Any, value: Any, lanes: Any) -> Any:
     """A vector whose every lane is ``value`` (a float32)."""
@@ -127,6 +138,7 @@ def _binary(name: str, emit: Any) -> Any:
 
 
 vector_add = _binary("vector_add", lambda builder, x, y: builder.fadd(x, y))
+index_add = _binary("index_add", lambda builder, x, y: builder.add(x, y))
 vector_divide = _binary("vector_divide", lambda builder, x, y: builder.fdiv(x, y))
 
 
@@ -183,6 +195,33 @@ def vector_where_equal(typingctx: Any, winner: Any, index: Any, values: Any) -> 
         return builder.select(chosen, args[2], zeros(args[2].type))
 
     return values(winner, types.int64, values), codegen
+
+
+@intrinsic
+def index_where_equal(typingctx: Any, winner: Any, index: Any, value: Any, otherwise: Any) -> Any:
+    """``value`` in the lanes whose ``winner`` is ``index``, in the others that of ``otherwise``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = args[0].type
+        cells, values = (splat(builder, builder.trunc(it, I32), kind) for it in args[1:3])
+        return builder.select(builder.icmp_signed("==", args[0], cells), values, args[3])
+
+    return otherwise(winner, types.int64, types.int64, otherwise), codegen
+
+
+@intrinsic(prefer_literal=True)
+def index_ramp(typingctx: Any, first: Any, step: Any, lanes: Any) -> Any:
+    """The int32 vector ``first``, ``first + step``, ``first + 2 * step``, and so on."""
+    shape = literals(lanes)
+    if shape is None:
+        return None
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.VectorType(I32, shape[0])
+        start, slope = (splat(builder, builder.trunc(it, I32), kind) for it in args[:2])
+        return builder.add(start, builder.mul(slope, ir.Constant(kind, list(range(shape[0])))))
+
+    return Vector("i32", shape[0])(types.int64, types.int64, lanes), codegen
 
 
 @intrinsic

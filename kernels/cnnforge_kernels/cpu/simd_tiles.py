@@ -14,7 +14,6 @@ from numba.extending import intrinsic
 
 from cnnforge_kernels.cpu.llvm import (
     F32,
-    I8,
     I32,
     I64,
     Loop,
@@ -50,8 +49,10 @@ def tile_broadcast(typingctx: Any, address: Any, positions: Any, vectors: Any, l
 
 
 @intrinsic(prefer_literal=True)
-def tile_load(typingctx: Any, address: Any, positions: Any, vectors: Any, lanes: Any) -> Any:
-    """The tile stored at ``address``, positions one after the other."""
+def tile_load(
+    typingctx: Any, address: Any, stride: Any, positions: Any, vectors: Any, lanes: Any
+) -> Any:
+    """The tile whose position t is stored at ``address + t * stride`` (bytes)."""
     shape = literals(positions, vectors, lanes)
     if shape is None:
         return None
@@ -59,13 +60,15 @@ def tile_load(typingctx: Any, address: Any, positions: Any, vectors: Any, lanes:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = ir.VectorType(F32, shape[2])
-        values = [
-            builder.load(pointer_to(builder, args[0], kind, 4 * shape[2] * index), align=4)
-            for index in range(shape[0] * shape[1])
-        ]
+        values = []
+        for t in range(shape[0]):
+            start = builder.add(args[0], builder.mul(args[1], ir.Constant(I64, t)))
+            for v in range(shape[1]):
+                pointer = pointer_to(builder, start, kind, 4 * shape[2] * v)
+                values.append(builder.load(pointer, align=4))
         return context.make_tuple(builder, tile, values)
 
-    return tile(types.int64, positions, vectors, lanes), codegen
+    return tile(types.int64, types.int64, positions, vectors, lanes), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -77,112 +80,70 @@ def tile_accumulate(
     weights: Any,
     count: Any,
     line: Any,
+    pixel: Any,
     rows: Any,
     positions: Any,
     vectors: Any,
     lanes: Any,
     pairs: Any,
+    window: Any,
 ) -> Any:
-    """The micro-kernel: ``tile[t][v] += source[offsets[k] + t] * weights[k][v]`` for k < count.
+    """The micro-kernel: ``tile[t] += source[offsets[k] + (t + j) * pixel] * weights[k][j]``.
 
-    ``source``, ``offsets`` (int64, in bytes) and ``weights`` (``vectors * lanes`` values a step)
-    are addresses. The positions of each of ``rows`` rows are neighbours; the rows lie ``line``
-    bytes apart. With ``pairs`` of 2 each vector holds two positions, 2t in its even lanes and
-    2t + 1 in its odd ones, and the weights stand there twice: so few filters fill a wide register,
-    and both positions are loaded by one 64-bit broadcast.
+    That for k < count and j < window, and for each of ``rows`` rows, which lie ``line`` bytes
+    apart. ``source``, ``offsets`` (int64, in bytes) and ``weights`` (``vectors * lanes`` values a
+    step) are addresses; neighbouring positions lie ``pixel`` bytes apart. A value of the source is
+    loaded once for all the steps of a window that use it.
+
+    With ``pairs`` of 2 each vector holds two positions, 2t in its even lanes and 2t + 1 in its odd
+    ones, and the weights stand there twice: so few filters fill a wide register, and both
+    positions, which must be neighbouring floats, are loaded by one 64-bit broadcast.
     """
-    shape = literals(rows, positions, vectors, lanes, pairs)
+    shape = literals(rows, positions, vectors, lanes, pairs, window)
     if shape is None or not isinstance(tile, types.UniTuple):
         return None
-    R, T, G, L, P = shape
+    R, T, G, L, P, W = shape
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        start, source, offsets, weights, count, line = args[:6]
+        start, source, offsets, weights, count, line, pixel = args[:7]
         kind = ir.VectorType(F32, L)
+        steps = [builder.mul(pixel, ir.Constant(I64, q)) for q in range(T * P + W - 1)]
         loop = Loop(builder, count, [*unpack(builder, start, R * T * G), weights])
         weight = loop.values[-1]
         table = builder.inttoptr(offsets, I64.as_pointer())
         position = builder.add(source, builder.load(builder.gep(table, [loop.index])))
         row = [
-            builder.load(pointer_to(builder, weight, kind, 4 * L * v), align=4) for v in range(G)
+            builder.load(pointer_to(builder, weight, kind, 4 * L * v), align=4)
+            for v in range(G * W)
         ]
-        results = []
+        results = list(loop.values[:-1])
         for r in range(R):
             if r > 0:
                 position = builder.add(position, line)
-            for t in range(T):
+            for q in range(T * P + W - 1):
+                # Step j of the window takes it for position q - j, if that begins a vector.
+                uses = [j for j in range(W) if 0 <= q - j <= (T - 1) * P and (q - j) % P == 0]
+                if not uses:
+                    continue
+                here = builder.add(position, steps[q])
                 if P == 1:
-                    value = builder.load(pointer_to(builder, position, F32, 4 * t), align=4)
-                    value = splat(builder, value, kind)
+                    value = splat(
+                        builder, builder.load(pointer_to(builder, here, F32), align=4), kind
+                    )
                 else:
-                    value = builder.load(pointer_to(builder, position, I64, 8 * t), align=4)
-                    value = splat(builder, value, ir.VectorType(I64, L // 2))
-                    value = builder.bitcast(value, kind)
-                for v in range(G):
-                    results.append(fma(builder, value, row[v], loop.values[len(results)]))
-        next_weight = builder.add(weight, ir.Constant(I64, 4 * L * G))
+                    both = builder.load(pointer_to(builder, here, I64), align=4)
+                    both = splat(builder, both, ir.VectorType(I64, L // 2))
+                    value = builder.bitcast(both, kind)
+                for j in uses:
+                    for v in range(G):
+                        index = (r * T + (q - j) // P) * G + v
+                        results[index] = fma(builder, value, row[j * G + v], results[index])
+        next_weight = builder.add(weight, ir.Constant(I64, 4 * L * G * W))
         final = loop.finish([*results, next_weight])[:-1]
         return context.make_tuple(builder, tile, final)
 
     integer = types.int64
-    signature = tile(tile, *[integer] * 5, rows, positions, vectors, lanes, pairs)
-    return signature, codegen
-
-
-@intrinsic(prefer_literal=True)
-def sparse_accumulate(
-    typingctx: Any,
-    sums: Any,
-    source: Any,
-    offsets: Any,
-    cells: Any,
-    winners: Any,
-    factors: Any,
-    step: Any,
-    count: Any,
-    line: Any,
-    rows: Any,
-    vectors: Any,
-    lanes: Any,
-) -> Any:
-    """``sums[v] += factors[p] * source[offsets[p] + cells[winners[p]] + v * lanes]`` for p < count.
-
-    The tile of ``rows`` rows (``line`` bytes apart) by ``vectors`` vectors is the gradient of one
-    filter's taps; ``p`` counts pooled pixels. ``source``, ``offsets`` and ``cells`` (int64, in
-    bytes) are addresses, ``winners`` the address of bytes and ``factors`` that of float32, both
-    ``step`` values apart.
-    """
-    shape = literals(rows, vectors, lanes)
-    if shape is None or not isinstance(sums, types.UniTuple):
-        return None
-    R, V, L = shape
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        start, source, offsets, cells, winners, factors, step, count, line = args[:9]
-        kind = ir.VectorType(F32, L)
-        initial = unpack(builder, start, R * V)
-        loop = Loop(builder, count, [*initial, ir.Constant(I64, 0)])
-        place = loop.values[-1]
-        winner = builder.load(pointer_to(builder, builder.add(winners, place), I8))
-        table = builder.inttoptr(cells, I64.as_pointer())
-        cell = builder.load(builder.gep(table, [builder.zext(winner, I64)]))
-        places = builder.inttoptr(offsets, I64.as_pointer())
-        position = builder.add(source, builder.load(builder.gep(places, [loop.index])))
-        position = builder.add(position, cell)
-        scale = builder.add(factors, builder.shl(place, ir.Constant(I64, 2)))
-        factor = splat(builder, builder.load(pointer_to(builder, scale, F32), align=4), kind)
-        results = []
-        for r in range(R):
-            if r > 0:
-                position = builder.add(position, line)
-            for v in range(V):
-                value = builder.load(pointer_to(builder, position, kind, 4 * L * v), align=4)
-                results.append(fma(builder, factor, value, loop.values[len(results)]))
-        final = loop.finish([*results, builder.add(place, step)])[:-1]
-        return context.make_tuple(builder, sums, final)
-
-    integer = types.int64
-    signature = sums(sums, *[integer] * 8, rows, vectors, lanes)
+    signature = tile(tile, *[integer] * 5, pixel, rows, positions, vectors, lanes, pairs, window)
     return signature, codegen
 
 

@@ -17,12 +17,13 @@ from numba import carray
 from cnnforge_kernels.cpu.compiled import (
     KERNEL_SIGNATURE,
     address_of,
+    aligned_floats,
     cached_cfunc,
     cached_njit,
     kernel_family,
 )
 from cnnforge_kernels.cpu.parallel import run_kernel
-from cnnforge_kernels.cpu.planes import fill_planes
+from cnnforge_kernels.cpu.planes import copy_floats, fill_pixels, fill_planes
 from cnnforge_kernels.cpu.simd import (
     index_load,
     index_splat,
@@ -34,8 +35,24 @@ from cnnforge_kernels.cpu.simd import (
     vector_store,
     vector_where_equal,
 )
-from cnnforge_kernels.cpu.simd_tiles import tile_accumulate, tile_broadcast, tile_relu, tile_store
-from cnnforge_kernels.cpu.tiles import TILES, choose_tile, tile_number, tile_of_number
+from cnnforge_kernels.cpu.simd_blocks import tile_pool_store
+from cnnforge_kernels.cpu.simd_tiles import (
+    tile_accumulate,
+    tile_broadcast,
+    tile_relu,
+    tile_store,
+)
+from cnnforge_kernels.cpu.tiles import (
+    TILES,
+    WINDOWS,
+    choose_tile,
+    in_planes,
+    longest_window,
+    tile_number,
+    tile_of_number,
+    window_number,
+)
+from cnnforge_kernels.cpu.winners import NO_WINNER
 
 # Fields of a sweep's argument block. Addresses and strides are in bytes.
 SOURCE, MASK, IMAGE_STRIDE, ROW_STRIDE, PIXEL_STRIDE = range(5)
@@ -48,11 +65,11 @@ ROWS, COLUMNS, FILTERS, RELU, BLOCK_ROWS, BLOCKS, IMAGES = range(23, 30)
 # the forward pass (POOL_ROWS > 0) the outputs are pooled; in the backward pass (UNPOOL_ROWS > 0)
 # the source is a pooled gradient, and HEIGHT x WIDTH is the map that was pooled.
 POOL_ROWS, POOL_COLUMNS, UNPOOL_ROWS, UNPOOL_COLUMNS, WINNERS = range(30, 35)
-FIELDS = 35
+# The scratch: bytes of a row, of a plane (0 where pixels are kept whole), and of a whole pixel.
+ROW_BYTES, PLANE, SCRATCH_PIXEL = range(35, 38)
+FIELDS = 38
 
 _UNPOOL_LANES = 8
-NO_WINNER = 255  # the ReLU let nothing through: no cell of the window has a gradient
-
 # Scratch for the rows of a task: half of a 512 KiB second-level cache at the most.
 _SCRATCH_BYTES = 128 * 1024
 
@@ -61,7 +78,7 @@ _SCRATCH_BYTES = 128 * 1024
 def _fill_row(
     a: Any, row: int, image: int, group: int, target: int, plane: int, spare: int
 ) -> None:
-    """Copy row ``row`` of the source, as far as any output reads it, into planes at ``target``."""
+    """Copy row ``row`` of the source, as far as any output reads it, into scratch at ``target``."""
     channels = a[CHANNELS]
     first = max(0, a[COLUMN_ORIGIN])
     after = a[COLUMN_ORIGIN] + (a[COLUMNS] - 1) * a[COLUMN_STEP] + a[COLUMN_SPAN]
@@ -71,7 +88,14 @@ def _fill_row(
         place = image * a[IMAGE_STRIDE] + row * a[ROW_STRIDE] + 4 * group * channels
         mask = a[MASK] + place if a[MASK] != 0 else 0
         source, pixel = a[SOURCE] + place, a[PIXEL_STRIDE]
-        fill_planes(target, plane, step, source, mask, pixel, shift, first, last, channels)
+        if plane != 0:
+            fill_planes(target, plane, step, source, mask, pixel, shift, first, last, channels)
+        else:
+            here, skipped = target + (first + shift) * a[SCRATCH_PIXEL], first * pixel
+            gate = mask + skipped if mask != 0 else 0
+            fill_pixels(
+                here, a[SCRATCH_PIXEL], source + skipped, gate, pixel, last - first, channels
+            )
         return
     # Each value of the pooled gradient goes to the cell that won, all other cells are zero.
     cells = a[UNPOOL_COLUMNS]
@@ -88,32 +112,43 @@ def _fill_row(
                 place = spare + 4 * ((column * cells + j) * channels + c)
                 vector_store(vector_where_equal(winner, cell, value), place, valid)
     no_mask = np.int64(0)  # a literal would have the function compiled once more
-    fill_planes(target, plane, step, spare, no_mask, 4 * channels, shift, first, last, channels)
+    pixel = 4 * channels
+    if plane != 0:
+        fill_planes(target, plane, step, spare, no_mask, pixel, shift, first, last, channels)
+    else:
+        here = target + (first + shift) * pixel
+        fill_pixels(here, pixel, spare + first * pixel, no_mask, pixel, last - first, channels)
 
 
-@kernel_family(TILES)
+@kernel_family(TILES * len(WINDOWS) * 2)
 def _SWEEP(number: int) -> Any:
-    T, G, L, P = tile_of_number(number)
+    T, G, L, P = tile_of_number(number % TILES)
+    W = WINDOWS[number // TILES % len(WINDOWS)]
+    R = number // TILES // len(WINDOWS) + 1  # 2: the tile is pooled before it leaves the registers
+    RT = R * T
+    PLANAR = in_planes(G, P)
     F_LANES = L // P  # filters of a vector
     F_WIDTH = G * L // P  # filters of a tile
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _sweep_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
-        plane = 4 * (a[COLUMNS] + (a[COLUMN_SPAN] - 1) // a[COLUMN_STEP])
-        row_bytes = plane * a[COLUMN_STEP] * a[CHANNELS]
+        plane, row_bytes = a[PLANE], a[ROW_BYTES]
         rows_held = (a[BLOCK_ROWS] - 1) * a[ROW_STEP] + a[ROW_SPAN]
-        scratch = np.empty(rows_held * row_bytes // 4 + 1, np.float32)
+        scratch = aligned_floats(rows_held * row_bytes // 4 + 1)
         base = address_of(scratch)
         # One row of a window's maps, or of an unpooled gradient.
-        spare = np.empty(
-            a[POOL_ROWS] * a[COLUMNS] * F_WIDTH + a[UNPOOL_ROWS] * a[WIDTH] * a[CHANNELS] + 1,
-            np.float32,
+        spare = aligned_floats(
+            (2 - R) * a[POOL_ROWS] * a[COLUMNS] * F_WIDTH
+            + a[UNPOOL_ROWS] * a[WIDTH] * a[CHANNELS]
+            + 1
         )
         spare_at = address_of(spare)
         spare_row = 4 * a[COLUMNS] * F_WIDTH
+        next_line = a[ROW_STEP] * row_bytes
+        pixel = a[COLUMN_STEP] * a[SCRATCH_PIXEL]
         filter_blocks = (a[FILTERS] + F_WIDTH - 1) // F_WIDTH
-        block_bytes = a[COUNT] * G * L * 4
+        block_bytes = a[COUNT] * W * G * L * 4
         for task in range(begin, end):
             group = task % a[GROUPS]
             image = task // a[GROUPS] // a[BLOCKS]
@@ -130,26 +165,62 @@ def _SWEEP(number: int) -> Any:
                 valid = a[FILTERS] - block * F_WIDTH
                 first_filter = 4 * (group * a[FILTERS] + block * F_WIDTH)
                 out = a[TARGET] + image * a[TARGET_IMAGE] + first_filter
-                for row in range(row0, row1):
+                for row in range(row0, row1, R):
                     line = base + (row - row0) * a[ROW_STEP] * row_bytes
                     target, step, stored = out + row * a[TARGET_ROW], a[TARGET_COLUMN], valid
+                    pooled = out + row // max(a[POOL_ROWS], 1) * a[TARGET_ROW]
                     if a[POOL_ROWS] != 0:
                         target = spare_at + (row % a[POOL_ROWS]) * spare_row
                         step, stored = 4 * F_WIDTH, F_WIDTH
                     column = 0
                     while column < a[COLUMNS]:
                         column = min(column, a[COLUMNS] - T * P)
-                        tile = tile_broadcast(bias, T, G, L)
-                        tile = tile_accumulate(
-                            tile, line + 4 * column, a[OFFSETS], weights, a[COUNT], 0, 1, T, G, L, P
-                        )
-                        if a[RELU] != 0:
-                            tile = tile_relu(tile)
-                        tile_store(tile, target + column * step, step, stored, T, G, P)
+                        tile = tile_broadcast(bias, RT, G, L)
+                        if PLANAR:
+                            tile = tile_accumulate(
+                                tile,
+                                line + 4 * column,
+                                a[OFFSETS],
+                                weights,
+                                a[COUNT],
+                                next_line,
+                                4,
+                                R,
+                                T,
+                                G,
+                                L,
+                                P,
+                                W,
+                            )
+                        else:
+                            tile = tile_accumulate(
+                                tile,
+                                line + pixel * column,
+                                a[OFFSETS],
+                                weights,
+                                a[COUNT],
+                                next_line,
+                                pixel,
+                                R,
+                                T,
+                                G,
+                                L,
+                                P,
+                                W,
+                            )
+                        if R == 2:
+                            place = pooled + column // 2 * a[TARGET_COLUMN]
+                            byte = a[WINNERS] + (place - a[TARGET]) // 4
+                            tile_pool_store(
+                                tile, place, byte, a[TARGET_COLUMN], valid, T, G, P, NO_WINNER
+                            )
+                        else:
+                            if a[RELU] != 0:
+                                tile = tile_relu(tile)
+                            tile_store(tile, target + column * step, step, stored, T, G, P)
                         column += T * P
-                    if a[POOL_ROWS] == 0 or row % a[POOL_ROWS] != a[POOL_ROWS] - 1:
+                    if R == 2 or a[POOL_ROWS] == 0 or row % a[POOL_ROWS] != a[POOL_ROWS] - 1:
                         continue
-                    pooled = out + row // a[POOL_ROWS] * a[TARGET_ROW]
                     for column in range(a[COLUMNS] // a[POOL_COLUMNS]):
                         for v in range(G):
                             best = vector_splat(np.float32(-np.inf), F_LANES)
@@ -175,6 +246,24 @@ def _SWEEP(number: int) -> Any:
 
 
 @cached_njit()
+def _window(step: int, row_taps: Any, column_taps: Any) -> int:
+    """How many neighbouring taps a micro-kernel may take at a time: all runs are so long."""
+    taps = row_taps.size
+    if step != 1 or taps == 0:
+        return 1
+    run = 1
+    while run < taps and row_taps[run] == row_taps[0]:
+        run += 1
+    if taps % run != 0:
+        return 1
+    for tap in range(taps):
+        first = tap - tap % run
+        if row_taps[tap] != row_taps[first] or column_taps[tap] != column_taps[first] + tap - first:
+            return 1
+    return longest_window(run)
+
+
+@cached_njit()
 def _origin_and_span(taps: Any) -> tuple[int, int]:
     """The least of some integers, and how many there are from it to the largest."""
     if taps.size == 0:
@@ -197,39 +286,61 @@ def sweep(args: Any, row_taps: Any, column_taps: Any, weights: Any, bias: Any) -
         bias: (groups * filters of a group,), or empty: zero.
     """
     taps, channels, groups, filters = weights.shape
-    tile, vectors, lanes, pairs = choose_tile(args[COLUMNS], filters)
+    pooled = args[POOL_ROWS] == 2 and args[POOL_COLUMNS] == 2
+    window = _window(args[COLUMN_STEP], row_taps, column_taps)
+    tile, vectors, lanes, pairs, window = choose_tile(
+        args[COLUMNS], filters, window, 2 if pooled else 1
+    )
     tile = min(tile, args[COLUMNS] // pairs)
     args[ROW_ORIGIN], args[ROW_SPAN] = _origin_and_span(row_taps)
     args[COLUMN_ORIGIN], args[COLUMN_SPAN] = _origin_and_span(column_taps)
     args[CHANNELS], args[GROUPS], args[FILTERS] = channels, groups, filters
     step = args[COLUMN_STEP]
-    plane = 4 * (args[COLUMNS] + (args[COLUMN_SPAN] - 1) // step)
-    row_bytes = plane * step * channels
-    count = taps * channels
-    args[COUNT] = count
-    offsets = np.empty(count, np.int64)
-    for tap in range(taps):
+    if in_planes(vectors, pairs):
+        args[PLANE] = 4 * (args[COLUMNS] + (args[COLUMN_SPAN] - 1) // step)
+        args[ROW_BYTES] = args[PLANE] * step * channels
+    else:
+        args[PLANE] = 0
+        args[SCRATCH_PIXEL] = 4 * channels
+        args[ROW_BYTES] = ((args[COLUMNS] - 1) * step + args[COLUMN_SPAN]) * 4 * channels
+    row_bytes = args[ROW_BYTES]
+    args[COUNT] = taps // window * channels
+    offsets = np.empty(args[COUNT], np.int64)
+    for tap in range(0, taps, window):
         shift = column_taps[tap] - args[COLUMN_ORIGIN]
         place = (row_taps[tap] - args[ROW_ORIGIN]) * row_bytes
-        place += (shift % step) * plane + 4 * (shift // step)
+        next_channel = 4
+        if args[PLANE] != 0:
+            place += (shift % step) * args[PLANE] + 4 * (shift // step)
+            next_channel = step * args[PLANE]
+        else:
+            place += shift * args[SCRATCH_PIXEL]
         for c in range(channels):
-            offsets[tap * channels + c] = place + c * step * plane
+            offsets[tap // window * channels + c] = place + c * next_channel
     width = vectors * lanes // pairs
     blocks = (filters + width - 1) // width
     # One-dimensional, because Numba takes long to compile for more dimensions.
-    packed = np.zeros(groups * blocks * count * width * pairs, np.float32)
+    count = taps * channels
+    packed = aligned_floats(groups * blocks * count * width * pairs)
+    packed[:] = np.float32(0)
+    contiguous = weights.strides[3] == 4
     packed_bias = np.zeros(groups * blocks * width * pairs, np.float32)
     for group in range(groups):
         for block in range(blocks):
             first = block * width
             valid = min(width, filters - first)
             row = (group * blocks + block) * count * width * pairs
-            for tap in range(taps):
+            for run in range(0, taps, window):
                 for c in range(channels):
-                    for f in range(valid):
-                        for pair in range(pairs):
-                            packed[row + f * pairs + pair] = weights[tap, c, group, first + f]
-                    row += width * pairs
+                    for tap in range(run, run + window):
+                        source = weights[tap, c, group, first : first + valid]
+                        if pairs == 1 and contiguous:
+                            copy_floats(address_of(packed) + 4 * row, address_of(source), valid)
+                        else:
+                            for f in range(valid):
+                                for pair in range(pairs):
+                                    packed[row + f * pairs + pair] = source[f]
+                        row += width * pairs
             if bias.size > 0:
                 row = (group * blocks + block) * width * pairs
                 for f in range(valid):
@@ -248,7 +359,10 @@ def sweep(args: Any, row_taps: Any, column_taps: Any, weights: Any, bias: Any) -
     # About 20 us of work (at 32 multiply-adds a nanosecond) is worth handing out.
     work = args[BLOCK_ROWS] * args[COLUMNS] * max(count, 1) * blocks * width
     grain = max(1, 640_000 // max(work, 1))
-    run_kernel(_SWEEP + tile_number(tile, vectors, lanes, pairs), args, tasks, grain)
+    number = tile_number(tile, vectors, lanes, pairs) + TILES * window_number(window)
+    if pooled:
+        number += TILES * len(WINDOWS)
+    run_kernel(_SWEEP + number, args, tasks, grain)
     offsets[:] = 0  # keeps the tables alive until here
     packed_bias[:0] = np.float32(0)
     packed[:0] = np.float32(0)
