@@ -26,6 +26,7 @@ PREVIOUS = "computed by the layer before"
 _OWN = "the layer is the plugin's own"
 _INSIDE = Choice("keras", None, "the layer is part of another layer")
 _KERAS = Choice("keras", None, "--kernels keras")
+_APART = Choice("keras", None, "the plugin's kernel computes it only together with a neighbour")
 # From the spec, the stock layer, and the configuration of the spec's layer where that is another.
 _Choose = Callable[[LayerSpec, keras.layers.Layer, "dict[str, Any] | None"], Choice]
 
@@ -148,6 +149,7 @@ def _decide(
     own, stock = _own(flat, layers), preferred(layers)
     replaceable = {id(layer) for part in model_parts(model) for layer in part.layers}
     together = {} if choose is None else _together(model, layers, choose)
+    paired = {id(layer) for _, *pair in fusible(model, layers) for layer in pair}
     found = []
     for layer in flat:
         kind = type(layer).__name__
@@ -169,6 +171,8 @@ def _decide(
             else:
                 choice = _KERAS if choose is None else choose(spec, layer, None)
             it = _record(layer, spec.qualified_name, choice)
+        elif id(layer) in paired:
+            it = _record(layer, "", _KERAS if choose is None else _APART)
         else:
             continue
         found.append((layer, it))
