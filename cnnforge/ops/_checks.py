@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
+import numba
 from numba import types
 from numba.core.dispatcher import Dispatcher
 
@@ -53,13 +55,8 @@ def define(
     _check_names(op, ins, outs, attrs)
     functions = () if backward is None else backward
     functions = tuple(functions) if isinstance(functions, (tuple, list)) else (functions,)
-    for kind, function in [("forward", forward), *(("backward", item) for item in functions)]:
-        if not isinstance(function, Dispatcher):
-            raise ValueError(
-                f"{op}: the {kind} function {getattr(function, '__name__', function)!r} is a "
-                f"{type(function).__name__}, expected a Numba function: decorate it with "
-                "@numba.njit(cache=True)"
-            )
+    forward = _compiled(op, "forward", forward)
+    functions = tuple(_compiled(op, "backward", function) for function in functions)
     attribute_names = {attribute.name for attribute in attrs}
     first = _forward_step(name, forward, ins, outs, attribute_names)
     steps = tuple(_backward_step(name, item, ins, outs, attribute_names) for item in functions)
@@ -67,6 +64,22 @@ def define(
     _check_use(op, ins, (forward, *functions, output_shapes))
     _check_gradients(op, ins, steps, tuple(not_differentiable))
     return Definition(name, ins, outs, attrs, first, steps, output_shapes)
+
+
+def _compiled(op: str, kind: str, function: Any) -> Dispatcher:
+    """What `numba.njit` makes of a plain function; one that is compiled already is left alone."""
+    if isinstance(function, FunctionType):
+        try:
+            return numba.njit(cache=True)(function)
+        except RuntimeError:
+            # It stands in no file, where Numba keeps compiled code beside it.
+            return numba.njit(function)
+    if not isinstance(function, Dispatcher):
+        raise ValueError(
+            f"{op}: the {kind} function {getattr(function, '__name__', function)!r} is a "
+            f"{type(function).__name__}, expected a Python function or what numba.njit makes of one"
+        )
+    return function
 
 
 def _array(op: str, kind: str, name: str, declared: int | types.Array) -> Array:
@@ -112,7 +125,7 @@ def _forward_step(
         if parameter not in known:
             raise ValueError(
                 f"{step.label}: parameter {parameter!r} is no input, output or attribute of the "
-                f"op; there are {', '.join(sorted(known))}"
+                f"op; {_there_are(parameter, known)}"
             )
     for output in outs:
         if output.name not in names:
@@ -147,7 +160,7 @@ def _backward_step(
         if parameter not in known:
             raise ValueError(
                 f"{step.label}: parameter {parameter!r} is no input, output, gradient or "
-                f"attribute of the op; there are {', '.join(sorted(known))}"
+                f"attribute of the op; {_there_are(parameter, known)}"
             )
     if not writes:
         raise ValueError(
@@ -157,19 +170,27 @@ def _backward_step(
     return step
 
 
+def _there_are(name: str, known: set[str]) -> str:
+    """What may have been meant, and what there is."""
+    close = difflib.get_close_matches(name, sorted(known), 1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}there are {', '.join(sorted(known))}"
+
+
 def _check_shape_rule(
     op: str, rule: Callable[..., Any], ins: Sequence[Array], attributes: set[str]
 ) -> None:
     if not isinstance(rule, (FunctionType, Dispatcher)):
         raise ValueError(
-            f"{op}: output_shapes is a {type(rule).__name__}, expected a function of shapes"
+            f"{op}: output_shapes is a {type(rule).__name__}, expected a function of shapes such "
+            "as lambda inputs: inputs"
         )
     known = {item.name for item in ins} | attributes
     for parameter in parameters(rule):
         if parameter not in known:
             raise ValueError(
                 f"{op}: the shape rule {rule.__name__!r}: parameter {parameter!r} is no input or "
-                f"attribute of the op; there are {', '.join(sorted(known))}"
+                f"attribute of the op; {_there_are(parameter, known)}"
             )
 
 

@@ -61,6 +61,18 @@ def aligned_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray[Any,
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
+_GUARD = 64
+_GUARD_BYTE = 0xA5
+
+
+def _guarded_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """Like `aligned_empty`, between two guards: the array, and the memory with its guards."""
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    memory = aligned_empty((_GUARD + size + _GUARD,), np.dtype(np.uint8))
+    memory[:_GUARD] = memory[_GUARD + size :] = _GUARD_BYTE
+    return memory[_GUARD : _GUARD + size].view(dtype).reshape(shape), memory
+
+
 class Program:
     """The machine code of a step, made on first use.
 
@@ -143,12 +155,17 @@ class Program:
 
         Returns:
             What it writes, each beginning at a multiple of 64 bytes.
+
+        Raises:
+            ValueError: It wrote beyond an end of an array, which is mostly one whose shape the
+                shape rule has made too small.
         """
         entry = self.entry
-        outputs = [
-            aligned_empty(shape, array.dtype)
+        guarded = [
+            _guarded_empty(shape, array.dtype)
             for shape, array in zip(shapes, self.step.writes, strict=True)
         ]
+        outputs = [array for array, _ in guarded]
         block = np.zeros(self.words, np.int64)
         for declared, array in zip(
             (*self.step.reads, *self.step.writes), (*arrays, *outputs), strict=True
@@ -159,4 +176,16 @@ class Program:
         block[self.attribute_offset :] = attribute_words
         with _turn():
             entry(block.ctypes.data)
+        for declared, (array, memory) in zip(self.step.writes, guarded, strict=True):
+            if (memory[:_GUARD] != _GUARD_BYTE).any() or (memory[-_GUARD:] != _GUARD_BYTE).any():
+                raise ValueError(self._overrun(declared.name, array.shape))
         return outputs
+
+    def _overrun(self, name: str, shape: tuple[int, ...]) -> str:
+        of = "its input"
+        if self.step.is_forward:
+            of = f"the shape rule {getattr(self._shape_rule, '__name__', '')!r}"
+        return (
+            f"{self.step.label} writes beyond the end of {name!r}, which has the shape {shape} of "
+            f"{of}: let the two agree; NUMBA_BOUNDSCHECK=1 makes Numba name the index"
+        )

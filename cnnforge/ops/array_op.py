@@ -32,9 +32,10 @@ class ArrayOp(OpCore):
     and no better.
 
     Defining an op is cheap: nothing is compiled and no framework is imported before its first
-    use. Decorate the functions with `@numba.njit(cache=True)`: then a second process compiles
-    nothing. (Numba notices a change of the file that a function stands in, not of the functions
-    that it calls in other files.)
+    use. Functions decorated with `@numba.njit(cache=True)`, and plain ones that stand in a file,
+    are compiled once: a second process compiles nothing. (Numba notices a change of the file that
+    a function stands in, not of the functions that it calls in other files.) A plain function
+    stays what it is, for tests and debuggers; of a decorated one that is `py_func`.
 
     Attributes:
         name: The op's name.
@@ -83,10 +84,11 @@ class ArrayOp(OpCore):
         Args:
             name: lower_snake_case, unique in the process. The same module may define it again
                 (a notebook cell run twice): the new functions then replace the old ones.
-            forward: A Numba function that writes every output.
-            backward: A Numba function, or several, each computing some of the gradients; in a
-                graph only those that are needed run. `None`: the op has no gradients, and asking
-                for one is an error.
+            forward: A Numba function that writes every output, or a plain Python function, which
+                is then compiled as `numba.njit(cache=True)` does.
+            backward: A function of the same kind, or several, each computing some of the
+                gradients; in a graph only those that are needed run. `None`: the op has no
+                gradients, and asking for one is an error.
             inputs: Name to rank (float32) or Numba array type.
             outputs: The same for the outputs.
             output_shapes: The shape rule: a plain function over integers that Numba can compile.
@@ -125,7 +127,7 @@ class ArrayOp(OpCore):
             prepare,
         )
         self.cuda = cuda
-        self._module = forward.py_func.__module__
+        self._module = self._definition.forward.function.py_func.__module__
         other = _ops.get(name)
         if other is not None and other._module != self._module:
             raise ValueError(

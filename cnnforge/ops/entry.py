@@ -22,8 +22,8 @@ from llvmlite import ir
 from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.dispatcher import Dispatcher
-from numba.core.errors import NumbaError
 
+from cnnforge.ops._complaints import complaint
 from cnnforge.ops._glue import (
     Argument as Argument,
 )
@@ -88,12 +88,15 @@ def compile_function(function: Dispatcher, arguments: Sequence[types.Type], labe
     try:
         function.compile(signature)
         return function.overloads[signature]
-    except (NumbaError, KeyError) as error:
+    # Numba lets through what Python raises where it looks up a name, an AttributeError for one.
+    except Exception as error:
         expected = ", ".join(
             f"{name}: {type_}"
             for name, type_ in zip(function.py_func.__code__.co_varnames, signature, strict=False)
         )
-        raise ValueError(f"{label} does not compile for ({expected}): {error}") from error
+        raise ValueError(
+            f"{label} does not compile for ({expected}): {complaint(error)}"
+        ) from error
 
 
 @global_compiler_lock

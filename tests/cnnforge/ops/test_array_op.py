@@ -71,18 +71,22 @@ def define(**changes):
     ("changes", "named"),
     [
         ({"name": "CamelCase"}, ["CamelCase", "lower_snake_case"]),
-        ({"forward": lambda inputs, outputs: None}, ["<lambda>", "numba.njit"]),
+        ({"forward": 3}, ["forward", "3", "int", "Python function"]),
+        ({"backward": (backward, "x")}, ["backward", "'x'", "str", "numba.njit"]),
         ({"forward": backward}, ["'backward'", "'grad_outputs'", "no input"]),
         ({"outputs": {"outputs": 1, "extra": 1}}, ["'forward'", "'extra'", "writes"]),
         ({"backward": backward_inputs}, ["'backward_inputs'", "'grad_factor'"]),
         ({"backward": (backward, backward_inputs)}, ["'backward'", "'grad_inputs'"]),
         ({"backward": (backward, backward_nothing)}, ["'backward_nothing'", "no gradient"]),
-        ({"backward": backward_typo}, ["'backward_typo'", "'grad_input'"]),
+        (
+            {"backward": backward_typo},
+            ["'backward_typo'", "'grad_input'", "did you mean 'grad_inputs'?"],
+        ),
         ({"backward": backward_mask}, ["'backward_mask'", "'grad_mask'"]),
         ({"not_differentiable": ["factor"]}, ["'grad_factor'", "not_differentiable"]),
         ({"not_differentiable": ["nope"]}, ["'nope'", "no input"]),
         ({"forward": forward_unread, "backward": None}, ["'factor'", "no function reads"]),
-        ({"output_shapes": shape_typo}, ["'shape_typo'", "'input'"]),
+        ({"output_shapes": shape_typo}, ["'shape_typo'", "'input'", "did you mean 'inputs'?"]),
         ({"output_shapes": (1,)}, ["output_shapes", "tuple"]),
         ({"inputs": {"inputs": -1, "factor": 1}}, ["'inputs'", "-1"]),
         ({"inputs": {"inputs": numba.float32[:], "factor": 1}}, ["'inputs'", "C-contiguous"]),
@@ -194,15 +198,126 @@ def test_the_exception_of_a_function_is_raised_as_it_is(toy):
     assert caught.value.args == ("repeat is negative:", -1)
 
 
-def test_what_numba_cannot_compile_names_the_function():
-    @numba.njit
-    def wrong(inputs, factor, outputs):
-        outputs[:] = inputs.no_such_attribute
+def plain_helper(value):
+    return value
 
-    with pytest.raises(ValueError, match=r"'broken'.*forward function 'wrong'.*inputs: array"):
-        define(name="broken", forward=wrong, backward=None).run(
-            np.ones(1, np.float32), np.ones(1, np.float32)
-        )
+
+def unknown_attribute(inputs, factor, outputs):
+    outputs[:] = inputs.no_such_attribute
+
+
+def plain_call(inputs, factor, outputs):
+    outputs[:] = plain_helper(inputs)
+
+
+def wrong_rank(inputs, factor, outputs):
+    outputs[0] = inputs[0, 1]
+
+
+def wrong_assignment(inputs, factor, outputs):
+    outputs[0] = inputs
+
+
+def wrong_keyword(inputs, factor, outputs):
+    outputs[0] = np.sum(inputs, keepdims=True)[0]
+
+
+def unknown_function(inputs, factor, outputs):
+    outputs[:] = np.no_such_function(inputs)  # pyright: ignore
+
+
+def unknown_name(inputs, factor, outputs):
+    outputs[:] = no_such_name  # noqa: F821  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (unknown_attribute, "Unknown attribute 'no_such_attribute' of type array(float32, 1d, C)"),
+        (plain_call, "it calls 'plain_helper', a plain Python function: decorate that with"),
+        (wrong_rank, "cannot index array(float32, 1d, C) with 2 indices"),
+        (
+            wrong_assignment,
+            "setitem(array(float32, 1d, C), Literal[int](0), array(float32, 1d, C))",
+        ),
+        (wrong_keyword, "got an unexpected keyword argument 'keepdims'"),
+        (unknown_function, "no_such_function"),
+        (unknown_name, "name 'no_such_name' is not defined"),
+    ],
+    ids=lambda it: getattr(it, "__name__", "-"),
+)
+def test_what_numba_cannot_compile_is_named_in_a_line(function, reason):
+    with pytest.raises(ValueError, match="does not compile for") as caught:
+        define(name="broken", forward=function, backward=None).run(GOOD[0, 0], FACTOR)
+    message = str(caught.value)
+    assert f"ArrayOp 'broken': the forward function '{function.__name__}'" in message
+    assert "(inputs: array(float32, 1d, C), factor: array(float32, 1d, C)" in message
+    assert reason in message
+    assert "\n" not in message
+    assert len(message) < 500
+    assert caught.value.__cause__ is not None
+
+
+def double(inputs, outputs):
+    for index in range(inputs.size):
+        outputs[index] = 2 * inputs[index]
+
+
+def double_backward(grad_outputs, grad_inputs):
+    grad_inputs[:] = 2 * grad_outputs
+
+
+def test_plain_functions_are_compiled_and_stay_what_they_are():
+    op = ArrayOp(
+        "doubled",
+        forward=double,
+        backward=double_backward,
+        inputs={"inputs": 1},
+        outputs={"outputs": 1},
+        output_shapes=shape,
+    )
+    array = np.arange(3, dtype=np.float32)
+    assert op.run(array).tolist() == [0, 2, 4]
+    assert op.run_backward([array], [array], [array])[0].tolist() == [0, 2, 4]
+    outputs = np.empty(3, np.float32)
+    double(array, outputs)
+    assert outputs.tolist() == [0, 2, 4]
+    names: dict = {}
+    exec("def typed_in(inputs, outputs):\n    outputs[:] = inputs", names)
+    other = ArrayOp(
+        "typed_in",
+        forward=names["typed_in"],
+        inputs={"inputs": 1},
+        outputs={"outputs": 1},
+        output_shapes=lambda inputs: inputs,
+    )
+    assert other.run(array).tolist() == [0, 1, 2]
+
+
+def overrun(inputs, factor, outputs):
+    for index in range(inputs.size):
+        outputs[index] = inputs[index]
+
+
+def overrun_backward(grad_outputs, grad_inputs, grad_factor):
+    for index in range(grad_inputs.size + 1):
+        grad_inputs[index] = 0
+    grad_factor[:] = 0
+
+
+def test_writing_beyond_the_end_is_noticed():
+    short = define(
+        name="short", forward=overrun, backward=None, output_shapes=lambda inputs: (inputs[0] - 1,)
+    )
+    with pytest.raises(
+        ValueError, match=r"'overrun' writes beyond .* 'outputs'.*\(1,\) of the shape"
+    ):
+        short.run(GOOD[0, 0], FACTOR)
+    back = define(name="back", backward=overrun_backward)
+    with pytest.raises(
+        ValueError, match="'overrun_backward' writes beyond the end of 'grad_inputs'"
+    ):
+        back.run_backward([GOOD[0, 0], FACTOR], [FACTOR], [FACTOR])
 
 
 def test_a_function_that_returns_something_is_refused():
