@@ -16,13 +16,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-
-import numpy as np
 
 from cnnforge_kernels.cuda.errors import no_numba_cuda
 
@@ -136,26 +133,7 @@ def no_twin(*_: Any) -> Any:
     raise NotImplementedError("This instruction exists on a device only, not in the simulator.")
 
 
-def _simulated_array(shared: bool) -> Callable[..., Any]:
-    """``cuda.shared.array`` or ``cuda.local.array`` of the simulator, with ``alignment``.
-
-    Memory starts as NaN: what is read before it is written spoils the result. (The simulator's
-    own shared arrays may be allocated twice when two threads come at once.)
-    """
-
-    def array(self: Any, shape: Any, dtype: Any, alignment: int | None = None) -> Any:
-        kind = np.dtype(dtype)
-        fresh = np.full(shape, np.nan if kind.kind == "f" else 0x5A, kind)
-        if not shared:
-            return fresh
-        frame = sys._getframe(1)
-        return self._allocations.setdefault((frame.f_code.co_filename, frame.f_lineno), fresh)
-
-    return array
-
-
 if SIMULATED:
-    from numba.cuda.simulator import kernelapi
+    from cnnforge_kernels.cuda import simulator
 
-    kernelapi.FakeCUDAShared.array = _simulated_array(shared=True)
-    kernelapi.FakeCUDALocal.array = _simulated_array(shared=False)
+    simulator.install()

@@ -1,7 +1,7 @@
 """Plans run by Numba's CUDA simulator, in host memory: for tests, with no device.
 
 It needs ``NUMBA_ENABLE_CUDASIM=1`` before Numba is imported. It knows no warp-wide instructions and
-no inline assembly, and it sees neither races nor missing barriers.
+no inline assembly. ``simulator.py`` says what it sees of missing barriers.
 """
 
 from __future__ import annotations

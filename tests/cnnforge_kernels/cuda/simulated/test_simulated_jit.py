@@ -36,6 +36,41 @@ def test_memory_starts_as_nan():
     np.testing.assert_array_equal(results[24:], np.arange(8, dtype=np.float32) / np.float32(3))
 
 
+def _reversed(barriers):
+    """A kernel that reverses its arrays of 8 values through shared memory."""
+    FIRST, SECOND = barriers
+
+    @kernel(f"reversed {barriers}", *("float32*",) * 2, "int32", threads=8)
+    def reverse(values, results, count):
+        shared = cuda.shared.array(8, float32)
+        thread = int32(cuda.threadIdx.x)
+        for n in range(count):
+            shared[thread] = values[8 * n + thread]
+            if FIRST:
+                cuda.syncthreads()
+            results[8 * n + thread] = shared[7 - thread]
+            if SECOND:
+                cuda.syncthreads()
+
+    return reverse
+
+
+@pytest.mark.parametrize("barriers", [(True, True), (False, True), (True, False)], ids=str)
+def test_a_missing_barrier_shows(barriers):
+    values, results = np.arange(24, dtype=np.float32), np.zeros(24, np.float32)
+    plan = Plan((Launch(_reversed(barriers), (1, 1, 1), ("values", "results", 3)),))
+    simulate(plan, values=values, results=results)
+    right = (results.reshape(3, 8) == values.reshape(3, 8)[:, ::-1]).all()
+    assert right == all(barriers)
+
+
+def test_what_a_thread_raises_arrives():
+    values, results = np.zeros(24, np.float32), np.zeros(20, np.float32)
+    plan = Plan((Launch(_reversed((True, True)), (1, 1, 1), ("values", "results", 3)),))
+    with pytest.raises(IndexError, match=r"tid=\[4, 0, 0\] ctaid=\[0, 0, 0\]: write at 20 of 20"):
+        simulate(plan, values=values, results=results)
+
+
 def test_there_is_no_compiler():
     with pytest.raises(CudaUnavailableError, match="NUMBA_ENABLE_CUDASIM"):
         compile_kernel(probe, (9, 0))
