@@ -21,12 +21,14 @@ class Timing:
         p20: The 20th percentile, seconds.
         p80: The 80th percentile, seconds.
         rounds: How many times it was measured.
+        best: The shortest, seconds.
     """
 
     median: float
     p20: float
     p80: float
     rounds: int
+    best: float
 
 
 def interleave(
@@ -106,7 +108,7 @@ def timing(values: np.ndarray) -> Timing:
         values: (rounds,) seconds.
     """
     p20, median, p80 = np.percentile(values, (20, 50, 80))
-    return Timing(float(median), float(p20), float(p80), len(values))
+    return Timing(float(median), float(p20), float(p80), len(values), float(values.min()))
 
 
 def ratio(reference: np.ndarray, ours: np.ndarray) -> tuple[float, float, float]:
