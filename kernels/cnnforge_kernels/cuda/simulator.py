@@ -31,15 +31,12 @@ def _array(shared: bool) -> Callable[..., Any]:
 
     def array(self: Any, shape: Any, dtype: Any, alignment: int | None = None) -> Any:
         kind = np.dtype(dtype)
-        if shared:
-            frame = sys._getframe(1)
-            place = frame.f_code.co_filename, frame.f_lineno
-            if place in self._allocations:
-                return self._allocations[place]
         fresh = np.full(shape, np.nan if kind.kind == "f" else 0x5A, kind)
-        if shared:
-            self._allocations[place] = fresh
-        return fresh
+        if not shared:
+            return fresh
+        # One for the whole block: the first thread that comes makes it.
+        frame = sys._getframe(1)
+        return self._allocations.setdefault((frame.f_code.co_filename, frame.f_lineno), fresh)
 
     return array
 

@@ -5,26 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-from numba.extending import register_jitable
 
 from cnnforge.ops import ArrayOp
 from cnnforge_kernels.cpu import conv2d as kernels
-from cnnforge_kernels.geometry import output_size
 from cnnforge_plugins.layers._fallback import kernel_fits
+from cnnforge_plugins.layers._shapes import convolved_size
 
 Shape = tuple[int, ...]
-
-
-@register_jitable
-def _size(size: int, window: int, stride: int, dilation: int, same: bool) -> int:
-    outputs = output_size(size, window, stride, dilation, same)
-    if outputs == 0 and size > 0:
-        # The kernels would return an empty array, Keras refuses.
-        raise ValueError(
-            "The convolution operation resulted in an empty output: the window is larger than "
-            'the inputs. Use larger inputs, a smaller kernel_size or padding="same".'
-        )
-    return outputs
 
 
 def _output_shape(
@@ -32,8 +19,8 @@ def _output_shape(
 ) -> Shape:
     return (
         inputs[0],
-        _size(inputs[1], weights[0], strides[0], dilation_rate[0], same),
-        _size(inputs[2], weights[1], strides[1], dilation_rate[1], same),
+        convolved_size(inputs[1], weights[0], strides[0], dilation_rate[0], same),
+        convolved_size(inputs[2], weights[1], strides[1], dilation_rate[1], same),
         weights[3],
     )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numba
+from numba.extending import register_jitable
 
 from cnnforge.ops import ArrayOp
 from cnnforge_kernels.cpu import pooling as kernels
@@ -23,6 +24,7 @@ def _fits(layer: Any, inputs: Any) -> bool:
     return kernel_fits(layer, inputs)
 
 
+@register_jitable
 def _output_shape(inputs: Shape, pool_size: Shape, strides: Shape, same: bool) -> Shape:
     return (
         inputs[0],
@@ -33,12 +35,7 @@ def _output_shape(inputs: Shape, pool_size: Shape, strides: Shape, same: bool) -
 
 
 def _outputs_and_winners(inputs: Shape, pool_size: Shape, strides: Shape, same: bool) -> Any:
-    outputs = (
-        inputs[0],
-        output_size(inputs[1], pool_size[0], strides[0], 1, same),
-        output_size(inputs[2], pool_size[1], strides[1], 1, same),
-        inputs[3],
-    )
+    outputs = _output_shape(inputs, pool_size, strides, same)
     return outputs, outputs
 
 
