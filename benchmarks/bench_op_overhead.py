@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 import cnnforge.ops
+from cnnforge_plugins.layers.pooling import average_pool2d
 
 SHORT, LONG = 100, 1000
 CALLS = 200
@@ -45,6 +46,27 @@ step_op = cnnforge.ops.ArrayOp(
 )
 
 
+@numba.njit(cache=True)
+def pixel(inputs, pool_size, strides, same, outputs):
+    outputs[:] = inputs
+
+
+def pixel_shape(inputs, pool_size, strides, same):
+    return inputs
+
+
+# What the built-in op `average_pool2d` takes and gives, by somebody else.
+pixel_op = cnnforge.ops.ArrayOp(
+    "bench_pixel",
+    forward=pixel,
+    inputs={"inputs": 4},
+    outputs={"outputs": 4},
+    output_shapes=pixel_shape,
+    attributes={"pool_size": (2, 2), "strides": (2, 2), "same": False},
+)
+ONE = {"pool_size": (1, 1), "strides": (1, 1), "same": False}
+
+
 def numpy_step(inputs: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.numpy_function(lambda a: a + np.float32(1), [inputs], tf.float32), 4)
 
@@ -61,9 +83,11 @@ def chain(op: Callable[[tf.Tensor], tf.Tensor], length: int) -> Callable[[tf.Ten
     return run
 
 
-def microseconds(op: Callable[[tf.Tensor], tf.Tensor], calls: int) -> float:
+def microseconds(
+    op: Callable[[tf.Tensor], tf.Tensor], calls: int, shape: tuple[int, ...] = (4,)
+) -> float:
     """The cost of one op, in microseconds."""
-    inputs = tf.zeros(4)
+    inputs = tf.zeros(shape)
     graphs = [chain(op, SHORT), chain(op, LONG)]
     best = [float("inf")] * 2
     for call in range(calls + 5):
@@ -83,6 +107,12 @@ def main() -> int:
             lambda inputs: tf.math.squared_difference(inputs, other.value()), CALLS
         ),
         "ArrayOp": microseconds(step_op, CALLS),
+        "built-in average_pool2d": microseconds(
+            lambda inputs: average_pool2d(inputs, **ONE), CALLS, (1, 1, 1, 4)
+        ),
+        "a third party's, like it": microseconds(
+            lambda inputs: pixel_op(inputs, **ONE), CALLS, (1, 1, 1, 4)
+        ),
         "tf.numpy_function": microseconds(numpy_step, CALLS // 4),
     }
     print(cnnforge.ops.route())
