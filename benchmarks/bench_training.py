@@ -2,7 +2,8 @@
 
 Run with ``python benchmarks/bench_training.py [lenet] [resnet20]``. All train the same network on
 the same images in this process, in turn; the numbers to read are the ratios. `lenet` learns the
-digits of `mnist5k`; `resnet20` gets random 32x32 colour images, as only the time counts.
+digits of `mnist5k`; `resnet20` gets random 32x32 colour images, as only the time counts. Where
+PyTorch is installed, a plain loop in it is a second peer, in both of its layouts.
 """
 
 from __future__ import annotations
@@ -13,15 +14,24 @@ from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# As the command line sets them, before the first OpenMP is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import keras
+import numba
 import numpy as np
 
-from cnnforge.benchmarking import interleave, ratio
-from cnnforge.conversion import forge
+from cnnforge.benchmarking import interleave, ratio, torch_missing
+from cnnforge.conversion import Kernels, forge
 from cnnforge.data import ArraySamples, DataOptions, Dataset
 from cnnforge.discovery import Plugins, discover
 
+OURS: dict[str, Kernels] = {
+    "our loop, stock layers": "keras",
+    "our loop and kernels": "numba",
+    "our loop, auto": "auto",
+}
 BATCH_SIZES = {"lenet": [64, 250], "resnet20": [64]}
 RANDOM_IMAGES = 512
 RANDOM_SHAPE = (32, 32, 3)
@@ -54,18 +64,38 @@ def measure(name: str, dataset: Dataset, batch_size: int, rounds: int, plugins: 
     stock = build()
     stock.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     runs = {"keras fit": fit(stock, images, labels, batch_size)}
-    for title, kernels in (("our loop, stock layers", "keras"), ("our loop and kernels", "numba")):
-        model = forge(build(), kernels, layers=plugins.layers)
+    for title, kernels in OURS.items():
+        model = forge(build(), kernels, layers=plugins.layers, batch_size=batch_size)
         runs[title] = loop(model, dataset, batch_size)
+    peers = ["keras fit"]
+    if missing := torch_missing():
+        print(f"no PyTorch: {missing}")
+    else:
+        runs |= torch_loops(name, images, labels, batch_size)
     timings, times = interleave(runs, rounds=rounds, warm_up=2)
+    in_torch = [title for title in runs if title.startswith("PyTorch")]
+    peers += sorted(in_torch, key=lambda title: timings[title].median)[:1]
     print(f"{name}, one epoch of {len(images)} images, batch {batch_size}")
     for title, timing in timings.items():
-        median, low, high = ratio(times["keras fit"], times[title])
-        print(
-            f"  {title:24} {timing.median:.3f} s ({timing.p20:.3f} to {timing.p80:.3f})"
-            f"   {median:.2f} times as fast as fit ({low:.2f} to {high:.2f})",
-            flush=True,
-        )
+        line = f"  {title:24} {timing.median:.3f} s ({timing.p20:.3f} to {timing.p80:.3f})"
+        for peer in peers:
+            median, low, high = ratio(times[peer], times[title])
+            line += f"   {median:.2f} times as fast as {peer} ({low:.2f} to {high:.2f})"
+        print(line, flush=True)
+
+
+def torch_loops(
+    name: str, images: np.ndarray, labels: np.ndarray, batch_size: int
+) -> dict[str, Callable[[], Any]]:
+    # The last import: its OpenMP finds the settings that the others were loaded with.
+    import torch
+    import torch_training
+
+    torch.set_num_threads(numba.get_num_threads())
+    return {
+        f"PyTorch, {layout}": torch_training.epoch(name, images, labels, batch_size, layout)
+        for layout in torch_training.LAYOUTS
+    }
 
 
 def digits(plugins: Plugins) -> Dataset:

@@ -53,7 +53,7 @@ def measured(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Any]]:
             first = benchmarking.first_calls(case)
             checked = check(case.workload)
             assert checked.passed, f"{pair} differs from its reference: {checked}"
-            known[pair] = benchmarking.measure(case, rounds=21, limit=5, first=first)
+            known[pair] = benchmarking.measure(case, rounds=21, limit=5, first=first, torch=True)
         return known[pair]
 
     yield measure

@@ -25,5 +25,6 @@ from cnnforge.benchmarking.measure import to_json as to_json
 from cnnforge.benchmarking.peaks import Peaks as Peaks
 from cnnforge.benchmarking.peaks import measure_peaks as measure_peaks
 from cnnforge.benchmarking.table import csv_text as csv_text
+from cnnforge.benchmarking.torch_peer import torch_missing as torch_missing
 from cnnforge.benchmarking.work import Work as Work
 from cnnforge.benchmarking.work import work as work

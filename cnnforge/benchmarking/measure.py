@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from cnnforge._timing import Timing, interleave, timing
 from cnnforge._workloads import Functions, functions
 from cnnforge.benchmarking.cases import Case
 from cnnforge.benchmarking.peaks import Peaks
+from cnnforge.benchmarking.torch_peer import torch_functions, torch_missing
 from cnnforge.benchmarking.work import Work, work
 
 PassName = Literal["forward", "backward", "full"]
@@ -33,6 +34,9 @@ class Pass:
         ratio: ``reference / ours`` over the rounds: median, 20th and 80th percentile; `None` where
             a difference of times drowns in the noise.
         work: What the pass has to do; `None` where that is not known.
+        torch: PyTorch's time, in its better layout; `None` where it was not measured.
+        torch_ratio: ``torch / ours`` like `ratio`.
+        torch_layout: One of `cnnforge.benchmarking.torch_peer.LAYOUTS`; "" without PyTorch.
     """
 
     name: PassName
@@ -40,6 +44,9 @@ class Pass:
     reference: Timing
     ratio: tuple[float, float, float] | None
     work: Work | None
+    torch: Timing | None = None
+    torch_ratio: tuple[float, float, float] | None = None
+    torch_layout: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,7 @@ def measure(
     rounds: int = 30,
     limit: float = float("inf"),
     first: Pair = (None, None),
+    torch: bool = False,
 ) -> Measurement:
     """Time a case's layer and its reference in turn.
 
@@ -105,6 +113,7 @@ def measure(
         rounds: How often each is timed.
         limit: Seconds after which no further round begins.
         first: The result of `first_calls`.
+        torch: Whether PyTorch takes its turns too, if it is installed and has such a layer.
 
     Returns:
         The times.
@@ -116,17 +125,19 @@ def measure(
         )
     ours = functions(workload, workload.kind)
     reference = functions(workload, workload.reference)
-    timings, times = interleave(
-        {
-            "ours forward": ours.forward,
-            "reference forward": reference.forward,
-            "ours full": ours.full,
-            "reference full": reference.full,
-        },
-        rounds=rounds,
-        limit=limit,
-    )
-    for name in ("ours", "reference"):
+    timed: dict[str, Callable[[], object]] = {
+        "ours forward": ours.forward,
+        "reference forward": reference.forward,
+        "ours full": ours.full,
+        "reference full": reference.full,
+    }
+    peers = ["ours", "reference"]
+    layouts = torch_functions(workload) if torch and not torch_missing() else {}
+    for layout, both in layouts.items():
+        peers.append(layout)
+        timed |= {f"{layout} {name}": function for name, function in both.items()}
+    timings, times = interleave(timed, rounds=rounds, limit=limit)
+    for name in peers:
         times[f"{name} backward"] = times[f"{name} full"] - times[f"{name} forward"]
         timings[f"{name} backward"] = timing(times[f"{name} backward"])
     counted = work(reference.layer, workload.shape, grad_inputs=workload.grad_inputs) or {}
@@ -137,11 +148,28 @@ def measure(
             timings[f"reference {name}"],
             _ratio(times[f"reference {name}"], times[f"ours {name}"]),
             counted.get(name),
+            *_torch(name, tuple(layouts), timings, times),
         )
         for name in PASSES
     )
     calls, overheads = _overheads(ours, reference, rounds)
     return Measurement(case, passes, first, calls, overheads)
+
+
+def _torch(
+    name: PassName,
+    layouts: tuple[str, ...],
+    timings: Mapping[str, Timing],
+    times: Mapping[str, np.ndarray],
+) -> tuple[Timing | None, tuple[float, float, float] | None, str]:
+    """The time, ratio and name of PyTorch's better layout."""
+    if not layouts:
+        return None, None, ""
+    # The layout of the whole pass: a backward pass alone is a difference of times.
+    whole = "full" if name == "backward" else name
+    best = min(layouts, key=lambda it: timings[f"{it} {whole}"].median)
+    key = f"{best} {name}"
+    return timings[key], _ratio(times[key], times[f"ours {name}"]), best
 
 
 def kernel_times(measurement: Measurement) -> Pair:
@@ -207,6 +235,14 @@ def _pass_json(it: Pass, peaks: Peaks) -> dict[str, Any]:
             "bytes": moved,
             "share_of_flops": flops and flops / peaks.flops,
             "share_of_bytes": moved and moved / peaks.bytes,
+        }
+    values["torch"] = None
+    if it.torch is not None:
+        median, p20, p80 = it.torch_ratio or (None, None, None)
+        values["torch"] = {
+            **{"median": it.torch.median, "p20": it.torch.p20, "p80": it.torch.p80},
+            "layout": it.torch_layout,
+            "ratio": it.torch_ratio and {"median": median, "p20": p20, "p80": p80},
         }
     values["rounds"] = it.ours.rounds
     return values

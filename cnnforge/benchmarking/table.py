@@ -28,11 +28,19 @@ COLUMNS = (
     "call_seconds",
     "overhead_seconds",
     "auto",
+    "torch_seconds",
+    "torch_p20",
+    "torch_p80",
+    "torch_ratio",
+    "torch_ratio_p20",
+    "torch_ratio_p80",
+    "torch_layout",
     "cpu",
     "threads",
     "backend",
     "backend_version",
     "cnnforge",
+    "torch",
 )
 
 
@@ -54,6 +62,7 @@ def csv_text(result: Mapping[str, Any]) -> str:
         machine["backend"]["name"],
         machine["backend"]["version"],
         machine["packages"].get("cnnforge", ""),
+        machine["packages"].get("torch", ""),
     ]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -75,7 +84,18 @@ def csv_text(result: Mapping[str, Any]) -> str:
                     name,
                     *("" if it is None else f"{it:.6g}" for it in numbers),
                     case.get("auto") or "",
+                    *_torch(it.get("torch")),
                     *about,
                 ]
             )
     return text.getvalue()
+
+
+def _torch(it: Mapping[str, Any] | None) -> list[str]:
+    """The cells of PyTorch, all empty where it was not measured."""
+    if it is None:
+        return [""] * 7
+    ratio = it["ratio"] or {}
+    keys = ("median", "p20", "p80")
+    numbers = [*(it[key] for key in keys), *(ratio.get(key) for key in keys)]
+    return [*("" if number is None else f"{number:.6g}" for number in numbers), it["layout"]]

@@ -35,6 +35,7 @@ def show(result: dict[str, Any]) -> None:
             "of peak",
             "GB/s",
             "of peak",
+            *(["torch ms", "layout", "ratio", "p20..p80"] if _torch_measured(result) else []),
             *(["auto"] if _chosen(result) else []),
         ],
         _passes(result),
@@ -66,6 +67,8 @@ def show(result: dict[str, Any]) -> None:
             [_auto(*both) for both in zip(*result["auto"].values(), strict=True)],
             title="what --kernels auto takes",
         )
+    if result["torch_missing"]:
+        _render.message(f"note: PyTorch is not measured: {result['torch_missing']}")
     for case in result["cases"]:
         if case["note"]:
             _render.message(f"note: {case['name']} is not measured: {case['note']}")
@@ -105,6 +108,19 @@ def _chosen(result: dict[str, Any]) -> bool:
     return any(case["auto"] for case in result["cases"])
 
 
+def _torch_measured(result: dict[str, Any]) -> bool:
+    return any(it["torch"] for case in result["cases"] for it in case["passes"].values())
+
+
+def _torch(it: dict[str, Any] | None) -> list[str]:
+    if it is None:
+        return ["-"] * 4
+    ratio = it["ratio"]
+    spread = f"{ratio['p20']:.2f}..{ratio['p80']:.2f}" if ratio else "noise"
+    median = f"{ratio['median']:.2f}" if ratio else "-"
+    return [_milliseconds(it["median"]), it["layout"], median, spread]
+
+
 def _passes(result: dict[str, Any]) -> list[list[str]]:
     rows = []
     for case in result["cases"]:
@@ -122,6 +138,8 @@ def _passes(result: dict[str, Any]) -> list[list[str]]:
                 f"{ours['bytes'] / 1e9:.1f}" if ours["bytes"] else "-",
                 f"{ours['share_of_bytes']:.0%}" if ours["bytes"] else "-",
             ]
+            if _torch_measured(result):
+                row += _torch(it["torch"])
             if _chosen(result):
                 row.append(case["auto"] or "" if number == 0 else "")
             rows.append(row)

@@ -236,7 +236,7 @@ def _measure(cases: list[Case], first: list[Any], rounds: int) -> dict[str, Any]
         display.advance(1)
         for case, seconds in zip(cases, first, strict=True):
             display.advance(0, case.name)
-            measured = benchmarking.measure(case, rounds=rounds, first=seconds)
+            measured = benchmarking.measure(case, rounds=rounds, first=seconds, torch=True)
             rows.append({**benchmarking.to_json(measured, peaks), "auto": None})
             display.advance(1)
     return {
@@ -244,6 +244,7 @@ def _measure(cases: list[Case], first: list[Any], rounds: int) -> dict[str, Any]
         "machine": environment(),
         "peaks": asdict(peaks),
         "rounds": rounds,
+        "torch_missing": benchmarking.torch_missing(),
         "cases": rows,
     }
 
