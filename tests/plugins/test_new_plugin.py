@@ -44,7 +44,9 @@ def test_the_walk(environment, record_property):
         position = 0
         for line in shown:
             if line.strip() not in ("", "..."):
-                assert normal(line) in printed[position:], f"{command}: {line}\n" + "\n".join(printed)
+                assert normal(line) in printed[position:], f"{command}: {line}\n" + "\n".join(
+                    printed
+                )
                 position = printed.index(normal(line), position) + 1
     record_property("seconds", environment.seconds)
     assert sum(environment.seconds.values()) < MOST_SECONDS, environment.seconds

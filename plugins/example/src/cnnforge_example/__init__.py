@@ -1,0 +1,1 @@
+"""Layers for cnnforge that Keras does not have."""

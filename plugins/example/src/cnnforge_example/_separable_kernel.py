@@ -1,0 +1,171 @@
+"""The kernel of `SeparableBlock2D`, run by cnnforge's parallel driver.
+
+A task is one row of one image. Its depthwise results go to scratch, pixel by pixel: lanes are
+neighbouring channels. Then a register tile of R pixels by G vectors of L filters takes them up,
+R broadcasts and G loads for R * G multiply-adds, adds up over the channels, and is written with
+bias and ReLU. A kernel is compiled for a tile, when a shape first asks for it, and kept on disk.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numba import carray
+
+from cnnforge_example._simd import depthwise_tile, pointwise_tile
+from cnnforge_kernels.cpu.compiled import (
+    KERNEL_SIGNATURE,
+    address_of,
+    cached_cfunc,
+    kernel_family,
+    vector_lanes,
+    vector_registers,
+)
+from cnnforge_kernels.cpu.parallel import run_kernel
+
+# Fields of the argument block: addresses and counts.
+SOURCE, HEIGHT, WIDTH, CHANNELS, FILTERS, TABLE, TAPS = range(7)
+WEIGHTS, BIAS, TARGET, FIELDS = range(7, 11)
+
+_LANES, _REGISTERS = vector_lanes(), vector_registers()
+_MOST_VECTORS = 4 if _REGISTERS == 32 else 2
+_MOST_PIXELS = 14
+_INNER = 4  # pixels of a tile of the depthwise part
+_TILES = _MOST_PIXELS * 4 * 2
+
+
+@kernel_family(_TILES * 4)
+def _KERNEL(number: int) -> Any:
+    R, G = number % _MOST_PIXELS + 1, number // _MOST_PIXELS % 4 + 1
+    L = 8 << number // (4 * _MOST_PIXELS) % 2
+    D = (1, 4, 8, 16)[number // _TILES]  # channels in a vector of the depthwise part
+    F = G * L
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _separable_kernel(args: Any, begin: int, end: int) -> None:
+        a = carray(args, FIELDS)
+        height, width, channels, filters = a[HEIGHT], a[WIDTH], a[CHANNELS], a[FILTERS]
+        pixel = 4 * channels
+        scratch = np.empty(width * channels, np.float32)
+        middle = address_of(scratch)
+        for task in range(begin, end):
+            row = task % height
+            first, last = (1 if row == 0 else 0), (2 if row == height - 1 else 3)
+            source = a[SOURCE] + task * width * pixel
+            # Of nine pairs those whose rows are in the image; at its left and right other tables.
+            inner = a[TABLE] + 48 * first
+            column = 0
+            while column < width:
+                whole = column > 0 and column + _INNER < width
+                here, there = source + column * pixel, middle + column * pixel
+                kind = (1 if column == 0 else 0) + (2 if column == width - 1 else 0)
+                columns = 3 - (kind & 1) - (kind >> 1)
+                c = 0
+                while c < channels:
+                    # The last vector is moved back to fit: some channels are computed twice, alike.
+                    c = min(c, channels - D)
+                    at, taps, to = here + 4 * c, a[TAPS] + 4 * c, there + 4 * c
+                    if whole:
+                        depthwise_tile(at, taps, inner, 3 * (last - first), pixel, to, _INNER, D)
+                    else:
+                        table = a[TABLE] + 144 * kind + 16 * columns * first
+                        depthwise_tile(at, taps, table, columns * (last - first), pixel, to, 1, D)
+                    c += D
+                column += _INNER if whole else 1
+            out = a[TARGET] + 4 * task * width * filters
+            for block in range((filters + F - 1) // F):
+                weights, bias = a[WEIGHTS] + 4 * block * channels * F, a[BIAS] + 4 * block * F
+                column = 0
+                while column < width:
+                    column = min(column, width - R)
+                    pointwise_tile(
+                        middle + column * pixel,
+                        pixel,
+                        weights,
+                        bias,
+                        channels,
+                        out + 4 * (column * filters + block * F),
+                        4 * filters,
+                        filters - block * F,
+                        R,
+                        G,
+                        L,
+                    )
+                    column += R
+        scratch[:0] = np.float32(0)  # keeps it alive until here
+
+    return _separable_kernel
+
+
+@numba.njit(cache=True)
+def _number(width: int, channels: int, filters: int) -> int:
+    """The kernel for a shape: little is wasted, and all sums stay in registers."""
+    lanes = 16 if _LANES == 16 and filters > 8 else 8
+    needed = (filters + lanes - 1) // lanes
+    blocks = (needed + _MOST_VECTORS - 1) // _MOST_VECTORS
+    vectors = (needed + blocks - 1) // blocks
+    most = min((_REGISTERS - 2 - vectors) // vectors, _MOST_PIXELS)
+    parts = (width + most - 1) // most
+    pixels = (width + parts - 1) // parts
+    fitting = min(channels, _LANES)
+    depthwise = 3 if fitting == 16 else 2 if fitting >= 8 else 1 if fitting >= 4 else 0
+    return pixels - 1 + _MOST_PIXELS * (vectors - 1 + 4 * (lanes // 16)) + _TILES * depthwise
+
+
+@numba.njit(cache=True)
+def _tables(width: int, channels: int) -> Any:
+    """Where the taps of a pixel lie: pairs of (offset, place), in bytes.
+
+    Four tables of nine pairs at most, row by row of the window: all columns, without the first,
+    without the last, without both.
+    """
+    tables = np.zeros((4, 9, 2), np.int64)
+    for kind in range(4):
+        pairs = 0
+        for i in range(3):
+            for j in range(kind & 1, 3 - (kind >> 1)):
+                tables[kind, pairs, 0] = 4 * ((i - 1) * width + j - 1) * channels
+                tables[kind, pairs, 1] = 4 * (3 * i + j) * channels
+                pairs += 1
+    return tables
+
+
+# Not cached: `_KERNEL` is the family's place in a table, which depends on what was imported before,
+# and Numba's disk cache would keep the number of another process.
+@numba.njit
+def run(inputs: Any, depthwise: Any, pointwise: Any, bias: Any, outputs: Any) -> None:
+    """Compute the block.
+
+    Args:
+        inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
+        depthwise: (3, 3, C, 1).
+        pointwise: (C, F).
+        bias: (F,).
+        outputs: (N, H, W, F), written.
+    """
+    images, height, width, channels = inputs.shape
+    filters = outputs.shape[3]
+    if outputs.size == 0:
+        return
+    number = _number(width, channels, filters)
+    block = (number // _MOST_PIXELS % 4 + 1) * (8 << number // (4 * _MOST_PIXELS) % 2)
+    blocks = (filters + block - 1) // block
+    tables = _tables(width, channels)
+    packed = np.zeros(blocks * channels * block, np.float32)
+    for index in range(blocks):
+        for c in range(channels):
+            for f in range(min(block, filters - index * block)):
+                packed[(index * channels + c) * block + f] = pointwise[c, index * block + f]
+    packed_bias = np.zeros(blocks * block, np.float32)
+    packed_bias[:filters] = bias
+    args = np.zeros(FIELDS, np.int64)
+    args[SOURCE], args[TARGET] = address_of(inputs), address_of(outputs)
+    args[HEIGHT], args[WIDTH], args[CHANNELS], args[FILTERS] = height, width, channels, filters
+    args[TABLE], args[TAPS] = address_of(tables), address_of(depthwise)
+    args[WEIGHTS], args[BIAS] = address_of(packed), address_of(packed_bias)
+    # About 20 us of work, at 32 multiply-adds a nanosecond, is worth handing out.
+    work = width * channels * (blocks * block + 2 * 9)
+    run_kernel(_KERNEL + number, args, images * height, max(1, 640_000 // work))
+    tables[:0], packed[:0], packed_bias[:0] = 0, 0, 0  # keeps them alive until here

@@ -1,0 +1,249 @@
+"""Feature detectors that stay Gabor functions while they are learned.
+
+A Gabor function is a wave under a bell: it answers to edges and stripes of one orientation and
+width, as simple cells of the visual cortex do (J. G. Daugman, "Uncertainty relation for resolution
+in space, spatial frequency, and orientation optimized by two-dimensional visual cortical filters",
+1985). A detector is described by five numbers instead of by all its pixels.
+
+One op makes the bank of detectors and convolves with it; the bank is a second output, which the
+backward functions read. The convolution is that of cnnforge. What calls cnnforge's kernels is
+compiled with `cached_njit`: what it keeps on disk is not used with another cnnforge.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from cnnforge.ops import ArrayOp
+from cnnforge_kernels.cpu.compiled import cached_njit
+from cnnforge_kernels.cpu.conv2d import (
+    conv2d_forward,
+    conv2d_grad_inputs,
+    conv2d_grad_weights,
+)
+
+
+@cached_njit()
+def wave_and_bell(
+    row: int, column: int, orientation: float, frequency: float, log_width: float, phase: float
+) -> tuple[float, float, float]:
+    """The parts of a Gabor function at a place, relative to its centre.
+
+    Args:
+        row: Downwards, in pixels.
+        column: To the right, in pixels.
+        orientation: The direction of the wave, in radians.
+        frequency: Waves per pixel.
+        log_width: Logarithm of the standard deviation of the bell, in pixels.
+        phase: In radians.
+
+    Returns:
+        The bell, the angle of the wave, and the place along the wave.
+    """
+    along = column * math.cos(orientation) + row * math.sin(orientation)
+    bell = math.exp(-0.5 * (row * row + column * column) * math.exp(-2 * log_width))
+    return bell, 2 * math.pi * frequency * along + phase, along
+
+
+@cached_njit()
+def forward(
+    inputs: Any,
+    amplitude: Any,
+    orientation: Any,
+    frequency: Any,
+    log_width: Any,
+    phase: Any,
+    outputs: Any,
+    bank: Any,
+) -> None:
+    """Make the bank of feature detectors, and convolve the inputs with it."""
+    size, _, channels, filters = bank.shape
+    for i in range(size):
+        for j in range(size):
+            for f in range(filters):
+                bell, angle, _ = wave_and_bell(
+                    i - size // 2,
+                    j - size // 2,
+                    orientation[f],
+                    frequency[f],
+                    log_width[f],
+                    phase[f],
+                )
+                for c in range(channels):
+                    bank[i, j, c, f] = amplitude[c, f] * bell * math.cos(angle)
+    no_bias = np.empty(0, np.float32)
+    conv2d_forward(inputs, bank, no_bias, (1, 1), True, (1, 1), 1, False, outputs)
+
+
+@cached_njit()
+def backward_inputs(inputs: Any, bank: Any, grad_outputs: Any, grad_inputs: Any) -> None:
+    """The gradient of the inputs: the bank is there already."""
+    one = (1, 1)
+    conv2d_grad_inputs(
+        inputs, bank, grad_outputs, one, True, one, 1, False, grad_outputs, grad_inputs
+    )
+
+
+@cached_njit()
+def backward_parameters(
+    inputs: Any,
+    amplitude: Any,
+    orientation: Any,
+    frequency: Any,
+    log_width: Any,
+    phase: Any,
+    bank: Any,
+    grad_outputs: Any,
+    grad_amplitude: Any,
+    grad_orientation: Any,
+    grad_frequency: Any,
+    grad_log_width: Any,
+    grad_phase: Any,
+) -> None:
+    """The gradient of the bank, and from it those of what describes it."""
+    size, _, channels, filters = bank.shape
+    grad_bank, grad_bias = np.empty_like(bank), np.empty(filters, np.float32)
+    one, no_bias = (1, 1), np.empty(0, np.float32)
+    conv2d_grad_weights(
+        inputs,
+        bank,
+        no_bias,
+        grad_outputs,
+        one,
+        True,
+        one,
+        1,
+        False,
+        grad_outputs,
+        grad_bank,
+        grad_bias,
+    )
+    of_amplitude, of_orientation = np.zeros((channels, filters)), np.zeros(filters)
+    of_frequency, of_log_width, of_phase = np.zeros(filters), np.zeros(filters), np.zeros(filters)
+    for i in range(size):
+        for j in range(size):
+            row, column = i - size // 2, j - size // 2
+            for f in range(filters):
+                bell, angle, along = wave_and_bell(
+                    row, column, orientation[f], frequency[f], log_width[f], phase[f]
+                )
+                upstream = 0.0
+                for c in range(channels):
+                    of_amplitude[c, f] += grad_bank[i, j, c, f] * bell * math.cos(angle)
+                    upstream += grad_bank[i, j, c, f] * amplitude[c, f]
+                across = row * math.cos(orientation[f]) - column * math.sin(orientation[f])
+                of_angle = -upstream * bell * math.sin(angle)
+                of_phase[f] += of_angle
+                of_frequency[f] += of_angle * 2 * math.pi * along
+                of_orientation[f] += of_angle * 2 * math.pi * frequency[f] * across
+                squared = (row * row + column * column) * math.exp(-2 * log_width[f])
+                of_log_width[f] += upstream * bell * math.cos(angle) * squared
+    grad_amplitude[:], grad_orientation[:] = of_amplitude, of_orientation
+    grad_frequency[:], grad_log_width[:], grad_phase[:] = of_frequency, of_log_width, of_phase
+
+
+def output_shapes(
+    inputs: tuple[int, ...], amplitude: tuple[int, ...], size: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of the feature maps and of the bank."""
+    maps = (inputs[0], inputs[1], inputs[2], amplitude[1])
+    return maps, (size, size, amplitude[0], amplitude[1])
+
+
+gabor_conv2d = ArrayOp(
+    "example_gabor_conv2d",
+    forward=forward,
+    backward=(backward_inputs, backward_parameters),
+    inputs={
+        "inputs": 4,
+        "amplitude": 2,
+        "orientation": 1,
+        "frequency": 1,
+        "log_width": 1,
+        "phase": 1,
+    },
+    outputs={"outputs": 4, "bank": 4},
+    output_shapes=output_shapes,
+    attributes={"size": 7},
+)
+
+
+@keras.saving.register_keras_serializable(package="cnnforge_example")
+class GaborConv2D(keras.layers.Layer):
+    """2D convolution whose feature detectors are Gabor functions; SAME padding, no bias.
+
+    Before training the orientations are spread evenly over the half circle.
+
+    Args:
+        filters: How many feature detectors, 1 or more.
+        kernel_size: Their height and width in pixels, an odd number.
+
+    Input shape:
+        (N, H, W, C)
+
+    Output shape:
+        (N, H, W, filters)
+
+    Raises:
+        ValueError: An argument is none of those.
+    """
+
+    def __init__(self, filters: int, kernel_size: int = 7, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(filters, int) or filters < 1:
+            raise ValueError(f"filters must be a whole number, 1 or more, got {filters!r}")
+        if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be an odd whole number, got {kernel_size!r}")
+        self.filters, self.kernel_size = filters, kernel_size
+        self.supports_jit = False  # XLA cannot compile the op.
+
+    def build(self, input_shape: Any) -> None:
+        """Make the weights: (C, filters), and four times (filters,)."""
+        size, filters = self.kernel_size, self.filters
+        turns = np.arange(filters) / filters
+
+        def each(name: str, values: Any) -> Any:
+            values = np.broadcast_to(np.asarray(values, np.float32), (filters,))
+            return self.add_weight(
+                name=name,
+                shape=(filters,),
+                initializer=lambda shape, dtype: keras.ops.convert_to_tensor(values, dtype),
+            )
+
+        self.amplitude = self.add_weight(
+            name="amplitude",
+            shape=(input_shape[-1], filters),
+            initializer=keras.initializers.RandomNormal(stddev=2 / size / input_shape[-1] ** 0.5),
+        )
+        self.orientation = each("orientation", math.pi * turns)
+        self.frequency = each("frequency", 1 / size)
+        self.log_width = each("log_width", math.log(max(size / 4, 0.5)))
+        # Every other one is odd: it sees an edge where its neighbour sees a line.
+        self.phase = each("phase", math.pi / 2 * (np.arange(filters) % 2))
+
+    def call(self, inputs: Any) -> Any:
+        """Apply the op, which computes in float32."""
+        tensors = (
+            inputs,
+            self.amplitude,
+            self.orientation,
+            self.frequency,
+            self.log_width,
+            self.phase,
+        )
+        tensors = (keras.ops.cast(it, "float32") for it in tensors)
+        outputs, _ = gabor_conv2d(*tensors, size=self.kernel_size)
+        return keras.ops.cast(outputs, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """As many pixels, other channels."""
+        return (*input_shape[:-1], self.filters)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        config = super().get_config()
+        return {**config, "filters": self.filters, "kernel_size": self.kernel_size}

@@ -1,0 +1,36 @@
+"""Every block of code in docs/plugins.md stands in a file that is tested."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cnnforge.scaffold import create
+
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs" / "plugins.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> list[str]:
+    package = create("soft-edge", "layer", tmp_path_factory.mktemp("package")).folder
+    example = ROOT / "plugins" / "example"
+    files = [*package.rglob("*.py"), *(example / "src").rglob("*.py"), ROOT / "README.md"]
+    return [path.read_text() for path in files]
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_a_block_of_code_is_taken_from_a_tested_file(sources, number):
+    assert any(BLOCKS[number] in text for text in sources), BLOCKS[number]
+
+
+def test_the_first_is_fifteen_lines_or_a_few_more():
+    lines = [line for line in BLOCKS[0].splitlines() if line.strip()]
+    # Without the imports, which are three, and the declaration, which is three.
+    assert len(lines) - 6 <= 15
+
+
+def test_links_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", GUIDE):
+        assert (ROOT / "docs" / target).exists(), target
