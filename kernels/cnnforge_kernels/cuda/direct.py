@@ -18,6 +18,7 @@ from functools import cache
 import numpy as np
 
 from cnnforge_kernels.cuda.jit import Kernel, cuda, kernel
+from cnnforge_kernels.cuda.kinds import Kind, size_of
 from cnnforge_kernels.cuda.memory import divide, load4, store4, store4_bytes
 
 float32, int32, uint32 = np.float32, np.int32, np.uint32
@@ -30,24 +31,15 @@ _MOST_SHARED_FLOATS = 12288
 _PATCH_FLOATS, _PRODUCTS = 48, 400
 
 
-@dataclass(frozen=True)
-class Direct:
-    """What a direct kernel is compiled for; channels and filters are those of one group.
+@dataclass(frozen=True, kw_only=True)
+class Direct(Kind):
+    """What a direct kernel is compiled for.
 
-    ``pool`` is ``None`` for a plain convolution; ``aligned``: all arrays start at multiples of 16
-    bytes.
+    ``pool`` is ``None`` for a plain convolution.
     """
 
-    window: tuple[int, int]
-    channels: int
-    filters: int
-    groups: int = 1
-    strides: tuple[int, int] = (1, 1)
-    dilation: tuple[int, int] = (1, 1)
     bias: bool = False
-    relu: bool = False
     pool: tuple[int, int] | None = None
-    aligned: bool = True
     threads: int = THREADS
 
     @property
@@ -68,11 +60,6 @@ class Direct:
     def tile(self) -> tuple[int, int]:
         """Rows and columns of convolution outputs that belong to a thread."""
         return self.pool or self.cells
-
-    @property
-    def vector(self) -> int:
-        """Channels loaded at a time."""
-        return 4 if self.aligned and self.channels % 4 == 0 else 1
 
     def patch_columns(self, taps: int) -> int:
         """Columns of inputs that ``taps`` neighbouring taps of all cells of a row meet."""
@@ -120,17 +107,7 @@ class Direct:
     def name(self) -> str:
         """``"conv2d_direct 5x5x1x8"`` and what differs from the plain case."""
         kind = "conv2d_direct" if self.pool is None else "conv_block"
-        text = f"{kind} {self.window[0]}x{self.window[1]}x{self.channels}x{self.filters}"
-        if self.groups > 1:
-            text += f" groups {self.groups}"
-        if self.strides != (1, 1):
-            text += f" strides {self.strides[0]}x{self.strides[1]}"
-        if self.dilation != (1, 1):
-            text += f" dilation {self.dilation[0]}x{self.dilation[1]}"
-        if self.pool:
-            text += f" pool {self.pool[0]}x{self.pool[1]}"
-        text += (" bias" if self.bias else "") + (" relu" if self.relu else "")
-        return text if self.aligned else f"{text} unaligned"
+        return self.named(kind, size_of("pool", self.pool), "bias" * self.bias)
 
 
 @cache

@@ -19,6 +19,7 @@ import numpy as np
 
 from cnnforge_kernels.cuda.direct import NO_WINNER
 from cnnforge_kernels.cuda.jit import Kernel, cuda, kernel
+from cnnforge_kernels.cuda.kinds import Kind, size_of
 from cnnforge_kernels.cuda.memory import divide, load4
 
 float32, int32, uint32 = np.float32, np.int32, np.uint32
@@ -27,25 +28,12 @@ THREADS = 128
 _MOST_SUMS = 36
 
 
-@dataclass(frozen=True)
-class Gather:
-    """What a kernel is compiled for; channels and filters are those of one group."""
+@dataclass(frozen=True, kw_only=True)
+class Gather(Kind):
+    """What a kernel is compiled for."""
 
-    window: tuple[int, int]
-    channels: int
-    filters: int
-    groups: int = 1
-    strides: tuple[int, int] = (1, 1)
-    dilation: tuple[int, int] = (1, 1)
     pool: tuple[int, int] | None = None
-    relu: bool = False
-    aligned: bool = True
     threads: int = THREADS
-
-    @property
-    def vector(self) -> int:
-        """Channels of a thread."""
-        return 4 if self.aligned and self.channels % 4 == 0 else 1
 
     @property
     def taps(self) -> tuple[int, int]:
@@ -76,17 +64,7 @@ class Gather:
     def name(self) -> str:
         """``"conv_block_grad_weights 5x5x1x8 pool 2x2"`` and what differs from that."""
         kind = "conv_block_grad_weights" if self.pool else "depthwise_grad_weights"
-        text = f"{kind} {self.window[0]}x{self.window[1]}x{self.channels}x{self.filters}"
-        if self.groups > 1:
-            text += f" groups {self.groups}"
-        if self.strides != (1, 1):
-            text += f" strides {self.strides[0]}x{self.strides[1]}"
-        if self.dilation != (1, 1):
-            text += f" dilation {self.dilation[0]}x{self.dilation[1]}"
-        if self.pool:
-            text += f" pool {self.pool[0]}x{self.pool[1]}"
-        text += " relu" if self.relu else ""
-        return text if self.aligned else f"{text} unaligned"
+        return self.named(kind, size_of("pool", self.pool))
 
 
 @cache

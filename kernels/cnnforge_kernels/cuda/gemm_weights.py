@@ -16,6 +16,7 @@ from functools import cache
 import numpy as np
 
 from cnnforge_kernels.cuda.jit import Kernel, cuda, kernel
+from cnnforge_kernels.cuda.kinds import Kind, size_of
 from cnnforge_kernels.cuda.memory import divide, load4, store4
 
 float32, int32, uint32 = np.float32, np.int32, np.uint32
@@ -38,34 +39,17 @@ class WeightsTile:
         return self.copies * self.rows * self.columns // (self.thread_rows * self.thread_columns)
 
 
-@dataclass(frozen=True)
-class GemmWeights:
-    """What a kernel is compiled for; channels and filters are those of one group."""
+@dataclass(frozen=True, kw_only=True)
+class GemmWeights(Kind):
+    """What a kernel is compiled for."""
 
-    window: tuple[int, int]
-    channels: int
-    filters: int
     tile: WeightsTile
-    groups: int = 1
-    strides: tuple[int, int] = (1, 1)
-    dilation: tuple[int, int] = (1, 1)
-    relu: bool = False
-    aligned: bool = True
 
     @property
     def name(self) -> str:
         """``"conv2d_grad_weights 3x3x64x64 tile 64x64"`` and what differs from that."""
-        text = f"conv2d_grad_weights {self.window[0]}x{self.window[1]}"
-        text += f"x{self.channels}x{self.filters}"
-        if self.groups > 1:
-            text += f" groups {self.groups}"
-        if self.strides != (1, 1):
-            text += f" strides {self.strides[0]}x{self.strides[1]}"
-        if self.dilation != (1, 1):
-            text += f" dilation {self.dilation[0]}x{self.dilation[1]}"
-        text += f" tile {self.tile.rows}x{self.tile.columns}"
-        text += " relu" if self.relu else ""
-        return text if self.aligned else f"{text} unaligned"
+        tile = size_of("tile", (self.tile.rows, self.tile.columns))
+        return self.named("conv2d_grad_weights", tile)
 
 
 @cache

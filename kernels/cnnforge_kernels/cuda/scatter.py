@@ -15,6 +15,7 @@ import numpy as np
 
 from cnnforge_kernels.cuda.direct import NO_WINNER
 from cnnforge_kernels.cuda.jit import Kernel, cuda, kernel
+from cnnforge_kernels.cuda.kinds import Kind, size_of
 from cnnforge_kernels.cuda.memory import divide, load4, load4_bytes, store4
 
 float32, int32, uint32 = np.float32, np.int32, np.uint32
@@ -24,24 +25,12 @@ _SHARED_FLOATS = 4096
 _MOST_SHARED_FLOATS = 12288
 
 
-@dataclass(frozen=True)
-class Scatter:
-    """What a kernel is compiled for; channels and filters are those of one group."""
+@dataclass(frozen=True, kw_only=True)
+class Scatter(Kind):
+    """What a kernel is compiled for."""
 
-    window: tuple[int, int]
-    channels: int
-    filters: int
     pool: tuple[int, int]
-    groups: int = 1
-    strides: tuple[int, int] = (1, 1)
-    dilation: tuple[int, int] = (1, 1)
-    aligned: bool = True
     threads: int = THREADS
-
-    @property
-    def vector(self) -> int:
-        """Channels of a thread."""
-        return 4 if self.aligned and self.channels % 4 == 0 else 1
 
     @property
     def lanes(self) -> int:
@@ -81,16 +70,7 @@ class Scatter:
     @property
     def name(self) -> str:
         """``"conv_block_grad_inputs 3x3x8x16 pool 2x2"`` and what differs from that."""
-        text = f"conv_block_grad_inputs {self.window[0]}x{self.window[1]}"
-        text += f"x{self.channels}x{self.filters}"
-        if self.groups > 1:
-            text += f" groups {self.groups}"
-        if self.strides != (1, 1):
-            text += f" strides {self.strides[0]}x{self.strides[1]}"
-        if self.dilation != (1, 1):
-            text += f" dilation {self.dilation[0]}x{self.dilation[1]}"
-        text += f" pool {self.pool[0]}x{self.pool[1]}"
-        return text if self.aligned else f"{text} unaligned"
+        return self.named("conv_block_grad_inputs", size_of("pool", self.pool))
 
 
 @cache
