@@ -178,6 +178,26 @@ def load_int64(typingctx: Any, address: Any) -> Any:
 
 
 @intrinsic
+def words_at(typingctx: Any, address: Any) -> Any:
+    """The pointer to int64 values at ``address``, for ``numba.carray``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+
+    return types.CPointer(types.int64)(types.int64), codegen
+
+
+@intrinsic
+def floats_at(typingctx: Any, address: Any) -> Any:
+    """The pointer to float32 values at ``address``, for ``numba.carray``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], ir.FloatType().as_pointer())
+
+    return types.CPointer(types.float32)(types.int64), codegen
+
+
+@intrinsic
 def call_kernel(typingctx: Any, kernel: Any, args: Any, begin: Any, end: Any) -> Any:
     """Call the kernel at address ``kernel`` on the block at address ``args``."""
 
@@ -213,6 +233,16 @@ def address_of(typingctx: Any, array: Any) -> Any:
         return builder.ptrtoint(data, ir.IntType(64))
 
     return types.int64(array), codegen
+
+
+@cached_njit()
+def call_once(slot: int, args: Any) -> None:
+    """Call kernel ``slot`` on the int64 block ``args`` in this thread.
+
+    For what several ops share: compiled functions that call each other are compiled again with
+    every caller, a kernel once.
+    """
+    call_kernel(kernel_address(slot), address_of(args), 0, 1)
 
 
 @cached_njit()

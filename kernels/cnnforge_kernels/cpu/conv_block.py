@@ -23,6 +23,8 @@ from cnnforge_kernels.cpu.compiled import (
     aligned_floats,
     cached_cfunc,
     cached_njit,
+    call_once,
+    floats_at,
     kernel_family,
 )
 from cnnforge_kernels.cpu.conv2d import convolve, convolve_back, gather_block
@@ -131,6 +133,66 @@ def _SPARSE(number: int) -> Any:
     return _sparse_gather_kernel
 
 
+@kernel_family(1)
+def _LAUNCH(_: int) -> Any:
+    """Fill in what follows from the shapes, run, and add the parts."""
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _launch_sparse_gather(block: Any, _begin: int, _end: int) -> None:
+        args = carray(block, FIELDS)
+        kh, kw = args[g.TAP_ROWS], args[g.TAP_COLUMNS]
+        groups, filters = args[g.GROUPS], args[g.FILTERS]
+        channels = args[g.CHANNELS] // groups
+        grad_weights = carray(floats_at(args[g.GRAD_WEIGHTS]), (kh, kw, channels, filters))
+        per_group = filters // groups
+        args[g.MERGED] = kw if args[g.COLUMN_DILATION] == 1 else 1
+        taps, runs = args[g.MERGED] * channels, kh * (kw // args[g.MERGED])
+        # The widest vectors that a row of taps fills without a gap, or nearly: each is a load.
+        lanes = MOST_LANES
+        while lanes > 4 and (taps + lanes - 1) // lanes * lanes - taps >= lanes // 2:
+            lanes //= 2
+        needed = (taps + lanes - 1) // lanes
+        chunks = (needed + MOST_ACCUMULATORS - 1) // MOST_ACCUMULATORS
+        vectors = (needed + chunks - 1) // chunks
+        run_floats = chunks * vectors * lanes
+        tile_rows = 1
+        if runs == kh and chunks == 1:
+            for rows_together in range(2, min(kh, g.MOST_TILE_ROWS) + 1):
+                if kh % rows_together == 0 and rows_together * vectors <= MOST_ACCUMULATORS:
+                    tile_rows = rows_together
+        args[g.GROUP_CHANNELS], args[g.GROUP_FILTERS] = channels, per_group
+        args[g.BIAS] = per_group * runs * run_floats
+        padded = (per_group + WINNER_LANES - 1) // WINNER_LANES * WINNER_LANES
+        args[g.PART_FLOATS] = g.whole_lines(args[g.BIAS] + padded)
+        pool_cells = args[POOL_ROWS] * args[POOL_COLUMNS]
+        columns = args[g.COLUMNS]
+        pixel_floats = args[g.COLUMN_STEP] * channels + 3 * padded // pool_cells
+        g.cut_rows(args, columns * pixel_floats, args[POOL_ROWS], 0)
+        parts = args[g.PARTS]
+        sums = g.new_sums(args)
+        args[g.SUMS] = address_of(sums)
+        work = args[g.IMAGES] * args[g.ROWS] * columns // pool_cells * per_group * runs * run_floats
+        grain = max(1, 640_000 * parts // max(work, 1))
+        width = 0 if lanes == 4 else 1 if lanes == 8 else 2
+        number = width + 3 * (vectors - 1 + MOST_ACCUMULATORS * (tile_rows - 1))
+        run_kernel(_SPARSE + number, args, parts * groups, grain)
+        g.add_parts(sums)
+        for group in range(groups):
+            total = sums[0, group]
+            for f in range(per_group):
+                for i in range(kh):
+                    for j in range(kw):
+                        run, place = g.tap_place(args, i, j, channels)
+                        place += (f * runs + run) * run_floats
+                        for c in range(channels):
+                            grad_weights[i, j, c, group * per_group + f] = total[place + c]
+                if args[g.GRAD_BIAS] != 0:
+                    grad_bias = carray(floats_at(args[g.GRAD_BIAS]), filters)
+                    grad_bias[group * per_group + f] = total[args[g.BIAS] + f]
+
+    return _launch_sparse_gather
+
+
 @cached_njit()
 def conv_block_forward(
     inputs: Any,
@@ -223,47 +285,6 @@ def conv_block_grad_weights(
     rows, columns = grad_outputs.shape[1] * pool_size[0], grad_outputs.shape[2] * pool_size[1]
     gather_block(args, inputs, weights, strides, same, dilation_rate, groups, rows, columns)
     args[g.GRADIENT] = address_of(grad_outputs)
-    kh, kw, channels, filters = grad_weights.shape
-    per_group = filters // groups
-    args[g.MERGED] = kw if dilation_rate[1] == 1 else 1
-    taps, runs = args[g.MERGED] * channels, kh * (kw // args[g.MERGED])
-    # The widest vectors that a row of taps fills without a gap, or nearly: each is a load.
-    lanes = MOST_LANES
-    while lanes > 4 and (taps + lanes - 1) // lanes * lanes - taps >= lanes // 2:
-        lanes //= 2
-    needed = (taps + lanes - 1) // lanes
-    chunks = (needed + MOST_ACCUMULATORS - 1) // MOST_ACCUMULATORS
-    vectors = (needed + chunks - 1) // chunks
-    run_floats = chunks * vectors * lanes
-    tile_rows = 1
-    if runs == kh and chunks == 1:
-        for rows_together in range(2, min(kh, g.MOST_TILE_ROWS) + 1):
-            if kh % rows_together == 0 and rows_together * vectors <= MOST_ACCUMULATORS:
-                tile_rows = rows_together
-    args[g.GROUP_CHANNELS], args[g.GROUP_FILTERS] = channels, per_group
-    args[g.BIAS] = per_group * runs * run_floats
-    padded = (per_group + WINNER_LANES - 1) // WINNER_LANES * WINNER_LANES
-    args[g.PART_FLOATS] = g.whole_lines(args[g.BIAS] + padded)
-    pool_cells = pool_size[0] * pool_size[1]
-    pixel_floats = args[g.COLUMN_STEP] * channels + 3 * padded // pool_cells
-    g.cut_rows(args, columns * pixel_floats, pool_size[0], 0)
-    parts = args[g.PARTS]
-    sums = g.new_sums(args)
-    args[g.SUMS] = address_of(sums)
-    work = grad_outputs.size // groups * runs * run_floats
-    grain = max(1, 640_000 * parts // max(work, 1))
-    width = 0 if lanes == 4 else 1 if lanes == 8 else 2
-    number = width + 3 * (vectors - 1 + MOST_ACCUMULATORS * (tile_rows - 1))
-    run_kernel(_SPARSE + number, args, parts * groups, grain)
-    g.add_parts(sums)
-    for group in range(groups):
-        total = sums[0, group]
-        for f in range(per_group):
-            for i in range(kh):
-                for j in range(kw):
-                    run, place = g.tap_place(args, i, j, channels)
-                    place += (f * runs + run) * run_floats
-                    for c in range(channels):
-                        grad_weights[i, j, c, group * per_group + f] = total[place + c]
-            if grad_bias.size > 0:
-                grad_bias[group * per_group + f] = total[args[g.BIAS] + f]
+    args[g.GRAD_WEIGHTS] = address_of(grad_weights)
+    args[g.GRAD_BIAS] = address_of(grad_bias) if grad_bias.size > 0 else 0
+    call_once(_LAUNCH, args)

@@ -23,6 +23,8 @@ from cnnforge_kernels.cpu.compiled import (
     aligned_floats,
     cached_cfunc,
     cached_njit,
+    call_once,
+    floats_at,
     kernel_family,
 )
 from cnnforge_kernels.cpu.parallel import run_kernel
@@ -50,7 +52,8 @@ IMAGES, HEIGHT, WIDTH, CHANNELS, ROWS, COLUMNS, FILTERS = range(4, 11)
 GROUPS, GROUP_CHANNELS, GROUP_FILTERS = range(11, 14)
 TAP_ROWS, TAP_COLUMNS, ROW_STEP, COLUMN_STEP, ROW_DILATION, COLUMN_DILATION = range(14, 20)
 TOP, LEFT, MERGED, BLOCK_ROWS, BLOCKS, PARTS, PART_FLOATS, BIAS = range(20, 28)
-FIELDS = 28
+GRAD_WEIGHTS, GRAD_BIAS = range(28, 30)
+FIELDS = 30
 
 # Scratch of a task: within the first-level cache, but for so many pixels that loading and storing
 # the sums does not count, as far as the second-level cache holds them.
@@ -264,64 +267,82 @@ def add_parts(sums: Any) -> None:
     run_kernel(_ADD, args, (args[2] + _ADDED - 1) // _ADDED, 8)
 
 
+@kernel_family(1)
+def _LAUNCH(_: int) -> Any:
+    """Fill in what follows from the shapes, run, and add the parts."""
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _launch_gather(block: Any, _begin: int, _end: int) -> None:
+        args = carray(block, FIELDS)
+        kh, kw, groups, filters = args[TAP_ROWS], args[TAP_COLUMNS], args[GROUPS], args[FILTERS]
+        channels = args[CHANNELS] // groups
+        grad_weights = carray(floats_at(args[GRAD_WEIGHTS]), (kh, kw, channels, filters))
+        per_group = filters // groups
+        args[MERGED] = kw if args[COLUMN_DILATION] == 1 else 1
+        taps, runs = args[MERGED] * channels, kh * (kw // args[MERGED])
+        tile, vectors, lanes, pairs, _ = choose_tile(taps, per_group, 1, 1)
+        width = vectors * lanes // pairs
+        blocks = (per_group + width - 1) // width
+        covered = tile * pairs
+        padded = (taps + covered - 1) // covered * covered
+        weight_floats = blocks * runs * padded * width
+        # All rows of the window in one tile, where they fit: it is then loaded and stored once.
+        tile_rows = 1
+        one_run = runs == kh and padded == covered
+        if one_run and kh <= MOST_TILE_ROWS and kh * tile * vectors <= MOST_ACCUMULATORS:
+            tile_rows = kh
+        args[GROUP_CHANNELS], args[GROUP_FILTERS] = channels, per_group
+        args[BIAS] = weight_floats
+        args[PART_FLOATS] = whole_lines(weight_floats + blocks * width)
+        pixel_floats = args[COLUMN_STEP] * channels + blocks * width * pairs
+        cut_rows(args, args[COLUMNS] * pixel_floats, 1, _FEWEST_PIXELS)
+        parts = args[PARTS]
+        sums = new_sums(args)
+        args[SUMS] = address_of(sums)
+        work = args[IMAGES] * args[ROWS] * args[COLUMNS] * padded * runs
+        grain = max(1, 640_000 * parts // max(work * blocks * width, 1))
+        number = tile_number(tile, vectors, lanes, pairs) + TILES * (tile_rows - 1)
+        run_kernel(_GATHER + number, args, parts * groups, grain)
+        add_parts(sums)
+        for group in range(groups):
+            total = sums[0, group]
+            for block in range(blocks):
+                first = group * per_group + block * width
+                valid = min(width, per_group - block * width)
+                for i in range(kh):
+                    for j in range(kw):
+                        run, place = tap_place(args, i, j, channels)
+                        place += (block * runs + run) * padded
+                        for c in range(channels):
+                            if pairs == 1:
+                                source = address_of(total) + 4 * (place + c) * width
+                                copy_floats(
+                                    address_of(grad_weights[i, j, c, first:]), source, valid
+                                )
+                                continue
+                            # Two taps of a pair stand in the even and the odd lanes of one row.
+                            row, odd = (place + c) // pairs, (place + c) % pairs
+                            for f in range(valid):
+                                grad_weights[i, j, c, first + f] = total[
+                                    (row * width + f) * pairs + odd
+                                ]
+            if args[GRAD_BIAS] != 0:
+                grad_bias = carray(floats_at(args[GRAD_BIAS]), filters)
+                for f in range(per_group):
+                    grad_bias[group * per_group + f] = total[weight_floats + f]
+
+    return _launch_gather
+
+
 @cached_njit()
 def gather(args: Any, grad_weights: Any, grad_bias: Any) -> None:
-    """Fill in what follows from the shapes, run, and add the parts.
+    """Run a gather.
 
     Args:
         args: int64 block; every field is set up to TOP and LEFT, but SUMS.
         grad_weights: (KH, KW, C / groups, F) float32, written.
         grad_bias: (F,) float32, written; or empty.
     """
-    kh, kw, channels, filters = grad_weights.shape
-    groups = args[GROUPS]
-    per_group = filters // groups
-    args[MERGED] = kw if args[COLUMN_DILATION] == 1 else 1
-    taps, runs = args[MERGED] * channels, kh * (kw // args[MERGED])
-    tile, vectors, lanes, pairs, _ = choose_tile(taps, per_group, 1, 1)
-    width = vectors * lanes // pairs
-    blocks = (per_group + width - 1) // width
-    covered = tile * pairs
-    padded = (taps + covered - 1) // covered * covered
-    weight_floats = blocks * runs * padded * width
-    # All rows of the window in one tile, where they fit: it is then loaded and stored once.
-    tile_rows = 1
-    one_run = runs == kh and padded == covered
-    if one_run and kh <= MOST_TILE_ROWS and kh * tile * vectors <= MOST_ACCUMULATORS:
-        tile_rows = kh
-    args[GROUP_CHANNELS], args[GROUP_FILTERS] = channels, per_group
-    args[BIAS] = weight_floats
-    args[PART_FLOATS] = whole_lines(weight_floats + blocks * width)
-    pixel_floats = args[COLUMN_STEP] * channels + blocks * width * pairs
-    cut_rows(args, args[COLUMNS] * pixel_floats, 1, _FEWEST_PIXELS)
-    parts = args[PARTS]
-    sums = new_sums(args)
-    args[SUMS] = address_of(sums)
-    work = args[IMAGES] * args[ROWS] * args[COLUMNS] * padded * runs
-    grain = max(1, 640_000 * parts // max(work * blocks * width, 1))
-    number = tile_number(tile, vectors, lanes, pairs) + TILES * (tile_rows - 1)
-    run_kernel(_GATHER + number, args, parts * groups, grain)
-    add_parts(sums)
-    for group in range(groups):
-        total = sums[0, group]
-        for block in range(blocks):
-            first = group * per_group + block * width
-            valid = min(width, per_group - block * width)
-            for i in range(kh):
-                for j in range(kw):
-                    run, place = tap_place(args, i, j, channels)
-                    place += (block * runs + run) * padded
-                    for c in range(channels):
-                        if pairs == 1:
-                            source = address_of(total) + 4 * (place + c) * width
-                            copy_floats(address_of(grad_weights[i, j, c, first:]), source, valid)
-                            continue
-                        # Two taps of a pair stand in the even and the odd lanes of one row.
-                        row, odd = (place + c) // pairs, (place + c) % pairs
-                        for f in range(valid):
-                            grad_weights[i, j, c, first + f] = total[
-                                (row * width + f) * pairs + odd
-                            ]
-        if grad_bias.size > 0:
-            for f in range(per_group):
-                grad_bias[group * per_group + f] = total[weight_floats + f]
+    args[GRAD_WEIGHTS] = address_of(grad_weights)
+    args[GRAD_BIAS] = address_of(grad_bias) if grad_bias.size > 0 else 0
+    call_once(_LAUNCH, args)

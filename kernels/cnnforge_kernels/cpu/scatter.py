@@ -22,6 +22,7 @@ from cnnforge_kernels.cpu.compiled import (
     aligned_floats,
     cached_cfunc,
     cached_njit,
+    call_once,
     kernel_family,
     load_int64,
 )
@@ -41,7 +42,8 @@ POOLED_ROWS, POOLED_COLUMNS, POOL_ROWS, POOL_COLUMNS = range(14, 18)
 # Channels are taken CHUNK at a time. A picture has ROWS rows of ROW bytes; there are COPIES of it
 # in the FILTER bytes of a filter; FILTERS_TOGETHER of those stay in the first-level cache.
 CHUNK, CHUNKS, ROWS, ROW, COPIES, COPY, FILTER, FILTERS_TOGETHER = range(18, 26)
-FIELDS = 26
+IMAGES = 26
+FIELDS = 27
 
 _CACHED_BYTES = 24 * 1024
 _MOST_ROWS = 8
@@ -212,6 +214,48 @@ def _SCATTER(number: int) -> Any:
     return _scatter_kernel
 
 
+@kernel_family(1)
+def _LAUNCH(_: int) -> Any:
+    """Fill in what follows from the shapes, draw the pictures, and run."""
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _launch_scatter(block: Any, _begin: int, _end: int) -> None:
+        a = carray(block, FIELDS)
+        kh, kw, channels, filters = a[TAP_ROWS], a[TAP_COLUMNS], a[CHANNELS], a[FILTERS]
+        # A pixel of whole vectors is shifted by another address; else each column has a picture.
+        a[CHUNK] = MOST_LANES if channels % MOST_LANES == 0 else 8
+        shiftable = a[CHUNK] % MOST_LANES == 0
+        a[CHUNKS] = channels // a[CHUNK]
+        region = (kw + a[POOL_COLUMNS] - 1) * a[CHUNK]
+        vectors = (region + MOST_LANES - 1) // MOST_LANES
+        a[ROWS] = kh + a[POOL_ROWS] - 1
+        a[COPIES] = 1 if shiftable else a[POOL_COLUMNS]
+        a[ROW] = 4 * vectors * MOST_LANES
+        if shiftable:
+            a[ROW] += 4 * (a[POOL_COLUMNS] - 1) * a[CHUNK]
+        a[COPY] = (kh + 2 * (a[POOL_ROWS] - 1)) * a[ROW]
+        a[FILTER] = a[COPIES] * a[COPY]
+        a[FILTERS_TOGETHER] = max(8, _CACHED_BYTES // a[FILTER])
+        cells = np.empty(a[POOL_ROWS] * a[POOL_COLUMNS], np.int64)
+        for i in range(a[POOL_ROWS]):
+            for j in range(a[POOL_COLUMNS]):
+                shift = 4 * (a[POOL_COLUMNS] - 1 - j) * a[CHUNK] if shiftable else j * a[COPY]
+                cells[i * a[POOL_COLUMNS] + j] = (a[POOL_ROWS] - 1 - i) * a[ROW] + shift
+        a[CELLS] = address_of(cells)
+        table = aligned_floats(a[CHUNKS] * filters * a[FILTER] // 4)
+        a[TABLE] = address_of(table)
+        rows = 1
+        for together in range(2, min(a[ROWS], _MOST_ROWS) + 1):
+            if a[ROWS] % together == 0 and together * vectors <= MOST_ACCUMULATORS:
+                rows = together
+        run_kernel(_PICTURES, a, a[CHUNKS], 1)
+        run_kernel(_SCATTER + vectors - 1 + MOST_ACCUMULATORS * (rows - 1), a, a[IMAGES], 1)
+        cells[:0] = 0  # keeps both alive until here
+        table[:0] = np.float32(0)
+
+    return _launch_scatter
+
+
 @cached_njit()
 def scatter_fits(weights: Any, pool_size: tuple[int, int]) -> bool:
     """Whether a scatter is the faster way: it wins where windows have several taps and cells."""
@@ -245,6 +289,7 @@ def scatter(
     kh, kw, channels, filters = weights.shape
     images, height, width, _ = grad_inputs.shape
     a = np.zeros(FIELDS, np.int64)
+    a[IMAGES] = images
     a[GRADIENT], a[WINNERS] = address_of(grad_outputs), address_of(winners)
     a[WEIGHTS], a[TARGET] = address_of(weights), address_of(grad_inputs)
     a[HEIGHT], a[WIDTH], a[CHANNELS], a[FILTERS] = height, width, channels, filters
@@ -252,33 +297,4 @@ def scatter(
     a[TOP], a[LEFT] = padding_before(height, kh, 1, 1, same), padding_before(width, kw, 1, 1, same)
     a[POOLED_ROWS], a[POOLED_COLUMNS] = grad_outputs.shape[1], grad_outputs.shape[2]
     a[POOL_ROWS], a[POOL_COLUMNS] = pool_size
-    # A pixel of whole vectors is shifted by another address; else each column has a picture.
-    a[CHUNK] = MOST_LANES if channels % MOST_LANES == 0 else 8
-    shiftable = a[CHUNK] % MOST_LANES == 0
-    a[CHUNKS] = channels // a[CHUNK]
-    region = (kw + pool_size[1] - 1) * a[CHUNK]
-    vectors = (region + MOST_LANES - 1) // MOST_LANES
-    a[ROWS] = kh + pool_size[0] - 1
-    a[COPIES] = 1 if shiftable else pool_size[1]
-    a[ROW] = 4 * vectors * MOST_LANES
-    if shiftable:
-        a[ROW] += 4 * (pool_size[1] - 1) * a[CHUNK]
-    a[COPY] = (kh + 2 * (pool_size[0] - 1)) * a[ROW]
-    a[FILTER] = a[COPIES] * a[COPY]
-    a[FILTERS_TOGETHER] = max(8, _CACHED_BYTES // a[FILTER])
-    cells = np.empty(pool_size[0] * pool_size[1], np.int64)
-    for i in range(pool_size[0]):
-        for j in range(pool_size[1]):
-            shift = 4 * (pool_size[1] - 1 - j) * a[CHUNK] if shiftable else j * a[COPY]
-            cells[i * pool_size[1] + j] = (pool_size[0] - 1 - i) * a[ROW] + shift
-    a[CELLS] = address_of(cells)
-    table = aligned_floats(a[CHUNKS] * filters * a[FILTER] // 4)
-    a[TABLE] = address_of(table)
-    rows = 1
-    for together in range(2, min(a[ROWS], _MOST_ROWS) + 1):
-        if a[ROWS] % together == 0 and together * vectors <= MOST_ACCUMULATORS:
-            rows = together
-    run_kernel(_PICTURES, a, a[CHUNKS], 1)
-    run_kernel(_SCATTER + vectors - 1 + MOST_ACCUMULATORS * (rows - 1), a, images, 1)
-    cells[:0] = 0  # keeps both alive until here
-    table[:0] = np.float32(0)
+    call_once(_LAUNCH, a)

@@ -20,7 +20,10 @@ from cnnforge_kernels.cpu.compiled import (
     aligned_floats,
     cached_cfunc,
     cached_njit,
+    call_once,
+    floats_at,
     kernel_family,
+    words_at,
 )
 from cnnforge_kernels.cpu.parallel import run_kernel
 from cnnforge_kernels.cpu.planes import copy_floats, fill_pixels, fill_planes
@@ -67,7 +70,9 @@ ROWS, COLUMNS, FILTERS, RELU, BLOCK_ROWS, BLOCKS, IMAGES = range(23, 30)
 POOL_ROWS, POOL_COLUMNS, UNPOOL_ROWS, UNPOOL_COLUMNS, WINNERS = range(30, 35)
 # The scratch: bytes of a row, of a plane (0 where pixels are kept whole), and of a whole pixel.
 ROW_BYTES, PLANE, SCRATCH_PIXEL = range(35, 38)
-FIELDS = 38
+# What the launch packs: the taps' rows and columns, the weights and the bias, as addresses.
+TAPS, ROW_TAPS, COLUMN_TAPS, FACTORS, BIAS_SOURCE = range(38, 43)
+FIELDS = 43
 
 _UNPOOL_LANES = 8
 # Scratch for the rows of a task: half of a 512 KiB second-level cache at the most.
@@ -274,95 +279,114 @@ def _origin_and_span(taps: Any) -> tuple[int, int]:
     return least, largest - least + 1
 
 
+@kernel_family(1)
+def _LAUNCH(_: int) -> Any:
+    """Fill in what follows from the shapes, pack the weights, and run."""
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _launch_sweep(block: Any, _begin: int, _end: int) -> None:
+        args = carray(block, FIELDS)
+        taps, channels = args[TAPS], args[CHANNELS]
+        groups, filters = args[GROUPS], args[FILTERS]
+        row_taps = carray(words_at(args[ROW_TAPS]), taps)
+        column_taps = carray(words_at(args[COLUMN_TAPS]), taps)
+        weights = carray(floats_at(args[FACTORS]), (taps, channels, groups, filters))
+        pooled = args[POOL_ROWS] == 2 and args[POOL_COLUMNS] == 2
+        window = _window(args[COLUMN_STEP], row_taps, column_taps)
+        tile, vectors, lanes, pairs, window = choose_tile(
+            args[COLUMNS], filters, window, 2 if pooled else 1
+        )
+        tile = min(tile, args[COLUMNS] // pairs)
+        args[ROW_ORIGIN], args[ROW_SPAN] = _origin_and_span(row_taps)
+        args[COLUMN_ORIGIN], args[COLUMN_SPAN] = _origin_and_span(column_taps)
+        step = args[COLUMN_STEP]
+        if in_planes(vectors, pairs):
+            args[PLANE] = 4 * (args[COLUMNS] + (args[COLUMN_SPAN] - 1) // step)
+            args[ROW_BYTES] = args[PLANE] * step * channels
+        else:
+            args[PLANE] = 0
+            args[SCRATCH_PIXEL] = 4 * channels
+            args[ROW_BYTES] = ((args[COLUMNS] - 1) * step + args[COLUMN_SPAN]) * 4 * channels
+        row_bytes = args[ROW_BYTES]
+        args[COUNT] = taps // window * channels
+        offsets = np.empty(args[COUNT], np.int64)
+        for tap in range(0, taps, window):
+            shift = column_taps[tap] - args[COLUMN_ORIGIN]
+            place = (row_taps[tap] - args[ROW_ORIGIN]) * row_bytes
+            next_channel = 4
+            if args[PLANE] != 0:
+                place += (shift % step) * args[PLANE] + 4 * (shift // step)
+                next_channel = step * args[PLANE]
+            else:
+                place += shift * args[SCRATCH_PIXEL]
+            for c in range(channels):
+                offsets[tap // window * channels + c] = place + c * next_channel
+        width = vectors * lanes // pairs
+        blocks = (filters + width - 1) // width
+        # One-dimensional, because Numba takes long to compile for more dimensions.
+        count = taps * channels
+        packed = aligned_floats(groups * blocks * count * width * pairs)
+        packed[:] = np.float32(0)
+        packed_bias = np.zeros(groups * blocks * width * pairs, np.float32)
+        for group in range(groups):
+            for block in range(blocks):
+                first = block * width
+                valid = min(width, filters - first)
+                row = (group * blocks + block) * count * width * pairs
+                for run in range(0, taps, window):
+                    for c in range(channels):
+                        for tap in range(run, run + window):
+                            source = weights[tap, c, group, first : first + valid]
+                            if pairs == 1:
+                                copy_floats(address_of(packed) + 4 * row, address_of(source), valid)
+                            else:
+                                for f in range(valid):
+                                    for pair in range(pairs):
+                                        packed[row + f * pairs + pair] = source[f]
+                            row += width * pairs
+                if args[BIAS_SOURCE] != 0:
+                    bias = carray(floats_at(args[BIAS_SOURCE]), groups * filters)
+                    row = (group * blocks + block) * width * pairs
+                    for f in range(valid):
+                        for pair in range(pairs):
+                            packed_bias[row + f * pairs + pair] = bias[group * filters + first + f]
+        args[OFFSETS] = address_of(offsets)
+        args[WEIGHTS] = address_of(packed)
+        args[BIAS] = address_of(packed_bias)
+        fitting = (_SCRATCH_BYTES // max(row_bytes, 1) - args[ROW_SPAN]) // args[ROW_STEP] + 1
+        unit = max(args[POOL_ROWS], 1)  # the rows of a window stay together
+        units = args[ROWS] // unit
+        parts = (units + max(fitting // unit, 1) - 1) // max(fitting // unit, 1)
+        args[BLOCK_ROWS] = (units + parts - 1) // parts * unit
+        args[BLOCKS] = (args[ROWS] + args[BLOCK_ROWS] - 1) // args[BLOCK_ROWS]
+        tasks = args[IMAGES] * args[BLOCKS] * groups
+        # About 20 us of work (at 32 multiply-adds a nanosecond) is worth handing out.
+        work = args[BLOCK_ROWS] * args[COLUMNS] * max(count, 1) * blocks * width
+        grain = max(1, 640_000 // max(work, 1))
+        number = tile_number(tile, vectors, lanes, pairs) + TILES * window_number(window)
+        if pooled:
+            number += TILES * len(WINDOWS)
+        run_kernel(_SWEEP + number, args, tasks, grain)
+        offsets[:] = 0  # keeps the tables alive until here
+        packed_bias[:0] = np.float32(0)
+        packed[:0] = np.float32(0)
+
+    return _launch_sweep
+
+
 @cached_njit()
 def sweep(args: Any, row_taps: Any, column_taps: Any, weights: Any, bias: Any) -> None:
-    """Fill in what follows from the shapes, pack the weights, and run.
+    """Run a sweep.
 
     Args:
-        args: int64 block; every field is set but those set here.
+        args: int64 block; every field is set up to IMAGES that does not follow from these.
         row_taps: for each tap, the source row that output (0, 0) reads.
         column_taps: for each tap, the source column that output (0, 0) reads.
-        weights: (taps, channels of a group, groups, filters of a group), any strides.
+        weights: (taps, channels of a group, groups, filters of a group), C-contiguous.
         bias: (groups * filters of a group,), or empty: zero.
     """
-    taps, channels, groups, filters = weights.shape
-    pooled = args[POOL_ROWS] == 2 and args[POOL_COLUMNS] == 2
-    window = _window(args[COLUMN_STEP], row_taps, column_taps)
-    tile, vectors, lanes, pairs, window = choose_tile(
-        args[COLUMNS], filters, window, 2 if pooled else 1
-    )
-    tile = min(tile, args[COLUMNS] // pairs)
-    args[ROW_ORIGIN], args[ROW_SPAN] = _origin_and_span(row_taps)
-    args[COLUMN_ORIGIN], args[COLUMN_SPAN] = _origin_and_span(column_taps)
-    args[CHANNELS], args[GROUPS], args[FILTERS] = channels, groups, filters
-    step = args[COLUMN_STEP]
-    if in_planes(vectors, pairs):
-        args[PLANE] = 4 * (args[COLUMNS] + (args[COLUMN_SPAN] - 1) // step)
-        args[ROW_BYTES] = args[PLANE] * step * channels
-    else:
-        args[PLANE] = 0
-        args[SCRATCH_PIXEL] = 4 * channels
-        args[ROW_BYTES] = ((args[COLUMNS] - 1) * step + args[COLUMN_SPAN]) * 4 * channels
-    row_bytes = args[ROW_BYTES]
-    args[COUNT] = taps // window * channels
-    offsets = np.empty(args[COUNT], np.int64)
-    for tap in range(0, taps, window):
-        shift = column_taps[tap] - args[COLUMN_ORIGIN]
-        place = (row_taps[tap] - args[ROW_ORIGIN]) * row_bytes
-        next_channel = 4
-        if args[PLANE] != 0:
-            place += (shift % step) * args[PLANE] + 4 * (shift // step)
-            next_channel = step * args[PLANE]
-        else:
-            place += shift * args[SCRATCH_PIXEL]
-        for c in range(channels):
-            offsets[tap // window * channels + c] = place + c * next_channel
-    width = vectors * lanes // pairs
-    blocks = (filters + width - 1) // width
-    # One-dimensional, because Numba takes long to compile for more dimensions.
-    count = taps * channels
-    packed = aligned_floats(groups * blocks * count * width * pairs)
-    packed[:] = np.float32(0)
-    contiguous = weights.strides[3] == 4
-    packed_bias = np.zeros(groups * blocks * width * pairs, np.float32)
-    for group in range(groups):
-        for block in range(blocks):
-            first = block * width
-            valid = min(width, filters - first)
-            row = (group * blocks + block) * count * width * pairs
-            for run in range(0, taps, window):
-                for c in range(channels):
-                    for tap in range(run, run + window):
-                        source = weights[tap, c, group, first : first + valid]
-                        if pairs == 1 and contiguous:
-                            copy_floats(address_of(packed) + 4 * row, address_of(source), valid)
-                        else:
-                            for f in range(valid):
-                                for pair in range(pairs):
-                                    packed[row + f * pairs + pair] = source[f]
-                        row += width * pairs
-            if bias.size > 0:
-                row = (group * blocks + block) * width * pairs
-                for f in range(valid):
-                    for pair in range(pairs):
-                        packed_bias[row + f * pairs + pair] = bias[group * filters + first + f]
-    args[OFFSETS] = address_of(offsets)
-    args[WEIGHTS] = address_of(packed)
-    args[BIAS] = address_of(packed_bias)
-    fitting = (_SCRATCH_BYTES // max(row_bytes, 1) - args[ROW_SPAN]) // args[ROW_STEP] + 1
-    unit = max(args[POOL_ROWS], 1)  # the rows of a window stay together
-    units = args[ROWS] // unit
-    parts = (units + max(fitting // unit, 1) - 1) // max(fitting // unit, 1)
-    args[BLOCK_ROWS] = (units + parts - 1) // parts * unit
-    args[BLOCKS] = (args[ROWS] + args[BLOCK_ROWS] - 1) // args[BLOCK_ROWS]
-    tasks = args[IMAGES] * args[BLOCKS] * groups
-    # About 20 us of work (at 32 multiply-adds a nanosecond) is worth handing out.
-    work = args[BLOCK_ROWS] * args[COLUMNS] * max(count, 1) * blocks * width
-    grain = max(1, 640_000 // max(work, 1))
-    number = tile_number(tile, vectors, lanes, pairs) + TILES * window_number(window)
-    if pooled:
-        number += TILES * len(WINDOWS)
-    run_kernel(_SWEEP + number, args, tasks, grain)
-    offsets[:] = 0  # keeps the tables alive until here
-    packed_bias[:0] = np.float32(0)
-    packed[:0] = np.float32(0)
+    args[TAPS], args[CHANNELS], args[GROUPS], args[FILTERS] = weights.shape
+    args[ROW_TAPS], args[COLUMN_TAPS] = address_of(row_taps), address_of(column_taps)
+    args[FACTORS] = address_of(weights)
+    args[BIAS_SOURCE] = address_of(bias) if bias.size > 0 else 0
+    call_once(_LAUNCH, args)
