@@ -20,7 +20,7 @@ def import_keras() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Torch brings an OpenMP of its own, which reads these when it is loaded. Threads of torch's
-    # that spin take the cores from Numba's: on 2 busy cores a convolution took 16 ms, not 1.
+    # that spin take the cores from the kernels': on 2 busy cores a convolution took 16 ms, not 1.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     _show_log()

@@ -190,8 +190,8 @@ def _threads_advice(layer: str) -> str | None:
     if layer in ("omp", "tbb"):
         return None
     return (
-        f"Numba's threading layer {layer!r} cannot run two ops at once, so kernels run on one "
-        "core: install libgomp (apt install libgomp1) or TBB (pip install tbb)"
+        f"Numba's threading layer {layer!r} cannot run two ops at once, so all ops take turns: "
+        "install libgomp (apt install libgomp1) or TBB (pip install tbb)"
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-# Idle OpenMP threads spin by default, and on a busy machine they take the cores from TensorFlow's
-# own threads. It counts only if it is set before the OpenMP library is loaded, which Numba does
-# when it launches its threads.
+# An op's functions may have parallel loops, which Numba runs on OpenMP. Its idle threads spin by
+# default, and on a busy machine they take the cores from TensorFlow's own threads. It counts only
+# if it is set before the OpenMP library is loaded, which Numba does when it launches its threads.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 

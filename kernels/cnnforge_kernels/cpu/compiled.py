@@ -148,7 +148,17 @@ def _compile_on_miss(slot: int) -> int:
         return 0
 
 
-def _publish(name: str, result: int) -> None:
+def keep_for_ever(thing: Any) -> None:
+    """Keep an object until the process ends: longer than the interpreter, which frees modules."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+def forget_kernel(slot: int) -> None:
+    """Have the factory of a table slot asked again when its kernel is next used."""
+    _table[slot] = 0
+
+
+def publish_address(name: str, result: int) -> None:
     """Make the C symbol ``int64 name(void)``, which returns ``result``, known to compiled code."""
     source = f'define i64 @"{name}"() {{\n  ret i64 {result}\n}}\n'
     llvm.initialize_native_target()
@@ -161,7 +171,7 @@ def _publish(name: str, result: int) -> None:
 
 
 _on_miss = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(_compile_on_miss)
-_publish("cnnforge_kernel_table", _table.ctypes.data)
+publish_address("cnnforge_kernel_table", _table.ctypes.data)
 llvm.add_symbol("cnnforge_compile_kernel", ctypes.cast(_on_miss, ctypes.c_void_p).value)
 _kernel_table = types.ExternalFunction("cnnforge_kernel_table", types.int64())
 _compile_kernel = types.ExternalFunction("cnnforge_compile_kernel", types.int64(types.int64))
@@ -198,6 +208,17 @@ def floats_at(typingctx: Any, address: Any) -> Any:
 
 
 @intrinsic
+def store_int64(typingctx: Any, address: Any, value: Any) -> Any:
+    """Set the int64 at ``address``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[1], builder.inttoptr(args[0], ir.IntType(64).as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
 def call_kernel(typingctx: Any, kernel: Any, args: Any, begin: Any, end: Any) -> Any:
     """Call the kernel at address ``kernel`` on the block at address ``args``."""
 
@@ -211,17 +232,6 @@ def call_kernel(typingctx: Any, kernel: Any, args: Any, begin: Any, end: Any) ->
 
     integer = types.int64
     return types.void(integer, integer, integer, integer), codegen
-
-
-@intrinsic
-def fetch_add(typingctx: Any, address: Any, amount: Any) -> Any:
-    """Atomically add ``amount`` to the int64 at ``address``; returns the value before."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
-        return builder.atomic_rmw("add", pointer, args[1], "monotonic")
-
-    return types.int64(types.int64, types.int64), codegen
 
 
 @intrinsic

@@ -1,81 +1,69 @@
 """The one parallel loop: every kernel is serial over a range of tasks, and this runs it.
 
-Numba's ``omp`` and ``tbb`` threading layers may be entered by several threads at once, as
-TensorFlow does; ``workqueue`` aborts the process then, so it is never entered: there the tasks run
-in the caller's thread. Tasks are handed out a few at a time, because the threads of a shared
-machine are not equally fast. Which thread runs a task never changes a result.
+Tasks are handed out a few at a time, because the threads of a shared machine are not equally fast.
+Which thread runs a task never changes a result. Numba's own threads are not used: its ``workqueue``
+layer aborts when several threads come at once, as TensorFlow's do, and of OpenMP's every one of
+them has a team of its own, whose barriers wait for cores that others use.
 """
 
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import Any
-
-# libgomp's idle threads spin for long by default, and starve the threads of whoever called; woken
-# from sleep they take 80 us. A short spin covers the gaps between the kernels of a training step:
-# 1.9 instead of 1.6 times as fast as stock Keras on two cores (benchmarks/bench_training.py).
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import numba
 import numpy as np
-from numba import carray, prange
+from numba import carray, types
 
+from cnnforge_kernels.cpu import crew, posix
 from cnnforge_kernels.cpu.compiled import (
     KERNEL_SIGNATURE,
     address_of,
     cached_cfunc,
     cached_njit,
     call_kernel,
-    fetch_add,
+    forget_kernel,
     kernel_address,
     kernel_family,
 )
 
-_PARALLEL_LAYERS = ("omp", "tbb")
+# What `numba.set_num_threads` has set for the calling thread. The function of that name in compiled
+# code takes a pointer from Python, so that nothing which calls it is kept on disk.
+_threads_allowed = types.ExternalFunction("get_num_threads", types.int32())
 
 
-@cached_njit(parallel=True)
-def _run_parallel(
-    kernel: int, args: int, counter: int, tasks: int, grain: int, threads: int
-) -> None:
-    # `threads` only bounds the number of iterations: prange itself asks how many threads may run.
-    for _ in prange(threads):
-        begin = fetch_add(counter, grain)
-        while begin < tasks:
-            call_kernel(kernel, args, begin, min(begin + grain, tasks))
-            begin = fetch_add(counter, grain)
+@cache
+def _compiled_driver() -> Any:
+    # Loads the library that `get_num_threads` is in.
+    numba.get_num_threads()
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def driver(block: Any, grain: int, _: int) -> None:
+        values = carray(block, 3)
+        crew.run_job(values[0], values[1], values[2], grain, _threads_allowed())
+
+    return driver
 
 
-def _start_threads() -> str:
-    """Start Numba's thread pool and return its layer: ``omp``, ``tbb`` or ``workqueue``."""
-    from numba.np.ufunc.parallel import _launch_threads
+@cache
+def _compiled_serial_driver() -> Any:
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def serial_driver(block: Any, _grain: int, _: int) -> None:
+        values = carray(block, 3)
+        call_kernel(values[0], values[1], 0, values[2])
 
-    _launch_threads()
-    return numba.threading_layer()
+    return serial_driver
 
 
 @kernel_family(1)
 def _DRIVER(_: int) -> Any:
-    """``driver(block, grain, _)``; block = next task (counted up), kernel, its args, tasks."""
-    layer = _start_threads()
-    most = numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]
-    if layer in _PARALLEL_LAYERS:
-
-        @cached_cfunc(KERNEL_SIGNATURE)
-        def driver(block: Any, grain: int, _: int) -> None:
-            values = carray(block, 4)
-            threads = min(most, (values[3] + grain - 1) // grain)
-            _run_parallel(values[1], values[2], address_of(values), values[3], grain, threads)
-
-        return driver
-
-    @cached_cfunc(KERNEL_SIGNATURE)
-    def serial_driver(block: Any, _grain: int, _: int) -> None:
-        values = carray(block, 4)
-        call_kernel(values[1], values[2], 0, values[3])
-
-    return serial_driver
+    """``driver(block, grain, _)``; block = kernel, its args, tasks."""
+    if not posix.available():
+        return _compiled_serial_driver()
+    driver = _compiled_driver()
+    crew.start()
+    return driver
 
 
 @cached_njit()
@@ -88,15 +76,23 @@ def run_kernel(slot: int, args: Any, tasks: int, grain: int) -> None:
     if tasks <= grain:
         call_kernel(kernel, address_of(args), 0, tasks)
         return
-    block = np.zeros(4, np.int64)
-    block[1] = kernel
-    block[2] = address_of(args)
-    block[3] = tasks
+    block = np.zeros(3, np.int64)
+    block[0] = kernel
+    block[1] = address_of(args)
+    block[2] = tasks
     call_kernel(kernel_address(_DRIVER), address_of(block), grain, 0)
     block[0] = args[0]  # keeps both blocks alive until here
 
 
 def threading_layer() -> str:
-    """The threading layer that kernels use: ``omp``, ``tbb``, or ``serial``."""
-    layer = _start_threads()
-    return layer if layer in _PARALLEL_LAYERS else "serial"
+    """What runs the tasks of a kernel: ``crew``, or ``serial`` where there are no POSIX threads."""
+    return "crew" if posix.available() else "serial"
+
+
+def _after_fork() -> None:
+    crew.forget()
+    forget_kernel(_DRIVER)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,209 @@
+"""The crew of threads: every task once, nothing after the caller has left, clean ends."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from cnnforge_kernels.cpu import parallel, posix
+
+pytestmark = pytest.mark.skipif(not posix.available(), reason="no POSIX threads")
+
+# Numba keeps compiled functions of files only.
+KERNELS = """
+import ctypes, os, sys, threading, time
+import numpy as np
+from numba import carray, int64, njit
+from cnnforge_kernels.cpu import crew, parallel, posix
+from cnnforge_kernels.cpu.atomics import atomic_load, fetch_add, float_mode, pause
+from cnnforge_kernels.cpu.compiled import (
+    KERNEL_SIGNATURE, address_of, cached_cfunc, kernel_family
+)
+
+@kernel_family(1)
+def COUNT(_):
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def count(args, begin, end):  # address of the counts, pauses for each task
+        block = carray(args, 2)
+        for task in range(begin, end):
+            for _ in range(block[1]):
+                pause()
+            fetch_add(block[0] + 8 * task, 1)
+    return count
+
+@kernel_family(1)
+def MEET(_):
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def meet(args, begin, end):  # address of [arrived, modes of the tasks...]: wait for another
+        block = carray(args, 1)
+        task = fetch_add(block[0], 1)
+        fetch_add(block[0] + 8 * (1 + task), float_mode())
+        while atomic_load(block[0]) < 2:
+            pause()
+    return meet
+
+@njit(nogil=True)
+def jobs(slot, args, tasks, grain, count):
+    for _ in range(count):
+        parallel.run_kernel(slot, args, tasks, grain)
+
+def run(slot, values, tasks, grain=1, count=1, pauses=0):
+    args = np.array([values.ctypes.data, pauses], np.int64)
+    jobs(int64(slot), args, int64(tasks), int64(grain), int64(count))
+
+def workers():
+    return sum(thread.name.startswith("cnnforge-") for thread in threading.enumerate())
+
+def check_counts(count=50):
+    values = np.zeros(64, np.int64)
+    run(COUNT, values, 64, 1, count, 200)
+    assert (values == count).all(), values
+"""
+
+
+@pytest.fixture(scope="module")
+def run_program(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("crew")
+    (folder / "crew_kernels.py").write_text(KERNELS)
+
+    def run(program, code=0, **variables):
+        path = os.pathsep.join([str(folder), *sys.path])
+        done = subprocess.run(
+            [sys.executable, "-c", "from crew_kernels import *\n" + textwrap.dedent(program)],
+            env={**os.environ, "PYTHONPATH": path, **variables},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == code, (done.returncode, done.stderr)
+        return done.stdout
+
+    return run
+
+
+STRESS = """
+    def work(seed):
+        random = np.random.default_rng(seed)
+        values = np.zeros(7, np.int64)
+        expected = np.zeros(7, np.int64)
+        for _ in range(300):
+            tasks, grain = int(random.integers(1, 8)), int(random.integers(1, 4))
+            count, pauses = int(random.integers(1, 30)), int(random.integers(0, 20))
+            run(COUNT, values, tasks, grain, count, pauses)
+            expected[:tasks] += count
+            if not np.array_equal(values, expected):
+                print("wrong", values, expected)
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    print(workers())
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4, 8])
+def test_many_small_jobs_from_four_threads(run_program, threads):
+    assert run_program(STRESS, NUMBA_NUM_THREADS=str(threads)) == f"{threads - 1}\n"
+
+
+def test_tasks_are_shared_and_computed_in_the_callers_float_mode(run_program):
+    printed = run_program(
+        """
+        control = ctypes.CDLL(None).fesetround
+        run(COUNT, np.zeros(4, np.int64), 4)
+        for mode in (0x400, 0):  # downwards, nearest on x86; others may refuse the first
+            control(mode)
+            values = np.zeros(3, np.int64)
+            run(MEET, values, 2)  # returns only if two threads work at once
+            print(values[1] == values[2])
+        """,
+        NUMBA_NUM_THREADS="2",
+    )
+    assert printed.split() == ["True", "True"]
+
+
+def test_a_late_worker_finds_the_job_closed(run_program):
+    # The worker sleeps when each job begins, and most of them are over before it is awake. The
+    # block that the job was given is filled with an address that kills a process which uses it.
+    run_program(
+        """
+        for _ in range(300):
+            values = np.zeros(4, np.int64)
+            args = np.array([values.ctypes.data, 0], np.int64)
+            jobs(int64(COUNT), args, int64(4), int64(1), int64(1))
+            args[0] = 8
+            assert (values == 1).all(), values
+            time.sleep(0.0005)
+        """,
+        NUMBA_NUM_THREADS="4",
+    )
+
+
+def test_a_forked_process_starts_its_own_workers(run_program):
+    printed = run_program(
+        """
+        check_counts()
+        child = os.fork()
+        if child == 0:
+            before = workers()
+            check_counts()
+            print(before, workers(), flush=True)
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        check_counts()
+        print(status, workers())
+        """,
+        NUMBA_NUM_THREADS="3",
+    )
+    assert printed.splitlines() == ["0 2", "0 2"]
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ("", 0),
+        ("time.sleep(0.01)", 0),  # by then the workers sleep
+        ("sys.exit(3)", 3),
+        ("raise ValueError", 1),
+        ("atexit.register(check_counts)", 0),
+    ],
+)
+def test_the_interpreter_exits(run_program, end, code):
+    run_program(f"import atexit; check_counts(); {end}", code, NUMBA_NUM_THREADS="4")
+
+
+def test_first_used_at_exit(run_program):
+    run_program("import atexit; atexit.register(check_counts)", NUMBA_NUM_THREADS="2")
+
+
+def test_numba_sets_the_number_of_threads(run_program):
+    printed = run_program(
+        """
+        import numba
+        check_counts()
+        numba.set_num_threads(1)
+        before = crew._words()[crew._NEXT // 8]
+        check_counts()
+        print(crew._words()[crew._NEXT // 8] == before)
+        """,
+        NUMBA_NUM_THREADS="2",
+    )
+    assert printed == "True\n"
+
+
+def test_without_posix_threads_the_caller_runs_all(run_program):
+    printed = run_program(
+        """
+        posix._functions = None
+        check_counts()
+        print(parallel.threading_layer(), workers())
+        """,
+        NUMBA_NUM_THREADS="2",
+    )
+    assert printed == "serial 0\n"
+
+
+def test_threading_layer():
+    assert parallel.threading_layer() == "crew"
