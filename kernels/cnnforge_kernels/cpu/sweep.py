@@ -21,7 +21,6 @@ from cnnforge_kernels.cpu.compiled import (
     cached_cfunc,
     cached_njit,
     call_once,
-    floats_at,
     kernel_family,
     words_at,
 )
@@ -31,6 +30,8 @@ from cnnforge_kernels.cpu.simd import (
     index_load,
     index_splat,
     index_store,
+    load_float,
+    store_float,
     vector_load,
     vector_maximum,
     vector_relu,
@@ -279,6 +280,18 @@ def _origin_and_span(taps: Any) -> tuple[int, int]:
     return least, largest - least + 1
 
 
+@cached_njit()
+def _pack(target: int, source: int, count: int, pairs: int) -> None:
+    """Copy ``count`` floats, each ``pairs`` times."""
+    if pairs == 1:
+        copy_floats(target, source, count)
+        return
+    for index in range(count):
+        value = load_float(source + 4 * index)
+        store_float(target + 8 * index, value)
+        store_float(target + 8 * index + 4, value)
+
+
 @kernel_family(1)
 def _LAUNCH(_: int) -> Any:
     """Fill in what follows from the shapes, pack the weights, and run."""
@@ -290,7 +303,6 @@ def _LAUNCH(_: int) -> Any:
         groups, filters = args[GROUPS], args[FILTERS]
         row_taps = carray(words_at(args[ROW_TAPS]), taps)
         column_taps = carray(words_at(args[COLUMN_TAPS]), taps)
-        weights = carray(floats_at(args[FACTORS]), (taps, channels, groups, filters))
         pooled = args[POOL_ROWS] == 2 and args[POOL_COLUMNS] == 2
         window = _window(args[COLUMN_STEP], row_taps, column_taps)
         tile, vectors, lanes, pairs, window = choose_tile(
@@ -323,33 +335,23 @@ def _LAUNCH(_: int) -> Any:
                 offsets[tap // window * channels + c] = place + c * next_channel
         width = vectors * lanes // pairs
         blocks = (filters + width - 1) // width
-        # One-dimensional, because Numba takes long to compile for more dimensions.
         count = taps * channels
         packed = aligned_floats(groups * blocks * count * width * pairs)
         packed[:] = np.float32(0)
         packed_bias = np.zeros(groups * blocks * width * pairs, np.float32)
-        for group in range(groups):
-            for block in range(blocks):
-                first = block * width
-                valid = min(width, filters - first)
-                row = (group * blocks + block) * count * width * pairs
-                for run in range(0, taps, window):
-                    for c in range(channels):
-                        for tap in range(run, run + window):
-                            source = weights[tap, c, group, first : first + valid]
-                            if pairs == 1:
-                                copy_floats(address_of(packed) + 4 * row, address_of(source), valid)
-                            else:
-                                for f in range(valid):
-                                    for pair in range(pairs):
-                                        packed[row + f * pairs + pair] = source[f]
-                            row += width * pairs
-                if args[BIAS_SOURCE] != 0:
-                    bias = carray(floats_at(args[BIAS_SOURCE]), groups * filters)
-                    row = (group * blocks + block) * width * pairs
-                    for f in range(valid):
-                        for pair in range(pairs):
-                            packed_bias[row + f * pairs + pair] = bias[group * filters + first + f]
+        for block in range(groups * blocks):
+            group, first = block // blocks, block % blocks * width
+            valid = min(width, filters - first)
+            target = address_of(packed) + 4 * block * count * width * pairs
+            for run in range(0, taps, window):
+                for c in range(channels):
+                    for tap in range(run, run + window):
+                        place = ((tap * channels + c) * groups + group) * filters + first
+                        _pack(target, args[FACTORS] + 4 * place, valid, pairs)
+                        target += 4 * width * pairs
+            if args[BIAS_SOURCE] != 0:
+                source = args[BIAS_SOURCE] + 4 * (group * filters + first)
+                _pack(address_of(packed_bias) + 4 * block * width * pairs, source, valid, pairs)
         args[OFFSETS] = address_of(offsets)
         args[WEIGHTS] = address_of(packed)
         args[BIAS] = address_of(packed_bias)
