@@ -20,7 +20,7 @@ TORCH_TESTS = $(shell find tests -name 'test_*torch*.py') tests/cnnforge/ops/tes
 EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
-.PHONY: help demo test test-torch lint format bench clean
+.PHONY: help demo test test-torch lint format bench bench-torch bench-gate clean
 
 help:
 	@echo "make demo    train a small network on bundled digits, then predict a few of them"
@@ -29,6 +29,7 @@ help:
 	@echo "make lint    run every check but the tests"
 	@echo "make format  format the code and mend what can be mended"
 	@echo "make bench   measure all layers, write benchmarks/results/"
+	@echo "make bench-torch  the same beside PyTorch too, in the environment of make test-torch"
 	@echo "make bench-gate  fail where a layer has become slower beside its reference"
 	@echo "make clean   remove the environment and what the tools left behind"
 
@@ -81,6 +82,10 @@ format: $(TEST_INSTALLED)
 
 bench: $(TEST_INSTALLED)
 	$(BIN)/python -m pytest benchmarks/bench_layers.py --benchmark-columns=median,iqr,rounds
+
+# Keras stays on TensorFlow: PyTorch takes its turns in the same process.
+bench-torch: $(TORCH_INSTALLED)
+	$(TORCH_BIN)/python -m pytest benchmarks/bench_layers.py --benchmark-columns=median,iqr,rounds
 
 # GATE=--short takes less than three minutes.
 bench-gate: $(TEST_INSTALLED)
