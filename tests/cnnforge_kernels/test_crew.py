@@ -36,12 +36,15 @@ def COUNT(_):
 @kernel_family(1)
 def MEET(_):
     @cached_cfunc(KERNEL_SIGNATURE)
-    def meet(args, begin, end):  # address of [arrived, modes of the tasks...]: wait for another
+    def meet(args, begin, end):  # address of [arrived, mode, mode, left]
         block = carray(args, 1)
-        task = fetch_add(block[0], 1)
-        fetch_add(block[0] + 8 * (1 + task), float_mode())
+        number = fetch_add(block[0], 1)
+        fetch_add(block[0] + 8 * (1 + number), float_mode())
         while atomic_load(block[0]) < 2:
             pause()
+        for _ in range(20_000 * number):  # the second to come, most often the worker, takes 0.5 ms
+            pause()
+        fetch_add(block[0] + 24, 1)
     return meet
 
 @njit(nogil=True)
@@ -108,20 +111,54 @@ def test_many_small_jobs_from_four_threads(run_program, threads):
     assert run_program(STRESS, NUMBA_NUM_THREADS=str(threads)) == f"{threads - 1}\n"
 
 
-def test_tasks_are_shared_and_computed_in_the_callers_float_mode(run_program):
+def test_two_threads_share_a_job_and_the_caller_waits_for_the_other(run_program):
     printed = run_program(
         """
-        control = ctypes.CDLL(None).fesetround
         run(COUNT, np.zeros(4, np.int64), 4)
-        for mode in (0x400, 0):  # downwards, nearest on x86; others may refuse the first
-            control(mode)
-            values = np.zeros(3, np.int64)
+        left = []
+        for _ in range(20):
+            values = np.zeros(4, np.int64)
             run(MEET, values, 2)  # returns only if two threads work at once
+            left.append(values[3])
+        print(set(left) == {2})
+        """,
+        NUMBA_NUM_THREADS="2",
+    )
+    assert printed == "True\n"
+
+
+def test_workers_compute_in_the_callers_float_mode(run_program):
+    printed = run_program(
+        """
+        run(COUNT, np.zeros(4, np.int64), 4)
+        for mode in (0x400, 0):  # x86: downwards, to the nearest; others may refuse the first
+            ctypes.CDLL(None).fesetround(mode)
+            values = np.zeros(4, np.int64)
+            run(MEET, values, 2)
             print(values[1] == values[2])
         """,
         NUMBA_NUM_THREADS="2",
     )
     assert printed.split() == ["True", "True"]
+
+
+def test_nobody_enters_a_closed_job_and_a_busy_crew_makes_callers_work_alone(run_program):
+    # The job's kernel is an address that kills the process, and the workers spin all the time.
+    printed = run_program(
+        """
+        check_counts()
+        words = crew._words()
+        words[crew._PAUSES // 8] = 1 << 60
+        words[crew._NEXT // 8] = 0
+        words[crew._KERNEL // 8] = 8
+        words[crew._STATE // 8] = crew._TAKEN
+        check_counts()
+        time.sleep(0.05)
+        print(words[crew._STATE // 8] == crew._TAKEN, words[crew._NEXT // 8])
+        """,
+        NUMBA_NUM_THREADS="4",
+    )
+    assert printed == "True 0\n"
 
 
 def test_a_late_worker_finds_the_job_closed(run_program):
@@ -145,19 +182,22 @@ def test_a_forked_process_starts_its_own_workers(run_program):
     printed = run_program(
         """
         check_counts()
+        state = crew._words()[:1]
+        state[0] = crew._TAKEN + 1  # as if another thread, or a worker, were in a job
         child = os.fork()
         if child == 0:
             before = workers()
             check_counts()
-            print(before, workers(), flush=True)
+            print(before, workers(), state[0], flush=True)
             os._exit(0)
         status = os.waitpid(child, 0)[1]
+        state[0] = 0
         check_counts()
         print(status, workers())
         """,
         NUMBA_NUM_THREADS="3",
     )
-    assert printed.splitlines() == ["0 2", "0 2"]
+    assert printed.splitlines() == ["0 2 0", "0 2"]
 
 
 @pytest.mark.parametrize(
@@ -184,13 +224,13 @@ def test_numba_sets_the_number_of_threads(run_program):
         import numba
         check_counts()
         numba.set_num_threads(1)
-        before = crew._words()[crew._NEXT // 8]
+        crew._words()[crew._NEXT // 8] = -1
         check_counts()
-        print(crew._words()[crew._NEXT // 8] == before)
+        print(crew._words()[crew._NEXT // 8])
         """,
         NUMBA_NUM_THREADS="2",
     )
-    assert printed == "True\n"
+    assert printed == "-1\n"
 
 
 def test_without_posix_threads_the_caller_runs_all(run_program):
