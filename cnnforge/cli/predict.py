@@ -22,8 +22,8 @@ def predict(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Image files, folders of images, or data such as mnist5k; of what the run was "
-            "trained on, the validation part is taken.",
+            help="Image files, folders of images, a .csv file with or without labels, or data "
+            "such as mnist5k; of what the run was trained on, the validation part is taken.",
         ),
     ],
     output: Annotated[

@@ -4,6 +4,7 @@ Nothing here imports Keras or a framework behind it; what a dataset returns is N
 """
 
 from cnnforge.data.arrays import dataset_from_arrays as dataset_from_arrays
+from cnnforge.data.arrays import unlabelled_from_arrays as unlabelled_from_arrays
 from cnnforge.data.augmentation import Augment as Augment
 from cnnforge.data.augmentation import AugmentedSamples as AugmentedSamples
 from cnnforge.data.augmentation import Draws as Draws

@@ -48,15 +48,14 @@ def dataset_from_arrays(
     if len(present) < 2:
         found = f"only the class {classes[present[0]]!r}" if len(present) else "no sample"
         raise DataError(f"{name} holds {found}: at least two classes are needed to tell apart")
-    height, width = options.image_size or images.shape[1:3]
-    channels = {"grayscale": 1, "rgb": 3, "auto": images.shape[3]}[options.color]
+    height, width, channels = wanted = _wanted(images, options)
     notes: tuple[str, ...] = ()
     if (height, width) != images.shape[1:3]:
         notes += (
             f"all {len(images)} images were resized from {images.shape[1]} x {images.shape[2]} "
             f"to {height} x {width}",
         )
-    images = _fitted(images, (height, width, channels))
+    images = _fitted(images, wanted)
     seed = options.seed if split_seed is None else split_seed
     rows = stratified_split(labels, options.validation_fraction, seed)
     notes += lonely_classes_note(labels, classes)
@@ -77,6 +76,33 @@ def dataset_from_arrays(
         fingerprint=fingerprint(classes, (height, width, channels), train_split, validation_split),
         notes=notes + duplicates_note(train_split.digests, validation_split.digests),
     )
+
+
+def unlabelled_from_arrays(
+    name: str, images: np.ndarray, *, names: Sequence[str], options: DataOptions
+) -> Dataset:
+    """Bring images without labels to the wanted size and colour.
+
+    Args:
+        name: The name of the dataset.
+        images: (N, H, W, C) uint8; C is 1 or 3.
+        names: N texts: where each image came from.
+        options: How to open the dataset.
+
+    Returns:
+        A dataset that is not `labelled`: all images, in their order.
+    """
+    images = _fitted(images, _wanted(images, options))
+    whole = ArraySamples(images, np.zeros(len(images), np.int32), names)
+    empty = ArraySamples(images[:0], whole.labels[:0], ())
+    digest = hashlib.sha256(images.tobytes()).hexdigest()
+    return Dataset(name, (), whole, empty, digest, labelled=False)
+
+
+def _wanted(images: np.ndarray, options: DataOptions) -> tuple[int, int, int]:
+    """(H, W, C) that the images are to have."""
+    height, width = options.image_size or images.shape[1:3]
+    return height, width, {"grayscale": 1, "rgb": 3, "auto": images.shape[3]}[options.color]
 
 
 def _fitted(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:

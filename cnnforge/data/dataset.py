@@ -27,6 +27,8 @@ class DataOptions:
             A dataset that brings its own split ignores it.
         seed: What the split depends on, besides the labels.
         strict: Whether an unreadable file is an error; else it is skipped and counted.
+        need_labels: Whether samples without labels are of no use; if they are of use, a dataset
+            that has none may return a `Dataset` that is not `labelled`.
 
     Raises:
         UsageError: If a value is outside of what is said above.
@@ -37,6 +39,7 @@ class DataOptions:
     validation_fraction: float = 0.2
     seed: int = 0
     strict: bool = False
+    need_labels: bool = True
 
     def __post_init__(self) -> None:
         if self.image_size is not None and (
@@ -143,6 +146,8 @@ class Dataset:
         fingerprint: Hexadecimal sha256 of what was read and of how it was split.
         skipped: The files that could not be used.
         notes: What the user is told once, one line each.
+        labelled: Whether the labels mean anything. If not, there are no classes, all samples are
+            in `train`, in their order, and `validation` is empty.
 
     Raises:
         ValueError: If there are fewer than two classes, a class name stands there twice, a split
@@ -156,8 +161,11 @@ class Dataset:
     fingerprint: str
     skipped: tuple[SkippedFile, ...] = ()
     notes: tuple[str, ...] = ()
+    labelled: bool = True
 
     def __post_init__(self) -> None:
+        if not self.labelled:
+            return
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise ValueError(
                 f"dataset {self.name!r} has the classes {self.classes}: "

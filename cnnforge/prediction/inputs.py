@@ -52,12 +52,12 @@ class FileInputs:
 
 @dataclass(frozen=True)
 class SampleInputs:
-    """Labelled samples.
+    """Samples of a dataset.
 
     Attributes:
         samples: The samples.
         indices: (N,) which of them, in which order.
-        label_names: The names of their labels.
+        label_names: The names of their labels; none where they have no labels.
         what: What they are, for the user: `"validation part of mnist5k"`.
     """
 
@@ -146,7 +146,8 @@ def find_inputs(
         elif _is_image_path(text):
             inputs = FileInputs((text,))
         else:
-            found.append(open_samples(text, image_shape, datasets, trained_on))
+            samples = open_samples(text, image_shape, datasets, trained_on, need_labels=False)
+            found.append(samples)
             continue
         found.append(
             FileInputs(
@@ -167,6 +168,8 @@ def open_samples(
     image_shape: tuple[int, int, int],
     datasets: Registry[DatasetSpec],
     trained_on: RunData,
+    *,
+    need_labels: bool = True,
 ) -> SampleInputs:
     """Open a dataset for a trained model.
 
@@ -175,6 +178,7 @@ def open_samples(
         image_shape: (H, W, C) of the model's images.
         datasets: The known datasets.
         trained_on: What the model was trained on.
+        need_labels: Whether samples without labels are of no use.
 
     Returns:
         The validation part if it is what the model was trained on, or else all samples, in the
@@ -189,6 +193,7 @@ def open_samples(
         color="grayscale" if image_shape[2] == 1 else "rgb",
         validation_fraction=trained_on.validation_fraction,
         seed=trained_on.seed,
+        need_labels=need_labels,
     )
     dataset = _open(reference, datasets, options)
     if dataset.image_shape != image_shape:
@@ -196,7 +201,10 @@ def open_samples(
             f"the images of {reference} are {_times(dataset.image_shape)}, the model takes "
             f"{_times(image_shape)}: give other data"
         )
-    if dataset.fingerprint == trained_on.fingerprint or reference == trained_on.reference:
+    if not dataset.labelled:
+        samples, what = dataset.train, dataset.name
+        indices = np.arange(len(samples))
+    elif dataset.fingerprint == trained_on.fingerprint or reference == trained_on.reference:
         samples, what = dataset.validation, f"the validation part of {dataset.name}"
         indices = np.arange(len(samples))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -151,13 +152,14 @@ class Predictor:
         top_k: int = 3,
         label_names: Sequence[str] | None = None,
     ) -> Iterator[Prediction]:
-        """Classify labelled samples.
+        """Classify samples.
 
         Args:
             samples: Images of the model's shape.
             indices: (N,) which of them; `None`: all, in their order.
             top_k: How many classes a row names.
-            label_names: The names of the samples' labels, if they are not the model's.
+            label_names: The names of the samples' labels, if they are not the model's; empty where
+                the labels mean nothing.
 
         Yields:
             One row per sample, in the order of `indices`.
@@ -165,7 +167,7 @@ class Predictor:
         names = self.classes if label_names is None else label_names
         for chosen, probabilities in self.classify(samples, indices):
             for index, top in zip(chosen, rank(probabilities, self.classes, top_k), strict=True):
-                label = names[int(samples.labels[index])]
+                label = names[int(samples.labels[index])] if names else None
                 yield Prediction(samples.names[int(index)], top, label)
 
     def rows(self, samples: Samples, probabilities: np.ndarray, top_k: int = 3) -> list[Prediction]:
@@ -232,6 +234,9 @@ def load_model(path: Path, layers: Registry[LayerSpec]) -> keras.Model:
                 raise
     except Exception as error:
         reason = " ".join(str(error).split())
+        # Keras says of such a file that there is none.
+        if path.is_file() and not zipfile.is_zipfile(path):
+            reason = "it is damaged or no Keras model; expected a .keras file, or a run"
         raise RunError(f"{path} cannot be opened: {reason[:300]}") from error
 
 

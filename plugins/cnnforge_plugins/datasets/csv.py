@@ -10,7 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnforge.data import DataOptions, Dataset, dataset_from_arrays, printable
+from cnnforge.data import (
+    DataOptions,
+    Dataset,
+    dataset_from_arrays,
+    printable,
+    unlabelled_from_arrays,
+)
 from cnnforge.errors import DataError, UsageError
 
 MAXIMUM_LABEL = 65535
@@ -24,11 +30,11 @@ class Table(NamedTuple):
 
     Attributes:
         pixels: (N, P) uint8.
-        labels: (N,) int32.
+        labels: (N,) int32; `None` where the file has none.
     """
 
     pixels: np.ndarray
-    labels: np.ndarray
+    labels: np.ndarray | None
 
 
 def load(argument: str | None, options: DataOptions) -> Dataset:
@@ -36,7 +42,8 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
 
     The pixels are in row-major order, the channels of a pixel side by side. k*k of them are a
     grayscale image and 3*k*k an RGB one; another number is one of the size that the options say.
-    The labels are whole numbers; the classes are `"0"` to the greatest one.
+    The labels are whole numbers; the classes are `"0"` to the greatest one. Where no labels are
+    needed, a file whose header names pixels only, such as Kaggle's test.csv, is one without.
 
     Args:
         argument: The path of the file.
@@ -53,26 +60,32 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
     if argument is None:
         raise UsageError("csv needs a file: write csv:FILE, for instance csv:train.csv")
     path = os.path.expanduser(argument)
-    table = read_table(path)
+    table = read_table(path, need_labels=options.need_labels)
     shape = _image_shape(path, table.pixels.shape[1], options.image_size)
     file_name = printable(os.path.basename(path))
+    name = f"csv:{os.path.abspath(path)}"
+    names = [f"row {row} of {file_name}" for row in range(1, len(table.pixels) + 1)]
+    images = table.pixels.reshape(-1, *shape)
+    if table.labels is None:
+        return unlabelled_from_arrays(name, images, names=names, options=options)
     return dataset_from_arrays(
-        f"csv:{os.path.abspath(path)}",
-        table.pixels.reshape(-1, *shape),
+        name,
+        images,
         table.labels,
-        names=[f"row {row} of {file_name}" for row in range(1, len(table.labels) + 1)],
+        names=names,
         classes=[str(label) for label in range(int(table.labels.max()) + 1)],
         options=options,
     )
 
 
-def read_table(path: str) -> Table:
+def read_table(path: str, *, need_labels: bool = True) -> Table:
     """Read labels and pixels.
 
     The first line may be a header; the column named `label` holds the labels, or the first one.
 
     Args:
         path: The file, comma-separated text.
+        need_labels: Whether a header that names pixels only is an error.
 
     Returns:
         The table.
@@ -87,14 +100,15 @@ def read_table(path: str) -> Table:
     try:
         # The byte-order mark is Excel's.
         with open(path, encoding="utf-8-sig") as file:
-            return _read(path, ((n, line) for n, line in enumerate(file, 1) if line.strip()))
+            lines = ((n, line) for n, line in enumerate(file, 1) if line.strip())
+            return _read(path, lines, need_labels)
     except UnicodeDecodeError as error:
         raise DataError(f"{printable(path)} is not text: expected a csv file ({error})") from error
     except OSError as error:
         raise DataError(f"{printable(path)} cannot be read: {error.strerror}") from error
 
 
-def _read(path: str, lines: Iterator[tuple[int, str]]) -> Table:
+def _read(path: str, lines: Iterator[tuple[int, str]], need_labels: bool) -> Table:
     first = next(lines, None)
     if first is None:
         raise DataError(f"{printable(path)} is empty: expected rows of a label and pixels")
@@ -105,14 +119,16 @@ def _read(path: str, lines: Iterator[tuple[int, str]]) -> Table:
             f"{printable(path)}, line {first[0]}: one column, expected a label and pixels with "
             "commas in between"
         )
-    label_column = names.index("label") if "label" in names else 0
+    label_column: int | None = names.index("label") if "label" in names else 0
     pending = [first]
     if "label" in names or sum(not _is_number(name) for name in names) > columns // 2:
         if names[0].startswith("pixel") and "label" not in names:
-            raise DataError(
-                f"{printable(path)}, line {first[0]}: no column is named label; a dataset to "
-                "train on needs labels"
-            )
+            if need_labels:
+                raise DataError(
+                    f"{printable(path)}, line {first[0]}: no column is named label, and without "
+                    "labels nothing can be trained or evaluated; 'cnnforge predict' needs none"
+                )
+            label_column = None
         pending = []
     pixels, labels = [], []
     while chunk := pending + list(islice(lines, _CHUNK)):
@@ -120,14 +136,18 @@ def _read(path: str, lines: Iterator[tuple[int, str]]) -> Table:
         values = _fast(chunk, columns, label_column)
         if values is None:
             values = np.array([_row(path, n, line, columns, label_column) for n, line in chunk])
-        labels.append(values[:, label_column].astype(np.int32))
-        pixels.append(np.delete(values, label_column, axis=1).astype(np.uint8))
-    if not labels:
+        if label_column is not None:
+            labels.append(values[:, label_column].astype(np.int32))
+            values = np.delete(values, label_column, axis=1)
+        pixels.append(values.astype(np.uint8))
+    if not pixels:
         raise DataError(f"{printable(path)} has a header and no rows: expected at least two")
-    return Table(np.concatenate(pixels), np.concatenate(labels))
+    return Table(np.concatenate(pixels), np.concatenate(labels) if labels else None)
 
 
-def _fast(chunk: list[tuple[int, str]], columns: int, label_column: int) -> np.ndarray | None:
+def _fast(
+    chunk: list[tuple[int, str]], columns: int, label_column: int | None
+) -> np.ndarray | None:
     """Parse many lines at once: (rows, columns) int32, or `None` if anything is unusual."""
     try:
         values = np.loadtxt(
@@ -138,14 +158,17 @@ def _fast(chunk: list[tuple[int, str]], columns: int, label_column: int) -> np.n
         return None
     if values.shape != (len(chunk), columns) or values.min() < 0:
         return None
-    if values[:, label_column].max() > MAXIMUM_LABEL:
-        return None
+    over = np.count_nonzero(values > 255)
     # The label is the only value that may exceed a pixel's range.
-    over = np.count_nonzero(values > 255) - np.count_nonzero(values[:, label_column] > 255)
+    if label_column is not None:
+        labels = values[:, label_column]
+        over -= np.count_nonzero(labels > 255)
+        if labels.max() > MAXIMUM_LABEL:
+            return None
     return None if over else values
 
 
-def _row(path: str, number: int, line: str, columns: int, label_column: int) -> list[int]:
+def _row(path: str, number: int, line: str, columns: int, label_column: int | None) -> list[int]:
     """Parse one line with care, and say what is wrong where."""
     place = f"{printable(path)}, line {number}"
     fields = [field.strip().strip('"') for field in line.rstrip("\r\n").split(",")]

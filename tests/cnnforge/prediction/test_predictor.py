@@ -11,7 +11,14 @@ from PIL import Image
 from cnnforge.data import ArraySamples, Dataset
 from cnnforge.discovery import Plugins, discover
 from cnnforge.errors import DataError, RunError, UnknownNameError, UsageError
-from cnnforge.prediction import Predictor, RunData, SampleInputs, find_inputs, load_model
+from cnnforge.prediction import (
+    Predictor,
+    RunData,
+    SampleInputs,
+    find_inputs,
+    load_model,
+    open_samples,
+)
 from cnnforge.registry import Registry
 
 SHAPE = (2, 2, 1)
@@ -148,6 +155,22 @@ def test_of_other_data_everything_is_taken_in_the_order_of_the_names(
         found.labels(("dark", "cat"))
 
 
+def test_a_table_without_labels_is_classified_and_not_evaluated(
+    tmp_path: Path, predictor: Predictor, plugins: Plugins
+) -> None:
+    path = tmp_path / "test.csv"
+    path.write_text("pixel0,pixel1,pixel2,pixel3\n0,0,0,0\n255,255,255,255\n0,9,0,0\n")
+    (found,) = find_inputs(
+        [str(path)], image_shape=SHAPE, datasets=plugins.datasets, trained_on=DATA
+    )
+    rows = list(found.predict(predictor))
+    assert [row.name for row in rows] == [f"row {number} of test.csv" for number in (1, 2, 3)]
+    assert [row.label for row in rows] == ["dark", "bright", "dark"]
+    assert [row.true_label for row in rows] == [None] * 3
+    with pytest.raises(DataError, match="no column is named label"):
+        open_samples(str(path), SHAPE, plugins.datasets, DATA)
+
+
 def test_a_model_that_does_not_fit_its_classes_is_refused(model: keras.Model) -> None:
     with pytest.raises(RunError, match="do not belong together"):
         Predictor(model, ("a", "b", "c"))
@@ -160,7 +183,9 @@ def test_a_model_that_does_not_fit_its_classes_is_refused(model: keras.Model) ->
 def test_a_damaged_model_is_said(tmp_path: Path, content: bytes, plugins: Plugins) -> None:
     path = tmp_path / "model.keras"
     path.write_bytes(content)
-    with pytest.raises(RunError, match="cannot be opened"):
+    with pytest.raises(
+        RunError, match="cannot be opened: it is damaged or no Keras model; expected"
+    ):
         load_model(path, plugins.layers)
 
 
