@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,11 @@ from typing import Any
 
 from cnnforge import _files
 from cnnforge.errors import RunError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 FORMAT = 1
 CONFIG = "config.toml"
@@ -123,6 +129,34 @@ class RunDirectory:
     def states(self) -> Path:
         """The folder of the training states."""
         return self.path / STATE_FOLDER
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes from training this run while the block runs.
+
+        The lock is the directory's own, leaves no file, and ends with the process however that
+        ends. Where the system has none (Windows, some network file systems) nothing is kept off.
+
+        Raises:
+            RunError: Another process trains this run.
+        """
+        if fcntl is None:
+            yield
+            return
+        directory = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(
+                    f"the run {self.path} is being trained by another process: wait until that has "
+                    "ended, or interrupt it"
+                ) from error
+            except OSError:
+                pass
+            yield
+        finally:
+            os.close(directory)
 
     def write_config(self, options: Mapping[str, Any], table: Mapping[str, Any]) -> None:
         """Write `config.toml`.

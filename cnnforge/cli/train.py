@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -142,12 +143,17 @@ def train(
     if print_config:
         _print_config(given, configured, epochs, resume, json)
         return
-    session = _prepare(given, configured, epochs, resume)
-    _run(session, json)
+    with ExitStack() as claims:
+        session = _prepare(given, configured, epochs, resume, claims)
+        _run(session, json)
 
 
 def _prepare(
-    given: dict[str, Any], configured: dict[str, Any], epochs: str | None, resume: Path | None
+    given: dict[str, Any],
+    configured: dict[str, Any],
+    epochs: str | None,
+    resume: Path | None,
+    claims: ExitStack,
 ) -> Session:
     from cnnforge.cli._quiet import import_keras
     from cnnforge.configuration import parse_epochs, resolve
@@ -156,7 +162,7 @@ def _prepare(
         from cnnforge.runs import RunDirectory
 
         # Before the seconds that an import of Keras takes.
-        RunDirectory.open(resume, needs=())
+        claims.enter_context(RunDirectory.open(resume, needs=()).claimed())
         import_keras()
         from cnnforge import training
 
@@ -179,7 +185,9 @@ def _prepare(
     import_keras()
     from cnnforge import training
 
-    return training.start(options, plugins)
+    session = training.start(options, plugins)
+    claims.enter_context(session.run.claimed())
+    return session
 
 
 def _print_config(

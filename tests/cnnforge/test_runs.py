@@ -50,6 +50,21 @@ def test_runs_that_start_together_get_different_directories(tmp_path: Path) -> N
     assert len(set(runs)) == 40
 
 
+def test_one_process_at_a_time_trains_a_run(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    run, other = RunDirectory.create(tmp_path, "a", "b"), RunDirectory.create(tmp_path, "a", "b")
+    with run.claimed(), other.claimed():
+        before = list(run.path.iterdir())
+        with (
+            pytest.raises(RunError, match="is being trained by another process: wait"),
+            RunDirectory(run.path).claimed(),
+        ):
+            pytest.fail("two have it")
+        assert list(run.path.iterdir()) == before == []
+    with run.claimed():
+        pass
+
+
 def test_no_directory_can_be_made_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     with pytest.raises(RunError, match="no run directory could be made in"):

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from cnnforge.cli import main
+from cnnforge.runs import RunDirectory
 
 PLUGIN = '''
 """A small model and small data."""
@@ -185,6 +186,19 @@ def test_resumed_equals_uninterrupted(train: Callable[..., dict], tmp_path: Path
     assert again == resumed
     rerun = train("--config", f"{half['run']}/config.toml")
     assert rerun["weights"] == whole["weights"]
+
+
+def test_a_run_that_is_being_trained_is_not_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("fcntl")
+    run = RunDirectory.create(tmp_path, "lenet", "mnist5k")
+    run.write_config({"model": "lenet"}, {"cnnforge": "0.1.0"})
+    files = sorted(run.path.iterdir())
+    with run.claimed():
+        error = error_of(capsys, 1, "train", "--resume", str(run.path))
+    assert "is being trained by another process" in error
+    assert sorted(run.path.iterdir()) == files
 
 
 @pytest.mark.parametrize("faster", ["numba", "keras"])
