@@ -183,7 +183,9 @@ def parse_epochs(text: str, before: int | None = None) -> int:
     more = text.startswith("+")
     digits = text[more:]
     if not (digits.isascii() and digits.isdigit() and int(digits)):
-        raise UsageError(f"epochs must be a number such as 20, or +10 with --resume, got {text!r}")
+        raise UsageError(
+            f"epochs must be 1 or more, such as 20, or +10 with --resume, got {text!r}"
+        )
     if not more:
         return int(digits)
     if before is None:

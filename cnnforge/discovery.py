@@ -237,6 +237,8 @@ def _load_explicit(plugins: Plugins, reference: str, installed: Sequence[EntryPo
     """Load a plugin that the user named; what goes wrong is fatal."""
     try:
         is_file = reference.endswith(".py")
+        if not is_file and not all(part.isidentifier() for part in reference.split(".")):
+            raise PluginError("expected a file that ends in .py, or the name of a module")
         module = _import_file(Path(reference)) if is_file else importlib.import_module(reference)
         if plugins.manager.is_registered(module):
             return

@@ -238,7 +238,7 @@ def _show(report: dict[str, Any]) -> None:
         ["platform", report["platform"]],
         ["processor", f"{cpu['model']} ({cpu['usable_cores']} of {cpu['cores']} cores)"],
         ["vectors", f"{' '.join(vectors)}: {cpu['float32_lanes']} float32 values"],
-        ["threads", f"{threads['count']}, Numba's layer {threads['layer']}"],
+        ["threads", f"{threads['count']}; parallel loops of plugins: Numba's {threads['layer']}"],
         ["backend", f"{backend['name']} {backend['version']}"],
         ["ops", report["ops"]],
         ["graphics", cards if cards == "none" else f"{cards}, driver {report['driver']}"],

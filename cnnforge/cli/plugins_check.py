@@ -93,7 +93,8 @@ def _find(plugins: Plugins, name: str) -> list[Spec]:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
-    raise UnknownNameError(f"there is no layer, dataset, model or plugin named {name!r}; {hint}")
+    sorts = ", ".join(registry.kind for registry in plugins.registries.values())
+    raise UnknownNameError(f"there is no {sorts} or plugin named {name!r}; {hint}")
 
 
 def _checks(spec: Spec) -> Iterator[Check]:

@@ -324,7 +324,8 @@ def test_explicit_incompatible_plugin_is_fatal(write_plugin):
         ("no/such/file.py", "there is no file"),
         ("no_such_module", "No module named 'no_such_module'"),
         ("cnnforge.errors", "implements no hook"),
-        ("", "ValueError"),
+        ("", "expected a file that ends in"),
+        ("../plugin.txt", r"expected a file that ends in \.py, or the name of a module"),
     ],
 )
 def test_explicit_plugin_that_is_none(reference, reason):
