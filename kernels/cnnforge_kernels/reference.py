@@ -65,10 +65,16 @@ def conv2d(
     if outputs.size:
         for i, j, rows, columns in _taps((kh, kw), strides, dilation_rate, sizes):
             for c, f in _groups(groups, channels, filters // groups):
-                outputs[..., f] += padded[:, rows, columns, c] @ weights[i, j, :, f].astype(float)
+                outputs[..., f] += _product(padded[:, rows, columns, c], weights[i, j, :, f])
     if bias is not None:
         outputs += bias
     return np.where(outputs < 0, 0, outputs) if relu else outputs
+
+
+def _product(left: NDArray, right: NDArray) -> Array:
+    # BLAS also multiplies lanes that it then throws away: infinity times what lies there warns.
+    with np.errstate(invalid="ignore"):
+        return left @ right.astype(np.float64)
 
 
 def _groups(groups: int, channels: int, filters: int) -> Iterator[tuple[slice, slice]]:
@@ -97,8 +103,8 @@ def conv2d_gradients(
     if grads.size:
         for i, j, rows, columns in _taps((kh, kw), strides, dilation_rate, sizes):
             for c, f in _groups(groups, channels, filters // groups):
-                factors = weights[i, j, :, f].astype(float)
-                grad_padded[:, rows, columns, c] += grads[..., f] @ factors.T
+                product = _product(grads[..., f], weights[i, j, :, f].T)
+                grad_padded[:, rows, columns, c] += product
                 grad_weights[i, j, :, f] = np.einsum(
                     "nhwc,nhwf->cf", padded[:, rows, columns, c], grads[..., f]
                 )
