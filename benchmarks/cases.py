@@ -87,6 +87,15 @@ class PoolCase:
         return self.batch, self.height, self.width, self.channels
 
 
+@dataclass(frozen=True)
+class DropoutCase:
+    """A dropout, whatever the shape of its inputs, the batch included."""
+
+    name: str
+    input_shape: tuple[int, ...]
+    rate: float
+
+
 DEPTHWISE = (DepthwiseCase("depth", 16, 32, 32, 64, 3),)
 
 # What stands behind seed1, seed2, cifar and stem.
@@ -95,4 +104,10 @@ POOLS = (
     PoolCase("pool_seed2", 250, 14, 14, 16),
     PoolCase("pool_cifar", 64, 32, 32, 32),
     PoolCase("pool_stem", 4, 56, 56, 64),
+)
+
+# What stands behind pool_seed1, and before the last layer of the same network.
+DROPOUTS = (
+    DropoutCase("drop1", (250, 14, 14, 8), 0.25),
+    DropoutCase("drop3", (250, 256), 0.5),
 )

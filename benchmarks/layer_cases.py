@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cases import CONVOLUTIONS, DEPTHWISE, POOLS
+from cases import CONVOLUTIONS, DEPTHWISE, DROPOUTS, POOLS
 
 PASSES = ("forward", "full")
 
@@ -37,6 +37,10 @@ def _recipes() -> dict[str, _Recipe]:
         arguments = {"pool_size": case.window}
         found[f"{case.name}.max"] = ("MaxPooling2D", arguments, case.input_shape, True)
         found[f"{case.name}.average"] = ("AveragePooling2D", arguments, case.input_shape, True)
+    for case in DROPOUTS:
+        # Its forward pass is that of a prediction, which drops nothing: the full one counts.
+        arguments = {"rate": case.rate}
+        found[f"{case.name}.dropout"] = ("Dropout", arguments, case.input_shape, True)
     return found
 
 
@@ -55,6 +59,7 @@ SHORT = (
     "depth.convolution",
     "pool_seed1.max",
     "pool_cifar.average",
+    "drop1.dropout",
 )
 
 

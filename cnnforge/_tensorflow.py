@@ -153,13 +153,14 @@ class Trainer(Classifier, Optimized):
 
 
 def pullback(
-    layer: keras.layers.Layer, inputs: tf.Tensor
+    layer: keras.layers.Layer, inputs: tf.Tensor, *, training: bool | None = None
 ) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor | None]]]:
     """Compute a layer and prepare to compute its gradients.
 
     Args:
         layer: A built layer of one input.
         inputs: A tensor.
+        training: Whether the layer computes as in training; by default as it likes best.
 
     Returns:
         The outputs, and a function from a tensor like them, the gradient with respect to them, to
@@ -170,7 +171,7 @@ def pullback(
     tape: Any = tf.GradientTape(persistent=True)
     with tape:
         tape.watch(inputs)
-        outputs = layer(inputs)
+        outputs = layer(inputs, training=training)
 
     def gradients(upstream: tf.Tensor) -> list[tf.Tensor | None]:
         found = tape.gradient(outputs, sources, output_gradients=upstream)

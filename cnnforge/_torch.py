@@ -128,13 +128,15 @@ class Trainer(Classifier, Optimized):
 
 
 def pullback(
-    layer: keras.layers.Layer, inputs: Any
+    layer: keras.layers.Layer, inputs: Any, *, training: bool | None = None
 ) -> tuple[Any, Callable[[Any], list[torch.Tensor | None]]]:
     """Compute a layer and prepare to compute its gradients.
 
     Args:
         layer: A built layer of one input.
         inputs: A tensor.
+        training: Whether the layer computes as in training; by default as it likes best. Random
+            numbers are then the same in every call, and torch's generators are left as they were.
 
     Returns:
         The outputs, and a function from a tensor like them, the gradient with respect to them, to
@@ -143,7 +145,10 @@ def pullback(
     """
     inputs = inputs.detach().requires_grad_()
     sources = [inputs, *(variable.value for variable in layer.trainable_variables)]
-    outputs = layer(inputs)
+    with torch.random.fork_rng(enabled=bool(training)):
+        if training:
+            torch.manual_seed(0)
+        outputs = layer(inputs, training=training)
 
     def gradients(upstream: Any) -> list[torch.Tensor | None]:
         return list(

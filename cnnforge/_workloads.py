@@ -107,7 +107,8 @@ class Functions:
     Attributes:
         layer: What computes.
         forward: The outputs.
-        full: The outputs and the gradients of the weights, and of the inputs where needed.
+        full: The outputs and the gradients of the weights, and of the inputs where needed; as in
+            training, where the layer makes a difference.
         empty: ``forward`` of no images: what it costs before anything is computed.
     """
 
@@ -237,10 +238,10 @@ def _tensorflow(
         weights = [variable.value for variable in layer.trainable_variables]
         sources = [inputs, *weights] if grad_inputs else weights
         if not sources:
-            return forward(inputs)
+            return [layer(inputs, training=True)]
         with tf.GradientTape() as tape:
             tape.watch(sources)
-            outputs = layer(inputs)
+            outputs = layer(inputs, training=True)
         gradients = tape.gradient(outputs, sources, output_gradients=upstream)
         return [outputs, *(it for it in gradients if it is not None)]
 
@@ -292,7 +293,7 @@ def _torch(
         if grad_inputs:
             inputs = inputs.detach().requires_grad_()
             sources.insert(0, inputs)
-        outputs = layer(inputs)
+        outputs = layer(inputs, training=True)
         if sources:
             torch.autograd.grad(outputs, sources, upstream, allow_unused=True)
 

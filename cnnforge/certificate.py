@@ -7,6 +7,9 @@ The reference is the stock layer with the same configuration and weights, comput
 the tolerance of `cnnforge.testing` holds as it stands, where two float32 results, each off by as
 much, would need twice that; and TensorFlow computes float64 without oneDNN, whose float32 gradient
 of strided 1x1 convolutions corrupts memory (TensorFlow 2.21).
+
+Layers compute as in training. What they draw, they draw from the same state; and as TensorFlow
+draws other numbers in float64, a layer that draws has a reference of its own precision.
 """
 
 from __future__ import annotations
@@ -162,14 +165,17 @@ def _compare(
     # answers are right. So a fused layer computes with numbers whose sums are exact.
     exact = hasattr(layer, "unfuse")
     ours = _copy(type(layer), config, layer, shape, exact)
-    stock = _copy(reference, {**config, "dtype": "float64"}, layer, shape, exact)
+    # Of the variables, those that are no weights hold the state of what is drawn.
+    draws = len(layer.variables) > len(layer.weights)
+    wide = config if draws else {**config, "dtype": "float64"}
+    stock = _copy(reference, wide, layer, shape, exact)
     random = np.random.default_rng(seed)
     drawn = layer.weights and not exact
     values: Any = random.standard_normal(shape) if drawn else random.integers(-3, 4, shape)
     # Both compute from the same numbers: those that the layer's own precision can hold.
     inputs = cast(cast(values, "float32"), dtype)
     got, got_gradients = _run(ours, inputs)
-    expected, gradients = _run(stock, cast(inputs, "float64"))
+    expected, gradients = _run(stock, cast(inputs, stock.compute_dtype))
     eps = _EPS.get(dtype, _EPS["float32"])
     terms = _terms(gradients, expected)
     yield _tensor("outputs", got, expected, terms, eps)
@@ -209,7 +215,7 @@ def _copy(
 def _run(layer: keras.layers.Layer, inputs: Any) -> tuple[np.ndarray, Gradients]:
     """The outputs, and a function from factors to the gradients of sum(factors * outputs)."""
     names = ["grad_inputs", *(f"grad_{it.name}" for it in layer.trainable_variables)]
-    outputs, pull = pullback(layer, inputs)
+    outputs, pull = pullback(layer, inputs, training=True)
     dtype = keras.backend.standardize_dtype(outputs.dtype)
 
     def gradients(factors: np.ndarray) -> dict[str, np.ndarray | None]:

@@ -119,6 +119,7 @@ def layer_cases(
             "units": filters,
             "kernel_size": window,
             "pool_size": 2,
+            "rate": 0.5,
             "padding": "same" if convolution else "valid",
             "activation": "relu",
             "name": spec.name,

@@ -42,8 +42,9 @@ def work(
     """Count what a layer has to do.
 
     Args:
-        layer: A built convolution, depthwise convolution or pooling layer of stock Keras, or of a
-            subclass; one that has a ``pool_size`` besides is a convolution with a pool behind it.
+        layer: A built convolution, depthwise convolution, pooling or dropout layer of stock Keras,
+            or of a subclass; one that has a ``pool_size`` besides is a convolution with a pool
+            behind it.
         shape: The shape of its inputs, the batch included.
         grad_inputs: Whether the gradient of the inputs is computed.
 
@@ -58,6 +59,8 @@ def work(
     else:
         if isinstance(layer, _POOLS + _GLOBAL_POOLS):
             known = _pool(layer, shape, grad_inputs)
+        elif isinstance(layer, keras.layers.Dropout):
+            known = _dropout(shape, grad_inputs)
     return known and {**known, "full": known["forward"] + known["backward"]}
 
 
@@ -96,6 +99,15 @@ def _pool(layer: Any, shape: tuple[int, ...], grad_inputs: bool) -> dict[str, Wo
         "forward": forward,
         "backward": Work(outputs if largest else cells * outputs, moved),
     }
+
+
+def _dropout(shape: tuple[int, ...], grad_inputs: bool) -> dict[str, Work]:
+    # Forward alone is a prediction, where nothing is dropped. Of training all else counts as
+    # backward, and drawing a number as one operation, beside a comparison and a multiplication.
+    elements = math.prod(shape)
+    there = Work(3 * elements, (2 * _SIZE + 1) * elements)
+    back = Work(elements, (2 * _SIZE + 1) * elements) if grad_inputs else Work(0, 0)
+    return {"forward": Work(0, 0), "backward": there + back}
 
 
 def _channels(layer: Any) -> int:

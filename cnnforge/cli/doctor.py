@@ -21,6 +21,7 @@ _ARGUMENTS = {
     "units": 8,
     "kernel_size": 3,
     "pool_size": 2,
+    "rate": 0.5,
     "padding": "same",
     "activation": "relu",
 }

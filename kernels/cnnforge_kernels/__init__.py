@@ -1,4 +1,4 @@
-"""Convolution and pooling kernels in Numba: usable with no Keras and no TensorFlow."""
+"""Convolution, pooling and dropout kernels in Numba: usable with no Keras and no TensorFlow."""
 
 from cnnforge_kernels.launch.conv_block import conv_block as conv_block
 from cnnforge_kernels.launch.conv_block import conv_block_grad_inputs as conv_block_grad_inputs
@@ -13,6 +13,8 @@ from cnnforge_kernels.launch.depthwise import (
 from cnnforge_kernels.launch.depthwise import (
     depthwise_conv2d_grad_weights as depthwise_conv2d_grad_weights,
 )
+from cnnforge_kernels.launch.dropout import dropout as dropout
+from cnnforge_kernels.launch.dropout import dropout_grad as dropout_grad
 from cnnforge_kernels.launch.pooling import average_pool2d as average_pool2d
 from cnnforge_kernels.launch.pooling import average_pool2d_grad as average_pool2d_grad
 from cnnforge_kernels.launch.pooling import global_average_pool2d as global_average_pool2d

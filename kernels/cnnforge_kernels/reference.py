@@ -239,6 +239,36 @@ def global_average_pool2d_grad(inputs: NDArray, grad_outputs: NDArray) -> Array:
     return np.broadcast_to(share[:, None, None, :], inputs.shape).copy()
 
 
+def philox(count: int, key: NDArray[np.uint64], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """(count,) random words below 2**32, Philox4x32-10; key (1,), counter (2,), low half first."""
+    half, word = np.uint64(32), np.uint64(2**32 - 1)
+    blocks = np.arange((count + 3) // 4, dtype=np.uint64)
+    low = counter[0] + blocks
+    high = counter[1] + (low < blocks)
+    words, keys = [low & word, low >> half, high & word, high >> half], [key & word, key >> half]
+    for _ in range(10):
+        first, second = words[0] * np.uint64(0xD2511F53), words[2] * np.uint64(0xCD9E8D57)
+        mixed = (second >> half) ^ words[1] ^ keys[0], (first >> half) ^ words[3] ^ keys[1]
+        words = [mixed[0], second & word, mixed[1], first & word]
+        steps = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+        keys = [(it + step) & word for it, step in zip(keys, steps, strict=True)]
+    return np.stack(words, -1).reshape(-1)[:count]
+
+
+def dropout(
+    inputs: NDArray, key: NDArray[np.uint64], counter: NDArray[np.uint64], rate: float
+) -> tuple[Array, NDArray[np.bool_]]:
+    """The outputs, and where an element stays; key and counter as for ``philox``."""
+    uniform = (philox(inputs.size, key, counter) % 2**23).reshape(inputs.shape) / 2**23
+    kept = uniform >= np.float32(rate)
+    return np.where(kept, inputs / (1 - rate), 0.0), kept
+
+
+def dropout_grad(kept: NDArray, grad_outputs: NDArray, rate: float) -> Array:
+    """The gradient of the inputs."""
+    return np.where(kept, grad_outputs / (1 - rate), 0.0)
+
+
 def conv_block(
     inputs: NDArray,
     weights: NDArray,

@@ -61,6 +61,13 @@ def cnnforge_layers() -> list[LayerSpec]:
             reference="keras.layers:GlobalAveragePooling2D",
             cases="cnnforge_plugins.layers.conformance_cases:GLOBAL_AVERAGE_POOLING2D",
         ),
+        LayerSpec(
+            name="dropout",
+            target="cnnforge_plugins.layers.dropout:Dropout",
+            summary="dropout in one Numba kernel, with the masks that Keras draws",
+            reference="keras.layers:Dropout",
+            cases="cnnforge_plugins.layers.conformance_cases:DROPOUT",
+        ),
     ]
 
 

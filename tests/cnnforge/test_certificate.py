@@ -37,9 +37,12 @@ def test_lenet_passes(installed):
     assert all(check.passed for check in checks)
     assert [(it.layer, it.kind, it.provider, it.input_shape, it.dtype) for it in checks] == [
         ("conv1", "StockBlock2D", "builtin/conv_block2d", (2, 28, 28, 1), "float32"),
+        ("dropout1", "Dropout", "builtin/dropout", (2, 14, 14, 8), "float32"),
         ("conv2", "StockBlock2D", "builtin/conv_block2d", (2, 14, 14, 8), "float32"),
+        ("dropout2", "Dropout", "builtin/dropout", (2, 7, 7, 16), "float32"),
+        ("dropout3", "Dropout", "builtin/dropout", (2, 256), "float32"),
     ]
-    terms = {it.tensor: it.terms for it in checks[1].results}
+    terms = {it.tensor: it.terms for it in checks[2].results}
     # Of each window of the pool one value has a gradient. Rounded weights may be zero, and count
     # for nothing.
     assert terms["grad_kernel"] == terms["grad_bias"] == 2 * 7 * 7
@@ -48,6 +51,10 @@ def test_lenet_passes(installed):
     # A fused layer is checked with numbers whose sums are exact: no tie is decided by rounding.
     assert [it.max_error for it in checks[0].results if it.tensor == "outputs"] == [0]
     assert all(it.max_error < it.allowed for it in checks[0].results)
+    # Dropout drops, and both drop the same.
+    dropped = [it for check in checks if check.kind == "Dropout" for it in check.results]
+    assert [(it.tensor, it.max_error) for it in dropped] == [("outputs", 0), ("grad_inputs", 0)] * 3
+    assert all(it.allowed > 0 for it in dropped)
     for old, new in zip(before, model.variables, strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -111,6 +118,20 @@ def test_other_dtypes(installed, policy):
 
 def test_models_without_plugin_layers(installed):
     assert certify(stack(layers.Conv2D(2, 3)), layers=installed) == []
+
+
+class OtherDropout(layers.Dropout):
+    """As good a dropout in a prediction; in training it drops other elements."""
+
+    def call(self, inputs, training=False):
+        return super().call(inputs[::-1], training=training)[::-1]
+
+
+class NoDropout(layers.Dropout):
+    """One that forgets to drop."""
+
+    def call(self, inputs, training=False):
+        return inputs
 
 
 class Wrong(layers.Conv2D):
@@ -228,3 +249,16 @@ def test_near_ties_behind_a_pool_are_no_error(installed):
     (check,) = certify(model, layers=installed, batch=16, seed=seed)
     assert check.kind == "StockBlock2D"
     assert check.passed
+
+
+@pytest.mark.parametrize("kind", [OtherDropout, NoDropout])
+def test_what_is_wrong_only_in_training_is_caught(monkeypatch, kind):
+    monkeypatch.setitem(sys.modules, "acme_wrong", sys.modules[__name__])
+    known, name = Registry(LayerSpec), kind.__name__
+    spec = LayerSpec(
+        name="drop", target=f"acme_wrong:{name}", summary="", reference="keras.layers:Dropout"
+    )
+    known.add("acme", [spec])
+    (check,) = certify(stack(kind(0.5)), layers=known)
+    assert not check.passed
+    assert not check.error

@@ -11,6 +11,7 @@ from cnnforge.plugin import LayerSpec
 from cnnforge.registry import Registry
 from cnnforge.testing import assert_close
 from cnnforge_plugins.layers.conv2d import Conv2D
+from cnnforge_plugins.layers.dropout import Dropout
 from cnnforge_plugins.layers.pooling import AveragePooling2D, MaxPooling2D
 
 layers = keras.layers
@@ -19,6 +20,7 @@ OURS = {
     layers.Conv2D: Conv2D,
     layers.MaxPooling2D: MaxPooling2D,
     layers.AveragePooling2D: AveragePooling2D,
+    layers.Dropout: Dropout,
 }
 
 
@@ -344,12 +346,14 @@ def test_implementations():
     assert table == [
         ("convolution", "Conv2D", "keras", ""),
         ("largest", "MaxPooling2D", "keras", ""),
+        ("dropout", "Dropout", "keras", ""),
         ("mean", "AveragePooling2D", "keras", ""),
     ]
     table = [(it.kind, it.implementation, it.provider) for it in implementations(forge_all(model))]
     assert table == [
         ("Conv2D", "numba", "builtin/conv2d"),
         ("MaxPooling2D", "numba", "builtin/max_pooling2d"),
+        ("Dropout", "numba", "builtin/dropout"),
         ("AveragePooling2D", "numba", "builtin/average_pooling2d"),
     ]
 

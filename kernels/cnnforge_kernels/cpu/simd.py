@@ -139,6 +139,7 @@ def _binary(name: str, emit: Any) -> Any:
 
 vector_add = _binary("vector_add", lambda builder, x, y: builder.fadd(x, y))
 index_add = _binary("index_add", lambda builder, x, y: builder.add(x, y))
+vector_multiply = _binary("vector_multiply", lambda builder, x, y: builder.fmul(x, y))
 vector_divide = _binary("vector_divide", lambda builder, x, y: builder.fdiv(x, y))
 
 

@@ -58,6 +58,11 @@ def _global_average_pooling2d(layer: Any, inputs: Any) -> NDArray[Any]:
     return outputs[:, None, None, :] if layer.keepdims else outputs
 
 
+def _dropout(layer: Any, inputs: Any) -> NDArray[Any]:
+    # The kit calls layers as for prediction: what is random has no oracle of the inputs alone.
+    return inputs
+
+
 def _cases(
     oracle: Oracle, cases: dict[str, tuple[dict[str, Any], tuple[int, ...]]], **bad: Any
 ) -> list[LayerCase]:
@@ -132,4 +137,12 @@ AVERAGE_POOLING2D = _cases(
 GLOBAL_AVERAGE_POOLING2D = _cases(
     _global_average_pooling2d,
     {"default": ({}, (2, 7, 6, 3)), "keepdims": ({"keepdims": True}, (3, 4, 5, 8))},
+)
+DROPOUT = _cases(
+    _dropout,
+    {
+        "images": ({"rate": 0.25, "seed": 1}, (2, 7, 6, 3)),
+        "vectors": ({"rate": 0.5, "seed": 2}, (3, 37)),
+    },
+    rate=1.5,
 )

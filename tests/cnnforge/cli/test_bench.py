@@ -103,9 +103,9 @@ def test_a_model(capsys):
     result = json.loads(capsys.readouterr().out)
     cases = result["cases"]
     assert {case["auto"] for case in cases} <= {"numba", "keras", "apart"}
-    for name in ("training", "inference"):
-        layers = [it["layer"] for it in result["auto"][name]]
-        assert layers == ["conv1", "pool1", "conv2", "pool2"]
+    names = ["conv1", "pool1", "dropout1", "conv2", "pool2", "dropout2", "dropout3"]
+    for which in ("training", "inference"):
+        assert [it["layer"] for it in result["auto"][which]] == names
     assert [case["shape"][0] for case in cases] == [2] * len(cases)
     assert cases[0]["layers"] == ["conv1"]
     assert cases[0]["grad_inputs"] is False

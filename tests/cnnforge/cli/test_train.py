@@ -228,7 +228,8 @@ def test_a_resumed_run_keeps_the_kernels_that_were_chosen(
     assert main([*command, "--epochs", "1", "--json"]) == 0
     half = json.loads(capsys.readouterr().out)["run"]
     kernels = json.loads((Path(half) / "kernels.json").read_text())
-    assert [it["layer"] for it in kernels] == ["conv1", "pool1", "conv2", "pool2"]
+    names = ["conv1", "pool1", "dropout1", "conv2", "pool2", "dropout2", "dropout3"]
+    assert [it["layer"] for it in kernels] == names
     assert {it["implementation"] for it in kernels} == {faster}
     assert {it["reason"] for it in kernels} == {"measured"}
     # Measured again, the other one would be faster.

@@ -9,6 +9,7 @@ LAYERS = (
     "conv2d",
     "conv_block2d",
     "depthwise_conv2d",
+    "dropout",
     "global_average_pooling2d",
     "max_pooling2d",
 )

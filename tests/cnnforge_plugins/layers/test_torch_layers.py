@@ -11,10 +11,12 @@ from cnnforge.conversion import forge, implementations, lower
 from cnnforge.discovery import discover
 from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
+from cnnforge_plugins.layers import _fallback
 from cnnforge_plugins.layers._fallback import KernelUnavailableWarning
 from cnnforge_plugins.layers.conv2d import Conv2D
 from cnnforge_plugins.layers.conv_block2d import ConvBlock2D
 from cnnforge_plugins.layers.depthwise_conv2d import DepthwiseConv2D
+from cnnforge_plugins.layers.dropout import Dropout
 from cnnforge_plugins.layers.global_average_pooling2d import GlobalAveragePooling2D
 from cnnforge_plugins.layers.pooling import AveragePooling2D, MaxPooling2D
 from cnnforge_plugins.models.lenet import build
@@ -202,6 +204,8 @@ def test_forge_and_lower():
     np.testing.assert_array_equal(again.predict(images, verbose=0), expected)
 
 
+# Its dropout is torch's.
+@pytest.mark.filterwarnings("ignore::cnnforge_plugins.layers._fallback.KernelUnavailableWarning")
 def test_keras_own_fit_trains_a_forged_model():
     model = forge(build((12, 12, 1), 3), "numba")
     model.compile("adam", "sparse_categorical_crossentropy")
@@ -226,3 +230,25 @@ def test_other_inputs_are_computed_by_torch(options):
         keras.ops.convert_to_numpy(layer(inputs)), keras.ops.convert_to_numpy(stock(inputs))
     )
     assert issubclass(KernelUnavailableWarning, UserWarning)
+
+
+def test_dropout_is_torchs_own(monkeypatch):
+    monkeypatch.setattr(_fallback, "_said", set())
+    inputs = random(*SHAPE)
+    ours, stock = (kind(0.5, seed=1) for kind in (Dropout, keras.layers.Dropout))
+    assert ours(inputs).detach().numpy().tobytes() == inputs.tobytes()
+    with pytest.warns(KernelUnavailableWarning, match="Dropout: no kernel for the backend torch"):
+        outputs = [ours(inputs, training=True) for _ in range(2)]
+    for result in outputs:
+        expected = stock(inputs, training=True).detach().numpy()
+        np.testing.assert_array_equal(result.detach().numpy(), expected)
+
+
+@pytest.mark.filterwarnings("ignore::cnnforge_plugins.layers._fallback.KernelUnavailableWarning")
+@pytest.mark.parametrize("seed", [None, 1])
+def test_the_certificate_of_dropout_leaves_torchs_generator_alone(seed):
+    model = keras.Sequential([keras.Input(SHAPE[1:]), Dropout(0.5, seed=seed)])
+    state = torch.get_rng_state()
+    (check,) = certify(model, layers=discover().layers)
+    assert check.passed, check
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,94 @@
+"""Launchers of dropout and its gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnforge_kernels import placement as at
+from cnnforge_kernels.cpu import dropout as _dropout
+from cnnforge_kernels.launch.arguments import Array
+
+
+def _host_array(name: str, value: Any, dtype: Any, shape: tuple[int, ...] | None = None) -> Any:
+    """A NumPy array of a dtype, and of a shape where one is given; C-contiguous."""
+    if at.is_device_array(value):
+        raise ValueError(
+            f"`{name}` must be a NumPy array: dropout has no kernel for CUDA devices. Use the "
+            "framework's own there, such as torch.nn.functional.dropout."
+        )
+    fits = isinstance(value, np.ndarray) and value.dtype == dtype
+    if not fits or shape not in (None, value.shape):
+        is_array = isinstance(value, np.ndarray)
+        got = f"{value.dtype} {value.shape}" if is_array else type(value).__name__
+        of_shape = "" if shape is None else f" of shape {shape}"
+        raise ValueError(
+            f"`{name}` must be a {np.dtype(dtype)} NumPy array{of_shape}. Received: {got}"
+        )
+    # It makes a vector of a number.
+    return np.ascontiguousarray(value).reshape(value.shape)
+
+
+def _rate(value: Any) -> float:
+    if not isinstance(value, (int, float, np.integer, np.floating)) or not 0 <= value < 1:
+        raise ValueError(f"`rate` must be a number from 0 to below 1. Received: {value!r}")
+    return float(value)
+
+
+def _out(given: Any, shape: tuple[int, ...], inputs: tuple[Any, ...]) -> Any:
+    if given is not None:
+        _host_array("out", given, np.float32)
+    return at.out("out", given, shape, inputs)
+
+
+def dropout(
+    inputs: Array,
+    key: NDArray[np.uint64],
+    counter: NDArray[np.uint64],
+    rate: float,
+    *,
+    out: Array | None = None,
+) -> tuple[Array, NDArray[np.uint8]]:
+    """``inputs / (1 - rate)`` where a random number is not below ``rate``, zero elsewhere.
+
+    The numbers are those of ``tf.random.stateless_uniform`` in float32, made by Philox4x32-10: J.
+    Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011. A key and a counter give the
+    same mask every time; ``tf.raw_ops.StatelessRandomGetKeyCounter`` makes both of a seed.
+
+    Args:
+        inputs: float32, of any shape.
+        key: (1,) uint64.
+        counter: (2,) uint64, that of the first four elements, its low half first.
+        rate: of the elements that become zero, 0 or more and below 1.
+        out: what the outputs are written to.
+
+    Returns:
+        The outputs, float32, and the mask, uint8, 1 where an element stays; both of the shape of
+        the inputs. Whatever is dropped becomes zero, also NaN.
+
+    Raises:
+        ValueError: a wrong dtype, shape or rate, or an array on a device.
+    """
+    inputs = _host_array("inputs", inputs, np.float32)
+    key = _host_array("key", key, np.uint64, (1,))
+    counter = _host_array("counter", counter, np.uint64, (2,))
+    rate = _rate(rate)
+    outputs, mask = _out(out, inputs.shape, (inputs,)), np.empty(inputs.shape, np.uint8)
+    flat = inputs.reshape(-1), key, counter, rate, outputs.reshape(-1), mask.reshape(-1)
+    at.call(_dropout.dropout_forward, *flat)
+    return outputs, mask
+
+
+def dropout_grad(
+    grad_outputs: Array, mask: NDArray[np.uint8], rate: float, *, out: Array | None = None
+) -> Array:
+    """The gradient of ``dropout``'s inputs from its mask: float32, of the mask's shape."""
+    grads = _host_array("grad_outputs", grad_outputs, np.float32)
+    mask = _host_array("mask", mask, np.uint8, grads.shape)
+    rate = _rate(rate)
+    result = _out(out, grads.shape, (grads, mask))
+    flat = mask.reshape(-1), rate, grads.reshape(-1), result.reshape(-1)
+    at.call(_dropout.dropout_grad_inputs, *flat)
+    return result

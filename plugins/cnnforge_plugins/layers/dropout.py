@@ -1,0 +1,77 @@
+"""``Dropout``: Keras' layer, computed by ``cnnforge_kernels``."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import keras
+import numba
+
+from cnnforge.ops import ArrayOp
+from cnnforge_kernels.cpu import dropout as kernels
+from cnnforge_plugins.layers._fallback import kernel_fits
+
+Shape = tuple[int, ...]
+
+
+def _output_shapes(inputs: Shape) -> tuple[Shape, Shape]:
+    return inputs, inputs
+
+
+dropout = ArrayOp(
+    "dropout",
+    forward=kernels.dropout_forward,
+    backward=kernels.dropout_grad_inputs,
+    inputs={"inputs": 1, "key": numba.uint64[::1], "counter": numba.uint64[::1]},
+    outputs={"outputs": 1, "mask": numba.uint8[::1]},
+    output_shapes=_output_shapes,
+    attributes={"rate": 0.5},
+)
+
+
+def _key_and_counter(generator: keras.random.SeedGenerator) -> tuple[Any, Any]:
+    """Draw a seed, and make of it what TensorFlow makes of the seed that Keras draws there."""
+    tf = import_module("tensorflow")
+    seed = tf.math.floormod(generator.next(), tf.int32.max - 1)
+    return tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+
+
+def _missing(layer: keras.layers.Dropout) -> str | None:
+    """What a layer is asked for that there is no kernel for."""
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        return f"the backend {backend} (the mask is the one that TensorFlow draws)"
+    if layer.noise_shape is not None:
+        return f"noise_shape={layer.noise_shape!r} (each element is drawn on its own)"
+    return None
+
+
+@keras.saving.register_keras_serializable(package="cnnforge")
+class Dropout(keras.layers.Dropout):
+    """``keras.layers.Dropout`` on Numba kernels: draws, compares and scales in one pass.
+
+    The mask is bit for bit the one that Keras draws under TensorFlow from the same state of its
+    seed generator. Constructor arguments, configuration and errors are Keras' own. Inputs that are
+    not float32, a ``noise_shape`` and other backends are computed by the framework, and that is
+    said once.
+
+    Input shape:
+        any
+
+    Output shape:
+        that of the inputs
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.supports_jit = False
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Drop elements and scale the others; outside of training, the inputs."""
+        nothing_drawn = not training or self.rate in (0, 1)
+        if nothing_drawn or not kernel_fits(self, inputs, _missing(self)):
+            return super().call(inputs, training=training)
+        flat = keras.ops.reshape(inputs, (-1,))
+        outputs, _ = dropout(flat, *_key_and_counter(self.seed_generator), rate=self.rate)
+        return keras.ops.reshape(outputs, keras.ops.shape(inputs))
