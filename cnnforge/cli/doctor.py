@@ -113,7 +113,8 @@ def _check(spec: LayerSpec) -> dict[str, Any]:
 
     kind = (spec.reference or "").rpartition(":")[2]
     try:
-        taken = inspect.signature(spec.load_reference()).parameters
+        # Of the class itself Python tells the signature of Keras' `__new__`, up to some 3.11.
+        taken = inspect.signature(spec.load_reference().__init__).parameters
         known = {name: value for name, value in _ARGUMENTS.items() if name in taken}
         keras.utils.set_random_seed(0)  # the same weights, and verdict, every time
         layer = spec.load()(**known, name=spec.name)
