@@ -68,6 +68,13 @@ def cnnforge_layers() -> list[LayerSpec]:
             reference="keras.layers:Dropout",
             cases="cnnforge_plugins.layers.conformance_cases:DROPOUT",
         ),
+        LayerSpec(
+            name="batch_normalization",
+            target="cnnforge_plugins.layers.batch_normalization:BatchNormalization",
+            summary="batch normalization on Numba kernels",
+            reference="keras.layers:BatchNormalization",
+            cases="cnnforge_plugins.layers.conformance_cases:BATCH_NORMALIZATION",
+        ),
     ]
 
 

@@ -14,6 +14,7 @@ from cnnforge_kernels.cpu.llvm import (
     I32,
     I64,
     Vector,
+    fma,
     lane_mask,
     literals,
     masked_load,
@@ -138,9 +139,20 @@ def _binary(name: str, emit: Any) -> Any:
 
 
 vector_add = _binary("vector_add", lambda builder, x, y: builder.fadd(x, y))
+vector_subtract = _binary("vector_subtract", lambda builder, x, y: builder.fsub(x, y))
 index_add = _binary("index_add", lambda builder, x, y: builder.add(x, y))
 vector_multiply = _binary("vector_multiply", lambda builder, x, y: builder.fmul(x, y))
 vector_divide = _binary("vector_divide", lambda builder, x, y: builder.fdiv(x, y))
+
+
+@intrinsic
+def vector_multiply_add(typingctx: Any, x: Any, y: Any, z: Any) -> Any:
+    """``x * y + z``, rounded once."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return fma(builder, *args)
+
+    return z(x, y, z), codegen
 
 
 @intrinsic

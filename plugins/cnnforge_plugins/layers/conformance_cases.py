@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from cnnforge.testing import LayerCase
@@ -61,6 +62,15 @@ def _global_average_pooling2d(layer: Any, inputs: Any) -> NDArray[Any]:
 def _dropout(layer: Any, inputs: Any) -> NDArray[Any]:
     # The kit calls layers as for prediction: what is random has no oracle of the inputs alone.
     return inputs
+
+
+def _batch_normalization(layer: Any, inputs: Any, *weights: Any) -> NDArray[Any]:
+    # As for prediction, by the moving averages, which are the last two of the weights.
+    trained = iter(weights)
+    gamma = next(trained) if layer.scale else 1.0
+    beta = next(trained) if layer.center else 0.0
+    mean, variance = trained
+    return (inputs - mean) / np.sqrt(variance + layer.epsilon) * gamma + beta
 
 
 def _cases(
@@ -145,4 +155,13 @@ DROPOUT = _cases(
         "vectors": ({"rate": 0.5, "seed": 2}, (3, 37)),
     },
     rate=1.5,
+)
+BATCH_NORMALIZATION = _cases(
+    _batch_normalization,
+    {
+        "images": ({}, (3, 5, 4, 6)),
+        "vectors": ({"epsilon": 1e-5, "scale": False}, (7, 16)),
+        "scaled": ({"center": False, "momentum": 0.9}, (2, 4, 4, 3)),
+    },
+    momentum="much",
 )
