@@ -1,5 +1,12 @@
-"""Convolution, pooling and dropout kernels in Numba: usable with no Keras and no TensorFlow."""
+"""Kernels in Numba, usable with no Keras and no TensorFlow.
 
+Convolution, pooling, batch normalization and dropout, and their gradients.
+"""
+
+from cnnforge_kernels.launch.batch_norm import batch_normalization as batch_normalization
+from cnnforge_kernels.launch.batch_norm import (
+    batch_normalization_grads as batch_normalization_grads,
+)
 from cnnforge_kernels.launch.conv_block import conv_block as conv_block
 from cnnforge_kernels.launch.conv_block import conv_block_grad_inputs as conv_block_grad_inputs
 from cnnforge_kernels.launch.conv_block import conv_block_grad_weights as conv_block_grad_weights

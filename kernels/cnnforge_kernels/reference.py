@@ -269,6 +269,41 @@ def dropout_grad(kept: NDArray, grad_outputs: NDArray, rate: float) -> Array:
     return np.where(kept, grad_outputs / (1 - rate), 0.0)
 
 
+def batch_norm(
+    inputs: NDArray, gamma: NDArray, beta: NDArray, *, epsilon: float, relu: bool = False
+) -> tuple[Array, Array, Array]:
+    """(..., C) -> the outputs, and the mean and the variance of each channel, (C,)."""
+    axes = tuple(range(inputs.ndim - 1))
+    values = inputs.astype(np.float64)
+    mean, variance = values.mean(axes), values.var(axes)
+    outputs = (values - mean) / np.sqrt(variance + epsilon) * gamma + beta
+    return np.where(outputs < 0, 0, outputs) if relu else outputs, mean, variance
+
+
+def batch_norm_gradients(
+    inputs: NDArray,
+    gamma: NDArray,
+    grad_outputs: NDArray,
+    *,
+    epsilon: float,
+    outputs: NDArray | None = None,
+    grad_mean: NDArray | float = 0.0,
+    grad_variance: NDArray | float = 0.0,
+) -> tuple[Array, Array, Array]:
+    """Gradients of (inputs, gamma, beta); ``outputs`` of a fused ReLU mask ``grad_outputs``."""
+    axes, rows = tuple(range(inputs.ndim - 1)), inputs.size // max(inputs.shape[-1], 1)
+    grads = grad_outputs.astype(np.float64)
+    if outputs is not None:
+        grads = np.where(outputs > 0, grads, 0)
+    _, mean, variance = batch_norm(inputs, gamma, gamma, epsilon=epsilon)
+    away = inputs - mean
+    scaled = away / np.sqrt(variance + epsilon)
+    grad_scaled = grads * gamma / np.sqrt(variance + epsilon)
+    common = grad_scaled.mean(axes) + scaled * (grad_scaled * scaled).mean(axes)
+    grad_inputs = grad_scaled - common + (grad_mean + 2 * away * grad_variance) / rows
+    return grad_inputs, (grads * scaled).sum(axes), grads.sum(axes)
+
+
 def conv_block(
     inputs: NDArray,
     weights: NDArray,

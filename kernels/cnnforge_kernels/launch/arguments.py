@@ -158,3 +158,42 @@ def check_shape(name: str, array: NDArray, shape: tuple[int, ...]) -> None:
     """Require that an array has a shape."""
     if array.shape != shape:
         raise ValueError(f"`{name}` must have shape {shape}. Received: {array.shape}")
+
+
+def host_array(
+    function: str, name: str, value: Any, dtype: Any, shape: tuple[int, ...] | None = None
+) -> Any:
+    """A NumPy array of a dtype, and of a shape where one is given; C-contiguous.
+
+    Args:
+        function: what has no kernel for devices, by the name of torch's function.
+        name: the argument's.
+        value: what was given for it.
+        dtype: what it must have.
+        shape: likewise; ``None``: any.
+
+    Raises:
+        ValueError: something else.
+    """
+    if at.is_device_array(value):
+        raise ValueError(
+            f"`{name}` must be a NumPy array: {function} has no kernel for CUDA devices. Use the "
+            f"framework's own there, such as torch.nn.functional.{function}."
+        )
+    fits = isinstance(value, np.ndarray) and value.dtype == dtype
+    if not fits or shape not in (None, value.shape):
+        is_array = isinstance(value, np.ndarray)
+        got = f"{value.dtype} {value.shape}" if is_array else type(value).__name__
+        of_shape = "" if shape is None else f" of shape {shape}"
+        raise ValueError(
+            f"`{name}` must be a {np.dtype(dtype)} NumPy array{of_shape}. Received: {got}"
+        )
+    # It makes a vector of a number.
+    return np.ascontiguousarray(value).reshape(value.shape)
+
+
+def host_out(function: str, given: Any, shape: tuple[int, ...], inputs: tuple[Any, ...]) -> Any:
+    """The float32 NumPy array to write to, ``given`` or a new one; arguments as above."""
+    if given is not None:
+        host_array(function, "out", given, np.float32)
+    return at.out("out", given, shape, inputs)

@@ -9,38 +9,13 @@ from numpy.typing import NDArray
 
 from cnnforge_kernels import placement as at
 from cnnforge_kernels.cpu import dropout as _dropout
-from cnnforge_kernels.launch.arguments import Array
-
-
-def _host_array(name: str, value: Any, dtype: Any, shape: tuple[int, ...] | None = None) -> Any:
-    """A NumPy array of a dtype, and of a shape where one is given; C-contiguous."""
-    if at.is_device_array(value):
-        raise ValueError(
-            f"`{name}` must be a NumPy array: dropout has no kernel for CUDA devices. Use the "
-            "framework's own there, such as torch.nn.functional.dropout."
-        )
-    fits = isinstance(value, np.ndarray) and value.dtype == dtype
-    if not fits or shape not in (None, value.shape):
-        is_array = isinstance(value, np.ndarray)
-        got = f"{value.dtype} {value.shape}" if is_array else type(value).__name__
-        of_shape = "" if shape is None else f" of shape {shape}"
-        raise ValueError(
-            f"`{name}` must be a {np.dtype(dtype)} NumPy array{of_shape}. Received: {got}"
-        )
-    # It makes a vector of a number.
-    return np.ascontiguousarray(value).reshape(value.shape)
+from cnnforge_kernels.launch.arguments import Array, host_array, host_out
 
 
 def _rate(value: Any) -> float:
     if not isinstance(value, (int, float, np.integer, np.floating)) or not 0 <= value < 1:
         raise ValueError(f"`rate` must be a number from 0 to below 1. Received: {value!r}")
     return float(value)
-
-
-def _out(given: Any, shape: tuple[int, ...], inputs: tuple[Any, ...]) -> Any:
-    if given is not None:
-        _host_array("out", given, np.float32)
-    return at.out("out", given, shape, inputs)
 
 
 def dropout(
@@ -71,11 +46,12 @@ def dropout(
     Raises:
         ValueError: a wrong dtype, shape or rate, or an array on a device.
     """
-    inputs = _host_array("inputs", inputs, np.float32)
-    key = _host_array("key", key, np.uint64, (1,))
-    counter = _host_array("counter", counter, np.uint64, (2,))
+    inputs = host_array("dropout", "inputs", inputs, np.float32)
+    key = host_array("dropout", "key", key, np.uint64, (1,))
+    counter = host_array("dropout", "counter", counter, np.uint64, (2,))
     rate = _rate(rate)
-    outputs, mask = _out(out, inputs.shape, (inputs,)), np.empty(inputs.shape, np.uint8)
+    outputs = host_out("dropout", out, inputs.shape, (inputs,))
+    mask = np.empty(inputs.shape, np.uint8)
     flat = inputs.reshape(-1), key, counter, rate, outputs.reshape(-1), mask.reshape(-1)
     at.call(_dropout.dropout_forward, *flat)
     return outputs, mask
@@ -85,10 +61,10 @@ def dropout_grad(
     grad_outputs: Array, mask: NDArray[np.uint8], rate: float, *, out: Array | None = None
 ) -> Array:
     """The gradient of ``dropout``'s inputs from its mask: float32, of the mask's shape."""
-    grads = _host_array("grad_outputs", grad_outputs, np.float32)
-    mask = _host_array("mask", mask, np.uint8, grads.shape)
+    grads = host_array("dropout", "grad_outputs", grad_outputs, np.float32)
+    mask = host_array("dropout", "mask", mask, np.uint8, grads.shape)
     rate = _rate(rate)
-    result = _out(out, grads.shape, (grads, mask))
+    result = host_out("dropout", out, grads.shape, (grads, mask))
     flat = mask.reshape(-1), rate, grads.reshape(-1), result.reshape(-1)
     at.call(_dropout.dropout_grad_inputs, *flat)
     return result

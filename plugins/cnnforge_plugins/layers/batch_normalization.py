@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numba
 
 from cnnforge.ops import ArrayOp
 from cnnforge_kernels.cpu import batch_norm as kernels
@@ -24,7 +25,7 @@ batch_norm = ArrayOp(
     forward=kernels.batch_norm_forward,
     backward=kernels.batch_norm_grads,
     inputs={"inputs": 2, "gamma": 1, "beta": 1},
-    outputs={"outputs": 2, "mean": 1, "variance": 1},
+    outputs={"outputs": 2, "mean": numba.float64[::1], "variance": numba.float64[::1]},
     output_shapes=_output_shapes,
     attributes={"epsilon": 1e-3, "relu": False},
 )
@@ -36,7 +37,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     The moments take one pass over the inputs, the outputs another; the gradients two. Constructor
     arguments, weights, configuration and errors are Keras' own. Inference, where the layer is a
-    product and a sum, is computed by the framework; so are inputs that are not float32, an axis
+    product and a sum, is computed by the framework. So are inputs that are not float32, an axis
     that is not the last, a mask, ``renorm`` and ``synchronized``, and that is said once.
 
     Input shape:
@@ -56,7 +57,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if not moves or not kernel_fits(self, inputs, self._missing(inputs, mask)):
             return super().call(inputs, training=training, mask=mask)
         ops = keras.ops
-        channels = (inputs.shape[-1],)
+        channels = tuple(self.moving_mean.shape)
         outputs, mean, variance = batch_norm(
             ops.reshape(inputs, (-1, *channels)),
             self.gamma if self.scale else ops.ones(channels, "float32"),
@@ -64,6 +65,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             epsilon=float(self.epsilon),
         )
         for average, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            now = ops.cast(now, average.dtype)
             average.assign(average * self.momentum + now * (1.0 - self.momentum))
         return ops.reshape(outputs, ops.shape(inputs))
 

@@ -1,0 +1,134 @@
+"""Launchers of batch normalization, as in training, and of its gradients."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnforge_kernels import placement as at
+from cnnforge_kernels.cpu import batch_norm as _batch_norm
+from cnnforge_kernels.launch.arguments import Array, host_array, host_out, is_relu
+
+Moments = NDArray[np.float64]
+
+
+def _host(name: str, value: Any, dtype: Any, shape: tuple[int, ...] | None = None) -> Any:
+    return host_array("batch_norm", name, value, dtype, shape)
+
+
+def _options(
+    inputs: Any, gamma: Any, beta: Any, epsilon: Any, activation: str | None
+) -> tuple[Any, Any, Any, float, bool]:
+    """The first arguments of the kernels, and the shape of what each channel has one of."""
+    inputs = _host("inputs", inputs, np.float32)
+    if inputs.ndim == 0:
+        raise ValueError("`inputs` must be of rank 1 or more, channels last. Received: rank 0")
+    each = inputs.shape[-1:]
+    gamma, beta = _host("gamma", gamma, np.float32, each), _host("beta", beta, np.float32, each)
+    number = isinstance(epsilon, (int, float, np.integer, np.floating))
+    if not number or not 0 <= epsilon < math.inf:
+        raise ValueError(f"`epsilon` must be a number, not negative. Received: {epsilon!r}")
+    return inputs, gamma, beta, float(epsilon), is_relu(activation)
+
+
+def _rows(array: Any) -> Any:
+    """As (M, C)."""
+    return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
+
+
+def batch_normalization(
+    inputs: Array,
+    gamma: Array,
+    beta: Array,
+    *,
+    epsilon: float,
+    activation: str | None = None,
+    out: Array | None = None,
+) -> tuple[Array, Moments, Moments]:
+    """``(inputs - mean) / sqrt(variance + epsilon) * gamma + beta`` by the moments of the batch.
+
+    Args:
+        inputs: (..., C) float32.
+        gamma: (C,) float32.
+        beta: (C,) float32.
+        epsilon: added to the variance.
+        activation: ``"relu"`` or ``None``.
+        out: (..., C) float32 buffer to write to.
+
+    Returns:
+        The outputs, (..., C) float32; the mean and the variance of each channel, (C,) float64, the
+        latter with the number of rows in the denominator. Both are NaN where there are no rows.
+
+    Raises:
+        ValueError: a wrong dtype, shape or option, or an array on a device.
+
+    Example:
+        >>> import numpy as np
+        >>> inputs = np.float32([[1, 5], [3, 5]])
+        >>> ones = np.ones(2, np.float32)
+        >>> outputs, mean, variance = batch_normalization(inputs, ones, ones, epsilon=0.0625)
+        >>> mean, variance
+        (array([2., 5.]), array([1., 0.]))
+    """
+    inputs, *options = _options(inputs, gamma, beta, epsilon, activation)
+    outputs = host_out("batch_norm", out, inputs.shape, (inputs, *options[:2]))
+    mean, variance = (np.empty(inputs.shape[-1]) for _ in range(2))
+    flat = _rows(inputs), *options, _rows(outputs), mean, variance
+    at.call(_batch_norm.batch_norm_forward, *flat)
+    return outputs, mean, variance
+
+
+def batch_normalization_grads(
+    inputs: Array,
+    gamma: Array,
+    beta: Array,
+    mean: Moments,
+    variance: Moments,
+    grad_outputs: Array,
+    *,
+    epsilon: float,
+    activation: str | None = None,
+    grad_mean: Moments | None = None,
+    grad_variance: Moments | None = None,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """The gradients of ``batch_normalization``'s inputs, of gamma and of beta.
+
+    Args:
+        inputs: (..., C) float32, as gamma, beta, epsilon and activation what it was called with.
+        gamma: (C,) float32.
+        beta: (C,) float32; without an activation it makes no difference.
+        mean: (C,) float64, what it returned.
+        variance: (C,) float64, likewise.
+        grad_outputs: (..., C) float32.
+        epsilon: added to the variance.
+        activation: ``"relu"`` or ``None``.
+        grad_mean: (C,) float64; ``None``: nothing depends on the mean but the outputs.
+        grad_variance: (C,) float64, likewise.
+        out: (..., C) float32 buffer for the gradient of the inputs.
+
+    Returns:
+        The gradients of the inputs, (..., C), and of gamma and beta, (C,); float32.
+
+    Raises:
+        ValueError: a wrong dtype, shape or option, or an array on a device.
+    """
+    inputs, *options = _options(inputs, gamma, beta, epsilon, activation)
+    each = inputs.shape[-1:]
+    given = {"mean": mean, "variance": variance}
+    given |= {"grad_mean": grad_mean, "grad_variance": grad_variance}
+    zeros = np.zeros(each)
+    mean, variance, grad_mean, grad_variance = (
+        zeros if value is None and name.startswith("grad") else _host(name, value, np.float64, each)
+        for name, value in given.items()
+    )
+    grads = _host("grad_outputs", grad_outputs, np.float32, inputs.shape)
+    result = host_out("batch_norm", out, inputs.shape, (inputs, grads, *options[:2]))
+    grad_gamma, grad_beta = (np.empty(each, np.float32) for _ in range(2))
+    upstream = mean, variance, _rows(grads), grad_mean, grad_variance
+    flat = _rows(inputs), *options, *upstream, _rows(result), grad_gamma, grad_beta
+    at.call(_batch_norm.batch_norm_grads, *flat)
+    return result, grad_gamma, grad_beta
