@@ -9,7 +9,8 @@ much, would need twice that; and TensorFlow computes float64 without oneDNN, who
 of strided 1x1 convolutions corrupts memory (TensorFlow 2.21).
 
 Layers compute as in training. What they draw, they draw from the same state; and as TensorFlow
-draws other numbers in float64, a layer that draws has a reference of its own precision.
+draws other numbers in float64, a layer that draws has a reference of its own precision. What they
+remember of a batch, such as moving averages, is compared as well.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ _EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64"
 # For a dimension that the model leaves open.
 _STAND_IN = 32
 _PROBES = 4
+# Statistics of fewer values than these may lie so close to the values themselves that a gradient
+# is what rounding leaves of it.
+_LEAST = 32
 
 Gradients = Callable[[np.ndarray], dict[str, np.ndarray | None]]
 
@@ -42,7 +46,8 @@ class TensorCheck:
     """How far one result is from its reference.
 
     Attributes:
-        tensor: `outputs`, `grad_inputs`, or `grad_` and the name of a weight.
+        tensor: `outputs`, `grad_inputs`, `grad_` and the name of a weight, or the name of a weight
+            that training moves without a gradient.
         terms: K, the number of products in one element.
         max_error: The largest absolute difference; NaN where a value is not finite.
         allowed: `4 * sqrt(K) * eps * rms(reference)`.
@@ -106,7 +111,7 @@ def certify(
     Args:
         model: A built model, as `cnnforge.conversion.forge` returns it.
         layers: The plugin layers.
-        batch: How many images to compute.
+        batch: How many images to compute; more of them where a layer takes statistics of few.
         seed: Of the inputs. A layer without weights gets small integers, so that there are ties.
 
     Returns:
@@ -139,8 +144,15 @@ def _input_shapes(layer: keras.layers.Layer, batch: int) -> Iterator[tuple[int, 
         # A layer inside another one is part of no graph; it knows what it was built for.
         built = (layer.get_build_config() or {}).get("input_shape")
         shapes = [] if built is None else [tuple(built)]
-    known = [(batch, *(size or _STAND_IN for size in shape[1:])) for shape in shapes]
-    yield from dict.fromkeys(known)
+    known = [tuple(size or _STAND_IN for size in shape[1:]) for shape in shapes]
+    for shape in dict.fromkeys(known):
+        positions = max(1, math.prod(shape[:-1]))
+        yield (max(batch, -(-_LEAST // positions)) if _remembers(layer) else batch, *shape)
+
+
+def _remembers(layer: keras.layers.Layer) -> bool:
+    """Whether training moves weights that have no gradient."""
+    return layer.trainable and not all(it.trainable for it in layer.weights)
 
 
 def _check(
@@ -191,6 +203,10 @@ def _compare(
     for name, value in wanted.items():
         if value is not None:
             yield _tensor(name, found.get(name), value, counts.get(name, positions), eps)
+    if _remembers(layer):
+        for old, new, wanted_new in zip(layer.weights, ours.weights, stock.weights, strict=True):
+            if not old.trainable:
+                yield _tensor(old.name, _array(new), _array(wanted_new), terms, eps)
 
 
 def _copy(

@@ -134,19 +134,20 @@ def single(outputs: Any) -> Any:
 
 
 def gradients_of(
-    layer: Any, inputs: Array
+    layer: Any, inputs: Array, *, training: bool | None = None
 ) -> tuple[Array, Callable[[Array], dict[str, Array | None]]]:
     """Run a layer and prepare its gradients.
 
     Args:
         layer: A built layer.
         inputs: Its inputs, in the dtype that it is to get.
+        training: Whether it computes as in training; by default as it likes best.
 
     Returns:
         The outputs, and a function from factors to the gradients of sum(factors * outputs) with
         respect to `INPUTS` and each trainable weight, by its name; `None`: there is none.
     """
-    outputs, pull = pullback(layer, tensor(inputs))
+    outputs, pull = pullback(layer, tensor(inputs), training=training)
     outputs = single(outputs)
     dtype = keras.backend.standardize_dtype(outputs.dtype)
     names = [INPUTS, *weight_names(layer, layer.trainable_variables)]

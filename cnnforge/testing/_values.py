@@ -112,9 +112,9 @@ def values_oracle(subject: Subject) -> str:
     return ""
 
 
-def stock_of(subject: Subject, layer: Any) -> Any:
-    """The reference in float64, with the weights of a layer."""
-    config = {**layer.get_config(), "dtype": "float64"}
+def stock_of(subject: Subject, layer: Any, dtype: str = "float64") -> Any:
+    """The reference, in float64 by default, with the weights of a layer."""
+    config = {**layer.get_config(), "dtype": dtype}
     stock = subject.spec.load_reference().from_config(config)
     if not stock.built:
         stock.build(subject.case.input_shape)

@@ -6,6 +6,7 @@ that it is asked for.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -13,7 +14,15 @@ from typing import Any
 from cnnforge.discovery import discover
 from cnnforge.errors import PluginError
 from cnnforge.plugin import LayerSpec
-from cnnforge.testing import _behaviour, _conversion, _gradients, _memory, _structure, _values
+from cnnforge.testing import (
+    _behaviour,
+    _conversion,
+    _gradients,
+    _memory,
+    _structure,
+    _training,
+    _values,
+)
 from cnnforge.testing._declared import dataset_checks as dataset_checks
 from cnnforge.testing._declared import model_checks as model_checks
 from cnnforge.testing._fresh_process import save_and_load
@@ -125,4 +134,9 @@ def _of_case(subject: Subject) -> dict[str, Any]:
         if wanted[name.rpartition("_")[2]]:
             found[name] = run
     found |= {**_memory.CHECKS, **_behaviour.CHECKS}
-    return found | (_conversion.CHECKS if has_reference else {})
+    if has_reference:
+        found |= _conversion.CHECKS
+        # The other checks call a layer as for a prediction.
+        if "training" in inspect.signature(subject.spec.load().call).parameters:
+            found |= _training.CHECKS
+    return found

@@ -251,6 +251,52 @@ def test_near_ties_behind_a_pool_are_no_error(installed):
     assert check.passed
 
 
+@pytest.mark.parametrize(
+    ("shape", "checked"), [((6, 5, 3), (2, 6, 5, 3)), ((2, 3, 4), (6, 2, 3, 4)), ((5,), (32, 5))]
+)
+@pytest.mark.parametrize("options", [{}, {"scale": False, "momentum": 0.0}], ids=str)
+def test_batch_normalization(installed, shape, checked, options):
+    """In training, and what that leaves behind; of so many values that they differ."""
+    layer = layers.BatchNormalization(**options)
+    model = forge(stack(layer, shape=shape), "numba")
+    for seed in range(5):
+        (check,) = certify(model, layers=installed, seed=seed)
+        assert check.passed, check
+        assert check.input_shape == checked
+        averages = ["moving_mean", "moving_variance"]
+        gradients = [f"grad_{it.name}" for it in layer.trainable_weights]
+        names = [it.tensor for it in check.results]
+        assert names == ["outputs", "grad_inputs", *gradients, *averages]
+        assert {it.terms for it in check.results} == {np.prod(checked[:-1])}
+        assert all(it.allowed > 0 for it in check.results)
+    assert not model.layers[0].moving_mean.numpy().any()
+    model.layers[0].trainable = False
+    (check,) = certify(model, layers=installed)
+    assert check.passed
+    assert [it.tensor for it in check.results] == ["outputs", "grad_inputs"]
+
+
+class OtherMomentum(layers.BatchNormalization):
+    """Right in every step; what it predicts with is not."""
+
+    def call(self, inputs, training=None, mask=None):
+        if training:
+            self.momentum = 0.999
+        return super().call(inputs, training=training, mask=mask)
+
+
+def test_what_is_remembered_wrong_is_caught(monkeypatch):
+    monkeypatch.setitem(sys.modules, "acme_wrong", sys.modules[__name__])
+    known = Registry(LayerSpec)
+    reference = "keras.layers:BatchNormalization"
+    target = "acme_wrong:OtherMomentum"
+    known.add("acme", [LayerSpec(name="norm", target=target, summary="", reference=reference)])
+    (check,) = certify(stack(OtherMomentum()), layers=known)
+    assert not check.passed
+    failed = [it.tensor for it in check.results if not it.ok]
+    assert failed == ["moving_mean", "moving_variance"]
+
+
 @pytest.mark.parametrize("kind", [OtherDropout, NoDropout])
 def test_what_is_wrong_only_in_training_is_caught(monkeypatch, kind):
     monkeypatch.setitem(sys.modules, "acme_wrong", sys.modules[__name__])

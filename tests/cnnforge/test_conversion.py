@@ -10,6 +10,7 @@ from cnnforge.errors import PluginError, UsageError
 from cnnforge.plugin import LayerSpec
 from cnnforge.registry import Registry
 from cnnforge.testing import assert_close
+from cnnforge_plugins.layers.batch_normalization import BatchNormalization
 from cnnforge_plugins.layers.conv2d import Conv2D
 from cnnforge_plugins.layers.dropout import Dropout
 from cnnforge_plugins.layers.pooling import AveragePooling2D, MaxPooling2D
@@ -21,6 +22,7 @@ OURS = {
     layers.MaxPooling2D: MaxPooling2D,
     layers.AveragePooling2D: AveragePooling2D,
     layers.Dropout: Dropout,
+    layers.BatchNormalization: BatchNormalization,
 }
 
 
@@ -345,6 +347,7 @@ def test_implementations():
     table = [(it.layer, it.kind, it.implementation, it.provider) for it in implementations(model)]
     assert table == [
         ("convolution", "Conv2D", "keras", ""),
+        ("normalization", "BatchNormalization", "keras", ""),
         ("largest", "MaxPooling2D", "keras", ""),
         ("dropout", "Dropout", "keras", ""),
         ("mean", "AveragePooling2D", "keras", ""),
@@ -352,6 +355,7 @@ def test_implementations():
     table = [(it.kind, it.implementation, it.provider) for it in implementations(forge_all(model))]
     assert table == [
         ("Conv2D", "numba", "builtin/conv2d"),
+        ("BatchNormalization", "numba", "builtin/batch_normalization"),
         ("MaxPooling2D", "numba", "builtin/max_pooling2d"),
         ("Dropout", "numba", "builtin/dropout"),
         ("AveragePooling2D", "numba", "builtin/average_pooling2d"),

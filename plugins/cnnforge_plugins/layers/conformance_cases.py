@@ -65,7 +65,7 @@ def _dropout(layer: Any, inputs: Any) -> NDArray[Any]:
 
 
 def _batch_normalization(layer: Any, inputs: Any, *weights: Any) -> NDArray[Any]:
-    # As for prediction, by the moving averages, which are the last two of the weights.
+    # As for prediction; training is compared with the reference.
     trained = iter(weights)
     gamma = next(trained) if layer.scale else 1.0
     beta = next(trained) if layer.center else 0.0
@@ -163,5 +163,4 @@ BATCH_NORMALIZATION = _cases(
         "vectors": ({"epsilon": 1e-5, "scale": False}, (7, 16)),
         "scaled": ({"center": False, "momentum": 0.9}, (2, 4, 4, 3)),
     },
-    momentum="much",
 )

@@ -6,6 +6,7 @@ from cnnforge.testing import layer_checks
 
 LAYERS = (
     "average_pooling2d",
+    "batch_normalization",
     "conv2d",
     "conv_block2d",
     "depthwise_conv2d",

@@ -334,6 +334,26 @@ class OtherWeights(keras.layers.Conv2D):
         self.extra = self.add_weight(shape=())
 
 
+class ForgetsHalf(keras.layers.BatchNormalization):
+    """As good a layer for predictions; what it learns of batches is wrong."""
+
+    def call(self, inputs, training=None, mask=None):
+        outputs = super().call(inputs, training=training, mask=mask)
+        if training:
+            self.moving_mean.assign(self.moving_mean * 0.5)
+        return outputs
+
+
+class SmallVariance(keras.layers.BatchNormalization):
+    """Divides by one less than the number of rows, in training only."""
+
+    def call(self, inputs, training=None, mask=None):
+        outputs = super().call(inputs, training=training, mask=mask)
+        rows = keras.ops.size(inputs) // inputs.shape[-1]
+        rows = keras.ops.cast(rows, "float32")
+        return outputs * keras.ops.sqrt((rows - 1) / rows) if training else outputs
+
+
 CONVOLUTION = [LayerCase(arguments={"filters": 3, "kernel_size": 3}, input_shape=(2, 6, 5, 3))]
 BESIDE_KERAS = {
     "values_reference": (Convolution, "it is as if 'kernel' were reversed along axes 0 and 1"),
@@ -371,6 +391,25 @@ def test_a_mutant_beside_its_reference_is_caught(wanted):
     checks = layer_checks(kind, CONVOLUTION, reference=keras.layers.Conv2D)
     (check,) = [it for it in checks if it.kind == wanted]
     with pytest.raises(AssertionError) as caught:
+        check()
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (ForgetsHalf, "what training=True leaves in 'moving_mean' is 0.5 times what it should be"),
+        (SmallVariance, "with training=True the output is 0.99"),
+    ],
+)
+def test_what_is_wrong_only_in_training_is_caught(kind, words):
+    cases = [LayerCase(arguments={}, input_shape=(3, 5, 4, 6), terms=4)]
+    checks = layer_checks(kind, cases, reference=keras.layers.BatchNormalization)
+    for check in checks:
+        if check.kind in ("values_reference", "gradients_reference", "training_step"):
+            check()
+    (check,) = [it for it in checks if it.kind == "training_reference"]
+    with pytest.raises(AssertionError, match="training=True") as caught:
         check()
     assert words in str(caught.value)
 
