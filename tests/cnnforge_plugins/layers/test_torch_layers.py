@@ -1,5 +1,6 @@
 """The layers under the torch backend: against the oracle and against torch's own functions."""
 
+from functools import partial
 from typing import Any
 
 import keras
@@ -13,6 +14,7 @@ from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
 from cnnforge_plugins.layers import _fallback
 from cnnforge_plugins.layers._fallback import KernelUnavailableWarning
+from cnnforge_plugins.layers.batch_normalization import BatchNormalization
 from cnnforge_plugins.layers.conv2d import Conv2D
 from cnnforge_plugins.layers.conv_block2d import ConvBlock2D
 from cnnforge_plugins.layers.depthwise_conv2d import DepthwiseConv2D
@@ -33,12 +35,12 @@ def random(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def run(layer, inputs, factors_seed=1):
+def run(layer, inputs, factors_seed=1, of=None):
     """The outputs, the factors, and the gradients of sum(factors * outputs), inputs first."""
     inputs = torch.from_numpy(inputs).requires_grad_()
     outputs = layer(inputs)
     factors = random(*outputs.shape, seed=factors_seed)
-    sources = [inputs, *(variable.value for variable in layer.trainable_variables)]
+    sources = [inputs, *(variable.value for variable in (of or layer).trainable_variables)]
     gradients = torch.autograd.grad(outputs, sources, torch.from_numpy(factors))
     return outputs.detach().numpy(), factors, [gradient.numpy() for gradient in gradients]
 
@@ -173,6 +175,74 @@ def test_conv_block2d():
         assert_close(got, wanted, count)
 
 
+@pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False}], ids=str)
+@pytest.mark.parametrize("shape", [SHAPE, (40, 5), (2, 3, 4, 5, 6)], ids=str)
+def test_batch_normalization(shape, options):
+    layer = BatchNormalization(momentum=0.75, epsilon=1e-2, **options)
+    layer.build(shape)
+    *trained, old_mean, old_variance = randomize(layer)
+    channels, rows = shape[-1], int(np.prod(shape[:-1]))
+    gamma = trained[0] if layer.scale else np.ones(channels)
+    beta = trained[-1] if layer.center else np.zeros(channels)
+    inputs = random(*shape) + np.float32(2)
+    outputs, factors, gradients = run(partial(layer, training=True), inputs, of=layer)
+    expected, mean, variance = reference.batch_norm(inputs, gamma, beta, epsilon=1e-2)
+    assert_close(outputs, expected, rows)
+    exact = list(reference.batch_norm_gradients(inputs, gamma, factors, epsilon=1e-2))
+    wanted = [exact[0], *exact[1:2][: layer.scale], *exact[2:][: layer.center]]
+    for got, value in zip(gradients, wanted, strict=True):
+        assert_close(got, value, rows)
+    for average, old, now in (
+        (layer.moving_mean, old_mean, mean),
+        (layer.moving_variance, old_variance, variance),
+    ):
+        assert_close(average.value.detach().numpy(), 0.75 * old + 0.25 * now, rows)
+    # PyTorch's own, which keeps its channels first.
+    theirs = functional.batch_norm(
+        torch.from_numpy(inputs).double().movedim(-1, 1),
+        *(None, None, torch.from_numpy(gamma).double(), torch.from_numpy(beta).double()),
+        training=True,
+        eps=1e-2,
+    )
+    assert_close(outputs, theirs.movedim(1, -1).numpy(), rows)
+
+
+def test_batch_normalization_does_not_keep_the_graphs_of_steps_before():
+    """The averages hold no history, or memory would grow with every step."""
+    layer = BatchNormalization()
+    for _ in range(2):
+        inputs = torch.from_numpy(random(*SHAPE)).requires_grad_()
+        layer(inputs, training=True).sum().backward()
+        assert layer.moving_mean.value.grad_fn is None
+        assert layer.moving_variance.value.grad_fn is None
+        assert layer.moving_mean.value.grad is None
+
+
+class Elsewhere:
+    """A tensor that says that it lies on a graphics card."""
+
+    def __init__(self, tensor):
+        self.tensor, self.shape, self.dtype = tensor, tensor.shape, tensor.dtype
+        self.device = torch.device("cuda")
+
+
+def test_batch_normalization_on_a_device_is_torchs_own(monkeypatch):
+    monkeypatch.setattr(_fallback, "_said", set())
+    monkeypatch.setattr(
+        keras.layers.BatchNormalization,
+        "call",
+        lambda self, inputs, training=None, mask=None: inputs.tensor,
+    )
+    layer = BatchNormalization()
+    layer.build(SHAPE)
+    inputs = Elsewhere(torch.zeros(SHAPE))
+    text = "BatchNormalization: no kernel for the device cuda .*: the framework's own is used"
+    with pytest.warns(KernelUnavailableWarning, match=text) as said:
+        results = [layer.call(inputs, training=True) for _ in range(3)]
+    assert all(it is inputs.tensor for it in results)
+    assert len(said) == 1
+
+
 def test_every_layer_of_a_model_is_certified():
     layers = discover().layers
     model = keras.Sequential(
@@ -182,13 +252,14 @@ def test_every_layer_of_a_model_is_certified():
             keras.layers.MaxPooling2D(2),
             keras.layers.DepthwiseConv2D(3, padding="same"),
             keras.layers.Conv2D(4, 3, strides=2),
+            keras.layers.BatchNormalization(),
             keras.layers.AveragePooling2D(2, padding="same", strides=1),
             keras.layers.MaxPooling2D(2, padding="same", strides=1),
             keras.layers.GlobalAveragePooling2D(),
         ]
     )
     checks = certify(forge(model, "numba", layers=layers), layers=layers)
-    assert len(checks) >= 6
+    assert len(checks) >= 7
     assert [it for it in checks if not it.passed] == []
 
 
