@@ -96,6 +96,21 @@ class DropoutCase:
     rate: float
 
 
+@dataclass(frozen=True)
+class NormalizationCase:
+    """A batch normalization: N images of H x W x C."""
+
+    name: str
+    batch: int
+    height: int
+    width: int
+    channels: int
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        return self.batch, self.height, self.width, self.channels
+
+
 DEPTHWISE = (DepthwiseCase("depth", 16, 32, 32, 64, 3),)
 
 # What stands behind seed1, seed2, cifar and stem.
@@ -110,4 +125,11 @@ POOLS = (
 DROPOUTS = (
     DropoutCase("drop1", (250, 14, 14, 8), 0.25),
     DropoutCase("drop3", (250, 256), 0.5),
+)
+
+# The three stages of resnet20.
+NORMALIZATIONS = (
+    NormalizationCase("norm1", 64, 32, 32, 16),
+    NormalizationCase("norm2", 64, 16, 16, 32),
+    NormalizationCase("norm3", 64, 8, 8, 64),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cases import CONVOLUTIONS, DEPTHWISE, DROPOUTS, POOLS
+from cases import CONVOLUTIONS, DEPTHWISE, DROPOUTS, NORMALIZATIONS, POOLS
 
 PASSES = ("forward", "full")
 
@@ -41,6 +41,9 @@ def _recipes() -> dict[str, _Recipe]:
         # Its forward pass is that of a prediction, which drops nothing: the full one counts.
         arguments = {"rate": case.rate}
         found[f"{case.name}.dropout"] = ("Dropout", arguments, case.input_shape, True)
+    for case in NORMALIZATIONS:
+        # Likewise: a prediction is the framework's own product and sum.
+        found[f"{case.name}.norm"] = ("BatchNormalization", {}, case.input_shape, True)
     return found
 
 
@@ -60,6 +63,7 @@ SHORT = (
     "pool_seed1.max",
     "pool_cifar.average",
     "drop1.dropout",
+    "norm3.norm",
 )
 
 

@@ -101,13 +101,39 @@ def _weights(torch: Any, layer: Any, form: Any) -> list[Any]:
 
 
 def _function(layer: Any, shape: tuple[int, ...]) -> _Function | None:
-    if getattr(layer, "data_format", "") != "channels_last" or layer.compute_dtype != "float32":
+    if layer.compute_dtype != "float32":
+        return None
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return _normalization(layer, shape)
+    if getattr(layer, "data_format", "") != "channels_last":
         return None
     if isinstance(layer, keras.layers.Conv2D | keras.layers.DepthwiseConv2D):
         return _convolution(layer, shape)
     if isinstance(layer, keras.layers.MaxPooling2D | keras.layers.AveragePooling2D):
         return _pool(layer)
     return None
+
+
+def _normalization(layer: Any, shape: tuple[int, ...]) -> _Function | None:
+    torch = import_module("torch")
+    functional = import_module("torch.nn.functional")
+    if len(shape) != 4 or layer.axis not in (-1, 3) or layer.renorm or not layer.trainable:
+        return None
+    averages = [
+        torch.from_numpy(np.array(keras.ops.convert_to_numpy(it)))
+        for it in (layer.moving_mean, layer.moving_variance)
+    ]
+    scale, center = layer.scale, layer.center
+    momentum, epsilon = 1 - layer.momentum, layer.epsilon
+
+    def compute(inputs: Any, weights: list[Any]) -> Any:
+        gamma = weights[0] if scale else None
+        beta = weights[-1] if center else None
+        # What needs gradients is a step of training.
+        training = torch.is_grad_enabled()
+        return functional.batch_norm(inputs, *averages, gamma, beta, training, momentum, epsilon)
+
+    return compute
 
 
 def _convolution(layer: Any, shape: tuple[int, ...]) -> _Function | None:

@@ -42,9 +42,9 @@ def work(
     """Count what a layer has to do.
 
     Args:
-        layer: A built convolution, depthwise convolution, pooling or dropout layer of stock Keras,
-            or of a subclass; one that has a ``pool_size`` besides is a convolution with a pool
-            behind it.
+        layer: A built convolution, depthwise convolution, pooling, dropout or batch normalization
+            layer of stock Keras, or of a subclass; one that has a ``pool_size`` besides is a
+            convolution with a pool behind it.
         shape: The shape of its inputs, the batch included.
         grad_inputs: Whether the gradient of the inputs is computed.
 
@@ -61,6 +61,8 @@ def work(
             known = _pool(layer, shape, grad_inputs)
         elif isinstance(layer, keras.layers.Dropout):
             known = _dropout(shape, grad_inputs)
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            known = _normalization(layer, shape, grad_inputs)
     return known and {**known, "full": known["forward"] + known["backward"]}
 
 
@@ -108,6 +110,22 @@ def _dropout(shape: tuple[int, ...], grad_inputs: bool) -> dict[str, Work]:
     there = Work(3 * elements, (2 * _SIZE + 1) * elements)
     back = Work(elements, (2 * _SIZE + 1) * elements) if grad_inputs else Work(0, 0)
     return {"forward": Work(0, 0), "backward": there + back}
+
+
+def _normalization(layer: Any, shape: tuple[int, ...], grad_inputs: bool) -> dict[str, Work]:
+    # Forward alone is a prediction: a product and a sum. Of training, what its moments ask for on
+    # top (a sum, a difference, a square and its sum) counts as backward, as do the outputs, which
+    # are others, and the gradients: their sum, their products' sum, and two products and two sums
+    # for each of the inputs.
+    elements = math.prod(shape)
+    parameters = sum(math.prod(it.shape) for it in layer.trainable_weights)
+    statistics = sum(math.prod(it.shape) for it in layer.non_trainable_weights)
+    forward = Work(2 * elements, _SIZE * (2 * elements + parameters + statistics))
+    moments = Work(4 * elements, _SIZE * statistics)
+    back = Work(4 * elements, _SIZE * (2 * elements + 2 * parameters))
+    if grad_inputs:
+        back += Work(4 * elements, _SIZE * elements)
+    return {"forward": forward, "backward": moments + back}
 
 
 def _channels(layer: Any) -> int:

@@ -265,6 +265,7 @@ def test_the_committed_thresholds_fit_the_cases():
 
 def test_every_case_is_measured():
     every = (*cases.CONVOLUTIONS, *cases.DEPTHWISE, *cases.POOLS, *cases.DROPOUTS)
+    every += cases.NORMALIZATIONS
     assert {pair.partition(".")[0] for pair in layer_cases.PAIRS} == {case.name for case in every}
     assert len({case.name for case in every}) == len(every)
     assert set(layer_cases.SHORT) <= set(layer_cases.PAIRS)

@@ -154,8 +154,17 @@ def test_work_of_pools():
     assert whole["forward"] == Work(96, 4 * (96 + 6))
 
 
+def test_work_of_a_batch_normalization():
+    """Of training each of inputs, outputs and both gradients once; inputs twice, as they return."""
+    found = count(layers.BatchNormalization(), (2, 4, 4, 3))
+    assert found["forward"] == Work(2 * 96, 4 * (2 * 96 + 4 * 3))
+    assert found["full"] == Work(14 * 96, 4 * (5 * 96 + 4 * 3 + 2 * 3 + 4 * 3))
+    first = count(layers.BatchNormalization(scale=False), (2, 4, 4, 3), grad_inputs=False)
+    assert first["full"] == Work(10 * 96, 4 * (4 * 96 + 3 * 3 + 2 * 3 + 2 * 3))
+
+
 def test_work_that_is_not_known():
-    layer = layers.BatchNormalization()
+    layer = layers.LayerNormalization()
     layer.build((1, 2, 2, 3))
     assert work(layer, (1, 2, 2, 3)) is None
 

@@ -25,6 +25,9 @@ LAYERS = {
     "block": StockBlock2D(4, 5, padding="same", pool_size=2),
     "max": layers.MaxPooling2D(2),
     "average": layers.AveragePooling2D((3, 2), strides=2),
+    "normalization": layers.BatchNormalization(epsilon=0.1),
+    "normalization, shifted": layers.BatchNormalization(scale=False),
+    "normalization, scaled": layers.BatchNormalization(center=False),
 }
 
 
@@ -40,8 +43,9 @@ def test_outputs(name):
     layer = LAYERS[name]
     it = workload(layer)
     stock = it.build(it.reference)
-    for variable in stock.trainable_variables:
-        variable.assign(np.random.default_rng(1).standard_normal(variable.shape))
+    for variable in stock.variables:
+        # A variance is positive.
+        variable.assign(np.random.default_rng(1).uniform(0.5, 2, variable.shape))
     inputs = np.random.default_rng(0).standard_normal(it.shape).astype(np.float32)
     assert_close(torch_peer.torch_results(it, inputs, stock), stock(inputs), 4 * 25)
 
@@ -55,6 +59,27 @@ def test_both_layouts_can_be_timed(name, grad_inputs):
     for functions in found.values():
         functions["forward"].repeat(2)
         functions["full"].repeat(2)
+
+
+@needs_torch
+def test_a_normalization_trains_in_the_full_pass():
+    """By the moments of the batch, which move the averages; a prediction moves nothing."""
+    import torch
+
+    layer = layers.BatchNormalization(momentum=0.5)
+    layer.build((None, 9, 8, 4))
+    compute = torch_peer._function(layer, (2, 9, 8, 4))
+    assert compute is not None
+    inputs = 7 + 3 * torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(0))
+    weights = torch_peer._weights(torch, layer, torch.contiguous_format)
+    with torch.inference_mode():
+        before = compute(inputs, weights)
+        assert torch.equal(compute(inputs, weights), before)
+        assert abs(before.mean() - 7) < 1
+    trained = compute(inputs, weights)
+    assert abs(trained.detach().mean()) < 1e-5
+    with torch.inference_mode():
+        assert abs(compute(inputs, weights).mean()) < abs(before.mean()) - 1
 
 
 @needs_torch
