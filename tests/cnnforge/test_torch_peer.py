@@ -64,8 +64,7 @@ def test_both_layouts_can_be_timed(name, grad_inputs):
 @needs_torch
 def test_a_normalization_trains_in_the_full_pass():
     """By the moments of the batch, which move the averages; a prediction moves nothing."""
-    import torch
-
+    torch = pytest.importorskip("torch")
     layer = layers.BatchNormalization(momentum=0.5)
     layer.build((None, 9, 8, 4))
     compute = torch_peer._function(layer, (2, 9, 8, 4))
