@@ -19,6 +19,7 @@ from cnnforge_kernels.cuda.plans import Plan
 
 # What a kernel may read and write behind a pointer, whose memory's size nobody knows.
 _REACH = 1 << 14
+FUNCTIONS = 0xF000
 
 
 class Memory:
@@ -90,11 +91,13 @@ class Driver:
         memories: what was allocated.
         streams: the stream of each call.
         launches: (kernel, grid, arguments).
+        functions: the kernels that were loaded; that at i has the address ``FUNCTIONS + i``.
     """
 
     memories: list[Allocation] = field(default_factory=list)
     streams: list[int] = field(default_factory=list)
     launches: list[tuple[Kernel, tuple[int, int, int], list[Any]]] = field(default_factory=list)
+    functions: list[Kernel] = field(default_factory=list)
 
     @property
     def kernels(self) -> list[str]:
@@ -116,6 +119,12 @@ class Driver:
         """So many bytes."""
         self.memories.append(Allocation(size))
         return self.memories[-1]
+
+    def function(self, kernel: Kernel, device: int) -> int:
+        """A number for a kernel."""
+        if kernel not in self.functions:
+            self.functions.append(kernel)
+        return FUNCTIONS + self.functions.index(kernel)
 
     def launch(
         self,
