@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -145,5 +145,3 @@ def _decode_shapes(op: ArrayOp, words: Sequence[int]) -> list[Shape]:
         tuple(None if size < 0 else size for size in itertools.islice(sizes, item.rank))
         for item in op.inputs
     ]
-
-

@@ -37,11 +37,11 @@ from cnnforge.ops._tf_c_api import (
 )
 
 # Words of the state.
-_ENTRY, _SHAPE_ENTRY, _LOCK, _INPUTS, _OUTPUTS, _BLOCK_WORDS = 0, 1, 2, 3, 4, 5
-_FAIL, _NUMBER, _ATTRIBUTE_OFFSET, _ATTRIBUTE_WORDS = 6, 7, 8, 9
-_HEADER = 10
-_INPUT_WORDS = 2  # rank, offset in the block
-_OUTPUT_WORDS = 5  # rank, offset in the block, TensorFlow's dtype, bytes per element, shape source
+_ENTRY, _SHAPE_ENTRY, _LOCK, INPUTS, OUTPUTS, BLOCK_WORDS = 0, 1, 2, 3, 4, 5
+_FAIL, NUMBER, _ATTRIBUTE_OFFSET, ATTRIBUTE_WORDS = 6, 7, 8, 9
+HEADER = 10
+INPUT_WORDS = 2  # rank, offset in the block
+OUTPUT_WORDS = 5  # rank, offset in the block, TensorFlow's dtype, bytes per element, shape source
 
 # What went wrong, for the fail callback.
 WRONG_RANK, SHAPE_RULE_RAISED, NEGATIVE_SHAPE, ALLOCATION_FAILED, FUNCTION_RAISED = 1, 2, 3, 4, 5
@@ -132,8 +132,8 @@ def _call_fail(
 @numba.njit(cache=True)
 def _fetch_inputs(state, context, block, handles, status):
     """Fetch the inputs into the block. Returns 0, or 1 + the number of one of another rank."""
-    for index in range(state[_INPUTS]):
-        position = _HEADER + _INPUT_WORDS * index
+    for index in range(state[INPUTS]):
+        position = HEADER + INPUT_WORDS * index
         rank, offset = state[position], state[position + 1]
         TF_GetInput(context, np.int32(index), handles.ctypes.data + 8 * index, status)
         tensor = handles[index]
@@ -148,9 +148,9 @@ def _fetch_inputs(state, context, block, handles, status):
 @numba.njit(cache=True)
 def _allocate_outputs(state, context, block, handles, status):
     """Allocate the outputs whose shapes are in the block. Returns what went wrong, and where."""
-    inputs = state[_INPUTS]
-    for index in range(state[_OUTPUTS]):
-        position = _HEADER + _INPUT_WORDS * inputs + _OUTPUT_WORDS * index
+    inputs = state[INPUTS]
+    for index in range(state[OUTPUTS]):
+        position = HEADER + INPUT_WORDS * inputs + OUTPUT_WORDS * index
         rank, offset, source = state[position], state[position + 1], state[position + 4]
         size = state[position + 3]
         for axis in range(rank):
@@ -182,7 +182,7 @@ def begin(state, context, block, handles, status):
     if wrong != 0:
         return WRONG_RANK, wrong - 1
     attributes = attributes_at(state)
-    for index in range(state[_ATTRIBUTE_WORDS]):
+    for index in range(state[ATTRIBUTE_WORDS]):
         block[state[_ATTRIBUTE_OFFSET] + index] = state[attributes + index]
     if state[_SHAPE_ENTRY] != 0 and _call_entry(state[_SHAPE_ENTRY], block.ctypes.data) != 0:
         return SHAPE_RULE_RAISED, 0
@@ -192,7 +192,7 @@ def begin(state, context, block, handles, status):
 @numba.njit(cache=True)
 def attributes_at(state):
     """The place of the attributes in a state, the last of its words that are the same for all."""
-    return _HEADER + _INPUT_WORDS * state[_INPUTS] + _OUTPUT_WORDS * state[_OUTPUTS]
+    return HEADER + INPUT_WORDS * state[INPUTS] + OUTPUT_WORDS * state[OUTPUTS]
 
 
 @numba.njit(cache=True)
@@ -217,7 +217,7 @@ def finish(state, context, code, where, handles, status):
     if code == ALLOCATION_FAILED:
         TF_OpKernelContext_Failure(context, status)
     elif code > 0:
-        _call_fail(state[_FAIL], state[_NUMBER], code, where, context)
+        _call_fail(state[_FAIL], state[NUMBER], code, where, context)
     for index in range(handles.size):
         if handles[index] != 0:
             TF_DeleteTensor(handles[index])
@@ -229,8 +229,8 @@ def compute(state_address, context):
     """The compute callback: `void(void *state, TF_OpKernelContext *)`."""
     state = words_at(state_address)
     status = TF_NewStatus()
-    handles = np.zeros(state[_INPUTS] + state[_OUTPUTS], np.intp)
-    block = np.zeros(state[_BLOCK_WORDS], np.int64)
+    handles = np.zeros(state[INPUTS] + state[OUTPUTS], np.intp)
+    block = np.zeros(state[BLOCK_WORDS], np.int64)
     code, where = _run(state, context, block, handles, status)
     finish(state, context, code, where, handles, status)
 

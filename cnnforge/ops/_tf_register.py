@@ -14,12 +14,14 @@ from tensorflow.python.eager import execute
 from tensorflow.python.framework import op_def_library, op_def_registry
 
 from cnnforge.ops import _tf_c_api as api
+from cnnforge.ops import _tf_cuda
 from cnnforge.ops._definition import GRAD, Array, Step
 from cnnforge.ops._shapes import Shape
 from cnnforge.ops._tf_callbacks import State, cpu_state, make_create, steps
 from cnnforge.ops._tf_compute import compute
 
 if TYPE_CHECKING:
+    from cnnforge.ops._tf_cuda_register import CudaKernels
     from cnnforge.ops.array_op import ArrayOp
 
 _lock = threading.RLock()
@@ -47,10 +49,19 @@ def register(op: ArrayOp) -> None:
     # The forward step comes last: where it is known, so are the others.
     if _is_current(op, op.forward_step):
         return
+    # Before the lock: what is tried out on a device registers an op of its own.
+    register_steps(op, _tf_cuda.kernels(op))
+
+
+def register_steps(op: ArrayOp, cuda: CudaKernels | None) -> None:
+    """Register all steps of an op, with what computes them on CUDA devices, if there is anything.
+
+    A type that is registered already keeps the kinds of devices that it has.
+    """
     with _lock:
         for step in (*op.backward_steps, op.forward_step):
             if not _is_current(op, step):
-                _register(op, step, type_name(step))
+                _register(op, step, type_name(step), cuda)
 
 
 def _is_current(op: ArrayOp, step: Step) -> bool:
@@ -64,7 +75,7 @@ def _argument(prefix: str, item: Array) -> str:
     return f"{prefix}_{item.name}"
 
 
-def _register(op: ArrayOp, step: Step, name: str) -> None:
+def _register(op: ArrayOp, step: Step, name: str, cuda: CudaKernels | None) -> None:
     inputs = [(_argument("in", item), tf.as_dtype(item.dtype)) for item in step.reads]
     outputs = [(_argument("out", item), tf.as_dtype(item.dtype)) for item in step.writes]
     known = op_def_registry.get(name)
@@ -93,12 +104,14 @@ def _register(op: ArrayOp, step: Step, name: str) -> None:
     status = api.new_status()
     api.register_op(builder, status)
     api.check(status)
-    register_kernel(name, "CPU", cpu_state, compute.address)
+    _register_kernel(name, "CPU", cpu_state, compute.address)
+    if cuda is not None:
+        _register_kernel(name, cuda.kind, cuda.state_of, cuda.address)
     steps[name] = (op, step)
     tf.RegisterGradient(name)(_forward_gradient if step.is_forward else _no_second_order)
 
 
-def register_kernel(name: str, device: str, state_of: Callable[..., State], address: int) -> None:
+def _register_kernel(name: str, device: str, state_of: Callable[..., State], address: int) -> None:
     """Register what computes a type on a kind of device.
 
     Args:
