@@ -214,7 +214,7 @@ def _cuda() -> str:
         return f"{on_cpu}; numba-cuda sees no device"
     return (
         f"numba-cuda sees {', '.join(names)}; the layers' kernels run there under the torch "
-        "backend (KERAS_BACKEND=torch), on the CPU under TensorFlow"
+        "backend (KERAS_BACKEND=torch), and under TensorFlow as 'ops' says"
     )
 
 

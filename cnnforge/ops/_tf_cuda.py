@@ -80,7 +80,15 @@ def describe() -> str:
 
 
 def _usable(op: ArrayOp) -> bool:
-    return op.cuda is not None and choose().way != "off" and missing(op) is None
+    if op.cuda is None or choose().way == "off":
+        return False
+    reason = missing(op)
+    wanted = os.environ.get(ROUTE_VARIABLE, "auto")
+    if reason is not None and wanted != "auto":
+        raise UsageError(
+            f"{ROUTE_VARIABLE}={wanted} cannot be had for the op {op.name!r}: {reason}"
+        )
+    return reason is None
 
 
 def _decide(wanted: str) -> Choice:

@@ -38,11 +38,12 @@ def make_op() -> ArrayOp:
     )
 
 
-def run(call: Callable[..., Sequence[Any]]) -> None:
+def run(call: Callable[..., Sequence[Any]], kind: str = "GPU") -> None:
     """Run an op on the first device, eagerly and in a graph.
 
     Args:
         call: `call(op, tensors, values)` of the way.
+        kind: What TensorFlow calls such devices.
 
     Raises:
         RuntimeError: A result is wrong, or was computed elsewhere.
@@ -54,13 +55,13 @@ def run(call: Callable[..., Sequence[Any]]) -> None:
         return call(op, (inputs, factor), {"offset": 0.25})[0]
 
     def check() -> None:
-        with tf.device("GPU:0"):
+        with tf.device(f"{kind}:0"):
             inputs, factor = tf.constant([1.0, 2.0, 3.0]), tf.constant([2.0])
             for route in (compute, tf.function(compute, autograph=False)):
                 # Twice: the second time there is nothing left to find out.
                 for _ in range(2):
                     result = route(inputs, factor)
-                    if "GPU" not in result.device:
+                    if kind not in result.device:
                         raise RuntimeError(f"the self-test ran on {result.device}")
                     if result.numpy().tolist() != [2.25, 4.25, 6.25]:
                         raise RuntimeError(f"the self-test gave {result.numpy().tolist()}")

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -72,7 +73,7 @@ def build(folder: Path) -> Path:
     compiler = _compiler()
     flags = [*_FLAGS, *tf.sysconfig.get_compile_flags()]
     links = tf.sysconfig.get_link_flags()
-    version = _run([compiler, "--version"])
+    version = _run([*compiler, "--version"])
     facts = (tf.__version__, tf.version.GIT_VERSION, compiler, version, flags, links)
     digest = hashlib.sha256(repr(facts).encode() + _SOURCE.read_bytes()).hexdigest()
     path = folder / f"tf_stream-{digest[:32]}.so"
@@ -85,7 +86,7 @@ def build(folder: Path) -> Path:
         raise NoStreamError(f"{folder} cannot be written: {error}") from error
     os.close(handle)
     try:
-        _run([compiler, str(_SOURCE), *flags, "-o", made, *links])
+        _run([*compiler, str(_SOURCE), *flags, "-o", made, *links])
         # Two processes that build it at once leave one whole file.
         os.replace(made, path)
     finally:
@@ -98,15 +99,16 @@ def _cache_directory() -> Path:
     return Path(platformdirs.user_cache_dir("cnnforge", appauthor=False)) / "tensorflow"
 
 
-def _compiler() -> str:
-    """What `CXX` names, or the first of the usual ones that is there."""
+def _compiler() -> list[str]:
+    """What `CXX` says, or the first of the usual ones that is there."""
     wanted = os.environ.get("CXX")
-    names = (wanted,) if wanted else _COMPILERS
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    if found is None:
-        text = f"CXX is {wanted!r}, which is no program" if wanted else "no C++ compiler was found"
-        raise NoStreamError(f"{text}; install one: apt install g++")
-    return found
+    commands = [shlex.split(wanted)] if wanted else [[name] for name in _COMPILERS]
+    for command in commands:
+        found = shutil.which(command[0]) if command else None
+        if found is not None:
+            return [found, *command[1:]]
+    text = f"CXX is {wanted!r}, which is no program" if wanted else "no C++ compiler was found"
+    raise NoStreamError(f"{text}; install one: apt install g++")
 
 
 def _run(command: list[str]) -> str:

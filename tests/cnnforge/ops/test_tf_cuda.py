@@ -347,6 +347,10 @@ def test_a_module_that_cannot_record(cuda, monkeypatch):
     op = define(cuda, cuda="plain_cuda")
     assert _cuda.missing(op) == "plain_cuda has no function 'record'"
     assert _tf_cuda.kernels(op) is None
+    monkeypatch.setenv("CNNFORGE_TENSORFLOW_GPU", "stream")
+    with pytest.raises(UsageError, match=r"GPU=stream cannot be had for the op .*: plain_cuda has"):
+        _tf_cuda.kernels(op)
+    assert _tf_cuda.kernels(define(cuda, cuda=None)) is None
 
 
 # The self-test.

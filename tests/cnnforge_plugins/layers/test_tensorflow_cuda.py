@@ -334,6 +334,7 @@ def test_values(name, graph, request):
         assert_close(got.numpy(), wanted.numpy(), 4 * 3 * 3 * 40)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(SIMULATED, reason="this is what starts the simulator")
 def test_values_in_the_simulator():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
@@ -346,3 +347,66 @@ def test_values_in_the_simulator():
     )
     assert done.returncode == 0, done.stdout[-10000:] + done.stderr[-2000:]
     assert f"{2 * len(LAYERS)} passed" in done.stdout
+
+
+def on_a_card(monkeypatch, way):
+    """The layers on the first CUDA device, which is reached that way; skips without one."""
+    if not tf.config.list_physical_devices("GPU"):
+        pytest.skip("TensorFlow sees no CUDA device")
+    monkeypatch.setattr(_tf_cuda, "_choice", _tf_cuda._decide(way))
+    launched = []
+    plain_launch, plain_function = runtime.Driver.launch, runtime.Driver.function
+
+    def launch_noted(self, launches, *others):
+        launched.extend(kernel.name.split()[0] for kernel, _, _ in launches)
+        plain_launch(self, launches, *others)
+
+    def function_noted(self, kernel, device):
+        launched.append(kernel.name.split()[0])
+        return plain_function(self, kernel, device)
+
+    monkeypatch.setattr(runtime.Driver, "launch", launch_noted)
+    monkeypatch.setattr(runtime.Driver, "function", function_noted)
+    return launched
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(SIMULATED, reason="needs no simulator")
+@pytest.mark.parametrize("way", ["stream", "dlpack"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_on_a_device(name, way, monkeypatch):
+    launched = on_a_card(monkeypatch, way)
+    layer = make(name)
+    arrays = arrays_of(name, layer, images=7 if way == "stream" else 11)
+    with tf.device("CPU:0"):
+        expected = compute(layer, *arrays)
+    step = tf.function(lambda *them: compute(layer, *them))
+    with tf.device("GPU:0"):
+        found = [compute(layer, *arrays), step(*arrays), step(*arrays)]
+    for results in found:
+        assert results[0].device.endswith("GPU:0")
+        for got, wanted in zip(results, expected, strict=True):
+            assert_close(got.numpy(), wanted.numpy(), 4 * 3 * 3 * 40 * 11)
+    *_, forward, backward = LAYERS[name]
+    assert set(launched) == set(forward + backward)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(SIMULATED, reason="needs no simulator")
+def test_kernels_take_their_turn_between_tensorflow_s_own(monkeypatch):
+    """What TensorFlow computes before and after: on another stream it would not be there yet."""
+    on_a_card(monkeypatch, "stream")
+    layer = AveragePooling2D(2)
+    with tf.device("GPU:0"):
+        images = tf.random.stateless_uniform((64, 128, 128, 16), (1, 2))
+
+        @tf.function
+        def chain(start):
+            def step(number, seen):
+                grown = tf.cast(number + 1, tf.float32) * images
+                return number + 1, seen + tf.reduce_mean(layer(grown))
+
+            return tf.while_loop(lambda number, _: number < 200, step, (0, start))[1]
+
+        expected = 200 * 201 / 2 * tf.reduce_mean(images)
+        np.testing.assert_allclose(chain(0.0).numpy(), expected.numpy(), rtol=1e-4)
