@@ -93,7 +93,10 @@ def missing(op: ArrayOp) -> str | None:
     """Why an op cannot run on a CUDA device through a recording; `None`: it can."""
     if op.cuda is None:
         return "no implementation for CUDA devices"
-    module = importlib.import_module(op.cuda)
+    try:
+        module = importlib.import_module(op.cuda)
+    except ImportError as error:
+        return f"{op.cuda} cannot be imported: {error}"
     if not hasattr(module, "record"):
         return f"{op.cuda} has no function 'record'"
     said = getattr(module, "missing", None)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import tensorflow as tf
 
 from cnnforge.errors import UsageError
 from cnnforge.ops._cuda import missing
+from cnnforge.ops.array_op import registered_ops
 
 if TYPE_CHECKING:
     from cnnforge.ops._tf_cuda_register import CudaKernels
@@ -76,14 +78,25 @@ def describe() -> str:
         "dlpack": "handed over by DLPack, waiting for the device",
         "off": "none",
     }
-    return f"GPU: {names[choice.way]} ({choice.reason})"
+    text = f"GPU: {names[choice.way]} ({choice.reason})"
+    if choice.way == "off":
+        return text
+    lacking = {missing(op) for op in registered_ops() if op.cuda is not None} - {None}
+    return "; ".join(
+        [text, *(f"some ops on the CPU: {reason}" for reason in sorted(map(str, lacking)))]
+    )
 
 
 def _usable(op: ArrayOp) -> bool:
-    if op.cuda is None or choose().way == "off":
+    if op.cuda is None:
+        return False
+    wanted = os.environ.get(ROUTE_VARIABLE, "auto")
+    if _choice is None and wanted == "auto" and _no_device() is None and missing(op) is not None:
+        # Nothing is compiled for what would not be used.
+        return False
+    if choose().way == "off":
         return False
     reason = missing(op)
-    wanted = os.environ.get(ROUTE_VARIABLE, "auto")
     if reason is not None and wanted != "auto":
         raise UsageError(
             f"{ROUTE_VARIABLE}={wanted} cannot be had for the op {op.name!r}: {reason}"
@@ -113,6 +126,7 @@ def _decide(wanted: str) -> Choice:
     return Choice("off", reason)
 
 
+@cache
 def _no_device() -> str | None:
     if not tf.test.is_built_with_cuda():
         return "this TensorFlow is built without CUDA"

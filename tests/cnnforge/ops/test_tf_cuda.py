@@ -283,6 +283,7 @@ def test_without_a_device_nothing_is_tried(cuda, monkeypatch):
     with pytest.raises(UsageError, match="is 'on', expected auto, stream, dlpack or off"):
         _tf_cuda._decide("on")
     assert _tf_cuda._decide("off").reason == "CNNFORGE_TENSORFLOW_GPU=off"
+    monkeypatch.setattr(_tf_cuda, "_no_device", _tf_cuda._no_device.__wrapped__)
     monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: False)
     assert _tf_cuda._decide("auto").reason == "this TensorFlow is built without CUDA"
 
@@ -332,12 +333,30 @@ def test_the_first_way(cuda, monkeypatch):
     choice = _tf_cuda._decide("auto")
     assert (choice.way, choice.kernels) == ("stream", cuda.kernels)
     monkeypatch.setattr(_tf_cuda, "_choice", choice)
+    monkeypatch.setattr(_tf_cuda, "registered_ops", lambda: [define(cuda)])
     assert _tf_cuda.describe() == (
         "GPU: launched on TensorFlow's own stream (its self-test passed)"
     )
     other = define(cuda, cuda=None)
     assert _tf_cuda.kernels(other) is None
     assert _cuda.missing(other) == "no implementation for CUDA devices"
+
+
+def test_nothing_is_compiled_for_ops_that_cannot_use_it(cuda, monkeypatch):
+    def decide(wanted):
+        pytest.fail("it was tried")
+
+    monkeypatch.setattr(_tf_cuda, "_choice", None)
+    monkeypatch.setattr(_tf_cuda, "_no_device", lambda: None)
+    monkeypatch.setattr(_tf_cuda, "_decide", decide)
+    cuda.reason = "numba-cuda is not installed"
+    assert _tf_cuda.kernels(define(cuda)) is None
+    monkeypatch.setattr(_tf_cuda, "_choice", _tf_cuda.Choice("stream", "it works", cuda.kernels))
+    monkeypatch.setattr(_tf_cuda, "registered_ops", lambda: [define(cuda), define(cuda, cuda=None)])
+    assert _tf_cuda.describe() == (
+        "GPU: launched on TensorFlow's own stream (it works); some ops on the CPU: "
+        "numba-cuda is not installed"
+    )
 
 
 def test_a_module_that_cannot_record(cuda, monkeypatch):
@@ -347,6 +366,10 @@ def test_a_module_that_cannot_record(cuda, monkeypatch):
     op = define(cuda, cuda="plain_cuda")
     assert _cuda.missing(op) == "plain_cuda has no function 'record'"
     assert _tf_cuda.kernels(op) is None
+    lost = define(cuda, cuda="no_such_module")
+    assert _cuda.missing(lost) == "no_such_module cannot be imported: No module named " + repr(
+        "no_such_module"
+    )
     monkeypatch.setenv("CNNFORGE_TENSORFLOW_GPU", "stream")
     with pytest.raises(UsageError, match=r"GPU=stream cannot be had for the op .*: plain_cuda has"):
         _tf_cuda.kernels(op)
