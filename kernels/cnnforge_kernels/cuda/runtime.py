@@ -139,7 +139,10 @@ class Driver:
         """The ``CUfunction`` of a kernel, loaded for a device."""
         owner = self._device(device)
         with self._current(owner):
-            return int(self._load(kernel, owner).handle)
+            loaded = self._load(kernel, owner)
+            # Without a public name in early versions of cuda.core. It is a CUkernel, which the
+            # driver takes for a CUfunction wherever that is launched.
+            return int(loaded.handle if hasattr(loaded, "handle") else loaded._handle)
 
     def _load(self, kernel: Kernel, device: Any) -> Any:
         key = kernel, device.device_id

@@ -5,6 +5,7 @@ of the host. Stand-ins for TensorFlow's stream and for `cuLaunchKernel` compute 
 """
 
 import ctypes
+import resource
 import sys
 import threading
 from types import ModuleType, SimpleNamespace
@@ -84,13 +85,16 @@ class Cuda(ModuleType):
 
     def launch(self, *arguments):
         *numbers, places, extra = arguments
-        kinds = [ctypes.c_uint64] * 4 + [ctypes.c_int64, ctypes.c_float]
-        values = [kind.from_address(places[i]).value for i, kind in enumerate(kinds)]
+        kinds = [ctypes.c_uint64] * 4 + [ctypes.c_int64, ctypes.c_float, ctypes.c_uint64]
+        *values, first = [kind.from_address(places[i]).value for i, kind in enumerate(kinds)]
         assert extra is None
+        assert values[3] - first == 256
         self.launches.append((numbers, values))
         if self.error:
             return self.error
         source, factor, target, scratch, count, shift = values
+        # All of it, so that it counts as used.
+        ctypes.memset(scratch, 0, self.memories[0][1] - (self.scratch - SCRATCH))
         floats(scratch, count)[:] = floats(factor, 1)[0] * floats(source, count)
         floats(target, count)[:] = floats(scratch, count) + np.float32(shift)
         return 0
@@ -114,7 +118,7 @@ class Cuda(ModuleType):
         numbers = np.int64(target.shape[0]), np.float32(shift)
         pointers = (source.pointer, factor.pointer, target.pointer, self.scratch)
         launch = SimpleNamespace(function=FUNCTION, grid=grid, block=32, shared=64)
-        launch.arguments = (*pointers, *numbers)
+        launch.arguments = (*pointers, *numbers, self.memories[0][0])
         self.recorded[-1].append(launch)
 
     def fold(self, inputs, factor, shift, outputs, stream):
@@ -197,10 +201,14 @@ def test_values_gradients_and_arguments(op, cuda, graph):
 
 
 def test_every_shape_attribute_and_device_has_a_recipe(op, cuda, monkeypatch):
-    factor = tf.constant([2.0])
+    factor, asked, step_of = tf.constant([2.0]), [], _tf_cuda_register.step_of
+    monkeypatch.setattr(
+        _tf_cuda_register, "step_of", lambda number: asked.append(number) or step_of(number)
+    )
     for size in (1, 2, 3, 2, 1, 3, 0):
         assert op(tf.ones([size]), factor).shape == [size]
-    assert len(cuda.recorded) == 4
+    # Python is asked once for each, and never again.
+    assert len(cuda.recorded) == len(asked) == 4
     op(tf.ones([3]), factor, shift=0.25)
     assert len(cuda.recorded) == 5
     monkeypatch.setattr(sys.modules[__name__], "DEVICE", 1)
@@ -248,6 +256,24 @@ def test_what_goes_wrong_is_the_error_of_the_op(op, cuda, wrong, named):
         assert f"ArrayOp {op.name!r}: the forward function 'fold'" in str(caught.value)
     vars(cuda).update(before)
     assert op(tf.ones([3]), tf.ones([1])).numpy().tolist() == [1.5] * 3
+
+
+def test_memory_does_not_grow(op, cuda):
+    cuda.memories = [(SCRATCH, 1 << 22)]
+    inputs, factor = tf.ones([1 << 10]), tf.ones([1])
+
+    def call():
+        outputs = op(inputs, factor)
+        cuda.launches.clear()
+        return outputs
+
+    for _ in range(20):
+        call()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(200):
+        call()
+    # A buffer of 4 MiB for each call, if it were kept: 800 MiB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 17
 
 
 def test_registered_for_a_device_that_is_not_there(cuda, monkeypatch):
