@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -266,8 +267,13 @@ class _Machines(dict[type, str]):
 
     def __init__(self) -> None:
         settings = {name: os.environ.get(name) for name in _SETTINGS}
-        threads = numba.get_num_threads()
-        self._facts = [processor(), graphics(), backend(), versions(_PACKAGES), settings, threads]
+        threads, cards = numba.get_num_threads(), graphics()
+        self._facts = [processor(), cards, backend(), versions(_PACKAGES), settings, threads]
+        if cards["gpu"] != "none":
+            # What takes the kernels to a card; without it they are measured on the CPU.
+            compilers = [shutil.which(name) for name in ("g++", "c++", "clang++")]
+            settings = [os.environ.get(name) for name in ("CNNFORGE_TENSORFLOW_GPU", "CXX")]
+            self._facts += [versions(("numba-cuda",)), compilers, settings]
 
     def __missing__(self, kind: type) -> str:
         text = json.dumps([*self._facts, sources_digest(kind)], sort_keys=True)

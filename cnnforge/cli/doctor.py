@@ -51,8 +51,9 @@ def _report(plugins: Plugins) -> dict[str, Any]:
 
     route, usable = _route()
     checks = _checks(plugins.layers.values()) if usable else []
-    # After the checks: the threads are started by then.
+    # After the checks: the threads are started by then, and the ops known.
     facts = environment()
+    route = _route()[0] if usable else route
     layer = _threading_layer(facts["threading_layer"])
     return {
         "python": facts["python"],
@@ -214,7 +215,7 @@ def _cuda() -> str:
         return f"{on_cpu}; numba-cuda sees no device"
     return (
         f"numba-cuda sees {', '.join(names)}; the layers' kernels run there under the torch "
-        "backend (KERAS_BACKEND=torch), on the CPU under TensorFlow"
+        "backend (KERAS_BACKEND=torch), and under TensorFlow as 'ops' says"
     )
 
 

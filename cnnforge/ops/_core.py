@@ -80,9 +80,20 @@ class OpCore:
         Raises:
             ValueError: Numba cannot compile it.
         """
+        program = self.laid_out(step)
+        with self._lock:
+            _ = program.entry
+        return program
+
+    def laid_out(self, step: Step) -> Program:
+        """The step with nothing but its shape rule compiled: what it does is computed elsewhere.
+
+        Raises:
+            ValueError: Numba cannot compile the shape rule.
+        """
         program = self._programs[step]
         with self._lock:
-            _ = program.shape_entry, program.entry
+            _ = program.shape_entry
         return program
 
     def output_shapes(

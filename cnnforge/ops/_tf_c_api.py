@@ -123,6 +123,7 @@ TF_AllocateOutput = _symbol(
     "TF_AllocateOutput",
     _P(_P, types.int32, types.int32, _P, types.int32, types.uint64, _P),
 )
+TF_AllocateTemp = _symbol(_library, "TF_AllocateTemp", _P(_P, types.int32, _P, types.int32, _P, _P))
 TF_TensorData = _symbol(_library, "TF_TensorData", _P(_P))
 TF_NumDims = _symbol(_library, "TF_NumDims", types.int32(_P))
 TF_Dim = _symbol(_library, "TF_Dim", types.int64(_P, types.int32))

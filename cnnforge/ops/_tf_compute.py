@@ -15,6 +15,7 @@ from typing import Any
 
 import numba
 import numpy as np
+import tensorflow as tf
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -36,24 +37,27 @@ from cnnforge.ops._tf_c_api import (
 )
 
 # Words of the state.
-_ENTRY, _SHAPE_ENTRY, _LOCK, _INPUTS, _OUTPUTS, _BLOCK_WORDS = 0, 1, 2, 3, 4, 5
-_FAIL, _NUMBER, _ATTRIBUTE_OFFSET, _ATTRIBUTE_WORDS = 6, 7, 8, 9
-_HEADER = 10
-_INPUT_WORDS = 2  # rank, offset in the block
-_OUTPUT_WORDS = 5  # rank, offset in the block, TensorFlow's dtype, bytes per element, shape source
+_ENTRY, _SHAPE_ENTRY, _LOCK, INPUTS, OUTPUTS, BLOCK_WORDS = 0, 1, 2, 3, 4, 5
+_FAIL, NUMBER, _ATTRIBUTE_OFFSET, ATTRIBUTE_WORDS = 6, 7, 8, 9
+HEADER = 10
+INPUT_WORDS = 2  # rank, offset in the block
+OUTPUT_WORDS = 5  # rank, offset in the block, TensorFlow's dtype, bytes per element, shape source
 
 # What went wrong, for the fail callback.
 WRONG_RANK, SHAPE_RULE_RAISED, NEGATIVE_SHAPE, ALLOCATION_FAILED, FUNCTION_RAISED = 1, 2, 3, 4, 5
+NO_STREAM, LAUNCH_FAILED = 6, 7
+# It was reported where it happened.
+REPORTED = -1
 
 
 def make_state(
-    program: Program, dtypes: list[int], attribute_words: list[int], fail: int, number: int
+    program: Program, entry: int, attribute_words: list[int], fail: int, number: int
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Write down everything that the compute callback has to know about a node.
 
     Args:
-        program: The compiled step.
-        dtypes: TensorFlow's number for the dtype of each output.
+        program: The step.
+        entry: The address of the machine code that runs it; 0 where something else does.
         attribute_words: The attributes, encoded.
         fail: The address of the fail callback, `void(number, code, where, context)`, which is
             Python and only called to report an error.
@@ -65,7 +69,7 @@ def make_state(
     step = program.step
     shape_entry = program.shape_entry
     state = [
-        program.entry.address,
+        entry,
         shape_entry.address if shape_entry else 0,
         lock_address(),
         len(step.reads),
@@ -79,11 +83,11 @@ def make_state(
     for array in step.reads:
         state += [array.rank, program.offsets[array.name]]
     sources = step.shape_source or (None,) * len(step.writes)
-    for array, dtype, source in zip(step.writes, dtypes, sources, strict=True):
+    for array, source in zip(step.writes, sources, strict=True):
         state += [
             array.rank,
             program.offsets[array.name],
-            dtype,
+            tf.as_dtype(array.dtype).as_datatype_enum,
             array.dtype.itemsize,
             -1 if source is None else program.offsets[source],
         ]
@@ -91,7 +95,7 @@ def make_state(
 
 
 @intrinsic
-def _words(typingctx: Any, address: Any) -> Any:
+def words_at(typingctx: Any, address: Any) -> Any:
     """The words at an address."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -128,8 +132,8 @@ def _call_fail(
 @numba.njit(cache=True)
 def _fetch_inputs(state, context, block, handles, status):
     """Fetch the inputs into the block. Returns 0, or 1 + the number of one of another rank."""
-    for index in range(state[_INPUTS]):
-        position = _HEADER + _INPUT_WORDS * index
+    for index in range(state[INPUTS]):
+        position = HEADER + INPUT_WORDS * index
         rank, offset = state[position], state[position + 1]
         TF_GetInput(context, np.int32(index), handles.ctypes.data + 8 * index, status)
         tensor = handles[index]
@@ -144,9 +148,9 @@ def _fetch_inputs(state, context, block, handles, status):
 @numba.njit(cache=True)
 def _allocate_outputs(state, context, block, handles, status):
     """Allocate the outputs whose shapes are in the block. Returns what went wrong, and where."""
-    inputs = state[_INPUTS]
-    for index in range(state[_OUTPUTS]):
-        position = _HEADER + _INPUT_WORDS * inputs + _OUTPUT_WORDS * index
+    inputs = state[INPUTS]
+    for index in range(state[OUTPUTS]):
+        position = HEADER + INPUT_WORDS * inputs + OUTPUT_WORDS * index
         rank, offset, source = state[position], state[position + 1], state[position + 4]
         size = state[position + 3]
         for axis in range(rank):
@@ -172,24 +176,34 @@ def _allocate_outputs(state, context, block, handles, status):
 
 
 @numba.njit(cache=True)
-def _run(state, context, block, handles, status):
-    """Everything but the clean-up. Returns what went wrong, and where."""
+def begin(state, context, block, handles, status):
+    """Fill in the block: inputs, attributes, outputs. Returns what went wrong, and where."""
     wrong = _fetch_inputs(state, context, block, handles, status)
     if wrong != 0:
         return WRONG_RANK, wrong - 1
-    inputs, outputs = state[_INPUTS], state[_OUTPUTS]
-    attributes = _HEADER + _INPUT_WORDS * inputs + _OUTPUT_WORDS * outputs
-    for index in range(state[_ATTRIBUTE_WORDS]):
+    attributes = attributes_at(state)
+    for index in range(state[ATTRIBUTE_WORDS]):
         block[state[_ATTRIBUTE_OFFSET] + index] = state[attributes + index]
-    address = block.ctypes.data
-    if state[_SHAPE_ENTRY] != 0 and _call_entry(state[_SHAPE_ENTRY], address) != 0:
+    if state[_SHAPE_ENTRY] != 0 and _call_entry(state[_SHAPE_ENTRY], block.ctypes.data) != 0:
         return SHAPE_RULE_RAISED, 0
-    code, where = _allocate_outputs(state, context, block, handles, status)
+    return _allocate_outputs(state, context, block, handles, status)
+
+
+@numba.njit(cache=True)
+def attributes_at(state):
+    """The place of the attributes in a state, the last of its words that are the same for all."""
+    return HEADER + INPUT_WORDS * state[INPUTS] + OUTPUT_WORDS * state[OUTPUTS]
+
+
+@numba.njit(cache=True)
+def _run(state, context, block, handles, status):
+    """Everything but the clean-up. Returns what went wrong, and where."""
+    code, where = begin(state, context, block, handles, status)
     if code != 0:
         return code, where
     if state[_LOCK] != 0:
         pthread_mutex_lock(state[_LOCK])
-    failed = _call_entry(state[_ENTRY], address)
+    failed = _call_entry(state[_ENTRY], block.ctypes.data)
     if state[_LOCK] != 0:
         pthread_mutex_unlock(state[_LOCK])
     if failed != 0:
@@ -197,23 +211,28 @@ def _run(state, context, block, handles, status):
     return 0, 0
 
 
-@numba.cfunc(types.void(types.intp, types.intp), cache=True)
-def compute(state_address, context):
-    """The compute callback: `void(void *state, TF_OpKernelContext *)`."""
-    state = _words(state_address)
-    status = TF_NewStatus()
-    tensors = state[_INPUTS] + state[_OUTPUTS]
-    handles = np.zeros(tensors, np.intp)
-    block = np.zeros(state[_BLOCK_WORDS], np.int64)
-    code, where = _run(state, context, block, handles, status)
+@numba.njit(cache=True)
+def finish(state, context, code, where, handles, status):
+    """Report what went wrong, if anything did, and let go of the tensors and the status."""
     if code == ALLOCATION_FAILED:
         TF_OpKernelContext_Failure(context, status)
-    elif code != 0:
-        _call_fail(state[_FAIL], state[_NUMBER], code, where, context)
-    for index in range(tensors):
+    elif code > 0:
+        _call_fail(state[_FAIL], state[NUMBER], code, where, context)
+    for index in range(handles.size):
         if handles[index] != 0:
             TF_DeleteTensor(handles[index])
     TF_DeleteStatus(status)
+
+
+@numba.cfunc(types.void(types.intp, types.intp), cache=True)
+def compute(state_address, context):
+    """The compute callback: `void(void *state, TF_OpKernelContext *)`."""
+    state = words_at(state_address)
+    status = TF_NewStatus()
+    handles = np.zeros(state[INPUTS] + state[OUTPUTS], np.intp)
+    block = np.zeros(state[BLOCK_WORDS], np.int64)
+    code, where = _run(state, context, block, handles, status)
+    finish(state, context, code, where, handles, status)
 
 
 if sys.maxsize < 2**32:

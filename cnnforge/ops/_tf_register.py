@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,30 +14,18 @@ from tensorflow.python.eager import execute
 from tensorflow.python.framework import op_def_library, op_def_registry
 
 from cnnforge.ops import _tf_c_api as api
+from cnnforge.ops import _tf_cuda
 from cnnforge.ops._definition import GRAD, Array, Step
 from cnnforge.ops._shapes import Shape
-from cnnforge.ops._tf_compute import (
-    FUNCTION_RAISED,
-    NEGATIVE_SHAPE,
-    SHAPE_RULE_RAISED,
-    WRONG_RANK,
-    compute,
-    make_state,
-)
-from cnnforge.ops.entry import take_exception
+from cnnforge.ops._tf_callbacks import State, cpu_state, make_create, steps
+from cnnforge.ops._tf_compute import compute
 
 if TYPE_CHECKING:
+    from cnnforge.ops._tf_cuda_register import CudaKernels
     from cnnforge.ops.array_op import ArrayOp
 
 _lock = threading.RLock()
 
-# Which op and step stand behind a registered type. The functions behind a type can be replaced
-# (a notebook cell run twice); the type itself stays for the life of the process.
-_steps: dict[str, tuple[ArrayOp, Step]] = {}
-# A node's state holds the number of its step, for the messages of its errors.
-_numbered: list[Step] = []
-# Not `_lock`: who holds that may be waiting for TensorFlow, which may be waiting for a create.
-_number_lock = threading.Lock()
 _callbacks: list[Any] = []
 
 
@@ -62,14 +49,23 @@ def register(op: ArrayOp) -> None:
     # The forward step comes last: where it is known, so are the others.
     if _is_current(op, op.forward_step):
         return
+    # Before the lock: what is tried out on a device registers an op of its own.
+    register_steps(op, _tf_cuda.kernels(op))
+
+
+def register_steps(op: ArrayOp, cuda: CudaKernels | None) -> None:
+    """Register all steps of an op, with what computes them on CUDA devices, if there is anything.
+
+    A type that is registered already keeps the kinds of devices that it has.
+    """
     with _lock:
         for step in (*op.backward_steps, op.forward_step):
             if not _is_current(op, step):
-                _register(op, step, type_name(step))
+                _register(op, step, type_name(step), cuda)
 
 
 def _is_current(op: ArrayOp, step: Step) -> bool:
-    known = _steps.get(type_name(step))
+    known = steps.get(type_name(step))
     return known is not None and known[0] is op
 
 
@@ -79,7 +75,7 @@ def _argument(prefix: str, item: Array) -> str:
     return f"{prefix}_{item.name}"
 
 
-def _register(op: ArrayOp, step: Step, name: str) -> None:
+def _register(op: ArrayOp, step: Step, name: str, cuda: CudaKernels | None) -> None:
     inputs = [(_argument("in", item), tf.as_dtype(item.dtype)) for item in step.reads]
     outputs = [(_argument("out", item), tf.as_dtype(item.dtype)) for item in step.writes]
     known = op_def_registry.get(name)
@@ -88,12 +84,12 @@ def _register(op: ArrayOp, step: Step, name: str) -> None:
         same = [(item.name, tf.as_dtype(item.type)) for item in known.input_arg] == inputs and [
             (item.name, tf.as_dtype(item.type)) for item in known.output_arg
         ] == outputs
-        if not same or name not in _steps or _steps[name][0].name != op.name:
+        if not same or name not in steps or steps[name][0].name != op.name:
             raise ValueError(
                 f"{step.label}: TensorFlow has an op {name!r} with other arrays, and none can be "
                 "replaced while the process lives; restart it, or name the op otherwise"
             )
-        _steps[name] = (op, step)
+        steps[name] = (op, step)
         # The kernels that eager mode keeps hold the addresses of the functions of before.
         eager_context.context().clear_kernel_cache()
         return
@@ -108,95 +104,33 @@ def _register(op: ArrayOp, step: Step, name: str) -> None:
     status = api.new_status()
     api.register_op(builder, status)
     api.check(status)
-    create = _make_create(name, [dtype.as_datatype_enum for _, dtype in outputs])
-    _callbacks.append(create)
-    kernel = api.new_kernel(
-        name.encode(), b"CPU", ctypes.cast(create, ctypes.c_void_p), compute.address, api.FREE
-    )
-    status = api.new_status()
-    api.register_kernel(name.encode(), kernel, status)
-    api.check(status)
-    _steps[name] = (op, step)
+    _register_kernel(name, "CPU", cpu_state, compute.address)
+    if cuda is not None:
+        _register_kernel(name, cuda.kind, cuda.state_of, cuda.address)
+    steps[name] = (op, step)
     tf.RegisterGradient(name)(_forward_gradient if step.is_forward else _no_second_order)
 
 
-def _make_create(name: str, dtypes: list[int]) -> Any:
-    """The create callback of a type: runs once per node, in Python, and returns its state."""
+def _register_kernel(name: str, device: str, state_of: Callable[..., State], address: int) -> None:
+    """Register what computes a type on a kind of device.
 
-    @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
-    def create(construction: int) -> int | None:
-        try:
-            op, step = _steps[name]
-            words = _int64_list(construction, b"attributes")
-            shapes = _int64_list(construction, b"shapes")
-            values = op.decode(words)
-            if shapes:
-                op.prepare(_decode_shapes(op, shapes), values, gradient=not step.is_forward)
-            with _number_lock:
-                if step not in _numbered:
-                    _numbered.append(step)
-            number = _numbered.index(step)
-            state = make_state(op.program(step), dtypes, words, _FAIL, number)
-            address = api.malloc(state.nbytes)
-            ctypes.memmove(address, state.ctypes.data, state.nbytes)
-            return address
-        except BaseException as error:
-            status = api.new_status()
-            message = f"{_steps[name][1].label}: {type(error).__name__}: {error}"
-            api.set_status(status, api.INVALID_ARGUMENT, message.encode())
-            api.construction_failure(construction, status)
-            api.delete_status(status)
-            return None
-
-    return create
-
-
-def _int64_list(construction: int, name: bytes) -> list[int]:
-    size, total = ctypes.c_int32(), ctypes.c_int32()
+    Args:
+        name: The type.
+        device: What TensorFlow calls the kind.
+        state_of: Makes the state of a node, as `cpu_state` does.
+        address: That of the compute callback.
+    """
+    create = make_create(name, state_of)
+    _callbacks.append(create)
+    pointer = ctypes.cast(create, ctypes.c_void_p)
+    kernel = api.new_kernel(name.encode(), device.encode(), pointer, address, api.FREE)
     status = api.new_status()
-    api.get_attribute_size(construction, name, ctypes.byref(size), ctypes.byref(total), status)
+    api.register_kernel(name.encode(), kernel, status)
     api.check(status)
-    values = (ctypes.c_int64 * max(size.value, 1))()
-    status = api.new_status()
-    api.get_attribute_int64_list(construction, name, values, size.value, status)
-    api.check(status)
-    return list(values[: size.value])
-
-
-@ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
-def _fail(number: int, code: int, where: int, context: int) -> None:
-    """Report what the compute callback has found wrong. The only Python that it ever runs."""
-    step = _numbered[number]
-    error = take_exception() if code in (SHAPE_RULE_RAISED, FUNCTION_RAISED) else None
-    text = f"{type(error).__name__}: {error}" if error is not None else "no exception"
-    if code == WRONG_RANK:
-        item = step.reads[where]
-        text = f"{item.name!r} has another number of dimensions, expected {item.rank}"
-    elif code == SHAPE_RULE_RAISED:
-        text = f"the shape rule raised {text}"
-    elif code == NEGATIVE_SHAPE:
-        text = f"the shape rule gave {step.writes[where].name!r} a negative dimension"
-    else:
-        text = f"raised {text}"
-    status = api.new_status()
-    api.set_status(status, api.INVALID_ARGUMENT, f"{step.label}: {text}".encode())
-    api.context_failure(context, status)
-    api.delete_status(status)
-
-
-_FAIL = ctypes.cast(_fail, ctypes.c_void_p).value
 
 
 def _encode_shapes(shapes: Sequence[Shape]) -> list[int]:
     return [-1 if size is None else size for shape in shapes for size in shape]
-
-
-def _decode_shapes(op: ArrayOp, words: Sequence[int]) -> list[Shape]:
-    sizes = iter(words)
-    return [
-        tuple(None if size < 0 else size for size in itertools.islice(sizes, item.rank))
-        for item in op.inputs
-    ]
 
 
 def _shape(tensor: tf.Tensor, rank: int) -> Shape:
@@ -254,7 +188,7 @@ def call(op: ArrayOp, tensors: Sequence[tf.Tensor], values: Mapping[str, Any]) -
 
 def _forward_gradient(node: Any, *gradients: tf.Tensor | None) -> list[tf.Tensor | None]:
     """The gradients of an op: one node per backward function, those not needed being pruned."""
-    op = _steps[node.type][0]
+    op = steps[node.type][0]
     op.check_differentiable()
     register(op)
     words = list(node.get_attr("attributes"))
@@ -289,4 +223,4 @@ def second_order_error(op_name: str) -> NotImplementedError:
 
 
 def _no_second_order(node: Any, *gradients: tf.Tensor | None) -> list[tf.Tensor | None]:
-    raise second_order_error(_steps[node.type][0].name)
+    raise second_order_error(steps[node.type][0].name)

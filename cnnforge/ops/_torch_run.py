@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch  # pyright: ignore[reportMissingImports]
 
+from cnnforge.ops._cuda import cuda_functions
 from cnnforge.ops._definition import GRAD, Array, Step, parameters
 from cnnforge.ops._program import _turn
 
 if TYPE_CHECKING:
     from cnnforge.ops.array_op import ArrayOp
-
-
-@cache
-def cuda_functions(op: ArrayOp) -> Mapping[Step, Callable[..., None]]:
-    """The functions that compute an op on CUDA devices, from the module that its author named.
-
-    Raises:
-        ValueError: One is missing, or its parameters are not those of the function of the CPU and
-            `stream`.
-    """
-    module = importlib.import_module(str(op.cuda))
-    found = {}
-    for step in (op.forward_step, *op.backward_steps):
-        name = step.function.__name__
-        function = getattr(module, name, None)
-        if function is None:
-            raise ValueError(
-                f"{step.label}: {op.cuda} has no function {name!r} to compute it on CUDA devices"
-            )
-        given = inspect.signature(function).parameters
-        needed = {name for name, it in given.items() if it.default is inspect.Parameter.empty}
-        expected = {*parameters(step.function), "stream"}
-        if not needed <= expected <= set(given):
-            raise ValueError(
-                f"{step.label}: its function in {op.cuda} has the parameters "
-                f"{', '.join(given)}; expected {', '.join(sorted(expected))}"
-            )
-        found[step] = function
-    return found
 
 
 def runs_on(op: ArrayOp, device: torch.device | str) -> bool:

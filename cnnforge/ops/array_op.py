@@ -104,10 +104,15 @@ class ArrayOp(OpCore):
                 called on any thread, and again with other shapes; it is not called twice with the
                 same arguments.
             cuda: The module that computes the op on CUDA devices, imported when a tensor there
-                first needs it (under the torch backend; TensorFlow's tensors are copied to the
-                CPU). Its functions have the names and the parameters of those above, and
+                first needs it. Its functions have the names and the parameters of those above, and
                 `stream`: the address of the CUDA stream on which they launch, waiting for nothing.
-                They get torch tensors.
+                They get what has a CUDA array interface (under torch, torch tensors). Under
+                TensorFlow the module needs two functions more, without which tensors are copied to
+                the CPU: `missing() -> str | None` says what it lacks on this machine, and
+                `record(call)` runs a call of its functions without launching anything and returns
+                what they would have launched: launches (`function`, `grid`, `block`, `shared`,
+                `arguments`, as `cnnforge_kernels.cuda.recording.Recorded`) and the memory that they
+                need besides the arrays, as (address, bytes).
 
         Raises:
             ValueError: Something does not fit; the message names the op, the function and the

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
+from cnnforge.ops import _tf_cuda
+
 if TYPE_CHECKING:
     from cnnforge.ops.array_op import ArrayOp
 
@@ -52,6 +54,10 @@ def call(op: ArrayOp, tensors: Sequence[Any], values: Mapping[str, Any]) -> Sequ
         tensor = tf.convert_to_tensor(value)
         op.check_tensor(item, tensor.dtype.name, tensor.shape.rank)
         ready.append(tensor)
+    if op.cuda is not None and choice.name == _C_API and _tf_cuda.hands_over(op):
+        from cnnforge.ops import _tf_dlpack
+
+        return _tf_dlpack.call(op, ready, values)
     return choice.module.call(op, ready, values)
 
 
@@ -63,10 +69,11 @@ def register(op: ArrayOp) -> None:
 
 
 def describe() -> str:
-    """One line: the route and why it was chosen."""
+    """One line: the route and why it was chosen, and that to CUDA devices."""
     choice = _choose()
-    name = "C API" if choice.name == _C_API else "tf.numpy_function"
-    return f"tensorflow: {name} ({choice.reason})"
+    if choice.name != _C_API:
+        return f"tensorflow: tf.numpy_function ({choice.reason})"
+    return f"tensorflow: C API ({choice.reason}); {_tf_cuda.describe()}"
 
 
 def _choose() -> _Choice:

@@ -195,6 +195,22 @@ def test_other_versions_are_measured_anew(tmp_path, measured, monkeypatch):
     assert len(measured) == 4
 
 
+def test_what_takes_kernels_to_a_card_counts_where_there_is_one(monkeypatch):
+    def machine():
+        return module._Machines()[FastPool]
+
+    found = [machine()]
+    monkeypatch.setenv("CNNFORGE_TENSORFLOW_GPU", "off")
+    assert machine() == found[0]
+    monkeypatch.setattr(module, "graphics", lambda: {"gpu": ["NVIDIA H200"], "driver": "570.1"})
+    found.append(machine())
+    monkeypatch.setenv("CNNFORGE_TENSORFLOW_GPU", "auto")
+    found.append(machine())
+    monkeypatch.setattr(module.shutil, "which", lambda name: None)
+    found.append(machine())
+    assert len(set(found)) == 4
+
+
 def test_names_and_weights_do_not_matter(tmp_path, measured):
     cache, layers = tmp_path / "choices.json", registry("SlowPool")
     stack = keras.Sequential(

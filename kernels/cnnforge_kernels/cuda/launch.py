@@ -25,10 +25,12 @@ from cnnforge_kernels.cuda import conv_block as _conv_block
 from cnnforge_kernels.cuda import pooling as _pooling
 from cnnforge_kernels.cuda import tensor_cores as _conv2d
 from cnnforge_kernels.cuda.arrays import View
+from cnnforge_kernels.cuda.availability import missing as missing
 from cnnforge_kernels.cuda.calls import aligned, run_on, run_with_bias, views
 from cnnforge_kernels.cuda.calls import dense as dense
 from cnnforge_kernels.cuda.conv2d import Convolution
 from cnnforge_kernels.cuda.pooling import Pooling
+from cnnforge_kernels.cuda.recording import record as record
 from cnnforge_kernels.cuda.runtime import driver
 from cnnforge_kernels.cuda.tensor_cores import Precision, check_capability
 

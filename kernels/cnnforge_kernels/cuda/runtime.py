@@ -135,6 +135,15 @@ class Driver:
                 )
                 self._core.launch(order, config, self._load(kernel, owner), *arguments)
 
+    def function(self, kernel: Kernel, device: int) -> int:
+        """The ``CUfunction`` of a kernel, loaded for a device."""
+        owner = self._device(device)
+        with self._current(owner):
+            loaded = self._load(kernel, owner)
+            # Without a public name in early versions of cuda.core. It is a CUkernel, which the
+            # driver takes for a CUfunction wherever that is launched.
+            return int(loaded.handle if hasattr(loaded, "handle") else loaded._handle)
+
     def _load(self, kernel: Kernel, device: Any) -> Any:
         key = kernel, device.device_id
         loaded = self._loaded.get(key)
@@ -152,6 +161,18 @@ class Driver:
 
 _driver: Any = None
 _starting = threading.Lock()
+# What stands in for the driver on a thread that records.
+_instead = threading.local()
+
+
+@contextlib.contextmanager
+def driven_by(other: Any) -> Iterator[None]:
+    """On this thread, ``driver()`` is another one."""
+    _instead.driver = other
+    try:
+        yield
+    finally:
+        _instead.driver = None
 
 
 def driver() -> Any:
@@ -160,6 +181,9 @@ def driver() -> Any:
     Raises:
         CudaUnavailableError: there is none, no device, or no numba-cuda.
     """
+    other = getattr(_instead, "driver", None)
+    if other is not None:
+        return other
     global _driver
     if _driver is None:
         with _starting:

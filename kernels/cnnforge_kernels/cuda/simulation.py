@@ -7,6 +7,7 @@ no inline assembly. ``simulator.py`` says what it sees of missing barriers.
 from __future__ import annotations
 
 import ctypes
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,8 @@ from cnnforge_kernels.cuda.plans import Plan
 
 # What a kernel may read and write behind a pointer, whose memory's size nobody knows.
 _REACH = 1 << 14
+FUNCTIONS = 0xF000
+_launching = threading.Lock()
 
 
 class Memory:
@@ -90,11 +93,13 @@ class Driver:
         memories: what was allocated.
         streams: the stream of each call.
         launches: (kernel, grid, arguments).
+        functions: the kernels that were loaded; that at i has the address ``FUNCTIONS + i``.
     """
 
     memories: list[Allocation] = field(default_factory=list)
     streams: list[int] = field(default_factory=list)
     launches: list[tuple[Kernel, tuple[int, int, int], list[Any]]] = field(default_factory=list)
+    functions: list[Kernel] = field(default_factory=list)
 
     @property
     def kernels(self) -> list[str]:
@@ -117,6 +122,12 @@ class Driver:
         self.memories.append(Allocation(size))
         return self.memories[-1]
 
+    def function(self, kernel: Kernel, device: int) -> int:
+        """A number for a kernel."""
+        if kernel not in self.functions:
+            self.functions.append(kernel)
+        return FUNCTIONS + self.functions.index(kernel)
+
     def launch(
         self,
         launches: list[tuple[Kernel, tuple[int, int, int], list[Any]]],
@@ -136,6 +147,32 @@ class Driver:
                 ready.append(_memory_at(value, kind[:-1]) if kind.endswith("*") else value)
             if SIMULATED:
                 kernel.simulated[grid, kernel.threads](*ready)
+
+    def launch_kernel(self) -> Any:
+        """A C function that takes the place of ``cuLaunchKernel``, and launches here.
+
+        Whoever holds its address keeps it alive.
+        """
+        number, word = ctypes.c_uint, ctypes.c_void_p
+
+        @ctypes.CFUNCTYPE(ctypes.c_int, word, *[number] * 7, word, word, word)
+        def launch(function, x, y, z, threads, _y, _z, shared, stream, places, _extra):
+            kernel = self.functions[function - FUNCTIONS]
+            if (threads, _y, _z, shared) != (kernel.threads, 1, 1, kernel.dynamic_shared):
+                return 1
+            kinds = ["uint64" if "*" in kind else kind for kind in kernel.arguments]
+            pointers = (ctypes.c_void_p * len(kinds)).from_address(places)
+            arguments = []
+            for kind, name, place in zip(kinds, kernel.arguments, pointers, strict=True):
+                dtype = np.dtype(kind)
+                value = np.frombuffer(ctypes.string_at(place or 0, dtype.itemsize), dtype)[0]
+                arguments.append(int(value) if "*" in name else value)
+            # The simulator knows one launch at a time.
+            with _launching:
+                self.launch([(kernel, (x, y, z), arguments)], 0, stream or 0)
+            return 0
+
+        return launch
 
 
 def _memory_at(address: int, kind: str) -> Memory:

@@ -1,0 +1,19 @@
+// The one thing that TensorFlow's C API keeps to itself: the CUDA stream of a device of its own.
+// (TF_GetStream answers for pluggable devices alone.)
+#include <cstdint>
+
+#include "tensorflow/core/framework/device_base.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "xla/stream_executor/stream.h"
+#include "xla/stream_executor/stream_executor.h"
+
+// context: a TF_OpKernelContext. found: the CUstream and the number of its device.
+// Returns 0, or 1 where the device has no such stream.
+extern "C" int32_t cnnforge_stream(void* context, int64_t* found) {
+  auto* device = static_cast<tensorflow::OpKernelContext*>(context)->op_device_context();
+  if (device == nullptr || device->IsPluggableDevice() || device->stream() == nullptr) return 1;
+  void* stream = device->stream()->platform_specific_handle().stream;
+  found[0] = reinterpret_cast<int64_t>(stream);
+  found[1] = device->stream()->parent()->device_ordinal();
+  return stream == nullptr;
+}

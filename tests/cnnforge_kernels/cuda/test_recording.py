@@ -1,0 +1,70 @@
+"""What a call would launch, noted and not launched."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from cnnforge_kernels.cuda import launch, runtime, simulation
+from cnnforge_kernels.cuda.arrays import View
+from cnnforge_kernels.cuda.jit import AVAILABLE
+
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason="needs numba-cuda")
+
+
+def view(address, *shape):
+    return View(address, shape, np.dtype(np.float32), 0)
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    made = simulation.Driver()
+    monkeypatch.setattr(runtime, "_driver", made)
+    return made
+
+
+def gradients(stream=0):
+    launch.conv2d_grad_weights(
+        *(view(1 << 40, 2, 5, 5, 4), view(2 << 40, 3, 3, 4, 8), view(3 << 40, 0)),
+        *(view(4 << 40, 2, 3, 3, 8), (1, 1), False, (1, 1), 1, True),
+        *(view(5 << 40, 2, 3, 3, 8), view(6 << 40, 3, 3, 4, 8), view(7 << 40, 0), stream),
+    )
+
+
+def test_launches_are_those_of_the_call(driver):
+    recorded, memories = launch.record(gradients)
+    assert not driver.launches
+    assert not driver.memories
+    gradients(77)
+    assert [driver.functions[it.function - simulation.FUNCTIONS] for it in recorded] == [
+        kernel for kernel, _, _ in driver.launches
+    ]
+    # The bias that nobody asked for, and the partial sums.
+    assert [size for _, size in memories] == [memory.values.size for memory in driver.memories]
+    assert memories[0][1] == 4 * 8
+    real = dict(zip([it.pointer for it in driver.memories], memories, strict=True))
+    for it, (kernel, grid, arguments) in zip(recorded, driver.launches, strict=True):
+        assert (it.grid, it.block, it.shared) == (grid, kernel.threads, kernel.dynamic_shared)
+        expected = [real[value][0] if value in real else value for value in arguments]
+        assert list(it.arguments) == expected
+        assert [type(value) for value in it.arguments] == [type(value) for value in arguments]
+
+
+def test_only_the_thread_that_records_records(driver):
+    def elsewhere():
+        thread = threading.Thread(target=gradients)
+        thread.start()
+        thread.join()
+
+    assert launch.record(elsewhere) == ([], [])
+    assert len(driver.launches) == 2
+
+
+def test_after_an_error_launches_are_launched(driver):
+    def fails():
+        raise ValueError("too large")
+
+    with pytest.raises(ValueError, match="too large"):
+        launch.record(fails)
+    gradients()
+    assert len(driver.launches) == 2
