@@ -55,8 +55,9 @@ class Driver:
         if not AVAILABLE:
             raise no_numba_cuda()
         import cuda.core
+        from cuda.bindings import driver as bindings
 
-        self._core = cuda.core
+        self._core, self._bindings = cuda.core, bindings
         self._loaded: dict[Any, Any] = {}
         self._devices: dict[int, Any] = {}
         self._loading = threading.Lock()
@@ -118,7 +119,15 @@ class Driver:
             return _Memory(None, None)
         owner, order = self._device(device), self._stream(stream)
         with self._current(owner):
-            return _Memory(owner.allocate(size, stream=order), order)
+            # A device's own pool refuses a stream that is being captured into a CUDA graph.
+            memory = self._core.GraphMemoryResource(owner) if self._captured(order) else owner
+            return _Memory(memory.allocate(size, stream=order), order)
+
+    def _captured(self, order: Any) -> bool:
+        """Whether what is done in the order of a stream goes into a CUDA graph."""
+        error, status = self._bindings.cuStreamIsCapturing(order.handle)
+        # The legacy default stream answers with an error while another stream is captured.
+        return not error and int(status) != 0
 
     def launch(
         self,
