@@ -109,7 +109,7 @@ def _symbol(code: bytes) -> str:
 
 
 @cache
-def _toolchain() -> str:
+def toolchain() -> str:
     """The versions of what turns a kernel into machine code."""
     names = ("numba", "numba-cuda", "cuda-core", "nvidia-nvvm", "nvidia-nvjitlink")
     versions = []
@@ -122,7 +122,7 @@ def _toolchain() -> str:
 
 
 @cache
-def _sources() -> str:
+def sources() -> str:
     """A digest of the sources of all kernels."""
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
@@ -137,7 +137,7 @@ def cached_kernel(kernel: Kernel, capability: tuple[int, int]) -> Compiled:
     A file that cannot be read or written costs time, nothing else.
     """
     key = (kernel.name, kernel.identity, kernel.arguments, kernel.launch_bounds, capability)
-    digest = hashlib.sha256(f"{key} {_toolchain()} {_sources()}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{key} {toolchain()} {sources()}".encode()).hexdigest()
     path = Path(cache_directory()) / "cuda" / f"{digest[:32]}.cubin"
     compiled = _read(path)
     if compiled is None:

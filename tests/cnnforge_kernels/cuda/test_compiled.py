@@ -161,7 +161,7 @@ def test_a_second_process_compiles_nothing(tmp_path, monkeypatch):
     assert cached_kernel(add_one, (9, 0)).log
     # So is everything once a source has changed.
     assert not cached_kernel(add_one, (9, 0)).log
-    monkeypatch.setattr(compiler, "_sources", lambda: "others")
+    monkeypatch.setattr(compiler, "sources", lambda: "others")
     assert cached_kernel(add_one, (9, 0)).log
 
 
