@@ -137,8 +137,9 @@ class DryDevice:
     def run(self, calls: Sequence[Call]) -> None:
         """Note the launches of calls, and compute them on the CPU."""
         for call in calls:
-            getattr(launch, call.function)(*call.arguments, **dict(call.options))
-            arguments = [_NO_BIAS if it is None else _host(it) for it in call.arguments]
+            given = [_on_device(it) for it in call.arguments]
+            getattr(launch, call.function)(*given, **dict(call.options))
+            arguments = [_NO_BIAS if it is None else _host(it) for it in given]
             function = next(
                 found for module in _MODULES if (found := getattr(module, call.function, None))
             )
@@ -161,6 +162,11 @@ class _Nothing:
 
     def repeat(self, count: int) -> None:
         """Do nothing."""
+
+
+def _on_device(value: Any) -> Any:
+    """PyTorch's tensors as arrays that say they lie on a device."""
+    return HostArray(value.detach().numpy()) if hasattr(value, "data_ptr") else value
 
 
 def _host(value: Any) -> Any:
