@@ -88,7 +88,8 @@ def _one_worker(
         command(left, session.ceilings), stdout=subprocess.PIPE, text=True, bufsize=1
     )
     lines: queue.Queue[str | None] = queue.Queue()
-    threading.Thread(target=_read, args=(worker, lines), daemon=True).start()
+    reader = threading.Thread(target=_read, args=(worker, lines), daemon=True)
+    reader.start()
     current = ""
 
     def fail(why: str) -> str:
@@ -133,11 +134,13 @@ def _one_worker(
         if worker.poll() is None:
             worker.kill()
         worker.wait()
+        reader.join()
 
 
 def _read(worker: Any, lines: queue.Queue[str | None]) -> None:
-    for line in worker.stdout:
-        lines.put(line)
+    with worker.stdout as said:
+        for line in said:
+            lines.put(line)
     lines.put(None)
 
 

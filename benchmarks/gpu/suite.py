@@ -111,11 +111,11 @@ def judge(name: str, code: int, output: str) -> Outcome:
     A run in which nothing was tested has not passed.
     """
     lines = [line for line in output.splitlines() if line.strip()]
-    counts = re.compile(r"\d+ (passed|failed|skipped|error)")
+    counts = re.compile(r"\d+ (passed|failed|skipped|errors?)\b.* in [\d.]+")
     summary = next((it for it in reversed(lines) if counts.search(it)), "")
     tool = [it.strip("= ") for it in lines if "ERROR SUMMARY" in it or "RACECHECK SUMMARY" in it]
     text = "; ".join(it for it in (summary.strip("= "), *tool) if it)
-    if code == 0 and " passed" in f" {summary}":
+    if code == 0 and re.search(r"\d+ passed", summary):
         return Outcome(name, "passed", text)
     if code == 0:
         reasons = [line for line in lines if line.startswith("SKIPPED")]
