@@ -84,7 +84,7 @@ class DryDevice:
 
     def about(self) -> dict[str, str]:
         """What stands in every line of the results."""
-        return {"gpu": self.name, "driver": "", "torch": "", "cudnn": ""}
+        return {"gpu": self.name, "driver": "", "torch": "", "cudnn": "", "numba_cuda": ""}
 
     def ceilings(self) -> Ceilings:
         """Those of the H200's datasheet."""

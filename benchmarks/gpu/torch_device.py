@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -59,12 +60,13 @@ class TorchDevice:
         """What stands in every line of the results."""
         from cuda.bindings import driver
 
-        version = int(driver.cuDriverGetVersion()[1])
+        known = int(driver.cuDriverGetVersion()[1])
         return {
             "gpu": self.name,
-            "driver": f"CUDA {version // 1000}.{version % 1000 // 10}",
+            "driver": f"CUDA {known // 1000}.{known % 1000 // 10}",
             "torch": torch.__version__,
             "cudnn": str(torch.backends.cudnn.version()),
+            "numba_cuda": version("numba-cuda"),
         }
 
     def tensor_cores(self, allowed: bool) -> None:

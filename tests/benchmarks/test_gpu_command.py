@@ -1,0 +1,143 @@
+"""bench_gpu.py from the outside: what it prints, writes and returns, without a device."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import bench_gpu
+import pytest
+from gpu import results, suite
+
+from cnnforge_kernels.cuda.jit import AVAILABLE, SIMULATED
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "bench_gpu.py"
+needs_numba_cuda = pytest.mark.skipif(
+    not AVAILABLE or SIMULATED, reason="needs numba-cuda: pip install 'cnnforge[test]'"
+)
+
+
+def command(*arguments, **variables):
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **variables},
+    )
+
+
+def dry(folder, *arguments):
+    done = command(
+        *("--dry-run", "--skip-epoch", "--rounds", "3", "--out", str(folder)), *arguments
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_without_a_device_it_says_what_it_needs():
+    done = command(CUDA_VISIBLE_DEVICES="-1")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("bench_gpu.py: ")
+    assert line.endswith(
+        "It needs an NVIDIA device with its driver, numba, numba-cuda and PyTorch: "
+        "pip install 'cnnforge[cuda13]' torch"
+    )
+
+
+@pytest.mark.parametrize("package", ["torch", "numba-cuda"])
+def test_what_is_missing(monkeypatch, package):
+    hidden = package.replace("-", "_")
+    monkeypatch.setattr(bench_gpu, "find_spec", lambda it: None if it == hidden else it)
+    assert bench_gpu.missing() == f"{package} is not installed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cases", "seed3"], "'seed3' names no row"),
+        (["--time-limit", "0"], "--time-limit is 0, expected above 0"),
+        (["--rounds", "2"], "--rounds is 2, expected 3 or more"),
+        (["--sanitize", "wishful"], "invalid choice: 'wishful'"),
+    ],
+)
+def test_asked_for_wrongly(capsys, arguments, message):
+    with pytest.raises(SystemExit) as ended:
+        bench_gpu.main(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@needs_numba_cuda
+def test_a_whole_run(tmp_path):
+    cases = ["seed2.convolution.*", "pool_seed2.max.*"]
+    printed = dry(tmp_path, "--cases", *cases)
+    rows, about = results.read(tmp_path / "dry-run.csv")
+    assert about["gpu"] == "dry run"
+    assert [row.key for row in rows] == [
+        *(f"seed2.convolution.{it}" for it in ("forward", "grad_inputs", "grad_weights")),
+        *(f"pool_seed2.max.{it}" for it in ("forward", "backward")),
+    ]
+    assert all(row.verdict == "right" and row.ours for row in rows)
+    assert (tmp_path / "dry-run.png").stat().st_size > 10_000
+    assert "float32 convolution with C or F <= 32" in printed
+    assert "dry run: the times above are made up" in printed
+    # What was measured before stays.
+    printed = dry(tmp_path, "--resume", "--cases", "pool_seed2.*")
+    assert "pool_seed2.max.forward: right" not in printed
+    assert "pool_seed2.average.forward: right" in printed
+    assert len(results.read(tmp_path / "dry-run.csv")[0]) == 7
+
+
+@needs_numba_cuda
+def test_the_time_is_up(tmp_path):
+    done = command("--dry-run", "--skip-epoch", "--time-limit", "1", "--out", str(tmp_path))
+    assert done.returncode == 1
+    assert "no time was left for 96 rows: seed1@4096.block.forward" in done.stdout
+    assert "nothing was measured" in done.stdout
+
+
+@needs_numba_cuda
+def test_it_imports_neither_tensorflow_nor_keras():
+    asked = json.dumps({"keys": ["pool_seed2.max.forward"], "ceilings": None, "seconds": 60})
+    arguments = ["--dry-run", "--worker", asked]
+    code = (
+        "import sys, bench_gpu, gpu.precompile, gpu.picture\n"
+        f"assert bench_gpu.main({arguments!r}) == 0\n"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=suite.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *messages, modules = done.stdout.splitlines()
+    assert [next(iter(json.loads(line))) for line in messages] == ["about", "begin", "row", "done"]
+    assert "numba" in modules.split()
+    assert {"keras", "tensorflow"}.isdisjoint(modules.split())
+
+
+def test_a_failed_suite_fails_the_command(monkeypatch, capsys):
+    outcomes = [suite.Outcome("parity", "FAILED", "boom"), suite.Outcome("layers", "skipped", "")]
+    monkeypatch.setattr(suite, "sanitize", lambda tools, seconds: outcomes)
+    monkeypatch.setattr(bench_gpu, "missing", lambda: "")
+    assert bench_gpu.main(["--sanitize"]) == 1
+    assert "parity: FAILED: boom" in capsys.readouterr().out
+    monkeypatch.setattr(suite, "sanitize", lambda tools, seconds: [outcomes[1]])
+    assert bench_gpu.main(["--sanitize", "memcheck"]) == 0
+
+
+def test_a_part_of_the_time_is_for_the_suite(monkeypatch):
+    asked = []
+    monkeypatch.setattr(suite, "parity", lambda seconds: asked.append(seconds) or [])
+    for arguments in (["--time-limit", "545"], []):
+        options = bench_gpu.parsed(arguments)
+        list(bench_gpu._checks(options, bench_gpu.Clock(options.time_limit)))
+    assert asked[0] == pytest.approx(200, abs=1)
+    assert asked[1] is None
