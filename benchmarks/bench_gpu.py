@@ -16,8 +16,8 @@ device. Whether a goal was reached is printed, and changes no exit code.
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
 import platform
 import sys
 import time
@@ -32,10 +32,10 @@ if find_spec("cnnforge_kernels") is None:
     sys.path += [str(ROOT), str(ROOT / "kernels"), str(ROOT / "plugins")]
 
 from gpu import results, rows, session, suite  # noqa: E402
-from gpu.ceilings import Ceilings  # noqa: E402
-from gpu.measure import ROUNDS, Measured  # noqa: E402
+from gpu.ceilings import H200, Ceilings  # noqa: E402
+from gpu.measure import Measured  # noqa: E402
+from gpu.options import parsed  # noqa: E402
 
-RESULTS = Path(__file__).with_name("results")
 # Seconds that are kept for what comes after the rows, where there is a limit.
 _RESERVE = 45.0
 
@@ -52,44 +52,6 @@ def missing() -> str:
     from cnnforge_kernels.cuda.availability import missing as kernels_miss
 
     return kernels_miss() or ""
-
-
-def parsed(arguments: Sequence[str] | None) -> Any:
-    parser = argparse.ArgumentParser("bench_gpu.py", description="Kernels on a GPU beside cuDNN.")
-    parser.add_argument("--short", action="store_true", help="a few rows of each kind")
-    parser.add_argument(
-        "--cases", nargs="+", metavar="CASE", help="such as seed1, or r64@256.convolution.*.tf32"
-    )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="default: benchmarks/results")
-    parser.add_argument(
-        "--time-limit", type=float, metavar="SECONDS", help="end by then, with what is known"
-    )
-    parser.add_argument("--tune", action="store_true", help="let the tuner choose configurations")
-    parser.add_argument("--resume", action="store_true", help="keep the rows that --out has")
-    parser.add_argument("--skip-suite", action="store_true", help="without pytest -m gpu")
-    parser.add_argument("--skip-epoch", action="store_true", help="without the epoch of lenet")
-    parser.add_argument(
-        "--sanitize",
-        nargs="*",
-        choices=suite.TOOLS,
-        metavar="TOOL",
-        help=f"instead: the suite under compute-sanitizer's tools ({', '.join(suite.TOOLS)})",
-    )
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    # Without a device: everything but the device, its compiler, and true times.
-    parser.add_argument("--dry-run", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    options: Any = parser.parse_args(arguments)
-    patterns = options.cases or (rows.SHORT if options.short else ["*"])
-    try:
-        options.rows = rows.select(patterns)
-    except ValueError as error:
-        parser.error(str(error))
-    if options.time_limit is not None and options.time_limit <= 0:
-        parser.error(f"--time-limit is {options.time_limit:g}, expected above 0")
-    if options.rounds < 3:
-        parser.error(f"--rounds is {options.rounds}, expected 3 or more")
-    return options
 
 
 def make_device(dry: bool) -> Any:
@@ -281,22 +243,10 @@ def _ordered(every: Sequence[Measured]) -> list[Measured]:
 def _epoch(options: Any, clock: Clock) -> tuple[float | None, list[str]]:
     if options.skip_epoch:
         return None, []
-    name = "epoch of lenet, batch 1024, images on the device"
-    left = clock.left()
-    if left is not None and left < _RESERVE / 2:
-        return None, [f"{name}: not run: no time was left"]
-    if find_spec("torch") is None:
-        return None, [f"{name}: not run: PyTorch is not installed"]
-    try:
-        from gpu.torch_epoch import measure
+    from gpu.epoch import in_keras, in_pytorch
 
-        device = make_device(options.dry_run)
-        short = {"where": "cpu", "graphs": False, "rounds": 3, "images": 1024}
-        measured = measure(device, **(short if options.dry_run else {}))
-    except Exception as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return None, [f"{name}: FAILED: {said}"]
-    return measured["ratio"], [name, *(f"  {line}" for line in measured["lines"])]
+    found, lines = in_pytorch(make_device(options.dry_run), options.dry_run, clock.left())
+    return found, lines if options.dry_run else [*lines, *in_keras(clock.left())]
 
 
 def _draw(options: Any, every: Sequence[Measured], found: session.Session) -> str:
@@ -317,6 +267,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parsed(arguments)
     if options.worker:
         return worker(options)
+    if options.floors:
+        print(results.floors(options.rows, H200))
+        return 0
+    if options.cubins:
+        os.environ["CNNFORGE_CUBINS"] = str(options.cubins.resolve())
+    if options.compile_for:
+        from gpu.precompile import export
+
+        print(export(options.rows, options.tune, options.compile_for, options.cubins))
+        return 0
     why = "" if options.dry_run else missing()
     if why:
         print(

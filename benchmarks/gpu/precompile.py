@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,18 @@ def _share(keys: list[str], tune: bool, capability: tuple[int, int], part: int, 
     for kernel in mine:
         compiler.cached_kernel(kernel, capability)
     return len(mine)
+
+
+def export(rows: Sequence[Row], tune: bool, capability: tuple[int, int], folder: Path) -> str:
+    """Compile what rows need, with no device, for a machine that may have no compiler.
+
+    Returns:
+        What was done, to be said.
+    """
+    found = kernels(rows, tune)
+    for kernel in found:
+        compiler.export_kernel(kernel, capability, folder)
+    return f"{len(found)} kernels are compiled to {folder}"
 
 
 def precompile(

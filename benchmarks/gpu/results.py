@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gpu.ceilings import Ceilings
+from gpu.ceilings import Ceilings, floor
 from gpu.measure import Measured
-from gpu.rows import LARGE, ROWS, Row
+from gpu.rows import LARGE, ROWS, Row, work
 
 _THREE = ("median", "p20", "p80")
 _MEASURED = (
@@ -112,11 +112,23 @@ def table(rows: Sequence[Measured], ceilings: Ceilings | None) -> str:
             continue
         peer = f"{it.peer[0] * 1e6:9.2f}" if it.peer else f"{'':9}"
         ratio = "{:.2f} ({:.2f} to {:.2f})".format(*it.ratio) if it.ratio else ""
-        floor = it.floor or math.nan
+        least = it.floor or math.nan
         lines.append(
-            f"{it.key:44} {it.ours[0] * 1e6:9.2f} {peer} {ratio:>22} {floor * 1e6:9.2f} "
-            f"{floor / it.ours[0]:>7.0%}  {it.peer_name}, by {it.bound}"
+            f"{it.key:44} {it.ours[0] * 1e6:9.2f} {peer} {ratio:>22} {least * 1e6:9.2f} "
+            f"{least / it.ours[0]:>7.0%}  {it.peer_name}, by {it.bound}"
             + (f"  [{it.note.strip()}]" if it.note else "")
+        )
+    return "\n".join(lines)
+
+
+def floors(rows: Sequence[Row], ceilings: Ceilings) -> str:
+    """What rows ask for and the least that takes, as a table in Markdown. Nothing is measured."""
+    lines = ["| row | MFLOP | MB | floor, us | bound by |", "|---|---|---|---|---|"]
+    for row in rows:
+        needed, least = work(row), floor(row, ceilings)
+        lines.append(
+            f"| {row.key} | {needed.flops / 1e6:.1f} | {needed.bytes / 1e6:.2f} | "
+            f"{least.seconds * 1e6:.2f} | {least.bound} |"
         )
     return "\n".join(lines)
 

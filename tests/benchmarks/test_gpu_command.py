@@ -61,6 +61,7 @@ def test_what_is_missing(monkeypatch, package):
     [
         (["--cases", "seed3"], "'seed3' names no row"),
         (["--time-limit", "0"], "--time-limit is 0, expected above 0"),
+        (["--compile-for", "9.0"], "--compile-for needs --cubins DIR"),
         (["--rounds", "2"], "--rounds is 2, expected 3 or more"),
         (["--sanitize", "wishful"], "invalid choice: 'wishful'"),
     ],
@@ -123,6 +124,16 @@ def test_it_imports_neither_tensorflow_nor_keras():
     assert {"keras", "tensorflow"}.isdisjoint(modules.split())
 
 
+@needs_numba_cuda
+def test_kernels_are_compiled_ahead(tmp_path):
+    folder = tmp_path / "cubins"
+    row = "pool_seed2.max.forward"
+    done = command("--compile-for", "9.0", "--cubins", str(folder), "--cases", row)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"1 kernels are compiled to {folder}\n"
+    assert len(list(folder.glob("*.cubin"))) == 1
+
+
 def test_a_failed_suite_fails_the_command(monkeypatch, capsys):
     outcomes = [suite.Outcome("parity", "FAILED", "boom"), suite.Outcome("layers", "skipped", "")]
     monkeypatch.setattr(suite, "sanitize", lambda tools, seconds: outcomes)
@@ -141,3 +152,17 @@ def test_a_part_of_the_time_is_for_the_suite(monkeypatch):
         list(bench_gpu._checks(options, bench_gpu.Clock(options.time_limit)))
     assert asked[0] == pytest.approx(200, abs=1)
     assert asked[1] is None
+
+
+def test_the_epoch_in_keras_is_optional(monkeypatch):
+    from gpu import epoch
+
+    monkeypatch.setattr(epoch, "find_spec", lambda name: None)
+    assert epoch.in_keras(None) == [f"{epoch._LOOP}: not run: Keras is not installed"]
+    assert epoch.in_pytorch(None, False, None)[1][0].endswith("not run: PyTorch is not installed")
+    assert epoch.in_pytorch(None, False, 3.0)[1][0].endswith("not run: no time was left")
+    monkeypatch.setattr(epoch, "find_spec", lambda name: name)
+    monkeypatch.setattr(epoch, "ROOT", Path("/nowhere"))
+    (line,) = epoch.in_keras(None)
+    assert "not run" in line
+    assert "No such file" in line

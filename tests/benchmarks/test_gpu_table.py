@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import bench_gpu
 import numpy as np
 import pytest
 from gpu import problem, results, rows
@@ -174,6 +175,13 @@ def test_the_table():
     assert "20.00     30.00    1.50 (1.35 to 1.65)" in lines[3]
     assert lines[3].endswith("compiled channels_last, by flops  [x failed.]")
     assert lines[4].split() == ["mid.block.full", "WRONG:", "no"]
+
+
+def test_the_floors_without_a_device(capsys):
+    assert bench_gpu.main(["--floors", "--cases", "seed1.convolution.forward"]) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| seed1.convolution.forward | 78.4 | 7.06 | 1.47 | bytes |"
+    ]
 
 
 def verdicts(found):
