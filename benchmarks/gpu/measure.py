@@ -104,7 +104,7 @@ def measure(row: Row, device: Any, ceilings: Ceilings, rounds: int = ROUNDS) -> 
         every.append({name: device.copy(array) for name, array in arrays.items()})
     for one in every:
         device.run(prepare(row, one))
-    functions = {_OURS: device.repeated([_ours(device, row, one) for one in every])}
+    functions = {_OURS: _repeated(device, _OURS, [_ours(device, row, it) for it in every], made)}
     functions |= _peers(device, row, every, made)
     if made.verdict != "right":
         return made
@@ -126,6 +126,18 @@ def _ours(device: Any, row: Row, arrays: dict[str, Any]) -> Callable[[], None]:
     return lambda: device.run(made)
 
 
+def _repeated(
+    device: Any, name: str, functions: Sequence[Callable[[], Any]], made: Measured
+) -> Any:
+    """Functions in one graph; where they cannot be captured, called one by one, with a note."""
+    try:
+        return device.repeated(functions)
+    except Exception as error:  # The driver's, PyTorch's and cuda.core's have no common base.
+        said = " ".join(str(error).split())[:200]
+        made.note += f"{name} is not captured into a graph: {type(error).__name__}: {said}. "
+        return device.called(functions)
+
+
 def _three(seconds: Any) -> tuple[float, float, float]:
     it = timing(seconds)
     return it.median, it.p20, it.p80
@@ -142,7 +154,8 @@ def _peers(
             if variant.comparable:
                 apart = variant.distance(ready[0], device.tensors(every[0]), results(row))
                 made.distance = max(made.distance or 0.0, apart)
-            found[variant.name] = device.repeated([it.run for it in ready])
+            runs = [it.run for it in ready]
+            found[variant.name] = _repeated(device, variant.name, runs, made)
         except Exception as error:  # PyTorch's compiler raises whatever it likes.
             said = " ".join(str(error).split())[:200]
             made.note += f"{variant.name} failed: {type(error).__name__}: {said}. "

@@ -42,6 +42,23 @@ class Graph:
             self._graph.replay()
 
 
+class Calls:
+    """Functions that are called one after the other; what the host takes is part of their time."""
+
+    def __init__(self, functions: Sequence[Callable[[], Any]]):
+        self._functions = functions
+
+    def __call__(self) -> None:
+        """Call each once."""
+        self.repeat(1)
+
+    def repeat(self, count: int) -> None:
+        """Call each so many times, in turn."""
+        for _ in range(count):
+            for function in self._functions:
+                function()
+
+
 class TorchDevice:
     """The first CUDA device.
 
@@ -143,6 +160,11 @@ class TorchDevice:
             results = [function() for function in functions]
         torch.cuda.synchronize()
         return Graph(graph, results)
+
+    def called(self, functions: Sequence[Callable[[], Any]]) -> Calls:
+        """Functions that are called one by one, where no graph can hold them."""
+        torch.cuda.synchronize()
+        return Calls(functions)
 
     def seconds(self, function: Any, count: int) -> float:
         """What ``function.repeat(count)`` takes on the device, by its own clock."""

@@ -128,6 +128,27 @@ def test_a_value_that_was_not_written(monkeypatch, device):
         parity.check(device, row_of("seed2.convolution.grad_inputs"))
 
 
+def test_what_cannot_be_captured_is_called(monkeypatch, device):
+    def refuse(functions):
+        raise RuntimeError("operation not permitted when\nstream is capturing")
+
+    monkeypatch.setattr(device, "repeated", refuse)
+    found = measure.measure(row_of("pool_seed2.max.forward"), device, device.ceilings(), rounds=3)
+    assert (found.verdict, found.ours) == ("right", (5e-4, 5e-4, 5e-4))
+    assert found.note == (
+        "ours is not captured into a graph: RuntimeError: operation not permitted when stream is "
+        "capturing. "
+    )
+
+
+def test_the_tolerance_of_tensor_cores():
+    row = BY_KEY["r128@256.convolution.forward.tf32"]
+    assert parity._terms(row, 1152) == 72**2
+    # A few products are added at a time: the usual bound.
+    assert parity._terms(row, 64) == 64
+    assert parity._terms(BY_KEY["r128.convolution.forward"], 1152) == 1152
+
+
 def test_other_bits_the_second_time(monkeypatch, device):
     times = iter(range(10))
 

@@ -188,6 +188,11 @@ def test_graphs_and_events(monkeypatch):
     assert fake.seen == ["replay"] * 3 + ["synchronized"]
     graph()
     assert fake.seen[-1] == "replay"
+    fake.seen.clear()
+    calls = device.called([fake.note("one"), fake.note("other")])
+    calls()
+    calls.repeat(2)
+    assert fake.seen == ["synchronize", *["one", "other"] * 3]
 
 
 def test_what_is_captured_is_known_to_torch():
