@@ -115,15 +115,18 @@ def say(text: object) -> None:
 
 
 def run(options: Any) -> int:
-    clock = Clock(options.time_limit)
+    clock, found = Clock(options.time_limit), session.Session()
     say(", ".join(f"{name} {it}" for name, it in versions().items()))
+    try:
+        kept = _resumed(options, found) if options.resume else []
+    except ValueError as error:
+        print(f"bench_gpu.py: --resume: {error}", file=sys.stderr)
+        return 2
     failed = said(_checks(options, clock))
     if options.sanitize is not None:
         return int(failed)
-    found = session.Session()
-    keys = [row.key for row in options.rows]
-    kept = _resumed(options, found) if options.resume else []
-    keys = [key for key in keys if key not in {it.key for it in kept}]
+    known = {it.key for it in kept}
+    keys = [row.key for row in options.rows if row.key not in known]
     if not options.dry_run:
         say(_compiled(options, keys, clock))
     options.out.mkdir(parents=True, exist_ok=True)
@@ -193,7 +196,7 @@ def _compiled(options: Any, keys: Sequence[str], clock: Clock) -> str:
     from gpu.precompile import precompile
 
     capability = torch.cuda.get_device_capability(0)
-    return precompile(keys, options.tune, capability, clock.left(_RESERVE))
+    return precompile(keys, options.tune, capability, clock.left(_RESERVE, part=0.4))
 
 
 def _command(options: Any, left: Sequence[str], known: Ceilings | None, clock: Clock) -> list[str]:
@@ -225,12 +228,12 @@ def _flush(
 
 
 def _resumed(options: Any, found: session.Session) -> list[Measured]:
-    """The right rows of the device's file, if the versions are the same."""
+    """The right rows of the device's file. Raises `ValueError` where they are of other versions."""
     device = make_device(options.dry_run)
-    known, about = results.read(results.path_of(options.out, device.name))
+    path = results.path_of(options.out, device.name)
+    known, about, found.ceilings = results.read(path)
     if about and about != device.about():
-        say(f"nothing is kept: the rows of {options.out} are of {about}")
-        return []
+        raise ValueError(f"{path} is of {about}, this is {device.about()}: choose another --out")
     found.about = device.about()
     return [it for it in known if it.verdict == "right"]
 

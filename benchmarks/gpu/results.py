@@ -57,14 +57,14 @@ def _cell(value: object) -> object:
     return "" if value is None else value
 
 
-def read(path: Path) -> tuple[list[Measured], dict[str, str]]:
-    """The rows of a file, and what it says of the device; nothing where there is no such file.
+def read(path: Path) -> tuple[list[Measured], dict[str, str], Ceilings | None]:
+    """The rows of a file, what it says of the device, and the ceilings; nothing without a file.
 
     Raises:
         ValueError: it is no such file.
     """
     if not path.exists():
-        return [], {}
+        return [], {}, None
     with path.open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     found = []
@@ -87,9 +87,14 @@ def read(path: Path) -> tuple[list[Measured], dict[str, str]]:
                     note=line["note"],
                 )
             )
+        about = {name: lines[0][name] for name in _ABOUT} if lines else {}
+        peaks = {name: lines[0][f"peak_{name}"] for name in _CEILINGS} if lines else {}
+        ceilings = (
+            Ceilings(**{k: float(v) for k, v in peaks.items()}) if any(peaks.values()) else None
+        )
     except (LookupError, ValueError, TypeError) as error:
         raise ValueError(f"{path} was not written by this version of bench_gpu.py") from error
-    return found, {name: lines[0][name] for name in _ABOUT} if lines else {}
+    return found, about, ceilings
 
 
 def table(rows: Sequence[Measured], ceilings: Ceilings | None) -> str:

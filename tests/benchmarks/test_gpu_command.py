@@ -77,7 +77,7 @@ def test_asked_for_wrongly(capsys, arguments, message):
 def test_a_whole_run(tmp_path):
     cases = ["seed2.convolution.*", "pool_seed2.max.*"]
     printed = dry(tmp_path, "--cases", *cases)
-    rows, about = results.read(tmp_path / "dry-run.csv")
+    rows, about, _ = results.read(tmp_path / "dry-run.csv")
     assert about["gpu"] == "dry run"
     assert [row.key for row in rows] == [
         *(f"seed2.convolution.{it}" for it in ("forward", "grad_inputs", "grad_weights")),
@@ -92,6 +92,16 @@ def test_a_whole_run(tmp_path):
     assert "pool_seed2.max.forward: right" not in printed
     assert "pool_seed2.average.forward: right" in printed
     assert len(results.read(tmp_path / "dry-run.csv")[0]) == 7
+    # Nothing is left to measure: all there is to say stands in the file.
+    printed = dry(tmp_path, "--resume", "--cases", "pool_seed2.*")
+    assert "right" not in printed.split("measured: copy 4800 GB/s")[0]
+    # An explicit wish that cannot be granted.
+    text = (tmp_path / "dry-run.csv").read_text()
+    (tmp_path / "dry-run.csv").write_text(text.replace("dry run", "another"))
+    done = command("--dry-run", "--resume", "--out", str(tmp_path))
+    assert done.returncode == 2
+    assert "--resume: " in done.stderr
+    assert "choose another --out" in done.stderr
 
 
 @needs_numba_cuda

@@ -138,15 +138,16 @@ def test_operands_of_tensor_cores_need_no_rounding(precision, fraction):
 def test_the_file_holds_everything_and_is_read_again(tmp_path):
     path = results.path_of(tmp_path, ABOUT["gpu"])
     assert path.name == "nvidia-h200.csv"
-    assert results.read(path) == ([], {})
+    assert results.read(path) == ([], {}, None)
     table = [
         made("seed1.block.full", tuned={"conv_block ...": "threads 64"}, note="a peer failed, so"),
         made("seed2.block.full", verdict='WRONG: differs, "by" 3'),
         replace(made("stem.block.full"), distance=None, peer=None, ratio=None, peer_name=""),
     ]
     path.write_text(results.csv_text(table, ABOUT, H200))
-    found, about = results.read(path)
+    found, about, ceilings = results.read(path)
     assert about == ABOUT
+    assert ceilings == H200
     assert [it.key for it in found] == [it.key for it in table]
     assert found[0].tuned == table[0].tuned
     assert found[1] == table[1]
