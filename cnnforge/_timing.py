@@ -39,6 +39,7 @@ def interleave(
     seconds: float = 0.002,
     limit: float = float("inf"),
     enough: Callable[[Mapping[str, np.ndarray]], bool] = lambda _: False,
+    measure: Callable[[Callable[[], object], int], float] | None = None,
 ) -> tuple[dict[str, Timing], dict[str, np.ndarray]]:
     """Time functions in turn, so that whatever slows the machine slows all of them.
 
@@ -53,17 +54,20 @@ def interleave(
         seconds: The shortest measurement.
         limit: Seconds after which no further round begins, once there were three.
         enough: Told the seconds of the rounds so far, once there were three: whether they will do.
+        measure: The seconds of so many calls of a function; by default those of this process'
+            clock. A device that computes on its own has a clock of its own.
 
     Returns:
         The timings, and for each name the (rounds,) seconds themselves: a ratio of two is best
         taken round by round.
     """
     repeats = {}
+    clock = measure or _seconds
     for name, function in functions.items():
         for _ in range(warm_up):
             function()
         repeats[name] = 1
-        while (once := _least(function, repeats[name])) < seconds / 2:
+        while (once := _least(clock, function, repeats[name])) < seconds / 2:
             # What a first call costs besides is not part of what ten more cost.
             wanted = repeats[name] * seconds / max(once, 1e-9)
             repeats[name] = int(min(np.ceil(wanted), 10 * repeats[name]))
@@ -78,15 +82,17 @@ def interleave(
             break
         for name in names if number % 2 == 0 else reversed(names):
             function, count = functions[name], repeats[name]
-            times[name].append(_seconds(function, count) / count)
+            times[name].append(clock(function, count) / count)
     arrays = {name: np.array(values) for name, values in times.items()}
     return {name: timing(values) for name, values in arrays.items()}, arrays
 
 
-def _least(function: Callable[[], object], count: int) -> float:
+def _least(
+    clock: Callable[[Callable[[], object], int], float], function: Callable[[], object], count: int
+) -> float:
     """The lesser of two measurements; of one that takes longer than any interruption, that."""
-    once = _seconds(function, count)
-    return once if once > _LONG else min(once, _seconds(function, count))
+    once = clock(function, count)
+    return once if once > _LONG else min(once, clock(function, count))
 
 
 def _seconds(function: Callable[[], object], count: int) -> float:

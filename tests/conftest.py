@@ -1,6 +1,7 @@
-"""Settings that must be there before TensorFlow is imported."""
+"""Settings that must be there before TensorFlow is imported; what ``pytest -m gpu`` collects."""
 
 import os
+from importlib.util import find_spec
 
 # TensorFlow's oneDNN corrupts memory in the gradient of the weights of strided 1x1 convolutions
 # (2.21, some channel counts); as a reference it is used without.
@@ -11,5 +12,30 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 def pytest_configure(config):
     """No test sees a CUDA device but those that ask for one: ``pytest -m gpu``."""
-    if config.option.markexpr.strip() != "gpu":
+    if not _asks_for_a_device(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+
+def pytest_report_header(config):
+    if _asks_for_a_device(config) and find_spec("keras") is None:
+        return "Keras is not installed: the tests that go through its layers are left out"
+    return None
+
+
+def pytest_ignore_collect(collection_path, config):
+    """With ``-m gpu`` no file is imported that has no such test: most need TensorFlow, which a
+    machine with a GPU may not have."""
+    if not _asks_for_a_device(config):
+        return None
+    files = collection_path.rglob("test_*.py") if collection_path.is_dir() else [collection_path]
+    return None if any(map(_tests_a_device, files)) else True
+
+
+def _asks_for_a_device(config):
+    return config.option.markexpr.strip() == "gpu"
+
+
+def _tests_a_device(path):
+    text = path.read_text(encoding="utf-8")
+    needs_keras = "\nimport keras\n" in text
+    return "mark.gpu" in text and not (needs_keras and find_spec("keras") is None)

@@ -69,6 +69,18 @@ def test_rounds_end_at_the_limit():
     assert 3 <= len(times["slow"]) < 10**6
 
 
+def test_a_clock_of_its_own():
+    asked = []
+
+    def clock(function, count):
+        asked.append((function, count))
+        return 0.5 * count
+
+    timings, _ = benchmarking.interleave({"one": int}, rounds=4, warm_up=0, measure=clock)
+    assert timings["one"].median == 0.5
+    assert asked == [(int, 1)] * 5
+
+
 def test_the_ratio_is_taken_round_by_round():
     reference, ours = np.array([2.0, 40.0, 6.0]), np.array([1.0, 10.0, 2.0])
     assert benchmarking.ratio(reference, ours)[0] == 3.0

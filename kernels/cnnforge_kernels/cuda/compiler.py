@@ -109,7 +109,7 @@ def _symbol(code: bytes) -> str:
 
 
 @cache
-def _toolchain() -> str:
+def toolchain() -> str:
     """The versions of what turns a kernel into machine code."""
     names = ("numba", "numba-cuda", "cuda-core", "nvidia-nvvm", "nvidia-nvjitlink")
     versions = []
@@ -122,7 +122,7 @@ def _toolchain() -> str:
 
 
 @cache
-def _sources() -> str:
+def sources() -> str:
     """A digest of the sources of all kernels."""
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
@@ -134,16 +134,45 @@ def cached_kernel(kernel: Kernel, capability: tuple[int, int]) -> Compiled:
     """``compile_kernel``, or what an earlier process compiled from the same sources.
 
     A file's name is a digest of the sources in this folder, the specialisation and the toolchain.
-    A file that cannot be read or written costs time, nothing else.
+    A file that cannot be read or written costs time, nothing else. What ``export_kernel`` wrote on
+    another machine is found in the folder that ``CNNFORGE_CUBINS`` names.
     """
-    key = (kernel.name, kernel.identity, kernel.arguments, kernel.launch_bounds, capability)
-    digest = hashlib.sha256(f"{key} {_toolchain()} {_sources()}".encode()).hexdigest()
-    path = Path(cache_directory()) / "cuda" / f"{digest[:32]}.cubin"
+    path = Path(cache_directory()) / "cuda" / _file_name(kernel, capability, toolchain())
     compiled = _read(path)
+    if compiled is None and (folder := os.environ.get("CNNFORGE_CUBINS")):
+        compiled = _read(Path(folder) / _file_name(kernel, capability))
     if compiled is None:
         compiled = compile_kernel(kernel, capability)
         _write(path, compiled.code)
     return compiled
+
+
+def export_kernel(kernel: Kernel, capability: tuple[int, int], folder: Path) -> Path:
+    """Compile a kernel for a machine that has the same sources, but no compiler or another one.
+
+    Args:
+        kernel: the kernel.
+        capability: of that machine's device.
+        folder: what ``CNNFORGE_CUBINS`` is to name there.
+
+    Returns:
+        The file.
+
+    Raises:
+        CudaUnavailableError: as for ``compile_kernel``.
+        OSError: the file cannot be written.
+    """
+    path = folder / _file_name(kernel, capability)
+    _write(path, cached_kernel(kernel, capability).code)
+    if not path.exists():
+        raise OSError(f"{path} cannot be written")
+    return path
+
+
+def _file_name(kernel: Kernel, capability: tuple[int, int], compilers: str = "") -> str:
+    key = (kernel.name, kernel.identity, kernel.arguments, kernel.launch_bounds, capability)
+    digest = hashlib.sha256(f"{key} {compilers} {sources()}".encode()).hexdigest()
+    return f"{digest[:32]}.cubin"
 
 
 def _read(path: Path) -> Compiled | None:

@@ -7,10 +7,13 @@ size. A plan is made once for each shape and kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import lru_cache, partial
 from math import prod
+from typing import Any
 
+from cnnforge_kernels.cuda.convolution import Convolution as Convolution
 from cnnforge_kernels.cuda.depthwise import Depthwise, depthwise, depthwise_backward
 from cnnforge_kernels.cuda.direct import Direct, direct
 from cnnforge_kernels.cuda.gather import Gather, gather_weights
@@ -18,16 +21,14 @@ from cnnforge_kernels.cuda.gemm import Gemm, Tile, gemm
 from cnnforge_kernels.cuda.gemm_weights import GemmWeights, WeightsTile, gemm_weights
 from cnnforge_kernels.cuda.plans import (
     Launch,
-    Pair,
     Plan,
     Shape,
     blocks,
-    check_images,
     launch,
+    offer,
     slices,
 )
 from cnnforge_kernels.cuda.reduce import reduce_slices
-from cnnforge_kernels.geometry import output_size, padding_before
 
 _DIRECT_CHANNELS, _DIRECT_FILTERS = 8, 32
 # From large to small; a larger one is taken where it still makes enough blocks.
@@ -46,100 +47,10 @@ WEIGHTS_TILES = (
     WeightsTile(64, 32, 4, 4, copies=2, pixels=16),
     WeightsTile(32, 8, 4, 4, copies=8, pixels=32),
 )
+# Threads of a block of the other kernels: those it is written for, and others to choose from.
+THREADS = (128, 64, 256)
 # About one for each multiprocessor of a large device.
 _ENOUGH_BLOCKS = 128
-
-
-@dataclass(frozen=True)
-class Convolution:
-    """A convolution of given shapes.
-
-    Attributes:
-        inputs: (N, H, W, C).
-        weights: (KH, KW, C / groups, F).
-        strides: of rows and columns; so is ``dilation_rate``.
-        same: SAME padding, else VALID.
-        groups: blocks of channels that do not mix.
-        aligned: all arrays start at multiples of 16 bytes.
-    """
-
-    inputs: Shape
-    weights: Shape
-    strides: Pair = (1, 1)
-    same: bool = False
-    dilation_rate: Pair = (1, 1)
-    groups: int = 1
-    aligned: bool = True
-
-    @property
-    def outputs(self) -> Shape:
-        """(N, OH, OW, F)."""
-        sizes = (
-            output_size(
-                self.inputs[1 + a],
-                self.weights[a],
-                self.strides[a],
-                self.dilation_rate[a],
-                self.same,
-            )
-            for a in (0, 1)
-        )
-        return (self.inputs[0], *sizes, self.weights[3])
-
-    @property
-    def padding(self) -> Pair:
-        """Padding at the top and left."""
-        top, left = (
-            padding_before(
-                self.inputs[1 + a],
-                self.weights[a],
-                self.strides[a],
-                self.dilation_rate[a],
-                self.same,
-            )
-            for a in (0, 1)
-        )
-        return top, left
-
-    @property
-    def constants(self) -> dict:
-        """What kernels are compiled for."""
-        return {
-            "window": tuple(self.weights[:2]),
-            "strides": self.strides,
-            "dilation": self.dilation_rate,
-            "aligned": self.aligned,
-        }
-
-    @property
-    def group(self) -> dict:
-        """What kernels with groups are compiled for, too."""
-        return {
-            "channels": self.weights[2],
-            "filters": self.weights[3] // self.groups,
-            "groups": self.groups,
-        }
-
-    @property
-    def is_depthwise(self) -> bool:
-        """Each group has one channel."""
-        return self.groups > 1 and self.weights[2] == 1
-
-    @property
-    def depthwise(self) -> dict:
-        """What depthwise kernels are compiled for, too."""
-        return {"channels": self.groups, "multiplier": self.weights[3] // self.groups}
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Height, width, rows, columns, top, left: arguments of most kernels."""
-        return (*self.inputs[1:3], *self.outputs[1:3], *self.padding)
-
-    def check(self) -> None:
-        """Raise ``ValueError`` where an image is too large or has no channels."""
-        if not self.weights[2]:
-            raise ValueError(f"`weights` have no channels. Received: weights {self.weights}")
-        check_images(inputs=self.inputs, outputs=self.outputs, weights=(1, *self.weights))
 
 
 @lru_cache(maxsize=1024)
@@ -153,28 +64,50 @@ def forward(c: Convolution, bias: bool, relu: bool) -> Plan:
     if not prod(outputs):
         return Plan()
     c.check()
+    problem = f"conv2d {c} bias={bias} relu={relu}"
     if c.is_depthwise:
         kind = Depthwise(**c.constants, **c.depthwise, bias=bias, relu=relu)
-        tasks = outputs[0] * outputs[1] * blocks(outputs[2], kind.cells)
-        tasks *= outputs[3] // kind.vector
-        return Plan(
-            (
-                launch(
-                    depthwise(kind),
-                    (blocks(tasks, kind.threads),),
-                    *("inputs", "weights", "bias" if bias else "weights", "outputs"),
-                    *c.sizes,
-                    tasks,
-                ),
-            )
+        return offer(
+            problem,
+            {f"threads {it}": partial(_depthwise, replace(kind, threads=it), c) for it in THREADS},
         )
+    usual = _tile(prod(outputs[:3]), outputs[3] // c.groups)
+    options = {}
+    for tile in _usual_first(usual, TILES):
+        kind = Gemm(**c.constants, **c.group, tile=tile, bias=bias, relu=relu)
+        options[f"product {tile.name}"] = partial(_gemm, kind, c, ("inputs", "weights", "outputs"))
     few = Direct(**c.constants, **c.group, bias=bias, relu=relu)
-    narrow = few.channels <= _DIRECT_CHANNELS and few.filters <= _DIRECT_FILTERS
-    if narrow and few.possible:
-        return Plan((launch_direct(few, c, outputs[1:3], "bias" if bias else "weights"),))
-    tile = _tile(prod(outputs[:3]), outputs[3] // c.groups)
-    kind = Gemm(**c.constants, **c.group, tile=tile, bias=bias, relu=relu)
-    return Plan((_launch_gemm(kind, c, ("inputs", "weights", "outputs")),))
+    if few.channels <= _DIRECT_CHANNELS and few.filters <= _DIRECT_FILTERS and few.possible:
+        direct = {
+            f"direct, threads {it}": partial(_direct, replace(few, threads=it), c) for it in THREADS
+        }
+        options = direct | options
+    return offer(problem, options)
+
+
+def _usual_first(usual: Any, every: Iterable[Any]) -> list[Any]:
+    return [usual, *(it for it in every if it != usual)]
+
+
+def _depthwise(kind: Depthwise, c: Convolution) -> Plan:
+    outputs = c.outputs
+    tasks = outputs[0] * outputs[1] * blocks(outputs[2], kind.cells)
+    tasks *= outputs[3] // kind.vector
+    return Plan(
+        (
+            launch(
+                depthwise(kind),
+                (blocks(tasks, kind.threads),),
+                *("inputs", "weights", "bias" if kind.bias else "weights", "outputs"),
+                *c.sizes,
+                tasks,
+            ),
+        )
+    )
+
+
+def _direct(kind: Direct, c: Convolution) -> Plan:
+    return Plan((launch_direct(kind, c, c.outputs[1:3], "bias" if kind.bias else "weights"),))
 
 
 def launch_direct(kind: Direct, c: Convolution, rows_columns: Shape, bias: str) -> Launch:
@@ -205,7 +138,7 @@ def _tile(rows: int, columns: int) -> Tile:
     return TILES[-1]
 
 
-def _launch_gemm(kind: Gemm, c: Convolution, names: tuple[str, str, str]) -> Launch:
+def _gemm(kind: Gemm, c: Convolution, names: tuple[str, str, str]) -> Plan:
     """``names`` of source, mask and target."""
     source, mask, target = names
     small, large = c.outputs, c.inputs
@@ -214,18 +147,22 @@ def _launch_gemm(kind: Gemm, c: Convolution, names: tuple[str, str, str]) -> Lau
     phases = kind.phases
     pixels = c.inputs[0] * blocks(large[1], phases[0]) * blocks(large[2], phases[1])
     columns = large[3] // c.groups
-    return launch(
-        gemm(kind),
+    return Plan(
         (
-            blocks(pixels, kind.tile.rows),
-            blocks(columns, kind.tile.columns),
-            c.groups * phases[0] * phases[1],
-        ),
-        *(source, mask, "weights", "bias" if kind.bias else "weights", target),
-        c.inputs[0],
-        *small[1:3],
-        *large[1:3],
-        *c.padding,
+            launch(
+                gemm(kind),
+                (
+                    blocks(pixels, kind.tile.rows),
+                    blocks(columns, kind.tile.columns),
+                    c.groups * phases[0] * phases[1],
+                ),
+                *(source, mask, "weights", "bias" if kind.bias else "weights", target),
+                c.inputs[0],
+                *small[1:3],
+                *large[1:3],
+                *c.padding,
+            ),
+        )
     )
 
 
@@ -239,25 +176,37 @@ def grad_inputs(c: Convolution, relu: bool) -> Plan:
     if not prod(c.inputs):
         return Plan()
     c.check()
-    mask = "outputs" if relu else "grad_outputs"
+    problem, mask = f"conv2d_grad_inputs {c} relu={relu}", "outputs" if relu else "grad_outputs"
+    options = {}
     if c.is_depthwise:
         kind = Depthwise(**c.constants, **c.depthwise, relu=relu, backward=True)
-        tasks = prod(c.inputs) // kind.vector
-        return Plan(
-            (
-                launch(
-                    depthwise_backward(kind),
-                    (blocks(tasks, kind.threads),),
-                    *("grad_outputs", mask, "weights", "grad_inputs"),
-                    *c.sizes,
-                    tasks,
-                ),
+        for it in THREADS:
+            options[f"threads {it}"] = partial(
+                _depthwise_backward, replace(kind, threads=it), c, mask
             )
-        )
+        return offer(problem, options)
     phases = c.strides[0] * c.strides[1]
-    tile = _tile(prod(c.inputs[:3]) // phases, c.weights[2])
-    kind = Gemm(**c.constants, **c.group, tile=tile, relu=relu, backward=True)
-    return Plan((_launch_gemm(kind, c, ("grad_outputs", mask, "grad_inputs")),))
+    usual = _tile(prod(c.inputs[:3]) // phases, c.weights[2])
+    for tile in _usual_first(usual, TILES):
+        kind = Gemm(**c.constants, **c.group, tile=tile, relu=relu, backward=True)
+        names = "grad_outputs", mask, "grad_inputs"
+        options[f"product {tile.name}"] = partial(_gemm, kind, c, names)
+    return offer(problem, options)
+
+
+def _depthwise_backward(kind: Depthwise, c: Convolution, mask: str) -> Plan:
+    tasks = prod(c.inputs) // kind.vector
+    return Plan(
+        (
+            launch(
+                depthwise_backward(kind),
+                (blocks(tasks, kind.threads),),
+                *("grad_outputs", mask, "weights", "grad_inputs"),
+                *c.sizes,
+                tasks,
+            ),
+        )
+    )
 
 
 def _weights_tile(rows: int, filters: int) -> WeightsTile:
@@ -279,15 +228,23 @@ def grad_weights(c: Convolution, relu: bool) -> Plan:
     if not prod(c.weights):
         return Plan()
     c.check()
-    outputs, mask = c.outputs, "outputs" if relu else "grad_outputs"
-    pixels = prod(outputs[:3])
-    floats = prod(c.weights) + c.weights[3]
+    mask = "outputs" if relu else "grad_outputs"
+    problem = f"conv2d_grad_weights {c} relu={relu}"
     if c.is_depthwise:
         kind = Gather(**c.constants, **c.group, relu=relu)
-        return gathered(kind, c, outputs, ("inputs", "grad_outputs", mask, "grad_outputs"))
-    rows, filters = prod(c.weights[:3]), c.weights[3] // c.groups
-    tile = _weights_tile(rows, filters)
-    kind = GemmWeights(**c.constants, **c.group, tile=tile, relu=relu)
+        names = "inputs", "grad_outputs", mask, "grad_outputs"
+        return offer(problem, gathered(kind, c, c.outputs, names))
+    options = {}
+    usual = _weights_tile(prod(c.weights[:3]), c.weights[3] // c.groups)
+    for tile in _usual_first(usual, WEIGHTS_TILES):
+        kind = GemmWeights(**c.constants, **c.group, tile=tile, relu=relu)
+        options[f"product {tile.name}"] = partial(_gemm_weights, kind, c, mask)
+    return offer(problem, options)
+
+
+def _gemm_weights(kind: GemmWeights, c: Convolution, mask: str) -> Plan:
+    rows, filters, tile = prod(c.weights[:3]), c.weights[3] // c.groups, kind.tile
+    pixels, floats = prod(c.outputs[:3]), prod(c.weights) + c.weights[3]
     tiles = blocks(rows, tile.rows) * blocks(filters, tile.columns)
     count, each = slices(pixels, tiles * c.groups, floats, 8 * tile.pixels)
     first = launch(
@@ -310,8 +267,10 @@ def _reduction(c: Convolution, floats: int, count: int) -> Launch:
     )
 
 
-def gathered(kind: Gather, c: Convolution, grads: Shape, names: tuple[str, ...]) -> Plan:
-    """The plan of gradients that are gathered filter by filter.
+def gathered(
+    kind: Gather, c: Convolution, grads: Shape, names: tuple[str, ...]
+) -> dict[str, Callable[[], Plan]]:
+    """The plans of gradients that are gathered filter by filter, by configuration.
 
     Args:
         kind: the kernel's constants.
@@ -319,6 +278,13 @@ def gathered(kind: Gather, c: Convolution, grads: Shape, names: tuple[str, ...])
         grads: shape of the upstream gradient.
         names: of inputs, upstream gradient, mask and winners.
     """
+    return {
+        f"threads {it}": partial(_gathered, replace(kind, threads=it), c, grads, names)
+        for it in THREADS
+    }
+
+
+def _gathered(kind: Gather, c: Convolution, grads: Shape, names: tuple[str, ...]) -> Plan:
     pixels, floats = prod(grads[:3]), prod(c.weights) + c.weights[3]
     count, each = slices(pixels, kind.blocks, floats, 8 * kind.threads // kind.lanes)
     first = launch(

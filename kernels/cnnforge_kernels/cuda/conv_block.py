@@ -7,13 +7,14 @@ each pooled value, the cell of its window that won, as one byte, and backward fi
 
 from __future__ import annotations
 
-from functools import lru_cache
+from dataclasses import replace
+from functools import lru_cache, partial
 from math import prod
 
-from cnnforge_kernels.cuda.conv2d import Convolution, gathered, launch_direct
+from cnnforge_kernels.cuda.conv2d import THREADS, Convolution, gathered, launch_direct
 from cnnforge_kernels.cuda.direct import NO_WINNER, Direct
 from cnnforge_kernels.cuda.gather import Gather
-from cnnforge_kernels.cuda.plans import Pair, Plan, Shape, blocks, launch
+from cnnforge_kernels.cuda.plans import Pair, Plan, Shape, blocks, launch, offer
 from cnnforge_kernels.cuda.scatter import Scatter, scatter_inputs
 
 
@@ -53,7 +54,15 @@ def forward(c: Convolution, pool_size: Pair, bias: bool) -> Plan:
     kind = Direct(**c.constants, **c.group, bias=bias, relu=True, pool=pool_size)
     if not kind.possible:
         raise _too_large(kind.window)
-    return Plan((launch_direct(kind, c, shape[1:3], "bias" if bias else "weights"),))
+    problem = f"conv_block {c} pool_size={pool_size} bias={bias}"
+    return offer(
+        problem,
+        {f"threads {it}": partial(_direct, replace(kind, threads=it), c, shape) for it in THREADS},
+    )
+
+
+def _direct(kind: Direct, c: Convolution, shape: Shape) -> Plan:
+    return Plan((launch_direct(kind, c, shape[1:3], "bias" if kind.bias else "weights"),))
 
 
 @lru_cache(maxsize=1024)
@@ -69,9 +78,17 @@ def grad_inputs(c: Convolution, pool_size: Pair) -> Plan:
     kind = Scatter(**c.constants, **c.group, pool=pool_size)
     if not kind.possible:
         raise _too_large(kind.window)
+    problem = f"conv_block_grad_inputs {c} pool_size={pool_size}"
+    return offer(
+        problem,
+        {f"threads {it}": partial(_scatter, replace(kind, threads=it), c) for it in THREADS},
+    )
+
+
+def _scatter(kind: Scatter, c: Convolution) -> Plan:
     pixels = prod(c.inputs[:3])
     grid = blocks(pixels, kind.threads // kind.lanes), kind.channel_blocks * c.groups
-    rows, columns = pooled(c, pool_size)[1:3]
+    rows, columns = pooled(c, kind.pool)[1:3]
     return Plan(
         (
             launch(
@@ -101,4 +118,5 @@ def grad_weights(c: Convolution, pool_size: Pair) -> Plan:
     _check(c, pool_size)
     kind = Gather(**c.constants, **c.group, pool=pool_size)
     names = ("inputs", "grad_outputs", "grad_outputs", "winners")
-    return gathered(kind, c, pooled(c, pool_size), names)
+    problem = f"conv_block_grad_weights {c} pool_size={pool_size}"
+    return offer(problem, gathered(kind, c, pooled(c, pool_size), names))

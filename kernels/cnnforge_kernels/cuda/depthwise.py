@@ -59,6 +59,7 @@ class Depthwise:
         if self.dilation != (1, 1):
             text += f" dilation {self.dilation[0]}x{self.dilation[1]}"
         text += (" bias" if self.bias else "") + (" relu" if self.relu else "")
+        text += f" threads {self.threads}" if self.threads != THREADS else ""
         return text if self.aligned else f"{text} unaligned"
 
 

@@ -18,7 +18,7 @@ from functools import cache
 import numpy as np
 
 from cnnforge_kernels.cuda.jit import Kernel, cuda, kernel
-from cnnforge_kernels.cuda.kinds import Kind, size_of
+from cnnforge_kernels.cuda.kinds import Kind, size_of, threads_of
 from cnnforge_kernels.cuda.memory import divide, load4, store4, store4_bytes
 
 float32, int32, uint32 = np.float32, np.int32, np.uint32
@@ -104,10 +104,16 @@ class Direct(Kind):
         return self.shared_floats <= _MOST_SHARED_FLOATS
 
     @property
+    def resident(self) -> int:
+        """Blocks that shall fit on a multiprocessor: 512 threads, of 128 registers each."""
+        return 512 // self.threads
+
+    @property
     def name(self) -> str:
         """``"conv2d_direct 5x5x1x8"`` and what differs from the plain case."""
         kind = "conv2d_direct" if self.pool is None else "conv_block"
-        return self.named(kind, size_of("pool", self.pool), "bias" * self.bias)
+        threads = threads_of(self.threads, THREADS)
+        return self.named(kind, size_of("pool", self.pool), threads, "bias" * self.bias)
 
 
 @cache
@@ -140,7 +146,7 @@ def direct(c: Direct) -> Kernel:
         "uint8*",
         *("int32",) * 9,
         threads=THREADS,
-        blocks=4,
+        blocks=c.resident,
         identity=(c,),
     )
     def conv2d_direct(

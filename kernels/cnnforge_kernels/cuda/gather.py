@@ -19,7 +19,7 @@ import numpy as np
 
 from cnnforge_kernels.cuda.direct import NO_WINNER
 from cnnforge_kernels.cuda.jit import Kernel, cuda, kernel
-from cnnforge_kernels.cuda.kinds import Kind, size_of
+from cnnforge_kernels.cuda.kinds import Kind, size_of, threads_of
 from cnnforge_kernels.cuda.memory import divide, load4
 
 float32, int32, uint32 = np.float32, np.int32, np.uint32
@@ -61,10 +61,16 @@ class Gather(Kind):
         return filters * self.tap_blocks[0] * self.tap_blocks[1] * (self.channels // self.vector)
 
     @property
+    def resident(self) -> int:
+        """Blocks that shall fit on a multiprocessor: 512 threads, of 128 registers each."""
+        return 512 // self.threads
+
+    @property
     def name(self) -> str:
         """``"conv_block_grad_weights 5x5x1x8 pool 2x2"`` and what differs from that."""
         kind = "conv_block_grad_weights" if self.pool else "depthwise_grad_weights"
-        return self.named(kind, size_of("pool", self.pool))
+        threads = threads_of(self.threads, THREADS)
+        return self.named(kind, size_of("pool", self.pool), threads)
 
 
 @cache
@@ -100,7 +106,7 @@ def gather_weights(c: Gather) -> Kernel:
         "float32*",
         *("int32",) * 9,
         threads=THREADS,
-        blocks=4,
+        blocks=c.resident,
         identity=(c,),
     )
     def gather_weights(

@@ -37,6 +37,11 @@ class Tile:
     depth: int = 8
 
     @property
+    def name(self) -> str:
+        """``"128x64"``."""
+        return f"{self.rows}x{self.columns}"
+
+    @property
     def threads(self) -> int:
         """Threads of a block."""
         return self.rows * self.columns // (self.thread_rows * self.thread_columns)

@@ -34,6 +34,11 @@ class WeightsTile:
     pixels: int = 8
 
     @property
+    def name(self) -> str:
+        """``"128x64"``."""
+        return f"{self.rows}x{self.columns}"
+
+    @property
     def threads(self) -> int:
         """Threads of a block."""
         return self.copies * self.rows * self.columns // (self.thread_rows * self.thread_columns)

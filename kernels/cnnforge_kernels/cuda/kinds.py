@@ -45,6 +45,11 @@ class Kind:
         return " ".join(word for word in words if word)
 
 
+def threads_of(threads: int, usual: int) -> str:
+    """``"threads 64"``, or nothing where there are as many as usual."""
+    return f"threads {threads}" if threads != usual else ""
+
+
 def size_of(name: str, pair: tuple[int, int] | None) -> str:
     """``"pool 2x2"``, or nothing for ``None``."""
     return f"{name} {pair[0]}x{pair[1]}" if pair else ""

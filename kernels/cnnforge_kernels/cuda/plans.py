@@ -5,7 +5,8 @@ Plans are plain data, made with no device; ``runtime.py`` runs them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from cnnforge_kernels.cuda.jit import Kernel
@@ -45,10 +46,26 @@ class Plan:
     Attributes:
         launches: in their order.
         scratch: float32 elements of the array ``"scratch"``, 16-byte aligned.
+        problem: what it computes: op, shapes, options, precision; the same in every process.
+        options: other configurations that compute it, and this one: the first. Any of them is
+            right; which is the fastest, ``tuning.py`` can measure.
     """
 
     launches: tuple[Launch, ...] = ()
     scratch: int = 0
+    problem: str = ""
+    options: Mapping[str, Callable[[], Plan]] = field(default_factory=dict, compare=False)
+
+
+def offer(problem: str, options: Mapping[str, Callable[[], Plan]]) -> Plan:
+    """The first of several configurations, which is the default, and how to make the others.
+
+    Args:
+        problem: what all of them compute.
+        options: name of a configuration to its plan.
+    """
+    first = next(iter(options.values()))()
+    return replace(first, problem=problem, options=options) if len(options) > 1 else first
 
 
 def launch(kernel: Kernel, grid: Shape, *arguments: str | tuple[str, int] | int) -> Launch:

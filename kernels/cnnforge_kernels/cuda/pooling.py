@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 
-from cnnforge_kernels.cuda.plans import Pair, Plan, Shape, blocks, check_images, launch
+from cnnforge_kernels.cuda.plans import Pair, Plan, Shape, blocks, check_images, launch, offer
 from cnnforge_kernels.cuda.pools import (
     THREADS,
     Pool,
@@ -16,6 +16,9 @@ from cnnforge_kernels.cuda.pools import (
     pool_forward,
 )
 from cnnforge_kernels.geometry import output_size, padding_before
+
+# Of a block: the usual, and others to choose from.
+_THREADS = (THREADS, 256, 512)
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,9 @@ class Pooling:
         lanes = self.inputs[3] // self.vector
         return (*self.inputs[1:3], *self.outputs[1:3], *padding, lanes)
 
-    def kernel(self, maximum: bool, backward: bool) -> Pool:
+    def kernel(self, maximum: bool, backward: bool, threads: int) -> Pool:
         """What a kernel is compiled for."""
-        return Pool(maximum, self.window, self.strides, self.vector, backward)
+        return Pool(maximum, self.window, self.strides, self.vector, backward, threads)
 
 
 @lru_cache(maxsize=1024)
@@ -74,10 +77,15 @@ def forward(p: Pooling, maximum: bool) -> Plan:
     if not prod(p.outputs):
         return Plan()
     check_images(inputs=p.inputs)
+    options = {f"threads {it}": partial(_forward, p, maximum, it) for it in _THREADS}
+    return offer(f"{'max' if maximum else 'average'}_pool2d {p}", options)
+
+
+def _forward(p: Pooling, maximum: bool, threads: int) -> Plan:
     tasks = prod(p.outputs) // p.vector
     names = ("inputs", "outputs", "winners" if maximum else "outputs")
-    kernel = pool_forward(p.kernel(maximum, False))
-    return Plan((launch(kernel, (blocks(tasks, THREADS),), *names, *p.sizes, tasks),))
+    kernel = pool_forward(p.kernel(maximum, False, threads))
+    return Plan((launch(kernel, (blocks(tasks, threads),), *names, *p.sizes, tasks),))
 
 
 @lru_cache(maxsize=1024)
@@ -90,10 +98,15 @@ def backward(p: Pooling, maximum: bool) -> Plan:
     if not prod(p.inputs):
         return Plan()
     check_images(inputs=p.inputs)
+    options = {f"threads {it}": partial(_backward, p, maximum, it) for it in _THREADS}
+    return offer(f"{'max' if maximum else 'average'}_pool2d_grad {p}", options)
+
+
+def _backward(p: Pooling, maximum: bool, threads: int) -> Plan:
     tasks = prod(p.inputs) // p.vector
     names = ("grad_outputs", "grad_inputs", "winners" if maximum else "grad_outputs")
-    kernel = pool_backward(p.kernel(maximum, True))
-    return Plan((launch(kernel, (blocks(tasks, THREADS),), *names, *p.sizes, tasks),))
+    kernel = pool_backward(p.kernel(maximum, True, threads))
+    return Plan((launch(kernel, (blocks(tasks, threads),), *names, *p.sizes, tasks),))
 
 
 @lru_cache(maxsize=1024)

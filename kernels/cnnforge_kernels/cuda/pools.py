@@ -51,7 +51,8 @@ class Pool:
         """``"max_pool2d 2x2 strides 2x2 vector 4"``."""
         kind = "max_pool2d" if self.maximum else "average_pool2d"
         text = f"{kind}{'_grad' if self.backward else ''} {self.window[0]}x{self.window[1]}"
-        return text + f" strides {self.strides[0]}x{self.strides[1]} vector {self.vector}"
+        text += f" strides {self.strides[0]}x{self.strides[1]} vector {self.vector}"
+        return text if self.threads == THREADS else f"{text} threads {self.threads}"
 
 
 @cache

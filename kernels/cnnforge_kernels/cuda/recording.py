@@ -57,6 +57,13 @@ class _Recorder:
     def capability(self, device: int) -> tuple[int, int]:
         return self.real.capability(device)
 
+    def identity(self, device: int) -> str:
+        return self.real.identity(device)
+
+    def measurable(self, device: int, stream: int) -> bool:
+        # Nothing runs, and the arrays may lie nowhere: the tuner's choices are only followed.
+        return False
+
     def locate(self, array: Any) -> View:
         return self.real.locate(array)
 

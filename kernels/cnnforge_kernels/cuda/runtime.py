@@ -8,18 +8,24 @@ disk (``compiler.py``).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
+from cnnforge_kernels.cuda import tuning
 from cnnforge_kernels.cuda.arrays import DeviceArray, View, strides_unless_contiguous
 from cnnforge_kernels.cuda.compiler import cached_kernel, capability_of
 from cnnforge_kernels.cuda.errors import no_device, no_numba_cuda, refused
 from cnnforge_kernels.cuda.jit import AVAILABLE, Kernel
 
 _SCALARS = {name: np.dtype(name).type for name in ("int32", "uint32", "int64", "float32")}
+
+# To choose a configuration: seconds of one measurement, the most runs in it, and measurements.
+_MEASUREMENT, _MOST_RUNS, _MEASUREMENTS = 0.002, 200, 5
 
 
 class Buffer(Protocol):
@@ -55,8 +61,9 @@ class Driver:
         if not AVAILABLE:
             raise no_numba_cuda()
         import cuda.core
+        from cuda.bindings import driver as bindings
 
-        self._core = cuda.core
+        self._core, self._bindings = cuda.core, bindings
         self._loaded: dict[Any, Any] = {}
         self._devices: dict[int, Any] = {}
         self._loading = threading.Lock()
@@ -97,6 +104,12 @@ class Driver:
         """The compute capability of a device."""
         return capability_of(self._device(device))
 
+    def identity(self, device: int) -> str:
+        """What a measured time belongs to: the device's name, capability and driver."""
+        owner = self._device(device)
+        version = int(self._bindings.cuDriverGetVersion()[1])
+        return f"{owner.name} {capability_of(owner)} driver {version}"
+
     def locate(self, array: Any) -> View:
         """Where a foreign array lies."""
         from cuda.core.utils import (  # pyright: ignore[reportMissingImports]
@@ -118,7 +131,15 @@ class Driver:
             return _Memory(None, None)
         owner, order = self._device(device), self._stream(stream)
         with self._current(owner):
-            return _Memory(owner.allocate(size, stream=order), order)
+            # A device's own pool refuses a stream that is being captured into a CUDA graph.
+            memory = self._core.GraphMemoryResource(owner) if self._captured(order) else owner
+            return _Memory(memory.allocate(size, stream=order), order)
+
+    def _captured(self, order: Any) -> bool:
+        """Whether what is done in the order of a stream goes into a CUDA graph."""
+        error, status = self._bindings.cuStreamIsCapturing(order.handle)
+        # The legacy default stream answers with an error while another stream is captured.
+        return not error and int(status) != 0
 
     def launch(
         self,
@@ -129,11 +150,60 @@ class Driver:
         """Launch kernels, (kernel, grid, arguments), one after the other."""
         owner, order = self._device(device), self._stream(stream)
         with self._current(owner):
-            for kernel, grid, arguments in launches:
-                config = self._core.LaunchConfig(
-                    grid=grid, block=kernel.threads, shmem_size=kernel.dynamic_shared
-                )
-                self._core.launch(order, config, self._load(kernel, owner), *arguments)
+            for run in self._ready(launches, owner, order):
+                run()
+
+    def measurable(self, device: int, stream: int) -> bool:
+        """Whether a stream runs what is launched now, rather than being captured into a graph."""
+        with self._current(self._device(device)):
+            error, status = self._bindings.cuStreamIsCapturing(self._stream(stream).handle)
+        return not error and int(status) == 0
+
+    def seconds(
+        self,
+        launches: list[tuple[Kernel, tuple[int, int, int], list[Any]]],
+        device: int,
+        stream: int,
+    ) -> float:
+        """What launches take, by the device's clock: the least of several measurements."""
+        owner, order = self._device(device), self._stream(stream)
+        with self._current(owner):
+            ready = self._ready(launches, owner, order)
+            # The first run loads the kernels, the second tells how many fill a measurement.
+            self._elapsed(ready, order, 1)
+            once = self._elapsed(ready, order, 1)
+            count = int(min(max(_MEASUREMENT / max(once, 1e-6), 1), _MOST_RUNS))
+            return min(self._elapsed(ready, order, count) for _ in range(_MEASUREMENTS))
+
+    def _elapsed(self, ready: list[Callable[[], Any]], order: Any, count: int) -> float:
+        # The option was called `enable_timing` before cuda.core 1.0.
+        options = self._core.EventOptions
+        fields = {it.name for it in dataclasses.fields(options)}
+        timed = options(**{"timing_enabled" if "timing_enabled" in fields else "enable_timing": 1})
+        begun = order.record(options=timed)
+        for _ in range(count):
+            for run in ready:
+                run()
+        ended = order.record(options=timed)
+        ended.sync()
+        # The difference of events is in milliseconds.
+        return (ended - begun) / 1e3 / count
+
+    def _ready(
+        self,
+        launches: list[tuple[Kernel, tuple[int, int, int], list[Any]]],
+        owner: Any,
+        order: Any,
+    ) -> list[Callable[[], Any]]:
+        """Launches with everything looked up."""
+        found = []
+        for kernel, grid, arguments in launches:
+            config = self._core.LaunchConfig(
+                grid=grid, block=kernel.threads, shmem_size=kernel.dynamic_shared
+            )
+            loaded = self._load(kernel, owner)
+            found.append(partial(self._core.launch, order, config, loaded, *arguments))
+        return found
 
     def function(self, kernel: Kernel, device: int) -> int:
         """The ``CUfunction`` of a kernel, loaded for a device."""
@@ -226,7 +296,7 @@ def empty(shape: tuple[int, ...], dtype: Any, device: int, stream: int) -> Devic
 
 
 def run(plan: Any, arrays: dict[str, View], stream: int) -> None:
-    """Run a plan.
+    """Run a plan, or what the tuner has chosen instead.
 
     Args:
         plan: a ``Plan``.
@@ -235,6 +305,18 @@ def run(plan: Any, arrays: dict[str, View], stream: int) -> None:
     """
     if not plan.launches:
         return
+    if plan.options and tuning.enabled():
+        device = next(iter(arrays.values())).device
+        seconds = None
+        if driver().measurable(device, stream):
+            # Each configuration writes the same results: any may run before the chosen one does.
+            seconds = partial(_on, arrays=arrays, stream=stream, act=driver().seconds)
+        plan = tuning.chosen(plan, driver().identity(device), seconds)
+    _on(plan, arrays, stream, driver().launch)
+
+
+def _on(plan: Any, arrays: dict[str, View], stream: int, act: Callable[..., Any]) -> Any:
+    """Do something with a plan's launches, ``act(launches, device, stream)``."""
     device = next(iter(arrays.values())).device
     scratch = driver().allocate(4 * plan.scratch, device, stream) if plan.scratch else None
     pointers = {name: array.pointer for name, array in arrays.items()}
@@ -255,7 +337,7 @@ def run(plan: Any, arrays: dict[str, View], stream: int) -> None:
                 arguments.append(_SCALARS[kind](value))
         ready.append((launch.kernel, launch.grid, arguments))
     try:
-        driver().launch(ready, device, stream)
+        return act(ready, device, stream)
     finally:
         if scratch is not None:
             # In the order of the stream: the kernels are done with it before it is used again.

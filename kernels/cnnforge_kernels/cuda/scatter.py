@@ -15,7 +15,7 @@ import numpy as np
 
 from cnnforge_kernels.cuda.direct import NO_WINNER
 from cnnforge_kernels.cuda.jit import Kernel, cuda, kernel
-from cnnforge_kernels.cuda.kinds import Kind, size_of
+from cnnforge_kernels.cuda.kinds import Kind, size_of, threads_of
 from cnnforge_kernels.cuda.memory import divide, load4, load4_bytes, store4
 
 float32, int32, uint32 = np.float32, np.int32, np.uint32
@@ -68,9 +68,15 @@ class Scatter(Kind):
         return -(-self.channels // (self.lanes * self.vector))
 
     @property
+    def resident(self) -> int:
+        """Blocks that shall fit on a multiprocessor: 512 threads, of 128 registers each."""
+        return 512 // self.threads
+
+    @property
     def name(self) -> str:
         """``"conv_block_grad_inputs 3x3x8x16 pool 2x2"`` and what differs from that."""
-        return self.named("conv_block_grad_inputs", size_of("pool", self.pool))
+        threads = threads_of(self.threads, THREADS)
+        return self.named("conv_block_grad_inputs", size_of("pool", self.pool), threads)
 
 
 @cache
@@ -100,7 +106,7 @@ def scatter_inputs(c: Scatter) -> Kernel:
         *("float32*",) * 2,
         *("int32",) * 7,
         threads=THREADS,
-        blocks=4,
+        blocks=c.resident,
         identity=(c,),
     )
     def conv_block_grad_inputs(

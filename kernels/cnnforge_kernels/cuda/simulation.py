@@ -110,6 +110,19 @@ class Driver:
         """That of a device without our tensor cores."""
         return 7, 5
 
+    def identity(self, device: int) -> str:
+        """What a measured time belongs to."""
+        return "simulator"
+
+    def measurable(self, device: int, stream: int) -> bool:
+        """Time can be measured."""
+        return True
+
+    def seconds(self, launches: list[Any], device: int, stream: int) -> float:
+        """Run launches; a made-up time, the same for all."""
+        self.launch(launches, device, stream)
+        return 1.0
+
     def locate(self, array: Any) -> View:
         """Where an object's ``values`` lie."""
         values = array.values

@@ -16,9 +16,9 @@ atomically, and the number of partial sums follows from the shape alone.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 from cnnforge_kernels.cuda import conv2d as exact
 from cnnforge_kernels.cuda.conv2d import Convolution
@@ -31,6 +31,7 @@ from cnnforge_kernels.cuda.plans import (
     Plan,
     blocks,
     launch,
+    offer,
 )
 from cnnforge_kernels.cuda.reduce import reduce_slices
 from cnnforge_kernels.cuda.tensor_core_convolution import convolution
@@ -108,8 +109,13 @@ def _vector(c: Convolution) -> bool:
     return c.aligned and c.weights[2] % 4 == 0 and c.weights[3] % 4 == 0
 
 
-def _tile(c: Convolution, columns: int) -> Tile:
-    return WIDE if _vector(c) and columns > NARROW.columns else NARROW
+def _tiles(c: Convolution, columns: int) -> dict[str, Tile]:
+    """The tiles to choose from, by name; the first is the usual one for so many columns."""
+    tiles = {"narrow tile": NARROW}
+    if not _vector(c):
+        return tiles
+    wide = {"wide tile": WIDE}
+    return wide | tiles if columns > NARROW.columns else tiles | wide
 
 
 @lru_cache(maxsize=1024)
@@ -128,12 +134,21 @@ def forward(c: Convolution, bias: bool, relu: bool, precision: Precision = "floa
     """
     if _is_exact(c, precision):
         return exact.forward(c, bias, relu)
-    images, height, width, channels = c.inputs
-    _, rows, columns, filters = c.outputs
     if not prod(c.outputs):
         return Plan()
     _check(c, precision)
-    tile = _tile(c, filters)
+    return offer(
+        f"conv2d {c} bias={bias} relu={relu} {precision}",
+        {
+            name: partial(_forward, c, bias, relu, precision, tile)
+            for name, tile in _tiles(c, c.weights[3]).items()
+        },
+    )
+
+
+def _forward(c: Convolution, bias: bool, relu: bool, precision: Any, tile: Tile) -> Plan:
+    images, height, width, channels = c.inputs
+    _, rows, columns, filters = c.outputs
     return Plan(
         (
             launch(
@@ -162,18 +177,27 @@ def grad_inputs(c: Convolution, relu: bool, precision: Precision = "float32") ->
     """
     if _is_exact(c, precision):
         return exact.grad_inputs(c, relu)
-    images, height, width, channels = c.inputs
-    _, rows, columns, filters = c.outputs
     if not prod(c.inputs):
         return Plan()
     _check(c, precision)
+    return offer(
+        f"conv2d_grad_inputs {c} relu={relu} {precision}",
+        {
+            name: partial(_grad_inputs, c, relu, precision, tile)
+            for name, tile in _tiles(c, c.weights[2]).items()
+        },
+    )
+
+
+def _grad_inputs(c: Convolution, relu: bool, precision: Any, tile: Tile) -> Plan:
+    images, height, width, channels = c.inputs
+    _, rows, columns, filters = c.outputs
     source, depth, first = "grad_outputs", filters, ()
     if not rows * columns:
         # Nothing to sum: the kernel writes zeros, and forms no address in an empty array.
         source, depth = "weights", 0
     elif relu:
         source, first = "scratch", (_masked(c, 0),)
-    tile = _tile(c, channels)
     # Pixels of the inputs are taken apart by phases of the stride; the first has most of them.
     phases = tuple(min(c.strides[a], c.inputs[1 + a]) for a in (0, 1))
     pixels = images * blocks(height, c.strides[0]) * blocks(width, c.strides[1])
@@ -198,9 +222,18 @@ def grad_weights(c: Convolution, relu: bool, precision: Precision = "float32") -
     if not prod(c.weights):
         return Plan()
     _check(c, precision)
+    return offer(
+        f"conv2d_grad_weights {c} relu={relu} {precision}",
+        {
+            name: partial(_grad_weights, c, relu, precision, tile)
+            for name, tile in _tiles(c, c.weights[3]).items()
+        },
+    )
+
+
+def _grad_weights(c: Convolution, relu: bool, precision: Any, tile: Tile) -> Plan:
     images, rows, columns, filters = c.outputs
     lines, pixels = prod(c.weights[:3]), images * rows * columns
-    tile = _tile(c, filters)
     tiles = blocks(lines, tile.rows), blocks(filters, tile.columns)
     part = lines * filters + filters
     slices, each = _slices(pixels, tiles[0] * tiles[1], part)

@@ -161,8 +161,26 @@ def test_a_second_process_compiles_nothing(tmp_path, monkeypatch):
     assert cached_kernel(add_one, (9, 0)).log
     # So is everything once a source has changed.
     assert not cached_kernel(add_one, (9, 0)).log
-    monkeypatch.setattr(compiler, "_sources", lambda: "others")
+    monkeypatch.setattr(compiler, "sources", lambda: "others")
     assert cached_kernel(add_one, (9, 0)).log
+
+
+def test_kernels_that_were_compiled_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiler, "cache_directory", lambda: str(tmp_path / "there"))
+    path = compiler.export_kernel(add_one, (9, 0), tmp_path / "cubins")
+    monkeypatch.setattr(compiler, "cache_directory", lambda: str(tmp_path / "here"))
+    monkeypatch.setattr(compiler, "toolchain", lambda: "other compilers, or none")
+    monkeypatch.setenv("CNNFORGE_CUBINS", str(path.parent))
+    found = cached_kernel(add_one, (9, 0))
+    assert not found.log
+    assert "add_one" in found.symbol
+    # Another architecture, other sources: compiled here.
+    assert cached_kernel(add_one, (8, 0)).log
+    monkeypatch.setattr(compiler, "sources", lambda: "others")
+    assert cached_kernel(add_one, (9, 0)).log
+    (tmp_path / "a file").write_text("")
+    with pytest.raises(OSError, match="cannot be written"):
+        compiler.export_kernel(add_one, (9, 0), tmp_path / "a file")
 
 
 def test_an_architecture_that_the_compiler_does_not_know():

@@ -2,6 +2,7 @@
 
 import inspect
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -94,6 +95,42 @@ def test_a_driver_that_refuses_a_kernel(monkeypatch):
     plan = forward(Convolution((1, 5, 5, 1), (3, 3, 1, 4)), False, False)
     with pytest.raises(CudaUnavailableError, match=r"refused.*'conv2d_direct.*Update the driver"):
         made._load(plan.launches[0].kernel, Device)
+
+
+class Pool:
+    """A source of memory that notes who was asked."""
+
+    device_id = 0
+
+    def __init__(self, name, asked):
+        self._name, self._asked = name, asked
+
+    def allocate(self, size, stream):
+        self._asked.append((self._name, size))
+        return SimpleNamespace(handle=512, close=lambda _: None)
+
+    def set_current(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("answer", "source"),
+    [((0, 0), "device"), ((0, 1), "graph"), ((906, 0), "device")],
+    ids=["outside", "captured", "another stream is captured"],
+)
+def test_memory_while_a_stream_is_captured_into_a_graph(answer, source):
+    asked = []
+    device = Pool("device", asked)
+    made = runtime.Driver.__new__(runtime.Driver)
+    made._core = SimpleNamespace(
+        Device=lambda *_: device,
+        LEGACY_DEFAULT_STREAM=SimpleNamespace(handle=1),
+        GraphMemoryResource=lambda owner: Pool("graph", asked),
+    )
+    made._bindings = SimpleNamespace(cuStreamIsCapturing=lambda handle: answer)
+    made._devices = {0: device}
+    made.allocate(64, 0, 0).free()
+    assert asked == [(source, 64)]
 
 
 def test_what_is_no_array_on_a_device():

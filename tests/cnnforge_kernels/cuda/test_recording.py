@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from cnnforge_kernels.cuda import launch, runtime, simulation
+from cnnforge_kernels.cuda import compiler, launch, runtime, simulation, tuning
 from cnnforge_kernels.cuda.arrays import View
 from cnnforge_kernels.cuda.jit import AVAILABLE
 
@@ -68,3 +68,20 @@ def test_after_an_error_launches_are_launched(driver):
         launch.record(fails)
     gradients()
     assert len(driver.launches) == 2
+
+
+def test_the_tuner_measures_nothing_that_is_recorded(driver, monkeypatch, tmp_path):
+    monkeypatch.setattr(compiler, "cache_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(tuning, "_asked", True)
+    tuning.forget()
+    usual, _ = launch.record(gradients)
+    assert not driver.launches
+    assert not tuning.used()
+    monkeypatch.setattr(tuning, "fastest", lambda options, seconds: list(options)[-1])
+    gradients()
+    # What was chosen meanwhile is followed.
+    found, _ = launch.record(gradients)
+    kernels = [driver.functions[it.function - simulation.FUNCTIONS] for it in found]
+    assert kernels == [kernel for kernel, _, _ in driver.launches]
+    assert found != usual
+    tuning.forget()

@@ -190,7 +190,7 @@ def test_large_tiles(tile, backward):
     result = poisoned(c.inputs if backward else c.outputs)
     names = ("grad_outputs", "outputs", "grad_inputs") if backward else ("inputs",) * 2 + ("out",)
     simulate(
-        plans.Plan((plans._launch_gemm(kind, c, names),)),
+        plans._gemm(kind, c, names),
         inputs=inputs,
         weights=weights,
         grad_outputs=outputs,

@@ -1,0 +1,295 @@
+"""The CUDA kernels on a real device, beside PyTorch and its cuDNN: one command, the whole table.
+
+    python benchmarks/bench_gpu.py
+
+needs an NVIDIA device, numba, numba-cuda, NumPy and PyTorch; neither TensorFlow nor Keras. In this
+order it runs the parity suite (``pytest -m gpu``), compiles what it needs, measures what the device
+can do at most, then every row of gpu/rows.py: first its values, at the shape that is timed, against
+the float64 oracle on the CPU, and that a second computation has the same bits (a row that is wrong
+has no time); then our kernels and PyTorch's ways in turn, each captured into a CUDA graph that goes
+through more memory than the L2 cache holds, timed by the device's events. Last comes an epoch of
+LeNet. What is known is written to ``results/<gpu>.csv`` after every row, and drawn at the end.
+
+Exit codes: 0 all is right; 1 something is wrong or has failed; 2 asked for wrongly, or there is no
+device. Whether a goal was reached is printed, and changes no exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+if find_spec("cnnforge_kernels") is None:
+    sys.path += [str(ROOT), str(ROOT / "kernels"), str(ROOT / "plugins")]
+
+from gpu import results, rows, session, suite  # noqa: E402
+from gpu.ceilings import H200, Ceilings  # noqa: E402
+from gpu.measure import Measured  # noqa: E402
+from gpu.options import parsed  # noqa: E402
+
+# Seconds that are kept for what comes after the rows, where there is a limit.
+_RESERVE = 45.0
+
+
+def missing() -> str:
+    """What is not there that a measurement needs; ``""`` where all is."""
+    for name, package in (("torch", "torch"), ("numba", "numba"), ("numba_cuda", "numba-cuda")):
+        if find_spec(name) is None:
+            return f"{package} is not installed"
+    import torch  # pyright: ignore[reportMissingImports]
+
+    if not torch.cuda.is_available():
+        return "PyTorch sees no CUDA device (nvidia-smi shows whether the driver does)"
+    from cnnforge_kernels.cuda.availability import missing as kernels_miss
+
+    return kernels_miss() or ""
+
+
+def make_device(dry: bool) -> Any:
+    if dry:
+        from gpu.dry import DryDevice
+
+        return DryDevice()
+    from gpu.torch_device import TorchDevice
+
+    return TorchDevice()
+
+
+def worker(options: Any) -> int:
+    """Measure rows and print them as JSON."""
+    from gpu.measure import measure
+
+    from cnnforge_kernels.cuda import tuning
+
+    asked = json.loads(options.worker)
+    if options.tune:
+        tuning.enable()
+    known = {row.key: row for row in rows.ROWS}
+
+    def row_of(key: str) -> rows.Row:
+        if not options.dry_run:
+            return known[key]
+        from gpu.dry import shrunk
+
+        return shrunk(known[key])
+
+    return session.work(
+        asked["keys"],
+        make_device(options.dry_run),
+        row_of,
+        lambda *it: measure(*it, rounds=options.rounds),
+        lambda message: print(json.dumps(message), flush=True),
+        ceilings=Ceilings(**asked["ceilings"]) if asked["ceilings"] else None,
+        seconds=asked["seconds"],
+    )
+
+
+class Clock:
+    """What is left of a time limit."""
+
+    def __init__(self, limit: float | None) -> None:
+        self._end = float("inf") if limit is None else time.monotonic() + limit
+
+    def left(self, reserve: float = 0.0, part: float = 1.0) -> float | None:
+        """A part of the seconds that are left, but for a reserve; ``None`` without a limit."""
+        left = self._end - time.monotonic() - reserve
+        return None if left == float("inf") else max(part * left, 1.0)
+
+    @property
+    def deadline(self) -> float:
+        """When the last row may begin, by ``time.monotonic``."""
+        return self._end - _RESERVE
+
+
+def say(text: object) -> None:
+    print(text, flush=True)
+
+
+def run(options: Any) -> int:
+    clock, found = Clock(options.time_limit), session.Session()
+    say(", ".join(f"{name} {it}" for name, it in versions().items()))
+    try:
+        kept = _resumed(options, found) if options.resume else []
+    except ValueError as error:
+        print(f"bench_gpu.py: --resume: {error}", file=sys.stderr)
+        return 2
+    failed = said(_checks(options, clock))
+    if options.sanitize is not None:
+        return int(failed)
+    known = {it.key for it in kept}
+    keys = [row.key for row in options.rows if row.key not in known]
+    if not options.dry_run:
+        say(_compiled(options, keys, clock))
+    options.out.mkdir(parents=True, exist_ok=True)
+    session.measure_all(
+        found,
+        keys,
+        lambda left, known: _command(options, left, known, clock),
+        lambda now, row: _flush(options, now, kept, row),
+        deadline=clock.deadline,
+    )
+    every = _ordered([*kept, *found.rows])
+    say(f"\n{results.table(every, found.ceilings)}\n")
+    for line in found.problems:
+        say(line)
+    if found.not_measured:
+        say(f"no time was left for {len(found.not_measured)} rows: {' '.join(found.not_measured)}")
+    if any(it.ours for it in every):
+        say(_draw(options, every, found))
+    # After all that is sure: what hangs in this process hangs the command.
+    epoch, lines = _epoch(options, clock)
+    say("\n".join(["", *lines, ""]))
+    for goal in results.goals(every, found.ceilings, epoch):
+        say(goal)
+    if options.dry_run:
+        say("dry run: the times above are made up")
+    failed |= any("FAILED" in line for line in lines)
+    wrong = [it.key for it in every if it.verdict != "right"]
+    if wrong:
+        say(f"{len(wrong)} rows are wrong or have failed: {' '.join(wrong)}")
+    nothing = not every and "nothing was measured"
+    if nothing:
+        say(nothing)
+    return int(bool(failed or wrong or nothing))
+
+
+def versions() -> dict[str, str]:
+    """The versions of what takes part."""
+    found = {"Python": platform.python_version()}
+    for name in ("numpy", "numba", "numba-cuda", "cuda-core", "cuda-bindings", "torch", "keras"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def said(outcomes: Iterable[suite.Outcome]) -> bool:
+    """Print outcomes as they come; returns whether one has failed."""
+    failed = False
+    for outcome in outcomes:
+        say(outcome)
+        failed |= outcome.verdict == "FAILED"
+    return failed
+
+
+def _checks(options: Any, clock: Clock) -> Iterable[suite.Outcome]:
+    if options.sanitize is not None:
+        return suite.sanitize(options.sanitize or suite.TOOLS, clock.left)
+    if options.dry_run or options.skip_suite:
+        return ()
+    # The table is what the time is for.
+    return suite.parity(clock.left(_RESERVE, part=0.4))
+
+
+def _compiled(options: Any, keys: Sequence[str], clock: Clock) -> str:
+    import torch  # pyright: ignore[reportMissingImports]
+    from gpu.precompile import precompile
+
+    capability = torch.cuda.get_device_capability(0)
+    return precompile(keys, options.tune, capability, clock.left(_RESERVE, part=0.4))
+
+
+def _command(options: Any, left: Sequence[str], known: Ceilings | None, clock: Clock) -> list[str]:
+    seconds = clock.left(_RESERVE)
+    asked = {
+        "keys": list(left),
+        "ceilings": vars(known) if known else None,
+        "seconds": 1e9 if seconds is None else seconds,
+    }
+    made = [sys.executable, __file__, "--worker", json.dumps(asked)]
+    made += ["--rounds", str(options.rounds)]
+    return made + ["--tune"] * options.tune + ["--dry-run"] * options.dry_run
+
+
+def _flush(
+    options: Any, now: session.Session, kept: Sequence[Measured], row: Measured | None
+) -> None:
+    """Write what is known, and say what has come."""
+    if row is not None:
+        ratio = f", {row.ratio[0]:.2f} times {row.peer_name}" if row.ratio else ""
+        took = f": {row.ours[0] * 1e6:.2f} us{ratio}" if row.ours else ""
+        say(f"{row.key}: {row.verdict}{took}")
+    if now.about:
+        text = results.csv_text(_ordered([*kept, *now.rows]), now.about, now.ceilings)
+        path = results.path_of(options.out, now.about["gpu"])
+        partial = path.with_suffix(".partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+
+
+def _resumed(options: Any, found: session.Session) -> list[Measured]:
+    """The right rows of the device's file. Raises `ValueError` where they are of other versions."""
+    device = make_device(options.dry_run)
+    path = results.path_of(options.out, device.name)
+    known, about, found.ceilings = results.read(path)
+    if about and about != device.about():
+        raise ValueError(f"{path} is of {about}, this is {device.about()}: choose another --out")
+    found.about = device.about()
+    return [it for it in known if it.verdict == "right"]
+
+
+def _ordered(every: Sequence[Measured]) -> list[Measured]:
+    place = {row.key: number for number, row in enumerate(rows.ROWS)}
+    return sorted(every, key=lambda it: place[it.key])
+
+
+def _epoch(options: Any, clock: Clock) -> tuple[float | None, list[str]]:
+    if options.skip_epoch:
+        return None, []
+    from gpu.epoch import in_keras, in_pytorch
+
+    found, lines = in_pytorch(make_device(options.dry_run), options.dry_run, clock.left())
+    return found, lines if options.dry_run else [*lines, *in_keras(clock.left())]
+
+
+def _draw(options: Any, every: Sequence[Measured], found: session.Session) -> str:
+    path = results.path_of(options.out, found.about["gpu"])
+    if find_spec("matplotlib") is None:
+        return f"{path}; no picture: matplotlib is not installed"
+    from gpu.picture import picture
+
+    drawn = path.with_suffix(".png")
+    try:
+        picture(drawn, every, found.about)
+    except Exception as error:
+        return f"{path}; no picture: {type(error).__name__}: {error}"
+    return f"{path}, {drawn}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parsed(arguments)
+    if options.worker:
+        return worker(options)
+    if options.floors:
+        print(results.floors(options.rows, H200))
+        return 0
+    if options.cubins:
+        os.environ["CNNFORGE_CUBINS"] = str(options.cubins.resolve())
+    if options.compile_for:
+        from gpu.precompile import export
+
+        print(export(options.rows, options.tune, options.compile_for, options.cubins))
+        return 0
+    why = "" if options.dry_run else missing()
+    if why:
+        print(
+            f"bench_gpu.py: {why}. It needs an NVIDIA device with its driver, numba, numba-cuda "
+            "and PyTorch: pip install 'cnnforge[cuda13]' torch",
+            file=sys.stderr,
+        )
+        return 2
+    return run(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""What stands for a GPU where there is none: for tests, and for ``bench_gpu.py --dry-run``.
+
+Every call goes through ``cnnforge_kernels.cuda.launch`` with its plans, grids and arguments, to the
+driver that notes launches instead of making them; then the function of the same name of
+``cnnforge_kernels.cpu`` computes it. The clock is made up. So all of the command runs, with right
+values, but for the device and its compiler. Batches are cut to two images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from cnnforge_kernels.cpu import conv2d, conv_block, depthwise, pooling
+from cnnforge_kernels.cuda import launch, runtime, simulation
+from gpu.ceilings import H200, Ceilings
+from gpu.problem import Call
+from gpu.rows import Row
+
+IMAGES = 2
+_MODULES = (conv2d, conv_block, depthwise, pooling)
+_NO_BIAS = np.zeros(0, np.float32)
+
+
+class HostArray:
+    """An array that says it lies on a device."""
+
+    def __init__(self, values: np.ndarray):
+        self.values = values
+        self.shape, self.dtype = values.shape, values.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes."""
+        return self.values.nbytes
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        interface = dict(self.values.__array_interface__)
+        return interface | {"data": (interface["data"][0], False), "version": 3}
+
+
+class Driver(simulation.Driver):
+    """A device with tensor cores, for plans and arguments only."""
+
+    def capability(self, device: int) -> tuple[int, int]:
+        """That of the H200."""
+        return 9, 0
+
+    def identity(self, device: int) -> str:
+        """What choices are kept for."""
+        return "dry run"
+
+
+def shrunk(row: Row) -> Row:
+    """The row with two images; its key stays what it is."""
+    return replace(row, inputs=(min(IMAGES, row.inputs[0]), *row.inputs[1:]))
+
+
+class DryDevice:
+    """Stands for the device; see the module.
+
+    Attributes:
+        launches: kernels that would have run, so far.
+    """
+
+    name = "dry run"
+
+    def __init__(self) -> None:
+        self._driver = Driver()
+        runtime._driver = self._driver
+
+    @property
+    def launches(self) -> list[str]:
+        """Names of the kernels that were launched."""
+        return [kernel.name for kernel, _, _ in self._driver.launches]
+
+    def about(self) -> dict[str, str]:
+        """What stands in every line of the results."""
+        return {"gpu": self.name, "driver": "", "torch": "", "cudnn": "", "numba_cuda": ""}
+
+    def ceilings(self) -> Ceilings:
+        """Those of the H200's datasheet."""
+        return H200
+
+    def variants(self, row: Row) -> list[Any]:
+        """PyTorch's, on the CPU, its graphs traced only; none where it is not installed."""
+        if find_spec("torch") is None:
+            return []
+        from gpu import torch_peer
+
+        return torch_peer.variants(row, "aot_eager")
+
+    def tensors(self, arrays: Mapping[str, HostArray]) -> Mapping[str, Any]:
+        """The arrays for PyTorch."""
+        import torch  # pyright: ignore[reportMissingImports]
+
+        return {name: torch.from_numpy(array.values) for name, array in arrays.items()}
+
+    def sets(self, row: Row, size: int) -> int:
+        """Sets of buffers that the measurement rotates through."""
+        return 2
+
+    def put(self, array: np.ndarray) -> HostArray:
+        """A copy of an array."""
+        return HostArray(np.array(array, order="C"))
+
+    def poisoned(self, shape: tuple[int, ...], dtype: str) -> HostArray:
+        """An array full of NaN, or of 254, which is no winner."""
+        made = HostArray(np.empty(shape, dtype))
+        self.poison(made)
+        return made
+
+    def poison(self, array: HostArray) -> None:
+        """Fill it with that again."""
+        array.values.fill(np.nan if array.dtype.kind == "f" else 254)
+
+    def get(self, array: HostArray, images: list[int] | None = None) -> np.ndarray:
+        """A copy of an array, or of some of its images."""
+        return array.values.copy() if images is None else array.values[images]
+
+    def same(self, one: HostArray, other: HostArray) -> bool:
+        """Whether two arrays have the same bits."""
+        return one.values.tobytes() == other.values.tobytes()
+
+    def copy(self, array: HostArray) -> HostArray:
+        """Another array of the same values."""
+        return self.put(array.values)
+
+    def run(self, calls: Sequence[Call]) -> None:
+        """Note the launches of calls, and compute them on the CPU."""
+        for call in calls:
+            given = [_on_device(it) for it in call.arguments]
+            getattr(launch, call.function)(*given, **dict(call.options))
+            arguments = [_NO_BIAS if it is None else _host(it) for it in given]
+            function = next(
+                found for module in _MODULES if (found := getattr(module, call.function, None))
+            )
+            function(*arguments)
+
+    def repeated(self, functions: Sequence[Callable[[], Any]]) -> Any:
+        """Something with ``repeat(count)`` that runs the functions; here, once is enough."""
+        for function in functions:
+            function()
+        return _Nothing()
+
+    def called(self, functions: Sequence[Callable[[], Any]]) -> Any:
+        """As if there were no graphs."""
+        return _Nothing()
+
+    def seconds(self, function: Any, count: int) -> float:
+        """A made-up time, the same for all."""
+        return 1e-3 * count
+
+
+class _Nothing:
+    def __call__(self) -> None:
+        self.repeat(1)
+
+    def repeat(self, count: int) -> None:
+        """Do nothing."""
+
+
+def _on_device(value: Any) -> Any:
+    """PyTorch's tensors as arrays that say they lie on a device."""
+    return HostArray(value.detach().numpy()) if hasattr(value, "data_ptr") else value
+
+
+def _host(value: Any) -> Any:
+    return value.values if isinstance(value, HostArray) else value

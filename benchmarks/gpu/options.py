@@ -1,0 +1,71 @@
+"""What bench_gpu.py is asked for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gpu import rows, suite
+from gpu.measure import ROUNDS
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def _capability(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    return int(major), int(minor)
+
+
+def parsed(arguments: Sequence[str] | None) -> Any:
+    """The options, with ``rows``: those that were chosen. Ends the process where they are wrong."""
+    parser = argparse.ArgumentParser("bench_gpu.py", description="Kernels on a GPU beside cuDNN.")
+    parser.add_argument("--short", action="store_true", help="a few rows of each kind")
+    parser.add_argument(
+        "--cases", nargs="+", metavar="CASE", help="such as seed1, or r64@256.convolution.*.tf32"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="default: benchmarks/results")
+    parser.add_argument(
+        "--time-limit", type=float, metavar="SECONDS", help="end by then, with what is known"
+    )
+    parser.add_argument("--tune", action="store_true", help="let the tuner choose configurations")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that --out has")
+    parser.add_argument("--skip-suite", action="store_true", help="without pytest -m gpu")
+    parser.add_argument("--skip-epoch", action="store_true", help="without the epoch of lenet")
+    parser.add_argument(
+        "--sanitize",
+        nargs="*",
+        choices=suite.TOOLS,
+        metavar="TOOL",
+        help=f"instead: the suite under compute-sanitizer's tools ({', '.join(suite.TOOLS)})",
+    )
+    parser.add_argument(
+        "--floors", action="store_true", help="instead: the least times by the H200's datasheet"
+    )
+    parser.add_argument(
+        "--compile-for",
+        type=_capability,
+        metavar="9.0",
+        help="instead: compile all kernels for a device, to the folder --cubins",
+    )
+    parser.add_argument(
+        "--cubins", type=Path, metavar="DIR", help="kernels that --compile-for has compiled"
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    # Without a device: everything but the device, its compiler, and true times.
+    parser.add_argument("--dry-run", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options: Any = parser.parse_args(arguments)
+    patterns = options.cases or (rows.SHORT if options.short else ["*"])
+    try:
+        options.rows = rows.select(patterns)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.time_limit is not None and options.time_limit <= 0:
+        parser.error(f"--time-limit is {options.time_limit:g}, expected above 0")
+    if options.compile_for and not options.cubins:
+        parser.error("--compile-for needs --cubins DIR, the folder to write to")
+    if options.rounds < 3:
+        parser.error(f"--rounds is {options.rounds}, expected 3 or more")
+    return options

@@ -1,0 +1,213 @@
+"""Is it right? Our kernels against the float64 oracle on the CPU, at the shape that is timed.
+
+All of a batch is computed, a few of its images are compared: outputs and gradients of the inputs
+are an image's own. For the gradients of weights and bias, which sum over the batch, the upstream
+gradient of all other images is zero. What the other images contribute is compared with PyTorch's
+results, where there are some, by their distance as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+
+from cnnforge.testing import assert_close
+from cnnforge_kernels import reference
+from gpu.problem import POOL, Call, calls, given, prepare, results, values, written
+from gpu.rows import Row
+
+# Operations of the oracle of one row: a second of one core.
+_MOST_FLOPS = 1.5e9
+_MOST_IMAGES = 4
+# Sums that are equal but for their rounding may change places in a pool.
+_MOST_OTHER_WINNERS = 1e-3
+
+
+class Device(Protocol):
+    """What holds arrays and runs kernels: a GPU, or, in tests, what stands for one."""
+
+    def put(self, array: np.ndarray) -> Any:
+        """A copy of an array on the device."""
+
+    def poisoned(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """An array full of NaN, or of 254, which is no winner."""
+
+    def poison(self, array: Any) -> None:
+        """Fill it with that again."""
+
+    def get(self, array: Any, images: list[int] | None = None) -> np.ndarray:
+        """A copy of an array, or of some of its images, in host memory."""
+
+    def same(self, one: Any, other: Any) -> bool:
+        """Whether two arrays have the same bits."""
+
+    def copy(self, array: Any) -> Any:
+        """Another array of the same values."""
+
+    def run(self, calls: list[Call]) -> None:
+        """Run calls in the order of the device's stream."""
+
+
+class WrongResultError(Exception):
+    """A kernel computes something wrong: its times are of no interest."""
+
+
+def upload(device: Device, row: Row, host: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The arrays of a row on a device; those that are written are full of NaN."""
+    arrays: dict[str, Any] = {name: device.put(host[name]) for name in given(row)}
+    for name, shape in written(row).items():
+        arrays[name] = device.poisoned(shape, "uint8" if name == "winners" else "float32")
+    return arrays
+
+
+def chosen_images(row: Row) -> list[int]:
+    """The first image, the last, and between them, as many as the oracle has time for."""
+    count = row.inputs[0]
+    each = max(3 * 2 * prod(row.convolved[1:3]) * prod(row.weights), 1)
+    most = int(min(_MOST_IMAGES, count, max(1, _MOST_FLOPS // each)))
+    return sorted({round(it) for it in np.linspace(0, count - 1, most)} | {count - 1})
+
+
+def check(device: Device, row: Row, host: dict[str, np.ndarray] | None = None) -> dict[str, Any]:
+    """Compute a row, compare it with the oracle, compute it again and compare the bits.
+
+    Args:
+        device: where.
+        row: what.
+        host: values of the arrays that are read; random ones by default.
+
+    Returns:
+        The arrays of the last computation, of the whole batch.
+
+    Raises:
+        WrongResultError: it differs from the oracle, or from itself.
+    """
+    host = values(row) if host is None else host
+    images = chosen_images(row)
+    arrays = upload(device, row, host)
+    summed = "grad_weights" in results(row)
+    if summed:
+        sparse = np.zeros_like(host["grad_outputs"])
+        sparse[images] = host["grad_outputs"][images]
+        arrays["grad_outputs"] = device.put(sparse)
+    device.run(prepare(row, arrays))
+    device.run(calls(row, arrays))
+    got = {
+        name: device.get(arrays[name], images if _batched(name) else None) for name in results(row)
+    }
+    some = {name: it[images] if _batched(name) else it for name, it in host.items()}
+    try:
+        compare(row, some, got)
+    except AssertionError as error:
+        raise WrongResultError(f"differs from the float64 oracle: {error}") from None
+    if summed:
+        arrays["grad_outputs"] = device.put(host["grad_outputs"])
+    device.run(calls(row, arrays))
+    first = {name: device.copy(arrays[name]) for name in results(row)}
+    for name in first:
+        device.poison(arrays[name])
+    device.run(calls(row, arrays))
+    for name, before in first.items():
+        if not device.same(before, arrays[name]):
+            raise WrongResultError(f"`{name}` has other bits when it is computed again")
+    return arrays
+
+
+def _batched(name: str) -> bool:
+    return name not in ("weights", "bias", "grad_weights", "grad_bias")
+
+
+def compare(row: Row, host: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> None:
+    """Compare results of a few images with the oracle's.
+
+    Args:
+        row: what was computed.
+        host: what was read, of these images.
+        got: what was written, of these images.
+
+    Raises:
+        AssertionError: they differ by more than rounding.
+    """
+    if row.op in ("max", "average"):
+        _compare_pool(row, host, got)
+    elif row.op == "block":
+        _compare_block(row, host, got)
+    else:
+        _compare_convolution(row, host, got)
+
+
+def _compare_pool(row: Row, host: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> None:
+    x = host["inputs"]
+    if row.op == "average":
+        if row.which == "forward":
+            want = reference.average_pool2d(x, pool_size=POOL)
+        else:
+            want = reference.average_pool2d_grad(x, host["grad_outputs"], pool_size=POOL)
+        assert_close(got["outputs" if row.which == "forward" else "grad_inputs"], want, 4)
+    elif row.which == "forward":
+        best, winners = reference.max_pool2d(x, pool_size=POOL)
+        assert_close(got["outputs"], best, 0)
+        _require_winners(got["winners"], winners, 0.0)
+    else:
+        want = reference.max_pool2d_grad(x, host["grad_outputs"], pool_size=POOL)
+        assert_close(got["grad_inputs"], want, 0)
+
+
+def _require_winners(got: np.ndarray, want: np.ndarray, allowed: float) -> None:
+    others = float((got != want).mean())
+    if others > allowed:
+        raise AssertionError(f"{others:.2%} of the winners are others, expected {allowed:.2%}")
+
+
+def _compare_convolution(
+    row: Row, host: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]
+) -> None:
+    x, w = host["inputs"], host["weights"]
+    options: dict[str, Any] = {"strides": (row.stride,) * 2, "same": True}
+    depthwise = row.op == "depthwise"
+    if row.which == "forward":
+        oracle = reference.depthwise_conv2d if depthwise else reference.conv2d
+        terms = prod(row.weights[:2]) if depthwise else prod(row.weights[:3])
+        assert_close(got["outputs"], oracle(x, w, **options), _terms(row, terms))
+        return
+    oracle = reference.depthwise_conv2d_gradients if depthwise else reference.conv2d_gradients
+    g = host["grad_outputs"]
+    grad_inputs, grad_weights, grad_bias = oracle(x, w, g, **options)
+    if row.which == "grad_inputs":
+        taps = prod(row.weights[:2]) * (1 if depthwise else row.filters)
+        assert_close(got["grad_inputs"], grad_inputs, _terms(row, taps))
+    else:
+        pixels = prod(g.shape[:3])
+        assert_close(got["grad_weights"], grad_weights, _terms(row, pixels))
+        assert_close(got["grad_bias"], grad_bias, pixels)
+
+
+def _terms(row: Row, terms: int) -> int:
+    """K of the tolerance.
+
+    Tensor cores add 8 products at a time and cut the sum off instead of rounding it (M. Fasi, N.
+    Higham, M. Mikaitis, S. Pranesh, "Numerical behavior of NVIDIA tensor cores", 2021, section 4):
+    the errors have one sign, half a unit on the average, and grow like K / 16, not like sqrt(K).
+    """
+    return terms if row.precision == "float32" else max(terms, (terms // 16) ** 2)
+
+
+def _compare_block(row: Row, host: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> None:
+    x, w, b = host["inputs"], host["weights"], host["bias"]
+    options: dict[str, Any] = {"strides": (row.stride,) * 2, "same": True}
+    outputs, winners = reference.conv_block(x, w, b, pool_size=POOL, **options)
+    assert_close(got["outputs"], outputs, prod(row.weights[:3]))
+    _require_winners(got["winners"], winners, _MOST_OTHER_WINNERS)
+    if row.which == "forward":
+        return
+    g = host["grad_outputs"]
+    # From the winners that there are: another one elsewhere is not the gradient's mistake.
+    gradients = reference.conv_block_gradients(x, w, got["winners"], g, pool_size=POOL, **options)
+    pixels = prod(g.shape[:3])
+    assert_close(got["grad_weights"], gradients[1], pixels)
+    assert_close(got["grad_bias"], gradients[2], pixels)
+    if row.grad_inputs:
+        assert_close(got["grad_inputs"], gradients[0], prod(row.weights[:2]) * row.filters)

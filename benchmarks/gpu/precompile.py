@@ -1,0 +1,113 @@
+"""Every kernel of the chosen rows compiled before anything is measured, in many processes.
+
+The kernels are found by running the rows on what stands for a device; compiled code is kept in the
+folder of compiled kernels, where the processes that measure find it.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnnforge_kernels.cuda import compiler, launch, runtime, tuning
+from cnnforge_kernels.cuda.jit import Kernel
+from gpu import dry
+from gpu.problem import calls, given, prepare, written
+from gpu.rows import Row, select
+
+_MOST_PROCESSES = 16
+
+
+class _Noting(dry.Driver):
+    """Notes kernels; every configuration of a plan, where the tuner asks for their times."""
+
+    def seconds(self, launches: list[Any], device: int, stream: int) -> float:
+        self.launches += launches
+        return math.inf  # As of one that has failed: nothing is chosen, nothing is kept.
+
+    def launch(self, launches: list[Any], device: int, stream: int) -> None:
+        self.launches += launches
+
+
+def kernels(rows: Sequence[Row], tune: bool = False) -> list[Kernel]:
+    """The kernels that rows run, each once; with ``tune`` those of every configuration."""
+    found: dict[Kernel, None] = {}
+    before, runtime._driver = runtime._driver, _Noting()
+    asked = tuning.enabled()
+    tuning.enable(tune)
+    try:
+        for row in rows:
+            shapes = {name: (shape, "float32") for name, shape in given(row).items()}
+            for name, shape in written(row).items():
+                shapes[name] = shape, "uint8" if name == "winners" else "float32"
+            # Nothing reads or writes them: the pages of these arrays are never there.
+            arrays = {
+                name: dry.HostArray(np.empty(shape, dtype))
+                for name, (shape, dtype) in shapes.items()
+            }
+            for call in (*prepare(row, arrays), *calls(row, arrays)):
+                getattr(launch, call.function)(*call.arguments, **dict(call.options))
+        noted: Any = runtime._driver
+        found |= dict.fromkeys(kernel for kernel, _, _ in noted.launches)
+    finally:
+        runtime._driver = before
+        tuning.enable(asked)
+        tuning.forget()
+    return list(found)
+
+
+def _share(keys: list[str], tune: bool, capability: tuple[int, int], part: int, parts: int) -> int:
+    mine = kernels(select(keys), tune)[part::parts]
+    for kernel in mine:
+        compiler.cached_kernel(kernel, capability)
+    return len(mine)
+
+
+def export(rows: Sequence[Row], tune: bool, capability: tuple[int, int], folder: Path) -> str:
+    """Compile what rows need, with no device, for a machine that may have no compiler.
+
+    Returns:
+        What was done, to be said.
+    """
+    found = kernels(rows, tune)
+    for kernel in found:
+        compiler.export_kernel(kernel, capability, folder)
+    return f"{len(found)} kernels are compiled to {folder}"
+
+
+def precompile(
+    keys: Sequence[str], tune: bool, capability: tuple[int, int], seconds: float | None = None
+) -> str:
+    """Compile what rows need.
+
+    Args:
+        keys: of the rows.
+        tune: every configuration, too.
+        capability: of the device.
+        seconds: after which the rest is left to those who need it.
+
+    Returns:
+        What was done, to be said.
+    """
+    begun = time.monotonic()
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parts = max(1, min(_MOST_PROCESSES, usable or 1))
+    context = multiprocessing.get_context("spawn")
+    try:
+        with context.Pool(parts) as pool:
+            tasks = [(list(keys), tune, capability, part, parts) for part in range(parts)]
+            count = sum(pool.starmap_async(_share, tasks).get(seconds))
+    except multiprocessing.TimeoutError:
+        return f"not all kernels were compiled in {seconds:.0f} s; the rest is when it is needed"
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return f"compiling ahead has failed; kernels are compiled when they are needed: {said}"
+    taken = time.monotonic() - begun
+    return f"{count} kernels are compiled, in {taken:.0f} s by {parts} processes"

@@ -1,0 +1,142 @@
+"""The arrays of a row and the calls that compute it with our kernels.
+
+The calls are those of ``cnnforge_kernels.cuda.launch``, by name and with their arguments in order,
+so that whatever stands for a device can run them. Outputs are given, and nothing is allocated but
+the scratch memory of reductions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpu.rows import Row, Shape
+
+POOL = (2, 2)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function of ``cnnforge_kernels.cuda.launch``, its arguments in order, and options."""
+
+    function: str
+    arguments: tuple[Any, ...]
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+def given(row: Row) -> dict[str, Shape]:
+    """The shapes of the float32 arrays that a row reads."""
+    found = {"inputs": row.inputs}
+    if row.weights:
+        found["weights"] = row.weights
+    if row.op == "block":
+        found["bias"] = (row.filters,)
+    if row.which != "forward":
+        found["grad_outputs"] = row.outputs
+    return found
+
+
+def results(row: Row) -> dict[str, Shape]:
+    """The shapes of what a row is measured for; all but ``winners`` are float32."""
+    if row.which == "forward":
+        found = {"outputs": row.outputs}
+        return found | ({"winners": row.outputs} if row.op in ("block", "max") else {})
+    if row.op in ("max", "average") or row.which == "grad_inputs":
+        return {"grad_inputs": row.inputs}
+    gradients = {"grad_weights": row.weights, "grad_bias": (row.filters,)}
+    if row.which == "grad_weights":
+        return gradients
+    found = {"outputs": row.outputs, "winners": row.outputs} | gradients
+    return found | ({"grad_inputs": row.inputs} if row.grad_inputs else {})
+
+
+def written(row: Row) -> dict[str, Shape]:
+    """``results``, and the winners that the gradient of a max pool needs."""
+    needed = row.op == "max" and row.which == "backward"
+    extra = {"outputs": row.outputs, "winners": row.outputs} if needed else {}
+    return results(row) | extra
+
+
+def values(row: Row, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random arrays for ``given``, as the row's precision holds them exactly.
+
+    Tensor cores round their operands; of these nothing is left to round, so that the oracle of the
+    same values is the oracle of the rounded ones.
+    """
+    random = np.random.default_rng([seed, *row.inputs, *row.weights])
+    found = {}
+    for name, shape in given(row).items():
+        array = random.standard_normal(shape, np.float32)
+        # float32 has 23 bits of fraction, tf32 the first 10 of them, bfloat16 the first 7.
+        dropped = {"float32": 0, "tf32": 13, "bfloat16": 16}[row.precision]
+        if dropped:
+            array.view(np.uint32)[...] &= np.uint32(0xFFFFFFFF << dropped & 0xFFFFFFFF)
+        found[name] = array
+    return found
+
+
+def prepare(row: Row, arrays: Mapping[str, Any]) -> list[Call]:
+    """What has to run once before the row: a max pool's winners, for its gradient."""
+    if row.op == "max" and row.which == "backward":
+        return [_pool(row, arrays, forward=True)]
+    return []
+
+
+def calls(row: Row, arrays: Mapping[str, Any]) -> list[Call]:
+    """What a row measures.
+
+    Args:
+        row: the row.
+        arrays: device arrays by name, of ``given`` and ``written``.
+    """
+    if row.op in ("max", "average"):
+        return [_pool(row, arrays, forward=row.which == "forward")]
+    if row.op == "block":
+        return _block(row, arrays)
+    return [_convolution(row, arrays)]
+
+
+def _pool(row: Row, a: Mapping[str, Any], *, forward: bool) -> Call:
+    window = POOL, POOL, False
+    maximum = row.op == "max"
+    name = f"{row.op}_pool2d_{'forward' if forward else 'grad_inputs'}"
+    if forward:
+        made = (a["outputs"], *([a["winners"]] if maximum else []))
+        return Call(name, (a["inputs"], *window, *made))
+    winners = [a["winners"]] if maximum else []
+    return Call(name, (a["inputs"], *winners, *window, a["grad_outputs"], a["grad_inputs"]))
+
+
+def _convolution(row: Row, a: Mapping[str, Any]) -> Call:
+    x, w, name = a["inputs"], a["weights"], "conv2d"
+    options: tuple[Any, ...] = ((row.stride,) * 2, True, (1, 1), 1, False)
+    precision: tuple[tuple[str, Any], ...] = (("precision", row.precision),)
+    if row.op == "depthwise":
+        name, options, precision = "depthwise_conv2d", (*options[:3], options[4]), ()
+    if row.which == "forward":
+        return Call(f"{name}_forward", (x, w, None, *options, a["outputs"]), precision)
+    g = a["grad_outputs"]
+    if row.which == "grad_inputs":
+        # Where no ReLU was, the gradient stands in for the outputs, which nobody reads.
+        arguments = (x, w, g, *options, g, a["grad_inputs"])
+        return Call(f"{name}_grad_inputs", arguments, precision)
+    made = a["grad_weights"], a["grad_bias"]
+    return Call(f"{name}_grad_weights", (x, w, made[1], g, *options, g, *made), precision)
+
+
+def _block(row: Row, a: Mapping[str, Any]) -> list[Call]:
+    x, w, b = a["inputs"], a["weights"], a["bias"]
+    options = (row.stride,) * 2, True, (1, 1), 1, POOL
+    forward = Call("conv_block_forward", (x, w, b, *options, a["outputs"], a["winners"]))
+    if row.which == "forward":
+        return [forward]
+    k, g = a["winners"], a["grad_outputs"]
+    made = a["grad_weights"], a["grad_bias"]
+    found = [forward, Call("conv_block_grad_weights", (x, w, b, k, *options, g, *made))]
+    if row.grad_inputs:
+        arguments = (x, w, k, *options, g, a["grad_inputs"])
+        found.append(Call("conv_block_grad_inputs", arguments))
+    return found

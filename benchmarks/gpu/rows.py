@@ -1,0 +1,193 @@
+"""The table of bench_gpu.py: which case, which pass, at which batch and precision.
+
+The shapes are those of cases.py, SAME padding. A row's key is ``case.op.pass``, with ``@batch``
+behind the case where it is not the case's own, and ``.tf32`` or ``.bfloat16`` at the end where it
+is not float32: ``r64@256.convolution.forward.tf32``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from math import prod
+
+from cases import CONVOLUTIONS, DEPTHWISE, POOLS
+
+Shape = tuple[int, ...]
+
+LARGE = 4096
+LARGE_BLOCKS = ("seed1", "seed2", "seed7", "cifar")
+TENSOR_CORES, TENSOR_CORE_BATCH = ("r64", "r128"), 256
+GRADIENTS = ("grad_inputs", "grad_weights")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is computed in one line of the table.
+
+    Attributes:
+        case: name of the case.
+        op: ``"convolution"``, ``"depthwise"``, ``"block"`` (convolution, bias, ReLU and a max pool
+            of 2x2), ``"max"`` or ``"average"`` (pools).
+        which: the pass. ``"forward"``; of convolutions ``"grad_inputs"`` and ``"grad_weights"``;
+            of a block ``"full"``: forward and all gradients; of a pool ``"backward"``.
+        inputs: (N, H, W, C).
+        weights: (KH, KW, C, F); of a depthwise convolution (KH, KW, C, 1); ``()`` of a pool.
+        stride: of the convolution.
+        grad_inputs: whether ``full`` has the gradient of the inputs; a first layer needs none.
+        precision: ``"float32"``, ``"tf32"`` or ``"bfloat16"``.
+        batch: N, where it is not the case's own.
+    """
+
+    case: str
+    op: str
+    which: str
+    inputs: Shape
+    weights: Shape = ()
+    stride: int = 1
+    grad_inputs: bool = True
+    precision: str = "float32"
+    batch: int | None = None
+
+    @property
+    def key(self) -> str:
+        """The row's name, the same in every run."""
+        at = "" if self.batch is None else f"@{self.batch}"
+        precision = "" if self.precision == "float32" else f".{self.precision}"
+        return f"{self.case}{at}.{self.op}.{self.which}{precision}"
+
+    @property
+    def filters(self) -> int:
+        """Channels of the outputs."""
+        if self.op in ("convolution", "block"):
+            return self.weights[3]
+        return self.inputs[3]
+
+    @property
+    def convolved(self) -> Shape:
+        """(N, OH, OW, F) of the convolution; of a pool, its inputs."""
+        rows, columns = (-(-size // self.stride) for size in self.inputs[1:3])
+        return (self.inputs[0], rows, columns, self.filters)
+
+    @property
+    def outputs(self) -> Shape:
+        """The shape of the outputs."""
+        if self.op in ("convolution", "depthwise"):
+            return self.convolved
+        images, rows, columns, filters = self.convolved
+        return (images, rows // 2, columns // 2, filters)
+
+    @property
+    def large(self) -> bool:
+        """The batch is larger than the case's own."""
+        return self.batch is not None
+
+    def with_batch(self, images: int) -> Row:
+        """The same with another number of images."""
+        return replace(self, inputs=(images, *self.inputs[1:]), batch=images)
+
+
+def _rows() -> tuple[Row, ...]:
+    blocks, convolutions, tensor_cores, pools = [], [], [], []
+    for case in CONVOLUTIONS:
+        row = Row(
+            *(case.name, "block", "forward", case.input_shape, case.weights_shape, case.stride),
+            grad_inputs=not case.first_layer,
+        )
+        blocks += [row, replace(row, which="full")]
+        plain = replace(row, op="convolution", grad_inputs=True)
+        convolutions += [replace(plain, which=it) for it in ("forward", *GRADIENTS)]
+        if case.name in TENSOR_CORES:
+            large = plain.with_batch(TENSOR_CORE_BATCH)
+            tensor_cores += [
+                replace(large, which=which, precision=precision)
+                for precision in ("tf32", "bfloat16")
+                for which in ("forward", *GRADIENTS)
+            ]
+    for case in DEPTHWISE:
+        weights = (case.window, case.window, case.channels, 1)
+        row = Row(case.name, "depthwise", "forward", case.input_shape, weights)
+        convolutions += [replace(row, which=it) for it in ("forward", *GRADIENTS)]
+    for case in POOLS:
+        for op in ("max", "average"):
+            row = Row(case.name, op, "forward", case.input_shape)
+            pools += [row, replace(row, which="backward")]
+    large_blocks = [row.with_batch(LARGE) for row in blocks if row.case in LARGE_BLOCKS]
+    large_pools = [row.with_batch(LARGE) for row in pools if row.case != "pool_stem"]
+    # What a goal is about comes first: the time may not suffice for all.
+    return (*large_blocks, *convolutions, *tensor_cores, *large_pools, *pools, *blocks)
+
+
+ROWS = _rows()
+# One of each kind; two minutes.
+SHORT = (
+    "seed1@4096.block.forward",
+    "seed2@4096.block.full",
+    "seed2.convolution.*",
+    "mid.convolution.*",
+    "depth.depthwise.forward",
+    "r64@256.convolution.forward.*",
+    "r128@256.convolution.grad_weights.tf32",
+    "pool_seed1@4096.max.*",
+    "pool_cifar@4096.average.forward",
+)
+
+
+def select(patterns: Sequence[str], rows: Sequence[Row] = ROWS) -> list[Row]:
+    """The rows that one of the patterns names, in the order of the table.
+
+    Args:
+        patterns: case names (``seed1``, whatever its batch), keys, or keys with ``*``.
+        rows: to choose from.
+
+    Raises:
+        ValueError: a pattern names none.
+    """
+    found = set()
+    for pattern in patterns:
+        named = {it for it in rows if pattern == it.case or fnmatchcase(it.key, pattern)}
+        if not named:
+            cases = ", ".join(dict.fromkeys(it.case for it in rows))
+            raise ValueError(
+                f"{pattern!r} names no row. Expected a case ({cases}), or a key such as "
+                f"{rows[0].key}, which may hold *"
+            )
+        found |= named
+    return [row for row in rows if row in found]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a pass has to do at least: ``flops``, and ``bytes`` read and written."""
+
+    flops: int
+    bytes: int
+
+
+def work(row: Row) -> Work:
+    """What a row asks for, each tensor moved once; operands and results are float32.
+
+    A product counts as two operations, as does each cell of an average; a max pool compares. Behind
+    a pool one pixel in four has a gradient. A winner is a byte. ``cnnforge.benchmarking.work``
+    counts the same for Keras layers.
+    """
+    inputs, outputs, weights = prod(row.inputs), prod(row.outputs), prod(row.weights)
+    if row.op in ("max", "average"):
+        winners = outputs if row.op == "max" else 0
+        if row.which == "forward":
+            # The winners are there for the gradient: a definition of the outputs needs none.
+            return Work(4 * outputs, 4 * (inputs + outputs))
+        flops = outputs if row.op == "max" else 4 * outputs
+        return Work(flops, 4 * (inputs + outputs) + winners)
+    products = 2 * prod(row.convolved[:3]) * weights
+    if row.op != "block":
+        # Each of the three passes reads two of the tensors and writes the third.
+        return Work(products, 4 * (inputs + outputs + weights))
+    weights += row.filters  # The bias.
+    forward = Work(products + 4 * outputs, 4 * (inputs + weights + outputs))
+    if row.which == "forward":
+        return forward
+    passes = 1 + row.grad_inputs
+    moved = outputs + inputs + weights + (inputs + weights if row.grad_inputs else 0)
+    return Work(forward.flops + passes * products // 4, forward.bytes + 4 * moved + outputs)

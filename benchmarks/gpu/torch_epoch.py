@@ -1,0 +1,215 @@
+"""An epoch of LeNet in PyTorch: with our blocks, a step in one CUDA graph; and as users write it.
+
+Both train the network of bench_training.py with Adam on the same images. Ours exchanges its two
+blocks (convolution, ReLU, pool) for our kernels and replays one graph for each step; the peers are
+the plain loop, in both layouts, and, to tell the two apart, the plain network in a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch  # pyright: ignore[reportMissingImports]
+import torch_training
+from torch import nn  # pyright: ignore[reportMissingImports]
+from torch.nn import functional  # pyright: ignore[reportMissingImports]
+
+from cnnforge._timing import interleave, ratio
+from gpu.problem import Call
+
+IMAGES, BATCH, CLASSES = 16384, 1024, 10
+OURS, GRAPH = "our blocks in one graph", "PyTorch in one graph"
+_OPTIONS = (1, 1), True, (1, 1), 1, (2, 2)
+
+
+def block(run: Callable[[list[Call]], None]) -> Any:
+    """An autograd function: convolution (SAME), bias, ReLU and a max pool of 2x2, by our kernels.
+
+    Args:
+        run: runs calls of ``cnnforge_kernels.cuda.launch`` on tensors.
+    """
+
+    class Block(torch.autograd.Function):
+        """(N, H, W, C), (KH, KW, C, F), (F,) -> (N, H // 2, W // 2, F)."""
+
+        @staticmethod
+        def forward(context: Any, x: Any, w: Any, b: Any) -> Any:
+            shape = (x.shape[0], x.shape[1] // 2, x.shape[2] // 2, w.shape[3])
+            outputs = x.new_empty(shape)
+            winners = torch.empty(shape, dtype=torch.uint8, device=x.device)
+            run([Call("conv_block_forward", (x, w, b, *_OPTIONS, outputs, winners))])
+            context.save_for_backward(x, w, winners)
+            return outputs
+
+        @staticmethod
+        def backward(context: Any, *gradients: Any) -> Any:
+            x, w, winners = context.saved_tensors
+            g = gradients[0].contiguous()
+            grad_w, grad_b = torch.empty_like(w), w.new_empty(w.shape[3])
+            made = (x, w, grad_b, winners, *_OPTIONS, g, grad_w, grad_b)
+            found = [Call("conv_block_grad_weights", made)]
+            grad_x = torch.empty_like(x) if context.needs_input_grad[0] else None
+            if grad_x is not None:
+                found.append(Call("conv_block_grad_inputs", (x, w, winners, *_OPTIONS, g, grad_x)))
+            run(found)
+            return grad_x, grad_w, grad_b
+
+    return Block.apply
+
+
+class LeNet(nn.Module):
+    """``torch_training.LeNet`` on (N, H, W, C) images, with our blocks."""
+
+    def __init__(self, run: Callable[[list[Call]], None], plain: Any) -> None:
+        super().__init__()
+        self._block = block(run)
+        for name in ("conv1", "conv2"):
+            convolution = getattr(plain, name)
+            weights = convolution.weight.detach().permute(2, 3, 1, 0).contiguous()
+            setattr(self, f"{name}_weights", nn.Parameter(weights))
+            setattr(self, f"{name}_bias", nn.Parameter(convolution.bias.detach().clone()))
+        self.dense, self.head = plain.dense, plain.head
+
+    def forward(self, images: Any) -> Any:
+        """The logits."""
+        for name in ("conv1", "conv2"):
+            weights, bias = getattr(self, f"{name}_weights"), getattr(self, f"{name}_bias")
+            images = functional.dropout(self._block(images, weights, bias), 0.25, self.training)
+        hidden = functional.relu(self.dense(images.flatten(1)))
+        return self.head(functional.dropout(hidden, 0.5, self.training))
+
+
+class Epoch:
+    """An epoch: a random order, and for each batch a step.
+
+    Args:
+        model: takes (N, H, W, C) pixels, or (N, C, H, W) where ``form`` is given.
+        images: (N, H, W, C) uint8, on the device.
+        labels: (N,) int64, on the device.
+        form: PyTorch's memory format.
+        graph: whether to capture the step into a CUDA graph.
+    """
+
+    def __init__(
+        self, model: Any, images: Any, labels: Any, form: Any = None, graph: bool = False
+    ) -> None:
+        self._model = model.train()
+        # Adam counts its steps on the device where a graph is to hold it.
+        self._optimizer = torch.optim.Adam(model.parameters(), 0.001, capturable=graph)
+        self._form = form
+        self._images, self._labels = images, labels
+        if form is not None:
+            self._images = images.permute(0, 3, 1, 2).contiguous(memory_format=form)
+        self._batch = self._images[:BATCH].clone()
+        self._wanted = labels[:BATCH].clone()
+        self._total = torch.zeros((), device=images.device)
+        self._graph = self._capture() if graph else None
+
+    def _step(self, images: Any, wanted: Any) -> None:
+        pixels = images.float() / 255
+        if self._form is not None:
+            pixels = pixels.contiguous(memory_format=self._form)
+        loss = functional.cross_entropy(self._model(pixels), wanted)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        self._total += loss.detach() * len(wanted)
+
+    def _capture(self) -> Any:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self._step(self._batch, self._wanted)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="relaxed"):
+            self._step(self._batch, self._wanted)
+        return graph
+
+    def __call__(self) -> float:
+        """Train for an epoch; returns the mean loss."""
+        self._total.zero_()
+        count = len(self._labels) // BATCH * BATCH
+        order = torch.randperm(len(self._labels), device=self._labels.device)[:count]
+        for chosen in order.split(BATCH):
+            if self._graph is None:
+                self._step(self._images[chosen], self._labels[chosen])
+            else:
+                self._batch.copy_(self._images[chosen])
+                self._wanted.copy_(self._labels[chosen])
+                self._graph.replay()
+        return float(self._total) / count
+
+
+def epochs(device: Any, where: str, graphs: bool, count: int) -> dict[str, Callable[[], float]]:
+    """What is timed, by name: ours first.
+
+    Args:
+        device: runs our calls.
+        where: PyTorch's name of the device.
+        graphs: whether there are CUDA graphs.
+        count: images of an epoch.
+    """
+    random = np.random.default_rng(0)
+    images = torch.from_numpy(random.integers(0, 256, (count, 28, 28, 1), np.uint8)).to(where)
+    labels = torch.from_numpy(random.integers(0, CLASSES, count)).to(where)
+    torch.manual_seed(0)
+
+    def plain() -> Any:
+        return torch_training.LeNet((28, 28, 1), CLASSES).to(where)
+
+    found: dict[str, Callable[[], float]] = {
+        OURS: Epoch(LeNet(device.run, plain()).to(where), images, labels, graph=graphs)
+    }
+    for name, form in torch_training.LAYOUTS.items():
+        model = plain().to(memory_format=form)
+        found[f"eager PyTorch, {name}"] = Epoch(model, images, labels, form)
+    form = torch_training.LAYOUTS["channels_last"]
+    model = plain().to(memory_format=form)
+    found[GRAPH] = Epoch(model, images, labels, form, graph=graphs)
+    return found
+
+
+def measure(
+    device: Any,
+    where: str = "cuda",
+    graphs: bool = True,
+    rounds: int = 11,
+    images: int = IMAGES,
+) -> dict[str, Any]:
+    """Time an epoch of each, in turn.
+
+    Args:
+        device: runs our calls.
+        where: PyTorch's name of the device.
+        graphs: whether there are CUDA graphs.
+        rounds: epochs of each.
+        images: of an epoch.
+
+    Returns:
+        ``lines`` to print, and ``ratio``: how many times as fast as eager PyTorch in its faster
+        layout ours is.
+
+    Raises:
+        ValueError: a network does not learn: the loss is not finite.
+    """
+    runs = epochs(device, where, graphs, images)
+    for name, run in runs.items():
+        loss = run()
+        if not np.isfinite(loss):
+            raise ValueError(f"{name}: the loss is {loss}")
+    timings, times = interleave(runs, rounds=rounds, warm_up=1, limit=30)
+    eager = [name for name in runs if name.startswith("eager")]
+    peer = min(eager, key=lambda name: timings[name].median)
+    lines = [
+        f"{name:28} {it.median * 1e3:8.2f} ms ({it.p20 * 1e3:.2f} to {it.p80 * 1e3:.2f})"
+        for name, it in timings.items()
+    ]
+    found = ratio(times[peer], times[OURS])
+    over_graph = ratio(times[GRAPH], times[OURS])
+    lines.append("{:.2f} ({:.2f} to {:.2f}) times as fast as {}".format(*found, peer))
+    lines.append("{:.2f} ({:.2f} to {:.2f}) times as fast as {}".format(*over_graph, GRAPH))
+    return {"lines": lines, "ratio": found[0]}

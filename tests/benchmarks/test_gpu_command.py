@@ -1,0 +1,178 @@
+"""bench_gpu.py from the outside: what it prints, writes and returns, without a device."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import bench_gpu
+import pytest
+from gpu import results, suite
+
+from cnnforge_kernels.cuda.jit import AVAILABLE, SIMULATED
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "bench_gpu.py"
+needs_numba_cuda = pytest.mark.skipif(
+    not AVAILABLE or SIMULATED, reason="needs numba-cuda: pip install 'cnnforge[test]'"
+)
+
+
+def command(*arguments, **variables):
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **variables},
+    )
+
+
+def dry(folder, *arguments):
+    done = command(
+        *("--dry-run", "--skip-epoch", "--rounds", "3", "--out", str(folder)), *arguments
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_without_a_device_it_says_what_it_needs():
+    done = command(CUDA_VISIBLE_DEVICES="-1")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("bench_gpu.py: ")
+    assert line.endswith(
+        "It needs an NVIDIA device with its driver, numba, numba-cuda and PyTorch: "
+        "pip install 'cnnforge[cuda13]' torch"
+    )
+
+
+@pytest.mark.parametrize("package", ["torch", "numba-cuda"])
+def test_what_is_missing(monkeypatch, package):
+    hidden = package.replace("-", "_")
+    monkeypatch.setattr(bench_gpu, "find_spec", lambda it: None if it == hidden else it)
+    assert bench_gpu.missing() == f"{package} is not installed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cases", "seed3"], "'seed3' names no row"),
+        (["--time-limit", "0"], "--time-limit is 0, expected above 0"),
+        (["--compile-for", "9.0"], "--compile-for needs --cubins DIR"),
+        (["--rounds", "2"], "--rounds is 2, expected 3 or more"),
+        (["--sanitize", "wishful"], "invalid choice: 'wishful'"),
+    ],
+)
+def test_asked_for_wrongly(capsys, arguments, message):
+    with pytest.raises(SystemExit) as ended:
+        bench_gpu.main(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@needs_numba_cuda
+def test_a_whole_run(tmp_path):
+    cases = ["seed2.convolution.*", "pool_seed2.max.*"]
+    printed = dry(tmp_path, "--cases", *cases)
+    rows, about, _ = results.read(tmp_path / "dry-run.csv")
+    assert about["gpu"] == "dry run"
+    assert [row.key for row in rows] == [
+        *(f"seed2.convolution.{it}" for it in ("forward", "grad_inputs", "grad_weights")),
+        *(f"pool_seed2.max.{it}" for it in ("forward", "backward")),
+    ]
+    assert all(row.verdict == "right" and row.ours for row in rows)
+    assert (tmp_path / "dry-run.png").stat().st_size > 10_000
+    assert "float32 convolution with C or F <= 32" in printed
+    assert "dry run: the times above are made up" in printed
+    # What was measured before stays.
+    printed = dry(tmp_path, "--resume", "--cases", "pool_seed2.*")
+    assert "pool_seed2.max.forward: right" not in printed
+    assert "pool_seed2.average.forward: right" in printed
+    assert len(results.read(tmp_path / "dry-run.csv")[0]) == 7
+    # Nothing is left to measure: all there is to say stands in the file.
+    printed = dry(tmp_path, "--resume", "--cases", "pool_seed2.*")
+    assert "right" not in printed.split("measured: copy 4800 GB/s")[0]
+    # An explicit wish that cannot be granted.
+    text = (tmp_path / "dry-run.csv").read_text()
+    (tmp_path / "dry-run.csv").write_text(text.replace("dry run", "another"))
+    done = command("--dry-run", "--resume", "--out", str(tmp_path))
+    assert done.returncode == 2
+    assert "--resume: " in done.stderr
+    assert "choose another --out" in done.stderr
+
+
+@needs_numba_cuda
+def test_the_time_is_up(tmp_path):
+    done = command("--dry-run", "--skip-epoch", "--time-limit", "1", "--out", str(tmp_path))
+    assert done.returncode == 1
+    assert "no time was left for 96 rows: seed1@4096.block.forward" in done.stdout
+    assert "nothing was measured" in done.stdout
+
+
+@needs_numba_cuda
+def test_it_imports_neither_tensorflow_nor_keras():
+    asked = json.dumps({"keys": ["pool_seed2.max.forward"], "ceilings": None, "seconds": 60})
+    arguments = ["--dry-run", "--worker", asked]
+    code = (
+        "import sys, bench_gpu, gpu.precompile, gpu.picture\n"
+        f"assert bench_gpu.main({arguments!r}) == 0\n"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=suite.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *messages, modules = done.stdout.splitlines()
+    assert [next(iter(json.loads(line))) for line in messages] == ["about", "begin", "row", "done"]
+    assert "numba" in modules.split()
+    assert {"keras", "tensorflow"}.isdisjoint(modules.split())
+
+
+@needs_numba_cuda
+def test_kernels_are_compiled_ahead(tmp_path):
+    folder = tmp_path / "cubins"
+    row = "pool_seed2.max.forward"
+    done = command("--compile-for", "9.0", "--cubins", str(folder), "--cases", row)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"1 kernels are compiled to {folder}\n"
+    assert len(list(folder.glob("*.cubin"))) == 1
+
+
+def test_a_failed_suite_fails_the_command(monkeypatch, capsys):
+    outcomes = [suite.Outcome("parity", "FAILED", "boom"), suite.Outcome("layers", "skipped", "")]
+    monkeypatch.setattr(suite, "sanitize", lambda tools, seconds: outcomes)
+    monkeypatch.setattr(bench_gpu, "missing", lambda: "")
+    assert bench_gpu.main(["--sanitize"]) == 1
+    assert "parity: FAILED: boom" in capsys.readouterr().out
+    monkeypatch.setattr(suite, "sanitize", lambda tools, seconds: [outcomes[1]])
+    assert bench_gpu.main(["--sanitize", "memcheck"]) == 0
+
+
+def test_a_part_of_the_time_is_for_the_suite(monkeypatch):
+    asked = []
+    monkeypatch.setattr(suite, "parity", lambda seconds: asked.append(seconds) or [])
+    for arguments in (["--time-limit", "545"], []):
+        options = bench_gpu.parsed(arguments)
+        list(bench_gpu._checks(options, bench_gpu.Clock(options.time_limit)))
+    assert asked[0] == pytest.approx(200, abs=1)
+    assert asked[1] is None
+
+
+def test_the_epoch_in_keras_is_optional(monkeypatch):
+    from gpu import epoch
+
+    monkeypatch.setattr(epoch, "find_spec", lambda name: None)
+    assert epoch.in_keras(None) == [f"{epoch._LOOP}: not run: Keras is not installed"]
+    assert epoch.in_pytorch(None, False, None)[1][0].endswith("not run: PyTorch is not installed")
+    assert epoch.in_pytorch(None, False, 3.0)[1][0].endswith("not run: no time was left")
+    monkeypatch.setattr(epoch, "find_spec", lambda name: name)
+    monkeypatch.setattr(epoch, "ROOT", Path("/nowhere"))
+    (line,) = epoch.in_keras(None)
+    assert "not run" in line
+    assert "No such file" in line

@@ -1,0 +1,201 @@
+"""Every row of bench_gpu.py as our kernels compute it, and that a wrong one has no time."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from gpu import measure, parity
+from gpu.rows import ROWS
+
+from cnnforge_kernels.cuda import runtime, tuning
+from cnnforge_kernels.cuda.jit import AVAILABLE, SIMULATED
+
+pytestmark = [
+    pytest.mark.skipif(not AVAILABLE, reason="needs numba-cuda: pip install 'cnnforge[test]'"),
+    pytest.mark.skipif(SIMULATED, reason="needs no simulator"),
+]
+BY_KEY = {row.key: row for row in ROWS}
+# One of each op and pass.
+SOME = (
+    "seed2.convolution.forward",
+    "seed2.convolution.grad_inputs",
+    "seed2.convolution.grad_weights",
+    "depth.depthwise.forward",
+    "seed1@4096.block.full",
+    "pool_seed2.max.forward",
+    "pool_seed2.max.backward",
+    "pool_seed2.average.forward",
+    "pool_seed2.average.backward",
+)
+
+
+@pytest.fixture
+def device(monkeypatch):
+    from gpu.dry import DryDevice
+
+    monkeypatch.setattr(runtime, "_driver", None)
+    made = DryDevice()
+    # PyTorch has tests of its own.
+    monkeypatch.setattr(made, "variants", lambda row: [])
+    return made
+
+
+def row_of(key):
+    from gpu.dry import shrunk
+
+    return shrunk(BY_KEY[key])
+
+
+@pytest.mark.parametrize("key", SOME)
+def test_a_row(device, key):
+    found = measure.measure(row_of(key), device, device.ceilings(), rounds=3)
+    assert (found.key, found.verdict) == (key, "right")
+    assert found.ours == (5e-4, 5e-4, 5e-4)
+    assert found.floor
+    assert found.rounds == 3
+    assert found.ratio is None
+    assert device.launches
+
+
+def test_every_launch_of_the_table_is_made():
+    """At the real sizes: shapes, plans, grids and arguments are those of the first run there."""
+    from gpu.precompile import kernels
+
+    found = {kernel.name.split()[0] for kernel in kernels(ROWS)}
+    assert found == {
+        "conv2d_direct",
+        "conv2d_gemm",
+        "conv2d_grad_inputs",
+        "conv2d_grad_weights",
+        "conv2d",
+        "conv_block",
+        "conv_block_grad_inputs",
+        "conv_block_grad_weights",
+        "depthwise_conv2d",
+        "depthwise_grad_inputs",
+        "depthwise_grad_weights",
+        "reduce_slices",
+        "max_pool2d",
+        "max_pool2d_grad",
+        "average_pool2d",
+        "average_pool2d_grad",
+    }
+
+
+def test_the_tuner_finds_every_configuration_compiled(monkeypatch):
+    from gpu.precompile import kernels
+
+    rows = [BY_KEY["mid.convolution.forward"], BY_KEY["r64@256.convolution.forward.tf32"]]
+    usual, every = kernels(rows), kernels(rows, tune=True)
+    assert len(usual) == 2
+    assert len(every) == 7 + 2
+    assert set(usual) <= set(every)
+    assert not tuning.used()
+
+
+def spoil(monkeypatch, device, name, change):
+    """What a function computes, changed: as a kernel that is wrong would."""
+    run = device.run
+
+    def wrong(calls):
+        run(calls)
+        for call in calls:
+            if call.function == name:
+                change(call.arguments[-1].values)
+
+    monkeypatch.setattr(device, "run", wrong)
+
+
+@pytest.mark.parametrize("key", ["seed2.convolution.forward", "pool_seed2.average.forward"])
+def test_a_wrong_value(monkeypatch, device, key):
+    def change(values):
+        values[-1, -1, -1, -1] += 1e-3
+
+    name = "conv2d_forward" if "conv" in key else "average_pool2d_forward"
+    spoil(monkeypatch, device, name, change)
+    found = measure.measure(row_of(key), device, device.ceilings(), rounds=3)
+    assert found.verdict.startswith("WRONG: differs from the float64 oracle: max|error|")
+    assert found.ours is None
+    assert found.ratio is None
+
+
+def test_a_value_that_was_not_written(monkeypatch, device):
+    def change(values):
+        values[0, 0, 0, 0] = np.nan
+
+    spoil(monkeypatch, device, "conv2d_grad_inputs", change)
+    with pytest.raises(parity.WrongResultError, match="not finite"):
+        parity.check(device, row_of("seed2.convolution.grad_inputs"))
+
+
+def test_what_cannot_be_captured_is_called(monkeypatch, device):
+    def refuse(functions):
+        raise RuntimeError("operation not permitted when\nstream is capturing")
+
+    monkeypatch.setattr(device, "repeated", refuse)
+    found = measure.measure(row_of("pool_seed2.max.forward"), device, device.ceilings(), rounds=3)
+    assert (found.verdict, found.ours) == ("right", (5e-4, 5e-4, 5e-4))
+    assert found.note == (
+        "ours is not captured into a graph: RuntimeError: operation not permitted when stream is "
+        "capturing. "
+    )
+
+
+def test_the_tolerance_of_tensor_cores():
+    row = BY_KEY["r128@256.convolution.forward.tf32"]
+    assert parity._terms(row, 1152) == 72**2
+    # A few products are added at a time: the usual bound.
+    assert parity._terms(row, 64) == 64
+    assert parity._terms(BY_KEY["r128.convolution.forward"], 1152) == 1152
+
+
+def test_other_bits_the_second_time(monkeypatch, device):
+    times = iter(range(10))
+
+    def change(values):
+        # Within every tolerance.
+        if next(times) == 2:
+            values[0, 0] = np.nextafter(values[0, 0], np.float32(np.inf))
+
+    spoil(monkeypatch, device, "conv2d_grad_weights", lambda bias: None)
+    run = device.run
+
+    def later(calls):
+        run(calls)
+        for call in calls:
+            change(call.arguments[-2].values[0, 0])
+
+    monkeypatch.setattr(device, "run", later)
+    with pytest.raises(parity.WrongResultError, match="`grad_weights` has other bits"):
+        parity.check(device, row_of("seed2.convolution.grad_weights"))
+
+
+def test_other_winners(monkeypatch, device):
+    def change(winners):
+        winners[0, 0, 0, 0] = (winners[0, 0, 0, 0] + 1) % 4
+
+    spoil(monkeypatch, device, "max_pool2d_forward", change)
+    with pytest.raises(parity.WrongResultError, match="of the winners are others"):
+        parity.check(device, row_of("pool_seed2.max.forward"))
+
+
+def test_some_images_of_a_batch_are_compared():
+    row = BY_KEY["seed1@4096.block.full"]
+    images = parity.chosen_images(row)
+    assert images[0] == 0
+    assert images[-1] == 4095
+    assert len(images) == 4
+    heavy = replace(BY_KEY["r128@256.convolution.forward.tf32"], inputs=(256, 64, 64, 128))
+    assert parity.chosen_images(heavy) == [0, 255]
+    assert parity.chosen_images(replace(row, inputs=(1, 28, 28, 1))) == [0]
+
+
+@pytest.mark.slow
+def test_a_kernel_of_each_kind_compiles():
+    """For the H200, with no device; all 64 of them take a minute and a half."""
+    from gpu.precompile import kernels
+
+    from cnnforge_kernels.cuda.compiler import cached_kernel
+
+    for kernel in {kernel.name.split()[0]: kernel for kernel in kernels(ROWS)}.values():
+        assert cached_kernel(kernel, (9, 0)).code

@@ -1,0 +1,134 @@
+"""Workers that die, hang, run out of time, or print what they should not."""
+
+import json
+import sys
+import time
+
+import pytest
+from gpu import session
+from gpu.ceilings import H200
+from gpu.measure import Measured
+
+ABOUT = {"gpu": "made up"}
+# A worker in few words: what to do at each key stands in the key.
+WORKER = """
+import json, os, sys, time
+asked = json.loads(sys.argv[1])
+say = lambda it: print(json.dumps(it), flush=True)
+print("a library says hello", flush=True)
+if "nostart" in asked["keys"][0]:
+    sys.exit(7)
+say({"about": {"gpu": "made up"}, "ceilings": asked["ceilings"] or dict(
+    bytes=1.0, float32=2.0, tf32=3.0, bfloat16=4.0)})
+for key in asked["keys"]:
+    say({"begin": key})
+    if "dies" in key: os._exit(139)
+    if "hangs" in key: time.sleep(60)
+    if "stops" in key: break
+    say({"row": dict(key=key, verdict="right", ours=[1, 1, 1])})
+say({"done": True})
+"""
+
+
+def run(keys, **more):
+    found, seen, started = session.Session(), [], []
+
+    def command(left, known):
+        started.append((list(left), known))
+        asked = {"keys": list(left), "ceilings": vars(known) if known else None}
+        return [sys.executable, "-c", WORKER, json.dumps(asked)]
+
+    session.measure_all(found, keys, command, lambda now, row: seen.append(row), **more)
+    return found, seen, started
+
+
+def verdicts(found):
+    return {row.key: row.verdict for row in found.rows}
+
+
+def test_all_goes_well(capsys):
+    found, seen, started = run(["a", "b"])
+    assert verdicts(found) == {"a": "right", "b": "right"}
+    assert found.about == ABOUT
+    assert found.ceilings.tf32 == 3.0
+    assert [row and row.key for row in seen] == [None, "a", "b"]
+    assert len(started) == 1
+    assert found.problems == found.not_measured == []
+    assert "a library says hello" in capsys.readouterr().err
+
+
+def test_a_row_that_takes_its_process_along():
+    found, _, started = run(["a", "dies", "b"])
+    assert verdicts(found) == {
+        "a": "right",
+        "dies": "FAILED: its process ended with 139",
+        "b": "right",
+    }
+    assert started[1][0] == ["b"]
+    # What the device can do is measured once.
+    assert started[1][1] == found.ceilings
+    assert found.problems == ["dies: its process ended with 139"]
+
+
+def test_a_row_that_hangs():
+    begun = time.monotonic()
+    found, _, _ = run(["hangs", "b"], patience=2.0)
+    assert time.monotonic() - begun < 20
+    assert verdicts(found) == {"hangs": "FAILED: no answer for 2 s", "b": "right"}
+
+
+def test_a_worker_that_does_not_start():
+    found, _, started = run(["nostart", "b"])
+    assert found.rows == []
+    assert len(started) == 2
+    assert found.not_measured == ["nostart", "b"]
+    assert found.problems == ["the worker: its process ended with 7"] * 2
+
+
+def test_no_time_is_left():
+    found, _, started = run(["a", "stops", "b"])
+    assert verdicts(found) == {"a": "right"}
+    assert found.not_measured == ["stops", "b"]
+    assert len(started) == 1
+    found, _, started = run(["a"], deadline=time.monotonic() - 1)
+    assert started == []
+    assert found.not_measured == ["a"]
+
+
+class Device:
+    def about(self):
+        return ABOUT
+
+    def ceilings(self):
+        return H200
+
+
+def work(measure, **more):
+    said = []
+    code = session.work(["a", "b"], Device(), str.upper, measure, said.append, **more)
+    return code, said
+
+
+def test_what_a_worker_says():
+    code, said = work(lambda row, device, ceilings: Measured(row.lower()))
+    assert code == 0
+    assert said[0] == {"about": ABOUT, "ceilings": vars(H200)}
+    assert [next(iter(it)) for it in said[1:]] == ["begin", "row", "begin", "row", "done"]
+    code, said = work(lambda *_: Measured("a"), seconds=-1.0)
+    assert [next(iter(it)) for it in said] == ["about", "done"]
+
+
+def test_an_error_ends_the_worker():
+    def broken(row, device, ceilings):
+        raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS\n  somewhere")
+
+    code, said = work(broken)
+    assert code == 3
+    verdict = "FAILED: RuntimeError: CUDA_ERROR_ILLEGAL_ADDRESS somewhere"
+    assert said[-1]["row"]["verdict"] == verdict
+
+
+@pytest.mark.parametrize("keys", [[], ["a"]])
+def test_nothing_is_started_for_nothing(keys):
+    _, _, started = run(keys)
+    assert len(started) == len(keys)

@@ -1,0 +1,104 @@
+"""``pytest -m gpu`` as bench_gpu.py runs it, and what is made of its output."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from gpu import suite
+
+ROOT = Path(__file__).parents[2]
+# As on a machine that has neither: importing them fails, and nobody finds them.
+WITHOUT_KERAS = """
+import importlib.util, sys
+import pytest
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name in HIDDEN else find(name, *rest)
+HIDDEN = {"keras", "tensorflow"}
+sys.modules |= dict.fromkeys(HIDDEN)
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+def test_the_suite_needs_neither_tensorflow_nor_keras():
+    pytest.importorskip("numba_cuda", reason="needs numba-cuda: pip install 'cnnforge[test]'")
+    arguments = [*suite.command("tests", parallel=False)[3:], "--collect-only"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_KERAS, *arguments],
+        cwd=ROOT,
+        env=suite.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_on_device.py::test_convolution" in done.stdout
+    assert "test_tensor_cores_device.py::test_on_a_device" in done.stdout
+    assert "layers" not in done.stdout.split("test session starts")[-1].split("deselected")[0]
+
+
+def test_without_a_device_the_suite_is_skipped_and_says_why():
+    pytest.importorskip("numba_cuda", reason="needs numba-cuda: pip install 'cnnforge[test]'")
+    made = suite.command(f"{suite.KERNELS}/test_on_device.py", parallel=False)
+    variables = suite.environment(CUDA_VISIBLE_DEVICES="-1")
+    outcome = suite._run("parity", made, variables, None)
+    assert outcome.verdict == "skipped"
+    assert "no CUDA device" in outcome.text
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "verdict", "text"),
+    [
+        (0, "....\n47 passed, 3 deselected in 12.00s", "passed", "47 passed, 3 deselected in"),
+        (0, "==== 47 passed in 1s ====\n========= ERROR SUMMARY: 0 errors", "passed", "0 errors"),
+        (0, "SKIPPED [2] a.py:3: no CUDA device\n2 skipped in 1s", "skipped", "no CUDA device"),
+        (5, "no tests ran in 0.01s", "FAILED", "exit code 5"),
+        (1, "FAILED a.py::b - boom\n1 failed, 2 passed in 3s", "FAILED", "a.py::b - boom"),
+        (9, "2 passed in 3s\n========= ERROR SUMMARY: 4 errors", "FAILED", "4 errors"),
+        (139, "Fatal Python error", "FAILED", "Fatal Python error"),
+    ],
+)
+def test_what_a_run_says(code, output, verdict, text):
+    outcome = suite.judge("parity", code, output)
+    assert outcome.verdict == verdict
+    assert text in str(outcome)
+
+
+def test_a_run_that_takes_too_long():
+    sleeps = [sys.executable, "-c", "import time; time.sleep(60)"]
+    outcome = suite._run("parity", sleeps, suite.environment(), 0.5)
+    assert outcome.verdict == "FAILED"
+    assert outcome.text == "not done in 0 s"
+
+
+def test_the_sanitizer(monkeypatch):
+    monkeypatch.setattr(suite.shutil, "which", lambda name: None)
+    (outcome,) = suite.sanitize(suite.TOOLS, lambda: None)
+    assert outcome.verdict == "skipped"
+    assert "compute-sanitizer is not on the PATH" in outcome.text
+    monkeypatch.setattr(suite.shutil, "which", lambda name: f"/bin/{name}")
+    seen = []
+    monkeypatch.setattr(suite, "_run", lambda *it: seen.append(it) or suite.Outcome("", "", ""))
+    assert len(list(suite.sanitize(["memcheck", "racecheck"], lambda: 30.0))) == 2
+    name, made, _, seconds = seen[1]
+    assert (name, seconds) == ("racecheck", 30.0)
+    assert made[:3] == ["/bin/compute-sanitizer", "--tool", "racecheck"]
+    # One process after the other: under the tool's eyes.
+    assert "-n" not in made
+    assert made[-1] == suite.KERNELS
+
+
+def test_the_layers_are_tested_where_keras_is(monkeypatch):
+    seen = []
+    monkeypatch.setattr(suite, "_run", lambda *it: seen.append(it) or suite.Outcome("", "", ""))
+    monkeypatch.setattr(suite, "find_spec", lambda name: None)
+    outcomes = list(suite.parity(10.0))
+    assert len(seen) == 1
+    assert outcomes[1].verdict == "skipped"
+    assert "Keras is not installed" in outcomes[1].text
+    monkeypatch.setattr(suite, "find_spec", lambda name: object())
+    list(suite.parity(10.0))
+    assert seen[2][1][-2:] == list(suite.LAYERS)
+    assert seen[2][2]["KERAS_BACKEND"] == "torch"
+    for path in (suite.KERNELS, *suite.LAYERS):
+        assert (ROOT / path).exists()

@@ -1,0 +1,76 @@
+"""Every configuration that a plan offers computes the same."""
+
+import numpy as np
+import pytest
+
+from cnnforge.testing import assert_close
+from cnnforge_kernels.cuda import conv2d, conv_block, pooling
+from cnnforge_kernels.cuda.conv2d import Convolution
+from cnnforge_kernels.cuda.pooling import Pooling
+from cnnforge_kernels.cuda.simulation import simulate
+
+C = Convolution((2, 6, 5, 4), (3, 3, 4, 8), same=True)
+DEPTHWISE = Convolution((2, 6, 5, 8), (3, 3, 1, 8), same=True, groups=8)
+POOL = Pooling((2, 6, 6, 4), (2, 2), (2, 2), False)
+POOLED = conv_block.pooled(C, (2, 2))
+
+
+def gradients(c):
+    return {"grad_weights": c.weights, "grad_bias": c.weights[3:]}
+
+
+PLANS = {
+    "forward": (conv2d.forward(C, True, True), {"outputs": C.outputs}),
+    "grad_inputs": (conv2d.grad_inputs(C, True), {"grad_inputs": C.inputs}),
+    "grad_weights": (conv2d.grad_weights(C, True), gradients(C)),
+    "depthwise": (conv2d.forward(DEPTHWISE, True, True), {"outputs": DEPTHWISE.outputs}),
+    "depthwise_grad_inputs": (
+        conv2d.grad_inputs(DEPTHWISE, False),
+        {"grad_inputs": DEPTHWISE.inputs},
+    ),
+    "depthwise_grad_weights": (conv2d.grad_weights(DEPTHWISE, False), gradients(DEPTHWISE)),
+    "block": (conv_block.forward(C, (2, 2), True), {"outputs": POOLED, "winners": POOLED}),
+    "block_grad_inputs": (conv_block.grad_inputs(C, (2, 2)), {"grad_inputs": C.inputs}),
+    "block_grad_weights": (conv_block.grad_weights(C, (2, 2)), gradients(C)),
+    "max": (pooling.forward(POOL, True), {"outputs": POOL.outputs, "winners": POOL.outputs}),
+    "max_grad": (pooling.backward(POOL, True), {"grad_inputs": POOL.inputs}),
+    "average": (pooling.forward(POOL, False), {"outputs": POOL.outputs}),
+    "average_grad": (pooling.backward(POOL, False), {"grad_inputs": POOL.inputs}),
+}
+
+
+def shapes(name):
+    if name.startswith(("max", "average")):
+        return {"inputs": POOL.inputs, "grad_outputs": POOL.outputs, "winners": POOL.outputs}
+    c = DEPTHWISE if name.startswith("depthwise") else C
+    above = POOLED if name.startswith("block") else c.outputs
+    found = {"inputs": c.inputs, "weights": c.weights, "bias": c.weights[3:]}
+    return found | {"grad_outputs": above, "outputs": c.outputs, "winners": above}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_configuration(name):
+    plan, written = PLANS[name]
+    random = np.random.default_rng(0)
+    given = {}
+    for array, shape in shapes(name).items():
+        given[array] = random.standard_normal(shape).astype(np.float32)
+        if array == "winners":
+            given[array] = random.integers(0, 4, shape).astype(np.uint8)
+    results = []
+    for make in plan.options.values():
+        found = {
+            array: np.full(shape, 254, np.uint8)
+            if array == "winners"
+            else np.full(shape, np.nan, np.float32)
+            for array, shape in written.items()
+        }
+        simulate(make(), **given | found)
+        results.append(found)
+    assert len(results) >= 2
+    for other in results[1:]:
+        for array, values in other.items():
+            if array == "winners":
+                np.testing.assert_array_equal(values, results[0][array])
+            else:
+                assert_close(values, results[0][array], 72)

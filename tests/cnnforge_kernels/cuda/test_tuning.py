@@ -1,0 +1,348 @@
+"""Choosing a configuration by its time: the choice, the file, ties, failures. The clock is made up.
+
+That every configuration computes the same is shown in ``simulated/test_simulated_tuning.py``.
+"""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from cnnforge_kernels.cuda import (
+    compiler,
+    conv2d,
+    conv_block,
+    pooling,
+    runtime,
+    simulation,
+    tensor_cores,
+    tuning,
+)
+from cnnforge_kernels.cuda.arrays import View
+from cnnforge_kernels.cuda.conv2d import Convolution
+from cnnforge_kernels.cuda.jit import AVAILABLE, SIMULATED
+from cnnforge_kernels.cuda.plans import Plan, offer
+from cnnforge_kernels.cuda.pooling import Pooling
+
+pytestmark = [
+    pytest.mark.skipif(not AVAILABLE, reason="needs numba-cuda: pip install 'cnnforge[cuda13]'"),
+    pytest.mark.skipif(SIMULATED, reason="the simulator has tests of its own"),
+]
+WIDE = Convolution((4, 14, 14, 32), (3, 3, 32, 64), same=True)
+
+
+@pytest.fixture(autouse=True)
+def _a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiler, "cache_directory", lambda: str(tmp_path))
+    monkeypatch.delenv("CNNFORGE_TUNE", raising=False)
+    monkeypatch.setattr(tuning, "_asked", None)
+    tuning.forget()
+    yield
+    tuning.forget()
+
+
+def options(**seconds):
+    """A plan that offers configurations, and a clock that knows what each takes."""
+    plans = {name: Plan(scratch=number) for number, name in enumerate(seconds, 1)}
+    asked = []
+
+    def clock(plan):
+        (name,) = (name for name, it in plans.items() if it == plan)
+        asked.append(name)
+        taken = seconds[name]
+        if isinstance(taken, Exception):
+            raise taken
+        return taken
+
+    made = {name: (lambda it=it: it) for name, it in plans.items()}
+    return offer("a problem", made), plans, clock, asked
+
+
+def file():
+    return tuning._path("H200")
+
+
+def test_the_first_is_the_default():
+    plan, plans, _, _ = options(usual=3.0, other=1.0)
+    assert plan.launches == plans["usual"].launches
+    assert plan.scratch == plans["usual"].scratch
+    assert list(plan.options) == ["usual", "other"]
+    # One configuration is no choice.
+    assert not offer("alone", {"only": Plan}).options
+
+
+def test_the_fastest_is_chosen_once_and_kept():
+    plan, plans, clock, asked = options(usual=3.0, other=1.0, third=2.0)
+    assert tuning.chosen(plan, "H200", clock) == plans["other"]
+    assert asked == ["usual", "other", "third"]
+    assert tuning.chosen(plan, "H200", clock) == plans["other"]
+    assert tuning.used() == {"a problem": "other"}
+    content = json.loads(file().read_text())
+    assert content == {"device": "H200", "choices": {"a problem": "other"}}
+    # As another process: what it reads it does not measure.
+    tuning.forget()
+    assert tuning.chosen(plan, "H200", clock) == plans["other"]
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "name"),
+    [
+        ({"usual": 1.02, "other": 1.0}, "usual"),
+        ({"usual": 1.05, "other": 1.02, "third": 1.0}, "other"),
+        ({"usual": 1.0, "other": 1.0}, "usual"),
+        ({"usual": RuntimeError("too many registers"), "other": 2.0}, "other"),
+        ({"usual": float("nan"), "other": 2.0}, "other"),
+        ({"usual": 0.0, "other": 2.0}, "other"),
+        ({"usual": ValueError("a"), "other": OSError("b")}, None),
+    ],
+    ids=str,
+)
+def test_ties_and_failures(seconds, name):
+    plan, _, clock, _ = options(**seconds)
+    assert tuning.fastest(plan.options, clock) == name
+
+
+def test_where_all_fail_the_default_runs_and_nothing_is_kept():
+    plan, _, clock, _ = options(usual=OSError(), other=OSError())
+    assert tuning.chosen(plan, "H200", clock) is plan
+    assert not file().exists()
+
+
+def test_nothing_is_measured_while_a_graph_is_captured():
+    plan, plans, clock, _ = options(usual=3.0, other=1.0)
+    assert tuning.chosen(plan, "H200", None) is plan
+    assert not file().exists()
+    tuning.chosen(plan, "H200", clock)
+    tuning.forget()
+    # What is known is followed there, too.
+    assert tuning.chosen(plan, "H200", None) == plans["other"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"choices": 3}',
+        '{"choices": {"a problem": 3}}',
+        '{"choices": {"a problem": "of another version"}}',
+    ],
+)
+def test_a_file_that_makes_no_sense_counts_as_none(content):
+    file().parent.mkdir(parents=True)
+    file().write_text(content)
+    plan, plans, clock, asked = options(usual=3.0, other=1.0)
+    assert tuning.chosen(plan, "H200", clock) == plans["other"]
+    assert len(asked) == 2
+    assert json.loads(file().read_text())["choices"] == {"a problem": "other"}
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path, monkeypatch):
+    (tmp_path / "cuda").write_text("a file")
+    plan, plans, clock, _ = options(usual=3.0, other=1.0)
+    assert tuning.chosen(plan, "H200", clock) == plans["other"]
+
+
+def test_what_another_process_has_written_meanwhile_stays():
+    plan, _, clock, _ = options(usual=3.0, other=1.0)
+    tuning.chosen(plan, "H200", None)
+    file().parent.mkdir(parents=True)
+    file().write_text(json.dumps({"choices": {"another problem": "x"}}))
+    tuning.chosen(plan, "H200", clock)
+    choices = json.loads(file().read_text())["choices"]
+    assert choices == {"a problem": "other", "another problem": "x"}
+
+
+def test_the_file_belongs_to_device_sources_and_compilers(monkeypatch):
+    found = {tuning._path("H200 (9, 0) driver 13000"), tuning._path("H200 (9, 0) driver 13010")}
+    monkeypatch.setattr(compiler, "sources", lambda: "others")
+    found.add(tuning._path("H200 (9, 0) driver 13000"))
+    monkeypatch.setattr(compiler, "toolchain", lambda: "another")
+    found.add(tuning._path("H200 (9, 0) driver 13000"))
+    assert len(found) == 4
+
+
+def test_it_lies_in_the_users_cache(monkeypatch, tmp_path):
+    from cnnforge_kernels.cpu.compiled import _cache_directory
+
+    monkeypatch.setattr(compiler, "cache_directory", _cache_directory.__wrapped__)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    assert tuning._path("H200").is_relative_to(tmp_path / "elsewhere" / "cnnforge")
+
+
+@pytest.mark.parametrize(("value", "on"), [("", False), ("0", False), ("1", True)])
+def test_it_is_off_unless_asked_for(monkeypatch, value, on):
+    assert not tuning.enabled()
+    monkeypatch.setenv("CNNFORGE_TUNE", value)
+    assert tuning.enabled() is on
+    tuning.enable(not on)
+    assert tuning.enabled() is not on
+
+
+def test_two_threads_choose_once():
+    plan, plans, clock, asked = options(usual=3.0, other=1.0)
+    found = []
+
+    def choose():
+        found.append(tuning.chosen(plan, "H200", clock))
+
+    threads = [threading.Thread(target=choose) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [plans["other"]] * 8
+    assert len(asked) == 2
+
+
+class Clocked(simulation.Driver):
+    """Notes what is launched, and says what its kernels take."""
+
+    least = "conv2d_gemm 3x3x32x64 tile 64x32"
+    captured = False
+
+    def measurable(self, device, stream):
+        return not self.captured
+
+    def seconds(self, launches, device, stream):
+        super().launch(launches, device, stream)
+        return 1.0 if launches[0][0].name == self.least else 2.0
+
+
+def view(shape):
+    values = np.zeros(shape, np.float32)
+    return View(values.ctypes.data, shape, values.dtype, 0, True, values)
+
+
+def test_a_call_runs_what_was_chosen(monkeypatch):
+    fake = Clocked()
+    monkeypatch.setattr(runtime, "_driver", fake)
+    arrays = {"inputs": view(WIDE.inputs), "weights": view(WIDE.weights)}
+    arrays["outputs"] = view(WIDE.outputs)
+    plan = conv2d.forward(WIDE, False, False)
+
+    def names():
+        found = [kernel.name for kernel, _, _ in fake.launches]
+        fake.launches.clear()
+        return found
+
+    runtime.run(plan, arrays, 0)
+    assert names() == [plan.launches[0].kernel.name]
+    tuning.enable()
+    fake.captured = True
+    runtime.run(plan, arrays, 0)
+    assert names() == [plan.launches[0].kernel.name]
+    fake.captured = False
+    runtime.run(plan, arrays, 0)
+    tried = names()
+    assert len(tried) == len(plan.options) + 1
+    assert tried[-1] == Clocked.least
+    fake.captured = True
+    runtime.run(plan, arrays, 0)
+    assert names() == [Clocked.least]
+    tuning.enable(False)
+    runtime.run(plan, arrays, 0)
+    assert names() == [plan.launches[0].kernel.name]
+
+
+PLANS = {
+    "direct": conv2d.forward(Convolution((4, 14, 14, 8), (3, 3, 8, 16), same=True), True, True),
+    "product": conv2d.forward(WIDE, True, True),
+    "depthwise": conv2d.forward(Convolution((4, 14, 14, 8), (3, 3, 1, 8), groups=8), True, True),
+    "grad_inputs": conv2d.grad_inputs(WIDE, True),
+    "depthwise_grad_inputs": conv2d.grad_inputs(
+        Convolution((4, 14, 14, 8), (3, 3, 1, 8), groups=8), False
+    ),
+    "grad_weights": conv2d.grad_weights(WIDE, True),
+    "depthwise_grad_weights": conv2d.grad_weights(
+        Convolution((4, 14, 14, 8), (3, 3, 1, 8), groups=8), False
+    ),
+    "tf32": tensor_cores.forward(WIDE, True, True, "tf32"),
+    "tf32_grad_inputs": tensor_cores.grad_inputs(WIDE, True, "tf32"),
+    "bfloat16_grad_weights": tensor_cores.grad_weights(WIDE, True, "bfloat16"),
+    "block": conv_block.forward(WIDE, (2, 2), True),
+    "block_grad_inputs": conv_block.grad_inputs(WIDE, (2, 2)),
+    "block_grad_weights": conv_block.grad_weights(WIDE, (2, 2)),
+    "max": pooling.forward(Pooling((4, 14, 14, 8), (2, 2), (2, 2), False), True),
+    "average_grad": pooling.backward(Pooling((4, 14, 14, 8), (2, 2), (2, 2), False), False),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_op_offers_configurations(name):
+    plan = PLANS[name]
+    assert len(plan.options) >= 2
+    made = [option() for option in plan.options.values()]
+    assert made[0].launches == plan.launches
+    assert made[0].scratch == plan.scratch
+    # No two are the same, and their kernels have names of their own.
+    assert len({option.launches for option in made}) == len(made)
+    named = {tuple(it.kernel.name for it in option.launches) for option in made}
+    kernels = {tuple(it.kernel for it in option.launches) for option in made}
+    assert len(named) == len(kernels) == len(made)
+
+
+def test_problems_are_told_apart():
+    found = {plan.problem for plan in PLANS.values()}
+    assert len(found) == len(PLANS)
+    unaligned = Convolution((4, 14, 14, 32), (3, 3, 32, 64), same=True, aligned=False)
+    found.add(conv2d.forward(unaligned, True, True).problem)
+    found.add(conv2d.forward(WIDE, False, True).problem)
+    found.add(conv2d.forward(WIDE, True, False).problem)
+    assert len(found) == len(PLANS) + 3
+    # Another process finds what this one has written: nothing in it is an address.
+    assert not any(" at 0x" in problem for problem in found)
+
+
+def test_time_is_taken_by_the_devices_events():
+    """What is asked of cuda.core, and that milliseconds become seconds."""
+    from dataclasses import dataclass
+    from types import SimpleNamespace
+
+    @dataclass
+    class EventOptions:
+        timing_enabled: bool = False
+
+    class Event:
+        def __init__(self, at):
+            self.at = at
+
+        def __sub__(self, other):
+            return self.at - other.at
+
+        def sync(self):
+            assert self.at >= 0
+
+    class Stream:
+        handle, now = 1, 0.0
+
+        def record(self, options):
+            assert options.timing_enabled
+            return Event(self.now)
+
+    stream, launched = Stream(), []
+
+    def launch(order, config, kernel, *arguments):
+        launched.append(arguments)
+        stream.now += 0.5
+
+    made = runtime.Driver.__new__(runtime.Driver)
+    device = SimpleNamespace(device_id=0, set_current=lambda: None)
+    made._core = SimpleNamespace(
+        Device=lambda *_: device,
+        LEGACY_DEFAULT_STREAM=stream,
+        EventOptions=EventOptions,
+        LaunchConfig=lambda **_: None,
+        launch=launch,
+    )
+    made._bindings = SimpleNamespace(cuStreamIsCapturing=lambda handle: (0, 1))
+    made._devices = {0: device}
+    made._load = lambda kernel, owner: "loaded"
+    kernel = PLANS["direct"].launches[0].kernel
+    assert made.seconds([(kernel, (1, 1, 1), [7]), (kernel, (2, 1, 1), [8])], 0, 0) == 1e-3
+    # Two to begin with, then five times as many as fill two milliseconds.
+    assert launched == [(7,), (8,)] * (2 + 5 * 2)
+    assert not made.measurable(0, 0)
