@@ -1,10 +1,10 @@
 """Batch normalization on the CPU and its gradients: float32, channels last. Channels are the lanes.
 
-A task sums a block of rows that stays in the first-level cache: first its mean, then the squares of
-what differs from that. The blocks are joined in double precision, in their order (T. Chan, G. Golub,
-R. LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979), so
-that a mean far from zero costs no digits and memory is read once. The gradients take two passes:
-the sums that all rows share, then the rows.
+A task sums a block of rows that stays in the first-level cache: first its mean, then the squares
+of what differs from that. The blocks are joined in double precision, in their order (T. Chan, G.
+Golub, R. LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances",
+1979), so that a mean far from zero costs no digits and memory is read once. The gradients take two
+passes: the sums that all rows share, then the rows.
 
 Channels that do not fill whole vectors are taken several rows at a time: (M, C) is the same memory
 as (M / k, k * C).
