@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from cnnforge_kernels.cpu import gather as g
-from cnnforge_kernels.cpu import sweep as s
+from cnnforge_kernels.cpu import sweep_rows as s
 from cnnforge_kernels.cpu.compiled import address_of, cached_njit
 from cnnforge_kernels.cpu.planes import fill_planes
+from cnnforge_kernels.cpu.sweep import sweep
 from cnnforge_kernels.geometry import padding_before
 
 
@@ -59,7 +60,7 @@ def convolve(
             row_taps[i * kw + j] = i * dilation_rate[0] - top
             column_taps[i * kw + j] = j * dilation_rate[1] - left
     factors = weights.reshape(kh * kw, channels, groups, filters // groups)
-    s.sweep(args, row_taps, column_taps, factors, bias)
+    sweep(args, row_taps, column_taps, factors, bias)
 
 
 @cached_njit()
@@ -122,7 +123,7 @@ def convolve_back(
             args[s.TARGET_COLUMN] = target_column * strides[1]
             args[s.ROWS] = (height - row_phase + strides[0] - 1) // strides[0]
             args[s.COLUMNS] = (width - column_phase + strides[1] - 1) // strides[1]
-            s.sweep(args, row_taps[:taps], column_taps[:taps], turned[:taps], turned[0, 0, 0, :0])
+            sweep(args, row_taps[:taps], column_taps[:taps], turned[:taps], turned[0, 0, 0, :0])
 
 
 @cached_njit()

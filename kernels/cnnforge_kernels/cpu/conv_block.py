@@ -16,7 +16,7 @@ import numpy as np
 from numba import carray
 
 from cnnforge_kernels.cpu import gather as g
-from cnnforge_kernels.cpu import sweep as s
+from cnnforge_kernels.cpu import sweep_rows as s
 from cnnforge_kernels.cpu.compiled import (
     KERNEL_SIGNATURE,
     address_of,
@@ -35,6 +35,7 @@ from cnnforge_kernels.cpu.simd_blocks import sparse_accumulate
 from cnnforge_kernels.cpu.simd_tiles import tile_load, tile_store
 from cnnforge_kernels.cpu.tiles import MOST_ACCUMULATORS, MOST_LANES
 from cnnforge_kernels.cpu.winners import WINNER_LANES, list_winners
+from cnnforge_kernels.cpu.winograd import winograd_wins
 
 # Fields of the sparse gather's argument block, after those of the gather. ROWS x COLUMNS is the
 # part of the convolution's map that windows cover.
@@ -247,8 +248,10 @@ def conv_block_grad_inputs(
     if grad_outputs.size == 0:
         grad_inputs[:] = np.float32(0)
         return
+    kh, kw, channels, filters = weights.shape
     plain = strides == (1, 1) and dilation_rate == (1, 1) and groups == 1
-    if plain and scatter_fits(weights, pool_size):
+    dense = kh == 3 and kw == 3 and winograd_wins(filters, channels)
+    if plain and not dense and scatter_fits(weights, pool_size):
         scatter(weights, winners, same, pool_size, grad_outputs, grad_inputs)
         return
     args = np.zeros(s.FIELDS, np.int64)

@@ -280,7 +280,7 @@ def _LAUNCH(_: int) -> Any:
         per_group = filters // groups
         args[MERGED] = kw if args[COLUMN_DILATION] == 1 else 1
         taps, runs = args[MERGED] * channels, kh * (kw // args[MERGED])
-        tile, vectors, lanes, pairs, _ = choose_tile(taps, per_group, 1, 1)
+        tile, vectors, lanes, pairs, _ = choose_tile(taps, per_group, 1, 1, True)
         width = vectors * lanes // pairs
         blocks = (per_group + width - 1) // width
         covered = tile * pairs

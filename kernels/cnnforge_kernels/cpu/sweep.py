@@ -25,9 +25,8 @@ from cnnforge_kernels.cpu.compiled import (
     words_at,
 )
 from cnnforge_kernels.cpu.parallel import run_kernel
-from cnnforge_kernels.cpu.planes import copy_floats, fill_pixels, fill_planes
+from cnnforge_kernels.cpu.planes import copy_floats
 from cnnforge_kernels.cpu.simd import (
-    index_load,
     index_splat,
     index_store,
     load_float,
@@ -37,7 +36,6 @@ from cnnforge_kernels.cpu.simd import (
     vector_relu,
     vector_splat,
     vector_store,
-    vector_where_equal,
 )
 from cnnforge_kernels.cpu.simd_blocks import tile_pool_store
 from cnnforge_kernels.cpu.simd_tiles import (
@@ -45,6 +43,49 @@ from cnnforge_kernels.cpu.simd_tiles import (
     tile_broadcast,
     tile_relu,
     tile_store,
+)
+from cnnforge_kernels.cpu.sweep_rows import (
+    BIAS,
+    BIAS_SOURCE,
+    BLOCK_ROWS,
+    BLOCKS,
+    CHANNELS,
+    COLUMN_ORIGIN,
+    COLUMN_SPAN,
+    COLUMN_STEP,
+    COLUMN_TAPS,
+    COLUMNS,
+    COUNT,
+    FACTORS,
+    FIELDS,
+    FILTERS,
+    GROUPS,
+    HEIGHT,
+    IMAGES,
+    NOT_FINITE,
+    OFFSETS,
+    PLANE,
+    POOL_COLUMNS,
+    POOL_ROWS,
+    RELU,
+    ROW_BYTES,
+    ROW_ORIGIN,
+    ROW_SPAN,
+    ROW_STEP,
+    ROW_TAPS,
+    ROWS,
+    SCRATCH_PIXEL,
+    TAPS,
+    TARGET,
+    TARGET_COLUMN,
+    TARGET_IMAGE,
+    TARGET_ROW,
+    UNPOOL_ROWS,
+    WEIGHTS,
+    WIDTH,
+    WINNERS,
+    fill_row,
+    origin_and_span,
 )
 from cnnforge_kernels.cpu.tiles import (
     TILES,
@@ -57,73 +98,11 @@ from cnnforge_kernels.cpu.tiles import (
     window_number,
 )
 from cnnforge_kernels.cpu.winners import NO_WINNER
+from cnnforge_kernels.cpu.winograd import LAUNCH as _WINOGRAD_LAUNCH
+from cnnforge_kernels.cpu.winograd import winograd_fits
 
-# Fields of a sweep's argument block. Addresses and strides are in bytes.
-SOURCE, MASK, IMAGE_STRIDE, ROW_STRIDE, PIXEL_STRIDE = range(5)
-HEIGHT, WIDTH, CHANNELS, GROUPS = range(5, 9)
-ROW_STEP, ROW_ORIGIN, ROW_SPAN, COLUMN_STEP, COLUMN_ORIGIN, COLUMN_SPAN = range(9, 15)
-OFFSETS, COUNT, WEIGHTS, BIAS = range(15, 19)
-TARGET, TARGET_IMAGE, TARGET_ROW, TARGET_COLUMN = range(19, 23)
-ROWS, COLUMNS, FILTERS, RELU, BLOCK_ROWS, BLOCKS, IMAGES = range(23, 30)
-# A pool behind the convolution: its window (also its stride), and its winners, one byte each. In
-# the forward pass (POOL_ROWS > 0) the outputs are pooled; in the backward pass (UNPOOL_ROWS > 0)
-# the source is a pooled gradient, and HEIGHT x WIDTH is the map that was pooled.
-POOL_ROWS, POOL_COLUMNS, UNPOOL_ROWS, UNPOOL_COLUMNS, WINNERS = range(30, 35)
-# The scratch: bytes of a row, of a plane (0 where pixels are kept whole), and of a whole pixel.
-ROW_BYTES, PLANE, SCRATCH_PIXEL = range(35, 38)
-# What the launch packs: the taps' rows and columns, the weights and the bias, as addresses.
-TAPS, ROW_TAPS, COLUMN_TAPS, FACTORS, BIAS_SOURCE = range(38, 43)
-FIELDS = 43
-
-_UNPOOL_LANES = 8
 # Scratch for the rows of a task: half of a 512 KiB second-level cache at the most.
 _SCRATCH_BYTES = 128 * 1024
-
-
-@cached_njit(inline="never")
-def _fill_row(
-    a: Any, row: int, image: int, group: int, target: int, plane: int, spare: int
-) -> None:
-    """Copy row ``row`` of the source, as far as any output reads it, into scratch at ``target``."""
-    channels = a[CHANNELS]
-    first = max(0, a[COLUMN_ORIGIN])
-    after = a[COLUMN_ORIGIN] + (a[COLUMNS] - 1) * a[COLUMN_STEP] + a[COLUMN_SPAN]
-    last = min(a[WIDTH], after)
-    shift, step = -a[COLUMN_ORIGIN], a[COLUMN_STEP]
-    if a[UNPOOL_ROWS] == 0:
-        place = image * a[IMAGE_STRIDE] + row * a[ROW_STRIDE] + 4 * group * channels
-        mask = a[MASK] + place if a[MASK] != 0 else 0
-        source, pixel = a[SOURCE] + place, a[PIXEL_STRIDE]
-        if plane != 0:
-            fill_planes(target, plane, step, source, mask, pixel, shift, first, last, channels)
-        else:
-            here, skipped = target + (first + shift) * a[SCRATCH_PIXEL], first * pixel
-            gate = mask + skipped if mask != 0 else 0
-            fill_pixels(
-                here, a[SCRATCH_PIXEL], source + skipped, gate, pixel, last - first, channels
-            )
-        return
-    # Each value of the pooled gradient goes to the cell that won, all other cells are zero.
-    cells = a[UNPOOL_COLUMNS]
-    pooled = row // a[UNPOOL_ROWS]
-    start = image * a[IMAGE_STRIDE] + pooled * a[ROW_STRIDE] + 4 * group * channels
-    for column in range(a[WIDTH] // cells):
-        here = start + column * a[PIXEL_STRIDE]
-        for c in range(0, channels, _UNPOOL_LANES):
-            valid = channels - c
-            value = vector_load(a[SOURCE] + here + 4 * c, valid, _UNPOOL_LANES)
-            winner = index_load(a[WINNERS] + here // 4 + c, valid, 1, _UNPOOL_LANES)
-            for j in range(cells):
-                cell = (row - pooled * a[UNPOOL_ROWS]) * cells + j
-                place = spare + 4 * ((column * cells + j) * channels + c)
-                vector_store(vector_where_equal(winner, cell, value), place, valid)
-    no_mask = np.int64(0)  # a literal would have the function compiled once more
-    pixel = 4 * channels
-    if plane != 0:
-        fill_planes(target, plane, step, spare, no_mask, pixel, shift, first, last, channels)
-    else:
-        here = target + (first + shift) * pixel
-        fill_pixels(here, pixel, spare + first * pixel, no_mask, pixel, last - first, channels)
 
 
 @kernel_family(TILES * len(WINDOWS) * 2)
@@ -164,7 +143,7 @@ def _SWEEP(number: int) -> Any:
             top = row0 * a[ROW_STEP] + a[ROW_ORIGIN]
             for held in range((row1 - 1 - row0) * a[ROW_STEP] + a[ROW_SPAN]):
                 if 0 <= top + held < a[HEIGHT]:
-                    _fill_row(a, top + held, image, group, base + held * row_bytes, plane, spare_at)
+                    fill_row(a, top + held, image, group, base + held * row_bytes, plane, spare_at)
             for block in range(filter_blocks):
                 weights = a[WEIGHTS] + (group * filter_blocks + block) * block_bytes
                 bias = a[BIAS] + 4 * (group * filter_blocks + block) * G * L
@@ -270,17 +249,6 @@ def _window(step: int, row_taps: Any, column_taps: Any) -> int:
 
 
 @cached_njit()
-def _origin_and_span(taps: Any) -> tuple[int, int]:
-    """The least of some integers, and how many there are from it to the largest."""
-    if taps.size == 0:
-        return 0, 1
-    least = largest = taps[0]
-    for tap in taps:
-        least, largest = min(least, tap), max(largest, tap)
-    return least, largest - least + 1
-
-
-@cached_njit()
 def _pack(target: int, source: int, count: int, pairs: int) -> None:
     """Copy ``count`` floats, each ``pairs`` times."""
     if pairs == 1:
@@ -306,11 +274,11 @@ def _LAUNCH(_: int) -> Any:
         pooled = args[POOL_ROWS] == 2 and args[POOL_COLUMNS] == 2
         window = _window(args[COLUMN_STEP], row_taps, column_taps)
         tile, vectors, lanes, pairs, window = choose_tile(
-            args[COLUMNS], filters, window, 2 if pooled else 1
+            args[COLUMNS], filters, window, 2 if pooled else 1, True
         )
         tile = min(tile, args[COLUMNS] // pairs)
-        args[ROW_ORIGIN], args[ROW_SPAN] = _origin_and_span(row_taps)
-        args[COLUMN_ORIGIN], args[COLUMN_SPAN] = _origin_and_span(column_taps)
+        args[ROW_ORIGIN], args[ROW_SPAN] = origin_and_span(row_taps)
+        args[COLUMN_ORIGIN], args[COLUMN_SPAN] = origin_and_span(column_taps)
         step = args[COLUMN_STEP]
         if in_planes(vectors, pairs):
             args[PLANE] = 4 * (args[COLUMNS] + (args[COLUMN_SPAN] - 1) // step)
@@ -391,4 +359,8 @@ def sweep(args: Any, row_taps: Any, column_taps: Any, weights: Any, bias: Any) -
     args[ROW_TAPS], args[COLUMN_TAPS] = address_of(row_taps), address_of(column_taps)
     args[FACTORS] = address_of(weights)
     args[BIAS_SOURCE] = address_of(bias) if bias.size > 0 else 0
-    call_once(_LAUNCH, args)
+    args[NOT_FINITE] = 1
+    if winograd_fits(args):
+        call_once(_WINOGRAD_LAUNCH, args)
+    if args[NOT_FINITE] != 0:
+        call_once(_LAUNCH, args)

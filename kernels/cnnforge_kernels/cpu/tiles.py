@@ -89,7 +89,7 @@ def _cost(rows: int, tile: int, vectors: int, pairs: int, window: int) -> int:
 
 @cached_njit()
 def choose_tile(
-    positions: int, filters: int, window: int, rows: int
+    positions: int, filters: int, window: int, rows: int, planes: bool
 ) -> tuple[int, int, int, int, int]:
     """The (positions, vectors, lanes, pairs, window) of the tile for some outputs by some filters.
 
@@ -103,6 +103,7 @@ def choose_tile(
         filters: of a group.
         window: neighbouring taps that may be one step; 1 where they may not.
         rows: 2 where a tile is to have two rows of whole 2x2 windows, else 1.
+        planes: whether positions lie in planes where ``in_planes`` asks for it; else in pixels.
     """
     lanes = MOST_LANES
     while lanes > 4 and filters <= lanes // 2:
@@ -121,7 +122,7 @@ def choose_tile(
             while parts < units:
                 parts += 1
                 cut = (units + parts - 1) // parts * unit
-                if cut > (MOST_POSITIONS if in_planes(columns, pairs) else _MOST_PIXELS):
+                if cut > (MOST_POSITIONS if planes and in_planes(columns, pairs) else _MOST_PIXELS):
                     continue
                 cost = parts * blocks * _cost(rows, cut, columns, pairs, step)
                 # Of equals the one with more filters: it reads the source less often.
