@@ -17,9 +17,9 @@ import ctypes, os, sys, threading, time
 import numpy as np
 from numba import carray, int64, njit
 from cnnforge_kernels.cpu import crew, parallel, posix
-from cnnforge_kernels.cpu.atomics import atomic_load, fetch_add, float_mode, pause
+from cnnforge_kernels.cpu.atomics import atomic_load, atomic_store, fetch_add, float_mode, pause
 from cnnforge_kernels.cpu.compiled import (
-    KERNEL_SIGNATURE, address_of, cached_cfunc, kernel_family
+    KERNEL_SIGNATURE, address_of, cached_cfunc, kernel_family, load_int64
 )
 
 @kernel_family(1)
@@ -46,6 +46,19 @@ def MEET(_):
             pause()
         fetch_add(block[0] + 24, 1)
     return meet
+
+@kernel_family(1)
+def FREE(_):
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def free(args, begin, end):  # address of [the crew, tasks 1 and 2 that were begun]
+        block = carray(args, 1)
+        if begin == 0:  # as if whoever has the crew gave it back
+            atomic_store(load_int64(block[0]), 0)
+            return
+        fetch_add(block[0] + 8, 1)
+        while atomic_load(block[0] + 8) < 2:
+            pause()
+    return free
 
 @njit(nogil=True)
 def jobs(slot, args, tasks, grain, count):
@@ -159,6 +172,22 @@ def test_nobody_enters_a_closed_job_and_a_busy_crew_makes_callers_work_alone(run
         NUMBA_NUM_THREADS="4",
     )
     assert printed == "True 0\n"
+
+
+def test_a_crew_that_is_given_back_joins_in_what_is_left(run_program):
+    printed = run_program(
+        """
+        check_counts()
+        words = crew._words()
+        for _ in range(20):
+            values = np.array([words.ctypes.data, 0], np.int64)
+            words[crew._STATE // 8] = crew._TAKEN
+            run(FREE, values, 3)  # returns only if two threads work at once
+        print(values[1], words[crew._STATE // 8])
+        """,
+        NUMBA_NUM_THREADS="2",
+    )
+    assert printed == "2 0\n"
 
 
 def test_a_late_worker_finds_the_job_closed(run_program):

@@ -124,7 +124,8 @@ def kernel_family(count: int) -> Callable[[Callable[[int], Any]], int]:
         if first + count > _SLOTS:
             raise ValueError(f"kernel table: {first + count} slots needed, {_SLOTS} there")
         _factories.append((first, count, factory))
-        return first
+        # Not an int: what takes one that Numba knows the value of is compiled for every value.
+        return np.int64(first)  # pyright: ignore[reportReturnType]
 
     return decorate
 

@@ -3,7 +3,7 @@
 The caller of a kernel opens a job and works on it. Workers that are awake join it, those that come
 late find it closed: the caller waits only for workers in the midst of tasks. A parallel loop of
 OpenMP begins and ends with a barrier instead, and where another process has the second core an op
-waits for it at every call. One job at a time: who finds the crew busy works alone.
+waits for it at every call. One job at a time: who finds the crew busy works alone until it is free.
 
 A job is open while its state word has places left. A worker joins by taking a place, in one
 compare-and-swap, so that it cannot enter a closed job; it reads the job afterwards, and leaving it
@@ -100,16 +100,24 @@ def _wake(crew: int, count: int) -> None:
 def run_job(kernel: int, args: int, tasks: int, grain: int, threads: int) -> None:
     """Run tasks 0 to ``tasks - 1``, ``grain`` at a time, on up to ``threads`` threads."""
     crew = _crew_address()
-    places = min(threads, (tasks + grain - 1) // grain, load_int64(crew + _WORKERS) + 1) - 1
-    if places < 1 or not compare_and_swap(crew + _STATE, 0, _TAKEN):
+    helpers = min(threads - 1, load_int64(crew + _WORKERS))
+    if helpers < 1:
         call_kernel(kernel, args, 0, tasks)
         return
+    begin = 0
+    while not compare_and_swap(crew + _STATE, 0, _TAKEN):
+        # Somebody has the crew: alone, until it is given back.
+        call_kernel(kernel, args, begin, min(begin + grain, tasks))
+        begin += grain
+        if begin >= tasks:
+            return
+    places = min(helpers, (tasks - begin + grain - 1) // grain - 1)
     store_int64(crew + _KERNEL, kernel)
     store_int64(crew + _ARGS, args)
     store_int64(crew + _TASKS, tasks)
     store_int64(crew + _GRAIN, grain)
     store_int64(crew + _MODE, float_mode())
-    atomic_store(crew + _NEXT, 0)
+    atomic_store(crew + _NEXT, begin)
     atomic_store(crew + _STATE, _TAKEN + places * _PLACE)
     # A worker counts itself before it looks at the state for the last time: one of both sees.
     if atomic_load(crew + _SLEEPERS) > 0:

@@ -264,7 +264,7 @@ def add_parts(sums: Any) -> None:
     """Add (parts, groups, floats) over the parts, in order, into the first."""
     args = np.empty(3, np.int64)
     args[0], args[1], args[2] = address_of(sums), sums.shape[0], sums[0].size
-    run_kernel(_ADD, args, (args[2] + _ADDED - 1) // _ADDED, 8)
+    run_kernel(_ADD, args, (args[2] + _ADDED - 1) // _ADDED, np.int64(8))
 
 
 @kernel_family(1)
