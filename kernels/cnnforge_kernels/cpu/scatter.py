@@ -248,8 +248,9 @@ def _LAUNCH(_: int) -> Any:
         for together in range(2, min(a[ROWS], _MOST_ROWS) + 1):
             if a[ROWS] % together == 0 and together * vectors <= MOST_ACCUMULATORS:
                 rows = together
-        run_kernel(_PICTURES, a, a[CHUNKS], np.int64(1))
-        run_kernel(_SCATTER + vectors - 1 + MOST_ACCUMULATORS * (rows - 1), a, a[IMAGES], np.int64(1))
+        each = np.int64(1)  # a literal would have the function compiled once more
+        run_kernel(_PICTURES, a, a[CHUNKS], each)
+        run_kernel(_SCATTER + vectors - 1 + MOST_ACCUMULATORS * (rows - 1), a, a[IMAGES], each)
         cells[:0] = 0  # keeps both alive until here
         table[:0] = np.float32(0)
 
