@@ -14,6 +14,7 @@ nobody is inside.
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -55,14 +56,23 @@ _NEXT = 128
 _SLEEPERS = 256
 _KERNEL, _ARGS, _TASKS, _GRAIN, _MODE = 384, 392, 400, 408, 416
 _WORKERS, _PAUSES = 512, 520
+# Which processor the last caller was on (+ 1), how many workers have to keep off it, and, for each
+# of these, its number for the system.
+_CALLER_AT, _PLACED, _THREADS = 528, 536, 544
 _MUTEX = 640
 _CONDITION = _MUTEX + posix.LOCK_BYTES
-_BYTES = _CONDITION + posix.LOCK_BYTES
+_MASK = _CONDITION + posix.LOCK_BYTES  # the processors that workers may use, one bit each
+_MASK_BYTES = 128
+_BYTES = _MASK + _MASK_BYTES
 
 # The state: workers inside, places left for others, whether somebody has the crew.
 _INSIDE = (1 << 16) - 1
 _PLACE = 1 << 16
 _TAKEN = 1 << 32
+
+# Workers that are told where to run, in a system call each: with more processors than a handful one
+# of them is idle, and the system finds it.
+_MOST_PLACED = 7
 
 _SAMPLE = 200
 _FOR_EVER = 1 << 62  # jobs; Numba compiles no function that cannot return
@@ -97,6 +107,28 @@ def _wake(crew: int, count: int) -> None:
 
 
 @cached_njit()
+def _clear_the_way(crew: int) -> None:
+    """Keep the workers off the processor of the calling thread, which has the crew.
+
+    A system that finds no idle processor for a worker when it is woken puts it on its caller's,
+    where it runs in the caller's place. TensorFlow's threads look for work for 0.1 ms after each
+    op: of two processors none is idle at that time, and a job then took as long as on one.
+    """
+    here = types.int64(posix.sched_getcpu())
+    if here + 1 == load_int64(crew + _CALLER_AT) or not 0 <= here < 8 * _MASK_BYTES:
+        return
+    store_int64(crew + _CALLER_AT, here + 1)
+    word, bit = crew + _MASK + here // 64 * 8, 1 << (here % 64)
+    before = load_int64(word)
+    store_int64(word, before & ~bit)
+    for number in range(load_int64(crew + _PLACED)):
+        # Refused where no processor is left. Then everything stays as it was.
+        thread = load_int64(crew + _THREADS + 8 * number)
+        posix.sched_setaffinity(thread, _MASK_BYTES, crew + _MASK)
+    store_int64(word, before)
+
+
+@cached_njit()
 def run_job(kernel: int, args: int, tasks: int, grain: int, threads: int) -> None:
     """Run tasks 0 to ``tasks - 1``, ``grain`` at a time, on up to ``threads`` threads."""
     crew = _crew_address()
@@ -111,6 +143,8 @@ def run_job(kernel: int, args: int, tasks: int, grain: int, threads: int) -> Non
         begin += grain
         if begin >= tasks:
             return
+    if load_int64(crew + _PLACED) > 0:
+        _clear_the_way(crew)
     places = min(helpers, (tasks - begin + grain - 1) // grain - 1)
     store_int64(crew + _KERNEL, kernel)
     store_int64(crew + _ARGS, args)
@@ -227,7 +261,7 @@ def start() -> None:
     _words()[_PAUSES // 8] = _pauses_of(_SPIN_SECONDS)
     posix.init_mutex(_crew + _MUTEX)
     posix.init_condition(_crew + _CONDITION)
-    started = 0
+    started: list[threading.Thread] = []
     for number in range(wanted):
         name = f"cnnforge-{number + 1}"
         thread = threading.Thread(target=worker, args=(_FOR_EVER,), name=name, daemon=True)
@@ -236,8 +270,24 @@ def start() -> None:
         except RuntimeError:
             # The interpreter is about to exit, or the system allows no more threads.
             break
-        started += 1
-    _words()[_WORKERS // 8] = started
+        started.append(thread)
+    _place(started)
+    _words()[_WORKERS // 8] = len(started)
+
+
+def _place(workers: list[threading.Thread]) -> None:
+    """Have workers keep off their caller's processor, where there are few processors."""
+    if not posix.places_threads() or len(workers) > _MOST_PLACED:
+        return
+    processors = os.sched_getaffinity(0)
+    if len(processors) < 2 or max(processors) >= 8 * _MASK_BYTES:
+        return
+    mask = _words()[_MASK // 8 :].view(np.uint64)
+    for processor in processors:
+        mask[processor // 64] |= np.uint64(1 << processor % 64)
+    threads = [worker.native_id or 0 for worker in workers]
+    _words()[_THREADS // 8 :][: len(threads)] = threads
+    _words()[_PLACED // 8] = len(threads)
 
 
 def _words() -> Any:
