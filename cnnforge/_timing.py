@@ -36,7 +36,7 @@ def interleave(
     *,
     rounds: int = 30,
     warm_up: int = 3,
-    seconds: float = 0.002,
+    seconds: float = 0.01,
     limit: float = float("inf"),
     enough: Callable[[Mapping[str, np.ndarray]], bool] = lambda _: False,
     measure: Callable[[Callable[[], object], int], float] | None = None,
