@@ -14,39 +14,26 @@ from typing import Any
 import numpy as np
 from numba import carray
 
+from cnnforge_kernels.cpu import sweep_tiles as st
 from cnnforge_kernels.cpu.compiled import (
     KERNEL_SIGNATURE,
     address_of,
     aligned_floats,
     cached_cfunc,
     cached_njit,
+    call_kernel,
     call_once,
+    kernel_address,
     kernel_family,
     words_at,
 )
 from cnnforge_kernels.cpu.parallel import run_kernel
 from cnnforge_kernels.cpu.planes import copy_floats
-from cnnforge_kernels.cpu.simd import (
-    index_splat,
-    index_store,
-    load_float,
-    store_float,
-    vector_load,
-    vector_maximum,
-    vector_relu,
-    vector_splat,
-    vector_store,
-)
-from cnnforge_kernels.cpu.simd_blocks import tile_pool_store
-from cnnforge_kernels.cpu.simd_tiles import (
-    tile_accumulate,
-    tile_broadcast,
-    tile_relu,
-    tile_store,
-)
+from cnnforge_kernels.cpu.simd import load_float, store_float
 from cnnforge_kernels.cpu.sweep_rows import (
     BIAS,
     BIAS_SOURCE,
+    BLOCK_BYTES,
     BLOCK_ROWS,
     BLOCKS,
     CHANNELS,
@@ -65,6 +52,7 @@ from cnnforge_kernels.cpu.sweep_rows import (
     NOT_FINITE,
     OFFSETS,
     PLANE,
+    POOL,
     POOL_COLUMNS,
     POOL_ROWS,
     RELU,
@@ -80,6 +68,10 @@ from cnnforge_kernels.cpu.sweep_rows import (
     TARGET_COLUMN,
     TARGET_IMAGE,
     TARGET_ROW,
+    TILE_FILTERS,
+    TILE_FLOATS,
+    TILE_KERNEL,
+    TILE_ROWS,
     UNPOOL_ROWS,
     WEIGHTS,
     WIDTH,
@@ -94,10 +86,8 @@ from cnnforge_kernels.cpu.tiles import (
     in_planes,
     longest_window,
     tile_number,
-    tile_of_number,
     window_number,
 )
-from cnnforge_kernels.cpu.winners import NO_WINNER
 from cnnforge_kernels.cpu.winograd import LAUNCH as _WINOGRAD_LAUNCH
 from cnnforge_kernels.cpu.winograd import winograd_fits
 
@@ -105,35 +95,37 @@ from cnnforge_kernels.cpu.winograd import winograd_fits
 _SCRATCH_BYTES = 128 * 1024
 
 
-@kernel_family(TILES * len(WINDOWS) * 2)
-def _SWEEP(number: int) -> Any:
-    T, G, L, P = tile_of_number(number % TILES)
-    W = WINDOWS[number // TILES % len(WINDOWS)]
-    R = number // TILES // len(WINDOWS) + 1  # 2: the tile is pooled before it leaves the registers
-    RT = R * T
-    PLANAR = in_planes(G, P)
-    F_LANES = L // P  # filters of a vector
-    F_WIDTH = G * L // P  # filters of a tile
+@kernel_family(1)
+def _SWEEP(_: int) -> Any:
+    """Tasks ``begin`` to ``end - 1``. What depends on the tile is in ``sweep_tiles.py``."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _sweep_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
-        plane, row_bytes = a[PLANE], a[ROW_BYTES]
+        row_bytes, width = a[ROW_BYTES], a[TILE_FILTERS]
         rows_held = (a[BLOCK_ROWS] - 1) * a[ROW_STEP] + a[ROW_SPAN]
         scratch = aligned_floats(rows_held * row_bytes // 4 + 1)
         base = address_of(scratch)
-        # One row of a window's maps, or of an unpooled gradient.
+        # The maps of one row of windows, pooled once they are there, or a row of an unpooled
+        # gradient.
+        in_memory = a[POOL_ROWS] if a[POOL] != 0 else 0
         spare = aligned_floats(
-            (2 - R) * a[POOL_ROWS] * a[COLUMNS] * F_WIDTH
-            + a[UNPOOL_ROWS] * a[WIDTH] * a[CHANNELS]
-            + 1
+            in_memory * a[COLUMNS] * width + a[UNPOOL_ROWS] * a[WIDTH] * a[CHANNELS] + 1
         )
         spare_at = address_of(spare)
-        spare_row = 4 * a[COLUMNS] * F_WIDTH
-        next_line = a[ROW_STEP] * row_bytes
-        pixel = a[COLUMN_STEP] * a[SCRATCH_PIXEL]
-        filter_blocks = (a[FILTERS] + F_WIDTH - 1) // F_WIDTH
-        block_bytes = a[COUNT] * W * G * L * 4
+        t = np.zeros(st.FIELDS, np.int64)
+        block_at = address_of(t)
+        t[st.NEXT_LINE] = a[ROW_STEP] * row_bytes
+        t[st.PIXEL] = a[COLUMN_STEP] * a[SCRATCH_PIXEL]
+        t[st.OFFSETS], t[st.COUNT] = a[OFFSETS], a[COUNT]
+        t[st.COLUMNS], t[st.RELU] = a[COLUMNS], a[RELU]
+        t[st.WINNERS] = a[WINNERS] - a[TARGET] // 4
+        t[st.TARGET_ROW], t[st.TARGET_COLUMN] = a[TARGET_ROW], a[TARGET_COLUMN]
+        t[st.MAPS], t[st.MAPS_ROW] = spare_at, 4 * a[COLUMNS] * width
+        t[st.POOL_ROWS], t[st.POOL_COLUMNS] = a[POOL_ROWS], a[POOL_COLUMNS]
+        t[st.WIDTH] = width
+        unit = max(a[POOL_ROWS], 1)
+        filter_blocks = (a[FILTERS] + width - 1) // width
         for task in range(begin, end):
             group = task % a[GROUPS]
             image = task // a[GROUPS] // a[BLOCKS]
@@ -143,89 +135,27 @@ def _SWEEP(number: int) -> Any:
             top = row0 * a[ROW_STEP] + a[ROW_ORIGIN]
             for held in range((row1 - 1 - row0) * a[ROW_STEP] + a[ROW_SPAN]):
                 if 0 <= top + held < a[HEIGHT]:
-                    fill_row(a, top + held, image, group, base + held * row_bytes, plane, spare_at)
+                    place = base + held * row_bytes
+                    fill_row(a, top + held, image, group, place, a[PLANE], spare_at)
             for block in range(filter_blocks):
-                weights = a[WEIGHTS] + (group * filter_blocks + block) * block_bytes
-                bias = a[BIAS] + 4 * (group * filter_blocks + block) * G * L
-                valid = a[FILTERS] - block * F_WIDTH
-                first_filter = 4 * (group * a[FILTERS] + block * F_WIDTH)
-                out = a[TARGET] + image * a[TARGET_IMAGE] + first_filter
-                for row in range(row0, row1, R):
-                    line = base + (row - row0) * a[ROW_STEP] * row_bytes
-                    target, step, stored = out + row * a[TARGET_ROW], a[TARGET_COLUMN], valid
-                    pooled = out + row // max(a[POOL_ROWS], 1) * a[TARGET_ROW]
-                    if a[POOL_ROWS] != 0:
-                        target = spare_at + (row % a[POOL_ROWS]) * spare_row
-                        step, stored = 4 * F_WIDTH, F_WIDTH
-                    column = 0
-                    while column < a[COLUMNS]:
-                        column = min(column, a[COLUMNS] - T * P)
-                        tile = tile_broadcast(bias, RT, G, L)
-                        if PLANAR:
-                            tile = tile_accumulate(
-                                tile,
-                                line + 4 * column,
-                                a[OFFSETS],
-                                weights,
-                                a[COUNT],
-                                next_line,
-                                4,
-                                R,
-                                T,
-                                G,
-                                L,
-                                P,
-                                W,
-                            )
-                        else:
-                            tile = tile_accumulate(
-                                tile,
-                                line + pixel * column,
-                                a[OFFSETS],
-                                weights,
-                                a[COUNT],
-                                next_line,
-                                pixel,
-                                R,
-                                T,
-                                G,
-                                L,
-                                P,
-                                W,
-                            )
-                        if R == 2:
-                            place = pooled + column // 2 * a[TARGET_COLUMN]
-                            byte = a[WINNERS] + (place - a[TARGET]) // 4
-                            tile_pool_store(
-                                tile, place, byte, a[TARGET_COLUMN], valid, T, G, P, NO_WINNER
-                            )
-                        else:
-                            if a[RELU] != 0:
-                                tile = tile_relu(tile)
-                            tile_store(tile, target + column * step, step, stored, T, G, P)
-                        column += T * P
-                    if R == 2 or a[POOL_ROWS] == 0 or row % a[POOL_ROWS] != a[POOL_ROWS] - 1:
-                        continue
-                    for column in range(a[COLUMNS] // a[POOL_COLUMNS]):
-                        for v in range(G):
-                            best = vector_splat(np.float32(-np.inf), F_LANES)
-                            winner = index_splat(0, F_LANES)
-                            here = spare_at + 4 * (column * a[POOL_COLUMNS] * G + v) * F_LANES
-                            for i in range(a[POOL_ROWS]):
-                                for j in range(a[POOL_COLUMNS]):
-                                    value = vector_load(
-                                        here + i * spare_row + 4 * j * F_WIDTH, F_LANES, F_LANES
-                                    )
-                                    best, winner = vector_maximum(
-                                        best, winner, value, i * a[POOL_COLUMNS] + j
-                                    )
-                            best, winner = vector_relu(best, winner, NO_WINNER)
-                            place = pooled + column * a[TARGET_COLUMN] + 4 * v * F_LANES
-                            vector_store(best, place, valid - v * F_LANES)
-                            byte = a[WINNERS] + (place - a[TARGET]) // 4
-                            index_store(winner, byte, valid - v * F_LANES, 1)
+                number = group * filter_blocks + block
+                t[st.WEIGHTS] = a[WEIGHTS] + number * a[BLOCK_BYTES]
+                t[st.BIAS] = a[BIAS] + 4 * number * a[TILE_FLOATS]
+                t[st.FILTERS] = a[FILTERS] - block * width
+                t[st.TARGET] = a[TARGET] + image * a[TARGET_IMAGE] + row0 // unit * a[TARGET_ROW]
+                t[st.TARGET] += 4 * (group * a[FILTERS] + block * width)
+                t[st.LINE] = base
+                if in_memory == 0:
+                    call_kernel(a[TILE_KERNEL], block_at, 0, (row1 - row0) // a[TILE_ROWS])
+                    continue
+                for _ in range(row0, row1, unit):
+                    call_kernel(a[TILE_KERNEL], block_at, 0, unit)
+                    call_kernel(a[POOL], block_at, 0, a[COLUMNS] // a[POOL_COLUMNS])
+                    t[st.LINE] += unit * t[st.NEXT_LINE]
+                    t[st.TARGET] += a[TARGET_ROW]
         scratch[:0] = np.float32(0)  # keeps the scratch alive until here
         spare[:0] = np.float32(0)
+        t[:0] = 0
 
     return _sweep_kernel
 
@@ -333,10 +263,19 @@ def _LAUNCH(_: int) -> Any:
         # About 20 us of work (at 32 multiply-adds a nanosecond) is worth handing out.
         work = args[BLOCK_ROWS] * args[COLUMNS] * max(count, 1) * blocks * width
         grain = max(1, 640_000 // max(work, 1))
+        args[TILE_FILTERS], args[TILE_FLOATS] = width, vectors * lanes
+        args[BLOCK_BYTES] = 4 * count * width * pairs
+        kind = st.IN_REGISTERS if pooled else st.IN_MEMORY if args[POOL_ROWS] != 0 else st.NO_POOL
+        args[TILE_ROWS] = 2 if pooled else 1
         number = tile_number(tile, vectors, lanes, pairs) + TILES * window_number(window)
-        if pooled:
-            number += TILES * len(WINDOWS)
-        run_kernel(_SWEEP + number, args, tasks, grain)
+        args[TILE_KERNEL] = kernel_address(st.SWEEP_TILES + number + TILES * len(WINDOWS) * kind)
+        args[POOL] = 0
+        if kind == st.IN_MEMORY:
+            lanes_each = lanes // pairs
+            args[POOL] = kernel_address(
+                st.POOL_MAPS + (0 if lanes_each == 4 else 1 if lanes_each == 8 else 2)
+            )
+        run_kernel(_SWEEP, args, tasks, grain)
         offsets[:] = 0  # keeps the tables alive until here
         packed_bias[:0] = np.float32(0)
         packed[:0] = np.float32(0)

@@ -27,7 +27,11 @@ ROW_BYTES, PLANE, SCRATCH_PIXEL = range(35, 38)
 TAPS, ROW_TAPS, COLUMN_TAPS, FACTORS, BIAS_SOURCE = range(38, 43)
 # See winograd.py: addresses of its kernels and of the word that says that a sum was not finite.
 SPREAD_INPUTS, MULTIPLY, JOIN_SUMS, NOT_FINITE = range(43, 47)
-FIELDS = 47
+# See sweep_tiles.py: the address of the kernel of the tiles, the rows of a tile, the filters that
+# it covers and the floats of its weights for one step; bytes of a block's weights; the address of
+# the kernel of a pool that does not happen in registers, or 0.
+TILE_KERNEL, TILE_ROWS, TILE_FILTERS, TILE_FLOATS, BLOCK_BYTES, POOL = range(47, 53)
+FIELDS = 53
 
 
 _UNPOOL_LANES = 8
