@@ -16,6 +16,7 @@ import numpy as np
 from numba import carray
 
 from cnnforge_kernels.cpu import gather as g
+from cnnforge_kernels.cpu import gather_tiles as gt
 from cnnforge_kernels.cpu import sweep_rows as s
 from cnnforge_kernels.cpu.compiled import (
     KERNEL_SIGNATURE,
@@ -23,16 +24,16 @@ from cnnforge_kernels.cpu.compiled import (
     aligned_floats,
     cached_cfunc,
     cached_njit,
+    call_kernel,
     call_once,
     floats_at,
+    kernel_address,
     kernel_family,
 )
 from cnnforge_kernels.cpu.conv2d import convolve, convolve_back, gather_block
 from cnnforge_kernels.cpu.parallel import run_kernel
 from cnnforge_kernels.cpu.scatter import scatter, scatter_fits
 from cnnforge_kernels.cpu.simd import store_float
-from cnnforge_kernels.cpu.simd_blocks import sparse_accumulate
-from cnnforge_kernels.cpu.simd_tiles import tile_load, tile_store
 from cnnforge_kernels.cpu.tiles import MOST_ACCUMULATORS, MOST_LANES
 from cnnforge_kernels.cpu.winners import WINNER_LANES, list_winners
 from cnnforge_kernels.cpu.winograd import winograd_wins
@@ -43,17 +44,17 @@ WINNERS, POOL_ROWS, POOL_COLUMNS = range(g.FIELDS, g.FIELDS + 3)
 FIELDS = g.FIELDS + 3
 
 
-@kernel_family(3 * MOST_ACCUMULATORS * g.MOST_TILE_ROWS)
-def _SPARSE(number: int) -> Any:
-    L, V = 4 << (number % 3), number // 3 % MOST_ACCUMULATORS + 1
-    R = number // 3 // MOST_ACCUMULATORS + 1
+@kernel_family(1)
+def _SPARSE(_: int) -> Any:
+    """Tasks ``begin`` to ``end - 1``. What depends on the tile is in ``gather_tiles.py``."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _sparse_gather_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
         filters = a[g.GROUP_FILTERS]
-        pixel, line = a[g.GROUP_CHANNELS], g.source_line(a)
-        source = aligned_floats(g.source_lines(a, a[g.BLOCK_ROWS]) * line + V * L)
+        source = aligned_floats(
+            g.source_lines(a, a[g.BLOCK_ROWS]) * g.source_line(a) + a[g.TILE_TAPS]
+        )
         source_at = address_of(source)
         rows, columns = a[g.BLOCK_ROWS] // a[POOL_ROWS], a[g.COLUMNS] // a[POOL_COLUMNS]
         padded = (filters + WINNER_LANES - 1) // WINNER_LANES * WINNER_LANES
@@ -72,9 +73,9 @@ def _SPARSE(number: int) -> Any:
         for i in range(a[POOL_ROWS]):
             for j in range(a[POOL_COLUMNS]):
                 cells[i * a[POOL_COLUMNS] + j] = g.source_place(a, i, j)
-        outer_columns = a[g.TAP_COLUMNS] // a[g.MERGED]
-        taps = a[g.MERGED] * pixel
-        chunks = (taps + V * L - 1) // (V * L)
+        t = g.taps_block(a, source_at)
+        t[gt.PLACES], t[gt.FACTORS], t[gt.PADDED] = places_at, factors_at, padded
+        t[gt.VALID] = a[g.TAP_ROWS]
         units = a[g.IMAGES] * a[g.BLOCKS]
         for task in range(begin, end):
             group = task % a[g.GROUPS]
@@ -82,7 +83,7 @@ def _SPARSE(number: int) -> Any:
             sums = a[g.SUMS] + 4 * task * a[g.PART_FLOATS]
             for index in range(a[g.PART_FLOATS]):
                 store_float(sums + 4 * index, np.float32(0))
-            bias_at = sums + 4 * a[g.BIAS]
+            t[gt.TARGET] = sums
             for unit in range(part * units // a[g.PARTS], (part + 1) * units // a[g.PARTS]):
                 image = unit // a[g.BLOCKS]
                 row0 = (unit % a[g.BLOCKS]) * a[g.BLOCK_ROWS]
@@ -102,34 +103,16 @@ def _SPARSE(number: int) -> Any:
                     cells,
                     factors_at,
                     places_at,
-                    bias_at,
+                    sums + 4 * a[g.BIAS],
                 )
-                target = sums
-                for f in range(filters):
-                    for i in range(0, a[g.TAP_ROWS], R):
-                        for j in range(outer_columns):
-                            tap = i * a[g.ROW_DILATION] * line + j * a[g.COLUMN_DILATION] * pixel
-                            for chunk in range(chunks):
-                                tile = tile_load(target, 4 * V * L, R, V, L)
-                                tile = sparse_accumulate(
-                                    tile,
-                                    source_at + 4 * (tap + chunk * V * L),
-                                    places_at + 4 * f,
-                                    factors_at + 4 * f,
-                                    padded,
-                                    count,
-                                    4 * a[g.ROW_DILATION] * line,
-                                    R,
-                                    V,
-                                    L,
-                                )
-                                tile_store(tile, target, 4 * V * L, V * L, R, V, 1)
-                                target += 4 * R * V * L
+                t[gt.COUNT] = count
+                call_kernel(a[g.TILE_KERNEL], address_of(t), 0, filters)
         source[:0] = np.float32(0)  # keeps the scratch alive until here
         factors[:0] = np.float32(0)
         places[:0] = 0
         offsets[:0] = 0
         cells[:0] = 0
+        t[:0] = 0
 
     return _sparse_gather_kernel
 
@@ -158,7 +141,7 @@ def _LAUNCH(_: int) -> Any:
         run_floats = chunks * vectors * lanes
         tile_rows = 1
         if runs == kh and chunks == 1:
-            for rows_together in range(2, min(kh, g.MOST_TILE_ROWS) + 1):
+            for rows_together in range(2, min(kh, gt.MOST_TILE_ROWS) + 1):
                 if kh % rows_together == 0 and rows_together * vectors <= MOST_ACCUMULATORS:
                     tile_rows = rows_together
         args[g.GROUP_CHANNELS], args[g.GROUP_FILTERS] = channels, per_group
@@ -176,7 +159,9 @@ def _LAUNCH(_: int) -> Any:
         grain = max(1, 640_000 * parts // max(work, 1))
         width = 0 if lanes == 4 else 1 if lanes == 8 else 2
         number = width + 3 * (vectors - 1 + MOST_ACCUMULATORS * (tile_rows - 1))
-        run_kernel(_SPARSE + number, args, parts * groups, grain)
+        args[g.TILE_KERNEL] = kernel_address(gt.SPARSE_TILES + number)
+        args[g.TILE_TAPS] = vectors * lanes
+        run_kernel(_SPARSE, args, parts * groups, grain)
         g.add_parts(sums)
         for group in range(groups):
             total = sums[0, group]

@@ -17,34 +17,23 @@ from typing import Any
 import numpy as np
 from numba import carray
 
+from cnnforge_kernels.cpu import gather_tiles as gt
 from cnnforge_kernels.cpu.compiled import (
     KERNEL_SIGNATURE,
     address_of,
     aligned_floats,
     cached_cfunc,
     cached_njit,
+    call_kernel,
     call_once,
     floats_at,
+    kernel_address,
     kernel_family,
 )
 from cnnforge_kernels.cpu.parallel import run_kernel
 from cnnforge_kernels.cpu.planes import copy_floats, fill_pixels
-from cnnforge_kernels.cpu.simd import (
-    store_float,
-    vector_add,
-    vector_load,
-    vector_store,
-    vector_twice,
-    vector_where_positive,
-)
-from cnnforge_kernels.cpu.simd_tiles import tile_accumulate, tile_load, tile_store
-from cnnforge_kernels.cpu.tiles import (
-    MOST_ACCUMULATORS,
-    TILES,
-    choose_tile,
-    tile_number,
-    tile_of_number,
-)
+from cnnforge_kernels.cpu.simd import store_float, vector_add, vector_load, vector_store
+from cnnforge_kernels.cpu.tiles import MOST_ACCUMULATORS, TILES, choose_tile, tile_number
 
 # Fields of the argument block. Addresses in bytes, all else counts.
 SOURCE, GRADIENT, MASK, SUMS = range(4)
@@ -53,7 +42,10 @@ GROUPS, GROUP_CHANNELS, GROUP_FILTERS = range(11, 14)
 TAP_ROWS, TAP_COLUMNS, ROW_STEP, COLUMN_STEP, ROW_DILATION, COLUMN_DILATION = range(14, 20)
 TOP, LEFT, MERGED, BLOCK_ROWS, BLOCKS, PARTS, PART_FLOATS, BIAS = range(20, 28)
 GRAD_WEIGHTS, GRAD_BIAS = range(28, 30)
-FIELDS = 30
+# See gather_tiles.py: the addresses of the kernels of the tiles and of what packs the gradient; the
+# taps, filters, vectors of filters, and floats of a step's factors of a tile.
+TILE_KERNEL, PACK_KERNEL, TILE_TAPS, TILE_FILTERS, TILE_VECTORS, TILE_FLOATS = range(30, 36)
+FIELDS = 36
 
 # Scratch of a task: within the first-level cache, but for so many pixels that loading and storing
 # the sums does not count, as far as the second-level cache holds them.
@@ -62,7 +54,6 @@ _MOST_SCRATCH_BYTES = 128 * 1024
 _FEWEST_PIXELS = 128
 _PARTS = 8
 _ADDED = 1024
-MOST_TILE_ROWS = 7
 
 
 @cached_njit()
@@ -107,33 +98,43 @@ def fill_source(a: Any, target: int, image: int, group: int, row0: int, row1: in
             )
 
 
-@kernel_family(TILES * MOST_TILE_ROWS)
-def _GATHER(number: int) -> Any:
-    R = number // TILES + 1
-    T, G, L, P = tile_of_number(number % TILES)
-    RT = R * T
-    F_LANES = L // P  # filters of a vector
-    F_WIDTH = G * L // P  # filters of a tile
+@cached_njit()
+def taps_block(a: Any, source_at: int) -> Any:
+    """The block of ``gather_tiles.py``, as far as all pixels of all tasks have it in common."""
+    t = np.zeros(gt.FIELDS, np.int64)
+    pixel, line = a[GROUP_CHANNELS], source_line(a)
+    t[gt.SOURCE] = source_at
+    t[gt.TAP_LINE] = 4 * a[ROW_DILATION] * line
+    t[gt.TAP_COLUMN] = 4 * a[COLUMN_DILATION] * pixel
+    t[gt.OUTER_COLUMNS] = a[TAP_COLUMNS] // a[MERGED]
+    t[gt.CHUNKS] = (a[MERGED] * pixel + a[TILE_TAPS] - 1) // a[TILE_TAPS]
+    return t
+
+
+@kernel_family(1)
+def _GATHER(_: int) -> Any:
+    """Tasks ``begin`` to ``end - 1``. What depends on the tile is in ``gather_tiles.py``."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _gather_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
-        filters = a[GROUP_FILTERS]
-        pixel, line = a[GROUP_CHANNELS], source_line(a)
-        source = aligned_floats(source_lines(a, a[BLOCK_ROWS]) * line + T * P)
+        filters, width, tile_floats = a[GROUP_FILTERS], a[TILE_FILTERS], a[TILE_FLOATS]
+        line = source_line(a)
+        source = aligned_floats(source_lines(a, a[BLOCK_ROWS]) * line + a[TILE_TAPS])
         source_at = address_of(source)
-        blocks = (filters + F_WIDTH - 1) // F_WIDTH
+        blocks = (filters + width - 1) // width
         pixels = a[BLOCK_ROWS] * a[COLUMNS]
-        gradient = aligned_floats(blocks * pixels * G * L)
-        gradient_at = address_of(gradient)
+        gradient = aligned_floats(blocks * pixels * tile_floats)
         offsets = np.empty(pixels, np.int64)
         for row in range(a[BLOCK_ROWS]):
             for column in range(a[COLUMNS]):
                 offsets[row * a[COLUMNS] + column] = source_place(a, row, column)
-        offsets_at = address_of(offsets)
-        outer_columns = a[TAP_COLUMNS] // a[MERGED]
-        taps = a[MERGED] * pixel
-        chunks = (taps + T * P - 1) // (T * P)
+        t = taps_block(a, source_at)
+        block_at = address_of(t)
+        t[gt.PLACES] = address_of(offsets)
+        t[gt.PIXEL], t[gt.VECTORS] = 4 * a[FILTERS], a[TILE_VECTORS]
+        # Of one block of filters, all taps.
+        block_floats = a[TAP_ROWS] * t[gt.OUTER_COLUMNS] * t[gt.CHUNKS] * a[TILE_TAPS] * width
         units = a[IMAGES] * a[BLOCKS]
         for task in range(begin, end):
             group = task % a[GROUPS]
@@ -141,62 +142,28 @@ def _GATHER(number: int) -> Any:
             sums = a[SUMS] + 4 * task * a[PART_FLOATS]
             for index in range(a[PART_FLOATS]):
                 store_float(sums + 4 * index, np.float32(0))
-            bias_at = sums + 4 * a[BIAS]
             for unit in range(part * units // a[PARTS], (part + 1) * units // a[PARTS]):
                 image = unit // a[BLOCKS]
                 row0 = (unit % a[BLOCKS]) * a[BLOCK_ROWS]
                 row1 = min(row0 + a[BLOCK_ROWS], a[ROWS])
                 source[:] = np.float32(0)
                 fill_source(a, source_at, image, group, row0, row1)
-                count = (row1 - row0) * a[COLUMNS]
+                t[gt.COUNT] = (row1 - row0) * a[COLUMNS]
                 here = (image * a[ROWS] + row0) * a[COLUMNS] * a[FILTERS] + group * filters
                 for block in range(blocks):
-                    factor = gradient_at + 4 * block * pixels * G * L
-                    valid = filters - block * F_WIDTH
-                    for v in range(G):
-                        # Masked, padded with zeros to whole vectors, and summed for the bias.
-                        place = 4 * (here + (block * G + v) * F_LANES)
-                        at = bias_at + 4 * (block * G + v) * F_LANES
-                        total = vector_load(at, F_LANES, F_LANES)
-                        for index in range(count):
-                            value = vector_load(a[GRADIENT] + place, valid - v * F_LANES, F_LANES)
-                            if a[MASK] != 0:
-                                gate = vector_load(a[MASK] + place, valid - v * F_LANES, F_LANES)
-                                value = vector_where_positive(gate, value)
-                            total = vector_add(total, value)
-                            target = factor + 4 * (index * G + v) * L
-                            if P == 1:
-                                vector_store(value, target, L)
-                            else:
-                                vector_store(vector_twice(value), target, L)
-                            place += 4 * a[FILTERS]
-                        vector_store(total, at, F_LANES)
-                    target = sums + 4 * block * a[TAP_ROWS] * outer_columns * chunks * T * G * L
-                    for i in range(0, a[TAP_ROWS], R):
-                        for j in range(outer_columns):
-                            place = i * a[ROW_DILATION] * line + j * a[COLUMN_DILATION] * pixel
-                            for chunk in range(chunks):
-                                tile = tile_load(target, 4 * G * L, RT, G, L)
-                                tile = tile_accumulate(
-                                    tile,
-                                    source_at + 4 * (place + chunk * T * P),
-                                    offsets_at,
-                                    factor,
-                                    count,
-                                    4 * a[ROW_DILATION] * line,
-                                    4,
-                                    R,
-                                    T,
-                                    G,
-                                    L,
-                                    P,
-                                    1,
-                                )
-                                tile_store(tile, target, 4 * G * L, G * L, RT, G, 1)
-                                target += 4 * R * T * G * L
+                    place = 4 * (here + block * width)
+                    t[gt.FACTORS] = address_of(gradient) + 4 * block * pixels * tile_floats
+                    t[gt.GRADIENT] = a[GRADIENT] + place
+                    t[gt.MASK] = a[MASK] + place if a[MASK] != 0 else 0
+                    t[gt.VALID] = filters - block * width
+                    t[gt.BIAS] = sums + 4 * (a[BIAS] + block * width)
+                    call_kernel(a[PACK_KERNEL], block_at, 0, a[TILE_VECTORS])
+                    t[gt.TARGET] = sums + 4 * block * block_floats
+                    call_kernel(a[TILE_KERNEL], block_at, 0, a[TAP_ROWS])
         source[:0] = np.float32(0)  # keeps the scratch alive until here
         gradient[:0] = np.float32(0)
         offsets[:0] = 0
+        t[:0] = 0
 
     return _gather_kernel
 
@@ -289,7 +256,7 @@ def _LAUNCH(_: int) -> Any:
         # All rows of the window in one tile, where they fit: it is then loaded and stored once.
         tile_rows = 1
         one_run = runs == kh and padded == covered
-        if one_run and kh <= MOST_TILE_ROWS and kh * tile * vectors <= MOST_ACCUMULATORS:
+        if one_run and kh <= gt.MOST_TILE_ROWS and kh * tile * vectors <= MOST_ACCUMULATORS:
             tile_rows = kh
         args[GROUP_CHANNELS], args[GROUP_FILTERS] = channels, per_group
         args[BIAS] = weight_floats
@@ -302,7 +269,13 @@ def _LAUNCH(_: int) -> Any:
         work = args[IMAGES] * args[ROWS] * args[COLUMNS] * padded * runs
         grain = max(1, 640_000 * parts // max(work * blocks * width, 1))
         number = tile_number(tile, vectors, lanes, pairs) + TILES * (tile_rows - 1)
-        run_kernel(_GATHER + number, args, parts * groups, grain)
+        args[TILE_KERNEL] = kernel_address(gt.GATHER_TILES + number)
+        each = lanes // pairs
+        kind = (0 if each == 4 else 1 if each == 8 else 2) + 3 * (pairs - 1)
+        args[PACK_KERNEL] = kernel_address(gt.PACK_GRADIENT + kind)
+        args[TILE_TAPS], args[TILE_FILTERS] = covered, width
+        args[TILE_VECTORS], args[TILE_FLOATS] = vectors, vectors * lanes
+        run_kernel(_GATHER, args, parts * groups, grain)
         add_parts(sums)
         for group in range(groups):
             total = sums[0, group]
