@@ -9,13 +9,28 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import carray
 
 from cnnforge_kernels.cpu import gather as g
 from cnnforge_kernels.cpu import sweep_rows as s
-from cnnforge_kernels.cpu.compiled import address_of, cached_njit
+from cnnforge_kernels.cpu.compiled import (
+    KERNEL_SIGNATURE,
+    address_of,
+    cached_cfunc,
+    cached_njit,
+    call_once,
+    kernel_family,
+)
 from cnnforge_kernels.cpu.planes import fill_planes
 from cnnforge_kernels.cpu.sweep import sweep
 from cnnforge_kernels.geometry import padding_before
+
+# What the gradient of the inputs needs behind the fields of a sweep: the convolution's own weights
+# (an address), sizes and padding, and the size of its inputs.
+_WEIGHTS, _KH, _KW, _CHANNELS, _FILTERS = range(s.FIELDS, s.FIELDS + 5)
+_STRIDES, _DILATION = s.FIELDS + 5, s.FIELDS + 7
+_TOP, _LEFT, _HEIGHT, _WIDTH = range(s.FIELDS + 9, s.FIELDS + 13)
+BACK_FIELDS = s.FIELDS + 13
 
 
 @cached_njit()
@@ -63,6 +78,64 @@ def convolve(
     sweep(args, row_taps, column_taps, factors, bias)
 
 
+@kernel_family(1)
+def _SWEEPS_BACK(_: int) -> Any:
+    """One sweep for each phase of the stride. It is compiled where a gradient first needs it."""
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _sweep_back(block: Any, _begin: int, _end: int) -> None:
+        args = carray(block, BACK_FIELDS)
+        kh, kw, channels, filters = args[_KH], args[_KW], args[_CHANNELS], args[_FILTERS]
+        groups, top, left = args[s.GROUPS], args[_TOP], args[_LEFT]
+        row_stride, column_stride = args[_STRIDES], args[_STRIDES + 1]
+        row_dilation, column_dilation = args[_DILATION], args[_DILATION + 1]
+        height, width = args[_HEIGHT], args[_WIDTH]
+        target = args[s.TARGET]
+        target_row, target_column = args[s.TARGET_ROW], args[s.TARGET_COLUMN]
+        per_group = filters // groups
+        zero, one = np.int64(0), np.int64(1)  # literals would have functions compiled once more
+        row_taps = np.empty(kh * kw, np.int64)
+        column_taps = np.empty(kh * kw, np.int64)
+        # (tap, filter of a group, group, channel): what was summed over becomes what is written.
+        turned = np.empty((kh * kw, per_group, groups, channels), np.float32)
+        for row_phase in range(min(row_stride, height)):
+            for column_phase in range(min(column_stride, width)):
+                taps = 0
+                for i in range(kh):
+                    row = row_phase + top - i * row_dilation
+                    if row % row_stride != 0:
+                        continue
+                    for j in range(kw - 1, -1, -1):  # columns rise, as in the forward pass
+                        column = column_phase + left - j * column_dilation
+                        if column % column_stride != 0:
+                            continue
+                        row_taps[taps] = row // row_stride
+                        column_taps[taps] = column // column_stride
+                        tap = args[_WEIGHTS] + 4 * (i * kw + j) * channels * filters
+                        for group in range(groups):
+                            fill_planes(
+                                address_of(turned[taps, 0, group]),
+                                4 * groups * channels,
+                                one,
+                                tap + 4 * group * per_group,
+                                zero,
+                                4 * filters,
+                                zero,
+                                zero,
+                                channels,
+                                per_group,
+                            )
+                        taps += 1
+                args[s.TARGET] = target + row_phase * target_row + column_phase * target_column
+                args[s.TARGET_ROW] = target_row * row_stride
+                args[s.TARGET_COLUMN] = target_column * column_stride
+                args[s.ROWS] = (height - row_phase + row_stride - 1) // row_stride
+                args[s.COLUMNS] = (width - column_phase + column_stride - 1) // column_stride
+                sweep(args, row_taps[:taps], column_taps[:taps], turned[:taps], turned[0, 0, 0, :0])
+
+    return _sweep_back
+
+
 @cached_njit()
 def convolve_back(
     args: Any,
@@ -76,54 +149,19 @@ def convolve_back(
 ) -> None:
     """One sweep over ``grad_outputs`` for each phase of the stride.
 
-    HEIGHT and WIDTH of the convolution's outputs, a mask or a pool are set in ``args``.
+    ``args`` has BACK_FIELDS fields; HEIGHT and WIDTH of the convolution's outputs, a mask or a pool
+    are set in it.
     """
-    kh, kw, channels, filters = weights.shape
     _, height, width, _ = grad_inputs.shape
-    top = padding_before(height, kh, strides[0], dilation_rate[0], same)
-    left = padding_before(width, kw, strides[1], dilation_rate[1], same)
     _fill_block(args, grad_outputs, grad_inputs)
-    target = args[s.TARGET]
-    target_row, target_column = args[s.TARGET_ROW], args[s.TARGET_COLUMN]
-    per_group = filters // groups
-    zero, one = np.int64(0), np.int64(1)  # literals would have functions compiled once more
-    row_taps = np.empty(kh * kw, np.int64)
-    column_taps = np.empty(kh * kw, np.int64)
-    # (tap, filter of a group, group, channel): what was summed over becomes what is written.
-    turned = np.empty((kh * kw, per_group, groups, channels), np.float32)
-    for row_phase in range(min(strides[0], height)):
-        for column_phase in range(min(strides[1], width)):
-            taps = 0
-            for i in range(kh):
-                row = row_phase + top - i * dilation_rate[0]
-                if row % strides[0] != 0:
-                    continue
-                for j in range(kw - 1, -1, -1):  # columns rise, as in the forward pass
-                    column = column_phase + left - j * dilation_rate[1]
-                    if column % strides[1] != 0:
-                        continue
-                    row_taps[taps] = row // strides[0]
-                    column_taps[taps] = column // strides[1]
-                    for group in range(groups):
-                        fill_planes(
-                            address_of(turned[taps, 0, group]),
-                            4 * groups * channels,
-                            one,
-                            address_of(weights[i, j, 0, group * per_group :]),
-                            zero,
-                            4 * filters,
-                            zero,
-                            zero,
-                            channels,
-                            per_group,
-                        )
-                    taps += 1
-            args[s.TARGET] = target + row_phase * target_row + column_phase * target_column
-            args[s.TARGET_ROW] = target_row * strides[0]
-            args[s.TARGET_COLUMN] = target_column * strides[1]
-            args[s.ROWS] = (height - row_phase + strides[0] - 1) // strides[0]
-            args[s.COLUMNS] = (width - column_phase + strides[1] - 1) // strides[1]
-            sweep(args, row_taps[:taps], column_taps[:taps], turned[:taps], turned[0, 0, 0, :0])
+    args[_WEIGHTS], args[s.GROUPS] = address_of(weights), groups
+    args[_KH], args[_KW], args[_CHANNELS], args[_FILTERS] = weights.shape
+    args[_STRIDES], args[_STRIDES + 1] = strides
+    args[_DILATION], args[_DILATION + 1] = dilation_rate
+    args[_TOP] = padding_before(height, weights.shape[0], strides[0], dilation_rate[0], same)
+    args[_LEFT] = padding_before(width, weights.shape[1], strides[1], dilation_rate[1], same)
+    args[_HEIGHT], args[_WIDTH] = height, width
+    call_once(_SWEEPS_BACK, args)
 
 
 @cached_njit()
@@ -203,7 +241,7 @@ def conv2d_grad_inputs(
     """
     if grad_inputs.size == 0:
         return
-    args = np.zeros(s.FIELDS, np.int64)
+    args = np.zeros(BACK_FIELDS, np.int64)
     args[s.HEIGHT], args[s.WIDTH] = grad_outputs.shape[1], grad_outputs.shape[2]
     args[s.MASK] = address_of(outputs) if relu else 0
     convolve_back(args, weights, strides, same, dilation_rate, groups, grad_outputs, grad_inputs)

@@ -30,7 +30,7 @@ from cnnforge_kernels.cpu.compiled import (
     kernel_address,
     kernel_family,
 )
-from cnnforge_kernels.cpu.conv2d import convolve, convolve_back, gather_block
+from cnnforge_kernels.cpu.conv2d import BACK_FIELDS, convolve, convolve_back, gather_block
 from cnnforge_kernels.cpu.parallel import run_kernel
 from cnnforge_kernels.cpu.scatter import scatter, scatter_fits
 from cnnforge_kernels.cpu.simd import store_float
@@ -239,7 +239,7 @@ def conv_block_grad_inputs(
     if plain and not dense and scatter_fits(weights, pool_size):
         scatter(weights, winners, same, pool_size, grad_outputs, grad_inputs)
         return
-    args = np.zeros(s.FIELDS, np.int64)
+    args = np.zeros(BACK_FIELDS, np.int64)
     args[s.UNPOOL_ROWS], args[s.UNPOOL_COLUMNS] = pool_size
     args[s.WINNERS] = address_of(winners)
     args[s.HEIGHT] = grad_outputs.shape[1] * pool_size[0]
