@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from layer_cases import PAIRS, build
+from layer_cases import PAIRS, build, file_name
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -62,6 +61,5 @@ def measured(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Any]]:
         cases = [benchmarking.to_json(known[pair], peaks) for pair in PAIRS]
         text = benchmarking.csv_text({"machine": machine, "peaks": asdict(peaks), "cases": cases})
         RESULTS.mkdir(exist_ok=True)
-        name = f"{machine['cpu']['model']} {machine['cpu']['target']}".lower()
-        path = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', name).strip('-')}.csv"
-        path.write_text(text, encoding="utf-8")
+        name = f"{machine['cpu']['model']} {machine['cpu']['target']}"
+        (RESULTS / file_name(name, "csv")).write_text(text, encoding="utf-8")

@@ -1,13 +1,13 @@
 """The gate: no layer becomes slower beside its reference.
 
 Run ``python benchmarks/gate.py``. What is compared is the ratio of the reference's time to ours,
-both measured in turn in this process, with the least ratio that ``thresholds.toml`` allows. The
-gate fails on a regression; on a layer that computes something wrong; on a case without a threshold
-and a threshold without a case, so that renaming one is no way past it; and when nothing ran. A
-ratio below its threshold is measured again, after all others and longer; only one that stays below
-fails. Thresholds hold for the machine that the file names: on another processor a wider margin
-holds, and with another number of cores, or on another backend, none (NOT COMPARABLE). Exit codes:
-0 passed, 1 failed, 2 asked for wrongly.
+both measured in turn in this process, with the least ratio that is allowed: ``thresholds/`` has a
+file for each machine that was measured. The gate fails on a regression; on a layer that computes
+something wrong; on a case without a threshold and a threshold without a case, so that renaming one
+is no way past it; and when nothing ran. A ratio below its threshold is measured again, after all
+others and longer; only one that stays below fails. Thresholds hold for the machine that their file
+names: on a processor without a file a wider margin holds, and with another number of cores, or on
+another backend, none (NOT COMPARABLE). Exit codes: 0 passed, 1 failed, 2 asked for wrongly.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layer_cases import KEYS, PAIRS, PASSES, SHORT, build
+from layer_cases import KEYS, PAIRS, PASSES, SHORT, build, file_name
 
-THRESHOLDS = Path(__file__).with_name("thresholds.toml")
+THRESHOLDS = Path(__file__).with_name("thresholds")
 ROUNDS, SHORT_ROUNDS = 31, 15
 # Seconds for the rounds of one pair; a large shape gets fewer rounds.
 LIMIT, SHORT_LIMIT = 8.0, 3.0
@@ -195,6 +195,21 @@ def read_thresholds(path: Path) -> tuple[dict[str, float], Machine]:
     return found, machine
 
 
+def nearest_thresholds(path: Path, machine: Machine) -> tuple[dict[str, float], Machine]:
+    """Those of a file; of a folder, those of the file that holds most on a machine.
+
+    Raises:
+        ValueError: As ``read_thresholds``; or there is no file.
+        OSError: A file cannot be read.
+    """
+    if not path.is_dir():
+        return read_thresholds(path)
+    found = [read_thresholds(file) for file in sorted(path.glob("*.toml"))]
+    if not found:
+        raise ValueError(f"{path} has no file of thresholds; --write writes one")
+    return max(found, key=lambda it: it[1].factor(machine) or 0.0)
+
+
 def this_machine() -> Machine:
     from cnnforge.environment import backend, processor
 
@@ -310,8 +325,9 @@ def _write(options: Any, measure: Measure | None, machine: Callable[[], Machine]
         values = {key: asdict(it) for key, it in measured.items()}
         options.record.write_text(json.dumps(values), encoding="utf-8")
     else:
-        text = thresholds_text(measured, options.margin, machine())
-        options.thresholds.write_text(text, encoding="utf-8")
+        here, path = machine(), options.thresholds
+        path = path / file_name(here.cpu, "toml") if path.is_dir() else path
+        path.write_text(thresholds_text(measured, options.margin, here), encoding="utf-8")
     return 0
 
 
@@ -343,7 +359,9 @@ def main(
     parser.add_argument("--processes", type=int, default=3, help="for --write: the lowest counts")
     parser.add_argument("--record", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--margin", type=float, default=0.25, help="for --write (default 0.25)")
-    parser.add_argument("--thresholds", type=Path, default=THRESHOLDS)
+    parser.add_argument(
+        "--thresholds", type=Path, default=THRESHOLDS, help="a file, or a folder of them"
+    )
     options: Any = parser.parse_args(arguments)
     pairs = options.only or (SHORT if options.short else PAIRS)
     unknown = [pair for pair in pairs if pair not in PAIRS]
@@ -354,13 +372,14 @@ def main(
     if options.write or options.record:
         return _write(options, measure, machine)
     try:
-        thresholds, theirs = read_thresholds(options.thresholds)
+        ours = machine()
+        thresholds, theirs = nearest_thresholds(options.thresholds, ours)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if measure is None:
         short = options.short
         measure = measurer(SHORT_ROUNDS if short else ROUNDS, SHORT_LIMIT if short else LIMIT)
-    limits, about = _adapted(thresholds, theirs, machine())
+    limits, about = _adapted(thresholds, theirs, ours)
     print(about, flush=True)
     report = check(pairs, limits, _said(measure))
     for key, threshold, ratio, attempts, verdict in report.rows:

@@ -6,6 +6,7 @@ is a pair and a pass, ``seed1.block.full``: one number in the table and one thre
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from cases import CONVOLUTIONS, DEPTHWISE, DROPOUTS, NORMALIZATIONS, POOLS
@@ -65,6 +66,11 @@ SHORT = (
     "drop1.dropout",
     "norm3.norm",
 )
+
+
+def file_name(cpu: str, suffix: str) -> str:
+    """The name of the file of what was measured on a processor."""
+    return f"{re.sub('[^a-z0-9]+', '-', cpu.lower()).strip('-')}.{suffix}"
 
 
 def build(pair: str, layers: Any) -> Any:

@@ -171,8 +171,11 @@ def everything(ratio):
     )
 
 
+COMMITTED = sorted(gate.THRESHOLDS.glob("*.toml"))
+
+
 def committed():
-    return gate.read_thresholds(gate.THRESHOLDS)[1]
+    return gate.read_thresholds(COMMITTED[0])[1]
 
 
 def elsewhere():
@@ -184,7 +187,7 @@ def larger():
 
 
 def test_on_another_machine(capsys):
-    thresholds, _ = gate.read_thresholds(gate.THRESHOLDS)
+    thresholds, _ = gate.read_thresholds(COMMITTED[0])
 
     def half(pair, attempt):
         found = {it: thresholds[f"{pair}.{it}"] / 2 for it in layer_cases.PASSES}
@@ -258,9 +261,32 @@ def test_bad_arguments(capsys, arguments):
     assert "error: " in capsys.readouterr().err
 
 
-def test_the_committed_thresholds_fit_the_cases():
-    thresholds, _ = gate.read_thresholds(gate.THRESHOLDS)
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_the_committed_thresholds_fit_the_cases(path):
+    thresholds, machine = gate.read_thresholds(path)
     assert gate.compare_names(layer_cases.KEYS, thresholds) == []
+    assert path.name == layer_cases.file_name(machine.cpu, "toml")
+
+
+def test_of_several_files_that_of_this_machine_is_taken(tmp_path):
+    machines = [Machine(f"processor {n}", 2, "tensorflow 2.21") for n in range(3)]
+    for number, machine in enumerate(machines):
+        arguments = ["--write", "--thresholds", str(tmp_path)]
+        assert gate.main(arguments, everything(4.0 + number), lambda it=machine: it) == 0
+    assert sorted(it.name for it in tmp_path.iterdir()) == [f"processor-{n}.toml" for n in range(3)]
+    for number, machine in enumerate(machines):
+        thresholds, theirs = gate.nearest_thresholds(tmp_path, machine)
+        assert theirs == machine
+        assert set(thresholds.values()) == {(4.0 + number) * 0.75}
+    unknown = Machine("another", 2, "tensorflow 2.21")
+    assert gate.nearest_thresholds(tmp_path, unknown)[1] == machines[0]
+
+
+def test_a_folder_without_thresholds(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        gate.main(["--thresholds", str(tmp_path)], measure=everything(2.0), machine=lambda: HERE)
+    assert stopped.value.code == 2
+    assert "--write writes one" in capsys.readouterr().err
 
 
 def test_every_case_is_measured():
