@@ -7,6 +7,12 @@ from cnnforge_kernels.launch.batch_norm import batch_normalization as batch_norm
 from cnnforge_kernels.launch.batch_norm import (
     batch_normalization_grads as batch_normalization_grads,
 )
+from cnnforge_kernels.launch.batch_norm import (
+    batch_normalization_inference as batch_normalization_inference,
+)
+from cnnforge_kernels.launch.batch_norm import (
+    batch_normalization_inference_grads as batch_normalization_inference_grads,
+)
 from cnnforge_kernels.launch.conv_block import conv_block as conv_block
 from cnnforge_kernels.launch.conv_block import conv_block_grad_inputs as conv_block_grad_inputs
 from cnnforge_kernels.launch.conv_block import conv_block_grad_weights as conv_block_grad_weights

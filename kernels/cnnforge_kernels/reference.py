@@ -304,6 +304,37 @@ def batch_norm_gradients(
     return grad_inputs, (grads * scaled).sum(axes), grads.sum(axes)
 
 
+def batch_norm_inference(
+    inputs: NDArray,
+    gamma: NDArray,
+    beta: NDArray,
+    mean: NDArray,
+    variance: NDArray,
+    *,
+    epsilon: float,
+) -> Array:
+    """(..., C) -> the outputs by moments that are given, (C,)."""
+    return (inputs.astype(np.float64) - mean) / np.sqrt(variance + epsilon) * gamma + beta
+
+
+def batch_norm_inference_gradients(
+    inputs: NDArray,
+    gamma: NDArray,
+    mean: NDArray,
+    variance: NDArray,
+    grad_outputs: NDArray,
+    *,
+    epsilon: float,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Gradients of (inputs, gamma, beta, mean, variance)."""
+    axes, grads = tuple(range(inputs.ndim - 1)), grad_outputs.astype(np.float64)
+    inverse = 1 / np.sqrt(variance.astype(np.float64) + epsilon)
+    products = (grads * (inputs.astype(np.float64) - mean)).sum(axes)
+    plain, scale = grads.sum(axes), gamma * inverse
+    of_variance = -products * scale * inverse**2 / 2
+    return grads * scale, products * inverse, plain, -plain * scale, of_variance
+
+
 def conv_block(
     inputs: NDArray,
     weights: NDArray,

@@ -1,4 +1,4 @@
-"""Launchers of batch normalization, as in training, and of its gradients."""
+"""Launchers of batch normalization, by the moments of a batch or by given ones, and gradients."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cnnforge_kernels import placement as at
 from cnnforge_kernels.cpu import batch_norm as _batch_norm
+from cnnforge_kernels.cpu import batch_norm_inference as _inference
 from cnnforge_kernels.launch.arguments import Array, host_array, host_out, is_relu
 
 Moments = NDArray[np.float64]
@@ -132,3 +133,91 @@ def batch_normalization_grads(
     flat = _rows(inputs), *options, *upstream, _rows(result), grad_gamma, grad_beta
     at.call(_batch_norm.batch_norm_grads, *flat)
     return result, grad_gamma, grad_beta
+
+
+def _channels(**given: Any) -> list[Any]:
+    """What each channel has one of, as float32 arrays of one shape."""
+    arrays = {name: _host(name, value, np.float32) for name, value in given.items()}
+    each = next(iter(arrays.values())).shape
+    return [_host(name, value, np.float32, each) for name, value in arrays.items()]
+
+
+def batch_normalization_inference(
+    inputs: Array,
+    gamma: Array,
+    beta: Array,
+    mean: Array,
+    variance: Array,
+    *,
+    epsilon: float,
+    out: Array | None = None,
+) -> Array:
+    """``(inputs - mean) / sqrt(variance + epsilon) * gamma + beta`` by moments that are given.
+
+    Args:
+        inputs: (..., C) float32.
+        gamma: (C,) float32.
+        beta: (C,) float32.
+        mean: (C,) float32, moving averages for instance.
+        variance: (C,) float32.
+        epsilon: added to the variance.
+        out: (..., C) float32 buffer to write to.
+
+    Returns:
+        The outputs, (..., C) float32.
+
+    Raises:
+        ValueError: a wrong dtype, shape or option, or an array on a device.
+
+    Example:
+        >>> import numpy as np
+        >>> ones, two = np.ones(1, np.float32), np.float32([2])
+        >>> batch_normalization_inference(np.float32([[4], [2]]), ones, ones, two, two, epsilon=2)
+        array([[2.],
+               [1.]], dtype=float32)
+    """
+    inputs, gamma, beta, epsilon, _ = _options(inputs, gamma, beta, epsilon, None)
+    _, mean, variance = _channels(gamma=gamma, mean=mean, variance=variance)
+    outputs = host_out("batch_norm", out, inputs.shape, (inputs, gamma, beta, mean, variance))
+    flat = _rows(inputs), gamma, beta, mean, variance, epsilon, _rows(outputs)
+    at.call(_inference.batch_norm_inference, *flat)
+    return outputs
+
+
+def batch_normalization_inference_grads(
+    inputs: Array,
+    gamma: Array,
+    mean: Array,
+    variance: Array,
+    grad_outputs: Array,
+    *,
+    epsilon: float,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """The gradients of all five inputs of ``batch_normalization_inference``.
+
+    Args:
+        inputs: (..., C) float32, as gamma, mean, variance and epsilon what it was called with.
+        gamma: (C,) float32.
+        mean: (C,) float32.
+        variance: (C,) float32.
+        grad_outputs: (..., C) float32.
+        epsilon: added to the variance.
+        out: (..., C) float32 buffer for the gradient of the inputs.
+
+    Returns:
+        The gradients of the inputs, (..., C), and of gamma, beta, mean and variance, (C,); float32.
+
+    Raises:
+        ValueError: a wrong dtype, shape or option, or an array on a device.
+    """
+    inputs, gamma, _, epsilon, _ = _options(inputs, gamma, gamma, epsilon, None)
+    _, mean, variance = _channels(gamma=gamma, mean=mean, variance=variance)
+    grads = _host("grad_outputs", grad_outputs, np.float32, inputs.shape)
+    result = host_out("batch_norm", out, inputs.shape, (inputs, gamma, mean, variance, grads))
+    of_channels = [np.empty(gamma.shape, np.float32) for _ in range(4)]
+    passed = gamma, variance, epsilon, _rows(grads), _rows(result)
+    at.call(_inference.batch_norm_inference_grad_inputs, *passed)
+    known = _rows(inputs), gamma, mean, variance, epsilon, _rows(grads)
+    at.call(_inference.batch_norm_inference_grad_parameters, *known, *of_channels)
+    return result, *of_channels
