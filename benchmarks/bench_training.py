@@ -1,9 +1,9 @@
-"""One epoch of training: ``cnnforge train``'s loop on our kernels against stock Keras' ``fit``.
+"""One epoch of training, and one prediction: ``cnnforge``'s loops on our kernels, and stock Keras.
 
 Run with ``python benchmarks/bench_training.py [lenet] [resnet20]``. All train the same network on
-the same images in this process, in turn; the numbers to read are the ratios. `lenet` learns the
-digits of `mnist5k`; `resnet20` gets random 32x32 colour images, as only the time counts. Where
-PyTorch is installed, a plain loop in it is a second peer, in both of its layouts.
+the same images in this process, in turn, and classify them; the numbers to read are the ratios.
+`lenet` learns the digits of `mnist5k`; `resnet20` gets random 32x32 colour images, as only the time
+counts. Where PyTorch is installed, plain loops in it are a second peer, in both of its layouts.
 """
 
 from __future__ import annotations
@@ -63,37 +63,48 @@ def measure(name: str, dataset: Dataset, batch_size: int, rounds: int, plugins: 
     labels = np.asarray(dataset.train.labels)
     stock = build()
     stock.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    runs = {"keras fit": fit(stock, images, labels, batch_size)}
+    training = {"keras fit": fit(stock, images, labels, batch_size)}
+    predicting = {"keras predict": predict(stock, images, batch_size)}
     for title, kernels in OURS.items():
         model = forge(build(), kernels, layers=plugins.layers, batch_size=batch_size)
-        runs[title] = loop(model, dataset, batch_size)
-    peers = ["keras fit"]
+        training[title] = loop(model, dataset, batch_size)
+        options: Any = {"layers": plugins.layers, "batch_size": batch_size, "training": False}
+        predicting[title] = classify(forge(build(), kernels, **options), dataset, batch_size)
     if missing := torch_missing():
         print(f"no PyTorch: {missing}")
     else:
-        runs |= torch_loops(name, images, labels, batch_size)
+        for layout, both in torch_loops(name, images, labels, batch_size).items():
+            training[f"PyTorch, {layout}"], predicting[f"PyTorch, {layout}"] = both
+    about = f"{len(images)} images, batch {batch_size}"
+    compare(f"{name}, one epoch of {about}", training, rounds)
+    compare(f"{name}, one prediction of {about}", predicting, rounds)
+
+
+def compare(title: str, runs: dict[str, Callable[[], Any]], rounds: int) -> None:
+    """Time runs in turn, and print each beside the first one and beside PyTorch's better one."""
     timings, times = interleave(runs, rounds=rounds, warm_up=2)
-    in_torch = [title for title in runs if title.startswith("PyTorch")]
-    peers += sorted(in_torch, key=lambda title: timings[title].median)[:1]
-    print(f"{name}, one epoch of {len(images)} images, batch {batch_size}")
-    for title, timing in timings.items():
-        line = f"  {title:24} {timing.median:.3f} s ({timing.p20:.3f} to {timing.p80:.3f})"
+    in_torch = [name for name in runs if name.startswith("PyTorch")]
+    peers = [next(iter(runs)), *sorted(in_torch, key=lambda name: timings[name].median)[:1]]
+    print(title)
+    for name, timing in timings.items():
+        line = f"  {name:24} {timing.median:.3f} s ({timing.p20:.3f} to {timing.p80:.3f})"
         for peer in peers:
-            median, low, high = ratio(times[peer], times[title])
+            median, low, high = ratio(times[peer], times[name])
             line += f"   {median:.2f} times as fast as {peer} ({low:.2f} to {high:.2f})"
         print(line, flush=True)
 
 
 def torch_loops(
     name: str, images: np.ndarray, labels: np.ndarray, batch_size: int
-) -> dict[str, Callable[[], Any]]:
+) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
+    """An epoch and a prediction, by layout."""
     # The last import: its OpenMP finds the settings that the others were loaded with.
     import torch
     import torch_training
 
     torch.set_num_threads(numba.get_num_threads())
     return {
-        f"PyTorch, {layout}": torch_training.epoch(name, images, labels, batch_size, layout)
+        layout: torch_training.loops(name, images, labels, batch_size, layout)
         for layout in torch_training.LAYOUTS
     }
 
@@ -116,6 +127,18 @@ def fit(
     model: keras.Model, images: np.ndarray, labels: np.ndarray, batch_size: int
 ) -> Callable[[], Any]:
     return lambda: model.fit(images, labels, batch_size=batch_size, epochs=1, verbose=0)
+
+
+def predict(model: keras.Model, images: np.ndarray, batch_size: int) -> Callable[[], Any]:
+    return lambda: model.predict(images, batch_size=batch_size, verbose=0)
+
+
+def classify(model: keras.Model, dataset: Dataset, batch_size: int) -> Callable[[], Any]:
+    """All images as the command classifies them."""
+    from cnnforge.prediction import Predictor
+
+    predictor = Predictor(model, dataset.classes, batch_size)
+    return lambda: predictor.probabilities(dataset.train)
 
 
 def loop(model: keras.Model, dataset: Dataset, batch_size: int) -> Callable[[], None]:

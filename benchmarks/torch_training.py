@@ -1,4 +1,4 @@
-"""The networks of bench_training.py and a plain training loop in PyTorch."""
+"""The networks of bench_training.py and plain loops in PyTorch that train them and predict."""
 
 from __future__ import annotations
 
@@ -70,10 +70,12 @@ class ResNet20(nn.Module):
 MODELS: dict[str, type[nn.Module]] = {"lenet": LeNet, "resnet20": ResNet20}
 
 
-def epoch(
+def loops(
     name: str, images: np.ndarray, labels: np.ndarray, batch_size: int, layout: str
-) -> Callable[[], Any]:
+) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """One epoch: Adam, cross entropy of the logits, loss and accuracy summed up as the others do.
+
+    And one prediction: the probabilities of all images, in order.
 
     Args:
         name: One of `MODELS`.
@@ -103,4 +105,13 @@ def epoch(
             correct += (logits.detach().argmax(1) == wanted).sum()
         return float(total), int(correct)
 
-    return run
+    def predict() -> np.ndarray:
+        model.eval()
+        found = []
+        with torch.inference_mode():
+            for batch in pixels.split(batch_size):
+                logits = model((batch.float() / 255).contiguous(memory_format=form))
+                found.append(functional.softmax(logits, 1))
+        return torch.cat(found).numpy()
+
+    return run, predict
