@@ -72,6 +72,10 @@ def run(slot, values, tasks, grain=1, count=1, pauses=0):
 def workers():
     return sum(thread.name.startswith("cnnforge-") for thread in threading.enumerate())
 
+def masks():
+    of_crew = [it for it in threading.enumerate() if it.name.startswith("cnnforge-")]
+    return [sorted(os.sched_getaffinity(it.native_id)) for it in of_crew]
+
 def check_counts(count=50):
     values = np.zeros(64, np.int64)
     run(COUNT, values, 64, 1, count, 200)
@@ -272,6 +276,50 @@ def test_without_posix_threads_the_caller_runs_all(run_program):
         NUMBA_NUM_THREADS="2",
     )
     assert printed == "serial 0\n"
+
+
+@pytest.mark.skipif(
+    not posix.places_threads() or len(os.sched_getaffinity(0)) < 2, reason="no two processors"
+)
+def test_workers_keep_off_the_processor_of_their_caller(run_program):
+    printed = run_program(
+        """
+        every = sorted(os.sched_getaffinity(0))
+        check_counts()
+        for here in every[:2] * 2:
+            os.sched_setaffinity(0, {here})  # the calling thread only
+            check_counts()
+            print(masks() == [[it for it in every if it != here]])
+        """,
+        NUMBA_NUM_THREADS="2",
+    )
+    assert printed.split() == ["True"] * 4
+
+
+@pytest.mark.skipif(not posix.places_threads(), reason="no placing")
+def test_on_one_processor_nobody_is_sent_away(run_program):
+    printed = run_program(
+        """
+        here = {min(os.sched_getaffinity(0))}
+        os.sched_setaffinity(0, here)
+        check_counts()
+        print(masks() == [sorted(here)])
+        """,
+        NUMBA_NUM_THREADS="2",
+    )
+    assert printed == "True\n"
+
+
+def test_where_threads_cannot_be_placed_they_work_all_the_same(run_program):
+    printed = run_program(
+        """
+        posix._placing = False
+        check_counts()
+        print(workers(), crew._words()[crew._PLACED // 8])
+        """,
+        NUMBA_NUM_THREADS="2",
+    )
+    assert printed == "1 0\n"
 
 
 def test_threading_layer():
