@@ -33,6 +33,7 @@ from cnnforge_kernels.cpu.simd_blocks import tile_pool_store
 from cnnforge_kernels.cpu.simd_tiles import (
     tile_accumulate,
     tile_broadcast,
+    tile_load,
     tile_relu,
     tile_store,
 )
@@ -48,6 +49,8 @@ RELU, NOT_FINITE = 20, 21
 FIELDS = 22
 
 PLANES = 16
+# Channels are a multiple of these, filters of MOST_LANES.
+FEWEST_LANES = min(MOST_LANES, 8)
 # The one that every output of a tile is a sum of, with a factor of 1.
 _PLAIN = 5
 
@@ -69,30 +72,10 @@ def _join(v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
     return vector_add(vector_add(v0, v1), v2), vector_subtract(vector_subtract(v1, v2), v3)
 
 
-@cached_njit()
-def _four(place: int, step: int) -> Any:
-    L = MOST_LANES
-    return (
-        vector_load(place, L, L),
-        vector_load(place + step, L, L),
-        vector_load(place + 2 * step, L, L),
-        vector_load(place + 3 * step, L, L),
-    )
-
-
-@cached_njit()
-def _store_four(values: Any, place: int, step: int) -> None:
-    L = MOST_LANES
-    vector_store(values[0], place, L)
-    vector_store(values[1], place + step, L)
-    vector_store(values[2], place + 2 * step, L)
-    vector_store(values[3], place + 3 * step, L)
-
-
-@kernel_family(1)
-def SPREAD_INPUTS(_: int) -> Any:
+@kernel_family(2)
+def SPREAD_INPUTS(half: int) -> Any:
     """Rows of tiles ``begin`` to ``end - 1``: from the scratch to 16 planes (tile, channel)."""
-    L = MOST_LANES
+    L = FEWEST_LANES if half else MOST_LANES
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _spread_inputs_kernel(args: Any, begin: int, end: int) -> None:
@@ -103,19 +86,19 @@ def SPREAD_INPUTS(_: int) -> Any:
                 source = w[SCRATCH] + 2 * i * line + c
                 target = w[INPUTS] + i * w[WIDE] * pixel + c
                 # Neighbouring tiles have two columns in common.
-                first = _spread(*_four(source, line))
-                second = _spread(*_four(source + pixel, line))
+                first = _spread(*tile_load(source, line, 4, 1, L))
+                second = _spread(*tile_load(source + pixel, line, 4, 1, L))
                 for _ in range(w[WIDE]):
-                    third = _spread(*_four(source + 2 * pixel, line))
-                    fourth = _spread(*_four(source + 3 * pixel, line))
+                    third = _spread(*tile_load(source + 2 * pixel, line, 4, 1, L))
+                    fourth = _spread(*tile_load(source + 3 * pixel, line, 4, 1, L))
                     row = _spread(first[0], second[0], third[0], fourth[0])
-                    _store_four(row, target, plane)
+                    tile_store(row, target, plane, L, 4, 1, 1)
                     row = _spread(first[1], second[1], third[1], fourth[1])
-                    _store_four(row, target + 4 * plane, plane)
+                    tile_store(row, target + 4 * plane, plane, L, 4, 1, 1)
                     row = _spread(first[2], second[2], third[2], fourth[2])
-                    _store_four(row, target + 8 * plane, plane)
+                    tile_store(row, target + 8 * plane, plane, L, 4, 1, 1)
                     row = _spread(first[3], second[3], third[3], fourth[3])
-                    _store_four(row, target + 12 * plane, plane)
+                    tile_store(row, target + 12 * plane, plane, L, 4, 1, 1)
                     first, second = third, fourth
                     source += 2 * pixel
                     target += pixel
@@ -185,10 +168,10 @@ def JOIN_SUMS(pooled: int) -> Any:
             right, below = 2 * j + 1 < w[LEFT], 2 * i + 1 < w[BELOW]
             for f in range(0, filters, 4 * L):
                 place = source + f
-                first = _join(*_four(place, plane))
-                second = _join(*_four(place + 4 * plane, plane))
-                third = _join(*_four(place + 8 * plane, plane))
-                fourth = _join(*_four(place + 12 * plane, plane))
+                first = _join(*tile_load(place, plane, 4, 1, L))
+                second = _join(*tile_load(place + 4 * plane, plane, 4, 1, L))
+                third = _join(*tile_load(place + 8 * plane, plane, 4, 1, L))
+                fourth = _join(*tile_load(place + 12 * plane, plane, 4, 1, L))
                 even = _join(first[0], second[0], third[0], fourth[0])
                 odd = _join(first[1], second[1], third[1], fourth[1])
                 outputs = even[0], odd[0], even[1], odd[1]
@@ -257,7 +240,8 @@ def SPREAD_WEIGHTS(_: int) -> Any:
                     outer = vector_add(top, bottom)
                     plus = vector_multiply(vector_add(outer, middle), half)
                     minus = vector_multiply(vector_subtract(outer, middle), half)
-                    _store_four((top, plus, minus, bottom), target + j * plane, 4 * plane)
+                    column = (top, plus, minus, bottom)
+                    tile_store(column, target + j * plane, 4 * plane, L, 4, 1, 1)
                 for i in range(4):
                     row = target + 4 * i * plane
                     left = vector_load(row, L, L)
@@ -266,6 +250,6 @@ def SPREAD_WEIGHTS(_: int) -> Any:
                     outer = vector_add(left, right)
                     plus = vector_multiply(vector_add(outer, middle), half)
                     minus = vector_multiply(vector_subtract(outer, middle), half)
-                    _store_four((left, plus, minus, right), row, plane)
+                    tile_store((left, plus, minus, right), row, plane, L, 4, 1, 1)
 
     return _spread_weights_kernel
