@@ -36,7 +36,7 @@ from cnnforge_kernels.cpu.scatter import scatter, scatter_fits
 from cnnforge_kernels.cpu.simd import store_float
 from cnnforge_kernels.cpu.tiles import MOST_ACCUMULATORS, MOST_LANES
 from cnnforge_kernels.cpu.winners import WINNER_LANES, list_winners
-from cnnforge_kernels.cpu.winograd import winograd_wins
+from cnnforge_kernels.cpu.winograd import winograd_beats_scatter
 
 # Fields of the sparse gather's argument block, after those of the gather. ROWS x COLUMNS is the
 # part of the convolution's map that windows cover.
@@ -235,7 +235,7 @@ def conv_block_grad_inputs(
         return
     kh, kw, channels, filters = weights.shape
     plain = strides == (1, 1) and dilation_rate == (1, 1) and groups == 1
-    dense = kh == 3 and kw == 3 and winograd_wins(filters, channels)
+    dense = kh == 3 and kw == 3 and winograd_beats_scatter(filters, channels)
     if plain and not dense and scatter_fits(weights, pool_size):
         scatter(weights, winners, same, pool_size, grad_outputs, grad_inputs)
         return

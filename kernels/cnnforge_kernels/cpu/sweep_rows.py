@@ -25,7 +25,7 @@ POOL_ROWS, POOL_COLUMNS, UNPOOL_ROWS, UNPOOL_COLUMNS, WINNERS = range(30, 35)
 ROW_BYTES, PLANE, SCRATCH_PIXEL = range(35, 38)
 # What the launch packs: the taps' rows and columns, the weights and the bias, as addresses.
 TAPS, ROW_TAPS, COLUMN_TAPS, FACTORS, BIAS_SOURCE = range(38, 43)
-# See winograd.py: addresses of its kernels and of the word that says that a sum was not finite.
+# See winograd.py: addresses of its passes and of the word that says that a sum was not finite.
 SPREAD_INPUTS, MULTIPLY, JOIN_SUMS, NOT_FINITE = range(43, 47)
 # See sweep_tiles.py: the address of the kernel of the tiles, the rows of a tile, the filters that
 # it covers and the floats of its weights for one step; bytes of a block's weights; the address of
