@@ -155,7 +155,9 @@ def LAUNCH(_: int) -> Any:
         given = carray(block, s.FIELDS)
         # The block is the sweep's own, which goes on with it where a sum is not finite.
         args = np.empty(s.FIELDS + 1, np.int64)
-        args[: s.FIELDS] = given
+        # One by one: an assignment to a slice takes 2 s to compile, for its error message.
+        for field in range(s.FIELDS):
+            args[field] = given[field]
         channels, filters, groups = args[s.CHANNELS], args[s.FILTERS], args[s.GROUPS]
         row_taps = carray(words_at(args[s.ROW_TAPS]), 9)
         column_taps = carray(words_at(args[s.COLUMN_TAPS]), 9)
