@@ -1,14 +1,16 @@
-"""Compiling ahead: a helper process compiles gradients while this one compiles forward functions.
+"""Compiling ahead: a second process compiles gradients while this one compiles forward functions.
 
 Numba compiles on one thread. Where nothing is on the disk yet, the first training on a machine, the
-other cores wait meanwhile. So when an op is first used, its backward functions become jobs of a
+other cores would wait. So when an op is first used, its backward functions become tasks of a
 second process, which leaves what it has compiled in the disk cache. What this process needs first
-it compiles first, in its order; the other one begins with what is needed last, the gradients of
-the first layer, and goes on to the forward kernels of the last.
+it compiles first, in its order. The other one goes about it so that the two do not meet before the
+end: it begins with what shares no kernel with a forward function, as the gradients of weights do
+not, goes on to the other gradients, those of the last layer first, and then to the forward kernels
+of the last layers.
 
-A function is compiled by one of the two only: who comes to one that the other has begun waits for it,
-or leaves it to later. Nothing depends on the other process. What it cannot do, or does not finish,
-is compiled here.
+One process compiles a function: who comes to one that the other has begun waits for it, or leaves
+it for later. Nothing depends on the second process. What it cannot do, or does not finish, is
+compiled here.
 
 Environment:
     CNNFORGE_COMPILE_AHEAD: `0` starts no such process.
@@ -18,14 +20,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import itertools
-import json
 import os
-import pickle
-import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -36,44 +33,55 @@ import numba
 from numba import types
 from numba.core.dispatcher import Dispatcher
 
-from cnnforge.ops._ahead_job import Job, digest, find
+from cnnforge.ops._ahead_job import CANNOT, COMPILED, DONE, FRAMEWORKS, Job, digest, find
+from cnnforge.ops._ahead_process import VARIABLE, Helper
 from cnnforge.ops._definition import Step
 from cnnforge.ops._shared_cache import is_compiled, is_durable, share_disk_cache
-
-VARIABLE = "CNNFORGE_COMPILE_AHEAD"
 
 # How long a function that the other process has begun is waited for.
 _PATIENCE = 60.0
 # The other process ends when it has had nothing to do for so long.
 _IDLE_SECONDS = 10.0
 _MOST_STARTS = 3
-
-_SOURCE = """
-import json, sys
-sys.path[:] = json.loads(sys.argv[1])
-from cnnforge.ops import _ahead_worker
-_ahead_worker.main()
-"""
-_FRAMEWORKS = {"keras", "tensorflow", "torch", "jax"}
+_EXIT_SECONDS = 2.0
 
 
 class _Place(Enum):
-    """Where a function is."""
+    """Where a function is compiled."""
 
     NOWHERE = auto()
     HERE = auto()
     THERE = auto()
-    # On disk, or nothing that the other process can do anything about.
+    # It is on disk, or the other process can do nothing about it.
     SETTLED = auto()
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A step to compile, and to try on some arguments (`None`: not)."""
+    """A step to compile.
+
+    Attributes:
+        step: The step.
+        signature: The types of its parameters.
+        arguments: What it is tried on; `None`: it is not.
+        shares: Whether it probably has kernels in common with the forward function.
+    """
 
     step: Step
     signature: tuple[types.Type, ...]
     arguments: tuple[Any, ...] | None
+    shares: bool
+
+    @property
+    def module(self) -> str:
+        """Where the function is found."""
+        return self.step.function.py_func.__module__
+
+    def job(self) -> Job:
+        """What the other process is told."""
+        function = self.step.function
+        name = function.py_func.__qualname__
+        return Job(self.module, name, digest(function), self.signature, self.arguments)
 
 
 def available() -> bool:
@@ -95,18 +103,19 @@ def _processors() -> int:
 
 
 def can_travel(function: Dispatcher, signature: tuple[types.Type, ...]) -> bool:
-    """Whether another process can find a function, and this one what it makes of it.
+    """Whether a function is not compiled yet, and another process can find it.
 
-    False also where nothing is to be done: it is compiled.
+    False also for one whose module has imported a framework, which is refused there.
     """
     module, name = function.py_func.__module__, function.py_func.__qualname__
-    there = sys.modules.get(module)
-    if module == "__main__" or there is None or not is_durable(function):
+    known = sys.modules.get(module)
+    if module == "__main__" or known is None or not is_durable(function):
         return False
-    imported = (value.__name__ for value in vars(there).values() if isinstance(value, ModuleType))
-    if _FRAMEWORKS & {name.partition(".")[0] for name in imported}:
+    found = find(module, name)
+    if is_compiled(function, signature) or not (found is function or found is function.py_func):
         return False
-    return find(module, name) is function and not is_compiled(function, signature)
+    imported = (value.__name__ for value in vars(known).values() if isinstance(value, ModuleType))
+    return not FRAMEWORKS & {name.partition(".")[0] for name in imported}
 
 
 class _Pool:
@@ -114,15 +123,15 @@ class _Pool:
 
     def __init__(self, closed: bool = False) -> None:
         self.closed = closed
-        self.process: subprocess.Popen[bytes] | None = None
+        self.helper: Helper | None = None
         self._changed = threading.Condition()
         self._places: dict[Step, _Place] = {}
-        self._backward: deque[Task] = deque()
+        self._backward: list[Task] = []
         self._forward: list[Task] = []
         self._forward_count = 0
         self._unable: set[str] = set()
-        self._starts = itertools.count()
-        self._thread: threading.Thread | None = None
+        self._starts = 0
+        self.thread: threading.Thread | None = None
 
     def add(self, task: Task) -> None:
         """Have a task done, if there is time."""
@@ -136,16 +145,17 @@ class _Pool:
                 self._forward_count += 1
             else:
                 self._places.setdefault(task.step, _Place.NOWHERE)
-                self._backward.append(task)
+                # Those that share are in reverse order, behind the others.
+                self._backward.insert(sum(not it.shares for it in self._backward), task)
             self._changed.notify_all()
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._serve, name="cnnforge-ahead", daemon=True
-                )
+            if self.thread is None:
+                # A daemon: what it waits for is nothing to keep a process alive for.
+                thread = threading.Thread(target=self._serve, name="cnnforge-ahead", daemon=True)
                 try:
-                    self._thread.start()
+                    thread.start()
+                    self.thread = thread
                 except RuntimeError:
-                    # The interpreter is about to end.
+                    # No threads are to be had, or the interpreter is about to end.
                     self.closed = True
 
     @contextlib.contextmanager
@@ -154,11 +164,12 @@ class _Pool:
         with self._changed:
             known = step in self._places
             if known:
-                if not self._changed.wait_for(
+                free = self._changed.wait_for(
                     lambda: self._places[step] is not _Place.THERE, _PATIENCE
-                ):
+                )
+                if not free:
                     self.close()
-                if self._places[step] is _Place.NOWHERE:
+                elif self._places[step] is _Place.NOWHERE:
                     self._places[step] = _Place.HERE
         try:
             yield
@@ -170,8 +181,8 @@ class _Pool:
         """End the other process, and start none again."""
         with self._changed:
             self.closed = True
-            if self.process is not None:
-                self.process.kill()
+            if self.helper is not None:
+                self.helper.kill()
             self._changed.notify_all()
 
     def _settle(self, step: Step) -> None:
@@ -179,97 +190,85 @@ class _Pool:
             self._places[step] = _Place.SETTLED
             self._changed.notify_all()
 
+    def _serve(self) -> None:
+        while (task := self._next()) is not None:
+            try:
+                done = self._do(task)
+            # A function may be made of things of any kind. This process compiles what is left.
+            except Exception:
+                done = False
+            if not done:
+                self._unable.add(task.module)
+            self._settle(task.step)
+
+    def _next(self) -> Task | None:
+        """Wait for a task; `None`: there is no more, and the other process has ended."""
+        with self._changed:
+            task = self._take()
+            while task is None and not self.closed:
+                # What this process compiles is a task when it is done.
+                patience = None if self._backward else _IDLE_SECONDS
+                changed = self._changed.wait(patience)
+                task = self._take()
+                if not changed:
+                    break
+            if task is not None and not self.closed:
+                if self._places[task.step] is _Place.NOWHERE:
+                    self._places[task.step] = _Place.THERE
+                return task
+            self.thread = None
+            helper, self.helper = self.helper, None
+        if helper is not None:
+            helper.end()
+        return None
+
     def _take(self) -> Task | None:
         """The next task that the other process can do."""
-        for task in self._backward:
-            if self._places[task.step] is not _Place.HERE:
+        for task in self._backward[:]:
+            if task.module in self._unable:
+                self._backward.remove(task)
+            elif self._places[task.step] is not _Place.HERE:
                 self._backward.remove(task)
                 return task
         # The first half is this process': where both would be at the same kernel nothing is won.
-        if 2 * len(self._forward) > self._forward_count and (
-            self._places[self._forward[-1].step] is not _Place.HERE
-        ):
-            return self._forward.pop()
+        while 2 * len(self._forward) > self._forward_count:
+            if self._places[self._forward[-1].step] is _Place.HERE:
+                break
+            task = self._forward.pop()
+            if task.module not in self._unable:
+                return task
         return None
 
-    def _serve(self) -> None:
-        while True:
-            with self._changed:
-                task: Task | None = None
-
-                def found() -> bool:
-                    nonlocal task
-                    task = None if self.closed else self._take()
-                    return self.closed or task is not None
-
-                self._changed.wait_for(found, _IDLE_SECONDS)
-                if task is None:
-                    self._thread = None
-                    break
-                if task.step.function.py_func.__module__ in self._unable:
-                    self._places[task.step] = _Place.SETTLED
-                    continue
-                if self._places[task.step] is _Place.NOWHERE:
-                    self._places[task.step] = _Place.THERE
-            try:
-                self._do(task)
-            except OSError:
-                # It has died: the next task starts another one.
-                self._end_process()
-            finally:
+    def _do(self, task: Task) -> bool:
+        """Have a task done; False: it cannot be."""
+        helper = self.helper or self._start()
+        if helper is None:
+            return False
+        word = b""
+        for word in helper.do(task.job()):
+            if word == COMPILED:
                 self._settle(task.step)
-        self._end_process()
+        if word not in (DONE, CANNOT):
+            with self._changed:
+                self.helper = None
+            helper.end()
+        return word == DONE
 
-    def _do(self, task: Task) -> None:
-        from cnnforge.ops import _ahead_worker as words
-
-        process = self.process or self._start()
-        if process is None:
-            return
-        function = task.step.function.py_func
-        job = Job(
-            function.__module__,
-            function.__qualname__,
-            digest(task.step.function),
-            task.signature,
-            task.arguments,
-        )
-        os.write(process.stdin.fileno(), pickle.dumps(job))
-        while (word := os.read(process.stdout.fileno(), 1)) == words.COMPILED:
-            self._settle(task.step)
-        if word != words.DONE:
-            self._unable.add(function.__module__)
-        if word not in (words.DONE, words.CANNOT):
-            self._end_process()
-
-    def _start(self) -> subprocess.Popen[bytes] | None:
-        if next(self._starts) >= _MOST_STARTS:
-            self.closed = True
+    def _start(self) -> Helper | None:
+        with self._changed:
+            self._starts += 1
+            if self.closed or self._starts > _MOST_STARTS:
+                self.closed = True
+                return None
+        try:
+            helper = Helper()
+        except OSError:
             return None
-        flags = subprocess._args_from_interpreter_flags()  # pyright: ignore[reportAttributeAccessIssue]
-        process = subprocess.Popen(
-            [sys.executable, *flags, "-c", _SOURCE, json.dumps(sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            # What the terminal sends, an interrupt for one, is not for it.
-            start_new_session=True,
-        )
         with self._changed:
-            self.process = process
+            self.helper = helper
             if self.closed:
-                process.kill()
-        return process
-
-    def _end_process(self) -> None:
-        with self._changed:
-            process, self.process = self.process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-            process.stdin.close()
-            process.stdout.close()
+                helper.kill()
+        return helper
 
 
 _pool = _Pool()
@@ -287,21 +286,18 @@ def compiling(step: Step) -> contextlib.AbstractContextManager[None]:
 
 def _at_exit() -> None:
     _pool.close()
-    if _pool.process is not None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            _pool.process.wait(1)
+    thread = _pool.thread
+    if thread is not None:
+        thread.join(_EXIT_SECONDS)
 
 
 def _after_fork() -> None:
     global _pool
-    process = _pool.process
+    helper = _pool.helper
     _pool = _Pool(closed=True)
-    if process is not None:
-        # The other process would not see its end if the one that has started it ends.
-        for pipe in (process.stdin, process.stdout):
-            with contextlib.suppress(OSError):
-                os.close(pipe.fileno())
-        process.returncode = 0
+    if helper is not None:
+        # It would not see the end of the process that it works for.
+        helper.forget()
 
 
 share_disk_cache()

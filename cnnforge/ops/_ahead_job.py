@@ -1,15 +1,15 @@
-"""What is asked of the process that compiles ahead: a function, its types, and arrays to try it on.
+"""What is asked of the process that compiles ahead: a function, its types, arrays to try it on.
 
-The function travels as its module and its name. The other process finds what it imports there, which
-need not be what this process has: a module may read the environment, and a test may replace a
-number that a compiled function then holds for ever. So a digest of all that the function is made of
-goes with it.
+The function travels as its module and its name. What the other process finds there need not be what
+this one has: a module may read the environment, and a test may replace a number that a compiled
+function then holds for ever. So a digest of all that the function is made of goes with it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import CodeType, FunctionType, ModuleType
@@ -20,7 +20,12 @@ from numba import types
 from numba.core.dispatcher import Dispatcher
 
 from cnnforge.ops._definition import Array, Step, parameters
-from cnnforge.ops._shapes import Shape
+
+# What the other process says of a job, a byte each.
+COMPILED, DONE, CANNOT = b"c", b"d", b"x"
+
+# They take seconds to import, memory, and graphics cards.
+FRAMEWORKS = frozenset({"keras", "tensorflow", "torch", "jax"})
 
 # What nobody changes, and too much to look at.
 _FIXED = {"numba", "numpy", "llvmlite", "math", "builtins", "ctypes"}
@@ -61,7 +66,7 @@ def find(module: str, name: str) -> Any:
 
 
 def arguments(
-    step: Step, shapes: Mapping[str, Shape], values: Mapping[str, Any]
+    step: Step, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, Any]
 ) -> tuple[Any, ...] | None:
     """The arguments of a job; `None` where the arrays are too large to be tried.
 
@@ -79,8 +84,8 @@ def arguments(
     )
 
 
-def _bytes(item: Array, shape: Shape) -> int:
-    return int(np.prod(shape, dtype=np.int64)) * item.dtype.itemsize
+def _bytes(item: Array, shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * item.dtype.itemsize
 
 
 def make_array(dtype: str, shape: Sequence[int]) -> np.ndarray[Any, Any]:
@@ -92,7 +97,7 @@ def make_array(dtype: str, shape: Sequence[int]) -> np.ndarray[Any, Any]:
 
 
 def digest(function: Dispatcher) -> str:
-    """A digest of a function: its code, what it calls, and the values that it takes from outside."""
+    """A digest of a function: its code, what it calls, and what it takes from outside."""
     made = hashlib.sha256()
     for part in _parts(function, set()):
         made.update(part.encode())

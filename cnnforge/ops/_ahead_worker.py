@@ -16,30 +16,41 @@ import sys
 import threading
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
+from types import FunctionType
 from typing import Any, NoReturn
 
+import numba
 from numba.core.dispatcher import Dispatcher
 
-from cnnforge.ops._ahead_job import Job, digest, find, make_array
+from cnnforge.ops._ahead_job import (
+    CANNOT,
+    COMPILED,
+    DONE,
+    FRAMEWORKS,
+    Job,
+    digest,
+    find,
+    make_array,
+)
 from cnnforge.ops._shared_cache import share_disk_cache
 from cnnforge.ops.entry import launch_threads
 
-COMPILED, DONE, CANNOT = b"c", b"d", b"x"
-
-# They take seconds to import, memory, and graphics cards.
-_REFUSED = {"keras", "tensorflow", "torch", "jax"}
 # A function that hangs keeps even the thread that looks after the other process from running.
 _MOST_SECONDS = 120
 
 
 class _Refusal(MetaPathFinder):
-    """Refuses to import a framework, and remembers that it was asked."""
+    """Refuses to import a framework, and remembers that it was asked.
+
+    A module that then does without it may not be the one that the other process has: this process
+    has to end.
+    """
 
     asked = False
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         """Raise an error for what is refused; know nothing of anything else."""
-        if name.partition(".")[0] in _REFUSED:
+        if name.partition(".")[0] in FRAMEWORKS:
             self.asked = True
             raise ModuleNotFoundError(f"{name} is not imported here", name=name)
 
@@ -62,10 +73,10 @@ def main() -> NoReturn:
     while True:
         job = waiting.get()
         signal.alarm(_MOST_SECONDS)
-        _reply(replies, _serve(job, refusal, replies))
+        word = _serve(job, refusal, replies)
         if refusal.asked:
-            # A module that does without the framework may not be the one that the other has.
             os._exit(0)
+        _reply(replies, word)
         signal.alarm(0)
 
 
@@ -95,6 +106,9 @@ def _reply(replies: int, word: bytes) -> None:
 def _serve(job: Job, refusal: _Refusal, replies: int) -> bytes:
     try:
         function = find(job.module, job.name)
+        if isinstance(function, FunctionType):
+            # As `ArrayOp` does.
+            function = numba.njit(cache=True)(function)
         if refusal.asked or not isinstance(function, Dispatcher) or digest(function) != job.digest:
             return CANNOT
         function.compile(job.signature)

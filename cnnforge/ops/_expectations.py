@@ -38,17 +38,12 @@ class Expectations:
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
-        """The steps that another process can compile and nobody has; the last ones come first.
-
-        Where inputs of a network have no gradient, as pictures do not, the gradients of the first
-        functions are not those that are needed.
-        """
+        """The steps that another process can compile and nobody has."""
         if not _ahead.available():
             return ()
-        steps = (*reversed(self._definition.backward), self._definition.forward)
         return tuple(
             step
-            for step in steps
+            for step in self._programs
             if _ahead.can_travel(step.function, self._programs[step].argument_types)
         )
 
@@ -78,7 +73,19 @@ class Expectations:
             task = (step, found)
             if task not in self._known:
                 self._known.add(task)
-                _ahead.add(_ahead.Task(step, self._programs[step].argument_types, found))
+                _ahead.add(
+                    _ahead.Task(
+                        step, self._programs[step].argument_types, found, self._shares(step)
+                    )
+                )
+
+    def _shares(self, step: Step) -> bool:
+        """Whether it is the gradient of what comes in, apart from that of weights.
+
+        For a convolution it is one in its turn.
+        """
+        first = GRAD + self._definition.inputs[0].name
+        return len(self._definition.backward) > 1 and first in {item.name for item in step.writes}
 
     def _arguments(
         self, step: Step, shapes: Sequence[Shape], values: Mapping[str, Any]

@@ -13,7 +13,7 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from numba import types
@@ -23,7 +23,10 @@ from numba.core.dispatcher import Dispatcher
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    _flock = None
+else:
+    _flock = fcntl.flock
+    _ALONE = fcntl.LOCK_EX | fcntl.LOCK_NB
 
 # A process that was stopped in between holds others up no longer than this.
 _PATIENCE = 1.0
@@ -66,26 +69,22 @@ def _save(file: Any, key: Any, data: Any) -> None:
 @contextlib.contextmanager
 def _alone(folder: str) -> Iterator[bool]:
     """Keep other processes from writing to a folder; False: that could not be had."""
-    if fcntl is None:
+    if _flock is None:
         yield False
         return
+    # The folder itself, and no file: there would be one for ever.
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        # The folder itself, and no file: there would be one for ever.
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        yield False
-        return
-    try:
-        yield _lock(descriptor)
+        yield _lock(_flock, descriptor)
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool:
+def _lock(flock: Callable[[int, int], None], descriptor: int) -> bool:
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flock(descriptor, _ALONE)
             return True
         except BlockingIOError:
             if time.monotonic() > deadline:
