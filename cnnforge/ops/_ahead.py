@@ -33,13 +33,14 @@ import numba
 from numba import types
 from numba.core.dispatcher import Dispatcher
 
+from cnnforge._timing import wait_before_timing
 from cnnforge.ops._ahead_job import CANNOT, COMPILED, DONE, FRAMEWORKS, Job, digest, find
 from cnnforge.ops._ahead_process import VARIABLE, Helper
 from cnnforge.ops._definition import Step
 from cnnforge.ops._shared_cache import is_compiled, is_durable, share_disk_cache
 
 # How long a function that the other process has begun is waited for.
-_PATIENCE = 60.0
+_PATIENCE = 120.0
 # The other process ends when it has had nothing to do for so long.
 _IDLE_SECONDS = 10.0
 _MOST_STARTS = 3
@@ -131,6 +132,7 @@ class _Pool:
         self._forward_count = 0
         self._unable: set[str] = set()
         self._starts = 0
+        self._idle = False
         self.thread: threading.Thread | None = None
 
     def add(self, task: Task) -> None:
@@ -147,6 +149,7 @@ class _Pool:
                 self._places.setdefault(task.step, _Place.NOWHERE)
                 # Those that share are in reverse order, behind the others.
                 self._backward.insert(sum(not it.shares for it in self._backward), task)
+            self._idle = False
             self._changed.notify_all()
             if self.thread is None:
                 # A daemon: what it waits for is nothing to keep a process alive for.
@@ -177,6 +180,13 @@ class _Pool:
             if known:
                 self._settle(step)
 
+    def wait(self) -> None:
+        """Wait until the other process has done all that it can."""
+        with self._changed:
+            done = self._changed.wait_for(lambda: self.thread is None or self._idle, _PATIENCE)
+        if not done:
+            self.close()
+
     def close(self) -> None:
         """End the other process, and start none again."""
         with self._changed:
@@ -188,6 +198,7 @@ class _Pool:
     def _settle(self, step: Step) -> None:
         with self._changed:
             self._places[step] = _Place.SETTLED
+            self._idle = False
             self._changed.notify_all()
 
     def _serve(self) -> None:
@@ -206,17 +217,21 @@ class _Pool:
         with self._changed:
             task = self._take()
             while task is None and not self.closed:
+                self._idle = True
+                self._changed.notify_all()
                 # What this process compiles is a task when it is done.
                 patience = None if self._backward else _IDLE_SECONDS
                 changed = self._changed.wait(patience)
                 task = self._take()
                 if not changed:
                     break
+            self._idle = False
             if task is not None and not self.closed:
                 if self._places[task.step] is _Place.NOWHERE:
                     self._places[task.step] = _Place.THERE
                 return task
             self.thread = None
+            self._changed.notify_all()
             helper, self.helper = self.helper, None
         if helper is not None:
             helper.end()
@@ -279,6 +294,11 @@ def add(task: Task) -> None:
     _pool.add(task)
 
 
+def wait() -> None:
+    """Wait until the other process does nothing: it would take a core from what is timed."""
+    _pool.wait()
+
+
 def compiling(step: Step) -> contextlib.AbstractContextManager[None]:
     """A context in which this process compiles a step, or loads what the other has compiled."""
     return _pool.compiling(step)
@@ -301,6 +321,7 @@ def _after_fork() -> None:
 
 
 share_disk_cache()
+wait_before_timing(wait)
 atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -34,7 +34,13 @@ class Helper:
     def __init__(self) -> None:
         flags = subprocess._args_from_interpreter_flags()  # pyright: ignore[reportAttributeAccessIssue]
         self._process = subprocess.Popen(
-            [sys.executable, *flags, "-c", _SOURCE, json.dumps(sys.path)],
+            [
+                sys.executable,
+                *flags,
+                "-c",
+                _SOURCE,
+                json.dumps([path for path in sys.path if isinstance(path, str)]),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

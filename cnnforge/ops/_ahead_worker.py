@@ -36,7 +36,7 @@ from cnnforge.ops._shared_cache import share_disk_cache
 from cnnforge.ops.entry import launch_threads
 
 # A function that hangs keeps even the thread that looks after the other process from running.
-_MOST_SECONDS = 120
+_MOST_SECONDS = 600
 
 
 class _Refusal(MetaPathFinder):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numba.core import caching
 
+from cnnforge._timing import interleave
 from cnnforge.ops import _ahead, _ahead_job
 from cnnforge.ops._ahead_job import CANNOT, COMPILED, DONE
 
@@ -264,7 +265,8 @@ def pool(monkeypatch):
     made.fake = helper
     yield made
     made.close()
-    made.thread and made.thread.join(5)
+    if made.thread is not None:
+        made.thread.join(5)
 
 
 class Step:
@@ -323,6 +325,19 @@ def test_a_process_that_hangs_is_given_up(pool, monkeypatch):
         assert pool.fake.killed
     pool.add(task("later"))
     assert pool.fake.done == ["hangs"]
+
+
+def test_what_is_timed_waits_for_it(pool, monkeypatch):
+    monkeypatch.setattr(_ahead, "_pool", pool)
+    interleave({"nothing": lambda: None}, rounds=1, seconds=0)
+    pool.add(task("one"))
+    threading.Timer(0.1, pool.fake.go_on.release, (2,)).start()
+    interleave({"nothing": lambda: None}, rounds=1, seconds=0)
+    assert pool.fake.go_on._value == 0
+    monkeypatch.setattr(_ahead, "_PATIENCE", 0.05)
+    pool.add(task("hangs"))
+    interleave({"nothing": lambda: None}, rounds=1, seconds=0)
+    assert pool.closed
 
 
 def test_nothing_more_is_asked_of_a_module_that_cannot(pool):
