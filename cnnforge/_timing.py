@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 
 _LONG = 0.05
+_waits: list[Callable[[], None]] = []
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,17 @@ class Timing:
     p80: float
     rounds: int
     best: float
+
+
+def wait_before_timing(wait: Callable[[], None]) -> None:
+    """Have a function called before anything is timed: it waits for what is done meanwhile."""
+    _waits.append(wait)
+
+
+def wait_until_quiet() -> None:
+    """Wait until this process does nothing in the background that would take a core."""
+    for wait in _waits:
+        wait()
 
 
 def interleave(
@@ -63,9 +75,11 @@ def interleave(
     """
     repeats = {}
     clock = measure or _seconds
-    for name, function in functions.items():
+    for function in functions.values():
         for _ in range(warm_up):
             function()
+    wait_until_quiet()
+    for name, function in functions.items():
         repeats[name] = 1
         while (once := _least(clock, function, repeats[name])) < seconds / 2:
             # What a first call costs besides is not part of what ten more cost.

@@ -25,7 +25,7 @@ import platformdirs
 
 from cnnforge._files import write_text
 from cnnforge._sources import sources_digest
-from cnnforge._timing import interleave, ratio
+from cnnforge._timing import interleave, ratio, wait_until_quiet
 from cnnforge._workloads import Repeatable, Workload, functions
 from cnnforge.environment import backend, graphics, processor, versions
 
@@ -213,6 +213,8 @@ def _measure(workload: Workload, training: bool) -> tuple[Choice, float]:
         reference()
     except Exception as error:
         return Choice("numba", None, f"the framework failed: {type(error).__name__}"), 0.0
+    # Part of compiling.
+    wait_until_quiet()
     begun = time.perf_counter()
     times = _interleaved(ours, reference)
     if _lost(times):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from cnnforge.ops import _ahead
 from cnnforge.ops._attributes import decode_attributes, encode_attributes
 from cnnforge.ops._definition import Array, Definition, Step, parameters
+from cnnforge.ops._expectations import Expectations
 from cnnforge.ops._program import Program
 from cnnforge.ops._shapes import Shape, output_shapes
 
@@ -43,6 +46,7 @@ class OpCore:
         self._prepared: set[Any] = set()
         self._known_shapes: dict[Any, tuple[Shape, ...]] = {}
         self._check_prepare()
+        self._ahead = Expectations(definition, self._programs, self.output_shapes)
 
     def run_backward_step(
         self,
@@ -81,9 +85,33 @@ class OpCore:
             ValueError: Numba cannot compile it.
         """
         program = self.laid_out(step)
-        with self._lock:
-            _ = program.entry
+        if not program.is_made:
+            with _ahead.compiling(step), self._lock:
+                _ = program.entry
         return program
+
+    @cached_property
+    def expects_compilation(self) -> bool:
+        """Whether `expect` can save time: some step is on no disk, and another process may help."""
+        return bool(self._ahead.steps)
+
+    def expect(
+        self,
+        shapes: Sequence[Shape],
+        values: Mapping[str, Any],
+        wanted: Sequence[bool],
+        *,
+        in_graph: bool,
+    ) -> None:
+        """Have compiled, by another process, what follows the forward function.
+
+        Args:
+            shapes: The shape of every input; `None` for a dimension that is not known.
+            values: The value of every attribute.
+            wanted: For each input whether its gradient may be asked for.
+            in_graph: Whether the op is not to run at once, so that its kernels have time as well.
+        """
+        self._ahead.expect(shapes, values, wanted, in_graph)
 
     def laid_out(self, step: Step) -> Program:
         """The step with nothing but its shape rule compiled: what it does is computed elsewhere.

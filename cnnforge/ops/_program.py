@@ -108,6 +108,16 @@ class Program:
         }
 
     @cached_property
+    def argument_types(self) -> tuple[types.Type, ...]:
+        """The type of each parameter of the author's function."""
+        return tuple(self._types[name] for name in parameters(self.step.function))
+
+    @property
+    def is_made(self) -> bool:
+        """Whether `entry` has been compiled."""
+        return "entry" in self.__dict__
+
+    @cached_property
     def entry(self) -> Entry:
         """The author's function.
 

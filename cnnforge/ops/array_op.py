@@ -35,7 +35,9 @@ class ArrayOp(OpCore):
     use. Functions decorated with `@numba.njit(cache=True)`, and plain ones that stand in a file,
     are compiled once: a second process compiles nothing. (Numba notices a change of the file that
     a function stands in, not of the functions that it calls in other files.) A plain function
-    stays what it is, for tests and debuggers; of a decorated one that is `py_func`.
+    stays what it is, for tests and debuggers; of a decorated one that is `py_func`. Where nothing
+    is compiled yet a second process helps: it imports the module of a backward function, compiles
+    that and runs it on arrays of random numbers, or zeros for integers (design.md, section 5).
 
     Attributes:
         name: The op's name.

@@ -53,6 +53,9 @@ def call(op: ArrayOp, tensors: Sequence[Any], values: Mapping[str, Any]) -> Sequ
         ready.append(_addressable(value))
     shapes = [tuple(tensor.shape) for tensor in ready]
     made = Call(op, values, shapes, op.output_shapes(shapes, values), _device(op, ready))
+    if op.expects_compilation and made.device.type == "cpu":
+        wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in ready]
+        op.expect(shapes, values, wanted, in_graph=False)
     return _Forward.apply(made, *ready)
 
 
