@@ -66,12 +66,14 @@ class Task:
         signature: The types of its parameters.
         arguments: What it is tried on; `None`: it is not.
         shares: Whether it probably has kernels in common with the forward function.
+        is_made: Whether this process has compiled it, so that only its kernels are left.
     """
 
     step: Step
     signature: tuple[types.Type, ...]
     arguments: tuple[Any, ...] | None
     shares: bool
+    is_made: bool
 
     @property
     def module(self) -> str:
@@ -140,6 +142,8 @@ class _Pool:
         with self._changed:
             if self.closed:
                 return
+            if task.is_made:
+                self._places[task.step] = _Place.SETTLED
             if task.step.is_forward:
                 # This process compiles it at once; only its kernels are for the other.
                 self._places.setdefault(task.step, _Place.HERE)

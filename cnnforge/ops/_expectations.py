@@ -73,11 +73,9 @@ class Expectations:
             task = (step, found)
             if task not in self._known:
                 self._known.add(task)
-                _ahead.add(
-                    _ahead.Task(
-                        step, self._programs[step].argument_types, found, self._shares(step)
-                    )
-                )
+                program = self._programs[step]
+                types, shares = program.argument_types, self._shares(step)
+                _ahead.add(_ahead.Task(step, types, found, shares, program.is_made))
 
     def _shares(self, step: Step) -> bool:
         """Whether it is the gradient of what comes in, apart from that of weights.

@@ -274,8 +274,10 @@ class Step:
         self.is_forward = is_forward
 
 
-def task(name, *, forward=False, shares=False):
-    return SimpleNamespace(step=Step(forward), module=name, shares=shares, job=lambda: name)
+def task(name, *, forward=False, shares=False, is_made=False):
+    return SimpleNamespace(
+        step=Step(forward), module=name, shares=shares, is_made=is_made, job=lambda: name
+    )
 
 
 def eventually(what):
@@ -299,6 +301,8 @@ def test_tasks_are_done_in_the_order_in_which_they_are_needed_last(pool):
     for item in (first, *forward):
         pool._settle(item.step)
     eventually(lambda: pool.fake.done[3:] == ["first", "forward3", "forward2"])
+    pool.add(task("made", forward=True, is_made=True))
+    eventually(lambda: pool.fake.done[6:] == ["made"])
 
 
 def test_what_the_other_process_has_begun_is_waited_for(pool):
