@@ -8,6 +8,7 @@ from typing import Any
 
 from cnnforge.ops import _ahead
 from cnnforge.ops._ahead_job import arguments
+from cnnforge.ops._ahead_pool import Task
 from cnnforge.ops._definition import GRAD, Definition, Step
 from cnnforge.ops._program import Program
 from cnnforge.ops._shapes import Shape
@@ -75,7 +76,7 @@ class Expectations:
                 self._known.add(task)
                 program = self._programs[step]
                 types, shares = program.argument_types, self._shares(step)
-                _ahead.add(_ahead.Task(step, types, found, shares, program.is_made))
+                _ahead.add(Task(step, types, found, shares, program.is_made))
 
     def _shares(self, step: Step) -> bool:
         """Whether it is the gradient of what comes in, apart from that of weights.
