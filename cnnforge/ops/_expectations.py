@@ -8,6 +8,7 @@ from typing import Any
 
 from cnnforge.ops import _ahead
 from cnnforge.ops._ahead_job import arguments
+from cnnforge.ops._ahead_pool import Task
 from cnnforge.ops._definition import GRAD, Definition, Step
 from cnnforge.ops._program import Program
 from cnnforge.ops._shapes import Shape
@@ -73,11 +74,9 @@ class Expectations:
             task = (step, found)
             if task not in self._known:
                 self._known.add(task)
-                _ahead.add(
-                    _ahead.Task(
-                        step, self._programs[step].argument_types, found, self._shares(step)
-                    )
-                )
+                program = self._programs[step]
+                types, shares = program.argument_types, self._shares(step)
+                _ahead.add(Task(step, types, found, shares, program.is_made))
 
     def _shares(self, step: Step) -> bool:
         """Whether it is the gradient of what comes in, apart from that of weights.

@@ -11,8 +11,9 @@ import pytest
 from numba.core import caching
 
 from cnnforge._timing import interleave
-from cnnforge.ops import _ahead, _ahead_job
+from cnnforge.ops import _ahead, _ahead_job, _ahead_pool
 from cnnforge.ops._ahead_job import CANNOT, COMPILED, DONE
+from cnnforge.ops._ahead_pool import Place
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
@@ -23,6 +24,7 @@ PREPARE = """
 import os, signal, sys, time
 import numpy as np
 from cnnforge.ops import _ahead
+from cnnforge.ops._ahead_pool import Place
 import ahead_ops
 
 def wait(what):
@@ -33,7 +35,7 @@ def wait(what):
         time.sleep(0.01)
 
 def settled(op):
-    return all(_ahead._pool._places[step] is _ahead._Place.SETTLED for step in op.backward_steps)
+    return all(_ahead._pool._places[step] is Place.SETTLED for step in op.backward_steps)
 
 def idle():
     return not _ahead._pool._backward and _ahead._pool.helper is None
@@ -213,7 +215,7 @@ inputs, factor = tf.ones(4), tf.ones(1)
 with tf.GradientTape() as tape:
     tape.watch(factor)
     outputs = op(inputs, factor)
-wait(lambda: _ahead._pool._places[op.backward_steps[1]] is _ahead._Place.SETTLED)
+wait(lambda: _ahead._pool._places[op.backward_steps[1]] is Place.SETTLED)
 print(float(tape.gradient(outputs, factor)[0]), *hits(op), *misses(op), len(_ahead._pool._places))
 """
 
@@ -222,7 +224,7 @@ import torch
 op = ahead_ops.scale_op
 inputs, factor = torch.ones(4), torch.ones(1, requires_grad=True)
 outputs = op(inputs, factor)
-wait(lambda: _ahead._pool._places[op.backward_steps[1]] is _ahead._Place.SETTLED)
+wait(lambda: _ahead._pool._places[op.backward_steps[1]] is Place.SETTLED)
 outputs.sum().backward()
 print(float(factor.grad), *hits(op), *misses(op), len(_ahead._pool._places))
 """
@@ -260,8 +262,8 @@ class FakeHelper:
 @pytest.fixture
 def pool(monkeypatch):
     helper = FakeHelper()
-    monkeypatch.setattr(_ahead, "Helper", lambda: helper)
-    made = _ahead._Pool()
+    monkeypatch.setattr(_ahead_pool, "Helper", lambda: helper)
+    made = _ahead_pool.Pool()
     made.fake = helper
     yield made
     made.close()
@@ -274,8 +276,10 @@ class Step:
         self.is_forward = is_forward
 
 
-def task(name, *, forward=False, shares=False):
-    return SimpleNamespace(step=Step(forward), module=name, shares=shares, job=lambda: name)
+def task(name, *, forward=False, shares=False, is_made=False):
+    return SimpleNamespace(
+        step=Step(forward), module=name, shares=shares, is_made=is_made, job=lambda: name
+    )
 
 
 def eventually(what):
@@ -287,7 +291,7 @@ def eventually(what):
 
 def test_tasks_are_done_in_the_order_in_which_they_are_needed_last(pool):
     first = task("first")
-    pool._places[first.step] = _ahead._Place.HERE
+    pool._places[first.step] = Place.HERE
     tasks = [first, task("shares1", shares=True), task("second"), task("shares2", shares=True)]
     forward = [task(f"forward{i}", forward=True) for i in range(4)]
     with pool._changed:
@@ -299,6 +303,8 @@ def test_tasks_are_done_in_the_order_in_which_they_are_needed_last(pool):
     for item in (first, *forward):
         pool._settle(item.step)
     eventually(lambda: pool.fake.done[3:] == ["first", "forward3", "forward2"])
+    pool.add(task("made", forward=True, is_made=True))
+    eventually(lambda: pool.fake.done[6:] == ["made"])
 
 
 def test_what_the_other_process_has_begun_is_waited_for(pool):
@@ -316,7 +322,7 @@ def test_what_the_other_process_has_begun_is_waited_for(pool):
 
 
 def test_a_process_that_hangs_is_given_up(pool, monkeypatch):
-    monkeypatch.setattr(_ahead, "_PATIENCE", 0.05)
+    monkeypatch.setattr(_ahead_pool, "_PATIENCE", 0.05)
     hangs = task("hangs")
     pool.add(hangs)
     eventually(lambda: pool.fake.done == ["hangs"])
@@ -334,7 +340,7 @@ def test_what_is_timed_waits_for_it(pool, monkeypatch):
     threading.Timer(0.1, pool.fake.go_on.release, (2,)).start()
     interleave({"nothing": lambda: None}, rounds=1, seconds=0)
     assert pool.fake.go_on._value == 0
-    monkeypatch.setattr(_ahead, "_PATIENCE", 0.05)
+    monkeypatch.setattr(_ahead_pool, "_PATIENCE", 0.05)
     pool.add(task("hangs"))
     interleave({"nothing": lambda: None}, rounds=1, seconds=0)
     assert pool.closed
@@ -350,7 +356,7 @@ def test_nothing_more_is_asked_of_a_module_that_cannot(pool):
 
 
 def test_a_process_with_nothing_to_do_ends(pool, monkeypatch):
-    monkeypatch.setattr(_ahead, "_IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(_ahead_pool, "_IDLE_SECONDS", 0.05)
     pool.fake.go_on.release(100)
     pool.add(task("one"))
     eventually(lambda: pool.fake.killed and pool.thread is None)
