@@ -23,6 +23,7 @@ from cnnforge_kernels.cpu.compiled import (
 )
 from cnnforge_kernels.cpu.planes import fill_planes
 from cnnforge_kernels.cpu.sweep import sweep
+from cnnforge_kernels.cpu.winograd_gather import gather_tiles
 from cnnforge_kernels.geometry import padding_before
 
 # What the gradient of the inputs needs behind the fields of a sweep: the convolution's own weights
@@ -275,4 +276,5 @@ def conv2d_grad_weights(
     gather_block(args, inputs, weights, strides, same, dilation_rate, groups, rows, columns)
     args[g.GRADIENT] = address_of(grad_outputs)
     args[g.MASK] = address_of(outputs) if relu else 0
-    g.gather(args, grad_weights, grad_bias)
+    if not gather_tiles(args, grad_weights, grad_bias):
+        g.gather(args, grad_weights, grad_bias)
