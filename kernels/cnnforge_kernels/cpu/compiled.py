@@ -29,7 +29,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 KERNEL_SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int64)
-_SLOTS = 1 << 14
+_SLOTS = 1 << 15
 _LINE_FLOATS = 16
 _table = np.zeros(_SLOTS, np.int64)
 _factories: list[tuple[int, int, Callable[[int], Any]]] = []
