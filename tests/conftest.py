@@ -8,6 +8,8 @@ from importlib.util import find_spec
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Every core has a process that runs tests: one that compiles ahead would take it from them.
+os.environ.setdefault("CNNFORGE_COMPILE_AHEAD", "0")
 
 
 def pytest_configure(config):
