@@ -28,6 +28,7 @@ from cnnforge_kernels.cpu.compiled import (
 from cnnforge_kernels.cpu.depthwise_sweep import choose_lanes, width_number
 from cnnforge_kernels.cpu.gather import add_parts
 from cnnforge_kernels.cpu.parallel import run_kernel
+from cnnforge_kernels.cpu.planes import copy_floats
 from cnnforge_kernels.cpu.simd import load_float, store_float
 from cnnforge_kernels.cpu.simd_depthwise import channels_store, pixels_accumulate
 from cnnforge_kernels.cpu.simd_tiles import tile_load
@@ -235,8 +236,9 @@ def gather(args: Any, grad_weights: Any, grad_bias: Any) -> None:
                 j = min(column_chunk * broad, kw - broad)
                 for row in range(i, i + high):
                     for column in range(j, j + broad):
-                        taps[row * kw + column, c : c + width] = total[place : place + width]
+                        target = address_of(taps[row * kw + column, c:])
+                        copy_floats(target, address_of(total[place:]), width)
                         place += width
                 if grad_bias.size > 0:
-                    grad_bias[c : c + width] = total[place : place + width]
+                    copy_floats(address_of(grad_bias[c:]), address_of(total[place:]), width)
                 place += width

@@ -222,7 +222,9 @@ def gather_tiles(args: Any, grad_weights: Any, grad_bias: Any) -> bool:
     if not _fits(args):
         return False
     block = np.zeros(_FIELDS, np.int64)
-    block[: g.FIELDS] = args[: g.FIELDS]
+    # One by one: an assignment to a slice takes 2 s to compile, for its error message.
+    for field in range(g.FIELDS):
+        block[field] = args[field]
     block[g.GRAD_WEIGHTS] = address_of(grad_weights)
     block[g.GRAD_BIAS] = address_of(grad_bias) if grad_bias.size > 0 else 0
     call_once(LAUNCH, block)
