@@ -43,7 +43,7 @@ def _recipes() -> dict[str, _Recipe]:
         arguments = {"rate": case.rate}
         found[f"{case.name}.dropout"] = ("Dropout", arguments, case.input_shape, True)
     for case in NORMALIZATIONS:
-        # Likewise: a prediction is the framework's own product and sum.
+        # Its forward pass is a prediction too, by the averages; the full one is training.
         found[f"{case.name}.norm"] = ("BatchNormalization", {}, case.input_shape, True)
     return found
 

@@ -1,6 +1,6 @@
 """What depends on the tile of a gather, dense or sparse: its register tiles over the window's taps.
 
-Compiling one of these takes a third of a second, and all that they have in common is in
+Compiling one of these takes 0.2 s, and all that they have in common is in
 ``gather.py`` and ``conv_block.py``: another shape costs its tiles only.
 """
 

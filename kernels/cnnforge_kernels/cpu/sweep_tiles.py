@@ -1,6 +1,6 @@
 """What depends on the tile of a sweep: its register tiles over some rows, and a pool behind them.
 
-Compiling one of these takes a third of a second, and all that they have in common is in
+Compiling one of these takes 0.2 s, and all that they have in common is in
 ``sweep.py``: another shape costs its tiles only.
 """
 
