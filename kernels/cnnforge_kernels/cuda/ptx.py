@@ -248,6 +248,25 @@ def as_float(typingctx: Any, bits: Any) -> Any:
 
 
 @intrinsic(no_twin)
+def as_bits(typingctx: Any, value: Any) -> Any:
+    """The bits of a float32."""
+    return _assembly("mov.b32 $0, $1;", "=r,f", ("uint32",), "float32")
+
+
+@intrinsic(no_twin)
+def where_positive(typingctx: Any, mask: Any, value: Any) -> Any:
+    """``value`` where the float32 with the bits ``mask`` is positive, else 0; both are bits."""
+    return _assembly(
+        "{ .reg .pred p; .reg .f32 m; mov.b32 m, $1; setp.gt.f32 p, m, 0f00000000; "
+        "selp.b32 $0, $2, 0, p; }",
+        "=r,r,r",
+        ("uint32",),
+        "uint32",
+        "uint32",
+    )
+
+
+@intrinsic(no_twin)
 def relu(typingctx: Any, value: Any) -> Any:
     """The larger of ``value`` and 0; NaN for NaN."""
     return _assembly("max.NaN.f32 $0, $1, 0f00000000;", "=f,f", ("float32",), "float32")
@@ -263,6 +282,49 @@ def load_if(typingctx: Any, memory: Any, index: Any, condition: Any) -> Any:
         ("float32",),
         _Place(memory, _GLOBAL),
         "uint32",
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def load4_if(typingctx: Any, memory: Any, index: Any, condition: Any) -> Any:
+    """The bits of the four float32 at ``index`` of global memory, 16-byte aligned, or four 0.
+
+    The memory is not written while the kernel runs.
+    """
+    return _assembly(
+        "{ .reg .pred p; setp.ne.u32 p, $5, 0; mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; "
+        "mov.b32 $3, 0; @p ld.global.nc.v4.b32 {$0,$1,$2,$3}, [$4]; }",
+        "=&r,=&r,=&r,=&r,l,r",
+        ("uint32",) * 4,
+        _Place(memory, _GLOBAL),
+        "uint32",
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def store2_shared(typingctx: Any, shared: Any, index: Any, a: Any, b: Any) -> Any:
+    """Write two words to shared memory, 8-byte aligned."""
+    return _assembly(
+        "st.shared.v2.b32 [$0], {$1,$2};",
+        "r,r,r,~{memory}",
+        (),
+        _Place(shared, _SHARED),
+        *("uint32",) * 2,
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def store4_shared(typingctx: Any, shared: Any, index: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """Write four words to shared memory, 16-byte aligned."""
+    return _assembly(
+        "st.shared.v4.b32 [$0], {$1,$2,$3,$4};",
+        "r,r,r,r,r,~{memory}",
+        (),
+        _Place(shared, _SHARED),
+        *("uint32",) * 4,
         effects=True,
     )
 

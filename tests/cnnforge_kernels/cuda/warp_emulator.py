@@ -99,6 +99,15 @@ class Shared:
         self.flying[places] = True
         self.words[places] = 0x7FC0DEAD
 
+    def store(self, places: NDArray, values: NDArray) -> None:
+        """(128, n) words; visible to other threads after the next barrier."""
+        require(places < self.words.size, "write beyond shared memory")
+        require(np.unique(places).size == places.size, "two threads write one word")
+        require(~self.flying[places], "a word is written that is being copied")
+        require(self.read[places] < self.block.barriers, "no barrier between read and write")
+        self.words[places] = values
+        self.landed[places] = self.block.barriers
+
     def check_banks(self, index: NDArray, count: int, together: int) -> None:
         """``together`` lanes at a time touch ``count`` words each: all in different banks."""
         for group in index.reshape(-1, together):
@@ -109,7 +118,8 @@ class Shared:
 class Block:
     """The ``cuda`` module that the kernel sees, for one block."""
 
-    def __init__(self, x: int, y: int, z: int) -> None:
+    def __init__(self, x: int, y: int, z: int, dynamic: int) -> None:
+        self.dynamic = dynamic
         self.threadIdx = SimpleNamespace(x=np.arange(THREADS, dtype=np.uint32))
         self.blockIdx = SimpleNamespace(x=np.uint32(x), y=np.uint32(y), z=np.uint32(z))
         self.shared = SimpleNamespace(array=self._shared_array)
@@ -118,8 +128,10 @@ class Block:
         self.memory: Shared | None = None
 
     def _shared_array(self, size: int, dtype: Any, alignment: int) -> Shared:
-        require(dtype is np.uint32 and alignment == 16 and 4 * size <= 48 * 1024, "shared array")
-        self.memory = Shared(size, self)
+        static = alignment == 16 and 0 < 4 * size <= 48 * 1024 and not self.dynamic
+        dynamic = alignment == 128 and size == 0 and 0 < self.dynamic <= 99 * 1024
+        require(dtype is np.uint32 and (static or dynamic), "shared array")
+        self.memory = Shared(size or self.dynamic // 4, self)
         return self.memory
 
     def _local_array(self, shape: Any, dtype: Any) -> NDArray:
@@ -133,7 +145,8 @@ class Block:
 class Instructions:
     """The ``ptx`` module that the kernel sees, for one block."""
 
-    def __init__(self, counts: dict[str, int]) -> None:
+    def __init__(self, counts: dict[str, int], conflicts: bool = False) -> None:
+        self.conflicts = conflicts
         self.open: list[tuple] = []
         self.groups: list[list[tuple]] = []
         self.counts = counts
@@ -176,7 +189,8 @@ class Instructions:
         self._count("load_matrices")
         index = np.broadcast_to(index, THREADS)
         require(index % 4 == 0, "ldmatrix row not aligned")
-        shared.check_banks(index, 4, 8)
+        if not self.conflicts:
+            shared.check_banks(index, 4, 8)
         # (warp, matrix, row, word)
         rows = shared.load(index[:, None] + np.arange(4)).reshape(WARPS, 4, 8, 4)
         return [rows[:, m, G, Q].reshape(THREADS) for m in range(4)]
@@ -220,6 +234,36 @@ class Instructions:
 
     def as_float(self, bits: NDArray) -> NDArray:
         return as_float(bits)
+
+    def as_bits(self, values: NDArray) -> NDArray:
+        return np.ascontiguousarray(values, np.float32).view(np.uint32)
+
+    def where_positive(self, mask: NDArray, values: NDArray) -> NDArray:
+        return np.where(as_float(mask) > 0, values, np.uint32(0))
+
+    def load4_if(self, memory: Memory, index: Any, condition: Any) -> NDArray:
+        index, condition = (np.broadcast_to(v, THREADS) for v in (index, condition))
+        places = index[condition != 0]
+        memory.check(places, 4)
+        require(~memory.written, "memory is read that the kernel writes")
+        values = np.zeros((4, THREADS), np.uint32)
+        values[:, condition != 0] = memory.words[places[:, None] + np.arange(4)].T
+        return values
+
+    def store2_shared(self, shared: Shared, index: Any, *values: Any) -> None:
+        self._store_shared(shared, index, values)
+
+    def store4_shared(self, shared: Shared, index: Any, *values: Any) -> None:
+        self._store_shared(shared, index, values)
+
+    def _store_shared(self, shared: Shared, index: Any, values: Any) -> None:
+        count = len(values)
+        self._count(f"store{count}_shared")
+        index = np.broadcast_to(index, THREADS)
+        require(index % count == 0, "shared address not aligned")
+        # A warp's words leave in pieces of 128 bytes.
+        shared.check_banks(index, count, LANES // count)
+        shared.store(index[:, None] + np.arange(count), np.stack(values, 1))
 
     def relu(self, values: NDArray) -> NDArray:
         return np.where(values < 0, np.float32(0), values)
@@ -265,6 +309,8 @@ def round_bfloat16(bits: NDArray) -> NDArray:
 def lockstep(*modules: ModuleType) -> Iterator[Callable[..., dict[str, int]]]:
     """``run(kernel, grid, *arrays_and_numbers)``, for kernels and helpers in these modules.
 
+    With ``conflicts``, lines that ``ldmatrix`` reads may lie in the same banks.
+
     It returns how often each kind of instruction was executed, all warps together counting once.
     """
     with pytest.MonkeyPatch.context() as patch, np.errstate(over="ignore"):
@@ -273,7 +319,9 @@ def lockstep(*modules: ModuleType) -> Iterator[Callable[..., dict[str, int]]]:
                 if hasattr(value, "py_func"):
                     patch.setattr(module, name, value.py_func)
 
-        def run(kernel: Kernel, grid: tuple[int, int, int], *arguments: Any) -> dict[str, int]:
+        def run(
+            kernel: Kernel, grid: tuple[int, int, int], *arguments: Any, conflicts: bool = False
+        ) -> dict[str, int]:
             counts: dict[str, int] = {}
             values = [
                 Memory(value) if isinstance(value, np.ndarray) else np.uint32(value)
@@ -281,7 +329,8 @@ def lockstep(*modules: ModuleType) -> Iterator[Callable[..., dict[str, int]]]:
             ]
             require(len(values) == len(kernel.arguments), "number of arguments")
             for z, y, x in np.ndindex(grid[2], grid[1], grid[0]):
-                block, instructions = Block(x, y, z), Instructions(counts)
+                block = Block(x, y, z, kernel.dynamic_shared)
+                instructions = Instructions(counts, conflicts)
                 for module in modules:
                     patch.setattr(module, "cuda", block, raising=False)
                     patch.setattr(module, "ptx", instructions, raising=False)
