@@ -26,6 +26,7 @@ _LLVM = {
     "uint32": ir.IntType(32),
 }
 _SHARED, _GLOBAL = 3, 1  # address spaces
+_INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
 
 class _Place:
@@ -35,10 +36,18 @@ class _Place:
         self.kind, self.space = kind, space
 
     def address(self, context: Any, builder: Any, value: Any, index: Any) -> Any:
-        generic = element_pointer(context, builder, self.kind, value, index)
+        if self.space == _GLOBAL:
+            generic = element_pointer(context, builder, self.kind, value, index)
+            return self._number(builder, generic, 64)
+        # Shared memory is addressed with 32 bits, modulo 2**32 as indices are: so that the
+        # compiler may take what is constant in an index into the instruction.
+        first = element_pointer(context, builder, self.kind, value, ir.Constant(_INT64, 0))
+        words = builder.trunc(index, _INT32)
+        size = ir.Constant(_INT32, self.kind.dtype.bitwidth // 8)
+        return builder.add(self._number(builder, first, 32), builder.mul(words, size))
+
+    def _number(self, builder: Any, generic: Any, width: int) -> Any:
         space = ir.PointerType(generic.type.pointee, self.space)
-        # Shared memory is addressed with 32 bits.
-        width = 32 if self.space == _SHARED else 64
         return builder.ptrtoint(builder.addrspacecast(generic, space), ir.IntType(width))
 
 
@@ -172,6 +181,22 @@ def load_matrices(typingctx: Any, shared: Any, index: Any) -> Any:
 
 
 @intrinsic(no_twin)
+def load_matrices_turned(typingctx: Any, shared: Any, index: Any) -> Any:
+    """As ``load_matrices``, of 16 bits and turned (``.trans``).
+
+    Lane l gets, of each matrix, what stands in column ``l // 4``, rows 2 ``l % 4`` and the next.
+    """
+    return _assembly(
+        "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {$0,$1,$2,$3}, [$4];",
+        "=r,=r,=r,=r,r,~{memory}",
+        ("uint32",) * 4,
+        _Place(shared, _SHARED),
+        convergent=True,
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
 def copy_async_16(
     typingctx: Any, shared: Any, index: Any, memory: Any, offset: Any, read: Any
 ) -> Any:
@@ -248,6 +273,12 @@ def as_float(typingctx: Any, bits: Any) -> Any:
 
 
 @intrinsic(no_twin)
+def opaque(typingctx: Any, bits: Any) -> Any:
+    """``bits``, of which the compiler knows nothing: it does not compute them again in a loop."""
+    return _assembly("mov.b32 $0, $1;", "=r,r", ("uint32",), "uint32", effects=True)
+
+
+@intrinsic(no_twin)
 def as_bits(typingctx: Any, value: Any) -> Any:
     """The bits of a float32."""
     return _assembly("mov.b32 $0, $1;", "=r,f", ("uint32",), "float32")
@@ -299,6 +330,30 @@ def load4_if(typingctx: Any, memory: Any, index: Any, condition: Any) -> Any:
         ("uint32",) * 4,
         _Place(memory, _GLOBAL),
         "uint32",
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def load_shared(typingctx: Any, shared: Any, index: Any) -> Any:
+    """A word of shared memory."""
+    return _assembly(
+        "ld.shared.b32 $0, [$1];",
+        "=r,r,~{memory}",
+        ("uint32",),
+        _Place(shared, _SHARED),
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def load2_shared(typingctx: Any, shared: Any, index: Any) -> Any:
+    """Two words of shared memory, 8-byte aligned."""
+    return _assembly(
+        "ld.shared.v2.b32 {$0,$1}, [$2];",
+        "=r,=r,r,~{memory}",
+        ("uint32",) * 2,
+        _Place(shared, _SHARED),
         effects=True,
     )
 

@@ -37,6 +37,7 @@ from cnnforge_kernels.cuda.tensor_core_maps import U, inlined
 from cnnforge_kernels.cuda.tensor_core_steps import multiply
 
 line_word = inlined(maps.line_word)
+place_word = inlined(maps.place_word)
 small_quotient = inlined(maps.small_quotient)
 a_matrix_row = inlined(common.a_matrix_row)
 a_matrix_chunk = inlined(common.a_matrix_chunk)
@@ -167,9 +168,9 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
                 for r in range(4):
                     sums[i, j, r] = np.float32(0)
 
-        # Line of this lane's pixel, for `ldmatrix`, at the first tap. Pixels beyond the tile are
-        # those of its first, and are not stored.
-        pixel_line = cuda.local.array(PIECES, U)
+        # Where the line of this lane's pixel begins, for `ldmatrix`, at the first tap. Pixels past
+        # the tile are its first, and are not stored.
+        pixel_place = cuda.local.array(PIECES, U)
         tile_pixels = U(tile_images * U(tile_rows * tile_columns))
         for i in range(PIECES):
             p = U(U(warp * U(WARP_PIXELS)) + U(U(16 * i) + a_matrix_row(lane)))
@@ -178,8 +179,9 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
             rest = U(p - U(image * U(tile_rows * tile_columns)))
             row = small_quotient(rest, by_tile_columns)
             line = U(U(image * line_rows) + row)
-            pixel_line[i] = U(U(line * line_columns) + U(rest - U(row * tile_columns)))
-        part = U(a_matrix_chunk(lane))
+            line = U(U(line * line_columns) + U(rest - U(row * tile_columns)))
+            pixel_place[i] = U(line * U(LINE))
+        part = ptx.opaque(U(a_matrix_chunk(lane) << 2))
         b_word = U(line_word(b_matrix_row(lane), b_matrix_chunk(lane)))
 
         taps = U(window_height * window_width)
@@ -268,10 +270,10 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
                 written = U(written + U(STEP))
 
                 further = U(U(U(tap_row * row_dilation) * line_columns))
-                further = U(further + U(tap_column * column_dilation))
+                further = U(U(further + U(tap_column * column_dilation)) * U(LINE))
                 a_word = cuda.local.array(PIECES, U)
                 for i in range(PIECES):
-                    a_word[i] = line_word(U(pixel_line[i] + further), part)
+                    a_word[i] = place_word(U(pixel_place[i] + further), part)
                 # Written out: the compiler does not unroll so large a loop by itself.
                 add_terms(shared, sums, a, b, a_word, U(read + b_word), 0, BFLOAT16)
                 add_terms(shared, sums, a, b, a_word, U(read + b_word), 1, BFLOAT16)

@@ -14,9 +14,10 @@ The functions take Python integers, NumPy arrays, and the kernel's own values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 from cnnforge_kernels.cuda.plans import Pair, blocks
@@ -49,6 +50,11 @@ def line_word(line: Any, chunk: Any) -> Any:
     puts them into different banks where the lines follow one another.
     """
     return U(32 * line + 4 * (chunk ^ (line & 7)))
+
+
+def place_word(place: Any, words: Any) -> Any:
+    """``line_word`` in three instructions, of ``LINE * line`` and ``4 * chunk``."""
+    return U(place + ((place >> 3) & 28 ^ words))
 
 
 def reciprocal(divisor: int) -> int:
@@ -113,6 +119,15 @@ def _candidates(images: int, height: int, width: int, reach: Pair) -> Iterator[H
             break
 
 
+def _cheapest(tiles: Iterable[Halo], images: int, height: int, width: int) -> Halo | None:
+    """The one of which there are the fewest, then the one with the least halo."""
+
+    def cost(it: Halo) -> tuple[int, int]:
+        return prod(it.grid(images, height, width)), it.lines
+
+    return min(tiles, key=cost, default=None)
+
+
 @lru_cache(maxsize=1024)
 def halo(images: int, height: int, width: int, reach: Pair) -> Halo | None:
     """The tile with the fewest blocks, then the least halo; ``None`` where no tile fits.
@@ -123,9 +138,40 @@ def halo(images: int, height: int, width: int, reach: Pair) -> Halo | None:
         width: of the target.
         reach: rows and columns between the first tap of the window and the last.
     """
+    return _cheapest(_candidates(images, height, width, reach), images, height, width)
 
-    def cost(it: Halo) -> tuple[int, int]:
-        down = it.grid(images, height, width)
-        return down[0] * down[1] * down[2], it.lines
 
-    return min(_candidates(images, height, width, reach), key=cost, default=None)
+def _divisors(number: int) -> list[int]:
+    return [it for it in range(1, number + 1) if number % it == 0]
+
+
+@lru_cache(maxsize=1024)
+def exact_halo(
+    images: int, height: int, width: int, reach: Pair, pixels: int, lines: int, step: int
+) -> Halo | None:
+    """The largest tile, then the one with the least halo, of those that leave nothing over.
+
+    Rows and columns are divided evenly, columns in pairs, and a tile's pixels into whole steps.
+    Only of the images some may be missing, in the last tile. ``None`` where no tile is like that.
+
+    Args:
+        images: of the target.
+        height: of the target.
+        width: of the target.
+        reach: rows and columns between the first tap of the window and the last.
+        pixels: the most of the target in a tile.
+        lines: the most of the source in a tile.
+        step: pixels of a step.
+    """
+    found: list[Halo] = []
+    for columns in _divisors(width):
+        for rows in _divisors(height):
+            most = 1
+            if (rows, columns) == (height, width):
+                most = min(images, pixels // (rows * columns))
+            for count in range(most, 0, -1):
+                tile, size = Halo(count, rows, columns, reach), count * rows * columns
+                if size <= pixels and tile.lines <= lines and not (size % step or columns % 2):
+                    found.append(tile)
+
+    return _cheapest(found, images, height, width)

@@ -6,22 +6,35 @@ from math import prod
 from typing import Any
 
 from cnnforge_kernels.cuda.convolution import Convolution
-from cnnforge_kernels.cuda.plans import Plan, Shape, blocks, launch
+from cnnforge_kernels.cuda.plans import SCRATCH_FLOATS, Plan, Shape, blocks, launch
+from cnnforge_kernels.cuda.reduce import reduce_slices
 from cnnforge_kernels.cuda.tensor_core_halo import halo_convolution
 from cnnforge_kernels.cuda.tensor_core_halo_maps import (
     COLUMNS,
     PIXELS,
     STEP,
     THREADS,
+    Halo,
+    exact_halo,
     halo,
     reciprocal,
     terms,
+)
+from cnnforge_kernels.cuda.tensor_core_halo_weights import (
+    CHANNELS,
+    FILTERS,
+    SIZES,
+    TAPS,
+    halo_grad_weights,
 )
 from cnnforge_kernels.cuda.tensor_core_pack import pack
 
 # The general kernel issues about five times as many instructions for a product. Where a smaller
 # share of a tile's products is asked for, it is expected to be ahead.
 _LEAST_SHARE = 0.4
+# One for each multiprocessor of a large device; not that device's own number: a result shall not
+# depend on where it is computed.
+_BLOCKS = 128
 
 
 def _sides(c: Convolution, gradient: bool) -> tuple[Shape, Shape]:
@@ -30,6 +43,24 @@ def _sides(c: Convolution, gradient: bool) -> tuple[Shape, Shape]:
 
 def _reach(c: Convolution) -> tuple[int, int]:
     return tuple((c.weights[a] - 1) * c.dilation_rate[a] for a in (0, 1))
+
+
+def _vector(c: Convolution) -> bool:
+    return c.aligned and c.weights[2] % 4 == 0 and c.weights[3] % 4 == 0
+
+
+def _lines(tile: Halo) -> tuple[int, ...]:
+    """A tile's lines, as rows, columns and their number, and what divides by those."""
+    rows, columns = tile.rows + tile.reach[0], tile.columns + tile.reach[1]
+    return (
+        *(rows, columns, tile.lines, reciprocal(rows * columns), reciprocal(columns)),
+        *(reciprocal(tile.rows * tile.columns), reciprocal(tile.columns)),
+    )
+
+
+def _share(count: int, each: int) -> float:
+    """How much is used of tiles of so many."""
+    return count / (blocks(count, each) * each)
 
 
 def fits(c: Convolution, precision: Any, gradient: bool) -> bool:
@@ -41,16 +72,13 @@ def fits(c: Convolution, precision: Any, gradient: bool) -> bool:
         gradient: of the inputs; else the forward pass.
     """
     source, target = _sides(c, gradient)
-    vector = c.aligned and source[3] % 4 == 0 and target[3] % 4 == 0
-    if c.strides != (1, 1) or not vector or not prod(source):
+    if c.strides != (1, 1) or not _vector(c) or not prod(source):
         return False
     tile = halo(*target[:3], _reach(c))
     if tile is None:
         return False
-    each = terms(precision == "bfloat16")
     share = prod(target[:3]) / (prod(tile.grid(*target[:3])) * PIXELS)
-    share *= source[3] / (blocks(source[3], each) * each)
-    share *= target[3] / (blocks(target[3], COLUMNS) * COLUMNS)
+    share *= _share(source[3], terms(precision == "bfloat16")) * _share(target[3], COLUMNS)
     return share >= _LEAST_SHARE
 
 
@@ -70,7 +98,6 @@ def plan(c: Convolution, precision: Any, gradient: bool, bias: bool, relu: bool)
     tile = halo(*target[:3], reach)
     assert tile is not None
     grid = tile.grid(*target[:3])
-    line_rows, line_columns = tile.rows + reach[0], tile.columns + reach[1]
     chunks = blocks(source[3], terms(precision == "bfloat16"))
     column_tiles, taps = blocks(target[3], COLUMNS), prod(c.weights[:2])
     words = column_tiles * chunks * taps * STEP
@@ -94,9 +121,66 @@ def plan(c: Convolution, precision: Any, gradient: bool, bias: bool, relu: bool)
         *(*source, *target[1:], column_tiles),
         *(tile.images, tile.rows, tile.columns, *grid[1:]),
         *(*c.weights[:2], *c.dilation_rate, top, left),
-        *(chunks, line_rows, line_columns, tile.lines),
-        *(reciprocal(line_rows * line_columns), reciprocal(line_columns)),
-        *(reciprocal(tile.rows * tile.columns), reciprocal(tile.columns)),
+        chunks,
+        *_lines(tile),
         *(target[3] if bias else 0, int(relu and not gradient)),
     )
     return Plan((first, second), words)
+
+
+def _weights_tile(c: Convolution, precision: Any) -> Halo | None:
+    sizes = SIZES[precision]
+    return exact_halo(*c.outputs[:3], _reach(c), sizes.pixels, sizes.lines, sizes.step)
+
+
+def weights_fit(c: Convolution, precision: Any) -> bool:
+    """Whether the gradient of the weights is one for ``weights_plan``; see ``fits``."""
+    if c.strides != (1, 1) or not _vector(c) or not prod(c.outputs):
+        return False
+    tile = _weights_tile(c, precision)
+    if tile is None:
+        return False
+    share = tile.images * tile.rows * tile.columns / SIZES[precision].pixels
+    share *= _share(prod(c.weights[:2]), TAPS)
+    share *= _share(c.weights[2], CHANNELS) * _share(c.weights[3], FILTERS)
+    return share >= _LEAST_SHARE
+
+
+def weights_plan(c: Convolution, precision: Any, relu: bool) -> Plan:
+    """The plan of a gradient of the weights that fits.
+
+    Args:
+        c: shapes and options.
+        precision: of the operands.
+        relu: mask the gradient by the outputs. Arrays: inputs, grad_outputs, outputs (with
+            ``relu``), grad_weights, grad_bias, scratch.
+    """
+    tile = _weights_tile(c, precision)
+    assert tile is not None
+    grid, taps, filters = tile.grid(*c.outputs[:3]), prod(c.weights[:2]), c.weights[3]
+    channel_tiles, filter_tiles = blocks(c.weights[2], CHANNELS), blocks(filters, FILTERS)
+    across = blocks(taps, TAPS) * channel_tiles * filter_tiles
+    tiles, lines = prod(grid), taps * c.weights[2]
+    part = lines * filters + filters
+    each = blocks(tiles, max(min(_BLOCKS // across, SCRATCH_FLOATS // part), 1))
+    slices = blocks(tiles, each)
+    names = ("scratch", "scratch") if slices > 1 else ("grad_weights", "grad_bias")
+    first = launch(
+        halo_grad_weights(precision, relu),
+        (across, slices),
+        *("inputs", "grad_outputs", "outputs" if relu else "grad_outputs", *names),
+        *(*c.inputs, *c.outputs[1:], channel_tiles, filter_tiles),
+        *(tile.images, tile.rows, tile.columns, *grid[1:], tiles, each),
+        *(taps, c.weights[1], *c.dilation_rate, *c.padding),
+        *_lines(tile),
+        *(part, lines * filters if slices > 1 else 0),
+    )
+    if slices == 1:
+        return Plan((first,))
+    reduce = reduce_slices()
+    second = launch(
+        reduce,
+        (blocks(part, reduce.threads),),
+        *("scratch", "grad_weights", "grad_bias", lines * filters, part, slices),
+    )
+    return Plan((first, second), slices * part)

@@ -39,6 +39,7 @@ from cnnforge_kernels.cuda.tensor_core_convolution import convolution
 from cnnforge_kernels.cuda.tensor_core_grad_weights import grad_weights as grad_weights_kernel
 from cnnforge_kernels.cuda.tensor_core_grad_weights import relu_mask
 from cnnforge_kernels.cuda.tensor_core_halo import halo_convolution
+from cnnforge_kernels.cuda.tensor_core_halo_weights import halo_grad_weights
 from cnnforge_kernels.cuda.tensor_core_maps import (
     DEPTH,
     NARROW,
@@ -68,6 +69,7 @@ def all_kernels() -> tuple[Kernel, ...]:
             kernels.append(grad_weights_kernel(precision, tile, vector))
         for second in (False, True):
             kernels += [pack(precision, second), halo_convolution(precision, second)]
+            kernels.append(halo_grad_weights(precision, second))
     return (*kernels, relu_mask)
 
 
@@ -227,13 +229,13 @@ def grad_weights(c: Convolution, relu: bool, precision: Precision = "float32") -
     if not prod(c.weights):
         return Plan()
     _check(c, precision)
-    return offer(
-        f"conv2d_grad_weights {c} relu={relu} {precision}",
-        {
-            name: partial(_grad_weights, c, relu, precision, tile)
-            for name, tile in _tiles(c, c.weights[3]).items()
-        },
-    )
+    options = {
+        name: partial(_grad_weights, c, relu, precision, tile)
+        for name, tile in _tiles(c, c.weights[3]).items()
+    }
+    if halo_plans.weights_fit(c, precision):
+        options = {"halo": partial(halo_plans.weights_plan, c, precision, relu)} | options
+    return offer(f"conv2d_grad_weights {c} relu={relu} {precision}", options)
 
 
 def _grad_weights(c: Convolution, relu: bool, precision: Any, tile: Tile) -> Plan:

@@ -13,6 +13,7 @@ from cnnforge_kernels import reference
 from cnnforge_kernels.cuda import tensor_core_convolution as convolution
 from cnnforge_kernels.cuda import tensor_core_grad_weights as grad_weights
 from cnnforge_kernels.cuda import tensor_core_halo as halo
+from cnnforge_kernels.cuda import tensor_core_halo_weights as halo_weights
 from cnnforge_kernels.cuda import tensor_core_pack as pack
 from cnnforge_kernels.cuda import tensor_core_steps as steps
 from cnnforge_kernels.cuda import tensor_cores as plans
@@ -28,7 +29,7 @@ def _load(name: str) -> ModuleType:
 
 
 emulator = _load("warp_emulator")
-MODULES = convolution, grad_weights, steps, halo, pack
+MODULES = convolution, grad_weights, steps, halo, halo_weights, pack
 ROUND = {"tf32": emulator.round_tf32, "bfloat16": emulator.round_bfloat16}
 # Relative error of one rounding: 11 and 8 bits of significand.
 UNIT = {"tf32": 2.0**-11, "bfloat16": 2.0**-8}
@@ -46,7 +47,9 @@ def broken_rows(launch):
     """Whether eight pixels of a tile that is kept on chip may lie in two of its rows."""
     if "halo" not in launch.kernel.name:
         return False
-    return launch.arguments[5 + halo.PARAMETERS.index("tile_columns")] % 8 != 0
+    weights = "grad_weights" in launch.kernel.name
+    names = (halo_weights if weights else halo).PARAMETERS
+    return launch.arguments[5 + names.index("tile_columns")] % 8 != 0
 
 
 def execute(plan, **arrays):

@@ -15,6 +15,7 @@ from cnnforge_kernels import reference
 from cnnforge_kernels.cuda import tensor_core_halo as kernels
 from cnnforge_kernels.cuda import tensor_core_halo_maps as maps
 from cnnforge_kernels.cuda import tensor_core_halo_plans as plans
+from cnnforge_kernels.cuda import tensor_core_halo_weights as weights
 from cnnforge_kernels.cuda import tensor_cores
 from cnnforge_kernels.cuda.convolution import Convolution
 
@@ -43,8 +44,17 @@ PROBLEMS = {
 }
 
 
+# Which gradients of the weights these kernels compute: not where the outputs' size has no divisors
+# that suit, nor where a block's nine taps would be one.
+WEIGHTS = "tiles", "chunks", "images", "valid"
+
+
 def runs_here(plan):
     assert ["halo" in it.kernel.name for it in plan.launches] == [False, True]
+
+
+def weights_run_here(plan):
+    assert "halo" in plan.launches[0].kernel.name
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -62,7 +72,56 @@ def test_conv2d(name, precision):
 def test_gradients(name, precision, relu):
     c = Convolution(*PROBLEMS[name])
     runs_here(tensor_cores.grad_inputs(c, relu, precision))
+    assert plans.weights_fit(c, precision) == (name in WEIGHTS)
+    if name in WEIGHTS:
+        weights_run_here(tensor_cores.grad_weights(c, relu, precision))
     checks.check_gradients(c, precision, relu)
+
+
+@pytest.mark.parametrize("blocks", [1, 6, 128])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_slices(precision, blocks, monkeypatch):
+    # 25 taps in groups of nine; one, two and all tiles to a slice, and a slice with one less.
+    c = Convolution((5, 8, 8, 64), (5, 5, 64, 64), same=True)
+    monkeypatch.setattr(plans, "_BLOCKS", blocks)
+    plan = plans.weights_plan(c, precision, relu=True)
+    tiles = {"tf32": 10, "bfloat16": 5}[precision]
+    each = {1: tiles, 6: -(-tiles // 2), 128: 1}[blocks]
+    assert plan.launches[0].grid[:2] == (3, -(-tiles // each))
+    assert len(plan.launches) == (1 if blocks == 1 else 2)
+    monkeypatch.setattr(tensor_cores, "grad_weights", lambda *_: plan)
+    checks.check_gradients(c, precision, relu=True)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_what_is_not_finite_reaches_the_weights_that_it_meets(precision):
+    c = Convolution((3, 8, 8, 64), (3, 3, 64, 64), same=True)
+    inputs, grads = np.zeros(c.inputs, np.float32), np.ones(c.outputs, np.float32)
+    inputs[0, 7, 7, 3], inputs[2, 0, 4, 60], inputs[1, 4, 4, 17] = np.nan, np.inf, -np.inf
+    made, bias = checks.poisoned(*c.weights), checks.poisoned(64)
+    plan = tensor_cores.grad_weights(c, False, precision)
+    weights_run_here(plan)
+    checks.execute(plan, inputs=inputs, grad_outputs=grads, grad_weights=made, grad_bias=bias)
+    unused = np.zeros(c.weights, np.float32)
+    _, expected, _ = reference.conv2d_gradients(inputs, unused, grads, same=True)
+    np.testing.assert_array_equal(made, expected)
+    np.testing.assert_array_equal(bias, np.full(64, 192, np.float32))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_barrier_of_the_weights_is_needed(precision, monkeypatch):
+    # Two tiles, one after the other.
+    size = {"tf32": 8, "bfloat16": 16}[precision]
+    c = Convolution((1, 16, size, 64), (3, 3, 64, 64), same=True)
+    monkeypatch.setattr(plans, "_BLOCKS", 1)
+    plan = plans.weights_plan(c, precision, False)
+    arrays = {"inputs": checks.random(*c.inputs), "grad_outputs": checks.random(*c.outputs)}
+    arrays |= {"grad_weights": checks.poisoned(*c.weights), "grad_bias": checks.poisoned(64)}
+    # Behind the table, each round of copies, the last tile, and the sums of the bias.
+    assert barriers(monkeypatch, plan, arrays, None) == 5
+    for skipped in range(5):
+        with pytest.raises(checks.emulator.HazardError, match="no barrier between"):
+            barriers(monkeypatch, plan, arrays, skipped)
 
 
 def test_each_pixel_is_copied_once_for_all_taps():
@@ -78,14 +137,14 @@ def test_each_pixel_is_copied_once_for_all_taps():
 def test_what_is_not_finite_stays_where_it_is(precision):
     inputs = np.zeros((1, 16, 16, 64), np.float32)
     inputs[0, 3, 4, 5], inputs[0, 15, 15, 63] = np.nan, np.inf
-    weights = np.ones((3, 3, 64, 64), np.float32)
+    ones = np.ones((3, 3, 64, 64), np.float32)
     outputs = checks.poisoned(1, 16, 16, 64)
     plan = tensor_cores.forward(
-        Convolution(inputs.shape, weights.shape, same=True), False, True, precision
+        Convolution(inputs.shape, ones.shape, same=True), False, True, precision
     )
     runs_here(plan)
-    checks.execute(plan, inputs=inputs, weights=weights, outputs=outputs)
-    expected = reference.conv2d(inputs, weights, relu=True, same=True)
+    checks.execute(plan, inputs=inputs, weights=ones, outputs=outputs)
+    expected = reference.conv2d(inputs, ones, relu=True, same=True)
     np.testing.assert_array_equal(outputs, expected)
 
 
@@ -123,6 +182,7 @@ def test_a_mask_hides_what_is_not_finite(precision):
 @pytest.mark.parametrize("gradient", [False, True])
 def test_what_is_left_to_the_general_kernel(c, gradient):
     assert not plans.fits(c, "bfloat16", gradient)
+    assert not plans.weights_fit(c, "bfloat16")
     plan = tensor_cores.forward(c, True, True, "bfloat16")
     assert len(plan.launches) == 1
 
@@ -132,33 +192,36 @@ def test_the_tuner_may_choose_the_general_kernel():
     for plan in (
         tensor_cores.forward(c, True, True, "tf32"),
         tensor_cores.grad_inputs(c, True, "tf32"),
+        tensor_cores.grad_weights(c, True, "tf32"),
     ):
         assert list(plan.options) == ["halo", "wide tile", "narrow tile"]
 
 
+def barriers(monkeypatch, plan, arrays, skipped):
+    """How many barriers a plan has, one of which is left out."""
+    synchronize, calls = checks.emulator.Block.syncthreads, []
+
+    def sometimes(self):
+        calls.append(None)
+        if len(calls) - 1 != skipped:
+            synchronize(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checks.emulator.Block, "syncthreads", sometimes)
+        checks.execute(plan, **arrays)
+    return len(calls)
+
+
 def test_every_barrier_is_needed(monkeypatch):
     c = Convolution((1, 16, 16, 128), (1, 1, 128, 64))
-    values = {"inputs": checks.random(*c.inputs), "weights": checks.random(*c.weights)}
+    arrays = {"inputs": checks.random(*c.inputs), "weights": checks.random(*c.weights)}
+    arrays["outputs"] = checks.poisoned(*c.outputs)
     plan = tensor_cores.forward(c, False, False, "bfloat16")
-    block = checks.emulator.Block
-    synchronize, calls = block.syncthreads, []
-
-    def run(skipped):
-        def sometimes(self):
-            calls.append(None)
-            if len(calls) - 1 != skipped:
-                synchronize(self)
-
-        calls.clear()
-        monkeypatch.setattr(block, "syncthreads", sometimes)
-        checks.execute(plan, outputs=checks.poisoned(*c.outputs), **values)
-        return len(calls)
-
     # One for each step, and one before the lines are overwritten.
-    assert run(None) == 3
+    assert barriers(monkeypatch, plan, arrays, None) == 3
     for skipped in range(3):
         with pytest.raises(checks.emulator.HazardError, match="no barrier between"):
-            run(skipped)
+            barriers(monkeypatch, plan, arrays, skipped)
 
 
 @pytest.mark.parametrize("name", ["wait", "empty groups", "swizzle"])
@@ -200,6 +263,12 @@ def test_lines_fill_the_shared_memory():
     assert (places // maps.LINE == lines).all()
 
 
+def test_places_are_those_of_lines():
+    lines, chunks = np.divmod(np.arange(maps.LINES * 8, dtype=np.uint32), 8)
+    found = maps.place_word(maps.LINE * lines, 4 * chunks)
+    np.testing.assert_array_equal(found, maps.line_word(lines, chunks))
+
+
 @pytest.mark.parametrize("first", range(8))
 @pytest.mark.parametrize("chunk", range(8))
 def test_eight_lines_have_their_chunks_in_different_banks(first, chunk):
@@ -239,3 +308,34 @@ def test_tiles_of_common_images(target, expected):
     tile = maps.halo(*target, (2, 2))
     assert (tile.images, tile.rows, tile.columns) == expected
     assert prod(tile.grid(*target)) * maps.PIXELS == prod(target)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(
+    images=st.integers(1, 40),
+    height=st.integers(1, 70),
+    width=st.integers(1, 300),
+    reach=st.tuples(st.integers(0, 12), st.integers(0, 12)),
+    precision=st.sampled_from(PRECISIONS),
+)
+def test_exact_tiles_leave_nothing_over(images, height, width, reach, precision):
+    sizes = weights.SIZES[precision]
+    limits = sizes.pixels, sizes.lines, sizes.step
+    tile = maps.exact_halo(images, height, width, reach, *limits)
+    if tile is None:
+        return
+    pixels = tile.images * tile.rows * tile.columns
+    assert pixels <= sizes.pixels
+    assert tile.lines <= sizes.lines
+    assert pixels % sizes.step == tile.columns % 2 == 0
+    assert height % tile.rows == width % tile.columns == 0
+    assert tile.images == 1 or (tile.rows, tile.columns) == (height, width)
+
+
+@pytest.mark.parametrize("target", [(256, 32, 32), (256, 16, 16), (64, 8, 8)])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_exact_tiles_of_common_images_are_full(target, precision):
+    sizes = weights.SIZES[precision]
+    tile = maps.exact_halo(*target, (2, 2), sizes.pixels, sizes.lines, sizes.step)
+    assert tile is not None
+    assert tile.images * tile.rows * tile.columns == sizes.pixels
