@@ -139,7 +139,7 @@ def test_halo_grad_weights(precision, masked, capability, measure):
     assert found.count("HMMA") == found.counts[SHAPES[precision]]
     assert found.count("HMMA") in {36, 72}
     # Copies of a thread in a quarter, of the inputs and of the gradient with its mask.
-    inputs, grads = {"bfloat16": (3, 2), "tf32": (2, 1)}[precision]
+    inputs, grads = {"bfloat16": (4, 2), "tf32": (2, 1)}[precision]
     assert found.counts["LDG.E.128.CONSTANT"] == inputs + grads * (1 + masked)
     # Loads are begun before the products, and stored behind them.
     names = [name.split(".")[0] for name, _ in found.instructions]
