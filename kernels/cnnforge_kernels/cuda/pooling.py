@@ -110,8 +110,7 @@ def _backward(p: Pooling, maximum: bool, threads: int) -> Plan:
     kind, windows = p.kernel(maximum, True, threads), ()
     kernel = (windows_backward if side_by_side(kind) else pool_backward)(kind)
     if side_by_side(kind):
-        before = p.sizes[4:6]
-        windows = tuple(blocks(p.inputs[1 + a] + before[a], p.window[a]) for a in (0, 1))
+        windows = tuple(blocks(p.inputs[1 + a], p.window[a]) for a in (0, 1))
         tasks = p.inputs[0] * prod(windows) * (p.inputs[3] // p.vector)
     return Plan((launch(kernel, (blocks(tasks, threads),), *names, *p.sizes, tasks, *windows),))
 

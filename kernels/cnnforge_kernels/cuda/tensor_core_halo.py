@@ -30,7 +30,6 @@ from cnnforge_kernels.cuda.tensor_core_halo_maps import (
     STAGES,
     STEP,
     THREADS,
-    TOGETHER,
     WARP_PIXELS,
 )
 from cnnforge_kernels.cuda.tensor_core_maps import U, inlined
@@ -94,6 +93,7 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
     # Threads of a line, each of which copies four channels, and what they copy at once.
     ACROSS_LINE = TERMS // 4
     COPIED = THREADS // ACROSS_LINE
+    TOGETHER = maps.together(BFLOAT16, MASKED)
     FLYING = TOGETHER // COPIED
     AHEAD, PENDING = STAGES - 1, STAGES - 2
     STEP_COPIES = STEP // (4 * THREADS)

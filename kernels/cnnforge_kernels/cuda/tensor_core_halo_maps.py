@@ -33,14 +33,17 @@ WARP_PIXELS = PIXELS * 32 // THREADS
 LINE, LINES, STAGES = 32, 448, 3
 STEP = COLUMNS * LINE
 SHARED = LINES * LINE + STAGES * STEP
-# Lines that are copied with their loads in flight together.
-TOGETHER = 64
 _SHIFT = 20
 
 
 def terms(bfloat16: bool) -> int:
     """Channels of a line."""
     return 2 * LINE if bfloat16 else LINE
+
+
+def together(bfloat16: bool, masked: bool) -> int:
+    """Lines that are copied with their loads in flight together: what the registers hold."""
+    return 56 if bfloat16 and masked else 112
 
 
 def line_word(line: Any, chunk: Any) -> Any:

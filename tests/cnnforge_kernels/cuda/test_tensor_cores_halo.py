@@ -129,8 +129,9 @@ def test_each_pixel_is_copied_once_for_all_taps():
     counts = checks.check_forward(c, "bfloat16")
     tile = maps.halo(1, 20, 20, (2, 2))
     blocks = prod(tile.grid(1, 20, 20)) * 2
-    # In rounds of 64 lines; 16 threads for each, so that a block's threads copy 8 at once.
-    assert counts["store2_shared"] == blocks * -(-tile.lines // 64) * 8
+    # In rounds of so many lines; 16 threads for each, so that a block's threads copy 8 at once.
+    together = maps.together(bfloat16=True, masked=False)
+    assert counts["store2_shared"] == blocks * -(-tile.lines // together) * together // 8
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -247,6 +248,15 @@ def test_hazards_are_seen(monkeypatch, name):
             **{"inputs": checks.random(*c.inputs), "weights": checks.random(*c.weights)},
             outputs=checks.poisoned(*c.outputs),
         )
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_whole_rounds_of_copies_fill_the_lines(bfloat16, masked):
+    together = maps.together(bfloat16, masked)
+    assert maps.LINES % together == 0
+    # Each round has the same number of lines for every thread.
+    assert together % (maps.THREADS * 4 // maps.terms(bfloat16)) == 0
 
 
 def test_quotients_of_all_lines():
