@@ -20,13 +20,8 @@ from cnnforge_kernels.cuda.tensor_core_halo_maps import (
     reciprocal,
     terms,
 )
-from cnnforge_kernels.cuda.tensor_core_halo_weights import (
-    CHANNELS,
-    FILTERS,
-    SIZES,
-    TAPS,
-    halo_grad_weights,
-)
+from cnnforge_kernels.cuda.tensor_core_halo_steps import CHANNELS, FILTERS, SIZES, TAPS
+from cnnforge_kernels.cuda.tensor_core_halo_weights import halo_grad_weights
 from cnnforge_kernels.cuda.tensor_core_pack import pack
 
 # The general kernel issues about five times as many instructions for a product. Where a smaller

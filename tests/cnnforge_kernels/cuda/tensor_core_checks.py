@@ -13,6 +13,7 @@ from cnnforge_kernels import reference
 from cnnforge_kernels.cuda import tensor_core_convolution as convolution
 from cnnforge_kernels.cuda import tensor_core_grad_weights as grad_weights
 from cnnforge_kernels.cuda import tensor_core_halo as halo
+from cnnforge_kernels.cuda import tensor_core_halo_steps as halo_steps
 from cnnforge_kernels.cuda import tensor_core_halo_weights as halo_weights
 from cnnforge_kernels.cuda import tensor_core_pack as pack
 from cnnforge_kernels.cuda import tensor_core_steps as steps
@@ -29,7 +30,7 @@ def _load(name: str) -> ModuleType:
 
 
 emulator = _load("warp_emulator")
-MODULES = convolution, grad_weights, steps, halo, halo_weights, pack
+MODULES = convolution, grad_weights, steps, halo, halo_steps, halo_weights, pack
 ROUND = {"tf32": emulator.round_tf32, "bfloat16": emulator.round_bfloat16}
 # Relative error of one rounding: 11 and 8 bits of significand.
 UNIT = {"tf32": 2.0**-11, "bfloat16": 2.0**-8}
