@@ -2,8 +2,8 @@
 
 The general kernel (``tensor_core_convolution.py``) copies a pixel of the source once for each tap
 of the window and rounds it each time it is read. Here it is copied and rounded once for all taps;
-what is left of the inner loop are loads of fragments and products. In machine code for sm_90, 32
-products of the same size take 48 instructions instead of 341 (tf32) and 504 (bfloat16).
+what is left of the inner loop are loads of fragments and products. In machine code for sm_90 that
+is 2.0 instructions for each product, where the general kernel has 9.5 (tf32) and 13.7 (bfloat16).
 
 The gradient of the inputs is the same convolution with the window turned around, other padding and
 a ReLU's mask at its source: ``tensor_core_pack.py`` turns the weights.

@@ -24,8 +24,8 @@ from cnnforge_kernels.cuda.tensor_core_halo_steps import CHANNELS, FILTERS, SIZE
 from cnnforge_kernels.cuda.tensor_core_halo_weights import halo_grad_weights
 from cnnforge_kernels.cuda.tensor_core_pack import pack
 
-# The general kernel issues about five times as many instructions for a product. Where a smaller
-# share of a tile's products is asked for, it is expected to be ahead.
+# The general kernel issues at least three times as many instructions for a product, copies
+# included. Where a smaller share of a tile's products is asked for, it is expected to be ahead.
 _LEAST_SHARE = 0.4
 # One for each multiprocessor of a large device; not that device's own number: a result shall not
 # depend on where it is computed.
