@@ -28,6 +28,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from cnnforge_disk_cache import share_disk_cache
+
 KERNEL_SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int64)
 _SLOTS = 1 << 15
 _LINE_FLOATS = 16
@@ -35,6 +37,8 @@ _table = np.zeros(_SLOTS, np.int64)
 _factories: list[tuple[int, int, Callable[[int], Any]]] = []
 _kept: list[Any] = []
 _compiling = threading.RLock()
+# Before the first function is made: all that is compiled for kernels comes through this module.
+share_disk_cache()
 
 
 def vector_lanes() -> int:

@@ -5,6 +5,9 @@ writes it anew for each of them. Two processes that read it at the same time giv
 two variants: one is then found under the key of the other. A call of the wrong one is an error, or,
 where they differ in what they close over, as kernels do, a wrong result, and it stays on the disk.
 So who adds a variant keeps the others out, and writes the code before the index that names it.
+
+A package of its own: both the kernels and the core compile to that cache, and neither knows the
+other.
 """
 
 from __future__ import annotations
@@ -33,7 +36,11 @@ _PATIENCE = 1.0
 
 
 def share_disk_cache() -> None:
-    """Have all functions of this process written to the disk cache one process at a time."""
+    """Have all functions of this process written to the disk cache one process at a time.
+
+    For all of Numba in this process, and not reversed: a function of somebody else's may call a
+    kernel, and is then kept with it. May be called several times.
+    """
     caching.IndexDataCacheFile.save = _save
 
 
