@@ -74,3 +74,32 @@ def test_many_callers_at_once():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+INTERRUPTED = textwrap.dedent("""
+    import os, signal
+    from cnnforge_kernels.cpu.compiled import kernel_address, kernel_family
+
+    @kernel_family(1)
+    def slot(number):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    try:
+        kernel_address(slot)
+    except RuntimeError as error:
+        print(error)
+""")
+
+
+def test_an_interrupt_while_a_kernel_is_compiled_is_called_so(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (done.stdout, done.stderr) == (
+        "interrupted while a kernel of cnnforge was compiled\n",
+        "",
+    )

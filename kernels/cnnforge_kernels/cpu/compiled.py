@@ -33,6 +33,8 @@ from cnnforge_disk_cache import share_disk_cache
 KERNEL_SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int64)
 _SLOTS = 1 << 15
 _LINE_FLOATS = 16
+# No address of a kernel.
+_INTERRUPTED = -1
 _table = np.zeros(_SLOTS, np.int64)
 _factories: list[tuple[int, int, Callable[[int], Any]]] = []
 _kept: list[Any] = []
@@ -148,6 +150,9 @@ def _compile_on_miss(slot: int) -> int:
     # What a callback raises is lost, and what it then returns to compiled code is undefined.
     try:
         return compile_kernel(slot)
+    except KeyboardInterrupt:
+        # Nothing is wrong, and nothing to be shown.
+        return _INTERRUPTED
     except BaseException:
         traceback.print_exc()
         return 0
@@ -274,6 +279,9 @@ def kernel_address(slot: int) -> int:
     address = load_int64(_kernel_table() + 8 * slot)
     if address == 0:
         address = _compile_kernel(slot)
-    if address == 0:
-        raise RuntimeError("a kernel of cnnforge could not be compiled: see the messages above")
+        if address == 0:
+            raise RuntimeError("a kernel of cnnforge could not be compiled: see the messages above")
+        if address == _INTERRUPTED:
+            # Compiled code can raise no KeyboardInterrupt.
+            raise RuntimeError("interrupted while a kernel of cnnforge was compiled")
     return address
