@@ -12,6 +12,7 @@ import ctypes
 import hashlib
 import os
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from cnnforge_disk_cache import share_disk_cache
+from cnnforge_disk_cache import share_disk_cache, temporary_folder
 
 KERNEL_SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int64)
 _SLOTS = 1 << 16
@@ -89,7 +90,14 @@ def _cache_directory() -> str:
         base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "cnnforge"
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnnforge"
-    return str(base / f"kernels-{_state()}")
+    folder = base / f"kernels-{_state()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        # Numba would take a folder beside the sources, which is not one for each state of them.
+        return os.path.join(temporary_folder(str(folder), error.strerror), folder.name)
+    return str(folder)
 
 
 @contextlib.contextmanager
