@@ -28,7 +28,7 @@ from cnnforge_kernels.cuda.plans import (
     offer,
     slices,
 )
-from cnnforge_kernels.cuda.reduce import reduce_slices
+from cnnforge_kernels.cuda.reduce import reduce_slices, shares_of
 
 _DIRECT_CHANNELS, _DIRECT_FILTERS = 8, 32
 # From large to small; a larger one is taken where it still makes enough blocks.
@@ -258,10 +258,11 @@ def _gemm_weights(kind: GemmWeights, c: Convolution, mask: str) -> Plan:
 
 
 def _reduction(c: Convolution, floats: int, count: int) -> Launch:
-    kernel = reduce_slices()
+    shares = shares_of(count)
+    kernel = reduce_slices(shares)
     return launch(
         kernel,
-        (blocks(floats, kernel.threads),),
+        (blocks(floats, kernel.threads // shares),),
         *("scratch", "grad_weights", "grad_bias"),
         *(prod(c.weights), floats, count),
     )
