@@ -16,6 +16,7 @@ from typing import Any
 from cnnforge_kernels.cuda.convolution import Convolution as Convolution
 from cnnforge_kernels.cuda.depthwise import Depthwise, depthwise, depthwise_backward
 from cnnforge_kernels.cuda.direct import Direct, direct
+from cnnforge_kernels.cuda.direct_weights import DirectWeights, direct_weights, fitting
 from cnnforge_kernels.cuda.gather import Gather, gather_weights
 from cnnforge_kernels.cuda.gemm import Gemm, Tile, gemm
 from cnnforge_kernels.cuda.gemm_weights import GemmWeights, WeightsTile, gemm_weights
@@ -234,7 +235,9 @@ def grad_weights(c: Convolution, relu: bool) -> Plan:
         kind = Gather(**c.constants, **c.group, relu=relu)
         names = "inputs", "grad_outputs", mask, "grad_outputs"
         return offer(problem, gathered(kind, c, c.outputs, names))
-    options = {}
+    kind = DirectWeights(**c.constants, **c.group, relu=relu)
+    names = "inputs", "grad_outputs", mask, "grad_outputs"
+    options = directly(kind, c, c.outputs, names)
     usual = _weights_tile(prod(c.weights[:3]), c.weights[3] // c.groups)
     for tile in _usual_first(usual, WEIGHTS_TILES):
         kind = GemmWeights(**c.constants, **c.group, tile=tile, relu=relu)
@@ -266,6 +269,37 @@ def _reduction(c: Convolution, floats: int, count: int) -> Launch:
         *("scratch", "grad_weights", "grad_bias"),
         *(prod(c.weights), floats, count),
     )
+
+
+def directly(
+    kind: DirectWeights, c: Convolution, grads: Shape, names: tuple[str, ...]
+) -> dict[str, Callable[[], Plan]]:
+    """The plans of a direct gradient of the weights, by configuration; none for many channels.
+
+    The arguments are those of ``gathered``.
+    """
+    fitted = fitting(kind, *grads[1:3])
+    if fitted is None:
+        return {}
+    return {f"direct {fitted.area}": partial(_direct_weights, fitted, c, grads, names)}
+
+
+def _direct_weights(
+    kind: DirectWeights, c: Convolution, grads: Shape, names: tuple[str, ...]
+) -> Plan:
+    down, across = (blocks(grads[1 + a], kind.area[a]) for a in (0, 1))
+    tiles, floats = c.inputs[0] * down * across, prod(c.weights) + c.weights[3]
+    count, each = slices(tiles, 2 * c.groups, floats, 1)
+    first = launch(
+        direct_weights(kind),
+        (c.groups, count),
+        *(*names, "scratch"),
+        *c.inputs[1:3],
+        *grads[1:3],
+        *c.padding,
+        *(down, across, tiles, each, floats),
+    )
+    return Plan((first, _reduction(c, floats, count)), count * floats)
 
 
 def gathered(

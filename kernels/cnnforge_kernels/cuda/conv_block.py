@@ -11,8 +11,9 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from math import prod
 
-from cnnforge_kernels.cuda.conv2d import THREADS, Convolution, gathered, launch_direct
+from cnnforge_kernels.cuda.conv2d import THREADS, Convolution, directly, gathered, launch_direct
 from cnnforge_kernels.cuda.direct import NO_WINNER, Direct
+from cnnforge_kernels.cuda.direct_weights import DirectWeights
 from cnnforge_kernels.cuda.gather import Gather
 from cnnforge_kernels.cuda.plans import Pair, Plan, Shape, blocks, launch, offer
 from cnnforge_kernels.cuda.scatter import Scatter, scatter_inputs
@@ -116,7 +117,9 @@ def grad_weights(c: Convolution, pool_size: Pair) -> Plan:
     if not prod(c.weights):
         return Plan()
     _check(c, pool_size)
-    kind = Gather(**c.constants, **c.group, pool=pool_size)
     names = ("inputs", "grad_outputs", "grad_outputs", "winners")
     problem = f"conv_block_grad_weights {c} pool_size={pool_size}"
-    return offer(problem, gathered(kind, c, pooled(c, pool_size), names))
+    constants = {**c.constants, **c.group, "pool": pool_size}
+    options = directly(DirectWeights(**constants), c, pooled(c, pool_size), names)
+    options |= gathered(Gather(**constants), c, pooled(c, pool_size), names)
+    return offer(problem, options)
