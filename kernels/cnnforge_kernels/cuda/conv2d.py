@@ -16,6 +16,8 @@ from typing import Any
 from cnnforge_kernels.cuda.convolution import Convolution as Convolution
 from cnnforge_kernels.cuda.depthwise import Depthwise, depthwise, depthwise_backward
 from cnnforge_kernels.cuda.direct import Direct, direct
+from cnnforge_kernels.cuda.direct_inputs import DirectInputs, direct_inputs
+from cnnforge_kernels.cuda.direct_inputs import fitting as fitting_inputs
 from cnnforge_kernels.cuda.direct_weights import DirectWeights, direct_weights, fitting
 from cnnforge_kernels.cuda.gather import Gather, gather_weights
 from cnnforge_kernels.cuda.gemm import Gemm, Tile, gemm
@@ -32,6 +34,7 @@ from cnnforge_kernels.cuda.plans import (
 from cnnforge_kernels.cuda.reduce import reduce_slices, shares_of
 
 _DIRECT_CHANNELS, _DIRECT_FILTERS = 8, 32
+_DIRECT_INPUTS_CHANNELS = 32
 # From large to small; a larger one is taken where it still makes enough blocks.
 TILES = (
     Tile(128, 128, 8, 8),
@@ -186,6 +189,9 @@ def grad_inputs(c: Convolution, relu: bool) -> Plan:
                 _depthwise_backward, replace(kind, threads=it), c, mask
             )
         return offer(problem, options)
+    direct = DirectInputs(**c.constants, **c.group, relu=relu)
+    names = "grad_outputs", mask, "grad_outputs", "weights", "grad_inputs"
+    options |= inputs_directly(direct, c, c.outputs[1:3], names)
     phases = c.strides[0] * c.strides[1]
     usual = _tile(prod(c.inputs[:3]) // phases, c.weights[2])
     for tile in _usual_first(usual, TILES):
@@ -193,6 +199,49 @@ def grad_inputs(c: Convolution, relu: bool) -> Plan:
         names = "grad_outputs", mask, "grad_inputs"
         options[f"product {tile.name}"] = partial(_gemm, kind, c, names)
     return offer(problem, options)
+
+
+def inputs_directly(
+    kind: DirectInputs, c: Convolution, rows_columns: Shape, names: tuple[str, ...]
+) -> dict[str, Callable[[], Plan]]:
+    """The plans of a direct gradient of the inputs, by configuration; none for many channels.
+
+    Args:
+        kind: the kernel's constants.
+        c: the convolution.
+        rows_columns: of the upstream gradient.
+        names: of upstream gradient, mask, winners, weights and the gradient.
+    """
+    if kind.channels > _DIRECT_INPUTS_CHANNELS:
+        return {}
+    # Cells of strides[0] x strides[1] inputs, counted from the padding's beginning.
+    cells = [
+        (c.inputs[1 + a] - 1 + c.padding[a]) // c.strides[a] - c.padding[a] // c.strides[a] + 1
+        for a in (0, 1)
+    ]
+    fitted = fitting_inputs(kind, c.inputs[0] * c.groups, *cells)
+    if fitted is None:
+        return {}
+    name = f"direct {fitted.area}, filters {fitted.chunk}, shares {fitted.shares}"
+    down = blocks(cells[0], fitted.area[0])
+    across = blocks(cells[1], fitted.area[1] * fitted.cells)
+
+    def plan() -> Plan:
+        return Plan(
+            (
+                launch(
+                    direct_inputs(fitted),
+                    (c.inputs[0] * down * across, c.groups),
+                    *names,
+                    *c.inputs[1:3],
+                    *rows_columns,
+                    *c.padding,
+                    *(down, across),
+                ),
+            )
+        )
+
+    return {name: plan}
 
 
 def _depthwise_backward(kind: Depthwise, c: Convolution, mask: str) -> Plan:

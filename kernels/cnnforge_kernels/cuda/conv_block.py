@@ -11,8 +11,16 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from math import prod
 
-from cnnforge_kernels.cuda.conv2d import THREADS, Convolution, directly, gathered, launch_direct
+from cnnforge_kernels.cuda.conv2d import (
+    THREADS,
+    Convolution,
+    directly,
+    gathered,
+    inputs_directly,
+    launch_direct,
+)
 from cnnforge_kernels.cuda.direct import NO_WINNER, Direct
+from cnnforge_kernels.cuda.direct_inputs import DirectInputs
 from cnnforge_kernels.cuda.direct_weights import DirectWeights
 from cnnforge_kernels.cuda.gather import Gather
 from cnnforge_kernels.cuda.plans import Pair, Plan, Shape, blocks, launch, offer
@@ -76,14 +84,17 @@ def grad_inputs(c: Convolution, pool_size: Pair) -> Plan:
     if not prod(c.inputs):
         return Plan()
     _check(c, pool_size)
-    kind = Scatter(**c.constants, **c.group, pool=pool_size)
-    if not kind.possible:
-        raise _too_large(kind.window)
+    constants = {**c.constants, **c.group, "pool": pool_size}
     problem = f"conv_block_grad_inputs {c} pool_size={pool_size}"
-    return offer(
-        problem,
-        {f"threads {it}": partial(_scatter, replace(kind, threads=it), c) for it in THREADS},
-    )
+    names = "grad_outputs", "grad_outputs", "winners", "weights", "grad_inputs"
+    options = inputs_directly(DirectInputs(**constants), c, pooled(c, pool_size)[1:3], names)
+    kind = Scatter(**constants)
+    if kind.possible:
+        for it in THREADS:
+            options[f"threads {it}"] = partial(_scatter, replace(kind, threads=it), c)
+    if not options:
+        raise _too_large(kind.window)
+    return offer(problem, options)
 
 
 def _scatter(kind: Scatter, c: Convolution) -> Plan:
