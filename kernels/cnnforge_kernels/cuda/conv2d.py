@@ -18,11 +18,17 @@ from cnnforge_kernels.cuda.depthwise import Depthwise, depthwise, depthwise_back
 from cnnforge_kernels.cuda.direct import Direct, direct
 from cnnforge_kernels.cuda.direct_inputs import DirectInputs, direct_inputs
 from cnnforge_kernels.cuda.direct_inputs import fitting as fitting_inputs
-from cnnforge_kernels.cuda.direct_weights import DirectWeights, direct_weights, fitting
+from cnnforge_kernels.cuda.direct_weights import (
+    MOST_SLICES,
+    DirectWeights,
+    direct_weights,
+    fitting,
+)
 from cnnforge_kernels.cuda.gather import Gather, gather_weights
 from cnnforge_kernels.cuda.gemm import Gemm, Tile, gemm
 from cnnforge_kernels.cuda.gemm_weights import GemmWeights, WeightsTile, gemm_weights
 from cnnforge_kernels.cuda.plans import (
+    BLOCKS,
     Launch,
     Plan,
     Shape,
@@ -33,7 +39,7 @@ from cnnforge_kernels.cuda.plans import (
 )
 from cnnforge_kernels.cuda.reduce import reduce_slices, shares_of
 
-_DIRECT_CHANNELS, _DIRECT_FILTERS = 8, 32
+_DIRECT_CHANNELS, _DIRECT_FILTERS = 16, 32
 _DIRECT_INPUTS_CHANNELS = 32
 # From large to small; a larger one is taken where it still makes enough blocks.
 TILES = (
@@ -117,7 +123,7 @@ def _direct(kind: Direct, c: Convolution) -> Plan:
 def launch_direct(kind: Direct, c: Convolution, rows_columns: Shape, bias: str) -> Launch:
     """The launch of a direct kernel whose outputs have so many rows and columns."""
     rows, columns = rows_columns
-    down, across = rows, columns
+    down, across = rows, blocks(columns, kind.windows)
     winners = "winners"
     if kind.pool is None:
         down, across = blocks(rows, kind.cells[0]), blocks(columns, kind.cells[1])
@@ -125,7 +131,7 @@ def launch_direct(kind: Direct, c: Convolution, rows_columns: Shape, bias: str) 
     tiles = c.inputs[0] * down * across
     return launch(
         direct(kind),
-        (blocks(tiles, kind.threads), kind.filter_blocks * kind.groups),
+        (blocks(tiles * kind.lanes, kind.threads), kind.filter_blocks // kind.lanes * kind.groups),
         *("inputs", "weights", bias, "outputs", winners),
         *c.inputs[1:3],
         *(rows, columns, down, across),
@@ -327,7 +333,7 @@ def directly(
 
     The arguments are those of ``gathered``.
     """
-    fitted = fitting(kind, *grads[1:3])
+    fitted = fitting(kind, *grads[:3])
     if fitted is None:
         return {}
     return {f"direct {fitted.area}": partial(_direct_weights, fitted, c, grads, names)}
@@ -338,7 +344,7 @@ def _direct_weights(
 ) -> Plan:
     down, across = (blocks(grads[1 + a], kind.area[a]) for a in (0, 1))
     tiles, floats = c.inputs[0] * down * across, prod(c.weights) + c.weights[3]
-    count, each = slices(tiles, 2 * c.groups, floats, 1)
+    count, each = slices(tiles, BLOCKS // MOST_SLICES * c.groups, floats, 1)
     first = launch(
         direct_weights(kind),
         (c.groups, count),

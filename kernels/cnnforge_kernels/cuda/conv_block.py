@@ -26,6 +26,9 @@ from cnnforge_kernels.cuda.gather import Gather
 from cnnforge_kernels.cuda.plans import Pair, Plan, Shape, blocks, launch, offer
 from cnnforge_kernels.cuda.scatter import Scatter, scatter_inputs
 
+# Eight blocks of 128 threads for each multiprocessor of a large device.
+_MANY_THREADS = 1 << 17
+
 
 def pooled(c: Convolution, pool_size: Pair) -> Shape:
     """The shape of the op's outputs, (N, PH, PW, F)."""
@@ -64,10 +67,19 @@ def forward(c: Convolution, pool_size: Pair, bias: bool) -> Plan:
     if not kind.possible:
         raise _too_large(kind.window)
     problem = f"conv_block {c} pool_size={pool_size} bias={bias}"
-    return offer(
-        problem,
-        {f"threads {it}": partial(_direct, replace(kind, threads=it), c, shape) for it in THREADS},
-    )
+    options = {
+        f"threads {it}": partial(_direct, replace(kind, threads=it), c, shape) for it in THREADS
+    }
+    paired = kind.paired
+    if paired is not None:
+        two = {
+            f"two windows, {name}": partial(_direct, replace(paired, threads=it), c, shape)
+            for it, name in zip(THREADS, options, strict=True)
+        }
+        # Half as many threads still fill a large device.
+        many = prod(shape[:3]) * kind.filter_blocks >= _MANY_THREADS
+        options = two | options if many else options | two
+    return offer(problem, options)
 
 
 def _direct(kind: Direct, c: Convolution, shape: Shape) -> Plan:

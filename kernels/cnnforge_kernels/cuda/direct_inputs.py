@@ -19,7 +19,6 @@ from math import prod
 
 import numpy as np
 
-from cnnforge_kernels.cuda.direct import NO_WINNER
 from cnnforge_kernels.cuda.jit import Kernel, cuda, kernel
 from cnnforge_kernels.cuda.kinds import Kind, size_of
 from cnnforge_kernels.cuda.memory import divide, load4, load4_bytes, store4
@@ -214,9 +213,13 @@ def direct_inputs(c: DirectInputs) -> Kernel:
     # address. PARTS of a row, rows at a time, loads under way at a time.
     LANES = CHUNK // V
     COPIES = THREADS // LANES
-    PARTS, ROWS = -(-GW // COPIES), max(COPIES // GW, 1)
+    COPIED_H, COPIED_W = (
+        size if pool == 1 else (size + pool - 2) // pool + 1 for size, pool in ((GH, PH), (GW, PW))
+    )
+    PARTS, ROWS = -(-COPIED_W // COPIES), max(COPIES // COPIED_W, 1)
+    BEFORE_H, BEFORE_W = (MR - 1) * DR // PH + 1, (MC - 1) * DC // PW + 1
     BATCH = 2 if POOLED else 4
-    VALUES = BATCH * V
+    VALUES = max(BATCH * V, 4)
     WEIGHTS, WEIGHT_LOADS = c.weight_floats, c.weight_floats // V
     SHARED = c.shared_floats
     WIDTH = CELLS + (MC - 1) * DC
@@ -251,7 +254,10 @@ def direct_inputs(c: DirectInputs) -> Kernel:
         acc = cuda.local.array(SUMS, float32)
         patch = cuda.local.array(PATCH, float32)
         value = cuda.local.array(VALUES, float32)
-        cell = cuda.local.array(4, int32)
+        cell = cuda.local.array(VALUES, int32)
+        routed = cuda.local.array(V, float32)
+        places = cuda.local.array(PW, int32)
+        there = cuda.local.array(PW, int32)
         thread = int32(cuda.threadIdx.x)
         group = int32(cuda.blockIdx.y)
         line = divide(cuda.blockIdx.x, tiles_across)
@@ -268,10 +274,13 @@ def direct_inputs(c: DirectInputs) -> Kernel:
         beside = int32(rest - down * AREA_W)
         copy = divide(thread, LANES)
         f0 = int32((thread - copy * LANES) * V)
-        copy_row = divide(copy, GW)
-        copy_column = int32(copy - copy_row * GW)
+        copy_row = divide(copy, COPIED_W)
+        copy_column = int32(copy - copy_row * COPIED_W)
         first_row = int32(cell_row - (MR - 1) * DR)
         first_column = int32(cell_column - (MC - 1) * DC)
+        # Rounded towards minus infinity.
+        pooled_row = int32(divide(first_row + BEFORE_H * PH, PH) - BEFORE_H)
+        pooled_column = int32(divide(first_column + BEFORE_W * PW, PW) - BEFORE_W)
         source = int64(image) * (rows * columns * ALL_FILTERS) + group * FILTERS
         for a in range(SUMS):
             acc[a] = float32(0)
@@ -297,28 +306,28 @@ def direct_inputs(c: DirectInputs) -> Kernel:
                         x = weights[place]
                     shared[uint32(e)] = x
             for part in range(PARTS):
-                x = int32(part * COPIES + copy_column)
-                column = int32(first_column + x)
-                # Python would shift a negative column to a positive one.
-                at = divide(max(column, 0), PW)
-                cell_beside = int32(column - at * PW)
-                inside = column >= 0 and at < columns and chunk + f0 < FILTERS
-                gap = int32(0)
-                if CELLS > 1:
-                    gap = divide(x, CELLS)
+                at = int32(part * COPIES + copy_column)
+                column = int32(pooled_column + at)
+                inside = uint32(column) < uint32(columns) and chunk + f0 < FILTERS
                 quad = divide(f0, 4)
-                t = int32(quad * PLANE + copy_row * LINE + x + gap) * 4
-                t = int32(t + WEIGHTS + f0 - 4 * quad)
-                y = copy_row
-                if x < GW and copy_row < ROWS:
-                    while y < GH:
+                for q in range(PW):
+                    # Beside the tile, only behind a pool; at negative columns, too.
+                    x = int32(column * PW + q - first_column)
+                    there[q] = int32(PW == 1 or uint32(x) < uint32(GW))
+                    if CELLS > 1:
+                        x = int32(x + divide(max(x, 0), CELLS))
+                    x = int32(quad * PLANE + x)
+                    places[q] = int32(WEIGHTS + f0 - 4 * quad + 4 * x)
+                copied = copy_row
+                if at < COPIED_W and copy_row < ROWS:
+                    while copied < COPIED_H:
                         for n in range(BATCH):
                             for v in range(V):
                                 value[n * V + v] = float32(0)
-                            row = int32(first_row + y + n * ROWS)
-                            pooled = divide(max(row, 0), PH)
-                            if inside and row >= 0 and pooled < rows:
-                                place = int32(pooled * columns + at)
+                                cell[n * V + v] = int32(0)
+                            row = int32(pooled_row + copied + n * ROWS)
+                            if inside and uint32(row) < uint32(rows):
+                                place = int32(row * columns + column)
                                 place = source + int64(place) * ALL_FILTERS + int32(chunk + f0)
                                 if V == 4:
                                     g = load4(grads, place)
@@ -331,35 +340,37 @@ def direct_inputs(c: DirectInputs) -> Kernel:
                                                 value[n * 4 + v] = float32(0)
                                     if POOLED:
                                         k = load4_bytes(winners, place)
-                                        cell[0], cell[1], cell[2], cell[3] = k[0], k[1], k[2], k[3]
+                                        cell[n * 4], cell[n * 4 + 1] = k[0], k[1]
+                                        cell[n * 4 + 2], cell[n * 4 + 3] = k[2], k[3]
                                 else:
                                     value[n] = grads[place]
                                     if RELU and not mask[place] > float32(0):
                                         value[n] = float32(0)
                                     if POOLED:
-                                        cell[0] = int32(winners[place])
-                                if POOLED:
-                                    here = int32((row - pooled * PH) * PW + cell_beside)
-                                    for v in range(V):
-                                        if cell[v] != here:
-                                            value[n * V + v] = float32(0)
+                                        cell[n] = int32(winners[place])
                         for n in range(BATCH):
-                            u = uint32(t + n * ROWS * LINE * 4)
-                            if int32(y + n * ROWS) < GH:
-                                if V == 4:
-                                    k = n * 4
-                                    store4(
-                                        shared,
-                                        u,
-                                        value[k],
-                                        value[k + 1],
-                                        value[k + 2],
-                                        value[k + 3],
-                                    )
-                                else:
-                                    shared[u] = value[n]
-                        y = int32(y + BATCH * ROWS)
-                        t = int32(t + BATCH * ROWS * LINE * 4)
+                            for p in range(PH):
+                                y = int32((pooled_row + copied + n * ROWS) * PH + p - first_row)
+                                if uint32(y) < uint32(GH):
+                                    for q in range(PW):
+                                        for v in range(V):
+                                            routed[v] = value[n * V + v]
+                                            if POOLED and cell[n * V + v] != p * PW + q:
+                                                routed[v] = float32(0)
+                                        t = uint32(places[q] + y * (LINE * 4))
+                                        if there[q] != 0:
+                                            if V == 4:
+                                                store4(
+                                                    shared,
+                                                    t,
+                                                    routed[0],
+                                                    routed[1],
+                                                    routed[2],
+                                                    routed[3],
+                                                )
+                                            else:
+                                                shared[t] = routed[0]
+                        copied = int32(copied + BATCH * ROWS)
             cuda.syncthreads()
             if thread < WORKERS:
                 quad = share
@@ -382,15 +393,20 @@ def direct_inputs(c: DirectInputs) -> Kernel:
                                 for ch in range(CT):
                                     k = (p * KW + j) * (CP * CHUNK) + ch * CHUNK
                                     w = load4(shared, w0 + uint32(k))
-                                    q = j % SC
+                                    q = int32(j - divide(j, SC) * SC)
                                     # The first cell's tap 0 meets the column behind the others.
-                                    n = (MC - 1 - j // SC) * DC
+                                    n = int32((MC - 1 - divide(j, SC)) * DC)
                                     for b in range(CELLS):
                                         t = ((p * SC + q) * CELLS + b) * CT + ch
-                                        acc[t] += patch[(n + b) * 4] * w[0]
-                                        acc[t] += patch[(n + b) * 4 + 1] * w[1]
-                                        acc[t] += patch[(n + b) * 4 + 2] * w[2]
-                                        acc[t] += patch[(n + b) * 4 + 3] * w[3]
+                                        k = (n + b) * 4
+                                        # One statement: four are too long to be unrolled.
+                                        acc[t] = (
+                                            acc[t]
+                                            + patch[k] * w[0]
+                                            + patch[k + 1] * w[1]
+                                            + patch[k + 2] * w[2]
+                                            + patch[k + 3] * w[3]
+                                        )
                         w0 = uint32(w0 + uint32(SR * KW * CP * CHUNK))
                         g0 = int32(g0 - DR * LINE * 4)
                     quad = int32(quad + SHARES)

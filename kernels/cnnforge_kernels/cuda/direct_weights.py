@@ -34,6 +34,11 @@ _MOST_UNITS, _MOST_THREADS = 192, 256
 # Of 48 KiB, so that several blocks fit on a multiprocessor.
 _SHARED_FLOATS = 10240
 _MOST_COLUMNS = 64
+MOST_SLICES = 512
+# Of a large device, and the warps of one that hide what each of them waits for.
+_MULTIPROCESSORS, _ENOUGH_WARPS = 132, 8
+# Instructions that a tile takes whatever its size.
+_TILE_COST = 400
 
 
 def _line(floats: int) -> int:
@@ -86,14 +91,32 @@ class DirectWeights(Kind):
         """Threads that share all weights."""
         return self.window[0] * self.channel_units * self.filter_units
 
+    def _step_cost(self, step: int) -> int:
+        """Products and loads of a step."""
+        wide = self.vector == 4
+        patch = (step - 1) * self.strides[1] + (self.window[1] - 1) * self.dilation[1] + 1
+        return step * (self.sums + self.filter_tile // 4) + patch * (
+            1 if wide else self.channel_tile
+        )
+
     @property
     def step(self) -> int:
-        """Pixels whose products a thread computes together."""
-        for step in (4, 2):
-            patch = (step - 1) * self.strides[1] + (self.window[1] - 1) * self.dilation[1] + 1
-            if patch * self.channel_tile <= _PATCH_FLOATS and step * self.sums <= _PRODUCTS:
-                return step
-        return 1
+        """Pixels whose products a thread computes together: those that take least for a row."""
+        width = self.area[1] * (self.pool or (1, 1))[1]
+        reach = (self.window[1] - 1) * self.dilation[1] + 1
+        fitting = [
+            step
+            for step in (4, 2)
+            if ((step - 1) * self.strides[1] + reach) * self.channel_tile <= _PATCH_FLOATS
+            and step * self.sums <= _PRODUCTS
+        ]
+        return min([*fitting, 1], key=lambda step: -(-width // step) * self._step_cost(step))
+
+    @property
+    def cost(self) -> int:
+        """About how many instructions the warps of a block issue for a tile."""
+        passes, steps = -(-self.cells[0] // self.segments), self.cells[1] // self.step
+        return self.threads * (passes * steps * self._step_cost(self.step) + _TILE_COST)
 
     @property
     def cells(self) -> tuple[int, int]:
@@ -105,7 +128,8 @@ class DirectWeights(Kind):
     @property
     def segments(self) -> int:
         """Threads that share the pixels of a tile, row by row."""
-        return max(min(self.cells[0], _MOST_THREADS // self.units), 1)
+        passes = -(-self.cells[0] // max(_MOST_THREADS // self.units, 1))
+        return -(-self.cells[0] // passes)
 
     @property
     def threads(self) -> int:
@@ -156,8 +180,8 @@ class DirectWeights(Kind):
         return self.named(kind, size_of("pool", self.pool), size_of("direct", self.area))
 
 
-def fitting(c: DirectWeights, rows: int, columns: int) -> DirectWeights | None:
-    """The kind with the tile for so many rows and columns of upstream gradients.
+def fitting(c: DirectWeights, images: int, rows: int, columns: int) -> DirectWeights | None:
+    """The kind with the tile for so many images, and rows and columns of their upstream gradients.
 
     Returns:
         ``None`` where none fits.
@@ -166,16 +190,22 @@ def fitting(c: DirectWeights, rows: int, columns: int) -> DirectWeights | None:
         return None
     # An image may have no outputs: then the gradients are zero.
     rows, columns = max(rows, 1), max(columns, 1)
-    down, across = c.pool or (1, 1)
-    parts = -(-columns * across // _MOST_COLUMNS)
-    most = max(_MOST_THREADS // c.units // down, 1)
-    # Of the rows that fit the fewest tiles, and for these the fewest rows.
-    for tiles in range(-(-rows // most), rows + 1):
-        made = replace(c, area=(-(-rows // tiles), -(-columns // parts)))
+    parts = -(-columns * (c.pool or (1, 1))[1] // _MOST_COLUMNS)
+    found = []
+    for area_rows in range(1, rows + 1):
+        made = replace(c, area=(area_rows, -(-columns // parts)))
         lanes = c.filter_units * c.filter_tile
         if made.shared_floats <= _SHARED_FLOATS and lanes <= made.threads:
-            return made
-    return None
+            found.append((_time(made, images * -(-rows // area_rows) * parts), -area_rows, made))
+    return min(found, key=lambda it: it[:2])[2] if found else None
+
+
+def _time(c: DirectWeights, tiles: int) -> float:
+    """About how long the fullest multiprocessor takes, of no unit."""
+    count = max(min(tiles, MOST_SLICES), 1)
+    each = -(-tiles // count)
+    resident = -(-count // _MULTIPROCESSORS)
+    return resident * each * c.cost / min(resident * c.threads // 32, _ENOUGH_WARPS)
 
 
 @cache
@@ -201,6 +231,7 @@ def direct_weights(c: DirectWeights) -> Kernel:
     DOWN, ACROSS = c.cells
     # Pooled or not, columns of the copied gradient, those beyond the area included.
     COPIED_W = -(-ACROSS // PW)
+    EVEN = ACROSS % PW == 0
     XH = c.patch[0]
     VX, VG = c.vector, 4 if c.wide else 1
     XC, GC, X_LINE, LINE = CHANNEL_UNITS * CT, FILTER_UNITS * FT, c.input_line, c.line
@@ -311,7 +342,7 @@ def direct_weights(c: DirectWeights) -> Kernel:
                                     value[n] = inputs[place]
                             place += step
                         for n in range(BATCH):
-                            u = uint32(t + uint32(n * X_ROWS * X_LINE))
+                            u = t + uint32(n * X_ROWS * X_LINE)
                             if int32(down + n * X_ROWS) < XH:
                                 if VX == 4:
                                     k = n * 4
@@ -377,9 +408,8 @@ def direct_weights(c: DirectWeights) -> Kernel:
                                             routed[v] = value[k]
                                             if POOLED and cell[k] != p * PW + q:
                                                 routed[v] = float32(0)
-                                        u = uint32((n * G_ROWS * PH + p) * LINE + q * GC)
-                                        u = uint32(t + u)
-                                        if int32(beside * PW + q) < ACROSS:
+                                        u = t + uint32((n * G_ROWS * PH + p) * LINE + q * GC)
+                                        if EVEN or int32(beside * PW + q) < ACROSS:
                                             if VG == 4:
                                                 store4(
                                                     shared,
