@@ -39,8 +39,12 @@ from cnnforge_kernels.cuda.plans import (
 )
 from cnnforge_kernels.cuda.reduce import reduce_slices, shares_of
 
-_DIRECT_CHANNELS, _DIRECT_FILTERS = 16, 32
-_DIRECT_INPUTS_CHANNELS = 32
+# Most weights of a tap for a direct forward pass.
+_DIRECT_WEIGHTS = 16 * 32
+# Of a large device.
+_MULTIPROCESSORS = 132
+# Most channels for a direct gradient of the inputs.
+_MOST_CHANNELS = 32
 # From large to small; a larger one is taken where it still makes enough blocks.
 TILES = (
     Tile(128, 128, 8, 8),
@@ -87,9 +91,14 @@ def forward(c: Convolution, bias: bool, relu: bool) -> Plan:
         kind = Gemm(**c.constants, **c.group, tile=tile, bias=bias, relu=relu)
         options[f"product {tile.name}"] = partial(_gemm, kind, c, ("inputs", "weights", "outputs"))
     few = Direct(**c.constants, **c.group, bias=bias, relu=relu)
-    if few.channels <= _DIRECT_CHANNELS and few.filters <= _DIRECT_FILTERS and few.possible:
+    if few.channels * few.filters <= _DIRECT_WEIGHTS and few.possible:
+        tiles = c.inputs[0] * blocks(outputs[1], few.cells[0]) * blocks(outputs[2], few.cells[1])
+        threads = tiles * few.filter_blocks * few.groups
+        # Those of the fullest multiprocessor: where there are few blocks, halves spread better.
+        usual = min(THREADS[:2], key=lambda it: it * blocks(threads, it * _MULTIPROCESSORS))
         direct = {
-            f"direct, threads {it}": partial(_direct, replace(few, threads=it), c) for it in THREADS
+            f"direct, threads {it}": partial(_direct, replace(few, threads=it), c)
+            for it in _usual_first(usual, THREADS)
         }
         options = direct | options
     return offer(problem, options)
@@ -218,7 +227,7 @@ def inputs_directly(
         rows_columns: of the upstream gradient.
         names: of upstream gradient, mask, winners, weights and the gradient.
     """
-    if kind.channels > _DIRECT_INPUTS_CHANNELS:
+    if kind.channels > _MOST_CHANNELS:
         return {}
     # Cells of strides[0] x strides[1] inputs, counted from the padding's beginning.
     cells = [

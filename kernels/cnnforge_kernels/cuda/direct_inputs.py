@@ -26,8 +26,8 @@ from cnnforge_kernels.cuda.memory import divide, load4, load4_bytes, store4
 float32, int32, uint32, int64 = np.float32, np.int32, np.uint32, np.int64
 
 # Of a thread's innermost step: products, and gradients in registers; a longer body is not unrolled,
-# and what it indexes leaves the registers.
-_PRODUCTS, _PATCH_FLOATS = 360, 48
+# and what it indexes leaves the registers. Its sums are there all the time.
+_PRODUCTS, _PATCH_FLOATS, _MOST_SUMS = 360, 48, 32
 _MOST_THREADS, _LEAST_THREADS, _MOST_ACROSS = 256, 32, 16
 # Of 48 KiB, so that several blocks fit on a multiprocessor.
 _SHARED_FLOATS = 10240
@@ -71,7 +71,8 @@ class DirectInputs(Kind):
     def _fits(self, cells: int) -> bool:
         patch = cells + (self.steps[1] - 1) * self.dilation[1]
         products = self.strides[0] * self.window[1] * self.channel_tile * 4 * cells
-        return 4 * patch <= _PATCH_FLOATS and products <= _PRODUCTS
+        sums = prod(self.strides) * self.channel_tile * cells
+        return 4 * patch <= _PATCH_FLOATS and products <= _PRODUCTS and sums <= _MOST_SUMS
 
     @property
     def cells(self) -> int:

@@ -29,7 +29,7 @@ float32, int32, uint32, int64 = np.float32, np.int32, np.uint32, np.int64
 
 # Sums in a thread's registers; products of its innermost step, and inputs in registers meanwhile: a
 # longer body is not unrolled, and what it indexes leaves the registers.
-_MOST_SUMS, _PRODUCTS, _PATCH_FLOATS = 60, 320, 40
+_MOST_SUMS, _PRODUCTS, _PATCH_FLOATS = 64, 320, 40
 _MOST_UNITS, _MOST_THREADS = 192, 256
 # Of 48 KiB, so that several blocks fit on a multiprocessor.
 _SHARED_FLOATS = 10240
@@ -67,9 +67,8 @@ class DirectWeights(Kind):
     @property
     def channel_tile(self) -> int:
         """Channels of a thread."""
-        if self.vector == 4:
-            return 4
-        return self.channels if self.window[1] * self.channels * 4 <= _MOST_SUMS else 1
+        channels = 4 if self.vector == 4 else self.channels
+        return channels if self.window[1] * channels * 4 <= _MOST_SUMS else 1
 
     @property
     def sums(self) -> int:
@@ -93,7 +92,7 @@ class DirectWeights(Kind):
 
     def _step_cost(self, step: int) -> int:
         """Products and loads of a step."""
-        wide = self.vector == 4
+        wide = self.channel_tile == self.vector == 4
         patch = (step - 1) * self.strides[1] + (self.window[1] - 1) * self.dilation[1] + 1
         return step * (self.sums + self.filter_tile // 4) + patch * (
             1 if wide else self.channel_tile
@@ -150,6 +149,8 @@ class DirectWeights(Kind):
         """Size of the shared memory."""
         copied = self.patch[0] * self.input_line + self.cells[0] * self.line
         totals = self.threads * (4 if self.wide else 1)
+        if self.segments <= 2:
+            return max(copied, totals, self.units * self.sums * (self.segments - 1))
         return max(copied, totals, self.threads * self.round_taps * self.sums // self.window[1])
 
     @property
@@ -186,7 +187,7 @@ def fitting(c: DirectWeights, images: int, rows: int, columns: int) -> DirectWei
     Returns:
         ``None`` where none fits.
     """
-    if c.units > _MOST_UNITS:
+    if c.units > _MOST_UNITS or c.sums > _MOST_SUMS:
         return None
     # An image may have no outputs: then the gradients are zero.
     rows, columns = max(rows, 1), max(columns, 1)
@@ -248,6 +249,7 @@ def direct_weights(c: DirectWeights) -> Kernel:
     GRADS = XH * X_LINE
     SHARED = c.shared_floats
     WIDTH = (STEP - 1) * SC + (KW - 1) * DC + 1
+    PAIRS, WIDE = KW * CT, CT == 4 and VX == 4
     PATCH, SUMS, PART, TAPS = WIDTH * CT, c.sums, CT * FT, c.round_taps
     WEIGHTS = KH * KW * CHANNELS * ALL_FILTERS
 
@@ -425,22 +427,27 @@ def direct_weights(c: DirectWeights) -> Kernel:
                         t = uint32(t + uint32(G_BATCH * G_ROWS * PH * LINE))
             cuda.syncthreads()
             if segment < SEGMENTS:
+                # What lies beyond the image is passed over. And the compiler, which does not know
+                # how many steps there are, leaves the loops as they are.
+                last = min(DOWN, int32(PH * (rows - area_row)))
+                wide = uint32(min(ACROSS, int32(PW * (columns - area_column))) * GC)
                 down = segment
-                while down < DOWN:
+                while down < last:
                     x1 = uint32((down * SR + i * DR) * X_LINE + ch0)
                     g1 = uint32(GRADS + down * LINE + f0)
-                    g2 = uint32(g1 + uint32(ACROSS * GC))
+                    g2 = uint32(g1 + wide)
                     while g1 < g2:
-                        for b in range(WIDTH):
-                            if CT == 4 and VX == 4:
+                        if WIDE:
+                            for b in range(WIDTH):
                                 x = load4(shared, x1 + uint32(b * XC))
                                 patch[b * 4] = x[0]
                                 patch[b * 4 + 1] = x[1]
                                 patch[b * 4 + 2] = x[2]
                                 patch[b * 4 + 3] = x[3]
-                            else:
-                                for v in range(CT):
-                                    patch[b * CT + v] = shared[x1 + uint32(b * XC + v)]
+                        else:
+                            for t in range(PATCH):
+                                b = divide(t, CT)
+                                patch[t] = shared[x1 + uint32(b * XC + t - b * CT)]
                         for u in range(STEP):
                             for q in range(0, FT, 4):
                                 x = load4(shared, g1 + uint32(u * GC + q))
@@ -448,39 +455,67 @@ def direct_weights(c: DirectWeights) -> Kernel:
                                 across[q + 1] = x[1]
                                 across[q + 2] = x[2]
                                 across[q + 3] = x[3]
-                            for j in range(KW):
-                                for v in range(CT):
-                                    for f in range(FT):
-                                        x = patch[(u * SC + j * DC) * CT + v]
-                                        acc[(j * CT + v) * FT + f] += x * across[f]
+                            # Taps and channels in one loop: of deeper ones some are not unrolled.
+                            for t in range(PAIRS):
+                                j = divide(t, CT)
+                                x = patch[(u * SC + j * DC) * CT + t - j * CT]
+                                for f in range(FT):
+                                    acc[t * FT + f] += x * across[f]
                         x1 = uint32(x1 + uint32(STEP * SC * XC))
                         g1 = uint32(g1 + uint32(STEP * GC))
                     down = int32(down + SEGMENTS)
 
-        # The threads' sums are added in their order, tap by tap of a row.
+        # The threads' sums are added in their order.
         base = int64(cuda.blockIdx.y) * slice_floats + group * FILTERS
-        for j0 in range(0, KW, TAPS):
-            cuda.syncthreads()
-            for t in range(TAPS * PART):
-                if j0 * PART + t < SUMS:
-                    shared[uint32(t * THREADS + thread)] = acc[j0 * PART + t]
-            cuda.syncthreads()
-            for e in range(thread, min(TAPS, KW - j0) * (PART * UNITS), THREADS):
-                t = divide(e, UNITS)
-                unit = int32(e - t * UNITS)
-                x = float32(0)
-                for s in range(SEGMENTS):
-                    x += shared[uint32(t * THREADS + s * UNITS + unit)]
-                j = divide(t, PART)
-                t = int32(t - j * PART)
-                rest = divide(unit, FILTER_UNITS)
-                down = divide(rest, CHANNEL_UNITS)
-                v = divide(t, FT)
-                f = int32((unit - rest * FILTER_UNITS) * FT + t - v * FT)
-                ch = int32((rest - down * CHANNEL_UNITS) * CT + v)
-                if ch < CHANNELS and f < FILTERS:
-                    tap = int32(down * KW + j0 + j)
-                    scratch[base + int32((tap * CHANNELS + ch) * ALL_FILTERS + f)] = x
+        if SEGMENTS <= 2:
+            if SEGMENTS == 2:
+                cuda.syncthreads()
+                if segment == 1:
+                    for t in range(SUMS):
+                        shared[uint32(t * UNITS + unit)] = acc[t]
+                cuda.syncthreads()
+                if segment == 0:
+                    for t in range(SUMS):
+                        acc[t] += shared[uint32(t * UNITS + unit)]
+            if segment == 0:
+                for t in range(PAIRS):
+                    j = divide(t, CT)
+                    ch = int32(ch0 + t - j * CT)
+                    place = base + int32(((i * KW + j) * CHANNELS + ch) * ALL_FILTERS + f0)
+                    for q in range(0, FT, 4):
+                        k = t * FT + q
+                        if VG == 4:
+                            if ch < CHANNELS and f0 + q < FILTERS:
+                                store4(
+                                    scratch, place + q, acc[k], acc[k + 1], acc[k + 2], acc[k + 3]
+                                )
+                        else:
+                            for f in range(4):
+                                if ch < CHANNELS and f0 + q + f < FILTERS:
+                                    scratch[place + q + f] = acc[k + f]
+        else:
+            for j0 in range(0, KW, TAPS):
+                cuda.syncthreads()
+                for t in range(TAPS * PART):
+                    if j0 * PART + t < SUMS:
+                        shared[uint32(t * THREADS + thread)] = acc[j0 * PART + t]
+                cuda.syncthreads()
+                for e in range(thread, min(TAPS, KW - j0) * (PART * UNITS), THREADS):
+                    t = divide(e, UNITS)
+                    unit = int32(e - t * UNITS)
+                    x = float32(0)
+                    for s in range(SEGMENTS):
+                        x += shared[uint32(t * THREADS + s * UNITS + unit)]
+                    j = divide(t, PART)
+                    t = int32(t - j * PART)
+                    rest = divide(unit, FILTER_UNITS)
+                    down = divide(rest, CHANNEL_UNITS)
+                    v = divide(t, FT)
+                    f = int32((unit - rest * FILTER_UNITS) * FT + t - v * FT)
+                    ch = int32((rest - down * CHANNEL_UNITS) * CT + v)
+                    if ch < CHANNELS and f < FILTERS:
+                        tap = int32(down * KW + j0 + j)
+                        scratch[base + int32((tap * CHANNELS + ch) * ALL_FILTERS + f)] = x
         cuda.syncthreads()
         if copy < COPIES:
             for v in range(VG):
