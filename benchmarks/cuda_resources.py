@@ -102,9 +102,11 @@ def _plans() -> list[Plan]:
             continue
         strides = case.stride, case.stride
         c = Convolution(case.input_shape, case.weights_shape, strides, same=True)
-        plans += [conv2d.forward(c, True, True), conv2d.grad_weights(c, True)]
-        if not case.first_layer:
-            plans.append(conv2d.grad_inputs(c, True))
+        plans += [
+            conv2d.forward(c, True, True),
+            conv2d.grad_weights(c, True),
+            conv2d.grad_inputs(c, True),
+        ]
     odd = Convolution((8, 15, 17, 10), (3, 3, 10, 14), (2, 1), same=True)
     few = [
         conv2d.forward(odd, True, True),

@@ -63,6 +63,7 @@ WIDE = {
     "conv2d_gemm 3x3x10x14": ("LDS",),
     "conv2d_grad_inputs 3x3x8x16 direct": ("LDG", "LDS", "STS", "STG"),
     "conv2d_grad_inputs 3x3x3x32 direct": ("LDG", "LDS", "STS"),
+    "conv2d_grad_inputs 7x7x3x64 strides 2x2 direct": ("LDG", "LDS", "STS"),
     "conv2d_grad_inputs 3x3x64x64": ("LDG", "LDS", "STG"),
     "conv2d_grad_inputs 3x3x128x128": ("LDG", "LDS", "STG"),
     "conv2d_grad_weights 3x3x64x64": ("LDG", "LDS", "STS", "STG"),

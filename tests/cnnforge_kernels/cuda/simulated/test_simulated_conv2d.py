@@ -11,6 +11,7 @@ from cnnforge_kernels.cuda import conv2d as plans
 from cnnforge_kernels.cuda.conv2d import Convolution
 from cnnforge_kernels.cuda.gemm import Gemm, Tile
 from cnnforge_kernels.cuda.gemm_weights import WeightsTile
+from cnnforge_kernels.cuda.reduce import reduce_slices, shares_of
 from cnnforge_kernels.cuda.simulation import simulate
 
 
@@ -249,6 +250,23 @@ def test_tiles_of_the_gradient_of_the_weights(tile, monkeypatch):
     expected = reference.conv2d_gradients(inputs, values(c.weights, 3), grads, same=True)
     assert_close(grad_weights, expected[1], 25)
     assert_close(grad_bias, expected[2], 25)
+
+
+@pytest.mark.parametrize("slices", [1, 7, 16, 70, 300])
+def test_many_slices(slices):
+    """As many threads to a sum as there are slices for, some of them with one slice less."""
+    shares = shares_of(slices)
+    assert (slices >= 8) == (shares > 1)
+    assert 4 * shares <= max(slices, 4)
+    kernel = reduce_slices(shares)
+    scratch = values((slices, 21), 1)
+    grad_weights, grad_bias = poisoned(18), poisoned(3)
+    grid = (-(-21 // (kernel.threads // shares)), 1, 1)
+    arrays = "scratch", "grad_weights", "grad_bias"
+    run = plans.Plan((plans.Launch(kernel, grid, (*arrays, 18, 21, slices)),))
+    simulate(run, scratch=scratch, grad_weights=grad_weights, grad_bias=grad_bias)
+    expected = scratch.astype(np.float64).sum(0)
+    assert_close(np.concatenate([grad_weights, grad_bias]), expected, slices)
 
 
 def test_nan_and_infinity_stay_where_they_are():

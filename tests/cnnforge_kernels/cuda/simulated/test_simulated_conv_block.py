@@ -103,6 +103,8 @@ CASES = {
         (2, 2),
     ),
     "rows of taps in blocks": (Convolution((1, 10, 10, 1), (7, 7, 1, 4), same=True), (2, 2)),
+    "one row": (Convolution((1, 1, 7, 4), (1, 3, 4, 6), same=True), (1, 2)),
+    "two rows": (Convolution((1, 3, 6, 4), (3, 3, 4, 8), same=True), (2, 2)),
     "two windows of a thread": (Convolution((1, 7, 11, 1), (5, 5, 1, 12)), (1, 3)),
     "taps of a row in blocks": (Convolution((1, 4, 40, 4), (2, 11, 4, 4), same=True), (4, 8)),
 }
