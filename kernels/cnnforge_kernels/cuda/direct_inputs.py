@@ -172,7 +172,9 @@ def fitting(c: DirectInputs, images: int, rows: int, columns: int) -> DirectInpu
         return None
     while found.chunk < filters:
         larger = replace(found, chunk=min(2 * found.chunk, filters))
-        if larger.shared_floats > _SHARED_FLOATS:
+        # In the copy a thread has some of the filters to itself.
+        lanes = larger.chunk // (4 if c.wide else 1)
+        if larger.shared_floats > _SHARED_FLOATS or lanes > larger.threads:
             break
         found = larger
     return found
