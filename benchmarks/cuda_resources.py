@@ -28,12 +28,13 @@ from cnnforge_kernels.cuda.plans import Plan
 from cnnforge_kernels.cuda.pooling import Pooling
 
 ARCHITECTURES = ((7, 5), (8, 0), (9, 0), (12, 0))
-CASES = ("seed1", "seed2", "stem", "r64", "r128")
+CASES = ("seed1", "seed2", "cifar", "mid", "stem", "r64", "r128")
 
 # But for those that are never executed, which the assembler puts before copies.
 _INSTRUCTION = re.compile(
     r"^\s+/\*[0-9a-f]+\*/\s+(?!@!PT )(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]*)(.*)", re.MULTILINE
 )
+_LABEL, _TARGET = re.compile(r"^\s*(\.L_x_\d+):"), re.compile(r"`\((\.L_x_\d+)\)")
 # What the assembler says about a kernel, and its part of the disassembler's listing.
 _LOG = re.compile(
     r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
@@ -55,12 +56,14 @@ class Resources:
         shared: bytes of static and dynamic shared memory of a block.
         spills: bytes of stack, spill stores and spill loads.
         instructions: name with its modifiers, and operands, in their order.
+        loops: where each loop begins and ends among them.
     """
 
     registers: int
     shared: int
     spills: int
     instructions: tuple[tuple[str, str], ...]
+    loops: tuple[tuple[int, int], ...] = ()
 
     @cached_property
     def counts(self) -> Counter[str]:
@@ -76,9 +79,20 @@ class Resources:
         )
 
     @property
+    def densest_loop(self) -> float:
+        """The largest part of a loop's instructions that are multiply-adds."""
+        bodies = (self.instructions[begin:end] for begin, end in self.loops)
+        return max(sum(name == "FFMA" for name, _ in body) / len(body) for body in bodies)
+
+    @property
     def float64(self) -> list[str]:
         """Instructions in double precision."""
         return [name for name in self.counts if _FLOAT64.match(name)]
+
+
+def _product(plan: Plan) -> Plan:
+    """The configuration that is an implicit matrix product, where another is the default."""
+    return next(make() for name, make in plan.options.items() if name.startswith("product"))
 
 
 def _plans() -> list[Plan]:
@@ -88,15 +102,18 @@ def _plans() -> list[Plan]:
             continue
         strides = case.stride, case.stride
         c = Convolution(case.input_shape, case.weights_shape, strides, same=True)
-        plans += [conv2d.forward(c, True, True), conv2d.grad_weights(c, True)]
-        if not case.first_layer:
-            plans.append(conv2d.grad_inputs(c, True))
+        plans += [
+            conv2d.forward(c, True, True),
+            conv2d.grad_weights(c, True),
+            conv2d.grad_inputs(c, True),
+        ]
     odd = Convolution((8, 15, 17, 10), (3, 3, 10, 14), (2, 1), same=True)
-    plans += [
+    few = [
         conv2d.forward(odd, True, True),
         conv2d.grad_inputs(odd, True),
         conv2d.grad_weights(odd, True),
     ]
+    plans += [*few, *(_product(plan) for plan in few)]
     dilated = Convolution((8, 32, 32, 32), (3, 3, 16, 32), dilation_rate=(2, 2), groups=2)
     plans += [conv2d.forward(dilated, True, True), conv2d.grad_inputs(dilated, False)]
     wide = Convolution((64, 32, 32, 128), (3, 3, 128, 128), (2, 2), same=True)
@@ -111,6 +128,8 @@ def _plans() -> list[Plan]:
         ]
     for shape, weights, pool in (
         ((250, 28, 28, 1), (5, 5, 1, 8), (2, 2)),
+        ((4096, 28, 28, 1), (5, 5, 1, 8), (2, 2)),
+        ((4096, 28, 28, 1), (7, 7, 1, 8), (2, 2)),
         ((250, 14, 14, 8), (3, 3, 8, 16), (2, 2)),
         ((64, 32, 32, 64), (3, 3, 64, 64), (2, 2)),
         ((64, 27, 27, 5), (3, 3, 5, 7), (3, 3)),
@@ -197,9 +216,23 @@ def measure(kernels: tuple[Kernel, ...], capability: tuple[int, int]) -> dict[st
             int(registers),
             (int(shared[1]) if shared else 0) + kernel.dynamic_shared,
             sum(int(number) for number in spills),
-            tuple(_INSTRUCTION.findall(listings[symbol])),
+            *_code(listings[symbol]),
         )
     return found
+
+
+def _code(listing: str) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[int, int], ...]]:
+    """The instructions of a listing, and its loops: from a label to a branch back to it."""
+    instructions, labels, loops = [], {}, []
+    for line in listing.splitlines():
+        if label := _LABEL.match(line):
+            labels[label[1]] = len(instructions)
+        elif found := _INSTRUCTION.match(line):
+            instructions.append(found.groups())
+            target = _TARGET.search(found[2])
+            if found[1] == "BRA" and target and target[1] in labels:
+                loops.append((labels[target[1]], len(instructions)))
+    return tuple(instructions), tuple(loops)
 
 
 def row(kernel: Kernel, capability: tuple[int, int], found: Resources) -> str:

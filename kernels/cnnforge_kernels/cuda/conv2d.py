@@ -16,10 +16,19 @@ from typing import Any
 from cnnforge_kernels.cuda.convolution import Convolution as Convolution
 from cnnforge_kernels.cuda.depthwise import Depthwise, depthwise, depthwise_backward
 from cnnforge_kernels.cuda.direct import Direct, direct
+from cnnforge_kernels.cuda.direct_inputs import DirectInputs, direct_inputs
+from cnnforge_kernels.cuda.direct_inputs import fitting as fitting_inputs
+from cnnforge_kernels.cuda.direct_weights import (
+    MOST_SLICES,
+    DirectWeights,
+    direct_weights,
+    fitting,
+)
 from cnnforge_kernels.cuda.gather import Gather, gather_weights
 from cnnforge_kernels.cuda.gemm import Gemm, Tile, gemm
 from cnnforge_kernels.cuda.gemm_weights import GemmWeights, WeightsTile, gemm_weights
 from cnnforge_kernels.cuda.plans import (
+    BLOCKS,
     Launch,
     Plan,
     Shape,
@@ -28,9 +37,14 @@ from cnnforge_kernels.cuda.plans import (
     offer,
     slices,
 )
-from cnnforge_kernels.cuda.reduce import reduce_slices
+from cnnforge_kernels.cuda.reduce import reduce_slices, shares_of
 
-_DIRECT_CHANNELS, _DIRECT_FILTERS = 8, 32
+# Most weights of a tap for a direct forward pass.
+_DIRECT_WEIGHTS = 16 * 32
+# Of a large device.
+_MULTIPROCESSORS = 132
+# Most channels for a direct gradient of the inputs.
+_MOST_CHANNELS = 32
 # From large to small; a larger one is taken where it still makes enough blocks.
 TILES = (
     Tile(128, 128, 8, 8),
@@ -77,9 +91,14 @@ def forward(c: Convolution, bias: bool, relu: bool) -> Plan:
         kind = Gemm(**c.constants, **c.group, tile=tile, bias=bias, relu=relu)
         options[f"product {tile.name}"] = partial(_gemm, kind, c, ("inputs", "weights", "outputs"))
     few = Direct(**c.constants, **c.group, bias=bias, relu=relu)
-    if few.channels <= _DIRECT_CHANNELS and few.filters <= _DIRECT_FILTERS and few.possible:
+    if few.channels * few.filters <= _DIRECT_WEIGHTS and few.possible:
+        tiles = c.inputs[0] * blocks(outputs[1], few.cells[0]) * blocks(outputs[2], few.cells[1])
+        threads = tiles * few.filter_blocks * few.groups
+        # Those of the fullest multiprocessor: where there are few blocks, halves spread better.
+        usual = min(THREADS[:2], key=lambda it: it * blocks(threads, it * _MULTIPROCESSORS))
         direct = {
-            f"direct, threads {it}": partial(_direct, replace(few, threads=it), c) for it in THREADS
+            f"direct, threads {it}": partial(_direct, replace(few, threads=it), c)
+            for it in _usual_first(usual, THREADS)
         }
         options = direct | options
     return offer(problem, options)
@@ -113,7 +132,7 @@ def _direct(kind: Direct, c: Convolution) -> Plan:
 def launch_direct(kind: Direct, c: Convolution, rows_columns: Shape, bias: str) -> Launch:
     """The launch of a direct kernel whose outputs have so many rows and columns."""
     rows, columns = rows_columns
-    down, across = rows, columns
+    down, across = rows, blocks(columns, kind.windows)
     winners = "winners"
     if kind.pool is None:
         down, across = blocks(rows, kind.cells[0]), blocks(columns, kind.cells[1])
@@ -121,7 +140,7 @@ def launch_direct(kind: Direct, c: Convolution, rows_columns: Shape, bias: str) 
     tiles = c.inputs[0] * down * across
     return launch(
         direct(kind),
-        (blocks(tiles, kind.threads), kind.filter_blocks * kind.groups),
+        (blocks(tiles * kind.lanes, kind.threads), kind.filter_blocks // kind.lanes * kind.groups),
         *("inputs", "weights", bias, "outputs", winners),
         *c.inputs[1:3],
         *(rows, columns, down, across),
@@ -185,6 +204,9 @@ def grad_inputs(c: Convolution, relu: bool) -> Plan:
                 _depthwise_backward, replace(kind, threads=it), c, mask
             )
         return offer(problem, options)
+    direct = DirectInputs(**c.constants, **c.group, relu=relu)
+    names = "grad_outputs", mask, "grad_outputs", "weights", "grad_inputs"
+    options |= inputs_directly(direct, c, c.outputs[1:3], names)
     phases = c.strides[0] * c.strides[1]
     usual = _tile(prod(c.inputs[:3]) // phases, c.weights[2])
     for tile in _usual_first(usual, TILES):
@@ -192,6 +214,49 @@ def grad_inputs(c: Convolution, relu: bool) -> Plan:
         names = "grad_outputs", mask, "grad_inputs"
         options[f"product {tile.name}"] = partial(_gemm, kind, c, names)
     return offer(problem, options)
+
+
+def inputs_directly(
+    kind: DirectInputs, c: Convolution, rows_columns: Shape, names: tuple[str, ...]
+) -> dict[str, Callable[[], Plan]]:
+    """The plans of a direct gradient of the inputs, by configuration; none for many channels.
+
+    Args:
+        kind: the kernel's constants.
+        c: the convolution.
+        rows_columns: of the upstream gradient.
+        names: of upstream gradient, mask, winners, weights and the gradient.
+    """
+    if kind.channels > _MOST_CHANNELS:
+        return {}
+    # Cells of strides[0] x strides[1] inputs, counted from the padding's beginning.
+    cells = [
+        (c.inputs[1 + a] - 1 + c.padding[a]) // c.strides[a] - c.padding[a] // c.strides[a] + 1
+        for a in (0, 1)
+    ]
+    fitted = fitting_inputs(kind, c.inputs[0] * c.groups, *cells)
+    if fitted is None:
+        return {}
+    name = f"direct {fitted.area}, filters {fitted.chunk}, shares {fitted.shares}"
+    down = blocks(cells[0], fitted.area[0])
+    across = blocks(cells[1], fitted.area[1] * fitted.cells)
+
+    def plan() -> Plan:
+        return Plan(
+            (
+                launch(
+                    direct_inputs(fitted),
+                    (c.inputs[0] * down * across, c.groups),
+                    *names,
+                    *c.inputs[1:3],
+                    *rows_columns,
+                    *c.padding,
+                    *(down, across),
+                ),
+            )
+        )
+
+    return {name: plan}
 
 
 def _depthwise_backward(kind: Depthwise, c: Convolution, mask: str) -> Plan:
@@ -234,7 +299,9 @@ def grad_weights(c: Convolution, relu: bool) -> Plan:
         kind = Gather(**c.constants, **c.group, relu=relu)
         names = "inputs", "grad_outputs", mask, "grad_outputs"
         return offer(problem, gathered(kind, c, c.outputs, names))
-    options = {}
+    kind = DirectWeights(**c.constants, **c.group, relu=relu)
+    names = "inputs", "grad_outputs", mask, "grad_outputs"
+    options = directly(kind, c, c.outputs, names)
     usual = _weights_tile(prod(c.weights[:3]), c.weights[3] // c.groups)
     for tile in _usual_first(usual, WEIGHTS_TILES):
         kind = GemmWeights(**c.constants, **c.group, tile=tile, relu=relu)
@@ -258,13 +325,45 @@ def _gemm_weights(kind: GemmWeights, c: Convolution, mask: str) -> Plan:
 
 
 def _reduction(c: Convolution, floats: int, count: int) -> Launch:
-    kernel = reduce_slices()
+    shares = shares_of(count)
+    kernel = reduce_slices(shares)
     return launch(
         kernel,
-        (blocks(floats, kernel.threads),),
+        (blocks(floats, kernel.threads // shares),),
         *("scratch", "grad_weights", "grad_bias"),
         *(prod(c.weights), floats, count),
     )
+
+
+def directly(
+    kind: DirectWeights, c: Convolution, grads: Shape, names: tuple[str, ...]
+) -> dict[str, Callable[[], Plan]]:
+    """The plans of a direct gradient of the weights, by configuration; none for many channels.
+
+    The arguments are those of ``gathered``.
+    """
+    fitted = fitting(kind, *grads[:3])
+    if fitted is None:
+        return {}
+    return {f"direct {fitted.area}": partial(_direct_weights, fitted, c, grads, names)}
+
+
+def _direct_weights(
+    kind: DirectWeights, c: Convolution, grads: Shape, names: tuple[str, ...]
+) -> Plan:
+    down, across = (blocks(grads[1 + a], kind.area[a]) for a in (0, 1))
+    tiles, floats = c.inputs[0] * down * across, prod(c.weights) + c.weights[3]
+    count, each = slices(tiles, BLOCKS // MOST_SLICES * c.groups, floats, 1)
+    first = launch(
+        direct_weights(kind),
+        (c.groups, count),
+        *(*names, "scratch"),
+        *c.inputs[1:3],
+        *grads[1:3],
+        *c.padding,
+        *(down, across, tiles, each, floats),
+    )
+    return Plan((first, _reduction(c, floats, count)), count * floats)
 
 
 def gathered(

@@ -11,11 +11,23 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from math import prod
 
-from cnnforge_kernels.cuda.conv2d import THREADS, Convolution, gathered, launch_direct
+from cnnforge_kernels.cuda.conv2d import (
+    THREADS,
+    Convolution,
+    directly,
+    gathered,
+    inputs_directly,
+    launch_direct,
+)
 from cnnforge_kernels.cuda.direct import NO_WINNER, Direct
+from cnnforge_kernels.cuda.direct_inputs import DirectInputs
+from cnnforge_kernels.cuda.direct_weights import DirectWeights
 from cnnforge_kernels.cuda.gather import Gather
 from cnnforge_kernels.cuda.plans import Pair, Plan, Shape, blocks, launch, offer
 from cnnforge_kernels.cuda.scatter import Scatter, scatter_inputs
+
+# Eight blocks of 128 threads for each multiprocessor of a large device.
+_MANY_THREADS = 1 << 17
 
 
 def pooled(c: Convolution, pool_size: Pair) -> Shape:
@@ -55,10 +67,19 @@ def forward(c: Convolution, pool_size: Pair, bias: bool) -> Plan:
     if not kind.possible:
         raise _too_large(kind.window)
     problem = f"conv_block {c} pool_size={pool_size} bias={bias}"
-    return offer(
-        problem,
-        {f"threads {it}": partial(_direct, replace(kind, threads=it), c, shape) for it in THREADS},
-    )
+    options = {
+        f"threads {it}": partial(_direct, replace(kind, threads=it), c, shape) for it in THREADS
+    }
+    paired = kind.paired
+    if paired is not None:
+        two = {
+            f"two windows, {name}": partial(_direct, replace(paired, threads=it), c, shape)
+            for it, name in zip(THREADS, options, strict=True)
+        }
+        # Half as many threads still fill a large device.
+        many = prod(shape[:3]) * kind.filter_blocks >= _MANY_THREADS
+        options = two | options if many else options | two
+    return offer(problem, options)
 
 
 def _direct(kind: Direct, c: Convolution, shape: Shape) -> Plan:
@@ -75,14 +96,17 @@ def grad_inputs(c: Convolution, pool_size: Pair) -> Plan:
     if not prod(c.inputs):
         return Plan()
     _check(c, pool_size)
-    kind = Scatter(**c.constants, **c.group, pool=pool_size)
-    if not kind.possible:
-        raise _too_large(kind.window)
+    constants = {**c.constants, **c.group, "pool": pool_size}
     problem = f"conv_block_grad_inputs {c} pool_size={pool_size}"
-    return offer(
-        problem,
-        {f"threads {it}": partial(_scatter, replace(kind, threads=it), c) for it in THREADS},
-    )
+    names = "grad_outputs", "grad_outputs", "winners", "weights", "grad_inputs"
+    options = inputs_directly(DirectInputs(**constants), c, pooled(c, pool_size)[1:3], names)
+    kind = Scatter(**constants)
+    if kind.possible:
+        for it in THREADS:
+            options[f"threads {it}"] = partial(_scatter, replace(kind, threads=it), c)
+    if not options:
+        raise _too_large(kind.window)
+    return offer(problem, options)
 
 
 def _scatter(kind: Scatter, c: Convolution) -> Plan:
@@ -116,7 +140,9 @@ def grad_weights(c: Convolution, pool_size: Pair) -> Plan:
     if not prod(c.weights):
         return Plan()
     _check(c, pool_size)
-    kind = Gather(**c.constants, **c.group, pool=pool_size)
     names = ("inputs", "grad_outputs", "grad_outputs", "winners")
     problem = f"conv_block_grad_weights {c} pool_size={pool_size}"
-    return offer(problem, gathered(kind, c, pooled(c, pool_size), names))
+    constants = {**c.constants, **c.group, "pool": pool_size}
+    options = directly(DirectWeights(**constants), c, pooled(c, pool_size), names)
+    options |= gathered(Gather(**constants), c, pooled(c, pool_size), names)
+    return offer(problem, options)

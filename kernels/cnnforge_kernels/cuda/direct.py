@@ -12,34 +12,39 @@ filters. Only the sizes of the images are arguments.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 
 from cnnforge_kernels.cuda.jit import Kernel, cuda, kernel
 from cnnforge_kernels.cuda.kinds import Kind, size_of, threads_of
-from cnnforge_kernels.cuda.memory import divide, load4, store4, store4_bytes
+from cnnforge_kernels.cuda.memory import divide, exceeds, load4, store4, store4_bytes
 
-float32, int32, uint32 = np.float32, np.int32, np.uint32
+float32, int32, uint32, int64 = np.float32, np.int32, np.uint32, np.int64
 
 NO_WINNER = 255
 THREADS = 128
-_SHARED_FLOATS = 4096
+_SHARED_FLOATS = 4608
 _MOST_SHARED_FLOATS = 12288
 # A longer body is not unrolled, and what it indexes leaves the registers.
-_PATCH_FLOATS, _PRODUCTS = 48, 400
+_PATCH_FLOATS, _PRODUCTS = 48, 450
 
 
 @dataclass(frozen=True, kw_only=True)
 class Direct(Kind):
     """What a direct kernel is compiled for.
 
-    ``pool`` is ``None`` for a plain convolution.
+    Attributes:
+        bias: whether there is one.
+        pool: ``None`` for a plain convolution.
+        windows: pooling windows of a thread, side by side; more than one only where ``paired``.
+        threads: of a block.
     """
 
     bias: bool = False
     pool: tuple[int, int] | None = None
+    windows: int = 1
     threads: int = THREADS
 
     @property
@@ -53,13 +58,21 @@ class Direct(Kind):
         if self.pool is None:
             return 1, 4
         if self.pool[0] * self.pool[1] <= 4:
-            return self.pool
+            return self.pool[0], self.pool[1] * self.windows
         return (1, self.pool[1]) if self.pool[1] <= 4 else (1, 1)
 
     @property
     def tile(self) -> tuple[int, int]:
         """Rows and columns of convolution outputs that belong to a thread."""
-        return self.pool or self.cells
+        return self.cells if self.pool is None or self.windows > 1 else self.pool
+
+    @property
+    def paired(self) -> Direct | None:
+        """The same with two pooling windows for a thread, if their outputs fit into registers."""
+        if self.pool is None or self.pool[0] * self.pool[1] > 4:
+            return None
+        made = replace(self, windows=2)
+        return made if made._fits(made.together) else None
 
     def patch_columns(self, taps: int) -> int:
         """Columns of inputs that ``taps`` neighbouring taps of all cells of a row meet."""
@@ -68,25 +81,46 @@ class Direct(Kind):
     @property
     def tap_columns(self) -> int:
         """Taps of a row whose inputs are in registers at a time: all of them, or one."""
-        loads = self.patch_columns(self.window[1]) * self.cells[0] * self.vector
-        products = self.window[1] * self.vector * self.cells[0] * self.cells[1] * self.filter_tile
-        fits = loads <= _PATCH_FLOATS and products <= _PRODUCTS
-        return self.window[1] if fits else 1
+        return self.window[1] if self._fits(self.vector) else 1
+
+    def _fits(self, channels: int) -> bool:
+        loads = self.patch_columns(self.window[1]) * self.cells[0] * channels
+        products = self.window[1] * channels * self.cells[0] * self.cells[1] * self.filter_tile
+        return loads <= _PATCH_FLOATS and products <= _PRODUCTS
+
+    @property
+    def together(self) -> int:
+        """Channels whose inputs are in registers at a time."""
+        few = self.vector == 1 and self.channels <= 4 and self._fits(self.channels)
+        return self.channels if few else self.vector
+
+    @property
+    def lanes(self) -> int:
+        """Neighbouring threads that share a window and have other filters.
+
+        They read the same inputs, at the same time: a warp meets fewer lines of the cache.
+        """
+        each = self.window[0] * self.window[1] * self.channels * self.filter_tile
+        lanes = 4
+        while lanes > 1 and (self.filter_blocks % lanes or lanes * each > _SHARED_FLOATS):
+            lanes //= 2
+        return lanes
 
     @property
     def tap_rows(self) -> int:
         """Rows of taps whose weights are in shared memory at a time."""
-        floats = self.window[0] * self.window[1] * self.vector * self.filter_tile
+        floats = self.window[0] * self.window[1] * self.together * self.filter_tile
         return self.window[0] if floats <= _MOST_SHARED_FLOATS else 1
 
     @property
     def chunk(self) -> int:
         """Channels whose weights are in shared memory at a time."""
-        floats = self.tap_rows * self.window[1] * self.filter_tile
-        most = max(_SHARED_FLOATS // floats // self.vector * self.vector, self.vector)
+        floats = self.tap_rows * self.window[1] * self.filter_tile * self.lanes
+        step = self.together
+        most = max(_SHARED_FLOATS // floats // step * step, step)
         chunks = -(-self.channels // most)
         each = -(-self.channels // chunks)
-        return -(-each // self.vector) * self.vector
+        return -(-each // step) * step
 
     @property
     def filter_blocks(self) -> int:
@@ -96,7 +130,7 @@ class Direct(Kind):
     @property
     def shared_floats(self) -> int:
         """Size of the shared memory."""
-        return self.tap_rows * self.window[1] * self.chunk * self.filter_tile
+        return self.tap_rows * self.window[1] * self.chunk * self.filter_tile * self.lanes
 
     @property
     def possible(self) -> bool:
@@ -113,7 +147,9 @@ class Direct(Kind):
         """``"conv2d_direct 5x5x1x8"`` and what differs from the plain case."""
         kind = "conv2d_direct" if self.pool is None else "conv_block"
         threads = threads_of(self.threads, THREADS)
-        return self.named(kind, size_of("pool", self.pool), threads, "bias" * self.bias)
+        pool = size_of("pool", self.pool)
+        windows = f"windows {self.windows}" if self.windows > 1 else ""
+        return self.named(kind, pool, windows, threads, "bias" * self.bias)
 
 
 @cache
@@ -122,23 +158,29 @@ def direct(c: Direct) -> Kernel:
 
     Arguments: inputs, weights, bias, outputs, winners; height and width of the inputs; rows and
     columns of the outputs; rows and columns of tiles (one for each thread) of an image; padding at
-    the top and left; tiles in all. Grid: (tiles / threads, filter blocks * groups).
+    the top and left; tiles in all. Grid: (tiles * lanes / threads, filter blocks / lanes * groups).
     """
     KH, KW = c.window
     SR, SC = c.strides
     DR, DC = c.dilation
     CH, CW = c.cells
     TILE_H, TILE_W = c.tile
+    WINDOWS, POOL_W = c.windows, c.tile[1] // c.windows
+    BESTS = c.windows * c.filter_tile
     PARTS_H, PARTS_W = TILE_H // CH, TILE_W // CW
     CHANNELS, ALL_CHANNELS = c.channels, c.channels * c.groups
     FILTERS, ALL_FILTERS, FT = c.filters, c.filters * c.groups, c.filter_tile
-    FILTER_BLOCKS = c.filter_blocks
-    V, CC, J, RI = c.vector, c.chunk, c.tap_columns, c.tap_rows
+    FILTER_BLOCKS = c.filter_blocks // c.lanes
+    V, CC, J, RI = c.together, c.chunk, c.tap_columns, c.tap_rows
+    WIDE, EVEN = c.vector == 4, c.channels % c.chunk == 0
+    LANES = c.lanes
+    LINE = LANES * FT
     WIDTH = c.patch_columns(J)
     ACCUMULATORS, PATCH, SHARED = CH * CW * FT, CH * WIDTH * V, c.shared_floats
     THREADS = c.threads
     BIAS, RELU, POOLED = c.bias, c.relu, c.pool is not None
     WHOLE = c.aligned and c.filters % 4 == 0
+    VW = 4 if WHOLE else 1
 
     @kernel(
         c.name,
@@ -167,15 +209,17 @@ def direct(c: Direct) -> Kernel:
     ):
         shared = cuda.shared.array(SHARED, float32, alignment=16)
         acc = cuda.local.array(ACCUMULATORS, float32)
-        best = cuda.local.array(FT, float32)
-        cell = cuda.local.array(FT, int32)
+        best = cuda.local.array(BESTS, float32)
+        cell = cuda.local.array(BESTS, int32)
         offset = cuda.local.array(FT, float32)
         patch = cuda.local.array(PATCH, float32)
         thread = int32(cuda.threadIdx.x)
-        tile = int32(cuda.blockIdx.x * THREADS + thread)
+        tile = divide(cuda.blockIdx.x * THREADS + thread, LANES)
         live = tile < tiles
         group = divide(cuda.blockIdx.y, FILTER_BLOCKS)
-        first = int32((cuda.blockIdx.y - group * FILTER_BLOCKS) * FT)
+        first0 = int32((cuda.blockIdx.y - group * FILTER_BLOCKS) * LINE)
+        lane0 = int32((thread & (LANES - 1)) * FT)
+        first = int32(first0 + lane0)
         filter0 = int32(group * FILTERS + first)
 
         line = divide(tile, tile_columns)
@@ -183,11 +227,15 @@ def direct(c: Direct) -> Kernel:
         image = divide(line, tile_rows)
         tile_row = int32(line - image * tile_rows)
         # One image may hold no more than 2**31 values, all of them may: hence 64 bits here only.
-        source = np.int64(image) * (height * width * ALL_CHANNELS) + group * CHANNELS
+        source = int64(image) * (height * width * ALL_CHANNELS) + group * CHANNELS
 
-        for f in range(FT):
+        for f in range(BESTS):
             best[f] = float32(0)
             cell[f] = int32(NO_WINNER)
+        for f in range(FT):
+            offset[f] = float32(0)
+            if BIAS and first + f < FILTERS:
+                offset[f] = bias[filter0 + f]
         for part_row in range(PARTS_H):
             for part_column in range(PARTS_W):
                 cell_row = int32(tile_row * TILE_H + part_row * CH)
@@ -195,20 +243,28 @@ def direct(c: Direct) -> Kernel:
                 row0 = int32(cell_row * SR - top)
                 column0 = int32(cell_column * SC - left)
                 for a in range(ACCUMULATORS):
-                    acc[a] = float32(0)
+                    acc[a] = offset[a & (FT - 1)]
                 for chunk in range(0, CHANNELS, CC):
                     for i0 in range(0, KH, RI):
                         cuda.syncthreads()
-                        for e in range(thread, SHARED, THREADS):
-                            k = divide(e, FT)
-                            f = int32(e - k * FT)
+                        for e in range(thread, SHARED // VW, THREADS):
+                            k = divide(e, LINE // VW)
+                            f = int32(first0 + (e - k * (LINE // VW)) * VW)
                             tap = divide(k, CC)
                             ch = int32(chunk + k - tap * CC)
-                            value = float32(0)
-                            if first + f < FILTERS and ch < CHANNELS:
-                                place = int32(((i0 * KW + tap) * CHANNELS + ch) * ALL_FILTERS)
-                                value = weights[place + filter0 + f]
-                            shared[uint32(e)] = value
+                            place = int32(((i0 * KW + tap) * CHANNELS + ch) * ALL_FILTERS)
+                            place += group * FILTERS + f
+                            inside = f < FILTERS and ch < CHANNELS
+                            if WHOLE:
+                                a, b, u, v = float32(0), float32(0), float32(0), float32(0)
+                                if inside:
+                                    a, b, u, v = load4(weights, place)
+                                store4(shared, uint32(e * 4), a, b, u, v)
+                            else:
+                                value = float32(0)
+                                if inside:
+                                    value = weights[place]
+                                shared[uint32(e)] = value
                         cuda.syncthreads()
                         if live:
                             for i in range(RI):
@@ -217,27 +273,32 @@ def direct(c: Direct) -> Kernel:
                                         for a in range(CH):
                                             row = int32(row0 + a * SR + (i0 + i) * DR)
                                             inside = uint32(row) < uint32(height)
-                                            start = int32(row * width * ALL_CHANNELS + chunk + ch)
+                                            # Of the first column; those beside it lie at
+                                            # constant distances.
+                                            start = int32(row * width + column0 + j0 * DC)
+                                            start = source + int64(start) * ALL_CHANNELS
+                                            start += chunk + ch
                                             for b in range(WIDTH):
                                                 column = int32(column0 + j0 * DC + b)
                                                 p = (a * WIDTH + b) * V
                                                 for v in range(V):
                                                     patch[p + v] = float32(0)
                                                 if inside and uint32(column) < uint32(width):
-                                                    place = source + int32(
-                                                        start + column * ALL_CHANNELS
-                                                    )
-                                                    if V == 4:
+                                                    place = start + b * ALL_CHANNELS
+                                                    if WIDE:
                                                         x = load4(inputs, place)
                                                         patch[p] = x[0]
                                                         patch[p + 1] = x[1]
                                                         patch[p + 2] = x[2]
                                                         patch[p + 3] = x[3]
-                                                    elif chunk + ch < CHANNELS:
-                                                        patch[p] = inputs[place]
+                                                    elif EVEN or chunk + ch < CHANNELS:
+                                                        for v in range(V):
+                                                            patch[p + v] = inputs[place + v]
                                         for j in range(J):
                                             for v in range(V):
-                                                k = uint32(((i * KW + j0 + j) * CC + ch + v) * FT)
+                                                k = uint32(
+                                                    ((i * KW + j0 + j) * CC + ch + v) * LINE + lane0
+                                                )
                                                 for q in range(0, FT, 4):
                                                     w = load4(shared, k + uint32(q))
                                                     for a in range(CH):
@@ -249,35 +310,30 @@ def direct(c: Direct) -> Kernel:
                                                             acc[t + 1] += x * w[1]
                                                             acc[t + 2] += x * w[2]
                                                             acc[t + 3] += x * w[3]
-                # Several short loops: a long one is not unrolled for every architecture, and the
-                # accumulators would have to leave their registers.
-                for f in range(FT):
-                    offset[f] = float32(0)
-                    if BIAS and first + f < FILTERS:
-                        offset[f] = bias[filter0 + f]
-                for t in range(ACCUMULATORS):
-                    if BIAS:
-                        acc[t] += offset[t & (FT - 1)]
-                for t in range(ACCUMULATORS):
-                    if RELU and acc[t] < float32(0):
-                        acc[t] = float32(0)
+                # Of a pool the largest is sought from 0 on: ReLU is done by that.
+                if RELU and not POOLED:
+                    for t in range(ACCUMULATORS):
+                        if acc[t] < float32(0):
+                            acc[t] = float32(0)
                 if POOLED:
                     for a in range(CH):
                         for b in range(CW):
-                            here = int32((part_row * CH + a) * TILE_W + part_column * CW + b)
+                            w = b // POOL_W if WINDOWS > 1 else 0
+                            beside = int32(part_column * CW + b - w * POOL_W)
+                            here = int32((part_row * CH + a) * POOL_W + beside)
                             t = (a * CW + b) * FT
                             for f in range(FT):
                                 value = acc[t + f]
-                                if value > best[f] or (value != value and best[f] == best[f]):
-                                    best[f] = value
-                                    cell[f] = here
+                                if exceeds(value, best[w * FT + f]):
+                                    best[w * FT + f] = value
+                                    cell[w * FT + f] = here
                 if not POOLED and live:
                     for a in range(CH):
                         row = int32(cell_row + a)
                         for b in range(CW):
                             column = int32(cell_column + b)
                             if row < rows and column < columns:
-                                place = np.int64(image) * (rows * columns * ALL_FILTERS)
+                                place = int64(image) * (rows * columns * ALL_FILTERS)
                                 place += int32((row * columns + column) * ALL_FILTERS + filter0)
                                 t = (a * CW + b) * FT
                                 for q in range(0, FT, 4):
@@ -295,19 +351,27 @@ def direct(c: Direct) -> Kernel:
                                             if first + q + f < FILTERS:
                                                 outputs[place + q + f] = acc[t + q + f]
         if POOLED and live:
-            place = np.int64(tile) * ALL_FILTERS + filter0
-            for f in range(FT):
+            for f in range(BESTS):
                 # NaN comes out, but no gradient goes back through it: ReLU's is zero there.
                 if best[f] != best[f]:
                     cell[f] = int32(NO_WINNER)
-            for q in range(0, FT, 4):
-                if WHOLE and first + q < FILTERS:
-                    store4(outputs, place + q, best[q], best[q + 1], best[q + 2], best[q + 3])
-                    store4_bytes(winners, place + q, cell[q], cell[q + 1], cell[q + 2], cell[q + 3])
-                elif not WHOLE:
-                    for f in range(4):
-                        if first + q + f < FILTERS:
-                            outputs[place + q + f] = best[q + f]
-                            winners[place + q + f] = np.uint8(cell[q + f])
+            for w in range(WINDOWS):
+                column = int32(tile_column * WINDOWS + w)
+                place = (int64(line) * columns + column) * ALL_FILTERS + filter0
+                if column < columns:
+                    for q in range(0, FT, 4):
+                        t = w * FT + q
+                        if WHOLE and first + q < FILTERS:
+                            store4(
+                                outputs, place + q, best[t], best[t + 1], best[t + 2], best[t + 3]
+                            )
+                            store4_bytes(
+                                winners, place + q, cell[t], cell[t + 1], cell[t + 2], cell[t + 3]
+                            )
+                        elif not WHOLE:
+                            for f in range(4):
+                                if first + q + f < FILTERS:
+                                    outputs[place + q + f] = best[t + f]
+                                    winners[place + q + f] = np.uint8(cell[t + f])
 
     return conv2d_direct

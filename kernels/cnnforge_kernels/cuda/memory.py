@@ -123,6 +123,26 @@ def divide(typingctx: Any, a: Any, b: Any) -> Any:
     return cuda.types.int32(a, b), codegen
 
 
+def _exceeds(a: Any, b: Any) -> bool:
+    return bool(a > b or (a != a and b == b))
+
+
+@intrinsic(_exceeds)
+def exceeds(typingctx: Any, a: Any, b: Any) -> Any:
+    """``a > b`` or ``a`` is NaN, of float32; ``b`` is 0 or more, or NaN, which nothing exceeds.
+
+    One comparison of the bits: a device's arithmetic makes positive NaNs only, and their bits are
+    larger than those of all numbers (CUDA C++ Programming Guide, "Floating-Point Standard").
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kinds = zip(args, signature.args, strict=True)
+        values = (context.cast(builder, v, k, cuda.types.float32) for v, k in kinds)
+        return builder.icmp_signed(">", *(builder.bitcast(v, _INT32) for v in values))
+
+    return cuda.types.boolean(a, b), codegen
+
+
 def _quotient(a: Any, b: Any) -> Any:
     with np.errstate(all="ignore"):
         return np.float32(a) / np.float32(b)

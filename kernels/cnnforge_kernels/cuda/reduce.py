@@ -1,4 +1,8 @@
-"""The second stage of a sum over slices, in the order of the slices."""
+"""The second stage of a sum over slices, in an order that is always the same.
+
+Where there are hundreds of slices and few sums, one thread would wait for memory hundreds of times.
+So several threads share the slices of a sum, and what they have found is added up in a tree.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +11,58 @@ from functools import cache
 import numpy as np
 
 from cnnforge_kernels.cuda.jit import Kernel, cuda, kernel
+from cnnforge_kernels.cuda.memory import divide
 
-float32, int32 = np.float32, np.int32
+float32, int32, uint32, int64 = np.float32, np.int32, np.uint32, np.int64
 
-THREADS = 128
+THREADS = 256
+# With 32 shares a block has 8 neighbouring sums: 32 bytes of each slice, what memory is read by.
+_MOST_SHARES, _LEAST_SLICES = 32, 4
+
+
+def shares_of(slices: int) -> int:
+    """How many threads share a sum over so many slices: a power of two, 4 slices or more each."""
+    return min(_MOST_SHARES, 1 << max(slices // _LEAST_SLICES, 1).bit_length() - 1)
 
 
 @cache
-def reduce_slices(threads: int = THREADS) -> Kernel:
+def reduce_slices(shares: int = 1) -> Kernel:
     """Sum the slices of a scratch array (S, W + F) into ``grad_weights`` (W,), ``grad_bias`` (F,).
 
-    Arguments: scratch, grad_weights, grad_bias; W; W + F; S. Grid: ((W + F) / threads,).
+    Arguments: scratch, grad_weights, grad_bias; W; W + F; S. Grid: ((W + F) / (threads / shares),).
     """
-    THREADS = threads
+    SHARES, SUMS = shares, THREADS // shares
+    HALF = THREADS // 2
+    ALL = THREADS
 
     @kernel(
-        "reduce_slices", *("float32*",) * 3, *("int32",) * 3, threads=threads, identity=(threads,)
+        "reduce_slices" + f" shares {shares}" * (shares > 1),
+        *("float32*",) * 3,
+        *("int32",) * 3,
+        threads=THREADS,
+        identity=(shares,),
     )
     def reduce_slices(scratch, grad_weights, grad_bias, weights, floats, slices):
-        e = int32(cuda.blockIdx.x * THREADS + cuda.threadIdx.x)
+        thread = int32(cuda.threadIdx.x)
+        share = divide(thread, SUMS)
+        e = int32(cuda.blockIdx.x * SUMS + thread - share * SUMS)
+        value = float32(0)
         if e < floats:
-            value = float32(0)
-            for s in range(slices):
-                value += scratch[np.int64(s) * floats + e]
+            place = int64(share) * floats + e
+            for _ in range(share, slices, SHARES):
+                value += scratch[place]
+                place += int64(floats) * SHARES
+        if SHARES > 1:
+            shared = cuda.shared.array(ALL, float32)
+            shared[uint32(thread)] = value
+            half = int32(HALF)
+            while half >= SUMS:
+                cuda.syncthreads()
+                if thread < half:
+                    shared[uint32(thread)] += shared[uint32(thread + half)]
+                half = int32(half >> 1)
+            value = shared[uint32(thread)]
+        if share == 0 and e < floats:
             if e < weights:
                 grad_weights[e] = value
             else:

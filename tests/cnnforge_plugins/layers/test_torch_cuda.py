@@ -40,7 +40,7 @@ LAYERS = {
         ["conv2d_grad_inputs", "conv2d_grad_weights", "reduce_slices"],
     ),
     "conv2d without bias": (
-        lambda: Conv2D(40, 2, strides=(2, 1), use_bias=False),
+        lambda: Conv2D(130, 2, strides=(2, 1), use_bias=False),
         ["conv2d_gemm"],
         ["conv2d_grad_inputs", "conv2d_grad_weights", "reduce_slices"],
     ),

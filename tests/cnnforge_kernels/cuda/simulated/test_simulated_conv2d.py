@@ -11,6 +11,7 @@ from cnnforge_kernels.cuda import conv2d as plans
 from cnnforge_kernels.cuda.conv2d import Convolution
 from cnnforge_kernels.cuda.gemm import Gemm, Tile
 from cnnforge_kernels.cuda.gemm_weights import WeightsTile
+from cnnforge_kernels.cuda.reduce import reduce_slices, shares_of
 from cnnforge_kernels.cuda.simulation import simulate
 
 
@@ -22,49 +23,66 @@ def poisoned(shape):
     return np.full(shape, np.nan, np.float32)
 
 
+def families(plan):
+    """The plan's configurations, one of each kind: direct, a product; the default first."""
+    made = {name.split()[0].strip(","): make for name, make in reversed(plan.options.items())}
+    others = [make() for make in made.values()]
+    return [plan, *(it for it in others if it.launches != plan.launches)]
+
+
 def check(c, bias=True, relu=True):
-    """All results, written over NaN, against the oracle; returns the names of the kernels."""
+    """All results, written over NaN, against the oracle; returns the names of the kernels.
+
+    Of every kind of configuration, the default first.
+    """
     kh, kw, channels, filters = c.weights
     inputs, weights = values(c.inputs, 1), values(c.weights, 2)
     offsets = values(filters, 3) if bias else None
-    outputs, grads = poisoned(c.outputs), values(c.outputs, 4)
-    run = [plans.forward(c, bias, relu), plans.grad_inputs(c, relu), plans.grad_weights(c, relu)]
-    simulate(
-        run[0],
-        inputs=inputs,
-        weights=weights,
-        outputs=outputs,
-        bias=poisoned(0) if offsets is None else offsets,
-    )
     options = {
         "strides": c.strides,
         "same": c.same,
         "dilation_rate": c.dilation_rate,
         "groups": c.groups,
     }
-    assert_close(
-        outputs,
-        reference.conv2d(inputs, weights, offsets, relu=relu, **options),
-        kh * kw * channels,
-    )
-    grad_inputs, grad_weights = poisoned(c.inputs), poisoned(c.weights)
-    grad_bias = poisoned(filters)
+    names = []
+
+    def run(plan, **arrays):
+        simulate(plan, **arrays)
+        names.append([launch.kernel.name for launch in plan.launches])
+
+    expected = reference.conv2d(inputs, weights, offsets, relu=relu, **options)
+    for plan in families(plans.forward(c, bias, relu)):
+        outputs = poisoned(c.outputs)
+        run(
+            plan,
+            inputs=inputs,
+            weights=weights,
+            outputs=outputs,
+            bias=poisoned(0) if offsets is None else offsets,
+        )
+        assert_close(outputs, expected, kh * kw * channels)
+    grads = values(c.outputs, 4)
     arrays = {"inputs": inputs, "weights": weights, "outputs": outputs, "grad_outputs": grads}
-    simulate(run[1], **arrays, grad_inputs=grad_inputs)
-    simulate(run[2], **arrays, grad_weights=grad_weights, grad_bias=grad_bias)
     expected = reference.conv2d_gradients(
         inputs, weights, grads, outputs=outputs if relu else None, **options
     )
-    pixels = outputs.size // filters
-    terms = (kh * kw * filters // c.groups, pixels, pixels)
-    for got, want, count in zip(
-        (grad_inputs, grad_weights, grad_bias), expected, terms, strict=True
-    ):
-        # Taps that only meet padding have a gradient of exactly zero: no part of the rms.
-        there = want != 0
-        assert not got[~there].any()
-        assert_close(got[there], want[there], count)
-    return [launch.kernel.name.split()[0] for plan in run for launch in plan.launches]
+    for plan in families(plans.grad_inputs(c, relu)):
+        got = poisoned(c.inputs)
+        run(plan, **arrays, grad_inputs=got)
+        check_gradient(got, expected[0], kh * kw * filters // c.groups)
+    for plan in families(plans.grad_weights(c, relu)):
+        got = poisoned(c.weights), poisoned(filters)
+        run(plan, **arrays, grad_weights=got[0], grad_bias=got[1])
+        for result, want in zip(got, expected[1:], strict=True):
+            check_gradient(result, want, outputs.size // filters)
+    return names
+
+
+def check_gradient(got, want, count):
+    # Taps that only meet padding have a gradient of exactly zero: no part of the rms.
+    there = want != 0
+    assert not got[~there].any()
+    assert_close(got[there], want[there], count)
 
 
 DIRECT, GEMM = "conv2d_direct", "conv2d_gemm"
@@ -81,24 +99,26 @@ CASES = {
     "unaligned": (DIRECT, Convolution((1, 4, 4, 4), (3, 3, 4, 8), same=True, aligned=False)),
     "point": (DIRECT, Convolution((1, 3, 3, 4), (1, 1, 4, 4))),
     "strided point": (DIRECT, Convolution((1, 5, 5, 5), (1, 1, 5, 6), (2, 2))),
-    "many channels": (GEMM, Convolution((1, 5, 5, 12), (3, 3, 12, 8), same=True)),
-    "many odd channels": (GEMM, Convolution((1, 4, 5, 9), (3, 3, 9, 7))),
+    "many channels": (DIRECT, Convolution((1, 5, 5, 12), (3, 3, 12, 8), same=True)),
+    "many odd channels": (DIRECT, Convolution((1, 4, 5, 9), (3, 3, 9, 7))),
     "many channels, strides": (
-        GEMM,
+        DIRECT,
         Convolution((1, 5, 6, 12), (3, 2, 12, 8), (2, 3), same=True),
     ),
     "many channels, dilation": (
-        GEMM,
+        DIRECT,
         Convolution((1, 5, 6, 12), (3, 2, 12, 4), dilation_rate=(2, 3), same=True),
     ),
     "many filters in groups": (
-        GEMM,
+        DIRECT,
         Convolution((1, 3, 3, 20), (3, 3, 10, 14), same=True, groups=2),
     ),
     "many channels, unaligned": (
-        GEMM,
+        DIRECT,
         Convolution((1, 3, 4, 12), (2, 2, 12, 8), same=True, aligned=False),
     ),
+    "too many channels": (GEMM, Convolution((1, 3, 4, 40), (2, 2, 40, 13))),
+    "more filters than threads": (GEMM, Convolution((1, 2, 3, 4), (1, 2, 4, 130))),
     "depthwise": (
         "depthwise_conv2d",
         Convolution((2, 6, 5, 8), (3, 3, 1, 8), same=True, groups=8),
@@ -122,7 +142,15 @@ CASES = {
 def test_cases(name):
     kernel, convolution = CASES[name]
     kernels = check(convolution)
-    assert kernels[0] == kernel
+    assert kernels[0][0].split()[0] == kernel
+    # Each pass has an implicit product, too; with few channels it is direct by default.
+    products = [any("tile" in name for name in plan) for plan in kernels]
+    if convolution.is_depthwise:
+        assert not any(products)
+    elif kernel == DIRECT:
+        assert products == [False, True] * 3
+    elif name == "too many channels":
+        assert products == [True, True, False, True]
 
 
 @pytest.mark.parametrize("name", ["vectors", "many channels", "depthwise", "depthwise, multiplier"])
@@ -223,6 +251,23 @@ def test_tiles_of_the_gradient_of_the_weights(tile, monkeypatch):
     expected = reference.conv2d_gradients(inputs, values(c.weights, 3), grads, same=True)
     assert_close(grad_weights, expected[1], 25)
     assert_close(grad_bias, expected[2], 25)
+
+
+@pytest.mark.parametrize("slices", [1, 7, 16, 70, 300])
+def test_many_slices(slices):
+    """As many threads to a sum as there are slices for, some of them with one slice less."""
+    shares = shares_of(slices)
+    assert (slices >= 8) == (shares > 1)
+    assert 4 * shares <= max(slices, 4)
+    kernel = reduce_slices(shares)
+    scratch = values((slices, 21), 1)
+    grad_weights, grad_bias = poisoned(18), poisoned(3)
+    grid = (-(-21 // (kernel.threads // shares)), 1, 1)
+    arrays = "scratch", "grad_weights", "grad_bias"
+    run = plans.Plan((plans.Launch(kernel, grid, (*arrays, 18, 21, slices)),))
+    simulate(run, scratch=scratch, grad_weights=grad_weights, grad_bias=grad_bias)
+    expected = scratch.astype(np.float64).sum(0)
+    assert_close(np.concatenate([grad_weights, grad_bias]), expected, slices)
 
 
 def test_nan_and_infinity_stay_where_they_are():

@@ -1,5 +1,7 @@
 """The fused block in the simulator, against the oracles of its parts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -30,38 +32,59 @@ def oracle(inputs, weights, bias, c, pool):
     return options, whole, best, np.where(best > 0, cells, 255)
 
 
+def families(plan):
+    """The plan's configurations, one of each kind, the default first."""
+    made = {name.split()[0].strip(","): make for name, make in reversed(plan.options.items())}
+    others = [make() for make in made.values()]
+    return [plan, *(it for it in others if it.launches != plan.launches)]
+
+
 def check(c, pool, bias=True):
+    """Of every kind of configuration; returns how many there are of each pass."""
     filters = c.weights[3]
     inputs, weights = values(c.inputs, 1), values(c.weights, 2)
     offsets = values(filters, 3) if bias else None
     shape = plans.pooled(c, pool)
-    outputs, winners = poisoned(shape), np.full(shape, 77, np.uint8)
-    simulate(
-        plans.forward(c, pool, bias),
-        inputs=inputs,
-        weights=weights,
-        bias=poisoned(0) if offsets is None else offsets,
-        outputs=outputs,
-        winners=winners,
-    )
     options, whole, best, cells = oracle(inputs, weights, offsets, c, pool)
     terms = c.weights[0] * c.weights[1] * c.weights[2]
-    assert_close(outputs, best, terms)
-    np.testing.assert_array_equal(winners, cells)
+    passes = [
+        families(plans.forward(c, pool, bias)),
+        families(plans.grad_inputs(c, pool)),
+        families(plans.grad_weights(c, pool)),
+    ]
+    for plan in passes[0]:
+        outputs, winners = poisoned(shape), np.full(shape, 77, np.uint8)
+        simulate(
+            plan,
+            inputs=inputs,
+            weights=weights,
+            bias=poisoned(0) if offsets is None else offsets,
+            outputs=outputs,
+            winners=winners,
+        )
+        assert_close(outputs, best, terms)
+        np.testing.assert_array_equal(winners, cells)
 
     grads = values(shape, 4)
     routed = reference.max_pool2d_grad(whole.astype(np.float32), grads, pool_size=pool)
     expected = reference.conv2d_gradients(inputs, weights, routed, outputs=whole, **options)
-    results = poisoned(c.inputs), poisoned(c.weights), poisoned(filters)
     arrays = {"inputs": inputs, "weights": weights, "grad_outputs": grads, "winners": winners}
-    simulate(plans.grad_inputs(c, pool), **arrays, grad_inputs=results[0])
-    simulate(plans.grad_weights(c, pool), **arrays, grad_weights=results[1], grad_bias=results[2])
-    pixels = outputs.size // filters
-    counts = (c.weights[0] * c.weights[1] * filters // c.groups, pixels, pixels)
-    for got, want, count in zip(results, expected, counts, strict=True):
-        there = want != 0
-        assert not got[~there].any()
-        assert_close(got[there], want[there], count)
+    for plan in passes[1]:
+        got = poisoned(c.inputs)
+        simulate(plan, **arrays, grad_inputs=got)
+        check_gradient(got, expected[0], c.weights[0] * c.weights[1] * filters // c.groups)
+    for plan in passes[2]:
+        got = poisoned(c.weights), poisoned(filters)
+        simulate(plan, **arrays, grad_weights=got[0], grad_bias=got[1])
+        for result, want in zip(got, expected[1:], strict=True):
+            check_gradient(result, want, outputs.size // filters)
+    return [len(it) for it in passes]
+
+
+def check_gradient(got, want, count):
+    there = want != 0
+    assert not got[~there].any()
+    assert_close(got[there], want[there], count)
 
 
 CASES = {
@@ -80,13 +103,44 @@ CASES = {
         (2, 2),
     ),
     "rows of taps in blocks": (Convolution((1, 10, 10, 1), (7, 7, 1, 4), same=True), (2, 2)),
+    "one row": (Convolution((1, 1, 7, 4), (1, 3, 4, 6), same=True), (1, 2)),
+    "two rows": (Convolution((1, 3, 6, 4), (3, 3, 4, 8), same=True), (2, 2)),
+    "two windows of a thread": (Convolution((1, 7, 11, 1), (5, 5, 1, 12)), (1, 3)),
     "taps of a row in blocks": (Convolution((1, 4, 40, 4), (2, 11, 4, 4), same=True), (4, 8)),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_cases(name):
-    check(*CASES[name])
+    counts = check(*CASES[name])
+    if name in ("first layer", "two windows of a thread"):
+        assert counts == [2, 2, 2]
+
+
+def test_two_windows_of_a_thread_are_the_default_where_there_are_many_threads():
+    c = Convolution((4096, 28, 28, 1), (5, 5, 1, 8), same=True)
+    (launch,) = plans.forward(c, (2, 2), True).launches
+    assert "windows 2" in launch.kernel.name
+    (launch,) = plans.forward(replace(c, inputs=(16, 28, 28, 1)), (2, 2), True).launches
+    assert "windows" not in launch.kernel.name
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_gradients_in_many_tiles(monkeypatch, aligned):
+    """Several tiles down and across an image, in slices of several, some beyond the image."""
+    monkeypatch.setattr("cnnforge_kernels.cuda.direct_weights._MOST_COLUMNS", 8)
+    monkeypatch.setattr("cnnforge_kernels.cuda.direct_weights._MOST_THREADS", 48)
+    monkeypatch.setattr("cnnforge_kernels.cuda.direct_inputs._MOST_THREADS", 64)
+    monkeypatch.setattr("cnnforge_kernels.cuda.direct_inputs._MOST_ACROSS", 2)
+    monkeypatch.setattr("cnnforge_kernels.cuda.direct_inputs._SHARED_FLOATS", 900)
+    monkeypatch.setattr("cnnforge_kernels.cuda.conv2d.slices", lambda n, *_: (2, -(-n // 2)))
+    c = Convolution((1, 11, 23, 4), (3, 3, 4, 12), same=True, aligned=aligned)
+    weights = plans.grad_weights(c, (2, 2)).launches[0]
+    assert weights.arguments[-5:-2] == (3, 3, 9)
+    inputs = plans.grad_inputs(c, (2, 2)).launches[0]
+    assert min(inputs.arguments[-2:]) > 1
+    assert "filters 8" in inputs.kernel.name
+    check(c, (2, 2))
 
 
 def test_no_bias():
