@@ -16,14 +16,11 @@ from typing import Any
 from cnnforge_kernels.cuda.convolution import Convolution as Convolution
 from cnnforge_kernels.cuda.depthwise import Depthwise, depthwise, depthwise_backward
 from cnnforge_kernels.cuda.direct import Direct, direct
-from cnnforge_kernels.cuda.direct_inputs import DirectInputs, direct_inputs
-from cnnforge_kernels.cuda.direct_inputs import fitting as fitting_inputs
-from cnnforge_kernels.cuda.direct_weights import (
-    MOST_SLICES,
-    DirectWeights,
-    direct_weights,
-    fitting,
-)
+from cnnforge_kernels.cuda.direct_inputs import direct_inputs
+from cnnforge_kernels.cuda.direct_inputs_tiles import DirectInputs
+from cnnforge_kernels.cuda.direct_inputs_tiles import fitting as fitting_inputs
+from cnnforge_kernels.cuda.direct_weights import direct_weights
+from cnnforge_kernels.cuda.direct_weights_tiles import MOST_SLICES, DirectWeights, fitting
 from cnnforge_kernels.cuda.gather import Gather, gather_weights
 from cnnforge_kernels.cuda.gemm import Gemm, Tile, gemm
 from cnnforge_kernels.cuda.gemm_weights import GemmWeights, WeightsTile, gemm_weights
@@ -37,7 +34,7 @@ from cnnforge_kernels.cuda.plans import (
     offer,
     slices,
 )
-from cnnforge_kernels.cuda.reduce import reduce_slices, shares_of
+from cnnforge_kernels.cuda.reduce import reduction
 
 # Most weights of a tap for a direct forward pass.
 _DIRECT_WEIGHTS = 16 * 32
@@ -321,18 +318,7 @@ def _gemm_weights(kind: GemmWeights, c: Convolution, mask: str) -> Plan:
         *c.sizes,
         *(pixels, each, floats),
     )
-    return Plan((first, _reduction(c, floats, count)), count * floats)
-
-
-def _reduction(c: Convolution, floats: int, count: int) -> Launch:
-    shares = shares_of(count)
-    kernel = reduce_slices(shares)
-    return launch(
-        kernel,
-        (blocks(floats, kernel.threads // shares),),
-        *("scratch", "grad_weights", "grad_bias"),
-        *(prod(c.weights), floats, count),
-    )
+    return Plan((first, reduction(prod(c.weights), floats, count)), count * floats)
 
 
 def directly(
@@ -363,7 +349,7 @@ def _direct_weights(
         *c.padding,
         *(down, across, tiles, each, floats),
     )
-    return Plan((first, _reduction(c, floats, count)), count * floats)
+    return Plan((first, reduction(prod(c.weights), floats, count)), count * floats)
 
 
 def gathered(
@@ -395,4 +381,4 @@ def _gathered(kind: Gather, c: Convolution, grads: Shape, names: tuple[str, ...]
         *c.padding,
         *(pixels, each, floats),
     )
-    return Plan((first, _reduction(c, floats, count)), count * floats)
+    return Plan((first, reduction(prod(c.weights), floats, count)), count * floats)

@@ -20,8 +20,8 @@ from cnnforge_kernels.cuda.conv2d import (
     launch_direct,
 )
 from cnnforge_kernels.cuda.direct import NO_WINNER, Direct
-from cnnforge_kernels.cuda.direct_inputs import DirectInputs
-from cnnforge_kernels.cuda.direct_weights import DirectWeights
+from cnnforge_kernels.cuda.direct_inputs_tiles import DirectInputs
+from cnnforge_kernels.cuda.direct_weights_tiles import DirectWeights
 from cnnforge_kernels.cuda.gather import Gather
 from cnnforge_kernels.cuda.plans import Pair, Plan, Shape, blocks, launch, offer
 from cnnforge_kernels.cuda.scatter import Scatter, scatter_inputs

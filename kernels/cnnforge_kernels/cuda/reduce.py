@@ -12,12 +12,31 @@ import numpy as np
 
 from cnnforge_kernels.cuda.jit import Kernel, cuda, kernel
 from cnnforge_kernels.cuda.memory import divide
+from cnnforge_kernels.cuda.plans import Launch, blocks, launch
 
 float32, int32, uint32, int64 = np.float32, np.int32, np.uint32, np.int64
 
 THREADS = 256
 # With 32 shares a block has 8 neighbouring sums: 32 bytes of each slice, what memory is read by.
 _MOST_SHARES, _LEAST_SLICES = 32, 4
+
+
+def reduction(weights: int, floats: int, slices: int) -> Launch:
+    """The launch that sums the slices of ``scratch`` into ``grad_weights`` and ``grad_bias``.
+
+    Args:
+        weights: of a slice.
+        floats: of a slice: weights, then those of the bias.
+        slices: to be summed.
+    """
+    shares = shares_of(slices)
+    kernel = reduce_slices(shares)
+    return launch(
+        kernel,
+        (blocks(floats, kernel.threads // shares),),
+        *("scratch", "grad_weights", "grad_bias"),
+        *(weights, floats, slices),
+    )
 
 
 def shares_of(slices: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from cnnforge_kernels.cuda.convolution import Convolution
 from cnnforge_kernels.cuda.plans import SCRATCH_FLOATS, Plan, Shape, blocks, launch
-from cnnforge_kernels.cuda.reduce import reduce_slices
+from cnnforge_kernels.cuda.reduce import reduction
 from cnnforge_kernels.cuda.tensor_core_halo import halo_convolution
 from cnnforge_kernels.cuda.tensor_core_halo_maps import (
     COLUMNS,
@@ -172,10 +172,4 @@ def weights_plan(c: Convolution, precision: Any, relu: bool) -> Plan:
     )
     if slices == 1:
         return Plan((first,))
-    reduce = reduce_slices()
-    second = launch(
-        reduce,
-        (blocks(part, reduce.threads),),
-        *("scratch", "grad_weights", "grad_bias", lines * filters, part, slices),
-    )
-    return Plan((first, second), slices * part)
+    return Plan((first, reduction(lines * filters, part, slices)), slices * part)

@@ -34,7 +34,7 @@ from cnnforge_kernels.cuda.plans import (
     launch,
     offer,
 )
-from cnnforge_kernels.cuda.reduce import reduce_slices
+from cnnforge_kernels.cuda.reduce import reduction
 from cnnforge_kernels.cuda.tensor_core_convolution import convolution
 from cnnforge_kernels.cuda.tensor_core_grad_weights import grad_weights as grad_weights_kernel
 from cnnforge_kernels.cuda.tensor_core_grad_weights import relu_mask
@@ -264,10 +264,7 @@ def _grad_weights(c: Convolution, relu: bool, precision: Any, tile: Tile) -> Pla
         )
     )
     if slices > 1:
-        reduce = reduce_slices()
-        grid = (blocks(part, reduce.threads),)
-        arrays = "scratch", "grad_weights", "grad_bias"
-        plan.append(launch(reduce, grid, *arrays, lines * filters, part, slices))
+        plan.append(reduction(lines * filters, part, slices))
     return Plan(tuple(plan), masked + (prod(c.outputs) if relu else 0))
 
 

@@ -128,11 +128,11 @@ def test_two_windows_of_a_thread_are_the_default_where_there_are_many_threads():
 @pytest.mark.parametrize("aligned", [False, True])
 def test_gradients_in_many_tiles(monkeypatch, aligned):
     """Several tiles down and across an image, in slices of several, some beyond the image."""
-    monkeypatch.setattr("cnnforge_kernels.cuda.direct_weights._MOST_COLUMNS", 8)
-    monkeypatch.setattr("cnnforge_kernels.cuda.direct_weights._MOST_THREADS", 48)
-    monkeypatch.setattr("cnnforge_kernels.cuda.direct_inputs._MOST_THREADS", 64)
-    monkeypatch.setattr("cnnforge_kernels.cuda.direct_inputs._MOST_ACROSS", 2)
-    monkeypatch.setattr("cnnforge_kernels.cuda.direct_inputs._SHARED_FLOATS", 900)
+    monkeypatch.setattr("cnnforge_kernels.cuda.direct_weights_tiles._MOST_COLUMNS", 8)
+    monkeypatch.setattr("cnnforge_kernels.cuda.direct_weights_tiles._MOST_THREADS", 48)
+    monkeypatch.setattr("cnnforge_kernels.cuda.direct_inputs_tiles._MOST_THREADS", 64)
+    monkeypatch.setattr("cnnforge_kernels.cuda.direct_inputs_tiles._MOST_ACROSS", 2)
+    monkeypatch.setattr("cnnforge_kernels.cuda.direct_inputs_tiles._SHARED_FLOATS", 900)
     monkeypatch.setattr("cnnforge_kernels.cuda.conv2d.slices", lambda n, *_: (2, -(-n // 2)))
     c = Convolution((1, 11, 23, 4), (3, 3, 4, 12), same=True, aligned=aligned)
     weights = plans.grad_weights(c, (2, 2)).launches[0]
