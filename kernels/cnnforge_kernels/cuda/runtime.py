@@ -179,7 +179,8 @@ class Driver:
         # The option was called `enable_timing` before cuda.core 1.0.
         options = self._core.EventOptions
         fields = {it.name for it in dataclasses.fields(options)}
-        timed = options(**{"timing_enabled" if "timing_enabled" in fields else "enable_timing": 1})
+        option = "timing_enabled" if "timing_enabled" in fields else "enable_timing"
+        timed = options(**{option: True})
         begun = order.record(options=timed)
         for _ in range(count):
             for run in ready:
