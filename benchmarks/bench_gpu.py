@@ -199,6 +199,16 @@ def _compiled(options: Any, keys: Sequence[str], clock: Clock) -> str:
     return precompile(keys, options.tune, capability, clock.left(_RESERVE, part=0.4))
 
 
+def _exported(options: Any) -> int:
+    """Compile what a machine with a device needs, on one that has none."""
+    from gpu.precompile import precompile
+
+    folder, keys = options.cubins.resolve(), [row.key for row in options.rows]
+    say(done := precompile(keys, options.tune, options.compile_for, folder=folder))
+    failed = not options.skip_suite and said(suite.compiled(options.compile_for, folder))
+    return int(failed or "FAILED" in done)
+
+
 def _command(options: Any, left: Sequence[str], known: Ceilings | None, clock: Clock) -> list[str]:
     seconds = clock.left(_RESERVE)
     asked = {
@@ -276,10 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.cubins:
         os.environ["CNNFORGE_CUBINS"] = str(options.cubins.resolve())
     if options.compile_for:
-        from gpu.precompile import export
-
-        print(export(options.rows, options.tune, options.compile_for, options.cubins))
-        return 0
+        return _exported(options)
     why = "" if options.dry_run else missing()
     if why:
         print(

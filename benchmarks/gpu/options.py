@@ -13,7 +13,7 @@ from gpu.measure import ROUNDS
 RESULTS = Path(__file__).parents[1] / "results"
 
 
-def _capability(text: str) -> tuple[int, int]:
+def capability(text: str) -> tuple[int, int]:
     major, _, minor = text.partition(".")
     return int(major), int(minor)
 
@@ -45,7 +45,7 @@ def parsed(arguments: Sequence[str] | None) -> Any:
     )
     parser.add_argument(
         "--compile-for",
-        type=_capability,
+        type=capability,
         metavar="9.0",
         help="instead: compile all kernels for a device, to the folder --cubins",
     )

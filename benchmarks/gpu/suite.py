@@ -38,7 +38,8 @@ def environment(**more: str) -> dict[str, str]:
     """The variables of a process that finds this repository's packages, installed or not."""
     known = os.environ.get("PYTHONPATH", "")
     paths = [*map(str, _FOLDERS), *([known] if known else [])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **more}
+    # pytest cuts its last lines to the width: what failed stands there, and then why.
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "250", **more}
 
 
 def command(*paths: str, parallel: bool = True) -> list[str]:
@@ -64,6 +65,26 @@ def parity(seconds: float | None) -> Iterator[Outcome]:
     else:
         variables = environment(KERAS_BACKEND="torch")
         yield _run("parity of the layers", command(*LAYERS), variables, seconds)
+
+
+def compiled(capability: tuple[int, int], folder: Path) -> Iterator[Outcome]:
+    """Compile the kernels of the suite for a machine that may have no compiler; needs no device.
+
+    Args:
+        capability: of that machine's device.
+        folder: where to.
+    """
+    plugin = ["-p", "gpu.dry_suite", "--compile-for", "{}.{}".format(*capability)]
+    plugin += ["--cubins", str(folder)]
+    yield _run("kernels of the suite", [*command(KERNELS), *plugin], environment(), None)
+    # What the layers launch on a device they launch on its stand-in as well.
+    made = [*command(LAYERS[0]), *plugin, "-m", "not gpu", "-k", "what_is_launched"]
+    if find_spec("keras") and find_spec("torch"):
+        variables = environment(KERAS_BACKEND="torch")
+        yield _run("kernels of the layers' suite", made, variables, None)
+    else:
+        text = "it needs Keras and PyTorch"
+        yield Outcome("kernels of the layers' suite", "skipped", text)
 
 
 def sanitize(tools: Sequence[str], seconds: Callable[[], float | None]) -> Iterator[Outcome]:

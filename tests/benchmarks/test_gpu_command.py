@@ -138,10 +138,26 @@ def test_it_imports_neither_tensorflow_nor_keras():
 def test_kernels_are_compiled_ahead(tmp_path):
     folder = tmp_path / "cubins"
     row = "pool_seed2.max.forward"
-    done = command("--compile-for", "9.0", "--cubins", str(folder), "--cases", row)
+    made = "--compile-for", "9.0", "--cubins", str(folder), "--cases", row, "--skip-suite"
+    done = command(*made)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"1 kernels are compiled to {folder}\n"
+    assert done.stdout.startswith("1 kernels are compiled, in ")
     assert len(list(folder.glob("*.cubin"))) == 1
+
+
+@pytest.mark.parametrize("failed", ["rows", "suite", ""])
+def test_the_suites_kernels_are_compiled_ahead(monkeypatch, tmp_path, failed, capsys):
+    from gpu import precompile
+
+    asked = []
+    done = "compiling ahead has FAILED" if failed == "rows" else "1 kernels are compiled"
+    monkeypatch.setattr(precompile, "precompile", lambda *_, **__: done)
+    outcome = suite.Outcome("kernels of the suite", "FAILED" if failed == "suite" else "passed", "")
+    monkeypatch.setattr(suite, "compiled", lambda *it: asked.append(it) or [outcome])
+    code = bench_gpu.main(["--compile-for", "9.0", "--cubins", str(tmp_path)])
+    assert code == bool(failed)
+    assert asked == [((9, 0), tmp_path)]
+    assert "kernels of the suite" in capsys.readouterr().out
 
 
 def test_a_failed_suite_fails_the_command(monkeypatch, capsys):

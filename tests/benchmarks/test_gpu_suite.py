@@ -4,8 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from gpu import suite
+from gpu import dry_suite, suite
+
+from cnnforge_kernels.cuda.jit import AVAILABLE, SIMULATED
 
 ROOT = Path(__file__).parents[2]
 # As on a machine that has neither: importing them fails, and nobody finds them.
@@ -44,6 +47,53 @@ def test_without_a_device_the_suite_is_skipped_and_says_why():
     outcome = suite._run("parity", made, variables, None)
     assert outcome.verdict == "skipped"
     assert "no CUDA device" in outcome.text
+
+
+@pytest.mark.skipif(not AVAILABLE or SIMULATED, reason="needs numba-cuda, and no simulator")
+def test_the_suite_with_no_device(tmp_path):
+    """Its tests pass where the CPU computes, and what they launch is compiled for a device."""
+    arguments = ["-p", "gpu.dry_suite", "--cubins", str(tmp_path), "-k", "odd or stream or shape3"]
+    made = [*suite.command(f"{suite.KERNELS}/test_on_device.py", parallel=False), *arguments]
+    outcome = suite._run("suite", made, suite.environment(), None)
+    assert str(outcome).startswith("suite: passed: 3 passed, "), outcome
+    # Two convolutions, a block with its two gradients, whose parts are added up.
+    assert len(list(tmp_path.glob("*.cubin"))) == 6
+
+
+@pytest.mark.skipif(not AVAILABLE or SIMULATED, reason="needs numba-cuda, and no simulator")
+def test_the_suite_with_no_device_sees_what_is_wrong(tmp_path):
+    spoiled = "from gpu import dry_suite\ndry_suite.rounded = lambda values, _: values * 2\n"
+    (tmp_path / "spoil.py").write_text(spoiled)
+    arguments = ["-p", "spoil", "-p", "gpu.dry_suite", "-k", "odd"]
+    made = [*suite.command(f"{suite.KERNELS}/test_on_device.py", parallel=False), *arguments]
+    variables = suite.environment()
+    variables["PYTHONPATH"] += f":{tmp_path}"
+    outcome = suite._run("suite", made, variables, None)
+    assert outcome.verdict == "FAILED"
+    assert "test_arrays_at_odd_addresses - AssertionError: max|error|" in outcome.text
+
+
+def test_values_as_tensor_cores_read_them():
+    values = np.array([1 + 2.0**-11, 1 + 2.0**-8, 1 + 3 * 2.0**-8, -1.5, 0], np.float32)
+    found = dry_suite.rounded(values, "tf32")
+    np.testing.assert_array_equal(found, [1 + 2.0**-10, *values[1:]])
+    found = dry_suite.rounded(values, "bfloat16")
+    np.testing.assert_array_equal(found, [1, 1, 1 + 4 * 2.0**-8, -1.5, 0])
+    assert dry_suite.rounded(values, "float32") is not None
+
+
+def test_compiling_the_suite_asks_for_all_of_it(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(suite, "_run", lambda *it: seen.append(it) or suite.Outcome("", "", ""))
+    monkeypatch.setattr(suite, "find_spec", lambda name: object())
+    assert len(list(suite.compiled((9, 0), tmp_path))) == 2
+    for (_, made, _, _), path in zip(seen, (suite.KERNELS, suite.LAYERS[0]), strict=True):
+        assert path in made
+        assert made[made.index("--compile-for") + 1] == "9.0"
+        assert made[made.index("--cubins") + 1] == str(tmp_path)
+    assert seen[1][2]["KERAS_BACKEND"] == "torch"
+    monkeypatch.setattr(suite, "find_spec", lambda name: None)
+    assert list(suite.compiled((9, 0), tmp_path))[1].verdict == "skipped"
 
 
 @pytest.mark.parametrize(

@@ -120,9 +120,10 @@ class Driver:
         found = StridedMemoryView.from_any_interface(array, stream_ptr=-1)
         shape, dtype = tuple(found.shape), np.dtype(found.dtype)
         strides = strides_unless_contiguous(shape, found.strides)
+        # The owner is what was passed: whoever passed it as `out` gets it back.
         return View(
             *(int(found.ptr or 0), shape, dtype, found.device_id),
-            *(not found.readonly, found, strides),
+            *(not found.readonly, array, strides),
         )
 
     def allocate(self, size: int, device: int, stream: int) -> Buffer:
