@@ -57,6 +57,17 @@ def test_a_row(device, key):
     assert device.launches
 
 
+def test_a_row_alone(monkeypatch, device):
+    asked = []
+    monkeypatch.setattr(device, "variants", lambda row: asked.append(row) or [])
+    row = row_of("pool_seed2.max.forward")
+    measure.measure(row, device, device.ceilings(), rounds=3)
+    assert asked == [row]
+    found = measure.measure(row, device, device.ceilings(), rounds=3, alone=True)
+    assert found.ours
+    assert asked == [row]
+
+
 def test_every_launch_of_the_table_is_made():
     """At the real sizes: shapes, plans, grids and arguments are those of the first run there."""
     from gpu.precompile import kernels

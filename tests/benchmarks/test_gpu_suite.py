@@ -114,41 +114,63 @@ def test_what_a_run_says(code, output, verdict, text):
     assert text in str(outcome)
 
 
-def test_a_run_that_takes_too_long():
-    sleeps = [sys.executable, "-c", "import time; time.sleep(60)"]
-    outcome = suite._run("parity", sleeps, suite.environment(), 0.5)
+def test_a_run_that_takes_too_long(tmp_path):
+    """It is ended with what it has started, and what it has said is kept."""
+    code = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "print('child', child.pid, flush=True); time.sleep(60)"
+    )
+    sleeps = [sys.executable, "-c", code]
+    outcome = suite._run("a b", sleeps, suite.environment(), 2.0, tmp_path)
     assert outcome.verdict == "FAILED"
-    assert outcome.text == "not done in 0 s"
+    assert outcome.text.startswith("not done in 2 s\nchild ")
+    assert (tmp_path / "a-b.log").read_text().startswith("child ")
+    state = Path(f"/proc/{outcome.text.split()[-1]}/stat")
+    # Its parent is gone: whoever inherits it may not have asked for its end yet.
+    assert not state.exists() or state.read_text().split(")")[1].split()[0] in "ZX"
 
 
-def test_the_sanitizer(monkeypatch):
+def test_the_sanitizer(monkeypatch, tmp_path):
     monkeypatch.setattr(suite.shutil, "which", lambda name: None)
-    (outcome,) = suite.sanitize(suite.TOOLS, lambda: None)
+    (outcome,) = suite.sanitize(suite.TOOLS)
     assert outcome.verdict == "skipped"
     assert "compute-sanitizer is not on the PATH" in outcome.text
     monkeypatch.setattr(suite.shutil, "which", lambda name: f"/bin/{name}")
-    seen = []
-    monkeypatch.setattr(suite, "_run", lambda *it: seen.append(it) or suite.Outcome("", "", ""))
-    assert len(list(suite.sanitize(["memcheck", "racecheck"], lambda: 30.0))) == 2
-    name, made, _, seconds = seen[1]
-    assert (name, seconds) == ("racecheck", 30.0)
+    seen = {}
+    monkeypatch.setattr(
+        suite,
+        "_run",
+        lambda name, *it: seen.setdefault(name, it) and suite.Outcome(name, "", ""),
+    )
+    tools = ["memcheck", "racecheck"]
+    outcomes = list(suite.sanitize(tools, 30.0, None, tmp_path))
+    assert [it.name for it in outcomes] == tools
+    made, _, *rest = seen["racecheck"]
+    assert rest == [30.0, tmp_path]
     assert made[:3] == ["/bin/compute-sanitizer", "--tool", "racecheck"]
-    # One process after the other: under the tool's eyes.
+    # Under the tool's eyes is the process that it starts.
     assert "-n" not in made
+    assert made[made.index("-k") + 1] == suite.SMALL
     assert made[-1] == suite.KERNELS
+    list(suite.sanitize(["initcheck"], None, "pooling"))
+    made = seen["initcheck"][0]
+    assert made[made.index("-k") + 1] == "pooling"
 
 
 def test_the_layers_are_tested_where_keras_is(monkeypatch):
     seen = []
     monkeypatch.setattr(suite, "_run", lambda *it: seen.append(it) or suite.Outcome("", "", ""))
     monkeypatch.setattr(suite, "find_spec", lambda name: None)
-    outcomes = list(suite.parity(10.0))
+    suite.parity(10.0)
+    assert seen[0][1][-1] == suite.KERNELS
+    outcome = suite.layers(10.0)
     assert len(seen) == 1
-    assert outcomes[1].verdict == "skipped"
-    assert "Keras is not installed" in outcomes[1].text
+    assert outcome.verdict == "skipped"
+    assert "Keras is not installed" in outcome.text
     monkeypatch.setattr(suite, "find_spec", lambda name: object())
-    list(suite.parity(10.0))
-    assert seen[2][1][-2:] == list(suite.LAYERS)
-    assert seen[2][2]["KERAS_BACKEND"] == "torch"
+    suite.layers(10.0, "conv2d")
+    assert seen[1][1][-4:] == ["-k", "conv2d", *suite.LAYERS]
+    assert seen[1][2]["KERAS_BACKEND"] == "torch"
     for path in (suite.KERNELS, *suite.LAYERS):
         assert (ROOT / path).exists()

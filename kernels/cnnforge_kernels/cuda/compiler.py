@@ -152,14 +152,23 @@ def cached_kernel(kernel: Kernel, capability: tuple[int, int]) -> Compiled:
     A file that cannot be read or written costs time, nothing else. What ``export_kernel`` wrote on
     another machine is found in the folder that ``CNNFORGE_CUBINS`` names.
     """
-    path = Path(cache_directory()) / "cuda" / _file_name(kernel, capability, toolchain())
-    compiled = _read(path)
-    if compiled is None and (folder := os.environ.get("CNNFORGE_CUBINS")):
-        compiled = _read(Path(folder) / _file_name(kernel, capability))
+    compiled = compiled_before(kernel, capability)
     if compiled is None:
         compiled = compile_kernel(kernel, capability)
-        _write(path, compiled.code)
+        _write(_path(kernel, capability), compiled.code)
     return compiled
+
+
+def compiled_before(kernel: Kernel, capability: tuple[int, int]) -> Compiled | None:
+    """What an earlier process has compiled; ``None`` where there is nothing."""
+    compiled = _read(_path(kernel, capability))
+    if compiled is None and (folder := os.environ.get("CNNFORGE_CUBINS")):
+        compiled = _read(Path(folder) / _file_name(kernel, capability))
+    return compiled
+
+
+def _path(kernel: Kernel, capability: tuple[int, int]) -> Path:
+    return Path(cache_directory()) / "cuda" / _file_name(kernel, capability, toolchain())
 
 
 def export_kernel(kernel: Kernel, capability: tuple[int, int], folder: Path) -> Path:

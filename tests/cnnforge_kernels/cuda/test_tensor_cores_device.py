@@ -37,6 +37,12 @@ def _load(name):
     return module
 
 
+def named(problem):
+    """What is large is named so: it takes too long under compute-sanitizer."""
+    products = math.prod(problem[0][:3]) * math.prod(problem[1])
+    return f"{'large ' * (products > 1e7)}{problem}"
+
+
 def terms(count):
     """K of the tolerance: tensor cores cut sums off, see ``_terms`` of benchmarks/gpu/parity.py."""
     return max(count, (count // 16) ** 2)
@@ -56,7 +62,7 @@ def rounding():
 
 @pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@pytest.mark.parametrize("problem", PROBLEMS, ids=named)
 def test_on_a_device(problem, precision, relu, rounding):
     inputs, weights, strides, padding, dilation = problem
     options = {"strides": strides, "dilation_rate": dilation}
