@@ -201,12 +201,12 @@ def test_parts_have_their_time(monkeypatch, tmp_path):
     assert bench_gpu.main(["--time-limit", "570", "--tests", "odd", *out]) == 0
     assert list(asked) == list(options.PARTS)
     # Of what is left but for the reserve, which is larger where Keras follows.
-    assert asked["suite"] == (pytest.approx(135, abs=1), "odd", tmp_path)
-    assert asked["epoch"][1] == pytest.approx(112, abs=1)
+    assert asked["suite"] == (pytest.approx(0.3 * 450, abs=1), "odd", tmp_path)
+    assert asked["epoch"][1] == pytest.approx(0.25 * 450, abs=1)
     assert asked["keras"][0] == pytest.approx(570, abs=1)
     asked.clear()
     assert bench_gpu.main(["--parts", "layers", "--time-limit", "130", *out]) == 0
-    assert asked == {"layers": (pytest.approx(30, abs=1), None, tmp_path)}
+    assert asked == {"layers": (pytest.approx(130, abs=1), None, tmp_path)}
     asked.clear()
     assert bench_gpu.main(["--parts", "suite", *out]) == 0
     assert asked == {"suite": (None, None, tmp_path)}
