@@ -100,8 +100,9 @@ class Clock:
     """What is left of a time limit."""
 
     def __init__(self, limit: float | None, reserve: float = _RESERVE) -> None:
-        self._begun, self._reserve = time.monotonic(), reserve
-        self._end = float("inf") if limit is None else self._begun + limit
+        limit = float("inf") if limit is None else limit
+        self._begun, self._reserve = time.monotonic(), min(reserve, limit / 2)
+        self._end = self._begun + limit
 
     def left(self, part: float = 1.0) -> float | None:
         """A part of the seconds that are left, but for the reserve; ``None`` without a limit."""

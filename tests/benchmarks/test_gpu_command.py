@@ -106,7 +106,8 @@ def test_a_whole_run(tmp_path):
 
 @needs_numba_cuda
 def test_the_time_is_up(tmp_path):
-    done = command(*("--dry-run", "--parts", "rows", "--time-limit", "1", "--out", str(tmp_path)))
+    made = "--dry-run", "--parts", "rows", "--time-limit", "0.01", "--out", str(tmp_path)
+    done = command(*made)
     assert done.returncode == 1
     assert "no time was left for 96 rows: seed1@4096.block.forward" in done.stdout
     assert "nothing was measured" in done.stdout
@@ -207,6 +208,10 @@ def test_parts_have_their_time(monkeypatch, tmp_path):
     asked.clear()
     assert bench_gpu.main(["--parts", "layers", "--time-limit", "130", *out]) == 0
     assert asked == {"layers": (pytest.approx(130, abs=1), None, tmp_path)}
+    asked.clear()
+    assert bench_gpu.main(["--parts", "layers", "keras", "--time-limit", "70", *out]) == 0
+    assert asked["layers"][0] == pytest.approx(35, abs=1)
+    assert asked["keras"][0] == pytest.approx(70, abs=1)
     asked.clear()
     assert bench_gpu.main(["--parts", "suite", *out]) == 0
     assert asked == {"suite": (None, None, tmp_path)}
