@@ -51,7 +51,7 @@ class Optimized:
 
     def arrays(self) -> list[np.ndarray]:
         """Return copies of the model's variables, seed generators too, and the optimizer's."""
-        return [np.array(keras.ops.convert_to_numpy(v)) for v in self._variables()]
+        return [np.array(keras.ops.convert_to_numpy(v)) for v in self.variables()]
 
     def restore(self, arrays: Sequence[np.ndarray]) -> None:
         """Set all variables.
@@ -62,7 +62,7 @@ class Optimized:
         Raises:
             CnnforgeError: They do not belong to this model.
         """
-        variables = self._variables()
+        variables = self.variables()
         if len(variables) != len(arrays):
             raise CnnforgeError(
                 f"the training state holds {len(arrays)} variables, this model has "
@@ -76,5 +76,6 @@ class Optimized:
                 )
             variable.assign(array)
 
-    def _variables(self) -> list[keras.Variable]:
+    def variables(self) -> list[keras.Variable]:
+        """Return the model's variables and the optimizer's, in the order of `arrays`."""
         return [*self._model.variables, *self._optimizer.variables]

@@ -116,6 +116,28 @@ class Trainer(Classifier, Optimized):
         bad = int(failed)
         return ChunkResult(float(total), int(right), None if bad < 0 else bad)
 
+    def forward(self, images: np.ndarray, *, training: bool) -> None:
+        """Compute the model on one batch, not as a graph, for what is called on the way.
+
+        Args:
+            images: (N, H, W, C) uint8.
+            training: Whether as in training.
+        """
+        self._model(tf.cast(images, tf.float32), training=training)
+
+    def gradients(self, images: np.ndarray, labels: np.ndarray) -> list[np.ndarray | None]:
+        """Return the gradients of the loss of one batch, and take no step.
+
+        Args:
+            images: (N, H, W, C) uint8.
+            labels: (N,) int32.
+
+        Returns:
+            One for each trainable variable; `None` where the loss does not depend on it.
+        """
+        found = self._differentiate(tf.convert_to_tensor(images), tf.convert_to_tensor(labels))[2]
+        return [None if it is None else tf.convert_to_tensor(it).numpy() for it in found]
+
     def _train_chunk(
         self, images: tf.Tensor, labels: tf.Tensor, loss: tf.Tensor, correct: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -139,15 +161,20 @@ class Trainer(Classifier, Optimized):
         # One step needs the weights of the one before it: nothing may run in parallel.
         return tf.while_loop(go_on, step, start, parallel_iterations=1)[1:]
 
-    def _step(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        variables = self._model.trainable_variables
+    def _differentiate(
+        self, images: tf.Tensor, labels: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor | None]]:
         with tf.GradientTape() as tape:
             outputs = self._model(tf.cast(images, tf.float32), training=True)
             losses = keras.losses.sparse_categorical_crossentropy(labels, outputs)
             loss = tf.reduce_mean(losses)
             if self._model.losses:
                 loss += tf.add_n(self._model.losses)
-        self._optimizer.apply(tape.gradient(loss, variables), variables)
+        return loss, outputs, tape.gradient(loss, self._model.trainable_variables)
+
+    def _step(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        loss, outputs, gradients = self._differentiate(images, labels)
+        self._optimizer.apply(gradients, self._model.trainable_variables)
         winners = tf.argmax(outputs, axis=-1, output_type=tf.int32)
         return loss, tf.math.count_nonzero(winners == labels)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -108,21 +108,53 @@ class Trainer(Classifier, Optimized):
                 return ChunkResult(loss, correct, number)
         return ChunkResult(loss, correct, None)
 
+    @torch.no_grad()
+    def forward(self, images: np.ndarray, *, training: bool) -> None:
+        """Compute the model on one batch, for what is called on the way.
+
+        Args:
+            images: (N, H, W, C) uint8.
+            training: Whether as in training.
+        """
+        self._reseed(int(self._optimizer.iterations))
+        self._model(keras.ops.convert_to_tensor(images).to(torch.float32), training=training)
+
+    def gradients(self, images: np.ndarray, labels: np.ndarray) -> list[np.ndarray | None]:
+        """Return the gradients of the loss of one batch, and take no step.
+
+        Args:
+            images: (N, H, W, C) uint8.
+            labels: (N,) int32.
+
+        Returns:
+            One for each trainable variable; `None` where the loss does not depend on it.
+        """
+        self._reseed(int(self._optimizer.iterations))
+        batch = keras.ops.convert_to_tensor(images).to(torch.float32)
+        found = self._differentiate(batch, keras.ops.convert_to_tensor(labels))[2]
+        return [None if it is None else keras.ops.convert_to_numpy(it) for it in found]
+
     def _reseed(self, step: int) -> None:
         # Under torch, Keras' dropout without a seed draws from torch's global generator, which no
         # variable holds. As a function of the seed and the step it needs no place in the state.
         words = np.random.SeedSequence([self._seed, step]).generate_state(1, np.uint64)
         torch.manual_seed(int(words[0]))
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, int]:
+    def _differentiate(
+        self, images: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, Sequence[torch.Tensor | None]]:
         variables = self._model.trainable_variables
         outputs = self._model(images, training=True)
         loss = keras.losses.sparse_categorical_crossentropy(labels, outputs).mean()
         for penalty in self._model.losses:
             loss = loss + penalty
         gradients = torch.autograd.grad(loss, [v.value for v in variables], allow_unused=True)
+        return loss, outputs, gradients
+
+    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, int]:
+        loss, outputs, gradients = self._differentiate(images, labels)
         with torch.no_grad():
-            self._optimizer.apply(gradients, variables)
+            self._optimizer.apply(gradients, self._model.trainable_variables)
             right = (outputs.argmax(dim=-1) == labels).sum()
         return float(loss.detach()), int(right)
 

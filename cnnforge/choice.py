@@ -118,15 +118,18 @@ class Chooser:
         trace: TracebackType | None,
     ) -> None:
         """Write what was measured, also where something else has failed."""
+        kept = f"remembered in {self._path}"
         if self._measured:
             # Another process may have written in the meantime; what it has said stays.
-            _write(self._path, {**self._measured, **_read(self._path)})
+            error = _write(self._path, {**self._measured, **_read(self._path)})
+            if error is not None:
+                kept = f"not remembered: {self._path} cannot be written ({error})"
         if self._told:
             _log.info(
-                "measured %d layers in %.1f s; remembered in %s",
+                "measured %d layers in %.1f s; %s",
                 len(self._measured),
                 time.perf_counter() - self._begun,
-                self._path,
+                kept,
             )
 
     def choose(self, workloads: Sequence[Workload]) -> Choice:
@@ -302,7 +305,8 @@ def _from_json(value: Mapping[str, Any]) -> Remembered:
     return Remembered(*about, bool(value["training"]), choice)
 
 
-def _write(path: Path, choices: Mapping[str, Remembered]) -> None:
+def _write(path: Path, choices: Mapping[str, Remembered]) -> str | None:
+    """Write choices; return why they could not be written: then they are measured again."""
     rows = {}
     for key, it in sorted(choices.items()):
         row = asdict(it)
@@ -312,5 +316,6 @@ def _write(path: Path, choices: Mapping[str, Remembered]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps({"version": _VERSION, "choices": rows}, indent=1) + "\n")
-    except OSError:
-        return  # Measured again next time.
+    except OSError as error:
+        return error.strerror or str(error)
+    return None

@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Any, Literal
 
+import keras
 import numpy as np
 
 from cnnforge._timing import Timing, interleave, timing
@@ -28,7 +30,8 @@ class Pass:
 
     Attributes:
         name: ``forward``; ``full``, which is forward and backward; or ``backward``, the difference
-            between the two, taken round by round.
+            between the two, taken round by round. A layer that computes something else in training
+            has none: its forward pass is a prediction, and its full pass is training.
         ours: The plugin layer's time.
         reference: The stock layer's.
         ratio: ``reference / ours`` over the rounds: median, 20th and 80th percentile; `None` where
@@ -55,7 +58,7 @@ class Measurement:
 
     Attributes:
         case: What was measured.
-        passes: In the order of `PASSES`; empty where the reference was not run.
+        passes: Those of `PASSES` that mean something; empty where the reference was not run.
         first_calls: What the function of that name has measured.
         calls: Seconds of a graph call on no images, of ours and of the reference: what Python and
             the framework cost. `None` where a layer refuses an empty batch.
@@ -151,9 +154,15 @@ def measure(
             *_torch(name, tuple(layouts), timings, times),
         )
         for name in PASSES
+        if name != "backward" or not _trains(reference.layer)
     )
     calls, overheads = _overheads(ours, reference, rounds)
     return Measurement(case, passes, first, calls, overheads)
+
+
+def _trains(layer: keras.layers.Layer) -> bool:
+    """Whether a layer may compute something else in training than in a prediction."""
+    return "training" in signature(layer.call).parameters
 
 
 def _torch(

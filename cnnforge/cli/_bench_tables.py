@@ -72,7 +72,13 @@ def show(result: dict[str, Any]) -> None:
     for case in result["cases"]:
         if case["note"]:
             _render.message(f"note: {case['name']} is not measured: {case['note']}")
-        elif len(case["layers"]) > 1:
+            continue
+        if "backward" not in case["passes"]:
+            _render.message(
+                f"note: {case['name']} computes something else in training: forward is a "
+                "prediction, full is training, and what is between them is no backward pass"
+            )
+        if len(case["layers"]) > 1:
             _render.message(f"note: {case['name']} stands for {len(case['layers'])} layers")
 
 

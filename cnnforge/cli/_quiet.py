@@ -86,7 +86,7 @@ def _held_back_stderr() -> Iterator[None]:
         os.dup2(held.fileno(), stderr)
         try:
             yield
-        except BaseException:
+        except Exception:
             sys.stderr.flush()
             held.seek(0)
             os.write(saved, held.read())

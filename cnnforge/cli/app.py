@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from cnnforge.cli import _interrupt
 from cnnforge.cli.bench import bench
 from cnnforge.cli.doctor import doctor
 from cnnforge.cli.evaluate import evaluate
@@ -25,8 +26,7 @@ from cnnforge.errors import CnnforgeError
 _COMMANDS = (train, evaluate, predict, bench, doctor)
 _GROUPS = (plugins,)
 
-INTERRUPTED = 130
-"""The exit code after a Ctrl-C: 128 plus the number of the signal."""
+INTERRUPTED = _interrupt.EXIT_CODE
 
 # Some versions of Typer depend on Click and some bring a copy of their own. This is
 # `ClickException`, the base of all errors in the arguments, of whichever is in use.
@@ -44,7 +44,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise _Interrupted("interrupted") from None
+            raise _Interrupted(_interrupt.message()) from None
 
 
 # Typer's rich help would import rich, for every --help and every wrong option.
@@ -94,7 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 failed, 2 asked for wrongly, 130 interrupted, or the one with
         which a command raised `typer.Exit`.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is not None:
+        return _main(list(arguments))
+    _interrupt.watch()
+    return _interrupt.end(_main(sys.argv[1:]))
+
+
+def _main(arguments: list[str]) -> int:
     try:
         code = typer.main.get_command(app).main(
             arguments or ["--help"], prog_name="cnnforge", standalone_mode=False
@@ -102,15 +108,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CnnforgeError as error:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", INTERRUPTED)
+        return _fail(_interrupt.message(), INTERRUPTED)
     except _ArgumentError as error:
         return _fail(_explain(error), error.exit_code)
+    except Exception:
+        if not _interrupt.came():
+            raise
+        return _fail(_interrupt.message(), INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 
 def _fail(message: str, code: int) -> int:
     from cnnforge.cli import _render
 
+    if _interrupt.came():
+        # A library makes an error of its own of an exception that comes out of a callback.
+        message, code = _interrupt.message(), INTERRUPTED
     _render.error(message)
     return code
 

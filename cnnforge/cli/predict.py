@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,7 +52,7 @@ def predict(
     Each image gets one row. One that cannot be read gets a row that says why; the exit code is 1
     if that happened to all of them.
     """
-    _check_output(output)
+    _check_output(output, submission)
     from cnnforge.cli._trained import open_trained
 
     trained = open_trained(run, kernels, plugin, load_plugins)
@@ -67,7 +68,14 @@ def predict(
     for part in found:
         left = None if limit is None else limit - len(rows)
         rows += part.predict(trained.predictor, top_k, left)
-    _write(rows, output, submission)
+    from cnnforge.errors import RunError
+
+    try:
+        _write(rows, output, submission)
+    except RunError:
+        # What was computed is not lost with the file.
+        _show(rows, None)
+        raise
     if json:
         print_json({"run": str(run), "predictions": [row.as_dict() for row in rows]})
     else:
@@ -79,11 +87,20 @@ def predict(
         raise DataError(f"none of the {failed} images could be read")
 
 
-def _check_output(output: Path | None) -> None:
-    if output is not None and output.suffix.lower() not in _FORMATS:
-        from cnnforge.errors import UsageError
+def _check_output(output: Path | None, submission: Path | None) -> None:
+    from cnnforge.errors import UsageError
 
+    if output is not None and output.suffix.lower() not in _FORMATS:
         raise UsageError(f"--output writes {' or '.join(_FORMATS)}, got {output}")
+    for option, path in (("--output", output), ("--submission", submission)):
+        if path is None:
+            continue
+        if path.is_dir():
+            raise UsageError(f"{option}: {path} is a folder, expected the name of a file in it")
+        if not path.parent.is_dir():
+            raise UsageError(f"{option}: there is no folder {path.parent} for {path.name}: make it")
+        if not os.access(path.parent, os.W_OK):
+            raise UsageError(f"{option}: the folder {path.parent} cannot be written to")
 
 
 def _write(rows: list[Prediction], output: Path | None, submission: Path | None) -> None:

@@ -221,11 +221,12 @@ def _print_config(
 
 
 def _run(session: Session, json: bool) -> None:
-    from cnnforge.cli import _render
+    from cnnforge.cli import _interrupt, _render
     from cnnforge.training import StopOnSignal
 
     path = session.run.path
     _render.message(f"run directory: {path}")
+    _interrupt.say(f"interrupted; go on with 'cnnforge train --resume {path}'")
     for warning in session.warnings:
         _render.message(f"note: {warning}")
     if session.checks:
@@ -244,7 +245,7 @@ def _run(session: Session, json: bool) -> None:
         )
         _finish(session, session.report(), json)
         return
-    with StopOnSignal() as stop:
+    with _interrupt.saving(), StopOnSignal() as stop:
         with _render.progress() as display:
             result = session.train([_Progress(session, display)], stop)
         if result.interrupted:
@@ -255,6 +256,10 @@ def _run(session: Session, json: bool) -> None:
             raise typer.Exit(stop.exit_code)
     if _stopped(session):
         _render.message(_stopped(session))
+    _interrupt.say(
+        "interrupted; the model is saved, its tables and figures are not all there: they are "
+        f"written by 'cnnforge train --resume {path}'"
+    )
     _finish(session, session.report(), json)
 
 

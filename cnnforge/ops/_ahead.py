@@ -33,7 +33,7 @@ from cnnforge.ops._ahead_job import FRAMEWORKS, find
 from cnnforge.ops._ahead_pool import Pool, Task
 from cnnforge.ops._ahead_process import VARIABLE
 from cnnforge.ops._definition import Step
-from cnnforge.ops._shared_cache import is_compiled, is_durable, share_disk_cache
+from cnnforge_disk_cache import is_compiled, is_durable, share_disk_cache
 
 _EXIT_SECONDS = 2.0
 

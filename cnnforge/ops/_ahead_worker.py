@@ -32,8 +32,8 @@ from cnnforge.ops._ahead_job import (
     find,
     make_array,
 )
-from cnnforge.ops._shared_cache import share_disk_cache
 from cnnforge.ops.entry import launch_threads
+from cnnforge_disk_cache import share_disk_cache
 
 # A function that hangs keeps even the thread that looks after the other process from running.
 _MOST_SECONDS = 600

@@ -71,7 +71,7 @@ def _bars(
         drawn = [
             (position, case["passes"][name]["ratio"])
             for position, case in zip(positions, cases, strict=True)
-            if case["passes"][name]["ratio"]
+            if case["passes"].get(name, {}).get("ratio")
         ]
         if not drawn:
             continue

@@ -6,9 +6,10 @@ It owns the order of the samples, the state and the events; the step belongs to 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -17,11 +18,12 @@ import keras
 import numpy as np
 
 from cnnforge._backend import Trainer
-from cnnforge._chunks import ChunkSize, chunks
+from cnnforge._chunks import Chunk, ChunkSize, chunks
 from cnnforge.callbacks import Callback
 from cnnforge.data import Augment, AugmentedSamples, Dataset, Samples
 from cnnforge.errors import CnnforgeError
 from cnnforge.evaluation import cross_entropy
+from cnnforge.training import culprit
 from cnnforge.training.events import (
     BatchesDone,
     EpochBegun,
@@ -40,6 +42,11 @@ _SAVE_EVERY = 300.0
 
 class _Stopped(Exception):
     pass
+
+
+def _whatever_happens() -> contextlib.AbstractContextManager[None]:
+    # What is looked for explains an error; the error itself must be said in any case.
+    return contextlib.suppress(Exception)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +109,20 @@ def train(
         The last state, and whether the loop was interrupted.
 
     Raises:
-        CnnforgeError: The loss or a weight is no longer a finite number; what was saved last is.
+        CnnforgeError: The loss or a weight is no longer a finite number: in which epoch and batch,
+            and in which layer first; what was saved last is.
             Or `resume_from` belongs to another model.
         RunError: A file could not be written.
         PluginError: A callback or an augmentation failed.
     """
-    run = _Run(Trainer(model, learning_rate, batch_size), dataset, epochs, batch_size, seed)
+    trainer = Trainer(model, learning_rate, batch_size)
+    run = _Run(trainer, model, dataset, epochs, batch_size, seed)
     run.store, run.save_best, run.should_stop = store, save_best, should_stop
     run.listeners, run.augmentations = tuple(listeners), tuple(augmentations)
     run.callbacks = EpochCallbacks(callbacks or {}, run.trainer, model, epochs, folder)
     if resume_from is not None:
         run.trainer.restore(resume_from.arrays)
+        run.last = resume_from
         run.state = replace(resume_from, arrays=(), config=dict(config or resume_from.config))
         run.callbacks.restore(resume_from.callbacks)
     else:
@@ -131,15 +141,24 @@ class _Run:
     """One call of `train`: the state without its arrays, which live in `trainer` meanwhile."""
 
     def __init__(
-        self, trainer: Trainer, dataset: Dataset, epochs: int, batch_size: int, seed: int
+        self,
+        trainer: Trainer,
+        model: keras.Model,
+        dataset: Dataset,
+        epochs: int,
+        batch_size: int,
+        seed: int,
     ) -> None:
-        self.trainer, self.dataset, self.epochs = trainer, dataset, epochs
+        self.trainer, self.model = trainer, model
+        self.dataset, self.epochs = dataset, epochs
         self.batch_size, self.seed = batch_size, seed
         self.batches = -(-len(dataset.train) // batch_size)
         self.train_size = ChunkSize(dataset.image_shape, batch_size)
         self.validation_size = ChunkSize(dataset.image_shape, batch_size)
         self.saved_at = time.monotonic()
         self.state = TrainingState(arrays=())
+        # The last state with its arrays, for who looks for what went wrong since.
+        self.last = self.state
         self.store: StateStore | None = None
         self.save_best: Callable[[], None] = lambda: None
         self.should_stop: Callable[[], bool] = lambda: False
@@ -164,18 +183,15 @@ class _Run:
 
     def train_epoch(self) -> None:
         samples = self.dataset.train
-        visit = order(self.seed, self.state.epoch, len(samples))
-        if self.augmentations:
-            samples = AugmentedSamples(samples, self.augmentations, self.seed, self.state.epoch)
         begun = time.perf_counter()
-        reading = chunks(samples, visit, self.batch_size, self.train_size, self.state.batch)
-        for chunk in reading:
+        for chunk in self.chunks(self.state, self.train_size):
             called = time.perf_counter()
             sums = self.state.sums
             result = self.trainer.train(chunk.images, chunk.labels, sums.loss, sums.correct)
             now = time.perf_counter()
             if result.failed is not None:
-                self.fail(f"the loss in {self.place(chunk.first + result.failed)}")
+                batch = chunk.first + result.failed
+                self.fail(f"the loss in {self.place(batch)}", self.culprit(batch))
             self.train_size.learn(chunk.batches, now - called)
             sums = Sums(result.loss, result.correct, sums.seconds + now - begun)
             self.state = replace(self.state, batch=chunk.first + chunk.batches, sums=sums)
@@ -193,6 +209,14 @@ class _Run:
             begun = now
             self.stop_or_save()
 
+    def chunks(self, state: TrainingState, size: ChunkSize) -> Iterator[Chunk]:
+        """The batches that are left of a state's epoch."""
+        samples = self.dataset.train
+        visit = order(self.seed, state.epoch, len(samples))
+        if self.augmentations:
+            samples = AugmentedSamples(samples, self.augmentations, self.seed, state.epoch)
+        return chunks(samples, visit, self.batch_size, size, state.batch)
+
     def classify(self, samples: Samples) -> np.ndarray:
         parts = []
         for chunk in chunks(
@@ -208,7 +232,10 @@ class _Run:
         labels = np.asarray(self.dataset.validation.labels)
         loss = cross_entropy(probabilities, labels)
         if not math.isfinite(loss):
-            self.fail(f"the validation loss after {self.place(self.batches - 1)}")
+            # Where a weight is not finite, that comes first.
+            self.check(self.current(), self.state.epoch + 1, self.batches)
+            where = f"the validation loss after {self.place(self.batches - 1)}"
+            self.fail(where, self.validation_culprit())
         accuracy = float(np.mean(probabilities.argmax(axis=1) == labels))
         state, count = self.state, len(self.dataset.train)
         metrics = EpochMetrics(
@@ -254,17 +281,17 @@ class _Run:
             self.save()
 
     def save(self, state: TrainingState | None = None) -> None:
-        if self.store is None:
-            return
         if state is None:
             state = self.current()
             self.check(state, state.epoch + 1, state.batch)
-        self.store.save(state)
-        self.saved_at = time.monotonic()
+        if self.store is not None:
+            self.store.save(state)
+        self.last, self.saved_at = state, time.monotonic()
 
     def check(self, state: TrainingState, epoch: int, batch: int) -> None:
         if not all(np.isfinite(array).all() for array in state.arrays):
-            self.fail(f"a weight after epoch {epoch}, batch {batch} of {self.batches}")
+            where = f"a weight after epoch {epoch}, batch {batch} of {self.batches}"
+            self.fail(where, self.culprit(batch - 1))
 
     def current(self) -> TrainingState:
         return replace(self.state, arrays=self.trainer.arrays())
@@ -272,10 +299,34 @@ class _Run:
     def place(self, batch: int) -> str:
         return f"epoch {self.state.epoch + 1}, batch {batch + 1} of {self.batches}"
 
-    def fail(self, what: str) -> NoReturn:
+    def culprit(self, batch: int) -> str:
+        """What was first not finite since the last state, if not in this batch then in which."""
+        size = ChunkSize(self.dataset.image_shape, self.batch_size)
+        size.batches = 1
+        batches = ((it.images, it.labels) for it in self.chunks(self.last, size))
+        with _whatever_happens():
+            number, found = culprit.of_training(
+                self.trainer, self.model, self.last.arrays, batches, self.should_stop
+            )
+            number += self.last.batch
+            return f"{found}, in batch {number + 1}" if found and number != batch else found
+        return ""
+
+    def validation_culprit(self) -> str:
+        """What is first not finite in the validation images."""
+        samples = self.dataset.validation
+        size = ChunkSize(self.dataset.image_shape, self.batch_size)
+        parts = chunks(samples, np.arange(len(samples)), self.batch_size, size)
+        with _whatever_happens():
+            return culprit.of_prediction(self.trainer, self.model, (it.images for it in parts))
+        return ""
+
+    def fail(self, what: str, first: str) -> NoReturn:
         raise CnnforgeError(
-            f"{what} is not a finite number: lower the learning rate, or look for broken images "
-            "in the data" + ("; the state saved last is finite" if self.store else "")
+            f"{what} is not a finite number"
+            + (f", and the first that is not was {first}" if first else "")
+            + ": lower the learning rate, or look for broken images in the data"
+            + ("; the state saved last is finite" if self.store else "")
         )
 
     def tell(self, event: Event) -> None:

@@ -289,6 +289,16 @@ def test_a_measurement(result):
         assert case["overhead"]["ours"] > 0
 
 
+def test_a_layer_that_trains_otherwise_has_no_backward_pass(installed):
+    # Its forward pass is a prediction: what training takes more is not its gradient.
+    peaks = benchmarking.Peaks(1e11, 1e10, 2)
+    for name in ("dropout", "batch_normalization"):
+        (case,) = benchmarking.layer_cases(installed[name], SHAPE)
+        measured = benchmarking.measure(case, rounds=3)
+        assert [it.name for it in measured.passes] == ["forward", "full"]
+        assert list(benchmarking.to_json(measured, peaks)["passes"]) == ["forward", "full"]
+
+
 def test_the_table(result):
     rows = list(csv.DictReader(benchmarking.csv_text(result).splitlines()))
     assert [row["pass"] for row in rows] == [*benchmarking.PASSES] * 2

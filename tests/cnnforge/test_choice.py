@@ -309,6 +309,16 @@ def test_measuring_ends_and_says_so(tmp_path, monkeypatch, caplog, measured):
     first, last = caplog.messages
     assert "which implementation of each layer is faster" in first
     assert last.startswith("measured 1 layers in ")
+    assert last.endswith(f"remembered in {tmp_path / 'choices.json'}")
+
+
+def test_what_cannot_be_remembered_is_not_said_to_be(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(module, "_TOLD_AFTER", -1.0)
+    (tmp_path / "file").write_text("no folder")
+    cache = tmp_path / "file" / "choices.json"
+    with caplog.at_level(logging.INFO, "cnnforge"):
+        choose(model(SlowPool), registry("SlowPool"), cache)
+    assert f"not remembered: {cache} cannot be written (" in caplog.messages[-1]
 
 
 def test_what_is_remembered(tmp_path):

@@ -40,7 +40,9 @@ def launched(function):
     for slot in slots.values():
         compiled.forget_kernel(slot)
     result = function()
-    return result, [name for name, slot in slots.items() if compiled._table[slot]]
+    return result, [
+        name for name, slot in slots.items() if compiled._table[compiled.row_of(slot), 0]
+    ]
 
 
 class Case(NamedTuple):

@@ -12,9 +12,11 @@ import ctypes
 import hashlib
 import os
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,13 +30,20 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from cnnforge_disk_cache import share_disk_cache, temporary_folder
+
 KERNEL_SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int64)
-_SLOTS = 1 << 15
+_SLOTS = 1 << 16
 _LINE_FLOATS = 16
-_table = np.zeros(_SLOTS, np.int64)
-_factories: list[tuple[int, int, Callable[[int], Any]]] = []
+# No address of a kernel.
+_INTERRUPTED = -1
+# A row: the address of a kernel, and the number of its slot.
+_table = np.zeros((_SLOTS, 2), np.int64)
+_families: list[_Family] = []
 _kept: list[Any] = []
 _compiling = threading.RLock()
+# Before the first function is made: all that is compiled for kernels comes through this module.
+share_disk_cache()
 
 
 def vector_lanes() -> int:
@@ -56,17 +65,23 @@ def _host_features() -> dict[str, bool]:
 
 
 @cache
+def _state() -> str:
+    """A digest of the sources of the kernels, and of their compilers' versions."""
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    package = Path(__file__).parent.parent
+    for folder in (package / "cpu", package / "launch", package):
+        for source in sorted(folder.glob("*.py")):
+            digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@cache
 def _cache_directory() -> str:
     """Folder of compiled code, one for each state of the sources it comes from and its compilers.
 
     Numba invalidates a cached function when the file that holds it changes, not when a module it
     uses does; the digest in the path closes that hole.
     """
-    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    package = Path(__file__).parent.parent
-    for folder in (package / "cpu", package / "launch", package):
-        for source in sorted(folder.glob("*.py")):
-            digest.update(source.read_bytes())
     if numba.config.CACHE_DIR:  # pyright: ignore[reportAttributeAccessIssue]
         base = Path(numba.config.CACHE_DIR)  # pyright: ignore[reportAttributeAccessIssue]
     elif sys.platform == "darwin":
@@ -75,7 +90,14 @@ def _cache_directory() -> str:
         base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "cnnforge"
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnnforge"
-    return str(base / f"kernels-{digest.hexdigest()[:16]}")
+    folder = base / f"kernels-{_state()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        # Numba would take a folder beside the sources, which is not one for each state of them.
+        return os.path.join(temporary_folder(str(folder), error.strerror), folder.name)
+    return str(folder)
 
 
 @contextlib.contextmanager
@@ -112,38 +134,108 @@ def cached_cfunc(signature: Any, **options: Any) -> Callable[[Any], Any]:
     return decorate
 
 
+@dataclass(frozen=True)
+class _Family:
+    """Kernels that one factory makes.
+
+    Attributes:
+        first: The row of the first.
+        count: How many there are.
+        factory: Makes them.
+        tag: 31 bits of a digest of what it is made of.
+    """
+
+    first: int
+    count: int
+    factory: Callable[[int], Any]
+    tag: int
+
+
 def kernel_family(count: int) -> Callable[[Callable[[int], Any]], int]:
     """Reserve ``count`` table slots for the kernels that the decorated factory makes.
 
     The factory gets a number from 0 to ``count - 1`` and returns a cfunc of ``KERNEL_SIGNATURE``.
     The decorated name becomes the family's first slot.
+
+    Compiled functions hold slot numbers for ever, in their caches too. The rows of the table are
+    given out in the order of imports, and another version has other kernels. So a slot number says
+    besides its row which family it belongs to (31 bits of a digest of its name, its source and
+    cnnforge's) and where that began: a function from a cache gets the kernel that it was compiled
+    with, wherever that is now, and an error where there is none.
     """
 
     def decorate(factory: Callable[[int], Any]) -> int:
-        first = _factories[-1][0] + _factories[-1][1] if _factories else 0
+        first = _families[-1].first + _families[-1].count if _families else 0
         if first + count > _SLOTS:
             raise ValueError(f"kernel table: {first + count} slots needed, {_SLOTS} there")
-        _factories.append((first, count, factory))
+        family = _Family(first, count, factory, _tag(factory, count))
+        _families.append(family)
+        slot = family.tag << 32 | first << 16 | first
+        _table[first : first + count, 1] = slot + np.arange(count)
         # Not an int: what takes one that Numba knows the value of is compiled for every value.
-        return np.int64(first)  # pyright: ignore[reportReturnType]
+        return np.int64(slot)  # pyright: ignore[reportReturnType]
 
     return decorate
 
 
+def _tag(factory: Callable[[int], Any], count: int) -> int:
+    name = f"{factory.__module__}.{factory.__qualname__} {count} {_state()}"
+    source = _source(factory.__code__.co_filename) or factory.__code__.co_code
+    return int.from_bytes(hashlib.sha256(name.encode() + source).digest()[:4], "big") >> 1
+
+
+@cache
+def _source(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        # A notebook, for one.
+        return b""
+
+
+def row_of(slot: int) -> int:
+    """The row of the table that a slot number means in this process.
+
+    Raises:
+        RuntimeError: Its family is not here: it comes from a cache.
+    """
+    slot = int(slot)
+    tag, first, row = slot >> 32, slot >> 16 & 0xFFFF, slot & 0xFFFF
+    if _table[row, 1] == slot:
+        return row
+    for family in _families:
+        if family.tag == tag and 0 <= row - first < family.count:
+            return family.first + row - first
+    raise RuntimeError(
+        "a compiled function asks for a kernel that there is not: it comes from a cache of "
+        "Numba's, and the kernels have changed since; remove that (the __pycache__ folder beside "
+        f"its source, or {_cache_directory()}), and compile with cached_njit of "
+        "cnnforge_kernels.cpu.compiled what was compiled with numba.njit(cache=True)"
+    )
+
+
 def compile_kernel(slot: int) -> int:
-    """The address of the kernel of a table slot, compiled or loaded now if it must be."""
+    """The address of the kernel of a table slot, compiled or loaded now if it must be.
+
+    Raises:
+        RuntimeError: There is no such kernel.
+    """
     with _compiling:
-        if not _table[slot]:
-            for first, count, factory in _factories:
-                if first <= slot < first + count:
-                    _table[slot] = factory(slot - first).address
-        return int(_table[slot])
+        row = row_of(slot)
+        if not _table[row, 0]:
+            for family in _families:
+                if family.first <= row < family.first + family.count:
+                    _table[row, 0] = family.factory(row - family.first).address
+        return int(_table[row, 0])
 
 
 def _compile_on_miss(slot: int) -> int:
     # What a callback raises is lost, and what it then returns to compiled code is undefined.
     try:
         return compile_kernel(slot)
+    except KeyboardInterrupt:
+        # Nothing is wrong, and nothing to be shown.
+        return _INTERRUPTED
     except BaseException:
         traceback.print_exc()
         return 0
@@ -156,7 +248,7 @@ def keep_for_ever(thing: Any) -> None:
 
 def forget_kernel(slot: int) -> None:
     """Have the factory of a table slot asked again when its kernel is next used."""
-    _table[slot] = 0
+    _table[row_of(slot), 0] = 0
 
 
 def publish_address(name: str, result: int) -> None:
@@ -172,9 +264,9 @@ def publish_address(name: str, result: int) -> None:
 
 
 _on_miss = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(_compile_on_miss)
-publish_address("cnnforge_kernel_table", _table.ctypes.data)
+publish_address("cnnforge_kernel_rows", _table.ctypes.data)
 llvm.add_symbol("cnnforge_compile_kernel", ctypes.cast(_on_miss, ctypes.c_void_p).value)
-_kernel_table = types.ExternalFunction("cnnforge_kernel_table", types.int64())
+_kernel_rows = types.ExternalFunction("cnnforge_kernel_rows", types.int64())
 _compile_kernel = types.ExternalFunction("cnnforge_compile_kernel", types.int64(types.int64))
 
 
@@ -267,9 +359,14 @@ def aligned_floats(count: int) -> Any:
 @cached_njit()
 def kernel_address(slot: int) -> int:
     """The address of a kernel, from compiled code; compiles it when it was never used before."""
-    address = load_int64(_kernel_table() + 8 * slot)
-    if address == 0:
+    row = _kernel_rows() + 16 * (slot & 0xFFFF)
+    address = load_int64(row)
+    # Another number: the slot of a cached function, whose family is elsewhere now, or nowhere.
+    if address == 0 or load_int64(row + 8) != slot:
         address = _compile_kernel(slot)
-    if address == 0:
-        raise RuntimeError("a kernel of cnnforge could not be compiled: see the messages above")
+        if address == 0:
+            raise RuntimeError("a kernel of cnnforge could not be compiled: see the messages above")
+        if address == _INTERRUPTED:
+            # Compiled code can raise no KeyboardInterrupt.
+            raise RuntimeError("interrupted while a kernel of cnnforge was compiled")
     return address

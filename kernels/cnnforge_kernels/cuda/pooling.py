@@ -7,6 +7,7 @@ from functools import lru_cache, partial
 from math import prod
 
 from cnnforge_kernels.cuda.plans import Pair, Plan, Shape, blocks, check_images, launch, offer
+from cnnforge_kernels.cuda.pool_windows import side_by_side, windows_backward, windows_forward
 from cnnforge_kernels.cuda.pools import (
     THREADS,
     Pool,
@@ -84,7 +85,8 @@ def forward(p: Pooling, maximum: bool) -> Plan:
 def _forward(p: Pooling, maximum: bool, threads: int) -> Plan:
     tasks = prod(p.outputs) // p.vector
     names = ("inputs", "outputs", "winners" if maximum else "outputs")
-    kernel = pool_forward(p.kernel(maximum, False, threads))
+    kind = p.kernel(maximum, False, threads)
+    kernel = (windows_forward if side_by_side(kind) else pool_forward)(kind)
     return Plan((launch(kernel, (blocks(tasks, threads),), *names, *p.sizes, tasks),))
 
 
@@ -105,8 +107,12 @@ def backward(p: Pooling, maximum: bool) -> Plan:
 def _backward(p: Pooling, maximum: bool, threads: int) -> Plan:
     tasks = prod(p.inputs) // p.vector
     names = ("grad_outputs", "grad_inputs", "winners" if maximum else "grad_outputs")
-    kernel = pool_backward(p.kernel(maximum, True, threads))
-    return Plan((launch(kernel, (blocks(tasks, threads),), *names, *p.sizes, tasks),))
+    kind, windows = p.kernel(maximum, True, threads), ()
+    kernel = (windows_backward if side_by_side(kind) else pool_backward)(kind)
+    if side_by_side(kind):
+        windows = tuple(blocks(p.inputs[1 + a], p.window[a]) for a in (0, 1))
+        tasks = p.inputs[0] * prod(windows) * (p.inputs[3] // p.vector)
+    return Plan((launch(kernel, (blocks(tasks, threads),), *names, *p.sizes, tasks, *windows),))
 
 
 @lru_cache(maxsize=1024)

@@ -16,99 +16,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-
+from cnnforge_kernels.cuda.assembly import GLOBAL, SHARED, Place, assembly
 from cnnforge_kernels.cuda.jit import cuda, intrinsic, no_twin
-from cnnforge_kernels.cuda.memory import element_pointer
-
-_LLVM = {
-    "float32": ir.FloatType(),
-    "uint32": ir.IntType(32),
-}
-_SHARED, _GLOBAL = 3, 1  # address spaces
-
-
-class _Place:
-    """An operand that is an address: two arguments, memory and index."""
-
-    def __init__(self, kind: Any, space: int) -> None:
-        self.kind, self.space = kind, space
-
-    def address(self, context: Any, builder: Any, value: Any, index: Any) -> Any:
-        generic = element_pointer(context, builder, self.kind, value, index)
-        space = ir.PointerType(generic.type.pointee, self.space)
-        # Shared memory is addressed with 32 bits.
-        width = 32 if self.space == _SHARED else 64
-        return builder.ptrtoint(builder.addrspacecast(generic, space), ir.IntType(width))
-
-
-def _assembly(
-    template: str,
-    constraints: str,
-    results: tuple[str, ...],
-    *operands: str | _Place,
-    convergent: bool = False,
-    effects: bool = False,
-) -> tuple:
-    """The signature and code generator of one piece of assembly.
-
-    Args:
-        template: PTX with ``$0``, ``$1``, ... for results, then operands.
-        constraints: of the results and operands, as LLVM writes them.
-        results: their types; none, one, or a tuple of equal ones.
-        operands: types and places.
-        convergent: executed by a warp together.
-        effects: does more than compute its results.
-    """
-    types = cuda.types
-    arguments: list[Any] = []
-    for operand in operands:
-        if isinstance(operand, _Place):
-            arguments += [operand.kind, types.uint32]
-        else:
-            arguments.append(getattr(types, operand))
-    kinds = [getattr(types, name) for name in results]
-    several = types.UniTuple(kinds[0], len(kinds)) if len(kinds) > 1 else None
-    signature = (several or (kinds[0] if kinds else types.void))(*arguments)
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        values, left = [], list(zip(args, sig.args, strict=True))
-        for operand in operands:
-            value, kind = left.pop(0)
-            if isinstance(operand, _Place):
-                index, index_kind = left.pop(0)
-                # Unsigned: an index beyond 2**31 must not become a negative one.
-                index = context.cast(builder, index, index_kind, types.uint64)
-                values.append(operand.address(context, builder, value, index))
-            else:
-                values.append(context.cast(builder, value, kind, getattr(types, operand)))
-        if several:
-            result = ir.LiteralStructType([_LLVM[name] for name in results])
-        else:
-            result = _LLVM[results[0]] if results else ir.VoidType()
-        function = ir.InlineAsm(
-            ir.FunctionType(result, [value.type for value in values]),
-            template,
-            constraints,
-            side_effect=effects,
-        )
-        out = builder.call(function, values, attrs=("convergent",) if convergent else ())
-        if not results:
-            return context.get_dummy_value()
-        if not several:
-            return out
-        parts = [builder.extract_value(out, k) for k in range(len(results))]
-        return context.make_tuple(builder, sig.return_type, parts)
-
-    return signature, codegen
-
 
 _MMA = "{$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
 _MMA_CONSTRAINTS = "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f"
 
 
 def _mma(shape_and_types: str) -> tuple:
-    return _assembly(
+    return assembly(
         f"mma.sync.aligned.{shape_and_types} {_MMA}",
         _MMA_CONSTRAINTS,
         ("float32",) * 4,
@@ -161,11 +77,27 @@ def load_matrices(typingctx: Any, shared: Any, index: Any) -> Any:
     Lane l gives the place of row ``l % 8`` of matrix ``l // 8``: 16 bytes, 16-byte aligned. It
     gets, of each matrix, the 32 bits in row ``l // 4`` at position ``l % 4``.
     """
-    return _assembly(
+    return assembly(
         "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0,$1,$2,$3}, [$4];",
         "=r,=r,=r,=r,r,~{memory}",
         ("uint32",) * 4,
-        _Place(shared, _SHARED),
+        Place(shared, SHARED),
+        convergent=True,
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def load_matrices_turned(typingctx: Any, shared: Any, index: Any) -> Any:
+    """As ``load_matrices``, of 16 bits and turned (``.trans``).
+
+    Lane l gets, of each matrix, what stands in column ``l // 4``, rows 2 ``l % 4`` and the next.
+    """
+    return assembly(
+        "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {$0,$1,$2,$3}, [$4];",
+        "=r,=r,=r,=r,r,~{memory}",
+        ("uint32",) * 4,
+        Place(shared, SHARED),
         convergent=True,
         effects=True,
     )
@@ -180,12 +112,12 @@ def copy_async_16(
     Both places are 16-byte aligned. With ``read`` 0 nothing is read; the address must be valid all
     the same.
     """
-    return _assembly(
+    return assembly(
         "cp.async.cg.shared.global [$0], [$1], 16, $2;",
         "r,l,r,~{memory}",
         (),
-        _Place(shared, _SHARED),
-        _Place(memory, _GLOBAL),
+        Place(shared, SHARED),
+        Place(memory, GLOBAL),
         "uint32",
         effects=True,
     )
@@ -196,12 +128,12 @@ def copy_async_4(
     typingctx: Any, shared: Any, index: Any, memory: Any, offset: Any, read: Any
 ) -> Any:
     """As ``copy_async_16``, 4 bytes."""
-    return _assembly(
+    return assembly(
         "cp.async.ca.shared.global [$0], [$1], 4, $2;",
         "r,l,r,~{memory}",
         (),
-        _Place(shared, _SHARED),
-        _Place(memory, _GLOBAL),
+        Place(shared, SHARED),
+        Place(memory, GLOBAL),
         "uint32",
         effects=True,
     )
@@ -210,7 +142,7 @@ def copy_async_4(
 @intrinsic(no_twin)
 def copy_async_commit(typingctx: Any) -> Any:
     """Close the thread's group of copies started since the last call; it may be empty."""
-    return _assembly("cp.async.commit_group;", "~{memory}", (), effects=True)
+    return assembly("cp.async.commit_group;", "~{memory}", (), effects=True)
 
 
 @intrinsic(no_twin)
@@ -221,7 +153,7 @@ def copy_async_wait(typingctx: Any, pending: Any) -> Any:
     """
     if not isinstance(pending, cuda.types.IntegerLiteral):
         return None
-    signature, codegen = _assembly(
+    signature, codegen = assembly(
         f"cp.async.wait_group {pending.literal_value};", "~{memory}", (), effects=True
     )
     return signature.return_type(pending), lambda context, builder, sig, args: codegen(
@@ -232,37 +164,129 @@ def copy_async_wait(typingctx: Any, pending: Any) -> Any:
 @intrinsic(no_twin)
 def round_tf32(typingctx: Any, bits: Any) -> Any:
     """The bits of a float32 rounded to tf32 (10 bits of mantissa), to nearest, ties away from 0."""
-    return _assembly("cvt.rna.tf32.f32 $0, $1;", "=r,r", ("uint32",), "uint32")
+    return assembly("cvt.rna.tf32.f32 $0, $1;", "=r,r", ("uint32",), "uint32")
 
 
 @intrinsic(no_twin)
 def pack_bfloat16(typingctx: Any, low: Any, high: Any) -> Any:
     """Two float32 (bits) rounded to bf16, to nearest even; ``low`` in the lower 16 bits."""
-    return _assembly("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,r,r", ("uint32",), "uint32", "uint32")
+    return assembly("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,r,r", ("uint32",), "uint32", "uint32")
 
 
 @intrinsic(no_twin)
 def as_float(typingctx: Any, bits: Any) -> Any:
     """The float32 with these bits."""
-    return _assembly("mov.b32 $0, $1;", "=f,r", ("float32",), "uint32")
+    return assembly("mov.b32 $0, $1;", "=f,r", ("float32",), "uint32")
+
+
+@intrinsic(no_twin)
+def opaque(typingctx: Any, bits: Any) -> Any:
+    """``bits``, of which the compiler knows nothing: it does not compute them again in a loop."""
+    return assembly("mov.b32 $0, $1;", "=r,r", ("uint32",), "uint32", effects=True)
+
+
+@intrinsic(no_twin)
+def as_bits(typingctx: Any, value: Any) -> Any:
+    """The bits of a float32."""
+    return assembly("mov.b32 $0, $1;", "=r,f", ("uint32",), "float32")
+
+
+@intrinsic(no_twin)
+def where_positive(typingctx: Any, mask: Any, value: Any) -> Any:
+    """``value`` where the float32 with the bits ``mask`` is positive, else 0; both are bits."""
+    return assembly(
+        "{ .reg .pred p; .reg .f32 m; mov.b32 m, $1; setp.gt.f32 p, m, 0f00000000; "
+        "selp.b32 $0, $2, 0, p; }",
+        "=r,r,r",
+        ("uint32",),
+        "uint32",
+        "uint32",
+    )
 
 
 @intrinsic(no_twin)
 def relu(typingctx: Any, value: Any) -> Any:
     """The larger of ``value`` and 0; NaN for NaN."""
-    return _assembly("max.NaN.f32 $0, $1, 0f00000000;", "=f,f", ("float32",), "float32")
+    return assembly("max.NaN.f32 $0, $1, 0f00000000;", "=f,f", ("float32",), "float32")
 
 
 @intrinsic(no_twin)
 def load_if(typingctx: Any, memory: Any, index: Any, condition: Any) -> Any:
     """The float32 at ``index`` of global memory where ``condition`` is not 0, else 0."""
-    return _assembly(
+    return assembly(
         "{ .reg .pred p; setp.ne.u32 p, $2, 0; mov.f32 $0, 0f00000000; "
         "@p ld.global.f32 $0, [$1]; }",
         "=f,l,r,~{memory}",
         ("float32",),
-        _Place(memory, _GLOBAL),
+        Place(memory, GLOBAL),
         "uint32",
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def load4_if(typingctx: Any, memory: Any, index: Any, condition: Any) -> Any:
+    """The bits of the four float32 at ``index`` of global memory, 16-byte aligned, or four 0.
+
+    The memory is not written while the kernel runs.
+    """
+    return assembly(
+        "{ .reg .pred p; setp.ne.u32 p, $5, 0; mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; "
+        "mov.b32 $3, 0; @p ld.global.nc.v4.b32 {$0,$1,$2,$3}, [$4]; }",
+        "=&r,=&r,=&r,=&r,l,r",
+        ("uint32",) * 4,
+        Place(memory, GLOBAL),
+        "uint32",
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def load_shared(typingctx: Any, shared: Any, index: Any) -> Any:
+    """A word of shared memory."""
+    return assembly(
+        "ld.shared.b32 $0, [$1];",
+        "=r,r,~{memory}",
+        ("uint32",),
+        Place(shared, SHARED),
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def load2_shared(typingctx: Any, shared: Any, index: Any) -> Any:
+    """Two words of shared memory, 8-byte aligned."""
+    return assembly(
+        "ld.shared.v2.b32 {$0,$1}, [$2];",
+        "=r,=r,r,~{memory}",
+        ("uint32",) * 2,
+        Place(shared, SHARED),
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def store2_shared(typingctx: Any, shared: Any, index: Any, a: Any, b: Any) -> Any:
+    """Write two words to shared memory, 8-byte aligned."""
+    return assembly(
+        "st.shared.v2.b32 [$0], {$1,$2};",
+        "r,r,r,~{memory}",
+        (),
+        Place(shared, SHARED),
+        *("uint32",) * 2,
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def store4_shared(typingctx: Any, shared: Any, index: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """Write four words to shared memory, 16-byte aligned."""
+    return assembly(
+        "st.shared.v4.b32 [$0], {$1,$2,$3,$4};",
+        "r,r,r,r,r,~{memory}",
+        (),
+        Place(shared, SHARED),
+        *("uint32",) * 4,
         effects=True,
     )
 
@@ -270,11 +294,11 @@ def load_if(typingctx: Any, memory: Any, index: Any, condition: Any) -> Any:
 @intrinsic(no_twin)
 def store_if(typingctx: Any, memory: Any, index: Any, value: Any, condition: Any) -> Any:
     """Write a float32 to global memory where ``condition`` is not 0."""
-    return _assembly(
+    return assembly(
         "{ .reg .pred p; setp.ne.u32 p, $2, 0; @p st.global.f32 [$0], $1; }",
         "l,f,r,~{memory}",
         (),
-        _Place(memory, _GLOBAL),
+        Place(memory, GLOBAL),
         "float32",
         "uint32",
         effects=True,
@@ -284,11 +308,11 @@ def store_if(typingctx: Any, memory: Any, index: Any, value: Any, condition: Any
 @intrinsic(no_twin)
 def store2_if(typingctx: Any, memory: Any, index: Any, a: Any, b: Any, condition: Any) -> Any:
     """Write two float32 to global memory, 8-byte aligned, where ``condition`` is not 0."""
-    return _assembly(
+    return assembly(
         "{ .reg .pred p; setp.ne.u32 p, $3, 0; @p st.global.v2.f32 [$0], {$1,$2}; }",
         "l,f,f,r,~{memory}",
         (),
-        _Place(memory, _GLOBAL),
+        Place(memory, GLOBAL),
         "float32",
         "float32",
         "uint32",

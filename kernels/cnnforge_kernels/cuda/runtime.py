@@ -24,6 +24,9 @@ from cnnforge_kernels.cuda.jit import AVAILABLE, Kernel
 
 _SCALARS = {name: np.dtype(name).type for name in ("int32", "uint32", "int64", "float32")}
 
+# Bytes of dynamic shared memory that a block may have unless a kernel asks for more.
+_SHARED_BY_DEFAULT = 48 * 1024
+
 # To choose a configuration: seconds of one measurement, the most runs in it, and measurements.
 _MEASUREMENT, _MOST_RUNS, _MEASUREMENTS = 0.002, 200, 5
 
@@ -211,10 +214,24 @@ class Driver:
         """The ``CUfunction`` of a kernel, loaded for a device."""
         owner = self._device(device)
         with self._current(owner):
-            loaded = self._load(kernel, owner)
-            # Without a public name in early versions of cuda.core. It is a CUkernel, which the
-            # driver takes for a CUfunction wherever that is launched.
-            return int(loaded.handle if hasattr(loaded, "handle") else loaded._handle)
+            # A CUkernel, which the driver takes for a CUfunction wherever that is launched.
+            return self._handle(self._load(kernel, owner))
+
+    def _handle(self, loaded: Any) -> int:
+        # Without a public name in early versions of cuda.core.
+        return int(loaded.handle if hasattr(loaded, "handle") else loaded._handle)
+
+    def _allow_shared(self, loaded: Any, size: int, device: Any) -> None:
+        """Let a kernel's blocks have so many bytes of dynamic shared memory."""
+        names, handle = self._bindings.CUfunction_attribute, self._handle(loaded)
+        (error,) = self._bindings.cuKernelSetAttribute(
+            names.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+            size,
+            self._bindings.CUkernel(handle),
+            self._bindings.CUdevice(device.device_id),
+        )
+        if error:
+            raise RuntimeError(f"{size} bytes of shared memory a block: {error.name}")
 
     def _load(self, kernel: Kernel, device: Any) -> Any:
         key = kernel, device.device_id
@@ -225,6 +242,8 @@ class Driver:
                 try:
                     code = self._core.ObjectCode.from_cubin(compiled.code)
                     loaded = code.get_kernel(compiled.symbol)
+                    if kernel.dynamic_shared > _SHARED_BY_DEFAULT:
+                        self._allow_shared(loaded, kernel.dynamic_shared, device)
                 except Exception as error:
                     raise refused(kernel.name, error) from error
                 self._loaded[key] = loaded

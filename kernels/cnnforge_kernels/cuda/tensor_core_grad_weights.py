@@ -189,7 +189,7 @@ def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
                     # columns do the work of others again, and store nothing.
                     place = U(start + U(thread % U(COLUMNS)))
                     for k in range(DEPTH):
-                        bias += ptx.as_float(shared[U(place + U(k * B_ROW))])
+                        bias += ptx.as_float(ptx.load_shared(shared, U(place + U(k * B_ROW))))
                 read = U(read + U(STAGE))
                 if read == U(SHARED):
                     read = U(0)

@@ -141,10 +141,10 @@ def load_a_terms(
             a,
             i,
             half,
-            shared[near],
-            shared[U(near + U(8))],
-            shared[far],
-            shared[U(far + U(8))],
+            ptx.load_shared(shared, near),
+            ptx.load_shared(shared, U(near + U(8))),
+            ptx.load_shared(shared, far),
+            ptx.load_shared(shared, U(far + U(8))),
             bfloat16,
         )
 
@@ -166,7 +166,9 @@ def load_b_terms(
     place = U(place + fragment_row(lane))
     for j in range(across):
         near = U(place + U(8 * j))
-        put_b(b, j, half, shared[near], shared[U(near + U(4 * length))], bfloat16)
+        first = ptx.load_shared(shared, near)
+        second = ptx.load_shared(shared, U(near + U(4 * length)))
+        put_b(b, j, half, first, second, bfloat16)
 
 
 @inlined

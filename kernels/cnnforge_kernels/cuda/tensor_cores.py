@@ -21,6 +21,7 @@ from math import prod
 from typing import Any, Literal
 
 from cnnforge_kernels.cuda import conv2d as exact
+from cnnforge_kernels.cuda import tensor_core_halo_plans as halo_plans
 from cnnforge_kernels.cuda.conv2d import Convolution
 from cnnforge_kernels.cuda.errors import CudaUnavailableError
 from cnnforge_kernels.cuda.jit import Kernel
@@ -37,6 +38,8 @@ from cnnforge_kernels.cuda.reduce import reduce_slices
 from cnnforge_kernels.cuda.tensor_core_convolution import convolution
 from cnnforge_kernels.cuda.tensor_core_grad_weights import grad_weights as grad_weights_kernel
 from cnnforge_kernels.cuda.tensor_core_grad_weights import relu_mask
+from cnnforge_kernels.cuda.tensor_core_halo import halo_convolution
+from cnnforge_kernels.cuda.tensor_core_halo_weights import halo_grad_weights
 from cnnforge_kernels.cuda.tensor_core_maps import (
     DEPTH,
     NARROW,
@@ -45,6 +48,7 @@ from cnnforge_kernels.cuda.tensor_core_maps import (
     Tile,
     division,
 )
+from cnnforge_kernels.cuda.tensor_core_pack import pack
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -63,6 +67,9 @@ def all_kernels() -> tuple[Kernel, ...]:
         for tile, vector in ((WIDE, True), (NARROW, True), (NARROW, False)):
             kernels += [convolution(precision, tile, vector, gradient=g) for g in (False, True)]
             kernels.append(grad_weights_kernel(precision, tile, vector))
+        for second in (False, True):
+            kernels += [pack(precision, second), halo_convolution(precision, second)]
+            kernels.append(halo_grad_weights(precision, second))
     return (*kernels, relu_mask)
 
 
@@ -120,7 +127,7 @@ def _tiles(c: Convolution, columns: int) -> dict[str, Tile]:
 
 @lru_cache(maxsize=1024)
 def forward(c: Convolution, bias: bool, relu: bool, precision: Precision = "float32") -> Plan:
-    """The plan of ``conv2d``; arrays: inputs, weights, bias, outputs.
+    """The plan of ``conv2d``; arrays: inputs, weights, bias, outputs, scratch.
 
     Args:
         c: shapes and options.
@@ -137,13 +144,13 @@ def forward(c: Convolution, bias: bool, relu: bool, precision: Precision = "floa
     if not prod(c.outputs):
         return Plan()
     _check(c, precision)
-    return offer(
-        f"conv2d {c} bias={bias} relu={relu} {precision}",
-        {
-            name: partial(_forward, c, bias, relu, precision, tile)
-            for name, tile in _tiles(c, c.weights[3]).items()
-        },
-    )
+    options = {
+        name: partial(_forward, c, bias, relu, precision, tile)
+        for name, tile in _tiles(c, c.weights[3]).items()
+    }
+    if halo_plans.fits(c, precision, gradient=False):
+        options = {"halo": partial(halo_plans.plan, c, precision, False, bias, relu)} | options
+    return offer(f"conv2d {c} bias={bias} relu={relu} {precision}", options)
 
 
 def _forward(c: Convolution, bias: bool, relu: bool, precision: Any, tile: Tile) -> Plan:
@@ -180,13 +187,13 @@ def grad_inputs(c: Convolution, relu: bool, precision: Precision = "float32") ->
     if not prod(c.inputs):
         return Plan()
     _check(c, precision)
-    return offer(
-        f"conv2d_grad_inputs {c} relu={relu} {precision}",
-        {
-            name: partial(_grad_inputs, c, relu, precision, tile)
-            for name, tile in _tiles(c, c.weights[2]).items()
-        },
-    )
+    options = {
+        name: partial(_grad_inputs, c, relu, precision, tile)
+        for name, tile in _tiles(c, c.weights[2]).items()
+    }
+    if halo_plans.fits(c, precision, gradient=True):
+        options = {"halo": partial(halo_plans.plan, c, precision, True, False, relu)} | options
+    return offer(f"conv2d_grad_inputs {c} relu={relu} {precision}", options)
 
 
 def _grad_inputs(c: Convolution, relu: bool, precision: Any, tile: Tile) -> Plan:
@@ -222,13 +229,13 @@ def grad_weights(c: Convolution, relu: bool, precision: Precision = "float32") -
     if not prod(c.weights):
         return Plan()
     _check(c, precision)
-    return offer(
-        f"conv2d_grad_weights {c} relu={relu} {precision}",
-        {
-            name: partial(_grad_weights, c, relu, precision, tile)
-            for name, tile in _tiles(c, c.weights[3]).items()
-        },
-    )
+    options = {
+        name: partial(_grad_weights, c, relu, precision, tile)
+        for name, tile in _tiles(c, c.weights[3]).items()
+    }
+    if halo_plans.weights_fit(c, precision):
+        options = {"halo": partial(halo_plans.weights_plan, c, precision, relu)} | options
+    return offer(f"conv2d_grad_weights {c} relu={relu} {precision}", options)
 
 
 def _grad_weights(c: Convolution, relu: bool, precision: Any, tile: Tile) -> Plan:

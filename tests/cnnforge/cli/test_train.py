@@ -489,3 +489,23 @@ def test_predict_files(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "error: none of the 1 images could be read" in captured.err
     line = error_of(capsys, 2, "predict", str(trained), "x.png", "--output", "x.txt")
     assert "--output writes .csv or .json" in line
+
+
+def test_predictions_are_not_lost_with_their_file(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    command = ["predict", str(trained), "toy", "--kernels", "keras", "--limit", "2"]
+    # Before anything is computed, or even looked for.
+    wrong = ["predict", str(trained), "no_such_input", "--output"]
+    assert "there is no folder" in error_of(capsys, 2, *wrong, str(tmp_path / "no" / "x.csv"))
+    (tmp_path / "x.csv").mkdir()
+    assert "is a folder" in error_of(capsys, 2, *wrong, str(tmp_path / "x.csv"))
+
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cnnforge._files.write_text", full)
+    assert main([*command, "--output", str(tmp_path / "y.csv")]) == 1
+    out, err = capsys.readouterr()
+    assert err.splitlines()[-1].endswith("y.csv could not be written: No space left on device")
+    assert out.count("%") >= 2

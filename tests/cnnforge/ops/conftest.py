@@ -4,13 +4,25 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from cnnforge.ops import array_op
+
 FOLDER = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _no_ops_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Take back the ops that a test defines: they are known to the process, and so to all tests."""
+    before = dict(array_op._ops)
+    yield
+    for name, op in list(array_op._ops.items()):
+        if op._module == request.module.__name__ and name not in before:
+            del array_op._ops[name]
 
 
 @pytest.fixture(scope="session")

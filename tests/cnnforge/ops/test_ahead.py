@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numba
 import numpy as np
 import pytest
-from numba.core import caching
 
 from cnnforge._timing import interleave
 from cnnforge.ops import _ahead, _ahead_job, _ahead_pool
@@ -400,19 +399,3 @@ def test_arguments_that_are_too_large_are_not_tried():
     found = _ahead_job.arguments(step, shapes, {"count": 5})
     assert found == (("<f4", (2, 3)), 5, ("<f8", (4,)))
     assert _ahead_job.arguments(step, {**shapes, "outputs": (1 << 28,)}, {"count": 5}) is None
-
-
-def test_variants_that_are_written_at_once_are_found_under_their_keys(tmp_path):
-    def write(first):
-        file = caching.IndexDataCacheFile(str(tmp_path), "function", "stamp")
-        for key in range(first, first + 20):
-            file.save(key, f"code {key}")
-
-    threads = [threading.Thread(target=write, args=(20 * i,)) for i in range(6)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
-    file = caching.IndexDataCacheFile(str(tmp_path), "function", "stamp")
-    assert [file.load(key) for key in range(120)] == [f"code {key}" for key in range(120)]
-    file.save(0, "again")
-    assert file.load(0) == "again"
-    assert len(list(tmp_path.glob("*.nbc"))) == 120

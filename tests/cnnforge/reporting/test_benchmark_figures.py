@@ -36,8 +36,24 @@ def result(count, *, flops=1e10, ratio=True):
     }
 
 
+def without_backward():
+    found = result(2)
+    found["cases"][0]["passes"] = {
+        name: it for name, it in found["cases"][0]["passes"].items() if name != "backward"
+    }
+    return found
+
+
 @pytest.mark.parametrize(
-    "found", [result(1), result(40), result(2, flops=None), result(2, ratio=False), result(0)]
+    "found",
+    [
+        result(1),
+        result(40),
+        result(2, flops=None),
+        result(2, ratio=False),
+        result(0),
+        without_backward(),
+    ],
 )
 def test_figure(tmp_path: Path, found):
     path = tmp_path / "bench.png"

@@ -15,6 +15,7 @@ from cnnforge_kernels.cuda.arrays import View, is_device_array, strides_unless_c
 from cnnforge_kernels.cuda.compiler import Compiled
 from cnnforge_kernels.cuda.conv2d import Convolution, forward, grad_weights
 from cnnforge_kernels.cuda.errors import CudaUnavailableError, no_device
+from cnnforge_kernels.cuda.tensor_core_halo import halo_convolution
 
 CPU = [
     function
@@ -203,3 +204,40 @@ def test_a_plan_is_made_once_for_each_shape():
     assert grad_weights(c, True) is grad_weights(
         Convolution((4, 14, 14, 8), (3, 3, 8, 16), same=True), True
     )
+
+
+@pytest.mark.parametrize("error", ["", "CUDA_ERROR_INVALID_VALUE"])
+def test_more_shared_memory_than_a_block_has_by_default_is_asked_for(monkeypatch, error):
+    asked = []
+
+    class Answer(SimpleNamespace):
+        def __bool__(self):
+            return bool(self.name)
+
+    def set_attribute(*arguments):
+        asked.append(arguments)
+        return (Answer(name=error),)
+
+    driver = object.__new__(runtime.Driver)
+    driver._loaded, driver._loading = {}, threading.Lock()
+    driver._bindings = SimpleNamespace(
+        CUfunction_attribute=SimpleNamespace(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES=8),
+        cuKernelSetAttribute=set_attribute,
+        CUkernel=lambda handle: ("kernel", handle),
+        CUdevice=lambda number: ("device", number),
+    )
+    module = SimpleNamespace(get_kernel=lambda symbol: SimpleNamespace(handle=4096))
+    driver._core = SimpleNamespace(ObjectCode=SimpleNamespace(from_cubin=lambda code: module))
+    monkeypatch.setattr(runtime, "cached_kernel", lambda kernel, capability: Compiled(b"", "k"))
+    device = SimpleNamespace(device_id=0, compute_capability=(9, 0))
+    small = forward(Convolution((1, 8, 8, 2), (3, 3, 2, 4)), False, False).launches[0].kernel
+    driver._load(small, device)
+    assert not asked
+    large = halo_convolution("tf32", False)
+    if error:
+        with pytest.raises(CudaUnavailableError, match=rf"81920 bytes of shared memory .*{error}"):
+            driver._load(large, device)
+        assert len(driver._loaded) == 1
+    else:
+        driver._load(large, device)
+    assert asked == [(8, 81920, ("kernel", 4096), ("device", 0))]

@@ -115,14 +115,53 @@ def test_an_index_above_31_bits_is_not_negative():
     assert "mul.wide.s32" not in text
 
 
-WARP_WIDE = "mma_tf32", "mma_bfloat16", "load_matrices"
+def test_words_of_shared_memory():
+    def f(x, y):
+        shared = cuda.shared.array(0, U, alignment=128)
+        t = U(cuda.threadIdx.x)
+        v = ptx.load4_if(x, U(t * U(4)), U(t < 20))
+        ptx.store4_shared(shared, U(t * U(4)), v[0], v[1], v[2], v[3])
+        ptx.store2_shared(shared, U(U(t * U(2)) + U(512)), v[1], v[0])
+        cuda.syncthreads()
+        w = ptx.load2_shared(shared, U(t * U(2)))
+        m = ptx.load_matrices_turned(shared, U(t * U(4)))
+        bits = ptx.where_positive(w[0], ptx.as_bits(ptx.as_float(w[1])))
+        y[t] = m[0] + m[1] + m[2] + m[3] + ptx.opaque(bits) + ptx.load_shared(shared, U(t + U(7)))
+
+    text = compiled(f, "float32*", "uint32*")
+    order = (
+        r"@p ld\.global\.nc\.v4\.b32 {%r.*}, \[%rd\d+\];",
+        r"st\.shared\.v4\.b32 \[%r\d+\], {%r.*};",
+        r"st\.shared\.v2\.b32 \[%r\d+\], {%r.*};",
+        r"bar\.sync 0;",
+        r"ld\.shared\.v2\.b32 {%r\d+, ?%r\d+}, \[%r\d+\];",
+        r"ldmatrix\.sync\.aligned\.m8n8\.x4\.trans\.shared\.b16 {%r.*}, \[%r\d+\];",
+        r"ld\.shared\.b32 %r\d+, \[%r\d+\];",
+    )
+    assert re.search(r"[\s\S]*".join(order), text)
+    assert "setp.gt.f32 p, m" in text
+
+
+def test_constants_of_an_index_go_into_the_instruction():
+    def f(y):
+        shared = cuda.shared.array(0, U, alignment=128)
+        t = U(cuda.threadIdx.x)
+        y[t] = ptx.load_shared(shared, t) + ptx.load_shared(shared, U(t + U(8)))
+
+    # The address of the second load is that of the first and 32 bytes, modulo 2**32 both.
+    text = compiled(f, "uint32*")
+    first, second = re.findall(r"ld\.shared\.b32 %r\d+, \[(%r\d+)\];", text)
+    assert re.search(rf"add\.s32 {second}, {first}, 32;", text)
+
+
+WARP_WIDE = "mma_tf32", "mma_bfloat16", "load_matrices", "load_matrices_turned"
 
 
 @pytest.mark.parametrize("name", WARP_WIDE)
 def test_warp_wide_instructions_are_convergent(name):
     """In LLVM's text, where numba-cuda hides it: codegen is run on its own."""
     types, kinds = cuda.types, {"float32": ir.FloatType(), "uint32": ir.IntType(32)}
-    if name == "load_matrices":
+    if name.startswith("load_matrices"):
         pointer = types.CPointer(types.uint32)
         arguments = (pointer, types.uint32)
         inputs = [ir.IntType(32).as_pointer(), ir.IntType(64)]
@@ -141,5 +180,9 @@ def test_warp_wide_instructions_are_convergent(name):
 
 
 def test_assembly_lives_here_only():
-    folder = Path(ptx.__file__).parent
-    assert [p.name for p in folder.glob("*.py") if "InlineAsm" in p.read_text()] == ["ptx.py"]
+    def having(text):
+        folder = Path(ptx.__file__).parent
+        return [path.name for path in folder.glob("*.py") if text in path.read_text()]
+
+    assert having("InlineAsm") == ["assembly.py"]
+    assert having("cuda.assembly import") == ["ptx.py"]

@@ -1,7 +1,6 @@
 """The tensor-core kernels, run by the warp emulator, against the oracle."""
 
 import importlib.util
-import math
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cnnforge.testing import assert_close, error_bounds
+from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
 from cnnforge_kernels.cuda import conv2d
 from cnnforge_kernels.cuda import tensor_core_convolution as convolution
@@ -32,96 +31,10 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-emulator = _load("warp_emulator")
-MODULES = convolution, grad_weights, steps
-ROUND = {"tf32": emulator.round_tf32, "bfloat16": emulator.round_bfloat16}
-# Relative error of one rounding: 11 and 8 bits of significand.
-UNIT = {"tf32": 2.0**-11, "bfloat16": 2.0**-8}
-
-
-def rounded(values, precision):
-    return ROUND[precision](values.view(np.uint32)).view(np.float32)
-
-
-def random(*shape, seed=0):
-    return np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32)
-
-
-def execute(plan, **arrays):
-    """Run a plan's kernels in the emulator; returns the counts of instructions."""
-    arrays["scratch"] = np.full(max(plan.scratch, 1), np.nan, np.float32)
-    counts = {}
-    with emulator.lockstep(*MODULES) as run:
-        for launch in plan.launches:
-            values = []
-            for argument in launch.arguments:
-                if isinstance(argument, str):
-                    argument = arrays[argument]
-                values.append(argument)
-            if launch.kernel.name.startswith("reduce_slices"):
-                # An ordinary kernel: its own tests run it in Numba's simulator.
-                parts, weights, bias, size, part, splits = values
-                total = parts[: splits * part].reshape(splits, part).sum(0)
-                weights.reshape(-1)[:], bias[:] = total[:size], total[size:]
-            else:
-                counts |= run(launch.kernel, launch.grid, *values)
-    return counts
-
-
-def poisoned(*shape):
-    return np.full(shape, np.nan, np.float32)
-
-
-def options(c):
-    return {
-        "strides": c.strides,
-        "same": c.same,
-        "dilation_rate": c.dilation_rate,
-    }
-
-
-def check_forward(c, precision, bias=True, relu=False):
-    x, w = random(*c.inputs), random(*c.weights, seed=1)
-    b = random(c.weights[3]) if bias else None
-    outputs = poisoned(*c.outputs)
-    counts = execute(
-        plans.forward(c, bias, relu, precision), inputs=x, weights=w, bias=b, outputs=outputs
-    )
-    operands = rounded(x, precision), rounded(w, precision)
-    terms = math.prod(c.weights[:3])
-    expected = reference.conv2d(*operands, b, relu=relu, **options(c))
-    assert_close(outputs, expected, terms)
-    # Both operands are rounded once: on top of the sum's own error there is this, and no more.
-    exact = reference.conv2d(x, w, b, relu=relu, **options(c))
-    sizes = reference.conv2d(abs(x), abs(w), None, **options(c))
-    unit = UNIT[precision]
-    allowed = (2 * unit + unit**2) * sizes + error_bounds(exact, terms)[1]
-    assert (abs(outputs - exact) <= allowed).all()
-    return counts
-
-
-def check_gradients(c, precision, relu=False):
-    x, w = random(*c.inputs), random(*c.weights, seed=1)
-    g, y = random(*c.outputs, seed=2), random(*c.outputs, seed=3)
-    gx, gw, gb = (poisoned(*v.shape) for v in (x, w, w[0, 0, 0]))
-    masks = {"outputs": y} if relu else {}
-    first = execute(
-        plans.grad_inputs(c, relu, precision), grad_outputs=g, weights=w, grad_inputs=gx, **masks
-    )
-    second = execute(
-        plans.grad_weights(c, relu, precision),
-        **{"inputs": x, "grad_outputs": g, "grad_weights": gw, "grad_bias": gb},
-        **masks,
-    )
-    operands = (rounded(v, precision) for v in (x, w, g))
-    expected = reference.conv2d_gradients(*operands, outputs=masks.get("outputs"), **options(c))
-    exact = reference.conv2d_gradients(x, w, g, outputs=masks.get("outputs"), **options(c))
-    assert_close(gx, expected[0], math.prod(c.weights[:2]) * c.weights[3])
-    pixels = math.prod(c.outputs[:3])
-    assert_close(gw, expected[1], pixels)
-    # The bias' gradient is a sum in float32 of what was not rounded.
-    assert_close(gb, exact[2], pixels)
-    return first, second
+checks = _load("tensor_core_checks")
+emulator, MODULES = checks.emulator, checks.MODULES
+check_forward, check_gradients = checks.check_forward, checks.check_gradients
+execute, poisoned, random, rounded = checks.execute, checks.poisoned, checks.random, checks.rounded
 
 
 PROBLEMS = {
@@ -135,6 +48,8 @@ PROBLEMS = {
     "one pixel": ((1, 1, 1, 3), (3, 3, 3, 2), (1, 1), True, (1, 1)),
     "window above the image": ((2, 2, 3, 4), (5, 5, 4, 4), (2, 1), True, (1, 1)),
 }
+# Other kernels serve this one: test_tensor_cores_halo.py.
+HALO = (2, 16, 16, 64), (3, 3, 64, 64), (1, 1), True, (1, 1)
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
@@ -249,10 +164,10 @@ def test_old_devices():
 
 def test_every_kernel_has_its_own_name():
     kernels = plans.all_kernels()
-    assert len({kernel.name for kernel in kernels}) == len(kernels) == 19
+    assert len({kernel.name for kernel in kernels}) == len(kernels) == 31
     used = {
         launch.kernel
-        for shape in PROBLEMS.values()
+        for shape in (*PROBLEMS.values(), HALO)
         for precision in ("tf32", "bfloat16")
         for launch in (
             *plans.forward(Convolution(*shape), True, True, precision).launches,
@@ -261,6 +176,12 @@ def test_every_kernel_has_its_own_name():
         )
         if not launch.kernel.name.startswith("reduce_slices")
     }
+    # Without a ReLU, the gradients have no mask.
+    c = Convolution(*HALO)
+    for precision in ("tf32", "bfloat16"):
+        for plan in (plans.grad_inputs, plans.grad_weights):
+            used |= {it.kernel for it in plan(c, False, precision).launches}
+    used = {it for it in used if not it.name.startswith("reduce_slices")}
     assert used == set(kernels)
 
 

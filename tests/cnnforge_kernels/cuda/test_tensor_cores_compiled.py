@@ -8,6 +8,8 @@ from cnnforge_kernels.cuda.errors import CudaUnavailableError
 from cnnforge_kernels.cuda.jit import AVAILABLE, SIMULATED
 from cnnforge_kernels.cuda.tensor_core_convolution import convolution
 from cnnforge_kernels.cuda.tensor_core_grad_weights import grad_weights
+from cnnforge_kernels.cuda.tensor_core_halo import halo_convolution
+from cnnforge_kernels.cuda.tensor_core_halo_weights import halo_grad_weights
 from cnnforge_kernels.cuda.tensor_core_maps import NARROW, WIDE
 
 pytestmark = [
@@ -85,6 +87,67 @@ def test_every_kernel(op, precision, kind, capability, measure):
     waits = [n.split(".")[0] for n, _ in order]
     assert waits == ["DEPBAR", "BAR", "LDGDEPBAR"]
     assert order[0][1].split(",")[1].strip(" ;") == "0x1"
+
+
+@pytest.mark.parametrize("capability", ARCHITECTURES, ids="sm_{0[0]}{0[1]}".format)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("precision", SHAPES)
+def test_halo(precision, masked, capability, measure):
+    kernel = halo_convolution(precision, masked)
+    found = measure(kernel, capability)
+    assert found.spills == 0
+    assert not found.float64
+    assert not found.count("LDL") + found.count("STL")
+    # Two blocks of 128 threads on a multiprocessor, of 65536 registers and (A100) 164 KB.
+    assert found.registers <= 255
+    assert found.shared == kernel.dynamic_shared <= 81 * 1024
+    # A warp multiplies 4 by 8 pieces, four times a line; the whole line is written out.
+    assert found.count("HMMA") == found.counts[SHAPES[precision]] == 128
+    assert found.counts["LDSM.16.M88.4"] == 32
+    # A thread copies four channels of so many lines at once: all loads are begun first.
+    flying = 14 if precision == "bfloat16" and not masked else 7
+    assert found.counts["LDG.E.128.CONSTANT"] == flying * (1 + masked)
+    assert found.counts["STS.64" if precision == "bfloat16" else "STS.128"] == flying
+    assert found.count("STS") == flying
+    loads = [i for i, (name, _) in enumerate(found.instructions) if ".128.CONSTANT" in name]
+    stores = [i for i, (name, _) in enumerate(found.instructions) if name.startswith("STS")]
+    assert max(loads) < min(stores)
+    copies = found.count("LDGSTS")
+    assert found.counts["LDGSTS.E.BYPASS.128"] == copies
+    # Two barriers: before a channel's lines are overwritten, and behind the wait of each step.
+    assert sum(name.startswith("BAR") for name, _ in found.instructions) == 2
+    assert found.counts["STG.E.64"]
+    # In the loop over the taps, whose barrier is the second, nearly half are products.
+    names = [name.split(".")[0] for name, _ in found.instructions]
+    begin = [i for i, name in enumerate(names) if name == "BAR"][-1]
+    assert names[begin:].index("BRA") <= 2.2 * 128
+
+
+@pytest.mark.parametrize("capability", ARCHITECTURES, ids="sm_{0[0]}{0[1]}".format)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("precision", SHAPES)
+def test_halo_grad_weights(precision, masked, capability, measure):
+    kernel = halo_grad_weights(precision, masked)
+    found = measure(kernel, capability)
+    assert found.spills == 0
+    assert not found.float64
+    assert not found.count("LDL") + found.count("STL")
+    # One block of 256 threads on a multiprocessor, and what every device since 8.6 has of memory.
+    assert found.registers <= 255
+    assert found.shared == kernel.dynamic_shared <= 99 * 1024
+    # Nine taps by four pieces, in both steps of a quarter of a tile.
+    assert found.count("HMMA") == found.counts[SHAPES[precision]]
+    assert found.count("HMMA") in {36, 72}
+    # Copies of a thread in a quarter, of the inputs and of the gradient with its mask.
+    inputs, grads = {"bfloat16": (4, 2), "tf32": (2, 1)}[precision]
+    assert found.counts["LDG.E.128.CONSTANT"] == inputs + grads * (1 + masked)
+    # Loads are begun before the products, and stored behind them.
+    names = [name.split(".")[0] for name, _ in found.instructions]
+    first, last = names.index("HMMA"), len(names) - 1 - names[::-1].index("HMMA")
+    wide = [i for i, (name, _) in enumerate(found.instructions) if ".128.CONSTANT" in name]
+    assert max(wide) < first
+    assert any(name == "STS" for name in names[last:])
+    assert found.counts["STG.E.64"] == 72
 
 
 def test_what_an_older_architecture_does_not_have():

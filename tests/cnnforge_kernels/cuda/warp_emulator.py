@@ -1,4 +1,4 @@
-"""Run a tensor-core kernel's own Python source on NumPy: 128 threads in lockstep, as vectors.
+"""Run a tensor-core kernel's own Python source on NumPy: a block in lockstep, threads as vectors.
 
 What the kernel gets from ``cuda`` and ``ptx`` is replaced by the classes below; its index
 arithmetic, its pipeline and its epilogue run as they were written. The instructions do what
@@ -27,8 +27,7 @@ from numpy.typing import NDArray
 
 from cnnforge_kernels.cuda.jit import Kernel
 
-THREADS = 128
-WARPS, LANES = THREADS // 32, 32
+LANES = 32
 NEVER = -1
 G, Q = np.arange(LANES) // 4, np.arange(LANES) % 4
 
@@ -43,8 +42,8 @@ def require(condition: Any, message: str) -> None:
 
 
 def warps(values: Any) -> NDArray:
-    """(128,) -> (4, 32); a number is the same in all threads."""
-    return np.broadcast_to(values, THREADS).reshape(WARPS, LANES)
+    """(threads,) -> (warps, 32)."""
+    return values.reshape(-1, LANES)
 
 
 class Memory:
@@ -79,8 +78,8 @@ class Shared:
         self.block = block
 
     def __getitem__(self, index: Any) -> NDArray:
-        index = np.broadcast_to(index, THREADS)
-        self.check_banks(index, 1, LANES)
+        index = np.broadcast_to(index, self.block.threads)
+        self.check_reads(index, 1, LANES)
         return self.load(index)
 
     def load(self, places: NDArray) -> NDArray:
@@ -99,6 +98,19 @@ class Shared:
         self.flying[places] = True
         self.words[places] = 0x7FC0DEAD
 
+    def store(self, places: NDArray, values: NDArray) -> None:
+        """(threads, n) words; visible to other threads after the next barrier."""
+        require(places < self.words.size, "write beyond shared memory")
+        require(np.unique(places).size == places.size, "two threads write one word")
+        require(~self.flying[places], "a word is written that is being copied")
+        require(self.read[places] < self.block.barriers, "no barrier between read and write")
+        self.words[places] = values
+        self.landed[places] = self.block.barriers
+
+    def check_reads(self, index: NDArray, count: int, together: int) -> None:
+        if not self.block.conflicts:
+            self.check_banks(index, count, together)
+
     def check_banks(self, index: NDArray, count: int, together: int) -> None:
         """``together`` lanes at a time touch ``count`` words each: all in different banks."""
         for group in index.reshape(-1, together):
@@ -109,8 +121,17 @@ class Shared:
 class Block:
     """The ``cuda`` module that the kernel sees, for one block."""
 
-    def __init__(self, x: int, y: int, z: int) -> None:
-        self.threadIdx = SimpleNamespace(x=np.arange(THREADS, dtype=np.uint32))
+    def __init__(
+        self,
+        x: int,
+        y: int,
+        z: int,
+        threads: int = 128,
+        dynamic: int = 0,
+        conflicts: bool = False,
+    ) -> None:
+        self.threads, self.dynamic, self.conflicts = threads, dynamic, conflicts
+        self.threadIdx = SimpleNamespace(x=np.arange(threads, dtype=np.uint32))
         self.blockIdx = SimpleNamespace(x=np.uint32(x), y=np.uint32(y), z=np.uint32(z))
         self.shared = SimpleNamespace(array=self._shared_array)
         self.local = SimpleNamespace(array=self._local_array)
@@ -118,13 +139,15 @@ class Block:
         self.memory: Shared | None = None
 
     def _shared_array(self, size: int, dtype: Any, alignment: int) -> Shared:
-        require(dtype is np.uint32 and alignment == 16 and 4 * size <= 48 * 1024, "shared array")
-        self.memory = Shared(size, self)
+        static = alignment == 16 and 0 < 4 * size <= 48 * 1024 and not self.dynamic
+        dynamic = alignment == 128 and size == 0 and 0 < self.dynamic <= 99 * 1024
+        require(dtype is np.uint32 and (static or dynamic), "shared array")
+        self.memory = Shared(size or self.dynamic // 4, self)
         return self.memory
 
     def _local_array(self, shape: Any, dtype: Any) -> NDArray:
         shape = shape if isinstance(shape, tuple) else (shape,)
-        return np.full((*shape, THREADS), 0x7FC0DEAD, np.uint32).view(dtype)
+        return np.full((*shape, self.threads), 0x7FC0DEAD, np.uint32).view(dtype)
 
     def syncthreads(self) -> None:
         self.barriers += 1
@@ -133,7 +156,8 @@ class Block:
 class Instructions:
     """The ``ptx`` module that the kernel sees, for one block."""
 
-    def __init__(self, counts: dict[str, int]) -> None:
+    def __init__(self, counts: dict[str, int], threads: int = 128, conflicts: bool = False) -> None:
+        self.threads, self.conflicts = threads, conflicts
         self.open: list[tuple] = []
         self.groups: list[list[tuple]] = []
         self.counts = counts
@@ -142,7 +166,7 @@ class Instructions:
         self.counts[name] = self.counts.get(name, 0) + 1
 
     def _copy(self, shared: Shared, index: Any, memory: Memory, offset: Any, read: Any, n: int):
-        index, offset, read = (np.broadcast_to(v, THREADS) for v in (index, offset, read))
+        index, offset, read = (np.broadcast_to(v, self.threads) for v in (index, offset, read))
         memory.check(offset, n)
         require((read == 0) | (read == 4 * n), "a copy reads all or nothing")
         require(index % n == 0, "shared address not aligned")
@@ -174,16 +198,36 @@ class Instructions:
 
     def load_matrices(self, shared: Shared, index: Any) -> list[NDArray]:
         self._count("load_matrices")
-        index = np.broadcast_to(index, THREADS)
+        rows = self._matrices(shared, index)
+        return [rows[:, m, G, Q].reshape(self.threads) for m in range(4)]
+
+    def load_matrices_turned(self, shared: Shared, index: Any) -> list[NDArray]:
+        self._count("load_matrices_turned")
+        # (warp, matrix, row, column) of 16 bits.
+        halves = np.ascontiguousarray(self._matrices(shared, index)).view(np.uint16)
+        low, high = halves[:, :, 2 * Q, G], halves[:, :, 2 * Q + 1, G]
+        words = low.astype(np.uint32) | (high.astype(np.uint32) << np.uint32(16))
+        return [words[:, m].reshape(self.threads) for m in range(4)]
+
+    def load_shared(self, shared: Shared, index: Any) -> NDArray:
+        return shared[index]
+
+    def load2_shared(self, shared: Shared, index: Any) -> list[NDArray]:
+        require(index % 2 == 0, "shared address not aligned")
+        words = shared.load(np.broadcast_to(index, self.threads)[:, None] + np.arange(2))
+        return [words[:, 0], words[:, 1]]
+
+    def _matrices(self, shared: Shared, index: Any) -> NDArray:
+        """(warp, matrix, row, word)."""
+        index = np.broadcast_to(index, self.threads)
         require(index % 4 == 0, "ldmatrix row not aligned")
-        shared.check_banks(index, 4, 8)
-        # (warp, matrix, row, word)
-        rows = shared.load(index[:, None] + np.arange(4)).reshape(WARPS, 4, 8, 4)
-        return [rows[:, m, G, Q].reshape(THREADS) for m in range(4)]
+        shared.check_reads(index, 4, 8)
+        return shared.load(index[:, None] + np.arange(4)).reshape(-1, 4, 8, 4)
 
     def mma_tf32(self, a0, a1, a2, a3, b0, b1, *c: NDArray) -> list[NDArray]:
         self._count("mma_tf32")
-        a, b = np.zeros((WARPS, 16, 8)), np.zeros((WARPS, 8, 8))
+        count = self.threads // LANES
+        a, b = np.zeros((count, 16, 8)), np.zeros((count, 8, 8))
         # The instruction does not look at the 13 lowest bits.
         a[:, G, Q], a[:, G + 8, Q], a[:, G, Q + 4], a[:, G + 8, Q + 4] = (
             warps(as_float(v & np.uint32(0xFFFFE000))) for v in (a0, a1, a2, a3)
@@ -193,7 +237,8 @@ class Instructions:
 
     def mma_bfloat16(self, a0, a1, a2, a3, b0, b1, *c: NDArray) -> list[NDArray]:
         self._count("mma_bfloat16")
-        a, b = np.zeros((WARPS, 16, 16)), np.zeros((WARPS, 16, 8))
+        count = self.threads // LANES
+        a, b = np.zeros((count, 16, 16)), np.zeros((count, 16, 8))
         for k, part in enumerate(
             (lambda v: v << np.uint32(16), lambda v: v & np.uint32(0xFFFF0000))
         ):
@@ -210,7 +255,7 @@ class Instructions:
             product = a @ b
         for value, (i, j) in zip(c, places, strict=True):
             product[:, i, j] += warps(value)
-        return [product[:, i, j].reshape(THREADS).astype(np.float32) for i, j in places]
+        return [product[:, i, j].reshape(self.threads).astype(np.float32) for i, j in places]
 
     def round_tf32(self, bits: NDArray) -> NDArray:
         return round_tf32(bits)
@@ -221,22 +266,57 @@ class Instructions:
     def as_float(self, bits: NDArray) -> NDArray:
         return as_float(bits)
 
+    def opaque(self, bits: NDArray) -> NDArray:
+        return bits
+
+    def as_bits(self, values: NDArray) -> NDArray:
+        return np.ascontiguousarray(values, np.float32).view(np.uint32)
+
+    def where_positive(self, mask: NDArray, values: NDArray) -> NDArray:
+        return np.where(as_float(mask) > 0, values, np.uint32(0))
+
+    def load4_if(self, memory: Memory, index: Any, condition: Any) -> NDArray:
+        index, condition = (np.broadcast_to(v, self.threads) for v in (index, condition))
+        places = index[condition != 0]
+        memory.check(places, 4)
+        require(~memory.written, "memory is read that the kernel writes")
+        values = np.zeros((4, self.threads), np.uint32)
+        values[:, condition != 0] = memory.words[places[:, None] + np.arange(4)].T
+        return values
+
+    def store2_shared(self, shared: Shared, index: Any, *values: Any) -> None:
+        self._store_shared(shared, index, values)
+
+    def store4_shared(self, shared: Shared, index: Any, *values: Any) -> None:
+        self._store_shared(shared, index, values)
+
+    def _store_shared(self, shared: Shared, index: Any, values: Any) -> None:
+        count = len(values)
+        self._count(f"store{count}_shared")
+        index = np.broadcast_to(index, self.threads)
+        require(index % count == 0, "shared address not aligned")
+        # A warp's words leave in pieces of 128 bytes.
+        shared.check_banks(index, count, LANES // count)
+        shared.store(index[:, None] + np.arange(count), np.stack(values, 1))
+
     def relu(self, values: NDArray) -> NDArray:
         return np.where(values < 0, np.float32(0), values)
 
     def load_if(self, memory: Memory, index: Any, condition: Any) -> NDArray:
-        index, condition = (np.broadcast_to(v, THREADS) for v in (index, condition))
+        index, condition = (np.broadcast_to(v, self.threads) for v in (index, condition))
         memory.check(index[condition != 0], 1)
-        values = np.zeros(THREADS, np.float32)
+        values = np.zeros(self.threads, np.float32)
         values[condition != 0] = memory.words.view(np.float32)[index[condition != 0]]
         return values
 
     def store_if(self, memory: Memory, index: Any, value: Any, condition: Any) -> None:
-        index, value, condition = (np.broadcast_to(v, THREADS) for v in (index, value, condition))
+        index, value, condition = (
+            np.broadcast_to(v, self.threads) for v in (index, value, condition)
+        )
         memory.store(index, value[:, None], condition != 0, 1)
 
     def store2_if(self, memory: Memory, index: Any, a: Any, b: Any, condition: Any) -> None:
-        index, condition = (np.broadcast_to(v, THREADS) for v in (index, condition))
+        index, condition = (np.broadcast_to(v, self.threads) for v in (index, condition))
         memory.store(index, np.stack((a, b), 1), condition != 0, 2)
 
 
@@ -265,6 +345,8 @@ def round_bfloat16(bits: NDArray) -> NDArray:
 def lockstep(*modules: ModuleType) -> Iterator[Callable[..., dict[str, int]]]:
     """``run(kernel, grid, *arrays_and_numbers)``, for kernels and helpers in these modules.
 
+    With ``conflicts``, what is read together may lie in the same banks.
+
     It returns how often each kind of instruction was executed, all warps together counting once.
     """
     with pytest.MonkeyPatch.context() as patch, np.errstate(over="ignore"):
@@ -273,7 +355,9 @@ def lockstep(*modules: ModuleType) -> Iterator[Callable[..., dict[str, int]]]:
                 if hasattr(value, "py_func"):
                     patch.setattr(module, name, value.py_func)
 
-        def run(kernel: Kernel, grid: tuple[int, int, int], *arguments: Any) -> dict[str, int]:
+        def run(
+            kernel: Kernel, grid: tuple[int, int, int], *arguments: Any, conflicts: bool = False
+        ) -> dict[str, int]:
             counts: dict[str, int] = {}
             values = [
                 Memory(value) if isinstance(value, np.ndarray) else np.uint32(value)
@@ -281,7 +365,8 @@ def lockstep(*modules: ModuleType) -> Iterator[Callable[..., dict[str, int]]]:
             ]
             require(len(values) == len(kernel.arguments), "number of arguments")
             for z, y, x in np.ndindex(grid[2], grid[1], grid[0]):
-                block, instructions = Block(x, y, z), Instructions(counts)
+                block = Block(x, y, z, kernel.threads, kernel.dynamic_shared, conflicts)
+                instructions = Instructions(counts, kernel.threads)
                 for module in modules:
                     patch.setattr(module, "cuda", block, raising=False)
                     patch.setattr(module, "ptx", instructions, raising=False)

@@ -19,6 +19,7 @@ from cnnforge_kernels.cpu.compiled import (
     KERNEL_SIGNATURE,
     address_of,
     cached_cfunc,
+    cached_njit,
     kernel_family,
     vector_lanes,
     vector_registers,
@@ -132,9 +133,7 @@ def _tables(width: int, channels: int) -> Any:
     return tables
 
 
-# Not cached: `_KERNEL` is the family's place in a table, which depends on what was imported before,
-# and Numba's disk cache would keep the number of another process.
-@numba.njit
+@cached_njit()
 def run(inputs: Any, depthwise: Any, pointwise: Any, bias: Any, outputs: Any) -> None:
     """Compute the block.
 

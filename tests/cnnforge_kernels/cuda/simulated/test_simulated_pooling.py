@@ -37,6 +37,11 @@ def run(inputs, p):
     ("shape", "window", "strides"),
     [
         ((2, 6, 5, 4), (2, 2), (2, 2)),
+        ((2, 7, 8, 8), (3, 3), (3, 3)),
+        ((1, 9, 10, 3), (4, 4), (4, 4)),
+        ((1, 7, 9, 4), (1, 2), (1, 2)),
+        # More cells than registers hold at once.
+        ((1, 11, 7, 4), (5, 5), (5, 5)),
         ((1, 5, 6, 3), (3, 3), (1, 1)),
         ((1, 7, 5, 4), (3, 2), (2, 1)),
         ((1, 7, 7, 2), (2, 2), (3, 3)),
@@ -58,6 +63,24 @@ def test_against_the_oracle(shape, window, strides, same, aligned):
     assert_close(grad_largest, reference.max_pool2d_grad(inputs, grads, **options), area)
     assert_close(mean, reference.average_pool2d(inputs, **options), area)
     assert_close(grad_mean, reference.average_pool2d_grad(inputs, grads, **options), area)
+
+
+@pytest.mark.parametrize(
+    ("window", "strides", "expected"),
+    [
+        ((2, 2), (2, 2), True),
+        ((4, 4), (4, 4), True),
+        ((5, 5), (5, 5), False),
+        ((2, 2), (1, 2), False),
+    ],
+)
+@pytest.mark.parametrize("maximum", [False, True])
+def test_windows_side_by_side_have_kernels_of_their_own(window, strides, maximum, expected):
+    p = Pooling((2, 9, 9, 8), window, strides, same=True)
+    for plan in (plans.forward(p, maximum), plans.backward(p, maximum)):
+        for option in plan.options.values():
+            (launch,) = option().launches
+            assert ("windows" in launch.kernel.identity) == expected
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e-42])

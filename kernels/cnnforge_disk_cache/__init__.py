@@ -5,15 +5,26 @@ writes it anew for each of them. Two processes that read it at the same time giv
 two variants: one is then found under the key of the other. A call of the wrong one is an error, or,
 where they differ in what they close over, as kernels do, a wrong result, and it stays on the disk.
 So who adds a variant keeps the others out, and writes the code before the index that names it.
+
+Where the cache cannot be written to, nothing fails: functions are kept for this process alone,
+which says so once.
+
+A package of its own: both the kernels and the core compile to that cache, and neither knows the
+other.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import logging
 import os
+import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 from numba import types
@@ -30,11 +41,71 @@ else:
 
 # A process that was stopped in between holds others up no longer than this.
 _PATIENCE = 1.0
+_log = logging.getLogger("cnnforge.disk_cache")
 
 
 def share_disk_cache() -> None:
-    """Have all functions of this process written to the disk cache one process at a time."""
+    """Have all functions of this process written to the disk cache one process at a time.
+
+    For all of Numba in this process, and not reversed: a function of somebody else's may call a
+    kernel, and is then kept with it. May be called several times.
+    """
     caching.IndexDataCacheFile.save = _save
+    for kind in (caching.CompileResultCacheImpl, caching.CodeLibraryCacheImpl):
+        if _TemporaryLocator not in kind._locator_classes:
+            kind._locator_classes = [*kind._locator_classes, _TemporaryLocator]
+
+
+def temporary_folder(wanted: str, error: object) -> str:
+    """A folder for this process alone, for what cannot be kept; it says so when it is made.
+
+    Args:
+        wanted: The folder that cannot be written to.
+        error: Why.
+    """
+    _say_once(wanted, error)
+    return _temporary_folder()
+
+
+@cache
+def _temporary_folder() -> str:
+    folder = tempfile.mkdtemp(prefix="cnnforge-kernels-")
+    atexit.register(_remove, folder, os.getpid())
+    return folder
+
+
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_said: list[str] = []
+
+
+def _say_once(wanted: str, error: object) -> None:
+    if not _said:
+        _said.append(wanted)
+        _log.warning(
+            "compiled functions cannot be kept in %s (%s): every process compiles them anew; set "
+            "XDG_CACHE_HOME or NUMBA_CACHE_DIR to a folder that can be written to",
+            wanted,
+            error,
+        )
+
+
+class _TemporaryLocator(  # pyright: ignore[reportIncompatibleMethodOverride]
+    caching._SourceFileBackedLocatorMixin, caching._CacheLocator
+):
+    """The last place to be asked for, after which Numba would raise an error."""
+
+    def __init__(self, function: Any, source: str) -> None:
+        self._py_file = source
+        self._lineno = function.__code__.co_firstlineno
+        folder = temporary_folder(os.path.dirname(source), "it is read-only")
+        self._cache_path = os.path.join(folder, self.get_suitable_cache_subpath(source))
+
+    def get_cache_path(self) -> Any:
+        return self._cache_path
 
 
 def is_durable(function: Dispatcher) -> bool:
@@ -53,6 +124,14 @@ def is_compiled(function: Dispatcher, signature: Sequence[types.Type]) -> bool:
 
 
 def _save(file: Any, key: Any, data: Any) -> None:
+    try:
+        _add(file, key, data)
+    except OSError as error:
+        # A disk that is full, for one. What was compiled is there all the same.
+        _say_once(file._cache_path, error.strerror or error)
+
+
+def _add(file: Any, key: Any, data: Any) -> None:
     with _alone(file._cache_path) as alone:
         overloads = file._load_index()
         name = overloads.get(key)

@@ -1,0 +1,181 @@
+"""Which convolutions keep their source's tile in shared memory, and how they are launched."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from cnnforge_kernels.cuda.convolution import Convolution
+from cnnforge_kernels.cuda.plans import SCRATCH_FLOATS, Plan, Shape, blocks, launch
+from cnnforge_kernels.cuda.reduce import reduce_slices
+from cnnforge_kernels.cuda.tensor_core_halo import halo_convolution
+from cnnforge_kernels.cuda.tensor_core_halo_maps import (
+    COLUMNS,
+    PIXELS,
+    STEP,
+    THREADS,
+    Halo,
+    exact_halo,
+    halo,
+    reciprocal,
+    terms,
+)
+from cnnforge_kernels.cuda.tensor_core_halo_steps import CHANNELS, FILTERS, SIZES, TAPS
+from cnnforge_kernels.cuda.tensor_core_halo_weights import halo_grad_weights
+from cnnforge_kernels.cuda.tensor_core_pack import pack
+
+# The general kernel issues at least three times as many instructions for a product, copies
+# included. Where a smaller share of a tile's products is asked for, it is expected to be ahead.
+_LEAST_SHARE = 0.4
+# One for each multiprocessor of a large device; not that device's own number: a result shall not
+# depend on where it is computed.
+_BLOCKS = 128
+
+
+def _sides(c: Convolution, gradient: bool) -> tuple[Shape, Shape]:
+    return (c.outputs, c.inputs) if gradient else (c.inputs, c.outputs)
+
+
+def _reach(c: Convolution) -> tuple[int, int]:
+    return tuple((c.weights[a] - 1) * c.dilation_rate[a] for a in (0, 1))
+
+
+def _vector(c: Convolution) -> bool:
+    return c.aligned and c.weights[2] % 4 == 0 and c.weights[3] % 4 == 0
+
+
+def _lines(tile: Halo) -> tuple[int, ...]:
+    """A tile's lines, as rows, columns and their number, and what divides by those."""
+    rows, columns = tile.rows + tile.reach[0], tile.columns + tile.reach[1]
+    return (
+        *(rows, columns, tile.lines, reciprocal(rows * columns), reciprocal(columns)),
+        *(reciprocal(tile.rows * tile.columns), reciprocal(tile.columns)),
+    )
+
+
+def _share(count: int, each: int) -> float:
+    """How much is used of tiles of so many."""
+    return count / (blocks(count, each) * each)
+
+
+def fits(c: Convolution, precision: Any, gradient: bool) -> bool:
+    """Whether a convolution without groups, or the gradient of its inputs, is one for ``plan``.
+
+    Args:
+        c: shapes and options.
+        precision: of the operands.
+        gradient: of the inputs; else the forward pass.
+    """
+    source, target = _sides(c, gradient)
+    if c.strides != (1, 1) or not _vector(c) or not prod(source):
+        return False
+    tile = halo(*target[:3], _reach(c))
+    if tile is None:
+        return False
+    share = prod(target[:3]) / (prod(tile.grid(*target[:3])) * PIXELS)
+    share *= _share(source[3], terms(precision == "bfloat16")) * _share(target[3], COLUMNS)
+    return share >= _LEAST_SHARE
+
+
+def plan(c: Convolution, precision: Any, gradient: bool, bias: bool, relu: bool) -> Plan:
+    """The plan of a convolution that ``fits``, or of the gradient of its inputs.
+
+    Args:
+        c: shapes and options.
+        precision: of the operands.
+        gradient: arrays: grad_outputs, outputs (with ``relu``), weights, grad_inputs, scratch; else
+            inputs, weights, bias, outputs, scratch.
+        bias: whether there is one, in the forward pass.
+        relu: apply a ReLU, or mask the gradient by its outputs.
+    """
+    source, target = _sides(c, gradient)
+    reach = _reach(c)
+    tile = halo(*target[:3], reach)
+    assert tile is not None
+    grid = tile.grid(*target[:3])
+    chunks = blocks(source[3], terms(precision == "bfloat16"))
+    column_tiles, taps = blocks(target[3], COLUMNS), prod(c.weights[:2])
+    words = column_tiles * chunks * taps * STEP
+    top, left = c.padding
+    if gradient:
+        top, left = reach[0] - top, reach[1] - left
+    names = "inputs", "inputs", "scratch", "bias" if bias else "inputs", "outputs"
+    if gradient:
+        mask = "outputs" if relu else "grad_outputs"
+        names = "grad_outputs", mask, "scratch", "grad_outputs", "grad_inputs"
+    first = launch(
+        pack(precision, gradient),
+        (blocks(words, THREADS),),
+        *("weights", "scratch"),
+        *(words, taps, chunks, *c.weights[2:]),
+    )
+    second = launch(
+        halo_convolution(precision, gradient and relu),
+        (prod(grid) * column_tiles,),
+        *names,
+        *(*source, *target[1:], column_tiles),
+        *(tile.images, tile.rows, tile.columns, *grid[1:]),
+        *(*c.weights[:2], *c.dilation_rate, top, left),
+        chunks,
+        *_lines(tile),
+        *(target[3] if bias else 0, int(relu and not gradient)),
+    )
+    return Plan((first, second), words)
+
+
+def _weights_tile(c: Convolution, precision: Any) -> Halo | None:
+    sizes = SIZES[precision]
+    return exact_halo(*c.outputs[:3], _reach(c), sizes.pixels, sizes.lines, sizes.step)
+
+
+def weights_fit(c: Convolution, precision: Any) -> bool:
+    """Whether the gradient of the weights is one for ``weights_plan``; see ``fits``."""
+    if c.strides != (1, 1) or not _vector(c) or not prod(c.outputs):
+        return False
+    tile = _weights_tile(c, precision)
+    if tile is None:
+        return False
+    share = tile.images * tile.rows * tile.columns / SIZES[precision].pixels
+    share *= _share(prod(c.weights[:2]), TAPS)
+    share *= _share(c.weights[2], CHANNELS) * _share(c.weights[3], FILTERS)
+    return share >= _LEAST_SHARE
+
+
+def weights_plan(c: Convolution, precision: Any, relu: bool) -> Plan:
+    """The plan of a gradient of the weights that fits.
+
+    Args:
+        c: shapes and options.
+        precision: of the operands.
+        relu: mask the gradient by the outputs. Arrays: inputs, grad_outputs, outputs (with
+            ``relu``), grad_weights, grad_bias, scratch.
+    """
+    tile = _weights_tile(c, precision)
+    assert tile is not None
+    grid, taps, filters = tile.grid(*c.outputs[:3]), prod(c.weights[:2]), c.weights[3]
+    channel_tiles, filter_tiles = blocks(c.weights[2], CHANNELS), blocks(filters, FILTERS)
+    across = blocks(taps, TAPS) * channel_tiles * filter_tiles
+    tiles, lines = prod(grid), taps * c.weights[2]
+    part = lines * filters + filters
+    each = blocks(tiles, max(min(_BLOCKS // across, SCRATCH_FLOATS // part), 1))
+    slices = blocks(tiles, each)
+    names = ("scratch", "scratch") if slices > 1 else ("grad_weights", "grad_bias")
+    first = launch(
+        halo_grad_weights(precision, relu),
+        (across, slices),
+        *("inputs", "grad_outputs", "outputs" if relu else "grad_outputs", *names),
+        *(*c.inputs, *c.outputs[1:], channel_tiles, filter_tiles),
+        *(tile.images, tile.rows, tile.columns, *grid[1:], tiles, each),
+        *(taps, c.weights[1], *c.dilation_rate, *c.padding),
+        *_lines(tile),
+        *(part, lines * filters if slices > 1 else 0),
+    )
+    if slices == 1:
+        return Plan((first,))
+    reduce = reduce_slices()
+    second = launch(
+        reduce,
+        (blocks(part, reduce.threads),),
+        *("scratch", "grad_weights", "grad_bias", lines * filters, part, slices),
+    )
+    return Plan((first, second), slices * part)

@@ -1,0 +1,130 @@
+"""Plans of the tensor-core kernels run by the warp emulator and compared with the oracle."""
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from cnnforge.testing import assert_close, error_bounds
+from cnnforge_kernels import reference
+from cnnforge_kernels.cuda import tensor_core_convolution as convolution
+from cnnforge_kernels.cuda import tensor_core_grad_weights as grad_weights
+from cnnforge_kernels.cuda import tensor_core_halo as halo
+from cnnforge_kernels.cuda import tensor_core_halo_steps as halo_steps
+from cnnforge_kernels.cuda import tensor_core_halo_weights as halo_weights
+from cnnforge_kernels.cuda import tensor_core_pack as pack
+from cnnforge_kernels.cuda import tensor_core_steps as steps
+from cnnforge_kernels.cuda import tensor_cores as plans
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+emulator = _load("warp_emulator")
+MODULES = convolution, grad_weights, steps, halo, halo_steps, halo_weights, pack
+ROUND = {"tf32": emulator.round_tf32, "bfloat16": emulator.round_bfloat16}
+# Relative error of one rounding: 11 and 8 bits of significand.
+UNIT = {"tf32": 2.0**-11, "bfloat16": 2.0**-8}
+
+
+def rounded(values, precision):
+    return ROUND[precision](values.view(np.uint32)).view(np.float32)
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32)
+
+
+def broken_rows(launch):
+    """Whether eight pixels of a tile that is kept on chip may lie in two of its rows."""
+    if "halo" not in launch.kernel.name:
+        return False
+    weights = "grad_weights" in launch.kernel.name
+    names = (halo_weights if weights else halo).PARAMETERS
+    return launch.arguments[5 + names.index("tile_columns")] % 8 != 0
+
+
+def execute(plan, **arrays):
+    """Run a plan's kernels in the emulator; returns the counts of instructions."""
+    arrays["scratch"] = np.full(max(plan.scratch, 1), np.nan, np.float32)
+    counts = {}
+    with emulator.lockstep(*MODULES) as run:
+        for launch in plan.launches:
+            values = []
+            for argument in launch.arguments:
+                if isinstance(argument, str):
+                    argument = arrays[argument]
+                values.append(argument)
+            if launch.kernel.name.startswith("reduce_slices"):
+                # An ordinary kernel: its own tests run it in Numba's simulator.
+                parts, weights, bias, size, part, splits = values
+                total = parts[: splits * part].reshape(splits, part).sum(0)
+                weights.reshape(-1)[:], bias[:] = total[:size], total[size:]
+            else:
+                counts |= run(launch.kernel, launch.grid, *values, conflicts=broken_rows(launch))
+    return counts
+
+
+def poisoned(*shape):
+    return np.full(shape, np.nan, np.float32)
+
+
+def options(c):
+    return {
+        "strides": c.strides,
+        "same": c.same,
+        "dilation_rate": c.dilation_rate,
+    }
+
+
+def check_forward(c, precision, bias=True, relu=False):
+    x, w = random(*c.inputs), random(*c.weights, seed=1)
+    b = random(c.weights[3]) if bias else None
+    outputs = poisoned(*c.outputs)
+    counts = execute(
+        plans.forward(c, bias, relu, precision), inputs=x, weights=w, bias=b, outputs=outputs
+    )
+    operands = rounded(x, precision), rounded(w, precision)
+    terms = math.prod(c.weights[:3])
+    expected = reference.conv2d(*operands, b, relu=relu, **options(c))
+    assert_close(outputs, expected, terms)
+    # Both operands are rounded once: on top of the sum's own error there is this, and no more.
+    exact = reference.conv2d(x, w, b, relu=relu, **options(c))
+    sizes = reference.conv2d(abs(x), abs(w), None, **options(c))
+    unit = UNIT[precision]
+    allowed = (2 * unit + unit**2) * sizes + error_bounds(exact, terms)[1]
+    assert (abs(outputs - exact) <= allowed).all()
+    return counts
+
+
+def check_gradients(c, precision, relu=False):
+    x, w = random(*c.inputs), random(*c.weights, seed=1)
+    g, y = random(*c.outputs, seed=2), random(*c.outputs, seed=3)
+    gx, gw, gb = (poisoned(*v.shape) for v in (x, w, w[0, 0, 0]))
+    masks = {"outputs": y} if relu else {}
+    first = execute(
+        plans.grad_inputs(c, relu, precision), grad_outputs=g, weights=w, grad_inputs=gx, **masks
+    )
+    second = execute(
+        plans.grad_weights(c, relu, precision),
+        **{"inputs": x, "grad_outputs": g, "grad_weights": gw, "grad_bias": gb},
+        **masks,
+    )
+    operands = (rounded(v, precision) for v in (x, w, g))
+    expected = reference.conv2d_gradients(*operands, outputs=masks.get("outputs"), **options(c))
+    exact = reference.conv2d_gradients(x, w, g, outputs=masks.get("outputs"), **options(c))
+    assert_close(gx, expected[0], math.prod(c.weights[:2]) * c.weights[3])
+    pixels = math.prod(c.outputs[:3])
+    assert_close(gw, expected[1], pixels)
+    # The bias' gradient is a sum in float32 of what was not rounded.
+    assert_close(gb, exact[2], pixels)
+    return first, second
