@@ -98,8 +98,9 @@ def test_the_tuner_finds_every_configuration_compiled(monkeypatch):
 
     rows = [BY_KEY["mid.convolution.forward"], BY_KEY["r64@256.convolution.forward.tf32"]]
     usual, every = kernels(rows), kernels(rows, tune=True)
-    assert len(usual) == 2
-    assert len(every) == 7 + 2
+    # The tensor cores pack their weights first, and have two more ways without that.
+    assert len(usual) == 1 + 2
+    assert len(every) == 7 + 4
     assert set(usual) <= set(every)
     assert not tuning.used()
 
@@ -203,7 +204,7 @@ def test_some_images_of_a_batch_are_compared():
 
 @pytest.mark.slow
 def test_a_kernel_of_each_kind_compiles():
-    """For the H200, with no device; all 64 of them take a minute and a half."""
+    """For the H200, with no device; all 66 of them take a minute and a half."""
     from gpu.precompile import kernels
 
     from cnnforge_kernels.cuda.compiler import cached_kernel

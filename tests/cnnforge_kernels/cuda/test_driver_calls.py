@@ -47,6 +47,8 @@ driver = runtime.driver()
 x, w = (cuda.to_device(np.ones(shape, np.float32)) for shape in ((4, 9, 9, 8), (3, 3, 8, 16)))
 streams = [None, 1, 2, cuda.stream().handle]
 outputs = [conv2d(x, w, stream=int(getattr(it, "value", it) or 0)) for it in streams]
+wide = [cuda.to_device(np.ones(shape, np.float32)) for shape in ((2, 8, 8, 64), (3, 3, 64, 64))]
+conv2d(*wide, padding="same", precision="tf32")
 tuning.enable()
 conv2d(x, w)
 gradients = conv2d_grad_weights(x, outputs[0], w.shape)
@@ -102,6 +104,10 @@ def test_every_call_is_taken(variables, tmp_path):
     assert launches[:3] == ["0x1", "0x1", "0x2"]
     assert int(launches[3], 16) > 2
     assert any(line.endswith("from the pool") for line in told)
+    # More than 48 KiB of dynamic shared memory is asked for.
+    allowed = [int(line.split()[-1]) for line in told if line.startswith("attribute 8 is ")]
+    assert allowed
+    assert min(allowed) > 48 * 1024
 
 
 def test_memory_in_a_graph(variables, tmp_path):
