@@ -100,9 +100,8 @@ class Clock:
     """What is left of a time limit."""
 
     def __init__(self, limit: float | None, reserve: float = _RESERVE) -> None:
-        limit = float("inf") if limit is None else limit
-        self._begun, self._reserve = time.monotonic(), min(reserve, limit / 2)
-        self._end = self._begun + limit
+        self._begun, self._reserve = time.monotonic(), reserve
+        self._end = float("inf") if limit is None else self._begun + limit
 
     def left(self, part: float = 1.0) -> float | None:
         """A part of the seconds that are left, but for the reserve; ``None`` without a limit."""
@@ -130,8 +129,11 @@ def say(text: object) -> None:
 
 def run(options: Any) -> int:
     keras = "keras" in options.parts and not options.dry_run and find_spec("keras") is not None
-    clock = Clock(options.time_limit, _RESERVE * ("rows" in options.parts) + _KERAS * keras)
-    found = session.Session()
+    rows_follow = "rows" in options.parts
+    reserve = _RESERVE * rows_follow + _KERAS * keras
+    if options.time_limit is not None and not rows_follow:
+        reserve = min(reserve, options.time_limit / 2)
+    clock, found = Clock(options.time_limit, reserve), session.Session()
     say(", ".join(f"{name} {it}" for name, it in versions().items()))
     try:
         kept = _resumed(options, found) if options.resume else []
@@ -143,9 +145,10 @@ def run(options: Any) -> int:
         return int(failed)
     faster, lines = None, []
     if "epoch" in options.parts:
-        faster, lines = in_pytorch(_again(options, "--epoch"), clock.left(part=0.25))
+        seconds = clock.left(0.25 if rows_follow else 1.0)
+        faster, lines = in_pytorch(_again(options, "--epoch"), seconds)
         say("\n".join([*lines, ""]))
-    wrong = _rows(options, clock, kept, found) if "rows" in options.parts else []
+    wrong = _rows(options, clock, kept, found) if rows_follow else []
     if keras:
         lines += (keras_lines := in_keras(clock.rest))
         say("\n".join([*keras_lines, ""]))

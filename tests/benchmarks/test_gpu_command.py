@@ -106,7 +106,7 @@ def test_a_whole_run(tmp_path):
 
 @needs_numba_cuda
 def test_the_time_is_up(tmp_path):
-    made = "--dry-run", "--parts", "rows", "--time-limit", "0.01", "--out", str(tmp_path)
+    made = "--dry-run", "--parts", "rows", "--time-limit", "1", "--out", str(tmp_path)
     done = command(*made)
     assert done.returncode == 1
     assert "no time was left for 96 rows: seed1@4096.block.forward" in done.stdout
@@ -208,6 +208,9 @@ def test_parts_have_their_time(monkeypatch, tmp_path):
     asked.clear()
     assert bench_gpu.main(["--parts", "layers", "--time-limit", "130", *out]) == 0
     assert asked == {"layers": (pytest.approx(130, abs=1), None, tmp_path)}
+    asked.clear()
+    assert bench_gpu.main(["--parts", "epoch", "--time-limit", "50", *out]) == 0
+    assert asked["epoch"][1] == pytest.approx(50, abs=1)
     asked.clear()
     assert bench_gpu.main(["--parts", "layers", "keras", "--time-limit", "70", *out]) == 0
     assert asked["layers"][0] == pytest.approx(35, abs=1)
