@@ -3,12 +3,13 @@
     python benchmarks/bench_gpu.py
 
 needs an NVIDIA device, numba, numba-cuda, NumPy and PyTorch; neither TensorFlow nor Keras. In this
-order it runs the parity suite (``pytest -m gpu``), compiles what it needs, measures what the device
-can do at most, then every row of gpu/rows.py: first its values, at the shape that is timed, against
-the float64 oracle on the CPU, and that a second computation has the same bits (a row that is wrong
-has no time); then our kernels and PyTorch's ways in turn, each captured into a CUDA graph that goes
-through more memory than the L2 cache holds, timed by the device's events. Last comes an epoch of
-LeNet. What is known is written to ``results/<gpu>.csv`` after every row, and drawn at the end.
+order it runs the parity suite (``pytest -m gpu``), measures an epoch of LeNet, compiles what it
+needs, measures what the device can do at most, then every row of gpu/rows.py: first its values, at
+the shape that is timed, against the float64 oracle on the CPU, and that a second computation has
+the same bits (a row that is wrong has no time); then our kernels and PyTorch's ways in turn, each
+captured into a CUDA graph that goes through more memory than the L2 cache holds, timed by the
+device's events. What is known is written to ``results/<gpu>.csv`` after every row, and drawn at the
+end. Where Keras is, its layers are tested, and an epoch is trained through them.
 
 Exit codes: 0 all is right; 1 something is wrong or has failed; 2 asked for wrongly, or there is no
 device. Whether a goal was reached is printed, and changes no exit code.
@@ -33,11 +34,13 @@ if find_spec("cnnforge_kernels") is None:
 
 from gpu import results, rows, session, suite  # noqa: E402
 from gpu.ceilings import H200, Ceilings  # noqa: E402
+from gpu.epoch import epoch, in_keras, in_pytorch  # noqa: E402
 from gpu.measure import Measured  # noqa: E402
 from gpu.options import parsed  # noqa: E402
 
-# Seconds that are kept for what comes after the rows, where there is a limit.
-_RESERVE = 45.0
+# Seconds that are kept for what comes after the rows, where there is a limit; with the epoch in
+# Keras, for that, too.
+_RESERVE, _KERAS = 30.0, 90.0
 
 
 def missing() -> str:
@@ -86,7 +89,7 @@ def worker(options: Any) -> int:
         asked["keys"],
         make_device(options.dry_run),
         row_of,
-        lambda *it: measure(*it, rounds=options.rounds),
+        lambda *it: measure(*it, rounds=options.rounds, alone=options.alone),
         lambda message: print(json.dumps(message), flush=True),
         ceilings=Ceilings(**asked["ceilings"]) if asked["ceilings"] else None,
         seconds=asked["seconds"],
@@ -96,18 +99,28 @@ def worker(options: Any) -> int:
 class Clock:
     """What is left of a time limit."""
 
-    def __init__(self, limit: float | None) -> None:
-        self._end = float("inf") if limit is None else time.monotonic() + limit
+    def __init__(self, limit: float | None, reserve: float = _RESERVE) -> None:
+        self._begun, self._reserve = time.monotonic(), reserve
+        self._end = float("inf") if limit is None else self._begun + limit
 
-    def left(self, reserve: float = 0.0, part: float = 1.0) -> float | None:
-        """A part of the seconds that are left, but for a reserve; ``None`` without a limit."""
-        left = self._end - time.monotonic() - reserve
+    def left(self, part: float = 1.0) -> float | None:
+        """A part of the seconds that are left, but for the reserve; ``None`` without a limit."""
+        left = self.deadline - time.monotonic()
         return None if left == float("inf") else max(part * left, 1.0)
+
+    @property
+    def rest(self) -> float | None:
+        """All of the seconds that are left; ``None`` without a limit."""
+        left = self._end - time.monotonic()
+        return None if left == float("inf") else max(left, 1.0)
 
     @property
     def deadline(self) -> float:
         """When the last row may begin, by ``time.monotonic``."""
-        return self._end - _RESERVE
+        return self._end - self._reserve
+
+    def __str__(self) -> str:
+        return f"[{time.monotonic() - self._begun:.0f} s]"
 
 
 def say(text: object) -> None:
@@ -115,7 +128,12 @@ def say(text: object) -> None:
 
 
 def run(options: Any) -> int:
-    clock, found = Clock(options.time_limit), session.Session()
+    keras = "keras" in options.parts and not options.dry_run and find_spec("keras") is not None
+    rows_follow = "rows" in options.parts
+    reserve = _RESERVE * rows_follow + _KERAS * keras
+    if options.time_limit is not None and not rows_follow:
+        reserve = min(reserve, options.time_limit / 2)
+    clock, found = Clock(options.time_limit, reserve), session.Session()
     say(", ".join(f"{name} {it}" for name, it in versions().items()))
     try:
         kept = _resumed(options, found) if options.resume else []
@@ -125,16 +143,37 @@ def run(options: Any) -> int:
     failed = said(_checks(options, clock))
     if options.sanitize is not None:
         return int(failed)
+    faster, lines = None, []
+    if "epoch" in options.parts:
+        seconds = clock.left(0.25 if rows_follow else 1.0)
+        faster, lines = in_pytorch(_again(options, "--epoch"), seconds)
+        say("\n".join([*lines, ""]))
+    wrong = _rows(options, clock, kept, found) if rows_follow else []
+    if keras:
+        lines += (keras_lines := in_keras(clock.rest))
+        say("\n".join([*keras_lines, ""]))
+    every = _ordered([*kept, *found.rows])
+    for goal in results.goals(every, found.ceilings, faster):
+        say(goal)
+    if options.dry_run:
+        say("dry run: the times above are made up")
+    failed |= any("FAILED" in line for line in lines)
+    say(f"{clock} all is done")
+    return int(failed or bool(wrong))
+
+
+def _rows(options: Any, clock: Clock, kept: list[Measured], found: session.Session) -> list[str]:
+    """Measure the rows and show them; returns what is wrong."""
     known = {it.key for it in kept}
     keys = [row.key for row in options.rows if row.key not in known]
     if not options.dry_run:
-        say(_compiled(options, keys, clock))
+        say(f"{clock} {_compiled(options, keys, clock)}")
     options.out.mkdir(parents=True, exist_ok=True)
     session.measure_all(
         found,
         keys,
         lambda left, known: _command(options, left, known, clock),
-        lambda now, row: _flush(options, now, kept, row),
+        lambda now, row: _flush(options, clock, now, kept, row),
         deadline=clock.deadline,
     )
     every = _ordered([*kept, *found.rows])
@@ -145,21 +184,12 @@ def run(options: Any) -> int:
         say(f"no time was left for {len(found.not_measured)} rows: {' '.join(found.not_measured)}")
     if any(it.ours for it in every):
         say(_draw(options, every, found))
-    # After all that is sure: what hangs in this process hangs the command.
-    epoch, lines = _epoch(options, clock)
-    say("\n".join(["", *lines, ""]))
-    for goal in results.goals(every, found.ceilings, epoch):
-        say(goal)
-    if options.dry_run:
-        say("dry run: the times above are made up")
-    failed |= any("FAILED" in line for line in lines)
     wrong = [it.key for it in every if it.verdict != "right"]
     if wrong:
         say(f"{len(wrong)} rows are wrong or have failed: {' '.join(wrong)}")
-    nothing = not every and "nothing was measured"
-    if nothing:
-        say(nothing)
-    return int(bool(failed or wrong or nothing))
+    if not every:
+        say("nothing was measured")
+    return wrong if every else ["nothing"]
 
 
 def versions() -> dict[str, str]:
@@ -184,11 +214,15 @@ def said(outcomes: Iterable[suite.Outcome]) -> bool:
 
 def _checks(options: Any, clock: Clock) -> Iterable[suite.Outcome]:
     if options.sanitize is not None:
-        return suite.sanitize(options.sanitize or suite.TOOLS, clock.left)
-    if options.dry_run or options.skip_suite:
-        return ()
-    # The table is what the time is for.
-    return suite.parity(clock.left(_RESERVE, part=0.4))
+        yield from suite.sanitize(
+            options.sanitize or suite.TOOLS, clock.rest, options.tests, options.out
+        )
+    elif not options.dry_run:
+        # The table is what the time is for.
+        part = 0.3 if "rows" in options.parts else 1.0
+        for name, check in (("suite", suite.parity), ("layers", suite.layers)):
+            if name in options.parts:
+                yield check(clock.left(part), options.tests, options.out)
 
 
 def _compiled(options: Any, keys: Sequence[str], clock: Clock) -> str:
@@ -196,29 +230,47 @@ def _compiled(options: Any, keys: Sequence[str], clock: Clock) -> str:
     from gpu.precompile import precompile
 
     capability = torch.cuda.get_device_capability(0)
-    return precompile(keys, options.tune, capability, clock.left(_RESERVE, part=0.4))
+    return precompile(keys, options.tune, capability, clock.left(part=0.4))
+
+
+def _exported(options: Any) -> int:
+    """Compile what a machine with a device needs, on one that has none."""
+    from gpu.precompile import precompile
+
+    folder, keys = options.cubins.resolve(), [row.key for row in options.rows]
+    say(done := precompile(keys, options.tune, options.compile_for, folder=folder))
+    failed = "suite" in options.parts and said(suite.compiled(options.compile_for, folder))
+    return int(failed or "FAILED" in done)
+
+
+def _again(options: Any, *more: str) -> list[str]:
+    """The command of a process of our own."""
+    return [sys.executable, __file__, *more, *["--dry-run"] * options.dry_run]
 
 
 def _command(options: Any, left: Sequence[str], known: Ceilings | None, clock: Clock) -> list[str]:
-    seconds = clock.left(_RESERVE)
+    seconds = clock.left()
     asked = {
         "keys": list(left),
         "ceilings": vars(known) if known else None,
         "seconds": 1e9 if seconds is None else seconds,
     }
-    made = [sys.executable, __file__, "--worker", json.dumps(asked)]
-    made += ["--rounds", str(options.rounds)]
-    return made + ["--tune"] * options.tune + ["--dry-run"] * options.dry_run
+    made = _again(options, "--worker", json.dumps(asked), "--rounds", str(options.rounds))
+    return made + ["--tune"] * options.tune + ["--alone"] * options.alone
 
 
 def _flush(
-    options: Any, now: session.Session, kept: Sequence[Measured], row: Measured | None
+    options: Any,
+    clock: Clock,
+    now: session.Session,
+    kept: Sequence[Measured],
+    row: Measured | None,
 ) -> None:
     """Write what is known, and say what has come."""
     if row is not None:
         ratio = f", {row.ratio[0]:.2f} times {row.peer_name}" if row.ratio else ""
         took = f": {row.ours[0] * 1e6:.2f} us{ratio}" if row.ours else ""
-        say(f"{row.key}: {row.verdict}{took}")
+        say(f"{clock} {row.key}: {row.verdict}{took}")
     if now.about:
         text = results.csv_text(_ordered([*kept, *now.rows]), now.about, now.ceilings)
         path = results.path_of(options.out, now.about["gpu"])
@@ -243,15 +295,6 @@ def _ordered(every: Sequence[Measured]) -> list[Measured]:
     return sorted(every, key=lambda it: place[it.key])
 
 
-def _epoch(options: Any, clock: Clock) -> tuple[float | None, list[str]]:
-    if options.skip_epoch:
-        return None, []
-    from gpu.epoch import in_keras, in_pytorch
-
-    found, lines = in_pytorch(make_device(options.dry_run), options.dry_run, clock.left())
-    return found, lines if options.dry_run else [*lines, *in_keras(clock.left())]
-
-
 def _draw(options: Any, every: Sequence[Measured], found: session.Session) -> str:
     path = results.path_of(options.out, found.about["gpu"])
     if find_spec("matplotlib") is None:
@@ -270,16 +313,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parsed(arguments)
     if options.worker:
         return worker(options)
+    if options.epoch:
+        print(json.dumps(epoch(make_device(options.dry_run), options.dry_run)))
+        return 0
     if options.floors:
         print(results.floors(options.rows, H200))
         return 0
     if options.cubins:
         os.environ["CNNFORGE_CUBINS"] = str(options.cubins.resolve())
     if options.compile_for:
-        from gpu.precompile import export
-
-        print(export(options.rows, options.tune, options.compile_for, options.cubins))
-        return 0
+        return _exported(options)
     why = "" if options.dry_run else missing()
     if why:
         print(

@@ -185,13 +185,23 @@ _intermediate = cache(intermediate)
 def measure(kernels: tuple[Kernel, ...], capability: tuple[int, int]) -> dict[str, Resources]:
     """Compile kernels for a compute capability and take their machine code apart.
 
-    All of them are linked to one cubin, which gives the same code as linking each alone, and
-    starts the disassembler once.
+    Those with dynamic shared memory and those without are linked to one cubin each, which gives the
+    same code as linking each alone (in one, the alignment of the former rounds up the memory of
+    the latter), and starts the disassembler twice at most.
 
     Returns:
         By the kernels' names; without those that the architecture has no instructions for.
     """
-    known = [kernel for kernel in kernels if kernel.since <= capability]
+    found = {}
+    for dynamic in (False, True):
+        group = (it for it in kernels if bool(it.dynamic_shared) == dynamic)
+        found |= _measure([it for it in group if it.since <= capability], capability)
+    return found
+
+
+def _measure(known: list[Kernel], capability: tuple[int, int]) -> dict[str, Resources]:
+    if not known:
+        return {}
     code, log = link([_intermediate(kernel) for kernel in known], capability)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernels.cubin"

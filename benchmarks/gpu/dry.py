@@ -151,6 +151,10 @@ class DryDevice:
             function()
         return _Nothing()
 
+    def works(self) -> bool:
+        """Whether the device can still be used."""
+        return True
+
     def called(self, functions: Sequence[Callable[[], Any]]) -> Any:
         """As if there were no graphs."""
         return _Nothing()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,28 +16,44 @@ _LOOP = "the same by cnnforge's loop, under Keras' torch backend"
 _DRY = {"where": "cpu", "graphs": False, "rounds": 3, "images": 1024}
 
 
-def in_pytorch(device: Any, dry: bool, left: float | None) -> tuple[float | None, list[str]]:
-    """Measure an epoch of a PyTorch network with our blocks.
+def epoch(device: Any, dry: bool) -> dict[str, Any]:
+    """Measure an epoch of a PyTorch network with our blocks: in a process of its own.
 
     Args:
         device: runs our calls.
         dry: on the CPU.
+
+    Returns:
+        ``ratio``: how many times as fast as eager PyTorch, and ``lines`` to print.
+    """
+    from gpu.torch_epoch import measure
+
+    return measure(device, **(_DRY if dry else {}))
+
+
+def in_pytorch(command: list[str], left: float | None) -> tuple[float | None, list[str]]:
+    """Have an epoch measured.
+
+    Args:
+        command: of the process that measures it, and prints what ``epoch`` returns as JSON.
         left: seconds; ``None`` without a limit.
 
     Returns:
         How many times as fast as eager PyTorch, where it was measured, and lines to print.
     """
-    if left is not None and left < 25:
-        return None, [f"{_NAME}: not run: no time was left"]
     if find_spec("torch") is None:
         return None, [f"{_NAME}: not run: PyTorch is not installed"]
     try:
-        from gpu.torch_epoch import measure
-
-        measured = measure(device, **(_DRY if dry else {}))
-    except Exception as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return None, [f"{_NAME}: FAILED: {said}"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=left, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return None, [f"{_NAME}: FAILED: not done in {left:.0f} s"]
+    try:
+        measured = json.loads((done.stdout.strip().splitlines() or [""])[-1])
+    except ValueError:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return None, [f"{_NAME}: FAILED: {last[:300]}"]
     return measured["ratio"], [_NAME, *(f"  {line}" for line in measured["lines"])]
 
 
@@ -60,8 +77,8 @@ def in_keras(left: float | None) -> list[str]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return [f"{_LOOP}: not run: no time was left"]
+        return [f"{_LOOP}: FAILED: not done in {left:.0f} s"]
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return [f"{_LOOP}: not run: {last}"]
+        return [f"{_LOOP}: FAILED: {last}"]
     return [_LOOP, *(f"  {line.strip()}" for line in done.stdout.splitlines() if line.strip())]

@@ -73,7 +73,9 @@ def from_json(values: dict[str, Any]) -> Measured:
     return Measured(**{**values, **pairs})
 
 
-def measure(row: Row, device: Any, ceilings: Ceilings, rounds: int = ROUNDS) -> Measured:
+def measure(
+    row: Row, device: Any, ceilings: Ceilings, rounds: int = ROUNDS, alone: bool = False
+) -> Measured:
     """Measure a row.
 
     Args:
@@ -81,6 +83,7 @@ def measure(row: Row, device: Any, ceilings: Ceilings, rounds: int = ROUNDS) -> 
         device: a ``TorchDevice`` or a ``DryDevice``.
         ceilings: of the device.
         rounds: how often.
+        alone: without peers.
     """
     needed, least = work(row), floor(row, ceilings)
     made = Measured(
@@ -105,7 +108,7 @@ def measure(row: Row, device: Any, ceilings: Ceilings, rounds: int = ROUNDS) -> 
     for one in every:
         device.run(prepare(row, one))
     functions = {_OURS: _repeated(device, _OURS, [_ours(device, row, it) for it in every], made)}
-    functions |= _peers(device, row, every, made)
+    functions |= {} if alone else _peers(device, row, every, made)
     if made.verdict != "right":
         return made
     _, times = interleave(

@@ -10,10 +10,12 @@ from typing import Any
 from gpu import rows, suite
 from gpu.measure import ROUNDS
 
+# In the order in which they run.
+PARTS = ("suite", "layers", "epoch", "rows", "keras")
 RESULTS = Path(__file__).parents[1] / "results"
 
 
-def _capability(text: str) -> tuple[int, int]:
+def capability(text: str) -> tuple[int, int]:
     major, _, minor = text.partition(".")
     return int(major), int(minor)
 
@@ -31,21 +33,32 @@ def parsed(arguments: Sequence[str] | None) -> Any:
     )
     parser.add_argument("--tune", action="store_true", help="let the tuner choose configurations")
     parser.add_argument("--resume", action="store_true", help="keep the rows that --out has")
-    parser.add_argument("--skip-suite", action="store_true", help="without pytest -m gpu")
-    parser.add_argument("--skip-epoch", action="store_true", help="without the epoch of lenet")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        default=list(PARTS),
+        metavar="PART",
+        help=f"only these of {', '.join(PARTS)}",
+    )
+    parser.add_argument("--alone", action="store_true", help="rows without PyTorch's times")
     parser.add_argument(
         "--sanitize",
         nargs="*",
         choices=suite.TOOLS,
         metavar="TOOL",
-        help=f"instead: the suite under compute-sanitizer's tools ({', '.join(suite.TOOLS)})",
+        help="instead: the suite's small tests under compute-sanitizer's tools, all at a time "
+        f"({', '.join(suite.TOOLS)})",
+    )
+    parser.add_argument(
+        "--tests", metavar="EXPRESSION", help="only these tests of a suite, as for pytest's -k"
     )
     parser.add_argument(
         "--floors", action="store_true", help="instead: the least times by the H200's datasheet"
     )
     parser.add_argument(
         "--compile-for",
-        type=_capability,
+        type=capability,
         metavar="9.0",
         help="instead: compile all kernels for a device, to the folder --cubins",
     )
@@ -56,6 +69,7 @@ def parsed(arguments: Sequence[str] | None) -> Any:
     # Without a device: everything but the device, its compiler, and true times.
     parser.add_argument("--dry-run", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--epoch", action="store_true", help=argparse.SUPPRESS)
     options: Any = parser.parse_args(arguments)
     patterns = options.cases or (rows.SHORT if options.short else ["*"])
     try:

@@ -63,51 +63,62 @@ def kernels(rows: Sequence[Row], tune: bool = False) -> list[Kernel]:
     return list(found)
 
 
-def _share(keys: list[str], tune: bool, capability: tuple[int, int], part: int, parts: int) -> int:
-    mine = kernels(select(keys), tune)[part::parts]
-    for kernel in mine:
-        compiler.cached_kernel(kernel, capability)
-    return len(mine)
-
-
-def export(rows: Sequence[Row], tune: bool, capability: tuple[int, int], folder: Path) -> str:
-    """Compile what rows need, with no device, for a machine that may have no compiler.
-
-    Returns:
-        What was done, to be said.
-    """
-    found = kernels(rows, tune)
-    for kernel in found:
-        compiler.export_kernel(kernel, capability, folder)
-    return f"{len(found)} kernels are compiled to {folder}"
+def _share(
+    keys: list[str],
+    tune: bool,
+    capability: tuple[int, int],
+    folder: Path | None,
+    numbers: list[int],
+) -> None:
+    found = kernels(select(keys), tune)
+    for number in numbers:
+        if folder is None:
+            compiler.cached_kernel(found[number], capability)
+        else:
+            compiler.export_kernel(found[number], capability, folder)
 
 
 def precompile(
-    keys: Sequence[str], tune: bool, capability: tuple[int, int], seconds: float | None = None
+    keys: Sequence[str],
+    tune: bool,
+    capability: tuple[int, int],
+    seconds: float | None = None,
+    folder: Path | None = None,
 ) -> str:
-    """Compile what rows need.
+    """Compile what rows need, in many processes.
 
     Args:
         keys: of the rows.
         tune: every configuration, too.
         capability: of the device.
         seconds: after which the rest is left to those who need it.
+        folder: for a machine that may have no compiler, instead of for this one.
 
     Returns:
         What was done, to be said.
     """
     begun = time.monotonic()
+    every = kernels(select(keys), tune) if keys else []
+    numbers = [
+        number
+        for number, kernel in enumerate(every)
+        # For another machine it has to be written there, and comes from here if it is known.
+        if folder is not None or compiler.compiled_before(kernel, capability) is None
+    ]
+    if not numbers:
+        return f"{len(every)} kernels, all of them were compiled before"
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parts = max(1, min(_MOST_PROCESSES, usable or 1))
+    parts = max(1, min(_MOST_PROCESSES, usable or 1, len(numbers)))
     context = multiprocessing.get_context("spawn")
     try:
         with context.Pool(parts) as pool:
-            tasks = [(list(keys), tune, capability, part, parts) for part in range(parts)]
-            count = sum(pool.starmap_async(_share, tasks).get(seconds))
+            asked = list(keys), tune, capability, folder
+            tasks = [(*asked, numbers[part::parts]) for part in range(parts)]
+            pool.starmap_async(_share, tasks).get(seconds)
     except multiprocessing.TimeoutError:
         return f"not all kernels were compiled in {seconds:.0f} s; the rest is when it is needed"
     except Exception as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return f"compiling ahead has failed; kernels are compiled when they are needed: {said}"
+        return f"compiling ahead has FAILED; kernels are compiled when they are needed: {said}"
     taken = time.monotonic() - begun
-    return f"{count} kernels are compiled, in {taken:.0f} s by {parts} processes"
+    return f"{len(numbers)} kernels are compiled, in {taken:.0f} s by {parts} processes"

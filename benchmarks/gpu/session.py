@@ -21,7 +21,7 @@ from gpu.ceilings import Ceilings
 from gpu.measure import Measured, from_json
 
 # Seconds without a word: compiling for the device and PyTorch's compiler take less.
-PATIENCE = 150.0
+PATIENCE = 90.0
 _LAST_ROW = 20.0
 
 
@@ -166,7 +166,7 @@ def work(
         seconds: after which no row begins.
 
     Returns:
-        The exit code: 0; 3 after a row that may have spoiled the device.
+        The exit code: 0; 3 after a row that has spoiled the device.
     """
     begun = time.monotonic()
     known = ceilings or device.ceilings()
@@ -180,7 +180,9 @@ def work(
         except Exception as error:
             said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             say({"row": Measured(key, verdict=f"FAILED: {said}").to_json()})
-            return 3
+            if not device.works():
+                return 3
+            continue
         say({"row": row.to_json()})
     say({"done": True})
     return 0

@@ -161,6 +161,14 @@ class TorchDevice:
         torch.cuda.synchronize()
         return Graph(graph, results)
 
+    def works(self) -> bool:
+        """Whether this process can still use the device, after something has failed."""
+        try:
+            torch.cuda.synchronize()
+            return float(torch.ones(8, device="cuda").sum()) == 8.0
+        except Exception:  # Whatever the driver has to say.
+            return False
+
     def called(self, functions: Sequence[Callable[[], Any]]) -> Calls:
         """Functions that are called one by one, where no graph can hold them."""
         torch.cuda.synchronize()

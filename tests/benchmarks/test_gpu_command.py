@@ -8,7 +8,7 @@ from pathlib import Path
 
 import bench_gpu
 import pytest
-from gpu import results, suite
+from gpu import epoch, options, results, suite
 
 from cnnforge_kernels.cuda.jit import AVAILABLE, SIMULATED
 
@@ -31,7 +31,7 @@ def command(*arguments, **variables):
 
 def dry(folder, *arguments):
     done = command(
-        *("--dry-run", "--skip-epoch", "--rounds", "3", "--out", str(folder)), *arguments
+        *("--dry-run", "--rounds", "3", "--out", str(folder), "--parts", "rows"), *arguments
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -106,7 +106,8 @@ def test_a_whole_run(tmp_path):
 
 @needs_numba_cuda
 def test_the_time_is_up(tmp_path):
-    done = command("--dry-run", "--skip-epoch", "--time-limit", "1", "--out", str(tmp_path))
+    made = "--dry-run", "--parts", "rows", "--time-limit", "1", "--out", str(tmp_path)
+    done = command(*made)
     assert done.returncode == 1
     assert "no time was left for 96 rows: seed1@4096.block.forward" in done.stdout
     assert "nothing was measured" in done.stdout
@@ -135,44 +136,113 @@ def test_it_imports_neither_tensorflow_nor_keras():
 
 
 @needs_numba_cuda
-def test_kernels_are_compiled_ahead(tmp_path):
+def test_kernels_are_compiled_ahead(tmp_path, monkeypatch):
+    from gpu.precompile import precompile
+
     folder = tmp_path / "cubins"
     row = "pool_seed2.max.forward"
-    done = command("--compile-for", "9.0", "--cubins", str(folder), "--cases", row)
+    made = "--compile-for", "9.0", "--cubins", str(folder), "--cases", row
+    done = command(*made, "--parts", "rows")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"1 kernels are compiled to {folder}\n"
+    assert done.stdout.startswith("1 kernels are compiled, in ")
     assert len(list(folder.glob("*.cubin"))) == 1
+    # There, no process is started for them.
+    monkeypatch.setenv("CNNFORGE_CUBINS", str(folder))
+    said = "1 kernels, all of them were compiled before"
+    assert precompile([row], False, (9, 0)) == said
+    assert precompile([], False, (9, 0)).startswith("0 kernels")
+
+
+@pytest.mark.parametrize("failed", ["rows", "suite", ""])
+def test_the_suites_kernels_are_compiled_ahead(monkeypatch, tmp_path, failed, capsys):
+    from gpu import precompile
+
+    asked = []
+    done = "compiling ahead has FAILED" if failed == "rows" else "1 kernels are compiled"
+    monkeypatch.setattr(precompile, "precompile", lambda *_, **__: done)
+    outcome = suite.Outcome("kernels of the suite", "FAILED" if failed == "suite" else "passed", "")
+    monkeypatch.setattr(suite, "compiled", lambda *it: asked.append(it) or [outcome])
+    code = bench_gpu.main(["--compile-for", "9.0", "--cubins", str(tmp_path)])
+    assert code == bool(failed)
+    assert asked == [((9, 0), tmp_path)]
+    assert "kernels of the suite" in capsys.readouterr().out
 
 
 def test_a_failed_suite_fails_the_command(monkeypatch, capsys):
     outcomes = [suite.Outcome("parity", "FAILED", "boom"), suite.Outcome("layers", "skipped", "")]
-    monkeypatch.setattr(suite, "sanitize", lambda tools, seconds: outcomes)
+    monkeypatch.setattr(suite, "sanitize", lambda *_: outcomes)
     monkeypatch.setattr(bench_gpu, "missing", lambda: "")
     assert bench_gpu.main(["--sanitize"]) == 1
     assert "parity: FAILED: boom" in capsys.readouterr().out
-    monkeypatch.setattr(suite, "sanitize", lambda tools, seconds: [outcomes[1]])
+    monkeypatch.setattr(suite, "sanitize", lambda *_: [outcomes[1]])
     assert bench_gpu.main(["--sanitize", "memcheck"]) == 0
+    monkeypatch.setattr(suite, "parity", lambda *_: outcomes[0])
+    assert bench_gpu.main(["--parts", "suite"]) == 1
 
 
-def test_a_part_of_the_time_is_for_the_suite(monkeypatch):
-    asked = []
-    monkeypatch.setattr(suite, "parity", lambda seconds: asked.append(seconds) or [])
-    for arguments in (["--time-limit", "545"], []):
-        options = bench_gpu.parsed(arguments)
-        list(bench_gpu._checks(options, bench_gpu.Clock(options.time_limit)))
-    assert asked[0] == pytest.approx(200, abs=1)
-    assert asked[1] is None
+def test_parts_have_their_time(monkeypatch, tmp_path):
+    asked = {}
+
+    def note(name, outcome):
+        def noted(*arguments):
+            asked[name] = arguments
+            return outcome
+
+        return noted
+
+    passed = suite.Outcome("", "passed", "")
+    monkeypatch.setattr(bench_gpu, "missing", lambda: "")
+    monkeypatch.setattr(bench_gpu, "find_spec", lambda name: object())
+    monkeypatch.setattr(suite, "parity", note("suite", passed))
+    monkeypatch.setattr(suite, "layers", note("layers", passed))
+    monkeypatch.setattr(bench_gpu, "in_pytorch", note("epoch", (None, ["an epoch"])))
+    monkeypatch.setattr(bench_gpu, "in_keras", note("keras", ["by Keras"]))
+    monkeypatch.setattr(bench_gpu, "_rows", note("rows", []))
+    out = ["--out", str(tmp_path)]
+    assert bench_gpu.main(["--time-limit", "570", "--tests", "odd", *out]) == 0
+    assert list(asked) == list(options.PARTS)
+    # Of what is left but for the reserve, which is larger where Keras follows.
+    assert asked["suite"] == (pytest.approx(0.3 * 450, abs=1), "odd", tmp_path)
+    assert asked["epoch"][1] == pytest.approx(0.25 * 450, abs=1)
+    assert asked["keras"][0] == pytest.approx(570, abs=1)
+    asked.clear()
+    assert bench_gpu.main(["--parts", "layers", "--time-limit", "130", *out]) == 0
+    assert asked == {"layers": (pytest.approx(130, abs=1), None, tmp_path)}
+    asked.clear()
+    assert bench_gpu.main(["--parts", "epoch", "--time-limit", "50", *out]) == 0
+    assert asked["epoch"][1] == pytest.approx(50, abs=1)
+    asked.clear()
+    assert bench_gpu.main(["--parts", "layers", "keras", "--time-limit", "70", *out]) == 0
+    assert asked["layers"][0] == pytest.approx(35, abs=1)
+    assert asked["keras"][0] == pytest.approx(70, abs=1)
+    asked.clear()
+    assert bench_gpu.main(["--parts", "suite", *out]) == 0
+    assert asked == {"suite": (None, None, tmp_path)}
 
 
 def test_the_epoch_in_keras_is_optional(monkeypatch):
-    from gpu import epoch
-
     monkeypatch.setattr(epoch, "find_spec", lambda name: None)
     assert epoch.in_keras(None) == [f"{epoch._LOOP}: not run: Keras is not installed"]
-    assert epoch.in_pytorch(None, False, None)[1][0].endswith("not run: PyTorch is not installed")
-    assert epoch.in_pytorch(None, False, 3.0)[1][0].endswith("not run: no time was left")
     monkeypatch.setattr(epoch, "find_spec", lambda name: name)
     monkeypatch.setattr(epoch, "ROOT", Path("/nowhere"))
     (line,) = epoch.in_keras(None)
-    assert "not run" in line
+    assert "FAILED" in line
     assert "No such file" in line
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ('print(\'a library\'); print(\'{"ratio": 2.5, "lines": ["a line"]}\')', "  a line"),
+        ("raise ValueError('the loss is nan')", "FAILED: ValueError: the loss is nan"),
+        ("import time; time.sleep(60)", "FAILED: not done in 2 s"),
+        ("import os; os._exit(139)", "FAILED: exit code 139"),
+    ],
+)
+def test_the_epoch_has_a_process_of_its_own(monkeypatch, code, text):
+    monkeypatch.setattr(epoch, "find_spec", lambda name: name)
+    found, lines = epoch.in_pytorch([sys.executable, "-c", code], 2.0)
+    assert found == (2.5 if "ratio" in code else None)
+    assert lines[-1].endswith(text)
+    monkeypatch.setattr(epoch, "find_spec", lambda name: None)
+    assert epoch.in_pytorch([], None)[1][0].endswith("not run: PyTorch is not installed")

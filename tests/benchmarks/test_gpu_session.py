@@ -96,6 +96,9 @@ def test_no_time_is_left():
 
 
 class Device:
+    def __init__(self, works=True):
+        self.works = lambda: works
+
     def about(self):
         return ABOUT
 
@@ -103,9 +106,9 @@ class Device:
         return H200
 
 
-def work(measure, **more):
+def work(measure, works=True, **more):
     said = []
-    code = session.work(["a", "b"], Device(), str.upper, measure, said.append, **more)
+    code = session.work(["a", "b"], Device(works), str.upper, measure, said.append, **more)
     return code, said
 
 
@@ -118,14 +121,18 @@ def test_what_a_worker_says():
     assert [next(iter(it)) for it in said] == ["about", "done"]
 
 
-def test_an_error_ends_the_worker():
+def test_an_error_that_spoils_the_device_ends_the_worker():
     def broken(row, device, ceilings):
         raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS\n  somewhere")
 
-    code, said = work(broken)
+    code, said = work(broken, works=False)
     assert code == 3
     verdict = "FAILED: RuntimeError: CUDA_ERROR_ILLEGAL_ADDRESS somewhere"
     assert said[-1]["row"]["verdict"] == verdict
+    # After another one it goes on: to start anew takes as long as several rows.
+    code, said = work(broken)
+    assert code == 0
+    assert [it["row"]["verdict"] for it in said if "row" in it] == [verdict] * 2
 
 
 @pytest.mark.parametrize("keys", [[], ["a"]])

@@ -2,10 +2,14 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from gpu import suite
+from gpu import dry_suite, suite
+
+from cnnforge_kernels.cuda.jit import AVAILABLE, SIMULATED
 
 ROOT = Path(__file__).parents[2]
 # As on a machine that has neither: importing them fails, and nobody finds them.
@@ -46,6 +50,53 @@ def test_without_a_device_the_suite_is_skipped_and_says_why():
     assert "no CUDA device" in outcome.text
 
 
+@pytest.mark.skipif(not AVAILABLE or SIMULATED, reason="needs numba-cuda, and no simulator")
+def test_the_suite_with_no_device(tmp_path):
+    """Its tests pass where the CPU computes, and what they launch is compiled for a device."""
+    arguments = ["-p", "gpu.dry_suite", "--cubins", str(tmp_path), "-k", "odd or stream or shape3"]
+    made = [*suite.command(f"{suite.KERNELS}/test_on_device.py", parallel=False), *arguments]
+    outcome = suite._run("suite", made, suite.environment(), None)
+    assert str(outcome).startswith("suite: passed: 3 passed, "), outcome
+    # Two convolutions, a block with its two gradients, whose parts are added up.
+    assert len(list(tmp_path.glob("*.cubin"))) == 6
+
+
+@pytest.mark.skipif(not AVAILABLE or SIMULATED, reason="needs numba-cuda, and no simulator")
+def test_the_suite_with_no_device_sees_what_is_wrong(tmp_path):
+    spoiled = "from gpu import dry_suite\ndry_suite.rounded = lambda values, _: values * 2\n"
+    (tmp_path / "spoil.py").write_text(spoiled)
+    arguments = ["-p", "spoil", "-p", "gpu.dry_suite", "-k", "odd"]
+    made = [*suite.command(f"{suite.KERNELS}/test_on_device.py", parallel=False), *arguments]
+    variables = suite.environment()
+    variables["PYTHONPATH"] += f":{tmp_path}"
+    outcome = suite._run("suite", made, variables, None)
+    assert outcome.verdict == "FAILED"
+    assert "test_arrays_at_odd_addresses - AssertionError: max|error|" in outcome.text
+
+
+def test_values_as_tensor_cores_read_them():
+    values = np.array([1 + 2.0**-11, 1 + 2.0**-8, 1 + 3 * 2.0**-8, -1.5, 0], np.float32)
+    found = dry_suite.rounded(values, "tf32")
+    np.testing.assert_array_equal(found, [1 + 2.0**-10, *values[1:]])
+    found = dry_suite.rounded(values, "bfloat16")
+    np.testing.assert_array_equal(found, [1, 1, 1 + 4 * 2.0**-8, -1.5, 0])
+    assert dry_suite.rounded(values, "float32") is not None
+
+
+def test_compiling_the_suite_asks_for_all_of_it(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(suite, "_run", lambda *it: seen.append(it) or suite.Outcome("", "", ""))
+    monkeypatch.setattr(suite, "find_spec", lambda name: object())
+    assert len(list(suite.compiled((9, 0), tmp_path))) == 2
+    for (_, made, _, _), path in zip(seen, (suite.KERNELS, suite.LAYERS[0]), strict=True):
+        assert path in made
+        assert made[made.index("--compile-for") + 1] == "9.0"
+        assert made[made.index("--cubins") + 1] == str(tmp_path)
+    assert seen[1][2]["KERAS_BACKEND"] == "torch"
+    monkeypatch.setattr(suite, "find_spec", lambda name: None)
+    assert list(suite.compiled((9, 0), tmp_path))[1].verdict == "skipped"
+
+
 @pytest.mark.parametrize(
     ("code", "output", "verdict", "text"),
     [
@@ -64,41 +115,65 @@ def test_what_a_run_says(code, output, verdict, text):
     assert text in str(outcome)
 
 
-def test_a_run_that_takes_too_long():
-    sleeps = [sys.executable, "-c", "import time; time.sleep(60)"]
-    outcome = suite._run("parity", sleeps, suite.environment(), 0.5)
+def test_a_run_that_takes_too_long(tmp_path):
+    """It is ended with what it has started, and what it has said is kept."""
+    code = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "print('child', child.pid, flush=True); time.sleep(60)"
+    )
+    sleeps = [sys.executable, "-c", code]
+    outcome = suite._run("a b", sleeps, suite.environment(), 5.0, tmp_path)
     assert outcome.verdict == "FAILED"
-    assert outcome.text == "not done in 0 s"
+    assert outcome.text.startswith("not done in 5 s\nchild ")
+    assert (tmp_path / "a-b.log").read_text().startswith("child ")
+    state, until = Path(f"/proc/{outcome.text.split()[-1]}/stat"), time.monotonic() + 10
+    # Its parent is gone: whoever inherits it may not have asked for its end yet.
+    while state.exists() and state.read_text().split(")")[1].split()[0] not in "ZX":
+        assert time.monotonic() < until, "the child goes on"
+        time.sleep(0.1)
 
 
-def test_the_sanitizer(monkeypatch):
+def test_the_sanitizer(monkeypatch, tmp_path):
     monkeypatch.setattr(suite.shutil, "which", lambda name: None)
-    (outcome,) = suite.sanitize(suite.TOOLS, lambda: None)
+    (outcome,) = suite.sanitize(suite.TOOLS)
     assert outcome.verdict == "skipped"
     assert "compute-sanitizer is not on the PATH" in outcome.text
     monkeypatch.setattr(suite.shutil, "which", lambda name: f"/bin/{name}")
-    seen = []
-    monkeypatch.setattr(suite, "_run", lambda *it: seen.append(it) or suite.Outcome("", "", ""))
-    assert len(list(suite.sanitize(["memcheck", "racecheck"], lambda: 30.0))) == 2
-    name, made, _, seconds = seen[1]
-    assert (name, seconds) == ("racecheck", 30.0)
+    seen = {}
+    monkeypatch.setattr(
+        suite,
+        "_run",
+        lambda name, *it: seen.setdefault(name, it) and suite.Outcome(name, "", ""),
+    )
+    tools = ["memcheck", "racecheck"]
+    outcomes = list(suite.sanitize(tools, 30.0, None, tmp_path))
+    assert [it.name for it in outcomes] == tools
+    made, _, *rest = seen["racecheck"]
+    assert rest == [30.0, tmp_path]
     assert made[:3] == ["/bin/compute-sanitizer", "--tool", "racecheck"]
-    # One process after the other: under the tool's eyes.
+    # Under the tool's eyes is the process that it starts.
     assert "-n" not in made
+    assert made[made.index("-k") + 1] == suite.SMALL
     assert made[-1] == suite.KERNELS
+    list(suite.sanitize(["initcheck"], None, "pooling"))
+    made = seen["initcheck"][0]
+    assert made[made.index("-k") + 1] == "pooling"
 
 
 def test_the_layers_are_tested_where_keras_is(monkeypatch):
     seen = []
     monkeypatch.setattr(suite, "_run", lambda *it: seen.append(it) or suite.Outcome("", "", ""))
     monkeypatch.setattr(suite, "find_spec", lambda name: None)
-    outcomes = list(suite.parity(10.0))
+    suite.parity(10.0)
+    assert seen[0][1][-1] == suite.KERNELS
+    outcome = suite.layers(10.0)
     assert len(seen) == 1
-    assert outcomes[1].verdict == "skipped"
-    assert "Keras is not installed" in outcomes[1].text
+    assert outcome.verdict == "skipped"
+    assert "Keras is not installed" in outcome.text
     monkeypatch.setattr(suite, "find_spec", lambda name: object())
-    list(suite.parity(10.0))
-    assert seen[2][1][-2:] == list(suite.LAYERS)
-    assert seen[2][2]["KERAS_BACKEND"] == "torch"
+    suite.layers(10.0, "conv2d")
+    assert seen[1][1][-4:] == ["-k", "conv2d", *suite.LAYERS]
+    assert seen[1][2]["KERAS_BACKEND"] == "torch"
     for path in (suite.KERNELS, *suite.LAYERS):
         assert (ROOT / path).exists()

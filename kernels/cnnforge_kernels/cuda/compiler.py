@@ -16,11 +16,13 @@ import re
 import tempfile
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cnnforge_kernels.cpu.compiled import _cache_directory as cache_directory
 from cnnforge_kernels.cuda.errors import CudaUnavailableError, no_numba_cuda
@@ -70,7 +72,7 @@ def compile_kernel(kernel: Kernel, capability: tuple[int, int]) -> Compiled:
 
 def intermediate(kernel: Kernel) -> bytes:
     """The LTO-IR of a kernel."""
-    with _compiling, warnings.catch_warnings():
+    with _compiling, warnings.catch_warnings(), _names_of_earlier_numpy():
         warnings.simplefilter("ignore")
         code, _ = cuda.compile(
             kernel.function,
@@ -82,6 +84,19 @@ def intermediate(kernel: Kernel) -> bytes:
             output="ltoir",
         )
     return code
+
+
+@contextlib.contextmanager
+def _names_of_earlier_numpy() -> Iterator[None]:
+    """NumPy 2.5 has no `row_stack`; numba-cuda (0.30.4) wants it, or else compiles nothing."""
+    if hasattr(np, "row_stack"):
+        yield
+        return
+    np.row_stack = np.vstack
+    try:
+        yield
+    finally:
+        del np.row_stack
 
 
 def link(intermediates: Sequence[bytes], capability: tuple[int, int]) -> tuple[bytes, str]:
@@ -137,14 +152,23 @@ def cached_kernel(kernel: Kernel, capability: tuple[int, int]) -> Compiled:
     A file that cannot be read or written costs time, nothing else. What ``export_kernel`` wrote on
     another machine is found in the folder that ``CNNFORGE_CUBINS`` names.
     """
-    path = Path(cache_directory()) / "cuda" / _file_name(kernel, capability, toolchain())
-    compiled = _read(path)
-    if compiled is None and (folder := os.environ.get("CNNFORGE_CUBINS")):
-        compiled = _read(Path(folder) / _file_name(kernel, capability))
+    compiled = compiled_before(kernel, capability)
     if compiled is None:
         compiled = compile_kernel(kernel, capability)
-        _write(path, compiled.code)
+        _write(_path(kernel, capability), compiled.code)
     return compiled
+
+
+def compiled_before(kernel: Kernel, capability: tuple[int, int]) -> Compiled | None:
+    """What an earlier process has compiled; ``None`` where there is nothing."""
+    compiled = _read(_path(kernel, capability))
+    if compiled is None and (folder := os.environ.get("CNNFORGE_CUBINS")):
+        compiled = _read(Path(folder) / _file_name(kernel, capability))
+    return compiled
+
+
+def _path(kernel: Kernel, capability: tuple[int, int]) -> Path:
+    return Path(cache_directory()) / "cuda" / _file_name(kernel, capability, toolchain())
 
 
 def export_kernel(kernel: Kernel, capability: tuple[int, int], folder: Path) -> Path:

@@ -123,9 +123,10 @@ class Driver:
         found = StridedMemoryView.from_any_interface(array, stream_ptr=-1)
         shape, dtype = tuple(found.shape), np.dtype(found.dtype)
         strides = strides_unless_contiguous(shape, found.strides)
+        # The owner is what was passed: whoever passed it as `out` gets it back.
         return View(
             *(int(found.ptr or 0), shape, dtype, found.device_id),
-            *(not found.readonly, found, strides),
+            *(not found.readonly, array, strides),
         )
 
     def allocate(self, size: int, device: int, stream: int) -> Buffer:
@@ -182,7 +183,8 @@ class Driver:
         # The option was called `enable_timing` before cuda.core 1.0.
         options = self._core.EventOptions
         fields = {it.name for it in dataclasses.fields(options)}
-        timed = options(**{"timing_enabled" if "timing_enabled" in fields else "enable_timing": 1})
+        option = "timing_enabled" if "timing_enabled" in fields else "enable_timing"
+        timed = options(**{option: True})
         begun = order.record(options=timed)
         for _ in range(count):
             for run in ready:

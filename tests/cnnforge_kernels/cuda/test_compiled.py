@@ -245,3 +245,16 @@ def test_the_modules_import_without_numba_cuda():
 def test_importing_the_kernels_does_not_import_the_compiler():
     code = "import sys, cnnforge_kernels; sys.exit('numba.cuda' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_numpy_that_has_lost_what_the_compiler_names():
+    code = """
+    import numpy as np
+    if hasattr(np, "row_stack"):
+        del np.row_stack
+    import sys
+    from cnnforge_kernels.cuda.compiler import intermediate
+    from cnnforge_kernels.cuda.dense import copy_kernel
+    sys.exit(not intermediate(copy_kernel("float32")) or hasattr(np, "row_stack"))
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)

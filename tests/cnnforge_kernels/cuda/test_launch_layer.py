@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import cnnforge_kernels as kernels
+from cnnforge_kernels import placement
 from cnnforge_kernels.cpu import conv2d, conv_block, depthwise, global_pooling, pooling
 from cnnforge_kernels.cuda import launch, plans, runtime
 from cnnforge_kernels.cuda.arrays import View, is_device_array, strides_unless_contiguous
@@ -132,6 +133,28 @@ def test_memory_while_a_stream_is_captured_into_a_graph(answer, source):
     made._devices = {0: device}
     made.allocate(64, 0, 0).free()
     assert asked == [(source, 64)]
+
+
+def test_whoever_passes_a_foreign_array_to_be_written_gets_it_back(monkeypatch):
+    utilities = pytest.importorskip("cuda.core.utils", reason="needs cuda.core")
+
+    class Foreign:
+        shape, dtype = (2, 3), np.dtype(np.float32)
+        __cuda_array_interface__ = None
+
+    class Found:
+        ptr, shape, dtype, strides, device_id, readonly = 512, (2, 3), "float32", None, 0, False
+
+        @classmethod
+        def from_any_interface(cls, array, stream_ptr):
+            assert stream_ptr == -1
+            return cls()
+
+    monkeypatch.setattr(utilities, "StridedMemoryView", Found)
+    foreign, made = Foreign(), runtime.Driver.__new__(runtime.Driver)
+    where = made.locate(foreign)
+    assert (where.pointer, where.owner, where.strides) == (512, foreign, None)
+    assert placement.result(where) is foreign
 
 
 def test_what_is_no_array_on_a_device():

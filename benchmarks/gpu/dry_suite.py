@@ -1,0 +1,120 @@
+"""``pytest -m gpu`` where there is no device: a plugin of pytest, ``-p gpu.dry_suite``.
+
+Every call of the tests is planned as on the H200, its launches are noted, and the CPU's function of
+the same name computes it. With ``--cubins DIR``, the kernels that were launched are compiled into
+that folder for ``--compile-for``: of a suite that passes here, a machine with a device needs no
+compiler.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from cnnforge_kernels import placement
+from cnnforge_kernels.cuda import compiler, runtime, simulation
+from cnnforge_kernels.cuda.arrays import View
+from cnnforge_kernels.cuda.jit import Kernel, cuda
+from gpu.dry import Driver, HostArray
+from gpu.options import capability
+
+_ROUNDED = ("inputs", "weights", "grad_outputs")
+_launched: dict[Kernel, None] = {}
+
+
+class Array(HostArray):
+    """What ``numba.cuda.to_device`` returns."""
+
+    def __getitem__(self, index: Any) -> Array:
+        return Array(self.values[index])
+
+    def reshape(self, shape: tuple[int, ...]) -> Array:
+        """The same memory in another shape."""
+        return Array(self.values.reshape(shape))
+
+    def copy_to_host(self) -> np.ndarray:
+        """A copy."""
+        return self.values.copy()
+
+
+def pytest_addoption(parser: Any) -> None:
+    parser.addoption("--compile-for", type=capability, default=(9, 0))
+    parser.addoption("--cubins", type=Path)
+
+
+def pytest_configure(config: Any) -> None:
+    """Whatever asks for a device from here on gets this one."""
+    runtime._driver = Driver()
+    cuda.to_device = lambda array: Array(np.array(array, order="C"))
+    cuda.as_cuda_array = lambda array: Array(_memory(array))
+    cuda.stream = lambda: SimpleNamespace(handle=512, synchronize=lambda: None)
+    placement.call = _computed(placement.call)
+    # Tests that bring stand-ins of their own are noted, too.
+    simulation.Driver.launch = _noted(simulation.Driver.launch)
+
+
+def pytest_sessionfinish(session: Any) -> None:
+    """Compile what was launched; under pytest-xdist, each process what it has launched."""
+    folder = session.config.getoption("--cubins")
+    for kernel in _launched if folder else ():
+        compiler.export_kernel(kernel, session.config.getoption("--compile-for"), folder)
+
+
+def _noted(launch: Any) -> Any:
+    def noted(self: Any, launches: list[Any], device: int, stream: int) -> None:
+        launch(self, launches, device, stream)
+        _launched.update((kernel, None) for kernel, _, _ in launches)
+
+    return noted
+
+
+def _computed(call: Any) -> Any:
+    def computed(function: Any, *arguments: Any, **options: Any) -> None:
+        call(function, *arguments, **options)
+        if not any(isinstance(it, View) for it in arguments):
+            return
+        names = inspect.signature(function).parameters
+        precision = options.get("precision", "float32")
+        function(*(_host(*it, precision) for it in zip(names, arguments, strict=True)))
+
+    return computed
+
+
+def _host(name: str, value: Any, precision: str) -> Any:
+    if not isinstance(value, View):
+        return value
+    values = _memory(value)
+    return rounded(values, precision) if name in _ROUNDED else values
+
+
+def rounded(values: np.ndarray, precision: str) -> np.ndarray:
+    """Finite float32 values as tensor cores read them."""
+    bits = values.view(np.uint32)
+    if precision == "tf32":
+        bits = (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
+    elif precision == "bfloat16":
+        bits = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
+    return bits.view(np.float32)
+
+
+def _memory(array: Any) -> np.ndarray:
+    """What lies where an array says that it does."""
+    size = int(np.prod(array.shape)) * array.dtype.itemsize
+    if not size:
+        return np.empty(array.shape, array.dtype)
+    content = (ctypes.c_char * size).from_address(_pointer(array))
+    # The array keeps the memory, and this, which has it for an attribute, the array.
+    found = np.frombuffer(content, array.dtype).reshape(array.shape)
+    content.array = array
+    return found
+
+
+def _pointer(array: Any) -> int:
+    if isinstance(array, Array):
+        return array.values.ctypes.data
+    return array.pointer
