@@ -1,8 +1,8 @@
 """2D convolution and its gradients on a device: which kernels run for which shape.
 
-Depthwise convolutions have kernels of their own. A forward pass with few channels is direct, with
-the weights in shared memory; all else is an implicit matrix product, whose tile follows from its
-size. A plan is made once for each shape and kept.
+Depthwise convolutions have kernels of their own. With few channels all three passes are direct,
+with weights or gradients in shared memory; all else is an implicit matrix product, whose tile
+follows from its size. A plan is made once for each shape and kept.
 """
 
 from __future__ import annotations

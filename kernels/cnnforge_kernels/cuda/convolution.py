@@ -70,6 +70,11 @@ class Convolution:
         }
 
     @property
+    def whole_vectors(self) -> bool:
+        """16 bytes can be copied at a time: aligned, C and F multiples of 4."""
+        return self.aligned and self.weights[2] % 4 == 0 and self.weights[3] % 4 == 0
+
+    @property
     def group(self) -> dict:
         """What kernels with groups are compiled for, too."""
         return {

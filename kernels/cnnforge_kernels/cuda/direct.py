@@ -226,7 +226,7 @@ def direct(c: Direct) -> Kernel:
         tile_column = int32(tile - line * tile_columns)
         image = divide(line, tile_rows)
         tile_row = int32(line - image * tile_rows)
-        # One image may hold no more than 2**31 values, all of them may: hence 64 bits here only.
+        # One image may hold no more than 2**31 values, all of them may: hence 64 bits.
         source = int64(image) * (height * width * ALL_CHANNELS) + group * CHANNELS
 
         for f in range(BESTS):
@@ -285,15 +285,16 @@ def direct(c: Direct) -> Kernel:
                                                     patch[p + v] = float32(0)
                                                 if inside and uint32(column) < uint32(width):
                                                     place = start + b * ALL_CHANNELS
-                                                    if WIDE:
-                                                        x = load4(inputs, place)
-                                                        patch[p] = x[0]
-                                                        patch[p + 1] = x[1]
-                                                        patch[p + 2] = x[2]
-                                                        patch[p + 3] = x[3]
-                                                    elif EVEN or chunk + ch < CHANNELS:
-                                                        for v in range(V):
-                                                            patch[p + v] = inputs[place + v]
+                                                    if EVEN or chunk + ch < CHANNELS:
+                                                        if WIDE:
+                                                            x = load4(inputs, place)
+                                                            patch[p] = x[0]
+                                                            patch[p + 1] = x[1]
+                                                            patch[p + 2] = x[2]
+                                                            patch[p + 3] = x[3]
+                                                        else:
+                                                            for v in range(V):
+                                                                patch[p + v] = inputs[place + v]
                                         for j in range(J):
                                             for v in range(V):
                                                 k = uint32(

@@ -131,7 +131,7 @@ def fitting(c: DirectInputs, images: int, rows: int, columns: int) -> DirectInpu
     Returns:
         ``None`` where none fits.
     """
-    if not c.cells or c.channel_units > _LEAST_THREADS // 2:
+    if not c.filters or not c.cells or c.channel_units > _LEAST_THREADS // 2:
         return None
     filters = -(-c.filters // 4) * 4
     across = -(-columns // c.cells)

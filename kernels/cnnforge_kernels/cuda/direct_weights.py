@@ -9,6 +9,9 @@ pixels is used for all of these taps. Padding, strides, ReLU and bounds are the 
 Behind max pooling (``pool`` given) the copy puts each gradient where it belongs, at the winner, and
 zeros beside it. That multiplies four times as often as necessary behind a pool of 2x2, yet each
 value from shared memory feeds several products, where one that is fetched for a winner feeds one.
+An input that is not finite then makes NaN of all taps that meet it there, as in TensorFlow's
+gradient of a map that is not pooled yet. Where the last step of a row reaches past it, the
+gradients there count as zero, too: such an input may spoil a tap more than it meets.
 
 The sum over all pixels is cut into slices as in ``gemm_weights.py``.
 """

@@ -124,9 +124,14 @@ class DirectWeights(Kind):
         return down, across
 
     @property
+    def copied_floats(self) -> int:
+        """Of the inputs and gradients of a tile, in shared memory."""
+        return self.patch[0] * self.input_line + self.cells[0] * self.line
+
+    @property
     def shared_floats(self) -> int:
         """Size of the shared memory."""
-        copied = self.patch[0] * self.input_line + self.cells[0] * self.line
+        copied = self.copied_floats
         totals = self.threads * (4 if self.wide else 1)
         if self.segments <= 2:
             return max(copied, totals, self.units * self.sums * (self.segments - 1))
@@ -174,6 +179,8 @@ def fitting(c: DirectWeights, images: int, rows: int, columns: int) -> DirectWei
     found = []
     for area_rows in range(1, rows + 1):
         made = replace(c, area=(area_rows, -(-columns // parts)))
+        if made.copied_floats > _SHARED_FLOATS:
+            break
         lanes = c.filter_units * c.filter_tile
         if made.shared_floats <= _SHARED_FLOATS and lanes <= made.threads:
             found.append((_time(made, images * -(-rows // area_rows) * parts), -area_rows, made))

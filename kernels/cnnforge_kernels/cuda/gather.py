@@ -1,9 +1,9 @@
 """Gradients of the weights and the bias, one filter for each thread.
 
-Two convolutions need them so. Behind max pooling (``pool`` given), each pooled gradient belongs to
-one output of its window, the winner, and only there anything is multiplied: a quarter of the
-products for 2 x 2, fewer where the ReLU was off. And in a depthwise convolution each filter has
-inputs of its own.
+In a depthwise convolution each filter has inputs of its own, and needs them so. Behind max pooling
+(``pool`` given), each pooled gradient belongs to one output of its window, the winner, and only
+there anything is multiplied: a quarter of the products for 2 x 2, fewer where the ReLU was off. It
+serves where the direct kernel (``direct_weights.py``) has no room for the weights.
 
 A thread keeps a few taps and channels of its filter in registers and runs over its share of the
 pixels; a block adds its threads' sums in a fixed order and writes them to its slice of a scratch

@@ -49,12 +49,12 @@ def windows_forward(c: Pool) -> Kernel:
     V, THREADS = c.vector, c.threads
 
     @kernel(
-        c.name,
+        f"{c.name} windows",
         *("float32*",) * 2,
         "uint8*",
         *("int32",) * 8,
         threads=THREADS,
-        identity=(c, "windows"),
+        identity=(c,),
     )
     def pool2d(inputs, outputs, winners, height, width, rows, columns, top, left, lanes, tasks):
         acc = cuda.local.array(V, float32)
@@ -137,12 +137,12 @@ def windows_backward(c: Pool) -> Kernel:
     V, THREADS = c.vector, c.threads
 
     @kernel(
-        c.name,
+        f"{c.name} windows",
         *("float32*",) * 2,
         "uint8*",
         *("int32",) * 10,
         threads=THREADS,
-        identity=(c, "windows"),
+        identity=(c,),
     )
     def pool2d_grad(
         grads,

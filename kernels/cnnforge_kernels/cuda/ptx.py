@@ -7,7 +7,8 @@ conversion instructions"); the layouts are spelled out in ``tensor_core_maps.py`
 
 Instructions that a whole warp executes together are marked convergent: the compiler must not move
 them into or out of a branch. Those that touch memory carry a memory clobber: LLVM knows nothing of
-what they read and write, and must keep them between the barriers where they were put.
+what they read and write, and must keep them between the barriers where they were put. (``load4_if``
+has none: it reads what nobody writes.)
 
 None of these runs in Numba's simulator. Most need compute capability 8.0.
 """

@@ -32,6 +32,7 @@ from cnnforge_kernels.cuda.tensor_core_halo_maps import (
     THREADS,
     WARP_PIXELS,
 )
+from cnnforge_kernels.cuda.tensor_core_halo_steps import end_copies
 from cnnforge_kernels.cuda.tensor_core_maps import U, inlined
 from cnnforge_kernels.cuda.tensor_core_steps import multiply
 
@@ -239,14 +240,7 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
                             values[k, e] = ptx.where_positive(masks[k, e], values[k, e])
                     line = U(U(U(begin) + own_line) + U(COPIED * k))
                     where = U(line_word(line, own_chunk) + own_word)
-                    if BFLOAT16:
-                        low = ptx.pack_bfloat16(values[k, 0], values[k, 1])
-                        high = ptx.pack_bfloat16(values[k, 2], values[k, 3])
-                        ptx.store2_shared(shared, where, low, high)
-                    else:
-                        w0, w1 = ptx.round_tf32(values[k, 0]), ptx.round_tf32(values[k, 1])
-                        w2, w3 = ptx.round_tf32(values[k, 2]), ptx.round_tf32(values[k, 3])
-                        ptx.store4_shared(shared, where, w0, w1, w2, w3)
+                    end_copies(shared, where, values, k, BFLOAT16)
 
             # One barrier does three things: after it the lines are there, and all threads' copies
             # of this step's weights (each waited for its own), and no warp reads those of the step

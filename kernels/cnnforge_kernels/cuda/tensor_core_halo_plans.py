@@ -40,10 +40,6 @@ def _reach(c: Convolution) -> tuple[int, int]:
     return tuple((c.weights[a] - 1) * c.dilation_rate[a] for a in (0, 1))
 
 
-def _vector(c: Convolution) -> bool:
-    return c.aligned and c.weights[2] % 4 == 0 and c.weights[3] % 4 == 0
-
-
 def _lines(tile: Halo) -> tuple[int, ...]:
     """A tile's lines, as rows, columns and their number, and what divides by those."""
     rows, columns = tile.rows + tile.reach[0], tile.columns + tile.reach[1]
@@ -58,8 +54,10 @@ def _share(count: int, each: int) -> float:
     return count / (blocks(count, each) * each)
 
 
-def fits(c: Convolution, precision: Any, gradient: bool) -> bool:
-    """Whether a convolution without groups, or the gradient of its inputs, is one for ``plan``.
+def tile_of(c: Convolution, precision: Any, gradient: bool) -> Halo | None:
+    """The tile of a convolution without groups, or of the gradient of its inputs.
+
+    ``None`` where it is not one for ``plan``.
 
     Args:
         c: shapes and options.
@@ -67,18 +65,20 @@ def fits(c: Convolution, precision: Any, gradient: bool) -> bool:
         gradient: of the inputs; else the forward pass.
     """
     source, target = _sides(c, gradient)
-    if c.strides != (1, 1) or not _vector(c) or not prod(source):
-        return False
+    if c.strides != (1, 1) or not c.whole_vectors or not prod(source):
+        return None
     tile = halo(*target[:3], _reach(c))
     if tile is None:
-        return False
+        return None
     share = prod(target[:3]) / (prod(tile.grid(*target[:3])) * PIXELS)
     share *= _share(source[3], terms(precision == "bfloat16")) * _share(target[3], COLUMNS)
-    return share >= _LEAST_SHARE
+    return tile if share >= _LEAST_SHARE else None
 
 
-def plan(c: Convolution, precision: Any, gradient: bool, bias: bool, relu: bool) -> Plan:
-    """The plan of a convolution that ``fits``, or of the gradient of its inputs.
+def plan(
+    c: Convolution, precision: Any, gradient: bool, bias: bool, relu: bool, tile: Halo
+) -> Plan:
+    """The plan of a convolution, or of the gradient of its inputs.
 
     Args:
         c: shapes and options.
@@ -87,11 +87,10 @@ def plan(c: Convolution, precision: Any, gradient: bool, bias: bool, relu: bool)
             inputs, weights, bias, outputs, scratch.
         bias: whether there is one, in the forward pass.
         relu: apply a ReLU, or mask the gradient by its outputs.
+        tile: ``tile_of`` it.
     """
     source, target = _sides(c, gradient)
     reach = _reach(c)
-    tile = halo(*target[:3], reach)
-    assert tile is not None
     grid = tile.grid(*target[:3])
     chunks = blocks(source[3], terms(precision == "bfloat16"))
     column_tiles, taps = blocks(target[3], COLUMNS), prod(c.weights[:2])
@@ -123,35 +122,30 @@ def plan(c: Convolution, precision: Any, gradient: bool, bias: bool, relu: bool)
     return Plan((first, second), words)
 
 
-def _weights_tile(c: Convolution, precision: Any) -> Halo | None:
+def weights_tile_of(c: Convolution, precision: Any) -> Halo | None:
+    """The tile of a gradient of the weights; ``None`` where it is not one for ``weights_plan``."""
+    if c.strides != (1, 1) or not c.whole_vectors or not prod(c.outputs):
+        return None
     sizes = SIZES[precision]
-    return exact_halo(*c.outputs[:3], _reach(c), sizes.pixels, sizes.lines, sizes.step)
-
-
-def weights_fit(c: Convolution, precision: Any) -> bool:
-    """Whether the gradient of the weights is one for ``weights_plan``; see ``fits``."""
-    if c.strides != (1, 1) or not _vector(c) or not prod(c.outputs):
-        return False
-    tile = _weights_tile(c, precision)
+    tile = exact_halo(*c.outputs[:3], _reach(c), sizes.pixels, sizes.lines, sizes.step)
     if tile is None:
-        return False
-    share = tile.images * tile.rows * tile.columns / SIZES[precision].pixels
+        return None
+    share = tile.images * tile.rows * tile.columns / sizes.pixels
     share *= _share(prod(c.weights[:2]), TAPS)
     share *= _share(c.weights[2], CHANNELS) * _share(c.weights[3], FILTERS)
-    return share >= _LEAST_SHARE
+    return tile if share >= _LEAST_SHARE else None
 
 
-def weights_plan(c: Convolution, precision: Any, relu: bool) -> Plan:
-    """The plan of a gradient of the weights that fits.
+def weights_plan(c: Convolution, precision: Any, relu: bool, tile: Halo) -> Plan:
+    """The plan of a gradient of the weights.
 
     Args:
         c: shapes and options.
         precision: of the operands.
         relu: mask the gradient by the outputs. Arrays: inputs, grad_outputs, outputs (with
             ``relu``), grad_weights, grad_bias, scratch.
+        tile: ``weights_tile_of`` it.
     """
-    tile = _weights_tile(c, precision)
-    assert tile is not None
     grid, taps, filters = tile.grid(*c.outputs[:3]), prod(c.weights[:2]), c.weights[3]
     channel_tiles, filter_tiles = blocks(c.weights[2], CHANNELS), blocks(filters, FILTERS)
     across = blocks(taps, TAPS) * channel_tiles * filter_tiles

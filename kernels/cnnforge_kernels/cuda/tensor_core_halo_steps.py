@@ -20,6 +20,7 @@ THREADS, TAPS, CHANNELS, FILTERS = 256, 9, 64, 64
 COPIED = THREADS // 16
 # A warp sums all taps of 16 channels by 4 pieces of 8 filters.
 ACROSS = FILTERS // 16
+# A tile is copied in quarters; in each, two steps of the tile before are multiplied.
 QUARTERS, STEPS = 4, 2
 # Set in a word of the table, or in the number of a tile's first image, where nothing is copied.
 NOWHERE = 1 << 31

@@ -112,14 +112,10 @@ def _check(c: Convolution, precision: Precision) -> None:
         )
 
 
-def _vector(c: Convolution) -> bool:
-    return c.aligned and c.weights[2] % 4 == 0 and c.weights[3] % 4 == 0
-
-
 def _tiles(c: Convolution, columns: int) -> dict[str, Tile]:
     """The tiles to choose from, by name; the first is the usual one for so many columns."""
     tiles = {"narrow tile": NARROW}
-    if not _vector(c):
+    if not c.whole_vectors:
         return tiles
     wide = {"wide tile": WIDE}
     return wide | tiles if columns > NARROW.columns else tiles | wide
@@ -148,8 +144,10 @@ def forward(c: Convolution, bias: bool, relu: bool, precision: Precision = "floa
         name: partial(_forward, c, bias, relu, precision, tile)
         for name, tile in _tiles(c, c.weights[3]).items()
     }
-    if halo_plans.fits(c, precision, gradient=False):
-        options = {"halo": partial(halo_plans.plan, c, precision, False, bias, relu)} | options
+    kept = halo_plans.tile_of(c, precision, gradient=False)
+    if kept is not None:
+        halo = partial(halo_plans.plan, c, precision, False, bias, relu, kept)
+        options = {"halo": halo} | options
     return offer(f"conv2d {c} bias={bias} relu={relu} {precision}", options)
 
 
@@ -159,7 +157,7 @@ def _forward(c: Convolution, bias: bool, relu: bool, precision: Any, tile: Tile)
     return Plan(
         (
             launch(
-                convolution(precision, tile, _vector(c), gradient=False),
+                convolution(precision, tile, c.whole_vectors, gradient=False),
                 (blocks(images * rows * columns, tile.rows), blocks(filters, tile.columns)),
                 *("inputs", "weights", "bias" if bias else "weights", "outputs"),
                 *(images, height, width, channels, rows, columns, filters, *c.weights[:2]),
@@ -191,8 +189,10 @@ def grad_inputs(c: Convolution, relu: bool, precision: Precision = "float32") ->
         name: partial(_grad_inputs, c, relu, precision, tile)
         for name, tile in _tiles(c, c.weights[2]).items()
     }
-    if halo_plans.fits(c, precision, gradient=True):
-        options = {"halo": partial(halo_plans.plan, c, precision, True, False, relu)} | options
+    kept = halo_plans.tile_of(c, precision, gradient=True)
+    if kept is not None:
+        halo = partial(halo_plans.plan, c, precision, True, False, relu, kept)
+        options = {"halo": halo} | options
     return offer(f"conv2d_grad_inputs {c} relu={relu} {precision}", options)
 
 
@@ -209,7 +209,7 @@ def _grad_inputs(c: Convolution, relu: bool, precision: Any, tile: Tile) -> Plan
     phases = tuple(min(c.strides[a], c.inputs[1 + a]) for a in (0, 1))
     pixels = images * blocks(height, c.strides[0]) * blocks(width, c.strides[1])
     second = launch(
-        convolution(precision, tile, _vector(c), gradient=True),
+        convolution(precision, tile, c.whole_vectors, gradient=True),
         (blocks(pixels, tile.rows), blocks(channels, tile.columns), phases[0] * phases[1]),
         *(source, "weights", "weights", "grad_inputs"),
         *(images, rows, columns, depth, height, width, channels, *c.weights[:2]),
@@ -233,8 +233,9 @@ def grad_weights(c: Convolution, relu: bool, precision: Precision = "float32") -
         name: partial(_grad_weights, c, relu, precision, tile)
         for name, tile in _tiles(c, c.weights[3]).items()
     }
-    if halo_plans.weights_fit(c, precision):
-        options = {"halo": partial(halo_plans.weights_plan, c, precision, relu)} | options
+    kept = halo_plans.weights_tile_of(c, precision)
+    if kept is not None:
+        options = {"halo": partial(halo_plans.weights_plan, c, precision, relu, kept)} | options
     return offer(f"conv2d_grad_weights {c} relu={relu} {precision}", options)
 
 
@@ -251,7 +252,7 @@ def _grad_weights(c: Convolution, relu: bool, precision: Any, tile: Tile) -> Pla
         plan.append(_masked(c, masked))
     plan.append(
         launch(
-            grad_weights_kernel(precision, tile, _vector(c)),
+            grad_weights_kernel(precision, tile, c.whole_vectors),
             (*tiles, slices),
             "inputs",
             "scratch" if relu and pixels else "grad_outputs",

@@ -443,7 +443,8 @@ def test_numbers_that_are_none_end_the_run(
 ) -> None:
     command = ["train", "small", *OPTIONS, "--plugin", plugin, "--output", str(tmp_path)]
     line = error_of(capsys, 1, *command, "--learning-rate", "1e38")
-    assert "not a finite number: lower the learning rate" in line
+    assert "is not a finite number, and the first that is not was the outputs of layer" in line
+    assert "lower the learning rate" in line
 
 
 def test_evaluate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

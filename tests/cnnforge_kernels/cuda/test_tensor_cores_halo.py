@@ -72,7 +72,7 @@ def test_conv2d(name, precision):
 def test_gradients(name, precision, relu):
     c = Convolution(*PROBLEMS[name])
     runs_here(tensor_cores.grad_inputs(c, relu, precision))
-    assert plans.weights_fit(c, precision) == (name in WEIGHTS)
+    assert (plans.weights_tile_of(c, precision) is not None) == (name in WEIGHTS)
     if name in WEIGHTS:
         weights_run_here(tensor_cores.grad_weights(c, relu, precision))
     checks.check_gradients(c, precision, relu)
@@ -84,7 +84,7 @@ def test_slices(precision, blocks, monkeypatch):
     # 25 taps in groups of nine; one, two and all tiles to a slice, and a slice with one less.
     c = Convolution((5, 8, 8, 64), (5, 5, 64, 64), same=True)
     monkeypatch.setattr(plans, "_BLOCKS", blocks)
-    plan = plans.weights_plan(c, precision, relu=True)
+    plan = plans.weights_plan(c, precision, True, plans.weights_tile_of(c, precision))
     tiles = {"tf32": 10, "bfloat16": 5}[precision]
     each = {1: tiles, 6: -(-tiles // 2), 128: 1}[blocks]
     assert plan.launches[0].grid[:2] == (3, -(-tiles // each))
@@ -114,7 +114,7 @@ def test_every_barrier_of_the_weights_is_needed(precision, monkeypatch):
     size = {"tf32": 8, "bfloat16": 16}[precision]
     c = Convolution((1, 16, size, 64), (3, 3, 64, 64), same=True)
     monkeypatch.setattr(plans, "_BLOCKS", 1)
-    plan = plans.weights_plan(c, precision, False)
+    plan = plans.weights_plan(c, precision, False, plans.weights_tile_of(c, precision))
     arrays = {"inputs": checks.random(*c.inputs), "grad_outputs": checks.random(*c.outputs)}
     arrays |= {"grad_weights": checks.poisoned(*c.weights), "grad_bias": checks.poisoned(64)}
     # Behind the table, each round of copies, the last tile, and the sums of the bias.
@@ -182,8 +182,8 @@ def test_a_mask_hides_what_is_not_finite(precision):
 )
 @pytest.mark.parametrize("gradient", [False, True])
 def test_what_is_left_to_the_general_kernel(c, gradient):
-    assert not plans.fits(c, "bfloat16", gradient)
-    assert not plans.weights_fit(c, "bfloat16")
+    assert plans.tile_of(c, "bfloat16", gradient) is None
+    assert plans.weights_tile_of(c, "bfloat16") is None
     plan = tensor_cores.forward(c, True, True, "bfloat16")
     assert len(plan.launches) == 1
 

@@ -161,10 +161,25 @@ def test_no_bias_and_no_relu(name):
 def test_weights_that_do_not_fit_into_shared_memory_at_once(monkeypatch):
     monkeypatch.setattr("cnnforge_kernels.cuda.direct._SHARED_FLOATS", 128)
     check(Convolution((1, 3, 4, 8), (3, 3, 8, 7), same=True))
+    # Vectors of channels, in chunks of eight: the last of them must not reach into the next pixel.
+    monkeypatch.setattr("cnnforge_kernels.cuda.direct._SHARED_FLOATS", 400)
+    c = Convolution((1, 4, 4, 12), (3, 3, 12, 4), same=True)
+    assert plans.Direct(**c.constants, **c.group).chunk == 8
+    check(c)
+    monkeypatch.setattr("cnnforge_kernels.cuda.direct._SHARED_FLOATS", 128)
     monkeypatch.setattr("cnnforge_kernels.cuda.direct._MOST_SHARED_FLOATS", 90)
     c = Convolution((1, 4, 4, 3), (4, 3, 3, 5), same=True)
     assert plans.Direct(**c.constants, **c.group, bias=True, relu=True).tap_rows == 1
     check(c)
+
+
+def test_no_filters_have_zero_gradients():
+    c = Convolution((1, 4, 4, 4), (3, 3, 4, 0), same=True)
+    for plan in families(plans.grad_inputs(c, False)):
+        made = poisoned(c.inputs)
+        arrays = {"grad_outputs": values(c.outputs, 1), "weights": values(c.weights, 2)}
+        simulate(plan, **arrays, grad_inputs=made)
+        assert not made.any()
 
 
 def test_a_window_larger_than_the_image_has_no_outputs_and_zero_gradients():
