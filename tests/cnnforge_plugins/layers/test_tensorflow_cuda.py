@@ -309,8 +309,8 @@ def test_tensors_that_are_not_aligned(device):
         (launched,) = made.launches
         named[aligned] = device.functions[launched.function - simulation.FUNCTIONS].name
         assert all((address % 16 == 0) == aligned for address, _ in made.tensors)
-    assert named[True].endswith("vector 4")
-    assert not named[False].endswith("vector 4")
+    assert "vector 4" in named[True]
+    assert "vector 4" not in named[False]
     state = _tf_compute.make_state(op.laid_out(op.forward_step), 0, [], 0, 0)
     offsets = op.laid_out(op.forward_step).offsets
     for inputs, outputs, expected in [(64, 32, True), (68, 32, False), (64, 8, False)]:
