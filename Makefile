@@ -87,9 +87,10 @@ bench: $(TEST_INSTALLED)
 bench-torch: $(TORCH_INSTALLED)
 	$(TORCH_BIN)/python -m pytest benchmarks/bench_layers.py --benchmark-columns=median,iqr,rounds
 
-# GATE=--short takes less than three minutes.
+# GATE=--short takes a minute; GATE=--cnnforge-gate-write measures and writes the thresholds.
 bench-gate: $(TEST_INSTALLED)
-	$(BIN)/python benchmarks/gate.py $(GATE)
+	$(BIN)/python -m pytest benchmarks/bench_layers.py --benchmark-quiet \
+		--cnnforge-gate benchmarks/thresholds $(GATE)
 
 clean:
 	rm -rf $(VENV) $(TORCH_VENV) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks

@@ -3,8 +3,8 @@
 from cnnforge._timing import Timing as Timing
 from cnnforge._timing import interleave as interleave
 from cnnforge._timing import ratio as ratio
+from cnnforge._workloads import Case as Case
 from cnnforge._workloads import Workload as Workload
-from cnnforge.benchmarking.cases import Case as Case
 from cnnforge.benchmarking.cases import every_layer as every_layer
 from cnnforge.benchmarking.cases import layer_cases as layer_cases
 from cnnforge.benchmarking.cases import model_cases as model_cases

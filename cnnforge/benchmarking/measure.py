@@ -13,8 +13,7 @@ import keras
 import numpy as np
 
 from cnnforge._timing import Timing, interleave, timing
-from cnnforge._workloads import Functions, functions
-from cnnforge.benchmarking.cases import Case
+from cnnforge._workloads import Case, Functions, functions
 from cnnforge.benchmarking.peaks import Peaks
 from cnnforge.benchmarking.torch_peer import torch_functions, torch_missing
 from cnnforge.benchmarking.work import Work, work
