@@ -16,7 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    from cnnforge.cli._quiet import import_keras
+    from cnnforge.cli._import_keras import import_keras
 
     import_keras()  # It sets how waiting threads wait, before OpenMP is loaded.
     config.addinivalue_line("markers", "short: measured with --short")
@@ -38,7 +38,7 @@ def results(request: pytest.FixtureRequest) -> Iterator[Callable[[Any], None]]:
 
     from cnnforge import benchmarking
     from cnnforge.benchmarking.thresholds import file_name
-    from cnnforge.environment import environment
+    from cnnforge.utils.environment import environment
 
     kept: list[Any] = []
     judged = request.config.getoption("cnnforge_gate") is not None

@@ -72,7 +72,7 @@ def every_case() -> list[Any]:
     Raises:
         LookupError: No plugin layer stands for the reference of a pair.
     """
-    from cnnforge.discovery import discover
+    from cnnforge.plugin_host.discovery import discover
     from cnnforge.testing import benchmark_cases
 
     layers = discover().layers

@@ -17,7 +17,7 @@ import pytest
 
 if TYPE_CHECKING:
     from cnnforge.benchmarking.pytest_session import LayerBenchmarks
-    from cnnforge.discovery import Plugins
+    from cnnforge.plugin_host.discovery import Plugins
 
 _SESSION = "cnnforge_layer_benchmarks"
 _WRONG_INPUT = 2
@@ -110,7 +110,7 @@ def _layer_benchmarks(config: pytest.Config) -> LayerBenchmarks:
     """What measures layers in this run of pytest; it imports Keras."""
     known: Any = config.pluginmanager.get_plugin(_SESSION)
     if known is None:
-        from cnnforge.cli._quiet import import_keras
+        from cnnforge.cli._import_keras import import_keras
 
         import_keras()  # It sets how waiting threads wait, before OpenMP is loaded.
         from cnnforge.benchmarking.pytest_session import LayerBenchmarks
@@ -160,7 +160,7 @@ def isolated_plugins(
 
     Returns:
         `isolate(*plugins)`, which loads plugins as `--plugin` does (a file or a module each) and
-        returns the `cnnforge.discovery.Plugins`.
+        returns the `cnnforge.plugin_host.discovery.Plugins`.
 
     Example:
         ```python
@@ -169,7 +169,7 @@ def isolated_plugins(
             assert list(plugins.layers) == ["acme_layers.manifest/gabor"]
         ```
     """
-    from cnnforge.discovery import AUTOLOAD_VARIABLE, DISABLED_VARIABLE, discover
+    from cnnforge.plugin_host.discovery import AUTOLOAD_VARIABLE, DISABLED_VARIABLE, discover
 
     monkeypatch.setenv(AUTOLOAD_VARIABLE, "0")
     monkeypatch.delenv(DISABLED_VARIABLE, raising=False)
@@ -191,7 +191,7 @@ def install_plugin(
         ```python
         def test_it(install_plugin):
             install_plugin("mine", "from cnnforge.plugin import ...")
-            assert "mine/gabor" in cnnforge.discovery.discover().layers
+            assert "mine/gabor" in cnnforge.plugin_host.discovery.discover().layers
         ```
     """
     folder = tmp_path / "installed_plugins"

@@ -18,13 +18,13 @@ from typing import Any, NoReturn
 
 import pytest
 
-from cnnforge import _parity as parity
-from cnnforge._workloads import Case
 from cnnforge.benchmarking import gate, thresholds
 from cnnforge.benchmarking.gate import PASSES, Ratio
 from cnnforge.benchmarking.measure import Measurement, Pass, measure
-from cnnforge.environment import environment
+from cnnforge.conversion import parity
+from cnnforge.conversion.workloads import Case
 from cnnforge.errors import CnnforgeError
+from cnnforge.utils.environment import environment
 
 ROUNDS = 31
 # Seconds for the rounds of one benchmark; a large shape gets fewer rounds.

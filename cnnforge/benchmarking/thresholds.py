@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnnforge.benchmarking.gate import Ratio
-from cnnforge.environment import backend, processor
 from cnnforge.errors import UsageError, one_line
+from cnnforge.utils.environment import backend, processor
 
 # How far below a measured ratio its threshold is written.
 MARGIN = 0.25

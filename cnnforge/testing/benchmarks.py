@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cnnforge._workloads import Case, Workload
+from cnnforge.conversion.workloads import Case, Workload
 from cnnforge.errors import UsageError
 from cnnforge.plugin import LayerSpec
 from cnnforge.testing._subject import Subject

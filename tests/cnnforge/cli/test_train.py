@@ -209,17 +209,17 @@ def test_a_resumed_run_keeps_the_kernels_that_were_chosen(
     monkeypatch: pytest.MonkeyPatch,
     faster: str,
 ) -> None:
-    from cnnforge import choice
+    from cnnforge.conversion import autotune
 
-    def measure(workload: Any, training: bool) -> tuple[choice.Choice, float]:
+    def measure(workload: Any, training: bool) -> tuple[autotune.Choice, float]:
         return chosen, 0.0
 
-    monkeypatch.setattr(choice, "default_cache_file", lambda: tmp_path / "choices.json")
-    monkeypatch.setattr(choice, "_measure", measure)
+    monkeypatch.setattr(autotune, "default_cache_file", lambda: tmp_path / "choices.json")
+    monkeypatch.setattr(autotune, "_measure", measure)
     command = ["train", "lenet", "--data", "toy", "--plugin", plugin, "--output", str(tmp_path)]
-    chosen = choice.Choice("keras", 0.5, seconds=(2.0, 1.0))
+    chosen = autotune.Choice("keras", 0.5, seconds=(2.0, 1.0))
     if faster == "numba":
-        chosen = choice.Choice("numba", 2.0, seconds=(1.0, 2.0))
+        chosen = autotune.Choice("numba", 2.0, seconds=(1.0, 2.0))
     assert main([*command, "--epochs", "2", "--json"]) == 0
     whole, said = capsys.readouterr()
     assert ("the framework is faster at conv1 (2.0 times), pool1 (2.0 times)" in said) == (
@@ -234,9 +234,9 @@ def test_a_resumed_run_keeps_the_kernels_that_were_chosen(
     assert {it["reason"] for it in kernels} == {"measured"}
     # Measured again, the other one would be faster.
     (tmp_path / "choices.json").unlink()
-    chosen = choice.Choice("numba", 2.0, seconds=(1.0, 2.0))
+    chosen = autotune.Choice("numba", 2.0, seconds=(1.0, 2.0))
     if faster == "numba":
-        chosen = choice.Choice("keras", 0.5, seconds=(2.0, 1.0))
+        chosen = autotune.Choice("keras", 0.5, seconds=(2.0, 1.0))
     assert main(["train", "--resume", half, "--epochs", "+1", "--json"]) == 0
     resumed = json.loads(capsys.readouterr().out)
     assert resumed["weights"] == json.loads(whole)["weights"]
@@ -505,7 +505,7 @@ def test_predictions_are_not_lost_with_their_file(
     def full(path, text):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cnnforge._files.write_text", full)
+    monkeypatch.setattr("cnnforge.utils.atomic_files.write_text", full)
     assert main([*command, "--output", str(tmp_path / "y.csv")]) == 1
     out, err = capsys.readouterr()
     assert err.splitlines()[-1].endswith("y.csv could not be written: No space left on device")
