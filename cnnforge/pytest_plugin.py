@@ -50,7 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if config.getoption("cnnforge_gate_write"):
             _wrong("--cnnforge-gate-write needs --cnnforge-gate FILE.toml, the file to write")
         return
-    if not config.pluginmanager.hasplugin("benchmark"):
+    if not _can_measure(config):
         _wrong(f"--cnnforge-gate {_NEEDS_BENCHMARK}")
     if config.getoption("dist", "no") != "no":
         _wrong("--cnnforge-gate measures in one process: leave out -n")
@@ -65,7 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Make pytest-benchmark take a test of layer_benchmark for a benchmark, and read our clock."""
     names = getattr(item, "fixturenames", ())
-    if "layer_benchmark" in names and item.config.pluginmanager.hasplugin("benchmark"):
+    if "layer_benchmark" in names and _can_measure(item.config):
         if "benchmark" not in names:
             item.fixturenames.append("benchmark")  # pyright: ignore[reportAttributeAccessIssue]
         own = item.get_closest_marker("benchmark")
@@ -100,6 +100,12 @@ _NEEDS_BENCHMARK = (
     "needs pytest-benchmark, which is not loaded here: pip install pytest-benchmark, and leave out "
     "-p no:benchmark"
 )
+
+
+def _can_measure(config: pytest.Config) -> bool:
+    """Whether pytest-benchmark is loaded, by its entry point or by its module."""
+    names = ("benchmark", "pytest_benchmark.plugin")
+    return any(config.pluginmanager.hasplugin(it) for it in names)
 
 
 def _wrong(message: str) -> NoReturn:
@@ -145,7 +151,7 @@ def layer_benchmark(request: pytest.FixtureRequest) -> Callable[..., Any]:
             layer_benchmark(case)
         ```
     """
-    if not request.config.pluginmanager.hasplugin("benchmark"):
+    if not _can_measure(request.config):
         pytest.fail(f"layer_benchmark {_NEEDS_BENCHMARK}", pytrace=False)
     benchmark = request.getfixturevalue("benchmark")
     run = _layer_benchmarks(request.config).run

@@ -59,7 +59,8 @@ def compare_names(keys: Collection[str], thresholds: Collection[str]) -> list[st
         for key in names:
             if key not in others:
                 near = difflib.get_close_matches(key, [it for it in others if it not in names], n=1)
-                failures.append(f"{key} {title}" + (f" (renamed? there is {near[0]})" * len(near)))
+                hint = f" (renamed? there is {near[0]})" if near else ""
+                failures.append(f"{key} {title}{hint}")
     return failures
 
 

@@ -307,11 +307,9 @@ class LayerBenchmarks:
             path = Path(folder, "ratios.json")
             command = [sys.executable, "-m", "pytest", *map(str, given.args)]
             command += [f"--cnnforge-gate-record={path}", f"--benchmark-json={folder}/other.json"]
-            done = subprocess.run(
-                command, cwd=given.dir, check=False, stdout=subprocess.PIPE, text=True
-            )
-            if done.returncode:
-                raise CnnforgeError(f"another process failed:\n{done.stdout}")
+            status, output = run_process(command, given.dir)
+            if status:
+                raise CnnforgeError(f"another process failed:\n{output}")
             return {key: Ratio(**it) for key, it in json.loads(path.read_text()).items()}
 
     def _say(self, text: str) -> None:
@@ -340,6 +338,12 @@ class LayerBenchmarks:
                     line += f", at least {self._limits.get(key, 0):.2f}"
                     line += f", measured {attempts} times" if attempts > 1 else ""
                 yield line
+
+
+def run_process(command: list[str], folder: Path) -> tuple[int, str]:
+    """Run a program in a folder; returns its exit status and what it prints."""
+    done = subprocess.run(command, cwd=folder, check=False, stdout=subprocess.PIPE, text=True)
+    return done.returncode, done.stdout
 
 
 def _fail(benchmark: Any, message: str) -> NoReturn:
