@@ -30,7 +30,7 @@ help:
 	@echo "make format  format the code and mend what can be mended"
 	@echo "make bench   measure all layers, write benchmarks/results/"
 	@echo "make bench-torch  the same beside PyTorch too, in the environment of make test-torch"
-	@echo "make bench-gate  fail where a layer has become slower beside its reference"
+	@echo "make bench-gate  fail if a layer has become slower compared with its reference"
 	@echo "make clean   remove the environment and what the tools left behind"
 
 # pip comes last: without it the environment is unfinished and made again.
