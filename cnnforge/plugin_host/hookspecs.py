@@ -22,7 +22,7 @@ def cnnforge_layers() -> Iterable[LayerSpec]:
     Returns:
         One `LayerSpec` per layer. Its target is a subclass of `keras.Layer`. Where `reference`
         names a stock layer, the class takes that layer's constructor arguments, has its weights,
-        and `cnnforge.conversion.exchange` puts it in that layer's place.
+        and `cnnforge.conversion.forge` puts it in that layer's place.
     """
     raise NotImplementedError
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from cnnforge.utils import atomic_files
 from cnnforge.errors import RunError, UsageError
+from cnnforge.utils import atomic_files
 
 try:
     import fcntl

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from typing import Any
 
-from cnnforge.plugin_host.discovery import PluginRecord
 from cnnforge.errors import RunError
+from cnnforge.plugin_host.discovery import PluginRecord
 from cnnforge.runs import RunDirectory
 
 PLUGINS = "plugins.json"
