@@ -31,8 +31,8 @@ def evaluate(
     trained = open_trained(run, kernels, plugin, load_plugins)
     import numpy as np
 
-    from cnnforge import evaluation
     from cnnforge.prediction import open_samples
+    from cnnforge.tasks.classification import metrics
 
     predictor = trained.predictor
     inputs = open_samples(
@@ -43,7 +43,7 @@ def evaluate(
     )
     labels = inputs.labels(predictor.classes)
     parts = [part for _, part in predictor.classify(inputs.samples, inputs.indices)]
-    result = evaluation.evaluate(np.concatenate(parts), labels, predictor.classes)
+    result = metrics.evaluate(np.concatenate(parts), labels, predictor.classes)
     if json:
         print_json({"run": str(run), "data": inputs.what, **result.as_dict()})
         return

@@ -14,7 +14,7 @@ from cnnforge.optimizer_options import OptimizerOptions
 
 if TYPE_CHECKING:
     from cnnforge.cli._render import ProgressDisplay
-    from cnnforge.evaluation import Evaluation
+    from cnnforge.tasks.classification.metrics import Evaluation
     from cnnforge.training import Event, Session
 
 
@@ -165,7 +165,7 @@ def _prepare(
     resume: Path | None,
     claims: ExitStack,
 ) -> Session:
-    from cnnforge.cli._quiet import import_keras
+    from cnnforge.cli._import_keras import import_keras
     from cnnforge.configuration import parse_epochs, resolve
 
     if resume is not None:
@@ -201,12 +201,12 @@ def _prepare(
 
 
 def _run(session: Session, json: bool) -> None:
-    from cnnforge.cli import _interrupt, _render
+    from cnnforge.cli import _ctrl_c, _render
     from cnnforge.training import StopOnSignal
 
     path = session.run.path
     _render.message(f"run directory: {path}")
-    _interrupt.say(f"interrupted; go on with 'cnnforge train --resume {path}'")
+    _ctrl_c.say(f"interrupted; go on with 'cnnforge train --resume {path}'")
     for warning in session.warnings:
         _render.message(f"note: {warning}")
     if session.checks:
@@ -224,7 +224,7 @@ def _run(session: Session, json: bool) -> None:
         )
         _finish(session, session.report(), json)
         return
-    with _interrupt.saving(), StopOnSignal() as stop:
+    with _ctrl_c.saving(), StopOnSignal() as stop:
         with _render.progress() as display:
             result = session.train([_Progress(session, display)], stop)
         if result.interrupted:
@@ -235,7 +235,7 @@ def _run(session: Session, json: bool) -> None:
             raise typer.Exit(stop.exit_code)
     if _stopped(session):
         _render.message(_stopped(session))
-    _interrupt.say(
+    _ctrl_c.say(
         "interrupted; the model is saved, its tables and figures are not all there: they are "
         f"written by 'cnnforge train --resume {path}'"
     )

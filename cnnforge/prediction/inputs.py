@@ -20,9 +20,9 @@ from cnnforge.data import (
 )
 from cnnforge.errors import DataError, UsageError
 from cnnforge.plugin import DatasetSpec
+from cnnforge.plugin_host.registry import Registry
 from cnnforge.prediction.predictor import Predictor
 from cnnforge.prediction.rows import Prediction
-from cnnforge.registry import Registry
 
 
 @dataclass(frozen=True)

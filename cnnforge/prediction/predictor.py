@@ -9,16 +9,16 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from cnnforge._backend import Classifier
-from cnnforge._chunks import ChunkSize, chunks
+from cnnforge.backends import Classifier
 from cnnforge.conversion import Kernels, forge
 from cnnforge.data import Samples, UnreadableImage, read_image
 from cnnforge.data.files import in_parallel
+from cnnforge.data.prefetch import ChunkSize, chunks
 from cnnforge.errors import PluginError, RunError
 from cnnforge.plugin import LayerSpec
-from cnnforge.prediction.golden import LARGEST_DRIFT, golden_drift
+from cnnforge.plugin_host.registry import Registry
+from cnnforge.prediction.reference_predictions import LARGEST_DRIFT, golden_drift
 from cnnforge.prediction.rows import Prediction, rank
-from cnnforge.registry import Registry
 from cnnforge.runs import RunDirectory
 
 _LARGEST = 32 * 2**20

@@ -1,7 +1,7 @@
 """The training loop.
 
 It owns the order of the samples, the state and the events; the step belongs to the framework
-(`cnnforge._backend.Trainer`). It prints nothing.
+(`cnnforge.backends.Trainer`). It prints nothing.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from typing import NoReturn
 import keras
 import numpy as np
 
-from cnnforge._backend import Trainer
-from cnnforge._chunks import Chunk, ChunkSize, chunks
+from cnnforge.backends import Trainer
 from cnnforge.callbacks import Callback
 from cnnforge.data import Augment, AugmentedSamples, Dataset, Samples
+from cnnforge.data.prefetch import Chunk, ChunkSize, chunks
 from cnnforge.errors import CnnforgeError
-from cnnforge.evaluation import cross_entropy
 from cnnforge.optimizer_options import OptimizerOptions
-from cnnforge.training import culprit
+from cnnforge.tasks.classification.metrics import cross_entropy
+from cnnforge.training import nonfinite
+from cnnforge.training.components import EpochCallbacks
 from cnnforge.training.events import (
     BatchesDone,
     EpochBegun,
@@ -34,7 +35,6 @@ from cnnforge.training.events import (
     Interrupted,
     Listener,
 )
-from cnnforge.training.extensions import EpochCallbacks
 from cnnforge.training.optimizers import LearningRate, build
 from cnnforge.training.order import order
 from cnnforge.training.state import Best, StateStore, Sums, TrainingState
@@ -314,7 +314,7 @@ class _Run:
         size.batches = 1
         batches = ((it.images, it.labels) for it in self.chunks(self.last, size))
         with _whatever_happens():
-            number, found = culprit.of_training(
+            number, found = nonfinite.of_training(
                 self.trainer, self.model, self.last.arrays, batches, self.should_stop
             )
             number += self.last.batch
@@ -327,7 +327,7 @@ class _Run:
         size = ChunkSize(self.dataset.image_shape, self.batch_size)
         parts = chunks(samples, np.arange(len(samples)), self.batch_size, size)
         with _whatever_happens(), self.trainer.averaged():
-            return culprit.of_prediction(self.trainer, self.model, (it.images for it in parts))
+            return nonfinite.of_prediction(self.trainer, self.model, (it.images for it in parts))
         return ""
 
     def fail(self, what: str, first: str) -> NoReturn:

@@ -11,18 +11,18 @@ import keras
 import numpy as np
 
 from cnnforge.callbacks import Callback
-from cnnforge.certificate import LayerCheck
 from cnnforge.configuration import TrainingOptions
 from cnnforge.conversion import Kernels, LayerImplementation
+from cnnforge.conversion.certificate import LayerCheck
 from cnnforge.data import Augment, Dataset
-from cnnforge.discovery import Plugins
 from cnnforge.errors import CnnforgeError, RunError, one_line
-from cnnforge.evaluation import Evaluation, evaluate
-from cnnforge.prediction.golden import COUNT, write_golden
+from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.predictor import Predictor
+from cnnforge.prediction.reference_predictions import COUNT, write_golden
 from cnnforge.prediction.rows import csv_table
 from cnnforge.reporting.figures import confusion_matrix, training_curves
 from cnnforge.runs import RunDirectory
+from cnnforge.tasks.classification.metrics import Evaluation, evaluate
 from cnnforge.training.events import EpochEnded, EpochMetrics, Event, Listener
 from cnnforge.training.loop import TrainingResult, train
 from cnnforge.training.state import StateStore, TrainingState

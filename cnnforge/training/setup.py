@@ -10,22 +10,21 @@ from typing import Any
 
 import keras
 
-from cnnforge import requirements
-from cnnforge._backend import prepare
-from cnnforge._files import remove_leftovers
-from cnnforge.certificate import LayerCheck, certify
+from cnnforge.backends import prepare
 from cnnforge.configuration import TrainingOptions, check_types, parse_epochs
 from cnnforge.conversion import LayerImplementation, decide, forge, lower
+from cnnforge.conversion.certificate import LayerCheck, certify
 from cnnforge.data import DataOptions, Dataset, open_dataset, parse
-from cnnforge.discovery import Plugins
 from cnnforge.errors import CnnforgeError, PluginError, UsageError, one_line
 from cnnforge.plugin import ModelSpec
+from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.predictor import load_model
-from cnnforge.runs import CONFIG, RunDirectory
-from cnnforge.training.extensions import make_augmentations, make_callbacks, qualified
-from cnnforge.training.facts import read_decisions, write_facts
+from cnnforge.runs import CONFIG, RunDirectory, requirements
+from cnnforge.training.components import make_augmentations, make_callbacks, qualified
+from cnnforge.training.run_metadata import read_decisions, write_facts
 from cnnforge.training.session import FREE, Session, identity_of, kernels_of, own_layers
 from cnnforge.training.state import StateStore
+from cnnforge.utils.atomic_files import remove_leftovers
 
 
 def start(options: TrainingOptions, plugins: Plugins) -> Session:

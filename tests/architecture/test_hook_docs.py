@@ -1,4 +1,4 @@
-"""plugins/README.md and cnnforge/hookspecs.py say the same."""
+"""plugins/README.md and cnnforge/plugin_host/hookspecs.py say the same."""
 
 import inspect
 import re
@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from cnnforge import hookspecs
 from cnnforge.callbacks import Callback
 from cnnforge.data import ArraySamples, AugmentedSamples
-from cnnforge.discovery import Plugins, discover
+from cnnforge.plugin_host import hookspecs
+from cnnforge.plugin_host.discovery import Plugins, discover
 
 README = Path(__file__).parents[2] / "plugins" / "README.md"
 ROW = re.compile(r"^\| `(cnnforge_\w+)` \| `([^`]*)` \|", re.MULTILINE)

@@ -199,7 +199,7 @@ def test_a_run_that_is_being_trained_is_not_resumed(
     files = sorted(run.path.iterdir())
     with run.claimed():
         error = error_of(capsys, 1, "train", "--resume", str(run.path))
-    assert "is being trained by another process" in error
+    assert "another process is training the run" in error
     assert sorted(run.path.iterdir()) == files
 
 
@@ -211,17 +211,17 @@ def test_a_resumed_run_keeps_the_kernels_that_were_chosen(
     monkeypatch: pytest.MonkeyPatch,
     faster: str,
 ) -> None:
-    from cnnforge import choice
+    from cnnforge.conversion import autotune
 
-    def measure(workload: Any, training: bool) -> tuple[choice.Choice, float]:
+    def measure(workload: Any, training: bool) -> tuple[autotune.Choice, float]:
         return chosen, 0.0
 
-    monkeypatch.setattr(choice, "default_cache_file", lambda: tmp_path / "choices.json")
-    monkeypatch.setattr(choice, "_measure", measure)
+    monkeypatch.setattr(autotune, "default_cache_file", lambda: tmp_path / "choices.json")
+    monkeypatch.setattr(autotune, "_measure", measure)
     command = ["train", "lenet", "--data", "toy", "--plugin", plugin, "--output", str(tmp_path)]
-    chosen = choice.Choice("keras", 0.5, seconds=(2.0, 1.0))
+    chosen = autotune.Choice("keras", 0.5, seconds=(2.0, 1.0))
     if faster == "numba":
-        chosen = choice.Choice("numba", 2.0, seconds=(1.0, 2.0))
+        chosen = autotune.Choice("numba", 2.0, seconds=(1.0, 2.0))
     assert main([*command, "--epochs", "2", "--json"]) == 0
     whole, said = capsys.readouterr()
     assert ("the framework is faster at conv1 (2.0 times), pool1 (2.0 times)" in said) == (
@@ -236,9 +236,9 @@ def test_a_resumed_run_keeps_the_kernels_that_were_chosen(
     assert {it["reason"] for it in kernels} == {"measured"}
     # Measured again, the other one would be faster.
     (tmp_path / "choices.json").unlink()
-    chosen = choice.Choice("numba", 2.0, seconds=(1.0, 2.0))
+    chosen = autotune.Choice("numba", 2.0, seconds=(1.0, 2.0))
     if faster == "numba":
-        chosen = choice.Choice("keras", 0.5, seconds=(2.0, 1.0))
+        chosen = autotune.Choice("keras", 0.5, seconds=(2.0, 1.0))
     assert main(["train", "--resume", half, "--epochs", "+1", "--json"]) == 0
     resumed = json.loads(capsys.readouterr().out)
     assert resumed["weights"] == json.loads(whole)["weights"]
@@ -472,7 +472,7 @@ def test_wrong_requests_end_with_two_and_a_line(
         (("train", "--batch-siz", "3"), "--batch-size"),
         (("train", "--config", str(config)), "did you mean 'batch_size'"),
         (("train", "--config", "missing.toml"), "cannot be read"),
-        (("train", "--resume", str(tmp_path)), "is no run directory"),
+        (("train", "--resume", str(tmp_path)), "is not a run directory"),
         ((*small, "--image-size", "2x2"), "cannot be built for images of 2x2x1: images must be"),
     ):
         assert expected in error_of(capsys, 2, *arguments)
@@ -594,7 +594,7 @@ def test_predictions_are_not_lost_with_their_file(
     def full(path, text):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cnnforge._files.write_text", full)
+    monkeypatch.setattr("cnnforge.utils.atomic_files.write_text", full)
     assert main([*command, "--output", str(tmp_path / "y.csv")]) == 1
     out, err = capsys.readouterr()
     assert err.splitlines()[-1].endswith("y.csv could not be written: No space left on device")

@@ -11,8 +11,8 @@ from cnnforge import training
 from cnnforge.callbacks import Callback, FinishedEpoch
 from cnnforge.data import Dataset
 from cnnforge.errors import UsageError
-from cnnforge.evaluation import cross_entropy
 from cnnforge.optimizer_options import OPTIMIZERS, OptimizerOptions
+from cnnforge.tasks.classification.metrics import cross_entropy
 from cnnforge.training import BatchesDone, Event, TrainingResult, TrainingState
 from cnnforge.training.optimizers import build
 
@@ -22,8 +22,8 @@ Run = Callable[..., tuple[TrainingResult, keras.Model]]
 @pytest.fixture
 def one_batch_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of one batch, so that the loop can be stopped after any."""
-    monkeypatch.setattr("cnnforge._chunks.ChunkSize.batches", 1, raising=False)
-    monkeypatch.setattr("cnnforge._chunks._LARGEST", 1)
+    monkeypatch.setattr("cnnforge.data.prefetch.ChunkSize.batches", 1, raising=False)
+    monkeypatch.setattr("cnnforge.data.prefetch._LARGEST", 1)
 
 
 def stop_after(count: int) -> Callable[[], bool]:
@@ -67,7 +67,8 @@ def plain(dataset: Dataset) -> TrainingState:
 
 
 OPTIONS = [
-    *({"optimizer": name} for name in OPTIMIZERS if name != "adam"),
+    *({"optimizer": name} for name in OPTIMIZERS if name not in ("adam", "adadelta")),
+    {"optimizer": "adadelta", "learning_rate": 1.0},
     {"optimizer": "sgd", "momentum": 0.9},
     {"optimizer": "rmsprop", "momentum": 0.9},
     {"optimizer": "adamw", "weight_decay": 0.1},

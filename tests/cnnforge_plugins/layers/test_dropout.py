@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from cnnforge.conversion import forge, lower
 from cnnforge.data import ArraySamples, Dataset
-from cnnforge.ops._audit import audit
+from cnnforge.ops.audit import audit
 from cnnforge.optimizer_options import OptimizerOptions
 from cnnforge.training import prepare, train
 from cnnforge_plugins.layers import _fallback
