@@ -1,6 +1,6 @@
-"""The kernels on a real device, through the public functions: ``pytest -m gpu``.
+"""Tests of the kernels on a real device, through the public functions: ``pytest -m gpu``.
 
-With ``compute-sanitizer`` (memcheck, racecheck, initcheck, synccheck): see docs/cuda.md.
+docs/cuda.md explains how to run them under ``compute-sanitizer``.
 """
 
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ CASES = [
 
 
 def named(case):
-    """What is large is named so: it takes too long under compute-sanitizer."""
+    """Add "large" to the name of a large problem, which takes too long under compute-sanitizer."""
     products = np.prod(case.inputs[:3]) * np.prod(case.weights)
     return f"{'large ' * bool(products > 1e7)}{case}"
 
@@ -159,7 +159,7 @@ def test_conv_block(shape, weights, pool, strides):
     outputs, winners = kernels.conv_block(put(x), put(w), put(b), **options)
     y, cells = kernels.conv_block(x, w, b, **options)
     assert_close(get(outputs), y, int(np.prod(weights[:3])))
-    # Two sums that are equal but for their rounding may change places.
+    # Two sums that differ only by rounding may swap places.
     assert (get(winners) != cells).mean() < 1e-3
     g = values(y.shape, 1)
     got = kernels.conv_block_grad_inputs(put(g), put(cells), put(w), x.shape, **options)

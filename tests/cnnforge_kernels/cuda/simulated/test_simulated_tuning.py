@@ -1,13 +1,13 @@
-"""Every configuration that a plan offers computes the same."""
+"""Tests that all configurations of a plan compute the same."""
 
 import numpy as np
 import pytest
 
 from cnnforge.testing import assert_close
 from cnnforge_kernels.cuda.conv import block_plans
-from cnnforge_kernels.cuda.conv import plans as conv2d
+from cnnforge_kernels.cuda.conv import plans as conv_plans
 from cnnforge_kernels.cuda.conv.plans import Convolution
-from cnnforge_kernels.cuda.pooling import plans as pooling
+from cnnforge_kernels.cuda.pooling import plans as pool_plans
 from cnnforge_kernels.cuda.pooling.plans import Pooling
 from cnnforge_kernels.cuda.runtime.simulated_driver import simulate
 
@@ -22,22 +22,22 @@ def gradients(c):
 
 
 PLANS = {
-    "forward": (conv2d.forward(C, True, True), {"outputs": C.outputs}),
-    "grad_inputs": (conv2d.grad_inputs(C, True), {"grad_inputs": C.inputs}),
-    "grad_weights": (conv2d.grad_weights(C, True), gradients(C)),
-    "depthwise": (conv2d.forward(DEPTHWISE, True, True), {"outputs": DEPTHWISE.outputs}),
+    "forward": (conv_plans.forward(C, True, True), {"outputs": C.outputs}),
+    "grad_inputs": (conv_plans.grad_inputs(C, True), {"grad_inputs": C.inputs}),
+    "grad_weights": (conv_plans.grad_weights(C, True), gradients(C)),
+    "depthwise": (conv_plans.forward(DEPTHWISE, True, True), {"outputs": DEPTHWISE.outputs}),
     "depthwise_grad_inputs": (
-        conv2d.grad_inputs(DEPTHWISE, False),
+        conv_plans.grad_inputs(DEPTHWISE, False),
         {"grad_inputs": DEPTHWISE.inputs},
     ),
-    "depthwise_grad_weights": (conv2d.grad_weights(DEPTHWISE, False), gradients(DEPTHWISE)),
+    "depthwise_grad_weights": (conv_plans.grad_weights(DEPTHWISE, False), gradients(DEPTHWISE)),
     "block": (block_plans.forward(C, (2, 2), True), {"outputs": POOLED, "winners": POOLED}),
     "block_grad_inputs": (block_plans.grad_inputs(C, (2, 2)), {"grad_inputs": C.inputs}),
     "block_grad_weights": (block_plans.grad_weights(C, (2, 2)), gradients(C)),
-    "max": (pooling.forward(POOL, True), {"outputs": POOL.outputs, "winners": POOL.outputs}),
-    "max_grad": (pooling.backward(POOL, True), {"grad_inputs": POOL.inputs}),
-    "average": (pooling.forward(POOL, False), {"outputs": POOL.outputs}),
-    "average_grad": (pooling.backward(POOL, False), {"grad_inputs": POOL.inputs}),
+    "max": (pool_plans.forward(POOL, True), {"outputs": POOL.outputs, "winners": POOL.outputs}),
+    "max_grad": (pool_plans.backward(POOL, True), {"grad_inputs": POOL.inputs}),
+    "average": (pool_plans.forward(POOL, False), {"outputs": POOL.outputs}),
+    "average_grad": (pool_plans.backward(POOL, False), {"grad_inputs": POOL.inputs}),
 }
 
 
