@@ -37,7 +37,7 @@ def dry_run(folder, *arguments):
     return done.stdout
 
 
-def test_without_a_device_it_says_what_it_needs():
+def test_message_without_a_device():
     done = command(CUDA_VISIBLE_DEVICES="-1")
     assert done.returncode == 2
     assert done.stdout == ""
@@ -50,7 +50,7 @@ def test_without_a_device_it_says_what_it_needs():
 
 
 @pytest.mark.parametrize("package", ["torch", "numba-cuda"])
-def test_what_is_missing(monkeypatch, package):
+def test_missing_packages(monkeypatch, package):
     hidden = package.replace("-", "_")
     monkeypatch.setattr(bench_gpu, "find_spec", lambda name: None if name == hidden else name)
     assert bench_gpu.missing() == f"{package} is not installed"
@@ -66,7 +66,7 @@ def test_what_is_missing(monkeypatch, package):
         (["--sanitize", "wishful"], "invalid choice: 'wishful'"),
     ],
 )
-def test_asked_for_wrongly(capsys, arguments, message):
+def test_usage_errors(capsys, arguments, message):
     with pytest.raises(SystemExit) as ended:
         bench_gpu.main(arguments)
     assert ended.value.code == 2
@@ -105,7 +105,7 @@ def test_a_whole_run(tmp_path):
 
 
 @needs_numba_cuda
-def test_the_time_is_up(tmp_path):
+def test_time_limit(tmp_path):
     made = "--dry-run", "--parts", "rows", "--time-limit", "1", "--out", str(tmp_path)
     done = command(*made)
     assert done.returncode == 1
@@ -114,7 +114,7 @@ def test_the_time_is_up(tmp_path):
 
 
 @needs_numba_cuda
-def test_it_imports_neither_tensorflow_nor_keras():
+def test_imports_neither_tensorflow_nor_keras():
     asked = json.dumps({"keys": ["pool_seed2.max.forward"], "ceilings": None, "seconds": 60})
     arguments = ["--dry-run", "--worker", asked]
     code = (
@@ -180,7 +180,7 @@ def test_a_failed_suite_fails_the_command(monkeypatch, capsys):
     assert bench_gpu.main(["--parts", "suite"]) == 1
 
 
-def test_parts_have_their_time(monkeypatch, tmp_path):
+def test_time_limits_of_parts(monkeypatch, tmp_path):
     asked = {}
 
     def note(name, outcome):
@@ -239,7 +239,7 @@ def test_the_epoch_in_keras_is_optional(monkeypatch):
         ("import os; os._exit(139)", "FAILED: exit code 139"),
     ],
 )
-def test_the_epoch_has_a_process_of_its_own(monkeypatch, code, text):
+def test_the_epoch_runs_in_a_separate_process(monkeypatch, code, text):
     monkeypatch.setattr(epoch, "find_spec", lambda name: name)
     found, lines = epoch.in_pytorch([sys.executable, "-c", code], 2.0)
     assert found == (2.5 if "ratio" in code else None)

@@ -141,7 +141,7 @@ def test_a_value_that_was_not_written(monkeypatch, device):
         parity.check(device, row_of("seed2.convolution.grad_inputs"))
 
 
-def test_what_cannot_be_captured_is_called(monkeypatch, device):
+def test_functions_that_cannot_be_captured_are_called(monkeypatch, device):
     def refuse(functions):
         raise RuntimeError("operation not permitted when\nstream is capturing")
 
@@ -162,7 +162,7 @@ def test_the_tolerance_of_tensor_cores():
     assert parity._terms(BY_KEY["r128.convolution.forward"], 1152) == 1152
 
 
-def test_other_bits_the_second_time(monkeypatch, device):
+def test_different_bits_are_an_error(monkeypatch, device):
     times = iter(range(10))
 
     def change(values):

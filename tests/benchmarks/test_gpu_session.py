@@ -46,7 +46,7 @@ def verdicts(found):
     return {row.key: row.verdict for row in found.rows}
 
 
-def test_all_goes_well(capsys):
+def test_all_rows_are_measured(capsys):
     found, seen, started = run(["a", "b"])
     assert verdicts(found) == {"a": "right", "b": "right"}
     assert found.about == ABOUT
@@ -57,7 +57,7 @@ def test_all_goes_well(capsys):
     assert "a library says hello" in capsys.readouterr().err
 
 
-def test_a_row_that_takes_its_process_along():
+def test_a_row_that_ends_its_process():
     found, _, started = run(["a", "dies", "b"])
     assert verdicts(found) == {
         "a": "right",
@@ -112,7 +112,7 @@ def work(measure, works=True, **more):
     return code, said
 
 
-def test_what_a_worker_says():
+def test_messages_of_a_worker():
     code, said = work(lambda row, device, ceilings: Measured(row.lower()))
     assert code == 0
     assert said[0] == {"about": ABOUT, "ceilings": vars(H200)}
@@ -136,6 +136,6 @@ def test_an_error_that_spoils_the_device_ends_the_worker():
 
 
 @pytest.mark.parametrize("keys", [[], ["a"]])
-def test_nothing_is_started_for_nothing(keys):
+def test_no_worker_starts_without_rows(keys):
     _, _, started = run(keys)
     assert len(started) == len(keys)

@@ -118,7 +118,7 @@ def test_compiling_the_suite_runs_all_of_it(monkeypatch, tmp_path):
         (139, "Fatal Python error", "FAILED", "Fatal Python error"),
     ],
 )
-def test_what_a_run_says(code, output, verdict, text):
+def test_judgement_of_a_run(code, output, verdict, text):
     outcome = suite.judge("parity", code, output)
     assert outcome.verdict == verdict
     assert text in str(outcome)

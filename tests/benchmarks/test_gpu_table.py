@@ -45,7 +45,7 @@ def made(key, ours=2e-5, ratio=1.5, verdict="right", **more):
     )
 
 
-def test_the_rows_are_those_that_were_asked_for():
+def test_rows_of_the_table():
     assert len({row.key for row in ROWS}) == len(ROWS)
     for case in ("seed1", "seed2", "seed7", "cifar", "mid", "r64", "r128", "stem", "point"):
         for which in ("forward", "grad_inputs", "grad_weights"):
@@ -91,7 +91,7 @@ def test_select():
         ("pool_stem.max.backward", 200_704, 4 * (802_816 + 200_704) + 200_704),
     ],
 )
-def test_what_a_pass_asks_for(key, flops, size):
+def test_work_of_a_pass(key, flops, size):
     assert (work(BY_KEY[key]).flops, work(BY_KEY[key]).bytes) == (flops, size)
 
 

@@ -64,7 +64,7 @@ def test_uneven_padding_is_not_compared(device):
     assert found.peer is not None
 
 
-def test_another_result_than_pytorchs(device, monkeypatch):
+def test_a_different_result_is_wrong(device, monkeypatch):
     real = torch_peer.distance
     monkeypatch.setattr(torch_peer, "distance", lambda *tensors: real(*tensors) + 0.5)
     row = shrunk(BY_KEY["seed2.convolution.forward"])
@@ -195,7 +195,7 @@ def test_graphs_and_events(monkeypatch):
     assert fake.seen == ["synchronize", *["one", "other"] * 3]
 
 
-def test_what_is_captured_is_known_to_torch():
+def test_torch_has_the_arguments_of_captures():
     """The installed PyTorch has the arguments that are passed."""
     import inspect
 
