@@ -112,7 +112,7 @@ class DryRunDevice:
         return HostArray(np.array(array, order="C"))
 
     def poisoned(self, shape: tuple[int, ...], dtype: str) -> HostArray:
-        """Make an array full of NaN, or of 254, which is not a valid winner."""
+        """Make an array full of NaN, or of 254, which is not a valid argmax."""
         made = HostArray(np.empty(shape, dtype))
         self.poison(made)
         return made

@@ -22,8 +22,8 @@ from gpu.rows import Row
 # Limit on the operations of the oracle for one row: one second of one core.
 _MAX_FLOPS = 1.5e9
 _MAX_IMAGES = 4
-# Maximum share of different winners: sums that differ only by rounding may swap places in a pool.
-_MAX_OTHER_WINNERS = 1e-3
+# Maximum share of cells with another argmax: sums that differ only by rounding may swap places.
+_MAX_OTHER_ARGMAX = 1e-3
 
 
 class Device(Protocol):
@@ -33,7 +33,7 @@ class Device(Protocol):
         """Copy an array to the device."""
 
     def poisoned(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """Make an array full of NaN, or of 254, which is not a valid winner."""
+        """Make an array full of NaN, or of 254, which is not a valid argmax."""
 
     def poison(self, array: Any) -> None:
         """Fill an array with these values again."""
@@ -59,7 +59,7 @@ def upload(device: Device, row: Row, host: Mapping[str, np.ndarray]) -> dict[str
     """Make the arrays of a row on a device. Arrays for results are full of NaN."""
     arrays: dict[str, Any] = {name: device.put(host[name]) for name in given(row)}
     for name, shape in written(row).items():
-        arrays[name] = device.poisoned(shape, "uint8" if name == "winners" else "float32")
+        arrays[name] = device.poisoned(shape, "uint8" if name == "argmax" else "float32")
     return arrays
 
 
@@ -148,18 +148,20 @@ def _compare_pool(row: Row, host: Mapping[str, np.ndarray], got: Mapping[str, np
             want = reference.average_pool2d_grad(x, host["grad_outputs"], pool_size=POOL)
         assert_close(got["outputs" if row.which == "forward" else "grad_inputs"], want, 4)
     elif row.which == "forward":
-        best, winners = reference.max_pool2d(x, pool_size=POOL)
+        best, argmax = reference.max_pool2d(x, pool_size=POOL)
         assert_close(got["outputs"], best, 0)
-        _require_winners(got["winners"], winners, 0.0)
+        _require_argmax(got["argmax"], argmax, 0.0)
     else:
         want = reference.max_pool2d_grad(x, host["grad_outputs"], pool_size=POOL)
         assert_close(got["grad_inputs"], want, 0)
 
 
-def _require_winners(got: np.ndarray, want: np.ndarray, allowed: float) -> None:
+def _require_argmax(got: np.ndarray, want: np.ndarray, allowed: float) -> None:
     others = float((got != want).mean())
     if others > allowed:
-        raise AssertionError(f"{others:.2%} of the winners differ, expected at most {allowed:.2%}")
+        raise AssertionError(
+            f"{others:.2%} of the argmax values differ, expected at most {allowed:.2%}"
+        )
 
 
 def _compare_convolution(
@@ -199,14 +201,14 @@ def _terms(row: Row, terms: int) -> int:
 def _compare_block(row: Row, host: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> None:
     x, w, b = host["inputs"], host["weights"], host["bias"]
     options: dict[str, Any] = {"strides": (row.stride,) * 2, "same": True}
-    outputs, winners = reference.conv_block(x, w, b, pool_size=POOL, **options)
+    outputs, argmax = reference.conv_block(x, w, b, pool_size=POOL, **options)
     assert_close(got["outputs"], outputs, prod(row.weights[:3]))
-    _require_winners(got["winners"], winners, _MAX_OTHER_WINNERS)
+    _require_argmax(got["argmax"], argmax, _MAX_OTHER_ARGMAX)
     if row.which == "forward":
         return
     g = host["grad_outputs"]
-    # Use the winners of our forward pass, so that a different winner is not an error here.
-    gradients = reference.conv_block_gradients(x, w, got["winners"], g, pool_size=POOL, **options)
+    # Use the argmax of our forward pass, so that a different argmax is not an error here.
+    gradients = reference.conv_block_gradients(x, w, got["argmax"], g, pool_size=POOL, **options)
     pixels = prod(g.shape[:3])
     assert_close(got["grad_weights"], gradients[1], pixels)
     assert_close(got["grad_bias"], gradients[2], pixels)

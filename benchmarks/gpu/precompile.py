@@ -47,7 +47,7 @@ def kernels(rows: Sequence[Row], tune: bool = False) -> list[Kernel]:
         for row in rows:
             shapes = {name: (shape, "float32") for name, shape in given(row).items()}
             for name, shape in written(row).items():
-                shapes[name] = shape, "uint8" if name == "winners" else "float32"
+                shapes[name] = shape, "uint8" if name == "argmax" else "float32"
             # Nothing reads or writes these arrays, so they take no memory.
             arrays = {
                 name: dry_run.HostArray(np.empty(shape, dtype))

@@ -40,23 +40,23 @@ def given(row: Row) -> dict[str, Shape]:
 
 
 def results(row: Row) -> dict[str, Shape]:
-    """Return the shapes of the results of a row. All are float32 except ``winners``."""
+    """Return the shapes of the results of a row. All are float32 except ``argmax``."""
     if row.which == "forward":
         found = {"outputs": row.outputs}
-        return found | ({"winners": row.outputs} if row.op in ("block", "max") else {})
+        return found | ({"argmax": row.outputs} if row.op in ("block", "max") else {})
     if row.op in ("max", "average") or row.which == "grad_inputs":
         return {"grad_inputs": row.inputs}
     gradients = {"grad_weights": row.weights, "grad_bias": (row.filters,)}
     if row.which == "grad_weights":
         return gradients
-    found = {"outputs": row.outputs, "winners": row.outputs} | gradients
+    found = {"outputs": row.outputs, "argmax": row.outputs} | gradients
     return found | ({"grad_inputs": row.inputs} if row.grad_inputs else {})
 
 
 def written(row: Row) -> dict[str, Shape]:
-    """Return the shapes of ``results``, and of the winners for the gradient of a max pool."""
+    """Return the shapes of ``results``, and of the argmax for the gradient of a max pool."""
     needed = row.op == "max" and row.which == "backward"
-    extra = {"outputs": row.outputs, "winners": row.outputs} if needed else {}
+    extra = {"outputs": row.outputs, "argmax": row.outputs} if needed else {}
     return results(row) | extra
 
 
@@ -79,7 +79,7 @@ def values(row: Row, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def prepare(row: Row, arrays: Mapping[str, Any]) -> list[Call]:
-    """Return the calls that must run before the row: a max pool, for the winners."""
+    """Return the calls that must run before the row: a max pool, for the argmax."""
     if row.op == "max" and row.which == "backward":
         return [_pool(row, arrays, forward=True)]
     return []
@@ -104,10 +104,10 @@ def _pool(row: Row, a: Mapping[str, Any], *, forward: bool) -> Call:
     maximum = row.op == "max"
     name = f"{row.op}_pool2d_{'forward' if forward else 'grad_inputs'}"
     if forward:
-        made = (a["outputs"], *([a["winners"]] if maximum else []))
+        made = (a["outputs"], *([a["argmax"]] if maximum else []))
         return Call(name, (a["inputs"], *window, *made))
-    winners = [a["winners"]] if maximum else []
-    return Call(name, (a["inputs"], *winners, *window, a["grad_outputs"], a["grad_inputs"]))
+    argmax = [a["argmax"]] if maximum else []
+    return Call(name, (a["inputs"], *argmax, *window, a["grad_outputs"], a["grad_inputs"]))
 
 
 def _convolution(row: Row, a: Mapping[str, Any]) -> Call:
@@ -130,10 +130,10 @@ def _convolution(row: Row, a: Mapping[str, Any]) -> Call:
 def _block(row: Row, a: Mapping[str, Any]) -> list[Call]:
     x, w, b = a["inputs"], a["weights"], a["bias"]
     options = (row.stride,) * 2, True, (1, 1), 1, POOL
-    forward = Call("conv_block_forward", (x, w, b, *options, a["outputs"], a["winners"]))
+    forward = Call("conv_block_forward", (x, w, b, *options, a["outputs"], a["argmax"]))
     if row.which == "forward":
         return [forward]
-    k, g = a["winners"], a["grad_outputs"]
+    k, g = a["argmax"], a["grad_outputs"]
     made = a["grad_weights"], a["grad_bias"]
     found = [forward, Call("conv_block_grad_weights", (x, w, b, k, *options, g, *made))]
     if row.grad_inputs:

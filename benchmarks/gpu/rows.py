@@ -170,17 +170,17 @@ def work(row: Row) -> Work:
     """Count the work of a row, with each tensor moved once. Operands and results are float32.
 
     A multiply-add counts as two operations. Each cell of a pooling window counts as one addition or
-    comparison. After a pool one pixel in four has a gradient. A winner is one byte.
+    comparison. After a pool one pixel in four has a gradient. An argmax is one byte.
     ``cnnforge.benchmarking.work`` counts the same for Keras layers.
     """
     inputs, outputs, weights = prod(row.inputs), prod(row.outputs), prod(row.weights)
     if row.op in ("max", "average"):
-        winners = outputs if row.op == "max" else 0
+        argmax = outputs if row.op == "max" else 0
         if row.which == "forward":
-            # Only the gradient needs the winners, so they do not count here.
+            # Only the gradient needs the argmax, so it does not count here.
             return Work(4 * outputs, 4 * (inputs + outputs))
         flops = outputs if row.op == "max" else 4 * outputs
-        return Work(flops, 4 * (inputs + outputs) + winners)
+        return Work(flops, 4 * (inputs + outputs) + argmax)
     products = 2 * prod(row.convolved[:3]) * weights
     if row.op != "block":
         # Each of the three passes reads two of the three tensors and writes the third.

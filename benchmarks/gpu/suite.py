@@ -20,7 +20,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 KERNELS = "tests/cnnforge_kernels/cuda"
 # These tests use the Keras layers, under the torch backend.
-LAYERS = ("tests/cnnforge_plugins/layers/test_torch_cuda.py", "tests/cnnforge/ops/test_torch.py")
+LAYERS = (
+    "tests/cnnforge_plugins/layers/test_torch_cuda.py",
+    "tests/cnnforge/ops/torch/test_torch.py",
+)
 # The names of large tests contain "large".
 SMALL = "not large"
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")

@@ -110,7 +110,7 @@ class TorchDevice:
         return torch.from_numpy(np.ascontiguousarray(array)).to("cuda")
 
     def poisoned(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """Make an array full of NaN, or of 254, which is not a valid winner."""
+        """Make an array full of NaN, or of 254, which is not a valid argmax."""
         made = torch.empty(shape, dtype=getattr(torch, dtype), device="cuda")
         self.poison(made)
         return made

@@ -39,21 +39,21 @@ def block(run: Callable[[list[Call]], None]) -> Any:
         def forward(context: Any, x: Any, w: Any, b: Any) -> Any:
             shape = (x.shape[0], x.shape[1] // 2, x.shape[2] // 2, w.shape[3])
             outputs = x.new_empty(shape)
-            winners = torch.empty(shape, dtype=torch.uint8, device=x.device)
-            run([Call("conv_block_forward", (x, w, b, *_OPTIONS, outputs, winners))])
-            context.save_for_backward(x, w, winners)
+            argmax = torch.empty(shape, dtype=torch.uint8, device=x.device)
+            run([Call("conv_block_forward", (x, w, b, *_OPTIONS, outputs, argmax))])
+            context.save_for_backward(x, w, argmax)
             return outputs
 
         @staticmethod
         def backward(context: Any, *gradients: Any) -> Any:
-            x, w, winners = context.saved_tensors
+            x, w, argmax = context.saved_tensors
             g = gradients[0].contiguous()
             grad_w, grad_b = torch.empty_like(w), w.new_empty(w.shape[3])
-            made = (x, w, grad_b, winners, *_OPTIONS, g, grad_w, grad_b)
+            made = (x, w, grad_b, argmax, *_OPTIONS, g, grad_w, grad_b)
             found = [Call("conv_block_grad_weights", made)]
             grad_x = torch.empty_like(x) if context.needs_input_grad[0] else None
             if grad_x is not None:
-                found.append(Call("conv_block_grad_inputs", (x, w, winners, *_OPTIONS, g, grad_x)))
+                found.append(Call("conv_block_grad_inputs", (x, w, argmax, *_OPTIONS, g, grad_x)))
             run(found)
             return grad_x, grad_w, grad_b
 

@@ -59,7 +59,7 @@ def optional(name: str, value: Any, rank: int, stream: Any = None) -> Any:
 def winners_array(value: Any, stream: Any = None) -> Any:
     """The winners of a pool, C-contiguous, wherever they lie."""
     if is_device_array(value):
-        return _cuda().contiguous("winners", value, stream)
+        return _cuda().contiguous("argmax", value, stream)
     return np.ascontiguousarray(value)
 
 

@@ -183,12 +183,12 @@ def test_different_bits_are_an_error(monkeypatch, device):
         parity.check(device, row_of("seed2.convolution.grad_weights"))
 
 
-def test_other_winners(monkeypatch, device):
-    def change(winners):
-        winners[0, 0, 0, 0] = (winners[0, 0, 0, 0] + 1) % 4
+def test_a_different_argmax(monkeypatch, device):
+    def change(argmax):
+        argmax[0, 0, 0, 0] = (argmax[0, 0, 0, 0] + 1) % 4
 
     spoil(monkeypatch, device, "max_pool2d_forward", change)
-    with pytest.raises(parity.WrongResultError, match="of the winners differ"):
+    with pytest.raises(parity.WrongResultError, match="of the argmax values differ"):
         parity.check(device, row_of("pool_seed2.max.forward"))
 
 

@@ -86,7 +86,7 @@ def test_select():
         ("seed1.convolution.forward", 78_400_000, 4 * (196_000 + 1_568_000 + 200)),
         ("seed1.convolution.grad_weights", 78_400_000, 4 * (196_000 + 1_568_000 + 200)),
         ("depth.depthwise.grad_inputs", 18_874_368, 4 * (2 * 1_048_576 + 576)),
-        # Each of four cells counts as one operation, and a winner is one byte.
+        # Each of four cells counts as one operation, and an argmax is one byte.
         ("pool_stem.average.forward", 802_816, 4 * (802_816 + 200_704)),
         ("pool_stem.max.backward", 200_704, 4 * (802_816 + 200_704) + 200_704),
     ],

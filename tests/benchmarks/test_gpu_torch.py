@@ -225,10 +225,10 @@ def test_arrays_of_the_device(monkeypatch):
     device.poison(copy)
     assert torch.isnan(copy).all()
     assert device.same(copy, copy.clone())
-    winners = torch.zeros(3, dtype=torch.uint8)
-    device.poison(winners)
-    assert winners.tolist() == [254] * 3
-    assert device.same(winners, winners.clone())
+    argmax = torch.zeros(3, dtype=torch.uint8)
+    device.poison(argmax)
+    assert argmax.tolist() == [254] * 3
+    assert device.same(argmax, argmax.clone())
 
 
 def test_tensor_cores_are_on_for_tf32_alone(monkeypatch):

@@ -27,6 +27,7 @@ from cnnforge_kernels.cuda.conv.plans import Convolution
 from cnnforge_kernels.cuda.pooling import plans as pool_plans
 from cnnforge_kernels.cuda.pooling.plans import Pooling
 from cnnforge_kernels.cuda.runtime.arrays import View
+from cnnforge_kernels.cuda.runtime.availability import experimental as experimental
 from cnnforge_kernels.cuda.runtime.availability import missing as missing
 from cnnforge_kernels.cuda.runtime.calls import aligned, run_on, run_with_bias, views
 from cnnforge_kernels.cuda.runtime.calls import contiguous as contiguous
@@ -213,11 +214,11 @@ def conv_block_forward(
     winners: Any,
     stream: Any = None,
 ) -> None:
-    """Convolution, bias, ReLU and max pooling. ``winners`` is uint8, and 255 means no gradient."""
-    arrays = views(inputs=inputs, weights=weights, bias=bias, outputs=outputs, winners=winners)
+    """Convolution, bias, ReLU and max pooling. ``argmax`` is uint8, and 255 means no gradient."""
+    arrays = views(inputs=inputs, weights=weights, bias=bias, outputs=outputs, argmax=winners)
     c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
     plan = block_plans.forward(c, tuple(pool_size), _has_bias(arrays))
-    run_on(plan, arrays, ("outputs", "winners"), stream)
+    run_on(plan, arrays, ("outputs", "argmax"), stream)
 
 
 def conv_block_grad_inputs(
@@ -233,9 +234,9 @@ def conv_block_grad_inputs(
     grad_inputs: Any,
     stream: Any = None,
 ) -> None:
-    """Gradient of ``inputs`` from the winners. Only the shape of ``inputs`` is read."""
+    """Gradient of ``inputs`` from the argmax. Only the shape of ``inputs`` is read."""
     arrays = views(
-        weights=weights, winners=winners, grad_outputs=grad_outputs, grad_inputs=grad_inputs
+        weights=weights, argmax=winners, grad_outputs=grad_outputs, grad_inputs=grad_inputs
     )
     c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
     run_on(block_plans.grad_inputs(c, tuple(pool_size)), arrays, ("grad_inputs",), stream)
@@ -259,7 +260,7 @@ def conv_block_grad_weights(
     """Gradients of ``weights`` and ``bias``. Only the shapes of these two are read."""
     arrays = views(
         inputs=inputs,
-        winners=winners,
+        argmax=winners,
         grad_outputs=grad_outputs,
         grad_weights=grad_weights,
         grad_bias=grad_bias,
@@ -284,10 +285,10 @@ def max_pool2d_forward(
     winners: Any,
     stream: Any = None,
 ) -> None:
-    """Maximum of each window, and its cell in ``winners``: uint8, or int32 beyond 256 cells."""
-    arrays = views(inputs=inputs, outputs=outputs, winners=winners)
+    """Maximum of each window, and its cell in ``argmax``: uint8, or int32 beyond 256 cells."""
+    arrays = views(inputs=inputs, outputs=outputs, argmax=winners)
     p = _pool(arrays, inputs, pool_size, strides, same)
-    run_on(pool_plans.forward(p, True), arrays, ("outputs", "winners"), stream)
+    run_on(pool_plans.forward(p, True), arrays, ("outputs", "argmax"), stream)
 
 
 def max_pool2d_grad_inputs(
@@ -300,8 +301,8 @@ def max_pool2d_grad_inputs(
     grad_inputs: Any,
     stream: Any = None,
 ) -> None:
-    """Gradient of ``inputs`` from the winners. Only the shape of ``inputs`` is read."""
-    arrays = views(winners=winners, grad_outputs=grad_outputs, grad_inputs=grad_inputs)
+    """Gradient of ``inputs`` from the argmax. Only the shape of ``inputs`` is read."""
+    arrays = views(argmax=winners, grad_outputs=grad_outputs, grad_inputs=grad_inputs)
     p = _pool(arrays, inputs, pool_size, strides, same)
     run_on(pool_plans.backward(p, True), arrays, ("grad_inputs",), stream)
 

@@ -156,11 +156,11 @@ def test_tensor_cores(precision):
 def test_conv_block(shape, weights, pool, strides):
     x, w, b = values(shape), values(weights), values(weights[3:])
     options = {"pool_size": pool, "padding": "same", "strides": strides}
-    outputs, winners = kernels.conv_block(put(x), put(w), put(b), **options)
+    outputs, argmax = kernels.conv_block(put(x), put(w), put(b), **options)
     y, cells = kernels.conv_block(x, w, b, **options)
     assert_close(get(outputs), y, int(np.prod(weights[:3])))
     # Two sums that differ only by rounding may swap places.
-    assert (get(winners) != cells).mean() < 1e-3
+    assert (get(argmax) != cells).mean() < 1e-3
     g = values(y.shape, 1)
     got = kernels.conv_block_grad_inputs(put(g), put(cells), put(w), x.shape, **options)
     want = kernels.conv_block_grad_inputs(g, cells, w, x.shape, **options)
@@ -184,12 +184,12 @@ def test_pooling(shape, window, strides, padding):
     x = np.random.default_rng(1).integers(-3, 4, shape).astype(np.float32)
     x[0, 1, 2, 0] = np.nan
     options = {"pool_size": window, "strides": strides, "padding": padding}
-    outputs, winners = kernels.max_pool2d(put(x), **options)
+    outputs, argmax = kernels.max_pool2d(put(x), **options)
     best, cells = kernels.max_pool2d(x, **options)
     np.testing.assert_array_equal(get(outputs), best)
-    np.testing.assert_array_equal(get(winners), cells)
+    np.testing.assert_array_equal(get(argmax), cells)
     g, area = values(best.shape), window[0] * window[1]
-    got = kernels.max_pool2d_grad(put(g), winners, shape, **options)
+    got = kernels.max_pool2d_grad(put(g), argmax, shape, **options)
     assert_close(get(got), kernels.max_pool2d_grad(g, cells, shape, **options), 4 * area)
     clean = np.nan_to_num(x)
     mean = kernels.average_pool2d(put(clean), **options)

@@ -9,19 +9,14 @@ import threading
 import numpy as np
 import pytest
 
+from cnnforge_kernels.cuda import launch
 from cnnforge_kernels.cuda.codegen.jit import AVAILABLE, SIMULATED
 from cnnforge_kernels.cuda.conv import block_plans
 from cnnforge_kernels.cuda.conv import plans as conv_plans
 from cnnforge_kernels.cuda.conv.plans import Convolution
 from cnnforge_kernels.cuda.pooling import plans as pool_plans
 from cnnforge_kernels.cuda.pooling.plans import Pooling
-from cnnforge_kernels.cuda.runtime import (
-    availability,
-    compiler,
-    driver,
-    simulated_driver,
-    tuning,
-)
+from cnnforge_kernels.cuda.runtime import compiler, driver, simulated_driver, tuning
 from cnnforge_kernels.cuda.runtime.arrays import View
 from cnnforge_kernels.cuda.runtime.plans import Plan, offer
 from cnnforge_kernels.cuda.tensor_cores import plans as tensor_core_plans
@@ -186,11 +181,11 @@ def test_the_tuner_is_off_by_default(monkeypatch, value, on):
 def test_experimental_features_are_off_by_default(monkeypatch):
     monkeypatch.setattr(tuning, "_asked", None)
     monkeypatch.delenv("CNNFORGE_TUNE", raising=False)
-    found = availability.experimental()
+    found = launch.experimental()
     assert found["tuner"] == "off; CNNFORGE_TUNE=1 turns it on"
     assert found["tensor cores"].startswith("off; ")
     monkeypatch.setenv("CNNFORGE_TUNE", "1")
-    assert availability.experimental()["tuner"] == "on"
+    assert launch.experimental()["tuner"] == "on"
 
 
 def test_two_threads_choose_once():

@@ -2,7 +2,7 @@
 
 The pooling windows do not overlap (the stride is the window) and lie within the outputs of the
 convolution (VALID). Neither pass writes or reads the map before pooling. The forward pass writes
-one byte per pooled value, the winner: the cell of its window that held the maximum. The backward
+one byte per pooled value, the argmax: the cell of its window that held the maximum. The backward
 pass reads it to find the output that gets the gradient.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from math import prod
 
-from cnnforge_kernels.cuda.conv.direct.forward import NO_WINNER, Direct
+from cnnforge_kernels.cuda.conv.direct.forward import NO_ARGMAX, Direct
 from cnnforge_kernels.cuda.conv.direct.inputs_tiles import DirectInputs
 from cnnforge_kernels.cuda.conv.direct.weights_tiles import DirectWeights
 from cnnforge_kernels.cuda.conv.gather import Gather
@@ -39,9 +39,9 @@ def pooled(c: Convolution, pool_size: Pair) -> Shape:
 
 def _check(c: Convolution, pool_size: Pair) -> None:
     c.check()
-    if pool_size[0] * pool_size[1] > NO_WINNER:
+    if pool_size[0] * pool_size[1] > NO_ARGMAX:
         raise ValueError(
-            f"`pool_size` must have at most {NO_WINNER} cells, because a winner is one byte. "
+            f"`pool_size` must have at most {NO_ARGMAX} cells, because an argmax is one byte. "
             f"Received: {pool_size}"
         )
 
@@ -55,7 +55,7 @@ def _too_large(window: Pair) -> ValueError:
 
 @lru_cache(maxsize=1024)
 def forward(c: Convolution, pool_size: Pair, bias: bool) -> Plan:
-    """Plan ``conv_block``, which takes the arrays inputs, weights, bias, outputs and winners.
+    """Plan ``conv_block``, which takes the arrays inputs, weights, bias, outputs and argmax.
 
     Raises:
         ValueError: The arrays or the window are too large for the kernels.
@@ -96,7 +96,7 @@ def _direct(specialization: Direct, c: Convolution, shape: Shape) -> Plan:
 
 @lru_cache(maxsize=1024)
 def grad_inputs(c: Convolution, pool_size: Pair) -> Plan:
-    """Plan the gradient of the inputs: arrays grad_outputs, winners, weights and grad_inputs.
+    """Plan the gradient of the inputs: arrays grad_outputs, argmax, weights and grad_inputs.
 
     Raises:
         ValueError: The arrays or the window are too large for the kernels.
@@ -106,7 +106,7 @@ def grad_inputs(c: Convolution, pool_size: Pair) -> Plan:
     _check(c, pool_size)
     constants = {**c.constants, **c.group, "pool": pool_size}
     problem = f"conv_block_grad_inputs {c} pool_size={pool_size}"
-    names = "grad_outputs", "grad_outputs", "winners", "weights", "grad_inputs"
+    names = "grad_outputs", "grad_outputs", "argmax", "weights", "grad_inputs"
     options = direct_grad_inputs(DirectInputs(**constants), c, pooled(c, pool_size)[1:3], names)
     specialization = Scatter(**constants)
     if specialization.possible:
@@ -131,7 +131,7 @@ def _scatter(specialization: Scatter, c: Convolution) -> Plan:
             launch(
                 scatter_inputs(specialization),
                 grid,
-                *("grad_outputs", "winners", "weights", "grad_inputs"),
+                *("grad_outputs", "argmax", "weights", "grad_inputs"),
                 *c.inputs[1:3],
                 *(rows, columns),
                 *c.padding,
@@ -145,7 +145,7 @@ def _scatter(specialization: Scatter, c: Convolution) -> Plan:
 def grad_weights(c: Convolution, pool_size: Pair) -> Plan:
     """Plan the gradients of the weights and the bias.
 
-    The arrays are inputs, grad_outputs, winners, grad_weights, grad_bias and scratch.
+    The arrays are inputs, grad_outputs, argmax, grad_weights, grad_bias and scratch.
 
     Raises:
         ValueError: The arrays are too large for the kernels.
@@ -153,7 +153,7 @@ def grad_weights(c: Convolution, pool_size: Pair) -> Plan:
     if not prod(c.weights):
         return Plan()
     _check(c, pool_size)
-    names = ("inputs", "grad_outputs", "grad_outputs", "winners")
+    names = ("inputs", "grad_outputs", "grad_outputs", "argmax")
     problem = f"conv_block_grad_weights {c} pool_size={pool_size}"
     constants = {**c.constants, **c.group, "pool": pool_size}
     options = direct_grad_weights(DirectWeights(**constants), c, pooled(c, pool_size), names)

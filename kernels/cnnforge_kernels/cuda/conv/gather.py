@@ -2,7 +2,7 @@
 
 Two ops use this kernel. In a depthwise convolution each filter reads its own channel, so threads
 cannot share inputs. With max pooling after the convolution (``pool`` is given), each pooled
-gradient belongs to one output of its window, the winner, and the kernel multiplies only there. For
+gradient belongs to one output of its window, the argmax, and the kernel multiplies only there. For
 a 2 x 2 pool that is a quarter of the products, or fewer if the ReLU was off. The pooled form is for
 weights that do not fit into the direct kernel (``direct/weights.py``).
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from cnnforge_kernels.cuda.codegen.jit import Kernel, cuda, kernel
 from cnnforge_kernels.cuda.codegen.memory import divide, load4
-from cnnforge_kernels.cuda.conv.direct.forward import NO_WINNER
+from cnnforge_kernels.cuda.conv.direct.forward import NO_ARGMAX
 from cnnforge_kernels.cuda.conv.specialization import ConvSpecialization, size_of, threads_of
 
 float32, int32, uint32 = np.float32, np.int32, np.uint32
@@ -78,7 +78,7 @@ class Gather(ConvSpecialization):
 def gather_weights(c: Gather) -> Kernel:
     """Make the kernel for these constants.
 
-    Its arguments are inputs, grads, mask (outputs of the forward pass, for ``relu``), winners (for
+    Its arguments are inputs, grads, mask (outputs of the forward pass, for ``relu``), argmax (for
     ``pool``) and scratch; then height and width of the inputs, rows and columns of ``grads``, top
     and left padding, the total number of pixels of ``grads``, the number of pixels per slice and
     the number of floats per slice of the scratch. The grid is (``c.blocks``, slices). A slice holds
@@ -115,7 +115,7 @@ def gather_weights(c: Gather) -> Kernel:
         inputs,
         grads,
         mask,
-        winners,
+        argmax,
         scratch,
         height,
         width,
@@ -148,20 +148,20 @@ def gather_weights(c: Gather) -> Kernel:
         if f < ALL_FILTERS and copy < COPIES:
             for pixel in range(begin + copy, end, COPIES):
                 place = np.int64(pixel) * ALL_FILTERS + f
-                winner = int32(0)
+                cell = int32(0)
                 if SPARSE:
-                    winner = int32(winners[place])
-                if winner != NO_WINNER or not SPARSE:
+                    cell = int32(argmax[place])
+                if cell != NO_ARGMAX or not SPARSE:
                     g = grads[place]
                     if RELU and not mask[place] > float32(0):
                         g = float32(0)
                     total += g
                     line = divide(pixel, columns)
                     image = divide(line, rows)
-                    down = divide(winner, PW)
+                    down = divide(cell, PW)
                     row0 = int32(((line - image * rows) * PH + down) * SR - top + i0 * DR)
                     column0 = int32(
-                        ((pixel - line * columns) * PW + winner - down * PW) * SC - left + j0 * DC
+                        ((pixel - line * columns) * PW + cell - down * PW) * SC - left + j0 * DC
                     )
                     source = np.int64(image) * (height * width * ALL_CHANNELS) + channel
                     for i in range(DOWN):

@@ -1,7 +1,7 @@
-"""Gradient of the inputs of convolution and max pooling, multiplied only at the winners.
+"""Gradient of the inputs of convolution and max pooling, multiplied only at the argmax.
 
 A thread computes one input pixel, in one channel or in four, and visits the pooled gradients whose
-windows can contain an output that met this input. Each gradient belongs to one output, the winner.
+windows can contain an output that met this input. Each gradient belongs to one output, the argmax.
 If that output met this input, the thread adds one product per channel. With a 2 x 2 pool these are
 a quarter of the products of the full gradient. The weights are in shared memory, channels last.
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 from cnnforge_kernels.cuda.codegen.jit import Kernel, cuda, kernel
 from cnnforge_kernels.cuda.codegen.memory import divide, load4, load4_bytes, store4
-from cnnforge_kernels.cuda.conv.direct.forward import NO_WINNER
+from cnnforge_kernels.cuda.conv.direct.forward import NO_ARGMAX
 from cnnforge_kernels.cuda.conv.specialization import ConvSpecialization, size_of, threads_of
 
 float32, int32, uint32 = np.float32, np.int32, np.uint32
@@ -83,7 +83,7 @@ class Scatter(ConvSpecialization):
 def scatter_inputs(c: Scatter) -> Kernel:
     """Make the kernel for these constants.
 
-    Its arguments are grads, winners, weights and grad_inputs; then height and width of the inputs,
+    Its arguments are grads, argmax, weights and grad_inputs; then height and width of the inputs,
     rows and columns of ``grads``, top and left padding, and the total number of input pixels. The
     grid is (pixels / (threads / ``c.lanes``), ``c.channel_blocks`` * groups).
     """
@@ -110,7 +110,7 @@ def scatter_inputs(c: Scatter) -> Kernel:
         identity=(c,),
     )
     def conv_block_grad_inputs(
-        grads, winners, weights, grad_inputs, height, width, rows, columns, top, left, pixels
+        grads, argmax, weights, grad_inputs, height, width, rows, columns, top, left, pixels
     ):
         shared = cuda.shared.array(SHARED, float32, alignment=16)
         acc = cuda.local.array(V, float32)
@@ -156,17 +156,17 @@ def scatter_inputs(c: Scatter) -> Kernel:
                         place = source + int32((r * columns + q) * ALL_FILTERS + chunk)
                         for f in range(0, min(CHUNK, FILTERS - chunk), Q):
                             if Q == 4:
-                                k = load4_bytes(winners, place + f)
+                                k = load4_bytes(argmax, place + f)
                                 g = load4(grads, place + f)
                                 cells[0], values[0] = k[0], g[0]
                                 cells[1], values[1] = k[1], g[1]
                                 cells[2], values[2] = k[2], g[2]
                                 cells[3], values[3] = k[3], g[3]
                             else:
-                                cells[0] = int32(winners[place + f])
+                                cells[0] = int32(argmax[place + f])
                                 values[0] = grads[place + f]
                             for u in range(Q):
-                                if cells[u] != NO_WINNER:
+                                if cells[u] != NO_ARGMAX:
                                     down = divide(cells[u], PW)
                                     across = int32(cells[u] - down * PW)
                                     y = int32(row - (r * PH + down) * SR)

@@ -31,13 +31,13 @@ def launch_direct(specialization: Direct, c: Convolution, rows_columns: Shape, b
     """Make the launch of a direct kernel for outputs with these rows and columns."""
     rows, columns = rows_columns
     down, across = rows, blocks(columns, specialization.windows)
-    winners = "winners"
+    argmax = "argmax"
     if specialization.pool is None:
         down, across = (
             blocks(rows, specialization.cells[0]),
             blocks(columns, specialization.cells[1]),
         )
-        winners = "outputs"
+        argmax = "outputs"
     tiles = c.inputs[0] * down * across
     return launch(
         direct(specialization),
@@ -45,7 +45,7 @@ def launch_direct(specialization: Direct, c: Convolution, rows_columns: Shape, b
             blocks(tiles * specialization.lanes, specialization.threads),
             specialization.filter_blocks // specialization.lanes * specialization.groups,
         ),
-        *("inputs", "weights", bias, "outputs", winners),
+        *("inputs", "weights", bias, "outputs", argmax),
         *c.inputs[1:3],
         *(rows, columns, down, across),
         *c.padding,
@@ -62,7 +62,7 @@ def direct_grad_inputs(
         specialization: Constants of the kernel.
         c: The convolution.
         rows_columns: Number of rows and columns of the upstream gradient.
-        names: Names of the arrays: upstream gradient, mask, winners, weights, gradient.
+        names: Names of the arrays: upstream gradient, mask, argmax, weights, gradient.
 
     Returns:
         Name of a configuration to its plan; empty if there are too many channels.
@@ -139,7 +139,7 @@ def gathered_grad_weights(
         specialization: Constants of the kernel.
         c: The convolution.
         grads: Shape of the upstream gradient.
-        names: Names of the arrays: inputs, upstream gradient, mask, winners.
+        names: Names of the arrays: inputs, upstream gradient, mask, argmax.
 
     Returns:
         Name of a configuration to its plan.

@@ -1,8 +1,9 @@
 """2D max, average and global average pooling on a device: forward pass and gradients.
 
 A thread computes one output (in a gradient, one input) of four neighbouring channels. If the number
-of channels is not a multiple of four, it computes one channel. Padding never wins and never counts.
-Gradients are gathered: each input adds the contributions of its windows in order, without atomics.
+of channels is not a multiple of four, it computes one channel. Padding is never the maximum and
+never counts. Gradients are gathered: each input adds the contributions of its windows in order,
+without atomics.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Pool:
 
     @property
     def wide(self) -> bool:
-        """Whether winners are int32 because a byte is too small; otherwise they are uint8."""
+        """Whether the argmax is int32 because a byte is too small; otherwise it is uint8."""
         return self.window[0] * self.window[1] > 256
 
     @property
@@ -65,7 +66,7 @@ class Pool:
 def pool_forward(c: Pool) -> Kernel:
     """Make the kernel of the forward pass.
 
-    Its arguments are inputs, outputs and winners (for ``maximum``); then height and width of the
+    Its arguments are inputs, outputs and argmax (for ``maximum``); then height and width of the
     inputs, rows and columns of the outputs, top and left padding, channels / ``vector``, and the
     number of tasks, one per thread. The grid is (tasks / threads,).
     """
@@ -82,7 +83,7 @@ def pool_forward(c: Pool) -> Kernel:
         threads=THREADS,
         identity=(c,),
     )
-    def pool2d(inputs, outputs, winners, height, width, rows, columns, top, left, lanes, tasks):
+    def pool2d(inputs, outputs, argmax, height, width, rows, columns, top, left, lanes, tasks):
         acc = cuda.local.array(V, float32)
         cell = cuda.local.array(V, int32)
         values = cuda.local.array(V, float32)
@@ -139,10 +140,10 @@ def pool_forward(c: Pool) -> Kernel:
                 outputs[place] = acc[0]
             if MAXIMUM:
                 if V == 4 and not WIDE:
-                    store4_bytes(winners, place, cell[0], cell[1], cell[2], cell[3])
+                    store4_bytes(argmax, place, cell[0], cell[1], cell[2], cell[3])
                 else:
                     for v in range(V):
-                        winners[place + v] = cell[v]
+                        argmax[place + v] = cell[v]
 
     return pool2d
 
@@ -151,7 +152,7 @@ def pool_forward(c: Pool) -> Kernel:
 def pool_backward(c: Pool) -> Kernel:
     """Make the kernel of the gradient.
 
-    Its arguments are grad_outputs, grad_inputs and winners (for ``maximum``); then height, width,
+    Its arguments are grad_outputs, grad_inputs and argmax (for ``maximum``); then height, width,
     rows, columns, top, left, channels / ``vector``, and the number of tasks, one per thread. The
     grid is (tasks / threads,).
     """
@@ -169,7 +170,7 @@ def pool_backward(c: Pool) -> Kernel:
         identity=(c,),
     )
     def pool2d_grad(
-        grads, grad_inputs, winners, height, width, rows, columns, top, left, lanes, tasks
+        grads, grad_inputs, argmax, height, width, rows, columns, top, left, lanes, tasks
     ):
         acc = cuda.local.array(V, float32)
         cell = cuda.local.array(V, int32)
@@ -204,14 +205,14 @@ def pool_backward(c: Pool) -> Kernel:
                         values[0] = grads[place]
                     if MAXIMUM:
                         if V == 4 and not WIDE:
-                            k = load4_bytes(winners, place)
+                            k = load4_bytes(argmax, place)
                             cell[0] = k[0]
                             cell[1] = k[1]
                             cell[2] = k[2]
                             cell[3] = k[3]
                         else:
                             for v in range(V):
-                                cell[v] = int32(winners[place + v])
+                                cell[v] = int32(argmax[place + v])
                         here = int32((row - r * SR) * PW + column - q * SC)
                         for v in range(V):
                             if cell[v] == here:

@@ -79,7 +79,7 @@ class Pooling:
 
 @lru_cache(maxsize=1024)
 def forward(p: Pooling, maximum: bool) -> Plan:
-    """Plan the forward pass: arrays inputs, outputs and winners (for ``maximum``).
+    """Plan the forward pass: arrays inputs, outputs and argmax (for ``maximum``).
 
     Raises:
         ValueError: The arrays are too large for the kernels.
@@ -93,7 +93,7 @@ def forward(p: Pooling, maximum: bool) -> Plan:
 
 def _forward(p: Pooling, maximum: bool, threads: int) -> Plan:
     tasks = prod(p.outputs) // p.vector
-    names = ("inputs", "outputs", "winners" if maximum else "outputs")
+    names = ("inputs", "outputs", "argmax" if maximum else "outputs")
     specialization = p.kernel(maximum, False, threads)
     kernel = (windows_forward if side_by_side(specialization) else pool_forward)(specialization)
     return Plan((launch(kernel, (blocks(tasks, threads),), *names, *p.sizes, tasks),))
@@ -101,7 +101,7 @@ def _forward(p: Pooling, maximum: bool, threads: int) -> Plan:
 
 @lru_cache(maxsize=1024)
 def backward(p: Pooling, maximum: bool) -> Plan:
-    """Plan the gradient: arrays grad_outputs, grad_inputs and winners (for ``maximum``).
+    """Plan the gradient: arrays grad_outputs, grad_inputs and argmax (for ``maximum``).
 
     Raises:
         ValueError: The arrays are too large for the kernels.
@@ -117,7 +117,7 @@ def backward(p: Pooling, maximum: bool) -> Plan:
 
 def _backward(p: Pooling, maximum: bool, threads: int) -> Plan:
     tasks = prod(p.inputs) // p.vector
-    names = ("grad_outputs", "grad_inputs", "winners" if maximum else "grad_outputs")
+    names = ("grad_outputs", "grad_inputs", "argmax" if maximum else "grad_outputs")
     specialization, windows = p.kernel(maximum, True, threads), ()
     kernel = (windows_backward if side_by_side(specialization) else pool_backward)(specialization)
     if side_by_side(specialization):

@@ -57,7 +57,7 @@ def windows_forward(c: Pool) -> Kernel:
         threads=THREADS,
         identity=(c,),
     )
-    def pool2d(inputs, outputs, winners, height, width, rows, columns, top, left, lanes, tasks):
+    def pool2d(inputs, outputs, argmax, height, width, rows, columns, top, left, lanes, tasks):
         acc = cuda.local.array(V, float32)
         cell = cuda.local.array(V, int32)
         values = cuda.local.array((CELLS, V), float32)
@@ -115,11 +115,11 @@ def windows_forward(c: Pool) -> Kernel:
             if V == 4:
                 store4(outputs, place, acc[0], acc[1], acc[2], acc[3])
                 if MAXIMUM:
-                    store4_bytes(winners, place, cell[0], cell[1], cell[2], cell[3])
+                    store4_bytes(argmax, place, cell[0], cell[1], cell[2], cell[3])
             else:
                 outputs[place] = acc[0]
                 if MAXIMUM:
-                    winners[place] = cell[0]
+                    argmax[place] = cell[0]
 
     return pool2d
 
@@ -148,7 +148,7 @@ def windows_backward(c: Pool) -> Kernel:
     def pool2d_grad(
         grads,
         grad_inputs,
-        winners,
+        argmax,
         height,
         width,
         rows,
@@ -186,7 +186,7 @@ def windows_backward(c: Pool) -> Kernel:
                     grad[2] = x[2]
                     grad[3] = x[3]
                     if MAXIMUM:
-                        k = load4_bytes(winners, place)
+                        k = load4_bytes(argmax, place)
                         cell[0] = k[0]
                         cell[1] = k[1]
                         cell[2] = k[2]
@@ -194,7 +194,7 @@ def windows_backward(c: Pool) -> Kernel:
                 else:
                     grad[0] = grads[place]
                     if MAXIMUM:
-                        cell[0] = int32(winners[place])
+                        cell[0] = int32(argmax[place])
             if not MAXIMUM:
                 cells = int32(min(row0 + PH, height) - max(row0, 0))
                 cells *= int32(min(column0 + PW, width) - max(column0, 0))

@@ -10,7 +10,7 @@ from cnnforge_kernels.cuda.runtime.arrays import View, view
 from cnnforge_kernels.cuda.runtime.contiguous import contiguous_copy
 from cnnforge_kernels.cuda.runtime.driver import driver, run, stream_handle
 
-_BYTES = ("winners",)
+_BYTES = ("argmax",)
 
 
 def _locate(name: str, array: Any) -> View:
@@ -28,7 +28,7 @@ def contiguous(name: str, array: Any, stream: Any) -> View:
     """View an array on a device, or a C-contiguous copy if it is not contiguous.
 
     Raises:
-        ValueError: It is not an array, its dtype is not float32 (uint8 or int32 for ``winners``),
+        ValueError: It is not an array, its dtype is not float32 (uint8 or int32 for ``argmax``),
             or it is too large to copy.
     """
     return contiguous_copy(_locate(name, array), stream)

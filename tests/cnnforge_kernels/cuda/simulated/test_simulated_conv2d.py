@@ -12,6 +12,7 @@ from cnnforge_kernels.cuda.conv.gemm.forward import Gemm, Tile
 from cnnforge_kernels.cuda.conv.gemm.weights import WeightsTile
 from cnnforge_kernels.cuda.conv.plans import Convolution
 from cnnforge_kernels.cuda.conv.reduce import reduce_slices, shares_of
+from cnnforge_kernels.cuda.runtime.plans import Launch, Plan
 from cnnforge_kernels.cuda.runtime.simulated_driver import simulate
 
 
@@ -280,7 +281,7 @@ def test_many_slices(slices):
     grad_weights, grad_bias = poisoned(18), poisoned(3)
     grid = (-(-21 // (kernel.threads // shares)), 1, 1)
     arrays = "scratch", "grad_weights", "grad_bias"
-    run = plans.Plan((plans.Launch(kernel, grid, (*arrays, 18, 21, slices)),))
+    run = Plan((Launch(kernel, grid, (*arrays, 18, 21, slices)),))
     simulate(run, scratch=scratch, grad_weights=grad_weights, grad_bias=grad_bias)
     expected = scratch.astype(np.float64).sum(0)
     assert_close(np.concatenate([grad_weights, grad_bias]), expected, slices)

@@ -53,22 +53,22 @@ def check(c, pool, bias=True):
         families(block_plans.grad_weights(c, pool)),
     ]
     for plan in passes[0]:
-        outputs, winners = poisoned(shape), np.full(shape, 77, np.uint8)
+        outputs, argmax = poisoned(shape), np.full(shape, 77, np.uint8)
         simulate(
             plan,
             inputs=inputs,
             weights=weights,
             bias=poisoned(0) if offsets is None else offsets,
             outputs=outputs,
-            winners=winners,
+            argmax=argmax,
         )
         assert_close(outputs, best, terms)
-        np.testing.assert_array_equal(winners, cells)
+        np.testing.assert_array_equal(argmax, cells)
 
     grads = values(shape, 4)
     routed = reference.max_pool2d_grad(whole.astype(np.float32), grads, pool_size=pool)
     expected = reference.conv2d_gradients(inputs, weights, routed, outputs=whole, **options)
-    arrays = {"inputs": inputs, "weights": weights, "grad_outputs": grads, "winners": winners}
+    arrays = {"inputs": inputs, "weights": weights, "grad_outputs": grads, "argmax": argmax}
     for plan in passes[1]:
         got = poisoned(c.inputs)
         simulate(plan, **arrays, grad_inputs=got)
@@ -132,8 +132,10 @@ def test_gradients_in_many_tiles(monkeypatch, aligned):
     monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.weights_tiles._MAX_THREADS", 48)
     monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.inputs_tiles._MAX_THREADS", 64)
     monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.inputs_tiles._MAX_THREADS_ACROSS", 2)
-    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.inputs_tiles._SHARED_FLOATS", 900)
-    monkeypatch.setattr("cnnforge_kernels.cuda.conv.plans.slices", lambda n, *_: (2, -(-n // 2)))
+    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.inputs_tiles._MAX_SHARED_FLOATS", 900)
+    monkeypatch.setattr(
+        "cnnforge_kernels.cuda.conv.shared_plans.slices", lambda n, *_: (2, -(-n // 2))
+    )
     c = Convolution((1, 11, 23, 4), (3, 3, 4, 12), same=True, aligned=aligned)
     weights = block_plans.grad_weights(c, (2, 2)).launches[0]
     assert weights.arguments[-5:-2] == (3, 3, 9)
@@ -157,17 +159,17 @@ def test_nan_comes_out_and_lets_no_gradient_through():
     c = Convolution((1, 4, 4, 1), (1, 1, 1, 4))
     inputs = values(c.inputs, 1)
     inputs[0, 1, 1, 0] = np.nan
-    outputs, winners = poisoned((1, 2, 2, 4)), np.zeros((1, 2, 2, 4), np.uint8)
+    outputs, argmax = poisoned((1, 2, 2, 4)), np.zeros((1, 2, 2, 4), np.uint8)
     weights = values(c.weights, 2)
     simulate(
         block_plans.forward(c, (2, 2), False),
         inputs=inputs,
         weights=weights,
         outputs=outputs,
-        winners=winners,
+        argmax=argmax,
     )
     assert np.isnan(outputs[0, 0, 0]).all()
-    assert (winners[0, 0, 0] == 255).all()
+    assert (argmax[0, 0, 0] == 255).all()
     assert not np.isnan(outputs.reshape(-1)[4:]).any()
 
 
@@ -176,7 +178,7 @@ def test_a_pool_larger_than_the_map_leaves_zero_gradients():
     shape = block_plans.pooled(c, pool)
     assert 0 in shape
     assert not block_plans.forward(c, pool, True).launches
-    empty = {"grad_outputs": poisoned(shape), "winners": np.zeros(shape, np.uint8)}
+    empty = {"grad_outputs": poisoned(shape), "argmax": np.zeros(shape, np.uint8)}
     grad_inputs, grad_weights, grad_bias = poisoned(c.inputs), poisoned(c.weights), poisoned(4)
     simulate(
         block_plans.grad_inputs(c, pool),

@@ -143,16 +143,16 @@ def test_depthwise_convolution():
 
 def test_conv_block():
     x, w, b = values(1, 4, 6, 2), values(3, 3, 2, 4), values(4)
-    outputs, winners = kernels.conv_block(Array(x), Array(w), Array(b), padding="same")
+    outputs, argmax = kernels.conv_block(Array(x), Array(w), Array(b), padding="same")
     whole = reference.conv2d(x, w, b, same=True, relu=True)
     best, cells = reference.max_pool2d(whole)
     assert_close(numpy(outputs), best, 18)
-    np.testing.assert_array_equal(numpy(winners), np.where(best > 0, cells, 255))
+    np.testing.assert_array_equal(numpy(argmax), np.where(best > 0, cells, 255))
     g = values(*best.shape)
     routed = reference.max_pool2d_grad(whole.astype(np.float32), g)
     expected = reference.conv2d_gradients(x, w, routed, outputs=whole, same=True)
-    got = kernels.conv_block_grad_inputs(Array(g), winners, Array(w), x.shape, padding="same")
-    results = kernels.conv_block_grad_weights(Array(x), Array(g), winners, w.shape, padding="same")
+    got = kernels.conv_block_grad_inputs(Array(g), argmax, Array(w), x.shape, padding="same")
+    results = kernels.conv_block_grad_weights(Array(x), Array(g), argmax, w.shape, padding="same")
     for result, want, count in zip((got, *results), expected, (36, 6, 6), strict=True):
         assert_close(numpy(result), want, count)
 
@@ -161,12 +161,12 @@ def test_pooling():
     x = values(1, 5, 6, 4)
     options = {"pool_size": 3, "strides": 2, "padding": "same"}
     oracle = {"pool_size": (3, 3), "strides": (2, 2), "same": True}
-    outputs, winners = kernels.max_pool2d(Array(x), **options)
+    outputs, argmax = kernels.max_pool2d(Array(x), **options)
     best, cells = reference.max_pool2d(x, **oracle)
     np.testing.assert_array_equal(numpy(outputs), best)
-    np.testing.assert_array_equal(numpy(winners), cells)
+    np.testing.assert_array_equal(numpy(argmax), cells)
     g = numpy(outputs)
-    got = kernels.max_pool2d_grad(outputs, winners, x.shape, **options)
+    got = kernels.max_pool2d_grad(outputs, argmax, x.shape, **options)
     assert_close(numpy(got), reference.max_pool2d_grad(x, g, **oracle), 9)
     mean = kernels.average_pool2d(Array(x), **options)
     assert_close(numpy(mean), reference.average_pool2d(x, **oracle), 9)
@@ -205,12 +205,12 @@ def test_arrays_that_are_not_contiguous_are_copied(array, driver):
     assert driver.streams == [5] * 4
 
 
-def test_winners_that_are_not_contiguous_are_copied(driver):
+def test_an_argmax_that_are_not_contiguous_are_copied(driver):
     x = values(1, 4, 4, 2)
     _, cells = reference.max_pool2d(x)
     g = values(*cells.shape)
-    winners = np.repeat(cells.astype(np.uint8), 2, 3)[..., ::2]
-    got = kernels.max_pool2d_grad(Array(g), Array(winners), x.shape)
+    argmax = np.repeat(cells.astype(np.uint8), 2, 3)[..., ::2]
+    got = kernels.max_pool2d_grad(Array(g), Array(argmax), x.shape)
     np.testing.assert_array_equal(numpy(got), reference.max_pool2d_grad(x, g))
     assert driver.kernels[0] == "dense_copy"
 
@@ -302,13 +302,13 @@ MISTAKES = {
         ),
         "`outputs` must have shape",
     ),
-    "winners": (
+    "argmax": (
         lambda: kernels.max_pool2d_grad(
             Array(values(1, 2, 2, 2)), Array(np.zeros((1, 2, 2, 2), np.int64)), X.shape
         ),
-        "`winners` must be uint8 or int32",
+        "`argmax` must be uint8 or int32",
     ),
-    "winners and out": (
+    "argmax and out": (
         lambda: kernels.max_pool2d_grad(
             Array(X[:, ::2, ::2].copy()),
             Array(BYTES[:18].reshape(1, 3, 3, 2)),

@@ -31,10 +31,10 @@ PLANS = {
         {"grad_inputs": DEPTHWISE.inputs},
     ),
     "depthwise_grad_weights": (conv_plans.grad_weights(DEPTHWISE, False), gradients(DEPTHWISE)),
-    "block": (block_plans.forward(C, (2, 2), True), {"outputs": POOLED, "winners": POOLED}),
+    "block": (block_plans.forward(C, (2, 2), True), {"outputs": POOLED, "argmax": POOLED}),
     "block_grad_inputs": (block_plans.grad_inputs(C, (2, 2)), {"grad_inputs": C.inputs}),
     "block_grad_weights": (block_plans.grad_weights(C, (2, 2)), gradients(C)),
-    "max": (pool_plans.forward(POOL, True), {"outputs": POOL.outputs, "winners": POOL.outputs}),
+    "max": (pool_plans.forward(POOL, True), {"outputs": POOL.outputs, "argmax": POOL.outputs}),
     "max_grad": (pool_plans.backward(POOL, True), {"grad_inputs": POOL.inputs}),
     "average": (pool_plans.forward(POOL, False), {"outputs": POOL.outputs}),
     "average_grad": (pool_plans.backward(POOL, False), {"grad_inputs": POOL.inputs}),
@@ -43,11 +43,11 @@ PLANS = {
 
 def shapes(name):
     if name.startswith(("max", "average")):
-        return {"inputs": POOL.inputs, "grad_outputs": POOL.outputs, "winners": POOL.outputs}
+        return {"inputs": POOL.inputs, "grad_outputs": POOL.outputs, "argmax": POOL.outputs}
     c = DEPTHWISE if name.startswith("depthwise") else C
     above = POOLED if name.startswith("block") else c.outputs
     found = {"inputs": c.inputs, "weights": c.weights, "bias": c.weights[3:]}
-    return found | {"grad_outputs": above, "outputs": c.outputs, "winners": above}
+    return found | {"grad_outputs": above, "outputs": c.outputs, "argmax": above}
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -57,13 +57,13 @@ def test_every_configuration(name):
     given = {}
     for array, shape in shapes(name).items():
         given[array] = random.standard_normal(shape).astype(np.float32)
-        if array == "winners":
+        if array == "argmax":
             given[array] = random.integers(0, 4, shape).astype(np.uint8)
     results = []
     for make in plan.options.values():
         found = {
             array: np.full(shape, 254, np.uint8)
-            if array == "winners"
+            if array == "argmax"
             else np.full(shape, np.nan, np.float32)
             for array, shape in written.items()
         }
@@ -72,7 +72,7 @@ def test_every_configuration(name):
     assert len(results) >= 2
     for other in results[1:]:
         for array, values in other.items():
-            if array == "winners":
+            if array == "argmax":
                 np.testing.assert_array_equal(values, results[0][array])
             else:
                 assert_close(values, results[0][array], 72)

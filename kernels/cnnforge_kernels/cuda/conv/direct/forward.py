@@ -23,7 +23,7 @@ from cnnforge_kernels.cuda.conv.specialization import ConvSpecialization, size_o
 
 float32, int32, uint32, int64 = np.float32, np.int32, np.uint32, np.int64
 
-NO_WINNER = 255
+NO_ARGMAX = 255
 THREADS = 128
 _SHARED_FLOATS = 4608
 _MAX_SHARED_FLOATS = 12288
@@ -156,7 +156,7 @@ class Direct(ConvSpecialization):
 def direct(c: Direct) -> Kernel:
     """Make the kernel for these constants.
 
-    Its arguments are inputs, weights, bias, outputs and winners; then height and width of the
+    Its arguments are inputs, weights, bias, outputs and argmax; then height and width of the
     inputs, rows and columns of the outputs, rows and columns of tiles (one per thread) of an image,
     top and left padding, and the total number of tiles. The grid is (tiles * lanes / threads,
     filter blocks / lanes * groups).
@@ -197,7 +197,7 @@ def direct(c: Direct) -> Kernel:
         weights,
         bias,
         outputs,
-        winners,
+        argmax,
         height,
         width,
         rows,
@@ -232,7 +232,7 @@ def direct(c: Direct) -> Kernel:
 
         for f in range(BESTS):
             best[f] = float32(0)
-            cell[f] = int32(NO_WINNER)
+            cell[f] = int32(NO_ARGMAX)
         for f in range(FT):
             offset[f] = float32(0)
             if BIAS and first + f < FILTERS:
@@ -356,7 +356,7 @@ def direct(c: Direct) -> Kernel:
             for f in range(BESTS):
                 # The output is NaN, but no gradient passes: the gradient of ReLU is zero there.
                 if best[f] != best[f]:
-                    cell[f] = int32(NO_WINNER)
+                    cell[f] = int32(NO_ARGMAX)
             for w in range(WINDOWS):
                 column = int32(tile_column * WINDOWS + w)
                 place = (int64(line) * columns + column) * ALL_FILTERS + filter0
@@ -368,12 +368,12 @@ def direct(c: Direct) -> Kernel:
                                 outputs, place + q, best[t], best[t + 1], best[t + 2], best[t + 3]
                             )
                             store4_bytes(
-                                winners, place + q, cell[t], cell[t + 1], cell[t + 2], cell[t + 3]
+                                argmax, place + q, cell[t], cell[t + 1], cell[t + 2], cell[t + 3]
                             )
                         elif not WHOLE:
                             for f in range(4):
                                 if first + q + f < FILTERS:
                                     outputs[place + q + f] = best[t + f]
-                                    winners[place + q + f] = np.uint8(cell[t + f])
+                                    argmax[place + q + f] = np.uint8(cell[t + f])
 
     return conv2d_direct

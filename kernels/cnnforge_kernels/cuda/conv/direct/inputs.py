@@ -5,7 +5,7 @@ first layer has one channel. Here a block copies the weights of some filters, an
 gradient that a tile of inputs meets, to shared memory. A thread computes a few neighbouring inputs
 in all channels or in four, and reads four filters of a gradient at a time. The copy handles
 padding, ReLU and bounds. With max pooling after the convolution (``pool`` is given), it also writes
-each gradient to the winner's place and zeros to the other cells of the window.
+each gradient to the place of the argmax and zeros to the other cells of the window.
 
 With a stride, inputs whose row and column have the same remainders modulo the strides meet the same
 taps. A thread computes a cell of strides[0] x strides[1] inputs, so all threads do the same work.
@@ -28,7 +28,7 @@ float32, int32, uint32, int64 = np.float32, np.int32, np.uint32, np.int64
 def direct_inputs(c: DirectInputs) -> Kernel:
     """Make the kernel for these constants.
 
-    Its arguments are grads, mask (outputs of the forward pass, for ``relu``), winners (for
+    Its arguments are grads, mask (outputs of the forward pass, for ``relu``), argmax (for
     ``pool``), weights and grad_inputs; then height and width of the inputs, rows and columns of
     ``grads``, top and left padding, and the number of tiles down and across an image. The grid is
     (tiles, groups).
@@ -82,7 +82,7 @@ def direct_inputs(c: DirectInputs) -> Kernel:
     def direct_inputs(
         grads,
         mask,
-        winners,
+        argmax,
         weights,
         grad_inputs,
         height,
@@ -183,7 +183,7 @@ def direct_inputs(c: DirectInputs) -> Kernel:
                                             if not m[v] > float32(0):
                                                 value[n * 4 + v] = float32(0)
                                     if POOLED:
-                                        k = load4_bytes(winners, place)
+                                        k = load4_bytes(argmax, place)
                                         cell[n * 4], cell[n * 4 + 1] = k[0], k[1]
                                         cell[n * 4 + 2], cell[n * 4 + 3] = k[2], k[3]
                                 else:
@@ -191,7 +191,7 @@ def direct_inputs(c: DirectInputs) -> Kernel:
                                     if RELU and not mask[place] > float32(0):
                                         value[n] = float32(0)
                                     if POOLED:
-                                        cell[n] = int32(winners[place])
+                                        cell[n] = int32(argmax[place])
                         for n in range(BATCH):
                             for p in range(PH):
                                 y = int32((pooled_row + copied + n * ROWS) * PH + p - first_row)

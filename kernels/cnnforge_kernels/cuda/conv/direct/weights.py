@@ -8,10 +8,10 @@ uses the values of a few pixels for all of these taps. The copies handle padding
 bounds.
 
 With max pooling after the convolution (``pool`` is given), the copy writes each gradient to the
-winner's place and zeros to the other cells of the window. For a 2x2 pool this multiplies four times
-as often as necessary. But each value from shared memory feeds several products, while a value that
-is fetched for one winner feeds only one. An input that is not finite then gives NaN in all taps
-that meet it, as in TensorFlow's gradient of the map before pooling. The last step of a row may
+place of the argmax and zeros to the other cells of the window. For a 2x2 pool this multiplies four
+times as often as necessary. But each value from shared memory feeds several products, while a value
+that is fetched for one argmax feeds only one. An input that is not finite then gives NaN in all
+taps that meet it, as in TensorFlow's gradient of the map before pooling. The last step of a row may
 reach past the row. Its extra gradients are zero, so such an input may give NaN in one more tap.
 
 The sum over all pixels is cut into slices as in ``gemm/weights.py``.
@@ -25,7 +25,7 @@ import numpy as np
 
 from cnnforge_kernels.cuda.codegen.jit import Kernel, cuda, kernel
 from cnnforge_kernels.cuda.codegen.memory import divide, load4, load4_bytes, store4
-from cnnforge_kernels.cuda.conv.direct.forward import NO_WINNER
+from cnnforge_kernels.cuda.conv.direct.forward import NO_ARGMAX
 from cnnforge_kernels.cuda.conv.direct.weights_tiles import DirectWeights
 
 float32, int32, uint32, int64 = np.float32, np.int32, np.uint32, np.int64
@@ -35,7 +35,7 @@ float32, int32, uint32, int64 = np.float32, np.int32, np.uint32, np.int64
 def direct_weights(c: DirectWeights) -> Kernel:
     """Make the kernel for these constants.
 
-    Its arguments are inputs, grads, mask (outputs of the forward pass, for ``relu``), winners (for
+    Its arguments are inputs, grads, mask (outputs of the forward pass, for ``relu``), argmax (for
     ``pool``) and scratch; then height and width of the inputs, rows and columns of ``grads``, top
     and left padding, the number of tiles down an image, across it and in total, the number of tiles
     per slice and the number of floats per slice of the scratch. The grid is (groups, slices). A
@@ -90,7 +90,7 @@ def direct_weights(c: DirectWeights) -> Kernel:
         inputs,
         grads,
         mask,
-        winners,
+        argmax,
         scratch,
         height,
         width,
@@ -197,7 +197,7 @@ def direct_weights(c: DirectWeights) -> Kernel:
                         for n in range(G_BATCH):
                             for v in range(VG):
                                 value[n * VG + v] = float32(0)
-                                cell[n * VG + v] = int32(NO_WINNER)
+                                cell[n * VG + v] = int32(NO_ARGMAX)
                             row = int32(area_row + down + n * G_ROWS)
                             if inside and row < rows and int32(down + n * G_ROWS) < AREA_H:
                                 if VG == 4:
@@ -210,7 +210,7 @@ def direct_weights(c: DirectWeights) -> Kernel:
                                             if not m[v] > float32(0):
                                                 value[n * 4 + v] = float32(0)
                                     if POOLED:
-                                        k = load4_bytes(winners, place)
+                                        k = load4_bytes(argmax, place)
                                         cell[n * 4], cell[n * 4 + 1] = k[0], k[1]
                                         cell[n * 4 + 2], cell[n * 4 + 3] = k[2], k[3]
                                 else:
@@ -218,12 +218,12 @@ def direct_weights(c: DirectWeights) -> Kernel:
                                     if RELU and not mask[place] > float32(0):
                                         value[n] = float32(0)
                                     if POOLED:
-                                        cell[n] = int32(winners[place])
+                                        cell[n] = int32(argmax[place])
                             place += step
                         for n in range(G_BATCH):
                             for v in range(VG):
                                 k = n * VG + v
-                                if not POOLED or cell[k] != NO_WINNER:
+                                if not POOLED or cell[k] != NO_ARGMAX:
                                     total[v] += value[k]
                             if int32(down + n * G_ROWS) < AREA_H:
                                 for p in range(PH):
