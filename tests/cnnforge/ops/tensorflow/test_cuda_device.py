@@ -72,8 +72,8 @@ def launch(function, x, y, z, threads, ty, tz, shared, stream, places, extra):
     return 0
 
 kernels = CudaKernels("STUB", address(stream), address(launch))
-_tf_cuda_probe._function = lambda: 1
-op = _tf_cuda_self_test.make_op()
+probe._function = lambda: 1
+op = self_test.make_op()
 
 def call(op, tensors, values):
     registration.register_steps(op, kernels)
@@ -81,11 +81,11 @@ def call(op, tensors, values):
 
 refused = True
 try:
-    _tf_cuda_self_test.run(call, "STUB")
+    self_test.run(call, "STUB")
 except tf.errors.InvalidArgumentError as error:
     print("refused:", "TensorFlow computes on a device that has no CUDA stream" in str(error))
 refused = False
-_tf_cuda_self_test.run(call, "STUB")
+self_test.run(call, "STUB")
 with tf.device("STUB:1"):
     (result,) = call(op, [tf.ones([2]), tf.ones([1])], {"offset": 1.0})
 print("second:", result.device[-9:], result.numpy().tolist())
@@ -97,7 +97,7 @@ print("unrefusing:", set(answers[1::2]))
 # The layers; Numba's CUDA simulator executes their kernels in the device's memory.
 LAYERS = """
 from cnnforge_kernels.cuda import launch as module
-from cnnforge_kernels.cuda.runtime import driver
+from cnnforge_kernels.cuda.runtime import driver as driver_module
 from cnnforge_kernels.cuda.runtime import simulated_driver
 from cnnforge_plugins.layers.conv2d import Conv2D
 from cnnforge_plugins.layers.conv_block2d import ConvBlock2D
@@ -109,11 +109,11 @@ def stream(context, found):
     found[0], found[1] = 77, 0
     return 0
 
-driver = simulation.Driver()
+driver = simulated_driver.Driver()
 launch = driver.launch_kernel()
-runtime._driver = driver
+driver_module._driver = driver
 module.missing = lambda: None
-_tf_cuda._choice = _tf_cuda.Choice(
+cuda._choice = cuda.Choice(
     "stream", "", CudaKernels("STUB", address(stream), address(launch))
 )
 keras.utils.set_random_seed(1)
