@@ -19,8 +19,8 @@ VARIABLE = "CNNFORGE_COMPILE_AHEAD"
 _SOURCE = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from cnnforge.ops.ahead import worker
-_ahead_worker.main()
+from cnnforge.ops.ahead.worker import main
+main()
 """
 
 

@@ -52,13 +52,13 @@ LOST_BEFORE_SAVING = """
         time.sleep(30)
     except KeyboardInterrupt:
         pass
-    with _interrupt.saving():
+    with _ctrl_c.saving():
         print("saving", flush=True)
 """
 SAVES = """
     stop = []
     signal.signal(signal.SIGINT, lambda *_: stop.append(1))
-    with _interrupt.saving():
+    with _ctrl_c.saving():
         print("there", flush=True)
         while not stop:
             time.sleep(0.01)
@@ -70,8 +70,8 @@ SAVES = """
 SAVES_FOR_EVER = """
     # Not by print: the signal may come while that prints.
     signal.signal(signal.SIGINT, lambda *_: os.write(1, b"asked\\n"))
-    _interrupt.say("interrupted; go on with this")
-    with _interrupt.saving():
+    _ctrl_c.say("interrupted; go on with this")
+    with _ctrl_c.saving():
         print("there", flush=True)
         while True:
             time.sleep(0.01)

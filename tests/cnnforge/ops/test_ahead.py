@@ -36,10 +36,10 @@ def wait(what):
         time.sleep(0.01)
 
 def settled(op):
-    return all(_ahead._pool._places[step] is Place.SETTLED for step in op.backward_steps)
+    return all(ahead._pool._places[step] is Place.SETTLED for step in op.backward_steps)
 
 def idle():
-    return not _ahead._pool._backward and _ahead._pool.helper is None
+    return not ahead._pool._backward and ahead._pool.helper is None
 
 def hits(op):
     return [len(step.function.stats.cache_hits) for step in op.backward_steps]
@@ -63,13 +63,13 @@ ONCE = """
 op = ahead_ops.scale_op
 print(op.expects_compilation)
 op.expect([(4,), (1,)], {}, [True, True], in_graph=False)
-if _ahead._pool._places:
+if ahead._pool._places:
     wait(lambda: settled(op))
 for step in op.backward_steps:
     op.program(step)
 four, one = np.ones(4, "f"), np.ones(1, "f")
 gradients = op.run_backward([four, one], [four], [four])
-print(gradients[0].sum(), gradients[1].sum(), *hits(op), *misses(op), _ahead._pool._starts)
+print(gradients[0].sum(), gradients[1].sum(), *hits(op), *misses(op), ahead._pool._starts)
 """
 
 
@@ -99,7 +99,7 @@ wait(lambda: settled(dying))
 wait(idle)
 dying.program(dying.backward_steps[0])
 print(*hits(dying), *dying.run_backward([np.ones(2, "f")], [np.ones(2, "f")], [np.ones(2, "f")]))
-print(_ahead._pool.helper, "ahead_ops" in _ahead._pool._unable)
+print(ahead._pool.helper, "ahead_ops" in ahead._pool._unable)
 copy.expect([(4,)], {}, [True], in_graph=False)
 copy.program(copy.backward_steps[0])
 print(*misses(copy))
@@ -118,12 +118,12 @@ print(op.expects_compilation)
 op.expect([(4,)], {}, [True], in_graph=False)
 wait(lambda: settled(op))
 op.program(op.backward_steps[0])
-print(*misses(op), sorted(_ahead._pool._unable))
+print(*misses(op), sorted(ahead._pool._unable))
 copy = ahead_ops.copy_op
 copy.expect([(4,)], {}, [True], in_graph=False)
 wait(lambda: settled(copy))
 copy.program(copy.backward_steps[0])
-print(*hits(copy), _ahead._pool._starts)
+print(*hits(copy), ahead._pool._starts)
 """
 
 
@@ -165,7 +165,7 @@ ENDING = """
 op = getattr(ahead_ops, sys.argv[1])
 op.expect([(4,)], {}, [True], in_graph=False)
 wait(lambda: settled(op))
-helper = _ahead._pool.helper._process.pid
+helper = ahead._pool.helper._process.pid
 print(helper, os.getsid(helper) == os.getsid(0), flush=True)
 os.kill(os.getpid(), getattr(signal, sys.argv[2])) if sys.argv[2:] else None
 """
@@ -196,12 +196,12 @@ wait(lambda: settled(op))
 child = os.fork()
 if child == 0:
     try:
-        print(_ahead.available(), _ahead._pool.helper, flush=True)
+        print(ahead.available(), ahead._pool.helper, flush=True)
         op.program(op.backward_steps[0])
         os._exit(0)
     finally:
         os._exit(1)
-print(os.waitpid(child, 0)[1], _ahead._pool.helper is None, flush=True)
+print(os.waitpid(child, 0)[1], ahead._pool.helper is None, flush=True)
 """
 
 
@@ -216,8 +216,8 @@ inputs, factor = tf.ones(4), tf.ones(1)
 with tf.GradientTape() as tape:
     tape.watch(factor)
     outputs = op(inputs, factor)
-wait(lambda: _ahead._pool._places[op.backward_steps[1]] is Place.SETTLED)
-print(float(tape.gradient(outputs, factor)[0]), *hits(op), *misses(op), len(_ahead._pool._places))
+wait(lambda: ahead._pool._places[op.backward_steps[1]] is Place.SETTLED)
+print(float(tape.gradient(outputs, factor)[0]), *hits(op), *misses(op), len(ahead._pool._places))
 """
 
 TORCH = """
@@ -225,9 +225,9 @@ import torch
 op = ahead_ops.scale_op
 inputs, factor = torch.ones(4), torch.ones(1, requires_grad=True)
 outputs = op(inputs, factor)
-wait(lambda: _ahead._pool._places[op.backward_steps[1]] is Place.SETTLED)
+wait(lambda: ahead._pool._places[op.backward_steps[1]] is Place.SETTLED)
 outputs.sum().backward()
-print(float(factor.grad), *hits(op), *misses(op), len(_ahead._pool._places))
+print(float(factor.grad), *hits(op), *misses(op), len(ahead._pool._places))
 """
 
 
