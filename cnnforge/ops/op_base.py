@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from cnnforge.ops import ahead
-from cnnforge.ops.ahead.tasks import Expectations
+from cnnforge.ops.ahead.tasks import Use
 from cnnforge.ops.compiling.program import Program
 from cnnforge.ops.definition.attributes import decode_attributes, encode_attributes
 from cnnforge.ops.definition.definition import Array, Definition, Step, parameters
@@ -46,7 +45,6 @@ class OpCore:
         self._prepared: set[Any] = set()
         self._known_shapes: dict[Any, tuple[Shape, ...]] = {}
         self._check_prepare()
-        self._ahead = Expectations(definition, self._programs, self.output_shapes)
 
     def run_backward_step(
         self,
@@ -86,32 +84,23 @@ class OpCore:
         """
         program = self.laid_out(step)
         if not program.is_made:
-            with ahead.compiling(step), self._lock:
+            with self._lock:
                 _ = program.entry
         return program
 
-    @cached_property
-    def expects_compilation(self) -> bool:
-        """Whether `expect` can save time: some step is on no disk, and another process may help."""
-        return bool(self._ahead.steps)
+    @property
+    def programs(self) -> Mapping[Step, Program]:
+        """The steps with their machine code, which is made on first use."""
+        return self._programs
 
-    def expect(
-        self,
-        shapes: Sequence[Shape],
-        values: Mapping[str, Any],
-        wanted: Sequence[bool],
-        *,
-        in_graph: bool,
-    ) -> None:
-        """Have compiled, by another process, what follows the forward function.
+    def collect(self, shapes: Sequence[Shape], values: Mapping[str, Any]) -> None:
+        """Note a use of the op for `cnnforge.ops.ahead`, if uses are collected.
 
         Args:
-            shapes: The shape of every input; `None` for a dimension that is not known.
+            shapes: The shape of every input; `None` for an unknown dimension.
             values: The value of every attribute.
-            wanted: For each input whether its gradient may be asked for.
-            in_graph: Whether the op is not to run at once, so that its kernels have time as well.
         """
-        self._ahead.expect(shapes, values, wanted, in_graph)
+        ahead.collect(Use(self, shapes, values))
 
     def laid_out(self, step: Step) -> Program:
         """The step with nothing but its shape rule compiled: what it does is computed elsewhere.

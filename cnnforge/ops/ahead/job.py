@@ -21,9 +21,6 @@ from numba.core.dispatcher import Dispatcher
 
 from cnnforge.ops.definition.definition import Array, Step, parameters
 
-# What the other process says of a job, a byte each.
-COMPILED, DONE, CANNOT = b"c", b"d", b"x"
-
 # They take seconds to import, memory, and graphics cards.
 FRAMEWORKS = frozenset({"keras", "tensorflow", "torch", "jax"})
 
@@ -42,8 +39,8 @@ class Job:
         name: Its qualified name there.
         digest: That of `digest`.
         signature: The Numba types of its parameters.
-        arguments: For each parameter its value, or (dtype, shape) of an array; `None`: compile it
-            and do not run it.
+        arguments: The call to try it with: for each parameter its value, or (dtype, shape) of an
+            array. `None`: compile it and do not call it.
     """
 
     module: str

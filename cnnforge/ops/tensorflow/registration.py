@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 from tensorflow.python.eager import context as eager_context
-from tensorflow.python.eager import execute, record
+from tensorflow.python.eager import execute
 from tensorflow.python.framework import op_def_library, op_def_registry
 
+from cnnforge.ops import ahead
 from cnnforge.ops.definition.definition import GRAD, Array, Step
 from cnnforge.ops.definition.shapes import Shape
 from cnnforge.ops.tensorflow import c_api as api
@@ -151,8 +152,9 @@ def _make_node(
     TensorFlow does not document: `execute`, which runs an op by its name, and `apply_op`, which
     adds one to a graph; its generated wrappers of its own ops call the same two.
     """
-    op.program(step)
-    if op.has_prepare:
+    if not ahead.is_collecting():
+        op.program(step)
+    if op.has_prepare and not ahead.is_collecting():
         op.prepare(input_shapes, op.decode(words), gradient=not step.is_forward)
     name = type_name(step)
     eager = tf.executing_eagerly()
@@ -183,9 +185,7 @@ def call(op: ArrayOp, tensors: Sequence[tf.Tensor], values: Mapping[str, Any]) -
     input_shapes = [_shape(t, item.rank) for t, item in zip(tensors, op.inputs, strict=True)]
     # In eager mode the kernel finds the shapes by itself; the rule runs here for its errors.
     shapes = op.output_shapes(input_shapes, values)
-    if op.expects_compilation:
-        wanted = [record.should_record_backprop([tensor]) for tensor in tensors]
-        op.expect(input_shapes, values, wanted, in_graph=not tf.executing_eagerly())
+    op.collect(input_shapes, values)
     return _make_node(op, op.forward_step, tensors, op.encode(values), input_shapes, shapes)
 
 

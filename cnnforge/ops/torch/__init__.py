@@ -8,6 +8,7 @@ to do. A meta tensor, which is how Keras asks for shapes, gives meta tensors.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -53,9 +54,8 @@ def call(op: ArrayOp, tensors: Sequence[Any], values: Mapping[str, Any]) -> Sequ
         ready.append(_addressable(value))
     shapes = [tuple(tensor.shape) for tensor in ready]
     made = Call(op, values, shapes, op.output_shapes(shapes, values), _device(op, ready))
-    if op.expects_compilation and made.device.type == "cpu":
-        wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in ready]
-        op.expect(shapes, values, wanted, in_graph=False)
+    if _computes_on_cpu():
+        op.collect(shapes, values)
     return _Forward.apply(made, *ready)
 
 
@@ -66,6 +66,13 @@ def register(op: ArrayOp) -> None:
 def describe() -> str:
     """One line: the route and why it was chosen."""
     return f"torch: autograd.Function (torch {torch.__version__})"
+
+
+@cache
+def _computes_on_cpu() -> bool:
+    """Whether Keras makes its tensors on the CPU, also when a symbolic tensor does not tell."""
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    return os.environ.get("KERAS_TORCH_DEVICE", default).startswith("cpu")
 
 
 @cache
