@@ -1,10 +1,10 @@
 """End the program soon after a Ctrl-C, whatever it is doing.
 
-Python raises `KeyboardInterrupt` in the main thread between two of its own instructions. While LLVM
-compiles, or TensorFlow waits for a kernel that one of its threads compiles, there are none for up
-to ten seconds. If the main thread is in a callback, a library may lose the exception. So from the
-import of Keras on a second thread hears of the signal too, and ends the process if the main thread
-does not. Before that import, exceptions do.
+Python raises `KeyboardInterrupt` in the main thread between two instructions of Python. The main
+thread runs none for up to ten seconds while LLVM compiles, or while TensorFlow waits for a kernel
+that one of its threads compiles. If the main thread is in a callback, a library may lose the
+exception. So from the import of Keras on, a second thread receives the signal too, and ends the
+process if the main thread does not. Before that import, the exception is enough.
 
 `signal.SIG_DFL` needs no thread, but it ends the process without a message, leaves the cursor
 hidden, and calls no exit handlers.

@@ -1,4 +1,4 @@
-"""What the routes to the frameworks use of an op: its steps, compiled; its shapes; its checks."""
+"""The part of an op that the routes to the frameworks use: compiled steps, shapes, checks."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from cnnforge.ops.definition.attributes import decode_attributes, encode_attribu
 from cnnforge.ops.definition.definition import Array, Definition, Step, parameters
 from cnnforge.ops.definition.shapes import Shape, output_shapes
 
-# How many results of its shape rule an op remembers.
-_KNOWN_SHAPES = 256
+# Results of its shape rule that an op remembers.
+_MAX_KNOWN_SHAPES = 256
 
 Values = np.ndarray[Any, Any]
 
 
-class OpCore:
-    """An op without the calls that its users make; `ArrayOp` adds those.
+class OpBase:
+    """Base of `ArrayOp`, without the methods that its users call.
 
     Attributes:
         name: The op's name.
         inputs: The inputs, in the order of the call.
         outputs: The outputs, in the order in which they are returned.
-        backward_steps: The backward functions, what each reads and which gradients it writes.
+        backward_steps: The backward functions, with the arrays that each reads and writes.
     """
 
     def __init__(self, definition: Definition, prepare: Callable[..., Any] | None) -> None:
@@ -53,16 +53,16 @@ class OpCore:
         input_shapes: Sequence[Shape],
         values: Mapping[str, Any],
     ) -> dict[str, Values]:
-        """Run one backward function on NumPy arrays; for the routes to the frameworks.
+        """Run one backward function on NumPy arrays.
 
         Args:
             step: One of `backward_steps`.
-            arrays: What the step reads.
+            arrays: The arrays that the step reads.
             input_shapes: The shapes of the op's inputs, as far as they are known; for `prepare`.
             values: The value of every attribute.
 
         Returns:
-            The gradients under their names, `grad_<input>`.
+            The gradients by name, `grad_<input>`.
         """
         ready = self._ready(step.reads, arrays)
         self.prepare(input_shapes, values, gradient=True)
@@ -73,11 +73,11 @@ class OpCore:
 
     @property
     def forward_step(self) -> Step:
-        """The forward function and what it reads and writes."""
+        """The forward function, with the arrays that it reads and writes."""
         return self._definition.forward
 
     def program(self, step: Step) -> Program:
-        """The compiled step, for the routes to the frameworks.
+        """Return a step, compiled.
 
         Raises:
             ValueError: Numba cannot compile it.
@@ -103,7 +103,7 @@ class OpCore:
         ahead.collect(Use(self, shapes, values))
 
     def laid_out(self, step: Step) -> Program:
-        """The step with nothing but its shape rule compiled: what it does is computed elsewhere.
+        """Return a step with only its shape rule compiled, for computing it on another device.
 
         Raises:
             ValueError: Numba cannot compile the shape rule.
@@ -116,7 +116,7 @@ class OpCore:
     def output_shapes(
         self, shapes: Sequence[Shape], values: Mapping[str, Any]
     ) -> tuple[Shape, ...]:
-        """The shapes of the outputs, as far as those of the inputs are known.
+        """Return the shapes of the outputs, as far as those of the inputs are known.
 
         Raises:
             ValueError: The shape rule rejects the shapes.
@@ -125,7 +125,7 @@ class OpCore:
         found = self._known_shapes.get(key)
         if found is None:
             found = output_shapes(self._definition, shapes, values)
-            if len(self._known_shapes) < _KNOWN_SHAPES:
+            if len(self._known_shapes) < _MAX_KNOWN_SHAPES:
                 self._known_shapes[key] = found
         return found
 
@@ -135,7 +135,7 @@ class OpCore:
         """Call the author's `prepare`, unless it has been called with these arguments.
 
         Args:
-            shapes: The shape of every input; `None` for a dimension that is not known.
+            shapes: The shape of every input; `None` for an unknown dimension.
             values: The value of every attribute.
             gradient: Whether the gradients are about to be used.
         """
@@ -159,14 +159,14 @@ class OpCore:
         return self._prepare is not None
 
     def encode(self, values: Mapping[str, Any]) -> list[int]:
-        """All attributes as words."""
+        """Encode all attributes as words."""
         return encode_attributes(self._definition.attributes, values)
 
     def decode(self, words: Sequence[int]) -> dict[str, Any]:
-        """The attributes that `encode` has encoded.
+        """Decode the words that `encode` made.
 
         Raises:
-            ValueError: Another number of words.
+            ValueError: The number of words is another.
         """
         return decode_attributes(self._definition.attributes, words)
 
@@ -178,7 +178,7 @@ class OpCore:
         """
         if not self.backward_steps:
             raise ValueError(
-                f"{self._label} has no backward function, so that nothing can be differentiated "
+                f"{self._label} has no backward function, so nothing can be differentiated "
                 "through it; give it one, or keep it out of what is differentiated "
                 "(keras.ops.stop_gradient)"
             )
@@ -223,6 +223,6 @@ class OpCore:
         for name in parameters(self._prepare):
             if name not in known:
                 raise ValueError(
-                    f"{self._label}: prepare: parameter {name!r} is no input or attribute of the "
-                    f"op; there are {', '.join(sorted(known))}"
+                    f"{self._label}: prepare: parameter {name!r} is not an input or attribute of "
+                    f"the op; there are {', '.join(sorted(known))}"
                 )

@@ -1,10 +1,10 @@
 """Compile the functions of a model's ops before its first step, in several processes.
 
-Numba compiles on one thread. If nothing is on the disk yet, at the first training on a machine, the
-other processors would wait. So the caller builds its model within `collecting`, which notes every
-use of an op instead of compiling it, and hands the uses to `compile_ahead`. Worker processes, which
-import no framework, compile the functions and leave them in Numba's disk cache, where this process
-finds them.
+Numba compiles on one thread. At the first training on a machine nothing is in the disk cache yet,
+and the other processors would be idle. So the caller calls its layers symbolically within
+`collecting`, which notes every use of an op instead of compiling it. `compile_ahead` then starts
+worker processes, which import no framework. They compile the functions and call them once, so that
+their kernels are compiled too. This process finds the results in the disk cache.
 
 Nothing depends on the workers. A function that they cannot compile is compiled here when it is
 first called.
@@ -70,7 +70,7 @@ def compile_ahead(uses: Sequence[Use], *, gradients: bool = True) -> None:
     if processes < 2 or not _available():
         return
     jobs = make_jobs(uses, gradients)
-    # One function is compiled here as soon as a worker would have started.
+    # A single function is compiled here, in the time in which a worker would start.
     if len(jobs) > 1:
         run_jobs(jobs, min(processes, len(jobs)))
 

@@ -90,7 +90,7 @@ def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> None:
 
 def _end(worker: subprocess.Popen[bytes]) -> None:
     worker.kill()
-    # The system may hold on to a process for longer, which is no reason to wait.
+    # Not longer: the system may keep a killed process for minutes, for instance on a slow disk.
     with contextlib.suppress(subprocess.TimeoutExpired):
         worker.wait(1)
     with contextlib.suppress(OSError):

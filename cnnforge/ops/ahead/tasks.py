@@ -1,4 +1,4 @@
-"""The jobs that uses of ops in a graph need."""
+"""Make the jobs that compile the functions of some uses of ops."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STAND_INS = (32, 8, 1)
 
 
 class Op(Protocol):
-    """What this package needs to know about an op; `cnnforge.ops.op_base.OpBase` is one."""
+    """The part of `cnnforge.ops.op_base.OpBase` that this module needs."""
 
     inputs: tuple[Array, ...]
     outputs: tuple[Array, ...]
@@ -36,7 +36,7 @@ class Op(Protocol):
     def output_shapes(
         self, shapes: Sequence[Shape], values: Mapping[str, Any]
     ) -> tuple[Shape, ...]:
-        """The shapes of the outputs, as far as those of the inputs are known."""
+        """Return the shapes of the outputs, as far as those of the inputs are known."""
         ...
 
 
@@ -97,7 +97,7 @@ def _calls(
 def _can_travel(function: Dispatcher, signature: tuple[types.Type, ...]) -> bool:
     """Whether a function is not compiled yet, and a worker can find it.
 
-    False also for one whose module has imported a framework, which a worker refuses to do.
+    False also if its module has imported a framework, because a worker refuses that.
     """
     module, name = function.py_func.__module__, function.py_func.__qualname__
     known = sys.modules.get(module)

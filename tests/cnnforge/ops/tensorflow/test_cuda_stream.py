@@ -69,7 +69,7 @@ def test_no_compiler(tmp_path, monkeypatch):
     with pytest.raises(NoStreamError, match=r"no C\+\+ compiler was found; install one: apt"):
         build(tmp_path / "cache")
     monkeypatch.setenv("CXX", "nosuchcompiler")
-    with pytest.raises(NoStreamError, match="CXX is 'nosuchcompiler', which is no program"):
+    with pytest.raises(NoStreamError, match="CXX is 'nosuchcompiler', which is not a program"):
         build(tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
