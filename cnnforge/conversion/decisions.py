@@ -118,6 +118,8 @@ def _compile_ahead(
     model: keras.Model, layers: Registry[LayerSpec], batch_size: int, training: bool
 ) -> None:
     """Compile the kernels of all plugin layers that a model may get, in several processes."""
+    if not ahead.available():
+        return
     built: set[str] = set()
 
     def build(spec: LayerSpec, layer: keras.layers.Layer, config: dict[str, Any] | None) -> Choice:

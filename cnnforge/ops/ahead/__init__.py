@@ -23,7 +23,7 @@ from contextvars import ContextVar
 
 import numba
 
-from cnnforge.ops.ahead.pool import VARIABLE, run_jobs
+from cnnforge.ops.ahead.pool import MAX_WORKERS, VARIABLE, run_jobs
 from cnnforge.ops.ahead.tasks import Use, make_jobs
 from cnnforge_disk_cache import share_disk_cache
 
@@ -66,18 +66,17 @@ def compile_ahead(uses: Sequence[Use], *, gradients: bool = True) -> None:
         uses: The uses, from `collecting`.
         gradients: Whether to compile the backward functions as well.
     """
-    processes = _processors()
-    if processes < 2 or not _available():
-        return
     jobs = make_jobs(uses, gradients)
     # A single function is compiled here, in the time in which a worker would start.
-    if len(jobs) > 1:
-        run_jobs(jobs, min(processes, len(jobs)))
+    if len(jobs) > 1 and available():
+        run_jobs(jobs, min(_processors(), len(jobs), MAX_WORKERS))
 
 
-def _available() -> bool:
+def available() -> bool:
+    """Whether workers can be started, and save time."""
     return (
         os.environ.get(VARIABLE, "1") != "0"
+        and _processors() > 1
         and os.name == "posix"
         and bool(sys.executable)
         and not getattr(sys, "frozen", False)

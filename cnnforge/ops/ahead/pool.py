@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from cnnforge.ops.ahead.job import Job
 
 VARIABLE = "CNNFORGE_COMPILE_AHEAD"
-# A job is a byte in the queue.
-MAX_JOBS = 255
+# A worker needs about 200 MB.
+MAX_WORKERS = 8
+# The number of a job is one byte in the queue.
+_MAX_JOBS = 255
 # The limit for all jobs together. What a worker does later is compiled by this process.
 _MAX_SECONDS = 300.0
 
@@ -38,7 +40,7 @@ def run_jobs(jobs: Sequence[Job], processes: int) -> None:
         jobs: The jobs, those that take longest first.
         processes: The number of workers.
     """
-    jobs = jobs[:MAX_JOBS]
+    jobs = jobs[:_MAX_JOBS]
     queue, filled = os.pipe()
     workers: list[subprocess.Popen[bytes]] = []
     try:

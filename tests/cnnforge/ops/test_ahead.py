@@ -69,7 +69,7 @@ print(gradients[0].sum(), gradients[1].sum(), *hits(op), *misses(op), len(starte
 """
 
 
-def test_what_workers_compile_is_loaded_here(run):
+def test_functions_that_workers_compile_are_loaded_from_disk(run):
     # One of the two backward functions is a plain function, which `ArrayOp` compiles.
     assert run(SCALE) == ["scale_grad_inputs", "12.0", "12.0", *"111000", "2"]
 
@@ -108,7 +108,7 @@ print(*hits(op), *misses(op), *(worker.returncode for worker in started))
 
 
 def test_a_worker_that_dies_loses_no_other_job(run):
-    # It had compiled the function, and died when it called it.
+    # The worker has compiled the function, and died in the call.
     *counts, first, second = run(DYING)
     assert counts == list("1100")
     assert sorted([int(first), int(second)]) == [-6, 0]
@@ -153,7 +153,7 @@ def copy_backward(grad_outputs, grad_inputs):
 op = ahead_ops.unary("uses_framework", copy_backward)
 """
     )
-    # What `import keras` leaves in the module shows that without a worker.
+    # `import keras` leaves a module in the globals, so that no worker is started.
     workers = "0" if statement == "import keras" else "2"
     assert run(REFUSED, tmp_path) == [workers, "1"]
 
@@ -194,7 +194,7 @@ except KeyboardInterrupt:
 
 def test_an_interrupt_ends_the_workers(run):
     *processes, first_session, second_session, first, second = run(ENDING, "SIGINT")
-    # In a session of their own: an interrupt from the terminal is for the parent only.
+    # Workers have sessions of their own, so that a Ctrl-C in the terminal reaches the parent only.
     assert (first_session, second_session) == ("False", "False")
     assert -9 in (int(first), int(second))
     assert ended(map(int, processes))

@@ -1,7 +1,7 @@
-"""The ways to TensorFlow's CUDA devices: which is taken, and what goes wrong, with no device.
+"""Tests of the routes to TensorFlow's CUDA devices, without a device: the choice, and errors.
 
-What is registered for such a device is registered for the CPU here: a graph runs it with pointers
-of the host. Stand-ins for TensorFlow's stream and for `cuLaunchKernel` compute in a device's place.
+The tests register kernels for a CUDA device as kernels for the CPU, so that graphs run them with
+pointers of the host. Stand-ins for TensorFlow's stream and for `cuLaunchKernel` compute.
 """
 
 import ctypes
@@ -49,7 +49,7 @@ def floats(address, size):
 
 
 class Cuda(ModuleType):
-    """What an op names as `cuda`, and the driver behind it.
+    """The module that an op names as `cuda`, and a stand-in for the driver.
 
     The kernel: target[i] = factor * source[i] + shift, through memory that begins `offset` bytes
     behind `scratch`.
@@ -130,7 +130,7 @@ def cuda(monkeypatch):
 
 
 def define(module, /, **keywords):
-    """An op that nobody has registered yet."""
+    """Return an op that is not registered yet."""
     return ArrayOp(
         module.__name__,
         **{
@@ -149,17 +149,17 @@ def define(module, /, **keywords):
 
 @pytest.fixture
 def op(cuda, monkeypatch):
-    """An op that runs on a CUDA device: TensorFlow's CPU."""
+    """Return an op whose kernel for CUDA devices runs on TensorFlow's CPU."""
     register_kernel = registration._register_kernel
 
     def elsewhere(name, kind, state_of, address):
         if kind == "GPU":
             register_kernel(name, "CPU", state_of, address)
 
-    chosen = cuda_route.Choice("stream", "the test says so", cuda.kernels)
+    chosen = cuda_route.Choice("stream", "set by the test", cuda.kernels)
     monkeypatch.setattr(cuda_route, "_choice", chosen)
     monkeypatch.setattr(registration, "_register_kernel", elsewhere)
-    monkeypatch.setattr(route, "_choice", route._Choice(registration, "c_api", "the test says so"))
+    monkeypatch.setattr(route, "_choice", route._Choice(registration, "c_api", "set by the test"))
     made = define(cuda)
     registration.register(made)
     return made
@@ -201,7 +201,7 @@ def test_every_shape_attribute_and_device_has_a_recipe(op, cuda, monkeypatch):
     )
     for size in (1, 2, 3, 2, 1, 3, 0):
         assert op(tf.ones([size]), factor).shape == [size]
-    # Python is asked once for each, and never again.
+    # Python makes each recipe once.
     assert len(cuda.recorded) == len(asked) == 4
     op(tf.ones([3]), factor, shift=0.25)
     assert len(cuda.recorded) == 5
@@ -240,7 +240,7 @@ def test_many_threads_meet_a_new_shape(op, cuda):
         ({"memories": [(SCRATCH, 1 << 60)]}, "(?i)oom|alloc"),
     ],
 )
-def test_what_goes_wrong_is_the_error_of_the_op(op, cuda, wrong, named):
+def test_an_error_names_the_op(op, cuda, wrong, named):
     before = {key: getattr(cuda, key) for key in wrong}
     vars(cuda).update(wrong)
     errors = (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError)
@@ -266,12 +266,12 @@ def test_memory_does_not_grow(op, cuda):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(200):
         call()
-    # A buffer of 4 MiB for each call, if it were kept: 800 MiB.
+    # If each call kept its buffer of 4 MiB, this would be 800 MiB.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 17
 
 
-def test_registered_for_a_device_that_is_not_there(cuda, monkeypatch):
-    """As on a machine whose device has been hidden: the CPU computes as ever."""
+def test_registration_for_a_device_that_does_not_exist(cuda, monkeypatch):
+    """The CPU computes as usual if a device is hidden from TensorFlow."""
     from tensorflow.python.framework import kernels
 
     op = define(cuda)
@@ -308,7 +308,7 @@ def test_without_a_device_nothing_is_tried(cuda, monkeypatch):
     assert cuda_route._decide("auto").reason == "this TensorFlow is built without CUDA"
 
 
-def test_the_second_way_is_taken_where_the_first_fails(cuda, monkeypatch):
+def test_dlpack_is_taken_if_the_stream_cannot_be_found(cuda, monkeypatch):
     def no_compiler():
         raise stream.NoStreamError("no C++ compiler was found; install one: apt install g++")
 
@@ -342,7 +342,7 @@ def test_the_second_way_is_taken_where_the_first_fails(cuda, monkeypatch):
     assert choice.reason.endswith("apt install g++; dlpack: the self-test gave [1.0]")
 
 
-def test_the_first_way(cuda, monkeypatch):
+def test_the_stream_is_taken_first(cuda, monkeypatch):
     def run(call):
         assert call(define(cuda), [tf.ones([1]), tf.ones([1])], {"shift": 1.0})[0] == 2.0
 
@@ -400,7 +400,7 @@ def test_nothing_is_compiled_for_ops_that_cannot_use_it(cuda, monkeypatch):
 
 
 def test_a_module_that_cannot_record(cuda, monkeypatch):
-    """It serves the torch backend; under TensorFlow its op stays on the CPU."""
+    """Such a module serves the torch backend; under TensorFlow its op stays on the CPU."""
     monkeypatch.setattr(cuda_route, "_choice", cuda_route.Choice("stream", "", cuda.kernels))
     monkeypatch.setitem(sys.modules, "plain_cuda", ModuleType("plain_cuda"))
     op = define(cuda, cuda="plain_cuda")
@@ -419,7 +419,7 @@ def test_a_module_that_cannot_record(cuda, monkeypatch):
 # The self-test.
 
 
-def test_the_self_test_notices_what_is_wrong():
+def test_the_self_test_fails_on_wrong_devices():
     def on_the_cpu(op, tensors, values):
         return [op.run(*(tensor.numpy() for tensor in tensors), **values)]
 
@@ -462,7 +462,7 @@ def test_the_kernel_of_the_self_test_is_assembled(arch):
 
 @pytest.fixture
 def handed_over(cuda, monkeypatch):
-    """An op whose tensors are handed over, to a device whose memory is the host's."""
+    """Return an op whose tensors are passed by DLPack to a device that uses the host's memory."""
     events = []
 
     def function(source, factor, target, shift, stream):
@@ -476,8 +476,8 @@ def handed_over(cuda, monkeypatch):
     monkeypatch.setattr(cuda, "note", function)
     monkeypatch.setattr(dlpack, "synchronize", lambda: events.append("wait"))
     monkeypatch.setattr(dlpack, "_on_device", lambda tensor: True)
-    monkeypatch.setattr(cuda_route, "_choice", cuda_route.Choice("dlpack", "the test says so"))
-    monkeypatch.setattr(route, "_choice", route._Choice(registration, "c_api", "the test says so"))
+    monkeypatch.setattr(cuda_route, "_choice", cuda_route.Choice("dlpack", "set by the test"))
+    monkeypatch.setattr(route, "_choice", route._Choice(registration, "c_api", "set by the test"))
     return define(cuda), events
 
 
