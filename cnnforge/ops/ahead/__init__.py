@@ -66,10 +66,14 @@ def compile_ahead(uses: Sequence[Use], *, gradients: bool = True) -> None:
         uses: The uses, from `collecting`.
         gradients: Whether to compile the backward functions as well.
     """
-    jobs = make_jobs(uses, gradients)
-    # A single function is compiled here, in the time in which a worker would start.
-    if len(jobs) > 1 and available():
-        run_jobs(jobs, min(_processors(), len(jobs), MAX_WORKERS))
+    if not available():
+        return
+    # A function may be made of objects of any kind, which may not be picklable.
+    with contextlib.suppress(Exception):
+        jobs = make_jobs(uses, gradients)
+        # A single function is compiled here, in the time in which a worker would start.
+        if len(jobs) > 1:
+            run_jobs(jobs, min(_processors(), len(jobs), MAX_WORKERS))
 
 
 def available() -> bool:

@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 
@@ -26,7 +27,7 @@ _SOURCE = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
 from cnnforge.ops.ahead.worker import main
-main(int(sys.argv[2]))
+main(*map(int, sys.argv[2:]))
 """
 
 
@@ -37,50 +38,46 @@ def run_jobs(jobs: Sequence[Job], processes: int) -> None:
     worker that dies loses the job that it has taken, and no other.
 
     Args:
-        jobs: The jobs, those that take longest first.
+        jobs: The jobs, in the order in which to begin them.
         processes: The number of workers.
+
+    Raises:
+        OSError: There are no file descriptors, or the disk is full.
     """
     jobs = jobs[:_MAX_JOBS]
-    queue, filled = os.pipe()
     workers: list[subprocess.Popen[bytes]] = []
-    try:
-        os.write(filled, bytes(range(len(jobs))))
-        os.close(filled)
-        message = pickle.dumps(jobs)
-        # Without processes or memory to be had, there are fewer workers, or none.
-        with contextlib.suppress(OSError):
-            for _ in range(processes):
-                workers.append(_start(queue))
-        for worker in workers:
-            _send(worker, message)
-        _wait(workers)
-    finally:
-        os.close(queue)
-        for worker in workers:
-            _end(worker)
+    with tempfile.TemporaryFile() as file:
+        file.write(pickle.dumps(jobs))
+        file.flush()
+        queue, filled = os.pipe()
+        try:
+            os.write(filled, bytes(range(len(jobs))))
+            os.close(filled)
+            # If the system allows no more processes, there are fewer workers, or none.
+            with contextlib.suppress(OSError):
+                for _ in range(processes):
+                    workers.append(_start(queue, file.fileno()))
+            _wait(workers)
+        finally:
+            os.close(queue)
+            for worker in workers:
+                _end(worker)
 
 
-def _start(queue: int) -> subprocess.Popen[bytes]:
+def _start(queue: int, jobs: int) -> subprocess.Popen[bytes]:
     flags = subprocess._args_from_interpreter_flags()  # pyright: ignore[reportAttributeAccessIssue]
     path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
     return subprocess.Popen(
-        [sys.executable, *flags, "-c", _SOURCE, path, str(queue)],
+        [sys.executable, *flags, "-c", _SOURCE, path, str(queue), str(jobs)],
+        # Nothing is written to it. Its end tells the worker that this process has ended.
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, VARIABLE: "0"},
-        pass_fds=[queue],
+        pass_fds=[queue, jobs],
         # A Ctrl-C in the terminal is meant for this process only, which ends its workers.
         start_new_session=True,
     )
-
-
-def _send(worker: subprocess.Popen[bytes], message: bytes) -> None:
-    assert worker.stdin is not None
-    # The worker may have ended already. Stdin stays open until this process ends.
-    with contextlib.suppress(OSError):
-        worker.stdin.write(message)
-        worker.stdin.flush()
 
 
 def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -95,6 +92,5 @@ def _end(worker: subprocess.Popen[bytes]) -> None:
     # Not longer: the system may keep a killed process for minutes, for instance on a slow disk.
     with contextlib.suppress(subprocess.TimeoutExpired):
         worker.wait(1)
-    with contextlib.suppress(OSError):
-        assert worker.stdin is not None
+    if worker.stdin is not None:
         worker.stdin.close()

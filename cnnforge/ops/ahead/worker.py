@@ -1,8 +1,7 @@
-"""The worker process: takes jobs, compiles, and tries what it has compiled.
+"""The worker process: take jobs, compile their functions, and call them.
 
-What it compiles goes to Numba's disk cache, where the process that has started it finds it. A
-function is tried on arrays so that its kernels are compiled: only when it runs, it turns out which
-ones there are.
+Numba writes the result to its disk cache, where the parent finds it. A function is called with
+arrays so that its kernels are compiled too: only a call finds out which kernels there are.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import threading
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from types import FunctionType
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import numba
 from numba.core.dispatcher import Dispatcher
@@ -25,7 +24,8 @@ from cnnforge.ops.ahead.job import FRAMEWORKS, Job, digest, find, make_array
 from cnnforge.ops.compiling.entry import launch_threads
 from cnnforge_disk_cache import share_disk_cache
 
-# A job that hangs ends the worker: a function that hangs holds the GIL, and no thread runs.
+# Seconds after which a job ends the worker. A function that hangs holds the GIL, so that the thread
+# that watches the parent does not run.
 _MAX_SECONDS = 200
 
 
@@ -45,23 +45,24 @@ class _Refusal(MetaPathFinder):
             raise ModuleNotFoundError(f"{name} is not imported here", name=name)
 
 
-def main(taken: int) -> NoReturn:
-    """Do the jobs that arrive on stdin, until none is left or the parent ends.
+def main(queue: int, file: int) -> NoReturn:
+    """Do the jobs in a queue until it is empty or the parent ends.
 
     Args:
-        taken: The file descriptor of the queue.
+        queue: File descriptor of the queue, which holds the number of each job as a byte.
+        file: File descriptor of a file with the pickled list of all jobs.
     """
-    source = os.fdopen(os.dup(0), "rb")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _leave_no_core()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     share_disk_cache()
-    jobs: Sequence[Job] = pickle.load(source)
-    threading.Thread(target=_end_with_parent, args=[source], daemon=True).start()
+    # Not `read`, whose position all workers share.
+    jobs: Sequence[Job] = pickle.loads(os.pread(file, os.fstat(file).st_size, 0))
     refusal = _Refusal()
     sys.meta_path.insert(0, refusal)
-    while number := os.read(taken, 1):
+    while number := os.read(queue, 1):
         signal.alarm(_MAX_SECONDS)
-        # The parent compiles it again, and says what is wrong.
+        # The parent compiles the function again, and reports the error.
         with contextlib.suppress(Exception):
             _do(jobs[number[0]], refusal)
         if refusal.asked:
@@ -76,8 +77,9 @@ def _leave_no_core() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _end_with_parent(source: BinaryIO) -> None:
-    source.read()
+def _end_with_parent() -> None:
+    while os.read(0, 1):
+        pass
     os._exit(0)
 
 
@@ -99,5 +101,5 @@ def _try(function: Dispatcher, signature: Sequence[Any], arguments: Sequence[Any
         make_array(*value) if type_.name.startswith("array") else value
         for type_, value in zip(signature, arguments, strict=True)
     ]
-    # Not by the function, which would choose among what it has been compiled for.
+    # Not `function(*ready)`, which would choose among all signatures that are compiled.
     function.overloads[tuple(signature)].entry_point(*ready)

@@ -41,8 +41,8 @@ def misses(op):
 
 started = []
 _start = pool._start
-def start(queue):
-    started.append(_start(queue))
+def start(*files):
+    started.append(_start(*files))
     return started[-1]
 pool._start = start
 """
@@ -115,7 +115,7 @@ def test_a_worker_that_dies_loses_no_other_job(run):
 
 
 def test_without_processes_functions_are_compiled_here(run):
-    source = "def _fail(queue): raise BlockingIOError\npool._start = _fail\n"
+    source = "def _fail(*_): raise BlockingIOError\npool._start = _fail\n"
     assert run(source + SCALE)[-7:] == [*"000111", "0"]
 
 
@@ -260,12 +260,20 @@ def test_a_use_outside_of_collecting_is_not_noted(scale_op):
 
 def test_there_are_no_more_jobs_than_the_queue_holds(monkeypatch):
     seen = []
-    monkeypatch.setattr(pool, "_start", lambda queue: seen.append(os.read(queue, 1000)))
+    monkeypatch.setattr(pool, "_start", lambda queue, jobs: seen.append(os.read(queue, 1000)))
     monkeypatch.setattr(pool, "_end", lambda worker: None)
     monkeypatch.setattr(pool, "_wait", lambda workers: None)
-    monkeypatch.setattr(pool, "_send", lambda worker, message: None)
     pool.run_jobs([Job("module", "name", "", (), None)] * 300, 1)
     assert seen == [bytes(range(255))]
+
+
+def test_a_function_that_cannot_be_sent_is_compiled_here(monkeypatch):
+    def fail(*_):
+        raise TypeError("cannot pickle")
+
+    monkeypatch.setattr(ahead, "available", lambda: True)
+    monkeypatch.setattr(ahead, "make_jobs", fail)
+    ahead.compile_ahead([])
 
 
 NUMBER = 1

@@ -394,7 +394,8 @@ def test_nothing_is_compiled_for_ops_that_cannot_use_it(cuda, monkeypatch):
         cuda_route, "registered_ops", lambda: [define(cuda), define(cuda, cuda=None)]
     )
     assert cuda_route.describe() == (
-        "GPU: launched on TensorFlow's own stream (it works); some ops on the CPU: "
+        "GPU: launched on TensorFlow's own stream (experimental: not yet run on a device; "
+        "it works); some ops on the CPU: "
         "numba-cuda is not installed"
     )
 

@@ -72,8 +72,8 @@ def launch(function, x, y, z, threads, ty, tz, shared, stream, places, extra):
     return 0
 
 kernels = CudaKernels("PRETEND", address(stream), address(launch))
-_tf_cuda_probe._function = lambda: 1
-op = _tf_cuda_self_test.make_op()
+probe._function = lambda: 1
+op = self_test.make_op()
 
 def call(op, tensors, values):
     registration.register_steps(op, kernels)
@@ -81,11 +81,11 @@ def call(op, tensors, values):
 
 refused = True
 try:
-    _tf_cuda_self_test.run(call, "PRETEND")
+    self_test.run(call, "PRETEND")
 except tf.errors.InvalidArgumentError as error:
     print("refused:", "TensorFlow computes on a device that has no CUDA stream" in str(error))
 refused = False
-_tf_cuda_self_test.run(call, "PRETEND")
+self_test.run(call, "PRETEND")
 with tf.device("PRETEND:1"):
     (result,) = call(op, [tf.ones([2]), tf.ones([1])], {"offset": 1.0})
 print("second:", result.device[-9:], result.numpy().tolist())
@@ -109,11 +109,11 @@ def stream(context, found):
     found[0], found[1] = 77, 0
     return 0
 
-driver = simulation.Driver()
-launch = driver.launch_kernel()
-runtime._driver = driver
+simulated = simulated_driver.Driver()
+launch = simulated.launch_kernel()
+driver._driver = simulated
 module.missing = lambda: None
-_tf_cuda._choice = _tf_cuda.Choice(
+cuda._choice = cuda.Choice(
     "stream", "", CudaKernels("PRETEND", address(stream), address(launch))
 )
 keras.utils.set_random_seed(1)
@@ -130,10 +130,10 @@ def compute(inputs):
     return outputs, *tape.gradient(outputs, [v.value for l in layers for v in l.variables])
 
 def run(device, function):
-    driver.launches.clear()
+    simulated.launches.clear()
     with tf.device(device):
         found = function(inputs)
-    print(device, found[0].device[-9:], len(driver.launches))
+    print(device, found[0].device[-9:], len(simulated.launches))
     return found
 
 layers_built = compute(inputs)
@@ -143,7 +143,7 @@ for function in (compute, tf.function(compute)):
     assert len(found) == 5
     for ours, theirs in zip(found, expected):
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-4, atol=1e-5)
-print(*driver.kernels)
+print(*simulated.kernels)
 """
 
 
