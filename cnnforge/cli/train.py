@@ -206,7 +206,7 @@ def _run(session: Session, json: bool) -> None:
 
     path = session.run.path
     _render.message(f"run directory: {path}")
-    _ctrl_c.say(f"interrupted; go on with 'cnnforge train --resume {path}'")
+    _ctrl_c.set_message(f"interrupted; go on with 'cnnforge train --resume {path}'")
     for warning in session.warnings:
         _render.message(f"note: {warning}")
     if session.checks:
@@ -235,7 +235,7 @@ def _run(session: Session, json: bool) -> None:
             raise typer.Exit(stop.exit_code)
     if _stopped(session):
         _render.message(_stopped(session))
-    _ctrl_c.say(
+    _ctrl_c.set_message(
         "interrupted; the model is saved, its tables and figures are not all there: they are "
         f"written by 'cnnforge train --resume {path}'"
     )
