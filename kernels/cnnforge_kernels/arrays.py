@@ -56,10 +56,10 @@ def optional(name: str, value: Any, rank: int, stream: Any = None) -> Any:
     return NONE if value is None else array(name, value, rank, stream)
 
 
-def winners_array(value: Any, stream: Any = None) -> Any:
-    """The winners of a pool, C-contiguous, wherever they lie."""
+def argmax_array(value: Any, stream: Any = None) -> Any:
+    """The argmax of a pool, C-contiguous, wherever they lie."""
     if is_device_array(value):
-        return _cuda().dense("winners", value, stream)
+        return _cuda().dense("argmax", value, stream)
     return np.ascontiguousarray(value)
 
 

@@ -122,16 +122,16 @@ def max_pool2d(
     padded, sizes = _pad(inputs, pool_size, strides, same, (1, 1), -np.inf)
     real, _ = _pad(np.ones_like(inputs), pool_size, strides, same, (1, 1), 0.0)
     best = np.full((len(inputs), *sizes, inputs.shape[3]), -np.inf)
-    winners = np.full(best.shape, -1)
+    argmax = np.full(best.shape, -1)
     if best.size:
         for i, j, rows, columns in _taps(pool_size, strides, (1, 1), sizes):
             cell, there = padded[:, rows, columns], real[:, rows, columns] > 0
-            wins = there & (winners < 0) | (~(cell <= best) & ~np.isnan(best))
-            best, winners = (
+            wins = there & (argmax < 0) | (~(cell <= best) & ~np.isnan(best))
+            best, argmax = (
                 np.where(wins, cell, best),
-                np.where(wins, i * pool_size[1] + j, winners),
+                np.where(wins, i * pool_size[1] + j, argmax),
             )
-    return best, winners
+    return best, argmax
 
 
 def max_pool2d_grad(
@@ -144,11 +144,11 @@ def max_pool2d_grad(
 ) -> Array:
     """The gradient of the inputs, (N, H, W, C): all of it to the first maximum of each window."""
     strides = strides or pool_size
-    _, winners = max_pool2d(inputs, pool_size=pool_size, strides=strides, same=same)
+    _, argmax = max_pool2d(inputs, pool_size=pool_size, strides=strides, same=same)
     grads, sizes = _pad(np.zeros_like(inputs), pool_size, strides, same, (1, 1), 0.0)
     if grad_outputs.size:
         for i, j, rows, columns in _taps(pool_size, strides, (1, 1), sizes):
-            chosen = winners == i * pool_size[1] + j
+            chosen = argmax == i * pool_size[1] + j
             grads[:, rows, columns] += np.where(chosen, grad_outputs, 0.0)
     return _crop(grads, inputs, pool_size, strides, same)
 
@@ -343,15 +343,15 @@ def conv_block(
     pool_size: Pair = (2, 2),
     **options: Any,
 ) -> tuple[Array, NDArray[np.int64]]:
-    """Convolution, ReLU and VALID max pooling: outputs, and winners, 255 where none is positive."""
-    best, winners = max_pool2d(conv2d(inputs, weights, bias, **options), pool_size=pool_size)
-    return np.where(best < 0, 0, best), np.where(best > 0, winners, 255)
+    """Convolution, ReLU and VALID max pooling: outputs, and argmax, 255 where none is positive."""
+    best, argmax = max_pool2d(conv2d(inputs, weights, bias, **options), pool_size=pool_size)
+    return np.where(best < 0, 0, best), np.where(best > 0, argmax, 255)
 
 
 def conv_block_gradients(
     inputs: NDArray,
     weights: NDArray,
-    winners: NDArray,
+    argmax: NDArray,
     grad_outputs: NDArray,
     *,
     pool_size: Pair = (2, 2),
@@ -359,7 +359,7 @@ def conv_block_gradients(
 ) -> tuple[Array, Array, Array]:
     """Gradients of (inputs, weights, bias); options as in ``conv2d``, but ``relu``."""
     grads = np.zeros_like(conv2d(inputs, weights, **options))
-    for n, r, q, f in np.argwhere(winners != 255):
-        i, j = divmod(int(winners[n, r, q, f]), pool_size[1])
+    for n, r, q, f in np.argwhere(argmax != 255):
+        i, j = divmod(int(argmax[n, r, q, f]), pool_size[1])
         grads[n, r * pool_size[0] + i, q * pool_size[1] + j, f] = grad_outputs[n, r, q, f]
     return conv2d_gradients(inputs, weights, grads, **options)

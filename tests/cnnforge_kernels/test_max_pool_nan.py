@@ -55,13 +55,13 @@ def test_what_tensorflow_says(name):
 def test_what_we_say(name, channels):
     window, _, _, _, best, cell = WINDOWS[name]
     inputs = np.repeat(as_image(window), channels, 3)
-    outputs, winners = kernels.max_pool2d(inputs)
+    outputs, argmax = kernels.max_pool2d(inputs)
     np.testing.assert_array_equal(outputs, np.full((1, 1, 1, channels), best, np.float32))
-    np.testing.assert_array_equal(winners, np.full((1, 1, 1, channels), cell))
+    np.testing.assert_array_equal(argmax, np.full((1, 1, 1, channels), cell))
     oracle, cells = reference.max_pool2d(inputs)
     np.testing.assert_array_equal(outputs, oracle.astype(np.float32))
-    np.testing.assert_array_equal(winners, cells)
-    gradient = kernels.max_pool2d_grad(np.ones_like(outputs), winners, inputs.shape)
+    np.testing.assert_array_equal(argmax, cells)
+    gradient = kernels.max_pool2d_grad(np.ones_like(outputs), argmax, inputs.shape)
     expected = np.zeros((4, channels), np.float32)
     expected[cell] = 1
     np.testing.assert_array_equal(gradient.reshape(4, channels), expected)
@@ -75,9 +75,9 @@ def test_what_the_fused_block_says(name):
     passes gradients on only where its outputs are above zero, which NaN is not.
     """
     window, _, _, _, best, cell = WINDOWS[name]
-    outputs, winners = kernels.conv_block(as_image(window), np.ones((1, 1, 1, 1), np.float32))
+    outputs, argmax = kernels.conv_block(as_image(window), np.ones((1, 1, 1, 1), np.float32))
     np.testing.assert_equal(outputs.item(), np.maximum(np.float32(best), np.float32(0)).item())
-    assert winners.item() == (cell if best > 0 else 255)
+    assert argmax.item() == (cell if best > 0 else 255)
 
 
 def test_tensorflows_relu_and_nan():

@@ -209,11 +209,11 @@ def conv_block_forward(
     groups: int,
     pool_size: Pair,
     outputs: Any,
-    winners: Any,
+    argmax: Any,
     stream: Any = None,
 ) -> None:
     """Convolution, bias, ReLU and max pooling; ``winners`` uint8, 255 for no gradient."""
-    arrays = views(inputs=inputs, weights=weights, bias=bias, outputs=outputs, winners=winners)
+    arrays = views(inputs=inputs, weights=weights, bias=bias, outputs=outputs, winners=argmax)
     c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
     plan = block_plans.forward(c, tuple(pool_size), _has_bias(arrays))
     run_on(plan, arrays, ("outputs", "winners"), stream)
@@ -222,7 +222,7 @@ def conv_block_forward(
 def conv_block_grad_inputs(
     inputs: Any,
     weights: Any,
-    winners: Any,
+    argmax: Any,
     strides: Pair,
     same: bool,
     dilation_rate: Pair,
@@ -234,7 +234,7 @@ def conv_block_grad_inputs(
 ) -> None:
     """The gradient of ``inputs``, of which only the shape is used, from the winners."""
     arrays = views(
-        weights=weights, winners=winners, grad_outputs=grad_outputs, grad_inputs=grad_inputs
+        weights=weights, winners=argmax, grad_outputs=grad_outputs, grad_inputs=grad_inputs
     )
     c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
     run_on(block_plans.grad_inputs(c, tuple(pool_size)), arrays, ("grad_inputs",), stream)
@@ -244,7 +244,7 @@ def conv_block_grad_weights(
     inputs: Any,
     weights: Any,
     bias: Any,
-    winners: Any,
+    argmax: Any,
     strides: Pair,
     same: bool,
     dilation_rate: Pair,
@@ -258,7 +258,7 @@ def conv_block_grad_weights(
     """The gradients of ``weights`` and ``bias``, of which only the shapes are used."""
     arrays = views(
         inputs=inputs,
-        winners=winners,
+        winners=argmax,
         grad_outputs=grad_outputs,
         grad_weights=grad_weights,
         grad_bias=grad_bias,
@@ -280,18 +280,18 @@ def max_pool2d_forward(
     strides: Pair,
     same: bool,
     outputs: Any,
-    winners: Any,
+    argmax: Any,
     stream: Any = None,
 ) -> None:
     """The maximum of each window and its cell; ``winners`` uint8, int32 beyond 256 cells."""
-    arrays = views(inputs=inputs, outputs=outputs, winners=winners)
+    arrays = views(inputs=inputs, outputs=outputs, winners=argmax)
     p = _pool(arrays, inputs, pool_size, strides, same)
     run_on(_pooling.forward(p, True), arrays, ("outputs", "winners"), stream)
 
 
 def max_pool2d_grad_inputs(
     inputs: Any,
-    winners: Any,
+    argmax: Any,
     pool_size: Pair,
     strides: Pair,
     same: bool,
@@ -300,7 +300,7 @@ def max_pool2d_grad_inputs(
     stream: Any = None,
 ) -> None:
     """The gradient of ``inputs``, of which only the shape is used, from the winners."""
-    arrays = views(winners=winners, grad_outputs=grad_outputs, grad_inputs=grad_inputs)
+    arrays = views(winners=argmax, grad_outputs=grad_outputs, grad_inputs=grad_inputs)
     p = _pool(arrays, inputs, pool_size, strides, same)
     run_on(_pooling.backward(p, True), arrays, ("grad_inputs",), stream)
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnforge_kernels import arrays as at
+from cnnforge_kernels import arrays
 from cnnforge_kernels.geometry import output_size
 
 Array = NDArray[np.float32]
@@ -104,7 +104,7 @@ def output_shape(
 
 def bias_array(bias: Any, filters: int, stream: Any) -> Any:
     """A bias, or an empty array for none."""
-    offsets = at.optional("bias", bias, 1, stream)
+    offsets = arrays.optional("bias", bias, 1, stream)
     if offsets.size not in (0, filters):
         raise ValueError(f"`bias` must have {filters} values. Received: {offsets.size}")
     return offsets
@@ -113,18 +113,16 @@ def bias_array(bias: Any, filters: int, stream: Any) -> Any:
 def relu_mask(grads: Any, outputs: Any, shape: Shape, stream: Any) -> Any:
     """What tells where a ReLU was off: ``outputs``, or ``grads``, unused, where there was none."""
     check_shape("grad_outputs", grads, shape)
-    mask = grads if outputs is None else at.array("outputs", outputs, 4, stream)
+    mask = grads if outputs is None else arrays.array("outputs", outputs, 4, stream)
     check_shape("outputs", mask, shape)
     return mask
 
 
-def winners_array(
-    winners: Any, grads: Any, shape: Shape, pool: Pair, relu: bool, stream: Any
-) -> Any:
-    """The winners of a pool.
+def argmax_array(argmax: Any, grads: Any, shape: Shape, pool: Pair, relu: bool, stream: Any) -> Any:
+    """The argmax of a pool.
 
     Args:
-        winners: the array.
+        argmax: the array.
         grads: ``grad_outputs``, which must have the same shape.
         shape: that shape.
         pool: the window.
@@ -132,13 +130,13 @@ def winners_array(
         stream: for arrays on a device.
 
     Raises:
-        ValueError: another shape or dtype, or, in host memory, a winner that is no cell.
+        ValueError: another shape or dtype, or, in host memory, a argmax that is no cell.
     """
-    found, cells = at.winners_array(winners, stream), pool[0] * pool[1]
+    found, cells = arrays.argmax_array(argmax, stream), pool[0] * pool[1]
     dtype = np.dtype(np.uint8 if cells <= 256 else np.int32)
     if grads.shape != shape or found.shape != shape or found.dtype != dtype:
         raise ValueError(
-            f"`grad_outputs` and `winners` ({dtype}) must have shape {shape}. "
+            f"`grad_outputs` and `argmax` ({dtype}) must have shape {shape}. "
             f"Received: {grads.shape} and {found.dtype} {found.shape}"
         )
     if isinstance(found, np.ndarray):
@@ -148,7 +146,7 @@ def winners_array(
         if lowest < 0 or highest >= cells + relu:
             wrong = lowest if lowest < 0 else highest - relu
             raise ValueError(
-                f"`winners` must be cells of a window of {pool[0]} x {pool[1]}, from 0 to "
+                f"`argmax` must be cells of a window of {pool[0]} x {pool[1]}, from 0 to "
                 f"{cells - 1}, as the forward pass returned them. Received: {wrong}"
             )
     return found
@@ -175,7 +173,7 @@ def host_array(
     Raises:
         ValueError: something else.
     """
-    if at.is_device_array(value):
+    if arrays.is_device_array(value):
         raise ValueError(
             f"`{name}` must be a NumPy array: {function} has no kernel for CUDA devices. Use the "
             f"framework's own there, such as torch.nn.functional.{function}."
@@ -196,4 +194,4 @@ def host_out(function: str, given: Any, shape: tuple[int, ...], inputs: tuple[An
     """The float32 NumPy array to write to, ``given`` or a new one; arguments as above."""
     if given is not None:
         host_array(function, "out", given, np.float32)
-    return at.out("out", given, shape, inputs)
+    return arrays.out("out", given, shape, inputs)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnforge_kernels import arrays as at
+from cnnforge_kernels import arrays
 from cnnforge_kernels.cpu.norm import inference, training
 from cnnforge_kernels.launch.arguments import Array, host_array, host_out, is_relu
 
@@ -77,7 +77,7 @@ def batch_normalization(
     outputs = host_out("batch_norm", out, inputs.shape, (inputs, *options[:2]))
     mean, variance = (np.empty(inputs.shape[-1]) for _ in range(2))
     flat = _rows(inputs), *options, _rows(outputs), mean, variance
-    at.call(training.batch_norm_forward, *flat)
+    arrays.call(training.batch_norm_forward, *flat)
     return outputs, mean, variance
 
 
@@ -130,7 +130,7 @@ def batch_normalization_grads(
     grad_gamma, grad_beta = (np.empty(each, np.float32) for _ in range(2))
     upstream = mean, variance, _rows(grads), grad_mean, grad_variance
     flat = _rows(inputs), *options, *upstream, _rows(result), grad_gamma, grad_beta
-    at.call(training.batch_norm_grads, *flat)
+    arrays.call(training.batch_norm_grads, *flat)
     return result, grad_gamma, grad_beta
 
 
@@ -179,7 +179,7 @@ def batch_normalization_inference(
     _, mean, variance = _channels(gamma=gamma, mean=mean, variance=variance)
     outputs = host_out("batch_norm", out, inputs.shape, (inputs, gamma, beta, mean, variance))
     flat = _rows(inputs), gamma, beta, mean, variance, epsilon, _rows(outputs)
-    at.call(inference.batch_norm_inference, *flat)
+    arrays.call(inference.batch_norm_inference_forward, *flat)
     return outputs
 
 
@@ -216,7 +216,7 @@ def batch_normalization_inference_grads(
     result = host_out("batch_norm", out, inputs.shape, (inputs, gamma, mean, variance, grads))
     of_channels = [np.empty(gamma.shape, np.float32) for _ in range(4)]
     passed = gamma, variance, epsilon, _rows(grads), _rows(result)
-    at.call(inference.batch_norm_inference_grad_inputs, *passed)
+    arrays.call(inference.batch_norm_inference_grad_inputs, *passed)
     known = _rows(inputs), gamma, mean, variance, epsilon, _rows(grads)
-    at.call(inference.batch_norm_inference_grad_parameters, *known, *of_channels)
+    arrays.call(inference.batch_norm_inference_grad_parameters, *known, *of_channels)
     return result, *of_channels

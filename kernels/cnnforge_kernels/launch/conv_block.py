@@ -7,22 +7,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnforge_kernels import arrays as at
-from cnnforge_kernels.cpu.conv import conv_block as _conv_block
+from cnnforge_kernels import arrays
+from cnnforge_kernels.cpu.conv import conv_block as cpu
 from cnnforge_kernels.launch.arguments import (
     Array,
     Padding,
     Pair,
     Shape,
+    argmax_array,
     bias_array,
     convolution_options,
     pair,
     shape_of_four,
-    winners_array,
 )
+from cnnforge_kernels.launch.problem import Problem
 
-# A winner is one byte, and 255 says that no cell is positive.
-_MOST_POOL = 15
+# A argmax is one byte, and 255 says that no cell is positive.
+_MAX_POOL = 15
 
 
 def _block_options(
@@ -39,8 +40,8 @@ def _block_options(
         strides, padding, dilation_rate, groups, inputs, weights
     )
     pool = pair("pool_size", pool_size)
-    if max(pool) > _MOST_POOL:
-        raise ValueError(f"`pool_size` must be at most {_MOST_POOL}. Received: {pool}")
+    if max(pool) > _MAX_POOL:
+        raise ValueError(f"`pool_size` must be at most {_MAX_POOL}. Received: {pool}")
     return (*options, pool), (images, rows // pool[0], columns // pool[1], filters)
 
 
@@ -72,32 +73,26 @@ def conv_block(
         stream: for arrays on a device.
 
     Returns:
-        The outputs, (N, PH, PW, F) float32, and the winners, the same shape, uint8: the cell of the
+        The outputs, (N, PH, PW, F) float32, and the argmax, the same shape, uint8: the cell of the
         window that held the maximum, in row-major order, the first of several; 255 where the
         maximum is not positive, so that nothing has a gradient.
 
     Raises:
         ValueError: a wrong rank, dtype, shape or option.
     """
-    inputs = at.array("inputs", inputs, 4, stream)
-    weights = at.array("weights", weights, 4, stream)
+    inputs = arrays.array("inputs", inputs, 4, stream)
+    weights = arrays.array("weights", weights, 4, stream)
     options, shape = _block_options(
         strides, padding, dilation_rate, groups, pool_size, inputs.shape, weights.shape
     )
-    offsets = bias_array(bias, shape[3], stream)
-    outputs = at.out("out", out, shape, (inputs, weights, offsets), stream=stream)
-    winners = at.empty((inputs,), shape, np.uint8, stream)
-    at.call(
-        _conv_block.conv_block_forward,
-        *(inputs, weights, offsets, *options, outputs, winners),
-        stream=stream,
-    )
-    return at.result(outputs), at.result(winners)
+    problem = Problem(inputs.shape, shape, options, stream)
+    known = inputs, weights, bias_array(bias, shape[3], stream)
+    return problem.forward(cpu.conv_block_forward, known, out, argmax=np.uint8)
 
 
 def conv_block_grad_inputs(
     grad_outputs: Array,
-    winners: NDArray,
+    argmax: NDArray,
     weights: Array,
     input_shape: tuple[int, int, int, int],
     *,
@@ -109,27 +104,22 @@ def conv_block_grad_inputs(
     out: Array | None = None,
     stream: Any = None,
 ) -> Array:
-    """The gradient of ``conv_block``'s inputs, from its winners: (N, H, W, C) float32."""
-    grads = at.array("grad_outputs", grad_outputs, 4, stream)
-    weights = at.array("weights", weights, 4, stream)
+    """The gradient of ``conv_block``'s inputs, from its argmax: (N, H, W, C) float32."""
+    grads = arrays.array("grad_outputs", grad_outputs, 4, stream)
+    weights = arrays.array("weights", weights, 4, stream)
     input_shape = shape_of_four("input_shape", input_shape)
     options, shape = _block_options(
         strides, padding, dilation_rate, groups, pool_size, input_shape, weights.shape
     )
-    winners = winners_array(winners, grads, shape, options[4], True, stream)
-    result = at.out("out", out, input_shape, (grads, weights, winners), stream=stream)
-    at.call(
-        _conv_block.conv_block_grad_inputs,
-        *(result, weights, winners, *options, grads, result),
-        stream=stream,
-    )
-    return at.result(result)
+    problem = Problem(input_shape, shape, options, stream)
+    known = weights, argmax_array(argmax, grads, shape, options[4], True, stream)
+    return problem.grad_inputs(cpu.conv_block_grad_inputs, known, grads, out)
 
 
 def conv_block_grad_weights(
     inputs: Array,
     grad_outputs: Array,
-    winners: NDArray,
+    argmax: NDArray,
     weights_shape: tuple[int, int, int, int],
     *,
     strides: int | Pair = (1, 1),
@@ -141,18 +131,14 @@ def conv_block_grad_weights(
     stream: Any = None,
 ) -> tuple[Array, Array]:
     """The gradients of ``conv_block``'s weights, (KH, KW, C / groups, F), and bias, (F,)."""
-    inputs = at.array("inputs", inputs, 4, stream)
-    grads = at.array("grad_outputs", grad_outputs, 4, stream)
+    inputs = arrays.array("inputs", inputs, 4, stream)
+    grads = arrays.array("grad_outputs", grad_outputs, 4, stream)
     weights_shape = shape_of_four("weights_shape", weights_shape)
     options, shape = _block_options(
         strides, padding, dilation_rate, groups, pool_size, inputs.shape, weights_shape
     )
-    winners = winners_array(winners, grads, shape, options[4], True, stream)
-    result = at.out("out", out, weights_shape, (inputs, grads, winners), stream=stream)
-    bias = at.empty((inputs,), shape[3:], np.float32, stream)
-    at.call(
-        _conv_block.conv_block_grad_weights,
-        *(inputs, result, bias, winners, *options, grads, result, bias),
-        stream=stream,
+    problem = Problem(inputs.shape, shape, options, stream)
+    argmax = argmax_array(argmax, grads, shape, options[4], True, stream)
+    return problem.grad_weights(
+        cpu.conv_block_grad_weights, inputs, weights_shape, argmax, grads, out
     )
-    return at.result(result), at.result(bias)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnforge_kernels import arrays as at
-from cnnforge_kernels.cpu import dropout as _dropout
+from cnnforge_kernels import arrays
+from cnnforge_kernels.cpu import dropout as cpu
 from cnnforge_kernels.launch.arguments import Array, host_array, host_out
 
 
@@ -53,7 +53,7 @@ def dropout(
     outputs = host_out("dropout", out, inputs.shape, (inputs,))
     mask = np.empty(inputs.shape, np.uint8)
     flat = inputs.reshape(-1), key, counter, rate, outputs.reshape(-1), mask.reshape(-1)
-    at.call(_dropout.dropout_forward, *flat)
+    arrays.call(cpu.dropout_forward, *flat)
     return outputs, mask
 
 
@@ -66,5 +66,5 @@ def dropout_grad(
     rate = _rate(rate)
     result = host_out("dropout", out, grads.shape, (grads, mask))
     flat = mask.reshape(-1), rate, grads.reshape(-1), result.reshape(-1)
-    at.call(_dropout.dropout_grad_inputs, *flat)
+    arrays.call(cpu.dropout_grad_inputs, *flat)
     return result

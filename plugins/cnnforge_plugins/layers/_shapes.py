@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numba.extending import register_jitable
 
-from cnnforge_kernels.geometry import output_size
+from cnnforge_kernels.authoring import output_size
 
 
 @register_jitable

@@ -9,14 +9,19 @@ import numba
 from numba.extending import register_jitable
 
 from cnnforge.ops import ArrayOp
-from cnnforge_kernels.cpu.conv import conv_block as kernels
-from cnnforge_kernels.geometry import output_size
+from cnnforge_kernels.authoring import (
+    conv_block_forward,
+    conv_block_grad_inputs,
+    conv_block_grad_weights,
+    output_size,
+)
 from cnnforge_plugins.layers._fallback import kernel_fits
+from cnnforge_plugins.layers._kernel_layer import KernelLayer, bias_or_empty
 
 Shape = tuple[int, ...]
 
 # A winner is one byte, and 255 says that there is none.
-_MOST_CELLS = 255
+_MAX_CELLS = 255
 
 
 @register_jitable
@@ -49,10 +54,10 @@ def _output_shapes(
 
 conv_block = ArrayOp(
     "conv_block",
-    forward=kernels.conv_block_forward,
-    backward=(kernels.conv_block_grad_inputs, kernels.conv_block_grad_weights),
+    forward=conv_block_forward,
+    backward=(conv_block_grad_inputs, conv_block_grad_weights),
     inputs={"inputs": 4, "weights": 4, "bias": 1},
-    outputs={"outputs": 4, "winners": numba.uint8[:, :, :, ::1]},
+    outputs={"outputs": 4, "argmax": numba.uint8[:, :, :, ::1]},
     output_shapes=_output_shapes,
     attributes={
         "strides": (1, 1),
@@ -65,7 +70,7 @@ conv_block = ArrayOp(
 )
 
 
-class _Block2D(keras.layers.Conv2D):
+class _Block2D(KernelLayer, keras.layers.Conv2D):
     """A ``Conv2D`` with a ReLU and a max pool behind it; the base of both implementations."""
 
     def __init__(
@@ -79,12 +84,11 @@ class _Block2D(keras.layers.Conv2D):
                 f"activation={kwargs['activation']!r}, expected 'relu'"
             )
         self.pool_size = keras.layers.MaxPooling2D(pool_size).pool_size
-        if self.pool_size[0] * self.pool_size[1] > _MOST_CELLS:
+        if self.pool_size[0] * self.pool_size[1] > _MAX_CELLS:
             raise ValueError(
-                f"`pool_size` may have {_MOST_CELLS} cells at the most. "
+                f"`pool_size` may have {_MAX_CELLS} cells at the most. "
                 f"Received: pool_size={self.pool_size}"
             )
-        self.supports_jit = False
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape after convolution and pooling."""
@@ -112,7 +116,7 @@ class StockBlock2D(_Block2D):
 class ConvBlock2D(_Block2D):
     """``Conv2D`` with a ReLU and the ``MaxPooling2D`` behind it, in one kernel.
 
-    The un-pooled map is never written, and the gradients are computed from the winners of the pool
+    The un-pooled map is never written, and the gradients are computed from the argmax of the pool
     alone. Constructor arguments, weights and errors are those of ``keras.layers.Conv2D`` with
     ``activation="relu"``, and ``pool_size``, which is also the stride of the pool (VALID). Inputs
     that are not float32, or ``data_format="channels_first"``, are computed by the framework, and
@@ -132,7 +136,7 @@ class ConvBlock2D(_Block2D):
         return conv_block(
             inputs,
             self.kernel,
-            self.bias if self.use_bias else keras.ops.zeros((0,), "float32"),
+            bias_or_empty(self),
             strides=self.strides,
             same=self.padding == "same",
             dilation_rate=self.dilation_rate,
@@ -154,7 +158,7 @@ class ConvBlock2D(_Block2D):
             and convolution.compute_dtype == pool.compute_dtype == "float32"
             and pool.strides == pool.pool_size
             and pool.padding == "valid"
-            and pool.pool_size[0] * pool.pool_size[1] <= _MOST_CELLS
+            and pool.pool_size[0] * pool.pool_size[1] <= _MAX_CELLS
         )
         if not fits:
             return None

@@ -9,8 +9,12 @@ import keras
 import numba
 
 from cnnforge.ops import ArrayOp
-from cnnforge_kernels.cpu import dropout as kernels
+from cnnforge_kernels.authoring import (
+    dropout_forward,
+    dropout_grad_inputs,
+)
 from cnnforge_plugins.layers._fallback import kernel_fits
+from cnnforge_plugins.layers._kernel_layer import KernelLayer
 
 Shape = tuple[int, ...]
 
@@ -21,8 +25,8 @@ def _output_shapes(inputs: Shape) -> tuple[Shape, Shape]:
 
 dropout = ArrayOp(
     "dropout",
-    forward=kernels.dropout_forward,
-    backward=kernels.dropout_grad_inputs,
+    forward=dropout_forward,
+    backward=dropout_grad_inputs,
     inputs={"inputs": 1, "key": numba.uint64[::1], "counter": numba.uint64[::1]},
     outputs={"outputs": 1, "mask": numba.uint8[::1]},
     output_shapes=_output_shapes,
@@ -48,7 +52,7 @@ def _missing(layer: keras.layers.Dropout) -> str | None:
 
 
 @keras.saving.register_keras_serializable(package="cnnforge")
-class Dropout(keras.layers.Dropout):
+class Dropout(KernelLayer, keras.layers.Dropout):
     """``keras.layers.Dropout`` on Numba kernels: draws, compares and scales in one pass.
 
     The mask is bit for bit the one that Keras draws under TensorFlow from the same state of its
@@ -62,10 +66,6 @@ class Dropout(keras.layers.Dropout):
     Output shape:
         that of the inputs
     """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.supports_jit = False
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Drop elements and scale the others; outside of training, the inputs."""

@@ -15,32 +15,32 @@ import numpy as np
 from numba import carray
 
 from cnnforge_example._simd import depthwise_tile, pointwise_tile
-from cnnforge_kernels.cpu.runtime.compiled import (
+from cnnforge_kernels.authoring import (
     KERNEL_SIGNATURE,
     address_of,
     cached_cfunc,
     cached_njit,
     kernel_family,
+    run_kernel,
     vector_lanes,
     vector_registers,
 )
-from cnnforge_kernels.cpu.runtime.parallel import run_kernel
 
 # Fields of the argument block: addresses and counts.
 SOURCE, HEIGHT, WIDTH, CHANNELS, FILTERS, TABLE, TAPS = range(7)
 WEIGHTS, BIAS, TARGET, FIELDS = range(7, 11)
 
 _LANES, _REGISTERS = vector_lanes(), vector_registers()
-_MOST_VECTORS = 4 if _REGISTERS == 32 else 2
-_MOST_PIXELS = 14
+_MAX_VECTORS = 4 if _REGISTERS == 32 else 2
+_MAX_PIXELS = 14
 _INNER = 4  # pixels of a tile of the depthwise part
-_TILES = _MOST_PIXELS * 4 * 2
+_TILES = _MAX_PIXELS * 4 * 2
 
 
 @kernel_family(_TILES * 4)
 def _KERNEL(number: int) -> Any:
-    R, G = number % _MOST_PIXELS + 1, number // _MOST_PIXELS % 4 + 1
-    L = 8 << number // (4 * _MOST_PIXELS) % 2
+    R, G = number % _MAX_PIXELS + 1, number // _MAX_PIXELS % 4 + 1
+    L = 8 << number // (4 * _MAX_PIXELS) % 2
     D = (1, 4, 8, 16)[number // _TILES]  # channels in a vector of the depthwise part
     F = G * L
 
@@ -105,14 +105,14 @@ def _number(width: int, channels: int, filters: int) -> int:
     """The kernel for a shape: little is wasted, and all sums stay in registers."""
     lanes = 16 if _LANES == 16 and filters > 8 else 8
     needed = (filters + lanes - 1) // lanes
-    blocks = (needed + _MOST_VECTORS - 1) // _MOST_VECTORS
+    blocks = (needed + _MAX_VECTORS - 1) // _MAX_VECTORS
     vectors = (needed + blocks - 1) // blocks
-    most = min((_REGISTERS - 2 - vectors) // vectors, _MOST_PIXELS)
+    most = min((_REGISTERS - 2 - vectors) // vectors, _MAX_PIXELS)
     parts = (width + most - 1) // most
     pixels = (width + parts - 1) // parts
     fitting = min(channels, _LANES)
     depthwise = 3 if fitting == 16 else 2 if fitting >= 8 else 1 if fitting >= 4 else 0
-    return pixels - 1 + _MOST_PIXELS * (vectors - 1 + 4 * (lanes // 16)) + _TILES * depthwise
+    return pixels - 1 + _MAX_PIXELS * (vectors - 1 + 4 * (lanes // 16)) + _TILES * depthwise
 
 
 @numba.njit(cache=True)
@@ -149,7 +149,7 @@ def run(inputs: Any, depthwise: Any, pointwise: Any, bias: Any, outputs: Any) ->
     if outputs.size == 0:
         return
     number = _number(width, channels, filters)
-    block = (number // _MOST_PIXELS % 4 + 1) * (8 << number // (4 * _MOST_PIXELS) % 2)
+    block = (number // _MAX_PIXELS % 4 + 1) * (8 << number // (4 * _MAX_PIXELS) % 2)
     blocks = (filters + block - 1) // block
     tables = _tables(width, channels)
     packed = np.zeros(blocks * channels * block, np.float32)

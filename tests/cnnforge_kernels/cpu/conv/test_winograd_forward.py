@@ -143,44 +143,44 @@ def check_convolution(case, numbers):
 
 
 def run_block(case, inputs, weights, bias):
-    """Outputs and winners, written over NaN and over winners that cannot be."""
-    outputs, winners = poisoned(case.pooled), np.full(case.pooled, 254, np.uint8)
+    """Outputs and argmax, written over NaN and over argmax that cannot be."""
+    outputs, argmax = poisoned(case.pooled), np.full(case.pooled, 254, np.uint8)
     _, used = launched(
         lambda: block_kernels.conv_block_forward(
             *(inputs, weights, bias, (1, 1), case.same, (1, 1), case.groups, (2, 2)),
             outputs,
-            winners,
+            argmax,
         )
     )
-    return outputs, winners, used
+    return outputs, argmax, used
 
 
 def check_block(case, numbers):
-    """Pooled outputs, winners and the gradient of the inputs."""
+    """Pooled outputs, argmax and the gradient of the inputs."""
     exact = numbers is ties
     inputs, weights, bias = case.arrays(numbers)
     # Some filters let nothing through.
     bias[::3] = -1000
-    outputs, winners, used = run_block(case, inputs, weights, bias)
+    outputs, argmax, used = run_block(case, inputs, weights, bias)
     # Windows cover what may be too few outputs.
     enough = outputs[..., 0].size >= 16
     assert used == ["winograd" if enough else "sweep"]
     best, cells = reference.conv_block(inputs, weights, bias, **case.oracle)
     assert (cells[..., ::3] == 255).all()
     assert set(np.unique(cells)) == {0, 1, 2, 3, 255}
-    np.testing.assert_array_equal(winners, cells)
+    np.testing.assert_array_equal(argmax, cells)
     compare(outputs, best, 9 * weights.shape[2] + 1, exact)
     grads = numbers(case.pooled, 4)
     got, used = launched(
         lambda: kernels.conv_block_grad_inputs(
-            grads, winners, weights, case.shape, out=poisoned(case.shape), **case.ours
+            grads, argmax, weights, case.shape, out=poisoned(case.shape), **case.ours
         )
     )
     # To one vector of channels the scatter is as fast, which has no groups.
     whole = weights.shape[2] % LANES == 0
     dense = case.groups > 1 or (whole and weights.shape[2] >= 2 * LANES)
     assert used == (["winograd" if whole else "sweep"] if dense else [])
-    expected = reference.conv_block_gradients(inputs, weights, winners, grads, **case.oracle)[0]
+    expected = reference.conv_block_gradients(inputs, weights, argmax, grads, **case.oracle)[0]
     # What no window reads has a gradient of exactly zero: no part of the rms.
     there = expected != 0
     assert not got[~there].any()
@@ -211,7 +211,7 @@ def convolve_and_pool(shape, filters, pool_size):
 
 
 SQUARE = (1, 8, 8, 8)
-LEAST = {
+THRESHOLD = {
     "outputs, channels and filters": convolve(SQUARE, LANES),
     "rows": convolve((1, 2, 32, 8), LANES),
     "columns": convolve((1, 32, 2, 8), LANES),
@@ -238,9 +238,9 @@ OUTSIDE = {
 }
 
 
-@pytest.mark.parametrize("name", LEAST)
+@pytest.mark.parametrize("name", THRESHOLD)
 def test_what_is_just_enough(name):
-    assert launched(LEAST[name])[1] == ["winograd"]
+    assert launched(THRESHOLD[name])[1] == ["winograd"]
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
@@ -298,12 +298,12 @@ def test_an_input_that_is_not_finite_spoils_no_neighbour(place, value):
         expected = reference.conv2d(inputs, weights, bias, relu=relu, **ODD.oracle)
         np.testing.assert_array_equal(outputs, expected)
         assert 0.8 < np.isfinite(outputs).mean() < 1
-    pooled, winners, used = run_block(ODD, inputs, weights, bias)
+    pooled, argmax, used = run_block(ODD, inputs, weights, bias)
     best, cells = reference.conv_block(inputs, weights, bias, **ODD.oracle)
     # The windows do not cover the last row and the last column.
     assert used == ["winograd", "sweep"]
     np.testing.assert_array_equal(pooled, best)
-    np.testing.assert_array_equal(winners, cells)
+    np.testing.assert_array_equal(argmax, cells)
 
 
 @pytest.mark.parametrize("value", NOT_FINITE, ids=str)
@@ -319,11 +319,11 @@ def test_a_weight_that_is_not_finite_spoils_its_filter_only(value):
         spoiled = np.arange(ODD.filters) == place[3]
         assert np.isfinite(outputs[..., ~spoiled]).all()
         assert not np.isfinite(outputs[..., spoiled]).all()
-        pooled, winners, used = run_block(ODD, inputs, weights, bias)
+        pooled, argmax, used = run_block(ODD, inputs, weights, bias)
         best, cells = reference.conv_block(inputs, weights, bias, **ODD.oracle)
         assert used == ["winograd", "sweep"]
         np.testing.assert_array_equal(pooled, best)
-        np.testing.assert_array_equal(winners, cells)
+        np.testing.assert_array_equal(argmax, cells)
 
 
 @pytest.mark.parametrize("value", NOT_FINITE, ids=str)
@@ -362,17 +362,17 @@ def test_a_gradient_that_is_not_finite_spoils_no_neighbour(value):
 @pytest.mark.parametrize("value", NOT_FINITE, ids=str)
 def test_a_pooled_gradient_that_is_not_finite_spoils_no_neighbour(value):
     inputs, weights, bias = ODD.arrays(ties)
-    _, winners = kernels.conv_block(inputs, weights, bias, **ODD.ours)
+    _, argmax = kernels.conv_block(inputs, weights, bias, **ODD.ours)
     grads = ties(ODD.pooled, 4)
     grads[1, 2, 1, 4:9] = value
-    assert set(winners[1, 2, 1, 4:9]) - {255}
+    assert set(argmax[1, 2, 1, 4:9]) - {255}
     got, used = launched(
         lambda: kernels.conv_block_grad_inputs(
-            grads, winners, weights, ODD.shape, out=poisoned(ODD.shape), **ODD.ours
+            grads, argmax, weights, ODD.shape, out=poisoned(ODD.shape), **ODD.ours
         )
     )
     assert used == ["winograd", "sweep"]
-    expected = reference.conv_block_gradients(inputs, weights, winners, grads, **ODD.oracle)[0]
+    expected = reference.conv_block_gradients(inputs, weights, argmax, grads, **ODD.oracle)[0]
     np.testing.assert_array_equal(got, expected)
     assert 0.8 < np.isfinite(got).mean() < 1
 
@@ -394,11 +394,11 @@ def test_sums_that_overflow_only_here(inputs_exponent, weights_exponent, launche
     outputs, used = launched(lambda: kernels.conv2d(inputs, weights, **ODD.ours))
     assert used == launches
     np.testing.assert_array_equal(outputs, reference.conv2d(inputs, weights, **ODD.oracle))
-    pooled, winners, used = run_block(ODD, inputs, weights, np.zeros(0, np.float32))
+    pooled, argmax, used = run_block(ODD, inputs, weights, np.zeros(0, np.float32))
     best, cells = reference.conv_block(inputs, weights, **ODD.oracle)
     assert used == launches
     np.testing.assert_array_equal(pooled, best)
-    np.testing.assert_array_equal(winners, cells)
+    np.testing.assert_array_equal(argmax, cells)
     grads = ties(ODD.outputs, 4) * np.float32(2.0**inputs_exponent)
     got, used = launched(lambda: kernels.conv2d_grad_inputs(grads, weights, ODD.shape, **ODD.ours))
     assert used == launches
@@ -414,11 +414,11 @@ def results(case):
     grad_inputs = kernels.conv2d_grad_inputs(
         grads, weights, case.shape, outputs=outputs, **case.ours
     )
-    pooled, winners = kernels.conv_block(inputs, weights, bias, **case.ours)
+    pooled, argmax = kernels.conv_block(inputs, weights, bias, **case.ours)
     unpooled = kernels.conv_block_grad_inputs(
-        values(case.pooled, 4), winners, weights, case.shape, **case.ours
+        values(case.pooled, 4), argmax, weights, case.shape, **case.ours
     )
-    return [array.tobytes() for array in (outputs, grad_inputs, pooled, winners, unpooled)]
+    return [array.tobytes() for array in (outputs, grad_inputs, pooled, argmax, unpooled)]
 
 
 @pytest.mark.parametrize("name", ["odd", "groups, valid", "several tasks an image", "many images"])
@@ -463,10 +463,10 @@ def test_nothing_else_is_written(name):
     kernels.conv2d(inputs, weights, bias, out=out, **case.ours)
     np.testing.assert_array_equal(buffer, [7, *expected.ravel(), 7])
     best, cells = reference.conv_block(inputs, weights, bias, **case.oracle)
-    (buffer, out), (codes, winners) = inside(poisoned(case.pooled)), inside(cells.astype(np.uint8))
-    winners[:] = 254
+    (buffer, out), (codes, argmax) = inside(poisoned(case.pooled)), inside(cells.astype(np.uint8))
+    argmax[:] = 254
     block_kernels.conv_block_forward(
-        *(inputs, weights, bias, (1, 1), case.same, (1, 1), case.groups, (2, 2)), out, winners
+        *(inputs, weights, bias, (1, 1), case.same, (1, 1), case.groups, (2, 2)), out, argmax
     )
     np.testing.assert_array_equal(buffer, [7, *best.ravel(), 7])
     np.testing.assert_array_equal(codes, [7, *cells.ravel(), 7])

@@ -137,7 +137,7 @@ def gradients(shape, filters, window=(3, 3), **options):
 
 
 SQUARE = (1, 8, 8, 8)
-LEAST = {
+THRESHOLD = {
     "outputs, channels and filters": (SQUARE, LANES, {}),
     "rows": ((1, 2, 32, 8), LANES, {}),
     "columns": ((1, 32, 2, 8), LANES, {}),
@@ -161,9 +161,9 @@ OUTSIDE = {
 }
 
 
-@pytest.mark.parametrize("name", LEAST)
+@pytest.mark.parametrize("name", THRESHOLD)
 def test_what_is_just_enough(name):
-    shape, filters, options = LEAST[name]
+    shape, filters, options = THRESHOLD[name]
     assert launched(gradients(shape, filters, **options))[1] == ["winograd"]
 
 

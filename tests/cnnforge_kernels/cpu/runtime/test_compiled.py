@@ -80,7 +80,7 @@ def test_many_callers_at_once():
 
 INTERRUPTED = textwrap.dedent("""
     import os, signal
-    from cnnforge_kernels.cpu.runtime.compiled import kernel_address, kernel_family
+    from cnnforge_kernels.cpu.runtime.compiled import (kernel_address, kernel_family)
 
     @kernel_family(1)
     def slot(number):
@@ -110,10 +110,8 @@ def test_an_interrupt_while_a_kernel_is_compiled_is_called_so(tmp_path):
 FAMILY = """
 import numba, numpy as np
 from numba import carray
-from cnnforge_kernels.cpu.runtime.compiled import (
-    KERNEL_SIGNATURE, address_of, cached_cfunc, cached_njit, call_kernel, kernel_address,
-    kernel_family,
-)
+from cnnforge_kernels.cpu.runtime.compiled import (KERNEL_SIGNATURE, cached_cfunc, cached_njit, kernel_address, kernel_family)
+from cnnforge_kernels.cpu.runtime.memory import (address_of, call_kernel)
 
 @kernel_family(3)
 def KERNELS(number):
@@ -125,9 +123,8 @@ def KERNELS(number):
 """
 USER = """
 import numpy as np
-from cnnforge_kernels.cpu.runtime.compiled import (
-    address_of, cached_njit, call_kernel, kernel_address
-)
+from cnnforge_kernels.cpu.runtime.compiled import (cached_njit, kernel_address)
+from cnnforge_kernels.cpu.runtime.memory import (address_of, call_kernel)
 from {family} import KERNELS
 
 @{decorator}

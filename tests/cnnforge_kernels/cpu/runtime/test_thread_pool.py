@@ -22,9 +22,8 @@ from cnnforge_kernels.cpu.runtime import posix
 from cnnforge_kernels.cpu.runtime.atomics import (
     atomic_load, atomic_store, fetch_add, float_mode, pause
 )
-from cnnforge_kernels.cpu.runtime.compiled import (
-    KERNEL_SIGNATURE, address_of, cached_cfunc, kernel_family, load_int64
-)
+from cnnforge_kernels.cpu.runtime.compiled import (KERNEL_SIGNATURE, cached_cfunc, kernel_family)
+from cnnforge_kernels.cpu.runtime.memory import (address_of, load_int64)
 
 @kernel_family(1)
 def COUNT(_):
@@ -54,7 +53,7 @@ def MEET(_):
 @kernel_family(1)
 def FREE(_):
     @cached_cfunc(KERNEL_SIGNATURE)
-    def free(args, begin, end):  # address of [the crew, tasks 1 and 2 that were begun]
+    def free(args, begin, end):  # address of [the pool, tasks 1 and 2 that were begun]
         block = carray(args, 1)
         if begin == 0:  # as if whoever has the crew gave it back
             atomic_store(load_int64(block[0]), 0)
@@ -319,7 +318,7 @@ def test_where_threads_cannot_be_placed_they_work_all_the_same(run_program):
         """
         posix._placing = False
         check_counts()
-        print(workers(), crew._words()[crew._PLACED // 8])
+        print(workers(), crew._words()[crew._PINNED // 8])
         """,
         NUMBA_NUM_THREADS="2",
     )
