@@ -1,10 +1,11 @@
-"""The two layers against what else one would write, inside `tf.function`.
+"""Measure the two layers against other implementations, inside `tf.function`.
 
-The separable block against the stock pair `DepthwiseConv2D`, `Conv2D` 1x1; the Gabor convolution
-against the same in TensorFlow's own ops, and in NumPy behind `tf.numpy_function`.
+The separable block is compared with the stock pair `DepthwiseConv2D`, `Conv2D` 1x1. The Gabor layer
+is compared with the same formula in TensorFlow's ops, and in NumPy behind `tf.numpy_function`.
 
-Run `python benchmark.py`. Two take turns, call by call; medians over many calls, and the ratio of
-the times in each turn: its median and the spread from the 20th to the 80th percentile.
+Run `python benchmark.py`. Two models are called alternately. The table has the medians over many
+calls, and the ratio of the times of neighbouring calls: its median, and its 20th and 80th
+percentile.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ ROUNDS = 100
 
 
 def pair(channels: int, filters: int) -> tuple[keras.Model, keras.Model]:
-    """The block and the stock pair, with the same weights."""
+    """Return models of the block and of the stock pair, with the same weights."""
     inputs = keras.Input((None, None, channels))
     block = keras.Model(inputs, SeparableBlock2D(filters)(inputs))
     layers = keras.layers
@@ -42,14 +43,14 @@ def pair(channels: int, filters: int) -> tuple[keras.Model, keras.Model]:
 
 
 class TensorFlowGabor(GaborConv2D):
-    """The same in TensorFlow's ops, which know their gradients."""
+    """The layer in TensorFlow's ops, which have gradients."""
 
     def call(self, inputs: Any) -> Any:
         """Make the bank, op by op, and convolve."""
         half = self.kernel_size // 2
         y, x = (
-            tf.constant(it[..., np.newaxis], tf.float32)
-            for it in np.mgrid[-half : half + 1, -half : half + 1]
+            tf.constant(place[..., np.newaxis], tf.float32)
+            for place in np.mgrid[-half : half + 1, -half : half + 1]
         )
         along = x * tf.cos(self.orientation) + y * tf.sin(self.orientation)
         wave = tf.cos(2 * np.pi * self.frequency * along + self.phase)
@@ -59,7 +60,7 @@ class TensorFlowGabor(GaborConv2D):
 
 
 class NumPyGabor(GaborConv2D):
-    """The same in NumPy: what an author writes who has a formula, and no gradient."""
+    """The layer in NumPy, as an author may write it first: the formula, without a gradient."""
 
     def call(self, inputs: Any) -> Any:
         """Call back into Python."""
@@ -75,7 +76,7 @@ class NumPyGabor(GaborConv2D):
 
 
 def gabors(shape: list[int], filters: int) -> list[keras.Model]:
-    """Models of one Gabor layer with the same weights: ours, TensorFlow's, NumPy's."""
+    """Return models of one Gabor layer with the same weights: ours, TensorFlow, NumPy."""
     inputs = keras.Input(batch_shape=shape)
     kinds = (GaborConv2D, TensorFlowGabor, NumPyGabor)
     models = [keras.Model(inputs, kind(filters)(inputs)) for kind in kinds]
@@ -85,26 +86,26 @@ def gabors(shape: list[int], filters: int) -> list[keras.Model]:
 
 
 def forward(model: keras.Model) -> Callable[[tf.Tensor], Any]:
-    """The outputs, as a graph, of which one value is returned: copying costs the two the same."""
+    """Return a graph of the outputs that returns one value of them, so that nothing is copied."""
     return tf.function(lambda inputs: model(inputs)[0, 0, 0, :1], autograph=False)
 
 
 def full(model: keras.Model) -> Callable[[tf.Tensor], Any]:
-    """The outputs and all gradients, as a graph."""
+    """Return a graph of the outputs and all gradients."""
 
     def run(inputs: tf.Tensor) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             outputs = model(inputs)
-        # A gradient of ones: nothing but the block is measured.
+        # The gradient of the outputs is ones, so that only the layer is measured.
         gradients = tape.gradient(outputs, [inputs, *model.trainable_variables])
-        return tf.add_n([tf.reshape(it, [-1])[:1] for it in gradients])
+        return tf.add_n([tf.reshape(gradient, [-1])[:1] for gradient in gradients])
 
     return tf.function(run, autograph=False)
 
 
 def compare(ours: Callable, theirs: Callable, inputs: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of each call of the two, which take turns."""
+    """Return the seconds of each call of two functions that are called alternately."""
     seconds = np.empty((2, ROUNDS))
     for turn in range(-10, ROUNDS):
         for index, call in enumerate((ours, theirs)):
@@ -116,7 +117,7 @@ def compare(ours: Callable, theirs: Callable, inputs: tf.Tensor) -> tuple[np.nda
 
 
 def report(name: str, graph: Callable, ours: keras.Model, theirs: keras.Model, inputs: Any) -> None:
-    """Print a row."""
+    """Print a row of the table."""
     first, second = compare(graph(ours), graph(theirs), inputs)
     here, there, ratio = np.median(first) * 1e3, np.median(second) * 1e3, second / first
     low, high = np.percentile(ratio, [20, 80])
@@ -128,7 +129,7 @@ def report(name: str, graph: Callable, ours: keras.Model, theirs: keras.Model, i
 
 
 def main() -> None:
-    """Print a table."""
+    """Print the table."""
     tf.config.threading.set_intra_op_parallelism_threads(2)
     random = np.random.default_rng(0)
     print("| case | ours ms | other ms | ratio | p20..p80 |\n|---|---|---|---|---|")
@@ -136,7 +137,8 @@ def main() -> None:
         inputs = tf.constant(random.standard_normal(shape, np.float32))
         block, stock = pair(shape[-1], filters)
         np.testing.assert_allclose(block(inputs), stock(inputs), atol=1e-4)
-        name = f"separable block, {' x '.join(map(str, shape))} to {filters}, beside the stock pair"
+        sizes = " x ".join(map(str, shape))
+        name = f"separable block, {sizes} to {filters}, against the stock pair"
         report(name, forward, block, stock, inputs)
         report(name, full, block, stock, inputs)
     shape = [32, 28, 28, 1]
@@ -145,9 +147,9 @@ def main() -> None:
     for model in (theirs, numpy):
         np.testing.assert_allclose(ours(inputs), model(inputs), atol=1e-4)
     name = f"16 Gabor functions of 7 x 7, {' x '.join(map(str, shape))}"
-    report(f"{name}, beside TensorFlow's ops", forward, ours, theirs, inputs)
-    report(f"{name}, beside TensorFlow's ops", full, ours, theirs, inputs)
-    report(f"{name}, beside `tf.numpy_function`", forward, ours, numpy, inputs)
+    report(f"{name}, against TensorFlow's ops", forward, ours, theirs, inputs)
+    report(f"{name}, against TensorFlow's ops", full, ours, theirs, inputs)
+    report(f"{name}, against `tf.numpy_function`", forward, ours, numpy, inputs)
 
 
 if __name__ == "__main__":

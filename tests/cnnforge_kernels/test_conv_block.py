@@ -46,7 +46,7 @@ def run(
     common = (strides, same, dilation_rate, groups, pool_size)
     kernels.conv_block_forward(inputs, weights, bias, *common, outputs, argmax)
     grads = numbers(outputs.shape, 7)
-    gradients = [np.full(it.shape, np.nan, np.float32) for it in (inputs, weights, bias)]
+    gradients = [np.full(array.shape, np.nan, np.float32) for array in (inputs, weights, bias)]
     kernels.conv_block_grad_inputs(inputs, weights, argmax, *common, grads, gradients[0])
     kernels.conv_block_grad_weights(inputs, weights, bias, argmax, *common, grads, *gradients[1:])
     return outputs, argmax, grads, gradients
@@ -153,7 +153,7 @@ def test_small_batches(batch):
     check((batch, 8, 8, 3), (3, 3), 8)
 
 
-def test_windows_that_do_not_fit_leave_gradients_of_zero():
+def test_gradients_are_zero_if_windows_do_not_fit():
     for options in ({"pool_size": (9, 9)}, {"same": False, "pool_size": (7, 1)}):
         outputs, _, _, gradients = run(
             values((2, 8, 8, 3), 1), values((3, 3, 3, 4), 2), values(4, 3), **options
@@ -162,7 +162,7 @@ def test_windows_that_do_not_fit_leave_gradients_of_zero():
         assert not any(gradient.any() for gradient in gradients)
 
 
-def test_nan_comes_through_and_has_no_gradient():
+def test_nan_is_the_maximum_and_has_no_gradient():
     inputs, weights = ties((1, 8, 8, 2), 1), np.ones((1, 1, 2, 5), np.float32)
     inputs[0, 3, 4, 0], inputs[0, 0, 0, 1], inputs[0, 6, 6, 0] = np.nan, np.inf, -np.inf
     outputs, argmax, grads, gradients = run(inputs, weights, ties(0, 3))
@@ -175,7 +175,7 @@ def test_nan_comes_through_and_has_no_gradient():
     np.testing.assert_array_equal(gradients[0][0, 0, 0], grads[0, 0, 0].sum(dtype=np.float32))
 
 
-def test_inputs_are_left_alone():
+def test_inputs_are_not_written():
     arrays = values((2, 9, 9, 3), 1), values((3, 3, 3, 20), 2), values(20, 3)
     copies = [array.copy() for array in arrays]
     run(*arrays, strides=(2, 1))

@@ -82,13 +82,13 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_are_named(name):
+def test_error_names_the_argument(name):
     call, message = MISTAKES[name]
     with pytest.raises(ValueError, match=message):
         call()
 
 
-def test_an_output_can_be_given():
+def test_given_output():
     for call, shape in (
         (lambda out: kernels.depthwise_conv2d(X, D, out=out), (1, 4, 4, 4)),
         (lambda out: kernels.conv_block(X, W, out=out)[0], (1, 2, 2, 4)),

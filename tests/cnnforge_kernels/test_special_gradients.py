@@ -114,7 +114,7 @@ OPS = {
 
 
 def gradients(op, inputs, grads=None, seed=3):
-    """The upstream gradient, our gradients and TensorFlow's."""
+    """The upstream gradient, our gradients, and those of TensorFlow."""
     sources = [tf.constant(value) for value in (inputs, *op.weights)]
     with tf.GradientTape() as tape:
         tape.watch(sources)
@@ -153,13 +153,13 @@ def test_shapes(name, situation):
         pytest.skip("the pool does not fit: see test_windows_that_do_not_fit")
     got, expected = gradients(OPS[name], integers(*SHAPES[situation]))
     if (name, situation) == ("depthwise_conv2d", "no images"):
-        # TensorFlow (2.21) leaves the memory of this one as it finds it.
+        # TensorFlow (2.21) does not write this gradient.
         expected[1] = np.zeros_like(DEPTHWISE)
     assert_equal(name, got, expected)
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_arrays_that_are_not_contiguous(name):
+def test_noncontiguous_arrays(name):
     op = OPS[name]
     inputs = integers(2, 7, 12, 3).transpose(0, 2, 1, 3)[:, ::-2]
     grads = integers(*op.theirs(inputs, *op.weights).shape, seed=3)[..., ::-1]
@@ -170,7 +170,7 @@ def test_arrays_that_are_not_contiguous(name):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
 @pytest.mark.parametrize("name", OPS)
-def test_gradients_that_are_not_finite(name, value):
+def test_nonfinite_gradients(name, value):
     op, inputs = OPS[name], integers(*SHAPE)
     grads = integers(*op.theirs(inputs, *op.weights).shape, seed=3)
     grads[0, ..., 1] = np.where(grads[0, ..., 1] > 2, value, grads[0, ..., 1])
@@ -197,7 +197,7 @@ def test_gradients_at_a_relu_that_is_off(value):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
 @pytest.mark.parametrize("name", OPS)
-def test_inputs_that_are_not_finite(name, value):
+def test_nonfinite_inputs(name, value):
     # A convolution of infinity, too, has NaN in it: zero times infinity.
     if name == "conv_block" or (name == "max_pool2d" and np.isnan(value)):
         pytest.skip("TensorFlow's max pooling of NaN contradicts itself: see test_max_pool_nan.py")

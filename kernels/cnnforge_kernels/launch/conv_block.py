@@ -22,7 +22,7 @@ from cnnforge_kernels.launch.arguments import (
 )
 from cnnforge_kernels.launch.problem import Problem
 
-# A argmax is one byte, and 255 says that no cell is positive.
+# The argmax is one byte, and 255 means that no cell is positive.
 _MAX_POOL = 15
 
 
@@ -35,7 +35,7 @@ def _block_options(
     inputs: Shape,
     weights: Shape,
 ) -> tuple[tuple[Pair, bool, Pair, int, Pair], Shape]:
-    """The options of the kernels, and the shape of the outputs."""
+    """Check the options; return those of the kernels and the shape of the outputs."""
     options, (images, rows, columns, filters) = convolution_options(
         strides, padding, dilation_rate, groups, inputs, weights
     )
@@ -64,21 +64,21 @@ def conv_block(
         inputs: (N, H, W, C) float32.
         weights: (KH, KW, C / groups, F) float32.
         bias: (F,) float32.
-        strides: of the convolution.
-        padding: of the convolution; the pool is always VALID.
-        dilation_rate: of the convolution; above 1 only with strides of 1.
+        strides: strides of the convolution.
+        padding: padding of the convolution; the pool is always VALID.
+        dilation_rate: dilation of the convolution; above 1 only with strides of 1.
         groups: blocks of channels that do not mix.
-        pool_size: window of the pool, and its strides; at most 15.
+        pool_size: window of the pool, and its strides; 1 to 15.
         out: (N, PH, PW, F) float32 buffer to write to.
-        stream: for arrays on a device.
+        stream: stream for arrays on a device.
 
     Returns:
-        The outputs, (N, PH, PW, F) float32, and the argmax, the same shape, uint8: the cell of the
-        window that held the maximum, in row-major order, the first of several; 255 where the
-        maximum is not positive, so that nothing has a gradient.
+        The outputs, (N, PH, PW, F) float32, and the argmax, of the same shape, uint8: the first
+        cell of the window, in row-major order, that has the maximum; 255 if the maximum is not
+        positive, so that no cell has a gradient.
 
     Raises:
-        ValueError: a wrong rank, dtype, shape or option.
+        ValueError: a rank, dtype, shape or option is wrong.
     """
     inputs = arrays.array("inputs", inputs, 4, stream)
     weights = arrays.array("weights", weights, 4, stream)
@@ -104,7 +104,7 @@ def conv_block_grad_inputs(
     out: Array | None = None,
     stream: Any = None,
 ) -> Array:
-    """The gradient of ``conv_block``'s inputs, from its argmax: (N, H, W, C) float32."""
+    """Return the gradient of ``conv_block``'s inputs from its argmax: (N, H, W, C) float32."""
     grads = arrays.array("grad_outputs", grad_outputs, 4, stream)
     weights = arrays.array("weights", weights, 4, stream)
     input_shape = shape_of_four("input_shape", input_shape)
@@ -130,7 +130,7 @@ def conv_block_grad_weights(
     out: Array | None = None,
     stream: Any = None,
 ) -> tuple[Array, Array]:
-    """The gradients of ``conv_block``'s weights, (KH, KW, C / groups, F), and bias, (F,)."""
+    """Return the gradients of the weights, (KH, KW, C / groups, F), and of the bias, (F,)."""
     inputs = arrays.array("inputs", inputs, 4, stream)
     grads = arrays.array("grad_outputs", grad_outputs, 4, stream)
     weights_shape = shape_of_four("weights_shape", weights_shape)

@@ -40,21 +40,21 @@ def conv2d(
         inputs: (N, H, W, C) float32.
         weights: (KH, KW, C / groups, F) float32.
         bias: (F,) float32.
-        strides: of rows and columns, or one number for both.
+        strides: strides of rows and columns, or one number for both.
         padding: ``"valid"`` or ``"same"``.
-        dilation_rate: of rows and columns; above 1 only with strides of 1.
+        dilation_rate: dilation of rows and columns; above 1 only with strides of 1.
         groups: blocks of channels that do not mix.
         activation: ``"relu"`` or ``None``.
         out: (N, OH, OW, F) float32 buffer to write to.
-        stream: for arrays on a device.
-        precision: of the operands, for arrays on a device: ``"float32"``, or ``"tf32"`` or
-            ``"bfloat16"`` on tensor cores.
+        stream: stream for arrays on a device.
+        precision: precision of the operands: ``"float32"``, or on a device also ``"tf32"`` or
+            ``"bfloat16"``, on tensor cores.
 
     Returns:
         (N, OH, OW, F) float32; an axis on which the window does not fit has length 0.
 
     Raises:
-        ValueError: a wrong rank, dtype, shape or option.
+        ValueError: a rank, dtype, shape or option is wrong.
 
     Example:
         >>> import numpy as np
@@ -87,9 +87,9 @@ def conv2d_grad_inputs(
     stream: Any = None,
     precision: Precision = "float32",
 ) -> Array:
-    """The gradient of ``conv2d``'s inputs, (N, H, W, C) = ``input_shape``, float32.
+    """Return the gradient of ``conv2d``'s inputs, (N, H, W, C) = ``input_shape``, float32.
 
-    ``outputs`` are those of the forward pass where it had a ReLU. Other arguments and errors as in
+    ``outputs`` are those of the forward pass if it had a ReLU. Other arguments and errors as in
     ``conv2d``.
     """
     grads = arrays.array("grad_outputs", grad_outputs, 4, stream)
@@ -118,10 +118,10 @@ def conv2d_grad_weights(
     stream: Any = None,
     precision: Precision = "float32",
 ) -> tuple[Array, Array]:
-    """The gradients of ``conv2d``'s weights, (KH, KW, C / groups, F), and bias, (F,); float32.
+    """Return the gradients of the weights, (KH, KW, C / groups, F), and of the bias, (F,).
 
-    ``outputs`` are those of the forward pass where it had a ReLU. Other arguments and errors as in
-    ``conv2d``.
+    ``outputs`` are those of the forward pass if it had a ReLU. Other arguments and errors as in
+    ``conv2d``. The gradients are float32.
     """
     inputs = arrays.array("inputs", inputs, 4, stream)
     grads = arrays.array("grad_outputs", grad_outputs, 4, stream)

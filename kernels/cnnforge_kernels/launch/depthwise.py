@@ -25,11 +25,11 @@ from cnnforge_kernels.launch.problem import Problem
 def _depthwise_options(
     strides: Any, padding: str, dilation_rate: Any, inputs: Shape, weights: Shape
 ) -> tuple[tuple[Pair, bool, Pair], Shape]:
-    """(strides, SAME, dilation), and the shape of the outputs."""
+    """Check the options; return (strides, SAME, dilation) and the shape of the outputs."""
     steps, dilation = pair("strides", strides), pair("dilation_rate", dilation_rate)
     if 0 in weights or weights[2] != inputs[3]:
         raise ValueError(
-            f"`weights` must have shape (KH, KW, {inputs[3]}, M), none of them 0. "
+            f"`weights` must have shape (KH, KW, {inputs[3]}, M) without a 0. "
             f"Received: {tuple(weights)}"
         )
     same = is_same(padding)
@@ -55,18 +55,18 @@ def depthwise_conv2d(
         inputs: (N, H, W, C) float32.
         weights: (KH, KW, C, M) float32: M windows for each channel.
         bias: (C * M,) float32.
-        strides: of rows and columns, or one number for both.
+        strides: strides of rows and columns, or one number for both.
         padding: ``"valid"`` or ``"same"``.
-        dilation_rate: of rows and columns, whatever the strides.
+        dilation_rate: dilation of rows and columns, for any strides.
         activation: ``"relu"`` or ``None``.
         out: (N, OH, OW, C * M) float32 buffer to write to.
-        stream: for arrays on a device.
+        stream: stream for arrays on a device.
 
     Returns:
         (N, OH, OW, C * M) float32: channel c * M + m is channel c convolved with its window m.
 
     Raises:
-        ValueError: a wrong rank, dtype, shape or option.
+        ValueError: a rank, dtype, shape or option is wrong.
 
     Example:
         >>> import numpy as np
@@ -96,9 +96,9 @@ def depthwise_conv2d_grad_inputs(
     out: Array | None = None,
     stream: Any = None,
 ) -> Array:
-    """The gradient of ``depthwise_conv2d``'s inputs, (N, H, W, C) = ``input_shape``, float32.
+    """Return the gradient of ``depthwise_conv2d``'s inputs, (N, H, W, C), float32.
 
-    ``outputs`` are those of the forward pass where it had a ReLU. Other arguments and errors as in
+    ``outputs`` are those of the forward pass if it had a ReLU. Other arguments and errors as in
     ``depthwise_conv2d``.
     """
     grads = arrays.array("grad_outputs", grad_outputs, 4, stream)
@@ -122,9 +122,9 @@ def depthwise_conv2d_grad_weights(
     out: Array | None = None,
     stream: Any = None,
 ) -> tuple[Array, Array]:
-    """The gradients of ``depthwise_conv2d``'s weights, (KH, KW, C, M), and bias, (C * M,).
+    """Return the gradients of the weights, (KH, KW, C, M), and of the bias, (C * M,); float32.
 
-    ``outputs`` are those of the forward pass where it had a ReLU. Other arguments and errors as in
+    ``outputs`` are those of the forward pass if it had a ReLU. Other arguments and errors as in
     ``depthwise_conv2d``.
     """
     inputs = arrays.array("inputs", inputs, 4, stream)

@@ -27,7 +27,7 @@ from cnnforge_kernels.launch.problem import Problem
 def _pool_options(
     pool_size: Any, strides: Any, padding: str, inputs: Shape
 ) -> tuple[tuple[Pair, Pair, bool], Shape]:
-    """The options of the kernels, and the shape of the outputs."""
+    """Check the options; return those of the kernels and the shape of the outputs."""
     window = pair("pool_size", pool_size)
     steps = window if strides is None else pair("strides", strides)
     same = is_same(padding)
@@ -45,11 +45,11 @@ def max_pool2d(
 ) -> tuple[Array, NDArray]:
     """2D max pooling: (N, H, W, C) float32 -> outputs and argmax, both (N, OH, OW, C).
 
-    A argmax is the cell of its window that held the maximum, counted in row-major order, the
-    first one of several: uint8, or int32 for windows of more than 256 cells. NaN in, NaN out.
+    The argmax is the first cell of the window, in row-major order, that has the maximum: uint8, or
+    int32 for windows of more than 256 cells. A window with a NaN has the maximum NaN.
 
     Raises:
-        ValueError: a wrong rank, dtype, shape or option.
+        ValueError: a rank, dtype, shape or option is wrong.
     """
     inputs = arrays.array("inputs", inputs, 4, stream)
     options, shape = _pool_options(pool_size, strides, padding, inputs.shape)
@@ -70,7 +70,7 @@ def max_pool2d_grad(
     out: Array | None = None,
     stream: Any = None,
 ) -> Array:
-    """The gradient of ``max_pool2d``'s inputs from its argmax: (N, H, W, C) float32."""
+    """Return the gradient of ``max_pool2d``'s inputs from its argmax: (N, H, W, C) float32."""
     grads = arrays.array("grad_outputs", grad_outputs, 4, stream)
     input_shape = shape_of_four("input_shape", input_shape)
     options, shape = _pool_options(pool_size, strides, padding, input_shape)
@@ -105,7 +105,7 @@ def average_pool2d_grad(
     out: Array | None = None,
     stream: Any = None,
 ) -> Array:
-    """The gradient of ``average_pool2d``'s inputs: (N, H, W, C) float32."""
+    """Return the gradient of ``average_pool2d``'s inputs: (N, H, W, C) float32."""
     grads = arrays.array("grad_outputs", grad_outputs, 4, stream)
     input_shape = shape_of_four("input_shape", input_shape)
     options, shape = _pool_options(pool_size, strides, padding, input_shape)
@@ -115,10 +115,10 @@ def average_pool2d_grad(
 
 
 def global_average_pool2d(inputs: Array, *, out: Array | None = None, stream: Any = None) -> Array:
-    """The mean of each map: (N, H, W, C) float32 -> (N, C) float32; NaN where a map is empty.
+    """Return the mean of each map: (N, H, W, C) float32 -> (N, C) float32; NaN for an empty map.
 
     Raises:
-        ValueError: a wrong rank, dtype or shape.
+        ValueError: a rank, dtype or shape is wrong.
     """
     inputs = arrays.array("inputs", inputs, 4, stream)
     problem = Problem(inputs.shape, (inputs.shape[0], inputs.shape[3]), (), stream)
@@ -132,7 +132,7 @@ def global_average_pool2d_grad(
     out: Array | None = None,
     stream: Any = None,
 ) -> Array:
-    """The gradient of ``global_average_pool2d``'s inputs: (N, H, W, C) float32."""
+    """Return the gradient of ``global_average_pool2d``'s inputs: (N, H, W, C) float32."""
     grads = arrays.array("grad_outputs", grad_outputs, 2, stream)
     input_shape = shape_of_four("input_shape", input_shape)
     problem = Problem(input_shape, (input_shape[0], input_shape[3]), (), stream)

@@ -52,9 +52,8 @@ conv2d = ArrayOp(
 class Conv2D(KernelLayer, keras.layers.Conv2D):
     """``keras.layers.Conv2D`` on Numba kernels: convolution, bias and ReLU in one pass.
 
-    Constructor arguments, weights, configuration and errors are Keras' own. Inputs that are not
-    float32, or ``data_format="channels_first"``, are computed by the framework, and that is said
-    once.
+    Constructor arguments, weights, configuration and errors are those of Keras. The framework
+    computes inputs that are not float32, and ``data_format="channels_first"``, with one warning.
 
     Input shape:
         (N, H, W, C)

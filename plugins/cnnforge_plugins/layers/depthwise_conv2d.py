@@ -46,9 +46,9 @@ depthwise_conv2d = ArrayOp(
 class DepthwiseConv2D(KernelLayer, keras.layers.DepthwiseConv2D):
     """``keras.layers.DepthwiseConv2D`` on Numba kernels, with bias and ReLU in the same pass.
 
-    Constructor arguments, weights, configuration and errors are Keras' own; strides that differ
-    between rows and columns, which TensorFlow refuses, are computed. Inputs that are not float32,
-    or ``data_format="channels_first"``, are computed by the framework, and that is said once.
+    Constructor arguments, weights, configuration and errors are those of Keras. Strides may differ
+    between rows and columns, unlike in TensorFlow. The framework computes inputs that are not
+    float32, and ``data_format="channels_first"``, with one warning.
 
     Input shape:
         (N, H, W, C)

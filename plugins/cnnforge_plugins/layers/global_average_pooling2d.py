@@ -34,10 +34,10 @@ global_average_pool2d = ArrayOp(
 
 @keras.saving.register_keras_serializable(package="cnnforge")
 class GlobalAveragePooling2D(KernelLayer, keras.layers.GlobalAveragePooling2D):
-    """``keras.layers.GlobalAveragePooling2D`` on Numba kernels, with sums that stay accurate.
+    """``keras.layers.GlobalAveragePooling2D`` on Numba kernels, with accurate sums of large maps.
 
-    Constructor arguments, configuration and errors are Keras' own. Inputs that are not float32, or
-    ``data_format="channels_first"``, are computed by the framework, and that is said once.
+    Constructor arguments, configuration and errors are those of Keras. The framework computes
+    inputs that are not float32, and ``data_format="channels_first"``, with one warning.
 
     Input shape:
         (N, H, W, C)
@@ -47,7 +47,7 @@ class GlobalAveragePooling2D(KernelLayer, keras.layers.GlobalAveragePooling2D):
     """
 
     def call(self, inputs: Any) -> Any:
-        """The mean of each channel's map."""
+        """Return the mean of each channel's map."""
         if not kernel_fits(self, inputs):
             return super().call(inputs)
         outputs = global_average_pool2d(inputs)

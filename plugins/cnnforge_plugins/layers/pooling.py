@@ -24,14 +24,14 @@ _POOLING = {"pool_size": (2, 2), "strides": (2, 2), "same": False}
 
 
 def _fits(layer: Any, inputs: Any) -> bool:
-    # Keras checks neither of these two when the layer is made: the framework has an error for each.
+    # The constructor of Keras checks neither of these, and the framework raises an error for both.
     if layer.padding not in ("valid", "same") or 0 in layer.strides:
         return False
     return kernel_fits(layer, inputs)
 
 
 def _options(layer: Any) -> dict[str, Any]:
-    """Attributes of the op."""
+    """Return the attributes of the op."""
     return {
         "pool_size": layer.pool_size,
         "strides": layer.strides,
@@ -83,10 +83,10 @@ average_pool2d = ArrayOp(
 
 @keras.saving.register_keras_serializable(package="cnnforge")
 class MaxPooling2D(KernelLayer, keras.layers.MaxPooling2D):
-    """``keras.layers.MaxPooling2D`` on Numba kernels; the gradient needs one byte an output.
+    """``keras.layers.MaxPooling2D`` on Numba kernels; the gradient needs one byte for each output.
 
-    Constructor arguments, configuration and errors are Keras' own. Inputs that are not float32, or
-    ``data_format="channels_first"``, are computed by the framework, and that is said once.
+    Constructor arguments, configuration and errors are those of Keras. The framework computes
+    inputs that are not float32, and ``data_format="channels_first"``, with one warning.
 
     Input shape:
         (N, H, W, C)
@@ -96,7 +96,7 @@ class MaxPooling2D(KernelLayer, keras.layers.MaxPooling2D):
     """
 
     def call(self, inputs: Any) -> Any:
-        """The maximum of each window."""
+        """Return the maximum of each window."""
         if not _fits(self, inputs):
             return super().call(inputs)
         op = max_pool2d if self.pool_size[0] * self.pool_size[1] <= 256 else max_pool2d_large
@@ -107,8 +107,8 @@ class MaxPooling2D(KernelLayer, keras.layers.MaxPooling2D):
 class AveragePooling2D(KernelLayer, keras.layers.AveragePooling2D):
     """``keras.layers.AveragePooling2D`` on Numba kernels; padding is never counted.
 
-    Constructor arguments, configuration and errors are Keras' own. Inputs that are not float32, or
-    ``data_format="channels_first"``, are computed by the framework, and that is said once.
+    Constructor arguments, configuration and errors are those of Keras. The framework computes
+    inputs that are not float32, and ``data_format="channels_first"``, with one warning.
 
     Input shape:
         (N, H, W, C)
@@ -118,7 +118,7 @@ class AveragePooling2D(KernelLayer, keras.layers.AveragePooling2D):
     """
 
     def call(self, inputs: Any) -> Any:
-        """The mean of the real cells of each window."""
+        """Return the mean of the real cells of each window."""
         if not _fits(self, inputs):
             return super().call(inputs)
         return average_pool2d(inputs, **_options(self))

@@ -112,7 +112,7 @@ def batch_norm_forward(
         epsilon: number that is added to the variance.
         relu: apply a ReLU.
         outputs: (M, C) float32, written.
-        mean: (C,) float64, written; NaN if there are no rows.
+        mean: (C,) float64, written; NaN if M is 0.
         variance: (C,) float64, written; the denominator is M, not M - 1.
     """
     if inputs.size == 0:

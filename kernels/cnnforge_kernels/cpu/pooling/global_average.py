@@ -73,7 +73,7 @@ def _SPREAD(_: int) -> Any:
     def _global_spread_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
         channels = a[CHANNELS]
-        # A run of whole pixels, so long that its rest at the end costs little.
+        # A run of whole pixels, long enough that the rest of a map costs little.
         run = max(1, 512 // channels)
         pattern = np.empty(run * channels, np.float32)
         share = np.float32(a[PIXELS])
