@@ -133,7 +133,7 @@ def call(function: Any, *arguments: Any, stream: Any = None, precision: str = "f
     """
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {PRECISIONS}. Received: {precision!r}")
-    if not any(isinstance(value, View) for value in arguments):
+    if View not in map(type, arguments):
         if stream is not None:
             raise ValueError("`stream` is for arrays on a device. Received: NumPy arrays.")
         if precision != "float32":

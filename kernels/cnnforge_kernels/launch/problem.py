@@ -7,8 +7,7 @@ name the function of the pass.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,8 +15,7 @@ from cnnforge_kernels import arrays
 from cnnforge_kernels.launch.arguments import Shape
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """Shapes and options of one call.
 
     Attributes:
@@ -51,10 +49,25 @@ class Problem:
         """
         outputs = arrays.out("out", out, self.outputs, known, stream=self.stream)
         if argmax is None:
-            self._run(function, *known, *self.options, outputs)
+            arrays.call(
+                function,
+                *known,
+                *self.options,
+                outputs,
+                stream=self.stream,
+                precision=self.precision,
+            )
             return arrays.result(outputs)
         cells = arrays.empty(known, self.outputs, argmax, self.stream)
-        self._run(function, *known, *self.options, outputs, cells)
+        arrays.call(
+            function,
+            *known,
+            *self.options,
+            outputs,
+            cells,
+            stream=self.stream,
+            precision=self.precision,
+        )
         return arrays.result(outputs), arrays.result(cells)
 
     def grad_inputs(
@@ -63,7 +76,16 @@ class Problem:
         """Compute the gradient of the inputs; ``grads`` is that of the outputs."""
         result = arrays.out("out", out, self.inputs, (grads, *known), stream=self.stream)
         # The function takes the shape of the inputs from its first argument.
-        self._run(function, result, *known, *self.options, grads, result)
+        arrays.call(
+            function,
+            result,
+            *known,
+            *self.options,
+            grads,
+            result,
+            stream=self.stream,
+            precision=self.precision,
+        )
         return arrays.result(result)
 
     def grad_weights(
@@ -88,8 +110,17 @@ class Problem:
         result = arrays.out("out", out, weights, (inputs, grads, gate), stream=self.stream)
         bias = arrays.empty((inputs,), self.outputs[3:], np.float32, self.stream)
         # The function takes the shapes of weights and bias from its second and third argument.
-        self._run(function, inputs, result, bias, gate, *self.options, grads, result, bias)
+        arrays.call(
+            function,
+            inputs,
+            result,
+            bias,
+            gate,
+            *self.options,
+            grads,
+            result,
+            bias,
+            stream=self.stream,
+            precision=self.precision,
+        )
         return arrays.result(result), arrays.result(bias)
-
-    def _run(self, function: Callable[..., None], *values: Any) -> None:
-        arrays.call(function, *values, stream=self.stream, precision=self.precision)
