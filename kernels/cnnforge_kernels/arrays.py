@@ -34,7 +34,7 @@ def array(name: str, value: Any, rank: int, stream: Any = None) -> Any:
         ValueError: the value is not a float32 array of that rank.
     """
     if is_device_array(value):
-        found = _cuda().dense(name, value, stream)
+        found = _cuda().contiguous(name, value, stream)
         if found.ndim != rank:
             raise ValueError(
                 f"`{name}` must be a float32 array of rank {rank}. "
@@ -59,7 +59,7 @@ def optional(name: str, value: Any, rank: int, stream: Any = None) -> Any:
 def argmax_array(value: Any, stream: Any = None) -> Any:
     """Return the argmax of a pool, C-contiguous, in its own memory."""
     if is_device_array(value):
-        return _cuda().dense("argmax", value, stream)
+        return _cuda().contiguous("argmax", value, stream)
     return np.ascontiguousarray(value)
 
 
