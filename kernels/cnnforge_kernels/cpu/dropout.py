@@ -134,7 +134,7 @@ def dropout_forward(
         counter: (2,) uint64, counter of the first four elements, its low half first.
         rate: probability that an element becomes zero: 0 or more, below 1.
         outputs: (N,), written.
-        mask: (N,) uint8, written: 1 where an element stays.
+        mask: (N,) uint8, written: 1 if an element stays, else 0.
     """
     args = np.zeros(FIELDS, np.int64)
     args[KEY] = load_int64(address_of(key))

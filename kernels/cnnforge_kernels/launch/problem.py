@@ -1,4 +1,4 @@
-"""One checked call: its shapes and options, and where its kernels run.
+"""One checked call: its shapes, its options, and its stream.
 
 Every op has the same three passes. The launchers check what they are given, make a ``Problem`` and
 name the function of the pass.

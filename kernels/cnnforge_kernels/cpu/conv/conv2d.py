@@ -208,9 +208,9 @@ def conv2d_forward(
         inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
         weights: (KH, KW, C / groups, F).
         bias: (F,), or empty for none.
-        strides: of rows and columns.
+        strides: strides of rows and columns.
         same: SAME padding, else VALID.
-        dilation_rate: of rows and columns.
+        dilation_rate: dilation of rows and columns.
         groups: blocks of channels that do not mix.
         relu: apply a ReLU.
         outputs: (N, OH, OW, F), written.

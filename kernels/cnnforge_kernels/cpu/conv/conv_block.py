@@ -196,9 +196,9 @@ def conv_block_forward(
         inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
         weights: (KH, KW, C / groups, F).
         bias: (F,), or empty for none.
-        strides: of the convolution's rows and columns.
+        strides: strides of the convolution's rows and columns.
         same: SAME padding of the convolution, else VALID.
-        dilation_rate: of rows and columns.
+        dilation_rate: dilation of rows and columns.
         groups: blocks of channels that do not mix.
         pool_size: window and stride of the pool, which is VALID.
         outputs: (N, PH, PW, F), written.

@@ -35,9 +35,9 @@ def depthwise_conv2d_forward(
         inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
         weights: (KH, KW, C, M).
         bias: (C * M,), or empty for none.
-        strides: of rows and columns.
+        strides: strides of rows and columns.
         same: SAME padding, else VALID.
-        dilation_rate: of rows and columns.
+        dilation_rate: dilation of rows and columns.
         relu: apply a ReLU.
         outputs: (N, OH, OW, C * M), written.
     """

@@ -82,7 +82,7 @@ def max_pool2d_forward(
     Args:
         inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
         pool_size: rows and columns of the window.
-        strides: of rows and columns.
+        strides: strides of rows and columns.
         same: SAME padding, else VALID.
         outputs: (N, OH, OW, C), written.
         argmax: (N, OH, OW, C) uint8, or int32 for windows of more than 256 cells; written.

@@ -305,7 +305,7 @@ def _compile_on_miss(slot: int) -> int:
     try:
         return compile_kernel(slot)
     except KeyboardInterrupt:
-        # The user wanted it: no traceback.
+        # Ctrl-C is not a failure: no traceback.
         return _INTERRUPTED
     except BaseException:
         traceback.print_exc()

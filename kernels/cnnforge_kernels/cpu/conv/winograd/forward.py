@@ -152,7 +152,7 @@ def LAUNCH(_: int) -> Any:
         given = carray(block, s.FIELDS)
         # A copy: the sweep goes on with its own block if a sum is not finite.
         args = np.empty(s.FIELDS + 1, np.int64)
-        # One by one: an assignment to a slice takes 2 s to compile, for its error message.
+        # Field by field: an assignment to a slice takes Numba 2 s to compile.
         for field in range(s.FIELDS):
             args[field] = given[field]
         channels, filters, groups = args[s.CHANNELS], args[s.FILTERS], args[s.GROUPS]

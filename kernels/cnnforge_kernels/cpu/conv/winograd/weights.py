@@ -226,7 +226,7 @@ def gather_tiles(args: Any, grad_weights: Any, grad_bias: Any) -> bool:
     if not _fits(args):
         return False
     block = np.zeros(_FIELDS, np.int64)
-    # One by one: an assignment to a slice takes 2 s to compile, for its error message.
+    # Field by field: an assignment to a slice takes Numba 2 s to compile.
     for field in range(g.FIELDS):
         block[field] = args[field]
     block[g.GRAD_WEIGHTS] = address_of(grad_weights)
