@@ -1,4 +1,4 @@
-"""The module that trains and classifies with the active Keras backend.
+"""The module that trains and predicts with the active Keras backend.
 
 Training, prediction and the certificate take these names from here and do not know which backend
 runs: `cnnforge._tensorflow` and `cnnforge._torch` offer the same.
@@ -16,17 +16,17 @@ from cnnforge.errors import UsageError
 _name = keras.backend.backend()
 # A type checker sees one of the two, as they offer the same.
 if TYPE_CHECKING or _name == "tensorflow":
-    from cnnforge._tensorflow import Classifier as Classifier
+    from cnnforge._tensorflow import BatchPredictor as BatchPredictor
     from cnnforge._tensorflow import Trainer as Trainer
     from cnnforge._tensorflow import prepare as prepare
     from cnnforge._tensorflow import pullback as pullback
 elif _name == "torch":
-    from cnnforge._torch import Classifier as Classifier
+    from cnnforge._torch import BatchPredictor as BatchPredictor
     from cnnforge._torch import Trainer as Trainer
     from cnnforge._torch import prepare as prepare
     from cnnforge._torch import pullback as pullback
 else:
     raise UsageError(
-        f"the Keras backend is {_name!r}, and cnnforge trains and classifies with tensorflow or "
+        f"the Keras backend is {_name!r}, and cnnforge trains and predicts with tensorflow or "
         "torch; set KERAS_BACKEND=tensorflow before Python starts"
     )

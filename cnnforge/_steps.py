@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -16,14 +16,12 @@ class ChunkResult:
     """What training on one chunk gave.
 
     Attributes:
-        loss: The sum of losses that was passed in, plus this chunk's.
-        correct: The number of correct images that was passed in, plus this chunk's.
+        sums: The sums that were passed in, plus those of this chunk, by name.
         failed: The first batch of the chunk whose loss was not finite, or `None`; the batches
             after it were not run.
     """
 
-    loss: float
-    correct: int
+    sums: Mapping[str, float]
     failed: int | None
 
 

@@ -26,12 +26,15 @@ import pluggy
 from cnnforge import hookspecs
 from cnnforge.errors import PluginError, UsageError, one_line
 from cnnforge.plugin import (
+    DEFAULT_TASK,
     PLUGIN_API,
     AugmentationSpec,
     CallbackSpec,
     DatasetSpec,
     LayerSpec,
     ModelSpec,
+    TaskSpec,
+    hookimpl,
 )
 from cnnforge.registry import Registry
 
@@ -44,6 +47,20 @@ Status = Literal["loaded", "failed", "incompatible", "disabled"]
 
 class _IncompatibleError(PluginError):
     """A plugin that was written for another plugin API."""
+
+
+class _Core:
+    """What the core declares itself: runs and models of 0.1 name no task and need this one."""
+
+    @hookimpl
+    def cnnforge_tasks(self) -> list[TaskSpec]:
+        return [
+            TaskSpec(
+                name=DEFAULT_TASK,
+                target="cnnforge.tasks.classification:Classification",
+                summary="tells the class of an image",
+            )
+        ]
 
 
 @dataclass(slots=True)
@@ -83,6 +100,7 @@ class Plugins:
         layers: The layers, by name.
         datasets: The datasets, by name.
         models: The models, by name.
+        tasks: The tasks, by name; the core's own are there in any case.
         callbacks: The callbacks of training, by name.
         augmentations: The augmentations, by name.
         records: One record per plugin, in the order in which they were looked at.
@@ -92,6 +110,7 @@ class Plugins:
     layers: Registry[LayerSpec] = field(init=False)
     datasets: Registry[DatasetSpec] = field(init=False)
     models: Registry[ModelSpec] = field(init=False)
+    tasks: Registry[TaskSpec] = field(init=False)
     callbacks: Registry[CallbackSpec] = field(init=False)
     augmentations: Registry[AugmentationSpec] = field(init=False)
     records: list[PluginRecord] = field(default_factory=list)
@@ -101,10 +120,12 @@ class Plugins:
         self.layers = Registry(LayerSpec, self._problems)
         self.datasets = Registry(DatasetSpec, self._problems)
         self.models = Registry(ModelSpec, self._problems)
+        self.tasks = Registry(TaskSpec, self._problems)
         self.callbacks = Registry(CallbackSpec, self._problems)
         self.augmentations = Registry(AugmentationSpec, self._problems)
         self.manager = pluggy.PluginManager("cnnforge")
         self.manager.add_hookspecs(hookspecs)
+        self.register(_Core(), "cnnforge")
 
     @property
     def registries(self) -> dict[str, Registry[Any]]:
@@ -113,6 +134,7 @@ class Plugins:
             "cnnforge_layers": self.layers,
             "cnnforge_datasets": self.datasets,
             "cnnforge_models": self.models,
+            "cnnforge_tasks": self.tasks,
             "cnnforge_callbacks": self.callbacks,
             "cnnforge_augmentations": self.augmentations,
         }

@@ -10,7 +10,14 @@ from collections.abc import Iterable
 
 import pluggy
 
-from cnnforge.plugin import AugmentationSpec, CallbackSpec, DatasetSpec, LayerSpec, ModelSpec
+from cnnforge.plugin import (
+    AugmentationSpec,
+    CallbackSpec,
+    DatasetSpec,
+    LayerSpec,
+    ModelSpec,
+    TaskSpec,
+)
 
 hookspec = pluggy.HookspecMarker("cnnforge")
 
@@ -44,9 +51,23 @@ def cnnforge_models() -> Iterable[ModelSpec]:
     """Declare models.
 
     Returns:
-        One `ModelSpec` per model. Its target is a callable `build(input_shape, classes)` that
+        One `ModelSpec` per model. Its target is a callable `build(input_shape, outputs)` that
         returns a stock `keras.Model` reading raw pixel values 0..255 of shape
-        (batch, height, width, channels) and ending in a softmax over the classes.
+        (batch, height, width, channels). `outputs` is a number that the model's task says: of a
+        classification, whose models end in a softmax, the number of classes. A target with a
+        parameter `argument` is given the text after the colon in `NAME:ARGUMENT`, or `None`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def cnnforge_tasks() -> Iterable[TaskSpec]:
+    """Declare tasks: what models learn, beside the classification that is built in.
+
+    Returns:
+        One `TaskSpec` per task. Its target is a subclass of `cnnforge.tasks.Task`, which says the
+        targets, the losses, the metrics, the evaluation and the predictions. Models and datasets
+        name it in their `task`.
     """
     raise NotImplementedError
 
@@ -71,7 +92,8 @@ def cnnforge_augmentations() -> Iterable[AugmentationSpec]:
     Returns:
         One `AugmentationSpec` per augmentation. Its target is a callable `make(argument)` that
         returns a function `augment(images, draws)`: images, (N, H, W, C) uint8, to new images of
-        the same shape. All chance comes from `draws` (`cnnforge.data.Draws`), whose numbers depend
+        the same shape, or to a pair of these and the (N, 2, 3) float32 transforms by which the
+        pixels moved. All chance comes from `draws` (`cnnforge.data.Draws`), whose numbers depend
         on the seed, the epoch and the sample only: a resumed run sees the same images.
     """
     raise NotImplementedError

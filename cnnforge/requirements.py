@@ -121,8 +121,8 @@ def check(
     Args:
         run: The run.
         records: What became of each plugin here.
-        model_only: Whether only those matter whose layers are in the saved model, which is what
-            predicting takes; to go on with training takes all.
+        model_only: Whether only those matter whose layers are in the saved model or whose task it
+            learned, which is what predicting takes; to go on with training takes all.
 
     Returns:
         Those that are there in another version.
@@ -133,7 +133,7 @@ def check(
     by_name = {record.name: record for record in records}
     changed = []
     for it in read(run):
-        if model_only and not it.layers:
+        if model_only and not it.layers and not _tasks(it):
             continue
         record = by_name.get(it.plugin) if it.plugin else None
         version = _version(it.distribution) if record is None else record.version
@@ -166,8 +166,14 @@ def describe_change(it: Requirement) -> str:
 
 
 def _what(it: Requirement) -> str:
-    names = ", ".join(f"layer {name}" for name in it.layers) or ", ".join(it.uses)
+    names = ", ".join([*(f"layer {name}" for name in it.layers), *_tasks(it)])
+    names = names or ", ".join(it.uses)
     return f"the {names}"
+
+
+def _tasks(it: Requirement) -> list[str]:
+    # A task says what the outputs of a model mean: nothing is predicted without it.
+    return [use for use in it.uses if use.startswith("task ")]
 
 
 def _package(source: str) -> str:

@@ -139,6 +139,7 @@ def test_a_run_leaves_its_files(trained: Path, plugin: str) -> None:
         "confusion_matrix.png",
         "curves.png",
         "environment.json",
+        "evaluation.json",
         "kernel_check.json",
         "kernels.json",
         "last",
@@ -153,7 +154,8 @@ def test_a_run_leaves_its_files(trained: Path, plugin: str) -> None:
     assert json.loads((trained / "classes.json").read_text()) == ["top", "middle", "bottom"]
     metrics = (trained / "metrics.csv").read_text().splitlines()
     assert metrics[0] == (
-        "epoch,loss,accuracy,val_loss,val_accuracy,learning_rate,seconds,images_per_second"
+        "epoch,loss,accuracy,val_loss,val_accuracy,val_balanced_accuracy,val_macro_f1,"
+        "learning_rate,seconds,images_per_second"
     )
     assert len(metrics) == 5
     assert len((trained / "predictions.csv").read_text().splitlines()) == 13

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cnnforge.data import ArraySamples, Dataset
+from cnnforge.tasks.classification import Classification
 from cnnforge.training import TrainingResult, TrainingState, prepare, train
 
 
@@ -51,7 +52,9 @@ def run(dataset: Dataset) -> Callable[..., tuple[TrainingResult, keras.Model]]:
         options = {"epochs": 3, "batch_size": 8, "seed": 1, "learning_rate": 0.01, **options}
         prepare(options["seed"])
         model = build()
-        return train(model, options.pop("dataset", dataset), **options), model
+        data = options.pop("dataset", dataset)
+        task = options.pop("task", None) or Classification(data.classes)
+        return train(model, task, data, **options), model
 
     return run
 
