@@ -1,5 +1,8 @@
 """Training states on disk."""
 
+import hashlib
+import io
+import json
 import os
 import resource
 from pathlib import Path
@@ -110,3 +113,30 @@ def test_a_full_disk_keeps_the_earlier_state(tmp_path: Path) -> None:
     loaded, _ = store.load()
     assert loaded is not None
     assert loaded.digest() == state(1).digest()
+
+
+def test_the_first_format_is_read(tmp_path: Path) -> None:
+    """What cnnforge 0.1 wrote of a classification in the middle of an epoch."""
+    row = {"epoch": 1, "loss": 0.1, "accuracy": 0.2, "val_loss": 0.3, "val_accuracy": 0.4}
+    row |= {"learning_rate": 1e-3, "seconds": 1.5, "images_per_second": 1e4}
+    meta = {
+        "epoch": 1,
+        "batch": 5,
+        "sums": {"loss": 1 / 3, "correct": 17, "seconds": 0.5},
+        "best": {"epoch": 1, "accuracy": 0.4, "loss": 0.1 + 0.2},
+        "history": [row],
+        "config": {"seed": 1, "model": "lenet", "rate": 0.1},
+        "arrays": 1,
+    }
+    body = io.BytesIO()
+    np.savez(body, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **{"00000": np.ones(2)})
+    digest = hashlib.sha256(body.getvalue()).hexdigest()
+    header = f"cnnforge-state 1 {digest}\n".encode()
+    (tmp_path / "state-00001-0000005.ckpt").write_bytes(header + body.getvalue())
+    loaded, warnings = StateStore(tmp_path).load()
+    assert warnings == []
+    assert loaded is not None
+    expected = state(1, 5)
+    for name in ("epoch", "batch", "sums", "best", "history", "config"):
+        assert getattr(loaded, name) == getattr(expected, name)
+    assert (loaded.callbacks, loaded.stopped) == ({}, "")
