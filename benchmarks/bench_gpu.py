@@ -52,7 +52,7 @@ def missing() -> str:
 
     if not torch.cuda.is_available():
         return "PyTorch sees no CUDA device (nvidia-smi shows whether the driver does)"
-    from cnnforge_kernels.cuda.availability import missing as kernels_miss
+    from cnnforge_kernels.cuda.runtime.availability import missing as kernels_miss
 
     return kernels_miss() or ""
 
@@ -71,7 +71,7 @@ def worker(options: Any) -> int:
     """Measure rows and print them as JSON."""
     from gpu.measure import measure
 
-    from cnnforge_kernels.cuda import tuning
+    from cnnforge_kernels.cuda.runtime import tuning
 
     asked = json.loads(options.worker)
     if options.tune:

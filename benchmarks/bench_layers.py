@@ -12,7 +12,7 @@ from layer_cases import PAIRS, PASSES
 @pytest.mark.parametrize("which", PASSES)
 @pytest.mark.parametrize("pair", PAIRS)
 def test_layer(benchmark: Any, measured: Any, pair: str, which: str, implementation: str) -> None:
-    from cnnforge._workloads import functions
+    from cnnforge.conversion.workloads import functions
 
     measurement = measured(pair)
     result = next(it for it in measurement.passes if it.name == which)

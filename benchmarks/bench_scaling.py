@@ -30,9 +30,9 @@ def measure(pair: str, implementation: str, which: str, options: Any) -> list[fl
     """Microseconds for an image, for each batch."""
     from dataclasses import replace
 
-    from cnnforge._workloads import functions
     from cnnforge.benchmarking import interleave
-    from cnnforge.discovery import discover
+    from cnnforge.conversion.workloads import functions
+    from cnnforge.plugin_host.discovery import discover
 
     whole = build(pair, discover().layers).workload
     timed = {}
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--limit", type=float, default=20.0, help="seconds for each table")
     options: Any = parser.parse_args(arguments)
-    from cnnforge.cli._quiet import import_keras
+    from cnnforge.cli._import_keras import import_keras
 
     import_keras()
     failed = 0

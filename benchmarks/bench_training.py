@@ -26,7 +26,7 @@ import numpy as np
 from cnnforge.benchmarking import interleave, ratio, torch_missing
 from cnnforge.conversion import Kernels, forge
 from cnnforge.data import ArraySamples, DataOptions, Dataset
-from cnnforge.discovery import Plugins, discover
+from cnnforge.plugin_host.discovery import Plugins, discover
 from cnnforge.tasks.classification import Classification
 
 OURS: dict[str, Kernels] = {
@@ -145,12 +145,12 @@ def classify(model: keras.Model, dataset: Dataset, batch_size: int) -> Callable[
 
 def loop(model: keras.Model, dataset: Dataset, batch_size: int) -> Callable[[], None]:
     """One epoch of our loop as the command runs it, without validation (``fit`` has none here)."""
-    from cnnforge._backend import Trainer
-    from cnnforge._chunks import ChunkSize, chunks
+    from cnnforge.backends import Trainer
+    from cnnforge.data.prefetch import ChunkSize, chunks
     from cnnforge.training.order import order
 
     task = Classification(dataset.classes)
-    trainer = Trainer(model, task, 0.001, batch_size)
+    trainer = Trainer(model, task, keras.optimizers.Adam(0.001), batch_size)
     size = ChunkSize(dataset.image_shape, batch_size)
     epoch = 0
 

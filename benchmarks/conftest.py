@@ -15,10 +15,10 @@ RESULTS = Path(__file__).with_name("results")
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, Any]) -> None:
     """Add what pytest-benchmark leaves out: graphics card, driver, CPU features, versions."""
-    from cnnforge.cli._quiet import import_keras
+    from cnnforge.cli._import_keras import import_keras
 
     import_keras()  # It sets how waiting threads wait, before OpenMP is loaded.
-    from cnnforge.environment import environment
+    from cnnforge.utils.environment import environment
 
     facts = environment()
     machine_info["cnnforge"] = {
@@ -34,13 +34,13 @@ def measured(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Any]]:
     """
     from dataclasses import asdict
 
-    from cnnforge.cli._quiet import import_keras
+    from cnnforge.cli._import_keras import import_keras
 
     import_keras()
     from cnnforge import benchmarking
-    from cnnforge._parity import check
-    from cnnforge.discovery import discover
-    from cnnforge.environment import environment
+    from cnnforge.conversion.parity import check
+    from cnnforge.plugin_host.discovery import discover
+    from cnnforge.utils.environment import environment
 
     layers = discover().layers
     peaks = benchmarking.measure_peaks()

@@ -19,13 +19,16 @@ from pathlib import Path
 
 from cases import CONVOLUTIONS
 
-from cnnforge_kernels.cuda import conv2d, conv_block, pooling, tensor_cores
-from cnnforge_kernels.cuda.compiler import intermediate, link
-from cnnforge_kernels.cuda.conv2d import Convolution
-from cnnforge_kernels.cuda.dense import copy_kernel
-from cnnforge_kernels.cuda.jit import Kernel
-from cnnforge_kernels.cuda.plans import Plan
-from cnnforge_kernels.cuda.pooling import Pooling
+from cnnforge_kernels.cuda.codegen.jit import Kernel
+from cnnforge_kernels.cuda.conv import block_plans
+from cnnforge_kernels.cuda.conv import plans as conv2d
+from cnnforge_kernels.cuda.conv.plans import Convolution
+from cnnforge_kernels.cuda.pooling import plans as pooling
+from cnnforge_kernels.cuda.pooling.plans import Pooling
+from cnnforge_kernels.cuda.runtime.compiler import intermediate, link
+from cnnforge_kernels.cuda.runtime.contiguous import copy_kernel
+from cnnforge_kernels.cuda.runtime.plans import Plan
+from cnnforge_kernels.cuda.tensor_cores import plans as tensor_cores
 
 ARCHITECTURES = ((7, 5), (8, 0), (9, 0), (12, 0))
 CASES = ("seed1", "seed2", "cifar", "mid", "stem", "r64", "r128")
@@ -135,9 +138,9 @@ def _plans() -> list[Plan]:
         ((64, 27, 27, 5), (3, 3, 5, 7), (3, 3)),
     ):
         c = Convolution(shape, weights, same=True)
-        plans += [conv_block.forward(c, pool, True), conv_block.grad_weights(c, pool)]
+        plans += [block_plans.forward(c, pool, True), block_plans.grad_weights(c, pool)]
         if shape[3] > 1:
-            plans.append(conv_block.grad_inputs(c, pool))
+            plans.append(block_plans.grad_inputs(c, pool))
     for shape, window, strides in (
         ((64, 28, 28, 8), (2, 2), (2, 2)),
         ((64, 28, 28, 3), (3, 3), (2, 2)),

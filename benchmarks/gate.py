@@ -211,7 +211,7 @@ def nearest_thresholds(path: Path, machine: Machine) -> tuple[dict[str, float], 
 
 
 def this_machine() -> Machine:
-    from cnnforge.environment import backend, processor
+    from cnnforge.utils.environment import backend, processor
 
     cpu, framework = processor(), backend()
     # 2.21.0 and 2.21.1 compute with the same code.
@@ -243,12 +243,12 @@ def thresholds_text(measured: Mapping[str, Ratio], margin: float, machine: Machi
 
 def measurer(rounds: int, limit: float) -> Measure:
     """Measure real layers; what is measured again is measured for twice as long."""
-    from cnnforge.cli._quiet import import_keras
+    from cnnforge.cli._import_keras import import_keras
 
     import_keras()  # It sets how waiting threads wait, before OpenMP is loaded.
-    from cnnforge import _parity as parity
     from cnnforge import benchmarking
-    from cnnforge.discovery import discover
+    from cnnforge.conversion import parity
+    from cnnforge.plugin_host.discovery import discover
 
     layers = discover().layers
     right: set[str] = set()

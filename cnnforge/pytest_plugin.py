@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from cnnforge.discovery import Plugins
+    from cnnforge.plugin_host.discovery import Plugins
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def isolated_plugins(
 
     Returns:
         `isolate(*plugins)`, which loads plugins as `--plugin` does (a file or a module each) and
-        returns the `cnnforge.discovery.Plugins`.
+        returns the `cnnforge.plugin_host.discovery.Plugins`.
 
     Example:
         ```python
@@ -35,7 +35,7 @@ def isolated_plugins(
             assert list(plugins.layers) == ["acme_layers.manifest/gabor"]
         ```
     """
-    from cnnforge.discovery import AUTOLOAD_VARIABLE, DISABLED_VARIABLE, discover
+    from cnnforge.plugin_host.discovery import AUTOLOAD_VARIABLE, DISABLED_VARIABLE, discover
 
     monkeypatch.setenv(AUTOLOAD_VARIABLE, "0")
     monkeypatch.delenv(DISABLED_VARIABLE, raising=False)
@@ -57,7 +57,7 @@ def install_plugin(
         ```python
         def test_it(install_plugin):
             install_plugin("mine", "from cnnforge.plugin import ...")
-            assert "mine/gabor" in cnnforge.discovery.discover().layers
+            assert "mine/gabor" in cnnforge.plugin_host.discovery.discover().layers
         ```
     """
     folder = tmp_path / "installed_plugins"

@@ -15,8 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from cnnforge_kernels.cpu import conv2d, conv_block, depthwise, pooling
-from cnnforge_kernels.cuda import launch, runtime, simulation
+from cnnforge_kernels.cpu.conv import conv2d, conv_block
+from cnnforge_kernels.cpu.depthwise import depthwise
+from cnnforge_kernels.cpu.pooling import pooling
+from cnnforge_kernels.cuda import launch
+from cnnforge_kernels.cuda.runtime import driver, simulated_driver
 from gpu.ceilings import H200, Ceilings
 from gpu.problem import Call
 from gpu.rows import Row
@@ -47,7 +50,7 @@ class HostArray:
         return interface | {"data": (interface["data"][0], False), "version": 3}
 
 
-class Driver(simulation.Driver):
+class Driver(simulated_driver.Driver):
     """A device with tensor cores, for plans and arguments only."""
 
     def capability(self, device: int) -> tuple[int, int]:
@@ -75,7 +78,7 @@ class DryDevice:
 
     def __init__(self) -> None:
         self._driver = Driver()
-        runtime._driver = self._driver
+        driver._driver = self._driver
 
     @property
     def launches(self) -> list[str]:

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from cnnforge_kernels import placement
-from cnnforge_kernels.cuda import compiler, runtime, simulation
-from cnnforge_kernels.cuda.arrays import View
-from cnnforge_kernels.cuda.jit import Kernel, cuda
+from cnnforge_kernels import arrays as placement
+from cnnforge_kernels.cuda.codegen.jit import Kernel, cuda
+from cnnforge_kernels.cuda.runtime import compiler, driver, simulated_driver
+from cnnforge_kernels.cuda.runtime.arrays import View
 from gpu.dry import Driver, HostArray
 from gpu.options import capability
 
@@ -49,13 +49,13 @@ def pytest_addoption(parser: Any) -> None:
 
 def pytest_configure(config: Any) -> None:
     """Whatever asks for a device from here on gets this one."""
-    runtime._driver = Driver()
+    driver._driver = Driver()
     cuda.to_device = lambda array: Array(np.array(array, order="C"))
     cuda.as_cuda_array = lambda array: Array(_memory(array))
     cuda.stream = lambda: SimpleNamespace(handle=512, synchronize=lambda: None)
     placement.call = _computed(placement.call)
     # Tests that bring stand-ins of their own are noted, too.
-    simulation.Driver.launch = _noted(simulation.Driver.launch)
+    simulated_driver.Driver.launch = _noted(simulated_driver.Driver.launch)
 
 
 def pytest_sessionfinish(session: Any) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cnnforge._timing import interleave, ratio, timing
-from cnnforge_kernels.cuda import tuning
+from cnnforge.utils.timing import interleave, ratio, timing
+from cnnforge_kernels.cuda.runtime import tuning
 from gpu import parity
 from gpu.ceilings import Ceilings, floor
 from gpu.problem import calls, prepare, results

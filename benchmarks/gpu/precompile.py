@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from cnnforge_kernels.cuda import compiler, launch, runtime, tuning
-from cnnforge_kernels.cuda.jit import Kernel
+from cnnforge_kernels.cuda import launch
+from cnnforge_kernels.cuda.codegen.jit import Kernel
+from cnnforge_kernels.cuda.runtime import compiler, driver, tuning
 from gpu import dry
 from gpu.problem import calls, given, prepare, written
 from gpu.rows import Row, select
@@ -39,7 +40,7 @@ class _Noting(dry.Driver):
 def kernels(rows: Sequence[Row], tune: bool = False) -> list[Kernel]:
     """The kernels that rows run, each once; with ``tune`` those of every configuration."""
     found: dict[Kernel, None] = {}
-    before, runtime._driver = runtime._driver, _Noting()
+    before, driver._driver = driver._driver, _Noting()
     asked = tuning.enabled()
     tuning.enable(tune)
     try:
@@ -54,10 +55,10 @@ def kernels(rows: Sequence[Row], tune: bool = False) -> list[Kernel]:
             }
             for call in (*prepare(row, arrays), *calls(row, arrays)):
                 getattr(launch, call.function)(*call.arguments, **dict(call.options))
-        noted: Any = runtime._driver
+        noted: Any = driver._driver
         found |= dict.fromkeys(kernel for kernel, _, _ in noted.launches)
     finally:
-        runtime._driver = before
+        driver._driver = before
         tuning.enable(asked)
         tuning.forget()
     return list(found)

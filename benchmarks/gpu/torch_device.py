@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
-from cnnforge._timing import interleave
+from cnnforge.utils.timing import interleave
 from gpu import torch_peer
 from gpu.ceilings import Ceilings
 from gpu.problem import Call

@@ -16,7 +16,7 @@ import torch_training
 from torch import nn  # pyright: ignore[reportMissingImports]
 from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
-from cnnforge._timing import interleave, ratio
+from cnnforge.utils.timing import interleave, ratio
 from gpu.problem import Call
 
 IMAGES, BATCH, CLASSES = 16384, 1024, 10

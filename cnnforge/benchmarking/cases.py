@@ -10,10 +10,10 @@ from typing import Any
 
 import keras
 
-from cnnforge._workloads import Workload, model_workloads
+from cnnforge.conversion.workloads import Workload, model_workloads
 from cnnforge.errors import CnnforgeError, UsageError, one_line
 from cnnforge.plugin import LayerSpec
-from cnnforge.registry import Registry
+from cnnforge.plugin_host.registry import Registry
 
 # (N, H, W, C), window, filters, whether it is a first layer: those of small networks on digits
 # and on small colour images, and one with the channels of a residual network.

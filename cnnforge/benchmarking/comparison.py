@@ -83,7 +83,7 @@ def require_same_machine(before: Mapping[str, Any], machine: Mapping[str, Any], 
 
     Args:
         before: An earlier result.
-        machine: What `cnnforge.environment.environment` says of this one.
+        machine: What `cnnforge.utils.environment.environment` says of this one.
         path: Where the earlier result is from.
 
     Raises:

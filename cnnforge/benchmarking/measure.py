@@ -12,12 +12,12 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from cnnforge._timing import Timing, interleave, timing
-from cnnforge._workloads import Functions, functions
 from cnnforge.benchmarking.cases import Case
 from cnnforge.benchmarking.peaks import Peaks
 from cnnforge.benchmarking.torch_peer import torch_functions, torch_missing
 from cnnforge.benchmarking.work import Work, work
+from cnnforge.conversion.workloads import Functions, functions
+from cnnforge.utils.timing import Timing, interleave, timing
 
 PassName = Literal["forward", "backward", "full"]
 Pair = tuple[float | None, float | None]
@@ -84,7 +84,7 @@ def first_calls(case: Case) -> Pair:
     Returns:
         Seconds of the first forward and the first full call together, of ours and of the
         reference: tracing a graph, and compiling what no cache on the disk holds. `None` where
-        it fails: `cnnforge._parity.check` tells why.
+        it fails: `cnnforge.conversion.parity.check` tells why.
     """
     workload = case.workload
     kinds = (workload.kind,) if workload.crashes else (workload.kind, workload.reference)
@@ -112,7 +112,7 @@ def measure(
     """Time a case's layer and its reference in turn.
 
     Args:
-        case: A case that `cnnforge._parity.check` has passed.
+        case: A case that `cnnforge.conversion.parity.check` has passed.
         rounds: How often each is timed.
         limit: Seconds after which no further round begins.
         first: The result of `first_calls`.

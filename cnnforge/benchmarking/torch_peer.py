@@ -15,7 +15,7 @@ import keras
 import numba
 import numpy as np
 
-from cnnforge._workloads import Repeatable, Workload
+from cnnforge.conversion.workloads import Repeatable, Workload
 
 LAYOUTS = ("contiguous", "channels_last")
 _Function = Callable[[Any, list[Any]], Any]

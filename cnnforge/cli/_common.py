@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from cnnforge.discovery import Plugins
+    from cnnforge.plugin_host.discovery import Plugins
 
 PluginOption = Annotated[
     list[str] | None,
@@ -38,7 +38,7 @@ def load_plugins(explicit: Sequence[str] | None = None) -> Plugins:
     Raises:
         PluginError: If one of `explicit` cannot be loaded.
     """
-    from cnnforge.discovery import discover
+    from cnnforge.plugin_host.discovery import discover
 
     plugins = discover(explicit or ())
     for record in plugins.records:

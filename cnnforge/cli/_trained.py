@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from cnnforge.conversion import Kernels
-    from cnnforge.discovery import Plugins
+    from cnnforge.plugin_host.discovery import Plugins
     from cnnforge.prediction import Predictor, RunData
 
 
@@ -51,11 +51,10 @@ def open_trained(
         RunError: A file is missing or damaged, or a plugin that the model needs is not there; or it
             is there in another version, and the model does not give what it gave.
     """
-    from cnnforge import requirements
     from cnnforge.cli import _render
     from cnnforge.configuration import TrainingOptions, check_types
     from cnnforge.plugin import DEFAULT_TASK
-    from cnnforge.runs import CONFIG, RunDirectory
+    from cnnforge.runs import CONFIG, RunDirectory, requirements
 
     run = RunDirectory.open(path)
     stored, table = run.read_config()
@@ -68,7 +67,7 @@ def open_trained(
     # Before the seconds that an import of Keras takes.
     others = requirements.check(run, plugins.records, model_only=True)
 
-    from cnnforge.cli._quiet import import_keras
+    from cnnforge.cli._import_keras import import_keras
 
     import_keras()
     from cnnforge.prediction import Predictor, RunData
@@ -76,7 +75,7 @@ def open_trained(
     data = RunData(
         reference=options.data,
         validation_fraction=options.validation_fraction,
-        seed=options.seed,
+        seed=options.split_seed,
         fingerprint=str(table.get("fingerprint", "")),
         task=str(table.get("task", DEFAULT_TASK)),
     )

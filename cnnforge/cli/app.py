@@ -14,11 +14,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cnnforge.cli import _interrupt
-from cnnforge.cli.bench import bench
+from cnnforge.cli import _ctrl_c
+from cnnforge.cli.bench.bench import bench
 from cnnforge.cli.doctor import doctor
 from cnnforge.cli.evaluate import evaluate
-from cnnforge.cli.plugins import group as plugins
+from cnnforge.cli.plugins.plugins import group as plugins
 from cnnforge.cli.predict import predict
 from cnnforge.cli.train import train
 from cnnforge.errors import CnnforgeError
@@ -26,7 +26,7 @@ from cnnforge.errors import CnnforgeError
 _COMMANDS = (train, evaluate, predict, bench, doctor)
 _GROUPS = (plugins,)
 
-INTERRUPTED = _interrupt.EXIT_CODE
+INTERRUPTED = _ctrl_c.EXIT_CODE
 
 # Some versions of Typer depend on Click and some bring a copy of their own. This is
 # `ClickException`, the base of all errors in the arguments, of whichever is in use.
@@ -44,7 +44,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise _Interrupted(_interrupt.message()) from None
+            raise _Interrupted(_ctrl_c.message()) from None
 
 
 # Typer's rich help would import rich, for every --help and every wrong option.
@@ -96,8 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is not None:
         return _main(list(arguments))
-    _interrupt.watch()
-    return _interrupt.end(_main(sys.argv[1:]))
+    _ctrl_c.watch()
+    return _ctrl_c.end(_main(sys.argv[1:]))
 
 
 def _main(arguments: list[str]) -> int:
@@ -108,22 +108,22 @@ def _main(arguments: list[str]) -> int:
     except CnnforgeError as error:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(_interrupt.message(), INTERRUPTED)
+        return _fail(_ctrl_c.message(), INTERRUPTED)
     except _ArgumentError as error:
         return _fail(_explain(error), error.exit_code)
     except Exception:
-        if not _interrupt.came():
+        if not _ctrl_c.came():
             raise
-        return _fail(_interrupt.message(), INTERRUPTED)
+        return _fail(_ctrl_c.message(), INTERRUPTED)
     return code if isinstance(code, int) else 0
 
 
 def _fail(message: str, code: int) -> int:
     from cnnforge.cli import _render
 
-    if _interrupt.came():
+    if _ctrl_c.came():
         # A library makes an error of its own of an exception that comes out of a callback.
-        message, code = _interrupt.message(), INTERRUPTED
+        message, code = _ctrl_c.message(), INTERRUPTED
     _render.error(message)
     return code
 

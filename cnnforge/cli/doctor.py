@@ -11,9 +11,9 @@ from cnnforge.cli._common import JsonOption, PluginOption, print_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cnnforge.certificate import LayerCheck
-    from cnnforge.discovery import Plugins
+    from cnnforge.conversion.certificate import LayerCheck
     from cnnforge.plugin import LayerSpec
+    from cnnforge.plugin_host.discovery import Plugins
 
 # What a layer is built with, by the names of its arguments.
 _ARGUMENTS = {
@@ -30,7 +30,7 @@ _INPUT_SHAPE = (28, 28, 4)
 
 def doctor(plugin: PluginOption = None, json: JsonOption = False) -> None:
     """Show what this machine offers; check every layer kernel against its reference."""
-    from cnnforge.discovery import discover
+    from cnnforge.plugin_host.discovery import discover
 
     plugins = discover(plugin or ())
     report = _report(plugins)
@@ -44,10 +44,10 @@ def doctor(plugin: PluginOption = None, json: JsonOption = False) -> None:
 
 def _report(plugins: Plugins) -> dict[str, Any]:
     """Return everything there is to say, as plain values."""
-    from cnnforge.cli._quiet import import_keras
+    from cnnforge.cli._import_keras import import_keras
 
     import_keras()
-    from cnnforge.environment import environment
+    from cnnforge.utils.environment import environment
 
     route, usable = _route()
     checks = _checks(plugins.layers.values()) if usable else []
@@ -107,10 +107,10 @@ def _check(spec: LayerSpec) -> dict[str, Any]:
 
     import keras
 
-    from cnnforge.certificate import certify
+    from cnnforge.conversion.certificate import certify
     from cnnforge.errors import one_line
     from cnnforge.plugin import LayerSpec
-    from cnnforge.registry import Registry
+    from cnnforge.plugin_host.registry import Registry
 
     kind = (spec.reference or "").rpartition(":")[2]
     try:
@@ -145,7 +145,7 @@ def _failed(name: str, kind: str, error: str) -> dict[str, Any]:
 
 def _choices(specs: Sequence[LayerSpec]) -> list[dict[str, Any]]:
     """What `--kernels auto` has measured on this machine with these versions, and taken."""
-    from cnnforge.choice import remembered
+    from cnnforge.conversion.autotune import remembered
     from cnnforge.errors import PluginError
 
     kinds = {}

@@ -105,8 +105,8 @@ def _check_output(output: Path | None, submission: Path | None) -> None:
 
 
 def _write(rows: list[Row], task: Task, output: Path | None, submission: Path | None) -> None:
-    from cnnforge._files import write_text
     from cnnforge.errors import RunError
+    from cnnforge.utils.atomic_files import write_text
 
     texts: list[tuple[Path, str]] = []
     if output is not None:

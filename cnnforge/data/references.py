@@ -19,7 +19,7 @@ _FORMS = "a folder of images, a .csv file, NAME, or NAME:ARGUMENT"
 
 
 class DatasetRegistry(Container[object], Protocol):
-    """What `open_dataset` needs of `cnnforge.registry.Registry`."""
+    """What `open_dataset` needs of `cnnforge.plugin_host.registry.Registry`."""
 
     def __getitem__(self, name: str) -> DatasetSpec:
         """Find a spec by its short or its qualified name."""

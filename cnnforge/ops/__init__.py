@@ -10,7 +10,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-from cnnforge.ops import _routes
+from cnnforge.ops import routes
 from cnnforge.ops.array_op import ArrayOp as ArrayOp
 from cnnforge.ops.array_op import registered_ops
 
@@ -27,7 +27,7 @@ def register() -> None:
         ValueError: An op was defined anew with other inputs, outputs or attributes than it was
             registered with.
     """
-    route_ = _routes.active()
+    route_ = routes.active()
     for op in registered_ops():
         route_.register(op)
 
@@ -41,4 +41,4 @@ def route() -> str:
     Raises:
         cnnforge.errors.UsageError: There is no route to the active Keras backend.
     """
-    return _routes.active().describe()
+    return routes.active().describe()

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numba import types
 
-from cnnforge.ops import _routes
-from cnnforge.ops._attributes import check_attributes
-from cnnforge.ops._checks import define
-from cnnforge.ops._core import OpCore, Values
+from cnnforge.ops import routes
+from cnnforge.ops.definition.attributes import check_attributes
+from cnnforge.ops.definition.checks import define
+from cnnforge.ops.op_base import OpCore, Values
 
 _ops: dict[str, ArrayOp] = {}
 
@@ -113,8 +113,8 @@ class ArrayOp(OpCore):
                 the CPU: `missing() -> str | None` says what it lacks on this machine, and
                 `record(call)` runs a call of its functions without launching anything and returns
                 what they would have launched: launches (`function`, `grid`, `block`, `shared`,
-                `arguments`, as `cnnforge_kernels.cuda.recording.Recorded`) and the memory that they
-                need besides the arrays, as (address, bytes).
+                `arguments`, as `cnnforge_kernels.cuda.runtime.recording.Recorded`) and the memory
+                that they need besides the arrays, as (address, bytes).
 
         Raises:
             ValueError: Something does not fit; the message names the op, the function and the
@@ -169,7 +169,7 @@ class ArrayOp(OpCore):
         """
         self._check_count(tensors)
         values = check_attributes(self._label, self._definition.attributes, attributes)
-        results = _routes.active().call(self, tensors, values)
+        results = routes.active().call(self, tensors, values)
         return results[0] if len(self.outputs) == 1 else tuple(results)
 
     def run(self, *arrays: Values, **attributes: Any) -> Any:

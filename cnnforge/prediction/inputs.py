@@ -21,8 +21,8 @@ from cnnforge.data import (
 )
 from cnnforge.errors import DataError, UsageError
 from cnnforge.plugin import DEFAULT_TASK, DatasetSpec
+from cnnforge.plugin_host.registry import Registry
 from cnnforge.prediction.predictor import Predictor
-from cnnforge.registry import Registry
 from cnnforge.tasks import Evaluation, Row
 
 

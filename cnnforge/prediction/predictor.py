@@ -10,15 +10,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from cnnforge._backend import BatchPredictor
-from cnnforge._chunks import ChunkSize, chunks, images_only
+from cnnforge.backends import BatchPredictor
 from cnnforge.conversion import Kernels, forge
 from cnnforge.data import Dataset, Samples, UnreadableImage, read_image
 from cnnforge.data.files import in_parallel
+from cnnforge.data.prefetch import ChunkSize, chunks, images_only
 from cnnforge.errors import PluginError, RunError
 from cnnforge.plugin import LayerSpec, TaskSpec
-from cnnforge.prediction.golden import LARGEST_DRIFT, golden_drift
-from cnnforge.registry import Registry
+from cnnforge.plugin_host.registry import Registry
+from cnnforge.prediction.reference_predictions import LARGEST_DRIFT, golden_drift
 from cnnforge.runs import RunDirectory
 from cnnforge.tasks import Evaluation, Row, Task, open_task
 

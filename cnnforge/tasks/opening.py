@@ -8,7 +8,7 @@ from typing import Any
 from cnnforge.data import Dataset
 from cnnforge.errors import PluginError, UsageError
 from cnnforge.plugin import DEFAULT_TASK, ModelSpec, TaskSpec
-from cnnforge.registry import Registry
+from cnnforge.plugin_host.registry import Registry
 from cnnforge.runs import RunDirectory
 from cnnforge.tasks.task import Task
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from cnnforge.testing.cases import Check as Check
 from cnnforge.testing.cases import LayerCase as LayerCase
-from cnnforge.testing.tolerance import assert_close as assert_close
-from cnnforge.testing.tolerance import error_bounds as error_bounds
+from cnnforge.utils.tolerance import assert_close as assert_close
+from cnnforge.utils.tolerance import error_bounds as error_bounds
 
 if TYPE_CHECKING:
     from cnnforge.testing.conformance import dataset_checks as dataset_checks

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from cnnforge._backend import pullback
+from cnnforge.backends import pullback
 from cnnforge.testing._subject import (
     Array,
     Subject,
@@ -24,7 +24,7 @@ from cnnforge.testing._subject import (
     weight_names,
 )
 from cnnforge.testing._values import compare
-from cnnforge.testing.tolerance import assert_close
+from cnnforge.utils.tolerance import assert_close
 
 _HINTS = {
     # What an author of an op most often forgets, by what Keras or TensorFlow then says.

@@ -8,13 +8,13 @@ from typing import Any
 
 import keras
 
-from cnnforge._timing import interleave, ratio
-from cnnforge._workloads import Workload, functions
 from cnnforge.conversion import forge, lower
+from cnnforge.conversion.workloads import Workload, functions
 from cnnforge.plugin import LayerSpec
-from cnnforge.registry import Registry
+from cnnforge.plugin_host.registry import Registry
 from cnnforge.testing._subject import Subject, outputs_of
 from cnnforge.testing._values import check_weights, compare
+from cnnforge.utils.timing import interleave, ratio
 
 _ROUNDS = 12
 _SECONDS = 3.0

@@ -13,9 +13,9 @@ import numpy as np
 
 from cnnforge.conversion import forge, lower
 from cnnforge.data import DataOptions, Dataset
-from cnnforge.discovery import Plugins, discover
 from cnnforge.errors import CnnforgeError
 from cnnforge.plugin import DatasetSpec, ModelSpec
+from cnnforge.plugin_host.discovery import Plugins, discover
 from cnnforge.tasks import Task, load_task, task_for
 from cnnforge.testing._subject import explained
 from cnnforge.testing.cases import Check

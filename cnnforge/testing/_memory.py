@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from cnnforge._backend import pullback
-from cnnforge.ops._audit import audit
+from cnnforge.backends import pullback
+from cnnforge.ops.audit import audit
 from cnnforge.testing._subject import (
     INPUTS,
     Array,

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras.ops import cast
 
-from cnnforge._backend import pullback
+from cnnforge.backends import pullback
 from cnnforge.errors import one_line
 from cnnforge.plugin import LayerSpec
 from cnnforge.testing.cases import LayerCase

@@ -16,7 +16,7 @@ from cnnforge.testing._subject import (
     weight_names,
 )
 from cnnforge.testing.diagnosis import diagnose, fits, variants
-from cnnforge.testing.tolerance import assert_close
+from cnnforge.utils.tolerance import assert_close
 
 
 def compare(

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from cnnforge.discovery import discover
 from cnnforge.errors import PluginError
 from cnnforge.plugin import LayerSpec
+from cnnforge.plugin_host.discovery import discover
 from cnnforge.testing import (
     _behaviour,
     _conversion,

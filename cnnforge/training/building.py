@@ -10,7 +10,7 @@ import keras
 from cnnforge.data import Dataset
 from cnnforge.errors import CnnforgeError, PluginError, UsageError, one_line
 from cnnforge.plugin import ModelSpec
-from cnnforge.registry import Registry
+from cnnforge.plugin_host.registry import Registry
 from cnnforge.tasks import Task
 
 

@@ -1,7 +1,7 @@
 """The training loop.
 
 It owns the order of the samples, the state and the events; the step belongs to the framework
-(`cnnforge._backend.Trainer`). It prints nothing.
+(`cnnforge.backends.Trainer`). It prints nothing.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from typing import NoReturn
 import keras
 import numpy as np
 
-from cnnforge._backend import Trainer
-from cnnforge._chunks import Chunk, ChunkSize, chunks, images_only
+from cnnforge.backends import Trainer
 from cnnforge.callbacks import Callback
 from cnnforge.data import Augment, AugmentedSamples, Dataset, samples_of_epoch
+from cnnforge.data.prefetch import Chunk, ChunkSize, chunks, images_only
 from cnnforge.errors import CnnforgeError
+from cnnforge.optimizer_options import OptimizerOptions
 from cnnforge.tasks import LOSS, Evaluation, Metric, Task, is_better
-from cnnforge.training import culprit
+from cnnforge.training import nonfinite
+from cnnforge.training.components import EpochCallbacks
 from cnnforge.training.events import (
     BatchesDone,
     EpochBegun,
@@ -33,11 +35,12 @@ from cnnforge.training.events import (
     Interrupted,
     Listener,
 )
-from cnnforge.training.extensions import EpochCallbacks
+from cnnforge.training.optimizers import LearningRate, build
 from cnnforge.training.order import order
 from cnnforge.training.state import Best, StateStore, Sums, TrainingState
 
 _SAVE_EVERY = 300.0
+_ADAM = OptimizerOptions()
 
 
 class _Stopped(Exception):
@@ -69,7 +72,7 @@ def train(
     *,
     epochs: int,
     batch_size: int = 64,
-    learning_rate: float = 0.001,
+    optimizer: OptimizerOptions = _ADAM,
     seed: int = 0,
     monitor: str | None = None,
     store: StateStore | None = None,
@@ -94,7 +97,7 @@ def train(
         dataset: The samples to train on and to validate with.
         epochs: How many epochs the run has, those before `resume_from` included.
         batch_size: Images per step; the last step of an epoch takes what is left.
-        learning_rate: Adam's.
+        optimizer: What changes the weights.
         seed: Of the order of the samples.
         monitor: Name of the metric of the validation samples that decides which epoch is the best
             one; `None`: the task's own choice. Of the same value, the lower loss is better.
@@ -114,6 +117,7 @@ def train(
 
     Raises:
         UnknownNameError: The task has no metric `monitor`.
+        UsageError: The warm-up is as long as the training.
         CnnforgeError: The loss or a weight is no longer a finite number: in which epoch and batch,
             and in which layer first; what was saved last is.
             Or `resume_from` belongs to another model.
@@ -121,12 +125,14 @@ def train(
         PluginError: A callback or an augmentation failed.
     """
     metric = task.monitored(monitor)
-    trainer = Trainer(model, task, learning_rate, batch_size)
-    run = _Run(trainer, model, task, dataset, epochs, batch_size, seed)
+    batches = -(-len(dataset.train) // batch_size)
+    built, rate = build(optimizer, batches=batches, epochs=epochs)
+    trainer = Trainer(model, task, built, batch_size)
+    run = _Run(trainer, rate, model, task, dataset, epochs, batch_size, seed)
     run.metric = metric
     run.store, run.save_best, run.should_stop = store, save_best, should_stop
     run.listeners, run.augmentations = tuple(listeners), tuple(augmentations)
-    run.callbacks = EpochCallbacks(callbacks or {}, run.trainer, model, epochs, folder, metric.name)
+    run.callbacks = EpochCallbacks(callbacks or {}, rate, model, epochs, folder, metric.name)
     if resume_from is not None:
         run.trainer.restore(resume_from.arrays)
         run.last = resume_from
@@ -150,6 +156,7 @@ class _Run:
     def __init__(
         self,
         trainer: Trainer,
+        rate: LearningRate,
         model: keras.Model,
         task: Task,
         dataset: Dataset,
@@ -157,7 +164,7 @@ class _Run:
         batch_size: int,
         seed: int,
     ) -> None:
-        self.trainer, self.model, self.task = trainer, model, task
+        self.trainer, self.rate, self.model, self.task = trainer, rate, model, task
         self.metric: Metric = task.monitored()
         self.dataset, self.epochs = dataset, epochs
         self.batch_size, self.seed = batch_size, seed
@@ -184,7 +191,8 @@ class _Run:
         self.tell(EpochBegun(state.epoch + 1, self.epochs, state.batch, self.batches))
         self.train_epoch()
         begun = time.perf_counter()
-        evaluation = self.validate()
+        with self.trainer.averaged():
+            evaluation = self.validate()
         self.finish_epoch(evaluation, time.perf_counter() - begun)
         if self.should_stop() and not self.done:
             self.tell(Interrupted(self.state.epoch + 1, 0))
@@ -256,7 +264,7 @@ class _Run:
         metrics = EpochMetrics(
             epoch=state.epoch + 1,
             values={**self.task.training_metrics(state.sums.values, count), **validated},
-            learning_rate=self.trainer.learning_rate,
+            learning_rate=self.rate.last,
             seconds=state.sums.seconds + seconds,
             images_per_second=count / state.sums.seconds,
         )
@@ -280,7 +288,8 @@ class _Run:
         current = self.current()
         self.check(current, metrics.epoch, self.batches)
         if improved:
-            self.save_best()
+            with self.trainer.averaged():
+                self.save_best()
         self.save(current)
         self.tell(EpochEnded(metrics, self.epochs, improved))
 
@@ -317,7 +326,7 @@ class _Run:
         size.batches = 1
         batches = ((it.images, it.targets) for it in self.chunks(self.last, size))
         with _whatever_happens():
-            number, found = culprit.of_training(
+            number, found = nonfinite.of_training(
                 self.trainer, self.model, self.last.arrays, batches, self.should_stop
             )
             number += self.last.batch
@@ -327,8 +336,8 @@ class _Run:
     def validation_culprit(self) -> str:
         """What is first not finite in the validation images."""
         parts = self.validation_chunks(ChunkSize(self.dataset.image_shape, self.batch_size))
-        with _whatever_happens():
-            return culprit.of_prediction(self.trainer, self.model, (it.images for it in parts))
+        with _whatever_happens(), self.trainer.averaged():
+            return nonfinite.of_prediction(self.trainer, self.model, (it.images for it in parts))
         return ""
 
     def fail(self, what: str, first: str) -> NoReturn:

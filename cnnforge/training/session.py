@@ -10,14 +10,14 @@ import keras
 import numpy as np
 
 from cnnforge.callbacks import Callback
-from cnnforge.certificate import LayerCheck
 from cnnforge.configuration import TrainingOptions
 from cnnforge.conversion import Kernels, LayerImplementation
+from cnnforge.conversion.certificate import LayerCheck
 from cnnforge.data import Augment, Dataset
-from cnnforge.discovery import Plugins
 from cnnforge.errors import CnnforgeError, RunError, one_line
-from cnnforge.prediction.golden import COUNT, write_golden
+from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.predictor import Predictor
+from cnnforge.prediction.reference_predictions import COUNT, write_golden
 from cnnforge.reporting.figures import training_curves
 from cnnforge.runs import EVALUATION, METRICS, RunDirectory
 from cnnforge.tasks import LOSS, Evaluation, Row, Task
@@ -95,7 +95,7 @@ class Session:
             self.dataset,
             epochs=self.options.epochs,
             batch_size=self.options.batch_size,
-            learning_rate=self.options.learning_rate,
+            optimizer=self.options,
             seed=self.options.seed,
             monitor=self.options.monitor,
             store=StateStore(self.run.states),

@@ -10,23 +10,22 @@ from typing import Any
 
 import keras
 
-from cnnforge import requirements
-from cnnforge._backend import prepare
-from cnnforge._files import remove_leftovers
-from cnnforge.certificate import LayerCheck, certify
+from cnnforge.backends import prepare
 from cnnforge.configuration import TrainingOptions, check_types, parse_epochs
 from cnnforge.conversion import LayerImplementation, decide, forge, lower
+from cnnforge.conversion.certificate import LayerCheck, certify
 from cnnforge.data import DataOptions, Dataset, open_dataset, parse
-from cnnforge.discovery import Plugins
 from cnnforge.errors import CnnforgeError, UsageError
+from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.predictor import load_model
-from cnnforge.runs import CONFIG, RunDirectory
+from cnnforge.runs import CONFIG, RunDirectory, requirements
 from cnnforge.tasks import Task, check_match, task_for
 from cnnforge.training.building import build_model
-from cnnforge.training.extensions import make_augmentations, make_callbacks, qualified
-from cnnforge.training.facts import read_decisions, write_facts
+from cnnforge.training.components import make_augmentations, make_callbacks, qualified
+from cnnforge.training.run_metadata import read_decisions, write_facts
 from cnnforge.training.session import FREE, Session, identity_of, kernels_of, own_layers
 from cnnforge.training.state import StateStore
+from cnnforge.utils.atomic_files import remove_leftovers
 
 
 def start(options: TrainingOptions, plugins: Plugins) -> Session:
@@ -97,6 +96,13 @@ def resume(
             _same(run, name, getattr(options, name), value)
     before = options.epochs
     total = parse_epochs(epochs, before) if epochs else before
+    if total != before and options.ends:
+        raise UsageError(
+            f"the run {run.path} has epochs = {before}, not {total}, and schedule = "
+            f"{options.schedule}: its learning rate falls until the last epoch, so that {total} "
+            "epochs would need other rates from the first one on; for a new run from its weights "
+            f"use --init-from {run.path}, or leave --epochs out to finish this one"
+        )
     options = replace(options, epochs=total, plugin=(*options.plugin, *given.get("plugin", ())))
     options = replace(options, plugin=tuple(dict.fromkeys(options.plugin)))
     plugins = load(options.plugin)
@@ -153,7 +159,7 @@ def _open_data(options: TrainingOptions, plugins: Plugins) -> Dataset:
         image_size=options.height_and_width,
         color=options.color,  # pyright: ignore[reportArgumentType]
         validation_fraction=options.validation_fraction,
-        seed=options.seed,
+        seed=options.split_seed,
         strict=options.strict,
     )
     return open_dataset(options.data, plugins.datasets, data_options)

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from cnnforge._files import write_bytes
 from cnnforge.errors import RunError
 from cnnforge.training.events import EpochMetrics
+from cnnforge.utils.atomic_files import write_bytes
 
 FORMAT = 2
 _MAGIC = b"cnnforge-state"

@@ -1,4 +1,4 @@
-"""plugins/README.md and cnnforge/hookspecs.py say the same."""
+"""plugins/README.md and cnnforge/plugin_host/hookspecs.py say the same."""
 
 import inspect
 import re
@@ -10,10 +10,10 @@ import keras
 import numpy as np
 import pytest
 
-from cnnforge import hookspecs
 from cnnforge.callbacks import Callback
 from cnnforge.data import ArraySamples, AugmentedSamples
-from cnnforge.discovery import Plugins, discover
+from cnnforge.plugin_host import hookspecs
+from cnnforge.plugin_host.discovery import Plugins, discover
 from cnnforge.tasks import LOSS, Metric, Task, ValueRow
 
 README = Path(__file__).parents[2] / "plugins" / "README.md"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnforge.scaffold import create
+from cnnforge.plugin_host.scaffold import create
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "plugins.md").read_text()

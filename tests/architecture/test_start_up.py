@@ -9,9 +9,9 @@ import pytest
 HEAVY = ("keras", "tensorflow", "numba", "numpy", "matplotlib")
 START_UP_PATH = (
     "cnnforge.cli",
-    "cnnforge.discovery",
-    "cnnforge.registry",
-    "cnnforge.hookspecs",
+    "cnnforge.plugin_host.discovery",
+    "cnnforge.plugin_host.registry",
+    "cnnforge.plugin_host.hookspecs",
     "cnnforge.plugin",
     "cnnforge.errors",
     "cnnforge_plugins.manifest",

@@ -299,7 +299,7 @@ def test_every_case_is_measured():
 
 def test_every_pair_can_be_built():
     from cnnforge.benchmarking import work
-    from cnnforge.discovery import discover
+    from cnnforge.plugin_host.discovery import discover
 
     layers = discover().layers
     convolutions = {case.name: case for case in cases.CONVOLUTIONS}

@@ -10,7 +10,7 @@ import bench_gpu
 import pytest
 from gpu import epoch, options, results, suite
 
-from cnnforge_kernels.cuda.jit import AVAILABLE, SIMULATED
+from cnnforge_kernels.cuda.codegen.jit import AVAILABLE, SIMULATED
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "bench_gpu.py"

@@ -7,8 +7,8 @@ import pytest
 from gpu import measure, parity
 from gpu.rows import ROWS
 
-from cnnforge_kernels.cuda import runtime, tuning
-from cnnforge_kernels.cuda.jit import AVAILABLE, SIMULATED
+from cnnforge_kernels.cuda.codegen.jit import AVAILABLE, SIMULATED
+from cnnforge_kernels.cuda.runtime import driver, tuning
 
 pytestmark = [
     pytest.mark.skipif(not AVAILABLE, reason="needs numba-cuda: pip install 'cnnforge[test]'"),
@@ -33,7 +33,7 @@ SOME = (
 def device(monkeypatch):
     from gpu.dry import DryDevice
 
-    monkeypatch.setattr(runtime, "_driver", None)
+    monkeypatch.setattr(driver, "_driver", None)
     made = DryDevice()
     # PyTorch has tests of its own.
     monkeypatch.setattr(made, "variants", lambda row: [])
@@ -208,7 +208,7 @@ def test_a_kernel_of_each_kind_compiles():
     """For the H200, with no device; all 66 of them take a minute and a half."""
     from gpu.precompile import kernels
 
-    from cnnforge_kernels.cuda.compiler import cached_kernel
+    from cnnforge_kernels.cuda.runtime.compiler import cached_kernel
 
     for kernel in {kernel.name.split()[0]: kernel for kernel in kernels(ROWS)}.values():
         assert cached_kernel(kernel, (9, 0)).code

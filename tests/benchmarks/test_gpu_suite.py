@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gpu import dry_suite, suite
 
-from cnnforge_kernels.cuda.jit import AVAILABLE, SIMULATED
+from cnnforge_kernels.cuda.codegen.jit import AVAILABLE, SIMULATED
 
 ROOT = Path(__file__).parents[2]
 # As on a machine that has neither: importing them fails, and nobody finds them.

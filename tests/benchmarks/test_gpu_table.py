@@ -100,7 +100,7 @@ def test_it_is_what_the_benchmarks_of_the_layers_count():
     from layer_cases import build
 
     from cnnforge import benchmarking
-    from cnnforge.discovery import discover
+    from cnnforge.plugin_host.discovery import discover
 
     layers, known = discover().layers, 0
     names = {"max": "max", "average": "average", "block": "block", "convolution": "convolution"}

@@ -9,8 +9,8 @@ import pytest
 from gpu import measure
 from gpu.rows import ROWS
 
-from cnnforge_kernels.cuda import runtime
-from cnnforge_kernels.cuda.jit import AVAILABLE
+from cnnforge_kernels.cuda.codegen.jit import AVAILABLE
+from cnnforge_kernels.cuda.runtime import driver
 
 torch = pytest.importorskip("torch", reason="torch is not installed: make test-torch")
 if not AVAILABLE:
@@ -24,7 +24,7 @@ BY_KEY = {row.key: row for row in ROWS}
 
 @pytest.fixture
 def device(monkeypatch):
-    monkeypatch.setattr(runtime, "_driver", None)
+    monkeypatch.setattr(driver, "_driver", None)
     return DryDevice()
 
 
@@ -252,7 +252,7 @@ def test_calls_are_made_on_torchs_stream(monkeypatch):
     seen = []
 
     def forward(*arguments, stream, **options):
-        seen.append((arguments, runtime.stream_handle(stream), options))
+        seen.append((arguments, driver.stream_handle(stream), options))
 
     Cuda().install(monkeypatch)
     monkeypatch.setattr(launch, "conv2d_forward", forward)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cnnforge.discovery import discover
+from cnnforge.plugin_host.discovery import discover
 
 LINEAR = """
     from cnnforge.plugin import ModelSpec, hookimpl
@@ -69,7 +69,7 @@ def run_pytest(tmp_path):
 
 
 def test_elsewhere_it_costs_no_heavy_import(run_pytest):
-    names = "'keras', 'tensorflow', 'numpy', 'numba', 'cnnforge.discovery'"
+    names = "'keras', 'tensorflow', 'numpy', 'numba', 'cnnforge.plugin_host.discovery'"
     status, output = run_pytest(
         f"import sys\ndef test_it():\n    assert not {{{names}}} & set(sys.modules)\n"
     )

@@ -58,7 +58,7 @@ UNWRITABLE = textwrap.dedent("""
             raise OSError(28, "No space left on device")
         caching.IndexDataCacheFile._save_data = save
     print(cnnforge_kernels.max_pool2d(np.ones((1, 4, 4, 1), "f"))[0].shape)
-    folder = cnnforge_kernels.cpu.compiled.call_once._cache.cache_path
+    folder = cnnforge_kernels.cpu.runtime.compiled.call_once._cache.cache_path
     print(folder)
 """)
 

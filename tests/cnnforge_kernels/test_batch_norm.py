@@ -8,7 +8,7 @@ import tensorflow as tf
 import cnnforge_kernels as kernels
 from cnnforge.testing import assert_close, error_bounds
 from cnnforge_kernels import reference
-from cnnforge_kernels.cpu import batch_norm as cpu
+from cnnforge_kernels.cpu.norm import training as cpu
 
 # Lanes, pairs and more of them, folds of 1 to 16 rows, and rows wider than a strip.
 CHANNELS = [1, 2, 3, 5, 8, 16, 17, 24, 64, 130, 300]

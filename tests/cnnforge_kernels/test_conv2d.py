@@ -9,7 +9,7 @@ from cases import CONVOLUTIONS
 
 from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
-from cnnforge_kernels.cpu import conv2d as kernels
+from cnnforge_kernels.cpu.conv import conv2d as kernels
 from cnnforge_kernels.geometry import output_size
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
-from cnnforge_kernels.cpu import conv_block as kernels
+from cnnforge_kernels.cpu.conv import conv_block as kernels
 from cnnforge_kernels.geometry import output_size
 
 

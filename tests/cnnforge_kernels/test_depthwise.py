@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
-from cnnforge_kernels.cpu import depthwise as kernels
+from cnnforge_kernels.cpu.depthwise import depthwise as kernels
 from cnnforge_kernels.geometry import output_size
 
 

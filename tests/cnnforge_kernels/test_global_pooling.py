@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
-from cnnforge_kernels.cpu import global_pooling as kernels
+from cnnforge_kernels.cpu.pooling import global_average as kernels
 
 SHAPES = [
     (2, 7, 7, 64),

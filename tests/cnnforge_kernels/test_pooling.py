@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
-from cnnforge_kernels.cpu import pooling as kernels
+from cnnforge_kernels.cpu.pooling import pooling as kernels
 from cnnforge_kernels.geometry import output_size
 
 SHAPES = [(2, 7, 9, 3), (1, 11, 13, 33), (3, 5, 5, 16), (1, 1, 1, 1), (2, 8, 8, 1), (2, 6, 10, 8)]

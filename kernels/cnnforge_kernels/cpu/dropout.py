@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from cnnforge_kernels.cpu.compiled import (
+from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
     address_of,
     cached_cfunc,
@@ -20,8 +20,10 @@ from cnnforge_kernels.cpu.compiled import (
     kernel_family,
     load_int64,
 )
-from cnnforge_kernels.cpu.parallel import run_kernel
-from cnnforge_kernels.cpu.simd import (
+from cnnforge_kernels.cpu.runtime.parallel import run_kernel
+from cnnforge_kernels.cpu.simd.philox import index_uniform_at_least, philox_words
+from cnnforge_kernels.cpu.simd.tile_choice import MOST_LANES
+from cnnforge_kernels.cpu.simd.vectors import (
     index_load,
     index_store,
     load_float,
@@ -32,8 +34,6 @@ from cnnforge_kernels.cpu.simd import (
     vector_store,
     vector_where_not,
 )
-from cnnforge_kernels.cpu.simd_philox import index_uniform_at_least, philox_words
-from cnnforge_kernels.cpu.tiles import MOST_LANES
 
 # Fields of the argument block: addresses in bytes, bits of the key and the counter, counts, and
 # the scale, a float32 in the first half of its field. TARGET is what is written besides the mask.

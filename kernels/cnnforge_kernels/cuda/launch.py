@@ -21,18 +21,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from cnnforge_kernels.cuda import conv_block as _conv_block
-from cnnforge_kernels.cuda import pooling as _pooling
-from cnnforge_kernels.cuda import tensor_cores as _conv2d
-from cnnforge_kernels.cuda.arrays import View
-from cnnforge_kernels.cuda.availability import missing as missing
-from cnnforge_kernels.cuda.calls import aligned, run_on, run_with_bias, views
-from cnnforge_kernels.cuda.calls import dense as dense
-from cnnforge_kernels.cuda.conv2d import Convolution
-from cnnforge_kernels.cuda.pooling import Pooling
-from cnnforge_kernels.cuda.recording import record as record
-from cnnforge_kernels.cuda.runtime import driver
-from cnnforge_kernels.cuda.tensor_cores import Precision, check_capability
+from cnnforge_kernels.cuda.conv import block_plans
+from cnnforge_kernels.cuda.conv.plans import Convolution
+from cnnforge_kernels.cuda.pooling import plans as _pooling
+from cnnforge_kernels.cuda.pooling.plans import Pooling
+from cnnforge_kernels.cuda.runtime.arrays import View
+from cnnforge_kernels.cuda.runtime.availability import missing as missing
+from cnnforge_kernels.cuda.runtime.calls import aligned, run_on, run_with_bias, views
+from cnnforge_kernels.cuda.runtime.calls import dense as dense
+from cnnforge_kernels.cuda.runtime.driver import driver
+from cnnforge_kernels.cuda.runtime.recording import record as record
+from cnnforge_kernels.cuda.tensor_cores import plans as _conv2d
+from cnnforge_kernels.cuda.tensor_cores.plans import Precision, check_capability
 
 Pair = tuple[int, int]
 
@@ -215,7 +215,7 @@ def conv_block_forward(
     """Convolution, bias, ReLU and max pooling; ``winners`` uint8, 255 for no gradient."""
     arrays = views(inputs=inputs, weights=weights, bias=bias, outputs=outputs, winners=winners)
     c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
-    plan = _conv_block.forward(c, tuple(pool_size), _has_bias(arrays))
+    plan = block_plans.forward(c, tuple(pool_size), _has_bias(arrays))
     run_on(plan, arrays, ("outputs", "winners"), stream)
 
 
@@ -237,7 +237,7 @@ def conv_block_grad_inputs(
         weights=weights, winners=winners, grad_outputs=grad_outputs, grad_inputs=grad_inputs
     )
     c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
-    run_on(_conv_block.grad_inputs(c, tuple(pool_size)), arrays, ("grad_inputs",), stream)
+    run_on(block_plans.grad_inputs(c, tuple(pool_size)), arrays, ("grad_inputs",), stream)
 
 
 def conv_block_grad_weights(
@@ -264,7 +264,7 @@ def conv_block_grad_weights(
         grad_bias=grad_bias,
     )
     c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
-    run_with_bias(_conv_block.grad_weights(c, tuple(pool_size)), arrays, c.weights[3], stream)
+    run_with_bias(block_plans.grad_weights(c, tuple(pool_size)), arrays, c.weights[3], stream)
 
 
 def _pool(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnforge_kernels import placement as at
+from cnnforge_kernels import arrays as at
 from cnnforge_kernels.geometry import output_size
 
 Array = NDArray[np.float32]

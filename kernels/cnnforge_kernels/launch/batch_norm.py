@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnforge_kernels import placement as at
-from cnnforge_kernels.cpu import batch_norm as _batch_norm
-from cnnforge_kernels.cpu import batch_norm_inference as _inference
+from cnnforge_kernels import arrays as at
+from cnnforge_kernels.cpu.norm import inference, training
 from cnnforge_kernels.launch.arguments import Array, host_array, host_out, is_relu
 
 Moments = NDArray[np.float64]
@@ -78,7 +77,7 @@ def batch_normalization(
     outputs = host_out("batch_norm", out, inputs.shape, (inputs, *options[:2]))
     mean, variance = (np.empty(inputs.shape[-1]) for _ in range(2))
     flat = _rows(inputs), *options, _rows(outputs), mean, variance
-    at.call(_batch_norm.batch_norm_forward, *flat)
+    at.call(training.batch_norm_forward, *flat)
     return outputs, mean, variance
 
 
@@ -131,7 +130,7 @@ def batch_normalization_grads(
     grad_gamma, grad_beta = (np.empty(each, np.float32) for _ in range(2))
     upstream = mean, variance, _rows(grads), grad_mean, grad_variance
     flat = _rows(inputs), *options, *upstream, _rows(result), grad_gamma, grad_beta
-    at.call(_batch_norm.batch_norm_grads, *flat)
+    at.call(training.batch_norm_grads, *flat)
     return result, grad_gamma, grad_beta
 
 
@@ -180,7 +179,7 @@ def batch_normalization_inference(
     _, mean, variance = _channels(gamma=gamma, mean=mean, variance=variance)
     outputs = host_out("batch_norm", out, inputs.shape, (inputs, gamma, beta, mean, variance))
     flat = _rows(inputs), gamma, beta, mean, variance, epsilon, _rows(outputs)
-    at.call(_inference.batch_norm_inference, *flat)
+    at.call(inference.batch_norm_inference, *flat)
     return outputs
 
 
@@ -217,7 +216,7 @@ def batch_normalization_inference_grads(
     result = host_out("batch_norm", out, inputs.shape, (inputs, gamma, mean, variance, grads))
     of_channels = [np.empty(gamma.shape, np.float32) for _ in range(4)]
     passed = gamma, variance, epsilon, _rows(grads), _rows(result)
-    at.call(_inference.batch_norm_inference_grad_inputs, *passed)
+    at.call(inference.batch_norm_inference_grad_inputs, *passed)
     known = _rows(inputs), gamma, mean, variance, epsilon, _rows(grads)
-    at.call(_inference.batch_norm_inference_grad_parameters, *known, *of_channels)
+    at.call(inference.batch_norm_inference_grad_parameters, *known, *of_channels)
     return result, *of_channels

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnforge_kernels import placement as at
-from cnnforge_kernels.cpu import conv_block as _conv_block
+from cnnforge_kernels import arrays as at
+from cnnforge_kernels.cpu.conv import conv_block as _conv_block
 from cnnforge_kernels.launch.arguments import (
     Array,
     Padding,

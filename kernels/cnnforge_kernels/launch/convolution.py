@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cnnforge_kernels import placement as at
-from cnnforge_kernels.cpu import conv2d as _conv2d
+from cnnforge_kernels import arrays as at
+from cnnforge_kernels.cpu.conv import conv2d as _conv2d
 from cnnforge_kernels.launch.arguments import (
     Array,
     Padding,

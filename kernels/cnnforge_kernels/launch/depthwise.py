@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cnnforge_kernels import placement as at
-from cnnforge_kernels.cpu import depthwise as _depthwise
+from cnnforge_kernels import arrays as at
+from cnnforge_kernels.cpu.depthwise import depthwise
 from cnnforge_kernels.launch.arguments import (
     Array,
     Padding,
@@ -83,7 +83,7 @@ def depthwise_conv2d(
     relu, offsets = is_relu(activation), bias_array(bias, shape[3], stream)
     outputs = at.out("out", out, shape, (inputs, weights, offsets), stream=stream)
     at.call(
-        _depthwise.depthwise_conv2d_forward,
+        depthwise.depthwise_conv2d_forward,
         *(inputs, weights, offsets, *options, relu, outputs),
         stream=stream,
     )
@@ -114,7 +114,7 @@ def depthwise_conv2d_grad_inputs(
     mask = relu_mask(grads, outputs, shape, stream)
     result = at.out("out", out, input_shape, (grads, weights, mask), stream=stream)
     at.call(
-        _depthwise.depthwise_conv2d_grad_inputs,
+        depthwise.depthwise_conv2d_grad_inputs,
         *(result, weights, mask, *options, outputs is not None, grads, result),
         stream=stream,
     )
@@ -148,7 +148,7 @@ def depthwise_conv2d_grad_weights(
     result = at.out("out", out, weights_shape, (inputs, grads, mask), stream=stream)
     bias = at.empty((inputs,), shape[3:], np.float32, stream)
     at.call(
-        _depthwise.depthwise_conv2d_grad_weights,
+        depthwise.depthwise_conv2d_grad_weights,
         *(inputs, result, bias, mask, *options, outputs is not None, grads, result, bias),
         stream=stream,
     )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnforge_kernels import placement as at
+from cnnforge_kernels import arrays as at
 from cnnforge_kernels.cpu import dropout as _dropout
 from cnnforge_kernels.launch.arguments import Array, host_array, host_out
 

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnforge_kernels import placement as at
-from cnnforge_kernels.cpu import global_pooling as _global_pooling
-from cnnforge_kernels.cpu import pooling as _pooling
+from cnnforge_kernels import arrays as at
+from cnnforge_kernels.cpu.pooling import global_average, pooling
 from cnnforge_kernels.launch.arguments import (
     Array,
     Padding,
@@ -57,7 +56,7 @@ def max_pool2d(
     window = options[0]
     dtype = np.uint8 if window[0] * window[1] <= 256 else np.int32
     winners = at.empty((inputs,), shape, dtype, stream)
-    at.call(_pooling.max_pool2d_forward, inputs, *options, outputs, winners, stream=stream)
+    at.call(pooling.max_pool2d_forward, inputs, *options, outputs, winners, stream=stream)
     return at.result(outputs), at.result(winners)
 
 
@@ -78,9 +77,7 @@ def max_pool2d_grad(
     options, shape = _pool_options(pool_size, strides, padding, input_shape)
     winners = winners_array(winners, grads, shape, options[0], False, stream)
     result = at.out("out", out, input_shape, (grads, winners), stream=stream)
-    at.call(
-        _pooling.max_pool2d_grad_inputs, result, winners, *options, grads, result, stream=stream
-    )
+    at.call(pooling.max_pool2d_grad_inputs, result, winners, *options, grads, result, stream=stream)
     return at.result(result)
 
 
@@ -97,7 +94,7 @@ def average_pool2d(
     inputs = at.array("inputs", inputs, 4, stream)
     options, shape = _pool_options(pool_size, strides, padding, inputs.shape)
     outputs = at.out("out", out, shape, (inputs,), stream=stream)
-    at.call(_pooling.average_pool2d_forward, inputs, *options, outputs, stream=stream)
+    at.call(pooling.average_pool2d_forward, inputs, *options, outputs, stream=stream)
     return at.result(outputs)
 
 
@@ -117,7 +114,7 @@ def average_pool2d_grad(
     options, shape = _pool_options(pool_size, strides, padding, input_shape)
     check_shape("grad_outputs", grads, shape)
     result = at.out("out", out, input_shape, (grads,), stream=stream)
-    at.call(_pooling.average_pool2d_grad_inputs, result, *options, grads, result, stream=stream)
+    at.call(pooling.average_pool2d_grad_inputs, result, *options, grads, result, stream=stream)
     return at.result(result)
 
 
@@ -129,7 +126,7 @@ def global_average_pool2d(inputs: Array, *, out: Array | None = None, stream: An
     """
     inputs = at.array("inputs", inputs, 4, stream)
     outputs = at.out("out", out, (inputs.shape[0], inputs.shape[3]), (inputs,), stream=stream)
-    at.call(_global_pooling.global_average_pool2d_forward, inputs, outputs, stream=stream)
+    at.call(global_average.global_average_pool2d_forward, inputs, outputs, stream=stream)
     return at.result(outputs)
 
 
@@ -145,5 +142,5 @@ def global_average_pool2d_grad(
     input_shape = shape_of_four("input_shape", input_shape)
     check_shape("grad_outputs", grads, (input_shape[0], input_shape[3]))
     result = at.out("out", out, input_shape, (grads,), stream=stream)
-    at.call(_global_pooling.global_average_pool2d_grad_inputs, result, grads, result, stream=stream)
+    at.call(global_average.global_average_pool2d_grad_inputs, result, grads, result, stream=stream)
     return at.result(result)

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from cnnforge_kernels.cuda import availability
+from cnnforge_kernels.cuda.runtime import availability
 
 _said: set[str] = set()
 

@@ -8,8 +8,8 @@ import keras
 import numba
 
 from cnnforge.ops import ArrayOp
-from cnnforge_kernels.cpu import batch_norm as kernels
-from cnnforge_kernels.cpu import batch_norm_inference as inference
+from cnnforge_kernels.cpu.norm import inference
+from cnnforge_kernels.cpu.norm import training as kernels
 from cnnforge_plugins.layers._fallback import kernel_fits
 
 Shape = tuple[int, ...]

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from cnnforge.ops import ArrayOp
-from cnnforge_kernels.cpu import conv2d as kernels
+from cnnforge_kernels.cpu.conv import conv2d as kernels
 from cnnforge_plugins.layers._fallback import kernel_fits
 from cnnforge_plugins.layers._shapes import convolved_size
 

@@ -9,7 +9,7 @@ import numba
 from numba.extending import register_jitable
 
 from cnnforge.ops import ArrayOp
-from cnnforge_kernels.cpu import conv_block as kernels
+from cnnforge_kernels.cpu.conv import conv_block as kernels
 from cnnforge_kernels.geometry import output_size
 from cnnforge_plugins.layers._fallback import kernel_fits
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from cnnforge.ops import ArrayOp
-from cnnforge_kernels.cpu import depthwise as kernels
+from cnnforge_kernels.cpu.depthwise import depthwise as kernels
 from cnnforge_plugins.layers._fallback import kernel_fits
 from cnnforge_plugins.layers._shapes import convolved_size
 

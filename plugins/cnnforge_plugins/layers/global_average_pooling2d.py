@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from cnnforge.ops import ArrayOp
-from cnnforge_kernels.cpu import global_pooling as kernels
+from cnnforge_kernels.cpu.pooling import global_average as kernels
 from cnnforge_plugins.layers._fallback import kernel_fits
 
 Shape = tuple[int, ...]

@@ -7,8 +7,8 @@ import pytest
 
 from cnnforge.cli import doctor as module
 from cnnforge.cli import main
-from cnnforge.discovery import discover
 from cnnforge.errors import UsageError
+from cnnforge.plugin_host.discovery import discover
 
 WRONG = """
     import keras
@@ -36,9 +36,9 @@ WRONG = """
 
 @pytest.fixture(autouse=True)
 def _nothing_is_chosen_yet(tmp_path, monkeypatch):
-    from cnnforge import choice
+    from cnnforge.conversion import autotune
 
-    monkeypatch.setattr(choice, "default_cache_file", lambda: tmp_path / "choices.json")
+    monkeypatch.setattr(autotune, "default_cache_file", lambda: tmp_path / "choices.json")
 
 
 def report(capsys, *arguments):
@@ -150,12 +150,12 @@ def test_without_numba_cuda(monkeypatch):
 
 
 def test_what_auto_has_chosen(capsys, monkeypatch):
-    from cnnforge import choice
+    from cnnforge.conversion import autotune
 
     def measure(workload, training):
-        return choice.Choice("keras", 0.5, seconds=(2.0, 1.0)), 0.0
+        return autotune.Choice("keras", 0.5, seconds=(2.0, 1.0)), 0.0
 
-    monkeypatch.setattr(choice, "_measure", measure)
+    monkeypatch.setattr(autotune, "_measure", measure)
     assert report(capsys)[1]["choices"] == []
     import keras
 

@@ -8,6 +8,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from cnnforge.cli import main
 from cnnforge.runs import RunDirectory
+from cnnforge.training.state import StateStore
 
 PLUGIN = '''
 """A small model and small data."""
@@ -199,7 +201,7 @@ def test_a_run_that_is_being_trained_is_not_resumed(
     files = sorted(run.path.iterdir())
     with run.claimed():
         error = error_of(capsys, 1, "train", "--resume", str(run.path))
-    assert "is being trained by another process" in error
+    assert "another process is training the run" in error
     assert sorted(run.path.iterdir()) == files
 
 
@@ -211,17 +213,17 @@ def test_a_resumed_run_keeps_the_kernels_that_were_chosen(
     monkeypatch: pytest.MonkeyPatch,
     faster: str,
 ) -> None:
-    from cnnforge import choice
+    from cnnforge.conversion import autotune
 
-    def measure(workload: Any, training: bool) -> tuple[choice.Choice, float]:
+    def measure(workload: Any, training: bool) -> tuple[autotune.Choice, float]:
         return chosen, 0.0
 
-    monkeypatch.setattr(choice, "default_cache_file", lambda: tmp_path / "choices.json")
-    monkeypatch.setattr(choice, "_measure", measure)
+    monkeypatch.setattr(autotune, "default_cache_file", lambda: tmp_path / "choices.json")
+    monkeypatch.setattr(autotune, "_measure", measure)
     command = ["train", "lenet", "--data", "toy", "--plugin", plugin, "--output", str(tmp_path)]
-    chosen = choice.Choice("keras", 0.5, seconds=(2.0, 1.0))
+    chosen = autotune.Choice("keras", 0.5, seconds=(2.0, 1.0))
     if faster == "numba":
-        chosen = choice.Choice("numba", 2.0, seconds=(1.0, 2.0))
+        chosen = autotune.Choice("numba", 2.0, seconds=(1.0, 2.0))
     assert main([*command, "--epochs", "2", "--json"]) == 0
     whole, said = capsys.readouterr()
     assert ("the framework is faster at conv1 (2.0 times), pool1 (2.0 times)" in said) == (
@@ -236,9 +238,9 @@ def test_a_resumed_run_keeps_the_kernels_that_were_chosen(
     assert {it["reason"] for it in kernels} == {"measured"}
     # Measured again, the other one would be faster.
     (tmp_path / "choices.json").unlink()
-    chosen = choice.Choice("numba", 2.0, seconds=(1.0, 2.0))
+    chosen = autotune.Choice("numba", 2.0, seconds=(1.0, 2.0))
     if faster == "numba":
-        chosen = choice.Choice("keras", 0.5, seconds=(2.0, 1.0))
+        chosen = autotune.Choice("keras", 0.5, seconds=(2.0, 1.0))
     assert main(["train", "--resume", half, "--epochs", "+1", "--json"]) == 0
     resumed = json.loads(capsys.readouterr().out)
     assert resumed["weights"] == json.loads(whole)["weights"]
@@ -247,6 +249,88 @@ def test_a_resumed_run_keeps_the_kernels_that_were_chosen(
     error = error_of(capsys, 1, "train", "--resume", half, "--epochs", "+1")
     assert "nobody knows which kernels" in error
     assert f"--init-from {half}" in error
+
+
+RECIPE = (
+    *("--optimizer", "sgd", "--momentum", "0.9", "--weight-decay", "0.001", "--clip-norm", "1"),
+    *("--schedule", "cosine", "--warmup-epochs", "1", "--ema", "0.8"),
+)
+
+
+def test_a_recipe_is_recorded_and_repeated(
+    train: Callable[..., dict], capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train("--epochs", "3", *RECIPE)
+    run = Path(whole["run"])
+    config = tomllib.loads((run / "config.toml").read_text())
+    names = ("optimizer", "momentum", "weight_decay", "clip_norm", "schedule", "warmup_epochs")
+    assert [config[name] for name in names] == ["sgd", 0.9, 0.001, 1.0, "cosine", 1]
+    assert (config["ema"], config["learning_rate"]) == (0.8, 0.02)
+    rows = [row.split(",") for row in (run / "metrics.csv").read_text().splitlines()]
+    rates = [float(row[rows[0].index("learning_rate")]) for row in rows[1:]]
+    # 6 steps in an epoch: the warm-up, and half a cosine of 12 steps.
+    assert rates == pytest.approx([0.02, 0.02 * 0.62941, 0.02 * 0.017037], rel=1e-4)
+    assert train("--config", f"{run}/config.toml")["weights"] == whole["weights"]
+    # What is saved is the average, which is what was validated.
+    assert main(["evaluate", str(run), "--kernels", "keras", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(
+        whole["validation"]["loss"], rel=1e-4
+    )
+    for arguments, expected in (
+        (("--epochs", "+1"), "has epochs = 3, not 4, and schedule = cosine"),
+        (("--epochs", "2"), "has epochs = 3, not 2, and schedule = cosine"),
+        (("--schedule", "step"), "has schedule = cosine, not step"),
+        (("--ema", "0.9"), "has ema = 0.8, not 0.9"),
+    ):
+        line = error_of(capsys, 2, "train", "--resume", str(run), *arguments)
+        assert expected in line
+        assert f"--init-from {run}" in line
+    assert main(["train", "--resume", str(run)]) == 0
+    said = capsys.readouterr().err
+    assert f"all 3 epochs are done; for a new run from its weights use --init-from {run}" in said
+
+
+def test_a_step_schedule_is_extended(train: Callable[..., dict]) -> None:
+    whole = train("--epochs", "3", "--schedule", "step:1")
+    half = train("--epochs", "1", "--schedule", "step:1")
+    resumed = train("--resume", half["run"], "--epochs", "+2")
+    assert resumed["weights"] == whole["weights"]
+
+
+def test_runs_with_other_seeds_share_their_split(
+    train: Callable[..., dict], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {}
+    for number, seeds in enumerate([(1, 5), (2, 5), (5, 5), (1, 6)], 1):
+        train("--epochs", "1", "--seed", str(seeds[0]), "--split-seed", str(seeds[1]))
+        table = tomllib.loads((tmp_path / f"small-toy-{number:03d}" / "config.toml").read_text())
+        assert (table["seed"], table["split_seed"]) == seeds
+        found[seeds] = table["run"]["fingerprint"]
+    assert found[1, 5] == found[2, 5] == found[5, 5] != found[1, 6]
+    run = tmp_path / "small-toy-001"
+    # The validation part is found again, and not all samples.
+    assert main(["evaluate", str(run), "--kernels", "keras", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == 12
+
+
+def test_a_run_from_before_there_were_these_options_is_resumed(train: Callable[..., dict]) -> None:
+    whole = train("--epochs", "3")
+    half = train("--epochs", "1")
+    run = Path(half["run"])
+    config, old = run / "config.toml", []
+    new = ("split_seed", "optimizer", "schedule", "warmup_epochs")
+    for line in config.read_text().splitlines():
+        if line.partition(" ")[0] not in new:
+            old.append(line)
+    assert len(config.read_text().splitlines()) == len(old) + len(new)
+    config.write_text("\n".join(old) + "\n")
+    store = StateStore(run / "last")
+    state, _ = store.load()
+    assert state is not None
+    kept = {name: value for name, value in state.config.items() if name not in new}
+    store.save(replace(state, config=kept))
+    resumed = train("--resume", str(run), "--epochs", "3")
+    assert resumed["weights"] == whole["weights"]
 
 
 EXTENSIONS = (
@@ -377,6 +461,11 @@ def test_wrong_requests_end_with_two_and_a_line(
         (("train", "lenett"), "did you mean 'lenet'"),
         (("train", "--data", "mnist5"), "did you mean 'mnist5k'"),
         (("train", "--kernels", "cuda"), "auto, numba or keras"),
+        (("train", "--optimizer", "admw"), "did you mean 'adamw'"),
+        (("train", "--momentum", "0.9"), "adam takes none"),
+        (("train", "--momentum", "x"), "--momentum"),
+        (("train", "--schedule", "cosin"), "did you mean 'cosine'"),
+        (("train", "--warmup-epochs", "9", "--epochs", "9"), "less than epochs, which is 9"),
         (("train", "--epochs", "+5"), "--resume RUN"),
         (("train", "--callback", "early_stoping"), "did you mean 'early_stopping'?"),
         (("train", "--callback", "early_stopping:0"), "1 or more, got '0'"),
@@ -385,7 +474,7 @@ def test_wrong_requests_end_with_two_and_a_line(
         (("train", "--batch-siz", "3"), "--batch-size"),
         (("train", "--config", str(config)), "did you mean 'batch_size'"),
         (("train", "--config", "missing.toml"), "cannot be read"),
-        (("train", "--resume", str(tmp_path)), "is no run directory"),
+        (("train", "--resume", str(tmp_path)), "is not a run directory"),
         ((*small, "--image-size", "2x2"), "cannot be built for images of 2x2x1: images must be"),
     ):
         assert expected in error_of(capsys, 2, *arguments)
@@ -507,7 +596,7 @@ def test_predictions_are_not_lost_with_their_file(
     def full(path, text):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cnnforge._files.write_text", full)
+    monkeypatch.setattr("cnnforge.utils.atomic_files.write_text", full)
     assert main([*command, "--output", str(tmp_path / "y.csv")]) == 1
     out, err = capsys.readouterr()
     assert err.splitlines()[-1].endswith("y.csv could not be written: No space left on device")

@@ -5,7 +5,7 @@ from cnnforge.data import ArraySamples, DataOptions, Dataset
 from cnnforge.data.references import open_dataset, parse
 from cnnforge.errors import AmbiguousNameError, DataError, UnknownNameError, UsageError
 from cnnforge.plugin import DatasetSpec
-from cnnforge.registry import Registry
+from cnnforge.plugin_host.registry import Registry
 
 
 @pytest.fixture

@@ -9,10 +9,12 @@ import numba
 import numpy as np
 import pytest
 
-from cnnforge._timing import interleave
-from cnnforge.ops import _ahead, _ahead_job, _ahead_pool
-from cnnforge.ops._ahead_job import CANNOT, COMPILED, DONE
-from cnnforge.ops._ahead_pool import Place
+from cnnforge.ops import ahead
+from cnnforge.ops.ahead import job as _ahead_job
+from cnnforge.ops.ahead import pool as _ahead_pool
+from cnnforge.ops.ahead.job import CANNOT, COMPILED, DONE
+from cnnforge.ops.ahead.pool import Place
+from cnnforge.utils.timing import interleave
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
@@ -22,8 +24,8 @@ pytestmark = pytest.mark.skipif(
 PREPARE = """
 import os, signal, sys, time
 import numpy as np
-from cnnforge.ops import _ahead
-from cnnforge.ops._ahead_pool import Place
+from cnnforge.ops import ahead
+from cnnforge.ops.ahead.pool import Place
 import ahead_ops
 
 def wait(what):
@@ -333,7 +335,7 @@ def test_a_process_that_hangs_is_given_up(pool, monkeypatch):
 
 
 def test_what_is_timed_waits_for_it(pool, monkeypatch):
-    monkeypatch.setattr(_ahead, "_pool", pool)
+    monkeypatch.setattr(ahead, "_pool", pool)
     interleave({"nothing": lambda: None}, rounds=1, seconds=0)
     pool.add(task("one"))
     threading.Timer(0.1, pool.fake.go_on.release, (2,)).start()

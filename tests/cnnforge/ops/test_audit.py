@@ -5,9 +5,9 @@ import numba
 import numpy as np
 import pytest
 
-from cnnforge._backend import pullback
+from cnnforge.backends import pullback
 from cnnforge.ops import ArrayOp
-from cnnforge.ops._audit import audit
+from cnnforge.ops.audit import audit
 
 
 @numba.njit(cache=True)

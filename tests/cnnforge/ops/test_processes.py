@@ -23,7 +23,7 @@ with tf.GradientTape() as tape:
 gradients = tape.gradient(outputs, [inputs, factor])
 total = toy_ops.total_op(tf.ones((2, 2)))
 assert float(total) == 4 and gradients[1].shape == 4
-from cnnforge.ops._tf_compute import compute
+from cnnforge.ops.tensorflow.compute import compute
 print(compute.cache_hits, *compiled)
 """
 

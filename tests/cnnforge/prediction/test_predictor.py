@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from cnnforge.data import ArraySamples, Dataset
-from cnnforge.discovery import Plugins, discover
 from cnnforge.errors import DataError, RunError, UnknownNameError, UsageError
+from cnnforge.plugin_host.discovery import Plugins, discover
+from cnnforge.plugin_host.registry import Registry
 from cnnforge.prediction import (
     Predictor,
     RunData,
@@ -19,7 +20,6 @@ from cnnforge.prediction import (
     load_model,
     open_samples,
 )
-from cnnforge.registry import Registry
 from cnnforge.tasks.classification import Classification
 
 SHAPE = (2, 2, 1)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from cnnforge.data import AugmentedSamples, Dataset, transform_points
-from cnnforge.discovery import Plugins
 from cnnforge.errors import PluginError, UnknownNameError, UsageError
 from cnnforge.plugin import ModelSpec, TaskSpec, hookimpl
+from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.tasks import (
     LOSS,
     Metric,

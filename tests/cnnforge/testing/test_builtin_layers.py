@@ -30,7 +30,7 @@ def test_layer(check):
 
 
 def test_every_layer_is_here():
-    from cnnforge.discovery import discover
+    from cnnforge.plugin_host.discovery import discover
 
     declared = [spec.name for spec in discover().layers.values() if spec.plugin == "builtin"]
     assert sorted(declared) == sorted(LAYERS)

@@ -29,8 +29,8 @@ Run = Callable[..., tuple[TrainingResult, keras.Model]]
 @pytest.fixture
 def one_batch_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of one batch, so that the loop can be stopped after any."""
-    monkeypatch.setattr("cnnforge._chunks.ChunkSize.batches", 1, raising=False)
-    monkeypatch.setattr("cnnforge._chunks._LARGEST", 1)
+    monkeypatch.setattr("cnnforge.data.prefetch.ChunkSize.batches", 1, raising=False)
+    monkeypatch.setattr("cnnforge.data.prefetch._LARGEST", 1)
 
 
 def stop_after(count: int) -> Callable[[], bool]:

@@ -11,8 +11,8 @@ import pytest
 
 from cnnforge.configuration import TrainingOptions
 from cnnforge.data import Dataset
-from cnnforge.discovery import Plugins
 from cnnforge.errors import RunError
+from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.runs import RunDirectory
 from cnnforge.tasks.classification import Classification
 from cnnforge.training import Best, Session, TrainingState

@@ -10,14 +10,12 @@ import numpy as np
 
 from cnnforge.testing import assert_close, error_bounds
 from cnnforge_kernels import reference
-from cnnforge_kernels.cuda import tensor_core_convolution as convolution
-from cnnforge_kernels.cuda import tensor_core_grad_weights as grad_weights
-from cnnforge_kernels.cuda import tensor_core_halo as halo
-from cnnforge_kernels.cuda import tensor_core_halo_steps as halo_steps
-from cnnforge_kernels.cuda import tensor_core_halo_weights as halo_weights
-from cnnforge_kernels.cuda import tensor_core_pack as pack
-from cnnforge_kernels.cuda import tensor_core_steps as steps
-from cnnforge_kernels.cuda import tensor_cores as plans
+from cnnforge_kernels.cuda.tensor_cores import convolution, packing, plans
+from cnnforge_kernels.cuda.tensor_cores import fragments as steps
+from cnnforge_kernels.cuda.tensor_cores import weights as grad_weights
+from cnnforge_kernels.cuda.tensor_cores.halo import convolution as halo
+from cnnforge_kernels.cuda.tensor_cores.halo import fragments
+from cnnforge_kernels.cuda.tensor_cores.halo import weights as halo_weights
 
 
 def _load(name: str) -> ModuleType:
@@ -30,7 +28,7 @@ def _load(name: str) -> ModuleType:
 
 
 emulator = _load("warp_emulator")
-MODULES = convolution, grad_weights, steps, halo, halo_steps, halo_weights, pack
+MODULES = convolution, grad_weights, steps, halo, fragments, halo_weights, packing
 ROUND = {"tf32": emulator.round_tf32, "bfloat16": emulator.round_bfloat16}
 # Relative error of one rounding: 11 and 8 bits of significand.
 UNIT = {"tf32": 2.0**-11, "bfloat16": 2.0**-8}

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnnforge_kernels.cuda import compiler
-from cnnforge_kernels.cuda.compiler import cached_kernel, compile_kernel
-from cnnforge_kernels.cuda.errors import CudaUnavailableError
-from cnnforge_kernels.cuda.jit import AVAILABLE, SIMULATED, cuda, kernel
+from cnnforge_kernels.cuda.codegen.errors import CudaUnavailableError
+from cnnforge_kernels.cuda.codegen.jit import AVAILABLE, SIMULATED, cuda, kernel
+from cnnforge_kernels.cuda.runtime import compiler
+from cnnforge_kernels.cuda.runtime.compiler import cached_kernel, compile_kernel
 
 pytestmark = [
     pytest.mark.skipif(not AVAILABLE, reason="needs numba-cuda: pip install 'cnnforge[cuda13]'"),
@@ -230,7 +230,9 @@ def test_the_modules_import_without_numba_cuda():
         find = importlib.util.find_spec
         importlib.util.find_spec = lambda name, *a: None if name == "numba_cuda" else find(name, *a)
         import cnnforge_kernels
-        from cnnforge_kernels.cuda import launch, runtime, simulation
+        from cnnforge_kernels.cuda import launch
+        from cnnforge_kernels.cuda.runtime import driver
+        from cnnforge_kernels.cuda.runtime import simulated_driver
         assert "numba.cuda" not in sys.modules
         try:
             runtime.driver()
@@ -253,8 +255,8 @@ def test_a_numpy_that_has_lost_what_the_compiler_names():
     if hasattr(np, "row_stack"):
         del np.row_stack
     import sys
-    from cnnforge_kernels.cuda.compiler import intermediate
-    from cnnforge_kernels.cuda.dense import copy_kernel
+    from cnnforge_kernels.cuda.runtime.compiler import intermediate
+    from cnnforge_kernels.cuda.runtime.contiguous import copy_kernel
     sys.exit(not intermediate(copy_kernel("float32")) or hasattr(np, "row_stack"))
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from gpu import suite
 
-from cnnforge_kernels.cuda.jit import AVAILABLE, SIMULATED
+from cnnforge_kernels.cuda.codegen.jit import AVAILABLE, SIMULATED
 
 COMPILER = shutil.which("gcc") or shutil.which("cc")
 pytestmark = [
@@ -26,9 +26,9 @@ pytestmark = [
 ]
 # Nothing is compiled: this driver reads no machine code. What is launched, the CPU computes.
 PLUGIN = """
-from cnnforge_kernels import placement
-from cnnforge_kernels.cuda import runtime
-from cnnforge_kernels.cuda.compiler import Compiled
+from cnnforge_kernels import arrays as placement
+from cnnforge_kernels.cuda.runtime import driver
+from cnnforge_kernels.cuda.runtime.compiler import Compiled
 from gpu import dry_suite
 
 runtime.cached_kernel = lambda kernel, capability: Compiled(b"\\x7fELF", kernel.symbol)
@@ -41,7 +41,9 @@ import json, plugin
 import numpy as np
 from numba import cuda
 from cnnforge_kernels import conv2d, conv2d_grad_weights
-from cnnforge_kernels.cuda import recording, runtime, tuning
+from cnnforge_kernels.cuda.runtime import recording
+from cnnforge_kernels.cuda.runtime import driver
+from cnnforge_kernels.cuda.runtime import tuning
 
 driver = runtime.driver()
 x, w = (cuda.to_device(np.ones(shape, np.float32)) for shape in ((4, 9, 9, 8), (3, 3, 8, 16)))

@@ -8,18 +8,22 @@ import numpy as np
 import pytest
 
 import cnnforge_kernels as kernels
-from cnnforge_kernels import placement
-from cnnforge_kernels.cpu import conv2d, conv_block, depthwise, global_pooling, pooling
-from cnnforge_kernels.cuda import launch, plans, runtime
-from cnnforge_kernels.cuda.arrays import View, is_device_array, strides_unless_contiguous
-from cnnforge_kernels.cuda.compiler import Compiled
-from cnnforge_kernels.cuda.conv2d import Convolution, forward, grad_weights
-from cnnforge_kernels.cuda.errors import CudaUnavailableError, no_device
-from cnnforge_kernels.cuda.tensor_core_halo import halo_convolution
+from cnnforge_kernels import arrays as placement
+from cnnforge_kernels.cpu.conv import conv2d, conv_block
+from cnnforge_kernels.cpu.depthwise import depthwise
+from cnnforge_kernels.cpu.pooling import global_average, pooling
+from cnnforge_kernels.cuda import launch
+from cnnforge_kernels.cuda.codegen.errors import CudaUnavailableError, no_device
+from cnnforge_kernels.cuda.conv.plans import Convolution, forward, grad_weights
+from cnnforge_kernels.cuda.runtime import driver as runtime
+from cnnforge_kernels.cuda.runtime import plans
+from cnnforge_kernels.cuda.runtime.arrays import View, is_device_array, strides_unless_contiguous
+from cnnforge_kernels.cuda.runtime.compiler import Compiled
+from cnnforge_kernels.cuda.tensor_cores.halo.convolution import halo_convolution
 
 CPU = [
     function
-    for module in (conv2d, conv_block, depthwise, global_pooling, pooling)
+    for module in (conv2d, conv_block, depthwise, global_average, pooling)
     for name, function in vars(module).items()
     if hasattr(launch, name) and getattr(function, "py_func", None) is not None
 ]

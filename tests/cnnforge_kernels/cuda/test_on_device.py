@@ -12,9 +12,9 @@ from cases import CONVOLUTIONS
 import cnnforge_kernels as kernels
 from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
-from cnnforge_kernels.cuda import runtime
-from cnnforge_kernels.cuda.errors import CudaUnavailableError
-from cnnforge_kernels.cuda.jit import SIMULATED, cuda
+from cnnforge_kernels.cuda.codegen.errors import CudaUnavailableError
+from cnnforge_kernels.cuda.codegen.jit import SIMULATED, cuda
+from cnnforge_kernels.cuda.runtime import driver
 
 pytestmark = pytest.mark.gpu
 
@@ -24,7 +24,7 @@ def _device():
     if SIMULATED:
         pytest.skip("the CUDA simulator is on")
     try:
-        runtime.driver()
+        driver.driver()
     except CudaUnavailableError as error:
         pytest.skip(f"no CUDA device: {error}")
 

@@ -9,9 +9,9 @@ import pytest
 from llvmlite import ir
 from numba.core.errors import TypingError
 
-from cnnforge_kernels.cuda import ptx
-from cnnforge_kernels.cuda.compiler import compile_kernel
-from cnnforge_kernels.cuda.jit import AVAILABLE, SIMULATED, cuda, kernel
+from cnnforge_kernels.cuda.codegen import ptx
+from cnnforge_kernels.cuda.codegen.jit import AVAILABLE, SIMULATED, cuda, kernel
+from cnnforge_kernels.cuda.runtime.compiler import compile_kernel
 
 pytestmark = [
     pytest.mark.skipif(not AVAILABLE, reason="needs numba-cuda: pip install 'cnnforge[cuda13]'"),
@@ -181,8 +181,8 @@ def test_warp_wide_instructions_are_convergent(name):
 
 def test_assembly_lives_here_only():
     def having(text):
-        folder = Path(ptx.__file__).parent
-        return [path.name for path in folder.glob("*.py") if text in path.read_text()]
+        folder = Path(ptx.__file__).parents[1]
+        return [path.name for path in folder.rglob("*.py") if text in path.read_text()]
 
     assert having("InlineAsm") == ["assembly.py"]
-    assert having("cuda.assembly import") == ["ptx.py"]
+    assert having("codegen.assembly import") == ["ptx.py"]

@@ -5,9 +5,11 @@ import threading
 import numpy as np
 import pytest
 
-from cnnforge_kernels.cuda import compiler, launch, runtime, simulation, tuning
-from cnnforge_kernels.cuda.arrays import View
-from cnnforge_kernels.cuda.jit import AVAILABLE
+from cnnforge_kernels.cuda import launch
+from cnnforge_kernels.cuda.codegen.jit import AVAILABLE
+from cnnforge_kernels.cuda.runtime import compiler, simulated_driver, tuning
+from cnnforge_kernels.cuda.runtime import driver as runtime
+from cnnforge_kernels.cuda.runtime.arrays import View
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="needs numba-cuda")
 
@@ -18,7 +20,7 @@ def view(address, *shape):
 
 @pytest.fixture
 def driver(monkeypatch):
-    made = simulation.Driver()
+    made = simulated_driver.Driver()
     monkeypatch.setattr(runtime, "_driver", made)
     return made
 
@@ -36,7 +38,7 @@ def test_launches_are_those_of_the_call(driver):
     assert not driver.launches
     assert not driver.memories
     gradients(77)
-    assert [driver.functions[it.function - simulation.FUNCTIONS] for it in recorded] == [
+    assert [driver.functions[it.function - simulated_driver.FUNCTIONS] for it in recorded] == [
         kernel for kernel, _, _ in driver.launches
     ]
     # The bias that nobody asked for, and the partial sums.
@@ -81,7 +83,7 @@ def test_the_tuner_measures_nothing_that_is_recorded(driver, monkeypatch, tmp_pa
     gradients()
     # What was chosen meanwhile is followed.
     found, _ = launch.record(gradients)
-    kernels = [driver.functions[it.function - simulation.FUNCTIONS] for it in found]
+    kernels = [driver.functions[it.function - simulated_driver.FUNCTIONS] for it in found]
     assert kernels == [kernel for kernel, _, _ in driver.launches]
     assert found != usual
     tuning.forget()

@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 
 from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
-from cnnforge_kernels.cuda import conv2d
-from cnnforge_kernels.cuda import tensor_core_convolution as convolution
-from cnnforge_kernels.cuda import tensor_core_grad_weights as grad_weights
-from cnnforge_kernels.cuda import tensor_core_maps as maps
-from cnnforge_kernels.cuda import tensor_core_steps as steps
-from cnnforge_kernels.cuda import tensor_cores as plans
-from cnnforge_kernels.cuda.conv2d import Convolution
-from cnnforge_kernels.cuda.errors import CudaUnavailableError
+from cnnforge_kernels.cuda.codegen.errors import CudaUnavailableError
+from cnnforge_kernels.cuda.conv import plans as conv2d
+from cnnforge_kernels.cuda.conv.plans import Convolution
+from cnnforge_kernels.cuda.tensor_cores import convolution, plans
+from cnnforge_kernels.cuda.tensor_cores import fragments as steps
+from cnnforge_kernels.cuda.tensor_cores import layout as maps
+from cnnforge_kernels.cuda.tensor_cores import weights as grad_weights
 
 
 def _load(name: str) -> ModuleType:

@@ -2,15 +2,15 @@
 
 import pytest
 
-from cnnforge_kernels.cuda import tensor_cores
-from cnnforge_kernels.cuda.compiler import compile_kernel
-from cnnforge_kernels.cuda.errors import CudaUnavailableError
-from cnnforge_kernels.cuda.jit import AVAILABLE, SIMULATED
-from cnnforge_kernels.cuda.tensor_core_convolution import convolution
-from cnnforge_kernels.cuda.tensor_core_grad_weights import grad_weights
-from cnnforge_kernels.cuda.tensor_core_halo import halo_convolution
-from cnnforge_kernels.cuda.tensor_core_halo_weights import halo_grad_weights
-from cnnforge_kernels.cuda.tensor_core_maps import NARROW, WIDE
+from cnnforge_kernels.cuda.codegen.errors import CudaUnavailableError
+from cnnforge_kernels.cuda.codegen.jit import AVAILABLE, SIMULATED
+from cnnforge_kernels.cuda.runtime.compiler import compile_kernel
+from cnnforge_kernels.cuda.tensor_cores import plans
+from cnnforge_kernels.cuda.tensor_cores.convolution import convolution
+from cnnforge_kernels.cuda.tensor_cores.halo.convolution import halo_convolution
+from cnnforge_kernels.cuda.tensor_cores.halo.weights import halo_grad_weights
+from cnnforge_kernels.cuda.tensor_cores.layout import NARROW, WIDE
+from cnnforge_kernels.cuda.tensor_cores.weights import grad_weights
 
 pytestmark = [
     pytest.mark.skipif(not AVAILABLE, reason="needs numba-cuda: pip install 'cnnforge[cuda13]'"),
@@ -40,7 +40,7 @@ def measure():
         resources.disassembler()
     except FileNotFoundError as error:
         pytest.skip(str(error))
-    return lambda kernel, capability: resources.measure(tensor_cores.all_kernels(), capability)[
+    return lambda kernel, capability: resources.measure(plans.all_kernels(), capability)[
         kernel.name
     ]
 
@@ -152,7 +152,7 @@ def test_halo_grad_weights(precision, masked, capability, measure):
 
 def test_what_an_older_architecture_does_not_have():
     """tf32, bfloat16 and asynchronous copies came with compute capability 8.0."""
-    kernels = tensor_cores.all_kernels()
+    kernels = plans.all_kernels()
     old = [kernel.name for kernel in kernels if kernel.since < (8, 0)]
     assert old == ["conv2d_relu_mask"]
     with pytest.raises(CudaUnavailableError, match=r"could not be compiled for sm_75"):

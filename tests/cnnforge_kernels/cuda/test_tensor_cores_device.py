@@ -10,10 +10,10 @@ import pytest
 import cnnforge_kernels as kernels
 from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
-from cnnforge_kernels.cuda import runtime
-from cnnforge_kernels.cuda.errors import CudaUnavailableError
-from cnnforge_kernels.cuda.jit import SIMULATED, cuda
-from cnnforge_kernels.cuda.tensor_cores import check_capability
+from cnnforge_kernels.cuda.codegen.errors import CudaUnavailableError
+from cnnforge_kernels.cuda.codegen.jit import SIMULATED, cuda
+from cnnforge_kernels.cuda.runtime import driver
+from cnnforge_kernels.cuda.tensor_cores.plans import check_capability
 
 pytestmark = pytest.mark.gpu
 
@@ -55,7 +55,7 @@ def rounding():
     if SIMULATED:
         pytest.skip("the CUDA simulator is on")
     try:
-        check_capability(runtime.driver().capability(0), "tf32")
+        check_capability(driver.driver().capability(0), "tf32")
     except CudaUnavailableError as error:
         pytest.skip(f"no CUDA device: {error}")
     emulator = _load("warp_emulator")

@@ -12,12 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnforge_kernels import reference
-from cnnforge_kernels.cuda import tensor_core_halo as kernels
-from cnnforge_kernels.cuda import tensor_core_halo_maps as maps
-from cnnforge_kernels.cuda import tensor_core_halo_plans as plans
-from cnnforge_kernels.cuda import tensor_core_halo_weights as weights
-from cnnforge_kernels.cuda import tensor_cores
-from cnnforge_kernels.cuda.convolution import Convolution
+from cnnforge_kernels.cuda.conv.problem import Convolution
+from cnnforge_kernels.cuda.tensor_cores import plans as tensor_cores
+from cnnforge_kernels.cuda.tensor_cores.halo import convolution as kernels
+from cnnforge_kernels.cuda.tensor_cores.halo import layout as maps
+from cnnforge_kernels.cuda.tensor_cores.halo import plans, weights
 
 
 def _load(name: str) -> ModuleType:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnnforge_kernels.cuda import tensor_core_maps as maps
+from cnnforge_kernels.cuda.tensor_cores import layout as maps
 
 LANES, THREADS = np.arange(32), np.arange(maps.THREADS)
 

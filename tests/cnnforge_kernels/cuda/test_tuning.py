@@ -9,21 +9,16 @@ import threading
 import numpy as np
 import pytest
 
-from cnnforge_kernels.cuda import (
-    compiler,
-    conv2d,
-    conv_block,
-    pooling,
-    runtime,
-    simulation,
-    tensor_cores,
-    tuning,
-)
-from cnnforge_kernels.cuda.arrays import View
-from cnnforge_kernels.cuda.conv2d import Convolution
-from cnnforge_kernels.cuda.jit import AVAILABLE, SIMULATED
-from cnnforge_kernels.cuda.plans import Plan, offer
-from cnnforge_kernels.cuda.pooling import Pooling
+from cnnforge_kernels.cuda.codegen.jit import AVAILABLE, SIMULATED
+from cnnforge_kernels.cuda.conv import block_plans
+from cnnforge_kernels.cuda.conv import plans as conv2d
+from cnnforge_kernels.cuda.conv.plans import Convolution
+from cnnforge_kernels.cuda.pooling import plans as pooling
+from cnnforge_kernels.cuda.pooling.plans import Pooling
+from cnnforge_kernels.cuda.runtime import compiler, driver, simulated_driver, tuning
+from cnnforge_kernels.cuda.runtime.arrays import View
+from cnnforge_kernels.cuda.runtime.plans import Plan, offer
+from cnnforge_kernels.cuda.tensor_cores import plans as tensor_cores
 
 pytestmark = [
     pytest.mark.skipif(not AVAILABLE, reason="needs numba-cuda: pip install 'cnnforge[cuda13]'"),
@@ -166,7 +161,7 @@ def test_the_file_belongs_to_device_sources_and_compilers(monkeypatch):
 
 
 def test_it_lies_in_the_users_cache(monkeypatch, tmp_path):
-    from cnnforge_kernels.cpu.compiled import _cache_directory
+    from cnnforge_kernels.cpu.runtime.compiled import _cache_directory
 
     monkeypatch.setattr(compiler, "cache_directory", _cache_directory.__wrapped__)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
@@ -198,7 +193,7 @@ def test_two_threads_choose_once():
     assert len(asked) == 2
 
 
-class Clocked(simulation.Driver):
+class Clocked(simulated_driver.Driver):
     """Notes what is launched, and says what its kernels take."""
 
     least = "conv2d_gemm 3x3x32x64 tile 64x32"
@@ -219,7 +214,7 @@ def view(shape):
 
 def test_a_call_runs_what_was_chosen(monkeypatch):
     fake = Clocked()
-    monkeypatch.setattr(runtime, "_driver", fake)
+    monkeypatch.setattr(driver, "_driver", fake)
     arrays = {"inputs": view(WIDE.inputs), "weights": view(WIDE.weights)}
     arrays["outputs"] = view(WIDE.outputs)
     plan = conv2d.forward(WIDE, False, False)
@@ -229,22 +224,22 @@ def test_a_call_runs_what_was_chosen(monkeypatch):
         fake.launches.clear()
         return found
 
-    runtime.run(plan, arrays, 0)
+    driver.run(plan, arrays, 0)
     assert names() == [plan.launches[0].kernel.name]
     tuning.enable()
     fake.captured = True
-    runtime.run(plan, arrays, 0)
+    driver.run(plan, arrays, 0)
     assert names() == [plan.launches[0].kernel.name]
     fake.captured = False
-    runtime.run(plan, arrays, 0)
+    driver.run(plan, arrays, 0)
     tried = names()
     assert len(tried) == len(plan.options) + 1
     assert tried[-1] == Clocked.least
     fake.captured = True
-    runtime.run(plan, arrays, 0)
+    driver.run(plan, arrays, 0)
     assert names() == [Clocked.least]
     tuning.enable(False)
-    runtime.run(plan, arrays, 0)
+    driver.run(plan, arrays, 0)
     assert names() == [plan.launches[0].kernel.name]
 
 
@@ -263,9 +258,9 @@ PLANS = {
     "tf32": tensor_cores.forward(WIDE, True, True, "tf32"),
     "tf32_grad_inputs": tensor_cores.grad_inputs(WIDE, True, "tf32"),
     "bfloat16_grad_weights": tensor_cores.grad_weights(WIDE, True, "bfloat16"),
-    "block": conv_block.forward(WIDE, (2, 2), True),
-    "block_grad_inputs": conv_block.grad_inputs(WIDE, (2, 2)),
-    "block_grad_weights": conv_block.grad_weights(WIDE, (2, 2)),
+    "block": block_plans.forward(WIDE, (2, 2), True),
+    "block_grad_inputs": block_plans.grad_inputs(WIDE, (2, 2)),
+    "block_grad_weights": block_plans.grad_weights(WIDE, (2, 2)),
     "max": pooling.forward(Pooling((4, 14, 14, 8), (2, 2), (2, 2), False), True),
     "average_grad": pooling.backward(Pooling((4, 14, 14, 8), (2, 2), (2, 2), False), False),
 }
@@ -330,7 +325,7 @@ def test_time_is_taken_by_the_devices_events():
         launched.append(arguments)
         stream.now += 0.5
 
-    made = runtime.Driver.__new__(runtime.Driver)
+    made = driver.Driver.__new__(driver.Driver)
     device = SimpleNamespace(device_id=0, set_current=lambda: None)
     made._core = SimpleNamespace(
         Device=lambda *_: device,

@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cnnforge_kernels.cuda.jit import Kernel
+from cnnforge_kernels.cuda.codegen.jit import Kernel
 
 LANES = 32
 NEVER = -1

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from cnnforge.conversion import forge, implementations, lower
-from cnnforge.discovery import discover
+from cnnforge.plugin_host.discovery import discover
 from cnnforge.testing import assert_close
 from cnnforge_plugins.layers.conv_block2d import ConvBlock2D, FusedPooling2D, StockBlock2D
 

@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 
 from cnnforge.testing import assert_close
-from cnnforge_kernels.cuda import launch, runtime, simulation
-from cnnforge_kernels.cuda.jit import AVAILABLE, SIMULATED
+from cnnforge_kernels.cuda import launch
+from cnnforge_kernels.cuda.codegen.jit import AVAILABLE, SIMULATED
+from cnnforge_kernels.cuda.runtime import driver as runtime
+from cnnforge_kernels.cuda.runtime import simulated_driver
 from cnnforge_plugins.layers.conv2d import Conv2D
 from cnnforge_plugins.layers.conv_block2d import ConvBlock2D
 from cnnforge_plugins.layers.depthwise_conv2d import DepthwiseConv2D
@@ -32,16 +34,13 @@ if not AVAILABLE:
 
 import tensorflow as tf
 
-from cnnforge.ops import (
-    ArrayOp,
-    _cuda,
-    _tf_compute,
-    _tf_cuda,
-    _tf_cuda_compute,
-    _tf_cuda_register,
-    _tf_register,
-)
+from cnnforge.ops import ArrayOp, cuda_module
 from cnnforge.ops import tensorflow as route
+from cnnforge.ops.tensorflow import compute as _tf_compute
+from cnnforge.ops.tensorflow import cuda as _tf_cuda
+from cnnforge.ops.tensorflow import registration as _tf_register
+from cnnforge.ops.tensorflow.cuda import compute as _tf_cuda_compute
+from cnnforge.ops.tensorflow.cuda import registration as _tf_cuda_register
 
 STREAM = 77
 SHAPE = (1, 5, 6, 4)
@@ -108,7 +107,7 @@ def random(*shape, seed=0):
 class Device:
     """Whoever holds the address of the two C functions reaches the driver of the running test."""
 
-    driver = simulation.Driver()
+    driver = simulated_driver.Driver()
 
     def __init__(self):
         @ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int64))
@@ -228,7 +227,7 @@ def test_grids_and_numbers_are_those_of_the_launch_layer(name, device):
     for images in (1, 3):
         device.launches.clear()
         step(*arrays_of(name, layer, images))
-        expected = simulation.Driver()
+        expected = simulated_driver.Driver()
         with runtime.driven_by(expected):
             directly(name, layer, images)
         assert sorted(map(plain, device.launches)) == sorted(map(plain, expected.launches))
@@ -253,7 +252,7 @@ def directly(name, layer, images):
     of = dict(zip([it.name for it in (*op.inputs, *op.outputs)], known, strict=True))
     for step in (op.forward_step, *op.backward_steps):
         made = {
-            item.name: _cuda.DevicePointer(
+            item.name: cuda_module.DevicePointer(
                 1 << 20, of[item.name.removeprefix("grad_")], item.dtype, 0
             )
             for item in (*step.reads, *step.writes)
@@ -282,7 +281,7 @@ def test_a_recipe_is_made_once(device, monkeypatch):
 
     def noted(op, step, *arguments):
         recorded.append((step.function.__name__, arguments[2:]))
-        return _cuda.record(op, step, *arguments)
+        return cuda_module.record(op, step, *arguments)
 
     monkeypatch.setattr(_tf_cuda_register, "record", noted)
     layer = make("average_pooling2d", (None, 7, 6, 4))
@@ -305,9 +304,9 @@ def test_tensors_that_are_not_aligned(device):
     shapes = [(1, 4, 4, 4), (1, 2, 2, 4)]
     named = {}
     for aligned in (True, False):
-        made = _cuda.record(op, op.forward_step, shapes, values, 0, aligned)
+        made = cuda_module.record(op, op.forward_step, shapes, values, 0, aligned)
         (launched,) = made.launches
-        named[aligned] = device.functions[launched.function - simulation.FUNCTIONS].name
+        named[aligned] = device.functions[launched.function - simulated_driver.FUNCTIONS].name
         assert all((address % 16 == 0) == aligned for address, _ in made.tensors)
     assert "vector 4" in named[True]
     assert "vector 4" not in named[False]

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from cnnforge.testing import assert_close
-from cnnforge_kernels.cuda import arrays, availability, launch, runtime, simulation
-from cnnforge_kernels.cuda.jit import AVAILABLE, SIMULATED
+from cnnforge_kernels.cuda import launch
+from cnnforge_kernels.cuda.codegen.jit import AVAILABLE, SIMULATED
+from cnnforge_kernels.cuda.runtime import arrays, availability, simulated_driver
+from cnnforge_kernels.cuda.runtime import driver as runtime
 from cnnforge_plugins.layers._fallback import KernelUnavailableWarning, kernel_fits
 from cnnforge_plugins.layers.conv2d import Conv2D
 from cnnforge_plugins.layers.conv_block2d import ConvBlock2D
@@ -91,7 +93,7 @@ def device(monkeypatch):
     import importlib
 
     route = importlib.import_module("cnnforge.ops.torch")
-    driver, empty = simulation.Driver(), torch.empty
+    driver, empty = simulated_driver.Driver(), torch.empty
 
     def on_cpu(*shape, device=None, **options):
         return empty(*shape, **options)
@@ -179,8 +181,8 @@ def test_values_in_the_simulator():
 
 @pytest.mark.skipif(SIMULATED, reason="needs no simulator")
 def test_every_op_has_its_functions(device):
-    from cnnforge.ops._torch_run import cuda_functions, runs_on
     from cnnforge.ops.array_op import registered_ops
+    from cnnforge.ops.torch.run import cuda_functions, runs_on
 
     ops = [op for op in registered_ops() if op.cuda]
     assert len(ops) == 7

@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import pytest
 
-from cnnforge.certificate import certify
 from cnnforge.conversion import forge, implementations, lower
-from cnnforge.discovery import discover
+from cnnforge.conversion.certificate import certify
+from cnnforge.plugin_host.discovery import discover
 from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
 from cnnforge_plugins.layers import _fallback

@@ -15,7 +15,7 @@ import numpy as np
 from numba import carray
 
 from cnnforge_example._simd import depthwise_tile, pointwise_tile
-from cnnforge_kernels.cpu.compiled import (
+from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
     address_of,
     cached_cfunc,
@@ -24,7 +24,7 @@ from cnnforge_kernels.cpu.compiled import (
     vector_lanes,
     vector_registers,
 )
-from cnnforge_kernels.cpu.parallel import run_kernel
+from cnnforge_kernels.cpu.runtime.parallel import run_kernel
 
 # Fields of the argument block: addresses and counts.
 SOURCE, HEIGHT, WIDTH, CHANNELS, FILTERS, TABLE, TAPS = range(7)

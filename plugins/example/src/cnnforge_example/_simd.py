@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from cnnforge_kernels.cpu.llvm import (
+from cnnforge_kernels.cpu.runtime.llvm import (
     F32,
     I64,
     Loop,

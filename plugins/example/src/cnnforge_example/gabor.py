@@ -19,12 +19,12 @@ import keras
 import numpy as np
 
 from cnnforge.ops import ArrayOp
-from cnnforge_kernels.cpu.compiled import cached_njit
-from cnnforge_kernels.cpu.conv2d import (
+from cnnforge_kernels.cpu.conv.conv2d import (
     conv2d_forward,
     conv2d_grad_inputs,
     conv2d_grad_weights,
 )
+from cnnforge_kernels.cpu.runtime.compiled import cached_njit
 
 
 @cached_njit()

@@ -17,13 +17,13 @@ import numpy as np
 
 from cnnforge.ops import ArrayOp
 from cnnforge_example import _separable_kernel
-from cnnforge_kernels.cpu.compiled import cached_njit
-from cnnforge_kernels.cpu.conv2d import conv2d_grad_inputs, conv2d_grad_weights
-from cnnforge_kernels.cpu.depthwise import (
+from cnnforge_kernels.cpu.conv.conv2d import conv2d_grad_inputs, conv2d_grad_weights
+from cnnforge_kernels.cpu.depthwise.depthwise import (
     depthwise_conv2d_forward,
     depthwise_conv2d_grad_inputs,
     depthwise_conv2d_grad_weights,
 )
+from cnnforge_kernels.cpu.runtime.compiled import cached_njit
 
 
 @numba.njit  # not cached, as `run` is not

@@ -7,12 +7,12 @@ import pytest
 
 from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
-from cnnforge_kernels.cuda import conv2d as plans
-from cnnforge_kernels.cuda.conv2d import Convolution
-from cnnforge_kernels.cuda.gemm import Gemm, Tile
-from cnnforge_kernels.cuda.gemm_weights import WeightsTile
-from cnnforge_kernels.cuda.reduce import reduce_slices, shares_of
-from cnnforge_kernels.cuda.simulation import simulate
+from cnnforge_kernels.cuda.conv import plans
+from cnnforge_kernels.cuda.conv.gemm.forward import Gemm, Tile
+from cnnforge_kernels.cuda.conv.gemm.weights import WeightsTile
+from cnnforge_kernels.cuda.conv.plans import Convolution
+from cnnforge_kernels.cuda.conv.reduce import reduce_slices, shares_of
+from cnnforge_kernels.cuda.runtime.simulated_driver import simulate
 
 
 def values(shape, seed):
@@ -159,15 +159,15 @@ def test_no_bias_and_no_relu(name):
 
 
 def test_weights_that_do_not_fit_into_shared_memory_at_once(monkeypatch):
-    monkeypatch.setattr("cnnforge_kernels.cuda.direct._SHARED_FLOATS", 128)
+    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.forward._SHARED_FLOATS", 128)
     check(Convolution((1, 3, 4, 8), (3, 3, 8, 7), same=True))
     # Vectors of channels, in chunks of eight: the last of them must not reach into the next pixel.
-    monkeypatch.setattr("cnnforge_kernels.cuda.direct._SHARED_FLOATS", 400)
+    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.forward._SHARED_FLOATS", 400)
     c = Convolution((1, 4, 4, 12), (3, 3, 12, 4), same=True)
     assert plans.Direct(**c.constants, **c.group).chunk == 8
     check(c)
-    monkeypatch.setattr("cnnforge_kernels.cuda.direct._SHARED_FLOATS", 128)
-    monkeypatch.setattr("cnnforge_kernels.cuda.direct._MOST_SHARED_FLOATS", 90)
+    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.forward._SHARED_FLOATS", 128)
+    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.forward._MOST_SHARED_FLOATS", 90)
     c = Convolution((1, 4, 4, 3), (4, 3, 3, 5), same=True)
     assert plans.Direct(**c.constants, **c.group, bias=True, relu=True).tap_rows == 1
     check(c)

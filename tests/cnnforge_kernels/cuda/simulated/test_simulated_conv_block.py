@@ -7,9 +7,9 @@ import pytest
 
 from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
-from cnnforge_kernels.cuda import conv_block as plans
-from cnnforge_kernels.cuda.conv2d import Convolution
-from cnnforge_kernels.cuda.simulation import simulate
+from cnnforge_kernels.cuda.conv import block_plans as plans
+from cnnforge_kernels.cuda.conv.plans import Convolution
+from cnnforge_kernels.cuda.runtime.simulated_driver import simulate
 
 
 def values(shape, seed):
@@ -128,12 +128,12 @@ def test_two_windows_of_a_thread_are_the_default_where_there_are_many_threads():
 @pytest.mark.parametrize("aligned", [False, True])
 def test_gradients_in_many_tiles(monkeypatch, aligned):
     """Several tiles down and across an image, in slices of several, some beyond the image."""
-    monkeypatch.setattr("cnnforge_kernels.cuda.direct_weights_tiles._MOST_COLUMNS", 8)
-    monkeypatch.setattr("cnnforge_kernels.cuda.direct_weights_tiles._MOST_THREADS", 48)
-    monkeypatch.setattr("cnnforge_kernels.cuda.direct_inputs_tiles._MOST_THREADS", 64)
-    monkeypatch.setattr("cnnforge_kernels.cuda.direct_inputs_tiles._MOST_ACROSS", 2)
-    monkeypatch.setattr("cnnforge_kernels.cuda.direct_inputs_tiles._SHARED_FLOATS", 900)
-    monkeypatch.setattr("cnnforge_kernels.cuda.conv2d.slices", lambda n, *_: (2, -(-n // 2)))
+    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.weights_tiles._MOST_COLUMNS", 8)
+    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.weights_tiles._MOST_THREADS", 48)
+    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.inputs_tiles._MOST_THREADS", 64)
+    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.inputs_tiles._MOST_ACROSS", 2)
+    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.inputs_tiles._SHARED_FLOATS", 900)
+    monkeypatch.setattr("cnnforge_kernels.cuda.conv.plans.slices", lambda n, *_: (2, -(-n // 2)))
     c = Convolution((1, 11, 23, 4), (3, 3, 4, 12), same=True, aligned=aligned)
     weights = plans.grad_weights(c, (2, 2)).launches[0]
     assert weights.arguments[-5:-2] == (3, 3, 9)
@@ -148,8 +148,8 @@ def test_no_bias():
 
 
 def test_weights_in_pieces(monkeypatch):
-    monkeypatch.setattr("cnnforge_kernels.cuda.direct._SHARED_FLOATS", 128)
-    monkeypatch.setattr("cnnforge_kernels.cuda.scatter._SHARED_FLOATS", 128)
+    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.forward._SHARED_FLOATS", 128)
+    monkeypatch.setattr("cnnforge_kernels.cuda.conv.scatter._SHARED_FLOATS", 128)
     check(Convolution((1, 5, 5, 12), (3, 3, 12, 12), same=True), (2, 2))
 
 

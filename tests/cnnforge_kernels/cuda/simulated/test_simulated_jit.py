@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from cnnforge_kernels.cuda.compiler import compile_kernel
-from cnnforge_kernels.cuda.errors import CudaUnavailableError
-from cnnforge_kernels.cuda.jit import cuda, kernel
-from cnnforge_kernels.cuda.memory import divide, quotient
-from cnnforge_kernels.cuda.plans import Launch, Plan
-from cnnforge_kernels.cuda.simulation import simulate
+from cnnforge_kernels.cuda.codegen.errors import CudaUnavailableError
+from cnnforge_kernels.cuda.codegen.jit import cuda, kernel
+from cnnforge_kernels.cuda.codegen.memory import divide, quotient
+from cnnforge_kernels.cuda.runtime.compiler import compile_kernel
+from cnnforge_kernels.cuda.runtime.plans import Launch, Plan
+from cnnforge_kernels.cuda.runtime.simulated_driver import simulate
 
 float32, int32 = np.float32, np.int32
 

@@ -8,10 +8,11 @@ import pytest
 import cnnforge_kernels as kernels
 from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
-from cnnforge_kernels.cuda import launch, runtime
-from cnnforge_kernels.cuda.arrays import DeviceArray
-from cnnforge_kernels.cuda.errors import CudaUnavailableError
-from cnnforge_kernels.cuda.simulation import Allocation, Driver
+from cnnforge_kernels.cuda import launch
+from cnnforge_kernels.cuda.codegen.errors import CudaUnavailableError
+from cnnforge_kernels.cuda.runtime import driver as runtime
+from cnnforge_kernels.cuda.runtime.arrays import DeviceArray
+from cnnforge_kernels.cuda.runtime.simulated_driver import Allocation, Driver
 
 
 class Array:

@@ -5,9 +5,9 @@ import pytest
 
 from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
-from cnnforge_kernels.cuda import pooling as plans
-from cnnforge_kernels.cuda.pooling import Pooling
-from cnnforge_kernels.cuda.simulation import simulate
+from cnnforge_kernels.cuda.pooling import plans
+from cnnforge_kernels.cuda.pooling.plans import Pooling
+from cnnforge_kernels.cuda.runtime.simulated_driver import simulate
 
 
 def ties(shape):

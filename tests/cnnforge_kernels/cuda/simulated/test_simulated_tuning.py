@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 
 from cnnforge.testing import assert_close
-from cnnforge_kernels.cuda import conv2d, conv_block, pooling
-from cnnforge_kernels.cuda.conv2d import Convolution
-from cnnforge_kernels.cuda.pooling import Pooling
-from cnnforge_kernels.cuda.simulation import simulate
+from cnnforge_kernels.cuda.conv import block_plans
+from cnnforge_kernels.cuda.conv import plans as conv2d
+from cnnforge_kernels.cuda.conv.plans import Convolution
+from cnnforge_kernels.cuda.pooling import plans as pooling
+from cnnforge_kernels.cuda.pooling.plans import Pooling
+from cnnforge_kernels.cuda.runtime.simulated_driver import simulate
 
 C = Convolution((2, 6, 5, 4), (3, 3, 4, 8), same=True)
 DEPTHWISE = Convolution((2, 6, 5, 8), (3, 3, 1, 8), same=True, groups=8)
 POOL = Pooling((2, 6, 6, 4), (2, 2), (2, 2), False)
-POOLED = conv_block.pooled(C, (2, 2))
+POOLED = block_plans.pooled(C, (2, 2))
 
 
 def gradients(c):
@@ -29,9 +31,9 @@ PLANS = {
         {"grad_inputs": DEPTHWISE.inputs},
     ),
     "depthwise_grad_weights": (conv2d.grad_weights(DEPTHWISE, False), gradients(DEPTHWISE)),
-    "block": (conv_block.forward(C, (2, 2), True), {"outputs": POOLED, "winners": POOLED}),
-    "block_grad_inputs": (conv_block.grad_inputs(C, (2, 2)), {"grad_inputs": C.inputs}),
-    "block_grad_weights": (conv_block.grad_weights(C, (2, 2)), gradients(C)),
+    "block": (block_plans.forward(C, (2, 2), True), {"outputs": POOLED, "winners": POOLED}),
+    "block_grad_inputs": (block_plans.grad_inputs(C, (2, 2)), {"grad_inputs": C.inputs}),
+    "block_grad_weights": (block_plans.grad_weights(C, (2, 2)), gradients(C)),
     "max": (pooling.forward(POOL, True), {"outputs": POOL.outputs, "winners": POOL.outputs}),
     "max_grad": (pooling.backward(POOL, True), {"grad_inputs": POOL.inputs}),
     "average": (pooling.forward(POOL, False), {"outputs": POOL.outputs}),

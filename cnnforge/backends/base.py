@@ -1,0 +1,100 @@
+"""What training steps have in common, whichever backend takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from cnnforge.errors import CnnforgeError
+
+LOSS = "loss"
+"""Name of the sum of the losses, which every task has."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkResult:
+    """What training on one chunk gave.
+
+    Attributes:
+        sums: The sums that were passed in, plus those of this chunk, by name.
+        failed: The first batch of the chunk whose loss was not finite, or `None`; the batches
+            after it were not run.
+    """
+
+    sums: Mapping[str, float]
+    failed: int | None
+
+
+class Optimized:
+    """A model and its optimizer as plain arrays; the same for every backend.
+
+    Args:
+        model: A built model.
+        optimizer: It is built here.
+    """
+
+    def __init__(self, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        # The weights that an average stands in for, by the identity of their variables.
+        self._own: dict[int, np.ndarray] = {}
+        optimizer.build(model.trainable_variables)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Give the model the moving average of its weights, if the optimizer keeps one.
+
+        When the block is left the model has its own weights again; `arrays` returns these
+        meanwhile. Do not train inside the block.
+        """
+        if not self._optimizer.use_ema:
+            yield
+            return
+        weights = self._model.trainable_variables
+        self._own = {id(variable): _array(variable) for variable in weights}
+        self._optimizer.finalize_variable_values(weights)
+        try:
+            yield
+        finally:
+            for variable in weights:
+                variable.assign(self._own[id(variable)])
+            self._own = {}
+
+    def arrays(self) -> list[np.ndarray]:
+        """Return copies of the model's variables, seed generators too, and the optimizer's."""
+        return [self._own.get(id(it), _array(it)) for it in self.variables()]
+
+    def restore(self, arrays: Sequence[np.ndarray]) -> None:
+        """Set all variables.
+
+        Args:
+            arrays: As `arrays` returned them.
+
+        Raises:
+            CnnforgeError: They do not belong to this model.
+        """
+        variables = self.variables()
+        if len(variables) != len(arrays):
+            raise CnnforgeError(
+                f"the training state holds {len(arrays)} variables, this model has "
+                f"{len(variables)}: it was saved by another model"
+            )
+        for variable, array in zip(variables, arrays, strict=True):
+            if tuple(variable.shape) != array.shape:
+                raise CnnforgeError(
+                    f"the training state holds {array.shape} for {variable.path}, which is "
+                    f"{tuple(variable.shape)}: it was saved by another model"
+                )
+            variable.assign(array)
+
+    def variables(self) -> list[keras.Variable]:
+        """Return the model's variables and the optimizer's, in the order of `arrays`."""
+        return [*self._model.variables, *self._optimizer.variables]
+
+
+def _array(variable: keras.Variable) -> np.ndarray:
+    return np.array(keras.ops.convert_to_numpy(variable))

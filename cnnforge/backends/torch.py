@@ -1,0 +1,210 @@
+"""Training and predicting under the torch backend, which runs eagerly.
+
+All that is torch's own is here, under the names of `cnnforge.backends.tensorflow`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import torch  # pyright: ignore[reportMissingImports]
+
+from cnnforge.backends.base import LOSS, ChunkResult, Optimized
+
+if TYPE_CHECKING:
+    from cnnforge.tasks.task import Task
+
+
+def prepare(seed: int) -> None:
+    """Seed Python, NumPy and torch, and make torch refuse what is not deterministic.
+
+    Call it before the model is built.
+
+    Args:
+        seed: 0 or more, below 2**32.
+    """
+    # Read when cuBLAS is first used; without it torch refuses matrix products on a device.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    keras.utils.set_random_seed(seed)
+    torch.use_deterministic_algorithms(True)
+    # It would fill with NaN whatever an op is about to write.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+class BatchPredictor:
+    """Computes the outputs of a model, batch by batch.
+
+    Args:
+        model: Takes (N, H, W, C) float32 pixel values 0..255.
+        batch_size: Images per batch.
+    """
+
+    def __init__(self, model: keras.Model, batch_size: int) -> None:
+        self._model = model
+        self._batch_size = batch_size
+
+    @torch.no_grad()
+    def predict(self, images: np.ndarray) -> Any:
+        """Compute the outputs, `batch_size` images at a time.
+
+        Args:
+            images: (N, H, W, C) uint8.
+
+        Returns:
+            (N, ...) arrays in the structure of the model's outputs.
+        """
+        if not len(images):
+            one = self.predict(np.zeros((1, *images.shape[1:]), np.uint8))
+            return keras.tree.map_structure(lambda it: it[:0], one)
+        # On the model's device as bytes, a quarter of what they become there.
+        parts = [
+            self._model(part.to(torch.float32), training=False)
+            for part in keras.ops.convert_to_tensor(images).split(self._batch_size)
+        ]
+        return keras.tree.map_structure(
+            lambda *tensors: keras.ops.convert_to_numpy(torch.cat(tensors)), *parts
+        )
+
+
+class Trainer(BatchPredictor, Optimized):
+    """Trains a model, batch by batch.
+
+    Args:
+        model: Takes (N, H, W, C) float32 pixel values 0..255.
+        task: What it learns.
+        optimizer: An optimizer that is not built yet.
+        batch_size: Images per step.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        task: Task,
+        optimizer: keras.optimizers.Optimizer,
+        batch_size: int,
+    ) -> None:
+        BatchPredictor.__init__(self, model, batch_size)
+        Optimized.__init__(self, model, optimizer)
+        self._task = task
+        self._seed = torch.initial_seed()
+
+    def train(
+        self, images: np.ndarray, targets: Mapping[str, np.ndarray], sums: Mapping[str, float]
+    ) -> ChunkResult:
+        """Take one step per batch of `images`; the last batch may be smaller.
+
+        Args:
+            images: (N, H, W, C) uint8.
+            targets: Arrays (N, ...) by name.
+            sums: Sums so far, by the task's names; one that is missing is 0.
+
+        Returns:
+            The sums after this chunk.
+        """
+        total = {name: sums.get(name, 0.0) for name in self._task.sum_names}
+        first = int(self._optimizer.iterations)
+        parts = {name: it.split(self._batch_size) for name, it in _tensors(targets).items()}
+        batches = keras.ops.convert_to_tensor(images).split(self._batch_size)
+        for number, batch in enumerate(batches):
+            self._reseed(first + number)
+            part = {name: it[number] for name, it in parts.items()}
+            mean, found = self._step(batch.to(torch.float32), part)
+            found[LOSS] = mean * len(batch)
+            total = {name: value + found[name] for name, value in total.items()}
+            if not math.isfinite(mean):
+                return ChunkResult(total, number)
+        return ChunkResult(total, None)
+
+    @torch.no_grad()
+    def forward(self, images: np.ndarray, *, training: bool) -> None:
+        """Compute the model on one batch, for what is called on the way.
+
+        Args:
+            images: (N, H, W, C) uint8.
+            training: Whether as in training.
+        """
+        self._reseed(int(self._optimizer.iterations))
+        self._model(keras.ops.convert_to_tensor(images).to(torch.float32), training=training)
+
+    def gradients(
+        self, images: np.ndarray, targets: Mapping[str, np.ndarray]
+    ) -> list[np.ndarray | None]:
+        """Return the gradients of the loss of one batch, and take no step.
+
+        Args:
+            images: (N, H, W, C) uint8.
+            targets: Arrays (N, ...) by name.
+
+        Returns:
+            One for each trainable variable; `None` where the loss does not depend on it.
+        """
+        self._reseed(int(self._optimizer.iterations))
+        batch = keras.ops.convert_to_tensor(images).to(torch.float32)
+        found = self._differentiate(batch, _tensors(targets))[2]
+        return [None if it is None else keras.ops.convert_to_numpy(it) for it in found]
+
+    def _reseed(self, step: int) -> None:
+        # Under torch, Keras' dropout without a seed draws from torch's global generator, which no
+        # variable holds. As a function of the seed and the step it needs no place in the state.
+        words = np.random.SeedSequence([self._seed, step]).generate_state(1, np.uint64)
+        torch.manual_seed(int(words[0]))
+
+    def _differentiate(
+        self, images: torch.Tensor, targets: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, Any, Sequence[torch.Tensor | None]]:
+        variables = self._model.trainable_variables
+        outputs = self._model(images, training=True)
+        loss = self._task.losses(targets, outputs).mean()
+        for penalty in self._model.losses:
+            loss = loss + penalty
+        gradients = torch.autograd.grad(loss, [v.value for v in variables], allow_unused=True)
+        return loss, outputs, gradients
+
+    def _step(
+        self, images: torch.Tensor, targets: Mapping[str, torch.Tensor]
+    ) -> tuple[float, dict[str, float]]:
+        loss, outputs, gradients = self._differentiate(images, targets)
+        with torch.no_grad():
+            self._optimizer.apply(gradients, self._model.trainable_variables)
+            found = self._task.sums(targets, outputs)
+            return float(loss.detach()), {name: float(it) for name, it in found.items()}
+
+
+def _tensors(targets: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {name: keras.ops.convert_to_tensor(it) for name, it in targets.items()}
+
+
+def pullback(
+    layer: keras.layers.Layer, inputs: Any, *, training: bool | None = None
+) -> tuple[Any, Callable[[Any], list[torch.Tensor | None]]]:
+    """Compute a layer and prepare to compute its gradients.
+
+    Args:
+        layer: A built layer of one input.
+        inputs: A tensor.
+        training: Whether the layer computes as in training; by default as it likes best. Random
+            numbers are then the same in every call, and torch's generators are left as they were.
+
+    Returns:
+        The outputs, and a function from a tensor like them, the gradient with respect to them, to
+        the gradients with respect to the inputs and to each trainable variable. It may be called
+        several times. `None`: the outputs do not depend on it.
+    """
+    inputs = inputs.detach().requires_grad_()
+    sources = [inputs, *(variable.value for variable in layer.trainable_variables)]
+    with torch.random.fork_rng(enabled=bool(training)):
+        if training:
+            torch.manual_seed(0)
+        outputs = layer(inputs, training=training)
+
+    def gradients(upstream: Any) -> list[torch.Tensor | None]:
+        return list(
+            torch.autograd.grad(outputs, sources, upstream, retain_graph=True, allow_unused=True)
+        )
+
+    return outputs.detach(), gradients

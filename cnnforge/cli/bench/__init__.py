@@ -1,0 +1,1 @@
+"""`cnnforge bench` and its tables."""

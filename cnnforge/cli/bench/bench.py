@@ -1,0 +1,256 @@
+"""`cnnforge bench`: how fast the layers are, beside the framework's own, on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cnnforge.cli._common import JsonOption, PluginOption, load_plugins, print_json
+
+if TYPE_CHECKING:
+    import keras
+
+    from cnnforge.benchmarking import Case
+    from cnnforge.conversion.certificate import LayerCheck
+    from cnnforge.plugin_host.discovery import Plugins
+
+# Those of the digits that `train` learns without further options.
+_MODEL_SHAPE = (28, 28, 1)
+_CLASSES = 10
+
+
+def bench(
+    layer: Annotated[
+        str | None, typer.Argument(metavar="LAYER", help="A layer.  [default: all]")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Measure the layers of this model, at its shapes."),
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NxHxWxC",
+            help="The inputs; HxWxC takes N from --batch-size.  [default: several small ones; "
+            "for a model 28x28x1]",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Images per call.  [default: 64 for a model]")
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(metavar="N", min=3, help="How often each is measured.")
+    ] = 30,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a table too, a row for each pass.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw the ratios and a roofline too.")
+    ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json", help="Compare with what --json has printed on this machine."
+        ),
+    ] = None,
+    plugin: PluginOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure layers against the framework's own, both in turn; only those that compute right.
+
+    Exit codes: 0 done, 1 a layer computes something else than its reference, 2 asked for wrongly,
+    or --compare with another machine.
+    """
+    from cnnforge.errors import UsageError
+
+    if layer is not None and model is not None:
+        raise UsageError(f"got the layer {layer!r} and --model {model}: leave out one of the two")
+    for path, suffix in ((csv, ""), (plot, ".png")):
+        _check_target(path, suffix)
+    plugins = load_plugins(plugin)
+    # An unknown name is told before the seconds that an import of Keras takes.
+    if layer is not None:
+        _ = plugins.layers[layer]
+    if model is not None:
+        _ = plugins.models[model]
+
+    from cnnforge.cli._import_keras import import_keras
+
+    import_keras()
+    from cnnforge import benchmarking
+    from cnnforge.utils.environment import environment
+
+    size = benchmarking.parse_shape(shape, batch_size)
+    before = None if compare is None else benchmarking.read_result(compare)
+    if before is not None and compare is not None:
+        benchmarking.require_same_machine(before, environment(), compare)
+    cases, stock = _cases(plugins, layer, model, size, batch_size)
+    first = _check(cases, json)
+    result = _measure(cases, first, rounds)
+    if stock is not None:
+        _choose(result, cases, stock, plugins)
+    changes = None
+    if before is not None:
+        changes = benchmarking.compare(before, result)
+        result["changes"] = [{**vars(it), "verdict": it.verdict} for it in changes]
+    if csv is not None:
+        _write_csv(csv, result)
+    if plot is not None:
+        from cnnforge.reporting.benchmark_figures import benchmark_figure
+
+        benchmark_figure(plot, result)
+    if json:
+        print_json(result)
+        return
+    from cnnforge.cli.bench import tables
+
+    tables.show(result)
+    if before is not None and changes is not None:
+        tables.show_changes(changes, benchmarking.remarks(before, result))
+
+
+def _check_target(path: Path | None, suffix: str) -> None:
+    from cnnforge.errors import UsageError
+
+    if path is None:
+        return
+    if suffix and path.suffix.lower() != suffix:
+        raise UsageError(f"{path} does not end in {suffix}, which is what is written there")
+    if not path.parent.is_dir() or path.is_dir():
+        raise UsageError(f"{path} cannot be written: its folder is missing, or it is one itself")
+
+
+def _cases(
+    plugins: Plugins,
+    layer: str | None,
+    model: str | None,
+    shape: tuple[int, ...] | None,
+    batch_size: int | None,
+) -> tuple[list[Case], keras.Model | None]:
+    from cnnforge import benchmarking
+    from cnnforge.cli import _render
+    from cnnforge.errors import CnnforgeError
+
+    if model is not None:
+        return _model_cases(plugins, model, shape, batch_size)
+    notes: list[str] = []
+    if layer is not None:
+        cases = benchmarking.layer_cases(plugins.layers[layer], shape, batch_size)
+    else:
+        cases, notes = benchmarking.every_layer(plugins.layers.values(), shape, batch_size)
+    for note in notes:
+        _render.message(f"note: not measured: {note}")
+    if not cases:
+        raise CnnforgeError("no plugin declares a layer that names a reference: nothing to measure")
+    return cases, None
+
+
+def _model_cases(
+    plugins: Plugins, name: str, shape: tuple[int, ...] | None, batch_size: int | None
+) -> tuple[list[Case], keras.Model]:
+    from cnnforge import benchmarking
+    from cnnforge.conversion import forge
+    from cnnforge.errors import UsageError, one_line
+
+    build = plugins.models[name].load()
+    images = _MODEL_SHAPE if shape is None else shape[-3:]
+    count = shape[0] if shape is not None and len(shape) == 4 else batch_size or 64
+    try:
+        stock = build(images, _CLASSES)
+    except ValueError as error:
+        raise UsageError(f"--shape {'x'.join(map(str, images))}: {error}") from error
+    except Exception as error:
+        raise UsageError(f"the model {name!r} cannot be built: {one_line(error)}") from error
+    model = forge(stock, "numba", layers=plugins.layers)
+    return benchmarking.model_cases(model, plugins.layers, count), stock
+
+
+def _choose(
+    result: dict[str, Any], cases: list[Case], stock: keras.Model, plugins: Plugins
+) -> None:
+    """Say what `--kernels auto` takes of every layer, and whether it is what a case measures."""
+    from dataclasses import asdict
+
+    from cnnforge.conversion import decide
+
+    batch_size = cases[0].workload.shape[0]
+    decided = {
+        name: decide(stock, layers=plugins.layers, batch_size=batch_size, training=training)
+        for name, training in (("training", True), ("inference", False))
+    }
+    result["auto"] = {name: [asdict(it) for it in found] for name, found in decided.items()}
+    taken = {it.layer: it for it in decided["training"]}
+    for row, case in zip(result["cases"], cases, strict=True):
+        it = taken[case.layers[0]]
+        apart = it.implementation == "numba" and it.provider != case.workload.spec.qualified_name
+        row["auto"] = "apart" if apart else it.implementation
+
+
+def _check(cases: list[Case], json: bool) -> list[Any]:
+    """End the program where a layer is wrong: its time would be that of something else.
+
+    Returns:
+        The seconds of the first calls of each case; nothing has called the layers before.
+    """
+    from cnnforge import benchmarking
+    from cnnforge.cli import _render
+    from cnnforge.conversion.parity import check
+
+    red: list[LayerCheck] = []
+    first = []
+    with _render.progress() as display:
+        display.start("parity", len(cases))
+        for case in cases:
+            display.advance(0, case.name)
+            first.append(benchmarking.first_calls(case))
+            checked = check(case.workload)
+            red += [] if checked.passed else [checked]
+            display.advance(1)
+    if not red:
+        return first
+    if json:
+        print_json({"format": benchmarking.FORMAT, "checks": [it.to_json() for it in red]})
+    for it in red:
+        wrong = [result.tensor for result in it.results if not result.ok]
+        why = it.error or f"{', '.join(wrong)} off by more than rounding"
+        _render.message(f"{it.provider} at {'x'.join(map(str, it.input_shape))}: {why}", "red")
+    _render.message(f"{len(red)} of {len(cases)} checks failed: nothing was measured")
+    raise typer.Exit(1)
+
+
+def _measure(cases: list[Case], first: list[Any], rounds: int) -> dict[str, Any]:
+    """Measure, and return everything there is to say, as plain values."""
+    from dataclasses import asdict
+
+    from cnnforge import benchmarking
+    from cnnforge.cli import _render
+    from cnnforge.utils.environment import environment
+
+    rows = []
+    with _render.progress() as display:
+        display.start("measuring", len(cases) + 1)
+        display.advance(0, "the peak of this machine")
+        peaks = benchmarking.measure_peaks()
+        display.advance(1)
+        for case, seconds in zip(cases, first, strict=True):
+            display.advance(0, case.name)
+            measured = benchmarking.measure(case, rounds=rounds, first=seconds, torch=True)
+            rows.append({**benchmarking.to_json(measured, peaks), "auto": None})
+            display.advance(1)
+    return {
+        "format": benchmarking.FORMAT,
+        "machine": environment(),
+        "peaks": asdict(peaks),
+        "rounds": rounds,
+        "torch_missing": benchmarking.torch_missing(),
+        "cases": rows,
+    }
+
+
+def _write_csv(path: Path, result: dict[str, Any]) -> None:
+    from cnnforge.benchmarking import csv_text
+    from cnnforge.utils.atomic_files import write_text
+
+    write_text(path, csv_text(result))

@@ -1,0 +1,160 @@
+"""`cnnforge plugins check`: whether what a plugin declares holds what it promises."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cnnforge.cli._common import JsonOption, PluginOption, load_plugins, print_json
+
+if TYPE_CHECKING:
+    from cnnforge.plugin import Spec
+    from cnnforge.plugin_host.discovery import Plugins
+    from cnnforge.testing import Check
+
+
+def check(
+    context: typer.Context,
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A layer, dataset or model, or a plugin: all it has."),
+    ],
+    plugin: PluginOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Check what a plugin declares; exit with 1 if anything is wrong."""
+    from cnnforge.cli._import_keras import import_keras
+
+    above = context.parent.params if context.parent else {}
+    found = load_plugins([*(above.get("plugin") or ()), *(plugin or ())])
+    specs = _find(found, name)
+    # What TensorFlow finds remarkable in a test, many small functions and types that it computes
+    # otherwise, concerns no author.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    import_keras()
+    json = json or above.get("json", False)
+    rows = []
+    for spec in specs:
+        if not json:
+            typer.echo(f"{spec.kind} {spec.qualified_name}: {spec.summary}")
+        for one in _checks(spec, found):
+            row = _run(spec, one)
+            rows.append(row)
+            if not json:
+                typer.echo(_line(row))
+        if not json:
+            typer.echo()
+    failed = [row for row in rows if row["status"] != "ok"]
+    if json:
+        print_json({"name": name, "passed": not failed, "checks": rows})
+    else:
+        for spec in specs:
+            typer.echo(_markdown(spec, [r for r in rows if r["name"] == spec.qualified_name]))
+        typer.echo(f"{len(rows) - len(failed)} of {len(rows)} checks passed")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _find(plugins: Plugins, name: str) -> list[Spec]:
+    """What a name stands for: all that a plugin declares, or what has this name itself.
+
+    Raises:
+        UsageError: The plugin could not be loaded.
+        UnknownNameError: Nothing has the name.
+        AmbiguousNameError: Several plugins declare it.
+    """
+    import difflib
+
+    from cnnforge.errors import UnknownNameError, UsageError
+
+    specs = [spec for registry in plugins.registries.values() for spec in registry.values()]
+    for record in plugins.records:
+        if record.name == name and record.status != "loaded":
+            raise UsageError(f"plugin {name!r} is not loaded ({record.status}): {record.cause}")
+        if record.name == name:
+            return [spec for spec in specs if spec.plugin == name]
+    short = name.rpartition("/")[2]
+    kinds = [
+        registry
+        for registry in plugins.registries.values()
+        if any(spec.name == short for spec in registry.values())
+    ]
+    if kinds:
+        return [registry[name] for registry in kinds]
+    known = {it.qualified_name for it in specs}
+    if "/" not in name:
+        names = [registry.names() for registry in plugins.registries.values()]
+        known = {*(it for some in names for it in some), *(it.name for it in plugins.records)}
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
+    sorts = ", ".join(registry.kind for registry in plugins.registries.values())
+    raise UnknownNameError(f"there is no {sorts} or plugin named {name!r}; {hint}")
+
+
+def _checks(spec: Spec, found: Plugins) -> Iterator[Check]:
+    from cnnforge.plugin import DatasetSpec, LayerSpec, ModelSpec
+    from cnnforge.testing import Check, dataset_checks, layer_checks, model_checks
+
+    if isinstance(spec, LayerSpec):
+        yield from layer_checks(spec, speed=True)
+    elif isinstance(spec, ModelSpec):
+        yield from model_checks(spec, found)
+    elif isinstance(spec, DatasetSpec):
+        yield from dataset_checks(spec, found)
+    else:
+        yield Check("targets", "", lambda: "" if spec.load() else "nothing")
+
+
+def _run(spec: Spec, check: Check) -> dict[str, Any]:
+    """Run one check; whatever goes wrong is a row."""
+    from cnnforge.errors import one_line
+
+    row = {"kind": spec.kind, "name": spec.qualified_name, "check": check.kind, "case": check.case}
+    try:
+        return {**row, "status": "ok", "message": check()}
+    except AssertionError as error:
+        message = " ".join(str(error).split()) or one_line(error)
+    except Exception as error:
+        message = one_line(error)
+    return {**row, "status": "failed", "message": message}
+
+
+def _line(row: dict[str, Any]) -> str:
+    name = f"{row['check']}-{row['case']}" if row["case"] else row["check"]
+    message = f": {row['message']}" if row["message"] else ""
+    return f"  {'ok  ' if row['status'] == 'ok' else 'FAIL'} {name}{message}"
+
+
+def _markdown(spec: Spec, rows: list[dict[str, Any]]) -> str:
+    """A table to paste: a line for each check, a column for each case."""
+    cases = list(dict.fromkeys(row["case"] for row in rows if row["case"]))
+    columns = cases or [""]
+    lines = [
+        f"| {spec.qualified_name} | {' | '.join(case or 'result' for case in columns)} |",
+        "|---" * (1 + len(columns)) + "|",
+    ]
+    for kind in dict.fromkeys(row["check"] for row in rows):
+        results = {row["case"]: row for row in rows if row["check"] == kind}
+        # A check of the whole layer stands in the first column.
+        cells = [
+            _cell(results.get(case) or results.get("" if case == columns[0] else None))
+            for case in columns
+        ]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    if row["status"] != "ok":
+        return "**FAIL**"
+    if row["check"] != "speed":
+        return "ok"
+    return row["message"].replace(" times as fast as the reference", "x")

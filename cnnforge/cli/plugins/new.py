@@ -1,0 +1,41 @@
+"""`cnnforge plugins new`: the package of a plugin, to start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def new(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Lower-case words, such as soft-edge.")
+    ],
+    kind: Annotated[
+        str, typer.Option(metavar="layer|dataset|model", help="What the plugin brings.")
+    ] = "layer",
+    output: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where the package's folder is made.")
+    ] = Path(),
+) -> None:
+    """Write a complete plugin package, which passes its own checks, to put your code into."""
+    from cnnforge.cli import _render
+    from cnnforge.plugin_host.scaffold import create
+
+    made = create(name, kind, output)
+    for file in made.files:
+        typer.echo(made.folder / file)
+    _render.message(f"TODO({made.distribution}) marks what to replace. Next:")
+    for step in _next_steps(made.module, made.kind, made.folder):
+        _render.message(f"  {step}")
+
+
+def _next_steps(module: str, kind: str, folder: Path) -> list[str]:
+    tries = {"layer": f"{module}_net", "dataset": f"--data {module}", "model": module}
+    return [
+        f"pip install -e {folder}",
+        f"cnnforge plugins check {module}",
+        f"cnnforge train {tries[kind]} --epochs 1",
+        f"python -m pytest {folder}",
+    ]

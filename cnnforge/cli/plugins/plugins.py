@@ -1,0 +1,112 @@
+"""`cnnforge plugins`: what is installed, what it declares, and what is wrong with it.
+
+The commands below it are in files of their own, `plugins_*.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cnnforge.cli._common import JsonOption, PluginOption, print_json
+from cnnforge.cli.plugins.check import check
+from cnnforge.cli.plugins.new import new
+
+if TYPE_CHECKING:
+    from cnnforge.plugin import Spec
+    from cnnforge.plugin_host.discovery import Plugins
+
+
+group = typer.Typer(name="plugins", rich_markup_mode=None)
+group.command()(check)
+group.command()(new)
+
+
+@group.callback(invoke_without_command=True)
+def plugins(
+    context: typer.Context,
+    plugin: PluginOption = None,
+    imports: Annotated[
+        bool,
+        typer.Option(
+            "--imports", help="Import every target too; exit with 1 if anything cannot be loaded."
+        ),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """List the plugins and what they declare; check a plugin; begin a new one."""
+    if context.invoked_subcommand is not None:
+        return
+    from cnnforge.plugin_host.discovery import discover
+
+    found = discover(plugin or ())
+    report = _report(found, imports)
+    if json:
+        print_json(report)
+    else:
+        _show(report, imports)
+    broken = [row for row in report["plugins"] if row["status"] in ("failed", "incompatible")]
+    if imports and (broken or any(row["error"] for row in report["specs"])):
+        raise typer.Exit(1)
+
+
+def _report(found: Plugins, imports: bool) -> dict[str, list[dict[str, Any]]]:
+    """Return everything there is to say, as plain values."""
+    return {
+        "plugins": [
+            {
+                "name": record.name,
+                "status": record.status,
+                "distribution": record.distribution,
+                "version": record.version,
+                "source": record.source,
+                "cause": record.cause or None,
+            }
+            for record in found.records
+        ],
+        "specs": [
+            {
+                "kind": registry.kind,
+                "name": spec.qualified_name,
+                "summary": spec.summary,
+                "target": spec.target,
+                "reference": getattr(spec, "reference", None),
+                "error": _import_error(spec) if imports else None,
+            }
+            for registry in found.registries.values()
+            for spec in registry.values()
+        ],
+    }
+
+
+def _import_error(spec: Spec) -> str | None:
+    """Import what a spec names; return why that fails, if it does."""
+    from cnnforge.errors import PluginError, one_line
+    from cnnforge.plugin import LayerSpec
+
+    try:
+        spec.load()
+        if isinstance(spec, LayerSpec):
+            spec.load_reference()
+    except PluginError as error:
+        # What the error says of the plugin and the target stands in the same row.
+        return one_line(error.__cause__ or error)
+    return None
+
+
+def _show(report: dict[str, list[dict[str, Any]]], imports: bool) -> None:
+    from cnnforge.cli import _render
+
+    columns = ["name", "status", "version", "source", "cause"]
+    _render.table(
+        ["plugin", *columns[1:]], [[row[key] for key in columns] for row in report["plugins"]]
+    )
+    typer.echo()
+    columns = ["kind", "name", "summary"]
+    rows = [[row[key] for key in columns] for row in report["specs"]]
+    if imports:
+        columns.append("imports")
+        for row, spec in zip(rows, report["specs"], strict=True):
+            row.append(spec["error"] or "ok")
+    _render.table(columns, rows)

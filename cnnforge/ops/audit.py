@@ -1,0 +1,165 @@
+"""What the functions of ops do to memory that is not theirs: for tests of ops, and slow.
+
+Within `audit()` the outputs of a function lie between guards and are filled with a pattern before
+it runs; what it may only read is compared with a copy afterwards. Everything runs twice, over two
+patterns: what holds the pattern both times was never written (a float that something was added to
+is still not a number).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from cnnforge.ops.compiling.program import Program
+
+Values = np.ndarray[Any, Any]
+
+# All bits set: a NaN in every float type, that no arithmetic on other numbers gives.
+_PATTERNS = (0xFF, 0x5A)
+_GUARD = 256
+
+
+@dataclass
+class Audit:
+    """What was found.
+
+    Attributes:
+        functions: The labels of the functions that ran.
+        faults: What they did wrong, a sentence each.
+    """
+
+    functions: set[str] = field(default_factory=set)
+    faults: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def audit() -> Iterator[Audit]:
+    """Watch every op that is called eagerly, in this thread, under the active Keras backend.
+
+    Ops then run over NumPy arrays, whatever route they take otherwise.
+
+    Yields:
+        What is found, which grows while ops are called.
+    """
+    found = Audit()
+
+    def run(
+        self: Program, arrays: Sequence[Values], shapes: Any, attribute_words: Any
+    ) -> list[Values]:
+        return _run(found, original, self, arrays, shapes, attribute_words)
+
+    original = Program.run
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(Program, "run", run))
+        keras = importlib.import_module("keras")
+        if keras.backend.backend() == "torch":
+            module = importlib.import_module("cnnforge.ops.torch.run")
+            stack.enter_context(mock.patch.object(module.Call, "_run_on_cpu", _torch_run))
+        else:
+            route = importlib.import_module("cnnforge.ops.tensorflow")
+            fallback = importlib.import_module("cnnforge.ops.tensorflow.numpy_function")
+            choice = route._Choice(fallback, route._NUMPY_FUNCTION, "audit")
+            stack.enter_context(mock.patch.object(route, "_choose", return_value=choice))
+        yield found
+
+
+def _torch_run(self: Any, step: Any, known: Any, results: Any) -> None:
+    """Instead of `Call._run_on_cpu`: over arrays."""
+    from_numpy = importlib.import_module("torch").from_numpy
+    arrays = [
+        known[item.name].detach().numpy()
+        if item.name in known
+        else np.zeros(self._shape(item.name), item.dtype)
+        for item in step.reads
+    ]
+    self.op.prepare(self.shapes, self.values, gradient=not step.is_forward)
+    shapes = [tuple(tensor.shape) for tensor in results]
+    made = self.op.program(step).run(arrays, shapes, self.op.encode(self.values))
+    for tensor, array in zip(results, made, strict=True):
+        tensor.copy_(from_numpy(array))
+
+
+def _run(
+    found: Audit,
+    original: Callable[..., list[Values]],
+    program: Program,
+    arrays: Sequence[Values],
+    shapes: Sequence[Sequence[int]],
+    attribute_words: Sequence[int],
+) -> list[Values]:
+    step = program.step
+    found.functions.add(step.label)
+    before = [array.copy() for array in arrays]
+    results: list[list[Values]] = []
+    for pattern in _PATTERNS:
+        memories: list[Values] = []
+
+        def filled(
+            shape: Sequence[int],
+            dtype: np.dtype[Any],
+            pattern: int = pattern,
+            memories: list[Values] = memories,
+        ) -> Values:
+            size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            memory = np.full(size + 2 * _GUARD + 64, pattern, np.uint8)
+            begin = _GUARD + -(memory.ctypes.data + _GUARD) % 64
+            memories.append(memory)
+            return memory[begin : begin + size].view(dtype).reshape(shape)
+
+        with mock.patch("cnnforge.ops.compiling.program.aligned_empty", filled):
+            results.append(original(program, arrays, shapes, attribute_words))
+        for item, array, memory in zip(step.writes, results[-1], memories, strict=True):
+            begin = array.ctypes.data - memory.ctypes.data
+            around = np.concatenate([memory[:begin], memory[begin + array.nbytes :]])
+            if (around != pattern).any():
+                _note(found, f"{step.label} writes outside of {item.name!r}, {array.shape}")
+    for item, array, copy in zip(step.reads, arrays, before, strict=True):
+        changed = _bytes(array) != _bytes(copy)
+        if changed.any():
+            where, count = _first(changed.any(-1))
+            _note(
+                found,
+                f"{step.label} modified {item.name!r}, which it may only read: {count} of "
+                f"{array.size} elements, first at {where}",
+            )
+            if array.flags.writeable:
+                array[...] = copy
+    for item, *pair in zip(step.writes, *results, strict=True):
+        untouched = (_bytes(pair[0]) == _PATTERNS[0]).all(-1)
+        if not item.is_float:
+            # An integer may well be what the pattern reads.
+            untouched &= (_bytes(pair[1]) == _PATTERNS[1]).all(-1)
+        if untouched.any():
+            where, count = _first(untouched)
+            _note(
+                found,
+                f"{count} of {pair[0].size} elements of {item.name!r} were never written (or added "
+                f"to before they were set), first at {where}: {step.label}",
+            )
+    return results[-1]
+
+
+def _bytes(array: Values) -> Values:
+    """(*shape, bytes per element) uint8."""
+    flat = np.ascontiguousarray(array).reshape(array.shape)
+    return (
+        flat.view(np.uint8).reshape(*array.shape, array.dtype.itemsize)
+        if array.ndim
+        else (flat.reshape(1).view(np.uint8))
+    )
+
+
+def _first(mask: Values) -> tuple[tuple[int, ...], int]:
+    return tuple(int(i) for i in np.argwhere(mask)[0]), int(mask.sum())
+
+
+def _note(found: Audit, fault: str) -> None:
+    if fault not in found.faults:
+        found.faults.append(fault)

@@ -1,0 +1,205 @@
+"""A step of an op as machine code, and the layout of the block of words that it is called with."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+
+from cnnforge.ops.compiling.entry import Argument, Entry, Result, launch_threads, make_entry
+from cnnforge.ops.definition.attributes import Attribute
+from cnnforge.ops.definition.definition import Definition, Step, parameters
+
+ALIGNMENT = 64
+
+_C = ctypes.CDLL(None)
+for _name in ("pthread_mutex_init", "pthread_mutex_lock", "pthread_mutex_unlock"):
+    getattr(_C, _name).restype = ctypes.c_int
+_C.pthread_mutex_init.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+_C.pthread_mutex_lock.argtypes = [ctypes.c_void_p]
+_C.pthread_mutex_unlock.argtypes = [ctypes.c_void_p]
+_mutex = ctypes.create_string_buffer(128)
+_C.pthread_mutex_init(_mutex, None)
+
+
+def lock_address() -> int:
+    """The address of the mutex that every op takes while it runs; 0 where there is no need.
+
+    Numba's `workqueue` threads abort the process when two threads use them at once. Which
+    functions use them cannot be told from outside (a serial function may call a parallel one), so
+    that with `workqueue` all ops take turns. With `omp` and `tbb` nothing is locked.
+    """
+    return ctypes.addressof(_mutex) if launch_threads() == "workqueue" else 0
+
+
+@contextlib.contextmanager
+def _turn() -> Iterator[None]:
+    address = lock_address()
+    if address:
+        _C.pthread_mutex_lock(address)
+    try:
+        yield
+    finally:
+        if address:
+            _C.pthread_mutex_unlock(address)
+
+
+def aligned_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """An uninitialised C-contiguous array that begins at a multiple of 64 bytes.
+
+    TensorFlow takes over such an array without a copy, and aborts on others in places.
+    """
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+_PLAIN = aligned_empty
+_GUARD = 64
+_GUARD_BYTE = 0xA5
+
+
+def _guarded_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """Like `aligned_empty`, between two guards: the array, and the memory with its guards."""
+    if aligned_empty is not _PLAIN:
+        # The conformance kit brings memory with guards of its own.
+        return aligned_empty(shape, dtype), np.full(2 * _GUARD, _GUARD_BYTE, np.uint8)
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    memory = aligned_empty((_GUARD + size + _GUARD,), np.dtype(np.uint8))
+    memory[:_GUARD] = memory[_GUARD + size :] = _GUARD_BYTE
+    return memory[_GUARD : _GUARD + size].view(dtype).reshape(shape), memory
+
+
+class Program:
+    """The machine code of a step, made on first use.
+
+    Attributes:
+        step: The step.
+        attributes: The op's attributes; every program of an op takes all of them.
+        offsets: The first word of each array and of each attribute in the block.
+        attribute_offset: The first word of the first attribute.
+        words: The size of the block.
+    """
+
+    def __init__(self, definition: Definition, step: Step) -> None:
+        """Lay out the block; nothing is compiled yet."""
+        self.step = step
+        self.attributes: tuple[Attribute, ...] = definition.attributes
+        self.offsets: dict[str, int] = {}
+        position = 0
+        for array in (*step.reads, *step.writes):
+            self.offsets[array.name] = position
+            position += 1 + array.rank
+        self.attribute_offset = position
+        for attribute in definition.attributes:
+            self.offsets[attribute.name] = position
+            position += attribute.words
+        self.words = position
+        self._shape_rule = definition.shape_rule
+        self._types: dict[str, types.Type] = {
+            item.name: item.type for item in (*step.reads, *step.writes, *definition.attributes)
+        }
+
+    @cached_property
+    def argument_types(self) -> tuple[types.Type, ...]:
+        """The type of each parameter of the author's function."""
+        return tuple(self._types[name] for name in parameters(self.step.function))
+
+    @property
+    def is_made(self) -> bool:
+        """Whether `entry` has been compiled."""
+        return "entry" in self.__dict__
+
+    @cached_property
+    def entry(self) -> Entry:
+        """The author's function.
+
+        Raises:
+            ValueError: Numba cannot compile it.
+        """
+        launch_threads()
+        function = self.step.function
+        arguments = [
+            Argument(self._types[name], self.offsets[name]) for name in parameters(function)
+        ]
+        return make_entry(function, arguments, self.step.label)
+
+    @cached_property
+    def shape_entry(self) -> Entry | None:
+        """The shape rule, which fills in the dimensions of the outputs; none in a backward step.
+
+        Raises:
+            ValueError: Numba cannot compile it.
+        """
+        if not self.step.is_forward:
+            return None
+        rule = self._shape_rule
+        if not hasattr(rule, "py_func"):
+            # As durable as the author has asked for with his own function.
+            rule = numba.njit(cache=self.step.function.stats.cache_path is not None)(rule)
+        arguments = []
+        for name in parameters(rule):
+            type_, offset = self._types[name], self.offsets[name]
+            if isinstance(type_, types.Array):
+                type_, offset = types.UniTuple(types.int64, type_.ndim), offset + 1
+            arguments.append(Argument(type_, offset))
+        results = [Result(item.rank, self.offsets[item.name] + 1) for item in self.step.writes]
+        label = f"ArrayOp {self.step.op!r}: the shape rule {rule.__name__!r}"
+        return make_entry(rule, arguments, label, results)
+
+    def run(
+        self,
+        arrays: Sequence[np.ndarray[Any, Any]],
+        shapes: Sequence[Sequence[int]],
+        attribute_words: Sequence[int],
+    ) -> list[np.ndarray[Any, Any]]:
+        """Run the step on NumPy arrays, with the GIL released.
+
+        Args:
+            arrays: What the step reads; C-contiguous, of the declared types.
+            shapes: The shape of each array that it writes.
+            attribute_words: The attributes, encoded.
+
+        Returns:
+            What it writes, each beginning at a multiple of 64 bytes.
+
+        Raises:
+            ValueError: It wrote beyond an end of an array, which is mostly one whose shape the
+                shape rule has made too small.
+        """
+        entry = self.entry
+        guarded = [
+            _guarded_empty(shape, array.dtype)
+            for shape, array in zip(shapes, self.step.writes, strict=True)
+        ]
+        outputs = [array for array, _ in guarded]
+        block = np.zeros(self.words, np.int64)
+        for declared, array in zip(
+            (*self.step.reads, *self.step.writes), (*arrays, *outputs), strict=True
+        ):
+            offset = self.offsets[declared.name]
+            block[offset] = array.ctypes.data
+            block[offset + 1 : offset + 1 + declared.rank] = array.shape
+        block[self.attribute_offset :] = attribute_words
+        with _turn():
+            entry(block.ctypes.data)
+        for declared, (array, memory) in zip(self.step.writes, guarded, strict=True):
+            if (memory[:_GUARD] != _GUARD_BYTE).any() or (memory[-_GUARD:] != _GUARD_BYTE).any():
+                raise ValueError(self._overrun(declared.name, array.shape))
+        return outputs
+
+    def _overrun(self, name: str, shape: tuple[int, ...]) -> str:
+        of = "its input"
+        if self.step.is_forward:
+            of = f"the shape rule {getattr(self._shape_rule, '__name__', '')!r}"
+        return (
+            f"{self.step.label} writes beyond the end of {name!r}, which has the shape {shape} of "
+            f"{of}: let the two agree; NUMBA_BOUNDSCHECK=1 makes Numba name the index"
+        )

@@ -1,0 +1,174 @@
+"""The functions that compute an op on CUDA devices, and what they would launch."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from cnnforge.ops.definition.definition import Step, parameters
+
+if TYPE_CHECKING:
+    from cnnforge.ops.array_op import ArrayOp
+
+# Where recorded tensors seem to lie, a TiB from one to the next: an address is only counted with.
+_STEP = 1 << 40
+
+
+class Launch(Protocol):
+    """One recorded launch.
+
+    Attributes:
+        function: The address of the `CUfunction`.
+        grid: Blocks along x, y, z.
+        block: Threads of a block, along x.
+        shared: Bytes of dynamic shared memory.
+        arguments: A pointer is an `int`, a number a NumPy scalar of the size that is passed.
+    """
+
+    function: int
+    grid: tuple[int, int, int]
+    block: int
+    shared: int
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class DevicePointer:
+    """An array on a CUDA device, as the functions for such devices take it.
+
+    Attributes:
+        pointer: The address of its first element.
+        shape: Its shape.
+        dtype: Of the elements.
+        device: The number of the device.
+    """
+
+    pointer: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    device: int
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+        return prod(self.shape) * self.dtype.itemsize
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, self.device
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.pointer, False),
+            "strides": None,
+            "version": 3,
+        }
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a step launches.
+
+    Attributes:
+        launches: In their order.
+        memories: (address, bytes) of the memory that is needed meanwhile besides the tensors.
+        tensors: The same of what the step reads, then of what it writes.
+    """
+
+    launches: Sequence[Launch]
+    memories: Sequence[tuple[int, int]]
+    tensors: Sequence[tuple[int, int]]
+
+
+def missing(op: ArrayOp) -> str | None:
+    """Why an op cannot run on a CUDA device through a recording; `None`: it can."""
+    if op.cuda is None:
+        return "no implementation for CUDA devices"
+    try:
+        module = importlib.import_module(op.cuda)
+    except ImportError as error:
+        return f"{op.cuda} cannot be imported: {error}"
+    if not hasattr(module, "record"):
+        return f"{op.cuda} has no function 'record'"
+    said = getattr(module, "missing", None)
+    return said() if said is not None else None
+
+
+def record(
+    op: ArrayOp,
+    step: Step,
+    shapes: Sequence[tuple[int, ...]],
+    values: Mapping[str, Any],
+    device: int,
+    aligned: bool,
+) -> Recording:
+    """What a step would launch for some shapes; kernels are compiled and loaded, nothing runs.
+
+    Args:
+        op: The op; its module for CUDA has `record`.
+        step: The step.
+        shapes: Of what it reads, then of what it writes.
+        values: The value of every attribute.
+        device: The number of the device.
+        aligned: Whether all tensors begin at multiples of 16 bytes.
+
+    Raises:
+        Exception: Whatever the author's functions raise.
+    """
+    arrays = {
+        item.name: DevicePointer(
+            _STEP * (number + 1) + (0 if aligned else item.dtype.itemsize),
+            tuple(shape),
+            item.dtype,
+            device,
+        )
+        for number, (item, shape) in enumerate(
+            zip((*step.reads, *step.writes), shapes, strict=True)
+        )
+    }
+    function = cuda_functions(op)[step]
+    given = {**values, **arrays}
+    arguments = {name: given[name] for name in parameters(step.function)}
+    launches, memories = importlib.import_module(str(op.cuda)).record(
+        lambda: function(**arguments, stream=0)
+    )
+    tensors = [(array.pointer, array.nbytes) for array in arrays.values()]
+    return Recording(launches, memories, tensors)
+
+
+@cache
+def cuda_functions(op: ArrayOp) -> Mapping[Step, Callable[..., None]]:
+    """The functions that compute an op on CUDA devices, from the module that its author named.
+
+    Raises:
+        ValueError: One is missing, or its parameters are not those of the function of the CPU and
+            `stream`.
+    """
+    module = importlib.import_module(str(op.cuda))
+    found = {}
+    for step in (op.forward_step, *op.backward_steps):
+        name = step.function.__name__
+        function = getattr(module, name, None)
+        if function is None:
+            raise ValueError(
+                f"{step.label}: {op.cuda} has no function {name!r} to compute it on CUDA devices"
+            )
+        given = inspect.signature(function).parameters
+        needed = {name for name, it in given.items() if it.default is inspect.Parameter.empty}
+        expected = {*parameters(step.function), "stream"}
+        if not needed <= expected <= set(given):
+            raise ValueError(
+                f"{step.label}: its function in {op.cuda} has the parameters "
+                f"{', '.join(given)}; expected {', '.join(sorted(expected))}"
+            )
+        found[step] = function
+    return found

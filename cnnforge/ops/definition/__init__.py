@@ -1,0 +1,1 @@
+"""The definition of an op: its inputs, outputs, attributes and shape rule, and their checks."""

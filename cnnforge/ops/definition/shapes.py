@@ -1,0 +1,88 @@
+"""Shape rules in Python, with dimensions that are not known yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cnnforge.ops.definition.definition import Definition, parameters
+
+Shape = tuple[int | None, ...]
+
+# Far apart, so that no rounding of a division hides that the result depends on a dimension, and
+# large, so that a window fits.
+_SUBSTITUTES = (1009, 1000003)
+
+
+def output_shapes(
+    definition: Definition, shapes: Sequence[Shape], attributes: Mapping[str, Any]
+) -> tuple[Shape, ...]:
+    """Evaluate an op's shape rule.
+
+    An unknown dimension is tried with two values, a different one for every unknown; what changes
+    between the two is unknown. Where the rule rejects the values tried, everything is unknown.
+
+    Args:
+        definition: The op.
+        shapes: For each input, its dimensions; `None` for one that is not known.
+        attributes: The value of every attribute.
+
+    Returns:
+        For each output, its dimensions.
+
+    Raises:
+        ValueError: The rule rejects the shapes, or what it returns does not fit the declared
+            ranks.
+    """
+    if not any(dimension is None for shape in shapes for dimension in shape):
+        return _evaluate(definition, shapes, attributes)
+    trials = []
+    for base in _SUBSTITUTES:
+        count = 0
+        trial = []
+        for shape in shapes:
+            known = []
+            for dimension in shape:
+                if dimension is None:
+                    count += 1
+                    dimension = base * count + count - 1
+                known.append(dimension)
+            trial.append(tuple(known))
+        try:
+            trials.append(_evaluate(definition, trial, attributes))
+        except (ValueError, ArithmeticError):
+            return tuple((None,) * output.rank for output in definition.outputs)
+    return tuple(
+        tuple(a if a == b else None for a, b in zip(first, second, strict=True))
+        for first, second in zip(*trials, strict=True)
+    )
+
+
+def _evaluate(
+    definition: Definition, shapes: Sequence[Shape], attributes: Mapping[str, Any]
+) -> tuple[Shape, ...]:
+    values = dict(zip((item.name for item in definition.inputs), shapes, strict=True))
+    values.update(attributes)
+    rule = getattr(definition.shape_rule, "py_func", definition.shape_rule)
+    label = f"ArrayOp {definition.name!r}: the shape rule {rule.__name__!r}"
+    try:
+        returned = rule(*(values[name] for name in parameters(rule)))
+    except Exception as error:
+        error.add_note(f"raised by the shape rule of ArrayOp {definition.name!r}")
+        raise
+    outputs = definition.outputs
+    several = (returned,) if len(outputs) == 1 else returned
+    expected = ", ".join(f"{item.name}: {item.rank} dimensions" for item in outputs)
+    if (
+        not isinstance(several, tuple)
+        or len(several) != len(outputs)
+        or not all(isinstance(shape, tuple) for shape in several)
+        or [len(shape) for shape in several] != [item.rank for item in outputs]
+    ):
+        raise ValueError(f"{label} returned {returned!r}, expected a tuple each for {expected}")
+    if any(dimension < 0 for shape in several for dimension in shape):
+        raise ValueError(
+            f"{label} returned the negative dimension in {returned!r} for the shapes "
+            f"{dict(zip((item.name for item in definition.inputs), shapes, strict=True))}"
+        )
+    return tuple(tuple(int(dimension) for dimension in shape) for shape in several)

@@ -1,0 +1,112 @@
+"""Ops under Keras' TensorFlow backend: the choice of the route, and the checks that both share."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+
+from cnnforge.ops.tensorflow import cuda
+
+if TYPE_CHECKING:
+    from cnnforge.ops.array_op import ArrayOp
+
+ROUTE_VARIABLE = "CNNFORGE_TENSORFLOW_ROUTE"
+_C_API, _NUMPY_FUNCTION = "c_api", "numpy_function"
+
+_lock = threading.RLock()
+
+
+@dataclass(frozen=True)
+class _Choice:
+    module: ModuleType
+    name: str
+    reason: str
+
+
+_choice: _Choice | None = None
+
+
+def call(op: ArrayOp, tensors: Sequence[Any], values: Mapping[str, Any]) -> Sequence[tf.Tensor]:
+    """Apply an op.
+
+    Args:
+        op: The op.
+        tensors: As many as it has inputs: tensors, variables or what TensorFlow converts.
+        values: The value of every attribute.
+
+    Returns:
+        The outputs.
+
+    Raises:
+        ValueError: The rank of an input, or shapes that the shape rule rejects.
+        TypeError: The dtype of an input.
+    """
+    choice = _choose()
+    ready = []
+    for item, value in zip(op.inputs, tensors, strict=True):
+        tensor = tf.convert_to_tensor(value)
+        op.check_tensor(item, tensor.dtype.name, tensor.shape.rank)
+        ready.append(tensor)
+    if op.cuda is not None and choice.name == _C_API and cuda.hands_over(op):
+        from cnnforge.ops.tensorflow.cuda import dlpack
+
+        return dlpack.call(op, ready, values)
+    return choice.module.call(op, ready, values)
+
+
+def register(op: ArrayOp) -> None:
+    """Register an op with TensorFlow, so that a SavedModel that holds it can be loaded."""
+    choice = _choose()
+    if choice.name == _C_API:
+        choice.module.register(op)
+
+
+def describe() -> str:
+    """One line: the route and why it was chosen, and that to CUDA devices."""
+    choice = _choose()
+    if choice.name != _C_API:
+        return f"tensorflow: tf.numpy_function ({choice.reason})"
+    return f"tensorflow: C API ({choice.reason}); {cuda.describe()}"
+
+
+def _choose() -> _Choice:
+    global _choice
+    if _choice is None:
+        with _lock:
+            if _choice is None:
+                _choice = _decide(os.environ.get(ROUTE_VARIABLE, "auto"))
+    return _choice
+
+
+def _decide(wanted: str) -> _Choice:
+    if wanted not in ("auto", _C_API, _NUMPY_FUNCTION):
+        raise ValueError(
+            f"{ROUTE_VARIABLE} is {wanted!r}, expected auto, {_C_API} or {_NUMPY_FUNCTION}"
+        )
+    if wanted != _NUMPY_FUNCTION:
+        try:
+            from cnnforge.ops.tensorflow import registration, self_test
+
+            self_test.run(registration.call)
+            return _Choice(registration, _C_API, "its self-test passed")
+        except Exception as error:
+            if wanted == _C_API:
+                raise
+            reason = f"the C API route failed: {type(error).__name__}: {error}"
+    else:
+        reason = f"{ROUTE_VARIABLE}={wanted}"
+    from cnnforge.ops.tensorflow import numpy_function
+
+    warnings.warn(
+        f"Numba ops run through tf.numpy_function, at 20 to 40 microseconds more a call: {reason}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return _Choice(numpy_function, _NUMPY_FUNCTION, reason)

@@ -1,0 +1,147 @@
+"""What TensorFlow calls back for the ops of the C API route: to make a node, to report an error."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cnnforge.ops.compiling.entry import take_exception
+from cnnforge.ops.definition.definition import Step
+from cnnforge.ops.definition.shapes import Shape
+from cnnforge.ops.tensorflow import c_api as api
+from cnnforge.ops.tensorflow.compute import (
+    FUNCTION_RAISED,
+    LAUNCH_FAILED,
+    NEGATIVE_SHAPE,
+    NO_STREAM,
+    SHAPE_RULE_RAISED,
+    WRONG_RANK,
+    make_state,
+)
+
+if TYPE_CHECKING:
+    from cnnforge.ops.array_op import ArrayOp
+
+State = np.ndarray[Any, np.dtype[np.int64]]
+
+# Which op and step stand behind a registered type. The functions behind a type can be replaced
+# (a notebook cell run twice); the type itself stays for the life of the process.
+steps: dict[str, tuple[ArrayOp, Step]] = {}
+# A node's state holds the number of its step, for the messages of its errors.
+_numbered: list[Step] = []
+# No lock that is held while TensorFlow is called: that may be waiting for a create.
+_number_lock = threading.Lock()
+
+
+def number_of(step: Step) -> int:
+    """The number that a node's state knows its step by."""
+    with _number_lock:
+        if step not in _numbered:
+            _numbered.append(step)
+    return _numbered.index(step)
+
+
+def step_of(number: int) -> Step:
+    """The step of a number."""
+    return _numbered[number]
+
+
+def cpu_state(op: ArrayOp, step: Step, words: list[int], shapes: list[int]) -> State:
+    """What a node on the CPU knows.
+
+    Args:
+        op: The op.
+        step: The step.
+        words: The attributes, encoded.
+        shapes: The shapes of the op's inputs, as the graph knew them; empty where it did not say.
+    """
+    if shapes:
+        op.prepare(_decode_shapes(op, shapes), op.decode(words), gradient=not step.is_forward)
+    program = op.program(step)
+    return make_state(program, program.entry.address, words, FAIL, number_of(step))
+
+
+def make_create(name: str, state_of: Callable[..., State]) -> Any:
+    """The create callback of a type: runs once per node, in Python, and returns its state.
+
+    Args:
+        name: The type.
+        state_of: Makes the state, which the delete callback of the kernel frees: `free`.
+    """
+
+    @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
+    def create(construction: int) -> int | None:
+        try:
+            op, step = steps[name]
+            words = _int64_list(construction, b"attributes")
+            state = state_of(op, step, words, _int64_list(construction, b"shapes"))
+            address = api.malloc(state.nbytes)
+            ctypes.memmove(address, state.ctypes.data, state.nbytes)
+            return address
+        except BaseException as error:
+            status = api.new_status()
+            message = f"{steps[name][1].label}: {type(error).__name__}: {error}"
+            api.set_status(status, api.INVALID_ARGUMENT, message.encode())
+            api.construction_failure(construction, status)
+            api.delete_status(status)
+            return None
+
+    return create
+
+
+def _int64_list(construction: int, name: bytes) -> list[int]:
+    size, total = ctypes.c_int32(), ctypes.c_int32()
+    status = api.new_status()
+    api.get_attribute_size(construction, name, ctypes.byref(size), ctypes.byref(total), status)
+    api.check(status)
+    values = (ctypes.c_int64 * max(size.value, 1))()
+    status = api.new_status()
+    api.get_attribute_int64_list(construction, name, values, size.value, status)
+    api.check(status)
+    return list(values[: size.value])
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+def _fail(number: int, code: int, where: int, context: int) -> None:
+    """Report what the compute callback has found wrong. The only Python that it ever runs."""
+    step = step_of(number)
+    error = take_exception() if code in (SHAPE_RULE_RAISED, FUNCTION_RAISED) else None
+    text = f"{type(error).__name__}: {error}" if error is not None else "no exception"
+    if code == WRONG_RANK:
+        item = step.reads[where]
+        text = f"{item.name!r} has another number of dimensions, expected {item.rank}"
+    elif code == SHAPE_RULE_RAISED:
+        text = f"the shape rule raised {text}"
+    elif code == NEGATIVE_SHAPE:
+        text = f"the shape rule gave {step.writes[where].name!r} a negative dimension"
+    elif code == NO_STREAM:
+        text = "TensorFlow computes on a device that has no CUDA stream"
+    elif code == LAUNCH_FAILED:
+        text = f"cuLaunchKernel returned the CUDA error {where}"
+    else:
+        text = f"raised {text}"
+    report(context, f"{step.label}: {text}")
+
+
+def report(context: int, message: str) -> None:
+    """Make a message the error of the op that runs."""
+    status = api.new_status()
+    api.set_status(status, api.INVALID_ARGUMENT, message.encode())
+    api.context_failure(context, status)
+    api.delete_status(status)
+
+
+FAIL = ctypes.cast(_fail, ctypes.c_void_p).value
+
+
+def _decode_shapes(op: ArrayOp, words: Sequence[int]) -> list[Shape]:
+    sizes = iter(words)
+    return [
+        tuple(None if size < 0 else size for size in itertools.islice(sizes, item.rank))
+        for item in op.inputs
+    ]

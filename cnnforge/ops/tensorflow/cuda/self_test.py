@@ -1,0 +1,72 @@
+"""Whether a way to TensorFlow's CUDA devices works: tried once, before any op is registered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+import tensorflow as tf
+
+from cnnforge.ops.array_op import ArrayOp
+
+
+@numba.njit(cache=True)
+def affine(inputs, factor, offset, outputs):
+    """Write `factor * inputs + offset`, all (N,) float32, to `outputs`."""
+    for index in range(inputs.size):
+        outputs[index] = factor[0] * inputs[index] + np.float32(offset)
+
+
+def _affine_shape(inputs, factor):
+    return inputs
+
+
+@cache
+def make_op() -> ArrayOp:
+    """The op: outputs = factor * inputs + offset."""
+    return ArrayOp(
+        "cnnforge_cuda_self_test",
+        forward=affine,
+        inputs={"inputs": 1, "factor": 1},
+        outputs={"outputs": 1},
+        output_shapes=_affine_shape,
+        attributes={"offset": 1.5},
+        cuda="cnnforge.ops.tensorflow.cuda.probe",
+    )
+
+
+def run(call: Callable[..., Sequence[Any]], kind: str = "GPU") -> None:
+    """Run an op on the first device, eagerly and in a graph.
+
+    Args:
+        call: `call(op, tensors, values)` of the way.
+        kind: What TensorFlow calls such devices.
+
+    Raises:
+        RuntimeError: A result is wrong, or was computed elsewhere.
+        Exception: Whatever TensorFlow, the driver or the way raises.
+    """
+    op = make_op()
+
+    def compute(inputs: Any, factor: Any) -> Any:
+        return call(op, (inputs, factor), {"offset": 0.25})[0]
+
+    def check() -> None:
+        with tf.device(f"{kind}:0"):
+            inputs, factor = tf.constant([1.0, 2.0, 3.0]), tf.constant([2.0])
+            for route in (compute, tf.function(compute, autograph=False)):
+                # Twice: the second time there is nothing left to find out.
+                for _ in range(2):
+                    result = route(inputs, factor)
+                    if kind not in result.device:
+                        raise RuntimeError(f"the self-test ran on {result.device}")
+                    if result.numpy().tolist() != [2.25, 4.25, 6.25]:
+                        raise RuntimeError(f"the self-test gave {result.numpy().tolist()}")
+
+    # A thread of its own knows of no graph, tape or strategy that is being used here.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(check).result()

@@ -1,0 +1,142 @@
+"""The fallback route: `tf.numpy_function` with `tf.custom_gradient`; slow, but documented API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+from cnnforge.ops.definition.definition import GRAD, Step
+from cnnforge.ops.definition.shapes import Shape
+from cnnforge.ops.tensorflow.registration import second_order_error
+
+if TYPE_CHECKING:
+    from cnnforge.ops.array_op import ArrayOp
+
+
+class _FunctionError(tf.errors.InvalidArgumentError, ValueError):
+    """What the C API route reports.
+
+    Eager mode passes the exception on as it is; a graph makes of a ValueError what this is.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(None, None, message)
+
+
+# `run(op, step, tensors, input_shapes, values)`, in Python; `node(function, tensors, dtypes)`,
+# which makes such a function an op of TensorFlow's.
+Run = Callable[..., list[Any]]
+Node = Callable[..., list[tf.Tensor]]
+
+
+def run_on_arrays(
+    op: ArrayOp,
+    step: Step,
+    arrays: Sequence[np.ndarray[Any, Any]],
+    input_shapes: Sequence[Shape],
+    values: Mapping[str, Any],
+) -> list[np.ndarray[Any, Any]]:
+    """Run a step on NumPy arrays. Returns what it writes."""
+    if step.is_forward:
+        results = op.run(*arrays, **values)
+        return [results] if len(op.outputs) == 1 else list(results)
+    found = op.run_backward_step(step, arrays, input_shapes, values)
+    return [found[item.name] for item in step.writes]
+
+
+def numpy_function(
+    function: Callable[..., list[Any]],
+    tensors: Sequence[tf.Tensor],
+    dtypes: Sequence[np.dtype[Any]],
+) -> list[tf.Tensor]:
+    """A function of NumPy arrays as an op."""
+    # Not stateful: what nobody needs is then pruned, as the C API route has it.
+    made = tf.numpy_function(function, tensors, [tf.as_dtype(d) for d in dtypes], stateful=False)
+    return list(made) if isinstance(made, (list, tuple)) else [made]
+
+
+def call(
+    op: ArrayOp,
+    tensors: Sequence[tf.Tensor],
+    values: Mapping[str, Any],
+    run: Run = run_on_arrays,
+    node: Node = numpy_function,
+) -> list[tf.Tensor]:
+    """Apply an op to checked tensors.
+
+    Args:
+        op: The op.
+        tensors: Its inputs.
+        values: The value of every attribute.
+        run: What runs a step, in Python.
+        node: What makes a function in Python an op.
+    """
+    input_shapes: list[Shape] = [
+        (None,) * item.rank if t.shape.rank is None else tuple(t.shape)
+        for t, item in zip(tensors, op.inputs, strict=True)
+    ]
+    shapes = op.output_shapes(input_shapes, values)
+
+    @tf.custom_gradient
+    def apply(*inputs: tf.Tensor) -> Any:
+        results = _apply(op, op.forward_step, inputs, input_shapes, values, run, node)
+        for result, shape in zip(results, shapes, strict=True):
+            result.set_shape(shape)
+
+        def gradient(*gradients: tf.Tensor | None) -> list[tf.Tensor | None]:
+            op.check_differentiable()
+            known = {item.name: t for item, t in zip(op.inputs, inputs, strict=True)}
+            known |= {item.name: t for item, t in zip(op.outputs, results, strict=True)}
+            for item, upstream, output in zip(op.outputs, gradients, results, strict=True):
+                if item.is_float:
+                    known[GRAD + item.name] = (
+                        tf.zeros_like(output) if upstream is None else upstream
+                    )
+            found: dict[str, tf.Tensor] = {}
+            for step in op.backward_steps:
+                reads = [known[item.name] for item in step.reads]
+                made = _backward(op, step, reads, input_shapes, values, run, node)
+                for item, source, t in zip(step.writes, step.shape_source or (), made, strict=True):
+                    t.set_shape(known[source].shape)
+                    found[item.name] = t
+            return [found.get(GRAD + item.name) for item in op.inputs]
+
+        return results, gradient
+
+    return list(apply(*tensors))
+
+
+def _backward(op: ArrayOp, step: Step, reads: Sequence[tf.Tensor], *others: Any) -> list[tf.Tensor]:
+    # What runs in Python passes for not differentiable, or is differentiated as if TensorFlow had
+    # computed it: a gradient of a gradient would silently be wrong.
+    @tf.custom_gradient
+    def apply(*inputs: tf.Tensor) -> Any:
+        def gradient(*_: tf.Tensor | None) -> None:
+            raise second_order_error(op.name)
+
+        return _apply(op, step, inputs, *others), gradient
+
+    return list(apply(*reads))
+
+
+def _apply(
+    op: ArrayOp,
+    step: Step,
+    tensors: Sequence[tf.Tensor],
+    input_shapes: Sequence[Shape],
+    values: Mapping[str, Any],
+    run: Run,
+    node: Node,
+) -> list[tf.Tensor]:
+    def guarded(*given: Any) -> list[Any]:
+        try:
+            return run(op, step, given, input_shapes, values)
+        except Exception as error:
+            raise _FunctionError(
+                f"ArrayOp {op.name!r}: raised {type(error).__name__}: {error}"
+            ) from error
+
+    return node(guarded, tensors, [item.dtype for item in step.writes])

@@ -1,0 +1,190 @@
+"""Ops under Keras' torch backend: a `torch.autograd.Function` around the compiled steps.
+
+On the CPU a step reads the tensors where they lie and writes into tensors that torch has allocated:
+nothing is copied unless a tensor is not contiguous. On a CUDA device an op runs if it names a
+module for that (`cuda`), on torch's current stream; else a CUDA tensor is an error that says what
+to do. A meta tensor, which is how Keras asks for shapes, gives meta tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import keras
+import torch  # pyright: ignore[reportMissingImports]
+
+from cnnforge.errors import UsageError
+from cnnforge.ops.definition.definition import GRAD, Array, Step, parameters
+from cnnforge.ops.torch.run import Call, runs_on, torch_dtype
+
+if TYPE_CHECKING:
+    from cnnforge.ops.array_op import ArrayOp
+
+
+# torch.compile would trace our code down to the compiled function, for seconds, and gain nothing.
+@torch.compiler.disable
+def call(op: ArrayOp, tensors: Sequence[Any], values: Mapping[str, Any]) -> Sequence[torch.Tensor]:
+    """Apply an op.
+
+    Args:
+        op: The op.
+        tensors: As many as it has inputs: tensors, variables or what Keras converts.
+        values: The value of every attribute.
+
+    Returns:
+        The outputs, on the device of the inputs.
+
+    Raises:
+        ValueError: The rank of an input, shapes that the shape rule rejects, or inputs on several
+            devices.
+        TypeError: The dtype of an input.
+        UsageError: The inputs are on a device that the op cannot run on.
+    """
+    ready = []
+    for item, value in zip(op.inputs, tensors, strict=True):
+        if isinstance(value, keras.Variable):
+            value = value.value
+        elif not isinstance(value, torch.Tensor):
+            _check_eager(op, item, value)
+            value = keras.ops.convert_to_tensor(value)
+        op.check_tensor(item, _dtype_name(value), value.dim())
+        ready.append(_addressable(value))
+    shapes = [tuple(tensor.shape) for tensor in ready]
+    made = Call(op, values, shapes, op.output_shapes(shapes, values), _device(op, ready))
+    if op.expects_compilation and made.device.type == "cpu":
+        wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in ready]
+        op.expect(shapes, values, wanted, in_graph=False)
+    return _Forward.apply(made, *ready)
+
+
+def register(op: ArrayOp) -> None:
+    """Do nothing: torch wants to know of no op in advance."""
+
+
+def describe() -> str:
+    """One line: the route and why it was chosen."""
+    return f"torch: autograd.Function (torch {torch.__version__})"
+
+
+@cache
+def _backward_plan(op: ArrayOp, needed: tuple[bool, ...]) -> tuple[tuple[Step, ...], set[str]]:
+    """The backward functions that compute a gradient that is needed, and what they read.
+
+    What is handed in only for its shape is not among the latter.
+    """
+    wanted = {GRAD + item.name for item, need in zip(op.inputs, needed, strict=True) if need}
+    steps = tuple(
+        step for step in op.backward_steps if any(item.name in wanted for item in step.writes)
+    )
+    return steps, {name for step in steps for name in parameters(step.function)}
+
+
+class _Forward(torch.autograd.Function):
+    """An op as a node of torch's graph."""
+
+    @staticmethod
+    def forward(ctx: Any, made: Call, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        op = made.op
+        known = {item.name: tensor for item, tensor in zip(op.inputs, tensors, strict=True)}
+        outputs = made.run(op.forward_step, known)
+        known |= {item.name: tensor for item, tensor in zip(op.outputs, outputs, strict=True)}
+        # Only what a backward function reads is kept alive; a shape needs no tensor.
+        used = _backward_plan(op, ctx.needs_input_grad[1:])[1]
+        ctx.made = made
+        ctx.names = [name for name in known if name in used]
+        ctx.save_for_backward(*(known[name] for name in ctx.names))
+        ctx.mark_non_differentiable(
+            *(t for item, t in zip(op.outputs, outputs, strict=True) if not item.is_float)
+        )
+        ctx.set_materialize_grads(False)
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        made: Call = ctx.made
+        made.op.check_differentiable()
+        steps, read = _backward_plan(made.op, ctx.needs_input_grad[1:])
+        known = dict(zip(ctx.names, ctx.saved_tensors, strict=True))
+        for item, gradient, shape in zip(
+            made.op.outputs, gradients, made.output_shapes, strict=True
+        ):
+            if item.is_float and GRAD + item.name in read:
+                if gradient is None:
+                    gradient = torch.zeros(shape, dtype=torch_dtype(item), device=made.device)
+                known[GRAD + item.name] = _addressable(gradient)
+        return None, *_Backward.apply(made, steps, tuple(known), *known.values())
+
+
+class _Backward(torch.autograd.Function):
+    """The backward functions of an op, which cannot be differentiated in turn."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, made: Call, steps: Sequence[Step], names: Sequence[str], *tensors: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
+        known = dict(zip(names, tensors, strict=True))
+        found: dict[str, torch.Tensor] = {}
+        for step in steps:
+            results = made.run(step, known)
+            found |= {item.name: t for item, t in zip(step.writes, results, strict=True)}
+        ctx.name = made.op.name
+        return tuple(found.get(GRAD + item.name) for item in made.op.inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> None:
+        raise NotImplementedError(
+            f"ArrayOp {ctx.name!r}: gradients of gradients are not available, as its backward "
+            "functions have no backward functions; take only first gradients through it, or use a "
+            "stock Keras layer there"
+        )
+
+
+def _check_eager(op: ArrayOp, item: Array, value: Any) -> None:
+    if isinstance(value, keras.KerasTensor):
+        raise ValueError(
+            f"ArrayOp {op.name!r}: {item.name!r} is a KerasTensor, a placeholder of a functional "
+            "model; call the op in the call() of a keras.Layer, and the layer on the KerasTensor"
+        )
+
+
+def _addressable(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values, contiguous and aligned to the size of an element."""
+    tensor = tensor.contiguous()
+    if tensor.is_neg():
+        # The imaginary part of a conjugate: the sign is a flag, the memory holds its opposite.
+        tensor = tensor.resolve_neg()
+    if not tensor.is_meta and tensor.data_ptr() % tensor.element_size():
+        tensor = tensor.clone()
+    return tensor
+
+
+def _device(op: ArrayOp, tensors: Sequence[torch.Tensor]) -> torch.device:
+    """The device that an op runs on.
+
+    Raises:
+        ValueError: The tensors are on several.
+        UsageError: The op cannot run there.
+    """
+    first = tensors[0].device
+    for item, tensor in zip(op.inputs, tensors, strict=True):
+        if tensor.device == first:
+            continue
+        if tensor.is_meta or first.type == "meta":
+            # A constant among tensors that have a shape only.
+            return torch.device("meta")
+        raise ValueError(
+            f"ArrayOp {op.name!r}: {op.inputs[0].name!r} is on {first}, {item.name!r} on "
+            f"{tensor.device}; expected one device: move one of them with .to({str(first)!r})"
+        )
+    if not runs_on(op, first):
+        raise UsageError(
+            f"ArrayOp {op.name!r}: there is no implementation for the device {first}; use "
+            "--kernels keras, or run on the CPU: set KERAS_TORCH_DEVICE=cpu before Python starts"
+        )
+    return first
+
+
+def _dtype_name(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -1,0 +1,304 @@
+"""Discovery of plugins. A plugin that fails to load does not affect the others.
+
+Installed plugins (entry points of the group `cnnforge`) are loaded first, sorted by name. Files
+and modules that the user names follow. The working directory is not searched.
+
+Environment variables:
+    CNNFORGE_PLUGIN_AUTOLOAD: `0` disables all installed plugins.
+    CNNFORGE_DISABLED_PLUGINS: Names of installed plugins to disable, separated by commas.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import pluggy
+
+from cnnforge.errors import PluginError, UsageError, one_line
+from cnnforge.plugin import (
+    DEFAULT_TASK,
+    PLUGIN_API,
+    AugmentationSpec,
+    CallbackSpec,
+    DatasetSpec,
+    LayerSpec,
+    ModelSpec,
+    TaskSpec,
+    hookimpl,
+)
+from cnnforge.plugin_host import hookspecs
+from cnnforge.plugin_host.registry import Registry
+
+ENTRY_POINT_GROUP = "cnnforge"
+AUTOLOAD_VARIABLE = "CNNFORGE_PLUGIN_AUTOLOAD"
+DISABLED_VARIABLE = "CNNFORGE_DISABLED_PLUGINS"
+
+Status = Literal["loaded", "failed", "incompatible", "disabled"]
+
+
+class _IncompatibleError(PluginError):
+    """The plugin was written for another plugin API."""
+
+
+class _Core:
+    """What the core declares itself: runs and models of 0.1 name no task and need this one."""
+
+    @hookimpl
+    def cnnforge_tasks(self) -> list[TaskSpec]:
+        return [
+            TaskSpec(
+                name=DEFAULT_TASK,
+                target="cnnforge.tasks.classification:Classification",
+                summary="tells the class of an image",
+            )
+        ]
+
+
+@dataclass(slots=True)
+class PluginRecord:
+    """A plugin and the result of loading it.
+
+    Attributes:
+        name: Name of the plugin, the first half of its qualified names.
+        source: Module or file of the plugin.
+        distribution: Name of its installed distribution; `None` for a file.
+        version: Version of the distribution.
+        status: `"loaded"`, `"failed"`, `"incompatible"` (written for another `PLUGIN_API`), or
+            `"disabled"` by the user.
+        error: Exception that prevented loading, if there was one.
+    """
+
+    name: str
+    source: str
+    distribution: str | None = None
+    version: str | None = None
+    status: Status = "loaded"
+    error: BaseException | None = None
+
+    @property
+    def cause(self) -> str:
+        """Reason why the plugin is not loaded, in one line; empty for a loaded plugin."""
+        if self.status == "disabled":
+            return f"named in {DISABLED_VARIABLE}"
+        return "" if self.error is None else one_line(self.error)
+
+
+@dataclass
+class Plugins:
+    """All plugins and the specs that they declare.
+
+    Attributes:
+        layers: Registry of layers.
+        datasets: Registry of datasets.
+        models: Registry of models.
+        tasks: Registry of tasks; those of the core are there in any case.
+        callbacks: Registry of training callbacks.
+        augmentations: Registry of augmentations.
+        records: A record for each plugin, in the order of loading.
+        manager: Pluggy manager with the loaded plugins.
+    """
+
+    layers: Registry[LayerSpec] = field(init=False)
+    datasets: Registry[DatasetSpec] = field(init=False)
+    models: Registry[ModelSpec] = field(init=False)
+    tasks: Registry[TaskSpec] = field(init=False)
+    callbacks: Registry[CallbackSpec] = field(init=False)
+    augmentations: Registry[AugmentationSpec] = field(init=False)
+    records: list[PluginRecord] = field(default_factory=list)
+    manager: pluggy.PluginManager = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.layers = Registry(LayerSpec, self._problems)
+        self.datasets = Registry(DatasetSpec, self._problems)
+        self.models = Registry(ModelSpec, self._problems)
+        self.tasks = Registry(TaskSpec, self._problems)
+        self.callbacks = Registry(CallbackSpec, self._problems)
+        self.augmentations = Registry(AugmentationSpec, self._problems)
+        self.manager = pluggy.PluginManager("cnnforge")
+        self.manager.add_hookspecs(hookspecs)
+        self.register(_Core(), "cnnforge")
+
+    @property
+    def registries(self) -> dict[str, Registry[Any]]:
+        """Registry that each hook fills."""
+        return {
+            "cnnforge_layers": self.layers,
+            "cnnforge_datasets": self.datasets,
+            "cnnforge_models": self.models,
+            "cnnforge_tasks": self.tasks,
+            "cnnforge_callbacks": self.callbacks,
+            "cnnforge_augmentations": self.augmentations,
+        }
+
+    def register(self, plugin: object, name: str) -> None:
+        """Register a plugin with all of its specs, or with none if one is wrong.
+
+        Args:
+            plugin: Module or object with hook implementations.
+            name: Name of the plugin.
+
+        Raises:
+            PluginError: The plugin was written for another plugin API, implements no hook, has
+                the name of another plugin, or declares an object that is not a spec.
+            Exception: An exception that a hook of the plugin raised.
+        """
+        declared = getattr(plugin, "CNNFORGE_PLUGIN_API", PLUGIN_API)
+        if declared != PLUGIN_API:
+            raise _IncompatibleError(
+                f"it was written for plugin API {declared}, this cnnforge has {PLUGIN_API}: "
+                "install versions that match"
+            )
+        if self.manager.has_plugin(name):
+            raise PluginError(f"another plugin named {name!r} is already loaded: rename one")
+        try:
+            self.manager.register(plugin, name)
+            self.manager.check_pending()
+            if not self.manager.get_hookcallers(plugin):
+                raise PluginError(
+                    "it implements no hook: decorate a function named "
+                    f"{', '.join(self.registries)} with cnnforge.plugin.hookimpl"
+                )
+            for hook, registry in self.registries.items():
+                registry.add(name, list(self._ask(hook, plugin)))
+        except BaseException:
+            for registry in self.registries.values():
+                registry.discard(name)
+            if self.manager.has_plugin(name):
+                self.manager.unregister(name=name)
+            raise
+
+    def _ask(self, hook: str, plugin: object) -> Iterator[Any]:
+        """Call a hook of one plugin only, so that an error belongs to this plugin."""
+        others = [other for other in self.manager.get_plugins() if other is not plugin]
+        for specs in self.manager.subset_hook_caller(hook, others)():
+            if isinstance(specs, str) or not hasattr(specs, "__iter__"):
+                raise PluginError(f"{hook} returned {specs!r}: return a list of specs")
+            yield from specs
+
+    def _problems(self) -> dict[str, str]:
+        return {
+            record.name: f"{_STATUS_VERB[record.status]}: {record.cause}"
+            for record in self.records
+            if record.status != "loaded"
+        }
+
+
+_STATUS_VERB = {
+    "failed": "failed to load",
+    "incompatible": "is incompatible",
+    "disabled": "is disabled",
+}
+
+
+def discover(explicit: Sequence[str] = ()) -> Plugins:
+    """Load the installed plugins, then those that the user names.
+
+    Args:
+        explicit: Values of `--plugin`: paths that end in `.py`, or names of modules.
+
+    Returns:
+        The plugins. An installed plugin that failed to load has only a record with the reason.
+
+    Raises:
+        PluginError: A plugin in `explicit` cannot be loaded.
+        UsageError: An environment variable has an invalid value.
+    """
+    plugins = Plugins()
+    installed = sorted(
+        entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: (entry.name, entry.value)
+    )
+    if _autoload():
+        disabled = {name.strip() for name in os.environ.get(DISABLED_VARIABLE, "").split(",")}
+        for entry_point in installed:
+            record = _record(entry_point)
+            plugins.records.append(record)
+            if entry_point.name in disabled:
+                record.status = "disabled"
+            else:
+                _load_installed(plugins, entry_point, record)
+    for reference in explicit:
+        _load_explicit(plugins, reference, installed)
+    return plugins
+
+
+def _autoload() -> bool:
+    value = os.environ.get(AUTOLOAD_VARIABLE, "")
+    if value not in ("", "0", "1"):
+        raise UsageError(f"{AUTOLOAD_VARIABLE} must be 0 or 1, got {value!r}")
+    return value != "0"
+
+
+def _record(entry_point: EntryPoint) -> PluginRecord:
+    distribution = entry_point.dist
+    return PluginRecord(
+        name=entry_point.name,
+        source=entry_point.value,
+        distribution=distribution.name if distribution else None,
+        version=distribution.version if distribution else None,
+    )
+
+
+def _load_installed(plugins: Plugins, entry_point: EntryPoint, record: PluginRecord) -> None:
+    """Load an installed plugin; an error goes into its record."""
+    try:
+        plugins.register(entry_point.load(), record.name)
+    # A plugin that calls sys.exit() must not end the program; Ctrl-C must.
+    except (Exception, SystemExit) as error:
+        record.status = "incompatible" if isinstance(error, _IncompatibleError) else "failed"
+        record.error = error
+
+
+def _load_explicit(plugins: Plugins, reference: str, installed: Sequence[EntryPoint]) -> None:
+    """Load a plugin that the user named; an error ends the command."""
+    try:
+        is_file = reference.endswith(".py")
+        if not is_file and not all(part.isidentifier() for part in reference.split(".")):
+            raise PluginError("expected a file that ends in .py, or the name of a module")
+        module = _import_file(Path(reference)) if is_file else importlib.import_module(reference)
+        if plugins.manager.is_registered(module):
+            return
+        record = PluginRecord(name=module.__name__, source=reference)
+        for entry_point in installed:
+            # An installed plugin keeps its name if the user names its module.
+            if entry_point.value == reference:
+                record = _record(entry_point)
+        plugins.register(module, record.name)
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"plugin {reference!r} cannot be loaded: {one_line(error)}") from error
+    plugins.records = [other for other in plugins.records if other.name != record.name] + [record]
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Import a file as a module named after it; the targets of its specs use this name."""
+    path = path.resolve()
+    name = path.stem
+    if not path.is_file():
+        raise PluginError(f"there is no file {path}")
+    if not name.isidentifier():
+        raise PluginError(f"Python cannot import a file named {path.name}: rename it")
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return known
+    installed = None if known else importlib.util.find_spec(name)
+    if known or (installed is not None and installed.origin != str(path)):
+        raise PluginError(f"{path.name} would hide the Python module {name!r}: rename the file")
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

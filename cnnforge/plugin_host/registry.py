@@ -1,0 +1,138 @@
+"""Registries that find a spec by its name, and explain names that are unknown or ambiguous."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Generic, TypeVar
+
+from cnnforge.errors import AmbiguousNameError, PluginError, UnknownNameError
+from cnnforge.plugin import Spec
+
+SpecT = TypeVar("SpecT", bound=Spec)
+
+
+class Registry(Generic[SpecT]):
+    """The specs of one kind, by plugin.
+
+    The qualified name of a spec is `plugin/name`. Its short name works if only one plugin
+    declares it. No spec is ever renamed or overwritten.
+
+    Args:
+        spec_type: Class of the specs.
+        problems: Function that returns a reason for each plugin that could not be loaded. An
+            unknown name may belong to one of these plugins.
+    """
+
+    def __init__(
+        self, spec_type: type[SpecT], problems: Callable[[], Mapping[str, str]] = dict
+    ) -> None:
+        self.kind = spec_type.kind
+        self._spec_type = spec_type
+        self._problems = problems
+        self._specs: dict[str, dict[str, SpecT]] = {}
+
+    def add(self, plugin: str, specs: Iterable[SpecT]) -> None:
+        """Add all specs of a plugin, or none of them.
+
+        Args:
+            plugin: Name of the plugin.
+            specs: Specs of the plugin.
+
+        Raises:
+            PluginError: An item is not a spec of this kind, a name is declared twice, or the
+                plugin was added before.
+        """
+        own: dict[str, SpecT] = {}
+        for spec in specs:
+            if not isinstance(spec, self._spec_type):
+                raise PluginError(
+                    f"plugin {plugin!r} declares a {self.kind} that is a "
+                    f"{type(spec).__name__}: return {self._spec_type.__name__} objects"
+                )
+            if spec.name in own:
+                raise PluginError(
+                    f"plugin {plugin!r} declares the {self.kind} {spec.name!r} twice: rename one"
+                )
+            own[spec.name] = replace(spec, plugin=plugin)
+        if plugin in self._specs:
+            raise PluginError(f"the {self.kind}s of a plugin named {plugin!r} were added before")
+        self._specs[plugin] = own
+
+    def discard(self, plugin: str) -> None:
+        """Remove the specs of a plugin, if there are any."""
+        self._specs.pop(plugin, None)
+
+    def __getitem__(self, name: str) -> SpecT:
+        """Find a spec by its short or its qualified name.
+
+        Raises:
+            UnknownNameError: No plugin declares the name.
+            AmbiguousNameError: Several plugins declare the short name.
+        """
+        plugin, _, short = name.rpartition("/")
+        owners = self._owners(plugin, short)
+        if not owners:
+            raise UnknownNameError(self._unknown(name))
+        if len(owners) > 1:
+            choices = " or ".join(f"{owner}/{short}" for owner in owners)
+            raise AmbiguousNameError(
+                f"the {self.kind} {short!r} is declared by several plugins: write {choices}"
+            )
+        return self._specs[owners[0]][short]
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether `registry[name]` finds a spec."""
+        if not isinstance(name, str):
+            return False
+        plugin, _, short = name.rpartition("/")
+        return len(self._owners(plugin, short)) == 1
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over all qualified names in sorted order."""
+        return iter(
+            sorted(f"{plugin}/{name}" for plugin in self._specs for name in self._of(plugin))
+        )
+
+    def __len__(self) -> int:
+        """Return the number of specs."""
+        return sum(map(len, self._specs.values()))
+
+    def values(self) -> list[SpecT]:
+        """Return all specs, sorted by qualified name."""
+        return [self[name] for name in self]
+
+    def names(self) -> list[str]:
+        """Return the shortest name that finds each spec, sorted."""
+        return sorted(
+            spec.name if spec.name in self else spec.qualified_name for spec in self.values()
+        )
+
+    def _of(self, plugin: str) -> Mapping[str, SpecT]:
+        return self._specs.get(plugin, {})
+
+    def _owners(self, plugin: str, short: str) -> list[str]:
+        candidates = [plugin] if plugin else sorted(self._specs)
+        return [candidate for candidate in candidates if short in self._of(candidate)]
+
+    def _unknown(self, name: str) -> str:
+        """Explain an unknown name: list similar names, and plugins that failed to load."""
+        names = self.names()
+        # A short name is compared with short names, even if only the qualified name is unambiguous.
+        known = {name: name for name in self}
+        if "/" not in name:
+            known = {usable.rpartition("/")[2]: usable for usable in reversed(names)}
+        close = [known[match] for match in difflib.get_close_matches(name, known, n=1)]
+        message = f"there is no {self.kind} named {name!r}"
+        if close:
+            message += f"; did you mean {close[0]!r}?"
+        elif names:
+            message += f"; there are: {', '.join(names)}"
+        problems = self._problems()
+        # A qualified name names its plugin, so that problems of other plugins do not matter.
+        plugin = name.rpartition("/")[0]
+        wanted = [plugin] if plugin in problems else list(problems)
+        for owner in wanted:
+            message += f" (plugin {owner!r} {problems[owner]})"
+        return message

@@ -1,0 +1,135 @@
+"""New plugin packages, written from the files in `templates/`. They pass their own checks."""
+
+from __future__ import annotations
+
+import importlib.util
+import keyword
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from importlib.metadata import version
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from string import Template
+
+from cnnforge.errors import CnnforgeError, UsageError
+
+KINDS = ("layer", "dataset", "model")
+
+_NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
+_SUFFIX = ".template"
+# Placeholder for the module's name in the names of folders and files.
+_MODULE = "__module__"
+
+
+@dataclass(frozen=True)
+class NewPlugin:
+    """A plugin package that `create` wrote.
+
+    Attributes:
+        folder: Folder of the package.
+        distribution: Name of the distribution.
+        module: Name of the import package, of the plugin, and of its spec.
+        kind: One of `KINDS`.
+        files: Paths of the files relative to the folder, sorted.
+    """
+
+    folder: Path
+    distribution: str
+    module: str
+    kind: str
+    files: tuple[str, ...]
+
+    @property
+    def declared(self) -> str:
+        """Qualified name of the spec that the plugin declares."""
+        return f"{self.module}/{self.module}"
+
+
+def create(name: str, kind: str = "layer", parent: Path = Path()) -> NewPlugin:
+    """Write a new plugin into a folder of its own.
+
+    Args:
+        name: Lower-case words with hyphens or underscores between them, such as `"soft-edge"`.
+            The folder, the distribution, the import package and the class are named after it.
+        kind: Kind of spec that the plugin declares, one of `KINDS`.
+        parent: Folder in which the new folder is created.
+
+    Returns:
+        The package.
+
+    Raises:
+        UsageError: The name or the kind is invalid, the name is taken, or the folder exists.
+        CnnforgeError: A file cannot be written; the folder is removed.
+    """
+    module = _module(name)
+    if kind not in KINDS:
+        raise UsageError(f"--kind must be {', '.join(KINDS[:-1])} or {KINDS[-1]}, got {kind!r}")
+    distribution = module.replace("_", "-")
+    folder = Path(parent) / distribution
+    values = {
+        "name": distribution,
+        "module": module,
+        "class_name": "".join(map(str.capitalize, module.split("_"))),
+        "cnnforge": version("cnnforge"),
+    }
+    if folder.parent.exists() and not folder.parent.is_dir():
+        raise UsageError(f"--output: {folder.parent} is not a folder: name another one")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except FileExistsError as error:
+        raise UsageError(
+            f"{folder} exists already and is not overwritten: choose another name, or another "
+            "folder with --output"
+        ) from error
+    except OSError as error:
+        raise CnnforgeError(f"{folder} cannot be created: {error.strerror or error}") from error
+    try:
+        files = sorted(_write(folder, kind, values))
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise CnnforgeError(
+            f"{error.filename or folder} cannot be written: {error.strerror or error}"
+        ) from error
+    return NewPlugin(folder, distribution, module, kind, tuple(files))
+
+
+def _module(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"a plugin cannot be named {name!r}: use lower-case words of letters and digits with "
+            "hyphens between them, a letter first, such as soft-edge"
+        )
+    module = name.replace("-", "_")
+    if keyword.iskeyword(module) or keyword.issoftkeyword(module):
+        raise UsageError(
+            f"a plugin cannot be named {name!r}, a Python keyword: choose another name"
+        )
+    if module in sys.modules or importlib.util.find_spec(module) is not None:
+        raise UsageError(
+            f"a plugin cannot be named {name!r}: it would hide the installed Python module "
+            f"{module!r}; choose another name"
+        )
+    return module
+
+
+def _write(folder: Path, kind: str, values: dict[str, str]) -> Iterator[str]:
+    for template, path in _templates(resources.files(__name__) / "templates" / kind):
+        path = path.replace(_MODULE, values["module"])
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = Template(template.read_text(encoding="utf-8")).substitute(values)
+        target.write_text(text, encoding="utf-8")
+        yield path
+
+
+def _templates(folder: Traversable, above: str = "") -> Iterator[tuple[Traversable, str]]:
+    for item in folder.iterdir():
+        if item.is_dir():
+            yield from _templates(item, f"{above}{item.name}/")
+        elif item.name.endswith(_SUFFIX):
+            yield item, above + item.name.removesuffix(_SUFFIX)

@@ -1,0 +1,267 @@
+"""The directory of a training run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from cnnforge.errors import RunError, UsageError
+from cnnforge.utils import atomic_files
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+FORMAT = 2
+CONFIG = "config.toml"
+MODEL = "model.keras"
+METRICS = "metrics.csv"
+EVALUATION = "evaluation.json"
+STATE_FOLDER = "last"
+_RUN_TABLE = "run"
+_MAX_TRIES = 1000
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run directory. Every file in it is replaced atomically.
+
+    Attributes:
+        path: The directory.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, parent: Path, model: str, dataset: str) -> RunDirectory:
+        """Make a new, empty run directory `parent/MODEL-DATASET-NNN`.
+
+        Args:
+            parent: Folder of all runs; created if it is missing.
+            model: Name of the model. Only the last part of a qualified name is used.
+            dataset: Name of the dataset. Only the last part of a path is used.
+
+        Returns:
+            The directory. Its number is one more than the highest number in `parent`.
+
+        Raises:
+            RunError: The directory could not be created.
+        """
+        stem = f"{_slug(model.rpartition('/')[2])}-{_slug(_short(dataset))}"
+        try:
+            Path(parent).mkdir(parents=True, exist_ok=True)
+            number = _highest(parent, stem) + 1
+            # Another process may have found the same number: mkdir succeeds for one of them.
+            for candidate in range(number, number + _MAX_TRIES):
+                path = Path(parent) / f"{stem}-{candidate:03d}"
+                try:
+                    path.mkdir()
+                except FileExistsError:
+                    continue
+                atomic_files.sync_folder(path.parent)
+                return cls(path)
+        except OSError as error:
+            raise RunError(
+                f"cannot create a run directory in {parent}: {error.strerror or error}"
+            ) from error
+        raise RunError(f"no free number for {stem} in {parent}: choose another --output")
+
+    @classmethod
+    def open(cls, path: Path, needs: Sequence[str] = (CONFIG, MODEL)) -> RunDirectory:
+        """Open an existing run directory.
+
+        Args:
+            path: The directory.
+            needs: Files that the caller needs.
+
+        Returns:
+            The directory.
+
+        Raises:
+            UsageError: The directory does not exist, or it is not a run.
+            RunError: A file is missing because training stopped before the end of the first
+                epoch, or a newer cnnforge wrote the run.
+        """
+        run = cls(Path(path))
+        if not run.path.is_dir():
+            what = "is a file, not a directory" if run.path.exists() else "does not exist"
+            raise UsageError(f"the run {path} {what}: name a directory that 'cnnforge train' made")
+        if not (run.path / CONFIG).is_file():
+            raise UsageError(f"{path} is not a run directory: it has no {CONFIG}")
+        table = run.read_config()[1]
+        written = table.get("format")
+        if not isinstance(written, int):
+            raise RunError(f"{run.path / CONFIG} is damaged: it has no run format")
+        if written > FORMAT:
+            raise RunError(
+                f"the run {path} was written by a newer cnnforge "
+                f"({table.get('cnnforge', 'unknown version')}, run format {written}; this one "
+                f"reads {FORMAT}): update cnnforge"
+            )
+        for name in needs:
+            if not (run.path / name).exists():
+                raise RunError(
+                    f"the run {path} has no {name}: its training stopped before the end of the "
+                    f"first epoch; go on with 'cnnforge train --resume {path}'"
+                )
+        return run
+
+    @property
+    def name(self) -> str:
+        """Last part of the path."""
+        return self.path.name
+
+    @property
+    def model(self) -> Path:
+        """Path of the best model, a `.keras` file with stock layers."""
+        return self.path / MODEL
+
+    @property
+    def states(self) -> Path:
+        """Path of the folder of training states."""
+        return self.path / STATE_FOLDER
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Lock the run, so that one process at a time trains it.
+
+        The lock is held on the directory itself, so that it leaves no file and ends with the
+        process. Windows and some network file systems have no such lock: nothing is locked there.
+
+        Raises:
+            RunError: Another process trains this run.
+        """
+        if fcntl is None:
+            yield
+            return
+        directory = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(
+                    f"another process is training the run {self.path}: wait until it ends, or "
+                    "interrupt it"
+                ) from error
+            except OSError:
+                pass
+            yield
+        finally:
+            os.close(directory)
+
+    def write_config(self, options: Mapping[str, Any], table: Mapping[str, Any]) -> None:
+        """Write `config.toml`.
+
+        Args:
+            options: Options that `train --config` can read; `None` is left out.
+            table: Facts about the run; the format is added.
+
+        Raises:
+            RunError: The file could not be written.
+        """
+        text = to_toml(options) + f"\n[{_RUN_TABLE}]\n" + to_toml({"format": FORMAT, **table})
+        self.write_text(CONFIG, text)
+
+    def read_config(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read `config.toml`.
+
+        Returns:
+            The options and the table, as they were passed to `write_config`.
+
+        Raises:
+            RunError: The file could not be read.
+        """
+        path = self.path / CONFIG
+        try:
+            options = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read: {error}") from error
+        table = options.pop(_RUN_TABLE, {})
+        return options, table if isinstance(table, dict) else {}
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file."""
+        with self.writing(name) as path:
+            path.write_bytes(text.encode(errors="surrogateescape"))
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file."""
+        self.write_text(name, json.dumps(value, indent=2) + "\n")
+
+    def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Write a CSV file."""
+        self.write_text(name, to_csv(header, rows))
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """Yield a temporary path, which replaces the file `name` at the end of the block.
+
+        Raises:
+            RunError: The file could not be written; the old file is kept.
+        """
+        try:
+            with atomic_files.atomic_path(self.path / name) as path:
+                yield path
+        except OSError as error:
+            raise RunError(
+                f"{self.path / name} could not be written: {error.strerror or error}"
+            ) from error
+
+
+def to_toml(values: Mapping[str, Any]) -> str:
+    """Format flat values as TOML.
+
+    Args:
+        values: Values of type str, bool, int, float, or lists of these; `None` is left out.
+
+    Returns:
+        A line for each value.
+    """
+    return "".join(
+        f"{key} = {_toml(value)}\n" for key, value in values.items() if value is not None
+    )
+
+
+def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Format rows as CSV with Unix line ends."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # TOML's basic strings are those of JSON, except that DEL must be escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return repr(value)
+
+
+def _short(dataset: str) -> str:
+    _, separator, argument = dataset.partition(":")
+    return PurePath(argument).stem or argument if separator else dataset.rpartition("/")[2]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9_.]+", "_", text.lower()).strip("_.") or "data"
+
+
+def _highest(parent: Path, stem: str) -> int:
+    pattern = re.compile(re.escape(stem) + r"-(\d+)")
+    found = (pattern.fullmatch(path.name) for path in Path(parent).iterdir())
+    return max((int(match[1]) for match in found if match), default=0)

@@ -1,0 +1,216 @@
+"""The plugins that a run needs, and the messages if one is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
+from typing import Any
+
+from cnnforge.errors import RunError
+from cnnforge.plugin_host.discovery import PluginRecord
+from cnnforge.runs import RunDirectory
+
+PLUGINS = "plugins.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requirement:
+    """A plugin, or another library with layers, that a run needs.
+
+    Attributes:
+        plugin: Name of the plugin; empty for a library that is not a plugin.
+        source: Module or file that defines it.
+        distribution: Name of its installed distribution; `None` for a file.
+        version: Version of the distribution.
+        origin: URL that it was installed from; `None` for a package index.
+        uses: Parts that the run uses, for instance `"layer acme/gabor"`.
+        layers: Names of its layers in the saved model.
+    """
+
+    plugin: str
+    source: str
+    distribution: str | None = None
+    version: str | None = None
+    origin: str | None = None
+    uses: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the requirement in messages."""
+        return f"plugin {self.plugin!r}" if self.plugin else f"package {self.source!r}"
+
+    @property
+    def remedy(self) -> str:
+        """Command or option that provides it if it is missing."""
+        if self.distribution is None:
+            return f"name it with --plugin {self.source}"
+        origin = f" (it was installed from {self.origin})" if self.origin else ""
+        return f"pip install {self.distribution}=={self.version}{origin}"
+
+
+def requirements(
+    records: Iterable[PluginRecord],
+    names: Iterable[tuple[str, str]],
+    layers: Iterable[type],
+) -> list[Requirement]:
+    """List the plugins that a run uses.
+
+    Args:
+        records: Records of all plugins.
+        names: Kind and qualified name of each spec that the run uses: `("model", "acme/net")`.
+        layers: Classes of the layers in the saved model that are not part of Keras.
+
+    Returns:
+        A requirement for each plugin, and for each other library with a layer in the model.
+    """
+    loaded = {record.name: record for record in records if record.status == "loaded"}
+    packages = {_package(record.source): record.name for record in loaded.values()}
+    uses: dict[str, list[str]] = {}
+    for kind, name in names:
+        uses.setdefault(name.partition("/")[0], []).append(f"{kind} {name.partition(':')[0]}")
+    found: dict[str, dict[str, None]] = {}
+    others: dict[str, dict[str, None]] = {}
+    for layer in layers:
+        package = layer.__module__.partition(".")[0]
+        group, key = (found, packages[package]) if package in packages else (others, package)
+        group.setdefault(key, {})[layer.__name__] = None
+    return [
+        Requirement(
+            plugin=name,
+            source=loaded[name].source,
+            distribution=loaded[name].distribution,
+            version=loaded[name].version,
+            origin=_origin(loaded[name].distribution),
+            uses=tuple(uses.get(name, ())),
+            layers=tuple(found.get(name, ())),
+        )
+        for name in loaded
+        if name in uses or name in found
+    ] + [_library(package, tuple(names)) for package, names in others.items()]
+
+
+def write(run: RunDirectory, used: Sequence[Requirement]) -> None:
+    """Write `plugins.json`."""
+    run.write_json(PLUGINS, [asdict(requirement) for requirement in used])
+
+
+def read(run: RunDirectory) -> list[Requirement]:
+    """Read `plugins.json`; a run without the file needs no plugin.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    path = run.path / PLUGINS
+    if not path.is_file():
+        return []
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [Requirement(**{**row, **_tuples(row)}) for row in rows]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def check(
+    run: RunDirectory, records: Iterable[PluginRecord], *, model_only: bool
+) -> list[Requirement]:
+    """Check that the plugins of a run are installed.
+
+    Args:
+        run: The run.
+        records: Records of all plugins.
+        model_only: Whether to check only plugins with layers in the saved model, or with the task
+            that it learned, which is enough to predict. To resume training, all are needed.
+
+    Returns:
+        The requirements that are installed in another version.
+
+    Raises:
+        RunError: A plugin is missing; the message contains the line that installs it.
+    """
+    by_name = {record.name: record for record in records}
+    changed = []
+    for requirement in read(run):
+        if model_only and not requirement.layers and not _tasks(requirement):
+            continue
+        record = by_name.get(requirement.plugin) if requirement.plugin else None
+        version = _version(requirement.distribution) if record is None else record.version
+        if requirement.plugin and (record is None or record.status != "loaded"):
+            why = "is not installed here" if record is None else f"is not loaded: {record.cause}"
+            raise RunError(
+                f"the run {run.path} needs {_what(requirement)} of the {requirement.name}, "
+                f"which {why}; {requirement.remedy}"
+            )
+        if requirement.distribution is not None and version is None:
+            raise RunError(
+                f"the run {run.path} needs {_what(requirement)} of the {requirement.name}, "
+                f"which is not installed here; {requirement.remedy}"
+            )
+        if version != requirement.version:
+            changed.append(requirement)
+    return changed
+
+
+def describe_change(requirement: Requirement) -> str:
+    """Describe the version that the run was made with and the installed version.
+
+    Args:
+        requirement: A requirement that `check` returned.
+
+    Returns:
+        A clause without a full stop.
+    """
+    here = _version(requirement.distribution) or "of no version"
+    return (
+        f"the {requirement.name} is {requirement.distribution} {here} here, the run was made with "
+        f"{requirement.version}"
+    )
+
+
+def _what(requirement: Requirement) -> str:
+    layers = [f"layer {name}" for name in requirement.layers]
+    names = ", ".join([*layers, *_tasks(requirement)]) or ", ".join(requirement.uses)
+    return f"the {names}"
+
+
+def _tasks(it: Requirement) -> list[str]:
+    # A task says what the outputs of a model mean: nothing is predicted without it.
+    return [use for use in it.uses if use.startswith("task ")]
+
+
+def _package(source: str) -> str:
+    return source.replace("\\", "/").rpartition("/")[2].partition(".")[0].partition(":")[0]
+
+
+def _library(package: str, layers: tuple[str, ...]) -> Requirement:
+    names = packages_distributions().get(package, [])
+    return Requirement(
+        plugin="",
+        source=package,
+        distribution=names[0] if names else None,
+        version=_version(names[0]) if names else None,
+        origin=_origin(names[0]) if names else None,
+        layers=layers,
+    )
+
+
+def _version(name: str | None) -> str | None:
+    try:
+        return distribution(name).version if name else None
+    except PackageNotFoundError:
+        return None
+
+
+def _origin(name: str | None) -> str | None:
+    """Return the URL in `direct_url.json` (PEP 610), which pip writes unless it used an index."""
+    try:
+        text = distribution(name).read_text("direct_url.json") if name else None
+        return json.loads(text)["url"] if text else None
+    except (PackageNotFoundError, ValueError, KeyError):
+        return None
+
+
+def _tuples(row: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(row[name]) for name in ("uses", "layers")}

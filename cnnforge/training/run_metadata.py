@@ -1,0 +1,92 @@
+"""What a run is: the files that are written before its first epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from cnnforge.conversion import LayerImplementation
+from cnnforge.data import parse
+from cnnforge.errors import RunError, one_line
+from cnnforge.runs import RunDirectory, requirements
+from cnnforge.training.session import Session, own_layers
+from cnnforge.utils.environment import environment, versions
+
+KERNELS = "kernels.json"
+
+
+def write_facts(session: Session, reference: str) -> None:
+    """Write the configuration, the environment, and how the kernels were chosen and checked.
+
+    Args:
+        session: A session that is about to train.
+        reference: Its model, with its qualified name and its argument.
+
+    Raises:
+        RunError: A file could not be written.
+    """
+    run, dataset, plugins = session.run, session.dataset, session.plugins
+    options, task = session.options, plugins.tasks[dataset.task]
+    table = {
+        "cnnforge": versions(["cnnforge"]).get("cnnforge", "unknown"),
+        "model": reference,
+        "task": task.qualified_name,
+        "data": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "image_shape": list(dataset.image_shape),
+        "callbacks": list(session.callbacks),
+        "augmentations": [name for name, _ in session.augmentations],
+    }
+    session.task.write(run)
+    if dataset.skipped:
+        run.write_csv("skipped.csv", ["file", "reason"], dataset.skipped)
+    run.write_json(KERNELS, [dataclasses.asdict(it) for it in session.implementations])
+    run.write_json("kernel_check.json", [check.to_json() for check in session.checks])
+    facts = environment(
+        seed=options.seed,
+        data_fingerprint=dataset.fingerprint,
+        model=reference,
+        plugins=[
+            {
+                "name": record.name,
+                "source": record.source,
+                "distribution": record.distribution,
+                "version": record.version,
+            }
+            for record in plugins.records
+            if record.status == "loaded"
+        ],
+    )
+    run.write_json("environment.json", facts)
+    data = plugins.datasets[parse(options.data, plugins.datasets)[0]]
+    used = [
+        ("model", reference),
+        ("task", task.qualified_name),
+        ("dataset", data.qualified_name),
+        *(("callback", name) for name in session.callbacks),
+        *(("augmentation", name) for name, _ in session.augmentations),
+    ]
+    layers = own_layers(session.stock)
+    requirements.write(run, requirements.requirements(plugins.records, used, layers))
+    # Last: a directory without it is no run.
+    run.write_config(options.as_dict(), table)
+
+
+def read_decisions(run: RunDirectory) -> list[LayerImplementation]:
+    """Read what computes each layer of a run's model.
+
+    Args:
+        run: A run that `write_facts` has written to.
+
+    Raises:
+        RunError: The file is missing or damaged.
+    """
+    path = run.path / KERNELS
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [LayerImplementation(**row) for row in rows]
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(
+            f"{path} cannot be read ({one_line(error)}), so nobody knows which kernels the run was "
+            f"trained with; for a new run from its weights use --init-from {run.path}"
+        ) from error

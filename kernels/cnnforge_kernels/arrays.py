@@ -1,0 +1,150 @@
+"""Where arrays lie: NumPy arrays in host memory, or arrays on a CUDA device.
+
+The launchers check and allocate through these functions, and so serve both alike. What belongs to
+CUDA is imported when the first array on a device comes along.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from cnnforge_kernels.cuda.runtime.arrays import View, is_device_array
+
+NONE = np.zeros(0, np.float32)
+PRECISIONS = ("float32", "tf32", "bfloat16")
+
+
+@cache
+def _cuda() -> Any:
+    """The ops on a device. Importing them takes half a second, which a CPU user shall not pay."""
+    from cnnforge_kernels.cuda import launch
+
+    return launch
+
+
+def array(name: str, value: Any, rank: int, stream: Any = None) -> Any:
+    """A float32 array of a rank, C-contiguous: a NumPy array, or a ``View`` of one on a device.
+
+    What is not contiguous is copied, on a device in the order of ``stream``.
+
+    Raises:
+        ValueError: something else.
+    """
+    if is_device_array(value):
+        found = _cuda().dense(name, value, stream)
+        if found.ndim != rank:
+            raise ValueError(
+                f"`{name}` must be a float32 array of rank {rank}. "
+                f"Received: {found.dtype} {found.shape}"
+            )
+        return found
+    if not isinstance(value, np.ndarray) or value.dtype != np.float32 or value.ndim != rank:
+        got = (
+            f"{value.dtype} {value.shape}"
+            if isinstance(value, np.ndarray)
+            else type(value).__name__
+        )
+        raise ValueError(f"`{name}` must be a float32 NumPy array of rank {rank}. Received: {got}")
+    return np.ascontiguousarray(value)
+
+
+def optional(name: str, value: Any, rank: int, stream: Any = None) -> Any:
+    """``array``, or an empty one for ``None``."""
+    return NONE if value is None else array(name, value, rank, stream)
+
+
+def winners_array(value: Any, stream: Any = None) -> Any:
+    """The winners of a pool, C-contiguous, wherever they lie."""
+    if is_device_array(value):
+        return _cuda().dense("winners", value, stream)
+    return np.ascontiguousarray(value)
+
+
+def empty(beside: tuple[Any, ...], shape: tuple[int, ...], dtype: Any, stream: Any) -> Any:
+    """An uninitialised array in the memory in which those of ``beside`` lie."""
+    for other in beside:
+        if isinstance(other, View):
+            from cnnforge_kernels.cuda.runtime.driver import empty as device_empty
+            from cnnforge_kernels.cuda.runtime.driver import stream_handle
+
+            made = device_empty(shape, dtype, other.device, stream_handle(stream))
+            return View(made.pointer, shape, made.dtype, made.device, True, made)
+    return np.empty(shape, dtype)
+
+
+def out(
+    name: str,
+    given: Any,
+    shape: tuple[int, ...],
+    inputs: tuple[Any, ...] = (),
+    dtype: Any = np.float32,
+    stream: Any = None,
+) -> Any:
+    """The array to write to: ``given`` if it fits, or a new one.
+
+    Raises:
+        ValueError: another shape or dtype, not C-contiguous, read-only, or over an input.
+    """
+    if given is None:
+        return empty(inputs, shape, dtype, stream)
+    if is_device_array(given):
+        found = _cuda().views(**{name: given})[name]
+        fits = found.shape == shape and found.dtype == dtype and found.writeable
+        overlaps = any(isinstance(other, View) and found.overlaps(other) for other in inputs)
+    else:
+        found = given
+        fits = (
+            isinstance(given, np.ndarray)
+            and given.shape == shape
+            and given.dtype == dtype
+            and given.flags.c_contiguous
+            and given.flags.writeable
+        )
+        overlaps = fits and any(
+            isinstance(other, np.ndarray) and np.shares_memory(given, other) for other in inputs
+        )
+    if not fits:
+        got = f"{given.dtype} {tuple(given.shape)}" if hasattr(given, "shape") else type(given)
+        raise ValueError(
+            f"`{name}` must be a writeable C-contiguous {np.dtype(dtype)} array of shape {shape}. "
+            f"Received: {got}"
+        )
+    if overlaps:
+        raise ValueError(f"`{name}` must not overlap an input. Pass a buffer of its own.")
+    return found
+
+
+def call(function: Any, *arguments: Any, stream: Any = None, precision: str = "float32") -> None:
+    """Run a function of the CPU, or the function of that name for a device.
+
+    Args:
+        function: what computes it on the CPU.
+        *arguments: its arguments; arrays are what ``array`` and ``out`` returned.
+        stream: for arrays on a device: an address, an object that has one, or ``None``.
+        precision: of the operands; other than ``"float32"`` on a device only.
+
+    Raises:
+        ValueError: arrays in both kinds of memory; a stream or a precision without a device.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"`precision` must be one of {PRECISIONS}. Received: {precision!r}")
+    if not any(isinstance(value, View) for value in arguments):
+        if stream is not None:
+            raise ValueError("`stream` is for arrays on a device. Received: NumPy arrays.")
+        if precision != "float32":
+            raise ValueError(
+                f'`precision` must be "float32" for NumPy arrays. Received: {precision!r}'
+            )
+        function(*arguments)
+        return
+    arguments = tuple(None if value is NONE else value for value in arguments)
+    options = {} if precision == "float32" else {"precision": precision}
+    getattr(_cuda(), function.__name__)(*arguments, stream=stream, **options)
+
+
+def result(value: Any) -> Any:
+    """What the caller gets: its own buffer, a NumPy array, or a ``DeviceArray``."""
+    return value.owner if isinstance(value, View) else value

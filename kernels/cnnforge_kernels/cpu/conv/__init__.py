@@ -1,0 +1,1 @@
+"""Convolution on the CPU, alone and fused with bias, ReLU and pooling."""

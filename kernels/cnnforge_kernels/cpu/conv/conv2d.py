@@ -1,0 +1,280 @@
+"""2D convolution on the CPU: forward pass and gradients, float32, NHWC, HWIO weights.
+
+Convolution is cross-correlation, as in every framework: the window is not flipped.
+The functions here are compiled (``numba.njit``) and validate nothing; ``launch.py`` does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import carray
+
+from cnnforge_kernels.cpu.conv import gather as g
+from cnnforge_kernels.cpu.conv import sweep_rows as s
+from cnnforge_kernels.cpu.conv.packing import fill_planes
+from cnnforge_kernels.cpu.conv.sweep import sweep
+from cnnforge_kernels.cpu.conv.winograd.weights import gather_tiles
+from cnnforge_kernels.cpu.runtime.compiled import (
+    KERNEL_SIGNATURE,
+    address_of,
+    cached_cfunc,
+    cached_njit,
+    call_once,
+    kernel_family,
+)
+from cnnforge_kernels.geometry import padding_before
+
+# What the gradient of the inputs needs behind the fields of a sweep: the convolution's own weights
+# (an address), sizes and padding, and the size of its inputs.
+_WEIGHTS, _KH, _KW, _CHANNELS, _FILTERS = range(s.FIELDS, s.FIELDS + 5)
+_STRIDES, _DILATION = s.FIELDS + 5, s.FIELDS + 7
+_TOP, _LEFT, _HEIGHT, _WIDTH = range(s.FIELDS + 9, s.FIELDS + 13)
+BACK_FIELDS = s.FIELDS + 13
+
+
+@cached_njit()
+def _fill_block(args: Any, source: Any, target: Any) -> None:
+    """Set the addresses and strides of a sweep from ``source`` to ``target``, (N, H, W, C)."""
+    args[s.SOURCE] = address_of(source)
+    args[s.PIXEL_STRIDE] = 4 * source.shape[3]
+    args[s.ROW_STRIDE] = args[s.PIXEL_STRIDE] * source.shape[2]
+    args[s.IMAGE_STRIDE] = args[s.ROW_STRIDE] * source.shape[1]
+    args[s.IMAGES] = source.shape[0]
+    args[s.TARGET] = address_of(target)
+    args[s.TARGET_COLUMN] = 4 * target.shape[3]
+    args[s.TARGET_ROW] = args[s.TARGET_COLUMN] * target.shape[2]
+    args[s.TARGET_IMAGE] = args[s.TARGET_ROW] * target.shape[1]
+    args[s.ROW_STEP] = 1
+    args[s.COLUMN_STEP] = 1
+
+
+@cached_njit()
+def convolve(
+    args: Any,
+    inputs: Any,
+    weights: Any,
+    bias: Any,
+    strides: tuple[int, int],
+    same: bool,
+    dilation_rate: tuple[int, int],
+    groups: int,
+    outputs: Any,
+) -> None:
+    """Sweep over ``inputs``; ROWS, COLUMNS and what follows the sum are set in ``args``."""
+    kh, kw, channels, filters = weights.shape
+    _fill_block(args, inputs, outputs)
+    args[s.HEIGHT], args[s.WIDTH] = inputs.shape[1], inputs.shape[2]
+    args[s.ROW_STEP], args[s.COLUMN_STEP] = strides
+    top = padding_before(inputs.shape[1], kh, strides[0], dilation_rate[0], same)
+    left = padding_before(inputs.shape[2], kw, strides[1], dilation_rate[1], same)
+    row_taps = np.empty(kh * kw, np.int64)
+    column_taps = np.empty(kh * kw, np.int64)
+    for i in range(kh):
+        for j in range(kw):
+            row_taps[i * kw + j] = i * dilation_rate[0] - top
+            column_taps[i * kw + j] = j * dilation_rate[1] - left
+    factors = weights.reshape(kh * kw, channels, groups, filters // groups)
+    sweep(args, row_taps, column_taps, factors, bias)
+
+
+@kernel_family(1)
+def _SWEEPS_BACK(_: int) -> Any:
+    """One sweep for each phase of the stride. It is compiled where a gradient first needs it."""
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _sweep_back(block: Any, _begin: int, _end: int) -> None:
+        args = carray(block, BACK_FIELDS)
+        kh, kw, channels, filters = args[_KH], args[_KW], args[_CHANNELS], args[_FILTERS]
+        groups, top, left = args[s.GROUPS], args[_TOP], args[_LEFT]
+        row_stride, column_stride = args[_STRIDES], args[_STRIDES + 1]
+        row_dilation, column_dilation = args[_DILATION], args[_DILATION + 1]
+        height, width = args[_HEIGHT], args[_WIDTH]
+        target = args[s.TARGET]
+        target_row, target_column = args[s.TARGET_ROW], args[s.TARGET_COLUMN]
+        per_group = filters // groups
+        zero, one = np.int64(0), np.int64(1)  # literals would have functions compiled once more
+        row_taps = np.empty(kh * kw, np.int64)
+        column_taps = np.empty(kh * kw, np.int64)
+        # (tap, filter of a group, group, channel): what was summed over becomes what is written.
+        turned = np.empty((kh * kw, per_group, groups, channels), np.float32)
+        for row_phase in range(min(row_stride, height)):
+            for column_phase in range(min(column_stride, width)):
+                taps = 0
+                for i in range(kh):
+                    row = row_phase + top - i * row_dilation
+                    if row % row_stride != 0:
+                        continue
+                    for j in range(kw - 1, -1, -1):  # columns rise, as in the forward pass
+                        column = column_phase + left - j * column_dilation
+                        if column % column_stride != 0:
+                            continue
+                        row_taps[taps] = row // row_stride
+                        column_taps[taps] = column // column_stride
+                        tap = args[_WEIGHTS] + 4 * (i * kw + j) * channels * filters
+                        for group in range(groups):
+                            fill_planes(
+                                address_of(turned[taps, 0, group]),
+                                4 * groups * channels,
+                                one,
+                                tap + 4 * group * per_group,
+                                zero,
+                                4 * filters,
+                                zero,
+                                zero,
+                                channels,
+                                per_group,
+                            )
+                        taps += 1
+                args[s.TARGET] = target + row_phase * target_row + column_phase * target_column
+                args[s.TARGET_ROW] = target_row * row_stride
+                args[s.TARGET_COLUMN] = target_column * column_stride
+                args[s.ROWS] = (height - row_phase + row_stride - 1) // row_stride
+                args[s.COLUMNS] = (width - column_phase + column_stride - 1) // column_stride
+                sweep(args, row_taps[:taps], column_taps[:taps], turned[:taps], turned[0, 0, 0, :0])
+
+    return _sweep_back
+
+
+@cached_njit()
+def convolve_back(
+    args: Any,
+    weights: Any,
+    strides: tuple[int, int],
+    same: bool,
+    dilation_rate: tuple[int, int],
+    groups: int,
+    grad_outputs: Any,
+    grad_inputs: Any,
+) -> None:
+    """One sweep over ``grad_outputs`` for each phase of the stride.
+
+    ``args`` has BACK_FIELDS fields; HEIGHT and WIDTH of the convolution's outputs, a mask or a pool
+    are set in it.
+    """
+    _, height, width, _ = grad_inputs.shape
+    _fill_block(args, grad_outputs, grad_inputs)
+    args[_WEIGHTS], args[s.GROUPS] = address_of(weights), groups
+    args[_KH], args[_KW], args[_CHANNELS], args[_FILTERS] = weights.shape
+    args[_STRIDES], args[_STRIDES + 1] = strides
+    args[_DILATION], args[_DILATION + 1] = dilation_rate
+    args[_TOP] = padding_before(height, weights.shape[0], strides[0], dilation_rate[0], same)
+    args[_LEFT] = padding_before(width, weights.shape[1], strides[1], dilation_rate[1], same)
+    args[_HEIGHT], args[_WIDTH] = height, width
+    call_once(_SWEEPS_BACK, args)
+
+
+@cached_njit()
+def gather_block(
+    args: Any,
+    inputs: Any,
+    weights: Any,
+    strides: tuple[int, int],
+    same: bool,
+    dilation_rate: tuple[int, int],
+    groups: int,
+    rows: int,
+    columns: int,
+) -> None:
+    """Set the fields of a gather over ``inputs`` for ``rows`` x ``columns`` outputs."""
+    kh, kw, _, filters = weights.shape
+    args[g.SOURCE] = address_of(inputs)
+    args[g.IMAGES], args[g.HEIGHT], args[g.WIDTH], args[g.CHANNELS] = inputs.shape
+    args[g.ROWS], args[g.COLUMNS], args[g.FILTERS] = rows, columns, filters
+    args[g.GROUPS] = groups
+    args[g.TAP_ROWS], args[g.TAP_COLUMNS] = kh, kw
+    args[g.ROW_STEP], args[g.COLUMN_STEP] = strides
+    args[g.ROW_DILATION], args[g.COLUMN_DILATION] = dilation_rate
+    args[g.TOP] = padding_before(inputs.shape[1], kh, strides[0], dilation_rate[0], same)
+    args[g.LEFT] = -padding_before(inputs.shape[2], kw, strides[1], dilation_rate[1], same)
+
+
+@cached_njit()
+def conv2d_forward(
+    inputs: Any,
+    weights: Any,
+    bias: Any,
+    strides: tuple[int, int],
+    same: bool,
+    dilation_rate: tuple[int, int],
+    groups: int,
+    relu: bool,
+    outputs: Any,
+) -> None:
+    """Convolution of inputs and weights, plus bias, and a ReLU if asked for.
+
+    Args:
+        inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
+        weights: (KH, KW, C / groups, F).
+        bias: (F,), or empty for none.
+        strides: of rows and columns.
+        same: SAME padding, else VALID.
+        dilation_rate: of rows and columns.
+        groups: blocks of channels that do not mix.
+        relu: apply a ReLU.
+        outputs: (N, OH, OW, F), written.
+    """
+    if outputs.size == 0:
+        return
+    args = np.zeros(s.FIELDS, np.int64)
+    args[s.ROWS], args[s.COLUMNS] = outputs.shape[1], outputs.shape[2]
+    args[s.RELU] = 1 if relu else 0
+    convolve(args, inputs, weights, bias, strides, same, dilation_rate, groups, outputs)
+
+
+@cached_njit()
+def conv2d_grad_inputs(
+    inputs: Any,
+    weights: Any,
+    outputs: Any,
+    strides: tuple[int, int],
+    same: bool,
+    dilation_rate: tuple[int, int],
+    groups: int,
+    relu: bool,
+    grad_outputs: Any,
+    grad_inputs: Any,
+) -> None:
+    """The gradient of ``inputs``: one sweep over ``grad_outputs`` for each phase of the stride.
+
+    Only the shape of ``inputs`` is used, and ``outputs`` only where ``relu`` is set.
+    """
+    if grad_inputs.size == 0:
+        return
+    args = np.zeros(BACK_FIELDS, np.int64)
+    args[s.HEIGHT], args[s.WIDTH] = grad_outputs.shape[1], grad_outputs.shape[2]
+    args[s.MASK] = address_of(outputs) if relu else 0
+    convolve_back(args, weights, strides, same, dilation_rate, groups, grad_outputs, grad_inputs)
+
+
+@cached_njit()
+def conv2d_grad_weights(
+    inputs: Any,
+    weights: Any,
+    bias: Any,
+    outputs: Any,
+    strides: tuple[int, int],
+    same: bool,
+    dilation_rate: tuple[int, int],
+    groups: int,
+    relu: bool,
+    grad_outputs: Any,
+    grad_weights: Any,
+    grad_bias: Any,
+) -> None:
+    """The gradients of ``weights`` and ``bias``, in one pass over ``inputs`` and ``grad_outputs``.
+
+    Of ``weights`` and ``bias`` only the shapes are used, and ``outputs`` only with ``relu``.
+    """
+    if grad_outputs.size == 0 or grad_weights.size == 0:
+        grad_weights[:] = np.float32(0)
+        grad_bias[:] = np.float32(0)
+        return
+    args = np.zeros(g.FIELDS, np.int64)
+    _, rows, columns, _ = grad_outputs.shape
+    gather_block(args, inputs, weights, strides, same, dilation_rate, groups, rows, columns)
+    args[g.GRADIENT] = address_of(grad_outputs)
+    args[g.MASK] = address_of(outputs) if relu else 0
+    if not gather_tiles(args, grad_weights, grad_bias):
+        g.gather(args, grad_weights, grad_bias)

@@ -1,0 +1,321 @@
+"""The gather: sums[m, f] = sum over pixels of source[position(pixel) + m] * grad_outputs[pixel, f].
+
+This is the gradient of the weights. The same register tile as in ``sweep.py``, turned: taps are the
+positions, pixels are what is summed over. Pixels of the source are kept whole (column, channel),
+so that the taps of a row of the window and their channels are neighbours: m counts (column tap,
+channel) where the columns are not dilated. Where a row of taps leaves registers free, one tile
+holds those of all KH rows.
+
+The images are cut into a fixed number of parts, each summed by one task in a fixed order, and the
+parts are added in order: the result does not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import carray
+
+from cnnforge_kernels.cpu.conv import gather_tiles as gt
+from cnnforge_kernels.cpu.conv.packing import copy_floats, fill_pixels
+from cnnforge_kernels.cpu.runtime.compiled import (
+    KERNEL_SIGNATURE,
+    address_of,
+    aligned_floats,
+    cached_cfunc,
+    cached_njit,
+    call_kernel,
+    call_once,
+    floats_at,
+    kernel_address,
+    kernel_family,
+)
+from cnnforge_kernels.cpu.runtime.parallel import run_kernel
+from cnnforge_kernels.cpu.simd.tile_choice import MOST_ACCUMULATORS, TILES, choose_tile, tile_number
+from cnnforge_kernels.cpu.simd.vectors import store_float, vector_add, vector_load, vector_store
+
+# Fields of the argument block. Addresses in bytes, all else counts.
+SOURCE, GRADIENT, MASK, SUMS = range(4)
+IMAGES, HEIGHT, WIDTH, CHANNELS, ROWS, COLUMNS, FILTERS = range(4, 11)
+GROUPS, GROUP_CHANNELS, GROUP_FILTERS = range(11, 14)
+TAP_ROWS, TAP_COLUMNS, ROW_STEP, COLUMN_STEP, ROW_DILATION, COLUMN_DILATION = range(14, 20)
+TOP, LEFT, MERGED, BLOCK_ROWS, BLOCKS, PARTS, PART_FLOATS, BIAS = range(20, 28)
+GRAD_WEIGHTS, GRAD_BIAS = range(28, 30)
+# See gather_tiles.py: the addresses of the kernels of the tiles and of what packs the gradient; the
+# taps, filters, vectors of filters, and floats of a step's factors of a tile.
+TILE_KERNEL, PACK_KERNEL, TILE_TAPS, TILE_FILTERS, TILE_VECTORS, TILE_FLOATS = range(30, 36)
+FIELDS = 36
+
+# Scratch of a task: within the first-level cache, but for so many pixels that loading and storing
+# the sums does not count, as far as the second-level cache holds them.
+_SCRATCH_BYTES = 40 * 1024
+_MOST_SCRATCH_BYTES = 128 * 1024
+_FEWEST_PIXELS = 128
+_PARTS = 8
+_ADDED = 1024
+
+
+@cached_njit()
+def source_line(a: Any) -> int:
+    """Floats of one line of the source scratch: all columns that a row of outputs reads."""
+    columns = (a[COLUMNS] - 1) * a[COLUMN_STEP] + (a[TAP_COLUMNS] - 1) * a[COLUMN_DILATION] + 1
+    return columns * a[GROUP_CHANNELS]
+
+
+@cached_njit()
+def source_lines(a: Any, rows: int) -> int:
+    """Lines of the source scratch for ``rows`` rows of outputs."""
+    return (rows - 1) * a[ROW_STEP] + (a[TAP_ROWS] - 1) * a[ROW_DILATION] + 1
+
+
+@cached_njit()
+def source_place(a: Any, row: int, column: int) -> int:
+    """Where in the scratch, in bytes, the first tap of output (row, column) of a task lies."""
+    pixel = a[GROUP_CHANNELS]
+    return 4 * (row * a[ROW_STEP] * source_line(a) + column * a[COLUMN_STEP] * pixel)
+
+
+@cached_njit(inline="never")
+def fill_source(a: Any, target: int, image: int, group: int, row0: int, row1: int) -> None:
+    """Copy what output rows ``row0`` to ``row1 - 1`` read to the scratch, zeroed before."""
+    channels, line = a[GROUP_CHANNELS], source_line(a)
+    no_mask = np.int64(0)  # a literal would have the function compiled once more
+    first = max(0, a[LEFT])
+    last = min(a[WIDTH], a[LEFT] + line // channels)
+    start = a[SOURCE] + 4 * (image * a[HEIGHT] * a[WIDTH] * a[CHANNELS] + group * channels)
+    for held in range(source_lines(a, row1 - row0)):
+        row = row0 * a[ROW_STEP] - a[TOP] + held
+        if 0 <= row < a[HEIGHT] and first < last:
+            fill_pixels(
+                target + 4 * (held * line + (first - a[LEFT]) * channels),
+                4 * channels,
+                start + 4 * (row * a[WIDTH] + first) * a[CHANNELS],
+                no_mask,
+                4 * a[CHANNELS],
+                last - first,
+                channels,
+            )
+
+
+@cached_njit()
+def taps_block(a: Any, source_at: int) -> Any:
+    """The block of ``gather_tiles.py``, as far as all pixels of all tasks have it in common."""
+    t = np.zeros(gt.FIELDS, np.int64)
+    pixel, line = a[GROUP_CHANNELS], source_line(a)
+    t[gt.SOURCE] = source_at
+    t[gt.TAP_LINE] = 4 * a[ROW_DILATION] * line
+    t[gt.TAP_COLUMN] = 4 * a[COLUMN_DILATION] * pixel
+    t[gt.OUTER_COLUMNS] = a[TAP_COLUMNS] // a[MERGED]
+    t[gt.CHUNKS] = (a[MERGED] * pixel + a[TILE_TAPS] - 1) // a[TILE_TAPS]
+    return t
+
+
+@kernel_family(1)
+def _GATHER(_: int) -> Any:
+    """Tasks ``begin`` to ``end - 1``. What depends on the tile is in ``gather_tiles.py``."""
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _gather_kernel(args: Any, begin: int, end: int) -> None:
+        a = carray(args, FIELDS)
+        filters, width, tile_floats = a[GROUP_FILTERS], a[TILE_FILTERS], a[TILE_FLOATS]
+        line = source_line(a)
+        source = aligned_floats(source_lines(a, a[BLOCK_ROWS]) * line + a[TILE_TAPS])
+        source_at = address_of(source)
+        blocks = (filters + width - 1) // width
+        pixels = a[BLOCK_ROWS] * a[COLUMNS]
+        gradient = aligned_floats(blocks * pixels * tile_floats)
+        offsets = np.empty(pixels, np.int64)
+        for row in range(a[BLOCK_ROWS]):
+            for column in range(a[COLUMNS]):
+                offsets[row * a[COLUMNS] + column] = source_place(a, row, column)
+        t = taps_block(a, source_at)
+        block_at = address_of(t)
+        t[gt.PLACES] = address_of(offsets)
+        t[gt.PIXEL], t[gt.VECTORS] = 4 * a[FILTERS], a[TILE_VECTORS]
+        # Of one block of filters, all taps.
+        block_floats = a[TAP_ROWS] * t[gt.OUTER_COLUMNS] * t[gt.CHUNKS] * a[TILE_TAPS] * width
+        units = a[IMAGES] * a[BLOCKS]
+        for task in range(begin, end):
+            group = task % a[GROUPS]
+            part = task // a[GROUPS]
+            sums = a[SUMS] + 4 * task * a[PART_FLOATS]
+            for index in range(a[PART_FLOATS]):
+                store_float(sums + 4 * index, np.float32(0))
+            for unit in range(part * units // a[PARTS], (part + 1) * units // a[PARTS]):
+                image = unit // a[BLOCKS]
+                row0 = (unit % a[BLOCKS]) * a[BLOCK_ROWS]
+                row1 = min(row0 + a[BLOCK_ROWS], a[ROWS])
+                source[:] = np.float32(0)
+                fill_source(a, source_at, image, group, row0, row1)
+                t[gt.COUNT] = (row1 - row0) * a[COLUMNS]
+                here = (image * a[ROWS] + row0) * a[COLUMNS] * a[FILTERS] + group * filters
+                for block in range(blocks):
+                    place = 4 * (here + block * width)
+                    t[gt.FACTORS] = address_of(gradient) + 4 * block * pixels * tile_floats
+                    t[gt.GRADIENT] = a[GRADIENT] + place
+                    t[gt.MASK] = a[MASK] + place if a[MASK] != 0 else 0
+                    t[gt.VALID] = filters - block * width
+                    t[gt.BIAS] = sums + 4 * (a[BIAS] + block * width)
+                    call_kernel(a[PACK_KERNEL], block_at, 0, a[TILE_VECTORS])
+                    t[gt.TARGET] = sums + 4 * block * block_floats
+                    call_kernel(a[TILE_KERNEL], block_at, 0, a[TAP_ROWS])
+        source[:0] = np.float32(0)  # keeps the scratch alive until here
+        gradient[:0] = np.float32(0)
+        offsets[:0] = 0
+        t[:0] = 0
+
+    return _gather_kernel
+
+
+@cached_njit()
+def tap_place(args: Any, i: int, j: int, channels: int) -> tuple[int, int]:
+    """(run, place in the run) of window tap (i, j): a run of taps is contiguous in the scratch."""
+    run = i * (args[TAP_COLUMNS] // args[MERGED])
+    return (run, j * channels) if args[MERGED] > 1 else (run + j, 0)
+
+
+@cached_njit()
+def cut_rows(args: Any, row_floats: int, unit: int, pixels: int) -> None:
+    """Set BLOCK_ROWS, a multiple of ``unit``, and BLOCKS so that a task's scratch fits a cache.
+
+    Args:
+        args: the argument block.
+        row_floats: what one row needs of the scratch.
+        unit: rows that stay together.
+        pixels: how many a task should have, if the second-level cache holds them.
+    """
+    units = args[ROWS] // unit
+    unit_bytes = 4 * row_floats * unit
+    wanted = (pixels + args[COLUMNS] * unit - 1) // (args[COLUMNS] * unit)
+    wanted = min(wanted, _MOST_SCRATCH_BYTES // unit_bytes)
+    fitting = max(1, wanted, _SCRATCH_BYTES // unit_bytes)
+    parts = (units + fitting - 1) // fitting
+    args[BLOCK_ROWS] = (units + parts - 1) // parts * unit
+    args[BLOCKS] = (args[ROWS] + args[BLOCK_ROWS] - 1) // args[BLOCK_ROWS]
+    args[PARTS] = min(args[IMAGES] * args[BLOCKS], _PARTS)
+
+
+@cached_njit()
+def new_sums(args: Any) -> Any:
+    """Memory for the sums of all parts, (parts, groups, floats), each at the start of a line."""
+    floats = args[PARTS] * args[GROUPS] * args[PART_FLOATS]
+    return aligned_floats(floats).reshape(args[PARTS], args[GROUPS], args[PART_FLOATS])
+
+
+@cached_njit()
+def whole_lines(floats: int) -> int:
+    """``floats``, rounded up to whole cache lines."""
+    return (floats + 15) // 16 * 16
+
+
+@kernel_family(1)
+def _ADD(_: int) -> Any:
+    """``args`` = address, parts, floats of a part; a task adds ``_ADDED`` floats over the parts."""
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _add_kernel(args: Any, begin: int, end: int) -> None:
+        a = carray(args, 3)
+        for place in range(begin * _ADDED, min(end * _ADDED, a[2]), 16):
+            valid = a[2] - place
+            total = vector_load(a[0] + 4 * place, valid, 16)
+            for part in range(1, a[1]):
+                total = vector_add(total, vector_load(a[0] + 4 * (part * a[2] + place), valid, 16))
+            vector_store(total, a[0] + 4 * place, valid)
+
+    return _add_kernel
+
+
+@cached_njit()
+def add_parts(sums: Any) -> None:
+    """Add (parts, groups, floats) over the parts, in order, into the first."""
+    args = np.empty(3, np.int64)
+    args[0], args[1], args[2] = address_of(sums), sums.shape[0], sums[0].size
+    run_kernel(_ADD, args, (args[2] + _ADDED - 1) // _ADDED, np.int64(8))
+
+
+@kernel_family(1)
+def _LAUNCH(_: int) -> Any:
+    """Fill in what follows from the shapes, run, and add the parts."""
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _launch_gather(block: Any, _begin: int, _end: int) -> None:
+        args = carray(block, FIELDS)
+        kh, kw, groups, filters = args[TAP_ROWS], args[TAP_COLUMNS], args[GROUPS], args[FILTERS]
+        channels = args[CHANNELS] // groups
+        grad_weights = carray(floats_at(args[GRAD_WEIGHTS]), (kh, kw, channels, filters))
+        per_group = filters // groups
+        args[MERGED] = kw if args[COLUMN_DILATION] == 1 else 1
+        taps, runs = args[MERGED] * channels, kh * (kw // args[MERGED])
+        tile, vectors, lanes, pairs, _ = choose_tile(taps, per_group, 1, 1, True)
+        width = vectors * lanes // pairs
+        blocks = (per_group + width - 1) // width
+        covered = tile * pairs
+        padded = (taps + covered - 1) // covered * covered
+        weight_floats = blocks * runs * padded * width
+        # All rows of the window in one tile, where they fit: it is then loaded and stored once.
+        tile_rows = 1
+        one_run = runs == kh and padded == covered
+        if one_run and kh <= gt.MOST_TILE_ROWS and kh * tile * vectors <= MOST_ACCUMULATORS:
+            tile_rows = kh
+        args[GROUP_CHANNELS], args[GROUP_FILTERS] = channels, per_group
+        args[BIAS] = weight_floats
+        args[PART_FLOATS] = whole_lines(weight_floats + blocks * width)
+        pixel_floats = args[COLUMN_STEP] * channels + blocks * width * pairs
+        cut_rows(args, args[COLUMNS] * pixel_floats, 1, _FEWEST_PIXELS)
+        parts = args[PARTS]
+        sums = new_sums(args)
+        args[SUMS] = address_of(sums)
+        work = args[IMAGES] * args[ROWS] * args[COLUMNS] * padded * runs
+        grain = max(1, 640_000 * parts // max(work * blocks * width, 1))
+        number = tile_number(tile, vectors, lanes, pairs) + TILES * (tile_rows - 1)
+        args[TILE_KERNEL] = kernel_address(gt.GATHER_TILES + number)
+        each = lanes // pairs
+        kind = (0 if each == 4 else 1 if each == 8 else 2) + 3 * (pairs - 1)
+        args[PACK_KERNEL] = kernel_address(gt.PACK_GRADIENT + kind)
+        args[TILE_TAPS], args[TILE_FILTERS] = covered, width
+        args[TILE_VECTORS], args[TILE_FLOATS] = vectors, vectors * lanes
+        run_kernel(_GATHER, args, parts * groups, grain)
+        add_parts(sums)
+        for group in range(groups):
+            total = sums[0, group]
+            for block in range(blocks):
+                first = group * per_group + block * width
+                valid = min(width, per_group - block * width)
+                for i in range(kh):
+                    for j in range(kw):
+                        run, place = tap_place(args, i, j, channels)
+                        place += (block * runs + run) * padded
+                        for c in range(channels):
+                            if pairs == 1:
+                                source = address_of(total) + 4 * (place + c) * width
+                                copy_floats(
+                                    address_of(grad_weights[i, j, c, first:]), source, valid
+                                )
+                                continue
+                            # Two taps of a pair stand in the even and the odd lanes of one row.
+                            row, odd = (place + c) // pairs, (place + c) % pairs
+                            for f in range(valid):
+                                grad_weights[i, j, c, first + f] = total[
+                                    (row * width + f) * pairs + odd
+                                ]
+            if args[GRAD_BIAS] != 0:
+                grad_bias = carray(floats_at(args[GRAD_BIAS]), filters)
+                for f in range(per_group):
+                    grad_bias[group * per_group + f] = total[weight_floats + f]
+
+    return _launch_gather
+
+
+@cached_njit()
+def gather(args: Any, grad_weights: Any, grad_bias: Any) -> None:
+    """Run a gather.
+
+    Args:
+        args: int64 block; every field is set up to TOP and LEFT, but SUMS.
+        grad_weights: (KH, KW, C / groups, F) float32, written.
+        grad_bias: (F,) float32, written; or empty.
+    """
+    args[GRAD_WEIGHTS] = address_of(grad_weights)
+    args[GRAD_BIAS] = address_of(grad_bias) if grad_bias.size > 0 else 0
+    call_once(_LAUNCH, args)

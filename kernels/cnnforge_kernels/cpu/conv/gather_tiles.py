@@ -1,0 +1,147 @@
+"""What depends on the tile of a gather, dense or sparse: its register tiles over the window's taps.
+
+Compiling one of these takes 0.2 s, and all that they have in common is in
+``gather.py`` and ``conv_block.py``: another shape costs its tiles only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import carray
+
+from cnnforge_kernels.cpu.runtime.compiled import KERNEL_SIGNATURE, cached_cfunc, kernel_family
+from cnnforge_kernels.cpu.simd.pooled_tiles import sparse_accumulate
+from cnnforge_kernels.cpu.simd.tile_choice import MOST_ACCUMULATORS, TILES, tile_of_number
+from cnnforge_kernels.cpu.simd.tiles import tile_accumulate, tile_load, tile_store
+from cnnforge_kernels.cpu.simd.vectors import (
+    vector_add,
+    vector_load,
+    vector_store,
+    vector_twice,
+    vector_where_positive,
+)
+
+MOST_TILE_ROWS = 7
+
+# Fields of the block of some pixels and one block of filters. Addresses and strides are in bytes.
+# TAP_LINE and TAP_COLUMN lead from a row, and from a run of taps in it, to the next.
+SOURCE, TARGET, COUNT, TAP_LINE, TAP_COLUMN, OUTER_COLUMNS, CHUNKS = range(7)
+# The gradient as factors, and where in the source each of them counts: the offsets of pixels, or of
+# winners, which lie PADDED apart.
+FACTORS, PLACES, PADDED = range(7, 10)
+# What the factors are copied from: pixels FILTERS * 4 bytes apart, VALID of them in this block.
+GRADIENT, MASK, PIXEL, VALID, VECTORS, BIAS = range(10, 16)
+FIELDS = 16
+
+
+@kernel_family(TILES * MOST_TILE_ROWS)
+def GATHER_TILES(number: int) -> Any:
+    """Rows of taps ``begin`` to ``end - 1`` of a window, as many together as a tile holds."""
+    R = number // TILES + 1
+    T, G, L, P = tile_of_number(number % TILES)
+    RT = R * T
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _gather_tiles_kernel(args: Any, begin: int, end: int) -> None:
+        t = carray(args, FIELDS)
+        places, factors, count, line = t[PLACES], t[FACTORS], t[COUNT], t[TAP_LINE]
+        target = t[TARGET]
+        for i in range(begin, end, R):
+            for j in range(t[OUTER_COLUMNS]):
+                source = t[SOURCE] + i * line + j * t[TAP_COLUMN]
+                for _ in range(t[CHUNKS]):
+                    tile = tile_accumulate(
+                        tile_load(target, 4 * G * L, RT, G, L),
+                        source,
+                        places,
+                        factors,
+                        count,
+                        line,
+                        4,
+                        R,
+                        T,
+                        G,
+                        L,
+                        P,
+                        1,
+                    )
+                    tile_store(tile, target, 4 * G * L, G * L, RT, G, 1)
+                    source += 4 * T * P
+                    target += 4 * R * T * G * L
+
+    return _gather_tiles_kernel
+
+
+@kernel_family(6)
+def PACK_GRADIENT(kind: int) -> Any:
+    """Vectors ``begin`` to ``end - 1`` of a block: gradients become factors, summed for the bias.
+
+    Masked, padded with zeros to whole vectors, and each value twice where a vector holds two taps.
+    """
+    F_LANES, P = 4 << kind % 3, kind // 3 + 1
+    L = F_LANES * P
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _pack_gradient_kernel(args: Any, begin: int, end: int) -> None:
+        t = carray(args, FIELDS)
+        mask, pixel = t[MASK], t[PIXEL]
+        for v in range(begin, end):
+            valid = t[VALID] - v * F_LANES
+            place = 4 * v * F_LANES
+            at = t[BIAS] + place
+            total = vector_load(at, F_LANES, F_LANES)
+            target = t[FACTORS] + 4 * v * L
+            for _ in range(t[COUNT]):
+                value = vector_load(t[GRADIENT] + place, valid, F_LANES)
+                if mask != 0:
+                    gate = vector_load(mask + place, valid, F_LANES)
+                    value = vector_where_positive(gate, value)
+                total = vector_add(total, value)
+                if P == 1:
+                    vector_store(value, target, L)
+                else:
+                    vector_store(vector_twice(value), target, L)
+                place += pixel
+                target += 4 * t[VECTORS] * L
+            vector_store(total, at, F_LANES)
+
+    return _pack_gradient_kernel
+
+
+@kernel_family(3 * MOST_ACCUMULATORS * MOST_TILE_ROWS)
+def SPARSE_TILES(number: int) -> Any:
+    """Filters ``begin`` to ``end - 1``: the taps of each, summed over its winners.
+
+    ``VALID`` rows of taps, as many together as a tile holds.
+    """
+    L, V = 4 << (number % 3), number // 3 % MOST_ACCUMULATORS + 1
+    R = number // 3 // MOST_ACCUMULATORS + 1
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _sparse_tiles_kernel(args: Any, begin: int, end: int) -> None:
+        t = carray(args, FIELDS)
+        places, factors, count, line = t[PLACES], t[FACTORS], t[COUNT], t[TAP_LINE]
+        target = t[TARGET]
+        for f in range(begin, end):
+            for i in range(0, t[VALID], R):
+                for j in range(t[OUTER_COLUMNS]):
+                    source = t[SOURCE] + i * line + j * t[TAP_COLUMN]
+                    for _ in range(t[CHUNKS]):
+                        tile = sparse_accumulate(
+                            tile_load(target, 4 * V * L, R, V, L),
+                            source,
+                            places + 4 * f,
+                            factors + 4 * f,
+                            t[PADDED],
+                            count,
+                            line,
+                            R,
+                            V,
+                            L,
+                        )
+                        tile_store(tile, target, 4 * V * L, V * L, R, V, 1)
+                        source += 4 * V * L
+                        target += 4 * R * V * L
+
+    return _sparse_tiles_kernel

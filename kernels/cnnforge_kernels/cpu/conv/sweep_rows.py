@@ -1,0 +1,97 @@
+"""What every sweep over a source needs: its argument block, and the rows that a task copies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cnnforge_kernels.cpu.conv.packing import fill_pixels, fill_planes
+from cnnforge_kernels.cpu.runtime.compiled import cached_njit
+from cnnforge_kernels.cpu.simd.vectors import (
+    index_load,
+    vector_load,
+    vector_store,
+    vector_where_equal,
+)
+
+# Fields of a sweep's argument block. Addresses and strides are in bytes.
+SOURCE, MASK, IMAGE_STRIDE, ROW_STRIDE, PIXEL_STRIDE = range(5)
+HEIGHT, WIDTH, CHANNELS, GROUPS = range(5, 9)
+ROW_STEP, ROW_ORIGIN, ROW_SPAN, COLUMN_STEP, COLUMN_ORIGIN, COLUMN_SPAN = range(9, 15)
+OFFSETS, COUNT, WEIGHTS, BIAS = range(15, 19)
+TARGET, TARGET_IMAGE, TARGET_ROW, TARGET_COLUMN = range(19, 23)
+ROWS, COLUMNS, FILTERS, RELU, BLOCK_ROWS, BLOCKS, IMAGES = range(23, 30)
+# A pool behind the convolution: its window (also its stride), and its winners, one byte each. In
+# the forward pass (POOL_ROWS > 0) the outputs are pooled; in the backward pass (UNPOOL_ROWS > 0)
+# the source is a pooled gradient, and HEIGHT x WIDTH is the map that was pooled.
+POOL_ROWS, POOL_COLUMNS, UNPOOL_ROWS, UNPOOL_COLUMNS, WINNERS = range(30, 35)
+# The scratch: bytes of a row, of a plane (0 where pixels are kept whole), and of a whole pixel.
+ROW_BYTES, PLANE, SCRATCH_PIXEL = range(35, 38)
+# What the launch packs: the taps' rows and columns, the weights and the bias, as addresses.
+TAPS, ROW_TAPS, COLUMN_TAPS, FACTORS, BIAS_SOURCE = range(38, 43)
+# See winograd.py: addresses of its passes and of the word that says that a sum was not finite.
+SPREAD_INPUTS, MULTIPLY, JOIN_SUMS, NOT_FINITE = range(43, 47)
+# See sweep_tiles.py: the address of the kernel of the tiles, the rows of a tile, the filters that
+# it covers and the floats of its weights for one step; bytes of a block's weights; the address of
+# the kernel of a pool that does not happen in registers, or 0.
+TILE_KERNEL, TILE_ROWS, TILE_FILTERS, TILE_FLOATS, BLOCK_BYTES, POOL = range(47, 53)
+FIELDS = 53
+
+
+_UNPOOL_LANES = 8
+
+
+@cached_njit(inline="never")
+def fill_row(a: Any, row: int, image: int, group: int, target: int, plane: int, spare: int) -> None:
+    """Copy row ``row`` of the source, as far as any output reads it, into scratch at ``target``."""
+    channels = a[CHANNELS]
+    first = max(0, a[COLUMN_ORIGIN])
+    after = a[COLUMN_ORIGIN] + (a[COLUMNS] - 1) * a[COLUMN_STEP] + a[COLUMN_SPAN]
+    last = min(a[WIDTH], after)
+    shift, step = -a[COLUMN_ORIGIN], a[COLUMN_STEP]
+    if a[UNPOOL_ROWS] == 0:
+        place = image * a[IMAGE_STRIDE] + row * a[ROW_STRIDE] + 4 * group * channels
+        mask = a[MASK] + place if a[MASK] != 0 else 0
+        source, pixel = a[SOURCE] + place, a[PIXEL_STRIDE]
+        if plane != 0:
+            fill_planes(target, plane, step, source, mask, pixel, shift, first, last, channels)
+        else:
+            here, skipped = target + (first + shift) * a[SCRATCH_PIXEL], first * pixel
+            gate = mask + skipped if mask != 0 else 0
+            fill_pixels(
+                here, a[SCRATCH_PIXEL], source + skipped, gate, pixel, last - first, channels
+            )
+        return
+    # Each value of the pooled gradient goes to the cell that won, all other cells are zero.
+    cells = a[UNPOOL_COLUMNS]
+    pooled = row // a[UNPOOL_ROWS]
+    start = image * a[IMAGE_STRIDE] + pooled * a[ROW_STRIDE] + 4 * group * channels
+    for column in range(a[WIDTH] // cells):
+        here = start + column * a[PIXEL_STRIDE]
+        for c in range(0, channels, _UNPOOL_LANES):
+            valid = channels - c
+            value = vector_load(a[SOURCE] + here + 4 * c, valid, _UNPOOL_LANES)
+            winner = index_load(a[WINNERS] + here // 4 + c, valid, 1, _UNPOOL_LANES)
+            for j in range(cells):
+                cell = (row - pooled * a[UNPOOL_ROWS]) * cells + j
+                place = spare + 4 * ((column * cells + j) * channels + c)
+                vector_store(vector_where_equal(winner, cell, value), place, valid)
+    no_mask = np.int64(0)  # a literal would have the function compiled once more
+    pixel = 4 * channels
+    if plane != 0:
+        fill_planes(target, plane, step, spare, no_mask, pixel, shift, first, last, channels)
+    else:
+        here = target + (first + shift) * pixel
+        fill_pixels(here, pixel, spare + first * pixel, no_mask, pixel, last - first, channels)
+
+
+@cached_njit()
+def origin_and_span(taps: Any) -> tuple[int, int]:
+    """The least of some integers, and how many there are from it to the largest."""
+    if taps.size == 0:
+        return 0, 1
+    least = largest = taps[0]
+    for tap in taps:
+        least, largest = min(least, tap), max(largest, tap)
+    return least, largest - least + 1

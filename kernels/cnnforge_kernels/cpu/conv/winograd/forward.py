@@ -1,0 +1,202 @@
+"""Winograd's F(2x2, 3x3): a 3x3 convolution in 16 multiplications for 4 outputs, where it takes 36.
+
+A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, section 4.1. A tile is
+2x2 outputs and the 4x4 inputs under them. Inputs and weights are spread to 16 planes by sums, each
+plane is a product of matrices, tiles by channels by filters, and the outputs are sums of the
+planes. All factors are 1 and 1/2: the sums of small integers stay exact.
+
+A task is some rows of tiles of one image for one group of channels. A tile of outputs is a window
+of a 2x2 pool, which happens before the outputs are written.
+
+A value that is not finite would spoil its neighbours in the tile. Where a sum is not finite, the
+launch says so, and the sweep computes all of it once more, without this.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import carray
+
+from cnnforge_kernels.cpu.conv import sweep_rows as s
+from cnnforge_kernels.cpu.conv.winograd import forward_passes as p
+from cnnforge_kernels.cpu.runtime.compiled import (
+    KERNEL_SIGNATURE,
+    address_of,
+    aligned_floats,
+    cached_cfunc,
+    cached_njit,
+    call_kernel,
+    floats_at,
+    kernel_address,
+    kernel_family,
+    words_at,
+)
+from cnnforge_kernels.cpu.runtime.parallel import run_kernel
+from cnnforge_kernels.cpu.simd.tile_choice import MOST_LANES, choose_tile, tile_number
+
+# With fewer of them the sums before and after cost as much as the products save: from 8 channels
+# to 16 filters this took 0.62 to 0.9 of the time of the direct sum (Zen 4), with vectors of 8 lanes
+# from 8 to 8 still 0.85 to 0.96.
+_FEWEST_CHANNELS, _FEWEST_OUTPUTS = 8, 64
+# Behind a 2x2 pool the scatter skips three quarters of the products. From 16 or 32 filters to 16
+# channels, and 64 to 16, it took 0.96 to 1.01 times as long as this (Zen 4, one thread), to 32
+# channels 1.13 to 1.24, to 64 and 128 channels 1.26 to 1.33.
+_FEWEST_VECTORS_BEHIND_POOL = 2
+# Planes that begin at the same place of a page would share few lines of the first-level cache.
+_APART = 128
+# What a task keeps in planes: half of a second-level cache of 1 MiB.
+_TASK_BYTES = 512 * 1024
+_WEIGHT_GRAIN = 64
+
+
+@kernel_family(1)
+def _WINOGRAD(_: int) -> Any:
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _winograd_kernel(args: Any, begin: int, end: int) -> None:
+        a = carray(args, s.FIELDS)
+        channels, filters = a[s.CHANNELS], a[s.FILTERS]
+        pairs, wide = (a[s.BLOCK_ROWS] + 1) // 2, (a[s.COLUMNS] + 1) // 2
+        # A register tile may take more tiles than there are: what it reads then, nobody uses.
+        most = pairs * wide + 32
+        scratch = aligned_floats((2 * pairs + 2) * a[s.ROW_BYTES] // 4)
+        spare = aligned_floats(a[s.UNPOOL_ROWS] * a[s.WIDTH] * channels + 1)
+        w = np.zeros(p.FIELDS, np.int64)
+        w[p.INPUT_PLANE] = 4 * most * channels + _APART
+        w[p.SUM_PLANE] = 4 * most * filters + _APART
+        inputs = aligned_floats(p.PLANES * w[p.INPUT_PLANE] // 4)
+        sums = aligned_floats(p.PLANES * w[p.SUM_PLANE] // 4)
+        offsets = np.empty(channels, np.int64)
+        for c in range(channels):
+            offsets[c] = 4 * c
+        zeros = np.zeros(4 * MOST_LANES, np.float32)
+        w[p.SCRATCH], w[p.LINE], w[p.PIXEL] = address_of(scratch), a[s.ROW_BYTES], 4 * channels
+        w[p.FILTERS], w[p.WIDE] = filters, wide
+        w[p.INPUTS], w[p.SUMS] = address_of(inputs), address_of(sums)
+        w[p.OFFSETS], w[p.ZEROS] = address_of(offsets), address_of(zeros)
+        w[p.TARGET_ROW], w[p.TARGET_COLUMN] = a[s.TARGET_ROW], a[s.TARGET_COLUMN]
+        w[p.LEFT], w[p.RELU], w[p.NOT_FINITE] = a[s.COLUMNS], a[s.RELU], a[s.NOT_FINITE]
+        unit = max(a[s.POOL_ROWS], 1)
+        no_plane = np.int64(0)
+        weights = p.PLANES * a[s.PLANE]
+        for task in range(begin, end):
+            group = task % a[s.GROUPS]
+            image = task // a[s.GROUPS] // a[s.BLOCKS]
+            row0 = (task // a[s.GROUPS] % a[s.BLOCKS]) * a[s.BLOCK_ROWS]
+            row1 = min(row0 + a[s.BLOCK_ROWS], a[s.ROWS])
+            tiles = (row1 - row0 + 1) // 2 * wide
+            scratch[:] = np.float32(0)
+            for held in range(row1 - row0 + 2):
+                row = row0 + a[s.ROW_ORIGIN] + held
+                if 0 <= row < a[s.HEIGHT]:
+                    place = w[p.SCRATCH] + held * a[s.ROW_BYTES]
+                    s.fill_row(a, row, image, group, place, no_plane, address_of(spare))
+            w[p.TILES], w[p.BELOW] = tiles, row1 - row0
+            w[p.FACTORS] = a[s.WEIGHTS] + group * weights
+            w[p.BIAS] = a[s.BIAS] + 4 * group * filters
+            w[p.TARGET] = a[s.TARGET] + image * a[s.TARGET_IMAGE] + 4 * group * filters
+            w[p.TARGET] += row0 // unit * a[s.TARGET_ROW]
+            w[p.WINNERS] = a[s.WINNERS] + (w[p.TARGET] - a[s.TARGET]) // 4
+            call_kernel(a[s.SPREAD_INPUTS], address_of(w), 0, (row1 - row0 + 1) // 2)
+            call_kernel(a[s.MULTIPLY], address_of(w), 0, p.PLANES)
+            call_kernel(a[s.JOIN_SUMS], address_of(w), 0, tiles)
+        # Keeps the scratch alive until here.
+        scratch[:0], spare[:0] = np.float32(0), np.float32(0)
+        inputs[:0], sums[:0] = np.float32(0), np.float32(0)
+        offsets[:0], zeros[:0] = 0, np.float32(0)
+
+    return _winograd_kernel
+
+
+@cached_njit()
+def winograd_wins(channels: int, filters: int) -> bool:
+    """Whether this is faster for a 3x3 window with steps of 1, from so many channels to filters."""
+    whole = channels % p.FEWEST_LANES == 0 and filters % MOST_LANES == 0
+    return whole and channels >= _FEWEST_CHANNELS and filters > 0
+
+
+@cached_njit()
+def winograd_beats_scatter(channels: int, filters: int) -> bool:
+    """Whether this is faster than a scatter: ``winograd_wins`` where the source is un-pooled."""
+    enough = filters >= _FEWEST_VECTORS_BEHIND_POOL * MOST_LANES
+    return enough and winograd_wins(channels, filters)
+
+
+@cached_njit()
+def _is_window(taps: Any) -> bool:
+    """Whether three times three integers are a window of three neighbours."""
+    return taps.size == 9 and s.origin_and_span(taps)[1] == 3
+
+
+@cached_njit()
+def winograd_fits(args: Any) -> bool:
+    """Whether a sweep is one that this computes, and faster; the block as for a launch."""
+    if args[s.TAPS] != 9 or args[s.ROW_STEP] != 1 or args[s.COLUMN_STEP] != 1:
+        return False
+    if args[s.POOL_ROWS] != 0 and (args[s.POOL_ROWS] != 2 or args[s.POOL_COLUMNS] != 2):
+        return False
+    rows, columns = carray(words_at(args[s.ROW_TAPS]), 9), carray(words_at(args[s.COLUMN_TAPS]), 9)
+    enough = min(args[s.ROWS], args[s.COLUMNS]) >= 2
+    enough = enough and args[s.IMAGES] * args[s.ROWS] * args[s.COLUMNS] >= _FEWEST_OUTPUTS
+    wins = winograd_wins(args[s.CHANNELS], args[s.FILTERS])
+    return enough and wins and _is_window(rows) and _is_window(columns)
+
+
+@kernel_family(1)
+def LAUNCH(_: int) -> Any:
+    """Fill in what follows from the shapes, spread the weights, run.
+
+    ``NOT_FINITE`` is 1 afterwards where a sum was not finite: then what was written is not right.
+    """
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _launch_winograd(block: Any, _begin: int, _end: int) -> None:
+        given = carray(block, s.FIELDS)
+        # The block is the sweep's own, which goes on with it where a sum is not finite.
+        args = np.empty(s.FIELDS + 1, np.int64)
+        # One by one: an assignment to a slice takes 2 s to compile, for its error message.
+        for field in range(s.FIELDS):
+            args[field] = given[field]
+        channels, filters, groups = args[s.CHANNELS], args[s.FILTERS], args[s.GROUPS]
+        row_taps = carray(words_at(args[s.ROW_TAPS]), 9)
+        column_taps = carray(words_at(args[s.COLUMN_TAPS]), 9)
+        args[s.ROW_ORIGIN], args[s.ROW_SPAN] = s.origin_and_span(row_taps)
+        args[s.COLUMN_ORIGIN], args[s.COLUMN_SPAN] = s.origin_and_span(column_taps)
+        wide = (args[s.COLUMNS] + 1) // 2
+        args[s.SCRATCH_PIXEL] = 4 * channels
+        args[s.ROW_BYTES] = (2 * wide + 2) * args[s.SCRATCH_PIXEL]
+        pairs = (args[s.ROWS] + 1) // 2
+        fitting = max(_TASK_BYTES // (4 * p.PLANES * (channels + filters) * wide), 1)
+        parts = (pairs + fitting - 1) // fitting
+        args[s.BLOCK_ROWS] = 2 * ((pairs + parts - 1) // parts)
+        args[s.BLOCKS] = (args[s.ROWS] + args[s.BLOCK_ROWS] - 1) // args[s.BLOCK_ROWS]
+        most = args[s.BLOCK_ROWS] // 2 * wide
+        tile, vectors, lanes, _, _ = choose_tile(most, filters, 1, 1, False)
+        args[s.FIELDS] = vectors
+        width = vectors * lanes
+        blocks = (filters + width - 1) // width
+        packed = aligned_floats(p.PLANES * groups * blocks * channels * width)
+        bias = np.zeros(groups * filters + width, np.float32)
+        if args[s.BIAS_SOURCE] != 0:
+            given_bias = carray(floats_at(args[s.BIAS_SOURCE]), groups * filters)
+            for index in range(groups * filters):
+                bias[index] = given_bias[index]
+        args[s.WEIGHTS], args[s.BIAS] = address_of(packed), address_of(bias)
+        args[s.PLANE] = 4 * blocks * channels * width
+        run_kernel(p.SPREAD_WEIGHTS, args, channels * groups, _WEIGHT_GRAIN)
+        found = np.zeros(1, np.int64)
+        args[s.NOT_FINITE] = address_of(found)
+        pooled = 1 if args[s.POOL_ROWS] != 0 else 0
+        half = 0 if channels % MOST_LANES == 0 else 1
+        args[s.SPREAD_INPUTS] = kernel_address(p.SPREAD_INPUTS + half)
+        args[s.MULTIPLY] = kernel_address(p.MULTIPLY + tile_number(tile, vectors, lanes, 1))
+        args[s.JOIN_SUMS] = kernel_address(p.JOIN_SUMS + pooled)
+        tasks = args[s.IMAGES] * args[s.BLOCKS] * groups
+        work = args[s.BLOCK_ROWS] * args[s.COLUMNS] * 4 * channels * filters
+        run_kernel(_WINOGRAD, args, tasks, max(1, 640_000 // work))
+        given[s.NOT_FINITE] = found[0]
+        bias[:0] = np.float32(0)  # keeps both alive until here
+        packed[:0] = np.float32(0)
+
+    return _launch_winograd

@@ -1,0 +1,255 @@
+"""The passes of Winograd's F(2x2, 3x3): inputs and weights to 16 planes, products, sums to outputs.
+
+``winograd.py`` says what they are for, and calls them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import carray
+
+from cnnforge_kernels.cpu.conv import sweep_rows as s
+from cnnforge_kernels.cpu.conv.argmax import NO_WINNER
+from cnnforge_kernels.cpu.runtime.compiled import (
+    KERNEL_SIGNATURE,
+    address_of,
+    cached_cfunc,
+    cached_njit,
+    kernel_family,
+    store_int64,
+    words_at,
+)
+from cnnforge_kernels.cpu.simd.pooled_tiles import tile_pool_store
+from cnnforge_kernels.cpu.simd.tile_choice import MOST_LANES, tile_of_number
+from cnnforge_kernels.cpu.simd.tile_choice import TILES as REGISTER_TILES
+from cnnforge_kernels.cpu.simd.tiles import (
+    tile_accumulate,
+    tile_broadcast,
+    tile_load,
+    tile_relu,
+    tile_store,
+)
+from cnnforge_kernels.cpu.simd.vectors import (
+    vector_add,
+    vector_load,
+    vector_multiply,
+    vector_multiply_add,
+    vector_splat,
+    vector_store,
+    vector_subtract,
+)
+
+# Fields of a task's block, which the passes share: addresses and strides in bytes.
+SCRATCH, LINE, PIXEL, FILTERS, WIDE, TILES = range(6)
+INPUTS, INPUT_PLANE, SUMS, SUM_PLANE, FACTORS, OFFSETS, ZEROS = range(6, 13)
+BIAS, TARGET, TARGET_ROW, TARGET_COLUMN, WINNERS, LEFT, BELOW = range(13, 20)
+RELU, NOT_FINITE = 20, 21
+FIELDS = 22
+
+PLANES = 16
+# Channels are a multiple of these, filters of MOST_LANES.
+FEWEST_LANES = min(MOST_LANES, 8)
+# The one that every output of a tile is a sum of, with a factor of 1.
+_PLAIN = 5
+
+
+@cached_njit()
+def _spread(v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
+    """One row of the transform of the inputs."""
+    return (
+        vector_subtract(v0, v2),
+        vector_add(v1, v2),
+        vector_subtract(v2, v1),
+        vector_subtract(v1, v3),
+    )
+
+
+@cached_njit()
+def _join(v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
+    """One row of the transform of the sums."""
+    return vector_add(vector_add(v0, v1), v2), vector_subtract(vector_subtract(v1, v2), v3)
+
+
+@kernel_family(2)
+def SPREAD_INPUTS(half: int) -> Any:
+    """Rows of tiles ``begin`` to ``end - 1``: from the scratch to 16 planes (tile, channel)."""
+    L = FEWEST_LANES if half else MOST_LANES
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _spread_inputs_kernel(args: Any, begin: int, end: int) -> None:
+        w = carray(args, FIELDS)
+        line, pixel, plane = w[LINE], w[PIXEL], w[INPUT_PLANE]
+        for i in range(begin, end):
+            for c in range(0, pixel, 4 * L):
+                source = w[SCRATCH] + 2 * i * line + c
+                target = w[INPUTS] + i * w[WIDE] * pixel + c
+                # Neighbouring tiles have two columns in common.
+                first = _spread(*tile_load(source, line, 4, 1, L))
+                second = _spread(*tile_load(source + pixel, line, 4, 1, L))
+                for _ in range(w[WIDE]):
+                    third = _spread(*tile_load(source + 2 * pixel, line, 4, 1, L))
+                    fourth = _spread(*tile_load(source + 3 * pixel, line, 4, 1, L))
+                    row = _spread(first[0], second[0], third[0], fourth[0])
+                    tile_store(row, target, plane, L, 4, 1, 1)
+                    row = _spread(first[1], second[1], third[1], fourth[1])
+                    tile_store(row, target + 4 * plane, plane, L, 4, 1, 1)
+                    row = _spread(first[2], second[2], third[2], fourth[2])
+                    tile_store(row, target + 8 * plane, plane, L, 4, 1, 1)
+                    row = _spread(first[3], second[3], third[3], fourth[3])
+                    tile_store(row, target + 12 * plane, plane, L, 4, 1, 1)
+                    first, second = third, fourth
+                    source += 2 * pixel
+                    target += pixel
+
+    return _spread_inputs_kernel
+
+
+@kernel_family(REGISTER_TILES)
+def MULTIPLY(number: int) -> Any:
+    """Planes ``begin`` to ``end - 1`` of a task: (tile, channel) by (channel, filter)."""
+    T, G, L, _ = tile_of_number(number)
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _multiply_kernel(args: Any, begin: int, end: int) -> None:
+        w = carray(args, FIELDS)
+        pixel, out_pixel, width = w[PIXEL], 4 * w[FILTERS], 4 * G * L
+        block_bytes = pixel * G * L
+        blocks = (out_pixel + width - 1) // width
+        for plane in range(begin, end):
+            for block in range(blocks):
+                weights = w[FACTORS] + (plane * blocks + block) * block_bytes
+                source = w[INPUTS] + plane * w[INPUT_PLANE]
+                # All outputs of a tile have this plane as it is.
+                begins = w[BIAS] + block * width if plane == _PLAIN else w[ZEROS]
+                target = w[SUMS] + plane * w[SUM_PLANE] + block * width
+                valid = w[FILTERS] - block * G * L
+                first = 0
+                while first < w[TILES]:
+                    first = max(min(first, w[TILES] - T), 0)
+                    tile = tile_accumulate(
+                        tile_broadcast(begins, T, G, L),
+                        source + first * pixel,
+                        w[OFFSETS],
+                        weights,
+                        pixel // 4,
+                        pixel,
+                        pixel,
+                        1,
+                        T,
+                        G,
+                        L,
+                        1,
+                        1,
+                    )
+                    tile_store(tile, target + first * out_pixel, out_pixel, valid, T, G, 1)
+                    first += T
+
+    return _multiply_kernel
+
+
+@kernel_family(2)
+def JOIN_SUMS(pooled: int) -> Any:
+    """Tiles ``begin`` to ``end - 1`` of a task: from the planes to outputs, or to pooled ones."""
+    L = MOST_LANES
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _join_sums_kernel(args: Any, begin: int, end: int) -> None:
+        w = carray(args, FIELDS)
+        plane, filters = w[SUM_PLANE], 4 * w[FILTERS]
+        zero = vector_splat(np.float32(0), L)
+        seen = zero
+        for tile in range(begin, end):
+            i, j = tile // w[WIDE], tile % w[WIDE]
+            source = w[SUMS] + tile * filters
+            cell = w[TARGET] + i * w[TARGET_ROW] + j * w[TARGET_COLUMN]
+            corner = cell + i * w[TARGET_ROW] + j * w[TARGET_COLUMN]
+            right, below = 2 * j + 1 < w[LEFT], 2 * i + 1 < w[BELOW]
+            for f in range(0, filters, 4 * L):
+                place = source + f
+                first = _join(*tile_load(place, plane, 4, 1, L))
+                second = _join(*tile_load(place + 4 * plane, plane, 4, 1, L))
+                third = _join(*tile_load(place + 8 * plane, plane, 4, 1, L))
+                fourth = _join(*tile_load(place + 12 * plane, plane, 4, 1, L))
+                even = _join(first[0], second[0], third[0], fourth[0])
+                odd = _join(first[1], second[1], third[1], fourth[1])
+                outputs = even[0], odd[0], even[1], odd[1]
+                total = vector_add(
+                    vector_add(outputs[0], outputs[1]), vector_add(outputs[2], outputs[3])
+                )
+                # Zero times what is not finite is NaN, and stays.
+                seen = vector_multiply_add(total, zero, seen)
+                if pooled:
+                    byte = w[WINNERS] + (cell + f - w[TARGET]) // 4
+                    tile_pool_store(outputs, cell + f, byte, L, L, 2, 1, 1, NO_WINNER)
+                    continue
+                if w[RELU] != 0:
+                    outputs = tile_relu(outputs)
+                here, row = corner + f, w[TARGET_ROW]
+                vector_store(outputs[0], here, L)
+                if right:
+                    vector_store(outputs[1], here + w[TARGET_COLUMN], L)
+                if below:
+                    vector_store(outputs[2], here + row, L)
+                    if right:
+                        vector_store(outputs[3], here + row + w[TARGET_COLUMN], L)
+        lanes = np.empty(L, np.float32)
+        vector_store(seen, address_of(lanes), L)
+        for lane in range(L):
+            if lanes[lane] != 0:
+                store_int64(w[NOT_FINITE], 1)
+
+    return _join_sums_kernel
+
+
+@kernel_family(1)
+def SPREAD_WEIGHTS(_: int) -> Any:
+    """Channels ``begin`` to ``end - 1`` (of all groups) of the weights, to 16 planes.
+
+    ``args`` = the sweep's block; the vectors and lanes of a tile stand behind it.
+    """
+    L = MOST_LANES
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _spread_weights_kernel(args: Any, begin: int, end: int) -> None:
+        a = carray(args, s.FIELDS + 1)
+        width = a[s.FIELDS] * L
+        channels, groups, filters = a[s.CHANNELS], a[s.GROUPS], a[s.FILTERS]
+        blocks = (filters + width - 1) // width
+        plane = 4 * blocks * channels * width
+        tap = 4 * channels * groups * filters
+        rows, columns = carray(words_at(a[s.ROW_TAPS]), 9), carray(words_at(a[s.COLUMN_TAPS]), 9)
+        order = np.empty(9, np.int64)
+        for index in range(9):
+            i, j = rows[index] - a[s.ROW_ORIGIN], columns[index] - a[s.COLUMN_ORIGIN]
+            order[3 * i + j] = index * tap
+        half = vector_splat(np.float32(0.5), L)
+        for channel in range(begin, end):
+            c, group = channel // groups, channel % groups
+            for f in range(0, filters, L):
+                at = a[s.FACTORS] + 4 * ((c * groups + group) * filters + f)
+                block, inside = f // width, f % width
+                target = a[s.WEIGHTS] + 16 * group * plane
+                target += 4 * ((block * channels + c) * width + inside)
+                for j in range(3):
+                    # A column of the window, spread to four rows; planes 4i + j hold it for now.
+                    top = vector_load(at + order[j], L, L)
+                    middle = vector_load(at + order[3 + j], L, L)
+                    bottom = vector_load(at + order[6 + j], L, L)
+                    outer = vector_add(top, bottom)
+                    plus = vector_multiply(vector_add(outer, middle), half)
+                    minus = vector_multiply(vector_subtract(outer, middle), half)
+                    column = (top, plus, minus, bottom)
+                    tile_store(column, target + j * plane, 4 * plane, L, 4, 1, 1)
+                for i in range(4):
+                    row = target + 4 * i * plane
+                    left = vector_load(row, L, L)
+                    middle = vector_load(row + plane, L, L)
+                    right = vector_load(row + 2 * plane, L, L)
+                    outer = vector_add(left, right)
+                    plus = vector_multiply(vector_add(outer, middle), half)
+                    minus = vector_multiply(vector_subtract(outer, middle), half)
+                    tile_store((left, plus, minus, right), row, plane, L, 4, 1, 1)
+
+    return _spread_weights_kernel

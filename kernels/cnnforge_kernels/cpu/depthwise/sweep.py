@@ -1,0 +1,247 @@
+"""The depthwise sweep: outputs[r, q, c] = bias[c] + sum of source[at + offset_k, c] * factors[c].
+
+Forward it runs over the inputs; backward over the gradient of the outputs, once for each phase of
+the stride. The lanes are channels, which lie next to each other as they are: the sources are read
+in place. Every value is loaded from the first-level cache once for each tap, and that, with memory,
+is the floor. Taps outside the image are left out: rows by a shorter tap table, columns one by one.
+
+Only where what is read is not what is stored, behind a mask and with a depth multiplier M (each
+channel then stands M times), rows are copied to a ring of scratch rows as they are first needed.
+With lanes over the C * M outputs the weights need no packing: their layout is (tap, C * M) already.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import carray
+
+from cnnforge_kernels.cpu.runtime.compiled import (
+    KERNEL_SIGNATURE,
+    address_of,
+    cached_cfunc,
+    cached_njit,
+    kernel_family,
+    load_int64,
+    vector_registers,
+)
+from cnnforge_kernels.cpu.runtime.parallel import run_kernel
+from cnnforge_kernels.cpu.simd.channels import channels_store, taps_accumulate
+from cnnforge_kernels.cpu.simd.tile_choice import MOST_LANES
+from cnnforge_kernels.cpu.simd.tiles import tile_broadcast, tile_relu
+from cnnforge_kernels.cpu.simd.vectors import (
+    load_float,
+    store_float,
+    vector_load,
+    vector_store,
+    vector_where_positive,
+)
+
+# Fields of the argument block. Addresses, and strides of the target, are in bytes. WIDE counts the
+# channels that the tile runs over; the source has WIDE / REPEAT, the target WIDE / SUMMED.
+SOURCE, MASK, IMAGES, HEIGHT, WIDTH, WIDE, REPEAT, SUMMED = range(8)
+TAP_ROWS, ROW_STEP, ROW_ORIGIN, ROW_DILATION = range(8, 12)
+TAP_COLUMNS, COLUMN_STEP, COLUMN_ORIGIN, COLUMN_DILATION = range(12, 16)
+TABLE, WEIGHTS, BIAS, RELU = range(16, 20)
+TARGET, TARGET_IMAGE, TARGET_ROW, TARGET_COLUMN = range(20, 24)
+ROWS, COLUMNS, INNER, AFTER_INNER, BLOCK_ROWS, BLOCKS = range(24, 30)
+FIELDS = 30
+
+_REGISTERS = vector_registers()
+_MOST_TASKS = 32
+_MOST_POSITIONS = 8
+_MOST_VECTORS = 4 if _REGISTERS == 32 else 2
+_WIDTHS = 5  # 1, 2, 4, 8 and 16 lanes
+
+
+@cached_njit()
+def choose_lanes(channels: int, most_vectors: int) -> tuple[int, int]:
+    """(vectors, lanes) of a block of channels; the last block is moved back to fit.
+
+    No more lanes than channels: then no load and no store needs a mask.
+    """
+    lanes = MOST_LANES
+    while lanes > channels:
+        lanes //= 2
+    needed = (channels + lanes - 1) // lanes
+    blocks = (needed + most_vectors - 1) // most_vectors
+    vectors = (needed + blocks - 1) // blocks
+    return min(vectors, channels // lanes), lanes
+
+
+@cached_njit()
+def width_number(lanes: int) -> int:
+    """The exponent of ``lanes``, a power of two."""
+    number = 0
+    while 1 << number < lanes:
+        number += 1
+    return number
+
+
+@cached_njit(inline="never")
+def _copy_row(a: Any, source: int, mask: int, target: int) -> None:
+    """One row of the source as the tile reads it: masked, or each channel REPEAT times."""
+    repeat = a[REPEAT]
+    count = a[WIDTH] * (a[WIDE] // repeat)
+    if mask == 0:
+        for index in range(count):
+            value = load_float(source + 4 * index)
+            for copy in range(repeat):
+                store_float(target + 4 * (index * repeat + copy), value)
+        return
+    for index in range(0, count, MOST_LANES):
+        gate = vector_load(mask + 4 * index, count - index, MOST_LANES)
+        value = vector_load(source + 4 * index, count - index, MOST_LANES)
+        value = vector_where_positive(gate, value)
+        vector_store(value, target + 4 * index, count - index)
+
+
+@kernel_family(_MOST_POSITIONS * 4 * _WIDTHS)
+def _SWEEP(number: int) -> Any:
+    T, G = number % _MOST_POSITIONS + 1, number // _MOST_POSITIONS % 4 + 1
+    L = 1 << (number // (4 * _MOST_POSITIONS))
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _depthwise_sweep_kernel(args: Any, begin: int, end: int) -> None:
+        a = carray(args, FIELDS)
+        wide, taps = a[WIDE], a[TAP_COLUMNS]
+        line, pixel = 4 * a[WIDTH] * wide, 4 * wide
+        copied = a[MASK] != 0 or a[REPEAT] > 1
+        ring = (a[TAP_ROWS] - 1) * a[ROW_DILATION] + 1
+        scratch = np.empty((ring if copied else 0) * line // 4 + 1, np.float32)
+        places = np.empty(a[TAP_ROWS] * taps * 2 if copied else 0, np.int64)
+        spare = np.empty((a[COLUMNS] * wide if a[SUMMED] > 1 else 0) + 1, np.float32)
+        for task in range(begin, end):
+            image = task // a[BLOCKS]
+            row0 = (task % a[BLOCKS]) * a[BLOCK_ROWS]
+            source = a[SOURCE] + image * a[HEIGHT] * line // a[REPEAT]
+            filled = max(0, row0 * a[ROW_STEP] + a[ROW_ORIGIN])
+            for row in range(row0, min(row0 + a[BLOCK_ROWS], a[ROWS])):
+                top = row * a[ROW_STEP] + a[ROW_ORIGIN]
+                first_row = max(0, (a[ROW_DILATION] - 1 - top) // a[ROW_DILATION])
+                rows = (a[HEIGHT] - top + a[ROW_DILATION] - 1) // a[ROW_DILATION]
+                rows = max(min(a[TAP_ROWS], rows) - first_row, 0)
+                base = source + top * line
+                table = a[TABLE] + 16 * first_row * taps
+                if copied:
+                    while rows > 0 and filled <= top + (first_row + rows - 1) * a[ROW_DILATION]:
+                        here = source + filled * line // a[REPEAT]
+                        mask = a[MASK] + here - a[SOURCE] if a[MASK] != 0 else 0
+                        _copy_row(a, here, mask, address_of(scratch) + filled % ring * line)
+                        filled += 1
+                    # Where the rows lie in the ring differs from row to row.
+                    base = address_of(scratch)
+                    for i in range(rows):
+                        y = top + (first_row + i) * a[ROW_DILATION]
+                        for j in range(taps):
+                            column = a[COLUMN_ORIGIN] + j * a[COLUMN_DILATION]
+                            place = 2 * (i * taps + j)
+                            places[place] = y % ring * line + column * pixel
+                            places[place + 1] = load_int64(table + 8 * place + 8)
+                    table = address_of(places)
+                target, step = a[TARGET] + image * a[TARGET_IMAGE], a[TARGET_COLUMN]
+                target += row * a[TARGET_ROW]
+                if a[SUMMED] > 1:
+                    target, step = address_of(spare), pixel
+                column = 0
+                while column < a[COLUMNS]:
+                    if a[INNER] <= column < a[AFTER_INNER]:
+                        column = min(column, a[AFTER_INNER] - T)
+                        here = base + column * a[COLUMN_STEP] * pixel
+                        c = 0
+                        while c < wide:
+                            c = min(c, wide - G * L)
+                            tile = tile_broadcast(a[BIAS] + 4 * c, T, G, L)
+                            tile = taps_accumulate(
+                                tile,
+                                here + 4 * c,
+                                a[WEIGHTS] + 4 * c,
+                                table,
+                                rows * taps,
+                                a[COLUMN_STEP] * pixel,
+                                T,
+                                G,
+                                L,
+                            )
+                            if a[RELU] != 0:
+                                tile = tile_relu(tile)
+                            channels_store(tile, target + column * step + 4 * c, step, T, G)
+                            c += G * L
+                        column += T
+                        continue
+                    left = column * a[COLUMN_STEP] + a[COLUMN_ORIGIN]
+                    first = max(0, (a[COLUMN_DILATION] - 1 - left) // a[COLUMN_DILATION])
+                    count = (a[WIDTH] - left + a[COLUMN_DILATION] - 1) // a[COLUMN_DILATION]
+                    count = min(taps, count) - first
+                    here = base + column * a[COLUMN_STEP] * pixel
+                    c = 0
+                    while c < wide:
+                        c = min(c, wide - G * L)
+                        tile = tile_broadcast(a[BIAS] + 4 * c, 1, G, L)
+                        for i in range(rows):
+                            entry = table + 16 * (i * taps + first)
+                            tile = taps_accumulate(
+                                tile, here + 4 * c, a[WEIGHTS] + 4 * c, entry, count, 0, 1, G, L
+                            )
+                        if a[RELU] != 0:
+                            tile = tile_relu(tile)
+                        channels_store(tile, target + column * step + 4 * c, step, 1, G)
+                        c += G * L
+                    column += 1
+                if a[SUMMED] > 1:
+                    target = a[TARGET] + image * a[TARGET_IMAGE] + row * a[TARGET_ROW]
+                    for column in range(a[COLUMNS]):
+                        for c in range(wide // a[SUMMED]):
+                            total = np.float32(0)
+                            for copy in range(a[SUMMED]):
+                                total += spare[column * wide + c * a[SUMMED] + copy]
+                            store_float(target + column * a[TARGET_COLUMN] + 4 * c, total)
+        scratch[:0] = np.float32(0)  # keeps the scratch alive until here
+        places[:0] = 0
+        spare[:0] = np.float32(0)
+
+    return _depthwise_sweep_kernel
+
+
+@cached_njit()
+def sweep(args: Any, tap: int, row_tap: int, column_tap: int) -> None:
+    """Fill in what follows from the shapes, and run.
+
+    Args:
+        args: int64 block; every field is set up to RELU, but TABLE, and those up to COLUMNS.
+        tap: the number of the tap of the weights that the first row and column of taps are.
+        row_tap: what to add to it for the next row.
+        column_tap: and for the next column.
+    """
+    taps, wide = args[TAP_COLUMNS], args[WIDE]
+    pixel = 4 * wide
+    line = pixel * args[WIDTH]
+    table = np.empty((args[TAP_ROWS] * taps, 2), np.int64)
+    for i in range(args[TAP_ROWS]):
+        for j in range(taps):
+            column = args[COLUMN_ORIGIN] + j * args[COLUMN_DILATION]
+            table[i * taps + j, 0] = i * args[ROW_DILATION] * line + column * pixel
+            table[i * taps + j, 1] = (tap + i * row_tap + j * column_tap) * pixel
+    args[TABLE] = address_of(table)
+    step = args[COLUMN_STEP]
+    reach = args[COLUMN_ORIGIN] + (taps - 1) * args[COLUMN_DILATION]
+    inner = max(0, (step - 1 - args[COLUMN_ORIGIN]) // step)
+    after = min(args[COLUMNS], (args[WIDTH] - reach + step - 1) // step)
+    args[INNER], args[AFTER_INNER] = inner, max(inner, after)
+    vectors, lanes = choose_lanes(wide, _MOST_VECTORS)
+    most = min(_MOST_POSITIONS, (_REGISTERS - 4) // vectors - 1)
+    parts = max(1, (args[AFTER_INNER] - inner + most - 1) // most)
+    positions = max(1, (args[AFTER_INNER] - inner + parts - 1) // parts)
+    args[BLOCK_ROWS] = 1
+    if args[MASK] != 0 or args[REPEAT] > 1:
+        # Neighbouring rows share most of what they copy: long tasks, as long as there are many.
+        fitting = max(1, args[IMAGES] * args[ROWS] // _MOST_TASKS)
+        parts = (args[ROWS] + fitting - 1) // fitting
+        args[BLOCK_ROWS] = (args[ROWS] + parts - 1) // parts
+    args[BLOCKS] = (args[ROWS] + args[BLOCK_ROWS] - 1) // args[BLOCK_ROWS]
+    work = args[BLOCK_ROWS] * args[COLUMNS] * (args[TAP_ROWS] * taps + 4) * wide
+    grain = max(1, 320_000 // max(work, 1))
+    number = positions - 1 + _MOST_POSITIONS * (vectors - 1 + 4 * width_number(lanes))
+    run_kernel(_SWEEP + number, args, args[IMAGES] * args[BLOCKS], grain)
+    table[:0] = 0  # keeps the table alive until here

@@ -1,0 +1,146 @@
+"""Batch normalization by averages that are given, as in a prediction or a frozen layer: float32.
+
+A product and a sum in one pass over memory, where a framework that computes them as they are
+written takes several. The gradient of the inputs is the same pass over the gradient of the outputs;
+those of all that a channel has one of share the sums of another.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cnnforge_kernels.cpu.norm.passes import (
+    FACTOR_ROWS,
+    FACTORS,
+    FIELDS,
+    GRADIENT,
+    GRADIENT_SUMS,
+    MEAN,
+    NORMALIZE,
+    PLAIN,
+    PRODUCTS,
+    SCALE,
+    SHIFT,
+    SUM_ROWS,
+    SUMS,
+    TARGET,
+    WIDE,
+    blocks,
+    run,
+    set_rows,
+)
+from cnnforge_kernels.cpu.runtime.compiled import address_of, cached_njit
+
+
+@cached_njit()
+def _factors(args: Any) -> Any:
+    """Factors of zero, whose address is set."""
+    factors = np.zeros((FACTOR_ROWS, args[WIDE]), np.float32)
+    args[FACTORS] = address_of(factors)
+    return factors
+
+
+@cached_njit()
+def _scale(gamma: float, variance: float, epsilon: float) -> float:
+    return gamma / np.sqrt(np.float64(variance) + epsilon)
+
+
+@cached_njit()
+def batch_norm_inference(
+    inputs: Any,
+    gamma: Any,
+    beta: Any,
+    mean: Any,
+    variance: Any,
+    epsilon: float,
+    outputs: Any,
+) -> None:
+    """``(inputs - mean) / sqrt(variance + epsilon) * gamma + beta``.
+
+    Args:
+        inputs: (M, C) float32, C-contiguous, as all arrays here.
+        gamma: (C,), what scales.
+        beta: (C,), what shifts.
+        mean: (C,), what is subtracted.
+        variance: (C,), by whose root is divided.
+        epsilon: added to the variance.
+        outputs: (M, C), written.
+    """
+    if inputs.size == 0:
+        return
+    channels = inputs.shape[1]
+    args = np.zeros(FIELDS, np.int64)
+    set_rows(args, inputs, False)
+    factors = _factors(args)
+    for index in range(args[WIDE]):
+        c = index % channels
+        factors[MEAN, index] = mean[c]
+        factors[SCALE, index] = _scale(gamma[c], variance[c], epsilon)
+        factors[SHIFT, index] = beta[c]
+    args[TARGET] = address_of(outputs)
+    run(NORMALIZE, args)
+    factors[:0] = np.float32(0)  # keeps the factors alive until here
+
+
+@cached_njit()
+def batch_norm_inference_grad_inputs(
+    gamma: Any,
+    variance: Any,
+    epsilon: float,
+    grad_outputs: Any,
+    grad_inputs: Any,
+) -> None:
+    """The gradient of ``inputs``, (M, C), which does not depend on them."""
+    if grad_outputs.size == 0:
+        return
+    channels = grad_outputs.shape[1]
+    args = np.zeros(FIELDS, np.int64)
+    set_rows(args, grad_outputs, False)
+    factors = _factors(args)
+    for index in range(args[WIDE]):
+        c = index % channels
+        factors[SCALE, index] = _scale(gamma[c], variance[c], epsilon)
+    args[TARGET] = address_of(grad_inputs)
+    run(NORMALIZE, args)
+    factors[:0] = np.float32(0)  # keeps the factors alive until here
+
+
+@cached_njit()
+def batch_norm_inference_grad_parameters(
+    inputs: Any,
+    gamma: Any,
+    mean: Any,
+    variance: Any,
+    epsilon: float,
+    grad_outputs: Any,
+    grad_gamma: Any,
+    grad_beta: Any,
+    grad_mean: Any,
+    grad_variance: Any,
+) -> None:
+    """The gradients of ``gamma``, ``beta``, ``mean`` and ``variance``, (C,)."""
+    channels = inputs.shape[1]
+    plain, products = np.zeros(channels), np.zeros(channels)
+    if inputs.size > 0:
+        args = np.zeros(FIELDS, np.int64)
+        set_rows(args, inputs, False)
+        factors = _factors(args)
+        for index in range(args[WIDE]):
+            factors[MEAN, index] = mean[index % channels]
+        sums = np.empty((blocks(args), SUM_ROWS, args[WIDE]), np.float32)
+        args[SUMS], args[GRADIENT] = address_of(sums), address_of(grad_outputs)
+        run(GRADIENT_SUMS, args)
+        for block in range(sums.shape[0]):
+            for index in range(args[WIDE]):
+                plain[index % channels] += sums[block, PLAIN, index]
+                products[index % channels] += sums[block, PRODUCTS, index]
+        factors[:0] = np.float32(0)  # keeps the factors alive until here
+    for c in range(channels):
+        inverse = 1 / np.sqrt(np.float64(variance[c]) + epsilon)
+        scale = gamma[c] * inverse
+        grad_gamma[c] = products[c] * inverse
+        grad_beta[c] = plain[c]
+        grad_mean[c] = -plain[c] * scale
+        grad_variance[c] = -products[c] * scale * inverse * inverse / 2

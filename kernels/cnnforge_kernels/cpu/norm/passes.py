@@ -1,0 +1,273 @@
+"""The four passes of batch normalization over its rows; ``batch_norm`` tells what they are for.
+
+Channels are the lanes. A task takes a strip of a block of rows, which stays in the first-level
+cache beside as much of a second array.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import carray
+
+from cnnforge_kernels.cpu.depthwise.sweep import choose_lanes, width_number
+from cnnforge_kernels.cpu.runtime.compiled import (
+    KERNEL_SIGNATURE,
+    address_of,
+    cached_cfunc,
+    cached_njit,
+    kernel_family,
+)
+from cnnforge_kernels.cpu.runtime.parallel import run_kernel
+from cnnforge_kernels.cpu.simd.tile_choice import MOST_LANES
+from cnnforge_kernels.cpu.simd.tiles import tile_relu
+from cnnforge_kernels.cpu.simd.vectors import (
+    vector_add,
+    vector_load,
+    vector_multiply,
+    vector_multiply_add,
+    vector_splat,
+    vector_store,
+    vector_subtract,
+    vector_where_positive,
+)
+
+# Fields of the argument block: addresses in bytes, all else counts. Rows are WIDE floats long.
+# SUMS is (blocks of rows, 3, WIDE), FACTORS (5, WIDE).
+SOURCE, GRADIENT, TARGET, SUMS, FACTORS, ROWS, WIDE, BLOCK, STRIPS, RELU = range(10)
+FIELDS = 10
+# Rows of SUMS: of the inputs a number near their mean, and of what differs from it the sum and the
+# squares; of the gradients the sum, and that of their products with ``inputs - MEAN``.
+NEAR, REST, SQUARES = range(3)
+PLAIN, PRODUCTS = range(2)
+SUM_ROWS = 3
+# Rows of FACTORS. Outputs are (inputs - MEAN) * SCALE + SHIFT; gradients of the inputs are
+# grad_outputs * SCALE + (inputs - MEAN) * OF_INPUTS + ADDED.
+MEAN, SCALE, SHIFT, OF_INPUTS, ADDED = range(5)
+FACTOR_ROWS = 5
+
+_BLOCK_FLOATS = 4096
+# The sums of a block are joined by one thread: a block has 32 rows or more, however wide they are.
+_STRIP = 128
+_GRAIN = 4
+_WIDTHS = 5
+
+
+@kernel_family(_WIDTHS)
+def MOMENTS(number: int) -> Any:
+    """Of each block its mean, up to rounding, and of what differs from that the sum and squares."""
+    L = 1 << number
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _moments_kernel(args: Any, begin: int, end: int) -> None:
+        a = carray(args, FIELDS)
+        wide = a[WIDE]
+        row = 4 * wide
+        for task in range(begin, end):
+            block, strip = task // a[STRIPS], task % a[STRIPS]
+            first = block * a[BLOCK]
+            count = min(a[BLOCK], a[ROWS] - first)
+            inverse = vector_splat(np.float32(1) / np.float32(count), L)
+            whole = count // 4 * 4
+            c, after = strip * _STRIP, min((strip + 1) * _STRIP, wide)
+            while c < after:
+                c = min(c, after - L)
+                start = a[SOURCE] + first * row + 4 * c
+                zero = vector_splat(np.float32(0), L)
+                # Four chains hide the latency of an addition, and keep rounding small.
+                s0, s1, s2, s3 = zero, zero, zero, zero
+                place = start
+                for _ in range(0, whole, 4):
+                    s0 = vector_add(s0, vector_load(place, L, L))
+                    s1 = vector_add(s1, vector_load(place + row, L, L))
+                    s2 = vector_add(s2, vector_load(place + 2 * row, L, L))
+                    s3 = vector_add(s3, vector_load(place + 3 * row, L, L))
+                    place += 4 * row
+                for _ in range(whole, count):
+                    s0 = vector_add(s0, vector_load(place, L, L))
+                    place += row
+                total = vector_add(vector_add(s0, s1), vector_add(s2, s3))
+                near = vector_multiply(total, inverse)
+                s0, s1, s2, s3 = zero, zero, zero, zero
+                q0, q1, q2, q3 = zero, zero, zero, zero
+                place = start
+                for _ in range(0, whole, 4):
+                    d0 = vector_subtract(vector_load(place, L, L), near)
+                    d1 = vector_subtract(vector_load(place + row, L, L), near)
+                    d2 = vector_subtract(vector_load(place + 2 * row, L, L), near)
+                    d3 = vector_subtract(vector_load(place + 3 * row, L, L), near)
+                    s0, q0 = vector_add(s0, d0), vector_multiply_add(d0, d0, q0)
+                    s1, q1 = vector_add(s1, d1), vector_multiply_add(d1, d1, q1)
+                    s2, q2 = vector_add(s2, d2), vector_multiply_add(d2, d2, q2)
+                    s3, q3 = vector_add(s3, d3), vector_multiply_add(d3, d3, q3)
+                    place += 4 * row
+                for _ in range(whole, count):
+                    d0 = vector_subtract(vector_load(place, L, L), near)
+                    s0, q0 = vector_add(s0, d0), vector_multiply_add(d0, d0, q0)
+                    place += row
+                rest = vector_add(vector_add(s0, s1), vector_add(s2, s3))
+                squares = vector_add(vector_add(q0, q1), vector_add(q2, q3))
+                sums = a[SUMS] + SUM_ROWS * block * row + 4 * c
+                vector_store(near, sums + NEAR * row, L)
+                vector_store(rest, sums + REST * row, L)
+                vector_store(squares, sums + SQUARES * row, L)
+                c += L
+
+    return _moments_kernel
+
+
+@kernel_family(_WIDTHS)
+def NORMALIZE(number: int) -> Any:
+    """The outputs of each row."""
+    L = 1 << number
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _normalize_kernel(args: Any, begin: int, end: int) -> None:
+        a = carray(args, FIELDS)
+        wide = a[WIDE]
+        row = 4 * wide
+        for task in range(begin, end):
+            block, strip = task // a[STRIPS], task % a[STRIPS]
+            first = block * a[BLOCK]
+            last = min(first + a[BLOCK], a[ROWS])
+            c, after = strip * _STRIP, min((strip + 1) * _STRIP, wide)
+            while c < after:
+                c = min(c, after - L)
+                factors = a[FACTORS] + 4 * c
+                mean = vector_load(factors + MEAN * row, L, L)
+                scale = vector_load(factors + SCALE * row, L, L)
+                shift = vector_load(factors + SHIFT * row, L, L)
+                place = first * row + 4 * c
+                for _ in range(first, last):
+                    value = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
+                    value = vector_multiply_add(value, scale, shift)
+                    if a[RELU] != 0:
+                        value = tile_relu((value,))[0]
+                    vector_store(value, a[TARGET] + place, L)
+                    place += row
+                c += L
+
+    return _normalize_kernel
+
+
+@kernel_family(_WIDTHS)
+def GRADIENT_SUMS(number: int) -> Any:
+    """Of each block the sums of the gradient, and of it times ``inputs - MEAN``."""
+    L = 1 << number
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _gradient_sums_kernel(args: Any, begin: int, end: int) -> None:
+        a = carray(args, FIELDS)
+        wide = a[WIDE]
+        row = 4 * wide
+        for task in range(begin, end):
+            block, strip = task // a[STRIPS], task % a[STRIPS]
+            first = block * a[BLOCK]
+            count = min(a[BLOCK], a[ROWS] - first)
+            c, after = strip * _STRIP, min((strip + 1) * _STRIP, wide)
+            while c < after:
+                c = min(c, after - L)
+                factors = a[FACTORS] + 4 * c
+                mean = vector_load(factors + MEAN * row, L, L)
+                scale = vector_load(factors + SCALE * row, L, L)
+                shift = vector_load(factors + SHIFT * row, L, L)
+                zero = vector_splat(np.float32(0), L)
+                s0, s1, p0, p1 = zero, zero, zero, zero
+                place = first * row + 4 * c
+                for _ in range(count // 2):
+                    x0 = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
+                    x1 = vector_subtract(vector_load(a[SOURCE] + place + row, L, L), mean)
+                    g0 = vector_load(a[GRADIENT] + place, L, L)
+                    g1 = vector_load(a[GRADIENT] + place + row, L, L)
+                    if a[RELU] != 0:
+                        g0 = vector_where_positive(vector_multiply_add(x0, scale, shift), g0)
+                        g1 = vector_where_positive(vector_multiply_add(x1, scale, shift), g1)
+                    s0, s1 = vector_add(s0, g0), vector_add(s1, g1)
+                    p0, p1 = vector_multiply_add(g0, x0, p0), vector_multiply_add(g1, x1, p1)
+                    place += 2 * row
+                if count % 2 != 0:
+                    x0 = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
+                    g0 = vector_load(a[GRADIENT] + place, L, L)
+                    if a[RELU] != 0:
+                        g0 = vector_where_positive(vector_multiply_add(x0, scale, shift), g0)
+                    s0 = vector_add(s0, g0)
+                    p0 = vector_multiply_add(g0, x0, p0)
+                sums = a[SUMS] + SUM_ROWS * block * row + 4 * c
+                vector_store(vector_add(s0, s1), sums + PLAIN * row, L)
+                vector_store(vector_add(p0, p1), sums + PRODUCTS * row, L)
+                c += L
+
+    return _gradient_sums_kernel
+
+
+@kernel_family(_WIDTHS)
+def GRADIENT_PASS(number: int) -> Any:
+    """The gradient of each row of the inputs."""
+    L = 1 << number
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _gradient_kernel(args: Any, begin: int, end: int) -> None:
+        a = carray(args, FIELDS)
+        wide = a[WIDE]
+        row = 4 * wide
+        for task in range(begin, end):
+            block, strip = task // a[STRIPS], task % a[STRIPS]
+            first = block * a[BLOCK]
+            last = min(first + a[BLOCK], a[ROWS])
+            c, after = strip * _STRIP, min((strip + 1) * _STRIP, wide)
+            while c < after:
+                c = min(c, after - L)
+                factors = a[FACTORS] + 4 * c
+                mean = vector_load(factors + MEAN * row, L, L)
+                scale = vector_load(factors + SCALE * row, L, L)
+                shift = vector_load(factors + SHIFT * row, L, L)
+                of_inputs = vector_load(factors + OF_INPUTS * row, L, L)
+                added = vector_load(factors + ADDED * row, L, L)
+                place = first * row + 4 * c
+                for _ in range(first, last):
+                    x = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
+                    gradient = vector_load(a[GRADIENT] + place, L, L)
+                    if a[RELU] != 0:
+                        gate = vector_multiply_add(x, scale, shift)
+                        gradient = vector_where_positive(gate, gradient)
+                    value = vector_multiply_add(x, of_inputs, added)
+                    value = vector_multiply_add(gradient, scale, value)
+                    vector_store(value, a[TARGET] + place, L)
+                    place += row
+                c += L
+
+    return _gradient_kernel
+
+
+@cached_njit()
+def _rows_at_a_time(rows: int, channels: int) -> int:
+    """The least number of rows that fills whole vectors, or 1 where they cannot be cut so."""
+    together = 1
+    while together * channels % MOST_LANES != 0:
+        together *= 2
+    return together if rows % together == 0 else 1
+
+
+@cached_njit()
+def set_rows(args: Any, inputs: Any, relu: bool) -> None:
+    """Set what all passes share."""
+    rows, channels = inputs.shape
+    together = _rows_at_a_time(rows, channels)
+    args[SOURCE], args[RELU] = address_of(inputs), 1 if relu else 0
+    args[ROWS], args[WIDE] = rows // together, channels * together
+    args[BLOCK] = max(_BLOCK_FLOATS // min(args[WIDE], _STRIP), 1)
+    args[STRIPS] = (args[WIDE] + _STRIP - 1) // _STRIP
+
+
+@cached_njit()
+def blocks(args: Any) -> int:
+    """How many blocks the rows are cut into."""
+    return (args[ROWS] + args[BLOCK] - 1) // args[BLOCK]
+
+
+@cached_njit()
+def run(family: int, args: Any) -> None:
+    """Run one of the passes over all rows."""
+    _, lanes = choose_lanes(args[WIDE], 1)
+    run_kernel(family + width_number(lanes), args, blocks(args) * args[STRIPS], _GRAIN)

@@ -1,0 +1,188 @@
+"""Batch normalization on the CPU and its gradients: float32, channels last; moments in float64.
+
+Of each block of rows, while it stays in the first-level cache, a task takes the mean, and then the
+sum and the squares of what differs from it (the corrected two-pass algorithm: T. Chan, G. Golub,
+R. LeVeque, "Algorithms for Computing the Sample Variance", 1983). The blocks are joined in float64,
+in their order. So memory is read once, and a mean far from zero costs no digits: its part that
+float32 cannot hold goes into what shifts. The gradients take two passes over memory: the sums that
+all rows share, then the rows.
+
+Channels that do not fill whole vectors are taken several rows at a time: (M, C) is the same memory
+as (M / k, k * C).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cnnforge_kernels.cpu.norm.passes import (
+    ADDED,
+    BLOCK,
+    FACTOR_ROWS,
+    FACTORS,
+    FIELDS,
+    GRADIENT,
+    GRADIENT_PASS,
+    GRADIENT_SUMS,
+    MEAN,
+    MOMENTS,
+    NEAR,
+    NORMALIZE,
+    OF_INPUTS,
+    PLAIN,
+    PRODUCTS,
+    REST,
+    ROWS,
+    SCALE,
+    SHIFT,
+    SQUARES,
+    SUM_ROWS,
+    SUMS,
+    TARGET,
+    WIDE,
+    blocks,
+    run,
+    set_rows,
+)
+from cnnforge_kernels.cpu.runtime.compiled import address_of, cached_njit
+
+
+@cached_njit()
+def _set_scale(
+    factors: Any, mean: Any, variance: Any, gamma: Any, beta: Any, epsilon: float
+) -> None:
+    channels = mean.size
+    for c in range(channels):
+        near = np.float32(mean[c])
+        scale = gamma[c] / np.sqrt(variance[c] + epsilon)
+        shift = beta[c] - (mean[c] - near) * scale
+        for index in range(c, factors.shape[1], channels):
+            factors[MEAN, index] = near
+            factors[SCALE, index] = scale
+            factors[SHIFT, index] = shift
+
+
+@cached_njit()
+def _join_moments(args: Any, sums: Any, mean: Any, variance: Any) -> None:
+    channels = mean.size
+    rows = args[ROWS] * (args[WIDE] // channels)
+    mean[:] = 0
+    variance[:] = 0
+    for block in range(sums.shape[0]):
+        count = min(args[BLOCK], args[ROWS] - block * args[BLOCK])
+        for first in range(0, args[WIDE], channels):
+            for c in range(channels):
+                near, rest = sums[block, NEAR, first + c], sums[block, REST, first + c]
+                mean[c] += np.float64(near) * count + rest
+    for c in range(channels):
+        mean[c] /= rows
+    for block in range(sums.shape[0]):
+        count = min(args[BLOCK], args[ROWS] - block * args[BLOCK])
+        for first in range(0, args[WIDE], channels):
+            for c in range(channels):
+                away = sums[block, NEAR, first + c] - mean[c]
+                squares = sums[block, SQUARES, first + c]
+                variance[c] += squares + away * (
+                    2 * np.float64(sums[block, REST, first + c]) + count * away
+                )
+    for c in range(channels):
+        variance[c] /= rows
+
+
+@cached_njit()
+def batch_norm_forward(
+    inputs: Any,
+    gamma: Any,
+    beta: Any,
+    epsilon: float,
+    relu: bool,
+    outputs: Any,
+    mean: Any,
+    variance: Any,
+) -> None:
+    """Normalize by the moments of the batch, scale and shift, and a ReLU if asked for.
+
+    Args:
+        inputs: (M, C) float32, C-contiguous, as all arrays here.
+        gamma: (C,) float32, what scales.
+        beta: (C,) float32, what shifts.
+        epsilon: added to the variance.
+        relu: apply a ReLU.
+        outputs: (M, C) float32, written.
+        mean: (C,) float64, written; NaN where there are no rows.
+        variance: (C,) float64, written: with M and not M - 1 in the denominator.
+    """
+    if inputs.size == 0:
+        mean[:] = np.nan
+        variance[:] = np.nan
+        return
+    args = np.zeros(FIELDS, np.int64)
+    set_rows(args, inputs, relu)
+    sums = np.empty((blocks(args), SUM_ROWS, args[WIDE]), np.float32)
+    args[SUMS] = address_of(sums)
+    run(MOMENTS, args)
+    _join_moments(args, sums, mean, variance)
+    factors = np.empty((FACTOR_ROWS, args[WIDE]), np.float32)
+    _set_scale(factors, mean, variance, gamma, beta, epsilon)
+    args[FACTORS], args[TARGET] = address_of(factors), address_of(outputs)
+    run(NORMALIZE, args)
+    factors[:0] = np.float32(0)  # keeps the factors alive until here
+
+
+@cached_njit()
+def batch_norm_grads(
+    inputs: Any,
+    gamma: Any,
+    beta: Any,
+    epsilon: float,
+    relu: bool,
+    mean: Any,
+    variance: Any,
+    grad_outputs: Any,
+    grad_mean: Any,
+    grad_variance: Any,
+    grad_inputs: Any,
+    grad_gamma: Any,
+    grad_beta: Any,
+) -> None:
+    """The gradients of ``inputs``, ``gamma`` and ``beta``, of all three outputs.
+
+    S. Ioffe, C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing
+    Internal Covariate Shift", 2015, section 3. A ReLU that was off passes nothing.
+    """
+    rows, channels = inputs.shape
+    if inputs.size == 0:
+        grad_gamma[:] = np.float32(0)
+        grad_beta[:] = np.float32(0)
+        return
+    args = np.zeros(FIELDS, np.int64)
+    set_rows(args, inputs, relu)
+    sums = np.empty((blocks(args), SUM_ROWS, args[WIDE]), np.float32)
+    factors = np.empty((FACTOR_ROWS, args[WIDE]), np.float32)
+    _set_scale(factors, mean, variance, gamma, beta, epsilon)
+    args[SUMS], args[FACTORS] = address_of(sums), address_of(factors)
+    args[GRADIENT], args[TARGET] = address_of(grad_outputs), address_of(grad_inputs)
+    run(GRADIENT_SUMS, args)
+    plain, products = np.zeros(channels), np.zeros(channels)
+    for block in range(sums.shape[0]):
+        for first in range(0, args[WIDE], channels):
+            for c in range(channels):
+                plain[c] += sums[block, PLAIN, first + c]
+                products[c] += sums[block, PRODUCTS, first + c]
+    for c in range(channels):
+        # What float32 cannot hold of the mean: the sums are of inputs less the rest of it.
+        missing = mean[c] - np.float32(mean[c])
+        product = products[c] - missing * plain[c]
+        inverse = 1 / np.sqrt(variance[c] + epsilon)
+        scale = gamma[c] * inverse
+        grad_beta[c] = plain[c]
+        grad_gamma[c] = product * inverse
+        of_inputs = (2 * grad_variance[c] - scale * inverse * inverse * product) / rows
+        added = (grad_mean[c] - scale * plain[c]) / rows - missing * of_inputs
+        for index in range(c, args[WIDE], channels):
+            factors[OF_INPUTS, index] = of_inputs
+            factors[ADDED, index] = added
+    run(GRADIENT_PASS, args)
+    factors[:0] = np.float32(0)  # keeps the factors alive until here

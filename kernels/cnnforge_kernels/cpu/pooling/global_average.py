@@ -1,0 +1,139 @@
+"""Global average pooling on the CPU and its gradient: float32, NHWC. Channels are the SIMD lanes.
+
+Sums are blocked: a task adds blocks of 256 pixels, each in 4 interleaved chains, and the blocks of
+an image are added pairwise. The longest chain of additions is 64 + 2 + log2(blocks) long, so that
+the mean of a large map of float32 values is as good as that of a small one (Higham, "The Accuracy
+of Floating Point Summation", 1993, section 2).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import carray
+
+from cnnforge_kernels.cpu.depthwise.sweep import choose_lanes, width_number
+from cnnforge_kernels.cpu.runtime.compiled import (
+    KERNEL_SIGNATURE,
+    address_of,
+    cached_cfunc,
+    cached_njit,
+    kernel_family,
+)
+from cnnforge_kernels.cpu.runtime.parallel import run_kernel
+from cnnforge_kernels.cpu.simd.channels import pixels_sum
+from cnnforge_kernels.cpu.simd.tile_choice import MOST_LANES
+from cnnforge_kernels.cpu.simd.vectors import load_float, vector_add, vector_load, vector_store
+
+# Fields of the argument block: addresses in bytes, all else counts. TARGET is what is written.
+SOURCE, TARGET, CHANNELS, PIXELS, BLOCKS = range(5)
+FIELDS = 5
+
+_BLOCK = 256  # pixels
+_CHAINS = 4
+_MOST_VECTORS = 4
+_GRAIN_FLOATS = 64 * 1024
+
+
+@kernel_family(_MOST_VECTORS * 5)
+def _SUM(number: int) -> Any:
+    G, L = number % _MOST_VECTORS + 1, 1 << (number // _MOST_VECTORS)
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _global_sum_kernel(args: Any, begin: int, end: int) -> None:
+        a = carray(args, FIELDS)
+        channels = a[CHANNELS]
+        pixel = 4 * channels
+        for task in range(begin, end):
+            first = task % a[BLOCKS] * _BLOCK
+            count = min(_BLOCK, a[PIXELS] - first)
+            source = a[SOURCE] + (task // a[BLOCKS] * a[PIXELS] + first) * pixel
+            rest = source + count // _CHAINS * _CHAINS * pixel
+            c = 0
+            while c < channels:
+                c = min(c, channels - G * L)
+                chains = pixels_sum(source + 4 * c, pixel, count // _CHAINS, _CHAINS, G, L)
+                last = pixels_sum(rest + 4 * c, pixel, count % _CHAINS, 1, G, L)
+                for v in range(G):
+                    total = vector_add(
+                        vector_add(chains[v], chains[G + v]),
+                        vector_add(chains[2 * G + v], chains[3 * G + v]),
+                    )
+                    place = a[TARGET] + task * pixel + 4 * (c + v * L)
+                    vector_store(vector_add(total, last[v]), place, L)
+                c += G * L
+
+    return _global_sum_kernel
+
+
+@kernel_family(1)
+def _SPREAD(_: int) -> Any:
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _global_spread_kernel(args: Any, begin: int, end: int) -> None:
+        a = carray(args, FIELDS)
+        channels = a[CHANNELS]
+        # A run of whole pixels, long enough that what it ends with costs little.
+        run = max(1, 512 // channels)
+        pattern = np.empty(run * channels, np.float32)
+        share = np.float32(a[PIXELS])
+        for task in range(begin, end):
+            for c in range(channels):
+                value = load_float(a[SOURCE] + 4 * (task * channels + c)) / share
+                for index in range(run):
+                    pattern[index * channels + c] = value
+            target = a[TARGET] + task * a[PIXELS] * 4 * channels
+            for first in range(0, a[PIXELS], run):
+                count = min(run, a[PIXELS] - first) * channels
+                place = target + 4 * first * channels
+                for index in range(0, count, MOST_LANES):
+                    value = vector_load(address_of(pattern) + 4 * index, count - index, MOST_LANES)
+                    vector_store(value, place + 4 * index, count - index)
+        pattern[:0] = np.float32(0)  # keeps the scratch alive until here
+
+    return _global_spread_kernel
+
+
+@cached_njit()
+def global_average_pool2d_forward(inputs: Any, outputs: Any) -> None:
+    """The mean of each map; that of an empty map is NaN.
+
+    Args:
+        inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
+        outputs: (N, C), written.
+    """
+    images, height, width, channels = inputs.shape
+    pixels = height * width
+    if inputs.size == 0:
+        outputs[:] = np.float32(np.nan)
+        return
+    blocks = (pixels + _BLOCK - 1) // _BLOCK
+    sums = np.empty((images, blocks, channels), np.float32)
+    args = np.zeros(FIELDS, np.int64)
+    args[SOURCE], args[TARGET] = address_of(inputs), address_of(sums)
+    args[CHANNELS], args[PIXELS], args[BLOCKS] = channels, pixels, blocks
+    vectors, lanes = choose_lanes(channels, _MOST_VECTORS)
+    grain = max(1, _GRAIN_FLOATS // (min(pixels, _BLOCK) * channels))
+    number = vectors - 1 + _MOST_VECTORS * width_number(lanes)
+    run_kernel(_SUM + number, args, images * blocks, grain)
+    for image in range(images):
+        distance = 1
+        while distance < blocks:
+            for block in range(0, blocks - distance, 2 * distance):
+                for c in range(channels):
+                    sums[image, block, c] += sums[image, block + distance, c]
+            distance *= 2
+        for c in range(channels):
+            outputs[image, c] = sums[image, 0, c] / np.float32(pixels)
+
+
+@cached_njit()
+def global_average_pool2d_grad_inputs(inputs: Any, grad_outputs: Any, grad_inputs: Any) -> None:
+    """The gradient of global average pooling's inputs; of ``inputs`` only the shape is used."""
+    if grad_inputs.size == 0:
+        return
+    images, height, width, channels = inputs.shape
+    args = np.zeros(FIELDS, np.int64)
+    args[SOURCE], args[TARGET] = address_of(grad_outputs), address_of(grad_inputs)
+    args[CHANNELS], args[PIXELS] = channels, height * width
+    run_kernel(_SPREAD, args, images, max(1, _GRAIN_FLOATS // (height * width * channels)))

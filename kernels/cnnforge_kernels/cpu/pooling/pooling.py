@@ -1,0 +1,144 @@
+"""2D max and average pooling on the CPU: forward pass and gradients, float32, NHWC.
+
+Max pooling keeps the winner of each window, its number in row-major order, as one byte (four for
+windows of more than 256 cells); the gradient needs nothing else. Padding never wins and is never
+counted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cnnforge_kernels.cpu.pooling.kernels import (
+    AVERAGE_POOL,
+    AVERAGE_POOL_GRAD,
+    CHANNELS,
+    COLUMN_STEP,
+    COLUMNS,
+    FIELDS,
+    HEIGHT,
+    INPUTS,
+    LEFT,
+    MAX_POOL,
+    MAX_POOL_GRAD,
+    OUTPUTS,
+    ROW_STEP,
+    ROWS,
+    TOP,
+    WIDTH,
+    WINDOW_COLUMNS,
+    WINDOW_ROWS,
+    WINNERS,
+    kind_number,
+)
+from cnnforge_kernels.cpu.runtime.compiled import address_of, cached_njit
+from cnnforge_kernels.cpu.runtime.parallel import run_kernel
+from cnnforge_kernels.geometry import padding_before
+
+_GRAIN_FLOATS = 64 * 1024
+
+
+@cached_njit()
+def _block(
+    inputs: Any, outputs: Any, pool_size: tuple[int, int], strides: tuple[int, int], same: bool
+) -> Any:
+    args = np.zeros(FIELDS, np.int64)
+    args[INPUTS], args[OUTPUTS] = address_of(inputs), address_of(outputs)
+    _, args[HEIGHT], args[WIDTH], args[CHANNELS] = inputs.shape
+    _, args[ROWS], args[COLUMNS], _ = outputs.shape
+    args[WINDOW_ROWS], args[WINDOW_COLUMNS] = pool_size
+    args[ROW_STEP], args[COLUMN_STEP] = strides
+    args[TOP] = padding_before(inputs.shape[1], pool_size[0], strides[0], 1, same)
+    args[LEFT] = padding_before(inputs.shape[2], pool_size[1], strides[1], 1, same)
+    return args
+
+
+@cached_njit()
+def _run(family: int, args: Any, winner_bytes: int, images: int, backward: bool) -> None:
+    kind = kind_number(args, winner_bytes)
+    general = kind < 6
+    rows = args[HEIGHT] if backward and general else args[ROWS]
+    row_floats = max(1, args[WIDTH] * args[CHANNELS])
+    if rows == args[ROWS]:
+        row_floats *= args[ROW_STEP]
+    grain = max(1, _GRAIN_FLOATS // row_floats)
+    run_kernel(family + kind, args, images * rows, grain)
+
+
+@cached_njit()
+def max_pool2d_forward(
+    inputs: Any,
+    pool_size: tuple[int, int],
+    strides: tuple[int, int],
+    same: bool,
+    outputs: Any,
+    winners: Any,
+) -> None:
+    """The maximum of each window, and its cell's number in row-major order.
+
+    Args:
+        inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
+        pool_size: rows and columns of the window.
+        strides: of rows and columns.
+        same: SAME padding, else VALID.
+        outputs: (N, OH, OW, C), written.
+        winners: (N, OH, OW, C) uint8, or int32 for windows of more than 256 cells; written.
+    """
+    if outputs.size == 0:
+        return
+    args = _block(inputs, outputs, pool_size, strides, same)
+    args[WINNERS] = address_of(winners)
+    _run(MAX_POOL, args, winners.itemsize, inputs.shape[0], False)
+
+
+@cached_njit()
+def max_pool2d_grad_inputs(
+    inputs: Any,
+    winners: Any,
+    pool_size: tuple[int, int],
+    strides: tuple[int, int],
+    same: bool,
+    grad_outputs: Any,
+    grad_inputs: Any,
+) -> None:
+    """The gradient of max pooling's inputs, from the winners; of ``inputs`` only the shape."""
+    if grad_outputs.size == 0:
+        grad_inputs[:] = np.float32(0)
+        return
+    args = _block(grad_inputs, grad_outputs, pool_size, strides, same)
+    args[WINNERS] = address_of(winners)
+    _run(MAX_POOL_GRAD, args, winners.itemsize, inputs.shape[0], True)
+
+
+@cached_njit()
+def average_pool2d_forward(
+    inputs: Any,
+    pool_size: tuple[int, int],
+    strides: tuple[int, int],
+    same: bool,
+    outputs: Any,
+) -> None:
+    """The mean of the real cells of each window. Arguments as for max pooling."""
+    if outputs.size == 0:
+        return
+    args = _block(inputs, outputs, pool_size, strides, same)
+    _run(AVERAGE_POOL, args, 1, inputs.shape[0], False)
+
+
+@cached_njit()
+def average_pool2d_grad_inputs(
+    inputs: Any,
+    pool_size: tuple[int, int],
+    strides: tuple[int, int],
+    same: bool,
+    grad_outputs: Any,
+    grad_inputs: Any,
+) -> None:
+    """The gradient of average pooling's inputs; of ``inputs`` only the shape is used."""
+    if grad_outputs.size == 0:
+        grad_inputs[:] = np.float32(0)
+        return
+    args = _block(grad_inputs, grad_outputs, pool_size, strides, same)
+    _run(AVERAGE_POOL_GRAD, args, 1, inputs.shape[0], True)

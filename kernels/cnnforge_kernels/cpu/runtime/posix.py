@@ -1,0 +1,94 @@
+"""POSIX threads in compiled code: what an idle thread sleeps on, and how one is woken."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import llvmlite.binding as llvm
+from numba import types
+
+from cnnforge_kernels.cpu.runtime.compiled import publish_address
+
+# The C library takes 48 bytes at most for each on Linux, and 64 on macOS.
+LOCK_BYTES = 128
+
+_FUNCTIONS = (
+    "pthread_mutex_init",
+    "pthread_cond_init",
+    "pthread_mutex_lock",
+    "pthread_mutex_trylock",
+    "pthread_mutex_unlock",
+    "pthread_cond_wait",
+    "pthread_cond_signal",
+    "sched_yield",
+)
+# Linux only: which processor a thread is on, and which ones it may be on.
+_PLACING = ("sched_getcpu", "sched_setaffinity")
+
+
+def _find_functions() -> dict[str, Any] | None:
+    """The C library's functions, made known to compiled code; ``None`` where one is missing.
+
+    Names of our own, so that compiled code gets the version of a function that ``ctypes`` gets.
+    """
+    try:
+        library = ctypes.CDLL(None)
+        functions = {name: getattr(library, name) for name in _FUNCTIONS}
+    except (TypeError, OSError, AttributeError):
+        return None
+    for name, function in functions.items():
+        llvm.add_symbol(f"cnnforge_{name}", ctypes.cast(function, ctypes.c_void_p).value)
+    return functions
+
+
+def _function(name: str, arguments: int) -> types.ExternalFunction:
+    signature = types.int32(*[types.int64] * arguments)
+    return types.ExternalFunction(f"cnnforge_{name}", signature)
+
+
+def _find_placing() -> bool:
+    """Make Linux' functions known to compiled code, or, elsewhere, functions that fail."""
+    library = ctypes.CDLL(None) if _functions is not None else None
+    found = all(hasattr(library, name) for name in _PLACING)
+    for name in _PLACING:
+        if found:
+            address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+            llvm.add_symbol(f"cnnforge_{name}", address)
+        else:
+            publish_address(f"cnnforge_{name}", -1)
+    return found
+
+
+_functions = _find_functions()
+_placing = _find_placing()
+mutex_lock = _function("pthread_mutex_lock", 1)
+mutex_trylock = _function("pthread_mutex_trylock", 1)
+mutex_unlock = _function("pthread_mutex_unlock", 1)
+condition_wait = _function("pthread_cond_wait", 2)
+condition_signal = _function("pthread_cond_signal", 1)
+sched_yield = _function("sched_yield", 0)
+sched_getcpu = _function("sched_getcpu", 0)
+sched_setaffinity = _function("sched_setaffinity", 3)
+
+
+def available() -> bool:
+    """Whether this system has them. Windows has not."""
+    return _functions is not None
+
+
+def places_threads() -> bool:
+    """Whether compiled code can say on which processors a thread may run: on Linux."""
+    return _placing
+
+
+def init_mutex(address: int) -> None:
+    """Make the ``LOCK_BYTES`` zeros at ``address`` a mutex."""
+    if _functions is not None:
+        _functions["pthread_mutex_init"](ctypes.c_void_p(address), None)
+
+
+def init_condition(address: int) -> None:
+    """Make the ``LOCK_BYTES`` zeros at ``address`` a condition variable."""
+    if _functions is not None:
+        _functions["pthread_cond_init"](ctypes.c_void_p(address), None)

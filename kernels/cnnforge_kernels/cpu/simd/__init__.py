@@ -1,0 +1,1 @@
+"""Vector code: register tiles, loads, stores and random numbers."""

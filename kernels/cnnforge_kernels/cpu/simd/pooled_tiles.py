@@ -1,0 +1,205 @@
+"""Register tiles of a block: pooling one on its way out, and sums over the winners of a pool."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from cnnforge_kernels.cpu.runtime.llvm import (
+    F32,
+    I8,
+    I32,
+    I64,
+    Loop,
+    fma,
+    lane_mask,
+    literals,
+    masked_store,
+    pointer_to,
+    splat,
+    unpack,
+    zeros,
+)
+
+# Sums that a loop keeps going at once: two multiply-adds begin in a cycle and take four.
+_IN_FLIGHT = 10
+
+
+@intrinsic(prefer_literal=True)
+def sparse_accumulate(
+    typingctx: Any,
+    sums: Any,
+    source: Any,
+    places: Any,
+    factors: Any,
+    step: Any,
+    count: Any,
+    line: Any,
+    rows: Any,
+    vectors: Any,
+    lanes: Any,
+) -> Any:
+    """``sums[v] += factors[p] * source[places[p] + v * lanes]`` for p < count.
+
+    The tile of ``rows`` rows (``line`` bytes apart) by ``vectors`` vectors is the gradient of one
+    filter's taps; ``p`` counts pooled pixels. ``source`` is an address, ``factors`` that of
+    float32 and ``places`` that of int32 (in bytes), both ``step`` values apart.
+    """
+    shape = literals(rows, vectors, lanes)
+    if shape is None or not isinstance(sums, types.UniTuple):
+        return None
+    R, V, L = shape
+    # Few sums would wait for their own latency: then several pixels have sums of their own.
+    together = max(1, _IN_FLIGHT // (R * V))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        start, source, places, factors, step, count, line = args[:7]
+        kind = ir.VectorType(F32, L)
+        step = builder.shl(step, ir.Constant(I64, 2))
+
+        def add(sums: list[Any], place: Any) -> list[Any]:
+            """The sums after the pooled pixel whose values stand ``place`` bytes on."""
+            position = builder.load(pointer_to(builder, builder.add(places, place), I32), align=4)
+            position = builder.add(source, builder.zext(position, I64))
+            scale = pointer_to(builder, builder.add(factors, place), F32)
+            factor = splat(builder, builder.load(scale, align=4), kind)
+            results = []
+            for r in range(R):
+                if r > 0:
+                    position = builder.add(position, line)
+                for v in range(V):
+                    value = builder.load(pointer_to(builder, position, kind, 4 * L * v), align=4)
+                    results.append(fma(builder, factor, value, sums[len(results)]))
+            return results
+
+        sums, place = unpack(builder, start, R * V), ir.Constant(I64, 0)
+        rounds = builder.udiv(count, ir.Constant(I64, together))
+        rest = builder.urem(count, ir.Constant(I64, together))
+        if together > 1:
+            loop = Loop(builder, rounds, [*sums, *[zeros(kind)] * (R * V * (together - 1)), place])
+            results, place = [], loop.values[-1]
+            for turn in range(together):
+                results += add(loop.values[R * V * turn : R * V * (turn + 1)], place)
+                place = builder.add(place, step)
+            *results, place = loop.finish([*results, place])
+            sums = results[: R * V]
+            for turn in range(1, together):
+                more = results[R * V * turn : R * V * (turn + 1)]
+                sums = [builder.fadd(one, other) for one, other in zip(sums, more, strict=True)]
+        loop = Loop(builder, rest if together > 1 else count, [*sums, place])
+        *before, place = loop.values
+        final = loop.finish([*add(before, place), builder.add(place, step)])
+        return context.make_tuple(builder, sums_type, final[:-1])
+
+    integer = types.int64
+    sums_type = sums
+    signature = sums(sums, *[integer] * 6, rows, vectors, lanes)
+    return signature, codegen
+
+
+def _best_of(builder: Any, cells: list[Any], off: int) -> tuple[Any, Any]:
+    """The ReLU of the largest of some vectors, and the first cell that has it, or ``off``."""
+    kind = cells[0].type
+    number = ir.VectorType(I32, kind.count)
+    best, winner = cells[0], ir.Constant(number, [0] * kind.count)
+    for index, cell in enumerate(cells[1:], 1):
+        # A tie keeps the earlier cell. The first NaN wins and stays.
+        better = builder.fcmp_unordered(">", cell, best)
+        better = builder.and_(better, builder.fcmp_ordered("ord", best, best))
+        best = builder.select(better, cell, best)
+        winner = builder.select(better, ir.Constant(number, [index] * kind.count), winner)
+    positive = builder.fcmp_ordered(">", best, zeros(kind))
+    winner = builder.select(positive, winner, ir.Constant(number, [off] * kind.count))
+    best = builder.select(builder.fcmp_ordered("<", best, zeros(kind)), zeros(kind), best)
+    return best, builder.trunc(winner, ir.VectorType(I8, kind.count))
+
+
+@intrinsic(prefer_literal=True)
+def tile_pool_store(
+    typingctx: Any,
+    tile: Any,
+    address: Any,
+    winners: Any,
+    stride: Any,
+    valid: Any,
+    positions: Any,
+    vectors: Any,
+    pairs: Any,
+    off: Any,
+) -> Any:
+    """ReLU and 2x2 max pooling of a tile of two rows, whose even positions begin a window.
+
+    Cell c's ``valid`` first filters are stored at ``address + c * stride`` (bytes), and as many
+    bytes, the number of the winning cell of the window or ``off`` where none is positive, at
+    ``winners + c * stride / 4``.
+    """
+    shape = literals(positions, vectors, pairs, off)
+    if shape is None or not isinstance(tile, types.UniTuple):
+        return None
+    T, G, P, none = shape
+    L = tile.dtype.lanes
+    F = L // P
+
+    def pooled(builder: Any, items: list[Any]) -> list[tuple[int, int, Any, Any]]:
+        """(cell, vector, outputs, winners) of every cell of the tile."""
+        found = []
+        number = ir.VectorType(I32, L)
+        for v in range(G):
+            if P == 1:
+                for c in range(T // 2):
+                    quad = [items[(r * T + 2 * c + j) * G + v] for r in (0, 1) for j in (0, 1)]
+                    found.append((c, v, *_best_of(builder, quad, none)))
+                continue
+            # A vector holds a whole row of a window, the columns in turns: two become one a column.
+            for t in range(0, T, 2):
+                quad = []
+                for r in (0, 1):
+                    one = items[(r * T + t) * G + v]
+                    other = items[(r * T + t + 1) * G + v] if t + 1 < T else one
+                    for odd in (0, 1):
+                        lanes = ir.Constant(number, [2 * lane + odd for lane in range(L)])
+                        quad.append(builder.shuffle_vector(one, other, lanes))
+                outputs, winners = _best_of(builder, quad, none)
+                for half in range(min(2, T - t)):
+                    lanes = ir.Constant(
+                        ir.VectorType(I32, F), [half * F + lane for lane in range(F)]
+                    )
+                    halves = [builder.shuffle_vector(it, it, lanes) for it in (outputs, winners)]
+                    found.append((t + half, v, *halves))
+        return found
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        items = unpack(builder, args[0], 2 * T * G)
+        address, winners, stride, valid = args[1:5]
+        fourth = builder.lshr(stride, ir.Constant(I64, 2))
+        cells = pooled(builder, items)
+        places = []
+        for c, v, _, _ in cells:
+            step = ir.Constant(I64, c)
+            value_at = builder.add(address, builder.mul(stride, step))
+            byte_at = builder.add(winners, builder.mul(fourth, step))
+            places.append(
+                (
+                    pointer_to(builder, value_at, ir.VectorType(F32, F), 4 * F * v),
+                    pointer_to(builder, byte_at, ir.VectorType(I8, F), F * v),
+                )
+            )
+        whole = builder.icmp_signed(">=", valid, ir.Constant(I64, G * F))
+        with builder.if_else(whole) as (then, otherwise):
+            with then:
+                for (_, _, value, winner), (value_at, byte_at) in zip(cells, places, strict=True):
+                    builder.store(value, value_at, align=4)
+                    builder.store(winner, byte_at, align=1)
+            with otherwise:
+                for (_, v, value, winner), (value_at, byte_at) in zip(cells, places, strict=True):
+                    mask = lane_mask(builder, builder.sub(valid, ir.Constant(I64, F * v)), F)
+                    masked_store(builder, value, value_at, mask)
+                    masked_store(builder, winner, byte_at, mask)
+        return context.get_dummy_value()
+
+    integer = types.int64
+    signature = types.void(tile, integer, integer, integer, integer, positions, vectors, pairs, off)
+    return signature, codegen

@@ -1,0 +1,219 @@
+"""Register tiles, and the micro-kernel that accumulates into them.
+
+A *tile* is a tuple of ``positions * vectors`` vectors of ``lanes`` float32 values, position-major:
+``positions`` neighbouring pixels (or filter taps) by ``vectors * lanes`` filters.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from cnnforge_kernels.cpu.runtime.llvm import (
+    F32,
+    I32,
+    I64,
+    Loop,
+    fma,
+    lane_mask,
+    literals,
+    masked_store,
+    pointer_to,
+    splat,
+    tile_type,
+    unpack,
+    zeros,
+)
+
+
+@intrinsic(prefer_literal=True)
+def tile_broadcast(typingctx: Any, address: Any, positions: Any, vectors: Any, lanes: Any) -> Any:
+    """A tile whose every position holds the ``vectors * lanes`` float32 values at ``address``."""
+    shape = literals(positions, vectors, lanes)
+    if shape is None:
+        return None
+    tile = tile_type(*shape)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.VectorType(F32, shape[2])
+        row = [
+            builder.load(pointer_to(builder, args[0], kind, 4 * shape[2] * v), align=4)
+            for v in range(shape[1])
+        ]
+        return context.make_tuple(builder, tile, row * shape[0])
+
+    return tile(types.int64, positions, vectors, lanes), codegen
+
+
+@intrinsic(prefer_literal=True)
+def tile_load(
+    typingctx: Any, address: Any, stride: Any, positions: Any, vectors: Any, lanes: Any
+) -> Any:
+    """The tile whose position t is stored at ``address + t * stride`` (bytes)."""
+    shape = literals(positions, vectors, lanes)
+    if shape is None:
+        return None
+    tile = tile_type(*shape)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.VectorType(F32, shape[2])
+        values = []
+        for t in range(shape[0]):
+            start = builder.add(args[0], builder.mul(args[1], ir.Constant(I64, t)))
+            for v in range(shape[1]):
+                pointer = pointer_to(builder, start, kind, 4 * shape[2] * v)
+                values.append(builder.load(pointer, align=4))
+        return context.make_tuple(builder, tile, values)
+
+    return tile(types.int64, types.int64, positions, vectors, lanes), codegen
+
+
+@intrinsic(prefer_literal=True)
+def tile_accumulate(
+    typingctx: Any,
+    tile: Any,
+    source: Any,
+    offsets: Any,
+    weights: Any,
+    count: Any,
+    line: Any,
+    pixel: Any,
+    rows: Any,
+    positions: Any,
+    vectors: Any,
+    lanes: Any,
+    pairs: Any,
+    window: Any,
+) -> Any:
+    """The micro-kernel: ``tile[t] += source[offsets[k] + (t + j) * pixel] * weights[k][j]``.
+
+    That for k < count and j < window, and for each of ``rows`` rows, which lie ``line`` bytes
+    apart. ``source``, ``offsets`` (int64, in bytes) and ``weights`` (``vectors * lanes`` values a
+    step) are addresses; neighbouring positions lie ``pixel`` bytes apart. A value of the source is
+    loaded once for all the steps of a window that use it.
+
+    With ``pairs`` of 2 each vector holds two positions, 2t in its even lanes and 2t + 1 in its odd
+    ones, and the weights stand there twice: so few filters fill a wide register, and both
+    positions, which must be neighbouring floats, are loaded by one 64-bit broadcast.
+    """
+    shape = literals(rows, positions, vectors, lanes, pairs, window)
+    if shape is None or not isinstance(tile, types.UniTuple):
+        return None
+    R, T, G, L, P, W = shape
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        start, source, offsets, weights, count, line, pixel = args[:7]
+        kind = ir.VectorType(F32, L)
+        steps = [builder.mul(pixel, ir.Constant(I64, q)) for q in range(T * P + W - 1)]
+        loop = Loop(builder, count, [*unpack(builder, start, R * T * G), weights])
+        weight = loop.values[-1]
+        table = builder.inttoptr(offsets, I64.as_pointer())
+        position = builder.add(source, builder.load(builder.gep(table, [loop.index])))
+        row = [
+            builder.load(pointer_to(builder, weight, kind, 4 * L * v), align=4)
+            for v in range(G * W)
+        ]
+        results = list(loop.values[:-1])
+        for r in range(R):
+            if r > 0:
+                position = builder.add(position, line)
+            for q in range(T * P + W - 1):
+                # Step j of the window takes it for position q - j, if that begins a vector.
+                uses = [j for j in range(W) if 0 <= q - j <= (T - 1) * P and (q - j) % P == 0]
+                if not uses:
+                    continue
+                here = builder.add(position, steps[q])
+                if P == 1:
+                    value = splat(
+                        builder, builder.load(pointer_to(builder, here, F32), align=4), kind
+                    )
+                else:
+                    both = builder.load(pointer_to(builder, here, I64), align=4)
+                    both = splat(builder, both, ir.VectorType(I64, L // 2))
+                    value = builder.bitcast(both, kind)
+                for j in uses:
+                    for v in range(G):
+                        index = (r * T + (q - j) // P) * G + v
+                        results[index] = fma(builder, value, row[j * G + v], results[index])
+        next_weight = builder.add(weight, ir.Constant(I64, 4 * L * G * W))
+        final = loop.finish([*results, next_weight])[:-1]
+        return context.make_tuple(builder, tile, final)
+
+    integer = types.int64
+    signature = tile(tile, *[integer] * 5, pixel, rows, positions, vectors, lanes, pairs, window)
+    return signature, codegen
+
+
+@intrinsic
+def tile_relu(typingctx: Any, tile: Any) -> Any:
+    """``max(tile, 0)``; NaN stays NaN."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        values = []
+        for value in unpack(builder, args[0], tile.count):
+            zero = zeros(value.type)
+            values.append(builder.select(builder.fcmp_ordered("<", value, zero), zero, value))
+        return context.make_tuple(builder, tile, values)
+
+    return tile(tile), codegen
+
+
+@intrinsic(prefer_literal=True)
+def tile_store(
+    typingctx: Any,
+    tile: Any,
+    address: Any,
+    stride: Any,
+    valid: Any,
+    positions: Any,
+    vectors: Any,
+    pairs: Any,
+) -> Any:
+    """Store position t at ``address + t * stride`` (bytes): its first ``valid`` filters only."""
+    shape = literals(positions, vectors, pairs)
+    if shape is None or not isinstance(tile, types.UniTuple):
+        return None
+    P = shape[2]
+    T, G = shape[0] * P, shape[1]
+    L = tile.dtype.lanes // P
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        values, address, stride, valid = args[:4]
+        kind = ir.VectorType(F32, L)
+        items = unpack(builder, values, shape[0] * G)
+        if P == 2:
+            # Even lanes are one position, odd lanes the next.
+            number = ir.VectorType(I32, L)
+            undefined = ir.Constant(items[0].type, ir.Undefined)
+            items = [
+                builder.shuffle_vector(
+                    items[t * G + v],
+                    undefined,
+                    ir.Constant(number, [2 * lane + odd for lane in range(L)]),
+                )
+                for t in range(shape[0])
+                for odd in (0, 1)
+                for v in range(G)
+            ]
+        starts = [builder.add(address, builder.mul(stride, ir.Constant(I64, t))) for t in range(T)]
+        whole = builder.icmp_signed(">=", valid, ir.Constant(I64, G * L))
+        with builder.if_else(whole) as (then, otherwise):
+            with then:
+                for t in range(T):
+                    for v in range(G):
+                        pointer = pointer_to(builder, starts[t], kind, 4 * L * v)
+                        builder.store(items[t * G + v], pointer, align=4)
+            with otherwise:
+                for v in range(G):
+                    left = builder.sub(valid, ir.Constant(I64, L * v))
+                    mask = lane_mask(builder, left, L)
+                    for t in range(T):
+                        pointer = pointer_to(builder, starts[t], kind, 4 * L * v)
+                        masked_store(builder, items[t * G + v], pointer, mask)
+        return context.get_dummy_value()
+
+    integer = types.int64
+    return types.void(tile, integer, integer, integer, positions, vectors, pairs), codegen

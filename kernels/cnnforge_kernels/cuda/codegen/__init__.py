@@ -1,0 +1,1 @@
+"""Writing CUDA kernels in Python: Numba's compiler, PTX, and the simulator."""

@@ -1,0 +1,321 @@
+"""All inline PTX of the project: one function per instruction.
+
+Register operands go in and come out as values; a place in memory is a pair of arguments, the
+array or pointer and the index of an element. Fragment layouts and the meaning of each instruction
+are those of NVIDIA's "PTX ISA" (sections "Warp-level matrix instructions" and "Data movement and
+conversion instructions"); the layouts are spelled out in ``tensor_core_maps.py``.
+
+Instructions that a whole warp executes together are marked convergent: the compiler must not move
+them into or out of a branch. Those that touch memory carry a memory clobber: LLVM knows nothing of
+what they read and write, and must keep them between the barriers where they were put. (``load4_if``
+has none: it reads what nobody writes.)
+
+None of these runs in Numba's simulator. Most need compute capability 8.0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cnnforge_kernels.cuda.codegen.assembly import GLOBAL, SHARED, Place, assembly
+from cnnforge_kernels.cuda.codegen.jit import cuda, intrinsic, no_twin
+
+_MMA = "{$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
+_MMA_CONSTRAINTS = "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f"
+
+
+def _mma(shape_and_types: str) -> tuple:
+    return assembly(
+        f"mma.sync.aligned.{shape_and_types} {_MMA}",
+        _MMA_CONSTRAINTS,
+        ("float32",) * 4,
+        *("uint32",) * 6,
+        *("float32",) * 4,
+        convergent=True,
+    )
+
+
+@intrinsic(no_twin)
+def mma_tf32(
+    typingctx: Any,
+    a0: Any,
+    a1: Any,
+    a2: Any,
+    a3: Any,
+    b0: Any,
+    b1: Any,
+    c0: Any,
+    c1: Any,
+    c2: Any,
+    c3: Any,
+) -> Any:
+    """A (16, 8) by (8, 8) product of tf32, added to four float32 of the warp's (16, 8) sums."""
+    return _mma("m16n8k8.row.col.f32.tf32.tf32.f32")
+
+
+@intrinsic(no_twin)
+def mma_bfloat16(
+    typingctx: Any,
+    a0: Any,
+    a1: Any,
+    a2: Any,
+    a3: Any,
+    b0: Any,
+    b1: Any,
+    c0: Any,
+    c1: Any,
+    c2: Any,
+    c3: Any,
+) -> Any:
+    """A (16, 16) by (16, 8) product of bf16 pairs, added to float32 sums as in ``mma_tf32``."""
+    return _mma("m16n8k16.row.col.f32.bf16.bf16.f32")
+
+
+@intrinsic(no_twin)
+def load_matrices(typingctx: Any, shared: Any, index: Any) -> Any:
+    """Four 8x8 matrices of 16 bits, or 8x4 of 32 bits, from shared memory (``ldmatrix.x4``).
+
+    Lane l gives the place of row ``l % 8`` of matrix ``l // 8``: 16 bytes, 16-byte aligned. It
+    gets, of each matrix, the 32 bits in row ``l // 4`` at position ``l % 4``.
+    """
+    return assembly(
+        "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0,$1,$2,$3}, [$4];",
+        "=r,=r,=r,=r,r,~{memory}",
+        ("uint32",) * 4,
+        Place(shared, SHARED),
+        convergent=True,
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def load_matrices_turned(typingctx: Any, shared: Any, index: Any) -> Any:
+    """As ``load_matrices``, of 16 bits and turned (``.trans``).
+
+    Lane l gets, of each matrix, what stands in column ``l // 4``, rows 2 ``l % 4`` and the next.
+    """
+    return assembly(
+        "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {$0,$1,$2,$3}, [$4];",
+        "=r,=r,=r,=r,r,~{memory}",
+        ("uint32",) * 4,
+        Place(shared, SHARED),
+        convergent=True,
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def copy_async_16(
+    typingctx: Any, shared: Any, index: Any, memory: Any, offset: Any, read: Any
+) -> Any:
+    """Start a copy of 16 bytes from global to shared memory, past L1: ``read`` bytes, then zeros.
+
+    Both places are 16-byte aligned. With ``read`` 0 nothing is read; the address must be valid all
+    the same.
+    """
+    return assembly(
+        "cp.async.cg.shared.global [$0], [$1], 16, $2;",
+        "r,l,r,~{memory}",
+        (),
+        Place(shared, SHARED),
+        Place(memory, GLOBAL),
+        "uint32",
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def copy_async_4(
+    typingctx: Any, shared: Any, index: Any, memory: Any, offset: Any, read: Any
+) -> Any:
+    """As ``copy_async_16``, 4 bytes."""
+    return assembly(
+        "cp.async.ca.shared.global [$0], [$1], 4, $2;",
+        "r,l,r,~{memory}",
+        (),
+        Place(shared, SHARED),
+        Place(memory, GLOBAL),
+        "uint32",
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def copy_async_commit(typingctx: Any) -> Any:
+    """Close the thread's group of copies started since the last call; it may be empty."""
+    return assembly("cp.async.commit_group;", "~{memory}", (), effects=True)
+
+
+@intrinsic(no_twin)
+def copy_async_wait(typingctx: Any, pending: Any) -> Any:
+    """Wait until at most the newest ``pending`` groups (a constant) of this thread are under way.
+
+    It says nothing of the copies of other threads: a barrier has to follow.
+    """
+    if not isinstance(pending, cuda.types.IntegerLiteral):
+        return None
+    signature, codegen = assembly(
+        f"cp.async.wait_group {pending.literal_value};", "~{memory}", (), effects=True
+    )
+    return signature.return_type(pending), lambda context, builder, sig, args: codegen(
+        context, builder, signature, ()
+    )
+
+
+@intrinsic(no_twin)
+def round_tf32(typingctx: Any, bits: Any) -> Any:
+    """The bits of a float32 rounded to tf32 (10 bits of mantissa), to nearest, ties away from 0."""
+    return assembly("cvt.rna.tf32.f32 $0, $1;", "=r,r", ("uint32",), "uint32")
+
+
+@intrinsic(no_twin)
+def pack_bfloat16(typingctx: Any, low: Any, high: Any) -> Any:
+    """Two float32 (bits) rounded to bf16, to nearest even; ``low`` in the lower 16 bits."""
+    return assembly("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,r,r", ("uint32",), "uint32", "uint32")
+
+
+@intrinsic(no_twin)
+def as_float(typingctx: Any, bits: Any) -> Any:
+    """The float32 with these bits."""
+    return assembly("mov.b32 $0, $1;", "=f,r", ("float32",), "uint32")
+
+
+@intrinsic(no_twin)
+def opaque(typingctx: Any, bits: Any) -> Any:
+    """``bits``, of which the compiler knows nothing: it does not compute them again in a loop."""
+    return assembly("mov.b32 $0, $1;", "=r,r", ("uint32",), "uint32", effects=True)
+
+
+@intrinsic(no_twin)
+def as_bits(typingctx: Any, value: Any) -> Any:
+    """The bits of a float32."""
+    return assembly("mov.b32 $0, $1;", "=r,f", ("uint32",), "float32")
+
+
+@intrinsic(no_twin)
+def where_positive(typingctx: Any, mask: Any, value: Any) -> Any:
+    """``value`` where the float32 with the bits ``mask`` is positive, else 0; both are bits."""
+    return assembly(
+        "{ .reg .pred p; .reg .f32 m; mov.b32 m, $1; setp.gt.f32 p, m, 0f00000000; "
+        "selp.b32 $0, $2, 0, p; }",
+        "=r,r,r",
+        ("uint32",),
+        "uint32",
+        "uint32",
+    )
+
+
+@intrinsic(no_twin)
+def relu(typingctx: Any, value: Any) -> Any:
+    """The larger of ``value`` and 0; NaN for NaN."""
+    return assembly("max.NaN.f32 $0, $1, 0f00000000;", "=f,f", ("float32",), "float32")
+
+
+@intrinsic(no_twin)
+def load_if(typingctx: Any, memory: Any, index: Any, condition: Any) -> Any:
+    """The float32 at ``index`` of global memory where ``condition`` is not 0, else 0."""
+    return assembly(
+        "{ .reg .pred p; setp.ne.u32 p, $2, 0; mov.f32 $0, 0f00000000; "
+        "@p ld.global.f32 $0, [$1]; }",
+        "=f,l,r,~{memory}",
+        ("float32",),
+        Place(memory, GLOBAL),
+        "uint32",
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def load4_if(typingctx: Any, memory: Any, index: Any, condition: Any) -> Any:
+    """The bits of the four float32 at ``index`` of global memory, 16-byte aligned, or four 0.
+
+    The memory is not written while the kernel runs.
+    """
+    return assembly(
+        "{ .reg .pred p; setp.ne.u32 p, $5, 0; mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; "
+        "mov.b32 $3, 0; @p ld.global.nc.v4.b32 {$0,$1,$2,$3}, [$4]; }",
+        "=&r,=&r,=&r,=&r,l,r",
+        ("uint32",) * 4,
+        Place(memory, GLOBAL),
+        "uint32",
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def load_shared(typingctx: Any, shared: Any, index: Any) -> Any:
+    """A word of shared memory."""
+    return assembly(
+        "ld.shared.b32 $0, [$1];",
+        "=r,r,~{memory}",
+        ("uint32",),
+        Place(shared, SHARED),
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def load2_shared(typingctx: Any, shared: Any, index: Any) -> Any:
+    """Two words of shared memory, 8-byte aligned."""
+    return assembly(
+        "ld.shared.v2.b32 {$0,$1}, [$2];",
+        "=r,=r,r,~{memory}",
+        ("uint32",) * 2,
+        Place(shared, SHARED),
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def store2_shared(typingctx: Any, shared: Any, index: Any, a: Any, b: Any) -> Any:
+    """Write two words to shared memory, 8-byte aligned."""
+    return assembly(
+        "st.shared.v2.b32 [$0], {$1,$2};",
+        "r,r,r,~{memory}",
+        (),
+        Place(shared, SHARED),
+        *("uint32",) * 2,
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def store4_shared(typingctx: Any, shared: Any, index: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """Write four words to shared memory, 16-byte aligned."""
+    return assembly(
+        "st.shared.v4.b32 [$0], {$1,$2,$3,$4};",
+        "r,r,r,r,r,~{memory}",
+        (),
+        Place(shared, SHARED),
+        *("uint32",) * 4,
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def store_if(typingctx: Any, memory: Any, index: Any, value: Any, condition: Any) -> Any:
+    """Write a float32 to global memory where ``condition`` is not 0."""
+    return assembly(
+        "{ .reg .pred p; setp.ne.u32 p, $2, 0; @p st.global.f32 [$0], $1; }",
+        "l,f,r,~{memory}",
+        (),
+        Place(memory, GLOBAL),
+        "float32",
+        "uint32",
+        effects=True,
+    )
+
+
+@intrinsic(no_twin)
+def store2_if(typingctx: Any, memory: Any, index: Any, a: Any, b: Any, condition: Any) -> Any:
+    """Write two float32 to global memory, 8-byte aligned, where ``condition`` is not 0."""
+    return assembly(
+        "{ .reg .pred p; setp.ne.u32 p, $3, 0; @p st.global.v2.f32 [$0], {$1,$2}; }",
+        "l,f,f,r,~{memory}",
+        (),
+        Place(memory, GLOBAL),
+        "float32",
+        "float32",
+        "uint32",
+        effects=True,
+    )

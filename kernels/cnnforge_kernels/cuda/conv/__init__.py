@@ -1,0 +1,1 @@
+"""Convolution, depthwise convolution and their fusion with pooling on CUDA devices."""

@@ -1,0 +1,378 @@
+"""Direct convolution, with or without max pooling in the same kernel: for few channels.
+
+A thread computes a small window of neighbouring outputs for a handful of filters, all in registers.
+The weights of those filters stand in shared memory, where all threads of a warp read the same four
+at a time; the inputs come through the L1 cache, one row of taps after the other, and are used for
+every output of the window that meets them. With pooling the window is the pooling window: its
+outputs never leave the registers, only the largest does, with its cell.
+
+A kernel is written once and compiled for its constants: window, strides, dilation, channels,
+filters. Only the sizes of the images are arguments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+
+from cnnforge_kernels.cuda.codegen.jit import Kernel, cuda, kernel
+from cnnforge_kernels.cuda.codegen.memory import divide, exceeds, load4, store4, store4_bytes
+from cnnforge_kernels.cuda.conv.specialization import Kind, size_of, threads_of
+
+float32, int32, uint32, int64 = np.float32, np.int32, np.uint32, np.int64
+
+NO_WINNER = 255
+THREADS = 128
+_SHARED_FLOATS = 4608
+_MOST_SHARED_FLOATS = 12288
+# A longer body is not unrolled, and what it indexes leaves the registers.
+_PATCH_FLOATS, _PRODUCTS = 48, 450
+
+
+@dataclass(frozen=True, kw_only=True)
+class Direct(Kind):
+    """What a direct kernel is compiled for.
+
+    Attributes:
+        bias: whether there is one.
+        pool: ``None`` for a plain convolution.
+        windows: pooling windows of a thread, side by side; more than one only where ``paired``.
+        threads: of a block.
+    """
+
+    bias: bool = False
+    pool: tuple[int, int] | None = None
+    windows: int = 1
+    threads: int = THREADS
+
+    @property
+    def filter_tile(self) -> int:
+        """Filters of a thread."""
+        return 4 if self.filters <= 4 else 8
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Outputs of a thread that are in registers at a time."""
+        if self.pool is None:
+            return 1, 4
+        if self.pool[0] * self.pool[1] <= 4:
+            return self.pool[0], self.pool[1] * self.windows
+        return (1, self.pool[1]) if self.pool[1] <= 4 else (1, 1)
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Rows and columns of convolution outputs that belong to a thread."""
+        return self.cells if self.pool is None or self.windows > 1 else self.pool
+
+    @property
+    def paired(self) -> Direct | None:
+        """The same with two pooling windows for a thread, if their outputs fit into registers."""
+        if self.pool is None or self.pool[0] * self.pool[1] > 4:
+            return None
+        made = replace(self, windows=2)
+        return made if made._fits(made.together) else None
+
+    def patch_columns(self, taps: int) -> int:
+        """Columns of inputs that ``taps`` neighbouring taps of all cells of a row meet."""
+        return (self.cells[1] - 1) * self.strides[1] + (taps - 1) * self.dilation[1] + 1
+
+    @property
+    def tap_columns(self) -> int:
+        """Taps of a row whose inputs are in registers at a time: all of them, or one."""
+        return self.window[1] if self._fits(self.vector) else 1
+
+    def _fits(self, channels: int) -> bool:
+        loads = self.patch_columns(self.window[1]) * self.cells[0] * channels
+        products = self.window[1] * channels * self.cells[0] * self.cells[1] * self.filter_tile
+        return loads <= _PATCH_FLOATS and products <= _PRODUCTS
+
+    @property
+    def together(self) -> int:
+        """Channels whose inputs are in registers at a time."""
+        few = self.vector == 1 and self.channels <= 4 and self._fits(self.channels)
+        return self.channels if few else self.vector
+
+    @property
+    def lanes(self) -> int:
+        """Neighbouring threads that share a window and have other filters.
+
+        They read the same inputs, at the same time: a warp meets fewer lines of the cache.
+        """
+        each = self.window[0] * self.window[1] * self.channels * self.filter_tile
+        lanes = 4
+        while lanes > 1 and (self.filter_blocks % lanes or lanes * each > _SHARED_FLOATS):
+            lanes //= 2
+        return lanes
+
+    @property
+    def tap_rows(self) -> int:
+        """Rows of taps whose weights are in shared memory at a time."""
+        floats = self.window[0] * self.window[1] * self.together * self.filter_tile
+        return self.window[0] if floats <= _MOST_SHARED_FLOATS else 1
+
+    @property
+    def chunk(self) -> int:
+        """Channels whose weights are in shared memory at a time."""
+        floats = self.tap_rows * self.window[1] * self.filter_tile * self.lanes
+        step = self.together
+        most = max(_SHARED_FLOATS // floats // step * step, step)
+        chunks = -(-self.channels // most)
+        each = -(-self.channels // chunks)
+        return -(-each // step) * step
+
+    @property
+    def filter_blocks(self) -> int:
+        """Blocks that share the filters of a group."""
+        return -(-self.filters // self.filter_tile)
+
+    @property
+    def shared_floats(self) -> int:
+        """Size of the shared memory."""
+        return self.tap_rows * self.window[1] * self.chunk * self.filter_tile * self.lanes
+
+    @property
+    def possible(self) -> bool:
+        """Whether one row of weights fits into shared memory."""
+        return self.shared_floats <= _MOST_SHARED_FLOATS
+
+    @property
+    def resident(self) -> int:
+        """Blocks that shall fit on a multiprocessor: 512 threads, of 128 registers each."""
+        return 512 // self.threads
+
+    @property
+    def name(self) -> str:
+        """``"conv2d_direct 5x5x1x8"`` and what differs from the plain case."""
+        kind = "conv2d_direct" if self.pool is None else "conv_block"
+        threads = threads_of(self.threads, THREADS)
+        pool = size_of("pool", self.pool)
+        windows = f"windows {self.windows}" if self.windows > 1 else ""
+        return self.named(kind, pool, windows, threads, "bias" * self.bias)
+
+
+@cache
+def direct(c: Direct) -> Kernel:
+    """The kernel for these constants.
+
+    Arguments: inputs, weights, bias, outputs, winners; height and width of the inputs; rows and
+    columns of the outputs; rows and columns of tiles (one for each thread) of an image; padding at
+    the top and left; tiles in all. Grid: (tiles * lanes / threads, filter blocks / lanes * groups).
+    """
+    KH, KW = c.window
+    SR, SC = c.strides
+    DR, DC = c.dilation
+    CH, CW = c.cells
+    TILE_H, TILE_W = c.tile
+    WINDOWS, POOL_W = c.windows, c.tile[1] // c.windows
+    BESTS = c.windows * c.filter_tile
+    PARTS_H, PARTS_W = TILE_H // CH, TILE_W // CW
+    CHANNELS, ALL_CHANNELS = c.channels, c.channels * c.groups
+    FILTERS, ALL_FILTERS, FT = c.filters, c.filters * c.groups, c.filter_tile
+    FILTER_BLOCKS = c.filter_blocks // c.lanes
+    V, CC, J, RI = c.together, c.chunk, c.tap_columns, c.tap_rows
+    WIDE, EVEN = c.vector == 4, c.channels % c.chunk == 0
+    LANES = c.lanes
+    LINE = LANES * FT
+    WIDTH = c.patch_columns(J)
+    ACCUMULATORS, PATCH, SHARED = CH * CW * FT, CH * WIDTH * V, c.shared_floats
+    THREADS = c.threads
+    BIAS, RELU, POOLED = c.bias, c.relu, c.pool is not None
+    WHOLE = c.aligned and c.filters % 4 == 0
+    VW = 4 if WHOLE else 1
+
+    @kernel(
+        c.name,
+        *("float32*",) * 4,
+        "uint8*",
+        *("int32",) * 9,
+        threads=THREADS,
+        blocks=c.resident,
+        identity=(c,),
+    )
+    def conv2d_direct(
+        inputs,
+        weights,
+        bias,
+        outputs,
+        winners,
+        height,
+        width,
+        rows,
+        columns,
+        tile_rows,
+        tile_columns,
+        top,
+        left,
+        tiles,
+    ):
+        shared = cuda.shared.array(SHARED, float32, alignment=16)
+        acc = cuda.local.array(ACCUMULATORS, float32)
+        best = cuda.local.array(BESTS, float32)
+        cell = cuda.local.array(BESTS, int32)
+        offset = cuda.local.array(FT, float32)
+        patch = cuda.local.array(PATCH, float32)
+        thread = int32(cuda.threadIdx.x)
+        tile = divide(cuda.blockIdx.x * THREADS + thread, LANES)
+        live = tile < tiles
+        group = divide(cuda.blockIdx.y, FILTER_BLOCKS)
+        first0 = int32((cuda.blockIdx.y - group * FILTER_BLOCKS) * LINE)
+        lane0 = int32((thread & (LANES - 1)) * FT)
+        first = int32(first0 + lane0)
+        filter0 = int32(group * FILTERS + first)
+
+        line = divide(tile, tile_columns)
+        tile_column = int32(tile - line * tile_columns)
+        image = divide(line, tile_rows)
+        tile_row = int32(line - image * tile_rows)
+        # One image may hold no more than 2**31 values, all of them may: hence 64 bits.
+        source = int64(image) * (height * width * ALL_CHANNELS) + group * CHANNELS
+
+        for f in range(BESTS):
+            best[f] = float32(0)
+            cell[f] = int32(NO_WINNER)
+        for f in range(FT):
+            offset[f] = float32(0)
+            if BIAS and first + f < FILTERS:
+                offset[f] = bias[filter0 + f]
+        for part_row in range(PARTS_H):
+            for part_column in range(PARTS_W):
+                cell_row = int32(tile_row * TILE_H + part_row * CH)
+                cell_column = int32(tile_column * TILE_W + part_column * CW)
+                row0 = int32(cell_row * SR - top)
+                column0 = int32(cell_column * SC - left)
+                for a in range(ACCUMULATORS):
+                    acc[a] = offset[a & (FT - 1)]
+                for chunk in range(0, CHANNELS, CC):
+                    for i0 in range(0, KH, RI):
+                        cuda.syncthreads()
+                        for e in range(thread, SHARED // VW, THREADS):
+                            k = divide(e, LINE // VW)
+                            f = int32(first0 + (e - k * (LINE // VW)) * VW)
+                            tap = divide(k, CC)
+                            ch = int32(chunk + k - tap * CC)
+                            place = int32(((i0 * KW + tap) * CHANNELS + ch) * ALL_FILTERS)
+                            place += group * FILTERS + f
+                            inside = f < FILTERS and ch < CHANNELS
+                            if WHOLE:
+                                a, b, u, v = float32(0), float32(0), float32(0), float32(0)
+                                if inside:
+                                    a, b, u, v = load4(weights, place)
+                                store4(shared, uint32(e * 4), a, b, u, v)
+                            else:
+                                value = float32(0)
+                                if inside:
+                                    value = weights[place]
+                                shared[uint32(e)] = value
+                        cuda.syncthreads()
+                        if live:
+                            for i in range(RI):
+                                for j0 in range(0, KW, J):
+                                    for ch in range(0, CC, V):
+                                        for a in range(CH):
+                                            row = int32(row0 + a * SR + (i0 + i) * DR)
+                                            inside = uint32(row) < uint32(height)
+                                            # Of the first column; those beside it lie at
+                                            # constant distances.
+                                            start = int32(row * width + column0 + j0 * DC)
+                                            start = source + int64(start) * ALL_CHANNELS
+                                            start += chunk + ch
+                                            for b in range(WIDTH):
+                                                column = int32(column0 + j0 * DC + b)
+                                                p = (a * WIDTH + b) * V
+                                                for v in range(V):
+                                                    patch[p + v] = float32(0)
+                                                if inside and uint32(column) < uint32(width):
+                                                    place = start + b * ALL_CHANNELS
+                                                    if EVEN or chunk + ch < CHANNELS:
+                                                        if WIDE:
+                                                            x = load4(inputs, place)
+                                                            patch[p] = x[0]
+                                                            patch[p + 1] = x[1]
+                                                            patch[p + 2] = x[2]
+                                                            patch[p + 3] = x[3]
+                                                        else:
+                                                            for v in range(V):
+                                                                patch[p + v] = inputs[place + v]
+                                        for j in range(J):
+                                            for v in range(V):
+                                                k = uint32(
+                                                    ((i * KW + j0 + j) * CC + ch + v) * LINE + lane0
+                                                )
+                                                for q in range(0, FT, 4):
+                                                    w = load4(shared, k + uint32(q))
+                                                    for a in range(CH):
+                                                        for b in range(CW):
+                                                            p = (a * WIDTH + b * SC + j * DC) * V
+                                                            x = patch[p + v]
+                                                            t = (a * CW + b) * FT + q
+                                                            acc[t] += x * w[0]
+                                                            acc[t + 1] += x * w[1]
+                                                            acc[t + 2] += x * w[2]
+                                                            acc[t + 3] += x * w[3]
+                # Of a pool the largest is sought from 0 on: ReLU is done by that.
+                if RELU and not POOLED:
+                    for t in range(ACCUMULATORS):
+                        if acc[t] < float32(0):
+                            acc[t] = float32(0)
+                if POOLED:
+                    for a in range(CH):
+                        for b in range(CW):
+                            w = b // POOL_W if WINDOWS > 1 else 0
+                            beside = int32(part_column * CW + b - w * POOL_W)
+                            here = int32((part_row * CH + a) * POOL_W + beside)
+                            t = (a * CW + b) * FT
+                            for f in range(FT):
+                                value = acc[t + f]
+                                if exceeds(value, best[w * FT + f]):
+                                    best[w * FT + f] = value
+                                    cell[w * FT + f] = here
+                if not POOLED and live:
+                    for a in range(CH):
+                        row = int32(cell_row + a)
+                        for b in range(CW):
+                            column = int32(cell_column + b)
+                            if row < rows and column < columns:
+                                place = int64(image) * (rows * columns * ALL_FILTERS)
+                                place += int32((row * columns + column) * ALL_FILTERS + filter0)
+                                t = (a * CW + b) * FT
+                                for q in range(0, FT, 4):
+                                    if WHOLE and first + q < FILTERS:
+                                        store4(
+                                            outputs,
+                                            place + q,
+                                            acc[t + q],
+                                            acc[t + q + 1],
+                                            acc[t + q + 2],
+                                            acc[t + q + 3],
+                                        )
+                                    elif not WHOLE:
+                                        for f in range(4):
+                                            if first + q + f < FILTERS:
+                                                outputs[place + q + f] = acc[t + q + f]
+        if POOLED and live:
+            for f in range(BESTS):
+                # NaN comes out, but no gradient goes back through it: ReLU's is zero there.
+                if best[f] != best[f]:
+                    cell[f] = int32(NO_WINNER)
+            for w in range(WINDOWS):
+                column = int32(tile_column * WINDOWS + w)
+                place = (int64(line) * columns + column) * ALL_FILTERS + filter0
+                if column < columns:
+                    for q in range(0, FT, 4):
+                        t = w * FT + q
+                        if WHOLE and first + q < FILTERS:
+                            store4(
+                                outputs, place + q, best[t], best[t + 1], best[t + 2], best[t + 3]
+                            )
+                            store4_bytes(
+                                winners, place + q, cell[t], cell[t + 1], cell[t + 2], cell[t + 3]
+                            )
+                        elif not WHOLE:
+                            for f in range(4):
+                                if first + q + f < FILTERS:
+                                    outputs[place + q + f] = best[t + f]
+                                    winners[place + q + f] = np.uint8(cell[t + f])
+
+    return conv2d_direct

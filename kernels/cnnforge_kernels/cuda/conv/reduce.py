@@ -1,0 +1,90 @@
+"""The second stage of a sum over slices, in an order that is always the same.
+
+Where there are hundreds of slices and few sums, one thread would wait for memory hundreds of times.
+So several threads share the slices of a sum, and what they have found is added up in a tree.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from cnnforge_kernels.cuda.codegen.jit import Kernel, cuda, kernel
+from cnnforge_kernels.cuda.codegen.memory import divide
+from cnnforge_kernels.cuda.runtime.plans import Launch, blocks, launch
+
+float32, int32, uint32, int64 = np.float32, np.int32, np.uint32, np.int64
+
+THREADS = 256
+# With 32 shares a block has 8 neighbouring sums: 32 bytes of each slice, what memory is read by.
+_MOST_SHARES, _LEAST_SLICES = 32, 4
+
+
+def reduction(weights: int, floats: int, slices: int) -> Launch:
+    """The launch that sums the slices of ``scratch`` into ``grad_weights`` and ``grad_bias``.
+
+    Args:
+        weights: of a slice.
+        floats: of a slice: weights, then those of the bias.
+        slices: to be summed.
+    """
+    shares = shares_of(slices)
+    kernel = reduce_slices(shares)
+    return launch(
+        kernel,
+        (blocks(floats, kernel.threads // shares),),
+        *("scratch", "grad_weights", "grad_bias"),
+        *(weights, floats, slices),
+    )
+
+
+def shares_of(slices: int) -> int:
+    """How many threads share a sum over so many slices: a power of two, 4 slices or more each."""
+    return min(_MOST_SHARES, 1 << max(slices // _LEAST_SLICES, 1).bit_length() - 1)
+
+
+@cache
+def reduce_slices(shares: int = 1) -> Kernel:
+    """Sum the slices of a scratch array (S, W + F) into ``grad_weights`` (W,), ``grad_bias`` (F,).
+
+    Arguments: scratch, grad_weights, grad_bias; W; W + F; S. Grid: ((W + F) / (threads / shares),).
+    """
+    SHARES, SUMS = shares, THREADS // shares
+    HALF = THREADS // 2
+    ALL = THREADS
+
+    @kernel(
+        "reduce_slices" + f" shares {shares}" * (shares > 1),
+        *("float32*",) * 3,
+        *("int32",) * 3,
+        threads=THREADS,
+        identity=(shares,),
+    )
+    def reduce_slices(scratch, grad_weights, grad_bias, weights, floats, slices):
+        thread = int32(cuda.threadIdx.x)
+        share = divide(thread, SUMS)
+        e = int32(cuda.blockIdx.x * SUMS + thread - share * SUMS)
+        value = float32(0)
+        if e < floats:
+            place = int64(share) * floats + e
+            for _ in range(share, slices, SHARES):
+                value += scratch[place]
+                place += int64(floats) * SHARES
+        if SHARES > 1:
+            shared = cuda.shared.array(ALL, float32)
+            shared[uint32(thread)] = value
+            half = int32(HALF)
+            while half >= SUMS:
+                cuda.syncthreads()
+                if thread < half:
+                    shared[uint32(thread)] += shared[uint32(thread + half)]
+                half = int32(half >> 1)
+            value = shared[uint32(thread)]
+        if share == 0 and e < floats:
+            if e < weights:
+                grad_weights[e] = value
+            else:
+                grad_bias[int32(e - weights)] = value
+
+    return reduce_slices

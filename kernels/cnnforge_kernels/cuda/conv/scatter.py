@@ -1,0 +1,193 @@
+"""The gradient of the inputs of a convolution behind max pooling, multiplied only at the winners.
+
+A thread computes one input (four channels of it, where there are four) and walks over the pooled
+gradients whose windows it can have reached. Each belongs to one output, the winner; if that output
+met this input, there is one product for each channel, and else none: with a 2 x 2 pool a quarter
+of those of the dense gradient. The weights stand in shared memory with the channels last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from cnnforge_kernels.cuda.codegen.jit import Kernel, cuda, kernel
+from cnnforge_kernels.cuda.codegen.memory import divide, load4, load4_bytes, store4
+from cnnforge_kernels.cuda.conv.direct.forward import NO_WINNER
+from cnnforge_kernels.cuda.conv.specialization import Kind, size_of, threads_of
+
+float32, int32, uint32 = np.float32, np.int32, np.uint32
+
+THREADS = 128
+_SHARED_FLOATS = 4096
+_MOST_SHARED_FLOATS = 12288
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scatter(Kind):
+    """What a kernel is compiled for."""
+
+    pool: tuple[int, int]
+    threads: int = THREADS
+
+    @property
+    def lanes(self) -> int:
+        """Threads of a block that share an input pixel."""
+        needed = 1 << (self.channels // self.vector - 1).bit_length()
+        taps = self.window[0] * self.window[1] * self.vector
+        return max(min(needed, 8, 1 << (_SHARED_FLOATS // taps).bit_length() >> 1), 1)
+
+    @property
+    def filter_quad(self) -> int:
+        """Filters read at a time."""
+        return 4 if self.aligned and self.filters % 4 == 0 else 1
+
+    @property
+    def chunk(self) -> int:
+        """Filters whose weights are in shared memory at a time."""
+        each = self.window[0] * self.window[1] * self.lanes * self.vector
+        quad = self.filter_quad
+        most = max(_SHARED_FLOATS // each // quad * quad, quad)
+        return min(most, -(-self.filters // quad) * quad)
+
+    @property
+    def shared_floats(self) -> int:
+        """Size of the shared memory."""
+        return self.window[0] * self.window[1] * self.lanes * self.vector * self.chunk
+
+    @property
+    def possible(self) -> bool:
+        """Whether the weights of one step fit into shared memory."""
+        return self.shared_floats <= _MOST_SHARED_FLOATS
+
+    @property
+    def channel_blocks(self) -> int:
+        """Blocks that share the channels of a group."""
+        return -(-self.channels // (self.lanes * self.vector))
+
+    @property
+    def resident(self) -> int:
+        """Blocks that shall fit on a multiprocessor: 512 threads, of 128 registers each."""
+        return 512 // self.threads
+
+    @property
+    def name(self) -> str:
+        """``"conv_block_grad_inputs 3x3x8x16 pool 2x2"`` and what differs from that."""
+        threads = threads_of(self.threads, THREADS)
+        return self.named("conv_block_grad_inputs", size_of("pool", self.pool), threads)
+
+
+@cache
+def scatter_inputs(c: Scatter) -> Kernel:
+    """The kernel for these constants.
+
+    Arguments: grads, winners, weights, grad_inputs; height and width of the inputs; rows and
+    columns of ``grads``; padding at the top and left; input pixels in all. Grid: (pixels / (threads
+    / ``c.lanes``), ``c.channel_blocks`` * groups).
+    """
+    KH, KW = c.window
+    SR, SC = c.strides
+    DR, DC = c.dilation
+    PH, PW = c.pool
+    CHANNELS, ALL_CHANNELS = c.channels, c.channels * c.groups
+    FILTERS, ALL_FILTERS = c.filters, c.filters * c.groups
+    V, Q, LANES, CHUNK, THREADS = c.vector, c.filter_quad, c.lanes, c.chunk, c.threads
+    CHANNEL_BLOCKS = c.channel_blocks
+    LINE = LANES * V
+    SHARED = c.shared_floats
+    PIXELS = THREADS // LANES
+
+    @kernel(
+        c.name,
+        "float32*",
+        "uint8*",
+        *("float32*",) * 2,
+        *("int32",) * 7,
+        threads=THREADS,
+        blocks=c.resident,
+        identity=(c,),
+    )
+    def conv_block_grad_inputs(
+        grads, winners, weights, grad_inputs, height, width, rows, columns, top, left, pixels
+    ):
+        shared = cuda.shared.array(SHARED, float32, alignment=16)
+        acc = cuda.local.array(V, float32)
+        cells = cuda.local.array(Q, int32)
+        values = cuda.local.array(Q, float32)
+        thread = int32(cuda.threadIdx.x)
+        share = divide(thread, LANES)
+        lane = int32(thread - share * LANES)
+        group = divide(cuda.blockIdx.y, CHANNEL_BLOCKS)
+        channel0 = int32((cuda.blockIdx.y - group * CHANNEL_BLOCKS) * LINE)
+        channel = int32(channel0 + lane * V)
+        pixel = int32(cuda.blockIdx.x * PIXELS + share)
+        line = divide(pixel, width)
+        column = int32(pixel - line * width + left)
+        image = divide(line, height)
+        row = int32(line - image * height + top)
+        live = pixel < pixels and channel < CHANNELS
+        # The pooled gradients whose windows hold an output that met this input.
+        first_row = divide(divide(max(row - (KH - 1) * DR + SR - 1, 0), SR), PH)
+        last_row = min(divide(divide(row, SR), PH), rows - 1)
+        first_column = divide(divide(max(column - (KW - 1) * DC + SC - 1, 0), SC), PW)
+        last_column = min(divide(divide(column, SC), PW), columns - 1)
+        source = np.int64(image) * (rows * columns * ALL_FILTERS) + group * FILTERS
+        for v in range(V):
+            acc[v] = float32(0)
+        for chunk in range(0, FILTERS, CHUNK):
+            cuda.syncthreads()
+            for e in range(thread, SHARED, THREADS):
+                # Neighbouring threads read neighbouring filters.
+                rest = divide(e, CHUNK)
+                f = int32(e - rest * CHUNK)
+                tap = divide(rest, LINE)
+                ch = int32(rest - tap * LINE)
+                value = float32(0)
+                if chunk + f < FILTERS and channel0 + ch < CHANNELS:
+                    place = int32((tap * CHANNELS + channel0 + ch) * ALL_FILTERS)
+                    value = weights[int32(place + group * FILTERS + chunk + f)]
+                shared[uint32((tap * CHUNK + f) * LINE + ch)] = value
+            cuda.syncthreads()
+            if live:
+                for r in range(first_row, last_row + 1):
+                    for q in range(first_column, last_column + 1):
+                        place = source + int32((r * columns + q) * ALL_FILTERS + chunk)
+                        for f in range(0, min(CHUNK, FILTERS - chunk), Q):
+                            if Q == 4:
+                                k = load4_bytes(winners, place + f)
+                                g = load4(grads, place + f)
+                                cells[0], values[0] = k[0], g[0]
+                                cells[1], values[1] = k[1], g[1]
+                                cells[2], values[2] = k[2], g[2]
+                                cells[3], values[3] = k[3], g[3]
+                            else:
+                                cells[0] = int32(winners[place + f])
+                                values[0] = grads[place + f]
+                            for u in range(Q):
+                                if cells[u] != NO_WINNER:
+                                    down = divide(cells[u], PW)
+                                    across = int32(cells[u] - down * PW)
+                                    y = int32(row - (r * PH + down) * SR)
+                                    x = int32(column - (q * PW + across) * SC)
+                                    i = divide(max(y, 0), DR)
+                                    j = divide(max(x, 0), DC)
+                                    if i * DR == y and j * DC == x and i < KH and j < KW:
+                                        w = uint32(((i * KW + j) * CHUNK + f + u) * LINE + lane * V)
+                                        if V == 4:
+                                            factors = load4(shared, w)
+                                            acc[0] += values[u] * factors[0]
+                                            acc[1] += values[u] * factors[1]
+                                            acc[2] += values[u] * factors[2]
+                                            acc[3] += values[u] * factors[3]
+                                        else:
+                                            acc[0] += values[u] * shared[w]
+        if live:
+            place = np.int64(pixel) * ALL_CHANNELS + int32(group * CHANNELS + channel)
+            if V == 4:
+                store4(grad_inputs, place, acc[0], acc[1], acc[2], acc[3])
+            else:
+                grad_inputs[place] = acc[0]
+
+    return conv_block_grad_inputs

@@ -1,0 +1,1 @@
+"""Compiling kernels for a device, keeping them, and launching them."""

@@ -1,0 +1,94 @@
+"""What every call of ``launch.py`` has in common: looking at arrays, and running a plan on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cnnforge_kernels.cuda.runtime.arrays import View, view
+from cnnforge_kernels.cuda.runtime.contiguous import dense_copy
+from cnnforge_kernels.cuda.runtime.driver import driver, run, stream_handle
+
+_BYTES = ("winners",)
+
+
+def _locate(name: str, array: Any) -> View:
+    where = view(name, array, lambda value: driver().locate(value))
+    kinds = (np.uint8, np.int32) if name in _BYTES else (np.float32,)
+    if where.dtype.type not in kinds:
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(
+            f"`{name}` must be {expected} on a device. Received: {where.dtype} {where.shape}"
+        )
+    return where
+
+
+def dense(name: str, array: Any, stream: Any) -> View:
+    """Where an array lies, or, if it is not C-contiguous, where a copy of it does.
+
+    Raises:
+        ValueError: not an array, another dtype than float32 (uint8 or int32 for ``winners``), or
+            too large to be copied.
+    """
+    return dense_copy(_locate(name, array), stream)
+
+
+def views(**arrays: Any) -> dict[str, View]:
+    """Where arrays lie, all on one device; those that are ``None`` are left out.
+
+    Raises:
+        ValueError: not an array, another dtype, as in ``dense``, not contiguous, or on several
+            devices.
+    """
+    found = {}
+    for name, array in arrays.items():
+        if array is None:
+            continue
+        where = _locate(name, array)
+        if where.strides is not None:
+            raise ValueError(
+                f"`{name}` must be C-contiguous. Received: strides of {where.strides} elements for "
+                f"the shape {where.shape}. Pass a contiguous array."
+            )
+        if found and where.device != next(iter(found.values())).device:
+            first = next(iter(found))
+            raise ValueError(
+                f"All arrays must be on one device. Received: `{first}` on device "
+                f"{found[first].device} and `{name}` on device {where.device}. Copy one of them."
+            )
+        found[name] = where
+    return found
+
+
+def aligned(arrays: dict[str, View]) -> bool:
+    """Whether all arrays start where 16 bytes, or four of one byte, can be read at a time."""
+    return not any(
+        array.pointer % (4 if array.dtype.itemsize == 1 else 16) for array in arrays.values()
+    )
+
+
+def run_on(plan: Any, arrays: dict[str, View], written: tuple[str, ...], stream: Any) -> None:
+    """Run a plan that writes some of the arrays.
+
+    Raises:
+        ValueError: one of those is read-only.
+    """
+    for name in written:
+        if not arrays[name].writeable:
+            raise ValueError(f"`{name}` must be writeable. Received: a read-only array.")
+    run(plan, arrays, stream_handle(stream))
+
+
+def run_with_bias(plan: Any, arrays: dict[str, View], filters: int, stream: Any) -> None:
+    """Run a plan that writes ``grad_weights`` and ``grad_bias``, which may be empty."""
+    if arrays["grad_bias"].size == filters:
+        run_on(plan, arrays, ("grad_weights", "grad_bias"), stream)
+        return
+    device, handle = arrays["grad_weights"].device, stream_handle(stream)
+    memory = driver().allocate(4 * filters, device, handle)
+    spare = View(memory.pointer, (filters,), np.dtype(np.float32), device)
+    try:
+        run_on(plan, arrays | {"grad_bias": spare}, ("grad_weights",), stream)
+    finally:
+        memory.free()

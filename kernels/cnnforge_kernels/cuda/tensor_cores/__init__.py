@@ -1,0 +1,1 @@
+"""Convolutions on tensor cores. Experimental: not yet run on a device."""

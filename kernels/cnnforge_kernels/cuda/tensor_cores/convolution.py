@@ -1,0 +1,301 @@
+"""Tensor-core kernel of the convolution and of the gradient of its inputs.
+
+Both are one implicit matrix product. Row m of the result is a pixel of the *target*, column n one
+of its channels, and the sum runs over the window's taps and, within a tap, over the channels of the
+*source* (its ``depth``), 16 at a time:
+
+* forward: target = outputs, source = inputs, ``source row = row * stride - top + tap * dilation``;
+* gradient: target = inputs, source = grad_outputs. The target's pixels are taken apart by their
+  phase modulo the strides (``blockIdx.z``): those of a phase meet the same taps, ``stride`` apart,
+  and ``source row = row of the phase + origin - tap * dilation``.
+
+The matrix of sources is never written: the copies into shared memory find each pixel's channels
+themselves, and fill with zeros what lies in the padding.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+
+from cnnforge_kernels.cuda.codegen import ptx
+from cnnforge_kernels.cuda.codegen.jit import Kernel, cuda, kernel
+from cnnforge_kernels.cuda.tensor_cores import layout as maps
+from cnnforge_kernels.cuda.tensor_cores.fragments import (
+    copy_chunk,
+    copy_words,
+    load_a_lines,
+    load_b_lines,
+    load_b_terms,
+    multiply,
+)
+from cnnforge_kernels.cuda.tensor_cores.layout import (
+    BLOCKS,
+    DEPTH,
+    PADDING,
+    STAGES,
+    THREADS,
+    Tile,
+    U,
+)
+
+Precision = Literal["tf32", "bfloat16"]
+
+clamped = maps.inlined(maps.clamped)
+copied_row = maps.inlined(maps.copied_row)
+copied_column = maps.inlined(maps.copied_column)
+swizzled = maps.inlined(maps.swizzled)
+fragment_row = maps.inlined(maps.fragment_row)
+fragment_column = maps.inlined(maps.fragment_column)
+warp_row = maps.inlined(maps.warp_row)
+warp_column = maps.inlined(maps.warp_column)
+phase_size = maps.inlined(maps.phase_size)
+phase_first_tap = maps.inlined(maps.phase_first_tap)
+phase_taps = maps.inlined(maps.phase_taps)
+phase_origin = maps.inlined(maps.phase_origin)
+
+PARAMETERS = (
+    *("images", "source_height", "source_width", "depth"),
+    *("target_height", "target_width", "columns", "window_height", "window_width"),
+    *("row_stride", "column_stride", "row_dilation", "column_dilation", "top", "left"),
+    *("biases", "rectify"),
+)
+
+
+@cache
+def convolution(precision: Precision, tile: Tile, vector: bool, gradient: bool) -> Kernel:
+    """The kernel for a precision, a tile and a way of copying.
+
+    Its arguments: source, weights (KH, KW, C, F), bias, target, all float32, then the numbers
+    ``PARAMETERS``: ``biases`` is F, or 0 for no bias; ``rectify`` is 1 for a ReLU.
+
+    Args:
+        precision: of the operands; sums are float32.
+        tile: results of a block.
+        vector: copy 16 bytes at a time: every array is 16-byte aligned, and C and F are multiples
+            of 4.
+        gradient: of the inputs; else the forward pass.
+    """
+    ROWS, COLUMNS = tile.rows, tile.columns
+    WARP_ROWS, WARP_COLUMNS = tile.warp_rows, tile.warp_columns
+    WIDTH = 4 if vector else 1
+    BFLOAT16 = precision == "bfloat16"
+    GRADIENT, VECTOR = gradient, vector
+    # A, and in the gradient B too, lie as (row, 16 terms); the forward pass' B as (term, columns),
+    # as the weights do: 16-byte copies and `ldmatrix` move words along the contiguous axis.
+    A_COPIES = ROWS * DEPTH // (4 * THREADS)
+    B_COPIES = COLUMNS * DEPTH // ((4 if gradient else WIDTH) * THREADS)
+    A_WORDS = ROWS * DEPTH
+    B_ROW = COLUMNS + PADDING
+    STAGE = A_WORDS + (COLUMNS * DEPTH if gradient else DEPTH * B_ROW)
+    SHARED = STAGES * STAGE
+    AHEAD, PENDING = STAGES - 1, STAGES - 2
+    PIECES, ACROSS = WARP_ROWS // 16, WARP_COLUMNS // 8
+
+    name = f"{'conv2d_grad_inputs' if gradient else 'conv2d'} {precision}"
+    shape = f"{tile.rows}x{tile.columns} {'vector' if vector else 'scalar'}"
+
+    @kernel(
+        f"{name} {shape}",
+        *("float32*",) * 4,
+        *("uint32",) * len(PARAMETERS),
+        threads=THREADS,
+        blocks=BLOCKS,
+        since=(8, 0),
+        identity=(precision, tile, vector, gradient),
+    )
+    def _convolution_kernel(
+        source: Any,
+        weights: Any,
+        bias: Any,
+        target: Any,
+        images: Any,
+        source_height: Any,
+        source_width: Any,
+        depth: Any,
+        target_height: Any,
+        target_width: Any,
+        columns: Any,
+        window_height: Any,
+        window_width: Any,
+        row_stride: Any,
+        column_stride: Any,
+        row_dilation: Any,
+        column_dilation: Any,
+        top: Any,
+        left: Any,
+        biases: Any,
+        rectify: Any,
+    ) -> None:
+        thread = U(cuda.threadIdx.x)
+        lane, warp = U(thread & 31), U(thread >> 5)
+        first_row = U(U(cuda.blockIdx.x) * U(ROWS))
+        first_column = U(U(cuda.blockIdx.y) * U(COLUMNS))
+
+        # The pixels of the target that this block's phase holds, and the taps that they meet.
+        # `tap_step` is how far apart those taps' sources lie.
+        if GRADIENT:
+            phases = clamped(column_stride, target_width)
+            row_phase = U(U(cuda.blockIdx.z) // phases)
+            column_phase = U(U(cuda.blockIdx.z) % phases)
+            height = phase_size(target_height, row_phase, row_stride)
+            width = phase_size(target_width, column_phase, column_stride)
+            row_tap = phase_first_tap(row_phase, top, row_stride)
+            column_tap = phase_first_tap(column_phase, left, column_stride)
+            row_taps = phase_taps(window_height, row_tap, row_stride)
+            column_taps = phase_taps(window_width, column_tap, column_stride)
+            row_origin = phase_origin(row_phase, top, row_stride)
+            column_origin = phase_origin(column_phase, left, column_stride)
+            row_step, column_step = U(1), U(1)
+            row_tap_step, column_tap_step = U(U(0) - row_dilation), U(U(0) - column_dilation)
+            row_tap_stride, column_tap_stride = row_stride, column_stride
+        else:
+            row_phase, column_phase = U(0), U(0)
+            height, width = target_height, target_width
+            row_tap, column_tap = U(0), U(0)
+            row_taps, column_taps = window_height, window_width
+            row_origin, column_origin = U(U(0) - top), U(U(0) - left)
+            row_step, column_step = row_stride, column_stride
+            row_tap_step, column_tap_step = row_dilation, column_dilation
+            row_tap_stride, column_tap_stride = U(1), U(1)
+        pixels = U(U(images * height) * width)
+        if first_row >= pixels:
+            return
+
+        shared = cuda.shared.array(SHARED, U, alignment=16)
+        sums = cuda.local.array((PIECES, ACROSS, 4), np.float32)
+        a = cuda.local.array((PIECES, 4), U)
+        b = cuda.local.array((ACROSS, 2), U)
+        for i in range(PIECES):
+            for j in range(ACROSS):
+                for r in range(4):
+                    sums[i, j, r] = np.float32(0)
+
+        # Where this thread's copies of A come from, but for the tap: rows beyond the last pixel
+        # copy that one, and their sums are not stored.
+        base = cuda.local.array(A_COPIES, U)
+        source_row = cuda.local.array(A_COPIES, U)
+        source_column = cuda.local.array(A_COPIES, U)
+        chunk = U(copied_column(thread, DEPTH, 4))
+        for k in range(A_COPIES):
+            pixel = clamped(U(first_row + copied_row(thread, k, DEPTH, 4)), U(pixels - U(1)))
+            image = U(pixel // U(height * width))
+            rest = U(pixel - U(image * U(height * width)))
+            row = U(rest // width)
+            base[k] = U(image * source_height)
+            source_row[k] = U(U(row * row_step) + row_origin)
+            source_column[k] = U(U(U(rest - U(row * width)) * column_step) + column_origin)
+
+        steps = U(U(row_taps * column_taps) * U(U(depth + U(DEPTH - 1)) // U(DEPTH)))
+        row_offset, column_offset, term = U(0), U(0), U(0)
+        written, read = U(0), U(0)
+        part_row = U(warp_row(warp, COLUMNS, WARP_COLUMNS, WARP_ROWS))
+        part_column = U(warp_column(warp, COLUMNS, WARP_COLUMNS))
+
+        # Iteration t copies step t into one stage and computes step t - AHEAD from another, so
+        # that the copies of AHEAD steps are under way. One barrier does two things: after it all
+        # threads' copies of step t - AHEAD are visible (each waited for its own), and no warp
+        # reads step t - AHEAD - 1 any more, whose stage is overwritten next. A group is closed in
+        # every iteration, empty ones too, so that the number of those pending is always the same.
+        for t in range(steps + U(AHEAD)):
+            if t >= AHEAD:
+                ptx.copy_async_wait(PENDING)
+                cuda.syncthreads()
+
+            if t < steps:
+                for k in range(A_COPIES):
+                    row = U(source_row[k] + U(row_offset * row_tap_step))
+                    column = U(source_column[k] + U(column_offset * column_tap_step))
+                    # As unsigned numbers, what lies before the first row is beyond the last.
+                    inside = (row < source_height) & (column < source_width)
+                    place = U(U(U(U(base[k] + row) * source_width) + column) * depth)
+                    where = U(written + swizzled(copied_row(thread, k, DEPTH, 4), chunk >> 2))
+                    copy_chunk(shared, where, source, place, U(term + chunk), depth, inside, VECTOR)
+                row_at = U(row_tap + U(row_offset * row_tap_stride))
+                column_at = U(column_tap + U(column_offset * column_tap_stride))
+                tap = U(U(row_at * window_width) + column_at)
+                for k in range(B_COPIES):
+                    if GRADIENT:
+                        line = U(copied_row(thread, k, DEPTH, 4))
+                        n = U(first_column + line)
+                        where = U(U(written + U(A_WORDS)) + swizzled(line, chunk >> 2))
+                        place = U(U(U(tap * columns) + n) * depth)
+                        c, valid = U(term + chunk), n < columns
+                        copy_chunk(shared, where, weights, place, c, depth, valid, VECTOR)
+                    else:
+                        line = U(copied_row(thread, k, COLUMNS, WIDTH))
+                        column = U(copied_column(thread, COLUMNS, WIDTH))
+                        c, n = U(term + line), U(first_column + column)
+                        where = U(U(written + U(A_WORDS)) + U(U(line * U(B_ROW)) + column))
+                        place = U(U(U(U(tap * depth) + c) * columns) + n)
+                        valid = (n < columns) & (c < depth)
+                        copy_words(shared, where, weights, place, valid, VECTOR)
+                term = U(term + U(DEPTH))
+                if term >= depth:
+                    term = U(0)
+                    column_offset = U(column_offset + U(1))
+                    if column_offset == column_taps:
+                        column_offset = U(0)
+                        row_offset = U(row_offset + U(1))
+                written = U(written + U(STAGE))
+                if written == U(SHARED):
+                    written = U(0)
+            ptx.copy_async_commit()
+
+            if t >= AHEAD:
+                start = U(read + U(A_WORDS))
+                for half in range(2):
+                    load_a_lines(shared, read, part_row, lane, half, a, PIECES, BFLOAT16)
+                    if GRADIENT:
+                        load_b_lines(shared, start, part_column, lane, half, b, ACROSS, BFLOAT16)
+                    else:
+                        load_b_terms(
+                            shared, start, part_column, B_ROW, lane, half, b, ACROSS, BFLOAT16
+                        )
+                    if not BFLOAT16 or half == 1:
+                        multiply(sums, a, b, PIECES, ACROSS, BFLOAT16)
+                read = U(read + U(STAGE))
+                if read == U(SHARED):
+                    read = U(0)
+
+        column = U(U(first_column + part_column) + U(2 * fragment_column(lane)))
+        if not GRADIENT:
+            for j in range(ACROSS):
+                for e in range(2):
+                    n = U(column + U(8 * j + e))
+                    value = ptx.load_if(bias, n, U(n < biases))
+                    for i in range(PIECES):
+                        sums[i, j, e] += value
+                        sums[i, j, e + 2] += value
+            if rectify > 0:
+                for i in range(PIECES):
+                    for j in range(ACROSS):
+                        for r in range(4):
+                            sums[i, j, r] = ptx.relu(sums[i, j, r])
+        for i in range(PIECES):
+            for half in range(2):
+                pixel = U(U(first_row + part_row) + U(U(16 * i + 8 * half) + fragment_row(lane)))
+                stored = pixel < pixels
+                place = U(pixel * columns)
+                if GRADIENT:
+                    image = U(pixel // U(height * width))
+                    rest = U(pixel - U(image * U(height * width)))
+                    row = U(rest // width)
+                    y = U(row_phase + U(row * row_stride))
+                    x = U(column_phase + U(U(rest - U(row * width)) * column_stride))
+                    place = U(U(U(image * target_height) + y) * target_width)
+                    place = U(U(place + x) * columns)
+                for j in range(ACROSS):
+                    n = U(column + U(8 * j))
+                    v0, v1 = sums[i, j, 2 * half], sums[i, j, 2 * half + 1]
+                    if VECTOR:
+                        valid = U(stored & (n < columns))
+                        ptx.store2_if(target, U(place + n), v0, v1, valid)
+                    else:
+                        ptx.store_if(target, U(place + n), v0, U(stored & (n < columns)))
+                        n = U(n + U(1))
+                        ptx.store_if(target, U(place + n), v1, U(stored & (n < columns)))
+
+    return _convolution_kernel

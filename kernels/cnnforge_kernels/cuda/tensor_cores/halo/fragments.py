@@ -1,0 +1,142 @@
+"""Sizes, copies and products of ``tensor_core_halo_weights.py``.
+
+Pixels are what is summed over, and lie in lines of their own: ``ldmatrix`` turns 16-bit matrices as
+it loads them, 32-bit words are loaded one by one. Of eight pixels of a step, the instruction's
+terms q and q + 4 are pixels 2q and 2q + 1: so a warp's words lie in 32 different banks.
+
+The functions are inlined into the kernels. Flags and counts are constants there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cnnforge_kernels.cuda.codegen import ptx
+from cnnforge_kernels.cuda.tensor_cores.layout import U, inlined
+
+THREADS, TAPS, CHANNELS, FILTERS = 256, 9, 64, 64
+# 16 threads copy a pixel, four channels each.
+COPIED = THREADS // 16
+# A warp sums all taps of 16 channels by 4 pieces of 8 filters.
+ACROSS = FILTERS // 16
+# A tile is copied in quarters; in each, two steps of the tile before are multiplied.
+QUARTERS, STEPS = 4, 2
+# Set in a word of the table, or in the number of a tile's first image, where nothing is copied.
+NOWHERE = 1 << 31
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What fits into 99 KB of shared memory.
+
+    Attributes:
+        pixels: of the outputs, in a tile: eight steps of the instruction.
+        lines: the most pixels of the inputs in a tile.
+        line: words of a line of 64 channels: a pixel is 4 banks further than the one before.
+        step: pixels of a step.
+    """
+
+    pixels: int
+    lines: int
+    line: int
+    step: int
+
+    @property
+    def total(self) -> int:
+        """Lines of a tile."""
+        return self.pixels + self.lines
+
+    @property
+    def table(self) -> int:
+        """Words of the table: two of each line, of as many as all threads write."""
+        return 2 * THREADS * -(-self.total // THREADS)
+
+    @property
+    def shared(self) -> int:
+        """Words of two tiles and of the table."""
+        return 2 * self.total * self.line + self.table
+
+
+SIZES = {"bfloat16": Sizes(128, 208, 36, 16), "tf32": Sizes(64, 112, 68, 8)}
+
+
+@inlined
+def begin_copies(
+    shared: Any,
+    table: Any,
+    memory: Any,
+    origin: Any,
+    height: Any,
+    width: Any,
+    images: Any,
+    values: Any,
+    k: Any,
+) -> None:
+    """Begin the load of four channels of the pixel at an entry of the table.
+
+    ``origin`` are the tile's first row, column, image and element.
+    """
+    w = ptx.load2_shared(shared, table)
+    row, column, image = U(w[0] & 255), U(U(w[0] >> 8) & 255), U(w[0] >> 16)
+    # As unsigned numbers, what lies before the first row is beyond the last.
+    valid = (U(row + origin[0]) < height) & (U(column + origin[1]) < width)
+    valid = U(valid & (U(image + origin[2]) < images) & (w[0] < U(NOWHERE)))
+    v = ptx.load4_if(memory, U(U(origin[3] + w[1]) * valid), valid)
+    values[k, 0], values[k, 1], values[k, 2], values[k, 3] = v[0], v[1], v[2], v[3]
+
+
+@inlined
+def end_copies(shared: Any, word: Any, values: Any, k: Any, bfloat16: Any) -> None:
+    """Round what was loaded, and put it into its line."""
+    if bfloat16:
+        low = ptx.pack_bfloat16(values[k, 0], values[k, 1])
+        high = ptx.pack_bfloat16(values[k, 2], values[k, 3])
+        ptx.store2_shared(shared, word, low, high)
+    else:
+        w0, w1 = ptx.round_tf32(values[k, 0]), ptx.round_tf32(values[k, 1])
+        w2, w3 = ptx.round_tf32(values[k, 2]), ptx.round_tf32(values[k, 3])
+        ptx.store4_shared(shared, word, w0, w1, w2, w3)
+
+
+@inlined
+def multiply_turned(
+    shared: Any,
+    sums: Any,
+    a: Any,
+    b: Any,
+    near: Any,
+    further: Any,
+    b_word: Any,
+    line: Any,
+    bfloat16: Any,
+) -> None:
+    """Add the products of a step: 16 pixels in bfloat16, 8 in tf32.
+
+    ``near`` is this lane's word of the inputs at the first tap, ``b_word`` that of grad_outputs.
+    """
+    if bfloat16:
+        for j in range(ACROSS // 2):
+            w = ptx.load_matrices_turned(shared, U(b_word + U(8 * j)))
+            b[2 * j, 0], b[2 * j, 1], b[2 * j + 1, 0], b[2 * j + 1, 1] = w[0], w[1], w[2], w[3]
+    else:
+        for j in range(ACROSS):
+            b[j, 0] = ptx.load_shared(shared, U(b_word + U(8 * j)))
+            b[j, 1] = ptx.load_shared(shared, U(b_word + U(8 * j + line)))
+    for i in range(TAPS):
+        word = U(near + further[i])
+        if bfloat16:
+            w = ptx.load_matrices_turned(shared, word)
+            a[0], a[1], a[2], a[3] = w[0], w[1], w[2], w[3]
+        else:
+            a[0] = ptx.load_shared(shared, word)
+            a[1] = ptx.load_shared(shared, U(word + U(8)))
+            a[2] = ptx.load_shared(shared, U(word + U(line)))
+            a[3] = ptx.load_shared(shared, U(word + U(line + 8)))
+        for j in range(ACROSS):
+            c0, c1, c2, c3 = sums[i, j, 0], sums[i, j, 1], sums[i, j, 2], sums[i, j, 3]
+            if bfloat16:
+                s = ptx.mma_bfloat16(a[0], a[1], a[2], a[3], b[j, 0], b[j, 1], c0, c1, c2, c3)
+            else:
+                s = ptx.mma_tf32(a[0], a[1], a[2], a[3], b[j, 0], b[j, 1], c0, c1, c2, c3)
+            sums[i, j, 0], sums[i, j, 1], sums[i, j, 2], sums[i, j, 3] = s[0], s[1], s[2], s[3]

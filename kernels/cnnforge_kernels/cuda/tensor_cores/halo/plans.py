@@ -1,0 +1,169 @@
+"""Which convolutions keep their source's tile in shared memory, and how they are launched."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from cnnforge_kernels.cuda.conv.problem import Convolution
+from cnnforge_kernels.cuda.conv.reduce import reduction
+from cnnforge_kernels.cuda.runtime.plans import SCRATCH_FLOATS, Plan, Shape, blocks, launch
+from cnnforge_kernels.cuda.tensor_cores.halo.convolution import halo_convolution
+from cnnforge_kernels.cuda.tensor_cores.halo.fragments import CHANNELS, FILTERS, SIZES, TAPS
+from cnnforge_kernels.cuda.tensor_cores.halo.layout import (
+    COLUMNS,
+    PIXELS,
+    STEP,
+    THREADS,
+    Halo,
+    exact_halo,
+    halo,
+    reciprocal,
+    terms,
+)
+from cnnforge_kernels.cuda.tensor_cores.halo.weights import halo_grad_weights
+from cnnforge_kernels.cuda.tensor_cores.packing import pack
+
+# The general kernel issues at least three times as many instructions for a product, copies
+# included. Where a smaller share of a tile's products is asked for, it is expected to be ahead.
+_LEAST_SHARE = 0.4
+# One for each multiprocessor of a large device; not that device's own number: a result shall not
+# depend on where it is computed.
+_BLOCKS = 128
+
+
+def _sides(c: Convolution, gradient: bool) -> tuple[Shape, Shape]:
+    return (c.outputs, c.inputs) if gradient else (c.inputs, c.outputs)
+
+
+def _reach(c: Convolution) -> tuple[int, int]:
+    return tuple((c.weights[a] - 1) * c.dilation_rate[a] for a in (0, 1))
+
+
+def _lines(tile: Halo) -> tuple[int, ...]:
+    """A tile's lines, as rows, columns and their number, and what divides by those."""
+    rows, columns = tile.rows + tile.reach[0], tile.columns + tile.reach[1]
+    return (
+        *(rows, columns, tile.lines, reciprocal(rows * columns), reciprocal(columns)),
+        *(reciprocal(tile.rows * tile.columns), reciprocal(tile.columns)),
+    )
+
+
+def _share(count: int, each: int) -> float:
+    """How much is used of tiles of so many."""
+    return count / (blocks(count, each) * each)
+
+
+def tile_of(c: Convolution, precision: Any, gradient: bool) -> Halo | None:
+    """The tile of a convolution without groups, or of the gradient of its inputs.
+
+    ``None`` where it is not one for ``plan``.
+
+    Args:
+        c: shapes and options.
+        precision: of the operands.
+        gradient: of the inputs; else the forward pass.
+    """
+    source, target = _sides(c, gradient)
+    if c.strides != (1, 1) or not c.whole_vectors or not prod(source):
+        return None
+    tile = halo(*target[:3], _reach(c))
+    if tile is None:
+        return None
+    share = prod(target[:3]) / (prod(tile.grid(*target[:3])) * PIXELS)
+    share *= _share(source[3], terms(precision == "bfloat16")) * _share(target[3], COLUMNS)
+    return tile if share >= _LEAST_SHARE else None
+
+
+def plan(
+    c: Convolution, precision: Any, gradient: bool, bias: bool, relu: bool, tile: Halo
+) -> Plan:
+    """The plan of a convolution, or of the gradient of its inputs.
+
+    Args:
+        c: shapes and options.
+        precision: of the operands.
+        gradient: arrays: grad_outputs, outputs (with ``relu``), weights, grad_inputs, scratch; else
+            inputs, weights, bias, outputs, scratch.
+        bias: whether there is one, in the forward pass.
+        relu: apply a ReLU, or mask the gradient by its outputs.
+        tile: ``tile_of`` it.
+    """
+    source, target = _sides(c, gradient)
+    reach = _reach(c)
+    grid = tile.grid(*target[:3])
+    chunks = blocks(source[3], terms(precision == "bfloat16"))
+    column_tiles, taps = blocks(target[3], COLUMNS), prod(c.weights[:2])
+    words = column_tiles * chunks * taps * STEP
+    top, left = c.padding
+    if gradient:
+        top, left = reach[0] - top, reach[1] - left
+    names = "inputs", "inputs", "scratch", "bias" if bias else "inputs", "outputs"
+    if gradient:
+        mask = "outputs" if relu else "grad_outputs"
+        names = "grad_outputs", mask, "scratch", "grad_outputs", "grad_inputs"
+    first = launch(
+        pack(precision, gradient),
+        (blocks(words, THREADS),),
+        *("weights", "scratch"),
+        *(words, taps, chunks, *c.weights[2:]),
+    )
+    second = launch(
+        halo_convolution(precision, gradient and relu),
+        (prod(grid) * column_tiles,),
+        *names,
+        *(*source, *target[1:], column_tiles),
+        *(tile.images, tile.rows, tile.columns, *grid[1:]),
+        *(*c.weights[:2], *c.dilation_rate, top, left),
+        chunks,
+        *_lines(tile),
+        *(target[3] if bias else 0, int(relu and not gradient)),
+    )
+    return Plan((first, second), words)
+
+
+def weights_tile_of(c: Convolution, precision: Any) -> Halo | None:
+    """The tile of a gradient of the weights; ``None`` where it is not one for ``weights_plan``."""
+    if c.strides != (1, 1) or not c.whole_vectors or not prod(c.outputs):
+        return None
+    sizes = SIZES[precision]
+    tile = exact_halo(*c.outputs[:3], _reach(c), sizes.pixels, sizes.lines, sizes.step)
+    if tile is None:
+        return None
+    share = tile.images * tile.rows * tile.columns / sizes.pixels
+    share *= _share(prod(c.weights[:2]), TAPS)
+    share *= _share(c.weights[2], CHANNELS) * _share(c.weights[3], FILTERS)
+    return tile if share >= _LEAST_SHARE else None
+
+
+def weights_plan(c: Convolution, precision: Any, relu: bool, tile: Halo) -> Plan:
+    """The plan of a gradient of the weights.
+
+    Args:
+        c: shapes and options.
+        precision: of the operands.
+        relu: mask the gradient by the outputs. Arrays: inputs, grad_outputs, outputs (with
+            ``relu``), grad_weights, grad_bias, scratch.
+        tile: ``weights_tile_of`` it.
+    """
+    grid, taps, filters = tile.grid(*c.outputs[:3]), prod(c.weights[:2]), c.weights[3]
+    channel_tiles, filter_tiles = blocks(c.weights[2], CHANNELS), blocks(filters, FILTERS)
+    across = blocks(taps, TAPS) * channel_tiles * filter_tiles
+    tiles, lines = prod(grid), taps * c.weights[2]
+    part = lines * filters + filters
+    each = blocks(tiles, max(min(_BLOCKS // across, SCRATCH_FLOATS // part), 1))
+    slices = blocks(tiles, each)
+    names = ("scratch", "scratch") if slices > 1 else ("grad_weights", "grad_bias")
+    first = launch(
+        halo_grad_weights(precision, relu),
+        (across, slices),
+        *("inputs", "grad_outputs", "outputs" if relu else "grad_outputs", *names),
+        *(*c.inputs, *c.outputs[1:], channel_tiles, filter_tiles),
+        *(tile.images, tile.rows, tile.columns, *grid[1:], tiles, each),
+        *(taps, c.weights[1], *c.dilation_rate, *c.padding),
+        *_lines(tile),
+        *(part, lines * filters if slices > 1 else 0),
+    )
+    if slices == 1:
+        return Plan((first,))
+    return Plan((first, reduction(lines * filters, part, slices)), slices * part)

@@ -1,0 +1,165 @@
+"""`cnnforge bench`."""
+
+import csv
+import json
+
+import pytest
+from PIL import Image
+
+from cnnforge.cli import main
+
+SMALL = ("--shape", "2x6x6x3", "--rounds", "3")
+WRONG = """
+    import keras
+
+    @hookimpl
+    def cnnforge_layers():
+        return [
+            LayerSpec(
+                name="halved",
+                target="acme_wrong:Halved",
+                summary="",
+                reference="keras.layers:AveragePooling2D",
+            ),
+            LayerSpec(
+                name="broken",
+                target="acme_wrong:Broken",
+                summary="",
+                reference="keras.layers:AveragePooling2D",
+            ),
+            LayerSpec(name="own", target="acme_wrong:Halved", summary=""),
+        ]
+
+    class Halved(keras.layers.AveragePooling2D):
+        def call(self, inputs):
+            return super().call(inputs) / 2
+
+    class Broken(keras.layers.AveragePooling2D):
+        def call(self, inputs):
+            raise RuntimeError("out of order")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _short_probes(monkeypatch):
+    from cnnforge.benchmarking import peaks
+
+    monkeypatch.setattr(peaks, "_SECONDS", 0.01)
+    monkeypatch.setattr(peaks, "_COPIED_BYTES", 1 << 20)
+
+
+@pytest.fixture
+def choices(tmp_path, monkeypatch):
+    from cnnforge.conversion import autotune
+
+    monkeypatch.setattr(autotune, "default_cache_file", lambda: tmp_path / "choices.json")
+
+
+def test_a_layer(capsys, tmp_path):
+    table, plot = tmp_path / "table.csv", tmp_path / "plot.png"
+    arguments = ("bench", "max_pooling2d", *SMALL, "--csv", str(table), "--plot", str(plot))
+    assert main(arguments) == 0
+    out, _ = capsys.readouterr()
+    lines = [line.split() for line in out.splitlines()]
+    assert "measured peak" in out
+    for name in ("forward", "backward", "full"):
+        assert any(name in line for line in lines)
+    assert [row["pass"] for row in csv.DictReader(table.read_text().splitlines())] == [
+        "forward",
+        "backward",
+        "full",
+    ]
+    with Image.open(plot) as image:
+        assert image.size[0] > 1000
+
+
+def test_json_and_comparison(capsys, tmp_path):
+    assert main(["bench", "average_pooling2d", *SMALL, "--json"]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert err == ""
+    assert result["machine"]["cpu"]["model"]
+    assert result["machine"]["packages"]["keras"]
+    assert result["peaks"]["flops"] > 0
+    assert [case["name"] for case in result["cases"]] == ["average_pooling2d 2x6x6x3 2x2"]
+    before = tmp_path / "before.json"
+    before.write_text(out)
+    assert main(["bench", "average_pooling2d", *SMALL, "--compare", str(before)]) == 0
+    out, _ = capsys.readouterr()
+    assert "changes of the ratio" in out
+    result["machine"]["cpu"]["model"] = "Z80"
+    before.write_text(json.dumps(result))
+    assert main(["bench", "average_pooling2d", *SMALL, "--compare", str(before)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "NOT COMPARABLE" in err
+    assert "Z80 then" in err
+
+
+@pytest.mark.usefixtures("choices")
+def test_a_model(capsys):
+    arguments = ["bench", "--model", "lenet", "--shape", "8x8x1", "--batch-size", "2"]
+    assert main([*arguments, "--rounds", "3", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    cases = result["cases"]
+    assert {case["auto"] for case in cases} <= {"numba", "keras", "apart"}
+    names = ["conv1", "pool1", "dropout1", "conv2", "pool2", "dropout2", "dropout3"]
+    for which in ("training", "inference"):
+        assert [it["layer"] for it in result["auto"][which]] == names
+    assert [case["shape"][0] for case in cases] == [2] * len(cases)
+    assert cases[0]["layers"] == ["conv1"]
+    assert cases[0]["grad_inputs"] is False
+    assert cases[-1]["grad_inputs"] is True
+
+
+@pytest.mark.parametrize("json_option", [[], ["--json"]])
+def test_a_wrong_layer_has_no_time(write_plugin, capsys, json_option):
+    path = write_plugin("acme_wrong", WRONG)
+    assert main(["bench", "halved", *SMALL, "--plugin", path, *json_option]) == 1
+    out, err = capsys.readouterr()
+    assert "outputs, grad_inputs off by more than rounding" in err
+    assert "nothing was measured" in err
+    if json_option:
+        assert not json.loads(out)["checks"][0]["passed"]
+    else:
+        assert out == ""
+
+
+def test_a_broken_layer_has_no_time(write_plugin, capsys):
+    path = write_plugin("acme_wrong", WRONG)
+    assert main(["bench", "broken", *SMALL, "--plugin", path]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "out of order" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["maxpooling2d"], "did you mean 'max_pooling2d'?"),
+        (["--model", "lenett"], "did you mean 'lenet'?"),
+        (["conv2d", "--model", "lenet"], "leave out one of the two"),
+        (["--shape", "28x28"], "--shape is '28x28', expected NxHxWxC"),
+        (["--shape", "2x6x6x3", "--batch-size", "3"], "leave out one of the two"),
+        (["--batch-size", "0"], "expected 1 or more"),
+        (["--rounds", "1"], "--rounds"),
+        (["max_pooling2d", "--shape", "1x1x1x1"], "for inputs of shape 1x1x1x1"),
+        (["--model", "resnet20", "--shape", "2x4x4x3"], "at least 8 x 8 pixels"),
+        (["--plot", "plot.pdf"], "does not end in .png"),
+        (["--csv", "nowhere/table.csv"], "cannot be written"),
+        (["--compare", "nowhere.json"], "cannot be read"),
+    ],
+)
+def test_wrong_arguments(capsys, arguments, message):
+    assert main(["bench", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_a_layer_without_a_reference(write_plugin, capsys):
+    path = write_plugin("acme_wrong", WRONG)
+    assert main(["bench", "own", "--plugin", path]) == 2
+    assert "names no reference" in capsys.readouterr().err

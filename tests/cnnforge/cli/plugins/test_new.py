@@ -1,0 +1,40 @@
+"""`cnnforge plugins new`."""
+
+import pytest
+
+from cnnforge.cli import main
+
+
+@pytest.mark.parametrize(
+    ("kind", "tried"),
+    [("layer", "soft_edge_net"), ("dataset", "--data soft_edge"), ("model", "soft_edge")],
+)
+def test_it_says_what_it_wrote_and_what_comes_next(tmp_path, capsys, kind, tried):
+    assert main(["plugins", "new", "soft-edge", "--kind", kind, "--output", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    written = [path for path in (tmp_path / "soft-edge").rglob("*") if path.is_file()]
+    assert sorted(out.splitlines()) == sorted(map(str, written))
+    assert err.splitlines() == [
+        "TODO(soft-edge) marks what to replace. Next:",
+        f"  pip install -e {tmp_path / 'soft-edge'}",
+        "  cnnforge plugins check soft_edge",
+        f"  cnnforge train {tried} --epochs 1",
+        f"  python -m pytest {tmp_path / 'soft-edge'}",
+    ]
+
+
+def test_what_it_refuses_is_one_line(tmp_path, capsys):
+    command = ["plugins", "new", "soft", "--output", str(tmp_path)]
+    assert main(command) == 0
+    capsys.readouterr()
+    for arguments, text in [
+        (command, "soft exists already and is not overwritten"),
+        ([*command[:2], "Soft Edge", *command[3:]], "cannot be named 'Soft Edge'"),
+        ([*command, "--kind", "nothing"], "--kind must be layer, dataset or model"),
+    ]:
+        assert main(arguments) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("error: ")
+        assert text in err
+        assert err.count("\n") == 1

@@ -1,0 +1,139 @@
+"""`cnnforge plugins new`: what it writes, what it refuses, and that what it writes is sound."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from cnnforge.errors import CnnforgeError, UsageError
+from cnnforge.plugin_host import scaffold
+from cnnforge.plugin_host.scaffold import KINDS, NewPlugin, create
+
+ROOT = Path(__file__).parents[3]
+
+
+def install(plugin: NewPlugin) -> None:
+    """Make the entry point known where the sources are on the path, without pip."""
+    information = plugin.folder / "src" / f"{plugin.module}-0.1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(f"Name: {plugin.distribution}\nVersion: 0.1.0\n")
+    (information / "entry_points.txt").write_text(
+        f"[cnnforge]\n{plugin.module} = {plugin.module}.manifest\n"
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_complete_package(tmp_path, kind):
+    made = create("soft-edge_two", kind, tmp_path / "new" / "folder")
+    assert made.folder == tmp_path / "new" / "folder" / "soft-edge-two"
+    assert (made.distribution, made.module) == ("soft-edge-two", "soft_edge_two")
+    there = [path.relative_to(made.folder) for path in made.folder.rglob("*") if path.is_file()]
+    assert sorted(map(str, there)) == list(made.files)
+    assert {"README.md", "pyproject.toml", "tests/test_soft_edge_two.py"} <= set(made.files)
+    project = tomllib.loads((made.folder / "pyproject.toml").read_text())
+    assert project["project"]["entry-points"]["cnnforge"] == {
+        "soft_edge_two": "soft_edge_two.manifest"
+    }
+    texts = {file: (made.folder / file).read_text() for file in made.files}
+    assert not [file for file, text in texts.items() if "$" in text or "__module__" in text]
+    marked = [file for file, text in texts.items() if "TODO(soft-edge-two)" in text]
+    assert "README.md" in marked
+    assert len([file for file in marked if file.endswith(".py")]) >= 2
+
+
+def test_generated_code_is_in_style(tmp_path):
+    for name in ("a", "soft-edge", "quite-a-long-name"):
+        for kind in KINDS:
+            create(f"{name}-x", kind, tmp_path / kind / name)
+    options = ["--no-cache", "--config", str(ROOT / "pyproject.toml")]
+    ruff = [sys.executable, "-m", "ruff"]
+    subprocess.run([*ruff, "format", "--check", *options, str(tmp_path)], check=True)
+    # No names are too long, and those of tests need no docstrings; lines get as long as names.
+    subprocess.run([*ruff, "check", *options, "--ignore", "D103,E501", str(tmp_path)], check=True)
+
+
+def test_own_tests_of_datasets_and_models_pass(tmp_path):
+    plugins = [create(f"soft-{kind}", kind, tmp_path) for kind in ("dataset", "model")]
+    for plugin in plugins:
+        install(plugin)
+    sources = os.pathsep.join(str(plugin.folder / "src") for plugin in plugins)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", "."]
+    done = subprocess.run(
+        [*command, "-W", "error", "-W", "ignore:__array__ implementation:DeprecationWarning", "."],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": sources},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "Soft", "soft edge", "soft--edge", "-soft", "soft.edge", "1soft", "s\u00f6ft", "soft\n"],
+)
+def test_a_name_of_another_form(tmp_path, name):
+    with pytest.raises(UsageError, match=r"cannot be named .* use lower-case words"):
+        create(name, "layer", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("class", "a Python keyword"),
+        ("match", "a Python keyword"),
+        ("json", "hide the installed Python module 'json'"),
+        ("cnnforge-plugins", "hide the installed Python module 'cnnforge_plugins'"),
+    ],
+)
+def test_a_name_that_is_taken(tmp_path, name, reason):
+    with pytest.raises(UsageError, match=reason):
+        create(name, "layer", tmp_path)
+
+
+def test_another_kind(tmp_path):
+    with pytest.raises(UsageError, match="layer, dataset or model, got 'optimizer'"):
+        create("soft", "optimizer", tmp_path)
+
+
+def test_nothing_is_overwritten(tmp_path):
+    (tmp_path / "soft").mkdir()
+    (tmp_path / "soft" / "mine").write_text("precious")
+    with pytest.raises(UsageError, match="soft exists already and is not overwritten"):
+        create("soft", "layer", tmp_path)
+    assert (tmp_path / "soft" / "mine").read_text() == "precious"
+    assert len(list((tmp_path / "soft").iterdir())) == 1
+
+
+def test_a_place_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(UsageError, match="file is not a folder"):
+        create("soft", "layer", tmp_path / "file")
+    with pytest.raises(CnnforgeError, match="cannot be created: Not a directory"):
+        create("soft", "layer", tmp_path / "file" / "below")
+
+
+def test_a_place_that_cannot_be_written(tmp_path, monkeypatch):
+    # The administrator may write anywhere: the refusal is acted.
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", "somewhere")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refuse)
+        with pytest.raises(CnnforgeError, match="soft cannot be created: Permission denied"):
+            create("soft", "layer", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", refuse)
+        with pytest.raises(CnnforgeError, match="somewhere cannot be written: Permission denied"):
+            create("soft", "layer", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_templates_are_part_of_the_package():
+    folder = Path(scaffold.__file__).parent / "templates"
+    assert {path.name for path in folder.iterdir()} == set(KINDS)
