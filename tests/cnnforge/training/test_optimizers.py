@@ -1,6 +1,7 @@
 """Optimizers: exact resumption under every option, averaged weights, rates that callbacks set."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,7 +14,7 @@ from cnnforge.data import Dataset
 from cnnforge.errors import UsageError
 from cnnforge.optimizer_options import OPTIMIZERS, OptimizerOptions
 from cnnforge.tasks.classification.metrics import cross_entropy
-from cnnforge.training import BatchesDone, Event, TrainingResult, TrainingState
+from cnnforge.training import BatchesDone, Event, StateStore, TrainingResult, TrainingState
 from cnnforge.training.optimizers import build
 
 Run = Callable[..., tuple[TrainingResult, keras.Model]]
@@ -101,14 +102,16 @@ def test_interrupted_in_mid_epoch_and_resumed_equals_uninterrupted(
 
 @pytest.mark.parametrize("asked", [4, 9, 11, 14])
 def test_an_average_is_resumed_from_every_kind_of_place(
-    run: Run, one_batch_chunks: None, asked: int
+    run: Run, tmp_path: Path, one_batch_chunks: None, asked: int
 ) -> None:
     """An epoch has 9 batches of training and 3 of validation, which are computed by the average."""
     options = {"ema": 0.8, "schedule": "cosine", "epochs": 2}
     whole = run(**options)[0].state
-    half = run(**options, should_stop=stop_after(asked))[0]
-    assert half.interrupted
-    resumed = run(**options, resume_from=half.state)[0].state
+    store = StateStore(tmp_path / "last")
+    assert run(**options, store=store, should_stop=stop_after(asked))[0].interrupted
+    # What was saved during the validation, when the model had the average.
+    half, _ = store.load()
+    resumed = run(**options, resume_from=half)[0].state
     assert resumed.digest() == whole.digest()
     assert resumed.best == whole.best
 
