@@ -9,66 +9,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 
 from cnnforge.data import AugmentedSamples, Dataset, Samples
 from cnnforge.errors import UnknownNameError, UsageError
 from cnnforge.runs import RunDirectory
+from cnnforge.tasks.metric import LOSS, Evaluation, Metric
 from cnnforge.tasks.rows import Row, ValueRow, csv_table
 
 if TYPE_CHECKING:
     # A plugin's manifest may import this module, and every command imports manifests.
     import keras
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A number that says how good a model is.
-
-    Attributes:
-        name: Column of `metrics.csv`; the value of the validation samples has `val_` before it.
-        title: Name in a sentence or above a figure, for instance `"macro F1"`.
-        short: Name in a line of 60 columns, for instance `"F1"`.
-        best: Whether the best value is the largest or the smallest one.
-        percent: Whether the value is a share, 0 to 1, that is shown in percent.
-        sum: Name of the sum whose mean over the training samples is this metric in training;
-            `None`: it is measured on the validation samples only.
-    """
-
-    name: str
-    title: str
-    short: str
-    best: Literal["max", "min"] = "max"
-    percent: bool = False
-    sum: str | None = None
-
-    def text(self, value: float) -> str:
-        """Return a value as it is shown: `"92.80%"`, `"0.2357"`."""
-        return f"{value:.2%}" if self.percent else f"{value:.4f}"
-
-
-LOSS = Metric("loss", "loss", "loss", "min", sum="loss")
-"""The loss, which every task has: the mean of `Task.losses` in training, with regularizers."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """The quality of a model on some samples.
-
-    Attributes:
-        samples: Number of samples, at least 1.
-        metrics: Value of every metric of the task, by name.
-    """
-
-    samples: int
-    metrics: Mapping[str, float]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the same as plain values, ready for JSON."""
-        return {"samples": self.samples, **self.metrics}
 
 
 class Evaluator(Protocol):
@@ -362,22 +315,6 @@ class Task:
         close = difflib.get_close_matches(wanted, known, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
         raise UnknownNameError(f"there is no metric named {wanted!r} to monitor; {hint}")
-
-
-def is_better(metric: Metric, new: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
-    """Compare two epochs by a metric, and by the loss if it is the same.
-
-    Args:
-        metric: The metric that decides.
-        new: Values of the new epoch, by name of the metric.
-        best: Values of the best epoch so far; `None`: there was none.
-    """
-
-    def rank(values: Mapping[str, float]) -> tuple[float, float]:
-        value = values[metric.name]
-        return (value if metric.best == "max" else -value), -values[LOSS.name]
-
-    return best is None or rank(new) > rank(best)
 
 
 class _MeanEvaluator:

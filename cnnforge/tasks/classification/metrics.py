@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnforge.tasks.task import LOSS, Evaluation, Metric
+from cnnforge.tasks.metric import LOSS, Evaluation, Metric
 
 # What Keras clips probabilities to before it takes their logarithm.
 _SMALLEST = 1e-7

@@ -26,8 +26,9 @@ from cnnforge.tasks.classification.report import (
     submission,
     write_confusion_matrix,
 )
+from cnnforge.tasks.metric import LOSS, Evaluation
 from cnnforge.tasks.rows import Row
-from cnnforge.tasks.task import LOSS, Evaluation, Task
+from cnnforge.tasks.task import Task
 
 CLASSES = "classes.json"
 
