@@ -215,7 +215,7 @@ def test_the_task_of_a_dataset(plugins: Plugins) -> None:
 
 def test_the_core_has_a_classification_without_any_plugin() -> None:
     assert list(Plugins().tasks) == ["cnnforge/classification"]
-    with pytest.raises(PluginError, match="named 'cnnforge' is loaded already"):
+    with pytest.raises(PluginError, match="named 'cnnforge' is already loaded"):
         Plugins().register(Acme(), "cnnforge")
 
 
