@@ -1,6 +1,6 @@
 """Datasets: references, splits, class names, and the decoding of images.
 
-Nothing here imports Keras or a framework behind it; what a dataset returns is NumPy.
+The package imports neither Keras nor a framework behind it; datasets return NumPy arrays.
 """
 
 from cnnforge.data.arrays import dataset_from_arrays as dataset_from_arrays

@@ -1,4 +1,4 @@
-"""Predicting with what a training run has left behind."""
+"""Predict and evaluate with the model of a training run."""
 
 from cnnforge.prediction.inputs import FileInputs as FileInputs
 from cnnforge.prediction.inputs import RunData as RunData
