@@ -109,7 +109,7 @@ class _TemporaryLocator(  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 def is_durable(function: Dispatcher) -> bool:
-    """Whether a function is kept on disk, where other processes find it."""
+    """Return whether other processes find the function on disk."""
     cache: Any = getattr(function, "_cache", None)
     if not isinstance(cache, caching.FunctionCache):
         return False

@@ -117,7 +117,7 @@ class Device:
 
         self.stream, self.launch = stream, self.driver.launch_kernel()
         addresses = [
-            ctypes.cast(it, ctypes.c_void_p).value or 0 for it in (self.stream, self.launch)
+            ctypes.cast(array, ctypes.c_void_p).value or 0 for array in (self.stream, self.launch)
         ]
         self.kernels = cuda_registration.CudaKernels("GPU", *addresses)
 
@@ -154,12 +154,12 @@ def device(monkeypatch):
     driver = DEVICE.driver
     for noted in (driver.launches, driver.streams):
         noted.clear()
-    choice = cuda_route.Choice("stream", "the test says so", DEVICE.kernels)
+    choice = cuda_route.Choice("stream", "a test", DEVICE.kernels)
     monkeypatch.setattr(registration, "_register_kernel", elsewhere)
     monkeypatch.setattr(cuda_route, "_choice", choice)
     monkeypatch.setattr(launch, "missing", lambda: None)
     monkeypatch.setattr(runtime, "_driver", driver)
-    monkeypatch.setattr(route, "_choice", route._Choice(registration, "c_api", "the test says so"))
+    monkeypatch.setattr(route, "_choice", route._Choice(registration, "c_api", "a test"))
     for _, (module, name), *_ in LAYERS.values():
         op = getattr(importlib.import_module(MODULE + module), name)
         monkeypatch.setattr(f"{MODULE}{module}.{name}", twin(op))
@@ -246,10 +246,10 @@ def directly(name, layer, images):
     module, op_name = LAYERS[name][1]
     op = getattr(importlib.import_module(MODULE + module), op_name)
     values = attributes(layer, op)
-    known = [(images, *SHAPE[1:]), *(tuple(it.shape) for it in layer.variables)]
+    known = [(images, *SHAPE[1:]), *(tuple(variable.shape) for variable in layer.variables)]
     known += [(0,)] * (len(op.inputs) - len(known))
     known += op.output_shapes(known, values)
-    of = dict(zip([it.name for it in (*op.inputs, *op.outputs)], known, strict=True))
+    of = dict(zip([array.name for array in (*op.inputs, *op.outputs)], known, strict=True))
     for step in (op.forward_step, *op.backward_steps):
         made = {
             item.name: cuda_module.DevicePointer(
@@ -291,7 +291,7 @@ def test_a_recipe_is_made_once(device, monkeypatch):
         step(inputs)
     assert recorded == [("average_pool2d_forward", (0, True))]
     first = device.launches[0]
-    assert [plain(it) for it in device.launches] == [plain(first)] * 6
+    assert [plain(array) for array in device.launches] == [plain(first)] * 6
     layer(tf.constant(random(5, 7, 6, 4)))
     assert len(recorded) == 2
 
@@ -393,7 +393,7 @@ def test_on_a_device(name, way, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(SIMULATED, reason="needs no simulator")
 def test_kernels_take_their_turn_between_tensorflow_s_own(monkeypatch):
-    """What TensorFlow computes before and after: on another stream it would not be there yet."""
+    """On another stream the results of TensorFlow's kernels would not be there yet."""
     on_a_card(monkeypatch, "stream")
     layer = AveragePooling2D(2)
     with tf.device("GPU:0"):

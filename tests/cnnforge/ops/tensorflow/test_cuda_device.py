@@ -1,6 +1,6 @@
 """Tests of ops on a stand-in for a TensorFlow device.
 
-`pretend_device.cc` is a pluggable device whose memory is the host's. TensorFlow places ops on it,
+`stub_device.cc` is a pluggable device whose memory is the host's. TensorFlow places ops on it,
 allocates there and copies to it and back, as it does with a CUDA device.
 """
 
@@ -71,7 +71,7 @@ def launch(function, x, y, z, threads, ty, tz, shared, stream, places, extra):
     floats(target, count)[:] = floats(scratch, count) + np.float32(offset)
     return 0
 
-kernels = CudaKernels("PRETEND", address(stream), address(launch))
+kernels = CudaKernels("STUB", address(stream), address(launch))
 probe._function = lambda: 1
 op = self_test.make_op()
 
@@ -81,12 +81,12 @@ def call(op, tensors, values):
 
 refused = True
 try:
-    self_test.run(call, "PRETEND")
+    self_test.run(call, "STUB")
 except tf.errors.InvalidArgumentError as error:
     print("refused:", "TensorFlow computes on a device that has no CUDA stream" in str(error))
 refused = False
-self_test.run(call, "PRETEND")
-with tf.device("PRETEND:1"):
+self_test.run(call, "STUB")
+with tf.device("STUB:1"):
     (result,) = call(op, [tf.ones([2]), tf.ones([1])], {"offset": 1.0})
 print("second:", result.device[-9:], result.numpy().tolist())
 print("streams:", set(streams))
@@ -97,7 +97,7 @@ print("unrefusing:", set(answers[1::2]))
 # The layers; Numba's CUDA simulator executes their kernels in the device's memory.
 LAYERS = """
 from cnnforge_kernels.cuda import launch as module
-from cnnforge_kernels.cuda.runtime import driver
+from cnnforge_kernels.cuda.runtime import driver as driver_module
 from cnnforge_kernels.cuda.runtime import simulated_driver
 from cnnforge_plugins.layers.conv2d import Conv2D
 from cnnforge_plugins.layers.conv_block2d import ConvBlock2D
@@ -109,12 +109,12 @@ def stream(context, found):
     found[0], found[1] = 77, 0
     return 0
 
-simulated = simulated_driver.Driver()
-launch = simulated.launch_kernel()
-driver._driver = simulated
+driver = simulated_driver.Driver()
+launch = driver.launch_kernel()
+driver_module._driver = driver
 module.missing = lambda: None
 cuda._choice = cuda.Choice(
-    "stream", "", CudaKernels("PRETEND", address(stream), address(launch))
+    "stream", "", CudaKernels("STUB", address(stream), address(launch))
 )
 keras.utils.set_random_seed(1)
 layers = [ConvBlock2D(4, 3, padding="same", pool_size=2), Conv2D(8, 2, activation="relu"),
@@ -139,7 +139,7 @@ def run(device, function):
 layers_built = compute(inputs)
 for function in (compute, tf.function(compute)):
     expected = run("CPU:0", function)
-    found = run("PRETEND:0", function)
+    found = run("STUB:0", function)
     assert len(found) == 5
     for ours, theirs in zip(found, expected):
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-4, atol=1e-5)
@@ -162,7 +162,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def device(folder):
-    return compiled(folder, Path(__file__).with_name("pretend_device.cc"), "pretend_device")
+    return compiled(folder, Path(__file__).with_name("stub_device.cc"), "stub_device")
 
 
 @pytest.mark.slow
@@ -178,7 +178,7 @@ def test_the_self_test_and_the_stream_function(folder, device, run_python):
     lines = run_python(HEAD + STREAMS, device, *libraries).splitlines()
     assert lines == [
         "refused: True",
-        "second: PRETEND:1 [2.0, 2.0]",
+        "second: STUB:1 [2.0, 2.0]",
         "streams: {77}",
         "shipped: {(1, 0, 0)}",
         # The stream of a pluggable device has no handle, and its number is -1 (0 was there before).
@@ -190,7 +190,7 @@ def test_the_self_test_and_the_stream_function(folder, device, run_python):
 @pytest.mark.skipif(not AVAILABLE, reason="needs numba-cuda: pip install 'cnnforge[test]'")
 def test_layers_where_tensorflow_places_them(device, run_python):
     lines = run_python(HEAD + LAYERS, device, NUMBA_ENABLE_CUDASIM="1").splitlines()
-    on_cpu, on_device = "CPU:0 ice:CPU:0 0", "PRETEND:0 PRETEND:0 9"
+    on_cpu, on_device = "CPU:0 ice:CPU:0 0", "STUB:0 STUB:0 9"
     assert lines[:4] == [on_cpu, on_device] * 2
     forward = ["conv_block", "conv2d_direct", "max_pool2d"]
     gradients = ["max_pool2d_grad", "conv2d_grad_inputs", "conv2d_grad_weights", "reduce_slices"]
