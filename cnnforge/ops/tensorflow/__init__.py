@@ -98,6 +98,7 @@ def _decide(wanted: str) -> _Choice:
         try:
             from cnnforge.ops.tensorflow import registration, self_test
 
+            registration.cuda_kernels = cuda.kernels
             self_test.run(registration.call)
             return _Choice(registration, _C_API, "its self-test passed")
         except Exception as error:

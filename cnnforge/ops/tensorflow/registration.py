@@ -17,7 +17,6 @@ from cnnforge.ops import ahead
 from cnnforge.ops.definition.definition import GRAD, Array, Step
 from cnnforge.ops.definition.shapes import Shape
 from cnnforge.ops.tensorflow import c_api as api
-from cnnforge.ops.tensorflow import cuda
 from cnnforge.ops.tensorflow.callbacks import State, cpu_state, make_create, steps
 from cnnforge.ops.tensorflow.compute import compute
 
@@ -28,6 +27,10 @@ if TYPE_CHECKING:
 _lock = threading.RLock()
 
 _callbacks: list[Any] = []
+
+cuda_kernels: Callable[[ArrayOp], CudaKernels | None] | None = None
+"""Function that returns the kernels of an op for CUDA devices. The package sets it: this module
+cannot import `cuda`, whose self-test uses this module."""
 
 
 @cache
@@ -51,7 +54,7 @@ def register(op: ArrayOp) -> None:
     if _is_current(op, op.forward_step):
         return
     # Not within the lock of `register_steps`: the self-test on a device registers an op.
-    register_steps(op, cuda.kernels(op))
+    register_steps(op, cuda_kernels(op) if cuda_kernels else None)
 
 
 def register_steps(op: ArrayOp, kernels: CudaKernels | None) -> None:

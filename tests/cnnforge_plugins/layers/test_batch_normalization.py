@@ -9,6 +9,7 @@ from cnnforge.conversion import forge, lower
 from cnnforge.data import ArraySamples, Dataset
 from cnnforge.ops.audit import audit
 from cnnforge.optimizer_options import OptimizerOptions
+from cnnforge.tasks.classification import Classification
 from cnnforge.testing import assert_close
 from cnnforge.training import prepare, train
 from cnnforge_plugins.layers import _fallback
@@ -277,7 +278,7 @@ def test_training_resumes_exactly():
             "optimizer": OptimizerOptions(learning_rate=0.01),
             **options,
         }
-        return train(model, dataset, **options).state
+        return train(model, Classification(dataset.classes), dataset, **options).state
 
     whole = run(epochs=2)
     assert whole.digest() == run(epochs=2).digest()

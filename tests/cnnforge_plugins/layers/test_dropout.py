@@ -9,6 +9,7 @@ from cnnforge.conversion import forge, lower
 from cnnforge.data import ArraySamples, Dataset
 from cnnforge.ops.audit import audit
 from cnnforge.optimizer_options import OptimizerOptions
+from cnnforge.tasks.classification import Classification
 from cnnforge.training import prepare, train
 from cnnforge_plugins.layers import _fallback
 from cnnforge_plugins.layers.dropout import Dropout
@@ -147,7 +148,7 @@ def test_training_resumes_exactly_and_equals_keras():
             "optimizer": OptimizerOptions(learning_rate=0.01),
             **options,
         }
-        return train(model, dataset, **options).state
+        return train(model, Classification(dataset.classes), dataset, **options).state
 
     whole = run(Dropout, epochs=2)
     assert whole.digest() == run(keras.layers.Dropout, epochs=2).digest()

@@ -160,6 +160,7 @@ def device(monkeypatch):
     monkeypatch.setattr(launch, "missing", lambda: None)
     monkeypatch.setattr(runtime, "_driver", driver)
     monkeypatch.setattr(route, "_choice", route._Choice(registration, "c_api", "a test"))
+    monkeypatch.setattr(registration, "cuda_kernels", cuda_route.kernels)
     for _, (module, name), *_ in LAYERS.values():
         op = getattr(importlib.import_module(MODULE + module), name)
         monkeypatch.setattr(f"{MODULE}{module}.{name}", twin(op))

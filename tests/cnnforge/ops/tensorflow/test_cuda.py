@@ -160,6 +160,7 @@ def op(cuda, monkeypatch):
     monkeypatch.setattr(cuda_route, "_choice", chosen)
     monkeypatch.setattr(registration, "_register_kernel", elsewhere)
     monkeypatch.setattr(route, "_choice", route._Choice(registration, "c_api", "set by the test"))
+    monkeypatch.setattr(registration, "cuda_kernels", cuda_route.kernels)
     made = define(cuda)
     registration.register(made)
     return made
@@ -479,6 +480,7 @@ def handed_over(cuda, monkeypatch):
     monkeypatch.setattr(dlpack, "_on_device", lambda tensor: True)
     monkeypatch.setattr(cuda_route, "_choice", cuda_route.Choice("dlpack", "set by the test"))
     monkeypatch.setattr(route, "_choice", route._Choice(registration, "c_api", "set by the test"))
+    monkeypatch.setattr(registration, "cuda_kernels", cuda_route.kernels)
     return define(cuda), events
 
 
