@@ -12,7 +12,7 @@ from layer_cases import PAIRS, PASSES
 @pytest.mark.parametrize("which", PASSES)
 @pytest.mark.parametrize("pair", PAIRS)
 def test_layer(benchmark: Any, measured: Any, pair: str, which: str, implementation: str) -> None:
-    from cnnforge.conversion.workloads import functions
+    from cnnforge.conversion.workloads import timed_passes
 
     measurement = measured(pair)
     result = next(it for it in measurement.passes if it.name == which)
@@ -25,7 +25,7 @@ def test_layer(benchmark: Any, measured: Any, pair: str, which: str, implementat
         ratio=result.ratio and dict(zip(("median", "p20", "p80"), result.ratio, strict=True)),
     )
     kind = workload.kind if implementation == "numba" else workload.reference
-    timed = functions(workload, kind)
+    timed = timed_passes(workload, kind)
     function = timed.forward if which == "forward" else timed.full
     function()  # Traced and compiled here, not in what pytest-benchmark plans its rounds by.
     benchmark(function)

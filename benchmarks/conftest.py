@@ -38,7 +38,7 @@ def measured(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Any]]:
 
     import_keras()
     from cnnforge import benchmarking
-    from cnnforge.conversion.parity import check
+    from cnnforge.conversion.certificate import certify_layer
     from cnnforge.plugin_host.discovery import discover
     from cnnforge.utils.environment import environment
 
@@ -50,7 +50,7 @@ def measured(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Any]]:
         if pair not in known:
             case = build(pair, layers)
             first = benchmarking.first_calls(case)
-            checked = check(case.workload)
+            checked = certify_layer(case.workload)
             assert checked.passed, f"{pair} differs from its reference: {checked}"
             known[pair] = benchmarking.measure(case, rounds=21, limit=5, first=first, torch=True)
         return known[pair]

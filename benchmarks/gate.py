@@ -247,7 +247,7 @@ def measurer(rounds: int, limit: float) -> Measure:
 
     import_keras()  # It sets how waiting threads wait, before OpenMP is loaded.
     from cnnforge import benchmarking
-    from cnnforge.conversion import parity
+    from cnnforge.conversion.certificate import certify_layer
     from cnnforge.plugin_host.discovery import discover
 
     layers = discover().layers
@@ -256,7 +256,7 @@ def measurer(rounds: int, limit: float) -> Measure:
     def measure(pair: str, attempt: int) -> dict[str, Ratio]:
         case = build(pair, layers)
         if pair not in right:
-            result = parity.check(case.workload)
+            result = certify_layer(case.workload)
             if not result.passed:
                 wrong = ", ".join(it.tensor for it in result.results if not it.ok)
                 raise WrongResultError(f"differs from its reference: {result.error or wrong}")

@@ -5,7 +5,8 @@ All that is TensorFlow's own is here: training and prediction know `cnnforge.bac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -206,3 +207,86 @@ def pullback(
         return [None if it is None else tf.convert_to_tensor(it) for it in found]
 
     return outputs, gradients
+
+
+def repeated_passes(
+    layer: keras.layers.Layer, grad_inputs: bool
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Make graphs that repeat a layer's forward and full pass.
+
+    Args:
+        layer: A built layer of one input.
+        grad_inputs: Whether the full pass computes the gradient of the inputs.
+
+    Returns:
+        `forward(count, inputs)` and `full(count, inputs, upstream)`, which compute `count` times
+        in one graph call and return when all is done.
+    """
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+
+    def forward(inputs: tf.Tensor) -> list[Any]:
+        return [layer(inputs)]
+
+    def full(inputs: tf.Tensor, upstream: tf.Tensor) -> list[Any]:
+        weights = [variable.value for variable in layer.trainable_variables]
+        sources = [inputs, *weights] if grad_inputs else weights
+        if not sources:
+            return [layer(inputs, training=True)]
+        with tf.GradientTape() as tape:
+            tape.watch(sources)
+            outputs = layer(inputs, training=True)
+        gradients = tape.gradient(outputs, sources, output_gradients=upstream)
+        return [outputs, *(gradient for gradient in gradients if gradient is not None)]
+
+    def repeated(function: Callable[..., list[Any]]) -> Callable[..., Any]:
+        def run(count: Any, *arguments: Any) -> Any:
+            def step(number: Any, total: Any) -> tuple[Any, Any]:
+                # TensorFlow removes results that nothing reads, so one element of each is added
+                # up. Without images the slice is empty.
+                results = [tf.reshape(result, [-1])[:1] for result in function(*arguments)]
+                used = [tf.reduce_sum(tf.cast(result, tf.float32)) for result in results]
+                return number + 1, total + tf.add_n(used)
+
+            start = (tf.constant(0), tf.constant(0.0))
+            return tf.while_loop(lambda number, _: number < count, step, start, None, 1)[1]
+
+        # Without autograph: it would rewrite, slowly, code of Keras that needs no rewriting.
+        graph: Any = tf.function(run, autograph=False)
+        # One for each shape, kept here: TensorFlow takes the many small functions of a benchmark
+        # for one that is traced again and again, and warns.
+        traced: dict[Any, Any] = {}
+
+        def call(count: int, *arguments: Any) -> Any:
+            number = tf.constant(count)  # A tensor: each Python number would make another graph.
+            shapes = tuple(tuple(argument.shape) for argument in arguments)
+            if shapes not in traced:
+                traced[shapes] = graph.get_concrete_function(number, *arguments)
+            result = traced[shapes](number, *arguments)
+            if on_gpu:
+                tf.test.experimental.sync_devices()
+            return result
+
+        return call
+
+    return repeated(forward), repeated(full)
+
+
+def reference_is_unsafe(kind: type, config: Mapping[str, Any]) -> bool:
+    """Tell whether the gradient of a stock layer may corrupt the memory of this process.
+
+    TensorFlow 2.21 does so for strided convolutions with a 1x1 window (oneDNN on the CPU, for some
+    numbers of channels).
+
+    Args:
+        kind: Class of the stock layer.
+        config: Its configuration.
+    """
+    return (
+        issubclass(kind, keras.layers.Conv2D)
+        and math.prod(_pair(config.get("kernel_size", 0))) == 1
+        and math.prod(_pair(config.get("strides", 1))) > 1
+    )
+
+
+def _pair(value: Any) -> tuple[int, ...]:
+    return (value, value) if isinstance(value, int) else tuple(value)

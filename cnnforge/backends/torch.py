@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -188,3 +188,53 @@ def pullback(
         )
 
     return outputs.detach(), gradients
+
+
+def repeated_passes(
+    layer: keras.layers.Layer, grad_inputs: bool
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Make functions that repeat a layer's forward and full pass.
+
+    Args:
+        layer: A built layer of one input.
+        grad_inputs: Whether the full pass computes the gradient of the inputs.
+
+    Returns:
+        `forward(count, inputs)` and `full(count, inputs, upstream)`, which compute `count` times
+        and return when all is done.
+    """
+    on_gpu = torch.cuda.is_available()
+
+    def forward(inputs: torch.Tensor) -> None:
+        with torch.no_grad():
+            layer(inputs)
+
+    def full(inputs: torch.Tensor, upstream: torch.Tensor) -> None:
+        sources = [variable.value for variable in layer.trainable_variables]
+        if grad_inputs:
+            inputs = inputs.detach().requires_grad_()
+            sources.insert(0, inputs)
+        outputs = layer(inputs, training=True)
+        if sources:
+            torch.autograd.grad(outputs, sources, upstream, allow_unused=True)
+
+    def repeated(function: Callable[..., None]) -> Callable[..., Any]:
+        def call(count: int, *arguments: Any) -> None:
+            for _ in range(count):
+                function(*arguments)
+            if on_gpu:
+                torch.cuda.synchronize()
+
+        return call
+
+    return repeated(forward), repeated(full)
+
+
+def reference_is_unsafe(kind: type, config: Mapping[str, Any]) -> bool:
+    """Tell whether the gradient of a stock layer may corrupt memory: under torch it never does.
+
+    Args:
+        kind: Class of the stock layer.
+        config: Its configuration.
+    """
+    return False

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
 
 
 def import_keras() -> None:
@@ -32,7 +31,9 @@ def import_keras() -> None:
             # Looking for devices is what the rest of the lines is about.
             import_module("tensorflow").config.list_physical_devices()
         else:
-            _keep_tensorflow_out()
+            from cnnforge.utils.keras_graph import keep_tensorflow_out
+
+            keep_tensorflow_out()
 
 
 class _Shown(logging.Handler):
@@ -50,26 +51,6 @@ def _show_log() -> None:
     log.setLevel(logging.INFO)
     if not any(isinstance(it, _Shown) for it in log.handlers):
         log.addHandler(_Shown())
-
-
-def _keep_tensorflow_out() -> None:
-    """Let Keras under another backend use TensorFlow only if somebody else has imported it.
-
-    To ask whether an object is one of TensorFlow's, as it does of every layer that it saves, Keras
-    imports TensorFlow: three seconds, for an answer that is no where nobody has imported it.
-    """
-    try:
-        lazy: Any = import_module("keras.src.utils.module_utils").tensorflow
-        kind = type(lazy)
-        available = kind.available.fget
-    except (ImportError, AttributeError):
-        # Another Keras, which does so or not: it costs time and no more.
-        return
-    lazy.__class__ = type(
-        kind.__name__,
-        (kind,),
-        {"available": property(lambda self: "tensorflow" in sys.modules and available(self))},
-    )
 
 
 @contextmanager

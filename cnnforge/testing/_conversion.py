@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from cnnforge.conversion import forge, lower
-from cnnforge.conversion.workloads import Workload, functions
+from cnnforge.conversion.workloads import Workload, timed_passes
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.testing._subject import Subject, outputs_of
@@ -83,12 +83,12 @@ def speed(subject: Subject) -> str:
     spec, kind = subject.spec, subject.spec.load()
     workload = Workload(spec, kind, reference or kind, config, shape)
     try:
-        ours = functions(workload, kind)
+        ours = timed_passes(workload, kind)
     except NotImplementedError:
         return "not measured: the layer has no compute_output_shape()"
     timed: dict[str, Callable[[], object]] = {"forward": ours.forward, "full": ours.full}
-    if reference is not None and not workload.crashes:
-        stock = functions(workload, reference)
+    if reference is not None and not workload.reference_is_unsafe:
+        stock = timed_passes(workload, reference)
         timed |= {"reference forward": stock.forward, "reference full": stock.full}
     timings, times = interleave(timed, rounds=_ROUNDS, limit=_SECONDS)
     found = []

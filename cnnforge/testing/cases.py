@@ -29,6 +29,8 @@ class LayerCase:
             of.
         speed_shape: The shape that the speed is measured at; by default `input_shape` with a batch
             of 32.
+        grad_inputs: Whether the speed of training includes the gradient of the inputs; a first
+            layer needs none.
 
     Example:
         ```python
@@ -50,6 +52,7 @@ class LayerCase:
     bad_arguments: Mapping[str, Any] = field(default_factory=dict)
     terms: int | None = None
     speed_shape: tuple[int, ...] | None = None
+    grad_inputs: bool = True
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from cnnforge.ops.ahead.job import FRAMEWORKS, find
 from cnnforge.ops.ahead.pool import Pool, Task
 from cnnforge.ops.ahead.process import VARIABLE
 from cnnforge.ops.definition.definition import Step
+from cnnforge.utils.processors import usable_processors
 from cnnforge.utils.timing import wait_before_timing
 from cnnforge_disk_cache import is_compiled, is_durable, share_disk_cache
 
@@ -46,14 +47,9 @@ def available() -> bool:
         and bool(sys.executable)
         and not getattr(sys, "frozen", False)
         and not numba.config.DISABLE_JIT
-        and _processors() > 1
+        and usable_processors() > 1
         and not _pool.closed
     )
-
-
-def _processors() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def can_travel(function: Dispatcher, signature: tuple[types.Type, ...]) -> bool:
