@@ -1,4 +1,4 @@
-"""Measure which implementation of a layer is faster: the plugin's kernel or the framework's.
+"""Measure whether a plugin's kernel or the framework computes a layer faster.
 
 Each layer is measured once per shape, versions and processor; the result is kept in a file.
 """

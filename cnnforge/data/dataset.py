@@ -9,9 +9,8 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from cnnforge.configuration import COLORS
 from cnnforge.errors import UsageError
-
-COLORS = ("auto", "grayscale", "rgb")
 
 
 @dataclass(frozen=True)

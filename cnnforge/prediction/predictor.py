@@ -14,7 +14,7 @@ from cnnforge.conversion import Kernels, forge
 from cnnforge.data import Samples, UnreadableImage, read_image
 from cnnforge.data.files import in_parallel
 from cnnforge.data.prefetch import ChunkSize, chunks
-from cnnforge.errors import PluginError, RunError
+from cnnforge.errors import PluginError, RunError, message_of
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.prediction.reference_predictions import LARGEST_DRIFT, golden_drift
@@ -233,7 +233,7 @@ def load_model(path: Path, layers: Registry[LayerSpec]) -> keras.Model:
                     raise broken[0] from None
                 raise
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = message_of(error)
         # Keras says of such a file that there is none.
         if path.is_file() and not zipfile.is_zipfile(path):
             reason = "it is damaged or no Keras model; expected a .keras file, or a run"

@@ -98,9 +98,9 @@ def single_links(part: Any) -> Iterator[tuple[keras.layers.Layer, keras.layers.L
 def keep_tensorflow_out() -> None:
     """Let Keras under another backend use TensorFlow only if other code has imported it.
 
-    Keras asks of every layer that it saves whether it is an object of TensorFlow, and imports
-    TensorFlow to answer. That takes three seconds, and the answer is no if no code has imported
-    TensorFlow before.
+    For every layer that it saves, Keras asks whether it is an object of TensorFlow, and imports
+    TensorFlow to find out. That takes three seconds. It cannot be one unless other code has
+    imported TensorFlow before.
     """
     try:
         lazy: Any = import_module("keras.src.utils.module_utils").tensorflow

@@ -1,1 +1,1 @@
-"""How each layer is checked and measured: cases, benchmarks, work, and PyTorch's counterpart."""
+"""Cases, benchmarks, work and PyTorch's counterpart of each layer, which its spec names."""

@@ -73,7 +73,7 @@ def convolution_work(
 
     Args:
         layer: A convolution layer.
-        shape: (N, H, W, C), or another order if `layer.data_format` says so.
+        shape: (N, H, W, C), or (N, C, H, W) if the layer has its channels first.
         convolved: The shape of the convolution's outputs, before a pool.
         grad_inputs: Whether the gradient of the inputs is computed.
         cells: The number of cells in a window of the pool after it; 1 without a pool.

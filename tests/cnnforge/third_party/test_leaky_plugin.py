@@ -34,7 +34,7 @@ def test_nothing_in_the_core_knows_of_it():
         [
             "grep",
             "-rliE",
-            "leaky.?(relu|plugin)",
+            "leaky_(relu|plugin)",
             "--include=*.py",
             "cnnforge",
             "kernels",
