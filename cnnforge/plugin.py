@@ -114,6 +114,14 @@ class Spec:
         """
         return self._resolve("target", self.target)
 
+    def load_all(self) -> None:
+        """Import everything that the spec names.
+
+        Raises:
+            PluginError: If a module cannot be imported or has no such attribute.
+        """
+        self.load()
+
     def _resolve(self, what: str, target: str) -> Any:
         try:
             return pkgutil.resolve_name(target)
@@ -243,6 +251,20 @@ class LayerSpec(Spec):
             PluginError: If the module cannot be imported or has no such attribute.
         """
         return self._optional("torch", self.torch)
+
+    def load_all(self) -> None:
+        """Import everything that the spec names.
+
+        Raises:
+            PluginError: If a module cannot be imported or has no such attribute.
+        """
+        self.load()
+        self.load_reference()
+        self.load_fuses()
+        self.load_cases()
+        self.load_benchmarks()
+        self.load_work()
+        self.load_torch()
 
     def _optional(self, what: str, target: str | None) -> Any:
         return None if target is None else self._resolve(what, target)

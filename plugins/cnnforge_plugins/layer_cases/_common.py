@@ -44,13 +44,22 @@ def cases(
     ]
 
 
-def maps(**arguments: Any) -> list[LayerCase]:
-    """Make the benchmarks of a layer that has the same arguments at every shape.
+def benchmark(shape: Shape, *, grad_inputs: bool = True, **arguments: Any) -> LayerCase:
+    """Make a benchmark, which is named after its shape.
 
     Args:
+        shape: The shape of the inputs, with the batch.
+        grad_inputs: Whether training needs the gradient of the inputs.
         **arguments: Arguments of the layer.
     """
-    return [LayerCase(arguments=arguments, input_shape=shape) for shape in MAPS]
+    name = "x".join(map(str, shape))
+    return LayerCase(
+        arguments=arguments,
+        input_shape=shape,
+        name=name,
+        speed_shape=shape,
+        grad_inputs=grad_inputs,
+    )
 
 
 def convolution_options(layer: Any) -> dict[str, Any]:

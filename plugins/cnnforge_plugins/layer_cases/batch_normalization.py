@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnforge.plugin import Work
-from cnnforge_plugins.layer_cases._common import SIZE, Peer, Shape, cases, maps, weights_of
+from cnnforge_plugins.layer_cases._common import (
+    MAPS,
+    SIZE,
+    Peer,
+    Shape,
+    benchmark,
+    cases,
+    weights_of,
+)
 
 
 def _oracle(layer: Any, inputs: Any, *weights: Any) -> NDArray[Any]:
@@ -29,7 +37,7 @@ CASES = cases(
         "scaled": ({"center": False, "momentum": 0.9}, (2, 4, 4, 3)),
     },
 )
-BENCHMARKS = maps()
+BENCHMARKS = [benchmark(shape) for shape in MAPS]
 
 
 def work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:

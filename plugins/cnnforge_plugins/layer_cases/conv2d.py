@@ -7,11 +7,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from cnnforge.plugin import Work
-from cnnforge.testing import LayerCase
 from cnnforge_kernels import reference
 from cnnforge_plugins.layer_cases._common import (
     Peer,
     Shape,
+    benchmark,
     cases,
     convolution_options,
     convolution_work,
@@ -45,26 +45,25 @@ CASES = cases(
 )
 
 
-def _benchmark(shape: Shape, window: int, filters: int, grad_inputs: bool = True) -> LayerCase:
-    return LayerCase(
-        arguments={
-            "filters": filters,
-            "kernel_size": window,
-            "padding": "same",
-            "activation": "relu",
-        },
-        input_shape=shape,
-        grad_inputs=grad_inputs,
-    )
-
-
 # Convolutions of small networks on digits and on small colour images, and one with the channels of
 # a residual network.
+_SHAPES = [
+    # Inputs, window and filters. The first convolution is the first layer of its network.
+    ((64, 28, 28, 1), 5, 8),
+    ((64, 14, 14, 8), 3, 16),
+    ((32, 32, 32, 16), 3, 32),
+    ((16, 32, 32, 64), 3, 64),
+]
 BENCHMARKS = [
-    _benchmark((64, 28, 28, 1), 5, 8, grad_inputs=False),
-    _benchmark((64, 14, 14, 8), 3, 16),
-    _benchmark((32, 32, 32, 16), 3, 32),
-    _benchmark((16, 32, 32, 64), 3, 64),
+    benchmark(
+        shape,
+        grad_inputs=shape[-1] > 1,
+        filters=filters,
+        kernel_size=window,
+        padding="same",
+        activation="relu",
+    )
+    for shape, window, filters in _SHAPES
 ]
 
 

@@ -7,11 +7,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from cnnforge.plugin import Work
-from cnnforge.testing import LayerCase
 from cnnforge_kernels import reference
 from cnnforge_plugins.layer_cases._common import (
     Peer,
     Shape,
+    benchmark,
     cases,
     convolution_options,
     convolution_work,
@@ -34,9 +34,7 @@ CASES = cases(
     padding="full",
 )
 BENCHMARKS = [
-    LayerCase(
-        arguments={"kernel_size": 3, "padding": "same", "activation": "relu"}, input_shape=shape
-    )
+    benchmark(shape, kernel_size=3, padding="same", activation="relu")
     for shape in ((64, 14, 14, 8), (32, 32, 32, 16), (16, 32, 32, 64))
 ]
 

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from cnnforge.plugin import Work
-from cnnforge_plugins.layer_cases._common import SIZE, Shape, cases, maps
+from cnnforge_plugins.layer_cases._common import MAPS, SIZE, Shape, benchmark, cases
 
 
 def _oracle(layer: Any, inputs: Any) -> NDArray[Any]:
@@ -24,7 +24,7 @@ CASES = cases(
     },
     rate=1.5,
 )
-BENCHMARKS = maps(rate=0.5)
+BENCHMARKS = [benchmark(shape, rate=0.5) for shape in MAPS]
 
 
 def work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:

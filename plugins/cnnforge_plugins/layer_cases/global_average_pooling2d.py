@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cnnforge.plugin import Work
 from cnnforge_kernels import reference
-from cnnforge_plugins.layer_cases._common import SIZE, Shape, cases, maps
+from cnnforge_plugins.layer_cases._common import MAPS, SIZE, Shape, benchmark, cases
 
 
 def _oracle(layer: Any, inputs: Any) -> NDArray[Any]:
@@ -21,7 +21,7 @@ CASES = cases(
     _oracle,
     {"default": ({}, (2, 7, 6, 3)), "keepdims": ({"keepdims": True}, (3, 4, 5, 8))},
 )
-BENCHMARKS = maps()
+BENCHMARKS = [benchmark(shape) for shape in MAPS]
 
 
 def work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:

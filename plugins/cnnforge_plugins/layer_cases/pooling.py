@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cnnforge.plugin import Work
 from cnnforge_kernels import reference
-from cnnforge_plugins.layer_cases._common import SIZE, Peer, Shape, cases, maps
+from cnnforge_plugins.layer_cases._common import MAPS, SIZE, Peer, Shape, benchmark, cases
 
 
 def _options(layer: Any) -> dict[str, Any]:
@@ -36,7 +36,7 @@ AVERAGE_CASES = cases(
     {"pairs": ({"pool_size": 2}, (2, 7, 6, 3)), "overlapping": _OVERLAPPING},
     **_BAD,
 )
-BENCHMARKS = maps(pool_size=2)
+BENCHMARKS = [benchmark(shape, pool_size=2) for shape in MAPS]
 
 
 def max_work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
