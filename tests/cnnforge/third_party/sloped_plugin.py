@@ -16,22 +16,22 @@ from cnnforge.testing import LayerCase
 
 
 @numba.njit(cache=True)
-def leaky(inputs, slope, outputs):
+def sloped(inputs, slope, outputs):
     for index in np.ndindex(inputs.shape):
         value = inputs[index]
         outputs[index] = value if value >= 0 else slope * value
 
 
 @numba.njit(cache=True)
-def leaky_backward(inputs, slope, grad_outputs, grad_inputs):
+def sloped_backward(inputs, slope, grad_outputs, grad_inputs):
     for index in np.ndindex(inputs.shape):
         grad_inputs[index] = grad_outputs[index] * (1 if inputs[index] > 0 else slope)
 
 
-leaky_op = ArrayOp(
-    "leaky",
-    forward=leaky,
-    backward=leaky_backward,
+sloped_op = ArrayOp(
+    "sloped",
+    forward=sloped,
+    backward=sloped_backward,
     inputs={"inputs": 4},
     outputs={"outputs": 4},
     output_shapes=lambda inputs: inputs,
@@ -39,7 +39,7 @@ leaky_op = ArrayOp(
 )
 
 
-@keras.saving.register_keras_serializable("leaky_plugin")
+@keras.saving.register_keras_serializable("sloped_plugin")
 class LeakyReLU(keras.layers.LeakyReLU):
     def __init__(self, negative_slope=0.3, **keywords):
         super().__init__(negative_slope, **keywords)
@@ -48,7 +48,7 @@ class LeakyReLU(keras.layers.LeakyReLU):
     def call(self, inputs):
         if len(inputs.shape) != 4 or self.compute_dtype != "float32":
             return super().call(inputs)
-        return leaky_op(inputs, slope=float(self.negative_slope))
+        return sloped_op(inputs, slope=float(self.negative_slope))
 
 
 CASES = [
@@ -89,10 +89,10 @@ def load(argument, options):
     labels = np.arange(40) % 2
     images = np.random.default_rng(0).integers(0, 100, (40, 4, 4, 1))
     images[labels == 1] += 100
-    names = [f"leaky {number}" for number in range(40)]
+    names = [f"sloped {number}" for number in range(40)]
     classes = ["dark", "bright"]
     return dataset_from_arrays(
-        "leaky", images.astype(np.uint8), labels, names=names, classes=classes, options=options
+        "sloped", images.astype(np.uint8), labels, names=names, classes=classes, options=options
     )
 
 
@@ -100,23 +100,23 @@ def load(argument, options):
 def cnnforge_layers():
     return [
         LayerSpec(
-            name="leaky_relu",
-            target="leaky_plugin:LeakyReLU",
+            name="sloped_relu",
+            target="sloped_plugin:LeakyReLU",
             summary="ReLU with a slope",
             reference="keras.layers:LeakyReLU",
-            cases="leaky_plugin:CASES",
-            benchmarks="leaky_plugin:BENCHMARKS",
-            work="leaky_plugin:work",
-            torch="leaky_plugin:torch_peer",
+            cases="sloped_plugin:CASES",
+            benchmarks="sloped_plugin:BENCHMARKS",
+            work="sloped_plugin:work",
+            torch="sloped_plugin:torch_peer",
         )
     ]
 
 
 @hookimpl
 def cnnforge_models():
-    return [ModelSpec(name="leaky_net", target="leaky_plugin:build", summary="one activation")]
+    return [ModelSpec(name="sloped_net", target="sloped_plugin:build", summary="one activation")]
 
 
 @hookimpl
 def cnnforge_datasets():
-    return [DatasetSpec(name="leaky", target="leaky_plugin:load", summary="dark and bright")]
+    return [DatasetSpec(name="sloped", target="sloped_plugin:load", summary="dark and bright")]
