@@ -202,7 +202,7 @@ def cached_measurements(
         cache_file: File of the measurements, as for `Autotuner`.
     """
     machines = _Machines()
-    here = {spec.qualified_name: machines[kind] for kind, spec in layer_classes(specs).items()}
+    here = {spec.qualified_name: machines[kind] for spec, kind in layer_classes(specs)}
     found = _read(default_cache_file() if cache_file is None else cache_file).values()
     mine = [cached for cached in found if here.get(cached.layer) == cached.machine]
     return sorted(mine, key=lambda cached: (cached.layer, cached.shape, cached.training))

@@ -26,19 +26,19 @@ def in_preference(layers: Registry[LayerSpec]) -> list[LayerSpec]:
     return sorted(layers.values(), key=lambda spec: (spec.plugin != "builtin", spec.qualified_name))
 
 
-def layer_classes(specs: Iterable[LayerSpec]) -> dict[type, LayerSpec]:
+def layer_classes(specs: Iterable[LayerSpec]) -> list[tuple[LayerSpec, type]]:
     """Import plugin layers, and leave out those that cannot be imported.
 
     Args:
         specs: Specs of plugin layers.
 
     Returns:
-        Each class with its spec; the first one if two specs have the same class.
+        Each spec with its class.
     """
-    found: dict[type, LayerSpec] = {}
+    found = []
     for spec in specs:
         with contextlib.suppress(PluginError):
-            found.setdefault(spec.load(), spec)
+            found.append((spec, spec.load()))
     return found
 
 
@@ -50,14 +50,18 @@ def plugin_layers(model: keras.Model, layers: Registry[LayerSpec]) -> dict[type,
         layers: The plugin layers.
 
     Returns:
-        The class of each plugin layer in the model, with its spec. No plugin layer is imported if
-        all layers of the model are Keras' own.
+        The class of each plugin layer in the model, with its spec; the first spec in order of
+        preference if several name the class. No plugin layer is imported if all layers of the model
+        are Keras' own.
     """
     kinds = {type(layer) for layer in all_layers(model)}
     if all(kind.__module__.partition(".")[0] == "keras" for kind in kinds):
         return {}
-    known = layer_classes(in_preference(layers))
-    return {kind: spec for kind, spec in known.items() if kind in kinds}
+    found: dict[type, LayerSpec] = {}
+    for spec, kind in layer_classes(in_preference(layers)):
+        if kind in kinds:
+            found.setdefault(kind, spec)
+    return found
 
 
 def stock_class(spec: LayerSpec) -> type | None:
