@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -98,7 +98,7 @@ class Case:
     """
 
     name: str
-    workload: Workload
+    workload: Workload = field(repr=False)
     layers: tuple[str, ...] = ()
 
     def __str__(self) -> str:

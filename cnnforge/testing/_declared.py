@@ -103,7 +103,7 @@ def _builds(spec: ModelSpec, shape: tuple[int, ...]) -> str:
             raise AssertionError(f"the {what} of the model have the shape {got}, not {expected}")
     outputs = np.asarray(model(_images(shape)))
     if not np.isfinite(outputs).all() or (outputs < 0).any():
-        raise AssertionError("the outputs are no probabilities: end the model in a softmax")
+        raise AssertionError("the outputs are not probabilities: end the model in a softmax")
     if np.abs(outputs.sum(-1) - 1).max() > 1e-3:
         sums = outputs.sum(-1)
         raise AssertionError(
@@ -161,8 +161,8 @@ def _loads(spec: DatasetSpec) -> str:
         return f"not loaded: {error}"
     except Exception as error:
         raise AssertionError(
-            f"load(None, DataOptions()) raises {type(error).__name__}: {error}; where an argument "
-            "is needed, raise a cnnforge.errors.UsageError that says so"
+            f"load(None, DataOptions()) raises {type(error).__name__}: {error}; if an argument is "
+            "needed, raise a cnnforge.errors.UsageError with that message"
         ) from error
     if not isinstance(data, Dataset):
         raise AssertionError(f"load() returns a {type(data).__name__}, expected a Dataset")

@@ -1,7 +1,6 @@
-"""All checks of a layer, a model or a dataset, by name: what a plugin's author runs.
+"""List all checks of a layer, a model or a dataset, for authors of plugins.
 
-Which checks there are is known without computing anything: pytest collects them, and runs those
-that it is asked for.
+Listing computes nothing, so pytest can collect the checks and run some of them.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ def layer_checks(
 
     Args:
         layer: The name of a declared layer, qualified or short; its spec; or a layer class.
-        cases: What it is checked with; by default what its spec names.
-        reference: The stock layer that it stands for; by default what its spec names.
+        cases: Cases to check; by default those that the spec names.
+        reference: Stock layer that it stands for; by default the one that the spec names.
         speed: Whether its speed is measured as well.
 
     Returns:
@@ -53,7 +52,7 @@ def layer_checks(
         AmbiguousNameError: Several do.
         ValueError: A class without cases, or two cases of one name.
     """
-    spec = _spec(layer, reference)
+    spec = subject_spec(layer, reference)
     error: PluginError | None = None
     if cases is None and not isinstance(layer, str | LayerSpec):
         raise ValueError(
@@ -80,13 +79,15 @@ def layer_checks(
     return [*checks, Check("save_and_load", "", partial(save_and_load, subjects))]
 
 
-def _spec(layer: str | LayerSpec | type, reference: type | None) -> LayerSpec:
+def subject_spec(layer: str | LayerSpec | type, reference: type | None) -> LayerSpec:
+    """The spec of a layer, with another reference if there is one."""
     if isinstance(layer, str):
         layer = discover().layers[layer]
     if isinstance(layer, LayerSpec):
         if reference is None:
             return layer
-        known = {name: getattr(layer, name) for name in ("name", "target", "summary", "plugin")}
+        names = ("name", "target", "summary", "plugin", "cases", "benchmarks", "work", "torch")
+        known = {name: getattr(layer, name) for name in names}
         return ClassSpec(**known, fuses=layer.fuses, stock=reference)
     return ClassSpec(
         name="".join(f"_{it.lower()}" if it.isupper() else it for it in layer.__name__).strip("_"),
@@ -120,7 +121,7 @@ def _targets(spec: LayerSpec, cases: tuple[LayerCase, ...], error: PluginError |
 
 
 def _of_case(subject: Subject) -> dict[str, Any]:
-    """The checks that make sense for a case."""
+    """Return the checks that make sense for a case."""
     has_reference = getattr(subject.spec, "stock", None) or subject.spec.reference
     found = dict(_structure.CHECKS)
     if not subject.case.bad_arguments:
@@ -136,7 +137,7 @@ def _of_case(subject: Subject) -> dict[str, Any]:
     found |= {**_memory.CHECKS, **_behaviour.CHECKS}
     if has_reference:
         found |= _conversion.CHECKS
-        # The other checks call a layer as for a prediction.
+        # All other checks call a layer as for a prediction.
         if "training" in inspect.signature(subject.spec.load().call).parameters:
             found |= _training.CHECKS
     return found

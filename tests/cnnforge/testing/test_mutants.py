@@ -251,7 +251,7 @@ class HardCodedBatch(ColumnMix):
         return keras.ops.reshape(outputs, (2, *outputs.shape[1:]))
 
 
-@mutant("batch_sizes", "samples reach each other")
+@mutant("batch_sizes", "samples affect each other")
 class SamplesReachEachOther(ColumnMix):
     def call(self, inputs):
         return super().call(inputs) - keras.ops.mean(inputs)
