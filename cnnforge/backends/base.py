@@ -64,14 +64,14 @@ class Optimized:
             self._own = {}
 
     def arrays(self) -> list[np.ndarray]:
-        """Return copies of the model's variables, seed generators too, and the optimizer's."""
+        """Return copies of all variables: the model's, with its seed generators, and the optimizer."""
         return [self._own.get(id(it), _array(it)) for it in self.variables()]
 
     def restore(self, arrays: Sequence[np.ndarray]) -> None:
         """Set all variables.
 
         Args:
-            arrays: As `arrays` returned them.
+            arrays: Arrays that `arrays` has returned.
 
         Raises:
             CnnforgeError: They do not belong to this model.

@@ -190,12 +190,12 @@ def pullback(
     Args:
         layer: A built layer of one input.
         inputs: A tensor.
-        training: Whether the layer computes as in training; by default as it likes best.
+        training: Passed to the layer; `None` leaves it to the layer's default.
 
     Returns:
-        The outputs, and a function from a tensor like them, the gradient with respect to them, to
-        the gradients with respect to the inputs and to each trainable variable. It may be called
-        several times. `None`: the outputs do not depend on it.
+        The outputs, and a function that may be called several times. It takes the gradient with
+        respect to the outputs, and returns those with respect to the inputs and to each trainable
+        variable; `None` if the outputs do not depend on it.
     """
     sources = [inputs, *(variable.value for variable in layer.trainable_variables)]
     tape: Any = tf.GradientTape(persistent=True)
@@ -205,8 +205,8 @@ def pullback(
 
     def gradients(upstream: tf.Tensor) -> list[tf.Tensor | None]:
         found = tape.gradient(outputs, sources, output_gradients=upstream)
-        # An embedding's gradient names the rows that it has.
-        return [None if it is None else tf.convert_to_tensor(it) for it in found]
+        # The gradient of an embedding is sparse.
+        return [None if one is None else tf.convert_to_tensor(one) for one in found]
 
     return outputs, gradients
 

@@ -169,13 +169,13 @@ def pullback(
     Args:
         layer: A built layer of one input.
         inputs: A tensor.
-        training: Whether the layer computes as in training; by default as it likes best. Random
-            numbers are then the same in every call, and torch's generators are left as they were.
+        training: Passed to the layer; `None` leaves it to the layer's default. In training, random
+            numbers are the same in every call, and torch's generators stay as they were.
 
     Returns:
-        The outputs, and a function from a tensor like them, the gradient with respect to them, to
-        the gradients with respect to the inputs and to each trainable variable. It may be called
-        several times. `None`: the outputs do not depend on it.
+        The outputs, and a function that may be called several times. It takes the gradient with
+        respect to the outputs, and returns those with respect to the inputs and to each trainable
+        variable; `None` if the outputs do not depend on it.
     """
     inputs = inputs.detach().requires_grad_()
     sources = [inputs, *(variable.value for variable in layer.trainable_variables)]
