@@ -64,7 +64,7 @@ class Optimized:
             self._own = {}
 
     def arrays(self) -> list[np.ndarray]:
-        """Return copies of all variables: the model's, with its seed generators, and the optimizer."""
+        """Return copies of all variables, those of seed generators and of the optimizer too."""
         return [self._own.get(id(it), _array(it)) for it in self.variables()]
 
     def restore(self, arrays: Sequence[np.ndarray]) -> None:
