@@ -13,15 +13,13 @@ from cnnforge.backends import Classifier
 from cnnforge.conversion import Kernels, forge
 from cnnforge.data import Samples, UnreadableImage, read_image
 from cnnforge.data.files import in_parallel
-from cnnforge.data.prefetch import ChunkSize, chunks
+from cnnforge.data.prefetch import MAX_BYTES, ChunkSize, chunks
 from cnnforge.errors import PluginError, RunError, message_of
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.prediction.reference_predictions import LARGEST_DRIFT, golden_drift
 from cnnforge.prediction.rows import Prediction, rank
 from cnnforge.runs import RunDirectory
-
-_LARGEST = 32 * 2**20
 
 
 class Predictor:
@@ -131,7 +129,7 @@ class Predictor:
         Yields:
             One row per path, in their order; that of a file that cannot be read says why.
         """
-        together = max(1, min(512, _LARGEST // int(np.prod(self.image_shape))))
+        together = max(1, min(512, MAX_BYTES // int(np.prod(self.image_shape))))
         for first in range(0, len(paths), together):
             group = paths[first : first + together]
             read = in_parallel(self._read, group)
