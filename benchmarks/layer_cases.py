@@ -79,7 +79,7 @@ def every_case() -> list[Any]:
 
     layers = discover().layers
     found = [build(pair, layers) for pair in PAIRS]
-    known = {it.workload.spec.name for it in found}
+    known = {case.workload.spec.name for case in found}
     for spec in layers.values():
         if spec.plugin == "builtin" and spec.name not in known | NOT_MEASURED:
             found += benchmark_cases(spec)

@@ -105,7 +105,7 @@ _NEEDS_BENCHMARK = (
 def _can_measure(config: pytest.Config) -> bool:
     """Whether pytest-benchmark is loaded, by its entry point or by its module."""
     names = ("benchmark", "pytest_benchmark.plugin")
-    return any(config.pluginmanager.hasplugin(it) for it in names)
+    return any(config.pluginmanager.hasplugin(name) for name in names)
 
 
 def _wrong(message: str) -> NoReturn:

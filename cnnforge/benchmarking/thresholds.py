@@ -83,7 +83,7 @@ class Thresholds:
             about = f"{about}, which is this machine"
         else:
             about = f"{about}; this machine is {machine}: {factor:.0%} of them are expected"
-        return {key: it.at_least * factor for key, it in self.entries.items()}, about
+        return {key: entry.at_least * factor for key, entry in self.entries.items()}, about
 
 
 def this_machine() -> Machine:

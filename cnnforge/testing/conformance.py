@@ -90,7 +90,7 @@ def subject_spec(layer: str | LayerSpec | type, reference: type | None) -> Layer
         known = {name: getattr(layer, name) for name in names}
         return ClassSpec(**known, fuses=layer.fuses, stock=reference)
     return ClassSpec(
-        name="".join(f"_{it.lower()}" if it.isupper() else it for it in layer.__name__).strip("_"),
+        name="".join(f"_{c.lower()}" if c.isupper() else c for c in layer.__name__).strip("_"),
         target=f"{layer.__module__}:{layer.__name__}",
         summary="",
         layer=layer,
