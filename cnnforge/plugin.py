@@ -41,6 +41,9 @@ PLUGIN_API = 1
 hookimpl = pluggy.HookimplMarker("cnnforge")
 """Decorator that marks a function as the implementation of the hook of the same name."""
 
+DEFAULT_TASK = "classification"
+"""Name of the task of a model or a dataset that names none."""
+
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -275,20 +278,45 @@ class DatasetSpec(Spec):
     """Declares a dataset: `load(argument: str | None, options: DataOptions) -> Dataset`.
 
     `argument` is the text after the colon in `images:FOLDER`; both types are in `cnnforge.data`.
+
+    Args:
+        task: Name of the task that its samples have targets for; the dataset says the same.
     """
 
     kind: ClassVar[str] = "dataset"
 
+    task: str = DEFAULT_TASK
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec(Spec):
-    """Declares a model: `build(input_shape, classes) -> keras.Model`.
+    """Declares a model: `build(input_shape, outputs) -> keras.Model`.
 
-    `input_shape` is (height, width, channels), `classes` the number of classes. The model reads raw
-    pixel values 0..255 and ends in a softmax.
+    `input_shape` is (height, width, channels); `outputs` is a number from the task: for a
+    classification, the number of classes. A target that has a parameter `argument` gets the text
+    after the colon in `cnnforge train NAME:ARGUMENT`, or `None`. The model reads raw pixel values
+    0..255; a model for classification ends in a softmax.
+
+    Args:
+        task: Name of the task that its outputs are for.
+        sizes: (height, width) of the images that it accepts. If empty, it accepts any size, or
+            `build` raises a `ValueError` that explains the limit.
     """
 
     kind: ClassVar[str] = "model"
+
+    task: str = DEFAULT_TASK
+    sizes: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpec(Spec):
+    """A task: the target is a subclass of `cnnforge.tasks.Task`.
+
+    It says what a model learns from a dataset: targets, losses, metrics, evaluation, predictions.
+    """
+
+    kind: ClassVar[str] = "task"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,7 +336,9 @@ class AugmentationSpec(Spec):
 
     `argument` is the text after the colon in `--augment shift:2`. `augment(images, draws)` takes
     images, (N, H, W, C) uint8, which it must not write to, and their `cnnforge.data.Draws`, its
-    only source of random numbers. It returns images of the same shape.
+    only source of random numbers. It returns images of the same shape. If it moves pixels, it
+    returns a pair: the images, and their transforms, (N, 2, 3) float32, in the coordinates of
+    `cnnforge.data.transforms`.
     """
 
     kind: ClassVar[str] = "augmentation"

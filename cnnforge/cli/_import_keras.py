@@ -1,4 +1,4 @@
-"""Importing Keras and its backend without what they have to say about it."""
+"""Import Keras and its backend without the messages that they print while they are imported."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 
+from cnnforge.cli import _ctrl_c
+
 
 def import_keras() -> None:
-    """Import Keras with its backend; hold back what the backend's C++ code writes to stderr.
+    """Import Keras with its backend, and hold back what the backend writes to stderr meanwhile.
 
     `TF_CPP_MIN_LOG_LEVEL` does not reach what TensorFlow logs before its logging is set up: four
-    lines or more on a machine without a graphics card. Where the import fails they are shown.
+    lines or more on a machine without a graphics card. If the import fails, they are shown.
+
+    From here on, machine code may run for seconds without a return to Python: see `_ctrl_c`.
     """
+    _ctrl_c.watch()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Torch brings an OpenMP of its own, which reads these when it is loaded. Threads of torch's
-    # that spin take the cores from the kernels': on 2 busy cores a convolution took 16 ms, not 1.
+    # Torch brings an OpenMP of its own, which reads these when it is loaded. If torch's threads
+    # spin, they take the cores from the kernels: on 2 busy cores a convolution took 16 ms, not 1.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     _show_log()
@@ -28,7 +33,7 @@ def import_keras() -> None:
     with _held_back_stderr():
         keras = import_module("keras")
         if keras.backend.backend() == "tensorflow":
-            # Looking for devices is what the rest of the lines is about.
+            # The rest of the lines is printed when TensorFlow looks for devices.
             import_module("tensorflow").config.list_physical_devices()
         else:
             from cnnforge.utils.keras_graph import keep_tensorflow_out
@@ -36,8 +41,8 @@ def import_keras() -> None:
             keep_tensorflow_out()
 
 
-class _Shown(logging.Handler):
-    """Prints what the library has to say while it works as messages of the program."""
+class _MessageHandler(logging.Handler):
+    """Prints the log of the library as messages of the program."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line on stderr."""
@@ -49,8 +54,8 @@ class _Shown(logging.Handler):
 def _show_log() -> None:
     log = logging.getLogger("cnnforge")
     log.setLevel(logging.INFO)
-    if not any(isinstance(it, _Shown) for it in log.handlers):
-        log.addHandler(_Shown())
+    if not any(isinstance(handler, _MessageHandler) for handler in log.handlers):
+        log.addHandler(_MessageHandler())
 
 
 @contextmanager
@@ -59,7 +64,7 @@ def _held_back_stderr() -> Iterator[None]:
         stderr = sys.stderr.fileno()
         saved = os.dup(stderr)
     except (OSError, ValueError, AttributeError):
-        # Somebody has replaced stderr by something that is no file.
+        # The caller has replaced stderr by an object without a file descriptor.
         yield
         return
     with tempfile.TemporaryFile() as held:

@@ -10,7 +10,6 @@ from functools import partial
 import numpy as np
 
 _LONG = 0.05
-_waits: list[Callable[[], None]] = []
 
 
 @dataclass(frozen=True)
@@ -32,21 +31,6 @@ class Timing:
     rounds: int
     best: float
     seconds: tuple[float, ...] = field(default=(), repr=False)
-
-
-def wait_before_timing(wait: Callable[[], None]) -> None:
-    """Register a function that waits for background work; it is called before each measurement.
-
-    Args:
-        wait: The function.
-    """
-    _waits.append(wait)
-
-
-def wait_until_quiet() -> None:
-    """Wait until this process has no background work that would take a core."""
-    for wait in _waits:
-        wait()
 
 
 def interleave(
@@ -85,7 +69,6 @@ def interleave(
     for function in functions.values():
         for _ in range(warm_up):
             function()
-    wait_until_quiet()
     for name, function in functions.items():
         repeats[name] = 1
         while (once := _shortest(clock, function, repeats[name])) < seconds / 2:
