@@ -1,4 +1,4 @@
-"""What training steps have in common, whichever backend takes them."""
+"""The parts of training steps that are the same for every backend."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOSS = "loss"
 
 @dataclass(frozen=True, slots=True)
 class ChunkResult:
-    """What training on one chunk gave.
+    """The result of training on one chunk.
 
     Attributes:
         sums: The sums that were passed in, plus those of this chunk, by name.

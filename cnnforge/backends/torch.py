@@ -76,7 +76,7 @@ class Trainer(BatchPredictor, Optimized):
 
     Args:
         model: Takes (N, H, W, C) float32 pixel values 0..255.
-        task: What it learns.
+        task: The task that the model learns.
         optimizer: An optimizer that is not built yet.
         batch_size: Images per step.
     """
