@@ -66,7 +66,7 @@ class Optimized:
 
     def arrays(self) -> list[np.ndarray]:
         """Return copies of all variables, those of seed generators and of the optimizer too."""
-        return [self._own.get(id(it), _array(it)) for it in self.variables()]
+        return [self._own.get(id(variable), _array(variable)) for variable in self.variables()]
 
     def restore(self, arrays: Sequence[np.ndarray]) -> None:
         """Set all variables.

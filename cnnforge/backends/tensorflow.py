@@ -58,14 +58,14 @@ class BatchPredictor:
         Returns:
             (N, ...) arrays in the structure of the model's outputs.
         """
-        return keras.tree.map_structure(lambda it: it.numpy(), self._predict(images))
+        return keras.tree.map_structure(lambda output: output.numpy(), self._predict(images))
 
     def _predict_chunk(self, images: tf.Tensor) -> Any:
         count = tf.shape(images)[0]
         batches = -(-count // self._batch_size)
         collected = tuple(
-            tf.TensorArray(it.dtype, size=batches, infer_shape=False, element_shape=it.shape)
-            for it in self._model.outputs
+            tf.TensorArray(out.dtype, size=batches, infer_shape=False, element_shape=out.shape)
+            for out in self._model.outputs
         )
         structure: list[Any] = []
 
@@ -78,7 +78,7 @@ class BatchPredictor:
             structure[:] = [keras.tree.map_structure(lambda _: 0, outputs)]
             flat = keras.tree.flatten(outputs)
             return number + 1, tuple(
-                array.write(number, it) for array, it in zip(done, flat, strict=True)
+                array.write(number, out) for array, out in zip(done, flat, strict=True)
             )
 
         done = tf.while_loop(
@@ -130,7 +130,9 @@ class Trainer(BatchPredictor, Optimized):
         before = {name: np.float64(sums.get(name, 0.0)) for name in self._task.sum_names}
         after, failed = self._train(images, dict(targets), before)
         bad = int(failed)
-        return ChunkResult({k: float(it) for k, it in after.items()}, None if bad < 0 else bad)
+        return ChunkResult(
+            {k: float(total) for k, total in after.items()}, None if bad < 0 else bad
+        )
 
     def forward(self, images: np.ndarray, *, training: bool) -> None:
         """Compute the model on one batch, not as a graph, for what is called on the way.
@@ -153,14 +155,14 @@ class Trainer(BatchPredictor, Optimized):
         Returns:
             One for each trainable variable; `None` where the loss does not depend on it.
         """
-        tensors = {name: tf.convert_to_tensor(it) for name, it in targets.items()}
+        tensors = {name: tf.convert_to_tensor(array) for name, array in targets.items()}
         found = self._differentiate(tf.convert_to_tensor(images), tensors)[2]
-        return [None if it is None else tf.convert_to_tensor(it).numpy() for it in found]
+        return [None if one is None else tf.convert_to_tensor(one).numpy() for one in found]
 
     def _traced(self, targets: Mapping[str, np.ndarray]) -> Any:
         signature = (
             tf.TensorSpec((None, *self._model.input_shape[1:]), tf.uint8),
-            {name: tf.TensorSpec((None, *it.shape[1:]), it.dtype) for name, it in targets.items()},
+            {name: tf.TensorSpec((None, *t.shape[1:]), t.dtype) for name, t in targets.items()},
             {name: tf.TensorSpec((), tf.float64) for name in self._task.sum_names},
         )
         return tf.function(self._train_chunk, input_signature=signature, autograph=False)
@@ -177,13 +179,13 @@ class Trainer(BatchPredictor, Optimized):
             start: tf.Tensor, sums: Tensors, failed: tf.Tensor
         ) -> tuple[tf.Tensor, Tensors, tf.Tensor]:
             stop = start + self._batch_size
-            batch = {name: it[start:stop] for name, it in targets.items()}
+            batch = {name: target[start:stop] for name, target in targets.items()}
             mean, found = self._step(images[start:stop], batch)
             size = tf.cast(tf.minimum(stop, count) - start, tf.float64)
-            found = {name: tf.cast(it, tf.float64) for name, it in found.items()}
+            found = {name: tf.cast(value, tf.float64) for name, value in found.items()}
             found[LOSS] = tf.cast(mean, tf.float64) * size
             failed = tf.where(tf.math.is_finite(mean), failed, start // self._batch_size)
-            return stop, {name: it + found[name] for name, it in sums.items()}, failed
+            return stop, {name: total + found[name] for name, total in sums.items()}, failed
 
         start = (tf.constant(0), sums, tf.constant(-1))
         # One step needs the weights of the one before it: nothing may run in parallel.

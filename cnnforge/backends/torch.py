@@ -108,11 +108,11 @@ class Trainer(BatchPredictor, Optimized):
         """
         total = {name: sums.get(name, 0.0) for name in self._task.sum_names}
         first = int(self._optimizer.iterations)
-        parts = {name: it.split(self._batch_size) for name, it in _tensors(targets).items()}
+        parts = {name: one.split(self._batch_size) for name, one in _tensors(targets).items()}
         batches = keras.ops.convert_to_tensor(images).split(self._batch_size)
         for number, batch in enumerate(batches):
             self._reseed(first + number)
-            part = {name: it[number] for name, it in parts.items()}
+            part = {name: pieces[number] for name, pieces in parts.items()}
             mean, found = self._step(batch.to(torch.float32), part)
             found[LOSS] = mean * len(batch)
             total = {name: value + found[name] for name, value in total.items()}
@@ -146,7 +146,7 @@ class Trainer(BatchPredictor, Optimized):
         self._reseed(int(self._optimizer.iterations))
         batch = keras.ops.convert_to_tensor(images).to(torch.float32)
         found = self._differentiate(batch, _tensors(targets))[2]
-        return [None if it is None else keras.ops.convert_to_numpy(it) for it in found]
+        return [None if one is None else keras.ops.convert_to_numpy(one) for one in found]
 
     def _reseed(self, step: int) -> None:
         # Under torch, Keras' dropout without a seed draws from torch's global generator, which no
@@ -172,11 +172,11 @@ class Trainer(BatchPredictor, Optimized):
         with torch.no_grad():
             self._optimizer.apply(gradients, self._model.trainable_variables)
             found = self._task.sums(targets, outputs)
-            return float(loss.detach()), {name: float(it) for name, it in found.items()}
+            return float(loss.detach()), {name: float(value) for name, value in found.items()}
 
 
 def _tensors(targets: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    return {name: keras.ops.convert_to_tensor(it) for name, it in targets.items()}
+    return {name: keras.ops.convert_to_tensor(array) for name, array in targets.items()}
 
 
 def pullback(
