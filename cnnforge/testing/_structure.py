@@ -16,11 +16,7 @@ from cnnforge.testing._subject import Subject, explained, outputs_of, single, te
 
 def targets(spec: LayerSpec) -> str:
     """Require that everything that the spec names can be imported and has the right type."""
-    spec.load_all()
     layer = spec.load()
-    for what, found in {"work": spec.load_work(), "torch": spec.load_torch()}.items():
-        if found is not None and not callable(found):
-            raise AssertionError(f"the {what} of {spec.name!r} is {found!r}, expected a function")
     named = {"target": layer, "reference": spec.load_reference()}
     named |= {f"fused layer {i + 1}": kind for i, kind in enumerate(spec.load_fuses())}
     for what, found in named.items():
@@ -30,6 +26,12 @@ def targets(spec: LayerSpec) -> str:
             raise AssertionError(
                 f"the {what} of {spec.name!r} is {found!r}, expected a subclass of keras.Layer"
             )
+    # The caller has loaded the cases, or has its own.
+    if spec.benchmarks is not None:
+        spec.load_benchmarks()
+    for what, found in {"work": spec.load_work(), "torch": spec.load_torch()}.items():
+        if found is not None and not callable(found):
+            raise AssertionError(f"the {what} of {spec.name!r} is {found!r}, expected a function")
     return ""
 
 
