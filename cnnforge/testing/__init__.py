@@ -1,6 +1,6 @@
-"""The public kit for authors of plugins: tolerance, cases, and checks of layers.
+"""Tests for authors of plugins: tolerance, cases, checks and benchmarks of layers.
 
-A plugin's whole test of a layer is
+A complete test of a layer is
 
     ```python
     import pytest
@@ -48,8 +48,7 @@ _NEED_KERAS = {
 
 
 def __getattr__(name: str) -> Any:
-    # Keras takes seconds to import, and tests of kernels, which need the tolerance, have no use
-    # for it.
+    # Importing Keras takes seconds, and tests of kernels need the tolerance but not Keras.
     if name in _NEED_KERAS:
         return getattr(import_module(_NEED_KERAS[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

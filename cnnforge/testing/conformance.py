@@ -1,7 +1,6 @@
-"""All checks of a layer, a model or a dataset, by name: what a plugin's author runs.
+"""List all checks of a layer, a model or a dataset, for authors of plugins.
 
-Which checks there are is known without computing anything: pytest collects them, and runs those
-that it is asked for.
+Listing computes nothing, so pytest can collect the checks and run some of them.
 """
 
 from __future__ import annotations
@@ -41,17 +40,17 @@ def layer_checks(
 
     Args:
         layer: The name of a declared layer, qualified or short; its spec; or a layer class.
-        cases: What it is checked with; by default what its spec names.
-        reference: The stock layer that it stands for; by default what its spec names.
-        speed: Whether its speed is measured as well.
+        cases: Cases to check; by default those that the spec names.
+        reference: Stock layer that it replaces; by default the one that the spec names.
+        speed: Whether to measure the speed as well.
 
     Returns:
         The checks, in the order in which failures are best read.
 
     Raises:
         UnknownNameError: No plugin declares such a layer.
-        AmbiguousNameError: Several do.
-        ValueError: A class without cases, or two cases of one name.
+        AmbiguousNameError: Several plugins do.
+        ValueError: A layer class is given without cases, or two cases have the same name.
     """
     spec = subject_spec(layer, reference)
     error: PluginError | None = None
@@ -81,18 +80,17 @@ def layer_checks(
 
 
 def subject_spec(layer: str | LayerSpec | type, reference: type | None) -> LayerSpec:
-    """The spec of a layer, with another reference if there is one."""
+    """Return the spec of a layer, with `reference` as its reference if that is not `None`."""
     if isinstance(layer, str):
         layer = discover().layers[layer]
     if isinstance(layer, LayerSpec):
         if reference is None:
             return layer
-        known = {
-            name: getattr(layer, name) for name in ("name", "target", "summary", "plugin", "cases")
-        }
+        names = ("name", "target", "summary", "plugin", "cases", "benchmarks", "work", "torch")
+        known = {name: getattr(layer, name) for name in names}
         return ClassSpec(**known, fuses=layer.fuses, stock=reference)
     return ClassSpec(
-        name="".join(f"_{it.lower()}" if it.isupper() else it for it in layer.__name__).strip("_"),
+        name="".join(f"_{c.lower()}" if c.isupper() else c for c in layer.__name__).strip("_"),
         target=f"{layer.__module__}:{layer.__name__}",
         summary="",
         layer=layer,
@@ -123,7 +121,7 @@ def _targets(spec: LayerSpec, cases: tuple[LayerCase, ...], error: PluginError |
 
 
 def _of_case(subject: Subject) -> dict[str, Any]:
-    """The checks that make sense for a case."""
+    """Return the checks that make sense for a case."""
     has_reference = getattr(subject.spec, "stock", None) or subject.spec.reference
     found = dict(_structure.CHECKS)
     if not subject.case.bad_arguments:
@@ -139,7 +137,7 @@ def _of_case(subject: Subject) -> dict[str, Any]:
     found |= {**_memory.CHECKS, **_behaviour.CHECKS}
     if has_reference:
         found |= _conversion.CHECKS
-        # The other checks call a layer as for a prediction.
+        # All other checks call the layer in prediction mode.
         if "training" in inspect.signature(subject.spec.load().call).parameters:
             found |= _training.CHECKS
     return found
