@@ -101,7 +101,7 @@ def torch_loops(
     name: str, images: np.ndarray, labels: np.ndarray, batch_size: int
 ) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
     """Return functions that run an epoch and a prediction, by layout."""
-    # PyTorch is imported last, so that the other libraries are loaded as without it.
+    # PyTorch is imported last, so that its OpenMP reads the settings above.
     import torch
     import torch_training
 

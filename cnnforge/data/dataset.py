@@ -60,11 +60,11 @@ class DataOptions:
 
 
 class SkippedFile(NamedTuple):
-    """A file that could not be used, and the reason.
+    """A file that could not be used.
 
     Attributes:
         path: Path of the file.
-        reason: Reason, in one line.
+        reason: The reason, in one line.
     """
 
     path: str

@@ -18,7 +18,7 @@ _IGNORED_FOLDERS = frozenset(("__macosx", "__pycache__", "@eadir", "$recycle.bin
 
 @dataclass
 class Found:
-    """The images below a folder.
+    """The image files in a folder and its sub-folders.
 
     Attributes:
         paths: The image files, sorted by name within each folder.

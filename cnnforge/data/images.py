@@ -81,7 +81,7 @@ class ImageInfo(NamedTuple):
     """Size and mode of an image file, from its header.
 
     Attributes:
-        size: Height and width as they are shown, that is with the camera's orientation applied.
+        size: Height and width after the camera's orientation is applied.
         mode: Pillow's mode: `"L"`, `"RGB"`, `"P"`, ...
     """
 
@@ -93,7 +93,7 @@ class CheckedImage(NamedTuple):
     """Properties of an image file that was decoded.
 
     Attributes:
-        size: Height and width as they are shown, that is with the camera's orientation applied.
+        size: Height and width after the camera's orientation is applied.
         grayscale: Whether it is gray by its mode, or has a palette and only gray pixels.
         digest: sha256 of the file, 32 bytes.
     """
@@ -104,7 +104,7 @@ class CheckedImage(NamedTuple):
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    r"""Write a path in one line: what cannot be printed becomes an escape such as `\n`."""
+    r"""Write a path in one line; characters that cannot be printed become escapes such as `\n`."""
     return "".join(
         character if character.isprintable() else ascii(character)[1:-1]
         for character in os.fspath(path)
@@ -164,7 +164,7 @@ def check_image(path: str | os.PathLike[str]) -> CheckedImage:
         Its properties.
 
     Raises:
-        UnreadableImage: Whenever `read_image` would.
+        UnreadableImage: If `read_image` would raise it.
     """
     with _reading(path) as image:
         full_size = image.size

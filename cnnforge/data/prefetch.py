@@ -46,9 +46,9 @@ class ChunkSize:
     """
 
     def __init__(self, image_shape: tuple[int, int, int], batch_size: int) -> None:
-        self._most = max(1, MAX_BYTES // (batch_size * int(np.prod(image_shape))))
+        self._max_batches = max(1, MAX_BYTES // (batch_size * int(np.prod(image_shape))))
         self._seen = False
-        self.batches = min(8, self._most)
+        self.batches = min(8, self._max_batches)
 
     def learn(self, batches: int, seconds: float) -> None:
         """Adapt the size to a chunk of `batches` batches that took `seconds`."""
@@ -58,7 +58,7 @@ class ChunkSize:
         elif seconds > _LONG:
             self.batches = max(1, min(self.batches, batches // 2))
         elif seconds < _SHORT and batches >= self.batches:
-            self.batches = min(2 * self.batches, self._most)
+            self.batches = min(2 * self.batches, self._max_batches)
 
 
 Read = Callable[[np.ndarray], tuple[np.ndarray, Mapping[str, np.ndarray]]]

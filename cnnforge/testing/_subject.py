@@ -91,7 +91,7 @@ class Subject:
         return self.case.terms or max(1, math.prod(self.case.input_shape[1:]))
 
     def grad_terms(self, gradient: Array, outputs: Array) -> int:
-        """Return K for one element of a gradient: all products divided by the number of elements."""
+        """Return K for one element of a gradient: all products, shared by the elements."""
         return max(1, math.ceil(self.terms * outputs.size / max(1, gradient.size)))
 
 
