@@ -123,7 +123,7 @@ def _outputs(model: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _bits(outputs: Any) -> list[bytes]:
-    return [it.tobytes() for it in keras.tree.flatten(outputs)]
+    return [output.tobytes() for output in keras.tree.flatten(outputs)]
 
 
 def _config_round_trip(spec: ModelSpec, task: Task, shape: tuple[int, ...]) -> str:
