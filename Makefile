@@ -20,14 +20,16 @@ TORCH_TESTS = $(shell find tests -name 'test_*torch*.py') tests/cnnforge/ops/tes
 EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
-.PHONY: help demo test test-torch lint format bench bench-torch bench-gate clean
+.PHONY: help demo test test-fast test-torch lint format docs bench bench-torch bench-gate clean
 
 help:
 	@echo "make demo    train a small network on bundled digits, then predict a few of them"
 	@echo "make test    run every check: style, types, import rules, tests"
+	@echo "make test-fast   run the checks of style, types and imports, and the quick tests"
 	@echo "make test-torch  run the tests of the torch backend, in an environment of its own"
 	@echo "make lint    run every check but the tests"
-	@echo "make format  format the code and mend what can be mended"
+	@echo "make format  format the code and fix what can be fixed"
+	@echo "make docs    build the site from the Markdown files and the docstrings; warnings are errors"
 	@echo "make bench   measure all layers, write benchmarks/results/"
 	@echo "make bench-torch  the same beside PyTorch too, in the environment of make test-torch"
 	@echo "make bench-gate  fail where a layer has become slower beside its reference"
@@ -48,7 +50,7 @@ $(INSTALLED): pyproject.toml | $(BIN)/pip
 	@touch $@
 
 $(TEST_INSTALLED): pyproject.toml | $(BIN)/pip
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,docs]'
 	@touch $@ $(INSTALLED)
 
 # torch first, so that the extra finds it and does not choose another build.
@@ -79,6 +81,12 @@ lint: $(TEST_INSTALLED)
 format: $(TEST_INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The whole site each time: a page that did not change may link to one that did.
+docs: $(TEST_INSTALLED)
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet \
+		--conf-dir docs . build/docs
+	@echo "build/docs/index.html"
 
 bench: $(TEST_INSTALLED)
 	$(BIN)/python -m pytest benchmarks/bench_layers.py --benchmark-columns=median,iqr,rounds

@@ -4,6 +4,17 @@ from __future__ import annotations
 
 import traceback
 
+__all__ = [
+    "AmbiguousNameError",
+    "CnnforgeError",
+    "DataError",
+    "PluginError",
+    "RunError",
+    "UnknownNameError",
+    "UsageError",
+    "one_line",
+]
+
 # A traceback that ends in one of these was caused further up, in a plugin's own file.
 _MACHINERY = frozenset({"cnnforge", "importlib", "pkgutil", "pluggy"})
 

@@ -1,12 +1,18 @@
 """Classifying images with what a training run has left behind."""
 
-from cnnforge.prediction.inputs import FileInputs as FileInputs
-from cnnforge.prediction.inputs import RunData as RunData
-from cnnforge.prediction.inputs import SampleInputs as SampleInputs
-from cnnforge.prediction.inputs import find_inputs as find_inputs
-from cnnforge.prediction.inputs import open_samples as open_samples
-from cnnforge.prediction.predictor import Predictor as Predictor
-from cnnforge.prediction.predictor import load_model as load_model
-from cnnforge.prediction.rows import Prediction as Prediction
-from cnnforge.prediction.rows import csv_table as csv_table
-from cnnforge.prediction.rows import submission as submission
+from cnnforge.prediction.inputs import FileInputs, RunData, SampleInputs, find_inputs, open_samples
+from cnnforge.prediction.predictor import Predictor, load_model
+from cnnforge.prediction.rows import Prediction, csv_table, submission
+
+__all__ = [
+    "FileInputs",
+    "Prediction",
+    "Predictor",
+    "RunData",
+    "SampleInputs",
+    "csv_table",
+    "find_inputs",
+    "load_model",
+    "open_samples",
+    "submission",
+]

@@ -1,0 +1,171 @@
+"""The site: `make docs` builds it from the Markdown files and the docstrings of this repository.
+
+Sphinx reads the whole repository, so that the links of a Markdown file are the same on a code host
+and on the site. Docstrings are in Google style with Markdown backticks, which `_to_rst` translates.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.util import logging
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+API = Path(__file__).parent / "api"
+
+project = "cnnforge"
+author = "the authors of cnnforge"
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+
+root_doc = "README"
+include_patterns = [
+    "*.md",
+    "docs/*.md",
+    "docs/api/*.md",
+    "benchmarks/README.md",
+    "benchmarks/results/*.md",
+    "plugins/README.md",
+    "plugins/example/README.md",
+    "cnnforge/**/README.md",
+    "kernels/**/README.md",
+]
+exclude_patterns = [".*", "build", "dist", "runs", "**/templates", "**/__pycache__"]
+
+# A page that is not here is an error, but for the README files of the packages.
+CONTENTS = {
+    "Use": ["docs/tutorial", "docs/troubleshooting", "docs/results"],
+    "Extend": ["docs/plugins", "plugins/README", "docs/adding-a-kernel", "docs/api/index"],
+    "Understand": ["docs/architecture", "docs/design", "docs/cuda", "docs/notes"],
+    "Take part": ["CONTRIBUTING", "benchmarks/README", "CHANGELOG"],
+}
+PACKAGES = ("cnnforge/", "kernels/")
+
+myst_heading_anchors = 3
+
+default_role = "code"
+add_module_names = False
+python_maximum_signature_line_length = 80
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "undoc-members": True, "show-inheritance": True}
+# A data class has its attributes as members; `Attributes:` must not declare them a second time.
+napoleon_use_ivar = True
+
+html_theme = "furo"
+html_title = "cnnforge"
+html_static_path = ["site"]
+html_css_files = ["site.css"]
+html_show_sphinx = False
+html_copy_source = False
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"
+copybutton_prompt_text = "$ "
+
+_log = logging.getLogger(__name__)
+
+
+def public_names() -> dict[str, str]:
+    """The public names, `cnnforge.data.Dataset`, by the names they have in their own module."""
+    names: dict[str, str] = {}
+    for page in sorted(API.glob("cnnforge*.md")):
+        module = importlib.import_module(page.stem)
+        for name in module.__all__:
+            public = getattr(module, name)
+            # Autodoc does not find what a module imports when it is asked for it.
+            setattr(module, name, public)
+            home = getattr(public, "__module__", page.stem)
+            own = getattr(public, "__qualname__", name)
+            names.setdefault(f"{home}.{own}", f"{page.stem}.{name}")
+    return names
+
+
+def _add_contents(app: Any, page: str, source: list[str]) -> None:
+    """Add the table of contents to the README, which is the first page."""
+    if page != root_doc:
+        return
+    found = app.env.found_docs
+    packages = sorted(name for name in found if name.startswith(PACKAGES))
+    for caption, pages in CONTENTS.items():
+        listed = [name for name in pages if name in found]
+        if caption == "Understand":
+            listed += packages
+        lines = [f":caption: {caption}", ":hidden:", "", *listed]
+        source[0] += "\n".join(["", "```{toctree}", *lines, "```", ""])
+
+
+def _to_rst(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Translate the Markdown of a docstring: fenced blocks, code, and special characters."""
+    translated: list[str] = []
+    in_block = False
+    for line in lines:
+        fence = re.fullmatch(r"(\s*)```(\w*)", line)
+        if fence:
+            in_block = not in_block
+            if in_block:
+                translated += ["", f"{fence[1]}.. code-block:: {fence[2] or 'text'}"]
+            translated.append("")
+        elif in_block:
+            translated.append(f"    {line}".rstrip())
+        else:
+            translated.append(_inline(line))
+    lines[:] = translated
+
+
+def _inline(line: str) -> str:
+    """Translate a line: `code` links to the name that it is, other code stays code."""
+    parts = re.split(r"(``[^`]+``|`[^`]+`)", line)
+    for number, part in enumerate(parts):
+        code = part.strip("`")
+        if number % 2 == 0:
+            # The star that begins an item of a list stays.
+            parts[number] = re.sub(
+                r"(?<!\w)_(?!\w)|(?<=\w)_(?!\w)|\*(?! )|(?<=\S)\*|\|", r"\\\g<0>", part
+            )
+            continue
+        is_name = re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", code)
+        parts[number] = f":py:obj:`{code}`" if is_name else f"``{code}``"
+        # Markup ends before a space or a mark; an escaped space is none.
+        if parts[number + 1][:1].isalnum():
+            parts[number] += r"\ "
+    return "".join(parts)
+
+
+def _resolve(app: Any, env: Any, node: Any, content: Any) -> nodes.Node | None:
+    """Link a class that is named by its own module to its public name."""
+    if node.get("refdomain") != "py":
+        return None
+    target = app.config.api_names.get(node["reftarget"])
+    if target is None:
+        return None
+    domain = env.get_domain("py")
+    return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, content)
+
+
+def _check_names(app: Any, env: Any) -> None:
+    """Warn about each public name without an entry."""
+    entries = env.get_domain("py").objects
+    for name in app.config.api_names.values():
+        if name not in entries:
+            _log.warning("the public name %s has no entry in docs/api", name)
+
+
+def _finish(app: Any, error: Exception | None) -> None:
+    """Let the first page be found under the name that servers look for."""
+    if error is None and app.builder.name == "html":
+        shutil.copy(Path(app.outdir) / f"{root_doc}.html", Path(app.outdir) / "index.html")
+
+
+def setup(app: Any) -> None:
+    """Connect the functions above."""
+    app.add_config_value("api_names", public_names(), "env", dict)
+    app.connect("source-read", _add_contents)
+    app.connect("autodoc-process-docstring", _to_rst, priority=400)
+    app.connect("missing-reference", _resolve)
+    app.connect("env-check-consistency", _check_names)
+    app.connect("build-finished", _finish)
