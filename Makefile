@@ -17,6 +17,12 @@ TORCH_INSTALLED := $(TORCH_VENV)/.installed
 TORCH_TESTS = $(shell find tests -name 'test_*torch*.py') tests/cnnforge/ops/test_array_op.py \
 	tests/cnnforge/training tests/cnnforge/prediction tests/cnnforge/cli/test_train.py
 
+# Tests that compile few kernels: with make lint less than two minutes on two cores.
+FAST = tests/architecture tests/cnnforge/data tests/cnnforge/plugin_host tests/cnnforge/reporting \
+	tests/cnnforge/runs tests/cnnforge/tasks tests/cnnforge/utils $(wildcard tests/cnnforge/test_*.py) \
+	tests/cnnforge_plugins/augmentations tests/cnnforge_plugins/callbacks \
+	tests/cnnforge_plugins/datasets
+
 EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
@@ -66,6 +72,9 @@ demo: $(INSTALLED)
 # A process for each of two cores: on a fresh machine most of the time goes into compiling kernels.
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --benchmark-disable
+
+test-fast: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile --benchmark-disable -m "not slow and not gpu" $(FAST)
 
 # torch warns of float(tensor) where a gradient is known, which the shared tests take for granted.
 test-torch: $(TORCH_INSTALLED)

@@ -7,6 +7,7 @@ and on the site. Docstrings are in Google style with Markdown backticks, which `
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from sphinx.domains.python import PyObject
 from sphinx.util import logging
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -38,14 +40,20 @@ include_patterns = [
 ]
 exclude_patterns = [".*", "build", "dist", "runs", "**/templates", "**/__pycache__"]
 
-# A page that is not here is an error, but for the README files of the packages.
+# The table of contents of the site; a folder stands for all pages in it.
 CONTENTS = {
     "Use": ["docs/tutorial", "docs/troubleshooting", "docs/results"],
-    "Extend": ["docs/plugins", "plugins/README", "docs/adding-a-kernel", "docs/api/index"],
-    "Understand": ["docs/architecture", "docs/design", "docs/cuda", "docs/notes"],
-    "Take part": ["CONTRIBUTING", "benchmarks/README", "CHANGELOG"],
+    "Extend": ["docs/plugins", "plugins/", "docs/adding-a-kernel", "docs/api/index"],
+    "Understand": [
+        "docs/architecture",
+        "docs/design",
+        "docs/cuda",
+        "docs/notes",
+        "cnnforge/",
+        "kernels/",
+    ],
+    "Take part": ["CONTRIBUTING", "benchmarks/", "CHANGELOG"],
 }
-PACKAGES = ("cnnforge/", "kernels/")
 
 myst_heading_anchors = 3
 
@@ -53,7 +61,9 @@ default_role = "code"
 add_module_names = False
 python_maximum_signature_line_length = 80
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "undoc-members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True, "special-members": "__call__"}
+# Some classes describe their arguments in the constructor.
+autoclass_content = "both"
 # A data class has its attributes as members; `Attributes:` must not declare them a second time.
 napoleon_use_ivar = True
 
@@ -79,9 +89,10 @@ def public_names() -> dict[str, str]:
             public = getattr(module, name)
             # Autodoc does not find what a module imports when it is asked for it.
             setattr(module, name, public)
-            home = getattr(public, "__module__", page.stem)
-            own = getattr(public, "__qualname__", name)
-            names.setdefault(f"{home}.{own}", f"{page.stem}.{name}")
+            home = f"{page.stem}.{name}"
+            if inspect.isclass(public) or inspect.isroutine(public):
+                home = f"{public.__module__}.{public.__qualname__}"
+            names.setdefault(home, f"{page.stem}.{name}")
     return names
 
 
@@ -89,13 +100,12 @@ def _add_contents(app: Any, page: str, source: list[str]) -> None:
     """Add the table of contents to the README, which is the first page."""
     if page != root_doc:
         return
-    found = app.env.found_docs
-    packages = sorted(name for name in found if name.startswith(PACKAGES))
-    for caption, pages in CONTENTS.items():
-        listed = [name for name in pages if name in found]
-        if caption == "Understand":
-            listed += packages
-        lines = [f":caption: {caption}", ":hidden:", "", *listed]
+    found = sorted(app.env.found_docs)
+    for caption, entries in CONTENTS.items():
+        lines = [f":caption: {caption}", ":hidden:", ""]
+        for entry in entries:
+            is_folder = entry.endswith("/")
+            lines += [name for name in found if name.startswith(entry)] if is_folder else [entry]
         source[0] += "\n".join(["", "```{toctree}", *lines, "```", ""])
 
 
@@ -112,6 +122,8 @@ def _to_rst(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[
             translated.append("")
         elif in_block:
             translated.append(f"    {line}".rstrip())
+        elif line.lstrip().startswith((">>> ", "... ")):
+            translated.append(line)
         else:
             translated.append(_inline(line))
     lines[:] = translated
@@ -119,21 +131,26 @@ def _to_rst(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[
 
 def _inline(line: str) -> str:
     """Translate a line: `code` links to the name that it is, other code stays code."""
-    parts = re.split(r"(``[^`]+``|`[^`]+`)", line)
+    # The star of a list item stays; other stars, bars and final underscores are text.
+    item = re.match(r"\s*(\* )?", line)
+    begin = item.end() if item else 0
+    parts = re.split(r"(``[^`]+``|`[^`]+`)", line[begin:])
     for number, part in enumerate(parts):
         code = part.strip("`")
         if number % 2 == 0:
-            # The star that begins an item of a list stays.
-            parts[number] = re.sub(
-                r"(?<!\w)_(?!\w)|(?<=\w)_(?!\w)|\*(?! )|(?<=\S)\*|\|", r"\\\g<0>", part
-            )
+            parts[number] = re.sub(r"[*|]|(?<=\w)_(?!\w)", r"\\\g<0>", part)
             continue
         is_name = re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", code)
         parts[number] = f":py:obj:`{code}`" if is_name else f"``{code}``"
-        # Markup ends before a space or a mark; an escaped space is none.
+        # Markup must end before a space or a mark; an escaped space is invisible.
         if parts[number + 1][:1].isalnum():
             parts[number] += r"\ "
-    return "".join(parts)
+    return line[:begin] + "".join(parts)
+
+
+def _skip(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Skip the fields of named tuples, whose own docstrings say nothing."""
+    return True if (inspect.getdoc(obj) or "").startswith("Alias for field number") else None
 
 
 def _resolve(app: Any, env: Any, node: Any, content: Any) -> nodes.Node | None:
@@ -163,9 +180,13 @@ def _finish(app: Any, error: Exception | None) -> None:
 
 def setup(app: Any) -> None:
     """Connect the functions above."""
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"
     app.add_config_value("api_names", public_names(), "env", dict)
     app.connect("source-read", _add_contents)
     app.connect("autodoc-process-docstring", _to_rst, priority=400)
+    app.connect("autodoc-skip-member", _skip)
     app.connect("missing-reference", _resolve)
     app.connect("env-check-consistency", _check_names)
     app.connect("build-finished", _finish)

@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def documented_values(module: str) -> set[str]:
     body = ast.parse(Path(path).read_text()).body
     return {
         target.id
-        for node, after in zip(body, body[1:], strict=False)
+        for node, after in pairwise(body)
         if isinstance(node, ast.Assign)
         and isinstance(after, ast.Expr)
         and isinstance(after.value, ast.Constant)

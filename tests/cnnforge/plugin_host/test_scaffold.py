@@ -55,6 +55,7 @@ def test_generated_code_is_in_style(tmp_path):
     subprocess.run([*ruff, "check", *options, "--ignore", "D103,E501", str(tmp_path)], check=True)
 
 
+@pytest.mark.slow
 def test_own_tests_of_datasets_and_models_pass(tmp_path):
     plugins = [create(f"soft-{kind}", kind, tmp_path) for kind in ("dataset", "model")]
     for plugin in plugins:
