@@ -1,4 +1,4 @@
-"""The errors that a user sees as one line, without a traceback, and their exit codes."""
+"""Errors that the user sees as one line without a traceback, and their exit codes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = [
     "one_line",
 ]
 
-# A traceback that ends in one of these was caused further up, in a plugin's own file.
+# If a traceback ends in one of these packages, a plugin's file further up caused the error.
 _MACHINERY = frozenset({"cnnforge", "importlib", "pkgutil", "pluggy"})
 
 
 class CnnforgeError(Exception):
-    """Something failed in a way that its message explains.
+    """An error with a message that explains it to the user.
 
     The command line prints the message as one line and ends with `exit_code`. A message says
     what was received, what was expected and how to fix it.
 
     Attributes:
-        exit_code: The status with which the command line ends.
+        exit_code: Exit code of the command line.
     """
 
     exit_code: int = 1
@@ -41,29 +41,29 @@ class DataError(CnnforgeError):
 
 
 class UsageError(CnnforgeError):
-    """Something was asked for wrongly: an option, a name, a file, a configuration."""
+    """Wrong input from the user: an option, a name, a file or a configuration."""
 
     exit_code = 2
 
 
 class UnknownNameError(UsageError):
-    """A name that no loaded plugin declares."""
+    """No loaded plugin declares the name."""
 
 
 class AmbiguousNameError(UsageError):
-    """A short name that several plugins declare."""
+    """Several plugins declare the short name."""
 
 
 class PluginError(UsageError):
-    """A plugin that could not be loaded, or a spec whose target could not."""
+    """A plugin, or the target of a spec, could not be loaded."""
 
 
 def one_line(error: BaseException) -> str:
     """Describe an exception in one line: its type, its message, and where it was raised.
 
     Args:
-        error: Any exception. The location is left out where there is none to tell, and for a
-            `CnnforgeError`, whose message stands for itself.
+        error: Any exception. The location is left out if it is unknown, and for a
+            `CnnforgeError`, which is complete without it.
 
     Returns:
         For instance `"ZeroDivisionError: division by zero (/home/me/mine.py:3)"`.
@@ -72,7 +72,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, CnnforgeError):
         return message
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    # A syntax error names its place by itself, and its traceback ends where it was compiled.
+    # The message of a syntax error already names the file and the line.
     if not isinstance(error, SyntaxError):
         places = [
             f" ({frame.f_code.co_filename}:{line})"

@@ -166,7 +166,7 @@ def model_cases(model: keras.Model, layers: Registry[LayerSpec], batch_size: int
     """Make the cases of a forged model: one for each that takes a time of its own.
 
     Args:
-        model: As `cnnforge.conversion.exchange` returns it.
+        model: As `cnnforge.conversion.forge` returns it.
         layers: The plugin layers.
         batch_size: How many images.
 

@@ -109,7 +109,7 @@ def certify(
     used at several shapes is checked at each. Nothing is raised for a layer that is wrong.
 
     Args:
-        model: A built model, as `cnnforge.conversion.exchange` returns it.
+        model: A built model, as `cnnforge.conversion.forge` returns it.
         layers: The plugin layers.
         batch: How many images to compute; more of them where a layer takes statistics of few.
         seed: Of the inputs. A layer without weights gets small integers, so that there are ties.

@@ -1,6 +1,6 @@
 """What computes each layer of a model: a plugin's kernel or the framework, and why.
 
-`decide` says so of a model as its author wrote it; `cnnforge.conversion.exchange` builds the model
+`decide` says so of a model as its author wrote it; `cnnforge.conversion.forge` builds the model
 that was decided on. A run keeps its decisions: a resumed one computes as the interrupted one did.
 """
 

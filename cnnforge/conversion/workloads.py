@@ -180,7 +180,7 @@ def model_workloads(
     """Every plugin layer of a model that stands for a stock layer, at each of its shapes.
 
     Args:
-        model: A built model, as `cnnforge.conversion.exchange` returns it.
+        model: A built model, as `cnnforge.conversion.forge` returns it.
         layers: The plugin layers.
         batch_size: The batch to measure with.
 

@@ -1,11 +1,11 @@
-"""Finds plugins and loads each so that none can harm another.
+"""Discovery of plugins. A plugin that fails to load does not affect the others.
 
-First the installed ones, sorted by name: the entry points of the group `cnnforge`. Then those
-that the user names, files or modules. Nothing is looked for in the working directory.
+Installed plugins (entry points of the group `cnnforge`) are loaded first, sorted by name. Files
+and modules that the user names follow. The working directory is not searched.
 
 Environment variables:
-    CNNFORGE_PLUGIN_AUTOLOAD: `0` leaves the installed plugins alone.
-    CNNFORGE_DISABLED_PLUGINS: Names of installed plugins, separated by commas, to leave alone.
+    CNNFORGE_PLUGIN_AUTOLOAD: `0` disables all installed plugins.
+    CNNFORGE_DISABLED_PLUGINS: Names of installed plugins to disable, separated by commas.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ Status = Literal["loaded", "failed", "incompatible", "disabled"]
 
 
 class _IncompatibleError(PluginError):
-    """A plugin that was written for another plugin API."""
+    """The plugin was written for another plugin API."""
 
 
 @dataclass(slots=True)
 class PluginRecord:
-    """What became of one plugin.
+    """A plugin and the result of loading it.
 
     Attributes:
-        name: The plugin's name: the first half of its qualified names.
-        source: The module, or the file, that it comes from.
-        distribution: The installed distribution that brings it; `None` for a file.
-        version: The version of that distribution.
+        name: Name of the plugin, the first half of its qualified names.
+        source: Module or file of the plugin.
+        distribution: Name of its installed distribution; `None` for a file.
+        version: Version of the distribution.
         status: `"loaded"`, `"failed"`, `"incompatible"` (written for another `PLUGIN_API`), or
             `"disabled"` by the user.
-        error: Why it is not loaded, if something was raised.
+        error: Exception that prevented loading, if there was one.
     """
 
     name: str
@@ -69,7 +69,7 @@ class PluginRecord:
 
     @property
     def cause(self) -> str:
-        """Why the plugin is not loaded, in one line; empty for one that is."""
+        """Reason why the plugin is not loaded, in one line; empty for a loaded plugin."""
         if self.status == "disabled":
             return f"named in {DISABLED_VARIABLE}"
         return "" if self.error is None else one_line(self.error)
@@ -77,16 +77,16 @@ class PluginRecord:
 
 @dataclass
 class Plugins:
-    """All plugins: what they declare, and what became of each.
+    """All plugins and the specs that they declare.
 
     Attributes:
-        layers: The layers, by name.
-        datasets: The datasets, by name.
-        models: The models, by name.
-        callbacks: The callbacks of training, by name.
-        augmentations: The augmentations, by name.
-        records: One record per plugin, in the order in which they were looked at.
-        manager: The pluggy manager with the loaded plugins.
+        layers: Registry of layers.
+        datasets: Registry of datasets.
+        models: Registry of models.
+        callbacks: Registry of training callbacks.
+        augmentations: Registry of augmentations.
+        records: A record for each plugin, in the order of loading.
+        manager: Pluggy manager with the loaded plugins.
     """
 
     layers: Registry[LayerSpec] = field(init=False)
@@ -108,7 +108,7 @@ class Plugins:
 
     @property
     def registries(self) -> dict[str, Registry[Any]]:
-        """The registries by the hook that fills them."""
+        """Registry that each hook fills."""
         return {
             "cnnforge_layers": self.layers,
             "cnnforge_datasets": self.datasets,
@@ -118,25 +118,25 @@ class Plugins:
         }
 
     def register(self, plugin: object, name: str) -> None:
-        """Register a plugin: all that it declares, or nothing.
+        """Register a plugin with all of its specs, or with none if one is wrong.
 
         Args:
-            plugin: A module or an object with hook implementations.
-            name: Its name.
+            plugin: Module or object with hook implementations.
+            name: Name of the plugin.
 
         Raises:
-            PluginError: If it was written for another plugin API, implements no hook, has the
-                name of another one, or declares something that is no spec.
-            Exception: Whatever its hooks raise.
+            PluginError: The plugin was written for another plugin API, implements no hook, has
+                the name of another plugin, or declares an object that is not a spec.
+            Exception: An exception that a hook of the plugin raised.
         """
         declared = getattr(plugin, "CNNFORGE_PLUGIN_API", PLUGIN_API)
         if declared != PLUGIN_API:
             raise _IncompatibleError(
-                f"it is written for plugin API {declared}, this cnnforge has {PLUGIN_API}: "
-                "install versions of the two that fit each other"
+                f"it was written for plugin API {declared}, this cnnforge has {PLUGIN_API}: "
+                "install versions that match"
             )
         if self.manager.has_plugin(name):
-            raise PluginError(f"another plugin named {name!r} is loaded already: rename one")
+            raise PluginError(f"another plugin named {name!r} is already loaded: rename one")
         try:
             self.manager.register(plugin, name)
             self.manager.check_pending()
@@ -155,7 +155,7 @@ class Plugins:
             raise
 
     def _ask(self, hook: str, plugin: object) -> Iterator[Any]:
-        """Call one hook of one plugin alone, so that an error is known to be its own."""
+        """Call a hook of one plugin only, so that an error belongs to this plugin."""
         others = [other for other in self.manager.get_plugins() if other is not plugin]
         for specs in self.manager.subset_hook_caller(hook, others)():
             if isinstance(specs, str) or not hasattr(specs, "__iter__"):
@@ -178,20 +178,22 @@ _STATUS_VERB = {
 
 
 def discover(explicit: Sequence[str] = ()) -> Plugins:
-    """Load the installed plugins, then those that are named.
+    """Load the installed plugins, then those that the user names.
 
     Args:
-        explicit: What stood after each `--plugin`: a path that ends in `.py`, or a module.
+        explicit: Values of `--plugin`: paths that end in `.py`, or names of modules.
 
     Returns:
-        The plugins. An installed one that failed has a record that says why, and nothing else.
+        The plugins. An installed plugin that failed to load has only a record with the reason.
 
     Raises:
-        PluginError: If one of `explicit` cannot be loaded.
-        UsageError: If an environment variable has a value without a meaning.
+        PluginError: A plugin in `explicit` cannot be loaded.
+        UsageError: An environment variable has an invalid value.
     """
     plugins = Plugins()
-    installed = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda it: (it.name, it.value))
+    installed = sorted(
+        entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: (entry.name, entry.value)
+    )
     if _autoload():
         disabled = {name.strip() for name in os.environ.get(DISABLED_VARIABLE, "").split(",")}
         for entry_point in installed:
@@ -224,17 +226,17 @@ def _record(entry_point: EntryPoint) -> PluginRecord:
 
 
 def _load_installed(plugins: Plugins, entry_point: EntryPoint, record: PluginRecord) -> None:
-    """Load one installed plugin; keep in its record what goes wrong."""
+    """Load an installed plugin; an error goes into its record."""
     try:
         plugins.register(entry_point.load(), record.name)
-    # A plugin that calls sys.exit() must not end the program; the user's Ctrl-C must.
+    # A plugin that calls sys.exit() must not end the program; Ctrl-C must.
     except (Exception, SystemExit) as error:
         record.status = "incompatible" if isinstance(error, _IncompatibleError) else "failed"
         record.error = error
 
 
 def _load_explicit(plugins: Plugins, reference: str, installed: Sequence[EntryPoint]) -> None:
-    """Load a plugin that the user named; what goes wrong is fatal."""
+    """Load a plugin that the user named; an error ends the command."""
     try:
         is_file = reference.endswith(".py")
         if not is_file and not all(part.isidentifier() for part in reference.split(".")):
@@ -244,23 +246,23 @@ def _load_explicit(plugins: Plugins, reference: str, installed: Sequence[EntryPo
             return
         record = PluginRecord(name=module.__name__, source=reference)
         for entry_point in installed:
-            # By its module or by its entry point, an installed plugin keeps its name.
+            # An installed plugin keeps its name if the user names its module.
             if entry_point.value == reference:
                 record = _record(entry_point)
         plugins.register(module, record.name)
     except (Exception, SystemExit) as error:
         raise PluginError(f"plugin {reference!r} cannot be loaded: {one_line(error)}") from error
-    plugins.records = [it for it in plugins.records if it.name != record.name] + [record]
+    plugins.records = [other for other in plugins.records if other.name != record.name] + [record]
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Import a file as the module of its name, which its specs' targets go by."""
+    """Import a file as a module named after it; the targets of its specs use this name."""
     path = path.resolve()
     name = path.stem
     if not path.is_file():
         raise PluginError(f"there is no file {path}")
     if not name.isidentifier():
-        raise PluginError(f"{path.name} has no name that Python can import: rename it")
+        raise PluginError(f"Python cannot import a file named {path.name}: rename it")
     known = sys.modules.get(name)
     if known is not None and getattr(known, "__file__", None) == str(path):
         return known
@@ -269,7 +271,7 @@ def _import_file(path: Path) -> ModuleType:
         raise PluginError(f"{path.name} would hide the Python module {name!r}: rename the file")
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise PluginError(f"{path} is no Python source")
+        raise PluginError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -1,7 +1,7 @@
-"""The hooks that a plugin may implement; their docstrings are the reference manual.
+"""The hooks that a plugin may implement. Their docstrings are the reference manual.
 
-Each is called once per plugin, right after the plugin is registered, and returns data: the core
-registers it. A plugin that fails in one of them contributes nothing, in any of them.
+The core calls each hook once for each plugin and registers the specs that the hook returns. If a
+hook of a plugin fails, none of the plugin's specs are registered.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ def cnnforge_layers() -> Iterable[LayerSpec]:
     """Declare Keras layer classes.
 
     Returns:
-        One `LayerSpec` per layer. Its target is a subclass of `keras.Layer`. Where `reference`
-        names a stock layer, the class takes that layer's constructor arguments, has its weights,
-        and `cnnforge.conversion.exchange` puts it in that layer's place.
+        A `LayerSpec` for each layer. Its target is a subclass of `keras.Layer`. If `reference`
+        names a stock layer, the class has the same constructor arguments and weights, and
+        `cnnforge.conversion.forge` replaces that stock layer by it.
     """
     raise NotImplementedError
 
@@ -32,7 +32,7 @@ def cnnforge_datasets() -> Iterable[DatasetSpec]:
     """Declare datasets.
 
     Returns:
-        One `DatasetSpec` per dataset. Its target is a callable `load(argument, options)` that
+        A `DatasetSpec` for each dataset. Its target is a callable `load(argument, options)` that
         returns a `cnnforge.data.Dataset`; `argument` is the text after the colon in a reference
         such as `images:FOLDER`, or `None`.
     """
@@ -44,9 +44,9 @@ def cnnforge_models() -> Iterable[ModelSpec]:
     """Declare models.
 
     Returns:
-        One `ModelSpec` per model. Its target is a callable `build(input_shape, classes)` that
-        returns a stock `keras.Model` reading raw pixel values 0..255 of shape
-        (batch, height, width, channels) and ending in a softmax over the classes.
+        A `ModelSpec` for each model. Its target is a callable `build(input_shape, classes)` that
+        returns a stock `keras.Model`. The model reads raw pixel values 0..255 of shape (batch,
+        height, width, channels) and ends in a softmax over the classes.
     """
     raise NotImplementedError
 
@@ -56,10 +56,10 @@ def cnnforge_callbacks() -> Iterable[CallbackSpec]:
     """Declare callbacks of training: `cnnforge train --callback NAME[:ARGUMENT]`.
 
     Returns:
-        One `CallbackSpec` per callback. Its target is a callable `make(argument)` that returns a
-        `cnnforge.callbacks.Callback`; `argument` is the text after the colon, or `None`, and a
-        `ValueError` says that it has no meaning. A callback is called after every epoch, and its
-        `state()` is saved with the run: a resumed run goes on as if it had not stopped.
+        A `CallbackSpec` for each callback. Its target is a callable `make(argument)` that returns a
+        `cnnforge.callbacks.Callback`; `argument` is the text after the colon, or `None`. It
+        raises `ValueError` for a wrong argument. A callback is called after every epoch, and its
+        `state()` is saved with the run, so that a resumed run goes on exactly.
     """
     raise NotImplementedError
 
@@ -69,9 +69,9 @@ def cnnforge_augmentations() -> Iterable[AugmentationSpec]:
     """Declare augmentations: `cnnforge train --augment NAME[:ARGUMENT]`.
 
     Returns:
-        One `AugmentationSpec` per augmentation. Its target is a callable `make(argument)` that
+        An `AugmentationSpec` for each augmentation. Its target is a callable `make(argument)` that
         returns a function `augment(images, draws)`: images, (N, H, W, C) uint8, to new images of
-        the same shape. All chance comes from `draws` (`cnnforge.data.Draws`), whose numbers depend
-        on the seed, the epoch and the sample only: a resumed run sees the same images.
+        the same shape. All random numbers come from `draws` (`cnnforge.data.Draws`). They depend
+        only on the seed, the epoch and the sample, so that a resumed run sees the same images.
     """
     raise NotImplementedError

@@ -1,4 +1,4 @@
-"""From a name to a spec: which plugin is meant, and what to say when none or several are."""
+"""Registries that find a spec by its name, and explain names that are unknown or ambiguous."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SpecT = TypeVar("SpecT", bound=Spec)
 class Registry(Generic[SpecT]):
     """The specs of one kind, by plugin.
 
-    A spec has the qualified name `plugin/name`; its short name is good while only one plugin
-    declares it. Nothing is ever renamed or overwritten.
+    The qualified name of a spec is `plugin/name`. Its short name works if only one plugin
+    declares it. No spec is ever renamed or overwritten.
 
     Args:
-        spec_type: The class of the specs.
-        problems: Returns, for each plugin that could not be used, why; an unknown name may be
-            one of theirs.
+        spec_type: Class of the specs.
+        problems: Function that returns a reason for each plugin that could not be loaded. An
+            unknown name may belong to one of these plugins.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class Registry(Generic[SpecT]):
         """Add all specs of a plugin, or none of them.
 
         Args:
-            plugin: The name of the plugin.
-            specs: What it declares.
+            plugin: Name of the plugin.
+            specs: Specs of the plugin.
 
         Raises:
-            PluginError: If something else than a spec of this kind is among them, or a name
-                stands there twice, or the plugin was added before.
+            PluginError: An item is not a spec of this kind, a name is declared twice, or the
+                plugin was added before.
         """
         own: dict[str, SpecT] = {}
         for spec in specs:
@@ -57,19 +57,19 @@ class Registry(Generic[SpecT]):
                 )
             own[spec.name] = replace(spec, plugin=plugin)
         if plugin in self._specs:
-            raise PluginError(f"the {self.kind}s of a plugin named {plugin!r} are there already")
+            raise PluginError(f"the {self.kind}s of a plugin named {plugin!r} were added before")
         self._specs[plugin] = own
 
     def discard(self, plugin: str) -> None:
-        """Forget a plugin's specs; nothing happens where there are none."""
+        """Remove the specs of a plugin, if there are any."""
         self._specs.pop(plugin, None)
 
     def __getitem__(self, name: str) -> SpecT:
         """Find a spec by its short or its qualified name.
 
         Raises:
-            UnknownNameError: If no plugin declares it.
-            AmbiguousNameError: If the name is short and several do.
+            UnknownNameError: No plugin declares the name.
+            AmbiguousNameError: Several plugins declare the short name.
         """
         plugin, _, short = name.rpartition("/")
         owners = self._owners(plugin, short)
@@ -83,20 +83,20 @@ class Registry(Generic[SpecT]):
         return self._specs[owners[0]][short]
 
     def __contains__(self, name: object) -> bool:
-        """Whether `registry[name]` finds one spec."""
+        """Return whether `registry[name]` finds a spec."""
         if not isinstance(name, str):
             return False
         plugin, _, short = name.rpartition("/")
         return len(self._owners(plugin, short)) == 1
 
     def __iter__(self) -> Iterator[str]:
-        """All qualified names, sorted."""
+        """Iterate over all qualified names in sorted order."""
         return iter(
             sorted(f"{plugin}/{name}" for plugin in self._specs for name in self._of(plugin))
         )
 
     def __len__(self) -> int:
-        """How many specs there are."""
+        """Return the number of specs."""
         return sum(map(len, self._specs.values()))
 
     def values(self) -> list[SpecT]:
@@ -104,7 +104,7 @@ class Registry(Generic[SpecT]):
         return [self[name] for name in self]
 
     def names(self) -> list[str]:
-        """Return the shortest name that finds each spec, sorted: short, or qualified."""
+        """Return the shortest name that finds each spec, sorted."""
         return sorted(
             spec.name if spec.name in self else spec.qualified_name for spec in self.values()
         )
@@ -117,20 +117,20 @@ class Registry(Generic[SpecT]):
         return [candidate for candidate in candidates if short in self._of(candidate)]
 
     def _unknown(self, name: str) -> str:
-        """Say that a name is unknown, and what may have been meant or may be missing."""
+        """Explain an unknown name: list similar names, and plugins that failed to load."""
         names = self.names()
-        # A short name is compared with short names, though the one meant may have to be qualified.
+        # A short name is compared with short names, even if only the qualified name is unambiguous.
         known = {name: name for name in self}
         if "/" not in name:
             known = {usable.rpartition("/")[2]: usable for usable in reversed(names)}
-        close = [known[it] for it in difflib.get_close_matches(name, known, n=1)]
+        close = [known[match] for match in difflib.get_close_matches(name, known, n=1)]
         message = f"there is no {self.kind} named {name!r}"
         if close:
             message += f"; did you mean {close[0]!r}?"
         elif names:
             message += f"; there are: {', '.join(names)}"
         problems = self._problems()
-        # A qualified name says whose it is: the other plugins' troubles have no part in it.
+        # A qualified name names its plugin, so that problems of other plugins do not matter.
         plugin = name.rpartition("/")[0]
         wanted = [plugin] if plugin in problems else list(problems)
         for owner in wanted:

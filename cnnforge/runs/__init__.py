@@ -1,4 +1,4 @@
-"""The directory that a training run leaves behind."""
+"""The directory of a training run."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from cnnforge.utils import atomic_files
 from cnnforge.errors import RunError, UsageError
+from cnnforge.utils import atomic_files
 
 try:
     import fcntl
@@ -28,12 +28,12 @@ MODEL = "model.keras"
 CLASSES = "classes.json"
 STATE_FOLDER = "last"
 _RUN_TABLE = "run"
-_MOST_TRIES = 1000
+_MAX_TRIES = 1000
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """A run directory; every file in it is written whole or not at all.
+    """A run directory. Every file in it is replaced atomically.
 
     Attributes:
         path: The directory.
@@ -46,22 +46,22 @@ class RunDirectory:
         """Make a new, empty run directory `parent/MODEL-DATASET-NNN`.
 
         Args:
-            parent: Where runs are kept; made if it is missing.
-            model: The model's name; of a qualified name the last part is used.
-            dataset: The dataset's name; of a reference with a path the last part of the path.
+            parent: Folder of all runs; created if it is missing.
+            model: Name of the model. Only the last part of a qualified name is used.
+            dataset: Name of the dataset. Only the last part of a path is used.
 
         Returns:
-            The directory. Its number is one more than the highest one there is.
+            The directory. Its number is one more than the highest number in `parent`.
 
         Raises:
-            RunError: It could not be made.
+            RunError: The directory could not be created.
         """
         stem = f"{_slug(model.rpartition('/')[2])}-{_slug(_short(dataset))}"
         try:
             Path(parent).mkdir(parents=True, exist_ok=True)
             number = _highest(parent, stem) + 1
-            # Two processes may have counted to the same number: mkdir decides who gets it.
-            for candidate in range(number, number + _MOST_TRIES):
+            # Another process may have found the same number: mkdir succeeds for one of them.
+            for candidate in range(number, number + _MAX_TRIES):
                 path = Path(parent) / f"{stem}-{candidate:03d}"
                 try:
                     path.mkdir()
@@ -71,36 +71,36 @@ class RunDirectory:
                 return cls(path)
         except OSError as error:
             raise RunError(
-                f"no run directory could be made in {parent}: {error.strerror or error}"
+                f"cannot create a run directory in {parent}: {error.strerror or error}"
             ) from error
         raise RunError(f"no free number for {stem} in {parent}: choose another --output")
 
     @classmethod
     def open(cls, path: Path, needs: Sequence[str] = (CONFIG, MODEL, CLASSES)) -> RunDirectory:
-        """Open a run directory that exists.
+        """Open an existing run directory.
 
         Args:
             path: The directory.
-            needs: The files without which it is of no use to the caller.
+            needs: Files that the caller needs.
 
         Returns:
             The directory.
 
         Raises:
-            UsageError: There is no such directory, or it is no run.
-            RunError: A file is missing because the run never came that far, or a newer cnnforge
-                wrote it.
+            UsageError: The directory does not exist, or it is not a run.
+            RunError: A file is missing because training stopped before the end of the first
+                epoch, or a newer cnnforge wrote the run.
         """
         run = cls(Path(path))
         if not run.path.is_dir():
             what = "is a file, not a directory" if run.path.exists() else "does not exist"
-            raise UsageError(f"the run {path} {what}: give a directory that 'train' has made")
+            raise UsageError(f"the run {path} {what}: name a directory that 'cnnforge train' made")
         if not (run.path / CONFIG).is_file():
-            raise UsageError(f"{path} is no run directory: it holds no {CONFIG}")
+            raise UsageError(f"{path} is not a run directory: it has no {CONFIG}")
         table = run.read_config()[1]
         written = table.get("format")
         if not isinstance(written, int):
-            raise RunError(f"{run.path / CONFIG} names no run format: it is damaged")
+            raise RunError(f"{run.path / CONFIG} is damaged: it has no run format")
         if written > FORMAT:
             raise RunError(
                 f"the run {path} was written by a newer cnnforge "
@@ -110,32 +110,32 @@ class RunDirectory:
         for name in needs:
             if not (run.path / name).exists():
                 raise RunError(
-                    f"the run {path} has no {name}: its training was stopped before the first "
-                    f"epoch was done; go on with 'cnnforge train --resume {path}'"
+                    f"the run {path} has no {name}: its training stopped before the end of the "
+                    f"first epoch; go on with 'cnnforge train --resume {path}'"
                 )
         return run
 
     @property
     def name(self) -> str:
-        """The last part of the path."""
+        """Last part of the path."""
         return self.path.name
 
     @property
     def model(self) -> Path:
-        """The best model, in Keras' own format, of stock layers."""
+        """Path of the best model, a `.keras` file with stock layers."""
         return self.path / MODEL
 
     @property
     def states(self) -> Path:
-        """The folder of the training states."""
+        """Path of the folder of training states."""
         return self.path / STATE_FOLDER
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keep other processes from training this run while the block runs.
+        """Lock the run, so that one process at a time trains it.
 
-        The lock is the directory's own, leaves no file, and ends with the process however that
-        ends. Where the system has none (Windows, some network file systems) nothing is kept off.
+        The lock is held on the directory itself, so that it leaves no file and ends with the
+        process. Windows and some network file systems have no such lock: nothing is locked there.
 
         Raises:
             RunError: Another process trains this run.
@@ -149,8 +149,8 @@ class RunDirectory:
                 fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise RunError(
-                    f"the run {self.path} is being trained by another process: wait until that has "
-                    "ended, or interrupt it"
+                    f"another process is training the run {self.path}: wait until it ends, or "
+                    "interrupt it"
                 ) from error
             except OSError:
                 pass
@@ -162,11 +162,11 @@ class RunDirectory:
         """Write `config.toml`.
 
         Args:
-            options: What `train --config` reads again; `None` is left out.
-            table: What the run is, besides; the format is added.
+            options: Options that `train --config` can read; `None` is left out.
+            table: Facts about the run; the format is added.
 
         Raises:
-            RunError: It could not be written.
+            RunError: The file could not be written.
         """
         text = to_toml(options) + f"\n[{_RUN_TABLE}]\n" + to_toml({"format": FORMAT, **table})
         self.write_text(CONFIG, text)
@@ -175,10 +175,10 @@ class RunDirectory:
         """Read `config.toml`.
 
         Returns:
-            The options and the table that `write_config` got.
+            The options and the table, as they were passed to `write_config`.
 
         Raises:
-            RunError: It could not be read.
+            RunError: The file could not be read.
         """
         path = self.path / CONFIG
         try:
@@ -189,14 +189,14 @@ class RunDirectory:
         return options, table if isinstance(table, dict) else {}
 
     def write_classes(self, classes: Sequence[str]) -> None:
-        """Write `classes.json`: the names by index."""
+        """Write `classes.json`, the list of class names."""
         self.write_json(CLASSES, list(classes))
 
     def read_classes(self) -> tuple[str, ...]:
         """Read `classes.json`.
 
         Raises:
-            RunError: It could not be read, or is no list of names.
+            RunError: The file could not be read, or is not a list of names.
         """
         path = self.path / CLASSES
         try:
@@ -204,7 +204,7 @@ class RunDirectory:
         except (OSError, ValueError) as error:
             raise RunError(f"{path} cannot be read: {error}") from error
         if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
-            raise RunError(f"{path} is damaged: it is no list of class names")
+            raise RunError(f"{path} is damaged: it is not a list of class names")
         return tuple(classes)
 
     def write_text(self, name: str, text: str) -> None:
@@ -222,10 +222,10 @@ class RunDirectory:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """Give a path to write the file `name` to; it gets that name when the block is left.
+        """Yield a temporary path, which replaces the file `name` at the end of the block.
 
         Raises:
-            RunError: It could not be written; the old one is kept.
+            RunError: The file could not be written; the old file is kept.
         """
         try:
             with atomic_files.atomic_path(self.path / name) as path:
@@ -237,13 +237,13 @@ class RunDirectory:
 
 
 def to_toml(values: Mapping[str, Any]) -> str:
-    """Write flat values as TOML.
+    """Format flat values as TOML.
 
     Args:
-        values: str, bool, int, float and lists of them; `None` is left out.
+        values: Values of type str, bool, int, float, or lists of these; `None` is left out.
 
     Returns:
-        One line per value.
+        A line for each value.
     """
     return "".join(
         f"{key} = {_toml(value)}\n" for key, value in values.items() if value is not None
@@ -251,7 +251,7 @@ def to_toml(values: Mapping[str, Any]) -> str:
 
 
 def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Write rows as CSV with Unix line ends."""
+    """Format rows as CSV with Unix line ends."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -263,7 +263,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        # TOML's basic strings are JSON's, but that DEL has to be escaped.
+        # TOML's basic strings are those of JSON, except that DEL must be escaped.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"

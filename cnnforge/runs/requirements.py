@@ -1,4 +1,4 @@
-"""Which plugins a run was made with, and what to say where one of them is missing."""
+"""The plugins that a run needs, and the messages if one is missing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from typing import Any
 
-from cnnforge.plugin_host.discovery import PluginRecord
 from cnnforge.errors import RunError
+from cnnforge.plugin_host.discovery import PluginRecord
 from cnnforge.runs import RunDirectory
 
 PLUGINS = "plugins.json"
@@ -17,16 +17,16 @@ PLUGINS = "plugins.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Requirement:
-    """A plugin that a run has used.
+    """A plugin, or another library with layers, that a run needs.
 
     Attributes:
-        plugin: Its name; empty for a library that is none and has layers in the model.
-        source: The module or the file that it comes from.
-        distribution: The distribution that brings it; `None` for a file.
-        version: The version of that.
-        origin: The address that it was installed from; `None` for a package index.
-        uses: What the run has of it, for instance `"layer acme/gabor"`.
-        layers: The layers among these that are in the saved model.
+        plugin: Name of the plugin; empty for a library that is not a plugin.
+        source: Module or file that defines it.
+        distribution: Name of its installed distribution; `None` for a file.
+        version: Version of the distribution.
+        origin: URL that it was installed from; `None` for a package index.
+        uses: Parts that the run uses, for instance `"layer acme/gabor"`.
+        layers: Names of its layers in the saved model.
     """
 
     plugin: str
@@ -39,12 +39,12 @@ class Requirement:
 
     @property
     def name(self) -> str:
-        """How messages name it."""
+        """Name of the requirement in messages."""
         return f"plugin {self.plugin!r}" if self.plugin else f"package {self.source!r}"
 
     @property
     def remedy(self) -> str:
-        """What to do where it is missing."""
+        """Command or option that provides it if it is missing."""
         if self.distribution is None:
             return f"name it with --plugin {self.source}"
         origin = f" (it was installed from {self.origin})" if self.origin else ""
@@ -56,15 +56,15 @@ def requirements(
     names: Iterable[tuple[str, str]],
     layers: Iterable[type],
 ) -> list[Requirement]:
-    """Find out which plugins a run uses.
+    """List the plugins that a run uses.
 
     Args:
-        records: What became of each plugin.
-        names: Kind and qualified name of what the run uses: `("model", "acme/net")`.
-        layers: The classes in the saved model that are not Keras' own.
+        records: Records of all plugins.
+        names: Kind and qualified name of each spec that the run uses: `("model", "acme/net")`.
+        layers: Classes of the layers in the saved model that are not part of Keras.
 
     Returns:
-        One for each plugin, and one for each library besides that has a layer in the model.
+        A requirement for each plugin, and for each other library with a layer in the model.
     """
     loaded = {record.name: record for record in records if record.status == "loaded"}
     packages = {_package(record.source): record.name for record in loaded.values()}
@@ -94,14 +94,14 @@ def requirements(
 
 def write(run: RunDirectory, used: Sequence[Requirement]) -> None:
     """Write `plugins.json`."""
-    run.write_json(PLUGINS, [asdict(it) for it in used])
+    run.write_json(PLUGINS, [asdict(requirement) for requirement in used])
 
 
 def read(run: RunDirectory) -> list[Requirement]:
-    """Read `plugins.json`; runs of before there was one need nothing.
+    """Read `plugins.json`; a run without the file needs no plugin.
 
     Raises:
-        RunError: It is damaged.
+        RunError: The file is damaged.
     """
     path = run.path / PLUGINS
     if not path.is_file():
@@ -116,57 +116,61 @@ def read(run: RunDirectory) -> list[Requirement]:
 def check(
     run: RunDirectory, records: Iterable[PluginRecord], *, model_only: bool
 ) -> list[Requirement]:
-    """Require that the plugins of a run are there.
+    """Check that the plugins of a run are installed.
 
     Args:
         run: The run.
-        records: What became of each plugin here.
-        model_only: Whether only those matter whose layers are in the saved model, which is what
-            predicting takes; to go on with training takes all.
+        records: Records of all plugins.
+        model_only: Whether to check only plugins with layers in the saved model, which is
+            enough to predict. To resume training, all are needed.
 
     Returns:
-        Those that are there in another version.
+        The requirements that are installed in another version.
 
     Raises:
-        RunError: One is not there; the message holds the line that installs it.
+        RunError: A plugin is missing; the message contains the line that installs it.
     """
     by_name = {record.name: record for record in records}
     changed = []
-    for it in read(run):
-        if model_only and not it.layers:
+    for requirement in read(run):
+        if model_only and not requirement.layers:
             continue
-        record = by_name.get(it.plugin) if it.plugin else None
-        version = _version(it.distribution) if record is None else record.version
-        if it.plugin and (record is None or record.status != "loaded"):
+        record = by_name.get(requirement.plugin) if requirement.plugin else None
+        version = _version(requirement.distribution) if record is None else record.version
+        if requirement.plugin and (record is None or record.status != "loaded"):
             why = "is not installed here" if record is None else f"is not loaded: {record.cause}"
             raise RunError(
-                f"the run {run.path} needs {_what(it)} of the {it.name}, which {why}; {it.remedy}"
+                f"the run {run.path} needs {_what(requirement)} of the {requirement.name}, "
+                f"which {why}; {requirement.remedy}"
             )
-        if it.distribution is not None and version is None:
+        if requirement.distribution is not None and version is None:
             raise RunError(
-                f"the run {run.path} needs {_what(it)} of the {it.name}, which is not "
-                f"installed here; {it.remedy}"
+                f"the run {run.path} needs {_what(requirement)} of the {requirement.name}, "
+                f"which is not installed here; {requirement.remedy}"
             )
-        if version != it.version:
-            changed.append(it)
+        if version != requirement.version:
+            changed.append(requirement)
     return changed
 
 
-def describe_change(it: Requirement) -> str:
-    """Say which version there was and which there is.
+def describe_change(requirement: Requirement) -> str:
+    """Describe the version that the run was made with and the installed version.
 
     Args:
-        it: What `check` has returned.
+        requirement: A requirement that `check` returned.
 
     Returns:
-        A clause, without its end.
+        A clause without a full stop.
     """
-    here = _version(it.distribution) or "of no version"
-    return f"the {it.name} is {it.distribution} {here} here, the run was made with {it.version}"
+    here = _version(requirement.distribution) or "of no version"
+    return (
+        f"the {requirement.name} is {requirement.distribution} {here} here, the run was made with "
+        f"{requirement.version}"
+    )
 
 
-def _what(it: Requirement) -> str:
-    names = ", ".join(f"layer {name}" for name in it.layers) or ", ".join(it.uses)
+def _what(requirement: Requirement) -> str:
+    names = ", ".join(f"layer {name}" for name in requirement.layers) or ", ".join(requirement.uses)
     return f"the {names}"
 
 
@@ -194,7 +198,7 @@ def _version(name: str | None) -> str | None:
 
 
 def _origin(name: str | None) -> str | None:
-    """The address in `direct_url.json` (PEP 610), which pip writes unless an index was asked."""
+    """Return the URL in `direct_url.json` (PEP 610), which pip writes unless it used an index."""
     try:
         text = distribution(name).read_text("direct_url.json") if name else None
         return json.loads(text)["url"] if text else None

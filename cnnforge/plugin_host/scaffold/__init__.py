@@ -1,4 +1,4 @@
-"""A new plugin: a complete package that passes its own checks, from files in `templates/`."""
+"""New plugin packages, written from the files in `templates/`. They pass their own checks."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ KINDS = ("layer", "dataset", "model")
 
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _SUFFIX = ".template"
-# What stands for the module's name in the names of folders and files.
+# Placeholder for the module's name in the names of folders and files.
 _MODULE = "__module__"
 
 
 @dataclass(frozen=True)
 class NewPlugin:
-    """What `create` has written.
+    """A plugin package that `create` wrote.
 
     Attributes:
-        folder: The folder of the package.
-        distribution: What `pip` calls it.
-        module: The name of its import package, of the plugin, and of what it declares.
+        folder: Folder of the package.
+        distribution: Name of the distribution.
+        module: Name of the import package, of the plugin, and of its spec.
         kind: One of `KINDS`.
-        files: What was written, relative to the folder, sorted.
+        files: Paths of the files relative to the folder, sorted.
     """
 
     folder: Path
@@ -45,7 +45,7 @@ class NewPlugin:
 
     @property
     def declared(self) -> str:
-        """The qualified name of what it declares."""
+        """Qualified name of the spec that the plugin declares."""
         return f"{self.module}/{self.module}"
 
 
@@ -53,18 +53,17 @@ def create(name: str, kind: str = "layer", parent: Path = Path()) -> NewPlugin:
     """Write a new plugin into a folder of its own.
 
     Args:
-        name: Lower-case words with hyphens or underscores between them, such as `"soft-edge"`:
-            the folder and the distribution; with underscores the import package, and with
-            capitals the class.
-        kind: What it brings: one of `KINDS`.
-        parent: Where the folder is made.
+        name: Lower-case words with hyphens or underscores between them, such as `"soft-edge"`.
+            The folder, the distribution, the import package and the class are named after it.
+        kind: Kind of spec that the plugin declares, one of `KINDS`.
+        parent: Folder in which the new folder is created.
 
     Returns:
-        What was written.
+        The package.
 
     Raises:
-        UsageError: The name or the kind is none, is taken, or the folder exists already.
-        CnnforgeError: A file cannot be written; what had been is removed.
+        UsageError: The name or the kind is invalid, the name is taken, or the folder exists.
+        CnnforgeError: A file cannot be written; the folder is removed.
     """
     module = _module(name)
     if kind not in KINDS:
@@ -78,17 +77,17 @@ def create(name: str, kind: str = "layer", parent: Path = Path()) -> NewPlugin:
         "cnnforge": version("cnnforge"),
     }
     if folder.parent.exists() and not folder.parent.is_dir():
-        raise UsageError(f"--output: {folder.parent} is no folder: name one, or a new one")
+        raise UsageError(f"--output: {folder.parent} is not a folder: name another one")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
     except FileExistsError as error:
         raise UsageError(
-            f"{folder} exists already, and nothing is overwritten: choose another name, or "
-            "another place with --output"
+            f"{folder} exists already and is not overwritten: choose another name, or another "
+            "folder with --output"
         ) from error
     except OSError as error:
-        raise CnnforgeError(f"{folder} cannot be made: {error.strerror or error}") from error
+        raise CnnforgeError(f"{folder} cannot be created: {error.strerror or error}") from error
     try:
         files = sorted(_write(folder, kind, values))
     except OSError as error:
@@ -107,11 +106,13 @@ def _module(name: str) -> str:
         )
     module = name.replace("-", "_")
     if keyword.iskeyword(module) or keyword.issoftkeyword(module):
-        raise UsageError(f"a plugin cannot be named {name!r}, a word of Python's: choose another")
+        raise UsageError(
+            f"a plugin cannot be named {name!r}, a Python keyword: choose another name"
+        )
     if module in sys.modules or importlib.util.find_spec(module) is not None:
         raise UsageError(
-            f"a plugin cannot be named {name!r}: a Python module {module!r} is there already, and "
-            "one would hide the other; choose another name"
+            f"a plugin cannot be named {name!r}: it would hide the installed Python module "
+            f"{module!r}; choose another name"
         )
     return module
 

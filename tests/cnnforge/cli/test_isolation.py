@@ -29,7 +29,7 @@ def cnnforge_callbacks(run, epoch):
 PLUGINS = [
     ("a_exits", EXITS, "failed", "SystemExit: 7"),
     ("b_first", LAYER.format(module="acme_b_first"), "loaded", ""),
-    ("c_newer", NEWER, "incompatible", "it is written for plugin API 99, this cnnforge has 1"),
+    ("c_newer", NEWER, "incompatible", "it was written for plugin API 99, this cnnforge has 1"),
     ("d_yields", YIELDS, "failed", "RuntimeError: after the first ("),
     ("e_second", LAYER.format(module="acme_e_second"), "loaded", ""),
     ("f_signature", SIGNATURE, "failed", "'run'"),

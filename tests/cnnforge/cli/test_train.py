@@ -197,7 +197,7 @@ def test_a_run_that_is_being_trained_is_not_resumed(
     files = sorted(run.path.iterdir())
     with run.claimed():
         error = error_of(capsys, 1, "train", "--resume", str(run.path))
-    assert "is being trained by another process" in error
+    assert "another process is training the run" in error
     assert sorted(run.path.iterdir()) == files
 
 
@@ -383,7 +383,7 @@ def test_wrong_requests_end_with_two_and_a_line(
         (("train", "--batch-siz", "3"), "--batch-size"),
         (("train", "--config", str(config)), "did you mean 'batch_size'"),
         (("train", "--config", "missing.toml"), "cannot be read"),
-        (("train", "--resume", str(tmp_path)), "is no run directory"),
+        (("train", "--resume", str(tmp_path)), "is not a run directory"),
         ((*small, "--image-size", "2x2"), "cannot be built for images of 2x2x1: images must be"),
     ):
         assert expected in error_of(capsys, 2, *arguments)

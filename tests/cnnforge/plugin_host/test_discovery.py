@@ -342,7 +342,7 @@ def test_explicit_file_must_not_hide_a_module(write_plugin, name):
 
 
 def test_explicit_file_needs_an_importable_name(write_plugin):
-    with pytest.raises(PluginError, match=r"my-plugin\.py has no name that Python can import"):
+    with pytest.raises(PluginError, match=r"Python cannot import a file named my-plugin\.py"):
         discover([write_plugin("my-plugin", GOOD)])
 
 

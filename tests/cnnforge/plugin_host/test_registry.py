@@ -93,7 +93,7 @@ def test_other_kinds_are_refused(registry):
 
 
 def test_plugin_added_twice_is_refused(registry):
-    with pytest.raises(PluginError, match="plugin named 'one' are there already"):
+    with pytest.raises(PluginError, match="plugin named 'one' were added before"):
         registry.add("one", [model("new")])
     assert registry["alexnet"].plugin == "one"
 

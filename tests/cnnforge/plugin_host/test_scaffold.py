@@ -86,10 +86,10 @@ def test_a_name_of_another_form(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("class", "a word of Python's"),
-        ("match", "a word of Python's"),
-        ("json", "a Python module 'json' is there already"),
-        ("cnnforge-plugins", "'cnnforge_plugins' is there already"),
+        ("class", "a Python keyword"),
+        ("match", "a Python keyword"),
+        ("json", "hide the installed Python module 'json'"),
+        ("cnnforge-plugins", "hide the installed Python module 'cnnforge_plugins'"),
     ],
 )
 def test_a_name_that_is_taken(tmp_path, name, reason):
@@ -105,7 +105,7 @@ def test_another_kind(tmp_path):
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "soft").mkdir()
     (tmp_path / "soft" / "mine").write_text("precious")
-    with pytest.raises(UsageError, match="soft exists already, and nothing is overwritten"):
+    with pytest.raises(UsageError, match="soft exists already and is not overwritten"):
         create("soft", "layer", tmp_path)
     assert (tmp_path / "soft" / "mine").read_text() == "precious"
     assert len(list((tmp_path / "soft").iterdir())) == 1
@@ -113,9 +113,9 @@ def test_nothing_is_overwritten(tmp_path):
 
 def test_a_place_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(UsageError, match="file is no folder"):
+    with pytest.raises(UsageError, match="file is not a folder"):
         create("soft", "layer", tmp_path / "file")
-    with pytest.raises(CnnforgeError, match="cannot be made: Not a directory"):
+    with pytest.raises(CnnforgeError, match="cannot be created: Not a directory"):
         create("soft", "layer", tmp_path / "file" / "below")
 
 
@@ -126,7 +126,7 @@ def test_a_place_that_cannot_be_written(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "mkdir", refuse)
-        with pytest.raises(CnnforgeError, match="soft cannot be made: Permission denied"):
+        with pytest.raises(CnnforgeError, match="soft cannot be created: Permission denied"):
             create("soft", "layer", tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", refuse)

@@ -56,7 +56,7 @@ def test_one_process_at_a_time_trains_a_run(tmp_path: Path) -> None:
     with run.claimed(), other.claimed():
         before = list(run.path.iterdir())
         with (
-            pytest.raises(RunError, match="is being trained by another process: wait"),
+            pytest.raises(RunError, match="another process is training the run"),
             RunDirectory(run.path).claimed(),
         ):
             pytest.fail("two have it")
@@ -67,7 +67,7 @@ def test_one_process_at_a_time_trains_a_run(tmp_path: Path) -> None:
 
 def test_no_directory_can_be_made_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
-    with pytest.raises(RunError, match="no run directory could be made in"):
+    with pytest.raises(RunError, match="cannot create a run directory in"):
         RunDirectory.create(tmp_path / "runs", "m", "d")
 
 
@@ -100,7 +100,7 @@ def test_what_is_no_run_is_a_usage_error(tmp_path: Path) -> None:
     for path, reason in (
         (tmp_path / "missing", "does not exist"),
         (tmp_path / "file", "is a file"),
-        (tmp_path, "is no run directory: it holds no config.toml"),
+        (tmp_path, "is not a run directory: it has no config.toml"),
     ):
         with pytest.raises(UsageError, match=reason):
             RunDirectory.open(path)

@@ -28,7 +28,7 @@ def test_what_it_refuses_is_one_line(tmp_path, capsys):
     assert main(command) == 0
     capsys.readouterr()
     for arguments, text in [
-        (command, "soft exists already, and nothing is overwritten"),
+        (command, "soft exists already and is not overwritten"),
         ([*command[:2], "Soft Edge", *command[3:]], "cannot be named 'Soft Edge'"),
         ([*command, "--kind", "nothing"], "--kind must be layer, dataset or model"),
     ]:
