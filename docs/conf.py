@@ -77,6 +77,9 @@ pygments_style = "friendly"
 pygments_dark_style = "github-dark"
 copybutton_prompt_text = "$ "
 
+# An annotation `NDArray[np.float32]`, as autodoc prints it.
+ARRAY = re.compile(r"~?(?:numpy\.)?ndarray\[.*?, ~?(?:numpy\.)?dtype\[([~\w.]+)\]\]")
+
 _log = logging.getLogger(__name__)
 
 
@@ -127,6 +130,23 @@ def _to_rst(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[
         else:
             translated.append(_inline(line))
     lines[:] = translated
+
+
+def _shorten(
+    app: Any,
+    what: str,
+    name: str,
+    obj: Any,
+    options: Any,
+    arguments: str | None,
+    returns: str | None,
+) -> tuple[str | None, str | None]:
+    """Write arrays as `NDArray[float32]`, as the source does."""
+
+    def short(text: str | None) -> str | None:
+        return text and ARRAY.sub(r"NDArray[\1]", text)
+
+    return short(arguments), short(returns)
 
 
 def _inline(line: str) -> str:
@@ -186,6 +206,7 @@ def setup(app: Any) -> None:
     app.add_config_value("api_names", public_names(), "env", dict)
     app.connect("source-read", _add_contents)
     app.connect("autodoc-process-docstring", _to_rst, priority=400)
+    app.connect("autodoc-process-signature", _shorten)
     app.connect("autodoc-skip-member", _skip)
     app.connect("missing-reference", _resolve)
     app.connect("env-check-consistency", _check_names)
