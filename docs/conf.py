@@ -43,11 +43,12 @@ exclude_patterns = [".*", "build", "dist", "runs", "**/templates", "**/__pycache
 # The table of contents of the site; a folder stands for all pages in it.
 CONTENTS = {
     "Use": ["docs/tutorial", "docs/troubleshooting", "docs/results"],
-    "Extend": ["docs/plugins", "plugins/", "docs/adding-a-kernel", "docs/api/index"],
+    "Extend": ["docs/plugins", "plugins/", "docs/api/index"],
     "Understand": [
         "docs/architecture",
         "docs/design",
         "docs/cuda",
+        "docs/cuda_kernels",
         "docs/notes",
         "cnnforge/",
         "kernels/",
@@ -97,6 +98,16 @@ def public_names() -> dict[str, str]:
                 home = f"{public.__module__}.{public.__qualname__}"
             names.setdefault(home, f"{page.stem}.{name}")
     return names
+
+
+def _unlink_folders(app: Any, page: str, source: list[str]) -> None:
+    """Replace a link to a folder, which only a code host can show, with its text."""
+    folder = Path(app.srcdir, page).parent
+
+    def text(link: re.Match[str]) -> str:
+        return link[1] if (folder / link[2]).is_dir() else link[0]
+
+    source[0] = re.sub(r"\[([^\]]+)\]\(([^)#:]+)\)", text, source[0])
 
 
 def _add_contents(app: Any, page: str, source: list[str]) -> None:
@@ -204,6 +215,7 @@ def setup(app: Any) -> None:
         if field.name == "variable":
             field.label = "Attributes"
     app.add_config_value("api_names", public_names(), "env", dict)
+    app.connect("source-read", _unlink_folders)
     app.connect("source-read", _add_contents)
     app.connect("autodoc-process-docstring", _to_rst, priority=400)
     app.connect("autodoc-process-signature", _shorten)
