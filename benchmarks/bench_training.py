@@ -147,7 +147,7 @@ def loop(model: keras.Model, dataset: Dataset, batch_size: int) -> Callable[[], 
     from cnnforge.data.prefetch import ChunkSize, chunks
     from cnnforge.training.order import order
 
-    trainer = Trainer(model, 0.001, batch_size)
+    trainer = Trainer(model, keras.optimizers.Adam(0.001), batch_size)
     size = ChunkSize(dataset.image_shape, batch_size)
     epoch = 0
 

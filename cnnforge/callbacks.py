@@ -42,7 +42,10 @@ class FinishedEpoch:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the next step; it may be set, and is saved with the state."""
+        """The learning rate of the next step; it may be set, and is saved with the state.
+
+        Under a schedule, setting it multiplies all rates that follow by the same factor.
+        """
         return self.read_learning_rate()
 
     @learning_rate.setter

@@ -70,13 +70,15 @@ class Trainer(Classifier, Optimized):
 
     Args:
         model: Takes (N, H, W, C) float32 pixel values 0..255 and gives (N, classes) probabilities.
-        learning_rate: Adam's.
+        optimizer: An optimizer that is not built yet.
         batch_size: Images per step.
     """
 
-    def __init__(self, model: keras.Model, learning_rate: float, batch_size: int) -> None:
+    def __init__(
+        self, model: keras.Model, optimizer: keras.optimizers.Optimizer, batch_size: int
+    ) -> None:
         Classifier.__init__(self, model, batch_size)
-        Optimized.__init__(self, model, keras.optimizers.Adam(learning_rate))
+        Optimized.__init__(self, model, optimizer)
         self._seed = torch.initial_seed()
 
     def train(

@@ -74,7 +74,7 @@ def open_trained(
     data = RunData(
         reference=options.data,
         validation_fraction=options.validation_fraction,
-        seed=options.seed,
+        seed=options.split_seed,
         fingerprint=str(table.get("fingerprint", "")),
     )
     changed = "; ".join(f"{requirements.describe_change(it)}; {it.remedy}" for it in others)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cnnforge.cli._common import JsonOption, PluginOption, load_plugins, print_json
+from cnnforge.cli._train_options import show_options, with_options
+from cnnforge.optimizer_options import OptimizerOptions
 
 if TYPE_CHECKING:
     from cnnforge.cli._render import ProgressDisplay
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from cnnforge.training import Event, Session
 
 
+@with_options(OptimizerOptions)
 def train(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="The model.  [default: lenet]")
@@ -39,13 +42,18 @@ def train(
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", help="Images per step.  [default: 64]")
     ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(metavar="RATE", help="Adam's.  [default: 0.001]")
-    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
             metavar="N", help="The same seed gives the same weights, bit for bit.  [default: 0]"
+        ),
+    ] = None,
+    split_seed: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Runs with the same number have the same validation images, whatever their seed.  "
+            "[default: the seed]",
         ),
     ] = None,
     kernels: Annotated[
@@ -112,6 +120,7 @@ def train(
         typer.Option("--print-config", help="Print the options, and where each comes from."),
     ] = False,
     json: JsonOption = False,
+    **options: Any,
 ) -> None:
     """Train a model; a run directory keeps everything about it.
 
@@ -124,8 +133,8 @@ def train(
         "model": model,
         "data": data,
         "batch_size": batch_size,
-        "learning_rate": learning_rate,
         "seed": seed,
+        "split_seed": split_seed,
         "kernels": kernels,
         "output": None if output is None else str(output),
         "image_size": image_size,
@@ -136,12 +145,13 @@ def train(
         "callback": tuple(callback) if callback else None,
         "augment": tuple(augment) if augment else None,
         "plugin": tuple(plugin) if plugin else None,
+        **options,
     }
     given = {name: value for name, value in written.items() if value is not None}
     given = check_types(given, "command line")
     configured = read_config(config) if config else {}
     if print_config:
-        _print_config(given, configured, epochs, resume, json)
+        show_options(given, configured, epochs, resume, json)
         return
     with ExitStack() as claims:
         session = _prepare(given, configured, epochs, resume, claims)
@@ -190,36 +200,6 @@ def _prepare(
     return session
 
 
-def _print_config(
-    given: dict[str, Any],
-    configured: dict[str, Any],
-    epochs: str | None,
-    resume: Path | None,
-    json: bool,
-) -> None:
-    from cnnforge.configuration import parse_epochs, resolve
-    from cnnforge.runs import RunDirectory, to_toml
-
-    before = None
-    if resume is not None:
-        from cnnforge.configuration import check_types
-
-        stored = check_types(RunDirectory.open(resume, needs=()).read_config()[0], str(resume))
-        before = stored.get("epochs")
-        configured = {**stored, **configured}
-    if epochs is not None:
-        given["epochs"] = parse_epochs(epochs, before)
-    options, origins = resolve(given, configured)
-    values = options.as_dict()
-    if json:
-        print_json({name: {"value": values[name], "origin": origins[name]} for name in values})
-        return
-    lines = {name: to_toml({name: value}).rstrip() or f"# {name}" for name, value in values.items()}
-    width = max(map(len, lines.values()))
-    for name, line in lines.items():
-        typer.echo(f"{line:{width}}  # {origins[name]}")
-
-
 def _run(session: Session, json: bool) -> None:
     from cnnforge.cli import _ctrl_c, _render
     from cnnforge.training import StopOnSignal
@@ -240,8 +220,7 @@ def _run(session: Session, json: bool) -> None:
         _render.message(line)
     if session.finished:
         _render.message(
-            _stopped(session)
-            or f"all {session.options.epochs} epochs are done; --epochs +10 adds ten"
+            _stopped(session) or f"all {session.options.epochs} epochs are done; {_go_on(session)}"
         )
         _finish(session, session.report(), json)
         return
@@ -282,7 +261,14 @@ def _stopped(session: Session) -> str:
     state = session.state
     if state is None or not state.stopped:
         return ""
-    return f"stopped after epoch {state.epoch}: {state.stopped}; --epochs +10 with --resume goes on"
+    return f"stopped after epoch {state.epoch}: {state.stopped}; {_go_on(session)}"
+
+
+def _go_on(session: Session) -> str:
+    """How to train a finished run further."""
+    if session.options.ends:
+        return f"for a new run from its weights use --init-from {session.run.path}"
+    return "--epochs +10 with --resume goes on"
 
 
 def _finish(session: Session, evaluation: Evaluation, json: bool) -> None:

@@ -11,7 +11,15 @@ A plugin's whole test of a layer is
         check()
     ```
 
-`cnnforge plugins check acme/gabor` runs the same checks.
+`cnnforge plugins check acme/gabor` runs the same checks. A benchmark of the layer is
+
+    ```python
+    from cnnforge.testing import benchmark_cases
+
+    @pytest.mark.parametrize("case", benchmark_cases("acme/gabor"), ids=str)
+    def test_speed(layer_benchmark, case):
+        layer_benchmark(case)
+    ```
 """
 
 from __future__ import annotations
@@ -23,12 +31,14 @@ from cnnforge.testing.cases import Check, LayerCase
 from cnnforge.utils.tolerance import assert_close, error_bounds
 
 if TYPE_CHECKING:
+    from cnnforge.testing.benchmarks import benchmark_cases
     from cnnforge.testing.conformance import dataset_checks, layer_checks, model_checks
 
 __all__ = [
     "Check",
     "LayerCase",
     "assert_close",
+    "benchmark_cases",
     "dataset_checks",
     "error_bounds",
     "layer_checks",
@@ -36,12 +46,18 @@ __all__ = [
 ]
 
 
-_NEED_KERAS = ("dataset_checks", "layer_checks", "model_checks")
+_CONFORMANCE = "cnnforge.testing.conformance"
+_NEED_KERAS = {
+    "benchmark_cases": "cnnforge.testing.benchmarks",
+    "dataset_checks": _CONFORMANCE,
+    "layer_checks": _CONFORMANCE,
+    "model_checks": _CONFORMANCE,
+}
 
 
 def __getattr__(name: str) -> Any:
     # Keras takes seconds to import, and tests of kernels, which need the tolerance, have no use
     # for it.
     if name in _NEED_KERAS:
-        return getattr(import_module("cnnforge.testing.conformance"), name)
+        return getattr(import_module(_NEED_KERAS[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,7 @@
 """Training that can be interrupted anywhere and repeated bit for bit."""
 
 from cnnforge.backends import prepare
+from cnnforge.optimizer_options import OptimizerOptions
 from cnnforge.training.events import (
     BatchesDone,
     EpochBegun,
@@ -26,6 +27,7 @@ __all__ = [
     "Event",
     "Interrupted",
     "Listener",
+    "OptimizerOptions",
     "Session",
     "StateStore",
     "StopOnSignal",

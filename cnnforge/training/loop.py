@@ -22,6 +22,7 @@ from cnnforge.callbacks import Callback
 from cnnforge.data import Augment, AugmentedSamples, Dataset, Samples
 from cnnforge.data.prefetch import Chunk, ChunkSize, chunks
 from cnnforge.errors import CnnforgeError
+from cnnforge.optimizer_options import OptimizerOptions
 from cnnforge.tasks.classification.metrics import cross_entropy
 from cnnforge.training import nonfinite
 from cnnforge.training.components import EpochCallbacks
@@ -34,10 +35,12 @@ from cnnforge.training.events import (
     Interrupted,
     Listener,
 )
+from cnnforge.training.optimizers import LearningRate, build
 from cnnforge.training.order import order
 from cnnforge.training.state import Best, StateStore, Sums, TrainingState
 
 _SAVE_EVERY = 300.0
+_ADAM = OptimizerOptions()
 
 
 class _Stopped(Exception):
@@ -68,7 +71,7 @@ def train(
     *,
     epochs: int,
     batch_size: int = 64,
-    learning_rate: float = 0.001,
+    optimizer: OptimizerOptions = _ADAM,
     seed: int = 0,
     store: StateStore | None = None,
     resume_from: TrainingState | None = None,
@@ -91,7 +94,7 @@ def train(
         dataset: The samples to train on and to validate with.
         epochs: How many epochs the run has, those before `resume_from` included.
         batch_size: Images per step; the last step of an epoch takes what is left.
-        learning_rate: Adam's.
+        optimizer: What changes the weights.
         seed: Of the order of the samples.
         store: Where the state is saved: at the start, after every epoch, every five minutes, and
             when the loop is asked to stop. `None`: nowhere.
@@ -109,17 +112,20 @@ def train(
         The last state, and whether the loop was interrupted.
 
     Raises:
+        UsageError: The warm-up is as long as the training.
         CnnforgeError: The loss or a weight is no longer a finite number: in which epoch and batch,
             and in which layer first; what was saved last is.
             Or `resume_from` belongs to another model.
         RunError: A file could not be written.
         PluginError: A callback or an augmentation failed.
     """
-    trainer = Trainer(model, learning_rate, batch_size)
-    run = _Run(trainer, model, dataset, epochs, batch_size, seed)
+    batches = -(-len(dataset.train) // batch_size)
+    built, rate = build(optimizer, batches=batches, epochs=epochs)
+    trainer = Trainer(model, built, batch_size)
+    run = _Run(trainer, rate, model, dataset, epochs, batch_size, seed)
     run.store, run.save_best, run.should_stop = store, save_best, should_stop
     run.listeners, run.augmentations = tuple(listeners), tuple(augmentations)
-    run.callbacks = EpochCallbacks(callbacks or {}, run.trainer, model, epochs, folder)
+    run.callbacks = EpochCallbacks(callbacks or {}, rate, model, epochs, folder)
     if resume_from is not None:
         run.trainer.restore(resume_from.arrays)
         run.last = resume_from
@@ -143,13 +149,14 @@ class _Run:
     def __init__(
         self,
         trainer: Trainer,
+        rate: LearningRate,
         model: keras.Model,
         dataset: Dataset,
         epochs: int,
         batch_size: int,
         seed: int,
     ) -> None:
-        self.trainer, self.model = trainer, model
+        self.trainer, self.rate, self.model = trainer, rate, model
         self.dataset, self.epochs = dataset, epochs
         self.batch_size, self.seed = batch_size, seed
         self.batches = -(-len(dataset.train) // batch_size)
@@ -175,7 +182,8 @@ class _Run:
         self.tell(EpochBegun(state.epoch + 1, self.epochs, state.batch, self.batches))
         self.train_epoch()
         begun = time.perf_counter()
-        probabilities = self.classify(self.dataset.validation)
+        with self.trainer.averaged():
+            probabilities = self.classify(self.dataset.validation)
         self.finish_epoch(probabilities, time.perf_counter() - begun)
         if self.should_stop() and not self.done:
             self.tell(Interrupted(self.state.epoch + 1, 0))
@@ -244,7 +252,7 @@ class _Run:
             accuracy=state.sums.correct / count,
             val_loss=loss,
             val_accuracy=accuracy,
-            learning_rate=self.trainer.learning_rate,
+            learning_rate=self.rate.last,
             seconds=state.sums.seconds + seconds,
             images_per_second=count / state.sums.seconds,
         )
@@ -268,7 +276,8 @@ class _Run:
         current = self.current()
         self.check(current, metrics.epoch, self.batches)
         if improved:
-            self.save_best()
+            with self.trainer.averaged():
+                self.save_best()
         self.save(current)
         self.tell(EpochEnded(metrics, self.epochs, improved))
 
@@ -317,7 +326,7 @@ class _Run:
         samples = self.dataset.validation
         size = ChunkSize(self.dataset.image_shape, self.batch_size)
         parts = chunks(samples, np.arange(len(samples)), self.batch_size, size)
-        with _whatever_happens():
+        with _whatever_happens(), self.trainer.averaged():
             return nonfinite.of_prediction(self.trainer, self.model, (it.images for it in parts))
         return ""
 

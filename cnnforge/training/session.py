@@ -94,7 +94,7 @@ class Session:
             self.dataset,
             epochs=self.options.epochs,
             batch_size=self.options.batch_size,
-            learning_rate=self.options.learning_rate,
+            optimizer=self.options,
             seed=self.options.seed,
             store=StateStore(self.run.states),
             resume_from=self.state,

@@ -89,6 +89,13 @@ def resume(
             _same(run, name, getattr(options, name), value)
     before = options.epochs
     total = parse_epochs(epochs, before) if epochs else before
+    if total != before and options.ends:
+        raise UsageError(
+            f"the run {run.path} has epochs = {before}, not {total}, and schedule = "
+            f"{options.schedule}: its learning rate falls until the last epoch, so that {total} "
+            "epochs would need other rates from the first one on; for a new run from its weights "
+            f"use --init-from {run.path}, or leave --epochs out to finish this one"
+        )
     options = replace(options, epochs=total, plugin=(*options.plugin, *given.get("plugin", ())))
     options = replace(options, plugin=tuple(dict.fromkeys(options.plugin)))
     plugins = load(options.plugin)
@@ -137,7 +144,7 @@ def _open_data(options: TrainingOptions, plugins: Plugins) -> Dataset:
         image_size=options.height_and_width,
         color=options.color,  # pyright: ignore[reportArgumentType]
         validation_fraction=options.validation_fraction,
-        seed=options.seed,
+        seed=options.split_seed,
         strict=options.strict,
     )
     return open_dataset(options.data, plugins.datasets, data_options)

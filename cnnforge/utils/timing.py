@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -23,6 +23,7 @@ class Timing:
         p80: The 80th percentile, seconds.
         rounds: How many times it was measured.
         best: The shortest, seconds.
+        seconds: All of them, in the order of the rounds.
     """
 
     median: float
@@ -30,6 +31,7 @@ class Timing:
     p80: float
     rounds: int
     best: float
+    seconds: tuple[float, ...] = field(default=(), repr=False)
 
 
 def wait_before_timing(wait: Callable[[], None]) -> None:
@@ -128,7 +130,8 @@ def timing(values: np.ndarray) -> Timing:
         values: (rounds,) seconds.
     """
     p20, median, p80 = np.percentile(values, (20, 50, 80))
-    return Timing(float(median), float(p20), float(p80), len(values), float(values.min()))
+    seconds = tuple(map(float, values))
+    return Timing(float(median), float(p20), float(p80), len(values), min(seconds), seconds)
 
 
 def ratio(reference: np.ndarray, ours: np.ndarray) -> tuple[float, float, float]:

@@ -182,16 +182,16 @@ def batch(count: int) -> tuple[np.ndarray, np.ndarray]:
 def test_a_step_is_a_function_of_its_number_and_the_state() -> None:
     images, labels = batch(40)
     prepare(3)
-    trainer = Trainer(build(), 0.01, 8)
+    trainer = Trainer(build(), keras.optimizers.Adam(0.01), 8)
     whole = trainer.train(images, labels, 1.0, 2)
     expected = trainer.arrays()
     # Whatever else draws random numbers, and however the steps are cut into chunks.
     prepare(3)
-    first = Trainer(build(), 0.01, 8)
+    first = Trainer(build(), keras.optimizers.Adam(0.01), 8)
     part = first.train(images[:24], labels[:24], 1.0, 2)
     saved = first.arrays()
     prepare(3)
-    second = Trainer(build(), 0.01, 8)
+    second = Trainer(build(), keras.optimizers.Adam(0.01), 8)
     torch.rand(5)
     second.restore(saved)
     again = second.train(images[24:], labels[24:], part.loss, part.correct)
@@ -203,7 +203,7 @@ def test_a_step_is_a_function_of_its_number_and_the_state() -> None:
 def test_dropout_differs_from_step_to_step(monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(3)
     model = keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Dropout(0.5)])
-    trainer = Trainer(build(), 0.01, 8)
+    trainer = Trainer(build(), keras.optimizers.Adam(0.01), 8)
     ones = torch.ones(1, 6, 6, 1)
     masks = []
     for step in (0, 1, 0):
@@ -217,7 +217,7 @@ def test_a_loss_that_is_not_finite_ends_the_chunk() -> None:
     images, labels = batch(24)
     prepare(0)
     model = build()
-    trainer = Trainer(model, 0.01, 8)
+    trainer = Trainer(model, keras.optimizers.Adam(0.01), 8)
     trainer.train(images[:8], labels[:8], 0.0, 0)
     model.layers[-1].kernel.assign(np.full((36, 3), np.nan, np.float32))
     steps = int(trainer._optimizer.iterations)
@@ -228,7 +228,7 @@ def test_a_loss_that_is_not_finite_ends_the_chunk() -> None:
 
 
 def test_a_state_of_another_model_is_refused() -> None:
-    trainer = Trainer(build(), 0.01, 8)
+    trainer = Trainer(build(), keras.optimizers.Adam(0.01), 8)
     with pytest.raises(CnnforgeError, match="saved by another model"):
         trainer.restore(trainer.arrays()[1:])
     arrays = trainer.arrays()
@@ -242,7 +242,7 @@ def test_a_frozen_variable_stays() -> None:
     model = build()
     model.layers[-1].kernel.trainable = False
     before = model.layers[-1].get_weights()
-    Trainer(model, 0.01, 8).train(images, labels, 0.0, 0)
+    Trainer(model, keras.optimizers.Adam(0.01), 8).train(images, labels, 0.0, 0)
     after = model.layers[-1].get_weights()
     np.testing.assert_array_equal(before[0], after[0])
     assert (before[1] != after[1]).any()

@@ -8,6 +8,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from cnnforge.cli import main
 from cnnforge.runs import RunDirectory
+from cnnforge.training.state import StateStore
 
 PLUGIN = '''
 """A small model and small data."""
@@ -247,6 +249,88 @@ def test_a_resumed_run_keeps_the_kernels_that_were_chosen(
     assert f"--init-from {half}" in error
 
 
+RECIPE = (
+    *("--optimizer", "sgd", "--momentum", "0.9", "--weight-decay", "0.001", "--clip-norm", "1"),
+    *("--schedule", "cosine", "--warmup-epochs", "1", "--ema", "0.8"),
+)
+
+
+def test_a_recipe_is_recorded_and_repeated(
+    train: Callable[..., dict], capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train("--epochs", "3", *RECIPE)
+    run = Path(whole["run"])
+    config = tomllib.loads((run / "config.toml").read_text())
+    names = ("optimizer", "momentum", "weight_decay", "clip_norm", "schedule", "warmup_epochs")
+    assert [config[name] for name in names] == ["sgd", 0.9, 0.001, 1.0, "cosine", 1]
+    assert (config["ema"], config["learning_rate"]) == (0.8, 0.02)
+    rows = [row.split(",") for row in (run / "metrics.csv").read_text().splitlines()]
+    rates = [float(row[rows[0].index("learning_rate")]) for row in rows[1:]]
+    # 6 steps in an epoch: the warm-up, and half a cosine of 12 steps.
+    assert rates == pytest.approx([0.02, 0.02 * 0.62941, 0.02 * 0.017037], rel=1e-4)
+    assert train("--config", f"{run}/config.toml")["weights"] == whole["weights"]
+    # What is saved is the average, which is what was validated.
+    assert main(["evaluate", str(run), "--kernels", "keras", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(
+        whole["validation"]["loss"], rel=1e-4
+    )
+    for arguments, expected in (
+        (("--epochs", "+1"), "has epochs = 3, not 4, and schedule = cosine"),
+        (("--epochs", "2"), "has epochs = 3, not 2, and schedule = cosine"),
+        (("--schedule", "step"), "has schedule = cosine, not step"),
+        (("--ema", "0.9"), "has ema = 0.8, not 0.9"),
+    ):
+        line = error_of(capsys, 2, "train", "--resume", str(run), *arguments)
+        assert expected in line
+        assert f"--init-from {run}" in line
+    assert main(["train", "--resume", str(run)]) == 0
+    said = capsys.readouterr().err
+    assert f"all 3 epochs are done; for a new run from its weights use --init-from {run}" in said
+
+
+def test_a_step_schedule_is_extended(train: Callable[..., dict]) -> None:
+    whole = train("--epochs", "3", "--schedule", "step:1")
+    half = train("--epochs", "1", "--schedule", "step:1")
+    resumed = train("--resume", half["run"], "--epochs", "+2")
+    assert resumed["weights"] == whole["weights"]
+
+
+def test_runs_with_other_seeds_share_their_split(
+    train: Callable[..., dict], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {}
+    for number, seeds in enumerate([(1, 5), (2, 5), (5, 5), (1, 6)], 1):
+        train("--epochs", "1", "--seed", str(seeds[0]), "--split-seed", str(seeds[1]))
+        table = tomllib.loads((tmp_path / f"small-toy-{number:03d}" / "config.toml").read_text())
+        assert (table["seed"], table["split_seed"]) == seeds
+        found[seeds] = table["run"]["fingerprint"]
+    assert found[1, 5] == found[2, 5] == found[5, 5] != found[1, 6]
+    run = tmp_path / "small-toy-001"
+    # The validation part is found again, and not all samples.
+    assert main(["evaluate", str(run), "--kernels", "keras", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == 12
+
+
+def test_a_run_from_before_there_were_these_options_is_resumed(train: Callable[..., dict]) -> None:
+    whole = train("--epochs", "3")
+    half = train("--epochs", "1")
+    run = Path(half["run"])
+    config, old = run / "config.toml", []
+    new = ("split_seed", "optimizer", "schedule", "warmup_epochs")
+    for line in config.read_text().splitlines():
+        if line.partition(" ")[0] not in new:
+            old.append(line)
+    assert len(config.read_text().splitlines()) == len(old) + len(new)
+    config.write_text("\n".join(old) + "\n")
+    store = StateStore(run / "last")
+    state, _ = store.load()
+    assert state is not None
+    kept = {name: value for name, value in state.config.items() if name not in new}
+    store.save(replace(state, config=kept))
+    resumed = train("--resume", str(run), "--epochs", "3")
+    assert resumed["weights"] == whole["weights"]
+
+
 EXTENSIONS = (
     "--callback",
     "halve_on_plateau:1",
@@ -375,6 +459,11 @@ def test_wrong_requests_end_with_two_and_a_line(
         (("train", "lenett"), "did you mean 'lenet'"),
         (("train", "--data", "mnist5"), "did you mean 'mnist5k'"),
         (("train", "--kernels", "cuda"), "auto, numba or keras"),
+        (("train", "--optimizer", "admw"), "did you mean 'adamw'"),
+        (("train", "--momentum", "0.9"), "adam takes none"),
+        (("train", "--momentum", "x"), "--momentum"),
+        (("train", "--schedule", "cosin"), "did you mean 'cosine'"),
+        (("train", "--warmup-epochs", "9", "--epochs", "9"), "less than epochs, which is 9"),
         (("train", "--epochs", "+5"), "--resume RUN"),
         (("train", "--callback", "early_stoping"), "did you mean 'early_stopping'?"),
         (("train", "--callback", "early_stopping:0"), "1 or more, got '0'"),

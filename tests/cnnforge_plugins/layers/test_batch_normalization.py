@@ -8,6 +8,7 @@ import tensorflow as tf
 from cnnforge.conversion import forge, lower
 from cnnforge.data import ArraySamples, Dataset
 from cnnforge.ops.audit import audit
+from cnnforge.optimizer_options import OptimizerOptions
 from cnnforge.testing import assert_close
 from cnnforge.training import prepare, train
 from cnnforge_plugins.layers import _fallback
@@ -270,7 +271,12 @@ def test_training_resumes_exactly():
         head = [keras.layers.Flatten(), keras.layers.Dense(3), keras.layers.Softmax()]
         body = [keras.layers.Conv2D(3, 3), BatchNormalization(), keras.layers.ReLU()]
         model = keras.Sequential([keras.Input((6, 6, 1)), *body, *head])
-        options = {"batch_size": 8, "seed": 1, "learning_rate": 0.01, **options}
+        options = {
+            "batch_size": 8,
+            "seed": 1,
+            "optimizer": OptimizerOptions(learning_rate=0.01),
+            **options,
+        }
         return train(model, dataset, **options).state
 
     whole = run(epochs=2)

@@ -8,6 +8,7 @@ import tensorflow as tf
 from cnnforge.conversion import forge, lower
 from cnnforge.data import ArraySamples, Dataset
 from cnnforge.ops.audit import audit
+from cnnforge.optimizer_options import OptimizerOptions
 from cnnforge.training import prepare, train
 from cnnforge_plugins.layers import _fallback
 from cnnforge_plugins.layers.dropout import Dropout
@@ -140,7 +141,12 @@ def test_training_resumes_exactly_and_equals_keras():
         head = [keras.layers.Dense(16, activation="relu"), kind(0.5), keras.layers.Dense(3)]
         body = [keras.layers.Rescaling(1 / 255), kind(0.25), keras.layers.Flatten(), *head]
         model = keras.Sequential([keras.Input((6, 6, 1)), *body, keras.layers.Softmax()])
-        options = {"batch_size": 8, "seed": 1, "learning_rate": 0.01, **options}
+        options = {
+            "batch_size": 8,
+            "seed": 1,
+            "optimizer": OptimizerOptions(learning_rate=0.01),
+            **options,
+        }
         return train(model, dataset, **options).state
 
     whole = run(Dropout, epochs=2)
