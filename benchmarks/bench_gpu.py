@@ -1,18 +1,24 @@
-"""The CUDA kernels on a real device, beside PyTorch and its cuDNN: one command, the whole table.
+"""Test and measure the CUDA kernels on a real device, compared with PyTorch and its cuDNN.
 
     python benchmarks/bench_gpu.py
 
-needs an NVIDIA device, numba, numba-cuda, NumPy and PyTorch; neither TensorFlow nor Keras. In this
-order it runs the parity suite (``pytest -m gpu``), measures an epoch of LeNet, compiles what it
-needs, measures what the device can do at most, then every row of gpu/rows.py: first its values, at
-the shape that is timed, against the float64 oracle on the CPU, and that a second computation has
-the same bits (a row that is wrong has no time); then our kernels and PyTorch's ways in turn, each
-captured into a CUDA graph that goes through more memory than the L2 cache holds, timed by the
-device's events. What is known is written to ``results/<gpu>.csv`` after every row, and drawn at the
-end. Where Keras is, its layers are tested, and an epoch is trained through them.
+needs an NVIDIA device, numba, numba-cuda, NumPy and PyTorch. It needs neither TensorFlow nor Keras.
+It does the following in this order:
 
-Exit codes: 0 all is right; 1 something is wrong or has failed; 2 asked for wrongly, or there is no
-device. Whether a goal was reached is printed, and changes no exit code.
+* run the parity suite (``pytest -m gpu``), and the tests of the layers if Keras is installed;
+* measure an epoch of LeNet;
+* compile the kernels, and measure the peak rates of the device;
+* measure every row of gpu/rows.py;
+* train an epoch through Keras if it is installed.
+
+A row is checked before it is timed, at the shape that is timed: against the float64 oracle on the
+CPU, and for equal bits in a second computation. A wrong row has no time. Then our kernels and the
+variants of PyTorch run alternately. Each is captured into a CUDA graph that goes through more
+memory than the L2 cache holds, and is timed by events of the device. Results are written to
+``results/<gpu>.csv`` after every row, and drawn at the end.
+
+Exit codes: 0 if all results are right, 1 if a result is wrong or a part failed, 2 for a usage error
+or a missing device. Goals are printed and do not change the exit code.
 """
 
 from __future__ import annotations
@@ -38,13 +44,12 @@ from gpu.epoch import epoch, in_keras, in_pytorch  # noqa: E402
 from gpu.measure import Measured  # noqa: E402
 from gpu.options import parsed  # noqa: E402
 
-# Seconds that are kept for what comes after the rows, where there is a limit; with the epoch in
-# Keras, for that, too.
+# Seconds of a time limit that are reserved for the steps after the rows, and for an epoch in Keras.
 _RESERVE, _KERAS = 30.0, 90.0
 
 
 def missing() -> str:
-    """What is not there that a measurement needs; ``""`` where all is."""
+    """Name what a measurement needs and is missing; ``""`` if nothing is."""
     for name, package in (("torch", "torch"), ("numba", "numba"), ("numba_cuda", "numba-cuda")):
         if find_spec(name) is None:
             return f"{package} is not installed"
@@ -52,16 +57,16 @@ def missing() -> str:
 
     if not torch.cuda.is_available():
         return "PyTorch sees no CUDA device (nvidia-smi shows whether the driver does)"
-    from cnnforge_kernels.cuda.runtime.availability import missing as kernels_miss
+    from cnnforge_kernels.cuda.runtime.availability import missing as missing_for_kernels
 
-    return kernels_miss() or ""
+    return missing_for_kernels() or ""
 
 
-def make_device(dry: bool) -> Any:
-    if dry:
-        from gpu.dry import DryDevice
+def make_device(dry_run: bool) -> Any:
+    if dry_run:
+        from gpu.dry_run import DryRunDevice
 
-        return DryDevice()
+        return DryRunDevice()
     from gpu.torch_device import TorchDevice
 
     return TorchDevice()
@@ -81,7 +86,7 @@ def worker(options: Any) -> int:
     def row_of(key: str) -> rows.Row:
         if not options.dry_run:
             return known[key]
-        from gpu.dry import shrunk
+        from gpu.dry_run import shrunk
 
         return shrunk(known[key])
 
@@ -89,7 +94,7 @@ def worker(options: Any) -> int:
         asked["keys"],
         make_device(options.dry_run),
         row_of,
-        lambda *it: measure(*it, rounds=options.rounds, alone=options.alone),
+        lambda *arguments: measure(*arguments, rounds=options.rounds, alone=options.alone),
         lambda message: print(json.dumps(message), flush=True),
         ceilings=Ceilings(**asked["ceilings"]) if asked["ceilings"] else None,
         seconds=asked["seconds"],
@@ -97,26 +102,26 @@ def worker(options: Any) -> int:
 
 
 class Clock:
-    """What is left of a time limit."""
+    """Time that is left of a limit."""
 
     def __init__(self, limit: float | None, reserve: float = _RESERVE) -> None:
         self._begun, self._reserve = time.monotonic(), reserve
         self._end = float("inf") if limit is None else self._begun + limit
 
     def left(self, part: float = 1.0) -> float | None:
-        """A part of the seconds that are left, but for the reserve; ``None`` without a limit."""
+        """Seconds that are left without the reserve, times ``part``; ``None`` without a limit."""
         left = self.deadline - time.monotonic()
         return None if left == float("inf") else max(part * left, 1.0)
 
     @property
     def rest(self) -> float | None:
-        """All of the seconds that are left; ``None`` without a limit."""
+        """Seconds that are left, including the reserve; ``None`` without a limit."""
         left = self._end - time.monotonic()
         return None if left == float("inf") else max(left, 1.0)
 
     @property
     def deadline(self) -> float:
-        """When the last row may begin, by ``time.monotonic``."""
+        """Time at which the last row may start, by ``time.monotonic``."""
         return self._end - self._reserve
 
     def __str__(self) -> str:
@@ -134,7 +139,7 @@ def run(options: Any) -> int:
     if options.time_limit is not None and not rows_follow:
         reserve = min(reserve, options.time_limit / 2)
     clock, found = Clock(options.time_limit, reserve), session.Session()
-    say(", ".join(f"{name} {it}" for name, it in versions().items()))
+    say(", ".join(f"{name} {version}" for name, version in versions().items()))
     try:
         kept = _resumed(options, found) if options.resume else []
     except ValueError as error:
@@ -163,8 +168,8 @@ def run(options: Any) -> int:
 
 
 def _rows(options: Any, clock: Clock, kept: list[Measured], found: session.Session) -> list[str]:
-    """Measure the rows and show them; returns what is wrong."""
-    known = {it.key for it in kept}
+    """Measure the rows and print them. Returns the keys of wrong rows."""
+    known = {row.key for row in kept}
     keys = [row.key for row in options.rows if row.key not in known]
     if not options.dry_run:
         say(f"{clock} {_compiled(options, keys, clock)}")
@@ -182,9 +187,9 @@ def _rows(options: Any, clock: Clock, kept: list[Measured], found: session.Sessi
         say(line)
     if found.not_measured:
         say(f"no time was left for {len(found.not_measured)} rows: {' '.join(found.not_measured)}")
-    if any(it.ours for it in every):
+    if any(row.ours for row in every):
         say(_draw(options, every, found))
-    wrong = [it.key for it in every if it.verdict != "right"]
+    wrong = [row.key for row in every if row.verdict != "right"]
     if wrong:
         say(f"{len(wrong)} rows are wrong or have failed: {' '.join(wrong)}")
     if not every:
@@ -193,7 +198,7 @@ def _rows(options: Any, clock: Clock, kept: list[Measured], found: session.Sessi
 
 
 def versions() -> dict[str, str]:
-    """The versions of what takes part."""
+    """Return the versions of Python and of the packages."""
     found = {"Python": platform.python_version()}
     for name in ("numpy", "numba", "numba-cuda", "cuda-core", "cuda-bindings", "torch", "keras"):
         try:
@@ -204,7 +209,7 @@ def versions() -> dict[str, str]:
 
 
 def said(outcomes: Iterable[suite.Outcome]) -> bool:
-    """Print outcomes as they come; returns whether one has failed."""
+    """Print outcomes as they arrive. Returns whether one has failed."""
     failed = False
     for outcome in outcomes:
         say(outcome)
@@ -218,7 +223,7 @@ def _checks(options: Any, clock: Clock) -> Iterable[suite.Outcome]:
             options.sanitize or suite.TOOLS, clock.rest, options.tests, options.out
         )
     elif not options.dry_run:
-        # The table is what the time is for.
+        # Most of the time is for the rows.
         part = 0.3 if "rows" in options.parts else 1.0
         for name, check in (("suite", suite.parity), ("layers", suite.layers)):
             if name in options.parts:
@@ -234,7 +239,7 @@ def _compiled(options: Any, keys: Sequence[str], clock: Clock) -> str:
 
 
 def _exported(options: Any) -> int:
-    """Compile what a machine with a device needs, on one that has none."""
+    """Compile kernels for a machine with a device, on a machine without one."""
     from gpu.precompile import precompile
 
     folder, keys = options.cubins.resolve(), [row.key for row in options.rows]
@@ -244,7 +249,7 @@ def _exported(options: Any) -> int:
 
 
 def _again(options: Any, *more: str) -> list[str]:
-    """The command of a process of our own."""
+    """Make the command of a process that runs this script."""
     return [sys.executable, __file__, *more, *["--dry-run"] * options.dry_run]
 
 
@@ -266,7 +271,7 @@ def _flush(
     kept: Sequence[Measured],
     row: Measured | None,
 ) -> None:
-    """Write what is known, and say what has come."""
+    """Write the results to the file, and print a new row."""
     if row is not None:
         ratio = f", {row.ratio[0]:.2f} times {row.peer_name}" if row.ratio else ""
         took = f": {row.ours[0] * 1e6:.2f} us{ratio}" if row.ours else ""
@@ -280,19 +285,21 @@ def _flush(
 
 
 def _resumed(options: Any, found: session.Session) -> list[Measured]:
-    """The right rows of the device's file. Raises `ValueError` where they are of other versions."""
+    """Read the right rows from the file of the device. Raises `ValueError` for other versions."""
     device = make_device(options.dry_run)
     path = results.path_of(options.out, device.name)
     known, about, found.ceilings = results.read(path)
     if about and about != device.about():
-        raise ValueError(f"{path} is of {about}, this is {device.about()}: choose another --out")
+        raise ValueError(
+            f"{path} has results of {about}, but this is {device.about()}: choose another --out"
+        )
     found.about = device.about()
-    return [it for it in known if it.verdict == "right"]
+    return [row for row in known if row.verdict == "right"]
 
 
 def _ordered(every: Sequence[Measured]) -> list[Measured]:
     place = {row.key: number for number, row in enumerate(rows.ROWS)}
-    return sorted(every, key=lambda it: place[it.key])
+    return sorted(every, key=lambda row: place[row.key])
 
 
 def _draw(options: Any, every: Sequence[Measured], found: session.Session) -> str:

@@ -1,9 +1,9 @@
-"""What the CUDA kernels take and what they are made of, from their machine code; no device needed.
+"""Table of the resources and instructions of the CUDA kernels, from their machine code.
 
-    python benchmarks/cuda_resources.py > docs/cuda_kernels.md
+    python benchmarks/cuda_resources.py > benchmarks/results/cuda_kernels.md
 
-compiles every kernel of the catalogue for several architectures and writes the table of
-registers, shared memory, spills and instructions.
+compiles every kernel of the catalogue for several architectures, without a device, and writes the
+table of registers, shared memory, spills and instructions.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from cases import CONVOLUTIONS
 
 from cnnforge_kernels.cuda.codegen.jit import Kernel
 from cnnforge_kernels.cuda.conv import block_plans
-from cnnforge_kernels.cuda.conv import plans as conv2d
+from cnnforge_kernels.cuda.conv import plans as conv_plans
 from cnnforge_kernels.cuda.conv.plans import Convolution
-from cnnforge_kernels.cuda.pooling import plans as pooling
+from cnnforge_kernels.cuda.pooling import plans as pool_plans
 from cnnforge_kernels.cuda.pooling.plans import Pooling
 from cnnforge_kernels.cuda.runtime.compiler import intermediate, link
 from cnnforge_kernels.cuda.runtime.contiguous import copy_kernel
 from cnnforge_kernels.cuda.runtime.plans import Plan
-from cnnforge_kernels.cuda.tensor_cores import plans as tensor_cores
+from cnnforge_kernels.cuda.tensor_cores import plans as tensor_core_plans
 
 ARCHITECTURES = ((7, 5), (8, 0), (9, 0), (12, 0))
 CASES = ("seed1", "seed2", "cifar", "mid", "stem", "r64", "r128")
 
-# But for those that are never executed, which the assembler puts before copies.
+# Skips instructions that are never executed (@!PT), which the assembler puts before copies.
 _INSTRUCTION = re.compile(
     r"^\s+/\*[0-9a-f]+\*/\s+(?!@!PT )(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]*)(.*)", re.MULTILINE
 )
 _LABEL, _TARGET = re.compile(r"^\s*(\.L_x_\d+):"), re.compile(r"`\((\.L_x_\d+)\)")
-# What the assembler says about a kernel, and its part of the disassembler's listing.
+# Output of the assembler about a kernel, and its part of the listing of the disassembler.
 _LOG = re.compile(
     r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
     r"(\d+) bytes spill loads.*?Used (\d+) registers([^\n]*)",
@@ -52,14 +52,14 @@ _FLOAT64 = re.compile(r"D(ADD|MUL|FMA|SETP|MNMX)\b|.*\.F64")
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one kernel on one architecture.
+    """Resources and instructions of one kernel on one architecture.
 
     Attributes:
-        registers: of a thread.
-        shared: bytes of static and dynamic shared memory of a block.
-        spills: bytes of stack, spill stores and spill loads.
-        instructions: name with its modifiers, and operands, in their order.
-        loops: where each loop begins and ends among them.
+        registers: Number of registers per thread.
+        shared: Static and dynamic shared memory per block in bytes.
+        spills: Stack, spill stores and spill loads in bytes.
+        instructions: Name with modifiers, and operands, of each instruction in order.
+        loops: First instruction of each loop, and the instruction after its end.
     """
 
     registers: int
@@ -70,11 +70,11 @@ class Resources:
 
     @cached_property
     def counts(self) -> Counter[str]:
-        """Instructions by name, modifiers included."""
+        """Number of instructions by name, including modifiers."""
         return Counter(name for name, _ in self.instructions)
 
     def count(self, name: str, width: str = "") -> int:
-        """Instructions of a name, such as ``"LDG"``, with ``width`` (``".128"``) or without."""
+        """Count instructions of a name such as ``"LDG"``, or only those of a width (``".128"``)."""
         return sum(
             number
             for key, number in self.counts.items()
@@ -82,8 +82,8 @@ class Resources:
         )
 
     @property
-    def densest_loop(self) -> float:
-        """The largest part of a loop's instructions that are multiply-adds."""
+    def max_multiply_adds(self) -> float:
+        """Maximum over all loops of the share of instructions that are multiply-adds."""
         bodies = (self.instructions[begin:end] for begin, end in self.loops)
         return max(sum(name == "FFMA" for name, _ in body) / len(body) for body in bodies)
 
@@ -94,7 +94,7 @@ class Resources:
 
 
 def _product(plan: Plan) -> Plan:
-    """The configuration that is an implicit matrix product, where another is the default."""
+    """Return the configuration of a plan that is an implicit matrix product."""
     return next(make() for name, make in plan.options.items() if name.startswith("product"))
 
 
@@ -106,28 +106,28 @@ def _plans() -> list[Plan]:
         strides = case.stride, case.stride
         c = Convolution(case.input_shape, case.weights_shape, strides, same=True)
         plans += [
-            conv2d.forward(c, True, True),
-            conv2d.grad_weights(c, True),
-            conv2d.grad_inputs(c, True),
+            conv_plans.forward(c, True, True),
+            conv_plans.grad_weights(c, True),
+            conv_plans.grad_inputs(c, True),
         ]
     odd = Convolution((8, 15, 17, 10), (3, 3, 10, 14), (2, 1), same=True)
     few = [
-        conv2d.forward(odd, True, True),
-        conv2d.grad_inputs(odd, True),
-        conv2d.grad_weights(odd, True),
+        conv_plans.forward(odd, True, True),
+        conv_plans.grad_inputs(odd, True),
+        conv_plans.grad_weights(odd, True),
     ]
     plans += [*few, *(_product(plan) for plan in few)]
     dilated = Convolution((8, 32, 32, 32), (3, 3, 16, 32), dilation_rate=(2, 2), groups=2)
-    plans += [conv2d.forward(dilated, True, True), conv2d.grad_inputs(dilated, False)]
+    plans += [conv_plans.forward(dilated, True, True), conv_plans.grad_inputs(dilated, False)]
     wide = Convolution((64, 32, 32, 128), (3, 3, 128, 128), (2, 2), same=True)
-    plans += [conv2d.forward(wide, False, False), conv2d.grad_inputs(wide, False)]
+    plans += [conv_plans.forward(wide, False, False), conv_plans.grad_inputs(wide, False)]
     for channels, multiplier in ((32, 1), (3, 2)):
         weights = (3, 3, 1, channels * multiplier)
         c = Convolution((32, 32, 32, channels), weights, same=True, groups=channels)
         plans += [
-            conv2d.forward(c, True, True),
-            conv2d.grad_inputs(c, True),
-            conv2d.grad_weights(c, True),
+            conv_plans.forward(c, True, True),
+            conv_plans.grad_inputs(c, True),
+            conv_plans.grad_weights(c, True),
         ]
     for shape, weights, pool in (
         ((250, 28, 28, 1), (5, 5, 1, 8), (2, 2)),
@@ -147,31 +147,31 @@ def _plans() -> list[Plan]:
         ((4, 40, 40, 8), (17, 17), (1, 1)),
     ):
         p = Pooling(shape, window, strides, same=True)
-        plans += [pooling.forward(p, True), pooling.backward(p, True)]
-        plans += [pooling.forward(p, False), pooling.backward(p, False)]
+        plans += [pool_plans.forward(p, True), pool_plans.backward(p, True)]
+        plans += [pool_plans.forward(p, False), pool_plans.backward(p, False)]
     plans += [
-        pooling.global_forward((64, 7, 7, 64)),
-        pooling.global_backward((64, 7, 7, 64), True),
-        pooling.global_backward((64, 7, 7, 63), True),
+        pool_plans.global_forward((64, 7, 7, 64)),
+        pool_plans.global_backward((64, 7, 7, 64), True),
+        pool_plans.global_backward((64, 7, 7, 63), True),
     ]
     return plans
 
 
 @cache
 def catalogue() -> dict[str, Kernel]:
-    """The kernels of typical shapes, by name."""
+    """Return the kernels of typical shapes, by name."""
     launches = [launch for plan in _plans() for launch in plan.launches]
-    copies = [copy_kernel(kind) for kind in ("float32", "uint8", "int32")]
-    kernels = [*(launch.kernel for launch in launches), *copies, *tensor_cores.all_kernels()]
+    copies = [copy_kernel(dtype) for dtype in ("float32", "uint8", "int32")]
+    kernels = [*(launch.kernel for launch in launches), *copies, *tensor_core_plans.all_kernels()]
     return {kernel.name: kernel for kernel in kernels}
 
 
 @cache
 def disassembler() -> str:
-    """Path of nvdisasm.
+    """Return the path of nvdisasm.
 
     Raises:
-        FileNotFoundError: it is not installed.
+        FileNotFoundError: It is not installed.
     """
     from cuda.pathfinder import find_nvidia_binary_utility
 
@@ -186,19 +186,19 @@ _intermediate = cache(intermediate)
 
 @cache
 def measure(kernels: tuple[Kernel, ...], capability: tuple[int, int]) -> dict[str, Resources]:
-    """Compile kernels for a compute capability and take their machine code apart.
+    """Compile kernels for a compute capability and disassemble their machine code.
 
-    Those with dynamic shared memory and those without are linked to one cubin each, which gives the
-    same code as linking each alone (in one, the alignment of the former rounds up the memory of
-    the latter), and starts the disassembler twice at most.
+    Kernels with and without dynamic shared memory are linked to one cubin each, so the disassembler
+    starts twice at most. The code is the same as if each kernel were linked alone. In a common
+    cubin, the alignment of dynamic shared memory would round up the memory of the other kernels.
 
     Returns:
-        By the kernels' names; without those that the architecture has no instructions for.
+        The resources by name of the kernel, without kernels that the architecture cannot run.
     """
     found = {}
     for dynamic in (False, True):
-        group = (it for it in kernels if bool(it.dynamic_shared) == dynamic)
-        found |= _measure([it for it in group if it.since <= capability], capability)
+        group = (kernel for kernel in kernels if bool(kernel.dynamic_shared) == dynamic)
+        found |= _measure([kernel for kernel in group if kernel.since <= capability], capability)
     return found
 
 
@@ -220,7 +220,7 @@ def _measure(known: list[Kernel], capability: tuple[int, int]) -> dict[str, Reso
         )
     found = {}
     for kernel in known:
-        # A mangled name holds each part with its length before it.
+        # A mangled name contains each part after its length.
         part = f"{len(kernel.symbol)}{kernel.symbol}B"
         (symbol,) = (symbol for symbol in logs if part in symbol)
         *spills, registers, rest = logs[symbol]
@@ -235,7 +235,7 @@ def _measure(known: list[Kernel], capability: tuple[int, int]) -> dict[str, Reso
 
 
 def _code(listing: str) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[int, int], ...]]:
-    """The instructions of a listing, and its loops: from a label to a branch back to it."""
+    """Parse the instructions of a listing, and its loops: from a label to a branch back to it."""
     instructions, labels, loops = [], {}, []
     for line in listing.splitlines():
         if label := _LABEL.match(line):
@@ -249,7 +249,7 @@ def _code(listing: str) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[int, i
 
 
 def row(kernel: Kernel, capability: tuple[int, int], found: Resources) -> str:
-    """One line of the table."""
+    """Write one line of the table."""
     cells = [
         f"`{kernel.name}`",
         "sm_{}{}".format(*capability),
@@ -264,25 +264,26 @@ def row(kernel: Kernel, capability: tuple[int, int], found: Resources) -> str:
 
 
 def toolchain() -> str:
-    """The versions that the machine code depends on."""
+    """Return the versions that the machine code depends on."""
     names = ("numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink")
     return ", ".join(f"{name} {version(name)}" for name in names)
 
 
 def document() -> str:
-    """The whole file ``docs/cuda_kernels.md``."""
+    """Write the text of ``benchmarks/results/cuda_kernels.md``."""
     lines = [
         "# CUDA kernels: resources and machine code",
         "",
-        "Written by `python benchmarks/cuda_resources.py > docs/cuda_kernels.md`, with no device,",
-        f"by {toolchain()}.",
+        "Written without a device by",
+        "`python benchmarks/cuda_resources.py > benchmarks/results/cuda_kernels.md`,",
+        f"with {toolchain()}.",
         "",
-        "The kernels of typical shapes, each compiled for its constants; those of the tensor cores",
-        "need sm_80 (tf32 and bfloat16 do not exist before). Registers are those of a",
-        "thread, shared memory that of a block, in bytes; spills are bytes of stack, of stores and",
-        "of loads together. Loads and stores of 128 bits stand before all of their kind: global",
-        "loads, shared loads, global stores. Instructions are counted as they stand in the code:",
-        "a loop counts once.",
+        "The table has the kernels of typical shapes, each compiled for its constants. Those of",
+        "the tensor cores need sm_80, the first architecture with tf32 and bfloat16. The columns",
+        "are threads per block, registers per thread, shared memory per block in bytes, spills in",
+        "bytes (stack, stores and loads together), and numbers of instructions. For global loads,",
+        "shared loads and global stores, the first number counts 128-bit accesses and the second",
+        "all of them. An instruction in a loop counts once.",
         "",
         "| kernel | arch | threads | registers | shared | spills | FFMA | HMMA | LDG.128 / all "
         "| LDS.128 / all | STG.128 / all | instructions |",

@@ -25,7 +25,10 @@ class FinishedEpoch:
     Attributes:
         metrics: Its row of `metrics.csv`.
         epochs: How many the run is going to have.
-        best: Whether it is the best one so far.
+        best: Whether it is the best one so far, by the monitored metric, and by the loss if that
+            is the same.
+        monitor: Name of the monitored metric, for instance `"accuracy"`; its value of this epoch
+            is `metrics.values["val_accuracy"]`.
         model: The model, to be looked at: what is saved is what was validated.
         folder: The run directory, for files of the callback's own; `None` where there is none.
         stopped: Why training ends after this epoch; empty if it does not.
@@ -34,6 +37,7 @@ class FinishedEpoch:
     metrics: EpochMetrics
     epochs: int
     best: bool
+    monitor: str
     model: keras.Model
     folder: Path | None
     read_learning_rate: Callable[[], float] = field(repr=False)

@@ -14,6 +14,8 @@ from cnnforge.optimizer_options import OptimizerOptions, hint, one_of, require
 
 KERNELS = ("auto", "numba", "keras")
 COLORS = ("auto", "grayscale", "rgb")
+# Options that a task takes or refuses.
+TASK_OPTIONS = ("label_smoothing", "class_weights")
 # TOML tables that a run's config.toml has besides the options.
 _IGNORED = ("run",)
 
@@ -25,7 +27,7 @@ class TrainingOptions(OptimizerOptions):
     Those of the optimizer are inherited.
 
     Args:
-        model: A model's name, short or qualified.
+        model: A model, `NAME` or `NAME:ARGUMENT`; a name may be qualified.
         data: A reference to a dataset.
         epochs: How many times every training sample is visited.
         batch_size: Images per step.
@@ -38,6 +40,11 @@ class TrainingOptions(OptimizerOptions):
         validation_fraction: Which part of the data is kept for validation.
         strict: Whether an unreadable file is an error instead of skipped and counted.
         init_from: A `.keras` file or a run whose weights are the initial ones.
+        label_smoothing: Share of the probability that a label gives to all classes alike; 0: none.
+        class_weights: `"balanced"`: every class adds as much to the loss as another; `None`: every
+            image does.
+        monitor: Metric of the validation samples that decides which epoch is the best one; `None`:
+            the task's own choice.
         callback: Callbacks, `NAME` or `NAME:ARGUMENT`.
         augment: Augmentations of the training images, `NAME` or `NAME:ARGUMENT`, in their order.
         plugin: Plugins to load besides the installed ones.
@@ -60,6 +67,9 @@ class TrainingOptions(OptimizerOptions):
     validation_fraction: float = 0.2
     strict: bool = False
     init_from: str | None = None
+    label_smoothing: float = 0.0
+    class_weights: str | None = None
+    monitor: str | None = None
     callback: tuple[str, ...] = ()
     augment: tuple[str, ...] = ()
     plugin: tuple[str, ...] = ()
@@ -77,6 +87,9 @@ class TrainingOptions(OptimizerOptions):
         self.check_epochs(self.epochs)
         fraction = self.validation_fraction
         require(0 < fraction < 1, "validation_fraction", fraction, "between 0 and 1")
+        smoothing, weights = self.label_smoothing, self.class_weights
+        require(0 <= smoothing < 1, "label_smoothing", smoothing, "0 or more and below 1")
+        require(weights in (None, "balanced"), "class_weights", weights, "'balanced'")
         for name, choices in (("kernels", KERNELS), ("color", COLORS)):
             one_of(name, getattr(self, name), choices)
         _ = self.height_and_width
@@ -93,6 +106,12 @@ class TrainingOptions(OptimizerOptions):
                 f"{self.image_size!r}"
             )
         return int(match[1]), int(match[2])
+
+    @property
+    def task_options(self) -> dict[str, Any]:
+        """Options of a task that differ from their defaults, by name."""
+        values = {name: getattr(self, name) for name in TASK_OPTIONS}
+        return {name: value for name, value in values.items() if value}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options by name; tuples as lists."""

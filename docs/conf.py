@@ -48,7 +48,6 @@ CONTENTS = {
         "docs/architecture",
         "docs/design",
         "docs/cuda",
-        "docs/cuda_kernels",
         "docs/notes",
         "cnnforge/",
         "kernels/",
@@ -91,7 +90,9 @@ def public_names() -> dict[str, str]:
         module = importlib.import_module(page.stem)
         for name in module.__all__:
             public = getattr(module, name)
-            # Autodoc does not find what a module imports when it is asked for it.
+            # Of an intrinsic of Numba autodoc reads the function.
+            public = getattr(public, "_defn", public)
+            # Autodoc does not find names that a module imports on demand.
             setattr(module, name, public)
             home = f"{page.stem}.{name}"
             if inspect.isclass(public) or inspect.isroutine(public):
@@ -152,10 +153,10 @@ def _shorten(
     arguments: str | None,
     returns: str | None,
 ) -> tuple[str | None, str | None]:
-    """Write arrays as `NDArray[float32]`, as the source does."""
+    """Write arrays as `NDArray[float32]`, as the source does; omit the compiler's argument."""
 
     def short(text: str | None) -> str | None:
-        return text and ARRAY.sub(r"NDArray[\1]", text)
+        return text and re.sub(r"^\(typingctx: [^,)]*(, )?", "(", ARRAY.sub(r"NDArray[\1]", text))
 
     return short(arguments), short(returns)
 

@@ -1,4 +1,4 @@
-"""The parts of bench_gpu.py: the kernels on a CUDA device beside PyTorch and its cuDNN.
+"""Parts of bench_gpu.py, which compares the kernels on a CUDA device with PyTorch and cuDNN.
 
-Nothing here imports Keras or TensorFlow, and only ``torch_*.py`` import torch.
+No module here imports Keras or TensorFlow, and only ``torch_*.py`` import torch.
 """

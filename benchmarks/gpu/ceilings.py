@@ -1,4 +1,4 @@
-"""What a device can do at most, measured or as its maker publishes it, and floors from that."""
+"""Peak rates of a device, measured or published by its maker, and floors that follow from them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from gpu.rows import Row, work
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Attributes: bytes (read and written) and operations per second.
+    """Peak rates of a device.
 
-    ``float32`` is that of the ordinary units, the other two that of the tensor cores.
+    Attributes:
+        bytes: Bytes per second, read and written.
+        float32: Operations per second of the ordinary units.
+        tf32: Operations per second of the tensor cores in tf32.
+        bfloat16: Operations per second of the tensor cores in bfloat16.
     """
 
     bytes: float
@@ -20,20 +24,20 @@ class Ceilings:
     bfloat16: float
 
 
-# NVIDIA's datasheet of the H200 (SXM), dense rates: for predictions, never for results.
+# NVIDIA's datasheet of the H200 (SXM), rates without sparsity. For predictions, never for results.
 H200 = Ceilings(4.8e12, 67e12, 495e12, 990e12)
 
 
 @dataclass(frozen=True)
 class Floor:
-    """The least time of a row, in seconds, and ``bound``: ``"bytes"`` or ``"flops"``."""
+    """Minimum time of a row in seconds, and its ``bound``: ``"bytes"`` or ``"flops"``."""
 
     seconds: float
     bound: str
 
 
 def floor(row: Row, ceilings: Ceilings) -> Floor:
-    """No implementation takes less time than moving the bytes, nor than computing takes."""
+    """Compute the minimum time: the larger of the time for the bytes and for the operations."""
     needed = work(row)
     moving = needed.bytes / ceilings.bytes
     computing = needed.flops / getattr(ceilings, row.precision)

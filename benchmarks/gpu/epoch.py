@@ -1,4 +1,4 @@
-"""The epoch of training: with our kernels in PyTorch, and, where Keras is, in our own loop."""
+"""Epochs of training: with our kernels in PyTorch, and in cnnforge's loop if Keras is installed."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from gpu.suite import ROOT, environment
 
 _NAME = "epoch of lenet, batch 1024, images on the device"
 _LOOP = "the same by cnnforge's loop, under Keras' torch backend"
-# A CPU takes seconds for what a GPU takes milliseconds for.
-_DRY = {"where": "cpu", "graphs": False, "rounds": 3, "images": 1024}
+# A dry run on the CPU needs fewer images and rounds.
+_DRY_RUN = {"where": "cpu", "graphs": False, "rounds": 3, "images": 1024}
 
 
-def epoch(device: Any, dry: bool) -> dict[str, Any]:
-    """Measure an epoch of a PyTorch network with our blocks: in a process of its own.
+def epoch(device: Any, dry_run: bool) -> dict[str, Any]:
+    """Measure an epoch of a PyTorch network with our blocks. It needs a separate process.
 
     Args:
-        device: runs our calls.
-        dry: on the CPU.
+        device: Device that runs our calls.
+        dry_run: Whether to run on the CPU.
 
     Returns:
-        ``ratio``: how many times as fast as eager PyTorch, and ``lines`` to print.
+        ``ratio``, the time of eager PyTorch divided by ours, and ``lines`` to print.
     """
     from gpu.torch_epoch import measure
 
-    return measure(device, **(_DRY if dry else {}))
+    return measure(device, **(_DRY_RUN if dry_run else {}))
 
 
 def in_pytorch(command: list[str], left: float | None) -> tuple[float | None, list[str]]:
-    """Have an epoch measured.
+    """Measure an epoch in a separate process.
 
     Args:
-        command: of the process that measures it, and prints what ``epoch`` returns as JSON.
-        left: seconds; ``None`` without a limit.
+        command: Command of the process, which prints the result of ``epoch`` as JSON.
+        left: Time limit in seconds; ``None`` without a limit.
 
     Returns:
-        How many times as fast as eager PyTorch, where it was measured, and lines to print.
+        The time of eager PyTorch divided by ours (``None`` if it was not measured), and lines to
+        print.
     """
     if find_spec("torch") is None:
         return None, [f"{_NAME}: not run: PyTorch is not installed"]
@@ -58,9 +59,9 @@ def in_pytorch(command: list[str], left: float | None) -> tuple[float | None, li
 
 
 def in_keras(left: float | None) -> list[str]:
-    """Measure an epoch as ``cnnforge train`` runs it; returns lines to print.
+    """Measure an epoch as ``cnnforge train`` runs it. Returns lines to print.
 
-    Its kernels are launched one by one: this loop captures no graph.
+    This loop does not capture a graph, so kernels are launched one by one.
     """
     if find_spec("keras") is None:
         return [f"{_LOOP}: not run: Keras is not installed"]

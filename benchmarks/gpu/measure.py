@@ -1,4 +1,4 @@
-"""One row: is it right, what does it take, what does the peer take, in turn."""
+"""Measurement of one row: check it, then time our kernels and the peers alternately."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from gpu.rows import Row, work
 
 ROUNDS = 31
 _OURS = "ours"
-# Seconds: of one measurement, and of all rounds of a row.
+# Time limits in seconds: of one measurement, and of all rounds of a row.
 _MEASUREMENT, _LIMIT = 0.004, 3.0
-# How far PyTorch's results may be as a whole: float32 of another order of sums (FFT, Winograd),
-# operands rounded to tf32, results rounded to bfloat16.
-_DISTANCE = {"float32": 1e-3, "tf32": 4e-3, "bfloat16": 2e-2}
+# Maximum distance from PyTorch's results, which differ by the order of sums (FFT, Winograd), by
+# operands rounded to tf32, or by results rounded to bfloat16.
+_MAX_DISTANCE = {"float32": 1e-3, "tf32": 4e-3, "bfloat16": 2e-2}
 
 
 @dataclass
 class Measured:
-    """What a row of the table says. Seconds; ``None`` or empty where there is nothing to say.
+    """Result of a row. A value that was not measured is ``None`` or empty.
 
     Attributes:
-        key: of the row.
-        verdict: ``"right"``, or what is wrong; then there are no times.
-        ours: seconds: median, 20th and 80th percentile.
-        peer: the same of the fastest peer.
-        peer_name: which one.
-        ratio: the peer's time by ours, taken round by round.
-        floor: the least time that the device allows.
-        bound: by what: ``"bytes"`` or ``"flops"``.
-        flops: that the row asks for; so are ``bytes``.
-        distance: of PyTorch's results from ours, as a whole.
-        sets: of buffers that were rotated through.
-        rounds: how often it was measured.
-        tuned: the configurations that the tuner has chosen, by problem.
-        note: what else there is to say: a peer that failed.
+        key: Key of the row.
+        verdict: ``"right"``, or a description of the error. A wrong row has no times.
+        ours: Our time in seconds: median, 20th and 80th percentile.
+        peer: Time of the fastest peer in seconds: median, 20th and 80th percentile.
+        peer_name: Name of the fastest peer.
+        ratio: Time of the peer divided by ours, computed for each round.
+        floor: Minimum time of the device in seconds.
+        bound: Resource that limits the floor: ``"bytes"`` or ``"flops"``.
+        flops: Number of operations of the row.
+        bytes: Number of bytes that the row moves.
+        distance: Distance of PyTorch's results from ours.
+        sets: Number of sets of buffers that the measurement rotates through.
+        rounds: Number of rounds.
+        tuned: Configurations that the tuner chose, by problem.
+        note: Notes, such as a peer that failed.
     """
 
     key: str
@@ -60,12 +61,12 @@ class Measured:
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Convert the result to plain values."""
         return asdict(self)
 
 
 def from_json(values: dict[str, Any]) -> Measured:
-    """What ``to_json`` gave, or the same read from a file."""
+    """Convert the values of ``to_json``, or of a file, to a result."""
     pairs = {
         name: tuple(values[name]) if values.get(name) is not None else None
         for name in ("ours", "peer", "ratio")
@@ -79,17 +80,17 @@ def measure(
     """Measure a row.
 
     Args:
-        row: what.
-        device: a ``TorchDevice`` or a ``DryDevice``.
-        ceilings: of the device.
-        rounds: how often.
-        alone: without peers.
+        row: The row.
+        device: A ``TorchDevice`` or a ``DryRunDevice``.
+        ceilings: Peak rates of the device.
+        rounds: Number of rounds.
+        alone: Whether to leave out the peers.
     """
-    needed, least = work(row), floor(row, ceilings)
+    needed, minimum = work(row), floor(row, ceilings)
     made = Measured(
         row.key,
-        floor=least.seconds,
-        bound=least.bound,
+        floor=minimum.seconds,
+        bound=minimum.bound,
         flops=needed.flops,
         bytes=needed.bytes,
     )
@@ -99,7 +100,8 @@ def measure(
     except parity.WrongResultError as error:
         made.verdict = f"WRONG: {error}"
         return made
-    made.tuned = {name: it for name, it in tuning.used().items() if before.get(name) != it}
+    used = tuning.used().items()
+    made.tuned = {name: choice for name, choice in used if before.get(name) != choice}
     size = sum(array.nbytes for array in arrays.values())
     made.sets = device.sets(row, size)
     every = [arrays]
@@ -107,7 +109,7 @@ def measure(
         every.append({name: device.copy(array) for name, array in arrays.items()})
     for one in every:
         device.run(prepare(row, one))
-    functions = {_OURS: _repeated(device, _OURS, [_ours(device, row, it) for it in every], made)}
+    functions = {_OURS: _repeated(device, _OURS, [_ours(device, row, one) for one in every], made)}
     functions |= {} if alone else _peers(device, row, every, made)
     if made.verdict != "right":
         return made
@@ -132,24 +134,24 @@ def _ours(device: Any, row: Row, arrays: dict[str, Any]) -> Callable[[], None]:
 def _repeated(
     device: Any, name: str, functions: Sequence[Callable[[], Any]], made: Measured
 ) -> Any:
-    """Functions in one graph; where they cannot be captured, called one by one, with a note."""
+    """Capture functions into one graph. If that fails, add a note and call them one by one."""
     try:
         return device.repeated(functions)
-    except Exception as error:  # The driver's, PyTorch's and cuda.core's have no common base.
+    except Exception as error:  # Errors of PyTorch and cuda.core have no common base.
         said = " ".join(str(error).split())[:200]
         made.note += f"{name} is not captured into a graph: {type(error).__name__}: {said}. "
         return device.called(functions)
 
 
 def _three(seconds: Any) -> tuple[float, float, float]:
-    it = timing(seconds)
-    return it.median, it.p20, it.p80
+    taken = timing(seconds)
+    return taken.median, taken.p20, taken.p80
 
 
 def _peers(
     device: Any, row: Row, every: Sequence[dict[str, Any]], made: Measured
 ) -> dict[str, Any]:
-    """The peers, each with all sets of buffers in one graph; compared with ours on the first."""
+    """Make the peers, each with all sets of buffers in one graph, and compare their results."""
     found = {}
     for variant in device.variants(row):
         try:
@@ -157,12 +159,12 @@ def _peers(
             if variant.comparable:
                 apart = variant.distance(ready[0], device.tensors(every[0]), results(row))
                 made.distance = max(made.distance or 0.0, apart)
-            runs = [it.run for it in ready]
+            runs = [one.run for one in ready]
             found[variant.name] = _repeated(device, variant.name, runs, made)
-        except Exception as error:  # PyTorch's compiler raises whatever it likes.
+        except Exception as error:  # PyTorch's compiler may raise any exception.
             said = " ".join(str(error).split())[:200]
             made.note += f"{variant.name} failed: {type(error).__name__}: {said}. "
-    allowed = _DISTANCE[row.precision]
+    allowed = _MAX_DISTANCE[row.precision]
     if made.distance is not None and not made.distance <= allowed:
         made.verdict = (
             f"WRONG: |ours - PyTorch| / |PyTorch| is {made.distance:.2g}, expected at most "

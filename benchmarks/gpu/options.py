@@ -1,4 +1,4 @@
-"""What bench_gpu.py is asked for."""
+"""Command-line options of bench_gpu.py."""
 
 from __future__ import annotations
 
@@ -21,52 +21,66 @@ def capability(text: str) -> tuple[int, int]:
 
 
 def parsed(arguments: Sequence[str] | None) -> Any:
-    """The options, with ``rows``: those that were chosen. Ends the process where they are wrong."""
-    parser = argparse.ArgumentParser("bench_gpu.py", description="Kernels on a GPU beside cuDNN.")
+    """Parse the options and add ``rows``, the chosen rows. A usage error ends the process."""
+    parser = argparse.ArgumentParser(
+        "bench_gpu.py", description="Measure the kernels on a GPU, compared with cuDNN."
+    )
     parser.add_argument("--short", action="store_true", help="a few rows of each kind")
     parser.add_argument(
         "--cases", nargs="+", metavar="CASE", help="such as seed1, or r64@256.convolution.*.tf32"
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="default: benchmarks/results")
     parser.add_argument(
-        "--time-limit", type=float, metavar="SECONDS", help="end by then, with what is known"
+        "--time-limit",
+        type=float,
+        metavar="SECONDS",
+        help="end by then, with the rows measured so far",
     )
-    parser.add_argument("--tune", action="store_true", help="let the tuner choose configurations")
-    parser.add_argument("--resume", action="store_true", help="keep the rows that --out has")
+    parser.add_argument(
+        "--tune", action="store_true", help="let the tuner choose configurations (experimental)"
+    )
+    parser.add_argument("--resume", action="store_true", help="keep the rows in the file of --out")
     parser.add_argument(
         "--parts",
         nargs="+",
         choices=PARTS,
         default=list(PARTS),
         metavar="PART",
-        help=f"only these of {', '.join(PARTS)}",
+        help=f"only these parts of {', '.join(PARTS)}",
     )
-    parser.add_argument("--alone", action="store_true", help="rows without PyTorch's times")
+    parser.add_argument("--alone", action="store_true", help="rows without the times of PyTorch")
     parser.add_argument(
         "--sanitize",
         nargs="*",
         choices=suite.TOOLS,
         metavar="TOOL",
-        help="instead: the suite's small tests under compute-sanitizer's tools, all at a time "
+        help="instead: the small tests under compute-sanitizer, with all tools at the same time "
         f"({', '.join(suite.TOOLS)})",
     )
     parser.add_argument(
-        "--tests", metavar="EXPRESSION", help="only these tests of a suite, as for pytest's -k"
+        "--tests",
+        metavar="EXPRESSION",
+        help="only these tests of a suite, an expression as for pytest -k",
     )
     parser.add_argument(
-        "--floors", action="store_true", help="instead: the least times by the H200's datasheet"
+        "--floors",
+        action="store_true",
+        help="instead: the minimum times by the datasheet of the H200",
     )
     parser.add_argument(
         "--compile-for",
         type=capability,
         metavar="9.0",
-        help="instead: compile all kernels for a device, to the folder --cubins",
+        help="instead: compile all kernels for a device into the folder --cubins",
     )
     parser.add_argument(
-        "--cubins", type=Path, metavar="DIR", help="kernels that --compile-for has compiled"
+        "--cubins",
+        type=Path,
+        metavar="DIR",
+        help="folder of the kernels that --compile-for compiled",
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    # Without a device: everything but the device, its compiler, and true times.
+    # For tests: runs everything without a device, with made-up times.
     parser.add_argument("--dry-run", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--epoch", action="store_true", help=argparse.SUPPRESS)

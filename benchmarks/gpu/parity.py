@@ -1,9 +1,9 @@
-"""Is it right? Our kernels against the float64 oracle on the CPU, at the shape that is timed.
+"""Check our kernels against the float64 oracle on the CPU, at the shape that is timed.
 
-All of a batch is computed, a few of its images are compared: outputs and gradients of the inputs
-are an image's own. For the gradients of weights and bias, which sum over the batch, the upstream
-gradient of all other images is zero. What the other images contribute is compared with PyTorch's
-results, where there are some, by their distance as a whole.
+The kernels compute the whole batch, and a few images are compared. Outputs and gradients of the
+inputs belong to one image. The gradients of weights and bias sum over the batch, so the upstream
+gradient of all other images is zero in this check. The contributions of the other images are
+checked by the distance of the whole result from that of PyTorch.
 """
 
 from __future__ import annotations
@@ -19,71 +19,71 @@ from cnnforge_kernels import reference
 from gpu.problem import POOL, Call, calls, given, prepare, results, values, written
 from gpu.rows import Row
 
-# Operations of the oracle of one row: a second of one core.
-_MOST_FLOPS = 1.5e9
-_MOST_IMAGES = 4
-# Sums that are equal but for their rounding may change places in a pool.
-_MOST_OTHER_WINNERS = 1e-3
+# Limit on the operations of the oracle for one row: one second of one core.
+_MAX_FLOPS = 1.5e9
+_MAX_IMAGES = 4
+# Maximum share of cells with another argmax: sums that differ only by rounding may swap places.
+_MAX_OTHER_ARGMAX = 1e-3
 
 
 class Device(Protocol):
-    """What holds arrays and runs kernels: a GPU, or, in tests, what stands for one."""
+    """A GPU that holds arrays and runs kernels, or its replacement in tests."""
 
     def put(self, array: np.ndarray) -> Any:
-        """A copy of an array on the device."""
+        """Copy an array to the device."""
 
     def poisoned(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """An array full of NaN, or of 254, which is no winner."""
+        """Make an array full of NaN, or of 254, which is not a valid argmax."""
 
     def poison(self, array: Any) -> None:
-        """Fill it with that again."""
+        """Fill an array with these values again."""
 
     def get(self, array: Any, images: list[int] | None = None) -> np.ndarray:
-        """A copy of an array, or of some of its images, in host memory."""
+        """Copy an array, or some of its images, to host memory."""
 
     def same(self, one: Any, other: Any) -> bool:
         """Whether two arrays have the same bits."""
 
     def copy(self, array: Any) -> Any:
-        """Another array of the same values."""
+        """Copy an array on the device."""
 
     def run(self, calls: list[Call]) -> None:
-        """Run calls in the order of the device's stream."""
+        """Run calls in stream order."""
 
 
 class WrongResultError(Exception):
-    """A kernel computes something wrong: its times are of no interest."""
+    """A kernel computes a wrong result, so it is not timed."""
 
 
 def upload(device: Device, row: Row, host: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The arrays of a row on a device; those that are written are full of NaN."""
+    """Make the arrays of a row on a device. Arrays for results are full of NaN."""
     arrays: dict[str, Any] = {name: device.put(host[name]) for name in given(row)}
     for name, shape in written(row).items():
-        arrays[name] = device.poisoned(shape, "uint8" if name == "winners" else "float32")
+        arrays[name] = device.poisoned(shape, "uint8" if name == "argmax" else "float32")
     return arrays
 
 
 def chosen_images(row: Row) -> list[int]:
-    """The first image, the last, and between them, as many as the oracle has time for."""
+    """Choose the first and the last image, and some between them if the oracle has time."""
     count = row.inputs[0]
     each = max(3 * 2 * prod(row.convolved[1:3]) * prod(row.weights), 1)
-    most = int(min(_MOST_IMAGES, count, max(1, _MOST_FLOPS // each)))
-    return sorted({round(it) for it in np.linspace(0, count - 1, most)} | {count - 1})
+    number = int(min(_MAX_IMAGES, count, max(1, _MAX_FLOPS // each)))
+    return sorted({round(image) for image in np.linspace(0, count - 1, number)} | {count - 1})
 
 
 def check(device: Device, row: Row, host: dict[str, np.ndarray] | None = None) -> dict[str, Any]:
     """Compute a row, compare it with the oracle, compute it again and compare the bits.
 
     Args:
-        device: where.
-        row: what.
-        host: values of the arrays that are read; random ones by default.
+        device: Device that computes it.
+        row: The row.
+        host: Values of the arrays that are read; random by default.
 
     Returns:
-        The arrays of the last computation, of the whole batch.
+        The arrays of the last computation, for the whole batch.
 
     Raises:
-        WrongResultError: it differs from the oracle, or from itself.
+        WrongResultError: The result differs from the oracle, or from the second computation.
     """
     host = values(row) if host is None else host
     images = chosen_images(row)
@@ -98,7 +98,7 @@ def check(device: Device, row: Row, host: dict[str, np.ndarray] | None = None) -
     got = {
         name: device.get(arrays[name], images if _batched(name) else None) for name in results(row)
     }
-    some = {name: it[images] if _batched(name) else it for name, it in host.items()}
+    some = {name: array[images] if _batched(name) else array for name, array in host.items()}
     try:
         compare(row, some, got)
     except AssertionError as error:
@@ -121,15 +121,15 @@ def _batched(name: str) -> bool:
 
 
 def compare(row: Row, host: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> None:
-    """Compare results of a few images with the oracle's.
+    """Compare results of a few images with the oracle.
 
     Args:
-        row: what was computed.
-        host: what was read, of these images.
-        got: what was written, of these images.
+        row: The row.
+        host: Arrays that were read, for these images.
+        got: Arrays that were written, for these images.
 
     Raises:
-        AssertionError: they differ by more than rounding.
+        AssertionError: They differ by more than rounding.
     """
     if row.op in ("max", "average"):
         _compare_pool(row, host, got)
@@ -148,18 +148,20 @@ def _compare_pool(row: Row, host: Mapping[str, np.ndarray], got: Mapping[str, np
             want = reference.average_pool2d_grad(x, host["grad_outputs"], pool_size=POOL)
         assert_close(got["outputs" if row.which == "forward" else "grad_inputs"], want, 4)
     elif row.which == "forward":
-        best, winners = reference.max_pool2d(x, pool_size=POOL)
+        best, argmax = reference.max_pool2d(x, pool_size=POOL)
         assert_close(got["outputs"], best, 0)
-        _require_winners(got["winners"], winners, 0.0)
+        _require_argmax(got["argmax"], argmax, 0.0)
     else:
         want = reference.max_pool2d_grad(x, host["grad_outputs"], pool_size=POOL)
         assert_close(got["grad_inputs"], want, 0)
 
 
-def _require_winners(got: np.ndarray, want: np.ndarray, allowed: float) -> None:
+def _require_argmax(got: np.ndarray, want: np.ndarray, allowed: float) -> None:
     others = float((got != want).mean())
     if others > allowed:
-        raise AssertionError(f"{others:.2%} of the winners are others, expected {allowed:.2%}")
+        raise AssertionError(
+            f"{others:.2%} of the argmax values differ, expected at most {allowed:.2%}"
+        )
 
 
 def _compare_convolution(
@@ -186,11 +188,12 @@ def _compare_convolution(
 
 
 def _terms(row: Row, terms: int) -> int:
-    """K of the tolerance.
+    """Compute K of the tolerance.
 
-    Tensor cores add 8 products at a time and cut the sum off instead of rounding it (M. Fasi, N.
-    Higham, M. Mikaitis, S. Pranesh, "Numerical behavior of NVIDIA tensor cores", 2021, section 4):
-    the errors have one sign, half a unit on the average, and grow like K / 16, not like sqrt(K).
+    Tensor cores add 8 products at a time and truncate the sum instead of rounding it (M. Fasi, N.
+    Higham, M. Mikaitis, S. Pranesh, "Numerical behavior of NVIDIA tensor cores", 2021, section 4).
+    So the errors have one sign and are half a unit on average. They grow like K / 16, not like
+    sqrt(K).
     """
     return terms if row.precision == "float32" else max(terms, (terms // 16) ** 2)
 
@@ -198,14 +201,14 @@ def _terms(row: Row, terms: int) -> int:
 def _compare_block(row: Row, host: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> None:
     x, w, b = host["inputs"], host["weights"], host["bias"]
     options: dict[str, Any] = {"strides": (row.stride,) * 2, "same": True}
-    outputs, winners = reference.conv_block(x, w, b, pool_size=POOL, **options)
+    outputs, argmax = reference.conv_block(x, w, b, pool_size=POOL, **options)
     assert_close(got["outputs"], outputs, prod(row.weights[:3]))
-    _require_winners(got["winners"], winners, _MOST_OTHER_WINNERS)
+    _require_argmax(got["argmax"], argmax, _MAX_OTHER_ARGMAX)
     if row.which == "forward":
         return
     g = host["grad_outputs"]
-    # From the winners that there are: another one elsewhere is not the gradient's mistake.
-    gradients = reference.conv_block_gradients(x, w, got["winners"], g, pool_size=POOL, **options)
+    # Use the argmax of our forward pass, so that a different argmax is not an error here.
+    gradients = reference.conv_block_gradients(x, w, got["argmax"], g, pool_size=POOL, **options)
     pixels = prod(g.shape[:3])
     assert_close(got["grad_weights"], gradients[1], pixels)
     assert_close(got["grad_bias"], gradients[2], pixels)

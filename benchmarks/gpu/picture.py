@@ -1,4 +1,4 @@
-"""The figure of bench_gpu.py: how many times as fast as the peer, and how near to the floor."""
+"""Figure of bench_gpu.py: the ratio to the peer, and the share of the floor."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _EVEN = "#333333"
 
 
 def picture(path: Path, rows: Sequence[Measured], about: Mapping[str, str]) -> None:
-    """Draw ratios and shares of the floor as bars, a row of the table each.
+    """Draw ratios and shares of the floor as bars, one per row of the table.
 
     Args:
-        path: the PNG file to write.
-        rows: those without times are left out.
-        about: the device and the versions.
+        path: PNG file to write.
+        rows: Results of rows. Rows without times are left out.
+        about: The device and the versions.
 
     Raises:
-        ValueError: no row has a time.
+        ValueError: No row has a time.
     """
     drawn = [row for row in rows if row.ours is not None]
     if not drawn:
@@ -66,7 +66,9 @@ def picture(path: Path, rows: Sequence[Measured], about: Mapping[str, str]) -> N
             axes.grid(axis="y", visible=False)
         present = {_op(row) for row in drawn}
         figure.legend(
-            handles=[Patch(color=it, label=op) for op, it in _COLORS.items() if op in present],
+            handles=[
+                Patch(color=color, label=op) for op, color in _COLORS.items() if op in present
+            ],
             loc="outside lower center",
             ncols=len(_COLORS),
         )
@@ -83,8 +85,10 @@ def _ratios(axes: Any, positions: Any, rows: Sequence[Measured], colors: list[st
     axes.axvline(1, color=_EVEN, linewidth=1)
     if not known:
         return
-    medians = np.array([it[0] for _, it in known])
-    spread = np.array([[max(it[0] - it[1], 0), max(it[2] - it[0], 0)] for _, it in known])
+    medians = np.array([ratio[0] for _, ratio in known])
+    spread = np.array(
+        [[max(middle - low, 0), max(high - middle, 0)] for _, (middle, low, high) in known]
+    )
     limit = 1.18 * max(1.2, float(medians.max()))
     axes.barh(
         [place for place, _ in known],
@@ -95,10 +99,10 @@ def _ratios(axes: Any, positions: Any, rows: Sequence[Measured], colors: list[st
         error_kw={"elinewidth": 1, "ecolor": _EVEN, "capsize": 1.5},
     )
     axes.set_xlim(0, limit)
-    for place, it in known:
+    for place, ratio in known:
         axes.annotate(
-            f"{it[0]:.2f}",
-            (min(it[2], 0.93 * limit), place),
+            f"{ratio[0]:.2f}",
+            (min(ratio[2], 0.93 * limit), place),
             xytext=(4, 0),
             textcoords="offset points",
             va="center",

@@ -1,7 +1,7 @@
-"""Every kernel of the chosen rows compiled before anything is measured, in many processes.
+"""Compile all kernels of the chosen rows before the measurement, in several processes.
 
-The kernels are found by running the rows on what stands for a device; compiled code is kept in the
-folder of compiled kernels, where the processes that measure find it.
+A dry run of the rows finds the kernels. Compiled code is kept in the folder of compiled kernels,
+where the measuring processes find it.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ import numpy as np
 from cnnforge_kernels.cuda import launch
 from cnnforge_kernels.cuda.codegen.jit import Kernel
 from cnnforge_kernels.cuda.runtime import compiler, driver, tuning
-from gpu import dry
+from gpu import dry_run
 from gpu.problem import calls, given, prepare, written
 from gpu.rows import Row, select
 
-_MOST_PROCESSES = 16
+_MAX_PROCESSES = 16
 
 
-class _Noting(dry.Driver):
-    """Notes kernels; every configuration of a plan, where the tuner asks for their times."""
+class _Noting(dry_run.Driver):
+    """Notes kernels. If the tuner is on, it notes those of every configuration of a plan."""
 
     def seconds(self, launches: list[Any], device: int, stream: int) -> float:
         self.launches += launches
-        return math.inf  # As of one that has failed: nothing is chosen, nothing is kept.
+        return math.inf  # The time of a failed configuration, so nothing is chosen or kept.
 
     def launch(self, launches: list[Any], device: int, stream: int) -> None:
         self.launches += launches
 
 
 def kernels(rows: Sequence[Row], tune: bool = False) -> list[Kernel]:
-    """The kernels that rows run, each once; with ``tune`` those of every configuration."""
+    """Find the kernels that rows run; with ``tune`` those of every configuration."""
     found: dict[Kernel, None] = {}
     before, driver._driver = driver._driver, _Noting()
     asked = tuning.enabled()
@@ -47,10 +47,10 @@ def kernels(rows: Sequence[Row], tune: bool = False) -> list[Kernel]:
         for row in rows:
             shapes = {name: (shape, "float32") for name, shape in given(row).items()}
             for name, shape in written(row).items():
-                shapes[name] = shape, "uint8" if name == "winners" else "float32"
-            # Nothing reads or writes them: the pages of these arrays are never there.
+                shapes[name] = shape, "uint8" if name == "argmax" else "float32"
+            # Nothing reads or writes these arrays, so they take no memory.
             arrays = {
-                name: dry.HostArray(np.empty(shape, dtype))
+                name: dry_run.HostArray(np.empty(shape, dtype))
                 for name, (shape, dtype) in shapes.items()
             }
             for call in (*prepare(row, arrays), *calls(row, arrays)):
@@ -86,30 +86,30 @@ def precompile(
     seconds: float | None = None,
     folder: Path | None = None,
 ) -> str:
-    """Compile what rows need, in many processes.
+    """Compile the kernels of rows in several processes.
 
     Args:
-        keys: of the rows.
-        tune: every configuration, too.
-        capability: of the device.
-        seconds: after which the rest is left to those who need it.
-        folder: for a machine that may have no compiler, instead of for this one.
+        keys: Keys of the rows.
+        tune: Whether to compile all configurations.
+        capability: Compute capability of the device.
+        seconds: Time limit. Kernels that are left are compiled when they are needed.
+        folder: Folder for the kernels of another machine; ``None`` for this machine.
 
     Returns:
-        What was done, to be said.
+        A line to print.
     """
     begun = time.monotonic()
     every = kernels(select(keys), tune) if keys else []
     numbers = [
         number
         for number, kernel in enumerate(every)
-        # For another machine it has to be written there, and comes from here if it is known.
+        # For another machine every kernel is written to the folder, compiled before or not.
         if folder is not None or compiler.compiled_before(kernel, capability) is None
     ]
     if not numbers:
         return f"{len(every)} kernels, all of them were compiled before"
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parts = max(1, min(_MOST_PROCESSES, usable or 1, len(numbers)))
+    parts = max(1, min(_MAX_PROCESSES, usable or 1, len(numbers)))
     context = multiprocessing.get_context("spawn")
     try:
         with context.Pool(parts) as pool:

@@ -1,8 +1,8 @@
 """The arrays of a row and the calls that compute it with our kernels.
 
-The calls are those of ``cnnforge_kernels.cuda.launch``, by name and with their arguments in order,
-so that whatever stands for a device can run them. Outputs are given, and nothing is allocated but
-the scratch memory of reductions.
+A call names a function of ``cnnforge_kernels.cuda.launch`` and has its arguments in order, so a
+device or its replacement can run it. Outputs are passed in. Only the scratch memory of reductions
+is allocated during a call.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ POOL = (2, 2)
 
 @dataclass(frozen=True)
 class Call:
-    """A function of ``cnnforge_kernels.cuda.launch``, its arguments in order, and options."""
+    """Call of a function of ``cnnforge_kernels.cuda.launch`` with its arguments and options."""
 
     function: str
     arguments: tuple[Any, ...]
@@ -28,7 +28,7 @@ class Call:
 
 
 def given(row: Row) -> dict[str, Shape]:
-    """The shapes of the float32 arrays that a row reads."""
+    """Return the shapes of the float32 arrays that a row reads."""
     found = {"inputs": row.inputs}
     if row.weights:
         found["weights"] = row.weights
@@ -40,37 +40,37 @@ def given(row: Row) -> dict[str, Shape]:
 
 
 def results(row: Row) -> dict[str, Shape]:
-    """The shapes of what a row is measured for; all but ``winners`` are float32."""
+    """Return the shapes of the results of a row. All are float32 except ``argmax``."""
     if row.which == "forward":
         found = {"outputs": row.outputs}
-        return found | ({"winners": row.outputs} if row.op in ("block", "max") else {})
+        return found | ({"argmax": row.outputs} if row.op in ("block", "max") else {})
     if row.op in ("max", "average") or row.which == "grad_inputs":
         return {"grad_inputs": row.inputs}
     gradients = {"grad_weights": row.weights, "grad_bias": (row.filters,)}
     if row.which == "grad_weights":
         return gradients
-    found = {"outputs": row.outputs, "winners": row.outputs} | gradients
+    found = {"outputs": row.outputs, "argmax": row.outputs} | gradients
     return found | ({"grad_inputs": row.inputs} if row.grad_inputs else {})
 
 
 def written(row: Row) -> dict[str, Shape]:
-    """``results``, and the winners that the gradient of a max pool needs."""
+    """Return the shapes of ``results``, and of the argmax for the gradient of a max pool."""
     needed = row.op == "max" and row.which == "backward"
-    extra = {"outputs": row.outputs, "winners": row.outputs} if needed else {}
+    extra = {"outputs": row.outputs, "argmax": row.outputs} if needed else {}
     return results(row) | extra
 
 
 def values(row: Row, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random arrays for ``given``, as the row's precision holds them exactly.
+    """Make random arrays for ``given`` whose values the precision of the row holds exactly.
 
-    Tensor cores round their operands; of these nothing is left to round, so that the oracle of the
-    same values is the oracle of the rounded ones.
+    Tensor cores round their operands. These values stay the same when rounded, so the oracle can
+    use them directly.
     """
     random = np.random.default_rng([seed, *row.inputs, *row.weights])
     found = {}
     for name, shape in given(row).items():
         array = random.standard_normal(shape, np.float32)
-        # float32 has 23 bits of fraction, tf32 the first 10 of them, bfloat16 the first 7.
+        # float32 has 23 bits of fraction. tf32 keeps the first 10 of them, bfloat16 the first 7.
         dropped = {"float32": 0, "tf32": 13, "bfloat16": 16}[row.precision]
         if dropped:
             array.view(np.uint32)[...] &= np.uint32(0xFFFFFFFF << dropped & 0xFFFFFFFF)
@@ -79,18 +79,18 @@ def values(row: Row, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def prepare(row: Row, arrays: Mapping[str, Any]) -> list[Call]:
-    """What has to run once before the row: a max pool's winners, for its gradient."""
+    """Return the calls that must run before the row: a max pool, for the argmax."""
     if row.op == "max" and row.which == "backward":
         return [_pool(row, arrays, forward=True)]
     return []
 
 
 def calls(row: Row, arrays: Mapping[str, Any]) -> list[Call]:
-    """What a row measures.
+    """Return the calls that a row measures.
 
     Args:
-        row: the row.
-        arrays: device arrays by name, of ``given`` and ``written``.
+        row: The row.
+        arrays: Device arrays of ``given`` and ``written``, by name.
     """
     if row.op in ("max", "average"):
         return [_pool(row, arrays, forward=row.which == "forward")]
@@ -104,10 +104,10 @@ def _pool(row: Row, a: Mapping[str, Any], *, forward: bool) -> Call:
     maximum = row.op == "max"
     name = f"{row.op}_pool2d_{'forward' if forward else 'grad_inputs'}"
     if forward:
-        made = (a["outputs"], *([a["winners"]] if maximum else []))
+        made = (a["outputs"], *([a["argmax"]] if maximum else []))
         return Call(name, (a["inputs"], *window, *made))
-    winners = [a["winners"]] if maximum else []
-    return Call(name, (a["inputs"], *winners, *window, a["grad_outputs"], a["grad_inputs"]))
+    argmax = [a["argmax"]] if maximum else []
+    return Call(name, (a["inputs"], *argmax, *window, a["grad_outputs"], a["grad_inputs"]))
 
 
 def _convolution(row: Row, a: Mapping[str, Any]) -> Call:
@@ -120,7 +120,7 @@ def _convolution(row: Row, a: Mapping[str, Any]) -> Call:
         return Call(f"{name}_forward", (x, w, None, *options, a["outputs"]), precision)
     g = a["grad_outputs"]
     if row.which == "grad_inputs":
-        # Where no ReLU was, the gradient stands in for the outputs, which nobody reads.
+        # Without a ReLU nothing reads the outputs, so the gradient takes their place.
         arguments = (x, w, g, *options, g, a["grad_inputs"])
         return Call(f"{name}_grad_inputs", arguments, precision)
     made = a["grad_weights"], a["grad_bias"]
@@ -130,10 +130,10 @@ def _convolution(row: Row, a: Mapping[str, Any]) -> Call:
 def _block(row: Row, a: Mapping[str, Any]) -> list[Call]:
     x, w, b = a["inputs"], a["weights"], a["bias"]
     options = (row.stride,) * 2, True, (1, 1), 1, POOL
-    forward = Call("conv_block_forward", (x, w, b, *options, a["outputs"], a["winners"]))
+    forward = Call("conv_block_forward", (x, w, b, *options, a["outputs"], a["argmax"]))
     if row.which == "forward":
         return [forward]
-    k, g = a["winners"], a["grad_outputs"]
+    k, g = a["argmax"], a["grad_outputs"]
     made = a["grad_weights"], a["grad_bias"]
     found = [forward, Call("conv_block_grad_weights", (x, w, b, k, *options, g, *made))]
     if row.grad_inputs:

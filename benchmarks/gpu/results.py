@@ -1,4 +1,4 @@
-"""What was measured as a file, as a table to read, and beside what was asked for."""
+"""Results as a file, as a table to read, and compared with the goals."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ COLUMNS = (*_MEASURED, *_ABOUT, *(f"peak_{name}" for name in _CEILINGS))
 
 
 def path_of(folder: Path, gpu: str) -> Path:
-    """The file of a device: ``nvidia-h200.csv``."""
+    """Return the path of the file of a device, such as ``nvidia-h200.csv``."""
     return folder / f"{re.sub(r'[^a-z0-9]+', '-', gpu.lower()).strip('-')}.csv"
 
 
 def csv_text(rows: Sequence[Measured], about: Mapping[str, str], ceilings: Ceilings | None) -> str:
-    """Everything, one line for each row; each names the device. Seconds, bytes, flops, ratios."""
+    """Write all results as CSV, one line per row, with seconds, bytes, flops and ratios."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", restval="")
     writer.writeheader()
-    peaks = {f"peak_{name}": it for name, it in (asdict(ceilings) if ceilings else {}).items()}
+    peaks = {f"peak_{name}": rate for name, rate in (asdict(ceilings) if ceilings else {}).items()}
     for row in rows:
         values = row.to_json()
         for who in ("ours", "peer", "ratio"):
             three = values.pop(who) or ()
-            values |= {f"{who}_{part}": it for part, it in zip(_THREE, three, strict=False)}
+            values |= {f"{who}_{part}": value for part, value in zip(_THREE, three, strict=False)}
         values["tuned"] = json.dumps(row.tuned, sort_keys=True) if row.tuned else ""
         values |= {name: about.get(name, "") for name in _ABOUT} | peaks
         writer.writerow({key: _cell(value) for key, value in values.items()})
@@ -58,10 +58,12 @@ def _cell(value: object) -> object:
 
 
 def read(path: Path) -> tuple[list[Measured], dict[str, str], Ceilings | None]:
-    """The rows of a file, what it says of the device, and the ceilings; nothing without a file.
+    """Read the rows, the description of the device and its peak rates from a file.
+
+    All are empty if the file does not exist.
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: The file was not written by this version.
     """
     if not path.exists():
         return [], {}, None
@@ -98,7 +100,7 @@ def read(path: Path) -> tuple[list[Measured], dict[str, str], Ceilings | None]:
 
 
 def table(rows: Sequence[Measured], ceilings: Ceilings | None) -> str:
-    """What to read: times in microseconds, ratios above 1 in our favour."""
+    """Make a table with times in microseconds. A ratio above 1 means that ours is faster."""
     lines = []
     if ceilings:
         lines += [
@@ -111,42 +113,42 @@ def table(rows: Sequence[Measured], ceilings: Ceilings | None) -> str:
         f"{'row':44} {'ours us':>9} {'peer us':>9} {'ratio (20 % to 80 %)':>22} "
         f"{'floor us':>9} {'of floor':>8}  peer"
     )
-    for it in rows:
-        if it.ours is None:
-            lines.append(f"{it.key:44} {it.verdict}")
+    for row in rows:
+        if row.ours is None:
+            lines.append(f"{row.key:44} {row.verdict}")
             continue
-        peer = f"{it.peer[0] * 1e6:9.2f}" if it.peer else f"{'':9}"
-        ratio = "{:.2f} ({:.2f} to {:.2f})".format(*it.ratio) if it.ratio else ""
-        least = it.floor or math.nan
+        peer = f"{row.peer[0] * 1e6:9.2f}" if row.peer else f"{'':9}"
+        ratio = "{:.2f} ({:.2f} to {:.2f})".format(*row.ratio) if row.ratio else ""
+        minimum = row.floor or math.nan
         lines.append(
-            f"{it.key:44} {it.ours[0] * 1e6:9.2f} {peer} {ratio:>22} {least * 1e6:9.2f} "
-            f"{least / it.ours[0]:>7.0%}  {it.peer_name}, by {it.bound}"
-            + (f"  [{it.note.strip()}]" if it.note else "")
+            f"{row.key:44} {row.ours[0] * 1e6:9.2f} {peer} {ratio:>22} {minimum * 1e6:9.2f} "
+            f"{minimum / row.ours[0]:>7.0%}  {row.peer_name}, by {row.bound}"
+            + (f"  [{row.note.strip()}]" if row.note else "")
         )
     return "\n".join(lines)
 
 
 def floors(rows: Sequence[Row], ceilings: Ceilings) -> str:
-    """What rows ask for and the least that takes, as a table in Markdown. Nothing is measured."""
+    """Make a Markdown table of the work of rows and their minimum times. Nothing is measured."""
     lines = ["| row | MFLOP | MB | floor, us | bound by |", "|---|---|---|---|---|"]
     for row in rows:
-        needed, least = work(row), floor(row, ceilings)
+        needed, minimum = work(row), floor(row, ceilings)
         lines.append(
             f"| {row.key} | {needed.flops / 1e6:.1f} | {needed.bytes / 1e6:.2f} | "
-            f"{least.seconds * 1e6:.2f} | {least.bound} |"
+            f"{minimum.seconds * 1e6:.2f} | {minimum.bound} |"
         )
     return "\n".join(lines)
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What was asked for, and what came out.
+    """A goal and its measured value.
 
     Attributes:
-        text: what was asked for.
-        wanted: at least this.
-        value: what came out; ``None`` where nothing was measured.
-        missing: rows of it that have no time.
+        text: Description of the goal.
+        wanted: Minimum value.
+        value: Measured value; ``None`` if nothing was measured.
+        missing: Number of its rows that have no time.
     """
 
     text: str
@@ -166,14 +168,14 @@ class Goal:
 def goals(
     rows: Sequence[Measured], ceilings: Ceilings | None, epoch: float | None = None
 ) -> list[Goal]:
-    """What was asked for of a GPU, beside what was measured.
+    """Compare the results with the goals for a GPU.
 
     Args:
-        rows: what was measured.
-        ceilings: of the device.
-        epoch: how many times as fast as eager PyTorch an epoch is.
+        rows: Results of the rows.
+        ceilings: Peak rates of the device.
+        epoch: Time of an epoch in eager PyTorch divided by ours.
     """
-    known = {it.key: it for it in rows}
+    known = {row.key: row for row in rows}
     copied = ceilings.bytes if ceilings else math.inf
 
     def goal(
@@ -185,15 +187,15 @@ def goals(
     ) -> Goal:
         named = [row.key for row in ROWS if rule(row)]
         found = [value(known[key]) for key in named if key in known]
-        values = [it for it in found if it is not None]
+        values = [one for one in found if one is not None]
         missing = len(named) - len(values)
         return Goal(text, wanted, join(values) if values else None, missing)
 
-    def ratio(it: Measured) -> float | None:
-        return it.ratio[0] if it.ratio else None
+    def ratio(row: Measured) -> float | None:
+        return row.ratio[0] if row.ratio else None
 
-    def share(it: Measured) -> float | None:
-        return it.bytes / it.ours[0] / copied if it.ours else None
+    def share(row: Measured) -> float | None:
+        return row.bytes / row.ours[0] / copied if row.ours else None
 
     def narrow(row: Row) -> bool:
         few = min(row.weights[2:], default=0) <= 32
@@ -204,7 +206,7 @@ def goals(
 
     found = [
         goal(
-            f"block forward and full at batch {LARGE}, times as fast as compiled cuDNN, the least",
+            f"block forward and full at batch {LARGE}, times as fast as compiled cuDNN, minimum",
             2.0,
             lambda row: row.op == "block" and row.large,
             ratio,
@@ -218,21 +220,21 @@ def goals(
             lambda values: float(np.exp(np.mean(np.log(values)))),
         ),
         goal(
-            "tf32 and bfloat16 convolution, the least",
+            "tf32 and bfloat16 convolution, minimum",
             0.8,
             lambda row: row.precision != "float32",
             ratio,
             min,
         ),
         goal(
-            f"pools at batch {LARGE}, share of the copy's bandwidth, the least",
+            f"pools at batch {LARGE}, share of the copy bandwidth, minimum",
             0.9,
             lambda row: pool(row) and row.large,
             share,
             min,
         ),
         goal(
-            "pools at their own batch, share of the copy's bandwidth, the least",
+            "pools at their own batch, share of the copy bandwidth, minimum",
             0.9,
             lambda row: pool(row) and not row.large,
             share,
@@ -240,8 +242,8 @@ def goals(
         ),
         Goal("epoch of lenet, batch 1024, times as fast as eager PyTorch", 1.5, epoch),
     ]
-    checked = [it for it in rows if not it.verdict.startswith("FAILED")]
-    right = sum(it.verdict == "right" for it in checked)
+    checked = [row for row in rows if not row.verdict.startswith("FAILED")]
+    right = sum(row.verdict == "right" for row in checked)
     rate = right / len(checked) if checked else None
-    text = "rows that are right, and the same bits when computed again, share"
+    text = "share of rows that are right, with the same bits when computed again"
     return [*found, Goal(text, 1.0, rate, len(ROWS) - len(checked))]

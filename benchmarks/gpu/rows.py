@@ -1,8 +1,8 @@
-"""The table of bench_gpu.py: which case, which pass, at which batch and precision.
+"""Rows of the table of bench_gpu.py: a case, a pass, a batch and a precision each.
 
-The shapes are those of cases.py, SAME padding. A row's key is ``case.op.pass``, with ``@batch``
-behind the case where it is not the case's own, and ``.tf32`` or ``.bfloat16`` at the end where it
-is not float32: ``r64@256.convolution.forward.tf32``.
+The shapes are those of cases.py, with SAME padding. The key of a row is ``case.op.pass``. Another
+batch than that of the case is added as ``@batch`` after the case, and another precision than
+float32 as ``.tf32`` or ``.bfloat16`` at the end: ``r64@256.convolution.forward.tf32``.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ GRADIENTS = ("grad_inputs", "grad_weights")
 
 @dataclass(frozen=True)
 class Row:
-    """What is computed in one line of the table.
+    """One row of the table.
 
     Attributes:
-        case: name of the case.
+        case: Name of the case.
         op: ``"convolution"``, ``"depthwise"``, ``"block"`` (convolution, bias, ReLU and a max pool
             of 2x2), ``"max"`` or ``"average"`` (pools).
-        which: the pass. ``"forward"``; of convolutions ``"grad_inputs"`` and ``"grad_weights"``;
-            of a block ``"full"``: forward and all gradients; of a pool ``"backward"``.
-        inputs: (N, H, W, C).
-        weights: (KH, KW, C, F); of a depthwise convolution (KH, KW, C, 1); ``()`` of a pool.
-        stride: of the convolution.
-        grad_inputs: whether ``full`` has the gradient of the inputs; a first layer needs none.
+        which: Pass: ``"forward"``, ``"grad_inputs"`` or ``"grad_weights"`` (convolutions),
+            ``"full"`` (a block, forward and all gradients) or ``"backward"`` (pools).
+        inputs: Shape of the inputs, (N, H, W, C).
+        weights: Shape of the weights: (KH, KW, C, F), or (KH, KW, C, 1) of a depthwise
+            convolution, or ``()`` of a pool.
+        stride: Stride of the convolution.
+        grad_inputs: Whether ``full`` includes the gradient of the inputs. A first layer does not.
         precision: ``"float32"``, ``"tf32"`` or ``"bfloat16"``.
-        batch: N, where it is not the case's own.
+        batch: N, if it differs from that of the case.
     """
 
     case: str
@@ -52,27 +53,27 @@ class Row:
 
     @property
     def key(self) -> str:
-        """The row's name, the same in every run."""
+        """Name of the row, the same in every run."""
         at = "" if self.batch is None else f"@{self.batch}"
         precision = "" if self.precision == "float32" else f".{self.precision}"
         return f"{self.case}{at}.{self.op}.{self.which}{precision}"
 
     @property
     def filters(self) -> int:
-        """Channels of the outputs."""
+        """Number of channels of the outputs."""
         if self.op in ("convolution", "block"):
             return self.weights[3]
         return self.inputs[3]
 
     @property
     def convolved(self) -> Shape:
-        """(N, OH, OW, F) of the convolution; of a pool, its inputs."""
+        """Shape of the outputs of the convolution, (N, OH, OW, F), or of the inputs of a pool."""
         rows, columns = (-(-size // self.stride) for size in self.inputs[1:3])
         return (self.inputs[0], rows, columns, self.filters)
 
     @property
     def outputs(self) -> Shape:
-        """The shape of the outputs."""
+        """Shape of the outputs."""
         if self.op in ("convolution", "depthwise"):
             return self.convolved
         images, rows, columns, filters = self.convolved
@@ -80,11 +81,11 @@ class Row:
 
     @property
     def large(self) -> bool:
-        """The batch is larger than the case's own."""
+        """Whether the batch is larger than that of the case."""
         return self.batch is not None
 
     def with_batch(self, images: int) -> Row:
-        """The same with another number of images."""
+        """Return the row with another number of images."""
         return replace(self, inputs=(images, *self.inputs[1:]), batch=images)
 
 
@@ -97,7 +98,7 @@ def _rows() -> tuple[Row, ...]:
         )
         blocks += [row, replace(row, which="full")]
         plain = replace(row, op="convolution", grad_inputs=True)
-        convolutions += [replace(plain, which=it) for it in ("forward", *GRADIENTS)]
+        convolutions += [replace(plain, which=which) for which in ("forward", *GRADIENTS)]
         if case.name in TENSOR_CORES:
             large = plain.with_batch(TENSOR_CORE_BATCH)
             tensor_cores += [
@@ -108,19 +109,19 @@ def _rows() -> tuple[Row, ...]:
     for case in DEPTHWISE:
         weights = (case.window, case.window, case.channels, 1)
         row = Row(case.name, "depthwise", "forward", case.input_shape, weights)
-        convolutions += [replace(row, which=it) for it in ("forward", *GRADIENTS)]
+        convolutions += [replace(row, which=which) for which in ("forward", *GRADIENTS)]
     for case in POOLS:
         for op in ("max", "average"):
             row = Row(case.name, op, "forward", case.input_shape)
             pools += [row, replace(row, which="backward")]
     large_blocks = [row.with_batch(LARGE) for row in blocks if row.case in LARGE_BLOCKS]
     large_pools = [row.with_batch(LARGE) for row in pools if row.case != "pool_stem"]
-    # What a goal is about comes first: the time may not suffice for all.
+    # Rows of the goals come first, because the time may not be enough for all rows.
     return (*large_blocks, *convolutions, *tensor_cores, *large_pools, *pools, *blocks)
 
 
 ROWS = _rows()
-# One of each kind; two minutes.
+# A few rows of each op, which take two minutes.
 SHORT = (
     "seed1@4096.block.forward",
     "seed2@4096.block.full",
@@ -135,20 +136,20 @@ SHORT = (
 
 
 def select(patterns: Sequence[str], rows: Sequence[Row] = ROWS) -> list[Row]:
-    """The rows that one of the patterns names, in the order of the table.
+    """Select the rows that a pattern names, in the order of the table.
 
     Args:
-        patterns: case names (``seed1``, whatever its batch), keys, or keys with ``*``.
-        rows: to choose from.
+        patterns: Names of cases (``seed1``, with any batch), keys, or keys with ``*``.
+        rows: Rows to choose from.
 
     Raises:
-        ValueError: a pattern names none.
+        ValueError: A pattern names no row.
     """
     found = set()
     for pattern in patterns:
-        named = {it for it in rows if pattern == it.case or fnmatchcase(it.key, pattern)}
+        named = {row for row in rows if pattern == row.case or fnmatchcase(row.key, pattern)}
         if not named:
-            cases = ", ".join(dict.fromkeys(it.case for it in rows))
+            cases = ", ".join(dict.fromkeys(row.case for row in rows))
             raise ValueError(
                 f"{pattern!r} names no row. Expected a case ({cases}), or a key such as "
                 f"{rows[0].key}, which may hold *"
@@ -159,30 +160,30 @@ def select(patterns: Sequence[str], rows: Sequence[Row] = ROWS) -> list[Row]:
 
 @dataclass(frozen=True)
 class Work:
-    """What a pass has to do at least: ``flops``, and ``bytes`` read and written."""
+    """Minimum work of a pass: ``flops``, and ``bytes`` read and written."""
 
     flops: int
     bytes: int
 
 
 def work(row: Row) -> Work:
-    """What a row asks for, each tensor moved once; operands and results are float32.
+    """Count the work of a row, with each tensor moved once. Operands and results are float32.
 
-    A product counts as two operations, as does each cell of an average; a max pool compares. Behind
-    a pool one pixel in four has a gradient. A winner is a byte. ``cnnforge.benchmarking.work``
-    counts the same for Keras layers.
+    A multiply-add counts as two operations. Each cell of a pooling window counts as one addition or
+    comparison. After a pool one pixel in four has a gradient. An argmax is one byte.
+    ``cnnforge.benchmarking.work`` counts the same for Keras layers.
     """
     inputs, outputs, weights = prod(row.inputs), prod(row.outputs), prod(row.weights)
     if row.op in ("max", "average"):
-        winners = outputs if row.op == "max" else 0
+        argmax = outputs if row.op == "max" else 0
         if row.which == "forward":
-            # The winners are there for the gradient: a definition of the outputs needs none.
+            # Only the gradient needs the argmax, so it does not count here.
             return Work(4 * outputs, 4 * (inputs + outputs))
         flops = outputs if row.op == "max" else 4 * outputs
-        return Work(flops, 4 * (inputs + outputs) + winners)
+        return Work(flops, 4 * (inputs + outputs) + argmax)
     products = 2 * prod(row.convolved[:3]) * weights
     if row.op != "block":
-        # Each of the three passes reads two of the tensors and writes the third.
+        # Each of the three passes reads two of the three tensors and writes the third.
         return Work(products, 4 * (inputs + outputs + weights))
     weights += row.filters  # The bias.
     forward = Work(products + 4 * outputs, 4 * (inputs + weights + outputs))

@@ -1,8 +1,9 @@
-"""Rows measured in a process of their own, which may die or hang without taking the rest along.
+"""Measurement of rows in a worker process, which may die or hang without ending the session.
 
-The worker prints one JSON object a line: ``{"about", "ceilings"}`` first, ``{"begin": key}`` and
-``{"row": ...}`` for each row, ``{"done": true}`` at the end. A kernel that reads where it must not
-spoils the process's device: the row fails, and a new worker goes on with the next one.
+The worker prints one JSON object per line: ``{"about", "ceilings"}`` first, ``{"begin": key}`` and
+``{"row": ...}`` for each row, and ``{"done": true}`` at the end. After a kernel with an invalid
+address the worker cannot use the device any more. The row then fails, and a new worker continues
+with the next one.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ from typing import Any
 from gpu.ceilings import Ceilings
 from gpu.measure import Measured, from_json
 
-# Seconds without a word: compiling for the device and PyTorch's compiler take less.
+# Limit in seconds on the silence of a worker. The compilers take less.
 PATIENCE = 90.0
 _LAST_ROW = 20.0
 
 
 @dataclass
 class Session:
-    """What is known so far.
+    """Results so far.
 
     Attributes:
-        rows: as far as they were measured.
-        about: the device and the versions.
-        ceilings: of the device.
-        problems: what went wrong besides, a line each.
-        not_measured: keys that no time was left for.
+        rows: Rows that were measured.
+        about: The device and the versions.
+        ceilings: Peak rates of the device.
+        problems: Other problems, one line each.
+        not_measured: Keys of the rows for which no time was left.
     """
 
     rows: list[Measured] = field(default_factory=list)
@@ -53,15 +54,17 @@ def measure_all(
     deadline: float = float("inf"),
     patience: float = PATIENCE,
 ) -> None:
-    """Measure rows, with as many workers one after the other as it takes.
+    """Measure rows. Workers run one after the other until all rows are done.
 
     Args:
-        session: what is known; added to.
-        keys: of the rows, in their order.
-        command: starts a worker for so many keys, with ceilings that are known already.
-        changed: told whenever something is known; the row, if it is one.
-        deadline: by ``time.monotonic``; no row begins after it.
-        patience: seconds without a word after which a worker is ended.
+        session: Results, to which this function adds.
+        keys: Keys of the rows in order.
+        command: Function that makes the command of a worker from the keys that are left and the
+            peak rates, if they are known.
+        changed: Function that is called with the session after every change, and with the new row
+            or ``None``.
+        deadline: Time by ``time.monotonic`` after which no row starts.
+        patience: Silence in seconds after which a worker is ended.
     """
     left, failed_starts = list(keys), 0
     while left and time.monotonic() < deadline:
@@ -83,7 +86,7 @@ def _one_worker(
     deadline: float,
     patience: float,
 ) -> str:
-    """Run one worker, which takes what it deals with from ``left``; returns what went wrong."""
+    """Run one worker and remove its rows from ``left``. Returns the problem, or an empty text."""
     worker = subprocess.Popen(
         command(left, session.ceilings), stdout=subprocess.PIPE, text=True, bufsize=1
     )
@@ -103,7 +106,7 @@ def _one_worker(
     try:
         while True:
             try:
-                # A row that has begun before the deadline may take so much longer.
+                # A row that started before the deadline may take this much longer.
                 ends = deadline + _LAST_ROW - time.monotonic()
                 line = lines.get(timeout=max(min(patience, ends), 1))
             except queue.Empty:
@@ -154,19 +157,19 @@ def work(
     ceilings: Ceilings | None = None,
     seconds: float = float("inf"),
 ) -> int:
-    """The worker: measure rows one after the other and say what comes out.
+    """Measure rows one after the other in the worker process, and send messages.
 
     Args:
-        keys: of the rows.
-        device: where.
-        row_of: from a key to the row.
-        measure: ``measure(row, device, ceilings)``.
-        say: is given each message.
-        ceilings: of the device, where they are known.
-        seconds: after which no row begins.
+        keys: Keys of the rows.
+        device: Device that computes them.
+        row_of: Function from a key to the row.
+        measure: Function ``measure(row, device, ceilings)``.
+        say: Function that sends a message.
+        ceilings: Peak rates of the device, if they are known.
+        seconds: Time in seconds after which no row starts.
 
     Returns:
-        The exit code: 0; 3 after a row that has spoiled the device.
+        The exit code: 0, or 3 after a row that made the device unusable.
     """
     begun = time.monotonic()
     known = ceilings or device.ceilings()

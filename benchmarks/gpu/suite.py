@@ -1,4 +1,4 @@
-"""The parity suite, ``pytest -m gpu``, and the same under compute-sanitizer."""
+"""Runs of the parity suite, ``pytest -m gpu``, plain and under compute-sanitizer."""
 
 from __future__ import annotations
 
@@ -19,19 +19,28 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 KERNELS = "tests/cnnforge_kernels/cuda"
-# They go through Keras' layers, under its torch backend.
-LAYERS = ("tests/cnnforge_plugins/layers/test_torch_cuda.py", "tests/cnnforge/ops/test_torch.py")
-# Their names say which tests are large.
+# These tests use the Keras layers, under the torch backend.
+LAYERS = (
+    "tests/cnnforge_plugins/layers/test_torch_cuda.py",
+    "tests/cnnforge/ops/torch/test_torch.py",
+)
+# The names of large tests contain "large".
 SMALL = "not large"
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 _FOLDERS = (ROOT, ROOT / "kernels", ROOT / "plugins", ROOT / "benchmarks")
-# Processes that test at a time: most of what they do is compiling, on the CPU.
-_PROCESSES = 8
+# Limit on the test processes, which mostly compile on the CPU.
+_MAX_PROCESSES = 8
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Attributes: ``name``, ``verdict`` (``passed``, ``FAILED``, ``skipped``), ``text``."""
+    """Outcome of a suite.
+
+    Attributes:
+        name: Name of the suite.
+        verdict: ``"passed"``, ``"FAILED"`` or ``"skipped"``.
+        text: Details.
+    """
 
     name: str
     verdict: str
@@ -42,20 +51,20 @@ class Outcome:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The variables of a process that finds this repository's packages, installed or not."""
+    """Return variables with which a process finds the packages of this repository."""
     known = os.environ.get("PYTHONPATH", "")
     paths = [*map(str, _FOLDERS), *([known] if known else [])]
-    # pytest cuts its last lines to the width: what failed stands there, and then why.
+    # pytest cuts its last lines, with the reasons of failures, to this width.
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "250", **more}
 
 
 def command(*paths: str, parallel: bool = True, tests: str | None = None) -> list[str]:
-    """The command of the suite; ``tests`` is an expression for pytest's ``-k``."""
+    """Make the command of a suite. ``tests`` is an expression for ``pytest -k``."""
     made = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-rfEs", "-p", "no:cacheprovider"]
-    # With versions of other packages than this repository is tested with, their warnings differ.
+    # Other versions of packages give other warnings, which must not be errors.
     made += ["-W", "default", "--durations", "5"]
     if parallel and find_spec("xdist"):
-        made += ["-n", str(min(_PROCESSES, os.cpu_count() or 1))]
+        made += ["-n", str(min(_MAX_PROCESSES, os.cpu_count() or 1))]
     return [*made, *(["-k", tests] if tests else []), *paths]
 
 
@@ -65,9 +74,9 @@ def parity(
     """Run the suite of the kernels.
 
     Args:
-        seconds: at most; ``None`` for as long as it takes.
-        tests: only these, as for pytest's ``-k``.
-        log: the folder for what it prints.
+        seconds: Time limit; ``None`` without a limit.
+        tests: Expression for ``pytest -k`` that selects tests.
+        log: Folder for the output.
     """
     made = command(KERNELS, tests=tests)
     return _run("parity of the kernels", made, environment(), seconds, log)
@@ -76,7 +85,7 @@ def parity(
 def layers(
     seconds: float | None = None, tests: str | None = None, log: Path | None = None
 ) -> Outcome:
-    """Run the suite of the layers, where Keras is installed; the arguments are ``parity``'s."""
+    """Run the suite of the layers if Keras is installed. The arguments are those of ``parity``."""
     name = "parity of the layers"
     if find_spec("keras") is None:
         text = "Keras is not installed; the layers' tests need it, with its torch backend"
@@ -86,16 +95,16 @@ def layers(
 
 
 def compiled(capability: tuple[int, int], folder: Path) -> Iterator[Outcome]:
-    """Compile the kernels of the suite for a machine that may have no compiler; needs no device.
+    """Compile the kernels of the suite for a machine that may have no compiler, without a device.
 
     Args:
-        capability: of that machine's device.
-        folder: where to.
+        capability: Compute capability of the device of that machine.
+        folder: Folder for the kernels.
     """
-    plugin = ["-p", "gpu.dry_suite", "--compile-for", "{}.{}".format(*capability)]
+    plugin = ["-p", "gpu.dry_run_plugin", "--compile-for", "{}.{}".format(*capability)]
     plugin += ["--cubins", str(folder)]
     yield _run("kernels of the suite", [*command(KERNELS), *plugin], environment(), None)
-    # What the layers launch on a device they launch on its stand-in as well.
+    # The layers launch the same kernels in the dry run.
     made = [*command(LAYERS[0]), *plugin, "-m", "not gpu", "-k", "what_is_launched"]
     if find_spec("keras") and find_spec("torch"):
         variables = environment(KERAS_BACKEND="torch")
@@ -111,14 +120,14 @@ def sanitize(
     tests: str | None = None,
     log: Path | None = None,
 ) -> Iterator[Outcome]:
-    """Run the suite of the kernels under tools of compute-sanitizer, all of them at a time.
+    """Run the suite of the kernels under tools of compute-sanitizer, all at the same time.
 
     Args:
-        tools: of ``TOOLS``.
-        seconds: at most; ``None`` for as long as it takes.
-        tests: which, as for pytest's ``-k``; the small ones by default. Under a tool a kernel takes
-            some hundred times as long.
-        log: the folder for what they print.
+        tools: Names from ``TOOLS``.
+        seconds: Time limit; ``None`` without a limit.
+        tests: Expression for ``pytest -k`` that selects tests; the small ones by default. Under a
+            tool a kernel takes about a hundred times as long.
+        log: Folder for the output.
     """
     program = shutil.which("compute-sanitizer")
     if program is None:
@@ -157,7 +166,7 @@ def _run(
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            # With the processes that it has started: they would hold the device.
+            # Also end the processes that it started, which would keep the device busy.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(started.pid, signal.SIGKILL)
             started.wait()
@@ -174,15 +183,16 @@ def _run(
 
 
 def judge(name: str, code: int, output: str) -> Outcome:
-    """What a run of pytest, alone or under a tool, says.
+    """Judge the output of a run of pytest, alone or under a tool.
 
-    A run in which nothing was tested has not passed.
+    A run without any test has not passed.
     """
     lines = [line for line in output.splitlines() if line.strip()]
     counts = re.compile(r"\d+ (passed|failed|skipped|errors?)\b.* in [\d.]+")
-    summary = next((it for it in reversed(lines) if counts.search(it)), "")
-    tool = [it.strip("= ") for it in lines if "ERROR SUMMARY" in it or "RACECHECK SUMMARY" in it]
-    text = "; ".join(it for it in (summary.strip("= "), *tool) if it)
+    summary = next((line for line in reversed(lines) if counts.search(line)), "")
+    summaries = "ERROR SUMMARY", "RACECHECK SUMMARY"
+    tool = [line.strip("= ") for line in lines if any(word in line for word in summaries)]
+    text = "; ".join(part for part in (summary.strip("= "), *tool) if part)
     if code == 0 and re.search(r"\d+ passed", summary):
         return Outcome(name, "passed", text)
     if code == 0:

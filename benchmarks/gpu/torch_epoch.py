@@ -1,8 +1,9 @@
-"""An epoch of LeNet in PyTorch: with our blocks, a step in one CUDA graph; and as users write it.
+"""An epoch of LeNet in PyTorch, with our blocks and without.
 
-Both train the network of bench_training.py with Adam on the same images. Ours exchanges its two
-blocks (convolution, ReLU, pool) for our kernels and replays one graph for each step; the peers are
-the plain loop, in both layouts, and, to tell the two apart, the plain network in a graph.
+All variants train the network of bench_training.py with Adam on the same images. Ours computes the
+two blocks (convolution, ReLU, pool) with our kernels and replays one CUDA graph per step. The peers
+are the plain loop in both layouts, and the plain network in a graph, which shows how much the graph
+alone gains.
 """
 
 from __future__ import annotations
@@ -25,34 +26,34 @@ _OPTIONS = (1, 1), True, (1, 1), 1, (2, 2)
 
 
 def block(run: Callable[[list[Call]], None]) -> Any:
-    """An autograd function: convolution (SAME), bias, ReLU and a max pool of 2x2, by our kernels.
+    """Make an autograd function of convolution (SAME), bias, ReLU and a max pool of 2x2.
 
     Args:
-        run: runs calls of ``cnnforge_kernels.cuda.launch`` on tensors.
+        run: Function that runs calls of ``cnnforge_kernels.cuda.launch`` on tensors.
     """
 
     class Block(torch.autograd.Function):
-        """(N, H, W, C), (KH, KW, C, F), (F,) -> (N, H // 2, W // 2, F)."""
+        """Function (N, H, W, C), (KH, KW, C, F), (F,) -> (N, H // 2, W // 2, F)."""
 
         @staticmethod
         def forward(context: Any, x: Any, w: Any, b: Any) -> Any:
             shape = (x.shape[0], x.shape[1] // 2, x.shape[2] // 2, w.shape[3])
             outputs = x.new_empty(shape)
-            winners = torch.empty(shape, dtype=torch.uint8, device=x.device)
-            run([Call("conv_block_forward", (x, w, b, *_OPTIONS, outputs, winners))])
-            context.save_for_backward(x, w, winners)
+            argmax = torch.empty(shape, dtype=torch.uint8, device=x.device)
+            run([Call("conv_block_forward", (x, w, b, *_OPTIONS, outputs, argmax))])
+            context.save_for_backward(x, w, argmax)
             return outputs
 
         @staticmethod
         def backward(context: Any, *gradients: Any) -> Any:
-            x, w, winners = context.saved_tensors
+            x, w, argmax = context.saved_tensors
             g = gradients[0].contiguous()
             grad_w, grad_b = torch.empty_like(w), w.new_empty(w.shape[3])
-            made = (x, w, grad_b, winners, *_OPTIONS, g, grad_w, grad_b)
+            made = (x, w, grad_b, argmax, *_OPTIONS, g, grad_w, grad_b)
             found = [Call("conv_block_grad_weights", made)]
             grad_x = torch.empty_like(x) if context.needs_input_grad[0] else None
             if grad_x is not None:
-                found.append(Call("conv_block_grad_inputs", (x, w, winners, *_OPTIONS, g, grad_x)))
+                found.append(Call("conv_block_grad_inputs", (x, w, argmax, *_OPTIONS, g, grad_x)))
             run(found)
             return grad_x, grad_w, grad_b
 
@@ -73,7 +74,7 @@ class LeNet(nn.Module):
         self.dense, self.head = plain.dense, plain.head
 
     def forward(self, images: Any) -> Any:
-        """The logits."""
+        """Compute the logits."""
         for name in ("conv1", "conv2"):
             weights, bias = getattr(self, f"{name}_weights"), getattr(self, f"{name}_bias")
             images = functional.dropout(self._block(images, weights, bias), 0.25, self.training)
@@ -82,21 +83,21 @@ class LeNet(nn.Module):
 
 
 class Epoch:
-    """An epoch: a random order, and for each batch a step.
+    """An epoch of training in random order, with one step per batch.
 
     Args:
-        model: takes (N, H, W, C) pixels, or (N, C, H, W) where ``form`` is given.
-        images: (N, H, W, C) uint8, on the device.
-        labels: (N,) int64, on the device.
-        form: PyTorch's memory format.
-        graph: whether to capture the step into a CUDA graph.
+        model: Model for (N, H, W, C) pixels, or for (N, C, H, W) if ``form`` is given.
+        images: Images (N, H, W, C) uint8 on the device.
+        labels: Labels (N,) int64 on the device.
+        form: Memory format of PyTorch.
+        graph: Whether to capture the step into a CUDA graph.
     """
 
     def __init__(
         self, model: Any, images: Any, labels: Any, form: Any = None, graph: bool = False
     ) -> None:
         self._model = model.train()
-        # Adam counts its steps on the device where a graph is to hold it.
+        # Adam must count its steps on the device for a graph.
         self._optimizer = torch.optim.Adam(model.parameters(), 0.001, capturable=graph)
         self._form = form
         self._images, self._labels = images, labels
@@ -130,7 +131,7 @@ class Epoch:
         return graph
 
     def __call__(self) -> float:
-        """Train for an epoch; returns the mean loss."""
+        """Train for an epoch. Returns the mean loss."""
         self._total.zero_()
         count = len(self._labels) // BATCH * BATCH
         order = torch.randperm(len(self._labels), device=self._labels.device)[:count]
@@ -145,13 +146,13 @@ class Epoch:
 
 
 def epochs(device: Any, where: str, graphs: bool, count: int) -> dict[str, Callable[[], float]]:
-    """What is timed, by name: ours first.
+    """Make the epochs to time, by name, ours first.
 
     Args:
-        device: runs our calls.
-        where: PyTorch's name of the device.
-        graphs: whether there are CUDA graphs.
-        count: images of an epoch.
+        device: Device that runs our calls.
+        where: Name of the device in PyTorch.
+        graphs: Whether to use CUDA graphs.
+        count: Number of images per epoch.
     """
     random = np.random.default_rng(0)
     images = torch.from_numpy(random.integers(0, 256, (count, 28, 28, 1), np.uint8)).to(where)
@@ -180,21 +181,21 @@ def measure(
     rounds: int = 11,
     images: int = IMAGES,
 ) -> dict[str, Any]:
-    """Time an epoch of each, in turn.
+    """Time the epochs of all variants alternately.
 
     Args:
-        device: runs our calls.
-        where: PyTorch's name of the device.
-        graphs: whether there are CUDA graphs.
-        rounds: epochs of each.
-        images: of an epoch.
+        device: Device that runs our calls.
+        where: Name of the device in PyTorch.
+        graphs: Whether to use CUDA graphs.
+        rounds: Number of epochs per variant.
+        images: Number of images per epoch.
 
     Returns:
-        ``lines`` to print, and ``ratio``: how many times as fast as eager PyTorch in its faster
-        layout ours is.
+        ``lines`` to print, and ``ratio``: the time of eager PyTorch in its faster layout divided by
+        ours.
 
     Raises:
-        ValueError: a network does not learn: the loss is not finite.
+        ValueError: The loss of a network is not finite.
     """
     runs = epochs(device, where, graphs, images)
     for name, run in runs.items():
@@ -205,8 +206,8 @@ def measure(
     eager = [name for name in runs if name.startswith("eager")]
     peer = min(eager, key=lambda name: timings[name].median)
     lines = [
-        f"{name:28} {it.median * 1e3:8.2f} ms ({it.p20 * 1e3:.2f} to {it.p80 * 1e3:.2f})"
-        for name, it in timings.items()
+        f"{name:28} {taken.median * 1e3:8.2f} ms ({taken.p20 * 1e3:.2f} to {taken.p80 * 1e3:.2f})"
+        for name, taken in timings.items()
     ]
     found = ratio(times[peer], times[OURS])
     over_graph = ratio(times[GRAPH], times[OURS])

@@ -1,9 +1,9 @@
-"""The peer: what a row computes, in PyTorch, which asks cuDNN; each layout is a peer of its own.
+"""Peers: variants of a row in PyTorch, which uses cuDNN. Each layout is a separate peer.
 
-A convolution's passes are PyTorch's own (``aten``), one at a time; a block is compiled by
-``torch.compile`` (the un-compiled one takes part, should that be faster). ``cudnn.benchmark`` is
-on. Operands of a bfloat16 row lie as bfloat16 in PyTorch's memory, as its users have them, while
-our kernels read float32 and round.
+The passes of a convolution are those of PyTorch (``aten``), one at a time. A block is compiled by
+``torch.compile``; the variant without compilation takes part too. ``cudnn.benchmark`` is on. In a
+bfloat16 row the tensors of PyTorch are bfloat16, as its users have them, while our kernels read
+float32 and round.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Ready:
     """A row with its tensors.
 
     Attributes:
-        run: computes it, and returns its results as PyTorch has them.
-        named: those as ours are: by name, NHWC and HWIO float32.
+        run: Function that computes the row and returns the results of PyTorch.
+        named: Function that converts these to named results, NHWC and HWIO float32.
     """
 
     run: Callable[[], Any]
@@ -40,9 +40,9 @@ class Variant:
     """One way to compute a row.
 
     Attributes:
-        name: ``"channels_last"``, ``"compiled contiguous"``, ...
-        comparable: it computes the same values as ours.
-        make: from float32 tensors by name, NHWC and HWIO, on the device to compute on.
+        name: Name such as ``"channels_last"`` or ``"compiled contiguous"``.
+        comparable: Whether it computes the same values as our kernels.
+        make: Function from named float32 tensors, NHWC and HWIO on the device, to a ``Ready``.
     """
 
     name: str
@@ -50,18 +50,18 @@ class Variant:
     make: Callable[[Mapping[str, Any]], Ready]
 
     def distance(self, ready: Ready, ours: Mapping[str, Any], names: Iterable[str]) -> float:
-        """How far its results are from ours, the worst of them: ``|ours - its| / |its|``."""
+        """Compute the maximum distance of its results from ours, ``|ours - its| / |its|``."""
         found = ready.named(ready.run())
         apart = [distance(ours[name], found[name]) for name in names if name in found]
-        # A NaN is as far as can be; `max` may pass over one.
-        return max(it if it == it else float("inf") for it in apart)
+        # A NaN counts as infinite, because `max` may skip it.
+        return max(one if one == one else float("inf") for one in apart)
 
 
 def padding(row: Row) -> int | None:
-    """PyTorch's padding, the same on both sides; ``None`` where SAME pads unevenly.
+    """Return the padding of PyTorch, the same on both sides; ``None`` if SAME pads unevenly.
 
-    A window of 7 with a stride of 2 on 112 pixels: SAME pads 2 before and 3 behind. PyTorch's users
-    pad 3 on both sides, which is as much work and gives other values.
+    For a window of 7 with a stride of 2 on 112 pixels, SAME pads 2 before and 3 after. Users of
+    PyTorch pad 3 on both sides, which is the same work and gives other values.
     """
     window, before = row.weights[0], set()
     for size, count in zip(row.inputs[1:3], row.convolved[1:3], strict=True):
@@ -72,13 +72,14 @@ def padding(row: Row) -> int | None:
 
 
 def variants(row: Row, compiler: str = "inductor") -> list[Variant]:
-    """Every way in which PyTorch computes a row; a block is compiled, too.
+    """Return all variants of a row in PyTorch.
 
-    What was compiled for another row is forgotten: PyTorch gives a function up after eight shapes.
+    Compiled code of other rows is dropped, because PyTorch stops compiling a function after eight
+    shapes.
 
     Args:
-        row: the row.
-        compiler: backend of ``torch.compile``.
+        row: The row.
+        compiler: Backend of ``torch.compile``.
     """
     if row.op in ("max", "average"):
         return [Variant(name, True, partial(_pool, row, form)) for name, form in LAYOUTS.items()]
@@ -105,7 +106,7 @@ def _images(row: Row, tensor: Any, form: Any) -> Any:
     made = tensor.permute(0, 3, 1, 2)
     if row.precision == "bfloat16":
         made = made.to(torch.bfloat16)
-    # `contiguous` returns one channel as it is, whose strides fit either layout.
+    # `contiguous` returns a tensor of one channel unchanged, because its strides fit both layouts.
     return made.clone(memory_format=form)
 
 
@@ -141,7 +142,7 @@ def _convolution(row: Row, form: Any, arrays: Mapping[str, Any]) -> Ready:
             with torch.no_grad():
                 return functional.conv2d(x, w, None, step, around, 1, groups)
 
-        return Ready(forward, lambda it: {"outputs": _nhwc(it)})
+        return Ready(forward, lambda outputs: {"outputs": _nhwc(outputs)})
     g = _images(row, arrays["grad_outputs"], form)
     mask = [row.which == "grad_inputs", row.which == "grad_weights", False]
 
@@ -150,10 +151,10 @@ def _convolution(row: Row, form: Any, arrays: Mapping[str, Any]) -> Ready:
             g, x, w, None, step, around, [1, 1], False, [0, 0], groups, mask
         )
 
-    def named(it: Any) -> dict[str, Any]:
+    def named(raw: Any) -> dict[str, Any]:
         if row.which == "grad_inputs":
-            return {"grad_inputs": _nhwc(it[0])}
-        return {"grad_weights": _hwio(row, it[1])}
+            return {"grad_inputs": _nhwc(raw[0])}
+        return {"grad_weights": _hwio(row, raw[1])}
 
     return Ready(gradient, named)
 
@@ -167,7 +168,7 @@ def _block(row: Row, form: Any, function: Any, arrays: Mapping[str, Any]) -> Rea
             with torch.no_grad():
                 return function(x, w, b)
 
-        return Ready(forward, lambda it: {"outputs": _nhwc(it)})
+        return Ready(forward, lambda outputs: {"outputs": _nhwc(outputs)})
     g = _images(row, arrays["grad_outputs"], form)
     sources = [w.requires_grad_(), b.requires_grad_()]
     if row.grad_inputs:
@@ -177,9 +178,9 @@ def _block(row: Row, form: Any, function: Any, arrays: Mapping[str, Any]) -> Rea
         outputs = function(x, w, b)
         return outputs, *torch.autograd.grad(outputs, sources, g)
 
-    def named(it: Any) -> dict[str, Any]:
-        found = {"outputs": _nhwc(it[0]), "grad_weights": _hwio(row, it[1]), "grad_bias": it[2]}
-        return found | ({"grad_inputs": _nhwc(it[3])} if row.grad_inputs else {})
+    def named(raw: Any) -> dict[str, Any]:
+        found = {"outputs": _nhwc(raw[0]), "grad_weights": _hwio(row, raw[1]), "grad_bias": raw[2]}
+        return found | ({"grad_inputs": _nhwc(raw[3])} if row.grad_inputs else {})
 
     return Ready(full, named)
 
@@ -194,7 +195,7 @@ def _pool(row: Row, form: Any, arrays: Mapping[str, Any]) -> Ready:
             with torch.no_grad():
                 return function(x, 2)
 
-        return Ready(forward, lambda it: {"outputs": _nhwc(it)})
+        return Ready(forward, lambda outputs: {"outputs": _nhwc(outputs)})
     g = _images(row, arrays["grad_outputs"], form)
     window, none = [2, 2], [0, 0]
     if maximum:
@@ -209,10 +210,10 @@ def _pool(row: Row, form: Any, arrays: Mapping[str, Any]) -> Ready:
         def backward() -> Any:
             return _aten.avg_pool2d_backward(g, x, window, window, none, False, True, None)
 
-    return Ready(backward, lambda it: {"grad_inputs": _nhwc(it)})
+    return Ready(backward, lambda gradient: {"grad_inputs": _nhwc(gradient)})
 
 
 def distance(ours: Any, theirs: Any) -> float:
-    """How far two tensors are apart as a whole: ``|ours - theirs| / |theirs|``, in float64."""
+    """Compute the distance of two tensors, ``|ours - theirs| / |theirs|``, in float64."""
     one, other = ours.double(), theirs.double()
     return float((one - other).norm() / other.norm().clamp_min(1e-300))

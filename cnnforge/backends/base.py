@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,20 +11,21 @@ import numpy as np
 
 from cnnforge.errors import CnnforgeError
 
+LOSS = "loss"
+"""Name of the sum of the losses, which every task has."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkResult:
     """What training on one chunk gave.
 
     Attributes:
-        loss: The sum of losses that was passed in, plus this chunk's.
-        correct: The number of correct images that was passed in, plus this chunk's.
+        sums: The sums that were passed in, plus those of this chunk, by name.
         failed: The first batch of the chunk whose loss was not finite, or `None`; the batches
             after it were not run.
     """
 
-    loss: float
-    correct: int
+    sums: Mapping[str, float]
     failed: int | None
 
 

@@ -9,19 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cnnforge.cli._common import JsonOption, PluginOption, load_plugins, print_json
+from cnnforge.cli._epochs import best_table, epoch_line, progress_note
 from cnnforge.cli._train_options import show_options, with_options
 from cnnforge.optimizer_options import OptimizerOptions
 
 if TYPE_CHECKING:
     from cnnforge.cli._render import ProgressDisplay
-    from cnnforge.tasks.classification.metrics import Evaluation
+    from cnnforge.tasks import Evaluation
     from cnnforge.training import Event, Session
 
 
 @with_options(OptimizerOptions)
 def train(
     model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="The model.  [default: lenet]")
+        str | None,
+        typer.Argument(
+            metavar="MODEL[:ARG]",
+            help="The model, and after a colon its argument, if it takes one.  [default: lenet]",
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -99,6 +104,29 @@ def train(
         Path | None,
         typer.Option(metavar="FILE|RUN", help="Start a new run from the weights of a model."),
     ] = None,
+    label_smoothing: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Share of the probability that a label gives to all classes alike, for instance "
+            "0.1.  [default: 0]",
+        ),
+    ] = None,
+    class_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="balanced",
+            help="Weight the images so that every class adds as much to the loss as another.",
+        ),
+    ] = None,
+    monitor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRIC",
+            help="Metric of the validation images that decides which epoch is the best one: "
+            "accuracy, loss, balanced_accuracy or macro_f1.  [default: accuracy]",
+        ),
+    ] = None,
     callback: Annotated[
         list[str] | None,
         typer.Option(
@@ -142,6 +170,9 @@ def train(
         "validation_fraction": validation_fraction,
         "strict": strict,
         "init_from": None if init_from is None else str(init_from),
+        "label_smoothing": label_smoothing,
+        "class_weights": class_weights,
+        "monitor": monitor,
         "callback": tuple(callback) if callback else None,
         "augment": tuple(augment) if augment else None,
         "plugin": tuple(plugin) if plugin else None,
@@ -181,7 +212,7 @@ def _prepare(
         given["epochs"] = parse_epochs(epochs)
     options, _ = resolve(given, configured)
     plugins = load_plugins(options.plugin)
-    _ = plugins.models[options.model]
+    _ = plugins.models[options.model.partition(":")[0]]
     for names, registry in (
         (options.callback, plugins.callbacks),
         (options.augment, plugins.augmentations),
@@ -206,7 +237,7 @@ def _run(session: Session, json: bool) -> None:
 
     path = session.run.path
     _render.message(f"run directory: {path}")
-    _ctrl_c.say(f"interrupted; go on with 'cnnforge train --resume {path}'")
+    _ctrl_c.set_message(f"interrupted; go on with 'cnnforge train --resume {path}'")
     for warning in session.warnings:
         _render.message(f"note: {warning}")
     if session.checks:
@@ -235,7 +266,7 @@ def _run(session: Session, json: bool) -> None:
             raise typer.Exit(stop.exit_code)
     if _stopped(session):
         _render.message(_stopped(session))
-    _ctrl_c.say(
+    _ctrl_c.set_message(
         "interrupted; the model is saved, its tables and figures are not all there: they are "
         f"written by 'cnnforge train --resume {path}'"
     )
@@ -294,20 +325,9 @@ def _finish(session: Session, evaluation: Evaluation, json: bool) -> None:
         )
         return
     best = state.history[state.best.epoch - 1]
-    _render.table(
-        ["best epoch", "val accuracy", "val loss", "accuracy", "loss", "seconds", "images/s"],
-        [
-            [
-                f"{best.epoch} of {state.epoch}",
-                f"{evaluation.accuracy:.2%}",
-                f"{evaluation.loss:.4f}",
-                f"{best.accuracy:.2%}",
-                f"{best.loss:.4f}",
-                f"{seconds:.1f}",
-                f"{best.images_per_second:,.0f}",
-            ]
-        ],
-    )
+    columns, rows = best_table(session.task, best, evaluation)
+    _render.table([f"best epoch {best.epoch}/{state.epoch}", *columns], rows)
+    typer.echo(f"{seconds:.1f} s of training, {best.images_per_second:,.0f} images/s")
     typer.echo(f"run directory: {session.run.path}")
 
 
@@ -315,9 +335,9 @@ class _Progress:
     """A listener that draws the bar and says a line per epoch."""
 
     def __init__(self, session: Session, display: ProgressDisplay) -> None:
-        self._display = display
+        self._display, self._task = display, session.task
+        self._metric = session.task.monitored(session.options.monitor)
         self._total = session.options.epochs
-        self._width = len(str(self._total))
         self._started = False
 
     def __call__(self, event: Event) -> None:
@@ -332,17 +352,9 @@ class _Progress:
         elif isinstance(event, BatchesDone):
             self._display.advance(
                 event.batch - self._done,
-                # Together with the bar and the time left this fits into 80 columns.
-                f"epoch {event.epoch}/{self._total}, loss {event.loss:.3f}, "
-                f"accuracy {event.accuracy:.1%}, {event.images_per_second:,.0f} images/s",
+                progress_note(self._task, event, self._total),
             )
             self._done = event.batch
         elif isinstance(event, EpochEnded):
             self._done = 0
-            row = event.metrics
-            self._display.message(
-                f"epoch {row.epoch:{self._width}}/{event.epochs}  loss {row.loss:.4f}  "
-                f"accuracy {row.accuracy:.2%}  val loss {row.val_loss:.4f}  "
-                f"val accuracy {row.val_accuracy:.2%}  {row.seconds:.2f} s  "
-                f"{row.images_per_second:,.0f} images/s{'  best' if event.best else ''}"
-            )
+            self._display.message(epoch_line(self._task, self._metric, event, self._display.width))

@@ -5,7 +5,15 @@ Nothing here imports Keras or a framework behind it; what a dataset returns is N
 
 from cnnforge.data.arrays import dataset_from_arrays, unlabelled_from_arrays
 from cnnforge.data.augmentation import Augment, AugmentedSamples, Draws
-from cnnforge.data.dataset import ArraySamples, DataOptions, Dataset, Samples, SkippedFile
+from cnnforge.data.dataset import (
+    ArraySamples,
+    DataOptions,
+    Dataset,
+    EpochSamples,
+    Samples,
+    SkippedFile,
+    samples_of_epoch,
+)
 from cnnforge.data.digests import Split, duplicates_note, fingerprint
 from cnnforge.data.files import ImageFiles, check_files
 from cnnforge.data.folder import Found, find_classes, find_images, find_splits
@@ -22,6 +30,7 @@ from cnnforge.data.images import (
 )
 from cnnforge.data.references import open_dataset, parse
 from cnnforge.data.split import lonely_classes_note, stratified_split
+from cnnforge.data.transforms import compose, transform_points, translations
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -32,6 +41,7 @@ __all__ = [
     "DataOptions",
     "Dataset",
     "Draws",
+    "EpochSamples",
     "Found",
     "ImageFiles",
     "ImageInfo",
@@ -41,6 +51,7 @@ __all__ = [
     "UnreadableImage",
     "check_files",
     "check_image",
+    "compose",
     "dataset_from_arrays",
     "describe_image",
     "duplicates_note",
@@ -54,6 +65,9 @@ __all__ = [
     "parse",
     "printable",
     "read_image",
+    "samples_of_epoch",
     "stratified_split",
+    "transform_points",
+    "translations",
     "unlabelled_from_arrays",
 ]

@@ -1,1 +1,25 @@
-"""The tasks that a model can be trained for."""
+"""Tasks: what a model learns. A classification is one; plugins may declare others.
+
+A plugin's task is a subclass of `Task` that a `cnnforge.plugin.TaskSpec` names.
+"""
+
+from cnnforge.tasks.metric import LOSS, Evaluation, Metric, is_better
+from cnnforge.tasks.opening import check_match, load_task, open_task, task_for
+from cnnforge.tasks.rows import Row, ValueRow, csv_table
+from cnnforge.tasks.task import Evaluator, Task
+
+__all__ = [
+    "LOSS",
+    "Evaluation",
+    "Evaluator",
+    "Metric",
+    "Row",
+    "Task",
+    "ValueRow",
+    "check_match",
+    "csv_table",
+    "is_better",
+    "load_task",
+    "open_task",
+    "task_for",
+]

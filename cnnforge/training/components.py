@@ -29,6 +29,7 @@ class EpochCallbacks:
         model: The model that is trained.
         epochs: How many epochs the run has.
         folder: The run directory.
+        monitor: Name of the metric that decides which epoch is the best one.
     """
 
     def __init__(
@@ -38,8 +39,9 @@ class EpochCallbacks:
         model: keras.Model,
         epochs: int,
         folder: Path | None,
+        monitor: str,
     ) -> None:
-        self._callbacks = callbacks
+        self._callbacks, self._monitor = callbacks, monitor
         self._rate, self._model, self._epochs, self._folder = rate, model, epochs, folder
 
     def restore(self, states: Mapping[str, Any]) -> None:
@@ -66,6 +68,7 @@ class EpochCallbacks:
             metrics=metrics,
             epochs=self._epochs,
             best=best,
+            monitor=self._monitor,
             model=self._model,
             folder=self._folder,
             read_learning_rate=lambda: rate.next,

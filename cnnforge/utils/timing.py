@@ -10,7 +10,6 @@ from functools import partial
 import numpy as np
 
 _LONG = 0.05
-_waits: list[Callable[[], None]] = []
 
 
 @dataclass(frozen=True)
@@ -32,17 +31,6 @@ class Timing:
     rounds: int
     best: float
     seconds: tuple[float, ...] = field(default=(), repr=False)
-
-
-def wait_before_timing(wait: Callable[[], None]) -> None:
-    """Have a function called before anything is timed: it waits for what is done meanwhile."""
-    _waits.append(wait)
-
-
-def wait_until_quiet() -> None:
-    """Wait until this process does nothing in the background that would take a core."""
-    for wait in _waits:
-        wait()
 
 
 def interleave(
@@ -80,7 +68,6 @@ def interleave(
     for function in functions.values():
         for _ in range(warm_up):
             function()
-    wait_until_quiet()
     for name, function in functions.items():
         repeats[name] = 1
         while (once := _least(clock, function, repeats[name])) < seconds / 2:

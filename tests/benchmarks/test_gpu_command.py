@@ -1,4 +1,4 @@
-"""bench_gpu.py from the outside: what it prints, writes and returns, without a device."""
+"""Tests of the command bench_gpu.py without a device: its output, files and exit codes."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def command(*arguments, **variables):
     )
 
 
-def dry(folder, *arguments):
+def dry_run(folder, *arguments):
     done = command(
         *("--dry-run", "--rounds", "3", "--out", str(folder), "--parts", "rows"), *arguments
     )
@@ -37,7 +37,7 @@ def dry(folder, *arguments):
     return done.stdout
 
 
-def test_without_a_device_it_says_what_it_needs():
+def test_message_without_a_device():
     done = command(CUDA_VISIBLE_DEVICES="-1")
     assert done.returncode == 2
     assert done.stdout == ""
@@ -50,9 +50,9 @@ def test_without_a_device_it_says_what_it_needs():
 
 
 @pytest.mark.parametrize("package", ["torch", "numba-cuda"])
-def test_what_is_missing(monkeypatch, package):
+def test_missing_packages(monkeypatch, package):
     hidden = package.replace("-", "_")
-    monkeypatch.setattr(bench_gpu, "find_spec", lambda it: None if it == hidden else it)
+    monkeypatch.setattr(bench_gpu, "find_spec", lambda name: None if name == hidden else name)
     assert bench_gpu.missing() == f"{package} is not installed"
 
 
@@ -66,7 +66,7 @@ def test_what_is_missing(monkeypatch, package):
         (["--sanitize", "wishful"], "invalid choice: 'wishful'"),
     ],
 )
-def test_asked_for_wrongly(capsys, arguments, message):
+def test_usage_errors(capsys, arguments, message):
     with pytest.raises(SystemExit) as ended:
         bench_gpu.main(arguments)
     assert ended.value.code == 2
@@ -76,26 +76,26 @@ def test_asked_for_wrongly(capsys, arguments, message):
 @needs_numba_cuda
 def test_a_whole_run(tmp_path):
     cases = ["seed2.convolution.*", "pool_seed2.max.*"]
-    printed = dry(tmp_path, "--cases", *cases)
+    printed = dry_run(tmp_path, "--cases", *cases)
     rows, about, _ = results.read(tmp_path / "dry-run.csv")
     assert about["gpu"] == "dry run"
     assert [row.key for row in rows] == [
-        *(f"seed2.convolution.{it}" for it in ("forward", "grad_inputs", "grad_weights")),
-        *(f"pool_seed2.max.{it}" for it in ("forward", "backward")),
+        *(f"seed2.convolution.{which}" for which in ("forward", "grad_inputs", "grad_weights")),
+        *(f"pool_seed2.max.{which}" for which in ("forward", "backward")),
     ]
     assert all(row.verdict == "right" and row.ours for row in rows)
     assert (tmp_path / "dry-run.png").stat().st_size > 10_000
     assert "float32 convolution with C or F <= 32" in printed
     assert "dry run: the times above are made up" in printed
-    # What was measured before stays.
-    printed = dry(tmp_path, "--resume", "--cases", "pool_seed2.*")
+    # Rows that were measured before stay.
+    printed = dry_run(tmp_path, "--resume", "--cases", "pool_seed2.*")
     assert "pool_seed2.max.forward: right" not in printed
     assert "pool_seed2.average.forward: right" in printed
     assert len(results.read(tmp_path / "dry-run.csv")[0]) == 7
-    # Nothing is left to measure: all there is to say stands in the file.
-    printed = dry(tmp_path, "--resume", "--cases", "pool_seed2.*")
+    # Nothing is left to measure, and the file has all results.
+    printed = dry_run(tmp_path, "--resume", "--cases", "pool_seed2.*")
     assert "right" not in printed.split("measured: copy 4800 GB/s")[0]
-    # An explicit wish that cannot be granted.
+    # A file of other versions cannot be resumed.
     text = (tmp_path / "dry-run.csv").read_text()
     (tmp_path / "dry-run.csv").write_text(text.replace("dry run", "another"))
     done = command("--dry-run", "--resume", "--out", str(tmp_path))
@@ -105,7 +105,7 @@ def test_a_whole_run(tmp_path):
 
 
 @needs_numba_cuda
-def test_the_time_is_up(tmp_path):
+def test_time_limit(tmp_path):
     made = "--dry-run", "--parts", "rows", "--time-limit", "1", "--out", str(tmp_path)
     done = command(*made)
     assert done.returncode == 1
@@ -114,7 +114,7 @@ def test_the_time_is_up(tmp_path):
 
 
 @needs_numba_cuda
-def test_it_imports_neither_tensorflow_nor_keras():
+def test_imports_neither_tensorflow_nor_keras():
     asked = json.dumps({"keys": ["pool_seed2.max.forward"], "ceilings": None, "seconds": 60})
     arguments = ["--dry-run", "--worker", asked]
     code = (
@@ -146,7 +146,7 @@ def test_kernels_are_compiled_ahead(tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("1 kernels are compiled, in ")
     assert len(list(folder.glob("*.cubin"))) == 1
-    # There, no process is started for them.
+    # No process starts for compiled kernels.
     monkeypatch.setenv("CNNFORGE_CUBINS", str(folder))
     said = "1 kernels, all of them were compiled before"
     assert precompile([row], False, (9, 0)) == said
@@ -161,7 +161,7 @@ def test_the_suites_kernels_are_compiled_ahead(monkeypatch, tmp_path, failed, ca
     done = "compiling ahead has FAILED" if failed == "rows" else "1 kernels are compiled"
     monkeypatch.setattr(precompile, "precompile", lambda *_, **__: done)
     outcome = suite.Outcome("kernels of the suite", "FAILED" if failed == "suite" else "passed", "")
-    monkeypatch.setattr(suite, "compiled", lambda *it: asked.append(it) or [outcome])
+    monkeypatch.setattr(suite, "compiled", lambda *arguments: asked.append(arguments) or [outcome])
     code = bench_gpu.main(["--compile-for", "9.0", "--cubins", str(tmp_path)])
     assert code == bool(failed)
     assert asked == [((9, 0), tmp_path)]
@@ -180,7 +180,7 @@ def test_a_failed_suite_fails_the_command(monkeypatch, capsys):
     assert bench_gpu.main(["--parts", "suite"]) == 1
 
 
-def test_parts_have_their_time(monkeypatch, tmp_path):
+def test_time_limits_of_parts(monkeypatch, tmp_path):
     asked = {}
 
     def note(name, outcome):
@@ -201,7 +201,7 @@ def test_parts_have_their_time(monkeypatch, tmp_path):
     out = ["--out", str(tmp_path)]
     assert bench_gpu.main(["--time-limit", "570", "--tests", "odd", *out]) == 0
     assert list(asked) == list(options.PARTS)
-    # Of what is left but for the reserve, which is larger where Keras follows.
+    # A part of the time without the reserve, which is larger if Keras follows.
     assert asked["suite"] == (pytest.approx(0.3 * 450, abs=1), "odd", tmp_path)
     assert asked["epoch"][1] == pytest.approx(0.25 * 450, abs=1)
     assert asked["keras"][0] == pytest.approx(570, abs=1)
@@ -239,7 +239,7 @@ def test_the_epoch_in_keras_is_optional(monkeypatch):
         ("import os; os._exit(139)", "FAILED: exit code 139"),
     ],
 )
-def test_the_epoch_has_a_process_of_its_own(monkeypatch, code, text):
+def test_the_epoch_runs_in_a_separate_process(monkeypatch, code, text):
     monkeypatch.setattr(epoch, "find_spec", lambda name: name)
     found, lines = epoch.in_pytorch([sys.executable, "-c", code], 2.0)
     assert found == (2.5 if "ratio" in code else None)

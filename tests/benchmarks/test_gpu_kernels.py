@@ -1,4 +1,4 @@
-"""Every row of bench_gpu.py as our kernels compute it, and that a wrong one has no time."""
+"""Tests of the rows of bench_gpu.py with our kernels. A wrong row must have no time."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.skipif(SIMULATED, reason="needs no simulator"),
 ]
 BY_KEY = {row.key: row for row in ROWS}
-# One of each op and pass.
+# One row of each op and pass.
 SOME = (
     "seed2.convolution.forward",
     "seed2.convolution.grad_inputs",
@@ -31,17 +31,17 @@ SOME = (
 
 @pytest.fixture
 def device(monkeypatch):
-    from gpu.dry import DryDevice
+    from gpu.dry_run import DryRunDevice
 
     monkeypatch.setattr(driver, "_driver", None)
-    made = DryDevice()
-    # PyTorch has tests of its own.
+    made = DryRunDevice()
+    # PyTorch has separate tests.
     monkeypatch.setattr(made, "variants", lambda row: [])
     return made
 
 
 def row_of(key):
-    from gpu.dry import shrunk
+    from gpu.dry_run import shrunk
 
     return shrunk(BY_KEY[key])
 
@@ -69,7 +69,7 @@ def test_a_row_alone(monkeypatch, device):
 
 
 def test_every_launch_of_the_table_is_made():
-    """At the real sizes: shapes, plans, grids and arguments are those of the first run there."""
+    """Use the real sizes, so shapes, plans, grids and arguments are those of a device."""
     from gpu.precompile import kernels
 
     found = {kernel.name.split()[0] for kernel in kernels(ROWS)}
@@ -98,16 +98,16 @@ def test_the_tuner_finds_every_configuration_compiled(monkeypatch):
 
     rows = [BY_KEY["mid.convolution.forward"], BY_KEY["r64@256.convolution.forward.tf32"]]
     usual, every = kernels(rows), kernels(rows, tune=True)
-    # The tensor cores pack their weights first, and have two more ways without that.
+    # The tensor cores pack their weights first, and have two more configurations without that.
     assert len(usual) == 1 + 2
-    # Three direct ones and seven tiles; four of the tensor cores.
+    # Three direct configurations and seven tiles, and four kernels of the tensor cores.
     assert len(every) == 3 + 7 + 4
     assert set(usual) <= set(every)
     assert not tuning.used()
 
 
 def spoil(monkeypatch, device, name, change):
-    """What a function computes, changed: as a kernel that is wrong would."""
+    """Change the result of a function, as a wrong kernel would."""
     run = device.run
 
     def wrong(calls):
@@ -141,7 +141,7 @@ def test_a_value_that_was_not_written(monkeypatch, device):
         parity.check(device, row_of("seed2.convolution.grad_inputs"))
 
 
-def test_what_cannot_be_captured_is_called(monkeypatch, device):
+def test_functions_that_cannot_be_captured_are_called(monkeypatch, device):
     def refuse(functions):
         raise RuntimeError("operation not permitted when\nstream is capturing")
 
@@ -157,16 +157,16 @@ def test_what_cannot_be_captured_is_called(monkeypatch, device):
 def test_the_tolerance_of_tensor_cores():
     row = BY_KEY["r128@256.convolution.forward.tf32"]
     assert parity._terms(row, 1152) == 72**2
-    # A few products are added at a time: the usual bound.
+    # Few products are added at a time, so the usual bound holds.
     assert parity._terms(row, 64) == 64
     assert parity._terms(BY_KEY["r128.convolution.forward"], 1152) == 1152
 
 
-def test_other_bits_the_second_time(monkeypatch, device):
+def test_different_bits_are_an_error(monkeypatch, device):
     times = iter(range(10))
 
     def change(values):
-        # Within every tolerance.
+        # The change is within every tolerance.
         if next(times) == 2:
             values[0, 0] = np.nextafter(values[0, 0], np.float32(np.inf))
 
@@ -183,12 +183,12 @@ def test_other_bits_the_second_time(monkeypatch, device):
         parity.check(device, row_of("seed2.convolution.grad_weights"))
 
 
-def test_other_winners(monkeypatch, device):
-    def change(winners):
-        winners[0, 0, 0, 0] = (winners[0, 0, 0, 0] + 1) % 4
+def test_a_different_argmax(monkeypatch, device):
+    def change(argmax):
+        argmax[0, 0, 0, 0] = (argmax[0, 0, 0, 0] + 1) % 4
 
     spoil(monkeypatch, device, "max_pool2d_forward", change)
-    with pytest.raises(parity.WrongResultError, match="of the winners are others"):
+    with pytest.raises(parity.WrongResultError, match="of the argmax values differ"):
         parity.check(device, row_of("pool_seed2.max.forward"))
 
 
@@ -205,7 +205,7 @@ def test_some_images_of_a_batch_are_compared():
 
 @pytest.mark.slow
 def test_a_kernel_of_each_kind_compiles():
-    """For the H200, with no device; all 66 of them take a minute and a half."""
+    """Compile for the H200 without a device. All 66 kernels would take a minute and a half."""
     from gpu.precompile import kernels
 
     from cnnforge_kernels.cuda.runtime.compiler import cached_kernel

@@ -1,4 +1,4 @@
-"""Workers that die, hang, run out of time, or print what they should not."""
+"""Tests of workers that die, hang, run out of time, or print other text."""
 
 import json
 import sys
@@ -10,11 +10,11 @@ from gpu.ceilings import H200
 from gpu.measure import Measured
 
 ABOUT = {"gpu": "made up"}
-# A worker in few words: what to do at each key stands in the key.
+# A small worker. Each key is the action of the worker at that row.
 WORKER = """
 import json, os, sys, time
 asked = json.loads(sys.argv[1])
-say = lambda it: print(json.dumps(it), flush=True)
+say = lambda message: print(json.dumps(message), flush=True)
 print("a library says hello", flush=True)
 if "nostart" in asked["keys"][0]:
     sys.exit(7)
@@ -46,7 +46,7 @@ def verdicts(found):
     return {row.key: row.verdict for row in found.rows}
 
 
-def test_all_goes_well(capsys):
+def test_all_rows_are_measured(capsys):
     found, seen, started = run(["a", "b"])
     assert verdicts(found) == {"a": "right", "b": "right"}
     assert found.about == ABOUT
@@ -57,7 +57,7 @@ def test_all_goes_well(capsys):
     assert "a library says hello" in capsys.readouterr().err
 
 
-def test_a_row_that_takes_its_process_along():
+def test_a_row_that_ends_its_process():
     found, _, started = run(["a", "dies", "b"])
     assert verdicts(found) == {
         "a": "right",
@@ -65,7 +65,7 @@ def test_a_row_that_takes_its_process_along():
         "b": "right",
     }
     assert started[1][0] == ["b"]
-    # What the device can do is measured once.
+    # The peak rates are measured once.
     assert started[1][1] == found.ceilings
     assert found.problems == ["dies: its process ended with 139"]
 
@@ -112,13 +112,13 @@ def work(measure, works=True, **more):
     return code, said
 
 
-def test_what_a_worker_says():
+def test_messages_of_a_worker():
     code, said = work(lambda row, device, ceilings: Measured(row.lower()))
     assert code == 0
     assert said[0] == {"about": ABOUT, "ceilings": vars(H200)}
-    assert [next(iter(it)) for it in said[1:]] == ["begin", "row", "begin", "row", "done"]
+    assert [next(iter(message)) for message in said[1:]] == ["begin", "row", "begin", "row", "done"]
     code, said = work(lambda *_: Measured("a"), seconds=-1.0)
-    assert [next(iter(it)) for it in said] == ["about", "done"]
+    assert [next(iter(message)) for message in said] == ["about", "done"]
 
 
 def test_an_error_that_spoils_the_device_ends_the_worker():
@@ -129,13 +129,13 @@ def test_an_error_that_spoils_the_device_ends_the_worker():
     assert code == 3
     verdict = "FAILED: RuntimeError: CUDA_ERROR_ILLEGAL_ADDRESS somewhere"
     assert said[-1]["row"]["verdict"] == verdict
-    # After another one it goes on: to start anew takes as long as several rows.
+    # After another error it continues, because a new worker costs the time of several rows.
     code, said = work(broken)
     assert code == 0
-    assert [it["row"]["verdict"] for it in said if "row" in it] == [verdict] * 2
+    assert [message["row"]["verdict"] for message in said if "row" in message] == [verdict] * 2
 
 
 @pytest.mark.parametrize("keys", [[], ["a"]])
-def test_nothing_is_started_for_nothing(keys):
+def test_no_worker_starts_without_rows(keys):
     _, _, started = run(keys)
     assert len(started) == len(keys)

@@ -1,4 +1,4 @@
-"""``pytest -m gpu`` as bench_gpu.py runs it, and what is made of its output."""
+"""Tests of the runs of ``pytest -m gpu`` by bench_gpu.py, and of the judgement of its output."""
 
 import subprocess
 import sys
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gpu import dry_suite, suite
+from gpu import dry_run_plugin, suite
 
 from cnnforge_kernels.cuda.codegen.jit import AVAILABLE, SIMULATED
 
 ROOT = Path(__file__).parents[2]
-# As on a machine that has neither: importing them fails, and nobody finds them.
+# Act as a machine without these packages: find_spec and the import both fail.
 WITHOUT_KERAS = """
 import importlib.util, sys
 import pytest
@@ -51,21 +51,30 @@ def test_without_a_device_the_suite_is_skipped_and_says_why():
 
 
 @pytest.mark.skipif(not AVAILABLE or SIMULATED, reason="needs numba-cuda, and no simulator")
-def test_the_suite_with_no_device(tmp_path):
-    """Its tests pass where the CPU computes, and what they launch is compiled for a device."""
-    arguments = ["-p", "gpu.dry_suite", "--cubins", str(tmp_path), "-k", "odd or stream or shape3"]
+def test_the_suite_without_a_device(tmp_path):
+    """The tests pass with results of the CPU, and the launched kernels are compiled."""
+    arguments = [
+        "-p",
+        "gpu.dry_run_plugin",
+        "--cubins",
+        str(tmp_path),
+        "-k",
+        "odd or stream or shape3",
+    ]
     made = [*suite.command(f"{suite.KERNELS}/test_on_device.py", parallel=False), *arguments]
     outcome = suite._run("suite", made, suite.environment(), None)
     assert str(outcome).startswith("suite: passed: 3 passed, "), outcome
-    # Two convolutions, a block with its two gradients, whose parts are added up.
+    # Two convolutions, a block, its two gradients, and the reduction of their slices.
     assert len(list(tmp_path.glob("*.cubin"))) == 6
 
 
 @pytest.mark.skipif(not AVAILABLE or SIMULATED, reason="needs numba-cuda, and no simulator")
-def test_the_suite_with_no_device_sees_what_is_wrong(tmp_path):
-    spoiled = "from gpu import dry_suite\ndry_suite.rounded = lambda values, _: values * 2\n"
+def test_the_suite_without_a_device_finds_wrong_results(tmp_path):
+    spoiled = (
+        "from gpu import dry_run_plugin\ndry_run_plugin.rounded = lambda values, _: values * 2\n"
+    )
     (tmp_path / "spoil.py").write_text(spoiled)
-    arguments = ["-p", "spoil", "-p", "gpu.dry_suite", "-k", "odd"]
+    arguments = ["-p", "spoil", "-p", "gpu.dry_run_plugin", "-k", "odd"]
     made = [*suite.command(f"{suite.KERNELS}/test_on_device.py", parallel=False), *arguments]
     variables = suite.environment()
     variables["PYTHONPATH"] += f":{tmp_path}"
@@ -76,16 +85,16 @@ def test_the_suite_with_no_device_sees_what_is_wrong(tmp_path):
 
 def test_values_as_tensor_cores_read_them():
     values = np.array([1 + 2.0**-11, 1 + 2.0**-8, 1 + 3 * 2.0**-8, -1.5, 0], np.float32)
-    found = dry_suite.rounded(values, "tf32")
+    found = dry_run_plugin.rounded(values, "tf32")
     np.testing.assert_array_equal(found, [1 + 2.0**-10, *values[1:]])
-    found = dry_suite.rounded(values, "bfloat16")
+    found = dry_run_plugin.rounded(values, "bfloat16")
     np.testing.assert_array_equal(found, [1, 1, 1 + 4 * 2.0**-8, -1.5, 0])
-    assert dry_suite.rounded(values, "float32") is not None
+    assert dry_run_plugin.rounded(values, "float32") is not None
 
 
-def test_compiling_the_suite_asks_for_all_of_it(monkeypatch, tmp_path):
+def test_compiling_the_suite_runs_all_of_it(monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(suite, "_run", lambda *it: seen.append(it) or suite.Outcome("", "", ""))
+    monkeypatch.setattr(suite, "_run", lambda *args: seen.append(args) or suite.Outcome("", "", ""))
     monkeypatch.setattr(suite, "find_spec", lambda name: object())
     assert len(list(suite.compiled((9, 0), tmp_path))) == 2
     for (_, made, _, _), path in zip(seen, (suite.KERNELS, suite.LAYERS[0]), strict=True):
@@ -109,14 +118,14 @@ def test_compiling_the_suite_asks_for_all_of_it(monkeypatch, tmp_path):
         (139, "Fatal Python error", "FAILED", "Fatal Python error"),
     ],
 )
-def test_what_a_run_says(code, output, verdict, text):
+def test_judgement_of_a_run(code, output, verdict, text):
     outcome = suite.judge("parity", code, output)
     assert outcome.verdict == verdict
     assert text in str(outcome)
 
 
 def test_a_run_that_takes_too_long(tmp_path):
-    """It is ended with what it has started, and what it has said is kept."""
+    """The run ends with the processes that it started, and its output is kept."""
     code = (
         "import subprocess, sys, time\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
@@ -128,7 +137,7 @@ def test_a_run_that_takes_too_long(tmp_path):
     assert outcome.text.startswith("not done in 5 s\nchild ")
     assert (tmp_path / "a-b.log").read_text().startswith("child ")
     state, until = Path(f"/proc/{outcome.text.split()[-1]}/stat"), time.monotonic() + 10
-    # Its parent is gone: whoever inherits it may not have asked for its end yet.
+    # The new parent of the child may not have collected it yet.
     while state.exists() and state.read_text().split(")")[1].split()[0] not in "ZX":
         assert time.monotonic() < until, "the child goes on"
         time.sleep(0.1)
@@ -144,15 +153,15 @@ def test_the_sanitizer(monkeypatch, tmp_path):
     monkeypatch.setattr(
         suite,
         "_run",
-        lambda name, *it: seen.setdefault(name, it) and suite.Outcome(name, "", ""),
+        lambda name, *rest: seen.setdefault(name, rest) and suite.Outcome(name, "", ""),
     )
     tools = ["memcheck", "racecheck"]
     outcomes = list(suite.sanitize(tools, 30.0, None, tmp_path))
-    assert [it.name for it in outcomes] == tools
+    assert [outcome.name for outcome in outcomes] == tools
     made, _, *rest = seen["racecheck"]
     assert rest == [30.0, tmp_path]
     assert made[:3] == ["/bin/compute-sanitizer", "--tool", "racecheck"]
-    # Under the tool's eyes is the process that it starts.
+    # The tool watches only the process that it starts.
     assert "-n" not in made
     assert made[made.index("-k") + 1] == suite.SMALL
     assert made[-1] == suite.KERNELS
@@ -161,9 +170,9 @@ def test_the_sanitizer(monkeypatch, tmp_path):
     assert made[made.index("-k") + 1] == "pooling"
 
 
-def test_the_layers_are_tested_where_keras_is(monkeypatch):
+def test_layers_are_tested_if_keras_is_installed(monkeypatch):
     seen = []
-    monkeypatch.setattr(suite, "_run", lambda *it: seen.append(it) or suite.Outcome("", "", ""))
+    monkeypatch.setattr(suite, "_run", lambda *args: seen.append(args) or suite.Outcome("", "", ""))
     monkeypatch.setattr(suite, "find_spec", lambda name: None)
     suite.parity(10.0)
     assert seen[0][1][-1] == suite.KERNELS

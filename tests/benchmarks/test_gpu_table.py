@@ -1,4 +1,4 @@
-"""The rows of bench_gpu.py: what each asks for, floors, and the files and lines made of results."""
+"""Tests of the rows of bench_gpu.py: their work and floors, and the files and lines of results."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ ABOUT = {
 
 
 def made(key, ours=2e-5, ratio=1.5, verdict="right", **more):
-    """A row with made-up times."""
+    """Make a row with made-up times."""
     if verdict != "right":
         return Measured(key, verdict=verdict)
     row = BY_KEY[key]
@@ -45,7 +45,7 @@ def made(key, ours=2e-5, ratio=1.5, verdict="right", **more):
     )
 
 
-def test_the_rows_are_those_that_were_asked_for():
+def test_rows_of_the_table():
     assert len({row.key for row in ROWS}) == len(ROWS)
     for case in ("seed1", "seed2", "seed7", "cifar", "mid", "r64", "r128", "stem", "point"):
         for which in ("forward", "grad_inputs", "grad_weights"):
@@ -86,17 +86,17 @@ def test_select():
         ("seed1.convolution.forward", 78_400_000, 4 * (196_000 + 1_568_000 + 200)),
         ("seed1.convolution.grad_weights", 78_400_000, 4 * (196_000 + 1_568_000 + 200)),
         ("depth.depthwise.grad_inputs", 18_874_368, 4 * (2 * 1_048_576 + 576)),
-        # Each of four cells is added, or compared; a winner is a byte.
+        # Each of four cells counts as one operation, and an argmax is one byte.
         ("pool_stem.average.forward", 802_816, 4 * (802_816 + 200_704)),
         ("pool_stem.max.backward", 200_704, 4 * (802_816 + 200_704) + 200_704),
     ],
 )
-def test_what_a_pass_asks_for(key, flops, size):
+def test_work_of_a_pass(key, flops, size):
     assert (work(BY_KEY[key]).flops, work(BY_KEY[key]).bytes) == (flops, size)
 
 
-def test_it_is_what_the_benchmarks_of_the_layers_count():
-    """Of convolutions and pools, whose layers have passes of the same meaning."""
+def test_work_equals_that_of_the_layer_benchmarks():
+    """Compare convolutions and pools, whose layers have the same passes."""
     from layer_cases import build
 
     from cnnforge import benchmarking
@@ -148,7 +148,7 @@ def test_the_file_holds_everything_and_is_read_again(tmp_path):
     found, about, ceilings = results.read(path)
     assert about == ABOUT
     assert ceilings == H200
-    assert [it.key for it in found] == [it.key for it in table]
+    assert [row.key for row in found] == [row.key for row in table]
     assert found[0].tuned == table[0].tuned
     assert found[1] == table[1]
     assert found[2].peer is None
@@ -195,23 +195,23 @@ def test_goals():
         made(row.key, ours=work(row).bytes / (0.95 * H200.bytes), ratio=2.5) for row in ROWS
     ]
     assert verdicts(results.goals(everything, H200, epoch=1.6)) == ["reached"] * 7
-    # The least of the blocks counts, and a mean of the convolutions.
+    # The minimum of the blocks counts, and the mean of the convolutions.
     worse = [
-        replace(it, ratio=(1.9, 1.8, 2.0)) if it.key == "seed7@4096.block.full" else it
-        for it in everything
+        replace(row, ratio=(1.9, 1.8, 2.0)) if row.key == "seed7@4096.block.full" else row
+        for row in everything
     ]
     worse = [
-        replace(it, ratio=(0.5, 0.5, 0.5)) if it.key == "mid.convolution.forward" else it
-        for it in worse
+        replace(row, ratio=(0.5, 0.5, 0.5)) if row.key == "mid.convolution.forward" else row
+        for row in worse
     ]
     found = results.goals(worse, H200, epoch=1.4)
     assert verdicts(found)[:2] == ["NOT REACHED", "reached"]
     assert verdicts(found)[5] == "NOT REACHED"
     assert found[0].value == 1.9
-    # A row that is wrong has no time: what is left does not reach the goal alone.
+    # A wrong row has no time, and the other rows alone do not reach the goal.
     broken = [
-        Measured(it.key, verdict="WRONG: x") if it.key == "seed1@4096.block.full" else it
-        for it in everything
+        Measured(row.key, verdict="WRONG: x") if row.key == "seed1@4096.block.full" else row
+        for row in everything
     ]
     found = results.goals(broken, H200)
     assert verdicts(found)[0] == "incomplete"

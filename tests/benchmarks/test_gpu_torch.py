@@ -1,4 +1,4 @@
-"""What bench_gpu.py asks of PyTorch, with PyTorch on the CPU: `make test-torch`."""
+"""Tests of the calls of PyTorch by bench_gpu.py, on the CPU: `make test-torch`."""
 
 import contextlib
 from dataclasses import replace
@@ -17,7 +17,7 @@ if not AVAILABLE:
     pytest.skip("needs numba-cuda: pip install 'cnnforge[test]'", allow_module_level=True)
 
 from gpu import torch_device, torch_epoch, torch_peer  # noqa: E402
-from gpu.dry import DryDevice, shrunk  # noqa: E402
+from gpu.dry_run import DryRunDevice, shrunk  # noqa: E402
 
 BY_KEY = {row.key: row for row in ROWS}
 
@@ -25,7 +25,7 @@ BY_KEY = {row.key: row for row in ROWS}
 @pytest.fixture
 def device(monkeypatch):
     monkeypatch.setattr(driver, "_driver", None)
-    return DryDevice()
+    return DryRunDevice()
 
 
 @pytest.mark.parametrize(
@@ -64,14 +64,14 @@ def test_uneven_padding_is_not_compared(device):
     assert found.peer is not None
 
 
-def test_another_result_than_pytorchs(device, monkeypatch):
+def test_a_different_result_is_wrong(device, monkeypatch):
     real = torch_peer.distance
-    monkeypatch.setattr(torch_peer, "distance", lambda *it: real(*it) + 0.5)
+    monkeypatch.setattr(torch_peer, "distance", lambda *tensors: real(*tensors) + 0.5)
     row = shrunk(BY_KEY["seed2.convolution.forward"])
     found = measure.measure(row, device, device.ceilings(), rounds=3)
     assert found.verdict.startswith("WRONG: |ours - PyTorch| / |PyTorch| is 0.5")
     assert found.ours is None
-    monkeypatch.setattr(torch_peer, "distance", lambda *it: float("nan"))
+    monkeypatch.setattr(torch_peer, "distance", lambda *tensors: float("nan"))
     assert "is inf" in measure.measure(row, device, device.ceilings(), rounds=3).verdict
 
 
@@ -89,14 +89,14 @@ def test_a_peer_that_fails_is_noted(device, monkeypatch):
 def test_layouts(device):
     row = shrunk(BY_KEY["seed2.convolution.forward"])
     arrays = {"inputs": torch.zeros(row.inputs), "weights": torch.zeros(row.weights)}
-    last, first = (it.make(arrays).run() for it in torch_peer.variants(row))
+    last, first = (variant.make(arrays).run() for variant in torch_peer.variants(row))
     assert last.shape == first.shape == (2, 16, 14, 14)
     assert last.is_contiguous(memory_format=torch.channels_last)
     assert first.is_contiguous()
 
 
 def test_an_epoch_learns(device):
-    """Ours starts from the same weights as PyTorch's, and the first loss is the same."""
+    """With the same initial weights as PyTorch, the first loss is the same."""
     found = torch_epoch.measure(device, "cpu", graphs=False, rounds=3, images=1024)
     assert found["ratio"] > 0
     assert len(found["lines"]) == 6
@@ -105,13 +105,13 @@ def test_an_epoch_learns(device):
     ours = torch_epoch.LeNet(device.run, plain).eval()
     images = torch.rand(3, 28, 28, 1)
     theirs = plain(images.permute(0, 3, 1, 2))
-    # What is flattened has another order: pixels before channels.
+    # The flattened map has another order: pixels before channels.
     hidden = ours.dense.weight.detach().reshape(256, 16, 7, 7).permute(0, 2, 3, 1).reshape(256, -1)
     ours.dense = torch.nn.Linear(784, 256)
     ours.dense.weight = torch.nn.Parameter(hidden.contiguous())
     ours.dense.bias = plain.dense.bias
     torch.testing.assert_close(ours(images), theirs, rtol=1e-4, atol=1e-5)
-    # So are the gradients, of weights that lie in another order.
+    # The gradients are equal too, with another order of the weights.
     ours(images).square().sum().backward()
     ours_gradient = ours.conv1_weights.grad.permute(3, 2, 0, 1).clone()
     plain.zero_grad()
@@ -120,7 +120,7 @@ def test_an_epoch_learns(device):
 
 
 class Cuda:
-    """What is used of ``torch.cuda``, which notes the order."""
+    """Replaces ``torch.cuda`` and notes the order of calls."""
 
     def __init__(self):
         self.seen, self.now = [], 0.0
@@ -158,7 +158,7 @@ class Cuda:
             yield
             fake.seen.append("captured")
 
-        for name, it in {
+        for name, value in {
             "Event": Event,
             "CUDAGraph": Graph,
             "graph": graph,
@@ -167,7 +167,7 @@ class Cuda:
             "current_stream": lambda: stream,
             "synchronize": self.note("synchronize"),
         }.items():
-            monkeypatch.setattr(cuda, name, it)
+            monkeypatch.setattr(cuda, name, value)
 
 
 def test_graphs_and_events(monkeypatch):
@@ -195,8 +195,8 @@ def test_graphs_and_events(monkeypatch):
     assert fake.seen == ["synchronize", *["one", "other"] * 3]
 
 
-def test_what_is_captured_is_known_to_torch():
-    """The arguments that are passed exist, in the PyTorch that is there."""
+def test_torch_has_the_arguments_of_captures():
+    """The installed PyTorch has the arguments that are passed."""
     import inspect
 
     assert "capture_error_mode" in inspect.signature(torch.cuda.graph.__init__).parameters
@@ -214,7 +214,7 @@ def test_buffers_are_larger_than_the_cache():
 
 
 def test_arrays_of_the_device(monkeypatch):
-    """Whatever is asked of tensors, with those of the CPU."""
+    """All operations on tensors work with tensors of the CPU."""
     device = torch_device.TorchDevice.__new__(torch_device.TorchDevice)
     values = torch.arange(24.0).reshape(4, 3, 2)
     assert device.get(values, [0, 3]).shape == (2, 3, 2)
@@ -225,10 +225,10 @@ def test_arrays_of_the_device(monkeypatch):
     device.poison(copy)
     assert torch.isnan(copy).all()
     assert device.same(copy, copy.clone())
-    winners = torch.zeros(3, dtype=torch.uint8)
-    device.poison(winners)
-    assert winners.tolist() == [254] * 3
-    assert device.same(winners, winners.clone())
+    argmax = torch.zeros(3, dtype=torch.uint8)
+    device.poison(argmax)
+    assert argmax.tolist() == [254] * 3
+    assert device.same(argmax, argmax.clone())
 
 
 def test_tensor_cores_are_on_for_tf32_alone(monkeypatch):

@@ -1,19 +1,20 @@
 """The ops on a device, with the names, parameters and semantics of ``cnnforge_kernels.cpu``.
 
-Each takes arrays that lie on one device (anything with ``__cuda_array_interface__``, DLPack or
-``data_ptr()``), writes to those it is given, and ``stream``: the address of a CUDA stream, an
-object that has one, or ``None`` for the default stream. It launches there and waits for nothing.
-Kernels, grids and arguments are found once for each shape.
+Each function takes arrays on one device (with ``__cuda_array_interface__``, DLPack or
+``data_ptr()``) and writes to the arrays for results. ``stream`` is the address of a CUDA stream, an
+object that has one, or ``None`` for the default stream. The function launches its kernels on that
+stream and does not wait for them. Kernels, grids and arguments are computed once per shape.
 
-``precision`` other than ``"float32"`` rounds the operands of a convolution and computes on tensor
-cores, with float32 sums.
+``precision`` is ``"float32"`` by default. ``"tf32"`` and ``"bfloat16"`` round the operands of a
+convolution and compute on tensor cores, with float32 sums. They are experimental: not yet run on a
+device.
 
-Arrays are C-contiguous and of the shapes that belong together: ``cnnforge_kernels.conv2d`` and the
-other public functions see to that. Checked here is what would crash a device: their dtypes, their
-device, and whether what is written to may be.
+Callers pass C-contiguous arrays of matching shapes; ``cnnforge_kernels.conv2d`` and the other
+public functions check that. The functions here check only what would crash a device: dtypes,
+devices, and whether the results are writeable.
 
-Raises, all of them: ``ValueError`` for arrays that cannot be used, and ``CudaUnavailableError``
-where there is no device, or one whose tensor cores do not know the precision.
+All functions raise ``ValueError`` for arrays that cannot be used, and ``CudaUnavailableError``
+without a device, or if its tensor cores do not support the precision.
 """
 
 from __future__ import annotations
@@ -23,27 +24,28 @@ from typing import Any
 
 from cnnforge_kernels.cuda.conv import block_plans
 from cnnforge_kernels.cuda.conv.plans import Convolution
-from cnnforge_kernels.cuda.pooling import plans as _pooling
+from cnnforge_kernels.cuda.pooling import plans as pool_plans
 from cnnforge_kernels.cuda.pooling.plans import Pooling
 from cnnforge_kernels.cuda.runtime.arrays import View
+from cnnforge_kernels.cuda.runtime.availability import experimental as experimental
 from cnnforge_kernels.cuda.runtime.availability import missing as missing
 from cnnforge_kernels.cuda.runtime.calls import aligned, run_on, run_with_bias, views
-from cnnforge_kernels.cuda.runtime.calls import dense as dense
+from cnnforge_kernels.cuda.runtime.calls import contiguous as contiguous
 from cnnforge_kernels.cuda.runtime.driver import driver
 from cnnforge_kernels.cuda.runtime.recording import record as record
-from cnnforge_kernels.cuda.tensor_cores import plans as _conv2d
+from cnnforge_kernels.cuda.tensor_cores import plans as conv_plans
 from cnnforge_kernels.cuda.tensor_cores.plans import Precision, check_capability
 
 __all__ = [
     "average_pool2d_forward",
     "average_pool2d_grad_inputs",
+    "contiguous",
     "conv2d_forward",
     "conv2d_grad_inputs",
     "conv2d_grad_weights",
     "conv_block_forward",
     "conv_block_grad_inputs",
     "conv_block_grad_weights",
-    "dense",
     "depthwise_conv2d_forward",
     "depthwise_conv2d_grad_inputs",
     "depthwise_conv2d_grad_weights",
@@ -68,7 +70,7 @@ def _convolution(
     groups: int,
     precision: Precision = "float32",
 ) -> Convolution:
-    """The convolution of arrays; of ``inputs`` and ``weights`` only the shapes are used."""
+    """Describe a convolution of arrays by the shapes of ``inputs`` and ``weights``."""
     if precision != "float32":
         check_capability(driver().capability(next(iter(arrays.values())).device), precision)
     shapes = tuple(inputs.shape), tuple(weights.shape)
@@ -94,11 +96,11 @@ def conv2d_forward(
 ) -> None:
     """Convolution, bias and ReLU: (N, H, W, C), (KH, KW, C / groups, F), (F,) -> (N, OH, OW, F).
 
-    ``bias`` is ``None`` or empty for none.
+    Without a bias, ``bias`` is ``None`` or empty.
     """
     arrays = views(inputs=inputs, weights=weights, bias=bias, outputs=outputs)
     c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups, precision)
-    plan = _conv2d.forward(c, _has_bias(arrays), relu, precision)
+    plan = conv_plans.forward(c, _has_bias(arrays), relu, precision)
     run_on(plan, arrays, ("outputs",), stream)
 
 
@@ -116,7 +118,7 @@ def conv2d_grad_inputs(
     stream: Any = None,
     precision: Precision = "float32",
 ) -> None:
-    """The gradient of ``inputs``, of which only the shape is used; ``outputs`` with ``relu``."""
+    """Gradient of ``inputs``, of which only the shape is read. ``outputs`` is for ``relu``."""
     arrays = views(
         weights=weights,
         outputs=outputs if relu else None,
@@ -124,7 +126,7 @@ def conv2d_grad_inputs(
         grad_inputs=grad_inputs,
     )
     c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups, precision)
-    run_on(_conv2d.grad_inputs(c, relu, precision), arrays, ("grad_inputs",), stream)
+    run_on(conv_plans.grad_inputs(c, relu, precision), arrays, ("grad_inputs",), stream)
 
 
 def conv2d_grad_weights(
@@ -143,9 +145,9 @@ def conv2d_grad_weights(
     stream: Any = None,
     precision: Precision = "float32",
 ) -> None:
-    """The gradients of ``weights`` and ``bias``, of which only the shapes are used.
+    """Gradients of ``weights`` and ``bias``. Only the shapes of these two are read.
 
-    ``grad_bias`` may be empty; it is computed all the same, to memory of its own.
+    ``grad_bias`` may be empty. It is then computed into spare memory.
     """
     arrays = views(
         inputs=inputs,
@@ -155,11 +157,11 @@ def conv2d_grad_weights(
         grad_bias=grad_bias,
     )
     c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups, precision)
-    run_with_bias(_conv2d.grad_weights(c, relu, precision), arrays, c.weights[3], stream)
+    run_with_bias(conv_plans.grad_weights(c, relu, precision), arrays, c.weights[3], stream)
 
 
 def _grouped(weights: Any) -> View:
-    """``weights`` (KH, KW, C, M) as those of a convolution with C groups, (KH, KW, 1, C * M)."""
+    """View ``weights`` (KH, KW, C, M) as those of C groups, (KH, KW, 1, C * M)."""
     where = views(weights=weights)["weights"]
     kh, kw, channels, multiplier = where.shape
     return replace(where, shape=(kh, kw, 1, channels * multiplier))
@@ -193,7 +195,7 @@ def depthwise_conv2d_grad_inputs(
     grad_inputs: Any,
     stream: Any = None,
 ) -> None:
-    """The gradient of ``inputs``, of which only the shape is used; ``outputs`` with ``relu``."""
+    """Gradient of ``inputs``, of which only the shape is read. ``outputs`` is for ``relu``."""
     options = strides, same, dilation_rate, inputs.shape[3], relu
     conv2d_grad_inputs(
         inputs, _grouped(weights), outputs, *options, grad_outputs, grad_inputs, stream
@@ -214,7 +216,7 @@ def depthwise_conv2d_grad_weights(
     grad_bias: Any,
     stream: Any = None,
 ) -> None:
-    """The gradients of ``weights`` and ``bias``, of which only the shapes are used."""
+    """Gradients of ``weights`` and ``bias``. Only the shapes of these two are read."""
     options = strides, same, dilation_rate, inputs.shape[3], relu
     grads = grad_outputs, grad_weights, grad_bias
     conv2d_grad_weights(inputs, _grouped(weights), bias, outputs, *options, *grads, stream)
@@ -230,20 +232,20 @@ def conv_block_forward(
     groups: int,
     pool_size: Pair,
     outputs: Any,
-    winners: Any,
+    argmax: Any,
     stream: Any = None,
 ) -> None:
-    """Convolution, bias, ReLU and max pooling; ``winners`` uint8, 255 for no gradient."""
-    arrays = views(inputs=inputs, weights=weights, bias=bias, outputs=outputs, winners=winners)
+    """Convolution, bias, ReLU and max pooling. ``argmax`` is uint8, and 255 means no gradient."""
+    arrays = views(inputs=inputs, weights=weights, bias=bias, outputs=outputs, argmax=argmax)
     c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
     plan = block_plans.forward(c, tuple(pool_size), _has_bias(arrays))
-    run_on(plan, arrays, ("outputs", "winners"), stream)
+    run_on(plan, arrays, ("outputs", "argmax"), stream)
 
 
 def conv_block_grad_inputs(
     inputs: Any,
     weights: Any,
-    winners: Any,
+    argmax: Any,
     strides: Pair,
     same: bool,
     dilation_rate: Pair,
@@ -253,9 +255,9 @@ def conv_block_grad_inputs(
     grad_inputs: Any,
     stream: Any = None,
 ) -> None:
-    """The gradient of ``inputs``, of which only the shape is used, from the winners."""
+    """Gradient of ``inputs`` from the argmax. Only the shape of ``inputs`` is read."""
     arrays = views(
-        weights=weights, winners=winners, grad_outputs=grad_outputs, grad_inputs=grad_inputs
+        weights=weights, argmax=argmax, grad_outputs=grad_outputs, grad_inputs=grad_inputs
     )
     c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
     run_on(block_plans.grad_inputs(c, tuple(pool_size)), arrays, ("grad_inputs",), stream)
@@ -265,7 +267,7 @@ def conv_block_grad_weights(
     inputs: Any,
     weights: Any,
     bias: Any,
-    winners: Any,
+    argmax: Any,
     strides: Pair,
     same: bool,
     dilation_rate: Pair,
@@ -276,10 +278,10 @@ def conv_block_grad_weights(
     grad_bias: Any,
     stream: Any = None,
 ) -> None:
-    """The gradients of ``weights`` and ``bias``, of which only the shapes are used."""
+    """Gradients of ``weights`` and ``bias``. Only the shapes of these two are read."""
     arrays = views(
         inputs=inputs,
-        winners=winners,
+        argmax=argmax,
         grad_outputs=grad_outputs,
         grad_weights=grad_weights,
         grad_bias=grad_bias,
@@ -301,18 +303,18 @@ def max_pool2d_forward(
     strides: Pair,
     same: bool,
     outputs: Any,
-    winners: Any,
+    argmax: Any,
     stream: Any = None,
 ) -> None:
-    """The maximum of each window and its cell; ``winners`` uint8, int32 beyond 256 cells."""
-    arrays = views(inputs=inputs, outputs=outputs, winners=winners)
+    """Maximum of each window, and its cell in ``argmax``: uint8, or int32 beyond 256 cells."""
+    arrays = views(inputs=inputs, outputs=outputs, argmax=argmax)
     p = _pool(arrays, inputs, pool_size, strides, same)
-    run_on(_pooling.forward(p, True), arrays, ("outputs", "winners"), stream)
+    run_on(pool_plans.forward(p, True), arrays, ("outputs", "argmax"), stream)
 
 
 def max_pool2d_grad_inputs(
     inputs: Any,
-    winners: Any,
+    argmax: Any,
     pool_size: Pair,
     strides: Pair,
     same: bool,
@@ -320,19 +322,19 @@ def max_pool2d_grad_inputs(
     grad_inputs: Any,
     stream: Any = None,
 ) -> None:
-    """The gradient of ``inputs``, of which only the shape is used, from the winners."""
-    arrays = views(winners=winners, grad_outputs=grad_outputs, grad_inputs=grad_inputs)
+    """Gradient of ``inputs`` from the argmax. Only the shape of ``inputs`` is read."""
+    arrays = views(argmax=argmax, grad_outputs=grad_outputs, grad_inputs=grad_inputs)
     p = _pool(arrays, inputs, pool_size, strides, same)
-    run_on(_pooling.backward(p, True), arrays, ("grad_inputs",), stream)
+    run_on(pool_plans.backward(p, True), arrays, ("grad_inputs",), stream)
 
 
 def average_pool2d_forward(
     inputs: Any, pool_size: Pair, strides: Pair, same: bool, outputs: Any, stream: Any = None
 ) -> None:
-    """The mean of the real cells of each window."""
+    """Mean of the cells of each window that are not padding."""
     arrays = views(inputs=inputs, outputs=outputs)
     p = _pool(arrays, inputs, pool_size, strides, same)
-    run_on(_pooling.forward(p, False), arrays, ("outputs",), stream)
+    run_on(pool_plans.forward(p, False), arrays, ("outputs",), stream)
 
 
 def average_pool2d_grad_inputs(
@@ -344,22 +346,22 @@ def average_pool2d_grad_inputs(
     grad_inputs: Any,
     stream: Any = None,
 ) -> None:
-    """The gradient of ``inputs``, of which only the shape is used."""
+    """Gradient of ``inputs``. Only the shape of ``inputs`` is read."""
     arrays = views(grad_outputs=grad_outputs, grad_inputs=grad_inputs)
     p = _pool(arrays, inputs, pool_size, strides, same)
-    run_on(_pooling.backward(p, False), arrays, ("grad_inputs",), stream)
+    run_on(pool_plans.backward(p, False), arrays, ("grad_inputs",), stream)
 
 
 def global_average_pool2d_forward(inputs: Any, outputs: Any, stream: Any = None) -> None:
-    """The mean of each map: (N, H, W, C) -> (N, C)."""
+    """Mean of each feature map: (N, H, W, C) -> (N, C)."""
     arrays = views(inputs=inputs, outputs=outputs)
-    run_on(_pooling.global_forward(tuple(inputs.shape)), arrays, ("outputs",), stream)
+    run_on(pool_plans.global_forward(tuple(inputs.shape)), arrays, ("outputs",), stream)
 
 
 def global_average_pool2d_grad_inputs(
     inputs: Any, grad_outputs: Any, grad_inputs: Any, stream: Any = None
 ) -> None:
-    """The gradient of ``inputs``, of which only the shape is used."""
+    """Gradient of ``inputs``. Only the shape of ``inputs`` is read."""
     arrays = views(grad_outputs=grad_outputs, grad_inputs=grad_inputs)
-    plan = _pooling.global_backward(tuple(inputs.shape), aligned(arrays))
+    plan = pool_plans.global_backward(tuple(inputs.shape), aligned(arrays))
     run_on(plan, arrays, ("grad_inputs",), stream)

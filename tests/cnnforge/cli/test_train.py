@@ -1,5 +1,6 @@
 """`train`, `evaluate` and `predict`, from the command line to the files."""
 
+import csv
 import json
 import os
 import signal
@@ -141,6 +142,7 @@ def test_a_run_leaves_its_files(trained: Path, plugin: str) -> None:
         "confusion_matrix.png",
         "curves.png",
         "environment.json",
+        "evaluation.json",
         "kernel_check.json",
         "kernels.json",
         "last",
@@ -155,7 +157,8 @@ def test_a_run_leaves_its_files(trained: Path, plugin: str) -> None:
     assert json.loads((trained / "classes.json").read_text()) == ["top", "middle", "bottom"]
     metrics = (trained / "metrics.csv").read_text().splitlines()
     assert metrics[0] == (
-        "epoch,loss,accuracy,val_loss,val_accuracy,learning_rate,seconds,images_per_second"
+        "epoch,loss,accuracy,val_loss,val_accuracy,val_balanced_accuracy,val_macro_f1,"
+        "learning_rate,seconds,images_per_second"
     )
     assert len(metrics) == 5
     assert len((trained / "predictions.csv").read_text().splitlines()) == 13
@@ -599,3 +602,96 @@ def test_predictions_are_not_lost_with_their_file(
     out, err = capsys.readouterr()
     assert err.splitlines()[-1].endswith("y.csv could not be written: No space left on device")
     assert out.count("%") >= 2
+
+
+RECIPE = ("--label-smoothing", "0.1", "--class-weights", "balanced", "--monitor", "macro_f1")
+
+
+def test_the_options_of_a_classification_are_recorded_and_resumed(
+    train: Callable[..., dict], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = train("--epochs", "3")
+    whole = train("--epochs", "3", *RECIPE)
+    half = train("--epochs", "1", *RECIPE)
+    resumed = train("--resume", half["run"], "--epochs", "3")
+    assert resumed["weights"] == whole["weights"] != plain["weights"]
+    assert resumed["best_epoch"] == whole["best_epoch"]
+    config = tomllib.loads((Path(half["run"]) / "config.toml").read_text())
+    assert [config[name] for name in ("label_smoothing", "class_weights", "monitor")] == [
+        0.1,
+        "balanced",
+        "macro_f1",
+    ]
+    report = json.loads((Path(whole["run"]) / "evaluation.json").read_text())
+    assert report["monitor"] == "macro_f1"
+    assert report["validation"] == whole["validation"]
+    again = train("--config", f"{half['run']}/config.toml", "--epochs", "3")
+    assert again["weights"] == whole["weights"]
+    line = error_of(capsys, 2, "train", "--resume", half["run"], "--monitor", "loss")
+    assert "has monitor = macro_f1, not loss" in line
+    line = error_of(capsys, 2, "train", "--resume", half["run"], "--label-smoothing", "0.2")
+    assert "has label_smoothing = 0.1, not 0.2" in line
+
+
+def test_the_best_epoch_follows_the_monitor(train: Callable[..., dict]) -> None:
+    for monitor, sign in (("loss", -1), ("balanced_accuracy", 1)):
+        found = train("--epochs", "4", "--monitor", monitor)
+        with (Path(found["run"]) / "metrics.csv").open() as file:
+            rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        best = max(rows, key=lambda row: (sign * row[f"val_{monitor}"], -row["val_loss"]))
+        assert found["best_epoch"] == best["epoch"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--monitor", "acuracy", "no metric named 'acuracy' to monitor; did you mean 'accuracy'?"),
+        ("--label-smoothing", "1", "label_smoothing must be 0 or more and below 1, got 1.0"),
+        ("--class-weights", "equal", "class_weights must be 'balanced', got 'equal'"),
+    ],
+)
+def test_options_that_have_no_meaning(
+    plugin: str, tmp_path: Path, capsys: Any, option: str, value: str, message: str
+) -> None:
+    small = ("train", "small", "--plugin", plugin, "--data", "toy", "--output", str(tmp_path / "r"))
+    assert message in error_of(capsys, 2, *small, option, value)
+    assert not (tmp_path / "r").exists()
+
+
+def test_an_epoch_is_a_line_that_begins_with_its_number(
+    plugin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "small", *OPTIONS, "--plugin", plugin, "--output", str(tmp_path)]
+    assert main([*command, "--epochs", "3"]) == 0
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if line.startswith("epoch ")]
+    assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in out.splitlines() if "%" in line] == [
+        "training",
+        "validation",
+    ]
+
+
+def test_a_size_that_a_model_does_not_accept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "acme_sizes.py"
+    path.write_text(SIZES)
+    command = ("train", "fixed", "--plugin", str(path), "--output", str(tmp_path / "r"))
+    line = error_of(capsys, 2, *command)
+    assert (
+        "the model 'fixed' accepts images of 32x32 or 64x48, and those of mnist5k are 28x28" in line
+    )
+    assert line.endswith("give --image-size 32x32")
+
+
+SIZES = """
+from cnnforge.plugin import ModelSpec, hookimpl
+
+
+@hookimpl
+def cnnforge_models():
+    sizes = ((32, 32), (64, 48))
+    return [ModelSpec(name="fixed", target="acme_sizes:build", summary="", sizes=sizes)]
+"""

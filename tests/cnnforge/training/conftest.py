@@ -10,6 +10,7 @@ import pytest
 
 from cnnforge.data import ArraySamples, Dataset
 from cnnforge.optimizer_options import OptimizerOptions
+from cnnforge.tasks.classification import Classification
 from cnnforge.training import TrainingResult, TrainingState, prepare, train
 
 
@@ -55,7 +56,9 @@ def run(dataset: Dataset) -> Callable[..., tuple[TrainingResult, keras.Model]]:
         options["optimizer"] = OptimizerOptions(**{name: options.pop(name) for name in names})
         prepare(options["seed"])
         model = build()
-        return train(model, options.pop("dataset", dataset), **options), model
+        data = options.pop("dataset", dataset)
+        task = options.pop("task", None) or Classification(data.classes)
+        return train(model, task, data, **options), model
 
     return run
 

@@ -13,6 +13,7 @@ from cnnforge.callbacks import Callback, FinishedEpoch
 from cnnforge.data import Dataset
 from cnnforge.errors import UsageError
 from cnnforge.optimizer_options import OPTIMIZERS, OptimizerOptions
+from cnnforge.tasks.classification import Classification
 from cnnforge.tasks.classification.metrics import cross_entropy
 from cnnforge.training import BatchesDone, Event, StateStore, TrainingResult, TrainingState
 from cnnforge.training.optimizers import build
@@ -54,6 +55,7 @@ def state_of(dataset: Dataset, options: dict[str, Any], **others: Any) -> Traini
     options = {"learning_rate": 0.01, **options}
     return training.train(
         small(),
+        Classification(dataset.classes),
         dataset,
         epochs=2,
         batch_size=8,
@@ -133,6 +135,7 @@ def test_an_average_is_validated_and_saved_and_does_not_change_training(
 
     state = training.train(
         model,
+        Classification(dataset.classes),
         dataset,
         epochs=1,
         batch_size=8,
@@ -152,7 +155,8 @@ def test_an_average_is_validated_and_saved_and_does_not_change_training(
     training.prepare(1)
     other = small()
     options = OptimizerOptions(learning_rate=0.01)
-    training.train(other, dataset, epochs=1, batch_size=8, optimizer=options)
+    task = Classification(dataset.classes)
+    training.train(other, task, dataset, epochs=1, batch_size=8, optimizer=options)
     for found, expected in zip(other.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(found, expected)
     # What was saved is what was validated.
@@ -195,7 +199,8 @@ def test_the_graph_follows_the_schedule(dataset: Dataset) -> None:
     options = OptimizerOptions(
         optimizer="sgd", momentum=0.9, learning_rate=0.1, schedule="cosine", clip_norm=0.5
     )
-    training.train(ours, dataset, epochs=1, batch_size=8, seed=3, optimizer=options)
+    task = Classification(dataset.classes)
+    training.train(ours, task, dataset, epochs=1, batch_size=8, seed=3, optimizer=options)
     training.prepare(3)
     theirs = small()
     rates = keras.optimizers.schedules.CosineDecay(0.1, 9)

@@ -1,4 +1,4 @@
-"""Plans of the tensor-core kernels run by the warp emulator and compared with the oracle."""
+"""Checks that run plans of tensor-core kernels in the warp emulator and compare with the oracle."""
 
 import importlib.util
 import math
@@ -10,11 +10,10 @@ import numpy as np
 
 from cnnforge.testing import assert_close, error_bounds
 from cnnforge_kernels import reference
-from cnnforge_kernels.cuda.tensor_cores import convolution, packing, plans
-from cnnforge_kernels.cuda.tensor_cores import fragments as steps
-from cnnforge_kernels.cuda.tensor_cores import weights as grad_weights
-from cnnforge_kernels.cuda.tensor_cores.halo import convolution as halo
-from cnnforge_kernels.cuda.tensor_cores.halo import fragments
+from cnnforge_kernels.cuda.tensor_cores import convolution, fragments, packing, plans
+from cnnforge_kernels.cuda.tensor_cores import weights as tensor_core_weights
+from cnnforge_kernels.cuda.tensor_cores.halo import convolution as halo_convolution
+from cnnforge_kernels.cuda.tensor_cores.halo import fragments as halo_fragments
 from cnnforge_kernels.cuda.tensor_cores.halo import weights as halo_weights
 
 
@@ -28,7 +27,15 @@ def _load(name: str) -> ModuleType:
 
 
 emulator = _load("warp_emulator")
-MODULES = convolution, grad_weights, steps, halo, fragments, halo_weights, packing
+MODULES = (
+    convolution,
+    tensor_core_weights,
+    fragments,
+    halo_convolution,
+    halo_fragments,
+    halo_weights,
+    packing,
+)
 ROUND = {"tf32": emulator.round_tf32, "bfloat16": emulator.round_bfloat16}
 # Relative error of one rounding: 11 and 8 bits of significand.
 UNIT = {"tf32": 2.0**-11, "bfloat16": 2.0**-8}
@@ -43,16 +50,16 @@ def random(*shape, seed=0):
 
 
 def broken_rows(launch):
-    """Whether eight pixels of a tile that is kept on chip may lie in two of its rows."""
+    """Whether eight consecutive pixels of a tile in shared memory may be in two of its rows."""
     if "halo" not in launch.kernel.name:
         return False
     weights = "grad_weights" in launch.kernel.name
-    names = (halo_weights if weights else halo).PARAMETERS
+    names = (halo_weights if weights else halo_convolution).PARAMETERS
     return launch.arguments[5 + names.index("tile_columns")] % 8 != 0
 
 
 def execute(plan, **arrays):
-    """Run a plan's kernels in the emulator; returns the counts of instructions."""
+    """Run the kernels of a plan in the emulator. Returns the counts of instructions."""
     arrays["scratch"] = np.full(max(plan.scratch, 1), np.nan, np.float32)
     counts = {}
     with emulator.lockstep(*MODULES) as run:
@@ -63,7 +70,7 @@ def execute(plan, **arrays):
                     argument = arrays[argument]
                 values.append(argument)
             if launch.kernel.name.startswith("reduce_slices"):
-                # An ordinary kernel: its own tests run it in Numba's simulator.
+                # An ordinary kernel, which other tests run in Numba's simulator.
                 parts, weights, bias, size, part, splits = values
                 total = parts[: splits * part].reshape(splits, part).sum(0)
                 weights.reshape(-1)[:], bias[:] = total[:size], total[size:]
@@ -95,7 +102,7 @@ def check_forward(c, precision, bias=True, relu=False):
     terms = math.prod(c.weights[:3])
     expected = reference.conv2d(*operands, b, relu=relu, **options(c))
     assert_close(outputs, expected, terms)
-    # Both operands are rounded once: on top of the sum's own error there is this, and no more.
+    # Each operand is rounded once. The error of that adds to the error of the sum.
     exact = reference.conv2d(x, w, b, relu=relu, **options(c))
     sizes = reference.conv2d(abs(x), abs(w), None, **options(c))
     unit = UNIT[precision]
@@ -123,6 +130,6 @@ def check_gradients(c, precision, relu=False):
     assert_close(gx, expected[0], math.prod(c.weights[:2]) * c.weights[3])
     pixels = math.prod(c.outputs[:3])
     assert_close(gw, expected[1], pixels)
-    # The bias' gradient is a sum in float32 of what was not rounded.
+    # The gradient of the bias is a float32 sum of values that are not rounded.
     assert_close(gb, exact[2], pixels)
     return first, second

@@ -1,4 +1,4 @@
-"""The machine code of the kernels, compiled with no device."""
+"""Tests of the machine code of the kernels, compiled without a device."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ pytestmark = [
 if AVAILABLE and not SIMULATED:
     import cuda_resources as resources
 
-    # Those of the tensor cores have a file of their own.
+    # The tensor-core kernels have a separate file.
     KERNELS = {
         name: found for name, found in resources.catalogue().items() if found.since == (7, 5)
     }
@@ -29,10 +29,10 @@ if AVAILABLE and not SIMULATED:
 else:
     KERNELS, ARCHITECTURES = {}, ()
 
-TABLE = Path(__file__).parents[3] / "docs" / "cuda_kernels.md"
-# Most registers that a kernel of this name may use. 128: two blocks of 256 threads, or four of 128,
-# on a multiprocessor of 65536 registers.
-REGISTERS = {
+TABLE = Path(__file__).parents[3] / "benchmarks" / "results" / "cuda_kernels.md"
+# Maximum number of registers by the first word of a name. With 128, two blocks of 256 threads or
+# four of 128 fit on a multiprocessor with 65536 registers.
+MAX_REGISTERS = {
     "conv2d_direct": 128,
     "conv2d_gemm": 128,
     "conv2d_grad_inputs": 128,
@@ -53,7 +53,7 @@ REGISTERS = {
     "dense_copy": 48,
     "conv2d_relu_mask": 32,
 }
-# Where 128 bits move at a time: kernels by the beginning of their name, and the instructions.
+# Kernels, by the beginning of their name, and their instructions that move 128 bits at a time.
 WIDE = {
     "conv2d_direct 5x5x1x8": ("LDS", "STG"),
     "conv2d_direct 3x3x8x16": ("LDG", "LDS", "STG"),
@@ -84,10 +84,9 @@ WIDE = {
     "average_pool2d_grad 2x2 strides 2x2 vector 4": ("LDG", "STG"),
     "global_average_pool2d_grad vector 4": ("LDG", "STG"),
 }
-# Where most of the innermost loop multiplies: kernels by the beginning of their name, and the least
-# multiply-adds for each instruction of that loop. An index that has left the registers, or a loop
-# that is no longer unrolled, is seen here.
-DENSE = {
+# Kernels, by the beginning of their name, and the minimum share of multiply-adds in their innermost
+# loop. It falls if an array leaves the registers or a loop is not unrolled.
+MIN_MULTIPLY_ADDS = {
     "conv2d_direct 5x5x1x8": 0.7,
     "conv2d_direct 3x3x3x32": 0.7,
     "conv_block 5x5x1x8 pool 2x2 windows 2": 0.7,
@@ -111,7 +110,7 @@ def _disassembler():
 
 @cache
 def committed():
-    """The lines of the committed table, by kernel and architecture."""
+    """Read the lines of the committed table, by kernel and architecture."""
     cells = [line.split("|") for line in TABLE.read_text().splitlines() if line.startswith("| `")]
     return {(row[1].strip().strip("`"), row[2].strip()): "|".join(row) for row in cells}
 
@@ -122,7 +121,7 @@ def test_every_kernel(name, capability):
     found = resources.measure(tuple(KERNELS.values()), capability)[name]
     assert found.spills == 0
     assert not found.float64
-    assert found.registers <= REGISTERS[name.split()[0]]
+    assert found.registers <= MAX_REGISTERS[name.split()[0]]
     for beginning, instructions in WIDE.items():
         if name.startswith(beginning):
             for instruction in instructions:
@@ -143,27 +142,27 @@ def test_the_table_has_every_kernel_on_every_architecture():
     assert set(committed()) == expected
 
 
-def test_linked_together_kernels_are_what_they_are_alone():
+def test_kernels_linked_together_equal_kernels_linked_alone():
     together = resources.measure(tuple(KERNELS.values()), (9, 0))
     for beginning in ("conv2d_gemm 3x3x64x64", "max_pool2d_grad 2x2"):
         name = next(name for name in KERNELS if name.startswith(beginning))
         alone = resources.measure((KERNELS[name],), (9, 0))[name]
         assert alone.registers == together[name].registers
-        # Operands name labels, which are numbered through.
+        # Only the names are compared, because operands contain labels, whose numbers differ.
         names = [name for name, _ in alone.instructions]
         assert names == [name for name, _ in together[name].instructions]
 
 
-@pytest.mark.parametrize("beginning", DENSE)
+@pytest.mark.parametrize("beginning", MIN_MULTIPLY_ADDS)
 def test_the_innermost_loop_multiplies(beginning):
     for name in KERNELS:
         if name.startswith(beginning):
             found = resources.measure(tuple(KERNELS.values()), (9, 0))[name]
-            assert found.densest_loop > DENSE[beginning], name
+            assert found.max_multiply_adds > MIN_MULTIPLY_ADDS[beginning], name
 
 
-def test_what_is_promised_is_in_the_catalogue():
-    for beginning in (*WIDE, *DENSE):
+def test_all_limits_name_kernels_of_the_catalogue():
+    for beginning in (*WIDE, *MIN_MULTIPLY_ADDS):
         assert any(name.startswith(beginning) for name in KERNELS), beginning
 
 
@@ -182,14 +181,14 @@ def test_a_second_process_compiles_nothing(tmp_path, monkeypatch):
     assert not again.log
     assert (again.code, again.symbol) == (first.code, first.symbol)
     assert "add_one" in first.symbol
-    # Another architecture is another file; a damaged file is compiled again.
+    # Another architecture has another file. A damaged file is compiled again.
     assert cached_kernel(add_one, (8, 0)).log
     files = sorted(tmp_path.rglob("*.cubin"))
     assert len(files) == 2
     for file in files:
         file.write_bytes(file.read_bytes()[:-1] + b"?")
     assert cached_kernel(add_one, (9, 0)).log
-    # So is everything once a source has changed.
+    # After a change of the sources, everything is compiled again.
     assert not cached_kernel(add_one, (9, 0)).log
     monkeypatch.setattr(compiler, "sources", lambda: "others")
     assert cached_kernel(add_one, (9, 0)).log
@@ -204,7 +203,7 @@ def test_kernels_that_were_compiled_elsewhere(tmp_path, monkeypatch):
     found = cached_kernel(add_one, (9, 0))
     assert not found.log
     assert "add_one" in found.symbol
-    # Another architecture, other sources: compiled here.
+    # Another architecture and other sources are compiled here.
     assert cached_kernel(add_one, (8, 0)).log
     monkeypatch.setattr(compiler, "sources", lambda: "others")
     assert cached_kernel(add_one, (9, 0)).log
@@ -235,7 +234,7 @@ def test_the_modules_import_without_numba_cuda():
         from cnnforge_kernels.cuda.runtime import simulated_driver
         assert "numba.cuda" not in sys.modules
         try:
-            runtime.driver()
+            driver.driver()
         except RuntimeError as error:
             assert "pip install" in str(error), error
         else:
@@ -249,7 +248,7 @@ def test_importing_the_kernels_does_not_import_the_compiler():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_numpy_that_has_lost_what_the_compiler_names():
+def test_a_numpy_without_row_stack():
     code = """
     import numpy as np
     if hasattr(np, "row_stack"):

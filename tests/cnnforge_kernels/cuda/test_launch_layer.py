@@ -1,4 +1,4 @@
-"""What the launch layer promises without a device."""
+"""Tests of the launch layer without a device."""
 
 import inspect
 import threading
@@ -15,7 +15,7 @@ from cnnforge_kernels.cpu.pooling import global_average, pooling
 from cnnforge_kernels.cuda import launch
 from cnnforge_kernels.cuda.codegen.errors import CudaUnavailableError, no_device
 from cnnforge_kernels.cuda.conv.plans import Convolution, forward, grad_weights
-from cnnforge_kernels.cuda.runtime import driver as runtime
+from cnnforge_kernels.cuda.runtime import driver as driver_module
 from cnnforge_kernels.cuda.runtime import plans
 from cnnforge_kernels.cuda.runtime.arrays import View, is_device_array, strides_unless_contiguous
 from cnnforge_kernels.cuda.runtime.compiler import Compiled
@@ -34,14 +34,14 @@ def test_parameters_are_those_of_the_cpu():
     for function in CPU:
         ours = list(inspect.signature(getattr(launch, function.__name__)).parameters)
         expected = [*inspect.signature(function.py_func).parameters, "stream"]
-        # Tensor cores have convolutions, but not depthwise ones.
+        # Only convolutions have a precision, and depthwise ones do not.
         if function.__name__.startswith("conv2d"):
             expected.append("precision")
         assert ours == expected
 
 
 class Elsewhere:
-    """An array on a device that is not there."""
+    """Looks like an array on a missing device."""
 
     shape, dtype = (1, 5, 5, 2), np.dtype(np.float32)
 
@@ -63,7 +63,7 @@ def test_no_device(monkeypatch):
     def missing():
         raise no_device(RuntimeError("no driver"))
 
-    monkeypatch.setattr(runtime, "driver", missing)
+    monkeypatch.setattr(driver_module, "driver", missing)
     with pytest.raises(CudaUnavailableError, match=r"Install the driver.* The driver said: no"):
         kernels.max_pool2d(Elsewhere())
 
@@ -71,13 +71,13 @@ def test_no_device(monkeypatch):
 @pytest.mark.parametrize(
     ("said", "advice"),
     [
-        ("CUDA_ERROR_NO_DEVICE: no CUDA-capable device", "There is no such CUDA device"),
+        ("CUDA_ERROR_NO_DEVICE: no CUDA-capable device", "The CUDA device was not found"),
         ("CUDA_ERROR_INSUFFICIENT_DRIVER", r"too old.*cnnforge\[cuda12\]"),
         ("Function cuDeviceGetNew not found", "driver is too old"),
         ("", "Install the driver"),
     ],
 )
-def test_what_is_missing_is_said(said, advice):
+def test_the_message_gives_advice(said, advice):
     assert is_device_array(Elsewhere())
     with pytest.raises(CudaUnavailableError, match=advice):
         raise no_device(OSError(said))
@@ -95,16 +95,16 @@ def test_a_driver_that_refuses_a_kernel(monkeypatch):
     class Device:
         device_id, compute_capability = 0, (9, 0)
 
-    made = runtime.Driver.__new__(runtime.Driver)
+    made = driver_module.Driver.__new__(driver_module.Driver)
     made._core, made._loaded, made._loading = Core, {}, threading.Lock()
-    monkeypatch.setattr(runtime, "cached_kernel", lambda *_: Compiled(b"", "name"))
+    monkeypatch.setattr(driver_module, "cached_kernel", lambda *_: Compiled(b"", "name"))
     plan = forward(Convolution((1, 5, 5, 1), (3, 3, 1, 4)), False, False)
     with pytest.raises(CudaUnavailableError, match=r"refused.*'conv2d_direct.*Update the driver"):
         made._load(plan.launches[0].kernel, Device)
 
 
 class Pool:
-    """A source of memory that notes who was asked."""
+    """A memory resource that notes its name when it allocates."""
 
     device_id = 0
 
@@ -127,7 +127,7 @@ class Pool:
 def test_memory_while_a_stream_is_captured_into_a_graph(answer, source):
     asked = []
     device = Pool("device", asked)
-    made = runtime.Driver.__new__(runtime.Driver)
+    made = driver_module.Driver.__new__(driver_module.Driver)
     made._core = SimpleNamespace(
         Device=lambda *_: device,
         LEGACY_DEFAULT_STREAM=SimpleNamespace(handle=1),
@@ -139,7 +139,7 @@ def test_memory_while_a_stream_is_captured_into_a_graph(answer, source):
     assert asked == [(source, 64)]
 
 
-def test_whoever_passes_a_foreign_array_to_be_written_gets_it_back(monkeypatch):
+def test_a_foreign_out_array_is_returned(monkeypatch):
     utilities = pytest.importorskip("cuda.core.utils", reason="needs cuda.core")
 
     class Foreign:
@@ -155,13 +155,13 @@ def test_whoever_passes_a_foreign_array_to_be_written_gets_it_back(monkeypatch):
             return cls()
 
     monkeypatch.setattr(utilities, "StridedMemoryView", Found)
-    foreign, made = Foreign(), runtime.Driver.__new__(runtime.Driver)
+    foreign, made = Foreign(), driver_module.Driver.__new__(driver_module.Driver)
     where = made.locate(foreign)
     assert (where.pointer, where.owner, where.strides) == (512, foreign, None)
     assert placement.result(where) is foreign
 
 
-def test_what_is_no_array_on_a_device():
+def test_values_that_are_not_arrays_on_a_device():
     for value in (np.zeros(3), [1.0], None, 3, "text"):
         assert not is_device_array(value)
 
@@ -191,7 +191,7 @@ def test_views_that_overlap():
 def test_too_large_for_one_call():
     with pytest.raises(ValueError, match=r"too large for one call .* Split the batch"):
         forward(Convolution((1 << 20, 256, 256, 1), (3, 3, 1, 8), same=True), False, False)
-    with pytest.raises(ValueError, match=r"`inputs` has images of .* cut the images"):
+    with pytest.raises(ValueError, match=r"`inputs` has images of .* Cut the images"):
         forward(Convolution((1, 1 << 16, 1 << 15, 4), (3, 3, 4, 8)), False, False)
 
 
@@ -211,7 +211,7 @@ def test_a_plan_is_made_once_for_each_shape():
 
 
 @pytest.mark.parametrize("error", ["", "CUDA_ERROR_INVALID_VALUE"])
-def test_more_shared_memory_than_a_block_has_by_default_is_asked_for(monkeypatch, error):
+def test_large_shared_memory_is_requested(monkeypatch, error):
     asked = []
 
     class Answer(SimpleNamespace):
@@ -222,7 +222,7 @@ def test_more_shared_memory_than_a_block_has_by_default_is_asked_for(monkeypatch
         asked.append(arguments)
         return (Answer(name=error),)
 
-    driver = object.__new__(runtime.Driver)
+    driver = object.__new__(driver_module.Driver)
     driver._loaded, driver._loading = {}, threading.Lock()
     driver._bindings = SimpleNamespace(
         CUfunction_attribute=SimpleNamespace(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES=8),
@@ -232,7 +232,9 @@ def test_more_shared_memory_than_a_block_has_by_default_is_asked_for(monkeypatch
     )
     module = SimpleNamespace(get_kernel=lambda symbol: SimpleNamespace(handle=4096))
     driver._core = SimpleNamespace(ObjectCode=SimpleNamespace(from_cubin=lambda code: module))
-    monkeypatch.setattr(runtime, "cached_kernel", lambda kernel, capability: Compiled(b"", "k"))
+    monkeypatch.setattr(
+        driver_module, "cached_kernel", lambda kernel, capability: Compiled(b"", "k")
+    )
     device = SimpleNamespace(device_id=0, compute_capability=(9, 0))
     small = forward(Convolution((1, 8, 8, 2), (3, 3, 2, 4)), False, False).launches[0].kernel
     driver._load(small, device)

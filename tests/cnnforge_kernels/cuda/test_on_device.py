@@ -1,6 +1,6 @@
-"""The kernels on a real device, through the public functions: ``pytest -m gpu``.
+"""Tests of the kernels on a real device, through the public functions: ``pytest -m gpu``.
 
-With ``compute-sanitizer`` (memcheck, racecheck, initcheck, synccheck): see docs/cuda.md.
+docs/cuda.md explains how to run them under ``compute-sanitizer``.
 """
 
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ CASES = [
 
 
 def named(case):
-    """What is large is named so: it takes too long under compute-sanitizer."""
+    """Add "large" to the name of a large problem, which takes too long under compute-sanitizer."""
     products = np.prod(case.inputs[:3]) * np.prod(case.weights)
     return f"{'large ' * bool(products > 1e7)}{case}"
 
@@ -156,11 +156,11 @@ def test_tensor_cores(precision):
 def test_conv_block(shape, weights, pool, strides):
     x, w, b = values(shape), values(weights), values(weights[3:])
     options = {"pool_size": pool, "padding": "same", "strides": strides}
-    outputs, winners = kernels.conv_block(put(x), put(w), put(b), **options)
+    outputs, argmax = kernels.conv_block(put(x), put(w), put(b), **options)
     y, cells = kernels.conv_block(x, w, b, **options)
     assert_close(get(outputs), y, int(np.prod(weights[:3])))
-    # Two sums that are equal but for their rounding may change places.
-    assert (get(winners) != cells).mean() < 1e-3
+    # Two sums that differ only by rounding may swap places.
+    assert (get(argmax) != cells).mean() < 1e-3
     g = values(y.shape, 1)
     got = kernels.conv_block_grad_inputs(put(g), put(cells), put(w), x.shape, **options)
     want = kernels.conv_block_grad_inputs(g, cells, w, x.shape, **options)
@@ -184,12 +184,12 @@ def test_pooling(shape, window, strides, padding):
     x = np.random.default_rng(1).integers(-3, 4, shape).astype(np.float32)
     x[0, 1, 2, 0] = np.nan
     options = {"pool_size": window, "strides": strides, "padding": padding}
-    outputs, winners = kernels.max_pool2d(put(x), **options)
+    outputs, argmax = kernels.max_pool2d(put(x), **options)
     best, cells = kernels.max_pool2d(x, **options)
     np.testing.assert_array_equal(get(outputs), best)
-    np.testing.assert_array_equal(get(winners), cells)
+    np.testing.assert_array_equal(get(argmax), cells)
     g, area = values(best.shape), window[0] * window[1]
-    got = kernels.max_pool2d_grad(put(g), winners, shape, **options)
+    got = kernels.max_pool2d_grad(put(g), argmax, shape, **options)
     assert_close(get(got), kernels.max_pool2d_grad(g, cells, shape, **options), 4 * area)
     clean = np.nan_to_num(x)
     mean = kernels.average_pool2d(put(clean), **options)

@@ -1,4 +1,4 @@
-"""Every instruction of ptx.py, as PTX that the assembler takes."""
+"""Tests of every instruction of ptx.py, as PTX that the assembler accepts."""
 
 import re
 from pathlib import Path
@@ -148,7 +148,7 @@ def test_constants_of_an_index_go_into_the_instruction():
         t = U(cuda.threadIdx.x)
         y[t] = ptx.load_shared(shared, t) + ptx.load_shared(shared, U(t + U(8)))
 
-    # The address of the second load is that of the first and 32 bytes, modulo 2**32 both.
+    # The second load has the address of the first plus 32 bytes, modulo 2**32.
     text = compiled(f, "uint32*")
     first, second = re.findall(r"ld\.shared\.b32 %r\d+, \[(%r\d+)\];", text)
     assert re.search(rf"add\.s32 {second}, {first}, 32;", text)
@@ -159,27 +159,27 @@ WARP_WIDE = "mma_tf32", "mma_bfloat16", "load_matrices", "load_matrices_turned"
 
 @pytest.mark.parametrize("name", WARP_WIDE)
 def test_warp_wide_instructions_are_convergent(name):
-    """In LLVM's text, where numba-cuda hides it: codegen is run on its own."""
-    types, kinds = cuda.types, {"float32": ir.FloatType(), "uint32": ir.IntType(32)}
+    """Run the code generator alone and look at its LLVM text, which numba-cuda hides."""
+    types, llvm_types = cuda.types, {"float32": ir.FloatType(), "uint32": ir.IntType(32)}
     if name.startswith("load_matrices"):
         pointer = types.CPointer(types.uint32)
         arguments = (pointer, types.uint32)
         inputs = [ir.IntType(32).as_pointer(), ir.IntType(64)]
     else:
         arguments = (types.uint32,) * 6 + (types.float32,) * 4
-        inputs = [kinds[str(a)] for a in arguments]
+        inputs = [llvm_types[str(a)] for a in arguments]
     signature, codegen = getattr(ptx, name)._defn(None, *arguments)
     function = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), inputs), "f")
     builder = ir.IRBuilder(function.append_basic_block())
     context = SimpleNamespace(
         cast=lambda builder, value, source, target: value,
-        make_tuple=lambda builder, kind, values: values,
+        make_tuple=lambda builder, tuple_type, values: values,
     )
     codegen(context, builder, signature, function.args)
     assert re.search(r'call \{.*asm .*".*convergent', str(function))
 
 
-def test_assembly_lives_here_only():
+def test_only_ptx_py_has_assembly():
     def having(text):
         folder = Path(ptx.__file__).parents[1]
         return [path.name for path in folder.rglob("*.py") if text in path.read_text()]

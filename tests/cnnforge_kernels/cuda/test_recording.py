@@ -1,4 +1,4 @@
-"""What a call would launch, noted and not launched."""
+"""Tests of recording launches without running them."""
 
 import threading
 
@@ -8,7 +8,7 @@ import pytest
 from cnnforge_kernels.cuda import launch
 from cnnforge_kernels.cuda.codegen.jit import AVAILABLE
 from cnnforge_kernels.cuda.runtime import compiler, simulated_driver, tuning
-from cnnforge_kernels.cuda.runtime import driver as runtime
+from cnnforge_kernels.cuda.runtime import driver as driver_module
 from cnnforge_kernels.cuda.runtime.arrays import View
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="needs numba-cuda")
@@ -21,7 +21,7 @@ def view(address, *shape):
 @pytest.fixture
 def driver(monkeypatch):
     made = simulated_driver.Driver()
-    monkeypatch.setattr(runtime, "_driver", made)
+    monkeypatch.setattr(driver_module, "_driver", made)
     return made
 
 
@@ -41,7 +41,7 @@ def test_launches_are_those_of_the_call(driver):
     assert [driver.functions[it.function - simulated_driver.FUNCTIONS] for it in recorded] == [
         kernel for kernel, _, _ in driver.launches
     ]
-    # The bias that nobody asked for, and the partial sums.
+    # Spare memory for the gradient of the bias, and the partial sums.
     assert [size for _, size in memories] == [memory.values.size for memory in driver.memories]
     assert memories[0][1] == 4 * 8
     real = dict(zip([it.pointer for it in driver.memories], memories, strict=True))
@@ -52,7 +52,7 @@ def test_launches_are_those_of_the_call(driver):
         assert [type(value) for value in it.arguments] == [type(value) for value in arguments]
 
 
-def test_only_the_thread_that_records_records(driver):
+def test_only_the_recording_thread_records(driver):
     def elsewhere():
         thread = threading.Thread(target=gradients)
         thread.start()
@@ -62,7 +62,7 @@ def test_only_the_thread_that_records_records(driver):
     assert len(driver.launches) == 2
 
 
-def test_after_an_error_launches_are_launched(driver):
+def test_recording_ends_after_an_error(driver):
     def fails():
         raise ValueError("too large")
 
@@ -72,7 +72,7 @@ def test_after_an_error_launches_are_launched(driver):
     assert len(driver.launches) == 2
 
 
-def test_the_tuner_measures_nothing_that_is_recorded(driver, monkeypatch, tmp_path):
+def test_the_tuner_does_not_measure_while_recording(driver, monkeypatch, tmp_path):
     monkeypatch.setattr(compiler, "cache_directory", lambda: str(tmp_path))
     monkeypatch.setattr(tuning, "_asked", True)
     tuning.forget()
@@ -81,7 +81,7 @@ def test_the_tuner_measures_nothing_that_is_recorded(driver, monkeypatch, tmp_pa
     assert not tuning.used()
     monkeypatch.setattr(tuning, "fastest", lambda options, seconds: list(options)[-1])
     gradients()
-    # What was chosen meanwhile is followed.
+    # A choice made in the meantime is followed.
     found, _ = launch.record(gradients)
     kernels = [driver.functions[it.function - simulated_driver.FUNCTIONS] for it in found]
     assert kernels == [kernel for kernel, _, _ in driver.launches]

@@ -1,4 +1,4 @@
-"""Kernels without warp-wide instructions run in Numba's CUDA simulator, in their own process."""
+"""Runs the tests of ``simulated/`` in Numba's CUDA simulator, in a separate process."""
 
 import os
 import subprocess

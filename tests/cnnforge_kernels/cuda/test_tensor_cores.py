@@ -1,4 +1,4 @@
-"""The tensor-core kernels, run by the warp emulator, against the oracle."""
+"""Tests of the tensor-core kernels in the warp emulator, against the oracle."""
 
 import importlib.util
 import sys
@@ -13,12 +13,10 @@ from hypothesis import strategies as st
 from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
 from cnnforge_kernels.cuda.codegen.errors import CudaUnavailableError
-from cnnforge_kernels.cuda.conv import plans as conv2d
+from cnnforge_kernels.cuda.conv import plans as conv_plans
 from cnnforge_kernels.cuda.conv.plans import Convolution
-from cnnforge_kernels.cuda.tensor_cores import convolution, plans
-from cnnforge_kernels.cuda.tensor_cores import fragments as steps
-from cnnforge_kernels.cuda.tensor_cores import layout as maps
-from cnnforge_kernels.cuda.tensor_cores import weights as grad_weights
+from cnnforge_kernels.cuda.tensor_cores import convolution, fragments, layout, plans
+from cnnforge_kernels.cuda.tensor_cores import weights as tensor_core_weights
 
 
 def _load(name: str) -> ModuleType:
@@ -47,7 +45,7 @@ PROBLEMS = {
     "one pixel": ((1, 1, 1, 3), (3, 3, 3, 2), (1, 1), True, (1, 1)),
     "window above the image": ((2, 2, 3, 4), (5, 5, 4, 4), (2, 1), True, (1, 1)),
 }
-# Other kernels serve this one: test_tensor_cores_halo.py.
+# The halo kernels compute this one: test_tensor_cores_halo.py.
 HALO = (2, 16, 16, 64), (3, 3, 64, 64), (1, 1), True, (1, 1)
 
 
@@ -110,7 +108,7 @@ def test_any_shape(data):
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
-def test_what_is_not_finite_stays(precision):
+def test_non_finite_values_stay(precision):
     x = np.zeros((1, 4, 4, 4), np.float32)
     x[0, 0, 0, 0], x[0, 3, 3, 1] = np.nan, np.inf
     w = np.ones((1, 1, 4, 4), np.float32)
@@ -120,7 +118,7 @@ def test_what_is_not_finite_stays(precision):
     np.testing.assert_array_equal(outputs, reference.conv2d(x, w, relu=True))
 
 
-def test_nothing_to_sum_gives_zeros():
+def test_empty_sums_are_zero():
     c = Convolution((2, 2, 2, 4), (3, 3, 4, 8))
     assert c.outputs == (2, 0, 0, 8)
     assert plans.forward(c, True, False, "tf32").launches == ()
@@ -130,31 +128,34 @@ def test_nothing_to_sum_gives_zeros():
 
 def test_float32_is_exact():
     c = Convolution((1, 4, 4, 8), (3, 3, 8, 8))
-    assert plans.forward(c, True, True) is conv2d.forward(c, True, True)
-    assert plans.grad_inputs(c, True, "float32") is conv2d.grad_inputs(c, True)
-    assert plans.grad_weights(c, True, "float32") is conv2d.grad_weights(c, True)
-    assert plans.forward(c, True, True, "tf32") is not conv2d.forward(c, True, True)
+    assert plans.forward(c, True, True) is conv_plans.forward(c, True, True)
+    assert plans.grad_inputs(c, True, "float32") is conv_plans.grad_inputs(c, True)
+    assert plans.grad_weights(c, True, "float32") is conv_plans.grad_weights(c, True)
+    assert plans.forward(c, True, True, "tf32") is not conv_plans.forward(c, True, True)
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 def test_groups_are_an_error(precision):
     c = Convolution((1, 4, 4, 8), (3, 3, 4, 8), groups=2)
-    assert plans.forward(c, True, True) is conv2d.forward(c, True, True)
+    assert plans.forward(c, True, True) is conv_plans.forward(c, True, True)
     for plan in (
         lambda: plans.forward(c, True, True, precision),
         lambda: plans.grad_inputs(c, True, precision),
         lambda: plans.grad_weights(c, True, precision),
     ):
-        with pytest.raises(ValueError, match=r"no tensor-core kernel for groups=2. Use precision="):
+        with pytest.raises(
+            ValueError,
+            match=r"needs a convolution without groups. Received: groups=2. Use precision=",
+        ):
             plan()
 
 
-def test_wrong_precision():
+def test_an_unknown_precision_is_an_error():
     with pytest.raises(ValueError, match=r"`precision` must be .* Received: 'fp16'"):
         plans.forward(Convolution((1, 4, 4, 8), (3, 3, 8, 8)), True, True, "fp16")
 
 
-def test_old_devices():
+def test_older_devices_are_an_error():
     plans.check_capability((8, 0), "tf32")
     plans.check_capability((7, 5), "float32")
     with pytest.raises(CudaUnavailableError, match=r"8.0 or later .* Received: 7.5. Use"):
@@ -179,8 +180,8 @@ def test_every_kernel_has_its_own_name():
     c = Convolution(*HALO)
     for precision in ("tf32", "bfloat16"):
         for plan in (plans.grad_inputs, plans.grad_weights):
-            used |= {it.kernel for it in plan(c, False, precision).launches}
-    used = {it for it in used if not it.name.startswith("reduce_slices")}
+            used |= {launch.kernel for launch in plan(c, False, precision).launches}
+    used = {kernel for kernel in used if not kernel.name.startswith("reduce_slices")}
     assert used == set(kernels)
 
 
@@ -193,7 +194,7 @@ def test_too_many_elements_for_32_bits():
         plans.forward(c, False, False, "tf32")
 
 
-# What the emulator must not let pass. Each of these is a mistake that no lockstep result shows.
+# Mistakes that the emulator must report, although no result in lockstep shows them.
 
 HAZARDS = {
     "barrier": "no barrier",
@@ -203,7 +204,7 @@ HAZARDS = {
 }
 
 
-# The rows of the weights' gradient are padded instead of swizzled.
+# The rows of the gradient of the weights have padding instead of a swizzle.
 @pytest.mark.parametrize(
     ("gradient", "name"),
     [
@@ -213,7 +214,7 @@ HAZARDS = {
         if (gradient, name) != ("grad_weights", "swizzle")
     ],
 )
-def test_hazards_are_seen(monkeypatch, name, gradient):
+def test_hazards_are_reported(monkeypatch, name, gradient):
     instructions = emulator.Instructions
     if name == "barrier":
         monkeypatch.setattr(emulator.Block, "syncthreads", lambda self: None)
@@ -226,8 +227,10 @@ def test_hazards_are_seen(monkeypatch, name, gradient):
             instructions, "copy_async_commit", lambda s: commit(s) if s.open else None
         )
     else:
-        for module in (steps, convolution):
-            monkeypatch.setattr(module, "swizzled", lambda row, chunk: maps.U(16 * row + 4 * chunk))
+        for module in (fragments, convolution):
+            monkeypatch.setattr(
+                module, "swizzled", lambda row, chunk: layout.U(16 * row + 4 * chunk)
+            )
     c = Convolution((1, 4, 4, 36), (2, 2, 36, 36), same=True)
     x, w, g = random(*c.inputs), random(*c.weights), random(*c.outputs)
     plan = {
@@ -243,7 +246,7 @@ def test_hazards_are_seen(monkeypatch, name, gradient):
         )
 
 
-def test_a_copy_to_a_word_that_is_being_read_is_seen():
+def test_a_copy_to_a_word_that_is_being_read_is_reported():
     block, instructions = emulator.Block(0, 0, 0), emulator.Instructions({})
     shared = block.shared.array(128, np.uint32, 16)
     memory, thread = emulator.Memory(random(128)), block.threadIdx.x
@@ -270,10 +273,10 @@ def test_a_copy_to_a_word_that_is_being_read_is_seen():
 def test_the_pipeline_works_with_any_number_of_stages(monkeypatch, count):
     x, w = random(1, 5, 5, 20), random(3, 3, 20, 8)
     c = Convolution(x.shape, w.shape, same=True)
-    for module in (convolution, grad_weights):
+    for module in (convolution, tensor_core_weights):
         monkeypatch.setattr(module, "STAGES", count)
     launch = plans.forward(c, False, False, "tf32").launches[0]
-    kernel = convolution.convolution.__wrapped__("tf32", maps.NARROW, True, False)
+    kernel = convolution.convolution.__wrapped__("tf32", layout.NARROW, True, False)
     outputs = poisoned(*c.outputs)
     with emulator.lockstep(*MODULES) as run:
         run(kernel, launch.grid, x, w, w, outputs, *launch.arguments[4:])

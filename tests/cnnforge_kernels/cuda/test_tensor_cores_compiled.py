@@ -1,4 +1,4 @@
-"""The machine code of the tensor-core kernels, compiled with no device."""
+"""Tests of the machine code of the tensor-core kernels, compiled without a device."""
 
 import pytest
 
@@ -20,10 +20,10 @@ pytestmark = [
 ARCHITECTURES = (8, 0), (9, 0), (12, 0)
 OPS = "conv2d", "conv2d_grad_inputs", "conv2d_grad_weights"
 SHAPES = {"tf32": "HMMA.1688.F32.TF32", "bfloat16": "HMMA.16816.F32.BF16"}
-# Four blocks of 128 threads on a multiprocessor, of 65536 registers.
+# Four blocks of 128 threads must fit on a multiprocessor with 65536 registers.
 REGISTERS = 128
-# Bytes, of three stages: (128 + columns) * 16 words each; what is stored term by term has rows
-# that are 8 words longer.
+# Bytes of three stages of (128 + columns) * 16 words. Operands that are stored term by term have
+# 8 more words per row.
 SHARED = {
     "conv2d": {WIDE: 3 * 4 * (128 * 16 + 16 * 72), NARROW: 3 * 4 * (128 * 16 + 16 * 40)},
     "conv2d_grad_inputs": {WIDE: 3 * 4 * 192 * 16, NARROW: 3 * 4 * 160 * 16},
@@ -63,12 +63,12 @@ def test_every_kernel(op, precision, kind, capability, measure):
     assert not found.count("LDL") + found.count("STL")
     assert found.registers <= REGISTERS
     assert found.shared == SHARED[op][tile]
-    # A warp multiplies 4 by 4 or 2 by 4 pieces, in two halves where the instruction takes 8 terms;
-    # the compiler may leave the halves to a loop.
+    # A warp multiplies 4 by 4 or 2 by 4 pieces, in two halves if the instruction takes 8 terms. The
+    # compiler may keep a loop over the halves.
     pieces = 16 if tile is WIDE else 8
     assert found.count("HMMA") == found.counts[SHAPES[precision]]
     assert found.count("HMMA") in {pieces, pieces * (2 if precision == "tf32" else 1)}
-    # What is read from global memory goes straight to shared memory, but for the bias.
+    # Only the bias goes from global memory to registers. The operands go to shared memory.
     copies = found.count("LDGSTS")
     assert copies
     assert found.counts["LDGSTS.E.BYPASS.128"] == (copies if vector else 0)
@@ -78,7 +78,7 @@ def test_every_kernel(op, precision, kind, capability, measure):
     assert bool(found.counts["LDSM.16.M88.4"]) == (op != "conv2d_grad_weights")
     assert bool(found.count("LDS")) == (op != "conv2d_grad_inputs")
     assert bool(found.counts["STG.E.64"]) == vector
-    # One barrier, behind the wait that leaves one group of copies under way.
+    # One barrier follows the wait, which leaves one group of copies pending.
     order = [
         (name, operands)
         for name, operands in found.instructions
@@ -98,13 +98,13 @@ def test_halo(precision, masked, capability, measure):
     assert found.spills == 0
     assert not found.float64
     assert not found.count("LDL") + found.count("STL")
-    # Two blocks of 128 threads on a multiprocessor, of 65536 registers and (A100) 164 KB.
+    # Two blocks of 128 threads must fit on a multiprocessor with 65536 registers and 164 KB (A100).
     assert found.registers <= 255
     assert found.shared == kernel.dynamic_shared <= 81 * 1024
-    # A warp multiplies 4 by 8 pieces, four times a line; the whole line is written out.
+    # A warp multiplies 4 by 8 pieces, four times per line. The whole line is unrolled.
     assert found.count("HMMA") == found.counts[SHAPES[precision]] == 128
     assert found.counts["LDSM.16.M88.4"] == 32
-    # A thread copies four channels of so many lines at once: all loads are begun first.
+    # A thread copies four channels of several lines at once, and starts all loads first.
     flying = 14 if precision == "bfloat16" and not masked else 7
     assert found.counts["LDG.E.128.CONSTANT"] == flying * (1 + masked)
     assert found.counts["STS.64" if precision == "bfloat16" else "STS.128"] == flying
@@ -114,10 +114,10 @@ def test_halo(precision, masked, capability, measure):
     assert max(loads) < min(stores)
     copies = found.count("LDGSTS")
     assert found.counts["LDGSTS.E.BYPASS.128"] == copies
-    # Two barriers: before a channel's lines are overwritten, and behind the wait of each step.
+    # Two barriers: before the lines of a chunk are overwritten, and after the wait of each step.
     assert sum(name.startswith("BAR") for name, _ in found.instructions) == 2
     assert found.counts["STG.E.64"]
-    # In the loop over the taps, whose barrier is the second, nearly half are products.
+    # Nearly half of the loop over the taps, which has the second barrier, are products.
     names = [name.split(".")[0] for name, _ in found.instructions]
     begin = [i for i, name in enumerate(names) if name == "BAR"][-1]
     assert names[begin:].index("BRA") <= 2.2 * 128
@@ -132,16 +132,16 @@ def test_halo_grad_weights(precision, masked, capability, measure):
     assert found.spills == 0
     assert not found.float64
     assert not found.count("LDL") + found.count("STL")
-    # One block of 256 threads on a multiprocessor, and what every device since 8.6 has of memory.
+    # One block of 256 threads must fit, with the memory that every device since 8.6 has.
     assert found.registers <= 255
     assert found.shared == kernel.dynamic_shared <= 99 * 1024
     # Nine taps by four pieces, in both steps of a quarter of a tile.
     assert found.count("HMMA") == found.counts[SHAPES[precision]]
     assert found.count("HMMA") in {36, 72}
-    # Copies of a thread in a quarter, of the inputs and of the gradient with its mask.
+    # Copies of a thread in a quarter: of the inputs, and of the gradient with its mask.
     inputs, grads = {"bfloat16": (4, 2), "tf32": (2, 1)}[precision]
     assert found.counts["LDG.E.128.CONSTANT"] == inputs + grads * (1 + masked)
-    # Loads are begun before the products, and stored behind them.
+    # Loads start before the products, and their values are stored after them.
     names = [name.split(".")[0] for name, _ in found.instructions]
     first, last = names.index("HMMA"), len(names) - 1 - names[::-1].index("HMMA")
     wide = [i for i, (name, _) in enumerate(found.instructions) if ".128.CONSTANT" in name]
@@ -150,8 +150,8 @@ def test_halo_grad_weights(precision, masked, capability, measure):
     assert found.counts["STG.E.64"] == 72
 
 
-def test_what_an_older_architecture_does_not_have():
-    """tf32, bfloat16 and asynchronous copies came with compute capability 8.0."""
+def test_older_architectures_lack_the_instructions():
+    """tf32, bfloat16 and asynchronous copies need compute capability 8.0."""
     kernels = plans.all_kernels()
     old = [kernel.name for kernel in kernels if kernel.since < (8, 0)]
     assert old == ["conv2d_relu_mask"]

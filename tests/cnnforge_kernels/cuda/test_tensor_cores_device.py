@@ -1,4 +1,4 @@
-"""The tensor-core kernels on a real device, against the oracle: ``pytest -m gpu``."""
+"""Tests of the tensor-core kernels on a real device, against the oracle: ``pytest -m gpu``."""
 
 import importlib.util
 import math
@@ -40,13 +40,13 @@ def _load(name):
 
 
 def named(problem):
-    """What is large is named so: it takes too long under compute-sanitizer."""
+    """Add "large" to the name of a large problem, which takes too long under compute-sanitizer."""
     products = math.prod(problem[0][:3]) * math.prod(problem[1])
     return f"{'large ' * (products > 1e7)}{problem}"
 
 
 def terms(count):
-    """K of the tolerance: tensor cores cut sums off, see ``_terms`` of benchmarks/gpu/parity.py."""
+    """K of the tolerance. Tensor cores truncate sums: see ``_terms`` in gpu/parity.py."""
     return max(count, (count // 16) ** 2)
 
 

@@ -1,6 +1,6 @@
-"""Choosing a configuration by its time: the choice, the file, ties, failures. The clock is made up.
+"""Tests of the tuner with a made-up clock: the choice, the file, ties, failures.
 
-That every configuration computes the same is shown in ``simulated/test_simulated_tuning.py``.
+``simulated/test_simulated_tuning.py`` tests that all configurations compute the same.
 """
 
 import json
@@ -9,20 +9,21 @@ import threading
 import numpy as np
 import pytest
 
+from cnnforge_kernels.cuda import launch
 from cnnforge_kernels.cuda.codegen.jit import AVAILABLE, SIMULATED
 from cnnforge_kernels.cuda.conv import block_plans
-from cnnforge_kernels.cuda.conv import plans as conv2d
+from cnnforge_kernels.cuda.conv import plans as conv_plans
 from cnnforge_kernels.cuda.conv.plans import Convolution
-from cnnforge_kernels.cuda.pooling import plans as pooling
+from cnnforge_kernels.cuda.pooling import plans as pool_plans
 from cnnforge_kernels.cuda.pooling.plans import Pooling
 from cnnforge_kernels.cuda.runtime import compiler, driver, simulated_driver, tuning
 from cnnforge_kernels.cuda.runtime.arrays import View
 from cnnforge_kernels.cuda.runtime.plans import Plan, offer
-from cnnforge_kernels.cuda.tensor_cores import plans as tensor_cores
+from cnnforge_kernels.cuda.tensor_cores import plans as tensor_core_plans
 
 pytestmark = [
     pytest.mark.skipif(not AVAILABLE, reason="needs numba-cuda: pip install 'cnnforge[cuda13]'"),
-    pytest.mark.skipif(SIMULATED, reason="the simulator has tests of its own"),
+    pytest.mark.skipif(SIMULATED, reason="the simulator has its own tests"),
 ]
 WIDE = Convolution((4, 14, 14, 32), (3, 3, 32, 64), same=True)
 
@@ -38,19 +39,19 @@ def _a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 def options(**seconds):
-    """A plan that offers configurations, and a clock that knows what each takes."""
+    """Make a plan with configurations, and a clock with a time for each."""
     plans = {name: Plan(scratch=number) for number, name in enumerate(seconds, 1)}
     asked = []
 
     def clock(plan):
-        (name,) = (name for name, it in plans.items() if it == plan)
+        (name,) = (name for name, option in plans.items() if option == plan)
         asked.append(name)
         taken = seconds[name]
         if isinstance(taken, Exception):
             raise taken
         return taken
 
-    made = {name: (lambda it=it: it) for name, it in plans.items()}
+    made = {name: (lambda option=option: option) for name, option in plans.items()}
     return offer("a problem", made), plans, clock, asked
 
 
@@ -63,7 +64,7 @@ def test_the_first_is_the_default():
     assert plan.launches == plans["usual"].launches
     assert plan.scratch == plans["usual"].scratch
     assert list(plan.options) == ["usual", "other"]
-    # One configuration is no choice.
+    # With one configuration there is nothing to choose.
     assert not offer("alone", {"only": Plan}).options
 
 
@@ -75,7 +76,7 @@ def test_the_fastest_is_chosen_once_and_kept():
     assert tuning.used() == {"a problem": "other"}
     content = json.loads(file().read_text())
     assert content == {"device": "H200", "choices": {"a problem": "other"}}
-    # As another process: what it reads it does not measure.
+    # Act as another process, which reads the choice and does not measure.
     tuning.forget()
     assert tuning.chosen(plan, "H200", clock) == plans["other"]
     assert len(asked) == 3
@@ -99,7 +100,7 @@ def test_ties_and_failures(seconds, name):
     assert tuning.fastest(plan.options, clock) == name
 
 
-def test_where_all_fail_the_default_runs_and_nothing_is_kept():
+def test_if_all_fail_the_default_runs_and_nothing_is_kept():
     plan, _, clock, _ = options(usual=OSError(), other=OSError())
     assert tuning.chosen(plan, "H200", clock) is plan
     assert not file().exists()
@@ -111,7 +112,7 @@ def test_nothing_is_measured_while_a_graph_is_captured():
     assert not file().exists()
     tuning.chosen(plan, "H200", clock)
     tuning.forget()
-    # What is known is followed there, too.
+    # A known choice is followed there too.
     assert tuning.chosen(plan, "H200", None) == plans["other"]
 
 
@@ -126,7 +127,7 @@ def test_nothing_is_measured_while_a_graph_is_captured():
         '{"choices": {"a problem": "of another version"}}',
     ],
 )
-def test_a_file_that_makes_no_sense_counts_as_none(content):
+def test_an_invalid_file_is_ignored(content):
     file().parent.mkdir(parents=True)
     file().write_text(content)
     plan, plans, clock, asked = options(usual=3.0, other=1.0)
@@ -135,13 +136,13 @@ def test_a_file_that_makes_no_sense_counts_as_none(content):
     assert json.loads(file().read_text())["choices"] == {"a problem": "other"}
 
 
-def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path, monkeypatch):
+def test_a_read_only_folder_is_ignored(tmp_path, monkeypatch):
     (tmp_path / "cuda").write_text("a file")
     plan, plans, clock, _ = options(usual=3.0, other=1.0)
     assert tuning.chosen(plan, "H200", clock) == plans["other"]
 
 
-def test_what_another_process_has_written_meanwhile_stays():
+def test_choices_of_another_process_are_kept():
     plan, _, clock, _ = options(usual=3.0, other=1.0)
     tuning.chosen(plan, "H200", None)
     file().parent.mkdir(parents=True)
@@ -160,21 +161,31 @@ def test_the_file_belongs_to_device_sources_and_compilers(monkeypatch):
     assert len(found) == 4
 
 
-def test_it_lies_in_the_users_cache(monkeypatch, tmp_path):
-    from cnnforge_kernels.cpu.runtime.compiled import _cache_directory
+def test_the_file_is_in_the_users_cache(monkeypatch, tmp_path):
+    from cnnforge_kernels.cpu.runtime.compiled import cache_directory
 
-    monkeypatch.setattr(compiler, "cache_directory", _cache_directory.__wrapped__)
+    monkeypatch.setattr(compiler, "cache_directory", cache_directory.__wrapped__)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
     assert tuning._path("H200").is_relative_to(tmp_path / "elsewhere" / "cnnforge")
 
 
 @pytest.mark.parametrize(("value", "on"), [("", False), ("0", False), ("1", True)])
-def test_it_is_off_unless_asked_for(monkeypatch, value, on):
+def test_the_tuner_is_off_by_default(monkeypatch, value, on):
     assert not tuning.enabled()
     monkeypatch.setenv("CNNFORGE_TUNE", value)
     assert tuning.enabled() is on
     tuning.enable(not on)
     assert tuning.enabled() is not on
+
+
+def test_experimental_features_are_off_by_default(monkeypatch):
+    monkeypatch.setattr(tuning, "_asked", None)
+    monkeypatch.delenv("CNNFORGE_TUNE", raising=False)
+    found = launch.experimental()
+    assert found["tuner"] == "off; CNNFORGE_TUNE=1 turns it on"
+    assert found["tensor cores"].startswith("off; ")
+    monkeypatch.setenv("CNNFORGE_TUNE", "1")
+    assert launch.experimental()["tuner"] == "on"
 
 
 def test_two_threads_choose_once():
@@ -194,7 +205,7 @@ def test_two_threads_choose_once():
 
 
 class Clocked(simulated_driver.Driver):
-    """Notes what is launched, and says what its kernels take."""
+    """Notes launches, and gives each kernel a time."""
 
     least = "conv2d_gemm 3x3x32x64 tile 64x32"
     captured = False
@@ -212,12 +223,12 @@ def view(shape):
     return View(values.ctypes.data, shape, values.dtype, 0, True, values)
 
 
-def test_a_call_runs_what_was_chosen(monkeypatch):
+def test_a_call_runs_the_chosen_configuration(monkeypatch):
     fake = Clocked()
     monkeypatch.setattr(driver, "_driver", fake)
     arrays = {"inputs": view(WIDE.inputs), "weights": view(WIDE.weights)}
     arrays["outputs"] = view(WIDE.outputs)
-    plan = conv2d.forward(WIDE, False, False)
+    plan = conv_plans.forward(WIDE, False, False)
 
     def names():
         found = [kernel.name for kernel, _, _ in fake.launches]
@@ -244,25 +255,27 @@ def test_a_call_runs_what_was_chosen(monkeypatch):
 
 
 PLANS = {
-    "direct": conv2d.forward(Convolution((4, 14, 14, 8), (3, 3, 8, 16), same=True), True, True),
-    "product": conv2d.forward(WIDE, True, True),
-    "depthwise": conv2d.forward(Convolution((4, 14, 14, 8), (3, 3, 1, 8), groups=8), True, True),
-    "grad_inputs": conv2d.grad_inputs(WIDE, True),
-    "depthwise_grad_inputs": conv2d.grad_inputs(
+    "direct": conv_plans.forward(Convolution((4, 14, 14, 8), (3, 3, 8, 16), same=True), True, True),
+    "product": conv_plans.forward(WIDE, True, True),
+    "depthwise": conv_plans.forward(
+        Convolution((4, 14, 14, 8), (3, 3, 1, 8), groups=8), True, True
+    ),
+    "grad_inputs": conv_plans.grad_inputs(WIDE, True),
+    "depthwise_grad_inputs": conv_plans.grad_inputs(
         Convolution((4, 14, 14, 8), (3, 3, 1, 8), groups=8), False
     ),
-    "grad_weights": conv2d.grad_weights(WIDE, True),
-    "depthwise_grad_weights": conv2d.grad_weights(
+    "grad_weights": conv_plans.grad_weights(WIDE, True),
+    "depthwise_grad_weights": conv_plans.grad_weights(
         Convolution((4, 14, 14, 8), (3, 3, 1, 8), groups=8), False
     ),
-    "tf32": tensor_cores.forward(WIDE, True, True, "tf32"),
-    "tf32_grad_inputs": tensor_cores.grad_inputs(WIDE, True, "tf32"),
-    "bfloat16_grad_weights": tensor_cores.grad_weights(WIDE, True, "bfloat16"),
+    "tf32": tensor_core_plans.forward(WIDE, True, True, "tf32"),
+    "tf32_grad_inputs": tensor_core_plans.grad_inputs(WIDE, True, "tf32"),
+    "bfloat16_grad_weights": tensor_core_plans.grad_weights(WIDE, True, "bfloat16"),
     "block": block_plans.forward(WIDE, (2, 2), True),
     "block_grad_inputs": block_plans.grad_inputs(WIDE, (2, 2)),
     "block_grad_weights": block_plans.grad_weights(WIDE, (2, 2)),
-    "max": pooling.forward(Pooling((4, 14, 14, 8), (2, 2), (2, 2), False), True),
-    "average_grad": pooling.backward(Pooling((4, 14, 14, 8), (2, 2), (2, 2), False), False),
+    "max": pool_plans.forward(Pooling((4, 14, 14, 8), (2, 2), (2, 2), False), True),
+    "average_grad": pool_plans.backward(Pooling((4, 14, 14, 8), (2, 2), (2, 2), False), False),
 }
 
 
@@ -273,27 +286,27 @@ def test_every_op_offers_configurations(name):
     made = [option() for option in plan.options.values()]
     assert made[0].launches == plan.launches
     assert made[0].scratch == plan.scratch
-    # No two are the same, and their kernels have names of their own.
+    # No two are the same, and their kernels have different names.
     assert len({option.launches for option in made}) == len(made)
-    named = {tuple(it.kernel.name for it in option.launches) for option in made}
-    kernels = {tuple(it.kernel for it in option.launches) for option in made}
+    named = {tuple(launch.kernel.name for launch in option.launches) for option in made}
+    kernels = {tuple(launch.kernel for launch in option.launches) for option in made}
     assert len(named) == len(kernels) == len(made)
 
 
-def test_problems_are_told_apart():
+def test_problems_have_different_names():
     found = {plan.problem for plan in PLANS.values()}
     assert len(found) == len(PLANS)
     unaligned = Convolution((4, 14, 14, 32), (3, 3, 32, 64), same=True, aligned=False)
-    found.add(conv2d.forward(unaligned, True, True).problem)
-    found.add(conv2d.forward(WIDE, False, True).problem)
-    found.add(conv2d.forward(WIDE, True, False).problem)
+    found.add(conv_plans.forward(unaligned, True, True).problem)
+    found.add(conv_plans.forward(WIDE, False, True).problem)
+    found.add(conv_plans.forward(WIDE, True, False).problem)
     assert len(found) == len(PLANS) + 3
-    # Another process finds what this one has written: nothing in it is an address.
+    # Another process must find the same text, so it must hold no address.
     assert not any(" at 0x" in problem for problem in found)
 
 
-def test_time_is_taken_by_the_devices_events():
-    """What is asked of cuda.core, and that milliseconds become seconds."""
+def test_times_are_measured_by_events_of_the_device():
+    """Check the calls of cuda.core, and that milliseconds become seconds."""
     from dataclasses import dataclass
     from types import SimpleNamespace
 
@@ -315,7 +328,7 @@ def test_time_is_taken_by_the_devices_events():
         handle, now = 1, 0.0
 
         def record(self, options):
-            # cuda.core takes a bool and nothing else: 1 is a TypeError.
+            # cuda.core takes only a bool: 1 is a TypeError.
             assert options.timing_enabled is True
             return Event(self.now)
 
@@ -339,6 +352,6 @@ def test_time_is_taken_by_the_devices_events():
     made._load = lambda kernel, owner: "loaded"
     kernel = PLANS["direct"].launches[0].kernel
     assert made.seconds([(kernel, (1, 1, 1), [7]), (kernel, (2, 1, 1), [8])], 0, 0) == 1e-3
-    # Two to begin with, then five times as many as fill two milliseconds.
+    # Two runs first, then five measurements of two milliseconds.
     assert launched == [(7,), (8,)] * (2 + 5 * 2)
     assert not made.measurable(0, 0)

@@ -1,17 +1,18 @@
-"""Run a tensor-core kernel's own Python source on NumPy: a block in lockstep, threads as vectors.
+"""Run the Python source of a tensor-core kernel on NumPy: a block in lockstep, threads as vectors.
 
-What the kernel gets from ``cuda`` and ``ptx`` is replaced by the classes below; its index
-arithmetic, its pipeline and its epilogue run as they were written. The instructions do what
-NVIDIA's PTX ISA says, from layouts that are written down here a second time.
+The classes below replace ``cuda`` and ``ptx``. The index arithmetic, the pipeline and the epilogue
+of the kernel run as written. The instructions follow NVIDIA's PTX ISA, with layouts that this file
+defines independently of the kernels.
 
-No lockstep run has a race, so shared memory keeps account of who touched which word between which
-barriers, and refuses what a device would be free to get wrong:
+A run in lockstep has no race. So shared memory notes which thread accessed which word between which
+barriers, and raises an error if a device could give a wrong result:
 
-* a word is read while a copy to it is under way, or before a barrier that follows the wait for it;
-* a copy is started to a word that was read since the last barrier, or that is still being copied;
+* a word is read while a copy to it is pending, or before a barrier that follows the wait for it;
+* a copy starts to a word that was read since the last barrier, or that is still being copied;
 * a word is read that was never written.
 
-It also refuses bank conflicts, misaligned and out-of-range addresses, and results written twice.
+It also raises for bank conflicts, misaligned and out-of-range addresses, and results that are
+written twice.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ G, Q = np.arange(LANES) // 4, np.arange(LANES) % 4
 
 
 class HazardError(Exception):
-    """The kernel did what a device may answer with a wrong result."""
+    """The kernel did something for which a device may give a wrong result."""
 
 
 def require(condition: Any, message: str) -> None:
@@ -42,12 +43,12 @@ def require(condition: Any, message: str) -> None:
 
 
 def warps(values: Any) -> NDArray:
-    """(threads,) -> (warps, 32)."""
+    """Reshape (threads,) to (warps, 32)."""
     return values.reshape(-1, LANES)
 
 
 class Memory:
-    """Global memory behind a pointer: flat float32, 16-byte aligned."""
+    """Global memory of a pointer argument: flat float32, 16-byte aligned."""
 
     def __init__(self, values: NDArray) -> None:
         self.words = values.reshape(-1).view(np.uint32)
@@ -99,7 +100,7 @@ class Shared:
         self.words[places] = 0x7FC0DEAD
 
     def store(self, places: NDArray, values: NDArray) -> None:
-        """(threads, n) words; visible to other threads after the next barrier."""
+        """Store (threads, n) words, which other threads may read after the next barrier."""
         require(places < self.words.size, "write beyond shared memory")
         require(np.unique(places).size == places.size, "two threads write one word")
         require(~self.flying[places], "a word is written that is being copied")
@@ -112,7 +113,7 @@ class Shared:
             self.check_banks(index, count, together)
 
     def check_banks(self, index: NDArray, count: int, together: int) -> None:
-        """``together`` lanes at a time touch ``count`` words each: all in different banks."""
+        """Require that ``together`` lanes with ``count`` words each access different banks."""
         for group in index.reshape(-1, together):
             places = np.unique(group[:, None] + np.arange(count))
             require(np.unique(places % 32).size == places.size, "bank conflict")
@@ -228,7 +229,7 @@ class Instructions:
         self._count("mma_tf32")
         count = self.threads // LANES
         a, b = np.zeros((count, 16, 8)), np.zeros((count, 8, 8))
-        # The instruction does not look at the 13 lowest bits.
+        # The instruction ignores the 13 lowest bits.
         a[:, G, Q], a[:, G + 8, Q], a[:, G, Q + 4], a[:, G + 8, Q + 4] = (
             warps(as_float(v & np.uint32(0xFFFFE000))) for v in (a0, a1, a2, a3)
         )
@@ -295,7 +296,7 @@ class Instructions:
         self._count(f"store{count}_shared")
         index = np.broadcast_to(index, self.threads)
         require(index % count == 0, "shared address not aligned")
-        # A warp's words leave in pieces of 128 bytes.
+        # A warp stores its words in pieces of 128 bytes.
         shared.check_banks(index, count, LANES // count)
         shared.store(index[:, None] + np.arange(count), np.stack(values, 1))
 
@@ -325,14 +326,14 @@ def as_float(bits: NDArray) -> NDArray:
 
 
 def round_tf32(bits: NDArray) -> NDArray:
-    """cvt.rna: to nearest, ties away from zero; what is not finite stays."""
+    """Round as ``cvt.rna``: to nearest, ties away from zero. NaN and infinity stay."""
     bits = np.asarray(bits, np.uint32)
     rounded = (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
     return np.where(bits & 0x7F800000 == 0x7F800000, bits, rounded)
 
 
 def round_bfloat16(bits: NDArray) -> NDArray:
-    """cvt.rn: to nearest, ties to even; the 16 bits in the upper half of a word."""
+    """Round as ``cvt.rn``: to nearest, ties to even; the 16 bits are the upper half of a word."""
     bits = np.asarray(bits, np.uint32)
     odd = (bits >> np.uint32(16)) & np.uint32(1)
     rounded = (bits + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)
@@ -343,11 +344,10 @@ def round_bfloat16(bits: NDArray) -> NDArray:
 
 @contextmanager
 def lockstep(*modules: ModuleType) -> Iterator[Callable[..., dict[str, int]]]:
-    """``run(kernel, grid, *arrays_and_numbers)``, for kernels and helpers in these modules.
+    """Yield ``run(kernel, grid, *arrays_and_numbers)`` for the kernels of these modules.
 
-    With ``conflicts``, what is read together may lie in the same banks.
-
-    It returns how often each kind of instruction was executed, all warps together counting once.
+    ``run`` returns how often each instruction was executed, where all warps together count once.
+    With ``conflicts=True`` it accepts bank conflicts.
     """
     with pytest.MonkeyPatch.context() as patch, np.errstate(over="ignore"):
         for module in modules:

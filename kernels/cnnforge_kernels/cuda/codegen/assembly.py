@@ -1,4 +1,4 @@
-"""The code generator of inline assembly: what turns a line of PTX into an intrinsic of Numba's."""
+"""Code generator for inline assembly: it turns a line of PTX into a Numba intrinsic."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
 
 class Place:
-    """An operand that is an address: two arguments, memory and index."""
+    """An operand that is an address, given by two arguments: memory and index."""
 
-    def __init__(self, kind: Any, space: int) -> None:
-        self.kind, self.space = kind, space
+    def __init__(self, numba_type: Any, space: int) -> None:
+        self.numba_type, self.space = numba_type, space
 
     def address(self, context: Any, builder: Any, value: Any, index: Any) -> Any:
-        """The address of an element, as the number that an instruction takes."""
+        """Emit code for the address of an element, as an integer operand."""
         if self.space == GLOBAL:
-            generic = element_pointer(context, builder, self.kind, value, index)
+            generic = element_pointer(context, builder, self.numba_type, value, index)
             return self._number(builder, generic, 64)
-        # Shared memory is addressed with 32 bits, modulo 2**32 as indices are: so that the
-        # compiler may take what is constant in an index into the instruction.
-        first = element_pointer(context, builder, self.kind, value, ir.Constant(_INT64, 0))
+        # Shared memory is addressed with 32 bits, modulo 2**32 like the indices. The compiler can
+        # then move the constant part of an index into the instruction.
+        first = element_pointer(context, builder, self.numba_type, value, ir.Constant(_INT64, 0))
         words = builder.trunc(index, _INT32)
-        size = ir.Constant(_INT32, self.kind.dtype.bitwidth // 8)
+        size = ir.Constant(_INT32, self.numba_type.dtype.bitwidth // 8)
         return builder.add(self._number(builder, first, 32), builder.mul(words, size))
 
     def _number(self, builder: Any, generic: Any, width: int) -> Any:
@@ -48,38 +48,41 @@ def assembly(
     convergent: bool = False,
     effects: bool = False,
 ) -> tuple:
-    """The signature and code generator of one piece of assembly.
+    """Make the signature and the code generator of one piece of assembly.
 
     Args:
-        template: PTX with ``$0``, ``$1``, ... for results, then operands.
-        constraints: of the results and operands, as LLVM writes them.
-        results: their types; none, one, or a tuple of equal ones.
-        operands: types and places.
-        convergent: executed by a warp together.
-        effects: does more than compute its results.
+        template: PTX with ``$0``, ``$1``, ... for results, then for operands.
+        constraints: LLVM constraints of the results and operands.
+        results: Types of the results: none, one, or several equal ones.
+        *operands: Types of numbers, and places.
+        convergent: Whether all threads of a warp execute it together.
+        effects: Whether it does more than compute its results.
+
+    Returns:
+        The Numba signature and the function that emits the code.
     """
     types = cuda.types
     arguments: list[Any] = []
     for operand in operands:
         if isinstance(operand, Place):
-            arguments += [operand.kind, types.uint32]
+            arguments += [operand.numba_type, types.uint32]
         else:
             arguments.append(getattr(types, operand))
-    kinds = [getattr(types, name) for name in results]
-    several = types.UniTuple(kinds[0], len(kinds)) if len(kinds) > 1 else None
-    signature = (several or (kinds[0] if kinds else types.void))(*arguments)
+    returned = [getattr(types, name) for name in results]
+    several = types.UniTuple(returned[0], len(returned)) if len(returned) > 1 else None
+    signature = (several or (returned[0] if returned else types.void))(*arguments)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         values, left = [], list(zip(args, sig.args, strict=True))
         for operand in operands:
-            value, kind = left.pop(0)
+            value, numba_type = left.pop(0)
             if isinstance(operand, Place):
-                index, index_kind = left.pop(0)
-                # Unsigned: an index beyond 2**31 must not become a negative one.
-                index = context.cast(builder, index, index_kind, types.uint64)
+                index, index_type = left.pop(0)
+                # Unsigned: an index beyond 2**31 must not become negative.
+                index = context.cast(builder, index, index_type, types.uint64)
                 values.append(operand.address(context, builder, value, index))
             else:
-                values.append(context.cast(builder, value, kind, getattr(types, operand)))
+                values.append(context.cast(builder, value, numba_type, getattr(types, operand)))
         if several:
             result = ir.LiteralStructType([_LLVM[name] for name in results])
         else:

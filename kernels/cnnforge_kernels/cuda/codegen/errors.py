@@ -1,4 +1,4 @@
-"""What can be missing on the way to a CUDA device."""
+"""Errors for a missing CUDA device, driver or compiler."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ INSTALL = 'pip install "cnnforge[cuda13]"'
 
 
 class CudaUnavailableError(RuntimeError):
-    """CUDA was asked for where there is none: no numba-cuda, no driver, no device.
+    """CUDA is not available: numba-cuda, the driver or the device is missing.
 
-    The message says what is missing and how to get it.
+    The message names what is missing and how to get it.
     """
 
 
 def no_numba_cuda() -> CudaUnavailableError:
-    """The error where the compiler of the CUDA kernels is not installed."""
+    """Make the error for a compiler of CUDA kernels that is not installed."""
     return CudaUnavailableError(
-        "CUDA kernels need numba-cuda, which is not installed. Install it beside a driver for "
-        f'CUDA 13 with: {INSTALL} (for a CUDA 12 driver: pip install "cnnforge[cuda12]")'
+        "CUDA kernels need numba-cuda, which is not installed. With a driver for "
+        f'CUDA 13: {INSTALL}. With a driver for CUDA 12: pip install "cnnforge[cuda12]"'
     )
 
 
 def no_device(error: BaseException) -> CudaUnavailableError:
-    """The error where the driver is missing, does not answer, or has no device.
+    """Make the error for a driver that is missing, does not answer, or has no device.
 
     Args:
-        error: what the driver, or the search for it, said.
+        error: Error of the driver, or of the search for it.
     """
     text = " ".join(str(error).split()) or type(error).__name__
     # A driver that is older than the libraries lacks some of its functions.
@@ -34,7 +34,7 @@ def no_device(error: BaseException) -> CudaUnavailableError:
             'install those of CUDA 12: pip install "cnnforge[cuda12]"'
         )
     elif "NO_DEVICE" in text or "INVALID_DEVICE" in text:
-        advice = "There is no such CUDA device. Look at CUDA_VISIBLE_DEVICES and at nvidia-smi"
+        advice = "The CUDA device was not found. Check CUDA_VISIBLE_DEVICES and nvidia-smi"
     else:
         advice = (
             "CUDA needs an NVIDIA device and its driver. Install the driver (nvidia-smi shows "
@@ -44,11 +44,11 @@ def no_device(error: BaseException) -> CudaUnavailableError:
 
 
 def refused(kernel: str, error: BaseException) -> CudaUnavailableError:
-    """The error where the driver does not take machine code that was compiled for its device.
+    """Make the error for a driver that rejects machine code compiled for its device.
 
     Args:
-        kernel: name of the kernel.
-        error: what the driver said.
+        kernel: Name of the kernel.
+        error: Error of the driver.
     """
     text = " ".join(str(error).split()) or type(error).__name__
     return CudaUnavailableError(

@@ -1,14 +1,14 @@
-"""Decorators for kernels: compiled lazily for a device, or run by Numba's CUDA simulator.
+"""Decorators for kernels, which are compiled lazily for a device or run by Numba's CUDA simulator.
 
-A ``Kernel`` is a Python function with the types of its arguments and its launch bounds. Nothing is
-compiled when a module is imported, so that it imports with no driver and with no numba-cuda.
+A ``Kernel`` is a Python function with the types of its arguments and its launch bounds. Importing a
+module compiles nothing, so the import needs neither a driver nor numba-cuda.
 
-Kernels index flat memory: where a device passes pointers, the simulator
-(``NUMBA_ENABLE_CUDASIM=1``, set before Numba is imported) passes flat NumPy arrays. It knows fewer
-options than the compiler; they are dropped here.
+Kernels index flat memory. A device passes pointers, and the simulator passes flat NumPy arrays
+(``NUMBA_ENABLE_CUDASIM=1``, set before Numba is imported). The simulator has fewer options than the
+compiler; the others are dropped here.
 
-Kernels call no device functions: numba-cuda compiles those for the device that is there, and fails
-where there is none. What several kernels share is an ``intrinsic``.
+Kernels call no device functions, because numba-cuda compiles those for the current device and fails
+without one. Code that several kernels share is an ``intrinsic``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cnnforge_kernels.cuda.codegen.errors import no_numba_cuda
 AVAILABLE = importlib.util.find_spec("numba_cuda") is not None
 SIMULATED = AVAILABLE and os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 
-# Without numba-cuda, Numba would bring its own, older `numba.cuda`.
+# Without numba-cuda this would import the older `numba.cuda` of Numba itself.
 cuda: Any = None
 if AVAILABLE:
     from numba import cuda
@@ -36,17 +36,18 @@ _SCALARS = ("float32", "uint8", "uint16", "int32", "uint32", "int64", "uint64")
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """A kernel as it was written, before anything is compiled.
+    """A kernel in Python, before compilation.
 
     Attributes:
-        name: unique among the kernels and their specialisations: ``"conv2d_direct 5x5x1x8"``.
-        function: the Python function.
-        arguments: type of each argument: ``"float32*"`` (a pointer), ``"int32"``, ...
-        threads: threads of a block; the compiler is told that there are never more.
-        blocks: blocks that shall fit on a multiprocessor at a time; 0 leaves it to the compiler.
-        dynamic_shared: bytes of dynamic shared memory.
-        since: the least compute capability that has the instructions.
-        identity: everything that the function's code depends on besides the source files.
+        name: Unique name of the kernel and its constants, such as ``"conv2d_direct 5x5x1x8"``.
+        function: Python function.
+        arguments: Type of each argument: ``"float32*"`` (a pointer), ``"int32"``, ...
+        threads: Number of threads per block, a limit that the compiler uses.
+        blocks: Number of blocks that must fit on a multiprocessor at a time; 0 leaves it to the
+            compiler.
+        dynamic_shared: Dynamic shared memory in bytes.
+        since: Minimum compute capability that has the instructions.
+        identity: Everything except the source files that the code of the function depends on.
     """
 
     name: str
@@ -60,24 +61,24 @@ class Kernel:
 
     @property
     def symbol(self) -> str:
-        """The name as part of that in machine code, where profilers show it."""
+        """Name as a part of the symbol in machine code, which profilers show."""
         return re.sub(r"\W+", "_", self.name)
 
     @property
     def launch_bounds(self) -> int | tuple[int, int]:
-        """What numba-cuda calls ``launch_bounds``."""
+        """The option ``launch_bounds`` of numba-cuda."""
         return (self.threads, self.blocks) if self.blocks else self.threads
 
     @cached_property
     def signature(self) -> Any:
-        """The Numba signature. Raises ``CudaUnavailableError`` without numba-cuda."""
+        """Numba signature. Raises ``CudaUnavailableError`` without numba-cuda."""
         if not AVAILABLE:
             raise no_numba_cuda()
         return cuda.types.void(*(_numba_type(name) for name in self.arguments))
 
     @cached_property
     def simulated(self) -> Any:
-        """The kernel of the simulator: ``kernel.simulated[grid, block](*arrays_and_numbers)``."""
+        """Kernel of the simulator: ``kernel.simulated[grid, block](*arrays_and_numbers)``."""
         if not SIMULATED:
             raise RuntimeError("The CUDA simulator is off: set NUMBA_ENABLE_CUDASIM=1.")
         return cuda.jit(self.function)
@@ -97,14 +98,16 @@ def kernel(
     since: tuple[int, int] = (7, 5),
     identity: tuple = (),
 ) -> Callable[[Callable[..., None]], Kernel]:
-    """Decorate a kernel; the arguments are those of ``Kernel``."""
+    """Decorate a kernel. The arguments are those of ``Kernel``."""
     for argument in arguments:
         if argument.removesuffix("*") not in _SCALARS:
-            raise ValueError(f"kernel {name!r}: type {argument!r} is none of {_SCALARS}")
+            raise ValueError(
+                f"kernel {name!r}: unknown type {argument!r}, expected one of {_SCALARS}"
+            )
 
     def decorate(function: Callable[..., None]) -> Kernel:
         made = Kernel(name, function, arguments, threads, blocks, dynamic_shared, since, identity)
-        # From here the compiler takes the name.
+        # The compiler takes the symbol from here.
         function.__name__ = function.__qualname__ = made.symbol
         return made
 
@@ -112,10 +115,14 @@ def kernel(
 
 
 def intrinsic(twin: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
-    """Decorate the code generator of an intrinsic; ``twin`` is what the simulator runs instead.
+    """Decorate the code generator of an intrinsic.
 
-    The generator is written as for ``numba.extending.intrinsic``. Inline assembly of warp-wide
-    instructions has no twin: pass ``no_twin``.
+    Args:
+        twin: Python function that the simulator runs instead. Inline assembly of warp-wide
+            instructions has none: pass ``no_twin``.
+
+    Returns:
+        A decorator for a generator as ``numba.extending.intrinsic`` takes it.
     """
 
     def decorate(generator: Callable[..., Any]) -> Any:
@@ -129,8 +136,8 @@ def intrinsic(twin: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
 
 
 def no_twin(*_: Any) -> Any:
-    """Stand in for an instruction that the simulator cannot run."""
-    raise NotImplementedError("This instruction exists on a device only, not in the simulator.")
+    """Raise the error for an instruction that the simulator cannot run."""
+    raise NotImplementedError("The simulator cannot run this instruction; only a device can.")
 
 
 if SIMULATED:

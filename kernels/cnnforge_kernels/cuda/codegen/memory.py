@@ -1,11 +1,11 @@
-"""Access to memory in 128-bit pieces, and division without Python's detours.
+"""Intrinsics for 128-bit memory access, and for division without Python's checks.
 
-``load4`` and ``store4`` move four float32 at once; the index counts single floats and must be a
-multiple of 4, the memory 16-byte aligned. They take pointers and arrays alike.
-``load4_bytes`` and ``store4_bytes`` do the same for four uint8.
+``load4`` and ``store4`` move four float32 at once, in pointers or arrays. The index counts single
+floats and must be a multiple of 4, and the memory must be 16-byte aligned. ``load4_bytes`` and
+``store4_bytes`` do the same for four uint8.
 
-``divide`` is that of unsigned 32-bit integers, ``quotient`` that of float32: Numba's own ``//`` and
-``/`` check for zero, and ``//`` rounds towards minus infinity.
+``divide`` divides unsigned 32-bit integers and ``quotient`` divides float32. Numba's ``//`` and
+``/`` check for zero, and its ``//`` rounds towards minus infinity.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _BYTE4 = ir.VectorType(ir.IntType(8), 4)
 _INT32 = ir.IntType(32)
 
 
-def element_pointer(context: Any, builder: Any, kind: Any, value: Any, index: Any) -> Any:
-    """LLVM pointer to an element of a pointer argument or of a flat array."""
+def element_pointer(context: Any, builder: Any, numba_type: Any, value: Any, index: Any) -> Any:
+    """Emit an LLVM pointer to an element of a pointer argument or of a flat array."""
     base = value
-    if not isinstance(kind, cuda.types.CPointer):
-        base = context.make_array(kind)(context, builder, value).data
+    if not isinstance(numba_type, cuda.types.CPointer):
+        base = context.make_array(numba_type)(context, builder, value).data
     return builder.gep(base, [index])
 
 
@@ -40,7 +40,7 @@ def _load4(memory: Any, index: Any) -> tuple:
 
 @intrinsic(_load4)
 def load4(typingctx: Any, memory: Any, index: Any) -> Any:
-    """The four float32 at ``index``, in one instruction."""
+    """Read four float32 at ``index``, in one instruction."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place = _index(context, builder, signature, args)
@@ -80,7 +80,7 @@ def _load4_bytes(memory: Any, index: Any) -> tuple:
 
 @intrinsic(_load4_bytes)
 def load4_bytes(typingctx: Any, memory: Any, index: Any) -> Any:
-    """The four uint8 at ``index``, a multiple of 4, as int32."""
+    """Read four uint8 at ``index``, a multiple of 4, as int32."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place = _index(context, builder, signature, args)
@@ -114,11 +114,11 @@ def store4_bytes(typingctx: Any, memory: Any, index: Any, a: Any, b: Any, c: Any
 
 @intrinsic(lambda a, b: np.int32(int(a) // int(b)))
 def divide(typingctx: Any, a: Any, b: Any) -> Any:
-    """``a // b`` as int32, of numbers from 0 to 2**31 - 1; ``b`` is not 0."""
+    """Compute ``a // b`` as int32, for numbers from 0 to 2**31 - 1. ``b`` must not be 0."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kinds = zip(args, signature.args, strict=True)
-        return builder.udiv(*(context.cast(builder, v, k, cuda.types.int32) for v, k in kinds))
+        typed = zip(args, signature.args, strict=True)
+        return builder.udiv(*(context.cast(builder, v, t, cuda.types.int32) for v, t in typed))
 
     return cuda.types.int32(a, b), codegen
 
@@ -129,15 +129,16 @@ def _exceeds(a: Any, b: Any) -> bool:
 
 @intrinsic(_exceeds)
 def exceeds(typingctx: Any, a: Any, b: Any) -> Any:
-    """``a > b`` or ``a`` is NaN, of float32; ``b`` is 0 or more, or NaN, which nothing exceeds.
+    """Test whether ``a > b`` or ``a`` is NaN, in float32.
 
-    One comparison of the bits: a device's arithmetic makes positive NaNs only, and their bits are
-    larger than those of all numbers (CUDA C++ Programming Guide, "Floating-Point Standard").
+    ``b`` must be at least 0, or NaN, which nothing exceeds. One comparison of the bits is enough: a
+    device makes only positive NaNs, and their bits are larger than those of all numbers (CUDA C++
+    Programming Guide, "Floating-Point Standard").
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kinds = zip(args, signature.args, strict=True)
-        values = (context.cast(builder, v, k, cuda.types.float32) for v, k in kinds)
+        typed = zip(args, signature.args, strict=True)
+        values = (context.cast(builder, v, t, cuda.types.float32) for v, t in typed)
         return builder.icmp_signed(">", *(builder.bitcast(v, _INT32) for v in values))
 
     return cuda.types.boolean(a, b), codegen
@@ -150,10 +151,10 @@ def _quotient(a: Any, b: Any) -> Any:
 
 @intrinsic(_quotient)
 def quotient(typingctx: Any, a: Any, b: Any) -> Any:
-    """``a / b`` as float32, correctly rounded."""
+    """Compute ``a / b`` as float32, correctly rounded."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kinds = zip(args, signature.args, strict=True)
-        return builder.fdiv(*(context.cast(builder, v, k, cuda.types.float32) for v, k in kinds))
+        typed = zip(args, signature.args, strict=True)
+        return builder.fdiv(*(context.cast(builder, v, t, cuda.types.float32) for v, t in typed))
 
     return cuda.types.float32(a, b), codegen

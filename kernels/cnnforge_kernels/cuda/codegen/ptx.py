@@ -1,14 +1,14 @@
-"""All inline PTX of the project: one function per instruction.
+"""All inline PTX of the project, one function per instruction.
 
-Register operands go in and come out as values; a place in memory is a pair of arguments, the
-array or pointer and the index of an element. Fragment layouts and the meaning of each instruction
-are those of NVIDIA's "PTX ISA" (sections "Warp-level matrix instructions" and "Data movement and
-conversion instructions"); the layouts are spelled out in ``tensor_core_maps.py``.
+Register operands and results are values. A place in memory is a pair of arguments: the array or
+pointer, and the index of an element. NVIDIA's "PTX ISA" defines each instruction and its fragment
+layouts (sections "Warp-level matrix instructions" and "Data movement and conversion instructions").
+``tensor_cores/layout.py`` writes the layouts out.
 
-Instructions that a whole warp executes together are marked convergent: the compiler must not move
-them into or out of a branch. Those that touch memory carry a memory clobber: LLVM knows nothing of
-what they read and write, and must keep them between the barriers where they were put. (``load4_if``
-has none: it reads what nobody writes.)
+Instructions that a whole warp executes together are marked convergent, because the compiler must
+not move them into or out of a branch. Instructions that access memory have a memory clobber: LLVM
+does not know what they read and write, and must keep them between their barriers. ``load4_if`` has
+no clobber, because the memory that it reads is never written while the kernel runs.
 
 None of these runs in Numba's simulator. Most need compute capability 8.0.
 """
@@ -49,7 +49,7 @@ def mma_tf32(
     c2: Any,
     c3: Any,
 ) -> Any:
-    """A (16, 8) by (8, 8) product of tf32, added to four float32 of the warp's (16, 8) sums."""
+    """Multiply (16, 8) by (8, 8) tf32 and add to the warp's (16, 8) sums, four float32 per lane."""
     return _mma("m16n8k8.row.col.f32.tf32.tf32.f32")
 
 
@@ -67,16 +67,16 @@ def mma_bfloat16(
     c2: Any,
     c3: Any,
 ) -> Any:
-    """A (16, 16) by (16, 8) product of bf16 pairs, added to float32 sums as in ``mma_tf32``."""
+    """Multiply (16, 16) by (16, 8) bf16, in pairs, and add to float32 sums as in ``mma_tf32``."""
     return _mma("m16n8k16.row.col.f32.bf16.bf16.f32")
 
 
 @intrinsic(no_twin)
 def load_matrices(typingctx: Any, shared: Any, index: Any) -> Any:
-    """Four 8x8 matrices of 16 bits, or 8x4 of 32 bits, from shared memory (``ldmatrix.x4``).
+    """Load four 8x8 matrices of 16 bits, or 8x4 of 32 bits, from shared memory (``ldmatrix.x4``).
 
-    Lane l gives the place of row ``l % 8`` of matrix ``l // 8``: 16 bytes, 16-byte aligned. It
-    gets, of each matrix, the 32 bits in row ``l // 4`` at position ``l % 4``.
+    Lane l passes the place of row ``l % 8`` of matrix ``l // 8``: 16 bytes, 16-byte aligned. From
+    each matrix it receives the 32 bits in row ``l // 4`` at position ``l % 4``.
     """
     return assembly(
         "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0,$1,$2,$3}, [$4];",
@@ -90,9 +90,9 @@ def load_matrices(typingctx: Any, shared: Any, index: Any) -> Any:
 
 @intrinsic(no_twin)
 def load_matrices_turned(typingctx: Any, shared: Any, index: Any) -> Any:
-    """As ``load_matrices``, of 16 bits and turned (``.trans``).
+    """Load four 8x8 matrices of 16 bits as ``load_matrices`` does, but transposed (``.trans``).
 
-    Lane l gets, of each matrix, what stands in column ``l // 4``, rows 2 ``l % 4`` and the next.
+    From each matrix, lane l receives column ``l // 4`` in rows ``2 * (l % 4)`` and the next.
     """
     return assembly(
         "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {$0,$1,$2,$3}, [$4];",
@@ -108,10 +108,10 @@ def load_matrices_turned(typingctx: Any, shared: Any, index: Any) -> Any:
 def copy_async_16(
     typingctx: Any, shared: Any, index: Any, memory: Any, offset: Any, read: Any
 ) -> Any:
-    """Start a copy of 16 bytes from global to shared memory, past L1: ``read`` bytes, then zeros.
+    """Start a copy of 16 bytes from global to shared memory that bypasses L1.
 
-    Both places are 16-byte aligned. With ``read`` 0 nothing is read; the address must be valid all
-    the same.
+    It copies ``read`` bytes and fills the rest with zeros. Both places must be 16-byte aligned. The
+    address must be valid even if ``read`` is 0 and nothing is read.
     """
     return assembly(
         "cp.async.cg.shared.global [$0], [$1], 16, $2;",
@@ -128,7 +128,7 @@ def copy_async_16(
 def copy_async_4(
     typingctx: Any, shared: Any, index: Any, memory: Any, offset: Any, read: Any
 ) -> Any:
-    """As ``copy_async_16``, 4 bytes."""
+    """Start a copy of 4 bytes as ``copy_async_16`` does, through L1."""
     return assembly(
         "cp.async.ca.shared.global [$0], [$1], 4, $2;",
         "r,l,r,~{memory}",
@@ -142,15 +142,16 @@ def copy_async_4(
 
 @intrinsic(no_twin)
 def copy_async_commit(typingctx: Any) -> Any:
-    """Close the thread's group of copies started since the last call; it may be empty."""
+    """Close the thread's group of copies started since the last call. It may be empty."""
     return assembly("cp.async.commit_group;", "~{memory}", (), effects=True)
 
 
 @intrinsic(no_twin)
 def copy_async_wait(typingctx: Any, pending: Any) -> Any:
-    """Wait until at most the newest ``pending`` groups (a constant) of this thread are under way.
+    """Wait until at most ``pending`` groups of this thread, the newest ones, are not finished.
 
-    It says nothing of the copies of other threads: a barrier has to follow.
+    ``pending`` is a constant. The copies of other threads may not be finished, so a barrier must
+    follow.
     """
     if not isinstance(pending, cuda.types.IntegerLiteral):
         return None
@@ -164,37 +165,37 @@ def copy_async_wait(typingctx: Any, pending: Any) -> Any:
 
 @intrinsic(no_twin)
 def round_tf32(typingctx: Any, bits: Any) -> Any:
-    """The bits of a float32 rounded to tf32 (10 bits of mantissa), to nearest, ties away from 0."""
+    """Round the bits of a float32 to tf32 (10 bits of mantissa), to nearest, ties away from 0."""
     return assembly("cvt.rna.tf32.f32 $0, $1;", "=r,r", ("uint32",), "uint32")
 
 
 @intrinsic(no_twin)
 def pack_bfloat16(typingctx: Any, low: Any, high: Any) -> Any:
-    """Two float32 (bits) rounded to bf16, to nearest even; ``low`` in the lower 16 bits."""
+    """Round the bits of two float32 to bf16, to nearest even; ``low`` is in the lower 16 bits."""
     return assembly("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,r,r", ("uint32",), "uint32", "uint32")
 
 
 @intrinsic(no_twin)
 def as_float(typingctx: Any, bits: Any) -> Any:
-    """The float32 with these bits."""
+    """Return the float32 with these bits."""
     return assembly("mov.b32 $0, $1;", "=f,r", ("float32",), "uint32")
 
 
 @intrinsic(no_twin)
 def opaque(typingctx: Any, bits: Any) -> Any:
-    """``bits``, of which the compiler knows nothing: it does not compute them again in a loop."""
+    """Return ``bits``, hidden from the compiler, which then does not recompute them in a loop."""
     return assembly("mov.b32 $0, $1;", "=r,r", ("uint32",), "uint32", effects=True)
 
 
 @intrinsic(no_twin)
 def as_bits(typingctx: Any, value: Any) -> Any:
-    """The bits of a float32."""
+    """Return the bits of a float32."""
     return assembly("mov.b32 $0, $1;", "=r,f", ("uint32",), "float32")
 
 
 @intrinsic(no_twin)
 def where_positive(typingctx: Any, mask: Any, value: Any) -> Any:
-    """``value`` where the float32 with the bits ``mask`` is positive, else 0; both are bits."""
+    """Return ``value`` if the float32 ``mask`` is positive, otherwise 0. Both are bits."""
     return assembly(
         "{ .reg .pred p; .reg .f32 m; mov.b32 m, $1; setp.gt.f32 p, m, 0f00000000; "
         "selp.b32 $0, $2, 0, p; }",
@@ -207,13 +208,13 @@ def where_positive(typingctx: Any, mask: Any, value: Any) -> Any:
 
 @intrinsic(no_twin)
 def relu(typingctx: Any, value: Any) -> Any:
-    """The larger of ``value`` and 0; NaN for NaN."""
+    """Return the larger of ``value`` and 0; NaN for NaN."""
     return assembly("max.NaN.f32 $0, $1, 0f00000000;", "=f,f", ("float32",), "float32")
 
 
 @intrinsic(no_twin)
 def load_if(typingctx: Any, memory: Any, index: Any, condition: Any) -> Any:
-    """The float32 at ``index`` of global memory where ``condition`` is not 0, else 0."""
+    """Read the float32 at ``index`` of global memory, or return 0 if ``condition`` is 0."""
     return assembly(
         "{ .reg .pred p; setp.ne.u32 p, $2, 0; mov.f32 $0, 0f00000000; "
         "@p ld.global.f32 $0, [$1]; }",
@@ -227,9 +228,10 @@ def load_if(typingctx: Any, memory: Any, index: Any, condition: Any) -> Any:
 
 @intrinsic(no_twin)
 def load4_if(typingctx: Any, memory: Any, index: Any, condition: Any) -> Any:
-    """The bits of the four float32 at ``index`` of global memory, 16-byte aligned, or four 0.
+    """Read the bits of four float32 at ``index`` of global memory, or return four 0.
 
-    The memory is not written while the kernel runs.
+    It reads if ``condition`` is not 0. The memory must be 16-byte aligned and must not be written
+    while the kernel runs.
     """
     return assembly(
         "{ .reg .pred p; setp.ne.u32 p, $5, 0; mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; "
@@ -244,7 +246,7 @@ def load4_if(typingctx: Any, memory: Any, index: Any, condition: Any) -> Any:
 
 @intrinsic(no_twin)
 def load_shared(typingctx: Any, shared: Any, index: Any) -> Any:
-    """A word of shared memory."""
+    """Read a word of shared memory."""
     return assembly(
         "ld.shared.b32 $0, [$1];",
         "=r,r,~{memory}",
@@ -256,7 +258,7 @@ def load_shared(typingctx: Any, shared: Any, index: Any) -> Any:
 
 @intrinsic(no_twin)
 def load2_shared(typingctx: Any, shared: Any, index: Any) -> Any:
-    """Two words of shared memory, 8-byte aligned."""
+    """Read two words of shared memory, 8-byte aligned."""
     return assembly(
         "ld.shared.v2.b32 {$0,$1}, [$2];",
         "=r,=r,r,~{memory}",
@@ -294,7 +296,7 @@ def store4_shared(typingctx: Any, shared: Any, index: Any, a: Any, b: Any, c: An
 
 @intrinsic(no_twin)
 def store_if(typingctx: Any, memory: Any, index: Any, value: Any, condition: Any) -> Any:
-    """Write a float32 to global memory where ``condition`` is not 0."""
+    """Write a float32 to global memory if ``condition`` is not 0."""
     return assembly(
         "{ .reg .pred p; setp.ne.u32 p, $2, 0; @p st.global.f32 [$0], $1; }",
         "l,f,r,~{memory}",
@@ -308,7 +310,7 @@ def store_if(typingctx: Any, memory: Any, index: Any, value: Any, condition: Any
 
 @intrinsic(no_twin)
 def store2_if(typingctx: Any, memory: Any, index: Any, a: Any, b: Any, condition: Any) -> Any:
-    """Write two float32 to global memory, 8-byte aligned, where ``condition`` is not 0."""
+    """Write two float32 to global memory, 8-byte aligned, if ``condition`` is not 0."""
     return assembly(
         "{ .reg .pred p; setp.ne.u32 p, $3, 0; @p st.global.v2.f32 [$0], {$1,$2}; }",
         "l,f,f,r,~{memory}",

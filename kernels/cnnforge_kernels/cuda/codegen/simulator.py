@@ -1,10 +1,11 @@
-"""What is changed in Numba's CUDA simulator, so that it finds more and takes less time.
+"""Changes to Numba's CUDA simulator, which make it find more mistakes in less time.
 
-* Shared and local memory start as NaN: what is read before it is written spoils the result.
-* The threads of a block take turns, in their order, each until it waits at a barrier or ends. Where
-  a barrier is missing, a thread so reads what a later one has not yet written, or overwrites what
-  that one has not yet read, every time; the simulator's own threads run at once and may be lucky.
-* A kernel without barriers needs no threads.
+* Shared and local memory start as NaN, so a read before the first write spoils the result.
+* The threads of a block run one after the other, in order, each until it waits at a barrier or
+  ends. If a barrier is missing, a thread always reads too early what a later thread writes, or
+  overwrites what that thread has not read yet. The simulator itself runs threads concurrently,
+  where such a mistake may stay hidden.
+* A kernel without barriers runs in one Python thread.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ def _array(shared: bool) -> Callable[..., Any]:
     """``cuda.shared.array`` or ``cuda.local.array``, with ``alignment``."""
 
     def array(self: Any, shape: Any, dtype: Any, alignment: int | None = None) -> Any:
-        kind = np.dtype(dtype)
-        fresh = np.full(shape, np.nan if kind.kind == "f" else 0x5A, kind)
+        element = np.dtype(dtype)
+        fresh = np.full(shape, np.nan if element.kind == "f" else 0x5A, element)
         if not shared:
             return fresh
-        # One for the whole block: the first thread that comes makes it.
+        # The first thread makes the array, and the whole block shares it.
         frame = sys._getframe(1)
         return self._allocations.setdefault((frame.f_code.co_filename, frame.f_lineno), fresh)
 
@@ -42,7 +43,7 @@ def _array(shared: bool) -> Callable[..., Any]:
 
 
 def _wait(thread: Any) -> None:
-    """``cuda.syncthreads()``: the next thread's turn."""
+    """Stand in for ``cuda.syncthreads()``: pass control to the next thread."""
     thread._manager.turn.release()
     thread.syncthreads_event.wait()
     thread.syncthreads_event.clear()
@@ -86,7 +87,7 @@ def _make_thread(
 
 
 def _await_turn(thread: Any, threads: list[Any]) -> None:
-    """Wait until a thread waits at a barrier or has ended; raise what it raised."""
+    """Wait until a thread waits at a barrier or has ended. Raise its exception, if any."""
     thread._manager.turn.acquire()
     if not thread.ended:
         return

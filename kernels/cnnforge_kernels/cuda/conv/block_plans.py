@@ -1,8 +1,9 @@
-"""Convolution, bias, ReLU and max pooling as one op on a device: which kernels run.
+"""Plans of convolution, bias, ReLU and max pooling as one op: the kernels for each shape.
 
-The pooling windows do not overlap (the stride is the window) and lie within the convolution's
-outputs (VALID). Neither pass ever writes or reads a map that is not pooled: forward leaves, for
-each pooled value, the cell of its window that won, as one byte, and backward finds its way by it.
+The pooling windows do not overlap (the stride is the window) and lie within the outputs of the
+convolution (VALID). Neither pass writes or reads the map before pooling. The forward pass writes
+one byte per pooled value, the argmax: the cell of its window that held the maximum. The backward
+pass reads it to find the output that gets the gradient.
 """
 
 from __future__ import annotations
@@ -11,19 +12,19 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from math import prod
 
-from cnnforge_kernels.cuda.conv.direct.forward import NO_WINNER, Direct
+from cnnforge_kernels.cuda.conv.direct.forward import NO_ARGMAX, Direct
 from cnnforge_kernels.cuda.conv.direct.inputs_tiles import DirectInputs
 from cnnforge_kernels.cuda.conv.direct.weights_tiles import DirectWeights
 from cnnforge_kernels.cuda.conv.gather import Gather
-from cnnforge_kernels.cuda.conv.plans import (
+from cnnforge_kernels.cuda.conv.problem import Convolution
+from cnnforge_kernels.cuda.conv.scatter import Scatter, scatter_inputs
+from cnnforge_kernels.cuda.conv.shared_plans import (
     THREADS,
-    Convolution,
-    directly,
-    gathered,
-    inputs_directly,
+    direct_grad_inputs,
+    direct_grad_weights,
+    gathered_grad_weights,
     launch_direct,
 )
-from cnnforge_kernels.cuda.conv.scatter import Scatter, scatter_inputs
 from cnnforge_kernels.cuda.runtime.plans import Pair, Plan, Shape, blocks, launch, offer
 
 # Eight blocks of 128 threads for each multiprocessor of a large device.
@@ -31,16 +32,16 @@ _MANY_THREADS = 1 << 17
 
 
 def pooled(c: Convolution, pool_size: Pair) -> Shape:
-    """The shape of the op's outputs, (N, PH, PW, F)."""
+    """Shape of the outputs, (N, PH, PW, F)."""
     images, rows, columns, filters = c.outputs
     return images, rows // pool_size[0], columns // pool_size[1], filters
 
 
 def _check(c: Convolution, pool_size: Pair) -> None:
     c.check()
-    if pool_size[0] * pool_size[1] > NO_WINNER:
+    if pool_size[0] * pool_size[1] > NO_ARGMAX:
         raise ValueError(
-            f"`pool_size` must have at most {NO_WINNER} cells, which a byte can count. "
+            f"`pool_size` must have at most {NO_ARGMAX} cells, because an argmax is one byte. "
             f"Received: {pool_size}"
         )
 
@@ -54,71 +55,83 @@ def _too_large(window: Pair) -> ValueError:
 
 @lru_cache(maxsize=1024)
 def forward(c: Convolution, pool_size: Pair, bias: bool) -> Plan:
-    """The plan of ``conv_block``; arrays: inputs, weights, bias, outputs, winners.
+    """Plan ``conv_block``, which takes the arrays inputs, weights, bias, outputs and argmax.
 
     Raises:
-        ValueError: too large for the kernels.
+        ValueError: The arrays or the window are too large for the kernels.
     """
     shape = pooled(c, pool_size)
     if not prod(shape):
         return Plan()
     _check(c, pool_size)
-    kind = Direct(**c.constants, **c.group, bias=bias, relu=True, pool=pool_size)
-    if not kind.possible:
-        raise _too_large(kind.window)
+    specialization = Direct(**c.constants, **c.group, bias=bias, relu=True, pool=pool_size)
+    if not specialization.possible:
+        raise _too_large(specialization.window)
     problem = f"conv_block {c} pool_size={pool_size} bias={bias}"
     options = {
-        f"threads {it}": partial(_direct, replace(kind, threads=it), c, shape) for it in THREADS
+        f"threads {threads}": partial(_direct, replace(specialization, threads=threads), c, shape)
+        for threads in THREADS
     }
-    paired = kind.paired
+    paired = specialization.paired
     if paired is not None:
         two = {
-            f"two windows, {name}": partial(_direct, replace(paired, threads=it), c, shape)
-            for it, name in zip(THREADS, options, strict=True)
+            f"two windows, {name}": partial(_direct, replace(paired, threads=threads), c, shape)
+            for threads, name in zip(THREADS, options, strict=True)
         }
-        # Half as many threads still fill a large device.
-        many = prod(shape[:3]) * kind.filter_blocks >= _MANY_THREADS
+        # True if half as many threads still fill a large device.
+        many = prod(shape[:3]) * specialization.filter_blocks >= _MANY_THREADS
         options = two | options if many else options | two
     return offer(problem, options)
 
 
-def _direct(kind: Direct, c: Convolution, shape: Shape) -> Plan:
-    return Plan((launch_direct(kind, c, shape[1:3], "bias" if kind.bias else "weights"),))
+def _direct(specialization: Direct, c: Convolution, shape: Shape) -> Plan:
+    return Plan(
+        (
+            launch_direct(
+                specialization, c, shape[1:3], "bias" if specialization.bias else "weights"
+            ),
+        )
+    )
 
 
 @lru_cache(maxsize=1024)
 def grad_inputs(c: Convolution, pool_size: Pair) -> Plan:
-    """The plan of the inputs' gradient; arrays: grad_outputs, winners, weights, grad_inputs.
+    """Plan the gradient of the inputs: arrays grad_outputs, argmax, weights and grad_inputs.
 
     Raises:
-        ValueError: too large for the kernels.
+        ValueError: The arrays or the window are too large for the kernels.
     """
     if not prod(c.inputs):
         return Plan()
     _check(c, pool_size)
     constants = {**c.constants, **c.group, "pool": pool_size}
     problem = f"conv_block_grad_inputs {c} pool_size={pool_size}"
-    names = "grad_outputs", "grad_outputs", "winners", "weights", "grad_inputs"
-    options = inputs_directly(DirectInputs(**constants), c, pooled(c, pool_size)[1:3], names)
-    kind = Scatter(**constants)
-    if kind.possible:
-        for it in THREADS:
-            options[f"threads {it}"] = partial(_scatter, replace(kind, threads=it), c)
+    names = "grad_outputs", "grad_outputs", "argmax", "weights", "grad_inputs"
+    options = direct_grad_inputs(DirectInputs(**constants), c, pooled(c, pool_size)[1:3], names)
+    specialization = Scatter(**constants)
+    if specialization.possible:
+        for threads in THREADS:
+            options[f"threads {threads}"] = partial(
+                _scatter, replace(specialization, threads=threads), c
+            )
     if not options:
-        raise _too_large(kind.window)
+        raise _too_large(specialization.window)
     return offer(problem, options)
 
 
-def _scatter(kind: Scatter, c: Convolution) -> Plan:
+def _scatter(specialization: Scatter, c: Convolution) -> Plan:
     pixels = prod(c.inputs[:3])
-    grid = blocks(pixels, kind.threads // kind.lanes), kind.channel_blocks * c.groups
-    rows, columns = pooled(c, kind.pool)[1:3]
+    grid = (
+        blocks(pixels, specialization.threads // specialization.lanes),
+        specialization.channel_blocks * c.groups,
+    )
+    rows, columns = pooled(c, specialization.pool)[1:3]
     return Plan(
         (
             launch(
-                scatter_inputs(kind),
+                scatter_inputs(specialization),
                 grid,
-                *("grad_outputs", "winners", "weights", "grad_inputs"),
+                *("grad_outputs", "argmax", "weights", "grad_inputs"),
                 *c.inputs[1:3],
                 *(rows, columns),
                 *c.padding,
@@ -130,19 +143,19 @@ def _scatter(kind: Scatter, c: Convolution) -> Plan:
 
 @lru_cache(maxsize=1024)
 def grad_weights(c: Convolution, pool_size: Pair) -> Plan:
-    """The plan of the gradients of weights and bias.
+    """Plan the gradients of the weights and the bias.
 
-    Arrays: inputs, grad_outputs, winners, grad_weights, grad_bias, scratch.
+    The arrays are inputs, grad_outputs, argmax, grad_weights, grad_bias and scratch.
 
     Raises:
-        ValueError: too large for the kernels.
+        ValueError: The arrays are too large for the kernels.
     """
     if not prod(c.weights):
         return Plan()
     _check(c, pool_size)
-    names = ("inputs", "grad_outputs", "grad_outputs", "winners")
+    names = ("inputs", "grad_outputs", "grad_outputs", "argmax")
     problem = f"conv_block_grad_weights {c} pool_size={pool_size}"
     constants = {**c.constants, **c.group, "pool": pool_size}
-    options = directly(DirectWeights(**constants), c, pooled(c, pool_size), names)
-    options |= gathered(Gather(**constants), c, pooled(c, pool_size), names)
+    options = direct_grad_weights(DirectWeights(**constants), c, pooled(c, pool_size), names)
+    options |= gathered_grad_weights(Gather(**constants), c, pooled(c, pool_size), names)
     return offer(problem, options)

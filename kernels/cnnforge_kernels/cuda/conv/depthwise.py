@@ -1,7 +1,7 @@
-"""Convolution with one input channel for each group: forward pass and gradient of the inputs.
+"""Convolution with one input channel per group: forward pass and gradient of the inputs.
 
-There is nothing to sum over but the taps, so that memory is what counts: neighbouring threads work
-on neighbouring channels, four of them each where every channel has one filter.
+The sum runs over the taps only, so memory traffic decides the time. Neighbouring threads work on
+neighbouring channels. A thread has four of them if every channel has one filter.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from cnnforge_kernels.cuda.codegen.memory import divide, load4, store4
 float32, int32, uint32 = np.float32, np.int32, np.uint32
 
 THREADS = 128
-_MOST_COLUMNS = 24
+_MAX_COLUMNS = 24
 
 
 @dataclass(frozen=True)
 class Depthwise:
-    """What a kernel is compiled for: ``multiplier`` filters for each of ``channels`` channels."""
+    """Constants of a kernel: ``multiplier`` filters for each of ``channels`` channels, and more."""
 
     window: tuple[int, int]
     channels: int
@@ -37,23 +37,23 @@ class Depthwise:
 
     @property
     def vector(self) -> int:
-        """Channels of a thread."""
+        """Number of channels per thread."""
         return 4 if self.aligned and self.multiplier == 1 and self.channels % 4 == 0 else 1
 
     @property
     def cells(self) -> int:
-        """Neighbouring outputs of a thread of the forward pass."""
-        return 1 if self.patch(2) > _MOST_COLUMNS else 2 if self.patch(4) > _MOST_COLUMNS else 4
+        """Number of neighbouring outputs per thread of the forward pass."""
+        return 1 if self.patch(2) > _MAX_COLUMNS else 2 if self.patch(4) > _MAX_COLUMNS else 4
 
     def patch(self, cells: int) -> int:
-        """Columns of inputs that a row of taps meets."""
+        """Number of input columns that a row of taps meets for ``cells`` outputs."""
         return (cells - 1) * self.strides[1] + (self.window[1] - 1) * self.dilation[1] + 1
 
     @property
     def name(self) -> str:
-        """``"depthwise_conv2d 3x3x32x1"`` and what differs from the plain case."""
-        kind = "depthwise_grad_inputs" if self.backward else "depthwise_conv2d"
-        text = f"{kind} {self.window[0]}x{self.window[1]}x{self.channels}x{self.multiplier}"
+        """Name such as ``"depthwise_conv2d 3x3x32x1"``."""
+        op = "depthwise_grad_inputs" if self.backward else "depthwise_conv2d"
+        text = f"{op} {self.window[0]}x{self.window[1]}x{self.channels}x{self.multiplier}"
         if self.strides != (1, 1):
             text += f" strides {self.strides[0]}x{self.strides[1]}"
         if self.dilation != (1, 1):
@@ -65,11 +65,11 @@ class Depthwise:
 
 @cache
 def depthwise(c: Depthwise) -> Kernel:
-    """The kernel of the forward pass.
+    """Make the kernel of the forward pass.
 
-    Arguments: inputs, weights, bias, outputs; height and width of the inputs; rows and columns of
-    the outputs; padding at the top and left; threads that have something to do, one for
-    ``c.vector`` filters of ``c.cells`` neighbouring outputs. Grid: (those / block,).
+    Its arguments are inputs, weights, bias and outputs; then height and width of the inputs, rows
+    and columns of the outputs, top and left padding, and the number of tasks. A thread does one
+    task: ``c.vector`` filters of ``c.cells`` neighbouring outputs. The grid is (tasks / threads,).
     """
     BIAS, RELU = c.bias, c.relu
     KH, KW = c.window
@@ -155,11 +155,11 @@ def depthwise(c: Depthwise) -> Kernel:
 
 @cache
 def depthwise_backward(c: Depthwise) -> Kernel:
-    """The kernel of the gradient of the inputs.
+    """Make the kernel of the gradient of the inputs.
 
-    Arguments: grad_outputs, mask (outputs of the forward pass, for ``relu``), weights, grad_inputs;
-    height, width, rows, columns, top, left; threads that have something to do, one for
-    ``c.vector`` channels of an input. Grid: (those / block,).
+    Its arguments are grad_outputs, mask (outputs of the forward pass, for ``relu``), weights and
+    grad_inputs; then height, width, rows, columns, top, left and the number of tasks. A thread does
+    one task: ``c.vector`` channels of an input. The grid is (tasks / threads,).
     """
     RELU = c.relu
     KH, KW = c.window

@@ -1,13 +1,14 @@
-"""Gradients of the weights and the bias, one filter for each thread.
+"""Gradients of the weights and the bias, with one filter per thread.
 
-In a depthwise convolution each filter has inputs of its own, and needs them so. Behind max pooling
-(``pool`` given), each pooled gradient belongs to one output of its window, the winner, and only
-there anything is multiplied: a quarter of the products for 2 x 2, fewer where the ReLU was off. It
-serves where the direct kernel (``direct_weights.py``) has no room for the weights.
+Two ops use this kernel. In a depthwise convolution each filter reads its own channel, so threads
+cannot share inputs. With max pooling after the convolution (``pool`` is given), each pooled
+gradient belongs to one output of its window, the argmax, and the kernel multiplies only there. For
+a 2 x 2 pool that is a quarter of the products, or fewer if the ReLU was off. The pooled form is for
+weights that do not fit into the direct kernel (``direct/weights.py``).
 
-A thread keeps a few taps and channels of its filter in registers and runs over its share of the
-pixels; a block adds its threads' sums in a fixed order and writes them to its slice of a scratch
-array, which ``reduce.py`` adds up.
+A thread keeps a few taps and channels of its filter in registers and loops over its share of the
+pixels. A block adds the sums of its threads in a fixed order and writes them to its slice of a
+scratch array. ``reduce.py`` adds the slices.
 """
 
 from __future__ import annotations
@@ -19,68 +20,69 @@ import numpy as np
 
 from cnnforge_kernels.cuda.codegen.jit import Kernel, cuda, kernel
 from cnnforge_kernels.cuda.codegen.memory import divide, load4
-from cnnforge_kernels.cuda.conv.direct.forward import NO_WINNER
-from cnnforge_kernels.cuda.conv.specialization import Kind, size_of, threads_of
+from cnnforge_kernels.cuda.conv.direct.forward import NO_ARGMAX
+from cnnforge_kernels.cuda.conv.specialization import ConvSpecialization, size_of, threads_of
 
 float32, int32, uint32 = np.float32, np.int32, np.uint32
 
 THREADS = 128
-_MOST_SUMS = 36
+_MAX_SUMS = 36
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gather(Kind):
-    """What a kernel is compiled for."""
+class Gather(ConvSpecialization):
+    """Constants of a gather kernel."""
 
     pool: tuple[int, int] | None = None
     threads: int = THREADS
 
     @property
     def taps(self) -> tuple[int, int]:
-        """Rows and columns of taps of a thread."""
-        most = _MOST_SUMS // self.vector
-        if self.window[1] > most:
-            return 1, most
-        parts = -(-self.window[0] // (most // self.window[1]))
+        """Rows and columns of taps per thread."""
+        limit = _MAX_SUMS // self.vector
+        if self.window[1] > limit:
+            return 1, limit
+        parts = -(-self.window[0] // (limit // self.window[1]))
         return -(-self.window[0] // parts), self.window[1]
 
     @property
     def tap_blocks(self) -> tuple[int, int]:
-        """Blocks that share the taps."""
+        """Number of blocks along the rows and columns of taps."""
         return -(-self.window[0] // self.taps[0]), -(-self.window[1] // self.taps[1])
 
     @property
     def lanes(self) -> int:
-        """Filters of a block."""
+        """Number of filters per block."""
         return min(1 << (self.filters * self.groups - 1).bit_length(), 32)
 
     @property
     def blocks(self) -> int:
-        """Blocks of a slice."""
+        """Number of blocks per slice."""
         filters = -(-self.filters * self.groups // self.lanes)
         return filters * self.tap_blocks[0] * self.tap_blocks[1] * (self.channels // self.vector)
 
     @property
     def resident(self) -> int:
-        """Blocks that shall fit on a multiprocessor: 512 threads, of 128 registers each."""
+        """Number of blocks that must fit on a multiprocessor: 512 threads of 128 registers each."""
         return 512 // self.threads
 
     @property
     def name(self) -> str:
-        """``"conv_block_grad_weights 5x5x1x8 pool 2x2"`` and what differs from that."""
-        kind = "conv_block_grad_weights" if self.pool else "depthwise_grad_weights"
+        """Name such as ``"conv_block_grad_weights 5x5x1x8 pool 2x2"``."""
+        op = "conv_block_grad_weights" if self.pool else "depthwise_grad_weights"
         threads = threads_of(self.threads, THREADS)
-        return self.named(kind, size_of("pool", self.pool), threads)
+        return self.named(op, size_of("pool", self.pool), threads)
 
 
 @cache
 def gather_weights(c: Gather) -> Kernel:
-    """The kernel for these constants.
+    """Make the kernel for these constants.
 
-    Arguments: inputs, grads, mask (outputs of the forward pass, for ``relu``), winners (for
-    ``pool``), scratch; height and width of the inputs; rows and columns of ``grads``; padding at
-    the top and left; pixels of ``grads`` in all; of a slice; floats of a slice in the scratch.
-    Grid: (``c.blocks``, slices). A slice holds (KH, KW, C / groups, F), then (F,).
+    Its arguments are inputs, grads, mask (outputs of the forward pass, for ``relu``), argmax (for
+    ``pool``) and scratch; then height and width of the inputs, rows and columns of ``grads``, top
+    and left padding, the total number of pixels of ``grads``, the number of pixels per slice and
+    the number of floats per slice of the scratch. The grid is (``c.blocks``, slices). A slice holds
+    the gradient of the weights (KH, KW, C / groups, F), then that of the bias (F,).
     """
     RELU, SPARSE = c.relu, c.pool is not None
     KH, KW = c.window
@@ -113,7 +115,7 @@ def gather_weights(c: Gather) -> Kernel:
         inputs,
         grads,
         mask,
-        winners,
+        argmax,
         scratch,
         height,
         width,
@@ -146,20 +148,20 @@ def gather_weights(c: Gather) -> Kernel:
         if f < ALL_FILTERS and copy < COPIES:
             for pixel in range(begin + copy, end, COPIES):
                 place = np.int64(pixel) * ALL_FILTERS + f
-                winner = int32(0)
+                cell = int32(0)
                 if SPARSE:
-                    winner = int32(winners[place])
-                if winner != NO_WINNER or not SPARSE:
+                    cell = int32(argmax[place])
+                if cell != NO_ARGMAX or not SPARSE:
                     g = grads[place]
                     if RELU and not mask[place] > float32(0):
                         g = float32(0)
                     total += g
                     line = divide(pixel, columns)
                     image = divide(line, rows)
-                    down = divide(winner, PW)
+                    down = divide(cell, PW)
                     row0 = int32(((line - image * rows) * PH + down) * SR - top + i0 * DR)
                     column0 = int32(
-                        ((pixel - line * columns) * PW + winner - down * PW) * SC - left + j0 * DC
+                        ((pixel - line * columns) * PW + cell - down * PW) * SC - left + j0 * DC
                     )
                     source = np.int64(image) * (height * width * ALL_CHANNELS) + channel
                     for i in range(DOWN):

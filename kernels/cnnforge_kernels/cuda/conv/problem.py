@@ -1,4 +1,4 @@
-"""A 2D convolution on a device: shapes and options, and what follows from them."""
+"""Shapes and options of a 2D convolution on a device, and the sizes that follow from them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ class Convolution:
     """A convolution of given shapes.
 
     Attributes:
-        inputs: (N, H, W, C).
-        weights: (KH, KW, C / groups, F).
-        strides: of rows and columns; so is ``dilation_rate``.
-        same: SAME padding, else VALID.
-        groups: blocks of channels that do not mix.
-        aligned: all arrays start at multiples of 16 bytes.
+        inputs: Shape of the inputs, (N, H, W, C).
+        weights: Shape of the weights, (KH, KW, C / groups, F).
+        strides: Strides along rows and columns.
+        same: Whether the padding is SAME; otherwise it is VALID.
+        dilation_rate: Dilation rates along rows and columns.
+        groups: Number of groups of channels that do not mix.
+        aligned: Whether all arrays start at multiples of 16 bytes.
     """
 
     inputs: Shape
@@ -31,7 +32,7 @@ class Convolution:
 
     @property
     def outputs(self) -> Shape:
-        """(N, OH, OW, F)."""
+        """Shape of the outputs, (N, OH, OW, F)."""
         sizes = (
             output_size(
                 self.inputs[1 + a],
@@ -46,7 +47,7 @@ class Convolution:
 
     @property
     def padding(self) -> Pair:
-        """Padding at the top and left."""
+        """Top and left padding."""
         top, left = (
             padding_before(
                 self.inputs[1 + a],
@@ -61,7 +62,7 @@ class Convolution:
 
     @property
     def constants(self) -> dict:
-        """What kernels are compiled for."""
+        """Constants that all kernels are compiled for."""
         return {
             "window": tuple(self.weights[:2]),
             "strides": self.strides,
@@ -71,12 +72,12 @@ class Convolution:
 
     @property
     def whole_vectors(self) -> bool:
-        """16 bytes can be copied at a time: aligned, C and F multiples of 4."""
+        """Whether 16 bytes can be copied at a time: aligned, C and F are multiples of 4."""
         return self.aligned and self.weights[2] % 4 == 0 and self.weights[3] % 4 == 0
 
     @property
     def group(self) -> dict:
-        """What kernels with groups are compiled for, too."""
+        """More constants of the kernels that support groups."""
         return {
             "channels": self.weights[2],
             "filters": self.weights[3] // self.groups,
@@ -85,21 +86,21 @@ class Convolution:
 
     @property
     def is_depthwise(self) -> bool:
-        """Each group has one channel."""
+        """Whether each group has one channel."""
         return self.groups > 1 and self.weights[2] == 1
 
     @property
     def depthwise(self) -> dict:
-        """What depthwise kernels are compiled for, too."""
+        """More constants of the depthwise kernels."""
         return {"channels": self.groups, "multiplier": self.weights[3] // self.groups}
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Height, width, rows, columns, top, left: arguments of most kernels."""
+        """Arguments of most kernels: height, width, rows, columns, top, left."""
         return (*self.inputs[1:3], *self.outputs[1:3], *self.padding)
 
     def check(self) -> None:
-        """Raise ``ValueError`` where an image is too large or has no channels."""
+        """Raise ``ValueError`` if an image is too large or has no channels."""
         if not self.weights[2]:
             raise ValueError(f"`weights` have no channels. Received: weights {self.weights}")
         check_images(inputs=self.inputs, outputs=self.outputs, weights=(1, *self.weights))

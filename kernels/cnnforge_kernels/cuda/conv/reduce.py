@@ -1,7 +1,7 @@
-"""The second stage of a sum over slices, in an order that is always the same.
+"""Second stage of a sum over slices, in a fixed order.
 
-Where there are hundreds of slices and few sums, one thread would wait for memory hundreds of times.
-So several threads share the slices of a sum, and what they have found is added up in a tree.
+If there are hundreds of slices and few sums, one thread per sum would wait for memory hundreds of
+times. So several threads share the slices of a sum and add their results in a tree.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from cnnforge_kernels.cuda.runtime.plans import Launch, blocks, launch
 float32, int32, uint32, int64 = np.float32, np.int32, np.uint32, np.int64
 
 THREADS = 256
-# With 32 shares a block has 8 neighbouring sums: 32 bytes of each slice, what memory is read by.
-_MOST_SHARES, _LEAST_SLICES = 32, 4
+# With 32 shares a block has 8 neighbouring sums: 32 bytes of each slice, one memory sector.
+_MAX_SHARES, _MIN_SLICES = 32, 4
 
 
 def reduction(weights: int, floats: int, slices: int) -> Launch:
-    """The launch that sums the slices of ``scratch`` into ``grad_weights`` and ``grad_bias``.
+    """Make the launch that sums the slices of ``scratch`` into ``grad_weights`` and ``grad_bias``.
 
     Args:
-        weights: of a slice.
-        floats: of a slice: weights, then those of the bias.
-        slices: to be summed.
+        weights: Number of floats per slice that belong to ``grad_weights``.
+        floats: Number of floats per slice: those of ``grad_weights``, then those of ``grad_bias``.
+        slices: Number of slices.
     """
     shares = shares_of(slices)
     kernel = reduce_slices(shares)
@@ -40,15 +40,16 @@ def reduction(weights: int, floats: int, slices: int) -> Launch:
 
 
 def shares_of(slices: int) -> int:
-    """How many threads share a sum over so many slices: a power of two, 4 slices or more each."""
-    return min(_MOST_SHARES, 1 << max(slices // _LEAST_SLICES, 1).bit_length() - 1)
+    """Number of threads that share a sum: a power of two, with 4 slices or more for each thread."""
+    return min(_MAX_SHARES, 1 << max(slices // _MIN_SLICES, 1).bit_length() - 1)
 
 
 @cache
 def reduce_slices(shares: int = 1) -> Kernel:
-    """Sum the slices of a scratch array (S, W + F) into ``grad_weights`` (W,), ``grad_bias`` (F,).
+    """Make the kernel that sums scratch (S, W + F) into ``grad_weights`` (W,), ``grad_bias`` (F,).
 
-    Arguments: scratch, grad_weights, grad_bias; W; W + F; S. Grid: ((W + F) / (threads / shares),).
+    Its arguments are scratch, grad_weights, grad_bias, W, W + F and S. The grid is
+    ((W + F) / (threads / shares),).
     """
     SHARES, SUMS = shares, THREADS // shares
     HALF = THREADS // 2

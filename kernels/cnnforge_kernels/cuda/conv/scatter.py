@@ -1,9 +1,9 @@
-"""The gradient of the inputs of a convolution behind max pooling, multiplied only at the winners.
+"""Gradient of the inputs of convolution and max pooling, multiplied only at the argmax.
 
-A thread computes one input (four channels of it, where there are four) and walks over the pooled
-gradients whose windows it can have reached. Each belongs to one output, the winner; if that output
-met this input, there is one product for each channel, and else none: with a 2 x 2 pool a quarter
-of those of the dense gradient. The weights stand in shared memory with the channels last.
+A thread computes one input pixel, in one channel or in four, and visits the pooled gradients whose
+windows can contain an output that met this input. Each gradient belongs to one output, the argmax.
+If that output met this input, the thread adds one product per channel. With a 2 x 2 pool these are
+a quarter of the products of the full gradient. The weights are in shared memory, channels last.
 """
 
 from __future__ import annotations
@@ -15,77 +15,77 @@ import numpy as np
 
 from cnnforge_kernels.cuda.codegen.jit import Kernel, cuda, kernel
 from cnnforge_kernels.cuda.codegen.memory import divide, load4, load4_bytes, store4
-from cnnforge_kernels.cuda.conv.direct.forward import NO_WINNER
-from cnnforge_kernels.cuda.conv.specialization import Kind, size_of, threads_of
+from cnnforge_kernels.cuda.conv.direct.forward import NO_ARGMAX
+from cnnforge_kernels.cuda.conv.specialization import ConvSpecialization, size_of, threads_of
 
 float32, int32, uint32 = np.float32, np.int32, np.uint32
 
 THREADS = 128
 _SHARED_FLOATS = 4096
-_MOST_SHARED_FLOATS = 12288
+_MAX_SHARED_FLOATS = 12288
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scatter(Kind):
-    """What a kernel is compiled for."""
+class Scatter(ConvSpecialization):
+    """Constants of a scatter kernel."""
 
     pool: tuple[int, int]
     threads: int = THREADS
 
     @property
     def lanes(self) -> int:
-        """Threads of a block that share an input pixel."""
+        """Number of threads that share an input pixel."""
         needed = 1 << (self.channels // self.vector - 1).bit_length()
         taps = self.window[0] * self.window[1] * self.vector
         return max(min(needed, 8, 1 << (_SHARED_FLOATS // taps).bit_length() >> 1), 1)
 
     @property
     def filter_quad(self) -> int:
-        """Filters read at a time."""
+        """Number of filters that a thread reads at a time."""
         return 4 if self.aligned and self.filters % 4 == 0 else 1
 
     @property
     def chunk(self) -> int:
-        """Filters whose weights are in shared memory at a time."""
+        """Number of filters whose weights are in shared memory at a time."""
         each = self.window[0] * self.window[1] * self.lanes * self.vector
         quad = self.filter_quad
-        most = max(_SHARED_FLOATS // each // quad * quad, quad)
-        return min(most, -(-self.filters // quad) * quad)
+        limit = max(_SHARED_FLOATS // each // quad * quad, quad)
+        return min(limit, -(-self.filters // quad) * quad)
 
     @property
     def shared_floats(self) -> int:
-        """Size of the shared memory."""
+        """Size of the shared memory in floats."""
         return self.window[0] * self.window[1] * self.lanes * self.vector * self.chunk
 
     @property
     def possible(self) -> bool:
         """Whether the weights of one step fit into shared memory."""
-        return self.shared_floats <= _MOST_SHARED_FLOATS
+        return self.shared_floats <= _MAX_SHARED_FLOATS
 
     @property
     def channel_blocks(self) -> int:
-        """Blocks that share the channels of a group."""
+        """Number of blocks that share the channels of a group."""
         return -(-self.channels // (self.lanes * self.vector))
 
     @property
     def resident(self) -> int:
-        """Blocks that shall fit on a multiprocessor: 512 threads, of 128 registers each."""
+        """Number of blocks that must fit on a multiprocessor: 512 threads of 128 registers each."""
         return 512 // self.threads
 
     @property
     def name(self) -> str:
-        """``"conv_block_grad_inputs 3x3x8x16 pool 2x2"`` and what differs from that."""
+        """Name such as ``"conv_block_grad_inputs 3x3x8x16 pool 2x2"``."""
         threads = threads_of(self.threads, THREADS)
         return self.named("conv_block_grad_inputs", size_of("pool", self.pool), threads)
 
 
 @cache
 def scatter_inputs(c: Scatter) -> Kernel:
-    """The kernel for these constants.
+    """Make the kernel for these constants.
 
-    Arguments: grads, winners, weights, grad_inputs; height and width of the inputs; rows and
-    columns of ``grads``; padding at the top and left; input pixels in all. Grid: (pixels / (threads
-    / ``c.lanes``), ``c.channel_blocks`` * groups).
+    Its arguments are grads, argmax, weights and grad_inputs; then height and width of the inputs,
+    rows and columns of ``grads``, top and left padding, and the total number of input pixels. The
+    grid is (pixels / (threads / ``c.lanes``), ``c.channel_blocks`` * groups).
     """
     KH, KW = c.window
     SR, SC = c.strides
@@ -110,7 +110,7 @@ def scatter_inputs(c: Scatter) -> Kernel:
         identity=(c,),
     )
     def conv_block_grad_inputs(
-        grads, winners, weights, grad_inputs, height, width, rows, columns, top, left, pixels
+        grads, argmax, weights, grad_inputs, height, width, rows, columns, top, left, pixels
     ):
         shared = cuda.shared.array(SHARED, float32, alignment=16)
         acc = cuda.local.array(V, float32)
@@ -128,7 +128,7 @@ def scatter_inputs(c: Scatter) -> Kernel:
         image = divide(line, height)
         row = int32(line - image * height + top)
         live = pixel < pixels and channel < CHANNELS
-        # The pooled gradients whose windows hold an output that met this input.
+        # Range of the pooled gradients whose windows contain an output that met this input.
         first_row = divide(divide(max(row - (KH - 1) * DR + SR - 1, 0), SR), PH)
         last_row = min(divide(divide(row, SR), PH), rows - 1)
         first_column = divide(divide(max(column - (KW - 1) * DC + SC - 1, 0), SC), PW)
@@ -156,17 +156,17 @@ def scatter_inputs(c: Scatter) -> Kernel:
                         place = source + int32((r * columns + q) * ALL_FILTERS + chunk)
                         for f in range(0, min(CHUNK, FILTERS - chunk), Q):
                             if Q == 4:
-                                k = load4_bytes(winners, place + f)
+                                k = load4_bytes(argmax, place + f)
                                 g = load4(grads, place + f)
                                 cells[0], values[0] = k[0], g[0]
                                 cells[1], values[1] = k[1], g[1]
                                 cells[2], values[2] = k[2], g[2]
                                 cells[3], values[3] = k[3], g[3]
                             else:
-                                cells[0] = int32(winners[place + f])
+                                cells[0] = int32(argmax[place + f])
                                 values[0] = grads[place + f]
                             for u in range(Q):
-                                if cells[u] != NO_WINNER:
+                                if cells[u] != NO_ARGMAX:
                                     down = divide(cells[u], PW)
                                     across = int32(cells[u] - down * PW)
                                     y = int32(row - (r * PH + down) * SR)

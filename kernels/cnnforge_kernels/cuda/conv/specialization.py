@@ -1,4 +1,4 @@
-"""What kernels of convolutions are compiled for."""
+"""Constants that the kernels of convolutions are compiled for."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
-    """The constants that all of them have.
+class ConvSpecialization:
+    """Constants that all of these kernels have.
 
     Attributes:
-        window: rows and columns of taps; so are ``strides`` and ``dilation``.
-        channels: of the inputs, in one group; so are ``filters`` of the outputs.
-        groups: blocks of channels that do not mix.
-        relu: a ReLU stands behind the convolution; in gradients, too.
-        aligned: all arrays start at multiples of 16 bytes.
+        window: Rows and columns of taps.
+        channels: Number of input channels per group.
+        filters: Number of filters per group.
+        groups: Number of groups of channels that do not mix.
+        strides: Strides along rows and columns.
+        dilation: Dilation rates along rows and columns.
+        relu: Whether a ReLU follows the convolution, in the forward pass and in gradients.
+        aligned: Whether all arrays start at multiples of 16 bytes.
     """
 
     window: tuple[int, int]
@@ -28,12 +31,12 @@ class Kind:
 
     @property
     def vector(self) -> int:
-        """Channels that are loaded at a time."""
+        """Number of channels that a thread loads at a time."""
         return 4 if self.aligned and self.channels % 4 == 0 else 1
 
-    def named(self, kind: str, *others: str) -> str:
-        """``"conv2d_direct 5x5x1x8"`` and what differs from the plain case."""
-        words = [kind, f"{self.window[0]}x{self.window[1]}x{self.channels}x{self.filters}"]
+    def named(self, op: str, *others: str) -> str:
+        """Name such as ``"conv2d_direct 5x5x1x8"``, with a word for every unusual constant."""
+        words = [op, f"{self.window[0]}x{self.window[1]}x{self.channels}x{self.filters}"]
         if self.groups > 1:
             words.append(f"groups {self.groups}")
         if self.strides != (1, 1):
@@ -46,10 +49,10 @@ class Kind:
 
 
 def threads_of(threads: int, usual: int) -> str:
-    """``"threads 64"``, or nothing where there are as many as usual."""
+    """Part of a name such as ``"threads 64"``; empty for the usual number of threads."""
     return f"threads {threads}" if threads != usual else ""
 
 
 def size_of(name: str, pair: tuple[int, int] | None) -> str:
-    """``"pool 2x2"``, or nothing for ``None``."""
+    """Part of a name such as ``"pool 2x2"``; empty for ``None``."""
     return f"{name} {pair[0]}x{pair[1]}" if pair else ""

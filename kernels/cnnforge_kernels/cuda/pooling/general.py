@@ -1,8 +1,9 @@
 """2D max, average and global average pooling on a device: forward pass and gradients.
 
-A thread computes one output (or, in a gradient, one input) of four neighbouring channels, or of one
-where the channels are no multiple of four. Padding never wins and is never counted. Gradients are
-gathered: each input adds up what its windows send it, in their order, with no atomics.
+A thread computes one output (in a gradient, one input) of four neighbouring channels. If the number
+of channels is not a multiple of four, it computes one channel. Padding is never the maximum and
+never counts. Gradients are gathered: each input adds the contributions of its windows in order,
+without atomics.
 """
 
 from __future__ import annotations
@@ -29,9 +30,15 @@ THREADS = 128
 
 @dataclass(frozen=True)
 class Pool:
-    """What a kernel is compiled for.
+    """Constants of a kernel.
 
-    ``vector`` channels of a thread are 4 or 1; winners are int32 where ``wide``, else uint8.
+    Attributes:
+        maximum: Whether it is max pooling; otherwise it is average pooling.
+        window: Rows and columns of the window.
+        strides: Strides along rows and columns.
+        vector: Number of channels per thread, 4 or 1.
+        backward: Whether it is the gradient.
+        threads: Number of threads per block.
     """
 
     maximum: bool
@@ -43,25 +50,25 @@ class Pool:
 
     @property
     def wide(self) -> bool:
-        """Winners take more than a byte."""
+        """Whether the argmax is int32 because a byte is too small; otherwise it is uint8."""
         return self.window[0] * self.window[1] > 256
 
     @property
     def name(self) -> str:
-        """``"max_pool2d 2x2 strides 2x2 vector 4"``."""
-        kind = "max_pool2d" if self.maximum else "average_pool2d"
-        text = f"{kind}{'_grad' if self.backward else ''} {self.window[0]}x{self.window[1]}"
+        """Name such as ``"max_pool2d 2x2 strides 2x2 vector 4"``."""
+        op = "max_pool2d" if self.maximum else "average_pool2d"
+        text = f"{op}{'_grad' if self.backward else ''} {self.window[0]}x{self.window[1]}"
         text += f" strides {self.strides[0]}x{self.strides[1]} vector {self.vector}"
         return text if self.threads == THREADS else f"{text} threads {self.threads}"
 
 
 @cache
 def pool_forward(c: Pool) -> Kernel:
-    """The kernel of the forward pass.
+    """Make the kernel of the forward pass.
 
-    Arguments: inputs, outputs, winners (for ``maximum``); height and width of the inputs; rows and
-    columns of the outputs; padding at the top and left; channels / ``vector``; threads that have
-    something to do. Grid: (those / block,).
+    Its arguments are inputs, outputs and argmax (for ``maximum``); then height and width of the
+    inputs, rows and columns of the outputs, top and left padding, channels / ``vector``, and the
+    number of tasks, one per thread. The grid is (tasks / threads,).
     """
     MAXIMUM, WIDE = c.maximum, c.wide
     PH, PW = c.window
@@ -76,7 +83,7 @@ def pool_forward(c: Pool) -> Kernel:
         threads=THREADS,
         identity=(c,),
     )
-    def pool2d(inputs, outputs, winners, height, width, rows, columns, top, left, lanes, tasks):
+    def pool2d(inputs, outputs, argmax, height, width, rows, columns, top, left, lanes, tasks):
         acc = cuda.local.array(V, float32)
         cell = cuda.local.array(V, int32)
         values = cuda.local.array(V, float32)
@@ -113,7 +120,7 @@ def pool_forward(c: Pool) -> Kernel:
                             for v in range(V):
                                 value = values[v]
                                 if MAXIMUM:
-                                    # The first NaN wins and stays; else the first maximum.
+                                    # The first NaN wins. Without a NaN the first maximum wins.
                                     if (
                                         cell[v] < 0
                                         or value > acc[v]
@@ -133,20 +140,21 @@ def pool_forward(c: Pool) -> Kernel:
                 outputs[place] = acc[0]
             if MAXIMUM:
                 if V == 4 and not WIDE:
-                    store4_bytes(winners, place, cell[0], cell[1], cell[2], cell[3])
+                    store4_bytes(argmax, place, cell[0], cell[1], cell[2], cell[3])
                 else:
                     for v in range(V):
-                        winners[place + v] = cell[v]
+                        argmax[place + v] = cell[v]
 
     return pool2d
 
 
 @cache
 def pool_backward(c: Pool) -> Kernel:
-    """The kernel of the gradient.
+    """Make the kernel of the gradient.
 
-    Arguments: grad_outputs, grad_inputs, winners (for ``maximum``); height, width, rows, columns,
-    top, left; channels / ``vector``; threads that have something to do. Grid: (those / block,).
+    Its arguments are grad_outputs, grad_inputs and argmax (for ``maximum``); then height, width,
+    rows, columns, top, left, channels / ``vector``, and the number of tasks, one per thread. The
+    grid is (tasks / threads,).
     """
     MAXIMUM, WIDE = c.maximum, c.wide
     PH, PW = c.window
@@ -162,7 +170,7 @@ def pool_backward(c: Pool) -> Kernel:
         identity=(c,),
     )
     def pool2d_grad(
-        grads, grad_inputs, winners, height, width, rows, columns, top, left, lanes, tasks
+        grads, grad_inputs, argmax, height, width, rows, columns, top, left, lanes, tasks
     ):
         acc = cuda.local.array(V, float32)
         cell = cuda.local.array(V, int32)
@@ -177,7 +185,7 @@ def pool_backward(c: Pool) -> Kernel:
             image = divide(line, height)
             row = int32(line - image * height + top)
             source = np.int64(image) * (rows * columns * channels) + channel
-            # Outputs r with r * stride <= row < r * stride + window.
+            # The outputs r with r * stride <= row < r * stride + window.
             first_row = divide(max(row - PH + SR, 0), SR)
             last_row = min(divide(row, SR), rows - 1)
             first_column = divide(max(column - PW + SC, 0), SC)
@@ -197,14 +205,14 @@ def pool_backward(c: Pool) -> Kernel:
                         values[0] = grads[place]
                     if MAXIMUM:
                         if V == 4 and not WIDE:
-                            k = load4_bytes(winners, place)
+                            k = load4_bytes(argmax, place)
                             cell[0] = k[0]
                             cell[1] = k[1]
                             cell[2] = k[2]
                             cell[3] = k[3]
                         else:
                             for v in range(V):
-                                cell[v] = int32(winners[place + v])
+                                cell[v] = int32(argmax[place + v])
                         here = int32((row - r * SR) * PW + column - q * SC)
                         for v in range(V):
                             if cell[v] == here:
@@ -226,9 +234,9 @@ def pool_backward(c: Pool) -> Kernel:
 
 @cache
 def global_average(lanes: int, threads: int = THREADS) -> Kernel:
-    """The mean over all pixels: a block sums ``lanes`` channels of an image.
+    """Make the kernel of the mean over all pixels. A block sums ``lanes`` channels of an image.
 
-    Arguments: inputs (N, P, C), outputs (N, C); pixels P; channels C. Grid: (N, C / lanes).
+    Its arguments are inputs (N, P, C), outputs (N, C), P and C. The grid is (N, C / lanes).
     """
     LANES, THREADS = lanes, threads
     COPIES = threads // lanes
@@ -263,10 +271,10 @@ def global_average(lanes: int, threads: int = THREADS) -> Kernel:
 
 @cache
 def global_average_backward(vector: int, threads: int = THREADS) -> Kernel:
-    """The gradient: every pixel gets its share.
+    """Make the kernel of the gradient, which gives each of the P pixels one P-th.
 
-    Arguments: grad_outputs (N, C), grad_inputs (N, P, C); pixels P; channels / ``vector``; threads
-    that have something to do. Grid: (those / block,).
+    Its arguments are grad_outputs (N, C), grad_inputs (N, P, C), P, channels / ``vector``, and the
+    number of tasks, one per thread. The grid is (tasks / threads,).
     """
     V, THREADS = vector, threads
 

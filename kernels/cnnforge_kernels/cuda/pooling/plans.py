@@ -1,4 +1,4 @@
-"""2D pooling and its gradients on a device: which kernels run for which shape."""
+"""Plans of 2D pooling and its gradients: the kernels that run for each shape."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cnnforge_kernels.cuda.runtime.plans import (
 )
 from cnnforge_kernels.geometry import output_size, padding_before
 
-# Of a block: the usual, and others to choose from.
+# Threads per block: the default, then the alternatives.
 _THREADS = (THREADS, 256, 512)
 
 
@@ -35,10 +35,11 @@ class Pooling:
     """Pooling of a given shape.
 
     Attributes:
-        inputs: (N, H, W, C).
-        window: rows and columns of the window; so are ``strides``.
-        same: SAME padding, else VALID.
-        aligned: all arrays start at multiples of 16 bytes.
+        inputs: Shape of the inputs, (N, H, W, C).
+        window: Rows and columns of the window.
+        strides: Strides along rows and columns.
+        same: Whether the padding is SAME; otherwise it is VALID.
+        aligned: Whether all arrays start at multiples of 16 bytes.
     """
 
     inputs: Shape
@@ -49,7 +50,7 @@ class Pooling:
 
     @property
     def outputs(self) -> Shape:
-        """(N, OH, OW, C)."""
+        """Shape of the outputs, (N, OH, OW, C)."""
         sizes = (
             output_size(self.inputs[1 + a], self.window[a], self.strides[a], 1, self.same)
             for a in (0, 1)
@@ -58,12 +59,12 @@ class Pooling:
 
     @property
     def vector(self) -> int:
-        """Channels of a thread."""
+        """Number of channels per thread."""
         return 4 if self.aligned and self.inputs[3] % 4 == 0 else 1
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Height, width, rows, columns, top, left, lanes: arguments of all kernels."""
+        """Arguments of all kernels: height, width, rows, columns, top, left, lanes."""
         padding = (
             padding_before(self.inputs[1 + a], self.window[a], self.strides[a], 1, self.same)
             for a in (0, 1)
@@ -72,52 +73,54 @@ class Pooling:
         return (*self.inputs[1:3], *self.outputs[1:3], *padding, lanes)
 
     def kernel(self, maximum: bool, backward: bool, threads: int) -> Pool:
-        """What a kernel is compiled for."""
+        """Constants of the kernel."""
         return Pool(maximum, self.window, self.strides, self.vector, backward, threads)
 
 
 @lru_cache(maxsize=1024)
 def forward(p: Pooling, maximum: bool) -> Plan:
-    """The plan of the forward pass; arrays: inputs, outputs, winners (for ``maximum``).
+    """Plan the forward pass: arrays inputs, outputs and argmax (for ``maximum``).
 
     Raises:
-        ValueError: too large for the kernels.
+        ValueError: The arrays are too large for the kernels.
     """
     if not prod(p.outputs):
         return Plan()
     check_images(inputs=p.inputs)
-    options = {f"threads {it}": partial(_forward, p, maximum, it) for it in _THREADS}
+    options = {f"threads {threads}": partial(_forward, p, maximum, threads) for threads in _THREADS}
     return offer(f"{'max' if maximum else 'average'}_pool2d {p}", options)
 
 
 def _forward(p: Pooling, maximum: bool, threads: int) -> Plan:
     tasks = prod(p.outputs) // p.vector
-    names = ("inputs", "outputs", "winners" if maximum else "outputs")
-    kind = p.kernel(maximum, False, threads)
-    kernel = (windows_forward if side_by_side(kind) else pool_forward)(kind)
+    names = ("inputs", "outputs", "argmax" if maximum else "outputs")
+    specialization = p.kernel(maximum, False, threads)
+    kernel = (windows_forward if side_by_side(specialization) else pool_forward)(specialization)
     return Plan((launch(kernel, (blocks(tasks, threads),), *names, *p.sizes, tasks),))
 
 
 @lru_cache(maxsize=1024)
 def backward(p: Pooling, maximum: bool) -> Plan:
-    """The plan of the gradient; arrays: grad_outputs, grad_inputs, winners (for ``maximum``).
+    """Plan the gradient: arrays grad_outputs, grad_inputs and argmax (for ``maximum``).
 
     Raises:
-        ValueError: too large for the kernels.
+        ValueError: The arrays are too large for the kernels.
     """
     if not prod(p.inputs):
         return Plan()
     check_images(inputs=p.inputs)
-    options = {f"threads {it}": partial(_backward, p, maximum, it) for it in _THREADS}
+    options = {
+        f"threads {threads}": partial(_backward, p, maximum, threads) for threads in _THREADS
+    }
     return offer(f"{'max' if maximum else 'average'}_pool2d_grad {p}", options)
 
 
 def _backward(p: Pooling, maximum: bool, threads: int) -> Plan:
     tasks = prod(p.inputs) // p.vector
-    names = ("grad_outputs", "grad_inputs", "winners" if maximum else "grad_outputs")
-    kind, windows = p.kernel(maximum, True, threads), ()
-    kernel = (windows_backward if side_by_side(kind) else pool_backward)(kind)
-    if side_by_side(kind):
+    names = ("grad_outputs", "grad_inputs", "argmax" if maximum else "grad_outputs")
+    specialization, windows = p.kernel(maximum, True, threads), ()
+    kernel = (windows_backward if side_by_side(specialization) else pool_backward)(specialization)
+    if side_by_side(specialization):
         windows = tuple(blocks(p.inputs[1 + a], p.window[a]) for a in (0, 1))
         tasks = p.inputs[0] * prod(windows) * (p.inputs[3] // p.vector)
     return Plan((launch(kernel, (blocks(tasks, threads),), *names, *p.sizes, tasks, *windows),))
@@ -125,19 +128,19 @@ def _backward(p: Pooling, maximum: bool, threads: int) -> Plan:
 
 @lru_cache(maxsize=1024)
 def global_forward(inputs: Shape) -> Plan:
-    """The plan of global average pooling, (N, H, W, C) -> (N, C); arrays: inputs, outputs.
+    """Plan global average pooling, (N, H, W, C) -> (N, C): arrays inputs and outputs.
 
     The mean of no pixels is NaN.
 
     Raises:
-        ValueError: too large for the kernels.
+        ValueError: The arrays are too large for the kernels.
     """
     images, height, width, channels = inputs
     if not images * channels:
         return Plan()
     check_images(inputs=inputs)
     lanes = min(1 << (channels - 1).bit_length(), 32)
-    # Images stand along x, which may be long.
+    # Images are along x, the only axis of a grid that may be long.
     grid = images, blocks(channels, lanes)
     return Plan(
         (launch(global_average(lanes), grid, "inputs", "outputs", height * width, channels),)
@@ -146,10 +149,10 @@ def global_forward(inputs: Shape) -> Plan:
 
 @lru_cache(maxsize=1024)
 def global_backward(inputs: Shape, aligned: bool) -> Plan:
-    """The plan of its gradient; arrays: grad_outputs, grad_inputs.
+    """Plan the gradient of global average pooling: arrays grad_outputs and grad_inputs.
 
     Raises:
-        ValueError: too large for the kernels.
+        ValueError: The arrays are too large for the kernels.
     """
     if not prod(inputs):
         return Plan()

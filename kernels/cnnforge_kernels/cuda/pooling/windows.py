@@ -1,10 +1,11 @@
-"""Pooling with small windows side by side, at the speed of memory: forward pass and gradients.
+"""Pooling with small windows that do not overlap: forward pass and gradients.
 
 The stride is the window, so each input is in one window at most. A thread has one window of four
-neighbouring channels, or of one where the channels are no multiple of four: it begins all of its
-loads before it looks at the first value, and in a gradient writes all inputs of its window. The
-general kernels of ``pools.py`` ask at each cell whether it is there and wait for it, and gather a
-gradient for each input from the windows that it may be in.
+neighbouring channels, or of one channel if their number is not a multiple of four. It starts all of
+its loads before it uses the first value. In a gradient it writes all inputs of its window.
+
+The general kernels of ``general.py`` are slower: they check the bounds of each cell and wait for
+its value, and they gather the gradient of each input from all windows that may contain it.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ from cnnforge_kernels.cuda.pooling.general import Pool
 
 float32, int32, uint32 = np.float32, np.int32, np.uint32
 
-# Of a window: more values would not fit in registers.
-MOST_CELLS = 16
+# Limit on the cells of a window: more values would not fit into registers.
+MAX_CELLS = 16
 
 
 def side_by_side(c: Pool) -> bool:
-    """Whether these kernels serve a pool."""
-    return c.strides == c.window and c.window[0] * c.window[1] <= MOST_CELLS
+    """Whether these kernels can compute a pool."""
+    return c.strides == c.window and c.window[0] * c.window[1] <= MAX_CELLS
 
 
 def _reciprocal(cells: int) -> np.float32:
-    """What a sum of so many is multiplied by for their exact average; 0 if there is no such."""
+    """Factor that turns a sum of ``cells`` values into their exact average; 0 if none is exact."""
     return float32(1 / cells if cells & (cells - 1) == 0 else 0)
 
 
 @cache
 def windows_forward(c: Pool) -> Kernel:
-    """The kernel of the forward pass; arguments and grid are those of ``pools.pool_forward``."""
+    """Make the kernel of the forward pass, with the arguments and grid of ``pool_forward``."""
     MAXIMUM = c.maximum
     PH, PW = c.window
     CELLS, RECIPROCAL = PH * PW, _reciprocal(PH * PW)
@@ -56,7 +57,7 @@ def windows_forward(c: Pool) -> Kernel:
         threads=THREADS,
         identity=(c,),
     )
-    def pool2d(inputs, outputs, winners, height, width, rows, columns, top, left, lanes, tasks):
+    def pool2d(inputs, outputs, argmax, height, width, rows, columns, top, left, lanes, tasks):
         acc = cuda.local.array(V, float32)
         cell = cuda.local.array(V, int32)
         values = cuda.local.array((CELLS, V), float32)
@@ -70,7 +71,7 @@ def windows_forward(c: Pool) -> Kernel:
             image = divide(line, rows)
             row0 = int32((line - image * rows) * PH - top)
             source = np.int64(image) * (height * width * channels) + channel
-            # In place of a cell that is not there, one that is.
+            # Indices are clamped: a cell outside the image reads one inside.
             for i in range(PH):
                 row = min(max(int32(row0 + i), int32(0)), int32(height - 1))
                 for j in range(PW):
@@ -96,7 +97,7 @@ def windows_forward(c: Pool) -> Kernel:
                     for v in range(V):
                         value = values[i * PW + j, v]
                         if MAXIMUM:
-                            # The first NaN wins and stays; else the first maximum.
+                            # The first NaN wins. Without a NaN the first maximum wins.
                             wins = acc[v] == acc[v] and not value <= acc[v]
                             if there and (cell[v] < 0 or wins):
                                 acc[v] = value
@@ -114,22 +115,22 @@ def windows_forward(c: Pool) -> Kernel:
             if V == 4:
                 store4(outputs, place, acc[0], acc[1], acc[2], acc[3])
                 if MAXIMUM:
-                    store4_bytes(winners, place, cell[0], cell[1], cell[2], cell[3])
+                    store4_bytes(argmax, place, cell[0], cell[1], cell[2], cell[3])
             else:
                 outputs[place] = acc[0]
                 if MAXIMUM:
-                    winners[place] = cell[0]
+                    argmax[place] = cell[0]
 
     return pool2d
 
 
 @cache
 def windows_backward(c: Pool) -> Kernel:
-    """The kernel of the gradient.
+    """Make the kernel of the gradient.
 
-    Arguments: those of ``pools.pool_backward``, then rows and columns of windows that it takes to
-    cover the inputs: more than there are outputs where inputs are left over, which get zeros. The
-    threads that have something to do are those windows.
+    Its arguments are those of ``pool_backward``, then the rows and columns of windows that cover
+    the inputs. If the last inputs are in no output's window, these are more than the outputs, and
+    those inputs get zeros. A task is one of these windows.
     """
     MAXIMUM = c.maximum
     PH, PW = c.window
@@ -147,7 +148,7 @@ def windows_backward(c: Pool) -> Kernel:
     def pool2d_grad(
         grads,
         grad_inputs,
-        winners,
+        argmax,
         height,
         width,
         rows,
@@ -185,7 +186,7 @@ def windows_backward(c: Pool) -> Kernel:
                     grad[2] = x[2]
                     grad[3] = x[3]
                     if MAXIMUM:
-                        k = load4_bytes(winners, place)
+                        k = load4_bytes(argmax, place)
                         cell[0] = k[0]
                         cell[1] = k[1]
                         cell[2] = k[2]
@@ -193,7 +194,7 @@ def windows_backward(c: Pool) -> Kernel:
                 else:
                     grad[0] = grads[place]
                     if MAXIMUM:
-                        cell[0] = int32(winners[place])
+                        cell[0] = int32(argmax[place])
             if not MAXIMUM:
                 cells = int32(min(row0 + PH, height) - max(row0, 0))
                 cells *= int32(min(column0 + PW, width) - max(column0, 0))

@@ -1,1 +1,1 @@
-"""Compiling kernels for a device, keeping them, and launching them."""
+"""Compile kernels for a device, keep them on disk, and launch them."""

@@ -1,6 +1,6 @@
-"""Arrays on a device: where they lie, whoever made them; and our own, for results.
+"""Views of arrays on a device, made by any library, and our own arrays for results.
 
-Everything with ``__cuda_array_interface__`` or DLPack is taken as it lies.
+An array with ``__cuda_array_interface__``, DLPack or ``data_ptr()`` is used without a copy.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ _DLPACK_CUDA = (2, 13)
 
 @dataclass(frozen=True)
 class View:
-    """Where an array lies.
+    """Address and layout of an array on a device.
 
     Attributes:
-        pointer: address of the first element; 0 for an empty array.
-        shape: as NumPy has it.
-        dtype: of the elements.
-        device: number of the device.
-        writeable: whether it may be written to.
-        owner: what was passed; it keeps the memory alive.
-        strides: in elements; ``None`` where the array is C-contiguous.
+        pointer: Address of the first element; 0 for an empty array.
+        shape: Shape, as in NumPy.
+        dtype: Type of the elements.
+        device: Number of the device.
+        writeable: Whether the array may be written to.
+        owner: Array that the caller passed; it keeps the memory alive.
+        strides: Strides in elements; ``None`` if the array is C-contiguous.
     """
 
     pointer: int
@@ -38,7 +38,7 @@ class View:
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return prod(self.shape)
 
     @property
@@ -48,26 +48,26 @@ class View:
 
     @property
     def end(self) -> int:
-        """The address after the last element."""
+        """Address after the last element."""
         return self.pointer + self.size * self.dtype.itemsize
 
     def overlaps(self, other: View) -> bool:
-        """Whether the two share memory."""
+        """Whether two arrays share memory."""
         if not self.size or not other.size or self.device != other.device:
             return False
         return self.pointer < other.end and other.pointer < self.end
 
 
 class DeviceArray:
-    """A C-contiguous array on a device, freed in the order of the stream it was made on.
+    """A C-contiguous array on a device, freed on the stream on which it was made.
 
-    It has ``__cuda_array_interface__``: ``torch.as_tensor``, ``cupy.asarray`` and
-    ``numba.cuda.as_cuda_array`` take it without a copy.
+    It has ``__cuda_array_interface__``, so ``torch.as_tensor``, ``cupy.asarray`` and
+    ``numba.cuda.as_cuda_array`` use it without a copy.
 
     Attributes:
-        shape: as NumPy has it.
-        dtype: of the elements.
-        device: number of the device.
+        shape: Shape, as in NumPy.
+        dtype: Type of the elements.
+        device: Number of the device.
     """
 
     def __init__(self, buffer: Any, shape: tuple[int, ...], dtype: Any, device: int, stream: int):
@@ -84,7 +84,7 @@ class DeviceArray:
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return prod(self.shape)
 
     @property
@@ -99,7 +99,7 @@ class DeviceArray:
             "typestr": self.dtype.str,
             "data": (self.pointer, False),
             "strides": None,
-            # 0 would be ambiguous: 1 is the legacy default stream.
+            # The protocol forbids 0, which is ambiguous. 1 is the legacy default stream.
             "stream": self._stream or 1,
             "version": 3,
         }
@@ -109,7 +109,7 @@ class DeviceArray:
 
 
 def is_device_array(value: Any) -> bool:
-    """Whether a value is an array that a CUDA device can read. Nothing is imported for it."""
+    """Whether a value is an array that a CUDA device can read. This imports nothing."""
     if isinstance(value, (np.ndarray, int, float, list, tuple, type(None))):
         return False
     if isinstance(value, (DeviceArray, View)):
@@ -123,15 +123,17 @@ def is_device_array(value: Any) -> bool:
 
 
 def view(name: str, value: Any, locate: Any) -> View:
-    """Where an array lies.
+    """View an array on a device.
 
     Args:
-        name: of the argument, for messages.
-        value: the array.
-        locate: asked for what the array does not say itself: ``locate(array) -> View``.
+        name: Name of the argument, for messages.
+        value: The array.
+        locate: Function ``locate(array) -> View`` for arrays that do not give their address and
+            device themselves.
 
     Raises:
-        ValueError: not an array on a device, or one whose elements lie at broken addresses.
+        ValueError: The value is not an array on a device, or its strides are not multiples of the
+            size of an element.
     """
     if isinstance(value, View):
         return value
@@ -162,17 +164,17 @@ def _from_interface(name: str, interface: dict[str, Any], device: int, owner: An
             )
         strides = tuple(stride // dtype.itemsize for stride in strides)
     pointer, read_only = interface["data"]
-    lies = strides_unless_contiguous(shape, strides)
-    return View(int(pointer or 0), shape, dtype, device, not read_only, owner, lies)
+    strides = strides_unless_contiguous(shape, strides)
+    return View(int(pointer or 0), shape, dtype, device, not read_only, owner, strides)
 
 
 def _from_tensor(name: str, tensor: Any) -> View:
-    """Where a torch tensor lies. Its own protocols refuse one that requires a gradient."""
-    kind, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
+    """View a torch tensor. Its protocols refuse a tensor that requires a gradient."""
+    type_name, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
     try:
-        dtype = np.dtype(kind)
+        dtype = np.dtype(type_name)
     except TypeError:
-        raise ValueError(f"`{name}` must be float32. Received: {kind}") from None
+        raise ValueError(f"`{name}` must be float32. Received: {type_name}") from None
     strides = None if tensor.is_contiguous() else tuple(tensor.stride())
     device = tensor.device.index or 0
     return View(tensor.data_ptr(), shape, dtype, device, True, tensor, strides)
@@ -181,7 +183,7 @@ def _from_tensor(name: str, tensor: Any) -> View:
 def strides_unless_contiguous(
     shape: tuple[int, ...], strides: tuple[int, ...] | None
 ) -> tuple[int, ...] | None:
-    """Strides in elements; ``None`` where they are those of a C-contiguous array."""
+    """Return strides in elements, or ``None`` if they are those of a C-contiguous array."""
     if strides is None or not prod(shape):
         return None
     expected = 1

@@ -1,4 +1,4 @@
-"""Whether kernels can run on a CUDA device."""
+"""State of the CUDA kernels: whether they can run on a device, and what is experimental."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from functools import cache
 
 from cnnforge_kernels.cuda.codegen.errors import CudaUnavailableError
 
+EXPERIMENTAL = "experimental: not yet run on a device"
+
 
 @cache
 def missing() -> str | None:
-    """What is missing, and how to get it; ``None`` where a device can be used."""
-    # Numba's CUDA compiler takes half a second to import: who has no device shall not pay for it.
+    """Name what is missing and how to get it; ``None`` if a device can be used."""
+    # Import lazily: the CUDA compiler of Numba takes half a second, also without a device.
     from cnnforge_kernels.cuda.runtime.driver import driver
 
     try:
@@ -18,3 +20,14 @@ def missing() -> str | None:
     except CudaUnavailableError as error:
         return str(error)
     return None
+
+
+def experimental() -> dict[str, str]:
+    """Map each experimental feature of the CUDA kernels to its state and its switch."""
+    from cnnforge_kernels.cuda.runtime import tuning
+
+    tuner = "on" if tuning.enabled() else f"off; {tuning.VARIABLE}=1 turns it on"
+    return {
+        "tuner": tuner,
+        "tensor cores": 'off; `precision="tf32"` or `"bfloat16"` of a call turns them on',
+    }

@@ -1,4 +1,4 @@
-"""What every call of ``launch.py`` has in common: looking at arrays, and running a plan on them."""
+"""Steps of every call of ``launch.py``: check the arrays, then run a plan on them."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ from typing import Any
 import numpy as np
 
 from cnnforge_kernels.cuda.runtime.arrays import View, view
-from cnnforge_kernels.cuda.runtime.contiguous import dense_copy
+from cnnforge_kernels.cuda.runtime.contiguous import contiguous_copy
 from cnnforge_kernels.cuda.runtime.driver import driver, run, stream_handle
 
-_BYTES = ("winners",)
+_BYTES = ("argmax",)
 
 
 def _locate(name: str, array: Any) -> View:
     where = view(name, array, lambda value: driver().locate(value))
-    kinds = (np.uint8, np.int32) if name in _BYTES else (np.float32,)
-    if where.dtype.type not in kinds:
-        expected = " or ".join(kind.__name__ for kind in kinds)
+    allowed = (np.uint8, np.int32) if name in _BYTES else (np.float32,)
+    if where.dtype.type not in allowed:
+        expected = " or ".join(dtype.__name__ for dtype in allowed)
         raise ValueError(
             f"`{name}` must be {expected} on a device. Received: {where.dtype} {where.shape}"
         )
     return where
 
 
-def dense(name: str, array: Any, stream: Any) -> View:
-    """Where an array lies, or, if it is not C-contiguous, where a copy of it does.
+def contiguous(name: str, array: Any, stream: Any) -> View:
+    """View an array on a device, or a C-contiguous copy if it is not contiguous.
 
     Raises:
-        ValueError: not an array, another dtype than float32 (uint8 or int32 for ``winners``), or
-            too large to be copied.
+        ValueError: It is not an array, its dtype is not float32 (uint8 or int32 for ``argmax``),
+            or it is too large to copy.
     """
-    return dense_copy(_locate(name, array), stream)
+    return contiguous_copy(_locate(name, array), stream)
 
 
 def views(**arrays: Any) -> dict[str, View]:
-    """Where arrays lie, all on one device; those that are ``None`` are left out.
+    """View arrays that are all on one device. An argument that is ``None`` is left out.
 
     Raises:
-        ValueError: not an array, another dtype, as in ``dense``, not contiguous, or on several
-            devices.
+        ValueError: A value is not an array, has a wrong dtype (see ``contiguous``), is not
+            C-contiguous, or the arrays are on several devices.
     """
     found = {}
     for name, array in arrays.items():
@@ -62,7 +62,7 @@ def views(**arrays: Any) -> dict[str, View]:
 
 
 def aligned(arrays: dict[str, View]) -> bool:
-    """Whether all arrays start where 16 bytes, or four of one byte, can be read at a time."""
+    """Whether all arrays start at multiples of 16 bytes; of 4 bytes for elements of one byte."""
     return not any(
         array.pointer % (4 if array.dtype.itemsize == 1 else 16) for array in arrays.values()
     )
@@ -72,7 +72,7 @@ def run_on(plan: Any, arrays: dict[str, View], written: tuple[str, ...], stream:
     """Run a plan that writes some of the arrays.
 
     Raises:
-        ValueError: one of those is read-only.
+        ValueError: An array that the plan writes is read-only.
     """
     for name in written:
         if not arrays[name].writeable:
@@ -81,7 +81,7 @@ def run_on(plan: Any, arrays: dict[str, View], written: tuple[str, ...], stream:
 
 
 def run_with_bias(plan: Any, arrays: dict[str, View], filters: int, stream: Any) -> None:
-    """Run a plan that writes ``grad_weights`` and ``grad_bias``, which may be empty."""
+    """Run a plan that writes both gradients; spare memory replaces an empty ``grad_bias``."""
     if arrays["grad_bias"].size == filters:
         run_on(plan, arrays, ("grad_weights", "grad_bias"), stream)
         return

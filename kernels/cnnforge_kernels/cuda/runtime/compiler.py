@@ -1,9 +1,9 @@
-"""From a kernel to a cubin, with no device and no driver, kept on disk.
+"""Compile kernels to cubins without a device or a driver, and keep them on disk.
 
-numba-cuda compiles the Python function to LTO-IR, nvJitLink (through cuda.core) links that to
+numba-cuda compiles the Python function to LTO-IR, and nvJitLink (through cuda.core) links that to
 machine code for one architecture. Both are public API and come as wheels with the extras
-``cnnforge[cuda12]`` and ``cnnforge[cuda13]``. The LTO-IR, which takes nine tenths of the time, is
-the same for all architectures: that of the oldest that can run the kernel.
+``cnnforge[cuda12]`` and ``cnnforge[cuda13]``. The LTO-IR takes nine tenths of the time. It is
+compiled for the oldest architecture that can run the kernel, and is the same for all others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnforge_kernels.cpu.runtime.compiled import _cache_directory as cache_directory
+from cnnforge_kernels.cpu.runtime.compiled import cache_directory
 from cnnforge_kernels.cuda.codegen.errors import CudaUnavailableError, no_numba_cuda
 from cnnforge_kernels.cuda.codegen.jit import AVAILABLE, SIMULATED, Kernel, cuda
 
@@ -36,9 +36,9 @@ class Compiled:
     """Machine code of one kernel.
 
     Attributes:
-        code: the cubin.
-        symbol: name of the kernel in it.
-        log: what the assembler said about registers, shared memory and spills.
+        code: The cubin.
+        symbol: Name of the kernel in the cubin.
+        log: Output of the assembler about registers, shared memory and spills.
     """
 
     code: bytes
@@ -51,7 +51,7 @@ def compile_kernel(kernel: Kernel, capability: tuple[int, int]) -> Compiled:
 
     Raises:
         CudaUnavailableError: numba-cuda is not installed, the simulator is on, or the compiler
-            does not know the architecture.
+            does not support the architecture.
     """
     if not AVAILABLE:
         raise no_numba_cuda()
@@ -61,7 +61,9 @@ def compile_kernel(kernel: Kernel, capability: tuple[int, int]) -> Compiled:
         )
     try:
         code, log = link([intermediate(kernel)], capability)
-    except Exception as error:  # numba-cuda's, cuda.core's and the linker's own have no common base
+    except (
+        Exception
+    ) as error:  # The errors of numba-cuda, cuda.core and the linker have no common base class.
         arch, said = "sm_{}{}".format(*capability), " ".join(str(error).split())
         raise CudaUnavailableError(
             f"The kernel {kernel.name!r} could not be compiled for {arch}: {said}. Is the CUDA "
@@ -71,7 +73,7 @@ def compile_kernel(kernel: Kernel, capability: tuple[int, int]) -> Compiled:
 
 
 def intermediate(kernel: Kernel) -> bytes:
-    """The LTO-IR of a kernel."""
+    """Compile a kernel to LTO-IR."""
     with _compiling, warnings.catch_warnings(), _names_of_earlier_numpy():
         warnings.simplefilter("ignore")
         code, _ = cuda.compile(
@@ -88,7 +90,7 @@ def intermediate(kernel: Kernel) -> bytes:
 
 @contextlib.contextmanager
 def _names_of_earlier_numpy() -> Iterator[None]:
-    """NumPy 2.5 has no `row_stack`; numba-cuda (0.30.4) wants it, or else compiles nothing."""
+    """Provide `row_stack`, which NumPy 2.5 lacks and numba-cuda 0.30.4 needs to compile."""
     if hasattr(np, "row_stack"):
         yield
         return
@@ -100,7 +102,7 @@ def _names_of_earlier_numpy() -> Iterator[None]:
 
 
 def link(intermediates: Sequence[bytes], capability: tuple[int, int]) -> tuple[bytes, str]:
-    """A cubin of the kernels for an architecture, and what the assembler said about them."""
+    """Link kernels to one cubin for an architecture; return it with the assembler's output."""
     from cuda.core import Linker, LinkerOptions, ObjectCode
 
     options = LinkerOptions(
@@ -111,12 +113,12 @@ def link(intermediates: Sequence[bytes], capability: tuple[int, int]) -> tuple[b
     )
     with _compiling, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        linker = Linker(*(ObjectCode.from_ltoir(it) for it in intermediates), options=options)
+        linker = Linker(*(ObjectCode.from_ltoir(code) for code in intermediates), options=options)
         return bytes(linker.link("cubin").code), linker.get_info_log()
 
 
 def _symbol(code: bytes) -> str:
-    """The kernel's name, from the name of the section that holds its instructions."""
+    """Read the name of the kernel from the section that holds its instructions."""
     names = set(re.findall(rb"\.text\.([\w$]+)\0", code))
     if len(names) != 1:
         raise ValueError(f"one kernel expected in a cubin, found {sorted(names)}")
@@ -125,7 +127,7 @@ def _symbol(code: bytes) -> str:
 
 @cache
 def toolchain() -> str:
-    """The versions of what turns a kernel into machine code."""
+    """Versions of the packages that turn a kernel into machine code."""
     names = ("numba", "numba-cuda", "cuda-core", "nvidia-nvvm", "nvidia-nvjitlink")
     versions = []
     for name in (*names, "nvidia-nvjitlink-cu12", "nvidia-cuda-nvcc-cu12"):
@@ -138,7 +140,7 @@ def toolchain() -> str:
 
 @cache
 def sources() -> str:
-    """A digest of the sources of all kernels."""
+    """Digest of the sources of all CUDA kernels."""
     digest = hashlib.sha256()
     folder = Path(__file__).parents[1]
     for source in sorted(folder.rglob("*.py")):
@@ -148,11 +150,11 @@ def sources() -> str:
 
 
 def cached_kernel(kernel: Kernel, capability: tuple[int, int]) -> Compiled:
-    """``compile_kernel``, or what an earlier process compiled from the same sources.
+    """Load a kernel that an earlier process compiled from the same sources, or compile it.
 
-    A file's name is a digest of the sources in this folder, the specialisation and the toolchain.
-    A file that cannot be read or written costs time, nothing else. What ``export_kernel`` wrote on
-    another machine is found in the folder that ``CNNFORGE_CUBINS`` names.
+    The name of its file is a digest of the sources, the constants of the kernel and the toolchain.
+    If a file cannot be read or written, the kernel is compiled again. The folder that
+    ``CNNFORGE_CUBINS`` names may hold kernels that ``export_kernel`` wrote on another machine.
     """
     compiled = compiled_before(kernel, capability)
     if compiled is None:
@@ -162,7 +164,7 @@ def cached_kernel(kernel: Kernel, capability: tuple[int, int]) -> Compiled:
 
 
 def compiled_before(kernel: Kernel, capability: tuple[int, int]) -> Compiled | None:
-    """What an earlier process has compiled; ``None`` where there is nothing."""
+    """Load a kernel that an earlier process compiled; ``None`` without a valid file."""
     compiled = _read(_path(kernel, capability))
     if compiled is None and (folder := os.environ.get("CNNFORGE_CUBINS")):
         compiled = _read(Path(folder) / _file_name(kernel, capability))
@@ -177,16 +179,16 @@ def export_kernel(kernel: Kernel, capability: tuple[int, int], folder: Path) -> 
     """Compile a kernel for a machine that has the same sources, but no compiler or another one.
 
     Args:
-        kernel: the kernel.
-        capability: of that machine's device.
-        folder: what ``CNNFORGE_CUBINS`` is to name there.
+        kernel: The kernel.
+        capability: Compute capability of the device of that machine.
+        folder: Folder for the file. ``CNNFORGE_CUBINS`` must name it on that machine.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
-        CudaUnavailableError: as for ``compile_kernel``.
-        OSError: the file cannot be written.
+        CudaUnavailableError: The kernel cannot be compiled, as for ``compile_kernel``.
+        OSError: The file cannot be written.
     """
     path = folder / _file_name(kernel, capability)
     _write(path, cached_kernel(kernel, capability).code)
@@ -222,6 +224,6 @@ def _write(path: Path, code: bytes) -> None:
 
 
 def capability_of(device: Any) -> tuple[int, int]:
-    """The compute capability of a ``cuda.core.Device``."""
+    """Return the compute capability of a ``cuda.core.Device``."""
     major, minor = device.compute_capability
     return int(major), int(minor)

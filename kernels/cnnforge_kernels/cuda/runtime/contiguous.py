@@ -1,4 +1,4 @@
-"""Arrays that are not C-contiguous, copied on their device in the order of the caller's stream."""
+"""C-contiguous copies of arrays on a device, made on the caller's stream."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from cnnforge_kernels.cuda.runtime.plans import Plan, blocks, launch
 int32 = np.int32
 
 THREADS = 128
-_AXES = 4
+_MAX_AXES = 4
 
 
 @cache
 def copy_kernel(dtype: str) -> Kernel:
-    """The kernel that copies an array of four axes, element by element.
+    """Make the kernel that copies an array of four axes, element by element.
 
-    Arguments: source, target; lengths of the last three axes; strides of the source along all four,
-    in elements; elements. Grid: (elements / block,).
+    Its arguments are source and target; then the lengths of the last three axes, the strides of the
+    source along all four axes in elements, and the number of elements. The grid is
+    (elements / threads,).
     """
 
     @kernel(
@@ -51,17 +52,17 @@ def copy_kernel(dtype: str) -> Kernel:
     return copy
 
 
-def dense_copy(where: View, stream: Any) -> View:
-    """The array itself, or a C-contiguous copy of it.
+def contiguous_copy(where: View, stream: Any) -> View:
+    """Return the array itself if it is C-contiguous, otherwise a C-contiguous copy.
 
     Raises:
-        ValueError: too large for the kernel, or of more than four axes.
+        ValueError: The array is too large for the kernel or has more than four axes.
     """
     if where.strides is None:
         return where
-    if where.ndim > _AXES:
-        raise ValueError(f"Arrays have at most {_AXES} axes. Received: shape {where.shape}")
-    missing = _AXES - where.ndim
+    if where.ndim > _MAX_AXES:
+        raise ValueError(f"Arrays have at most {_MAX_AXES} axes. Received: shape {where.shape}")
+    missing = _MAX_AXES - where.ndim
     shape, strides = (1,) * missing + where.shape, (0,) * missing + where.strides
     plan = Plan(
         (

@@ -1,8 +1,8 @@
-"""Plans run on a device: all calls of the CUDA driver, through cuda.core.
+"""Run plans on a device: all calls of the CUDA driver, through cuda.core.
 
-Kernels are launched with pointers on the caller's stream, in the primary context, which every
-framework shares; nothing waits for the device. Compiled kernels are kept for the process and on
-disk (``compiler.py``).
+Kernels are launched with pointers, on the caller's stream, in the primary context, which all
+frameworks share. No call waits for the device. Compiled kernels are kept in the process and on disk
+(``compiler.py``).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from cnnforge_kernels.cuda.runtime.compiler import cached_kernel, capability_of
 
 _SCALARS = {name: np.dtype(name).type for name in ("int32", "uint32", "int64", "float32")}
 
-# Bytes of dynamic shared memory that a block may have unless a kernel asks for more.
-_SHARED_BY_DEFAULT = 48 * 1024
+# Limit on the dynamic shared memory of a block in bytes, unless a kernel raises it.
+_DEFAULT_SHARED = 48 * 1024
 
-# To choose a configuration: seconds of one measurement, the most runs in it, and measurements.
-_MEASUREMENT, _MOST_RUNS, _MEASUREMENTS = 0.002, 200, 5
+# Measurement of a configuration: seconds per measurement, limit on its runs, and repetitions.
+_MEASUREMENT, _MAX_RUNS, _MEASUREMENTS = 0.002, 200, 5
 
 
 class Buffer(Protocol):
@@ -37,11 +37,11 @@ class Buffer(Protocol):
     pointer: int
 
     def free(self) -> None:
-        """Give it back, in the order of its stream."""
+        """Free the memory, in stream order."""
 
 
 class _Memory:
-    """Memory that was allocated, and is freed, in the order of a stream."""
+    """Memory that is allocated and freed in the order of a stream."""
 
     def __init__(self, buffer: Any, stream: Any):
         self.pointer = int(buffer.handle) if buffer is not None else 0
@@ -54,7 +54,7 @@ class _Memory:
 
 
 class Driver:
-    """What is asked of the CUDA driver.
+    """All calls of the CUDA driver.
 
     Raises:
         CudaUnavailableError: numba-cuda, a driver or a device is missing, or the driver is too old.
@@ -80,14 +80,14 @@ class Driver:
         if device is None:
             device = self._core.Device(number)
             with self._current(device):
-                # Asked once: the first question creates the device's context.
+                # The first query creates the context of the device.
                 capability_of(device)
             self._devices[number] = device
         return device
 
     @contextlib.contextmanager
     def _current(self, device: Any) -> Iterator[None]:
-        """The device is the current one of this thread, and afterwards the one before is."""
+        """Make a device the current one of this thread, and restore the previous one afterwards."""
         before = self._core.Device()
         device.set_current()
         try:
@@ -104,45 +104,45 @@ class Driver:
         return self._core.Stream.from_handle(handle)
 
     def capability(self, device: int) -> tuple[int, int]:
-        """The compute capability of a device."""
+        """Return the compute capability of a device."""
         return capability_of(self._device(device))
 
     def identity(self, device: int) -> str:
-        """What a measured time belongs to: the device's name, capability and driver."""
+        """Name that measured times are stored under: the device, its capability and its driver."""
         owner = self._device(device)
         version = int(self._bindings.cuDriverGetVersion()[1])
         return f"{owner.name} {capability_of(owner)} driver {version}"
 
     def locate(self, array: Any) -> View:
-        """Where a foreign array lies."""
+        """View an array of another library."""
         from cuda.core.utils import (  # pyright: ignore[reportMissingImports]
             StridedMemoryView,
         )
 
-        # -1: no synchronisation; the caller's stream is the one that orders everything.
+        # -1: no synchronisation, because all work is on the caller's stream.
         found = StridedMemoryView.from_any_interface(array, stream_ptr=-1)
         shape, dtype = tuple(found.shape), np.dtype(found.dtype)
         strides = strides_unless_contiguous(shape, found.strides)
-        # The owner is what was passed: whoever passed it as `out` gets it back.
+        # The owner is the array that was passed. As `out` it goes back to the caller.
         return View(
             *(int(found.ptr or 0), shape, dtype, found.device_id),
             *(not found.readonly, array, strides),
         )
 
     def allocate(self, size: int, device: int, stream: int) -> Buffer:
-        """So many bytes, in the order of a stream."""
+        """Allocate ``size`` bytes in the order of a stream."""
         if not size:
             return _Memory(None, None)
         owner, order = self._device(device), self._stream(stream)
         with self._current(owner):
-            # A device's own pool refuses a stream that is being captured into a CUDA graph.
+            # The memory pool of a device refuses a stream that is captured into a CUDA graph.
             memory = self._core.GraphMemoryResource(owner) if self._captured(order) else owner
             return _Memory(memory.allocate(size, stream=order), order)
 
     def _captured(self, order: Any) -> bool:
-        """Whether what is done in the order of a stream goes into a CUDA graph."""
+        """Whether a stream is being captured into a CUDA graph."""
         error, status = self._bindings.cuStreamIsCapturing(order.handle)
-        # The legacy default stream answers with an error while another stream is captured.
+        # The legacy default stream returns an error while another stream is captured.
         return not error and int(status) != 0
 
     def launch(
@@ -151,14 +151,14 @@ class Driver:
         device: int,
         stream: int,
     ) -> None:
-        """Launch kernels, (kernel, grid, arguments), one after the other."""
+        """Launch kernels, given as (kernel, grid, arguments), one after the other."""
         owner, order = self._device(device), self._stream(stream)
         with self._current(owner):
             for run in self._ready(launches, owner, order):
                 run()
 
     def measurable(self, device: int, stream: int) -> bool:
-        """Whether a stream runs what is launched now, rather than being captured into a graph."""
+        """Whether a stream runs launches now and is not being captured into a graph."""
         with self._current(self._device(device)):
             error, status = self._bindings.cuStreamIsCapturing(self._stream(stream).handle)
         return not error and int(status) == 0
@@ -169,20 +169,20 @@ class Driver:
         device: int,
         stream: int,
     ) -> float:
-        """What launches take, by the device's clock: the least of several measurements."""
+        """Measure launches with the device's clock: the minimum of several measurements."""
         owner, order = self._device(device), self._stream(stream)
         with self._current(owner):
             ready = self._ready(launches, owner, order)
-            # The first run loads the kernels, the second tells how many fill a measurement.
+            # The first run loads the kernels. The second gives the number of runs per measurement.
             self._elapsed(ready, order, 1)
             once = self._elapsed(ready, order, 1)
-            count = int(min(max(_MEASUREMENT / max(once, 1e-6), 1), _MOST_RUNS))
+            count = int(min(max(_MEASUREMENT / max(once, 1e-6), 1), _MAX_RUNS))
             return min(self._elapsed(ready, order, count) for _ in range(_MEASUREMENTS))
 
     def _elapsed(self, ready: list[Callable[[], Any]], order: Any, count: int) -> float:
         # The option was called `enable_timing` before cuda.core 1.0.
         options = self._core.EventOptions
-        fields = {it.name for it in dataclasses.fields(options)}
+        fields = {field.name for field in dataclasses.fields(options)}
         option = "timing_enabled" if "timing_enabled" in fields else "enable_timing"
         timed = options(**{option: True})
         begun = order.record(options=timed)
@@ -200,7 +200,7 @@ class Driver:
         owner: Any,
         order: Any,
     ) -> list[Callable[[], Any]]:
-        """Launches with everything looked up."""
+        """Prepare launches: load the kernels and make their configurations."""
         found = []
         for kernel, grid, arguments in launches:
             config = self._core.LaunchConfig(
@@ -211,18 +211,18 @@ class Driver:
         return found
 
     def function(self, kernel: Kernel, device: int) -> int:
-        """The ``CUfunction`` of a kernel, loaded for a device."""
+        """Load a kernel for a device and return its ``CUfunction``."""
         owner = self._device(device)
         with self._current(owner):
-            # A CUkernel, which the driver takes for a CUfunction wherever that is launched.
+            # This is a CUkernel, which the driver accepts as a CUfunction in launches.
             return self._handle(self._load(kernel, owner))
 
     def _handle(self, loaded: Any) -> int:
-        # Without a public name in early versions of cuda.core.
+        # Early versions of cuda.core have no public name for the handle.
         return int(loaded.handle if hasattr(loaded, "handle") else loaded._handle)
 
     def _allow_shared(self, loaded: Any, size: int, device: Any) -> None:
-        """Let a kernel's blocks have so many bytes of dynamic shared memory."""
+        """Allow blocks of a kernel to have ``size`` bytes of dynamic shared memory."""
         names, handle = self._bindings.CUfunction_attribute, self._handle(loaded)
         (error,) = self._bindings.cuKernelSetAttribute(
             names.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
@@ -231,7 +231,7 @@ class Driver:
             self._bindings.CUdevice(device.device_id),
         )
         if error:
-            raise RuntimeError(f"{size} bytes of shared memory a block: {error.name}")
+            raise RuntimeError(f"{size} bytes of shared memory per block: {error.name}")
 
     def _load(self, kernel: Kernel, device: Any) -> Any:
         key = kernel, device.device_id
@@ -242,7 +242,7 @@ class Driver:
                 try:
                     code = self._core.ObjectCode.from_cubin(compiled.code)
                     loaded = code.get_kernel(compiled.symbol)
-                    if kernel.dynamic_shared > _SHARED_BY_DEFAULT:
+                    if kernel.dynamic_shared > _DEFAULT_SHARED:
                         self._allow_shared(loaded, kernel.dynamic_shared, device)
                 except Exception as error:
                     raise refused(kernel.name, error) from error
@@ -252,27 +252,27 @@ class Driver:
 
 _driver: Any = None
 _starting = threading.Lock()
-# What stands in for the driver on a thread that records.
-_instead = threading.local()
+# The recorder that replaces the driver on a thread that records.
+_replacement = threading.local()
 
 
 @contextlib.contextmanager
 def driven_by(other: Any) -> Iterator[None]:
-    """On this thread, ``driver()`` is another one."""
-    _instead.driver = other
+    """Replace the result of ``driver()`` on this thread."""
+    _replacement.driver = other
     try:
         yield
     finally:
-        _instead.driver = None
+        _replacement.driver = None
 
 
 def driver() -> Any:
-    """The driver, asked for once.
+    """Return the driver of this process, made at the first call.
 
     Raises:
-        CudaUnavailableError: there is none, no device, or no numba-cuda.
+        CudaUnavailableError: The driver, a device or numba-cuda is missing.
     """
-    other = getattr(_instead, "driver", None)
+    other = getattr(_replacement, "driver", None)
     if other is not None:
         return other
     global _driver
@@ -284,13 +284,14 @@ def driver() -> Any:
 
 
 def stream_handle(stream: Any) -> int:
-    """The address of a CUDA stream: of an int, ``None`` (the default stream) or an object.
+    """Return the address of a CUDA stream.
 
-    Objects have ``__cuda_stream__`` (the protocol of cuda.core), ``cuda_stream`` (torch) or ``ptr``
-    (CuPy).
+    Args:
+        stream: Address, ``None`` for the default stream, or an object with ``__cuda_stream__`` (the
+            protocol of cuda.core), ``cuda_stream`` (torch) or ``ptr`` (CuPy).
 
     Raises:
-        ValueError: something else.
+        ValueError: The value is not a stream.
     """
     if stream is None:
         return 0
@@ -298,7 +299,7 @@ def stream_handle(stream: Any) -> int:
         return int(stream)
     protocol = getattr(stream, "__cuda_stream__", None)
     if protocol is not None:
-        # A method by the protocol, a tuple in early versions of it.
+        # The protocol has a method. Its early versions had a tuple.
         return int((protocol() if callable(protocol) else protocol)[1])
     for name in ("cuda_stream", "ptr"):
         if hasattr(stream, name):
@@ -310,19 +311,19 @@ def stream_handle(stream: Any) -> int:
 
 
 def empty(shape: tuple[int, ...], dtype: Any, device: int, stream: int) -> DeviceArray:
-    """An uninitialised array."""
-    kind = np.dtype(dtype)
-    size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
-    return DeviceArray(driver().allocate(size, device, stream), shape, kind, device, stream)
+    """Allocate an uninitialised array on a device."""
+    element = np.dtype(dtype)
+    size = int(np.prod(shape, dtype=np.int64)) * element.itemsize
+    return DeviceArray(driver().allocate(size, device, stream), shape, element, device, stream)
 
 
 def run(plan: Any, arrays: dict[str, View], stream: int) -> None:
-    """Run a plan, or what the tuner has chosen instead.
+    """Run a plan, in the configuration that the tuner chose if it is on.
 
     Args:
-        plan: a ``Plan``.
-        arrays: by the names that the plan uses, all on one device.
-        stream: address of the stream.
+        plan: A ``Plan``.
+        arrays: Names that the plan uses to their arrays, all on one device.
+        stream: Address of the stream.
     """
     if not plan.launches:
         return
@@ -330,14 +331,14 @@ def run(plan: Any, arrays: dict[str, View], stream: int) -> None:
         device = next(iter(arrays.values())).device
         seconds = None
         if driver().measurable(device, stream):
-            # Each configuration writes the same results: any may run before the chosen one does.
+            # All configurations write the same results, so any may run before the chosen one.
             seconds = partial(_on, arrays=arrays, stream=stream, act=driver().seconds)
         plan = tuning.chosen(plan, driver().identity(device), seconds)
     _on(plan, arrays, stream, driver().launch)
 
 
 def _on(plan: Any, arrays: dict[str, View], stream: int, act: Callable[..., Any]) -> Any:
-    """Do something with a plan's launches, ``act(launches, device, stream)``."""
+    """Resolve the arguments of a plan and call ``act(launches, device, stream)``."""
     device = next(iter(arrays.values())).device
     scratch = driver().allocate(4 * plan.scratch, device, stream) if plan.scratch else None
     pointers = {name: array.pointer for name, array in arrays.items()}
@@ -346,20 +347,20 @@ def _on(plan: Any, arrays: dict[str, View], stream: int, act: Callable[..., Any]
     ready = []
     for launch in plan.launches:
         arguments: list[Any] = []
-        for value, kind in zip(launch.arguments, launch.kernel.arguments, strict=True):
+        for value, type_name in zip(launch.arguments, launch.kernel.arguments, strict=True):
             if isinstance(value, tuple):
                 name, offset = value
-                size = np.dtype(kind.removesuffix("*")).itemsize
+                size = np.dtype(type_name.removesuffix("*")).itemsize
                 arguments.append(pointers[name] + offset * size)
             elif isinstance(value, str):
                 arguments.append(pointers[value])
             else:
-                # cuda.core passes a NumPy number in its own size, a Python one as a pointer.
-                arguments.append(_SCALARS[kind](value))
+                # cuda.core passes a NumPy number in its size, and a Python number as a pointer.
+                arguments.append(_SCALARS[type_name](value))
         ready.append((launch.kernel, launch.grid, arguments))
     try:
         return act(ready, device, stream)
     finally:
         if scratch is not None:
-            # In the order of the stream: the kernels are done with it before it is used again.
+            # Freed in stream order: the kernels end before the memory is used again.
             scratch.free()

@@ -1,6 +1,6 @@
-"""What runs for one shape: kernels, grids and arguments, found once and kept.
+"""Plans: the kernels, grids and arguments that run for one shape, made once and kept.
 
-Plans are plain data, made with no device; ``runtime.py`` runs them.
+Plans are plain data and need no device. ``driver.py`` runs them.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from cnnforge_kernels.cuda.codegen.jit import Kernel
 Pair = tuple[int, int]
 Shape = tuple[int, ...]
 
-# Enough for the largest devices several times over. Not the device's own number: a result shall
-# not depend on the device that computed it.
+# Number of multiprocessors of a large device. Plans use this constant and not the number of the
+# device, because a result must not depend on the device that computed it.
+MULTIPROCESSORS = 132
+# Limit on the blocks of a two-stage reduction: several times what the largest devices can run.
 BLOCKS = 1024
-# Partial sums of a two-stage reduction shall take no more than 64 MiB.
+# Limit on the partial sums of a two-stage reduction: 64 MiB.
 SCRATCH_FLOATS = 1 << 24
-# Kernels count with 31 bits, and the threads of the last block beyond what there is to do.
-_MOST = 2**31 - 2**16
-_MOST_GRID_YZ = 65535
+# Kernels count with 31 bits, and the threads of the last block count past the end.
+_MAX_COUNT = 2**31 - 2**16
+_MAX_GRID_YZ = 65535
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,10 @@ class Launch:
     """One kernel to run.
 
     Attributes:
-        kernel: the kernel.
-        grid: blocks along x, y, z.
-        arguments: the name of an array, a name and an offset in elements, or a number.
+        kernel: The kernel.
+        grid: Number of blocks along x, y, z.
+        arguments: For each argument the name of an array, a name and an offset in elements, or a
+            number.
     """
 
     kernel: Kernel
@@ -44,11 +47,11 @@ class Plan:
     """Kernels to run one after the other.
 
     Attributes:
-        launches: in their order.
-        scratch: float32 elements of the array ``"scratch"``, 16-byte aligned.
-        problem: what it computes: op, shapes, options, precision; the same in every process.
-        options: other configurations that compute it, and this one: the first. Any of them is
-            right; which is the fastest, ``tuning.py`` can measure.
+        launches: Launches in order.
+        scratch: Number of float32 elements of the array ``"scratch"``, which is 16-byte aligned.
+        problem: Op, shapes, options and precision as text, the same in every process.
+        options: Name of each configuration that computes the problem to its plan. The first one is
+            this plan. ``tuning.py`` can measure which is the fastest.
     """
 
     launches: tuple[Launch, ...] = ()
@@ -58,60 +61,65 @@ class Plan:
 
 
 def offer(problem: str, options: Mapping[str, Callable[[], Plan]]) -> Plan:
-    """The first of several configurations, which is the default, and how to make the others.
+    """Make the default plan, which is the first configuration, and keep the others as options.
 
     Args:
-        problem: what all of them compute.
-        options: name of a configuration to its plan.
+        problem: Op, shapes, options and precision as text.
+        options: Name of each configuration to its plan.
     """
     first = next(iter(options.values()))()
     return replace(first, problem=problem, options=options) if len(options) > 1 else first
 
 
 def launch(kernel: Kernel, grid: Shape, *arguments: str | tuple[str, int] | int) -> Launch:
-    """A launch whose grid and numbers are within what the kernels and the device can count.
+    """Make a launch and check that the device and the kernels can count its grid and numbers.
 
     Raises:
-        ValueError: they are not; the arrays are too large for one call.
+        ValueError: They cannot, because the arrays are too large for one call.
     """
     x, y, z = (*grid, 1, 1)[:3]
     numbers = [value for value in arguments if isinstance(value, int)]
-    if max(x, *numbers) > _MOST or max(y, z) > _MOST_GRID_YZ:
+    if max(x, *numbers) > _MAX_COUNT or max(y, z) > _MAX_GRID_YZ:
         raise ValueError(
             f"{kernel.name}: too large for one call (grid {(x, y, z)}, numbers up to "
-            f"{max(numbers)}, expected at most {_MOST}). Split the batch into smaller ones."
+            f"{max(numbers)}, expected at most {_MAX_COUNT}). Split the batch into smaller ones."
         )
     return Launch(kernel, (x, y, z), arguments)
 
 
 def check_images(**shapes: Shape) -> None:
-    """Require images whose elements 31 bits can count; the batch may be larger.
+    """Require images whose elements 31 bits can count. The batch may be larger.
 
     Raises:
-        ValueError: an image is too large.
+        ValueError: An image is too large.
     """
     for name, shape in shapes.items():
-        if prod(shape[1:]) > _MOST:
+        if prod(shape[1:]) > _MAX_COUNT:
             raise ValueError(
-                f"`{name}` has images of {prod(shape[1:])} elements. Expected at most {_MOST}: "
-                "cut the images into smaller ones."
+                f"`{name}` has images of {prod(shape[1:])} elements. Expected at most "
+                f"{_MAX_COUNT}. Cut the images into smaller ones."
             )
 
 
 def blocks(count: int, each: int) -> int:
-    """The number of blocks for ``count`` things, ``each`` of them to a block."""
+    """Number of blocks for ``count`` items with ``each`` items per block."""
     return -(-count // each)
 
 
-def slices(pixels: int, others: int, floats: int, least: int) -> tuple[int, int]:
-    """(slices, pixels of a slice) of a two-stage reduction.
+def slices(pixels: int, others: int, floats: int, min_pixels: int) -> tuple[int, int]:
+    """Cut the sum of a two-stage reduction into slices.
 
     Args:
-        pixels: to be summed over.
-        others: blocks of each slice.
-        floats: that each slice writes.
-        least: pixels that a slice should have.
+        pixels: Number of pixels to sum over.
+        others: Number of blocks per slice.
+        floats: Number of floats that each slice writes.
+        min_pixels: Number of pixels that a slice should have at least.
+
+    Returns:
+        The number of slices, and the number of pixels per slice.
     """
-    most = min(BLOCKS // max(others, 1), SCRATCH_FLOATS // floats, pixels // least, _MOST_GRID_YZ)
-    each = blocks(pixels, max(most, 1))
+    limit = min(
+        *(BLOCKS // max(others, 1), SCRATCH_FLOATS // floats, pixels // min_pixels, _MAX_GRID_YZ),
+    )
+    each = blocks(pixels, max(limit, 1))
     return max(blocks(pixels, max(each, 1)), 1), max(each, 1)

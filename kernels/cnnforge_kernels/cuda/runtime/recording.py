@@ -1,7 +1,7 @@
-"""What a call would launch, without launching it: for callers that launch it themselves.
+"""Record the launches of a call without running them, for callers that launch themselves.
 
-A framework whose stream Python cannot reach asks once for each shape what the functions of
-``launch.py`` would do, and does that, with pointers of its own, whenever the op runs.
+Python cannot reach the stream of some frameworks. Such a framework records the launches of a
+function of ``launch.py`` once per shape. When the op runs, it launches them with its own pointers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from cnnforge_kernels.cuda.codegen.jit import Kernel
 from cnnforge_kernels.cuda.runtime import driver
 from cnnforge_kernels.cuda.runtime.arrays import View
 
-# Where recorded memory seems to lie: beyond every real address, a TiB from one to the next.
+# Placeholder addresses of recorded memory: beyond every real address, one TiB apart.
 _FIRST, _STEP = 1 << 56, 1 << 40
 
 
@@ -23,12 +23,12 @@ class Recorded:
     """One launch.
 
     Attributes:
-        function: address of the ``CUfunction``.
-        grid: blocks along x, y, z.
-        block: threads of a block, along x.
-        shared: bytes of dynamic shared memory.
-        arguments: a pointer is an ``int``, a number a NumPy scalar of the size that the kernel
-            takes.
+        function: Address of the ``CUfunction``.
+        grid: Number of blocks along x, y, z.
+        block: Number of threads per block, along x.
+        shared: Dynamic shared memory in bytes.
+        arguments: Arguments of the kernel. A pointer is an ``int``, a number is a NumPy scalar of
+            the size that the kernel takes.
     """
 
     function: int
@@ -43,12 +43,12 @@ class _Memory:
     pointer: int
 
     def free(self) -> None:
-        """Do nothing: whoever launches it gives back what it has allocated."""
+        """Do nothing: the framework that launches frees its own memory."""
 
 
 @dataclass
 class _Recorder:
-    """Stands in for ``runtime.Driver``, which compiles and loads the kernels all the same."""
+    """Replaces ``driver.Driver`` and notes launches. The real driver still loads the kernels."""
 
     real: Any
     launches: list[Recorded] = field(default_factory=list)
@@ -61,7 +61,7 @@ class _Recorder:
         return self.real.identity(device)
 
     def measurable(self, device: int, stream: int) -> bool:
-        # Nothing runs, and the arrays may lie nowhere: the tuner's choices are only followed.
+        # Nothing runs, so the tuner cannot measure here. Known choices still apply.
         return False
 
     def locate(self, array: Any) -> View:
@@ -85,20 +85,20 @@ class _Recorder:
 
 
 def record(call: Callable[[], None]) -> tuple[list[Recorded], list[tuple[int, int]]]:
-    """What a call of functions of ``launch.py`` launches on this thread. Nothing runs.
+    """Record what functions of ``launch.py`` launch on this thread. Nothing runs.
 
-    Their arrays may lie anywhere: an address is only counted with.
+    The arrays may have any address, because no memory is read.
 
     Args:
-        call: calls them.
+        call: Function that calls them.
 
     Returns:
-        The launches, in their order, and the memory that they need besides the arrays, (address,
-        bytes): addresses that stand for it among the arguments.
+        The launches in order, and (address, bytes) of the memory that they need in addition to the
+        arrays. Each address is a placeholder that stands among the arguments.
 
     Raises:
-        CudaUnavailableError: there is no device, or no numba-cuda.
-        Exception: whatever ``call`` raises.
+        CudaUnavailableError: The device or numba-cuda is missing.
+        Exception: Any exception of ``call``.
     """
     recorder = _Recorder(driver.driver())
     with driver.driven_by(recorder):

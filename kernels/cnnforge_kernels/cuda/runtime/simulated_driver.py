@@ -1,7 +1,7 @@
-"""Plans run by Numba's CUDA simulator, in host memory: for tests, with no device.
+"""Run plans in Numba's CUDA simulator, in host memory, for tests without a device.
 
-It needs ``NUMBA_ENABLE_CUDASIM=1`` before Numba is imported. It knows no warp-wide instructions and
-no inline assembly. ``simulator.py`` says what it sees of missing barriers.
+The simulator needs ``NUMBA_ENABLE_CUDASIM=1`` before Numba is imported. It cannot run warp-wide
+instructions or inline assembly. ``codegen/simulator.py`` describes how it finds missing barriers.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from cnnforge_kernels.cuda.codegen.jit import SIMULATED, Kernel
 from cnnforge_kernels.cuda.runtime.arrays import View, strides_unless_contiguous
 from cnnforge_kernels.cuda.runtime.plans import Plan
 
-# What a kernel may read and write behind a pointer, whose memory's size nobody knows.
+# Number of elements that a kernel may access behind a pointer, whose memory has an unknown size.
 _REACH = 1 << 14
 FUNCTIONS = 0xF000
 _launching = threading.Lock()
 
 
 class Memory:
-    """Flat memory that refuses what lies outside: NumPy would count a negative index from the end.
+    """Flat memory that raises for an index outside. NumPy would accept a negative index.
 
-    The simulator copies NumPy arrays in and out, each time that one is passed; not these.
+    The simulator copies NumPy arrays in and out for each launch. It does not copy these.
     """
 
     def __init__(self, array: NDArray):
@@ -46,12 +46,12 @@ class Memory:
 
 
 def simulate(plan: Plan, **arrays: NDArray) -> None:
-    """Run a plan; ``arrays`` are C-contiguous, by the names that the plan uses.
+    """Run a plan on C-contiguous ``arrays``, which have the names that the plan uses.
 
     Raises:
-        RuntimeError: the simulator is off.
-        ValueError: an array is not C-contiguous.
-        IndexError: a kernel reads or writes outside an array.
+        RuntimeError: The simulator is off.
+        ValueError: An array is not C-contiguous.
+        IndexError: A kernel reads or writes outside an array.
     """
     if not SIMULATED:
         raise RuntimeError("The CUDA simulator is off: set NUMBA_ENABLE_CUDASIM=1.")
@@ -69,7 +69,7 @@ def simulate(plan: Plan, **arrays: NDArray) -> None:
 
 
 class Allocation:
-    """Memory full of NaN, aligned as a driver would align it."""
+    """Memory full of NaN, with the alignment of a driver."""
 
     def __init__(self, size: int):
         base = np.full(size + 512, 0xFF, np.uint8)
@@ -79,21 +79,21 @@ class Allocation:
         self.freed = False
 
     def free(self) -> None:
-        """Note that it was given back."""
+        """Note that the memory was freed."""
         self.freed = True
 
 
 @dataclass
 class Driver:
-    """Stands in for ``runtime.Driver``: host memory is its device's.
+    """Replaces ``driver.Driver``, with host memory as the memory of the device.
 
-    It notes what is launched; kernels run where the simulator is on.
+    It notes every launch. If the simulator is on, it also runs the kernels.
 
     Attributes:
-        memories: what was allocated.
-        streams: the stream of each call.
-        launches: (kernel, grid, arguments).
-        functions: the kernels that were loaded; that at i has the address ``FUNCTIONS + i``.
+        memories: Allocations in order.
+        streams: Stream of each call.
+        launches: Tuples (kernel, grid, arguments).
+        functions: Loaded kernels. The kernel at index i has the address ``FUNCTIONS + i``.
     """
 
     memories: list[Allocation] = field(default_factory=list)
@@ -103,40 +103,40 @@ class Driver:
 
     @property
     def kernels(self) -> list[str]:
-        """The kinds of the kernels that were launched, the first words of their names."""
+        """First word of the name of each launched kernel."""
         return [kernel.name.split()[0] for kernel, _, _ in self.launches]
 
     def capability(self, device: int) -> tuple[int, int]:
-        """That of a device without our tensor cores."""
+        """Compute capability of a device without the tensor-core instructions."""
         return 7, 5
 
     def identity(self, device: int) -> str:
-        """What a measured time belongs to."""
+        """Name that measured times are stored under."""
         return "simulator"
 
     def measurable(self, device: int, stream: int) -> bool:
-        """Time can be measured."""
+        """Whether times can be measured: always."""
         return True
 
     def seconds(self, launches: list[Any], device: int, stream: int) -> float:
-        """Run launches; a made-up time, the same for all."""
+        """Run launches and return a made-up time, the same for all."""
         self.launch(launches, device, stream)
         return 1.0
 
     def locate(self, array: Any) -> View:
-        """Where an object's ``values`` lie."""
+        """View the ``values`` of an object."""
         values = array.values
         strides = tuple(step // values.itemsize for step in values.strides)
         lies = strides_unless_contiguous(values.shape, strides)
         return View(values.ctypes.data, values.shape, values.dtype, 0, True, array, lies)
 
     def allocate(self, size: int, device: int, stream: int) -> Allocation:
-        """So many bytes."""
+        """Allocate ``size`` bytes."""
         self.memories.append(Allocation(size))
         return self.memories[-1]
 
     def function(self, kernel: Kernel, device: int) -> int:
-        """A number for a kernel."""
+        """Return a number that stands for a kernel."""
         if kernel not in self.functions:
             self.functions.append(kernel)
         return FUNCTIONS + self.functions.index(kernel)
@@ -152,19 +152,20 @@ class Driver:
         self.launches += launches
         for kernel, grid, arguments in launches:
             ready = []
-            for value, kind in zip(arguments, kernel.arguments, strict=True):
-                # As the real driver wants them: pointers as int, numbers in their own size.
-                expected = int if kind.endswith("*") else np.dtype(kind).type
+            for value, name in zip(arguments, kernel.arguments, strict=True):
+                # The real driver needs pointers as int, and numbers of the right size.
+                pointer = name.endswith("*")
+                expected = int if pointer else np.dtype(name).type
                 if type(value) is not expected:
-                    raise TypeError(f"{kernel.name}: {value!r} for {kind}")
-                ready.append(_memory_at(value, kind[:-1]) if kind.endswith("*") else value)
+                    raise TypeError(f"{kernel.name}: {value!r} for {name}")
+                ready.append(_memory_at(value, name[:-1]) if pointer else value)
             if SIMULATED:
                 kernel.simulated[grid, kernel.threads](*ready)
 
     def launch_kernel(self) -> Any:
-        """A C function that takes the place of ``cuLaunchKernel``, and launches here.
+        """Make a C function that replaces ``cuLaunchKernel`` and launches here.
 
-        Whoever holds its address keeps it alive.
+        The caller must keep it alive while its address is in use.
         """
         number, word = ctypes.c_uint, ctypes.c_void_p
 
@@ -173,14 +174,14 @@ class Driver:
             kernel = self.functions[function - FUNCTIONS]
             if (threads, _y, _z, shared) != (kernel.threads, 1, 1, kernel.dynamic_shared):
                 return 1
-            kinds = ["uint64" if "*" in kind else kind for kind in kernel.arguments]
-            pointers = (ctypes.c_void_p * len(kinds)).from_address(places)
+            names = kernel.arguments
+            pointers = (ctypes.c_void_p * len(names)).from_address(places)
             arguments = []
-            for kind, name, place in zip(kinds, kernel.arguments, pointers, strict=True):
-                dtype = np.dtype(kind)
+            for name, place in zip(names, pointers, strict=True):
+                dtype = np.dtype("uint64" if "*" in name else name)
                 value = np.frombuffer(ctypes.string_at(place or 0, dtype.itemsize), dtype)[0]
                 arguments.append(int(value) if "*" in name else value)
-            # The simulator knows one launch at a time.
+            # The simulator can run one launch at a time.
             with _launching:
                 self.launch([(kernel, (x, y, z), arguments)], 0, stream or 0)
             return 0
@@ -188,7 +189,7 @@ class Driver:
         return launch
 
 
-def _memory_at(address: int, kind: str) -> Memory:
-    dtype = np.dtype(kind)
+def _memory_at(address: int, name: str) -> Memory:
+    dtype = np.dtype(name)
     content = (ctypes.c_char * (_REACH * dtype.itemsize)).from_address(address)
     return Memory(np.frombuffer(content, dtype))

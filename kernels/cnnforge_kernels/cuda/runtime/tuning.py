@@ -1,16 +1,18 @@
-"""Which configuration of a plan is the fastest on this device: measured once, kept on disk.
+"""The tuner: it measures the configurations of a plan on this device and keeps the fastest.
 
-Off unless asked for, by ``CNNFORGE_TUNE=1`` in the environment or by ``enable()``: then the first
-call of a shape runs every configuration that its plan offers, on the arrays of that call, and the
-fastest is kept. Every later call takes it, in this process and in others. Without a choice, and
-while a stream is captured into a CUDA graph, the plan's first configuration runs.
+Experimental: not yet run on a device. It is off by default, and each plan then runs its first
+configuration. ``CNNFORGE_TUNE=1`` in the environment or ``enable()`` turns it on. The first call of
+a shape then runs every configuration of its plan on the arrays of that call. Later calls use the
+fastest one, in this process and in others. While a stream is captured into a CUDA graph, an unknown
+shape runs its first configuration.
 
-A configuration sums in an order of its own: what is chosen decides the last bits of a result, and
-the same choice gives the same bits every time.
+Configurations sum in different orders, so the choice decides the last bits of a result. The same
+choice gives the same bits every time.
 
-The file lies in the folder of compiled kernels (``XDG_CACHE_HOME``). Its name is a digest of the
-kernels' sources, the compilers, the device, its compute capability and its driver: what was
-measured elsewhere, or of other code, is not read. A file that cannot be read counts as none.
+The choices are in a file in the folder of compiled kernels (``XDG_CACHE_HOME``). Its name is a
+digest of the sources of the kernels, the compilers, the device, its compute capability and its
+driver, so measurements of another device or of other code are not read. A file that cannot be read
+is ignored.
 """
 
 from __future__ import annotations
@@ -28,53 +30,54 @@ from pathlib import Path
 from cnnforge_kernels.cuda.runtime import compiler
 from cnnforge_kernels.cuda.runtime.plans import Plan
 
-_VARIABLE = "CNNFORGE_TUNE"
-# Of two configurations that are so near, the one that stands first is taken: not the noise decides.
+VARIABLE = "CNNFORGE_TUNE"
+# If times differ by less than this share, the first configuration wins, so noise does not decide.
 _TIE = 0.03
 
 _asked: bool | None = None
 _lock = threading.RLock()
-# By device and its driver: problem to configuration, as the file has it.
+# Device and driver to choices: problem to configuration, as in the file.
 _choices: dict[str, dict[str, str]] = {}
 _plans: dict[tuple[str, str], Plan] = {}
 
 
 def enable(on: bool = True) -> None:
-    """Choose configurations by their time from now on, or no longer."""
+    """Turn the tuner on or off for this process."""
     global _asked
     _asked = on
 
 
 def enabled() -> bool:
-    """Whether configurations are chosen by their time."""
+    """Whether the tuner is on."""
     if _asked is None:
-        return os.environ.get(_VARIABLE, "0") not in ("", "0")
+        return os.environ.get(VARIABLE, "0") not in ("", "0")
     return _asked
 
 
 def used() -> dict[str, str]:
-    """The choices that this process has followed: problem to configuration."""
+    """Choices that this process has used: problem to configuration."""
     return {problem: _choices[identity][problem] for identity, problem in _plans}
 
 
 def forget() -> None:
-    """Forget what this process knows; the file stays."""
+    """Forget the choices of this process. The file stays."""
     with _lock:
         _choices.clear()
         _plans.clear()
 
 
 def chosen(plan: Plan, identity: str, seconds: Callable[[Plan], float] | None) -> Plan:
-    """The configuration of a plan to run.
+    """Choose the configuration of a plan.
 
     Args:
-        plan: with the configurations that it offers.
-        identity: the device, its compute capability and its driver.
-        seconds: runs a plan and says what it takes; ``None`` while nothing can be measured.
+        plan: Plan with its configurations.
+        identity: Name of the device, its compute capability and its driver.
+        seconds: Function that runs a plan and returns its time in seconds; ``None`` if nothing can
+            be measured now.
 
     Returns:
-        The plan of the configuration that is known or measured to be the fastest; ``plan`` itself
-        where nothing is known and nothing can be measured.
+        The plan of the fastest configuration; ``plan`` itself if the fastest is unknown and cannot
+        be measured.
     """
     key = identity, plan.problem
     found = _plans.get(key)
@@ -99,29 +102,29 @@ def chosen(plan: Plan, identity: str, seconds: Callable[[Plan], float] | None) -
 def fastest(
     options: Mapping[str, Callable[[], Plan]], seconds: Callable[[Plan], float]
 ) -> str | None:
-    """The name of the fastest configuration: the first within 3 % of the least time.
+    """Find the fastest configuration: the first within 3 % of the minimum time.
 
-    One that fails, because it is too large for the device or does not compile, is passed over.
+    A configuration that is too large for the device, or does not compile, is skipped.
 
     Args:
-        options: name to what makes the plan.
-        seconds: runs a plan and says what it takes.
+        options: Name of each configuration to a function that makes its plan.
+        seconds: Function that runs a plan and returns its time in seconds.
 
     Returns:
-        ``None`` where all of them fail.
+        The name of the configuration; ``None`` if all of them fail.
     """
     times = {}
     for name, make in options.items():
         try:
             taken = seconds(make())
-        except Exception:  # The compiler's, the driver's and the plan's have no common base.
+        except Exception:  # Errors of compiler, driver and plan have no common base.
             continue
         if math.isfinite(taken) and taken > 0:
             times[name] = taken
     if not times:
         return None
-    least = min(times.values())
-    return next(name for name, taken in times.items() if taken <= least * (1 + _TIE))
+    limit = min(times.values()) * (1 + _TIE)
+    return next(name for name, taken in times.items() if taken <= limit)
 
 
 def _path(identity: str) -> Path:
@@ -141,7 +144,7 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def _keep(identity: str) -> None:
-    """Write what is known, beside what another process has written meanwhile."""
+    """Write the choices, merged with those that another process has written meanwhile."""
     path = _path(identity)
     content = {"device": identity, "choices": _read(path) | _choices[identity]}
     with contextlib.suppress(OSError):

@@ -1,16 +1,18 @@
 """Tensor-core kernel of the convolution and of the gradient of its inputs.
 
-Both are one implicit matrix product. Row m of the result is a pixel of the *target*, column n one
-of its channels, and the sum runs over the window's taps and, within a tap, over the channels of the
-*source* (its ``depth``), 16 at a time:
+Experimental: not yet run on a device.
+
+Both are one implicit matrix product. A row of the result is a pixel of the *target*, and a column
+is one of its channels. The sum runs over the taps of the window and, for each tap, over the
+channels of the *source* (its ``depth``), 16 at a time:
 
 * forward: target = outputs, source = inputs, ``source row = row * stride - top + tap * dilation``;
-* gradient: target = inputs, source = grad_outputs. The target's pixels are taken apart by their
-  phase modulo the strides (``blockIdx.z``): those of a phase meet the same taps, ``stride`` apart,
-  and ``source row = row of the phase + origin - tap * dilation``.
+* gradient: target = inputs, source = grad_outputs. The pixels of the target are split by their
+  phase modulo the strides (``blockIdx.z``). Pixels of one phase meet the same taps, which are
+  ``stride`` apart, and ``source row = row of the phase + origin - tap * dilation``.
 
-The matrix of sources is never written: the copies into shared memory find each pixel's channels
-themselves, and fill with zeros what lies in the padding.
+The matrix of sources is never written. The copies into shared memory compute the address of each
+pixel and write zeros for the padding.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import numpy as np
 
 from cnnforge_kernels.cuda.codegen import ptx
 from cnnforge_kernels.cuda.codegen.jit import Kernel, cuda, kernel
-from cnnforge_kernels.cuda.tensor_cores import layout as maps
+from cnnforge_kernels.cuda.tensor_cores import layout
 from cnnforge_kernels.cuda.tensor_cores.fragments import (
     copy_chunk,
     copy_words,
@@ -43,18 +45,18 @@ from cnnforge_kernels.cuda.tensor_cores.layout import (
 
 Precision = Literal["tf32", "bfloat16"]
 
-clamped = maps.inlined(maps.clamped)
-copied_row = maps.inlined(maps.copied_row)
-copied_column = maps.inlined(maps.copied_column)
-swizzled = maps.inlined(maps.swizzled)
-fragment_row = maps.inlined(maps.fragment_row)
-fragment_column = maps.inlined(maps.fragment_column)
-warp_row = maps.inlined(maps.warp_row)
-warp_column = maps.inlined(maps.warp_column)
-phase_size = maps.inlined(maps.phase_size)
-phase_first_tap = maps.inlined(maps.phase_first_tap)
-phase_taps = maps.inlined(maps.phase_taps)
-phase_origin = maps.inlined(maps.phase_origin)
+clamped = layout.inlined(layout.clamped)
+copied_row = layout.inlined(layout.copied_row)
+copied_column = layout.inlined(layout.copied_column)
+swizzled = layout.inlined(layout.swizzled)
+fragment_row = layout.inlined(layout.fragment_row)
+fragment_column = layout.inlined(layout.fragment_column)
+warp_row = layout.inlined(layout.warp_row)
+warp_column = layout.inlined(layout.warp_column)
+phase_size = layout.inlined(layout.phase_size)
+phase_first_tap = layout.inlined(layout.phase_first_tap)
+phase_taps = layout.inlined(layout.phase_taps)
+phase_origin = layout.inlined(layout.phase_origin)
 
 PARAMETERS = (
     *("images", "source_height", "source_width", "depth"),
@@ -66,25 +68,26 @@ PARAMETERS = (
 
 @cache
 def convolution(precision: Precision, tile: Tile, vector: bool, gradient: bool) -> Kernel:
-    """The kernel for a precision, a tile and a way of copying.
+    """Make the kernel for a precision, a tile and a width of copies.
 
-    Its arguments: source, weights (KH, KW, C, F), bias, target, all float32, then the numbers
-    ``PARAMETERS``: ``biases`` is F, or 0 for no bias; ``rectify`` is 1 for a ReLU.
+    Its arguments are source, weights (KH, KW, C, F), bias and target, all float32, then the numbers
+    ``PARAMETERS``. ``biases`` is F, or 0 without a bias. ``rectify`` is 1 for a ReLU.
 
     Args:
-        precision: of the operands; sums are float32.
-        tile: results of a block.
-        vector: copy 16 bytes at a time: every array is 16-byte aligned, and C and F are multiples
-            of 4.
-        gradient: of the inputs; else the forward pass.
+        precision: Precision of the operands. Sums are float32.
+        tile: Tile of results of a block.
+        vector: Whether to copy 16 bytes at a time. Every array must then be 16-byte aligned, and C
+            and F must be multiples of 4.
+        gradient: Whether it is the gradient of the inputs; otherwise it is the forward pass.
     """
     ROWS, COLUMNS = tile.rows, tile.columns
     WARP_ROWS, WARP_COLUMNS = tile.warp_rows, tile.warp_columns
     WIDTH = 4 if vector else 1
     BFLOAT16 = precision == "bfloat16"
     GRADIENT, VECTOR = gradient, vector
-    # A, and in the gradient B too, lie as (row, 16 terms); the forward pass' B as (term, columns),
-    # as the weights do: 16-byte copies and `ldmatrix` move words along the contiguous axis.
+    # A has the layout (row, 16 terms), and so has B in the gradient. In the forward pass B has the
+    # layout of the weights, (term, columns). 16-byte copies and `ldmatrix` move words along the
+    # contiguous axis.
     A_COPIES = ROWS * DEPTH // (4 * THREADS)
     B_COPIES = COLUMNS * DEPTH // ((4 if gradient else WIDTH) * THREADS)
     A_WORDS = ROWS * DEPTH
@@ -134,8 +137,8 @@ def convolution(precision: Precision, tile: Tile, vector: bool, gradient: bool) 
         first_row = U(U(cuda.blockIdx.x) * U(ROWS))
         first_column = U(U(cuda.blockIdx.y) * U(COLUMNS))
 
-        # The pixels of the target that this block's phase holds, and the taps that they meet.
-        # `tap_step` is how far apart those taps' sources lie.
+        # The pixels of the target in the phase of this block, and the taps that they meet.
+        # `tap_step` is the distance between the sources of these taps.
         if GRADIENT:
             phases = clamped(column_stride, target_width)
             row_phase = U(U(cuda.blockIdx.z) // phases)
@@ -173,8 +176,8 @@ def convolution(precision: Precision, tile: Tile, vector: bool, gradient: bool) 
                 for r in range(4):
                     sums[i, j, r] = np.float32(0)
 
-        # Where this thread's copies of A come from, but for the tap: rows beyond the last pixel
-        # copy that one, and their sums are not stored.
+        # The sources of this thread's copies of A, without the tap. Rows beyond the last pixel
+        # copy that pixel, and their sums are not stored.
         base = cuda.local.array(A_COPIES, U)
         source_row = cuda.local.array(A_COPIES, U)
         source_column = cuda.local.array(A_COPIES, U)
@@ -194,11 +197,11 @@ def convolution(precision: Precision, tile: Tile, vector: bool, gradient: bool) 
         part_row = U(warp_row(warp, COLUMNS, WARP_COLUMNS, WARP_ROWS))
         part_column = U(warp_column(warp, COLUMNS, WARP_COLUMNS))
 
-        # Iteration t copies step t into one stage and computes step t - AHEAD from another, so
-        # that the copies of AHEAD steps are under way. One barrier does two things: after it all
-        # threads' copies of step t - AHEAD are visible (each waited for its own), and no warp
-        # reads step t - AHEAD - 1 any more, whose stage is overwritten next. A group is closed in
-        # every iteration, empty ones too, so that the number of those pending is always the same.
+        # Iteration t copies step t into one stage and computes step t - AHEAD from another, so the
+        # copies of AHEAD steps are in flight. One barrier is enough. Before it, each thread waits
+        # for its own copies of step t - AHEAD, so after it the copies of all threads are visible.
+        # After it, no warp reads step t - AHEAD - 1, whose stage is overwritten next. Every
+        # iteration closes a group, even an empty one, so the number of pending groups is constant.
         for t in range(steps + U(AHEAD)):
             if t >= AHEAD:
                 ptx.copy_async_wait(PENDING)
@@ -208,7 +211,7 @@ def convolution(precision: Precision, tile: Tile, vector: bool, gradient: bool) 
                 for k in range(A_COPIES):
                     row = U(source_row[k] + U(row_offset * row_tap_step))
                     column = U(source_column[k] + U(column_offset * column_tap_step))
-                    # As unsigned numbers, what lies before the first row is beyond the last.
+                    # As unsigned numbers, rows before the first are beyond the last.
                     inside = (row < source_height) & (column < source_width)
                     place = U(U(U(U(base[k] + row) * source_width) + column) * depth)
                     where = U(written + swizzled(copied_row(thread, k, DEPTH, 4), chunk >> 2))

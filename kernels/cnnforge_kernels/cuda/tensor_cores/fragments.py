@@ -1,6 +1,6 @@
-"""What the tensor-core kernels have in common: copies, fragments and products.
+"""Code that the tensor-core kernels share: copies, fragments and products.
 
-These functions are inlined into the kernels. Flags and counts are constants there.
+These functions are inlined into the kernels, where flags and counts are constants.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 from cnnforge_kernels.cuda.codegen import ptx
-from cnnforge_kernels.cuda.tensor_cores import layout as maps
+from cnnforge_kernels.cuda.tensor_cores import layout
 from cnnforge_kernels.cuda.tensor_cores.layout import U, inlined
 
-swizzled = inlined(maps.swizzled)
-a_matrix_row = inlined(maps.a_matrix_row)
-a_matrix_chunk = inlined(maps.a_matrix_chunk)
-b_matrix_row = inlined(maps.b_matrix_row)
-b_matrix_chunk = inlined(maps.b_matrix_chunk)
-fragment_row = inlined(maps.fragment_row)
-fragment_column = inlined(maps.fragment_column)
+swizzled = inlined(layout.swizzled)
+a_matrix_row = inlined(layout.a_matrix_row)
+a_matrix_chunk = inlined(layout.a_matrix_chunk)
+b_matrix_row = inlined(layout.b_matrix_row)
+b_matrix_chunk = inlined(layout.b_matrix_chunk)
+fragment_row = inlined(layout.fragment_row)
+fragment_column = inlined(layout.fragment_column)
 
 
 @inlined
@@ -33,8 +33,8 @@ def copy_chunk(
 ) -> None:
     """Start the copy of terms ``first`` .. ``first + 3`` of the line at ``place``.
 
-    Terms from ``depth`` on, and all where ``allowed`` is false, become zeros: no address outside
-    of ``memory`` is formed.
+    Terms from ``depth`` on become zeros, and all four do if ``allowed`` is false. No address
+    outside ``memory`` is computed.
     """
     if vector:
         valid = U(allowed & (first < depth))
@@ -49,7 +49,7 @@ def copy_chunk(
 
 @inlined
 def copy_words(shared: Any, where: Any, memory: Any, place: Any, allowed: Any, vector: Any) -> None:
-    """Start the copy of four words, or of one where ``vector`` is false, or fill with zeros."""
+    """Start the copy of four words (one if not ``vector``), or of zeros if not ``allowed``."""
     valid = U(allowed)
     if vector:
         ptx.copy_async_16(shared, where, memory, U(place * valid), U(valid * U(16)))
@@ -72,7 +72,7 @@ def put_a(a: Any, i: Any, half: Any, w0: Any, w1: Any, w2: Any, w3: Any, bfloat1
 
 @inlined
 def put_b(b: Any, j: Any, half: Any, w0: Any, w1: Any, bfloat16: Any) -> None:
-    """As ``put_a`` for the two words of an (8, 8) piece of B."""
+    """Round the two words of an (8, 8) piece of B, as ``put_a`` does."""
     if bfloat16:
         b[j, half] = ptx.pack_bfloat16(w0, w1)
     else:
@@ -91,7 +91,7 @@ def load_a_lines(
     pieces: Any,
     bfloat16: Any,
 ) -> None:
-    """Fragments of A from swizzled lines of 16 terms, lines ``first`` on, by ``ldmatrix``."""
+    """Load fragments of A by ``ldmatrix`` from swizzled lines of 16 terms, from line ``first``."""
     for i in range(pieces):
         line = U(U(first + U(16 * i)) + a_matrix_row(lane))
         words = U(start + swizzled(line, U(a_matrix_chunk(lane) + U(2 * half))))
@@ -110,7 +110,7 @@ def load_b_lines(
     across: Any,
     bfloat16: Any,
 ) -> None:
-    """Fragments of B from swizzled lines of 16 terms, one line a column, two at a time."""
+    """Load fragments of B, two at a time, from swizzled lines of 16 terms, one per column."""
     for j in range(across // 2):
         line = U(U(first + U(16 * j)) + b_matrix_row(lane))
         words = U(start + swizzled(line, U(b_matrix_chunk(lane) + U(2 * half))))
@@ -131,7 +131,7 @@ def load_a_terms(
     pieces: Any,
     bfloat16: Any,
 ) -> None:
-    """Fragments of A stored term by term, in rows of ``length`` words."""
+    """Load fragments of A that is stored term by term, in rows of ``length`` words."""
     place = U(U(start + U(U(fragment_column(lane) + U(8 * half)) * U(length))) + first)
     place = U(place + fragment_row(lane))
     for i in range(pieces):
@@ -161,7 +161,7 @@ def load_b_terms(
     across: Any,
     bfloat16: Any,
 ) -> None:
-    """As ``load_a_terms`` for B."""
+    """Load fragments of B that is stored term by term, as ``load_a_terms`` does."""
     place = U(U(start + U(U(fragment_column(lane) + U(8 * half)) * U(length))) + first)
     place = U(place + fragment_row(lane))
     for j in range(across):

@@ -1,7 +1,8 @@
-"""Where everything lies in a tensor-core kernel: integer functions, the same in Python and there.
+"""Layout of data in the tensor-core kernels: integer functions for Python and for kernels.
 
 A block of 128 threads computes a tile of ``rows`` by ``columns`` results, 16 terms of the sum at a
-time. Its four warps share the tile; a warp's part is cut into (16, 8) pieces, one instruction each.
+time. Its four warps share the tile. The part of a warp is cut into (16, 8) pieces, one instruction
+each.
 
 Fragments (PTX ISA, "Matrix fragments for mma.m16n8k8"), with g = lane // 4 and q = lane % 4:
 
@@ -10,12 +11,13 @@ Fragments (PTX ISA, "Matrix fragments for mma.m16n8k8"), with g = lane // 4 and 
 * sums, (16, 8): c0 at (g, 2q), c1 at (g, 2q + 1), c2 at (g + 8, 2q), c3 at (g + 8, 2q + 1).
 
 ``mma.m16n8k16`` for bf16 takes pairs of terms: a0 holds terms (2q, 2q + 1), a2 (2q + 8, 2q + 9).
-Operands stay float32 in shared memory and are rounded in registers. A sum may be taken in any
-order, so the 16 terms are numbered anew: what the instruction calls (2q, 2q + 1, 2q + 8, 2q + 9) is
-(q, q + 4, q + 8, q + 12), in A and B alike. So two tf32 steps' registers, packed in pairs, are the
-registers of one bf16 step, and both precisions read shared memory in the same way.
+Operands stay float32 in shared memory and are rounded in registers. The order of a sum is free, so
+the 16 terms are renumbered: the terms (2q, 2q + 1, 2q + 8, 2q + 9) of the instruction are the terms
+(q, q + 4, q + 8, q + 12) of the sum, in A and in B. The registers of two tf32 steps, packed in
+pairs, are then the registers of one bf16 step, and both precisions read shared memory in the same
+way.
 
-Every function takes Python integers, NumPy arrays, and the kernel's own values.
+Every function takes Python integers, NumPy arrays, or values of a kernel.
 """
 
 from __future__ import annotations
@@ -28,23 +30,25 @@ import numpy as np
 from cnnforge_kernels.cuda.codegen.jit import SIMULATED, cuda
 
 THREADS = 128
-# That many blocks fit on a multiprocessor: 128 registers a thread, 40 KB of shared memory a block.
+# Blocks that fit on a multiprocessor: 128 registers per thread, 40 KB of shared memory per block.
 BLOCKS = 4
 DEPTH = 16
 STAGES = 3
-# Rows of a tile that is stored term by term are 8 words longer than needed: the 4 terms by 8
-# positions that a fragment load touches then lie in 32 different banks.
+# Extra words per row of a tile that is stored term by term. The 4 terms by 8 positions of a
+# fragment load are then in 32 different banks.
 PADDING = 8
 U = np.uint32
 
 
 @dataclass(frozen=True)
 class Tile:
-    """How the results of a block are shared by its warps.
+    """Tile of results of a block, and the part of each warp.
 
     Attributes:
-        rows: of the block's tile; so is ``columns``.
-        warp_rows: of a warp's part; so is ``warp_columns``.
+        rows: Number of rows of the tile.
+        columns: Number of columns of the tile.
+        warp_rows: Number of rows of the part of a warp.
+        warp_columns: Number of columns of the part of a warp.
     """
 
     rows: int
@@ -58,63 +62,63 @@ NARROW = Tile(128, 32, 32, 32)
 
 
 def inlined(function: Any) -> Any:
-    """Make a map callable in a kernel. It is inlined before types are known, with no device."""
+    """Make a function callable in a kernel. It is inlined before typing, without a device."""
     if cuda is None or SIMULATED:
         return function
     return cuda.jit(device=True, inline="always")(function)
 
 
 def swizzled(row: Any, chunk: Any) -> Any:
-    """Word at which 16-byte chunk ``chunk`` (0..3) of row ``row`` of an operand (rows, 16) lies.
+    """First word of the 16-byte chunk ``chunk`` (0..3) in row ``row`` of an operand (rows, 16).
 
-    Two rows fill the 32 banks. Without the exclusive or, ``ldmatrix`` would find the same chunk
-    of every second row in the same banks; with it, eight rows' chunks lie in different banks.
+    Two rows fill the 32 banks. Without the exclusive or, the same chunk of every second row would
+    be in the same banks. With it, ``ldmatrix`` reads the chunks of eight rows from different banks.
     """
     return U(16 * row + 4 * (chunk ^ ((row >> 1) & 3)))
 
 
 def a_matrix_row(lane: Any) -> Any:
-    """Row of A, of 16, whose place lane ``lane`` gives to ``ldmatrix``."""
+    """Row of A (0..15) whose address lane ``lane`` passes to ``ldmatrix``."""
     return lane & 15
 
 
 def a_matrix_chunk(lane: Any) -> Any:
-    """Chunk of that row, of 2 (8 terms)."""
+    """Chunk (0..1, 8 terms in total) of that row."""
     return lane >> 4
 
 
 def b_matrix_row(lane: Any) -> Any:
-    """Column of B, of 16 (two instructions' worth), as ``a_matrix_row``."""
+    """Column of B (0..15, for two instructions) whose address the lane passes to ``ldmatrix``."""
     return (lane & 7) + ((lane >> 4) << 3)
 
 
 def b_matrix_chunk(lane: Any) -> Any:
-    """Chunk of that column, of 2 (8 terms)."""
+    """Chunk (0..1, 8 terms in total) of that column."""
     return (lane >> 3) & 1
 
 
 def fragment_row(lane: Any) -> Any:
-    """g: the row in A and in the sums, the column in B."""
+    """Index g: the row in A and in the sums, the column in B."""
     return lane >> 2
 
 
 def fragment_column(lane: Any) -> Any:
-    """q: the term in A and B, the pair of columns in the sums."""
+    """Index q: the term in A and B, the pair of columns in the sums."""
     return lane & 3
 
 
 def warp_row(warp: Any, tile_columns: int, warp_columns: int, warp_rows: int) -> Any:
-    """First row of a warp's part of the tile; warps lie in row-major order."""
+    """First row of the part of a warp. The warps are in row-major order."""
     return warp // (tile_columns // warp_columns) * warp_rows
 
 
 def warp_column(warp: Any, tile_columns: int, warp_columns: int) -> Any:
-    """First column of a warp's part of the tile."""
+    """First column of the part of a warp."""
     return warp % (tile_columns // warp_columns) * warp_columns
 
 
 def copied_row(thread: Any, copy: Any, width: int, vector: int) -> Any:
-    """Row that the ``copy``-th copy of a thread fills, in a tile ``width`` words wide."""
+    """Row that copy number ``copy`` of a thread fills, in a tile ``width`` words wide."""
     return thread // (width // vector) + copy * (THREADS * vector // width)
 
 
@@ -124,28 +128,28 @@ def copied_column(thread: Any, width: int, vector: int) -> Any:
 
 
 def clamped(value: Any, last: Any) -> Any:
-    """``value``, or ``last`` where that is less."""
+    """Return the smaller of ``value`` and ``last``."""
     return U(value - (value - last) * (value > last))
 
 
 def quotient(value: Any, multiplier: Any, shift: Any) -> Any:
-    """``value // divisor`` for ``value < 2**31``, with the constants of ``division``."""
+    """Compute ``value // divisor`` for ``value < 2**31``, with the constants of ``division``."""
     return U((np.uint64(value) * (np.uint64(multiplier) + np.uint64(1 << 31))) >> np.uint64(shift))
 
 
 def division(divisor: int) -> tuple[int, int]:
-    """(multiplier, shift) of ``quotient``.
+    """Compute the multiplier and the shift of ``quotient``.
 
     Granlund, Montgomery, "Division by invariant integers using multiplication", 1994, theorem 4.2:
-    with l = ceil(log2 d), ``m = ceil(2**(31 + l) / d)`` serves all numbers of 31 bits. It has 32
-    bits, the highest of which is always set and is left out here.
+    with l = ceil(log2 d), ``m = ceil(2**(31 + l) / d)`` is right for all numbers of 31 bits. It has
+    32 bits. The highest one is always set and is left out here.
     """
     bits = (divisor - 1).bit_length()
     return -((-1 << (31 + bits)) // divisor) - (1 << 31), 31 + bits
 
 
 def phase_size(size: Any, phase: Any, stride: Any) -> Any:
-    """How many of ``size`` positions are ``phase`` modulo ``stride``."""
+    """Number of positions below ``size`` that are ``phase`` modulo ``stride``."""
     return U(U(size - phase + stride - 1) // U(stride))
 
 
@@ -155,10 +159,10 @@ def phase_first_tap(phase: Any, before: Any, stride: Any) -> Any:
 
 
 def phase_taps(taps: Any, first: Any, stride: Any) -> Any:
-    """Number of such taps, ``stride`` apart; ``first`` is less than ``stride``."""
+    """Number of such taps, which are ``stride`` apart. ``first`` is less than ``stride``."""
     return U(U(taps + stride - 1 - first) // U(stride))
 
 
 def phase_origin(phase: Any, before: Any, stride: Any) -> Any:
-    """The output that the first of those taps connects with the phase's first input."""
+    """Output that the first of those taps connects with the first input of the phase."""
     return U(U(phase + before) // U(stride))

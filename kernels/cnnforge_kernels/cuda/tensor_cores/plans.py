@@ -1,17 +1,18 @@
-"""2D convolution and its gradients on tensor cores: the plans of ``conv2d.py`` in less precision.
+"""Plans of 2D convolution and its gradients on tensor cores, in tf32 or bfloat16.
 
-Convolutions with groups have no tensor-core kernel: they are computed in float32, and another
-precision is an error.
+Experimental: not yet run on a device. Tensor cores are off by default: the default precision,
+``"float32"``, uses the plans of ``conv/plans.py``, and a caller asks for another precision.
+Convolutions with groups have no tensor-core kernel, so another precision is an error for them.
 
-What a precision costs: each operand is rounded once, to 11 bits of significand (tf32, ties away
-from zero) or 8 (bfloat16, ties to even), so with u = 2**-11 or 2**-8 a result differs by up to
-``(2u + u**2) * sum(|a| * |b|)`` from that of operands that were not rounded. Products are exact,
-sums, bias and results are float32, and the gradient of the bias is a float32 sum of unrounded
-values. Values that are not finite stay what they are; a value beyond the largest bfloat16 (or tf32)
-rounds to infinity.
+Each operand is rounded once, to 11 bits of significand (tf32, ties away from zero) or to 8 bits
+(bfloat16, ties to even). With u = 2**-11 or 2**-8, a result differs by up to
+``(2u + u**2) * sum(|a| * |b|)`` from the result without rounding. Products are exact. Sums, bias
+and results are float32, and the gradient of the bias is a float32 sum of values that are not
+rounded. NaN and infinity stay as they are. A value beyond the largest bfloat16 or tf32 rounds to
+infinity.
 
-The same arguments give the same bits, on every device of an architecture: nothing is added
-atomically, and the number of partial sums follows from the shape alone.
+The same arguments give the same bits on every device of an architecture: no sum is atomic, and the
+shape alone decides the number of partial sums.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from typing import Any, Literal
 
 from cnnforge_kernels.cuda.codegen.errors import CudaUnavailableError
 from cnnforge_kernels.cuda.codegen.jit import Kernel
-from cnnforge_kernels.cuda.conv import plans as exact
-from cnnforge_kernels.cuda.conv.plans import Convolution
+from cnnforge_kernels.cuda.conv import plans as float32_plans
+from cnnforge_kernels.cuda.conv.problem import Convolution
 from cnnforge_kernels.cuda.conv.reduce import reduction
 from cnnforge_kernels.cuda.runtime.plans import (
     BLOCKS,
@@ -35,8 +36,9 @@ from cnnforge_kernels.cuda.runtime.plans import (
     offer,
 )
 from cnnforge_kernels.cuda.tensor_cores.convolution import convolution
-from cnnforge_kernels.cuda.tensor_cores.halo import plans
+from cnnforge_kernels.cuda.tensor_cores.halo import plans as halo_plans
 from cnnforge_kernels.cuda.tensor_cores.halo.convolution import halo_convolution
+from cnnforge_kernels.cuda.tensor_cores.halo.packing import pack
 from cnnforge_kernels.cuda.tensor_cores.halo.weights import halo_grad_weights
 from cnnforge_kernels.cuda.tensor_cores.layout import (
     DEPTH,
@@ -46,22 +48,21 @@ from cnnforge_kernels.cuda.tensor_cores.layout import (
     Tile,
     division,
 )
-from cnnforge_kernels.cuda.tensor_cores.packing import pack
 from cnnforge_kernels.cuda.tensor_cores.weights import grad_weights as grad_weights_kernel
 from cnnforge_kernels.cuda.tensor_cores.weights import relu_mask
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
-# A slice costs a pass over its part of the result: it shall sum at least so many pixels.
-_PIXELS_OF_A_SLICE = 16 * DEPTH
-_MOST_SLICES = 65535
-# Indices have 32 bits and pass over the end of an array by less than this.
+# A slice costs a pass over its part of the result, so it must sum enough pixels.
+_MIN_SLICE_PIXELS = 16 * DEPTH
+_MAX_SLICES = 65535
+# Indices have 32 bits and exceed the end of an array by less than this.
 _MARGIN = 1024
 
 
 def all_kernels() -> tuple[Kernel, ...]:
-    """Every tensor-core kernel there is: nothing but these is ever compiled for a shape."""
+    """Return all tensor-core kernels. No shape needs any other."""
     kernels = []
     for precision in ("tf32", "bfloat16"):
         for tile, vector in ((WIDE, True), (NARROW, True), (NARROW, False)):
@@ -74,10 +75,10 @@ def all_kernels() -> tuple[Kernel, ...]:
 
 
 def check_capability(capability: tuple[int, int], precision: Precision) -> None:
-    """Require a device whose tensor cores know the precision.
+    """Require a device whose tensor cores support the precision.
 
     Raises:
-        CudaUnavailableError: its compute capability is below 8.0.
+        CudaUnavailableError: The compute capability of the device is below 8.0.
     """
     if precision != "float32" and capability < (8, 0):
         raise CudaUnavailableError(
@@ -86,15 +87,15 @@ def check_capability(capability: tuple[int, int], precision: Precision) -> None:
         )
 
 
-def _is_exact(c: Convolution, precision: Precision) -> bool:
+def _is_float32(c: Convolution, precision: Precision) -> bool:
     if precision not in PRECISIONS:
         raise ValueError(
             f'`precision` must be "float32", "tf32" or "bfloat16". Received: {precision!r}'
         )
     if precision != "float32" and c.groups > 1:
         raise ValueError(
-            f"precision={precision!r} is for convolutions without groups: there is no tensor-core "
-            f'kernel for groups={c.groups}. Use precision="float32".'
+            f"precision={precision!r} needs a convolution without groups. "
+            f'Received: groups={c.groups}. Use precision="float32".'
         )
     return precision == "float32"
 
@@ -113,7 +114,7 @@ def _check(c: Convolution, precision: Precision) -> None:
 
 
 def _tiles(c: Convolution, columns: int) -> dict[str, Tile]:
-    """The tiles to choose from, by name; the first is the usual one for so many columns."""
+    """Map names to the possible tiles. The first one is the default for ``columns``."""
     tiles = {"narrow tile": NARROW}
     if not c.whole_vectors:
         return tiles
@@ -123,20 +124,20 @@ def _tiles(c: Convolution, columns: int) -> dict[str, Tile]:
 
 @lru_cache(maxsize=1024)
 def forward(c: Convolution, bias: bool, relu: bool, precision: Precision = "float32") -> Plan:
-    """The plan of ``conv2d``; arrays: inputs, weights, bias, outputs, scratch.
+    """Plan ``conv2d``, which takes the arrays inputs, weights, bias, outputs and scratch.
 
     Args:
-        c: shapes and options.
-        bias: whether there is one.
-        relu: apply a ReLU.
-        precision: ``"float32"`` is exact; see above for the others.
+        c: Shapes and options.
+        bias: Whether to add a bias.
+        relu: Whether to apply a ReLU.
+        precision: Precision of the operands. ``"float32"`` does not round.
 
     Raises:
-        ValueError: too large for the kernels, no such precision, or groups with one that is not
-            ``"float32"``.
+        ValueError: The arrays are too large for the kernels, the precision is unknown, or it is
+            not ``"float32"`` for a convolution with groups.
     """
-    if _is_exact(c, precision):
-        return exact.forward(c, bias, relu)
+    if _is_float32(c, precision):
+        return float32_plans.forward(c, bias, relu)
     if not prod(c.outputs):
         return Plan()
     _check(c, precision)
@@ -144,9 +145,9 @@ def forward(c: Convolution, bias: bool, relu: bool, precision: Precision = "floa
         name: partial(_forward, c, bias, relu, precision, tile)
         for name, tile in _tiles(c, c.weights[3]).items()
     }
-    kept = plans.tile_of(c, precision, gradient=False)
+    kept = halo_plans.tile_of(c, precision, gradient=False)
     if kept is not None:
-        halo = partial(plans.plan, c, precision, False, bias, relu, kept)
+        halo = partial(halo_plans.plan, c, precision, False, bias, relu, kept)
         options = {"halo": halo} | options
     return offer(f"conv2d {c} bias={bias} relu={relu} {precision}", options)
 
@@ -168,7 +169,7 @@ def _forward(c: Convolution, bias: bool, relu: bool, precision: Any, tile: Tile)
 
 
 def _masked(c: Convolution, start: int) -> Launch:
-    """The launch that masks ``grad_outputs`` into scratch, from element ``start`` on."""
+    """Make the launch that masks ``grad_outputs`` into scratch, from element ``start``."""
     size = prod(c.outputs)
     grid = (blocks(size, THREADS),)
     return launch(relu_mask, grid, "grad_outputs", "outputs", "scratch", size, start)
@@ -176,12 +177,12 @@ def _masked(c: Convolution, start: int) -> Launch:
 
 @lru_cache(maxsize=1024)
 def grad_inputs(c: Convolution, relu: bool, precision: Precision = "float32") -> Plan:
-    """The plan of ``conv2d_grad_inputs``; see ``forward``.
+    """Plan ``conv2d_grad_inputs``; see ``forward``.
 
-    Arrays: grad_outputs, outputs (with ``relu``), weights, grad_inputs, scratch.
+    The arrays are grad_outputs, outputs (with ``relu``), weights, grad_inputs and scratch.
     """
-    if _is_exact(c, precision):
-        return exact.grad_inputs(c, relu)
+    if _is_float32(c, precision):
+        return float32_plans.grad_inputs(c, relu)
     if not prod(c.inputs):
         return Plan()
     _check(c, precision)
@@ -189,9 +190,9 @@ def grad_inputs(c: Convolution, relu: bool, precision: Precision = "float32") ->
         name: partial(_grad_inputs, c, relu, precision, tile)
         for name, tile in _tiles(c, c.weights[2]).items()
     }
-    kept = plans.tile_of(c, precision, gradient=True)
+    kept = halo_plans.tile_of(c, precision, gradient=True)
     if kept is not None:
-        halo = partial(plans.plan, c, precision, True, False, relu, kept)
+        halo = partial(halo_plans.plan, c, precision, True, False, relu, kept)
         options = {"halo": halo} | options
     return offer(f"conv2d_grad_inputs {c} relu={relu} {precision}", options)
 
@@ -201,11 +202,11 @@ def _grad_inputs(c: Convolution, relu: bool, precision: Any, tile: Tile) -> Plan
     _, rows, columns, filters = c.outputs
     source, depth, first = "grad_outputs", filters, ()
     if not rows * columns:
-        # Nothing to sum: the kernel writes zeros, and forms no address in an empty array.
+        # Nothing to sum: the kernel writes zeros and reads no empty array.
         source, depth = "weights", 0
     elif relu:
         source, first = "scratch", (_masked(c, 0),)
-    # Pixels of the inputs are taken apart by phases of the stride; the first has most of them.
+    # Pixels of the inputs are split by phases of the stride. The first phase is the largest.
     phases = tuple(min(c.strides[a], c.inputs[1 + a]) for a in (0, 1))
     pixels = images * blocks(height, c.strides[0]) * blocks(width, c.strides[1])
     second = launch(
@@ -220,12 +221,13 @@ def _grad_inputs(c: Convolution, relu: bool, precision: Any, tile: Tile) -> Plan
 
 @lru_cache(maxsize=1024)
 def grad_weights(c: Convolution, relu: bool, precision: Precision = "float32") -> Plan:
-    """The plan of ``conv2d_grad_weights``; see ``forward``.
+    """Plan ``conv2d_grad_weights``; see ``forward``.
 
-    Arrays: inputs, grad_outputs, outputs (with ``relu``), grad_weights, grad_bias, scratch.
+    The arrays are inputs, grad_outputs, outputs (with ``relu``), grad_weights, grad_bias and
+    scratch.
     """
-    if _is_exact(c, precision):
-        return exact.grad_weights(c, relu)
+    if _is_float32(c, precision):
+        return float32_plans.grad_weights(c, relu)
     if not prod(c.weights):
         return Plan()
     _check(c, precision)
@@ -233,9 +235,9 @@ def grad_weights(c: Convolution, relu: bool, precision: Precision = "float32") -
         name: partial(_grad_weights, c, relu, precision, tile)
         for name, tile in _tiles(c, c.weights[3]).items()
     }
-    kept = plans.weights_tile_of(c, precision)
+    kept = halo_plans.weights_tile_of(c, precision)
     if kept is not None:
-        options = {"halo": partial(plans.weights_plan, c, precision, relu, kept)} | options
+        options = {"halo": partial(halo_plans.weights_plan, c, precision, relu, kept)} | options
     return offer(f"conv2d_grad_weights {c} relu={relu} {precision}", options)
 
 
@@ -245,7 +247,7 @@ def _grad_weights(c: Convolution, relu: bool, precision: Any, tile: Tile) -> Pla
     tiles = blocks(lines, tile.rows), blocks(filters, tile.columns)
     part = lines * filters + filters
     slices, each = _slices(pixels, tiles[0] * tiles[1], part)
-    # Scratch holds the parts of the result, where there are several, then the masked gradient.
+    # Scratch holds the parts of the result if there are several, then the masked gradient.
     masked = 4 * blocks(slices * part, 4) if slices > 1 else 0
     plan = []
     if relu and pixels:
@@ -270,10 +272,10 @@ def _grad_weights(c: Convolution, relu: bool, precision: Any, tile: Tile) -> Pla
 
 
 def _slices(pixels: int, tiles: int, part: int) -> tuple[int, int]:
-    """(slices, pixels of a slice); all but the last are a multiple of the pipeline's step."""
-    most = min(
-        *(BLOCKS // tiles, pixels // _PIXELS_OF_A_SLICE),
-        *(SCRATCH_FLOATS // part, _MOST_SLICES),
+    """Compute the number of slices and the pixels per slice, a multiple of the pipeline's step."""
+    limit = min(
+        *(BLOCKS // tiles, pixels // _MIN_SLICE_PIXELS),
+        *(SCRATCH_FLOATS // part, _MAX_SLICES),
     )
-    each = max(DEPTH * blocks(blocks(pixels, max(most, 1)), DEPTH), DEPTH)
+    each = max(DEPTH * blocks(blocks(pixels, max(limit, 1)), DEPTH), DEPTH)
     return max(blocks(pixels, each), 1), each

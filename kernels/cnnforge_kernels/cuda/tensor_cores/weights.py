@@ -1,12 +1,16 @@
 """Tensor-core kernel of the gradient of the weights, in two passes.
 
-An implicit matrix product: row m of the result is a tap and a channel, (KH, KW, C) flattened,
-column n a filter, and the sum runs over the pixels of the outputs. There are few results and many
-pixels, so the pixels are sliced (``blockIdx.z``); each slice's block writes a part of the sum, and
-``reduce.py`` adds the parts in their order. No atomics: the same inputs give the same bits.
+Experimental: not yet run on a device.
 
-Both operands lie in memory with the summed axis outermost, which ``ldmatrix`` cannot turn for
-32-bit words: fragments are loaded word by word, from rows padded so that a warp meets 32 banks.
+The gradient is an implicit matrix product. A row of the result is a tap and a channel, (KH, KW, C)
+flattened, and a column is a filter. The sum runs over the pixels of the outputs. There are few
+results and many pixels, so the pixels are cut into slices (``blockIdx.z``). The block of each slice
+writes a part of the sum, and ``conv/reduce.py`` adds the parts in order. No sum is atomic, so
+the same inputs give the same bits.
+
+In memory the summed axis of both operands is outermost, and ``ldmatrix`` cannot transpose 32-bit
+words. So fragments are loaded word by word, from rows with padding that spreads the words of a warp
+over 32 banks.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import numpy as np
 
 from cnnforge_kernels.cuda.codegen import ptx
 from cnnforge_kernels.cuda.codegen.jit import Kernel, cuda, kernel
-from cnnforge_kernels.cuda.tensor_cores import layout as maps
+from cnnforge_kernels.cuda.tensor_cores import layout
 from cnnforge_kernels.cuda.tensor_cores.convolution import Precision
 from cnnforge_kernels.cuda.tensor_cores.fragments import (
     copy_words,
@@ -36,13 +40,13 @@ from cnnforge_kernels.cuda.tensor_cores.layout import (
     U,
 )
 
-copied_row = maps.inlined(maps.copied_row)
-copied_column = maps.inlined(maps.copied_column)
-fragment_row = maps.inlined(maps.fragment_row)
-fragment_column = maps.inlined(maps.fragment_column)
-warp_row = maps.inlined(maps.warp_row)
-warp_column = maps.inlined(maps.warp_column)
-quotient = maps.inlined(maps.quotient)
+copied_row = layout.inlined(layout.copied_row)
+copied_column = layout.inlined(layout.copied_column)
+fragment_row = layout.inlined(layout.fragment_row)
+fragment_column = layout.inlined(layout.fragment_column)
+warp_row = layout.inlined(layout.warp_row)
+warp_column = layout.inlined(layout.warp_column)
+quotient = layout.inlined(layout.quotient)
 
 PARAMETERS = (
     *("height", "width", "channels", "output_height", "output_width", "filters"),
@@ -55,15 +59,15 @@ PARAMETERS = (
 
 @cache
 def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
-    """The kernel for a precision, a tile and a way of copying; see ``convolution``.
+    """Make the kernel for a precision, a tile and a width of copies; see ``convolution``.
 
-    Its arguments: inputs, grad_outputs, the parts of grad_weights and of grad_bias
-    (``slice_stride`` float32 apart), then the numbers ``PARAMETERS``: ``rows`` is KH * KW * C,
-    ``pixels`` N * OH * OW; grad_outputs begin at element ``grads_start``, a part's grad_bias at
-    ``bias_start``; multipliers and shifts divide by OH * OW and by OW
-    (``tensor_core_maps.division``).
+    Its arguments are inputs, grad_outputs, and the parts of grad_weights and of grad_bias, which
+    are ``slice_stride`` float32 apart; then the numbers ``PARAMETERS``. ``rows`` is KH * KW * C and
+    ``pixels`` is N * OH * OW. The first element of grad_outputs is ``grads_start``, and that of
+    grad_bias in a part is ``bias_start``. The multipliers and shifts divide by OH * OW and by OW
+    (``layout.division``).
 
-    The bias' part is summed in float32 from the copied, unrounded ``grad_outputs``.
+    The gradient of the bias is summed in float32 from the copied ``grad_outputs``, not rounded.
     """
     ROWS, COLUMNS = tile.rows, tile.columns
     WARP_ROWS, WARP_COLUMNS = tile.warp_rows, tile.warp_columns
@@ -135,7 +139,7 @@ def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
                     sums[i, j, r] = np.float32(0)
         bias = np.float32(0)
 
-        # All copies of a thread go to the same columns: one tap and channel, or filter.
+        # All copies of a thread go to the same column: one tap and channel, or one filter.
         a_column = U(copied_column(thread, ROWS, WIDTH))
         b_column = U(copied_column(thread, COLUMNS, WIDTH))
         a_line = U(first_row + a_column)
@@ -151,7 +155,7 @@ def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
         part_row = U(warp_row(warp, COLUMNS, WARP_COLUMNS, WARP_ROWS))
         part_column = U(warp_column(warp, COLUMNS, WARP_COLUMNS))
 
-        # The pipeline of `tensor_core_convolution`: see there why one barrier is enough.
+        # The pipeline of `convolution.py`, which explains why one barrier is enough.
         for t in range(steps + U(AHEAD)):
             if t >= AHEAD:
                 ptx.copy_async_wait(PENDING)
@@ -193,8 +197,8 @@ def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
                     if not BFLOAT16 or half == 1:
                         multiply(sums, a, b, PIECES, ACROSS, BFLOAT16)
                 if first_row == 0:
-                    # One block of those that share these filters; its threads beyond the tile's
-                    # columns do the work of others again, and store nothing.
+                    # Only one of the blocks that share these filters. Its threads beyond the
+                    # columns of the tile repeat the work of others and store nothing.
                     place = U(start + U(thread % U(COLUMNS)))
                     for k in range(DEPTH):
                         bias += ptx.as_float(ptx.load_shared(shared, U(place + U(k * B_ROW))))
@@ -230,9 +234,10 @@ def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
 
 @kernel("conv2d_relu_mask", *("float32*",) * 3, *("uint32",) * 2, threads=THREADS)
 def relu_mask(grad_outputs: Any, outputs: Any, masked: Any, size: Any, start: Any) -> None:
-    """``grad_outputs`` where the outputs of a ReLU are positive, else 0; from ``start`` on.
+    """Copy ``grad_outputs`` to ``masked``, with 0 at outputs of a ReLU that are not positive.
 
-    A pass of its own: an asynchronous copy moves bytes that no thread sees.
+    The first element of ``masked`` is ``start``. The mask needs a separate pass, because no thread
+    sees the bytes of an asynchronous copy.
     """
     element = U(U(U(cuda.blockIdx.x) * U(THREADS)) + U(cuda.threadIdx.x))
     inside = U(element < size)

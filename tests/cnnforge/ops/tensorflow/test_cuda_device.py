@@ -1,6 +1,6 @@
-"""Ops on a device of TensorFlow's that is not the CPU, with no device.
+"""Tests of ops on a stand-in for a TensorFlow device.
 
-`pretend_device.cc` is a pluggable device whose memory is the host's. TensorFlow places ops on it,
+`stub_device.cc` is a pluggable device whose memory is the host's. TensorFlow places ops on it,
 allocates there and copies to it and back, as it does with a CUDA device.
 """
 
@@ -44,7 +44,7 @@ def address(function):
     return ctypes.cast(function, word).value
 """
 
-# The self-test itself: a launch that is computed here.
+# The self-test, with a stand-in for `cuLaunchKernel`.
 STREAMS = """
 Launch = ctypes.CFUNCTYPE(ctypes.c_int, word, *[number] * 7, word, ctypes.POINTER(word), word)
 shipped, unrefusing = (Stream(("cnnforge_stream", ctypes.CDLL(path))) for path in sys.argv[2:])
@@ -71,9 +71,9 @@ def launch(function, x, y, z, threads, ty, tz, shared, stream, places, extra):
     floats(target, count)[:] = floats(scratch, count) + np.float32(offset)
     return 0
 
-kernels = CudaKernels("PRETEND", address(stream), address(launch))
-_tf_cuda_probe._function = lambda: 1
-op = _tf_cuda_self_test.make_op()
+kernels = CudaKernels("STUB", address(stream), address(launch))
+probe._function = lambda: 1
+op = self_test.make_op()
 
 def call(op, tensors, values):
     registration.register_steps(op, kernels)
@@ -81,12 +81,12 @@ def call(op, tensors, values):
 
 refused = True
 try:
-    _tf_cuda_self_test.run(call, "PRETEND")
+    self_test.run(call, "STUB")
 except tf.errors.InvalidArgumentError as error:
     print("refused:", "TensorFlow computes on a device that has no CUDA stream" in str(error))
 refused = False
-_tf_cuda_self_test.run(call, "PRETEND")
-with tf.device("PRETEND:1"):
+self_test.run(call, "STUB")
+with tf.device("STUB:1"):
     (result,) = call(op, [tf.ones([2]), tf.ones([1])], {"offset": 1.0})
 print("second:", result.device[-9:], result.numpy().tolist())
 print("streams:", set(streams))
@@ -97,7 +97,7 @@ print("unrefusing:", set(answers[1::2]))
 # The layers; Numba's CUDA simulator executes their kernels in the device's memory.
 LAYERS = """
 from cnnforge_kernels.cuda import launch as module
-from cnnforge_kernels.cuda.runtime import driver
+from cnnforge_kernels.cuda.runtime import driver as driver_module
 from cnnforge_kernels.cuda.runtime import simulated_driver
 from cnnforge_plugins.layers.conv2d import Conv2D
 from cnnforge_plugins.layers.conv_block2d import ConvBlock2D
@@ -109,12 +109,12 @@ def stream(context, found):
     found[0], found[1] = 77, 0
     return 0
 
-driver = simulation.Driver()
+driver = simulated_driver.Driver()
 launch = driver.launch_kernel()
-runtime._driver = driver
+driver_module._driver = driver
 module.missing = lambda: None
-_tf_cuda._choice = _tf_cuda.Choice(
-    "stream", "", CudaKernels("PRETEND", address(stream), address(launch))
+cuda._choice = cuda.Choice(
+    "stream", "", CudaKernels("STUB", address(stream), address(launch))
 )
 keras.utils.set_random_seed(1)
 layers = [ConvBlock2D(4, 3, padding="same", pool_size=2), Conv2D(8, 2, activation="relu"),
@@ -130,20 +130,20 @@ def compute(inputs):
     return outputs, *tape.gradient(outputs, [v.value for l in layers for v in l.variables])
 
 def run(device, function):
-    driver.launches.clear()
+    simulated.launches.clear()
     with tf.device(device):
         found = function(inputs)
-    print(device, found[0].device[-9:], len(driver.launches))
+    print(device, found[0].device[-9:], len(simulated.launches))
     return found
 
 layers_built = compute(inputs)
 for function in (compute, tf.function(compute)):
     expected = run("CPU:0", function)
-    found = run("PRETEND:0", function)
+    found = run("STUB:0", function)
     assert len(found) == 5
     for ours, theirs in zip(found, expected):
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-4, atol=1e-5)
-print(*driver.kernels)
+print(*simulated.kernels)
 """
 
 
@@ -162,13 +162,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def device(folder):
-    return compiled(folder, Path(__file__).with_name("pretend_device.cc"), "pretend_device")
+    return compiled(folder, Path(__file__).with_name("stub_device.cc"), "stub_device")
 
 
 @pytest.mark.slow
 def test_the_self_test_and_the_stream_function(folder, device, run_python):
-    # As it is shipped, but for the refusal of devices that are no CUDA devices: what it reads of
-    # TensorFlow's objects is then what TensorFlow has put there.
+    # The function as it is shipped, and without the refusal of pluggable devices: the second one
+    # then reads the values that TensorFlow has put into its objects.
     text = stream._SOURCE.read_text()
     refusal = "device->IsPluggableDevice() || "
     assert text.count(refusal) == 1
@@ -178,11 +178,10 @@ def test_the_self_test_and_the_stream_function(folder, device, run_python):
     lines = run_python(HEAD + STREAMS, device, *libraries).splitlines()
     assert lines == [
         "refused: True",
-        "second: PRETEND:1 [2.0, 2.0]",
+        "second: STUB:1 [2.0, 2.0]",
         "streams: {77}",
         "shipped: {(1, 0, 0)}",
-        # A pluggable device's stream has no handle and does not know its number: TensorFlow's
-        # answers, where 0 would be what was there before.
+        # The stream of a pluggable device has no handle, and its number is -1 (0 was there before).
         "unrefusing: {(1, 0, -1)}",
     ]
 
@@ -191,7 +190,7 @@ def test_the_self_test_and_the_stream_function(folder, device, run_python):
 @pytest.mark.skipif(not AVAILABLE, reason="needs numba-cuda: pip install 'cnnforge[test]'")
 def test_layers_where_tensorflow_places_them(device, run_python):
     lines = run_python(HEAD + LAYERS, device, NUMBA_ENABLE_CUDASIM="1").splitlines()
-    on_cpu, on_device = "CPU:0 ice:CPU:0 0", "PRETEND:0 PRETEND:0 9"
+    on_cpu, on_device = "CPU:0 ice:CPU:0 0", "STUB:0 STUB:0 9"
     assert lines[:4] == [on_cpu, on_device] * 2
     forward = ["conv_block", "conv2d_direct", "max_pool2d"]
     gradients = ["max_pool2d_grad", "conv2d_grad_inputs", "conv2d_grad_weights", "reduce_slices"]

@@ -1,7 +1,7 @@
 """Tests that run kernels in Numba's CUDA simulator.
 
-The simulator must be chosen before Numba is imported, and the compiler is gone then: these tests
-are a pytest run of their own, which ``test_simulator.py`` starts.
+The simulator must be selected before Numba is imported, and it replaces the compiler. So
+``test_simulator.py`` starts these tests in a separate pytest run.
 """
 
 import os

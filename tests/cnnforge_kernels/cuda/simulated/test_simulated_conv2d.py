@@ -1,4 +1,4 @@
-"""Convolution in the simulator, forward and every gradient, against the oracle."""
+"""Tests of convolution in the simulator, forward and all gradients, against the oracle."""
 
 from dataclasses import replace
 
@@ -12,6 +12,7 @@ from cnnforge_kernels.cuda.conv.gemm.forward import Gemm, Tile
 from cnnforge_kernels.cuda.conv.gemm.weights import WeightsTile
 from cnnforge_kernels.cuda.conv.plans import Convolution
 from cnnforge_kernels.cuda.conv.reduce import reduce_slices, shares_of
+from cnnforge_kernels.cuda.runtime.plans import Launch, Plan
 from cnnforge_kernels.cuda.runtime.simulated_driver import simulate
 
 
@@ -24,16 +25,17 @@ def poisoned(shape):
 
 
 def families(plan):
-    """The plan's configurations, one of each kind: direct, a product; the default first."""
+    """Return configurations of a plan, one of each kind (direct, product), the default first."""
     made = {name.split()[0].strip(","): make for name, make in reversed(plan.options.items())}
     others = [make() for make in made.values()]
-    return [plan, *(it for it in others if it.launches != plan.launches)]
+    return [plan, *(option for option in others if option.launches != plan.launches)]
 
 
 def check(c, bias=True, relu=True):
-    """All results, written over NaN, against the oracle; returns the names of the kernels.
+    """Check all results, written over NaN, against the oracle, for every kind of configuration.
 
-    Of every kind of configuration, the default first.
+    Returns:
+        The names of the kernels, the default configuration first.
     """
     kh, kw, channels, filters = c.weights
     inputs, weights = values(c.inputs, 1), values(c.weights, 2)
@@ -79,7 +81,7 @@ def check(c, bias=True, relu=True):
 
 
 def check_gradient(got, want, count):
-    # Taps that only meet padding have a gradient of exactly zero: no part of the rms.
+    # Taps that only meet padding have a gradient of exactly zero and do not count in the rms.
     there = want != 0
     assert not got[~there].any()
     assert_close(got[there], want[there], count)
@@ -143,7 +145,7 @@ def test_cases(name):
     kernel, convolution = CASES[name]
     kernels = check(convolution)
     assert kernels[0][0].split()[0] == kernel
-    # Each pass has an implicit product, too; with few channels it is direct by default.
+    # Each pass also has an implicit product. With few channels it is direct by default.
     products = [any("tile" in name for name in plan) for plan in kernels]
     if convolution.is_depthwise:
         assert not any(products)
@@ -161,13 +163,13 @@ def test_no_bias_and_no_relu(name):
 def test_weights_that_do_not_fit_into_shared_memory_at_once(monkeypatch):
     monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.forward._SHARED_FLOATS", 128)
     check(Convolution((1, 3, 4, 8), (3, 3, 8, 7), same=True))
-    # Vectors of channels, in chunks of eight: the last of them must not reach into the next pixel.
+    # Vectors of channels in chunks of eight. The last chunk must not reach into the next pixel.
     monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.forward._SHARED_FLOATS", 400)
     c = Convolution((1, 4, 4, 12), (3, 3, 12, 4), same=True)
     assert plans.Direct(**c.constants, **c.group).chunk == 8
     check(c)
     monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.forward._SHARED_FLOATS", 128)
-    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.forward._MOST_SHARED_FLOATS", 90)
+    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.forward._MAX_SHARED_FLOATS", 90)
     c = Convolution((1, 4, 4, 3), (4, 3, 3, 5), same=True)
     assert plans.Direct(**c.constants, **c.group, bias=True, relu=True).tap_rows == 1
     check(c)
@@ -222,18 +224,18 @@ def test_an_empty_batch_runs_nothing_but_the_weights():
 @pytest.mark.parametrize("tile", [plans.TILES[0], plans.TILES[1], plans.TILES[5]], ids=str)
 @pytest.mark.parametrize("backward", [False, True])
 def test_large_tiles(tile, backward):
-    """A tile in which some rows and columns are beyond the product, and some are not."""
+    """A tile with some rows and columns beyond the product."""
     assert isinstance(tile, Tile)
     shape = (1, 7, 20, 5) if backward else (1, 7, 20, 4)
     c = Convolution(shape, (1, 2, shape[3], 68 if not backward else 4), same=True)
     if backward:
         c = replace(c, inputs=(1, 7, 20, 66), weights=(1, 2, 66, 4))
-    kind = Gemm(**c.constants, **c.group, tile=tile, relu=backward, backward=backward)
+    specialization = Gemm(**c.constants, **c.group, tile=tile, relu=backward, backward=backward)
     inputs, weights, outputs = values(c.inputs, 1), values(c.weights, 2), values(c.outputs, 3)
     result = poisoned(c.inputs if backward else c.outputs)
     names = ("grad_outputs", "outputs", "grad_inputs") if backward else ("inputs",) * 2 + ("out",)
     simulate(
-        plans._gemm(kind, c, names),
+        plans._gemm(specialization, c, names),
         inputs=inputs,
         weights=weights,
         grad_outputs=outputs,
@@ -251,7 +253,7 @@ def test_large_tiles(tile, backward):
 def test_tiles_of_the_gradient_of_the_weights(tile, monkeypatch):
     assert isinstance(tile, WeightsTile)
     monkeypatch.setattr(plans, "_weights_tile", lambda rows, filters: tile)
-    # Several slices, the last of them shorter.
+    # Several slices, of which the last is shorter.
     monkeypatch.setattr(plans, "slices", lambda *_: (3, 9))
     c = Convolution((1, 5, 5, 12), (2, 3, 12, 12), same=True)
     inputs, grads = values(c.inputs, 1), values(c.outputs, 2)
@@ -270,7 +272,7 @@ def test_tiles_of_the_gradient_of_the_weights(tile, monkeypatch):
 
 @pytest.mark.parametrize("slices", [1, 7, 16, 70, 300])
 def test_many_slices(slices):
-    """As many threads to a sum as there are slices for, some of them with one slice less."""
+    """The maximum number of threads per sum, some with one slice less than others."""
     shares = shares_of(slices)
     assert (slices >= 8) == (shares > 1)
     assert 4 * shares <= max(slices, 4)
@@ -279,7 +281,7 @@ def test_many_slices(slices):
     grad_weights, grad_bias = poisoned(18), poisoned(3)
     grid = (-(-21 // (kernel.threads // shares)), 1, 1)
     arrays = "scratch", "grad_weights", "grad_bias"
-    run = plans.Plan((plans.Launch(kernel, grid, (*arrays, 18, 21, slices)),))
+    run = Plan((Launch(kernel, grid, (*arrays, 18, 21, slices)),))
     simulate(run, scratch=scratch, grad_weights=grad_weights, grad_bias=grad_bias)
     expected = scratch.astype(np.float64).sum(0)
     assert_close(np.concatenate([grad_weights, grad_bias]), expected, slices)

@@ -1,4 +1,4 @@
-"""The fused block in the simulator, against the oracles of its parts."""
+"""Tests of the fused block in the simulator, against the oracles of its parts."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import pytest
 
 from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
-from cnnforge_kernels.cuda.conv import block_plans as plans
+from cnnforge_kernels.cuda.conv import block_plans
 from cnnforge_kernels.cuda.conv.plans import Convolution
 from cnnforge_kernels.cuda.runtime.simulated_driver import simulate
 
@@ -33,42 +33,42 @@ def oracle(inputs, weights, bias, c, pool):
 
 
 def families(plan):
-    """The plan's configurations, one of each kind, the default first."""
+    """Return the configurations of a plan, one of each kind, the default first."""
     made = {name.split()[0].strip(","): make for name, make in reversed(plan.options.items())}
     others = [make() for make in made.values()]
-    return [plan, *(it for it in others if it.launches != plan.launches)]
+    return [plan, *(option for option in others if option.launches != plan.launches)]
 
 
 def check(c, pool, bias=True):
-    """Of every kind of configuration; returns how many there are of each pass."""
+    """Check every kind of configuration. Returns the number of configurations of each pass."""
     filters = c.weights[3]
     inputs, weights = values(c.inputs, 1), values(c.weights, 2)
     offsets = values(filters, 3) if bias else None
-    shape = plans.pooled(c, pool)
+    shape = block_plans.pooled(c, pool)
     options, whole, best, cells = oracle(inputs, weights, offsets, c, pool)
     terms = c.weights[0] * c.weights[1] * c.weights[2]
     passes = [
-        families(plans.forward(c, pool, bias)),
-        families(plans.grad_inputs(c, pool)),
-        families(plans.grad_weights(c, pool)),
+        families(block_plans.forward(c, pool, bias)),
+        families(block_plans.grad_inputs(c, pool)),
+        families(block_plans.grad_weights(c, pool)),
     ]
     for plan in passes[0]:
-        outputs, winners = poisoned(shape), np.full(shape, 77, np.uint8)
+        outputs, argmax = poisoned(shape), np.full(shape, 77, np.uint8)
         simulate(
             plan,
             inputs=inputs,
             weights=weights,
             bias=poisoned(0) if offsets is None else offsets,
             outputs=outputs,
-            winners=winners,
+            argmax=argmax,
         )
         assert_close(outputs, best, terms)
-        np.testing.assert_array_equal(winners, cells)
+        np.testing.assert_array_equal(argmax, cells)
 
     grads = values(shape, 4)
     routed = reference.max_pool2d_grad(whole.astype(np.float32), grads, pool_size=pool)
     expected = reference.conv2d_gradients(inputs, weights, routed, outputs=whole, **options)
-    arrays = {"inputs": inputs, "weights": weights, "grad_outputs": grads, "winners": winners}
+    arrays = {"inputs": inputs, "weights": weights, "grad_outputs": grads, "argmax": argmax}
     for plan in passes[1]:
         got = poisoned(c.inputs)
         simulate(plan, **arrays, grad_inputs=got)
@@ -78,7 +78,7 @@ def check(c, pool, bias=True):
         simulate(plan, **arrays, grad_weights=got[0], grad_bias=got[1])
         for result, want in zip(got, expected[1:], strict=True):
             check_gradient(result, want, outputs.size // filters)
-    return [len(it) for it in passes]
+    return [len(plans) for plans in passes]
 
 
 def check_gradient(got, want, count):
@@ -117,27 +117,29 @@ def test_cases(name):
         assert counts == [2, 2, 2]
 
 
-def test_two_windows_of_a_thread_are_the_default_where_there_are_many_threads():
+def test_two_windows_per_thread_are_the_default_with_many_threads():
     c = Convolution((4096, 28, 28, 1), (5, 5, 1, 8), same=True)
-    (launch,) = plans.forward(c, (2, 2), True).launches
+    (launch,) = block_plans.forward(c, (2, 2), True).launches
     assert "windows 2" in launch.kernel.name
-    (launch,) = plans.forward(replace(c, inputs=(16, 28, 28, 1)), (2, 2), True).launches
+    (launch,) = block_plans.forward(replace(c, inputs=(16, 28, 28, 1)), (2, 2), True).launches
     assert "windows" not in launch.kernel.name
 
 
 @pytest.mark.parametrize("aligned", [False, True])
 def test_gradients_in_many_tiles(monkeypatch, aligned):
-    """Several tiles down and across an image, in slices of several, some beyond the image."""
-    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.weights_tiles._MOST_COLUMNS", 8)
-    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.weights_tiles._MOST_THREADS", 48)
-    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.inputs_tiles._MOST_THREADS", 64)
-    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.inputs_tiles._MOST_ACROSS", 2)
-    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.inputs_tiles._SHARED_FLOATS", 900)
-    monkeypatch.setattr("cnnforge_kernels.cuda.conv.plans.slices", lambda n, *_: (2, -(-n // 2)))
+    """Several tiles down and across an image, several tiles per slice, and tiles past the image."""
+    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.weights_tiles._MAX_COLUMNS", 8)
+    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.weights_tiles._MAX_THREADS", 48)
+    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.inputs_tiles._MAX_THREADS", 64)
+    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.inputs_tiles._MAX_THREADS_ACROSS", 2)
+    monkeypatch.setattr("cnnforge_kernels.cuda.conv.direct.inputs_tiles._MAX_SHARED_FLOATS", 900)
+    monkeypatch.setattr(
+        "cnnforge_kernels.cuda.conv.shared_plans.slices", lambda n, *_: (2, -(-n // 2))
+    )
     c = Convolution((1, 11, 23, 4), (3, 3, 4, 12), same=True, aligned=aligned)
-    weights = plans.grad_weights(c, (2, 2)).launches[0]
+    weights = block_plans.grad_weights(c, (2, 2)).launches[0]
     assert weights.arguments[-5:-2] == (3, 3, 9)
-    inputs = plans.grad_inputs(c, (2, 2)).launches[0]
+    inputs = block_plans.grad_inputs(c, (2, 2)).launches[0]
     assert min(inputs.arguments[-2:]) > 1
     assert "filters 8" in inputs.kernel.name
     check(c, (2, 2))
@@ -157,32 +159,35 @@ def test_nan_comes_out_and_lets_no_gradient_through():
     c = Convolution((1, 4, 4, 1), (1, 1, 1, 4))
     inputs = values(c.inputs, 1)
     inputs[0, 1, 1, 0] = np.nan
-    outputs, winners = poisoned((1, 2, 2, 4)), np.zeros((1, 2, 2, 4), np.uint8)
+    outputs, argmax = poisoned((1, 2, 2, 4)), np.zeros((1, 2, 2, 4), np.uint8)
     weights = values(c.weights, 2)
     simulate(
-        plans.forward(c, (2, 2), False),
+        block_plans.forward(c, (2, 2), False),
         inputs=inputs,
         weights=weights,
         outputs=outputs,
-        winners=winners,
+        argmax=argmax,
     )
     assert np.isnan(outputs[0, 0, 0]).all()
-    assert (winners[0, 0, 0] == 255).all()
+    assert (argmax[0, 0, 0] == 255).all()
     assert not np.isnan(outputs.reshape(-1)[4:]).any()
 
 
 def test_a_pool_larger_than_the_map_leaves_zero_gradients():
     c, pool = Convolution((1, 3, 3, 4), (3, 3, 4, 4)), (2, 2)
-    shape = plans.pooled(c, pool)
+    shape = block_plans.pooled(c, pool)
     assert 0 in shape
-    assert not plans.forward(c, pool, True).launches
-    empty = {"grad_outputs": poisoned(shape), "winners": np.zeros(shape, np.uint8)}
+    assert not block_plans.forward(c, pool, True).launches
+    empty = {"grad_outputs": poisoned(shape), "argmax": np.zeros(shape, np.uint8)}
     grad_inputs, grad_weights, grad_bias = poisoned(c.inputs), poisoned(c.weights), poisoned(4)
     simulate(
-        plans.grad_inputs(c, pool), **empty, weights=values(c.weights, 1), grad_inputs=grad_inputs
+        block_plans.grad_inputs(c, pool),
+        **empty,
+        weights=values(c.weights, 1),
+        grad_inputs=grad_inputs,
     )
     simulate(
-        plans.grad_weights(c, pool),
+        block_plans.grad_weights(c, pool),
         **empty,
         inputs=values(c.inputs, 2),
         grad_weights=grad_weights,

@@ -1,4 +1,4 @@
-"""What the simulator must do to find mistakes."""
+"""Tests of the changes to the simulator that find mistakes."""
 
 import numpy as np
 import pytest
@@ -64,13 +64,13 @@ def test_a_missing_barrier_shows(barriers):
     assert right == all(barriers)
 
 
-def test_what_a_thread_raises_arrives():
+def test_an_exception_of_a_thread_is_raised():
     values, results = np.zeros(24, np.float32), np.zeros(20, np.float32)
     plan = Plan((Launch(_reversed((True, True)), (1, 1, 1), ("values", "results", 3)),))
     with pytest.raises(IndexError, match=r"tid=\[4, 0, 0\] ctaid=\[0, 0, 0\]: write at 20 of 20"):
         simulate(plan, values=values, results=results)
 
 
-def test_there_is_no_compiler():
+def test_the_compiler_is_off():
     with pytest.raises(CudaUnavailableError, match="NUMBA_ENABLE_CUDASIM"):
         compile_kernel(probe, (9, 0))

@@ -1,4 +1,4 @@
-"""The public functions on arrays of a device, whose kernels the simulator runs."""
+"""Tests of the public functions on arrays of a device, with kernels in the simulator."""
 
 import ctypes
 
@@ -10,13 +10,13 @@ from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
 from cnnforge_kernels.cuda import launch
 from cnnforge_kernels.cuda.codegen.errors import CudaUnavailableError
-from cnnforge_kernels.cuda.runtime import driver as runtime
+from cnnforge_kernels.cuda.runtime import driver as driver_module
 from cnnforge_kernels.cuda.runtime.arrays import DeviceArray
 from cnnforge_kernels.cuda.runtime.simulated_driver import Allocation, Driver
 
 
 class Array:
-    """What another library's array on a device looks like."""
+    """Looks like an array of another library on a device."""
 
     def __init__(self, values, device=0, read_only=False):
         self.values, self.device, self.read_only = values, device, read_only
@@ -34,7 +34,7 @@ class Array:
 
 
 class OnlyDlpack:
-    """An array that says no more than on which device it lies."""
+    """Looks like an array that tells only its device."""
 
     def __init__(self, values):
         self.values = values
@@ -47,14 +47,14 @@ class OnlyDlpack:
 
 
 class Tensor:
-    """What a torch tensor that requires a gradient looks like."""
+    """Looks like a torch tensor that requires a gradient."""
 
     class _Device:
         type, index = "cuda", 0
 
-    def __init__(self, values, kind=None):
+    def __init__(self, values, dtype=None):
         self.values, self.device = values, self._Device()
-        self.dtype = f"torch.{kind or values.dtype}"
+        self.dtype = f"torch.{dtype or values.dtype}"
 
     shape = property(lambda self: self.values.shape)
 
@@ -75,12 +75,12 @@ class Tensor:
 @pytest.fixture(autouse=True)
 def driver(monkeypatch):
     fake = Driver()
-    monkeypatch.setattr(runtime, "_driver", fake)
+    monkeypatch.setattr(driver_module, "_driver", fake)
     return fake
 
 
 def values(*shape, seed=0):
-    """Values at a multiple of 16 bytes."""
+    """Make values at a multiple of 16 bytes."""
     random = np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
     memory = Allocation(random.nbytes).values.view(np.float32).reshape(shape)
     memory[...] = random
@@ -88,7 +88,7 @@ def values(*shape, seed=0):
 
 
 def numpy(array):
-    """A result, copied out."""
+    """Copy a result to a NumPy array."""
     assert isinstance(array, DeviceArray)
     interface = array.__cuda_array_interface__
     assert interface["version"] == 3
@@ -96,18 +96,18 @@ def numpy(array):
     return np.frombuffer(memory, interface["typestr"]).reshape(interface["shape"]).copy()
 
 
-@pytest.mark.parametrize("kind", [Array, OnlyDlpack, Tensor])
-def test_arrays_of_others(kind):
+@pytest.mark.parametrize("array", [Array, OnlyDlpack, Tensor])
+def test_arrays_of_other_libraries(array):
     x, w = values(1, 3, 4, 1), values(2, 2, 1, 4)
-    assert_close(numpy(kernels.conv2d(kind(x), kind(w))), reference.conv2d(x, w), 4)
+    assert_close(numpy(kernels.conv2d(array(x), array(w))), reference.conv2d(x, w), 4)
 
 
 def test_convolution(driver):
-    kind = Array
+    array = Array
     x, w, b = values(1, 4, 5, 4), values(3, 3, 2, 8), values(8)
     options = {"strides": (2, 1), "groups": 2}
     outputs = kernels.conv2d(
-        kind(x), kind(w), kind(b), padding="same", activation="relu", stream=1234, **options
+        array(x), array(w), array(b), padding="same", activation="relu", stream=1234, **options
     )
     expected = reference.conv2d(x, w, b, same=True, relu=True, **options)
     got = numpy(outputs)
@@ -117,13 +117,13 @@ def test_convolution(driver):
     gradients = reference.conv2d_gradients(x, w, g, outputs=got, same=True, **options)
     options |= {"padding": "same", "outputs": outputs, "stream": None}
     assert_close(
-        numpy(kernels.conv2d_grad_inputs(kind(g), kind(w), x.shape, **options)), gradients[0], 36
+        numpy(kernels.conv2d_grad_inputs(array(g), array(w), x.shape, **options)), gradients[0], 36
     )
-    grad_weights, grad_bias = kernels.conv2d_grad_weights(kind(x), kind(g), w.shape, **options)
+    grad_weights, grad_bias = kernels.conv2d_grad_weights(array(x), array(g), w.shape, **options)
     assert_close(numpy(grad_weights), gradients[1], 18)
     assert_close(numpy(grad_bias), gradients[2], 18)
     assert driver.streams == [1234, 0, 0]
-    # The scratch of the reduction is given back in the order of the stream.
+    # The scratch of the reduction is freed in stream order.
     assert [memory.freed for memory in driver.memories].count(True) == 1
 
 
@@ -143,16 +143,16 @@ def test_depthwise_convolution():
 
 def test_conv_block():
     x, w, b = values(1, 4, 6, 2), values(3, 3, 2, 4), values(4)
-    outputs, winners = kernels.conv_block(Array(x), Array(w), Array(b), padding="same")
+    outputs, argmax = kernels.conv_block(Array(x), Array(w), Array(b), padding="same")
     whole = reference.conv2d(x, w, b, same=True, relu=True)
     best, cells = reference.max_pool2d(whole)
     assert_close(numpy(outputs), best, 18)
-    np.testing.assert_array_equal(numpy(winners), np.where(best > 0, cells, 255))
+    np.testing.assert_array_equal(numpy(argmax), np.where(best > 0, cells, 255))
     g = values(*best.shape)
     routed = reference.max_pool2d_grad(whole.astype(np.float32), g)
     expected = reference.conv2d_gradients(x, w, routed, outputs=whole, same=True)
-    got = kernels.conv_block_grad_inputs(Array(g), winners, Array(w), x.shape, padding="same")
-    results = kernels.conv_block_grad_weights(Array(x), Array(g), winners, w.shape, padding="same")
+    got = kernels.conv_block_grad_inputs(Array(g), argmax, Array(w), x.shape, padding="same")
+    results = kernels.conv_block_grad_weights(Array(x), Array(g), argmax, w.shape, padding="same")
     for result, want, count in zip((got, *results), expected, (36, 6, 6), strict=True):
         assert_close(numpy(result), want, count)
 
@@ -161,12 +161,12 @@ def test_pooling():
     x = values(1, 5, 6, 4)
     options = {"pool_size": 3, "strides": 2, "padding": "same"}
     oracle = {"pool_size": (3, 3), "strides": (2, 2), "same": True}
-    outputs, winners = kernels.max_pool2d(Array(x), **options)
+    outputs, argmax = kernels.max_pool2d(Array(x), **options)
     best, cells = reference.max_pool2d(x, **oracle)
     np.testing.assert_array_equal(numpy(outputs), best)
-    np.testing.assert_array_equal(numpy(winners), cells)
+    np.testing.assert_array_equal(numpy(argmax), cells)
     g = numpy(outputs)
-    got = kernels.max_pool2d_grad(outputs, winners, x.shape, **options)
+    got = kernels.max_pool2d_grad(outputs, argmax, x.shape, **options)
     assert_close(numpy(got), reference.max_pool2d_grad(x, g, **oracle), 9)
     mean = kernels.average_pool2d(Array(x), **options)
     assert_close(numpy(mean), reference.average_pool2d(x, **oracle), 9)
@@ -194,23 +194,23 @@ def test_arrays_at_odd_addresses_take_no_vectors(driver):
     assert_close(numpy(outputs), reference.conv2d(x, w), 36)
 
 
-@pytest.mark.parametrize("kind", [Array, OnlyDlpack, Tensor])
-def test_arrays_that_are_not_contiguous_are_copied(kind, driver):
+@pytest.mark.parametrize("array", [Array, OnlyDlpack, Tensor])
+def test_arrays_that_are_not_contiguous_are_copied(array, driver):
     x = values(1, 4, 5, 2).transpose(0, 2, 1, 3)
     w, b = values(6, 2, 2, 4)[::3].transpose(1, 2, 0, 3), np.broadcast_to(values(1), (4,))
     assert not x.flags.c_contiguous
-    outputs = kernels.conv2d(kind(x), kind(w), kind(b), stream=5)
+    outputs = kernels.conv2d(array(x), array(w), array(b), stream=5)
     assert_close(numpy(outputs), reference.conv2d(x, w, b), 8)
     assert driver.kernels.count("dense_copy") == 3
     assert driver.streams == [5] * 4
 
 
-def test_winners_that_are_not_contiguous_are_copied(driver):
+def test_an_argmax_that_are_not_contiguous_are_copied(driver):
     x = values(1, 4, 4, 2)
     _, cells = reference.max_pool2d(x)
     g = values(*cells.shape)
-    winners = np.repeat(cells.astype(np.uint8), 2, 3)[..., ::2]
-    got = kernels.max_pool2d_grad(Array(g), Array(winners), x.shape)
+    argmax = np.repeat(cells.astype(np.uint8), 2, 3)[..., ::2]
+    got = kernels.max_pool2d_grad(Array(g), Array(argmax), x.shape)
     np.testing.assert_array_equal(numpy(got), reference.max_pool2d_grad(x, g))
     assert driver.kernels[0] == "dense_copy"
 
@@ -227,16 +227,16 @@ class Stream:
 
 
 def test_streams():
-    assert runtime.stream_handle(None) == 0
-    assert runtime.stream_handle(7) == 7
-    assert runtime.stream_handle(Stream(cuda_stream=8)) == 8
-    assert runtime.stream_handle(Stream(__cuda_stream__=lambda: (0, 9))) == 9
-    assert runtime.stream_handle(Stream(ptr=10)) == 10
+    assert driver_module.stream_handle(None) == 0
+    assert driver_module.stream_handle(7) == 7
+    assert driver_module.stream_handle(Stream(cuda_stream=8)) == 8
+    assert driver_module.stream_handle(Stream(__cuda_stream__=lambda: (0, 9))) == 9
+    assert driver_module.stream_handle(Stream(ptr=10)) == 10
     with pytest.raises(ValueError, match=r"`stream` must be .* Received: str"):
-        runtime.stream_handle("default")
+        driver_module.stream_handle("default")
 
 
-def test_the_gradient_of_a_bias_that_is_not_there(driver):
+def test_gradient_of_weights_without_a_bias(driver):
     x, g = Array(values(1, 4, 4, 2)), Array(values(1, 2, 2, 4))
     grad_weights, nothing = Array(values(3, 3, 2, 4)), Array(values(0))
     launch.conv2d_grad_weights(
@@ -302,13 +302,13 @@ MISTAKES = {
         ),
         "`outputs` must have shape",
     ),
-    "winners": (
+    "argmax": (
         lambda: kernels.max_pool2d_grad(
             Array(values(1, 2, 2, 2)), Array(np.zeros((1, 2, 2, 2), np.int64)), X.shape
         ),
-        "`winners` must be uint8 or int32",
+        "`argmax` must be uint8 or int32",
     ),
-    "winners and out": (
+    "argmax and out": (
         lambda: kernels.max_pool2d_grad(
             Array(X[:, ::2, ::2].copy()),
             Array(BYTES[:18].reshape(1, 3, 3, 2)),

@@ -22,14 +22,14 @@ def poisoned(shape):
 def run(inputs, p):
     small = p.window[0] * p.window[1] <= 256
     largest, mean = poisoned(p.outputs), poisoned(p.outputs)
-    winners = np.full(p.outputs, 255 if small else -5, np.uint8 if small else np.int32)
+    argmax = np.full(p.outputs, 255 if small else -5, np.uint8 if small else np.int32)
     grads = np.random.default_rng(2).standard_normal(p.outputs).astype(np.float32)
     grad_largest, grad_mean = poisoned(p.inputs), poisoned(p.inputs)
-    simulate(plans.forward(p, True), inputs=inputs, outputs=largest, winners=winners)
+    simulate(plans.forward(p, True), inputs=inputs, outputs=largest, argmax=argmax)
     simulate(plans.forward(p, False), inputs=inputs, outputs=mean)
-    simulate(plans.backward(p, True), grad_outputs=grads, grad_inputs=grad_largest, winners=winners)
+    simulate(plans.backward(p, True), grad_outputs=grads, grad_inputs=grad_largest, argmax=argmax)
     simulate(plans.backward(p, False), grad_outputs=grads, grad_inputs=grad_mean)
-    return largest, winners, mean, grads, grad_largest, grad_mean
+    return largest, argmax, mean, grads, grad_largest, grad_mean
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -54,11 +54,11 @@ def run(inputs, p):
 def test_against_the_oracle(shape, window, strides, same, aligned):
     inputs = ties(shape)
     p = Pooling(shape, window, strides, same, aligned)
-    largest, winners, mean, grads, grad_largest, grad_mean = run(inputs, p)
+    largest, argmax, mean, grads, grad_largest, grad_mean = run(inputs, p)
     options = {"pool_size": window, "strides": strides, "same": same}
     best, cells = reference.max_pool2d(inputs, **options)
     np.testing.assert_array_equal(largest, best)
-    np.testing.assert_array_equal(winners, cells)
+    np.testing.assert_array_equal(argmax, cells)
     area = window[0] * window[1]
     assert_close(grad_largest, reference.max_pool2d_grad(inputs, grads, **options), area)
     assert_close(mean, reference.average_pool2d(inputs, **options), area)
@@ -89,10 +89,10 @@ def test_special_values(value):
     inputs[0, 1, 2, 3] = value
     inputs[0, 2, 2, :] = value
     for window, strides in (((2, 2), (2, 2)), ((3, 3), (1, 1))):
-        largest, winners, *_ = run(inputs, Pooling(inputs.shape, window, strides, True))
+        largest, argmax, *_ = run(inputs, Pooling(inputs.shape, window, strides, True))
         best, cells = reference.max_pool2d(inputs, pool_size=window, strides=strides, same=True)
         np.testing.assert_array_equal(largest, best.astype(np.float32))
-        np.testing.assert_array_equal(winners, cells)
+        np.testing.assert_array_equal(argmax, cells)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 8), (1, 7, 7, 33), (3, 1, 1, 1)])

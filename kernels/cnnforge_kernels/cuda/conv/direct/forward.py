@@ -1,13 +1,13 @@
-"""Direct convolution, with or without max pooling in the same kernel: for few channels.
+"""Direct convolution for few channels, with or without max pooling in the same kernel.
 
-A thread computes a small window of neighbouring outputs for a handful of filters, all in registers.
-The weights of those filters stand in shared memory, where all threads of a warp read the same four
-at a time; the inputs come through the L1 cache, one row of taps after the other, and are used for
-every output of the window that meets them. With pooling the window is the pooling window: its
-outputs never leave the registers, only the largest does, with its cell.
+A thread computes a small window of neighbouring outputs for 4 or 8 filters, all in registers. The
+weights of those filters are in shared memory, where all threads of a warp read the same four at a
+time. The inputs come through the L1 cache, one row of taps after the other, and serve every output
+of the window that meets them. With pooling this window is the pooling window. Its outputs stay in
+registers, and the thread writes only the largest one and its cell.
 
-A kernel is written once and compiled for its constants: window, strides, dilation, channels,
-filters. Only the sizes of the images are arguments.
+The window, strides, dilation, channels and filters are constants of a compiled kernel. The sizes of
+the images are arguments.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ import numpy as np
 
 from cnnforge_kernels.cuda.codegen.jit import Kernel, cuda, kernel
 from cnnforge_kernels.cuda.codegen.memory import divide, exceeds, load4, store4, store4_bytes
-from cnnforge_kernels.cuda.conv.specialization import Kind, size_of, threads_of
+from cnnforge_kernels.cuda.conv.specialization import ConvSpecialization, size_of, threads_of
 
 float32, int32, uint32, int64 = np.float32, np.int32, np.uint32, np.int64
 
-NO_WINNER = 255
+NO_ARGMAX = 255
 THREADS = 128
 _SHARED_FLOATS = 4608
-_MOST_SHARED_FLOATS = 12288
-# A longer body is not unrolled, and what it indexes leaves the registers.
+_MAX_SHARED_FLOATS = 12288
+# Limits of a loop body: a longer one is not unrolled, and its arrays leave the registers.
 _PATCH_FLOATS, _PRODUCTS = 48, 450
 
 
 @dataclass(frozen=True, kw_only=True)
-class Direct(Kind):
-    """What a direct kernel is compiled for.
+class Direct(ConvSpecialization):
+    """Constants of a direct kernel.
 
     Attributes:
-        bias: whether there is one.
-        pool: ``None`` for a plain convolution.
-        windows: pooling windows of a thread, side by side; more than one only where ``paired``.
-        threads: of a block.
+        bias: Whether a bias is added.
+        pool: Rows and columns of the pooling window; ``None`` for a plain convolution.
+        windows: Number of pooling windows per thread, next to each other; 2 only in ``paired``.
+        threads: Number of threads per block.
     """
 
     bias: bool = False
@@ -49,12 +49,12 @@ class Direct(Kind):
 
     @property
     def filter_tile(self) -> int:
-        """Filters of a thread."""
+        """Number of filters per thread."""
         return 4 if self.filters <= 4 else 8
 
     @property
     def cells(self) -> tuple[int, int]:
-        """Outputs of a thread that are in registers at a time."""
+        """Rows and columns of outputs that a thread holds in registers at a time."""
         if self.pool is None:
             return 1, 4
         if self.pool[0] * self.pool[1] <= 4:
@@ -63,24 +63,24 @@ class Direct(Kind):
 
     @property
     def tile(self) -> tuple[int, int]:
-        """Rows and columns of convolution outputs that belong to a thread."""
+        """Rows and columns of convolution outputs per thread."""
         return self.cells if self.pool is None or self.windows > 1 else self.pool
 
     @property
     def paired(self) -> Direct | None:
-        """The same with two pooling windows for a thread, if their outputs fit into registers."""
+        """The constants for two pooling windows per thread, or ``None`` if they do not fit."""
         if self.pool is None or self.pool[0] * self.pool[1] > 4:
             return None
         made = replace(self, windows=2)
         return made if made._fits(made.together) else None
 
     def patch_columns(self, taps: int) -> int:
-        """Columns of inputs that ``taps`` neighbouring taps of all cells of a row meet."""
+        """Number of input columns that ``taps`` neighbouring taps of a row of cells meet."""
         return (self.cells[1] - 1) * self.strides[1] + (taps - 1) * self.dilation[1] + 1
 
     @property
     def tap_columns(self) -> int:
-        """Taps of a row whose inputs are in registers at a time: all of them, or one."""
+        """Number of taps of a row whose inputs are in registers at a time: all or one."""
         return self.window[1] if self._fits(self.vector) else 1
 
     def _fits(self, channels: int) -> bool:
@@ -90,15 +90,15 @@ class Direct(Kind):
 
     @property
     def together(self) -> int:
-        """Channels whose inputs are in registers at a time."""
+        """Number of channels whose inputs are in registers at a time."""
         few = self.vector == 1 and self.channels <= 4 and self._fits(self.channels)
         return self.channels if few else self.vector
 
     @property
     def lanes(self) -> int:
-        """Neighbouring threads that share a window and have other filters.
+        """Number of neighbouring threads that share a window and have different filters.
 
-        They read the same inputs, at the same time: a warp meets fewer lines of the cache.
+        They read the same inputs at the same time, so a warp touches fewer cache lines.
         """
         each = self.window[0] * self.window[1] * self.channels * self.filter_tile
         lanes = 4
@@ -108,57 +108,58 @@ class Direct(Kind):
 
     @property
     def tap_rows(self) -> int:
-        """Rows of taps whose weights are in shared memory at a time."""
+        """Number of rows of taps whose weights are in shared memory at a time."""
         floats = self.window[0] * self.window[1] * self.together * self.filter_tile
-        return self.window[0] if floats <= _MOST_SHARED_FLOATS else 1
+        return self.window[0] if floats <= _MAX_SHARED_FLOATS else 1
 
     @property
     def chunk(self) -> int:
-        """Channels whose weights are in shared memory at a time."""
+        """Number of channels whose weights are in shared memory at a time."""
         floats = self.tap_rows * self.window[1] * self.filter_tile * self.lanes
         step = self.together
-        most = max(_SHARED_FLOATS // floats // step * step, step)
-        chunks = -(-self.channels // most)
+        limit = max(_SHARED_FLOATS // floats // step * step, step)
+        chunks = -(-self.channels // limit)
         each = -(-self.channels // chunks)
         return -(-each // step) * step
 
     @property
     def filter_blocks(self) -> int:
-        """Blocks that share the filters of a group."""
+        """Number of blocks that share the filters of a group."""
         return -(-self.filters // self.filter_tile)
 
     @property
     def shared_floats(self) -> int:
-        """Size of the shared memory."""
+        """Size of the shared memory in floats."""
         return self.tap_rows * self.window[1] * self.chunk * self.filter_tile * self.lanes
 
     @property
     def possible(self) -> bool:
         """Whether one row of weights fits into shared memory."""
-        return self.shared_floats <= _MOST_SHARED_FLOATS
+        return self.shared_floats <= _MAX_SHARED_FLOATS
 
     @property
     def resident(self) -> int:
-        """Blocks that shall fit on a multiprocessor: 512 threads, of 128 registers each."""
+        """Number of blocks that must fit on a multiprocessor: 512 threads of 128 registers each."""
         return 512 // self.threads
 
     @property
     def name(self) -> str:
-        """``"conv2d_direct 5x5x1x8"`` and what differs from the plain case."""
-        kind = "conv2d_direct" if self.pool is None else "conv_block"
+        """Name such as ``"conv2d_direct 5x5x1x8"``."""
+        op = "conv2d_direct" if self.pool is None else "conv_block"
         threads = threads_of(self.threads, THREADS)
         pool = size_of("pool", self.pool)
         windows = f"windows {self.windows}" if self.windows > 1 else ""
-        return self.named(kind, pool, windows, threads, "bias" * self.bias)
+        return self.named(op, pool, windows, threads, "bias" * self.bias)
 
 
 @cache
 def direct(c: Direct) -> Kernel:
-    """The kernel for these constants.
+    """Make the kernel for these constants.
 
-    Arguments: inputs, weights, bias, outputs, winners; height and width of the inputs; rows and
-    columns of the outputs; rows and columns of tiles (one for each thread) of an image; padding at
-    the top and left; tiles in all. Grid: (tiles * lanes / threads, filter blocks / lanes * groups).
+    Its arguments are inputs, weights, bias, outputs and argmax; then height and width of the
+    inputs, rows and columns of the outputs, rows and columns of tiles (one per thread) of an image,
+    top and left padding, and the total number of tiles. The grid is (tiles * lanes / threads,
+    filter blocks / lanes * groups).
     """
     KH, KW = c.window
     SR, SC = c.strides
@@ -196,7 +197,7 @@ def direct(c: Direct) -> Kernel:
         weights,
         bias,
         outputs,
-        winners,
+        argmax,
         height,
         width,
         rows,
@@ -226,12 +227,12 @@ def direct(c: Direct) -> Kernel:
         tile_column = int32(tile - line * tile_columns)
         image = divide(line, tile_rows)
         tile_row = int32(line - image * tile_rows)
-        # One image may hold no more than 2**31 values, all of them may: hence 64 bits.
+        # An image has fewer than 2**31 values, but a batch may have more: hence 64 bits.
         source = int64(image) * (height * width * ALL_CHANNELS) + group * CHANNELS
 
         for f in range(BESTS):
             best[f] = float32(0)
-            cell[f] = int32(NO_WINNER)
+            cell[f] = int32(NO_ARGMAX)
         for f in range(FT):
             offset[f] = float32(0)
             if BIAS and first + f < FILTERS:
@@ -273,8 +274,8 @@ def direct(c: Direct) -> Kernel:
                                         for a in range(CH):
                                             row = int32(row0 + a * SR + (i0 + i) * DR)
                                             inside = uint32(row) < uint32(height)
-                                            # Of the first column; those beside it lie at
-                                            # constant distances.
+                                            # Index of the first column. The next columns
+                                            # have constant distances from it.
                                             start = int32(row * width + column0 + j0 * DC)
                                             start = source + int64(start) * ALL_CHANNELS
                                             start += chunk + ch
@@ -311,7 +312,7 @@ def direct(c: Direct) -> Kernel:
                                                             acc[t + 1] += x * w[1]
                                                             acc[t + 2] += x * w[2]
                                                             acc[t + 3] += x * w[3]
-                # Of a pool the largest is sought from 0 on: ReLU is done by that.
+                # With a pool, starting the maximum at 0 applies the ReLU.
                 if RELU and not POOLED:
                     for t in range(ACCUMULATORS):
                         if acc[t] < float32(0):
@@ -353,9 +354,9 @@ def direct(c: Direct) -> Kernel:
                                                 outputs[place + q + f] = acc[t + q + f]
         if POOLED and live:
             for f in range(BESTS):
-                # NaN comes out, but no gradient goes back through it: ReLU's is zero there.
+                # The output is NaN, but no gradient passes: the gradient of ReLU is zero there.
                 if best[f] != best[f]:
-                    cell[f] = int32(NO_WINNER)
+                    cell[f] = int32(NO_ARGMAX)
             for w in range(WINDOWS):
                 column = int32(tile_column * WINDOWS + w)
                 place = (int64(line) * columns + column) * ALL_FILTERS + filter0
@@ -367,12 +368,12 @@ def direct(c: Direct) -> Kernel:
                                 outputs, place + q, best[t], best[t + 1], best[t + 2], best[t + 3]
                             )
                             store4_bytes(
-                                winners, place + q, cell[t], cell[t + 1], cell[t + 2], cell[t + 3]
+                                argmax, place + q, cell[t], cell[t + 1], cell[t + 2], cell[t + 3]
                             )
                         elif not WHOLE:
                             for f in range(4):
                                 if first + q + f < FILTERS:
                                     outputs[place + q + f] = best[t + f]
-                                    winners[place + q + f] = np.uint8(cell[t + f])
+                                    argmax[place + q + f] = np.uint8(cell[t + f])
 
     return conv2d_direct

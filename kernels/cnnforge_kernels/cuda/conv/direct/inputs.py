@@ -1,14 +1,14 @@
-"""The gradient of the inputs where there are few channels: no implicit matrix product.
+"""Direct gradient of the inputs, for convolutions with few channels.
 
-A product would compute at least eight columns, and there are as many columns as channels: one in a
-first layer. Here a block copies the upstream gradient that a tile of inputs meets to shared memory,
-and the weights of some filters. A thread computes a few neighbouring inputs, in all their channels
-or four of them, and reads four filters of a gradient at a time. Padding, ReLU and bounds are the
-copy's concern; behind max pooling (``pool`` given) it puts each gradient where it belongs, at the
-winner, and zeros beside it.
+An implicit matrix product has one column per channel and computes at least eight columns, but a
+first layer has one channel. Here a block copies the weights of some filters, and the upstream
+gradient that a tile of inputs meets, to shared memory. A thread computes a few neighbouring inputs
+in all channels or in four, and reads four filters of a gradient at a time. The copy handles
+padding, ReLU and bounds. With max pooling after the convolution (``pool`` is given), it also writes
+each gradient to the place of the argmax and zeros to the other cells of the window.
 
-Behind a stride the inputs whose row and column leave the same remainders meet the same taps. A
-thread computes a cell of strides[0] x strides[1] inputs, so that the same is to do everywhere.
+With a stride, inputs whose row and column have the same remainders modulo the strides meet the same
+taps. A thread computes a cell of strides[0] x strides[1] inputs, so all threads do the same work.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ float32, int32, uint32, int64 = np.float32, np.int32, np.uint32, np.int64
 
 @cache
 def direct_inputs(c: DirectInputs) -> Kernel:
-    """The kernel for these constants.
+    """Make the kernel for these constants.
 
-    Arguments: grads, mask (outputs of the forward pass, for ``relu``), winners (for ``pool``),
-    weights, grad_inputs; height and width of the inputs; rows and columns of ``grads``; padding at
-    the top and left; tiles down and across an image. Grid: (tiles, groups).
+    Its arguments are grads, mask (outputs of the forward pass, for ``relu``), argmax (for
+    ``pool``), weights and grad_inputs; then height and width of the inputs, rows and columns of
+    ``grads``, top and left padding, and the number of tiles down and across an image. The grid is
+    (tiles, groups).
     """
     RELU, POOLED = c.relu, c.pool is not None
     KH, KW = c.window
@@ -48,12 +49,12 @@ def direct_inputs(c: DirectInputs) -> Kernel:
     ALONE = WORKERS // SHARES
     PLACES = AREA_H * AREA_W
     CP = CHANNEL_UNITS * CT
-    # A row of cells, their gap included.
+    # Distance between the cells of neighbouring threads, including the gap.
     STEP = c.column(CELLS)
     V = 4 if c.wide else 1
     VT = 4 if c.aligned and CHANNELS % 4 == 0 else 1
-    # In the copy a thread keeps its column and its filters: all that changes from row to row is an
-    # address. PARTS of a row, rows at a time, loads under way at a time.
+    # In the copy a thread keeps its column and its filters, so only an address changes from row to
+    # row. PARTS: parts of a row. ROWS: rows at a time. BATCH: loads in flight at a time.
     LANES = CHUNK // V
     COPIES = THREADS // LANES
     COPIED_H, COPIED_W = (
@@ -81,7 +82,7 @@ def direct_inputs(c: DirectInputs) -> Kernel:
     def direct_inputs(
         grads,
         mask,
-        winners,
+        argmax,
         weights,
         grad_inputs,
         height,
@@ -105,7 +106,7 @@ def direct_inputs(c: DirectInputs) -> Kernel:
         group = int32(cuda.blockIdx.y)
         line = divide(cuda.blockIdx.x, tiles_across)
         image = divide(line, tiles_down)
-        # Rows and columns of cells, counted from the padding's beginning.
+        # Rows and columns of cells, counted from the start of the padding.
         cell_row = int32(divide(top, SR) + (line - image * tiles_down) * AREA_H)
         cell_column = int32(cuda.blockIdx.x - line * tiles_across) * (AREA_W * CELLS)
         cell_column = int32(cell_column + divide(left, SC))
@@ -154,7 +155,7 @@ def direct_inputs(c: DirectInputs) -> Kernel:
                 inside = uint32(column) < uint32(columns) and chunk + f0 < FILTERS
                 quad = divide(f0, 4)
                 for q in range(PW):
-                    # Beside the tile, only behind a pool; at negative columns, too.
+                    # With a pool, columns may lie outside the tile; x may be negative.
                     x = int32(column * PW + q - first_column)
                     there[q] = int32(PW == 1 or uint32(x) < uint32(GW))
                     if CELLS > 1:
@@ -182,7 +183,7 @@ def direct_inputs(c: DirectInputs) -> Kernel:
                                             if not m[v] > float32(0):
                                                 value[n * 4 + v] = float32(0)
                                     if POOLED:
-                                        k = load4_bytes(winners, place)
+                                        k = load4_bytes(argmax, place)
                                         cell[n * 4], cell[n * 4 + 1] = k[0], k[1]
                                         cell[n * 4 + 2], cell[n * 4 + 3] = k[2], k[3]
                                 else:
@@ -190,7 +191,7 @@ def direct_inputs(c: DirectInputs) -> Kernel:
                                     if RELU and not mask[place] > float32(0):
                                         value[n] = float32(0)
                                     if POOLED:
-                                        cell[n] = int32(winners[place])
+                                        cell[n] = int32(argmax[place])
                         for n in range(BATCH):
                             for p in range(PH):
                                 y = int32((pooled_row + copied + n * ROWS) * PH + p - first_row)
@@ -219,7 +220,7 @@ def direct_inputs(c: DirectInputs) -> Kernel:
                 quad = share
                 while quad < CHUNK // 4:
                     w0 = uint32(unit * (CT * CHUNK) + quad * 4)
-                    # The taps further down meet the gradients further up.
+                    # Taps further down meet gradients further up.
                     g0 = int32(quad * PLANE + (down + (MR - 1) * DR) * LINE + beside * STEP)
                     g0 = int32(WEIGHTS + g0 * 4)
                     for _ in range(MR):
@@ -237,12 +238,12 @@ def direct_inputs(c: DirectInputs) -> Kernel:
                                     k = (p * KW + j) * (CP * CHUNK) + ch * CHUNK
                                     w = load4(shared, w0 + uint32(k))
                                     q = int32(j - divide(j, SC) * SC)
-                                    # The first cell's tap 0 meets the column behind the others.
+                                    # Tap 0 of the first cell meets the last column.
                                     n = int32((MC - 1 - divide(j, SC)) * DC)
                                     for b in range(CELLS):
                                         t = ((p * SC + q) * CELLS + b) * CT + ch
                                         k = (n + b) * 4
-                                        # One statement: four are too long to be unrolled.
+                                        # One statement: a loop with four would not be unrolled.
                                         acc[t] = (
                                             acc[t]
                                             + patch[k] * w[0]

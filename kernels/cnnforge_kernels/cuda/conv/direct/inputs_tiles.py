@@ -1,32 +1,31 @@
-"""What the kernels of ``direct_inputs.py`` are compiled for, and the tile that fits a shape."""
+"""Constants of the kernels of ``direct/inputs.py``, and the choice of the tile for a shape."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
 
-from cnnforge_kernels.cuda.conv.specialization import Kind, size_of
+from cnnforge_kernels.cuda.conv.specialization import ConvSpecialization, size_of
+from cnnforge_kernels.cuda.runtime.plans import MULTIPROCESSORS
 
-# Of a thread's innermost step: products, and gradients in registers; a longer body is not unrolled,
-# and what it indexes leaves the registers. Its sums are there all the time.
-_PRODUCTS, _PATCH_FLOATS, _MOST_SUMS = 360, 48, 32
-_MOST_THREADS, _LEAST_THREADS, _MOST_ACROSS = 256, 32, 16
-# Of 48 KiB, so that several blocks fit on a multiprocessor.
-_SHARED_FLOATS = 10240
-# Of a large device: two for each multiprocessor, and eight for each.
-_ENOUGH_BLOCKS, _ENOUGH_WARPS = 264, 1056
+# Limits per thread: products of the innermost step, gradients in registers during that step, and
+# sums. A longer loop body is not unrolled, and its arrays leave the registers.
+_MAX_PRODUCTS, _MAX_PATCH_FLOATS, _MAX_SUMS = 360, 48, 32
+_MAX_THREADS, _MIN_THREADS, _MAX_THREADS_ACROSS = 256, 32, 16
+# 40 of 48 KiB, so that several blocks fit on a multiprocessor.
+_MAX_SHARED_FLOATS = 10240
+_MIN_BLOCKS, _MIN_WARPS = 2 * MULTIPROCESSORS, 8 * MULTIPROCESSORS
 
 
 @dataclass(frozen=True, kw_only=True)
-class DirectInputs(Kind):
-    """What a kernel is compiled for.
+class DirectInputs(ConvSpecialization):
+    """Constants of a kernel. ``with_inputs_tile`` finds all but ``pool``.
 
     Attributes:
-        pool: ``None`` without pooling.
-        area: rows of cells of a tile, and threads that share one. ``fitting`` finds it, and what
-            follows.
-        chunk: filters in shared memory at a time, a multiple of four.
-        shares: threads that share the filters of an input.
+        pool: Rows and columns of the pooling window; ``None`` without pooling.
+        area: Rows of cells per tile, and threads per row of cells.
+        chunk: Number of filters in shared memory at a time, a multiple of four.
+        shares: Number of threads that share the filters of an input.
     """
 
     pool: tuple[int, int] | None = None
@@ -36,12 +35,12 @@ class DirectInputs(Kind):
 
     @property
     def channel_units(self) -> int:
-        """Threads that share the channels."""
+        """Number of threads that share the channels."""
         return -(-self.channels // 4)
 
     @property
     def channel_tile(self) -> int:
-        """Channels of a thread."""
+        """Number of channels per thread."""
         return -(-self.channels // self.channel_units)
 
     @property
@@ -54,15 +53,15 @@ class DirectInputs(Kind):
         patch = cells + (self.steps[1] - 1) * self.dilation[1]
         products = self.strides[0] * self.window[1] * self.channel_tile * 4 * cells
         sums = prod(self.strides) * self.channel_tile * cells
-        return 4 * patch <= _PATCH_FLOATS and products <= _PRODUCTS and sums <= _MOST_SUMS
+        return 4 * patch <= _MAX_PATCH_FLOATS and products <= _MAX_PRODUCTS and sums <= _MAX_SUMS
 
     @property
     def cells(self) -> int:
-        """Neighbouring cells of a thread; 0 where the window is too wide."""
-        most = 4 if prod(self.strides) == 1 else 2
-        if most * self.channel_tile == 4:
-            most = 8
-        return next((cells for cells in (8, 4, 2, 1) if cells <= most and self._fits(cells)), 0)
+        """Number of neighbouring cells per thread; 0 if the window is too wide."""
+        limit = 4 if prod(self.strides) == 1 else 2
+        if limit * self.channel_tile == 4:
+            limit = 8
+        return next((cells for cells in (8, 4, 2, 1) if cells <= limit and self._fits(cells)), 0)
 
     @property
     def patch(self) -> tuple[int, int]:
@@ -71,92 +70,92 @@ class DirectInputs(Kind):
         return down, self.area[1] * self.cells + (self.steps[1] - 1) * self.dilation[1]
 
     def column(self, column: int) -> int:
-        """Where a column of gradients lies in shared memory.
+        """Index of a column of gradients in shared memory.
 
-        Behind the cells of each thread there is a gap: the threads of a warp read at odd distances,
-        from different banks.
+        A gap follows the cells of each thread, so the threads of a warp read at odd distances, from
+        different banks.
         """
         return column + column // self.cells if self.cells > 1 else column
 
     @property
     def line(self) -> int:
-        """Quads of a row of gradients; the next row goes on with the same distances."""
+        """Number of quads per row of gradients; distances stay the same across rows."""
         needed, distance = self.column(self.patch[1] - 1) + 1, self.cells | 1
         return needed + (self.area[1] * distance - needed) % 8
 
     @property
     def plane(self) -> int:
-        """Quads of four filters' gradients."""
+        """Number of quads for the gradients of four filters."""
         return self.patch[0] * self.line | 1
 
     @property
     def weight_floats(self) -> int:
-        """Weights in shared memory, with rows of zeros where the stride needs them."""
+        """Number of weights in shared memory, including rows of zeros that the stride needs."""
         rows = self.steps[0] * self.strides[0]
         return rows * self.window[1] * self.channel_units * self.channel_tile * self.chunk
 
     @property
     def shared_floats(self) -> int:
-        """Size of the shared memory."""
+        """Size of the shared memory in floats."""
         sums = prod(self.strides) * self.cells * self.channel_tile * self.workers
         return max(self.weight_floats + self.plane * self.chunk, sums * (self.shares > 1))
 
     @property
     def workers(self) -> int:
-        """Threads of a block that have something to compute."""
+        """Number of threads per block that compute."""
         return self.area[0] * self.area[1] * self.channel_units * self.shares
 
     @property
     def threads(self) -> int:
-        """Threads of a block."""
+        """Number of threads per block, whole warps."""
         return -(-self.workers // 32) * 32
 
     @property
     def wide(self) -> bool:
-        """Four filters are loaded at a time."""
+        """Whether four filters are loaded at a time."""
         return self.aligned and self.filters % 4 == 0
 
     @property
     def name(self) -> str:
-        """``"conv2d_grad_inputs 3x3x8x16 direct 14x4"`` and what differs from that."""
-        kind = "conv_block_grad_inputs" if self.pool else "conv2d_grad_inputs"
+        """Name such as ``"conv2d_grad_inputs 3x3x8x16 direct 14x4"``."""
+        op = "conv_block_grad_inputs" if self.pool else "conv2d_grad_inputs"
         direct = size_of("direct", self.area) + f" filters {self.chunk}"
         shares = f"shares {self.shares}" if self.shares > 1 else ""
-        return self.named(kind, size_of("pool", self.pool), direct, shares)
+        return self.named(op, size_of("pool", self.pool), direct, shares)
 
 
-def fitting(c: DirectInputs, images: int, rows: int, columns: int) -> DirectInputs | None:
-    """The kind with the tile for so many images, and rows and columns of cells of each.
+def with_inputs_tile(c: DirectInputs, images: int, rows: int, columns: int) -> DirectInputs | None:
+    """Choose the tile for a number of images with rows and columns of cells.
 
     Returns:
-        ``None`` where none fits.
+        The constants with their tile; ``None`` if no tile fits.
     """
-    if not c.filters or not c.cells or c.channel_units > _LEAST_THREADS // 2:
+    if not c.filters or not c.cells or c.channel_units > _MIN_THREADS // 2:
         return None
     filters = -(-c.filters // 4) * 4
     across = -(-columns // c.cells)
-    across = -(-across // -(-across // _MOST_ACROSS))
+    across = -(-across // -(-across // _MAX_THREADS_ACROSS))
     warps = images * rows * -(-columns // c.cells) * c.channel_units // 32
-    shares = next(it for it in (1, 2, 4) if it == 4 or it * warps >= _ENOUGH_WARPS)
+    shares = next(shares for shares in (1, 2, 4) if shares == 4 or shares * warps >= _MIN_WARPS)
     while 4 * shares > filters:
         shares //= 2
     c = replace(c, shares=shares, chunk=min(filters, max(8, 4 * shares)))
-    found, threads = None, _MOST_THREADS
-    while threads >= _LEAST_THREADS:
-        most = max(threads // (across * c.channel_units * shares), 1)
-        tiles = range(-(-rows // most), rows + 1)
-        made = (replace(c, area=(-(-rows // it), across)) for it in tiles)
-        found = next((it for it in made if it.shared_floats <= _SHARED_FLOATS), None)
-        if found is None or _blocks(found, images, rows, columns) >= _ENOUGH_BLOCKS:
+    found, threads = None, _MAX_THREADS
+    while threads >= _MIN_THREADS:
+        limit = max(threads // (across * c.channel_units * shares), 1)
+        tiles = range(-(-rows // limit), rows + 1)
+        made = (replace(c, area=(-(-rows // count), across)) for count in tiles)
+        found = next((tiled for tiled in made if tiled.shared_floats <= _MAX_SHARED_FLOATS), None)
+        if found is None or _blocks(found, images, rows, columns) >= _MIN_BLOCKS:
             break
         threads //= 2
-    if found is None or found.threads > _MOST_THREADS:
+    if found is None or found.threads > _MAX_THREADS:
         return None
     while found.chunk < filters:
         larger = replace(found, chunk=min(2 * found.chunk, filters))
-        # In the copy a thread has some of the filters to itself.
+        # Each thread of the copy has its own filters, so there must be enough threads.
         lanes = larger.chunk // (4 if c.wide else 1)
-        if larger.shared_floats > _SHARED_FLOATS or lanes > larger.threads:
+        if larger.shared_floats > _MAX_SHARED_FLOATS or lanes > larger.threads:
             break
         found = larger
     return found

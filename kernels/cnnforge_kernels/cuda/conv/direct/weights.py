@@ -1,19 +1,20 @@
-"""Gradients of the weights and the bias where there are few channels: no implicit matrix product.
+"""Direct gradients of the weights and the bias, for convolutions with few channels.
 
-A product would gather each input once for every tap that meets it, which for a 5x5 window of one
-channel takes ten times the instructions of the multiplications. Here a block copies a tile of the
-upstream gradient, and the inputs that its windows meet, to shared memory once. A thread keeps a row
-of taps by a few filters in registers and walks along rows of the tile; what is loaded for a few
-pixels is used for all of these taps. Padding, strides, ReLU and bounds are the copies' concern.
+An implicit matrix product would gather each input once for every tap that meets it. For a 5x5
+window of one channel that takes ten times the instructions of the multiplications. Here a block
+copies a tile of the upstream gradient, and the inputs that its windows meet, to shared memory once.
+A thread keeps a row of taps by a few filters in registers and moves along the rows of the tile. It
+uses the values of a few pixels for all of these taps. The copies handle padding, strides, ReLU and
+bounds.
 
-Behind max pooling (``pool`` given) the copy puts each gradient where it belongs, at the winner, and
-zeros beside it. That multiplies four times as often as necessary behind a pool of 2x2, yet each
-value from shared memory feeds several products, where one that is fetched for a winner feeds one.
-An input that is not finite then makes NaN of all taps that meet it there, as in TensorFlow's
-gradient of a map that is not pooled yet. Where the last step of a row reaches past it, the
-gradients there count as zero, too: such an input may spoil a tap more than it meets.
+With max pooling after the convolution (``pool`` is given), the copy writes each gradient to the
+place of the argmax and zeros to the other cells of the window. For a 2x2 pool this multiplies four
+times as often as necessary. But each value from shared memory feeds several products, while a value
+that is fetched for one argmax feeds only one. An input that is not finite then gives NaN in all
+taps that meet it, as in TensorFlow's gradient of the map before pooling. The last step of a row may
+reach past the row. Its extra gradients are zero, so such an input may give NaN in one more tap.
 
-The sum over all pixels is cut into slices as in ``gemm_weights.py``.
+The sum over all pixels is cut into slices as in ``gemm/weights.py``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 
 from cnnforge_kernels.cuda.codegen.jit import Kernel, cuda, kernel
 from cnnforge_kernels.cuda.codegen.memory import divide, load4, load4_bytes, store4
-from cnnforge_kernels.cuda.conv.direct.forward import NO_WINNER
+from cnnforge_kernels.cuda.conv.direct.forward import NO_ARGMAX
 from cnnforge_kernels.cuda.conv.direct.weights_tiles import DirectWeights
 
 float32, int32, uint32, int64 = np.float32, np.int32, np.uint32, np.int64
@@ -32,12 +33,13 @@ float32, int32, uint32, int64 = np.float32, np.int32, np.uint32, np.int64
 
 @cache
 def direct_weights(c: DirectWeights) -> Kernel:
-    """The kernel for these constants.
+    """Make the kernel for these constants.
 
-    Arguments: inputs, grads, mask (outputs of the forward pass, for ``relu``), winners (for
-    ``pool``), scratch; height and width of the inputs; rows and columns of ``grads``; padding at
-    the top and left; tiles down and across an image, and in all; tiles of a slice; floats of a
-    slice in the scratch. Grid: (groups, slices). A slice holds (KH, KW, C / groups, F), then (F,).
+    Its arguments are inputs, grads, mask (outputs of the forward pass, for ``relu``), argmax (for
+    ``pool``) and scratch; then height and width of the inputs, rows and columns of ``grads``, top
+    and left padding, the number of tiles down an image, across it and in total, the number of tiles
+    per slice and the number of floats per slice of the scratch. The grid is (groups, slices). A
+    slice holds the gradient of the weights (KH, KW, C / groups, F), then that of the bias (F,).
     """
     RELU, POOLED = c.relu, c.pool is not None
     KH, KW = c.window
@@ -51,20 +53,20 @@ def direct_weights(c: DirectWeights) -> Kernel:
     SEGMENTS, THREADS = c.segments, c.threads
     AREA_H, AREA_W = c.area
     DOWN, ACROSS = c.cells
-    # Pooled or not, columns of the copied gradient, those beyond the area included.
+    # Columns of the copied gradient, pooled or not, including those beyond the area.
     COPIED_W = -(-ACROSS // PW)
     EVEN = ACROSS % PW == 0
     XH = c.patch[0]
     VX, VG = c.vector, 4 if c.wide else 1
     XC, GC, X_LINE, LINE = CHANNEL_UNITS * CT, FILTER_UNITS * FT, c.input_line, c.line
-    # In both copies a thread keeps its column and its channels or filters: all that changes from
-    # row to row is an address. PARTS of a row, and rows at a time.
+    # In both copies a thread keeps its column and its channels or filters, so only an address
+    # changes from row to row. PARTS: parts of a row. ROWS: rows at a time.
     X_WIDTH = c.patch[1] * XC // VX
     X_PARTS, X_ROWS = -(-X_WIDTH // THREADS), max(THREADS // X_WIDTH, 1)
     LANES = GC // VG
     COPIES = THREADS // LANES
     G_PARTS, G_ROWS = -(-COPIED_W // COPIES), max(COPIES // COPIED_W, 1)
-    # Loads under way at a time.
+    # Loads in flight at a time.
     BATCH, G_BATCH = 4, 2 if c.pool else 4
     VALUES = 4 * BATCH
     GRADS = XH * X_LINE
@@ -88,7 +90,7 @@ def direct_weights(c: DirectWeights) -> Kernel:
         inputs,
         grads,
         mask,
-        winners,
+        argmax,
         scratch,
         height,
         width,
@@ -195,7 +197,7 @@ def direct_weights(c: DirectWeights) -> Kernel:
                         for n in range(G_BATCH):
                             for v in range(VG):
                                 value[n * VG + v] = float32(0)
-                                cell[n * VG + v] = int32(NO_WINNER)
+                                cell[n * VG + v] = int32(NO_ARGMAX)
                             row = int32(area_row + down + n * G_ROWS)
                             if inside and row < rows and int32(down + n * G_ROWS) < AREA_H:
                                 if VG == 4:
@@ -208,7 +210,7 @@ def direct_weights(c: DirectWeights) -> Kernel:
                                             if not m[v] > float32(0):
                                                 value[n * 4 + v] = float32(0)
                                     if POOLED:
-                                        k = load4_bytes(winners, place)
+                                        k = load4_bytes(argmax, place)
                                         cell[n * 4], cell[n * 4 + 1] = k[0], k[1]
                                         cell[n * 4 + 2], cell[n * 4 + 3] = k[2], k[3]
                                 else:
@@ -216,12 +218,12 @@ def direct_weights(c: DirectWeights) -> Kernel:
                                     if RELU and not mask[place] > float32(0):
                                         value[n] = float32(0)
                                     if POOLED:
-                                        cell[n] = int32(winners[place])
+                                        cell[n] = int32(argmax[place])
                             place += step
                         for n in range(G_BATCH):
                             for v in range(VG):
                                 k = n * VG + v
-                                if not POOLED or cell[k] != NO_WINNER:
+                                if not POOLED or cell[k] != NO_ARGMAX:
                                     total[v] += value[k]
                             if int32(down + n * G_ROWS) < AREA_H:
                                 for p in range(PH):
@@ -248,8 +250,8 @@ def direct_weights(c: DirectWeights) -> Kernel:
                         t = uint32(t + uint32(G_BATCH * G_ROWS * PH * LINE))
             cuda.syncthreads()
             if segment < SEGMENTS:
-                # What lies beyond the image is passed over. And the compiler, which does not know
-                # how many steps there are, leaves the loops as they are.
+                # Bounds that skip what lies outside the image. They also keep the number of steps
+                # unknown to the compiler, which then leaves the loops as they are.
                 last = min(DOWN, int32(PH * (rows - area_row)))
                 wide = uint32(min(ACROSS, int32(PW * (columns - area_column))) * GC)
                 down = segment
@@ -276,7 +278,7 @@ def direct_weights(c: DirectWeights) -> Kernel:
                                 across[q + 1] = x[1]
                                 across[q + 2] = x[2]
                                 across[q + 3] = x[3]
-                            # Taps and channels in one loop: of deeper ones some are not unrolled.
+                            # One loop over taps and channels: some deeper loops are not unrolled.
                             for t in range(PAIRS):
                                 j = divide(t, CT)
                                 x = patch[(u * SC + j * DC) * CT + t - j * CT]
@@ -286,7 +288,7 @@ def direct_weights(c: DirectWeights) -> Kernel:
                         g1 = uint32(g1 + uint32(STEP * GC))
                     down = int32(down + SEGMENTS)
 
-        # The threads' sums are added in their order.
+        # Add the sums of the threads in thread order.
         base = int64(cuda.blockIdx.y) * slice_floats + group * FILTERS
         if SEGMENTS <= 2:
             if SEGMENTS == 2:

@@ -1,15 +1,15 @@
 """Convolution as an implicit matrix product: forward pass and gradient of the inputs.
 
-The rows of the product are pixels of the target, the columns its channels, and the sum runs over
-taps and channels of the source; the matrix of patches is never written, its tiles are gathered
-into shared memory. A thread computes a register tile of the product; while it does, the next tiles
-are already on their way to its registers (K. Chellapilla et al., "High Performance Convolutional
-Neural Networks for Document Processing", 2006; tiling as in V. Volkov, J. Demmel, "Benchmarking
-GPUs to Tune Dense Linear Algebra", 2008).
+The rows of the product are pixels of the target and its columns are channels of the target. The
+sum runs over taps and channels of the source. The matrix of patches is never written: its tiles are
+gathered into shared memory (K. Chellapilla et al., "High Performance Convolutional Neural Networks
+for Document Processing", 2006). A thread computes a register tile of the product while it loads the
+next tiles into registers (V. Volkov, J. Demmel, "Benchmarking GPUs to Tune Dense Linear Algebra",
+2008).
 
-The gradient of the inputs is the same product with the weights transposed. Behind a stride it falls
-apart into phases: the inputs whose row and column leave the same remainders meet the same taps, and
-each phase is a dense product of its own.
+The gradient of the inputs is the same product with transposed weights. With a stride it splits into
+phases. Inputs whose row and column have the same remainders modulo the strides meet the same taps,
+so each phase is a dense product.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import numpy as np
 
 from cnnforge_kernels.cuda.codegen.jit import Kernel, cuda, kernel
 from cnnforge_kernels.cuda.codegen.memory import divide, load4, store4
-from cnnforge_kernels.cuda.conv.specialization import Kind, size_of
+from cnnforge_kernels.cuda.conv.specialization import ConvSpecialization, size_of
 
 float32, int32, uint32 = np.float32, np.int32, np.uint32
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Sizes of a block's tile of the product and of a thread's, and the depth of a step."""
+    """Tile sizes of a block and of a thread, and the depth of a step, in elements."""
 
     rows: int
     columns: int
@@ -38,18 +38,18 @@ class Tile:
 
     @property
     def name(self) -> str:
-        """``"128x64"``."""
+        """Name such as ``"128x64"``."""
         return f"{self.rows}x{self.columns}"
 
     @property
     def threads(self) -> int:
-        """Threads of a block."""
+        """Number of threads per block."""
         return self.rows * self.columns // (self.thread_rows * self.thread_columns)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gemm(Kind):
-    """What a kernel is compiled for."""
+class Gemm(ConvSpecialization):
+    """Constants of a kernel of the implicit matrix product."""
 
     tile: Tile
     bias: bool = False
@@ -57,31 +57,31 @@ class Gemm(Kind):
 
     @property
     def phases(self) -> tuple[int, int]:
-        """Row and column phases of the target."""
+        """Number of row and of column phases of the target."""
         return self.strides if self.backward else (1, 1)
 
     @property
     def name(self) -> str:
-        """``"conv2d_gemm 3x3x64x64 tile 128x64"`` and what differs from the plain case."""
-        kind = "conv2d_grad_inputs" if self.backward else "conv2d_gemm"
+        """Name such as ``"conv2d_gemm 3x3x64x64 tile 128x64"``."""
+        op = "conv2d_grad_inputs" if self.backward else "conv2d_gemm"
         tile = size_of("tile", (self.tile.rows, self.tile.columns))
-        return self.named(kind, tile, "bias" * self.bias)
+        return self.named(op, tile, "bias" * self.bias)
 
 
 @cache
 def gemm(c: Gemm) -> Kernel:
-    """The kernel for these constants.
+    """Make the kernel for these constants.
 
-    Arguments: source, mask (outputs of the forward pass, for the ReLU of ``backward``), weights,
-    bias, target; images; height and width of the source; rows and columns of the target; padding at
-    the top and left of the inputs. Grid: (row tiles of the largest phase, column tiles, groups *
-    phases).
+    Its arguments are source, mask (outputs of the forward pass, for the ReLU of ``backward``),
+    weights, bias and target; then the number of images, height and width of the source, rows and
+    columns of the target, and the top and left padding of the inputs. The grid is (row tiles of the
+    largest phase, column tiles, groups * phases).
     """
     BACKWARD, BIAS, RELU = c.backward, c.bias, c.relu
     KH, KW = c.window
     PHASES_R, PHASES_C = c.phases
     PHASED = PHASES_R * PHASES_C > 1
-    # Of the source: step between neighbouring targets, step between neighbouring taps.
+    # Distances in the source: between neighbouring targets, and between neighbouring taps.
     STEP_R, STEP_C = (1, 1) if BACKWARD else c.strides
     TAP_R, TAP_C = c.dilation if not BACKWARD else (-c.dilation[0], -c.dilation[1])
     CHANNELS, FILTERS = c.channels, c.filters
@@ -97,14 +97,14 @@ def gemm(c: Gemm) -> Kernel:
     )
     THREADS = c.tile.threads
     ACROSS = BN // TN
-    # Groups of four rows (columns) of a thread lie this far apart, so that a warp reads
-    # neighbouring quads of shared memory.
+    # Distance between a thread's groups of four rows (columns). A warp then reads neighbouring
+    # quads of shared memory.
     ROW_GAP, COLUMN_GAP = BM // (TM // 4), BN // (TN // 4)
     VS = 4 if c.aligned and INNER % 4 == 0 else 1
     VW = 4 if c.aligned and FILTERS % 4 == 0 else 1
     VT = 4 if c.aligned and OUTER % 4 == 0 else 1
-    # Loads of a thread and step. With vectors, lanes run along the depth, whose values are
-    # neighbours in memory; else along the pixels, so that a thread has one pixel.
+    # Loads per thread and step. With vector loads, lanes run along the depth, whose values are
+    # neighbours in memory. Without them, lanes run along the pixels, and a thread has one pixel.
     SOURCE_LOADS = BM * BK // VS // THREADS
     WEIGHT_LOADS = -(-BN * BK // VW // THREADS)
     QUADS = BK // 4
@@ -157,7 +157,7 @@ def gemm(c: Gemm) -> Kernel:
             tap_column0 = int32(phase_column + left - base_column * PHASES_C)
             taps_down = divide(max(KH - tap_row0 + PHASES_R - 1, 0), PHASES_R)
             taps_across = divide(max(KW - tap_column0 + PHASES_C - 1, 0), PHASES_C)
-        # Targets of this phase.
+        # The targets of this phase.
         part_rows, part_columns = rows, columns
         if PHASED:
             part_rows = divide(max(rows - phase_row + PHASES_R - 1, 0), PHASES_R)
@@ -182,7 +182,7 @@ def gemm(c: Gemm) -> Kernel:
                 pixel_column[n] = int32(column * STEP_C + base_column)
                 pixel_base[n] = np.int64(image) * (height * width * ALL_SOURCE) + group * INNER
             else:
-                # So far outside that no tap reaches the image.
+                # Far enough outside that no tap reaches the image.
                 pixel_row[n] = int32(-(1 << 30))
                 pixel_column[n] = int32(0)
                 pixel_base[n] = np.int64(0)
@@ -243,7 +243,7 @@ def gemm(c: Gemm) -> Kernel:
                     for v in range(VW):
                         next_b[n * VW + v] = float32(0)
                     if BACKWARD:
-                        # Along the depth, the filters, weights are neighbours in memory.
+                        # The depth runs along the filters, whose weights are neighbours in memory.
                         line = divide(e, BK // VW)
                         k = int32(k0 + VW * (e - line * (BK // VW)))
                         column = int32(block_column + line)

@@ -1,11 +1,11 @@
 """Gradients of the weights and the bias of a convolution, as an implicit matrix product.
 
-The rows of the product are taps and channels, the columns filters, and the sum runs over all pixels
-of the outputs. That sum is cut into slices: each block writes the product of its slice to a scratch
-array, and ``reduce.py`` adds the slices in their order. Nothing is added atomically, so two runs
-give the same bits.
+The rows of the product are taps and channels and its columns are filters. The sum runs over all
+pixels of the outputs and is cut into slices. Each block writes the product of its slice to a
+scratch array, and ``reduce.py`` adds the slices in order. No sum is atomic, so two runs give the
+same bits.
 
-Where the product is small, a block holds it several times, and the copies share the pixels.
+If the product is small, a block holds several copies of it, which share the pixels.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 
 from cnnforge_kernels.cuda.codegen.jit import Kernel, cuda, kernel
 from cnnforge_kernels.cuda.codegen.memory import divide, load4, store4
-from cnnforge_kernels.cuda.conv.specialization import Kind, size_of
+from cnnforge_kernels.cuda.conv.specialization import ConvSpecialization, size_of
 
 float32, int32, uint32 = np.float32, np.int32, np.uint32
 
 
 @dataclass(frozen=True)
 class WeightsTile:
-    """Sizes of a block's tile and of a thread's, copies of it in a block, pixels of a step."""
+    """Tile sizes of a block and of a thread, copies of the tile per block, and pixels per step."""
 
     rows: int
     columns: int
@@ -35,36 +35,37 @@ class WeightsTile:
 
     @property
     def name(self) -> str:
-        """``"128x64"``."""
+        """Name such as ``"128x64"``."""
         return f"{self.rows}x{self.columns}"
 
     @property
     def threads(self) -> int:
-        """Threads of a block."""
+        """Number of threads per block."""
         return self.copies * self.rows * self.columns // (self.thread_rows * self.thread_columns)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GemmWeights(Kind):
-    """What a kernel is compiled for."""
+class GemmWeights(ConvSpecialization):
+    """Constants of a kernel of the implicit matrix product."""
 
     tile: WeightsTile
 
     @property
     def name(self) -> str:
-        """``"conv2d_grad_weights 3x3x64x64 tile 64x64"`` and what differs from that."""
+        """Name such as ``"conv2d_grad_weights 3x3x64x64 tile 64x64"``."""
         tile = size_of("tile", (self.tile.rows, self.tile.columns))
         return self.named("conv2d_grad_weights", tile)
 
 
 @cache
 def gemm_weights(c: GemmWeights) -> Kernel:
-    """The kernel for these constants.
+    """Make the kernel for these constants.
 
-    Arguments: inputs, grad_outputs, mask (outputs of the forward pass, for ``relu``), scratch;
-    height and width of the inputs; rows and columns of the outputs; padding at the top and left;
-    pixels in all; pixels of a slice; floats of a slice in the scratch. Grid: (row tiles * column
-    tiles, slices, groups). A slice of the scratch holds (KH, KW, C / groups, F), then (F,).
+    Its arguments are inputs, grad_outputs, mask (outputs of the forward pass, for ``relu``) and
+    scratch; then height and width of the inputs, rows and columns of the outputs, top and left
+    padding, the total number of pixels, the number of pixels per slice and the number of floats per
+    slice of the scratch. The grid is (row tiles * column tiles, slices, groups). A slice holds the
+    gradient of the weights (KH, KW, C / groups, F), then that of the bias (F,).
     """
     RELU = c.relu
     KW = c.window[1]
@@ -82,7 +83,7 @@ def gemm_weights(c: GemmWeights) -> Kernel:
     COLUMN_TILES = -(-FILTERS // BN)
     VA = 4 if c.aligned and CHANNELS % 4 == 0 else 1
     VB = 4 if c.aligned and FILTERS % 4 == 0 else 1
-    # A thread loads the same row (column) of the product at each step, of other pixels.
+    # At each step a thread loads the same row (column) of the product, for other pixels.
     A_ACROSS, B_ACROSS = BM // VA, BN // VB
     A_PIXELS, B_PIXELS = THREADS // A_ACROSS, THREADS // B_ACROSS
     A_LOADS, B_LOADS = -(-BP // A_PIXELS), -(-BP // B_PIXELS)

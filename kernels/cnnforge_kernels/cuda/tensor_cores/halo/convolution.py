@@ -1,12 +1,15 @@
-"""Tensor-core kernel of convolutions without strides, the source's tile kept in shared memory.
+"""Tensor-core kernel of convolutions without strides, with a tile of the source in shared memory.
 
-The general kernel (``tensor_core_convolution.py``) copies a pixel of the source once for each tap
-of the window and rounds it each time it is read. Here it is copied and rounded once for all taps;
-what is left of the inner loop are loads of fragments and products. In machine code for sm_90 that
-is 2.0 instructions for each product, where the general kernel has 9.5 (tf32) and 13.7 (bfloat16).
+Experimental: not yet run on a device.
 
-The gradient of the inputs is the same convolution with the window turned around, other padding and
-a ReLU's mask at its source: ``tensor_core_pack.py`` turns the weights.
+The general kernel (``tensor_cores/convolution.py``) copies a pixel of the source once per tap of
+the window and rounds it at each read. This kernel copies and rounds it once for all taps, so its
+inner loop only loads fragments and multiplies. Including the copies, machine code for sm_90 has 2.8
+(tf32) or 3.2 (bfloat16) instructions per product. The general kernel has 9.5 or 13.7
+(docs/notes.md).
+
+The gradient of the inputs is the same convolution with the window rotated by 180 degrees, other
+padding, and the mask of the ReLU at its source. ``packing.py`` rotates the weights.
 """
 
 from __future__ import annotations
@@ -18,10 +21,10 @@ import numpy as np
 
 from cnnforge_kernels.cuda.codegen import ptx
 from cnnforge_kernels.cuda.codegen.jit import Kernel, cuda, kernel
-from cnnforge_kernels.cuda.tensor_cores import layout as common
+from cnnforge_kernels.cuda.tensor_cores import layout
 from cnnforge_kernels.cuda.tensor_cores.convolution import Precision
 from cnnforge_kernels.cuda.tensor_cores.fragments import multiply
-from cnnforge_kernels.cuda.tensor_cores.halo import layout as maps
+from cnnforge_kernels.cuda.tensor_cores.halo import layout as halo_layout
 from cnnforge_kernels.cuda.tensor_cores.halo.fragments import end_copies
 from cnnforge_kernels.cuda.tensor_cores.halo.layout import (
     BLOCKS,
@@ -36,15 +39,15 @@ from cnnforge_kernels.cuda.tensor_cores.halo.layout import (
 )
 from cnnforge_kernels.cuda.tensor_cores.layout import U, inlined
 
-line_word = inlined(maps.line_word)
-place_word = inlined(maps.place_word)
-small_quotient = inlined(maps.small_quotient)
-a_matrix_row = inlined(common.a_matrix_row)
-a_matrix_chunk = inlined(common.a_matrix_chunk)
-b_matrix_row = inlined(common.b_matrix_row)
-b_matrix_chunk = inlined(common.b_matrix_chunk)
-fragment_row = inlined(common.fragment_row)
-fragment_column = inlined(common.fragment_column)
+line_word = inlined(halo_layout.line_word)
+place_word = inlined(halo_layout.place_word)
+small_quotient = inlined(halo_layout.small_quotient)
+a_matrix_row = inlined(layout.a_matrix_row)
+a_matrix_chunk = inlined(layout.a_matrix_chunk)
+b_matrix_row = inlined(layout.b_matrix_row)
+b_matrix_chunk = inlined(layout.b_matrix_chunk)
+fragment_row = inlined(layout.fragment_row)
+fragment_column = inlined(layout.fragment_column)
 
 PARAMETERS = (
     *("images", "source_height", "source_width", "depth"),
@@ -64,9 +67,9 @@ PIECES, ACROSS = WARP_PIXELS // 16, COLUMNS // 8
 def add_terms(
     shared: Any, sums: Any, a: Any, b: Any, a_word: Any, b_word: Any, k: Any, bfloat16: Any
 ) -> None:
-    """Add the products of the ``k``-th quarter of each line: two chunks of 16 bytes."""
+    """Add the products of quarter ``k`` of each line: two chunks of 16 bytes."""
     for i in range(PIECES):
-        # The lines begin at multiples of their length: the exclusive or stays within.
+        # Lines start at multiples of their length, so the exclusive or stays inside a line.
         w = ptx.load_matrices(shared, U(a_word[i] ^ U(8 * k)))
         a[i, 0], a[i, 1], a[i, 2], a[i, 3] = w[0], w[1], w[2], w[3]
     for j in range(ACROSS // 2):
@@ -78,23 +81,24 @@ def add_terms(
 
 @cache
 def halo_convolution(precision: Precision, masked: bool) -> Kernel:
-    """The kernel for a precision.
+    """Make the kernel for a precision.
 
-    Its arguments: source, mask, packed weights, bias, target, all float32, then the numbers
-    ``PARAMETERS``: those of ``tensor_core_convolution``; of a block's tile (``Halo``) and of its
-    lines; ``chunks`` of channels; ``reciprocal`` of a tile's pixels and of its columns, with the
-    halo and without. Every array is 16-byte aligned; depth and columns are multiples of 4.
+    Its arguments are source, mask, packed weights, bias and target, all float32, then the numbers
+    ``PARAMETERS``: those of ``tensor_cores/convolution.py``, the tile of a block (``Halo``) and its
+    lines, the number of chunks of channels, and the reciprocals of the pixels and of the columns of
+    a tile, with and without the halo. Every array must be 16-byte aligned, and depth and columns
+    must be multiples of 4.
 
     Args:
-        precision: of the operands; sums are float32.
-        masked: only those values of the source count where the mask is positive.
+        precision: Precision of the operands. Sums are float32.
+        masked: Whether values of the source count only if the mask is positive.
     """
     BFLOAT16, MASKED = precision == "bfloat16", masked
-    TERMS = maps.terms(BFLOAT16)
-    # Threads of a line, each of which copies four channels, and what they copy at once.
+    TERMS = halo_layout.terms(BFLOAT16)
+    # Threads per line, each of which copies four channels, and lines that they copy at once.
     ACROSS_LINE = TERMS // 4
     COPIED = THREADS // ACROSS_LINE
-    TOGETHER = maps.together(BFLOAT16, MASKED)
+    TOGETHER = halo_layout.together(BFLOAT16, MASKED)
     FLYING = TOGETHER // COPIED
     AHEAD, PENDING = STAGES - 1, STAGES - 2
     STEP_COPIES = STEP // (4 * THREADS)
@@ -150,7 +154,7 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
     ) -> None:
         thread = U(cuda.threadIdx.x)
         lane, warp = U(thread & 31), U(thread >> 5)
-        # Blocks that share a tile of the source follow one another: it is still in the L2 cache.
+        # Consecutive blocks share a tile of the source, which is then still in the L2 cache.
         block = U(cuda.blockIdx.x)
         tile = U(block // column_tiles)
         column_tile = U(block - U(tile * column_tiles))
@@ -169,8 +173,8 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
                 for r in range(4):
                     sums[i, j, r] = np.float32(0)
 
-        # Where the line of this lane's pixel begins, for `ldmatrix`, at the first tap. Pixels past
-        # the tile are its first, and are not stored.
+        # Start of the line of this lane's pixel at the first tap, for `ldmatrix`. Pixels past the
+        # tile read its first pixel and are not stored.
         pixel_place = cuda.local.array(PIECES, U)
         tile_pixels = U(tile_images * U(tile_rows * tile_columns))
         for i in range(PIECES):
@@ -187,7 +191,7 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
 
         taps = U(window_height * window_width)
         steps = U(taps * chunks)
-        # This thread's share of the packed weights' next step.
+        # This thread's share of the packed weights of the next step.
         place = U(U(U(column_tile * steps) * U(STEP)) + U(thread * U(4)))
         written, read, copied = U(WEIGHTS), U(WEIGHTS), U(0)
         for _ in range(AHEAD):
@@ -201,14 +205,14 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
             written = U(written + U(STEP))
 
         own_line, own_term = U(thread // U(ACROSS_LINE)), U(U(thread % U(ACROSS_LINE)) * U(4))
-        # Four tf32 are a chunk, four bfloat16 half of one.
+        # Four tf32 are a chunk, and four bfloat16 are half a chunk.
         own_chunk, own_word = U(own_term >> 2), U(0)
         if BFLOAT16:
             own_chunk, own_word = U(own_term >> 3), U(U(own_term & 4) >> 1)
 
         for chunk in range(chunks):
             if chunk > 0:
-                # No warp reads the lines of the chunk before any more.
+                # After this barrier no warp reads the lines of the previous chunk.
                 cuda.syncthreads()
             term = U(U(U(chunk) * U(TERMS)) + own_term)
             for begin in range(U(0), lines, U(TOGETHER)):
@@ -219,7 +223,7 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
                     image = small_quotient(line, by_line_image)
                     rest = U(line - U(image * U(line_rows * line_columns)))
                     row = small_quotient(rest, by_line_columns)
-                    # As unsigned numbers, what lies before the first row is beyond the last.
+                    # As unsigned numbers, rows before the first are beyond the last.
                     y = U(U(row + first_row) - top)
                     x = U(U(U(rest - U(row * line_columns)) + first_column) - left)
                     image = U(image + first_image)
@@ -242,10 +246,10 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
                     where = U(line_word(line, own_chunk) + own_word)
                     end_copies(shared, where, values, k, BFLOAT16)
 
-            # One barrier does three things: after it the lines are there, and all threads' copies
-            # of this step's weights (each waited for its own), and no warp reads those of the step
-            # before any more, which are overwritten next. A group is closed in every step, empty
-            # ones too, so that the number of those pending is always the same.
+            # One barrier is enough. Before it, each thread waits for its own copies, so after it
+            # the lines and the weights of this step are visible. After it, no warp reads the
+            # weights of the previous step, which are overwritten next. Every step closes a group,
+            # even an empty one, so the number of pending groups is constant.
             tap_row, tap_column = U(0), U(0)
             for _tap in range(taps):
                 ptx.copy_async_wait(PENDING)
@@ -268,7 +272,7 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
                 a_word = cuda.local.array(PIECES, U)
                 for i in range(PIECES):
                     a_word[i] = place_word(U(pixel_place[i] + further), part)
-                # Written out: the compiler does not unroll so large a loop by itself.
+                # Written out, because the compiler does not unroll a loop of this size.
                 add_terms(shared, sums, a, b, a_word, U(read + b_word), 0, BFLOAT16)
                 add_terms(shared, sums, a, b, a_word, U(read + b_word), 1, BFLOAT16)
                 add_terms(shared, sums, a, b, a_word, U(read + b_word), 2, BFLOAT16)

@@ -1,10 +1,10 @@
-"""Sizes, copies and products of ``tensor_core_halo_weights.py``.
+"""Sizes, copies and products of ``halo/weights.py``.
 
-Pixels are what is summed over, and lie in lines of their own: ``ldmatrix`` turns 16-bit matrices as
-it loads them, 32-bit words are loaded one by one. Of eight pixels of a step, the instruction's
-terms q and q + 4 are pixels 2q and 2q + 1: so a warp's words lie in 32 different banks.
+The sum runs over pixels, and each pixel has a line. ``ldmatrix`` transposes 16-bit matrices during
+the load; 32-bit words are loaded one by one. In a step of eight pixels, the terms q and q + 4 of
+the instruction are pixels 2q and 2q + 1, so the words of a warp are in 32 different banks.
 
-The functions are inlined into the kernels. Flags and counts are constants there.
+The functions are inlined into the kernels, where flags and counts are constants.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from cnnforge_kernels.cuda.tensor_cores.layout import U, inlined
 THREADS, TAPS, CHANNELS, FILTERS = 256, 9, 64, 64
 # 16 threads copy a pixel, four channels each.
 COPIED = THREADS // 16
-# A warp sums all taps of 16 channels by 4 pieces of 8 filters.
+# Pieces of 8 filters per warp. A warp sums all taps of 16 channels by 4 of these pieces.
 ACROSS = FILTERS // 16
-# A tile is copied in quarters; in each, two steps of the tile before are multiplied.
+# A tile is copied in quarters. During each, two steps of the previous tile are multiplied.
 QUARTERS, STEPS = 4, 2
-# Set in a word of the table, or in the number of a tile's first image, where nothing is copied.
+# Flag in a word of the table, or in the first image of a tile: nothing is copied.
 NOWHERE = 1 << 31
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What fits into 99 KB of shared memory.
+    """Sizes of a tile that fits into 99 KB of shared memory.
 
     Attributes:
-        pixels: of the outputs, in a tile: eight steps of the instruction.
-        lines: the most pixels of the inputs in a tile.
-        line: words of a line of 64 channels: a pixel is 4 banks further than the one before.
-        step: pixels of a step.
+        pixels: Number of pixels of the outputs per tile: eight steps of the instruction.
+        lines: Maximum number of pixels of the inputs per tile.
+        line: Number of words per line of 64 channels. Consecutive pixels are 4 banks apart.
+        step: Number of pixels per step.
     """
 
     pixels: int
@@ -44,17 +44,17 @@ class Sizes:
 
     @property
     def total(self) -> int:
-        """Lines of a tile."""
+        """Number of lines of a tile."""
         return self.pixels + self.lines
 
     @property
     def table(self) -> int:
-        """Words of the table: two of each line, of as many as all threads write."""
+        """Number of words of the table: two per line, rounded up to whole blocks of threads."""
         return 2 * THREADS * -(-self.total // THREADS)
 
     @property
     def shared(self) -> int:
-        """Words of two tiles and of the table."""
+        """Number of words of two tiles and of the table."""
         return 2 * self.total * self.line + self.table
 
 
@@ -73,13 +73,13 @@ def begin_copies(
     values: Any,
     k: Any,
 ) -> None:
-    """Begin the load of four channels of the pixel at an entry of the table.
+    """Start the load of four channels of the pixel at an entry of the table.
 
-    ``origin`` are the tile's first row, column, image and element.
+    ``origin`` holds the first row, column, image and element of the tile.
     """
     w = ptx.load2_shared(shared, table)
     row, column, image = U(w[0] & 255), U(U(w[0] >> 8) & 255), U(w[0] >> 16)
-    # As unsigned numbers, what lies before the first row is beyond the last.
+    # As unsigned numbers, rows before the first are beyond the last.
     valid = (U(row + origin[0]) < height) & (U(column + origin[1]) < width)
     valid = U(valid & (U(image + origin[2]) < images) & (w[0] < U(NOWHERE)))
     v = ptx.load4_if(memory, U(U(origin[3] + w[1]) * valid), valid)
@@ -88,7 +88,7 @@ def begin_copies(
 
 @inlined
 def end_copies(shared: Any, word: Any, values: Any, k: Any, bfloat16: Any) -> None:
-    """Round what was loaded, and put it into its line."""
+    """Round the loaded values and store them in their line."""
     if bfloat16:
         low = ptx.pack_bfloat16(values[k, 0], values[k, 1])
         high = ptx.pack_bfloat16(values[k, 2], values[k, 3])
@@ -113,7 +113,8 @@ def multiply_turned(
 ) -> None:
     """Add the products of a step: 16 pixels in bfloat16, 8 in tf32.
 
-    ``near`` is this lane's word of the inputs at the first tap, ``b_word`` that of grad_outputs.
+    ``near`` is the word of the inputs that this lane reads at the first tap. ``b_word`` is its word
+    of grad_outputs.
     """
     if bfloat16:
         for j in range(ACROSS // 2):

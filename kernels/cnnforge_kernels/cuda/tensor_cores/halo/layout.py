@@ -1,15 +1,15 @@
-"""Where everything lies in the kernels that keep a tile of the source, halo and all, on chip.
+"""Layout of data in the kernels that keep a tile of the source and its halo in shared memory.
 
 A block computes 256 pixels of the target: ``rows`` by ``columns`` of one image, or whole small
-images. The window's taps read the same pixels of the source again and again: the tile with a halo
-of the window's reach is copied into shared memory once for each ``terms`` channels, already
-rounded, a line of 128 bytes a pixel (64 bfloat16 or 32 tf32). What a tap reads is the same lines,
-a constant number of lines further.
+images. The taps of the window read the same pixels of the source many times. So the tile, with a
+halo of the reach of the window, is copied into shared memory once per ``terms`` channels. The copy
+is rounded and has a line of 128 bytes per pixel (64 bfloat16 or 32 tf32). Each tap reads the same
+lines, shifted by a constant number of lines.
 
-Packed weights are such lines, too, one for each column of the result; 64 lines, a tap's share, are
-one step of the sum.
+Packed weights are in such lines too, one per column of the result. The 64 lines of a tap are one
+step of the sum.
 
-The functions take Python integers, NumPy arrays, and the kernel's own values.
+The functions take Python integers, NumPy arrays, or values of a kernel.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from cnnforge_kernels.cuda.runtime.plans import Pair, blocks
 from cnnforge_kernels.cuda.tensor_cores.layout import U
 
 THREADS = 128
-# Of 64 x 64 results a warp, 128 of a thread's registers, two blocks fit on a multiprocessor.
+# Blocks that fit on a multiprocessor. A warp has 64 x 64 results, 128 registers per thread.
 BLOCKS = 2
 PIXELS, COLUMNS = 256, 64
 WARP_PIXELS = PIXELS * 32 // THREADS
-# Words of a line, and lines of the source that fit: 56 KB, and 24 KB for three steps' weights. Two
-# blocks are 162 KB, of the 164 KB of an A100.
+# Words per line, lines of the source, and steps of weights in shared memory: 56 KB for the source
+# and 24 KB for three steps. Two blocks take 162 of the 164 KB of an A100.
 LINE, LINES, STAGES = 32, 448, 3
 STEP = COLUMNS * LINE
 SHARED = LINES * LINE + STAGES * STEP
@@ -37,51 +37,52 @@ _SHIFT = 20
 
 
 def terms(bfloat16: bool) -> int:
-    """Channels of a line."""
+    """Number of channels per line."""
     return 2 * LINE if bfloat16 else LINE
 
 
 def together(bfloat16: bool, masked: bool) -> int:
-    """Lines that are copied with their loads in flight together: what the registers hold."""
+    """Number of lines whose loads are in flight together, which is as many as fit in registers."""
     return 56 if bfloat16 and masked else 112
 
 
 def line_word(line: Any, chunk: Any) -> Any:
-    """Word at which 16-byte chunk ``chunk`` (0..7) of a line lies.
+    """First word of the 16-byte chunk ``chunk`` (0..7) of a line.
 
-    A line fills the 32 banks. ``ldmatrix`` reads the same chunk of eight lines: the exclusive or
-    puts them into different banks where the lines follow one another.
+    A line fills the 32 banks, and ``ldmatrix`` reads the same chunk of eight lines. The exclusive
+    or puts the chunks of eight consecutive lines into different banks.
     """
     return U(32 * line + 4 * (chunk ^ (line & 7)))
 
 
 def place_word(place: Any, words: Any) -> Any:
-    """``line_word`` in three instructions, of ``LINE * line`` and ``4 * chunk``."""
+    """Compute ``line_word`` in three instructions, from ``LINE * line`` and ``4 * chunk``."""
     return U(place + ((place >> 3) & 28 ^ words))
 
 
 def reciprocal(divisor: int) -> int:
-    """The multiplier of ``small_quotient``."""
+    """Compute the multiplier of ``small_quotient``."""
     return -(-(1 << _SHIFT) // divisor)
 
 
 def small_quotient(value: Any, multiplier: Any) -> Any:
-    """``value // divisor`` for numbers of up to ``LINES``, and ``reciprocal(divisor)``.
+    """Compute ``value // divisor`` for numbers up to ``LINES``, with ``reciprocal(divisor)``.
 
-    The multiplier is too large by less than ``divisor / 2**20``, the quotient by less than
-    ``value * divisor / 2**20 / divisor``: too little to reach the next whole number.
+    The multiplier is too large by less than ``divisor / 2**20``, so the quotient is too large by
+    less than ``value * divisor / 2**20 / divisor``. This never reaches the next whole number.
     """
     return U(U(value * multiplier) >> U(_SHIFT))
 
 
 @dataclass(frozen=True)
 class Halo:
-    """How the target's pixels are shared among blocks.
+    """Tile of pixels of the target that a block computes.
 
     Attributes:
-        images: of a block; more than one only where a block holds whole images.
-        rows: of a block; so is ``columns``.
-        reach: rows and columns that the window adds to those.
+        images: Number of images per block; more than one only if a block holds whole images.
+        rows: Number of rows per block.
+        columns: Number of columns per block.
+        reach: Number of rows and columns that the window adds.
     """
 
     images: int
@@ -91,11 +92,11 @@ class Halo:
 
     @property
     def lines(self) -> int:
-        """Pixels of the source."""
+        """Number of pixels of the source, which is the number of lines."""
         return self.images * (self.rows + self.reach[0]) * (self.columns + self.reach[1])
 
     def grid(self, images: int, height: int, width: int) -> tuple[int, int, int]:
-        """Blocks for a target: groups of images, down, across."""
+        """Number of blocks for a target: groups of images, down, across."""
         return (
             blocks(images, self.images),
             blocks(height, self.rows),
@@ -111,7 +112,7 @@ def _candidates(images: int, height: int, width: int, reach: Pair) -> Iterator[H
         rows = min(height, PIXELS // columns, LINES // (columns + reach[1]) - reach[0])
         if rows < 1:
             continue
-        # As many blocks, but equal ones.
+        # The same number of blocks, with equal rows.
         rows = blocks(height, blocks(height, rows))
         one = Halo(1, rows, columns, reach)
         if (rows, columns) == (height, width):
@@ -123,56 +124,62 @@ def _candidates(images: int, height: int, width: int, reach: Pair) -> Iterator[H
 
 
 def _cheapest(tiles: Iterable[Halo], images: int, height: int, width: int) -> Halo | None:
-    """The one of which there are the fewest, then the one with the least halo."""
+    """Find the tile with the fewest blocks, and among those the one with the smallest halo."""
 
-    def cost(it: Halo) -> tuple[int, int]:
-        return prod(it.grid(images, height, width)), it.lines
+    def cost(tile: Halo) -> tuple[int, int]:
+        return prod(tile.grid(images, height, width)), tile.lines
 
     return min(tiles, key=cost, default=None)
 
 
 @lru_cache(maxsize=1024)
 def halo(images: int, height: int, width: int, reach: Pair) -> Halo | None:
-    """The tile with the fewest blocks, then the least halo; ``None`` where no tile fits.
+    """Find the tile with the fewest blocks, and among those the one with the smallest halo.
 
     Args:
-        images: of the target.
-        height: of the target.
-        width: of the target.
-        reach: rows and columns between the first tap of the window and the last.
+        images: Number of images of the target.
+        height: Number of rows of the target.
+        width: Number of columns of the target.
+        reach: Number of rows and columns between the first and the last tap of the window.
+
+    Returns:
+        The tile; ``None`` if no tile fits.
     """
     return _cheapest(_candidates(images, height, width, reach), images, height, width)
 
 
 def _divisors(number: int) -> list[int]:
-    return [it for it in range(1, number + 1) if number % it == 0]
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
 
 
 @lru_cache(maxsize=1024)
 def exact_halo(
     images: int, height: int, width: int, reach: Pair, pixels: int, lines: int, step: int
 ) -> Halo | None:
-    """The largest tile, then the one with the least halo, of those that leave nothing over.
+    """Find the largest tile, and among those the one with the smallest halo, without a remainder.
 
-    Rows and columns are divided evenly, columns in pairs, and a tile's pixels into whole steps.
-    Only of the images some may be missing, in the last tile. ``None`` where no tile is like that.
+    Tiles divide the rows and columns evenly. The columns of a tile are even in number, and its
+    pixels are whole steps. Only the last tile may have fewer images.
 
     Args:
-        images: of the target.
-        height: of the target.
-        width: of the target.
-        reach: rows and columns between the first tap of the window and the last.
-        pixels: the most of the target in a tile.
-        lines: the most of the source in a tile.
-        step: pixels of a step.
+        images: Number of images of the target.
+        height: Number of rows of the target.
+        width: Number of columns of the target.
+        reach: Number of rows and columns between the first and the last tap of the window.
+        pixels: Maximum number of pixels of the target in a tile.
+        lines: Maximum number of pixels of the source in a tile.
+        step: Number of pixels per step.
+
+    Returns:
+        The tile; ``None`` if none exists.
     """
     found: list[Halo] = []
     for columns in _divisors(width):
         for rows in _divisors(height):
-            most = 1
+            limit = 1
             if (rows, columns) == (height, width):
-                most = min(images, pixels // (rows * columns))
-            for count in range(most, 0, -1):
+                limit = min(images, pixels // (rows * columns))
+            for count in range(limit, 0, -1):
                 tile, size = Halo(count, rows, columns, reach), count * rows * columns
                 if size <= pixels and tile.lines <= lines and not (size % step or columns % 2):
                     found.append(tile)

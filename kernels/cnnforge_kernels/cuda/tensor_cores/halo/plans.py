@@ -1,4 +1,4 @@
-"""Which convolutions keep their source's tile in shared memory, and how they are launched."""
+"""Plans of the kernels that keep a tile of the source in shared memory, and their conditions."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from cnnforge_kernels.cuda.tensor_cores.halo.layout import (
     reciprocal,
     terms,
 )
+from cnnforge_kernels.cuda.tensor_cores.halo.packing import pack
 from cnnforge_kernels.cuda.tensor_cores.halo.weights import halo_grad_weights
-from cnnforge_kernels.cuda.tensor_cores.packing import pack
 
-# The general kernel issues at least three times as many instructions for a product, copies
-# included. Where a smaller share of a tile's products is asked for, it is expected to be ahead.
-_LEAST_SHARE = 0.4
-# One for each multiprocessor of a large device; not that device's own number: a result shall not
-# depend on where it is computed.
+# Minimum share of the products of a tile that are needed. Below it the general kernel should be
+# faster, although it issues three times as many instructions per product, copies included.
+_MIN_SHARE = 0.4
+# About one block for each multiprocessor of a large device. A constant, because a result must not
+# depend on the device that computed it.
 _BLOCKS = 128
 
 
@@ -41,7 +41,7 @@ def _reach(c: Convolution) -> tuple[int, int]:
 
 
 def _lines(tile: Halo) -> tuple[int, ...]:
-    """A tile's lines, as rows, columns and their number, and what divides by those."""
+    """Arguments of a tile: rows, columns and number of its lines, and reciprocals."""
     rows, columns = tile.rows + tile.reach[0], tile.columns + tile.reach[1]
     return (
         *(rows, columns, tile.lines, reciprocal(rows * columns), reciprocal(columns)),
@@ -50,19 +50,20 @@ def _lines(tile: Halo) -> tuple[int, ...]:
 
 
 def _share(count: int, each: int) -> float:
-    """How much is used of tiles of so many."""
+    """Share of tiles of ``each`` items that ``count`` items use."""
     return count / (blocks(count, each) * each)
 
 
 def tile_of(c: Convolution, precision: Any, gradient: bool) -> Halo | None:
-    """The tile of a convolution without groups, or of the gradient of its inputs.
-
-    ``None`` where it is not one for ``plan``.
+    """Find the tile of a convolution without groups, or of the gradient of its inputs.
 
     Args:
-        c: shapes and options.
-        precision: of the operands.
-        gradient: of the inputs; else the forward pass.
+        c: Shapes and options.
+        precision: Precision of the operands.
+        gradient: Whether it is the gradient of the inputs; otherwise it is the forward pass.
+
+    Returns:
+        The tile; ``None`` if the kernels of ``plan`` do not suit the convolution.
     """
     source, target = _sides(c, gradient)
     if c.strides != (1, 1) or not c.whole_vectors or not prod(source):
@@ -72,22 +73,24 @@ def tile_of(c: Convolution, precision: Any, gradient: bool) -> Halo | None:
         return None
     share = prod(target[:3]) / (prod(tile.grid(*target[:3])) * PIXELS)
     share *= _share(source[3], terms(precision == "bfloat16")) * _share(target[3], COLUMNS)
-    return tile if share >= _LEAST_SHARE else None
+    return tile if share >= _MIN_SHARE else None
 
 
 def plan(
     c: Convolution, precision: Any, gradient: bool, bias: bool, relu: bool, tile: Halo
 ) -> Plan:
-    """The plan of a convolution, or of the gradient of its inputs.
+    """Plan a convolution, or the gradient of its inputs.
+
+    The arrays of the forward pass are inputs, weights, bias, outputs and scratch. Those of the
+    gradient are grad_outputs, outputs (with ``relu``), weights, grad_inputs and scratch.
 
     Args:
-        c: shapes and options.
-        precision: of the operands.
-        gradient: arrays: grad_outputs, outputs (with ``relu``), weights, grad_inputs, scratch; else
-            inputs, weights, bias, outputs, scratch.
-        bias: whether there is one, in the forward pass.
-        relu: apply a ReLU, or mask the gradient by its outputs.
-        tile: ``tile_of`` it.
+        c: Shapes and options.
+        precision: Precision of the operands.
+        gradient: Whether it is the gradient of the inputs; otherwise it is the forward pass.
+        bias: Whether the forward pass adds a bias.
+        relu: Whether to apply a ReLU, or to mask the gradient by its outputs.
+        tile: Result of ``tile_of``.
     """
     source, target = _sides(c, gradient)
     reach = _reach(c)
@@ -123,7 +126,7 @@ def plan(
 
 
 def weights_tile_of(c: Convolution, precision: Any) -> Halo | None:
-    """The tile of a gradient of the weights; ``None`` where it is not one for ``weights_plan``."""
+    """Find the tile of a gradient of the weights; ``None`` if ``weights_plan`` does not suit it."""
     if c.strides != (1, 1) or not c.whole_vectors or not prod(c.outputs):
         return None
     sizes = SIZES[precision]
@@ -133,18 +136,20 @@ def weights_tile_of(c: Convolution, precision: Any) -> Halo | None:
     share = tile.images * tile.rows * tile.columns / sizes.pixels
     share *= _share(prod(c.weights[:2]), TAPS)
     share *= _share(c.weights[2], CHANNELS) * _share(c.weights[3], FILTERS)
-    return tile if share >= _LEAST_SHARE else None
+    return tile if share >= _MIN_SHARE else None
 
 
 def weights_plan(c: Convolution, precision: Any, relu: bool, tile: Halo) -> Plan:
-    """The plan of a gradient of the weights.
+    """Plan a gradient of the weights.
+
+    The arrays are inputs, grad_outputs, outputs (with ``relu``), grad_weights, grad_bias and
+    scratch.
 
     Args:
-        c: shapes and options.
-        precision: of the operands.
-        relu: mask the gradient by the outputs. Arrays: inputs, grad_outputs, outputs (with
-            ``relu``), grad_weights, grad_bias, scratch.
-        tile: ``weights_tile_of`` it.
+        c: Shapes and options.
+        precision: Precision of the operands.
+        relu: Whether to mask the gradient by the outputs.
+        tile: Result of ``weights_tile_of``.
     """
     grid, taps, filters = tile.grid(*c.outputs[:3]), prod(c.weights[:2]), c.weights[3]
     channel_tiles, filter_tiles = blocks(c.weights[2], CHANNELS), blocks(filters, FILTERS)

@@ -1,9 +1,12 @@
-"""Tensor-core kernel of the weights' gradient without strides, tiles kept in shared memory.
+"""Tensor-core kernel of the gradient of the weights without strides, with tiles in shared memory.
 
-As in ``tensor_core_halo.py`` a pixel of the inputs is copied and rounded once for all taps of the
-window. A block sums up to nine taps of 64 channels by 64 filters, 144 sums a thread, over the tiles
-of its slice; ``reduce.py`` adds the slices. While it multiplies one tile it copies the next: the
-loads of a quarter are begun before two steps of products, and stored behind them.
+Experimental: not yet run on a device.
+
+As in ``halo/convolution.py``, a pixel of the inputs is copied and rounded once for all taps of the
+window. A block sums up to nine taps of 64 channels by 64 filters, 144 sums per thread, over the
+tiles of its slice. ``conv/reduce.py`` adds the slices. The block copies the next tile while it
+multiplies one: it starts the loads of a quarter before two steps of products, and stores the values
+after them.
 """
 
 from __future__ import annotations
@@ -15,9 +18,9 @@ import numpy as np
 
 from cnnforge_kernels.cuda.codegen import ptx
 from cnnforge_kernels.cuda.codegen.jit import Kernel, cuda, kernel
-from cnnforge_kernels.cuda.tensor_cores import layout as common
+from cnnforge_kernels.cuda.tensor_cores import layout
 from cnnforge_kernels.cuda.tensor_cores.convolution import Precision
-from cnnforge_kernels.cuda.tensor_cores.halo import layout as maps
+from cnnforge_kernels.cuda.tensor_cores.halo import layout as halo_layout
 from cnnforge_kernels.cuda.tensor_cores.halo.fragments import (
     ACROSS,
     CHANNELS,
@@ -35,9 +38,9 @@ from cnnforge_kernels.cuda.tensor_cores.halo.fragments import (
 )
 from cnnforge_kernels.cuda.tensor_cores.layout import U, inlined
 
-small_quotient = inlined(maps.small_quotient)
-fragment_row = inlined(common.fragment_row)
-fragment_column = inlined(common.fragment_column)
+small_quotient = inlined(halo_layout.small_quotient)
+fragment_row = inlined(layout.fragment_row)
+fragment_column = inlined(layout.fragment_column)
 
 PARAMETERS = (
     *("images", "height", "width", "channels", "output_height", "output_width", "filters"),
@@ -52,23 +55,24 @@ PARAMETERS = (
 
 @cache
 def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
-    """The kernel for a precision.
+    """Make the kernel for a precision.
 
-    Its arguments: inputs, grad_outputs, mask, the parts of grad_weights and of grad_bias
-    (``slice_stride`` float32 apart), then the numbers ``PARAMETERS``: see ``halo_convolution`` and
-    ``tensor_core_grad_weights``. ``blockIdx.x`` is the group of nine taps, then the tile of
-    channels, then that of filters; ``blockIdx.y`` the slice.
+    Its arguments are inputs, grad_outputs, mask, and the parts of grad_weights and of grad_bias,
+    which are ``slice_stride`` float32 apart; then the numbers ``PARAMETERS``, as in
+    ``halo_convolution`` and ``tensor_cores/weights.py``. ``blockIdx.x`` counts groups of nine taps,
+    then tiles of channels, then tiles of filters. ``blockIdx.y`` is the slice.
 
     Args:
-        precision: of the operands; sums are float32, that of the bias of what was not rounded.
-        masked: only those values of grad_outputs count where the mask is positive.
+        precision: Precision of the operands. Sums are float32, and the gradient of the bias is a
+            sum of values that are not rounded.
+        masked: Whether values of grad_outputs count only if the mask is positive.
     """
     BFLOAT16, MASKED = precision == "bfloat16", masked
     sizes = SIZES[precision]
     LINE, LINES, TOTAL, STEP = sizes.line, sizes.lines, sizes.total, sizes.step
     BUFFER, TABLE = TOTAL * LINE, 2 * TOTAL * LINE
     ENTRIES = sizes.table // (2 * THREADS)
-    # Copies of a thread in a quarter of a tile: of the inputs, and of grad_outputs.
+    # Copies per thread in a quarter of a tile, of the inputs and of grad_outputs.
     FROM_INPUTS = -(-LINES // (COPIED * QUARTERS))
     FROM_GRADS = sizes.pixels // (COPIED * QUARTERS)
     FLYING = FROM_INPUTS + FROM_GRADS
@@ -151,7 +155,7 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
             bias[e] = np.float32(0)
 
         tile_pixels = U(tile_images * U(tile_rows * tile_columns))
-        # The table of the pixels that a tile copies, of the inputs, then of grad_outputs.
+        # Table of the pixels that a tile copies: those of the inputs, then those of grad_outputs.
         for k in range(ENTRIES):
             place = U(thread + U(THREADS * k))
             second = U(place >= U(LINES))
@@ -174,7 +178,7 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
             ptx.store2_shared(shared, U(U(TABLE) + U(place * U(2))), word, where)
         cuda.syncthreads()
 
-        # This thread's copies: always the same four channels, and filters.
+        # All copies of this thread have the same four channels, or filters.
         quad, own = U(thread & 15), U(thread >> 4)
         own_channel = U(first_channel + U(quad * U(4)))
         own_filter = U(first_filter + U(quad * U(4)))
@@ -182,7 +186,7 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
         no_channels = U(U(own_channel >= channels) * U(NOWHERE))
         no_filters = U(U(own_filter >= filters) * U(NOWHERE))
 
-        # How far the lines of a tap lie behind those of the first.
+        # Distance between the lines of a tap and those of the first tap.
         further = cuda.local.array(TAPS, U)
         for i in range(TAPS):
             tap = U(U(tap_group * U(TAPS)) + U(i))
@@ -191,7 +195,7 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
             column = U(U(tap - U(row * window_width)) * column_dilation)
             further[i] = U(U(U(U(row * row_dilation) * line_columns) + column) * U(LINE))
 
-        # What this lane loads of a step: its pixel, and its first channels and filters.
+        # The pixel, first channel and first filter that this lane loads in a step.
         g, q = U(fragment_row(lane)), U(fragment_column(lane))
         channel_part, filter_part = U(warp >> 1), U(warp & 1)
         if BFLOAT16:
@@ -205,7 +209,7 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
         b_word = U(b_word + U(U(U(LINES) + b_pixel) * U(LINE)))
 
         buffer = U(0)
-        # Round 0 copies the first tile; in round t the one before is multiplied.
+        # Round 0 copies the first tile. Round t multiplies the tile that round t - 1 copied.
         for t in range(U(U(end - begin) + U(1))):
             tile = U(begin + U(t))
             down = U(tile // tiles_across)
@@ -283,7 +287,7 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
                         bias[e] += ptx.as_float(values[FROM_INPUTS + k, e])
                     at = U(where + U(U(after + U(COPIED * k)) * U(LINE)))
                     end_copies(shared, at, values, FROM_INPUTS + k, BFLOAT16)
-            # The next tile is there, and nobody reads this one any more.
+            # After this barrier the next tile is complete, and no thread reads this one.
             cuda.syncthreads()
             buffer = other
 
@@ -301,7 +305,7 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
                     ptx.store2_if(partial_weights, U(to + n), v0, v1, U(stored & (n < filters)))
 
         if block < filter_tiles:
-            # One block of those that share these filters: its threads' sums, in their order.
+            # Only one of the blocks that share these filters adds the sums of its threads.
             w0, w1 = ptx.as_bits(bias[0]), ptx.as_bits(bias[1])
             w2, w3 = ptx.as_bits(bias[2]), ptx.as_bits(bias[3])
             ptx.store4_shared(shared, U(thread * U(4)), w0, w1, w2, w3)

@@ -1,7 +1,7 @@
-"""Weights as the kernels of ``tensor_core_halo.py`` read them: rounded, in lines of 128 bytes.
+"""Packing of weights for the kernels of ``halo/convolution.py``: rounded, in lines of 128 bytes.
 
-The lines of a step stand in the order and with the swizzle that they have in shared memory, so
-that a step is copied as it lies: ``packed[tile of columns][chunk of channels][tap][column][word]``.
+The lines of a step have the order and the swizzle of shared memory, so a step is copied unchanged:
+``packed[tile of columns][chunk of channels][tap][column][word]``.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from typing import Any
 from cnnforge_kernels.cuda.codegen import ptx
 from cnnforge_kernels.cuda.codegen.jit import Kernel, cuda, kernel
 from cnnforge_kernels.cuda.tensor_cores.convolution import Precision
-from cnnforge_kernels.cuda.tensor_cores.halo import layout as maps
-from cnnforge_kernels.cuda.tensor_cores.halo.layout import COLUMNS, LINE, THREADS
+from cnnforge_kernels.cuda.tensor_cores.halo.layout import COLUMNS, LINE, THREADS, terms
 from cnnforge_kernels.cuda.tensor_cores.layout import U
 
 
 @cache
 def pack(precision: Precision, gradient: bool) -> Kernel:
-    """The kernel for a precision.
+    """Make the kernel that packs weights.
 
-    Its arguments: weights (KH, KW, C, F) float32, packed, then the numbers of words of ``packed``,
-    of taps, of chunks, C and F.
+    Its arguments are weights (KH, KW, C, F) float32 and packed; then the number of words of
+    ``packed``, the number of taps, the number of chunks, C and F.
 
     Args:
-        precision: of the words: a tf32, or a pair of bfloat16.
-        gradient: for the gradient of the inputs, a convolution with the window turned around, of F
-            channels to C columns; else of C channels to F columns.
+        precision: Precision of the words: one tf32, or a pair of bfloat16.
+        gradient: Whether the weights are for the gradient of the inputs, which is a convolution of
+            F channels to C columns with the window rotated by 180 degrees. Otherwise C channels
+            go to F columns.
     """
     BFLOAT16, GRADIENT = precision == "bfloat16", gradient
-    TERMS = maps.terms(BFLOAT16)
+    TERMS = terms(BFLOAT16)
     EACH = TERMS // LINE
 
     @kernel(
@@ -53,7 +53,7 @@ def pack(precision: Precision, gradient: bool) -> Kernel:
         rest = U(step // taps)
         chunk = U(rest % chunks)
         column = U(column + U(U(rest // chunks) * U(COLUMNS)))
-        # The swizzle of `line_word`, which is its own inverse: its lines are counted from a
+        # The swizzle of `line_word`, which is its own inverse, because the first line is a
         # multiple of 8.
         term = U(U(U(U(word & 31) >> 2) ^ U(line & 7)) << 2)
         term = U(U(U(chunk * U(TERMS)) + U(term * U(EACH))) + U(U(word & 3) * U(EACH)))

@@ -1,8 +1,7 @@
-// A libcuda.so.1 with one device, whose memory is the host's, and which runs nothing.
+// A stub libcuda.so.1: it has one device, whose memory is host memory, and runs no kernel.
 //
-// Whatever cuda.core and numba-cuda ask for that is not here succeeds and does nothing. With
-// PRETEND_LOG=1 what the tests look at is told on stderr; PRETEND_CAPTURING=1: every stream is being
-// captured.
+// Functions that are not defined here succeed and do nothing. STUB_DRIVER_LOG=1 writes the calls that
+// the tests check to stderr. With STUB_DRIVER_CAPTURING=1 every stream is being captured.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdarg.h>
@@ -18,7 +17,7 @@ static int set(const char *name) {
 
 static void tell(const char *format, ...) {
   va_list rest;
-  if (!set("PRETEND_LOG")) return;
+  if (!set("STUB_DRIVER_LOG")) return;
   va_start(rest, format);
   vfprintf(stderr, format, rest);
   va_end(rest);
@@ -36,7 +35,7 @@ int cuInit(unsigned flags) { return 0; }
 int cuDriverGetVersion(int *version) { return *version = 13000, 0; }
 int cuDeviceGetCount(int *count) { return *count = 1, 0; }
 int cuDeviceGet(int *device, int number) { return *device = number, 0; }
-int cuDeviceGetName(char *name, int size, int device) { return strncpy(name, "Pretended", size), 0; }
+int cuDeviceGetName(char *name, int size, int device) { return strncpy(name, "Stub", size), 0; }
 int cuDeviceGetUuid_v2(char *id, int device) { return memset(id, 1, 16), 0; }
 int cuDeviceTotalMem_v2(size_t *size, int device) { return *size = (size_t)1 << 37, 0; }
 
@@ -44,9 +43,9 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
   switch (attribute) {
     case 75: return *value = 9, 0;   // compute capability, major
     case 76: return *value = 0, 0;   // minor
-    case 10: return *value = 32, 0;  // threads of a warp
+    case 10: return *value = 32, 0;  // threads per warp
     case 16: return *value = 132, 0; // multiprocessors
-    case 1: return *value = 1024, 0; // threads of a block
+    case 1: return *value = 1024, 0; // threads per block
     default: return *value = 1, 0;
   }
 }
@@ -68,7 +67,9 @@ int cuStreamCreateWithPriority(void **stream, unsigned flags, int priority) {
 int cuStreamGetCtx(void *stream, void **it) { return *it = context, 0; }
 int cuStreamGetCtx_v2(void *stream, void **it, void **green) { return *it = context, *green = 0, 0; }
 int cuStreamGetDevice(void *stream, int *device) { return *device = 0, 0; }
-int cuStreamIsCapturing(void *stream, int *status) { return *status = set("PRETEND_CAPTURING"), 0; }
+int cuStreamIsCapturing(void *stream, int *status) {
+  return *status = set("STUB_DRIVER_CAPTURING"), 0;
+}
 int cuEventCreate(void **event, unsigned flags) { return *event = made(), 0; }
 int cuEventElapsedTime(float *time, void *begun, void *ended) { return *time = 1.5f, 0; }
 int cuEventElapsedTime_v2(float *time, void *begun, void *ended) { return *time = 1.5f, 0; }
@@ -143,8 +144,8 @@ int cuLaunchKernelEx(const struct launch *it, void *kernel, void **arguments, vo
   return 0;
 }
 
-int cuGetErrorName(int error, const char **text) { return *text = "PRETENDED", 0; }
-int cuGetErrorString(int error, const char **text) { return *text = "pretended", 0; }
+int cuGetErrorName(int error, const char **text) { return *text = "STUB", 0; }
+int cuGetErrorString(int error, const char **text) { return *text = "stub", 0; }
 
 static int anything(void) { return 0; }
 
@@ -153,7 +154,7 @@ int cuGetProcAddress_v2(const char *name, void **function, int version, uint64_t
   const char *suffixes[] = {"_v3", "_v2", ""};
   char full[256];
   void *self = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
-  // The newer one of these two has an argument more.
+  // The newer one of these two functions has one more argument.
   int older = !strcmp(name, "cuStreamGetCtx") && version < 12050;
   *function = NULL;
   for (int i = older ? 2 : 0; i < 3 && !*function; i++) {

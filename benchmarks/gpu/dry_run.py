@@ -1,9 +1,9 @@
-"""What stands for a GPU where there is none: for tests, and for ``bench_gpu.py --dry-run``.
+"""Replacement of a GPU for tests and for ``bench_gpu.py --dry-run``.
 
-Every call goes through ``cnnforge_kernels.cuda.launch`` with its plans, grids and arguments, to the
-driver that notes launches instead of making them; then the function of the same name of
-``cnnforge_kernels.cpu`` computes it. The clock is made up. So all of the command runs, with right
-values, but for the device and its compiler. Batches are cut to two images.
+Every call goes through ``cnnforge_kernels.cuda.launch`` with its plans, grids and arguments. The
+driver notes the launches and runs nothing. Then the function of the same name in
+``cnnforge_kernels.cpu`` computes the result. The clock is made up. So the whole command runs with
+right values, but without the device and its compiler. Batches are cut to two images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NO_BIAS = np.zeros(0, np.float32)
 
 
 class HostArray:
-    """An array that says it lies on a device."""
+    """A host array that claims to be on a device."""
 
     def __init__(self, values: np.ndarray):
         self.values = values
@@ -38,7 +38,7 @@ class HostArray:
 
     @property
     def nbytes(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return self.values.nbytes
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -51,28 +51,24 @@ class HostArray:
 
 
 class Driver(simulated_driver.Driver):
-    """A device with tensor cores, for plans and arguments only."""
+    """Driver of a device with tensor cores, for plans and arguments only."""
 
     def capability(self, device: int) -> tuple[int, int]:
-        """That of the H200."""
+        """Compute capability of the H200."""
         return 9, 0
 
     def identity(self, device: int) -> str:
-        """What choices are kept for."""
+        """Name that choices are stored under."""
         return "dry run"
 
 
 def shrunk(row: Row) -> Row:
-    """The row with two images; its key stays what it is."""
+    """Cut a row to two images. Its key stays the same."""
     return replace(row, inputs=(min(IMAGES, row.inputs[0]), *row.inputs[1:]))
 
 
-class DryDevice:
-    """Stands for the device; see the module.
-
-    Attributes:
-        launches: kernels that would have run, so far.
-    """
+class DryRunDevice:
+    """Replacement of a device; see the module."""
 
     name = "dry run"
 
@@ -82,19 +78,19 @@ class DryDevice:
 
     @property
     def launches(self) -> list[str]:
-        """Names of the kernels that were launched."""
+        """Names of the kernels that were launched so far."""
         return [kernel.name for kernel, _, _ in self._driver.launches]
 
     def about(self) -> dict[str, str]:
-        """What stands in every line of the results."""
+        """Values of the columns that describe the device."""
         return {"gpu": self.name, "driver": "", "torch": "", "cudnn": "", "numba_cuda": ""}
 
     def ceilings(self) -> Ceilings:
-        """Those of the H200's datasheet."""
+        """Peak rates of the datasheet of the H200."""
         return H200
 
     def variants(self, row: Row) -> list[Any]:
-        """PyTorch's, on the CPU, its graphs traced only; none where it is not installed."""
+        """Variants of PyTorch on the CPU with traced graphs; none if it is not installed."""
         if find_spec("torch") is None:
             return []
         from gpu import torch_peer
@@ -102,31 +98,31 @@ class DryDevice:
         return torch_peer.variants(row, "aot_eager")
 
     def tensors(self, arrays: Mapping[str, HostArray]) -> Mapping[str, Any]:
-        """The arrays for PyTorch."""
+        """Convert arrays to tensors."""
         import torch  # pyright: ignore[reportMissingImports]
 
         return {name: torch.from_numpy(array.values) for name, array in arrays.items()}
 
     def sets(self, row: Row, size: int) -> int:
-        """Sets of buffers that the measurement rotates through."""
+        """Number of sets of buffers that the measurement rotates through."""
         return 2
 
     def put(self, array: np.ndarray) -> HostArray:
-        """A copy of an array."""
+        """Copy an array."""
         return HostArray(np.array(array, order="C"))
 
     def poisoned(self, shape: tuple[int, ...], dtype: str) -> HostArray:
-        """An array full of NaN, or of 254, which is no winner."""
+        """Make an array full of NaN, or of 254, which is not a valid argmax."""
         made = HostArray(np.empty(shape, dtype))
         self.poison(made)
         return made
 
     def poison(self, array: HostArray) -> None:
-        """Fill it with that again."""
+        """Fill an array with these values again."""
         array.values.fill(np.nan if array.dtype.kind == "f" else 254)
 
     def get(self, array: HostArray, images: list[int] | None = None) -> np.ndarray:
-        """A copy of an array, or of some of its images."""
+        """Copy an array, or some of its images."""
         return array.values.copy() if images is None else array.values[images]
 
     def same(self, one: HostArray, other: HostArray) -> bool:
@@ -134,22 +130,22 @@ class DryDevice:
         return one.values.tobytes() == other.values.tobytes()
 
     def copy(self, array: HostArray) -> HostArray:
-        """Another array of the same values."""
+        """Copy an array."""
         return self.put(array.values)
 
     def run(self, calls: Sequence[Call]) -> None:
         """Note the launches of calls, and compute them on the CPU."""
         for call in calls:
-            given = [_on_device(it) for it in call.arguments]
+            given = [_on_device(value) for value in call.arguments]
             getattr(launch, call.function)(*given, **dict(call.options))
-            arguments = [_NO_BIAS if it is None else _host(it) for it in given]
+            arguments = [_NO_BIAS if value is None else _host(value) for value in given]
             function = next(
                 found for module in _MODULES if (found := getattr(module, call.function, None))
             )
             function(*arguments)
 
     def repeated(self, functions: Sequence[Callable[[], Any]]) -> Any:
-        """Something with ``repeat(count)`` that runs the functions; here, once is enough."""
+        """Run the functions once, and return an object whose ``repeat(count)`` does nothing."""
         for function in functions:
             function()
         return _Nothing()
@@ -159,11 +155,11 @@ class DryDevice:
         return True
 
     def called(self, functions: Sequence[Callable[[], Any]]) -> Any:
-        """As if there were no graphs."""
+        """Return an object that does nothing, as for a device without graphs."""
         return _Nothing()
 
     def seconds(self, function: Any, count: int) -> float:
-        """A made-up time, the same for all."""
+        """Return a made-up time, the same for all functions."""
         return 1e-3 * count
 
 
@@ -176,7 +172,7 @@ class _Nothing:
 
 
 def _on_device(value: Any) -> Any:
-    """PyTorch's tensors as arrays that say they lie on a device."""
+    """Convert a PyTorch tensor to an array that claims to be on a device."""
     return HostArray(value.detach().numpy()) if hasattr(value, "data_ptr") else value
 
 

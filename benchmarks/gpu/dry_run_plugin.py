@@ -1,9 +1,8 @@
-"""``pytest -m gpu`` where there is no device: a plugin of pytest, ``-p gpu.dry_suite``.
+"""A pytest plugin that runs ``pytest -m gpu`` without a device: ``-p gpu.dry_run_plugin``.
 
-Every call of the tests is planned as on the H200, its launches are noted, and the CPU's function of
-the same name computes it. With ``--cubins DIR``, the kernels that were launched are compiled into
-that folder for ``--compile-for``: of a suite that passes here, a machine with a device needs no
-compiler.
+Every call of the tests is planned as on the H200, its launches are noted, and the CPU function of
+the same name computes the result. With ``--cubins DIR``, the launched kernels are compiled into
+that folder for ``--compile-for``. A machine with a device then needs no compiler for the suite.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from cnnforge_kernels import arrays as placement
+from cnnforge_kernels import arrays
 from cnnforge_kernels.cuda.codegen.jit import Kernel, cuda
 from cnnforge_kernels.cuda.runtime import compiler, driver, simulated_driver
 from cnnforge_kernels.cuda.runtime.arrays import View
-from gpu.dry import Driver, HostArray
+from gpu.dry_run import Driver, HostArray
 from gpu.options import capability
 
 _ROUNDED = ("inputs", "weights", "grad_outputs")
@@ -28,17 +27,17 @@ _launched: dict[Kernel, None] = {}
 
 
 class Array(HostArray):
-    """What ``numba.cuda.to_device`` returns."""
+    """Result of ``numba.cuda.to_device``."""
 
     def __getitem__(self, index: Any) -> Array:
         return Array(self.values[index])
 
     def reshape(self, shape: tuple[int, ...]) -> Array:
-        """The same memory in another shape."""
+        """View the same memory in another shape."""
         return Array(self.values.reshape(shape))
 
     def copy_to_host(self) -> np.ndarray:
-        """A copy."""
+        """Copy the array to the host."""
         return self.values.copy()
 
 
@@ -48,18 +47,18 @@ def pytest_addoption(parser: Any) -> None:
 
 
 def pytest_configure(config: Any) -> None:
-    """Whatever asks for a device from here on gets this one."""
+    """Replace the device for the whole test run."""
     driver._driver = Driver()
     cuda.to_device = lambda array: Array(np.array(array, order="C"))
     cuda.as_cuda_array = lambda array: Array(_memory(array))
     cuda.stream = lambda: SimpleNamespace(handle=512, synchronize=lambda: None)
-    placement.call = _computed(placement.call)
-    # Tests that bring stand-ins of their own are noted, too.
+    arrays.call = _computed(arrays.call)
+    # Note the launches of tests that replace the driver themselves, too.
     simulated_driver.Driver.launch = _noted(simulated_driver.Driver.launch)
 
 
 def pytest_sessionfinish(session: Any) -> None:
-    """Compile what was launched; under pytest-xdist, each process what it has launched."""
+    """Compile the launched kernels. Under pytest-xdist each process compiles its own."""
     folder = session.config.getoption("--cubins")
     for kernel in _launched if folder else ():
         compiler.export_kernel(kernel, session.config.getoption("--compile-for"), folder)
@@ -76,11 +75,12 @@ def _noted(launch: Any) -> Any:
 def _computed(call: Any) -> Any:
     def computed(function: Any, *arguments: Any, **options: Any) -> None:
         call(function, *arguments, **options)
-        if not any(isinstance(it, View) for it in arguments):
+        if not any(isinstance(value, View) for value in arguments):
             return
         names = inspect.signature(function).parameters
         precision = options.get("precision", "float32")
-        function(*(_host(*it, precision) for it in zip(names, arguments, strict=True)))
+        named = zip(names, arguments, strict=True)
+        function(*(_host(name, value, precision) for name, value in named))
 
     return computed
 
@@ -93,7 +93,7 @@ def _host(name: str, value: Any, precision: str) -> Any:
 
 
 def rounded(values: np.ndarray, precision: str) -> np.ndarray:
-    """Finite float32 values as tensor cores read them."""
+    """Round finite float32 values as tensor cores do."""
     bits = values.view(np.uint32)
     if precision == "tf32":
         bits = (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
@@ -103,12 +103,12 @@ def rounded(values: np.ndarray, precision: str) -> np.ndarray:
 
 
 def _memory(array: Any) -> np.ndarray:
-    """What lies where an array says that it does."""
+    """View the memory of an array."""
     size = int(np.prod(array.shape)) * array.dtype.itemsize
     if not size:
         return np.empty(array.shape, array.dtype)
     content = (ctypes.c_char * size).from_address(_pointer(array))
-    # The array keeps the memory, and this, which has it for an attribute, the array.
+    # The array keeps the memory alive, and this attribute keeps the array alive.
     found = np.frombuffer(content, array.dtype).reshape(array.shape)
     content.array = array
     return found

@@ -1,5 +1,5 @@
-// A device of TensorFlow's, "PRETEND", whose memory is the host's: what is placed there runs where
-// pointers can be read. Two of them. Everything is done when the call returns.
+// A TensorFlow device type, "STUB", with two devices in host memory, so the test can read their
+// pointers. All work is done when a call returns.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -109,7 +109,7 @@ void count(const SP_Platform*, int* devices, TF_Status* status) {
 void create_device(const SP_Platform*, SE_CreateDeviceParams* params, TF_Status* status) {
   params->device->struct_size = SP_DEVICE_STRUCT_SIZE;
   params->device->ordinal = params->ordinal;
-  params->device->hardware_name = "pretend";
+  params->device->hardware_name = "stub";
   ok(status);
 }
 void destroy_device(const SP_Platform*, SP_Device*) {}
@@ -174,8 +174,8 @@ void destroy_platform_fns(SP_PlatformFns*) {}
 
 extern "C" void SE_InitPlugin(SE_PlatformRegistrationParams* params, TF_Status* status) {
   params->platform->struct_size = SP_PLATFORM_STRUCT_SIZE;
-  params->platform->name = "PRETEND_PLATFORM";
-  params->platform->type = "PRETEND";
+  params->platform->name = "STUB_PLATFORM";
+  params->platform->type = "STUB";
   params->platform->use_bfc_allocator = 1;
   SP_PlatformFns* it = params->platform_fns;
   it->struct_size = SP_PLATFORM_FNS_STRUCT_SIZE;

@@ -1,0 +1,169 @@
+"""Plans that ``conv2d`` and ``conv_block`` share: direct kernels, and gathered gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from math import prod
+
+from cnnforge_kernels.cuda.conv.direct.forward import Direct, direct
+from cnnforge_kernels.cuda.conv.direct.inputs import direct_inputs
+from cnnforge_kernels.cuda.conv.direct.inputs_tiles import DirectInputs, with_inputs_tile
+from cnnforge_kernels.cuda.conv.direct.weights import direct_weights
+from cnnforge_kernels.cuda.conv.direct.weights_tiles import (
+    MAX_SLICES,
+    DirectWeights,
+    with_weights_tile,
+)
+from cnnforge_kernels.cuda.conv.gather import Gather, gather_weights
+from cnnforge_kernels.cuda.conv.problem import Convolution
+from cnnforge_kernels.cuda.conv.reduce import reduction
+from cnnforge_kernels.cuda.runtime.plans import BLOCKS, Launch, Plan, Shape, blocks, launch, slices
+
+# Limit on the channels of a direct gradient of the inputs.
+_MAX_DIRECT_CHANNELS = 32
+# Threads per block of kernels without a tile of their own: the default, then the alternatives.
+THREADS = (128, 64, 256)
+
+
+def launch_direct(specialization: Direct, c: Convolution, rows_columns: Shape, bias: str) -> Launch:
+    """Make the launch of a direct kernel for outputs with these rows and columns."""
+    rows, columns = rows_columns
+    down, across = rows, blocks(columns, specialization.windows)
+    argmax = "argmax"
+    if specialization.pool is None:
+        down, across = (
+            blocks(rows, specialization.cells[0]),
+            blocks(columns, specialization.cells[1]),
+        )
+        argmax = "outputs"
+    tiles = c.inputs[0] * down * across
+    return launch(
+        direct(specialization),
+        (
+            blocks(tiles * specialization.lanes, specialization.threads),
+            specialization.filter_blocks // specialization.lanes * specialization.groups,
+        ),
+        *("inputs", "weights", bias, "outputs", argmax),
+        *c.inputs[1:3],
+        *(rows, columns, down, across),
+        *c.padding,
+        tiles,
+    )
+
+
+def direct_grad_inputs(
+    specialization: DirectInputs, c: Convolution, rows_columns: Shape, names: tuple[str, ...]
+) -> dict[str, Callable[[], Plan]]:
+    """Offer the plans of a direct gradient of the inputs.
+
+    Args:
+        specialization: Constants of the kernel.
+        c: The convolution.
+        rows_columns: Number of rows and columns of the upstream gradient.
+        names: Names of the arrays: upstream gradient, mask, argmax, weights, gradient.
+
+    Returns:
+        Name of a configuration to its plan; empty if there are too many channels.
+    """
+    if specialization.channels > _MAX_DIRECT_CHANNELS:
+        return {}
+    # Number of cells of strides[0] x strides[1] inputs, counted from the start of the padding.
+    cells = [
+        (c.inputs[1 + a] - 1 + c.padding[a]) // c.strides[a] - c.padding[a] // c.strides[a] + 1
+        for a in (0, 1)
+    ]
+    fitted = with_inputs_tile(specialization, c.inputs[0] * c.groups, *cells)
+    if fitted is None:
+        return {}
+    name = f"direct {fitted.area}, filters {fitted.chunk}, shares {fitted.shares}"
+    down = blocks(cells[0], fitted.area[0])
+    across = blocks(cells[1], fitted.area[1] * fitted.cells)
+
+    def plan() -> Plan:
+        return Plan(
+            (
+                launch(
+                    direct_inputs(fitted),
+                    (c.inputs[0] * down * across, c.groups),
+                    *names,
+                    *c.inputs[1:3],
+                    *rows_columns,
+                    *c.padding,
+                    *(down, across),
+                ),
+            )
+        )
+
+    return {name: plan}
+
+
+def direct_grad_weights(
+    specialization: DirectWeights, c: Convolution, grads: Shape, names: tuple[str, ...]
+) -> dict[str, Callable[[], Plan]]:
+    """Offer the plans of a direct gradient of the weights; none if there are too many channels.
+
+    The arguments are those of ``gathered_grad_weights``.
+    """
+    fitted = with_weights_tile(specialization, *grads[:3])
+    if fitted is None:
+        return {}
+    return {f"direct {fitted.area}": partial(_direct_weights, fitted, c, grads, names)}
+
+
+def _direct_weights(
+    specialization: DirectWeights, c: Convolution, grads: Shape, names: tuple[str, ...]
+) -> Plan:
+    down, across = (blocks(grads[1 + a], specialization.area[a]) for a in (0, 1))
+    tiles, floats = c.inputs[0] * down * across, prod(c.weights) + c.weights[3]
+    count, each = slices(tiles, BLOCKS // MAX_SLICES * c.groups, floats, 1)
+    first = launch(
+        direct_weights(specialization),
+        (c.groups, count),
+        *(*names, "scratch"),
+        *c.inputs[1:3],
+        *grads[1:3],
+        *c.padding,
+        *(down, across, tiles, each, floats),
+    )
+    return Plan((first, reduction(prod(c.weights), floats, count)), count * floats)
+
+
+def gathered_grad_weights(
+    specialization: Gather, c: Convolution, grads: Shape, names: tuple[str, ...]
+) -> dict[str, Callable[[], Plan]]:
+    """Offer the plans of gradients that are gathered with one filter per thread.
+
+    Args:
+        specialization: Constants of the kernel.
+        c: The convolution.
+        grads: Shape of the upstream gradient.
+        names: Names of the arrays: inputs, upstream gradient, mask, argmax.
+
+    Returns:
+        Name of a configuration to its plan.
+    """
+    return {
+        f"threads {threads}": partial(
+            _gathered, replace(specialization, threads=threads), c, grads, names
+        )
+        for threads in THREADS
+    }
+
+
+def _gathered(specialization: Gather, c: Convolution, grads: Shape, names: tuple[str, ...]) -> Plan:
+    pixels, floats = prod(grads[:3]), prod(c.weights) + c.weights[3]
+    count, each = slices(
+        pixels, specialization.blocks, floats, 8 * specialization.threads // specialization.lanes
+    )
+    first = launch(
+        gather_weights(specialization),
+        (specialization.blocks, count),
+        *(*names, "scratch"),
+        *c.inputs[1:3],
+        *grads[1:3],
+        *c.padding,
+        *(pixels, each, floats),
+    )
+    return Plan((first, reduction(prod(c.weights), floats, count)), count * floats)
