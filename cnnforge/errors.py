@@ -12,6 +12,7 @@ __all__ = [
     "RunError",
     "UnknownNameError",
     "UsageError",
+    "message_of",
     "one_line",
 ]
 
@@ -56,6 +57,15 @@ class AmbiguousNameError(UsageError):
 
 class PluginError(UsageError):
     """A plugin, or the target of a spec, could not be loaded."""
+
+
+def message_of(error: BaseException) -> str:
+    """Return the message of an exception in one line, or the name of its type if there is none.
+
+    Args:
+        error: Any exception.
+    """
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def one_line(error: BaseException) -> str:

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
 
 from cnnforge.cli import _ctrl_c
 
@@ -37,7 +36,9 @@ def import_keras() -> None:
             # The rest of the lines is printed when TensorFlow looks for devices.
             import_module("tensorflow").config.list_physical_devices()
         else:
-            _keep_tensorflow_out()
+            from cnnforge.utils.keras_graph import keep_tensorflow_out
+
+            keep_tensorflow_out()
 
 
 class _MessageHandler(logging.Handler):
@@ -55,27 +56,6 @@ def _show_log() -> None:
     log.setLevel(logging.INFO)
     if not any(isinstance(handler, _MessageHandler) for handler in log.handlers):
         log.addHandler(_MessageHandler())
-
-
-def _keep_tensorflow_out() -> None:
-    """Let Keras under another backend use TensorFlow only if it has been imported already.
-
-    For every layer that it saves, Keras asks whether an object is one of TensorFlow's, and imports
-    TensorFlow to find out. That takes three seconds, and if nobody has imported TensorFlow before,
-    the answer is always no.
-    """
-    try:
-        lazy: Any = import_module("keras.src.utils.module_utils").tensorflow
-        kind = type(lazy)
-        available = kind.available.fget
-    except (ImportError, AttributeError):
-        # Another version of Keras, which may import TensorFlow: that costs time and no more.
-        return
-    lazy.__class__ = type(
-        kind.__name__,
-        (kind,),
-        {"available": property(lambda self: "tensorflow" in sys.modules and available(self))},
-    )
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from cnnforge.tasks import LOSS, Evaluation, Row, Task
 from cnnforge.training.events import EpochEnded, EpochMetrics, Event, Listener
 from cnnforge.training.loop import TrainingResult, train
 from cnnforge.training.state import StateStore, TrainingState
+from cnnforge.utils.keras_graph import all_layers
 
 # What may differ between the two halves of a resumed run.
 FREE = ("epochs", "output", "plugin", "init_from", "strict")
@@ -188,7 +189,7 @@ class Session:
 
 def own_layers(model: keras.Model) -> list[type]:
     """Return the classes of a model's layers that are not Keras' own."""
-    kinds = dict.fromkeys(type(layer) for layer in model._flatten_layers())
+    kinds = dict.fromkeys(type(layer) for layer in all_layers(model))
     return [kind for kind in kinds if kind.__module__.partition(".")[0] != "keras"]
 
 

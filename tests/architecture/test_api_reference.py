@@ -98,6 +98,18 @@ def test_every_public_name_has_an_entry(module):
     assert without_entry(module, PAGES[module]) == []
 
 
+@pytest.mark.parametrize("module", sorted(PAGES))
+def test_what_a_public_module_defines_is_public(module):
+    imported = importlib.import_module(module)
+    assert imported.__file__ is not None
+    defined = {
+        node.name
+        for node in ast.parse(Path(imported.__file__).read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    }
+    assert defined - set(imported.__all__) == set()
+
+
 def test_a_missing_entry_is_found():
     page = PAGES["cnnforge.data"].replace("py:data:: Augment", "py:data:: Other")
     assert without_entry("cnnforge.data", page) == ["Augment"]

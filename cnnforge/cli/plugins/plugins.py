@@ -81,16 +81,13 @@ def _report(found: Plugins, imports: bool) -> dict[str, list[dict[str, Any]]]:
 
 
 def _import_error(spec: Spec) -> str | None:
-    """Import what a spec names; return why that fails, if it does."""
+    """Import everything that a spec names; return the error if that fails."""
     from cnnforge.errors import PluginError, one_line
-    from cnnforge.plugin import LayerSpec
 
     try:
-        spec.load()
-        if isinstance(spec, LayerSpec):
-            spec.load_reference()
+        spec.load_all()
     except PluginError as error:
-        # What the error says of the plugin and the target stands in the same row.
+        # The row has the name of the plugin and the target already.
         return one_line(error.__cause__ or error)
     return None
 
