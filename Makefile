@@ -30,7 +30,7 @@ help:
 	@echo "make format  format the code and mend what can be mended"
 	@echo "make bench   measure all layers, write benchmarks/results/"
 	@echo "make bench-torch  the same beside PyTorch too, in the environment of make test-torch"
-	@echo "make bench-gate  fail where a layer has become slower beside its reference"
+	@echo "make bench-gate  fail if a layer has become slower compared with its reference"
 	@echo "make clean   remove the environment and what the tools left behind"
 
 # pip comes last: without it the environment is unfinished and made again.
@@ -87,9 +87,10 @@ bench: $(TEST_INSTALLED)
 bench-torch: $(TORCH_INSTALLED)
 	$(TORCH_BIN)/python -m pytest benchmarks/bench_layers.py --benchmark-columns=median,iqr,rounds
 
-# GATE=--short takes less than three minutes.
+# GATE=--short takes a minute; GATE=--cnnforge-gate-write measures and writes the thresholds.
 bench-gate: $(TEST_INSTALLED)
-	$(BIN)/python benchmarks/gate.py $(GATE)
+	$(BIN)/python -m pytest benchmarks/bench_layers.py --benchmark-quiet \
+		--cnnforge-gate benchmarks/thresholds $(GATE)
 
 clean:
 	rm -rf $(VENV) $(TORCH_VENV) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks

@@ -1,31 +1,35 @@
-"""Every pair of layer_cases.py under pytest-benchmark; run it with ``make bench``."""
+"""Every built-in layer compared with its reference: ``make bench`` and ``make bench-gate``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from layer_cases import PAIRS, PASSES
+from layer_cases import SHORT, every_case
+
+ROUNDS, SHORT_ROUNDS = 31, 15
+# Seconds for the rounds of one case; a large shape gets fewer rounds.
+LIMIT, SHORT_LIMIT = 8.0, 3.0
+CASES = [
+    pytest.param(it, id=it.name, marks=[pytest.mark.short] if it.name in SHORT else [])
+    for it in every_case()
+]
 
 
-@pytest.mark.parametrize("implementation", ["numba", "keras"])
-@pytest.mark.parametrize("which", PASSES)
-@pytest.mark.parametrize("pair", PAIRS)
-def test_layer(benchmark: Any, measured: Any, pair: str, which: str, implementation: str) -> None:
-    from cnnforge.conversion.workloads import functions
+@pytest.mark.parametrize("case", CASES)
+def test_layer(
+    layer_benchmark: Callable[..., Any],
+    results: Callable[..., None],
+    pytestconfig: pytest.Config,
+    case: Any,
+) -> None:
+    if pytestconfig.getoption("cnnforge_gate"):
+        short = pytestconfig.getoption("short")
+        rounds, limit = (SHORT_ROUNDS, SHORT_LIMIT) if short else (ROUNDS, LIMIT)
+        layer_benchmark(case, rounds=rounds, limit=limit)
+    else:
+        from cnnforge.benchmarking import first_calls
 
-    measurement = measured(pair)
-    result = next(it for it in measurement.passes if it.name == which)
-    workload = measurement.case.workload
-    benchmark.group = f"{pair}.{which}"
-    benchmark.extra_info.update(
-        shape=list(workload.shape),
-        flops=result.work.flops,
-        bytes=result.work.bytes,
-        ratio=result.ratio and dict(zip(("median", "p20", "p80"), result.ratio, strict=True)),
-    )
-    kind = workload.kind if implementation == "numba" else workload.reference
-    timed = functions(workload, kind)
-    function = timed.forward if which == "forward" else timed.full
-    function()  # Traced and compiled here, not in what pytest-benchmark plans its rounds by.
-    benchmark(function)
+        first = first_calls(case)
+        results(layer_benchmark(case, rounds=21, limit=5, first=first, torch=True))

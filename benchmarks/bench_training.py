@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -26,6 +27,7 @@ from cnnforge.benchmarking import interleave, ratio, torch_missing
 from cnnforge.conversion import Kernels, forge
 from cnnforge.data import ArraySamples, DataOptions, Dataset
 from cnnforge.plugin_host.discovery import Plugins, discover
+from cnnforge.tasks.classification import Classification
 
 OURS: dict[str, Kernels] = {
     "our loop, stock layers": "keras",
@@ -137,8 +139,8 @@ def classify(model: keras.Model, dataset: Dataset, batch_size: int) -> Callable[
     """All images as the command classifies them."""
     from cnnforge.prediction import Predictor
 
-    predictor = Predictor(model, dataset.classes, batch_size)
-    return lambda: predictor.probabilities(dataset.train)
+    predictor = Predictor(model, Classification(dataset.classes), batch_size)
+    return lambda: predictor.outputs(dataset.train)
 
 
 def loop(model: keras.Model, dataset: Dataset, batch_size: int) -> Callable[[], None]:
@@ -147,7 +149,8 @@ def loop(model: keras.Model, dataset: Dataset, batch_size: int) -> Callable[[], 
     from cnnforge.data.prefetch import ChunkSize, chunks
     from cnnforge.training.order import order
 
-    trainer = Trainer(model, 0.001, batch_size)
+    task = Classification(dataset.classes)
+    trainer = Trainer(model, task, keras.optimizers.Adam(0.001), batch_size)
     size = ChunkSize(dataset.image_shape, batch_size)
     epoch = 0
 
@@ -155,10 +158,9 @@ def loop(model: keras.Model, dataset: Dataset, batch_size: int) -> Callable[[], 
         nonlocal epoch
         visit = order(0, epoch, len(dataset.train))
         epoch += 1
-        loss, correct = 0.0, 0
-        for chunk in chunks(dataset.train, visit, batch_size, size):
-            result = trainer.train(chunk.images, chunk.labels, loss, correct)
-            loss, correct = result.loss, result.correct
+        sums = {}
+        for chunk in chunks(partial(task.read, dataset.train), visit, batch_size, size):
+            sums = trainer.train(chunk.images, chunk.targets, sums).sums
 
     return run
 

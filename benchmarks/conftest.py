@@ -1,4 +1,4 @@
-"""What pytest-benchmark does not do by itself: the machine, parity, ratios, a table of results."""
+"""The short form of the gate, and the table of results that ``make bench`` writes."""
 
 from __future__ import annotations
 
@@ -7,58 +7,48 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from layer_cases import PAIRS, build, file_name
 
 RESULTS = Path(__file__).with_name("results")
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, Any]) -> None:
-    """Add what pytest-benchmark leaves out: graphics card, driver, CPU features, versions."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--short", action="store_true", help="a few cases, in a minute or three")
+
+
+def pytest_configure(config: pytest.Config) -> None:
     from cnnforge.cli._import_keras import import_keras
 
     import_keras()  # It sets how waiting threads wait, before OpenMP is loaded.
-    from cnnforge.utils.environment import environment
+    config.addinivalue_line("markers", "short: measured with --short")
 
-    facts = environment()
-    machine_info["cnnforge"] = {
-        name: facts[name] for name in ("packages", "backend", "cpu", "threading_layer")
-    } | {name: facts[name] for name in ("gpu", "driver", "git")}
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("short"):
+        left_out = [it for it in items if it.get_closest_marker("short") is None]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [it for it in items if it not in left_out]
 
 
 @pytest.fixture(scope="session")
-def measured(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Any]]:
-    """Return `measured(pair)`: parity first, then both implementations in turn, once a session.
-
-    A session that has measured every pair writes them all to `results/<cpu>.csv`.
-    """
+def results(request: pytest.FixtureRequest) -> Iterator[Callable[[Any], None]]:
+    """Return `keep(measurement)`; a session that keeps all writes `results/<cpu>.csv`."""
     from dataclasses import asdict
 
-    from cnnforge.cli._import_keras import import_keras
+    from layer_cases import every_case
 
-    import_keras()
     from cnnforge import benchmarking
-    from cnnforge.conversion.parity import check
-    from cnnforge.plugin_host.discovery import discover
+    from cnnforge.benchmarking.thresholds import file_name
     from cnnforge.utils.environment import environment
 
-    layers = discover().layers
-    peaks = benchmarking.measure_peaks()
-    known: dict[str, Any] = {}
+    kept: list[Any] = []
+    judged = request.config.getoption("cnnforge_gate") is not None
+    peaks = None if judged else benchmarking.measure_peaks()
 
-    def measure(pair: str) -> Any:
-        if pair not in known:
-            case = build(pair, layers)
-            first = benchmarking.first_calls(case)
-            checked = check(case.workload)
-            assert checked.passed, f"{pair} differs from its reference: {checked}"
-            known[pair] = benchmarking.measure(case, rounds=21, limit=5, first=first, torch=True)
-        return known[pair]
-
-    yield measure
-    if set(known) == set(PAIRS) and not request.session.testsfailed:
+    yield kept.append
+    names = [it.case.name for it in kept if it is not None]
+    if peaks is not None and names == [it.name for it in every_case()]:
         machine = environment()
-        cases = [benchmarking.to_json(known[pair], peaks) for pair in PAIRS]
+        cases = [benchmarking.to_json(it, peaks) for it in kept]
         text = benchmarking.csv_text({"machine": machine, "peaks": asdict(peaks), "cases": cases})
         RESULTS.mkdir(exist_ok=True)
         name = f"{machine['cpu']['model']} {machine['cpu']['target']}"

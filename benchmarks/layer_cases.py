@@ -6,12 +6,9 @@ is a pair and a pass, ``seed1.block.full``: one number in the table and one thre
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from cases import CONVOLUTIONS, DEPTHWISE, DROPOUTS, NORMALIZATIONS, POOLS
-
-PASSES = ("forward", "full")
 
 # Pair to the reference that a layer must name, its arguments, input shape, and whether the gradient
 # of the inputs is computed.
@@ -50,7 +47,6 @@ def _recipes() -> dict[str, _Recipe]:
 
 RECIPES = _recipes()
 PAIRS = tuple(RECIPES)
-KEYS = tuple(f"{pair}.{name}" for pair in PAIRS for name in PASSES)
 # One of each kind, the small ones first: what a change of a kernel most likely touches.
 SHORT = (
     "seed1.convolution",
@@ -68,9 +64,28 @@ SHORT = (
 )
 
 
-def file_name(cpu: str, suffix: str) -> str:
-    """The name of the file of what was measured on a processor."""
-    return f"{re.sub('[^a-z0-9]+', '-', cpu.lower()).strip('-')}.{suffix}"
+def every_case() -> list[Any]:
+    """All cases: those of `PAIRS`, and of the built-in layers that have none there their own.
+
+    A layer's own cases are those of its `LayerSpec` that name a `speed_shape`.
+
+    Raises:
+        LookupError: No plugin layer stands for the reference of a pair.
+    """
+    from cnnforge.plugin_host.discovery import discover
+    from cnnforge.testing import benchmark_cases
+
+    layers = discover().layers
+    found = [build(pair, layers) for pair in PAIRS]
+    known = {it.workload.spec.name for it in found}
+    for spec in layers.values():
+        if spec.plugin == "builtin" and spec.name not in known and _shapes(spec):
+            found += benchmark_cases(spec)
+    return found
+
+
+def _shapes(spec: Any) -> bool:
+    return any(it.speed_shape is not None for it in spec.load_cases())
 
 
 def build(pair: str, layers: Any) -> Any:

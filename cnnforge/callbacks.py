@@ -20,7 +20,10 @@ class FinishedEpoch:
     Attributes:
         metrics: Its row of `metrics.csv`.
         epochs: How many the run is going to have.
-        best: Whether it is the best one so far.
+        best: Whether it is the best one so far, by the monitored metric, and by the loss if that
+            is the same.
+        monitor: Name of the monitored metric, for instance `"accuracy"`; its value of this epoch
+            is `metrics.values["val_accuracy"]`.
         model: The model, to be looked at: what is saved is what was validated.
         folder: The run directory, for files of the callback's own; `None` where there is none.
         stopped: Why training ends after this epoch; empty if it does not.
@@ -29,6 +32,7 @@ class FinishedEpoch:
     metrics: EpochMetrics
     epochs: int
     best: bool
+    monitor: str
     model: keras.Model
     folder: Path | None
     read_learning_rate: Callable[[], float] = field(repr=False)
@@ -37,7 +41,10 @@ class FinishedEpoch:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the next step; it may be set, and is saved with the state."""
+        """The learning rate of the next step; it may be set, and is saved with the state.
+
+        Under a schedule, setting it multiplies all rates that follow by the same factor.
+        """
         return self.read_learning_rate()
 
     @learning_rate.setter

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from cnnforge.errors import UsageError
+from cnnforge.optimizer_options import OptimizerOptions, hint, one_of, require
 
 KERNELS = ("auto", "numba", "keras")
 COLORS = ("auto", "grayscale", "rgb")
+# Options that a task takes or refuses.
+TASK_OPTIONS = ("label_smoothing", "class_weights")
 # TOML tables that a run's config.toml has besides the options.
 _IGNORED = ("run",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions:
+class TrainingOptions(OptimizerOptions):
     """The options of `cnnforge train`; `config.toml` holds them under the same names.
 
+    Those of the optimizer are inherited.
+
     Args:
-        model: A model's name, short or qualified.
+        model: A model, `NAME` or `NAME:ARGUMENT`; a name may be qualified.
         data: A reference to a dataset.
         epochs: How many times every training sample is visited.
         batch_size: Images per step.
-        learning_rate: Adam's.
-        seed: Of the weights, the order of the samples, the split and dropout; below 2**32.
+        seed: Seed of the weights, the order of the samples and dropout; below 2**32.
+        split_seed: Seed of the split into training and validation samples; by default `seed`.
         kernels: `"numba"`, `"keras"`, or `"auto"`: for each layer whichever is faster.
         output: Where run directories are made.
         image_size: `"HxW"` in pixels; `None`: the dataset's own.
@@ -36,6 +40,11 @@ class TrainingOptions:
         validation_fraction: Which part of the data is kept for validation.
         strict: Whether an unreadable file is an error instead of skipped and counted.
         init_from: A `.keras` file or a run whose weights are the initial ones.
+        label_smoothing: Share of the probability that a label gives to all classes alike; 0: none.
+        class_weights: `"balanced"`: every class adds as much to the loss as another; `None`: every
+            image does.
+        monitor: Metric of the validation samples that decides which epoch is the best one; `None`:
+            the task's own choice.
         callback: Callbacks, `NAME` or `NAME:ARGUMENT`.
         augment: Augmentations of the training images, `NAME` or `NAME:ARGUMENT`, in their order.
         plugin: Plugins to load besides the installed ones.
@@ -48,8 +57,9 @@ class TrainingOptions:
     data: str = "mnist5k"
     epochs: int = 20
     batch_size: int = 64
-    learning_rate: float = 0.001
     seed: int = 0
+    # None stands for the seed until the object is made.
+    split_seed: int = field(default=None)  # pyright: ignore[reportAssignmentType]
     kernels: str = "auto"
     output: str = "runs"
     image_size: str | None = None
@@ -57,24 +67,31 @@ class TrainingOptions:
     validation_fraction: float = 0.2
     strict: bool = False
     init_from: str | None = None
+    label_smoothing: float = 0.0
+    class_weights: str | None = None
+    monitor: str | None = None
     callback: tuple[str, ...] = ()
     augment: tuple[str, ...] = ()
     plugin: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
-        _require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
-        rate = self.learning_rate
-        _require(0 < rate < float("inf"), "learning_rate", rate, "a number above 0")
-        _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
-        fraction = self.validation_fraction
-        _require(0 < fraction < 1, "validation_fraction", fraction, "between 0 and 1")
-        for name, choices in (("kernels", KERNELS), ("color", COLORS)):
+        """Check the values."""
+        super().__post_init__()
+        if self.split_seed is None:
+            object.__setattr__(self, "split_seed", self.seed)
+        require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
+        for name in ("seed", "split_seed"):
             value = getattr(self, name)
-            if value not in choices:
-                raise UsageError(
-                    f"{name} must be {_either(choices)}, got {value!r}{_hint(value, choices)}"
-                )
+            require(0 <= value < 2**32, name, value, "0 to 4294967295")
+        self.check_epochs(self.epochs)
+        fraction = self.validation_fraction
+        require(0 < fraction < 1, "validation_fraction", fraction, "between 0 and 1")
+        smoothing, weights = self.label_smoothing, self.class_weights
+        require(0 <= smoothing < 1, "label_smoothing", smoothing, "0 or more and below 1")
+        require(weights in (None, "balanced"), "class_weights", weights, "'balanced'")
+        for name, choices in (("kernels", KERNELS), ("color", COLORS)):
+            one_of(name, getattr(self, name), choices)
         _ = self.height_and_width
 
     @property
@@ -90,13 +107,20 @@ class TrainingOptions:
             )
         return int(match[1]), int(match[2])
 
+    @property
+    def task_options(self) -> dict[str, Any]:
+        """Options of a task that differ from their defaults, by name."""
+        values = {name: getattr(self, name) for name in TASK_OPTIONS}
+        return {name: value for name, value in values.items() if value}
+
     def as_dict(self) -> dict[str, Any]:
         """Return the options by name; tuples as lists."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {name: getattr(self, name) for name in NAMES}
         return {name: list(it) if isinstance(it, tuple) else it for name, it in values.items()}
 
 
-NAMES = tuple(field.name for field in fields(TrainingOptions))
+# A class's own options come before the inherited ones.
+NAMES = (*TrainingOptions.__annotations__, *OptimizerOptions.__annotations__)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -139,8 +163,8 @@ def check_types(values: Mapping[str, Any], source: str) -> dict[str, Any]:
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in NAMES:
-            hint = _hint(name, NAMES) or f"; there are: {', '.join(NAMES)}"
-            raise UsageError(f"{source}: there is no option {key!r}{hint}")
+            known = hint(name, NAMES) or f"; there are: {', '.join(NAMES)}"
+            raise UsageError(f"{source}: there is no option {key!r}{known}")
         checked[name] = _typed(name, value, source)
     return checked
 
@@ -194,30 +218,17 @@ def parse_epochs(text: str, before: int | None = None) -> int:
 
 
 def _typed(name: str, value: Any, source: str) -> Any:
-    wanted = {field.name: str(field.type) for field in fields(TrainingOptions)}[name]
+    wanted = {it.name: str(it.type) for it in fields(TrainingOptions)}[name]
+    wanted = wanted.removesuffix(" | None")
     if wanted == "float" and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if wanted.startswith("tuple"):
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             return tuple(value)
         raise UsageError(f"{source}: {name} must be a list of texts, got {value!r}")
-    types = {"str": str, "str | None": str, "int": int, "float": float, "bool": bool}
+    types = {"str": str, "int": int, "float": float, "bool": bool}
     if type(value) is not types[wanted]:
         described = {"str": "a text", "int": "a whole number", "float": "a number"}
-        expected = described.get(wanted.partition(" ")[0], "true or false")
+        expected = described.get(wanted, "true or false")
         raise UsageError(f"{source}: {name} must be {expected}, got {value!r}")
     return value
-
-
-def _require(condition: bool, name: str, value: object, expected: str) -> None:
-    if not condition:
-        raise UsageError(f"{name} must be {expected}, got {value!r}")
-
-
-def _either(choices: tuple[str, ...]) -> str:
-    return f"{', '.join(choices[:-1])} or {choices[-1]}"
-
-
-def _hint(value: str, choices: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(value, choices, 1)
-    return f"; did you mean {close[0]!r}?" if close else ""

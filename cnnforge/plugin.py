@@ -41,6 +41,9 @@ PLUGIN_API = 1
 hookimpl = pluggy.HookimplMarker("cnnforge")
 """Decorator that marks a function as the implementation of the hook of the same name."""
 
+DEFAULT_TASK = "classification"
+"""Name of the task of a model or a dataset that names none."""
+
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -179,20 +182,45 @@ class DatasetSpec(Spec):
 
     `argument` is what stood after the colon in `images:FOLDER`; the two types are those of
     `cnnforge.data`.
+
+    Args:
+        task: Name of the task that its samples have targets for; the dataset says the same.
     """
 
     kind: ClassVar[str] = "dataset"
 
+    task: str = DEFAULT_TASK
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec(Spec):
-    """A model: the target is `build(input_shape, classes) -> keras.Model`.
+    """A model: the target is `build(input_shape, outputs) -> keras.Model`.
 
-    `input_shape` is (height, width, channels), `classes` how many there are. The model reads raw
-    pixel values 0..255 and ends in a softmax.
+    `input_shape` is (height, width, channels); `outputs` is a number that the task says: of a
+    classification, the number of classes. A target that has a parameter `argument` is given what
+    stood after the colon in `cnnforge train NAME:ARGUMENT`, or `None`. The model reads raw pixel
+    values 0..255; that of a classification ends in a softmax.
+
+    Args:
+        task: Name of the task that its outputs are for.
+        sizes: (height, width) of the images that it accepts; empty: any size, or `build` raises a
+            `ValueError` that says what is wrong.
     """
 
     kind: ClassVar[str] = "model"
+
+    task: str = DEFAULT_TASK
+    sizes: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpec(Spec):
+    """A task: the target is a subclass of `cnnforge.tasks.Task`.
+
+    It says what a model learns from a dataset: targets, losses, metrics, evaluation, predictions.
+    """
+
+    kind: ClassVar[str] = "task"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +240,9 @@ class AugmentationSpec(Spec):
 
     `argument` is what stood after the colon in `--augment shift:2`; `augment(images, draws)` takes
     images, (N, H, W, C) uint8, which it must not write to, and the `cnnforge.data.Draws` of these
-    images, its only source of chance, and returns images of the same shape.
+    images, its only source of chance, and returns images of the same shape. One that moves pixels
+    returns a pair: the images, and their transforms, (N, 2, 3) float32, in the coordinates of
+    `cnnforge.data.transforms`.
     """
 
     kind: ClassVar[str] = "augmentation"

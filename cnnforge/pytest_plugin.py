@@ -5,17 +5,157 @@ Light: every run of pytest in the environment imports this module, whatever it t
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from textwrap import dedent
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
 if TYPE_CHECKING:
+    from cnnforge.benchmarking.pytest_session import LayerBenchmarks
     from cnnforge.plugin_host.discovery import Plugins
+
+_SESSION = "cnnforge_layer_benchmarks"
+_WRONG_INPUT = 2
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of the gate."""
+    group = parser.getgroup("cnnforge", "gate on the speed of layers (fixture layer_benchmark)")
+    group.addoption(
+        "--cnnforge-gate",
+        metavar="FILE.toml",
+        help="fail if a layer is slower, compared with its reference, than this file of thresholds "
+        "allows; of a folder, the file that fits this machine best",
+    )
+    group.addoption(
+        "--cnnforge-gate-write",
+        action="store_true",
+        help="measure in several processes and write the thresholds to --cnnforge-gate; tests "
+        "that -k leaves out keep theirs",
+    )
+    group.addoption("--cnnforge-gate-record", help=argparse.SUPPRESS)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the thresholds before anything is measured."""
+    path = config.getoption("cnnforge_gate")
+    if config.getoption("collectonly") or hasattr(config, "workerinput"):
+        return
+    if path is None:
+        if config.getoption("cnnforge_gate_write"):
+            _wrong("--cnnforge-gate-write needs --cnnforge-gate FILE.toml, the file to write")
+        return
+    if not _can_measure(config):
+        _wrong(f"--cnnforge-gate {_NEEDS_BENCHMARK}")
+    if config.getoption("dist", "no") != "no":
+        _wrong("--cnnforge-gate measures in one process: leave out -n")
+    from cnnforge.errors import UsageError
+
+    try:
+        _layer_benchmarks(config)
+    except UsageError as error:
+        _wrong(str(error))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Make pytest-benchmark take a test of layer_benchmark for a benchmark, and read our clock."""
+    names = getattr(item, "fixturenames", ())
+    if "layer_benchmark" in names and _can_measure(item.config):
+        if "benchmark" not in names:
+            item.fixturenames.append("benchmark")  # pyright: ignore[reportAttributeAccessIssue]
+        own = item.get_closest_marker("benchmark")
+        options = {**(own.kwargs if own else {}), "timer": _clock}
+        item.add_marker(pytest.mark.benchmark(**options))
+
+
+class _Clock:
+    """A clock that shows what was measured before: pytest-benchmark takes its seconds as given."""
+
+    __name__ = "cnnforge"
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def replay(self, benchmark: Any, seconds: Sequence[float]) -> None:
+        """Let one round of pytest-benchmark take each of these seconds."""
+        waiting = iter(seconds)
+
+        def begin() -> None:
+            self.now = 0.0
+
+        def end() -> None:
+            self.now = next(waiting, 0.0)
+
+        benchmark.pedantic(end, setup=begin, rounds=len(seconds))
+
+
+_clock = _Clock()
+_NEEDS_BENCHMARK = (
+    "needs pytest-benchmark, which is not loaded here: pip install pytest-benchmark, and leave out "
+    "-p no:benchmark"
+)
+
+
+def _can_measure(config: pytest.Config) -> bool:
+    """Whether pytest-benchmark is loaded, by its entry point or by its module."""
+    names = ("benchmark", "pytest_benchmark.plugin")
+    return any(config.pluginmanager.hasplugin(it) for it in names)
+
+
+def _wrong(message: str) -> NoReturn:
+    pytest.exit(message, returncode=_WRONG_INPUT)
+
+
+def _layer_benchmarks(config: pytest.Config) -> LayerBenchmarks:
+    """What measures layers in this run of pytest; it imports Keras."""
+    known: Any = config.pluginmanager.get_plugin(_SESSION)
+    if known is None:
+        from cnnforge.cli._import_keras import import_keras
+
+        import_keras()  # It sets how waiting threads wait, before OpenMP is loaded.
+        from cnnforge.benchmarking.pytest_session import LayerBenchmarks
+
+        path, record = config.getoption("cnnforge_gate"), config.getoption("cnnforge_gate_record")
+        known = LayerBenchmarks(
+            config,
+            path and Path(path),
+            write=bool(config.getoption("cnnforge_gate_write")),
+            record=record and Path(record),
+        )
+        config.pluginmanager.register(known, _SESSION)
+    return known
+
+
+@pytest.fixture
+def layer_benchmark(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Measure a layer and its reference alternately, once they compute the same.
+
+    Returns:
+        `measure(case, rounds=31, limit=8.0)`, which takes a case of
+        `cnnforge.testing.benchmark_cases`, fails if the layer differs from its reference, and
+        returns the `cnnforge.benchmarking.Measurement`, or `None` with `--benchmark-disable`.
+        `limit` is the max number of seconds of all rounds. pytest-benchmark shows the seconds of
+        the layer's full pass; the ratios are in `extra_info`, so also in `--benchmark-json`.
+        `--cnnforge-gate FILE.toml` compares them with thresholds.
+
+    Example:
+        ```python
+        @pytest.mark.parametrize("case", benchmark_cases("acme/gabor"), ids=str)
+        def test_speed(layer_benchmark, case):
+            layer_benchmark(case)
+        ```
+    """
+    if not _can_measure(request.config):
+        pytest.fail(f"layer_benchmark {_NEEDS_BENCHMARK}", pytrace=False)
+    benchmark = request.getfixturevalue("benchmark")
+    run = _layer_benchmarks(request.config).run
+    return lambda case, **options: run(benchmark, case, _clock.replay, **options)
 
 
 @pytest.fixture

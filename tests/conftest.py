@@ -8,8 +8,10 @@ from importlib.util import find_spec
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Every core has a process that runs tests: one that compiles ahead would take it from them.
+# The test processes use all cores, so workers that compile ahead would only slow them down.
 os.environ.setdefault("CNNFORGE_COMPILE_AHEAD", "0")
+# The routes to TensorFlow's CUDA devices are experimental, and off by default.
+os.environ.setdefault("CNNFORGE_TENSORFLOW_GPU", "auto")
 
 
 def pytest_configure(config):

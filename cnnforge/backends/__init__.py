@@ -1,4 +1,4 @@
-"""The module that trains and classifies with the active Keras backend.
+"""The module that trains and predicts with the active Keras backend.
 
 Training, prediction and the certificate take these names from here and do not know which backend
 runs: `cnnforge.backends.tensorflow` and `cnnforge.backends.torch` offer the same.
@@ -16,17 +16,17 @@ from cnnforge.errors import UsageError
 _name = keras.backend.backend()
 # A type checker sees one of the two, as they offer the same.
 if TYPE_CHECKING or _name == "tensorflow":
-    from cnnforge.backends.tensorflow import Classifier as Classifier
+    from cnnforge.backends.tensorflow import BatchPredictor as BatchPredictor
     from cnnforge.backends.tensorflow import Trainer as Trainer
     from cnnforge.backends.tensorflow import prepare as prepare
     from cnnforge.backends.tensorflow import pullback as pullback
 elif _name == "torch":
-    from cnnforge.backends.torch import Classifier as Classifier
+    from cnnforge.backends.torch import BatchPredictor as BatchPredictor
     from cnnforge.backends.torch import Trainer as Trainer
     from cnnforge.backends.torch import prepare as prepare
     from cnnforge.backends.torch import pullback as pullback
 else:
     raise UsageError(
-        f"the Keras backend is {_name!r}, and cnnforge trains and classifies with tensorflow or "
+        f"the Keras backend is {_name!r}, and cnnforge trains and predicts with tensorflow or "
         "torch; set KERAS_BACKEND=tensorflow before Python starts"
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import keras
@@ -10,20 +11,21 @@ import numpy as np
 
 from cnnforge.errors import CnnforgeError
 
+LOSS = "loss"
+"""Name of the sum of the losses, which every task has."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkResult:
     """What training on one chunk gave.
 
     Attributes:
-        loss: The sum of losses that was passed in, plus this chunk's.
-        correct: The number of correct images that was passed in, plus this chunk's.
+        sums: The sums that were passed in, plus those of this chunk, by name.
         failed: The first batch of the chunk whose loss was not finite, or `None`; the batches
             after it were not run.
     """
 
-    loss: float
-    correct: int
+    sums: Mapping[str, float]
     failed: int | None
 
 
@@ -38,20 +40,33 @@ class Optimized:
     def __init__(self, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
         self._model = model
         self._optimizer = optimizer
+        # The weights that an average stands in for, by the identity of their variables.
+        self._own: dict[int, np.ndarray] = {}
         optimizer.build(model.trainable_variables)
 
-    @property
-    def learning_rate(self) -> float:
-        """The learning rate of the next step."""
-        return float(keras.ops.convert_to_numpy(self._optimizer.learning_rate))
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Give the model the moving average of its weights, if the optimizer keeps one.
 
-    @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
-        self._optimizer.learning_rate = value
+        When the block is left the model has its own weights again; `arrays` returns these
+        meanwhile. Do not train inside the block.
+        """
+        if not self._optimizer.use_ema:
+            yield
+            return
+        weights = self._model.trainable_variables
+        self._own = {id(variable): _array(variable) for variable in weights}
+        self._optimizer.finalize_variable_values(weights)
+        try:
+            yield
+        finally:
+            for variable in weights:
+                variable.assign(self._own[id(variable)])
+            self._own = {}
 
     def arrays(self) -> list[np.ndarray]:
         """Return copies of the model's variables, seed generators too, and the optimizer's."""
-        return [np.array(keras.ops.convert_to_numpy(v)) for v in self.variables()]
+        return [self._own.get(id(it), _array(it)) for it in self.variables()]
 
     def restore(self, arrays: Sequence[np.ndarray]) -> None:
         """Set all variables.
@@ -79,3 +94,7 @@ class Optimized:
     def variables(self) -> list[keras.Variable]:
         """Return the model's variables and the optimizer's, in the order of `arrays`."""
         return [*self._model.variables, *self._optimizer.variables]
+
+
+def _array(variable: keras.Variable) -> np.ndarray:
+    return np.array(keras.ops.convert_to_numpy(variable))

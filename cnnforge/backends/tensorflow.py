@@ -1,18 +1,23 @@
-"""Training and classifying as TensorFlow graphs.
+"""Training and predicting as TensorFlow graphs.
 
 All that is TensorFlow's own is here: training and prediction know `cnnforge.backends` only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from cnnforge.backends.base import ChunkResult, Optimized
+from cnnforge.backends.base import LOSS, ChunkResult, Optimized
+
+if TYPE_CHECKING:
+    from cnnforge.tasks.task import Task
+
+Tensors = dict[str, tf.Tensor]
 
 
 def prepare(seed: int) -> None:
@@ -28,11 +33,11 @@ def prepare(seed: int) -> None:
     tf.config.experimental.enable_op_determinism()
 
 
-class Classifier:
-    """Classifies images, several batches in one graph call.
+class BatchPredictor:
+    """Computes the outputs of a model, several batches in one graph call.
 
     Args:
-        model: Takes (N, H, W, C) float32 pixel values 0..255 and gives (N, classes) probabilities.
+        model: Takes (N, H, W, C) float32 pixel values 0..255.
         batch_size: Images per batch.
     """
 
@@ -43,31 +48,37 @@ class Classifier:
         # Without autograph: it would rewrite, slowly, code of Keras that needs no rewriting.
         self._predict = tf.function(self._predict_chunk, input_signature=(images,), autograph=False)
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        """Classify images, `batch_size` at a time.
+    def predict(self, images: np.ndarray) -> Any:
+        """Compute the outputs, `batch_size` images at a time.
 
         Args:
             images: (N, H, W, C) uint8.
 
         Returns:
-            (N, classes) float32 probabilities.
+            (N, ...) arrays in the structure of the model's outputs.
         """
-        return self._predict(images).numpy()
+        return keras.tree.map_structure(lambda it: it.numpy(), self._predict(images))
 
-    def _predict_chunk(self, images: tf.Tensor) -> tf.Tensor:
+    def _predict_chunk(self, images: tf.Tensor) -> Any:
         count = tf.shape(images)[0]
         batches = -(-count // self._batch_size)
-        collected = tf.TensorArray(
-            tf.float32,
-            size=batches,
-            infer_shape=False,
-            element_shape=(None, self._model.output_shape[-1]),
+        collected = tuple(
+            tf.TensorArray(it.dtype, size=batches, infer_shape=False, element_shape=it.shape)
+            for it in self._model.outputs
         )
+        structure: list[Any] = []
 
-        def step(number: tf.Tensor, done: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+        def step(
+            number: tf.Tensor, done: tuple[tf.TensorArray, ...]
+        ) -> tuple[tf.Tensor, tuple[tf.TensorArray, ...]]:
             start = number * self._batch_size
             batch = tf.cast(images[start : start + self._batch_size], tf.float32)
-            return number + 1, done.write(number, self._model(batch, training=False))
+            outputs = self._model(batch, training=False)
+            structure[:] = [keras.tree.map_structure(lambda _: 0, outputs)]
+            flat = keras.tree.flatten(outputs)
+            return number + 1, tuple(
+                array.write(number, it) for array, it in zip(done, flat, strict=True)
+            )
 
         done = tf.while_loop(
             lambda number, _: number < batches,
@@ -75,46 +86,50 @@ class Classifier:
             (tf.constant(0), collected),
             parallel_iterations=1,
         )[1]
-        return done.concat()
+        return keras.tree.pack_sequence_as(structure[0], [array.concat() for array in done])
 
 
-class Trainer(Classifier, Optimized):
+class Trainer(BatchPredictor, Optimized):
     """Trains a model, several batches in one graph call.
 
     Args:
-        model: Takes (N, H, W, C) float32 pixel values 0..255 and gives (N, classes) probabilities.
-        learning_rate: Adam's.
+        model: Takes (N, H, W, C) float32 pixel values 0..255.
+        task: What it learns.
+        optimizer: An optimizer that is not built yet.
         batch_size: Images per step.
     """
 
-    def __init__(self, model: keras.Model, learning_rate: float, batch_size: int) -> None:
-        Classifier.__init__(self, model, batch_size)
-        Optimized.__init__(self, model, keras.optimizers.Adam(learning_rate))
-        signature = (
-            tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8),
-            tf.TensorSpec((None,), tf.int32),
-            tf.TensorSpec((), tf.float64),
-            tf.TensorSpec((), tf.int64),
-        )
-        self._train = tf.function(self._train_chunk, input_signature=signature, autograph=False)
+    def __init__(
+        self,
+        model: keras.Model,
+        task: Task,
+        optimizer: keras.optimizers.Optimizer,
+        batch_size: int,
+    ) -> None:
+        BatchPredictor.__init__(self, model, batch_size)
+        Optimized.__init__(self, model, optimizer)
+        self._task = task
+        self._train: Any = None
 
     def train(
-        self, images: np.ndarray, labels: np.ndarray, loss: float, correct: int
+        self, images: np.ndarray, targets: Mapping[str, np.ndarray], sums: Mapping[str, float]
     ) -> ChunkResult:
         """Take one step per batch of `images`; the last batch may be smaller.
 
         Args:
             images: (N, H, W, C) uint8.
-            labels: (N,) int32.
-            loss: Sum of losses so far.
-            correct: Number of correct images so far.
+            targets: Arrays (N, ...) by name.
+            sums: Sums so far, by the task's names; one that is missing is 0.
 
         Returns:
             The sums after this chunk.
         """
-        total, right, failed = self._train(images, labels, np.float64(loss), np.int64(correct))
+        if self._train is None:
+            self._train = self._traced(targets)
+        before = {name: np.float64(sums.get(name, 0.0)) for name in self._task.sum_names}
+        after, failed = self._train(images, dict(targets), before)
         bad = int(failed)
-        return ChunkResult(float(total), int(right), None if bad < 0 else bad)
+        return ChunkResult({k: float(it) for k, it in after.items()}, None if bad < 0 else bad)
 
     def forward(self, images: np.ndarray, *, training: bool) -> None:
         """Compute the model on one batch, not as a graph, for what is called on the way.
@@ -125,58 +140,68 @@ class Trainer(Classifier, Optimized):
         """
         self._model(tf.cast(images, tf.float32), training=training)
 
-    def gradients(self, images: np.ndarray, labels: np.ndarray) -> list[np.ndarray | None]:
+    def gradients(
+        self, images: np.ndarray, targets: Mapping[str, np.ndarray]
+    ) -> list[np.ndarray | None]:
         """Return the gradients of the loss of one batch, and take no step.
 
         Args:
             images: (N, H, W, C) uint8.
-            labels: (N,) int32.
+            targets: Arrays (N, ...) by name.
 
         Returns:
             One for each trainable variable; `None` where the loss does not depend on it.
         """
-        found = self._differentiate(tf.convert_to_tensor(images), tf.convert_to_tensor(labels))[2]
+        tensors = {name: tf.convert_to_tensor(it) for name, it in targets.items()}
+        found = self._differentiate(tf.convert_to_tensor(images), tensors)[2]
         return [None if it is None else tf.convert_to_tensor(it).numpy() for it in found]
 
-    def _train_chunk(
-        self, images: tf.Tensor, labels: tf.Tensor, loss: tf.Tensor, correct: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        count = tf.shape(labels)[0]
+    def _traced(self, targets: Mapping[str, np.ndarray]) -> Any:
+        signature = (
+            tf.TensorSpec((None, *self._model.input_shape[1:]), tf.uint8),
+            {name: tf.TensorSpec((None, *it.shape[1:]), it.dtype) for name, it in targets.items()},
+            {name: tf.TensorSpec((), tf.float64) for name in self._task.sum_names},
+        )
+        return tf.function(self._train_chunk, input_signature=signature, autograph=False)
 
-        def go_on(
-            start: tf.Tensor, loss: tf.Tensor, correct: tf.Tensor, failed: tf.Tensor
-        ) -> tf.Tensor:
+    def _train_chunk(
+        self, images: tf.Tensor, targets: Tensors, sums: Tensors
+    ) -> tuple[Tensors, tf.Tensor]:
+        count = tf.shape(images)[0]
+
+        def go_on(start: tf.Tensor, sums: Tensors, failed: tf.Tensor) -> tf.Tensor:
             return (start < count) & (failed < 0)
 
         def step(
-            start: tf.Tensor, loss: tf.Tensor, correct: tf.Tensor, failed: tf.Tensor
-        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+            start: tf.Tensor, sums: Tensors, failed: tf.Tensor
+        ) -> tuple[tf.Tensor, Tensors, tf.Tensor]:
             stop = start + self._batch_size
-            mean, right = self._step(images[start:stop], labels[start:stop])
+            batch = {name: it[start:stop] for name, it in targets.items()}
+            mean, found = self._step(images[start:stop], batch)
             size = tf.cast(tf.minimum(stop, count) - start, tf.float64)
+            found = {name: tf.cast(it, tf.float64) for name, it in found.items()}
+            found[LOSS] = tf.cast(mean, tf.float64) * size
             failed = tf.where(tf.math.is_finite(mean), failed, start // self._batch_size)
-            return stop, loss + tf.cast(mean, tf.float64) * size, correct + right, failed
+            return stop, {name: it + found[name] for name, it in sums.items()}, failed
 
-        start = (tf.constant(0), loss, correct, tf.constant(-1))
+        start = (tf.constant(0), sums, tf.constant(-1))
         # One step needs the weights of the one before it: nothing may run in parallel.
         return tf.while_loop(go_on, step, start, parallel_iterations=1)[1:]
 
     def _differentiate(
-        self, images: tf.Tensor, labels: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor | None]]:
+        self, images: tf.Tensor, targets: Tensors
+    ) -> tuple[tf.Tensor, Any, list[tf.Tensor | None]]:
         with tf.GradientTape() as tape:
             outputs = self._model(tf.cast(images, tf.float32), training=True)
-            losses = keras.losses.sparse_categorical_crossentropy(labels, outputs)
-            loss = tf.reduce_mean(losses)
+            loss = tf.reduce_mean(self._task.losses(targets, outputs))
             if self._model.losses:
                 loss += tf.add_n(self._model.losses)
         return loss, outputs, tape.gradient(loss, self._model.trainable_variables)
 
-    def _step(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        loss, outputs, gradients = self._differentiate(images, labels)
+    def _step(self, images: tf.Tensor, targets: Tensors) -> tuple[tf.Tensor, Tensors]:
+        loss, outputs, gradients = self._differentiate(images, targets)
         self._optimizer.apply(gradients, self._model.trainable_variables)
-        winners = tf.argmax(outputs, axis=-1, output_type=tf.int32)
-        return loss, tf.math.count_nonzero(winners == labels)
+        return loss, dict(self._task.sums(targets, outputs))
 
 
 def pullback(

@@ -1,4 +1,4 @@
-"""Training and classifying under the torch backend, which runs eagerly.
+"""Training and predicting under the torch backend, which runs eagerly.
 
 All that is torch's own is here, under the names of `cnnforge.backends.tensorflow`.
 """
@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
-from cnnforge.backends.base import ChunkResult, Optimized
+from cnnforge.backends.base import LOSS, ChunkResult, Optimized
+
+if TYPE_CHECKING:
+    from cnnforge.tasks.task import Task
 
 
 def prepare(seed: int) -> None:
@@ -33,11 +36,11 @@ def prepare(seed: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False
 
 
-class Classifier:
-    """Classifies images, batch by batch.
+class BatchPredictor:
+    """Computes the outputs of a model, batch by batch.
 
     Args:
-        model: Takes (N, H, W, C) float32 pixel values 0..255 and gives (N, classes) probabilities.
+        model: Takes (N, H, W, C) float32 pixel values 0..255.
         batch_size: Images per batch.
     """
 
@@ -46,67 +49,76 @@ class Classifier:
         self._batch_size = batch_size
 
     @torch.no_grad()
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        """Classify images, `batch_size` at a time.
+    def predict(self, images: np.ndarray) -> Any:
+        """Compute the outputs, `batch_size` images at a time.
 
         Args:
             images: (N, H, W, C) uint8.
 
         Returns:
-            (N, classes) float32 probabilities.
+            (N, ...) arrays in the structure of the model's outputs.
         """
         if not len(images):
-            return np.zeros((0, self._model.output_shape[-1]), np.float32)
+            one = self.predict(np.zeros((1, *images.shape[1:]), np.uint8))
+            return keras.tree.map_structure(lambda it: it[:0], one)
         # On the model's device as bytes, a quarter of what they become there.
         parts = [
             self._model(part.to(torch.float32), training=False)
             for part in keras.ops.convert_to_tensor(images).split(self._batch_size)
         ]
-        return keras.ops.convert_to_numpy(torch.cat(parts))
+        return keras.tree.map_structure(
+            lambda *tensors: keras.ops.convert_to_numpy(torch.cat(tensors)), *parts
+        )
 
 
-class Trainer(Classifier, Optimized):
+class Trainer(BatchPredictor, Optimized):
     """Trains a model, batch by batch.
 
     Args:
-        model: Takes (N, H, W, C) float32 pixel values 0..255 and gives (N, classes) probabilities.
-        learning_rate: Adam's.
+        model: Takes (N, H, W, C) float32 pixel values 0..255.
+        task: What it learns.
+        optimizer: An optimizer that is not built yet.
         batch_size: Images per step.
     """
 
-    def __init__(self, model: keras.Model, learning_rate: float, batch_size: int) -> None:
-        Classifier.__init__(self, model, batch_size)
-        Optimized.__init__(self, model, keras.optimizers.Adam(learning_rate))
+    def __init__(
+        self,
+        model: keras.Model,
+        task: Task,
+        optimizer: keras.optimizers.Optimizer,
+        batch_size: int,
+    ) -> None:
+        BatchPredictor.__init__(self, model, batch_size)
+        Optimized.__init__(self, model, optimizer)
+        self._task = task
         self._seed = torch.initial_seed()
 
     def train(
-        self, images: np.ndarray, labels: np.ndarray, loss: float, correct: int
+        self, images: np.ndarray, targets: Mapping[str, np.ndarray], sums: Mapping[str, float]
     ) -> ChunkResult:
         """Take one step per batch of `images`; the last batch may be smaller.
 
         Args:
             images: (N, H, W, C) uint8.
-            labels: (N,) int32.
-            loss: Sum of losses so far.
-            correct: Number of correct images so far.
+            targets: Arrays (N, ...) by name.
+            sums: Sums so far, by the task's names; one that is missing is 0.
 
         Returns:
             The sums after this chunk.
         """
+        total = {name: sums.get(name, 0.0) for name in self._task.sum_names}
         first = int(self._optimizer.iterations)
-        batches = zip(
-            keras.ops.convert_to_tensor(images).split(self._batch_size),
-            keras.ops.convert_to_tensor(labels).split(self._batch_size),
-            strict=True,
-        )
-        for number, (batch, classes) in enumerate(batches):
+        parts = {name: it.split(self._batch_size) for name, it in _tensors(targets).items()}
+        batches = keras.ops.convert_to_tensor(images).split(self._batch_size)
+        for number, batch in enumerate(batches):
             self._reseed(first + number)
-            mean, right = self._step(batch.to(torch.float32), classes)
-            loss += mean * len(batch)
-            correct += right
+            part = {name: it[number] for name, it in parts.items()}
+            mean, found = self._step(batch.to(torch.float32), part)
+            found[LOSS] = mean * len(batch)
+            total = {name: value + found[name] for name, value in total.items()}
             if not math.isfinite(mean):
-                return ChunkResult(loss, correct, number)
-        return ChunkResult(loss, correct, None)
+                return ChunkResult(total, number)
+        return ChunkResult(total, None)
 
     @torch.no_grad()
     def forward(self, images: np.ndarray, *, training: bool) -> None:
@@ -119,19 +131,21 @@ class Trainer(Classifier, Optimized):
         self._reseed(int(self._optimizer.iterations))
         self._model(keras.ops.convert_to_tensor(images).to(torch.float32), training=training)
 
-    def gradients(self, images: np.ndarray, labels: np.ndarray) -> list[np.ndarray | None]:
+    def gradients(
+        self, images: np.ndarray, targets: Mapping[str, np.ndarray]
+    ) -> list[np.ndarray | None]:
         """Return the gradients of the loss of one batch, and take no step.
 
         Args:
             images: (N, H, W, C) uint8.
-            labels: (N,) int32.
+            targets: Arrays (N, ...) by name.
 
         Returns:
             One for each trainable variable; `None` where the loss does not depend on it.
         """
         self._reseed(int(self._optimizer.iterations))
         batch = keras.ops.convert_to_tensor(images).to(torch.float32)
-        found = self._differentiate(batch, keras.ops.convert_to_tensor(labels))[2]
+        found = self._differentiate(batch, _tensors(targets))[2]
         return [None if it is None else keras.ops.convert_to_numpy(it) for it in found]
 
     def _reseed(self, step: int) -> None:
@@ -141,22 +155,28 @@ class Trainer(Classifier, Optimized):
         torch.manual_seed(int(words[0]))
 
     def _differentiate(
-        self, images: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, Sequence[torch.Tensor | None]]:
+        self, images: torch.Tensor, targets: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, Any, Sequence[torch.Tensor | None]]:
         variables = self._model.trainable_variables
         outputs = self._model(images, training=True)
-        loss = keras.losses.sparse_categorical_crossentropy(labels, outputs).mean()
+        loss = self._task.losses(targets, outputs).mean()
         for penalty in self._model.losses:
             loss = loss + penalty
         gradients = torch.autograd.grad(loss, [v.value for v in variables], allow_unused=True)
         return loss, outputs, gradients
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, int]:
-        loss, outputs, gradients = self._differentiate(images, labels)
+    def _step(
+        self, images: torch.Tensor, targets: Mapping[str, torch.Tensor]
+    ) -> tuple[float, dict[str, float]]:
+        loss, outputs, gradients = self._differentiate(images, targets)
         with torch.no_grad():
             self._optimizer.apply(gradients, self._model.trainable_variables)
-            right = (outputs.argmax(dim=-1) == labels).sum()
-        return float(loss.detach()), int(right)
+            found = self._task.sums(targets, outputs)
+            return float(loss.detach()), {name: float(it) for name, it in found.items()}
+
+
+def _tensors(targets: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {name: keras.ops.convert_to_tensor(it) for name, it in targets.items()}
 
 
 def pullback(

@@ -1,6 +1,5 @@
 """Timing that can be believed: interleaved, in one process, as ratios."""
 
-from cnnforge.benchmarking.cases import Case as Case
 from cnnforge.benchmarking.cases import every_layer as every_layer
 from cnnforge.benchmarking.cases import layer_cases as layer_cases
 from cnnforge.benchmarking.cases import model_cases as model_cases
@@ -24,6 +23,7 @@ from cnnforge.benchmarking.table import csv_text as csv_text
 from cnnforge.benchmarking.torch_peer import torch_missing as torch_missing
 from cnnforge.benchmarking.work import Work as Work
 from cnnforge.benchmarking.work import work as work
+from cnnforge.conversion.workloads import Case as Case
 from cnnforge.conversion.workloads import Workload as Workload
 from cnnforge.utils.timing import Timing as Timing
 from cnnforge.utils.timing import interleave as interleave

@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 
-from cnnforge.conversion.workloads import Workload, model_workloads
+from cnnforge.conversion.workloads import Case, Workload, model_workloads
 from cnnforge.errors import CnnforgeError, UsageError, one_line
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
@@ -25,21 +24,6 @@ _CONVOLUTIONS = (
 )
 _MAPS = ((64, 28, 28, 8), (64, 14, 14, 16), (32, 32, 32, 32))
 _WINDOW, _FILTERS = 3, 8
-
-
-@dataclass(frozen=True)
-class Case:
-    """One layer at one shape.
-
-    Attributes:
-        name: What it is called in results; the same in every run.
-        workload: What is measured.
-        layers: Which layers of a model it stands for; empty where there is no model.
-    """
-
-    name: str
-    workload: Workload
-    layers: tuple[str, ...] = ()
 
 
 def parse_shape(text: str | None, batch_size: int | None) -> tuple[int, ...] | None:

@@ -12,11 +12,10 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from cnnforge.benchmarking.cases import Case
 from cnnforge.benchmarking.peaks import Peaks
 from cnnforge.benchmarking.torch_peer import torch_functions, torch_missing
 from cnnforge.benchmarking.work import Work, work
-from cnnforge.conversion.workloads import Functions, functions
+from cnnforge.conversion.workloads import Case, Functions, functions
 from cnnforge.utils.timing import Timing, interleave, timing
 
 PassName = Literal["forward", "backward", "full"]

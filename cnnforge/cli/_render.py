@@ -6,6 +6,7 @@ Results go to stdout, messages and progress to stderr. No text is read as markup
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 
@@ -17,6 +18,8 @@ from rich.text import Text
 
 # Wide enough for any row: a table in a file or a pipe is not cut or wrapped.
 _UNLIMITED = 100_000
+# Columns of a line in a file or a pipe.
+_USUAL = 80
 
 
 def message(text: str, style: str = "") -> None:
@@ -120,6 +123,12 @@ class ProgressDisplay:
         if self._task is not None:
             self._progress.update(self._task, advance=steps, note=note)
 
+    @property
+    def width(self) -> int:
+        """Columns of a line that is not to be wrapped: the terminal's, or 80 if there is none."""
+        console = self._progress.console
+        return console.width if console.is_terminal else _USUAL
+
     def message(self, text: str) -> None:
         """Print a line on stderr above the bar.
 
@@ -144,4 +153,19 @@ def progress() -> ProgressDisplay:
 
 
 def _print(console: Console, text: Text) -> None:
+    if console.is_terminal:
+        text = _broken(text, console.width)
     console.print(text, soft_wrap=True, highlight=False)
+
+
+def _broken(text: Text, width: int) -> Text:
+    """Break a text between words; a path that is longer than a line stays whole."""
+    breaks, end = [], 0
+    for line in textwrap.wrap(text.plain, width, break_long_words=False, break_on_hyphens=False):
+        start = text.plain.index(line.split(" ")[0], end)
+        breaks.append(start)
+        end = start + len(line)
+    parts = text.divide(breaks[1:])
+    for part in parts:
+        part.rstrip()
+    return Text("\n").join(parts)

@@ -53,6 +53,7 @@ def open_trained(
     """
     from cnnforge.cli import _render
     from cnnforge.configuration import TrainingOptions, check_types
+    from cnnforge.plugin import DEFAULT_TASK
     from cnnforge.runs import CONFIG, RunDirectory, requirements
 
     run = RunDirectory.open(path)
@@ -74,12 +75,17 @@ def open_trained(
     data = RunData(
         reference=options.data,
         validation_fraction=options.validation_fraction,
-        seed=options.seed,
+        seed=options.split_seed,
         fingerprint=str(table.get("fingerprint", "")),
+        task=str(table.get("task", DEFAULT_TASK)),
     )
     changed = "; ".join(f"{requirements.describe_change(it)}; {it.remedy}" for it in others)
     predictor = Predictor.open(
-        run, layers=plugins.layers, kernels=cast("Kernels", kernels), changed=changed
+        run,
+        layers=plugins.layers,
+        tasks=plugins.tasks,
+        kernels=cast("Kernels", kernels),
+        changed=changed,
     )
     if others:
         compared = (

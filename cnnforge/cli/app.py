@@ -96,8 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is not None:
         return _main(list(arguments))
-    _ctrl_c.watch()
-    return _ctrl_c.end(_main(sys.argv[1:]))
+    _ctrl_c.enable()
+    return _ctrl_c.finish(_main(sys.argv[1:]))
 
 
 def _main(arguments: list[str]) -> int:
@@ -112,7 +112,7 @@ def _main(arguments: list[str]) -> int:
     except _ArgumentError as error:
         return _fail(_explain(error), error.exit_code)
     except Exception:
-        if not _ctrl_c.came():
+        if not _ctrl_c.was_interrupted():
             raise
         return _fail(_ctrl_c.message(), INTERRUPTED)
     return code if isinstance(code, int) else 0
@@ -121,7 +121,7 @@ def _main(arguments: list[str]) -> int:
 def _fail(message: str, code: int) -> int:
     from cnnforge.cli import _render
 
-    if _ctrl_c.came():
+    if _ctrl_c.was_interrupted():
         # A library makes an error of its own of an exception that comes out of a callback.
         message, code = _ctrl_c.message(), INTERRUPTED
     _render.error(message)

@@ -1,4 +1,4 @@
-"""`cnnforge evaluate`: how good a run's model is, overall and per class."""
+"""`cnnforge evaluate`: how good a run's model is."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def evaluate(
     plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Evaluate a run's model: accuracy, and precision, recall and F1 of every class."""
+    """Evaluate a run's model.
+
+    Of a classification: accuracy, and precision, recall and F1 of every class.
+    """
     from cnnforge.cli._trained import open_trained
 
     trained = open_trained(run, kernels, plugin, load_plugins)
-    import numpy as np
-
     from cnnforge.prediction import open_samples
-    from cnnforge.tasks.classification import metrics
 
     predictor = trained.predictor
     inputs = open_samples(
@@ -41,19 +41,19 @@ def evaluate(
         datasets=trained.plugins.datasets,
         trained_on=trained.data,
     )
-    labels = inputs.labels(predictor.classes)
-    parts = [part for _, part in predictor.classify(inputs.samples, inputs.indices)]
-    result = metrics.evaluate(np.concatenate(parts), labels, predictor.classes)
+    result = inputs.evaluate(predictor)
     if json:
         print_json({"run": str(run), "data": inputs.what, **result.as_dict()})
         return
     from cnnforge.cli import _render
 
-    numbers = zip(
-        result.classes, result.precision, result.recall, result.f1, result.support, strict=True
-    )
-    _render.table(
-        ["class", "precision", "recall", "F1", "images"],
-        [[name, f"{p:.4f}", f"{r:.4f}", f"{f:.4f}", int(n)] for name, p, r, f, n in numbers],
-        title=f"{inputs.what}: accuracy {result.accuracy:.2%}, loss {result.loss:.4f}",
-    )
+    task = predictor.task
+    # The one that decides comes first.
+    metrics = sorted(task.metrics, key=lambda metric: metric.name != task.monitor)
+    values = [f"{it.title} {it.text(result.metrics[it.name])}" for it in metrics]
+    title = f"{inputs.what}: {', '.join(values)}"
+    columns, rows = task.table(result)
+    if columns:
+        _render.table(columns, rows, title=title)
+    else:
+        typer.echo(title)

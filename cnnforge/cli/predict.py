@@ -1,4 +1,4 @@
-"""`cnnforge predict`: the classes of images, by a run's model."""
+"""`cnnforge predict`: what a run's model says of images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from cnnforge.cli._common import JsonOption, PluginOption, load_plugins, print_json
 
 if TYPE_CHECKING:
-    from cnnforge.prediction import Prediction
+    from cnnforge.tasks import Row, Task
 
 _SHOWN = 40
 _FORMATS = (".csv", ".json")
@@ -35,7 +35,7 @@ def predict(
         int, typer.Option(metavar="K", min=1, help="How many classes a row names.")
     ] = 3,
     limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Classify the first N images only.")
+        int | None, typer.Option(metavar="N", min=1, help="Take the first N images only.")
     ] = None,
     submission: Annotated[
         Path | None,
@@ -47,7 +47,7 @@ def predict(
     plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Classify images.
+    """Predict with a run's model, for instance the classes of images.
 
     Each image gets one row. One that cannot be read gets a row that says why; the exit code is 1
     if that happened to all of them.
@@ -64,22 +64,23 @@ def predict(
         datasets=trained.plugins.datasets,
         trained_on=trained.data,
     )
-    rows: list[Prediction] = []
+    task = trained.predictor.task
+    rows: list[Row] = []
     for part in found:
         left = None if limit is None else limit - len(rows)
         rows += part.predict(trained.predictor, top_k, left)
     from cnnforge.errors import RunError
 
     try:
-        _write(rows, output, submission)
+        _write(rows, task, output, submission)
     except RunError:
         # What was computed is not lost with the file.
-        _show(rows, None)
+        _show(rows, task, None)
         raise
     if json:
         print_json({"run": str(run), "predictions": [row.as_dict() for row in rows]})
     else:
-        _show(rows, output)
+        _show(rows, task, output)
     failed = sum(row.error is not None for row in rows)
     if failed == len(rows):
         from cnnforge.errors import DataError
@@ -103,8 +104,7 @@ def _check_output(output: Path | None, submission: Path | None) -> None:
             raise UsageError(f"{option}: the folder {path.parent} cannot be written to")
 
 
-def _write(rows: list[Prediction], output: Path | None, submission: Path | None) -> None:
-    from cnnforge import prediction
+def _write(rows: list[Row], task: Task, output: Path | None, submission: Path | None) -> None:
     from cnnforge.errors import RunError
     from cnnforge.utils.atomic_files import write_text
 
@@ -115,10 +115,10 @@ def _write(rows: list[Prediction], output: Path | None, submission: Path | None)
 
             text = json.dumps([row.as_dict() for row in rows], indent=2, ensure_ascii=False) + "\n"
         else:
-            text = prediction.csv_table(rows)
+            text = task.csv_table(rows)
         texts.append((output, text))
     if submission is not None:
-        texts.append((submission, prediction.submission(rows)))
+        texts.append((submission, task.submission(rows)))
     for path, text in texts:
         try:
             write_text(path, text)
@@ -126,28 +126,23 @@ def _write(rows: list[Prediction], output: Path | None, submission: Path | None)
             raise RunError(f"{path} could not be written: {error.strerror or error}") from error
 
 
-def _show(rows: list[Prediction], output: Path | None) -> None:
+def _show(rows: list[Row], task: Task, output: Path | None) -> None:
     from cnnforge.cli import _render
     from cnnforge.data import printable
 
     shown = rows if output is None else rows[:_SHOWN]
-    with_truth = any(row.true_label is not None for row in rows)
+    cells = [row.shown() for row in shown]
+    names = dict.fromkeys([*task.columns, *(name for it in cells for name in it)])
     with_error = any(row.error is not None for row in rows)
-    table = []
-    for row in shown:
-        share = None if row.probability is None else f"{row.probability:.2%}"
-        others = ", ".join(f"{label} {share:.2%}" for label, share in row.top[1:])
-        cells = [printable(row.name), row.label, share, others]
-        table.append(cells + [row.true_label] * with_truth + [row.error] * with_error)
-    columns = ["file", "label", "probability", "next best"]
-    columns += ["true label"] * with_truth + ["error"] * with_error
-    _render.table(columns, table)
+    table = [
+        [printable(row.name), *map(it.get, names), *[row.error] * with_error]
+        for row, it in zip(shown, cells, strict=True)
+    ]
+    _render.table(["file", *names, *["error"] * with_error], table)
     if len(shown) < len(rows):
         _render.message(f"{len(rows) - len(shown)} more rows are in {output}")
     bad = sum(row.error is not None for row in rows)
     if bad:
         _render.message(f"{bad} of {len(rows)} images could not be read")
-    right = sum(row.label == row.true_label for row in rows if row.true_label is not None)
-    if with_truth:
-        known = sum(row.true_label is not None for row in rows)
-        _render.message(f"{right} of {known} are classified as their label says")
+    if summary := task.summary(rows):
+        _render.message(summary)

@@ -9,16 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cnnforge.cli._common import JsonOption, PluginOption, load_plugins, print_json
+from cnnforge.cli._epochs import best_table, epoch_line, progress_note
+from cnnforge.cli._train_options import show_options, with_options
+from cnnforge.optimizer_options import OptimizerOptions
 
 if TYPE_CHECKING:
     from cnnforge.cli._render import ProgressDisplay
-    from cnnforge.tasks.classification.metrics import Evaluation
+    from cnnforge.tasks import Evaluation
     from cnnforge.training import Event, Session
 
 
+@with_options(OptimizerOptions)
 def train(
     model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="The model.  [default: lenet]")
+        str | None,
+        typer.Argument(
+            metavar="MODEL[:ARG]",
+            help="The model, and after a colon its argument, if it takes one.  [default: lenet]",
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -39,13 +47,18 @@ def train(
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", help="Images per step.  [default: 64]")
     ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(metavar="RATE", help="Adam's.  [default: 0.001]")
-    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
             metavar="N", help="The same seed gives the same weights, bit for bit.  [default: 0]"
+        ),
+    ] = None,
+    split_seed: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Runs with the same number have the same validation images, whatever their seed.  "
+            "[default: the seed]",
         ),
     ] = None,
     kernels: Annotated[
@@ -91,6 +104,29 @@ def train(
         Path | None,
         typer.Option(metavar="FILE|RUN", help="Start a new run from the weights of a model."),
     ] = None,
+    label_smoothing: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Share of the probability that a label gives to all classes alike, for instance "
+            "0.1.  [default: 0]",
+        ),
+    ] = None,
+    class_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="balanced",
+            help="Weight the images so that every class adds as much to the loss as another.",
+        ),
+    ] = None,
+    monitor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRIC",
+            help="Metric of the validation images that decides which epoch is the best one: "
+            "accuracy, loss, balanced_accuracy or macro_f1.  [default: accuracy]",
+        ),
+    ] = None,
     callback: Annotated[
         list[str] | None,
         typer.Option(
@@ -112,6 +148,7 @@ def train(
         typer.Option("--print-config", help="Print the options, and where each comes from."),
     ] = False,
     json: JsonOption = False,
+    **options: Any,
 ) -> None:
     """Train a model; a run directory keeps everything about it.
 
@@ -124,8 +161,8 @@ def train(
         "model": model,
         "data": data,
         "batch_size": batch_size,
-        "learning_rate": learning_rate,
         "seed": seed,
+        "split_seed": split_seed,
         "kernels": kernels,
         "output": None if output is None else str(output),
         "image_size": image_size,
@@ -133,15 +170,19 @@ def train(
         "validation_fraction": validation_fraction,
         "strict": strict,
         "init_from": None if init_from is None else str(init_from),
+        "label_smoothing": label_smoothing,
+        "class_weights": class_weights,
+        "monitor": monitor,
         "callback": tuple(callback) if callback else None,
         "augment": tuple(augment) if augment else None,
         "plugin": tuple(plugin) if plugin else None,
+        **options,
     }
     given = {name: value for name, value in written.items() if value is not None}
     given = check_types(given, "command line")
     configured = read_config(config) if config else {}
     if print_config:
-        _print_config(given, configured, epochs, resume, json)
+        show_options(given, configured, epochs, resume, json)
         return
     with ExitStack() as claims:
         session = _prepare(given, configured, epochs, resume, claims)
@@ -171,7 +212,7 @@ def _prepare(
         given["epochs"] = parse_epochs(epochs)
     options, _ = resolve(given, configured)
     plugins = load_plugins(options.plugin)
-    _ = plugins.models[options.model]
+    _ = plugins.models[options.model.partition(":")[0]]
     for names, registry in (
         (options.callback, plugins.callbacks),
         (options.augment, plugins.augmentations),
@@ -190,43 +231,13 @@ def _prepare(
     return session
 
 
-def _print_config(
-    given: dict[str, Any],
-    configured: dict[str, Any],
-    epochs: str | None,
-    resume: Path | None,
-    json: bool,
-) -> None:
-    from cnnforge.configuration import parse_epochs, resolve
-    from cnnforge.runs import RunDirectory, to_toml
-
-    before = None
-    if resume is not None:
-        from cnnforge.configuration import check_types
-
-        stored = check_types(RunDirectory.open(resume, needs=()).read_config()[0], str(resume))
-        before = stored.get("epochs")
-        configured = {**stored, **configured}
-    if epochs is not None:
-        given["epochs"] = parse_epochs(epochs, before)
-    options, origins = resolve(given, configured)
-    values = options.as_dict()
-    if json:
-        print_json({name: {"value": values[name], "origin": origins[name]} for name in values})
-        return
-    lines = {name: to_toml({name: value}).rstrip() or f"# {name}" for name, value in values.items()}
-    width = max(map(len, lines.values()))
-    for name, line in lines.items():
-        typer.echo(f"{line:{width}}  # {origins[name]}")
-
-
 def _run(session: Session, json: bool) -> None:
     from cnnforge.cli import _ctrl_c, _render
     from cnnforge.training import StopOnSignal
 
     path = session.run.path
     _render.message(f"run directory: {path}")
-    _ctrl_c.say(f"interrupted; go on with 'cnnforge train --resume {path}'")
+    _ctrl_c.set_message(f"interrupted; go on with 'cnnforge train --resume {path}'")
     for warning in session.warnings:
         _render.message(f"note: {warning}")
     if session.checks:
@@ -240,8 +251,7 @@ def _run(session: Session, json: bool) -> None:
         _render.message(line)
     if session.finished:
         _render.message(
-            _stopped(session)
-            or f"all {session.options.epochs} epochs are done; --epochs +10 adds ten"
+            _stopped(session) or f"all {session.options.epochs} epochs are done; {_go_on(session)}"
         )
         _finish(session, session.report(), json)
         return
@@ -256,7 +266,7 @@ def _run(session: Session, json: bool) -> None:
             raise typer.Exit(stop.exit_code)
     if _stopped(session):
         _render.message(_stopped(session))
-    _ctrl_c.say(
+    _ctrl_c.set_message(
         "interrupted; the model is saved, its tables and figures are not all there: they are "
         f"written by 'cnnforge train --resume {path}'"
     )
@@ -282,7 +292,14 @@ def _stopped(session: Session) -> str:
     state = session.state
     if state is None or not state.stopped:
         return ""
-    return f"stopped after epoch {state.epoch}: {state.stopped}; --epochs +10 with --resume goes on"
+    return f"stopped after epoch {state.epoch}: {state.stopped}; {_go_on(session)}"
+
+
+def _go_on(session: Session) -> str:
+    """How to train a finished run further."""
+    if session.options.ends:
+        return f"for a new run from its weights use --init-from {session.run.path}"
+    return "--epochs +10 with --resume goes on"
 
 
 def _finish(session: Session, evaluation: Evaluation, json: bool) -> None:
@@ -308,20 +325,9 @@ def _finish(session: Session, evaluation: Evaluation, json: bool) -> None:
         )
         return
     best = state.history[state.best.epoch - 1]
-    _render.table(
-        ["best epoch", "val accuracy", "val loss", "accuracy", "loss", "seconds", "images/s"],
-        [
-            [
-                f"{best.epoch} of {state.epoch}",
-                f"{evaluation.accuracy:.2%}",
-                f"{evaluation.loss:.4f}",
-                f"{best.accuracy:.2%}",
-                f"{best.loss:.4f}",
-                f"{seconds:.1f}",
-                f"{best.images_per_second:,.0f}",
-            ]
-        ],
-    )
+    columns, rows = best_table(session.task, best, evaluation)
+    _render.table([f"best epoch {best.epoch}/{state.epoch}", *columns], rows)
+    typer.echo(f"{seconds:.1f} s of training, {best.images_per_second:,.0f} images/s")
     typer.echo(f"run directory: {session.run.path}")
 
 
@@ -329,9 +335,9 @@ class _Progress:
     """A listener that draws the bar and says a line per epoch."""
 
     def __init__(self, session: Session, display: ProgressDisplay) -> None:
-        self._display = display
+        self._display, self._task = display, session.task
+        self._metric = session.task.monitored(session.options.monitor)
         self._total = session.options.epochs
-        self._width = len(str(self._total))
         self._started = False
 
     def __call__(self, event: Event) -> None:
@@ -346,17 +352,9 @@ class _Progress:
         elif isinstance(event, BatchesDone):
             self._display.advance(
                 event.batch - self._done,
-                # Together with the bar and the time left this fits into 80 columns.
-                f"epoch {event.epoch}/{self._total}, loss {event.loss:.3f}, "
-                f"accuracy {event.accuracy:.1%}, {event.images_per_second:,.0f} images/s",
+                progress_note(self._task, event, self._total),
             )
             self._done = event.batch
         elif isinstance(event, EpochEnded):
             self._done = 0
-            row = event.metrics
-            self._display.message(
-                f"epoch {row.epoch:{self._width}}/{event.epochs}  loss {row.loss:.4f}  "
-                f"accuracy {row.accuracy:.2%}  val loss {row.val_loss:.4f}  "
-                f"val accuracy {row.val_accuracy:.2%}  {row.seconds:.2f} s  "
-                f"{row.images_per_second:,.0f} images/s{'  best' if event.best else ''}"
-            )
+            self._display.message(epoch_line(self._task, self._metric, event, self._display.width))

@@ -27,7 +27,7 @@ from cnnforge.conversion.workloads import Repeatable, Workload, functions
 from cnnforge.utils.atomic_files import write_text
 from cnnforge.utils.environment import backend, graphics, processor, versions
 from cnnforge.utils.source_digest import sources_digest
-from cnnforge.utils.timing import interleave, ratio, wait_until_quiet
+from cnnforge.utils.timing import interleave, ratio
 
 Implementation = Literal["numba", "keras"]
 _VERSION = 2
@@ -165,7 +165,7 @@ class Chooser:
         if self._spent > _BUDGET:
             return Choice("numba", None, f"not measured: the layers before it took {_BUDGET:.0f} s")
         self._tell()
-        with _random_state_kept():
+        with random_state_kept():
             choice, spent = _measure(workload, self._training)
         self._spent += spent
         if choice.ratio is not None:
@@ -216,8 +216,6 @@ def _measure(workload: Workload, training: bool) -> tuple[Choice, float]:
         reference()
     except Exception as error:
         return Choice("numba", None, f"the framework failed: {type(error).__name__}"), 0.0
-    # Part of compiling.
-    wait_until_quiet()
     begun = time.perf_counter()
     times = _interleaved(ours, reference)
     if _lost(times):
@@ -252,7 +250,8 @@ def _lost(times: Mapping[str, np.ndarray]) -> bool:
 
 
 @contextmanager
-def _random_state_kept() -> Iterator[None]:
+def random_state_kept() -> Iterator[None]:
+    """Leave the random state of Python and NumPy as it was."""
     # Initializers draw their seeds from Python's generator.
     python, numpy = random.getstate(), np.random.get_state()
     try:

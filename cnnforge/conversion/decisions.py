@@ -7,6 +7,7 @@ that was decided on. A run keeps its decisions: a resumed one computes as the in
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any, Literal
 
 import keras
 
-from cnnforge.conversion.autotune import Choice, Chooser
+from cnnforge.conversion.autotune import Choice, Chooser, random_state_kept
 from cnnforge.conversion.matching import check_convertible, fusible, model_parts, preferred
 from cnnforge.conversion.workloads import layer_workloads
 from cnnforge.errors import PluginError, UsageError
+from cnnforge.ops import ahead
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
 
@@ -88,6 +90,7 @@ def decide(
     if kernels == "keras":
         return [it for _, it in _decide(model, layers, None)]
     check_convertible(model)
+    _compile_ahead(model, layers, batch_size, training)
     if kernels == "numba":
         asked = Choice("numba", None, "--kernels numba")
         found = [it for _, it in _decide(model, layers, lambda *_: asked)]
@@ -109,6 +112,37 @@ def decide(
                 return Choice("keras", None, str(error))
 
         return [it for _, it in _decide(model, layers, measured)]
+
+
+def _compile_ahead(
+    model: keras.Model, layers: Registry[LayerSpec], batch_size: int, training: bool
+) -> None:
+    """Compile the kernels of all plugin layers that a model may get, in several processes."""
+    if not ahead.available():
+        return
+    built: set[str] = set()
+
+    def build(spec: LayerSpec, layer: keras.layers.Layer, config: dict[str, Any] | None) -> Choice:
+        # A layer that fails here fails again when it is measured or forged, with a message.
+        with contextlib.suppress(Exception):
+            for workload in layer_workloads(spec, layer, batch_size, config):
+                if workload.key not in built:
+                    built.add(workload.key)
+                    _trace(workload.build(workload.kind), workload.shape, training)
+        return Choice("numba", None)
+
+    with random_state_kept(), ahead.collecting() as uses:
+        _decide(model, layers, build)
+    ahead.compile_ahead(uses, gradients=training)
+
+
+def _trace(layer: keras.layers.Layer, shape: tuple[int, ...], training: bool) -> None:
+    """Call a layer on a symbolic tensor of a shape."""
+    options: dict[str, Any] = {}
+    if "training" in inspect.signature(layer.call).parameters:
+        options["training"] = training
+    # A layer that computes its output shape itself is not called by `layer(tensor)`.
+    keras.Operation.compute_output_spec(layer, keras.KerasTensor(shape), **options)
 
 
 def implementations(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -81,6 +81,24 @@ class Workload:
             and math.prod(_pair(self.config.get("kernel_size", 0))) == 1
             and math.prod(_pair(self.config.get("strides", 1))) > 1
         )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layer at one shape, with a name.
+
+    Attributes:
+        name: Its name in results, the same in every run; `str(case)` is this name.
+        workload: What is measured.
+        layers: The names of a model's layers that it stands for; empty without a model.
+    """
+
+    name: str
+    workload: Workload = field(repr=False)
+    layers: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Repeatable:

@@ -11,8 +11,10 @@ from cnnforge.data.augmentation import Draws as Draws
 from cnnforge.data.dataset import ArraySamples as ArraySamples
 from cnnforge.data.dataset import DataOptions as DataOptions
 from cnnforge.data.dataset import Dataset as Dataset
+from cnnforge.data.dataset import EpochSamples as EpochSamples
 from cnnforge.data.dataset import Samples as Samples
 from cnnforge.data.dataset import SkippedFile as SkippedFile
+from cnnforge.data.dataset import samples_of_epoch as samples_of_epoch
 from cnnforge.data.digests import Split as Split
 from cnnforge.data.digests import duplicates_note as duplicates_note
 from cnnforge.data.digests import fingerprint as fingerprint
@@ -35,3 +37,6 @@ from cnnforge.data.references import open_dataset as open_dataset
 from cnnforge.data.references import parse as parse
 from cnnforge.data.split import lonely_classes_note as lonely_classes_note
 from cnnforge.data.split import stratified_split as stratified_split
+from cnnforge.data.transforms import compose as compose
+from cnnforge.data.transforms import transform_points as transform_points
+from cnnforge.data.transforms import translations as translations

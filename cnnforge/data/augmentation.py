@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cnnforge.data.dataset import Samples
+from cnnforge.data.transforms import compose
 from cnnforge.errors import CnnforgeError, PluginError, one_line
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
@@ -60,7 +61,8 @@ def _mix(words: np.ndarray) -> np.ndarray:
     return words ^ (words >> np.uint64(31))
 
 
-Augment = Callable[[np.ndarray, Draws], np.ndarray]
+Augment = Callable[[np.ndarray, Draws], np.ndarray | tuple[np.ndarray, np.ndarray]]
+"""A function of images and `Draws`. One that moves pixels returns transforms with the images."""
 
 
 class AugmentedSamples:
@@ -73,19 +75,19 @@ class AugmentedSamples:
         epoch: The epoch, from 0.
 
     Attributes:
-        labels: Those of the samples.
+        samples: As they are stored.
         names: Those of the samples.
     """
 
     def __init__(
         self, samples: Samples, augmentations: Sequence[tuple[str, Augment]], seed: int, epoch: int
     ) -> None:
-        self.labels, self.names = samples.labels, samples.names
-        self._samples, self._augmentations = samples, tuple(augmentations)
+        self.samples, self.names = samples, samples.names
+        self._augmentations = tuple(augmentations)
         self._seed, self._epoch = seed, epoch
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return len(self.samples)
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
         """Read images and change them.
@@ -99,7 +101,22 @@ class AugmentedSamples:
         Raises:
             PluginError: An augmentation raised something, or returned something else.
         """
-        images = self._samples.fetch(indices)
+        return self.augmented(indices)[0]
+
+    def augmented(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read images and change them; say where their pixels went.
+
+        Args:
+            indices: (n,) int64.
+
+        Returns:
+            (n, H, W, C) uint8, and (n, 2, 3) float32 transforms from the stored images to these
+            (see `cnnforge.data.transforms`); `None` if no augmentation has moved pixels.
+
+        Raises:
+            PluginError: An augmentation raised something, or returned something else.
+        """
+        images, moved = self.samples.fetch(indices), None
         for number, (name, augment) in enumerate(self._augmentations):
             entropy = np.random.SeedSequence([self._seed, self._epoch, number])
             draws = Draws(int(entropy.generate_state(1, np.uint64)[0]), indices)
@@ -109,14 +126,21 @@ class AugmentedSamples:
                 raise
             except Exception as error:
                 raise PluginError(f"the augmentation {name!r} failed: {one_line(error)}") from error
-            found = _kind(changed)
-            if found != _kind(images):
-                raise PluginError(
-                    f"the augmentation {name!r} returned {found}, expected {_kind(images)}: its "
-                    "plugin must return as many images of the same shape"
-                )
+            if isinstance(changed, tuple) and len(changed) == 2:
+                changed, transforms = changed
+                _check(name, transforms, f"float32 of shape {(len(images), 2, 3)}", "transforms")
+                moved = transforms if moved is None else compose(moved, transforms)
+            _check(name, changed, _kind(images), "as many images of the same shape")
             images = changed
-        return images
+        return images, moved
+
+
+def _check(name: str, returned: object, expected: str, what: str) -> None:
+    if _kind(returned) != expected:
+        raise PluginError(
+            f"the augmentation {name!r} returned {_kind(returned)}, expected {expected}: its "
+            f"plugin must return {what}"
+        )
 
 
 def _kind(images: object) -> str:

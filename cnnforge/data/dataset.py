@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from cnnforge.errors import UsageError
+from cnnforge.errors import DataError, UsageError
+from cnnforge.plugin import DEFAULT_TASK
 
 COLORS = ("auto", "grayscale", "rgb")
 
@@ -72,18 +73,19 @@ class SkippedFile(NamedTuple):
 
 
 class Samples(Protocol):
-    """Labelled images with random access; an implementation decides what it keeps in memory.
+    """Images with random access; an implementation decides what it keeps in memory.
+
+    What is to be learned from them is the business of a task, which knows the attributes that it
+    reads: a classification takes `labels`, (N,) int32, indices into the classes of the dataset.
 
     Attributes:
-        labels: (N,) int32; indices into the classes of the dataset.
         names: N texts: where each sample came from.
     """
 
-    labels: np.ndarray
     names: Sequence[str]
 
     def __len__(self) -> int:
-        """How many samples there are."""
+        """Return the number of samples."""
         ...
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
@@ -98,8 +100,48 @@ class Samples(Protocol):
         ...
 
 
+@runtime_checkable
+class EpochSamples(Protocol):
+    """Training samples that are made again for each epoch, such as drawn scenes."""
+
+    def at_epoch(self, epoch: int) -> Samples:
+        """Return the samples of an epoch: a pure function of the epoch.
+
+        Args:
+            epoch: The epoch, from 0.
+
+        Returns:
+            As many samples as in every epoch, of the same shape.
+        """
+        ...
+
+
+def samples_of_epoch(samples: Samples, epoch: int) -> Samples:
+    """Return training samples as an epoch sees them.
+
+    Args:
+        samples: The training samples of a dataset.
+        epoch: The epoch, from 0.
+
+    Returns:
+        The same samples, or those of the epoch if they are made again for each.
+
+    Raises:
+        DataError: An epoch has another number of samples.
+    """
+    if not isinstance(samples, EpochSamples):
+        return samples
+    made = samples.at_epoch(epoch)
+    if len(made) != len(samples):
+        raise DataError(
+            f"epoch {epoch + 1} has {len(made)} training samples, and the dataset has "
+            f"{len(samples)}: at_epoch() must return as many in every epoch"
+        )
+    return made
+
+
 class ArraySamples:
-    """Samples held in memory.
+    """Labelled samples held in memory.
 
     Args:
         images: (N, H, W, C) uint8; C is 1 or 3.
@@ -140,18 +182,18 @@ class Dataset:
 
     Args:
         name: What it is called in a run: `"mnist5k"`, `"images:/path"`.
-        classes: The names of the classes; a label is an index into them.
-        train: The samples to train on.
+        classes: The names of the classes; empty if its task knows none.
+        train: The samples to train on; those of every epoch, if they are `EpochSamples`.
         validation: The samples to validate on.
         fingerprint: Hexadecimal sha256 of what was read and of how it was split.
         skipped: The files that could not be used.
         notes: What the user is told once, one line each.
-        labelled: Whether the labels mean anything. If not, there are no classes, all samples are
+        labelled: Whether the samples have targets. If not, there are no classes, all samples are
             in `train`, in their order, and `validation` is empty.
+        task: Name of the task that the targets are for.
 
     Raises:
-        ValueError: If there are fewer than two classes, a class name stands there twice, a split
-            is empty, or a label is no index into the classes.
+        ValueError: If a split is empty, or has another number of names than of samples.
     """
 
     name: str
@@ -162,26 +204,16 @@ class Dataset:
     skipped: tuple[SkippedFile, ...] = ()
     notes: tuple[str, ...] = ()
     labelled: bool = True
+    task: str = DEFAULT_TASK
 
     def __post_init__(self) -> None:
         if not self.labelled:
             return
-        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
-            raise ValueError(
-                f"dataset {self.name!r} has the classes {self.classes}: "
-                "at least two different ones are needed"
-            )
         for split, samples in (("train", self.train), ("validation", self.validation)):
-            labels = samples.labels
-            if not 0 < len(samples) == len(labels) == len(samples.names):
+            if not 0 < len(samples) == len(samples.names):
                 raise ValueError(
-                    f"{split} of dataset {self.name!r} has {len(samples)} samples, {len(labels)} "
-                    f"labels and {len(samples.names)} names: give as many of each, at least one"
-                )
-            if labels.min() < 0 or labels.max() >= len(self.classes):
-                raise ValueError(
-                    f"{split} of dataset {self.name!r} has labels {labels.min()}..{labels.max()}: "
-                    f"expected 0..{len(self.classes) - 1}"
+                    f"{split} of dataset {self.name!r} has {len(samples)} samples and "
+                    f"{len(samples.names)} names: give as many of each, at least one"
                 )
 
     @cached_property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -23,13 +23,13 @@ class Chunk(NamedTuple):
         first: The number of its first batch in the epoch.
         batches: How many batches it holds; the last may be smaller.
         images: (N, H, W, C) uint8.
-        labels: (N,) int32.
+        targets: Arrays (N, ...) by name; none for a prediction.
     """
 
     first: int
     batches: int
     images: np.ndarray
-    labels: np.ndarray
+    targets: Mapping[str, np.ndarray]
 
 
 class ChunkSize:
@@ -60,13 +60,22 @@ class ChunkSize:
             self.batches = min(2 * self.batches, self._most)
 
 
+Read = Callable[[np.ndarray], tuple[np.ndarray, Mapping[str, np.ndarray]]]
+"""Reads the images and the targets of some samples, by their indices."""
+
+
+def images_only(samples: Samples) -> Read:
+    """Return a function that reads images without targets, for a prediction."""
+    return lambda indices: (samples.fetch(indices), {})
+
+
 def chunks(
-    samples: Samples, visit: np.ndarray, batch_size: int, size: ChunkSize, first: int = 0
+    read: Read, visit: np.ndarray, batch_size: int, size: ChunkSize, first: int = 0
 ) -> Iterator[Chunk]:
     """Read the samples in the order of `visit`, at most two chunks ahead of the caller.
 
     Args:
-        samples: Where the images come from.
+        read: Reads images and targets; called in a thread.
         visit: (N,) indices of the samples.
         batch_size: Images per batch.
         size: How many batches to read together.
@@ -75,12 +84,11 @@ def chunks(
     Yields:
         The chunks, whole batches each but for the last.
     """
-    labels = np.asarray(samples.labels, np.int32)
     total = -(-len(visit) // batch_size)
 
-    def read(first: int, batches: int) -> Chunk:
+    def read_chunk(first: int, batches: int) -> Chunk:
         taken = visit[first * batch_size : (first + batches) * batch_size]
-        return Chunk(first, batches, samples.fetch(taken), labels[taken])
+        return Chunk(first, batches, *read(taken))
 
     pending: deque[Future[Chunk]] = deque()
     reader = ThreadPoolExecutor(1, thread_name_prefix="cnnforge-read")
@@ -88,7 +96,7 @@ def chunks(
         while first < total or pending:
             while first < total and len(pending) < _AHEAD:
                 batches = min(size.batches, total - first)
-                pending.append(reader.submit(read, first, batches))
+                pending.append(reader.submit(read_chunk, first, batches))
                 first += batches
             yield pending.popleft().result()
     finally:

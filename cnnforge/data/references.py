@@ -104,4 +104,13 @@ def open_dataset(
             f"the dataset {spec.qualified_name!r} returned a {type(dataset).__name__}: "
             "its plugin must return a cnnforge.data.Dataset"
         )
+    if dataset.labelled and _short(dataset.task) != _short(spec.task):
+        raise DataError(
+            f"the dataset {spec.qualified_name!r} is declared for the task {spec.task!r} and "
+            f"returned one for {dataset.task!r}: its plugin must say the same in both places"
+        )
     return dataset
+
+
+def _short(task: str) -> str:
+    return task.rpartition("/")[2]

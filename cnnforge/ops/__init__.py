@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-# An op's functions may have parallel loops, which Numba runs on OpenMP. Its idle threads spin by
-# default, and on a busy machine they take the cores from TensorFlow's own threads. It counts only
-# if it is set before the OpenMP library is loaded, which Numba does when it launches its threads.
+# An op's functions may have parallel loops, which Numba runs on OpenMP. OpenMP's idle threads spin
+# by default, and on a busy machine they take the cores from TensorFlow's threads. These variables
+# must be set before the OpenMP library is loaded, which Numba does when it starts its threads.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
@@ -16,29 +16,29 @@ from cnnforge.ops.array_op import registered_ops
 
 
 def register() -> None:
-    """Make all ops defined so far known to the framework.
+    """Register all ops that are defined so far with the framework.
 
     An op registers itself when it is first used. Only a graph that is loaded from disk (a
     TensorFlow SavedModel) needs its ops before that: import the modules that define them, then
-    call this. It may be called again after further imports.
+    call this function. It may be called again after further imports.
 
     Raises:
-        cnnforge.errors.UsageError: There is no route to the active Keras backend.
-        ValueError: An op was defined anew with other inputs, outputs or attributes than it was
+        cnnforge.errors.UsageError: The active Keras backend has no route.
+        ValueError: An op was defined again with other inputs, outputs or attributes than it is
             registered with.
     """
-    route_ = routes.active()
+    active = routes.active()
     for op in registered_ops():
-        route_.register(op)
+        active.register(op)
 
 
 def route() -> str:
-    """How ops reach the active Keras backend, and why that way.
+    """Describe the route from ops to the active Keras backend, and why it was chosen.
 
     Returns:
         One line, for instance `"tensorflow: C API (its self-test passed)"`.
 
     Raises:
-        cnnforge.errors.UsageError: There is no route to the active Keras backend.
+        cnnforge.errors.UsageError: The active Keras backend has no route.
     """
     return routes.active().describe()

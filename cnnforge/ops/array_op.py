@@ -11,40 +11,41 @@ from numba import types
 from cnnforge.ops import routes
 from cnnforge.ops.definition.attributes import check_attributes
 from cnnforge.ops.definition.checks import define
-from cnnforge.ops.op_base import OpCore, Values
+from cnnforge.ops.op_base import OpBase, Values
 
 _ops: dict[str, ArrayOp] = {}
 
 
 def registered_ops() -> tuple[ArrayOp, ...]:
-    """All ops that have been defined, in the order of their definition."""
+    """Return all ops that are defined, in the order of their definition."""
     return tuple(_ops.values())
 
 
-class ArrayOp(OpCore):
+class ArrayOp(OpBase):
     """A differentiable op made of Numba functions, wired by the names of their parameters.
 
     `forward` reads inputs and attributes and writes outputs. A backward function reads inputs,
     outputs, attributes and `grad_<output>`, and writes `grad_<input>`. A function takes those that
-    it names. Arrays are C-contiguous; outputs and gradients are handed in uninitialised; whatever
-    is only read must not be written to. Functions may allocate, raise, and be parallel, and
-    several threads may run them at once. Their addresses are aligned to the size of an element
-    and no better.
+    it names. Arrays are C-contiguous, and aligned to the size of an element only. Outputs and
+    gradients are passed in uninitialised. A function must not write to the arrays that it reads. It
+    may allocate memory, raise exceptions, and be parallel; several threads may run it at once.
 
     Defining an op is cheap: nothing is compiled and no framework is imported before its first
-    use. Functions decorated with `@numba.njit(cache=True)`, and plain ones that stand in a file,
-    are compiled once: a second process compiles nothing. (Numba notices a change of the file that
-    a function stands in, not of the functions that it calls in other files.) A plain function
-    stays what it is, for tests and debuggers; of a decorated one that is `py_func`. Where nothing
-    is compiled yet a second process helps: it imports the module of a backward function, compiles
-    that and runs it on arrays of random numbers, or zeros for integers (design.md, section 5).
+    use. Functions decorated with `@numba.njit(cache=True)`, and plain functions in a file, are
+    compiled once: a second process loads them from disk. (Numba notices a change of the file that
+    holds a function, but not of functions that it calls in other files.) For tests and debuggers, a
+    plain function stays plain, and a decorated one is there as its `py_func`.
+
+    Before a model is trained for the first time on a machine, worker processes compile its
+    functions: they import the modules of the functions, and call them with arrays of random
+    numbers, or zeros for integers (`cnnforge.ops.ahead`).
 
     Attributes:
         name: The op's name.
         inputs: The inputs, in the order of the call.
         outputs: The outputs, in the order in which they are returned.
-        backward_steps: The backward functions, what each reads and which gradients it writes.
-        cuda: The module that computes the op on CUDA devices; `None` where there is none.
+        backward_steps: The backward functions, with the arrays that each reads and writes.
+        cuda: Name of the module that computes the op on CUDA devices, or `None`.
 
     Example:
         >>> import numba, numpy as np
@@ -62,9 +63,8 @@ class ArrayOp(OpCore):
         array([2., 2., 2.], dtype=float32)
     """
 
-    # TensorFlow's AutoGraph would otherwise rewrite our code, statement by statement, whenever a
-    # `tf.function` is traced: this is the mark that `tf.autograph.experimental.do_not_convert`
-    # leaves, and setting it needs no TensorFlow.
+    # Without this mark, TensorFlow's AutoGraph would rewrite our code whenever a `tf.function` is
+    # traced. `tf.autograph.experimental.do_not_convert` sets the same mark, but needs TensorFlow.
     autograph_info__: ClassVar[dict[str, Any]] = {}
 
     def __init__(
@@ -85,40 +85,39 @@ class ArrayOp(OpCore):
 
         Args:
             name: lower_snake_case, unique in the process. The same module may define it again
-                (a notebook cell run twice): the new functions then replace the old ones.
+                (a notebook cell that runs twice): the new functions then replace the old ones.
             forward: A Numba function that writes every output, or a plain Python function, which
                 is then compiled as `numba.njit(cache=True)` does.
-            backward: A function of the same kind, or several, each computing some of the
-                gradients; in a graph only those that are needed run. `None`: the op has no
-                gradients, and asking for one is an error.
-            inputs: Name to rank (float32) or Numba array type.
-            outputs: The same for the outputs.
-            output_shapes: The shape rule: a plain function over integers that Numba can compile.
-                It takes the shapes of the inputs, as tuples, and attributes, under their names,
-                and returns the shape of the output, or a tuple of shapes where there are several.
-            attributes: Name to default: an int, a float, a bool, or a tuple of ints, whose length
-                is then fixed.
-            not_differentiable: Inputs of floats that have no gradient.
-            prepare: Called before the op is first used with some shapes and attributes, to
-                compile what is special to them. It takes, by name, the shapes of inputs (tuples;
-                `None` for a dimension that is not known) and attributes, and, if it wants to know,
-                `gradient`: False before the op itself, True before its gradients. It may be
-                called on any thread, and again with other shapes; it is not called twice with the
-                same arguments.
-            cuda: The module that computes the op on CUDA devices, imported when a tensor there
-                first needs it. Its functions have the names and the parameters of those above, and
-                `stream`: the address of the CUDA stream on which they launch, waiting for nothing.
-                They get what has a CUDA array interface (under torch, torch tensors). Under
-                TensorFlow the module needs two functions more, without which tensors are copied to
-                the CPU: `missing() -> str | None` says what it lacks on this machine, and
-                `record(call)` runs a call of its functions without launching anything and returns
-                what they would have launched: launches (`function`, `grid`, `block`, `shared`,
-                `arguments`, as `cnnforge_kernels.cuda.runtime.recording.Recorded`) and the memory
-                that they need besides the arrays, as (address, bytes).
+            backward: A function of the same kind, or several that compute some of the gradients
+                each; a graph runs only those that it needs. `None`: the op has no gradients, and
+                asking for one is an error.
+            inputs: Rank (float32) or Numba array type of every input, by name.
+            outputs: Rank or type of every output, by name.
+            output_shapes: The shape rule, a plain function over integers that Numba can compile.
+                It takes, by name, shapes of inputs, as tuples, and attributes. It returns the shape
+                of the output, or a tuple of shapes if there are several outputs.
+            attributes: Default of every attribute, by name: an int, a float, a bool, or a tuple of
+                ints, whose length is then fixed.
+            not_differentiable: Names of float inputs that have no gradient.
+            prepare: A function that compiles what is special to some shapes and attributes; it is
+                called before the op is first used with them. It takes, by name, shapes of inputs
+                (tuples, with `None` for an unknown dimension), attributes, and `gradient`: False
+                before the op itself, True before its gradients. It may be called on any thread,
+                and again with other shapes, but not twice with the same arguments.
+            cuda: Name of the module that computes the op on CUDA devices; it is imported when a
+                tensor on such a device first needs it. Its functions have the names and parameters
+                of those above, and `stream`: the address of the CUDA stream on which they launch,
+                without waiting. Their arrays have a CUDA array interface (under torch they are
+                torch tensors). Under TensorFlow the module needs two more functions, or tensors are
+                copied to the CPU. `missing() -> str | None` names what it lacks on this machine.
+                `record(call)` runs a call of its functions without launching anything. It returns
+                the launches (`function`, `grid`, `block`, `shared`, `arguments`, as in
+                `cnnforge_kernels.cuda.runtime.recording.Recorded`) and the temporary memory that
+                they need, as (address, bytes).
 
         Raises:
-            ValueError: Something does not fit; the message names the op, the function and the
-                argument.
+            ValueError: A part of the definition does not fit; the message names the op, the
+                function and the argument.
         """
         super().__init__(
             define(
@@ -145,7 +144,7 @@ class ArrayOp(OpCore):
         _ops[name] = self
 
     def __repr__(self) -> str:
-        """The name and the arrays."""
+        """Return the name and the arrays."""
         inputs = ", ".join(f"{item.name}: {item.type}" for item in self.inputs)
         outputs = ", ".join(f"{item.name}: {item.type}" for item in self.outputs)
         return f"ArrayOp({self.name!r}, {inputs} -> {outputs})"
@@ -158,14 +157,14 @@ class ArrayOp(OpCore):
             **attributes: Attributes that differ from their defaults.
 
         Returns:
-            The output, or a tuple of the outputs where there are several.
+            The output, or a tuple of the outputs if there are several.
 
         Raises:
-            ValueError: The number of inputs, a rank, or shapes that the shape rule rejects; or
-                a function that Numba cannot compile.
-            TypeError: The dtype of an input, or an attribute that does not exist or has another
+            ValueError: The number of inputs or a rank is wrong, the shape rule rejects the shapes,
+                or Numba cannot compile a function.
+            TypeError: The dtype of an input is wrong, or an attribute does not exist or has another
                 type.
-            cnnforge.errors.UsageError: There is no route to the active Keras backend.
+            cnnforge.errors.UsageError: The active Keras backend has no route.
         """
         self._check_count(tensors)
         values = check_attributes(self._label, self._definition.attributes, attributes)
@@ -176,16 +175,16 @@ class ArrayOp(OpCore):
         """Run the forward function on NumPy arrays, without any framework.
 
         Args:
-            *arrays: The inputs. One that is not C-contiguous is copied.
+            *arrays: The inputs; an array that is not C-contiguous is copied.
             **attributes: Attributes that differ from their defaults.
 
         Returns:
             The output, or a tuple of the outputs; each begins at a multiple of 64 bytes.
 
         Raises:
-            ValueError: As in a call.
-            TypeError: As in a call.
-            Exception: Whatever the forward function raises.
+            ValueError: See `__call__`.
+            TypeError: See `__call__`.
+            Exception: The forward function has raised it.
         """
         self._check_count(arrays)
         values = check_attributes(self._label, self._definition.attributes, attributes)
@@ -209,20 +208,20 @@ class ArrayOp(OpCore):
         """Run the backward functions on NumPy arrays, without any framework.
 
         Args:
-            inputs: What the forward function read.
-            outputs: What it wrote.
-            grad_outputs: The gradient with respect to each output; `None` for one of integers,
-                and for one that nothing depends on, which counts as zero.
-            needed: For each input whether its gradient is wanted; by default all.
+            inputs: The arrays that the forward function read.
+            outputs: The arrays that it wrote.
+            grad_outputs: The gradient with respect to each output; `None` for an output of
+                integers, and for one that nothing depends on, whose gradient is zero.
+            needed: Whether the gradient is wanted, for each input; all are by default.
             **attributes: Attributes that differ from their defaults.
 
         Returns:
-            For each input its gradient; `None` where there is none or it is not wanted.
+            The gradient of each input, or `None` if it does not exist or is not wanted.
 
         Raises:
-            ValueError: The op has no backward function, or as in a call.
-            TypeError: As in a call.
-            Exception: Whatever a backward function raises.
+            ValueError: The op has no backward function; or see `__call__`.
+            TypeError: See `__call__`.
+            Exception: A backward function has raised it.
         """
         values = check_attributes(self._label, self._definition.attributes, attributes)
         self.check_differentiable()

@@ -1,9 +1,9 @@
-"""What the functions of ops do to memory that is not theirs: for tests of ops, and slow.
+"""Find functions of ops that write where they must not, or not where they must; slow, for tests.
 
-Within `audit()` the outputs of a function lie between guards and are filled with a pattern before
-it runs; what it may only read is compared with a copy afterwards. Everything runs twice, over two
-patterns: what holds the pattern both times was never written (a float that something was added to
-is still not a number).
+Within `audit()`, the outputs of a function lie between guards and are filled with a pattern before
+it runs. Afterwards its inputs are compared with copies. Everything runs twice, over two patterns.
+An element that holds the pattern both times was never written. (A float that was only added to is
+still NaN.)
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from cnnforge.ops.compiling.program import Program
 
 Values = np.ndarray[Any, Any]
 
-# All bits set: a NaN in every float type, that no arithmetic on other numbers gives.
+# All bits set: a NaN in every float type, which arithmetic on other numbers never gives.
 _PATTERNS = (0xFF, 0x5A)
 _GUARD = 256
 
 
 @dataclass
 class Audit:
-    """What was found.
+    """The result of an audit.
 
     Attributes:
         functions: The labels of the functions that ran.
-        faults: What they did wrong, a sentence each.
+        faults: One sentence for each of their faults.
     """
 
     functions: set[str] = field(default_factory=set)
@@ -41,12 +41,12 @@ class Audit:
 
 @contextmanager
 def audit() -> Iterator[Audit]:
-    """Watch every op that is called eagerly, in this thread, under the active Keras backend.
+    """Watch every op that this thread calls eagerly under the active Keras backend.
 
-    Ops then run over NumPy arrays, whatever route they take otherwise.
+    Within the context, ops run over NumPy arrays, whichever route they take outside of it.
 
     Yields:
-        What is found, which grows while ops are called.
+        The result, which grows while ops are called.
     """
     found = Audit()
 
@@ -71,7 +71,7 @@ def audit() -> Iterator[Audit]:
 
 
 def _torch_run(self: Any, step: Any, known: Any, results: Any) -> None:
-    """Instead of `Call._run_on_cpu`: over arrays."""
+    """Replace `Call._run_on_cpu` by a run over NumPy arrays."""
     from_numpy = importlib.import_module("torch").from_numpy
     arrays = [
         known[item.name].detach().numpy()
@@ -134,7 +134,7 @@ def _run(
     for item, *pair in zip(step.writes, *results, strict=True):
         untouched = (_bytes(pair[0]) == _PATTERNS[0]).all(-1)
         if not item.is_float:
-            # An integer may well be what the pattern reads.
+            # An integer may be equal to one pattern, but not to both.
             untouched &= (_bytes(pair[1]) == _PATTERNS[1]).all(-1)
         if untouched.any():
             where, count = _first(untouched)
@@ -147,7 +147,7 @@ def _run(
 
 
 def _bytes(array: Values) -> Values:
-    """(*shape, bytes per element) uint8."""
+    """Return the bytes of an array, (*shape, bytes per element) uint8."""
     flat = np.ascontiguousarray(array).reshape(array.shape)
     return (
         flat.view(np.uint8).reshape(*array.shape, array.dtype.itemsize)

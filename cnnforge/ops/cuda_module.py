@@ -1,4 +1,4 @@
-"""The functions that compute an op on CUDA devices, and what they would launch."""
+"""Find the functions that compute an op on CUDA devices, and record what they launch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cnnforge.ops.definition.definition import Step, parameters
 if TYPE_CHECKING:
     from cnnforge.ops.array_op import ArrayOp
 
-# Where recorded tensors seem to lie, a TiB from one to the next: an address is only counted with.
+# Recorded tensors get addresses that lie a TiB apart. Nothing is read or written there.
 _STEP = 1 << 40
 
 
@@ -26,10 +26,10 @@ class Launch(Protocol):
 
     Attributes:
         function: The address of the `CUfunction`.
-        grid: Blocks along x, y, z.
-        block: Threads of a block, along x.
-        shared: Bytes of dynamic shared memory.
-        arguments: A pointer is an `int`, a number a NumPy scalar of the size that is passed.
+        grid: Numbers of blocks along x, y, z.
+        block: Number of threads in a block, along x.
+        shared: Size of the dynamic shared memory in bytes.
+        arguments: Arguments of the kernel: `int` for a pointer, a NumPy scalar for a number.
     """
 
     function: int
@@ -41,13 +41,13 @@ class Launch(Protocol):
 
 @dataclass(frozen=True)
 class DevicePointer:
-    """An array on a CUDA device, as the functions for such devices take it.
+    """An array on a CUDA device.
 
     Attributes:
-        pointer: The address of its first element.
+        pointer: Address of its first element.
         shape: Its shape.
-        dtype: Of the elements.
-        device: The number of the device.
+        dtype: Dtype of its elements.
+        device: Number of the device.
     """
 
     pointer: int
@@ -57,7 +57,7 @@ class DevicePointer:
 
     @property
     def nbytes(self) -> int:
-        """Its size in bytes."""
+        """Size in bytes."""
         return prod(self.shape) * self.dtype.itemsize
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -76,12 +76,12 @@ class DevicePointer:
 
 @dataclass(frozen=True)
 class Recording:
-    """What a step launches.
+    """The launches of a step.
 
     Attributes:
-        launches: In their order.
-        memories: (address, bytes) of the memory that is needed meanwhile besides the tensors.
-        tensors: The same of what the step reads, then of what it writes.
+        launches: The launches, in their order.
+        memories: (address, bytes) of the temporary memory that the launches use.
+        tensors: (address, bytes) of the tensors that the step reads, then of those that it writes.
     """
 
     launches: Sequence[Launch]
@@ -90,7 +90,7 @@ class Recording:
 
 
 def missing(op: ArrayOp) -> str | None:
-    """Why an op cannot run on a CUDA device through a recording; `None`: it can."""
+    """Return why an op cannot be recorded for a CUDA device, or `None` if it can."""
     if op.cuda is None:
         return "no implementation for CUDA devices"
     try:
@@ -111,18 +111,18 @@ def record(
     device: int,
     aligned: bool,
 ) -> Recording:
-    """What a step would launch for some shapes; kernels are compiled and loaded, nothing runs.
+    """Record what a step launches for some shapes. Kernels are compiled and loaded, but not run.
 
     Args:
         op: The op; its module for CUDA has `record`.
         step: The step.
-        shapes: Of what it reads, then of what it writes.
+        shapes: Shapes of the tensors that it reads, then of those that it writes.
         values: The value of every attribute.
         device: The number of the device.
         aligned: Whether all tensors begin at multiples of 16 bytes.
 
     Raises:
-        Exception: Whatever the author's functions raise.
+        Exception: The author's functions have raised it.
     """
     arrays = {
         item.name: DevicePointer(
@@ -147,11 +147,11 @@ def record(
 
 @cache
 def cuda_functions(op: ArrayOp) -> Mapping[Step, Callable[..., None]]:
-    """The functions that compute an op on CUDA devices, from the module that its author named.
+    """Return the functions that compute an op on CUDA devices, from the module `op.cuda`.
 
     Raises:
-        ValueError: One is missing, or its parameters are not those of the function of the CPU and
-            `stream`.
+        ValueError: A function is missing, or its parameters are not those of the function for the
+            CPU and `stream`.
     """
     module = importlib.import_module(str(op.cuda))
     found = {}
@@ -163,7 +163,11 @@ def cuda_functions(op: ArrayOp) -> Mapping[Step, Callable[..., None]]:
                 f"{step.label}: {op.cuda} has no function {name!r} to compute it on CUDA devices"
             )
         given = inspect.signature(function).parameters
-        needed = {name for name, it in given.items() if it.default is inspect.Parameter.empty}
+        needed = {
+            name
+            for name, parameter in given.items()
+            if parameter.default is inspect.Parameter.empty
+        }
         expected = {*parameters(step.function), "stream"}
         if not needed <= expected <= set(given):
             raise ValueError(

@@ -1,35 +1,34 @@
-"""What the routes to the frameworks use of an op: its steps, compiled; its shapes; its checks."""
+"""The part of an op that the routes to the frameworks use: compiled steps, shapes, checks."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from cnnforge.ops import ahead
-from cnnforge.ops.ahead.tasks import Expectations
+from cnnforge.ops.ahead.tasks import Use
 from cnnforge.ops.compiling.program import Program
 from cnnforge.ops.definition.attributes import decode_attributes, encode_attributes
 from cnnforge.ops.definition.definition import Array, Definition, Step, parameters
 from cnnforge.ops.definition.shapes import Shape, output_shapes
 
-# How many results of its shape rule an op remembers.
-_KNOWN_SHAPES = 256
+# Results of its shape rule that an op remembers.
+_MAX_KNOWN_SHAPES = 256
 
 Values = np.ndarray[Any, Any]
 
 
-class OpCore:
-    """An op without the calls that its users make; `ArrayOp` adds those.
+class OpBase:
+    """Base of `ArrayOp`, without the methods that its users call.
 
     Attributes:
         name: The op's name.
         inputs: The inputs, in the order of the call.
         outputs: The outputs, in the order in which they are returned.
-        backward_steps: The backward functions, what each reads and which gradients it writes.
+        backward_steps: The backward functions, with the arrays that each reads and writes.
     """
 
     def __init__(self, definition: Definition, prepare: Callable[..., Any] | None) -> None:
@@ -46,7 +45,6 @@ class OpCore:
         self._prepared: set[Any] = set()
         self._known_shapes: dict[Any, tuple[Shape, ...]] = {}
         self._check_prepare()
-        self._ahead = Expectations(definition, self._programs, self.output_shapes)
 
     def run_backward_step(
         self,
@@ -55,16 +53,16 @@ class OpCore:
         input_shapes: Sequence[Shape],
         values: Mapping[str, Any],
     ) -> dict[str, Values]:
-        """Run one backward function on NumPy arrays; for the routes to the frameworks.
+        """Run one backward function on NumPy arrays.
 
         Args:
             step: One of `backward_steps`.
-            arrays: What the step reads.
+            arrays: The arrays that the step reads.
             input_shapes: The shapes of the op's inputs, as far as they are known; for `prepare`.
             values: The value of every attribute.
 
         Returns:
-            The gradients under their names, `grad_<input>`.
+            The gradients by name, `grad_<input>`.
         """
         ready = self._ready(step.reads, arrays)
         self.prepare(input_shapes, values, gradient=True)
@@ -75,46 +73,37 @@ class OpCore:
 
     @property
     def forward_step(self) -> Step:
-        """The forward function and what it reads and writes."""
+        """The forward function, with the arrays that it reads and writes."""
         return self._definition.forward
 
     def program(self, step: Step) -> Program:
-        """The compiled step, for the routes to the frameworks.
+        """Return a step, compiled.
 
         Raises:
             ValueError: Numba cannot compile it.
         """
         program = self.laid_out(step)
         if not program.is_made:
-            with ahead.compiling(step), self._lock:
+            with self._lock:
                 _ = program.entry
         return program
 
-    @cached_property
-    def expects_compilation(self) -> bool:
-        """Whether `expect` can save time: some step is on no disk, and another process may help."""
-        return bool(self._ahead.steps)
+    @property
+    def programs(self) -> Mapping[Step, Program]:
+        """The steps with their machine code, which is made on first use."""
+        return self._programs
 
-    def expect(
-        self,
-        shapes: Sequence[Shape],
-        values: Mapping[str, Any],
-        wanted: Sequence[bool],
-        *,
-        in_graph: bool,
-    ) -> None:
-        """Have compiled, by another process, what follows the forward function.
+    def collect(self, shapes: Sequence[Shape], values: Mapping[str, Any]) -> None:
+        """Note a use of the op for `cnnforge.ops.ahead`, if uses are collected.
 
         Args:
-            shapes: The shape of every input; `None` for a dimension that is not known.
+            shapes: The shape of every input; `None` for an unknown dimension.
             values: The value of every attribute.
-            wanted: For each input whether its gradient may be asked for.
-            in_graph: Whether the op is not to run at once, so that its kernels have time as well.
         """
-        self._ahead.expect(shapes, values, wanted, in_graph)
+        ahead.collect(Use(self, shapes, values))
 
     def laid_out(self, step: Step) -> Program:
-        """The step with nothing but its shape rule compiled: what it does is computed elsewhere.
+        """Return a step with only its shape rule compiled, for computing it on another device.
 
         Raises:
             ValueError: Numba cannot compile the shape rule.
@@ -127,7 +116,7 @@ class OpCore:
     def output_shapes(
         self, shapes: Sequence[Shape], values: Mapping[str, Any]
     ) -> tuple[Shape, ...]:
-        """The shapes of the outputs, as far as those of the inputs are known.
+        """Return the shapes of the outputs, as far as those of the inputs are known.
 
         Raises:
             ValueError: The shape rule rejects the shapes.
@@ -136,7 +125,7 @@ class OpCore:
         found = self._known_shapes.get(key)
         if found is None:
             found = output_shapes(self._definition, shapes, values)
-            if len(self._known_shapes) < _KNOWN_SHAPES:
+            if len(self._known_shapes) < _MAX_KNOWN_SHAPES:
                 self._known_shapes[key] = found
         return found
 
@@ -146,7 +135,7 @@ class OpCore:
         """Call the author's `prepare`, unless it has been called with these arguments.
 
         Args:
-            shapes: The shape of every input; `None` for a dimension that is not known.
+            shapes: The shape of every input; `None` for an unknown dimension.
             values: The value of every attribute.
             gradient: Whether the gradients are about to be used.
         """
@@ -170,14 +159,14 @@ class OpCore:
         return self._prepare is not None
 
     def encode(self, values: Mapping[str, Any]) -> list[int]:
-        """All attributes as words."""
+        """Encode all attributes as words."""
         return encode_attributes(self._definition.attributes, values)
 
     def decode(self, words: Sequence[int]) -> dict[str, Any]:
-        """The attributes that `encode` has encoded.
+        """Decode the words that `encode` made.
 
         Raises:
-            ValueError: Another number of words.
+            ValueError: The number of words is another.
         """
         return decode_attributes(self._definition.attributes, words)
 
@@ -189,7 +178,7 @@ class OpCore:
         """
         if not self.backward_steps:
             raise ValueError(
-                f"{self._label} has no backward function, so that nothing can be differentiated "
+                f"{self._label} has no backward function, so nothing can be differentiated "
                 "through it; give it one, or keep it out of what is differentiated "
                 "(keras.ops.stop_gradient)"
             )
@@ -234,6 +223,6 @@ class OpCore:
         for name in parameters(self._prepare):
             if name not in known:
                 raise ValueError(
-                    f"{self._label}: prepare: parameter {name!r} is no input or attribute of the "
-                    f"op; there are {', '.join(sorted(known))}"
+                    f"{self._label}: prepare: parameter {name!r} is not an input or attribute of "
+                    f"the op; there are {', '.join(sorted(known))}"
                 )

@@ -1,4 +1,4 @@
-"""Which Keras backend is active, and the module that takes ops to it."""
+"""Find the route from ops to the active Keras backend: a module that calls and registers them."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ _MODULES = {"tensorflow": "cnnforge.ops.tensorflow", "torch": "cnnforge.ops.torc
 
 
 class Route(Protocol):
-    """What a module in `_MODULES` offers."""
+    """The functions of a module in `_MODULES`."""
 
     def call(self, op: ArrayOp, tensors: Sequence[Any], values: Mapping[str, Any]) -> Sequence[Any]:
-        """Apply an op to as many inputs as it has; `values` holds every attribute."""
+        """Apply an op to its inputs; `values` holds every attribute."""
         ...
 
     def register(self, op: ArrayOp) -> None:
-        """Make an op known to the framework, so that saved graphs that use it can be loaded."""
+        """Register an op with the framework, so that saved graphs that use it can be loaded."""
         ...
 
     def describe(self) -> str:
-        """One line: the route and why it was chosen."""
+        """Describe the route, and why it was chosen, in one line."""
         ...
 
 
 def active() -> Route:
-    """The route to the active Keras backend.
+    """Return the route to the active Keras backend.
 
     Raises:
-        UsageError: There is none.
+        UsageError: The backend has no route.
     """
-    # Keras imports its backend, which takes seconds: not before an op is used.
+    # Keras imports its backend, which takes seconds. So it is imported when an op is first used.
     keras = importlib.import_module("keras")
     backend = keras.backend.backend()
     if backend not in _MODULES:

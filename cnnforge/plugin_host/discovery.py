@@ -25,12 +25,15 @@ import pluggy
 
 from cnnforge.errors import PluginError, UsageError, one_line
 from cnnforge.plugin import (
+    DEFAULT_TASK,
     PLUGIN_API,
     AugmentationSpec,
     CallbackSpec,
     DatasetSpec,
     LayerSpec,
     ModelSpec,
+    TaskSpec,
+    hookimpl,
 )
 from cnnforge.plugin_host import hookspecs
 from cnnforge.plugin_host.registry import Registry
@@ -44,6 +47,20 @@ Status = Literal["loaded", "failed", "incompatible", "disabled"]
 
 class _IncompatibleError(PluginError):
     """The plugin was written for another plugin API."""
+
+
+class _Core:
+    """What the core declares itself: runs and models of 0.1 name no task and need this one."""
+
+    @hookimpl
+    def cnnforge_tasks(self) -> list[TaskSpec]:
+        return [
+            TaskSpec(
+                name=DEFAULT_TASK,
+                target="cnnforge.tasks.classification:Classification",
+                summary="tells the class of an image",
+            )
+        ]
 
 
 @dataclass(slots=True)
@@ -83,6 +100,7 @@ class Plugins:
         layers: Registry of layers.
         datasets: Registry of datasets.
         models: Registry of models.
+        tasks: Registry of tasks; those of the core are there in any case.
         callbacks: Registry of training callbacks.
         augmentations: Registry of augmentations.
         records: A record for each plugin, in the order of loading.
@@ -92,6 +110,7 @@ class Plugins:
     layers: Registry[LayerSpec] = field(init=False)
     datasets: Registry[DatasetSpec] = field(init=False)
     models: Registry[ModelSpec] = field(init=False)
+    tasks: Registry[TaskSpec] = field(init=False)
     callbacks: Registry[CallbackSpec] = field(init=False)
     augmentations: Registry[AugmentationSpec] = field(init=False)
     records: list[PluginRecord] = field(default_factory=list)
@@ -101,10 +120,12 @@ class Plugins:
         self.layers = Registry(LayerSpec, self._problems)
         self.datasets = Registry(DatasetSpec, self._problems)
         self.models = Registry(ModelSpec, self._problems)
+        self.tasks = Registry(TaskSpec, self._problems)
         self.callbacks = Registry(CallbackSpec, self._problems)
         self.augmentations = Registry(AugmentationSpec, self._problems)
         self.manager = pluggy.PluginManager("cnnforge")
         self.manager.add_hookspecs(hookspecs)
+        self.register(_Core(), "cnnforge")
 
     @property
     def registries(self) -> dict[str, Registry[Any]]:
@@ -113,6 +134,7 @@ class Plugins:
             "cnnforge_layers": self.layers,
             "cnnforge_datasets": self.datasets,
             "cnnforge_models": self.models,
+            "cnnforge_tasks": self.tasks,
             "cnnforge_callbacks": self.callbacks,
             "cnnforge_augmentations": self.augmentations,
         }

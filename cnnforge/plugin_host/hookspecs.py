@@ -10,7 +10,14 @@ from collections.abc import Iterable
 
 import pluggy
 
-from cnnforge.plugin import AugmentationSpec, CallbackSpec, DatasetSpec, LayerSpec, ModelSpec
+from cnnforge.plugin import (
+    AugmentationSpec,
+    CallbackSpec,
+    DatasetSpec,
+    LayerSpec,
+    ModelSpec,
+    TaskSpec,
+)
 
 hookspec = pluggy.HookspecMarker("cnnforge")
 
@@ -44,9 +51,23 @@ def cnnforge_models() -> Iterable[ModelSpec]:
     """Declare models.
 
     Returns:
-        A `ModelSpec` for each model. Its target is a callable `build(input_shape, classes)` that
+        A `ModelSpec` for each model. Its target is a callable `build(input_shape, outputs)` that
         returns a stock `keras.Model`. The model reads raw pixel values 0..255 of shape (batch,
-        height, width, channels) and ends in a softmax over the classes.
+        height, width, channels). `outputs` is a number that the model's task says: of a
+        classification, whose models end in a softmax, the number of classes. A target with a
+        parameter `argument` is given the text after the colon in `NAME:ARGUMENT`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def cnnforge_tasks() -> Iterable[TaskSpec]:
+    """Declare tasks: what models learn. A classification is built in.
+
+    Returns:
+        A `TaskSpec` for each task. Its target is a subclass of `cnnforge.tasks.Task`, which says
+        the targets, the losses, the metrics, the evaluation and the predictions. Models and
+        datasets name their task.
     """
     raise NotImplementedError
 

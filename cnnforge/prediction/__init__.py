@@ -1,4 +1,4 @@
-"""Classifying images with what a training run has left behind."""
+"""Predicting with what a training run has left behind."""
 
 from cnnforge.prediction.inputs import FileInputs as FileInputs
 from cnnforge.prediction.inputs import RunData as RunData
@@ -7,6 +7,3 @@ from cnnforge.prediction.inputs import find_inputs as find_inputs
 from cnnforge.prediction.inputs import open_samples as open_samples
 from cnnforge.prediction.predictor import Predictor as Predictor
 from cnnforge.prediction.predictor import load_model as load_model
-from cnnforge.prediction.rows import Prediction as Prediction
-from cnnforge.prediction.rows import csv_table as csv_table
-from cnnforge.prediction.rows import submission as submission

@@ -1,4 +1,4 @@
-"""From what the user names to what is classified: files, folders, datasets."""
+"""From what the user names to what is predicted: files, folders, datasets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +20,10 @@ from cnnforge.data import (
     open_dataset,
 )
 from cnnforge.errors import DataError, UsageError
-from cnnforge.plugin import DatasetSpec
+from cnnforge.plugin import DEFAULT_TASK, DatasetSpec
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.prediction.predictor import Predictor
-from cnnforge.prediction.rows import Prediction
+from cnnforge.tasks import Evaluation, Row
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,12 @@ class FileInputs:
 
     def predict(
         self, predictor: Predictor, top_k: int = 3, limit: int | None = None
-    ) -> Iterator[Prediction]:
-        """Classify the files, at most `limit` of them; one row each."""
+    ) -> Iterator[Row]:
+        """Predict the files, at most `limit` of them; one row each."""
         yield from predictor.predict_files(self.paths[:limit], top_k)
         left = None if limit is None else max(0, limit - len(self.paths))
         for path, reason in islice(self.errors, left):
-            yield Prediction(path, error=reason)
+            yield predictor.task.unread_row(path, reason)
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,15 @@ class SampleInputs:
     """Samples of a dataset.
 
     Attributes:
-        samples: The samples.
+        dataset: The dataset.
+        samples: Some of its samples.
         indices: (N,) which of them, in which order.
-        label_names: The names of their labels; none where they have no labels.
         what: What they are, for the user: `"validation part of mnist5k"`.
     """
 
+    dataset: Dataset
     samples: Samples
     indices: np.ndarray
-    label_names: tuple[str, ...]
     what: str
 
     def __len__(self) -> int:
@@ -71,28 +72,19 @@ class SampleInputs:
 
     def predict(
         self, predictor: Predictor, top_k: int = 3, limit: int | None = None
-    ) -> Iterator[Prediction]:
-        """Classify the samples, at most `limit` of them; one row each."""
+    ) -> Iterator[Row]:
+        """Predict the samples, at most `limit` of them; one row each."""
         yield from predictor.predict_samples(
-            self.samples, self.indices[:limit], top_k=top_k, label_names=self.label_names
+            self.dataset, self.samples, self.indices[:limit], top_k=top_k
         )
 
-    def labels(self, classes: Sequence[str]) -> np.ndarray:
-        """Return the samples' labels as indices into `classes`: (N,) int32, in the order above.
+    def evaluate(self, predictor: Predictor) -> Evaluation:
+        """Compare the outputs of a model with what is true of the samples.
 
         Raises:
-            UsageError: A sample belongs to a class that is not among them.
+            UsageError: The model cannot know what is true of them.
         """
-        known = {name: index for index, name in enumerate(classes)}
-        labels = self.samples.labels[self.indices]
-        for number in np.unique(labels):
-            if self.label_names[number] not in known:
-                raise UsageError(
-                    f"{self.what} has the class {self.label_names[number]!r}, which the model "
-                    f"does not know; it knows {', '.join(classes)}"
-                )
-        table = [known.get(name, -1) for name in self.label_names]
-        return np.array(table, np.int32)[labels]
+        return predictor.evaluate(self.dataset, self.samples, self.indices)
 
 
 @dataclass(frozen=True)
@@ -104,12 +96,14 @@ class RunData:
         validation_fraction: Which part was kept for validation.
         seed: What the split depended on.
         fingerprint: Of what was read then.
+        task: Name of the task that the run's model learned.
     """
 
     reference: str
     validation_fraction: float
     seed: int
     fingerprint: str
+    task: str = DEFAULT_TASK
 
 
 def find_inputs(
@@ -185,7 +179,8 @@ def open_samples(
         order of their names (numbers in them by value).
 
     Raises:
-        UsageError: There is no such dataset, or its images cannot be brought to that shape.
+        UsageError: There is no such dataset, it is for another task, or its images cannot be
+            brought to that shape.
         DataError: It cannot be read.
     """
     options = DataOptions(
@@ -201,6 +196,12 @@ def open_samples(
             f"the images of {reference} are {_times(dataset.image_shape)}, the model takes "
             f"{_times(image_shape)}: give other data"
         )
+    own, task = (name.rpartition("/")[2] for name in (trained_on.task, dataset.task))
+    if dataset.labelled and own != task:
+        raise UsageError(
+            f"{reference} is for the task {task!r}, and the model of this run is for {own!r}: give "
+            "other data"
+        )
     if not dataset.labelled:
         samples, what = dataset.train, dataset.name
         indices = np.arange(len(samples))
@@ -211,19 +212,32 @@ def open_samples(
         samples, what = _Joined(dataset.train, dataset.validation), dataset.name
         keys = [_natural(name) for name in samples.names]
         indices = np.array(sorted(range(len(keys)), key=keys.__getitem__))
-    return SampleInputs(samples, indices, dataset.classes, what)
+    return SampleInputs(dataset, samples, indices, what)
 
 
 class _Joined:
-    """Both parts of a dataset, one behind the other."""
+    """Both parts of a dataset, one behind the other; arrays that both have are joined too."""
 
     def __init__(self, first: Samples, second: Samples) -> None:
         self._parts = (first, second)
-        self.labels = np.concatenate([part.labels for part in self._parts])
         self.names: Sequence[str] = [*first.names, *second.names]
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.names)
+
+    def __getattr__(self, name: str) -> Any:
+        # What the samples know of their targets: arrays or lists with an entry for each sample.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        first, second = (getattr(part, name) for part in self._parts)
+        sizes = [len(it) if isinstance(it, np.ndarray | list) else -1 for it in (first, second)]
+        if sizes != [len(part) for part in self._parts]:
+            raise AttributeError(name)
+        joined = (
+            np.concatenate([first, second]) if isinstance(first, np.ndarray) else first + second
+        )
+        self.__dict__[name] = joined
+        return joined
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
         border = len(self._parts[0])

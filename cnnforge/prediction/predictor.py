@@ -1,61 +1,65 @@
-"""A trained model, ready to classify."""
+"""A trained model, ready to predict."""
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
-from cnnforge.backends import Classifier
+from cnnforge.backends import BatchPredictor
 from cnnforge.conversion import Kernels, forge
-from cnnforge.data import Samples, UnreadableImage, read_image
+from cnnforge.data import Dataset, Samples, UnreadableImage, read_image
 from cnnforge.data.files import in_parallel
-from cnnforge.data.prefetch import ChunkSize, chunks
+from cnnforge.data.prefetch import ChunkSize, chunks, images_only
 from cnnforge.errors import PluginError, RunError
-from cnnforge.plugin import LayerSpec
+from cnnforge.plugin import LayerSpec, TaskSpec
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.prediction.reference_predictions import LARGEST_DRIFT, golden_drift
-from cnnforge.prediction.rows import Prediction, rank
 from cnnforge.runs import RunDirectory
+from cnnforge.tasks import Evaluation, Row, Task, open_task
 
 _LARGEST = 32 * 2**20
 
 
 class Predictor:
-    """Classifies images with a model.
+    """Predicts with a model.
 
     Args:
-        model: Takes (N, H, W, C) float32 pixel values 0..255 and gives (N, classes) probabilities.
-        classes: The names of its classes.
+        model: Takes (N, H, W, C) float32 pixel values 0..255.
+        task: What its outputs mean.
         batch_size: Images per step; what is read together is several steps' worth.
 
     Attributes:
-        drift: By how much a probability differs from those that were kept with the model; `None`
-            where they were not compared.
+        task: What the model's outputs mean.
+        image_shape: (H, W, C) of the images that it takes.
+        drift: By how much an output differs from those that were kept with the model; `None` if
+            they were not compared.
 
     Raises:
-        RunError: The model is no image classifier, or has another number of classes.
+        RunError: The model does not take images, or its outputs are not those of the task.
     """
 
-    def __init__(self, model: keras.Model, classes: Sequence[str], batch_size: int = 64) -> None:
-        inputs, outputs = model.input_shape, model.output_shape
+    def __init__(self, model: keras.Model, task: Task, batch_size: int = 64) -> None:
+        inputs = model.input_shape
         if not isinstance(inputs, tuple) or len(inputs) != 4 or None in inputs[1:]:
             raise RunError(
                 f"the model takes inputs of shape {inputs}, not images of one size (N, H, W, C)"
             )
-        if not isinstance(outputs, tuple) or outputs[1:] != (len(classes),):
+        try:
+            task.check_model(model)
+        except ValueError as error:
             raise RunError(
-                f"the model has outputs of shape {outputs}, but there are {len(classes)} class "
-                "names: model.keras and classes.json do not belong together"
-            )
+                f"the model has {error}: model.keras and the other files do not belong together"
+            ) from error
         self.drift: float | None = None
-        self.classes = tuple(classes)
+        self.task = task
         self.image_shape: tuple[int, int, int] = (inputs[1], inputs[2], inputs[3])
         self._batch_size = batch_size
-        self._classifier = Classifier(model, batch_size)
+        self._batches = BatchPredictor(model, batch_size)
 
     @classmethod
     def open(
@@ -63,14 +67,16 @@ class Predictor:
         run: RunDirectory,
         *,
         layers: Registry[LayerSpec],
+        tasks: Registry[TaskSpec],
         kernels: Kernels = "auto",
         changed: str = "",
     ) -> Predictor:
         """Open the model of a run; nothing but the run is needed.
 
         Args:
-            run: Holds `model.keras` and `classes.json`.
+            run: Holds `model.keras`, and what its task has written.
             layers: The layers that may replace those of Keras.
+            tasks: The known tasks.
             kernels: `"auto"`, `"numba"` or `"keras"`; `"auto"` measures without gradients, so that
                 it may take other kernels than training did.
             changed: What is not as it was when the model was saved: a clause. The predictions that
@@ -80,6 +86,7 @@ class Predictor:
             The predictor.
 
         Raises:
+            UsageError: No plugin declares the task.
             RunError: The files cannot be read, or do not belong together; or something has changed
                 and the model does not give what it gave.
         """
@@ -89,44 +96,69 @@ class Predictor:
             drift = golden_drift(run, model)
             if drift is not None and not drift <= LARGEST_DRIFT:
                 raise RunError(
-                    f"{run.model} no longer gives the predictions that were kept with it (a "
-                    f"probability differs by {drift:.2g}, {LARGEST_DRIFT:g} is allowed): {changed}"
+                    f"{run.model} no longer gives the predictions that were kept with it (an "
+                    f"output differs by {drift:.2g}, {LARGEST_DRIFT:g} is allowed): {changed}"
                 )
-        predictor = cls(forge(model, kernels, layers=layers), run.read_classes())
+        predictor = cls(forge(model, kernels, layers=layers), open_task(run, tasks))
         predictor.drift = drift
         return predictor
 
-    def classify(
+    def predict(
         self, samples: Samples, indices: np.ndarray | None = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Classify samples.
+    ) -> Iterator[tuple[np.ndarray, Any]]:
+        """Compute the outputs of samples.
 
         Args:
             samples: Images of the model's shape.
             indices: (N,) which of them; `None`: all, in their order.
 
         Yields:
-            Some of the indices, and their probabilities: (n,) int64, (n, classes) float32.
+            Some of the indices, and their outputs: (n,) int64, and (n, ...) arrays in the
+            structure of the model's outputs.
         """
         if indices is None:
             indices = np.arange(len(samples))
         size = ChunkSize(self.image_shape, self._batch_size)
         done = 0
-        for chunk in chunks(samples, indices, self._batch_size, size):
-            count = len(chunk.labels)
-            yield indices[done : done + count], self._classifier.predict(chunk.images)
+        for chunk in chunks(images_only(samples), indices, self._batch_size, size):
+            count = len(chunk.images)
+            yield indices[done : done + count], self._batches.predict(chunk.images)
             done += count
 
-    def probabilities(self, samples: Samples) -> np.ndarray:
-        """Classify all samples: (N, classes) float32."""
-        return np.concatenate([part for _, part in self.classify(samples)])
+    def outputs(self, samples: Samples) -> Any:
+        """Compute the outputs of all samples: (N, ...) arrays."""
+        parts = [part for _, part in self.predict(samples)]
+        return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
 
-    def predict_files(self, paths: Sequence[str], top_k: int = 3) -> Iterator[Prediction]:
-        """Classify image files.
+    def evaluate(
+        self, dataset: Dataset, samples: Samples, indices: np.ndarray | None = None
+    ) -> Evaluation:
+        """Compare the outputs of samples with what is true of them.
+
+        Args:
+            dataset: The dataset.
+            samples: Some of its samples, of the model's shape.
+            indices: (N,) which of them; `None`: all.
+
+        Returns:
+            The evaluation.
+
+        Raises:
+            UsageError: The model cannot know the targets of these samples.
+        """
+        if indices is None:
+            indices = np.arange(len(samples))
+        evaluator = self.task.evaluator(dataset, samples, indices)
+        for _, outputs in self.predict(samples, indices):
+            evaluator.add(outputs)
+        return evaluator.result()
+
+    def predict_files(self, paths: Sequence[str], top_k: int = 3) -> Iterator[Row]:
+        """Predict image files.
 
         Args:
             paths: The files.
-            top_k: How many classes a row names.
+            top_k: How many answers a row may name.
 
         Yields:
             One row per path, in their order; that of a file that cannot be read says why.
@@ -135,60 +167,59 @@ class Predictor:
         for first in range(0, len(paths), together):
             group = paths[first : first + together]
             read = in_parallel(self._read, group)
+            good = [i for i, image in enumerate(read) if isinstance(image, np.ndarray)]
             images = [image for image in read if isinstance(image, np.ndarray)]
-            top = self._rank(np.stack(images), top_k) if images else []
-            ranked = iter(top)
+            rows: Sequence[Row] = ()
+            if images:
+                outputs = self._batches.predict(np.stack(images))
+                rows = self.task.rows(outputs, [group[i] for i in good], None, top_k)
+            found = iter(rows)
             for path, image in zip(group, read, strict=True):
                 if isinstance(image, UnreadableImage):
-                    yield Prediction(path, error=image.reason)
+                    yield self.task.unread_row(path, image.reason)
                 else:
-                    yield Prediction(path, next(ranked))
+                    yield next(found)
 
     def predict_samples(
         self,
+        dataset: Dataset,
         samples: Samples,
         indices: np.ndarray | None = None,
         *,
         top_k: int = 3,
-        label_names: Sequence[str] | None = None,
-    ) -> Iterator[Prediction]:
-        """Classify samples.
+    ) -> Iterator[Row]:
+        """Predict samples.
 
         Args:
-            samples: Images of the model's shape.
+            dataset: The dataset.
+            samples: Some of its samples, of the model's shape.
             indices: (N,) which of them; `None`: all, in their order.
-            top_k: How many classes a row names.
-            label_names: The names of the samples' labels, if they are not the model's; empty where
-                the labels mean nothing.
+            top_k: How many answers a row may name.
 
         Yields:
             One row per sample, in the order of `indices`.
         """
-        names = self.classes if label_names is None else label_names
-        for chosen, probabilities in self.classify(samples, indices):
-            for index, top in zip(chosen, rank(probabilities, self.classes, top_k), strict=True):
-                label = names[int(samples.labels[index])] if names else None
-                yield Prediction(samples.names[int(index)], top, label)
+        for chosen, outputs in self.predict(samples, indices):
+            yield from self.rows(dataset, samples, chosen, outputs, top_k)
 
-    def rows(self, samples: Samples, probabilities: np.ndarray, top_k: int = 3) -> list[Prediction]:
-        """Make rows of samples that were classified before.
+    def rows(
+        self, dataset: Dataset, samples: Samples, indices: np.ndarray, outputs: Any, top_k: int = 3
+    ) -> Sequence[Row]:
+        """Make rows of outputs that were computed before.
 
         Args:
-            samples: N samples, labelled with the model's classes.
-            probabilities: (N, classes), as `probabilities` returned them.
-            top_k: How many classes a row names.
+            dataset: The dataset.
+            samples: Some of its samples.
+            indices: (n,) which of them.
+            outputs: Their outputs, as `predict` returned them.
+            top_k: How many answers a row may name.
 
         Returns:
             One row per sample.
         """
-        ranked = rank(probabilities, self.classes, top_k)
-        return [
-            Prediction(name, top, self.classes[label])
-            for name, top, label in zip(samples.names, ranked, samples.labels, strict=True)
-        ]
-
-    def _rank(self, images: np.ndarray, top_k: int) -> list[tuple[tuple[str, float], ...]]:
-        return rank(self._classifier.predict(images), self.classes, top_k)
+        names = [samples.names[int(index)] for index in indices]
+        truth = self.task.truth(dataset, samples, indices)
+        return self.task.rows(outputs, names, truth, top_k)
 
     def _read(self, path: str) -> np.ndarray | UnreadableImage:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,8 +13,10 @@ from cnnforge.runs import RunDirectory
 
 GOLDEN = "golden.npz"
 COUNT = 8
+_NAME = "output_{}"
 LARGEST_DRIFT = 1e-3
-"""How far a probability may be off. Other machines round otherwise; another layer is far off."""
+"""How far an output may be off, compared with the largest one if that is above 1. Other machines
+round otherwise; another layer is far off."""
 
 
 def write_golden(run: RunDirectory, model: keras.Model, images: np.ndarray) -> None:
@@ -27,10 +30,11 @@ def write_golden(run: RunDirectory, model: keras.Model, images: np.ndarray) -> N
     Raises:
         RunError: The file could not be written.
     """
-    probabilities = _predict(model, images)
-    digest = _digest(run)
+    arrays: dict[str, Any] = {"images": images, "model": np.array(_digest(run))}
+    for number, outputs in enumerate(_predict(model, images)):
+        arrays[_NAME.format(number)] = outputs
     with run.writing(GOLDEN) as path, path.open("wb") as file:
-        np.savez(file, images=images, probabilities=probabilities, model=np.array(digest))
+        np.savez(file, **arrays)
 
 
 def golden_drift(run: RunDirectory, model: keras.Model) -> float | None:
@@ -41,8 +45,8 @@ def golden_drift(run: RunDirectory, model: keras.Model) -> float | None:
         model: Its saved model, opened.
 
     Returns:
-        The largest difference of a probability; `None` where nothing was kept with this
-        `model.keras`.
+        The largest difference of an output, divided by the largest output if that is above 1;
+        `None` if nothing was kept with this `model.keras`.
 
     Raises:
         RunError: The file is damaged, or the model does not take its images.
@@ -52,18 +56,28 @@ def golden_drift(run: RunDirectory, model: keras.Model) -> float | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as archive:
-            images, kept, digest = (archive[it] for it in ("images", "probabilities", "model"))
+            images, digest = archive["images"], archive["model"]
+            # cnnforge 0.1 kept one array under another name.
+            first = "probabilities" if "probabilities" in archive else _NAME.format(0)
+            names = [first, *(it for it in archive if it.startswith(_NAME[:-2]) and it != first)]
+            kept = [archive[name] for name in names]
         # A run that was killed between two files has predictions of an earlier model.
         if str(digest) != _digest(run):
             return None
-        return float(np.abs(_predict(model, images) - kept).max())
+        return max(
+            float(np.abs(new - old).max()) / max(1.0, float(np.abs(old).max()))
+            for new, old in zip(_predict(model, images), kept, strict=True)
+        )
     except Exception as error:
         raise RunError(f"{path} cannot be compared: {' '.join(str(error).split())}") from error
 
 
-def _predict(model: keras.Model, images: np.ndarray) -> np.ndarray:
+def _predict(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
     outputs = model(keras.ops.convert_to_tensor(images.astype(np.float32)), training=False)
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.stop_gradient(outputs)))
+    return [
+        np.asarray(keras.ops.convert_to_numpy(keras.ops.stop_gradient(it)))
+        for it in keras.tree.flatten(outputs)
+    ]
 
 
 def _digest(run: RunDirectory) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,67 +33,87 @@ _MOST_CELLS_WITH_NUMBERS = 30
 _LONGEST_NAME = 24
 
 
-def training_curves(
-    path: Path,
-    *,
-    loss: Sequence[float],
-    val_loss: Sequence[float],
-    accuracy: Sequence[float],
-    val_accuracy: Sequence[float],
-    best_epoch: int,
-    title: str,
-) -> None:
-    """Draw loss and accuracy over the epochs.
+def training_curves(path: Path, *, metrics: Path, evaluation: Path, title: str) -> None:
+    """Draw the loss and other metrics over the epochs.
 
     Args:
         path: The PNG file to write.
-        loss: Training loss of each epoch, in nats.
-        val_loss: Validation loss.
-        accuracy: Training accuracy, 0 to 1.
-        val_accuracy: Validation accuracy.
-        best_epoch: The epoch, from 1, whose model was kept.
+        metrics: `metrics.csv` of a run.
+        evaluation: `evaluation.json` of a run: which metrics there are, the best epoch and the
+            monitored metric.
         title: What stands above.
+
+    Raises:
+        ValueError: A file is not what it should be.
     """
-    epochs = np.arange(1, len(loss) + 1)
+    table, about = _columns(metrics), json.loads(evaluation.read_text(encoding="utf-8"))
+    best_epoch, monitor = about["best_epoch"], about["monitor"]
+    # Those that were measured in training too, and the one that decided.
+    shown = [it for it in about["metrics"] if it["name"] in table or it["name"] == monitor]
+    epochs = table["epoch"]
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(10, 4.2), dpi=150, layout="constrained")
-        best = val_accuracy[best_epoch - 1]
+        figure = Figure(figsize=(5 * len(shown), 4.2), dpi=150, layout="constrained")
+        decided = next(it for it in shown if it["name"] == monitor)
+        best = table[f"val_{monitor}"][epochs == best_epoch]
+        value = _text(float(best[0]), decided["percent"])
         figure.suptitle(
-            f"{_plain(title)} · best validation accuracy {best:.1%} in epoch {best_epoch}",
+            f"{_plain(title)} · best validation {decided['title']} {value} in epoch {best_epoch}",
             x=0.01,
             ha="left",
             fontsize=11,
             color="#555555",
         )
-        pair = figure.subplots(1, 2)
-        panels = (("Loss (nats)", loss, val_loss), ("Accuracy", accuracy, val_accuracy))
-        for axes, (name, training, validation) in zip(pair, panels, strict=True):
+        for axes, metric in zip(
+            figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True
+        ):
+            name = metric["name"]
             axes.axvline(best_epoch, color=_BEST, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
             style = {"linewidth": 2, "markersize": 4, "marker": "o" if len(epochs) <= 30 else ""}
-            axes.plot(epochs, training, color=_TRAINING, label="training", **style)
-            axes.plot(epochs, validation, color=_VALIDATION, label="validation", **style)
-            axes.set_title(name)
+            curves = ((name, _TRAINING, "training"), (f"val_{name}", _VALIDATION, "validation"))
+            for column, color, label in curves:
+                if column in table:
+                    axes.plot(epochs, table[column], color=color, label=label, **style)
+            axes.set_title(
+                metric["title"].capitalize() if metric["title"].islower() else metric["title"]
+            )
             axes.set_xlabel("Epoch")
             axes.set_xlim(0.5, len(epochs) + 0.5)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        pair[0].set_ylim(0, 1.06 * max(*loss, *val_loss))
-        pair[0].legend(loc="upper right", frameon=True, edgecolor="none", framealpha=1.0)
-        pair[1].yaxis.set_major_formatter(PercentFormatter(1.0))
-        pair[1].plot(best_epoch, best, "o", markersize=10, fillstyle="none", color=_VALIDATION)
+            if metric["percent"]:
+                axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+            elif min(np.nanmin(line.get_ydata()) for line in axes.lines[1:]) >= 0:
+                axes.set_ylim(bottom=0)
+            if name == monitor:
+                axes.plot(best_epoch, best, "o", markersize=10, fillstyle="none", color=_VALIDATION)
+            if axes is figure.axes[0]:
+                axes.legend(loc="upper right", frameon=True, edgecolor="none", framealpha=1.0)
         _write(figure, path)
 
 
-def confusion_matrix(
-    path: Path, *, confusion: np.ndarray, classes: Sequence[str], title: str
-) -> None:
+def _columns(metrics: Path) -> dict[str, np.ndarray]:
+    """Read `metrics.csv`: (epochs,) float64 by column; an empty cell is NaN."""
+    with metrics.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    values = [[float(cell or "nan") for cell in row] for row in rows]
+    return dict(zip(header, np.array(values, np.float64).T, strict=True))
+
+
+def _text(value: float, percent: bool) -> str:
+    return f"{value:.1%}" if percent else f"{value:.4g}"
+
+
+def confusion_matrix(path: Path, *, table: Path, title: str) -> None:
     """Draw a confusion matrix: counts as numbers, shares of the true class as colours.
 
     Args:
         path: The PNG file to write.
-        confusion: (C, C) int; row: the true class, column: the predicted one.
-        classes: The C names.
+        table: CSV file of C + 1 rows and columns: the names of the classes, and for each true class
+            (row) how often each class (column) was predicted.
         title: What stands above.
     """
+    with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        (_, *classes), *rows = csv.reader(file)
+    confusion = np.array([row[1:] for row in rows], np.int64)
     count = len(classes)
     totals = confusion.sum(axis=1, keepdims=True)
     shares = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)

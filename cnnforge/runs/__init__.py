@@ -22,10 +22,11 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-FORMAT = 1
+FORMAT = 2
 CONFIG = "config.toml"
 MODEL = "model.keras"
-CLASSES = "classes.json"
+METRICS = "metrics.csv"
+EVALUATION = "evaluation.json"
 STATE_FOLDER = "last"
 _RUN_TABLE = "run"
 _MAX_TRIES = 1000
@@ -76,7 +77,7 @@ class RunDirectory:
         raise RunError(f"no free number for {stem} in {parent}: choose another --output")
 
     @classmethod
-    def open(cls, path: Path, needs: Sequence[str] = (CONFIG, MODEL, CLASSES)) -> RunDirectory:
+    def open(cls, path: Path, needs: Sequence[str] = (CONFIG, MODEL)) -> RunDirectory:
         """Open an existing run directory.
 
         Args:
@@ -187,25 +188,6 @@ class RunDirectory:
             raise RunError(f"{path} cannot be read: {error}") from error
         table = options.pop(_RUN_TABLE, {})
         return options, table if isinstance(table, dict) else {}
-
-    def write_classes(self, classes: Sequence[str]) -> None:
-        """Write `classes.json`, the list of class names."""
-        self.write_json(CLASSES, list(classes))
-
-    def read_classes(self) -> tuple[str, ...]:
-        """Read `classes.json`.
-
-        Raises:
-            RunError: The file could not be read, or is not a list of names.
-        """
-        path = self.path / CLASSES
-        try:
-            classes = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path} cannot be read: {error}") from error
-        if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
-            raise RunError(f"{path} is damaged: it is not a list of class names")
-        return tuple(classes)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file."""

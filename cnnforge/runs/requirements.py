@@ -121,8 +121,8 @@ def check(
     Args:
         run: The run.
         records: Records of all plugins.
-        model_only: Whether to check only plugins with layers in the saved model, which is
-            enough to predict. To resume training, all are needed.
+        model_only: Whether to check only plugins with layers in the saved model, or with the task
+            that it learned, which is enough to predict. To resume training, all are needed.
 
     Returns:
         The requirements that are installed in another version.
@@ -133,7 +133,7 @@ def check(
     by_name = {record.name: record for record in records}
     changed = []
     for requirement in read(run):
-        if model_only and not requirement.layers:
+        if model_only and not requirement.layers and not _tasks(requirement):
             continue
         record = by_name.get(requirement.plugin) if requirement.plugin else None
         version = _version(requirement.distribution) if record is None else record.version
@@ -170,8 +170,14 @@ def describe_change(requirement: Requirement) -> str:
 
 
 def _what(requirement: Requirement) -> str:
-    names = ", ".join(f"layer {name}" for name in requirement.layers) or ", ".join(requirement.uses)
+    layers = [f"layer {name}" for name in requirement.layers]
+    names = ", ".join([*layers, *_tasks(requirement)]) or ", ".join(requirement.uses)
     return f"the {names}"
+
+
+def _tasks(it: Requirement) -> list[str]:
+    # A task says what the outputs of a model mean: nothing is predicted without it.
+    return [use for use in it.uses if use.startswith("task ")]
 
 
 def _package(source: str) -> str:

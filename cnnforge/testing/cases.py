@@ -28,7 +28,7 @@ class LayerCase:
             default the number of inputs that one sample has, which no element can depend on more
             of.
         speed_shape: The shape that the speed is measured at; by default `input_shape` with a batch
-            of 32.
+            of 32. `benchmark_cases` takes the cases that name one.
 
     Example:
         ```python

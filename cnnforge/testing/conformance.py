@@ -53,7 +53,7 @@ def layer_checks(
         AmbiguousNameError: Several do.
         ValueError: A class without cases, or two cases of one name.
     """
-    spec = _spec(layer, reference)
+    spec = subject_spec(layer, reference)
     error: PluginError | None = None
     if cases is None and not isinstance(layer, str | LayerSpec):
         raise ValueError(
@@ -80,13 +80,16 @@ def layer_checks(
     return [*checks, Check("save_and_load", "", partial(save_and_load, subjects))]
 
 
-def _spec(layer: str | LayerSpec | type, reference: type | None) -> LayerSpec:
+def subject_spec(layer: str | LayerSpec | type, reference: type | None) -> LayerSpec:
+    """The spec of a layer, with another reference if there is one."""
     if isinstance(layer, str):
         layer = discover().layers[layer]
     if isinstance(layer, LayerSpec):
         if reference is None:
             return layer
-        known = {name: getattr(layer, name) for name in ("name", "target", "summary", "plugin")}
+        known = {
+            name: getattr(layer, name) for name in ("name", "target", "summary", "plugin", "cases")
+        }
         return ClassSpec(**known, fuses=layer.fuses, stock=reference)
     return ClassSpec(
         name="".join(f"_{it.lower()}" if it.isupper() else it for it in layer.__name__).strip("_"),

@@ -1,6 +1,7 @@
 """Training that can be interrupted anywhere and repeated bit for bit."""
 
 from cnnforge.backends import prepare as prepare
+from cnnforge.optimizer_options import OptimizerOptions as OptimizerOptions
 from cnnforge.training.events import BatchesDone as BatchesDone
 from cnnforge.training.events import EpochBegun as EpochBegun
 from cnnforge.training.events import EpochEnded as EpochEnded

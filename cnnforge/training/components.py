@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 import keras
 
-from cnnforge.backends import Trainer
 from cnnforge.callbacks import Callback, FinishedEpoch
 from cnnforge.data import Augment
 from cnnforge.errors import CnnforgeError, PluginError, UsageError, one_line
 from cnnforge.plugin import AugmentationSpec, CallbackSpec, Spec
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.training.events import EpochMetrics
+from cnnforge.training.optimizers import LearningRate
 
 SpecT = TypeVar("SpecT", bound=Spec)
 
@@ -25,22 +25,24 @@ class EpochCallbacks:
 
     Args:
         callbacks: By name.
-        trainer: Has the learning rate.
+        rate: The learning rate, which a callback may set.
         model: The model that is trained.
         epochs: How many epochs the run has.
         folder: The run directory.
+        monitor: Name of the metric that decides which epoch is the best one.
     """
 
     def __init__(
         self,
         callbacks: Mapping[str, Callback],
-        trainer: Trainer,
+        rate: LearningRate,
         model: keras.Model,
         epochs: int,
         folder: Path | None,
+        monitor: str,
     ) -> None:
-        self._callbacks = callbacks
-        self._trainer, self._model, self._epochs, self._folder = trainer, model, epochs, folder
+        self._callbacks, self._monitor = callbacks, monitor
+        self._rate, self._model, self._epochs, self._folder = rate, model, epochs, folder
 
     def restore(self, states: Mapping[str, Any]) -> None:
         """Hand to each callback what it wanted to remember."""
@@ -61,15 +63,16 @@ class EpochCallbacks:
         Raises:
             PluginError: One failed, or what it wants to remember is more than plain values.
         """
-        trainer = self._trainer
+        rate = self._rate
         epoch = FinishedEpoch(
             metrics=metrics,
             epochs=self._epochs,
             best=best,
+            monitor=self._monitor,
             model=self._model,
             folder=self._folder,
-            read_learning_rate=lambda: trainer.learning_rate,
-            write_learning_rate=lambda value: setattr(trainer, "learning_rate", value),
+            read_learning_rate=lambda: rate.next,
+            write_learning_rate=lambda value: setattr(rate, "next", value),
         )
         remembered = {}
         for name, callback in self._callbacks.items():

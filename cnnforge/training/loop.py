@@ -19,10 +19,11 @@ import numpy as np
 
 from cnnforge.backends import Trainer
 from cnnforge.callbacks import Callback
-from cnnforge.data import Augment, AugmentedSamples, Dataset, Samples
-from cnnforge.data.prefetch import Chunk, ChunkSize, chunks
+from cnnforge.data import Augment, AugmentedSamples, Dataset, samples_of_epoch
+from cnnforge.data.prefetch import Chunk, ChunkSize, chunks, images_only
 from cnnforge.errors import CnnforgeError
-from cnnforge.tasks.classification.metrics import cross_entropy
+from cnnforge.optimizer_options import OptimizerOptions
+from cnnforge.tasks import LOSS, Evaluation, Metric, Task, is_better
 from cnnforge.training import nonfinite
 from cnnforge.training.components import EpochCallbacks
 from cnnforge.training.events import (
@@ -34,10 +35,12 @@ from cnnforge.training.events import (
     Interrupted,
     Listener,
 )
+from cnnforge.training.optimizers import LearningRate, build
 from cnnforge.training.order import order
 from cnnforge.training.state import Best, StateStore, Sums, TrainingState
 
 _SAVE_EVERY = 300.0
+_ADAM = OptimizerOptions()
 
 
 class _Stopped(Exception):
@@ -64,12 +67,14 @@ class TrainingResult:
 
 def train(
     model: keras.Model,
+    task: Task,
     dataset: Dataset,
     *,
     epochs: int,
     batch_size: int = 64,
-    learning_rate: float = 0.001,
+    optimizer: OptimizerOptions = _ADAM,
     seed: int = 0,
+    monitor: str | None = None,
     store: StateStore | None = None,
     resume_from: TrainingState | None = None,
     config: Mapping[str, str | int | float | bool] | None = None,
@@ -86,19 +91,21 @@ def train(
     and resumed, when `prepare(seed)` was called before the model was built.
 
     Args:
-        model: Takes (N, H, W, C) float32 pixel values 0..255, gives (N, classes) probabilities.
-            It is trained in place.
+        model: Takes (N, H, W, C) float32 pixel values 0..255, gives what the task needs. It is
+            trained in place.
+        task: What it learns.
         dataset: The samples to train on and to validate with.
         epochs: How many epochs the run has, those before `resume_from` included.
         batch_size: Images per step; the last step of an epoch takes what is left.
-        learning_rate: Adam's.
+        optimizer: What changes the weights.
         seed: Of the order of the samples.
+        monitor: Name of the metric of the validation samples that decides which epoch is the best
+            one; `None`: the task's own choice. Of the same value, the lower loss is better.
         store: Where the state is saved: at the start, after every epoch, every five minutes, and
             when the loop is asked to stop. `None`: nowhere.
         resume_from: The state to go on from.
         config: Saved with the state, for whoever resumes it to compare.
-        save_best: Called when an epoch has reached the best validation accuracy so far (with a
-            lower loss, if it is the same), before the state is saved.
+        save_best: Called when an epoch is the best one so far, before the state is saved.
         listeners: Called with every event.
         should_stop: Asked between chunks; after `True` the state is saved and the loop ends.
         callbacks: Called after every epoch, by name; what they remember is part of the state.
@@ -109,17 +116,23 @@ def train(
         The last state, and whether the loop was interrupted.
 
     Raises:
+        UnknownNameError: The task has no metric `monitor`.
+        UsageError: The warm-up is as long as the training.
         CnnforgeError: The loss or a weight is no longer a finite number: in which epoch and batch,
             and in which layer first; what was saved last is.
             Or `resume_from` belongs to another model.
         RunError: A file could not be written.
         PluginError: A callback or an augmentation failed.
     """
-    trainer = Trainer(model, learning_rate, batch_size)
-    run = _Run(trainer, model, dataset, epochs, batch_size, seed)
+    metric = task.monitored(monitor)
+    batches = -(-len(dataset.train) // batch_size)
+    built, rate = build(optimizer, batches=batches, epochs=epochs)
+    trainer = Trainer(model, task, built, batch_size)
+    run = _Run(trainer, rate, model, task, dataset, epochs, batch_size, seed)
+    run.metric = metric
     run.store, run.save_best, run.should_stop = store, save_best, should_stop
     run.listeners, run.augmentations = tuple(listeners), tuple(augmentations)
-    run.callbacks = EpochCallbacks(callbacks or {}, run.trainer, model, epochs, folder)
+    run.callbacks = EpochCallbacks(callbacks or {}, rate, model, epochs, folder, metric.name)
     if resume_from is not None:
         run.trainer.restore(resume_from.arrays)
         run.last = resume_from
@@ -143,13 +156,16 @@ class _Run:
     def __init__(
         self,
         trainer: Trainer,
+        rate: LearningRate,
         model: keras.Model,
+        task: Task,
         dataset: Dataset,
         epochs: int,
         batch_size: int,
         seed: int,
     ) -> None:
-        self.trainer, self.model = trainer, model
+        self.trainer, self.rate, self.model, self.task = trainer, rate, model, task
+        self.metric: Metric = task.monitored()
         self.dataset, self.epochs = dataset, epochs
         self.batch_size, self.seed = batch_size, seed
         self.batches = -(-len(dataset.train) // batch_size)
@@ -175,8 +191,9 @@ class _Run:
         self.tell(EpochBegun(state.epoch + 1, self.epochs, state.batch, self.batches))
         self.train_epoch()
         begun = time.perf_counter()
-        probabilities = self.classify(self.dataset.validation)
-        self.finish_epoch(probabilities, time.perf_counter() - begun)
+        with self.trainer.averaged():
+            evaluation = self.validate()
+        self.finish_epoch(evaluation, time.perf_counter() - begun)
         if self.should_stop() and not self.done:
             self.tell(Interrupted(self.state.epoch + 1, 0))
             raise _Stopped
@@ -187,13 +204,13 @@ class _Run:
         for chunk in self.chunks(self.state, self.train_size):
             called = time.perf_counter()
             sums = self.state.sums
-            result = self.trainer.train(chunk.images, chunk.labels, sums.loss, sums.correct)
+            result = self.trainer.train(chunk.images, chunk.targets, sums.values)
             now = time.perf_counter()
             if result.failed is not None:
                 batch = chunk.first + result.failed
                 self.fail(f"the loss in {self.place(batch)}", self.culprit(batch))
             self.train_size.learn(chunk.batches, now - called)
-            sums = Sums(result.loss, result.correct, sums.seconds + now - begun)
+            sums = Sums(result.sums, sums.seconds + now - begun)
             self.state = replace(self.state, batch=chunk.first + chunk.batches, sums=sums)
             seen = min(self.state.batch * self.batch_size, len(samples))
             self.tell(
@@ -201,9 +218,8 @@ class _Run:
                     epoch=self.state.epoch + 1,
                     batch=self.state.batch,
                     batches=self.batches,
-                    loss=sums.loss / seen,
-                    accuracy=sums.correct / seen,
-                    images_per_second=len(chunk.labels) / (now - begun),
+                    values=self.task.training_metrics(sums.values, seen),
+                    images_per_second=len(chunk.images) / (now - begun),
                 )
             )
             begun = now
@@ -211,47 +227,51 @@ class _Run:
 
     def chunks(self, state: TrainingState, size: ChunkSize) -> Iterator[Chunk]:
         """The batches that are left of a state's epoch."""
-        samples = self.dataset.train
+        samples = samples_of_epoch(self.dataset.train, state.epoch)
         visit = order(self.seed, state.epoch, len(samples))
         if self.augmentations:
             samples = AugmentedSamples(samples, self.augmentations, self.seed, state.epoch)
-        return chunks(samples, visit, self.batch_size, size, state.batch)
 
-    def classify(self, samples: Samples) -> np.ndarray:
-        parts = []
-        for chunk in chunks(
-            samples, np.arange(len(samples)), self.batch_size, self.validation_size
-        ):
+        def read(indices: np.ndarray) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+            return self.task.read(samples, indices)
+
+        return chunks(read, visit, self.batch_size, size, state.batch)
+
+    def validate(self) -> Evaluation:
+        samples = self.dataset.validation
+        visit = np.arange(len(samples))
+        evaluator = self.task.evaluator(self.dataset, samples, visit)
+        for chunk in self.validation_chunks(self.validation_size):
             called = time.perf_counter()
-            parts.append(self.trainer.predict(chunk.images))
+            evaluator.add(self.trainer.predict(chunk.images))
             self.validation_size.learn(chunk.batches, time.perf_counter() - called)
             self.stop_or_save()
-        return np.concatenate(parts)
+        return evaluator.result()
 
-    def finish_epoch(self, probabilities: np.ndarray, seconds: float) -> None:
-        labels = np.asarray(self.dataset.validation.labels)
-        loss = cross_entropy(probabilities, labels)
-        if not math.isfinite(loss):
+    def validation_chunks(self, size: ChunkSize) -> Iterator[Chunk]:
+        samples = self.dataset.validation
+        return chunks(images_only(samples), np.arange(len(samples)), self.batch_size, size)
+
+    def finish_epoch(self, evaluation: Evaluation, seconds: float) -> None:
+        found = dict(evaluation.metrics)
+        if not math.isfinite(found[LOSS.name]):
             # Where a weight is not finite, that comes first.
             self.check(self.current(), self.state.epoch + 1, self.batches)
             where = f"the validation loss after {self.place(self.batches - 1)}"
             self.fail(where, self.validation_culprit())
-        accuracy = float(np.mean(probabilities.argmax(axis=1) == labels))
         state, count = self.state, len(self.dataset.train)
+        validated = {f"val_{name}": value for name, value in found.items()}
         metrics = EpochMetrics(
             epoch=state.epoch + 1,
-            loss=state.sums.loss / count,
-            accuracy=state.sums.correct / count,
-            val_loss=loss,
-            val_accuracy=accuracy,
-            learning_rate=self.trainer.learning_rate,
+            values={**self.task.training_metrics(state.sums.values, count), **validated},
+            learning_rate=self.rate.last,
             seconds=state.sums.seconds + seconds,
             images_per_second=count / state.sums.seconds,
         )
         best = state.best
-        improved = best is None or (accuracy, -loss) > (best.accuracy, -best.loss)
+        improved = is_better(self.metric, found, best.values if best else None)
         if improved:
-            best = Best(metrics.epoch, accuracy, loss)
+            best = Best(metrics.epoch, found)
         # Before the state is taken: what they set and remember belongs to it.
         remembered, stopped = self.callbacks.epoch_ended(metrics, improved)
         self.state = replace(
@@ -268,7 +288,8 @@ class _Run:
         current = self.current()
         self.check(current, metrics.epoch, self.batches)
         if improved:
-            self.save_best()
+            with self.trainer.averaged():
+                self.save_best()
         self.save(current)
         self.tell(EpochEnded(metrics, self.epochs, improved))
 
@@ -303,7 +324,7 @@ class _Run:
         """What was first not finite since the last state, if not in this batch then in which."""
         size = ChunkSize(self.dataset.image_shape, self.batch_size)
         size.batches = 1
-        batches = ((it.images, it.labels) for it in self.chunks(self.last, size))
+        batches = ((it.images, it.targets) for it in self.chunks(self.last, size))
         with _whatever_happens():
             number, found = nonfinite.of_training(
                 self.trainer, self.model, self.last.arrays, batches, self.should_stop
@@ -314,10 +335,8 @@ class _Run:
 
     def validation_culprit(self) -> str:
         """What is first not finite in the validation images."""
-        samples = self.dataset.validation
-        size = ChunkSize(self.dataset.image_shape, self.batch_size)
-        parts = chunks(samples, np.arange(len(samples)), self.batch_size, size)
-        with _whatever_happens():
+        parts = self.validation_chunks(ChunkSize(self.dataset.image_shape, self.batch_size))
+        with _whatever_happens(), self.trainer.averaged():
             return nonfinite.of_prediction(self.trainer, self.model, (it.images for it in parts))
         return ""
 

@@ -8,7 +8,7 @@ of them after which something is not finite is computed layer by layer.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,7 +16,7 @@ import numpy as np
 
 from cnnforge.backends import Trainer
 
-Batch = tuple[np.ndarray, np.ndarray]
+Batch = tuple[np.ndarray, Mapping[str, np.ndarray]]
 
 
 def of_training(
@@ -32,7 +32,7 @@ def of_training(
         trainer: What trained the model.
         model: The model.
         arrays: The variables to start from, all of them finite.
-        batches: The (N, H, W, C) uint8 images and (N,) int32 labels of the batches since then.
+        batches: The (N, H, W, C) uint8 images and the targets of the batches since then.
         should_stop: Asked before every batch; after `True` nothing more is looked for.
 
     Returns:
@@ -40,18 +40,18 @@ def of_training(
         'conv1' (Conv2D)"`; nothing where it was not found.
     """
     number = 0
-    for number, (images, labels) in enumerate(batches):
+    for number, (images, targets) in enumerate(batches):
         trainer.restore(arrays)
         if should_stop():
             break
-        failed = trainer.train(images, labels, 0.0, 0).failed is not None
+        failed = trainer.train(images, targets, {}).failed is not None
         after = trainer.arrays()
         if failed or not _finite(after):
             trainer.restore(arrays)
             found = _first_output(trainer, model, images, training=True)
             if not found and not failed:
                 trainer.restore(arrays)
-                found = _first_gradient(trainer, model, images, labels, after)
+                found = _first_gradient(trainer, model, images, targets, after)
             return number, found
         arrays = after
     return number, ""
@@ -100,10 +100,10 @@ def _first_gradient(
     trainer: Trainer,
     model: keras.Model,
     images: np.ndarray,
-    labels: np.ndarray,
+    targets: Mapping[str, np.ndarray],
     after: Sequence[np.ndarray],
 ) -> str:
-    gradients = trainer.gradients(images, labels)
+    gradients = trainer.gradients(images, targets)
     variables = model.trainable_variables
     # The gradient of the last layer is computed first.
     for variable, gradient in reversed(list(zip(variables, gradients, strict=True))):

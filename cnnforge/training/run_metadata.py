@@ -8,7 +8,6 @@ import json
 from cnnforge.conversion import LayerImplementation
 from cnnforge.data import parse
 from cnnforge.errors import RunError, one_line
-from cnnforge.plugin import ModelSpec
 from cnnforge.runs import RunDirectory, requirements
 from cnnforge.training.session import Session, own_layers
 from cnnforge.utils.environment import environment, versions
@@ -16,28 +15,29 @@ from cnnforge.utils.environment import environment, versions
 KERNELS = "kernels.json"
 
 
-def write_facts(session: Session, spec: ModelSpec) -> None:
+def write_facts(session: Session, reference: str) -> None:
     """Write the configuration, the environment, and how the kernels were chosen and checked.
 
     Args:
         session: A session that is about to train.
-        spec: Its model.
+        reference: Its model, with its qualified name and its argument.
 
     Raises:
         RunError: A file could not be written.
     """
     run, dataset, plugins = session.run, session.dataset, session.plugins
-    options = session.options
+    options, task = session.options, plugins.tasks[dataset.task]
     table = {
         "cnnforge": versions(["cnnforge"]).get("cnnforge", "unknown"),
-        "model": spec.qualified_name,
+        "model": reference,
+        "task": task.qualified_name,
         "data": dataset.name,
         "fingerprint": dataset.fingerprint,
         "image_shape": list(dataset.image_shape),
         "callbacks": list(session.callbacks),
         "augmentations": [name for name, _ in session.augmentations],
     }
-    run.write_classes(dataset.classes)
+    session.task.write(run)
     if dataset.skipped:
         run.write_csv("skipped.csv", ["file", "reason"], dataset.skipped)
     run.write_json(KERNELS, [dataclasses.asdict(it) for it in session.implementations])
@@ -45,7 +45,7 @@ def write_facts(session: Session, spec: ModelSpec) -> None:
     facts = environment(
         seed=options.seed,
         data_fingerprint=dataset.fingerprint,
-        model=spec.qualified_name,
+        model=reference,
         plugins=[
             {
                 "name": record.name,
@@ -60,7 +60,8 @@ def write_facts(session: Session, spec: ModelSpec) -> None:
     run.write_json("environment.json", facts)
     data = plugins.datasets[parse(options.data, plugins.datasets)[0]]
     used = [
-        ("model", spec.qualified_name),
+        ("model", reference),
+        ("task", task.qualified_name),
         ("dataset", data.qualified_name),
         *(("callback", name) for name in session.callbacks),
         *(("augmentation", name) for name, _ in session.augmentations),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -19,10 +18,9 @@ from cnnforge.errors import CnnforgeError, RunError, one_line
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.predictor import Predictor
 from cnnforge.prediction.reference_predictions import COUNT, write_golden
-from cnnforge.prediction.rows import csv_table
-from cnnforge.reporting.figures import confusion_matrix, training_curves
-from cnnforge.runs import RunDirectory
-from cnnforge.tasks.classification.metrics import Evaluation, evaluate
+from cnnforge.reporting.figures import training_curves
+from cnnforge.runs import EVALUATION, METRICS, RunDirectory
+from cnnforge.tasks import LOSS, Evaluation, Row, Task
 from cnnforge.training.events import EpochEnded, EpochMetrics, Event, Listener
 from cnnforge.training.loop import TrainingResult, train
 from cnnforge.training.state import StateStore, TrainingState
@@ -41,6 +39,7 @@ class Session:
     Attributes:
         options: Its options.
         run: Its directory.
+        task: What the model learns.
         dataset: Its data.
         model: The model to train, with the kernels that were asked for.
         stock: The same model in stock Keras layers; it is what is saved.
@@ -55,6 +54,7 @@ class Session:
 
     options: TrainingOptions
     run: RunDirectory
+    task: Task
     dataset: Dataset
     model: keras.Model
     stock: keras.Model
@@ -91,11 +91,13 @@ class Session:
         """
         result = train(
             self.model,
+            self.task,
             self.dataset,
             epochs=self.options.epochs,
             batch_size=self.options.batch_size,
-            learning_rate=self.options.learning_rate,
+            optimizer=self.options,
             seed=self.options.seed,
+            monitor=self.options.monitor,
             store=StateStore(self.run.states),
             resume_from=self.state,
             config=identity_of(self.options, self.dataset),
@@ -123,42 +125,46 @@ class Session:
             raise RunError(f"the run {self.run.path} has no finished epoch to report on")
         best, history = self.state.best, self.state.history
         predictor = Predictor.open(
-            self.run, layers=self.plugins.layers, kernels=kernels_of(self.options)
+            self.run,
+            layers=self.plugins.layers,
+            tasks=self.plugins.tasks,
+            kernels=kernels_of(self.options),
         )
-        samples = self.dataset.validation
-        probabilities = predictor.probabilities(samples)
-        result = evaluate(probabilities, samples.labels, self.dataset.classes)
-        if not abs(result.loss - best.loss) <= _LARGEST_DRIFT * (1 + best.loss):
+        task, samples = predictor.task, self.dataset.validation
+        evaluator = task.evaluator(self.dataset, samples, np.arange(len(samples)))
+        rows: list[Row] = []
+        for indices, outputs in predictor.predict(samples):
+            evaluator.add(outputs)
+            rows += predictor.rows(self.dataset, samples, indices, outputs)
+        result = evaluator.result()
+        loss, measured = (it[LOSS.name] for it in (result.metrics, best.values))
+        if not abs(loss - measured) <= _LARGEST_DRIFT * (1 + abs(measured)):
             raise RunError(
-                f"{self.run.model} has a validation loss of {result.loss:.6f}, but "
-                f"{best.loss:.6f} was measured in epoch {best.epoch}: a layer does not give the "
-                "same after it is saved; train with --kernels keras to find out which"
+                f"{self.run.model} has a validation loss of {loss:.6f}, but {measured:.6f} was "
+                f"measured in epoch {best.epoch}: a layer does not give the same after it is "
+                "saved; train with --kernels keras to find out which"
             )
         # A run that was killed right after its last state lacks a row.
         _write_metrics(self.run, history)
-        rows = predictor.rows(samples, probabilities)
-        self.run.write_text("predictions.csv", csv_table(rows))
-        classes = self.dataset.classes
-        self.run.write_csv(
-            "confusion_matrix.csv",
-            ["true \\ predicted", *classes],
-            ([name, *row] for name, row in zip(classes, result.confusion.tolist(), strict=True)),
-        )
-        with self.run.writing("confusion_matrix.png") as path:
-            confusion_matrix(
-                path,
-                confusion=result.confusion,
-                classes=classes,
-                title=f"{self.run.name}: validation accuracy {result.accuracy:.1%}",
-            )
+        self.run.write_text("predictions.csv", task.csv_table(rows))
+        metrics = [
+            {"name": it.name, "title": it.title, "best": it.best, "percent": it.percent}
+            for it in task.metrics
+        ]
+        report = {
+            "task": self.plugins.tasks[self.dataset.task].qualified_name,
+            "best_epoch": best.epoch,
+            "monitor": task.monitored(self.options.monitor).name,
+            "metrics": metrics,
+            "validation": result.as_dict(),
+        }
+        self.run.write_json(EVALUATION, report)
+        task.report(self.run, result)
         with self.run.writing("curves.png") as path:
             training_curves(
                 path,
-                loss=[row.loss for row in history],
-                val_loss=[row.val_loss for row in history],
-                accuracy=[row.accuracy for row in history],
-                val_accuracy=[row.val_accuracy for row in history],
-                best_epoch=best.epoch,
+                metrics=self.run.path / METRICS,
+                evaluation=self.run.path / EVALUATION,
                 title=self.run.name,
             )
         return result
@@ -214,6 +220,9 @@ class _MetricsFile:
 
 
 def _write_metrics(run: RunDirectory, history: Sequence[EpochMetrics]) -> None:
-    names = [field.name for field in dataclasses.fields(EpochMetrics)]
-    rows = [[f"{getattr(row, name):.7g}" for name in names] for row in history]
-    run.write_csv("metrics.csv", names, rows)
+    rows = [row.as_dict() for row in history]
+    # The last row has all columns; one of cnnforge 0.1 lacks some.
+    names = list(rows[-1]) if rows else []
+    run.write_csv(
+        METRICS, names, [[f"{row[it]:.7g}" if it in row else "" for it in names] for row in rows]
+    )

@@ -15,11 +15,12 @@ from cnnforge.configuration import TrainingOptions, check_types, parse_epochs
 from cnnforge.conversion import LayerImplementation, decide, forge, lower
 from cnnforge.conversion.certificate import LayerCheck, certify
 from cnnforge.data import DataOptions, Dataset, open_dataset, parse
-from cnnforge.errors import CnnforgeError, PluginError, UsageError, one_line
-from cnnforge.plugin import ModelSpec
+from cnnforge.errors import CnnforgeError, UsageError
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.predictor import load_model
 from cnnforge.runs import CONFIG, RunDirectory, requirements
+from cnnforge.tasks import Task, check_match, task_for
+from cnnforge.training.building import build_model
 from cnnforge.training.components import make_augmentations, make_callbacks, qualified
 from cnnforge.training.run_metadata import read_decisions, write_facts
 from cnnforge.training.session import FREE, Session, identity_of, kernels_of, own_layers
@@ -43,19 +44,25 @@ def start(options: TrainingOptions, plugins: Plugins) -> Session:
         RunError: The directory cannot be made.
     """
     options = replace(options, data=_absolute(options.data, plugins))
-    spec = plugins.models[options.model]
+    (reference,) = qualified([options.model], plugins.models)
+    _check_task(reference, options, plugins)
     callbacks = make_callbacks(qualified(options.callback, plugins.callbacks), plugins.callbacks)
     augmentations = make_augmentations(
         qualified(options.augment, plugins.augmentations), plugins.augmentations
     )
     dataset = _open_data(options, plugins)
-    model, stock, decided = _build(options, spec, dataset, plugins)
+    task = task_for(dataset, plugins.tasks, options.task_options)
+    # An unknown metric is said before the seconds that follow.
+    _ = task.monitored(options.monitor)
+    model, stock, decided = _build(options, reference, task, dataset, plugins)
     checks = _certified(model, plugins)
-    run = RunDirectory.create(Path(options.output), spec.name, options.data)
-    session = Session(options, run, dataset, model, stock, plugins, None, _notes(dataset), checks)
+    run = RunDirectory.create(Path(options.output), reference.partition(":")[0], options.data)
+    session = Session(
+        options, run, task, dataset, model, stock, plugins, None, _notes(dataset), checks
+    )
     session.callbacks, session.augmentations = callbacks, augmentations
     session.implementations = decided
-    write_facts(session, spec)
+    write_facts(session, reference)
     return session
 
 
@@ -89,6 +96,13 @@ def resume(
             _same(run, name, getattr(options, name), value)
     before = options.epochs
     total = parse_epochs(epochs, before) if epochs else before
+    if total != before and options.ends:
+        raise UsageError(
+            f"the run {run.path} has epochs = {before}, not {total}, and schedule = "
+            f"{options.schedule}: its learning rate falls until the last epoch, so that {total} "
+            "epochs would need other rates from the first one on; for a new run from its weights "
+            f"use --init-from {run.path}, or leave --epochs out to finish this one"
+        )
     options = replace(options, epochs=total, plugin=(*options.plugin, *given.get("plugin", ())))
     options = replace(options, plugin=tuple(dict.fromkeys(options.plugin)))
     plugins = load(options.plugin)
@@ -96,11 +110,12 @@ def resume(
     for folder in (run.path, run.states):
         remove_leftovers(folder)
     state, warnings = StateStore(run.states).load()
-    spec = plugins.models[str(table.get("model", options.model))]
+    reference = str(table.get("model", options.model))
     # In full, as they were found then: another plugin may declare the same short name by now.
     callbacks = make_callbacks(table.get("callbacks", ()), plugins.callbacks)
     augmentations = make_augmentations(table.get("augmentations", ()), plugins.augmentations)
     dataset = _open_data(options, plugins)
+    task = task_for(dataset, plugins.tasks, options.task_options)
     identity = identity_of(options, dataset)
     for name, value in (state.config if state else {}).items():
         _same(run, name, value, identity.get(name))
@@ -111,16 +126,23 @@ def resume(
         warnings.append(f"{run.path} has no training state: training starts from the beginning")
     initial = options if state is None else replace(options, init_from=None)
     # Measured anew, another implementation may be the faster one, and it rounds otherwise.
-    model, stock, decided = _build(initial, spec, dataset, plugins, read_decisions(run))
+    model, stock, decided = _build(initial, reference, task, dataset, plugins, read_decisions(run))
     changes = [f"{requirements.describe_change(it)}: it may not train as before" for it in others]
     notes = (*warnings, *changes, *_notes(dataset))
-    session = Session(options, run, dataset, model, stock, plugins, state, notes)
+    session = Session(options, run, task, dataset, model, stock, plugins, state, notes)
     session.callbacks, session.augmentations = callbacks, augmentations
     session.implementations = decided
     if not session.finished:
         session.checks = _certified(model, plugins)
-        write_facts(session, spec)
+        write_facts(session, reference)
     return session
+
+
+def _check_task(reference: str, options: TrainingOptions, plugins: Plugins) -> None:
+    """Check that the model is for the task of the data, before that is read."""
+    spec = plugins.models[reference.partition(":")[0]]
+    data = plugins.datasets[parse(options.data, plugins.datasets)[0]]
+    check_match(spec, options.data, data.task, plugins.models, plugins.tasks)
 
 
 def _absolute(reference: str, plugins: Plugins) -> str:
@@ -137,7 +159,7 @@ def _open_data(options: TrainingOptions, plugins: Plugins) -> Dataset:
         image_size=options.height_and_width,
         color=options.color,  # pyright: ignore[reportArgumentType]
         validation_fraction=options.validation_fraction,
-        seed=options.seed,
+        seed=options.split_seed,
         strict=options.strict,
     )
     return open_dataset(options.data, plugins.datasets, data_options)
@@ -145,35 +167,14 @@ def _open_data(options: TrainingOptions, plugins: Plugins) -> Dataset:
 
 def _build(
     options: TrainingOptions,
-    spec: ModelSpec,
+    reference: str,
+    task: Task,
     dataset: Dataset,
     plugins: Plugins,
     decided: Sequence[LayerImplementation] | None = None,
 ) -> tuple[keras.Model, keras.Model, Sequence[LayerImplementation]]:
     prepare(options.seed)
-    shape, count = dataset.image_shape, len(dataset.classes)
-    size = "x".join(map(str, shape))
-    try:
-        model = spec.load()(shape, count)
-    except ValueError as error:
-        raise UsageError(
-            f"the model {spec.name!r} cannot be built for images of {size}: "
-            f"{' '.join(str(error).split())}"
-        ) from error
-    except CnnforgeError:
-        raise
-    except Exception as error:
-        raise PluginError(f"the model {spec.qualified_name!r} failed: {one_line(error)}") from error
-    if not isinstance(model, keras.Model):
-        raise PluginError(
-            f"the model {spec.qualified_name!r} is a {type(model).__name__}: its plugin must "
-            "return a keras.Model"
-        )
-    if model.input_shape != (None, *shape) or model.output_shape != (None, count):
-        raise PluginError(
-            f"the model {spec.qualified_name!r} maps {model.input_shape} to {model.output_shape}, "
-            f"expected (None, {', '.join(map(str, shape))}) to (None, {count})"
-        )
+    model = build_model(reference, plugins.models, task, dataset)
     if options.init_from is not None:
         _take_weights(model, Path(options.init_from), plugins)
     layers = plugins.layers

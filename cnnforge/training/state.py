@@ -1,7 +1,8 @@
 """The complete state of a training run, on disk.
 
-A state file is one line of text, `cnnforge-state 1 <sha256 of the rest>`, followed by an `.npz`
-archive without pickles: `meta` (JSON) and the variables, numbered.
+A state file is one line of text, `cnnforge-state 2 <sha256 of the rest>`, followed by an `.npz`
+archive without pickles: `meta` (JSON) and the variables, numbered. Format 1, of cnnforge 0.1, has
+the sums and metrics of a classification under the names that they have in format 2.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from cnnforge.errors import RunError
 from cnnforge.training.events import EpochMetrics
 from cnnforge.utils.atomic_files import write_bytes
 
-FORMAT = 1
+FORMAT = 2
 _MAGIC = b"cnnforge-state"
 _KEPT = 2
 
@@ -30,14 +31,12 @@ class Best:
     """The best epoch so far.
 
     Attributes:
-        epoch: From 1.
-        accuracy: Its validation accuracy.
-        loss: Its validation loss.
+        epoch: Number of the epoch, from 1.
+        values: Metrics of the validation samples, by name.
     """
 
     epoch: int
-    accuracy: float
-    loss: float
+    values: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +44,11 @@ class Sums:
     """The metrics of an epoch in progress.
 
     Attributes:
-        loss: Sum of the losses of the images so far.
-        correct: How many of them were classified correctly.
-        seconds: How long that took.
+        values: Sums over the images so far, by the task's names.
+        seconds: Time that this took.
     """
 
-    loss: float = 0.0
-    correct: int = 0
+    values: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -162,9 +159,9 @@ def _encode(state: TrainingState) -> bytes:
     meta = {
         "epoch": state.epoch,
         "batch": state.batch,
-        "sums": asdict(state.sums),
-        "best": asdict(state.best) if state.best else None,
-        "history": [asdict(row) for row in state.history],
+        "sums": {"seconds": state.sums.seconds, **state.sums.values},
+        "best": {"epoch": state.best.epoch, **state.best.values} if state.best else None,
+        "history": [row.as_dict() for row in state.history],
         "config": dict(state.config),
         "callbacks": dict(state.callbacks),
         "stopped": state.stopped,
@@ -196,9 +193,9 @@ def _decode(data: bytes) -> TrainingState:
         arrays=arrays,
         epoch=meta["epoch"],
         batch=meta["batch"],
-        sums=Sums(**meta["sums"]),
-        best=Best(**meta["best"]) if meta["best"] else None,
-        history=tuple(EpochMetrics(**row) for row in meta["history"]),
+        sums=Sums(seconds=meta["sums"].pop("seconds"), values=meta["sums"]),
+        best=Best(meta["best"].pop("epoch"), meta["best"]) if meta["best"] else None,
+        history=tuple(map(EpochMetrics.from_dict, meta["history"])),
         config=meta["config"],
         # States from before there were callbacks lack these two.
         callbacks=meta.get("callbacks", {}),

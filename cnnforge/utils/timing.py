@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
 _LONG = 0.05
-_waits: list[Callable[[], None]] = []
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,7 @@ class Timing:
         p80: The 80th percentile, seconds.
         rounds: How many times it was measured.
         best: The shortest, seconds.
+        seconds: All of them, in the order of the rounds.
     """
 
     median: float
@@ -30,17 +30,7 @@ class Timing:
     p80: float
     rounds: int
     best: float
-
-
-def wait_before_timing(wait: Callable[[], None]) -> None:
-    """Have a function called before anything is timed: it waits for what is done meanwhile."""
-    _waits.append(wait)
-
-
-def wait_until_quiet() -> None:
-    """Wait until this process does nothing in the background that would take a core."""
-    for wait in _waits:
-        wait()
+    seconds: tuple[float, ...] = field(default=(), repr=False)
 
 
 def interleave(
@@ -78,7 +68,6 @@ def interleave(
     for function in functions.values():
         for _ in range(warm_up):
             function()
-    wait_until_quiet()
     for name, function in functions.items():
         repeats[name] = 1
         while (once := _least(clock, function, repeats[name])) < seconds / 2:
@@ -128,7 +117,8 @@ def timing(values: np.ndarray) -> Timing:
         values: (rounds,) seconds.
     """
     p20, median, p80 = np.percentile(values, (20, 50, 80))
-    return Timing(float(median), float(p20), float(p80), len(values), float(values.min()))
+    seconds = tuple(map(float, values))
+    return Timing(float(median), float(p20), float(p80), len(values), min(seconds), seconds)
 
 
 def ratio(reference: np.ndarray, ours: np.ndarray) -> tuple[float, float, float]:

@@ -109,8 +109,12 @@ class _TemporaryLocator(  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 def is_durable(function: Dispatcher) -> bool:
-    """Whether a function is kept on disk."""
-    return isinstance(getattr(function, "_cache", None), caching.FunctionCache)
+    """Return whether other processes find the function on disk."""
+    cache: Any = getattr(function, "_cache", None)
+    if not isinstance(cache, caching.FunctionCache):
+        return False
+    made = _temporary_folder.cache_info().currsize > 0
+    return not (made and str(cache.cache_path).startswith(_temporary_folder()))
 
 
 def is_compiled(function: Dispatcher, signature: Sequence[types.Type]) -> bool:

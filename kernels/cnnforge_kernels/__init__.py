@@ -1,6 +1,7 @@
-"""Kernels in Numba, usable with no Keras and no TensorFlow.
+"""Kernels in Numba, which need neither Keras nor TensorFlow.
 
-Convolution, pooling, batch normalization and dropout, and their gradients.
+Convolution, pooling, batch normalization and dropout, and their gradients, on NumPy arrays. Kernels
+of your own start from ``cnnforge_kernels.authoring``.
 """
 
 from cnnforge_kernels.launch.batch_norm import batch_normalization as batch_normalization

@@ -1,7 +1,7 @@
-"""Where arrays lie: NumPy arrays in host memory, or arrays on a CUDA device.
+"""Arrays of the launchers: NumPy arrays in host memory, or arrays on a CUDA device.
 
-The launchers check and allocate through these functions, and so serve both alike. What belongs to
-CUDA is imported when the first array on a device comes along.
+The launchers check and allocate through these functions, and so work on both. The CUDA modules are
+imported for the first array on a device.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 
 @cache
 def _cuda() -> Any:
-    """The ops on a device. Importing them takes half a second, which a CPU user shall not pay."""
+    """Import the ops on a device late: it takes half a second, which a CPU user does not need."""
     from cnnforge_kernels.cuda import launch
 
     return launch
 
 
 def array(name: str, value: Any, rank: int, stream: Any = None) -> Any:
-    """A float32 array of a rank, C-contiguous: a NumPy array, or a ``View`` of one on a device.
+    """Return a C-contiguous float32 array: a NumPy array, or a ``View`` of one on a device.
 
-    What is not contiguous is copied, on a device in the order of ``stream``.
+    Other float32 arrays are copied, on a device in the order of ``stream``.
 
     Raises:
-        ValueError: something else.
+        ValueError: the value is not a float32 array of that rank.
     """
     if is_device_array(value):
         found = _cuda().contiguous(name, value, stream)
@@ -52,20 +52,20 @@ def array(name: str, value: Any, rank: int, stream: Any = None) -> Any:
 
 
 def optional(name: str, value: Any, rank: int, stream: Any = None) -> Any:
-    """``array``, or an empty one for ``None``."""
+    """Return ``array``, or an empty array for ``None``."""
     return NONE if value is None else array(name, value, rank, stream)
 
 
-def winners_array(value: Any, stream: Any = None) -> Any:
-    """The winners of a pool, C-contiguous, wherever they lie."""
+def argmax_array(value: Any, stream: Any = None) -> Any:
+    """Return the argmax of a pool, C-contiguous, in its own memory."""
     if is_device_array(value):
         return _cuda().contiguous("argmax", value, stream)
     return np.ascontiguousarray(value)
 
 
-def empty(beside: tuple[Any, ...], shape: tuple[int, ...], dtype: Any, stream: Any) -> Any:
-    """An uninitialised array in the memory in which those of ``beside`` lie."""
-    for other in beside:
+def empty(near: tuple[Any, ...], shape: tuple[int, ...], dtype: Any, stream: Any) -> Any:
+    """Return an uninitialised array in the memory of the arrays ``near``."""
+    for other in near:
         if isinstance(other, View):
             from cnnforge_kernels.cuda.runtime.driver import empty as device_empty
             from cnnforge_kernels.cuda.runtime.driver import stream_handle
@@ -83,10 +83,11 @@ def out(
     dtype: Any = np.float32,
     stream: Any = None,
 ) -> Any:
-    """The array to write to: ``given`` if it fits, or a new one.
+    """Return the array to write to: ``given`` if there is one, or a new array.
 
     Raises:
-        ValueError: another shape or dtype, not C-contiguous, read-only, or over an input.
+        ValueError: ``given`` has another shape or dtype, is not C-contiguous, is read-only, or
+            overlaps an input.
     """
     if given is None:
         return empty(inputs, shape, dtype, stream)
@@ -118,20 +119,21 @@ def out(
 
 
 def call(function: Any, *arguments: Any, stream: Any = None, precision: str = "float32") -> None:
-    """Run a function of the CPU, or the function of that name for a device.
+    """Run a function of the CPU, or the function of the same name for a device.
 
     Args:
-        function: what computes it on the CPU.
-        *arguments: its arguments; arrays are what ``array`` and ``out`` returned.
+        function: function for the CPU.
+        *arguments: arguments of the function; arrays come from ``array`` and ``out``.
         stream: for arrays on a device: an address, an object that has one, or ``None``.
-        precision: of the operands; other than ``"float32"`` on a device only.
+        precision: precision of the operands; other than ``"float32"`` on a device only.
 
     Raises:
-        ValueError: arrays in both kinds of memory; a stream or a precision without a device.
+        ValueError: arrays lie in both kinds of memory, or NumPy arrays have a stream or another
+            precision.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {PRECISIONS}. Received: {precision!r}")
-    if not any(isinstance(value, View) for value in arguments):
+    if View not in map(type, arguments):
         if stream is not None:
             raise ValueError("`stream` is for arrays on a device. Received: NumPy arrays.")
         if precision != "float32":
@@ -146,5 +148,5 @@ def call(function: Any, *arguments: Any, stream: Any = None, precision: str = "f
 
 
 def result(value: Any) -> Any:
-    """What the caller gets: its own buffer, a NumPy array, or a ``DeviceArray``."""
+    """Return the array for the caller: its own buffer, a NumPy array, or a ``DeviceArray``."""
     return value.owner if isinstance(value, View) else value

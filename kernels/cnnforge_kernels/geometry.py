@@ -1,13 +1,13 @@
 """Output sizes and padding, in plain integer arithmetic.
 
-These functions run in Python and are compiled into the kernels, so that there is one rule.
+Python and the kernels share these functions, so that there is one rule.
 """
 
 from __future__ import annotations
 
 
 def output_size(size: int, window: int, stride: int, dilation: int, same: bool) -> int:
-    """Number of outputs along one axis: 0 when the window does not fit (VALID).
+    """Return the number of outputs along one axis: 0 if the window does not fit (VALID).
 
     Args:
         size: length of the input along the axis.
@@ -22,7 +22,7 @@ def output_size(size: int, window: int, stride: int, dilation: int, same: bool) 
 
 
 def padding_before(size: int, window: int, stride: int, dilation: int, same: bool) -> int:
-    """Padding at the top or left; the odd remainder of SAME goes to the bottom or right."""
+    """Return the padding at the top or left; an odd rest of SAME goes to the bottom or right."""
     if not same:
         return 0
     outputs = (size + stride - 1) // stride

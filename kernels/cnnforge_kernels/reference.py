@@ -1,8 +1,8 @@
-"""The oracle: every op in plain NumPy float64, written to be read, not to be fast.
+"""The oracle: each op in plain NumPy float64, written for readers, not for speed.
 
 Each kernel is tested against these functions. Shapes and semantics are those of the kernels:
-NHWC activations, HWIO weights, cross-correlation, SAME padding with the odd remainder at the
-bottom and right.
+NHWC activations, HWIO weights, cross-correlation, SAME padding with the odd rest at the bottom and
+right.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Pair = tuple[int, int]
 
 
 def _pad(inputs: NDArray, window: Pair, strides: Pair, same: bool, dilation: Pair, fill: float):
-    """``inputs`` with ``fill`` around, and the (OH, OW) of the result."""
+    """Return ``inputs`` padded with ``fill``, and the (OH, OW) of the outputs."""
     sizes = [
         output_size(inputs.shape[1 + a], window[a], strides[a], dilation[a], same) for a in (0, 1)
     ]
@@ -33,7 +33,7 @@ def _pad(inputs: NDArray, window: Pair, strides: Pair, same: bool, dilation: Pai
 
 
 def _taps(window: Pair, strides: Pair, dilation: Pair, sizes: list[int]) -> Iterator[tuple]:
-    """(i, j, rows, columns): the slices of the padded inputs that tap (i, j) reads."""
+    """Yield (i, j, rows, columns): slices of the padded inputs that tap (i, j) reads."""
     for i in range(window[0]):
         for j in range(window[1]):
             starts = i * dilation[0], j * dilation[1]
@@ -72,7 +72,7 @@ def conv2d(
 
 
 def _product(left: NDArray, right: NDArray) -> Array:
-    # BLAS also multiplies lanes that it then throws away: infinity times what lies there warns.
+    # BLAS also multiplies lanes that it does not use: infinity times such a lane would warn.
     with np.errstate(invalid="ignore"):
         return left @ right.astype(np.float64)
 
@@ -93,7 +93,7 @@ def conv2d_gradients(
     dilation_rate: Pair = (1, 1),
     groups: int = 1,
 ) -> tuple[Array, Array, Array]:
-    """Gradients of (inputs, weights, bias); ``outputs`` of a fused ReLU mask ``grad_outputs``."""
+    """Return gradients of (inputs, weights, bias); ``outputs`` of a fused ReLU are its mask."""
     kh, kw, channels, filters = weights.shape
     grads = grad_outputs.astype(np.float64)
     if outputs is not None:
@@ -117,21 +117,21 @@ def conv2d_gradients(
 def max_pool2d(
     inputs: NDArray, *, pool_size: Pair = (2, 2), strides: Pair | None = None, same: bool = False
 ) -> tuple[Array, NDArray[np.int64]]:
-    """(N, H, W, C) -> the maxima and the winners' cells in row-major order, (N, OH, OW, C)."""
+    """(N, H, W, C) -> the maxima, and their cells in row-major order, (N, OH, OW, C)."""
     strides = strides or pool_size
     padded, sizes = _pad(inputs, pool_size, strides, same, (1, 1), -np.inf)
     real, _ = _pad(np.ones_like(inputs), pool_size, strides, same, (1, 1), 0.0)
     best = np.full((len(inputs), *sizes, inputs.shape[3]), -np.inf)
-    winners = np.full(best.shape, -1)
+    argmax = np.full(best.shape, -1)
     if best.size:
         for i, j, rows, columns in _taps(pool_size, strides, (1, 1), sizes):
             cell, there = padded[:, rows, columns], real[:, rows, columns] > 0
-            wins = there & (winners < 0) | (~(cell <= best) & ~np.isnan(best))
-            best, winners = (
+            wins = there & (argmax < 0) | (~(cell <= best) & ~np.isnan(best))
+            best, argmax = (
                 np.where(wins, cell, best),
-                np.where(wins, i * pool_size[1] + j, winners),
+                np.where(wins, i * pool_size[1] + j, argmax),
             )
-    return best, winners
+    return best, argmax
 
 
 def max_pool2d_grad(
@@ -142,13 +142,13 @@ def max_pool2d_grad(
     strides: Pair | None = None,
     same: bool = False,
 ) -> Array:
-    """The gradient of the inputs, (N, H, W, C): all of it to the first maximum of each window."""
+    """Return the gradient of the inputs, (N, H, W, C): the first maximum of a window gets it."""
     strides = strides or pool_size
-    _, winners = max_pool2d(inputs, pool_size=pool_size, strides=strides, same=same)
+    _, argmax = max_pool2d(inputs, pool_size=pool_size, strides=strides, same=same)
     grads, sizes = _pad(np.zeros_like(inputs), pool_size, strides, same, (1, 1), 0.0)
     if grad_outputs.size:
         for i, j, rows, columns in _taps(pool_size, strides, (1, 1), sizes):
-            chosen = winners == i * pool_size[1] + j
+            chosen = argmax == i * pool_size[1] + j
             grads[:, rows, columns] += np.where(chosen, grad_outputs, 0.0)
     return _crop(grads, inputs, pool_size, strides, same)
 
@@ -160,7 +160,7 @@ def _crop(padded: Array, inputs: NDArray, window: Pair, strides: Pair, same: boo
 
 
 def _cells(inputs: NDArray, pool_size: Pair, strides: Pair, same: bool) -> Array:
-    """The number of real cells of each window, (1, OH, OW, 1)."""
+    """Return the number of real cells of each window, (1, OH, OW, 1)."""
     ones = np.ones((1, *inputs.shape[1:3], 1))
     padded, sizes = _pad(ones, pool_size, strides, same, (1, 1), 0.0)
     cells = np.zeros((1, *sizes, 1))
@@ -191,7 +191,7 @@ def average_pool2d_grad(
     strides: Pair | None = None,
     same: bool = False,
 ) -> Array:
-    """The gradient of the inputs, (N, H, W, C)."""
+    """Return the gradient of the inputs, (N, H, W, C)."""
     strides = strides or pool_size
     grads, sizes = _pad(np.zeros_like(inputs), pool_size, strides, same, (1, 1), 0.0)
     if grad_outputs.size:
@@ -206,7 +206,7 @@ def depthwise_conv2d(
 ) -> Array:
     """(N, H, W, C), (KH, KW, C, M) -> (N, OH, OW, C * M): a convolution in C groups.
 
-    Options as in ``conv2d``, but ``groups``.
+    Options are those of ``conv2d``, without ``groups``.
     """
     kh, kw, channels, multiplier = weights.shape
     grouped = weights.reshape(kh, kw, 1, channels * multiplier)
@@ -216,7 +216,7 @@ def depthwise_conv2d(
 def depthwise_conv2d_gradients(
     inputs: NDArray, weights: NDArray, grad_outputs: NDArray, **options: Any
 ) -> tuple[Array, Array, Array]:
-    """Gradients of (inputs, weights, bias); options as in ``conv2d_gradients``, but ``groups``."""
+    """Return gradients of (inputs, weights, bias); options of ``conv2d_gradients``, no groups."""
     kh, kw, channels, multiplier = weights.shape
     grad_inputs, grad_weights, grad_bias = conv2d_gradients(
         inputs,
@@ -234,13 +234,13 @@ def global_average_pool2d(inputs: NDArray) -> Array:
 
 
 def global_average_pool2d_grad(inputs: NDArray, grad_outputs: NDArray) -> Array:
-    """The gradient of the inputs, (N, H, W, C)."""
+    """Return the gradient of the inputs, (N, H, W, C)."""
     share = grad_outputs.astype(np.float64) / (inputs.shape[1] * inputs.shape[2])
     return np.broadcast_to(share[:, None, None, :], inputs.shape).copy()
 
 
 def philox(count: int, key: NDArray[np.uint64], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """(count,) random words below 2**32, Philox4x32-10; key (1,), counter (2,), low half first."""
+    """Return (count,) words of Philox4x32-10; key (1,), counter (2,), low half first."""
     half, word = np.uint64(32), np.uint64(2**32 - 1)
     blocks = np.arange((count + 3) // 4, dtype=np.uint64)
     low = counter[0] + blocks
@@ -251,21 +251,21 @@ def philox(count: int, key: NDArray[np.uint64], counter: NDArray[np.uint64]) -> 
         mixed = (second >> half) ^ words[1] ^ keys[0], (first >> half) ^ words[3] ^ keys[1]
         words = [mixed[0], second & word, mixed[1], first & word]
         steps = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
-        keys = [(it + step) & word for it, step in zip(keys, steps, strict=True)]
+        keys = [(key + step) & word for key, step in zip(keys, steps, strict=True)]
     return np.stack(words, -1).reshape(-1)[:count]
 
 
 def dropout(
     inputs: NDArray, key: NDArray[np.uint64], counter: NDArray[np.uint64], rate: float
 ) -> tuple[Array, NDArray[np.bool_]]:
-    """The outputs, and where an element stays; key and counter as for ``philox``."""
+    """Return the outputs, and whether each element stays; key and counter as for ``philox``."""
     uniform = (philox(inputs.size, key, counter) % 2**23).reshape(inputs.shape) / 2**23
     kept = uniform >= np.float32(rate)
     return np.where(kept, inputs / (1 - rate), 0.0), kept
 
 
 def dropout_grad(kept: NDArray, grad_outputs: NDArray, rate: float) -> Array:
-    """The gradient of the inputs."""
+    """Return the gradient of the inputs."""
     return np.where(kept, grad_outputs / (1 - rate), 0.0)
 
 
@@ -290,7 +290,7 @@ def batch_norm_gradients(
     grad_mean: NDArray | float = 0.0,
     grad_variance: NDArray | float = 0.0,
 ) -> tuple[Array, Array, Array]:
-    """Gradients of (inputs, gamma, beta); ``outputs`` of a fused ReLU mask ``grad_outputs``."""
+    """Return gradients of (inputs, gamma, beta); ``outputs`` of a fused ReLU are its mask."""
     axes, rows = tuple(range(inputs.ndim - 1)), inputs.size // max(inputs.shape[-1], 1)
     grads = grad_outputs.astype(np.float64)
     if outputs is not None:
@@ -313,7 +313,7 @@ def batch_norm_inference(
     *,
     epsilon: float,
 ) -> Array:
-    """(..., C) -> the outputs by moments that are given, (C,)."""
+    """(..., C) -> the outputs with given moments, (C,)."""
     return (inputs.astype(np.float64) - mean) / np.sqrt(variance + epsilon) * gamma + beta
 
 
@@ -326,7 +326,7 @@ def batch_norm_inference_gradients(
     *,
     epsilon: float,
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """Gradients of (inputs, gamma, beta, mean, variance)."""
+    """Return gradients of (inputs, gamma, beta, mean, variance)."""
     axes, grads = tuple(range(inputs.ndim - 1)), grad_outputs.astype(np.float64)
     inverse = 1 / np.sqrt(variance.astype(np.float64) + epsilon)
     products = (grads * (inputs.astype(np.float64) - mean)).sum(axes)
@@ -343,23 +343,23 @@ def conv_block(
     pool_size: Pair = (2, 2),
     **options: Any,
 ) -> tuple[Array, NDArray[np.int64]]:
-    """Convolution, ReLU and VALID max pooling: outputs, and winners, 255 where none is positive."""
-    best, winners = max_pool2d(conv2d(inputs, weights, bias, **options), pool_size=pool_size)
-    return np.where(best < 0, 0, best), np.where(best > 0, winners, 255)
+    """Return outputs and argmax of convolution, ReLU and VALID max pooling; 255: ReLU is off."""
+    best, argmax = max_pool2d(conv2d(inputs, weights, bias, **options), pool_size=pool_size)
+    return np.where(best < 0, 0, best), np.where(best > 0, argmax, 255)
 
 
 def conv_block_gradients(
     inputs: NDArray,
     weights: NDArray,
-    winners: NDArray,
+    argmax: NDArray,
     grad_outputs: NDArray,
     *,
     pool_size: Pair = (2, 2),
     **options: Any,
 ) -> tuple[Array, Array, Array]:
-    """Gradients of (inputs, weights, bias); options as in ``conv2d``, but ``relu``."""
+    """Return gradients of (inputs, weights, bias); options of ``conv2d``, without ``relu``."""
     grads = np.zeros_like(conv2d(inputs, weights, **options))
-    for n, r, q, f in np.argwhere(winners != 255):
-        i, j = divmod(int(winners[n, r, q, f]), pool_size[1])
+    for n, r, q, f in np.argwhere(argmax != 255):
+        i, j = divmod(int(argmax[n, r, q, f]), pool_size[1])
         grads[n, r * pool_size[0] + i, q * pool_size[1] + j, f] = grad_outputs[n, r, q, f]
     return conv2d_gradients(inputs, weights, grads, **options)

@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import keras
 import numpy as np
+import pytest
 
 from cnnforge.callbacks import Callback
 from cnnforge.data import ArraySamples, AugmentedSamples
 from cnnforge.plugin_host import hookspecs
 from cnnforge.plugin_host.discovery import Plugins, discover
+from cnnforge.tasks import LOSS, Metric, Task, ValueRow
 
 README = Path(__file__).parents[2] / "plugins" / "README.md"
 ROW = re.compile(r"^\| `(cnnforge_\w+)` \| `([^`]*)` \|", re.MULTILINE)
@@ -72,3 +75,21 @@ def test_readme_augmentation_is_one():
     augmented = AugmentedSamples(samples, [("brighten", names["brighten"])], seed=0, epoch=0)
     images = augmented.fetch(np.arange(9))
     assert 80 <= images.min() < 100 < images.max() < 120
+
+
+def test_readme_task_is_one():
+    names: dict = {"np": np, "keras": keras, "Task": Task, "LOSS": LOSS, "Metric": Metric}
+    names["ValueRow"] = ValueRow
+    exec(block(README.read_text(), "class Turn"), names)
+    task = names["Turn"]()
+    samples = SimpleNamespace(angles=np.radians([10.0, -170.0]))
+    targets = task.targets(samples, np.arange(2))
+    vectors = np.float32([[0, 1], [-1, 0]])
+    found = task.measure(targets, vectors)
+    np.testing.assert_allclose(found["error"], [80, 10], rtol=1e-5)
+    losses = task.losses(targets, keras.ops.convert_to_tensor(vectors))
+    np.testing.assert_allclose(found["loss"], keras.ops.convert_to_numpy(losses), rtol=1e-5)
+    assert [row.values for row in task.rows(vectors, ["a", "b"], None, 3)] == [
+        {"angle": pytest.approx(90)},
+        {"angle": pytest.approx(180)},
+    ]

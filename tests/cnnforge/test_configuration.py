@@ -33,6 +33,16 @@ def test_command_line_over_config_over_default() -> None:
         ("learning_rate", float("inf")),
         ("seed", -1),
         ("seed", 2**32),
+        ("split_seed", -1),
+        ("momentum", 1.0),
+        ("weight_decay", -0.1),
+        ("schedule", "step:0"),
+        ("schedule", "cosine:3"),
+        ("warmup_epochs", -1),
+        ("warmup_epochs", 20),
+        ("clip_norm", 0.0),
+        ("ema", 1.0),
+        ("optimizer", "sdg"),
         ("validation_fraction", 1.0),
         ("kernels", "nunba"),
         ("color", "gray"),
@@ -52,6 +62,37 @@ def test_a_close_word_is_suggested() -> None:
         check_types({"learnin_rate": 1}, "x")
     with pytest.raises(UsageError, match="no option 'zzz'; there are: model, data"):
         check_types({"zzz": 1}, "x")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"momentum": 0.9}, "momentum is 0.9, but adam takes none: .* use sgd or rmsprop"),
+        ({"weight_decay": 0.1}, "weight_decay is 0.1, but adam takes none: use adamw"),
+        ({"optimizer": "admw"}, "adamw, .* or ftrl, got 'admw'; did you mean 'adamw'"),
+        ({"schedule": "cosin"}, "constant, .* or one_cycle, got 'cosin'; did you mean 'cosine'"),
+        ({"schedule": "cosine:3"}, "cosine takes no argument"),
+        ({"schedule": "step:x"}, "such as step:5, got 'step:x'"),
+        ({"schedule": "one_cycle", "warmup_epochs": 1}, "one_cycle schedule raises the rate by"),
+        ({"warmup_epochs": 5, "epochs": 5}, "less than epochs, which is 5, got 5"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_go_together(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        TrainingOptions(**options)
+
+
+def test_the_options_of_the_optimizer_are_options_of_a_run() -> None:
+    values = TrainingOptions(optimizer="sgd", momentum=0.5, schedule="step:3").as_dict()
+    assert list(values)[:3] == ["model", "data", "epochs"]
+    assert (values["optimizer"], values["momentum"], values["schedule"]) == ("sgd", 0.5, "step:3")
+    assert check_types({"clip-norm": 1}, "x") == {"clip_norm": 1.0}
+
+
+def test_the_split_has_the_seed_of_the_run_or_its_own() -> None:
+    assert TrainingOptions(seed=3).as_dict()["split_seed"] == 3
+    assert TrainingOptions(seed=3, split_seed=0).as_dict()["split_seed"] == 0
 
 
 def test_a_size_is_height_by_width() -> None:

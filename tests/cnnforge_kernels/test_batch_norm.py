@@ -30,7 +30,7 @@ def factors(channels):
 
 
 def forward(inputs, gamma, beta, *, epsilon=EPSILON, relu=False):
-    """What the kernel writes over NaN."""
+    """Run the forward kernel on results full of NaN."""
     outputs = np.full(inputs.shape, np.nan, np.float32)
     mean, variance = np.full((2, inputs.shape[1]), np.nan)
     cpu.batch_norm_forward(inputs, gamma, beta, epsilon, relu, outputs, mean, variance)
@@ -38,7 +38,7 @@ def forward(inputs, gamma, beta, *, epsilon=EPSILON, relu=False):
 
 
 def gradients(inputs, gamma, beta, mean, variance, grads, *upstream, epsilon=EPSILON, relu=False):
-    """What the kernel writes over NaN, from the gradients of the outputs and of both moments."""
+    """Run the gradient kernel, with gradients of both moments, on results full of NaN."""
     upstream = upstream or (np.zeros(inputs.shape[1]),) * 2
     found = [np.full(shape, np.nan, np.float32) for shape in (inputs.shape, *[gamma.shape] * 2)]
     known = inputs, gamma, beta, epsilon, relu, mean, variance, grads, *upstream
@@ -92,19 +92,19 @@ def test_every_channel_count_up_to_two_registers(rows):
 
 @pytest.mark.parametrize("channels", [3, 16, 130])
 @pytest.mark.parametrize("rows", [5, 33, 2000])
-def test_a_relu(rows, channels):
+def test_relu(rows, channels):
     check(values(rows, channels), relu=True)
 
 
 @pytest.mark.parametrize("mean", [1000, -1000, 1e6])
 @pytest.mark.parametrize("shape", [(7, 3), (4096, 16), (16384, 64), (1001, 5)], ids=str)
-def test_a_mean_far_from_zero_costs_no_digits(shape, mean):
+def test_mean_far_from_zero_costs_no_digits(shape, mean):
     """TensorFlow loses three of them, and at a mean of a million all."""
     check(values(*shape) + np.float32(mean))
     check(values(*shape) + np.float32(mean), relu=True)
 
 
-def test_channels_of_all_sizes():
+def test_channels_of_different_magnitudes():
     """Each has its own mean and scale, and is as exact as if it were alone."""
     sizes = np.float32([1e-15, 1e-4, 1, 1e4, 1e15])
     inputs = (values(3000, 5) + np.float32([0, 9, -70, 3000, 5])) * sizes
@@ -125,7 +125,7 @@ def test_channels_of_all_sizes():
 
 @pytest.mark.parametrize("value", [0, 0.1, -7.3, 12345.678, 3e20])
 @pytest.mark.parametrize("shape", [(1, 3), (100, 16), (5000, 3), (333, 20)], ids=str)
-def test_a_channel_that_does_not_vary(shape, value):
+def test_constant_channel(shape, value):
     inputs = np.full(shape, value, np.float32)
     gamma, beta = factors(shape[1])
     outputs, mean, variance = forward(inputs, gamma, beta)
@@ -136,10 +136,10 @@ def test_a_channel_that_does_not_vary(shape, value):
         outputs, np.broadcast_to(beta, shape), atol=1e-12 * abs(value) + 1e-6
     )
     found = gradients(inputs, gamma, beta, mean, variance, values(*shape, seed=3))
-    assert all(np.isfinite(it).all() for it in found)
+    assert all(np.isfinite(array).all() for array in found)
 
 
-def test_without_epsilon_a_channel_that_does_not_vary_has_no_answer():
+def test_constant_channel_without_epsilon_is_nan():
     inputs = values(64, 3)
     inputs[:, 1] = 2
     outputs, _, variance = forward(inputs, *factors(3), epsilon=0.0)
@@ -149,7 +149,7 @@ def test_without_epsilon_a_channel_that_does_not_vary_has_no_answer():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("shape", [(48, 3), (47, 3), (2000, 16), (100, 130)], ids=str)
-def test_what_is_no_number_stays_in_its_channel(shape, value):
+def test_nonfinite_inputs_stay_in_their_channel(shape, value):
     inputs, channel = values(*shape), shape[1] - 2
     expected = forward(inputs, *factors(shape[1]))
     inputs[shape[0] // 2, channel] = value
@@ -166,14 +166,14 @@ def test_what_is_no_number_stays_in_its_channel(shape, value):
         assert np.isnan(results[0][:, channel]).all()
 
 
-def test_gradients_that_are_no_numbers_stay_in_their_channel():
+def test_nonfinite_gradients_stay_in_their_channel():
     inputs, grads = values(100, 5), values(100, 5, seed=3)
     gamma, beta = factors(5)
     outputs, mean, variance = forward(inputs, gamma, beta, relu=True)
     # A ReLU that was off passes nothing, whatever arrives.
     grads[outputs[:, 2].argmin(), 2] = np.nan
     clean = gradients(inputs, gamma, beta, mean, variance, grads, relu=True)
-    assert all(np.isfinite(it).all() for it in clean)
+    assert all(np.isfinite(array).all() for array in clean)
     grads[outputs[:, 2].argmax(), 2] = np.nan
     spoilt = gradients(inputs, gamma, beta, mean, variance, grads, relu=True)
     for got, other in zip(spoilt, clean, strict=True):
@@ -207,14 +207,16 @@ def test_gradients_of_the_moments(shape, relu):
 
 
 @pytest.mark.parametrize("relu", [False, True])
-def test_the_oracle_is_differentiated_right(relu):
+def test_gradients_of_the_oracle(relu):
     """Its gradients are its finite differences."""
-    inputs, gamma, beta = (values(*it).astype(np.float64) for it in ((6, 3), (3,), (3,)))
+    inputs, gamma, beta = (values(*shape).astype(np.float64) for shape in ((6, 3), (3,), (3,)))
     upstream = [values(*shape, seed=7).astype(np.float64) for shape in ((6, 3), (3,), (3,))]
 
     def total(*arrays):
         results = reference.batch_norm(*arrays, epsilon=EPSILON, relu=relu)
-        return sum((it * factor).sum() for it, factor in zip(results, upstream, strict=True))
+        return sum(
+            (result * factor).sum() for result, factor in zip(results, upstream, strict=True)
+        )
 
     outputs = reference.batch_norm(inputs, gamma, beta, epsilon=EPSILON, relu=relu)[0]
     found = reference.batch_norm_gradients(
@@ -231,7 +233,7 @@ def test_the_oracle_is_differentiated_right(relu):
         for index in np.ndindex(gradient.shape):
             ends = []
             for step in (1e-6, -1e-6):
-                moved = [it.copy() for it in sources]
+                moved = [array.copy() for array in sources]
                 moved[place][index] += step
                 ends.append(total(*moved))
             assert gradient[index] == pytest.approx((ends[0] - ends[1]) / 2e-6, abs=1e-7)
@@ -244,14 +246,14 @@ def test_against_tensorflow(shape):
     inputs, grads = values(*shape), values(*shape, seed=3)
     gamma, beta = factors(shape[-1])
     upstream = [values(shape[-1], seed=seed) for seed in (4, 5)]
-    tensors = [tf.constant(it) for it in (inputs, gamma, beta)]
+    tensors = [tf.constant(array) for array in (inputs, gamma, beta)]
     with tf.GradientTape() as tape:
         tape.watch(tensors)
         moments = tf.nn.moments(tensors[0], range(len(shape) - 1))
         results = [tf.nn.batch_normalization(tensors[0], *moments, *tensors[:0:-1], EPSILON)]
         results += moments
     theirs = tape.gradient(
-        results, tensors, output_gradients=[tf.constant(it) for it in (grads, *upstream)]
+        results, tensors, output_gradients=[tf.constant(array) for array in (grads, *upstream)]
     )
     ours = kernels.batch_normalization(inputs, gamma, beta, epsilon=EPSILON)
     rows = inputs.size // shape[-1]
@@ -268,14 +270,14 @@ def test_against_tensorflow(shape):
 
 
 @pytest.mark.parametrize("shape", [(50_000, 3), (50_001, 3), (9000, 64), (700, 1030)], ids=str)
-def test_the_same_bits_with_one_thread_and_every_time(shape):
+def test_threads_and_repetition_change_no_bit(shape):
     inputs, grads = values(*shape) + np.float32(2), values(*shape, seed=3)
     gamma, beta = factors(shape[1])
 
     def everything():
         outputs, mean, variance = forward(inputs, gamma, beta, relu=True)
         found = gradients(inputs, gamma, beta, mean, variance, grads, relu=True)
-        return [it.tobytes() for it in (outputs, mean, variance, *found)]
+        return [array.tobytes() for array in (outputs, mean, variance, *found)]
 
     threads = numba.get_num_threads()
     many, again = everything(), everything()
@@ -287,24 +289,24 @@ def test_the_same_bits_with_one_thread_and_every_time(shape):
     assert many == again == one
 
 
-def test_nothing_else_is_written():
+def test_nothing_around_the_results_is_written():
     """Arrays aligned to an element and no better, with another number before and behind."""
     for rows, channels in [(1, 1), (3, 2), (5, 3), (16, 3), (33, 7), (40, 17), (70, 130)]:
         size = rows * channels
         held = [values(size + 2, seed=seed) for seed in (0, 3)]
-        inputs, grads = (it[1:-1].reshape(rows, channels) for it in held)
+        inputs, grads = (array[1:-1].reshape(rows, channels) for array in held)
         gamma, beta = factors(channels)
         expected = forward(inputs.copy(), gamma, beta)
         wide = [np.full(size + 2, 7, np.float32), *np.full((2, channels + 2), 7.0)]
-        outputs, mean, variance = (it[1:-1] for it in wide)
+        outputs, mean, variance = (array[1:-1] for array in wide)
         outputs = outputs.reshape(rows, channels)
         cpu.batch_norm_forward(inputs, gamma, beta, EPSILON, False, outputs, mean, variance)
         for array, result in zip(wide, expected, strict=True):
             np.testing.assert_array_equal(array, [7, *result.ravel(), 7])
         zeros = np.zeros(channels)
         wanted = gradients(inputs.copy(), gamma, beta, mean, variance, grads.copy())
-        wide = [np.full(it.size + 2, 7, np.float32) for it in wanted]
-        found = [it[1:-1] for it in wide]
+        wide = [np.full(array.size + 2, 7, np.float32) for array in wanted]
+        found = [array[1:-1] for array in wide]
         found[0] = found[0].reshape(rows, channels)
         known = inputs, gamma, beta, EPSILON, False, mean, variance, grads, zeros, zeros
         cpu.batch_norm_grads(*known, *found)
@@ -313,7 +315,7 @@ def test_nothing_else_is_written():
 
 
 @pytest.mark.parametrize("shape", [(5,), (0, 3), (4, 0), (2, 3, 4, 5), (2, 0, 3)], ids=str)
-def test_any_shape_and_an_output_that_is_given(shape):
+def test_any_rank_and_a_given_output(shape):
     inputs, grads = values(*shape), values(*shape, seed=3)
     rows = inputs.reshape(-1, shape[-1]) if inputs.size else np.zeros((0, shape[-1]), np.float32)
     gamma, beta = factors(shape[-1])
@@ -331,7 +333,7 @@ def test_any_shape_and_an_output_that_is_given(shape):
         np.testing.assert_array_equal(got.reshape(expected.shape), expected)
 
 
-def test_no_rows_have_no_moments():
+def test_moments_without_rows_are_nan():
     gamma, beta = factors(3)
     _, *moments = forward(values(0, 3), gamma, beta)
     assert np.isnan(moments).all()
@@ -340,9 +342,9 @@ def test_no_rows_have_no_moments():
     assert not found[2].any()
 
 
-def test_arrays_that_are_not_contiguous():
+def test_noncontiguous_arrays():
     inputs, grads = values(5, 40).T, values(40, 5, seed=3)
-    gamma, beta = (np.repeat(it, 2)[::2] for it in factors(5))
+    gamma, beta = (np.repeat(array, 2)[::2] for array in factors(5))
     options = {"epsilon": EPSILON, "activation": "relu"}
     results = kernels.batch_normalization(inputs, gamma, beta, **options)
     expected = forward(np.ascontiguousarray(inputs), *factors(5), relu=True)
@@ -357,7 +359,7 @@ def test_arrays_that_are_not_contiguous():
 
 
 class OnDevice:
-    """What a library puts on an array in the memory of a graphics card."""
+    """An array in the memory of a graphics card, as a library describes it."""
 
     __cuda_array_interface__ = {  # noqa: RUF012
         "shape": (4, 3),
@@ -418,7 +420,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_are_named(name):
+def test_error_names_the_argument(name):
     call, message = MISTAKES[name]
     with pytest.raises(ValueError, match=message):
         call()

@@ -62,7 +62,7 @@ def test_any_rank(shape):
     check(values(*shape))
 
 
-def test_nothing():
+def test_no_rows():
     gamma, beta, mean, variance = of_channels(3)
     known = np.zeros((0, 3), np.float32), gamma
     outputs = kernels.batch_normalization_inference(*known, beta, mean, variance, epsilon=EPSILON)
@@ -71,11 +71,11 @@ def test_nothing():
         *known, mean, variance, known[0], epsilon=EPSILON
     )
     assert found[0].shape == (0, 3)
-    assert all((it == 0).all() for it in found[1:])
+    assert all((array == 0).all() for array in found[1:])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_stays_where_it_is(value):
+def test_nonfinite_values_stay_in_their_element(value):
     inputs, grads = values(64, 24), values(64, 24, seed=5)
     gamma, beta, mean, variance = of_channels(24)
     options = {"epsilon": EPSILON}
@@ -120,7 +120,7 @@ def test_the_number_of_threads_changes_no_bit():
         ({"inputs": np.zeros((3, 5))}, "inputs"),
     ],
 )
-def test_what_does_not_fit_is_refused(changed, message):
+def test_wrong_arguments_are_errors(changed, message):
     names = "gamma", "beta", "mean", "variance"
     given = {"inputs": values(3, 5), "epsilon": EPSILON}
     given |= dict(zip(names, of_channels(5), strict=True)) | changed

@@ -209,7 +209,7 @@ def test_against_tensorflow(shape, window, strides, dilation, groups, same):
         assert_close(got, want.numpy(), 4 * count)
 
 
-def test_nan_and_infinity_stay_where_they_are():
+def test_nan_and_infinity_reach_their_windows_only():
     inputs = values((1, 6, 6, 1), 1)
     inputs[0, 0, 0, 0], inputs[0, 5, 5, 0] = np.nan, np.inf
     weights = np.ones((3, 3, 1, 4), np.float32)
@@ -235,7 +235,7 @@ def test_empty_and_single_batches(batch):
         assert not gradients[2].any()
 
 
-def test_inputs_are_left_alone():
+def test_inputs_are_not_written():
     inputs, weights, bias = values((2, 9, 9, 3), 1), values((3, 3, 3, 20), 2), values(20, 3)
     copies = inputs.copy(), weights.copy(), bias.copy()
     run(inputs, weights, bias, True, strides=(2, 1), same=True, dilation_rate=(1, 1), groups=1)

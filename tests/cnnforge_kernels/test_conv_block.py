@@ -35,35 +35,35 @@ def run(
     groups=1,
     numbers=values,
 ):
-    """All results of the kernels, written over NaN and over winners that cannot be."""
+    """All results of the kernels, written over NaN and over argmax that cannot be."""
     sizes = [
         output_size(inputs.shape[1 + a], weights.shape[a], strides[a], dilation_rate[a], same)
         // pool_size[a]
         for a in (0, 1)
     ]
     outputs = np.full((len(inputs), *sizes, weights.shape[3]), np.nan, np.float32)
-    winners = np.full(outputs.shape, 254, np.uint8)
+    argmax = np.full(outputs.shape, 254, np.uint8)
     common = (strides, same, dilation_rate, groups, pool_size)
-    kernels.conv_block_forward(inputs, weights, bias, *common, outputs, winners)
+    kernels.conv_block_forward(inputs, weights, bias, *common, outputs, argmax)
     grads = numbers(outputs.shape, 7)
-    gradients = [np.full(it.shape, np.nan, np.float32) for it in (inputs, weights, bias)]
-    kernels.conv_block_grad_inputs(inputs, weights, winners, *common, grads, gradients[0])
-    kernels.conv_block_grad_weights(inputs, weights, bias, winners, *common, grads, *gradients[1:])
-    return outputs, winners, grads, gradients
+    gradients = [np.full(array.shape, np.nan, np.float32) for array in (inputs, weights, bias)]
+    kernels.conv_block_grad_inputs(inputs, weights, argmax, *common, grads, gradients[0])
+    kernels.conv_block_grad_weights(inputs, weights, bias, argmax, *common, grads, *gradients[1:])
+    return outputs, argmax, grads, gradients
 
 
 def check(shape, window, filters, *, numbers=values, bias=True, groups=1, **options):
     inputs, weights = numbers(shape, 1), numbers((*window, shape[3] // groups, filters), 2)
     factors = numbers(filters if bias else 0, 3)
-    outputs, winners, grads, gradients = run(
+    outputs, argmax, grads, gradients = run(
         inputs, weights, factors, groups=groups, numbers=numbers, **options
     )
     options = {"same": True, "groups": groups} | options
     best, cells = reference.conv_block(inputs, weights, factors if bias else None, **options)
     area, pixels = window[0] * window[1], outputs[..., 0].size
     terms = (area * filters // groups, pixels, pixels)
-    np.testing.assert_array_equal(winners, cells)
-    expected = reference.conv_block_gradients(inputs, weights, winners, grads, **options)
+    np.testing.assert_array_equal(argmax, cells)
+    expected = reference.conv_block_gradients(inputs, weights, argmax, grads, **options)
     assert_close(outputs, best, area * shape[3] // groups + 1)
     for got, want, count in zip(gradients, expected, terms, strict=True):
         if got.size:
@@ -121,8 +121,8 @@ def test_an_infinite_gradient_reaches_its_window_only(channels):
         grads[1, 2, 2, 0] = np.inf
         return grads
 
-    _, winners, grads, gradients = run(inputs, weights, values(6, 3), numbers=infinite)
-    expected = reference.conv_block_gradients(inputs, weights, winners, grads, same=True)[0]
+    _, argmax, grads, gradients = run(inputs, weights, values(6, 3), numbers=infinite)
+    expected = reference.conv_block_gradients(inputs, weights, argmax, grads, same=True)[0]
     np.testing.assert_array_equal(np.isfinite(gradients[0]), np.isfinite(expected))
     finite = np.isfinite(expected)
     assert 0.7 < finite.mean() < 1
@@ -153,7 +153,7 @@ def test_small_batches(batch):
     check((batch, 8, 8, 3), (3, 3), 8)
 
 
-def test_windows_that_do_not_fit_leave_gradients_of_zero():
+def test_gradients_are_zero_if_windows_do_not_fit():
     for options in ({"pool_size": (9, 9)}, {"same": False, "pool_size": (7, 1)}):
         outputs, _, _, gradients = run(
             values((2, 8, 8, 3), 1), values((3, 3, 3, 4), 2), values(4, 3), **options
@@ -162,20 +162,20 @@ def test_windows_that_do_not_fit_leave_gradients_of_zero():
         assert not any(gradient.any() for gradient in gradients)
 
 
-def test_nan_comes_through_and_has_no_gradient():
+def test_nan_is_the_maximum_and_has_no_gradient():
     inputs, weights = ties((1, 8, 8, 2), 1), np.ones((1, 1, 2, 5), np.float32)
     inputs[0, 3, 4, 0], inputs[0, 0, 0, 1], inputs[0, 6, 6, 0] = np.nan, np.inf, -np.inf
-    outputs, winners, grads, gradients = run(inputs, weights, ties(0, 3))
+    outputs, argmax, grads, gradients = run(inputs, weights, ties(0, 3))
     best, cells = reference.conv_block(inputs, weights, same=True)
     np.testing.assert_array_equal(outputs, best)
-    np.testing.assert_array_equal(winners, cells)
+    np.testing.assert_array_equal(argmax, cells)
     assert np.isnan(outputs[0, 1, 2]).all()
-    assert (winners[0, 1, 2] == 255).all()
+    assert (argmax[0, 1, 2] == 255).all()
     assert not gradients[0][0, 2:4, 4:6].any()
     np.testing.assert_array_equal(gradients[0][0, 0, 0], grads[0, 0, 0].sum(dtype=np.float32))
 
 
-def test_inputs_are_left_alone():
+def test_inputs_are_not_written():
     arrays = values((2, 9, 9, 3), 1), values((3, 3, 3, 20), 2), values(20, 3)
     copies = [array.copy() for array in arrays]
     run(*arrays, strides=(2, 1))
@@ -190,11 +190,11 @@ PROGRAM = textwrap.dedent("""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((20, 14, 14, 8)).astype("f")
     w = rng.standard_normal((3, 3, 8, 8)).astype("f")
-    y, winners = kernels.conv_block(x, w, padding="same")
+    y, argmax = kernels.conv_block(x, w, padding="same")
     g = rng.standard_normal(y.shape).astype("f")
-    results = [y, winners]
-    results.append(kernels.conv_block_grad_inputs(g, winners, w, x.shape, padding="same"))
-    results += kernels.conv_block_grad_weights(x, g, winners, w.shape, padding="same")
+    results = [y, argmax]
+    results.append(kernels.conv_block_grad_inputs(g, argmax, w, x.shape, padding="same"))
+    results += kernels.conv_block_grad_weights(x, g, argmax, w.shape, padding="same")
     v = w[..., :1].copy()
     y = kernels.depthwise_conv2d(x, v, padding="same", activation="relu")
     g = rng.standard_normal(y.shape).astype("f")

@@ -154,7 +154,7 @@ def test_against_tensorflow(shape, window, strides, dilation, same):
         assert_close(got, want.numpy(), 4 * count)
 
 
-def test_nan_and_infinity_stay_where_they_are():
+def test_nan_and_infinity_reach_their_windows_only():
     for channels, relu in itertools.product((1, 20), (False, True)):
         inputs = values((1, 6, 6, channels), 1)
         inputs[0, 0, 0, 0], inputs[0, 5, 5, 0] = np.nan, np.inf
@@ -174,14 +174,14 @@ def test_empty_batch(multiplier):
     assert not gradients[2].any()
 
 
-def test_a_window_that_does_not_fit_leaves_gradients_of_zero():
+def test_gradients_are_zero_if_the_window_does_not_fit():
     inputs, weights = values((2, 3, 3, 4), 1), values((5, 5, 4, 1), 2)
     outputs, _, gradients = run(inputs, weights, values(4, 3), False, same=False)
     assert outputs.size == 0
     assert not any(gradient.any() for gradient in gradients)
 
 
-def test_inputs_are_left_alone():
+def test_inputs_are_not_written():
     inputs, weights, bias = values((2, 9, 9, 3), 1), values((3, 3, 3, 2), 2), values(6, 3)
     copies = inputs.copy(), weights.copy(), bias.copy()
     run(inputs, weights, bias, True, strides=(2, 1))

@@ -35,7 +35,7 @@ def key_and_counter(seed):
     return key.numpy(), counter.numpy()
 
 
-def test_the_words_of_the_published_generator():
+def test_words_of_the_published_generator():
     """The known answers of Random123, the authors' own implementation."""
     ones = 2**64 - 1
     answers = {
@@ -56,7 +56,7 @@ def test_the_words_of_the_published_generator():
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("counter", COUNTERS, ids=str)
-def test_the_mask_is_that_of_the_oracle(counter, rate):
+def test_mask_of_the_oracle(counter, rate):
     counter = np.array(counter, np.uint64)
     inputs = values(50001)
     outputs, mask = kernels.dropout(inputs, KEY, counter, rate)
@@ -66,7 +66,7 @@ def test_the_mask_is_that_of_the_oracle(counter, rate):
 
 
 @pytest.mark.parametrize("counter", COUNTERS, ids=str)
-def test_the_mask_is_that_of_tensorflow(counter):
+def test_mask_of_tensorflow(counter):
     counter = np.array(counter, np.uint64)
     philox = {"key": KEY, "counter": counter, "alg": 1}
     for size in SIZES:
@@ -77,7 +77,7 @@ def test_the_mask_is_that_of_tensorflow(counter):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_bit_for_bit_what_tensorflow_computes(seed):
+def test_same_bits_as_tensorflow(seed):
     random = np.random.default_rng(seed)
     shape = tuple(random.integers(1, 40, random.integers(1, 5)))
     rate = float(random.uniform(0.01, 0.99))
@@ -97,7 +97,7 @@ def test_bit_for_bit_what_tensorflow_computes(seed):
     np.testing.assert_allclose(grad_inputs, expected, rtol=2 * np.finfo(np.float32).eps)
 
 
-def test_threads_change_nothing():
+def test_threads_change_no_bit():
     inputs = values(7 * 16384 + 5)
     threads = numba.get_num_threads()
     many = kernels.dropout(inputs, KEY, COUNTER, 0.3)
@@ -113,7 +113,7 @@ def test_threads_change_nothing():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -0.0])
-def test_what_is_dropped_is_zero_whatever_it_was(value):
+def test_dropped_elements_are_zero_even_if_not_finite(value):
     inputs = np.full(1003, value, np.float32)
     outputs, mask = kernels.dropout(inputs, KEY, COUNTER, 0.5)
     grads = kernels.dropout_grad(inputs, mask, 0.5)
@@ -124,7 +124,7 @@ def test_what_is_dropped_is_zero_whatever_it_was(value):
         assert result[~kept].tobytes() == bytes(4 * int((~kept).sum()))
 
 
-def test_nothing_else_is_written():
+def test_nothing_around_the_results_is_written():
     for size in (*range(70), 16385):
         source, target = values(size + 2), np.full(size + 2, 7, np.float32)
         mask = np.full(size + 2, 7, np.uint8)
@@ -138,7 +138,7 @@ def test_nothing_else_is_written():
         np.testing.assert_array_equal(target, [7, *expected, 7])
 
 
-def test_any_shape_and_an_output_that_is_given():
+def test_any_shape_and_a_given_output():
     for shape in [(), (0, 3), (2, 3, 4, 5), (3, 1)]:
         inputs, out = values(*shape), np.full(shape, np.nan, np.float32)
         outputs, mask = kernels.dropout(inputs, KEY, COUNTER, 0.5, out=out)
@@ -153,7 +153,7 @@ def test_any_shape_and_an_output_that_is_given():
 
 
 class OnDevice:
-    """What a library puts on an array in the memory of a graphics card."""
+    """An array in the memory of a graphics card, as a library describes it."""
 
     __cuda_array_interface__ = {  # noqa: RUF012
         "shape": (3,),
@@ -204,7 +204,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_are_named(name):
+def test_error_names_the_argument(name):
     call, message = MISTAKES[name]
     with pytest.raises(ValueError, match=message):
         call()

@@ -47,7 +47,7 @@ def test_every_channel_count_up_to_two_registers():
 
 
 @pytest.mark.parametrize("shape", [(1, 1000, 1000, 1), (2, 300, 200, 20)], ids=str)
-def test_the_mean_of_a_large_map_is_as_good_as_that_of_a_small_one(shape):
+def test_mean_of_a_large_map_is_accurate(shape):
     """A plain float32 sum of these is wrong in the fifth digit."""
     inputs = values(shape) + np.float32(100)
     outputs, *_ = run(inputs)
@@ -77,7 +77,7 @@ def test_special_values(value):
     np.testing.assert_allclose(outputs, expected, rtol=1e-3, atol=1e-6)
 
 
-def test_empty():
+def test_empty_map():
     assert run(values((0, 4, 4, 3)))[0].shape == (0, 3)
     assert np.isnan(run(values((2, 0, 4, 3)))[0]).all()
     assert np.isnan(tf.reduce_mean(values((2, 0, 4, 3)), (1, 2))).all()

@@ -38,12 +38,12 @@ def test_results():
 
 def test_pooling_results():
     inputs = values(2, 8, 9, 4)
-    outputs, winners = kernels.max_pool2d(inputs, pool_size=3, strides=2, padding="same")
+    outputs, argmax = kernels.max_pool2d(inputs, pool_size=3, strides=2, padding="same")
     window = {"pool_size": (3, 3), "strides": (2, 2), "same": True}
     np.testing.assert_array_equal(outputs, reference.max_pool2d(inputs, **window)[0])
     grads = values(*outputs.shape)
     got = kernels.max_pool2d_grad(
-        grads, winners, inputs.shape, pool_size=3, strides=2, padding="same"
+        grads, argmax, inputs.shape, pool_size=3, strides=2, padding="same"
     )
     assert_close(got, reference.max_pool2d_grad(inputs, grads, **window), 9)
     mean = kernels.average_pool2d(inputs, pool_size=3, strides=2, padding="same")
@@ -52,7 +52,7 @@ def test_pooling_results():
     assert_close(got, reference.average_pool2d_grad(inputs, grads, **window), 9)
 
 
-def test_arrays_that_are_not_contiguous():
+def test_noncontiguous_arrays():
     inputs, weights = values(9, 8, 2, 4).transpose(2, 1, 0, 3), values(6, 2, 3, 3)[::-1].T
     assert_close(
         kernels.conv2d(
@@ -63,7 +63,7 @@ def test_arrays_that_are_not_contiguous():
     )
 
 
-def test_an_output_can_be_given():
+def test_given_output():
     inputs, weights = values(1, 5, 5, 2), values(3, 3, 2, 4)
     out = np.full((1, 3, 3, 4), np.nan, np.float32)
     assert kernels.conv2d(inputs, weights, out=out) is out
@@ -71,7 +71,7 @@ def test_an_output_can_be_given():
 
 
 X, W = values(1, 5, 5, 2), values(3, 3, 2, 4)
-Y, WINNERS = values(1, 3, 3, 4), np.zeros((1, 2, 2, 2), np.uint8)
+Y, ARGMAX = values(1, 3, 3, 4), np.zeros((1, 2, 2, 2), np.uint8)
 MISTAKES = {
     "rank": (lambda: kernels.conv2d(X[0], W), "`inputs` must be a float32 NumPy array of rank 4"),
     "dtype": (lambda: kernels.conv2d(X.astype("d"), W), r"float32 .* Received: float64"),
@@ -101,7 +101,7 @@ MISTAKES = {
         r"`input_shape` must be a shape: four integers.*Received: \(5, 5, 2\)",
     ),
     "number for a shape": (lambda: kernels.conv2d_grad_inputs(Y, W, 50), "Received: 50"),
-    "negative shape": (lambda: kernels.conv2d_grad_inputs(Y, W, (1, -5, 5, 2)), "none of them neg"),
+    "negative shape": (lambda: kernels.conv2d_grad_inputs(Y, W, (1, -5, 5, 2)), "0 or more"),
     "weights shape": (
         lambda: kernels.conv2d_grad_weights(X, Y, (3, 3, 2)),
         r"`weights_shape` must be a shape: four integers.*Received: \(3, 3, 2\)",
@@ -115,13 +115,13 @@ MISTAKES = {
         "`input_shape` must be a shape",
     ),
     "max pool shape": (
-        lambda: kernels.max_pool2d_grad(X, WINNERS, (1, 5, 5)),
+        lambda: kernels.max_pool2d_grad(X, ARGMAX, (1, 5, 5)),
         "`input_shape` must be a shape",
     ),
     "read-only": (lambda: kernels.conv2d(X, W, out=np.broadcast_to(Y, Y.shape)), "writeable"),
     "no cell": (
-        lambda: kernels.max_pool2d_grad(values(1, 2, 2, 2), WINNERS + np.uint8(4), X.shape),
-        "`winners` must be cells of a window of 2 x 2, from 0 to 3.* Received: 4",
+        lambda: kernels.max_pool2d_grad(values(1, 2, 2, 2), ARGMAX + np.uint8(4), X.shape),
+        "`argmax` must be cells of a window of 2 x 2, from 0 to 3.* Received: 4",
     ),
     "negative cell": (
         lambda: kernels.max_pool2d_grad(
@@ -132,18 +132,18 @@ MISTAKES = {
         ),
         "from 0 to 288.* Received: -1",
     ),
-    "winners": (
+    "argmax": (
         lambda: kernels.max_pool2d_grad(
             values(1, 2, 2, 2), np.zeros((1, 2, 2, 2), np.int64), X.shape
         ),
-        "`winners` .uint8. must have shape",
+        "`argmax` .uint8. must have shape",
     ),
     "pool": (lambda: kernels.average_pool2d(X, pool_size=(2, -1)), "`pool_size`"),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_are_named(name):
+def test_error_names_the_argument(name):
     call, message = MISTAKES[name]
     with pytest.raises(ValueError, match=message):
         call()

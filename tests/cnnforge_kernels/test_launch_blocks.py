@@ -7,7 +7,7 @@ import cnnforge_kernels as kernels
 
 X, W, D = (np.ones(shape, np.float32) for shape in ((1, 6, 6, 2), (3, 3, 2, 4), (3, 3, 2, 2)))
 Y, P = np.ones((1, 4, 4, 4), np.float32), np.ones((1, 2, 2, 4), np.float32)
-WINNERS = np.zeros((1, 2, 2, 4), np.uint8)
+ARGMAX = np.zeros((1, 2, 2, 4), np.uint8)
 MISTAKES = {
     "rank": (lambda: kernels.depthwise_conv2d(X[0], D), "`inputs` must be"),
     "dtype": (lambda: kernels.depthwise_conv2d(X, D.astype("d")), "`weights` must be .*float64"),
@@ -37,16 +37,16 @@ MISTAKES = {
     "groups": (lambda: kernels.conv_block(X, W, groups=3), "`groups` must divide"),
     "block bias": (lambda: kernels.conv_block(X, W, X[0, 0, 0]), "`bias` must have 4 values"),
     "block out": (lambda: kernels.conv_block(X, W, out=Y), "`out` must be"),
-    "winners": (
-        lambda: kernels.conv_block_grad_inputs(P, WINNERS.astype("i"), W, X.shape),
+    "argmax": (
+        lambda: kernels.conv_block_grad_inputs(P, ARGMAX.astype("i"), W, X.shape),
         r"uint8.* must have shape \(1, 2, 2, 4\)",
     ),
     "no cell": (
-        lambda: kernels.conv_block_grad_inputs(P, WINNERS + np.uint8(4), W, X.shape),
+        lambda: kernels.conv_block_grad_inputs(P, ARGMAX + np.uint8(4), W, X.shape),
         "cells of a window of 2 x 2, from 0 to 3.* Received: 4",
     ),
     "no cell, no winner": (
-        lambda: kernels.conv_block_grad_weights(X, P, WINNERS + np.uint8(254), W.shape),
+        lambda: kernels.conv_block_grad_weights(X, P, ARGMAX + np.uint8(254), W.shape),
         "Received: 254",
     ),
     **{
@@ -62,11 +62,11 @@ MISTAKES = {
             ),
             (
                 *("block input", "input", r"\(1, 6, 6, -2\)"),
-                lambda: kernels.conv_block_grad_inputs(P, WINNERS, W, (1, 6, 6, -2)),
+                lambda: kernels.conv_block_grad_inputs(P, ARGMAX, W, (1, 6, 6, -2)),
             ),
             (
                 *("block weights", "weights", "None"),
-                lambda: kernels.conv_block_grad_weights(X, P, WINNERS, None),
+                lambda: kernels.conv_block_grad_weights(X, P, ARGMAX, None),
             ),
             (
                 *("global", "input", r"\(1, 2\)"),
@@ -75,20 +75,20 @@ MISTAKES = {
         )
     },
     "block gradient": (
-        lambda: kernels.conv_block_grad_weights(X, Y, WINNERS, W.shape),
+        lambda: kernels.conv_block_grad_weights(X, Y, ARGMAX, W.shape),
         r"must have shape \(1, 2, 2, 4\)",
     ),
 }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_are_named(name):
+def test_error_names_the_argument(name):
     call, message = MISTAKES[name]
     with pytest.raises(ValueError, match=message):
         call()
 
 
-def test_an_output_can_be_given():
+def test_given_output():
     for call, shape in (
         (lambda out: kernels.depthwise_conv2d(X, D, out=out), (1, 4, 4, 4)),
         (lambda out: kernels.conv_block(X, W, out=out)[0], (1, 2, 2, 4)),

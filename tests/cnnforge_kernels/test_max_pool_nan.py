@@ -1,4 +1,4 @@
-"""Max pooling of NaN and of minus infinity: TensorFlow's answers on the CPU, and ours beside them.
+"""Max pooling of NaN and of minus infinity: TensorFlow's results on the CPU, and ours.
 
 TensorFlow (2.21) contradicts itself: its forward pass passes over a NaN that its gradient goes to,
 and a window of nothing but NaN or minus infinity gives the lowest finite number. There is no
@@ -37,7 +37,7 @@ def as_image(window):
 
 
 @pytest.mark.parametrize("name", WINDOWS)
-def test_what_tensorflow_says(name):
+def test_tensorflows_maximum_of_nan(name):
     window, best, cell, best_with_argmax, _, _ = WINDOWS[name]
     inputs = tf.constant(as_image(window))
     with tf.GradientTape() as tape:
@@ -52,32 +52,32 @@ def test_what_tensorflow_says(name):
 
 @pytest.mark.parametrize("channels", [1, 3, 16, 19])
 @pytest.mark.parametrize("name", WINDOWS)
-def test_what_we_say(name, channels):
+def test_our_maximum_of_nan(name, channels):
     window, _, _, _, best, cell = WINDOWS[name]
     inputs = np.repeat(as_image(window), channels, 3)
-    outputs, winners = kernels.max_pool2d(inputs)
+    outputs, argmax = kernels.max_pool2d(inputs)
     np.testing.assert_array_equal(outputs, np.full((1, 1, 1, channels), best, np.float32))
-    np.testing.assert_array_equal(winners, np.full((1, 1, 1, channels), cell))
+    np.testing.assert_array_equal(argmax, np.full((1, 1, 1, channels), cell))
     oracle, cells = reference.max_pool2d(inputs)
     np.testing.assert_array_equal(outputs, oracle.astype(np.float32))
-    np.testing.assert_array_equal(winners, cells)
-    gradient = kernels.max_pool2d_grad(np.ones_like(outputs), winners, inputs.shape)
+    np.testing.assert_array_equal(argmax, cells)
+    gradient = kernels.max_pool2d_grad(np.ones_like(outputs), argmax, inputs.shape)
     expected = np.zeros((4, channels), np.float32)
     expected[cell] = 1
     np.testing.assert_array_equal(gradient.reshape(4, channels), expected)
 
 
 @pytest.mark.parametrize("name", WINDOWS)
-def test_what_the_fused_block_says(name):
+def test_fused_block_with_nan(name):
     """A ReLU stands before its pool: NaN stays NaN; what is not above zero has no gradient.
 
     So do convolution, ReLU and pooling one after the other, in TensorFlow as well: its ReLU, too,
     passes gradients on only where its outputs are above zero, which NaN is not.
     """
     window, _, _, _, best, cell = WINDOWS[name]
-    outputs, winners = kernels.conv_block(as_image(window), np.ones((1, 1, 1, 1), np.float32))
+    outputs, argmax = kernels.conv_block(as_image(window), np.ones((1, 1, 1, 1), np.float32))
     np.testing.assert_equal(outputs.item(), np.maximum(np.float32(best), np.float32(0)).item())
-    assert winners.item() == (cell if best > 0 else 255)
+    assert argmax.item() == (cell if best > 0 else 255)
 
 
 def test_tensorflows_relu_and_nan():

@@ -33,15 +33,15 @@ def run(inputs, pool_size, strides, same):
     shape = (len(inputs), *sizes, inputs.shape[3])
     largest, mean = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
     small = pool_size[0] * pool_size[1] <= 256
-    winners = np.full(shape, 255 if small else -5, np.uint8 if small else np.int32)
+    argmax = np.full(shape, 255 if small else -5, np.uint8 if small else np.int32)
     grads = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
     grad_largest, grad_mean = np.full_like(inputs, np.nan), np.full_like(inputs, np.nan)
     window = (pool_size, strides, same)
-    kernels.max_pool2d_forward(inputs, *window, largest, winners)
-    kernels.max_pool2d_grad_inputs(inputs, winners, *window, grads, grad_largest)
+    kernels.max_pool2d_forward(inputs, *window, largest, argmax)
+    kernels.max_pool2d_grad_inputs(inputs, argmax, *window, grads, grad_largest)
     kernels.average_pool2d_forward(inputs, *window, mean)
     kernels.average_pool2d_grad_inputs(inputs, *window, grads, grad_mean)
-    return largest, winners, mean, grads, grad_largest, grad_mean
+    return largest, argmax, mean, grads, grad_largest, grad_mean
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -49,11 +49,11 @@ def run(inputs, pool_size, strides, same):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_against_the_oracle(shape, pool_size, strides, same):
     inputs = ties(shape)
-    largest, winners, mean, grads, grad_largest, grad_mean = run(inputs, pool_size, strides, same)
+    largest, argmax, mean, grads, grad_largest, grad_mean = run(inputs, pool_size, strides, same)
     options = {"pool_size": pool_size, "strides": strides, "same": same}
     best, cells = reference.max_pool2d(inputs, **options)
     np.testing.assert_array_equal(largest, best)
-    np.testing.assert_array_equal(winners, cells)
+    np.testing.assert_array_equal(argmax, cells)
     area = pool_size[0] * pool_size[1]
     assert_close(grad_largest, reference.max_pool2d_grad(inputs, grads, **options), area)
     assert_close(mean, reference.average_pool2d(inputs, **options), area)
@@ -107,21 +107,21 @@ def test_special_values(value):
     inputs[0, 1, 2, 3] = value
     inputs[0, 2, 2, :] = value
     for pool_size, strides in (((2, 2), (2, 2)), ((3, 3), (1, 1))):
-        largest, winners, _, _, _, _ = run(inputs, pool_size, strides, True)
+        largest, argmax, _, _, _, _ = run(inputs, pool_size, strides, True)
         best, cells = reference.max_pool2d(inputs, pool_size=pool_size, strides=strides, same=True)
         np.testing.assert_array_equal(largest, best.astype(np.float32))
-        np.testing.assert_array_equal(winners, cells)
+        np.testing.assert_array_equal(argmax, cells)
 
 
 def test_every_channel_count_up_to_two_registers():
     for channels, window in itertools.product(range(1, 34), ((2, 2), (3, 3))):
         inputs = ties((1, 5, 6, channels))
-        largest, winners, *_ = run(inputs, window, (2, 2), True)
+        largest, argmax, *_ = run(inputs, window, (2, 2), True)
         best, cells = reference.max_pool2d(inputs, pool_size=window, strides=(2, 2), same=True)
         np.testing.assert_array_equal(largest, best)
-        np.testing.assert_array_equal(winners, cells)
+        np.testing.assert_array_equal(argmax, cells)
 
 
 def test_empty_batch():
-    largest, winners, *_ = run(ties((0, 4, 4, 3)), (2, 2), (2, 2), False)
-    assert largest.shape == winners.shape == (0, 2, 2, 3)
+    largest, argmax, *_ = run(ties((0, 4, 4, 3)), (2, 2), (2, 2), False)
+    assert largest.shape == argmax.shape == (0, 2, 2, 3)

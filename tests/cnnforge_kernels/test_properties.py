@@ -188,12 +188,12 @@ def test_max_pool2d(image, pool_size, strides, same):
     inputs = numbers(*shape)
     ours = {"pool_size": pool_size, "strides": strides, "padding": name(same).lower()}
     options = {"pool_size": pool_size, "strides": strides, "same": same}
-    outputs, winners = kernels.max_pool2d(inputs, **ours)
+    outputs, argmax = kernels.max_pool2d(inputs, **ours)
     grads = numbers(*outputs.shape)
-    result = kernels.max_pool2d_grad(grads, winners, shape, **ours)
+    result = kernels.max_pool2d_grad(grads, argmax, shape, **ours)
     best, cells = reference.max_pool2d(inputs, **options)
     np.testing.assert_array_equal(outputs, best)
-    np.testing.assert_array_equal(winners, cells)
+    np.testing.assert_array_equal(argmax, cells)
     area = pool_size[0] * pool_size[1]
     expected = reference.max_pool2d_grad(inputs, grads, **options)
     compare([result], [expected], [area], exact)
@@ -251,20 +251,20 @@ def test_conv_block(image, window, filters, grouped, pool_size):
         "pool_size": pool_size,
     }
     options = {"strides": strides, "same": same, "dilation_rate": dilation, "groups": groups}
-    outputs, winners = kernels.conv_block(inputs, weights, bias, **ours)
+    outputs, argmax = kernels.conv_block(inputs, weights, bias, **ours)
     grads = numbers(*outputs.shape)
     results = (
         outputs,
-        kernels.conv_block_grad_inputs(grads, winners, weights, shape, **ours),
-        *kernels.conv_block_grad_weights(inputs, grads, winners, weights.shape, **ours),
+        kernels.conv_block_grad_inputs(grads, argmax, weights, shape, **ours),
+        *kernels.conv_block_grad_weights(inputs, grads, argmax, weights.shape, **ours),
     )
     best, cells = reference.conv_block(inputs, weights, bias, pool_size=pool_size, **options)
     area, pixels = window[0] * window[1], max(1, int(np.prod(outputs.shape[:3])))
     terms = (area * shape[3] // groups + 1, area * filters // groups, pixels, pixels)
     if exact:
-        np.testing.assert_array_equal(winners, cells)
+        np.testing.assert_array_equal(argmax, cells)
     expected = reference.conv_block_gradients(
-        inputs, weights, winners, grads, pool_size=pool_size, **options
+        inputs, weights, argmax, grads, pool_size=pool_size, **options
     )
     compare(results, (best, *expected), terms, exact)
     if outputs.size and groups == 1 and dilation == (1, 1):

@@ -59,17 +59,17 @@ def depthwise_conv2d(x, g):
 
 def conv_block(x, g):
     options: dict[str, Any] = {"padding": "same", "pool_size": (2, 1)}
-    _, winners = kernels.conv_block(x, WEIGHTS, BIAS[:5], **options)
+    _, argmax = kernels.conv_block(x, WEIGHTS, BIAS[:5], **options)
     return (
-        kernels.conv_block_grad_inputs(g, winners, WEIGHTS, x.shape, **options),
-        *kernels.conv_block_grad_weights(x, g, winners, WEIGHTS.shape, **options),
+        kernels.conv_block_grad_inputs(g, argmax, WEIGHTS, x.shape, **options),
+        *kernels.conv_block_grad_weights(x, g, argmax, WEIGHTS.shape, **options),
     )
 
 
 def max_pool2d(x, g):
     options: dict[str, Any] = {"pool_size": 3, "strides": 2, "padding": "same"}
-    _, winners = kernels.max_pool2d(x, **options)
-    return (kernels.max_pool2d_grad(g, winners, x.shape, **options),)
+    _, argmax = kernels.max_pool2d(x, **options)
+    return (kernels.max_pool2d_grad(g, argmax, x.shape, **options),)
 
 
 def relu(x):
@@ -114,7 +114,7 @@ OPS = {
 
 
 def gradients(op, inputs, grads=None, seed=3):
-    """The upstream gradient, our gradients and TensorFlow's."""
+    """The upstream gradient, our gradients, and those of TensorFlow."""
     sources = [tf.constant(value) for value in (inputs, *op.weights)]
     with tf.GradientTape() as tape:
         tape.watch(sources)
@@ -153,13 +153,13 @@ def test_shapes(name, situation):
         pytest.skip("the pool does not fit: see test_windows_that_do_not_fit")
     got, expected = gradients(OPS[name], integers(*SHAPES[situation]))
     if (name, situation) == ("depthwise_conv2d", "no images"):
-        # TensorFlow (2.21) leaves the memory of this one as it finds it.
+        # TensorFlow (2.21) does not write this gradient.
         expected[1] = np.zeros_like(DEPTHWISE)
     assert_equal(name, got, expected)
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_arrays_that_are_not_contiguous(name):
+def test_noncontiguous_arrays(name):
     op = OPS[name]
     inputs = integers(2, 7, 12, 3).transpose(0, 2, 1, 3)[:, ::-2]
     grads = integers(*op.theirs(inputs, *op.weights).shape, seed=3)[..., ::-1]
@@ -170,7 +170,7 @@ def test_arrays_that_are_not_contiguous(name):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
 @pytest.mark.parametrize("name", OPS)
-def test_gradients_that_are_not_finite(name, value):
+def test_nonfinite_gradients(name, value):
     op, inputs = OPS[name], integers(*SHAPE)
     grads = integers(*op.theirs(inputs, *op.weights).shape, seed=3)
     grads[0, ..., 1] = np.where(grads[0, ..., 1] > 2, value, grads[0, ..., 1])
@@ -197,7 +197,7 @@ def test_gradients_at_a_relu_that_is_off(value):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
 @pytest.mark.parametrize("name", OPS)
-def test_inputs_that_are_not_finite(name, value):
+def test_nonfinite_inputs(name, value):
     # A convolution of infinity, too, has NaN in it: zero times infinity.
     if name == "conv_block" or (name == "max_pool2d" and np.isnan(value)):
         pytest.skip("TensorFlow's max pooling of NaN contradicts itself: see test_max_pool_nan.py")
@@ -229,19 +229,19 @@ def test_windows_that_do_not_fit():
     assert not kernels.depthwise_conv2d_grad_inputs(outputs, DEPTHWISE, inputs.shape).any()
     for gradient in kernels.depthwise_conv2d_grad_weights(inputs, outputs, DEPTHWISE.shape):
         assert not gradient.any()
-    outputs, winners = kernels.max_pool2d(inputs, pool_size=3)
+    outputs, argmax = kernels.max_pool2d(inputs, pool_size=3)
     assert outputs.shape == tf.nn.max_pool2d(inputs, 3, 3, "VALID").shape == (2, 0, 1, 3)
-    assert not kernels.max_pool2d_grad(outputs, winners, inputs.shape, pool_size=3).any()
+    assert not kernels.max_pool2d_grad(outputs, argmax, inputs.shape, pool_size=3).any()
     outputs = kernels.average_pool2d(inputs, pool_size=3)
     assert outputs.shape == tf.nn.avg_pool2d(inputs, 3, 3, "VALID").shape == (2, 0, 1, 3)
     assert not kernels.average_pool2d_grad(outputs, inputs.shape, pool_size=3).any()
     one_pixel = integers(2, 1, 1, 3)
-    outputs, winners = kernels.conv_block(one_pixel, WEIGHTS, padding="same")
+    outputs, argmax = kernels.conv_block(one_pixel, WEIGHTS, padding="same")
     assert outputs.shape == (2, 0, 0, 5)
     options: dict[str, Any] = {"padding": "same"}
-    got = kernels.conv_block_grad_inputs(outputs, winners, WEIGHTS, one_pixel.shape, **options)
+    got = kernels.conv_block_grad_inputs(outputs, argmax, WEIGHTS, one_pixel.shape, **options)
     assert not got.any()
     for gradient in kernels.conv_block_grad_weights(
-        one_pixel, outputs, winners, WEIGHTS.shape, **options
+        one_pixel, outputs, argmax, WEIGHTS.shape, **options
     ):
         assert not gradient.any()

@@ -1,4 +1,4 @@
-"""What is special about floats and shapes: the same answer as TensorFlow on the CPU.
+"""Special floats and shapes: the same answer as TensorFlow on the CPU.
 
 Ties, NaN, infinities, denormals, no images at all, images of one pixel, windows larger than the
 image, arrays that are not contiguous. Values are small integers, so that sums are exact, and
@@ -121,7 +121,7 @@ def test_one_pixel_and_windows_larger_than_the_image(name, shape):
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_arrays_that_are_not_contiguous(name):
+def test_noncontiguous_arrays(name):
     ours, theirs = OPS[name]
     for inputs in (
         integers(2, 7, 6, 3).transpose(0, 2, 1, 3),

@@ -22,7 +22,7 @@ def test_the_example_plugin(environment):
     (wheel,) = wheels.glob("*.whl")
     assert wheel.name == "cnnforge_example-0.1.0-py3-none-any.whl"
     environment.install(str(wheel))
-    environment.run("mv source/tests . && rm -r source")
+    environment.run("mv source/tests source/benchmark.py . && rm -r source")
     install_broken(environment)
 
     listed = json.loads(environment.run("cnnforge plugins --json"))
@@ -38,6 +38,12 @@ def test_the_example_plugin(environment):
     # All the checks that `cnnforge plugins check example` runs, one test each.
     checked = environment.run("python -m pytest -q -p no:cacheprovider tests")
     assert " passed" in checked
+
+    # Its benchmarks compare it with its references; nothing is measured here.
+    parity = environment.run(
+        "python -m pytest -q -p no:cacheprovider --benchmark-disable benchmark.py"
+    )
+    assert "5 passed" in parity
 
     train = "cnnforge train gabor_net --epochs 3 --learning-rate 0.01 --json 2> messages"
     result = json.loads(environment.run(train))

@@ -42,7 +42,7 @@ def check(
     for spec in specs:
         if not json:
             typer.echo(f"{spec.kind} {spec.qualified_name}: {spec.summary}")
-        for one in _checks(spec):
+        for one in _checks(spec, found):
             row = _run(spec, one)
             rows.append(row)
             if not json:
@@ -97,16 +97,16 @@ def _find(plugins: Plugins, name: str) -> list[Spec]:
     raise UnknownNameError(f"there is no {sorts} or plugin named {name!r}; {hint}")
 
 
-def _checks(spec: Spec) -> Iterator[Check]:
+def _checks(spec: Spec, found: Plugins) -> Iterator[Check]:
     from cnnforge.plugin import DatasetSpec, LayerSpec, ModelSpec
     from cnnforge.testing import Check, dataset_checks, layer_checks, model_checks
 
     if isinstance(spec, LayerSpec):
         yield from layer_checks(spec, speed=True)
     elif isinstance(spec, ModelSpec):
-        yield from model_checks(spec)
+        yield from model_checks(spec, found)
     elif isinstance(spec, DatasetSpec):
-        yield from dataset_checks(spec)
+        yield from dataset_checks(spec, found)
     else:
         yield Check("targets", "", lambda: "" if spec.load() else "nothing")
 

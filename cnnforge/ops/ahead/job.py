@@ -1,8 +1,8 @@
-"""What is asked of the process that compiles ahead: a function, its types, arrays to try it on.
+"""Jobs for worker processes: a function to compile, its types, and a call to try it with.
 
-The function travels as its module and its name. What the other process finds there need not be what
-this one has: a module may read the environment, and a test may replace a number that a compiled
-function then holds for ever. So a digest of all that the function is made of goes with it.
+The function is sent as its module and its name. The worker may find another function there: a
+module may read the environment, and a test may replace a number that a compiled function keeps.
+So a job holds a digest of everything that the function is made of.
 """
 
 from __future__ import annotations
@@ -21,16 +21,13 @@ from numba.core.dispatcher import Dispatcher
 
 from cnnforge.ops.definition.definition import Array, Step, parameters
 
-# What the other process says of a job, a byte each.
-COMPILED, DONE, CANNOT = b"c", b"d", b"x"
-
-# They take seconds to import, memory, and graphics cards.
+# Importing these takes seconds, memory, and graphics cards.
 FRAMEWORKS = frozenset({"keras", "tensorflow", "torch", "jax"})
 
-# What nobody changes, and too much to look at.
+# Modules that do not change between processes, and that are too large for a digest.
 _FIXED = {"numba", "numpy", "llvmlite", "math", "builtins", "ctypes"}
-# More than this is not allocated to try a function.
-_MOST_BYTES = 1 << 28
+# Largest arrays, together, that are allocated to try a function.
+_MAX_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -38,12 +35,12 @@ class Job:
     """A function to compile.
 
     Attributes:
-        module: Its module.
-        name: Its qualified name there.
-        digest: That of `digest`.
-        signature: The Numba types of its parameters.
-        arguments: For each parameter its value, or (dtype, shape) of an array; `None`: compile it
-            and do not run it.
+        module: Module of the function.
+        name: Its qualified name in the module.
+        digest: Its digest, from `digest`.
+        signature: Numba types of its parameters.
+        arguments: Arguments of the call to try it with: values, and (dtype, shape) for arrays.
+            `None`: the function is compiled, but not called.
     """
 
     module: str
@@ -54,10 +51,10 @@ class Job:
 
 
 def find(module: str, name: str) -> Any:
-    """What a module has under a qualified name; `None`: nothing.
+    """Return the object of a qualified name in a module, or `None` if it does not exist.
 
     Raises:
-        Exception: Whatever the module raises when it is imported.
+        Exception: The module has raised it when it was imported.
     """
     found: Any = importlib.import_module(module)
     for part in name.split("."):
@@ -68,7 +65,7 @@ def find(module: str, name: str) -> Any:
 def arguments(
     step: Step, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, Any]
 ) -> tuple[Any, ...] | None:
-    """The arguments of a job; `None` where the arrays are too large to be tried.
+    """Return the arguments of a job, or `None` if the arrays are too large to be allocated.
 
     Args:
         step: The step.
@@ -76,7 +73,7 @@ def arguments(
         values: The value of every attribute.
     """
     arrays = {item.name: item for item in (*step.reads, *step.writes)}
-    if sum(_bytes(item, shapes[name]) for name, item in arrays.items()) > _MOST_BYTES:
+    if sum(_bytes(item, shapes[name]) for name, item in arrays.items()) > _MAX_BYTES:
         return None
     return tuple(
         (arrays[name].dtype.str, shapes[name]) if name in arrays else values[name]
@@ -89,7 +86,7 @@ def _bytes(item: Array, shape: tuple[int, ...]) -> int:
 
 
 def make_array(dtype: str, shape: Sequence[int]) -> np.ndarray[Any, Any]:
-    """An array to try a function on: numbers between 0 and 1, or zeros where they are integers."""
+    """Return an array of floats between 0 and 1, or of integers that are zero."""
     kind = np.dtype(dtype)
     if kind.kind != "f":
         return np.zeros(shape, kind)
@@ -97,12 +94,12 @@ def make_array(dtype: str, shape: Sequence[int]) -> np.ndarray[Any, Any]:
 
 
 def digest(function: Dispatcher) -> str:
-    """A digest of a function: its code, what it calls, and what it takes from outside."""
-    made = hashlib.sha256()
+    """Return a digest of a function: its code, the functions that it calls, and its globals."""
+    result = hashlib.sha256()
     for part in _parts(function, set()):
-        made.update(part.encode())
-        made.update(b"\n")
-    return made.hexdigest()
+        result.update(part.encode())
+        result.update(b"\n")
+    return result.hexdigest()
 
 
 def _parts(thing: Any, seen: set[int], names: Sequence[str] = ()) -> Iterator[str]:
@@ -156,7 +153,7 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def _is_unordered(constant: Any) -> bool:
-    """Whether the `repr` of a constant says something else in another process."""
+    """Whether the `repr` of a constant differs between processes."""
     return isinstance(constant, (CodeType, frozenset))
 
 

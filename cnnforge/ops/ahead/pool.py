@@ -1,237 +1,96 @@
-"""What is compiled ahead and by whom: the tasks, and the thread that hands them out."""
+"""Worker processes that compile, and the queue that they take their jobs from."""
 
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import Enum, auto
-from typing import Any
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
 
-from numba import types
+from cnnforge.ops.ahead.job import Job
 
-from cnnforge.ops.ahead.job import CANNOT, COMPILED, DONE, Job, digest
-from cnnforge.ops.ahead.process import Helper
-from cnnforge.ops.definition.definition import Step
+VARIABLE = "CNNFORGE_COMPILE_AHEAD"
+# A worker needs about 200 MB.
+MAX_WORKERS = 8
+# The number of a job is one byte in the queue.
+_MAX_JOBS = 255
+# The limit for all jobs together. What a worker does later is compiled by this process.
+_MAX_SECONDS = 300.0
 
-# How long a function that the other process has begun is waited for.
-_PATIENCE = 120.0
-# The other process ends when it has had nothing to do for so long.
-_IDLE_SECONDS = 10.0
-_MOST_STARTS = 3
-
-
-class Place(Enum):
-    """Where a function is compiled."""
-
-    NOWHERE = auto()
-    HERE = auto()
-    THERE = auto()
-    # It is on disk, or the other process can do nothing about it.
-    SETTLED = auto()
+# A worker has the import path of this process, which may have changed since it has started.
+_SOURCE = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from cnnforge.ops.ahead.worker import main
+main(*map(int, sys.argv[2:]))
+"""
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
-    """A step to compile.
+def run_jobs(jobs: Sequence[Job], processes: int) -> None:
+    """Run jobs in worker processes, and wait until all of them have ended.
 
-    Attributes:
-        step: The step.
-        signature: The types of its parameters.
-        arguments: What it is tried on; `None`: it is not.
-        shares: Whether it probably has kernels in common with the forward function.
-        is_made: Whether this process has compiled it, so that only its kernels are left.
+    A pipe that holds the numbers of the jobs is the queue: each worker reads the next byte. A
+    worker that dies loses the job that it has taken, and no other.
+
+    Args:
+        jobs: The jobs, in the order in which to begin them.
+        processes: The number of workers.
+
+    Raises:
+        OSError: There are no file descriptors, or the disk is full.
     """
-
-    step: Step
-    signature: tuple[types.Type, ...]
-    arguments: tuple[Any, ...] | None
-    shares: bool
-    is_made: bool
-
-    @property
-    def module(self) -> str:
-        """Where the function is found."""
-        return self.step.function.py_func.__module__
-
-    def job(self) -> Job:
-        """What the other process is told."""
-        function = self.step.function
-        name = function.py_func.__qualname__
-        return Job(self.module, name, digest(function), self.signature, self.arguments)
-
-
-class Pool:
-    """The tasks, the other process, and the thread that hands it one after the other.
-
-    Attributes:
-        closed: Whether it takes no more tasks.
-        helper: The other process, while there is one.
-        thread: The thread, while there is one.
-    """
-
-    def __init__(self, closed: bool = False) -> None:
-        self.closed = closed
-        self.helper: Helper | None = None
-        self._changed = threading.Condition()
-        self._places: dict[Step, Place] = {}
-        self._backward: list[Task] = []
-        self._forward: list[Task] = []
-        self._forward_count = 0
-        self._unable: set[str] = set()
-        self._starts = 0
-        self._idle = False
-        self.thread: threading.Thread | None = None
-
-    def add(self, task: Task) -> None:
-        """Have a task done, if there is time."""
-        with self._changed:
-            if self.closed:
-                return
-            if task.is_made:
-                self._places[task.step] = Place.SETTLED
-            if task.step.is_forward:
-                # This process compiles it at once; only its kernels are for the other.
-                self._places.setdefault(task.step, Place.HERE)
-                self._forward.append(task)
-                self._forward_count += 1
-            else:
-                self._places.setdefault(task.step, Place.NOWHERE)
-                # Those that share are in reverse order, behind the others.
-                self._backward.insert(sum(not it.shares for it in self._backward), task)
-            self._idle = False
-            self._changed.notify_all()
-            if self.thread is None:
-                # A daemon: what it waits for is nothing to keep a process alive for.
-                thread = threading.Thread(target=self._serve, name="cnnforge-ahead", daemon=True)
-                try:
-                    thread.start()
-                    self.thread = thread
-                except RuntimeError:
-                    # No threads are to be had, or the interpreter is about to end.
-                    self.closed = True
-
-    @contextlib.contextmanager
-    def compiling(self, step: Step) -> Iterator[None]:
-        """While this process compiles or loads a step; waits until the other does not."""
-        with self._changed:
-            known = step in self._places
-            if known:
-                free = self._changed.wait_for(
-                    lambda: self._places[step] is not Place.THERE, _PATIENCE
-                )
-                if not free:
-                    self.close()
-                elif self._places[step] is Place.NOWHERE:
-                    self._places[step] = Place.HERE
+    jobs = jobs[:_MAX_JOBS]
+    workers: list[subprocess.Popen[bytes]] = []
+    with tempfile.TemporaryFile() as file:
+        file.write(pickle.dumps(jobs))
+        file.flush()
+        queue, filled = os.pipe()
         try:
-            yield
+            os.write(filled, bytes(range(len(jobs))))
+            os.close(filled)
+            # If the system allows no more processes, there are fewer workers, or none.
+            with contextlib.suppress(OSError):
+                for _ in range(processes):
+                    workers.append(_start(queue, file.fileno()))
+            _wait(workers)
         finally:
-            if known:
-                self._settle(step)
+            os.close(queue)
+            for worker in workers:
+                _end(worker)
 
-    def wait(self) -> None:
-        """Wait until the other process has done all that it can."""
-        with self._changed:
-            done = self._changed.wait_for(lambda: self.thread is None or self._idle, _PATIENCE)
-        if not done:
-            self.close()
 
-    def close(self) -> None:
-        """End the other process, and start none again."""
-        with self._changed:
-            self.closed = True
-            if self.helper is not None:
-                self.helper.kill()
-            self._changed.notify_all()
+def _start(queue: int, jobs: int) -> subprocess.Popen[bytes]:
+    flags = subprocess._args_from_interpreter_flags()  # pyright: ignore[reportAttributeAccessIssue]
+    path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
+    return subprocess.Popen(
+        [sys.executable, *flags, "-c", _SOURCE, path, str(queue), str(jobs)],
+        # Nothing is written to it. Its end tells the worker that this process has ended.
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, VARIABLE: "0"},
+        pass_fds=[queue, jobs],
+        # A Ctrl-C in the terminal is meant for this process only, which ends its workers.
+        start_new_session=True,
+    )
 
-    def _settle(self, step: Step) -> None:
-        with self._changed:
-            self._places[step] = Place.SETTLED
-            self._idle = False
-            self._changed.notify_all()
 
-    def _serve(self) -> None:
-        while (task := self._next()) is not None:
-            try:
-                done = self._do(task)
-            # A function may be made of things of any kind. This process compiles what is left.
-            except Exception:
-                done = False
-            if not done:
-                self._unable.add(task.module)
-            self._settle(task.step)
+def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + _MAX_SECONDS
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        for worker in workers:
+            worker.wait(max(0.0, deadline - time.monotonic()))
 
-    def _next(self) -> Task | None:
-        """Wait for a task; `None`: there is no more, and the other process has ended."""
-        with self._changed:
-            task = self._take()
-            while task is None and not self.closed:
-                self._idle = True
-                self._changed.notify_all()
-                # What this process compiles is a task when it is done.
-                patience = None if self._backward else _IDLE_SECONDS
-                changed = self._changed.wait(patience)
-                task = self._take()
-                if not changed:
-                    break
-            self._idle = False
-            if task is not None and not self.closed:
-                if self._places[task.step] is Place.NOWHERE:
-                    self._places[task.step] = Place.THERE
-                return task
-            self.thread = None
-            self._changed.notify_all()
-            helper, self.helper = self.helper, None
-        if helper is not None:
-            helper.end()
-        return None
 
-    def _take(self) -> Task | None:
-        """The next task that the other process can do."""
-        for task in self._backward[:]:
-            if task.module in self._unable:
-                self._backward.remove(task)
-            elif self._places[task.step] is not Place.HERE:
-                self._backward.remove(task)
-                return task
-        # The first half is this process': where both would be at the same kernel nothing is won.
-        while 2 * len(self._forward) > self._forward_count:
-            if self._places[self._forward[-1].step] is Place.HERE:
-                break
-            task = self._forward.pop()
-            if task.module not in self._unable:
-                return task
-        return None
-
-    def _do(self, task: Task) -> bool:
-        """Have a task done; False: it cannot be."""
-        helper = self.helper or self._start()
-        if helper is None:
-            return False
-        word = b""
-        for word in helper.do(task.job()):
-            if word == COMPILED:
-                self._settle(task.step)
-        if word not in (DONE, CANNOT):
-            with self._changed:
-                self.helper = None
-            helper.end()
-        return word == DONE
-
-    def _start(self) -> Helper | None:
-        with self._changed:
-            self._starts += 1
-            if self.closed or self._starts > _MOST_STARTS:
-                self.closed = True
-                return None
-        try:
-            helper = Helper()
-        except OSError:
-            return None
-        with self._changed:
-            self.helper = helper
-            if self.closed:
-                helper.kill()
-        return helper
+def _end(worker: subprocess.Popen[bytes]) -> None:
+    worker.kill()
+    # Not longer: the system may keep a killed process for minutes, for instance on a slow disk.
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        worker.wait(1)
+    if worker.stdin is not None:
+        worker.stdin.close()

@@ -1,107 +1,131 @@
-"""The tasks that an op gives to compile-ahead when it is first called."""
+"""Make the jobs that compile the functions of some uses of ops."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
-from typing import Any
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Protocol
 
-from cnnforge.ops import ahead
-from cnnforge.ops.ahead.job import arguments
-from cnnforge.ops.ahead.pool import Task
+from numba import types
+from numba.core.dispatcher import Dispatcher
+
+from cnnforge.ops.ahead.job import FRAMEWORKS, Job, arguments, digest, find
 from cnnforge.ops.compiling.program import Program
-from cnnforge.ops.definition.definition import GRAD, Definition, Step
+from cnnforge.ops.definition.definition import GRAD, Array, Step
 from cnnforge.ops.definition.shapes import Shape
+from cnnforge_disk_cache import is_compiled, is_durable
 
-# What a dimension that is not known yet, mostly the batch, is taken for: where less is too large,
-# it is less.
+# Sizes that stand for an unknown dimension, mostly the batch: the first with which the arrays are
+# not too large.
 _STAND_INS = (32, 8, 1)
 
-Rule = Callable[[Sequence[Shape], Mapping[str, Any]], Sequence[Shape]]
+
+class Op(Protocol):
+    """The part of `cnnforge.ops.op_base.OpBase` that this module needs."""
+
+    inputs: tuple[Array, ...]
+    outputs: tuple[Array, ...]
+
+    @property
+    def programs(self) -> Mapping[Step, Program]:
+        """The compiled steps."""
+        ...
+
+    def output_shapes(
+        self, shapes: Sequence[Shape], values: Mapping[str, Any]
+    ) -> tuple[Shape, ...]:
+        """Return the shapes of the outputs, as far as those of the inputs are known."""
+        ...
 
 
-class Expectations:
-    """The tasks of an op.
+@dataclass(frozen=True)
+class Use:
+    """A use of an op.
 
-    Args:
-        definition: The op.
-        programs: Its steps, compiled.
-        output_shapes: Its shape rule, as `OpCore.output_shapes`.
+    Attributes:
+        op: The op.
+        shapes: The shape of every input; `None` for an unknown dimension.
+        values: The value of every attribute.
     """
 
-    def __init__(
-        self, definition: Definition, programs: Mapping[Step, Program], output_shapes: Rule
-    ) -> None:
-        self._definition = definition
-        self._programs = programs
-        self._output_shapes = output_shapes
-        self._known: set[Any] = set()
+    op: Op
+    shapes: Sequence[Shape]
+    values: Mapping[str, Any]
 
-    @cached_property
-    def steps(self) -> tuple[Step, ...]:
-        """The steps that another process can compile and nobody has."""
-        if not ahead.available():
-            return ()
-        return tuple(
-            step
-            for step in self._programs
-            if ahead.can_travel(step.function, self._programs[step].argument_types)
-        )
 
-    def expect(
-        self,
-        shapes: Sequence[Shape],
-        values: Mapping[str, Any],
-        wanted: Sequence[bool],
-        in_graph: bool,
-    ) -> None:
-        """Hand over the tasks of a use of the op, as `OpCore.expect`."""
-        key = (tuple(shapes), tuple(values.values()), tuple(wanted), in_graph)
-        if key in self._known:
-            return
-        self._known.add(key)
-        gradients = {
-            GRAD + item.name
-            for item, want in zip(self._definition.inputs, wanted, strict=True)
-            if want
+def make_jobs(uses: Sequence[Use], gradients: bool) -> list[Job]:
+    """Make jobs for the functions that some uses need, and that are not compiled yet.
+
+    Args:
+        uses: The uses.
+        gradients: Whether the backward functions are needed.
+
+    Returns:
+        One job for each function and call, in the order in which to begin them. First calls come
+        before second ones, so that a function is compiled when it is called a second time.
+        Backward functions come before forward ones, because most of them take longer.
+    """
+    jobs: list[tuple[int, bool, Job]] = []
+    for step, (program, calls) in _calls(uses, gradients).items():
+        function, types_ = step.function, program.argument_types
+        if program.is_made or not _can_travel(function, types_):
+            continue
+        name, digest_ = function.py_func.__qualname__, digest(function)
+        for number, call in enumerate(calls or [None]):
+            job = Job(function.py_func.__module__, name, digest_, types_, call)
+            jobs.append((number, step.is_forward, job))
+    return [job for *_, job in sorted(jobs, key=lambda entry: entry[:2])]
+
+
+def _calls(
+    uses: Sequence[Use], gradients: bool
+) -> dict[Step, tuple[Program, list[tuple[Any, ...]]]]:
+    """The steps of some uses, and the calls to try each of them with."""
+    found: dict[Step, tuple[Program, list[tuple[Any, ...]]]] = {}
+    for use in uses:
+        for step, program in use.op.programs.items():
+            if step.is_forward or gradients:
+                _, calls = found.setdefault(step, (program, []))
+                call = _call(use, step)
+                if call is not None and call not in calls:
+                    calls.append(call)
+    return found
+
+
+def _can_travel(function: Dispatcher, signature: tuple[types.Type, ...]) -> bool:
+    """Whether a function is not compiled yet, and a worker can find it.
+
+    False also if its module has imported a framework, because a worker refuses that.
+    """
+    module, name = function.py_func.__module__, function.py_func.__qualname__
+    known = sys.modules.get(module)
+    if module == "__main__" or known is None or not is_durable(function):
+        return False
+    found = find(module, name)
+    if is_compiled(function, signature) or not (found is function or found is function.py_func):
+        return False
+    imported = (
+        value.__name__ for value in list(vars(known).values()) if isinstance(value, ModuleType)
+    )
+    return not FRAMEWORKS & {name.partition(".")[0] for name in imported}
+
+
+def _call(use: Use, step: Step) -> tuple[Any, ...] | None:
+    op = use.op
+    for stand_in in _STAND_INS:
+        full = [tuple(stand_in if n is None else n for n in shape) for shape in use.shapes]
+        try:
+            outputs = op.output_shapes(full, use.values)
+        except ValueError:
+            return None
+        shapes = {
+            name: shape
+            for item, shape in zip((*op.inputs, *op.outputs), (*full, *outputs), strict=True)
+            for name in (item.name, GRAD + item.name)
         }
-        for step in self.steps:
-            if step.is_forward and not in_graph:
-                continue
-            if not step.is_forward and not any(item.name in gradients for item in step.writes):
-                continue
-            found = self._arguments(step, shapes, values)
-            task = (step, found)
-            if task not in self._known:
-                self._known.add(task)
-                program = self._programs[step]
-                types, shares = program.argument_types, self._shares(step)
-                ahead.add(Task(step, types, found, shares, program.is_made))
-
-    def _shares(self, step: Step) -> bool:
-        """Whether it is the gradient of what comes in, apart from that of weights.
-
-        For a convolution it is one in its turn.
-        """
-        first = GRAD + self._definition.inputs[0].name
-        return len(self._definition.backward) > 1 and first in {item.name for item in step.writes}
-
-    def _arguments(
-        self, step: Step, shapes: Sequence[Shape], values: Mapping[str, Any]
-    ) -> tuple[Any, ...] | None:
-        for stand_in in _STAND_INS:
-            full = [tuple(stand_in if n is None else n for n in shape) for shape in shapes]
-            try:
-                outputs = self._output_shapes(full, values)
-            except ValueError:
-                return None
-            items = (*self._definition.inputs, *self._definition.outputs)
-            known = {
-                name: shape
-                for item, shape in zip(items, (*full, *outputs), strict=True)
-                for name in (item.name, GRAD + item.name)
-            }
-            found = arguments(step, known, values)
-            if found is not None:
-                return found
-        return None
+        found = arguments(step, shapes, use.values)
+        if found is not None:
+            return found
+    return None

@@ -1,8 +1,7 @@
-"""The process that compiles ahead: reads jobs, compiles, and tries what it has compiled.
+"""The worker process: take jobs, compile their functions, and call them.
 
-What it compiles goes to Numba's disk cache, where the process that has started it finds it; here
-goes only word of it, a byte at a time. To try a function is to have its kernels compiled: which
-ones there are turns out when it runs.
+Numba writes the result to its disk cache, where the parent finds it. A function is called with
+arrays so that its kernels are compiled too: only a call finds out which kernels there are.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import queue
 import signal
 import sys
 import threading
@@ -22,62 +20,54 @@ from typing import Any, NoReturn
 import numba
 from numba.core.dispatcher import Dispatcher
 
-from cnnforge.ops.ahead.job import (
-    CANNOT,
-    COMPILED,
-    DONE,
-    FRAMEWORKS,
-    Job,
-    digest,
-    find,
-    make_array,
-)
+from cnnforge.ops.ahead.job import FRAMEWORKS, Job, digest, find, make_array
 from cnnforge.ops.compiling.entry import launch_threads
 from cnnforge_disk_cache import share_disk_cache
 
-# A function that hangs keeps even the thread that looks after the other process from running.
-_MOST_SECONDS = 600
+# Seconds after which a job ends the worker. A function that hangs holds the GIL, so that the thread
+# that watches the parent does not run.
+_MAX_SECONDS = 200
 
 
 class _Refusal(MetaPathFinder):
-    """Refuses to import a framework, and remembers that it was asked.
+    """Refuses to import a framework, and remembers that a module asked for one.
 
-    A module that then does without it may not be the one that the other process has: this process
+    That module may do without it, and then differ from the one that the parent has: this process
     has to end.
     """
 
     asked = False
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        """Raise an error for what is refused; know nothing of anything else."""
+        """Raise an error for a framework; know nothing of any other module."""
         if name.partition(".")[0] in FRAMEWORKS:
             self.asked = True
             raise ModuleNotFoundError(f"{name} is not imported here", name=name)
 
 
-def main() -> NoReturn:
-    """Serve the process at the other end of stdin and stdout until it ends."""
-    jobs, replies = os.fdopen(os.dup(0), "rb"), os.dup(1)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    # What a function prints is not for the user to see, and no reply.
-    os.dup2(nothing, 0)
-    os.dup2(nothing, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+def main(queue: int, file: int) -> NoReturn:
+    """Do the jobs in a queue until it is empty or the parent ends.
+
+    Args:
+        queue: File descriptor of the queue, which holds the number of each job as a byte.
+        file: File descriptor of a file with the pickled list of all jobs.
+    """
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _leave_no_core()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     share_disk_cache()
-    waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(jobs, waiting), daemon=True).start()
+    # Not `read`, whose position all workers share.
+    jobs: Sequence[Job] = pickle.loads(os.pread(file, os.fstat(file).st_size, 0))
     refusal = _Refusal()
     sys.meta_path.insert(0, refusal)
-    while True:
-        job = waiting.get()
-        signal.alarm(_MOST_SECONDS)
-        word = _serve(job, refusal, replies)
+    while number := os.read(queue, 1):
+        signal.alarm(_MAX_SECONDS)
+        # The parent compiles the function again, and reports the error.
+        with contextlib.suppress(Exception):
+            _do(jobs[number[0]], refusal)
         if refusal.asked:
-            os._exit(0)
-        _reply(replies, word)
-        signal.alarm(0)
+            break
+    os._exit(0)
 
 
 def _leave_no_core() -> None:
@@ -87,40 +77,23 @@ def _leave_no_core() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _receive(jobs: Any, waiting: queue.SimpleQueue[Job]) -> None:
-    try:
-        while True:
-            waiting.put(pickle.load(jobs))
-    finally:
-        # The other process has ended, or wants no more.
-        os._exit(0)
+def _end_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(0)
 
 
-def _reply(replies: int, word: bytes) -> None:
-    try:
-        os.write(replies, word)
-    except OSError:
-        os._exit(0)
-
-
-def _serve(job: Job, refusal: _Refusal, replies: int) -> bytes:
-    try:
-        function = find(job.module, job.name)
-        if isinstance(function, FunctionType):
-            # As `ArrayOp` does.
-            function = numba.njit(cache=True)(function)
-        if refusal.asked or not isinstance(function, Dispatcher) or digest(function) != job.digest:
-            return CANNOT
-        function.compile(job.signature)
-    except BaseException:
-        # The other process will say it, with its own words.
-        return CANNOT
-    _reply(replies, COMPILED)
+def _do(job: Job, refusal: _Refusal) -> None:
+    function = find(job.module, job.name)
+    if isinstance(function, FunctionType):
+        # As `ArrayOp` does.
+        function = numba.njit(cache=True)(function)
+    if refusal.asked or not isinstance(function, Dispatcher) or digest(function) != job.digest:
+        return
+    function.compile(job.signature)
     if job.arguments is not None:
         launch_threads()
-        with contextlib.suppress(BaseException):
-            _try(function, job.signature, job.arguments)
-    return DONE
+        _try(function, job.signature, job.arguments)
 
 
 def _try(function: Dispatcher, signature: Sequence[Any], arguments: Sequence[Any]) -> None:
@@ -128,5 +101,5 @@ def _try(function: Dispatcher, signature: Sequence[Any], arguments: Sequence[Any
         make_array(*value) if type_.name.startswith("array") else value
         for type_, value in zip(signature, arguments, strict=True)
     ]
-    # Not by the function, which would choose among what it has been compiled for.
+    # Not `function(*ready)`, which would choose among all signatures that are compiled.
     function.overloads[tuple(signature)].entry_point(*ready)

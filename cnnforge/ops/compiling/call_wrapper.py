@@ -1,4 +1,7 @@
-"""The instructions around a call of the author's function: arguments in, shapes and errors out."""
+"""Emit the instructions around a call of the author's function.
+
+They load its arguments from the block of words, and store the shapes and the error that it returns.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,20 @@ from numba.np import arrayobj
 _WORD = ir.IntType(64)
 _POINTER = ir.IntType(8).as_pointer()
 
-# Raised inside compiled code and not yet asked for, by thread. It is no `threading.local`: a
-# TensorFlow thread loses its Python state, locals included, as soon as it lets go of the GIL.
+# Exceptions that compiled code has raised and nobody has taken yet, by thread. Not a
+# `threading.local`: a thread of TensorFlow's loses its Python state, locals included, whenever it
+# releases the GIL.
 _raised: dict[int, BaseException] = {}
 
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of the author's function and where the block holds it.
+    """One argument of the author's function, and its place in the block.
 
     Attributes:
         type: A C-contiguous `types.Array`, `int64`, `float64`, `boolean` or a `UniTuple` of
             `int64`.
-        offset: The first of its words.
+        offset: Number of its first word.
     """
 
     type: types.Type
@@ -37,11 +41,11 @@ class Argument:
 
 @dataclass(frozen=True)
 class Result:
-    """A tuple of integers that the author's function returns, and where the block takes it.
+    """A tuple of integers that the author's function returns, and its place in the block.
 
     Attributes:
         length: The number of integers.
-        offset: The first of its words.
+        offset: Number of its first word.
     """
 
     length: int
@@ -49,7 +53,7 @@ class Result:
 
 
 def take_exception() -> BaseException | None:
-    """Take the exception that the last failing entry raised on the calling thread."""
+    """Return, once, the exception that the last failing entry raised on the calling thread."""
     return _raised.pop(threading.get_ident(), None)
 
 
@@ -69,7 +73,7 @@ def _word(builder: ir.IRBuilder, block: ir.Value, index: int) -> ir.Value:
 def load_argument(
     context: Any, builder: ir.IRBuilder, block: ir.Value, argument: Argument
 ) -> ir.Value:
-    """Build the value that Numba's calling convention expects for one argument."""
+    """Load one argument, as Numba's calling convention expects it."""
 
     def word(index: int) -> ir.Value:
         return builder.load(_word(builder, block, argument.offset + index))
@@ -94,7 +98,7 @@ def store_results(
     return_type: types.Type,
     results: Sequence[Result],
 ) -> None:
-    """Store what the function returned: one tuple of integers, or a tuple of such."""
+    """Store the result of the function: a tuple of integers, or a tuple of such tuples."""
     for index, result in enumerate(results):
         shape = value if len(results) == 1 else builder.extract_value(value, index)
         shape_type = return_type if len(results) == 1 else return_type[index]
@@ -128,7 +132,7 @@ def _array(
 
 
 def keep_exception(context: Any, builder: ir.IRBuilder, module: ir.Module, status: Any) -> None:
-    """Turn Numba's error status into a Python exception and keep that; takes the GIL."""
+    """Make a Python exception of Numba's error status, and keep it; this takes the GIL."""
     python = context.get_python_api(builder)
     lock = python.gil_ensure()
     context.call_conv.raise_error(builder, python, status)

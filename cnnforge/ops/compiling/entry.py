@@ -1,9 +1,10 @@
-"""From a Numba function and argument types to a machine-code function over a block of integers.
+"""Make a machine-code function over a block of integers from a Numba function and its types.
 
-The result has the C signature `int32 entry(int64 *block)`, whatever the author's function takes:
-array structures, numbers and tuples are built from `block` in a few instructions and handed to
-the native code that Numba has compiled (or loaded from its disk cache). Only this glue is made in
-every process: it goes straight to LLVM, with none of Numba's passes over Python source.
+The result, the *entry*, has the C signature `int32 entry(int64 *block)`, whatever the author's
+function takes. In a few instructions it builds array structures, numbers and tuples from `block`,
+and passes them to the native code that Numba has compiled or loaded from its disk cache. Only these
+instructions are made in every process. They go straight to LLVM, without Numba's passes over Python
+source.
 
 An array occupies 1 + rank words of the block: the address of its first element and its
 dimensions. An integer or boolean occupies one word, a float one word with the bits of a double, a
@@ -24,26 +25,20 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.dispatcher import Dispatcher
 
 from cnnforge.ops.compiling.call_wrapper import (
-    Argument as Argument,
-)
-from cnnforge.ops.compiling.call_wrapper import (
-    Result as Result,
-)
-from cnnforge.ops.compiling.call_wrapper import (
+    Argument,
+    Result,
     keep_exception,
     load_argument,
     store_results,
+    take_exception,
 )
-from cnnforge.ops.compiling.call_wrapper import (
-    take_exception as take_exception,
-)
-from cnnforge.ops.compiling.errors import complaint
+from cnnforge.ops.compiling.errors import explain
 
 _INT32 = ir.IntType(32)
 
 _numbers = itertools.count()
-# Numba's engine owns the machine code of a library for as long as the library object lives, and
-# TensorFlow's kernels hold bare addresses: nothing here may ever be collected.
+# Numba frees the machine code of a library with the library object, and TensorFlow's kernels hold
+# bare addresses. So these objects live as long as the process.
 _kept: list[Any] = []
 
 
@@ -51,8 +46,8 @@ class Entry:
     """A compiled entry.
 
     Attributes:
-        address: The address of `int32 entry(int64 *block)`. It may be called from any thread and
-            needs no GIL. It returns 0, or another number when the author's function raised.
+        address: Address of `int32 entry(int64 *block)`. Any thread may call it, without the GIL.
+            It returns 0, or another number if the author's function raised an exception.
     """
 
     def __init__(self, address: int) -> None:
@@ -74,9 +69,9 @@ def compile_function(function: Dispatcher, arguments: Sequence[types.Type], labe
     """Compile the author's function for exactly these types, or load it from Numba's cache.
 
     Args:
-        function: What `numba.njit` returned.
+        function: The function, decorated with `numba.njit`.
         arguments: The type of each parameter.
-        label: How error messages name the function.
+        label: Name of the function in error messages.
 
     Returns:
         Numba's `CompileResult`.
@@ -88,15 +83,13 @@ def compile_function(function: Dispatcher, arguments: Sequence[types.Type], labe
     try:
         function.compile(signature)
         return function.overloads[signature]
-    # Numba lets through what Python raises where it looks up a name, an AttributeError for one.
+    # Numba passes on what Python raises when it looks up a name, for instance an AttributeError.
     except Exception as error:
         expected = ", ".join(
             f"{name}: {type_}"
             for name, type_ in zip(function.py_func.__code__.co_varnames, signature, strict=False)
         )
-        raise ValueError(
-            f"{label} does not compile for ({expected}): {complaint(error)}"
-        ) from error
+        raise ValueError(f"{label} does not compile for ({expected}): {explain(error)}") from error
 
 
 @global_compiler_lock
@@ -109,14 +102,14 @@ def make_entry(
     """Make the entry of an author's function.
 
     Args:
-        function: What `numba.njit` returned.
+        function: The function, decorated with `numba.njit`.
         arguments: One per parameter, in the order of the parameters.
-        label: How error messages name the function.
-        results: What the function returns: nothing; a tuple of integers where there is one
-            result; a tuple of such tuples where there are several.
+        label: Name of the function in error messages.
+        results: The tuples of integers that the function returns: none, one, or several in a
+            tuple.
 
     Returns:
-        The entry. It lives as long as the process.
+        The entry, which lives as long as the process.
 
     Raises:
         ValueError: The function does not compile for these types, or returns something else.
@@ -143,8 +136,8 @@ def make_entry(
         builder.ret(ir.Constant(_INT32, 1))
     store_results(context, builder, entry.args[0], value, return_type, results)
     builder.ret(ir.Constant(_INT32, 0))
-    # The author's code is referred to by its symbol, which Numba's engine resolves across
-    # libraries; linking it in would optimise and compile all of it a second time.
+    # The wrapper refers to the author's code by its symbol, which Numba's engine resolves across
+    # libraries. Linking it in would optimise and compile all of it a second time.
     if not compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name):
         library.add_linking_library(compiled.library)
     library.add_ir_module(module)
@@ -159,7 +152,7 @@ def _check_return_type(return_type: types.Type, results: Sequence[Result], label
         if return_type != types.none:
             raise ValueError(
                 f"{label} returns a {return_type}, expected nothing: "
-                "a function of an op writes into the arrays that it is given"
+                "a function of an op writes into the arrays that are passed in"
             )
         return
 
@@ -192,8 +185,8 @@ def launch_threads() -> str:
     """Start Numba's threads, which compiled code expects to run, and name their layer.
 
     Returns:
-        `"omp"`, `"tbb"` or `"workqueue"`. The last one **aborts the process** when two threads
-        use it at once, so that ops must then take turns.
+        `"omp"`, `"tbb"` or `"workqueue"`. The last one **aborts the process** if two threads use
+        it at once, so only one op at a time may then run.
     """
     numba.get_num_threads()
     return numba.threading_layer()

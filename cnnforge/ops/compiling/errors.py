@@ -1,4 +1,4 @@
-"""What Numba has to say about a function that it cannot compile, in a line or two."""
+"""Shorten the errors of Numba, about functions that it cannot compile, to a line or two."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _SPECIFIC = re.compile(r"raised a specific error:\s*\n\s*\w+: ([^\n]+)")
 _UNCOMPILED = re.compile(r"name '(\w+)': Cannot determine Numba type of <class 'function'>")
 
 
-def complaint(error: BaseException) -> str:
+def explain(error: BaseException) -> str:
     """Say why a function does not compile.
 
     Args:
-        error: What Numba has raised: often sixty lines, with every candidate that did not fit.
+        error: Error of Numba, often sixty lines with every candidate that did not fit.
 
     Returns:
-        The reason, and the file, line and source that it is about, where Numba names them.
+        The reason; and, if Numba names them, the file, the line and its source.
     """
     text = _COLOURS.sub("", str(error))
     specific = _SPECIFIC.search(text)

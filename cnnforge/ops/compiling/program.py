@@ -1,4 +1,4 @@
-"""A step of an op as machine code, and the layout of the block of words that it is called with."""
+"""Machine code of a step of an op, and the layout of the block of words that is passed to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numba
 import numpy as np
 from numba import types
 
-from cnnforge.ops.compiling.entry import Argument, Entry, Result, launch_threads, make_entry
+from cnnforge.ops.compiling.call_wrapper import Argument, Result
+from cnnforge.ops.compiling.entry import Entry, launch_threads, make_entry
 from cnnforge.ops.definition.attributes import Attribute
 from cnnforge.ops.definition.definition import Definition, Step, parameters
 
@@ -29,17 +30,18 @@ _C.pthread_mutex_init(_mutex, None)
 
 
 def lock_address() -> int:
-    """The address of the mutex that every op takes while it runs; 0 where there is no need.
+    """Return the address of the mutex that every op holds while it runs; 0 if none is needed.
 
-    Numba's `workqueue` threads abort the process when two threads use them at once. Which
-    functions use them cannot be told from outside (a serial function may call a parallel one), so
-    that with `workqueue` all ops take turns. With `omp` and `tbb` nothing is locked.
+    Numba's `workqueue` threads abort the process if two threads use them at once. A serial function
+    may call a parallel one, so no function can be exempt: with `workqueue`, one op at a time runs.
+    With `omp` and `tbb` nothing is locked.
     """
     return ctypes.addressof(_mutex) if launch_threads() == "workqueue" else 0
 
 
 @contextlib.contextmanager
-def _turn() -> Iterator[None]:
+def exclusive() -> Iterator[None]:
+    """Hold the mutex of `lock_address`, if there is one."""
     address = lock_address()
     if address:
         _C.pthread_mutex_lock(address)
@@ -51,9 +53,9 @@ def _turn() -> Iterator[None]:
 
 
 def aligned_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """An uninitialised C-contiguous array that begins at a multiple of 64 bytes.
+    """Return an uninitialised C-contiguous array that begins at a multiple of 64 bytes.
 
-    TensorFlow takes over such an array without a copy, and aborts on others in places.
+    TensorFlow takes over such an array without a copy; some of its ops abort on other arrays.
     """
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     memory = np.empty(size + ALIGNMENT, np.uint8)
@@ -67,9 +69,9 @@ _GUARD_BYTE = 0xA5
 
 
 def _guarded_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """Like `aligned_empty`, between two guards: the array, and the memory with its guards."""
+    """Return an array as of `aligned_empty`, and the memory that holds it between two guards."""
     if aligned_empty is not _PLAIN:
-        # The conformance kit brings memory with guards of its own.
+        # `audit` has replaced it by a function that sets guards of its own.
         return aligned_empty(shape, dtype), np.full(2 * _GUARD, _GUARD_BYTE, np.uint8)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     memory = aligned_empty((_GUARD + size + _GUARD,), np.dtype(np.uint8))
@@ -78,18 +80,18 @@ def _guarded_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> tuple[Any, Any
 
 
 class Program:
-    """The machine code of a step, made on first use.
+    """Machine code of a step, which is made on first use.
 
     Attributes:
         step: The step.
         attributes: The op's attributes; every program of an op takes all of them.
-        offsets: The first word of each array and of each attribute in the block.
-        attribute_offset: The first word of the first attribute.
-        words: The size of the block.
+        offsets: Number of the first word of each array and each attribute in the block.
+        attribute_offset: Number of the first word of the first attribute.
+        words: Number of words in the block.
     """
 
     def __init__(self, definition: Definition, step: Step) -> None:
-        """Lay out the block; nothing is compiled yet."""
+        """Lay out the block, without compiling anything."""
         self.step = step
         self.attributes: tuple[Attribute, ...] = definition.attributes
         self.offsets: dict[str, int] = {}
@@ -119,7 +121,7 @@ class Program:
 
     @cached_property
     def entry(self) -> Entry:
-        """The author's function.
+        """Entry of the author's function.
 
         Raises:
             ValueError: Numba cannot compile it.
@@ -133,7 +135,7 @@ class Program:
 
     @cached_property
     def shape_entry(self) -> Entry | None:
-        """The shape rule, which fills in the dimensions of the outputs; none in a backward step.
+        """Entry of the shape rule, which fills in the shapes of the outputs; `None` if backward.
 
         Raises:
             ValueError: Numba cannot compile it.
@@ -142,7 +144,7 @@ class Program:
             return None
         rule = self._shape_rule
         if not hasattr(rule, "py_func"):
-            # As durable as the author has asked for with his own function.
+            # Kept on disk if the author has asked for that in the forward function.
             rule = numba.njit(cache=self.step.function.stats.cache_path is not None)(rule)
         arguments = []
         for name in parameters(rule):
@@ -163,16 +165,16 @@ class Program:
         """Run the step on NumPy arrays, with the GIL released.
 
         Args:
-            arrays: What the step reads; C-contiguous, of the declared types.
+            arrays: Arrays that the step reads; C-contiguous, of the declared types.
             shapes: The shape of each array that it writes.
-            attribute_words: The attributes, encoded.
+            attribute_words: The encoded attributes.
 
         Returns:
-            What it writes, each beginning at a multiple of 64 bytes.
+            The arrays that it writes, each at a multiple of 64 bytes.
 
         Raises:
-            ValueError: It wrote beyond an end of an array, which is mostly one whose shape the
-                shape rule has made too small.
+            ValueError: It wrote beyond an end of an array. Most often the shape rule has made that
+                array too small.
         """
         entry = self.entry
         guarded = [
@@ -188,7 +190,7 @@ class Program:
             block[offset] = array.ctypes.data
             block[offset + 1 : offset + 1 + declared.rank] = array.shape
         block[self.attribute_offset :] = attribute_words
-        with _turn():
+        with exclusive():
             entry(block.ctypes.data)
         for declared, (array, memory) in zip(self.step.writes, guarded, strict=True):
             if (memory[:_GUARD] != _GUARD_BYTE).any() or (memory[-_GUARD:] != _GUARD_BYTE).any():

@@ -1,4 +1,4 @@
-"""Attributes of an op: the numbers that are not tensors, and their place in a block of words."""
+"""Attributes of an op, the numbers that are not tensors, and their encoding as words."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Attribute:
 
     Attributes:
         name: The keyword and the parameter.
-        default: Its value where the caller gives none: an int, a float, a bool or a tuple of
-            ints. It fixes the type of the attribute, and the length of a tuple.
+        default: Value if the caller gives none: an int, a float, a bool or a tuple of ints. It
+            fixes the type of the attribute, and the length of a tuple.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Attribute:
         """Check a name and a default.
 
         Raises:
-            ValueError: The name or the default is none.
+            ValueError: The name is not lower_snake_case, or the default has another type.
         """
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             raise ValueError(f"{op}: attribute {name!r}: expected a lower_snake_case name")
@@ -58,15 +58,15 @@ class Attribute:
 
     @property
     def words(self) -> int:
-        """How many words of a block it takes."""
+        """Number of words that it takes in a block."""
         return len(self.default) if isinstance(self.default, tuple) else 1
 
     def check(self, op: str, value: Any) -> Any:
         """Turn a caller's value into plain Python.
 
         Raises:
-            TypeError: It has another type than the default.
-            ValueError: A tuple of another length.
+            TypeError: The value has another type than the default.
+            ValueError: The value is a tuple of another length.
         """
         default = self.default
         try:
@@ -95,7 +95,7 @@ class Attribute:
         )
 
     def encode(self, value: Any) -> list[int]:
-        """The words of a checked value."""
+        """Encode a checked value as words."""
         if isinstance(self.default, tuple):
             return list(value)
         if isinstance(self.default, float):
@@ -103,7 +103,7 @@ class Attribute:
         return [int(value)]
 
     def decode(self, words: Sequence[int]) -> Any:
-        """The value of some words."""
+        """Decode the words that `encode` made."""
         if isinstance(self.default, tuple):
             return tuple(words)
         if isinstance(self.default, float):
@@ -117,8 +117,8 @@ def check_attributes(
     """Complete a caller's keyword arguments with the defaults.
 
     Raises:
-        TypeError: An attribute that does not exist, or a value of another type.
-        ValueError: A tuple of another length.
+        TypeError: An attribute does not exist, or a value has another type.
+        ValueError: A value is a tuple of another length.
     """
     names = [attribute.name for attribute in attributes]
     for name in given:
@@ -136,15 +136,15 @@ def check_attributes(
 
 
 def encode_attributes(attributes: Sequence[Attribute], values: Mapping[str, Any]) -> list[int]:
-    """All attributes as words, in the order of their declaration."""
+    """Encode all attributes as words, in the order of their declaration."""
     return [word for item in attributes for word in item.encode(values[item.name])]
 
 
 def decode_attributes(attributes: Sequence[Attribute], words: Sequence[int]) -> dict[str, Any]:
-    """The values of the words that `encode_attributes` made.
+    """Decode the words that `encode_attributes` made.
 
     Raises:
-        ValueError: Another number of words.
+        ValueError: The number of words is another.
     """
     if len(words) != sum(item.words for item in attributes):
         raise ValueError(

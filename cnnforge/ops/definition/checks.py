@@ -1,4 +1,4 @@
-"""The definition of an op, read off the parameter names of the author's functions and checked."""
+"""Make the definition of an op from the parameter names of its functions, and check it."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def define(
     """Check everything that can be checked before anything is compiled.
 
     Raises:
-        ValueError: Something does not fit; the message names the op, the function and the
-            argument.
+        ValueError: A part of the definition does not fit; the message names the op, the function
+            and the argument.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         raise ValueError(f"ArrayOp {name!r}: expected a lower_snake_case name such as 'leaky_relu'")
@@ -67,12 +67,12 @@ def define(
 
 
 def _compiled(op: str, kind: str, function: Any) -> Dispatcher:
-    """What `numba.njit` makes of a plain function; one that is compiled already is left alone."""
+    """Decorate a plain function with `numba.njit`; return a decorated one as it is."""
     if isinstance(function, FunctionType):
         try:
             return numba.njit(cache=True)(function)
         except RuntimeError:
-            # It stands in no file, where Numba keeps compiled code beside it.
+            # Numba's disk cache needs a source file, and this function has none.
             return numba.njit(function)
     if not isinstance(function, Dispatcher):
         raise ValueError(
@@ -124,13 +124,13 @@ def _forward_step(
     for parameter in names:
         if parameter not in known:
             raise ValueError(
-                f"{step.label}: parameter {parameter!r} is no input, output or attribute of the "
-                f"op; {_there_are(parameter, known)}"
+                f"{step.label}: parameter {parameter!r} is not an input, output or attribute of "
+                f"the op; {_there_are(parameter, known)}"
             )
     for output in outs:
         if output.name not in names:
             raise ValueError(
-                f"{step.label} has no parameter {output.name!r}, so that nobody writes this output"
+                f"{step.label} has no parameter {output.name!r}, so no function writes this output"
             )
     return step
 
@@ -147,7 +147,7 @@ def _backward_step(
     writable = [item.gradient() for item in ins if item.is_float]
     writes = tuple(item for item in writable if item.name in names)
     sources = tuple(item.name[len(GRAD) :] for item in writes)
-    # A gradient has the shape of its input, which is therefore handed in even when the function
+    # A gradient has the shape of its input, which is therefore passed in even if the function
     # does not read it.
     reads = tuple(item for item in readable if item.name in names or item.name in sources)
     step = Step(name, function, reads, writes, sources)
@@ -159,7 +159,7 @@ def _backward_step(
             )
         if parameter not in known:
             raise ValueError(
-                f"{step.label}: parameter {parameter!r} is no input, output, gradient or "
+                f"{step.label}: parameter {parameter!r} is not an input, output, gradient or "
                 f"attribute of the op; {_there_are(parameter, known)}"
             )
     if not writes:
@@ -171,7 +171,7 @@ def _backward_step(
 
 
 def _there_are(name: str, known: set[str]) -> str:
-    """What may have been meant, and what there is."""
+    """Return a suggestion and the list of known names."""
     close = difflib.get_close_matches(name, sorted(known), 1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}there are {', '.join(sorted(known))}"
@@ -189,8 +189,8 @@ def _check_shape_rule(
     for parameter in parameters(rule):
         if parameter not in known:
             raise ValueError(
-                f"{op}: the shape rule {rule.__name__!r}: parameter {parameter!r} is no input or "
-                f"attribute of the op; {_there_are(parameter, known)}"
+                f"{op}: the shape rule {rule.__name__!r}: parameter {parameter!r} is not an input "
+                f"or attribute of the op; {_there_are(parameter, known)}"
             )
 
 
@@ -209,7 +209,7 @@ def _check_gradients(
 ) -> None:
     for name in not_differentiable:
         if name not in {item.name for item in ins}:
-            raise ValueError(f"{op}: not_differentiable names {name!r}, which is no input")
+            raise ValueError(f"{op}: not_differentiable names {name!r}, which is not an input")
     if not steps:
         return
     writers: dict[str, Step] = {}

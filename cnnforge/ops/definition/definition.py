@@ -1,4 +1,4 @@
-"""What an op consists of: its arrays, its functions, and which function reads and writes what."""
+"""The parts of an op: its arrays, its functions, and the arrays that each function uses."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ class Array:
 
     @cached_property
     def dtype_name(self) -> str:
-        """The name of the dtype, which is the same in every framework."""
+        """Name of the dtype, which is the same in every framework."""
         return self.dtype.name
 
     @cached_property
     def is_float(self) -> bool:
-        """Whether a gradient with respect to the array exists."""
+        """Whether there is a gradient with respect to the array."""
         return isinstance(self.type.dtype, types.Float)
 
     def gradient(self) -> Array:
-        """The array that holds the gradient with respect to this one."""
+        """Return the array that holds the gradient with respect to this one."""
         return Array(GRAD + self.name, self.type)
 
 
@@ -56,11 +56,11 @@ class Step:
 
     Attributes:
         op: The op's name.
-        function: What `numba.njit` returned.
-        reads: The arrays that are handed in, in this order.
+        function: The function, decorated with `numba.njit`.
+        reads: The arrays that are passed in, in this order.
         writes: The arrays that it computes.
-        shape_source: For each array written, the name of the array read that has its shape;
-            `None` in the forward function, where the shape rule says.
+        shape_source: For each array written, the name of the array read that has the same shape;
+            `None` in the forward function, whose shapes the shape rule computes.
     """
 
     op: str
@@ -76,7 +76,7 @@ class Step:
 
     @property
     def label(self) -> str:
-        """How error messages name the step."""
+        """Name of the step in error messages."""
         kind = "forward" if self.is_forward else "backward"
         return f"ArrayOp {self.op!r}: the {kind} function {self.function.__name__!r}"
 
@@ -96,5 +96,5 @@ class Definition:
 
 @cache
 def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of the parameters of a plain or a compiled function."""
+    """Return the names of the parameters of a plain or a compiled function."""
     return tuple(inspect.signature(getattr(function, "py_func", function)).parameters)

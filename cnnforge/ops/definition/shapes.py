@@ -1,4 +1,4 @@
-"""Shape rules in Python, with dimensions that are not known yet."""
+"""Evaluate shape rules in Python, with dimensions that are not known yet."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from cnnforge.ops.definition.definition import Definition, parameters
 
 Shape = tuple[int | None, ...]
 
-# Far apart, so that no rounding of a division hides that the result depends on a dimension, and
-# large, so that a window fits.
+# Values that are tried for an unknown dimension. They lie far apart, so that the rounding of a
+# division does not hide a dependence on the dimension. They are large, so that a window fits.
 _SUBSTITUTES = (1009, 1000003)
 
 
@@ -19,20 +19,19 @@ def output_shapes(
 ) -> tuple[Shape, ...]:
     """Evaluate an op's shape rule.
 
-    An unknown dimension is tried with two values, a different one for every unknown; what changes
-    between the two is unknown. Where the rule rejects the values tried, everything is unknown.
+    Every unknown dimension is tried with two values. A dimension of a result that differs between
+    the two is unknown. If the rule rejects the values that are tried, all dimensions are unknown.
 
     Args:
         definition: The op.
-        shapes: For each input, its dimensions; `None` for one that is not known.
-        attributes: The value of every attribute.
+        shapes: Shape of every input; `None` for an unknown dimension.
+        attributes: Value of every attribute.
 
     Returns:
-        For each output, its dimensions.
+        Shape of every output; `None` for an unknown dimension.
 
     Raises:
-        ValueError: The rule rejects the shapes, or what it returns does not fit the declared
-            ranks.
+        ValueError: The rule rejects the shapes, or its result does not fit the declared ranks.
     """
     if not any(dimension is None for shape in shapes for dimension in shape):
         return _evaluate(definition, shapes, attributes)

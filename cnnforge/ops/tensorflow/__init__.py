@@ -1,4 +1,8 @@
-"""Ops under Keras' TensorFlow backend: the choice of the route, and the checks that both share."""
+"""Choose the route of ops to Keras' TensorFlow backend, and check the arguments of calls.
+
+The C API route (`registration`) costs 0.4 microseconds a call, `tf.numpy_function` 20. The latter
+is taken if the self-test of the former fails.
+"""
 
 from __future__ import annotations
 
@@ -38,15 +42,15 @@ def call(op: ArrayOp, tensors: Sequence[Any], values: Mapping[str, Any]) -> Sequ
 
     Args:
         op: The op.
-        tensors: As many as it has inputs: tensors, variables or what TensorFlow converts.
+        tensors: One for each input: a tensor, a variable, or a value that TensorFlow converts.
         values: The value of every attribute.
 
     Returns:
         The outputs.
 
     Raises:
-        ValueError: The rank of an input, or shapes that the shape rule rejects.
-        TypeError: The dtype of an input.
+        ValueError: The rank of an input is wrong, or the shape rule rejects the shapes.
+        TypeError: The dtype of an input is wrong.
     """
     choice = _choose()
     ready = []
@@ -69,7 +73,7 @@ def register(op: ArrayOp) -> None:
 
 
 def describe() -> str:
-    """One line: the route and why it was chosen, and that to CUDA devices."""
+    """Describe the routes to the CPU and to CUDA devices, and why they were chosen, in one line."""
     choice = _choose()
     if choice.name != _C_API:
         return f"tensorflow: tf.numpy_function ({choice.reason})"
@@ -94,6 +98,7 @@ def _decide(wanted: str) -> _Choice:
         try:
             from cnnforge.ops.tensorflow import registration, self_test
 
+            registration.cuda_kernels = cuda.kernels
             self_test.run(registration.call)
             return _Choice(registration, _C_API, "its self-test passed")
         except Exception as error:

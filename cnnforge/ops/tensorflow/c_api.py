@@ -1,8 +1,7 @@
-"""TensorFlow's C API: called from Python through ctypes, and from Numba code by symbol.
+"""Declare TensorFlow's C API, for ctypes and for Numba code.
 
-The symbols are handed to LLVM under names of ours, so that Numba code that uses them is plain
-code with external references, which Numba can keep in its disk cache (it cannot cache code that
-holds addresses).
+LLVM knows the symbols under names of ours. Numba code that uses them has external references
+instead of addresses, so that Numba can keep it in its disk cache.
 """
 
 from __future__ import annotations
@@ -87,8 +86,8 @@ get_attribute_int64_list = _tf(
     _POINTER,
 )
 
-# The signature of a shape function is that of this one, which leaves every output unknown. The
-# shapes are set in Python, where the shape rule can be called.
+# A shape function that leaves every output unknown. The shapes are set in Python, where the shape
+# rule can be called.
 UNKNOWN_SHAPES = ctypes.cast(_library.TF_ShapeInferenceContextSetUnknownShape, _POINTER).value
 
 
@@ -97,7 +96,11 @@ class TensorFlowError(RuntimeError):
 
 
 def check(status: int) -> None:
-    """Raise the error in a status, if there is one, and delete the status."""
+    """Delete a status, and raise the error that it holds, if any.
+
+    Raises:
+        TensorFlowError: The status holds an error.
+    """
     code, message = get_code(status), get_message(status)
     delete_status(status)
     if code:
@@ -113,7 +116,7 @@ def _symbol(library: ctypes.CDLL, name: str, signature: Any) -> types.ExternalFu
 
 _P = types.intp
 
-# For Numba code. A pointer is an intp.
+# Functions for Numba code. A pointer is an intp.
 TF_NewStatus = _symbol(_library, "TF_NewStatus", _P())
 TF_DeleteStatus = _symbol(_library, "TF_DeleteStatus", types.void(_P))
 TF_GetCode = _symbol(_library, "TF_GetCode", types.int32(_P))

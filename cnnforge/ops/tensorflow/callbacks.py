@@ -1,4 +1,4 @@
-"""What TensorFlow calls back for the ops of the C API route: to make a node, to report an error."""
+"""Callbacks of the C API route in Python: they make the state of a node, and report errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnforge.ops.compiling.entry import take_exception
+from cnnforge.ops.compiling.call_wrapper import take_exception
 from cnnforge.ops.definition.definition import Step
 from cnnforge.ops.definition.shapes import Shape
 from cnnforge.ops.tensorflow import c_api as api
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 State = np.ndarray[Any, np.dtype[np.int64]]
 
-# Which op and step stand behind a registered type. The functions behind a type can be replaced
-# (a notebook cell run twice); the type itself stays for the life of the process.
+# The op and the step of every registered type. A type stays registered until the process ends, but
+# its op can be replaced (a notebook cell that runs twice).
 steps: dict[str, tuple[ArrayOp, Step]] = {}
-# A node's state holds the number of its step, for the messages of its errors.
+# The state of a node holds the number of its step, for error messages.
 _numbered: list[Step] = []
-# No lock that is held while TensorFlow is called: that may be waiting for a create.
+# Not held while TensorFlow is called, which may wait for a create callback.
 _number_lock = threading.Lock()
 
 
 def number_of(step: Step) -> int:
-    """The number that a node's state knows its step by."""
+    """Return the number of a step, for the state of a node."""
     with _number_lock:
         if step not in _numbered:
             _numbered.append(step)
@@ -47,18 +47,18 @@ def number_of(step: Step) -> int:
 
 
 def step_of(number: int) -> Step:
-    """The step of a number."""
+    """Return the step of a number."""
     return _numbered[number]
 
 
 def cpu_state(op: ArrayOp, step: Step, words: list[int], shapes: list[int]) -> State:
-    """What a node on the CPU knows.
+    """Make the state of a node on the CPU.
 
     Args:
         op: The op.
         step: The step.
-        words: The attributes, encoded.
-        shapes: The shapes of the op's inputs, as the graph knew them; empty where it did not say.
+        words: The encoded attributes.
+        shapes: The shapes of the op's inputs, if the graph knows them, else empty.
     """
     if shapes:
         op.prepare(_decode_shapes(op, shapes), op.decode(words), gradient=not step.is_forward)
@@ -67,11 +67,11 @@ def cpu_state(op: ArrayOp, step: Step, words: list[int], shapes: list[int]) -> S
 
 
 def make_create(name: str, state_of: Callable[..., State]) -> Any:
-    """The create callback of a type: runs once per node, in Python, and returns its state.
+    """Make the create callback of a type, which runs once per node and returns its state.
 
     Args:
         name: The type.
-        state_of: Makes the state, which the delete callback of the kernel frees: `free`.
+        state_of: Function that makes the state, which the delete callback `free` frees later.
     """
 
     @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
@@ -108,13 +108,13 @@ def _int64_list(construction: int, name: bytes) -> list[int]:
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 def _fail(number: int, code: int, where: int, context: int) -> None:
-    """Report what the compute callback has found wrong. The only Python that it ever runs."""
+    """Report an error of the compute callback, which runs no other Python."""
     step = step_of(number)
     error = take_exception() if code in (SHAPE_RULE_RAISED, FUNCTION_RAISED) else None
     text = f"{type(error).__name__}: {error}" if error is not None else "no exception"
     if code == WRONG_RANK:
         item = step.reads[where]
-        text = f"{item.name!r} has another number of dimensions, expected {item.rank}"
+        text = f"{item.name!r} has a wrong number of dimensions, expected {item.rank}"
     elif code == SHAPE_RULE_RAISED:
         text = f"the shape rule raised {text}"
     elif code == NEGATIVE_SHAPE:
@@ -129,7 +129,7 @@ def _fail(number: int, code: int, where: int, context: int) -> None:
 
 
 def report(context: int, message: str) -> None:
-    """Make a message the error of the op that runs."""
+    """Set the error of the op that runs."""
     status = api.new_status()
     api.set_status(status, api.INVALID_ARGUMENT, message.encode())
     api.context_failure(context, status)

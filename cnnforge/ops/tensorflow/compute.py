@@ -1,11 +1,11 @@
-"""The compute callback that all ops share: machine code, no Python, no GIL.
+"""The compute callback that all ops share: machine code that needs neither Python nor the GIL.
 
 Each node of a graph owns a *state*, an array of 64-bit words that its create callback has filled
-in (`make_state`); the callback reads it, fetches the inputs, calls the shape rule, allocates the
-outputs and jumps to the author's function.
+in (`make_state`). The compute callback reads it, fetches the inputs, calls the shape rule,
+allocates the outputs and calls the author's function.
 """
 
-# An intrinsic is called without its first parameter, which is the compiler's.
+# An intrinsic is called without its first parameter, the typing context.
 # pyright: reportCallIssue=false
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ HEADER = 10
 INPUT_WORDS = 2  # rank, offset in the block
 OUTPUT_WORDS = 5  # rank, offset in the block, TensorFlow's dtype, bytes per element, shape source
 
-# What went wrong, for the fail callback.
+# Error codes for the fail callback.
 WRONG_RANK, SHAPE_RULE_RAISED, NEGATIVE_SHAPE, ALLOCATION_FAILED, FUNCTION_RAISED = 1, 2, 3, 4, 5
 NO_STREAM, LAUNCH_FAILED = 6, 7
-# It was reported where it happened.
+# The error was reported where it happened.
 REPORTED = -1
 
 
 def make_state(
     program: Program, entry: int, attribute_words: list[int], fail: int, number: int
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Write down everything that the compute callback has to know about a node.
+    """Make the state of a node, with everything that the compute callback needs.
 
     Args:
         program: The step.
-        entry: The address of the machine code that runs it; 0 where something else does.
-        attribute_words: The attributes, encoded.
-        fail: The address of the fail callback, `void(number, code, where, context)`, which is
-            Python and only called to report an error.
-        number: What the fail callback gets to know the step by.
+        entry: Address of the machine code that runs it; 0 if it does not run on the CPU.
+        attribute_words: The encoded attributes.
+        fail: Address of the fail callback, `void(number, code, where, context)`. It is Python, and
+            called only to report an error.
+        number: Number of the step, which is passed to the fail callback.
 
     Returns:
         The words of the state.
@@ -96,7 +96,7 @@ def make_state(
 
 @intrinsic
 def words_at(typingctx: Any, address: Any) -> Any:
-    """The words at an address."""
+    """Return a pointer to the words at an address."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
@@ -131,7 +131,7 @@ def _call_fail(
 
 @numba.njit(cache=True)
 def _fetch_inputs(state, context, block, handles, status):
-    """Fetch the inputs into the block. Returns 0, or 1 + the number of one of another rank."""
+    """Fetch the inputs into the block. Return 0, or 1 + the number of an input of a wrong rank."""
     for index in range(state[INPUTS]):
         position = HEADER + INPUT_WORDS * index
         rank, offset = state[position], state[position + 1]
@@ -147,7 +147,7 @@ def _fetch_inputs(state, context, block, handles, status):
 
 @numba.njit(cache=True)
 def _allocate_outputs(state, context, block, handles, status):
-    """Allocate the outputs whose shapes are in the block. Returns what went wrong, and where."""
+    """Allocate the outputs whose shapes are in the block. Return an error code, and its place."""
     inputs = state[INPUTS]
     for index in range(state[OUTPUTS]):
         position = HEADER + INPUT_WORDS * inputs + OUTPUT_WORDS * index
@@ -177,7 +177,7 @@ def _allocate_outputs(state, context, block, handles, status):
 
 @numba.njit(cache=True)
 def begin(state, context, block, handles, status):
-    """Fill in the block: inputs, attributes, outputs. Returns what went wrong, and where."""
+    """Fill in the block: inputs, attributes, outputs. Return an error code, and its place."""
     wrong = _fetch_inputs(state, context, block, handles, status)
     if wrong != 0:
         return WRONG_RANK, wrong - 1
@@ -191,13 +191,13 @@ def begin(state, context, block, handles, status):
 
 @numba.njit(cache=True)
 def attributes_at(state):
-    """The place of the attributes in a state, the last of its words that are the same for all."""
+    """Return the place of the attributes in a state."""
     return HEADER + INPUT_WORDS * state[INPUTS] + OUTPUT_WORDS * state[OUTPUTS]
 
 
 @numba.njit(cache=True)
 def _run(state, context, block, handles, status):
-    """Everything but the clean-up. Returns what went wrong, and where."""
+    """Do everything but the clean-up. Return an error code, and its place."""
     code, where = begin(state, context, block, handles, status)
     if code != 0:
         return code, where
@@ -213,7 +213,7 @@ def _run(state, context, block, handles, status):
 
 @numba.njit(cache=True)
 def finish(state, context, code, where, handles, status):
-    """Report what went wrong, if anything did, and let go of the tensors and the status."""
+    """Report the error, if there is one, and delete the tensors and the status."""
     if code == ALLOCATION_FAILED:
         TF_OpKernelContext_Failure(context, status)
     elif code > 0:

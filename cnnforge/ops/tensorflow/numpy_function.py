@@ -1,4 +1,4 @@
-"""The fallback route: `tf.numpy_function` with `tf.custom_gradient`; slow, but documented API."""
+"""The fallback route: `tf.numpy_function` with `tf.custom_gradient`, a slow but documented API."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 class _FunctionError(tf.errors.InvalidArgumentError, ValueError):
-    """What the C API route reports.
+    """The error that the C API route reports, which is also a ValueError.
 
-    Eager mode passes the exception on as it is; a graph makes of a ValueError what this is.
+    Eager mode passes a ValueError on; a graph turns it into an InvalidArgumentError.
     """
 
     def __init__(self, message: str) -> None:
         super().__init__(None, None, message)
 
 
-# `run(op, step, tensors, input_shapes, values)`, in Python; `node(function, tensors, dtypes)`,
-# which makes such a function an op of TensorFlow's.
+# `run(op, step, tensors, input_shapes, values)` runs a step in Python.
+# `node(function, tensors, dtypes)` makes a TensorFlow op of such a function.
 Run = Callable[..., list[Any]]
 Node = Callable[..., list[tf.Tensor]]
 
@@ -39,7 +39,7 @@ def run_on_arrays(
     input_shapes: Sequence[Shape],
     values: Mapping[str, Any],
 ) -> list[np.ndarray[Any, Any]]:
-    """Run a step on NumPy arrays. Returns what it writes."""
+    """Run a step on NumPy arrays, and return the arrays that it writes."""
     if step.is_forward:
         results = op.run(*arrays, **values)
         return [results] if len(op.outputs) == 1 else list(results)
@@ -52,8 +52,8 @@ def numpy_function(
     tensors: Sequence[tf.Tensor],
     dtypes: Sequence[np.dtype[Any]],
 ) -> list[tf.Tensor]:
-    """A function of NumPy arrays as an op."""
-    # Not stateful: what nobody needs is then pruned, as the C API route has it.
+    """Make an op of a function of NumPy arrays."""
+    # Not stateful, so that a graph prunes unused nodes, as with the C API route.
     made = tf.numpy_function(function, tensors, [tf.as_dtype(d) for d in dtypes], stateful=False)
     return list(made) if isinstance(made, (list, tuple)) else [made]
 
@@ -71,8 +71,8 @@ def call(
         op: The op.
         tensors: Its inputs.
         values: The value of every attribute.
-        run: What runs a step, in Python.
-        node: What makes a function in Python an op.
+        run: Function that runs a step in Python.
+        node: Function that makes a TensorFlow op of a Python function.
     """
     input_shapes: list[Shape] = [
         (None,) * item.rank if t.shape.rank is None else tuple(t.shape)
@@ -110,8 +110,8 @@ def call(
 
 
 def _backward(op: ArrayOp, step: Step, reads: Sequence[tf.Tensor], *others: Any) -> list[tf.Tensor]:
-    # What runs in Python passes for not differentiable, or is differentiated as if TensorFlow had
-    # computed it: a gradient of a gradient would silently be wrong.
+    # TensorFlow takes a Python function for not differentiable, or differentiates it as if it had
+    # computed it itself. Without this, a gradient of a gradient would silently be wrong.
     @tf.custom_gradient
     def apply(*inputs: tf.Tensor) -> Any:
         def gradient(*_: tf.Tensor | None) -> None:

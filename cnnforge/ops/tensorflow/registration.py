@@ -1,4 +1,4 @@
-"""The C API route: steps of an op registered as ops of TensorFlow's, and nodes made of them."""
+"""The C API route: register the steps of an op with TensorFlow, and make nodes of them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 from tensorflow.python.eager import context as eager_context
-from tensorflow.python.eager import execute, record
+from tensorflow.python.eager import execute
 from tensorflow.python.framework import op_def_library, op_def_registry
 
+from cnnforge.ops import ahead
 from cnnforge.ops.definition.definition import GRAD, Array, Step
 from cnnforge.ops.definition.shapes import Shape
 from cnnforge.ops.tensorflow import c_api as api
-from cnnforge.ops.tensorflow import cuda as _tf_cuda
 from cnnforge.ops.tensorflow.callbacks import State, cpu_state, make_create, steps
 from cnnforge.ops.tensorflow.compute import compute
 
@@ -28,10 +28,14 @@ _lock = threading.RLock()
 
 _callbacks: list[Any] = []
 
+cuda_kernels: Callable[[ArrayOp], CudaKernels | None] | None = None
+"""Function that returns the kernels of an op for CUDA devices. The package sets it: this module
+cannot import `cuda`, whose self-test uses this module."""
+
 
 @cache
 def type_name(step: Step) -> str:
-    """The name of a step as an op of TensorFlow's, for instance `Cnnforge>ScaleGradInputs`."""
+    """Return the type of a step in TensorFlow, for instance `Cnnforge>ScaleGradInputs`."""
 
     def camel(name: str) -> str:
         return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
@@ -41,27 +45,27 @@ def type_name(step: Step) -> str:
 
 
 def register(op: ArrayOp) -> None:
-    """Register all steps of an op, unless that has been done.
+    """Register all steps of an op, if they are not registered yet.
 
     Raises:
         ValueError: The name is registered with other inputs, outputs or attributes.
     """
-    # The forward step comes last: where it is known, so are the others.
+    # The forward step is registered last: if it is known, all steps are.
     if _is_current(op, op.forward_step):
         return
-    # Before the lock: what is tried out on a device registers an op of its own.
-    register_steps(op, _tf_cuda.kernels(op))
+    # Not within the lock of `register_steps`: the self-test on a device registers an op.
+    register_steps(op, cuda_kernels(op) if cuda_kernels else None)
 
 
-def register_steps(op: ArrayOp, cuda: CudaKernels | None) -> None:
-    """Register all steps of an op, with what computes them on CUDA devices, if there is anything.
+def register_steps(op: ArrayOp, kernels: CudaKernels | None) -> None:
+    """Register all steps of an op, with kernels for CUDA devices if there are any.
 
-    A type that is registered already keeps the kinds of devices that it has.
+    A type that is registered already keeps its kinds of devices.
     """
     with _lock:
         for step in (*op.backward_steps, op.forward_step):
             if not _is_current(op, step):
-                _register(op, step, type_name(step), cuda)
+                _register(op, step, type_name(step), kernels)
 
 
 def _is_current(op: ArrayOp, step: Step) -> bool:
@@ -70,27 +74,27 @@ def _is_current(op: ArrayOp, step: Step) -> bool:
 
 
 def _argument(prefix: str, item: Array) -> str:
-    # Prefixed, as TensorFlow wants inputs, outputs and attributes to differ, and some names are
-    # parameters of its functions ("name").
+    # With a prefix, because the names of inputs, outputs and attributes must differ, and because
+    # some names are parameters of TensorFlow's functions ("name").
     return f"{prefix}_{item.name}"
 
 
-def _register(op: ArrayOp, step: Step, name: str, cuda: CudaKernels | None) -> None:
+def _register(op: ArrayOp, step: Step, name: str, kernels: CudaKernels | None) -> None:
     inputs = [(_argument("in", item), tf.as_dtype(item.dtype)) for item in step.reads]
     outputs = [(_argument("out", item), tf.as_dtype(item.dtype)) for item in step.writes]
     known = op_def_registry.get(name)
     if known is not None:
-        # TensorFlow aborts the process when a name is registered twice.
+        # TensorFlow aborts the process if a name is registered twice.
         same = [(item.name, tf.as_dtype(item.type)) for item in known.input_arg] == inputs and [
             (item.name, tf.as_dtype(item.type)) for item in known.output_arg
         ] == outputs
         if not same or name not in steps or steps[name][0].name != op.name:
             raise ValueError(
-                f"{step.label}: TensorFlow has an op {name!r} with other arrays, and none can be "
-                "replaced while the process lives; restart it, or name the op otherwise"
+                f"{step.label}: TensorFlow has an op {name!r} with other arrays, which cannot be "
+                "replaced in this process; restart it, or give the op another name"
             )
         steps[name] = (op, step)
-        # The kernels that eager mode keeps hold the addresses of the functions of before.
+        # Eager mode keeps kernels that hold the addresses of the old functions.
         eager_context.context().clear_kernel_cache()
         return
     builder = api.new_op(name.encode())
@@ -105,20 +109,20 @@ def _register(op: ArrayOp, step: Step, name: str, cuda: CudaKernels | None) -> N
     api.register_op(builder, status)
     api.check(status)
     _register_kernel(name, "CPU", cpu_state, compute.address)
-    if cuda is not None:
-        _register_kernel(name, cuda.kind, cuda.state_of, cuda.address)
+    if kernels is not None:
+        _register_kernel(name, kernels.kind, kernels.state_of, kernels.address)
     steps[name] = (op, step)
     tf.RegisterGradient(name)(_forward_gradient if step.is_forward else _no_second_order)
 
 
 def _register_kernel(name: str, device: str, state_of: Callable[..., State], address: int) -> None:
-    """Register what computes a type on a kind of device.
+    """Register a kernel that computes a type on a kind of device.
 
     Args:
         name: The type.
-        device: What TensorFlow calls the kind.
-        state_of: Makes the state of a node, as `cpu_state` does.
-        address: That of the compute callback.
+        device: TensorFlow's name of the kind.
+        state_of: Function that makes the state of a node, like `cpu_state`.
+        address: Address of the compute callback.
     """
     create = make_create(name, state_of)
     _callbacks.append(create)
@@ -147,17 +151,18 @@ def _make_node(
 ) -> list[tf.Tensor]:
     """Run a step eagerly, or add it to the graph.
 
-    With `record` in `call`, which knows what a tape watches, this is the only place that uses what
-    TensorFlow does not document: `execute`, which runs an op by its name, and `apply_op`, which
-    adds one to a graph; its generated wrappers of its own ops call the same two.
+    This is the only place that uses undocumented functions of TensorFlow: `execute`, which runs an
+    op by its name, and `apply_op`, which adds one to a graph. TensorFlow's generated wrappers call
+    the same two.
     """
-    op.program(step)
-    if op.has_prepare:
-        op.prepare(input_shapes, op.decode(words), gradient=not step.is_forward)
+    if not ahead.is_collecting():
+        op.program(step)
+        if op.has_prepare:
+            op.prepare(input_shapes, op.decode(words), gradient=not step.is_forward)
     name = type_name(step)
     eager = tf.executing_eagerly()
-    # In a graph the node carries the shapes, so that `prepare` can be called in the process that
-    # loads it.
+    # A node of a graph holds the shapes, so that the process which loads the graph can call
+    # `prepare`.
     hints = _encode_shapes(input_shapes) if op.has_prepare and not eager else []
     attributes = ("attributes", words, "shapes", hints)
     if eager:
@@ -181,16 +186,14 @@ def call(op: ArrayOp, tensors: Sequence[tf.Tensor], values: Mapping[str, Any]) -
     """Apply an op to checked tensors."""
     register(op)
     input_shapes = [_shape(t, item.rank) for t, item in zip(tensors, op.inputs, strict=True)]
-    # In eager mode the kernel finds the shapes by itself; the rule runs here for its errors.
+    # In eager mode the kernel calls the shape rule too; here it runs for its errors.
     shapes = op.output_shapes(input_shapes, values)
-    if op.expects_compilation:
-        wanted = [record.should_record_backprop([tensor]) for tensor in tensors]
-        op.expect(input_shapes, values, wanted, in_graph=not tf.executing_eagerly())
+    op.collect(input_shapes, values)
     return _make_node(op, op.forward_step, tensors, op.encode(values), input_shapes, shapes)
 
 
 def _forward_gradient(node: Any, *gradients: tf.Tensor | None) -> list[tf.Tensor | None]:
-    """The gradients of an op: one node per backward function, those not needed being pruned."""
+    """Return the gradients of an op, made by one node per backward function that is needed."""
     op = steps[node.type][0]
     op.check_differentiable()
     register(op)
@@ -200,7 +203,7 @@ def _forward_gradient(node: Any, *gradients: tf.Tensor | None) -> list[tf.Tensor
     for item, gradient, output in zip(op.outputs, gradients, node.outputs, strict=True):
         if item.is_float:
             known[GRAD + item.name] = tf.zeros_like(output) if gradient is None else gradient
-    # Eager mode says what is not needed; in a graph such nodes are pruned before it runs.
+    # Only eager mode knows which gradients are not needed; a graph prunes their nodes.
     skipped = set(getattr(node, "skip_input_indices", None) or ())
     wanted = {GRAD + item.name for i, item in enumerate(op.inputs) if i not in skipped}
     input_shapes = [_shape(known[item.name], item.rank) for item in op.inputs]
@@ -217,7 +220,7 @@ def _forward_gradient(node: Any, *gradients: tf.Tensor | None) -> list[tf.Tensor
 
 
 def second_order_error(op_name: str) -> NotImplementedError:
-    """The error of a gradient of a gradient."""
+    """Return the error for a gradient of a gradient."""
     return NotImplementedError(
         f"ArrayOp {op_name!r}: gradients of gradients are not available, as its backward functions "
         "have no backward functions; take only first gradients through it, or use a stock Keras "

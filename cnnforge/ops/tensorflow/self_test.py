@@ -1,4 +1,4 @@
-"""Whether the C API route works with the TensorFlow at hand: tried once, before its first use."""
+"""Test once, before its first use, whether the C API route works with the TensorFlow at hand."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def run(call: Callable[..., Sequence[Any]]) -> None:
     """Run an op with a gradient eagerly and in a graph.
 
     Args:
-        call: `call(op, tensors, values)` of the route.
+        call: The function `call(op, tensors, values)` of the route.
 
     Raises:
         RuntimeError: A result is wrong.
-        Exception: Whatever TensorFlow, the C API or Numba raises.
+        Exception: TensorFlow, the C API or Numba has raised it.
     """
     op = ArrayOp(
         "cnnforge_self_test",
@@ -67,8 +67,8 @@ def run(call: Callable[..., Sequence[Any]]) -> None:
                 if results != [[2.25, 4.25, 6.25], [2.0, 2.0, 2.0], [6.0]]:
                     raise RuntimeError(f"the self-test of TensorFlow's C API gave {results}")
 
-    # The first use is often inside of a graph that is being built, under a tape and a strategy:
-    # a thread of its own knows none of these. (`tf.init_scope` leaves the graph, but it also
-    # keeps every tape from recording.)
+    # The first use is often within a graph that is being built, under a tape and a strategy. A new
+    # thread has none of these. (`tf.init_scope` leaves the graph, but it also keeps every tape from
+    # recording.)
     with ThreadPoolExecutor(1) as pool:
         pool.submit(check).result()

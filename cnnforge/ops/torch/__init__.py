@@ -1,13 +1,14 @@
-"""Ops under Keras' torch backend: a `torch.autograd.Function` around the compiled steps.
+"""The route to Keras' torch backend: a `torch.autograd.Function` around the compiled steps.
 
-On the CPU a step reads the tensors where they lie and writes into tensors that torch has allocated:
-nothing is copied unless a tensor is not contiguous. On a CUDA device an op runs if it names a
-module for that (`cuda`), on torch's current stream; else a CUDA tensor is an error that says what
-to do. A meta tensor, which is how Keras asks for shapes, gives meta tensors.
+On the CPU, a step reads the tensors in place and writes into tensors that torch has allocated; a
+tensor is only copied if it is not contiguous. On a CUDA device, an op runs on torch's current
+stream if it names a module for that (`cuda`); otherwise a CUDA tensor is an error that says what to
+do. For meta tensors, with which Keras asks for shapes, the outputs are meta tensors.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -23,23 +24,23 @@ if TYPE_CHECKING:
     from cnnforge.ops.array_op import ArrayOp
 
 
-# torch.compile would trace our code down to the compiled function, for seconds, and gain nothing.
+# torch.compile would trace our code down to the compiled function, for seconds and without gain.
 @torch.compiler.disable
 def call(op: ArrayOp, tensors: Sequence[Any], values: Mapping[str, Any]) -> Sequence[torch.Tensor]:
     """Apply an op.
 
     Args:
         op: The op.
-        tensors: As many as it has inputs: tensors, variables or what Keras converts.
+        tensors: One for each input: a tensor, a variable, or a value that Keras converts.
         values: The value of every attribute.
 
     Returns:
         The outputs, on the device of the inputs.
 
     Raises:
-        ValueError: The rank of an input, shapes that the shape rule rejects, or inputs on several
-            devices.
-        TypeError: The dtype of an input.
+        ValueError: The rank of an input is wrong, the shape rule rejects the shapes, or the inputs
+            are on several devices.
+        TypeError: The dtype of an input is wrong.
         UsageError: The inputs are on a device that the op cannot run on.
     """
     ready = []
@@ -53,26 +54,32 @@ def call(op: ArrayOp, tensors: Sequence[Any], values: Mapping[str, Any]) -> Sequ
         ready.append(_addressable(value))
     shapes = [tuple(tensor.shape) for tensor in ready]
     made = Call(op, values, shapes, op.output_shapes(shapes, values), _device(op, ready))
-    if op.expects_compilation and made.device.type == "cpu":
-        wanted = [torch.is_grad_enabled() and tensor.requires_grad for tensor in ready]
-        op.expect(shapes, values, wanted, in_graph=False)
+    if _computes_on_cpu():
+        op.collect(shapes, values)
     return _Forward.apply(made, *ready)
 
 
 def register(op: ArrayOp) -> None:
-    """Do nothing: torch wants to know of no op in advance."""
+    """Do nothing: torch does not need to know an op in advance."""
 
 
 def describe() -> str:
-    """One line: the route and why it was chosen."""
+    """Describe the route in one line."""
     return f"torch: autograd.Function (torch {torch.__version__})"
 
 
 @cache
-def _backward_plan(op: ArrayOp, needed: tuple[bool, ...]) -> tuple[tuple[Step, ...], set[str]]:
-    """The backward functions that compute a gradient that is needed, and what they read.
+def _computes_on_cpu() -> bool:
+    """Whether Keras makes its tensors on the CPU; a symbolic tensor does not know its device."""
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    return os.environ.get("KERAS_TORCH_DEVICE", default).startswith("cpu")
 
-    What is handed in only for its shape is not among the latter.
+
+@cache
+def _backward_plan(op: ArrayOp, needed: tuple[bool, ...]) -> tuple[tuple[Step, ...], set[str]]:
+    """Return the backward functions that compute needed gradients, and the names that they read.
+
+    The names do not include arrays that are passed in only for their shapes.
     """
     wanted = {GRAD + item.name for item, need in zip(op.inputs, needed, strict=True) if need}
     steps = tuple(
@@ -90,7 +97,7 @@ class _Forward(torch.autograd.Function):
         known = {item.name: tensor for item, tensor in zip(op.inputs, tensors, strict=True)}
         outputs = made.run(op.forward_step, known)
         known |= {item.name: tensor for item, tensor in zip(op.outputs, outputs, strict=True)}
-        # Only what a backward function reads is kept alive; a shape needs no tensor.
+        # Only tensors that a backward function reads are kept alive.
         used = _backward_plan(op, ctx.needs_input_grad[1:])[1]
         ctx.made = made
         ctx.names = [name for name in known if name in used]
@@ -118,7 +125,7 @@ class _Forward(torch.autograd.Function):
 
 
 class _Backward(torch.autograd.Function):
-    """The backward functions of an op, which cannot be differentiated in turn."""
+    """The backward functions of an op, which cannot be differentiated themselves."""
 
     @staticmethod
     def forward(
@@ -150,10 +157,10 @@ def _check_eager(op: ArrayOp, item: Array, value: Any) -> None:
 
 
 def _addressable(tensor: torch.Tensor) -> torch.Tensor:
-    """The same values, contiguous and aligned to the size of an element."""
+    """Return the same values, contiguous and aligned to the size of an element."""
     tensor = tensor.contiguous()
     if tensor.is_neg():
-        # The imaginary part of a conjugate: the sign is a flag, the memory holds its opposite.
+        # The imaginary part of a conjugate is stored with the opposite sign, and a flag.
         tensor = tensor.resolve_neg()
     if not tensor.is_meta and tensor.data_ptr() % tensor.element_size():
         tensor = tensor.clone()
@@ -161,18 +168,18 @@ def _addressable(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _device(op: ArrayOp, tensors: Sequence[torch.Tensor]) -> torch.device:
-    """The device that an op runs on.
+    """Return the device that an op runs on.
 
     Raises:
-        ValueError: The tensors are on several.
-        UsageError: The op cannot run there.
+        ValueError: The tensors are on several devices.
+        UsageError: The op cannot run on the device.
     """
     first = tensors[0].device
     for item, tensor in zip(op.inputs, tensors, strict=True):
         if tensor.device == first:
             continue
         if tensor.is_meta or first.type == "meta":
-            # A constant among tensors that have a shape only.
+            # A constant among tensors that only have shapes.
             return torch.device("meta")
         raise ValueError(
             f"ArrayOp {op.name!r}: {op.inputs[0].name!r} is on {first}, {item.name!r} on "
@@ -180,7 +187,7 @@ def _device(op: ArrayOp, tensors: Sequence[torch.Tensor]) -> torch.device:
         )
     if not runs_on(op, first):
         raise UsageError(
-            f"ArrayOp {op.name!r}: there is no implementation for the device {first}; use "
+            f"ArrayOp {op.name!r}: it has no implementation for the device {first}; use "
             "--kernels keras, or run on the CPU: set KERAS_TORCH_DEVICE=cpu before Python starts"
         )
     return first

@@ -1,4 +1,4 @@
-"""Running the steps of an op on torch tensors: the CPU's machine code, or a module for CUDA."""
+"""Run the steps of an op on torch tensors, on the CPU or on a CUDA device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch  # pyright: ignore[reportMissingImports]
 
-from cnnforge.ops.compiling.program import _turn
+from cnnforge.ops.compiling.program import exclusive
 from cnnforge.ops.cuda_module import cuda_functions
 from cnnforge.ops.definition.definition import GRAD, Array, Step, parameters
 
@@ -22,7 +22,7 @@ def runs_on(op: ArrayOp, device: torch.device | str) -> bool:
 
     Args:
         op: The op.
-        device: What a tensor has as its `device`.
+        device: The device, as in the attribute `device` of a tensor.
     """
     kind = torch.device(device).type
     return kind in ("cpu", "meta") or (kind == "cuda" and op.cuda is not None)
@@ -30,7 +30,7 @@ def runs_on(op: ArrayOp, device: torch.device | str) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """One use of an op: all that its gradients need to know besides tensors."""
+    """One call of an op: everything that its gradients need besides tensors."""
 
     op: ArrayOp
     values: Mapping[str, Any]
@@ -39,7 +39,7 @@ class Call:
     device: torch.device
 
     def run(self, step: Step, known: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-        """Run a step; `known` holds, by name, at least the tensors that it reads."""
+        """Run a step; `known` holds the tensors that it reads, by name, and maybe others."""
         if step.shape_source is None:
             shapes = self.output_shapes
         else:
@@ -62,11 +62,11 @@ class Call:
             op.prepare(self.shapes, self.values, gradient=not step.is_forward)
         program = op.program(step)
         words: list[int] = []
-        # In the order in which a program lays out its block.
+        # The order of the words is that of `Program`.
         for item in step.reads:
             tensor = known.get(item.name)
             if tensor is None:
-                # Read for its shape only.
+                # The function only reads its shape.
                 words.append(0)
                 words.extend(self._shape(item.name))
             else:
@@ -75,7 +75,7 @@ class Call:
             words += (tensor.data_ptr(), *tensor.shape)
         words += op.encode(self.values)
         block = array("q", words)
-        with _turn():
+        with exclusive():
             program.entry(block.buffer_info()[0])
 
     def _run_on_cuda(
@@ -99,5 +99,5 @@ class Call:
 
 
 def torch_dtype(item: Array) -> torch.dtype:
-    """Torch's dtype of an array's elements."""
+    """Return torch's dtype of an array's elements."""
     return getattr(torch, item.dtype_name)

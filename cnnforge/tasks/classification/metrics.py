@@ -1,27 +1,34 @@
-"""How good a classification is, overall and per class."""
+"""Metrics of a classification, overall and per class."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from cnnforge.tasks.metric import LOSS, Evaluation, Metric
 
 # What Keras clips probabilities to before it takes their logarithm.
 _SMALLEST = 1e-7
 
 
-@dataclass(frozen=True)
-class Evaluation:
+ACCURACY = Metric("accuracy", "accuracy", "acc", "max", percent=True, sum="correct")
+BALANCED_ACCURACY = Metric("balanced_accuracy", "balanced accuracy", "bal acc", percent=True)
+MACRO_F1 = Metric("macro_f1", "macro F1", "F1", percent=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassEvaluation(Evaluation):
     """The quality of a classification of N samples into C classes.
 
     Where a ratio would divide by zero (a class that was never predicted has no precision, one
-    that does not occur no recall) it is 0.
+    that does not occur no recall) it is 0. The balanced accuracy is the mean recall, and macro F1
+    the mean F1, of the classes that occur.
 
     Attributes:
         classes: The C names.
-        loss: Mean cross-entropy in nats.
-        accuracy: 0 to 1.
         confusion: (C, C) int64; row: the true class, column: the predicted one.
         precision: (C,) float64: of those predicted as this class, the share that belongs to it.
         recall: (C,) float64: of those of this class, the share that was predicted as it.
@@ -29,24 +36,30 @@ class Evaluation:
     """
 
     classes: tuple[str, ...]
-    loss: float
-    accuracy: float
     confusion: np.ndarray
     precision: np.ndarray
     recall: np.ndarray
     f1: np.ndarray
 
     @property
+    def loss(self) -> float:
+        """Mean cross-entropy in nats."""
+        return self.metrics[LOSS.name]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the samples that were classified correctly, 0 to 1."""
+        return self.metrics[ACCURACY.name]
+
+    @property
     def support(self) -> np.ndarray:
-        """How many samples each class has: (C,) int64."""
+        """Number of samples of each class: (C,) int64."""
         return self.confusion.sum(axis=1)
 
-    def as_dict(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, Any]:
         """Return the same as plain values, ready for JSON."""
         return {
-            "samples": int(self.confusion.sum()),
-            "loss": self.loss,
-            "accuracy": self.accuracy,
+            **super().as_dict(),
             "classes": {
                 name: {
                     "precision": float(self.precision[index]),
@@ -60,7 +73,85 @@ class Evaluation:
         }
 
 
-def evaluate(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Evaluation:
+class ClassEvaluator:
+    """Compares probabilities with the true classes, batch by batch.
+
+    Args:
+        labels: (N,) int, 0 .. C-1, in the order in which their outputs are added.
+        classes: The C names.
+
+    Raises:
+        ValueError: A label is out of range, or there is none.
+    """
+
+    def __init__(self, labels: np.ndarray, classes: Sequence[str]) -> None:
+        labels, count = np.asarray(labels), len(classes)
+        if not len(labels):
+            raise ValueError("expected at least one sample, got no labels")
+        if labels.min() < 0 or labels.max() >= count:
+            raise ValueError(
+                f"labels must be 0 to {count - 1}, got {labels.min()} to {labels.max()}"
+            )
+        self._labels, self._classes = labels, tuple(classes)
+        # Of each sample what its metrics need: the results do not depend on the batches.
+        self._predicted = np.empty(len(labels), np.int64)
+        self._right = np.empty(len(labels), np.float64)
+        self._done = 0
+
+    def add(self, outputs: np.ndarray) -> None:
+        """Take the probabilities of the next samples: (n, C) float.
+
+        Raises:
+            ValueError: The shape does not fit, or there are more of them than labels.
+        """
+        count, left = len(self._classes), len(self._labels) - self._done
+        if outputs.ndim != 2 or outputs.shape[1] != count or len(outputs) > left:
+            raise ValueError(
+                f"expected probabilities of shape (n, {count}), n at most {left}, got "
+                f"{outputs.shape}"
+            )
+        part = slice(self._done, self._done + len(outputs))
+        self._predicted[part] = outputs.argmax(axis=1)
+        self._right[part] = outputs[np.arange(len(outputs)), self._labels[part]]
+        self._done = part.stop
+
+    def result(self) -> ClassEvaluation:
+        """Return the evaluation.
+
+        Raises:
+            ValueError: Outputs are missing.
+        """
+        labels, count = self._labels, len(self._classes)
+        if self._done < len(labels):
+            raise ValueError(
+                f"expected probabilities of {len(labels)} samples, got those of {self._done}"
+            )
+        confusion = np.bincount(labels * count + self._predicted, minlength=count * count)
+        confusion = confusion.reshape(count, count).astype(np.int64)
+        right = np.diagonal(confusion).astype(np.float64)
+        precision = _ratio(right, confusion.sum(axis=0))
+        recall = _ratio(right, confusion.sum(axis=1))
+        f1 = _ratio(2 * precision * recall, precision + recall)
+        present = confusion.sum(axis=1) > 0
+        return ClassEvaluation(
+            samples=len(labels),
+            metrics={
+                LOSS.name: _mean_cross_entropy(self._right),
+                ACCURACY.name: float(right.sum() / len(labels)),
+                BALANCED_ACCURACY.name: float(recall[present].mean()),
+                MACRO_F1.name: float(f1[present].mean()),
+            },
+            classes=self._classes,
+            confusion=confusion,
+            precision=precision,
+            recall=recall,
+            f1=f1,
+        )
+
+
+def evaluate(
+    probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+) -> ClassEvaluation:
     """Compare predicted probabilities with the true classes.
 
     Args:
@@ -74,30 +165,9 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[st
     Raises:
         ValueError: The shapes or the labels do not fit.
     """
-    count = len(classes)
-    labels = np.asarray(labels)
-    if probabilities.shape != (len(labels), count) or not len(labels):
-        raise ValueError(
-            f"expected probabilities of shape ({len(labels)}, {count}) for {len(labels)} labels "
-            f"and {count} classes, at least one sample, got {probabilities.shape}"
-        )
-    if labels.min() < 0 or labels.max() >= count:
-        raise ValueError(f"labels must be 0 to {count - 1}, got {labels.min()} to {labels.max()}")
-    predicted = probabilities.argmax(axis=1)
-    confusion = np.bincount(labels * count + predicted, minlength=count * count)
-    confusion = confusion.reshape(count, count).astype(np.int64)
-    right = np.diagonal(confusion).astype(np.float64)
-    precision = _ratio(right, confusion.sum(axis=0))
-    recall = _ratio(right, confusion.sum(axis=1))
-    return Evaluation(
-        classes=tuple(classes),
-        loss=cross_entropy(probabilities, labels),
-        accuracy=float(right.sum() / len(labels)),
-        confusion=confusion,
-        precision=precision,
-        recall=recall,
-        f1=_ratio(2 * precision * recall, precision + recall),
-    )
+    evaluator = ClassEvaluator(labels, classes)
+    evaluator.add(probabilities)
+    return evaluator.result()
 
 
 def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -110,7 +180,10 @@ def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
     Returns:
         Nats per sample; probabilities below 1e-7 count as 1e-7, as Keras has it.
     """
-    right = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return _mean_cross_entropy(probabilities[np.arange(len(labels)), labels].astype(np.float64))
+
+
+def _mean_cross_entropy(right: np.ndarray) -> float:
     # maximum, not clip: NaN must stay NaN.
     return float(-np.log(np.maximum(right, _SMALLEST)).mean())
 

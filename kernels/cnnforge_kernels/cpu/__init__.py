@@ -4,6 +4,6 @@ from numba.extending import register_jitable
 
 from cnnforge_kernels import geometry
 
-# Plain Python outside, inlined where compiled code calls them: one rule for both.
+# Python and compiled code call the same functions, so that there is one rule.
 register_jitable(geometry.output_size)
 register_jitable(geometry.padding_before)

@@ -211,11 +211,11 @@ def conv_block_forward(
     groups: int,
     pool_size: Pair,
     outputs: Any,
-    winners: Any,
+    argmax: Any,
     stream: Any = None,
 ) -> None:
     """Convolution, bias, ReLU and max pooling. ``argmax`` is uint8, and 255 means no gradient."""
-    arrays = views(inputs=inputs, weights=weights, bias=bias, outputs=outputs, argmax=winners)
+    arrays = views(inputs=inputs, weights=weights, bias=bias, outputs=outputs, argmax=argmax)
     c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
     plan = block_plans.forward(c, tuple(pool_size), _has_bias(arrays))
     run_on(plan, arrays, ("outputs", "argmax"), stream)
@@ -224,7 +224,7 @@ def conv_block_forward(
 def conv_block_grad_inputs(
     inputs: Any,
     weights: Any,
-    winners: Any,
+    argmax: Any,
     strides: Pair,
     same: bool,
     dilation_rate: Pair,
@@ -236,7 +236,7 @@ def conv_block_grad_inputs(
 ) -> None:
     """Gradient of ``inputs`` from the argmax. Only the shape of ``inputs`` is read."""
     arrays = views(
-        weights=weights, argmax=winners, grad_outputs=grad_outputs, grad_inputs=grad_inputs
+        weights=weights, argmax=argmax, grad_outputs=grad_outputs, grad_inputs=grad_inputs
     )
     c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
     run_on(block_plans.grad_inputs(c, tuple(pool_size)), arrays, ("grad_inputs",), stream)
@@ -246,7 +246,7 @@ def conv_block_grad_weights(
     inputs: Any,
     weights: Any,
     bias: Any,
-    winners: Any,
+    argmax: Any,
     strides: Pair,
     same: bool,
     dilation_rate: Pair,
@@ -260,7 +260,7 @@ def conv_block_grad_weights(
     """Gradients of ``weights`` and ``bias``. Only the shapes of these two are read."""
     arrays = views(
         inputs=inputs,
-        argmax=winners,
+        argmax=argmax,
         grad_outputs=grad_outputs,
         grad_weights=grad_weights,
         grad_bias=grad_bias,
@@ -282,18 +282,18 @@ def max_pool2d_forward(
     strides: Pair,
     same: bool,
     outputs: Any,
-    winners: Any,
+    argmax: Any,
     stream: Any = None,
 ) -> None:
     """Maximum of each window, and its cell in ``argmax``: uint8, or int32 beyond 256 cells."""
-    arrays = views(inputs=inputs, outputs=outputs, argmax=winners)
+    arrays = views(inputs=inputs, outputs=outputs, argmax=argmax)
     p = _pool(arrays, inputs, pool_size, strides, same)
     run_on(pool_plans.forward(p, True), arrays, ("outputs", "argmax"), stream)
 
 
 def max_pool2d_grad_inputs(
     inputs: Any,
-    winners: Any,
+    argmax: Any,
     pool_size: Pair,
     strides: Pair,
     same: bool,
@@ -302,7 +302,7 @@ def max_pool2d_grad_inputs(
     stream: Any = None,
 ) -> None:
     """Gradient of ``inputs`` from the argmax. Only the shape of ``inputs`` is read."""
-    arrays = views(argmax=winners, grad_outputs=grad_outputs, grad_inputs=grad_inputs)
+    arrays = views(argmax=argmax, grad_outputs=grad_outputs, grad_inputs=grad_inputs)
     p = _pool(arrays, inputs, pool_size, strides, same)
     run_on(pool_plans.backward(p, True), arrays, ("grad_inputs",), stream)
 

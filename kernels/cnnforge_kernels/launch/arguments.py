@@ -1,4 +1,4 @@
-"""Checking what the launchers are given: once, at the public edge, into plain values."""
+"""Check the arguments of the launchers once, and turn them into plain values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnforge_kernels import arrays as at
+from cnnforge_kernels import arrays
 from cnnforge_kernels.geometry import output_size
 
 Array = NDArray[np.float32]
@@ -18,7 +18,7 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 def _tuple(value: Any) -> tuple:
-    """What a sequence consists of; nothing where a value is none."""
+    """Return the items of a sequence; no items for another value."""
     try:
         return tuple(value)
     except TypeError:
@@ -26,7 +26,7 @@ def _tuple(value: Any) -> tuple:
 
 
 def pair(name: str, value: int | tuple[int, int]) -> Pair:
-    """Check one or two positive integers; returns two."""
+    """Check one or two positive integers, and return two."""
     two = (value, value) if isinstance(value, (int, np.integer)) else _tuple(value)
     if len(two) != 2 or any(not isinstance(v, (int, np.integer)) or v < 1 for v in two):
         raise ValueError(f"`{name}` must be one or two positive integers. Received: {value!r}")
@@ -37,22 +37,20 @@ def shape_of_four(name: str, value: Any) -> tuple[int, int, int, int]:
     """Check the shape of an array of rank 4."""
     four = _tuple(value)
     if len(four) != 4 or any(not isinstance(v, (int, np.integer)) or v < 0 for v in four):
-        raise ValueError(
-            f"`{name}` must be a shape: four integers, none of them negative. Received: {value!r}"
-        )
+        raise ValueError(f"`{name}` must be a shape: four integers, 0 or more. Received: {value!r}")
     first, second, third, fourth = (int(v) for v in four)
     return first, second, third, fourth
 
 
 def is_same(padding: str) -> bool:
-    """Check a padding; returns whether it is SAME."""
+    """Check a padding, and return whether it is SAME."""
     if padding not in ("valid", "same"):
         raise ValueError(f'`padding` must be "valid" or "same". Received: {padding!r}')
     return padding == "same"
 
 
 def is_relu(activation: str | None) -> bool:
-    """Check an activation; returns whether it is a ReLU."""
+    """Check an activation, and return whether it is a ReLU."""
     if activation not in (None, "relu"):
         raise ValueError(f'`activation` must be "relu" or None. Received: {activation!r}')
     return activation == "relu"
@@ -95,7 +93,7 @@ def convolution_options(
 def output_shape(
     inputs: Shape, window: Shape, steps: Pair, dilation: Pair, same: bool
 ) -> tuple[int, int, int]:
-    """Images, rows and columns of the outputs."""
+    """Return images, rows and columns of the outputs."""
     rows, columns = (
         output_size(inputs[1 + a], window[a], steps[a], dilation[a], same) for a in (0, 1)
     )
@@ -103,52 +101,50 @@ def output_shape(
 
 
 def bias_array(bias: Any, filters: int, stream: Any) -> Any:
-    """A bias, or an empty array for none."""
-    offsets = at.optional("bias", bias, 1, stream)
+    """Return a bias, or an empty array for ``None``."""
+    offsets = arrays.optional("bias", bias, 1, stream)
     if offsets.size not in (0, filters):
         raise ValueError(f"`bias` must have {filters} values. Received: {offsets.size}")
     return offsets
 
 
 def relu_mask(grads: Any, outputs: Any, shape: Shape, stream: Any) -> Any:
-    """What tells where a ReLU was off: ``outputs``, or ``grads``, unused, where there was none."""
+    """Return the mask of a ReLU, its ``outputs``; without a ReLU ``grads``, which is not read."""
     check_shape("grad_outputs", grads, shape)
-    mask = grads if outputs is None else at.array("outputs", outputs, 4, stream)
+    mask = grads if outputs is None else arrays.array("outputs", outputs, 4, stream)
     check_shape("outputs", mask, shape)
     return mask
 
 
-def winners_array(
-    winners: Any, grads: Any, shape: Shape, pool: Pair, relu: bool, stream: Any
-) -> Any:
-    """The winners of a pool.
+def argmax_array(argmax: Any, grads: Any, shape: Shape, pool: Pair, relu: bool, stream: Any) -> Any:
+    """Check the argmax of a pool, and return it C-contiguous.
 
     Args:
-        winners: the array.
+        argmax: array of cells of the window.
         grads: ``grad_outputs``, which must have the same shape.
-        shape: that shape.
-        pool: the window.
-        relu: a ReLU stands before the pool: 255 says that it let nothing through.
-        stream: for arrays on a device.
+        shape: shape of both.
+        pool: window of the pool.
+        relu: whether a ReLU precedes the pool, so that 255 means that it is off.
+        stream: stream for arrays on a device.
 
     Raises:
-        ValueError: another shape or dtype, or, in host memory, a winner that is no cell.
+        ValueError: an array has another shape or dtype, or, in host memory, a value is not a cell.
     """
-    found, cells = at.winners_array(winners, stream), pool[0] * pool[1]
+    found, cells = arrays.argmax_array(argmax, stream), pool[0] * pool[1]
     dtype = np.dtype(np.uint8 if cells <= 256 else np.int32)
     if grads.shape != shape or found.shape != shape or found.dtype != dtype:
         raise ValueError(
-            f"`grad_outputs` and `winners` ({dtype}) must have shape {shape}. "
+            f"`grad_outputs` and `argmax` ({dtype}) must have shape {shape}. "
             f"Received: {grads.shape} and {found.dtype} {found.shape}"
         )
     if isinstance(found, np.ndarray):
-        # Bytes are counted round: one more than 255 is 0.
+        # One more than 255 wraps to 0 in a byte.
         numbers = found + np.uint8(1) if relu else found
         lowest, highest = numbers.min(initial=0), numbers.max(initial=0)
         if lowest < 0 or highest >= cells + relu:
             wrong = lowest if lowest < 0 else highest - relu
             raise ValueError(
-                f"`winners` must be cells of a window of {pool[0]} x {pool[1]}, from 0 to "
+                f"`argmax` must be cells of a window of {pool[0]} x {pool[1]}, from 0 to "
                 f"{cells - 1}, as the forward pass returned them. Received: {wrong}"
             )
     return found
@@ -163,19 +159,19 @@ def check_shape(name: str, array: NDArray, shape: tuple[int, ...]) -> None:
 def host_array(
     function: str, name: str, value: Any, dtype: Any, shape: tuple[int, ...] | None = None
 ) -> Any:
-    """A NumPy array of a dtype, and of a shape where one is given; C-contiguous.
+    """Check a NumPy array, and return it C-contiguous.
 
     Args:
-        function: what has no kernel for devices, by the name of torch's function.
-        name: the argument's.
-        value: what was given for it.
-        dtype: what it must have.
-        shape: likewise; ``None``: any.
+        function: torch's name of the function, which has no kernel for devices.
+        name: name of the argument.
+        value: value of the argument.
+        dtype: dtype that it must have.
+        shape: shape that it must have; ``None``: any.
 
     Raises:
-        ValueError: something else.
+        ValueError: the value is not such an array.
     """
-    if at.is_device_array(value):
+    if arrays.is_device_array(value):
         raise ValueError(
             f"`{name}` must be a NumPy array: {function} has no kernel for CUDA devices. Use the "
             f"framework's own there, such as torch.nn.functional.{function}."
@@ -188,12 +184,12 @@ def host_array(
         raise ValueError(
             f"`{name}` must be a {np.dtype(dtype)} NumPy array{of_shape}. Received: {got}"
         )
-    # It makes a vector of a number.
+    # `ascontiguousarray` turns an array of rank 0 into one of rank 1.
     return np.ascontiguousarray(value).reshape(value.shape)
 
 
 def host_out(function: str, given: Any, shape: tuple[int, ...], inputs: tuple[Any, ...]) -> Any:
-    """The float32 NumPy array to write to, ``given`` or a new one; arguments as above."""
+    """Return the float32 NumPy array to write to, ``given`` or a new one."""
     if given is not None:
         host_array(function, "out", given, np.float32)
-    return at.out("out", given, shape, inputs)
+    return arrays.out("out", given, shape, inputs)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnforge_kernels import arrays as at
+from cnnforge_kernels import arrays
 from cnnforge_kernels.cpu.norm import inference, training
 from cnnforge_kernels.launch.arguments import Array, host_array, host_out, is_relu
 
@@ -22,7 +22,7 @@ def _host(name: str, value: Any, dtype: Any, shape: tuple[int, ...] | None = Non
 def _options(
     inputs: Any, gamma: Any, beta: Any, epsilon: Any, activation: str | None
 ) -> tuple[Any, Any, Any, float, bool]:
-    """The first arguments of the kernels, and the shape of what each channel has one of."""
+    """Check the first arguments of the kernels."""
     inputs = _host("inputs", inputs, np.float32)
     if inputs.ndim == 0:
         raise ValueError("`inputs` must be of rank 1 or more, channels last. Received: rank 0")
@@ -35,7 +35,7 @@ def _options(
 
 
 def _rows(array: Any) -> Any:
-    """As (M, C)."""
+    """Return a view of the shape (M, C)."""
     return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
 
 
@@ -48,22 +48,22 @@ def batch_normalization(
     activation: str | None = None,
     out: Array | None = None,
 ) -> tuple[Array, Moments, Moments]:
-    """``(inputs - mean) / sqrt(variance + epsilon) * gamma + beta`` by the moments of the batch.
+    """Return ``(inputs - mean) / sqrt(variance + epsilon) * gamma + beta``, with batch moments.
 
     Args:
         inputs: (..., C) float32.
         gamma: (C,) float32.
         beta: (C,) float32.
-        epsilon: added to the variance.
+        epsilon: number that is added to the variance.
         activation: ``"relu"`` or ``None``.
         out: (..., C) float32 buffer to write to.
 
     Returns:
-        The outputs, (..., C) float32; the mean and the variance of each channel, (C,) float64, the
-        latter with the number of rows in the denominator. Both are NaN where there are no rows.
+        The outputs, (..., C) float32; the mean and the variance of each channel, (C,) float64. The
+        denominator of the variance is the number of rows. Both are NaN without rows.
 
     Raises:
-        ValueError: a wrong dtype, shape or option, or an array on a device.
+        ValueError: a dtype, shape or option is wrong, or an array lies on a device.
 
     Example:
         >>> import numpy as np
@@ -77,7 +77,7 @@ def batch_normalization(
     outputs = host_out("batch_norm", out, inputs.shape, (inputs, *options[:2]))
     mean, variance = (np.empty(inputs.shape[-1]) for _ in range(2))
     flat = _rows(inputs), *options, _rows(outputs), mean, variance
-    at.call(training.batch_norm_forward, *flat)
+    arrays.call(training.batch_norm_forward, *flat)
     return outputs, mean, variance
 
 
@@ -95,26 +95,26 @@ def batch_normalization_grads(
     grad_variance: Moments | None = None,
     out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """The gradients of ``batch_normalization``'s inputs, of gamma and of beta.
+    """Return the gradients of ``batch_normalization``'s inputs, gamma and beta.
 
     Args:
-        inputs: (..., C) float32, as gamma, beta, epsilon and activation what it was called with.
+        inputs: (..., C) float32, inputs of the forward pass, as gamma, beta, epsilon, activation.
         gamma: (C,) float32.
-        beta: (C,) float32; without an activation it makes no difference.
-        mean: (C,) float64, what it returned.
-        variance: (C,) float64, likewise.
+        beta: (C,) float32; only an activation depends on it.
+        mean: (C,) float64, mean that the forward pass returned.
+        variance: (C,) float64, variance that the forward pass returned.
         grad_outputs: (..., C) float32.
-        epsilon: added to the variance.
+        epsilon: number that is added to the variance.
         activation: ``"relu"`` or ``None``.
-        grad_mean: (C,) float64; ``None``: nothing depends on the mean but the outputs.
-        grad_variance: (C,) float64, likewise.
+        grad_mean: (C,) float64, gradient of the returned mean; ``None``: zero.
+        grad_variance: (C,) float64, gradient of the returned variance; ``None``: zero.
         out: (..., C) float32 buffer for the gradient of the inputs.
 
     Returns:
         The gradients of the inputs, (..., C), and of gamma and beta, (C,); float32.
 
     Raises:
-        ValueError: a wrong dtype, shape or option, or an array on a device.
+        ValueError: a dtype, shape or option is wrong, or an array lies on a device.
     """
     inputs, *options = _options(inputs, gamma, beta, epsilon, activation)
     each = inputs.shape[-1:]
@@ -130,12 +130,12 @@ def batch_normalization_grads(
     grad_gamma, grad_beta = (np.empty(each, np.float32) for _ in range(2))
     upstream = mean, variance, _rows(grads), grad_mean, grad_variance
     flat = _rows(inputs), *options, *upstream, _rows(result), grad_gamma, grad_beta
-    at.call(training.batch_norm_grads, *flat)
+    arrays.call(training.batch_norm_grads, *flat)
     return result, grad_gamma, grad_beta
 
 
 def _channels(**given: Any) -> list[Any]:
-    """What each channel has one of, as float32 arrays of one shape."""
+    """Check values of each channel, and return them as float32 arrays of one shape."""
     arrays = {name: _host(name, value, np.float32) for name, value in given.items()}
     each = next(iter(arrays.values())).shape
     return [_host(name, value, np.float32, each) for name, value in arrays.items()]
@@ -151,22 +151,22 @@ def batch_normalization_inference(
     epsilon: float,
     out: Array | None = None,
 ) -> Array:
-    """``(inputs - mean) / sqrt(variance + epsilon) * gamma + beta`` by moments that are given.
+    """Return ``(inputs - mean) / sqrt(variance + epsilon) * gamma + beta``, with given moments.
 
     Args:
         inputs: (..., C) float32.
         gamma: (C,) float32.
         beta: (C,) float32.
-        mean: (C,) float32, moving averages for instance.
-        variance: (C,) float32.
-        epsilon: added to the variance.
+        mean: (C,) float32, for instance a moving average.
+        variance: (C,) float32, for instance a moving average.
+        epsilon: number that is added to the variance.
         out: (..., C) float32 buffer to write to.
 
     Returns:
         The outputs, (..., C) float32.
 
     Raises:
-        ValueError: a wrong dtype, shape or option, or an array on a device.
+        ValueError: a dtype, shape or option is wrong, or an array lies on a device.
 
     Example:
         >>> import numpy as np
@@ -179,7 +179,7 @@ def batch_normalization_inference(
     _, mean, variance = _channels(gamma=gamma, mean=mean, variance=variance)
     outputs = host_out("batch_norm", out, inputs.shape, (inputs, gamma, beta, mean, variance))
     flat = _rows(inputs), gamma, beta, mean, variance, epsilon, _rows(outputs)
-    at.call(inference.batch_norm_inference, *flat)
+    arrays.call(inference.batch_norm_inference_forward, *flat)
     return outputs
 
 
@@ -193,22 +193,22 @@ def batch_normalization_inference_grads(
     epsilon: float,
     out: Array | None = None,
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """The gradients of all five inputs of ``batch_normalization_inference``.
+    """Return the gradients of all five inputs of ``batch_normalization_inference``.
 
     Args:
-        inputs: (..., C) float32, as gamma, mean, variance and epsilon what it was called with.
+        inputs: (..., C) float32, inputs of the forward pass, as gamma, mean, variance, epsilon.
         gamma: (C,) float32.
         mean: (C,) float32.
         variance: (C,) float32.
         grad_outputs: (..., C) float32.
-        epsilon: added to the variance.
+        epsilon: number that is added to the variance.
         out: (..., C) float32 buffer for the gradient of the inputs.
 
     Returns:
         The gradients of the inputs, (..., C), and of gamma, beta, mean and variance, (C,); float32.
 
     Raises:
-        ValueError: a wrong dtype, shape or option, or an array on a device.
+        ValueError: a dtype, shape or option is wrong, or an array lies on a device.
     """
     inputs, gamma, _, epsilon, _ = _options(inputs, gamma, gamma, epsilon, None)
     _, mean, variance = _channels(gamma=gamma, mean=mean, variance=variance)
@@ -216,7 +216,7 @@ def batch_normalization_inference_grads(
     result = host_out("batch_norm", out, inputs.shape, (inputs, gamma, mean, variance, grads))
     of_channels = [np.empty(gamma.shape, np.float32) for _ in range(4)]
     passed = gamma, variance, epsilon, _rows(grads), _rows(result)
-    at.call(inference.batch_norm_inference_grad_inputs, *passed)
+    arrays.call(inference.batch_norm_inference_grad_inputs, *passed)
     known = _rows(inputs), gamma, mean, variance, epsilon, _rows(grads)
-    at.call(inference.batch_norm_inference_grad_parameters, *known, *of_channels)
+    arrays.call(inference.batch_norm_inference_grad_parameters, *known, *of_channels)
     return result, *of_channels

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import numpy as np
-
-from cnnforge_kernels import arrays as at
-from cnnforge_kernels.cpu.depthwise import depthwise
+from cnnforge_kernels import arrays
+from cnnforge_kernels.cpu.depthwise import depthwise as cpu
 from cnnforge_kernels.launch.arguments import (
     Array,
     Padding,
@@ -21,16 +19,17 @@ from cnnforge_kernels.launch.arguments import (
     relu_mask,
     shape_of_four,
 )
+from cnnforge_kernels.launch.problem import Problem
 
 
 def _depthwise_options(
     strides: Any, padding: str, dilation_rate: Any, inputs: Shape, weights: Shape
 ) -> tuple[tuple[Pair, bool, Pair], Shape]:
-    """(strides, SAME, dilation), and the shape of the outputs."""
+    """Check the options; return (strides, SAME, dilation) and the shape of the outputs."""
     steps, dilation = pair("strides", strides), pair("dilation_rate", dilation_rate)
     if 0 in weights or weights[2] != inputs[3]:
         raise ValueError(
-            f"`weights` must have shape (KH, KW, {inputs[3]}, M), none of them 0. "
+            f"`weights` must have shape (KH, KW, {inputs[3]}, M) without a 0. "
             f"Received: {tuple(weights)}"
         )
     same = is_same(padding)
@@ -56,18 +55,18 @@ def depthwise_conv2d(
         inputs: (N, H, W, C) float32.
         weights: (KH, KW, C, M) float32: M windows for each channel.
         bias: (C * M,) float32.
-        strides: of rows and columns, or one number for both.
+        strides: strides of rows and columns, or one number for both.
         padding: ``"valid"`` or ``"same"``.
-        dilation_rate: of rows and columns, whatever the strides.
+        dilation_rate: dilation of rows and columns, for any strides.
         activation: ``"relu"`` or ``None``.
         out: (N, OH, OW, C * M) float32 buffer to write to.
-        stream: for arrays on a device.
+        stream: stream for arrays on a device.
 
     Returns:
         (N, OH, OW, C * M) float32: channel c * M + m is channel c convolved with its window m.
 
     Raises:
-        ValueError: a wrong rank, dtype, shape or option.
+        ValueError: a rank, dtype, shape or option is wrong.
 
     Example:
         >>> import numpy as np
@@ -75,19 +74,14 @@ def depthwise_conv2d(
         >>> depthwise_conv2d(np.ones((1, 1, 1, 1), np.float32), weights)[0, 0, 0]
         array([1., 2.], dtype=float32)
     """
-    inputs = at.array("inputs", inputs, 4, stream)
-    weights = at.array("weights", weights, 4, stream)
+    inputs = arrays.array("inputs", inputs, 4, stream)
+    weights = arrays.array("weights", weights, 4, stream)
     options, shape = _depthwise_options(
         strides, padding, dilation_rate, inputs.shape, weights.shape
     )
-    relu, offsets = is_relu(activation), bias_array(bias, shape[3], stream)
-    outputs = at.out("out", out, shape, (inputs, weights, offsets), stream=stream)
-    at.call(
-        depthwise.depthwise_conv2d_forward,
-        *(inputs, weights, offsets, *options, relu, outputs),
-        stream=stream,
-    )
-    return at.result(outputs)
+    problem = Problem(inputs.shape, shape, (*options, is_relu(activation)), stream)
+    known = inputs, weights, bias_array(bias, shape[3], stream)
+    return problem.forward(cpu.depthwise_conv2d_forward, known, out)
 
 
 def depthwise_conv2d_grad_inputs(
@@ -102,23 +96,18 @@ def depthwise_conv2d_grad_inputs(
     out: Array | None = None,
     stream: Any = None,
 ) -> Array:
-    """The gradient of ``depthwise_conv2d``'s inputs, (N, H, W, C) = ``input_shape``, float32.
+    """Return the gradient of ``depthwise_conv2d``'s inputs, (N, H, W, C), float32.
 
-    ``outputs`` are those of the forward pass where it had a ReLU. Other arguments and errors as in
+    ``outputs`` are those of the forward pass if it had a ReLU. Other arguments and errors as in
     ``depthwise_conv2d``.
     """
-    grads = at.array("grad_outputs", grad_outputs, 4, stream)
-    weights = at.array("weights", weights, 4, stream)
+    grads = arrays.array("grad_outputs", grad_outputs, 4, stream)
+    weights = arrays.array("weights", weights, 4, stream)
     input_shape = shape_of_four("input_shape", input_shape)
     options, shape = _depthwise_options(strides, padding, dilation_rate, input_shape, weights.shape)
-    mask = relu_mask(grads, outputs, shape, stream)
-    result = at.out("out", out, input_shape, (grads, weights, mask), stream=stream)
-    at.call(
-        depthwise.depthwise_conv2d_grad_inputs,
-        *(result, weights, mask, *options, outputs is not None, grads, result),
-        stream=stream,
-    )
-    return at.result(result)
+    problem = Problem(input_shape, shape, (*options, outputs is not None), stream)
+    known = weights, relu_mask(grads, outputs, shape, stream)
+    return problem.grad_inputs(cpu.depthwise_conv2d_grad_inputs, known, grads, out)
 
 
 def depthwise_conv2d_grad_weights(
@@ -133,23 +122,19 @@ def depthwise_conv2d_grad_weights(
     out: Array | None = None,
     stream: Any = None,
 ) -> tuple[Array, Array]:
-    """The gradients of ``depthwise_conv2d``'s weights, (KH, KW, C, M), and bias, (C * M,).
+    """Return the gradients of the weights, (KH, KW, C, M), and of the bias, (C * M,); float32.
 
-    ``outputs`` are those of the forward pass where it had a ReLU. Other arguments and errors as in
+    ``outputs`` are those of the forward pass if it had a ReLU. Other arguments and errors as in
     ``depthwise_conv2d``.
     """
-    inputs = at.array("inputs", inputs, 4, stream)
-    grads = at.array("grad_outputs", grad_outputs, 4, stream)
+    inputs = arrays.array("inputs", inputs, 4, stream)
+    grads = arrays.array("grad_outputs", grad_outputs, 4, stream)
     weights_shape = shape_of_four("weights_shape", weights_shape)
     options, shape = _depthwise_options(
         strides, padding, dilation_rate, inputs.shape, weights_shape
     )
+    problem = Problem(inputs.shape, shape, (*options, outputs is not None), stream)
     mask = relu_mask(grads, outputs, shape, stream)
-    result = at.out("out", out, weights_shape, (inputs, grads, mask), stream=stream)
-    bias = at.empty((inputs,), shape[3:], np.float32, stream)
-    at.call(
-        depthwise.depthwise_conv2d_grad_weights,
-        *(inputs, result, bias, mask, *options, outputs is not None, grads, result, bias),
-        stream=stream,
+    return problem.grad_weights(
+        cpu.depthwise_conv2d_grad_weights, inputs, weights_shape, mask, grads, out
     )
-    return at.result(result), at.result(bias)

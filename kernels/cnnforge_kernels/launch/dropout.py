@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnforge_kernels import arrays as at
-from cnnforge_kernels.cpu import dropout as _dropout
+from cnnforge_kernels import arrays
+from cnnforge_kernels.cpu import dropout as cpu
 from cnnforge_kernels.launch.arguments import Array, host_array, host_out
 
 
@@ -26,25 +26,25 @@ def dropout(
     *,
     out: Array | None = None,
 ) -> tuple[Array, NDArray[np.uint8]]:
-    """``inputs / (1 - rate)`` where a random number is not below ``rate``, zero elsewhere.
+    """Return ``inputs / (1 - rate)``, with zero if an element's random number is below ``rate``.
 
     The numbers are those of ``tf.random.stateless_uniform`` in float32, made by Philox4x32-10: J.
-    Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011. A key and a counter give the
-    same mask every time; ``tf.raw_ops.StatelessRandomGetKeyCounter`` makes both of a seed.
+    Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011. The same key and counter
+    always give the same mask; ``tf.raw_ops.StatelessRandomGetKeyCounter`` derives both from a seed.
 
     Args:
-        inputs: float32, of any shape.
+        inputs: array of any shape, float32.
         key: (1,) uint64.
-        counter: (2,) uint64, that of the first four elements, its low half first.
-        rate: of the elements that become zero, 0 or more and below 1.
-        out: what the outputs are written to.
+        counter: (2,) uint64, counter of the first four elements, its low half first.
+        rate: probability that an element becomes zero, 0 or more and below 1.
+        out: buffer to write the outputs to, float32, of the shape of the inputs.
 
     Returns:
-        The outputs, float32, and the mask, uint8, 1 where an element stays; both of the shape of
-        the inputs. Whatever is dropped becomes zero, also NaN.
+        The outputs, float32, and the mask, uint8, 1 if an element stays; both of the shape of the
+        inputs. A dropped element becomes zero, even if it is NaN.
 
     Raises:
-        ValueError: a wrong dtype, shape or rate, or an array on a device.
+        ValueError: a dtype, a shape or the rate is wrong, or an array lies on a device.
     """
     inputs = host_array("dropout", "inputs", inputs, np.float32)
     key = host_array("dropout", "key", key, np.uint64, (1,))
@@ -53,18 +53,18 @@ def dropout(
     outputs = host_out("dropout", out, inputs.shape, (inputs,))
     mask = np.empty(inputs.shape, np.uint8)
     flat = inputs.reshape(-1), key, counter, rate, outputs.reshape(-1), mask.reshape(-1)
-    at.call(_dropout.dropout_forward, *flat)
+    arrays.call(cpu.dropout_forward, *flat)
     return outputs, mask
 
 
 def dropout_grad(
     grad_outputs: Array, mask: NDArray[np.uint8], rate: float, *, out: Array | None = None
 ) -> Array:
-    """The gradient of ``dropout``'s inputs from its mask: float32, of the mask's shape."""
+    """Return the gradient of ``dropout``'s inputs from its mask: float32, of the mask's shape."""
     grads = host_array("dropout", "grad_outputs", grad_outputs, np.float32)
     mask = host_array("dropout", "mask", mask, np.uint8, grads.shape)
     rate = _rate(rate)
     result = host_out("dropout", out, grads.shape, (grads, mask))
     flat = mask.reshape(-1), rate, grads.reshape(-1), result.reshape(-1)
-    at.call(_dropout.dropout_grad_inputs, *flat)
+    arrays.call(cpu.dropout_grad_inputs, *flat)
     return result

@@ -7,26 +7,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnforge_kernels import arrays as at
+from cnnforge_kernels import arrays
 from cnnforge_kernels.cpu.pooling import global_average, pooling
 from cnnforge_kernels.launch.arguments import (
     Array,
     Padding,
     Pair,
     Shape,
+    argmax_array,
     check_shape,
     is_same,
     output_shape,
     pair,
     shape_of_four,
-    winners_array,
 )
+from cnnforge_kernels.launch.problem import Problem
 
 
 def _pool_options(
     pool_size: Any, strides: Any, padding: str, inputs: Shape
 ) -> tuple[tuple[Pair, Pair, bool], Shape]:
-    """The options of the kernels, and the shape of the outputs."""
+    """Check the options; return those of the kernels and the shape of the outputs."""
     window = pair("pool_size", pool_size)
     steps = window if strides is None else pair("strides", strides)
     same = is_same(padding)
@@ -42,27 +43,25 @@ def max_pool2d(
     out: Array | None = None,
     stream: Any = None,
 ) -> tuple[Array, NDArray]:
-    """2D max pooling: (N, H, W, C) float32 -> outputs and winners, both (N, OH, OW, C).
+    """2D max pooling: (N, H, W, C) float32 -> outputs and argmax, both (N, OH, OW, C).
 
-    A winner is the cell of its window that held the maximum, counted in row-major order, the
-    first one of several: uint8, or int32 for windows of more than 256 cells. NaN in, NaN out.
+    The argmax is the first cell of the window, in row-major order, that has the maximum: uint8, or
+    int32 for windows of more than 256 cells. A window with a NaN has the maximum NaN.
 
     Raises:
-        ValueError: a wrong rank, dtype, shape or option.
+        ValueError: a rank, dtype, shape or option is wrong.
     """
-    inputs = at.array("inputs", inputs, 4, stream)
+    inputs = arrays.array("inputs", inputs, 4, stream)
     options, shape = _pool_options(pool_size, strides, padding, inputs.shape)
-    outputs = at.out("out", out, shape, (inputs,), stream=stream)
-    window = options[0]
-    dtype = np.uint8 if window[0] * window[1] <= 256 else np.int32
-    winners = at.empty((inputs,), shape, dtype, stream)
-    at.call(pooling.max_pool2d_forward, inputs, *options, outputs, winners, stream=stream)
-    return at.result(outputs), at.result(winners)
+    (rows, columns), _, _ = options
+    dtype = np.uint8 if rows * columns <= 256 else np.int32
+    problem = Problem(inputs.shape, shape, options, stream)
+    return problem.forward(pooling.max_pool2d_forward, (inputs,), out, argmax=dtype)
 
 
 def max_pool2d_grad(
     grad_outputs: Array,
-    winners: NDArray,
+    argmax: NDArray,
     input_shape: tuple[int, int, int, int],
     *,
     pool_size: int | Pair = (2, 2),
@@ -71,14 +70,13 @@ def max_pool2d_grad(
     out: Array | None = None,
     stream: Any = None,
 ) -> Array:
-    """The gradient of ``max_pool2d``'s inputs from its winners: (N, H, W, C) float32."""
-    grads = at.array("grad_outputs", grad_outputs, 4, stream)
+    """Return the gradient of ``max_pool2d``'s inputs from its argmax: (N, H, W, C) float32."""
+    grads = arrays.array("grad_outputs", grad_outputs, 4, stream)
     input_shape = shape_of_four("input_shape", input_shape)
     options, shape = _pool_options(pool_size, strides, padding, input_shape)
-    winners = winners_array(winners, grads, shape, options[0], False, stream)
-    result = at.out("out", out, input_shape, (grads, winners), stream=stream)
-    at.call(pooling.max_pool2d_grad_inputs, result, winners, *options, grads, result, stream=stream)
-    return at.result(result)
+    argmax = argmax_array(argmax, grads, shape, options[0], False, stream)
+    problem = Problem(input_shape, shape, options, stream)
+    return problem.grad_inputs(pooling.max_pool2d_grad_inputs, (argmax,), grads, out)
 
 
 def average_pool2d(
@@ -91,11 +89,10 @@ def average_pool2d(
     stream: Any = None,
 ) -> Array:
     """2D average pooling over the real cells of each window: (N, OH, OW, C) float32."""
-    inputs = at.array("inputs", inputs, 4, stream)
+    inputs = arrays.array("inputs", inputs, 4, stream)
     options, shape = _pool_options(pool_size, strides, padding, inputs.shape)
-    outputs = at.out("out", out, shape, (inputs,), stream=stream)
-    at.call(pooling.average_pool2d_forward, inputs, *options, outputs, stream=stream)
-    return at.result(outputs)
+    problem = Problem(inputs.shape, shape, options, stream)
+    return problem.forward(pooling.average_pool2d_forward, (inputs,), out)
 
 
 def average_pool2d_grad(
@@ -108,26 +105,24 @@ def average_pool2d_grad(
     out: Array | None = None,
     stream: Any = None,
 ) -> Array:
-    """The gradient of ``average_pool2d``'s inputs: (N, H, W, C) float32."""
-    grads = at.array("grad_outputs", grad_outputs, 4, stream)
+    """Return the gradient of ``average_pool2d``'s inputs: (N, H, W, C) float32."""
+    grads = arrays.array("grad_outputs", grad_outputs, 4, stream)
     input_shape = shape_of_four("input_shape", input_shape)
     options, shape = _pool_options(pool_size, strides, padding, input_shape)
     check_shape("grad_outputs", grads, shape)
-    result = at.out("out", out, input_shape, (grads,), stream=stream)
-    at.call(pooling.average_pool2d_grad_inputs, result, *options, grads, result, stream=stream)
-    return at.result(result)
+    problem = Problem(input_shape, shape, options, stream)
+    return problem.grad_inputs(pooling.average_pool2d_grad_inputs, (), grads, out)
 
 
 def global_average_pool2d(inputs: Array, *, out: Array | None = None, stream: Any = None) -> Array:
-    """The mean of each map: (N, H, W, C) float32 -> (N, C) float32; NaN where a map is empty.
+    """Return the mean of each map: (N, H, W, C) float32 -> (N, C) float32; NaN for an empty map.
 
     Raises:
-        ValueError: a wrong rank, dtype or shape.
+        ValueError: a rank, dtype or shape is wrong.
     """
-    inputs = at.array("inputs", inputs, 4, stream)
-    outputs = at.out("out", out, (inputs.shape[0], inputs.shape[3]), (inputs,), stream=stream)
-    at.call(global_average.global_average_pool2d_forward, inputs, outputs, stream=stream)
-    return at.result(outputs)
+    inputs = arrays.array("inputs", inputs, 4, stream)
+    problem = Problem(inputs.shape, (inputs.shape[0], inputs.shape[3]), (), stream)
+    return problem.forward(global_average.global_average_pool2d_forward, (inputs,), out)
 
 
 def global_average_pool2d_grad(
@@ -137,10 +132,9 @@ def global_average_pool2d_grad(
     out: Array | None = None,
     stream: Any = None,
 ) -> Array:
-    """The gradient of ``global_average_pool2d``'s inputs: (N, H, W, C) float32."""
-    grads = at.array("grad_outputs", grad_outputs, 2, stream)
+    """Return the gradient of ``global_average_pool2d``'s inputs: (N, H, W, C) float32."""
+    grads = arrays.array("grad_outputs", grad_outputs, 2, stream)
     input_shape = shape_of_four("input_shape", input_shape)
-    check_shape("grad_outputs", grads, (input_shape[0], input_shape[3]))
-    result = at.out("out", out, input_shape, (grads,), stream=stream)
-    at.call(global_average.global_average_pool2d_grad_inputs, result, grads, result, stream=stream)
-    return at.result(result)
+    problem = Problem(input_shape, (input_shape[0], input_shape[3]), (), stream)
+    check_shape("grad_outputs", grads, problem.outputs)
+    return problem.grad_inputs(global_average.global_average_pool2d_grad_inputs, (), grads, out)

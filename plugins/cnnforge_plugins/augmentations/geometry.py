@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cnnforge.data import Augment, Draws
+from cnnforge.data import Augment, Draws, translations
 
 
 def shift(argument: str | None) -> Augment:
@@ -23,13 +23,14 @@ def shift(argument: str | None) -> Augment:
         raise ValueError(f"expected a number of pixels, 1 or more, got {argument!r}")
     most = 2 if argument is None else int(argument)
 
-    def augment(images: np.ndarray, draws: Draws) -> np.ndarray:
+    def augment(images: np.ndarray, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
         _, height, width, _ = images.shape
         down, right = draws.integers(-most, most + 1), draws.integers(-most, most + 1)
         rows = np.clip(np.arange(height) - down[:, np.newaxis], 0, height - 1)
         columns = np.clip(np.arange(width) - right[:, np.newaxis], 0, width - 1)
         numbers = np.arange(len(images))[:, np.newaxis, np.newaxis]
-        return images[numbers, rows[:, :, np.newaxis], columns[:, np.newaxis, :]]
+        moved = images[numbers, rows[:, :, np.newaxis], columns[:, np.newaxis, :]]
+        return moved, translations(right, down)
 
     return augment
 
@@ -49,8 +50,11 @@ def flip(argument: str | None) -> Augment:
     if argument is not None:
         raise ValueError(f"it takes no argument, got {argument!r}")
 
-    def augment(images: np.ndarray, draws: Draws) -> np.ndarray:
+    def augment(images: np.ndarray, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
         mirrored = draws.uniform() < 0.5
-        return np.where(mirrored[:, np.newaxis, np.newaxis, np.newaxis], images[:, :, ::-1], images)
+        transforms = translations(np.where(mirrored, images.shape[2], 0), np.zeros(len(images)))
+        transforms[mirrored, 0, 0] = -1
+        mirrored = mirrored[:, np.newaxis, np.newaxis, np.newaxis]
+        return np.where(mirrored, images[:, :, ::-1], images), transforms
 
     return augment

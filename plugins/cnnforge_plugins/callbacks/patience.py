@@ -11,8 +11,8 @@ from cnnforge.callbacks import Callback, FinishedEpoch
 class Patience(Callback):
     """Counts the epochs since the best one; a base class.
 
-    The best epoch is the one that the run keeps: that of the highest validation accuracy, with
-    the lower loss where it is the same.
+    The best epoch is the one that the run keeps, by the metric that the run monitors
+    (`cnnforge train --monitor METRIC`).
 
     Args:
         patience: How many epochs without a better one are put up with.
@@ -48,7 +48,7 @@ class EarlyStopping(Patience):
     def act(self, epoch: FinishedEpoch) -> None:
         """End it."""
         epochs = "1 epoch" if self.patience == 1 else f"{self.patience} epochs"
-        epoch.stop(f"no better epoch for {epochs}")
+        epoch.stop(f"no better epoch for {epochs}, by {epoch.monitor}")
 
 
 class HalveOnPlateau(Patience):

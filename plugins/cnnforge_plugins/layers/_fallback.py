@@ -1,4 +1,4 @@
-"""When a layer has no kernel for what it is asked: the framework's own computation, said once."""
+"""Decide whether a kernel can compute a layer; if not, the framework does, with one warning."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class KernelUnavailableWarning(UserWarning):
 
 
 def kernel_fits(layer: keras.layers.Layer, inputs: Any, missing: str | None = None) -> bool:
-    """Whether there is a kernel for a layer's data format, and for the dtype and place of inputs.
+    """Return whether a kernel fits a layer's data format, and the dtype and device of its inputs.
 
-    The first ``False`` for a reason is accompanied by a ``KernelUnavailableWarning``.
+    The first ``False`` for each reason warns with a ``KernelUnavailableWarning``.
 
     Args:
-        layer: The layer.
-        inputs: What it is called with.
-        missing: What else the layer knows to have no kernel; ``None``: nothing.
+        layer: Layer that is called.
+        inputs: Inputs of the call.
+        missing: Another reason that the layer has for having no kernel, or ``None``.
     """
     reason = missing or _missing(layer, inputs)
     if reason is None:
@@ -38,7 +38,7 @@ def kernel_fits(layer: keras.layers.Layer, inputs: Any, missing: str | None = No
 
 def _missing(layer: Any, inputs: Any) -> str | None:
     dtype = keras.backend.standardize_dtype(inputs.dtype)
-    # Only torch's tensors have a device with a type; TensorFlow itself moves what an op needs.
+    # Only torch's tensors have a device with a type; TensorFlow moves inputs to the op by itself.
     device = getattr(getattr(inputs, "device", None), "type", "cpu")
     data_format = getattr(layer, "data_format", "channels_last")
     if data_format != "channels_last":

@@ -1,22 +1,22 @@
-"""What the shape rules of several ops share; compiled into the ops."""
+"""The part of the shape rules that several ops share; it is compiled into the ops."""
 
 from __future__ import annotations
 
 from numba.extending import register_jitable
 
-from cnnforge_kernels.geometry import output_size
+from cnnforge_kernels.authoring import output_size
 
 
 @register_jitable
 def convolved_size(size: int, window: int, stride: int, dilation: int, same: bool) -> int:
-    """Outputs of a convolution along one axis.
+    """Return the number of outputs of a convolution along one axis.
 
     Raises:
         ValueError: The window does not fit.
     """
     outputs = output_size(size, window, stride, dilation, same)
     if outputs == 0 and size > 0:
-        # The kernels would return an empty array, Keras refuses.
+        # The kernels would return an empty array, but Keras raises an error.
         raise ValueError(
             "The convolution operation resulted in an empty output: the window is larger than "
             'the inputs. Use larger inputs, a smaller kernel_size or padding="same".'

@@ -8,9 +8,15 @@ import keras
 import numba
 
 from cnnforge.ops import ArrayOp
-from cnnforge_kernels.cpu.norm import inference
-from cnnforge_kernels.cpu.norm import training as kernels
+from cnnforge_kernels.authoring import (
+    batch_norm_forward,
+    batch_norm_grads,
+    batch_norm_inference_forward,
+    batch_norm_inference_grad_inputs,
+    batch_norm_inference_grad_parameters,
+)
 from cnnforge_plugins.layers._fallback import kernel_fits
+from cnnforge_plugins.layers._kernel_layer import KernelLayer
 
 Shape = tuple[int, ...]
 
@@ -30,8 +36,8 @@ def _output_shape(inputs: Shape, gamma: Shape, beta: Shape, mean: Shape, varianc
 
 batch_norm = ArrayOp(
     "batch_norm",
-    forward=kernels.batch_norm_forward,
-    backward=kernels.batch_norm_grads,
+    forward=batch_norm_forward,
+    backward=batch_norm_grads,
     inputs={"inputs": 2, "gamma": 1, "beta": 1},
     outputs={"outputs": 2, "mean": numba.float64[::1], "variance": numba.float64[::1]},
     output_shapes=_output_shapes,
@@ -39,10 +45,10 @@ batch_norm = ArrayOp(
 )
 batch_norm_inference = ArrayOp(
     "batch_norm_inference",
-    forward=inference.batch_norm_inference,
+    forward=batch_norm_inference_forward,
     backward=(
-        inference.batch_norm_inference_grad_inputs,
-        inference.batch_norm_inference_grad_parameters,
+        batch_norm_inference_grad_inputs,
+        batch_norm_inference_grad_parameters,
     ),
     inputs={"inputs": 2, "gamma": 1, "beta": 1, "mean": 1, "variance": 1},
     outputs={"outputs": 2},
@@ -52,29 +58,25 @@ batch_norm_inference = ArrayOp(
 
 
 @keras.saving.register_keras_serializable(package="cnnforge")
-class BatchNormalization(keras.layers.BatchNormalization):
+class BatchNormalization(KernelLayer, keras.layers.BatchNormalization):
     """``keras.layers.BatchNormalization`` on Numba kernels.
 
-    In training the moments take one pass over the inputs, the outputs another, and the gradients
-    two; a prediction takes one. Constructor arguments, weights, configuration and errors are Keras'
-    own. Inputs that are not float32, an axis that is not the last, and in training a mask,
-    ``renorm`` and ``synchronized`` are computed by the framework, and that is said once.
+    Training takes one pass over the inputs for the moments, another one for the outputs, and two
+    for the gradients; a prediction takes one pass. Constructor arguments, weights, configuration
+    and errors are those of Keras. The framework computes inputs that are not float32, another axis
+    than the last, and in training a mask, ``renorm`` and ``synchronized``, with one warning.
 
     Input shape:
         (..., C)
 
     Output shape:
-        that of the inputs
+        the shape of the inputs
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.supports_jit = False
-
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Normalize by the moments of the batch and move the averages; else by the averages."""
+        """Normalize with batch moments and update the averages, or with the moving averages."""
         moves = bool(training and self.trainable)
-        # Without training a mask changes nothing: all that is left of it are Keras' checks.
+        # Without training a mask changes nothing, but Keras checks it.
         own = mask is not None and not moves
         if own or not kernel_fits(self, inputs, self._missing(inputs, mask, moves)):
             return super().call(inputs, training=training, mask=mask)
@@ -95,7 +97,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return ops.reshape(outputs, ops.shape(inputs))
 
     def _missing(self, inputs: Any, mask: Any, moves: bool) -> str | None:
-        """What the layer is asked for that there is no kernel for."""
+        """Return the reason why the kernels cannot compute this call, or ``None``."""
         if self.axis not in (-1, len(inputs.shape) - 1):
             return f"axis={self.axis} (the kernels need the last one)"
         if mask is not None:

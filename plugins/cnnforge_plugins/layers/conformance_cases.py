@@ -1,4 +1,4 @@
-"""What the layers are checked with by ``cnnforge.testing``: arguments, shapes, oracles."""
+"""Cases for ``cnnforge.testing``: arguments, shapes and oracles of the layers."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def _global_average_pooling2d(layer: Any, inputs: Any) -> NDArray[Any]:
 
 
 def _dropout(layer: Any, inputs: Any) -> NDArray[Any]:
-    # The kit calls layers as for prediction: what is random has no oracle of the inputs alone.
+    # The kit calls layers as in a prediction: a random result has no oracle.
     return inputs
 
 
 def _batch_normalization(layer: Any, inputs: Any, *weights: Any) -> NDArray[Any]:
-    # As for prediction; training is compared with the reference.
+    # As in a prediction; the kit compares training with the reference.
     trained = iter(weights)
     gamma = next(trained) if layer.scale else 1.0
     beta = next(trained) if layer.center else 0.0
@@ -82,7 +82,7 @@ def _cases(
             arguments=arguments,
             input_shape=shape,
             oracle=oracle,
-            # What is refused does not depend on the case.
+            # Bad arguments do not depend on the case.
             bad_arguments=bad if number == 0 else {},
         )
         for number, (name, (arguments, shape)) in enumerate(cases.items())
@@ -98,7 +98,7 @@ CONV2D = _cases(
             (2, 9, 8, 5),
         ),
         "strided": ({"filters": 4, "kernel_size": (3, 2), "strides": (2, 1)}, (2, 8, 7, 3)),
-        # TensorFlow has no gradient of these two on a CPU: the oracle has.
+        # TensorFlow has no gradient of these two cases on a CPU, but the oracle has.
         "grouped": ({"filters": 6, "kernel_size": 3, "groups": 2, "use_bias": False}, (3, 6, 7, 4)),
         "dilated": ({"filters": 3, "kernel_size": 2, "dilation_rate": 2}, (2, 7, 6, 2)),
     },

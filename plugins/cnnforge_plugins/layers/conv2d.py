@@ -7,8 +7,13 @@ from typing import Any
 import keras
 
 from cnnforge.ops import ArrayOp
-from cnnforge_kernels.cpu.conv import conv2d as kernels
+from cnnforge_kernels.authoring import (
+    conv2d_forward,
+    conv2d_grad_inputs,
+    conv2d_grad_weights,
+)
 from cnnforge_plugins.layers._fallback import kernel_fits
+from cnnforge_plugins.layers._kernel_layer import KernelLayer, convolve
 from cnnforge_plugins.layers._shapes import convolved_size
 
 Shape = tuple[int, ...]
@@ -27,8 +32,8 @@ def _output_shape(
 
 conv2d = ArrayOp(
     "conv2d",
-    forward=kernels.conv2d_forward,
-    backward=(kernels.conv2d_grad_inputs, kernels.conv2d_grad_weights),
+    forward=conv2d_forward,
+    backward=(conv2d_grad_inputs, conv2d_grad_weights),
     inputs={"inputs": 4, "weights": 4, "bias": 1},
     outputs={"outputs": 4},
     output_shapes=_output_shape,
@@ -44,12 +49,11 @@ conv2d = ArrayOp(
 
 
 @keras.saving.register_keras_serializable(package="cnnforge")
-class Conv2D(keras.layers.Conv2D):
+class Conv2D(KernelLayer, keras.layers.Conv2D):
     """``keras.layers.Conv2D`` on Numba kernels: convolution, bias and ReLU in one pass.
 
-    Constructor arguments, weights, configuration and errors are Keras' own. Inputs that are not
-    float32, or ``data_format="channels_first"``, are computed by the framework, and that is said
-    once.
+    Constructor arguments, weights, configuration and errors are those of Keras. The framework
+    computes inputs that are not float32, and ``data_format="channels_first"``, with one warning.
 
     Input shape:
         (N, H, W, C)
@@ -58,24 +62,8 @@ class Conv2D(keras.layers.Conv2D):
         (N, OH, OW, filters)
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # XLA cannot compile a foreign op; Keras detects nothing by itself.
-        self.supports_jit = False
-
     def call(self, inputs: Any) -> Any:
         """Convolve, add the bias, apply the activation."""
         if not kernel_fits(self, inputs):
             return super().call(inputs)
-        relu = self.activation is keras.activations.relu
-        outputs = conv2d(
-            inputs,
-            self.kernel,
-            self.bias if self.use_bias else keras.ops.zeros((0,), "float32"),
-            strides=self.strides,
-            same=self.padding == "same",
-            dilation_rate=self.dilation_rate,
-            groups=self.groups,
-            relu=relu,
-        )
-        return outputs if relu or self.activation is None else self.activation(outputs)
+        return convolve(self, conv2d, inputs, groups=self.groups)

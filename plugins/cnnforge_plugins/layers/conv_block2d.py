@@ -9,14 +9,19 @@ import numba
 from numba.extending import register_jitable
 
 from cnnforge.ops import ArrayOp
-from cnnforge_kernels.cpu.conv import conv_block as kernels
-from cnnforge_kernels.geometry import output_size
+from cnnforge_kernels.authoring import (
+    conv_block_forward,
+    conv_block_grad_inputs,
+    conv_block_grad_weights,
+    output_size,
+)
 from cnnforge_plugins.layers._fallback import kernel_fits
+from cnnforge_plugins.layers._kernel_layer import KernelLayer, bias_or_empty
 
 Shape = tuple[int, ...]
 
-# A winner is one byte, and 255 says that there is none.
-_MOST_CELLS = 255
+# The argmax of a pool is one byte, and 255 means that the ReLU is off.
+_MAX_CELLS = 255
 
 
 @register_jitable
@@ -49,10 +54,10 @@ def _output_shapes(
 
 conv_block = ArrayOp(
     "conv_block",
-    forward=kernels.conv_block_forward,
-    backward=(kernels.conv_block_grad_inputs, kernels.conv_block_grad_weights),
+    forward=conv_block_forward,
+    backward=(conv_block_grad_inputs, conv_block_grad_weights),
     inputs={"inputs": 4, "weights": 4, "bias": 1},
-    outputs={"outputs": 4, "winners": numba.uint8[:, :, :, ::1]},
+    outputs={"outputs": 4, "argmax": numba.uint8[:, :, :, ::1]},
     output_shapes=_output_shapes,
     attributes={
         "strides": (1, 1),
@@ -65,8 +70,8 @@ conv_block = ArrayOp(
 )
 
 
-class _Block2D(keras.layers.Conv2D):
-    """A ``Conv2D`` with a ReLU and a max pool behind it; the base of both implementations."""
+class _Block2D(KernelLayer, keras.layers.Conv2D):
+    """A ``Conv2D`` with a ReLU and a max pool behind it, computed by the framework's own ops."""
 
     def __init__(
         self, filters: int, kernel_size: Any, *, pool_size: Any = (2, 2), **kwargs: Any
@@ -79,23 +84,22 @@ class _Block2D(keras.layers.Conv2D):
                 f"activation={kwargs['activation']!r}, expected 'relu'"
             )
         self.pool_size = keras.layers.MaxPooling2D(pool_size).pool_size
-        if self.pool_size[0] * self.pool_size[1] > _MOST_CELLS:
+        if self.pool_size[0] * self.pool_size[1] > _MAX_CELLS:
             raise ValueError(
-                f"`pool_size` may have {_MOST_CELLS} cells at the most. "
+                f"`pool_size` must have at most {_MAX_CELLS} cells. "
                 f"Received: pool_size={self.pool_size}"
             )
-        self.supports_jit = False
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """The shape after convolution and pooling."""
+        """Return the shape after convolution and pooling."""
         return self._pool().compute_output_shape(super().compute_output_shape(input_shape))
 
     def get_config(self) -> dict[str, Any]:
-        """The configuration of ``Conv2D``, and ``pool_size``."""
+        """Return the configuration of ``Conv2D``, and ``pool_size``."""
         return {**super().get_config(), "pool_size": self.pool_size}
 
     def call(self, inputs: Any) -> Any:
-        """Convolve, add the bias, apply the ReLU, pool: with the framework's own ops."""
+        """Convolve, add the bias, apply the ReLU and pool, with the framework's own ops."""
         return self._pool().call(super().call(inputs))
 
     def _pool(self) -> keras.layers.Layer:
@@ -105,18 +109,18 @@ class _Block2D(keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable(package="cnnforge")
 class StockBlock2D(_Block2D):
-    """What ``ConvBlock2D`` computes, in the framework's own ops: its reference."""
+    """The reference of ``ConvBlock2D``, in the framework's own ops."""
 
 
 @keras.saving.register_keras_serializable(package="cnnforge")
 class ConvBlock2D(_Block2D):
     """``Conv2D`` with a ReLU and the ``MaxPooling2D`` behind it, in one kernel.
 
-    The un-pooled map is never written, and the gradients are computed from the winners of the pool
-    alone. Constructor arguments, weights and errors are those of ``keras.layers.Conv2D`` with
-    ``activation="relu"``, and ``pool_size``, which is also the stride of the pool (VALID). Inputs
-    that are not float32, or ``data_format="channels_first"``, are computed by the framework, and
-    that is said once.
+    The un-pooled map is never written, and the gradients need only the argmax of the pool.
+    Constructor arguments, weights and errors are those of ``keras.layers.Conv2D`` with
+    ``activation="relu"``, and ``pool_size``, which is also the stride of the pool (VALID). The
+    framework computes inputs that are not float32, and ``data_format="channels_first"``, with one
+    warning.
 
     Input shape:
         (N, H, W, C)
@@ -126,13 +130,13 @@ class ConvBlock2D(_Block2D):
     """
 
     def call(self, inputs: Any) -> Any:
-        """Convolve, add the bias, apply the ReLU, pool."""
+        """Convolve, add the bias, apply the ReLU and pool, in one kernel."""
         if not kernel_fits(self, inputs):
             return super().call(inputs)
         return conv_block(
             inputs,
             self.kernel,
-            self.bias if self.use_bias else keras.ops.zeros((0,), "float32"),
+            bias_or_empty(self),
             strides=self.strides,
             same=self.padding == "same",
             dilation_rate=self.dilation_rate,
@@ -142,11 +146,11 @@ class ConvBlock2D(_Block2D):
 
     @classmethod
     def fuse(cls, convolution: Any, pool: Any) -> tuple[Any, Any] | None:
-        """The block for a ``Conv2D`` and the ``MaxPooling2D`` behind it, and what stays behind.
+        """Make the block of a ``Conv2D`` and the ``MaxPooling2D`` behind it.
 
         Returns:
-            A ``ConvBlock2D`` named like the convolution and a ``FusedPooling2D`` named like the
-            pool; ``None`` where the pair is not one that the kernel computes.
+            A ``ConvBlock2D`` named like the convolution, and a ``FusedPooling2D`` named like the
+            pool; ``None`` if the kernel cannot compute the pair.
         """
         fits = (
             convolution.activation is keras.activations.relu
@@ -154,7 +158,7 @@ class ConvBlock2D(_Block2D):
             and convolution.compute_dtype == pool.compute_dtype == "float32"
             and pool.strides == pool.pool_size
             and pool.padding == "valid"
-            and pool.pool_size[0] * pool.pool_size[1] <= _MOST_CELLS
+            and pool.pool_size[0] * pool.pool_size[1] <= _MAX_CELLS
         )
         if not fits:
             return None
@@ -162,13 +166,13 @@ class ConvBlock2D(_Block2D):
         return block, FusedPooling2D.from_config(pool.get_config())
 
     def unfuse(self, alone: bool = False) -> keras.layers.Layer:
-        """The stock layer in this one's place.
+        """Return the stock layer that replaces this layer.
 
         Args:
-            alone: No ``FusedPooling2D`` follows, so that the pool has to be here as well.
+            alone: Whether no ``FusedPooling2D`` follows, so that the result needs the pool too.
 
         Returns:
-            A ``Conv2D``; or a ``Sequential`` of it and a ``MaxPooling2D``.
+            A ``Conv2D``, or a ``Sequential`` of a ``Conv2D`` and a ``MaxPooling2D``.
         """
         config = self.get_config()
         pool_size = config.pop("pool_size")
@@ -181,16 +185,16 @@ class ConvBlock2D(_Block2D):
 
 @keras.saving.register_keras_serializable(package="cnnforge")
 class FusedPooling2D(keras.layers.MaxPooling2D):
-    """The place of a pool that a ``ConvBlock2D`` before it computes: passes its inputs on."""
+    """The identity, in place of a pool that the ``ConvBlock2D`` before it computes."""
 
     def call(self, inputs: Any) -> Any:
-        """The inputs."""
+        """Return the inputs."""
         return inputs
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """The shape of the inputs."""
+        """Return the shape of the inputs."""
         return input_shape
 
     def unfuse(self) -> keras.layers.Layer:
-        """The stock layer in this one's place."""
+        """Return the stock layer that replaces this layer."""
         return keras.layers.MaxPooling2D.from_config(self.get_config())

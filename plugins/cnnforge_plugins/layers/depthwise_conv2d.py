@@ -7,8 +7,13 @@ from typing import Any
 import keras
 
 from cnnforge.ops import ArrayOp
-from cnnforge_kernels.cpu.depthwise import depthwise as kernels
+from cnnforge_kernels.authoring import (
+    depthwise_conv2d_forward,
+    depthwise_conv2d_grad_inputs,
+    depthwise_conv2d_grad_weights,
+)
 from cnnforge_plugins.layers._fallback import kernel_fits
+from cnnforge_plugins.layers._kernel_layer import KernelLayer, convolve
 from cnnforge_plugins.layers._shapes import convolved_size
 
 Shape = tuple[int, ...]
@@ -27,8 +32,8 @@ def _output_shape(
 
 depthwise_conv2d = ArrayOp(
     "depthwise_conv2d",
-    forward=kernels.depthwise_conv2d_forward,
-    backward=(kernels.depthwise_conv2d_grad_inputs, kernels.depthwise_conv2d_grad_weights),
+    forward=depthwise_conv2d_forward,
+    backward=(depthwise_conv2d_grad_inputs, depthwise_conv2d_grad_weights),
     inputs={"inputs": 4, "weights": 4, "bias": 1},
     outputs={"outputs": 4},
     output_shapes=_output_shape,
@@ -38,12 +43,12 @@ depthwise_conv2d = ArrayOp(
 
 
 @keras.saving.register_keras_serializable(package="cnnforge")
-class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
+class DepthwiseConv2D(KernelLayer, keras.layers.DepthwiseConv2D):
     """``keras.layers.DepthwiseConv2D`` on Numba kernels, with bias and ReLU in the same pass.
 
-    Constructor arguments, weights, configuration and errors are Keras' own; strides that differ
-    between rows and columns, which TensorFlow refuses, are computed. Inputs that are not float32,
-    or ``data_format="channels_first"``, are computed by the framework, and that is said once.
+    Constructor arguments, weights, configuration and errors are those of Keras. Strides may differ
+    between rows and columns, unlike in TensorFlow. The framework computes inputs that are not
+    float32, and ``data_format="channels_first"``, with one warning.
 
     Input shape:
         (N, H, W, C)
@@ -52,23 +57,8 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
         (N, OH, OW, C * depth_multiplier)
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # XLA cannot compile a foreign op; Keras detects nothing by itself.
-        self.supports_jit = False
-
     def call(self, inputs: Any) -> Any:
         """Convolve each channel, add the bias, apply the activation."""
         if not kernel_fits(self, inputs):
             return super().call(inputs)
-        relu = self.activation is keras.activations.relu
-        outputs = depthwise_conv2d(
-            inputs,
-            self.kernel,
-            self.bias if self.use_bias else keras.ops.zeros((0,), "float32"),
-            strides=self.strides,
-            same=self.padding == "same",
-            dilation_rate=self.dilation_rate,
-            relu=relu,
-        )
-        return outputs if relu or self.activation is None else self.activation(outputs)
+        return convolve(self, depthwise_conv2d, inputs)

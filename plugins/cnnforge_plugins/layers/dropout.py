@@ -9,8 +9,12 @@ import keras
 import numba
 
 from cnnforge.ops import ArrayOp
-from cnnforge_kernels.cpu import dropout as kernels
+from cnnforge_kernels.authoring import (
+    dropout_forward,
+    dropout_grad_inputs,
+)
 from cnnforge_plugins.layers._fallback import kernel_fits
+from cnnforge_plugins.layers._kernel_layer import KernelLayer
 
 Shape = tuple[int, ...]
 
@@ -21,8 +25,8 @@ def _output_shapes(inputs: Shape) -> tuple[Shape, Shape]:
 
 dropout = ArrayOp(
     "dropout",
-    forward=kernels.dropout_forward,
-    backward=kernels.dropout_grad_inputs,
+    forward=dropout_forward,
+    backward=dropout_grad_inputs,
     inputs={"inputs": 1, "key": numba.uint64[::1], "counter": numba.uint64[::1]},
     outputs={"outputs": 1, "mask": numba.uint8[::1]},
     output_shapes=_output_shapes,
@@ -31,14 +35,14 @@ dropout = ArrayOp(
 
 
 def _key_and_counter(generator: keras.random.SeedGenerator) -> tuple[Any, Any]:
-    """Draw a seed, and make of it what TensorFlow makes of the seed that Keras draws there."""
+    """Draw a seed as Keras does, and derive the key and the counter as TensorFlow does."""
     tf = import_module("tensorflow")
     seed = tf.math.floormod(generator.next(), tf.int32.max - 1)
     return tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
 
 
 def _missing(layer: keras.layers.Dropout) -> str | None:
-    """What a layer is asked for that there is no kernel for."""
+    """Return the reason why the kernel cannot compute a layer, or ``None``."""
     backend = keras.backend.backend()
     if backend != "tensorflow":
         return f"the backend {backend} (the mask is the one that TensorFlow draws)"
@@ -48,27 +52,23 @@ def _missing(layer: keras.layers.Dropout) -> str | None:
 
 
 @keras.saving.register_keras_serializable(package="cnnforge")
-class Dropout(keras.layers.Dropout):
+class Dropout(KernelLayer, keras.layers.Dropout):
     """``keras.layers.Dropout`` on Numba kernels: draws, compares and scales in one pass.
 
-    The mask is bit for bit the one that Keras draws under TensorFlow from the same state of its
-    seed generator. Constructor arguments, configuration and errors are Keras' own. Inputs that are
-    not float32, a ``noise_shape`` and other backends are computed by the framework, and that is
-    said once.
+    The mask is the same, bit for bit, as that of Keras with TensorFlow and the same state of the
+    seed generator. Constructor arguments, configuration and errors are those of Keras. The
+    framework computes inputs that are not float32, a ``noise_shape``, and other backends, with one
+    warning.
 
     Input shape:
         any
 
     Output shape:
-        that of the inputs
+        the shape of the inputs
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.supports_jit = False
-
     def call(self, inputs: Any, training: bool = False) -> Any:
-        """Drop elements and scale the others; outside of training, the inputs."""
+        """Drop elements and scale the others; without training return the inputs."""
         nothing_drawn = not training or self.rate in (0, 1)
         if nothing_drawn or not kernel_fits(self, inputs, _missing(self)):
             return super().call(inputs, training=training)

@@ -7,8 +7,12 @@ from typing import Any
 import keras
 
 from cnnforge.ops import ArrayOp
-from cnnforge_kernels.cpu.pooling import global_average as kernels
+from cnnforge_kernels.authoring import (
+    global_average_pool2d_forward,
+    global_average_pool2d_grad_inputs,
+)
 from cnnforge_plugins.layers._fallback import kernel_fits
+from cnnforge_plugins.layers._kernel_layer import KernelLayer
 
 Shape = tuple[int, ...]
 
@@ -19,8 +23,8 @@ def _output_shape(inputs: Shape) -> Shape:
 
 global_average_pool2d = ArrayOp(
     "global_average_pool2d",
-    forward=kernels.global_average_pool2d_forward,
-    backward=kernels.global_average_pool2d_grad_inputs,
+    forward=global_average_pool2d_forward,
+    backward=global_average_pool2d_grad_inputs,
     inputs={"inputs": 4},
     outputs={"outputs": 2},
     output_shapes=_output_shape,
@@ -29,11 +33,11 @@ global_average_pool2d = ArrayOp(
 
 
 @keras.saving.register_keras_serializable(package="cnnforge")
-class GlobalAveragePooling2D(keras.layers.GlobalAveragePooling2D):
-    """``keras.layers.GlobalAveragePooling2D`` on Numba kernels, with sums that stay accurate.
+class GlobalAveragePooling2D(KernelLayer, keras.layers.GlobalAveragePooling2D):
+    """``keras.layers.GlobalAveragePooling2D`` on Numba kernels, with accurate sums of large maps.
 
-    Constructor arguments, configuration and errors are Keras' own. Inputs that are not float32, or
-    ``data_format="channels_first"``, are computed by the framework, and that is said once.
+    Constructor arguments, configuration and errors are those of Keras. The framework computes
+    inputs that are not float32, and ``data_format="channels_first"``, with one warning.
 
     Input shape:
         (N, H, W, C)
@@ -42,12 +46,8 @@ class GlobalAveragePooling2D(keras.layers.GlobalAveragePooling2D):
         (N, C), or (N, 1, 1, C) with ``keepdims=True``
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.supports_jit = False
-
     def call(self, inputs: Any) -> Any:
-        """The mean of each channel's map."""
+        """Return the mean of each channel's map."""
         if not kernel_fits(self, inputs):
             return super().call(inputs)
         outputs = global_average_pool2d(inputs)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-SMALLEST = 4
+from cnnforge_plugins.models._checks import check_sizes
+
+MIN_SIZE = 4
 
 
 def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
@@ -18,7 +20,7 @@ def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
 
     Args:
         input_shape: (H, W, C), H and W at least 4.
-        classes: How many classes there are, at least 2.
+        classes: Number of classes, at least 2.
 
     Returns:
         A model from (N, H, W, C) raw pixel values 0..255 to (N, classes) probabilities.
@@ -26,14 +28,7 @@ def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     Raises:
         ValueError: If the images are too small or there are too few classes.
     """
-    height, width, _ = input_shape
-    if min(height, width) < SMALLEST:
-        raise ValueError(
-            f"lenet halves the image twice and needs at least {SMALLEST} x {SMALLEST} pixels, "
-            f"got {height} x {width}: choose a larger image size"
-        )
-    if classes < 2:
-        raise ValueError(f"lenet tells at least 2 classes apart, got {classes}")
+    check_sizes("lenet", input_shape, classes, MIN_SIZE)
     inputs = keras.Input(input_shape, name="image")
     outputs = layers.Rescaling(1 / 255, name="rescaling")(inputs)
     outputs = layers.Conv2D(8, 5, padding="same", activation="relu", name="conv1")(outputs)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-SMALLEST = 8
+from cnnforge_plugins.models._checks import check_sizes
+
+MIN_SIZE = 8
 _STAGES = (16, 32, 64)
 _BLOCKS = 3
 
@@ -25,7 +27,7 @@ def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
 
     Args:
         input_shape: (H, W, C), H and W at least 8.
-        classes: How many classes there are, at least 2.
+        classes: Number of classes, at least 2.
 
     Returns:
         A model from (N, H, W, C) raw pixel values 0..255 to (N, classes) probabilities.
@@ -33,14 +35,7 @@ def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     Raises:
         ValueError: If the images are too small or there are too few classes.
     """
-    height, width, _ = input_shape
-    if min(height, width) < SMALLEST:
-        raise ValueError(
-            f"resnet20 halves the image twice and needs at least {SMALLEST} x {SMALLEST} pixels, "
-            f"got {height} x {width}: choose a larger image size"
-        )
-    if classes < 2:
-        raise ValueError(f"resnet20 tells at least 2 classes apart, got {classes}")
+    check_sizes("resnet20", input_shape, classes, MIN_SIZE)
     inputs = keras.Input(input_shape, name="image")
     outputs = layers.Rescaling(1 / 255, name="rescaling")(inputs)
     outputs = _convolution(outputs, 16, 1, "stem")

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnforge.backends import Classifier, Trainer, prepare, pullback
+from cnnforge.backends import BatchPredictor, Trainer, prepare, pullback
 from cnnforge.errors import CnnforgeError
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.prediction.predictor import load_model
+from cnnforge.tasks.classification import Classification
 from cnnforge.utils.environment import backend
 
 torch = pytest.importorskip("torch", reason="torch is not installed: make test-torch")
@@ -172,29 +173,36 @@ def build(**options: Any) -> keras.Model:
     )
 
 
-def batch(count: int) -> tuple[np.ndarray, np.ndarray]:
+TASK = Classification(("a", "b", "c"))
+
+
+def batch(count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (count, 6, 6, 1)).astype(np.uint8)
     images.flags.writeable = False  # As what was read from a file may be.
-    return images, generator.integers(0, 3, count).astype(np.int32)
+    return images, {"label": generator.integers(0, 3, count).astype(np.int32)}
 
 
 def test_a_step_is_a_function_of_its_number_and_the_state() -> None:
-    images, labels = batch(40)
+    images, targets = batch(40)
+
+    def part_of(part: slice) -> dict[str, np.ndarray]:
+        return {name: it[part] for name, it in targets.items()}
+
     prepare(3)
-    trainer = Trainer(build(), 0.01, 8)
-    whole = trainer.train(images, labels, 1.0, 2)
+    trainer = Trainer(build(), TASK, keras.optimizers.Adam(0.01), 8)
+    whole = trainer.train(images, targets, {"loss": 1.0, "correct": 2.0})
     expected = trainer.arrays()
     # Whatever else draws random numbers, and however the steps are cut into chunks.
     prepare(3)
-    first = Trainer(build(), 0.01, 8)
-    part = first.train(images[:24], labels[:24], 1.0, 2)
+    first = Trainer(build(), TASK, keras.optimizers.Adam(0.01), 8)
+    part = first.train(images[:24], part_of(slice(24)), {"loss": 1.0, "correct": 2.0})
     saved = first.arrays()
     prepare(3)
-    second = Trainer(build(), 0.01, 8)
+    second = Trainer(build(), TASK, keras.optimizers.Adam(0.01), 8)
     torch.rand(5)
     second.restore(saved)
-    again = second.train(images[24:], labels[24:], part.loss, part.correct)
+    again = second.train(images[24:], part_of(slice(24, None)), part.sums)
     assert again == whole
     for a, b in zip(second.arrays(), expected, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -203,7 +211,7 @@ def test_a_step_is_a_function_of_its_number_and_the_state() -> None:
 def test_dropout_differs_from_step_to_step(monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(3)
     model = keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Dropout(0.5)])
-    trainer = Trainer(build(), 0.01, 8)
+    trainer = Trainer(build(), TASK, keras.optimizers.Adam(0.01), 8)
     ones = torch.ones(1, 6, 6, 1)
     masks = []
     for step in (0, 1, 0):
@@ -214,21 +222,21 @@ def test_dropout_differs_from_step_to_step(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_loss_that_is_not_finite_ends_the_chunk() -> None:
-    images, labels = batch(24)
+    images, targets = batch(24)
     prepare(0)
     model = build()
-    trainer = Trainer(model, 0.01, 8)
-    trainer.train(images[:8], labels[:8], 0.0, 0)
+    trainer = Trainer(model, TASK, keras.optimizers.Adam(0.01), 8)
+    trainer.train(images[:8], {"label": targets["label"][:8]}, {})
     model.layers[-1].kernel.assign(np.full((36, 3), np.nan, np.float32))
     steps = int(trainer._optimizer.iterations)
-    result = trainer.train(images, labels, 0.0, 0)
+    result = trainer.train(images, targets, {})
     assert result.failed == 0
     assert int(trainer._optimizer.iterations) == steps + 1
-    assert np.isnan(result.loss)
+    assert np.isnan(result.sums["loss"])
 
 
 def test_a_state_of_another_model_is_refused() -> None:
-    trainer = Trainer(build(), 0.01, 8)
+    trainer = Trainer(build(), TASK, keras.optimizers.Adam(0.01), 8)
     with pytest.raises(CnnforgeError, match="saved by another model"):
         trainer.restore(trainer.arrays()[1:])
     arrays = trainer.arrays()
@@ -237,12 +245,12 @@ def test_a_state_of_another_model_is_refused() -> None:
 
 
 def test_a_frozen_variable_stays() -> None:
-    images, labels = batch(16)
+    images, targets = batch(16)
     prepare(0)
     model = build()
     model.layers[-1].kernel.trainable = False
     before = model.layers[-1].get_weights()
-    Trainer(model, 0.01, 8).train(images, labels, 0.0, 0)
+    Trainer(model, TASK, keras.optimizers.Adam(0.01), 8).train(images, targets, {})
     after = model.layers[-1].get_weights()
     np.testing.assert_array_equal(before[0], after[0])
     assert (before[1] != after[1]).any()
@@ -252,10 +260,10 @@ def test_classification() -> None:
     images, _ = batch(21)
     model = build()
     expected = keras.ops.convert_to_numpy(model(images.astype(np.float32)))
-    found = Classifier(model, 8).predict(images)
+    found = BatchPredictor(model, 8).predict(images)
     assert (found.dtype, found.shape) == (np.float32, (21, 3))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert Classifier(model, 8).predict(images[:0]).shape == (0, 3)
+    assert BatchPredictor(model, 8).predict(images[:0]).shape == (0, 3)
 
 
 def test_memory_that_is_about_to_be_written_is_not_filled() -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C while the program is somewhere that an exception does not end."""
+"""Tests of Ctrl-C at places where a `KeyboardInterrupt` does not end the program."""
 
 import os
 import signal
@@ -12,13 +12,14 @@ from cnnforge.cli import main
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
 
-# A command that says when it is there, and then does what is wanted of it.
+# A command that prints when it has begun, and then does what a test wants of it.
 PROGRAM = """
 import atexit, os, signal, sys, time
 from types import ModuleType
 import typer
 from cnnforge.cli import app, main
 from cnnforge.cli import _ctrl_c
+from cnnforge.cli._import_keras import import_keras
 
 class Kept:
     def __del__(self, os=os):
@@ -29,6 +30,8 @@ sys.modules["kept"].kept = Kept()
 
 @app.app.command()
 def act() -> None:
+    sys.modules["keras"] = ModuleType("keras")
+    import_keras()
     atexit.register(lambda: print("handler", flush=True))
     {body}
 
@@ -52,17 +55,17 @@ LOST_BEFORE_SAVING = """
         time.sleep(30)
     except KeyboardInterrupt:
         pass
-    with _interrupt.saving():
+    with _ctrl_c.saving():
         print("saving", flush=True)
 """
 SAVES = """
     stop = []
     signal.signal(signal.SIGINT, lambda *_: stop.append(1))
-    with _interrupt.saving():
+    with _ctrl_c.saving():
         print("there", flush=True)
         while not stop:
             time.sleep(0.01)
-        # Longer than an interrupt is waited for elsewhere.
+        # Longer than the program has outside of `saving`.
         time.sleep(1.2)
         print("saved", flush=True)
     raise typer.Exit(130)
@@ -70,8 +73,8 @@ SAVES = """
 SAVES_FOR_EVER = """
     # Not by print: the signal may come while that prints.
     signal.signal(signal.SIGINT, lambda *_: os.write(1, b"asked\\n"))
-    _interrupt.say("interrupted; go on with this")
-    with _interrupt.saving():
+    _ctrl_c.set_message("interrupted; go on with this")
+    with _ctrl_c.saving():
         print("there", flush=True)
         while True:
             time.sleep(0.01)
@@ -97,14 +100,14 @@ def interrupt(process):
 
 
 def finish(process):
-    # Not `communicate`: it does not have what was read with the first line.
+    # Not `communicate`: it misses what was read together with the first line.
     with process:
         out, err = process.stdout.read(), process.stderr.read()
     return process.returncode, out, err
 
 
 def test_an_interrupt_ends_the_program_after_its_exit_handlers():
-    # Not taken down module by module: with a backend that takes seconds.
+    # Modules are not torn down, which takes seconds with a backend.
     code, out, err, _ = interrupt(start(WAITS))
     assert (code, out, err) == (130, "handler\n", "error: interrupted\n")
 
@@ -115,17 +118,17 @@ def test_an_interrupt_that_is_lost_ends_the_program():
     assert seconds < 10
 
 
-def test_an_interrupt_that_was_lost_lets_nothing_be_saved():
+def test_nothing_is_saved_after_an_interrupt_that_was_lost():
     code, out, err, _ = interrupt(start(LOST_BEFORE_SAVING))
     assert (code, out, err) == (130, "handler\n", "error: interrupted\n")
 
 
-def test_what_saves_is_let_save():
+def test_the_first_interrupt_lets_a_command_save():
     code, out, err, _ = interrupt(start(SAVES))
     assert (code, out, err) == (130, "saved\nhandler\n", "")
 
 
-def test_the_second_interrupt_ends_what_saves():
+def test_the_second_interrupt_ends_a_command_that_saves():
     process = start(SAVES_FOR_EVER)
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "asked\n"
@@ -133,9 +136,18 @@ def test_the_second_interrupt_ends_what_saves():
     assert (code, out, err) == (130, "asked\n", "error: interrupted; go on with this\n")
 
 
-def test_a_program_that_ends_well_is_taken_down_as_ever():
+def test_without_an_interrupt_modules_are_torn_down():
     code, out, err = finish(start('print("there", flush=True)'))
     assert (code, out, err) == (0, "handler\ntaken down\n", "")
+
+
+def test_no_thread_is_started_before_keras_is_imported():
+    source = "import sys, threading\nfrom cnnforge.cli import main\nmain()\n"
+    source += "print([thread.name for thread in threading.enumerate()])"
+    run = subprocess.run(
+        [sys.executable, "-c", source, "--version"], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.splitlines()[-1] == "['MainThread']"
 
 
 def test_a_call_from_python_changes_no_signals(capsys):

@@ -1,5 +1,6 @@
 """`train`, `evaluate` and `predict`, from the command line to the files."""
 
+import csv
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from PIL import Image
 
 from cnnforge.cli import main
 from cnnforge.runs import RunDirectory
+from cnnforge.training.state import StateStore
 
 PLUGIN = '''
 """A small model and small data."""
@@ -139,6 +142,7 @@ def test_a_run_leaves_its_files(trained: Path, plugin: str) -> None:
         "confusion_matrix.png",
         "curves.png",
         "environment.json",
+        "evaluation.json",
         "kernel_check.json",
         "kernels.json",
         "last",
@@ -153,7 +157,8 @@ def test_a_run_leaves_its_files(trained: Path, plugin: str) -> None:
     assert json.loads((trained / "classes.json").read_text()) == ["top", "middle", "bottom"]
     metrics = (trained / "metrics.csv").read_text().splitlines()
     assert metrics[0] == (
-        "epoch,loss,accuracy,val_loss,val_accuracy,learning_rate,seconds,images_per_second"
+        "epoch,loss,accuracy,val_loss,val_accuracy,val_balanced_accuracy,val_macro_f1,"
+        "learning_rate,seconds,images_per_second"
     )
     assert len(metrics) == 5
     assert len((trained / "predictions.csv").read_text().splitlines()) == 13
@@ -245,6 +250,88 @@ def test_a_resumed_run_keeps_the_kernels_that_were_chosen(
     error = error_of(capsys, 1, "train", "--resume", half, "--epochs", "+1")
     assert "nobody knows which kernels" in error
     assert f"--init-from {half}" in error
+
+
+RECIPE = (
+    *("--optimizer", "sgd", "--momentum", "0.9", "--weight-decay", "0.001", "--clip-norm", "1"),
+    *("--schedule", "cosine", "--warmup-epochs", "1", "--ema", "0.8"),
+)
+
+
+def test_a_recipe_is_recorded_and_repeated(
+    train: Callable[..., dict], capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train("--epochs", "3", *RECIPE)
+    run = Path(whole["run"])
+    config = tomllib.loads((run / "config.toml").read_text())
+    names = ("optimizer", "momentum", "weight_decay", "clip_norm", "schedule", "warmup_epochs")
+    assert [config[name] for name in names] == ["sgd", 0.9, 0.001, 1.0, "cosine", 1]
+    assert (config["ema"], config["learning_rate"]) == (0.8, 0.02)
+    rows = [row.split(",") for row in (run / "metrics.csv").read_text().splitlines()]
+    rates = [float(row[rows[0].index("learning_rate")]) for row in rows[1:]]
+    # 6 steps in an epoch: the warm-up, and half a cosine of 12 steps.
+    assert rates == pytest.approx([0.02, 0.02 * 0.62941, 0.02 * 0.017037], rel=1e-4)
+    assert train("--config", f"{run}/config.toml")["weights"] == whole["weights"]
+    # What is saved is the average, which is what was validated.
+    assert main(["evaluate", str(run), "--kernels", "keras", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(
+        whole["validation"]["loss"], rel=1e-4
+    )
+    for arguments, expected in (
+        (("--epochs", "+1"), "has epochs = 3, not 4, and schedule = cosine"),
+        (("--epochs", "2"), "has epochs = 3, not 2, and schedule = cosine"),
+        (("--schedule", "step"), "has schedule = cosine, not step"),
+        (("--ema", "0.9"), "has ema = 0.8, not 0.9"),
+    ):
+        line = error_of(capsys, 2, "train", "--resume", str(run), *arguments)
+        assert expected in line
+        assert f"--init-from {run}" in line
+    assert main(["train", "--resume", str(run)]) == 0
+    said = capsys.readouterr().err
+    assert f"all 3 epochs are done; for a new run from its weights use --init-from {run}" in said
+
+
+def test_a_step_schedule_is_extended(train: Callable[..., dict]) -> None:
+    whole = train("--epochs", "3", "--schedule", "step:1")
+    half = train("--epochs", "1", "--schedule", "step:1")
+    resumed = train("--resume", half["run"], "--epochs", "+2")
+    assert resumed["weights"] == whole["weights"]
+
+
+def test_runs_with_other_seeds_share_their_split(
+    train: Callable[..., dict], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {}
+    for number, seeds in enumerate([(1, 5), (2, 5), (5, 5), (1, 6)], 1):
+        train("--epochs", "1", "--seed", str(seeds[0]), "--split-seed", str(seeds[1]))
+        table = tomllib.loads((tmp_path / f"small-toy-{number:03d}" / "config.toml").read_text())
+        assert (table["seed"], table["split_seed"]) == seeds
+        found[seeds] = table["run"]["fingerprint"]
+    assert found[1, 5] == found[2, 5] == found[5, 5] != found[1, 6]
+    run = tmp_path / "small-toy-001"
+    # The validation part is found again, and not all samples.
+    assert main(["evaluate", str(run), "--kernels", "keras", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == 12
+
+
+def test_a_run_from_before_there_were_these_options_is_resumed(train: Callable[..., dict]) -> None:
+    whole = train("--epochs", "3")
+    half = train("--epochs", "1")
+    run = Path(half["run"])
+    config, old = run / "config.toml", []
+    new = ("split_seed", "optimizer", "schedule", "warmup_epochs")
+    for line in config.read_text().splitlines():
+        if line.partition(" ")[0] not in new:
+            old.append(line)
+    assert len(config.read_text().splitlines()) == len(old) + len(new)
+    config.write_text("\n".join(old) + "\n")
+    store = StateStore(run / "last")
+    state, _ = store.load()
+    assert state is not None
+    kept = {name: value for name, value in state.config.items() if name not in new}
+    store.save(replace(state, config=kept))
+    resumed = train("--resume", str(run), "--epochs", "3")
+    assert resumed["weights"] == whole["weights"]
 
 
 EXTENSIONS = (
@@ -375,6 +462,11 @@ def test_wrong_requests_end_with_two_and_a_line(
         (("train", "lenett"), "did you mean 'lenet'"),
         (("train", "--data", "mnist5"), "did you mean 'mnist5k'"),
         (("train", "--kernels", "cuda"), "auto, numba or keras"),
+        (("train", "--optimizer", "admw"), "did you mean 'adamw'"),
+        (("train", "--momentum", "0.9"), "adam takes none"),
+        (("train", "--momentum", "x"), "--momentum"),
+        (("train", "--schedule", "cosin"), "did you mean 'cosine'"),
+        (("train", "--warmup-epochs", "9", "--epochs", "9"), "less than epochs, which is 9"),
         (("train", "--epochs", "+5"), "--resume RUN"),
         (("train", "--callback", "early_stoping"), "did you mean 'early_stopping'?"),
         (("train", "--callback", "early_stopping:0"), "1 or more, got '0'"),
@@ -510,3 +602,96 @@ def test_predictions_are_not_lost_with_their_file(
     out, err = capsys.readouterr()
     assert err.splitlines()[-1].endswith("y.csv could not be written: No space left on device")
     assert out.count("%") >= 2
+
+
+RECIPE = ("--label-smoothing", "0.1", "--class-weights", "balanced", "--monitor", "macro_f1")
+
+
+def test_the_options_of_a_classification_are_recorded_and_resumed(
+    train: Callable[..., dict], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = train("--epochs", "3")
+    whole = train("--epochs", "3", *RECIPE)
+    half = train("--epochs", "1", *RECIPE)
+    resumed = train("--resume", half["run"], "--epochs", "3")
+    assert resumed["weights"] == whole["weights"] != plain["weights"]
+    assert resumed["best_epoch"] == whole["best_epoch"]
+    config = tomllib.loads((Path(half["run"]) / "config.toml").read_text())
+    assert [config[name] for name in ("label_smoothing", "class_weights", "monitor")] == [
+        0.1,
+        "balanced",
+        "macro_f1",
+    ]
+    report = json.loads((Path(whole["run"]) / "evaluation.json").read_text())
+    assert report["monitor"] == "macro_f1"
+    assert report["validation"] == whole["validation"]
+    again = train("--config", f"{half['run']}/config.toml", "--epochs", "3")
+    assert again["weights"] == whole["weights"]
+    line = error_of(capsys, 2, "train", "--resume", half["run"], "--monitor", "loss")
+    assert "has monitor = macro_f1, not loss" in line
+    line = error_of(capsys, 2, "train", "--resume", half["run"], "--label-smoothing", "0.2")
+    assert "has label_smoothing = 0.1, not 0.2" in line
+
+
+def test_the_best_epoch_follows_the_monitor(train: Callable[..., dict]) -> None:
+    for monitor, sign in (("loss", -1), ("balanced_accuracy", 1)):
+        found = train("--epochs", "4", "--monitor", monitor)
+        with (Path(found["run"]) / "metrics.csv").open() as file:
+            rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        best = max(rows, key=lambda row: (sign * row[f"val_{monitor}"], -row["val_loss"]))
+        assert found["best_epoch"] == best["epoch"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--monitor", "acuracy", "no metric named 'acuracy' to monitor; did you mean 'accuracy'?"),
+        ("--label-smoothing", "1", "label_smoothing must be 0 or more and below 1, got 1.0"),
+        ("--class-weights", "equal", "class_weights must be 'balanced', got 'equal'"),
+    ],
+)
+def test_options_that_have_no_meaning(
+    plugin: str, tmp_path: Path, capsys: Any, option: str, value: str, message: str
+) -> None:
+    small = ("train", "small", "--plugin", plugin, "--data", "toy", "--output", str(tmp_path / "r"))
+    assert message in error_of(capsys, 2, *small, option, value)
+    assert not (tmp_path / "r").exists()
+
+
+def test_an_epoch_is_a_line_that_begins_with_its_number(
+    plugin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "small", *OPTIONS, "--plugin", plugin, "--output", str(tmp_path)]
+    assert main([*command, "--epochs", "3"]) == 0
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if line.startswith("epoch ")]
+    assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in out.splitlines() if "%" in line] == [
+        "training",
+        "validation",
+    ]
+
+
+def test_a_size_that_a_model_does_not_accept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "acme_sizes.py"
+    path.write_text(SIZES)
+    command = ("train", "fixed", "--plugin", str(path), "--output", str(tmp_path / "r"))
+    line = error_of(capsys, 2, *command)
+    assert (
+        "the model 'fixed' accepts images of 32x32 or 64x48, and those of mnist5k are 28x28" in line
+    )
+    assert line.endswith("give --image-size 32x32")
+
+
+SIZES = """
+from cnnforge.plugin import ModelSpec, hookimpl
+
+
+@hookimpl
+def cnnforge_models():
+    sizes = ((32, 32), (64, 48))
+    return [ModelSpec(name="fixed", target="acme_sizes:build", summary="", sizes=sizes)]
+"""

@@ -39,7 +39,7 @@ def test_seed_epoch_sample_and_place_count():
 def test_it_is_the_samples_otherwise():
     it = augmented(add)
     assert len(it) == 20
-    assert it.labels is SAMPLES.labels
+    assert it.samples is SAMPLES
     assert it.names is SAMPLES.names
     assert IMAGES[3, 0, 0, 0] == 12
 

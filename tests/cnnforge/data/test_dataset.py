@@ -4,9 +4,9 @@ import sys
 import numpy as np
 import pytest
 
-from cnnforge.data import ArraySamples, DataOptions, Dataset, fingerprint
+from cnnforge.data import ArraySamples, DataOptions, Dataset, fingerprint, samples_of_epoch
 from cnnforge.data.digests import Split, duplicates_note
-from cnnforge.errors import UsageError
+from cnnforge.errors import DataError, UsageError
 
 
 def samples(labels=(0, 1, 0), shape=(2, 3, 1)):
@@ -49,19 +49,31 @@ def test_a_dataset_knows_its_image_shape():
     assert dataset.skipped == dataset.notes == ()
 
 
-@pytest.mark.parametrize(
-    ("classes", "labels", "message"),
-    [
-        (("a",), (0, 0), "at least two different"),
-        (("a", "a"), (0, 1), "at least two different"),
-        (("a", "b"), (0, 2), r"labels 0\.\.2: expected 0\.\.1"),
-        (("a", "b"), (-1, 0), r"labels -1\.\.0: expected 0\.\.1"),
-        (("a", "b"), (), "0 samples"),
-    ],
-)
-def test_a_dataset_refuses_labels_that_are_no_classes(classes, labels, message):
-    with pytest.raises(ValueError, match=message):
-        Dataset("x", classes, samples(), samples(labels), "")
+def test_a_dataset_refuses_splits_without_samples_or_with_missing_names():
+    unnamed = samples((0, 1))
+    unnamed.names = ["one"]
+    for wrong, message in ((samples(()), "0 samples"), (unnamed, "2 samples and 1 names")):
+        with pytest.raises(ValueError, match=message):
+            Dataset("x", ("a", "b"), samples(), wrong, "")
+
+
+class Drawn(ArraySamples):
+    """Samples that are drawn again for each epoch."""
+
+    def at_epoch(self, epoch):
+        images = np.full_like(self.images, epoch)
+        return ArraySamples(
+            images[epoch // 9 :], self.labels[epoch // 9 :], self.names[epoch // 9 :]
+        )
+
+
+def test_samples_of_an_epoch():
+    fixed = samples((0, 1))
+    assert samples_of_epoch(fixed, 3) is fixed
+    drawn = Drawn(fixed.images, fixed.labels, fixed.names)
+    assert samples_of_epoch(drawn, 3).fetch(np.array([1])).max() == 3
+    with pytest.raises(DataError, match="epoch 10 has 1 training samples, and the dataset has 2"):
+        samples_of_epoch(drawn, 9)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The toy ops, importable here and in processes of their own."""
+"""Fixtures: the toy ops, and new processes that can import them."""
 
 import importlib
 import os
@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parent
 
 @pytest.fixture(autouse=True)
 def _no_ops_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Take back the ops that a test defines: they are known to the process, and so to all tests."""
+    """Remove the ops that a test defines, so that other tests do not see them."""
     before = dict(array_op._ops)
     yield
     for name, op in list(array_op._ops.items()):
@@ -27,7 +27,7 @@ def _no_ops_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def toy() -> ModuleType:
-    """The module toy_ops, under the name that it has in other processes."""
+    """Return the module toy_ops, under the name that it has in other processes."""
     sys.path.insert(0, str(FOLDER))
     try:
         return importlib.import_module("toy_ops")
@@ -37,7 +37,7 @@ def toy() -> ModuleType:
 
 @pytest.fixture
 def run_python() -> Callable[..., str]:
-    """Return `run(source, *arguments, **environment)`: runs it in a new process, gives stdout."""
+    """Return `run(source, *arguments, **environment)`, which returns stdout of a new process."""
 
     def run(source: str, *arguments: object, **environment: str) -> str:
         variables = {

@@ -1,4 +1,4 @@
-"""The definition of an op, its checks, and running it on NumPy arrays."""
+"""Tests of the definition of an op, its checks, and runs on NumPy arrays."""
 
 import sys
 from types import SimpleNamespace
@@ -73,7 +73,7 @@ def define(**changes):
         ({"name": "CamelCase"}, ["CamelCase", "lower_snake_case"]),
         ({"forward": 3}, ["forward", "3", "int", "Python function"]),
         ({"backward": (backward, "x")}, ["backward", "'x'", "str", "numba.njit"]),
-        ({"forward": backward}, ["'backward'", "'grad_outputs'", "no input"]),
+        ({"forward": backward}, ["'backward'", "'grad_outputs'", "not an input"]),
         ({"outputs": {"outputs": 1, "extra": 1}}, ["'forward'", "'extra'", "writes"]),
         ({"backward": backward_inputs}, ["'backward_inputs'", "'grad_factor'"]),
         ({"backward": (backward, backward_inputs)}, ["'backward'", "'grad_inputs'"]),
@@ -84,7 +84,7 @@ def define(**changes):
         ),
         ({"backward": backward_mask}, ["'backward_mask'", "'grad_mask'"]),
         ({"not_differentiable": ["factor"]}, ["'grad_factor'", "not_differentiable"]),
-        ({"not_differentiable": ["nope"]}, ["'nope'", "no input"]),
+        ({"not_differentiable": ["nope"]}, ["'nope'", "not an input"]),
         ({"forward": forward_unread, "backward": None}, ["'factor'", "no function reads"]),
         ({"output_shapes": shape_typo}, ["'shape_typo'", "'input'", "did you mean 'inputs'?"]),
         ({"output_shapes": (1,)}, ["output_shapes", "tuple"]),
@@ -105,7 +105,7 @@ def test_a_wrong_definition_names_op_function_and_argument(changes, named):
         assert text in str(caught.value)
 
 
-def test_gradients_that_nobody_computes_can_be_declared():
+def test_inputs_without_a_gradient_can_be_declared():
     op = define(backward=backward_inputs, not_differentiable=["factor"])
     inputs, factor = np.ones(3, np.float32), np.full(1, 2, np.float32)
     outputs = op.run(inputs, factor)
@@ -114,12 +114,12 @@ def test_gradients_that_nobody_computes_can_be_declared():
     assert grad_factor is None
 
 
-def test_an_input_that_is_only_needed_for_its_shape_is_handed_in():
+def test_a_backward_function_gets_an_input_for_its_shape_only():
     (step,) = define(backward=backward_inputs, not_differentiable=["factor"]).backward_steps
     assert [item.name for item in step.reads] == ["inputs", "factor", "grad_outputs"]
 
 
-def test_run(toy):
+def test_run_and_run_backward(toy):
     inputs = np.random.default_rng(0).standard_normal((2, 3, 4), np.float32)
     factor = np.arange(4, dtype=np.float32)
     for keywords in ({}, {"flip": True, "bias": 0.5}, {"repeat": 3, "shift": (4, 1)}):
@@ -246,7 +246,7 @@ def unknown_name(inputs, factor, outputs):
     ],
     ids=lambda it: getattr(it, "__name__", "-"),
 )
-def test_what_numba_cannot_compile_is_named_in_a_line(function, reason):
+def test_a_function_that_does_not_compile_is_explained_in_one_line(function, reason):
     with pytest.raises(ValueError, match="does not compile for") as caught:
         define(name="broken", forward=function, backward=None).run(GOOD[0, 0], FACTOR)
     message = str(caught.value)
@@ -267,7 +267,7 @@ def double_backward(grad_outputs, grad_inputs):
     grad_inputs[:] = 2 * grad_outputs
 
 
-def test_plain_functions_are_compiled_and_stay_what_they_are():
+def test_plain_functions_are_compiled_and_stay_callable():
     op = ArrayOp(
         "doubled",
         forward=double,
@@ -305,7 +305,7 @@ def overrun_backward(grad_outputs, grad_inputs, grad_factor):
     grad_factor[:] = 0
 
 
-def test_writing_beyond_the_end_is_noticed():
+def test_writing_beyond_the_end_is_an_error():
     short = define(
         name="short", forward=overrun, backward=None, output_shapes=lambda inputs: (inputs[0] - 1,)
     )
@@ -354,7 +354,7 @@ def test_a_shape_rule_that_rejects_what_is_tried_leaves_everything_unknown():
 
 
 @pytest.mark.parametrize("rule", [lambda inputs: 3, lambda inputs: (1, 2), lambda inputs: (-1,)])
-def test_a_shape_rule_that_returns_something_else(rule):
+def test_a_shape_rule_must_return_shapes(rule):
     with pytest.raises(ValueError, match="shape rule '<lambda>' returned"):
         define(name="odd", output_shapes=rule).output_shapes([(3,), (1,)], {})
 
@@ -383,7 +383,7 @@ def test_an_op_can_be_defined_again_by_its_own_module_only(monkeypatch):
         define(name="again")
 
 
-def test_gradients_of_an_op_without(toy):
+def test_gradients_of_an_op_without_backward_are_an_error(toy):
     with pytest.raises(ValueError, match="no backward function"):
         toy.total_op.run_backward([np.ones((1, 1), np.float32)], [np.float32(1)], [np.float32(1)])
 

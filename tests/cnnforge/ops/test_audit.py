@@ -1,4 +1,4 @@
-"""What the functions of ops do to memory, seen through `audit`."""
+"""Tests of `audit`: the faults that it finds in functions of ops."""
 
 import keras
 import numba
@@ -15,7 +15,7 @@ def marks(inputs, fault, outputs, mask):
     for index in range(inputs.size):
         outputs[index] = inputs[index]
         if fault != 1 or index != 2:
-            # 255 is what an untouched byte reads as well.
+            # An untouched byte is 255 as well.
             mask[index] = 255
     if fault == 2:
         mask[-1 - mask.size] = 7
@@ -62,7 +62,7 @@ def run(fault):
     return found.faults, np.array(outputs), np.array(gradient)
 
 
-def test_no_fault():
+def test_a_function_without_faults():
     faults, outputs, gradient = run(0)
     assert faults == []
     np.testing.assert_array_equal(outputs, np.ones(4))
@@ -83,7 +83,7 @@ def test_faults(fault, words):
     assert words in message
 
 
-def test_numbers_and_nothing():
+def test_arrays_without_dimensions_and_without_elements():
     @numba.njit
     def total(inputs, outputs):
         outputs[()] = inputs.sum()
@@ -102,7 +102,7 @@ def test_numbers_and_nothing():
     assert len(found.functions) == 1
 
 
-def test_it_ends():
+def test_after_the_context_nothing_is_audited():
     with audit() as found:
         pass
     pullback(Marks(3), keras.ops.ones(4))

@@ -1,4 +1,4 @@
-"""What only a new process shows: caches, saved graphs, the environment, Numba's thread layers."""
+"""Tests in new processes: disk cache, saved graphs, the environment, Numba's thread layers."""
 
 import numpy as np
 import pytest

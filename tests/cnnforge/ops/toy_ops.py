@@ -1,4 +1,4 @@
-"""An op with everything: two inputs, every kind of attribute, two outputs, a split backward.
+"""An op with two inputs, every kind of attribute, two outputs and two backward functions.
 
 outputs = relu(sign * (inputs * factor + bias) + shift), mask = outputs > 0
 """
@@ -59,7 +59,7 @@ def toy_shape(inputs, repeat):
 
 
 def toy_oracle(inputs, factor, bias=0.125, flip=False, repeat=2, shift=(1, 2)):
-    """The outputs and the mask, by NumPy."""
+    """Return the outputs and the mask, computed by NumPy."""
     values = (-1 if flip else 1) * (inputs * factor + bias) + shift[0] - shift[1]
     values = np.concatenate([values] * repeat, axis=1)
     return np.maximum(values, 0), (values > 0).astype(np.uint8)

@@ -55,6 +55,37 @@ def test_generated_code_is_in_style(tmp_path):
     subprocess.run([*ruff, "check", *options, "--ignore", "D103,E501", str(tmp_path)], check=True)
 
 
+@pytest.mark.slow
+def test_the_benchmark_of_a_layer(tmp_path):
+    plugin = create("soft-layer", "layer", tmp_path)
+    install(plugin)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["-W", "error", "benchmarks/bench_soft_layer.py"]
+
+    def run(*options):
+        return subprocess.run(
+            [*command, *options],
+            cwd=plugin.folder,
+            env={**os.environ, "PYTHONPATH": str(plugin.folder / "src")},
+            capture_output=True,
+            text=True,
+        )
+
+    # Without a measurement it compares the layer with its reference.
+    done = run("--benchmark-disable")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+    done = run("-p", "no:benchmark")
+    assert done.returncode == 1
+    assert "layer_benchmark needs pytest-benchmark" in done.stdout
+    assert "Traceback" not in done.stdout
+    layer = plugin.folder / "src" / "soft_layer" / "layer.py"
+    layer.write_text(layer.read_text().replace("= x / (1", "= x / (1.001"))
+    done = run("--benchmark-disable")
+    assert done.returncode == 1
+    assert "soft_layer.default: the layer differs from its reference" in done.stdout
+
+
 def test_own_tests_of_datasets_and_models_pass(tmp_path):
     plugins = [create(f"soft-{kind}", kind, tmp_path) for kind in ("dataset", "model")]
     for plugin in plugins:

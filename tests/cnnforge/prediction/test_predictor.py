@@ -20,6 +20,7 @@ from cnnforge.prediction import (
     load_model,
     open_samples,
 )
+from cnnforge.tasks.classification import Classification
 
 SHAPE = (2, 2, 1)
 CLASSES = ("dark", "bright")
@@ -43,7 +44,7 @@ def model() -> keras.Model:
 
 @pytest.fixture(scope="module")
 def predictor(model: keras.Model) -> Predictor:
-    return Predictor(model, CLASSES, batch_size=4)
+    return Predictor(model, Classification(CLASSES), batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +65,14 @@ def write_image(path: Path, level: int) -> str:
 
 def test_samples_are_classified_in_their_order(predictor: Predictor) -> None:
     levels = [0, 255, 10, 250, 20, 240, 30, 230, 40]
-    rows = list(predictor.predict_samples(samples(levels), np.array([8, 1, 0]), top_k=1))
+    dataset = Dataset("toy", CLASSES, samples(levels), samples([0]), "")
+    rows = list(predictor.predict_samples(dataset, dataset.train, np.array([8, 1, 0]), top_k=1))
     assert [(row.name, row.label, row.true_label) for row in rows] == [
         ("toy 8", "dark", "dark"),
         ("toy 1", "bright", "bright"),
         ("toy 0", "dark", "dark"),
     ]
-    probabilities = predictor.probabilities(samples(levels))
+    probabilities = predictor.outputs(samples(levels))
     assert probabilities.shape == (9, 2)
     assert probabilities.argmax(1).tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0]
 
@@ -150,9 +152,10 @@ def test_of_other_data_everything_is_taken_in_the_order_of_the_names(
     assert [row.name for row in rows] == [f"row {number} of x.csv" for number in (1, 2, 3, 10)]
     assert [row.label for row in rows] == ["dark", "bright", "dark", "bright"]
     # Its classes are the model's, in another order: names count, not indices.
-    assert found.labels(CLASSES).tolist() == [1, 0, 1, 0]
+    assert found.evaluate(predictor).metrics["accuracy"] == 0.0
+    task = Classification(("dark", "cat"))
     with pytest.raises(UsageError, match="has the class 'bright', which the model does not know"):
-        found.labels(("dark", "cat"))
+        task.evaluator(found.dataset, found.samples, found.indices)
 
 
 def test_a_table_without_labels_is_classified_and_not_evaluated(
@@ -166,17 +169,17 @@ def test_a_table_without_labels_is_classified_and_not_evaluated(
     rows = list(found.predict(predictor))
     assert [row.name for row in rows] == [f"row {number} of test.csv" for number in (1, 2, 3)]
     assert [row.label for row in rows] == ["dark", "bright", "dark"]
-    assert [row.true_label for row in rows] == [None] * 3
+    assert [row.as_dict()["true_label"] for row in rows] == [None] * 3
     with pytest.raises(DataError, match="no column is named label"):
         open_samples(str(path), SHAPE, plugins.datasets, DATA)
 
 
 def test_a_model_that_does_not_fit_its_classes_is_refused(model: keras.Model) -> None:
     with pytest.raises(RunError, match="do not belong together"):
-        Predictor(model, ("a", "b", "c"))
+        Predictor(model, Classification(("a", "b", "c")))
     flat = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     with pytest.raises(RunError, match="not images of one size"):
-        Predictor(flat, CLASSES)
+        Predictor(flat, Classification(CLASSES))
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 half a zip"])

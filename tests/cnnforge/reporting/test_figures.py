@@ -1,5 +1,6 @@
 """The figures: written, whole, and not in the way of anybody's matplotlib."""
 
+import json
 from pathlib import Path
 
 import matplotlib as mpl
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from cnnforge.reporting.figures import confusion_matrix, training_curves
+from cnnforge.runs import to_csv
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -17,19 +19,25 @@ def size(path: Path) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 50])
-def test_curves(tmp_path: Path, epochs: int) -> None:
-    path = tmp_path / "curves.png"
-    falling = list(np.linspace(1, 0.1, epochs))
-    training_curves(
-        path,
-        loss=falling,
-        val_loss=falling,
-        accuracy=falling[::-1],
-        val_accuracy=falling[::-1],
-        best_epoch=epochs,
-        title="a run named $x_1$",
-    )
-    assert size(path)[0] > 1000
+@pytest.mark.parametrize("monitor", ["accuracy", "macro_f1"])
+def test_curves(tmp_path: Path, epochs: int, monitor: str) -> None:
+    path, metrics, evaluation = (tmp_path / it for it in ("c.png", "m.csv", "e.json"))
+    lines = ["epoch,loss,accuracy,val_loss,val_accuracy,val_macro_f1"]
+    # The first epochs are of a version that did not measure macro F1.
+    lines += [
+        f"{n},{1 / n},0.5,{1 / n},0.5,{'' if n == 1 < epochs else 0.5}"
+        for n in range(1, epochs + 1)
+    ]
+    metrics.write_text("\n".join(lines) + "\n")
+    about = [
+        {"name": "loss", "title": "loss", "best": "min", "percent": False},
+        {"name": "accuracy", "title": "accuracy", "best": "max", "percent": True},
+        {"name": "macro_f1", "title": "macro F1", "best": "max", "percent": True},
+    ]
+    values = {"metrics": about, "best_epoch": epochs, "monitor": monitor}
+    evaluation.write_text(json.dumps(values))
+    training_curves(path, metrics=metrics, evaluation=evaluation, title="a run named $x_1$")
+    assert size(path)[0] > (2000 if monitor == "macro_f1" else 1000)
 
 
 @pytest.mark.parametrize(
@@ -42,13 +50,15 @@ def test_curves(tmp_path: Path, epochs: int) -> None:
     ],
 )
 def test_a_confusion_matrix(tmp_path: Path, classes: tuple[str, ...]) -> None:
-    path = tmp_path / "confusion.png"
-    counts = np.diag(np.arange(len(classes)))
-    confusion_matrix(path, confusion=counts, classes=classes, title="title")
+    path, table = tmp_path / "confusion.png", tmp_path / "confusion.csv"
+    counts = np.diag(np.arange(len(classes))).tolist()
+    rows = ([name, *row] for name, row in zip(classes, counts, strict=True))
+    table.write_text(to_csv(["", *classes], rows))
+    confusion_matrix(path, table=table, title="title")
     assert min(size(path)) > 300
 
 
 def test_the_style_stays_inside(tmp_path: Path) -> None:
     before = dict(mpl.rcParams)
-    test_curves(tmp_path, 2)
+    test_curves(tmp_path, 2, "accuracy")
     assert dict(mpl.rcParams) == before

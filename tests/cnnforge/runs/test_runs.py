@@ -17,7 +17,6 @@ def made(tmp_path: Path, *, model: bool = True) -> RunDirectory:
     run.write_config(OPTIONS, {"cnnforge": "0.1.0"})
     if model:
         run.model.write_bytes(b"")
-        run.write_classes(["a", "b"])
     return run
 
 
@@ -82,7 +81,7 @@ def test_the_config_comes_back(tmp_path: Path) -> None:
         "empty": [],
     }
     run.write_config({**options, "missing": None}, {"shape": [28, 28, 1]})
-    assert run.read_config() == (options, {"format": 1, "shape": [28, 28, 1]})
+    assert run.read_config() == (options, {"format": 2, "shape": [28, 28, 1]})
 
 
 def test_toml_has_one_line_per_value() -> None:
@@ -92,7 +91,6 @@ def test_toml_has_one_line_per_value() -> None:
 def test_a_whole_run_opens(tmp_path: Path) -> None:
     run = made(tmp_path)
     assert RunDirectory.open(run.path) == run
-    assert run.read_classes() == ("a", "b")
 
 
 def test_what_is_no_run_is_a_usage_error(tmp_path: Path) -> None:
@@ -116,8 +114,8 @@ def test_a_run_without_a_model_says_how_to_go_on(tmp_path: Path) -> None:
 def test_a_run_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     run = made(tmp_path)
     config = run.path / "config.toml"
-    config.write_text(config.read_text().replace("format = 1", "format = 2"))
-    with pytest.raises(RunError, match=r"newer cnnforge .*run format 2.*reads 1"):
+    config.write_text(config.read_text().replace("format = 2", "format = 3"))
+    with pytest.raises(RunError, match=r"newer cnnforge .*run format 3.*reads 2"):
         RunDirectory.open(run.path)
 
 
@@ -127,14 +125,6 @@ def test_a_damaged_config_is_said(tmp_path: Path, text: str) -> None:
     (run.path / "config.toml").write_text(text, encoding="latin-1")
     with pytest.raises(RunError, match=r"config\.toml"):
         RunDirectory.open(run.path)
-
-
-@pytest.mark.parametrize("text", ["", "{}", "[1]"])
-def test_damaged_classes_are_said(tmp_path: Path, text: str) -> None:
-    run = made(tmp_path)
-    (run.path / "classes.json").write_text(text)
-    with pytest.raises(RunError, match=r"classes\.json"):
-        run.read_classes()
 
 
 def test_a_file_that_cannot_be_written_is_a_run_error(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A small model and small data, and training on them."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import keras
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 from cnnforge.data import ArraySamples, Dataset
+from cnnforge.optimizer_options import OptimizerOptions
+from cnnforge.tasks.classification import Classification
 from cnnforge.training import TrainingResult, TrainingState, prepare, train
 
 
@@ -49,9 +52,13 @@ def run(dataset: Dataset) -> Callable[..., tuple[TrainingResult, keras.Model]]:
 
     def run(**options: Any) -> tuple[TrainingResult, keras.Model]:
         options = {"epochs": 3, "batch_size": 8, "seed": 1, "learning_rate": 0.01, **options}
+        names = [it.name for it in fields(OptimizerOptions) if it.name in options]
+        options["optimizer"] = OptimizerOptions(**{name: options.pop(name) for name in names})
         prepare(options["seed"])
         model = build()
-        return train(model, options.pop("dataset", dataset), **options), model
+        data = options.pop("dataset", dataset)
+        task = options.pop("task", None) or Classification(data.classes)
+        return train(model, task, data, **options), model
 
     return run
 

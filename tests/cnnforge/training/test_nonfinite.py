@@ -8,6 +8,8 @@ import pytest
 
 from cnnforge import training
 from cnnforge.errors import CnnforgeError
+from cnnforge.optimizer_options import OptimizerOptions
+from cnnforge.tasks.classification import Classification
 from cnnforge.training import nonfinite
 
 
@@ -48,7 +50,13 @@ def fail(dataset, *layers, learning_rate=0.01, **options):
     )
     with pytest.raises(CnnforgeError, match="is not a finite number") as raised:
         training.train(
-            model, dataset, epochs=2, batch_size=8, learning_rate=learning_rate, **options
+            model,
+            Classification(dataset.classes),
+            dataset,
+            epochs=2,
+            batch_size=8,
+            optimizer=OptimizerOptions(learning_rate=learning_rate),
+            **options,
         )
     return str(raised.value)
 
@@ -121,6 +129,8 @@ def test_an_interrupt_ends_the_search(dataset, monkeypatch):
 
 def test_a_layer_is_left_as_it_was(dataset):
     model = keras.Sequential([keras.Input((6, 6, 1)), layer := BadAtRest()])
-    trainer = training.loop.Trainer(model, 0.01, 8)
+    trainer = training.loop.Trainer(
+        model, Classification(dataset.classes), keras.optimizers.Adam(0.01), 8
+    )
     assert "BadAtRest" in nonfinite.of_prediction(trainer, model, [np.ones((2, 6, 6, 1), np.uint8)])
     assert "call" not in vars(layer)

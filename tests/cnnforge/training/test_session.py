@@ -14,6 +14,7 @@ from cnnforge.data import Dataset
 from cnnforge.errors import RunError
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.runs import RunDirectory
+from cnnforge.tasks.classification import Classification
 from cnnforge.training import Best, Session, TrainingState
 
 
@@ -22,6 +23,7 @@ def session(path: Path, model: keras.Model, dataset: Dataset, **fields: Any) -> 
     values = {"options": TrainingOptions(kernels="keras"), "state": None, "warnings": ()}
     return Session(
         run=run,
+        task=Classification(dataset.classes),
         dataset=dataset,
         model=model,
         stock=model,
@@ -60,9 +62,12 @@ def test_a_full_disk_keeps_the_best_model(tmp_path: Path, dataset: Dataset) -> N
 
 def test_a_saved_model_that_is_another_one_is_noticed(tmp_path: Path, dataset: Dataset) -> None:
     model = wide()
-    state = TrainingState(arrays=[np.zeros(1)], epoch=1, best=Best(1, 1.0, 0.0))
+    state = TrainingState(
+        arrays=[np.zeros(1)], epoch=1, best=Best(1, {"accuracy": 1.0, "loss": 0.0})
+    )
     it = session(tmp_path, model, dataset, state=state)
     it._save_best()
-    it.run.write_classes(dataset.classes)
+    it.run.write_config({"model": "wide"}, {"task": "classification"})
+    it.task.write(it.run)
     with pytest.raises(RunError, match="a layer does not give the same after it is saved"):
         it.report()

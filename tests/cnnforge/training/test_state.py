@@ -1,5 +1,8 @@
 """Training states on disk."""
 
+import hashlib
+import io
+import json
 import os
 import resource
 from pathlib import Path
@@ -11,7 +14,8 @@ from cnnforge.errors import RunError
 from cnnforge.training import Best, EpochMetrics, StateStore, TrainingState
 from cnnforge.training.state import Sums
 
-ROW = EpochMetrics(1, 0.1, 0.2, 0.3, 0.4, 1e-3, 1.5, 1e4)
+VALUES = {"loss": 0.1, "accuracy": 0.2, "val_loss": 0.3, "val_accuracy": 0.4}
+ROW = EpochMetrics(1, VALUES, 1e-3, 1.5, 1e4)
 
 
 def state(epoch: int, batch: int = 0, size: int = 10) -> TrainingState:
@@ -20,8 +24,8 @@ def state(epoch: int, batch: int = 0, size: int = 10) -> TrainingState:
         arrays=[generator.random(size, np.float32), np.uint32([1, 2]), np.array(epoch, np.int64)],
         epoch=epoch,
         batch=batch,
-        sums=Sums(1 / 3, 17, 0.5),
-        best=Best(1, 0.4, 0.1 + 0.2),
+        sums=Sums({"loss": 1 / 3, "correct": 17.0}, 0.5),
+        best=Best(1, {"accuracy": 0.4, "loss": 0.1 + 0.2}),
         history=(ROW,) * epoch,
         config={"seed": 1, "model": "lenet", "rate": 0.1},
     )
@@ -64,7 +68,7 @@ def flip_a_bit(data: bytes) -> bytes:
         lambda data: data[:-10],
         lambda data: b"",
         lambda data: b"garbage\n" * 30,
-        lambda data: data.replace(b" 1 ", b" x ", 1),
+        lambda data: data.replace(b" 2 ", b" x ", 1),
         flip_a_bit,
     ],
     ids=["truncated", "empty", "garbage", "header", "bit"],
@@ -90,7 +94,7 @@ def test_a_damaged_newest_is_passed_over_and_said(tmp_path: Path, damage) -> Non
 def test_a_newer_format_is_an_error_not_damage(tmp_path: Path) -> None:
     store = StateStore(tmp_path / "last")
     path = store.save(state(1))
-    path.write_bytes(path.read_bytes().replace(b"state 1 ", b"state 9 ", 1))
+    path.write_bytes(path.read_bytes().replace(b"state 2 ", b"state 9 ", 1))
     with pytest.raises(RunError, match="written by a newer cnnforge"):
         store.load()
 
@@ -109,3 +113,30 @@ def test_a_full_disk_keeps_the_earlier_state(tmp_path: Path) -> None:
     loaded, _ = store.load()
     assert loaded is not None
     assert loaded.digest() == state(1).digest()
+
+
+def test_the_first_format_is_read(tmp_path: Path) -> None:
+    """What cnnforge 0.1 wrote of a classification in the middle of an epoch."""
+    row = {"epoch": 1, "loss": 0.1, "accuracy": 0.2, "val_loss": 0.3, "val_accuracy": 0.4}
+    row |= {"learning_rate": 1e-3, "seconds": 1.5, "images_per_second": 1e4}
+    meta = {
+        "epoch": 1,
+        "batch": 5,
+        "sums": {"loss": 1 / 3, "correct": 17, "seconds": 0.5},
+        "best": {"epoch": 1, "accuracy": 0.4, "loss": 0.1 + 0.2},
+        "history": [row],
+        "config": {"seed": 1, "model": "lenet", "rate": 0.1},
+        "arrays": 1,
+    }
+    body = io.BytesIO()
+    np.savez(body, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **{"00000": np.ones(2)})
+    digest = hashlib.sha256(body.getvalue()).hexdigest()
+    header = f"cnnforge-state 1 {digest}\n".encode()
+    (tmp_path / "state-00001-0000005.ckpt").write_bytes(header + body.getvalue())
+    loaded, warnings = StateStore(tmp_path).load()
+    assert warnings == []
+    assert loaded is not None
+    expected = state(1, 5)
+    for name in ("epoch", "batch", "sums", "best", "history", "config"):
+        assert getattr(loaded, name) == getattr(expected, name)
+    assert (loaded.callbacks, loaded.stopped) == ({}, "")

@@ -162,9 +162,9 @@ def test_the_file_belongs_to_device_sources_and_compilers(monkeypatch):
 
 
 def test_the_file_is_in_the_users_cache(monkeypatch, tmp_path):
-    from cnnforge_kernels.cpu.runtime.compiled import _cache_directory
+    from cnnforge_kernels.cpu.runtime.compiled import cache_directory
 
-    monkeypatch.setattr(compiler, "cache_directory", _cache_directory.__wrapped__)
+    monkeypatch.setattr(compiler, "cache_directory", cache_directory.__wrapped__)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
     assert tuning._path("H200").is_relative_to(tmp_path / "elsewhere" / "cnnforge")
 

@@ -15,6 +15,7 @@ def epoch(best: bool, optimizer: Any = None) -> FinishedEpoch:
         metrics=SimpleNamespace(),
         epochs=9,
         best=best,
+        monitor="macro_f1",
         model=None,
         folder=None,
         read_learning_rate=lambda: optimizer.rate,
@@ -33,8 +34,10 @@ def stops(callback: Any, best: str) -> list[str]:
 
 
 def test_early_stopping():
-    assert stops(early_stopping("2"), "x-x--") == [""] * 4 + ["no better epoch for 2 epochs"]
-    assert stops(early_stopping("1"), "x-") == ["", "no better epoch for 1 epoch"]
+    assert stops(early_stopping("2"), "x-x--") == [""] * 4 + [
+        "no better epoch for 2 epochs, by macro_f1"
+    ]
+    assert stops(early_stopping("1"), "x-") == ["", "no better epoch for 1 epoch, by macro_f1"]
     assert not any(stops(early_stopping(None), "x" + 9 * "-"))
     assert stops(early_stopping(None), "x" + 10 * "-")[-1]
 
@@ -43,7 +46,7 @@ def test_what_was_waited_for_survives():
     before, after = early_stopping("3"), early_stopping("3")
     stops(before, "x--")
     after.restore(before.state())
-    assert stops(after, "-") == ["no better epoch for 3 epochs"]
+    assert stops(after, "-") == ["no better epoch for 3 epochs, by macro_f1"]
 
 
 def test_halving():

@@ -8,6 +8,8 @@ import tensorflow as tf
 from cnnforge.conversion import forge, lower
 from cnnforge.data import ArraySamples, Dataset
 from cnnforge.ops.audit import audit
+from cnnforge.optimizer_options import OptimizerOptions
+from cnnforge.tasks.classification import Classification
 from cnnforge.testing import assert_close
 from cnnforge.training import prepare, train
 from cnnforge_plugins.layers import _fallback
@@ -41,11 +43,11 @@ def step(layer, inputs, *, graph, training=True):
             outputs = layer(inputs, training=training)
             factors = tf.cast(values(*outputs.shape, seed=9), outputs.dtype)
             loss = tf.reduce_sum(outputs * factors)
-        weights = [it.value for it in layer.trainable_variables]
+        weights = [variable.value for variable in layer.trainable_variables]
         return [outputs, *tape.gradient(loss, [inputs, *weights])]
 
     run = tf.function(run, autograph=False) if graph else run
-    return [np.asarray(it) for it in run(tf.constant(inputs, layer.dtype))]
+    return [np.asarray(array) for array in run(tf.constant(inputs, layer.dtype))]
 
 
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
@@ -76,7 +78,7 @@ def test_by_the_averages(kind, graph):
     for layer in (ours, stock):
         layer.trainable = kind != "frozen"
     training = {"prediction": False, "frozen": True, "default": None}[kind]
-    before = [it.numpy() for it in ours.weights]
+    before = [variable.numpy() for variable in ours.weights]
     found, expected = (
         step(layer, values(3, 7, 6, 5), graph=graph, training=training) for layer in (ours, stock)
     )
@@ -130,7 +132,7 @@ def test_unknown_sizes(axis):
     symbolic = keras.Model(inputs, BatchNormalization(axis=axis)(inputs, training=True))
     assert symbolic.output_shape == (None, None, None, 6)
     for shape in [(1, 5, 7, 6), (4, 2, 3, 6)]:
-        ours, stock = (np.asarray(it(values(*shape), training=True)) for it in models)
+        ours, stock = (np.asarray(model(values(*shape), training=True)) for model in models)
         assert_close(ours, stock, 4 * np.prod(shape[:-1]))
 
 
@@ -228,17 +230,17 @@ def test_steps_in_one_call():
 
 
 def test_stateless_call():
-    """What Keras calls where variables must not change: the averages are returned."""
+    """Keras calls this if variables must not change: the averages are returned."""
     results = []
     for layer in pair(5, dtype="float32"):
-        trained = [it.value for it in layer.trainable_variables]
-        averages = [it.value * 2 for it in layer.non_trainable_variables]
+        trained = [variable.value for variable in layer.trainable_variables]
+        averages = [variable.value * 2 for variable in layer.non_trainable_variables]
         before = layer.moving_mean.numpy()
         inputs = tf.constant(values(3, 7, 6, 5))
         outputs, moved = layer.stateless_call(trained, averages, inputs, training=True)
         np.testing.assert_array_equal(layer.moving_mean, before)
         assert np.abs(np.asarray(moved[0]) - np.asarray(averages[0])).min() > 1e-3
-        results.append([np.asarray(it) for it in (outputs, *moved)])
+        results.append([np.asarray(array) for array in (outputs, *moved)])
     for ours, stock in zip(*results, strict=True):
         np.testing.assert_allclose(ours, stock, rtol=1e-5, atol=1e-5)
 
@@ -270,8 +272,13 @@ def test_training_resumes_exactly():
         head = [keras.layers.Flatten(), keras.layers.Dense(3), keras.layers.Softmax()]
         body = [keras.layers.Conv2D(3, 3), BatchNormalization(), keras.layers.ReLU()]
         model = keras.Sequential([keras.Input((6, 6, 1)), *body, *head])
-        options = {"batch_size": 8, "seed": 1, "learning_rate": 0.01, **options}
-        return train(model, dataset, **options).state
+        options = {
+            "batch_size": 8,
+            "seed": 1,
+            "optimizer": OptimizerOptions(learning_rate=0.01),
+            **options,
+        }
+        return train(model, Classification(dataset.classes), dataset, **options).state
 
     whole = run(epochs=2)
     assert whole.digest() == run(epochs=2).digest()
@@ -306,11 +313,6 @@ def test_configuration():
     assert len(regularized.losses) == 1
 
 
-@pytest.fixture
-def nothing_said(monkeypatch):
-    monkeypatch.setattr(_fallback, "_said", set())
-
-
 # (N, H, W) booleans.
 MASK = np.arange(3 * 8 * 6).reshape(3, 8, 6) % 3 > 0
 UNAVAILABLE = {
@@ -326,9 +328,9 @@ UNAVAILABLE = {
 }
 
 
-@pytest.mark.usefixtures("nothing_said")
+@pytest.mark.usefixtures("fresh_warnings")
 @pytest.mark.parametrize("name", UNAVAILABLE)
-def test_what_has_no_kernel_is_the_frameworks_and_said_once(name):
+def test_framework_computes_what_no_kernel_fits_with_one_warning(name):
     options, arguments, reason = UNAVAILABLE[name]
     ours, stock = (kind(**options) for kind in KINDS)
     x = values(3, 8, 6, 5)
@@ -349,7 +351,7 @@ def test_what_has_no_kernel_is_the_frameworks_and_said_once(name):
         assert_close(np.asarray(predicted), expected, 16)
 
 
-@pytest.mark.usefixtures("nothing_said")
+@pytest.mark.usefixtures("fresh_warnings")
 def test_a_mask_comes_from_the_layer_before():
     x = values(4, 7, 5)
     x[1, 3:] = 0
@@ -367,7 +369,7 @@ def test_a_mask_comes_from_the_layer_before():
         np.testing.assert_array_equal(ours, stock)
 
 
-@pytest.mark.usefixtures("nothing_said")
+@pytest.mark.usefixtures("fresh_warnings")
 def test_integers_are_the_frameworks():
     x = np.arange(30, dtype=np.int32).reshape(6, 5)
     ours, stock = (kind() for kind in KINDS)

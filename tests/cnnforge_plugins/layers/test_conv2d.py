@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras_layers import outputs_and_gradients, values
 
 import cnnforge.ops
 from cnnforge.testing import assert_close
@@ -42,10 +43,6 @@ CASES = {
 }
 
 
-def values(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
 def images(*shape):
     return values(*(shape or (BATCH, HEIGHT, WIDTH, CHANNELS)))
 
@@ -60,22 +57,6 @@ def pair(dtype="float64", **options):
     ours.set_weights(weights)
     stock.set_weights(weights)
     return ours, stock
-
-
-def outputs_and_gradients(layer, inputs, *, graph):
-    """Outputs, the gradient of the inputs, and those of the weights."""
-    inputs = tf.constant(inputs, layer.dtype)
-
-    def run(inputs):
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            outputs = layer(inputs)
-            factors = tf.cast(values(*outputs.shape, seed=9), outputs.dtype)
-            loss = tf.reduce_sum(outputs * factors)
-        return outputs, *tape.gradient(loss, [inputs, *layer.trainable_variables])
-
-    run = tf.function(run, autograph=False) if graph else run
-    return [np.asarray(result) for result in run(inputs)]
 
 
 def terms(layer, outputs):
@@ -297,12 +278,7 @@ def test_lora():
     np.testing.assert_array_equal(before, got[0])
 
 
-@pytest.fixture
-def nothing_said(monkeypatch):
-    monkeypatch.setattr(_fallback, "_said", set())
-
-
-@pytest.mark.usefixtures("nothing_said")
+@pytest.mark.usefixtures("fresh_warnings")
 @pytest.mark.parametrize("kind", [Conv2D, MaxPooling2D, AveragePooling2D])
 @pytest.mark.parametrize("policy", ["mixed_float16", "float64", "bfloat16"])
 def test_other_dtypes_are_the_frameworks(kind, policy):
@@ -322,7 +298,7 @@ def test_other_dtypes_are_the_frameworks(kind, policy):
         np.testing.assert_array_equal(result, expected)
 
 
-@pytest.mark.usefixtures("nothing_said")
+@pytest.mark.usefixtures("fresh_warnings")
 @pytest.mark.parametrize("kind", [Conv2D, MaxPooling2D, AveragePooling2D])
 def test_channels_first_is_the_frameworks(kind):
     arguments = (FILTERS, 3) if kind is Conv2D else (2,)
@@ -347,7 +323,7 @@ def test_channels_first_is_the_frameworks(kind):
         np.testing.assert_array_equal(got, result(stock))
 
 
-@pytest.mark.usefixtures("nothing_said")
+@pytest.mark.usefixtures("fresh_warnings")
 def test_float32_says_nothing():
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", _fallback.KernelUnavailableWarning)

@@ -107,10 +107,10 @@ def test_forge_fuses_and_lower_splits(build, installed):
     kinds = {layer.name: type(layer) for layer in forged.layers}
     assert kinds["conv"] is ConvBlock2D
     assert kinds["pool"] is FusedPooling2D
-    # Keras names an unnamed input anew.
+    # Keras gives an unnamed input a new name.
     names = [
-        [layer.name for layer in it.layers if layer.weights or "pool" in layer.name]
-        for it in (model, forged)
+        [layer.name for layer in model.layers if layer.weights or "pool" in layer.name]
+        for model in (model, forged)
     ]
     assert names[0] == names[1]
     inputs = values(3, 9, 8, 2)
@@ -118,7 +118,7 @@ def test_forge_fuses_and_lower_splits(build, installed):
     lowered = lower(forged, layers=installed)
     assert [type(layer) for layer in lowered.layers] == [type(layer) for layer in model.layers]
     np.testing.assert_array_equal(lowered(inputs), model(inputs))
-    rows = {it.layer: it for it in implementations(forged, layers=installed)}
+    rows = {row.layer: row for row in implementations(forged, layers=installed)}
     assert (rows["conv"].kind, rows["conv"].provider) == ("Conv2D", "builtin/conv_block2d")
     assert (rows["pool"].kind, rows["pool"].implementation) == ("MaxPooling2D", "numba")
 
@@ -160,7 +160,7 @@ def unfusable():
 
 
 @pytest.mark.parametrize(
-    ("why", "model"), list(unfusable()), ids=lambda it: it if isinstance(it, str) else ""
+    ("why", "model"), list(unfusable()), ids=lambda value: value if isinstance(value, str) else ""
 )
 def test_other_pairs_are_left_alone(why, model, installed):
     forged = forge(model, "numba", layers=installed)

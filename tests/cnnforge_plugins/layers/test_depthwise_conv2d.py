@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras_layers import outputs_and_gradients, values
 
 from cnnforge.testing import assert_close
 from cnnforge_plugins.layers import _fallback
@@ -42,10 +43,6 @@ CASES = {
 }
 
 
-def values(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
 def images(*shape):
     return values(*(shape or (BATCH, HEIGHT, WIDTH, CHANNELS)))
 
@@ -60,22 +57,6 @@ def pair(dtype="float64", **options):
     ours.set_weights(weights)
     stock.set_weights(weights)
     return ours, stock
-
-
-def outputs_and_gradients(layer, inputs, *, graph):
-    """Outputs, the gradient of the inputs, and those of the weights."""
-    inputs = tf.constant(inputs, layer.dtype)
-
-    def run(inputs):
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            outputs = layer(inputs)
-            factors = tf.cast(values(*outputs.shape, seed=9), outputs.dtype)
-            loss = tf.reduce_sum(outputs * factors)
-        return outputs, *tape.gradient(loss, [inputs, *layer.trainable_variables])
-
-    run = tf.function(run, autograph=False) if graph else run
-    return [np.asarray(result) for result in run(inputs)]
 
 
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
@@ -210,12 +191,7 @@ def test_one_step_of_fit(run_eagerly):
         np.testing.assert_allclose(ours, stock, atol=4 * np.finfo(np.float32).eps)
 
 
-@pytest.fixture
-def nothing_said(monkeypatch):
-    monkeypatch.setattr(_fallback, "_said", set())
-
-
-@pytest.mark.usefixtures("nothing_said")
+@pytest.mark.usefixtures("fresh_warnings")
 @pytest.mark.parametrize("policy", ["mixed_float16", "float64", "bfloat16"])
 def test_other_dtypes_are_the_frameworks(policy):
     ours, stock = (
@@ -233,7 +209,7 @@ def test_other_dtypes_are_the_frameworks(policy):
         np.testing.assert_array_equal(result, stock(images()))
 
 
-@pytest.mark.usefixtures("nothing_said")
+@pytest.mark.usefixtures("fresh_warnings")
 def test_channels_first_is_the_frameworks():
     x = images(2, CHANNELS, HEIGHT, WIDTH)
     ours, stock = (

@@ -8,6 +8,8 @@ import tensorflow as tf
 from cnnforge.conversion import forge, lower
 from cnnforge.data import ArraySamples, Dataset
 from cnnforge.ops.audit import audit
+from cnnforge.optimizer_options import OptimizerOptions
+from cnnforge.tasks.classification import Classification
 from cnnforge.training import prepare, train
 from cnnforge_plugins.layers import _fallback
 from cnnforge_plugins.layers.dropout import Dropout
@@ -37,8 +39,8 @@ def results(layer, inputs, *, graph, training=True, steps=3):
     step = tf.function(step, autograph=False) if graph else step
     found = []
     for _ in range(steps):
-        found += [np.asarray(it) for it in step(tf.constant(inputs))]
-        found += [np.asarray(it) for it in layer.variables]
+        found += [np.asarray(array) for array in step(tf.constant(inputs))]
+        found += [np.asarray(variable) for variable in layer.variables]
     return found
 
 
@@ -103,7 +105,7 @@ def test_fit(run_eagerly):
         before = model.get_weights()
         model.fit(values(9, 8, 7, 5), np.ones((9, 8, 7, 4)), 3, 2, 0, shuffle=False)
         assert np.abs(model.get_weights()[0] - before[0]).max() > 1e-3
-        found.append([np.asarray(it) for it in model.variables])
+        found.append([np.asarray(variable) for variable in model.variables])
     for ours, stock in zip(*found, strict=True):
         assert ours.tobytes() == stock.tobytes()
 
@@ -121,11 +123,11 @@ def test_forge_and_lower_go_on_where_the_model_was():
     lowered = lower(forged)
     assert type(lowered.layers[1]) is keras.layers.Dropout
     assert lowered.get_config() == model.get_config()
-    outputs = [np.asarray(it(values(4, 5), training=True)) for it in (model, forged, lowered)]
+    outputs = [np.asarray(model(values(4, 5), training=True)) for model in (model, forged, lowered)]
     np.testing.assert_array_equal(outputs[0], outputs[1])
     np.testing.assert_array_equal(outputs[0], outputs[2])
     later = lower(forged)
-    outputs = [np.asarray(it(values(4, 5), training=True)) for it in (model, later)]
+    outputs = [np.asarray(model(values(4, 5), training=True)) for model in (model, later)]
     np.testing.assert_array_equal(*outputs)
 
 
@@ -140,8 +142,13 @@ def test_training_resumes_exactly_and_equals_keras():
         head = [keras.layers.Dense(16, activation="relu"), kind(0.5), keras.layers.Dense(3)]
         body = [keras.layers.Rescaling(1 / 255), kind(0.25), keras.layers.Flatten(), *head]
         model = keras.Sequential([keras.Input((6, 6, 1)), *body, keras.layers.Softmax()])
-        options = {"batch_size": 8, "seed": 1, "learning_rate": 0.01, **options}
-        return train(model, dataset, **options).state
+        options = {
+            "batch_size": 8,
+            "seed": 1,
+            "optimizer": OptimizerOptions(learning_rate=0.01),
+            **options,
+        }
+        return train(model, Classification(dataset.classes), dataset, **options).state
 
     whole = run(Dropout, epochs=2)
     assert whole.digest() == run(keras.layers.Dropout, epochs=2).digest()
@@ -181,18 +188,13 @@ def test_wrong_arguments(options):
     assert errors[0] == errors[1]
 
 
-@pytest.fixture
-def nothing_said(monkeypatch):
-    monkeypatch.setattr(_fallback, "_said", set())
-
-
-@pytest.mark.usefixtures("nothing_said")
+@pytest.mark.usefixtures("fresh_warnings")
 @pytest.mark.parametrize(
     "options",
     [{"dtype": "float64"}, {"dtype": "mixed_float16"}, {"noise_shape": (None, 1)}],
     ids=str,
 )
-def test_what_has_no_kernel_is_the_frameworks_and_said_once(options):
+def test_framework_computes_what_no_kernel_fits_with_one_warning(options):
     ours, stock = pair(**options)
     x = values(30, 9)
     np.testing.assert_array_equal(ours(x), stock(x))

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from keras_layers import outputs_and_gradients, values
 
 from cnnforge.testing import assert_close
 from cnnforge_plugins.layers import _fallback
@@ -12,33 +12,14 @@ from cnnforge_plugins.layers.global_average_pooling2d import GlobalAveragePoolin
 KINDS = (GlobalAveragePooling2D, keras.layers.GlobalAveragePooling2D)
 
 
-def values(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def outputs_and_gradient(layer, inputs, *, graph):
-    inputs = tf.constant(inputs, layer.dtype)
-
-    def run(inputs):
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            outputs = layer(inputs)
-            factors = tf.cast(values(*outputs.shape, seed=9), outputs.dtype)
-            loss = tf.reduce_sum(outputs * factors)
-        return outputs, tape.gradient(loss, inputs)
-
-    run = tf.function(run, autograph=False) if graph else run
-    return [np.asarray(result) for result in run(inputs)]
-
-
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
 @pytest.mark.parametrize("keepdims", [False, True])
 @pytest.mark.parametrize("shape", [(3, 11, 9, 5), (1, 1, 1, 1), (2, 40, 30, 24), (0, 4, 4, 3)])
 def test_values_and_gradients(shape, keepdims, graph):
     ours = GlobalAveragePooling2D(keepdims=keepdims)
     stock = keras.layers.GlobalAveragePooling2D(keepdims=keepdims, dtype="float64")
-    got = outputs_and_gradient(ours, values(*shape), graph=graph)
-    expected = outputs_and_gradient(stock, values(*shape), graph=graph)
+    got = outputs_and_gradients(ours, values(*shape), graph=graph)
+    expected = outputs_and_gradients(stock, values(*shape), graph=graph)
     assert_close(got[0], expected[0], shape[1] * shape[2])
     assert_close(got[1], expected[1], 1)
 
@@ -116,18 +97,13 @@ def test_one_step_of_fit(run_eagerly):
     np.testing.assert_allclose(moved[0], moved[1], atol=4 * np.finfo(np.float32).eps)
 
 
-@pytest.fixture
-def nothing_said(monkeypatch):
-    monkeypatch.setattr(_fallback, "_said", set())
-
-
-@pytest.mark.usefixtures("nothing_said")
+@pytest.mark.usefixtures("fresh_warnings")
 @pytest.mark.parametrize(
     "options",
     [{"dtype": "float64"}, {"dtype": "mixed_float16"}, {"data_format": "channels_first"}],
     ids=str,
 )
-def test_what_has_no_kernel_is_the_frameworks_and_said_once(options):
+def test_framework_computes_what_no_kernel_fits_with_one_warning(options):
     ours, stock = (kind(**options) for kind in KINDS)
     x = values(3, 11, 9, 5)
     with pytest.warns(_fallback.KernelUnavailableWarning, match="GlobalAveragePooling2D") as said:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras_layers import outputs_and_gradients
 
 from cnnforge.testing import assert_close
 from cnnforge_plugins.layers.pooling import AveragePooling2D, MaxPooling2D
@@ -35,28 +36,13 @@ def ties(*shape):
     return np.random.default_rng(1).integers(-2, 3, shape or SHAPE).astype(np.float32)
 
 
-def outputs_and_gradient(layer, inputs, *, graph):
-    inputs = tf.constant(inputs, layer.dtype)
-
-    def run(inputs):
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            outputs = layer(inputs)
-            factors = np.random.default_rng(2).standard_normal(outputs.shape).astype(np.float32)
-            loss = tf.reduce_sum(outputs * tf.cast(factors, outputs.dtype))
-        return outputs, tape.gradient(loss, inputs)
-
-    run = tf.function(run, autograph=False) if graph else run
-    return [np.asarray(result) for result in run(inputs)]
-
-
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_values_and_gradients(kind, options, graph):
     ours, stock = kind(**options), stock_of(kind)(**options, dtype="float64")
-    got = outputs_and_gradient(ours, ties(), graph=graph)
-    expected = outputs_and_gradient(stock, ties(), graph=graph)
+    got = outputs_and_gradients(ours, ties(), graph=graph)
+    expected = outputs_and_gradients(stock, ties(), graph=graph)
     area = int(np.prod(ours.pool_size))
     if kind is MaxPooling2D:
         np.testing.assert_array_equal(got[0], expected[0])
@@ -71,7 +57,7 @@ def test_windows_of_more_than_256_cells():
     # No ties: the first of several maxima would be among the first cells.
     x = np.random.default_rng(3).standard_normal((2, 40, 20, 3)).astype(np.float32)
     ours, stock = (kind((20, 19), strides=(7, 1)) for kind in (MaxPooling2D, stock_of(KINDS[0])))
-    got, expected = (outputs_and_gradient(layer, x, graph=True) for layer in (ours, stock))
+    got, expected = (outputs_and_gradients(layer, x, graph=True) for layer in (ours, stock))
     np.testing.assert_array_equal(got[0], expected[0])
     assert_close(got[1], expected[1], 20 * 19)
 
@@ -101,7 +87,9 @@ def test_unknown_sizes(kind):
 @pytest.mark.parametrize("shape", [(0, 6, 6, 3), (1, 6, 6, 3), (2, 0, 6, 3)])
 def test_small_and_empty(kind, shape):
     ours, stock = kind(2, padding="same"), stock_of(kind)(2, padding="same")
-    got, expected = (outputs_and_gradient(it, ties(*shape), graph=True) for it in (ours, stock))
+    got, expected = (
+        outputs_and_gradients(layer, ties(*shape), graph=True) for layer in (ours, stock)
+    )
     for result, want in zip(got, expected, strict=True):
         assert result.shape == want.shape
         assert_close(result, want, 4 * 4)
@@ -135,9 +123,9 @@ def test_nan_in_nan_out(kind):
 )
 def test_wrong_arguments(kind, options):
     errors = []
-    for it in (kind, stock_of(kind)):
+    for pooling in (kind, stock_of(kind)):
         with pytest.raises((ValueError, TypeError, tf.errors.InvalidArgumentError)) as caught:
-            it(**options)(ties())
+            pooling(**options)(ties())
         errors.append((caught.type, str(caught.value).split("Received")[0]))
     assert errors[0] == errors[1]
 
@@ -165,9 +153,9 @@ def test_configuration(kind):
 def test_one_step_of_fit(kind, run_eagerly):
     """The gradient reaches the layer before: its weights move as with Keras' own pooling."""
     moved = []
-    for it in (kind, stock_of(kind)):
+    for pooling in (kind, stock_of(kind)):
         dense = keras.layers.Dense(4, kernel_initializer=keras.initializers.RandomNormal(seed=1))
-        model = keras.Sequential([keras.Input(SHAPE[1:]), dense, it(2)])
+        model = keras.Sequential([keras.Input(SHAPE[1:]), dense, pooling(2)])
         model.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=run_eagerly)
         before = dense.kernel.numpy()
         model.fit(ties(), np.ones(model.compute_output_shape(SHAPE)), batch_size=3, verbose=0)

@@ -36,11 +36,11 @@ import tensorflow as tf
 
 from cnnforge.ops import ArrayOp, cuda_module
 from cnnforge.ops import tensorflow as route
-from cnnforge.ops.tensorflow import compute as _tf_compute
-from cnnforge.ops.tensorflow import cuda as _tf_cuda
-from cnnforge.ops.tensorflow import registration as _tf_register
-from cnnforge.ops.tensorflow.cuda import compute as _tf_cuda_compute
-from cnnforge.ops.tensorflow.cuda import registration as _tf_cuda_register
+from cnnforge.ops.tensorflow import compute as cpu_compute
+from cnnforge.ops.tensorflow import cuda as cuda_route
+from cnnforge.ops.tensorflow import registration
+from cnnforge.ops.tensorflow.cuda import compute as cuda_compute
+from cnnforge.ops.tensorflow.cuda import registration as cuda_registration
 
 STREAM = 77
 SHAPE = (1, 5, 6, 4)
@@ -117,9 +117,9 @@ class Device:
 
         self.stream, self.launch = stream, self.driver.launch_kernel()
         addresses = [
-            ctypes.cast(it, ctypes.c_void_p).value or 0 for it in (self.stream, self.launch)
+            ctypes.cast(array, ctypes.c_void_p).value or 0 for array in (self.stream, self.launch)
         ]
-        self.kernels = _tf_cuda_register.CudaKernels("GPU", *addresses)
+        self.kernels = cuda_registration.CudaKernels("GPU", *addresses)
 
 
 DEVICE = Device()
@@ -145,7 +145,7 @@ def twin(op):
 @pytest.fixture
 def device(monkeypatch):
     """From here on the CPU is a CUDA device; returns the stand-in for its driver."""
-    register_kernel = _tf_register._register_kernel
+    register_kernel = registration._register_kernel
 
     def elsewhere(name, kind, state_of, address):
         if kind == "GPU":
@@ -154,12 +154,13 @@ def device(monkeypatch):
     driver = DEVICE.driver
     for noted in (driver.launches, driver.streams):
         noted.clear()
-    choice = _tf_cuda.Choice("stream", "the test says so", DEVICE.kernels)
-    monkeypatch.setattr(_tf_register, "_register_kernel", elsewhere)
-    monkeypatch.setattr(_tf_cuda, "_choice", choice)
+    choice = cuda_route.Choice("stream", "a test", DEVICE.kernels)
+    monkeypatch.setattr(registration, "_register_kernel", elsewhere)
+    monkeypatch.setattr(cuda_route, "_choice", choice)
     monkeypatch.setattr(launch, "missing", lambda: None)
     monkeypatch.setattr(runtime, "_driver", driver)
-    monkeypatch.setattr(route, "_choice", route._Choice(_tf_register, "c_api", "the test says so"))
+    monkeypatch.setattr(route, "_choice", route._Choice(registration, "c_api", "a test"))
+    monkeypatch.setattr(registration, "cuda_kernels", cuda_route.kernels)
     for _, (module, name), *_ in LAYERS.values():
         op = getattr(importlib.import_module(MODULE + module), name)
         monkeypatch.setattr(f"{MODULE}{module}.{name}", twin(op))
@@ -246,10 +247,10 @@ def directly(name, layer, images):
     module, op_name = LAYERS[name][1]
     op = getattr(importlib.import_module(MODULE + module), op_name)
     values = attributes(layer, op)
-    known = [(images, *SHAPE[1:]), *(tuple(it.shape) for it in layer.variables)]
+    known = [(images, *SHAPE[1:]), *(tuple(variable.shape) for variable in layer.variables)]
     known += [(0,)] * (len(op.inputs) - len(known))
     known += op.output_shapes(known, values)
-    of = dict(zip([it.name for it in (*op.inputs, *op.outputs)], known, strict=True))
+    of = dict(zip([array.name for array in (*op.inputs, *op.outputs)], known, strict=True))
     for step in (op.forward_step, *op.backward_steps):
         made = {
             item.name: cuda_module.DevicePointer(
@@ -283,7 +284,7 @@ def test_a_recipe_is_made_once(device, monkeypatch):
         recorded.append((step.function.__name__, arguments[2:]))
         return cuda_module.record(op, step, *arguments)
 
-    monkeypatch.setattr(_tf_cuda_register, "record", noted)
+    monkeypatch.setattr(cuda_registration, "record", noted)
     layer = make("average_pooling2d", (None, 7, 6, 4))
     inputs, step = tf.constant(random(2, 7, 6, 4)), tf.function(layer)
     for _ in range(3):
@@ -291,7 +292,7 @@ def test_a_recipe_is_made_once(device, monkeypatch):
         step(inputs)
     assert recorded == [("average_pool2d_forward", (0, True))]
     first = device.launches[0]
-    assert [plain(it) for it in device.launches] == [plain(first)] * 6
+    assert [plain(array) for array in device.launches] == [plain(first)] * 6
     layer(tf.constant(random(5, 7, 6, 4)))
     assert len(recorded) == 2
 
@@ -310,12 +311,12 @@ def test_tensors_that_are_not_aligned(device):
         assert all((address % 16 == 0) == aligned for address, _ in made.tensors)
     assert "vector 4" in named[True]
     assert "vector 4" not in named[False]
-    state = _tf_compute.make_state(op.laid_out(op.forward_step), 0, [], 0, 0)
+    state = cpu_compute.make_state(op.laid_out(op.forward_step), 0, [], 0, 0)
     offsets = op.laid_out(op.forward_step).offsets
     for inputs, outputs, expected in [(64, 32, True), (68, 32, False), (64, 8, False)]:
         block = np.zeros(20, np.int64)
         block[offsets["inputs"]], block[offsets["outputs"]] = inputs, outputs
-        assert _tf_cuda_compute.all_aligned(state, block) == expected
+        assert cuda_compute.all_aligned(state, block) == expected
 
 
 @pytest.mark.skipif(not SIMULATED, reason="the simulator is off")
@@ -352,7 +353,7 @@ def on_a_card(monkeypatch, way):
     """The layers on the first CUDA device, which is reached that way; skips without one."""
     if not tf.config.list_physical_devices("GPU"):
         pytest.skip("TensorFlow sees no CUDA device")
-    monkeypatch.setattr(_tf_cuda, "_choice", _tf_cuda._decide(way))
+    monkeypatch.setattr(cuda_route, "_choice", cuda_route._decide(way))
     launched = []
     plain_launch, plain_function = runtime.Driver.launch, runtime.Driver.function
 
@@ -393,7 +394,7 @@ def test_on_a_device(name, way, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(SIMULATED, reason="needs no simulator")
 def test_kernels_take_their_turn_between_tensorflow_s_own(monkeypatch):
-    """What TensorFlow computes before and after: on another stream it would not be there yet."""
+    """On another stream the results of TensorFlow's kernels would not be there yet."""
     on_a_card(monkeypatch, "stream")
     layer = AveragePooling2D(2)
     with tf.device("GPU:0"):

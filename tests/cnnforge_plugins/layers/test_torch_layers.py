@@ -162,7 +162,9 @@ def test_conv_block2d():
     weights, bias = randomize(layer)
     inputs = random(*SHAPE)
     outputs, factors, gradients = run(layer, inputs)
-    theirs = [torch.from_numpy(it).double().requires_grad_() for it in (inputs, weights, bias)]
+    theirs = [
+        torch.from_numpy(array).double().requires_grad_() for array in (inputs, weights, bias)
+    ]
     maps = functional.conv2d(
         theirs[0].permute(0, 3, 1, 2), theirs[1].permute(3, 2, 0, 1), theirs[2], padding=1
     )
@@ -239,7 +241,7 @@ def test_batch_normalization_on_a_device_is_torchs_own(monkeypatch):
     text = "BatchNormalization: no kernel for the device cuda .*: the framework's own is used"
     with pytest.warns(KernelUnavailableWarning, match=text) as said:
         results = [layer.call(inputs, training=True) for _ in range(3)]
-    assert all(it is inputs.tensor for it in results)
+    assert all(array is inputs.tensor for array in results)
     assert len(said) == 1
 
 
@@ -260,22 +262,22 @@ def test_every_layer_of_a_model_is_certified():
     )
     checks = certify(forge(model, "numba", layers=layers), layers=layers)
     assert len(checks) >= 7
-    assert [it for it in checks if not it.passed] == []
+    assert [check for check in checks if not check.passed] == []
 
 
 def test_forge_and_lower():
     model = build((28, 28, 1), 10)
     forged = forge(model, "numba")
-    assert {it.implementation for it in implementations(forged)} == {"numba"}
+    assert {row.implementation for row in implementations(forged)} == {"numba"}
     images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, 1)).astype(np.float32)
     expected = model.predict(images, verbose=0)
     np.testing.assert_allclose(forged.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-6)
     again = lower(forged)
-    assert [type(it) for it in again.layers] == [type(it) for it in model.layers]
+    assert [type(layer) for layer in again.layers] == [type(layer) for layer in model.layers]
     np.testing.assert_array_equal(again.predict(images, verbose=0), expected)
 
 
-# Its dropout is torch's.
+# Torch computes its dropout.
 @pytest.mark.filterwarnings("ignore::cnnforge_plugins.layers._fallback.KernelUnavailableWarning")
 def test_keras_own_fit_trains_a_forged_model():
     model = forge(build((12, 12, 1), 3), "numba")

@@ -67,7 +67,7 @@ def train(model, optimizer, images, labels):
     for start in range(0, IMAGES, BATCH):
         loss, size = step(images[start : start + BATCH], labels[start : start + BATCH])
         losses.append(float(loss))
-        sizes.append([float(it) for it in size])
+        sizes.append([float(array) for array in size])
     return np.array(losses), np.array(sizes)
 
 
@@ -76,7 +76,7 @@ def test_one_epoch(kind):
     keras.utils.set_random_seed(0)
     stock = build((28, 28, 1), 10)
     forged = forge(stock, "numba")
-    assert sum(it.implementation == "numba" for it in implementations(forged)) == 7
+    assert sum(row.implementation == "numba" for row in implementations(forged)) == 7
     start = [variable.numpy() for variable in stock.trainable_variables]
     rate = {"sgd": 0.05, "adam": 1e-3}[kind]
     optimizer = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}[kind]
@@ -133,7 +133,7 @@ def test_one_epoch_with_batch_normalization():
     keras.utils.set_random_seed(0)
     stock = normalized()
     forged = forge(stock, "numba")
-    assert {it.implementation for it in implementations(forged)} == {"numba"}
+    assert {row.implementation for row in implementations(forged)} == {"numba"}
     assert len(implementations(forged)) == 7
     keras.config.set_dtype_policy("float64")
     try:
@@ -148,10 +148,10 @@ def test_one_epoch_with_batch_normalization():
         optimizer = keras.optimizers.SGD(0.05)
         losses[model] = train(model, optimizer, images.astype(model.dtype), labels)[0]
     assert np.ptp(losses[exact]) > 0.1
-    theirs, ours = (rms(losses[it] - losses[exact]) for it in (stock, forged))
+    theirs, ours = (rms(losses[model] - losses[exact]) for model in (stock, forged))
     assert ours <= theirs / 10
     weights = zip(start, exact.weights, stock.weights, forged.weights, strict=True)
     for before, right, one, other in weights:
-        theirs, ours = (rms(it.numpy() - right.numpy()) for it in (one, other))
+        theirs, ours = (rms(left.numpy() - right.numpy()) for left in (one, other))
         assert ours <= theirs / 10, one.path
         assert ours <= 1e-4 * rms(right.numpy() - before), one.path

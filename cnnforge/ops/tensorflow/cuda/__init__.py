@@ -1,6 +1,14 @@
-"""How ops reach TensorFlow's CUDA devices: decided when one is first used where there are any.
+"""Choose the route of ops to TensorFlow's CUDA devices.
 
-Nothing is asked of a device, compiled or imported for it before that.
+Experimental: not yet run on a device. It is off unless `CNNFORGE_TENSORFLOW_GPU` is set, and then
+TensorFlow copies tensors to the CPU and the results back.
+
+The choice is made when an op is first used on a machine with a device. Before that nothing is
+compiled or imported for a device.
+
+Environment:
+    CNNFORGE_TENSORFLOW_GPU: `auto` takes the first route whose self-test passes; `stream` or
+        `dlpack` takes that one; `off`, the default, takes none.
 """
 
 from __future__ import annotations
@@ -22,6 +30,7 @@ if TYPE_CHECKING:
     from cnnforge.ops.tensorflow.cuda.registration import CudaKernels
 
 ROUTE_VARIABLE = "CNNFORGE_TENSORFLOW_GPU"
+EXPERIMENTAL = "experimental: not yet run on a device"
 Way = Literal["stream", "dlpack", "off"]
 
 _lock = threading.RLock()
@@ -29,13 +38,13 @@ _lock = threading.RLock()
 
 @dataclass(frozen=True)
 class Choice:
-    """How ops reach CUDA devices.
+    """A route to CUDA devices.
 
     Attributes:
-        way: `"stream"`: they launch on TensorFlow's own; `"dlpack"`: Python hands tensors over and
-            waits; `"off"`: TensorFlow copies them to the CPU.
-        reason: Why.
-        kernels: What is registered, with `"stream"`.
+        way: `"stream"` launches kernels on TensorFlow's own stream; with `"dlpack"`, Python passes
+            tensors on and waits for the device; with `"off"`, TensorFlow copies them to the CPU.
+        reason: Reason of the choice.
+        kernels: The kernels to register for ops, with `"stream"`.
     """
 
     way: Way
@@ -47,40 +56,39 @@ _choice: Choice | None = None
 
 
 def choose() -> Choice:
-    """The way, decided on the first call.
+    """Return the choice, which is made on the first call.
 
     Raises:
-        UsageError: `CNNFORGE_TENSORFLOW_GPU` asks for what cannot be had.
+        UsageError: `CNNFORGE_TENSORFLOW_GPU` names a route that does not work.
     """
     global _choice
     if _choice is None:
         with _lock:
             if _choice is None:
-                _choice = _decide(os.environ.get(ROUTE_VARIABLE, "auto"))
+                _choice = _decide(os.environ.get(ROUTE_VARIABLE))
     return _choice
 
 
 def kernels(op: ArrayOp) -> CudaKernels | None:
-    """What is to be registered for an op on CUDA devices; `None`: nothing."""
+    """Return the kernels to register for an op on CUDA devices, or `None`."""
     return choose().kernels if _usable(op) else None
 
 
 def hands_over(op: ArrayOp) -> bool:
-    """Whether Python hands an op's tensors over."""
+    """Whether Python passes the tensors of an op on to the device."""
     return _usable(op) and choose().way == "dlpack"
 
 
 def describe() -> str:
-    """One line: the way and why."""
+    """Describe the choice, and its reason, in one line."""
     choice = choose()
     names = {
         "stream": "launched on TensorFlow's own stream",
         "dlpack": "handed over by DLPack, waiting for the device",
-        "off": "none",
     }
-    text = f"GPU: {names[choice.way]} ({choice.reason})"
     if choice.way == "off":
-        return text
+        return f"GPU: none ({choice.reason})"
+    text = f"GPU: {names[choice.way]} ({EXPERIMENTAL}; {choice.reason})"
     lacking = {missing(op) for op in registered_ops() if op.cuda is not None} - {None}
     return "; ".join(
         [text, *(f"some ops on the CPU: {reason}" for reason in sorted(map(str, lacking)))]
@@ -90,21 +98,24 @@ def describe() -> str:
 def _usable(op: ArrayOp) -> bool:
     if op.cuda is None:
         return False
-    wanted = os.environ.get(ROUTE_VARIABLE, "auto")
+    wanted = os.environ.get(ROUTE_VARIABLE)
     if _choice is None and wanted == "auto" and _no_device() is None and missing(op) is not None:
-        # Nothing is compiled for what would not be used.
+        # The self-test compiles, and the op would not use the result.
         return False
     if choose().way == "off":
         return False
     reason = missing(op)
-    if reason is not None and wanted != "auto":
+    if reason is not None and wanted in ("stream", "dlpack"):
         raise UsageError(
-            f"{ROUTE_VARIABLE}={wanted} cannot be had for the op {op.name!r}: {reason}"
+            f"{ROUTE_VARIABLE}={wanted} does not work for the op {op.name!r}: {reason}"
         )
     return reason is None
 
 
-def _decide(wanted: str) -> Choice:
+def _decide(wanted: str | None) -> Choice:
+    if wanted is None:
+        off = f"{EXPERIMENTAL}; {ROUTE_VARIABLE}=auto switches it on"
+        return Choice("off", _no_device() or off)
     if wanted not in ("auto", "stream", "dlpack", "off"):
         raise UsageError(f"{ROUTE_VARIABLE} is {wanted!r}, expected auto, stream, dlpack or off")
     if wanted == "off":
@@ -122,7 +133,7 @@ def _decide(wanted: str) -> Choice:
                 reasons.append(f"{way}: {text}")
         reason = "; ".join(reasons)
     if wanted != "auto":
-        raise UsageError(f"{ROUTE_VARIABLE}={wanted} cannot be had: {reason}")
+        raise UsageError(f"{ROUTE_VARIABLE}={wanted} does not work: {reason}")
     return Choice("off", reason)
 
 
@@ -135,7 +146,7 @@ def _no_device() -> str | None:
     return None
 
 
-# What follows is imported where there is a device: compiling and loading it takes a second.
+# The functions below import what they need, because compiling and loading that takes a second.
 
 
 def _try_stream(reason: str) -> Choice:

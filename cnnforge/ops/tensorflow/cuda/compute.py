@@ -1,11 +1,12 @@
 """The compute callback of ops on CUDA devices: machine code that replays recorded launches.
 
-The callback looks for the recipe (`recipe`) of the shapes that it is given, puts in the
-pointers and calls `cuLaunchKernel` on TensorFlow's stream. It takes the GIL only for shapes that
-nobody has seen before.
+Experimental: not yet run on a device.
+
+The callback finds the recipe (see `recipe`) of the shapes of its inputs, fills in the pointers and
+calls `cuLaunchKernel` on TensorFlow's stream. It takes the GIL only for new shapes.
 """
 
-# An intrinsic is called without its first parameter, which is the compiler's.
+# An intrinsic is called without its first parameter, the typing context.
 # pyright: reportCallIssue=false
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ _UINT8 = tf.uint8.as_datatype_enum
 
 @intrinsic
 def _store(typingctx: Any, address: Any, word: Any) -> Any:
-    """Store a word, after everything that was stored before it."""
+    """Store a word with release order."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
@@ -80,7 +81,7 @@ def _store(typingctx: Any, address: Any, word: Any) -> Any:
 
 @numba.njit("void(int64, int64)", cache=True)
 def publish(first, recipe):
-    """Make a finished recipe the first one; threads may be reading the list meanwhile."""
+    """Put a finished recipe at the head of the list, which other threads may be reading."""
     _store(first, recipe)
 
 
@@ -127,7 +128,7 @@ def _call_launch(
 
 
 def _caller(bits: int, count: int) -> Callable[..., Any]:
-    """The instructions that call a function of so many words, whose result has so many bits."""
+    """Emit a call with `count` int64 arguments and a result of `bits` bits."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = ir.FunctionType(ir.IntType(bits), [ir.IntType(64)] * count)
@@ -138,7 +139,7 @@ def _caller(bits: int, count: int) -> Callable[..., Any]:
 
 @numba.njit(cache=True)
 def all_aligned(state, block):
-    """Whether all tensors begin where 16 bytes can be read at a time."""
+    """Whether all tensors begin at multiples of 16 bytes."""
     position = HEADER
     for _ in range(state[INPUTS]):
         if block[state[position + 1]] % ALIGNMENT != 0:
@@ -153,9 +154,10 @@ def all_aligned(state, block):
 
 @numba.njit(cache=True)
 def _find(state, first, block, key):
-    """The recipe of a key and of the dimensions in the block, and its word behind those.
+    """Return the address of the recipe for a key and the shapes in the block.
 
-    The address is 0 where there is none yet.
+    Also returns the number of the word that follows the shapes in it. The address is 0 if there is
+    no such recipe yet.
     """
     address = words_at(first)[0]
     word = DIMENSIONS
@@ -177,7 +179,7 @@ def _find(state, first, block, key):
 
 @numba.njit(cache=True)
 def _pointers(state, block, count):
-    """The pointers of the tensors read and written, and room for so many others."""
+    """Return the pointers of the tensors, followed by room for `count` others."""
     inputs, outputs = state[INPUTS], state[OUTPUTS]
     pointers = np.zeros(inputs + outputs + count, np.int64)
     for index in range(inputs):
@@ -190,7 +192,7 @@ def _pointers(state, block, count):
 
 @numba.njit(cache=True)
 def _allocate(context, recipe, word, count, handles, pointers, status):
-    """Allocate temporary memory. Returns whether that failed."""
+    """Allocate temporary memory, and return whether that failed."""
     size = np.empty(1, np.int64)
     for index in range(count):
         size[0] = recipe[word + index]
@@ -205,7 +207,7 @@ def _allocate(context, recipe, word, count, handles, pointers, status):
 
 @numba.njit(cache=True)
 def _launch(function, recipe, word, pointers, stream):
-    """Launch what a recipe lists from a word on. Returns CUDA's error."""
+    """Launch the kernels that a recipe lists from a word on, and return the error of CUDA."""
     launches = recipe[word]
     word += 1
     for _ in range(launches):
@@ -229,7 +231,7 @@ def _launch(function, recipe, word, pointers, stream):
             stream,
             places.ctypes.data,
         )
-        # The driver has copied what `values` holds.
+        # The driver has copied `values`.
         if error != 0:
             return np.int64(error)
         word += LAUNCH_WORDS + 2 * count
@@ -238,7 +240,7 @@ def _launch(function, recipe, word, pointers, stream):
 
 @numba.njit(cache=True)
 def _run(own, state, context, block, handles, status):
-    """Everything but the clean-up. Returns what went wrong, and where."""
+    """Do everything but the clean-up. Return an error code, and its place."""
     code, where = begin(state, context, block, handles, status)
     if code != 0:
         return code, where
@@ -263,7 +265,7 @@ def _run(own, state, context, block, handles, status):
     failed = _allocate(context, recipe, word + 1, count, temporaries, pointers, status)
     if not failed:
         where = _launch(own[LAUNCH], recipe, word + 1 + count, pointers, found[0])
-    # TensorFlow gives the memory to nobody who is not behind these launches on the stream.
+    # TensorFlow reuses the memory only for work that follows these launches on the stream.
     for index in range(count):
         if temporaries[index] != 0:
             TF_DeleteTensor(temporaries[index])

@@ -1,7 +1,9 @@
-"""Ops on TensorFlow's CUDA devices where no compiler is: Python hands tensors over, and waits.
+"""The route to TensorFlow's CUDA devices without a compiler: Python passes tensors on, and waits.
 
-TensorFlow says where a tensor lies (DLPack), and not on which stream it is computed: so that the
-whole device is waited for before an op and after it.
+Experimental: not yet run on a device.
+
+DLPack gives the address of a tensor, but not the stream that computes it. So Python waits for the
+whole device before an op and after it.
 """
 
 from __future__ import annotations
@@ -74,7 +76,6 @@ def _run(
         of = dict(zip((item.name for item in step.reads), shapes, strict=True))
         sizes = [of[source] for source in step.shape_source or ()]
     with tf.device(tensors[0].device):
-        # `tf.zeros` of no elements is all that may be empty; the rest is written by the op.
         results = [
             tf.raw_ops.Empty(shape=size, dtype=tf.as_dtype(item.dtype))
             for item, size in zip(step.writes, sizes, strict=True)
@@ -82,7 +83,7 @@ def _run(
     names = [item.name for item in (*step.reads, *step.writes)]
     capsules = [tf.experimental.dlpack.to_dlpack(tensor) for tensor in (*tensors, *results)]
     found = zip(names, capsules, (*tensors, *results), strict=True)
-    given = {**values, **{name: _pointer(capsule, it) for name, capsule, it in found}}
+    given = {**values, **{name: _pointer(capsule, tensor) for name, capsule, tensor in found}}
     synchronize()
     cuda_functions(op)[step](
         **{name: given[name] for name in parameters(step.function)}, stream=_LEGACY_DEFAULT_STREAM

@@ -1,6 +1,8 @@
-"""The CUDA side of the self-test's op: what a module that an op names as `cuda` offers.
+"""The module that the op of the self-test names as `cuda`.
 
-The kernel is PTX, which the driver compiles: what is tested is the way to the device, no compiler.
+Experimental: not yet run on a device.
+
+The kernel is PTX, which the driver compiles, so that the self-test needs no compiler.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ _recorded = threading.local()
 
 
 def record(call: Callable[[], None]) -> tuple[list[Any], list[tuple[int, int]]]:
-    """What a call launches."""
+    """Return the launches and the temporary memory of a call, which launches nothing."""
     _recorded.launches = []
     try:
         call()
@@ -79,7 +81,7 @@ def record(call: Callable[[], None]) -> tuple[list[Any], list[tuple[int, int]]]:
 
 
 def affine(inputs: Any, factor: Any, offset: float, outputs: Any, stream: int) -> None:
-    """What the self-test's function does on the CPU, for up to 32 elements."""
+    """Compute `self_test.affine` for up to 32 elements."""
     recorded = getattr(_recorded, "launches", None)
     scratch = outputs.pointer if recorded is None else _SCRATCH
     count, last = np.uint32(inputs.shape[0]), np.float32(offset)
@@ -99,7 +101,7 @@ def affine(inputs: Any, factor: Any, offset: float, outputs: Any, stream: int) -
 
 @cache
 def _function() -> int:
-    """The kernel, in the context of the calling thread."""
+    """Load the kernel into the context of the calling thread."""
     module, function = ctypes.c_void_p(), ctypes.c_void_p()
     _check("cuModuleLoadData", _driver().cuModuleLoadData(ctypes.byref(module), PTX))
     name = b"cnnforge_affine"
@@ -114,19 +116,19 @@ def _check(function: str, error: int) -> None:
 
 
 def launch_function() -> int:
-    """The address of `cuLaunchKernel`.
+    """Return the address of `cuLaunchKernel`.
 
     Raises:
-        OSError: There is no driver.
+        OSError: The driver is not installed.
     """
     return int(ctypes.cast(_driver().cuLaunchKernel, ctypes.c_void_p).value or 0)
 
 
 def synchronize() -> None:
-    """Wait for everything that the current device has been asked to do.
+    """Wait until the current device has done all its work.
 
     Raises:
-        RuntimeError: Some of it failed.
+        RuntimeError: A part of the work has failed.
     """
     _check("cuCtxSynchronize", _driver().cuCtxSynchronize())
 

@@ -1,8 +1,10 @@
-"""What a step launches, in words that the compute callback for CUDA devices reads.
+"""Encode the launches of a step as words that the compute callback for CUDA devices reads.
 
-It depends on the shapes, the attributes and the device. Python says it once for each of these, as a
-*recipe*: a list of launches whose arguments are numbers, or tensors and temporary memory by their
-place.
+Experimental: not yet run on a device.
+
+The launches depend on the shapes, the attributes and the device. Python makes a *recipe* for each
+combination: a list of launches whose arguments are numbers, or places of tensors and of temporary
+memory.
 """
 
 from __future__ import annotations
@@ -15,14 +17,15 @@ import numpy as np
 from cnnforge.ops.cuda_module import Recording
 from cnnforge.ops.definition.definition import Step
 
-# Words of a node's state, before those of every node's: where the address of the first recipe is,
-# and the addresses of three functions.
+# Words that precede the words of `make_state` in the state of a node: the place of the address of
+# the first recipe, and the addresses of three functions.
 RECIPES, PLAN, STREAM, LAUNCH = 0, 1, 2, 3
 OWN_WORDS = 4
 # Words of a recipe: the address of the next one, the key (device, whether all tensors are aligned,
-# the dimensions of what is read), the sizes of temporary memory, launches.
+# the shapes of the tensors that are read), the sizes of temporary memory, launches.
 NEXT, DEVICE, ALIGNED, DIMENSIONS = 0, 1, 2, 3
-# Words of a launch, before two for each argument: function, grid, block, shared memory, arguments.
+# Words of a launch: function, grid, block, shared memory, number of arguments. Two words for each
+# argument follow.
 FUNCTION, GRID, BLOCK, SHARED, ARGUMENTS = 0, 1, 4, 5, 6
 LAUNCH_WORDS = 7
 IS_NUMBER = -1
@@ -32,15 +35,16 @@ ALIGNMENT = 16
 def make_cuda_state(
     recipes: int, plan: int, stream: int, launch: int, state: np.ndarray[Any, np.dtype[np.int64]]
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Write down everything that the compute callback has to know about a node.
+    """Make the state of a node, with everything that the compute callback needs.
 
     Args:
-        recipes: Where the address of the first recipe is. A recipe that is there stays there.
-        plan: The address of the callback that adds a recipe to those and returns its address, or
+        recipes: Address of the word that holds the address of the first recipe. Recipes are never
+            removed.
+        plan: Address of the callback that adds a recipe to the list and returns its address, or
             reports an error and returns 0: `int64 plan(number, recipes, block, key, context)`.
-        stream: The address of what finds the stream.
-        launch: The address of `cuLaunchKernel`.
-        state: What `make_state` returns.
+        stream: Address of the function that finds the stream.
+        launch: Address of `cuLaunchKernel`.
+        state: The words of `make_state`.
 
     Returns:
         The words of the state.
@@ -51,18 +55,18 @@ def make_cuda_state(
 def make_recipe(
     step: Step, key: Sequence[int], recording: Recording
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Write down what the compute callback shall launch.
+    """Make a recipe from the recorded launches of a step.
 
     Args:
         step: The step.
-        key: The device, whether all tensors are aligned, the dimensions of what the step reads.
-        recording: What it launches.
+        key: The device, whether all tensors are aligned, and the shapes of what the step reads.
+        recording: The recorded launches.
 
     Returns:
-        The words of the recipe, with no next one.
+        The words of the recipe; the address of the next one is 0.
 
     Raises:
-        ValueError: A pointer to none of the tensors and memories.
+        ValueError: A pointer does not point into a tensor or the temporary memory.
     """
     known = [*recording.tensors, *recording.memories]
     sizes = [size for _, size in recording.memories]
@@ -80,10 +84,10 @@ def make_recipe(
 
 
 def _place(step: Step, known: Sequence[tuple[int, int]], pointer: int) -> tuple[int, int]:
-    """Which of the memories a pointer points into, and how far behind its begin."""
+    """Return the number of the memory that a pointer points into, and the offset there."""
     for place, (address, size) in enumerate(known):
         if address <= pointer < address + max(size, 1):
             return place, pointer - address
     raise ValueError(
-        f"{step.label}: it launches a kernel with a pointer to no tensor: {pointer:#x}"
+        f"{step.label}: it launches a kernel with a pointer that is not into a tensor: {pointer:#x}"
     )

@@ -1,4 +1,7 @@
-"""Steps of ops registered for TensorFlow's CUDA devices, and the recipes of what they launch."""
+"""Kernels of ops for TensorFlow's CUDA devices, and the recipes of their launches.
+
+Experimental: not yet run on a device.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +26,20 @@ if TYPE_CHECKING:
 
 _lock = threading.RLock()
 _ops: dict[Step, ArrayOp] = {}
-# By step and attributes: where the address of the first recipe is. A recipe is a kilobyte or less,
-# and stays: a thread may be reading it.
+# The word that holds the address of the first recipe, by step and attributes. A recipe has at most
+# a kilobyte, and is never removed: a thread may be reading it.
 _first: dict[tuple[Step, tuple[int, ...]], State] = {}
 _recipes: dict[tuple[int, ...], State] = {}
 
 
 @dataclass(frozen=True)
 class CudaKernels:
-    """What is registered for steps on a kind of device.
+    """The kernels that are registered for steps on a kind of device.
 
     Attributes:
-        kind: What TensorFlow calls the kind of device: "GPU".
-        stream: The address of `int32 stream(TF_OpKernelContext *, int64 found[2])`.
-        launch: The address of `cuLaunchKernel`.
+        kind: TensorFlow's name of the kind of device, "GPU".
+        stream: Address of `int32 stream(TF_OpKernelContext *, int64 found[2])`.
+        launch: Address of `cuLaunchKernel`.
     """
 
     kind: str
@@ -45,11 +48,11 @@ class CudaKernels:
 
     @property
     def address(self) -> int:
-        """That of the compute callback."""
+        """Address of the compute callback."""
         return int(compute_on_cuda.address or 0)
 
     def state_of(self, op: ArrayOp, step: Step, words: list[int], shapes: list[int]) -> State:
-        """The state of a node; as `cpu_state`."""
+        """Make the state of a node, like `cpu_state`."""
         with _lock:
             _ops[step] = op
             first = _first.setdefault((step, tuple(words)), np.zeros(1, np.int64))
@@ -61,7 +64,7 @@ class CudaKernels:
     ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
 )
 def _plan(number: int, first: int, block: int, key: int, context: int) -> int:
-    """Add the recipe of what the compute callback has in its block. Returns its address."""
+    """Add the recipe for the block of the compute callback, and return its address."""
     step = step_of(number)
     try:
         device, aligned = (ctypes.c_int64 * 2).from_address(key)

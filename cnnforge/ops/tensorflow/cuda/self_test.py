@@ -1,4 +1,7 @@
-"""Whether a way to TensorFlow's CUDA devices works: tried once, before any op is registered."""
+"""Test once, before any op is registered, whether a route to TensorFlow's CUDA devices works.
+
+Experimental: not yet run on a device.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def _affine_shape(inputs, factor):
 
 @cache
 def make_op() -> ArrayOp:
-    """The op: outputs = factor * inputs + offset."""
+    """Make the op: outputs = factor * inputs + offset."""
     return ArrayOp(
         "cnnforge_cuda_self_test",
         forward=affine,
@@ -43,12 +46,12 @@ def run(call: Callable[..., Sequence[Any]], kind: str = "GPU") -> None:
     """Run an op on the first device, eagerly and in a graph.
 
     Args:
-        call: `call(op, tensors, values)` of the way.
-        kind: What TensorFlow calls such devices.
+        call: The function `call(op, tensors, values)` of the route.
+        kind: TensorFlow's name of such devices.
 
     Raises:
         RuntimeError: A result is wrong, or was computed elsewhere.
-        Exception: Whatever TensorFlow, the driver or the way raises.
+        Exception: TensorFlow, the driver or the route has raised it.
     """
     op = make_op()
 
@@ -59,7 +62,7 @@ def run(call: Callable[..., Sequence[Any]], kind: str = "GPU") -> None:
         with tf.device(f"{kind}:0"):
             inputs, factor = tf.constant([1.0, 2.0, 3.0]), tf.constant([2.0])
             for route in (compute, tf.function(compute, autograph=False)):
-                # Twice: the second time there is nothing left to find out.
+                # The second time, the recipe is there already.
                 for _ in range(2):
                     result = route(inputs, factor)
                     if kind not in result.device:
@@ -67,6 +70,6 @@ def run(call: Callable[..., Sequence[Any]], kind: str = "GPU") -> None:
                     if result.numpy().tolist() != [2.25, 4.25, 6.25]:
                         raise RuntimeError(f"the self-test gave {result.numpy().tolist()}")
 
-    # A thread of its own knows of no graph, tape or strategy that is being used here.
+    # A new thread has no graph, tape or strategy.
     with ThreadPoolExecutor(1) as pool:
         pool.submit(check).result()

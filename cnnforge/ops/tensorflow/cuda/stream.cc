@@ -1,5 +1,5 @@
-// The one thing that TensorFlow's C API keeps to itself: the CUDA stream of a device of its own.
-// (TF_GetStream answers for pluggable devices alone.)
+// Find the CUDA stream of a device of TensorFlow's. The C API only has TF_GetStream, which refuses
+// devices that are not pluggable.
 #include <cstdint>
 
 #include "tensorflow/core/framework/device_base.h"
@@ -8,7 +8,7 @@
 #include "xla/stream_executor/stream_executor.h"
 
 // context: a TF_OpKernelContext. found: the CUstream and the number of its device.
-// Returns 0, or 1 where the device has no such stream.
+// Returns 0, or 1 if the device has no CUDA stream.
 extern "C" int32_t cnnforge_stream(void* context, int64_t* found) {
   auto* device = static_cast<tensorflow::OpKernelContext*>(context)->op_device_context();
   if (device == nullptr || device->IsPluggableDevice() || device->stream() == nullptr) return 1;

@@ -1,8 +1,10 @@
-"""The CUDA stream that TensorFlow computes on: a C++ function, built once on the user's machine.
+"""Build the C++ function that finds TensorFlow's CUDA stream, once on the user's machine.
 
-It is all that the C API lacks. It reads TensorFlow's own objects, whose layout is known to the
-headers in TensorFlow's wheel alone; a compiler turns those into machine code, in about five
-seconds, and the result is kept on disk.
+Experimental: not yet run on a device.
+
+The C API has no such function. This one reads objects of TensorFlow, whose layout only the headers
+in TensorFlow's wheel describe. The user's compiler needs about five seconds; the result is kept on
+disk.
 """
 
 from __future__ import annotations
@@ -24,21 +26,21 @@ import tensorflow as tf
 _SOURCE = Path(__file__).with_name("stream.cc")
 _SYMBOL = "cnnforge_stream"
 _COMPILERS = ("g++", "c++", "clang++")
-# TensorFlow's headers warn of themselves. -O1: six instructions, and no assertions of theirs.
+# -w: TensorFlow's headers cause warnings. -O1: the function has six instructions.
 _FLAGS = ("-w", "-O1", "-DNDEBUG", "-shared", "-fPIC")
-_SECONDS = 300
+_MAX_SECONDS = 300
 
 
 class NoStreamError(RuntimeError):
-    """The stream of TensorFlow cannot be had; the message says what is missing."""
+    """The function cannot be built; the message says what is missing."""
 
 
 @cache
 def stream_function() -> int:
-    """The address of `int32 cnnforge_stream(TF_OpKernelContext *, int64 found[2])`.
+    """Return the address of `int32 cnnforge_stream(TF_OpKernelContext *, int64 found[2])`.
 
     Raises:
-        NoStreamError: There is no compiler, no header, or the compiler fails.
+        NoStreamError: A compiler or a header is missing, or the compiler fails.
     """
     path = build(_cache_directory())
     try:
@@ -55,17 +57,17 @@ _loaded: list[object] = []
 
 
 def build(folder: Path) -> Path:
-    """Compile the function, unless the same has been compiled before.
+    """Compile the function, unless it has been compiled before.
 
     Args:
-        folder: Where compiled code is kept.
+        folder: Folder of compiled code.
 
     Returns:
-        A shared library. Its name is a digest of TensorFlow's version, the compiler and its
-        version, the flags (TensorFlow's own for its ABI among them) and the source.
+        Path of a shared library. Its name is a digest of TensorFlow's version, the compiler and its
+        version, the flags (including TensorFlow's flags for its ABI) and the source.
 
     Raises:
-        NoStreamError: There is no compiler, no header, or the compiler fails.
+        NoStreamError: A compiler or a header is missing, or the compiler fails.
     """
     headers = Path(tf.sysconfig.get_include())
     if not (headers / "tensorflow/core/framework/op_kernel.h").exists():
@@ -87,7 +89,7 @@ def build(folder: Path) -> Path:
     os.close(handle)
     try:
         _run([*compiler, str(_SOURCE), *flags, "-o", made, *links])
-        # Two processes that build it at once leave one whole file.
+        # If two processes build it at once, one complete file is left.
         os.replace(made, path)
     finally:
         with contextlib.suppress(OSError):
@@ -100,21 +102,21 @@ def _cache_directory() -> Path:
 
 
 def _compiler() -> list[str]:
-    """What `CXX` says, or the first of the usual ones that is there."""
+    """Return the command in `CXX`, or the first of the usual compilers that is installed."""
     wanted = os.environ.get("CXX")
     commands = [shlex.split(wanted)] if wanted else [[name] for name in _COMPILERS]
     for command in commands:
         found = shutil.which(command[0]) if command else None
         if found is not None:
             return [found, *command[1:]]
-    text = f"CXX is {wanted!r}, which is no program" if wanted else "no C++ compiler was found"
+    text = f"CXX is {wanted!r}, which is not a program" if wanted else "no C++ compiler was found"
     raise NoStreamError(f"{text}; install one: apt install g++")
 
 
 def _run(command: list[str]) -> str:
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_SECONDS, check=False
+            command, capture_output=True, text=True, timeout=_MAX_SECONDS, check=False
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise NoStreamError(f"{command[0]} fails: {error}") from error

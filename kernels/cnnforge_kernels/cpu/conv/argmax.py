@@ -1,4 +1,4 @@
-"""What a pooled gradient tells: for each filter of a cell, a factor, and where the winner lies."""
+"""Turn a pooled gradient into lists: for each pooled pixel and filter, a factor and a place."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from cnnforge_kernels.cpu.simd.vectors import (
     vector_where_not,
 )
 
-NO_WINNER = 255  # the ReLU let nothing through: no cell of the window has a gradient
-# Filters that are read at a time; the lists have this multiple of them.
-WINNER_LANES = 8
+NO_CELL = 255  # the ReLU is off: no cell of the window has a gradient
+# Filters that are read at a time; the lists are rounded up to whole multiples.
+ARGMAX_LANES = 8
 
 
 @cached_njit(inline="never")
-def list_winners(
+def list_maxima(
     gradient: int,
-    winners: int,
+    argmax: int,
     step: int,
     filters: int,
     bases: Any,
@@ -36,37 +36,37 @@ def list_winners(
     places: int,
     total: int,
 ) -> None:
-    """Write, for each pooled pixel and filter, the gradient and the place of the winning cell.
+    """Write, for each pooled pixel and filter, the gradient and the place of the maximum.
 
     Args:
         gradient: address of the first pixel's gradients, float32.
-        winners: address of its winners, bytes.
+        argmax: address of the first pixel's argmax, bytes.
         step: values from a pixel to the next, in both.
         filters: number of filters.
-        bases: (pixels,) int64, what the places of a pixel begin at.
-        filter_step: what is added for each filter.
-        cells: (cells of a window,) int64, what is added for each cell.
-        factors: address of (pixels, filters) float32, written: zero where nothing won. The filters
-            are rounded up to ``WINNER_LANES``.
-        places: address of as many int32, written; of a filter where nothing won, any cell's.
+        bases: (pixels,) int64, place of filter 0 of each pixel.
+        filter_step: difference of the places of two neighbouring filters.
+        cells: (cells of a window,) int64, part of the place that depends on the cell.
+        factors: address of (pixels, filters) float32, written: zero if no cell has a gradient. The
+            filters are rounded up to ``ARGMAX_LANES``.
+        places: address of as many int32, written; arbitrary but valid if the factor is zero.
         total: address of (filters,) float32, rounded up, to which the gradients are added.
     """
-    padded = (filters + WINNER_LANES - 1) // WINNER_LANES * WINNER_LANES
-    for f in range(0, filters, WINNER_LANES):
+    padded = (filters + ARGMAX_LANES - 1) // ARGMAX_LANES * ARGMAX_LANES
+    for f in range(0, filters, ARGMAX_LANES):
         valid = filters - f
-        sums = vector_load(total + 4 * f, WINNER_LANES, WINNER_LANES)
+        sums = vector_load(total + 4 * f, ARGMAX_LANES, ARGMAX_LANES)
         for pixel in range(bases.size):
             at = pixel * step + f
-            value = vector_load(gradient + 4 * at, valid, WINNER_LANES)
-            winner = index_load(winners + at, valid, 1, WINNER_LANES)
-            value = vector_where_not(winner, NO_WINNER, value)
+            value = vector_load(gradient + 4 * at, valid, ARGMAX_LANES)
+            maxima = index_load(argmax + at, valid, 1, ARGMAX_LANES)
+            value = vector_where_not(maxima, NO_CELL, value)
             sums = vector_add(sums, value)
-            place = index_splat(cells[0], WINNER_LANES)
+            place = index_splat(cells[0], ARGMAX_LANES)
             for cell in range(1, cells.size):
-                place = index_where_equal(winner, cell, cells[cell], place)
+                place = index_where_equal(maxima, cell, cells[cell], place)
             first = bases[pixel] + f * filter_step
-            place = index_add(place, index_ramp(first, filter_step, WINNER_LANES))
+            place = index_add(place, index_ramp(first, filter_step, ARGMAX_LANES))
             to = 4 * (pixel * padded + f)
-            vector_store(value, factors + to, WINNER_LANES)
-            index_store(place, places + to, WINNER_LANES, 4)
-        vector_store(sums, total + 4 * f, WINNER_LANES)
+            vector_store(value, factors + to, ARGMAX_LANES)
+            index_store(place, places + to, ARGMAX_LANES, 4)
+        vector_store(sums, total + 4 * f, ARGMAX_LANES)

@@ -1,7 +1,7 @@
 """2D convolution on the CPU: forward pass and gradients, float32, NHWC, HWIO weights.
 
 Convolution is cross-correlation, as in every framework: the window is not flipped.
-The functions here are compiled (``numba.njit``) and validate nothing; ``launch.py`` does.
+The functions here are compiled and validate nothing; the launchers in ``launch`` do.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from numba import carray
 
 from cnnforge_kernels.cpu.conv import gather as g
 from cnnforge_kernels.cpu.conv import sweep_rows as s
-from cnnforge_kernels.cpu.conv.packing import fill_planes
+from cnnforge_kernels.cpu.conv.packing import pack_planes
 from cnnforge_kernels.cpu.conv.sweep import sweep
 from cnnforge_kernels.cpu.conv.winograd.weights import gather_tiles
 from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
-    address_of,
     cached_cfunc,
     cached_njit,
     call_once,
     kernel_family,
 )
+from cnnforge_kernels.cpu.runtime.memory import address_of
 from cnnforge_kernels.geometry import padding_before
 
-# What the gradient of the inputs needs behind the fields of a sweep: the convolution's own weights
-# (an address), sizes and padding, and the size of its inputs.
+# Fields of the gradient of the inputs, after those of a sweep: the address of the convolution's own
+# weights, sizes and padding, and the size of its inputs.
 _WEIGHTS, _KH, _KW, _CHANNELS, _FILTERS = range(s.FIELDS, s.FIELDS + 5)
 _STRIDES, _DILATION = s.FIELDS + 5, s.FIELDS + 7
 _TOP, _LEFT, _HEIGHT, _WIDTH = range(s.FIELDS + 9, s.FIELDS + 13)
@@ -62,7 +62,7 @@ def convolve(
     groups: int,
     outputs: Any,
 ) -> None:
-    """Sweep over ``inputs``; ROWS, COLUMNS and what follows the sum are set in ``args``."""
+    """Sweep over ``inputs``; ``args`` already has ROWS, COLUMNS, and the ReLU or the pool."""
     kh, kw, channels, filters = weights.shape
     _fill_block(args, inputs, outputs)
     args[s.HEIGHT], args[s.WIDTH] = inputs.shape[1], inputs.shape[2]
@@ -81,7 +81,7 @@ def convolve(
 
 @kernel_family(1)
 def _SWEEPS_BACK(_: int) -> Any:
-    """One sweep for each phase of the stride. It is compiled where a gradient first needs it."""
+    """Run one sweep for each phase of the stride; a kernel, so that it is compiled when needed."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _sweep_back(block: Any, _begin: int, _end: int) -> None:
@@ -94,10 +94,10 @@ def _SWEEPS_BACK(_: int) -> Any:
         target = args[s.TARGET]
         target_row, target_column = args[s.TARGET_ROW], args[s.TARGET_COLUMN]
         per_group = filters // groups
-        zero, one = np.int64(0), np.int64(1)  # literals would have functions compiled once more
+        zero, one = np.int64(0), np.int64(1)  # for literals the functions would be compiled again
         row_taps = np.empty(kh * kw, np.int64)
         column_taps = np.empty(kh * kw, np.int64)
-        # (tap, filter of a group, group, channel): what was summed over becomes what is written.
+        # (tap, filter of a group, group, channel): the sum runs over filters, not channels.
         turned = np.empty((kh * kw, per_group, groups, channels), np.float32)
         for row_phase in range(min(row_stride, height)):
             for column_phase in range(min(column_stride, width)):
@@ -114,7 +114,7 @@ def _SWEEPS_BACK(_: int) -> Any:
                         column_taps[taps] = column // column_stride
                         tap = args[_WEIGHTS] + 4 * (i * kw + j) * channels * filters
                         for group in range(groups):
-                            fill_planes(
+                            pack_planes(
                                 address_of(turned[taps, 0, group]),
                                 4 * groups * channels,
                                 one,
@@ -148,10 +148,10 @@ def convolve_back(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """One sweep over ``grad_outputs`` for each phase of the stride.
+    """Run one sweep over ``grad_outputs`` for each phase of the stride.
 
-    ``args`` has BACK_FIELDS fields; HEIGHT and WIDTH of the convolution's outputs, a mask or a pool
-    are set in it.
+    ``args`` has BACK_FIELDS fields, and already HEIGHT and WIDTH of the convolution's outputs, and
+    a mask or a pool.
     """
     _, height, width, _ = grad_inputs.shape
     _fill_block(args, grad_outputs, grad_inputs)
@@ -202,15 +202,15 @@ def conv2d_forward(
     relu: bool,
     outputs: Any,
 ) -> None:
-    """Convolution of inputs and weights, plus bias, and a ReLU if asked for.
+    """Convolve inputs and weights, add the bias, and apply a ReLU if ``relu``.
 
     Args:
         inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
         weights: (KH, KW, C / groups, F).
         bias: (F,), or empty for none.
-        strides: of rows and columns.
+        strides: strides of rows and columns.
         same: SAME padding, else VALID.
-        dilation_rate: of rows and columns.
+        dilation_rate: dilation of rows and columns.
         groups: blocks of channels that do not mix.
         relu: apply a ReLU.
         outputs: (N, OH, OW, F), written.
@@ -236,9 +236,9 @@ def conv2d_grad_inputs(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """The gradient of ``inputs``: one sweep over ``grad_outputs`` for each phase of the stride.
+    """Compute the gradient of ``inputs``: one sweep for each phase of the stride.
 
-    Only the shape of ``inputs`` is used, and ``outputs`` only where ``relu`` is set.
+    Only the shape of ``inputs`` is used, and ``outputs`` only if ``relu``.
     """
     if grad_inputs.size == 0:
         return
@@ -263,9 +263,9 @@ def conv2d_grad_weights(
     grad_weights: Any,
     grad_bias: Any,
 ) -> None:
-    """The gradients of ``weights`` and ``bias``, in one pass over ``inputs`` and ``grad_outputs``.
+    """Compute the gradients of ``weights`` and ``bias``, in one pass over both arrays.
 
-    Of ``weights`` and ``bias`` only the shapes are used, and ``outputs`` only with ``relu``.
+    Only the shapes of ``weights`` and ``bias`` are used, and ``outputs`` only if ``relu``.
     """
     if grad_outputs.size == 0 or grad_weights.size == 0:
         grad_weights[:] = np.float32(0)

@@ -1,9 +1,9 @@
 """Convolution, bias, ReLU and max pooling in one pass, and its gradients from the pooled ones.
 
-The un-pooled map is never written: a task keeps the rows of one window in cache and writes maxima
-and winners. A winner is one byte: the number of its cell in row-major order, or 255 where the ReLU
-let nothing through. Backwards, only the winners have a gradient: of the multiplications for the
-weights a window of 2 x 2 leaves a quarter.
+The un-pooled map is never written: a task keeps the rows of one window in cache and writes the
+maxima and their argmax. The argmax is one byte: the number of the cell in row-major order, or 255
+if the maximum is not positive, so that the ReLU is off. Only the cell of the maximum has a
+gradient: with a window of 2 x 2 the gradient of the weights takes a quarter of the multiplications.
 
 The pool is VALID and its stride is its window, at most 15 x 15.
 """
@@ -18,35 +18,33 @@ from numba import carray
 from cnnforge_kernels.cpu.conv import gather as g
 from cnnforge_kernels.cpu.conv import gather_tiles as gt
 from cnnforge_kernels.cpu.conv import sweep_rows as s
-from cnnforge_kernels.cpu.conv.argmax import WINNER_LANES, list_winners
+from cnnforge_kernels.cpu.conv.argmax import ARGMAX_LANES, list_maxima
 from cnnforge_kernels.cpu.conv.conv2d import BACK_FIELDS, convolve, convolve_back, gather_block
 from cnnforge_kernels.cpu.conv.scatter import scatter, scatter_fits
 from cnnforge_kernels.cpu.conv.winograd.forward import winograd_beats_scatter
 from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
-    address_of,
     aligned_floats,
     cached_cfunc,
     cached_njit,
-    call_kernel,
     call_once,
-    floats_at,
     kernel_address,
     kernel_family,
 )
+from cnnforge_kernels.cpu.runtime.memory import address_of, call_kernel, floats_at
 from cnnforge_kernels.cpu.runtime.parallel import run_kernel
-from cnnforge_kernels.cpu.simd.tile_choice import MOST_ACCUMULATORS, MOST_LANES
+from cnnforge_kernels.cpu.simd.tile_choice import MAX_ACCUMULATORS, MAX_LANES
 from cnnforge_kernels.cpu.simd.vectors import store_float
 
 # Fields of the sparse gather's argument block, after those of the gather. ROWS x COLUMNS is the
-# part of the convolution's map that windows cover.
-WINNERS, POOL_ROWS, POOL_COLUMNS = range(g.FIELDS, g.FIELDS + 3)
+# part of the convolution's outputs that windows cover.
+ARGMAX, POOL_ROWS, POOL_COLUMNS = range(g.FIELDS, g.FIELDS + 3)
 FIELDS = g.FIELDS + 3
 
 
 @kernel_family(1)
 def _SPARSE(_: int) -> Any:
-    """Tasks ``begin`` to ``end - 1``. What depends on the tile is in ``gather_tiles.py``."""
+    """Run the tasks of a sparse gather, on the tiles of ``gather_tiles``."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _sparse_gather_kernel(args: Any, begin: int, end: int) -> None:
@@ -57,7 +55,7 @@ def _SPARSE(_: int) -> Any:
         )
         source_at = address_of(source)
         rows, columns = a[g.BLOCK_ROWS] // a[POOL_ROWS], a[g.COLUMNS] // a[POOL_COLUMNS]
-        padded = (filters + WINNER_LANES - 1) // WINNER_LANES * WINNER_LANES
+        padded = (filters + ARGMAX_LANES - 1) // ARGMAX_LANES * ARGMAX_LANES
         factors = np.empty(rows * columns * padded, np.float32)
         factors_at = address_of(factors)
         places = np.empty(rows * columns * padded, np.int32)
@@ -68,7 +66,7 @@ def _SPARSE(_: int) -> Any:
                 offsets[row * columns + column] = g.source_place(
                     a, row * a[POOL_ROWS], column * a[POOL_COLUMNS]
                 )
-        no_step = np.int64(0)  # a literal would have the function compiled once more
+        no_step = np.int64(0)  # for a literal the function would be compiled again
         cells = np.empty(a[POOL_ROWS] * a[POOL_COLUMNS], np.int64)
         for i in range(a[POOL_ROWS]):
             for j in range(a[POOL_COLUMNS]):
@@ -89,13 +87,13 @@ def _SPARSE(_: int) -> Any:
                 row0 = (unit % a[g.BLOCKS]) * a[g.BLOCK_ROWS]
                 row1 = min(row0 + a[g.BLOCK_ROWS], a[g.ROWS])
                 source[:] = np.float32(0)
-                g.fill_source(a, source_at, image, group, row0, row1)
+                g.pack_source(a, source_at, image, group, row0, row1)
                 count = (row1 - row0) // a[POOL_ROWS] * columns
                 here = (image * (a[g.ROWS] // a[POOL_ROWS]) + row0 // a[POOL_ROWS]) * columns
                 here = here * a[g.FILTERS] + group * filters
-                list_winners(
+                list_maxima(
                     a[g.GRADIENT] + 4 * here,
-                    a[WINNERS] + here,
+                    a[ARGMAX] + here,
                     a[g.FILTERS],
                     filters,
                     offsets[:count],
@@ -119,7 +117,7 @@ def _SPARSE(_: int) -> Any:
 
 @kernel_family(1)
 def _LAUNCH(_: int) -> Any:
-    """Fill in what follows from the shapes, run, and add the parts."""
+    """Complete the arguments of a sparse gather, run it, and add the parts."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _launch_sparse_gather(block: Any, _begin: int, _end: int) -> None:
@@ -131,22 +129,22 @@ def _LAUNCH(_: int) -> Any:
         per_group = filters // groups
         args[g.MERGED] = kw if args[g.COLUMN_DILATION] == 1 else 1
         taps, runs = args[g.MERGED] * channels, kh * (kw // args[g.MERGED])
-        # The widest vectors that a row of taps fills without a gap, or nearly: each is a load.
-        lanes = MOST_LANES
+        # The widest vectors that a row of taps fills without a gap, or nearly: fewer loads.
+        lanes = MAX_LANES
         while lanes > 4 and (taps + lanes - 1) // lanes * lanes - taps >= lanes // 2:
             lanes //= 2
         needed = (taps + lanes - 1) // lanes
-        chunks = (needed + MOST_ACCUMULATORS - 1) // MOST_ACCUMULATORS
+        chunks = (needed + MAX_ACCUMULATORS - 1) // MAX_ACCUMULATORS
         vectors = (needed + chunks - 1) // chunks
         run_floats = chunks * vectors * lanes
         tile_rows = 1
         if runs == kh and chunks == 1:
-            for rows_together in range(2, min(kh, gt.MOST_TILE_ROWS) + 1):
-                if kh % rows_together == 0 and rows_together * vectors <= MOST_ACCUMULATORS:
+            for rows_together in range(2, min(kh, gt.MAX_TILE_ROWS) + 1):
+                if kh % rows_together == 0 and rows_together * vectors <= MAX_ACCUMULATORS:
                     tile_rows = rows_together
         args[g.GROUP_CHANNELS], args[g.GROUP_FILTERS] = channels, per_group
         args[g.BIAS] = per_group * runs * run_floats
-        padded = (per_group + WINNER_LANES - 1) // WINNER_LANES * WINNER_LANES
+        padded = (per_group + ARGMAX_LANES - 1) // ARGMAX_LANES * ARGMAX_LANES
         args[g.PART_FLOATS] = g.whole_lines(args[g.BIAS] + padded)
         pool_cells = args[POOL_ROWS] * args[POOL_COLUMNS]
         columns = args[g.COLUMNS]
@@ -158,7 +156,7 @@ def _LAUNCH(_: int) -> Any:
         work = args[g.IMAGES] * args[g.ROWS] * columns // pool_cells * per_group * runs * run_floats
         grain = max(1, 640_000 * parts // max(work, 1))
         width = 0 if lanes == 4 else 1 if lanes == 8 else 2
-        number = width + 3 * (vectors - 1 + MOST_ACCUMULATORS * (tile_rows - 1))
+        number = width + 3 * (vectors - 1 + MAX_ACCUMULATORS * (tile_rows - 1))
         args[g.TILE_KERNEL] = kernel_address(gt.SPARSE_TILES + number)
         args[g.TILE_TAPS] = vectors * lanes
         run_kernel(_SPARSE, args, parts * groups, grain)
@@ -190,27 +188,27 @@ def conv_block_forward(
     groups: int,
     pool_size: tuple[int, int],
     outputs: Any,
-    winners: Any,
+    argmax: Any,
 ) -> None:
-    """Max pooling of the ReLU of a convolution with bias.
+    """Convolve, add the bias, apply a ReLU, and pool.
 
     Args:
         inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
         weights: (KH, KW, C / groups, F).
         bias: (F,), or empty for none.
-        strides: of the convolution's rows and columns.
+        strides: strides of the convolution's rows and columns.
         same: SAME padding of the convolution, else VALID.
-        dilation_rate: of rows and columns.
+        dilation_rate: dilation of rows and columns.
         groups: blocks of channels that do not mix.
         pool_size: window and stride of the pool, which is VALID.
         outputs: (N, PH, PW, F), written.
-        winners: (N, PH, PW, F) uint8, written: the cell that won, 255 where none is positive.
+        argmax: (N, PH, PW, F) uint8, written: cell of the maximum, 255 if it is not positive.
     """
     if outputs.size == 0:
         return
     args = np.zeros(s.FIELDS, np.int64)
     args[s.POOL_ROWS], args[s.POOL_COLUMNS] = pool_size
-    args[s.WINNERS] = address_of(winners)
+    args[s.ARGMAX] = address_of(argmax)
     args[s.ROWS] = outputs.shape[1] * pool_size[0]
     args[s.COLUMNS] = outputs.shape[2] * pool_size[1]
     convolve(args, inputs, weights, bias, strides, same, dilation_rate, groups, outputs)
@@ -220,7 +218,7 @@ def conv_block_forward(
 def conv_block_grad_inputs(
     inputs: Any,
     weights: Any,
-    winners: Any,
+    argmax: Any,
     strides: tuple[int, int],
     same: bool,
     dilation_rate: tuple[int, int],
@@ -229,7 +227,7 @@ def conv_block_grad_inputs(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """The gradient of ``inputs``, of which only the shape is used."""
+    """Compute the gradient of ``inputs``, of which only the shape is used."""
     if grad_outputs.size == 0:
         grad_inputs[:] = np.float32(0)
         return
@@ -237,11 +235,11 @@ def conv_block_grad_inputs(
     plain = strides == (1, 1) and dilation_rate == (1, 1) and groups == 1
     dense = kh == 3 and kw == 3 and winograd_beats_scatter(filters, channels)
     if plain and not dense and scatter_fits(weights, pool_size):
-        scatter(weights, winners, same, pool_size, grad_outputs, grad_inputs)
+        scatter(weights, argmax, same, pool_size, grad_outputs, grad_inputs)
         return
     args = np.zeros(BACK_FIELDS, np.int64)
     args[s.UNPOOL_ROWS], args[s.UNPOOL_COLUMNS] = pool_size
-    args[s.WINNERS] = address_of(winners)
+    args[s.ARGMAX] = address_of(argmax)
     args[s.HEIGHT] = grad_outputs.shape[1] * pool_size[0]
     args[s.WIDTH] = grad_outputs.shape[2] * pool_size[1]
     convolve_back(args, weights, strides, same, dilation_rate, groups, grad_outputs, grad_inputs)
@@ -252,7 +250,7 @@ def conv_block_grad_weights(
     inputs: Any,
     weights: Any,
     bias: Any,
-    winners: Any,
+    argmax: Any,
     strides: tuple[int, int],
     same: bool,
     dilation_rate: tuple[int, int],
@@ -262,13 +260,13 @@ def conv_block_grad_weights(
     grad_weights: Any,
     grad_bias: Any,
 ) -> None:
-    """The gradients of ``weights`` and ``bias``, of which only the shapes are used."""
+    """Compute the gradients of ``weights`` and ``bias``, of which only the shapes are used."""
     if grad_outputs.size == 0 or grad_weights.size == 0:
         grad_weights[:] = np.float32(0)
         grad_bias[:] = np.float32(0)
         return
     args = np.zeros(FIELDS, np.int64)
-    args[WINNERS] = address_of(winners)
+    args[ARGMAX] = address_of(argmax)
     args[POOL_ROWS], args[POOL_COLUMNS] = pool_size
     rows, columns = grad_outputs.shape[1] * pool_size[0], grad_outputs.shape[2] * pool_size[1]
     gather_block(args, inputs, weights, strides, same, dilation_rate, groups, rows, columns)

@@ -1,12 +1,12 @@
 """The gather: sums[m, f] = sum over pixels of source[position(pixel) + m] * grad_outputs[pixel, f].
 
-This is the gradient of the weights. The same register tile as in ``sweep.py``, turned: taps are the
-positions, pixels are what is summed over. Pixels of the source are kept whole (column, channel),
-so that the taps of a row of the window and their channels are neighbours: m counts (column tap,
-channel) where the columns are not dilated. Where a row of taps leaves registers free, one tile
-holds those of all KH rows.
+This is the gradient of the weights. It uses the register tile of ``sweep.py`` with other axes: the
+positions are taps, and the sum runs over pixels. The scratch keeps pixels of the source whole
+(column, channel), so that the taps of a row of the window and their channels are neighbours: m
+counts (column tap, channel) if the columns are not dilated. If the taps of all KH rows fit the
+registers, one tile holds them all.
 
-The images are cut into a fixed number of parts, each summed by one task in a fixed order, and the
+The images are cut into a fixed number of parts. One task sums each part in a fixed order, and the
 parts are added in order: the result does not depend on the number of threads.
 """
 
@@ -18,21 +18,19 @@ import numpy as np
 from numba import carray
 
 from cnnforge_kernels.cpu.conv import gather_tiles as gt
-from cnnforge_kernels.cpu.conv.packing import copy_floats, fill_pixels
+from cnnforge_kernels.cpu.conv.packing import copy_floats, pack_pixels
 from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
-    address_of,
     aligned_floats,
     cached_cfunc,
     cached_njit,
-    call_kernel,
     call_once,
-    floats_at,
     kernel_address,
     kernel_family,
 )
+from cnnforge_kernels.cpu.runtime.memory import address_of, call_kernel, floats_at
 from cnnforge_kernels.cpu.runtime.parallel import run_kernel
-from cnnforge_kernels.cpu.simd.tile_choice import MOST_ACCUMULATORS, TILES, choose_tile, tile_number
+from cnnforge_kernels.cpu.simd.tile_choice import MAX_ACCUMULATORS, TILES, choose_tile, tile_number
 from cnnforge_kernels.cpu.simd.vectors import store_float, vector_add, vector_load, vector_store
 
 # Fields of the argument block. Addresses in bytes, all else counts.
@@ -42,52 +40,52 @@ GROUPS, GROUP_CHANNELS, GROUP_FILTERS = range(11, 14)
 TAP_ROWS, TAP_COLUMNS, ROW_STEP, COLUMN_STEP, ROW_DILATION, COLUMN_DILATION = range(14, 20)
 TOP, LEFT, MERGED, BLOCK_ROWS, BLOCKS, PARTS, PART_FLOATS, BIAS = range(20, 28)
 GRAD_WEIGHTS, GRAD_BIAS = range(28, 30)
-# See gather_tiles.py: the addresses of the kernels of the tiles and of what packs the gradient; the
-# taps, filters, vectors of filters, and floats of a step's factors of a tile.
+# See gather_tiles.py: addresses of the kernels that compute the tiles and pack the gradient; the
+# taps, the filters, the vectors of filters, and the floats of a step's factors of a tile.
 TILE_KERNEL, PACK_KERNEL, TILE_TAPS, TILE_FILTERS, TILE_VECTORS, TILE_FLOATS = range(30, 36)
 FIELDS = 36
 
-# Scratch of a task: within the first-level cache, but for so many pixels that loading and storing
-# the sums does not count, as far as the second-level cache holds them.
+# Scratch of a task: it fits the first-level cache if that leaves enough pixels to make up for
+# loading and storing the sums; else it takes up to _MAX_SCRATCH_BYTES of the second-level cache.
 _SCRATCH_BYTES = 40 * 1024
-_MOST_SCRATCH_BYTES = 128 * 1024
-_FEWEST_PIXELS = 128
+_MAX_SCRATCH_BYTES = 128 * 1024
+_MIN_PIXELS = 128
 _PARTS = 8
 _ADDED = 1024
 
 
 @cached_njit()
 def source_line(a: Any) -> int:
-    """Floats of one line of the source scratch: all columns that a row of outputs reads."""
+    """Return the floats of a line of the source scratch: all columns for a row of outputs."""
     columns = (a[COLUMNS] - 1) * a[COLUMN_STEP] + (a[TAP_COLUMNS] - 1) * a[COLUMN_DILATION] + 1
     return columns * a[GROUP_CHANNELS]
 
 
 @cached_njit()
 def source_lines(a: Any, rows: int) -> int:
-    """Lines of the source scratch for ``rows`` rows of outputs."""
+    """Return the lines of the source scratch for ``rows`` rows of outputs."""
     return (rows - 1) * a[ROW_STEP] + (a[TAP_ROWS] - 1) * a[ROW_DILATION] + 1
 
 
 @cached_njit()
 def source_place(a: Any, row: int, column: int) -> int:
-    """Where in the scratch, in bytes, the first tap of output (row, column) of a task lies."""
+    """Return the place of the first tap of output (row, column) in the scratch, in bytes."""
     pixel = a[GROUP_CHANNELS]
     return 4 * (row * a[ROW_STEP] * source_line(a) + column * a[COLUMN_STEP] * pixel)
 
 
 @cached_njit(inline="never")
-def fill_source(a: Any, target: int, image: int, group: int, row0: int, row1: int) -> None:
-    """Copy what output rows ``row0`` to ``row1 - 1`` read to the scratch, zeroed before."""
+def pack_source(a: Any, target: int, image: int, group: int, row0: int, row1: int) -> None:
+    """Copy the source of output rows ``row0`` to ``row1 - 1`` to the scratch, which is zero."""
     channels, line = a[GROUP_CHANNELS], source_line(a)
-    no_mask = np.int64(0)  # a literal would have the function compiled once more
+    no_mask = np.int64(0)  # for a literal the function would be compiled again
     first = max(0, a[LEFT])
     last = min(a[WIDTH], a[LEFT] + line // channels)
     start = a[SOURCE] + 4 * (image * a[HEIGHT] * a[WIDTH] * a[CHANNELS] + group * channels)
     for held in range(source_lines(a, row1 - row0)):
         row = row0 * a[ROW_STEP] - a[TOP] + held
         if 0 <= row < a[HEIGHT] and first < last:
-            fill_pixels(
+            pack_pixels(
                 target + 4 * (held * line + (first - a[LEFT]) * channels),
                 4 * channels,
                 start + 4 * (row * a[WIDTH] + first) * a[CHANNELS],
@@ -100,7 +98,7 @@ def fill_source(a: Any, target: int, image: int, group: int, row0: int, row1: in
 
 @cached_njit()
 def taps_block(a: Any, source_at: int) -> Any:
-    """The block of ``gather_tiles.py``, as far as all pixels of all tasks have it in common."""
+    """Return the block of ``gather_tiles.py`` with the fields that all tasks share."""
     t = np.zeros(gt.FIELDS, np.int64)
     pixel, line = a[GROUP_CHANNELS], source_line(a)
     t[gt.SOURCE] = source_at
@@ -113,7 +111,7 @@ def taps_block(a: Any, source_at: int) -> Any:
 
 @kernel_family(1)
 def _GATHER(_: int) -> Any:
-    """Tasks ``begin`` to ``end - 1``. What depends on the tile is in ``gather_tiles.py``."""
+    """Run the tasks of a gather; the parts that depend on the tile are in ``gather_tiles``."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _gather_kernel(args: Any, begin: int, end: int) -> None:
@@ -133,7 +131,7 @@ def _GATHER(_: int) -> Any:
         block_at = address_of(t)
         t[gt.PLACES] = address_of(offsets)
         t[gt.PIXEL], t[gt.VECTORS] = 4 * a[FILTERS], a[TILE_VECTORS]
-        # Of one block of filters, all taps.
+        # Sums of all taps of one block of filters.
         block_floats = a[TAP_ROWS] * t[gt.OUTER_COLUMNS] * t[gt.CHUNKS] * a[TILE_TAPS] * width
         units = a[IMAGES] * a[BLOCKS]
         for task in range(begin, end):
@@ -147,7 +145,7 @@ def _GATHER(_: int) -> Any:
                 row0 = (unit % a[BLOCKS]) * a[BLOCK_ROWS]
                 row1 = min(row0 + a[BLOCK_ROWS], a[ROWS])
                 source[:] = np.float32(0)
-                fill_source(a, source_at, image, group, row0, row1)
+                pack_source(a, source_at, image, group, row0, row1)
                 t[gt.COUNT] = (row1 - row0) * a[COLUMNS]
                 here = (image * a[ROWS] + row0) * a[COLUMNS] * a[FILTERS] + group * filters
                 for block in range(blocks):
@@ -170,7 +168,7 @@ def _GATHER(_: int) -> Any:
 
 @cached_njit()
 def tap_place(args: Any, i: int, j: int, channels: int) -> tuple[int, int]:
-    """(run, place in the run) of window tap (i, j): a run of taps is contiguous in the scratch."""
+    """Return (run, place in the run) of tap (i, j); a run of taps is contiguous in the scratch."""
     run = i * (args[TAP_COLUMNS] // args[MERGED])
     return (run, j * channels) if args[MERGED] > 1 else (run + j, 0)
 
@@ -180,15 +178,15 @@ def cut_rows(args: Any, row_floats: int, unit: int, pixels: int) -> None:
     """Set BLOCK_ROWS, a multiple of ``unit``, and BLOCKS so that a task's scratch fits a cache.
 
     Args:
-        args: the argument block.
-        row_floats: what one row needs of the scratch.
+        args: argument block.
+        row_floats: floats of the scratch for one row.
         unit: rows that stay together.
-        pixels: how many a task should have, if the second-level cache holds them.
+        pixels: pixels that a task should have if the second-level cache holds them.
     """
     units = args[ROWS] // unit
     unit_bytes = 4 * row_floats * unit
     wanted = (pixels + args[COLUMNS] * unit - 1) // (args[COLUMNS] * unit)
-    wanted = min(wanted, _MOST_SCRATCH_BYTES // unit_bytes)
+    wanted = min(wanted, _MAX_SCRATCH_BYTES // unit_bytes)
     fitting = max(1, wanted, _SCRATCH_BYTES // unit_bytes)
     parts = (units + fitting - 1) // fitting
     args[BLOCK_ROWS] = (units + parts - 1) // parts * unit
@@ -198,20 +196,20 @@ def cut_rows(args: Any, row_floats: int, unit: int, pixels: int) -> None:
 
 @cached_njit()
 def new_sums(args: Any) -> Any:
-    """Memory for the sums of all parts, (parts, groups, floats), each at the start of a line."""
+    """Return memory for the sums of all parts, (parts, groups, floats), each at a cache line."""
     floats = args[PARTS] * args[GROUPS] * args[PART_FLOATS]
     return aligned_floats(floats).reshape(args[PARTS], args[GROUPS], args[PART_FLOATS])
 
 
 @cached_njit()
 def whole_lines(floats: int) -> int:
-    """``floats``, rounded up to whole cache lines."""
+    """Round ``floats`` up to whole cache lines."""
     return (floats + 15) // 16 * 16
 
 
 @kernel_family(1)
 def _ADD(_: int) -> Any:
-    """``args`` = address, parts, floats of a part; a task adds ``_ADDED`` floats over the parts."""
+    """Add ``_ADDED`` floats over the parts in each task; ``args`` = address, parts, floats."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _add_kernel(args: Any, begin: int, end: int) -> None:
@@ -236,7 +234,7 @@ def add_parts(sums: Any) -> None:
 
 @kernel_family(1)
 def _LAUNCH(_: int) -> Any:
-    """Fill in what follows from the shapes, run, and add the parts."""
+    """Complete the arguments of a gather, run it, and add the parts."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _launch_gather(block: Any, _begin: int, _end: int) -> None:
@@ -253,16 +251,16 @@ def _LAUNCH(_: int) -> Any:
         covered = tile * pairs
         padded = (taps + covered - 1) // covered * covered
         weight_floats = blocks * runs * padded * width
-        # All rows of the window in one tile, where they fit: it is then loaded and stored once.
+        # If all rows of the window fit one tile, it is loaded and stored only once.
         tile_rows = 1
         one_run = runs == kh and padded == covered
-        if one_run and kh <= gt.MOST_TILE_ROWS and kh * tile * vectors <= MOST_ACCUMULATORS:
+        if one_run and kh <= gt.MAX_TILE_ROWS and kh * tile * vectors <= MAX_ACCUMULATORS:
             tile_rows = kh
         args[GROUP_CHANNELS], args[GROUP_FILTERS] = channels, per_group
         args[BIAS] = weight_floats
         args[PART_FLOATS] = whole_lines(weight_floats + blocks * width)
         pixel_floats = args[COLUMN_STEP] * channels + blocks * width * pairs
-        cut_rows(args, args[COLUMNS] * pixel_floats, 1, _FEWEST_PIXELS)
+        cut_rows(args, args[COLUMNS] * pixel_floats, 1, _MIN_PIXELS)
         parts = args[PARTS]
         sums = new_sums(args)
         args[SUMS] = address_of(sums)
@@ -293,7 +291,7 @@ def _LAUNCH(_: int) -> Any:
                                     address_of(grad_weights[i, j, c, first:]), source, valid
                                 )
                                 continue
-                            # Two taps of a pair stand in the even and the odd lanes of one row.
+                            # The two taps of a pair are the even and the odd lanes of a row.
                             row, odd = (place + c) // pairs, (place + c) % pairs
                             for f in range(valid):
                                 grad_weights[i, j, c, first + f] = total[
@@ -312,7 +310,7 @@ def gather(args: Any, grad_weights: Any, grad_bias: Any) -> None:
     """Run a gather.
 
     Args:
-        args: int64 block; every field is set up to TOP and LEFT, but SUMS.
+        args: int64 block, with all fields up to TOP and LEFT except SUMS.
         grad_weights: (KH, KW, C / groups, F) float32, written.
         grad_bias: (F,) float32, written; or empty.
     """

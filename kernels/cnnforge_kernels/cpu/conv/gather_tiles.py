@@ -1,7 +1,7 @@
-"""What depends on the tile of a gather, dense or sparse: its register tiles over the window's taps.
+"""The parts of a gather, dense or sparse, that depend on its register tile.
 
-Compiling one of these takes 0.2 s, and all that they have in common is in
-``gather.py`` and ``conv_block.py``: another shape costs its tiles only.
+They are compiled again for each new tile, in 0.2 s. All else is in ``gather.py`` and
+``conv_block.py``, and is compiled once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from numba import carray
 
 from cnnforge_kernels.cpu.runtime.compiled import KERNEL_SIGNATURE, cached_cfunc, kernel_family
 from cnnforge_kernels.cpu.simd.pooled_tiles import sparse_accumulate
-from cnnforge_kernels.cpu.simd.tile_choice import MOST_ACCUMULATORS, TILES, tile_of_number
+from cnnforge_kernels.cpu.simd.tile_choice import MAX_ACCUMULATORS, TILES, tile_of_number
 from cnnforge_kernels.cpu.simd.tiles import tile_accumulate, tile_load, tile_store
 from cnnforge_kernels.cpu.simd.vectors import (
     vector_add,
@@ -22,22 +22,22 @@ from cnnforge_kernels.cpu.simd.vectors import (
     vector_where_positive,
 )
 
-MOST_TILE_ROWS = 7
+MAX_TILE_ROWS = 7
 
 # Fields of the block of some pixels and one block of filters. Addresses and strides are in bytes.
 # TAP_LINE and TAP_COLUMN lead from a row, and from a run of taps in it, to the next.
 SOURCE, TARGET, COUNT, TAP_LINE, TAP_COLUMN, OUTER_COLUMNS, CHUNKS = range(7)
-# The gradient as factors, and where in the source each of them counts: the offsets of pixels, or of
-# winners, which lie PADDED apart.
+# The gradient as factors, and the place in the source of each: offsets of pixels, or of the cells
+# of an argmax. Factors of an argmax lie PADDED apart.
 FACTORS, PLACES, PADDED = range(7, 10)
-# What the factors are copied from: pixels FILTERS * 4 bytes apart, VALID of them in this block.
+# The gradient that becomes factors: pixels lie PIXEL bytes apart, VALID filters are in this block.
 GRADIENT, MASK, PIXEL, VALID, VECTORS, BIAS = range(10, 16)
 FIELDS = 16
 
 
-@kernel_family(TILES * MOST_TILE_ROWS)
+@kernel_family(TILES * MAX_TILE_ROWS)
 def GATHER_TILES(number: int) -> Any:
-    """Rows of taps ``begin`` to ``end - 1`` of a window, as many together as a tile holds."""
+    """Sum rows of taps ``begin`` to ``end - 1`` of a window, as many at a time as a tile holds."""
     R = number // TILES + 1
     T, G, L, P = tile_of_number(number % TILES)
     RT = R * T
@@ -75,9 +75,10 @@ def GATHER_TILES(number: int) -> Any:
 
 @kernel_family(6)
 def PACK_GRADIENT(kind: int) -> Any:
-    """Vectors ``begin`` to ``end - 1`` of a block: gradients become factors, summed for the bias.
+    """Copy vectors ``begin`` to ``end - 1`` of the gradient to factors, and sum them for the bias.
 
-    Masked, padded with zeros to whole vectors, and each value twice where a vector holds two taps.
+    The factors are masked and padded with zeros to whole vectors. If a vector holds two taps, each
+    factor stands there twice.
     """
     F_LANES, P = 4 << kind % 3, kind // 3 + 1
     L = F_LANES * P
@@ -109,14 +110,14 @@ def PACK_GRADIENT(kind: int) -> Any:
     return _pack_gradient_kernel
 
 
-@kernel_family(3 * MOST_ACCUMULATORS * MOST_TILE_ROWS)
+@kernel_family(3 * MAX_ACCUMULATORS * MAX_TILE_ROWS)
 def SPARSE_TILES(number: int) -> Any:
-    """Filters ``begin`` to ``end - 1``: the taps of each, summed over its winners.
+    """Sum the taps of filters ``begin`` to ``end - 1`` over the cells of their argmax.
 
-    ``VALID`` rows of taps, as many together as a tile holds.
+    There are ``VALID`` rows of taps; a tile takes as many at a time as it holds.
     """
-    L, V = 4 << (number % 3), number // 3 % MOST_ACCUMULATORS + 1
-    R = number // 3 // MOST_ACCUMULATORS + 1
+    L, V = 4 << (number % 3), number // 3 % MAX_ACCUMULATORS + 1
+    R = number // 3 // MAX_ACCUMULATORS + 1
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _sparse_tiles_kernel(args: Any, begin: int, end: int) -> None:

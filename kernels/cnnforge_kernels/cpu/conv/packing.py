@@ -1,8 +1,8 @@
-"""Copying rows of an NHWC array into scratch, where padding, strides and masks disappear.
+"""Pack rows of an NHWC array into scratch, without padding, strides and masks.
 
-``fill_planes`` lays a row out as planes (channel, phase, column): the columns of a convolution with
-stride s are dealt to s phases, so that neighbouring outputs always read neighbouring floats.
-``fill_pixels`` keeps pixels whole (column, channel), for the gradient of the weights.
+``pack_planes`` writes a row as planes (channel, phase, column): with a stride of s, column w
+belongs to phase w % s, so that neighbouring outputs always read neighbouring floats.
+``pack_pixels`` keeps pixels whole (column, channel).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _transpose_block(
 ) -> Any:
     """Transpose 8x8 floats from ``source`` to ``target`` (addresses, strides in bytes).
 
-    Where ``mask`` (0: none) is the address of the like block of a ReLU's outputs, values whose
+    If ``mask`` is not 0, it is the address of the same block of a ReLU's outputs, and values whose
     output is not positive become zero.
     """
 
@@ -96,7 +96,7 @@ def _fill_scalar(
     channels: int,
 ) -> None:
     for c in range(first_channel, channels):
-        # Phase and place are counted along: a division for every value would cost more than all.
+        # Phase and place are counted: a division for every value would take most of the time.
         phase, place = (first + shift) % phases, (first + shift) // phases
         for w in range(first, last):
             value = load_float(source + w * pixel + 4 * c)
@@ -130,7 +130,7 @@ def copy_floats(target: int, source: int, count: int) -> None:
 
 
 @cached_njit(inline="never")
-def fill_planes(
+def pack_planes(
     target: int,
     plane: int,
     phases: int,
@@ -167,7 +167,7 @@ def fill_planes(
     for c in range(0, whole, 8):
         w = first
         while w < last:
-            # The last block is moved back to fit: its columns are written twice, alike.
+            # The last block is moved back to fit: some columns are written twice, the same.
             w = min(w, last - 8)
             gate = mask + w * pixel + 4 * c if mask != 0 else 0
             _transpose_block(
@@ -181,7 +181,7 @@ def fill_planes(
 
 
 @cached_njit(inline="never")
-def fill_pixels(
+def pack_pixels(
     target: int,
     target_pixel: int,
     source: int,
@@ -192,7 +192,7 @@ def fill_pixels(
 ) -> None:
     """Copy ``columns`` pixels of ``channels`` floats; strides in bytes.
 
-    Where ``mask`` (0: none) is the address of the like pixels of a ReLU's outputs, values whose
+    If ``mask`` is not 0, it is the address of the same pixels of a ReLU's outputs, and values whose
     output is not positive become zero.
     """
     if target_pixel == pixel and pixel == 4 * channels:

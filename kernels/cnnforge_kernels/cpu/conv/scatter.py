@@ -1,10 +1,11 @@
-"""The scatter: the gradient of a block's inputs, straight from its pooled gradient.
+"""The scatter: the gradient of a block's inputs, directly from its pooled gradient.
 
-Each filter of a pooled cell has one winner, and adds its weights, times its gradient, to the window
-of the inputs that the winner looked at. All windows that a cell's winners can look at make one
-*region* of (KH + PH - 1) x (KW + PW - 1) pixels, which is a register tile: a filter adds to the
-whole of it a picture of its weights, shifted by the winner's place, with zeros around. A
-convolution of the un-pooled gradient multiplies PH * PW times as much.
+For each pooled pixel and filter, the argmax names the output that was the maximum. The scatter adds
+the filter's weights, times its gradient, to the inputs under that output. The inputs of all outputs
+that one pooled pixel chose from are a *region* of (KH + PH - 1) x (KW + PW - 1) pixels, which is a
+register tile: a filter adds to all of it a *picture* of its weights, shifted to the place of the
+maximum, with zeros around. A convolution of the un-pooled gradient would take PH * PW times as many
+multiplications.
 
 A task is one image: its pixels are summed in a fixed order, whatever the number of threads.
 """
@@ -16,27 +17,26 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from cnnforge_kernels.cpu.conv.argmax import NO_WINNER, WINNER_LANES, list_winners
-from cnnforge_kernels.cpu.conv.packing import copy_floats, fill_planes
+from cnnforge_kernels.cpu.conv.argmax import ARGMAX_LANES, NO_CELL, list_maxima
+from cnnforge_kernels.cpu.conv.packing import copy_floats, pack_planes
 from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
-    address_of,
     aligned_floats,
     cached_cfunc,
     cached_njit,
     call_once,
     kernel_family,
-    load_int64,
 )
+from cnnforge_kernels.cpu.runtime.memory import address_of, load_int64
 from cnnforge_kernels.cpu.runtime.parallel import run_kernel
 from cnnforge_kernels.cpu.simd.pooled_tiles import sparse_accumulate
-from cnnforge_kernels.cpu.simd.tile_choice import MOST_ACCUMULATORS, MOST_LANES
+from cnnforge_kernels.cpu.simd.tile_choice import MAX_ACCUMULATORS, MAX_LANES
 from cnnforge_kernels.cpu.simd.tiles import tile_load, tile_store
 from cnnforge_kernels.cpu.simd.vectors import load_byte, load_float, store_float
 from cnnforge_kernels.geometry import padding_before
 
 # Fields of the argument block. Addresses and strides in bytes, all else counts.
-GRADIENT, WINNERS, WEIGHTS, TARGET, TABLE, CELLS = range(6)
+GRADIENT, ARGMAX, WEIGHTS, TARGET, TABLE, CELLS = range(6)
 HEIGHT, WIDTH, CHANNELS, FILTERS, TAP_ROWS, TAP_COLUMNS, TOP, LEFT = range(6, 14)
 POOLED_ROWS, POOLED_COLUMNS, POOL_ROWS, POOL_COLUMNS = range(14, 18)
 # Channels are taken CHUNK at a time. A picture has ROWS rows of ROW bytes; there are COPIES of it
@@ -46,7 +46,7 @@ IMAGES = 26
 FIELDS = 27
 
 _CACHED_BYTES = 24 * 1024
-_MOST_ROWS = 8
+_MAX_ROWS = 8
 
 
 @kernel_family(1)
@@ -56,7 +56,7 @@ def _PICTURES(_: int) -> Any:
     @cached_cfunc(KERNEL_SIGNATURE)
     def _pictures_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
-        zero, one = np.int64(0), np.int64(1)  # literals would have functions compiled once more
+        zero, one = np.int64(0), np.int64(1)  # for literals the functions would be compiled again
         pixel = 4 * a[CHUNK]
         for chunk in range(begin, end):
             table = a[TABLE] + chunk * a[FILTERS] * a[FILTER]
@@ -68,7 +68,7 @@ def _PICTURES(_: int) -> Any:
                     row = table + copy * a[COPY] + (i + a[POOL_ROWS] - 1) * a[ROW]
                     for j in range(a[TAP_COLUMNS]):
                         tap = (i * a[TAP_COLUMNS] + j) * a[CHANNELS] + chunk * a[CHUNK]
-                        fill_planes(
+                        pack_planes(
                             row + (j + left) * pixel,
                             a[FILTER],
                             one,
@@ -86,25 +86,25 @@ def _PICTURES(_: int) -> Any:
 
 @cached_njit()
 def scratch_line(a: Any) -> int:
-    """Floats of a row of the scratch, which holds the inputs with the padding around."""
+    """Return the floats of a row of the scratch, which holds the inputs with their padding."""
     columns = a[POOLED_COLUMNS] * a[POOL_COLUMNS] - 1 + a[TAP_COLUMNS]
     return columns * a[CHUNK]
 
 
 @cached_njit(inline="never")
 def _add_exactly(a: Any, image: int, chunk: int, scratch: Any) -> None:
-    """Add every product on its own: zero times infinity would not be a zero around a window."""
+    """Add each product by itself: zero times infinity in a picture would not be zero."""
     line = scratch_line(a)
     cells = a[POOLED_ROWS] * a[POOLED_COLUMNS]
     for cell in range(cells):
         for f in range(a[FILTERS]):
             at = (image * cells + cell) * a[FILTERS] + f
-            winner = load_byte(a[WINNERS] + at)
-            if winner == NO_WINNER:
+            argmax = load_byte(a[ARGMAX] + at)
+            if argmax == NO_CELL:
                 continue
             factor = load_float(a[GRADIENT] + 4 * at)
-            top = cell // a[POOLED_COLUMNS] * a[POOL_ROWS] + winner // a[POOL_COLUMNS]
-            left = cell % a[POOLED_COLUMNS] * a[POOL_COLUMNS] + winner % a[POOL_COLUMNS]
+            top = cell // a[POOLED_COLUMNS] * a[POOL_ROWS] + argmax // a[POOL_COLUMNS]
+            left = cell % a[POOLED_COLUMNS] * a[POOL_COLUMNS] + argmax % a[POOL_COLUMNS]
             for i in range(a[TAP_ROWS]):
                 for j in range(a[TAP_COLUMNS]):
                     tap = (i * a[TAP_COLUMNS] + j) * a[CHANNELS] + chunk * a[CHUNK]
@@ -116,7 +116,7 @@ def _add_exactly(a: Any, image: int, chunk: int, scratch: Any) -> None:
 
 @cached_njit(inline="never")
 def _copy_out(a: Any, image: int, chunk: int, scratch: int) -> None:
-    """Copy a chunk of channels from the scratch to the gradient, zeros where nothing was read."""
+    """Copy a chunk of channels from the scratch to the gradient; set inputs of no window to 0."""
     rows = a[POOLED_ROWS] * a[POOL_ROWS] - 1 + a[TAP_ROWS]
     line = 4 * scratch_line(a)
     last = min(a[WIDTH], line // (4 * a[CHUNK]) - a[LEFT])
@@ -135,17 +135,17 @@ def _copy_out(a: Any, image: int, chunk: int, scratch: int) -> None:
                 store_float(target + w * pixel + 4 * c, np.float32(0))
 
 
-@kernel_family(MOST_ACCUMULATORS * _MOST_ROWS)
+@kernel_family(MAX_ACCUMULATORS * _MAX_ROWS)
 def _SCATTER(number: int) -> Any:
-    V, R = number % MOST_ACCUMULATORS + 1, number // MOST_ACCUMULATORS + 1
-    L = MOST_LANES
+    V, R = number % MAX_ACCUMULATORS + 1, number // MAX_ACCUMULATORS + 1
+    L = MAX_LANES
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _scatter_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
         filters = a[FILTERS]
         cells = a[POOLED_ROWS] * a[POOLED_COLUMNS]
-        padded = (filters + WINNER_LANES - 1) // WINNER_LANES * WINNER_LANES
+        padded = (filters + ARGMAX_LANES - 1) // ARGMAX_LANES * ARGMAX_LANES
         factors, places = np.empty(cells * padded, np.float32), np.empty(cells * padded, np.int32)
         factors_at, places_at = address_of(factors), address_of(places)
         bases = np.zeros(cells, np.int64)
@@ -154,16 +154,16 @@ def _SCATTER(number: int) -> Any:
         for cell in range(window.size):
             window[cell] = load_int64(a[CELLS] + 8 * cell)
         line = scratch_line(a)
-        # The last region's vectors may reach past the end, where they add zeros.
+        # The vectors of the last region may reach past the end, and add zeros there.
         floats = (a[POOLED_ROWS] * a[POOL_ROWS] - 1 + a[TAP_ROWS]) * line
         scratch = aligned_floats(floats + V * L)
         scratch_at = address_of(scratch)
         for image in range(begin, end):
             first = image * cells * filters
             total[:] = np.float32(0)
-            list_winners(
+            list_maxima(
                 a[GRADIENT] + 4 * first,
-                a[WINNERS] + first,
+                a[ARGMAX] + first,
                 filters,
                 filters,
                 bases,
@@ -216,21 +216,21 @@ def _SCATTER(number: int) -> Any:
 
 @kernel_family(1)
 def _LAUNCH(_: int) -> Any:
-    """Fill in what follows from the shapes, draw the pictures, and run."""
+    """Complete the arguments of a scatter, draw the pictures, and run it."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _launch_scatter(block: Any, _begin: int, _end: int) -> None:
         a = carray(block, FIELDS)
         kh, kw, channels, filters = a[TAP_ROWS], a[TAP_COLUMNS], a[CHANNELS], a[FILTERS]
-        # A pixel of whole vectors is shifted by another address; else each column has a picture.
-        a[CHUNK] = MOST_LANES if channels % MOST_LANES == 0 else 8
-        shiftable = a[CHUNK] % MOST_LANES == 0
+        # Pixels of whole vectors are shifted by the address; else each column has its own picture.
+        a[CHUNK] = MAX_LANES if channels % MAX_LANES == 0 else 8
+        shiftable = a[CHUNK] % MAX_LANES == 0
         a[CHUNKS] = channels // a[CHUNK]
         region = (kw + a[POOL_COLUMNS] - 1) * a[CHUNK]
-        vectors = (region + MOST_LANES - 1) // MOST_LANES
+        vectors = (region + MAX_LANES - 1) // MAX_LANES
         a[ROWS] = kh + a[POOL_ROWS] - 1
         a[COPIES] = 1 if shiftable else a[POOL_COLUMNS]
-        a[ROW] = 4 * vectors * MOST_LANES
+        a[ROW] = 4 * vectors * MAX_LANES
         if shiftable:
             a[ROW] += 4 * (a[POOL_COLUMNS] - 1) * a[CHUNK]
         a[COPY] = (kh + 2 * (a[POOL_ROWS] - 1)) * a[ROW]
@@ -245,12 +245,12 @@ def _LAUNCH(_: int) -> Any:
         table = aligned_floats(a[CHUNKS] * filters * a[FILTER] // 4)
         a[TABLE] = address_of(table)
         rows = 1
-        for together in range(2, min(a[ROWS], _MOST_ROWS) + 1):
-            if a[ROWS] % together == 0 and together * vectors <= MOST_ACCUMULATORS:
+        for together in range(2, min(a[ROWS], _MAX_ROWS) + 1):
+            if a[ROWS] % together == 0 and together * vectors <= MAX_ACCUMULATORS:
                 rows = together
-        each = np.int64(1)  # a literal would have the function compiled once more
+        each = np.int64(1)  # for a literal the function would be compiled again
         run_kernel(_PICTURES, a, a[CHUNKS], each)
-        run_kernel(_SCATTER + vectors - 1 + MOST_ACCUMULATORS * (rows - 1), a, a[IMAGES], each)
+        run_kernel(_SCATTER + vectors - 1 + MAX_ACCUMULATORS * (rows - 1), a, a[IMAGES], each)
         cells[:0] = 0  # keeps both alive until here
         table[:0] = np.float32(0)
 
@@ -259,29 +259,27 @@ def _LAUNCH(_: int) -> Any:
 
 @cached_njit()
 def scatter_fits(weights: Any, pool_size: tuple[int, int]) -> bool:
-    """Whether a scatter is the faster way: it wins where windows have several taps and cells."""
+    """Return whether a scatter is faster: if windows have several taps and pools several cells."""
     kh, kw, channels, _ = weights.shape
-    row = (kw + pool_size[1] - 1) * min(channels, MOST_LANES)
+    row = (kw + pool_size[1] - 1) * min(channels, MAX_LANES)
     enough = kh * kw >= 4 and pool_size[0] * pool_size[1] >= 4
-    return (
-        enough and channels % 8 == 0 and (row + MOST_LANES - 1) // MOST_LANES <= MOST_ACCUMULATORS
-    )
+    return enough and channels % 8 == 0 and (row + MAX_LANES - 1) // MAX_LANES <= MAX_ACCUMULATORS
 
 
 @cached_njit()
 def scatter(
     weights: Any,
-    winners: Any,
+    argmax: Any,
     same: bool,
     pool_size: tuple[int, int],
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """The gradient of the inputs of a block with strides and dilation of 1 and one group.
+    """Compute the gradient of the inputs of a block with strides and dilation of 1 and one group.
 
     Args:
         weights: (KH, KW, C, F) float32, C-contiguous, as all arrays here.
-        winners: (N, PH, PW, F) uint8.
+        argmax: (N, PH, PW, F) uint8.
         same: SAME padding of the convolution, else VALID.
         pool_size: window and stride of the pool.
         grad_outputs: (N, PH, PW, F).
@@ -291,7 +289,7 @@ def scatter(
     images, height, width, _ = grad_inputs.shape
     a = np.zeros(FIELDS, np.int64)
     a[IMAGES] = images
-    a[GRADIENT], a[WINNERS] = address_of(grad_outputs), address_of(winners)
+    a[GRADIENT], a[ARGMAX] = address_of(grad_outputs), address_of(argmax)
     a[WEIGHTS], a[TARGET] = address_of(weights), address_of(grad_inputs)
     a[HEIGHT], a[WIDTH], a[CHANNELS], a[FILTERS] = height, width, channels, filters
     a[TAP_ROWS], a[TAP_COLUMNS] = kh, kw

@@ -1,10 +1,10 @@
 """The sweep: outputs[n, r, c, f] = bias[f] + sum of source[position + offset_k] * weights[k, f].
 
 The forward pass is one sweep; the gradient of the inputs is one sweep for each phase of the stride.
-A task is some rows of one image for one group of channels: it copies the rows it reads into
-planes (``planes.py``), then moves the register tile over them. A table of K byte offsets into
-that scratch says where each factor of the sum lies: the indirection of Dukhan, "The Indirect
-Convolution Algorithm" (2019), used for taps and channels alike.
+A task is some rows of one image for one group of channels: it packs the rows that it reads into
+scratch (``packing.py``), then moves the register tile over them. A table of K byte offsets into
+the scratch has the place of each factor of the sum. This is the indirection of M. Dukhan, "The
+Indirect Convolution Algorithm", 2019, for taps and channels alike.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numba import carray
 from cnnforge_kernels.cpu.conv import sweep_tiles as st
 from cnnforge_kernels.cpu.conv.packing import copy_floats
 from cnnforge_kernels.cpu.conv.sweep_rows import (
+    ARGMAX,
     BIAS,
     BIAS_SOURCE,
     BLOCK_BYTES,
@@ -61,24 +62,21 @@ from cnnforge_kernels.cpu.conv.sweep_rows import (
     UNPOOL_ROWS,
     WEIGHTS,
     WIDTH,
-    WINNERS,
-    fill_row,
     origin_and_span,
+    pack_row,
 )
 from cnnforge_kernels.cpu.conv.winograd.forward import LAUNCH as _WINOGRAD_LAUNCH
 from cnnforge_kernels.cpu.conv.winograd.forward import winograd_fits
 from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
-    address_of,
     aligned_floats,
     cached_cfunc,
     cached_njit,
-    call_kernel,
     call_once,
     kernel_address,
     kernel_family,
-    words_at,
 )
+from cnnforge_kernels.cpu.runtime.memory import address_of, call_kernel, words_at
 from cnnforge_kernels.cpu.runtime.parallel import run_kernel
 from cnnforge_kernels.cpu.simd.tile_choice import (
     TILES,
@@ -91,13 +89,13 @@ from cnnforge_kernels.cpu.simd.tile_choice import (
 )
 from cnnforge_kernels.cpu.simd.vectors import load_float, store_float
 
-# Scratch for the rows of a task: half of a 512 KiB second-level cache at the most.
+# Scratch for the rows of a task: up to half of a second-level cache of 512 KiB.
 _SCRATCH_BYTES = 128 * 1024
 
 
 @kernel_family(1)
 def _SWEEP(_: int) -> Any:
-    """Tasks ``begin`` to ``end - 1``. What depends on the tile is in ``sweep_tiles.py``."""
+    """Run the tasks of a sweep; the parts that depend on the tile are in ``sweep_tiles``."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _sweep_kernel(args: Any, begin: int, end: int) -> None:
@@ -106,7 +104,7 @@ def _SWEEP(_: int) -> Any:
         rows_held = (a[BLOCK_ROWS] - 1) * a[ROW_STEP] + a[ROW_SPAN]
         scratch = aligned_floats(rows_held * row_bytes // 4 + 1)
         base = address_of(scratch)
-        # The maps of one row of windows, pooled once they are there, or a row of an unpooled
+        # The outputs of one row of windows before they are pooled, or a row of an un-pooled
         # gradient.
         in_memory = a[POOL_ROWS] if a[POOL] != 0 else 0
         spare = aligned_floats(
@@ -119,7 +117,7 @@ def _SWEEP(_: int) -> Any:
         t[st.PIXEL] = a[COLUMN_STEP] * a[SCRATCH_PIXEL]
         t[st.OFFSETS], t[st.COUNT] = a[OFFSETS], a[COUNT]
         t[st.COLUMNS], t[st.RELU] = a[COLUMNS], a[RELU]
-        t[st.WINNERS] = a[WINNERS] - a[TARGET] // 4
+        t[st.ARGMAX] = a[ARGMAX] - a[TARGET] // 4
         t[st.TARGET_ROW], t[st.TARGET_COLUMN] = a[TARGET_ROW], a[TARGET_COLUMN]
         t[st.MAPS], t[st.MAPS_ROW] = spare_at, 4 * a[COLUMNS] * width
         t[st.POOL_ROWS], t[st.POOL_COLUMNS] = a[POOL_ROWS], a[POOL_COLUMNS]
@@ -136,7 +134,7 @@ def _SWEEP(_: int) -> Any:
             for held in range((row1 - 1 - row0) * a[ROW_STEP] + a[ROW_SPAN]):
                 if 0 <= top + held < a[HEIGHT]:
                     place = base + held * row_bytes
-                    fill_row(a, top + held, image, group, place, a[PLANE], spare_at)
+                    pack_row(a, top + held, image, group, place, a[PLANE], spare_at)
             for block in range(filter_blocks):
                 number = group * filter_blocks + block
                 t[st.WEIGHTS] = a[WEIGHTS] + number * a[BLOCK_BYTES]
@@ -162,7 +160,7 @@ def _SWEEP(_: int) -> Any:
 
 @cached_njit()
 def _window(step: int, row_taps: Any, column_taps: Any) -> int:
-    """How many neighbouring taps a micro-kernel may take at a time: all runs are so long."""
+    """Return the number of neighbouring taps that a micro-kernel may take in one step."""
     taps = row_taps.size
     if step != 1 or taps == 0:
         return 1
@@ -192,7 +190,7 @@ def _pack(target: int, source: int, count: int, pairs: int) -> None:
 
 @kernel_family(1)
 def _LAUNCH(_: int) -> Any:
-    """Fill in what follows from the shapes, pack the weights, and run."""
+    """Complete the arguments of a sweep, pack the weights, and run it."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _launch_sweep(block: Any, _begin: int, _end: int) -> None:
@@ -260,7 +258,7 @@ def _LAUNCH(_: int) -> Any:
         args[BLOCK_ROWS] = (units + parts - 1) // parts * unit
         args[BLOCKS] = (args[ROWS] + args[BLOCK_ROWS] - 1) // args[BLOCK_ROWS]
         tasks = args[IMAGES] * args[BLOCKS] * groups
-        # About 20 us of work (at 32 multiply-adds a nanosecond) is worth handing out.
+        # A grain is about 20 us of work, at 32 multiply-adds a nanosecond.
         work = args[BLOCK_ROWS] * args[COLUMNS] * max(count, 1) * blocks * width
         grain = max(1, 640_000 // max(work, 1))
         args[TILE_FILTERS], args[TILE_FLOATS] = width, vectors * lanes
@@ -288,7 +286,7 @@ def sweep(args: Any, row_taps: Any, column_taps: Any, weights: Any, bias: Any) -
     """Run a sweep.
 
     Args:
-        args: int64 block; every field is set up to IMAGES that does not follow from these.
+        args: int64 block, with all fields up to IMAGES that do not follow from the other arguments.
         row_taps: for each tap, the source row that output (0, 0) reads.
         column_taps: for each tap, the source column that output (0, 0) reads.
         weights: (taps, channels of a group, groups, filters of a group), C-contiguous.

@@ -1,4 +1,4 @@
-"""What every sweep over a source needs: its argument block, and the rows that a task copies."""
+"""The argument block of a sweep, and the rows that a task packs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnforge_kernels.cpu.conv.packing import fill_pixels, fill_planes
+from cnnforge_kernels.cpu.conv.packing import pack_pixels, pack_planes
 from cnnforge_kernels.cpu.runtime.compiled import cached_njit
 from cnnforge_kernels.cpu.simd.vectors import (
     index_load,
@@ -22,19 +22,20 @@ ROW_STEP, ROW_ORIGIN, ROW_SPAN, COLUMN_STEP, COLUMN_ORIGIN, COLUMN_SPAN = range(
 OFFSETS, COUNT, WEIGHTS, BIAS = range(15, 19)
 TARGET, TARGET_IMAGE, TARGET_ROW, TARGET_COLUMN = range(19, 23)
 ROWS, COLUMNS, FILTERS, RELU, BLOCK_ROWS, BLOCKS, IMAGES = range(23, 30)
-# A pool behind the convolution: its window (also its stride), and its winners, one byte each. In
-# the forward pass (POOL_ROWS > 0) the outputs are pooled; in the backward pass (UNPOOL_ROWS > 0)
-# the source is a pooled gradient, and HEIGHT x WIDTH is the map that was pooled.
-POOL_ROWS, POOL_COLUMNS, UNPOOL_ROWS, UNPOOL_COLUMNS, WINNERS = range(30, 35)
-# The scratch: bytes of a row, of a plane (0 where pixels are kept whole), and of a whole pixel.
+# A pool behind the convolution: its window (also its stride), and its argmax, in bytes. In the
+# forward pass (POOL_ROWS > 0) the outputs are pooled; in the backward pass (UNPOOL_ROWS > 0) the
+# source is a pooled gradient, and HEIGHT x WIDTH is the size before pooling.
+POOL_ROWS, POOL_COLUMNS, UNPOOL_ROWS, UNPOOL_COLUMNS, ARGMAX = range(30, 35)
+# The scratch: bytes of a row, of a plane (0 if pixels are kept whole), and of a whole pixel.
 ROW_BYTES, PLANE, SCRATCH_PIXEL = range(35, 38)
-# What the launch packs: the taps' rows and columns, the weights and the bias, as addresses.
+# Addresses of what the launch packs: the taps' rows and columns, the weights and the bias.
 TAPS, ROW_TAPS, COLUMN_TAPS, FACTORS, BIAS_SOURCE = range(38, 43)
-# See winograd.py: addresses of its passes and of the word that says that a sum was not finite.
+# See winograd/forward.py: addresses of its passes, and of the word that is 1 if a sum is not
+# finite.
 SPREAD_INPUTS, MULTIPLY, JOIN_SUMS, NOT_FINITE = range(43, 47)
-# See sweep_tiles.py: the address of the kernel of the tiles, the rows of a tile, the filters that
-# it covers and the floats of its weights for one step; bytes of a block's weights; the address of
-# the kernel of a pool that does not happen in registers, or 0.
+# See sweep_tiles.py: the address of the kernel of the tiles, the rows of a tile, its filters, and
+# the floats of its weights for one step; the bytes of a block's weights; the address of the kernel
+# of a pool in memory, or 0.
 TILE_KERNEL, TILE_ROWS, TILE_FILTERS, TILE_FLOATS, BLOCK_BYTES, POOL = range(47, 53)
 FIELDS = 53
 
@@ -43,8 +44,8 @@ _UNPOOL_LANES = 8
 
 
 @cached_njit(inline="never")
-def fill_row(a: Any, row: int, image: int, group: int, target: int, plane: int, spare: int) -> None:
-    """Copy row ``row`` of the source, as far as any output reads it, into scratch at ``target``."""
+def pack_row(a: Any, row: int, image: int, group: int, target: int, plane: int, spare: int) -> None:
+    """Pack the columns of row ``row`` that outputs read into scratch at ``target``."""
     channels = a[CHANNELS]
     first = max(0, a[COLUMN_ORIGIN])
     after = a[COLUMN_ORIGIN] + (a[COLUMNS] - 1) * a[COLUMN_STEP] + a[COLUMN_SPAN]
@@ -55,15 +56,15 @@ def fill_row(a: Any, row: int, image: int, group: int, target: int, plane: int, 
         mask = a[MASK] + place if a[MASK] != 0 else 0
         source, pixel = a[SOURCE] + place, a[PIXEL_STRIDE]
         if plane != 0:
-            fill_planes(target, plane, step, source, mask, pixel, shift, first, last, channels)
+            pack_planes(target, plane, step, source, mask, pixel, shift, first, last, channels)
         else:
             here, skipped = target + (first + shift) * a[SCRATCH_PIXEL], first * pixel
             gate = mask + skipped if mask != 0 else 0
-            fill_pixels(
+            pack_pixels(
                 here, a[SCRATCH_PIXEL], source + skipped, gate, pixel, last - first, channels
             )
         return
-    # Each value of the pooled gradient goes to the cell that won, all other cells are zero.
+    # Each value of the pooled gradient goes to the cell of its argmax; all other cells are zero.
     cells = a[UNPOOL_COLUMNS]
     pooled = row // a[UNPOOL_ROWS]
     start = image * a[IMAGE_STRIDE] + pooled * a[ROW_STRIDE] + 4 * group * channels
@@ -72,26 +73,26 @@ def fill_row(a: Any, row: int, image: int, group: int, target: int, plane: int, 
         for c in range(0, channels, _UNPOOL_LANES):
             valid = channels - c
             value = vector_load(a[SOURCE] + here + 4 * c, valid, _UNPOOL_LANES)
-            winner = index_load(a[WINNERS] + here // 4 + c, valid, 1, _UNPOOL_LANES)
+            argmax = index_load(a[ARGMAX] + here // 4 + c, valid, 1, _UNPOOL_LANES)
             for j in range(cells):
                 cell = (row - pooled * a[UNPOOL_ROWS]) * cells + j
                 place = spare + 4 * ((column * cells + j) * channels + c)
-                vector_store(vector_where_equal(winner, cell, value), place, valid)
-    no_mask = np.int64(0)  # a literal would have the function compiled once more
+                vector_store(vector_where_equal(argmax, cell, value), place, valid)
+    no_mask = np.int64(0)  # for a literal the function would be compiled again
     pixel = 4 * channels
     if plane != 0:
-        fill_planes(target, plane, step, spare, no_mask, pixel, shift, first, last, channels)
+        pack_planes(target, plane, step, spare, no_mask, pixel, shift, first, last, channels)
     else:
         here = target + (first + shift) * pixel
-        fill_pixels(here, pixel, spare + first * pixel, no_mask, pixel, last - first, channels)
+        pack_pixels(here, pixel, spare + first * pixel, no_mask, pixel, last - first, channels)
 
 
 @cached_njit()
 def origin_and_span(taps: Any) -> tuple[int, int]:
-    """The least of some integers, and how many there are from it to the largest."""
+    """Return the minimum of some integers, and the count from it to the maximum."""
     if taps.size == 0:
         return 0, 1
-    least = largest = taps[0]
+    lowest = highest = taps[0]
     for tap in taps:
-        least, largest = min(least, tap), max(largest, tap)
-    return least, largest - least + 1
+        lowest, highest = min(lowest, tap), max(highest, tap)
+    return lowest, highest - lowest + 1

@@ -1,7 +1,7 @@
-"""What depends on the tile of a sweep: its register tiles over some rows, and a pool behind them.
+"""The parts of a sweep that depend on its register tile, and the pool behind the tile.
 
-Compiling one of these takes 0.2 s, and all that they have in common is in
-``sweep.py``: another shape costs its tiles only.
+They are compiled again for each new tile, in 0.2 s. All else is in ``sweep.py``, and is compiled
+once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from cnnforge_kernels.cpu.conv.argmax import NO_WINNER
+from cnnforge_kernels.cpu.conv.argmax import NO_CELL
 from cnnforge_kernels.cpu.runtime.compiled import KERNEL_SIGNATURE, cached_cfunc, kernel_family
 from cnnforge_kernels.cpu.simd.pooled_tiles import tile_pool_store
 from cnnforge_kernels.cpu.simd.tile_choice import TILES, WINDOWS, in_planes, tile_of_number
@@ -32,21 +32,21 @@ from cnnforge_kernels.cpu.simd.vectors import (
 )
 
 # Fields of the block of some rows and one block of filters. Addresses and strides are in bytes;
-# WINNERS is where the byte of a value at address 0 would lie.
+# ARGMAX + a / 4 is the address of the argmax of the output at address a.
 LINE, NEXT_LINE, PIXEL, OFFSETS, COUNT, WEIGHTS, BIAS = range(7)
-TARGET, TARGET_ROW, TARGET_COLUMN, FILTERS, COLUMNS, RELU, WINNERS = range(7, 14)
-# Where a pool does not happen in registers: the maps of the rows of one window.
+TARGET, TARGET_ROW, TARGET_COLUMN, FILTERS, COLUMNS, RELU, ARGMAX = range(7, 14)
+# For a pool in memory: the outputs of the rows of one window before they are pooled.
 MAPS, MAPS_ROW, POOL_ROWS, POOL_COLUMNS, WIDTH = range(14, 19)
 FIELDS = 19
 
-# What happens behind a tile: nothing; a 2x2 pool in its registers, which then has two rows; a pool
-# of another size once the maps of its rows are in memory.
+# The pool behind a tile: none; a 2x2 pool in the registers of a tile of two rows; a pool of another
+# size in memory.
 NO_POOL, IN_REGISTERS, IN_MEMORY = range(3)
 
 
 @kernel_family(TILES * len(WINDOWS) * 3)
 def SWEEP_TILES(number: int) -> Any:
-    """Rows ``begin`` to ``end - 1`` of tiles, all columns of one block of filters."""
+    """Compute rows ``begin`` to ``end - 1`` of tiles: all columns of one block of filters."""
     T, G, L, P = tile_of_number(number % TILES)
     W = WINDOWS[number // TILES % len(WINDOWS)]
     behind = number // TILES // len(WINDOWS)
@@ -89,8 +89,8 @@ def SWEEP_TILES(number: int) -> Any:
                 )
                 if R == 2:
                     place = target + column // 2 * step
-                    byte = t[WINNERS] + place // 4
-                    tile_pool_store(tile, place, byte, step, valid, T, G, P, NO_WINNER)
+                    byte = t[ARGMAX] + place // 4
+                    tile_pool_store(tile, place, byte, step, valid, T, G, P, NO_CELL)
                 else:
                     if t[RELU] != 0:
                         tile = tile_relu(tile)
@@ -102,7 +102,7 @@ def SWEEP_TILES(number: int) -> Any:
 
 @kernel_family(3)
 def POOL_MAPS(kind: int) -> Any:
-    """Windows ``begin`` to ``end - 1`` of a row of windows: ReLU and max pooling of the maps."""
+    """Apply ReLU and max pooling to windows ``begin`` to ``end - 1`` of a row of windows."""
     L = 4 << kind
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -112,16 +112,16 @@ def POOL_MAPS(kind: int) -> Any:
         for cell in range(begin, end):
             for first in range(0, min(t[WIDTH], t[FILTERS]), L):
                 best = vector_splat(np.float32(-np.inf), L)
-                winner = index_splat(0, L)
+                argmax = index_splat(0, L)
                 here = t[MAPS] + cell * columns * pixel + 4 * first
                 for i in range(rows):
                     for j in range(columns):
                         value = vector_load(here + i * t[MAPS_ROW] + j * pixel, L, L)
-                        best, winner = vector_maximum(best, winner, value, i * columns + j)
-                best, winner = vector_relu(best, winner, NO_WINNER)
+                        best, argmax = vector_maximum(best, argmax, value, i * columns + j)
+                best, argmax = vector_relu(best, argmax, NO_CELL)
                 place = t[TARGET] + cell * t[TARGET_COLUMN] + 4 * first
                 valid = t[FILTERS] - first
                 vector_store(best, place, valid)
-                index_store(winner, t[WINNERS] + place // 4, valid, 1)
+                index_store(argmax, t[ARGMAX] + place // 4, valid, 1)
 
     return _pool_maps_kernel

@@ -2,7 +2,7 @@
 
 Each channel has windows of its own: weights (KH, KW, C, M), and output channel c * M + m is the
 convolution of input channel c with window m. M = 1 is the fast path.
-The functions here are compiled (``numba.njit``) and validate nothing; ``launch.py`` does.
+The functions here are compiled and validate nothing; the launchers in ``launch`` do.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 
 from cnnforge_kernels.cpu.depthwise import gather as g
 from cnnforge_kernels.cpu.depthwise import sweep as s
-from cnnforge_kernels.cpu.runtime.compiled import address_of, cached_njit
+from cnnforge_kernels.cpu.runtime.compiled import cached_njit
+from cnnforge_kernels.cpu.runtime.memory import address_of
 from cnnforge_kernels.geometry import padding_before
 
 
@@ -28,15 +29,15 @@ def depthwise_conv2d_forward(
     relu: bool,
     outputs: Any,
 ) -> None:
-    """Depthwise convolution of inputs and weights, plus bias, and a ReLU if asked for.
+    """Convolve each channel with its windows, add the bias, and apply a ReLU if ``relu``.
 
     Args:
         inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
         weights: (KH, KW, C, M).
         bias: (C * M,), or empty for none.
-        strides: of rows and columns.
+        strides: strides of rows and columns.
         same: SAME padding, else VALID.
-        dilation_rate: of rows and columns.
+        dilation_rate: dilation of rows and columns.
         relu: apply a ReLU.
         outputs: (N, OH, OW, C * M), written.
     """
@@ -70,12 +71,11 @@ def depthwise_conv2d_forward(
 def _phase_taps(
     phase: int, before: int, window: int, stride: int, dilation: int
 ) -> tuple[int, int, int, int, int]:
-    """The taps that outputs share with inputs ``phase``, ``phase + stride``, ...
+    """Return the taps through which outputs read inputs ``phase``, ``phase + stride``, ...
 
     Returns:
-        (taps, the last one's number, from one to the one before, origin, dilation): input
-        ``phase + r * stride`` was read by output ``r + origin + k * dilation`` through tap
-        ``last + k * step``, k from 0 on.
+        (taps, last, step, origin, dilation): output ``r + origin + k * dilation`` reads input
+        ``phase + r * stride`` through tap ``last + k * step``, for k from 0 to ``taps - 1``.
     """
     taps, last, step, origin, distance = 0, 0, -1, 0, 1
     for tap in range(window - 1, -1, -1):
@@ -101,9 +101,9 @@ def depthwise_conv2d_grad_inputs(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """The gradient of ``inputs``: one sweep over ``grad_outputs`` for each phase of the stride.
+    """Compute the gradient of ``inputs``: one sweep for each phase of the stride.
 
-    Only the shape of ``inputs`` is used, and ``outputs`` only where ``relu`` is set.
+    Only the shape of ``inputs`` is used, and ``outputs`` only if ``relu``.
     """
     if grad_inputs.size == 0:
         return
@@ -159,9 +159,9 @@ def depthwise_conv2d_grad_weights(
     grad_weights: Any,
     grad_bias: Any,
 ) -> None:
-    """The gradients of ``weights`` and ``bias``, in one pass over ``inputs`` and ``grad_outputs``.
+    """Compute the gradients of ``weights`` and ``bias``, in one pass over both arrays.
 
-    Of ``weights`` and ``bias`` only the shapes are used, and ``outputs`` only with ``relu``.
+    Only the shapes of ``weights`` and ``bias`` are used, and ``outputs`` only if ``relu``.
     """
     if grad_outputs.size == 0 or grad_weights.size == 0:
         grad_weights[:] = np.float32(0)

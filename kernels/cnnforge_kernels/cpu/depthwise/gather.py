@@ -1,12 +1,12 @@
 """The depthwise gather: sums[k, c] = sum over pixels of source[position + offset_k, c] * grad[c].
 
-This is the gradient of a depthwise convolution's weights. The lanes are channels; a tile holds the
-sums of all taps of a window (of a part of it, where it is large), and a gradient is loaded once for
-all of them. Rows outside the image are a row of zeros. Only the columns whose window crosses the
-border are copied, padded, to strips; all others are read in place. With a depth multiplier M all
+This is the gradient of a depthwise convolution's weights. The lanes are channels. A tile holds the
+sums of all taps of a window, or of a part of a large window, and a gradient is loaded once for all
+of them. For rows outside the image a row of zeros is read. The columns whose window crosses the
+border are copied to padded strips, and all others are read in place. With a depth multiplier M all
 columns are copied, each channel M times.
 
-The images are cut into a fixed number of parts, each summed by one task in a fixed order, and the
+The images are cut into a fixed number of parts. One task sums each part in a fixed order, and the
 parts are added in order: the result does not depend on the number of threads.
 """
 
@@ -22,12 +22,12 @@ from cnnforge_kernels.cpu.conv.packing import copy_floats
 from cnnforge_kernels.cpu.depthwise.sweep import choose_lanes, width_number
 from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
-    address_of,
     cached_cfunc,
     cached_njit,
     kernel_family,
     vector_registers,
 )
+from cnnforge_kernels.cpu.runtime.memory import address_of
 from cnnforge_kernels.cpu.runtime.parallel import run_kernel
 from cnnforge_kernels.cpu.simd.channels import channels_store, pixels_accumulate
 from cnnforge_kernels.cpu.simd.tiles import tile_load
@@ -45,21 +45,21 @@ FIELDS = 25
 _REGISTERS = vector_registers()
 _BLOCK_BYTES = 256 * 1024  # of a second-level cache
 _PARTS = 8
-_MOST_TAPS = 7  # rows, and columns, of a tile
-_KINDS = _MOST_TAPS * _MOST_TAPS * 4 * 5 * 2
+_MAX_TAPS = 7  # rows, and columns, of a tile
+_KINDS = _MAX_TAPS * _MAX_TAPS * 4 * 5 * 2
 
 
 def _kind_of_number(number: int) -> tuple[int, int, int, int, int]:
-    """(tap rows, tap columns, vectors, lanes, masked)."""
-    taps = number % (_MOST_TAPS * _MOST_TAPS)
-    kind = number // (_MOST_TAPS * _MOST_TAPS)
+    """Return (tap rows, tap columns, vectors, lanes, masked)."""
+    taps = number % (_MAX_TAPS * _MAX_TAPS)
+    kind = number // (_MAX_TAPS * _MAX_TAPS)
     vectors, lanes = kind // 2 % 4 + 1, 1 << (kind // 8)
-    return taps // _MOST_TAPS + 1, taps % _MOST_TAPS + 1, vectors, lanes, kind % 2
+    return taps // _MAX_TAPS + 1, taps % _MAX_TAPS + 1, vectors, lanes, kind % 2
 
 
 @cached_njit()
 def _reach(a: Any, columns: int) -> int:
-    """Columns of the source that ``columns`` neighbouring outputs read."""
+    """Return the number of columns of the source that ``columns`` neighbouring outputs read."""
     if columns <= 0:
         return 0
     return (columns - 1) * a[COLUMN_STEP] + (a[TAP_COLUMNS] - 1) * a[COLUMN_DILATION] + 1
@@ -69,7 +69,7 @@ def _reach(a: Any, columns: int) -> int:
 def _fill_strip(
     a: Any, image: int, row0: int, row1: int, column: int, columns: int, target: int
 ) -> None:
-    """Copy what outputs from ``column`` on read of source rows ``row0`` to ``row1 - 1``."""
+    """Copy the columns of source rows ``row0`` to ``row1 - 1`` that a range of outputs reads."""
     repeat = a[REPEAT]
     channels = a[WIDE] // repeat
     reach = _reach(a, columns)
@@ -101,8 +101,8 @@ def _GATHER(number: int) -> Any:
         left_floats = held * _reach(a, a[INNER]) * wide
         right_floats = held * _reach(a, a[COLUMNS] - a[AFTER_INNER]) * wide
         strips = np.zeros(left_floats + right_floats, np.float32)
-        most = max(a[INNER], a[AFTER_INNER] - a[INNER], a[COLUMNS] - a[AFTER_INNER])
-        nothing = np.zeros(_reach(a, most) * wide, np.float32)
+        widest = max(a[INNER], a[AFTER_INNER] - a[INNER], a[COLUMNS] - a[AFTER_INNER])
+        nothing = np.zeros(_reach(a, widest) * wide, np.float32)
         pointers = np.empty(a[BLOCK_ROWS] * 3 * a[TAP_ROWS], np.int64)
         units = a[IMAGES] * a[BLOCKS]
         for task in range(begin, end):
@@ -177,13 +177,13 @@ def _GATHER(number: int) -> Any:
 @cached_njit()
 def _choose_taps(rows: int, columns: int, channels: int) -> tuple[int, int, int, int]:
     """(tap rows, tap columns, vectors, lanes) of a tile; all sums stay in registers."""
-    most = _REGISTERS - 4
-    parts = (columns + _MOST_TAPS - 1) // _MOST_TAPS
+    limit = _REGISTERS - 4
+    parts = (columns + _MAX_TAPS - 1) // _MAX_TAPS
     wide = (columns + parts - 1) // parts
-    fitting = min(_MOST_TAPS, (most - 1) // wide)
+    fitting = min(_MAX_TAPS, (limit - 1) // wide)
     parts = (rows + fitting - 1) // fitting
     high = (rows + parts - 1) // parts
-    vectors, lanes = choose_lanes(channels, max(1, min(4, most // (high * wide + 1))))
+    vectors, lanes = choose_lanes(channels, max(1, min(4, limit // (high * wide + 1))))
     return high, wide, vectors, lanes
 
 
@@ -221,7 +221,7 @@ def gather(args: Any, grad_weights: Any, grad_bias: Any) -> None:
     sums = np.empty((parts, 1, args[PART_FLOATS]), np.float32)
     args[SUMS] = address_of(sums)
     number = (width_number(lanes) * 4 + vectors - 1) * 2 + (1 if args[MASK] != 0 else 0)
-    number = number * _MOST_TAPS * _MOST_TAPS + (high - 1) * _MOST_TAPS + broad - 1
+    number = number * _MAX_TAPS * _MAX_TAPS + (high - 1) * _MAX_TAPS + broad - 1
     work = args[IMAGES] * args[ROWS] * args[COLUMNS] * (kh * kw + 4) * wide
     run_kernel(_GATHER + number, args, parts, max(1, 320_000 * parts // max(work, 1)))
     add_parts(sums)

@@ -1,13 +1,14 @@
 """The depthwise sweep: outputs[r, q, c] = bias[c] + sum of source[at + offset_k, c] * factors[c].
 
-Forward it runs over the inputs; backward over the gradient of the outputs, once for each phase of
-the stride. The lanes are channels, which lie next to each other as they are: the sources are read
-in place. Every value is loaded from the first-level cache once for each tap, and that, with memory,
-is the floor. Taps outside the image are left out: rows by a shorter tap table, columns one by one.
+The forward pass runs over the inputs; the backward pass over the gradient of the outputs, once for
+each phase of the stride. The lanes are channels, which are neighbours in memory, so that the source
+is read in place. Every value is loaded from the first-level cache once for each tap: these loads
+and the memory limit the speed. Taps outside the image are left out: rows by a shorter table of
+taps, columns one by one.
 
-Only where what is read is not what is stored, behind a mask and with a depth multiplier M (each
-channel then stands M times), rows are copied to a ring of scratch rows as they are first needed.
-With lanes over the C * M outputs the weights need no packing: their layout is (tap, C * M) already.
+Rows are copied to a ring of scratch rows only with a mask, or with a depth multiplier M, for which
+each channel stands there M times. The weights need no packing: their layout is (tap, C * M), and
+the lanes run over the C * M outputs.
 """
 
 from __future__ import annotations
@@ -19,16 +20,15 @@ from numba import carray
 
 from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
-    address_of,
     cached_cfunc,
     cached_njit,
     kernel_family,
-    load_int64,
     vector_registers,
 )
+from cnnforge_kernels.cpu.runtime.memory import address_of, load_int64
 from cnnforge_kernels.cpu.runtime.parallel import run_kernel
 from cnnforge_kernels.cpu.simd.channels import channels_store, taps_accumulate
-from cnnforge_kernels.cpu.simd.tile_choice import MOST_LANES
+from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES
 from cnnforge_kernels.cpu.simd.tiles import tile_broadcast, tile_relu
 from cnnforge_kernels.cpu.simd.vectors import (
     load_float,
@@ -49,19 +49,19 @@ ROWS, COLUMNS, INNER, AFTER_INNER, BLOCK_ROWS, BLOCKS = range(24, 30)
 FIELDS = 30
 
 _REGISTERS = vector_registers()
-_MOST_TASKS = 32
-_MOST_POSITIONS = 8
-_MOST_VECTORS = 4 if _REGISTERS == 32 else 2
+_MAX_TASKS = 32
+_MAX_POSITIONS = 8
+_MAX_VECTORS = 4 if _REGISTERS == 32 else 2
 _WIDTHS = 5  # 1, 2, 4, 8 and 16 lanes
 
 
 @cached_njit()
 def choose_lanes(channels: int, most_vectors: int) -> tuple[int, int]:
-    """(vectors, lanes) of a block of channels; the last block is moved back to fit.
+    """Return (vectors, lanes) of a block of channels; the last block is moved back to fit.
 
-    No more lanes than channels: then no load and no store needs a mask.
+    There are never more lanes than channels, so that loads and stores need no mask.
     """
-    lanes = MOST_LANES
+    lanes = MAX_LANES
     while lanes > channels:
         lanes //= 2
     needed = (channels + lanes - 1) // lanes
@@ -72,7 +72,7 @@ def choose_lanes(channels: int, most_vectors: int) -> tuple[int, int]:
 
 @cached_njit()
 def width_number(lanes: int) -> int:
-    """The exponent of ``lanes``, a power of two."""
+    """Return the exponent of ``lanes``, a power of two."""
     number = 0
     while 1 << number < lanes:
         number += 1
@@ -81,7 +81,7 @@ def width_number(lanes: int) -> int:
 
 @cached_njit(inline="never")
 def _copy_row(a: Any, source: int, mask: int, target: int) -> None:
-    """One row of the source as the tile reads it: masked, or each channel REPEAT times."""
+    """Copy one row of the source as the tile reads it: masked, or each channel REPEAT times."""
     repeat = a[REPEAT]
     count = a[WIDTH] * (a[WIDE] // repeat)
     if mask == 0:
@@ -90,17 +90,17 @@ def _copy_row(a: Any, source: int, mask: int, target: int) -> None:
             for copy in range(repeat):
                 store_float(target + 4 * (index * repeat + copy), value)
         return
-    for index in range(0, count, MOST_LANES):
-        gate = vector_load(mask + 4 * index, count - index, MOST_LANES)
-        value = vector_load(source + 4 * index, count - index, MOST_LANES)
+    for index in range(0, count, MAX_LANES):
+        gate = vector_load(mask + 4 * index, count - index, MAX_LANES)
+        value = vector_load(source + 4 * index, count - index, MAX_LANES)
         value = vector_where_positive(gate, value)
         vector_store(value, target + 4 * index, count - index)
 
 
-@kernel_family(_MOST_POSITIONS * 4 * _WIDTHS)
+@kernel_family(_MAX_POSITIONS * 4 * _WIDTHS)
 def _SWEEP(number: int) -> Any:
-    T, G = number % _MOST_POSITIONS + 1, number // _MOST_POSITIONS % 4 + 1
-    L = 1 << (number // (4 * _MOST_POSITIONS))
+    T, G = number % _MAX_POSITIONS + 1, number // _MAX_POSITIONS % 4 + 1
+    L = 1 << (number // (4 * _MAX_POSITIONS))
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _depthwise_sweep_kernel(args: Any, begin: int, end: int) -> None:
@@ -130,7 +130,7 @@ def _SWEEP(number: int) -> Any:
                         mask = a[MASK] + here - a[SOURCE] if a[MASK] != 0 else 0
                         _copy_row(a, here, mask, address_of(scratch) + filled % ring * line)
                         filled += 1
-                    # Where the rows lie in the ring differs from row to row.
+                    # The places of the source rows in the ring change with each row of outputs.
                     base = address_of(scratch)
                     for i in range(rows):
                         y = top + (first_row + i) * a[ROW_DILATION]
@@ -206,13 +206,13 @@ def _SWEEP(number: int) -> Any:
 
 @cached_njit()
 def sweep(args: Any, tap: int, row_tap: int, column_tap: int) -> None:
-    """Fill in what follows from the shapes, and run.
+    """Complete the arguments of a sweep, and run it.
 
     Args:
         args: int64 block; every field is set up to RELU, but TABLE, and those up to COLUMNS.
-        tap: the number of the tap of the weights that the first row and column of taps are.
-        row_tap: what to add to it for the next row.
-        column_tap: and for the next column.
+        tap: number of the tap of the weights for the first row and column of taps.
+        row_tap: difference of the numbers from a row of taps to the next.
+        column_tap: difference of the numbers from a column of taps to the next.
     """
     taps, wide = args[TAP_COLUMNS], args[WIDE]
     pixel = 4 * wide
@@ -229,19 +229,20 @@ def sweep(args: Any, tap: int, row_tap: int, column_tap: int) -> None:
     inner = max(0, (step - 1 - args[COLUMN_ORIGIN]) // step)
     after = min(args[COLUMNS], (args[WIDTH] - reach + step - 1) // step)
     args[INNER], args[AFTER_INNER] = inner, max(inner, after)
-    vectors, lanes = choose_lanes(wide, _MOST_VECTORS)
-    most = min(_MOST_POSITIONS, (_REGISTERS - 4) // vectors - 1)
-    parts = max(1, (args[AFTER_INNER] - inner + most - 1) // most)
+    vectors, lanes = choose_lanes(wide, _MAX_VECTORS)
+    limit = min(_MAX_POSITIONS, (_REGISTERS - 4) // vectors - 1)
+    parts = max(1, (args[AFTER_INNER] - inner + limit - 1) // limit)
     positions = max(1, (args[AFTER_INNER] - inner + parts - 1) // parts)
     args[BLOCK_ROWS] = 1
     if args[MASK] != 0 or args[REPEAT] > 1:
-        # Neighbouring rows share most of what they copy: long tasks, as long as there are many.
-        fitting = max(1, args[IMAGES] * args[ROWS] // _MOST_TASKS)
+        # Neighbouring rows share most of the copied rows: tasks are long if there are enough of
+        # them.
+        fitting = max(1, args[IMAGES] * args[ROWS] // _MAX_TASKS)
         parts = (args[ROWS] + fitting - 1) // fitting
         args[BLOCK_ROWS] = (args[ROWS] + parts - 1) // parts
     args[BLOCKS] = (args[ROWS] + args[BLOCK_ROWS] - 1) // args[BLOCK_ROWS]
     work = args[BLOCK_ROWS] * args[COLUMNS] * (args[TAP_ROWS] * taps + 4) * wide
     grain = max(1, 320_000 // max(work, 1))
-    number = positions - 1 + _MOST_POSITIONS * (vectors - 1 + 4 * width_number(lanes))
+    number = positions - 1 + _MAX_POSITIONS * (vectors - 1 + 4 * width_number(lanes))
     run_kernel(_SWEEP + number, args, args[IMAGES] * args[BLOCKS], grain)
     table[:0] = 0  # keeps the table alive until here

@@ -1,8 +1,8 @@
-"""Batch normalization by averages that are given, as in a prediction or a frozen layer: float32.
+"""Batch normalization with given moments, as in a prediction or a frozen layer: float32.
 
-A product and a sum in one pass over memory, where a framework that computes them as they are
-written takes several. The gradient of the inputs is the same pass over the gradient of the outputs;
-those of all that a channel has one of share the sums of another.
+The outputs are a product and a sum, computed in one pass over memory; a framework takes several
+passes. The gradient of the inputs is the same pass over the gradient of the outputs. The gradients
+of gamma, beta, mean and variance share the sums of one more pass.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ from cnnforge_kernels.cpu.norm.passes import (
     run,
     set_rows,
 )
-from cnnforge_kernels.cpu.runtime.compiled import address_of, cached_njit
+from cnnforge_kernels.cpu.runtime.compiled import cached_njit
+from cnnforge_kernels.cpu.runtime.memory import address_of
 
 
 @cached_njit()
 def _factors(args: Any) -> Any:
-    """Factors of zero, whose address is set."""
+    """Return factors that are all zero, and set their address."""
     factors = np.zeros((FACTOR_ROWS, args[WIDE]), np.float32)
     args[FACTORS] = address_of(factors)
     return factors
@@ -48,7 +49,7 @@ def _scale(gamma: float, variance: float, epsilon: float) -> float:
 
 
 @cached_njit()
-def batch_norm_inference(
+def batch_norm_inference_forward(
     inputs: Any,
     gamma: Any,
     beta: Any,
@@ -57,15 +58,15 @@ def batch_norm_inference(
     epsilon: float,
     outputs: Any,
 ) -> None:
-    """``(inputs - mean) / sqrt(variance + epsilon) * gamma + beta``.
+    """Write ``(inputs - mean) / sqrt(variance + epsilon) * gamma + beta``.
 
     Args:
         inputs: (M, C) float32, C-contiguous, as all arrays here.
-        gamma: (C,), what scales.
-        beta: (C,), what shifts.
-        mean: (C,), what is subtracted.
-        variance: (C,), by whose root is divided.
-        epsilon: added to the variance.
+        gamma: (C,), scale.
+        beta: (C,), shift.
+        mean: (C,), mean of each channel.
+        variance: (C,), variance of each channel.
+        epsilon: number that is added to the variance.
         outputs: (M, C), written.
     """
     if inputs.size == 0:
@@ -92,7 +93,7 @@ def batch_norm_inference_grad_inputs(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """The gradient of ``inputs``, (M, C), which does not depend on them."""
+    """Compute the gradient of the inputs, (M, C), which does not depend on the inputs."""
     if grad_outputs.size == 0:
         return
     channels = grad_outputs.shape[1]
@@ -120,7 +121,7 @@ def batch_norm_inference_grad_parameters(
     grad_mean: Any,
     grad_variance: Any,
 ) -> None:
-    """The gradients of ``gamma``, ``beta``, ``mean`` and ``variance``, (C,)."""
+    """Compute the gradients of ``gamma``, ``beta``, ``mean`` and ``variance``, (C,)."""
     channels = inputs.shape[1]
     plain, products = np.zeros(channels), np.zeros(channels)
     if inputs.size > 0:

@@ -1,7 +1,7 @@
-"""The four passes of batch normalization over its rows; ``batch_norm`` tells what they are for.
+"""The four passes of batch normalization over its rows; ``training.py`` describes their use.
 
-Channels are the lanes. A task takes a strip of a block of rows, which stays in the first-level
-cache beside as much of a second array.
+Channels are the lanes. A task takes a strip of channels of a block of rows. The strip and one of a
+second array fit the first-level cache together.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from numba import carray
 from cnnforge_kernels.cpu.depthwise.sweep import choose_lanes, width_number
 from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
-    address_of,
     cached_cfunc,
     cached_njit,
     kernel_family,
 )
+from cnnforge_kernels.cpu.runtime.memory import address_of
 from cnnforge_kernels.cpu.runtime.parallel import run_kernel
-from cnnforge_kernels.cpu.simd.tile_choice import MOST_LANES
-from cnnforge_kernels.cpu.simd.tiles import tile_relu
+from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES
+from cnnforge_kernels.cpu.simd.tiles import tile_load, tile_relu
 from cnnforge_kernels.cpu.simd.vectors import (
     vector_add,
     vector_load,
@@ -37,8 +37,9 @@ from cnnforge_kernels.cpu.simd.vectors import (
 # SUMS is (blocks of rows, 3, WIDE), FACTORS (5, WIDE).
 SOURCE, GRADIENT, TARGET, SUMS, FACTORS, ROWS, WIDE, BLOCK, STRIPS, RELU = range(10)
 FIELDS = 10
-# Rows of SUMS: of the inputs a number near their mean, and of what differs from it the sum and the
-# squares; of the gradients the sum, and that of their products with ``inputs - MEAN``.
+# Rows of SUMS for the moments: a number near the mean of the inputs, and the sum and the sum of
+# squares of the differences from it. For the gradients: their sum, and the sum of their products
+# with ``inputs - MEAN``.
 NEAR, REST, SQUARES = range(3)
 PLAIN, PRODUCTS = range(2)
 SUM_ROWS = 3
@@ -46,31 +47,38 @@ SUM_ROWS = 3
 # grad_outputs * SCALE + (inputs - MEAN) * OF_INPUTS + ADDED.
 MEAN, SCALE, SHIFT, OF_INPUTS, ADDED = range(5)
 FACTOR_ROWS = 5
+_AFFINE_ROWS = 3  # MEAN, SCALE and SHIFT
 
 _BLOCK_FLOATS = 4096
-# The sums of a block are joined by one thread: a block has 32 rows or more, however wide they are.
+# One thread joins the sums of all blocks. So a block has at least 32 rows, however wide they are.
 _STRIP = 128
 _GRAIN = 4
 _WIDTHS = 5
 
 
+@cached_njit()
+def _strip(a: Any, task: int) -> tuple[int, int, int, int, int]:
+    """Return the block of a task, its rows (first, after) and its channels (first, after)."""
+    block, strip = task // a[STRIPS], task % a[STRIPS]
+    first = block * a[BLOCK]
+    last = min(first + a[BLOCK], a[ROWS])
+    return block, first, last, strip * _STRIP, min((strip + 1) * _STRIP, a[WIDE])
+
+
 @kernel_family(_WIDTHS)
 def MOMENTS(number: int) -> Any:
-    """Of each block its mean, up to rounding, and of what differs from that the sum and squares."""
+    """Write for each block its rounded mean, and the sum and the squares of the differences."""
     L = 1 << number
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _moments_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
-        wide = a[WIDE]
-        row = 4 * wide
+        row = 4 * a[WIDE]
         for task in range(begin, end):
-            block, strip = task // a[STRIPS], task % a[STRIPS]
-            first = block * a[BLOCK]
-            count = min(a[BLOCK], a[ROWS] - first)
+            block, first, last, c, after = _strip(a, task)
+            count = last - first
             inverse = vector_splat(np.float32(1) / np.float32(count), L)
             whole = count // 4 * 4
-            c, after = strip * _STRIP, min((strip + 1) * _STRIP, wide)
             while c < after:
                 c = min(c, after - L)
                 start = a[SOURCE] + first * row + 4 * c
@@ -119,25 +127,18 @@ def MOMENTS(number: int) -> Any:
 
 @kernel_family(_WIDTHS)
 def NORMALIZE(number: int) -> Any:
-    """The outputs of each row."""
+    """Write the outputs of each row."""
     L = 1 << number
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _normalize_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
-        wide = a[WIDE]
-        row = 4 * wide
+        row = 4 * a[WIDE]
         for task in range(begin, end):
-            block, strip = task // a[STRIPS], task % a[STRIPS]
-            first = block * a[BLOCK]
-            last = min(first + a[BLOCK], a[ROWS])
-            c, after = strip * _STRIP, min((strip + 1) * _STRIP, wide)
+            _, first, last, c, after = _strip(a, task)
             while c < after:
                 c = min(c, after - L)
-                factors = a[FACTORS] + 4 * c
-                mean = vector_load(factors + MEAN * row, L, L)
-                scale = vector_load(factors + SCALE * row, L, L)
-                shift = vector_load(factors + SHIFT * row, L, L)
+                mean, scale, shift = tile_load(a[FACTORS] + 4 * c, row, _AFFINE_ROWS, 1, L)
                 place = first * row + 4 * c
                 for _ in range(first, last):
                     value = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
@@ -153,25 +154,19 @@ def NORMALIZE(number: int) -> Any:
 
 @kernel_family(_WIDTHS)
 def GRADIENT_SUMS(number: int) -> Any:
-    """Of each block the sums of the gradient, and of it times ``inputs - MEAN``."""
+    """Write for each block the sum of the gradient, and of its products with ``inputs - MEAN``."""
     L = 1 << number
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _gradient_sums_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
-        wide = a[WIDE]
-        row = 4 * wide
+        row = 4 * a[WIDE]
         for task in range(begin, end):
-            block, strip = task // a[STRIPS], task % a[STRIPS]
-            first = block * a[BLOCK]
-            count = min(a[BLOCK], a[ROWS] - first)
-            c, after = strip * _STRIP, min((strip + 1) * _STRIP, wide)
+            block, first, last, c, after = _strip(a, task)
+            count = last - first
             while c < after:
                 c = min(c, after - L)
-                factors = a[FACTORS] + 4 * c
-                mean = vector_load(factors + MEAN * row, L, L)
-                scale = vector_load(factors + SCALE * row, L, L)
-                shift = vector_load(factors + SHIFT * row, L, L)
+                mean, scale, shift = tile_load(a[FACTORS] + 4 * c, row, _AFFINE_ROWS, 1, L)
                 zero = vector_splat(np.float32(0), L)
                 s0, s1, p0, p1 = zero, zero, zero, zero
                 place = first * row + 4 * c
@@ -203,27 +198,19 @@ def GRADIENT_SUMS(number: int) -> Any:
 
 @kernel_family(_WIDTHS)
 def GRADIENT_PASS(number: int) -> Any:
-    """The gradient of each row of the inputs."""
+    """Write the gradient of each row of the inputs."""
     L = 1 << number
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _gradient_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
-        wide = a[WIDE]
-        row = 4 * wide
+        row = 4 * a[WIDE]
         for task in range(begin, end):
-            block, strip = task // a[STRIPS], task % a[STRIPS]
-            first = block * a[BLOCK]
-            last = min(first + a[BLOCK], a[ROWS])
-            c, after = strip * _STRIP, min((strip + 1) * _STRIP, wide)
+            _, first, last, c, after = _strip(a, task)
             while c < after:
                 c = min(c, after - L)
-                factors = a[FACTORS] + 4 * c
-                mean = vector_load(factors + MEAN * row, L, L)
-                scale = vector_load(factors + SCALE * row, L, L)
-                shift = vector_load(factors + SHIFT * row, L, L)
-                of_inputs = vector_load(factors + OF_INPUTS * row, L, L)
-                added = vector_load(factors + ADDED * row, L, L)
+                factors = tile_load(a[FACTORS] + 4 * c, row, FACTOR_ROWS, 1, L)
+                mean, scale, shift, of_inputs, added = factors
                 place = first * row + 4 * c
                 for _ in range(first, last):
                     x = vector_subtract(vector_load(a[SOURCE] + place, L, L), mean)
@@ -242,16 +229,16 @@ def GRADIENT_PASS(number: int) -> Any:
 
 @cached_njit()
 def _rows_at_a_time(rows: int, channels: int) -> int:
-    """The least number of rows that fills whole vectors, or 1 where they cannot be cut so."""
+    """Return the minimum number of rows that fills whole vectors; 1 if it does not divide them."""
     together = 1
-    while together * channels % MOST_LANES != 0:
+    while together * channels % MAX_LANES != 0:
         together *= 2
     return together if rows % together == 0 else 1
 
 
 @cached_njit()
 def set_rows(args: Any, inputs: Any, relu: bool) -> None:
-    """Set what all passes share."""
+    """Set the fields that all passes share."""
     rows, channels = inputs.shape
     together = _rows_at_a_time(rows, channels)
     args[SOURCE], args[RELU] = address_of(inputs), 1 if relu else 0
@@ -262,7 +249,7 @@ def set_rows(args: Any, inputs: Any, relu: bool) -> None:
 
 @cached_njit()
 def blocks(args: Any) -> int:
-    """How many blocks the rows are cut into."""
+    """Return the number of blocks of rows."""
     return (args[ROWS] + args[BLOCK] - 1) // args[BLOCK]
 
 

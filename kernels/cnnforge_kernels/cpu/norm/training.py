@@ -1,14 +1,14 @@
 """Batch normalization on the CPU and its gradients: float32, channels last; moments in float64.
 
-Of each block of rows, while it stays in the first-level cache, a task takes the mean, and then the
-sum and the squares of what differs from it (the corrected two-pass algorithm: T. Chan, G. Golub,
-R. LeVeque, "Algorithms for Computing the Sample Variance", 1983). The blocks are joined in float64,
-in their order. So memory is read once, and a mean far from zero costs no digits: its part that
-float32 cannot hold goes into what shifts. The gradients take two passes over memory: the sums that
-all rows share, then the rows.
+A task computes the mean of a block of rows, and then the sum and the squares of the differences
+from it, while the block stays in the first-level cache. This is the corrected two-pass algorithm of
+T. Chan, G. Golub, R. LeVeque, "Algorithms for Computing the Sample Variance", 1983. The blocks are
+joined in float64, in their order. So memory is read once, and a mean far from zero costs no digits:
+the part of the mean that float32 cannot hold becomes part of the shift. The gradients take two
+passes over memory: one for the sums that all rows share, one for the rows.
 
-Channels that do not fill whole vectors are taken several rows at a time: (M, C) is the same memory
-as (M / k, k * C).
+If channels do not fill whole vectors, several rows become one: (M, C) is the same memory as
+(M / k, k * C).
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ from cnnforge_kernels.cpu.norm.passes import (
     run,
     set_rows,
 )
-from cnnforge_kernels.cpu.runtime.compiled import address_of, cached_njit
+from cnnforge_kernels.cpu.runtime.compiled import cached_njit
+from cnnforge_kernels.cpu.runtime.memory import address_of
 
 
 @cached_njit()
@@ -102,17 +103,17 @@ def batch_norm_forward(
     mean: Any,
     variance: Any,
 ) -> None:
-    """Normalize by the moments of the batch, scale and shift, and a ReLU if asked for.
+    """Normalize with the moments of the batch, scale, shift, and apply a ReLU if ``relu``.
 
     Args:
         inputs: (M, C) float32, C-contiguous, as all arrays here.
-        gamma: (C,) float32, what scales.
-        beta: (C,) float32, what shifts.
-        epsilon: added to the variance.
+        gamma: (C,) float32, scale.
+        beta: (C,) float32, shift.
+        epsilon: number that is added to the variance.
         relu: apply a ReLU.
         outputs: (M, C) float32, written.
-        mean: (C,) float64, written; NaN where there are no rows.
-        variance: (C,) float64, written: with M and not M - 1 in the denominator.
+        mean: (C,) float64, written; NaN if M is 0.
+        variance: (C,) float64, written; the denominator is M, not M - 1.
     """
     if inputs.size == 0:
         mean[:] = np.nan
@@ -147,10 +148,10 @@ def batch_norm_grads(
     grad_gamma: Any,
     grad_beta: Any,
 ) -> None:
-    """The gradients of ``inputs``, ``gamma`` and ``beta``, of all three outputs.
+    """Compute the gradients of ``inputs``, ``gamma`` and ``beta`` from those of all three outputs.
 
     S. Ioffe, C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing
-    Internal Covariate Shift", 2015, section 3. A ReLU that was off passes nothing.
+    Internal Covariate Shift", 2015, section 3. The gradient of a ReLU that is off is zero.
     """
     rows, channels = inputs.shape
     if inputs.size == 0:
@@ -172,7 +173,7 @@ def batch_norm_grads(
                 plain[c] += sums[block, PLAIN, first + c]
                 products[c] += sums[block, PRODUCTS, first + c]
     for c in range(channels):
-        # What float32 cannot hold of the mean: the sums are of inputs less the rest of it.
+        # The sums are of inputs less the float32 mean; this is the part of the mean that it misses.
         missing = mean[c] - np.float32(mean[c])
         product = products[c] - missing * plain[c]
         inverse = 1 / np.sqrt(variance[c] + epsilon)

@@ -1,9 +1,9 @@
 """Global average pooling on the CPU and its gradient: float32, NHWC. Channels are the SIMD lanes.
 
 Sums are blocked: a task adds blocks of 256 pixels, each in 4 interleaved chains, and the blocks of
-an image are added pairwise. The longest chain of additions is 64 + 2 + log2(blocks) long, so that
-the mean of a large map of float32 values is as good as that of a small one (Higham, "The Accuracy
-of Floating Point Summation", 1993, section 2).
+an image are added pairwise. The longest chain has 64 + 2 + log2(blocks) additions, so that the mean
+of a large map is as accurate as that of a small map (N. Higham, "The Accuracy of Floating Point
+Summation", 1993, section 2).
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from numba import carray
 from cnnforge_kernels.cpu.depthwise.sweep import choose_lanes, width_number
 from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
-    address_of,
     cached_cfunc,
     cached_njit,
     kernel_family,
 )
+from cnnforge_kernels.cpu.runtime.memory import address_of
 from cnnforge_kernels.cpu.runtime.parallel import run_kernel
 from cnnforge_kernels.cpu.simd.channels import pixels_sum
-from cnnforge_kernels.cpu.simd.tile_choice import MOST_LANES
+from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES
 from cnnforge_kernels.cpu.simd.vectors import load_float, vector_add, vector_load, vector_store
 
-# Fields of the argument block: addresses in bytes, all else counts. TARGET is what is written.
+# Fields of the argument block: addresses in bytes, all else counts. TARGET is the written array.
 SOURCE, TARGET, CHANNELS, PIXELS, BLOCKS = range(5)
 FIELDS = 5
 
 _BLOCK = 256  # pixels
 _CHAINS = 4
-_MOST_VECTORS = 4
+_MAX_VECTORS = 4
 _GRAIN_FLOATS = 64 * 1024
 
 
-@kernel_family(_MOST_VECTORS * 5)
+@kernel_family(_MAX_VECTORS * 5)
 def _SUM(number: int) -> Any:
-    G, L = number % _MOST_VECTORS + 1, 1 << (number // _MOST_VECTORS)
+    G, L = number % _MAX_VECTORS + 1, 1 << (number // _MAX_VECTORS)
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _global_sum_kernel(args: Any, begin: int, end: int) -> None:
@@ -73,7 +73,7 @@ def _SPREAD(_: int) -> Any:
     def _global_spread_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
         channels = a[CHANNELS]
-        # A run of whole pixels, long enough that what it ends with costs little.
+        # A run of whole pixels, long enough that the rest of a map costs little.
         run = max(1, 512 // channels)
         pattern = np.empty(run * channels, np.float32)
         share = np.float32(a[PIXELS])
@@ -86,8 +86,8 @@ def _SPREAD(_: int) -> Any:
             for first in range(0, a[PIXELS], run):
                 count = min(run, a[PIXELS] - first) * channels
                 place = target + 4 * first * channels
-                for index in range(0, count, MOST_LANES):
-                    value = vector_load(address_of(pattern) + 4 * index, count - index, MOST_LANES)
+                for index in range(0, count, MAX_LANES):
+                    value = vector_load(address_of(pattern) + 4 * index, count - index, MAX_LANES)
                     vector_store(value, place + 4 * index, count - index)
         pattern[:0] = np.float32(0)  # keeps the scratch alive until here
 
@@ -96,7 +96,7 @@ def _SPREAD(_: int) -> Any:
 
 @cached_njit()
 def global_average_pool2d_forward(inputs: Any, outputs: Any) -> None:
-    """The mean of each map; that of an empty map is NaN.
+    """Write the mean of each map; the mean of an empty map is NaN.
 
     Args:
         inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
@@ -112,9 +112,9 @@ def global_average_pool2d_forward(inputs: Any, outputs: Any) -> None:
     args = np.zeros(FIELDS, np.int64)
     args[SOURCE], args[TARGET] = address_of(inputs), address_of(sums)
     args[CHANNELS], args[PIXELS], args[BLOCKS] = channels, pixels, blocks
-    vectors, lanes = choose_lanes(channels, _MOST_VECTORS)
+    vectors, lanes = choose_lanes(channels, _MAX_VECTORS)
     grain = max(1, _GRAIN_FLOATS // (min(pixels, _BLOCK) * channels))
-    number = vectors - 1 + _MOST_VECTORS * width_number(lanes)
+    number = vectors - 1 + _MAX_VECTORS * width_number(lanes)
     run_kernel(_SUM + number, args, images * blocks, grain)
     for image in range(images):
         distance = 1
@@ -129,7 +129,7 @@ def global_average_pool2d_forward(inputs: Any, outputs: Any) -> None:
 
 @cached_njit()
 def global_average_pool2d_grad_inputs(inputs: Any, grad_outputs: Any, grad_inputs: Any) -> None:
-    """The gradient of global average pooling's inputs; of ``inputs`` only the shape is used."""
+    """Compute the gradient of global average pooling's inputs; only their shape is used."""
     if grad_inputs.size == 0:
         return
     images, height, width, channels = inputs.shape

@@ -1,7 +1,7 @@
 """The kernels of ``pooling.py``: channels are the SIMD lanes.
 
-They come in two kinds: *tiled* ones, compiled for one window of at most 4 x 4 whose stride is the
-window (each input belongs to one output), and general ones.
+There are *tiled* kernels, each compiled for one window of up to 4 x 4 whose stride is the window,
+so that each input belongs to one output at most, and general kernels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cnnforge_kernels.cpu.runtime.compiled import (
     cached_njit,
     kernel_family,
 )
-from cnnforge_kernels.cpu.simd.tile_choice import MOST_LANES
+from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES
 from cnnforge_kernels.cpu.simd.vectors import (
     index_load,
     index_splat,
@@ -32,7 +32,7 @@ from cnnforge_kernels.cpu.simd.vectors import (
 )
 
 # Fields of the argument block.
-INPUTS, OUTPUTS, WINNERS, HEIGHT, WIDTH, CHANNELS, ROWS, COLUMNS = range(8)
+INPUTS, OUTPUTS, ARGMAX, HEIGHT, WIDTH, CHANNELS, ROWS, COLUMNS = range(8)
 WINDOW_ROWS, WINDOW_COLUMNS, ROW_STEP, COLUMN_STEP, TOP, LEFT = range(8, 14)
 FIELDS = 14
 
@@ -41,7 +41,7 @@ _KINDS = 3 * (_WINDOW * _WINDOW + 2)
 
 
 def _kind_of_number(number: int) -> tuple[int, int, int, int]:
-    """(lanes, window rows, window columns, bytes of a winner); 0 rows: a general kernel."""
+    """Return (lanes, window rows, window columns, bytes of an argmax); 0 rows: a general kernel."""
     lanes = 4 << (number % 3)
     kind = number // 3
     if kind < 2:
@@ -50,9 +50,9 @@ def _kind_of_number(number: int) -> tuple[int, int, int, int]:
 
 
 @cached_njit()
-def kind_number(args: Any, winner_bytes: int) -> int:
-    """Which kernel of a family serves a pool; the first six are general."""
-    lanes = MOST_LANES
+def kind_number(args: Any, argmax_bytes: int) -> int:
+    """Return the number of a pool's kernel in its family; the first six kernels are general."""
+    lanes = MAX_LANES
     while lanes > 4 and args[CHANNELS] <= lanes // 2:
         lanes //= 2
     width = 0 if lanes == 4 else 1 if lanes == 8 else 2
@@ -60,12 +60,12 @@ def kind_number(args: Any, winner_bytes: int) -> int:
     tiled = rows == args[ROW_STEP] and columns == args[COLUMN_STEP]
     if tiled and rows <= _WINDOW and columns <= _WINDOW:
         return width + 3 * (2 + (rows - 1) * _WINDOW + columns - 1)
-    return width + 3 * (1 if winner_bytes == 4 else 0)
+    return width + 3 * (1 if argmax_bytes == 4 else 0)
 
 
 @cached_njit()
 def _inside(a: Any) -> tuple[int, int]:
-    """The columns of outputs, from the first to one after the last, whose windows are all real."""
+    """Return the columns of outputs, (first, after the last), whose windows need no padding."""
     step = a[COLUMN_STEP]
     first = (a[LEFT] + step - 1) // step
     after = (a[WIDTH] + a[LEFT] - a[WINDOW_COLUMNS]) // step + 1
@@ -89,7 +89,7 @@ def _forward(number: int, is_max: bool) -> Any:
             top = (task % a[ROWS]) * a[ROW_STEP] - a[TOP]
             first_row, last_row = max(0, -top), min(window_rows, a[HEIGHT] - top)
             source = a[INPUTS] + (image * a[HEIGHT] + top) * line
-            # Whole vectors of whole windows need no questions, which would take half of the time.
+            # Whole vectors of whole windows skip the bounds checks, which take half of the time.
             fast = PH > 0 and channels % L == 0 and first_row == 0 and last_row == window_rows
             column = 0
             while column < a[COLUMNS]:
@@ -100,16 +100,16 @@ def _forward(number: int, is_max: bool) -> Any:
                         for _ in range(0, channels, L):
                             if is_max:
                                 best = vector_load(here, L, L)
-                                winner = index_splat(0, L)
+                                argmax = index_splat(0, L)
                                 for i in range(PH):
                                     for j in range(PW):
                                         if i + j > 0:
                                             value = vector_load(here + i * line + j * pixel, L, L)
-                                            best, winner = vector_maximum(
-                                                best, winner, value, i * PW + j
+                                            best, argmax = vector_maximum(
+                                                best, argmax, value, i * PW + j
                                             )
                                 vector_store(best, a[OUTPUTS] + 4 * target, L)
-                                index_store(winner, a[WINNERS] + WB * target, L, WB)
+                                index_store(argmax, a[ARGMAX] + WB * target, L, WB)
                             else:
                                 total = vector_splat(np.float32(0), L)
                                 for i in range(PH):
@@ -132,15 +132,15 @@ def _forward(number: int, is_max: bool) -> Any:
                     here = source + left * pixel + 4 * c
                     if is_max:
                         best = vector_splat(np.float32(-np.inf), L)
-                        winner = index_splat(first_row * window_columns + first, L)
+                        argmax = index_splat(first_row * window_columns + first, L)
                         for i in range(first_row, last_row):
                             for j in range(first, last):
                                 value = vector_load(here + i * line + j * pixel, valid, L)
-                                best, winner = vector_maximum(
-                                    best, winner, value, i * window_columns + j
+                                best, argmax = vector_maximum(
+                                    best, argmax, value, i * window_columns + j
                                 )
                         vector_store(best, a[OUTPUTS] + 4 * (target + c), valid)
-                        index_store(winner, a[WINNERS] + WB * (target + c), valid, WB)
+                        index_store(argmax, a[ARGMAX] + WB * (target + c), valid, WB)
                     else:
                         total = vector_splat(np.float32(0), L)
                         for i in range(first_row, last_row):
@@ -157,20 +157,20 @@ def _forward(number: int, is_max: bool) -> Any:
 
 @kernel_family(_KINDS)
 def MAX_POOL(number: int) -> Any:
-    """Outputs and winners of max pooling; a task is a row of the outputs."""
+    """Compute max pooling and its argmax; a task is a row of the outputs."""
     return _forward(number, True)
 
 
 @kernel_family(_KINDS)
 def AVERAGE_POOL(number: int) -> Any:
-    """Outputs of average pooling; a task is a row of the outputs."""
+    """Compute average pooling; a task is a row of the outputs."""
     return _forward(number, False)
 
 
 def _backward_tiled(number: int, is_max: bool) -> Any:
-    """As ``_backward``, where each input belongs to at most one output: it is read once.
+    """Make a kernel like ``_backward`` for windows that do not overlap: outputs are read once.
 
-    A task is one row of the outputs; the last one also clears the inputs that no window covers.
+    A task is one row of the outputs; the last row also clears the inputs that no window covers.
     """
     L, PH, PW, WB = _kind_of_number(number)
 
@@ -195,16 +195,16 @@ def _backward_tiled(number: int, is_max: bool) -> Any:
                     for _ in range(column, real_after):
                         for _ in range(0, channels, L):
                             value = vector_load(a[OUTPUTS] + 4 * place, L, L)
-                            winner = index_splat(0, L)
+                            argmax = index_splat(0, L)
                             if is_max:
-                                winner = index_load(a[WINNERS] + WB * place, L, WB, L)
+                                argmax = index_load(a[ARGMAX] + WB * place, L, WB, L)
                             else:
                                 value = vector_divide(value, vector_splat(np.float32(PH * PW), L))
                             for i in range(PH):
                                 for j in range(PW):
                                     share = value
                                     if is_max:
-                                        share = vector_where_equal(winner, i * PW + j, value)
+                                        share = vector_where_equal(argmax, i * PW + j, value)
                                     vector_store(share, target + i * line + j * pixel, L)
                             target += 4 * L
                             place += L
@@ -219,21 +219,21 @@ def _backward_tiled(number: int, is_max: bool) -> Any:
                     valid = channels - c
                     target = start + left * pixel + 4 * c
                     value = vector_load(a[OUTPUTS] + 4 * (place + c), valid, L)
-                    winner = index_splat(0, L)
+                    argmax = index_splat(0, L)
                     if is_max:
-                        winner = index_load(a[WINNERS] + WB * (place + c), valid, WB, L)
+                        argmax = index_load(a[ARGMAX] + WB * (place + c), valid, WB, L)
                     else:
                         value = vector_divide(value, vector_splat(cells, L))
                     for i in range(first_row, last_row):
                         for j in range(first, last):
                             share = value
                             if is_max:
-                                share = vector_where_equal(winner, i * PW + j, value)
+                                share = vector_where_equal(argmax, i * PW + j, value)
                             vector_store(share, target + i * line + j * pixel, valid)
                 column += 1
             covered = a[COLUMNS] * PW - a[LEFT]
             for y in range(max(0, top), height if row == a[ROWS] - 1 else top + PH):
-                # Columns right of the last window, and all of a row below the last window.
+                # The columns to the right of the last window, or all columns below it.
                 empty = covered if y < top + PH else 0
                 target = a[INPUTS] + 4 * ((image * height + y) * width + empty) * channels
                 for index in range(0, (width - empty) * channels, L):
@@ -243,9 +243,9 @@ def _backward_tiled(number: int, is_max: bool) -> Any:
 
 
 def _backward(number: int, is_max: bool) -> Any:
-    """INPUTS is the gradient of the inputs, written; OUTPUTS that of the outputs, read.
+    """Make a kernel that reads the gradient OUTPUTS and writes the gradient INPUTS.
 
-    A task is one row of the inputs: every value is written once, whatever the windows share.
+    A task is one row of the inputs: every value is written once, even if windows overlap.
     """
     L, PH, _PW, WB = _kind_of_number(number)
     if PH > 0:
@@ -276,10 +276,10 @@ def _backward(number: int, is_max: bool) -> Any:
                             place = ((image * a[ROWS] + r) * a[COLUMNS] + q) * channels + c
                             value = vector_load(a[OUTPUTS] + 4 * place, valid, L)
                             if is_max:
-                                winner = index_load(a[WINNERS] + WB * place, valid, WB, L)
+                                argmax = index_load(a[ARGMAX] + WB * place, valid, WB, L)
                                 cell = (y - r * row_step) * window_columns
                                 cell += x - q * column_step
-                                value = vector_where_equal(winner, cell, value)
+                                value = vector_where_equal(argmax, cell, value)
                             else:
                                 top = r * row_step - a[TOP]
                                 left = q * column_step - a[LEFT]
@@ -295,11 +295,11 @@ def _backward(number: int, is_max: bool) -> Any:
 
 @kernel_family(_KINDS)
 def MAX_POOL_GRAD(number: int) -> Any:
-    """The gradient of max pooling's inputs."""
+    """Compute the gradient of max pooling's inputs."""
     return _backward(number, True)
 
 
 @kernel_family(_KINDS)
 def AVERAGE_POOL_GRAD(number: int) -> Any:
-    """The gradient of average pooling's inputs."""
+    """Compute the gradient of average pooling's inputs."""
     return _backward(number, False)

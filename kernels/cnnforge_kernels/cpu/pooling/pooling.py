@@ -1,8 +1,8 @@
 """2D max and average pooling on the CPU: forward pass and gradients, float32, NHWC.
 
-Max pooling keeps the winner of each window, its number in row-major order, as one byte (four for
-windows of more than 256 cells); the gradient needs nothing else. Padding never wins and is never
-counted.
+Max pooling stores the argmax of each window, the number of the cell in row-major order, as one byte
+(four bytes for windows of more than 256 cells). The gradient needs nothing else. Padding is never a
+maximum and is not counted.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cnnforge_kernels.cpu.pooling.kernels import (
+    ARGMAX,
     AVERAGE_POOL,
     AVERAGE_POOL_GRAD,
     CHANNELS,
@@ -30,10 +31,10 @@ from cnnforge_kernels.cpu.pooling.kernels import (
     WIDTH,
     WINDOW_COLUMNS,
     WINDOW_ROWS,
-    WINNERS,
     kind_number,
 )
-from cnnforge_kernels.cpu.runtime.compiled import address_of, cached_njit
+from cnnforge_kernels.cpu.runtime.compiled import cached_njit
+from cnnforge_kernels.cpu.runtime.memory import address_of
 from cnnforge_kernels.cpu.runtime.parallel import run_kernel
 from cnnforge_kernels.geometry import padding_before
 
@@ -56,8 +57,8 @@ def _block(
 
 
 @cached_njit()
-def _run(family: int, args: Any, winner_bytes: int, images: int, backward: bool) -> None:
-    kind = kind_number(args, winner_bytes)
+def _run(family: int, args: Any, argmax_bytes: int, images: int, backward: bool) -> None:
+    kind = kind_number(args, argmax_bytes)
     general = kind < 6
     rows = args[HEIGHT] if backward and general else args[ROWS]
     row_floats = max(1, args[WIDTH] * args[CHANNELS])
@@ -74,42 +75,42 @@ def max_pool2d_forward(
     strides: tuple[int, int],
     same: bool,
     outputs: Any,
-    winners: Any,
+    argmax: Any,
 ) -> None:
-    """The maximum of each window, and its cell's number in row-major order.
+    """Write the maximum of each window, and the number of its cell in row-major order.
 
     Args:
         inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
         pool_size: rows and columns of the window.
-        strides: of rows and columns.
+        strides: strides of rows and columns.
         same: SAME padding, else VALID.
         outputs: (N, OH, OW, C), written.
-        winners: (N, OH, OW, C) uint8, or int32 for windows of more than 256 cells; written.
+        argmax: (N, OH, OW, C) uint8, or int32 for windows of more than 256 cells; written.
     """
     if outputs.size == 0:
         return
     args = _block(inputs, outputs, pool_size, strides, same)
-    args[WINNERS] = address_of(winners)
-    _run(MAX_POOL, args, winners.itemsize, inputs.shape[0], False)
+    args[ARGMAX] = address_of(argmax)
+    _run(MAX_POOL, args, argmax.itemsize, inputs.shape[0], False)
 
 
 @cached_njit()
 def max_pool2d_grad_inputs(
     inputs: Any,
-    winners: Any,
+    argmax: Any,
     pool_size: tuple[int, int],
     strides: tuple[int, int],
     same: bool,
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """The gradient of max pooling's inputs, from the winners; of ``inputs`` only the shape."""
+    """Compute the gradient of max pooling's inputs, of which only the shape is used."""
     if grad_outputs.size == 0:
         grad_inputs[:] = np.float32(0)
         return
     args = _block(grad_inputs, grad_outputs, pool_size, strides, same)
-    args[WINNERS] = address_of(winners)
-    _run(MAX_POOL_GRAD, args, winners.itemsize, inputs.shape[0], True)
+    args[ARGMAX] = address_of(argmax)
+    _run(MAX_POOL_GRAD, args, argmax.itemsize, inputs.shape[0], True)
 
 
 @cached_njit()
@@ -120,7 +121,7 @@ def average_pool2d_forward(
     same: bool,
     outputs: Any,
 ) -> None:
-    """The mean of the real cells of each window. Arguments as for max pooling."""
+    """Write the mean of the real cells of each window; arguments as for max pooling."""
     if outputs.size == 0:
         return
     args = _block(inputs, outputs, pool_size, strides, same)
@@ -136,7 +137,7 @@ def average_pool2d_grad_inputs(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """The gradient of average pooling's inputs; of ``inputs`` only the shape is used."""
+    """Compute the gradient of average pooling's inputs, of which only the shape is used."""
     if grad_outputs.size == 0:
         grad_inputs[:] = np.float32(0)
         return

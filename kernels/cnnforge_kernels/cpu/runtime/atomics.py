@@ -1,7 +1,7 @@
-"""What threads need to agree with one another, in compiled code: atomic words and a pause.
+"""Atomic words, a pause and the rounding mode, in compiled code.
 
-Every access is sequentially consistent: a handful for each kernel, so that nothing weaker is worth
-the thought. Addresses are integers (bytes) and words int64, as everywhere in compiled kernels.
+Every access is sequentially consistent. A kernel has a handful of them, so that a weaker order
+would gain nothing. Addresses are integers, in bytes, and words are int64, as in all kernels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _call(builder: Any, name: str, result: Any, *args: Any) -> Any:
 
 @intrinsic
 def atomic_load(typingctx: Any, address: Any) -> Any:
-    """The int64 at ``address``."""
+    """Load the int64 at ``address``."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.load_atomic(pointer_to(builder, args[0], I64), _ORDER, 8)
@@ -50,7 +50,7 @@ def atomic_store(typingctx: Any, address: Any, value: Any) -> Any:
 
 @intrinsic
 def fetch_add(typingctx: Any, address: Any, amount: Any) -> Any:
-    """Add ``amount`` to the int64 at ``address``; returns the value before."""
+    """Add ``amount`` to the int64 at ``address``; return the value before."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.atomic_rmw("add", pointer_to(builder, args[0], I64), args[1], _ORDER)
@@ -60,7 +60,7 @@ def fetch_add(typingctx: Any, address: Any, amount: Any) -> Any:
 
 @intrinsic
 def compare_and_swap(typingctx: Any, address: Any, expected: Any, desired: Any) -> Any:
-    """Set the int64 at ``address`` to ``desired`` if it is ``expected``; returns whether it was."""
+    """Set the int64 at ``address`` to ``desired`` if it is ``expected``; return whether it was."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = pointer_to(builder, args[0], I64)
@@ -71,7 +71,7 @@ def compare_and_swap(typingctx: Any, address: Any, expected: Any, desired: Any) 
 
 @intrinsic
 def pause(typingctx: Any) -> Any:
-    """Tell the processor that this thread does nothing but wait; 10 to 140 cycles, if any."""
+    """Tell the processor that this thread waits; takes 10 to 140 cycles, or none."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if _IS_X86:
@@ -85,9 +85,10 @@ def pause(typingctx: Any) -> Any:
 
 @intrinsic
 def float_mode(typingctx: Any) -> Any:
-    """How this thread rounds, and whether subnormal numbers count as zero, as one word.
+    """Return the floating-point mode of this thread as one word.
 
-    TensorFlow's threads flush subnormal numbers to zero, others do not.
+    The mode says how the thread rounds and whether it flushes subnormal numbers to zero, as
+    TensorFlow's threads do.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -104,7 +105,7 @@ def float_mode(typingctx: Any) -> Any:
 
 @intrinsic
 def set_float_mode(typingctx: Any, mode: Any) -> Any:
-    """Let this thread compute as the one does whose ``float_mode()`` is ``mode``."""
+    """Set the floating-point mode of this thread to a result of ``float_mode()``."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if _IS_X86:

@@ -1,8 +1,9 @@
-"""Compiled kernels: made when a shape first asks for them, kept on disk, found without Python.
+"""A table of compiled kernels: each is compiled when a shape first needs it, and kept on disk.
 
 A kernel is a serial C function ``void kernel(int64 *args, int64 begin, int64 end)`` over a range of
-tasks. Its address stands in a table in memory; compiled callers look it up by number and, on a
-miss, call back into Python once to have it compiled (or loaded from the disk cache).
+tasks. Its address stands in a table in memory. Compiled callers look the address up by number. If
+it is not there yet, they call back into Python once, which compiles the kernel or loads it from the
+disk cache.
 """
 
 from __future__ import annotations
@@ -25,29 +26,27 @@ import llvmlite
 import llvmlite.binding as llvm
 import numba
 import numpy as np
-from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from cnnforge_disk_cache import share_disk_cache, temporary_folder
+from cnnforge_kernels.cpu.runtime.memory import address_of, call_kernel, load_int64
 
 KERNEL_SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int64)
 _SLOTS = 1 << 16
 _LINE_FLOATS = 16
-# No address of a kernel.
+# A value that is not the address of a kernel.
 _INTERRUPTED = -1
 # A row: the address of a kernel, and the number of its slot.
 _table = np.zeros((_SLOTS, 2), np.int64)
 _families: list[_Family] = []
 _kept: list[Any] = []
 _compiling = threading.RLock()
-# Before the first function is made: all that is compiled for kernels comes through this module.
+# Everything that is compiled for kernels comes through this module, so this comes first.
 share_disk_cache()
 
 
 def vector_lanes() -> int:
-    """Float32 lanes of this CPU's widest vector registers: 16 (AVX-512), 8 (AVX) or 4."""
+    """Return the float32 lanes of this CPU's widest registers: 16 (AVX-512), 8 (AVX) or 4."""
     features = _host_features()
     if features.get("avx512f"):
         return 16
@@ -55,7 +54,7 @@ def vector_lanes() -> int:
 
 
 def vector_registers() -> int:
-    """Number of vector registers: 32 with AVX-512 and on AArch64, else 16."""
+    """Return the number of vector registers: 32 with AVX-512 and on AArch64, else 16."""
     return 32 if vector_lanes() == 16 or "aarch64" in llvm.get_process_triple() else 16
 
 
@@ -66,7 +65,7 @@ def _host_features() -> dict[str, bool]:
 
 @cache
 def _state() -> str:
-    """A digest of the sources of the kernels, and of their compilers' versions."""
+    """Return a digest of the sources of the kernels and of the versions of their compilers."""
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     package = Path(__file__).parents[2]
     # CUDA kernels have a cache of their own.
@@ -78,11 +77,11 @@ def _state() -> str:
 
 
 @cache
-def _cache_directory() -> str:
-    """Folder of compiled code, one for each state of the sources it comes from and its compilers.
+def cache_directory() -> str:
+    """Return the folder of compiled code; each state of the sources and compilers has its own.
 
-    Numba invalidates a cached function when the file that holds it changes, not when a module it
-    uses does; the digest in the path closes that hole.
+    Numba invalidates a cached function when its own file changes, but not when a module changes
+    that it uses. The digest in the path covers these changes.
     """
     if numba.config.CACHE_DIR:  # pyright: ignore[reportAttributeAccessIssue]
         base = Path(numba.config.CACHE_DIR)  # pyright: ignore[reportAttributeAccessIssue]
@@ -97,17 +96,17 @@ def _cache_directory() -> str:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        # Numba would take a folder beside the sources, which is not one for each state of them.
+        # Numba would choose a folder next to the sources, which all their states would share.
         return os.path.join(temporary_folder(str(folder), error.strerror), folder.name)
     return str(folder)
 
 
 @contextlib.contextmanager
 def disk_cache() -> Iterator[None]:
-    """Functions decorated with ``cache=True`` in this context are kept in the kernel cache."""
+    """Keep the functions that are decorated with ``cache=True`` here in the kernel cache."""
     config = numba.config
     before = config.CACHE_DIR  # pyright: ignore[reportAttributeAccessIssue]
-    config.CACHE_DIR = _cache_directory()  # pyright: ignore[reportAttributeAccessIssue]
+    config.CACHE_DIR = cache_directory()  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
@@ -115,7 +114,28 @@ def disk_cache() -> Iterator[None]:
 
 
 def cached_njit(**options: Any) -> Callable[[Any], Any]:
-    """``numba.njit`` for a module-level function, kept in the kernel cache."""
+    """Compile a module-level function as ``numba.njit`` does, and keep it in the kernel cache.
+
+    Functions that call kernels need this in place of ``numba.njit(cache=True)``: a change of any
+    kernel makes a new cache.
+
+    Args:
+        **options: Options of ``numba.njit``.
+
+    Returns:
+        The decorator.
+
+    Example:
+        >>> import numpy as np
+        >>> from cnnforge_kernels.authoring import average_pool2d_forward, cached_njit
+        >>> @cached_njit()
+        ... def halve(inputs, outputs):
+        ...     average_pool2d_forward(inputs, (2, 2), (2, 2), False, outputs)
+        >>> outputs = np.empty((1, 1, 1, 1), np.float32)
+        >>> halve(np.array([1, 2, 3, 4], np.float32).reshape(1, 2, 2, 1), outputs)
+        >>> float(outputs[0, 0, 0, 0])
+        2.5
+    """
 
     def decorate(function: Any) -> Any:
         with disk_cache():
@@ -125,7 +145,26 @@ def cached_njit(**options: Any) -> Callable[[Any], Any]:
 
 
 def cached_cfunc(signature: Any, **options: Any) -> Callable[[Any], Any]:
-    """``numba.cfunc`` for a function that closes over numbers only, kept in the kernel cache."""
+    """Compile a C function as ``numba.cfunc`` does, and keep it in the kernel cache.
+
+    The function may close over numbers only: Numba cannot keep anything else on disk.
+
+    Args:
+        signature: Numba's types, ``KERNEL_SIGNATURE`` for a kernel.
+        **options: Options of ``numba.cfunc``.
+
+    Returns:
+        The decorator.
+
+    Example:
+        >>> from numba import types
+        >>> from cnnforge_kernels.authoring import cached_cfunc
+        >>> @cached_cfunc(types.float64(types.float64))
+        ... def square(value):
+        ...     return value * value
+        >>> square.ctypes(3.0)
+        9.0
+    """
 
     def decorate(function: Any) -> Any:
         with disk_cache():
@@ -141,10 +180,10 @@ class _Family:
     """Kernels that one factory makes.
 
     Attributes:
-        first: The row of the first.
-        count: How many there are.
-        factory: Makes them.
-        tag: 31 bits of a digest of what it is made of.
+        first: Row of the first kernel in the table.
+        count: Number of kernels.
+        factory: Function that makes a kernel of its number.
+        tag: 31 bits of a digest of the factory's name and sources.
     """
 
     first: int
@@ -157,24 +196,54 @@ def kernel_family(count: int) -> Callable[[Callable[[int], Any]], int]:
     """Reserve ``count`` table slots for the kernels that the decorated factory makes.
 
     The factory gets a number from 0 to ``count - 1`` and returns a cfunc of ``KERNEL_SIGNATURE``.
-    The decorated name becomes the family's first slot.
+    The decorated name becomes the family's first slot, so that ``NAME + number`` is a kernel.
 
-    Compiled functions hold slot numbers for ever, in their caches too. The rows of the table are
-    given out in the order of imports, and another version has other kernels. So a slot number says
-    besides its row which family it belongs to (31 bits of a digest of its name, its source and
-    cnnforge's) and where that began: a function from a cache gets the kernel that it was compiled
-    with, wherever that is now, and an error where there is none.
+    Compiled functions contain slot numbers, and the disk cache keeps them. But the rows of the
+    table are given out in the order of imports, and another version has other kernels. So a slot
+    number contains the row, the first row of its family, and the family's tag: 31 bits of a digest
+    of its name, its source and the kernels' sources. A cached function then gets the kernel that it
+    was compiled with, in whatever row it is now, or an error if that kernel does not exist any
+    more.
+
+    Args:
+        count: Number of kernels.
+
+    Returns:
+        The decorator, which returns the first slot.
+
+    Raises:
+        ValueError: The table is full.
+
+    Example:
+        >>> import numpy as np
+        >>> from numba import carray
+        >>> from cnnforge_kernels.authoring import KERNEL_SIGNATURE, address_of, cached_cfunc
+        >>> from cnnforge_kernels.authoring import cached_njit, kernel_family, run_kernel
+        >>> @kernel_family(10)
+        ... def ADD(amount):
+        ...     @cached_cfunc(KERNEL_SIGNATURE)
+        ...     def kernel(args, begin, end):
+        ...         for index in range(begin, end):
+        ...             carray(args, end)[index] += amount
+        ...     return kernel
+        >>> @cached_njit()
+        ... def add_three(numbers):
+        ...     run_kernel(ADD + 3, numbers, numbers.size, 1)
+        >>> numbers = np.arange(4)
+        >>> add_three(numbers)
+        >>> numbers
+        array([3, 4, 5, 6])
     """
 
     def decorate(factory: Callable[[int], Any]) -> int:
         first = _families[-1].first + _families[-1].count if _families else 0
         if first + count > _SLOTS:
-            raise ValueError(f"kernel table: {first + count} slots needed, {_SLOTS} there")
+            raise ValueError(f"the kernel table has {_SLOTS} slots, {first + count} are needed")
         family = _Family(first, count, factory, _tag(factory, count))
         _families.append(family)
         slot = family.tag << 32 | first << 16 | first
         _table[first : first + count, 1] = slot + np.arange(count)
-        # Not an int: what takes one that Numba knows the value of is compiled for every value.
+        # Not an int: Numba would compile what takes a known int for every value of it.
         return np.int64(slot)  # pyright: ignore[reportReturnType]
 
     return decorate
@@ -191,15 +260,15 @@ def _source(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError:
-        # A notebook, for one.
+        # The function comes from a notebook, for instance.
         return b""
 
 
 def row_of(slot: int) -> int:
-    """The row of the table that a slot number means in this process.
+    """Return the row of the table that a slot number means in this process.
 
     Raises:
-        RuntimeError: Its family is not here: it comes from a cache.
+        RuntimeError: The slot comes from a cache, and its family does not exist in this process.
     """
     slot = int(slot)
     tag, first, row = slot >> 32, slot >> 16 & 0xFFFF, slot & 0xFFFF
@@ -209,18 +278,18 @@ def row_of(slot: int) -> int:
         if family.tag == tag and 0 <= row - first < family.count:
             return family.first + row - first
     raise RuntimeError(
-        "a compiled function asks for a kernel that there is not: it comes from a cache of "
-        "Numba's, and the kernels have changed since; remove that (the __pycache__ folder beside "
-        f"its source, or {_cache_directory()}), and compile with cached_njit of "
-        "cnnforge_kernels.cpu.runtime.compiled what was compiled with numba.njit(cache=True)"
+        "a compiled function calls a kernel that does not exist: the function comes from a cache "
+        "of Numba, and the kernels have changed since; remove that cache (the __pycache__ folder "
+        f"next to the function's file, or {cache_directory()}), and decorate the function with "
+        "cached_njit of cnnforge_kernels.authoring in place of numba.njit(cache=True)"
     )
 
 
 def compile_kernel(slot: int) -> int:
-    """The address of the kernel of a table slot, compiled or loaded now if it must be.
+    """Return the address of the kernel of a slot; compile or load the kernel if necessary.
 
     Raises:
-        RuntimeError: There is no such kernel.
+        RuntimeError: The kernel does not exist.
     """
     with _compiling:
         row = row_of(slot)
@@ -232,11 +301,11 @@ def compile_kernel(slot: int) -> int:
 
 
 def _compile_on_miss(slot: int) -> int:
-    # What a callback raises is lost, and what it then returns to compiled code is undefined.
+    # An exception must not leave a callback: it is lost, and the returned value is undefined.
     try:
         return compile_kernel(slot)
     except KeyboardInterrupt:
-        # Nothing is wrong, and nothing to be shown.
+        # Ctrl-C is not a failure: no traceback.
         return _INTERRUPTED
     except BaseException:
         traceback.print_exc()
@@ -244,17 +313,17 @@ def _compile_on_miss(slot: int) -> int:
 
 
 def keep_for_ever(thing: Any) -> None:
-    """Keep an object until the process ends: longer than the interpreter, which frees modules."""
+    """Keep an object until the process ends, even after the interpreter has freed its module."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def forget_kernel(slot: int) -> None:
-    """Have the factory of a table slot asked again when its kernel is next used."""
+    """Remove a kernel from the table, so that its next use calls the factory again."""
     _table[row_of(slot), 0] = 0
 
 
 def publish_address(name: str, result: int) -> None:
-    """Make the C symbol ``int64 name(void)``, which returns ``result``, known to compiled code."""
+    """Define the C function ``int64 name(void)``, which returns ``result``, for compiled code."""
     source = f'define i64 @"{name}"() {{\n  ret i64 {result}\n}}\n'
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
@@ -272,87 +341,22 @@ _kernel_rows = types.ExternalFunction("cnnforge_kernel_rows", types.int64())
 _compile_kernel = types.ExternalFunction("cnnforge_compile_kernel", types.int64(types.int64))
 
 
-@intrinsic
-def load_int64(typingctx: Any, address: Any) -> Any:
-    """The int64 at ``address``."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(builder.inttoptr(args[0], ir.IntType(64).as_pointer()))
-
-    return types.int64(types.int64), codegen
-
-
-@intrinsic
-def words_at(typingctx: Any, address: Any) -> Any:
-    """The pointer to int64 values at ``address``, for ``numba.carray``."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], ir.IntType(64).as_pointer())
-
-    return types.CPointer(types.int64)(types.int64), codegen
-
-
-@intrinsic
-def floats_at(typingctx: Any, address: Any) -> Any:
-    """The pointer to float32 values at ``address``, for ``numba.carray``."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], ir.FloatType().as_pointer())
-
-    return types.CPointer(types.float32)(types.int64), codegen
-
-
-@intrinsic
-def store_int64(typingctx: Any, address: Any, value: Any) -> Any:
-    """Set the int64 at ``address``."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[1], builder.inttoptr(args[0], ir.IntType(64).as_pointer()))
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), codegen
-
-
-@intrinsic
-def call_kernel(typingctx: Any, kernel: Any, args: Any, begin: Any, end: Any) -> Any:
-    """Call the kernel at address ``kernel`` on the block at address ``args``."""
-
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        integer = ir.IntType(64)
-        kind = ir.FunctionType(ir.VoidType(), [integer.as_pointer(), integer, integer])
-        function = builder.inttoptr(values[0], kind.as_pointer())
-        block = builder.inttoptr(values[1], integer.as_pointer())
-        builder.call(function, [block, values[2], values[3]])
-        return context.get_dummy_value()
-
-    integer = types.int64
-    return types.void(integer, integer, integer, integer), codegen
-
-
-@intrinsic
-def address_of(typingctx: Any, array: Any) -> Any:
-    """The address of an array's first element; the caller keeps the array alive."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0]).data
-        return builder.ptrtoint(data, ir.IntType(64))
-
-    return types.int64(array), codegen
-
-
 @cached_njit()
 def call_once(slot: int, args: Any) -> None:
     """Call kernel ``slot`` on the int64 block ``args`` in this thread.
 
-    For what several ops share: compiled functions that call each other are compiled again with
-    every caller, a kernel once.
+    Code that several ops share is a kernel for this reason: Numba compiles a function again with
+    each function that calls it, but a kernel once.
     """
     call_kernel(kernel_address(slot), address_of(args), 0, 1)
 
 
 @cached_njit()
 def aligned_floats(count: int) -> Any:
-    """``count`` float32 values, not set, that begin a cache line: no vector lies across two."""
+    """Return ``count`` uninitialised float32 values that start at a cache line.
+
+    No vector then lies in two cache lines.
+    """
     floats = np.empty(count + _LINE_FLOATS, np.float32)
     first = (-address_of(floats) // 4) % _LINE_FLOATS
     return floats[first : first + count]
@@ -360,15 +364,15 @@ def aligned_floats(count: int) -> Any:
 
 @cached_njit()
 def kernel_address(slot: int) -> int:
-    """The address of a kernel, from compiled code; compiles it when it was never used before."""
+    """Return the address of a kernel in compiled code; its first use compiles it."""
     row = _kernel_rows() + 16 * (slot & 0xFFFF)
     address = load_int64(row)
-    # Another number: the slot of a cached function, whose family is elsewhere now, or nowhere.
+    # Another number in the row: the slot of a cached function whose family has moved or has gone.
     if address == 0 or load_int64(row + 8) != slot:
         address = _compile_kernel(slot)
         if address == 0:
-            raise RuntimeError("a kernel of cnnforge could not be compiled: see the messages above")
+            raise RuntimeError("a kernel of cnnforge cannot be compiled: see the messages above")
         if address == _INTERRUPTED:
-            # Compiled code can raise no KeyboardInterrupt.
+            # Compiled code cannot raise a KeyboardInterrupt.
             raise RuntimeError("interrupted while a kernel of cnnforge was compiled")
     return address

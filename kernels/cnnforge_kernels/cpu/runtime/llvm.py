@@ -1,8 +1,8 @@
-"""What the SIMD intrinsics are built of: the vector type, and pieces of LLVM code.
+"""Parts of the SIMD intrinsics: the vector type, and pieces of LLVM code.
 
-LLVM does not find the kernels' loops by itself: plain loops over few channels stay scalar. Every
-intrinsic takes addresses as integers (bytes) and shapes as literal integers, so that a kernel
-factory only has to close over numbers, which Numba can cache on disk.
+LLVM does not vectorize the kernels' loops by itself: plain loops over few channels stay scalar.
+Every intrinsic takes addresses as integers, in bytes, and shapes as literal integers. So a kernel
+factory closes over numbers only, and Numba can keep its kernels on disk.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ def literals(*values: Any) -> tuple[int, ...] | None:
 
 
 def pointer_to(builder: Any, address: Any, element: Any, byte_offset: int = 0) -> Any:
-    """``address + byte_offset`` as a pointer to ``element``."""
+    """Return ``address + byte_offset`` as a pointer to ``element``."""
     if byte_offset:
         address = builder.add(address, ir.Constant(I64, byte_offset))
     return builder.inttoptr(address, element.as_pointer())
 
 
 def splat(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
-    """A vector whose every lane is ``scalar``."""
+    """Return a vector with ``scalar`` in each lane."""
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
     zeros = ir.Constant(ir.VectorType(I32, vector.count), [0] * vector.count)
@@ -62,12 +62,12 @@ def splat(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
 
 
 def zeros(vector: ir.VectorType) -> Any:
-    """A vector of float zeros."""
+    """Return a vector of float zeros."""
     return ir.Constant(vector, [0.0] * vector.count)
 
 
 def lane_mask(builder: Any, valid: Any, lanes: int) -> Any:
-    """``lane < valid`` for every lane."""
+    """Return ``lane < valid`` for each lane."""
     numbers = ir.VectorType(I32, lanes)
     count = splat(builder, builder.trunc(valid, I32), numbers)
     return builder.icmp_signed("<", ir.Constant(numbers, list(range(lanes))), count)
@@ -89,7 +89,7 @@ def _masked(builder: Any, operation: str, vector: ir.VectorType, args: list[Any]
 
 
 def masked_load(builder: Any, pointer: Any, mask: Any, otherwise: Any) -> Any:
-    """Load the lanes of ``mask``; the others are those of ``otherwise`` and not read."""
+    """Load the lanes of ``mask``; take the others from ``otherwise`` without reading memory."""
     return _masked(builder, "load", otherwise.type, [pointer, ir.Constant(I32, 1), mask, otherwise])
 
 
@@ -99,26 +99,30 @@ def masked_store(builder: Any, value: Any, pointer: Any, mask: Any) -> Any:
 
 
 def fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
-    """``x * y + z``, rounded once."""
+    """Return ``x * y + z``, rounded once."""
     kind = ir.FunctionType(x.type, [x.type] * 3)
     name = f"llvm.fma.v{x.type.count}f32"
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [x, y, z])
 
 
 def tile_type(positions: int, vectors: int, lanes: int) -> types.UniTuple:
-    """The Numba type of a tile."""
+    """Return the Numba type of a tile."""
     return types.UniTuple(Vector("f32", lanes), positions * vectors)
 
 
 def unpack(builder: Any, tile: Any, count: int) -> list[Any]:
-    """The vectors of a tile."""
+    """Return the vectors of a tile."""
     return [builder.extract_value(tile, index) for index in range(count)]
 
 
 class Loop:
-    """``for index in range(count)`` with values that each pass replaces; one phi for each.
+    """``for index in range(count)``, with values that each pass replaces; each is a phi.
 
-    Built by hand so that no optimiser pass decides whether the tile stays in registers.
+    The loop is written as phis so that the tile stays in registers whatever the optimiser does.
+
+    Attributes:
+        index: Number of the pass, an LLVM int64.
+        values: Values at the start of a pass.
     """
 
     def __init__(self, builder: Any, count: Any, initial: list[Any]) -> None:
@@ -133,7 +137,7 @@ class Loop:
         self.values = [builder.phi(value.type) for value in initial]
 
     def finish(self, results: list[Any]) -> list[Any]:
-        """Close the loop; returns the values after it."""
+        """Close the loop with the values that a pass results in; return those after the loop."""
         builder = self.builder
         following = builder.add(self.index, ir.Constant(I64, 1))
         builder.cbranch(builder.icmp_signed("<", following, self.count), self.body, self.after)

@@ -1,9 +1,9 @@
-"""The one parallel loop: every kernel is serial over a range of tasks, and this runs it.
+"""The parallel loop: it runs a kernel, which is serial over a range of tasks, on several threads.
 
-Tasks are handed out a few at a time, because the threads of a shared machine are not equally fast.
-Which thread runs a task never changes a result. Numba's own threads are not used: its ``workqueue``
-layer aborts when several threads come at once, as TensorFlow's do, and of OpenMP's every one of
-them has a team of its own, whose barriers wait for cores that others use.
+A thread takes a few tasks at a time, because the threads of a shared machine are not equally fast.
+The result does not depend on which thread runs a task. Numba's own threads are not used: its
+``workqueue`` layer aborts when several threads of TensorFlow call it at once. With its OpenMP layer
+each calling thread has a team of its own, whose barriers wait for cores that other threads use.
 """
 
 from __future__ import annotations
@@ -19,23 +19,22 @@ from numba import carray, types
 from cnnforge_kernels.cpu.runtime import posix, thread_pool
 from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
-    address_of,
     cached_cfunc,
     cached_njit,
-    call_kernel,
     forget_kernel,
     kernel_address,
     kernel_family,
 )
+from cnnforge_kernels.cpu.runtime.memory import address_of, call_kernel
 
-# What `numba.set_num_threads` has set for the calling thread. The function of that name in compiled
-# code takes a pointer from Python, so that nothing which calls it is kept on disk.
+# The number that `numba.set_num_threads` has set for the calling thread. Numba's function of this
+# name contains a pointer from Python, so that no function that calls it can be kept on disk.
 _threads_allowed = types.ExternalFunction("get_num_threads", types.int32())
 
 
 @cache
 def _compiled_driver() -> Any:
-    # Loads the library that `get_num_threads` is in.
+    # This loads the library that contains `get_num_threads`.
     numba.get_num_threads()
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -58,7 +57,7 @@ def _compiled_serial_driver() -> Any:
 
 @kernel_family(1)
 def _DRIVER(_: int) -> Any:
-    """``driver(block, grain, _)``; block = kernel, its args, tasks."""
+    """Run a job, ``driver(block, grain, _)``; the block holds the kernel, its args, the tasks."""
     if not posix.available():
         return _compiled_serial_driver()
     driver = _compiled_driver()
@@ -68,9 +67,35 @@ def _DRIVER(_: int) -> Any:
 
 @cached_njit()
 def run_kernel(slot: int, args: Any, tasks: int, grain: int) -> None:
-    """Run kernel ``slot`` on the int64 block ``args`` for tasks 0 to ``tasks - 1``.
+    """Run a kernel on all threads, from compiled code.
 
-    ``grain`` tasks are taken at a time; one grain or less runs in the caller's thread.
+    Args:
+        slot: Slot of the kernel: the name of its family, plus its number.
+        args: Block of arguments of the kernel, int64.
+        tasks: Number of tasks: the kernel is called for ranges of 0 to ``tasks - 1``.
+        grain: Number of tasks that a thread takes at a time. Up to one grain of tasks runs in the
+            caller's thread. About 20 microseconds of work are worth a grain.
+
+    Example:
+        >>> import numpy as np
+        >>> from numba import carray
+        >>> from cnnforge_kernels.authoring import KERNEL_SIGNATURE, cached_cfunc, cached_njit
+        >>> from cnnforge_kernels.authoring import kernel_family, run_kernel
+        >>> @kernel_family(1)
+        ... def SQUARE(number):
+        ...     @cached_cfunc(KERNEL_SIGNATURE)
+        ...     def kernel(args, begin, end):
+        ...         numbers = carray(args, end)
+        ...         for index in range(begin, end):
+        ...             numbers[index] = numbers[index] ** 2
+        ...     return kernel
+        >>> @cached_njit()
+        ... def square(numbers):
+        ...     run_kernel(SQUARE, numbers, numbers.size, 2)
+        >>> numbers = np.arange(5)
+        >>> square(numbers)
+        >>> numbers
+        array([ 0,  1,  4,  9, 16])
     """
     kernel = kernel_address(slot)
     if tasks <= grain:
@@ -85,8 +110,8 @@ def run_kernel(slot: int, args: Any, tasks: int, grain: int) -> None:
 
 
 def threading_layer() -> str:
-    """What runs the tasks of a kernel: ``crew``, or ``serial`` where there are no POSIX threads."""
-    return "crew" if posix.available() else "serial"
+    """Return ``"thread_pool"``, or ``"serial"`` on a system without POSIX threads."""
+    return "thread_pool" if posix.available() else "serial"
 
 
 def _after_fork() -> None:

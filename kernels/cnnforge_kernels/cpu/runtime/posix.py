@@ -1,4 +1,4 @@
-"""POSIX threads in compiled code: what an idle thread sleeps on, and how one is woken."""
+"""POSIX threads in compiled code: locks, condition variables, and the processors of a thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numba import types
 
 from cnnforge_kernels.cpu.runtime.compiled import publish_address
 
-# The C library takes 48 bytes at most for each on Linux, and 64 on macOS.
+# A lock or a condition variable takes up to 48 bytes on Linux and 64 on macOS.
 LOCK_BYTES = 128
 
 _FUNCTIONS = (
@@ -23,14 +23,15 @@ _FUNCTIONS = (
     "pthread_cond_signal",
     "sched_yield",
 )
-# Linux only: which processor a thread is on, and which ones it may be on.
+# Linux only: the processor that a thread is on, and those that it may be on.
 _PLACING = ("sched_getcpu", "sched_setaffinity")
 
 
 def _find_functions() -> dict[str, Any] | None:
-    """The C library's functions, made known to compiled code; ``None`` where one is missing.
+    """Define the C library's functions for compiled code; ``None`` if one is missing.
 
-    Names of our own, so that compiled code gets the version of a function that ``ctypes`` gets.
+    They get names of our own: under its own name compiled code might get another version of a
+    function than ``ctypes``.
     """
     try:
         library = ctypes.CDLL(None)
@@ -48,7 +49,7 @@ def _function(name: str, arguments: int) -> types.ExternalFunction:
 
 
 def _find_placing() -> bool:
-    """Make Linux' functions known to compiled code, or, elsewhere, functions that fail."""
+    """Define Linux' functions for compiled code; on another system, functions that fail."""
     library = ctypes.CDLL(None) if _functions is not None else None
     found = all(hasattr(library, name) for name in _PLACING)
     for name in _PLACING:
@@ -73,22 +74,22 @@ sched_setaffinity = _function("sched_setaffinity", 3)
 
 
 def available() -> bool:
-    """Whether this system has them. Windows has not."""
+    """Return whether this system has POSIX threads; Windows has not."""
     return _functions is not None
 
 
 def places_threads() -> bool:
-    """Whether compiled code can say on which processors a thread may run: on Linux."""
+    """Return whether compiled code can choose the processors of a thread, as on Linux."""
     return _placing
 
 
 def init_mutex(address: int) -> None:
-    """Make the ``LOCK_BYTES`` zeros at ``address`` a mutex."""
+    """Initialize a mutex in the ``LOCK_BYTES`` zeros at ``address``."""
     if _functions is not None:
         _functions["pthread_mutex_init"](ctypes.c_void_p(address), None)
 
 
 def init_condition(address: int) -> None:
-    """Make the ``LOCK_BYTES`` zeros at ``address`` a condition variable."""
+    """Initialize a condition variable in the ``LOCK_BYTES`` zeros at ``address``."""
     if _functions is not None:
         _functions["pthread_cond_init"](ctypes.c_void_p(address), None)

@@ -1,8 +1,8 @@
-"""SIMD operations over neighbouring channels: what depthwise convolution and global pooling need.
+"""SIMD operations over neighbouring channels, for depthwise convolution and global pooling.
 
-In ``simd.py`` the lanes of a tile are filters, and one value of the source goes to all of them.
-Here the lanes are channels, and each has its own value of the source. A tile is the same thing, and
-so are its ``tile_broadcast``, ``tile_load`` and ``tile_relu``; nothing is stored under a mask.
+In ``tiles.py`` the lanes of a tile are filters, and one value of the source goes to all of them.
+Here the lanes are channels, and each lane has its own value of the source. The tiles are the same,
+with the same ``tile_broadcast``, ``tile_load`` and ``tile_relu``. Stores have no mask.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _integer(builder: Any, address: Any, byte_offset: int = 0) -> Any:
 def channels_store(
     typingctx: Any, tile: Any, address: Any, stride: Any, positions: Any, vectors: Any
 ) -> Any:
-    """Store position t of a tile at ``address + t * stride`` (bytes)."""
+    """Store position t of a tile at ``address + t * stride``, in bytes."""
     shape = literals(positions, vectors)
     if shape is None or not isinstance(tile, types.UniTuple):
         return None
@@ -70,10 +70,10 @@ def taps_accumulate(
     vectors: Any,
     lanes: Any,
 ) -> Any:
-    """``tile[t][v] += source[offset_k + t * step][v] * weights[place_k][v]`` for k < count.
+    """Add up ``tile[t][v] += source[offset_k + t * step][v] * weights[place_k][v]``, k < count.
 
-    ``source``, ``weights`` and ``table`` are addresses; the table holds pairs (offset, place) of
-    int64. All of them and ``step`` are in bytes.
+    ``source``, ``weights`` and ``table`` are addresses. The table holds int64 pairs (offset,
+    place). These and ``step`` are in bytes.
     """
     shape = literals(positions, vectors, lanes)
     if shape is None or not isinstance(tile, types.UniTuple):
@@ -119,12 +119,12 @@ def pixels_accumulate(
     lanes: Any,
     masked: Any,
 ) -> Any:
-    """Gradient of ``tap_rows * tap_columns`` taps, and of the bias, summed over ``count`` pixels.
+    """Sum the gradients of ``tap_rows * tap_columns`` taps, and of the bias, over pixels.
 
     ``tile[i, j][v] += source[rows[i] + shift + j * column_step + p * step][v] * gradient[p][v]``
     for p < count, and the last position of the tile is the sum of ``gradient[p]``. ``rows`` is the
-    address of ``tap_rows`` int64 addresses. Steps are in bytes. With ``masked`` = 1 the gradient
-    counts only where the values at ``mask``, laid out like it, are positive.
+    address of ``tap_rows`` int64 addresses. Steps are in bytes. With ``masked`` = 1 a value of the
+    gradient counts only if the value at the same place of ``mask`` is positive.
     """
     shape = literals(tap_rows, tap_columns, vectors, lanes, masked)
     if shape is None or not isinstance(tile, types.UniTuple):
@@ -176,9 +176,9 @@ def pixels_sum(
     vectors: Any,
     lanes: Any,
 ) -> Any:
-    """A tile of sums over ``count * positions`` pixels, ``step`` bytes apart.
+    """Return a tile of sums over ``count * positions`` pixels, which lie ``step`` bytes apart.
 
-    Position t of the tile has every ``positions``-th pixel, beginning with pixel t.
+    Position t of the tile sums pixels t, t + positions, t + 2 * positions, and so on.
     """
     shape = literals(positions, vectors, lanes)
     if shape is None:

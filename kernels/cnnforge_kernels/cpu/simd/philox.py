@@ -1,4 +1,4 @@
-"""Random words in SIMD registers: Philox4x32-10, as TensorFlow draws them.
+"""Random words in SIMD registers: Philox4x32-10, the same words that TensorFlow draws.
 
 J. Salmon, M. Moraes, R. Dror, D. Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011,
 section 3.3. A block of four words is a function of a key (two words) and a counter (four words);
@@ -23,14 +23,14 @@ _MANTISSA = (1 << 23) - 1
 
 @intrinsic(prefer_literal=True)
 def philox_words(typingctx: Any, key: Any, low: Any, high: Any, lanes: Any) -> Any:
-    """The words of ``lanes / 2`` blocks in order: two int32 vectors of ``lanes``.
+    """Return the words of ``lanes / 2`` blocks in order, as two int32 vectors of ``lanes``.
 
-    ``key`` holds the two words of the key, the first one in its low half; ``low`` and ``high`` are
+    ``key`` holds the two words of the key, the first one in its low half. ``low`` and ``high`` are
     the halves of the first block's counter. The blocks after it count on, through all four words.
 
-    A word stands in the low half of an int64 lane, whose high half is whatever was left there:
-    multiplication reads only the low halves (one ``vpmuludq``), so that a round has six
-    instructions for ``lanes / 2`` blocks.
+    A word stands in the low half of an int64 lane, and the high half is arbitrary: multiplication
+    reads the low halves only (one ``vpmuludq``). So a round has six instructions for ``lanes / 2``
+    blocks.
     """
     shape = literals(lanes)
     if shape is None:
@@ -62,10 +62,11 @@ def philox_words(typingctx: Any, key: Any, low: Any, high: Any, lanes: Any) -> A
                 mixed.append(builder.xor(builder.xor(upper, words[2 * n + 1]), key_word))
                 keys[n] = builder.add(keys[n], I32(_KEY_STEPS[n]))
             words = [mixed[0], products[1], mixed[1], products[0]]
-        # The low halves: words 0 and 1 of a block side by side, and words 2 and 3. A shift would do
-        # for that, and LLVM would make a slow 64-bit product of it and of the last round's.
+        # Take the low halves: words 0 and 1 of a block next to each other, and words 2 and 3.
+        # Shifts would do the same, but LLVM merges them with the last round into slow 64-bit
+        # products.
         kind = ir.VectorType(I32, shape[0])
-        halves = [builder.bitcast(it, kind) for it in words]
+        halves = [builder.bitcast(word, kind) for word in words]
         sides = ir.Constant(
             kind, [2 * lane + shape[0] * n for lane in range(blocks) for n in (0, 1)]
         )
@@ -87,10 +88,10 @@ def philox_words(typingctx: Any, key: Any, low: Any, high: Any, lanes: Any) -> A
 
 
 @intrinsic
-def index_uniform_at_least(typingctx: Any, words: Any, least: Any) -> Any:
-    """1 in the lanes whose word gives a uniform number of ``least / 2**23`` or more, 0 in others.
+def index_uniform_at_least(typingctx: Any, words: Any, threshold: Any) -> Any:
+    """Return 1 in the lanes whose uniform number is ``threshold / 2**23`` or more, else 0.
 
-    The number is made of the word's low 23 bits, as the mantissa of a float from 1 to 2, minus 1.
+    The low 23 bits of the word are the mantissa of a float from 1 to 2; the number is that minus 1.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Register tiles of a block: pooling one on its way out, and sums over the winners of a pool."""
+"""Register tiles of a block: pool a tile while it is stored, and sum over an argmax."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cnnforge_kernels.cpu.runtime.llvm import (
     zeros,
 )
 
-# Sums that a loop keeps going at once: two multiply-adds begin in a cycle and take four.
+# Sums of a loop that do not wait for each other: two multiply-adds begin in a cycle and take four.
 _IN_FLIGHT = 10
 
 
@@ -42,17 +42,17 @@ def sparse_accumulate(
     vectors: Any,
     lanes: Any,
 ) -> Any:
-    """``sums[v] += factors[p] * source[places[p] + v * lanes]`` for p < count.
+    """Add up ``sums[v] += factors[p] * source[places[p] + v * lanes]`` for p < count.
 
-    The tile of ``rows`` rows (``line`` bytes apart) by ``vectors`` vectors is the gradient of one
-    filter's taps; ``p`` counts pooled pixels. ``source`` is an address, ``factors`` that of
-    float32 and ``places`` that of int32 (in bytes), both ``step`` values apart.
+    The tile of ``rows`` rows, ``line`` bytes apart, by ``vectors`` vectors is the gradient of one
+    filter's taps; ``p`` counts pooled pixels. ``source``, ``factors`` and ``places`` are addresses.
+    The factors are float32 and the places int32, in bytes; both lie ``step`` values apart.
     """
     shape = literals(rows, vectors, lanes)
     if shape is None or not isinstance(sums, types.UniTuple):
         return None
     R, V, L = shape
-    # Few sums would wait for their own latency: then several pixels have sums of their own.
+    # A few sums would wait for their own latency. So several pixels at a time have their own sums.
     together = max(1, _IN_FLIGHT // (R * V))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -61,7 +61,7 @@ def sparse_accumulate(
         step = builder.shl(step, ir.Constant(I64, 2))
 
         def add(sums: list[Any], place: Any) -> list[Any]:
-            """The sums after the pooled pixel whose values stand ``place`` bytes on."""
+            """Return the sums after the pooled pixel whose values lie ``place`` bytes on."""
             position = builder.load(pointer_to(builder, builder.add(places, place), I32), align=4)
             position = builder.add(source, builder.zext(position, I64))
             scale = pointer_to(builder, builder.add(factors, place), F32)
@@ -101,20 +101,20 @@ def sparse_accumulate(
 
 
 def _best_of(builder: Any, cells: list[Any], off: int) -> tuple[Any, Any]:
-    """The ReLU of the largest of some vectors, and the first cell that has it, or ``off``."""
+    """Return the ReLU of the maximum of some vectors, and its first cell, or ``off``."""
     kind = cells[0].type
     number = ir.VectorType(I32, kind.count)
-    best, winner = cells[0], ir.Constant(number, [0] * kind.count)
+    best, argmax = cells[0], ir.Constant(number, [0] * kind.count)
     for index, cell in enumerate(cells[1:], 1):
-        # A tie keeps the earlier cell. The first NaN wins and stays.
+        # A tie keeps the earlier cell. The first NaN is taken and stays.
         better = builder.fcmp_unordered(">", cell, best)
         better = builder.and_(better, builder.fcmp_ordered("ord", best, best))
         best = builder.select(better, cell, best)
-        winner = builder.select(better, ir.Constant(number, [index] * kind.count), winner)
+        argmax = builder.select(better, ir.Constant(number, [index] * kind.count), argmax)
     positive = builder.fcmp_ordered(">", best, zeros(kind))
-    winner = builder.select(positive, winner, ir.Constant(number, [off] * kind.count))
+    argmax = builder.select(positive, argmax, ir.Constant(number, [off] * kind.count))
     best = builder.select(builder.fcmp_ordered("<", best, zeros(kind)), zeros(kind), best)
-    return best, builder.trunc(winner, ir.VectorType(I8, kind.count))
+    return best, builder.trunc(argmax, ir.VectorType(I8, kind.count))
 
 
 @intrinsic(prefer_literal=True)
@@ -122,7 +122,7 @@ def tile_pool_store(
     typingctx: Any,
     tile: Any,
     address: Any,
-    winners: Any,
+    argmax: Any,
     stride: Any,
     valid: Any,
     positions: Any,
@@ -130,11 +130,11 @@ def tile_pool_store(
     pairs: Any,
     off: Any,
 ) -> Any:
-    """ReLU and 2x2 max pooling of a tile of two rows, whose even positions begin a window.
+    """Apply ReLU and 2x2 max pooling to a tile of two rows, and store the result.
 
-    Cell c's ``valid`` first filters are stored at ``address + c * stride`` (bytes), and as many
-    bytes, the number of the winning cell of the window or ``off`` where none is positive, at
-    ``winners + c * stride / 4``.
+    The even positions of the tile begin a window. The first ``valid`` filters of output c are
+    stored at ``address + c * stride``, in bytes. One byte for each of them is stored at
+    ``argmax + c * stride / 4``: the cell of the maximum, or ``off`` if the maximum is not positive.
     """
     shape = literals(positions, vectors, pairs, off)
     if shape is None or not isinstance(tile, types.UniTuple):
@@ -144,7 +144,7 @@ def tile_pool_store(
     F = L // P
 
     def pooled(builder: Any, items: list[Any]) -> list[tuple[int, int, Any, Any]]:
-        """(cell, vector, outputs, winners) of every cell of the tile."""
+        """Return (output, vector, values, argmax) of each output of the tile."""
         found = []
         number = ir.VectorType(I32, L)
         for v in range(G):
@@ -153,7 +153,8 @@ def tile_pool_store(
                     quad = [items[(r * T + 2 * c + j) * G + v] for r in (0, 1) for j in (0, 1)]
                     found.append((c, v, *_best_of(builder, quad, none)))
                 continue
-            # A vector holds a whole row of a window, the columns in turns: two become one a column.
+            # A vector holds a row of a window, with its two columns in the even and the odd lanes:
+            # two vectors become one for each column.
             for t in range(0, T, 2):
                 quad = []
                 for r in (0, 1):
@@ -162,25 +163,28 @@ def tile_pool_store(
                     for odd in (0, 1):
                         lanes = ir.Constant(number, [2 * lane + odd for lane in range(L)])
                         quad.append(builder.shuffle_vector(one, other, lanes))
-                outputs, winners = _best_of(builder, quad, none)
+                outputs, argmax = _best_of(builder, quad, none)
                 for half in range(min(2, T - t)):
                     lanes = ir.Constant(
                         ir.VectorType(I32, F), [half * F + lane for lane in range(F)]
                     )
-                    halves = [builder.shuffle_vector(it, it, lanes) for it in (outputs, winners)]
+                    halves = [
+                        builder.shuffle_vector(vector, vector, lanes)
+                        for vector in (outputs, argmax)
+                    ]
                     found.append((t + half, v, *halves))
         return found
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         items = unpack(builder, args[0], 2 * T * G)
-        address, winners, stride, valid = args[1:5]
+        address, argmax, stride, valid = args[1:5]
         fourth = builder.lshr(stride, ir.Constant(I64, 2))
         cells = pooled(builder, items)
         places = []
         for c, v, _, _ in cells:
             step = ir.Constant(I64, c)
             value_at = builder.add(address, builder.mul(stride, step))
-            byte_at = builder.add(winners, builder.mul(fourth, step))
+            byte_at = builder.add(argmax, builder.mul(fourth, step))
             places.append(
                 (
                     pointer_to(builder, value_at, ir.VectorType(F32, F), 4 * F * v),
@@ -190,14 +194,14 @@ def tile_pool_store(
         whole = builder.icmp_signed(">=", valid, ir.Constant(I64, G * F))
         with builder.if_else(whole) as (then, otherwise):
             with then:
-                for (_, _, value, winner), (value_at, byte_at) in zip(cells, places, strict=True):
+                for (_, _, value, cell), (value_at, byte_at) in zip(cells, places, strict=True):
                     builder.store(value, value_at, align=4)
-                    builder.store(winner, byte_at, align=1)
+                    builder.store(cell, byte_at, align=1)
             with otherwise:
-                for (_, v, value, winner), (value_at, byte_at) in zip(cells, places, strict=True):
+                for (_, v, value, cell), (value_at, byte_at) in zip(cells, places, strict=True):
                     mask = lane_mask(builder, builder.sub(valid, ir.Constant(I64, F * v)), F)
                     masked_store(builder, value, value_at, mask)
-                    masked_store(builder, winner, byte_at, mask)
+                    masked_store(builder, cell, byte_at, mask)
         return context.get_dummy_value()
 
     integer = types.int64

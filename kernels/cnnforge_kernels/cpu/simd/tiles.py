@@ -1,7 +1,7 @@
 """Register tiles, and the micro-kernel that accumulates into them.
 
 A *tile* is a tuple of ``positions * vectors`` vectors of ``lanes`` float32 values, position-major:
-``positions`` neighbouring pixels (or filter taps) by ``vectors * lanes`` filters.
+``positions`` neighbouring pixels (or taps of the window) by ``vectors * lanes`` filters.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from cnnforge_kernels.cpu.runtime.llvm import (
 
 @intrinsic(prefer_literal=True)
 def tile_broadcast(typingctx: Any, address: Any, positions: Any, vectors: Any, lanes: Any) -> Any:
-    """A tile whose every position holds the ``vectors * lanes`` float32 values at ``address``."""
+    """Load the ``vectors * lanes`` float32 values at ``address`` into each position of a tile."""
     shape = literals(positions, vectors, lanes)
     if shape is None:
         return None
@@ -52,7 +52,7 @@ def tile_broadcast(typingctx: Any, address: Any, positions: Any, vectors: Any, l
 def tile_load(
     typingctx: Any, address: Any, stride: Any, positions: Any, vectors: Any, lanes: Any
 ) -> Any:
-    """The tile whose position t is stored at ``address + t * stride`` (bytes)."""
+    """Load the tile whose position t is stored at ``address + t * stride``, in bytes."""
     shape = literals(positions, vectors, lanes)
     if shape is None:
         return None
@@ -88,16 +88,16 @@ def tile_accumulate(
     pairs: Any,
     window: Any,
 ) -> Any:
-    """The micro-kernel: ``tile[t] += source[offsets[k] + (t + j) * pixel] * weights[k][j]``.
+    """Run the micro-kernel: ``tile[t] += source[offsets[k] + (t + j) * pixel] * weights[k][j]``.
 
-    That for k < count and j < window, and for each of ``rows`` rows, which lie ``line`` bytes
+    It adds up over k < count and j < window, for each of ``rows`` rows, which lie ``line`` bytes
     apart. ``source``, ``offsets`` (int64, in bytes) and ``weights`` (``vectors * lanes`` values a
     step) are addresses; neighbouring positions lie ``pixel`` bytes apart. A value of the source is
     loaded once for all the steps of a window that use it.
 
     With ``pairs`` of 2 each vector holds two positions, 2t in its even lanes and 2t + 1 in its odd
-    ones, and the weights stand there twice: so few filters fill a wide register, and both
-    positions, which must be neighbouring floats, are loaded by one 64-bit broadcast.
+    lanes, and each weight stands there twice. A few filters then fill a wide register. The two
+    positions must be neighbouring floats: one 64-bit broadcast loads both.
     """
     shape = literals(rows, positions, vectors, lanes, pairs, window)
     if shape is None or not isinstance(tile, types.UniTuple):
@@ -121,7 +121,7 @@ def tile_accumulate(
             if r > 0:
                 position = builder.add(position, line)
             for q in range(T * P + W - 1):
-                # Step j of the window takes it for position q - j, if that begins a vector.
+                # Step j of the window uses this value for position q - j, if that begins a vector.
                 uses = [j for j in range(W) if 0 <= q - j <= (T - 1) * P and (q - j) % P == 0]
                 if not uses:
                     continue
@@ -149,7 +149,7 @@ def tile_accumulate(
 
 @intrinsic
 def tile_relu(typingctx: Any, tile: Any) -> Any:
-    """``max(tile, 0)``; NaN stays NaN."""
+    """Return ``max(tile, 0)``; NaN stays NaN."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         values = []
@@ -172,7 +172,7 @@ def tile_store(
     vectors: Any,
     pairs: Any,
 ) -> Any:
-    """Store position t at ``address + t * stride`` (bytes): its first ``valid`` filters only."""
+    """Store the first ``valid`` filters of position t at ``address + t * stride``, in bytes."""
     shape = literals(positions, vectors, pairs)
     if shape is None or not isinstance(tile, types.UniTuple):
         return None
@@ -185,7 +185,7 @@ def tile_store(
         kind = ir.VectorType(F32, L)
         items = unpack(builder, values, shape[0] * G)
         if P == 2:
-            # Even lanes are one position, odd lanes the next.
+            # Even lanes are one position, odd lanes are the next one.
             number = ir.VectorType(I32, L)
             undefined = ir.Constant(items[0].type, ir.Undefined)
             items = [

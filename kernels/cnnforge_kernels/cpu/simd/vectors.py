@@ -1,4 +1,8 @@
-"""Explicit SIMD for Numba: vectors of float32 and of int32 indices, and single floats."""
+"""Explicit SIMD for Numba: vectors of float32 values and of int32 indices, and single values.
+
+A lane is one value of a vector. ``valid`` is the number of lanes that memory has: a load sets the
+others to a constant without reading, and a store leaves them out.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,7 @@ from cnnforge_kernels.cpu.runtime.llvm import (
 
 @intrinsic
 def load_float(typingctx: Any, address: Any) -> Any:
-    """The float32 at ``address``."""
+    """Load the float32 at ``address``."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.load(pointer_to(builder, args[0], F32), align=4)
@@ -48,7 +52,7 @@ def store_float(typingctx: Any, address: Any, value: Any) -> Any:
 
 @intrinsic
 def load_byte(typingctx: Any, address: Any) -> Any:
-    """The unsigned byte at ``address``."""
+    """Load the unsigned byte at ``address``."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         value = builder.load(pointer_to(builder, args[0], ir.IntType(8)))
@@ -59,7 +63,7 @@ def load_byte(typingctx: Any, address: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def vector_splat(typingctx: Any, value: Any, lanes: Any) -> Any:
-    """A vector whose every lane is ``value`` (a float32)."""
+    """Return a vector with the float32 ``value`` in each lane."""
     shape = literals(lanes)
     if shape is None:
         return None
@@ -72,7 +76,7 @@ def vector_splat(typingctx: Any, value: Any, lanes: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def index_splat(typingctx: Any, value: Any, lanes: Any) -> Any:
-    """An int32 vector whose every lane is ``value``."""
+    """Return an int32 vector with ``value`` in each lane."""
     shape = literals(lanes)
     if shape is None:
         return None
@@ -85,7 +89,7 @@ def index_splat(typingctx: Any, value: Any, lanes: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def vector_load(typingctx: Any, address: Any, valid: Any, lanes: Any) -> Any:
-    """The float32 vector at ``address``; lanes from ``valid`` on are zero and not read."""
+    """Load the float32 vector at ``address``; lanes from ``valid`` on are zero and not read."""
     shape = literals(lanes)
     if shape is None:
         return None
@@ -147,7 +151,7 @@ vector_divide = _binary("vector_divide", lambda builder, x, y: builder.fdiv(x, y
 
 @intrinsic
 def vector_multiply_add(typingctx: Any, x: Any, y: Any, z: Any) -> Any:
-    """``x * y + z``, rounded once."""
+    """Return ``x * y + z``, rounded once."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return fma(builder, *args)
@@ -156,37 +160,37 @@ def vector_multiply_add(typingctx: Any, x: Any, y: Any, z: Any) -> Any:
 
 
 @intrinsic
-def vector_maximum(typingctx: Any, best: Any, winner: Any, candidate: Any, index: Any) -> Any:
-    """(best, winner) after ``candidate``, cell ``index`` of the window, was looked at.
+def vector_maximum(typingctx: Any, best: Any, argmax: Any, candidate: Any, index: Any) -> Any:
+    """Update the maximum and its cell with ``candidate``, cell ``index`` of the window.
 
-    A tie keeps the earlier cell. The first NaN wins and stays.
+    A tie keeps the earlier cell. The first NaN is taken and stays.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        best, winner, candidate, index = args
+        best, argmax, candidate, index = args
         better = builder.fcmp_unordered(">", candidate, best)
         better = builder.and_(better, builder.fcmp_ordered("ord", best, best))
-        cells = splat(builder, builder.trunc(index, I32), winner.type)
+        cells = splat(builder, builder.trunc(index, I32), argmax.type)
         values = [
             builder.select(better, candidate, best),
-            builder.select(better, cells, winner),
+            builder.select(better, cells, argmax),
         ]
         return context.make_tuple(builder, signature.return_type, values)
 
-    pair = types.Tuple((best, winner))
-    return pair(best, winner, candidate, types.int64), codegen
+    pair = types.Tuple((best, argmax))
+    return pair(best, argmax, candidate, types.int64), codegen
 
 
 @intrinsic(prefer_literal=True)
-def vector_relu(typingctx: Any, best: Any, winner: Any, off: Any) -> Any:
-    """``max(best, 0)``, and ``winner`` with the index ``off`` where ``best`` is not positive.
+def vector_relu(typingctx: Any, best: Any, argmax: Any, off: Any) -> Any:
+    """Return ``max(best, 0)``, and ``argmax`` or the index ``off`` if ``best`` is not positive.
 
     NaN stays NaN, and has no gradient.
     """
     shape = literals(off)
     if shape is None:
         return None
-    pair = types.Tuple((best, winner))
+    pair = types.Tuple((best, argmax))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         zero = zeros(args[0].type)
@@ -195,43 +199,43 @@ def vector_relu(typingctx: Any, best: Any, winner: Any, off: Any) -> Any:
         index = builder.select(builder.fcmp_ordered(">", args[0], zero), args[1], none)
         return context.make_tuple(builder, pair, [value, index])
 
-    return pair(best, winner, off), codegen
+    return pair(best, argmax, off), codegen
 
 
 @intrinsic
-def vector_where_equal(typingctx: Any, winner: Any, index: Any, values: Any) -> Any:
-    """``values`` in the lanes whose ``winner`` is ``index``, zero in the others."""
+def vector_where_equal(typingctx: Any, argmax: Any, index: Any, values: Any) -> Any:
+    """Return ``values`` in the lanes whose ``argmax`` is ``index``, zero in the others."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         cells = splat(builder, builder.trunc(args[1], I32), args[0].type)
         chosen = builder.icmp_signed("==", args[0], cells)
         return builder.select(chosen, args[2], zeros(args[2].type))
 
-    return values(winner, types.int64, values), codegen
+    return values(argmax, types.int64, values), codegen
 
 
 @intrinsic
-def index_where_equal(typingctx: Any, winner: Any, index: Any, value: Any, otherwise: Any) -> Any:
-    """``value`` in the lanes whose ``winner`` is ``index``, in the others that of ``otherwise``."""
+def index_where_equal(typingctx: Any, argmax: Any, index: Any, value: Any, otherwise: Any) -> Any:
+    """Return ``value`` in the lanes whose ``argmax`` is ``index``, ``otherwise`` in the others."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = args[0].type
-        cells, values = (splat(builder, builder.trunc(it, I32), kind) for it in args[1:3])
+        cells, values = (splat(builder, builder.trunc(arg, I32), kind) for arg in args[1:3])
         return builder.select(builder.icmp_signed("==", args[0], cells), values, args[3])
 
-    return otherwise(winner, types.int64, types.int64, otherwise), codegen
+    return otherwise(argmax, types.int64, types.int64, otherwise), codegen
 
 
 @intrinsic(prefer_literal=True)
 def index_ramp(typingctx: Any, first: Any, step: Any, lanes: Any) -> Any:
-    """The int32 vector ``first``, ``first + step``, ``first + 2 * step``, and so on."""
+    """Return the int32 vector ``first``, ``first + step``, ``first + 2 * step``, and so on."""
     shape = literals(lanes)
     if shape is None:
         return None
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = ir.VectorType(I32, shape[0])
-        start, slope = (splat(builder, builder.trunc(it, I32), kind) for it in args[:2])
+        start, slope = (splat(builder, builder.trunc(arg, I32), kind) for arg in args[:2])
         return builder.add(start, builder.mul(slope, ir.Constant(kind, list(range(shape[0])))))
 
     return Vector("i32", shape[0])(types.int64, types.int64, lanes), codegen
@@ -239,7 +243,7 @@ def index_ramp(typingctx: Any, first: Any, step: Any, lanes: Any) -> Any:
 
 @intrinsic
 def vector_twice(typingctx: Any, vector: Any) -> Any:
-    """Every lane twice, side by side: (a, b) becomes (a, a, b, b)."""
+    """Repeat each lane once: (a, b) becomes (a, a, b, b)."""
     wide = Vector(vector.element, 2 * vector.lanes)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -251,20 +255,20 @@ def vector_twice(typingctx: Any, vector: Any) -> Any:
 
 
 @intrinsic
-def vector_where_not(typingctx: Any, winner: Any, index: Any, values: Any) -> Any:
-    """``values`` in the lanes whose ``winner`` is not ``index``, zero in the others."""
+def vector_where_not(typingctx: Any, argmax: Any, index: Any, values: Any) -> Any:
+    """Return ``values`` in the lanes whose ``argmax`` is not ``index``, zero in the others."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         cells = splat(builder, builder.trunc(args[1], I32), args[0].type)
         chosen = builder.icmp_signed("==", args[0], cells)
         return builder.select(chosen, zeros(args[2].type), args[2])
 
-    return values(winner, types.int64, values), codegen
+    return values(argmax, types.int64, values), codegen
 
 
 @intrinsic
 def vector_where_positive(typingctx: Any, gate: Any, values: Any) -> Any:
-    """``values`` in the lanes where ``gate`` is positive, zero in the others (and where NaN)."""
+    """Return ``values`` in the lanes whose ``gate`` is positive, zero in the others and for NaN."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         zero = zeros(args[0].type)
@@ -275,7 +279,7 @@ def vector_where_positive(typingctx: Any, gate: Any, values: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def index_store(typingctx: Any, vector: Any, address: Any, valid: Any, width: Any) -> Any:
-    """Store the first ``valid`` lanes of an int32 vector as integers of ``width`` bytes (1, 4)."""
+    """Store the first ``valid`` lanes of an int32 vector as integers of ``width`` bytes, 1 or 4."""
     shape = literals(width)
     if shape is None or not isinstance(vector, Vector):
         return None
@@ -302,7 +306,7 @@ def index_store(typingctx: Any, vector: Any, address: Any, valid: Any, width: An
 
 @intrinsic(prefer_literal=True)
 def index_load(typingctx: Any, address: Any, valid: Any, width: Any, lanes: Any) -> Any:
-    """The int32 vector of ``valid`` integers of ``width`` bytes at ``address``; others are -1."""
+    """Load ``valid`` integers of ``width`` bytes, 1 or 4, at ``address``; other lanes are -1."""
     shape = literals(width, lanes)
     if shape is None:
         return None

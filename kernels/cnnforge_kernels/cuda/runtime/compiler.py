@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnforge_kernels.cpu.runtime.compiled import _cache_directory as cache_directory
+from cnnforge_kernels.cpu.runtime.compiled import cache_directory
 from cnnforge_kernels.cuda.codegen.errors import CudaUnavailableError, no_numba_cuda
 from cnnforge_kernels.cuda.codegen.jit import AVAILABLE, SIMULATED, Kernel, cuda
 

@@ -38,6 +38,7 @@ from cnnforge_kernels.cuda.runtime.plans import (
 from cnnforge_kernels.cuda.tensor_cores.convolution import convolution
 from cnnforge_kernels.cuda.tensor_cores.halo import plans as halo_plans
 from cnnforge_kernels.cuda.tensor_cores.halo.convolution import halo_convolution
+from cnnforge_kernels.cuda.tensor_cores.halo.packing import pack
 from cnnforge_kernels.cuda.tensor_cores.halo.weights import halo_grad_weights
 from cnnforge_kernels.cuda.tensor_cores.layout import (
     DEPTH,
@@ -47,7 +48,6 @@ from cnnforge_kernels.cuda.tensor_cores.layout import (
     Tile,
     division,
 )
-from cnnforge_kernels.cuda.tensor_cores.packing import pack
 from cnnforge_kernels.cuda.tensor_cores.weights import grad_weights as grad_weights_kernel
 from cnnforge_kernels.cuda.tensor_cores.weights import relu_mask
 

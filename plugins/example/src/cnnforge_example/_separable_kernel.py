@@ -1,9 +1,9 @@
 """The kernel of `SeparableBlock2D`, run by cnnforge's parallel driver.
 
-A task is one row of one image. Its depthwise results go to scratch, pixel by pixel: lanes are
-neighbouring channels. Then a register tile of R pixels by G vectors of L filters takes them up,
-R broadcasts and G loads for R * G multiply-adds, adds up over the channels, and is written with
-bias and ReLU. A kernel is compiled for a tile, when a shape first asks for it, and kept on disk.
+A task is one row of one image. Its depthwise results go to scratch, pixel by pixel, with
+neighbouring channels as lanes. Then a register tile of R pixels by G vectors of L filters sums over
+the channels, with R broadcasts and G loads for R * G multiply-adds, and is stored with bias and
+ReLU. A kernel is compiled for its tile when a shape first needs it, and kept on disk.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ import numpy as np
 from numba import carray
 
 from cnnforge_example._simd import depthwise_tile, pointwise_tile
-from cnnforge_kernels.cpu.runtime.compiled import (
+from cnnforge_kernels.authoring import (
     KERNEL_SIGNATURE,
     address_of,
     cached_cfunc,
     cached_njit,
     kernel_family,
+    run_kernel,
     vector_lanes,
     vector_registers,
 )
-from cnnforge_kernels.cpu.runtime.parallel import run_kernel
 
 # Fields of the argument block: addresses and counts.
 SOURCE, HEIGHT, WIDTH, CHANNELS, FILTERS, TABLE, TAPS = range(7)
 WEIGHTS, BIAS, TARGET, FIELDS = range(7, 11)
 
 _LANES, _REGISTERS = vector_lanes(), vector_registers()
-_MOST_VECTORS = 4 if _REGISTERS == 32 else 2
-_MOST_PIXELS = 14
+_MAX_VECTORS = 4 if _REGISTERS == 32 else 2
+_MAX_PIXELS = 14
 _INNER = 4  # pixels of a tile of the depthwise part
-_TILES = _MOST_PIXELS * 4 * 2
+_TILES = _MAX_PIXELS * 4 * 2
 
 
 @kernel_family(_TILES * 4)
 def _KERNEL(number: int) -> Any:
-    R, G = number % _MOST_PIXELS + 1, number // _MOST_PIXELS % 4 + 1
-    L = 8 << number // (4 * _MOST_PIXELS) % 2
+    R, G = number % _MAX_PIXELS + 1, number // _MAX_PIXELS % 4 + 1
+    L = 8 << number // (4 * _MAX_PIXELS) % 2
     D = (1, 4, 8, 16)[number // _TILES]  # channels in a vector of the depthwise part
     F = G * L
 
@@ -55,7 +55,7 @@ def _KERNEL(number: int) -> Any:
             row = task % height
             first, last = (1 if row == 0 else 0), (2 if row == height - 1 else 3)
             source = a[SOURCE] + task * width * pixel
-            # Of nine pairs those whose rows are in the image; at its left and right other tables.
+            # The taps whose rows are in the image; the first and the last column have other tables.
             inner = a[TABLE] + 48 * first
             column = 0
             while column < width:
@@ -65,7 +65,7 @@ def _KERNEL(number: int) -> Any:
                 columns = 3 - (kind & 1) - (kind >> 1)
                 c = 0
                 while c < channels:
-                    # The last vector is moved back to fit: some channels are computed twice, alike.
+                    # The last vector is moved back to fit: some channels are computed twice.
                     c = min(c, channels - D)
                     at, taps, to = here + 4 * c, a[TAPS] + 4 * c, there + 4 * c
                     if whole:
@@ -102,25 +102,25 @@ def _KERNEL(number: int) -> Any:
 
 @numba.njit(cache=True)
 def _number(width: int, channels: int, filters: int) -> int:
-    """The kernel for a shape: little is wasted, and all sums stay in registers."""
+    """Return the number of a kernel that wastes little and keeps all sums in registers."""
     lanes = 16 if _LANES == 16 and filters > 8 else 8
     needed = (filters + lanes - 1) // lanes
-    blocks = (needed + _MOST_VECTORS - 1) // _MOST_VECTORS
+    blocks = (needed + _MAX_VECTORS - 1) // _MAX_VECTORS
     vectors = (needed + blocks - 1) // blocks
-    most = min((_REGISTERS - 2 - vectors) // vectors, _MOST_PIXELS)
-    parts = (width + most - 1) // most
+    limit = min((_REGISTERS - 2 - vectors) // vectors, _MAX_PIXELS)
+    parts = (width + limit - 1) // limit
     pixels = (width + parts - 1) // parts
     fitting = min(channels, _LANES)
     depthwise = 3 if fitting == 16 else 2 if fitting >= 8 else 1 if fitting >= 4 else 0
-    return pixels - 1 + _MOST_PIXELS * (vectors - 1 + 4 * (lanes // 16)) + _TILES * depthwise
+    return pixels - 1 + _MAX_PIXELS * (vectors - 1 + 4 * (lanes // 16)) + _TILES * depthwise
 
 
 @numba.njit(cache=True)
 def _tables(width: int, channels: int) -> Any:
-    """Where the taps of a pixel lie: pairs of (offset, place), in bytes.
+    """Return the places of a pixel's taps as pairs (offset, place), in bytes.
 
-    Four tables of nine pairs at most, row by row of the window: all columns, without the first,
-    without the last, without both.
+    There are four tables of up to nine pairs, row by row of the window: all columns, without the
+    first, without the last, without both.
     """
     tables = np.zeros((4, 9, 2), np.int64)
     for kind in range(4):
@@ -149,7 +149,7 @@ def run(inputs: Any, depthwise: Any, pointwise: Any, bias: Any, outputs: Any) ->
     if outputs.size == 0:
         return
     number = _number(width, channels, filters)
-    block = (number // _MOST_PIXELS % 4 + 1) * (8 << number // (4 * _MOST_PIXELS) % 2)
+    block = (number // _MAX_PIXELS % 4 + 1) * (8 << number // (4 * _MAX_PIXELS) % 2)
     blocks = (filters + block - 1) // block
     tables = _tables(width, channels)
     packed = np.zeros(blocks * channels * block, np.float32)
@@ -164,7 +164,7 @@ def run(inputs: Any, depthwise: Any, pointwise: Any, bias: Any, outputs: Any) ->
     args[HEIGHT], args[WIDTH], args[CHANNELS], args[FILTERS] = height, width, channels, filters
     args[TABLE], args[TAPS] = address_of(tables), address_of(depthwise)
     args[WEIGHTS], args[BIAS] = address_of(packed), address_of(packed_bias)
-    # About 20 us of work, at 32 multiply-adds a nanosecond, is worth handing out.
+    # A grain is about 20 us of work, at 32 multiply-adds a nanosecond.
     work = width * channels * (blocks * block + 2 * 9)
     run_kernel(_KERNEL + number, args, images * height, max(1, 640_000 // work))
     tables[:0], packed[:0], packed_bias[:0] = 0, 0, 0  # keeps them alive until here

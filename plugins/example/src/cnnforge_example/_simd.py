@@ -1,6 +1,6 @@
-"""The two inner loops of the separable block, as LLVM code: nothing is left to an optimiser.
+"""The two inner loops of the separable block, as LLVM code that does not rely on an optimiser.
 
-Addresses are integers, and they and all steps are in bytes. Shapes are literal integers.
+Addresses are integers. Addresses and steps are in bytes. Shapes are literal integers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from cnnforge_kernels.cpu.runtime.llvm import (
+from cnnforge_kernels.authoring import (
     F32,
     I64,
     Loop,
@@ -37,10 +37,10 @@ def depthwise_tile(
     pixels: Any,
     lanes: Any,
 ) -> Any:
-    """``target[t] = sum of source[offset_k + t * step] * taps[place_k]`` for k < count.
+    """Write ``target[t] = sum of source[offset_k + t * step] * taps[place_k]`` over k < count.
 
-    For as many neighbouring channels as there are lanes, and t < pixels. The table holds pairs
-    (offset, place) of int64.
+    It does so for t < pixels and ``lanes`` neighbouring channels. The table holds int64 pairs
+    (offset, place).
     """
     shape = literals(pixels, lanes)
     if shape is None:
@@ -83,10 +83,10 @@ def pointwise_tile(
     vectors: Any,
     lanes: Any,
 ) -> Any:
-    """``target[t] = relu(bias + sum of source[t * step][k] * weights[k])`` for k < count.
+    """Write ``target[t] = relu(bias + sum of source[t * step][k] * weights[k])`` over k < count.
 
-    For ``vectors * lanes`` filters, which are those of ``weights`` and ``bias``, and t < pixels;
-    only the first ``valid`` filters are written. NaN stays NaN.
+    It does so for t < pixels and the ``vectors * lanes`` filters of ``weights`` and ``bias``, but
+    writes the first ``valid`` filters only. NaN stays NaN.
     """
     shape = literals(pixels, vectors, lanes)
     if shape is None:
@@ -114,7 +114,7 @@ def pointwise_tile(
         following = builder.add(loop.values[-1], ir.Constant(I64, 4 * L * G))
         sums = loop.finish([*results, following])[:-1]
         zero = zeros(kind)
-        sums = [builder.select(builder.fcmp_ordered("<", it, zero), zero, it) for it in sums]
+        sums = [builder.select(builder.fcmp_ordered("<", sum_, zero), zero, sum_) for sum_ in sums]
         for v in range(G):
             mask = lane_mask(builder, builder.sub(valid, ir.Constant(I64, L * v)), L)
             for t in range(R):

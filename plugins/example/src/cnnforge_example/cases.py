@@ -1,4 +1,4 @@
-"""What the layers are checked against: NumPy in float64, and the shapes to check at."""
+"""The oracles of the layers, in NumPy and float64, and the shapes to check at."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def gabor_oracle(
     log_width: np.ndarray,
     phase: np.ndarray,
 ) -> np.ndarray:
-    """Convolution with Gabor functions, as the formula has it."""
+    """Convolve with Gabor functions, straight from the formula."""
     half = layer.kernel_size // 2
     y, x = np.mgrid[-half : half + 1, -half : half + 1][..., np.newaxis]
     wave = np.cos(
@@ -52,7 +52,7 @@ def separable_oracle(
     pointwise: np.ndarray,
     bias: np.ndarray,
 ) -> np.ndarray:
-    """One window for each channel, then a mixture of the channels, then ReLU."""
+    """Convolve each channel with its window, mix the channels, and apply a ReLU."""
     weights = depthwise * np.eye(inputs.shape[3])
     return np.maximum(convolve(inputs, weights) @ pointwise + bias, 0)
 

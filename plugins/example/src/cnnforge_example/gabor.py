@@ -1,13 +1,13 @@
-"""Feature detectors that stay Gabor functions while they are learned.
+"""Feature detectors that stay Gabor functions during training.
 
-A Gabor function is a wave under a bell: it answers to edges and stripes of one orientation and
-width, as simple cells of the visual cortex do (J. G. Daugman, "Uncertainty relation for resolution
-in space, spatial frequency, and orientation optimized by two-dimensional visual cortical filters",
-1985). A detector is described by five numbers instead of by all its pixels.
+A Gabor function is a wave times a bell curve. It responds to edges and stripes of one orientation
+and width, as simple cells of the visual cortex do (J. G. Daugman, "Uncertainty relation for
+resolution in space, spatial frequency, and orientation optimized by two-dimensional visual cortical
+filters", 1985). Five numbers describe a detector, in place of all its pixels.
 
-One op makes the bank of detectors and convolves with it; the bank is a second output, which the
-backward functions read. The convolution is that of cnnforge. What calls cnnforge's kernels is
-compiled with `cached_njit`: what it keeps on disk is not used with another cnnforge.
+One op makes the bank of detectors and convolves with it. The bank is a second output, which the
+backward functions read. The convolution is cnnforge's kernel. Functions that call kernels are
+compiled with `cached_njit`, so that a newer cnnforge does not use an old cache.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ import keras
 import numpy as np
 
 from cnnforge.ops import ArrayOp
-from cnnforge_kernels.cpu.conv.conv2d import (
+from cnnforge_kernels.authoring import (
+    cached_njit,
     conv2d_forward,
     conv2d_grad_inputs,
     conv2d_grad_weights,
 )
-from cnnforge_kernels.cpu.runtime.compiled import cached_njit
 
 
 @cached_njit()
 def wave_and_bell(
     row: int, column: int, orientation: float, frequency: float, log_width: float, phase: float
 ) -> tuple[float, float, float]:
-    """The parts of a Gabor function at a place, relative to its centre.
+    """Return the factors of a Gabor function at one pixel.
 
     Args:
-        row: Downwards, in pixels.
-        column: To the right, in pixels.
-        orientation: The direction of the wave, in radians.
+        row: Pixels below the centre.
+        column: Pixels to the right of the centre.
+        orientation: Direction of the wave, in radians.
         frequency: Waves per pixel.
         log_width: Logarithm of the standard deviation of the bell, in pixels.
-        phase: In radians.
+        phase: Phase of the wave, in radians.
 
     Returns:
-        The bell, the angle of the wave, and the place along the wave.
+        The bell, the angle of the wave, and the distance along the wave.
     """
     along = column * math.cos(orientation) + row * math.sin(orientation)
     bell = math.exp(-0.5 * (row * row + column * column) * math.exp(-2 * log_width))
@@ -81,7 +81,7 @@ def forward(
 
 @cached_njit()
 def backward_inputs(inputs: Any, bank: Any, grad_outputs: Any, grad_inputs: Any) -> None:
-    """The gradient of the inputs: the bank is there already."""
+    """Compute the gradient of the inputs from the bank, which the forward pass has made."""
     one = (1, 1)
     conv2d_grad_inputs(
         inputs, bank, grad_outputs, one, True, one, 1, False, grad_outputs, grad_inputs
@@ -104,7 +104,7 @@ def backward_parameters(
     grad_log_width: Any,
     grad_phase: Any,
 ) -> None:
-    """The gradient of the bank, and from it those of what describes it."""
+    """Compute the gradient of the bank, and from it those of its five parameters."""
     size, _, channels, filters = bank.shape
     grad_bank, grad_bias = np.empty_like(bank), np.empty(filters, np.float32)
     one, no_bias = (1, 1), np.empty(0, np.float32)
@@ -149,7 +149,7 @@ def backward_parameters(
 def output_shapes(
     inputs: tuple[int, ...], amplitude: tuple[int, ...], size: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shapes of the feature maps and of the bank."""
+    """Return the shapes of the feature maps and of the bank."""
     maps = (inputs[0], inputs[1], inputs[2], amplitude[1])
     return maps, (size, size, amplitude[0], amplitude[1])
 
@@ -174,13 +174,13 @@ gabor_conv2d = ArrayOp(
 
 @keras.saving.register_keras_serializable(package="cnnforge_example")
 class GaborConv2D(keras.layers.Layer):
-    """2D convolution whose feature detectors are Gabor functions; SAME padding, no bias.
+    """2D convolution with Gabor functions as feature detectors; SAME padding, no bias.
 
-    Before training the orientations are spread evenly over the half circle.
+    The initial orientations are spread evenly over the half circle.
 
     Args:
-        filters: How many feature detectors, 1 or more.
-        kernel_size: Their height and width in pixels, an odd number.
+        filters: Number of feature detectors, 1 or more.
+        kernel_size: Height and width of a detector in pixels, an odd number.
 
     Input shape:
         (N, H, W, C)
@@ -189,7 +189,7 @@ class GaborConv2D(keras.layers.Layer):
         (N, H, W, filters)
 
     Raises:
-        ValueError: An argument is none of those.
+        ValueError: An argument is not such a number.
     """
 
     def __init__(self, filters: int, kernel_size: int = 7, **kwargs: Any) -> None:
@@ -202,7 +202,7 @@ class GaborConv2D(keras.layers.Layer):
         self.supports_jit = False  # XLA cannot compile the op.
 
     def build(self, input_shape: Any) -> None:
-        """Make the weights: (C, filters), and four times (filters,)."""
+        """Make the weights: one of shape (C, filters), and four of shape (filters,)."""
         size, filters = self.kernel_size, self.filters
         turns = np.arange(filters) / filters
 
@@ -222,7 +222,7 @@ class GaborConv2D(keras.layers.Layer):
         self.orientation = each("orientation", math.pi * turns)
         self.frequency = each("frequency", 1 / size)
         self.log_width = each("log_width", math.log(max(size / 4, 0.5)))
-        # Every other one is odd: it sees an edge where its neighbour sees a line.
+        # Even and odd functions alternate: odd ones respond to edges, even ones to lines.
         self.phase = each("phase", math.pi / 2 * (np.arange(filters) % 2))
 
     def call(self, inputs: Any) -> Any:
@@ -235,15 +235,15 @@ class GaborConv2D(keras.layers.Layer):
             self.log_width,
             self.phase,
         )
-        tensors = (keras.ops.cast(it, "float32") for it in tensors)
+        tensors = (keras.ops.cast(tensor, "float32") for tensor in tensors)
         outputs, _ = gabor_conv2d(*tensors, size=self.kernel_size)
         return keras.ops.cast(outputs, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """As many pixels, other channels."""
+        """Return the shape of the inputs with ``filters`` channels."""
         return (*input_shape[:-1], self.filters)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Return the arguments of the constructor."""
         config = super().get_config()
         return {**config, "filters": self.filters, "kernel_size": self.kernel_size}

@@ -1,4 +1,4 @@
-"""What the plugin declares. Every command imports this module: nothing heavy belongs here."""
+"""The declarations of the plugin. Every command imports this module, so it must stay light."""
 
 from __future__ import annotations
 

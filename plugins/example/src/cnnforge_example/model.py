@@ -14,7 +14,7 @@ def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
 
     Args:
         input_shape: (H, W, C), H and W at least 4.
-        classes: How many classes there are.
+        classes: Number of classes.
 
     Returns:
         A model from (N, H, W, C) raw pixel values 0..255 to (N, classes) probabilities.

@@ -1,10 +1,10 @@
-"""A depthwise-separable block in one kernel: its intermediate map is never written.
+"""A depthwise-separable block in one kernel, which never writes the map between its convolutions.
 
 A. Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
-Applications", 2017, section 3.1, without the normalizations. A framework computes the depthwise
-convolution of a whole batch, writes it, and reads it again for the pointwise one; here the
-depthwise results of one row of one image go to scratch of a few kilobytes, which the pointwise
-convolution reads from the first-level cache.
+Applications", 2017, section 3.1, without the normalizations. A framework writes the depthwise
+convolution of a whole batch and reads it again for the pointwise convolution. Here the depthwise
+results of one row of one image go to a few kilobytes of scratch, and the pointwise convolution
+reads them from the first-level cache.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ import numpy as np
 
 from cnnforge.ops import ArrayOp
 from cnnforge_example import _separable_kernel
-from cnnforge_kernels.cpu.conv.conv2d import conv2d_grad_inputs, conv2d_grad_weights
-from cnnforge_kernels.cpu.depthwise.depthwise import (
+from cnnforge_kernels.authoring import (
+    cached_njit,
+    conv2d_grad_inputs,
+    conv2d_grad_weights,
     depthwise_conv2d_forward,
     depthwise_conv2d_grad_inputs,
     depthwise_conv2d_grad_weights,
 )
-from cnnforge_kernels.cpu.runtime.compiled import cached_njit
 
 
-@numba.njit  # not cached, as `run` is not
+@numba.njit  # not cached, because Numba would not notice a change of `run`
 def forward(inputs: Any, depthwise: Any, pointwise: Any, bias: Any, outputs: Any) -> None:
-    """ReLU of the pointwise convolution of the depthwise convolution of the inputs."""
+    """Apply the depthwise convolution, the pointwise convolution, and a ReLU."""
     _separable_kernel.run(inputs, depthwise, pointwise, bias, outputs)
 
 
@@ -45,7 +46,7 @@ def backward(
     grad_pointwise: Any,
     grad_bias: Any,
 ) -> None:
-    """All gradients, by cnnforge's kernels; the map that was not written is computed again."""
+    """Compute all gradients with cnnforge's kernels, from a new copy of the map in between."""
     one, no_bias = (1, 1), np.empty(0, np.float32)
     weights = pointwise.reshape(1, 1, *pointwise.shape)
     grad_weights = grad_pointwise.reshape(1, 1, *pointwise.shape)
@@ -65,7 +66,7 @@ def backward(
         grad_weights,
         grad_bias,
     )
-    # From here on it is the gradient of what stood there.
+    # From here on `middle` is the gradient of that map.
     conv2d_grad_inputs(inputs, weights, outputs, one, True, one, 1, True, grad_outputs, middle)
     depthwise_conv2d_grad_inputs(
         inputs, depthwise, inputs, one, True, one, False, middle, grad_inputs
@@ -86,7 +87,7 @@ def backward(
 
 
 def output_shape(inputs: tuple[int, ...], pointwise: tuple[int, ...]) -> tuple[int, ...]:
-    """As many pixels, other channels."""
+    """Return the shape of the outputs: as many pixels, other channels."""
     return inputs[0], inputs[1], inputs[2], pointwise[1]
 
 
@@ -105,7 +106,7 @@ class SeparableBlock2D(keras.layers.Layer):
     """Depthwise 3x3 and pointwise convolution, bias and ReLU, SAME padding.
 
     Args:
-        filters: How many output channels, 1 or more.
+        filters: Number of output channels, 1 or more.
 
     Input shape:
         (N, H, W, C)
@@ -114,7 +115,7 @@ class SeparableBlock2D(keras.layers.Layer):
         (N, H, W, filters)
 
     Raises:
-        ValueError: `filters` is no such number.
+        ValueError: `filters` is not such a number.
     """
 
     def __init__(self, filters: int, **kwargs: Any) -> None:
@@ -125,7 +126,7 @@ class SeparableBlock2D(keras.layers.Layer):
         self.supports_jit = False  # XLA cannot compile the op.
 
     def build(self, input_shape: Any) -> None:
-        """Make the weights: (3, 3, C, 1), (C, filters), (filters,)."""
+        """Make the weights, of shapes (3, 3, C, 1), (C, filters) and (filters,)."""
         channels = input_shape[-1]
         self.depthwise = self.add_weight(name="depthwise", shape=(3, 3, channels, 1))
         self.pointwise = self.add_weight(name="pointwise", shape=(channels, self.filters))
@@ -134,13 +135,13 @@ class SeparableBlock2D(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         """Apply the op, which computes in float32."""
         tensors = (inputs, self.depthwise, self.pointwise, self.bias)
-        outputs = separable_block2d(*(keras.ops.cast(it, "float32") for it in tensors))
+        outputs = separable_block2d(*(keras.ops.cast(tensor, "float32") for tensor in tensors))
         return keras.ops.cast(outputs, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """As many pixels, other channels."""
+        """Return the shape of the inputs with ``filters`` channels."""
         return (*input_shape[:-1], self.filters)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Return the arguments of the constructor."""
         return {**super().get_config(), "filters": self.filters}

@@ -37,7 +37,7 @@ def test_table(install_plugin, capsys):
     assert "failed" in lines["broken"]
     assert "ZeroDivisionError: division by zero" in lines["broken"]
     assert "disabled" in lines["builtin"]
-    assert lines["model"].split(maxsplit=2)[1:] == ["good/tiny", "one [dense] layer"]
+    assert lines["model"].rstrip().split(maxsplit=2)[1:] == ["good/tiny", "one [dense] layer"]
     assert err == ""
 
 

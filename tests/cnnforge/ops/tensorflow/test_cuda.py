@@ -1,7 +1,7 @@
-"""The ways to TensorFlow's CUDA devices: which is taken, and what goes wrong, with no device.
+"""Tests of the routes to TensorFlow's CUDA devices, without a device: the choice, and errors.
 
-What is registered for such a device is registered for the CPU here: a graph runs it with pointers
-of the host. Stand-ins for TensorFlow's stream and for `cuLaunchKernel` compute in a device's place.
+The tests register kernels for a CUDA device as kernels for the CPU, so that graphs run them with
+pointers of the host. Stand-ins for TensorFlow's stream and for `cuLaunchKernel` compute.
 """
 
 import ctypes
@@ -19,11 +19,10 @@ import tensorflow as tf
 from cnnforge.errors import UsageError
 from cnnforge.ops import ArrayOp, cuda_module
 from cnnforge.ops import tensorflow as route
-from cnnforge.ops.tensorflow import cuda as _tf_cuda
-from cnnforge.ops.tensorflow import registration as _tf_register
-from cnnforge.ops.tensorflow.cuda import dlpack, probe, self_test
-from cnnforge.ops.tensorflow.cuda import registration as _tf_cuda_register
-from cnnforge.ops.tensorflow.cuda import stream as _tf_stream
+from cnnforge.ops.tensorflow import cuda as cuda_route
+from cnnforge.ops.tensorflow import registration
+from cnnforge.ops.tensorflow.cuda import dlpack, probe, self_test, stream
+from cnnforge.ops.tensorflow.cuda import registration as cuda_registration
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the Keras backend is another one", allow_module_level=True)
@@ -50,7 +49,7 @@ def floats(address, size):
 
 
 class Cuda(ModuleType):
-    """What an op names as `cuda`, and the driver behind it.
+    """The module that an op names as `cuda`, and a stand-in for the driver.
 
     The kernel: target[i] = factor * source[i] + shift, through memory that begins `offset` bytes
     behind `scratch`.
@@ -71,7 +70,7 @@ class Cuda(ModuleType):
         addresses = [
             ctypes.cast(it, ctypes.c_void_p).value or 0 for it in (self.stream_c, self.launch_c)
         ]
-        self.kernels = _tf_cuda_register.CudaKernels("GPU", *addresses)
+        self.kernels = cuda_registration.CudaKernels("GPU", *addresses)
         _kept.append(self)
 
     def stream(self, context, found):
@@ -131,7 +130,7 @@ def cuda(monkeypatch):
 
 
 def define(module, /, **keywords):
-    """An op that nobody has registered yet."""
+    """Return an op that is not registered yet."""
     return ArrayOp(
         module.__name__,
         **{
@@ -150,19 +149,20 @@ def define(module, /, **keywords):
 
 @pytest.fixture
 def op(cuda, monkeypatch):
-    """An op that runs on a CUDA device: TensorFlow's CPU."""
-    register_kernel = _tf_register._register_kernel
+    """Return an op whose kernel for CUDA devices runs on TensorFlow's CPU."""
+    register_kernel = registration._register_kernel
 
     def elsewhere(name, kind, state_of, address):
         if kind == "GPU":
             register_kernel(name, "CPU", state_of, address)
 
-    chosen = _tf_cuda.Choice("stream", "the test says so", cuda.kernels)
-    monkeypatch.setattr(_tf_cuda, "_choice", chosen)
-    monkeypatch.setattr(_tf_register, "_register_kernel", elsewhere)
-    monkeypatch.setattr(route, "_choice", route._Choice(_tf_register, "c_api", "the test says so"))
+    chosen = cuda_route.Choice("stream", "set by the test", cuda.kernels)
+    monkeypatch.setattr(cuda_route, "_choice", chosen)
+    monkeypatch.setattr(registration, "_register_kernel", elsewhere)
+    monkeypatch.setattr(route, "_choice", route._Choice(registration, "c_api", "set by the test"))
+    monkeypatch.setattr(registration, "cuda_kernels", cuda_route.kernels)
     made = define(cuda)
-    _tf_register.register(made)
+    registration.register(made)
     return made
 
 
@@ -196,13 +196,13 @@ def test_values_gradients_and_arguments(op, cuda, graph):
 
 
 def test_every_shape_attribute_and_device_has_a_recipe(op, cuda, monkeypatch):
-    factor, asked, step_of = tf.constant([2.0]), [], _tf_cuda_register.step_of
+    factor, asked, step_of = tf.constant([2.0]), [], cuda_registration.step_of
     monkeypatch.setattr(
-        _tf_cuda_register, "step_of", lambda number: asked.append(number) or step_of(number)
+        cuda_registration, "step_of", lambda number: asked.append(number) or step_of(number)
     )
     for size in (1, 2, 3, 2, 1, 3, 0):
         assert op(tf.ones([size]), factor).shape == [size]
-    # Python is asked once for each, and never again.
+    # Python makes each recipe once.
     assert len(cuda.recorded) == len(asked) == 4
     op(tf.ones([3]), factor, shift=0.25)
     assert len(cuda.recorded) == 5
@@ -236,12 +236,12 @@ def test_many_threads_meet_a_new_shape(op, cuda):
         ({"stream_error": 1}, "TensorFlow computes on a device that has no CUDA stream"),
         ({"error": 700}, "cuLaunchKernel returned the CUDA error 700"),
         ({"raised": ValueError("too large for one call")}, "ValueError: too large for one call"),
-        ({"scratch": 12345}, "launches a kernel with a pointer to no tensor: 0x3039"),
-        ({"scratch": SCRATCH + 1024}, "a pointer to no tensor"),
+        ({"scratch": 12345}, "launches a kernel with a pointer that is not into a tensor: 0x3039"),
+        ({"scratch": SCRATCH + 1024}, "a pointer that is not into a tensor"),
         ({"memories": [(SCRATCH, 1 << 60)]}, "(?i)oom|alloc"),
     ],
 )
-def test_what_goes_wrong_is_the_error_of_the_op(op, cuda, wrong, named):
+def test_an_error_names_the_op(op, cuda, wrong, named):
     before = {key: getattr(cuda, key) for key in wrong}
     vars(cuda).update(wrong)
     errors = (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError)
@@ -267,20 +267,20 @@ def test_memory_does_not_grow(op, cuda):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(200):
         call()
-    # A buffer of 4 MiB for each call, if it were kept: 800 MiB.
+    # If each call kept its buffer of 4 MiB, this would be 800 MiB.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 17
 
 
-def test_registered_for_a_device_that_is_not_there(cuda, monkeypatch):
-    """As on a machine whose device has been hidden: the CPU computes as ever."""
+def test_registration_for_a_device_that_does_not_exist(cuda, monkeypatch):
+    """The CPU computes as usual if a device is hidden from TensorFlow."""
     from tensorflow.python.framework import kernels
 
     op = define(cuda)
-    _tf_register.register_steps(op, cuda.kernels)
-    name = _tf_register.type_name(op.forward_step)
+    registration.register_steps(op, cuda.kernels)
+    name = registration.type_name(op.forward_step)
     found = kernels.get_registered_kernels_for_op(name).kernel
     assert sorted(kernel.device_type for kernel in found) == ["CPU", "GPU"]
-    (outputs,) = _tf_register.call(op, [tf.ones([2]), tf.ones([1])], {"shift": 0.5})
+    (outputs,) = registration.call(op, [tf.ones([2]), tf.ones([1])], {"shift": 0.5})
     assert outputs.numpy().tolist() == [1.5, 1.5]
     assert not cuda.recorded
 
@@ -291,116 +291,137 @@ def test_registered_for_a_device_that_is_not_there(cuda, monkeypatch):
 def test_without_a_device_nothing_is_tried(cuda, monkeypatch):
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("TensorFlow sees a device")
-    monkeypatch.setattr(_tf_cuda, "_choice", None)
+    monkeypatch.setattr(cuda_route, "_choice", None)
     for name in ("_try_stream", "_try_dlpack", "missing"):
-        monkeypatch.setattr(_tf_cuda, name, lambda *_: pytest.fail("it was tried"))
+        monkeypatch.setattr(cuda_route, name, lambda *_: pytest.fail("it was tried"))
     op = define(cuda)
-    assert _tf_cuda.kernels(op) is None
-    assert not _tf_cuda.hands_over(op)
-    assert _tf_cuda.describe() == "GPU: none (TensorFlow sees none)"
+    assert cuda_route.kernels(op) is None
+    assert not cuda_route.hands_over(op)
+    assert cuda_route.describe() == "GPU: none (TensorFlow sees none)"
     assert route.describe().endswith("; GPU: none (TensorFlow sees none)")
-    with pytest.raises(UsageError, match="GPU=stream cannot be had: TensorFlow sees none"):
-        _tf_cuda._decide("stream")
+    with pytest.raises(UsageError, match="GPU=stream does not work: TensorFlow sees none"):
+        cuda_route._decide("stream")
     with pytest.raises(UsageError, match="is 'on', expected auto, stream, dlpack or off"):
-        _tf_cuda._decide("on")
-    assert _tf_cuda._decide("off").reason == "CNNFORGE_TENSORFLOW_GPU=off"
-    monkeypatch.setattr(_tf_cuda, "_no_device", _tf_cuda._no_device.__wrapped__)
+        cuda_route._decide("on")
+    assert cuda_route._decide("off").reason == "CNNFORGE_TENSORFLOW_GPU=off"
+    monkeypatch.setattr(cuda_route, "_no_device", cuda_route._no_device.__wrapped__)
     monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: False)
-    assert _tf_cuda._decide("auto").reason == "this TensorFlow is built without CUDA"
+    assert cuda_route._decide("auto").reason == "this TensorFlow is built without CUDA"
 
 
-def test_the_second_way_is_taken_where_the_first_fails(cuda, monkeypatch):
+def test_dlpack_is_taken_if_the_stream_cannot_be_found(cuda, monkeypatch):
     def no_compiler():
-        raise _tf_stream.NoStreamError("no C++ compiler was found; install one: apt install g++")
+        raise stream.NoStreamError("no C++ compiler was found; install one: apt install g++")
 
     tried = []
-    monkeypatch.setattr(_tf_cuda, "_no_device", lambda: None)
-    monkeypatch.setattr(_tf_stream, "stream_function", no_compiler)
+    monkeypatch.setattr(cuda_route, "_no_device", lambda: None)
+    monkeypatch.setattr(stream, "stream_function", no_compiler)
     monkeypatch.setattr(self_test, "run", tried.append)
-    choice = _tf_cuda._decide("auto")
+    choice = cuda_route._decide("auto")
     assert tried == [dlpack.call]
     assert (choice.way, choice.kernels) == ("dlpack", None)
     assert choice.reason == (
         "stream: no C++ compiler was found; install one: apt install g++; its self-test passed"
     )
-    with pytest.raises(UsageError, match="GPU=stream cannot be had: stream: no C"):
-        _tf_cuda._decide("stream")
-    assert _tf_cuda._decide("dlpack").reason == "its self-test passed"
-    monkeypatch.setattr(_tf_cuda, "_choice", choice)
+    with pytest.raises(UsageError, match="GPU=stream does not work: stream: no C"):
+        cuda_route._decide("stream")
+    assert cuda_route._decide("dlpack").reason == "its self-test passed"
+    monkeypatch.setattr(cuda_route, "_choice", choice)
     op = define(cuda)
-    assert _tf_cuda.hands_over(op)
-    assert _tf_cuda.kernels(op) is None
-    assert _tf_cuda.describe().startswith("GPU: handed over by DLPack, waiting for the device (")
+    assert cuda_route.hands_over(op)
+    assert cuda_route.kernels(op) is None
+    assert cuda_route.describe().startswith("GPU: handed over by DLPack, waiting for the device (")
     cuda.reason = "numba-cuda is not installed"
-    assert not _tf_cuda.hands_over(op)
+    assert not cuda_route.hands_over(op)
 
     def wrong(call):
         raise RuntimeError("the self-test gave [1.0]")
 
     monkeypatch.setattr(self_test, "run", wrong)
-    choice = _tf_cuda._decide("auto")
+    choice = cuda_route._decide("auto")
     assert choice.way == "off"
     assert choice.reason.endswith("apt install g++; dlpack: the self-test gave [1.0]")
 
 
-def test_the_first_way(cuda, monkeypatch):
+def test_the_stream_is_taken_first(cuda, monkeypatch):
     def run(call):
         assert call(define(cuda), [tf.ones([1]), tf.ones([1])], {"shift": 1.0})[0] == 2.0
 
-    monkeypatch.setattr(_tf_cuda, "_no_device", lambda: None)
-    monkeypatch.setattr(_tf_stream, "stream_function", lambda: cuda.kernels.stream)
+    monkeypatch.setattr(cuda_route, "_no_device", lambda: None)
+    monkeypatch.setattr(stream, "stream_function", lambda: cuda.kernels.stream)
     monkeypatch.setattr(probe, "launch_function", lambda: cuda.kernels.launch)
     monkeypatch.setattr(self_test, "run", run)
-    choice = _tf_cuda._decide("auto")
+    choice = cuda_route._decide("auto")
     assert (choice.way, choice.kernels) == ("stream", cuda.kernels)
-    monkeypatch.setattr(_tf_cuda, "_choice", choice)
-    monkeypatch.setattr(_tf_cuda, "registered_ops", lambda: [define(cuda)])
-    assert _tf_cuda.describe() == (
-        "GPU: launched on TensorFlow's own stream (its self-test passed)"
+    monkeypatch.setattr(cuda_route, "_choice", choice)
+    monkeypatch.setattr(cuda_route, "registered_ops", lambda: [define(cuda)])
+    assert cuda_route.describe() == (
+        "GPU: launched on TensorFlow's own stream (experimental: not yet run on a device; "
+        "its self-test passed)"
     )
     other = define(cuda, cuda=None)
-    assert _tf_cuda.kernels(other) is None
+    assert cuda_route.kernels(other) is None
     assert cuda_module.missing(other) == "no implementation for CUDA devices"
+
+
+def test_the_routes_to_a_device_are_off_by_default(cuda, monkeypatch):
+    for name in ("_try_stream", "_try_dlpack", "missing"):
+        monkeypatch.setattr(cuda_route, name, lambda *_: pytest.fail("it was tried"))
+    monkeypatch.setattr(cuda_route, "_no_device", lambda: None)
+    monkeypatch.setattr(cuda_route, "_choice", None)
+    monkeypatch.delenv("CNNFORGE_TENSORFLOW_GPU")
+    op = define(cuda)
+    assert cuda_route.kernels(op) is None
+    assert not cuda_route.hands_over(op)
+    assert cuda_route.describe() == (
+        "GPU: none (experimental: not yet run on a device; "
+        "CNNFORGE_TENSORFLOW_GPU=auto switches it on)"
+    )
 
 
 def test_nothing_is_compiled_for_ops_that_cannot_use_it(cuda, monkeypatch):
     def decide(wanted):
         pytest.fail("it was tried")
 
-    monkeypatch.setattr(_tf_cuda, "_choice", None)
-    monkeypatch.setattr(_tf_cuda, "_no_device", lambda: None)
-    monkeypatch.setattr(_tf_cuda, "_decide", decide)
+    monkeypatch.setattr(cuda_route, "_choice", None)
+    monkeypatch.setattr(cuda_route, "_no_device", lambda: None)
+    monkeypatch.setattr(cuda_route, "_decide", decide)
     cuda.reason = "numba-cuda is not installed"
-    assert _tf_cuda.kernels(define(cuda)) is None
-    monkeypatch.setattr(_tf_cuda, "_choice", _tf_cuda.Choice("stream", "it works", cuda.kernels))
-    monkeypatch.setattr(_tf_cuda, "registered_ops", lambda: [define(cuda), define(cuda, cuda=None)])
-    assert _tf_cuda.describe() == (
-        "GPU: launched on TensorFlow's own stream (it works); some ops on the CPU: "
+    assert cuda_route.kernels(define(cuda)) is None
+    monkeypatch.setattr(
+        cuda_route, "_choice", cuda_route.Choice("stream", "it works", cuda.kernels)
+    )
+    monkeypatch.setattr(
+        cuda_route, "registered_ops", lambda: [define(cuda), define(cuda, cuda=None)]
+    )
+    assert cuda_route.describe() == (
+        "GPU: launched on TensorFlow's own stream (experimental: not yet run on a device; "
+        "it works); some ops on the CPU: "
         "numba-cuda is not installed"
     )
 
 
 def test_a_module_that_cannot_record(cuda, monkeypatch):
-    """It serves the torch backend; under TensorFlow its op stays on the CPU."""
-    monkeypatch.setattr(_tf_cuda, "_choice", _tf_cuda.Choice("stream", "", cuda.kernels))
+    """Such a module serves the torch backend; under TensorFlow its op stays on the CPU."""
+    monkeypatch.setattr(cuda_route, "_choice", cuda_route.Choice("stream", "", cuda.kernels))
     monkeypatch.setitem(sys.modules, "plain_cuda", ModuleType("plain_cuda"))
     op = define(cuda, cuda="plain_cuda")
     assert cuda_module.missing(op) == "plain_cuda has no function 'record'"
-    assert _tf_cuda.kernels(op) is None
+    assert cuda_route.kernels(op) is None
     lost = define(cuda, cuda="no_such_module")
     assert cuda_module.missing(
         lost
     ) == "no_such_module cannot be imported: No module named " + repr("no_such_module")
     monkeypatch.setenv("CNNFORGE_TENSORFLOW_GPU", "stream")
-    with pytest.raises(UsageError, match=r"GPU=stream cannot be had for the op .*: plain_cuda has"):
-        _tf_cuda.kernels(op)
-    assert _tf_cuda.kernels(define(cuda, cuda=None)) is None
+    with pytest.raises(UsageError, match=r"GPU=stream does not work for the op .*: plain_cuda has"):
+        cuda_route.kernels(op)
+    assert cuda_route.kernels(define(cuda, cuda=None)) is None
 
 
 # The self-test.
 
 
-def test_the_self_test_notices_what_is_wrong():
+def test_the_self_test_fails_on_wrong_devices():
     def on_the_cpu(op, tensors, values):
         return [op.run(*(tensor.numpy() for tensor in tensors), **values)]
 
@@ -443,7 +464,7 @@ def test_the_kernel_of_the_self_test_is_assembled(arch):
 
 @pytest.fixture
 def handed_over(cuda, monkeypatch):
-    """An op whose tensors are handed over, to a device whose memory is the host's."""
+    """Return an op whose tensors are passed by DLPack to a device that uses the host's memory."""
     events = []
 
     def function(source, factor, target, shift, stream):
@@ -457,8 +478,9 @@ def handed_over(cuda, monkeypatch):
     monkeypatch.setattr(cuda, "note", function)
     monkeypatch.setattr(dlpack, "synchronize", lambda: events.append("wait"))
     monkeypatch.setattr(dlpack, "_on_device", lambda tensor: True)
-    monkeypatch.setattr(_tf_cuda, "_choice", _tf_cuda.Choice("dlpack", "the test says so"))
-    monkeypatch.setattr(route, "_choice", route._Choice(_tf_register, "c_api", "the test says so"))
+    monkeypatch.setattr(cuda_route, "_choice", cuda_route.Choice("dlpack", "set by the test"))
+    monkeypatch.setattr(route, "_choice", route._Choice(registration, "c_api", "set by the test"))
+    monkeypatch.setattr(registration, "cuda_kernels", cuda_route.kernels)
     return define(cuda), events
 
 

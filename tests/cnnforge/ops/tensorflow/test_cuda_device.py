@@ -1,4 +1,4 @@
-"""Ops on a device of TensorFlow's that is not the CPU, with no device.
+"""Tests of ops on a stand-in for a TensorFlow device.
 
 `stub_device.cc` is a pluggable device whose memory is the host's. TensorFlow places ops on it,
 allocates there and copies to it and back, as it does with a CUDA device.
@@ -44,7 +44,7 @@ def address(function):
     return ctypes.cast(function, word).value
 """
 
-# The self-test itself: a launch that is computed here.
+# The self-test, with a stand-in for `cuLaunchKernel`.
 STREAMS = """
 Launch = ctypes.CFUNCTYPE(ctypes.c_int, word, *[number] * 7, word, ctypes.POINTER(word), word)
 shipped, unrefusing = (Stream(("cnnforge_stream", ctypes.CDLL(path))) for path in sys.argv[2:])
@@ -130,10 +130,10 @@ def compute(inputs):
     return outputs, *tape.gradient(outputs, [v.value for l in layers for v in l.variables])
 
 def run(device, function):
-    driver.launches.clear()
+    simulated.launches.clear()
     with tf.device(device):
         found = function(inputs)
-    print(device, found[0].device.split('device:')[-1], len(driver.launches))
+    print(device, found[0].device.split('device:')[-1], len(simulated.launches))
     return found
 
 layers_built = compute(inputs)
@@ -143,7 +143,7 @@ for function in (compute, tf.function(compute)):
     assert len(found) == 5
     for ours, theirs in zip(found, expected):
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-4, atol=1e-5)
-print(*driver.kernels)
+print(*simulated.kernels)
 """
 
 
@@ -167,8 +167,8 @@ def device(folder):
 
 @pytest.mark.slow
 def test_the_self_test_and_the_stream_function(folder, device, run_python):
-    # As it is shipped, but for the refusal of devices that are no CUDA devices: what it reads of
-    # TensorFlow's objects is then what TensorFlow has put there.
+    # The function as it is shipped, and without the refusal of pluggable devices: the second one
+    # then reads the values that TensorFlow has put into its objects.
     text = stream._SOURCE.read_text()
     refusal = "device->IsPluggableDevice() || "
     assert text.count(refusal) == 1
@@ -181,8 +181,7 @@ def test_the_self_test_and_the_stream_function(folder, device, run_python):
         "second: STUB:1 [2.0, 2.0]",
         "streams: {77}",
         "shipped: {(1, 0, 0)}",
-        # A pluggable device's stream has no handle and does not know its number: TensorFlow's
-        # answers, where 0 would be what was there before.
+        # The stream of a pluggable device has no handle, and its number is -1 (0 was there before).
         "unrefusing: {(1, 0, -1)}",
     ]
 

@@ -1,4 +1,4 @@
-"""The C++ function that finds TensorFlow's stream: built, loaded and called, with no device."""
+"""Tests of the C++ function that finds TensorFlow's stream, without a device."""
 
 import ctypes
 import os
@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 
 
 @needs_compiler
-def test_it_is_built_once(folder, monkeypatch):
+def test_the_function_is_built_once(folder, monkeypatch):
     path = build(folder)
     assert [it.name for it in folder.iterdir()] == [path.name]
     assert hasattr(ctypes.CDLL(str(path)), "cnnforge_stream")
@@ -40,7 +40,7 @@ def test_it_is_built_once(folder, monkeypatch):
 
 
 @needs_compiler
-def test_another_source_or_compiler_is_built_anew(folder, monkeypatch, tmp_path):
+def test_another_source_or_compiler_is_built_again(folder, monkeypatch, tmp_path):
     built = build(folder)
     names = {built.name}
 
@@ -69,7 +69,7 @@ def test_no_compiler(tmp_path, monkeypatch):
     with pytest.raises(NoStreamError, match=r"no C\+\+ compiler was found; install one: apt"):
         build(tmp_path / "cache")
     monkeypatch.setenv("CXX", "nosuchcompiler")
-    with pytest.raises(NoStreamError, match="CXX is 'nosuchcompiler', which is no program"):
+    with pytest.raises(NoStreamError, match="CXX is 'nosuchcompiler', which is not a program"):
         build(tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 

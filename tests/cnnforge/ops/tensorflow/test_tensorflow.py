@@ -1,4 +1,4 @@
-"""Ops under TensorFlow: eager, graphs, gradients, Keras, both routes."""
+"""Tests of ops under TensorFlow by both routes: eager, graphs, gradients, Keras."""
 
 import resource
 import threading
@@ -98,7 +98,7 @@ def test_while_loop_and_cond(toy, route, arrays):
     def step(state):
         return toy.toy_op(state, factor, repeat=1)[0]
 
-    # Written without AutoGraph, which warns about itself under Python 3.13.
+    # Without AutoGraph, which raises warnings under Python 3.13.
     @tf.function(autograph=False)
     def compute(inputs, steps):
         with tf.GradientTape() as tape:
@@ -292,7 +292,7 @@ def test_gradients_that_are_not_needed_are_pruned(toy, arrays):
 
 
 def _executed(function):
-    """The op types of a function that its results depend on."""
+    """Return the types of the nodes that the results of a function depend on."""
     nodes = {node.name: node for node in function.node_def}
     wanted = [
         value.split(":")[0] for value in (*function.ret.values(), *function.control_ret.values())
@@ -307,7 +307,7 @@ def _executed(function):
 
 
 def make_counting_op(name, counts):
-    """An op whose backward functions add one to `counts[0]` and `counts[1]` when they run."""
+    """Return an op whose backward functions count their runs in `counts[0]` and `counts[1]`."""
     address = counts.ctypes.data
 
     @numba.njit
@@ -386,7 +386,7 @@ def test_many_ops_on_many_threads(toy):
 
 
 def test_errors_on_many_threads(toy):
-    """An error takes the GIL on TensorFlow's threads; nothing may wait for anything then."""
+    """An error takes the GIL on threads of TensorFlow, which must not cause a deadlock."""
 
     @tf.function(reduce_retracing=True)
     def compute(inputs):
@@ -421,7 +421,7 @@ def test_memory_does_not_grow(toy, graph):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     before = work(50)
-    # Each call makes over a MiB of tensors; the peak may move by a few, not by a thousand.
+    # Each call makes more than a MiB of tensors. The peak may grow by a few MiB, not by a thousand.
     assert work(1000) - before < 32 * 1024
 
 

@@ -1,4 +1,4 @@
-"""Ops under the torch backend: values, gradients, memory, devices, errors. `make test-torch`."""
+"""Tests of ops under the torch backend (`make test-torch`): values, gradients, memory, devices."""
 
 import importlib
 import sys
@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: make test-t
 if keras.backend.backend() != "torch":
     pytest.skip("the Keras backend is another one: make test-torch", allow_module_level=True)
 
-# They import torch.
+# These import torch.
 route = importlib.import_module("cnnforge.ops.torch")
 _torch_run = importlib.import_module("cnnforge.ops.torch.run")
 
@@ -156,7 +156,7 @@ def test_gradients_of_gradients_are_refused_when_they_are_asked_for(toy):
         first.sum().backward()
 
 
-# What torch itself imports for it.
+# Warnings of modules that torch imports.
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_forward_mode_is_refused():
     forward_ad = torch.autograd.forward_ad
@@ -173,7 +173,7 @@ def test_an_op_without_backward_functions():
         outputs.sum().backward()
 
 
-# What tensors may look like in memory.
+# Layouts of tensors in memory.
 
 
 def test_nothing_is_copied(monkeypatch):
@@ -198,7 +198,7 @@ def test_views_and_expanded_gradients(toy):
     outputs = toy.toy_op(view, factors)[0]
     expected = toy.toy_oracle(inputs.numpy().T, factors.numpy())[0]
     np.testing.assert_allclose(outputs.detach(), expected, rtol=1e-6, atol=1e-6)
-    # The gradient of a sum is one number, seen as an array.
+    # The gradient of a sum is an expanded number.
     outputs.sum().backward()
     copy = view.detach().contiguous().requires_grad_()
     (toy.toy_op(copy, factors)[0] * torch.ones(3, 8, 5)).sum().backward()
@@ -210,7 +210,7 @@ def test_every_second_element():
     np.testing.assert_array_equal(shift_op(inputs[::2]), inputs[::2].numpy() + 1)
 
 
-def test_a_sign_that_is_only_a_flag():
+def test_a_tensor_whose_sign_is_a_flag():
     inputs = torch.view_as_complex(random(4, 2)).conj().imag
     assert inputs.is_neg()
     np.testing.assert_array_equal(shift_op(inputs), inputs.resolve_neg().numpy() + 1)
@@ -239,7 +239,7 @@ def test_what_backward_reads_must_not_change_in_between(toy):
     inputs += 1
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         outputs.sum().backward()
-    # `factor`'s gradient is not wanted: nothing reads the inputs again.
+    # The gradient of `factor` is not wanted, so no function reads the inputs again.
     inputs.requires_grad_()
     doubled = inputs * 2
     outputs = toy.toy_op(doubled, factor.detach())[0]
@@ -328,7 +328,7 @@ def test_bad_input(toy):
         toy.toy_op(inputs, factor, bais=1.0)
 
 
-def test_what_the_function_raises_arrives(toy):
+def test_an_exception_of_a_function_is_raised(toy):
     with pytest.raises(ValueError, match="negative dimension"):
         toy.toy_op(random(3, 4, 5), random(5), repeat=-1)
 

@@ -1,18 +1,15 @@
-"""Winograd's F(2x2, 3x3): which shapes take it, and that they get what the oracle says.
+"""Winograd's F(2x2, 3x3): shapes that use it, and results compared with the oracle.
 
-Where values are small integers, sums are exact in any order, and results must be equal.
+Sums of small integers are exact in any order, so that results must be equal.
 """
 
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
+from functools import partial
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import pytest
+import winograd_checks
+from winograd_checks import LANES, inside, ties, values
 
 import cnnforge_kernels as kernels
 from cnnforge.testing import assert_close
@@ -20,36 +17,16 @@ from cnnforge_kernels import reference
 from cnnforge_kernels.cpu.conv import conv_block as block_kernels
 from cnnforge_kernels.cpu.conv import sweep
 from cnnforge_kernels.cpu.conv.winograd import forward
-from cnnforge_kernels.cpu.runtime import compiled
 
 # The oracle adds infinities of both signs.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 
-LANES = compiled.vector_lanes()
-
-
-def values(shape, seed):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def ties(shape, seed):
-    """Small integers: sums are exact, and many are equal."""
-    return np.random.default_rng(seed).integers(-2, 3, shape).astype(np.float32)
+# The launches of Winograd's algorithm and of the sweep.
+launched = partial(winograd_checks.launched, {"winograd": forward.LAUNCH, "sweep": sweep._LAUNCH})
 
 
 def poisoned(shape):
     return np.full(shape, np.nan, np.float32)
-
-
-def launched(function):
-    """The result of a call, and the launches that it used: Winograd's, the sweep's or both."""
-    slots = {"winograd": forward.LAUNCH, "sweep": sweep._LAUNCH}
-    for slot in slots.values():
-        compiled.forget_kernel(slot)
-    result = function()
-    return result, [
-        name for name, slot in slots.items() if compiled._table[compiled.row_of(slot), 0]
-    ]
 
 
 class Case(NamedTuple):
@@ -143,44 +120,44 @@ def check_convolution(case, numbers):
 
 
 def run_block(case, inputs, weights, bias):
-    """Outputs and winners, written over NaN and over winners that cannot be."""
-    outputs, winners = poisoned(case.pooled), np.full(case.pooled, 254, np.uint8)
+    """Outputs and argmax, written over NaN and over argmax that cannot be."""
+    outputs, argmax = poisoned(case.pooled), np.full(case.pooled, 254, np.uint8)
     _, used = launched(
         lambda: block_kernels.conv_block_forward(
             *(inputs, weights, bias, (1, 1), case.same, (1, 1), case.groups, (2, 2)),
             outputs,
-            winners,
+            argmax,
         )
     )
-    return outputs, winners, used
+    return outputs, argmax, used
 
 
 def check_block(case, numbers):
-    """Pooled outputs, winners and the gradient of the inputs."""
+    """Pooled outputs, argmax and the gradient of the inputs."""
     exact = numbers is ties
     inputs, weights, bias = case.arrays(numbers)
     # Some filters let nothing through.
     bias[::3] = -1000
-    outputs, winners, used = run_block(case, inputs, weights, bias)
+    outputs, argmax, used = run_block(case, inputs, weights, bias)
     # Windows cover what may be too few outputs.
     enough = outputs[..., 0].size >= 16
     assert used == ["winograd" if enough else "sweep"]
     best, cells = reference.conv_block(inputs, weights, bias, **case.oracle)
     assert (cells[..., ::3] == 255).all()
     assert set(np.unique(cells)) == {0, 1, 2, 3, 255}
-    np.testing.assert_array_equal(winners, cells)
+    np.testing.assert_array_equal(argmax, cells)
     compare(outputs, best, 9 * weights.shape[2] + 1, exact)
     grads = numbers(case.pooled, 4)
     got, used = launched(
         lambda: kernels.conv_block_grad_inputs(
-            grads, winners, weights, case.shape, out=poisoned(case.shape), **case.ours
+            grads, argmax, weights, case.shape, out=poisoned(case.shape), **case.ours
         )
     )
     # To one vector of channels the scatter is as fast, which has no groups.
     whole = weights.shape[2] % LANES == 0
     dense = case.groups > 1 or (whole and weights.shape[2] >= 2 * LANES)
     assert used == (["winograd" if whole else "sweep"] if dense else [])
-    expected = reference.conv_block_gradients(inputs, weights, winners, grads, **case.oracle)[0]
+    expected = reference.conv_block_gradients(inputs, weights, argmax, grads, **case.oracle)[0]
     # What no window reads has a gradient of exactly zero: no part of the rms.
     there = expected != 0
     assert not got[~there].any()
@@ -211,7 +188,7 @@ def convolve_and_pool(shape, filters, pool_size):
 
 
 SQUARE = (1, 8, 8, 8)
-LEAST = {
+THRESHOLD = {
     "outputs, channels and filters": convolve(SQUARE, LANES),
     "rows": convolve((1, 2, 32, 8), LANES),
     "columns": convolve((1, 32, 2, 8), LANES),
@@ -238,13 +215,13 @@ OUTSIDE = {
 }
 
 
-@pytest.mark.parametrize("name", LEAST)
-def test_what_is_just_enough(name):
-    assert launched(LEAST[name])[1] == ["winograd"]
+@pytest.mark.parametrize("name", THRESHOLD)
+def test_smallest_shapes_that_use_winograd(name):
+    assert launched(THRESHOLD[name])[1] == ["winograd"]
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_what_is_not_taken(name):
+def test_shapes_that_do_not_use_winograd(name):
     assert launched(OUTSIDE[name])[1] == ["sweep"]
 
 
@@ -280,7 +257,7 @@ NOT_FINITE = [np.nan, np.inf, -np.inf]
 
 @pytest.mark.parametrize("value", NOT_FINITE, ids=str)
 @pytest.mark.parametrize("place", [(1, 4, 3, 5), (0, 0, 0, 0), (2, 8, 6, 31)], ids=str)
-def test_an_input_that_is_not_finite_spoils_no_neighbour(place, value):
+def test_nonfinite_input_reaches_its_windows_only(place, value):
     inputs, weights, bias = ODD.arrays(ties)
     inputs[place] = value
     for relu in (False, True):
@@ -298,16 +275,16 @@ def test_an_input_that_is_not_finite_spoils_no_neighbour(place, value):
         expected = reference.conv2d(inputs, weights, bias, relu=relu, **ODD.oracle)
         np.testing.assert_array_equal(outputs, expected)
         assert 0.8 < np.isfinite(outputs).mean() < 1
-    pooled, winners, used = run_block(ODD, inputs, weights, bias)
+    pooled, argmax, used = run_block(ODD, inputs, weights, bias)
     best, cells = reference.conv_block(inputs, weights, bias, **ODD.oracle)
     # The windows do not cover the last row and the last column.
     assert used == ["winograd", "sweep"]
     np.testing.assert_array_equal(pooled, best)
-    np.testing.assert_array_equal(winners, cells)
+    np.testing.assert_array_equal(argmax, cells)
 
 
 @pytest.mark.parametrize("value", NOT_FINITE, ids=str)
-def test_a_weight_that_is_not_finite_spoils_its_filter_only(value):
+def test_nonfinite_weight_reaches_its_filter_only(value):
     for place in ((1, 1, 3, 5), (0, 2, 31, 5 * LANES - 1)):
         inputs, weights, bias = ODD.arrays(ties)
         weights[place] = value
@@ -319,15 +296,15 @@ def test_a_weight_that_is_not_finite_spoils_its_filter_only(value):
         spoiled = np.arange(ODD.filters) == place[3]
         assert np.isfinite(outputs[..., ~spoiled]).all()
         assert not np.isfinite(outputs[..., spoiled]).all()
-        pooled, winners, used = run_block(ODD, inputs, weights, bias)
+        pooled, argmax, used = run_block(ODD, inputs, weights, bias)
         best, cells = reference.conv_block(inputs, weights, bias, **ODD.oracle)
         assert used == ["winograd", "sweep"]
         np.testing.assert_array_equal(pooled, best)
-        np.testing.assert_array_equal(winners, cells)
+        np.testing.assert_array_equal(argmax, cells)
 
 
 @pytest.mark.parametrize("value", NOT_FINITE, ids=str)
-def test_a_bias_that_is_not_finite(value):
+def test_nonfinite_bias(value):
     inputs, weights, bias = ODD.arrays(ties)
     bias[7] = value
     outputs, used = launched(lambda: kernels.conv2d(inputs, weights, bias, **ODD.ours))
@@ -336,7 +313,7 @@ def test_a_bias_that_is_not_finite(value):
 
 
 @pytest.mark.parametrize("value", NOT_FINITE, ids=str)
-def test_a_gradient_that_is_not_finite_spoils_no_neighbour(value):
+def test_nonfinite_gradient_reaches_its_window_only(value):
     inputs, weights, bias = ODD.arrays(ties)
     outputs = kernels.conv2d(inputs, weights, bias, activation="relu", **ODD.ours)
     grads = ties(ODD.outputs, 4)
@@ -360,19 +337,19 @@ def test_a_gradient_that_is_not_finite_spoils_no_neighbour(value):
 
 
 @pytest.mark.parametrize("value", NOT_FINITE, ids=str)
-def test_a_pooled_gradient_that_is_not_finite_spoils_no_neighbour(value):
+def test_nonfinite_pooled_gradient_reaches_its_window_only(value):
     inputs, weights, bias = ODD.arrays(ties)
-    _, winners = kernels.conv_block(inputs, weights, bias, **ODD.ours)
+    _, argmax = kernels.conv_block(inputs, weights, bias, **ODD.ours)
     grads = ties(ODD.pooled, 4)
     grads[1, 2, 1, 4:9] = value
-    assert set(winners[1, 2, 1, 4:9]) - {255}
+    assert set(argmax[1, 2, 1, 4:9]) - {255}
     got, used = launched(
         lambda: kernels.conv_block_grad_inputs(
-            grads, winners, weights, ODD.shape, out=poisoned(ODD.shape), **ODD.ours
+            grads, argmax, weights, ODD.shape, out=poisoned(ODD.shape), **ODD.ours
         )
     )
     assert used == ["winograd", "sweep"]
-    expected = reference.conv_block_gradients(inputs, weights, winners, grads, **ODD.oracle)[0]
+    expected = reference.conv_block_gradients(inputs, weights, argmax, grads, **ODD.oracle)[0]
     np.testing.assert_array_equal(got, expected)
     assert 0.8 < np.isfinite(got).mean() < 1
 
@@ -386,7 +363,7 @@ def test_a_pooled_gradient_that_is_not_finite_spoils_no_neighbour(value):
         (-100, -20, ["winograd"]),
     ],
 )
-def test_sums_that_overflow_only_here(inputs_exponent, weights_exponent, launches):
+def test_sums_that_overflow_only_with_winograd(inputs_exponent, weights_exponent, launches):
     """Integers times a power of two: the direct sum is exact, and 2**128 is infinite."""
     inputs, weights, _ = ODD.arrays(ties)
     inputs *= np.float32(2.0**inputs_exponent)
@@ -394,11 +371,11 @@ def test_sums_that_overflow_only_here(inputs_exponent, weights_exponent, launche
     outputs, used = launched(lambda: kernels.conv2d(inputs, weights, **ODD.ours))
     assert used == launches
     np.testing.assert_array_equal(outputs, reference.conv2d(inputs, weights, **ODD.oracle))
-    pooled, winners, used = run_block(ODD, inputs, weights, np.zeros(0, np.float32))
+    pooled, argmax, used = run_block(ODD, inputs, weights, np.zeros(0, np.float32))
     best, cells = reference.conv_block(inputs, weights, **ODD.oracle)
     assert used == launches
     np.testing.assert_array_equal(pooled, best)
-    np.testing.assert_array_equal(winners, cells)
+    np.testing.assert_array_equal(argmax, cells)
     grads = ties(ODD.outputs, 4) * np.float32(2.0**inputs_exponent)
     got, used = launched(lambda: kernels.conv2d_grad_inputs(grads, weights, ODD.shape, **ODD.ours))
     assert used == launches
@@ -414,48 +391,32 @@ def results(case):
     grad_inputs = kernels.conv2d_grad_inputs(
         grads, weights, case.shape, outputs=outputs, **case.ours
     )
-    pooled, winners = kernels.conv_block(inputs, weights, bias, **case.ours)
+    pooled, argmax = kernels.conv_block(inputs, weights, bias, **case.ours)
     unpooled = kernels.conv_block_grad_inputs(
-        values(case.pooled, 4), winners, weights, case.shape, **case.ours
+        values(case.pooled, 4), argmax, weights, case.shape, **case.ours
     )
-    return [array.tobytes() for array in (outputs, grad_inputs, pooled, winners, unpooled)]
+    return [array.tobytes() for array in (outputs, grad_inputs, pooled, argmax, unpooled)]
 
 
 @pytest.mark.parametrize("name", ["odd", "groups, valid", "several tasks an image", "many images"])
 def test_threads_and_repetition_change_no_bit(name):
-    threads = numba.get_num_threads()
-    many = results(CASES[name])
-    for _ in range(5):
-        assert results(CASES[name]) == many
-    try:
-        numba.set_num_threads(1)
-        assert results(CASES[name]) == many
-    finally:
-        numba.set_num_threads(threads)
+    winograd_checks.assert_same_bits_for_any_threads(lambda: results(CASES[name]))
 
 
-def test_arrays_that_are_not_contiguous():
+def test_noncontiguous_arrays():
     inputs, weights, bias = ODD.arrays(ties)
     expected = kernels.conv2d(inputs, weights, bias, **ODD.ours)
     turned = np.ascontiguousarray(inputs.transpose(3, 2, 0, 1)).transpose(2, 3, 1, 0)
     factors = np.asfortranarray(weights)
     offsets = np.repeat(bias, 2)[::2]
-    assert not any(it.flags.c_contiguous for it in (turned, factors, offsets))
+    assert not any(array.flags.c_contiguous for array in (turned, factors, offsets))
     got, used = launched(lambda: kernels.conv2d(turned, factors, offsets, **ODD.ours))
     assert used == ["winograd"]
     np.testing.assert_array_equal(got, expected)
 
 
-def inside(array):
-    """A larger buffer, and a part of it, aligned to nothing but an element, that is ``array``."""
-    buffer = np.full(array.size + 2, 7, array.dtype)
-    part = buffer[1:-1].reshape(array.shape)
-    part[:] = array
-    return buffer, part
-
-
 @pytest.mark.parametrize("name", ["odd", "odd, valid", "groups, valid", "several tasks an image"])
-def test_nothing_else_is_written(name):
+def test_nothing_around_the_results_is_written(name):
     case = CASES[name]
     inputs, weights, bias = (inside(array)[1] for array in case.arrays(ties))
     expected = reference.conv2d(inputs, weights, bias, **case.oracle)
@@ -463,10 +424,10 @@ def test_nothing_else_is_written(name):
     kernels.conv2d(inputs, weights, bias, out=out, **case.ours)
     np.testing.assert_array_equal(buffer, [7, *expected.ravel(), 7])
     best, cells = reference.conv_block(inputs, weights, bias, **case.oracle)
-    (buffer, out), (codes, winners) = inside(poisoned(case.pooled)), inside(cells.astype(np.uint8))
-    winners[:] = 254
+    (buffer, out), (codes, argmax) = inside(poisoned(case.pooled)), inside(cells.astype(np.uint8))
+    argmax[:] = 254
     block_kernels.conv_block_forward(
-        *(inputs, weights, bias, (1, 1), case.same, (1, 1), case.groups, (2, 2)), out, winners
+        *(inputs, weights, bias, (1, 1), case.same, (1, 1), case.groups, (2, 2)), out, argmax
     )
     np.testing.assert_array_equal(buffer, [7, *best.ravel(), 7])
     np.testing.assert_array_equal(codes, [7, *cells.ravel(), 7])
@@ -474,36 +435,12 @@ def test_nothing_else_is_written(name):
         np.testing.assert_array_equal(array, original)
 
 
-# Numba keeps code under the name and the features of the CPU that it is compiled for.
-NARROW = textwrap.dedent("""
-    import sys
-    import llvmlite.binding as llvm
-    lanes, folder = int(sys.argv[1]), sys.argv[2]
-    features = dict.fromkeys(llvm.get_host_cpu_features(), False)
-    features |= {"avx2": lanes == 8, "fma": lanes == 8}
-    llvm.get_host_cpu_features = lambda: features
-    sys.path.insert(0, folder)
-    import test_winograd_forward as tests
-    assert tests.LANES == lanes
-    for name in ("odd", "groups, valid"):
-        for numbers in (tests.values, tests.ties):
-            tests.check_convolution(tests.CASES[name], numbers)
-            tests.check_block(tests.CASES[name], numbers)
-    print("passed")
-""")
-
-
-@pytest.mark.parametrize(
-    ("lanes", "cpu", "features"), [(8, "haswell", "+avx2,+fma"), (4, "x86-64", "+sse2")]
-)
+@winograd_checks.narrower_vectors
 def test_narrower_vectors(lanes, cpu, features):
-    if lanes >= LANES:
-        pytest.skip(f"this machine's vectors have {LANES} lanes")
-    done = subprocess.run(
-        [sys.executable, "-c", NARROW, str(lanes), str(Path(__file__).parent)],
-        env={**os.environ, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout == "passed\n", done.stderr
+    program = """
+        for name in ("odd", "groups, valid"):
+            for numbers in (tests.values, tests.ties):
+                tests.check_convolution(tests.CASES[name], numbers)
+                tests.check_block(tests.CASES[name], numbers)
+    """
+    winograd_checks.run_with_narrower_vectors(__file__, lanes, cpu, features, program)

@@ -1,50 +1,29 @@
-"""Winograd's F(3x3, 2x2): the gradient of the weights gets what the oracle says.
+"""Winograd's F(3x3, 2x2): the gradient of the weights compared with the oracle.
 
-Where values are small integers, sums are exact in any order, and results must be equal.
+Sums of small integers are exact in any order, so that results must be equal.
 """
 
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
+from functools import partial
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import pytest
+import winograd_checks
+from winograd_checks import LANES, inside, ties, values
 
 import cnnforge_kernels as kernels
 from cnnforge.testing import assert_close
 from cnnforge_kernels import reference
 from cnnforge_kernels.cpu.conv import conv2d, gather
 from cnnforge_kernels.cpu.conv.winograd import weights as winograd_gather
-from cnnforge_kernels.cpu.runtime import compiled
 
 # The oracle adds infinities of both signs.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 
-LANES = compiled.vector_lanes()
-
-
-def values(shape, seed):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def ties(shape, seed):
-    """Small integers: sums are exact."""
-    return np.random.default_rng(seed).integers(-2, 3, shape).astype(np.float32)
-
-
-def launched(function):
-    """The result of a call, and the launches that it used: Winograd's, the gather's or both."""
-    slots = {"winograd": winograd_gather.LAUNCH, "gather": gather._LAUNCH}
-    for slot in slots.values():
-        compiled.forget_kernel(slot)
-    result = function()
-    return result, [
-        name for name, slot in slots.items() if compiled._table[compiled.row_of(slot), 0]
-    ]
+# The launches of Winograd's algorithm and of the gather.
+launched = partial(
+    winograd_checks.launched, {"winograd": winograd_gather.LAUNCH, "gather": gather._LAUNCH}
+)
 
 
 class Case(NamedTuple):
@@ -137,7 +116,7 @@ def gradients(shape, filters, window=(3, 3), **options):
 
 
 SQUARE = (1, 8, 8, 8)
-LEAST = {
+THRESHOLD = {
     "outputs, channels and filters": (SQUARE, LANES, {}),
     "rows": ((1, 2, 32, 8), LANES, {}),
     "columns": ((1, 32, 2, 8), LANES, {}),
@@ -161,14 +140,14 @@ OUTSIDE = {
 }
 
 
-@pytest.mark.parametrize("name", LEAST)
-def test_what_is_just_enough(name):
-    shape, filters, options = LEAST[name]
+@pytest.mark.parametrize("name", THRESHOLD)
+def test_smallest_shapes_that_use_winograd(name):
+    shape, filters, options = THRESHOLD[name]
     assert launched(gradients(shape, filters, **options))[1] == ["winograd"]
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_what_is_not_taken(name):
+def test_shapes_that_do_not_use_winograd(name):
     shape, filters, options = OUTSIDE[name]
     assert launched(gradients(shape, filters, **options))[1] == ["gather"]
 
@@ -188,7 +167,7 @@ def assert_as_defined(case, inputs, grads, outputs, launches):
 
 @pytest.mark.parametrize("value", NOT_FINITE, ids=str)
 @pytest.mark.parametrize("place", [(1, 4, 3, 5), (0, 0, 0, 0), (2, 8, 6, 31)], ids=str)
-def test_an_input_that_is_not_finite_spoils_no_other_tap(place, value):
+def test_nonfinite_input_reaches_its_taps_only(place, value):
     inputs, grads, outputs = ODD.arrays(ties)
     inputs[place] = value
     for mask in (outputs, None):
@@ -204,7 +183,7 @@ def test_an_input_that_is_not_finite_spoils_no_other_tap(place, value):
 
 
 @pytest.mark.parametrize("value", NOT_FINITE, ids=str)
-def test_a_gradient_that_is_not_finite_spoils_its_filter_only(value):
+def test_nonfinite_gradient_reaches_its_filter_only(value):
     inputs, grads, outputs = ODD.arrays(ties)
     grads[1, 4, 3, 5], grads[2, 8, 6, 70] = value, value
     outputs[1, 4, 3, 5], outputs[2, 8, 6, 70] = 1, 1
@@ -231,7 +210,7 @@ def test_a_gradient_that_is_not_finite_spoils_its_filter_only(value):
         ("grads", -100, ["winograd"]),
     ],
 )
-def test_sums_that_overflow_only_here(large, exponent, launches):
+def test_sums_that_overflow_only_with_winograd(large, exponent, launches):
     """Integers times a power of two: the direct sum is exact, and 2**128 is infinite."""
     case = Case((1, 8, 8, 16), 16)
     inputs, grads, _ = case.arrays(ties)
@@ -255,28 +234,12 @@ def results(case):
 
 @pytest.mark.parametrize("name", ["odd", "groups, valid", "several pieces an image", "many images"])
 def test_threads_and_repetition_change_no_bit(name):
-    threads = numba.get_num_threads()
-    many = results(CASES[name])
-    for _ in range(5):
-        assert results(CASES[name]) == many
-    try:
-        numba.set_num_threads(1)
-        assert results(CASES[name]) == many
-    finally:
-        numba.set_num_threads(threads)
-
-
-def inside(array):
-    """A larger buffer, and a part of it, aligned to nothing but an element, that is ``array``."""
-    buffer = np.full(array.size + 2, 7, array.dtype)
-    part = buffer[1:-1].reshape(array.shape)
-    part[:] = array
-    return buffer, part
+    winograd_checks.assert_same_bits_for_any_threads(lambda: results(CASES[name]))
 
 
 @pytest.mark.parametrize("name", ["odd", "odd, valid", "groups, valid", "several products a part"])
-def test_nothing_else_is_written_or_read(name):
-    """Around what is read stands NaN."""
+def test_nothing_around_the_arrays_is_written_or_read(name):
+    """NaN lies around the arrays that are read."""
     case = CASES[name]
     arrays = [inside(array) for array in case.arrays(ties)]
     for buffer, _ in arrays:
@@ -298,35 +261,11 @@ def test_nothing_else_is_written_or_read(name):
         np.testing.assert_array_equal(array, original)
 
 
-# Numba keeps code under the name and the features of the CPU that it is compiled for.
-NARROW = textwrap.dedent("""
-    import sys
-    import llvmlite.binding as llvm
-    lanes, folder = int(sys.argv[1]), sys.argv[2]
-    features = dict.fromkeys(llvm.get_host_cpu_features(), False)
-    features |= {"avx2": lanes == 8, "fma": lanes == 8}
-    llvm.get_host_cpu_features = lambda: features
-    sys.path.insert(0, folder)
-    import test_winograd_weights as tests
-    assert tests.LANES == lanes
-    for name in ("odd", "groups, valid"):
-        for numbers in (tests.values, tests.ties):
-            tests.check(tests.CASES[name], numbers)
-    print("passed")
-""")
-
-
-@pytest.mark.parametrize(
-    ("lanes", "cpu", "features"), [(8, "haswell", "+avx2,+fma"), (4, "x86-64", "+sse2")]
-)
+@winograd_checks.narrower_vectors
 def test_narrower_vectors(lanes, cpu, features):
-    if lanes >= LANES:
-        pytest.skip(f"this machine's vectors have {LANES} lanes")
-    done = subprocess.run(
-        [sys.executable, "-c", NARROW, str(lanes), str(Path(__file__).parent)],
-        env={**os.environ, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout == "passed\n", done.stderr
+    program = """
+        for name in ("odd", "groups, valid"):
+            for numbers in (tests.values, tests.ties):
+                tests.check(tests.CASES[name], numbers)
+    """
+    winograd_checks.run_with_narrower_vectors(__file__, lanes, cpu, features, program)

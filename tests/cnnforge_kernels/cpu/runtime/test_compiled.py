@@ -80,7 +80,7 @@ def test_many_callers_at_once():
 
 INTERRUPTED = textwrap.dedent("""
     import os, signal
-    from cnnforge_kernels.cpu.runtime.compiled import kernel_address, kernel_family
+    from cnnforge_kernels.authoring import kernel_address, kernel_family
 
     @kernel_family(1)
     def slot(number):
@@ -93,7 +93,7 @@ INTERRUPTED = textwrap.dedent("""
 """)
 
 
-def test_an_interrupt_while_a_kernel_is_compiled_is_called_so(tmp_path):
+def test_ctrl_c_while_a_kernel_compiles_is_reported(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED],
         env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
@@ -110,7 +110,7 @@ def test_an_interrupt_while_a_kernel_is_compiled_is_called_so(tmp_path):
 FAMILY = """
 import numba, numpy as np
 from numba import carray
-from cnnforge_kernels.cpu.runtime.compiled import (
+from cnnforge_kernels.authoring import (
     KERNEL_SIGNATURE, address_of, cached_cfunc, cached_njit, call_kernel, kernel_address,
     kernel_family,
 )
@@ -125,9 +125,7 @@ def KERNELS(number):
 """
 USER = """
 import numpy as np
-from cnnforge_kernels.cpu.runtime.compiled import (
-    address_of, cached_njit, call_kernel, kernel_address
-)
+from cnnforge_kernels.authoring import address_of, cached_njit, call_kernel, kernel_address
 from {family} import KERNELS
 
 @{decorator}
@@ -170,7 +168,7 @@ def families(tmp_path):
     return write, ask
 
 
-def test_a_cached_function_finds_its_kernels_in_whatever_order_plugins_are_imported(families):
+def test_cached_function_finds_its_kernels_in_any_order_of_imports(families):
     write, ask = families
     write("first", 10)
     write("second", 20)
@@ -179,7 +177,7 @@ def test_a_cached_function_finds_its_kernels_in_whatever_order_plugins_are_impor
     assert ask("use_second").stdout == "use_second 21\n"
 
 
-def test_kernels_that_have_changed_are_not_called_from_a_cache(families):
+def test_changed_kernels_are_not_called_from_a_cache(families):
     # Numba's own cache does not notice: the file of the function is the same.
     write, ask = families
     write("family", 10, "numba.njit(cache=True)")
@@ -188,12 +186,12 @@ def test_kernels_that_have_changed_are_not_called_from_a_cache(families):
     write("family", 30)
     done = ask("use_family")
     assert done.returncode != 0
-    assert "compile with cached_njit" in done.stderr
+    assert "decorate the function with cached_njit" in done.stderr
 
 
-def test_a_slot_number_that_never_was_is_refused():
-    with pytest.raises(RuntimeError, match="there is not"):
+def test_unknown_slot_number_is_an_error():
+    with pytest.raises(RuntimeError, match="does not exist"):
         compiled.compile_kernel(np.int64(12345))
-    with pytest.raises(RuntimeError, match="there is not"):
-        # Behind the end of its family.
+    with pytest.raises(RuntimeError, match="does not exist"):
+        # Beyond the end of its family.
         compiled.compile_kernel(compiled._table[0, 1] + (1 << 15))

@@ -1,4 +1,4 @@
-"""The crew of threads: every task once, nothing after the caller has left, clean ends."""
+"""The thread pool: each task runs once, none after the caller has left, and processes end."""
 
 import os
 import subprocess
@@ -22,9 +22,8 @@ from cnnforge_kernels.cpu.runtime import posix
 from cnnforge_kernels.cpu.runtime.atomics import (
     atomic_load, atomic_store, fetch_add, float_mode, pause
 )
-from cnnforge_kernels.cpu.runtime.compiled import (
-    KERNEL_SIGNATURE, address_of, cached_cfunc, kernel_family, load_int64
-)
+from cnnforge_kernels.cpu.runtime.compiled import KERNEL_SIGNATURE, cached_cfunc, kernel_family
+from cnnforge_kernels.cpu.runtime.memory import address_of, load_int64
 
 @kernel_family(1)
 def COUNT(_):
@@ -54,9 +53,9 @@ def MEET(_):
 @kernel_family(1)
 def FREE(_):
     @cached_cfunc(KERNEL_SIGNATURE)
-    def free(args, begin, end):  # address of [the crew, tasks 1 and 2 that were begun]
+    def free(args, begin, end):  # address of [the pool, tasks 1 and 2 that were begun]
         block = carray(args, 1)
-        if begin == 0:  # as if whoever has the crew gave it back
+        if begin == 0:  # as if another caller released the pool
             atomic_store(load_int64(block[0]), 0)
             return
         fetch_add(block[0] + 8, 1)
@@ -77,8 +76,8 @@ def workers():
     return sum(thread.name.startswith("cnnforge-") for thread in threading.enumerate())
 
 def masks():
-    of_crew = [it for it in threading.enumerate() if it.name.startswith("cnnforge-")]
-    return [sorted(os.sched_getaffinity(it.native_id)) for it in of_crew]
+    workers = [thread for thread in threading.enumerate() if thread.name.startswith("cnnforge-")]
+    return [sorted(os.sched_getaffinity(worker.native_id)) for worker in workers]
 
 def check_counts(count=50):
     values = np.zeros(64, np.int64)
@@ -89,13 +88,13 @@ def check_counts(count=50):
 
 @pytest.fixture(scope="module")
 def run_program(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("crew")
-    (folder / "crew_kernels.py").write_text(KERNELS)
+    folder = tmp_path_factory.mktemp("thread_pool")
+    (folder / "pool_kernels.py").write_text(KERNELS)
 
     def run(program, code=0, **variables):
         path = os.pathsep.join([str(folder), *sys.path])
         done = subprocess.run(
-            [sys.executable, "-c", "from crew_kernels import *\n" + textwrap.dedent(program)],
+            [sys.executable, "-c", "from pool_kernels import *\n" + textwrap.dedent(program)],
             env={**os.environ, "PYTHONPATH": path, **variables},
             capture_output=True,
             text=True,
@@ -163,35 +162,35 @@ def test_workers_compute_in_the_callers_float_mode(run_program):
     assert printed.split() == ["True", "True"]
 
 
-def test_nobody_enters_a_closed_job_and_a_busy_crew_makes_callers_work_alone(run_program):
+def test_no_worker_enters_a_closed_job_and_a_busy_pool_makes_callers_work_alone(run_program):
     # The job's kernel is an address that kills the process, and the workers spin all the time.
     printed = run_program(
         """
         check_counts()
-        words = crew._words()
-        words[crew._PAUSES // 8] = 1 << 60
-        words[crew._NEXT // 8] = 0
-        words[crew._KERNEL // 8] = 8
-        words[crew._STATE // 8] = crew._TAKEN
+        words = thread_pool._words()
+        words[thread_pool._PAUSES // 8] = 1 << 60
+        words[thread_pool._NEXT // 8] = 0
+        words[thread_pool._KERNEL // 8] = 8
+        words[thread_pool._STATE // 8] = thread_pool._TAKEN
         check_counts()
         time.sleep(0.05)
-        print(words[crew._STATE // 8] == crew._TAKEN, words[crew._NEXT // 8])
+        print(words[thread_pool._STATE // 8] == thread_pool._TAKEN, words[thread_pool._NEXT // 8])
         """,
         NUMBA_NUM_THREADS="4",
     )
     assert printed == "True 0\n"
 
 
-def test_a_crew_that_is_given_back_joins_in_what_is_left(run_program):
+def test_released_pool_takes_the_remaining_tasks(run_program):
     printed = run_program(
         """
         check_counts()
-        words = crew._words()
+        words = thread_pool._words()
         for _ in range(20):
             values = np.array([words.ctypes.data, 0], np.int64)
-            words[crew._STATE // 8] = crew._TAKEN
+            words[thread_pool._STATE // 8] = thread_pool._TAKEN
             run(FREE, values, 3)  # returns only if two threads work at once
-        print(values[1], words[crew._STATE // 8])
+        print(values[1], words[thread_pool._STATE // 8])
         """,
         NUMBA_NUM_THREADS="2",
     )
@@ -219,8 +218,8 @@ def test_a_forked_process_starts_its_own_workers(run_program):
     printed = run_program(
         """
         check_counts()
-        state = crew._words()[:1]
-        state[0] = crew._TAKEN + 1  # as if another thread, or a worker, were in a job
+        state = thread_pool._words()[:1]
+        state[0] = thread_pool._TAKEN + 1  # as if another thread, or a worker, were in a job
         child = os.fork()
         if child == 0:
             before = workers()
@@ -251,7 +250,7 @@ def test_the_interpreter_exits(run_program, end, code):
     run_program(f"import atexit; check_counts(); {end}", code, NUMBA_NUM_THREADS="4")
 
 
-def test_first_used_at_exit(run_program):
+def test_first_use_at_exit(run_program):
     run_program("import atexit; atexit.register(check_counts)", NUMBA_NUM_THREADS="2")
 
 
@@ -261,9 +260,9 @@ def test_numba_sets_the_number_of_threads(run_program):
         import numba
         check_counts()
         numba.set_num_threads(1)
-        crew._words()[crew._NEXT // 8] = -1
+        thread_pool._words()[thread_pool._NEXT // 8] = -1
         check_counts()
-        print(crew._words()[crew._NEXT // 8])
+        print(thread_pool._words()[thread_pool._NEXT // 8])
         """,
         NUMBA_NUM_THREADS="2",
     )
@@ -293,7 +292,7 @@ def test_workers_keep_off_the_processor_of_their_caller(run_program):
         for here in every[:2] * 2:
             os.sched_setaffinity(0, {here})  # the calling thread only
             check_counts()
-            print(masks() == [[it for it in every if it != here]])
+            print(masks() == [[processor for processor in every if processor != here]])
         """,
         NUMBA_NUM_THREADS="2",
     )
@@ -301,7 +300,7 @@ def test_workers_keep_off_the_processor_of_their_caller(run_program):
 
 
 @pytest.mark.skipif(not posix.places_threads(), reason="no placing")
-def test_on_one_processor_nobody_is_sent_away(run_program):
+def test_workers_stay_on_the_only_processor(run_program):
     printed = run_program(
         """
         here = {min(os.sched_getaffinity(0))}
@@ -314,12 +313,12 @@ def test_on_one_processor_nobody_is_sent_away(run_program):
     assert printed == "True\n"
 
 
-def test_where_threads_cannot_be_placed_they_work_all_the_same(run_program):
+def test_workers_run_on_systems_that_cannot_pin_threads(run_program):
     printed = run_program(
         """
         posix._placing = False
         check_counts()
-        print(workers(), crew._words()[crew._PLACED // 8])
+        print(workers(), thread_pool._words()[thread_pool._PINNED // 8])
         """,
         NUMBA_NUM_THREADS="2",
     )
@@ -327,4 +326,4 @@ def test_where_threads_cannot_be_placed_they_work_all_the_same(run_program):
 
 
 def test_threading_layer():
-    assert parallel.threading_layer() == "crew"
+    assert parallel.threading_layer() == "thread_pool"

@@ -1,15 +1,15 @@
-"""Winograd's F(2x2, 3x3): a 3x3 convolution in 16 multiplications for 4 outputs, where it takes 36.
+"""Winograd's F(2x2, 3x3): a 3x3 convolution with 16 multiplications for 4 outputs in place of 36.
 
 A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, section 4.1. A tile is
-2x2 outputs and the 4x4 inputs under them. Inputs and weights are spread to 16 planes by sums, each
-plane is a product of matrices, tiles by channels by filters, and the outputs are sums of the
-planes. All factors are 1 and 1/2: the sums of small integers stay exact.
+2x2 outputs and the 4x4 inputs under them. Sums spread inputs and weights to 16 planes. Each plane
+is a product of matrices, (tiles, channels) by (channels, filters), and the outputs are sums of the
+planes. All factors are 1 and 1/2, so that sums of small integers stay exact.
 
-A task is some rows of tiles of one image for one group of channels. A tile of outputs is a window
-of a 2x2 pool, which happens before the outputs are written.
+A task is some rows of tiles of one image for one group of channels. A tile of outputs is also a
+window of a 2x2 pool, which is applied before the outputs are written.
 
-A value that is not finite would spoil its neighbours in the tile. Where a sum is not finite, the
-launch says so, and the sweep computes all of it once more, without this.
+A value that is not finite would spread to other outputs of its tile. So if any sum is not finite,
+the launch reports it, and the sweep computes everything again without Winograd's algorithm.
 """
 
 from __future__ import annotations
@@ -23,30 +23,27 @@ from cnnforge_kernels.cpu.conv import sweep_rows as s
 from cnnforge_kernels.cpu.conv.winograd import forward_passes as p
 from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
-    address_of,
     aligned_floats,
     cached_cfunc,
     cached_njit,
-    call_kernel,
-    floats_at,
     kernel_address,
     kernel_family,
-    words_at,
 )
+from cnnforge_kernels.cpu.runtime.memory import address_of, call_kernel, floats_at, words_at
 from cnnforge_kernels.cpu.runtime.parallel import run_kernel
-from cnnforge_kernels.cpu.simd.tile_choice import MOST_LANES, choose_tile, tile_number
+from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES, choose_tile, tile_number
 
-# With fewer of them the sums before and after cost as much as the products save: from 8 channels
-# to 16 filters this took 0.62 to 0.9 of the time of the direct sum (Zen 4), with vectors of 8 lanes
-# from 8 to 8 still 0.85 to 0.96.
-_FEWEST_CHANNELS, _FEWEST_OUTPUTS = 8, 64
-# Behind a 2x2 pool the scatter skips three quarters of the products. From 16 or 32 filters to 16
-# channels, and 64 to 16, it took 0.96 to 1.01 times as long as this (Zen 4, one thread), to 32
+# With fewer of them the sums before and after cost as much as the products save. From 8 channels
+# to 16 filters this took 0.62 to 0.9 of the time of the direct sum (Zen 4), and with vectors of 8
+# lanes from 8 channels to 8 filters 0.85 to 0.96.
+_MIN_CHANNELS, _MIN_OUTPUTS = 8, 64
+# Behind a 2x2 pool the scatter skips three quarters of the products. From 16, 32 or 64 filters to
+# 16 channels the scatter took 0.96 to 1.01 times as long as this (Zen 4, one thread), to 32
 # channels 1.13 to 1.24, to 64 and 128 channels 1.26 to 1.33.
-_FEWEST_VECTORS_BEHIND_POOL = 2
-# Planes that begin at the same place of a page would share few lines of the first-level cache.
+_MIN_VECTORS_BEHIND_POOL = 2
+# Planes at the same place of their pages would compete for a few lines of the first-level cache.
 _APART = 128
-# What a task keeps in planes: half of a second-level cache of 1 MiB.
+# Size of the planes of a task: half of a second-level cache of 1 MiB.
 _TASK_BYTES = 512 * 1024
 _WEIGHT_GRAIN = 64
 
@@ -58,19 +55,19 @@ def _WINOGRAD(_: int) -> Any:
         a = carray(args, s.FIELDS)
         channels, filters = a[s.CHANNELS], a[s.FILTERS]
         pairs, wide = (a[s.BLOCK_ROWS] + 1) // 2, (a[s.COLUMNS] + 1) // 2
-        # A register tile may take more tiles than there are: what it reads then, nobody uses.
-        most = pairs * wide + 32
+        # A register tile may read beyond the last tile; those results are not used.
+        max_tiles = pairs * wide + 32
         scratch = aligned_floats((2 * pairs + 2) * a[s.ROW_BYTES] // 4)
         spare = aligned_floats(a[s.UNPOOL_ROWS] * a[s.WIDTH] * channels + 1)
         w = np.zeros(p.FIELDS, np.int64)
-        w[p.INPUT_PLANE] = 4 * most * channels + _APART
-        w[p.SUM_PLANE] = 4 * most * filters + _APART
+        w[p.INPUT_PLANE] = 4 * max_tiles * channels + _APART
+        w[p.SUM_PLANE] = 4 * max_tiles * filters + _APART
         inputs = aligned_floats(p.PLANES * w[p.INPUT_PLANE] // 4)
         sums = aligned_floats(p.PLANES * w[p.SUM_PLANE] // 4)
         offsets = np.empty(channels, np.int64)
         for c in range(channels):
             offsets[c] = 4 * c
-        zeros = np.zeros(4 * MOST_LANES, np.float32)
+        zeros = np.zeros(4 * MAX_LANES, np.float32)
         w[p.SCRATCH], w[p.LINE], w[p.PIXEL] = address_of(scratch), a[s.ROW_BYTES], 4 * channels
         w[p.FILTERS], w[p.WIDE] = filters, wide
         w[p.INPUTS], w[p.SUMS] = address_of(inputs), address_of(sums)
@@ -91,13 +88,13 @@ def _WINOGRAD(_: int) -> Any:
                 row = row0 + a[s.ROW_ORIGIN] + held
                 if 0 <= row < a[s.HEIGHT]:
                     place = w[p.SCRATCH] + held * a[s.ROW_BYTES]
-                    s.fill_row(a, row, image, group, place, no_plane, address_of(spare))
+                    s.pack_row(a, row, image, group, place, no_plane, address_of(spare))
             w[p.TILES], w[p.BELOW] = tiles, row1 - row0
             w[p.FACTORS] = a[s.WEIGHTS] + group * weights
             w[p.BIAS] = a[s.BIAS] + 4 * group * filters
             w[p.TARGET] = a[s.TARGET] + image * a[s.TARGET_IMAGE] + 4 * group * filters
             w[p.TARGET] += row0 // unit * a[s.TARGET_ROW]
-            w[p.WINNERS] = a[s.WINNERS] + (w[p.TARGET] - a[s.TARGET]) // 4
+            w[p.ARGMAX] = a[s.ARGMAX] + (w[p.TARGET] - a[s.TARGET]) // 4
             call_kernel(a[s.SPREAD_INPUTS], address_of(w), 0, (row1 - row0 + 1) // 2)
             call_kernel(a[s.MULTIPLY], address_of(w), 0, p.PLANES)
             call_kernel(a[s.JOIN_SUMS], address_of(w), 0, tiles)
@@ -111,51 +108,51 @@ def _WINOGRAD(_: int) -> Any:
 
 @cached_njit()
 def winograd_wins(channels: int, filters: int) -> bool:
-    """Whether this is faster for a 3x3 window with steps of 1, from so many channels to filters."""
-    whole = channels % p.FEWEST_LANES == 0 and filters % MOST_LANES == 0
-    return whole and channels >= _FEWEST_CHANNELS and filters > 0
+    """Return whether Winograd's algorithm is faster for 3x3 windows with strides of 1."""
+    whole = channels % p.MIN_LANES == 0 and filters % MAX_LANES == 0
+    return whole and channels >= _MIN_CHANNELS and filters > 0
 
 
 @cached_njit()
 def winograd_beats_scatter(channels: int, filters: int) -> bool:
-    """Whether this is faster than a scatter: ``winograd_wins`` where the source is un-pooled."""
-    enough = filters >= _FEWEST_VECTORS_BEHIND_POOL * MOST_LANES
+    """Return whether Winograd's algorithm is faster than a scatter, for an un-pooled source."""
+    enough = filters >= _MIN_VECTORS_BEHIND_POOL * MAX_LANES
     return enough and winograd_wins(channels, filters)
 
 
 @cached_njit()
 def _is_window(taps: Any) -> bool:
-    """Whether three times three integers are a window of three neighbours."""
+    """Return whether the nine rows, or columns, of taps are those of a window of 3 neighbours."""
     return taps.size == 9 and s.origin_and_span(taps)[1] == 3
 
 
 @cached_njit()
 def winograd_fits(args: Any) -> bool:
-    """Whether a sweep is one that this computes, and faster; the block as for a launch."""
+    """Return whether Winograd's algorithm can compute the sweep of a block, and faster."""
     if args[s.TAPS] != 9 or args[s.ROW_STEP] != 1 or args[s.COLUMN_STEP] != 1:
         return False
     if args[s.POOL_ROWS] != 0 and (args[s.POOL_ROWS] != 2 or args[s.POOL_COLUMNS] != 2):
         return False
     rows, columns = carray(words_at(args[s.ROW_TAPS]), 9), carray(words_at(args[s.COLUMN_TAPS]), 9)
     enough = min(args[s.ROWS], args[s.COLUMNS]) >= 2
-    enough = enough and args[s.IMAGES] * args[s.ROWS] * args[s.COLUMNS] >= _FEWEST_OUTPUTS
+    enough = enough and args[s.IMAGES] * args[s.ROWS] * args[s.COLUMNS] >= _MIN_OUTPUTS
     wins = winograd_wins(args[s.CHANNELS], args[s.FILTERS])
     return enough and wins and _is_window(rows) and _is_window(columns)
 
 
 @kernel_family(1)
 def LAUNCH(_: int) -> Any:
-    """Fill in what follows from the shapes, spread the weights, run.
+    """Complete the arguments, spread the weights, and run.
 
-    ``NOT_FINITE`` is 1 afterwards where a sum was not finite: then what was written is not right.
+    ``NOT_FINITE`` is 1 afterwards if a sum is not finite; then the outputs are not valid.
     """
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _launch_winograd(block: Any, _begin: int, _end: int) -> None:
         given = carray(block, s.FIELDS)
-        # The block is the sweep's own, which goes on with it where a sum is not finite.
+        # A copy: the sweep goes on with its own block if a sum is not finite.
         args = np.empty(s.FIELDS + 1, np.int64)
-        # One by one: an assignment to a slice takes 2 s to compile, for its error message.
+        # Field by field: an assignment to a slice takes Numba 2 s to compile.
         for field in range(s.FIELDS):
             args[field] = given[field]
         channels, filters, groups = args[s.CHANNELS], args[s.FILTERS], args[s.GROUPS]
@@ -171,8 +168,8 @@ def LAUNCH(_: int) -> Any:
         parts = (pairs + fitting - 1) // fitting
         args[s.BLOCK_ROWS] = 2 * ((pairs + parts - 1) // parts)
         args[s.BLOCKS] = (args[s.ROWS] + args[s.BLOCK_ROWS] - 1) // args[s.BLOCK_ROWS]
-        most = args[s.BLOCK_ROWS] // 2 * wide
-        tile, vectors, lanes, _, _ = choose_tile(most, filters, 1, 1, False)
+        max_tiles = args[s.BLOCK_ROWS] // 2 * wide
+        tile, vectors, lanes, _, _ = choose_tile(max_tiles, filters, 1, 1, False)
         args[s.FIELDS] = vectors
         width = vectors * lanes
         blocks = (filters + width - 1) // width
@@ -188,7 +185,7 @@ def LAUNCH(_: int) -> Any:
         found = np.zeros(1, np.int64)
         args[s.NOT_FINITE] = address_of(found)
         pooled = 1 if args[s.POOL_ROWS] != 0 else 0
-        half = 0 if channels % MOST_LANES == 0 else 1
+        half = 0 if channels % MAX_LANES == 0 else 1
         args[s.SPREAD_INPUTS] = kernel_address(p.SPREAD_INPUTS + half)
         args[s.MULTIPLY] = kernel_address(p.MULTIPLY + tile_number(tile, vectors, lanes, 1))
         args[s.JOIN_SUMS] = kernel_address(p.JOIN_SUMS + pooled)

@@ -1,6 +1,6 @@
 """The passes of Winograd's F(2x2, 3x3): inputs and weights to 16 planes, products, sums to outputs.
 
-``winograd.py`` says what they are for, and calls them.
+``forward.py`` describes the algorithm and calls the passes.
 """
 
 from __future__ import annotations
@@ -11,18 +11,16 @@ import numpy as np
 from numba import carray
 
 from cnnforge_kernels.cpu.conv import sweep_rows as s
-from cnnforge_kernels.cpu.conv.argmax import NO_WINNER
+from cnnforge_kernels.cpu.conv.argmax import NO_CELL
 from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
-    address_of,
     cached_cfunc,
     cached_njit,
     kernel_family,
-    store_int64,
-    words_at,
 )
+from cnnforge_kernels.cpu.runtime.memory import address_of, store_int64, words_at
 from cnnforge_kernels.cpu.simd.pooled_tiles import tile_pool_store
-from cnnforge_kernels.cpu.simd.tile_choice import MOST_LANES, tile_of_number
+from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES, tile_of_number
 from cnnforge_kernels.cpu.simd.tile_choice import TILES as REGISTER_TILES
 from cnnforge_kernels.cpu.simd.tiles import (
     tile_accumulate,
@@ -44,20 +42,20 @@ from cnnforge_kernels.cpu.simd.vectors import (
 # Fields of a task's block, which the passes share: addresses and strides in bytes.
 SCRATCH, LINE, PIXEL, FILTERS, WIDE, TILES = range(6)
 INPUTS, INPUT_PLANE, SUMS, SUM_PLANE, FACTORS, OFFSETS, ZEROS = range(6, 13)
-BIAS, TARGET, TARGET_ROW, TARGET_COLUMN, WINNERS, LEFT, BELOW = range(13, 20)
+BIAS, TARGET, TARGET_ROW, TARGET_COLUMN, ARGMAX, LEFT, BELOW = range(13, 20)
 RELU, NOT_FINITE = 20, 21
 FIELDS = 22
 
 PLANES = 16
-# Channels are a multiple of these, filters of MOST_LANES.
-FEWEST_LANES = min(MOST_LANES, 8)
-# The one that every output of a tile is a sum of, with a factor of 1.
+# Channels are a multiple of MIN_LANES, filters are a multiple of MAX_LANES.
+MIN_LANES = min(MAX_LANES, 8)
+# The plane that is a term of each output of a tile, with a factor of 1.
 _PLAIN = 5
 
 
 @cached_njit()
 def _spread(v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
-    """One row of the transform of the inputs."""
+    """Return one row of the transform of the inputs."""
     return (
         vector_subtract(v0, v2),
         vector_add(v1, v2),
@@ -68,14 +66,14 @@ def _spread(v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
 
 @cached_njit()
 def _join(v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
-    """One row of the transform of the sums."""
+    """Return one row of the transform of the sums."""
     return vector_add(vector_add(v0, v1), v2), vector_subtract(vector_subtract(v1, v2), v3)
 
 
 @kernel_family(2)
 def SPREAD_INPUTS(half: int) -> Any:
-    """Rows of tiles ``begin`` to ``end - 1``: from the scratch to 16 planes (tile, channel)."""
-    L = FEWEST_LANES if half else MOST_LANES
+    """Spread rows of tiles ``begin`` to ``end - 1`` from the scratch to planes (tile, channel)."""
+    L = MIN_LANES if half else MAX_LANES
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _spread_inputs_kernel(args: Any, begin: int, end: int) -> None:
@@ -108,7 +106,7 @@ def SPREAD_INPUTS(half: int) -> Any:
 
 @kernel_family(REGISTER_TILES)
 def MULTIPLY(number: int) -> Any:
-    """Planes ``begin`` to ``end - 1`` of a task: (tile, channel) by (channel, filter)."""
+    """Multiply planes ``begin`` to ``end - 1`` of a task: (tile, channel) by (channel, filter)."""
     T, G, L, _ = tile_of_number(number)
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -121,7 +119,7 @@ def MULTIPLY(number: int) -> Any:
             for block in range(blocks):
                 weights = w[FACTORS] + (plane * blocks + block) * block_bytes
                 source = w[INPUTS] + plane * w[INPUT_PLANE]
-                # All outputs of a tile have this plane as it is.
+                # The bias starts in the plane that all outputs of a tile contain.
                 begins = w[BIAS] + block * width if plane == _PLAIN else w[ZEROS]
                 target = w[SUMS] + plane * w[SUM_PLANE] + block * width
                 valid = w[FILTERS] - block * G * L
@@ -151,8 +149,8 @@ def MULTIPLY(number: int) -> Any:
 
 @kernel_family(2)
 def JOIN_SUMS(pooled: int) -> Any:
-    """Tiles ``begin`` to ``end - 1`` of a task: from the planes to outputs, or to pooled ones."""
-    L = MOST_LANES
+    """Join the planes of tiles ``begin`` to ``end - 1`` of a task to outputs, pooled or not."""
+    L = MAX_LANES
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _join_sums_kernel(args: Any, begin: int, end: int) -> None:
@@ -181,8 +179,8 @@ def JOIN_SUMS(pooled: int) -> Any:
                 # Zero times what is not finite is NaN, and stays.
                 seen = vector_multiply_add(total, zero, seen)
                 if pooled:
-                    byte = w[WINNERS] + (cell + f - w[TARGET]) // 4
-                    tile_pool_store(outputs, cell + f, byte, L, L, 2, 1, 1, NO_WINNER)
+                    byte = w[ARGMAX] + (cell + f - w[TARGET]) // 4
+                    tile_pool_store(outputs, cell + f, byte, L, L, 2, 1, 1, NO_CELL)
                     continue
                 if w[RELU] != 0:
                     outputs = tile_relu(outputs)
@@ -205,11 +203,11 @@ def JOIN_SUMS(pooled: int) -> Any:
 
 @kernel_family(1)
 def SPREAD_WEIGHTS(_: int) -> Any:
-    """Channels ``begin`` to ``end - 1`` (of all groups) of the weights, to 16 planes.
+    """Spread channels ``begin`` to ``end - 1`` (of all groups) of the weights to 16 planes.
 
-    ``args`` = the sweep's block; the vectors and lanes of a tile stand behind it.
+    ``args`` is the sweep's block, followed by the number of vectors of a tile.
     """
-    L = MOST_LANES
+    L = MAX_LANES
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _spread_weights_kernel(args: Any, begin: int, end: int) -> None:
@@ -233,7 +231,7 @@ def SPREAD_WEIGHTS(_: int) -> Any:
                 target = a[s.WEIGHTS] + 16 * group * plane
                 target += 4 * ((block * channels + c) * width + inside)
                 for j in range(3):
-                    # A column of the window, spread to four rows; planes 4i + j hold it for now.
+                    # Spread a column of the window to four rows, and keep it in planes 4i + j.
                     top = vector_load(at + order[j], L, L)
                     middle = vector_load(at + order[3 + j], L, L)
                     bottom = vector_load(at + order[6 + j], L, L)

@@ -1,12 +1,12 @@
-"""Winograd's F(3x3, 2x2): the gradient of 3x3 weights in 16 multiplications a tile, where 36 are.
+"""Winograd's F(3x3, 2x2): the gradient of 3x3 weights, 16 multiplications a tile in place of 36.
 
-The transpose of what ``winograd.py`` computes, in the weights. A tile is 2x2 gradients and the 4x4
-inputs under them; both are spread to 16 planes by sums, each plane is a product of matrices,
-channels by tiles by filters, which is summed over all tiles, and the 3x3 taps are sums of planes.
-All factors are 1 and 1/2: the sums of small integers stay exact.
+This is the transpose of ``forward.py`` with respect to the weights. A tile is 2x2 gradients and the
+4x4 inputs under them. Sums spread both to 16 planes. Each plane is a product of matrices,
+(channels, tiles) by (tiles, filters), summed over all tiles, and the 3x3 taps are sums of the
+planes. All factors are 1 and 1/2, so that sums of small integers stay exact.
 
 As in ``gather.py`` a task is a part of the images for one group, and the parts are added in order.
-Where a sum is not finite, the launch says so, and the gather computes all of it once more.
+If any sum is not finite, the launch reports it, and the gather computes everything again.
 """
 
 from __future__ import annotations
@@ -21,18 +21,16 @@ from cnnforge_kernels.cpu.conv.winograd import forward_passes as p
 from cnnforge_kernels.cpu.conv.winograd import weights_passes as q
 from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
-    address_of,
     aligned_floats,
     cached_cfunc,
     cached_njit,
-    call_kernel,
     call_once,
-    floats_at,
     kernel_address,
     kernel_family,
 )
+from cnnforge_kernels.cpu.runtime.memory import address_of, call_kernel, floats_at
 from cnnforge_kernels.cpu.runtime.parallel import run_kernel
-from cnnforge_kernels.cpu.simd.tile_choice import MOST_LANES, choose_tile, tile_number
+from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES, choose_tile, tile_number
 from cnnforge_kernels.cpu.simd.vectors import (
     vector_load,
     vector_multiply_add,
@@ -41,21 +39,22 @@ from cnnforge_kernels.cpu.simd.vectors import (
 )
 
 # Fields of the argument block, after those of the gather, whose COLUMNS are rounded up to whole
-# tiles here. A product is begun when TOGETHER pieces of BLOCK_ROWS rows are spread.
+# tiles here. A product begins when TOGETHER pieces of BLOCK_ROWS rows are spread.
 _COLUMNS, _TOGETHER, _POSITIONS, _VECTORS, _NOT_FINITE = range(g.FIELDS, g.FIELDS + 5)
-# Addresses of kernels: a worker of the crew cannot have one compiled while its caller waits for it.
+# Addresses of kernels: while the caller waits, a worker cannot have a kernel compiled.
 _INPUTS_KERNEL, _GRADIENT_KERNEL, _PRODUCTS_KERNEL, _JOIN_KERNEL = range(g.FIELDS + 5, g.FIELDS + 9)
 _FIELDS = g.FIELDS + 9
 
-# Twice as fast as the gather for 64 channels to 64 filters and for 128 to 128; the least that was
-# measured is 1.4 times for 8 to 16, and 1.5 for 8x8 pixels of 16 to 16 (Zen 4, one thread).
-_FEWEST_CHANNELS, _FEWEST_OUTPUTS = 8, 64
+# Twice as fast as the gather from 64 channels to 64 filters and from 128 to 128. The lowest
+# measured gains are 1.4 times from 8 to 16, and 1.5 times from 16 to 16 with 8x8 pixels (Zen 4, one
+# thread).
+_MIN_CHANNELS, _MIN_OUTPUTS = 8, 64
 _PARTS = 8
-# Planes that begin at the same place of a page would share few lines of the first-level cache.
+# Planes at the same place of their pages would compete for a few lines of the first-level cache.
 _APART = 128
-# Tiles of a product, as far as their planes fit half of a second-level cache of 1 MiB: with fewer
-# the sums are loaded and stored too often, and a part should have no fewer either.
-_FEWEST_TOGETHER, _MOST_TOGETHER = 64, 128
+# Tiles of a product, if their planes fit half of a second-level cache of 1 MiB. With fewer tiles
+# the sums are loaded and stored too often. The minimum is also the minimum of tiles of a part.
+_MIN_TOGETHER, _MAX_TOGETHER = 64, 128
 _PLANE_BYTES = 512 * 1024
 
 
@@ -66,24 +65,24 @@ def _GATHER(_: int) -> Any:
         a = carray(args, _FIELDS)
         channels, filters = a[g.GROUP_CHANNELS], a[g.GROUP_FILTERS]
         pixel, line = 4 * channels, g.source_line(a)
-        wide, width = a[g.COLUMNS] // 2, a[_VECTORS] * MOST_LANES
+        wide, width = a[g.COLUMNS] // 2, a[_VECTORS] * MAX_LANES
         blocks = (filters + width - 1) // width
-        most = a[_TOGETHER] * a[g.BLOCK_ROWS] // 2 * wide
+        max_tiles = a[_TOGETHER] * a[g.BLOCK_ROWS] // 2 * wide
         scratch = aligned_floats(g.source_lines(a, a[g.BLOCK_ROWS]) * line)
         w = np.zeros(q.FIELDS, np.int64)
         w[q.PADDED] = (channels + a[_POSITIONS] - 1) // a[_POSITIONS] * a[_POSITIONS]
-        w[q.BLOCK_BYTES] = 4 * most * width
-        w[p.INPUT_PLANE] = most * pixel + _APART
+        w[q.BLOCK_BYTES] = 4 * max_tiles * width
+        w[p.INPUT_PLANE] = max_tiles * pixel + _APART
         w[p.SUM_PLANE] = blocks * w[q.BLOCK_BYTES] + _APART
         w[q.PRODUCT_PLANE] = 4 * blocks * w[q.PADDED] * width + _APART
-        # A register tile may take more channels and filters than there are: nobody uses those sums.
+        # A register tile may read beyond the last channel and filter; those sums are not used.
         inputs = aligned_floats(p.PLANES * w[p.INPUT_PLANE] // 4 + w[q.PADDED])
         gradient = aligned_floats(p.PLANES * w[p.SUM_PLANE] // 4)
         products = aligned_floats(p.PLANES * w[q.PRODUCT_PLANE] // 4)
-        offsets = np.empty(most, np.int64)
-        for tile in range(most):
+        offsets = np.empty(max_tiles, np.int64)
+        for tile in range(max_tiles):
             offsets[tile] = tile * pixel
-        zeros = np.zeros(4 * MOST_LANES, np.float32)
+        zeros = np.zeros(4 * MAX_LANES, np.float32)
         w[p.ZEROS] = address_of(zeros)
         w[p.SCRATCH], w[p.LINE], w[p.PIXEL] = address_of(scratch), 4 * line, pixel
         w[p.FILTERS], w[p.WIDE], w[q.WIDTH] = filters, wide, width
@@ -106,7 +105,7 @@ def _GATHER(_: int) -> Any:
                 row1 = min(row0 + a[g.BLOCK_ROWS], a[g.ROWS])
                 pairs = (row1 - row0 + 1) // 2
                 scratch[:] = np.float32(0)
-                g.fill_source(a, w[p.SCRATCH], image, group, row0, row0 + 2 * pairs)
+                g.pack_source(a, w[p.SCRATCH], image, group, row0, row0 + 2 * pairs)
                 w[p.INPUTS] = address_of(inputs) + w[p.TILES] * pixel
                 w[p.SUMS] = address_of(gradient) + 4 * w[p.TILES] * width
                 w[p.TARGET] = a[g.GRADIENT] + 4 * group * filters
@@ -131,7 +130,7 @@ def _GATHER(_: int) -> Any:
 
 @cached_njit()
 def _fits(args: Any) -> bool:
-    """Whether a gather is one that this computes, and faster."""
+    """Return whether Winograd's algorithm can compute a gather, and faster."""
     if args[g.TAP_ROWS] != 3 or args[g.TAP_COLUMNS] != 3:
         return False
     if args[g.ROW_STEP] != 1 or args[g.COLUMN_STEP] != 1:
@@ -140,19 +139,19 @@ def _fits(args: Any) -> bool:
         return False
     channels, filters = args[g.CHANNELS] // args[g.GROUPS], args[g.FILTERS] // args[g.GROUPS]
     enough = min(args[g.ROWS], args[g.COLUMNS]) >= 2
-    enough = enough and args[g.IMAGES] * args[g.ROWS] * args[g.COLUMNS] >= _FEWEST_OUTPUTS
-    whole = channels % p.FEWEST_LANES == 0 and filters % MOST_LANES == 0
-    return enough and whole and channels >= _FEWEST_CHANNELS
+    enough = enough and args[g.IMAGES] * args[g.ROWS] * args[g.COLUMNS] >= _MIN_OUTPUTS
+    whole = channels % p.MIN_LANES == 0 and filters % MAX_LANES == 0
+    return enough and whole and channels >= _MIN_CHANNELS
 
 
 @kernel_family(1)
 def LAUNCH(_: int) -> Any:
-    """Fill in what follows from the shapes, run, add the parts, and say what is not finite."""
+    """Complete the arguments, run, add the parts, and report whether a sum is not finite."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _launch_gather_tiles(block: Any, _begin: int, _end: int) -> None:
         given = carray(block, _FIELDS)
-        # The block is the gather's own, which goes on with it where a sum is not finite.
+        # A copy: the gather goes on with its own block if a sum is not finite.
         args = given.copy()
         groups = args[g.GROUPS]
         channels, filters = args[g.CHANNELS] // groups, args[g.FILTERS] // groups
@@ -161,13 +160,13 @@ def LAUNCH(_: int) -> Any:
         args[g.COLUMNS] = (args[g.COLUMNS] + 1) // 2 * 2
         wide, pairs = args[g.COLUMNS] // 2, (args[g.ROWS] + 1) // 2
         fitting = _PLANE_BYTES // (4 * p.PLANES * (channels + filters))
-        wanted = max(min(fitting, _MOST_TOGETHER), _FEWEST_TOGETHER)
+        wanted = max(min(fitting, _MAX_TOGETHER), _MIN_TOGETHER)
         cuts = (pairs * wide + wanted - 1) // wanted
         args[g.BLOCK_ROWS] = 2 * ((pairs + cuts - 1) // cuts)
         args[g.BLOCKS] = (args[g.ROWS] + args[g.BLOCK_ROWS] - 1) // args[g.BLOCK_ROWS]
         args[_TOGETHER] = max(wanted // (args[g.BLOCK_ROWS] // 2 * wide), 1)
         tiles = args[g.IMAGES] * pairs * wide
-        parts = min(args[g.IMAGES] * args[g.BLOCKS], _PARTS, max(tiles // _FEWEST_TOGETHER, 1))
+        parts = min(args[g.IMAGES] * args[g.BLOCKS], _PARTS, max(tiles // _MIN_TOGETHER, 1))
         args[g.PARTS] = parts
         positions, vectors, lanes, _, _ = choose_tile(channels, filters, 1, 1, True)
         args[_POSITIONS], args[_VECTORS] = positions, vectors
@@ -175,7 +174,7 @@ def LAUNCH(_: int) -> Any:
         args[g.PART_FLOATS] = g.whole_lines(args[g.BIAS] + filters)
         sums = g.new_sums(args)
         args[g.SUMS] = address_of(sums)
-        half = 0 if channels % MOST_LANES == 0 else 1
+        half = 0 if channels % MAX_LANES == 0 else 1
         number = tile_number(positions, vectors, lanes, 1)
         masked = 1 if args[g.MASK] != 0 else 0
         args[_INPUTS_KERNEL] = kernel_address(p.SPREAD_INPUTS + half)
@@ -185,7 +184,7 @@ def LAUNCH(_: int) -> Any:
         work = args[g.IMAGES] * args[g.ROWS] * args[g.COLUMNS] * 4 * channels * filters
         run_kernel(_GATHER, args, parts * groups, max(1, 640_000 * parts // work))
         g.add_parts(sums)
-        zero = vector_splat(np.float32(0), MOST_LANES)
+        zero = vector_splat(np.float32(0), MAX_LANES)
         seen = zero
         for group in range(groups):
             total = address_of(sums[0, group])
@@ -197,15 +196,15 @@ def LAUNCH(_: int) -> Any:
                     target = args[g.GRAD_BIAS] + place
                 else:
                     continue
-                for f in range(0, filters, MOST_LANES):
-                    value = vector_load(total + 4 * (row * filters + f), MOST_LANES, MOST_LANES)
+                for f in range(0, filters, MAX_LANES):
+                    value = vector_load(total + 4 * (row * filters + f), MAX_LANES, MAX_LANES)
                     # Zero times what is not finite is NaN, and stays.
                     seen = vector_multiply_add(value, zero, seen)
-                    vector_store(value, target + 4 * f, MOST_LANES)
-        found = np.empty(MOST_LANES, np.float32)
-        vector_store(seen, address_of(found), MOST_LANES)
+                    vector_store(value, target + 4 * f, MAX_LANES)
+        found = np.empty(MAX_LANES, np.float32)
+        vector_store(seen, address_of(found), MAX_LANES)
         given[_NOT_FINITE] = 0
-        for lane in range(MOST_LANES):
+        for lane in range(MAX_LANES):
             if found[lane] != 0:
                 given[_NOT_FINITE] = 1
 
@@ -214,20 +213,20 @@ def LAUNCH(_: int) -> Any:
 
 @cached_njit()
 def gather_tiles(args: Any, grad_weights: Any, grad_bias: Any) -> bool:
-    """The gradient of the weights, if this is the faster way and every sum is finite.
+    """Compute the gradients of weights and bias, if this is faster and every sum is finite.
 
     Args:
-        args: the gather's int64 block, as for ``gather``.
+        args: int64 block of the gather, as for ``gather``.
         grad_weights: (3, 3, C / groups, F) float32, written.
         grad_bias: (F,) float32, written; or empty.
 
     Returns:
-        Whether the gradients are there; else the gather has to compute them.
+        Whether the gradients are written; else the gather has to compute them.
     """
     if not _fits(args):
         return False
     block = np.zeros(_FIELDS, np.int64)
-    # One by one: an assignment to a slice takes 2 s to compile, for its error message.
+    # Field by field: an assignment to a slice takes Numba 2 s to compile.
     for field in range(g.FIELDS):
         block[field] = args[field]
     block[g.GRAD_WEIGHTS] = address_of(grad_weights)

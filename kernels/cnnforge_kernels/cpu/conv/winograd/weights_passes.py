@@ -1,7 +1,7 @@
 """The passes of Winograd's F(3x3, 2x2): gradients to 16 planes, sums of products, and their taps.
 
-``winograd_gather.py`` says what they are for, and calls them. The inputs are spread as in the
-forward pass.
+``weights.py`` describes the algorithm and calls the passes. The inputs are spread as in the forward
+pass.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cnnforge_kernels.cpu.runtime.compiled import (
     cached_njit,
     kernel_family,
 )
-from cnnforge_kernels.cpu.simd.tile_choice import MOST_LANES, TILES, tile_of_number
+from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES, TILES, tile_of_number
 from cnnforge_kernels.cpu.simd.tiles import tile_accumulate, tile_broadcast, tile_load, tile_store
 from cnnforge_kernels.cpu.simd.vectors import (
     vector_add,
@@ -30,8 +30,9 @@ from cnnforge_kernels.cpu.simd.vectors import (
     vector_where_positive,
 )
 
-# Fields of a task's block, after those of the forward passes. There SUMS are the planes of the
-# gradient and TARGET is where it is read, masked by MASK. PRODUCTS are summed over all tiles.
+# Fields of a task's block, after those of the forward passes. Here SUMS has the planes of the
+# gradient, and TARGET is the address from which it is read. GATE is the distance from there to the
+# outputs of a ReLU. PRODUCTS are summed over all tiles.
 GATE, WIDTH, BLOCK_BYTES, PRODUCTS, PRODUCT_PLANE, PADDED = range(p.FIELDS, p.FIELDS + 6)
 FRESH = p.FIELDS + 6  # whether the products begin at zero
 FIELDS = p.FIELDS + 7
@@ -39,13 +40,13 @@ FIELDS = p.FIELDS + 7
 
 @cached_njit()
 def _spread(v0: Any, v1: Any) -> Any:
-    """One row of the transform of the gradients; the last has the other sign, as in ``_join``."""
+    """Return one row of the transform of the gradients; ``_join`` corrects the sign of the last."""
     return v0, vector_add(v0, v1), vector_subtract(v0, v1), v1
 
 
 @cached_njit()
 def _join(v0: Any, v1: Any, v2: Any, v3: Any, half: Any) -> Any:
-    """One row of the transform of the products."""
+    """Return one row of the transform of the products."""
     plus = vector_multiply(vector_add(v1, v2), half)
     minus = vector_multiply(vector_subtract(v1, v2), half)
     return vector_add(v0, plus), minus, vector_subtract(plus, v3)
@@ -53,8 +54,8 @@ def _join(v0: Any, v1: Any, v2: Any, v3: Any, half: Any) -> Any:
 
 @kernel_family(2)
 def SPREAD_GRADIENT(masked: int) -> Any:
-    """Rows of tiles ``begin`` to ``end - 1``: from the gradient to 16 planes (tile, filter)."""
-    L = MOST_LANES
+    """Spread rows of tiles ``begin`` to ``end - 1`` of the gradient to planes (tile, filter)."""
+    L = MAX_LANES
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _spread_gradient_kernel(args: Any, begin: int, end: int) -> None:
@@ -62,8 +63,8 @@ def SPREAD_GRADIENT(masked: int) -> Any:
         pixel, row, plane, width = w[p.TARGET_COLUMN], w[p.TARGET_ROW], w[p.SUM_PLANE], w[WIDTH]
         for i in range(begin, end):
             below = L if 2 * i + 1 < w[p.BELOW] else 0
-            # In the order of the memory that it comes from: a row of pixels for each vector of
-            # filters took 0.9 ms in place of 0.5 (16x32x32 pixels, 64 filters).
+            # The loops follow the order of the memory that is read: with the filters outside, this
+            # took 0.9 ms in place of 0.5 (16x32x32 pixels, 64 filters).
             for j in range(w[p.WIDE]):
                 right = L if 2 * j + 1 < w[p.LEFT] else 0
                 corner = min(right, below)
@@ -100,7 +101,7 @@ def SPREAD_GRADIENT(masked: int) -> Any:
 
 @kernel_family(TILES)
 def ADD_PRODUCTS(number: int) -> Any:
-    """Planes ``begin`` to ``end - 1``: (channel, tile) by (tile, filter) is added to the sums."""
+    """Add planes ``begin`` to ``end - 1`` to the sums: (channel, tile) by (tile, filter)."""
     T, G, L, _ = tile_of_number(number)
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -141,8 +142,8 @@ def ADD_PRODUCTS(number: int) -> Any:
 
 @kernel_family(1)
 def JOIN_PRODUCTS(_: int) -> Any:
-    """Channels ``begin`` to ``end - 1``: from the planes to (tap, channel, filter) at TARGET."""
-    L = MOST_LANES
+    """Join the planes of channels ``begin`` to ``end - 1`` to (tap, channel, filter) at TARGET."""
+    L = MAX_LANES
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _join_products_kernel(args: Any, begin: int, end: int) -> None:

@@ -21,8 +21,8 @@ from cnnforge_kernels.cuda.tensor_cores.halo.layout import (
     reciprocal,
     terms,
 )
+from cnnforge_kernels.cuda.tensor_cores.halo.packing import pack
 from cnnforge_kernels.cuda.tensor_cores.halo.weights import halo_grad_weights
-from cnnforge_kernels.cuda.tensor_cores.packing import pack
 
 # Minimum share of the products of a tile that are needed. Below it the general kernel should be
 # faster, although it issues three times as many instructions per product, copies included.

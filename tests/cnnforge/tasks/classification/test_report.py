@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from cnnforge.prediction import Prediction, csv_table, submission
-from cnnforge.prediction.rows import rank
+from cnnforge.tasks.classification import Classification, Prediction, rank, submission
+
+TASK = Classification(("a", "b"))
 
 ROWS = [
     Prediction("a.png", (("cat", 0.75), ("dog", 0.25)), true_label="dog"),
@@ -24,13 +25,15 @@ def test_a_row() -> None:
 
 
 def test_csv() -> None:
-    assert csv_table(ROWS).splitlines() == [
+    assert TASK.csv_table(ROWS).splitlines() == [
         "file,label,probability,label_2,probability_2,true_label,error",
         "a.png,cat,0.750000,dog,0.250000,dog,",
         '"b, c.png",,,,,,empty file',
     ]
-    assert csv_table([Prediction("a", (("x", 1.0),))]) == "file,label,probability\na,x,1.000000\n"
-    assert csv_table([]) == "file,label,probability\n"
+    assert (
+        TASK.csv_table([Prediction("a", (("x", 1.0),))]) == "file,label,probability\na,x,1.000000\n"
+    )
+    assert TASK.csv_table([]) == "file,label,probability\n"
 
 
 def test_submission_counts_from_one_and_drops_nothing() -> None:

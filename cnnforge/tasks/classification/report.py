@@ -1,4 +1,4 @@
-"""What a prediction says about one image, and tables of it."""
+"""Rows of a classification, and the files and tables of an evaluation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from cnnforge.runs import to_csv
+from cnnforge.reporting.figures import confusion_matrix
+from cnnforge.runs import RunDirectory, to_csv
+from cnnforge.tasks.classification.metrics import ClassEvaluation
+
+CONFUSION = "confusion_matrix.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,26 @@ class Prediction:
     def probability(self) -> float | None:
         """Its probability, 0 to 1."""
         return self.top[0][1] if self.top else None
+
+    def cells(self) -> dict[str, str]:
+        """Return the columns of a CSV file: `label`, `probability`, `label_2` and so on."""
+        found = {}
+        for place, (label, share) in enumerate(self.top, 1):
+            number = f"_{place}" if place > 1 else ""
+            found |= {f"label{number}": label, f"probability{number}": f"{share:.6f}"}
+        return found if self.true_label is None else {**found, "true_label": self.true_label}
+
+    def shown(self) -> dict[str, str]:
+        """Return the columns of a table on a terminal."""
+        if not self.top:
+            return {}
+        others = ", ".join(f"{label} {share:.2%}" for label, share in self.top[1:])
+        found = {
+            "label": self.top[0][0],
+            "probability": f"{self.top[0][1]:.2%}",
+            "next best": others,
+        }
+        return found if self.true_label is None else {**found, "true label": self.true_label}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the same as plain values, ready for JSON."""
@@ -71,34 +95,6 @@ def rank(
     ]
 
 
-def csv_table(predictions: Sequence[Prediction]) -> str:
-    """Write predictions as CSV.
-
-    Args:
-        predictions: The rows.
-
-    Returns:
-        Columns `file`, `label`, `probability`, then `label_2`, `probability_2` and so on, and
-        `true_label` and `error` where a row has one.
-    """
-    depth = max((len(row.top) for row in predictions), default=1) or 1
-    with_truth = any(row.true_label is not None for row in predictions)
-    with_error = any(row.error is not None for row in predictions)
-    header = ["file", "label", "probability"]
-    for place in range(2, depth + 1):
-        header += [f"label_{place}", f"probability_{place}"]
-    header += ["true_label"] * with_truth + ["error"] * with_error
-    rows = []
-    for prediction in predictions:
-        cells = [prediction.name]
-        for place in range(depth):
-            label, share = prediction.top[place] if place < len(prediction.top) else ("", None)
-            cells += [label, "" if share is None else f"{share:.6f}"]
-        cells += [prediction.true_label or ""] * with_truth + [prediction.error or ""] * with_error
-        rows.append(cells)
-    return to_csv(header, rows)
-
-
 def submission(predictions: Sequence[Prediction]) -> str:
     """Write predictions in the form that Kaggle's digit recognizer takes.
 
@@ -111,3 +107,37 @@ def submission(predictions: Sequence[Prediction]) -> str:
     """
     rows = [[number, row.label or ""] for number, row in enumerate(predictions, start=1)]
     return to_csv(["ImageId", "Label"], rows)
+
+
+def write_confusion_matrix(run: RunDirectory, evaluation: ClassEvaluation) -> None:
+    """Write the confusion matrix of a run as a table, and draw it from that.
+
+    Args:
+        run: The run.
+        evaluation: The evaluation of its model.
+
+    Raises:
+        RunError: A file could not be written.
+    """
+    rows = zip(evaluation.classes, evaluation.confusion.tolist(), strict=True)
+    header = ["true \\ predicted", *evaluation.classes]
+    run.write_csv(CONFUSION, header, ([name, *row] for name, row in rows))
+    title = f"{run.name}: validation accuracy {evaluation.accuracy:.1%}"
+    with run.writing("confusion_matrix.png") as path:
+        confusion_matrix(path, table=run.path / CONFUSION, title=title)
+
+
+def class_table(evaluation: ClassEvaluation) -> tuple[list[str], list[list[object]]]:
+    """Return headings and rows of precision, recall and F1 of every class."""
+    numbers = zip(
+        evaluation.classes,
+        evaluation.precision,
+        evaluation.recall,
+        evaluation.f1,
+        evaluation.support,
+        strict=True,
+    )
+    rows: list[list[object]] = [
+        [name, f"{p:.4f}", f"{r:.4f}", f"{f:.4f}", int(n)] for name, p, r, f, n in numbers
+    ]
+    return ["class", "precision", "recall", "F1", "images"], rows

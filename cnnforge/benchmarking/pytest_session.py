@@ -1,0 +1,377 @@
+"""What the fixture `layer_benchmark` measures in one run of pytest, and the gate on its ratios.
+
+The gate judges at the end of the run: a ratio below its threshold is measured again after all
+other benchmarks, when something that disturbed it may be over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from cnnforge.benchmarking import gate, thresholds
+from cnnforge.benchmarking.gate import PASSES, Ratio
+from cnnforge.benchmarking.measure import Measurement, Pass, measure
+from cnnforge.conversion import parity
+from cnnforge.conversion.workloads import Case
+from cnnforge.errors import CnnforgeError
+from cnnforge.utils.environment import environment
+
+ROUNDS = 31
+# Seconds for the rounds of one benchmark; a large shape gets fewer rounds.
+LIMIT = 8.0
+# How often a ratio below its threshold is measured again.
+REPEATS = 3
+# How many processes measure before thresholds are written. Where its memory lies makes some layer
+# of a process faster or slower from beginning to end: TensorFlow's gradients of a depthwise
+# convolution took twice as long in one as in another.
+PROCESSES = 3
+WRONG_INPUT = 2
+
+
+@dataclass
+class Entry:
+    """A benchmark that was measured.
+
+    Attributes:
+        case: The benchmark.
+        rounds: The max number of its rounds.
+        limit: The max number of seconds of its rounds.
+        info: The `extra_info` of pytest-benchmark, which is kept up to date.
+        passes: The last measurement of each of `PASSES`.
+        attempts: Pass to how often it was measured.
+    """
+
+    case: Case
+    rounds: int
+    limit: float
+    info: dict[str, Any]
+    passes: dict[str, Pass] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def ratios(self) -> dict[str, Ratio]:
+        """Pass to ratio, without those that could not be measured."""
+        found = {name: gate.ratio(it) for name, it in self.passes.items()}
+        return {name: it for name, it in found.items() if it is not None}
+
+    def take(self, measured: Measurement, names: Sequence[str] = PASSES) -> None:
+        """Take these passes of a measurement in place of earlier ones."""
+        found = {it.name: it for it in measured.passes if it.name in names}
+        self.passes |= found
+        for name in found:
+            self.attempts[name] = self.attempts.get(name, 0) + 1
+        self.info |= {
+            "ratio": _plain(self.ratios),
+            "seconds": {
+                name: {"ours": it.ours.median, "reference": it.reference.median}
+                for name, it in self.passes.items()
+            },
+        }
+
+
+class LayerBenchmarks:
+    """The pytest plugin of a run in which layers are measured.
+
+    Args:
+        config: The configuration of pytest.
+        path: A file of thresholds or a folder of them; `None`: nothing is judged.
+        write: Whether to write the file and not to compare with it.
+        record: The file to write the ratios to, for the process that writes thresholds.
+
+    Raises:
+        UsageError: The thresholds cannot be read.
+    """
+
+    def __init__(
+        self,
+        config: pytest.Config,
+        path: Path | None = None,
+        *,
+        write: bool = False,
+        record: Path | None = None,
+    ) -> None:
+        self.entries: dict[str, Entry] = {}
+        self._config = config
+        self._write = path if write else None
+        self._record = record
+        self._limits: dict[str, float] = {}
+        self._judges = path is not None and not write and record is None
+        self._declared: list[str] = []
+        self._selected: list[str] = []
+        self._failures: list[str] = []
+        self._stopped = False
+        self._lines: list[str] = []
+        if path is not None and self._judges:
+            machine = thresholds.this_machine()
+            self._limits, about = thresholds.nearest_thresholds(path, machine).on(machine)
+            self._lines.append(about)
+
+    def run(
+        self,
+        benchmark: Any,
+        case: Case,
+        replay: Callable[[Any, Sequence[float]], None],
+        *,
+        rounds: int = ROUNDS,
+        limit: float = LIMIT,
+        **options: Any,
+    ) -> Measurement | None:
+        """Compare a layer with its reference, then measure both alternately.
+
+        Args:
+            benchmark: The fixture of pytest-benchmark.
+            case: The benchmark.
+            replay: Hands seconds to pytest-benchmark.
+            rounds: The max number of rounds.
+            limit: The max number of seconds of the rounds.
+            **options: As for `cnnforge.benchmarking.measure`.
+
+        Returns:
+            The measurement; `None` with `--benchmark-disable`.
+        """
+        if case.name in self.entries:
+            _fail(
+                benchmark,
+                f"two benchmarks are named {case.name!r}, and thresholds go by the name: give each "
+                "a name of its own",
+            )
+        checked = parity.check(case.workload)
+        if not checked.passed:
+            wrong = ", ".join(it.tensor for it in checked.results if not it.ok)
+            _fail(
+                benchmark,
+                f"{case.name}: the layer differs from its reference, so that its time says "
+                f"nothing: {checked.error or wrong}",
+            )
+        if benchmark.disabled:
+            replay(benchmark, [0.0])
+            return None
+        measured = measure(case, rounds=rounds, limit=limit, **options)
+        if not measured.passes:
+            pytest.skip(f"{case.name}: {measured.note}")
+        benchmark.extra_info.update(_facts(case, measured))
+        entry = Entry(case, rounds, limit, benchmark.extra_info)
+        entry.take(measured)
+        self.entries[case.name] = entry
+        replay(benchmark, entry.passes["full"].ours.seconds)
+        return measured
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Iterator[None]:
+        """Learn the names of all benchmarks before options such as `-k` leave some out."""
+        users = [it for it in items if "layer_benchmark" in getattr(it, "fixturenames", ())]
+        cases = [_case(it) for it in users]
+        self._declared = [it.name for it in cases if it is not None]
+        yield
+        self._selected = [it.name for it in map(_case, items) if it is not None]
+        # A test that makes its case by itself declares it when it runs.
+        if self._judges and users and None not in cases:
+            self._failures = gate.compare_names(self._keys(), self._limits)
+            if self._failures:
+                self._failures.append(
+                    "nothing was measured; use -k to measure some benchmarks only"
+                )
+                self._stopped = True
+                items.clear()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Iterator[Any]:
+        """Judge when all benchmarks were measured, before pytest-benchmark writes its file."""
+        result = yield
+        if self._stopped:
+            return result
+        if self._judges:
+            self._judge(session)
+        elif self._record is not None or self._write is not None:
+            self._keep(session)
+        session.testsfailed += len(self._failures)
+        return result
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """A file of thresholds that does not fit the benchmarks is wrong input."""
+        if self._stopped:
+            session.exitstatus = WRONG_INPUT
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Print the ratios and what the gate has found."""
+        if not (self.entries or self._lines or self._failures):
+            return
+        terminalreporter.section("layers compared with their references")
+        for line in [*self._lines, *self._table()]:
+            terminalreporter.write_line(line)
+        for failure in self._failures:
+            terminalreporter.write_line(f"FAILED: {failure}", red=True)
+        if self._judges:
+            measured = sum(len(it.ratios) for it in self.entries.values())
+            terminalreporter.write_line(f"{measured} ratios, {len(self._failures)} failures")
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_benchmark_update_machine_info(self, machine_info: dict[str, Any]) -> None:
+        """Add what pytest-benchmark leaves out: graphics card, driver, CPU features, versions."""
+        facts = environment()
+        names = ("packages", "backend", "cpu", "threading_layer", "gpu", "driver", "git")
+        machine_info["cnnforge"] = {name: facts[name] for name in names}
+
+    def _keys(self) -> list[str]:
+        """The keys of all benchmarks, also of those that are not measured this time."""
+        names = dict.fromkeys([*self._declared, *self.entries])
+        return [f"{name}.{which}" for name in names for which in PASSES]
+
+    def _below(self, entry: Entry) -> list[str]:
+        found = []
+        for name in PASSES:
+            ratio, least = entry.ratios.get(name), self._limits.get(f"{entry.case.name}.{name}")
+            if least is not None and (ratio is None or ratio.upper < least):
+                found.append(name)
+        return found
+
+    def _judge(self, session: pytest.Session) -> None:
+        self._failures += gate.compare_names(self._keys(), self._limits)
+        if not self.entries:
+            self._failures.append(
+                "nothing was measured: no test that uses layer_benchmark has passed"
+            )
+        self._failures += [
+            f"{name} was not measured: its test has failed or was skipped"
+            for name in self._selected
+            if name not in self.entries
+        ]
+        for _ in range(REPEATS):
+            for entry in self.entries.values():
+                below = self._below(entry)
+                if below and not (session.shouldstop or session.shouldfail):
+                    self._say(f"{entry.case.name} again ...")
+                    longer = {"rounds": 2 * entry.rounds, "limit": 2 * entry.limit}
+                    entry.take(measure(entry.case, **longer), below)
+        for entry in self.entries.values():
+            for name in self._below(entry):
+                key = f"{entry.case.name}.{name}"
+                self._failures.append(
+                    gate.too_low(key, entry.ratios[name], self._limits[key], entry.attempts[name])
+                    if name in entry.ratios
+                    else f"{key} could not be measured"
+                )
+
+    def _keep(self, session: pytest.Session) -> None:
+        """Write what this process has measured, or thresholds."""
+        measured = {
+            f"{entry.case.name}.{name}": ratio
+            for entry in self.entries.values()
+            for name, ratio in entry.ratios.items()
+        }
+        if session.testsfailed or not measured:
+            self._failures.append("nothing was written: a test failed or nothing was measured")
+        elif self._record is not None:
+            self._record.write_text(json.dumps(_plain(measured)), encoding="utf-8")
+        elif self._write is not None:
+            self._write_thresholds(self._write, measured)
+
+    def _write_thresholds(self, path: Path, measured: Mapping[str, Ratio]) -> None:
+        machine = thresholds.this_machine()
+        path = path / thresholds.file_name(machine.cpu, "toml") if path.is_dir() else path
+        try:
+            old = thresholds.read_thresholds(path) if path.exists() else None
+            # What cannot be written is found out before the other processes measure.
+            thresholds.renewed(self._keys(), [measured], old, machine)
+            runs = [measured, *(self._in_a_process() for _ in range(PROCESSES - 1))]
+            entries = thresholds.renewed(self._keys(), runs, old, machine)
+            path.write_text(thresholds.thresholds_text(entries, machine), encoding="utf-8")
+        except (OSError, CnnforgeError) as error:
+            self._failures.append(f"nothing was written: {error}")
+        else:
+            self._lines.append(f"{path}: {len(measured)} thresholds written")
+
+    def _in_a_process(self) -> dict[str, Ratio]:
+        """Run the same command in a process of its own.
+
+        Returns:
+            Key to ratio.
+
+        Raises:
+            CnnforgeError: It failed.
+        """
+        self._say("once more in another process ...")
+        given = self._config.invocation_params
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "ratios.json")
+            command = [sys.executable, "-m", "pytest", *map(str, given.args)]
+            command += [f"--cnnforge-gate-record={path}", f"--benchmark-json={folder}/other.json"]
+            status, output = run_process(command, given.dir)
+            if status:
+                raise CnnforgeError(f"another process failed:\n{output}")
+            return {key: Ratio(**it) for key, it in json.loads(path.read_text()).items()}
+
+    def _say(self, text: str) -> None:
+        reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.ensure_newline()
+            reporter.write_line(text)
+
+    def _table(self) -> Iterator[str]:
+        if not self.entries:
+            return
+        width = max(len(it) for it in self.entries) + len(".forward")
+        yield f"{'':{width}} {'ours':>12} {'reference':>12}  ratio (p20 to p80), at its best"
+        for entry in self.entries.values():
+            for name, ratio in entry.ratios.items():
+                key, it = f"{entry.case.name}.{name}", entry.passes[name]
+                line = f"{key:{width}}"
+                line += "".join(
+                    f" {1e6 * side.median:9,.1f} us" for side in (it.ours, it.reference)
+                )
+                line += (
+                    f" {ratio.median:6.2f} ({ratio.p20:.2f} to {ratio.p80:.2f}), {ratio.best:.2f}"
+                )
+                if self._judges:
+                    attempts = entry.attempts[name]
+                    line += f", at least {self._limits.get(key, 0):.2f}"
+                    line += f", measured {attempts} times" if attempts > 1 else ""
+                yield line
+
+
+def run_process(command: list[str], folder: Path) -> tuple[int, str]:
+    """Run a program in a folder; returns its exit status and what it prints."""
+    done = subprocess.run(command, cwd=folder, check=False, stdout=subprocess.PIPE, text=True)
+    return done.returncode, done.stdout
+
+
+def _fail(benchmark: Any, message: str) -> NoReturn:
+    def wrong() -> None:
+        raise AssertionError(message)
+
+    # pytest-benchmark warns of a benchmark that never ran; this one ran and has an error.
+    with contextlib.suppress(AssertionError):
+        benchmark.pedantic(wrong)
+    pytest.fail(message, pytrace=False)
+
+
+def _case(item: pytest.Item) -> Case | None:
+    """The benchmark among the parameters of a test."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return next((it for it in parameters.values() if isinstance(it, Case)), None)
+
+
+def _plain(ratios: Mapping[str, Ratio]) -> dict[str, dict[str, float]]:
+    return {key: asdict(it) for key, it in ratios.items()}
+
+
+def _facts(case: Case, measured: Measurement) -> dict[str, Any]:
+    """The facts about a benchmark that pytest-benchmark keeps besides its seconds and ratios."""
+    workload = case.workload
+    return {
+        "layer": workload.spec.qualified_name,
+        "reference": workload.reference.__name__,
+        "shape": list(workload.shape),
+        "work": {it.name: asdict(it.work) for it in measured.passes if it.work is not None},
+    }

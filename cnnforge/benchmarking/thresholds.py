@@ -1,0 +1,222 @@
+"""Files of thresholds: which ratios a machine has to reach, read and written."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cnnforge.benchmarking.gate import Ratio
+from cnnforge.errors import UsageError, one_line
+from cnnforge.utils.environment import backend, processor
+
+# How far below a measured ratio its threshold is written.
+MARGIN = 0.25
+# On another processor with as many cores a ratio has to reach this part of its threshold. Both
+# sides use the vectors of that processor, so that ratios do not move by much more.
+ELSEWHERE = 0.4
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What thresholds hold for.
+
+    Attributes:
+        cpu: The processor's model and LLVM's name of it.
+        cores: The number of cores that the process may use.
+        backend: The framework and the first two parts of its version.
+    """
+
+    cpu: str
+    cores: int
+    backend: str
+
+    def __str__(self) -> str:
+        return f"{self.cpu}, {self.cores} cores, {self.backend}"
+
+    def factor(self, other: Machine) -> float | None:
+        """The part of its thresholds that holds on another machine; `None`: no part of them."""
+        if self == other:
+            return 1.0
+        names = (self.backend.split()[0], other.backend.split()[0])
+        return ELSEWHERE if self.cores == other.cores and names[0] == names[1] else None
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The min ratio of a key.
+
+    Attributes:
+        at_least: The min ratio.
+        measured: The ratio when the threshold was written; `None` if the file does not say it.
+    """
+
+    at_least: float
+    measured: float | None = None
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """A file of thresholds.
+
+    Attributes:
+        path: The file.
+        machine: The machine that was measured.
+        entries: Key to threshold.
+    """
+
+    path: Path
+    machine: Machine
+    entries: Mapping[str, Threshold]
+
+    def on(self, machine: Machine) -> tuple[dict[str, float], str]:
+        """The min ratios that hold on a machine, and a line about them."""
+        factor = self.machine.factor(machine)
+        about = f"{self.path}: thresholds of {self.machine}"
+        if factor is None:
+            # Nothing is below zero. A wrong layer, a wrong name and an empty run still fail.
+            about = f"NOT COMPARABLE: {about}; this machine is {machine}"
+            return dict.fromkeys(self.entries, 0.0), about
+        if factor == 1:
+            about = f"{about}, which is this machine"
+        else:
+            about = f"{about}; this machine is {machine}: {factor:.0%} of them are expected"
+        return {key: it.at_least * factor for key, it in self.entries.items()}, about
+
+
+def this_machine() -> Machine:
+    """Describe the machine and the backend of this process."""
+    cpu, framework = processor(), backend()
+    # 2.21.0 and 2.21.1 compute with the same code.
+    version = ".".join(framework["version"].split(".")[:2])
+    name = f"{cpu['model']} ({cpu['target']})"
+    return Machine(name, cpu["usable_cores"], f"{framework['name']} {version}")
+
+
+def file_name(cpu: str, suffix: str) -> str:
+    """The name of the file for a processor, such as ``amd-epyc-znver4.toml``."""
+    return f"{re.sub('[^a-z0-9]+', '-', cpu.lower()).strip('-')}.{suffix}"
+
+
+def read_thresholds(path: Path) -> Thresholds:
+    """Read a file of thresholds.
+
+    Args:
+        path: A TOML file as `thresholds_text` writes it.
+
+    Returns:
+        Its content.
+
+    Raises:
+        UsageError: It cannot be read, a threshold is not a number above 0, so that nothing can
+            fall below it, or the machine is missing.
+    """
+    hint = "--cnnforge-gate-write writes such a file"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"the gate file {path} cannot be read: {error.strerror or error}; {hint}"
+        ) from None
+    except ValueError as error:
+        raise UsageError(f"the gate file {path} is not TOML: {one_line(error)}; {hint}") from None
+    try:
+        machine = Machine(**table["machine"])
+    except (LookupError, TypeError):
+        raise UsageError(
+            f"{path}: [machine] must have cpu, cores and backend, got {table.get('machine')!r}; "
+            f"{hint}"
+        ) from None
+    found, given = {}, table.get("ratios", {})
+    for key, entry in given.items() if isinstance(given, dict) else ():
+        least, measured = (
+            (entry.get("at_least"), entry.get("measured"))
+            if isinstance(entry, dict)
+            else (entry, None)
+        )
+        if not isinstance(least, int | float) or not least > 0:
+            raise UsageError(f"{path}: at_least of {key!r} is {least!r}, expected a number above 0")
+        found[key] = Threshold(float(least), measured)
+    return Thresholds(path, machine, found)
+
+
+def nearest_thresholds(path: Path, machine: Machine) -> Thresholds:
+    """Read a file; of a folder, the file that holds best on a machine.
+
+    Args:
+        path: A file, or a folder of them.
+        machine: The machine to measure on.
+
+    Returns:
+        The thresholds.
+
+    Raises:
+        UsageError: As `read_thresholds`, or the folder has no such file.
+    """
+    if not path.is_dir():
+        return read_thresholds(path)
+    found = [read_thresholds(file) for file in sorted(path.glob("*.toml"))]
+    if not found:
+        raise UsageError(
+            f"the folder {path} has no file of thresholds; --cnnforge-gate-write writes one"
+        )
+    return max(found, key=lambda it: it.machine.factor(machine) or 0.0)
+
+
+def renewed(
+    keys: Iterable[str],
+    runs: Sequence[Mapping[str, Ratio]],
+    old: Thresholds | None,
+    machine: Machine,
+) -> dict[str, Threshold]:
+    """Make new thresholds, and keep those of benchmarks that were not measured.
+
+    Args:
+        keys: The keys of all benchmarks.
+        runs: Key to ratio, for each process that has measured; the lowest counts.
+        old: The file that is renewed; `None`: there is none.
+        machine: The machine that was measured.
+
+    Returns:
+        Key to threshold, in the order of the keys.
+
+    Raises:
+        UsageError: A key was not measured and has no threshold of this machine.
+    """
+    entries = {}
+    for key in keys:
+        if key in runs[0]:
+            entries[key] = _new(min((it[key] for it in runs), key=lambda it: it.upper))
+        elif old is None or key not in old.entries:
+            raise UsageError(f"{key} was not measured and has no threshold yet: measure it too")
+        elif old.machine != machine:
+            raise UsageError(f"{key} was not measured, and {old.path} is of another machine")
+        else:
+            entries[key] = old.entries[key]
+    return entries
+
+
+def _new(ratio: Ratio) -> Threshold:
+    """The threshold of a ratio that was measured, `MARGIN` below it."""
+    return Threshold(min(ratio.median, ratio.best) * (1 - MARGIN), ratio.median)
+
+
+def thresholds_text(entries: Mapping[str, Threshold], machine: Machine) -> str:
+    """The content of a file of thresholds."""
+    lines = [
+        "# The min ratio reference/ours of each benchmark. Written by --cnnforge-gate-write of",
+        f"# cnnforge's pytest plugin: {MARGIN:.0%} below what was measured.",
+        "",
+        "[machine]",
+        f'cpu = "{machine.cpu}"',
+        f"cores = {machine.cores}",
+        f'backend = "{machine.backend}"',
+        "",
+        "[ratios]",
+    ]
+    for key, it in entries.items():
+        measured = "" if it.measured is None else f", measured = {it.measured:.2f}"
+        lines.append(f'"{key}" = {{ at_least = {it.at_least:.2f}{measured} }}')
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,98 @@
+"""The options of `cnnforge train`: made from the fields of a dataclass, and printed.
+
+Imports nothing heavy at the top.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import Field, fields
+from inspect import Parameter
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from cnnforge.cli._common import print_json
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+_TYPES = {"str": str, "int": int, "float": float}
+
+
+def with_options(kind: type) -> Callable[[FunctionT], FunctionT]:
+    """Give a command an option for each field of a dataclass.
+
+    Args:
+        kind: The dataclass. The metadata of a field has its `metavar` and its `help`.
+
+    Returns:
+        A decorator for a command that takes `**options`: the value of each option by the name of
+        its field, `None` if it was not given.
+    """
+
+    def decorate(command: FunctionT) -> FunctionT:
+        signature = inspect.signature(command, eval_str=True)
+        own = [it for it in signature.parameters.values() if it.kind is not Parameter.VAR_KEYWORD]
+        # Typer reads the parameters of a command from its signature.
+        parameters = [*own, *map(_parameter, fields(kind))]
+        command.__signature__ = signature.replace(  # pyright: ignore[reportFunctionMemberAccess]
+            parameters=parameters
+        )
+        return command
+
+    return decorate
+
+
+def show_options(
+    given: dict[str, Any],
+    configured: dict[str, Any],
+    epochs: str | None,
+    resume: Path | None,
+    json: bool,
+) -> None:
+    """Print the options of a run, and where the value of each comes from.
+
+    Args:
+        given: Values from the command line.
+        configured: Values from the file of `--config`.
+        epochs: Value of `--epochs`.
+        resume: The run to resume, or `None`.
+        json: Whether to print JSON.
+
+    Raises:
+        UsageError: A value is wrong.
+    """
+    from cnnforge.configuration import parse_epochs, resolve
+    from cnnforge.runs import RunDirectory, to_toml
+
+    before = None
+    if resume is not None:
+        from cnnforge.configuration import check_types
+
+        stored = check_types(RunDirectory.open(resume, needs=()).read_config()[0], str(resume))
+        before = stored.get("epochs")
+        configured = {**stored, **configured}
+    if epochs is not None:
+        given["epochs"] = parse_epochs(epochs, before)
+    options, origins = resolve(given, configured)
+    values = options.as_dict()
+    if json:
+        print_json({name: {"value": values[name], "origin": origins[name]} for name in values})
+        return
+    lines = {name: to_toml({name: value}).rstrip() or f"# {name}" for name, value in values.items()}
+    width = max(map(len, lines.values()))
+    for name, line in lines.items():
+        typer.echo(f"{line:{width}}  # {origins[name]}")
+
+
+def _parameter(field: Field[Any]) -> Parameter:
+    kind = _TYPES[str(field.type).removesuffix(" | None")]
+    option = typer.Option(metavar=field.metadata["metavar"], help=field.metadata["help"])
+    return Parameter(
+        field.name,
+        Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[kind | None, option],
+    )

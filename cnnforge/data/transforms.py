@@ -1,0 +1,57 @@
+"""Affine transforms of images, and of points in them.
+
+A point is (x, y) in pixels, x to the right and y down. The corner of an image is (0, 0), so that
+the centre of the pixel in row r and column c is (c + 0.5, r + 0.5), and an image of H rows and W
+columns covers 0..W by 0..H. A transform is a (2, 3) float32 matrix `[A | b]`, from a point p of the
+first image to the point `A p + b` of the second one that shows the same. To mirror an image of W
+columns, for instance, is `[[-1, 0, W], [0, 1, 0]]`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def translations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return transforms that move images.
+
+    Args:
+        x: (N,) pixels to the right.
+        y: (N,) pixels down.
+
+    Returns:
+        (N, 2, 3) float32.
+    """
+    transforms = np.zeros((len(x), 2, 3), np.float32)
+    transforms[:, 0, 0] = transforms[:, 1, 1] = 1.0
+    transforms[:, 0, 2], transforms[:, 1, 2] = x, y
+    return transforms
+
+
+def compose(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the transforms that do what two do, one after the other.
+
+    Args:
+        first: (N, 2, 3) float32, applied first.
+        second: (N, 2, 3) float32.
+
+    Returns:
+        (N, 2, 3) float32.
+    """
+    linear = second[:, :, :2] @ first[:, :, :2]
+    offset = second[:, :, :2] @ first[:, :, 2:] + second[:, :, 2:]
+    return np.concatenate([linear, offset], axis=2).astype(np.float32)
+
+
+def transform_points(points: np.ndarray, transforms: np.ndarray) -> np.ndarray:
+    """Move points with their images.
+
+    Args:
+        points: (N, P, 2) float, P points (x, y) in each of N images.
+        transforms: (N, 2, 3) float32.
+
+    Returns:
+        (N, P, 2) float32.
+    """
+    moved = points @ transforms[:, :, :2].transpose(0, 2, 1) + transforms[:, np.newaxis, :, 2]
+    return moved.astype(np.float32)

@@ -1,0 +1,102 @@
+"""From the name of a task to the task of a dataset or a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cnnforge.data import Dataset
+from cnnforge.errors import PluginError, UsageError
+from cnnforge.plugin import DEFAULT_TASK, ModelSpec, TaskSpec
+from cnnforge.plugin_host.registry import Registry
+from cnnforge.runs import RunDirectory
+from cnnforge.tasks.task import Task
+
+
+def load_task(spec: TaskSpec) -> type[Task]:
+    """Import a task.
+
+    Raises:
+        PluginError: It cannot be imported, or is not a subclass of `Task`.
+    """
+    task = spec.load()
+    if not (isinstance(task, type) and issubclass(task, Task)):
+        raise PluginError(
+            f"the task {spec.qualified_name!r} is {task!r}: its target must be a subclass of "
+            "cnnforge.tasks.Task"
+        )
+    return task
+
+
+def task_for(dataset: Dataset, tasks: Registry[TaskSpec], options: Mapping[str, Any]) -> Task:
+    """Make the task of training on a dataset.
+
+    Args:
+        dataset: The data.
+        tasks: The known tasks.
+        options: Options of tasks that the user gave, by name.
+
+    Raises:
+        UsageError: There is no such task, or it does not take an option.
+        DataError: The samples have no targets of this task.
+    """
+    spec = tasks[dataset.task]
+    task = load_task(spec)
+    for name in options:
+        if name not in task.options:
+            taken = f"its options are {', '.join(task.options)}" if task.options else "leave it out"
+            raise UsageError(
+                f"{name} is not an option of the task {spec.name!r}, which {dataset.name} is for: "
+                f"{taken}"
+            )
+    return task.for_dataset(dataset, options)
+
+
+def open_task(run: RunDirectory, tasks: Registry[TaskSpec]) -> Task:
+    """Make the task of a run's model.
+
+    Args:
+        run: The run; one of cnnforge 0.1 names no task, and is a classification.
+        tasks: The known tasks.
+
+    Raises:
+        UsageError: No plugin declares the task.
+        RunError: A file is missing or damaged.
+    """
+    return load_task(tasks[task_of(run)]).for_run(run)
+
+
+def task_of(run: RunDirectory) -> str:
+    """Return the name of the task of a run."""
+    return str(run.read_config()[1].get("task", DEFAULT_TASK))
+
+
+def check_match(
+    model: ModelSpec,
+    data: str,
+    task: str,
+    models: Registry[ModelSpec],
+    tasks: Registry[TaskSpec],
+) -> None:
+    """Check that a model is of the same task as data.
+
+    Args:
+        model: The model.
+        data: How the data is called.
+        task: Name of the task that the data is for.
+        models: All models, of which some may suit the data.
+        tasks: The known tasks.
+
+    Raises:
+        UsageError: It is of another one, or a task is unknown.
+    """
+    wanted, own = tasks[task], tasks[model.task]
+    if own.qualified_name == wanted.qualified_name:
+        return
+    names = {wanted.name, wanted.qualified_name}
+    others = [name for name in models.names() if models[name].task in names]
+    choice = f"choose one of its models ({', '.join(others)})" if others else "no model is for it"
+    raise UsageError(
+        f"the model {model.name!r} is for the task {own.name!r}, and {data} is for "
+        f"{wanted.name!r}: {choice}, or choose other data"
+    )

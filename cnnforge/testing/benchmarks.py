@@ -1,0 +1,69 @@
+"""The benchmarks of a layer, made of its cases: what the fixture `layer_benchmark` measures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cnnforge.conversion.workloads import Case, Workload
+from cnnforge.errors import UsageError
+from cnnforge.plugin import LayerSpec
+from cnnforge.testing._subject import Subject
+from cnnforge.testing.cases import LayerCase
+from cnnforge.testing.conformance import subject_spec
+
+
+def benchmark_cases(
+    layer: str | LayerSpec,
+    cases: Iterable[LayerCase] | None = None,
+    *,
+    reference: type | None = None,
+) -> list[Case]:
+    """List the benchmarks of a layer; nothing is computed or measured yet.
+
+    Args:
+        layer: The name of a declared layer, qualified or short, or its spec.
+        cases: What to measure, each at its `speed_shape`, or at its `input_shape` without one. By
+            default the cases that the spec names, without those that have no `speed_shape`.
+        reference: The Keras layer class to compare with, by default the one that the spec names.
+            It takes the configuration of the layer, has the same weights in the same order and
+            computes the same, also in float64. A subclass of the layer with another `call` will do.
+
+    Returns:
+        One for each case, named after the layer and the case: `"gabor.large"`. The name and a
+        pass, `"gabor.large.full"`, are the key of a threshold.
+
+    Raises:
+        UnknownNameError: No plugin declares such a layer.
+        AmbiguousNameError: Several plugins declare such a layer.
+        UsageError: There is nothing to compare with or nothing to measure.
+        PluginError: The layer, its reference or its cases cannot be imported.
+
+    Example:
+        ```python
+        @pytest.mark.parametrize("case", benchmark_cases("acme/gabor", reference=Plain), ids=str)
+        def test_speed(layer_benchmark, case):
+            layer_benchmark(case)
+        ```
+    """
+    spec = subject_spec(layer, reference)
+    kind, stock = spec.load(), spec.load_reference()
+    if stock is None:
+        raise UsageError(
+            f"the layer {spec.qualified_name!r} names no reference, so there is nothing to compare "
+            "its time with: give benchmark_cases(..., reference=CLASS) a Keras layer class that "
+            "computes the same"
+        )
+    chosen = tuple(spec.load_cases() if cases is None else cases)
+    if cases is None:
+        chosen = tuple(it for it in chosen if it.speed_shape is not None)
+    if not chosen:
+        raise UsageError(
+            f"no case of the layer {spec.qualified_name!r} names a shape to measure: give a "
+            "LayerCase a speed_shape, or give benchmark_cases() the cases"
+        )
+    found = []
+    for case in chosen:
+        config = Subject(spec, case).make().get_config()
+        workload = Workload(spec, kind, stock, config, case.speed_shape or case.input_shape)
+        found.append(Case(f"{spec.name}.{case.name}" if case.name else spec.name, workload))
+    return found

@@ -1,0 +1,77 @@
+"""From the name of a model to a model for some data."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import keras
+
+from cnnforge.data import Dataset
+from cnnforge.errors import CnnforgeError, PluginError, UsageError, one_line
+from cnnforge.plugin import ModelSpec
+from cnnforge.plugin_host.registry import Registry
+from cnnforge.tasks import Task
+
+
+def build_model(
+    reference: str, models: Registry[ModelSpec], task: Task, dataset: Dataset
+) -> keras.Model:
+    """Build a model for the images of a dataset.
+
+    Args:
+        reference: `NAME` or `NAME:ARGUMENT`.
+        models: The known models.
+        task: What it is to learn.
+        dataset: The data.
+
+    Returns:
+        The model, with weights that depend on the seed.
+
+    Raises:
+        UsageError: It does not accept images of this size, or the argument.
+        PluginError: Its plugin fails, or returns something else.
+    """
+    name, colon, argument = reference.partition(":")
+    spec, shape = models[name], dataset.image_shape
+    if spec.sizes and shape[:2] not in spec.sizes:
+        sizes = [f"{height}x{width}" for height, width in spec.sizes]
+        raise UsageError(
+            f"the model {spec.name!r} accepts images of {' or '.join(sizes)}, and those of "
+            f"{dataset.name} are {shape[0]}x{shape[1]}: give --image-size {sizes[0]}"
+        )
+    build = spec.load()
+    keywords: dict[str, Any] = {}
+    if colon:
+        if "argument" not in inspect.signature(build).parameters:
+            raise UsageError(
+                f"the model {spec.name!r} takes no argument, got {argument!r}: write {spec.name}"
+            )
+        keywords["argument"] = argument
+    size = "x".join(map(str, shape))
+    try:
+        model = build(shape, task.output_size, **keywords)
+    except ValueError as error:
+        raise UsageError(
+            f"the model {spec.name!r} cannot be built for images of {size}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    except CnnforgeError:
+        raise
+    except Exception as error:
+        raise PluginError(f"the model {spec.qualified_name!r} failed: {one_line(error)}") from error
+    if not isinstance(model, keras.Model):
+        raise PluginError(
+            f"the model {spec.qualified_name!r} is a {type(model).__name__}: its plugin must "
+            "return a keras.Model"
+        )
+    if model.input_shape != (None, *shape):
+        raise PluginError(
+            f"the model {spec.qualified_name!r} takes inputs of shape {model.input_shape}, "
+            f"expected (None, {', '.join(map(str, shape))})"
+        )
+    try:
+        task.check_model(model)
+    except ValueError as error:
+        raise PluginError(f"the model {spec.qualified_name!r} has {error}") from error
+    return model

@@ -1,0 +1,88 @@
+"""From the options of an optimizer to the optimizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from cnnforge.optimizer_options import OPTIMIZERS, OptimizerOptions
+from cnnforge.training.schedules import Schedule, factor
+
+
+class LearningRate:
+    """The learning rate of an optimizer, as `metrics.csv` and callbacks know it.
+
+    Args:
+        optimizer: The optimizer.
+        schedule: Its schedule; `None`: its rate is constant.
+    """
+
+    def __init__(
+        self, optimizer: keras.optimizers.Optimizer, schedule: Schedule | None = None
+    ) -> None:
+        self._optimizer, self._schedule = optimizer, schedule
+
+    @property
+    def last(self) -> float:
+        """The rate of the last step, if there was one, and if the rate was not set since."""
+        if self._schedule is None:
+            return self.next
+        return _value(self._schedule(max(int(self._optimizer.iterations) - 1, 0)))
+
+    @property
+    def next(self) -> float:
+        """The rate of the next step.
+
+        It may be set. Under a schedule that changes the peak: all rates that follow are multiplied
+        by the same factor as the next one.
+        """
+        return _value(self._optimizer.learning_rate)
+
+    @next.setter
+    def next(self, value: float) -> None:
+        if self._schedule is None:
+            self._optimizer.learning_rate = value
+        else:
+            now = self._schedule.factor(int(self._optimizer.iterations))
+            self._schedule.peak.assign(value / _value(now))
+
+
+def build(
+    options: OptimizerOptions, *, batches: int, epochs: int
+) -> tuple[keras.optimizers.Optimizer, LearningRate]:
+    """Make an optimizer.
+
+    Args:
+        options: Its options.
+        batches: Number of steps in an epoch.
+        epochs: Number of epochs of the run.
+
+    Returns:
+        The optimizer, not yet built for a model, and its learning rate. The peak rate of a schedule
+        is among the variables of the optimizer.
+
+    Raises:
+        UsageError: The warm-up is as long as the training.
+    """
+    options.check_epochs(epochs)
+    values = {"momentum": options.momentum, "weight_decay": options.weight_decay}
+    arguments: dict[str, Any] = {name: it for name, it in values.items() if it is not None}
+    if options.clip_norm is not None:
+        arguments["global_clipnorm"] = options.clip_norm
+    if options.ema is not None:
+        arguments |= {"use_ema": True, "ema_momentum": options.ema}
+    kind = getattr(keras.optimizers, OPTIMIZERS[options.optimizer])
+    changing = factor(options, batches, epochs)
+    if changing is None:
+        optimizer = kind(options.learning_rate, **arguments)
+        return optimizer, LearningRate(optimizer)
+    schedule = Schedule(changing)
+    optimizer = kind(schedule, **arguments)
+    initializer = keras.initializers.Constant(options.learning_rate)
+    schedule.peak = optimizer.add_variable((), initializer, name="peak_learning_rate")
+    return optimizer, LearningRate(optimizer, schedule)
+
+
+def _value(scalar: Any) -> float:
+    return float(keras.ops.convert_to_numpy(scalar))

@@ -1,0 +1,25 @@
+"""Checks that the models share."""
+
+from __future__ import annotations
+
+
+def check_sizes(model: str, input_shape: tuple[int, int, int], classes: int, min_size: int) -> None:
+    """Check the sizes that a model is built for.
+
+    Args:
+        model: Name of the model, for messages.
+        input_shape: (H, W, C).
+        classes: Number of classes.
+        min_size: Smallest height and width that the model can halve twice.
+
+    Raises:
+        ValueError: If the images are too small or there are too few classes.
+    """
+    height, width, _ = input_shape
+    if min(height, width) < min_size:
+        raise ValueError(
+            f"{model} halves the image twice and needs at least {min_size} x {min_size} pixels, "
+            f"got {height} x {width}: choose a larger image size"
+        )
+    if classes < 2:
+        raise ValueError(f"{model} tells at least 2 classes apart, got {classes}")
