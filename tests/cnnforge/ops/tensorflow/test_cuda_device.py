@@ -109,9 +109,9 @@ def stream(context, found):
     found[0], found[1] = 77, 0
     return 0
 
-driver = simulated_driver.Driver()
-launch = driver.launch_kernel()
-driver_module._driver = driver
+simulated = simulated_driver.Driver()
+launch = simulated.launch_kernel()
+driver_module._driver = simulated
 module.missing = lambda: None
 cuda._choice = cuda.Choice(
     "stream", "", CudaKernels("STUB", address(stream), address(launch))
