@@ -604,15 +604,15 @@ def test_predictions_are_not_lost_with_their_file(
     assert out.count("%") >= 2
 
 
-RECIPE = ("--label-smoothing", "0.1", "--class-weights", "balanced", "--monitor", "macro_f1")
+SMOOTHED = ("--label-smoothing", "0.1", "--class-weights", "balanced", "--monitor", "macro_f1")
 
 
 def test_the_options_of_a_classification_are_recorded_and_resumed(
     train: Callable[..., dict], capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = train("--epochs", "3")
-    whole = train("--epochs", "3", *RECIPE)
-    half = train("--epochs", "1", *RECIPE)
+    whole = train("--epochs", "3", *SMOOTHED)
+    half = train("--epochs", "1", *SMOOTHED)
     resumed = train("--resume", half["run"], "--epochs", "3")
     assert resumed["weights"] == whole["weights"] != plain["weights"]
     assert resumed["best_epoch"] == whole["best_epoch"]
