@@ -34,6 +34,19 @@ import pluggy
 
 from cnnforge.errors import PluginError, one_line
 
+__all__ = [
+    "PLUGIN_API",
+    "AugmentationSpec",
+    "CallbackSpec",
+    "DatasetSpec",
+    "LayerSpec",
+    "ModelSpec",
+    "Spec",
+    "TaskSpec",
+    "Work",
+    "hookimpl",
+]
+
 PLUGIN_API = 1
 """The number of this plugin API. A plugin names the API that it was written for in its own
 `CNNFORGE_PLUGIN_API`; without it, this one is assumed."""

@@ -27,16 +27,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from cnnforge.testing.cases import Check as Check
-from cnnforge.testing.cases import LayerCase as LayerCase
-from cnnforge.utils.tolerance import assert_close as assert_close
-from cnnforge.utils.tolerance import error_bounds as error_bounds
+from cnnforge.testing.cases import Check, LayerCase
+from cnnforge.utils.tolerance import assert_close, error_bounds
 
 if TYPE_CHECKING:
-    from cnnforge.testing.benchmarks import benchmark_cases as benchmark_cases
-    from cnnforge.testing.conformance import dataset_checks as dataset_checks
-    from cnnforge.testing.conformance import layer_checks as layer_checks
-    from cnnforge.testing.conformance import model_checks as model_checks
+    from cnnforge.testing.benchmarks import benchmark_cases
+    from cnnforge.testing.conformance import dataset_checks, layer_checks, model_checks
+
+__all__ = [
+    "Check",
+    "LayerCase",
+    "assert_close",
+    "benchmark_cases",
+    "dataset_checks",
+    "error_bounds",
+    "layer_checks",
+    "model_checks",
+]
+
 
 _CONFORMANCE = "cnnforge.testing.conformance"
 _NEED_KERAS = {

@@ -117,7 +117,10 @@ def _targets(spec: LayerSpec, cases: tuple[LayerCase, ...], error: PluginError |
             f"the layer {spec.name!r} names no cases: write a sequence of "
             'cnnforge.testing.LayerCase and name it in LayerSpec(cases="package.module:CASES")'
         )
-    return _structure.targets(spec)
+    try:
+        return _structure.targets(spec)
+    except PluginError as found:
+        raise AssertionError(str(found)) from found
 
 
 def _of_case(subject: Subject) -> dict[str, Any]:
