@@ -56,6 +56,7 @@ def _report(plugins: Plugins) -> dict[str, Any]:
         "gpu": facts["gpu"],
         "driver": facts["driver"],
         "cuda": _cuda(),
+        "experimental": _experimental() if usable else {},
         "cache": _cache_directory(),
         "plugins": [
             {
@@ -192,6 +193,14 @@ def _cuda() -> str:
     )
 
 
+def _experimental() -> dict[str, str]:
+    """Return state and switch of the features that have not yet run on a device."""
+    from cnnforge.ops.array_op import registered_ops
+    from cnnforge.ops.cuda_module import experimental
+
+    return experimental(registered_ops())
+
+
 def _cache_directory() -> str:
     """Return the folder of the compiled kernels."""
     import numba
@@ -220,6 +229,7 @@ def _show(report: dict[str, Any]) -> None:
         ["ops", report["ops"]],
         ["graphics", cards if cards == "none" else f"{cards}, driver {report['driver']}"],
         ["CUDA", report["cuda"]],
+        *([f"CUDA {name}", state] for name, state in report["experimental"].items()),
         ["cache", report["cache"]],
     ]
     _render.table(["machine", ""], facts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -101,6 +101,27 @@ def missing(op: ArrayOp) -> str | None:
         return f"{op.cuda} has no function 'record'"
     said = getattr(module, "missing", None)
     return said() if said is not None else None
+
+
+def experimental(ops: Iterable[ArrayOp]) -> dict[str, str]:
+    """Collect the experimental features of the modules that ops name for CUDA devices.
+
+    Args:
+        ops: The ops. A module may have a function `experimental()`, which returns the state and
+            the switch of each feature by its name.
+
+    Returns:
+        State and switch of each feature by its name.
+    """
+    features: dict[str, str] = {}
+    for name in sorted({op.cuda for op in ops if op.cuda is not None}):
+        try:
+            listed = getattr(importlib.import_module(name), "experimental", None)
+            features |= listed() if listed is not None else {}
+        except ImportError:
+            # Without Numba's CUDA compiler there are no such features.
+            continue
+    return features
 
 
 def record(

@@ -58,6 +58,8 @@ def test_json(capsys):
     assert found["threads"]["count"] >= 1
     assert found["ops"].startswith("tensorflow: ")
     assert "run on the CPU" in found["cuda"]
+    assert set(found["experimental"]) == {"tuner", "tensor cores"}
+    assert all("not yet run on a device" in state for state in found["experimental"].values())
     assert "cnnforge" in found["cache"]
     assert {"builtin"} <= {it["name"] for it in found["plugins"] if it["status"] == "loaded"}
     checks = {it["provider"]: it for it in found["checks"]}

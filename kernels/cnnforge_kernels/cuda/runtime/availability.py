@@ -26,8 +26,6 @@ def experimental() -> dict[str, str]:
     """Map each experimental feature of the CUDA kernels to its state and its switch."""
     from cnnforge_kernels.cuda.runtime import tuning
 
-    tuner = "on" if tuning.enabled() else f"off; {tuning.VARIABLE}=1 turns it on"
-    return {
-        "tuner": tuner,
-        "tensor cores": 'off; `precision="tf32"` or `"bfloat16"` of a call turns them on',
-    }
+    tuner = "on" if tuning.enabled() else f"off, {tuning.VARIABLE}=1 turns it on"
+    cores = 'off, `precision="tf32"` or `"bfloat16"` of a call turns them on'
+    return {"tuner": f"{EXPERIMENTAL}; {tuner}", "tensor cores": f"{EXPERIMENTAL}; {cores}"}
