@@ -1,8 +1,8 @@
-"""The plugin author's API: what a plugin needs in order to declare what it brings.
+"""The API for plugin authors: specs and the hook decorator.
 
 A plugin is a module (or an object) with hook implementations that return specs. A spec names its
-target as `"package.module:Attribute"`; nothing is imported before somebody uses it, so this module
-and a manifest stay light: neither Keras nor TensorFlow nor Numba is loaded by them.
+target as `"package.module:Attribute"`, and the target is imported when it is first used. This
+module and a manifest therefore import neither Keras nor TensorFlow nor Numba.
 
 Example:
     ```python
@@ -35,30 +35,30 @@ import pluggy
 from cnnforge.errors import PluginError, one_line
 
 PLUGIN_API = 1
-"""The number of this plugin API. A plugin names the one it was written for in its own
-`CNNFORGE_PLUGIN_API`; without it, this one is assumed."""
+"""Version of this plugin API. A plugin declares the version that it was written for as
+`CNNFORGE_PLUGIN_API`; the default is this version."""
 
 hookimpl = pluggy.HookimplMarker("cnnforge")
-"""Decorator that marks a function as the implementation of the hook of the same name."""
+"""Decorator that marks a function as an implementation of the hook with the same name."""
 
 DEFAULT_TASK = "classification"
-"""Name of the task of a model or a dataset that names none."""
+"""Name of the task of models and datasets that do not name one."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """What a plugin declares: a name, and where to find what it stands for.
+    """The declaration of one thing in a plugin: its name and its import path; a base class.
 
     Args:
-        name: lower_snake_case, unique within the plugin and the kind of spec.
-        target: `"package.module:Attribute"`, imported by the first `load()`.
-        summary: One line, shown by `cnnforge plugins`.
-        plugin: The name of the plugin; filled in when the spec is registered.
+        name: Name in lower_snake_case, unique within the plugin and the kind of spec.
+        target: Import path `"package.module:Attribute"`, imported by the first `load()`.
+        summary: Description in one line, shown by `cnnforge plugins`.
+        plugin: Name of the plugin, set when the spec is registered.
 
     Raises:
-        ValueError: If the name, the target or the summary has not the form above.
+        ValueError: The name, the target or the summary does not have this form.
     """
 
     kind: ClassVar[str] = "spec"
@@ -90,10 +90,10 @@ class Spec:
         """Import the target.
 
         Returns:
-            What the target names.
+            The object that the target names.
 
         Raises:
-            PluginError: If the module cannot be imported or has no such attribute.
+            PluginError: The module cannot be imported or has no such attribute.
         """
         return self._resolve("target", self.target)
 
@@ -113,17 +113,16 @@ class LayerSpec(Spec):
     """A Keras layer class.
 
     Args:
-        reference: `"module:Class"` of the stock Keras layer that this one stands for, with the
-            same constructor, weights and results; `None` where there is none. Conversion, parity
-            checks and benchmarks go by it.
-        fuses: `"module:Class"` of two stock layers, one behind the other, that this layer computes
-            as one. Its class then has a class method `fuse(first, second)`, which returns a layer
-            for each of the two places (the second passes its inputs on), or `None` where the pair
-            does not fit; each of the two has `unfuse()`, which returns the stock layer again, and
-            that of the first takes `alone=True` where it stands for both.
-        cases: `"module:CASES"` of a sequence of `cnnforge.testing.LayerCase`, which say with what
-            arguments and inputs the layer is checked by `cnnforge.testing.layer_checks` and
-            `cnnforge plugins check`; `None` where the author has named none.
+        reference: Import path `"module:Class"` of the stock Keras layer with the same constructor,
+            weights and results, or `None`. Conversion, parity checks and benchmarks use it.
+        fuses: Import paths `"module:Class"` of two consecutive stock layers that this layer
+            computes as one. The class then needs a class method `fuse(first, second)`, which
+            returns two layers (the second one only passes its inputs on), or `None` if the pair
+            cannot be fused. Both returned layers need a method `unfuse()`, which returns the stock
+            layer. For the first one, `unfuse(alone=True)` is called if it replaces both.
+        cases: Import path `"module:CASES"` of a sequence of `cnnforge.testing.LayerCase`: the
+            arguments and inputs with which `cnnforge.testing.layer_checks` and
+            `cnnforge plugins check` check the layer; or `None`.
     """
 
     kind: ClassVar[str] = "layer"
@@ -133,7 +132,7 @@ class LayerSpec(Spec):
     cases: str | None = None
 
     def __post_init__(self) -> None:
-        # The two-argument form: `slots=True` makes a new class, which `super()` does not know.
+        # `super()` without arguments fails here, since `slots=True` replaces the class.
         super(LayerSpec, self).__post_init__()
         if self.reference is not None:
             _check_target(f"the reference of {self.kind} {self.name!r}", self.reference)
@@ -146,10 +145,10 @@ class LayerSpec(Spec):
         """Import the reference.
 
         Returns:
-            The stock layer class, or `None` where the spec names none.
+            The stock layer class, or `None` if the spec does not name one.
 
         Raises:
-            PluginError: If the module cannot be imported or has no such attribute.
+            PluginError: The module cannot be imported or has no such attribute.
         """
         return None if self.reference is None else self._resolve("reference", self.reference)
 
@@ -157,10 +156,10 @@ class LayerSpec(Spec):
         """Import the two stock layers that this one fuses.
 
         Returns:
-            Their classes, or nothing where the spec names none.
+            Their classes; empty if the spec does not name any.
 
         Raises:
-            PluginError: If a module cannot be imported or has no such attribute.
+            PluginError: A module cannot be imported or has no such attribute.
         """
         return tuple(self._resolve("fused layer", stock) for stock in self.fuses or ())
 
@@ -168,10 +167,10 @@ class LayerSpec(Spec):
         """Import the cases that this layer is checked with.
 
         Returns:
-            Objects of `cnnforge.testing.LayerCase`; nothing where the spec names none.
+            The `cnnforge.testing.LayerCase` objects; empty if the spec does not name any.
 
         Raises:
-            PluginError: If the module cannot be imported or has no such attribute.
+            PluginError: The module cannot be imported or has no such attribute.
         """
         return () if self.cases is None else tuple(self._resolve("cases", self.cases))
 
@@ -180,11 +179,11 @@ class LayerSpec(Spec):
 class DatasetSpec(Spec):
     """A dataset: the target is `load(argument: str | None, options: DataOptions) -> Dataset`.
 
-    `argument` is what stood after the colon in `images:FOLDER`; the two types are those of
-    `cnnforge.data`.
+    `argument` is the text after the colon, as in `images:FOLDER`. `DataOptions` and `Dataset` are
+    classes of `cnnforge.data`.
 
     Args:
-        task: Name of the task that its samples have targets for; the dataset says the same.
+        task: Name of the task that the samples have targets for, equal to `Dataset.task`.
     """
 
     kind: ClassVar[str] = "dataset"
@@ -196,15 +195,15 @@ class DatasetSpec(Spec):
 class ModelSpec(Spec):
     """A model: the target is `build(input_shape, outputs) -> keras.Model`.
 
-    `input_shape` is (height, width, channels); `outputs` is a number that the task says: of a
-    classification, the number of classes. A target that has a parameter `argument` is given what
-    stood after the colon in `cnnforge train NAME:ARGUMENT`, or `None`. The model reads raw pixel
-    values 0..255; that of a classification ends in a softmax.
+    `input_shape` is (height, width, channels). `outputs` is the `Task.output_size` of the task, for
+    a classification the number of classes. If the target has a parameter `argument`, it gets the
+    text after the colon in `cnnforge train NAME:ARGUMENT`, or its default. The model takes raw
+    pixel values 0..255; a classifier ends in a softmax.
 
     Args:
-        task: Name of the task that its outputs are for.
-        sizes: (height, width) of the images that it accepts; empty: any size, or `build` raises a
-            `ValueError` that says what is wrong.
+        task: Name of the task that the outputs are for.
+        sizes: (height, width) of each accepted image size. Empty: `build` accepts any size, or
+            raises a `ValueError` for those that it does not accept.
     """
 
     kind: ClassVar[str] = "model"
@@ -217,7 +216,7 @@ class ModelSpec(Spec):
 class TaskSpec(Spec):
     """A task: the target is a subclass of `cnnforge.tasks.Task`.
 
-    It says what a model learns from a dataset: targets, losses, metrics, evaluation, predictions.
+    A task defines targets, losses, metrics, evaluation and predictions.
     """
 
     kind: ClassVar[str] = "task"
@@ -225,10 +224,10 @@ class TaskSpec(Spec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallbackSpec(Spec):
-    """A callback of training: the target is `make(argument: str | None) -> Callback`.
+    """A training callback: the target is `make(argument: str | None) -> Callback`.
 
-    `argument` is what stood after the colon in `--callback early_stopping:5`; `Callback` is that
-    of `cnnforge.callbacks`.
+    `argument` is the text after the colon, as in `--callback early_stopping:5`. `Callback` is the
+    class of `cnnforge.callbacks`.
     """
 
     kind: ClassVar[str] = "callback"
@@ -238,18 +237,18 @@ class CallbackSpec(Spec):
 class AugmentationSpec(Spec):
     """An augmentation: the target is `make(argument: str | None) -> augment`.
 
-    `argument` is what stood after the colon in `--augment shift:2`; `augment(images, draws)` takes
-    images, (N, H, W, C) uint8, which it must not write to, and the `cnnforge.data.Draws` of these
-    images, its only source of chance, and returns images of the same shape. One that moves pixels
-    returns a pair: the images, and their transforms, (N, 2, 3) float32, in the coordinates of
-    `cnnforge.data.transforms`.
+    `argument` is the text after the colon, as in `--augment shift:2`. The returned function
+    `augment(images, draws)` gets images, (N, H, W, C) uint8, and their `cnnforge.data.Draws`, and
+    returns images of the same shape. It must not write to `images`, and must take all random
+    numbers from `draws`. If it moves pixels, it returns a pair: the images, and their affine
+    transforms, (N, 2, 3) float32, in the coordinates of `cnnforge.data.transforms`.
     """
 
     kind: ClassVar[str] = "augmentation"
 
 
 def _check_target(what: str, target: object) -> None:
-    """Raise `ValueError` unless `target` reads `"package.module:Attribute"`."""
+    """Raise a `ValueError` unless `target` has the form `"package.module:Attribute"`."""
     if isinstance(target, str):
         module, _, attribute = target.partition(":")
         if all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")]):

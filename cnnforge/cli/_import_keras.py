@@ -1,4 +1,4 @@
-"""Import Keras and its backend without the messages that they print while they are imported."""
+"""Import Keras and its backend, and suppress the messages that the import prints."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from cnnforge.cli import _ctrl_c
 
 
 def import_keras() -> None:
-    """Import Keras with its backend, and hold back what the backend writes to stderr meanwhile.
+    """Import Keras with its backend, and suppress what the import writes to stderr.
 
-    `TF_CPP_MIN_LOG_LEVEL` does not reach what TensorFlow logs before its logging is set up: four
-    lines or more on a machine without a graphics card. If the import fails, they are shown.
+    `TF_CPP_MIN_LOG_LEVEL` has no effect on messages that TensorFlow logs before its logging is set
+    up: four lines or more on a machine without a GPU. If the import fails, they are printed.
 
-    From here on, machine code may run for seconds without a return to Python: see `_ctrl_c`.
+    After this call, native code may run for seconds without returning to Python: see `_ctrl_c`.
     """
     _ctrl_c.watch()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Torch brings an OpenMP of its own, which reads these when it is loaded. If torch's threads
-    # spin, they take the cores from the kernels: on 2 busy cores a convolution took 16 ms, not 1.
+    # PyTorch loads its own OpenMP, which reads these variables when it is loaded. Spinning OpenMP
+    # threads take CPU time from the kernels: on 2 busy cores a convolution took 16 ms, not 1.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     _show_log()
@@ -34,14 +34,14 @@ def import_keras() -> None:
     with _held_back_stderr():
         keras = import_module("keras")
         if keras.backend.backend() == "tensorflow":
-            # The rest of the lines is printed when TensorFlow looks for devices.
+            # TensorFlow prints the remaining messages when it looks for devices.
             import_module("tensorflow").config.list_physical_devices()
         else:
             _keep_tensorflow_out()
 
 
 class _MessageHandler(logging.Handler):
-    """Prints the log of the library as messages of the program."""
+    """Prints the log records of the library as messages of the program."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line on stderr."""
@@ -58,18 +58,18 @@ def _show_log() -> None:
 
 
 def _keep_tensorflow_out() -> None:
-    """Let Keras under another backend use TensorFlow only if it has been imported already.
+    """Keep Keras from importing TensorFlow under another backend.
 
-    For every layer that it saves, Keras asks whether an object is one of TensorFlow's, and imports
-    TensorFlow to find out. That takes three seconds, and if nobody has imported TensorFlow before,
-    the answer is always no.
+    When Keras saves a layer, it imports TensorFlow to check whether an object is a TensorFlow
+    object. The import takes three seconds. If TensorFlow has not been imported before, no object
+    can be one, so the check is skipped.
     """
     try:
         lazy: Any = import_module("keras.src.utils.module_utils").tensorflow
         kind = type(lazy)
         available = kind.available.fget
     except (ImportError, AttributeError):
-        # Another version of Keras, which may import TensorFlow: that costs time and no more.
+        # In another version of Keras, which may then import TensorFlow. That only costs time.
         return
     lazy.__class__ = type(
         kind.__name__,
