@@ -31,7 +31,7 @@ def measure(pair: str, implementation: str, which: str, options: Any) -> list[fl
     from dataclasses import replace
 
     from cnnforge.benchmarking import interleave
-    from cnnforge.conversion.workloads import functions
+    from cnnforge.conversion.workloads import timed_passes
     from cnnforge.plugin_host.discovery import discover
 
     whole = build(pair, discover().layers).workload
@@ -39,7 +39,7 @@ def measure(pair: str, implementation: str, which: str, options: Any) -> list[fl
     for batch in options.batches:
         workload = replace(whole, shape=(batch, *whole.shape[1:]))
         kind = workload.kind if implementation == "ours" else workload.reference
-        timed[str(batch)] = getattr(functions(workload, kind), which)
+        timed[str(batch)] = getattr(timed_passes(workload, kind), which)
     _, times = interleave(timed, rounds=options.rounds, seconds=0.01, limit=options.limit)
     # The middle of the better half: a batch of a second meets whatever else runs, one of a
     # millisecond may not.

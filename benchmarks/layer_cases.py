@@ -64,10 +64,12 @@ SHORT = (
 )
 
 
-def every_case() -> list[Any]:
-    """All cases: those of `PAIRS`, and of the built-in layers that have none there their own.
+# Layers without thresholds.
+NOT_MEASURED = {"global_average_pooling2d"}
 
-    A layer's own cases are those of its `LayerSpec` that name a `speed_shape`.
+
+def every_case() -> list[Any]:
+    """List all cases: those of `PAIRS`, and the own benchmarks of the other built-in layers.
 
     Raises:
         LookupError: No plugin layer stands for the reference of a pair.
@@ -77,15 +79,11 @@ def every_case() -> list[Any]:
 
     layers = discover().layers
     found = [build(pair, layers) for pair in PAIRS]
-    known = {it.workload.spec.name for it in found}
+    known = {case.workload.spec.name for case in found}
     for spec in layers.values():
-        if spec.plugin == "builtin" and spec.name not in known and _shapes(spec):
+        if spec.plugin == "builtin" and spec.name not in known | NOT_MEASURED:
             found += benchmark_cases(spec)
     return found
-
-
-def _shapes(spec: Any) -> bool:
-    return any(it.speed_shape is not None for it in spec.load_cases())
 
 
 def build(pair: str, layers: Any) -> Any:

@@ -47,6 +47,15 @@ class PluginError(UsageError):
     """A plugin, or the target of a spec, could not be loaded."""
 
 
+def message_of(error: BaseException) -> str:
+    """Return the message of an exception in one line, or the name of its type if there is none.
+
+    Args:
+        error: Any exception.
+    """
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def one_line(error: BaseException) -> str:
     """Describe an exception in one line: its type, its message, and where it was raised.
 

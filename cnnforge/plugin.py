@@ -47,9 +47,29 @@ DEFAULT_TASK = "classification"
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The work of one pass of a layer: the minimum that its definition requires.
+
+    Each tensor is read or written once. Results that need no computation, such as the gradient of a
+    pixel that is not the maximum of any window, are not counted. The work is therefore the same for
+    every implementation, and so is the meaning of a fraction of the machine's peak.
+
+    Args:
+        flops: Number of additions, multiplications and comparisons.
+        bytes: Number of bytes that are read and written.
+    """
+
+    flops: int
+    bytes: int
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.flops + other.flops, self.bytes + other.bytes)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """The declaration of one thing in a plugin: its name and its import path; a base class.
+    """Declares one thing in a plugin: its name and its import path; a base class.
 
     Args:
         name: Name in lower_snake_case, unique within the plugin and the kind of spec.
@@ -97,6 +117,14 @@ class Spec:
         """
         return self._resolve("target", self.target)
 
+    def load_all(self) -> None:
+        """Import everything that the spec names.
+
+        Raises:
+            PluginError: A module cannot be imported or has no such attribute.
+        """
+        self.load()
+
     def _resolve(self, what: str, target: str) -> Any:
         try:
             return pkgutil.resolve_name(target)
@@ -110,11 +138,14 @@ class Spec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSpec(Spec):
-    """A Keras layer class.
+    """Declares a Keras layer class.
+
+    All arguments except name, target and summary are optional. If `work` or `torch` is missing,
+    `cnnforge bench` leaves the columns that need it empty.
 
     Args:
         reference: Import path `"module:Class"` of the stock Keras layer with the same constructor,
-            weights and results, or `None`. Conversion, parity checks and benchmarks use it.
+            weights and results. Conversion, parity checks and benchmarks use it.
         fuses: Import paths `"module:Class"` of two consecutive stock layers that this layer
             computes as one. The class then needs a class method `fuse(first, second)`, which
             returns two layers (the second one only passes its inputs on), or `None` if the pair
@@ -122,7 +153,19 @@ class LayerSpec(Spec):
             layer. For the first one, `unfuse(alone=True)` is called if it replaces both.
         cases: Import path `"module:CASES"` of a sequence of `cnnforge.testing.LayerCase`: the
             arguments and inputs with which `cnnforge.testing.layer_checks` and
-            `cnnforge plugins check` check the layer; or `None`.
+            `cnnforge plugins check` check the layer. `cnnforge doctor` checks only the first one,
+            so it should be a common one.
+        benchmarks: Import path `"module:BENCHMARKS"` of a sequence of `cnnforge.testing.LayerCase`:
+            the arguments and input shapes for `cnnforge bench`. By default it measures the cases
+            that have a `speed_shape`.
+        work: Import path `"module:function"` of a function `work(layer, shape, grad_inputs)`. It
+            returns a dict with the `Work` of the passes `"forward"` and `"backward"`, or `None`.
+            `layer` is the built reference; `shape` is the shape of its inputs with the batch.
+        torch: Import path `"module:function"` of a function `torch_peer(layer, shape)`. It returns
+            a PyTorch equivalent of the reference: a function `compute(inputs, *weights)`, and the
+            list of its weights, float32 arrays with the axis order of PyTorch. It returns `None`
+            if PyTorch has no equivalent. Four-dimensional inputs and outputs are (N, C, H, W).
+            With gradients enabled, `compute` runs a training step.
     """
 
     kind: ClassVar[str] = "layer"
@@ -130,16 +173,19 @@ class LayerSpec(Spec):
     reference: str | None = None
     fuses: tuple[str, str] | None = None
     cases: str | None = None
+    benchmarks: str | None = None
+    work: str | None = None
+    torch: str | None = None
 
     def __post_init__(self) -> None:
         # `super()` without arguments fails here, since `slots=True` replaces the class.
         super(LayerSpec, self).__post_init__()
-        if self.reference is not None:
-            _check_target(f"the reference of {self.kind} {self.name!r}", self.reference)
+        for what in ("reference", "cases", "benchmarks", "work", "torch"):
+            target = getattr(self, what)
+            if target is not None:
+                _check_target(f"the {what} of {self.kind} {self.name!r}", target)
         for stock in self.fuses or ():
-            _check_target(f"what {self.kind} {self.name!r} fuses", stock)
-        if self.cases is not None:
-            _check_target(f"the cases of {self.kind} {self.name!r}", self.cases)
+            _check_target(f"a fused layer of {self.kind} {self.name!r}", stock)
 
     def load_reference(self) -> Any:
         """Import the reference.
@@ -150,7 +196,7 @@ class LayerSpec(Spec):
         Raises:
             PluginError: The module cannot be imported or has no such attribute.
         """
-        return None if self.reference is None else self._resolve("reference", self.reference)
+        return self._optional("reference", self.reference)
 
     def load_fuses(self) -> tuple[Any, ...]:
         """Import the two stock layers that this one fuses.
@@ -172,12 +218,65 @@ class LayerSpec(Spec):
         Raises:
             PluginError: The module cannot be imported or has no such attribute.
         """
-        return () if self.cases is None else tuple(self._resolve("cases", self.cases))
+        return tuple(self._optional("cases", self.cases) or ())
+
+    def load_benchmarks(self) -> tuple[Any, ...]:
+        """Import the cases whose speed is measured.
+
+        Returns:
+            The `cnnforge.testing.LayerCase` objects of `benchmarks`; without `benchmarks`, the
+            cases that have a `speed_shape`.
+
+        Raises:
+            PluginError: The module cannot be imported or has no such attribute.
+        """
+        if self.benchmarks is None:
+            return tuple(case for case in self.load_cases() if case.speed_shape is not None)
+        return tuple(self._optional("benchmarks", self.benchmarks))
+
+    def load_work(self) -> Any:
+        """Import the function that counts the work.
+
+        Returns:
+            The function, or `None` if the spec does not name one.
+
+        Raises:
+            PluginError: The module cannot be imported or has no such attribute.
+        """
+        return self._optional("work", self.work)
+
+    def load_torch(self) -> Any:
+        """Import the function that builds the PyTorch equivalent.
+
+        Returns:
+            The function, or `None` if the spec does not name one.
+
+        Raises:
+            PluginError: The module cannot be imported or has no such attribute.
+        """
+        return self._optional("torch", self.torch)
+
+    def load_all(self) -> None:
+        """Import everything that the spec names.
+
+        Raises:
+            PluginError: A module cannot be imported or has no such attribute.
+        """
+        self.load()
+        self.load_reference()
+        self.load_fuses()
+        self.load_cases()
+        self.load_benchmarks()
+        self.load_work()
+        self.load_torch()
+
+    def _optional(self, what: str, target: str | None) -> Any:
+        return None if target is None else self._resolve(what, target)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetSpec(Spec):
-    """A dataset: the target is `load(argument: str | None, options: DataOptions) -> Dataset`.
+    """Declares a dataset: `load(argument: str | None, options: DataOptions) -> Dataset`.
 
     `argument` is the text after the colon, as in `images:FOLDER`. `DataOptions` and `Dataset` are
     classes of `cnnforge.data`.
@@ -193,7 +292,7 @@ class DatasetSpec(Spec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec(Spec):
-    """A model: the target is `build(input_shape, outputs) -> keras.Model`.
+    """Declares a model: `build(input_shape, outputs) -> keras.Model`.
 
     `input_shape` is (height, width, channels). `outputs` is the `Task.output_size` of the task, for
     a classification the number of classes. If the target has a parameter `argument`, it gets the
@@ -224,7 +323,7 @@ class TaskSpec(Spec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallbackSpec(Spec):
-    """A training callback: the target is `make(argument: str | None) -> Callback`.
+    """Declares a training callback: `make(argument: str | None) -> Callback`.
 
     `argument` is the text after the colon, as in `--callback early_stopping:5`. `Callback` is the
     class of `cnnforge.callbacks`.
@@ -235,7 +334,7 @@ class CallbackSpec(Spec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentationSpec(Spec):
-    """An augmentation: the target is `make(argument: str | None) -> augment`.
+    """Declares an augmentation: `make(argument: str | None) -> augment`.
 
     `argument` is the text after the colon, as in `--augment shift:2`. The returned function
     `augment(images, draws)` gets images, (N, H, W, C) uint8, and their `cnnforge.data.Draws`, and

@@ -105,7 +105,7 @@ _NEEDS_BENCHMARK = (
 def _can_measure(config: pytest.Config) -> bool:
     """Whether pytest-benchmark is loaded, by its entry point or by its module."""
     names = ("benchmark", "pytest_benchmark.plugin")
-    return any(config.pluginmanager.hasplugin(it) for it in names)
+    return any(config.pluginmanager.hasplugin(name) for name in names)
 
 
 def _wrong(message: str) -> NoReturn:
@@ -113,7 +113,7 @@ def _wrong(message: str) -> NoReturn:
 
 
 def _layer_benchmarks(config: pytest.Config) -> LayerBenchmarks:
-    """What measures layers in this run of pytest; it imports Keras."""
+    """Return the object that measures layers in this run of pytest; it imports Keras."""
     known: Any = config.pluginmanager.get_plugin(_SESSION)
     if known is None:
         from cnnforge.cli._import_keras import import_keras
@@ -223,7 +223,7 @@ def install_plugin(
 
 @pytest.fixture
 def forgotten_modules(tmp_path: Path) -> Iterator[None]:
-    """What a test imports from its own folder is imported anew by the next one."""
+    """Forget the modules that a test imports from its own folder."""
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:

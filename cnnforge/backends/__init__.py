@@ -20,11 +20,15 @@ if TYPE_CHECKING or _name == "tensorflow":
     from cnnforge.backends.tensorflow import Trainer as Trainer
     from cnnforge.backends.tensorflow import prepare as prepare
     from cnnforge.backends.tensorflow import pullback as pullback
+    from cnnforge.backends.tensorflow import reference_is_unsafe as reference_is_unsafe
+    from cnnforge.backends.tensorflow import repeated_passes as repeated_passes
 elif _name == "torch":
     from cnnforge.backends.torch import BatchPredictor as BatchPredictor
     from cnnforge.backends.torch import Trainer as Trainer
     from cnnforge.backends.torch import prepare as prepare
     from cnnforge.backends.torch import pullback as pullback
+    from cnnforge.backends.torch import reference_is_unsafe as reference_is_unsafe
+    from cnnforge.backends.torch import repeated_passes as repeated_passes
 else:
     raise UsageError(
         f"the Keras backend is {_name!r}, and cnnforge trains and predicts with tensorflow or "

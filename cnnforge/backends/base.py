@@ -1,4 +1,4 @@
-"""What training steps have in common, whichever backend takes them."""
+"""The parts of training steps that are the same for every backend."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOSS = "loss"
 
 @dataclass(frozen=True, slots=True)
 class ChunkResult:
-    """What training on one chunk gave.
+    """The result of training on one chunk.
 
     Attributes:
         sums: The sums that were passed in, plus those of this chunk, by name.
@@ -65,14 +65,14 @@ class Optimized:
             self._own = {}
 
     def arrays(self) -> list[np.ndarray]:
-        """Return copies of the model's variables, seed generators too, and the optimizer's."""
-        return [self._own.get(id(it), _array(it)) for it in self.variables()]
+        """Return copies of all variables, those of seed generators and of the optimizer too."""
+        return [self._own.get(id(variable), _array(variable)) for variable in self.variables()]
 
     def restore(self, arrays: Sequence[np.ndarray]) -> None:
         """Set all variables.
 
         Args:
-            arrays: As `arrays` returned them.
+            arrays: Arrays that `arrays` has returned.
 
         Raises:
             CnnforgeError: They do not belong to this model.

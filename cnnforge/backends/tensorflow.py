@@ -5,6 +5,7 @@ All that is TensorFlow's own is here: training and prediction know `cnnforge.bac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -57,14 +58,14 @@ class BatchPredictor:
         Returns:
             (N, ...) arrays in the structure of the model's outputs.
         """
-        return keras.tree.map_structure(lambda it: it.numpy(), self._predict(images))
+        return keras.tree.map_structure(lambda output: output.numpy(), self._predict(images))
 
     def _predict_chunk(self, images: tf.Tensor) -> Any:
         count = tf.shape(images)[0]
         batches = -(-count // self._batch_size)
         collected = tuple(
-            tf.TensorArray(it.dtype, size=batches, infer_shape=False, element_shape=it.shape)
-            for it in self._model.outputs
+            tf.TensorArray(out.dtype, size=batches, infer_shape=False, element_shape=out.shape)
+            for out in self._model.outputs
         )
         structure: list[Any] = []
 
@@ -77,7 +78,7 @@ class BatchPredictor:
             structure[:] = [keras.tree.map_structure(lambda _: 0, outputs)]
             flat = keras.tree.flatten(outputs)
             return number + 1, tuple(
-                array.write(number, it) for array, it in zip(done, flat, strict=True)
+                array.write(number, out) for array, out in zip(done, flat, strict=True)
             )
 
         done = tf.while_loop(
@@ -94,7 +95,7 @@ class Trainer(BatchPredictor, Optimized):
 
     Args:
         model: Takes (N, H, W, C) float32 pixel values 0..255.
-        task: What it learns.
+        task: The task that the model learns.
         optimizer: An optimizer that is not built yet.
         batch_size: Images per step.
     """
@@ -129,7 +130,9 @@ class Trainer(BatchPredictor, Optimized):
         before = {name: np.float64(sums.get(name, 0.0)) for name in self._task.sum_names}
         after, failed = self._train(images, dict(targets), before)
         bad = int(failed)
-        return ChunkResult({k: float(it) for k, it in after.items()}, None if bad < 0 else bad)
+        return ChunkResult(
+            {k: float(total) for k, total in after.items()}, None if bad < 0 else bad
+        )
 
     def forward(self, images: np.ndarray, *, training: bool) -> None:
         """Compute the model on one batch, not as a graph, for what is called on the way.
@@ -152,14 +155,14 @@ class Trainer(BatchPredictor, Optimized):
         Returns:
             One for each trainable variable; `None` where the loss does not depend on it.
         """
-        tensors = {name: tf.convert_to_tensor(it) for name, it in targets.items()}
+        tensors = {name: tf.convert_to_tensor(array) for name, array in targets.items()}
         found = self._differentiate(tf.convert_to_tensor(images), tensors)[2]
-        return [None if it is None else tf.convert_to_tensor(it).numpy() for it in found]
+        return [None if one is None else tf.convert_to_tensor(one).numpy() for one in found]
 
     def _traced(self, targets: Mapping[str, np.ndarray]) -> Any:
         signature = (
             tf.TensorSpec((None, *self._model.input_shape[1:]), tf.uint8),
-            {name: tf.TensorSpec((None, *it.shape[1:]), it.dtype) for name, it in targets.items()},
+            {name: tf.TensorSpec((None, *t.shape[1:]), t.dtype) for name, t in targets.items()},
             {name: tf.TensorSpec((), tf.float64) for name in self._task.sum_names},
         )
         return tf.function(self._train_chunk, input_signature=signature, autograph=False)
@@ -176,13 +179,13 @@ class Trainer(BatchPredictor, Optimized):
             start: tf.Tensor, sums: Tensors, failed: tf.Tensor
         ) -> tuple[tf.Tensor, Tensors, tf.Tensor]:
             stop = start + self._batch_size
-            batch = {name: it[start:stop] for name, it in targets.items()}
+            batch = {name: target[start:stop] for name, target in targets.items()}
             mean, found = self._step(images[start:stop], batch)
             size = tf.cast(tf.minimum(stop, count) - start, tf.float64)
-            found = {name: tf.cast(it, tf.float64) for name, it in found.items()}
+            found = {name: tf.cast(value, tf.float64) for name, value in found.items()}
             found[LOSS] = tf.cast(mean, tf.float64) * size
             failed = tf.where(tf.math.is_finite(mean), failed, start // self._batch_size)
-            return stop, {name: it + found[name] for name, it in sums.items()}, failed
+            return stop, {name: total + found[name] for name, total in sums.items()}, failed
 
         start = (tf.constant(0), sums, tf.constant(-1))
         # One step needs the weights of the one before it: nothing may run in parallel.
@@ -212,12 +215,12 @@ def pullback(
     Args:
         layer: A built layer of one input.
         inputs: A tensor.
-        training: Whether the layer computes as in training; by default as it likes best.
+        training: Passed to the layer; `None` leaves it to the layer's default.
 
     Returns:
-        The outputs, and a function from a tensor like them, the gradient with respect to them, to
-        the gradients with respect to the inputs and to each trainable variable. It may be called
-        several times. `None`: the outputs do not depend on it.
+        The outputs, and a function that may be called several times. It takes the gradient with
+        respect to the outputs, and returns those with respect to the inputs and to each trainable
+        variable; `None` if the outputs do not depend on it.
     """
     sources = [inputs, *(variable.value for variable in layer.trainable_variables)]
     tape: Any = tf.GradientTape(persistent=True)
@@ -227,7 +230,90 @@ def pullback(
 
     def gradients(upstream: tf.Tensor) -> list[tf.Tensor | None]:
         found = tape.gradient(outputs, sources, output_gradients=upstream)
-        # An embedding's gradient names the rows that it has.
-        return [None if it is None else tf.convert_to_tensor(it) for it in found]
+        # The gradient of an embedding is sparse.
+        return [None if one is None else tf.convert_to_tensor(one) for one in found]
 
     return outputs, gradients
+
+
+def repeated_passes(
+    layer: keras.layers.Layer, grad_inputs: bool
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Make graphs that repeat a layer's forward and full pass.
+
+    Args:
+        layer: A built layer of one input.
+        grad_inputs: Whether the full pass computes the gradient of the inputs.
+
+    Returns:
+        `forward(count, inputs)` and `full(count, inputs, upstream)`, which compute `count` times
+        in one graph call and return when all is done.
+    """
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+
+    def forward(inputs: tf.Tensor) -> list[Any]:
+        return [layer(inputs)]
+
+    def full(inputs: tf.Tensor, upstream: tf.Tensor) -> list[Any]:
+        weights = [variable.value for variable in layer.trainable_variables]
+        sources = [inputs, *weights] if grad_inputs else weights
+        if not sources:
+            return [layer(inputs, training=True)]
+        with tf.GradientTape() as tape:
+            tape.watch(sources)
+            outputs = layer(inputs, training=True)
+        gradients = tape.gradient(outputs, sources, output_gradients=upstream)
+        return [outputs, *(gradient for gradient in gradients if gradient is not None)]
+
+    def repeated(function: Callable[..., list[Any]]) -> Callable[..., Any]:
+        def run(count: Any, *arguments: Any) -> Any:
+            def step(number: Any, total: Any) -> tuple[Any, Any]:
+                # TensorFlow removes results that nothing reads, so one element of each is added
+                # up. Without images the slice is empty.
+                results = [tf.reshape(result, [-1])[:1] for result in function(*arguments)]
+                used = [tf.reduce_sum(tf.cast(result, tf.float32)) for result in results]
+                return number + 1, total + tf.add_n(used)
+
+            start = (tf.constant(0), tf.constant(0.0))
+            return tf.while_loop(lambda number, _: number < count, step, start, None, 1)[1]
+
+        # Without autograph: it would rewrite, slowly, code of Keras that needs no rewriting.
+        graph: Any = tf.function(run, autograph=False)
+        # One for each shape, kept here: TensorFlow takes the many small functions of a benchmark
+        # for one that is traced again and again, and warns.
+        traced: dict[Any, Any] = {}
+
+        def call(count: int, *arguments: Any) -> Any:
+            number = tf.constant(count)  # A tensor: each Python number would make another graph.
+            shapes = tuple(tuple(argument.shape) for argument in arguments)
+            if shapes not in traced:
+                traced[shapes] = graph.get_concrete_function(number, *arguments)
+            result = traced[shapes](number, *arguments)
+            if on_gpu:
+                tf.test.experimental.sync_devices()
+            return result
+
+        return call
+
+    return repeated(forward), repeated(full)
+
+
+def reference_is_unsafe(kind: type, config: Mapping[str, Any]) -> bool:
+    """Tell whether the gradient of a stock layer may corrupt the memory of this process.
+
+    TensorFlow 2.21 does so for strided convolutions with a 1x1 window (oneDNN on the CPU, for some
+    numbers of channels).
+
+    Args:
+        kind: Class of the stock layer.
+        config: Its configuration.
+    """
+    return (
+        issubclass(kind, keras.layers.Conv2D)
+        and math.prod(_pair(config.get("kernel_size", 0))) == 1
+        and math.prod(_pair(config.get("strides", 1))) > 1
+    )
+
+
+def _pair(value: Any) -> tuple[int, ...]:
+    return (value, value) if isinstance(value, int) else tuple(value)

@@ -76,7 +76,7 @@ class Trainer(BatchPredictor, Optimized):
 
     Args:
         model: Takes (N, H, W, C) float32 pixel values 0..255.
-        task: What it learns.
+        task: The task that the model learns.
         optimizer: An optimizer that is not built yet.
         batch_size: Images per step.
     """
@@ -108,11 +108,11 @@ class Trainer(BatchPredictor, Optimized):
         """
         total = {name: sums.get(name, 0.0) for name in self._task.sum_names}
         first = int(self._optimizer.iterations)
-        parts = {name: it.split(self._batch_size) for name, it in _tensors(targets).items()}
+        parts = {name: one.split(self._batch_size) for name, one in _tensors(targets).items()}
         batches = keras.ops.convert_to_tensor(images).split(self._batch_size)
         for number, batch in enumerate(batches):
             self._reseed(first + number)
-            part = {name: it[number] for name, it in parts.items()}
+            part = {name: pieces[number] for name, pieces in parts.items()}
             mean, found = self._step(batch.to(torch.float32), part)
             found[LOSS] = mean * len(batch)
             total = {name: value + found[name] for name, value in total.items()}
@@ -146,7 +146,7 @@ class Trainer(BatchPredictor, Optimized):
         self._reseed(int(self._optimizer.iterations))
         batch = keras.ops.convert_to_tensor(images).to(torch.float32)
         found = self._differentiate(batch, _tensors(targets))[2]
-        return [None if it is None else keras.ops.convert_to_numpy(it) for it in found]
+        return [None if one is None else keras.ops.convert_to_numpy(one) for one in found]
 
     def _reseed(self, step: int) -> None:
         # Under torch, Keras' dropout without a seed draws from torch's global generator, which no
@@ -172,11 +172,11 @@ class Trainer(BatchPredictor, Optimized):
         with torch.no_grad():
             self._optimizer.apply(gradients, self._model.trainable_variables)
             found = self._task.sums(targets, outputs)
-            return float(loss.detach()), {name: float(it) for name, it in found.items()}
+            return float(loss.detach()), {name: float(value) for name, value in found.items()}
 
 
 def _tensors(targets: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    return {name: keras.ops.convert_to_tensor(it) for name, it in targets.items()}
+    return {name: keras.ops.convert_to_tensor(array) for name, array in targets.items()}
 
 
 def pullback(
@@ -187,13 +187,13 @@ def pullback(
     Args:
         layer: A built layer of one input.
         inputs: A tensor.
-        training: Whether the layer computes as in training; by default as it likes best. Random
-            numbers are then the same in every call, and torch's generators are left as they were.
+        training: Passed to the layer; `None` leaves it to the layer's default. In training, random
+            numbers are the same in every call, and torch's generators stay as they were.
 
     Returns:
-        The outputs, and a function from a tensor like them, the gradient with respect to them, to
-        the gradients with respect to the inputs and to each trainable variable. It may be called
-        several times. `None`: the outputs do not depend on it.
+        The outputs, and a function that may be called several times. It takes the gradient with
+        respect to the outputs, and returns those with respect to the inputs and to each trainable
+        variable; `None` if the outputs do not depend on it.
     """
     inputs = inputs.detach().requires_grad_()
     sources = [inputs, *(variable.value for variable in layer.trainable_variables)]
@@ -208,3 +208,53 @@ def pullback(
         )
 
     return outputs.detach(), gradients
+
+
+def repeated_passes(
+    layer: keras.layers.Layer, grad_inputs: bool
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Make functions that repeat a layer's forward and full pass.
+
+    Args:
+        layer: A built layer of one input.
+        grad_inputs: Whether the full pass computes the gradient of the inputs.
+
+    Returns:
+        `forward(count, inputs)` and `full(count, inputs, upstream)`, which compute `count` times
+        and return when all is done.
+    """
+    on_gpu = torch.cuda.is_available()
+
+    def forward(inputs: torch.Tensor) -> None:
+        with torch.no_grad():
+            layer(inputs)
+
+    def full(inputs: torch.Tensor, upstream: torch.Tensor) -> None:
+        sources = [variable.value for variable in layer.trainable_variables]
+        if grad_inputs:
+            inputs = inputs.detach().requires_grad_()
+            sources.insert(0, inputs)
+        outputs = layer(inputs, training=True)
+        if sources:
+            torch.autograd.grad(outputs, sources, upstream, allow_unused=True)
+
+    def repeated(function: Callable[..., None]) -> Callable[..., Any]:
+        def call(count: int, *arguments: Any) -> None:
+            for _ in range(count):
+                function(*arguments)
+            if on_gpu:
+                torch.cuda.synchronize()
+
+        return call
+
+    return repeated(forward), repeated(full)
+
+
+def reference_is_unsafe(kind: type, config: Mapping[str, Any]) -> bool:
+    """Tell whether the gradient of a stock layer may corrupt memory: under torch it never does.
+
+    Args:
+        kind: Class of the stock layer.
+        config: Its configuration.
+    """
+    return False

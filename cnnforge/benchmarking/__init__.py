@@ -1,4 +1,4 @@
-"""Timing that can be believed: interleaved, in one process, as ratios."""
+"""Measure layers and their references alternately, in one process, and compare them as ratios."""
 
 from cnnforge.benchmarking.cases import every_layer as every_layer
 from cnnforge.benchmarking.cases import layer_cases as layer_cases
@@ -21,10 +21,10 @@ from cnnforge.benchmarking.peaks import Peaks as Peaks
 from cnnforge.benchmarking.peaks import measure_peaks as measure_peaks
 from cnnforge.benchmarking.table import csv_text as csv_text
 from cnnforge.benchmarking.torch_peer import torch_missing as torch_missing
-from cnnforge.benchmarking.work import Work as Work
 from cnnforge.benchmarking.work import work as work
 from cnnforge.conversion.workloads import Case as Case
 from cnnforge.conversion.workloads import Workload as Workload
+from cnnforge.plugin import Work as Work
 from cnnforge.utils.timing import Timing as Timing
 from cnnforge.utils.timing import interleave as interleave
 from cnnforge.utils.timing import ratio as ratio

@@ -1,29 +1,21 @@
-"""What is measured: layers at built-in or given shapes, or the layers of a model at its shapes."""
+"""Choose the cases to measure: layers at their own or given shapes, or the layers of a model."""
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 
-from cnnforge.conversion.workloads import Case, Workload, model_workloads
+from cnnforge.conversion.workloads import Case, Workload, model_workloads, usual_arguments
 from cnnforge.errors import CnnforgeError, UsageError, one_line
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
 
-# (N, H, W, C), window, filters, whether it is a first layer: those of small networks on digits
-# and on small colour images, and one with the channels of a residual network.
-_CONVOLUTIONS = (
-    ((64, 28, 28, 1), 5, 8, True),
-    ((64, 14, 14, 8), 3, 16, False),
-    ((32, 32, 32, 16), 3, 32, False),
-    ((16, 32, 32, 64), 3, 64, False),
-)
-_MAPS = ((64, 28, 28, 8), (64, 14, 14, 16), (32, 32, 32, 32))
-_WINDOW, _FILTERS = 3, 8
+# Inputs for a layer that names no benchmarks.
+_SHAPES = ((64, 28, 28, 8), (64, 14, 14, 16), (32, 32, 32, 32))
+_BATCH_SIZE = 64
 
 
 def parse_shape(text: str | None, batch_size: int | None) -> tuple[int, ...] | None:
@@ -31,19 +23,19 @@ def parse_shape(text: str | None, batch_size: int | None) -> tuple[int, ...] | N
 
     Args:
         text: ``"NxHxWxC"``; ``"HxWxC"`` takes N from ``batch_size``.
-        batch_size: N, where the text leaves it open or says the same.
+        batch_size: N, if the text does not give it or gives the same.
 
     Returns:
-        (N, H, W, C); without N, (H, W, C), where nobody says it; `None` without a text.
+        (N, H, W, C), or (H, W, C) if N is not given; `None` without a text.
 
     Raises:
-        UsageError: The text is no shape, or the two contradict each other.
+        UsageError: The text is not a shape, or the two contradict each other.
     """
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"--batch-size is {batch_size}, expected 1 or more")
     if text is None:
         return None
-    # Twelve digits are more than any memory holds.
+    # At most twelve digits: larger images fit into no memory.
     if not re.fullmatch(r"[1-9][0-9]{0,11}(x[1-9][0-9]{0,11}){2,3}", text, re.ASCII):
         raise UsageError(
             f"--shape is {text!r}, expected NxHxWxC or HxWxC (images, height, width, channels; "
@@ -66,61 +58,53 @@ def layer_cases(
     """Make the cases of one layer.
 
     Args:
-        spec: The plugin layer's.
-        shape: The only shape to measure; the built-in ones without it.
-        batch_size: Instead of the number of images of a built-in shape.
+        spec: Spec of the plugin layer.
+        shape: The only shape to measure; by default those of the layer's benchmarks.
+        batch_size: Number of images; by default that of each benchmark.
 
     Returns:
-        One for each shape.
+        One case for each shape.
 
     Raises:
-        UsageError: The layer names no reference, or cannot be built of the usual arguments.
+        UsageError: The layer names no reference, or cannot be built with the usual arguments.
         PluginError: It cannot be imported.
     """
-    reference = spec.load_reference()
-    if reference is None:
+    if spec.load_reference() is None:
         raise UsageError(
             f"the layer {spec.qualified_name!r} names no reference, so there is nothing to compare "
-            'it with: a LayerSpec with reference="module:Class" does'
+            'it with: name one in LayerSpec(reference="module:Class")'
         )
-    kind = spec.load()
-    taken = _arguments(kind)
-    convolution = "kernel_size" in taken
     if shape is not None:
-        chosen = [(shape if len(shape) == 4 else (64, *shape), _WINDOW, _FILTERS, False)]
-    elif convolution:
-        chosen = list(_CONVOLUTIONS)
-        if "filters" not in taken:  # One map for each channel: no use for a single one.
-            chosen = chosen[1:]
-    else:
-        chosen = [(it, _WINDOW, _FILTERS, False) for it in _MAPS]
-    cases = []
-    for size, window, filters, first in chosen:
-        if shape is None and batch_size is not None:
-            size = (batch_size, *size[1:])
-        usual = {
-            "filters": filters,
-            "units": filters,
-            "kernel_size": window,
-            "pool_size": 2,
-            "rate": 0.5,
-            "padding": "same" if convolution else "valid",
-            "activation": "relu",
-            "name": spec.name,
-        }
-        given = {name: value for name, value in usual.items() if name in taken}
-        try:
-            config = kind(**given).get_config()
-            reference.from_config(config).compute_output_shape(size)
-        except Exception as error:
-            raise UsageError(
-                f"the layer {spec.qualified_name!r} cannot be made of {given} for inputs of shape "
-                f"{'x'.join(map(str, size))}: {one_line(error)}; choose another --shape, or "
-                "measure it in a model with --model"
-            ) from error
-        workload = Workload(spec, kind, reference, config, size, grad_inputs=not first)
-        cases.append(Case(_name(spec.name, workload), workload))
-    return cases
+        shape = shape if len(shape) == 4 else (_BATCH_SIZE, *shape)
+        return [_case(spec, usual_arguments(spec), shape)]
+    benchmarks = [
+        (case.arguments, case.speed_shape or case.input_shape, case.grad_inputs)
+        for case in spec.load_benchmarks()
+    ]
+    if not benchmarks:
+        arguments = usual_arguments(spec)
+        benchmarks = [(arguments, inputs, True) for inputs in _SHAPES]
+    return [
+        _case(spec, arguments, (batch_size or inputs[0], *inputs[1:]), grad_inputs)
+        for arguments, inputs, grad_inputs in benchmarks
+    ]
+
+
+def _case(
+    spec: LayerSpec, arguments: Mapping[str, Any], shape: tuple[int, ...], grad_inputs: bool = True
+) -> Case:
+    kind, reference = spec.load(), spec.load_reference()
+    try:
+        config = kind(**{"name": spec.name, **arguments}).get_config()
+        reference.from_config(config).compute_output_shape(shape)
+    except Exception as error:
+        raise UsageError(
+            f"the layer {spec.qualified_name!r} cannot be made of {dict(arguments)} for inputs of "
+            f"shape {'x'.join(map(str, shape))}: {one_line(error)}; choose another --shape, or "
+            "measure it in a model with --model"
+        ) from error
+    workload = Workload(spec, kind, reference, config, shape, grad_inputs)
+    return Case(_name(spec.name, workload), workload)
 
 
 def every_layer(
@@ -129,12 +113,12 @@ def every_layer(
     """Make the cases of all layers that stand for a stock layer.
 
     Args:
-        specs: The layers.
-        shape: As for `layer_cases`.
-        batch_size: As for `layer_cases`.
+        specs: Specs of the layers.
+        shape: The only shape to measure; see `layer_cases`.
+        batch_size: Number of images; see `layer_cases`.
 
     Returns:
-        The cases, and why a layer has none.
+        The cases, and a message for each layer that has none.
     """
     cases, notes = [], []
     for spec in specs:
@@ -147,15 +131,15 @@ def every_layer(
 
 
 def model_cases(model: keras.Model, layers: Registry[LayerSpec], batch_size: int) -> list[Case]:
-    """Make the cases of a forged model: one for each that takes a time of its own.
+    """Make the cases of a forged model; layers that take the same time share one.
 
     Args:
-        model: As `cnnforge.conversion.forge` returns it.
+        model: A model that `cnnforge.conversion.forge` has returned.
         layers: The plugin layers.
-        batch_size: How many images.
+        batch_size: Number of images.
 
     Returns:
-        In the order of the model.
+        The cases in the order of the model.
     """
     found: dict[str, tuple[Workload, list[str]]] = {}
     for name, workload in model_workloads(model, layers, batch_size):
@@ -177,15 +161,3 @@ def _name(layer: str, workload: Workload) -> str:
     elif "pool_size" in config:
         text += f" {'x'.join(map(str, config['pool_size']))}"
     return text
-
-
-def _arguments(kind: type) -> set[str]:
-    """The names of a constructor's arguments, those that it passes on included."""
-    names: set[str] = set()
-    for it in kind.__mro__:
-        if "__init__" in vars(it):
-            parameters = inspect.signature(it.__init__).parameters.values()
-            names |= {p.name for p in parameters}
-            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-                break
-    return names

@@ -1,4 +1,4 @@
-"""An earlier result beside a new one: the same machine or none, and what is more than noise."""
+"""Compare a result with an earlier one of the same machine, and tell changes from noise."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from cnnforge.errors import UsageError
 
 FORMAT = "cnnforge-bench-1"
 _MACHINE = ("model", "target", "features", "cores", "usable_cores")
-# What a machine can do at most is measured to a few per cent; beyond this something else runs.
+# Two measurements of a peak differ by a few per cent. If they differ by more, another process runs.
 _PEAK_TOLERANCE = 0.2
-_LEAST_NOISE = 0.02
+_MIN_NOISE = 0.02
 
 
 @dataclass(frozen=True)
 class Change:
-    """How one pass of one case has changed.
+    """The change of one pass of one case.
 
     Attributes:
-        case: Its name.
-        name: The pass.
-        before: ``reference / ours`` then.
-        now: ``reference / ours`` now.
-        change: ``now / before - 1``: above zero, ours has gained on the reference.
-        noise: What two runs of the same code may differ by, from the spread of the rounds of both.
+        case: Name of the case.
+        name: Name of the pass.
+        before: ``reference / ours`` in the earlier result.
+        now: ``reference / ours`` in the new result.
+        change: ``now / before - 1``; positive if our layer has become faster.
+        noise: The change that two runs of the same code may show, from the spread of the rounds.
     """
 
     case: str
@@ -48,7 +48,7 @@ class Change:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Read what ``cnnforge bench --json`` printed.
+    """Read a file with the output of ``cnnforge bench --json``.
 
     Args:
         path: The file.
@@ -57,7 +57,7 @@ def read_result(path: Path) -> dict[str, Any]:
         The object in it.
 
     Raises:
-        UsageError: There is no such file, or it holds something else.
+        UsageError: The file cannot be read, or it holds something else.
     """
     result: Any = None
     try:
@@ -72,8 +72,8 @@ def read_result(path: Path) -> dict[str, Any]:
     usable = isinstance(result, dict) and result.get("format") == FORMAT
     if not usable or not isinstance(result.get("machine"), dict) or not _sound(result):
         raise UsageError(
-            f"{path} holds no result of this version of `cnnforge bench --json`; make one with "
-            f"cnnforge bench --json > {path}"
+            f"{path} does not hold a result of this version of `cnnforge bench --json`; make one "
+            f"with cnnforge bench --json > {path}"
         )
     return result
 
@@ -83,11 +83,11 @@ def require_same_machine(before: Mapping[str, Any], machine: Mapping[str, Any], 
 
     Args:
         before: An earlier result.
-        machine: What `cnnforge.utils.environment.environment` says of this one.
-        path: Where the earlier result is from.
+        machine: This machine, as `cnnforge.utils.environment.environment` describes it.
+        path: The file of the earlier result.
 
     Raises:
-        UsageError: They are not of the same processor, number of cores, backend and graphics card.
+        UsageError: The processor, the number of cores, the backend or the graphics card differs.
     """
     then, now = _identity(before["machine"]), _identity(machine)
     different = [f"{key} {then[key]} then, {now[key]} now" for key in now if then[key] != now[key]]
@@ -99,17 +99,17 @@ def require_same_machine(before: Mapping[str, Any], machine: Mapping[str, Any], 
 
 
 def remarks(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Say what else differs between two results of the same machine.
+    """List other differences between two results of the same machine.
 
     Args:
         before: An earlier result.
         now: The new one.
 
     Returns:
-        A line each: packages of other versions, a peak that is off, cases in one of the two only.
+        A line for each: packages of other versions, a different peak, cases in only one of the two.
     """
     lines = []
-    old, new = (it["machine"].get("packages", {}) for it in (before, now))
+    old, new = (result["machine"].get("packages", {}) for result in (before, now))
     changed = [
         f"{name} {old.get(name, 'missing')} -> {new.get(name, 'missing')}"
         for name in sorted({*old, *new})
@@ -118,15 +118,15 @@ def remarks(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if changed:
         lines.append(f"packages differ: {', '.join(changed)}")
     for what in ("flops", "bytes"):
-        then, today = (it.get("peaks", {}).get(what) for it in (before, now))
+        then, today = (result.get("peaks", {}).get(what) for result in (before, now))
         if then and today and abs(math.log(today / then)) > _PEAK_TOLERANCE:
             lines.append(
-                f"the machine's peak ({what}) is {today / then:.2f} times what it was: something "
-                "else runs, ran then, or this is another machine of the same kind"
+                f"the machine's peak ({what}) is {today / then:.2f} times the earlier one: another "
+                "process runs or ran, or this is another machine of the same kind"
             )
     for title, one, other in (("only then", before, now), ("only now", now, before)):
-        names = {it["name"] for it in other["cases"]}
-        missing = [it["name"] for it in one["cases"] if it["name"] not in names]
+        names = {case["name"] for case in other["cases"]}
+        missing = [case["name"] for case in one["cases"] if case["name"] not in names]
         if missing:
             lines.append(f"cases measured {title}: {', '.join(missing)}")
     return lines
@@ -135,22 +135,22 @@ def remarks(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """Compare the ratios of two results of the same machine, case by case.
 
-    Ratios to the reference of the same run, because the speed of the machine in that minute drops
-    out of them.
+    A ratio to the reference of the same run does not depend on the speed of the machine in that
+    minute.
 
     Args:
         before: An earlier result.
         now: The new one.
 
     Returns:
-        One for each pass that both have.
+        One change for each pass that both results have.
     """
-    known = {it["name"]: it["passes"] for it in before["cases"]}
+    known = {case["name"]: case["passes"] for case in before["cases"]}
     changes = []
     for case in now["cases"]:
-        for name, it in case["passes"].items():
+        for name, times in case["passes"].items():
             old = known.get(case["name"], {}).get(name, {}).get("ratio")
-            new = it["ratio"]
+            new = times["ratio"]
             if old and new:
                 change = new["median"] / old["median"] - 1
                 noise = math.hypot(_spread(old), _spread(new))
@@ -161,14 +161,14 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
 
 
 def _spread(ratio: Mapping[str, float]) -> float:
-    # The whole width, and never nothing: two runs differ by more than the rounds of one.
-    return max(_LEAST_NOISE, (ratio["p80"] - ratio["p20"]) / ratio["median"])
+    # The whole width, and at least 2 %: two runs differ by more than the rounds of one run.
+    return max(_MIN_NOISE, (ratio["p80"] - ratio["p20"]) / ratio["median"])
 
 
 def _identity(machine: Mapping[str, Any]) -> dict[str, Any]:
     cpu, backend = machine.get("cpu", {}), machine.get("backend", {})
     found: dict[str, Any] = {name: cpu.get(name) for name in _MACHINE}
-    # Hundreds of instruction sets would make a message of a page.
+    # A digest, because a message with a hundred instruction sets would fill a page.
     features = json.dumps(found["features"])
     found["features"] = hashlib.sha256(features.encode()).hexdigest()[:8]
     return {**found, "backend": backend.get("name"), "gpu": machine.get("gpu")}
@@ -177,5 +177,6 @@ def _identity(machine: Mapping[str, Any]) -> dict[str, Any]:
 def _sound(result: Mapping[str, Any]) -> bool:
     cases = result.get("cases")
     return isinstance(cases, list) and all(
-        isinstance(it, dict) and isinstance(it.get("name"), str) and "passes" in it for it in cases
+        isinstance(case, dict) and isinstance(case.get("name"), str) and "passes" in case
+        for case in cases
     )

@@ -1,4 +1,4 @@
-"""Measuring cases: the two implementations in turn, in one process, once they compute the same."""
+"""Measure cases: both implementations alternately, in one process."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import numpy as np
 
 from cnnforge.benchmarking.peaks import Peaks
 from cnnforge.benchmarking.torch_peer import torch_functions, torch_missing
-from cnnforge.benchmarking.work import Work, work
-from cnnforge.conversion.workloads import Case, Functions, functions
+from cnnforge.benchmarking.work import work
+from cnnforge.conversion.workloads import Case, TimedPasses, timed_passes
+from cnnforge.plugin import Work
 from cnnforge.utils.timing import Timing, interleave, timing
 
 PassName = Literal["forward", "backward", "full"]
@@ -29,14 +30,14 @@ class Pass:
 
     Attributes:
         name: ``forward``; ``full``, which is forward and backward; or ``backward``, the difference
-            between the two, taken round by round. A layer that computes something else in training
-            has none: its forward pass is a prediction, and its full pass is training.
-        ours: The plugin layer's time.
-        reference: The stock layer's.
-        ratio: ``reference / ours`` over the rounds: median, 20th and 80th percentile; `None` where
-            a difference of times drowns in the noise.
-        work: What the pass has to do; `None` where that is not known.
-        torch: PyTorch's time, in its better layout; `None` where it was not measured.
+            between the two in each round. A layer that computes something else in training has no
+            backward pass: its forward pass is a prediction, and its full pass is training.
+        ours: Time of the plugin layer.
+        reference: Time of the stock layer.
+        ratio: ``reference / ours`` over the rounds: median, 20th and 80th percentile; `None` if
+            the noise is larger than a difference of times.
+        work: Work of the pass; `None` if it is not known.
+        torch: Time of PyTorch in its better layout; `None` if it was not measured.
         torch_ratio: ``torch / ours`` like `ratio`.
         torch_layout: One of `cnnforge.benchmarking.torch_peer.LAYOUTS`; "" without PyTorch.
     """
@@ -53,17 +54,17 @@ class Pass:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One case.
+    """The result of one case.
 
     Attributes:
-        case: What was measured.
-        passes: Those of `PASSES` that mean something; empty where the reference was not run.
-        first_calls: What the function of that name has measured.
-        calls: Seconds of a graph call on no images, of ours and of the reference: what Python and
-            the framework cost. `None` where a layer refuses an empty batch.
-        overheads: The same for one layer inside of a graph. A forward pass less this is the time
-            of the kernel.
-        note: Why the case was not measured; "" where it was.
+        case: The case.
+        passes: The passes that the layer has; empty if the reference was not run.
+        first_calls: The result of `first_calls`.
+        calls: Seconds of a graph call on no images, of ours and of the reference: the cost of
+            Python and the framework. `None` if a layer refuses an empty batch.
+        overheads: The same for one layer inside of a graph. The time of the kernel is that of the
+            forward pass without it.
+        note: The reason why the case was not measured; "" if it was.
     """
 
     case: Case
@@ -82,15 +83,17 @@ def first_calls(case: Case) -> Pair:
 
     Returns:
         Seconds of the first forward and the first full call together, of ours and of the
-        reference: tracing a graph, and compiling what no cache on the disk holds. `None` where
-        it fails: `cnnforge.conversion.parity.check` tells why.
+        reference: they trace a graph, and compile what is not in the cache on the disk. `None` if
+        a call fails; `cnnforge.conversion.certificate.certify_layer` finds the reason.
     """
     workload = case.workload
-    kinds = (workload.kind,) if workload.crashes else (workload.kind, workload.reference)
+    kinds = [workload.kind]
+    if not workload.reference_is_unsafe:
+        kinds.append(workload.reference)
     seconds: list[float | None] = []
     for kind in kinds:
         try:
-            timed = functions(workload, kind)
+            timed = timed_passes(workload, kind)
             begun = time.perf_counter()
             timed.forward()
             timed.full()
@@ -108,25 +111,27 @@ def measure(
     first: Pair = (None, None),
     torch: bool = False,
 ) -> Measurement:
-    """Time a case's layer and its reference in turn.
+    """Time a case's layer and its reference alternately.
 
     Args:
-        case: A case that `cnnforge.conversion.parity.check` has passed.
-        rounds: How often each is timed.
+        case: A case that `cnnforge.conversion.certificate.certify_layer` has passed.
+        rounds: Number of times that each is timed.
         limit: Seconds after which no further round begins.
         first: The result of `first_calls`.
-        torch: Whether PyTorch takes its turns too, if it is installed and has such a layer.
+        torch: Whether PyTorch is measured too, if it is installed and has such a layer.
 
     Returns:
         The times.
     """
     workload = case.workload
-    if workload.crashes:
+    if workload.reference_is_unsafe:
         return Measurement(
             case, note="TensorFlow corrupts memory in the gradient of strided 1x1 convolutions"
         )
-    ours = functions(workload, workload.kind)
-    reference = functions(workload, workload.reference)
+    ours = timed_passes(workload, workload.kind)
+    reference = timed_passes(workload, workload.reference)
+    # Before anything is timed: a function of a plugin may fail.
+    counted = work(workload, reference.layer) or {}
     timed: dict[str, Callable[[], object]] = {
         "ours forward": ours.forward,
         "reference forward": reference.forward,
@@ -142,7 +147,6 @@ def measure(
     for name in peers:
         times[f"{name} backward"] = times[f"{name} full"] - times[f"{name} forward"]
         timings[f"{name} backward"] = timing(times[f"{name} backward"])
-    counted = work(reference.layer, workload.shape, grad_inputs=workload.grad_inputs) or {}
     passes = tuple(
         Pass(
             name,
@@ -160,7 +164,7 @@ def measure(
 
 
 def _trains(layer: keras.layers.Layer) -> bool:
-    """Whether a layer may compute something else in training than in a prediction."""
+    """Tell whether a layer may compute something else in training than in a prediction."""
     return "training" in signature(layer.call).parameters
 
 
@@ -170,24 +174,24 @@ def _torch(
     timings: Mapping[str, Timing],
     times: Mapping[str, np.ndarray],
 ) -> tuple[Timing | None, tuple[float, float, float] | None, str]:
-    """The time, ratio and name of PyTorch's better layout."""
+    """Return the time, ratio and name of PyTorch's better layout."""
     if not layouts:
         return None, None, ""
-    # The layout of the whole pass: a backward pass alone is a difference of times.
+    # Chosen by the full pass: a backward pass alone is a difference of times.
     whole = "full" if name == "backward" else name
-    best = min(layouts, key=lambda it: timings[f"{it} {whole}"].median)
+    best = min(layouts, key=lambda layout: timings[f"{layout} {whole}"].median)
     key = f"{best} {name}"
     return timings[key], _ratio(times[key], times[f"ours {name}"]), best
 
 
 def kernel_times(measurement: Measurement) -> Pair:
-    """Seconds of the forward pass without what an empty one costs, of ours and of the reference.
+    """Subtract the time of an empty forward pass from that of a forward pass.
 
     Args:
-        measurement: Of one case.
+        measurement: The result of one case.
 
     Returns:
-        `None` where one is not known, or is nothing beside the other.
+        Seconds of ours and of the reference; `None` if a time is not known or not positive.
     """
     if not measurement.passes:
         return None, None
@@ -201,11 +205,14 @@ def kernel_times(measurement: Measurement) -> Pair:
 
 
 def to_json(measurement: Measurement, peaks: Peaks) -> dict[str, Any]:
-    """Plain values, ready for JSON: seconds, operations and bytes per second.
+    """Convert a result to plain values, ready for JSON.
 
     Args:
-        measurement: Of one case.
-        peaks: Of this machine.
+        measurement: The result of one case.
+        peaks: The peaks of this machine.
+
+    Returns:
+        Seconds, operations per second and bytes per second.
     """
     case, workload = measurement.case, measurement.case.workload
     return {
@@ -220,7 +227,7 @@ def to_json(measurement: Measurement, peaks: Peaks) -> dict[str, Any]:
         "call": _both(measurement.calls),
         "overhead": _both(measurement.overheads),
         "kernel": _both(kernel_times(measurement)),
-        "passes": {it.name: _pass_json(it, peaks) for it in measurement.passes},
+        "passes": {one.name: _pass_json(one, peaks) for one in measurement.passes},
     }
 
 
@@ -228,16 +235,16 @@ def _both(values: Pair) -> dict[str, float | None]:
     return {"ours": values[0], "reference": values[1]}
 
 
-def _pass_json(it: Pass, peaks: Peaks) -> dict[str, Any]:
+def _pass_json(one: Pass, peaks: Peaks) -> dict[str, Any]:
     values: dict[str, Any] = {"ratio": None}
-    if it.ratio is not None:
-        values["ratio"] = dict(zip(("median", "p20", "p80"), it.ratio, strict=True))
-    for name, timed in (("ours", it.ours), ("reference", it.reference)):
+    if one.ratio is not None:
+        values["ratio"] = dict(zip(("median", "p20", "p80"), one.ratio, strict=True))
+    for name, timed in (("ours", one.ours), ("reference", one.reference)):
         values[name] = {"median": timed.median, "p20": timed.p20, "p80": timed.p80}
         flops = moved = None
-        # What drowns in the noise has no rate.
-        if it.work is not None and it.ratio is not None:
-            flops, moved = it.work.flops / timed.median, it.work.bytes / timed.median
+        # A time that is smaller than the noise gives no rate.
+        if one.work is not None and one.ratio is not None:
+            flops, moved = one.work.flops / timed.median, one.work.bytes / timed.median
         values[name] |= {
             "flops": flops,
             "bytes": moved,
@@ -245,34 +252,34 @@ def _pass_json(it: Pass, peaks: Peaks) -> dict[str, Any]:
             "share_of_bytes": moved and moved / peaks.bytes,
         }
     values["torch"] = None
-    if it.torch is not None:
-        median, p20, p80 = it.torch_ratio or (None, None, None)
+    if one.torch is not None:
+        median, p20, p80 = one.torch_ratio or (None, None, None)
         values["torch"] = {
-            **{"median": it.torch.median, "p20": it.torch.p20, "p80": it.torch.p80},
-            "layout": it.torch_layout,
-            "ratio": it.torch_ratio and {"median": median, "p20": p20, "p80": p80},
+            **{"median": one.torch.median, "p20": one.torch.p20, "p80": one.torch.p80},
+            "layout": one.torch_layout,
+            "ratio": one.torch_ratio and {"median": median, "p20": p20, "p80": p80},
         }
-    values["rounds"] = it.ours.rounds
+    values["rounds"] = one.ours.rounds
     return values
 
 
 def _ratio(reference: np.ndarray, ours: np.ndarray) -> tuple[float, float, float] | None:
     sensible = (reference > 0) & (ours > 0)
-    # A difference that is below zero in one round of five says nothing.
+    # A difference that is negative in one round of five is noise.
     if np.count_nonzero(sensible) < 0.8 * len(ours):
         return None
     p20, median, p80 = np.percentile(reference[sensible] / ours[sensible], (20, 50, 80))
     return float(median), float(p20), float(p80)
 
 
-def _overheads(ours: Functions, reference: Functions, rounds: int) -> tuple[Pair, Pair]:
+def _overheads(ours: TimedPasses, reference: TimedPasses, rounds: int) -> tuple[Pair, Pair]:
     usable: dict[str, Callable[[], object]] = {}
     for name, timed in (("ours", ours), ("reference", reference)):
         try:
             timed.empty()
-        except Exception:  # A layer that cannot do without images has no such cost to tell.
+        except Exception:  # The layer refuses an empty batch.
             continue
-        # A plain function is called again and again, a `Repeatable` repeats itself in the graph.
+        # A plain function is called repeatedly; a `Repeatable` repeats itself in the graph.
         usable[f"{name} call"] = partial(timed.empty.repeat, 1)
         usable[f"{name} op"] = timed.empty
     timings, _ = interleave(usable, rounds=rounds)

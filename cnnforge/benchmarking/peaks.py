@@ -1,4 +1,4 @@
-"""What this machine can do at most: multiplications and additions, and bytes moved."""
+"""Measure the peaks of this machine: float32 operations and bytes moved per second."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-# 8 KiB: it stays in the first cache, and two vectors of any width fit many times.
+# 8 KiB: they stay in the first-level cache, and hold many vectors of any width.
 _ELEMENTS = 2048
 _STEPS = 8
 _REPEATS = 4000
-# Larger than the last cache of most machines, for all threads together.
+# For all threads together; larger than the last-level cache of most machines.
 _COPIED_BYTES = 256 << 20
 _SECONDS = 0.3
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """The best of several short measurements on all threads that the kernels use.
+    """The peaks of a machine, each the best of several short measurements on all threads.
 
     Attributes:
         flops: Float32 operations per second; a fused multiplication and addition counts as two.
-        bytes: Bytes per second read and written by a copy from memory to memory. What stays in
-            the caches between two calls moves faster.
-        threads: How many threads took part.
+        bytes: Bytes per second read and written by a copy from memory to memory. Data that stays
+            in the caches between two calls moves faster.
+        threads: Number of threads, as many as the kernels use.
     """
 
     flops: float
@@ -37,8 +37,8 @@ class Peaks:
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
 def _multiply_add(values, a, b, repeats):
-    # Elements go through a chain of 8 operations in registers, four vectors side by side. LLVM
-    # makes an FMA of each (contracted, not reassociated), as wide as the machine has them.
+    # Each element goes through 8 operations in registers, and four vectors do so at a time. LLVM
+    # turns each operation into an FMA (contracted, not reassociated) of the machine's width.
     quarter = values.size // 4
     for _ in range(repeats):
         for index in range(quarter):
@@ -63,26 +63,26 @@ def _copy(source, target):
 
 
 def measure_peaks() -> Peaks:
-    """Measure what this machine can do at most, on as many threads as the kernels use.
+    """Measure the peaks of this machine, on as many threads as the kernels use.
 
-    It takes about a second, and three more the first time, for the compiler.
+    It takes about a second. The first call compiles for three seconds more.
     """
     threads = numba.get_num_threads()
     half, one = np.float32(0.5), np.float32(1)
     _multiply_add(np.zeros(64, np.float32), half, one, 1)
     _copy(np.zeros(64, np.float32), np.zeros(64, np.float32))
-    # Aligned to a page, so that no vector lies across two lines.
+    # Aligned to a page, so that each vector lies in one cache line.
     values = [np.zeros(_ELEMENTS + 1024, np.float32) for _ in range(threads)]
-    values = [it[(-it.ctypes.data // 4) % 1024 :][:_ELEMENTS] for it in values]
+    values = [array[(-array.ctypes.data // 4) % 1024 :][:_ELEMENTS] for array in values]
     count = _COPIED_BYTES // 8 // threads
     pairs = [(np.ones(count, np.float32), np.ones(count, np.float32)) for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
 
         def compute() -> None:
-            list(pool.map(lambda it: _multiply_add(it, half, one, _REPEATS), values))
+            list(pool.map(lambda array: _multiply_add(array, half, one, _REPEATS), values))
 
         def move() -> None:
-            list(pool.map(lambda it: _copy(*it), pairs))
+            list(pool.map(lambda pair: _copy(*pair), pairs))
 
         flops = 2 * _STEPS * _ELEMENTS * _REPEATS * threads / _best(compute)
         moved = 8 * count * threads / _best(move)

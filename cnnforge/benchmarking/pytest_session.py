@@ -1,7 +1,7 @@
-"""What the fixture `layer_benchmark` measures in one run of pytest, and the gate on its ratios.
+"""Measure the benchmarks of one run of pytest, and compare their ratios with thresholds.
 
 The gate judges at the end of the run: a ratio below its threshold is measured again after all
-other benchmarks, when something that disturbed it may be over.
+other benchmarks, because a disturbance may be over by then.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pytest
 from cnnforge.benchmarking import gate, thresholds
 from cnnforge.benchmarking.gate import PASSES, Ratio
 from cnnforge.benchmarking.measure import Measurement, Pass, measure
-from cnnforge.conversion import parity
+from cnnforge.conversion.certificate import certify_layer
 from cnnforge.conversion.workloads import Case
 from cnnforge.errors import CnnforgeError
 from cnnforge.utils.environment import environment
@@ -29,11 +29,11 @@ from cnnforge.utils.environment import environment
 ROUNDS = 31
 # Seconds for the rounds of one benchmark; a large shape gets fewer rounds.
 LIMIT = 8.0
-# How often a ratio below its threshold is measured again.
+# Max number of repeated measurements of a ratio below its threshold.
 REPEATS = 3
-# How many processes measure before thresholds are written. Where its memory lies makes some layer
-# of a process faster or slower from beginning to end: TensorFlow's gradients of a depthwise
-# convolution took twice as long in one as in another.
+# Number of processes that measure before thresholds are written. The addresses of its memory make
+# a layer faster or slower for a whole process: TensorFlow's gradients of a depthwise convolution
+# took twice as long in one process as in another.
 PROCESSES = 3
 WRONG_INPUT = 2
 
@@ -48,7 +48,7 @@ class Entry:
         limit: The max number of seconds of its rounds.
         info: The `extra_info` of pytest-benchmark, which is kept up to date.
         passes: The last measurement of each of `PASSES`.
-        attempts: Pass to how often it was measured.
+        attempts: Number of measurements of each pass.
     """
 
     case: Case
@@ -61,12 +61,12 @@ class Entry:
     @property
     def ratios(self) -> dict[str, Ratio]:
         """Pass to ratio, without those that could not be measured."""
-        found = {name: gate.ratio(it) for name, it in self.passes.items()}
-        return {name: it for name, it in found.items() if it is not None}
+        found = {name: gate.ratio(measured) for name, measured in self.passes.items()}
+        return {name: ratio for name, ratio in found.items() if ratio is not None}
 
     def take(self, measured: Measurement, names: Sequence[str] = PASSES) -> None:
         """Take these passes of a measurement in place of earlier ones."""
-        found = {it.name: it for it in measured.passes if it.name in names}
+        found = {one.name: one for one in measured.passes if one.name in names}
         self.passes |= found
         for name in found:
             self.attempts[name] = self.attempts.get(name, 0) + 1
@@ -145,9 +145,9 @@ class LayerBenchmarks:
                 f"two benchmarks are named {case.name!r}, and thresholds go by the name: give each "
                 "a name of its own",
             )
-        checked = parity.check(case.workload)
+        checked = certify_layer(case.workload)
         if not checked.passed:
-            wrong = ", ".join(it.tensor for it in checked.results if not it.ok)
+            wrong = ", ".join(result.tensor for result in checked.results if not result.ok)
             _fail(
                 benchmark,
                 f"{case.name}: the layer differs from its reference, so that its time says "
@@ -169,11 +169,11 @@ class LayerBenchmarks:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Iterator[None]:
         """Learn the names of all benchmarks before options such as `-k` leave some out."""
-        users = [it for it in items if "layer_benchmark" in getattr(it, "fixturenames", ())]
-        cases = [_case(it) for it in users]
-        self._declared = [it.name for it in cases if it is not None]
+        users = [item for item in items if "layer_benchmark" in getattr(item, "fixturenames", ())]
+        cases = [_case(item) for item in users]
+        self._declared = [case.name for case in cases if case is not None]
         yield
-        self._selected = [it.name for it in map(_case, items) if it is not None]
+        self._selected = [case.name for case in map(_case, items) if case is not None]
         # A test that makes its case by itself declares it when it runs.
         if self._judges and users and None not in cases:
             self._failures = gate.compare_names(self._keys(), self._limits)
@@ -213,7 +213,7 @@ class LayerBenchmarks:
         for failure in self._failures:
             terminalreporter.write_line(f"FAILED: {failure}", red=True)
         if self._judges:
-            measured = sum(len(it.ratios) for it in self.entries.values())
+            measured = sum(len(entry.ratios) for entry in self.entries.values())
             terminalreporter.write_line(f"{measured} ratios, {len(self._failures)} failures")
 
     @pytest.hookimpl(optionalhook=True)
@@ -301,7 +301,7 @@ class LayerBenchmarks:
         Raises:
             CnnforgeError: It failed.
         """
-        self._say("once more in another process ...")
+        self._say("again in another process ...")
         given = self._config.invocation_params
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "ratios.json")
@@ -310,7 +310,7 @@ class LayerBenchmarks:
             status, output = run_process(command, given.dir)
             if status:
                 raise CnnforgeError(f"another process failed:\n{output}")
-            return {key: Ratio(**it) for key, it in json.loads(path.read_text()).items()}
+            return {key: Ratio(**values) for key, values in json.loads(path.read_text()).items()}
 
     def _say(self, text: str) -> None:
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
@@ -321,7 +321,7 @@ class LayerBenchmarks:
     def _table(self) -> Iterator[str]:
         if not self.entries:
             return
-        width = max(len(it) for it in self.entries) + len(".forward")
+        width = max(len(name) for name in self.entries) + len(".forward")
         yield f"{'':{width}} {'ours':>12} {'reference':>12}  ratio (p20 to p80), at its best"
         for entry in self.entries.values():
             for name, ratio in entry.ratios.items():
@@ -359,11 +359,11 @@ def _fail(benchmark: Any, message: str) -> NoReturn:
 def _case(item: pytest.Item) -> Case | None:
     """The benchmark among the parameters of a test."""
     parameters = getattr(getattr(item, "callspec", None), "params", {})
-    return next((it for it in parameters.values() if isinstance(it, Case)), None)
+    return next((value for value in parameters.values() if isinstance(value, Case)), None)
 
 
 def _plain(ratios: Mapping[str, Ratio]) -> dict[str, dict[str, float]]:
-    return {key: asdict(it) for key, it in ratios.items()}
+    return {key: asdict(ratio) for key, ratio in ratios.items()}
 
 
 def _facts(case: Case, measured: Measurement) -> dict[str, Any]:
@@ -373,5 +373,5 @@ def _facts(case: Case, measured: Measurement) -> dict[str, Any]:
         "layer": workload.spec.qualified_name,
         "reference": workload.reference.__name__,
         "shape": list(workload.shape),
-        "work": {it.name: asdict(it.work) for it in measured.passes if it.work is not None},
+        "work": {one.name: asdict(one.work) for one in measured.passes if one.work is not None},
     }

@@ -1,4 +1,4 @@
-"""Results as a table in a file: one row for each pass of each case."""
+"""Write results as a CSV table, with one row for each pass of each case."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def csv_text(result: Mapping[str, Any]) -> str:
     """Write a result as CSV.
 
     Args:
-        result: What `cnnforge bench --json` prints.
+        result: The result as plain values, which `cnnforge bench --json` prints.
 
     Returns:
-        The table, a line of headings first. Each row names the machine: rows of several files
-        can be put together, and must not be compared across machines. A cell is empty where a
+        The table with a line of headings. Each row names the machine, so that rows of several files
+        can be combined; times of different machines must not be compared. A cell is empty if its
         value is not known.
     """
     machine = result["machine"]
@@ -68,8 +68,8 @@ def csv_text(result: Mapping[str, Any]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for case in result["cases"]:
-        for name, it in case["passes"].items():
-            ours, reference, ratio = it["ours"], it["reference"], it["ratio"] or {}
+        for name, times in case["passes"].items():
+            ours, reference, ratio = times["ours"], times["reference"], times["ratio"] or {}
             numbers = [
                 *(ours[key] for key in ("median", "p20", "p80")),
                 *(reference[key] for key in ("median", "p20", "p80")),
@@ -82,20 +82,20 @@ def csv_text(result: Mapping[str, Any]) -> str:
                     case["name"],
                     case["layer"],
                     name,
-                    *("" if it is None else f"{it:.6g}" for it in numbers),
+                    *("" if number is None else f"{number:.6g}" for number in numbers),
                     case.get("auto") or "",
-                    *_torch(it.get("torch")),
+                    *_torch(times.get("torch")),
                     *about,
                 ]
             )
     return text.getvalue()
 
 
-def _torch(it: Mapping[str, Any] | None) -> list[str]:
-    """The cells of PyTorch, all empty where it was not measured."""
-    if it is None:
+def _torch(times: Mapping[str, Any] | None) -> list[str]:
+    """Return the cells of PyTorch, all empty if it was not measured."""
+    if times is None:
         return [""] * 7
-    ratio = it["ratio"] or {}
+    ratio = times["ratio"] or {}
     keys = ("median", "p20", "p80")
-    numbers = [*(it[key] for key in keys), *(ratio.get(key) for key in keys)]
-    return [*("" if number is None else f"{number:.6g}" for number in numbers), it["layout"]]
+    numbers = [*(times[key] for key in keys), *(ratio.get(key) for key in keys)]
+    return [*("" if number is None else f"{number:.6g}" for number in numbers), times["layout"]]

@@ -1,4 +1,4 @@
-"""Files of thresholds: which ratios a machine has to reach, read and written."""
+"""Read and write files of thresholds, the ratios that a machine has to reach."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from cnnforge.benchmarking.gate import Ratio
 from cnnforge.errors import UsageError, one_line
 from cnnforge.utils.environment import backend, processor
 
-# How far below a measured ratio its threshold is written.
+# Share by which a threshold is below the measured ratio.
 MARGIN = 0.25
-# On another processor with as many cores a ratio has to reach this part of its threshold. Both
-# sides use the vectors of that processor, so that ratios do not move by much more.
+# Share of a threshold that holds on another processor with as many cores. Both implementations use
+# the vectors of that processor, so ratios do not differ by much more.
 ELSEWHERE = 0.4
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What thresholds hold for.
+    """The machine that thresholds hold for.
 
     Attributes:
         cpu: The processor's model and LLVM's name of it.
@@ -37,7 +37,7 @@ class Machine:
         return f"{self.cpu}, {self.cores} cores, {self.backend}"
 
     def factor(self, other: Machine) -> float | None:
-        """The part of its thresholds that holds on another machine; `None`: no part of them."""
+        """Return the share of its thresholds that holds on another machine, or `None`."""
         if self == other:
             return 1.0
         names = (self.backend.split()[0], other.backend.split()[0])
@@ -83,7 +83,7 @@ class Thresholds:
             about = f"{about}, which is this machine"
         else:
             about = f"{about}; this machine is {machine}: {factor:.0%} of them are expected"
-        return {key: it.at_least * factor for key, it in self.entries.items()}, about
+        return {key: entry.at_least * factor for key, entry in self.entries.items()}, about
 
 
 def this_machine() -> Machine:
@@ -96,7 +96,7 @@ def this_machine() -> Machine:
 
 
 def file_name(cpu: str, suffix: str) -> str:
-    """The name of the file for a processor, such as ``amd-epyc-znver4.toml``."""
+    """Return the name of the file for a processor, such as ``amd-epyc-znver4.toml``."""
     return f"{re.sub('[^a-z0-9]+', '-', cpu.lower()).strip('-')}.{suffix}"
 
 
@@ -143,17 +143,17 @@ def read_thresholds(path: Path) -> Thresholds:
 
 
 def nearest_thresholds(path: Path, machine: Machine) -> Thresholds:
-    """Read a file; of a folder, the file that holds best on a machine.
+    """Read a file of thresholds, or the file in a folder that fits a machine best.
 
     Args:
-        path: A file, or a folder of them.
+        path: A file, or a folder of files.
         machine: The machine to measure on.
 
     Returns:
         The thresholds.
 
     Raises:
-        UsageError: As `read_thresholds`, or the folder has no such file.
+        UsageError: A file is wrong (see `read_thresholds`), or the folder has none.
     """
     if not path.is_dir():
         return read_thresholds(path)
@@ -162,7 +162,7 @@ def nearest_thresholds(path: Path, machine: Machine) -> Thresholds:
         raise UsageError(
             f"the folder {path} has no file of thresholds; --cnnforge-gate-write writes one"
         )
-    return max(found, key=lambda it: it.machine.factor(machine) or 0.0)
+    return max(found, key=lambda thresholds: thresholds.machine.factor(machine) or 0.0)
 
 
 def renewed(
@@ -175,8 +175,8 @@ def renewed(
 
     Args:
         keys: The keys of all benchmarks.
-        runs: Key to ratio, for each process that has measured; the lowest counts.
-        old: The file that is renewed; `None`: there is none.
+        runs: Ratios by key, for each process that has measured; the min counts.
+        old: The file that is renewed; `None` without a file.
         machine: The machine that was measured.
 
     Returns:
@@ -188,7 +188,7 @@ def renewed(
     entries = {}
     for key in keys:
         if key in runs[0]:
-            entries[key] = _new(min((it[key] for it in runs), key=lambda it: it.upper))
+            entries[key] = _new(min((run[key] for run in runs), key=lambda ratio: ratio.upper))
         elif old is None or key not in old.entries:
             raise UsageError(f"{key} was not measured and has no threshold yet: measure it too")
         elif old.machine != machine:
@@ -199,12 +199,12 @@ def renewed(
 
 
 def _new(ratio: Ratio) -> Threshold:
-    """The threshold of a ratio that was measured, `MARGIN` below it."""
+    """Return the threshold of a measured ratio, `MARGIN` below it."""
     return Threshold(min(ratio.median, ratio.best) * (1 - MARGIN), ratio.median)
 
 
 def thresholds_text(entries: Mapping[str, Threshold], machine: Machine) -> str:
-    """The content of a file of thresholds."""
+    """Return the content of a file of thresholds."""
     lines = [
         "# The min ratio reference/ours of each benchmark. Written by --cnnforge-gate-write of",
         f"# cnnforge's pytest plugin: {MARGIN:.0%} below what was measured.",
@@ -216,7 +216,7 @@ def thresholds_text(entries: Mapping[str, Threshold], machine: Machine) -> str:
         "",
         "[ratios]",
     ]
-    for key, it in entries.items():
-        measured = "" if it.measured is None else f", measured = {it.measured:.2f}"
-        lines.append(f'"{key}" = {{ at_least = {it.at_least:.2f}{measured} }}')
+    for key, entry in entries.items():
+        measured = "" if entry.measured is None else f", measured = {entry.measured:.2f}"
+        lines.append(f'"{key}" = {{ at_least = {entry.at_least:.2f}{measured} }}')
     return "\n".join(lines) + "\n"

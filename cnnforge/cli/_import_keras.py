@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
 
 from cnnforge.cli import _ctrl_c
 
@@ -37,7 +36,9 @@ def import_keras() -> None:
             # TensorFlow prints the remaining messages when it looks for devices.
             import_module("tensorflow").config.list_physical_devices()
         else:
-            _keep_tensorflow_out()
+            from cnnforge.utils.keras_graph import keep_tensorflow_out
+
+            keep_tensorflow_out()
 
 
 class _MessageHandler(logging.Handler):
@@ -55,27 +56,6 @@ def _show_log() -> None:
     log.setLevel(logging.INFO)
     if not any(isinstance(handler, _MessageHandler) for handler in log.handlers):
         log.addHandler(_MessageHandler())
-
-
-def _keep_tensorflow_out() -> None:
-    """Keep Keras from importing TensorFlow under another backend.
-
-    When Keras saves a layer, it imports TensorFlow to check whether an object is a TensorFlow
-    object. The import takes three seconds. If TensorFlow has not been imported before, no object
-    can be one, so the check is skipped.
-    """
-    try:
-        lazy: Any = import_module("keras.src.utils.module_utils").tensorflow
-        kind = type(lazy)
-        available = kind.available.fget
-    except (ImportError, AttributeError):
-        # In another version of Keras, which may then import TensorFlow. That only costs time.
-        return
-    lazy.__class__ = type(
-        kind.__name__,
-        (kind,),
-        {"available": property(lambda self: "tensorflow" in sys.modules and available(self))},
-    )
 
 
 @contextmanager

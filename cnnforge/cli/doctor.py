@@ -1,4 +1,4 @@
-"""`cnnforge doctor`: what this machine offers, and whether every layer computes what it should."""
+"""`cnnforge doctor`: describe this machine, and check that every layer computes what it should."""
 
 from __future__ import annotations
 
@@ -11,21 +11,11 @@ from cnnforge.cli._common import JsonOption, PluginOption, print_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cnnforge.conversion.certificate import LayerCheck
     from cnnforge.plugin import LayerSpec
     from cnnforge.plugin_host.discovery import Plugins
 
-# What a layer is built with, by the names of its arguments.
-_ARGUMENTS = {
-    "filters": 8,
-    "units": 8,
-    "kernel_size": 3,
-    "pool_size": 2,
-    "rate": 0.5,
-    "padding": "same",
-    "activation": "relu",
-}
-_INPUT_SHAPE = (28, 28, 4)
+# The instruction sets with vectors of float32.
+_VECTORS = ("neon", "avx", "avx2", "fma", "avx512f")
 
 
 def doctor(plugin: PluginOption = None, json: JsonOption = False) -> None:
@@ -43,7 +33,7 @@ def doctor(plugin: PluginOption = None, json: JsonOption = False) -> None:
 
 
 def _report(plugins: Plugins) -> dict[str, Any]:
-    """Return everything there is to say, as plain values."""
+    """Return the whole report as plain values."""
     from cnnforge.cli._import_keras import import_keras
 
     import_keras()
@@ -51,7 +41,7 @@ def _report(plugins: Plugins) -> dict[str, Any]:
 
     route, usable = _route()
     checks = _checks(plugins.layers.values()) if usable else []
-    # After the checks: the threads are started by then, and the ops known.
+    # After the checks, which start the threads and use the ops.
     facts = environment()
     route = _route()[0] if usable else route
     layer = _threading_layer(facts["threading_layer"])
@@ -77,19 +67,19 @@ def _report(plugins: Plugins) -> dict[str, Any]:
             for record in plugins.records
         ],
         "choices": _choices(plugins.layers.values()),
-        "checks": checks if usable else [_failed("all layers", "", route)],
+        "checks": checks if usable else [_no_layer(route)],
     }
 
 
 def _route() -> tuple[str, bool]:
-    """How ops reach the backend, and whether they do."""
+    """Return the route from ops to the backend, or an error, and whether there is a route."""
     import warnings
 
     from cnnforge import ops
     from cnnforge.errors import CnnforgeError
 
     with warnings.catch_warnings(record=True):
-        # What it warns of is part of what `route` returns.
+        # The text that `route` returns contains its warnings.
         warnings.simplefilter("always")
         try:
             return ops.route(), True
@@ -98,43 +88,31 @@ def _route() -> tuple[str, bool]:
 
 
 def _checks(specs: Sequence[LayerSpec]) -> list[dict[str, Any]]:
-    """Run each layer that stands for a stock layer once, forward and backward."""
-    return [_check(spec) for spec in specs if spec.reference is not None]
-
-
-def _check(spec: LayerSpec) -> dict[str, Any]:
-    import inspect
-
+    """Check the first case of each layer that stands for a stock layer."""
     import keras
 
-    from cnnforge.conversion.certificate import certify
+    from cnnforge.conversion.certificate import certify_layer, failed_check
+    from cnnforge.conversion.workloads import example_workload
     from cnnforge.errors import one_line
-    from cnnforge.plugin import LayerSpec
-    from cnnforge.plugin_host.registry import Registry
 
-    kind = (spec.reference or "").rpartition(":")[2]
-    try:
-        # Of the class itself Python tells the signature of Keras' `__new__`, up to some 3.11.
-        taken = inspect.signature(spec.load_reference().__init__).parameters
-        known = {name: value for name, value in _ARGUMENTS.items() if name in taken}
-        keras.utils.set_random_seed(0)  # the same weights, and verdict, every time
-        layer = spec.load()(**known, name=spec.name)
-        model = keras.Sequential([keras.Input(_INPUT_SHAPE), layer])
-        only = Registry(LayerSpec)
-        only.add(spec.plugin, [spec])
-        checks: list[LayerCheck] = certify(model, layers=only)
-    except Exception as error:
-        return _failed(spec.qualified_name, kind, one_line(error))
-    if not checks:
-        return _failed(spec.qualified_name, kind, "the layer is not of the class it declares")
-    return checks[0].to_json()
+    checks = []
+    for spec in specs:
+        if spec.reference is None:
+            continue
+        keras.utils.set_random_seed(0)  # The same weights, and the same result, every time.
+        try:
+            check = certify_layer(example_workload(spec))
+        except Exception as error:
+            check = failed_check(spec, (), one_line(error))
+        checks.append(check.to_json())
+    return checks
 
 
-def _failed(name: str, kind: str, error: str) -> dict[str, Any]:
+def _no_layer(error: str) -> dict[str, Any]:
     return {
-        "layer": name.rpartition("/")[2],
-        "kind": kind,
-        "provider": name,
+        "layer": "all layers",
+        "kind": "",
+        "provider": "all layers",
         "input_shape": [],
         "dtype": "",
         "results": [],
@@ -144,30 +122,23 @@ def _failed(name: str, kind: str, error: str) -> dict[str, Any]:
 
 
 def _choices(specs: Sequence[LayerSpec]) -> list[dict[str, Any]]:
-    """What `--kernels auto` has measured on this machine with these versions, and taken."""
-    from cnnforge.conversion.autotune import remembered
-    from cnnforge.errors import PluginError
+    """List what `--kernels auto` has measured on this machine with these versions."""
+    from cnnforge.conversion.autotune import cached_measurements
 
-    kinds = {}
-    for spec in specs:
-        try:
-            kinds[spec.qualified_name] = spec.load()
-        except PluginError:
-            continue  # The table of the plugins says so.
     return [
         {
-            "layer": it.layer,
-            "shape": list(it.shape),
-            "training": it.training,
-            "implementation": it.choice.implementation,
-            "ratio": it.choice.ratio,
+            "layer": cached.layer,
+            "shape": list(cached.shape),
+            "training": cached.training,
+            "implementation": cached.choice.implementation,
+            "ratio": cached.choice.ratio,
         }
-        for it in remembered(kinds)
+        for cached in cached_measurements(specs)
     ]
 
 
 def _lanes(features: Sequence[str]) -> int:
-    """How many float32 values fit into a vector register."""
+    """Return the number of float32 values in a vector register."""
     if "avx512f" in features:
         return 16
     return 8 if {"avx2", "fma"} <= set(features) else 4
@@ -199,8 +170,10 @@ def _threads_advice(layer: str) -> str | None:
 
 
 def _cuda() -> str:
-    """What Numba sees of the graphics cards, and what that means for the layers and the tests."""
+    """Describe the graphics cards that Numba sees, and their use by the layers and the tests."""
     from importlib.util import find_spec
+
+    from cnnforge.errors import one_line
 
     on_cpu = "the layers' kernels run on the CPU, and `pytest -m gpu` skips"
     if find_spec("numba_cuda") is None:
@@ -210,7 +183,7 @@ def _cuda() -> str:
 
         names = [str(device.name) for device in cuda.gpus] if cuda.is_available() else []
     except Exception as error:
-        return f"{on_cpu}; numba-cuda fails: {' '.join(str(error).split())}"
+        return f"{on_cpu}; numba-cuda fails: {one_line(error)}"
     if not names:
         return f"{on_cpu}; numba-cuda sees no device"
     return (
@@ -220,12 +193,13 @@ def _cuda() -> str:
 
 
 def _cache_directory() -> str:
-    """Where compiled kernels are kept."""
+    """Return the folder of the compiled kernels."""
     import numba
-    import platformdirs
+
+    from cnnforge.utils.cache_folder import cache_folder
 
     numbas: str = numba.config.CACHE_DIR  # pyright: ignore[reportAttributeAccessIssue]
-    return numbas or platformdirs.user_cache_dir("cnnforge", appauthor=False)
+    return numbas or str(cache_folder())
 
 
 def _show(report: dict[str, Any]) -> None:
@@ -233,11 +207,11 @@ def _show(report: dict[str, Any]) -> None:
 
     cpu, threads, gpu = report["cpu"], report["threads"], report["gpu"]
     backend = report["backend"]
-    vectors = [it for it in cpu["features"] if it in ("neon", "avx", "avx2", "fma", "avx512f")]
+    vectors = [name for name in cpu["features"] if name in _VECTORS]
     cards = gpu if isinstance(gpu, str) else ", ".join(gpu)
     facts = [
         ["Python", report["python"]],
-        ["packages", ", ".join(f"{name} {it}" for name, it in report["packages"].items())],
+        ["packages", ", ".join(f"{name} {known}" for name, known in report["packages"].items())],
         ["platform", report["platform"]],
         ["processor", f"{cpu['model']} ({cpu['usable_cores']} of {cpu['cores']} cores)"],
         ["vectors", f"{' '.join(vectors)}: {cpu['float32_lanes']} float32 values"],
@@ -257,22 +231,23 @@ def _show(report: dict[str, Any]) -> None:
     if report["choices"]:
         rows = [
             [
-                it["layer"],
-                "x".join(map(str, it["shape"])),
-                "training" if it["training"] else "inference",
-                "the kernel" if it["implementation"] == "numba" else "the framework",
-                f"{it['ratio']:.2f}",
+                choice["layer"],
+                "x".join(map(str, choice["shape"])),
+                "training" if choice["training"] else "inference",
+                "the kernel" if choice["implementation"] == "numba" else "the framework",
+                f"{choice['ratio']:.2f}",
             ]
-            for it in report["choices"]
+            for choice in report["choices"]
         ]
         _render.table(["layer", "inputs", "for", "--kernels auto takes", "ratio"], rows)
         typer.echo()
     rows = []
     for check in report["checks"]:
-        for it in check["results"]:
-            verdict = "ok" if it["ok"] else "WRONG"
-            error = "not finite" if it["max_error"] is None else f"{it['max_error']:.1e}"
-            rows.append([check["provider"], it["tensor"], error, f"{it['allowed']:.1e}", verdict])
+        for result in check["results"]:
+            verdict = "ok" if result["ok"] else "WRONG"
+            error = "not finite" if result["max_error"] is None else f"{result['max_error']:.1e}"
+            allowed = f"{result['allowed']:.1e}"
+            rows.append([check["provider"], result["tensor"], error, allowed, verdict])
         if check["error"]:
             rows.append([check["provider"], check["error"], None, None, "FAILED"])
     _render.table(["layer", "result", "max error", "allowed", ""], rows)

@@ -248,9 +248,8 @@ def _run(session: Session, json: bool) -> None:
     for line in _kept_by_the_framework(session):
         _render.message(line)
     if session.finished:
-        _render.message(
-            _stopped(session) or f"all {session.options.epochs} epochs are done; {_go_on(session)}"
-        )
+        done = f"all {session.options.epochs} epochs are done; {_how_to_continue(session)}"
+        _render.message(_stopped(session) or done)
         _finish(session, session.report(), json)
         return
     with _ctrl_c.saving(), StopOnSignal() as stop:
@@ -292,14 +291,15 @@ def _stopped(session: Session) -> str:
     state = session.state
     if state is None or not state.stopped:
         return ""
-    return f"stopped after epoch {state.epoch}: {state.stopped}; {_go_on(session)}"
+    return f"stopped after epoch {state.epoch}: {state.stopped}; {_how_to_continue(session)}"
 
 
-def _go_on(session: Session) -> str:
+def _how_to_continue(session: Session) -> str:
     """Return a hint how to continue a finished run."""
+    path = session.run.path
     if session.options.ends:
-        return f"for a new run from its weights use --init-from {session.run.path}"
-    return "--epochs +10 with --resume goes on"
+        return f"for a new run from its weights use --init-from {path}"
+    return f"to continue, use --resume {path} --epochs +10"
 
 
 def _finish(session: Session, evaluation: Evaluation, json: bool) -> None:

@@ -1,6 +1,6 @@
-"""Which of the two computes a layer faster: the plugin's kernel or the framework.
+"""Measure whether a plugin's kernel or the framework computes a layer faster.
 
-Measured once per layer, shape, versions and processor, and remembered in a file.
+Each layer is measured once per shape, versions and processor; the result is kept in a file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,10 +21,12 @@ from typing import Any, Literal
 
 import numba
 import numpy as np
-import platformdirs
 
-from cnnforge.conversion.workloads import Repeatable, Workload, functions
+from cnnforge.conversion.matching import layer_classes
+from cnnforge.conversion.workloads import Repeatable, Workload, timed_passes
+from cnnforge.plugin import LayerSpec
 from cnnforge.utils.atomic_files import write_text
+from cnnforge.utils.cache_folder import cache_folder
 from cnnforge.utils.environment import backend, graphics, processor, versions
 from cnnforge.utils.source_digest import sources_digest
 from cnnforge.utils.timing import interleave, ratio
@@ -32,32 +34,33 @@ from cnnforge.utils.timing import interleave, ratio
 Implementation = Literal["numba", "keras"]
 _VERSION = 2
 _ROUNDS = 9
-# What a shape may take once both are traced and compiled; a large layer gets three rounds.
+# Seconds for one shape, without tracing and compiling. A large layer gets three rounds.
 _SECONDS = 0.06
-# The framework's is taken where it is faster by this much: two runs of the same code differ by a
-# few per cent.
+# The framework's layer is taken if it is faster by this much. Two runs of the same code differ by
+# a few per cent.
 _MARGIN = 0.05
-# A kernel that wins by this in each of three rounds needs no more of them.
+# Three rounds are enough for a kernel that is faster by this factor in each of them.
 _CLEAR = 1.4
-# All layers of one model together, compiling apart; the rest keep the plugin's kernel.
-_BUDGET = 20.0
-_TOLD_AFTER = 1.0
+# Seconds for all layers of a model, without compiling. The other layers keep the plugin's kernel.
+_MAX_SECONDS = 20.0
+_MESSAGE_AFTER = 1.0
 _PACKAGES = ("cnnforge", "keras", "tensorflow", "torch", "numba", "llvmlite", "numpy")
-# Settings of the libraries that decide what is the faster one.
+# Settings of the libraries that affect their speed.
 _SETTINGS = ("TF_ENABLE_ONEDNN_OPTS", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen for one layer, and why.
+    """The implementation of one layer, and the reason.
 
     Attributes:
-        implementation: The framework's where it is faster by more than noise, else the plugin's.
-        ratio: How many times as fast as the reference the plugin's layer is; `None` where the two
-            were not measured against each other.
-        reason: `"measured"`, or why there was nothing to measure.
-        seconds: Those of the plugin's layer and of the reference; `None` as for `ratio`.
+        implementation: ``keras`` if the framework's layer is faster by more than noise, else
+            ``numba``.
+        ratio: Time of the reference divided by that of the plugin's layer; `None` if they were not
+            measured.
+        reason: `"measured"`, or the reason why nothing was measured.
+        seconds: Seconds of the plugin's layer and of the reference; `None` like `ratio`.
     """
 
     implementation: Implementation
@@ -67,13 +70,13 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Remembered:
-    """A choice in the file, and what it is about.
+class CachedMeasurement:
+    """A measured choice in the file.
 
     Attributes:
-        machine: A digest of the machine and the versions.
+        machine: Digest of the machine and the versions.
         layer: The plugin layer's qualified name.
-        shape: (N, H, W, C) of its inputs.
+        shape: (N, H, W, C) of the inputs.
         training: Whether forward and backward was measured, or forward alone.
         choice: The choice.
     """
@@ -85,30 +88,30 @@ class Remembered:
     choice: Choice
 
 
-class Chooser:
-    """Chooses, and measures what nobody has measured before; a context manager.
+class Autotuner:
+    """Chooses implementations and measures layers that are not in the file; a context manager.
 
-    What is measured is written when the context ends. Python's and NumPy's random state are left as
-    they were: a first training, which measures, draws the same numbers as a second one.
+    The file is written when the context ends. Python's and NumPy's random states stay as they
+    were, so a first training, which measures, draws the same numbers as a second one.
 
     Args:
-        training: Whether a step of training is compared, forward and backward, or forward alone.
-        cache_file: Where choices are remembered; in the user's cache folder by default. A file
-            that cannot be read or written costs time and nothing else.
+        training: Whether a step of training is measured, forward and backward, or forward alone.
+        cache_file: File of the measurements; by default one in the user's cache folder. If it
+            cannot be read or written, layers are measured again, and nothing else changes.
     """
 
     def __init__(self, *, training: bool = True, cache_file: Path | None = None) -> None:
         self._training = training
         self._path = default_cache_file() if cache_file is None else cache_file
         self._known = _read(self._path)
-        self._measured: dict[str, Remembered] = {}
+        self._measured: dict[str, CachedMeasurement] = {}
         self._machines = _Machines()
         self._begun = 0.0
         self._spent = 0.0
         self._told = False
 
-    def __enter__(self) -> Chooser:
-        """Return the chooser."""
+    def __enter__(self) -> Autotuner:
+        """Return the tuner."""
         return self
 
     def __exit__(
@@ -117,10 +120,10 @@ class Chooser:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Write what was measured, also where something else has failed."""
+        """Write the measurements, also after an error."""
         kept = f"remembered in {self._path}"
         if self._measured:
-            # Another process may have written in the meantime; what it has said stays.
+            # Another process may have written in the meantime; its measurements stay.
             error = _write(self._path, {**self._measured, **_read(self._path)})
             if error is not None:
                 kept = f"not remembered: {self._path} cannot be written ({error})"
@@ -133,93 +136,96 @@ class Chooser:
             )
 
     def choose(self, workloads: Sequence[Workload]) -> Choice:
-        """Choose for one layer.
+        """Choose the implementation of one layer.
 
         Args:
-            workloads: The layer at each of its shapes; what is faster on the whole is chosen.
+            workloads: The layer at each of its shapes; the choice is for all of them together.
 
         Returns:
-            The choice; the same every time, once it was measured.
+            The choice. Once measured, it is the same every time.
         """
         if not workloads:
             return Choice("numba", None, "there is nothing to measure it against")
-        choices = [self._one(it) for it in workloads]
-        seconds = [it.seconds for it in choices if it.seconds is not None]
+        choices = [self._choose_one(workload) for workload in workloads]
+        seconds = [choice.seconds for choice in choices if choice.seconds is not None]
         if len(choices) == 1 or len(seconds) < len(choices):
-            # One that cannot be computed by the one has to be computed by the other.
-            return next((it for it in choices if it.seconds is None), choices[0])
+            # If one implementation cannot compute one shape, the other computes all.
+            return next((choice for choice in choices if choice.seconds is None), choices[0])
         ours, reference = (sum(column) for column in zip(*seconds, strict=True))
-        if len({it.implementation for it in choices}) == 1:
+        if len({choice.implementation for choice in choices}) == 1:
             return Choice(choices[0].implementation, reference / ours, seconds=(ours, reference))
         faster: Implementation = "keras" if ours > reference * (1 + _MARGIN) else "numba"
         return Choice(faster, reference / ours, seconds=(ours, reference))
 
-    def _one(self, workload: Workload) -> Choice:
-        if self._training and workload.crashes:
+    def _choose_one(self, workload: Workload) -> Choice:
+        if self._training and workload.reference_is_unsafe:
             return Choice("numba", None, "the framework's gradient may corrupt memory")
         machine = self._machines[workload.kind]
         key = _key(machine, workload, self._training)
         found = self._known.get(key) or self._measured.get(key)
         if found is not None:
             return found.choice
-        if self._spent > _BUDGET:
-            return Choice("numba", None, f"not measured: the layers before it took {_BUDGET:.0f} s")
-        self._tell()
+        if self._spent > _MAX_SECONDS:
+            reason = f"not measured: the layers before it took {_MAX_SECONDS:.0f} s"
+            return Choice("numba", None, reason)
+        self._announce()
         with random_state_kept():
             choice, spent = _measure(workload, self._training)
         self._spent += spent
         if choice.ratio is not None:
-            # What has failed may work the next time.
-            self._measured[key] = Remembered(
+            # A failure is not kept: it may be gone the next time.
+            self._measured[key] = CachedMeasurement(
                 machine, workload.spec.qualified_name, workload.shape, self._training, choice
             )
         return choice
 
-    def _tell(self) -> None:
+    def _announce(self) -> None:
         now = time.perf_counter()
         self._begun = self._begun or now
-        if not self._told and now - self._begun > _TOLD_AFTER:
+        if not self._told and now - self._begun > _MESSAGE_AFTER:
             self._told = True
             _log.info("measuring which implementation of each layer is faster, once on a machine")
 
 
 def default_cache_file() -> Path:
-    """Where choices are remembered unless somebody says otherwise."""
-    return Path(platformdirs.user_cache_dir("cnnforge", appauthor=False)) / "choices.json"
+    """Return the file that keeps measurements by default."""
+    return cache_folder() / "choices.json"
 
 
-def remembered(kinds: Mapping[str, type], cache_file: Path | None = None) -> list[Remembered]:
-    """What is remembered for this machine and these versions.
+def cached_measurements(
+    specs: Iterable[LayerSpec], cache_file: Path | None = None
+) -> list[CachedMeasurement]:
+    """List the measurements that hold for this machine and these versions.
 
     Args:
-        kinds: The classes of the plugin layers, by qualified name.
-        cache_file: As for `Chooser`.
+        specs: Specs of the plugin layers.
+        cache_file: File of the measurements, as for `Autotuner`.
     """
     machines = _Machines()
-    here = {name: machines[kind] for name, kind in kinds.items()}
+    here = {spec.qualified_name: machines[kind] for spec, kind in layer_classes(specs)}
     found = _read(default_cache_file() if cache_file is None else cache_file).values()
-    mine = [it for it in found if here.get(it.layer) == it.machine]
-    return sorted(mine, key=lambda it: (it.layer, it.shape, it.training))
+    mine = [cached for cached in found if here.get(cached.layer) == cached.machine]
+    return sorted(mine, key=lambda cached: (cached.layer, cached.shape, cached.training))
 
 
 def _measure(workload: Workload, training: bool) -> tuple[Choice, float]:
-    """The choice, and the seconds that it took besides tracing and compiling."""
+    """Return the choice, and the seconds of measuring without tracing and compiling."""
     which = "full" if training else "forward"
     try:
-        ours = getattr(functions(workload, workload.kind), which)
+        ours = getattr(timed_passes(workload, workload.kind), which)
         ours()
     except Exception as error:
-        # The framework's own layer says what is wrong with it, if it is wrong there too.
+        # If the layer itself is wrong, the framework's layer raises the error that explains it.
         return Choice("keras", None, f"the kernel failed: {type(error).__name__}"), 0.0
     try:
-        reference = getattr(functions(workload, workload.reference), which)
+        reference = getattr(timed_passes(workload, workload.reference), which)
         reference()
     except Exception as error:
         return Choice("numba", None, f"the framework failed: {type(error).__name__}"), 0.0
     begun = time.perf_counter()
     times = _interleaved(ours, reference)
     if _lost(times):
-        # What else runs for a moment may decide once; hardly twice.
+        # Another process may disturb one measurement, but hardly two.
         times = _interleaved(ours, reference)
     median, _, _ = ratio(times["keras"], times["numba"])
     seconds = (float(np.median(times["numba"])), float(np.median(times["keras"])))
@@ -239,10 +245,10 @@ def _interleaved(ours: Repeatable, reference: Repeatable) -> Mapping[str, np.nda
 
 
 def _lost(times: Mapping[str, np.ndarray]) -> bool:
-    """Whether the framework's is faster beyond noise: mostly, in the middle, and at its best.
+    """Tell whether the framework's layer is faster by more than noise, in median and minimum.
 
-    Where other processes take a core now and then, the shortest times are those of rounds in which
-    they did not; a kernel that halves its work evenly waits longer for a core that is taken.
+    If other processes take a core now and then, the shortest times are those of undisturbed
+    rounds. A kernel that halves its work evenly is disturbed more.
     """
     median, _, high = ratio(times["keras"], times["numba"])
     best = times["keras"].min() / times["numba"].min()
@@ -267,14 +273,14 @@ def _key(machine: str, workload: Workload, training: bool) -> str:
 
 
 class _Machines(dict[type, str]):
-    """Of a plugin layer's class: a digest of what a choice depends on besides its workload."""
+    """Maps a plugin layer's class to a digest of machine, versions, settings and sources."""
 
     def __init__(self) -> None:
         settings = {name: os.environ.get(name) for name in _SETTINGS}
         threads, cards = numba.get_num_threads(), graphics()
         self._facts = [processor(), cards, backend(), versions(_PACKAGES), settings, threads]
         if cards["gpu"] != "none":
-            # What takes the kernels to a card; without it they are measured on the CPU.
+            # Without these the kernels run on the CPU.
             compilers = [shutil.which(name) for name in ("g++", "c++", "clang++")]
             settings = [os.environ.get(name) for name in ("CNNFORGE_TENSORFLOW_GPU", "CXX")]
             self._facts += [versions(("numba-cuda",)), compilers, settings]
@@ -285,7 +291,7 @@ class _Machines(dict[type, str]):
         return self[kind]
 
 
-def _read(path: Path) -> dict[str, Remembered]:
+def _read(path: Path) -> dict[str, CachedMeasurement]:
     try:
         stored: Any = json.loads(path.read_text(encoding="utf-8"))
         if stored["version"] != _VERSION:
@@ -295,22 +301,22 @@ def _read(path: Path) -> dict[str, Remembered]:
         return {}
 
 
-def _from_json(value: Mapping[str, Any]) -> Remembered:
+def _from_json(value: Mapping[str, Any]) -> CachedMeasurement:
     ours, reference = value["seconds"]
     choice = Choice(value["implementation"], float(value["ratio"]), seconds=(ours, reference))
     if choice.implementation not in ("numba", "keras"):
         raise ValueError(f"no implementation: {choice.implementation!r}")
     about = (str(value["machine"]), str(value["layer"]), tuple(map(int, value["shape"])))
-    return Remembered(*about, bool(value["training"]), choice)
+    return CachedMeasurement(*about, bool(value["training"]), choice)
 
 
-def _write(path: Path, choices: Mapping[str, Remembered]) -> str | None:
-    """Write choices; return why they could not be written: then they are measured again."""
+def _write(path: Path, choices: Mapping[str, CachedMeasurement]) -> str | None:
+    """Write choices; return the reason if they cannot be written."""
     rows = {}
-    for key, it in sorted(choices.items()):
-        row = asdict(it)
+    for key, cached in sorted(choices.items()):
+        row = asdict(cached)
         row |= row.pop("choice")
-        del row["reason"]  # Only what was measured is remembered.
+        del row["reason"]  # It is always "measured".
         rows[key] = row
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""What computes each layer of a model: a plugin's kernel or the framework, and why.
+"""Decide what computes each layer of a model: a plugin's kernel or the framework, and why.
 
-`decide` says so of a model as its author wrote it; `cnnforge.conversion.forge` builds the model
-that was decided on. A run keeps its decisions: a resumed one computes as the interrupted one did.
+`decide` answers for a model as its author wrote it; `cnnforge.conversion.forge` builds the model
+from the answer. A run keeps its decisions, so a resumed run computes as the interrupted one did.
 """
 
 from __future__ import annotations
@@ -15,37 +15,38 @@ from typing import Any, Literal
 
 import keras
 
-from cnnforge.conversion.autotune import Choice, Chooser, random_state_kept
-from cnnforge.conversion.matching import check_convertible, fusible, model_parts, preferred
+from cnnforge.conversion.autotune import Autotuner, Choice, random_state_kept
+from cnnforge.conversion.matching import check_convertible, fusible, plugin_layers, preferred
 from cnnforge.conversion.workloads import layer_workloads
 from cnnforge.errors import PluginError, UsageError
 from cnnforge.ops import ahead
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
+from cnnforge.utils.keras_graph import all_layers, model_parts
 
 Kernels = Literal["auto", "numba", "keras"]
 PREVIOUS = "computed by the layer before"
 _OWN = "the layer is the plugin's own"
 _INSIDE = Choice("keras", None, "the layer is part of another layer")
 _KERAS = Choice("keras", None, "--kernels keras")
-_APART = Choice("keras", None, "the plugin's kernel computes it only together with a neighbour")
-# From the spec, the stock layer, and the configuration of the spec's layer where that is another.
+_ALONE = Choice("keras", None, "the plugin's kernel computes it only together with a neighbour")
+# From the spec, the stock layer, and the configuration of the plugin layer if that is another one.
 _Choose = Callable[[LayerSpec, keras.layers.Layer, "dict[str, Any] | None"], Choice]
 
 
 @dataclass(frozen=True)
 class LayerImplementation:
-    """What computes one layer of a model.
+    """One layer of a model and its implementation.
 
     Attributes:
         layer: The layer's name.
-        kind: The stock layer's class, or the layer's own where it stands for none.
+        kind: Class name of the stock layer, or of the layer itself if it stands for none.
         implementation: ``numba`` for a plugin's layer, ``keras`` for the framework's own.
-        provider: The plugin layer's qualified name; "" for the framework; for a layer that is
-            computed together with the one before it, that.
-        ratio: How many times as fast as the framework the plugin's layer was measured to be;
-            ``None`` where nothing was measured.
-        reason: Why this implementation; "" where nobody asked.
+        provider: The qualified name of the plugin layer; "" for the framework; `PREVIOUS` for a
+            layer that is computed together with the one before it.
+        ratio: Measured time of the framework divided by that of the plugin's layer; ``None`` if
+            nothing was measured.
+        reason: The reason for this implementation; "" if no decision was asked for.
     """
 
     layer: str
@@ -65,53 +66,52 @@ def decide(
     training: bool = True,
     cache_file: Path | None = None,
 ) -> list[LayerImplementation]:
-    """Decide what shall compute each layer of a model that some plugin layer could compute.
+    """Decide what computes each layer of a model that a plugin layer could compute.
 
     Args:
-        model: A built model; it is not touched.
-        kernels: ``numba`` takes the plugins' kernels wherever there are some, ``keras`` none.
-            ``auto`` takes, of each layer at its shapes, the plugin's kernel unless the framework
-            was measured to be faster by more than noise, or the kernel fails. Two layers that a
-            plugin computes as one come apart where the framework is faster at both together; then
-            each is decided on its own.
+        model: A built model; it stays as it is.
+        kernels: ``numba`` takes the plugins' kernel for every layer that has one, ``keras`` takes
+            none. ``auto`` measures each layer at its shapes. It takes the plugin's kernel unless
+            the kernel fails or the framework is faster by more than noise. If the framework is
+            faster at two layers that a plugin computes as one, each is decided on its own.
         layers: The plugin layers; those of the installed plugins by default.
-        batch_size: The batch that ``auto`` measures with.
+        batch_size: Number of images that ``auto`` measures with.
         training: Whether ``auto`` measures forward and backward, or forward alone.
-        cache_file: See `cnnforge.conversion.autotune.Chooser`.
+        cache_file: See `cnnforge.conversion.autotune.Autotuner`.
 
     Returns:
-        One for each such layer, in the order of the model.
+        One decision for each such layer, in the order of the model.
 
     Raises:
-        UsageError: A subclassed model, one that is not built, or ``numba`` where no plugin layer
+        UsageError: A subclassed model, one that is not built, or ``numba`` if no plugin layer
             fits.
     """
     layers = installed() if layers is None else layers
     if kernels == "keras":
-        return [it for _, it in _decide(model, layers, None)]
+        return [found for _, found in _decide(model, layers, None)]
     check_convertible(model)
     _compile_ahead(model, layers, batch_size, training)
     if kernels == "numba":
         asked = Choice("numba", None, "--kernels numba")
-        found = [it for _, it in _decide(model, layers, lambda *_: asked)]
-        if not any(it.provider for it in found):
+        found = [decision for _, decision in _decide(model, layers, lambda *_: asked)]
+        if not any(decision.provider for decision in found):
             names = ", ".join(sorted(stock.__name__ for stock in preferred(layers))) or "none"
             raise UsageError(
                 f"no layer of the model {model.name!r} has a kernel (there are kernels for: "
                 f"{names}); use --kernels auto"
             )
         return found
-    with Chooser(training=training, cache_file=cache_file) as chooser:
+    with Autotuner(training=training, cache_file=cache_file) as tuner:
 
         def measured(
             spec: LayerSpec, layer: keras.layers.Layer, config: dict[str, Any] | None
         ) -> Choice:
             try:
-                return chooser.choose(layer_workloads(spec, layer, batch_size, config))
+                return tuner.choose(layer_workloads(spec, layer, batch_size, config))
             except PluginError as error:
                 return Choice("keras", None, str(error))
 
-        return [it for _, it in _decide(model, layers, measured)]
+        return [found for _, found in _decide(model, layers, measured)]
 
 
 def _compile_ahead(
@@ -148,29 +148,30 @@ def _trace(layer: keras.layers.Layer, shape: tuple[int, ...], training: bool) ->
 def implementations(
     model: keras.Model, *, layers: Registry[LayerSpec] | None = None
 ) -> list[LayerImplementation]:
-    """What computes each layer of a model that some plugin layer could compute.
+    """List what computes each layer of a model that a plugin layer could compute.
 
     Args:
         model: Any model.
         layers: The plugin layers; those of the installed plugins by default.
     """
-    return [it for _, it in places(model, installed() if layers is None else layers)]
+    layers = installed() if layers is None else layers
+    return [found for _, found in replaceable_layers(model, layers)]
 
 
-def places(
+def replaceable_layers(
     model: keras.Model, layers: Registry[LayerSpec]
 ) -> list[tuple[keras.layers.Layer, LayerImplementation]]:
-    """The layers of a model that some plugin layer could compute, and what computes them.
+    """List the layers of a model that a plugin layer could compute, and what computes them.
 
     Args:
         model: Any model.
         layers: The plugin layers.
     """
-    return [(layer, replace(it, reason="")) for layer, it in _decide(model, layers, None)]
+    return [(layer, replace(found, reason="")) for layer, found in _decide(model, layers, None)]
 
 
 def installed() -> Registry[LayerSpec]:
-    """The layers of the installed plugins."""
+    """Return the layers of the installed plugins."""
     from cnnforge.plugin_host.discovery import discover
 
     return discover().layers
@@ -179,13 +180,12 @@ def installed() -> Registry[LayerSpec]:
 def _decide(
     model: keras.Model, layers: Registry[LayerSpec], choose: _Choose | None
 ) -> list[tuple[keras.layers.Layer, LayerImplementation]]:
-    flat = list(model._flatten_layers())
-    own, stock = _own(flat, layers), preferred(layers)
+    own, stock = plugin_layers(model, layers), preferred(layers)
     replaceable = {id(layer) for part in model_parts(model) for layer in part.layers}
     together = {} if choose is None else _together(model, layers, choose)
     paired = {id(layer) for _, *pair in fusible(model, layers) for layer in pair}
     found = []
-    for layer in flat:
+    for layer in all_layers(model):
         kind = type(layer).__name__
         if hasattr(layer, "unfuse"):
             kind = type(layer.unfuse()).__name__
@@ -193,27 +193,28 @@ def _decide(
             spec = own[type(layer)]
             if not hasattr(layer, "unfuse"):
                 kind = (spec.reference or spec.target).rpartition(":")[2]
-            it = LayerImplementation(layer.name, kind, "numba", spec.qualified_name, None, _OWN)
+            provider = spec.qualified_name
+            decision = LayerImplementation(layer.name, kind, "numba", provider, None, _OWN)
         elif hasattr(layer, "unfuse"):
-            it = LayerImplementation(layer.name, kind, "numba", PREVIOUS, None, _OWN)
+            decision = LayerImplementation(layer.name, kind, "numba", PREVIOUS, None, _OWN)
         elif id(layer) in together:
-            it = _record(layer, *together[id(layer)])
+            decision = _decision(layer, *together[id(layer)])
         elif type(layer) in stock:
             spec = stock[type(layer)]
             if id(layer) not in replaceable:
                 choice = _INSIDE
             else:
                 choice = _KERAS if choose is None else choose(spec, layer, None)
-            it = _record(layer, spec.qualified_name, choice)
+            decision = _decision(layer, spec.qualified_name, choice)
         elif id(layer) in paired:
-            it = _record(layer, "", _KERAS if choose is None else _APART)
+            decision = _decision(layer, "", _KERAS if choose is None else _ALONE)
         else:
             continue
-        found.append((layer, it))
+        found.append((layer, decision))
     return found
 
 
-def _record(layer: keras.layers.Layer, provider: str, choice: Choice) -> LayerImplementation:
+def _decision(layer: keras.layers.Layer, provider: str, choice: Choice) -> LayerImplementation:
     ours = choice.implementation == "numba"
     return LayerImplementation(
         layer.name,
@@ -225,21 +226,10 @@ def _record(layer: keras.layers.Layer, provider: str, choice: Choice) -> LayerIm
     )
 
 
-def _own(flat: list[keras.layers.Layer], layers: Registry[LayerSpec]) -> dict[type, LayerSpec]:
-    """The plugin layers among some layers; nothing is imported where all are Keras' own."""
-    found: dict[type, LayerSpec] = {}
-    if all(type(layer).__module__.partition(".")[0] == "keras" for layer in flat):
-        return found
-    for spec in layers.values():
-        with contextlib.suppress(PluginError):
-            found[spec.load()] = spec
-    return found
-
-
 def _together(
     model: keras.Model, layers: Registry[LayerSpec], choose: _Choose
 ) -> dict[int, tuple[str, Choice]]:
-    """The layers (by id) that one layer computes in pairs: its name, and why."""
+    """Map layers (by id) that are computed in pairs to the computing layer's name, and why."""
     found: dict[int, tuple[str, Choice]] = {}
     for spec, first, second in fusible(model, layers):
         if {id(first), id(second)} & set(found):
@@ -247,7 +237,7 @@ def _together(
         try:
             block = spec.load().fuse(first, second)
         except PluginError:
-            continue  # Each on its own: with `numba` another plugin's layers may still do.
+            continue  # Each is decided on its own: another plugin's layer may fit.
         if block is None:
             continue
         choice = choose(spec, first, block[0].get_config())

@@ -1,111 +1,134 @@
-"""Where a plugin's layer may stand in a model: for one stock layer, or for two in a row."""
+"""Find the layers of a model that plugin layers compute or could compute."""
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
-from itertools import pairwise
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import keras
-
-# Keras exports no name for the class of what `keras.Model(inputs, outputs)` returns.
-from keras.src.models.functional import Functional
 
 from cnnforge.errors import PluginError, UsageError
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
+from cnnforge.utils.keras_graph import FunctionalModel, all_layers, model_parts, single_links
 
 
-def references(layers: Registry[LayerSpec]) -> list[tuple[LayerSpec, type]]:
-    """The specs that stand for a stock layer, in order of preference, and that layer's class.
+def in_preference(layers: Registry[LayerSpec]) -> list[LayerSpec]:
+    """Sort specs so that the built-in ones come first.
 
-    A built-in layer gives way to another plugin's only when the built-in plugin is disabled:
-    which kernel runs never depends on what else happens to be installed.
+    A built-in layer gives way to another plugin's layer only if the built-in plugin is disabled.
+    So other installed plugins never change which kernel runs.
 
     Args:
         layers: The plugin layers.
     """
+    return sorted(layers.values(), key=lambda spec: (spec.plugin != "builtin", spec.qualified_name))
+
+
+def layer_classes(specs: Iterable[LayerSpec]) -> list[tuple[LayerSpec, type]]:
+    """Import plugin layers, and leave out those that cannot be imported.
+
+    Args:
+        specs: Specs of plugin layers.
+
+    Returns:
+        Each spec with its class.
+    """
     found = []
-    for spec in sorted(layers.values(), key=lambda s: (s.plugin != "builtin", s.qualified_name)):
-        # No model holds a layer of a library that cannot be imported.
+    for spec in specs:
         with contextlib.suppress(PluginError):
-            if (stock := spec.load_reference()) is not None:
-                found.append((spec, stock))
+            found.append((spec, spec.load()))
     return found
 
 
+def plugin_layers(model: keras.Model, layers: Registry[LayerSpec]) -> dict[type, LayerSpec]:
+    """Find out which layers of a model are plugin layers.
+
+    Args:
+        model: Any model.
+        layers: The plugin layers.
+
+    Returns:
+        The class of each plugin layer in the model, with its spec; the first spec in order of
+        preference if several name the class. No plugin layer is imported if all layers of the model
+        are Keras' own.
+    """
+    kinds = {type(layer) for layer in all_layers(model)}
+    if all(kind.__module__.partition(".")[0] == "keras" for kind in kinds):
+        return {}
+    found: dict[type, LayerSpec] = {}
+    for spec, kind in layer_classes(in_preference(layers)):
+        if kind in kinds:
+            found.setdefault(kind, spec)
+    return found
+
+
+def stock_class(spec: LayerSpec) -> type | None:
+    """Import the stock class that a plugin layer stands for.
+
+    Args:
+        spec: Spec of the plugin layer.
+
+    Returns:
+        The class; `None` if the spec names none, or if it cannot be imported: then no model has a
+        layer of that class.
+    """
+    with contextlib.suppress(PluginError):
+        return spec.load_reference()
+    return None
+
+
 def preferred(layers: Registry[LayerSpec]) -> dict[type, LayerSpec]:
-    """The spec that stands for each stock class; those that fuse two layers stand for none.
+    """Map each stock class to the spec that computes it.
 
     Args:
         layers: The plugin layers.
     """
     found: dict[type, LayerSpec] = {}
-    for spec, stock in references(layers):
-        found.setdefault(stock, spec)
+    for spec in in_preference(layers):
+        stock = stock_class(spec)
+        if stock is not None:
+            found.setdefault(stock, spec)
     return found
 
 
-def model_parts(model: keras.Model) -> list[Any]:
-    """A model and the models in it, as far as they are Sequential or Functional.
-
-    Args:
-        model: Any model.
-    """
-    return [
-        part for part in model._flatten_layers() if isinstance(part, keras.Sequential | Functional)
-    ]
-
-
 def neighbours(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, keras.layers.Layer]]:
-    """Pairs of layers of which the second alone gets what the first gives, each used once.
+    """Find pairs of layers in which only the second gets what the first returns.
 
     Args:
-        model: Any model; one that is neither Sequential nor Functional has none.
+        model: Any model; one that is neither Sequential nor Functional has no pairs.
+
+    Yields:
+        The first and the second layer; the model uses each once.
     """
     parts = model_parts(model)
-    # A layer that stands in several models, or several times in one, cannot give way to a block.
-    places = Counter(id(layer) for part in parts for layer in part.layers)
+    # A layer that occurs several times cannot be replaced by half a block.
+    uses = Counter(id(layer) for part in parts for layer in part.layers)
     for part in parts:
-        if isinstance(part, keras.Sequential):
-            for first, second in pairwise(part.layers):
-                if places[id(first)] == places[id(second)] == 1:
-                    yield first, second
-        elif isinstance(part, Functional):
-            nodes = [node for level in part._nodes_by_depth.values() for node in level]
-            uses = Counter(node.operation for node in nodes)
-            consumers: dict[Any, list[Any]] = {}
-            for node in nodes:
-                for tensor in node.input_tensors:
-                    consumers.setdefault(tensor._keras_history.operation, []).append(node.operation)
-            for tensor in part.outputs:
-                consumers.setdefault(tensor._keras_history.operation, []).append(None)
-            for first, seconds in consumers.items():
-                once = len(seconds) == 1 and uses[first] == 1 and uses[seconds[0]] == 1
-                if once and places[id(first)] == places[id(seconds[0])] == 1:
-                    yield first, seconds[0]
+        for first, second in single_links(part):
+            if uses[id(first)] == uses[id(second)] == 1:
+                yield first, second
 
 
 def fusible(
     model: keras.Model, layers: Registry[LayerSpec]
 ) -> Iterator[tuple[LayerSpec, keras.layers.Layer, keras.layers.Layer]]:
-    """Pairs of stock layers that some plugin declares to compute as one.
+    """Find pairs of stock layers that a plugin declares to compute as one.
 
     Args:
         model: Any model.
         layers: The plugin layers.
 
     Yields:
-        The spec and the two layers. Whether the pair fits, the spec's ``fuse`` says; a layer may
+        The spec and the two layers. The spec's `fuse` decides whether the pair fits. A layer may
         be part of several pairs.
     """
     pairs = list(neighbours(model))
     for spec in layers.values():
         if not spec.fuses:
             continue
-        # As for `references`: what cannot be imported is in no model.
+        # No model has a layer of a class that cannot be imported.
         with contextlib.suppress(PluginError):
             kinds = spec.load_fuses()
             for first, second in pairs:
@@ -114,7 +137,7 @@ def fusible(
 
 
 def check_convertible(model: keras.Model) -> None:
-    """Require that a model and the models in it are nothing but their layers.
+    """Require that a model and the models in it consist of layers only.
 
     Args:
         model: Any model.
@@ -123,21 +146,20 @@ def check_convertible(model: keras.Model) -> None:
         UsageError: A subclassed model, or one that is not built.
     """
     _check(model)
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.Sequential | Functional):
-            _check(layer)
+    for part in model_parts(model):
+        _check(part)
 
 
 def _check(model: keras.Model) -> None:
     kind = type(model)
-    if not isinstance(model, keras.Sequential | Functional):
+    if not isinstance(model, keras.Sequential | FunctionalModel):
         raise UsageError(
             f"the model {model.name!r} is a {kind.__name__}, a subclass of keras.Model, and only "
             "Sequential and Functional models can be converted; build it from layers with "
             "keras.Model(inputs, outputs), or use --kernels keras"
         )
-    # A clone is built of its layers: what a method of the model adds to them would be lost.
-    if kind.call not in (keras.Sequential.call, Functional.call):
+    # A clone is built from layers: it would lose what the model's own method adds to them.
+    if kind.call not in (keras.Sequential.call, FunctionalModel.call):
         raise UsageError(
             f"the model {model.name!r} is a {kind.__name__} with a call() of its own, and only "
             "models that are nothing but their layers can be converted; put what it computes "

@@ -1,29 +1,38 @@
-"""A plugin layer and its reference at one shape, as functions that can be timed.
+"""A plugin layer and its reference at one shape, and their passes as functions that can be timed.
 
-`cnnforge.conversion.autotune` and `cnnforge.benchmarking` measure these; neither knows which
-backend runs.
+`cnnforge.conversion.autotune` and `cnnforge.benchmarking` measure these.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any
 
 import keras
 import numpy as np
 
-from cnnforge.errors import PluginError
+from cnnforge.backends import reference_is_unsafe, repeated_passes
+from cnnforge.conversion.matching import plugin_layers, stock_class
+from cnnforge.errors import UsageError
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
+from cnnforge.utils.keras_graph import all_layers, input_shapes
 
-# For a dimension that the model leaves open.
-_STAND_IN = 32
-# What a layer is called and begins with says nothing about how long it takes.
+# A layer's name and initial weights do not affect its run time.
 _IRRELEVANT = ("name", "_initializer", "_regularizer", "_constraint")
+# Values for a layer without cases, by the names of its constructor's arguments.
+_USUAL_ARGUMENTS = {
+    "filters": 8,
+    "units": 8,
+    "kernel_size": 3,
+    "pool_size": 2,
+    "rate": 0.5,
+    "activation": "relu",
+}
+_USUAL_SHAPE = (2, 28, 28, 4)
 
 
 @dataclass(frozen=True)
@@ -31,11 +40,11 @@ class Workload:
     """One layer at one shape.
 
     Attributes:
-        spec: The plugin layer's.
-        kind: Its class.
-        reference: The class of the stock layer.
-        config: The configuration of both.
-        shape: The shape of the inputs, the batch included.
+        spec: Spec of the plugin layer.
+        kind: Class of the plugin layer.
+        reference: Class of the stock layer.
+        config: Configuration of both.
+        shape: Shape of the inputs, with the batch.
         grad_inputs: Whether training needs the gradient of the inputs; a first layer does not.
     """
 
@@ -48,12 +57,12 @@ class Workload:
 
     @property
     def key(self) -> str:
-        """The same for two workloads that take the same time."""
-        return self._key((*_IRRELEVANT,), self.grad_inputs)
+        """Text that two workloads share if they take the same time."""
+        return self._key(_IRRELEVANT, self.grad_inputs)
 
     @property
     def forward_key(self) -> str:
-        """The same for two workloads whose forward passes take the same time."""
+        """Text that two workloads share if their forward passes take the same time."""
         return self._key((*_IRRELEVANT, "trainable"), None)
 
     def _key(self, irrelevant: tuple[str, ...], grad_inputs: bool | None) -> str:
@@ -62,25 +71,20 @@ class Workload:
         return json.dumps(facts, sort_keys=True, default=str)
 
     def build(self, kind: type) -> keras.layers.Layer:
-        """A new layer of class ``kind``, which is one of the two, with fresh weights."""
+        """Return a new layer with fresh weights.
+
+        Args:
+            kind: `self.kind` or `self.reference`.
+        """
         layer = kind.from_config(dict(self.config))
         if not layer.built:
             layer.build(self.shape)
         return layer
 
     @property
-    def crashes(self) -> bool:
-        """Whether the reference may take the process with it.
-
-        TensorFlow 2.21's gradient of a strided convolution with a 1x1 window corrupts memory
-        (oneDNN on the CPU, at some numbers of channels).
-        """
-        return (
-            keras.backend.backend() == "tensorflow"
-            and issubclass(self.reference, keras.layers.Conv2D)
-            and math.prod(_pair(self.config.get("kernel_size", 0))) == 1
-            and math.prod(_pair(self.config.get("strides", 1))) > 1
-        )
+    def reference_is_unsafe(self) -> bool:
+        """Whether the gradient of the reference may corrupt the memory of this process."""
+        return reference_is_unsafe(self.reference, self.config)
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class Case:
 
     Attributes:
         name: Its name in results, the same in every run; `str(case)` is this name.
-        workload: What is measured.
+        workload: The layer and its shape.
         layers: The names of a model's layers that it stands for; empty without a model.
     """
 
@@ -104,11 +108,11 @@ class Case:
 class Repeatable:
     """A function of no arguments that can repeat itself inside of one graph call.
 
-    A graph call costs 0.1 ms before anything is computed, as much as a small layer; a training
+    A graph call costs 0.1 ms before anything is computed, as much as a small layer. A training
     loop that runs several steps in one call pays it once.
 
     Args:
-        repeat: Computes so many times, and is done when it returns.
+        repeat: Computes as many times as its argument says, and returns when all is done.
     """
 
     def __init__(self, repeat: Callable[[int], object]) -> None:
@@ -120,15 +124,15 @@ class Repeatable:
 
 
 @dataclass(frozen=True)
-class Functions:
-    """What is timed of one implementation.
+class TimedPasses:
+    """The passes of one implementation, ready to be timed.
 
     Attributes:
-        layer: What computes.
-        forward: The outputs.
-        full: The outputs and the gradients of the weights, and of the inputs where needed; as in
-            training, where the layer makes a difference.
-        empty: ``forward`` of no images: what it costs before anything is computed.
+        layer: The layer that computes.
+        forward: Computes the outputs.
+        full: Computes the outputs and the gradients of the weights, and of the inputs if they are
+            needed; as in training, if the layer makes a difference.
+        empty: ``forward`` of no images: the cost of a call without any computation.
     """
 
     layer: keras.layers.Layer
@@ -137,13 +141,13 @@ class Functions:
     empty: Repeatable
 
 
-def functions(workload: Workload, kind: type, seed: int = 0) -> Functions:
-    """Make what is timed of one implementation; nothing is computed or compiled yet.
+def timed_passes(workload: Workload, kind: type, seed: int = 0) -> TimedPasses:
+    """Prepare the passes of one implementation; nothing is computed or compiled yet.
 
     Args:
         workload: The layer and its shape.
         kind: ``workload.kind`` or ``workload.reference``.
-        seed: Of the inputs.
+        seed: Random seed of the inputs.
     """
     layer = workload.build(kind)
     random = np.random.default_rng(seed)
@@ -152,9 +156,8 @@ def functions(workload: Workload, kind: type, seed: int = 0) -> Functions:
     none = inputs[:0]
     shape = layer.compute_output_shape(workload.shape)
     upstream = tensor(random.standard_normal(shape, np.float32), layer.compute_dtype)
-    torch = keras.backend.backend() == "torch"
-    forward, full = (_torch if torch else _tensorflow)(layer, workload.grad_inputs)
-    return Functions(
+    forward, full = repeated_passes(layer, workload.grad_inputs)
+    return TimedPasses(
         layer,
         Repeatable(lambda count: forward(count, inputs)),
         Repeatable(lambda count: full(count, inputs, upstream)),
@@ -168,16 +171,16 @@ def layer_workloads(
     batch_size: int,
     config: Mapping[str, Any] | None = None,
 ) -> list[Workload]:
-    """A plugin layer at each shape at which a model uses a layer.
+    """List a plugin layer at each shape at which a model uses a layer.
 
     Args:
-        spec: The plugin layer's; it stands for a stock layer.
+        spec: Spec of the plugin layer; it stands for a stock layer.
         layer: That stock layer, or the plugin's, in a built model.
-        batch_size: The batch to measure with.
-        config: The plugin layer's configuration; the layer's own by default.
+        batch_size: Number of images to measure with.
+        config: Configuration of the plugin layer; by default the layer's own.
 
     Returns:
-        One for each shape; none where the model does not tell.
+        One workload for each shape; none if the model does not tell.
 
     Raises:
         PluginError: The plugin layer cannot be imported.
@@ -187,146 +190,85 @@ def layer_workloads(
         return []
     config = layer.get_config() if config is None else config
     return [
-        Workload(spec, kind, reference, config, shape, needed)
-        for shape, needed in _shapes(layer, batch_size)
+        Workload(spec, kind, reference, config, (batch_size, *shape), needed)
+        for shape, needed in input_shapes(layer).items()
     ]
 
 
 def model_workloads(
     model: keras.Model, layers: Registry[LayerSpec], batch_size: int
 ) -> list[tuple[str, Workload]]:
-    """Every plugin layer of a model that stands for a stock layer, at each of its shapes.
+    """List every plugin layer of a model that stands for a stock layer, at each of its shapes.
 
     Args:
-        model: A built model, as `cnnforge.conversion.forge` returns it.
+        model: A built model, for instance one that `cnnforge.conversion.forge` has returned.
         layers: The plugin layers.
-        batch_size: The batch to measure with.
+        batch_size: Number of images to measure with.
 
     Returns:
         The layer's name and its workload, in the order of the model.
     """
-    known = {}
-    for spec in layers.values():
-        try:
-            if spec.load_reference() is not None:
-                known[spec.load()] = spec
-        except PluginError:
-            continue  # No layer of the model is of a class that cannot be imported.
+    known = plugin_layers(model, layers)
+    known = {kind: spec for kind, spec in known.items() if stock_class(spec) is not None}
     return [
         (layer.name, workload)
-        for layer in model._flatten_layers()
+        for layer in all_layers(model)
         if type(layer) in known
         for workload in layer_workloads(known[type(layer)], layer, batch_size)
     ]
 
 
-def _shapes(layer: keras.layers.Layer, batch_size: int) -> Iterator[tuple[tuple[int, ...], bool]]:
-    found: dict[tuple[int, ...], bool] = {}
-    for node in layer._inbound_nodes:
-        if len(node.input_tensors) == 1:
-            tensor = node.input_tensors[0]
-            shape = (batch_size, *(size or _STAND_IN for size in tensor.shape[1:]))
-            found[shape] = found.get(shape, False) or _learns(tensor)
-    yield from found.items()
+def example_workload(spec: LayerSpec) -> Workload:
+    """Make the workload of a layer's first case.
+
+    Args:
+        spec: Spec of a plugin layer that stands for a stock layer.
+
+    Returns:
+        The workload; for a layer without cases, one with usual arguments and a usual shape.
+
+    Raises:
+        PluginError: The layer, its reference or its cases cannot be imported.
+        UsageError: The layer names no reference.
+        Exception: Whatever the constructor of the layer raises.
+    """
+    kind, reference, cases = spec.load(), spec.load_reference(), spec.load_cases()
+    if reference is None:
+        raise UsageError(f"the layer {spec.qualified_name!r} names no reference")
+    arguments = dict(cases[0].arguments) if cases else usual_arguments(spec)
+    config = kind(**{**arguments, "name": spec.name}).get_config()
+    return Workload(spec, kind, reference, config, cases[0].input_shape if cases else _USUAL_SHAPE)
 
 
-def _learns(tensor: Any) -> bool:
-    """Whether something that a tensor is computed from is trained."""
-    waiting, seen = [tensor], set()
-    while waiting:
-        history = getattr(waiting.pop(), "_keras_history", None)
-        if history is None or id(history.operation) in seen:
-            continue
-        seen.add(id(history.operation))
-        if getattr(history.operation, "trainable_variables", ()):
-            return True
-        waiting.extend(history.operation._inbound_nodes[history.node_index].input_tensors)
-    return False
+def usual_arguments(spec: LayerSpec) -> dict[str, Any]:
+    """Choose arguments for the constructor of a layer at an arbitrary shape.
+
+    Args:
+        spec: Spec of a plugin layer.
+
+    Returns:
+        The arguments of the layer's first case, and usual values for those with usual names, such
+        as `filters`.
+
+    Raises:
+        PluginError: The layer or its cases cannot be imported.
+    """
+    taken = _argument_names(spec.load())
+    arguments = dict(next((case.arguments for case in spec.load_cases()), {}))
+    arguments |= {name: value for name, value in _USUAL_ARGUMENTS.items() if name in taken}
+    if {"kernel_size", "padding"} <= taken:
+        arguments["padding"] = "same"
+    return arguments
 
 
-def _tensorflow(
-    layer: keras.layers.Layer, grad_inputs: bool
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    tf = import_module("tensorflow")
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
-
-    def forward(inputs: Any) -> list[Any]:
-        return [layer(inputs)]
-
-    def full(inputs: Any, upstream: Any) -> list[Any]:
-        weights = [variable.value for variable in layer.trainable_variables]
-        sources = [inputs, *weights] if grad_inputs else weights
-        if not sources:
-            return [layer(inputs, training=True)]
-        with tf.GradientTape() as tape:
-            tape.watch(sources)
-            outputs = layer(inputs, training=True)
-        gradients = tape.gradient(outputs, sources, output_gradients=upstream)
-        return [outputs, *(it for it in gradients if it is not None)]
-
-    def repeated(function: Callable[..., list[Any]]) -> Callable[..., Any]:
-        # Without autograph: it would rewrite, slowly, code of Keras that needs no rewriting.
-        @tf.function(autograph=False)
-        def run(count: Any, *arguments: Any) -> Any:
-            def step(number: Any, seen: Any) -> tuple[Any, Any]:
-                # One element of each result is used: what nobody uses is not computed. The slice
-                # may be of nothing, where there are no images.
-                results = [tf.reshape(it, [-1])[:1] for it in function(*arguments)]
-                used = [tf.reduce_sum(tf.cast(it, tf.float32)) for it in results]
-                return number + 1, seen + tf.add_n(used)
-
-            start = (tf.constant(0), tf.constant(0.0))
-            return tf.while_loop(lambda number, _: number < count, step, start, None, 1)[1]
-
-        # One for each shape. By hand, because TensorFlow takes the many small functions of a
-        # benchmark for one that is traced again and again, and warns.
-        traced: dict[Any, Any] = {}
-
-        def call(count: int, *arguments: Any) -> Any:
-            number = tf.constant(count)  # A tensor: for each number another graph would be made.
-            shapes = tuple(tuple(it.shape) for it in arguments)
-            if shapes not in traced:
-                traced[shapes] = run.get_concrete_function(number, *arguments)
-            result = traced[shapes](number, *arguments)
-            if on_gpu:
-                tf.test.experimental.sync_devices()
-            return result
-
-        return call
-
-    return repeated(forward), repeated(full)
-
-
-def _torch(
-    layer: keras.layers.Layer, grad_inputs: bool
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    torch = import_module("torch")
-    on_gpu = torch.cuda.is_available()
-
-    def forward(inputs: Any) -> None:
-        with torch.no_grad():
-            layer(inputs)
-
-    def full(inputs: Any, upstream: Any) -> None:
-        sources = [variable.value for variable in layer.trainable_variables]
-        if grad_inputs:
-            inputs = inputs.detach().requires_grad_()
-            sources.insert(0, inputs)
-        outputs = layer(inputs, training=True)
-        if sources:
-            torch.autograd.grad(outputs, sources, upstream, allow_unused=True)
-
-    def repeated(function: Callable[..., None]) -> Callable[..., Any]:
-        def call(count: int, *arguments: Any) -> None:
-            for _ in range(count):
-                function(*arguments)
-            if on_gpu:
-                torch.cuda.synchronize()
-
-        return call
-
-    return repeated(forward), repeated(full)
-
-
-def _pair(value: Any) -> tuple[int, ...]:
-    return (value, value) if isinstance(value, int) else tuple(value)
+def _argument_names(kind: type) -> set[str]:
+    """List the names of a constructor's arguments, with those that it passes on."""
+    names: set[str] = set()
+    for base in kind.__mro__:
+        if "__init__" in vars(base):
+            # Some versions of Python 3.11 report the signature of Keras' `__new__` for a class.
+            parameters = inspect.signature(base.__init__).parameters.values()
+            names |= {parameter.name for parameter in parameters}
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+                break
+    return names

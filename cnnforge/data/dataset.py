@@ -9,10 +9,9 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from cnnforge.configuration import COLORS
 from cnnforge.errors import DataError, UsageError
 from cnnforge.plugin import DEFAULT_TASK
-
-COLORS = ("auto", "grayscale", "rgb")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from cnnforge.data.images import CheckedImage, UnreadableImage, check_image, read_image
 from cnnforge.errors import DataError
+from cnnforge.utils.processors import usable_processors
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -100,7 +101,7 @@ def in_parallel(function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) ->
     Raises:
         Exception: What the function raised for the first of the items that it failed for.
     """
-    workers = min(_cores(), 8)
+    workers = min(usable_processors(), 8)
     # A task is several items: for small images the hand-over costs more than the decoding.
     length = max(1, min(64, -(-len(items) // workers)))
     if workers == 1 or len(items) <= 1:
@@ -108,12 +109,6 @@ def in_parallel(function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) ->
     tasks = [items[start : start + length] for start in range(0, len(items), length)]
     parts = _pool(workers).map(lambda task: [function(item) for item in task], tasks)
     return [result for part in parts for result in part]
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @lru_cache(maxsize=1)

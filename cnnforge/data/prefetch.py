@@ -12,7 +12,8 @@ import numpy as np
 from cnnforge.data import Samples
 
 _AHEAD = 2
-_LARGEST = 32 * 2**20
+MAX_BYTES = 32 * 2**20
+"""Max size of the images that are in memory together, in bytes."""
 _SHORT, _LONG = 0.1, 0.4
 
 
@@ -45,7 +46,7 @@ class ChunkSize:
     """
 
     def __init__(self, image_shape: tuple[int, int, int], batch_size: int) -> None:
-        self._most = max(1, _LARGEST // (batch_size * int(np.prod(image_shape))))
+        self._most = max(1, MAX_BYTES // (batch_size * int(np.prod(image_shape))))
         self._seen = False
         self.batches = min(8, self._most)
 

@@ -14,15 +14,13 @@ from cnnforge.backends import BatchPredictor
 from cnnforge.conversion import Kernels, forge
 from cnnforge.data import Dataset, Samples, UnreadableImage, read_image
 from cnnforge.data.files import in_parallel
-from cnnforge.data.prefetch import ChunkSize, chunks, images_only
-from cnnforge.errors import PluginError, RunError
+from cnnforge.data.prefetch import MAX_BYTES, ChunkSize, chunks, images_only
+from cnnforge.errors import PluginError, RunError, message_of
 from cnnforge.plugin import LayerSpec, TaskSpec
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.prediction.reference_predictions import LARGEST_DRIFT, golden_drift
 from cnnforge.runs import RunDirectory
 from cnnforge.tasks import Evaluation, Row, Task, open_task
-
-_LARGEST = 32 * 2**20
 
 
 class Predictor:
@@ -163,7 +161,7 @@ class Predictor:
         Yields:
             One row per path, in their order; that of a file that cannot be read says why.
         """
-        together = max(1, min(512, _LARGEST // int(np.prod(self.image_shape))))
+        together = max(1, min(512, MAX_BYTES // int(np.prod(self.image_shape))))
         for first in range(0, len(paths), together):
             group = paths[first : first + together]
             read = in_parallel(self._read, group)
@@ -264,7 +262,7 @@ def load_model(path: Path, layers: Registry[LayerSpec]) -> keras.Model:
                     raise broken[0] from None
                 raise
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = message_of(error)
         # Keras says of such a file that there is none.
         if path.is_file() and not zipfile.is_zipfile(path):
             reason = "it is damaged or no Keras model; expected a .keras file, or a run"

@@ -27,7 +27,7 @@ from cnnforge.testing._values import compare
 from cnnforge.utils.tolerance import assert_close
 
 _HINTS = {
-    # What an author of an op most often forgets, by what Keras or TensorFlow then says.
+    # Words of the errors of Keras and TensorFlow, and the frequent mistakes that cause them.
     "expected float32": "an op of float32 under another policy: cast its inputs to float32 and its "
     "outputs back to self.compute_dtype",
     "XLA": "set self.supports_jit = False in the constructor: XLA compiles no op of cnnforge's",
@@ -39,12 +39,12 @@ _HINTS = {
 
 
 def batch_sizes(subject: Subject) -> str:
-    """Batches of 0, 1 and an odd number give what each sample gives alone."""
+    """Require that each sample gives the same in batches of 0, 1 and an odd number."""
     layer = subject.built()
     batch = subject.case.input_shape[0]
     odd = batch + 1 + batch % 2
     inputs = subject.inputs(batch=odd)
-    with explained(f"a batch of {odd} fails, where one of {batch} was built for"):
+    with explained(f"a batch of {odd} fails; the layer was built for one of {batch}"):
         together = outputs_of(layer, inputs)
     if together.shape[:1] != (odd,):
         raise AssertionError(
@@ -52,7 +52,7 @@ def batch_sizes(subject: Subject) -> str:
             "somewhere"
         )
     for index in (0, odd - 1):
-        with explained(f"a batch of 1 fails, where one of {batch} was built for"):
+        with explained(f"a batch of 1 fails; the layer was built for one of {batch}"):
             alone = outputs_of(layer, inputs[index : index + 1])
         try:
             if alone.shape[:1] != (1,):
@@ -60,8 +60,8 @@ def batch_sizes(subject: Subject) -> str:
             assert_close(together[index], alone[0], subject.terms)
         except AssertionError as error:
             raise AssertionError(
-                f"sample {index} of {odd} is not what it is alone: the batch size is fixed "
-                f"somewhere, or samples reach each other ({error})"
+                f"sample {index} of {odd} gives something else than alone: the batch size is fixed "
+                f"somewhere, or samples affect each other ({error})"
             ) from None
     with explained("a batch of 0 samples fails"):
         empty, gradients = gradients_of(layer, inputs[:0])
@@ -74,16 +74,16 @@ def batch_sizes(subject: Subject) -> str:
     for name, gradient in found.items():
         if gradient is not None and gradient.any():
             raise AssertionError(
-                f"the gradient of {name} is not zero where there are no samples: it was not set "
-                "before it was added to"
+                f"the gradient of {name} is not zero for a batch without samples: it must be set "
+                "to zero before anything is added to it"
             )
     return ""
 
 
 def eager_equals_graph(subject: Subject) -> str:
-    """In a graph, also one for any batch, outputs and gradients are those of eager mode."""
+    """Require that a graph gives the outputs and gradients of eager mode, also for any batch."""
     if keras.backend.backend() != "tensorflow":
-        return f"there are no graphs under {keras.backend.backend()}"
+        return f"{keras.backend.backend()} has no graphs"
     tf = import_module("tensorflow")
     layer, inputs = subject.built(), subject.inputs()
     outputs, gradients = gradients_of(layer, inputs)
@@ -119,12 +119,12 @@ def eager_equals_graph(subject: Subject) -> str:
 
 
 def precision(subject: Subject) -> str:
-    """Outputs have the dtype that the layer's policy names; mixed precision works."""
+    """Require that outputs have the dtype of the layer's policy, and that mixed precision works."""
     inputs = subject.inputs()
     expected: Array | None = None
     for policy in ("float32", "mixed_float16", "mixed_bfloat16"):
         with warnings.catch_warnings():
-            # A layer may say that it computes such types some other way.
+            # A layer may warn that it computes such types without its kernel.
             warnings.simplefilter("ignore")
             with explained(f"the policy {policy!r} fails", _HINTS):
                 layer = subject.built(dtype=policy)
@@ -138,22 +138,22 @@ def precision(subject: Subject) -> str:
         if policy == "mixed_bfloat16":
             continue
         values = numpy(outputs)
-        with explained(f"under the policy {policy!r} there are no gradients", _HINTS):
+        with explained(f"under the policy {policy!r} the gradients fail", _HINTS):
             factors = keras.ops.cast(tensor(factors_like(values)), dtype)
-            found = [numpy(it) for it in pull(factors) if it is not None]
-        if not all(np.isfinite(it).all() for it in (values, *found)):
+            found = [numpy(gradient) for gradient in pull(factors) if gradient is not None]
+        if not all(np.isfinite(array).all() for array in (values, *found)):
             raise AssertionError(f"under the policy {policy!r} some values are not finite")
         if expected is None:
             expected = values
         else:
             with explained(f"under the policy {policy!r}"):
-                # Inputs, weights and products are rounded, each as much as the outputs are.
+                # Inputs, weights and products are rounded too, each as much as the outputs.
                 assert_close(values, expected, 4 * subject.terms, np.float16)
     return ""
 
 
 def training_step(subject: Subject) -> str:
-    """One step of Keras' own training moves every trainable weight; the loss is finite."""
+    """Require that one step of Keras' training changes every trainable weight, with finite loss."""
     layer, inputs = subject.built(), subject.inputs()
     model = keras.Sequential([keras.Input(inputs.shape[1:]), layer])
     targets = np.random.default_rng(7).standard_normal(outputs_of(layer, inputs).shape)
@@ -164,7 +164,7 @@ def training_step(subject: Subject) -> str:
         )
     }
     with explained("a training step fails", _HINTS), warnings.catch_warnings():
-        # What Keras has to say about gradients that are missing is said below, as a failure.
+        # Keras warns about missing gradients; this check reports them as failures.
         warnings.simplefilter("ignore")
         model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
         loss = float(_last(model.train_on_batch(inputs, targets.astype(np.float32))))

@@ -1,4 +1,4 @@
-"""Checks of a layer beside its reference: conversion to and fro, and speed."""
+"""Checks of a layer and its reference: conversion in both directions, and speed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from cnnforge.conversion import forge, lower
-from cnnforge.conversion.workloads import Workload, functions
+from cnnforge.conversion.workloads import Workload, timed_passes
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.testing._subject import Subject, outputs_of
@@ -22,7 +22,7 @@ _SPEED_BATCH = 32
 
 
 def forge_and_lower(subject: Subject) -> str:
-    """`forge` puts the layer in its reference's place, and `lower` gives the stock model again."""
+    """Require that `forge` replaces the reference by the layer, and that `lower` reverses it."""
     layer, kind = subject.built(), subject.spec.load()
     registry: Registry[LayerSpec] = Registry(LayerSpec)
     registry.add(subject.spec.plugin or "plugin", [replace(subject.spec, plugin="")])
@@ -76,19 +76,19 @@ def _same_weights(model: Any, other: Any, what: str) -> None:
 
 
 def speed(subject: Subject) -> str:
-    """How fast the layer is, beside its reference where it has one; reported, not judged."""
+    """Measure the layer, and its reference if it has one; the times are reported, not judged."""
     shape = subject.case.speed_shape or (_SPEED_BATCH, *subject.case.input_shape[1:])
     layer, reference = subject.make(), subject.spec.load_reference()
     config = layer.get_config()
     spec, kind = subject.spec, subject.spec.load()
     workload = Workload(spec, kind, reference or kind, config, shape)
     try:
-        ours = functions(workload, kind)
+        ours = timed_passes(workload, kind)
     except NotImplementedError:
         return "not measured: the layer has no compute_output_shape()"
     timed: dict[str, Callable[[], object]] = {"forward": ours.forward, "full": ours.full}
-    if reference is not None and not workload.crashes:
-        stock = functions(workload, reference)
+    if reference is not None and not workload.reference_is_unsafe:
+        stock = timed_passes(workload, reference)
         timed |= {"reference forward": stock.forward, "reference full": stock.full}
     timings, times = interleave(timed, rounds=_ROUNDS, limit=_SECONDS)
     found = []

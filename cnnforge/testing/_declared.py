@@ -174,8 +174,8 @@ def _loads(spec: DatasetSpec, plugins: Plugins) -> str:
         return f"not loaded: {error}"
     except Exception as error:
         raise AssertionError(
-            f"load(None, DataOptions()) raises {type(error).__name__}: {error}; where an argument "
-            "is needed, raise a cnnforge.errors.UsageError that says so"
+            f"load(None, DataOptions()) raises {type(error).__name__}: {error}; if an argument is "
+            "needed, raise a cnnforge.errors.UsageError with that message"
         ) from error
     if not isinstance(data, Dataset):
         raise AssertionError(f"load() returns a {type(data).__name__}, expected a Dataset")

@@ -1,4 +1,4 @@
-"""The check that a saved model opens in a process of its own; also what runs there."""
+"""Check that a saved model opens in a fresh process. The process runs this module, too."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TIMEOUT = 600
 
 
 def save_and_load(subjects: Sequence[Any]) -> str:
-    """Models saved as `.keras` files give the same bits in a fresh process."""
+    """Require that models saved as `.keras` files give the same bits in a fresh process."""
     import keras
 
     from cnnforge.testing._subject import outputs_of
@@ -56,7 +56,7 @@ def _in_fresh_process(folder: Path, count: int, kind: type) -> list[str]:
         text=True,
         timeout=_TIMEOUT,
         check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(it for it in sys.path if it)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
     report = folder / "report.json"
     if not report.exists():
@@ -69,7 +69,7 @@ def _in_fresh_process(folder: Path, count: int, kind: type) -> list[str]:
 
 
 def _main() -> None:
-    """Load the models and compare; write what went wrong, or "", for each."""
+    """Load and compare the models; write an error, or "", for each."""
     request = json.load(sys.stdin)
     folder = Path(request["folder"])
     import keras
@@ -90,7 +90,7 @@ def _main() -> None:
         errors.append(
             ""
             if same
-            else "its outputs are others, the largest difference is "
+            else "its outputs differ, by at most "
             f"{float(np.abs(found - known['outputs']).max()):.3g}"
         )
     (folder / "report.json").write_text(json.dumps(errors))
@@ -106,7 +106,7 @@ def _import(module: str, file: str) -> None:
             raise
     spec = importlib.util.spec_from_file_location(module, file)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is no Python source")
+        raise ImportError(f"{file} is not a Python source file")
     sys.modules[module] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[module])
 

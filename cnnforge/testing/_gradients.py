@@ -28,13 +28,13 @@ from cnnforge.testing._values import (
 from cnnforge.testing.diagnosis import diagnose
 
 _DIRECTIONS = 3
-# Above this many elements a wrong gradient is not computed element by element to say in what way.
-_DIAGNOSED = 1500
+# The max size of a gradient that is diagnosed element by element if it is wrong.
+_MAX_DIAGNOSED = 1500
 _EPS = float(np.finfo(np.float32).eps)
 
 
 def gradients_oracle(subject: Subject) -> str:
-    """The gradients are the derivatives of the oracle, by finite differences in float64."""
+    """Compare the gradients with finite differences of the oracle in float64."""
     layer, inputs = subject.built(), subject.inputs()
     outputs, gradients = gradients_of(layer, inputs)
     compute, weights = oracle_of(subject, layer), weight_arrays(layer)
@@ -58,12 +58,15 @@ def gradients_oracle(subject: Subject) -> str:
         def along(direction: Array, place: int = place) -> float:
             step = 1e-6
             ends = [
-                [it + sign * step * direction if i == place else it for i, it in enumerate(sources)]
+                [
+                    source + sign * step * direction if number == place else source
+                    for number, source in enumerate(sources)
+                ]
                 for sign in (1, -1)
             ]
             return (total(*ends[0]) - total(*ends[1])) / (2 * step)
 
-        # A float64 difference over a step of 1e-6 is good to about ten digits.
+        # A float64 difference with a step of 1e-6 has about ten correct digits.
         _along_directions(
             f"the gradient of {name}",
             found[name],
@@ -77,7 +80,7 @@ def gradients_oracle(subject: Subject) -> str:
 
 
 def gradients_numeric(subject: Subject) -> str:
-    """The gradients are the layer's own finite differences, as far as float32 tells."""
+    """Compare the gradients with the layer's own finite differences in float32."""
     layer, inputs = subject.built(), subject.inputs()
     outputs, gradients = gradients_of(layer, inputs)
     factors = factors_like(outputs)
@@ -139,14 +142,14 @@ def _along_directions(
             f"{what}: {count} of {got.size} values are not finite, the first at {where}"
         )
     found = [float((wide * direction).sum()) for direction in directions]
-    size = max(float(np.sqrt((wide**2).sum())), *(abs(it) for it in expected))
+    size = max(float(np.sqrt((wide**2).sum())), *(abs(slope) for slope in expected))
     for one, other in zip(found, expected, strict=True):
         if abs(one - other) > bound * size + floor:
             break
     else:
         return
     phrase = ""
-    if value.size <= _DIAGNOSED:
+    if value.size <= _MAX_DIAGNOSED:
         phrase = diagnose(wide, _every_element(value, along))
     raise AssertionError(
         f"{what} {phrase or f'differs from the {against}'} (along a random direction it is "
@@ -164,7 +167,7 @@ def _every_element(value: Array, along: Callable[[Array], float]) -> Array:
 
 
 def _places(layer: Any) -> dict[str, int]:
-    """The name of everything that has a gradient, and its place among inputs and weights."""
+    """Map the name of everything that has a gradient to its place among inputs and weights."""
     places = {INPUTS: 0}
     all_weights = [id(weight) for weight in layer.weights]
     names = weight_names(layer, layer.trainable_variables)
@@ -174,14 +177,14 @@ def _places(layer: Any) -> dict[str, int]:
 
 
 def _factors(got: Array, expected: Array) -> Array:
-    """Upstream gradients; zero where the last bit decides whether an activation lets it through."""
+    """Draw upstream gradients; zero if the last bit decides whether an output is zero."""
     factors = factors_like(got)
     factors[(got == 0) != (expected == 0)] = 0
     return factors
 
 
 def gradients_reference(subject: Subject) -> str:
-    """The gradients are those of the reference in float64."""
+    """Compare the gradients with those of the reference in float64."""
     layer = subject.built()
     stock, inputs = stock_of(subject, layer), reference_inputs(subject, layer)
     outputs, gradients = gradients_of(layer, inputs)
@@ -192,8 +195,8 @@ def gradients_reference(subject: Subject) -> str:
     except Exception as error:
         if subject.case.oracle is None:
             raise
-        # TensorFlow has no gradient of grouped convolutions on a CPU, for instance.
-        return f"left to the oracle, as the reference has none: {one_line(error)[:80]}"
+        # For instance, TensorFlow has no gradient of grouped convolutions on a CPU.
+        return f"not compared, as the reference has no gradient: {one_line(error)[:80]}"
     ours = gradients(factors)
     for (name, got), value in zip(ours.items(), theirs.values(), strict=True):
         if value is not None:

@@ -1,4 +1,4 @@
-"""Checks of what a layer does to memory: its own, that of others, and what it remembers."""
+"""Checks of how a layer uses memory: what it writes, what it changes and what it keeps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cnnforge.testing._subject import (
 
 
 def every_element_written(subject: Subject) -> str:
-    """Functions of ops write all that is theirs, nothing else, and over what memory holds."""
+    """Require that ops write all of their outputs, nothing else, and read no old values there."""
     layer, inputs = subject.built(), subject.inputs()
     with audit() as found:
         outputs, gradients = gradients_of(layer, inputs)
@@ -40,13 +40,13 @@ def every_element_written(subject: Subject) -> str:
 
 
 def inputs_unchanged(subject: Subject) -> str:
-    """Inputs, weights and upstream gradients are what they were before."""
+    """Require that a layer changes neither inputs nor weights nor upstream gradients."""
     layer = subject.built()
     inputs = tensor(subject.inputs())
     watched: dict[str, Any] = {INPUTS: inputs}
     names = weight_names(layer, layer.weights)
     watched |= {name: weight for name, weight in zip(names, layer.weights, strict=True)}
-    before = {name: numpy(it) for name, it in watched.items()}
+    before = {name: numpy(tensor) for name, tensor in watched.items()}
 
     def unchanged(when: str) -> None:
         for name, value in before.items():
@@ -72,19 +72,19 @@ def inputs_unchanged(subject: Subject) -> str:
 
 
 def determinism(subject: Subject) -> str:
-    """The same call gives the same bits, outputs and gradients."""
+    """Require that the same call gives the same bits, outputs and gradients."""
     layer, inputs = subject.built(), subject.inputs()
     outputs_of(layer, inputs)
-    # The call before it is the same for both: what that leaves behind is another check's affair.
+    # Both calls follow the same call; the check `no_state` tests what a call leaves behind.
     first, second = _everything(layer, inputs), _everything(layer, inputs)
     _same(first, second, "two calls with the same inputs give different bits: not deterministic")
     return ""
 
 
 def no_state(subject: Subject) -> str:
-    """What a call gives depends on its inputs and the weights of now, on no call before it."""
+    """Require that a call depends only on its inputs and the current weights."""
     layer, inputs = subject.built(), subject.inputs()
-    # Of another size and with larger numbers: nothing that was kept fits.
+    # Another size and larger numbers, so that nothing that was kept fits.
     others = subject.inputs(batch=len(inputs) + 1, seed=6) * np.float32(1.5)
     first = _everything(layer, inputs)
     with explained("a call with another batch size fails"):
@@ -94,7 +94,7 @@ def no_state(subject: Subject) -> str:
         first,
         second,
         "the same inputs give something else after a call with other inputs: state is kept "
-        "between calls (if the check 'determinism' fails too, see there first)",
+        "between calls (if the check 'determinism' fails too, fix that first)",
     )
     changed = [weight * weight.dtype.type(1.25) for weight in layer.get_weights()]
     again = subject.built()
@@ -111,8 +111,9 @@ def no_state(subject: Subject) -> str:
 
 def _everything(layer: Any, inputs: Array) -> dict[str, Array | None]:
     outputs, gradients = gradients_of(layer, inputs)
-    found = {f"the gradient of {name}": it for name, it in gradients(factors_like(outputs)).items()}
-    return {"the outputs": outputs, **found}
+    found = gradients(factors_like(outputs))
+    named = {f"the gradient of {name}": gradient for name, gradient in found.items()}
+    return {"the outputs": outputs, **named}
 
 
 def _same(first: dict[str, Array | None], second: dict[str, Array | None], message: str) -> None:

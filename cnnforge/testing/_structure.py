@@ -9,15 +9,16 @@ from typing import Any
 
 import keras
 
+from cnnforge.errors import message_of
 from cnnforge.plugin import LayerSpec
 from cnnforge.testing._subject import Subject, explained, outputs_of, single, tensor
 
 
 def targets(spec: LayerSpec) -> str:
-    """Everything that the spec names can be imported, and is what it should be."""
+    """Require that everything that the spec names can be imported and has the right type."""
     layer = spec.load()
     named = {"target": layer, "reference": spec.load_reference()}
-    named |= {f"fused layer {i + 1}": it for i, it in enumerate(spec.load_fuses())}
+    named |= {f"fused layer {i + 1}": kind for i, kind in enumerate(spec.load_fuses())}
     for what, found in named.items():
         if found is not None and not (
             isinstance(found, type) and issubclass(found, keras.layers.Layer)
@@ -25,25 +26,31 @@ def targets(spec: LayerSpec) -> str:
             raise AssertionError(
                 f"the {what} of {spec.name!r} is {found!r}, expected a subclass of keras.Layer"
             )
+    # The caller has loaded the cases, or has its own.
+    if spec.benchmarks is not None:
+        spec.load_benchmarks()
+    for what, found in {"work": spec.load_work(), "torch": spec.load_torch()}.items():
+        if found is not None and not callable(found):
+            raise AssertionError(f"the {what} of {spec.name!r} is {found!r}, expected a function")
     return ""
 
 
 def registration(spec: LayerSpec) -> str:
-    """Keras finds the class by its registered name, wherever a model is loaded."""
+    """Require that Keras finds the class by its registered name."""
     layer = spec.load()
     name = keras.saving.get_registered_name(layer)
     if keras.saving.get_registered_object(name) is not layer:
         package = spec.plugin or layer.__module__.partition(".")[0]
         raise AssertionError(
-            f"{layer.__name__} is not registered with Keras, so that a saved model cannot name it "
-            f'for certain: put @keras.saving.register_keras_serializable("{package}") before the '
+            f"{layer.__name__} is not registered with Keras, so a saved model may not find it: "
+            f'put @keras.saving.register_keras_serializable("{package}") before the '
             "class"
         )
     return f"as {name!r}"
 
 
 def config_round_trip(subject: Subject) -> str:
-    """The configuration holds every argument and gives the same layer again."""
+    """Require that the configuration holds every argument and gives the same layer again."""
     layer, kind = subject.built(), subject.spec.load()
     config = layer.get_config()
     for name in (*subject.case.arguments, *_parameters(kind)):
@@ -74,20 +81,22 @@ def config_round_trip(subject: Subject) -> str:
 
 
 def _parameters(kind: type) -> list[str]:
-    """The named parameters of the nearest constructor that has some."""
+    """Return the named parameters of the nearest constructor that has some."""
     for parent in kind.__mro__:
         if parent is keras.layers.Layer:
             break
         if "__init__" in vars(parent):
             found = list(inspect.signature(vars(parent)["__init__"]).parameters.values())[1:]
-            names = [it.name for it in found if it.kind not in (it.VAR_POSITIONAL, it.VAR_KEYWORD)]
+            names = [
+                one.name for one in found if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+            ]
             if names:
                 return names
     return []
 
 
 def bad_arguments(subject: Subject) -> str:
-    """What must be refused is, by a message that names the argument and the value."""
+    """Require that bad arguments are refused with a message that names argument and value."""
     for name, value in subject.case.bad_arguments.items():
         try:
             layer = subject.make(**{name: value})
@@ -97,13 +106,13 @@ def bad_arguments(subject: Subject) -> str:
             if name not in message or not (repr(value) in message or str(value) in message):
                 raise AssertionError(
                     f"{name}={value!r} is refused by a message that does not name both: "
-                    f"{' '.join(message.split())[:200]!r}; say which argument was received with "
+                    f"{message_of(error)[:200]!r}; say which argument was received with "
                     "which value, and what was expected"
                 ) from error
         except Exception as error:
             raise AssertionError(
                 f"{name}={value!r} raises {type(error).__name__}, expected a ValueError that "
-                f"names the argument and the value: {' '.join(str(error).split())[:200]}"
+                f"names the argument and the value: {message_of(error)[:200]}"
             ) from error
         else:
             raise AssertionError(
@@ -114,7 +123,7 @@ def bad_arguments(subject: Subject) -> str:
 
 
 def output_shape(subject: Subject) -> str:
-    """The shape computed in advance, the symbolic one and the actual one agree, and the dtype."""
+    """Require that computed, symbolic and actual outputs have the same shape and dtype."""
     layer, shape = subject.built(), subject.case.input_shape
     actual = single(layer(tensor(subject.inputs())))
     got = tuple(actual.shape)
@@ -146,7 +155,7 @@ def output_shape(subject: Subject) -> str:
 
 
 def _agree(layer: Any, shape: tuple[int | None, ...], actual: Any) -> None:
-    """Compare what a layer says symbolically of some shape with its outputs."""
+    """Compare the symbolic outputs of a layer with its actual outputs."""
     got = tuple(actual.shape)
     with explained(f"called on keras.Input for the shape {shape}"):
         outputs = single(layer(keras.Input(batch_shape=shape)))

@@ -1,4 +1,4 @@
-"""A layer in one case: made, given weights and inputs, run."""
+"""Make a layer for one case, give it weights and inputs, and run it."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ INPUTS = "the inputs"
 
 @dataclass(frozen=True, kw_only=True)
 class ClassSpec(LayerSpec):
-    """A spec whose classes are at hand."""
+    """A spec that holds its classes instead of their names."""
 
     layer: Any = None
     stock: Any = None
 
     def load(self) -> Any:
-        """The class."""
+        """Return the class."""
         return self.layer if self.layer is not None else LayerSpec.load(self)
 
     def load_reference(self) -> Any:
-        """The reference."""
+        """Return the reference."""
         return self.stock if self.stock is not None else LayerSpec.load_reference(self)
 
 
@@ -43,7 +43,7 @@ class Subject:
     """A layer in one case.
 
     Attributes:
-        spec: The layer's.
+        spec: Spec of the layer.
         case: The case.
     """
 
@@ -51,16 +51,16 @@ class Subject:
     case: LayerCase
 
     def make(self, **changes: Any) -> Any:
-        """A new layer, not built.
+        """Return a new layer, not built.
 
         Args:
-            **changes: Arguments that differ from the case's, or come on top.
+            **changes: Arguments that replace those of the case, or are added to them.
         """
         with _seeded():
             return self.spec.load()(**{**self.case.arguments, **changes})
 
     def built(self, **changes: Any) -> Any:
-        """A new layer with weights that are the same every time, and none of them zero."""
+        """Return a new layer with weights that are the same every time, and never zero."""
         layer = self.make(**changes)
         with _seeded():
             if not layer.built:
@@ -70,34 +70,34 @@ class Subject:
             value = numpy(weight)
             noise = generator.standard_normal(value.shape)
             if keras.backend.is_float_dtype(weight.dtype):
-                # Near what the author begins with: a width may have to be positive.
+                # Near the initial values: a width, for instance, may have to be positive.
                 scale = float(np.sqrt(np.mean(value.astype(np.float64) ** 2))) or 1.0
                 weight.assign((value + 0.1 * scale * noise).astype(np.float32))
         return layer
 
     def inputs(self, batch: int | None = None, seed: int = 2) -> Array:
-        """Inputs, float32.
+        """Return random inputs, float32.
 
         Args:
-            batch: How many; as many as the case has by default.
-            seed: Others for another one.
+            batch: Number of samples; by default that of the case.
+            seed: Random seed.
         """
         shape = self.case.input_shape if batch is None else (batch, *self.case.input_shape[1:])
         return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
     @property
     def terms(self) -> int:
-        """K of one element of the outputs."""
+        """K of the tolerance, for one element of the outputs."""
         return self.case.terms or max(1, math.prod(self.case.input_shape[1:]))
 
     def grad_terms(self, gradient: Array, outputs: Array) -> int:
-        """K of one element of a gradient: all products of the outputs, shared out."""
+        """Return K for one element of a gradient: all products divided by its elements."""
         return max(1, math.ceil(self.terms * outputs.size / max(1, gradient.size)))
 
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    # An initializer without a seed takes one from here.
+    # An initializer without a seed draws one from Python's generator.
     state = random.getstate()
     random.seed(0)
     try:
@@ -107,24 +107,24 @@ def _seeded() -> Iterator[None]:
 
 
 def tensor(array: Array) -> Any:
-    """A tensor of a copy of the array, which TensorFlow would otherwise share."""
+    """Make a tensor from a copy of an array, which TensorFlow would otherwise share."""
     return keras.ops.convert_to_tensor(np.array(array))
 
 
 def numpy(value: Any) -> Array:
-    """A copy of a tensor or variable; bfloat16, which NumPy does not know, as float32."""
+    """Copy a tensor or variable to NumPy; bfloat16, which NumPy does not know, as float32."""
     if keras.backend.standardize_dtype(value.dtype) == "bfloat16":
         value = cast(value, "float32")
     return np.array(keras.ops.convert_to_numpy(value))
 
 
 def outputs_of(layer: Any, inputs: Array) -> Array:
-    """Run a layer."""
+    """Run a layer and return its outputs."""
     return numpy(single(layer(tensor(inputs))))
 
 
 def single(outputs: Any) -> Any:
-    """The outputs, which must be one tensor."""
+    """Return the outputs, which must be one tensor."""
     if isinstance(outputs, list | tuple | dict):
         raise AssertionError(
             f"the layer returns a {type(outputs).__name__}, and only layers with one output can be "
@@ -140,12 +140,12 @@ def gradients_of(
 
     Args:
         layer: A built layer.
-        inputs: Its inputs, in the dtype that it is to get.
-        training: Whether it computes as in training; by default as it likes best.
+        inputs: Its inputs, in the dtype that the layer gets.
+        training: Passed to the layer; `None` leaves it to the layer's default.
 
     Returns:
         The outputs, and a function from factors to the gradients of sum(factors * outputs) with
-        respect to `INPUTS` and each trainable weight, by its name; `None`: there is none.
+        respect to `INPUTS` and each trainable weight, by its name; a missing gradient is `None`.
     """
     outputs, pull = pullback(layer, tensor(inputs), training=training)
     outputs = single(outputs)
@@ -155,13 +155,13 @@ def gradients_of(
     def gradients(factors: Array) -> dict[str, Array | None]:
         found = pull(cast(tensor(factors), dtype))
         pairs = zip(names, found, strict=True)
-        return {name: None if it is None else numpy(it) for name, it in pairs}
+        return {name: None if gradient is None else numpy(gradient) for name, gradient in pairs}
 
     return numpy(outputs), gradients
 
 
 def weight_names(layer: Any, weights: Any) -> list[str]:
-    """A name for each of some weights of a layer, all different."""
+    """Give each of some weights of a layer a different name."""
     names = [weight.name for weight in weights]
     paths = [weight.path for weight in weights]
     return [
@@ -171,17 +171,17 @@ def weight_names(layer: Any, weights: Any) -> list[str]:
 
 
 def factors_like(outputs: Array, seed: int = 3) -> Array:
-    """Upstream gradients for some outputs."""
+    """Draw upstream gradients for some outputs."""
     return np.random.default_rng(seed).standard_normal(outputs.shape).astype(np.float32)
 
 
 @contextmanager
 def explained(what: str, hints: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Make a failed check of whatever is raised inside.
+    """Turn any error inside into a failed check.
 
     Args:
-        what: What went wrong, for instance "in a graph".
-        hints: Words of an error's message to what helps then.
+        what: Description of the failure, for instance "the layer fails in a graph".
+        hints: Advice for errors whose message contains certain words.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The check of a layer that acts differently in training: beside its reference, as in training."""
+"""Compare a layer that acts differently in training with its reference, as in training."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from cnnforge.testing._subject import (
 )
 from cnnforge.testing._values import compare, stock_of
 
-# Statistics of fewer values may lie so close to the values that a gradient is what rounding leaves.
-_LEAST = 32
+# With fewer values in a statistic, a gradient may consist of rounding errors only.
+_MIN_STATISTIC = 32
 
 
 def training_reference(subject: Subject) -> str:
-    """As in training, outputs, gradients and what the layer remembers are the reference's."""
+    """Compare outputs, gradients and kept statistics with the reference, as in training."""
     layer = subject.built()
-    # Of the variables, those that are no weights hold the state of what is drawn, and numbers that
-    # are drawn in another precision are others.
+    # Variables that are not weights hold the state of a random generator. In another precision it
+    # draws other numbers.
     draws = len(layer.variables) > len(layer.weights)
     stock = stock_of(subject, layer, layer.compute_dtype if draws else "float64")
     for theirs, ours in zip(stock.variables, layer.variables, strict=True):
         theirs.assign(ours)
     batch, *sizes = subject.case.input_shape
     positions = max(1, math.prod(sizes[:-1]))
-    inputs = subject.inputs(batch=max(batch, math.ceil(_LEAST / positions)))
+    inputs = subject.inputs(batch=max(batch, math.ceil(_MIN_STATISTIC / positions)))
     terms = max(subject.terms, len(inputs) * positions)
     with explained("with training=True the layer fails"):
         outputs, gradients = gradients_of(layer, inputs, training=True)

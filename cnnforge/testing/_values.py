@@ -28,18 +28,18 @@ def compare(
     against: str,
     causes: Callable[[Array], str] | None = None,
 ) -> None:
-    """Require that a result is what it should be, up to rounding.
+    """Require that a result equals its reference up to rounding.
 
     Args:
-        what: What the message calls it.
-        got: The result; `None`: there is none.
-        expected: What it should be.
+        what: Name of the result in the message.
+        got: The result; `None` if it is missing.
+        expected: The reference.
         terms: K of the tolerance.
-        against: What it is compared with, for the message.
-        causes: From a wrong result to what would explain it, or "".
+        against: Name of the reference in the message.
+        causes: Function from a wrong result to its explanation, or "".
 
     Raises:
-        AssertionError: It is not; the message says how it differs.
+        AssertionError: They differ; the message says how.
     """
     if got is None:
         if expected.any():
@@ -59,7 +59,7 @@ def compare(
 
 
 def oracle_of(subject: Subject, layer: Any) -> Callable[..., Array]:
-    """The oracle as a function of float64 inputs and weights."""
+    """Return the oracle as a function of float64 inputs and weights."""
 
     def oracle(inputs: Array, *weights: Array) -> Array:
         made = subject.case.oracle(layer, inputs, *weights)  # pyright: ignore[reportOptionalCall]
@@ -75,7 +75,7 @@ def weight_arrays(layer: Any) -> list[Array]:
 def _causes(
     compute: Callable[..., Array], inputs: Array, weights: Sequence[Array], names: Sequence[str]
 ) -> Callable[[Array], str]:
-    """What mistake with the inputs or a weight would give the outputs that were found."""
+    """Return a function that names the mistake that would give certain wrong outputs."""
     sources = [inputs, *weights]
 
     def causes(got: Array) -> str:
@@ -87,7 +87,7 @@ def _causes(
                 try:
                     found = compute(*changed)
                 except Exception:
-                    continue  # A definition need not hold for what a layer never gets.
+                    continue  # The oracle need not accept inputs that the layer never gets.
                 if fits(got, found):
                     verb = {"is": "were", "has": "had"}[verb]
                     return f"it is as if {name} {verb} {rest}"
@@ -97,7 +97,7 @@ def _causes(
 
 
 def values_oracle(subject: Subject) -> str:
-    """The outputs are those of the oracle."""
+    """Compare the outputs with the oracle."""
     layer, inputs = subject.built(), subject.inputs()
     got = outputs_of(layer, inputs)
     compute, weights = oracle_of(subject, layer), weight_arrays(layer)
@@ -113,7 +113,7 @@ def values_oracle(subject: Subject) -> str:
 
 
 def stock_of(subject: Subject, layer: Any, dtype: str = "float64") -> Any:
-    """The reference, in float64 by default, with the weights of a layer."""
+    """Return the reference, in float64 by default, with the weights of a layer."""
     config = {**layer.get_config(), "dtype": dtype}
     stock = subject.spec.load_reference().from_config(config)
     if not stock.built:
@@ -128,7 +128,7 @@ def check_weights(layer: Any, stock: Any) -> None:
     """Require that a layer and its reference have weights of the same shapes.
 
     Raises:
-        AssertionError: They have not.
+        AssertionError: The number of weights or a shape differs.
     """
     if len(stock.weights) != len(layer.weights):
         raise AssertionError(
@@ -144,16 +144,16 @@ def check_weights(layer: Any, stock: Any) -> None:
 
 
 def reference_inputs(subject: Subject, layer: Any) -> Array:
-    """Inputs for a layer and its reference."""
+    """Return inputs for a layer and its reference."""
     if layer.weights:
         return subject.inputs()
-    # A layer without weights may be about order: small integers have ties.
+    # A layer without weights may compare values, and small integers have ties.
     shape = subject.case.input_shape
     return np.random.default_rng(4).integers(-3, 4, shape).astype(np.float32)
 
 
 def values_reference(subject: Subject) -> str:
-    """The outputs are those of the reference in float64."""
+    """Compare the outputs with the reference in float64."""
     layer = subject.built()
     stock, inputs = stock_of(subject, layer), reference_inputs(subject, layer)
 

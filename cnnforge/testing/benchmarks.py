@@ -1,4 +1,4 @@
-"""The benchmarks of a layer, made of its cases: what the fixture `layer_benchmark` measures."""
+"""Make the benchmarks of a layer from its cases, for the fixture `layer_benchmark`."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ def benchmark_cases(
 
     Args:
         layer: The name of a declared layer, qualified or short, or its spec.
-        cases: What to measure, each at its `speed_shape`, or at its `input_shape` without one. By
-            default the cases that the spec names, without those that have no `speed_shape`.
+        cases: The cases to measure, each at its `speed_shape`, or at its `input_shape` without one.
+            By default the benchmarks of the spec; without benchmarks, its cases that name a
+            `speed_shape`.
         reference: The Keras layer class to compare with, by default the one that the spec names.
             It takes the configuration of the layer, has the same weights in the same order and
             computes the same, also in float64. A subclass of the layer with another `call` will do.
 
     Returns:
-        One for each case, named after the layer and the case: `"gabor.large"`. The name and a
-        pass, `"gabor.large.full"`, are the key of a threshold.
+        One benchmark for each case, named after the layer and the case: `"gabor.large"`. The name
+        and a pass, `"gabor.large.full"`, are the key of a threshold.
 
     Raises:
         UnknownNameError: No plugin declares such a layer.
@@ -53,9 +54,7 @@ def benchmark_cases(
             "its time with: give benchmark_cases(..., reference=CLASS) a Keras layer class that "
             "computes the same"
         )
-    chosen = tuple(spec.load_cases() if cases is None else cases)
-    if cases is None:
-        chosen = tuple(it for it in chosen if it.speed_shape is not None)
+    chosen = tuple(spec.load_benchmarks() if cases is None else cases)
     if not chosen:
         raise UsageError(
             f"no case of the layer {spec.qualified_name!r} names a shape to measure: give a "
@@ -64,6 +63,7 @@ def benchmark_cases(
     found = []
     for case in chosen:
         config = Subject(spec, case).make().get_config()
-        workload = Workload(spec, kind, stock, config, case.speed_shape or case.input_shape)
+        shape = case.speed_shape or case.input_shape
+        workload = Workload(spec, kind, stock, config, shape, case.grad_inputs)
         found.append(Case(f"{spec.name}.{case.name}" if case.name else spec.name, workload))
     return found

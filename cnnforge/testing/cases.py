@@ -1,4 +1,4 @@
-"""What a layer is checked with, and what a check is; light, for manifests and cases to import."""
+"""Cases and checks of a layer. Light, so that manifests and modules of cases can import it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ class LayerCase:
     case, so that swapped axes cannot hide.
 
     Args:
-        arguments: The constructor's.
+        arguments: Arguments of the constructor.
         input_shape: The shape of the inputs, the batch included.
         oracle: `oracle(layer, inputs, *weights) -> outputs` in NumPy: the definition of the layer,
-            written to be read. All arrays are float64; `layer` is there for its attributes,
-            `weights` are those of `layer.weights`, in their order. Values are compared with it and
-            gradients with its finite differences.
-        name: Lower-case words with hyphens, which tell the case from the others of a layer.
-        bad_arguments: Argument to a value that the layer must refuse, with a message that names
+            written to be read. All arrays are float64. It may read the attributes of `layer`;
+            `weights` are the arrays of `layer.weights`. Values are compared with it, and gradients
+            with its finite differences.
+        name: Lower-case words with hyphens, different for each case of a layer.
+        bad_arguments: Arguments with values that the layer must refuse, with a message that names
             both.
         terms: K of the tolerance, the number of products in one element of the outputs. By
-            default the number of inputs that one sample has, which no element can depend on more
-            of.
+            default the number of inputs of one sample, the max number that an element can depend
+            on.
         speed_shape: The shape that the speed is measured at; by default `input_shape` with a batch
-            of 32. `benchmark_cases` takes the cases that name one.
+            of 32. `benchmark_cases` takes the cases that name one, unless the spec of the layer
+            names benchmarks.
+        grad_inputs: Whether the speed of training includes the gradient of the inputs; a first
+            layer needs none.
 
     Example:
         ```python
@@ -50,6 +53,7 @@ class LayerCase:
     bad_arguments: Mapping[str, Any] = field(default_factory=dict)
     terms: int | None = None
     speed_shape: tuple[int, ...] | None = None
+    grad_inputs: bool = True
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,9 @@ class Check:
     `str(check)` is its name, which is the same in every process: `"values_oracle-strided"`.
 
     Attributes:
-        kind: What is checked, for instance `"values_oracle"`.
-        case: The name of the case; "" for a check of the whole.
-        run: Checks; returns a note, or "", and raises `AssertionError` where it fails.
+        kind: Name of the property, for instance `"values_oracle"`.
+        case: Name of the case; "" for a check of the whole layer.
+        run: Function that checks. It returns a note, or "", and raises `AssertionError` on failure.
     """
 
     kind: str
@@ -72,13 +76,13 @@ class Check:
         return f"{self.kind}-{self.case}" if self.case else self.kind
 
     def __call__(self) -> str:
-        """Check.
+        """Check the property.
 
         Returns:
-            What is worth knowing of a check that passed, in a few words; mostly "".
+            A note of a few words about a check that passed; mostly "".
 
         Raises:
-            AssertionError: It does not hold; the message says what is wrong, and what may be the
-                cause.
+            AssertionError: The property does not hold; the message names the fault and, if it can,
+                the cause.
         """
         return self.run()

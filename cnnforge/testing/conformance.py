@@ -1,7 +1,6 @@
-"""All checks of a layer, a model or a dataset, by name: what a plugin's author runs.
+"""List all checks of a layer, a model or a dataset, for authors of plugins.
 
-Which checks there are is known without computing anything: pytest collects them, and runs those
-that it is asked for.
+Listing computes nothing, so pytest can collect the checks and run some of them.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ def layer_checks(
 
     Args:
         layer: The name of a declared layer, qualified or short; its spec; or a layer class.
-        cases: What it is checked with; by default what its spec names.
-        reference: The stock layer that it stands for; by default what its spec names.
+        cases: Cases to check; by default those that the spec names.
+        reference: Stock layer that it stands for; by default the one that the spec names.
         speed: Whether its speed is measured as well.
 
     Returns:
@@ -87,12 +86,11 @@ def subject_spec(layer: str | LayerSpec | type, reference: type | None) -> Layer
     if isinstance(layer, LayerSpec):
         if reference is None:
             return layer
-        known = {
-            name: getattr(layer, name) for name in ("name", "target", "summary", "plugin", "cases")
-        }
+        names = ("name", "target", "summary", "plugin", "cases", "benchmarks", "work", "torch")
+        known = {name: getattr(layer, name) for name in names}
         return ClassSpec(**known, fuses=layer.fuses, stock=reference)
     return ClassSpec(
-        name="".join(f"_{it.lower()}" if it.isupper() else it for it in layer.__name__).strip("_"),
+        name="".join(f"_{c.lower()}" if c.isupper() else c for c in layer.__name__).strip("_"),
         target=f"{layer.__module__}:{layer.__name__}",
         summary="",
         layer=layer,
@@ -123,7 +121,7 @@ def _targets(spec: LayerSpec, cases: tuple[LayerCase, ...], error: PluginError |
 
 
 def _of_case(subject: Subject) -> dict[str, Any]:
-    """The checks that make sense for a case."""
+    """Return the checks that make sense for a case."""
     has_reference = getattr(subject.spec, "stock", None) or subject.spec.reference
     found = dict(_structure.CHECKS)
     if not subject.case.bad_arguments:
@@ -139,7 +137,7 @@ def _of_case(subject: Subject) -> dict[str, Any]:
     found |= {**_memory.CHECKS, **_behaviour.CHECKS}
     if has_reference:
         found |= _conversion.CHECKS
-        # The other checks call a layer as for a prediction.
+        # All other checks call a layer as for a prediction.
         if "training" in inspect.signature(subject.spec.load().call).parameters:
             found |= _training.CHECKS
     return found

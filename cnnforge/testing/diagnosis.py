@@ -1,4 +1,4 @@
-"""From two arrays that should be the same to what is probably wrong: sign, scale, axes, shift."""
+"""Find the probable reason why two arrays differ: sign, scale, axes, shift."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
-# What fits a guess up to this share of its size is taken for its explanation.
+# A guess explains a result if they differ by at most this share of the size.
 _FITS = 1e-3
 
 
 def diagnose(got: Any, expected: Any) -> str:
-    """Say in what way a result differs from what it should be.
+    """Say in what way a result differs from its reference.
 
     Args:
         got: The result, any shape.
-        expected: What it should be.
+        expected: The reference.
 
     Returns:
-        For instance `"has the opposite sign"` or `"is shifted by one along axis 2"`; "" where
-        nothing simple explains the difference.
+        For instance `"has the opposite sign"` or `"is shifted by one along axis 2"`; "" if nothing
+        simple explains the difference.
     """
     got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     if got.shape != expected.shape:
@@ -47,20 +47,20 @@ def diagnose(got: Any, expected: Any) -> str:
 
 
 def fits(got: np.ndarray, expected: np.ndarray) -> bool:
-    """Whether two arrays of one shape are the same but for a thousandth of their size."""
+    """Tell whether two arrays are the same up to a thousandth of their size."""
     if got.shape != expected.shape:
         return False
     return _size(got - expected) <= _FITS * _size(expected)
 
 
 def variants(array: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[str, str]]]:
-    """Yield an array as usual mistakes would have it, and how the mistake is called.
+    """Yield an array changed by each of some usual mistakes, and the name of the mistake.
 
     Args:
         array: Any shape.
 
     Yields:
-        The other array, of the same shape, and a verb with what it takes, for instance
+        The changed array, of the same shape, and a verb with its object, for instance
         `("has", "the opposite sign")`.
     """
     yield -array, ("has", "the opposite sign")
@@ -76,7 +76,7 @@ def variants(array: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[str, str]]]:
 
 
 def _shifted(got: np.ndarray, expected: np.ndarray) -> str:
-    """Compare the inside with that of the neighbours; at the border stands what nobody knows."""
+    """Compare the inner elements with their neighbours; those at the border are not compared."""
     for axis in range(got.ndim):
         length = got.shape[axis]
         if length < 4:

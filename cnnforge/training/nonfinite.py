@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from cnnforge.backends import Trainer
+from cnnforge.utils.keras_graph import all_layers
 
 Batch = tuple[np.ndarray, Mapping[str, np.ndarray]]
 
@@ -124,7 +125,7 @@ def _watched(
     model: keras.Model, look: Callable[[keras.layers.Layer, Any, Any], None]
 ) -> Iterator[None]:
     """Call a function after every layer of a model, with the layer, its inputs and its outputs."""
-    layers = [layer for layer in model._flatten_layers() if layer is not model]
+    layers = [layer for layer in all_layers(model) if layer is not model]
 
     def watch(layer: keras.layers.Layer) -> None:
         call = layer.call

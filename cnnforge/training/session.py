@@ -24,6 +24,7 @@ from cnnforge.tasks import LOSS, Evaluation, Row, Task
 from cnnforge.training.events import EpochEnded, EpochMetrics, Event, Listener
 from cnnforge.training.loop import TrainingResult, train
 from cnnforge.training.state import StateStore, TrainingState
+from cnnforge.utils.keras_graph import all_layers
 
 # Options that may change when a run is resumed.
 FREE = ("epochs", "output", "plugin", "init_from", "strict")
@@ -193,7 +194,7 @@ class Session:
 
 def own_layers(model: keras.Model) -> list[type]:
     """Return the layer classes of a model that do not belong to Keras."""
-    kinds = dict.fromkeys(type(layer) for layer in model._flatten_layers())
+    kinds = dict.fromkeys(type(layer) for layer in all_layers(model))
     return [kind for kind in kinds if kind.__module__.partition(".")[0] != "keras"]
 
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Write files so that they appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _PREFIX = ".cnnforge-tmp-"
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on leaving, move what was written there onto `path`.
+    """Yield a temporary path in the folder of `path`; on leaving, rename that file to `path`.
 
-    The temporary name keeps the suffix of `path`, because some writers (Keras among them) choose
-    the format by it. The data is on the disk before the name changes, and the folder's entry is
-    on the disk when this returns. When the body raises, `path` keeps its old content and the
-    temporary file is removed.
+    The temporary name keeps the suffix of `path`, because some writers, such as Keras, choose the
+    format by it. The data is on the disk before the name changes, and the folder's entry is on the
+    disk when this returns. If the body raises, `path` keeps its old content and the temporary file
+    is removed.
 
     Args:
         path: The file to create or to replace. Its folder must exist.
@@ -27,14 +27,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         The path to write to.
 
     Raises:
-        OSError: The file could not be written: no space, no permission, no folder.
+        OSError: The file could not be written, for instance for lack of space or permission.
     """
     path = Path(path)
     handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
-        # mkstemp makes the file private; a result is as readable as any other file.
+        # mkstemp makes the file private; a result must be as readable as any other file.
         os.chmod(temporary, 0o666 & ~_umask())
         yield temporary
         with temporary.open("rb") as file:
@@ -74,13 +74,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that a killed process has left in `folder`."""
+    """Remove the temporary files that a killed process has left in a folder.
+
+    Args:
+        folder: The folder.
+    """
     for path in folder.glob(f"{_PREFIX}*"):
         path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the entries of `folder` to the disk, where the system can do that."""
+    """Write the entries of a folder to the disk; Windows does not support it.
+
+    Args:
+        folder: The folder.
+    """
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -91,7 +99,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _umask() -> int:
-    # There is no way to read it without setting it.
+    # It cannot be read without setting it.
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

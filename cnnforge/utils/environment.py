@@ -1,4 +1,4 @@
-"""What a result depends on besides the configuration: versions, processor, graphics card."""
+"""Describe what a result depends on besides the configuration: versions, processor, graphics."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ import llvmlite.binding
 import numba
 from numba.core import config
 
+from cnnforge.utils.processors import usable_processors
+
 _PACKAGES = ("cnnforge", "keras", "tensorflow", "torch", "numba", "llvmlite", "numpy", "pillow")
 _TIMEOUT = 5.0
 
@@ -25,11 +27,11 @@ def environment(**facts: Any) -> dict[str, Any]:
     """Describe this machine and this process.
 
     Args:
-        **facts: What the caller knows: a seed, a fingerprint, the plugins. They follow the rest.
+        **facts: More values from the caller, such as a seed; they follow the rest.
 
     Returns:
         Plain values, ready for JSON: `python`, `packages`, `backend`, `platform`, `cpu`,
-        `threading_layer`, `gpu` and `driver` (`"none"` where there is none), `git`, `command`,
+        `threading_layer`, `gpu` and `driver` (`"none"` without a graphics card), `git`, `command`,
         then `facts`.
     """
     return {
@@ -47,7 +49,11 @@ def environment(**facts: Any) -> dict[str, Any]:
 
 
 def versions(names: Sequence[str]) -> dict[str, str]:
-    """Look up the versions of installed distributions; those that are missing are left out."""
+    """Look up the versions of installed distributions; missing ones are left out.
+
+    Args:
+        names: Names of distributions.
+    """
     found = {}
     for name in names:
         try:
@@ -67,27 +73,25 @@ def processor() -> dict[str, Any]:
     """Describe the processor.
 
     Returns:
-        `model`, `target` (what LLVM compiles for), `features` (the instruction sets), `cores`
-        (logical ones) and `usable_cores` (those that this process may run on).
+        `model`, `target` (LLVM's name of the processor), `features` (the instruction sets), `cores`
+        (logical processors) and `usable_cores` (those that this process may run on).
     """
     features = llvmlite.binding.get_host_cpu_features()
-    cores = os.cpu_count() or 1
-    affinity = getattr(os, "sched_getaffinity", None)
     return {
         "model": _model_name() or platform.processor() or platform.machine(),
         "target": llvmlite.binding.get_host_cpu_name(),
         "features": sorted(name for name, present in features.items() if present),
-        "cores": cores,
-        "usable_cores": len(affinity(0)) if affinity else cores,
+        "cores": os.cpu_count() or 1,
+        "usable_cores": usable_processors(),
     }
 
 
 def threading_layer() -> str:
-    """Name the library that Numba's parallel loops run on: known once one of them has run."""
+    """Name the library that runs Numba's parallel loops; it is known after the first loop."""
     try:
         return numba.threading_layer()
     except ValueError:
-        # Numba makes the names of its configuration at run time.
+        # A type checker does not see the names: Numba sets them at run time.
         return f"not used yet (configured: {vars(config)['THREADING_LAYER']})"
 
 
@@ -105,14 +109,14 @@ def graphics() -> dict[str, Any]:
 
 
 def git_commit(folder: Path) -> Mapping[str, Any] | None:
-    """Say which commit of a repository `folder` is at.
+    """Find the commit of the repository around a folder.
 
     Args:
         folder: Any folder.
 
     Returns:
-        `commit` and `dirty` (whether a tracked file differs from it), or `None` where there is no
-        repository, no commit or no git.
+        `commit` and `dirty` (whether a tracked file differs from it), or `None` without a
+        repository, a commit or git.
     """
     commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")
     if commit is None:
@@ -134,7 +138,7 @@ def _model_name() -> str | None:
 
 
 def _output(*command: str) -> str | None:
-    """Run a program; `None` when there is no such program or it fails."""
+    """Run a program and return its output; `None` if it is missing or fails."""
     program = shutil.which(command[0])
     if program is None:
         return None

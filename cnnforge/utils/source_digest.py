@@ -1,4 +1,4 @@
-"""A digest of code that is being worked on, which no version number tells apart."""
+"""Digest editable sources, which change without a new version number."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from types import ModuleType
 
 @cache
 def sources_digest(kind: type) -> str:
-    """Digest the sources that a class is made of, where they are no installed package.
+    """Digest the sources of a class that are not part of an installed package.
 
-    An installed package has a version. A plugin's file, and a package that is installed in
-    editable mode, change while the version stays.
+    An installed package has a version. The file of a plugin and a package that is installed in
+    editable mode change while the version stays.
 
     Args:
         kind: A class.
 
     Returns:
-        A digest of the sources of its module, and of all modules that its module has names of, and
-        these in turn; "" where all of them are installed.
+        A digest of the sources of its module, of all modules that this module has names of, and so
+        on; "" if all of them are installed.
     """
     files = sorted(set(_sources(sys.modules.get(kind.__module__), set())))
     if not files:

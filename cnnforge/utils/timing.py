@@ -1,4 +1,4 @@
-"""Timing that can be believed: interleaved, in one process, as ratios."""
+"""Time functions alternately, in one process, and compare them as ratios."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _LONG = 0.05
 
 @dataclass(frozen=True)
 class Timing:
-    """How long one thing took.
+    """The time of one function, over several measurements.
 
     Attributes:
-        median: Seconds.
-        p20: The 20th percentile, seconds.
-        p80: The 80th percentile, seconds.
-        rounds: How many times it was measured.
-        best: The shortest, seconds.
-        seconds: All of them, in the order of the rounds.
+        median: Median, in seconds.
+        p20: The 20th percentile, in seconds.
+        p80: The 80th percentile, in seconds.
+        rounds: Number of measurements.
+        best: Minimum, in seconds.
+        seconds: All measurements, in the order of the rounds.
     """
 
     median: float
@@ -43,25 +43,26 @@ def interleave(
     enough: Callable[[Mapping[str, np.ndarray]], bool] = lambda _: False,
     measure: Callable[[Callable[[], object], int], float] | None = None,
 ) -> tuple[dict[str, Timing], dict[str, np.ndarray]]:
-    """Time functions in turn, so that whatever slows the machine slows all of them.
+    """Time functions alternately, so that a busy machine slows all of them.
 
     In each round every function is measured once; the order alternates. A short function is
-    repeated within a measurement until that lasts ``seconds``.
+    repeated within a measurement until the measurement lasts ``seconds``.
 
     Args:
-        functions: Name to function; its result must be there when it returns. One that has a
-            method ``repeat(count)`` is asked to repeat itself.
-        rounds: Measurements of each.
-        warm_up: Calls of each that are not measured.
-        seconds: The shortest measurement.
-        limit: Seconds after which no further round begins, once there were three.
-        enough: Told the seconds of the rounds so far, once there were three: whether they will do.
-        measure: The seconds of so many calls of a function; by default those of this process'
-            clock. A device that computes on its own has a clock of its own.
+        functions: Functions by name. A function returns when its result is computed. If it has a
+            method ``repeat(count)``, that is called to repeat it.
+        rounds: Number of measurements of each function.
+        warm_up: Number of calls of each function before the first measurement.
+        seconds: Min duration of a measurement, in seconds.
+        limit: Seconds after which no further round begins, but three rounds are measured.
+        enough: Function that decides after three or more rounds, from the seconds so far, whether
+            they are enough.
+        measure: Function that returns the seconds of `count` calls of a function. By default it
+            reads the clock of this process; a device may have its own clock.
 
     Returns:
-        The timings, and for each name the (rounds,) seconds themselves: a ratio of two is best
-        taken round by round.
+        The timings, and for each name the (rounds,) seconds. A ratio of two functions should be
+        taken in each round.
     """
     repeats = {}
     clock = measure or _seconds
@@ -70,8 +71,8 @@ def interleave(
             function()
     for name, function in functions.items():
         repeats[name] = 1
-        while (once := _least(clock, function, repeats[name])) < seconds / 2:
-            # What a first call costs besides is not part of what ten more cost.
+        while (once := _shortest(clock, function, repeats[name])) < seconds / 2:
+            # At most ten times as many, because a first call may have other costs.
             wanted = repeats[name] * seconds / max(once, 1e-9)
             repeats[name] = int(min(np.ceil(wanted), 10 * repeats[name]))
     times: dict[str, list[float]] = {name: [] for name in functions}
@@ -90,10 +91,10 @@ def interleave(
     return {name: timing(values) for name, values in arrays.items()}, arrays
 
 
-def _least(
+def _shortest(
     clock: Callable[[Callable[[], object], int], float], function: Callable[[], object], count: int
 ) -> float:
-    """The lesser of two measurements; of one that takes longer than any interruption, that."""
+    """Return the min of two measurements; a long one is not repeated."""
     once = clock(function, count)
     return once if once > _LONG else min(once, clock(function, count))
 
@@ -122,11 +123,11 @@ def timing(values: np.ndarray) -> Timing:
 
 
 def ratio(reference: np.ndarray, ours: np.ndarray) -> tuple[float, float, float]:
-    """How many times as fast as the reference: median, 20th and 80th percentile over the rounds.
+    """Divide the times of a reference by ours: median, 20th and 80th percentile over the rounds.
 
     Args:
         reference: (rounds,) seconds of the reference.
-        ours: (rounds,) seconds, of the same rounds.
+        ours: (rounds,) seconds of our layer in the same rounds.
     """
     p20, median, p80 = np.percentile(reference / ours, (20, 50, 80))
     return float(median), float(p20), float(p80)

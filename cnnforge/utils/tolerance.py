@@ -1,11 +1,11 @@
-"""The one tolerance: how far a result may be from its reference.
+"""The only tolerance: the bound of the difference between a result and its reference.
 
 A sum of K products in a precision of machine epsilon eps carries a rounding error that grows like
 sqrt(K) * eps of the sum's size (Higham, "Accuracy and Stability of Numerical Algorithms", 2002,
-section 4.2, for random errors). Results are compared as a whole: element-wise relative errors are
-the wrong measure, since one element of a sum may cancel to nothing. The reference is first rounded
-to the precision of the result, which can come no nearer: a single product (K = 1) is asked to be
-just that.
+section 4.2, for random errors). Results are compared as a whole. Element-wise relative errors are
+the wrong measure, since one element of a sum may cancel to zero. The reference is first rounded to
+the precision of the result, because no result can be nearer. So a single product (K = 1) must be
+equal to it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy as np
 
 
 def error_bounds(reference: Any, terms: int, dtype: Any = np.float32) -> tuple[float, float]:
-    """The largest root mean square error and the largest single error allowed.
+    """Return the max allowed root mean square error and the max allowed single error.
 
     Args:
-        reference: What is compared with, any shape.
+        reference: The reference, any shape.
         terms: K, the number of products (or summands) in one element.
         dtype: The precision of the result that is tested.
 
@@ -34,7 +34,7 @@ def error_bounds(reference: Any, terms: int, dtype: Any = np.float32) -> tuple[f
 
 
 def assert_close(actual: Any, reference: Any, terms: int, dtype: Any = np.float32) -> None:
-    """Require that ``actual`` is ``reference`` up to rounding.
+    """Require that a result equals its reference up to rounding.
 
     Args:
         actual: The result, any shape.
@@ -43,8 +43,8 @@ def assert_close(actual: Any, reference: Any, terms: int, dtype: Any = np.float3
         dtype: The precision of ``actual``.
 
     Raises:
-        AssertionError: Another shape, a value that is not finite, or an error above the bound;
-            the message quotes the formula and the position of the largest error.
+        AssertionError: Another shape, a value that is not finite, or an error above the bound. The
+            message quotes the formula and the position of the largest error.
     """
     got = np.asarray(actual, np.float64)
     expected = np.asarray(reference).astype(dtype).astype(np.float64)

@@ -1,6 +1,5 @@
 """The cases of `make bench` and `make bench-gate`, and the thresholds that are kept for them."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import cases  # pyright: ignore[reportMissingImports]
@@ -10,7 +9,6 @@ import pytest
 from cnnforge.benchmarking import work
 from cnnforge.benchmarking.gate import PASSES, compare_names
 from cnnforge.benchmarking.thresholds import file_name, read_thresholds
-from cnnforge.plugin import LayerSpec
 
 THRESHOLDS = sorted((Path(layer_cases.__file__).parent / "thresholds").glob("*.toml"))
 
@@ -39,7 +37,7 @@ def test_every_shape_is_measured():
 def test_what_a_case_computes(every_case):
     convolutions = {case.name: case for case in cases.CONVOLUTIONS}
     for case in every_case:
-        counted = work(case.workload.build(case.workload.reference), case.workload.shape)
+        counted = work(case.workload, case.workload.build(case.workload.reference))
         assert counted is not None
         name, kind = case.name.split(".")
         if kind == "convolution" and name in convolutions:
@@ -53,19 +51,7 @@ def test_a_new_layer_needs_no_line_here(monkeypatch):
     kept = {name: it for name, it in layer_cases.RECIPES.items() if it[0] != "MaxPooling2D"}
     monkeypatch.setattr(layer_cases, "RECIPES", kept)
     monkeypatch.setattr(layer_cases, "PAIRS", tuple(kept))
-    # Its own cases name no shape to measure at.
-    assert [it.name for it in layer_cases.every_case()] == list(kept)
-    cases_of = LayerSpec.load_cases
-    shape = (32, 28, 28, 8)
-    monkeypatch.setattr(
-        LayerSpec,
-        "load_cases",
-        lambda it: tuple(
-            replace(case, speed_shape=shape) if it.name == spec.name else case
-            for case in cases_of(it)
-        ),
-    )
-    shapes = {it.name: it.workload.shape for it in layer_cases.every_case()}
-    own = {name: shape for name, shape in shapes.items() if name.startswith("max_pooling2d")}
-    assert len(own) == len(spec.load_cases())
-    assert set(own.values()) == {shape}
+    names = [case.name for case in layer_cases.every_case()]
+    own = [f"{spec.name}.{case.name}" for case in spec.load_benchmarks()]
+    assert names == [*kept, *own]
+    assert len(own) == 3

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from cnnforge.errors import CnnforgeError, DataError, one_line
+from cnnforge.errors import CnnforgeError, DataError, message_of, one_line
 
 
 def caught(action):
@@ -32,7 +32,11 @@ def test_lines_are_joined():
 
 
 def test_no_message():
-    assert one_line(SystemExit()) == "SystemExit"
+    assert one_line(SystemExit()) == message_of(SystemExit()) == "SystemExit"
+
+
+def test_the_message_alone():
+    assert message_of(ValueError(" one\n  two ")) == "one two"
 
 
 def test_syntax_error_names_its_place_once():

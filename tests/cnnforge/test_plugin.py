@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from cnnforge.errors import PluginError
-from cnnforge.plugin import DatasetSpec, LayerSpec, ModelSpec
+from cnnforge.plugin import DatasetSpec, LayerSpec, ModelSpec, Work
 
 SPEC_TYPES = [LayerSpec, DatasetSpec, ModelSpec]
 
@@ -92,6 +92,36 @@ def test_bad_reference_names_it():
     spec = LayerSpec(name="x", target="a:b", summary="", reference="no_such_module:Layer")
     with pytest.raises(PluginError, match="the reference 'no_such_module:Layer' of layer 'x'"):
         spec.load_reference()
+
+
+FIELDS = ("reference", "cases", "benchmarks", "work", "torch")
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_every_field_of_a_layer_is_checked_and_imported(field):
+    with pytest.raises(ValueError, match=f"the {field} of layer 'x' must look like"):
+        LayerSpec(name="x", target="a:b", summary="", **{field: "math.prod"})
+    spec = LayerSpec(name="x", target="math:prod", summary="", **{field: "math:no"})
+    with pytest.raises(PluginError, match=f"the {field} 'math:no' of layer 'x' cannot be loaded"):
+        spec.load_all()
+    LayerSpec(name="x", target="math:prod", summary="").load_all()
+
+
+def test_benchmarks(tmp_path, monkeypatch):
+    """Without benchmarks, the cases that name a shape for their speed."""
+    source = "from types import SimpleNamespace as Case\n"
+    source += "CASES = [Case(speed_shape=shape) for shape in (None, (2, 3))]"
+    (tmp_path / "acme_benchmarks.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    cases = "acme_benchmarks:CASES"
+    spec = LayerSpec(name="x", target="math:prod", summary="", cases=cases)
+    assert [case.speed_shape for case in spec.load_benchmarks()] == [(2, 3)]
+    assert len(dataclasses.replace(spec, benchmarks=cases).load_benchmarks()) == 2
+    assert LayerSpec(name="x", target="math:prod", summary="").load_benchmarks() == ()
+
+
+def test_work_is_added():
+    assert Work(1, 2) + Work(3, 4) == Work(4, 6)
 
 
 def test_specs_do_not_change():

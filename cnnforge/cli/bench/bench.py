@@ -1,4 +1,4 @@
-"""`cnnforge bench`: how fast the layers are, beside the framework's own, on this machine."""
+"""`cnnforge bench`: measure the layers on this machine, compared with the framework's own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cnnforge.conversion.certificate import LayerCheck
     from cnnforge.plugin_host.discovery import Plugins
 
-# Those of the digits that `train` learns without further options.
+# Images and classes of the digits, the default data of `train`.
 _MODEL_SHAPE = (28, 28, 1)
 _CLASSES = 10
 
@@ -33,35 +33,36 @@ def bench(
         str | None,
         typer.Option(
             metavar="NxHxWxC",
-            help="The inputs; HxWxC takes N from --batch-size.  [default: several small ones; "
-            "for a model 28x28x1]",
+            help="Shape of the inputs; HxWxC takes N from --batch-size.  [default: several small "
+            "ones; for a model 28x28x1]",
         ),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", help="Images per call.  [default: 64 for a model]")
     ] = None,
     rounds: Annotated[
-        int, typer.Option(metavar="N", min=3, help="How often each is measured.")
+        int, typer.Option(metavar="N", min=3, help="Number of measurements of each.")
     ] = 30,
     csv: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a table too, a row for each pass.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write a table, a row for each pass."),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw the ratios and a roofline too.")
+        Path | None, typer.Option(metavar="FILE.png", help="Also draw the ratios and a roofline.")
     ] = None,
     compare: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.json", help="Compare with what --json has printed on this machine."
+            metavar="FILE.json", help="Compare with an earlier output of --json on this machine."
         ),
     ] = None,
     plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure layers against the framework's own, both in turn; only those that compute right.
+    """Measure layers and the framework's own alternately, once they compute the same.
 
-    Exit codes: 0 done, 1 a layer computes something else than its reference, 2 asked for wrongly,
-    or --compare with another machine.
+    Exit codes: 0 done, 1 a layer computes something else than its reference, 2 usage error, or
+    --compare with another machine.
     """
     from cnnforge.errors import UsageError
 
@@ -70,7 +71,7 @@ def bench(
     for path, suffix in ((csv, ""), (plot, ".png")):
         _check_target(path, suffix)
     plugins = load_plugins(plugin)
-    # An unknown name is told before the seconds that an import of Keras takes.
+    # An unknown name is an error at once, before Keras is imported, which takes seconds.
     if layer is not None:
         _ = plugins.layers[layer]
     if model is not None:
@@ -94,7 +95,7 @@ def bench(
     changes = None
     if before is not None:
         changes = benchmarking.compare(before, result)
-        result["changes"] = [{**vars(it), "verdict": it.verdict} for it in changes]
+        result["changes"] = [{**vars(change), "verdict": change.verdict} for change in changes]
     if csv is not None:
         _write_csv(csv, result)
     if plot is not None:
@@ -117,9 +118,11 @@ def _check_target(path: Path | None, suffix: str) -> None:
     if path is None:
         return
     if suffix and path.suffix.lower() != suffix:
-        raise UsageError(f"{path} does not end in {suffix}, which is what is written there")
+        raise UsageError(f"{path} does not end in {suffix}, the only format that can be written")
     if not path.parent.is_dir() or path.is_dir():
-        raise UsageError(f"{path} cannot be written: its folder is missing, or it is one itself")
+        raise UsageError(
+            f"{path} cannot be written: its folder does not exist, or the path is a folder"
+        )
 
 
 def _cases(
@@ -170,7 +173,7 @@ def _model_cases(
 def _choose(
     result: dict[str, Any], cases: list[Case], stock: keras.Model, plugins: Plugins
 ) -> None:
-    """Say what `--kernels auto` takes of every layer, and whether it is what a case measures."""
+    """Add what `--kernels auto` takes for every layer, and whether a case measures that."""
     from dataclasses import asdict
 
     from cnnforge.conversion import decide
@@ -180,48 +183,51 @@ def _choose(
         name: decide(stock, layers=plugins.layers, batch_size=batch_size, training=training)
         for name, training in (("training", True), ("inference", False))
     }
-    result["auto"] = {name: [asdict(it) for it in found] for name, found in decided.items()}
-    taken = {it.layer: it for it in decided["training"]}
+    result["auto"] = {name: [asdict(one) for one in found] for name, found in decided.items()}
+    taken = {decision.layer: decision for decision in decided["training"]}
     for row, case in zip(result["cases"], cases, strict=True):
-        it = taken[case.layers[0]]
-        apart = it.implementation == "numba" and it.provider != case.workload.spec.qualified_name
-        row["auto"] = "apart" if apart else it.implementation
+        decision = taken[case.layers[0]]
+        ours = decision.implementation == "numba"
+        apart = ours and decision.provider != case.workload.spec.qualified_name
+        row["auto"] = "apart" if apart else decision.implementation
 
 
 def _check(cases: list[Case], json: bool) -> list[Any]:
-    """End the program where a layer is wrong: its time would be that of something else.
+    """Check every case, and end the program if a layer is wrong.
 
     Returns:
-        The seconds of the first calls of each case; nothing has called the layers before.
+        The seconds of the first calls of each case. They come before the check, which calls the
+        layers too.
     """
     from cnnforge import benchmarking
     from cnnforge.cli import _render
-    from cnnforge.conversion.parity import check
+    from cnnforge.conversion.certificate import certify_layer
 
-    red: list[LayerCheck] = []
+    wrong: list[LayerCheck] = []
     first = []
     with _render.progress() as display:
         display.start("parity", len(cases))
         for case in cases:
             display.advance(0, case.name)
             first.append(benchmarking.first_calls(case))
-            checked = check(case.workload)
-            red += [] if checked.passed else [checked]
+            checked = certify_layer(case.workload)
+            wrong += [] if checked.passed else [checked]
             display.advance(1)
-    if not red:
+    if not wrong:
         return first
     if json:
-        print_json({"format": benchmarking.FORMAT, "checks": [it.to_json() for it in red]})
-    for it in red:
-        wrong = [result.tensor for result in it.results if not result.ok]
-        why = it.error or f"{', '.join(wrong)} off by more than rounding"
-        _render.message(f"{it.provider} at {'x'.join(map(str, it.input_shape))}: {why}", "red")
-    _render.message(f"{len(red)} of {len(cases)} checks failed: nothing was measured")
+        print_json({"format": benchmarking.FORMAT, "checks": [check.to_json() for check in wrong]})
+    for check in wrong:
+        tensors = [result.tensor for result in check.results if not result.ok]
+        reason = check.error or f"{', '.join(tensors)} off by more than rounding"
+        shape = "x".join(map(str, check.input_shape))
+        _render.message(f"{check.provider} at {shape}: {reason}", "red")
+    _render.message(f"{len(wrong)} of {len(cases)} checks failed: nothing was measured")
     raise typer.Exit(1)
 
 
 def _measure(cases: list[Case], first: list[Any], rounds: int) -> dict[str, Any]:
-    """Measure, and return everything there is to say, as plain values."""
+    """Measure, and return the whole result as plain values."""
     from dataclasses import asdict
 
     from cnnforge import benchmarking

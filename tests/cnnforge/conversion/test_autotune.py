@@ -11,7 +11,7 @@ import pytest
 
 from cnnforge.conversion import autotune as module
 from cnnforge.conversion import forge
-from cnnforge.conversion.autotune import Choice, Chooser, remembered
+from cnnforge.conversion.autotune import Autotuner, Choice, cached_measurements
 from cnnforge.conversion.workloads import model_workloads
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
@@ -64,9 +64,9 @@ def registry(name, reference="keras.layers:AveragePooling2D"):
 
 def choose(stack, layers, cache, *, batch_size=2, training=True):
     """The choice for each layer of a model, one workload at a time."""
-    with Chooser(training=training, cache_file=cache) as chooser:
+    with Autotuner(training=training, cache_file=cache) as tuner:
         workloads = model_workloads(stack, layers, batch_size)
-        return {name: chooser.choose([it]).implementation for name, it in workloads}
+        return {name: tuner.choose([it]).implementation for name, it in workloads}
 
 
 def model(kind, **options):
@@ -177,9 +177,9 @@ def test_several_shapes_are_chosen_for_on_the_whole(monkeypatch):
             Choice("numba", 2.0, seconds=(4.0, 8.0)),
         ]
     )
-    chooser = Chooser()
-    monkeypatch.setattr(chooser, "_one", lambda it: next(known))
-    joint = chooser.choose([workload, workload])
+    tuner = Autotuner()
+    monkeypatch.setattr(tuner, "_choose_one", lambda it: next(known))
+    joint = tuner.choose([workload, workload])
     assert (joint.implementation, joint.ratio) == ("numba", 1.5)
 
 
@@ -258,12 +258,12 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path):
 def test_what_another_process_has_chosen_stays(tmp_path):
     cache, layers = tmp_path / "choices.json", registry("SlowPool")
     workloads = [it for _, it in model_workloads(model(SlowPool), layers, 2)]
-    with Chooser(cache_file=cache) as late:
+    with Autotuner(cache_file=cache) as late:
         mine = late.choose(workloads)
-        with Chooser(cache_file=cache) as early:
+        with Autotuner(cache_file=cache) as early:
             first = early.choose(workloads)
     assert mine.ratio != first.ratio
-    with Chooser(cache_file=cache) as next_one:
+    with Autotuner(cache_file=cache) as next_one:
         assert next_one.choose(workloads).ratio == first.ratio
 
 
@@ -299,8 +299,8 @@ def test_random_numbers_are_those_of_a_process_that_measured_nothing(tmp_path):
 
 
 def test_measuring_ends_and_says_so(tmp_path, monkeypatch, caplog, measured):
-    monkeypatch.setattr(module, "_BUDGET", 0.0)
-    monkeypatch.setattr(module, "_TOLD_AFTER", -1.0)
+    monkeypatch.setattr(module, "_MAX_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_MESSAGE_AFTER", -1.0)
     stack = keras.Sequential([keras.Input((8, 8, 3)), SlowPool(1, name="a"), SlowPool(2, name="b")])
     with caplog.at_level(logging.INFO, "cnnforge"):
         found = choose(stack, registry("SlowPool"), tmp_path / "choices.json")
@@ -313,7 +313,7 @@ def test_measuring_ends_and_says_so(tmp_path, monkeypatch, caplog, measured):
 
 
 def test_what_cannot_be_remembered_is_not_said_to_be(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(module, "_TOLD_AFTER", -1.0)
+    monkeypatch.setattr(module, "_MESSAGE_AFTER", -1.0)
     (tmp_path / "file").write_text("no folder")
     cache = tmp_path / "file" / "choices.json"
     with caplog.at_level(logging.INFO, "cnnforge"):
@@ -321,14 +321,14 @@ def test_what_cannot_be_remembered_is_not_said_to_be(tmp_path, monkeypatch, capl
     assert f"not remembered: {cache} cannot be written (" in caplog.messages[-1]
 
 
-def test_what_is_remembered(tmp_path):
+def test_cached_measurements(tmp_path):
     cache, layers = tmp_path / "choices.json", registry("SlowPool")
     choose(model(SlowPool), layers, cache)
-    (found,) = remembered({"test/pool": SlowPool}, cache)
+    (found,) = cached_measurements(layers.values(), cache)
     assert (found.layer, found.shape, found.training) == ("test/pool", (2, 8, 8, 3), True)
     assert found.choice.implementation == "keras"
-    assert remembered({}, cache) == []
-    assert remembered({"test/pool": SlowPool}, tmp_path / "none.json") == []
+    assert cached_measurements([], cache) == []
+    assert cached_measurements(layers.values(), tmp_path / "none.json") == []
 
 
 def test_the_default_file():

@@ -10,6 +10,7 @@ from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.discovery import discover
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.testing import assert_close
+from cnnforge.utils.keras_graph import all_layers
 from cnnforge_plugins.layers.batch_normalization import BatchNormalization
 from cnnforge_plugins.layers.conv2d import Conv2D
 from cnnforge_plugins.layers.dropout import Dropout
@@ -102,12 +103,12 @@ def assert_same_state(first, second):
 
 def names(model):
     """Names and whether trainable; Keras itself renames an input that nobody has named."""
-    flat = model._flatten_layers()
+    flat = all_layers(model)
     return [(it.name, it.trainable) for it in flat if not isinstance(it, layers.InputLayer)]
 
 
 def kinds(model):
-    return [type(layer) for layer in model._flatten_layers()]
+    return [type(layer) for layer in all_layers(model)]
 
 
 @pytest.mark.parametrize("build", MODELS)

@@ -13,7 +13,7 @@ from cnnforge.errors import DataError
 
 @pytest.fixture(params=[1, 4])
 def cores(request, monkeypatch):
-    monkeypatch.setattr(files, "_cores", lambda: request.param)
+    monkeypatch.setattr(files, "usable_processors", lambda: request.param)
     return request.param
 
 
@@ -93,7 +93,7 @@ def test_in_parallel_uses_threads_and_raises_the_first_failure(cores):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_process_has_threads_of_its_own(monkeypatch):
-    monkeypatch.setattr(files, "_cores", lambda: 2)
+    monkeypatch.setattr(files, "usable_processors", lambda: 2)
     in_parallel(abs, range(10))
     child = os.fork()
     if child == 0:

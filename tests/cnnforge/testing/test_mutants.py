@@ -251,7 +251,7 @@ class HardCodedBatch(ColumnMix):
         return keras.ops.reshape(outputs, (2, *outputs.shape[1:]))
 
 
-@mutant("batch_sizes", "samples reach each other")
+@mutant("batch_sizes", "samples affect each other")
 class SamplesReachEachOther(ColumnMix):
     def call(self, inputs):
         return super().call(inputs) - keras.ops.mean(inputs)
@@ -438,6 +438,9 @@ def test_gradients_without_oracle_and_reference():
         ({"reference": "keras.layers:NoSuchLayer"}, "NoSuchLayer"),
         ({"cases": "collections:NO_CASES"}, "NO_CASES"),
         ({"cases": None}, "names no cases"),
+        ({"benchmarks": "collections:NO_BENCHMARKS"}, "NO_BENCHMARKS"),
+        ({"work": "math:pi"}, "expected a function"),
+        ({"torch": "math:no_such_peer"}, "no_such_peer"),
     ],
     ids=lambda value: None if isinstance(value, str) else str(sorted(value.items())),
 )

@@ -74,7 +74,7 @@ def test_resumed_equals_uninterrupted(
 ) -> None:
     whole, _ = run(callbacks={"diary": Diary()}, augmentations=[("shake", shake)])
     with monkeypatch.context() as patch:
-        patch.setattr("cnnforge.data.prefetch._LARGEST", 1)
+        patch.setattr("cnnforge.data.prefetch.MAX_BYTES", 1)
         store = StateStore(tmp_path / "last")
         options = {"store": store, "augmentations": [("shake", shake)]}
         half, _ = run(callbacks={"diary": Diary()}, should_stop=stop_after(stop), **options)

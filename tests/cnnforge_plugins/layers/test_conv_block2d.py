@@ -8,6 +8,7 @@ import tensorflow as tf
 from cnnforge.conversion import forge, implementations, lower
 from cnnforge.plugin_host.discovery import discover
 from cnnforge.testing import assert_close
+from cnnforge.utils.keras_graph import all_layers
 from cnnforge_plugins.layers.conv_block2d import ConvBlock2D, FusedPooling2D, StockBlock2D
 
 layers = keras.layers
@@ -127,7 +128,7 @@ def test_a_nested_model_is_fused(installed):
     inner = sequential(*pair())
     model = keras.Sequential([keras.Input((9, 8, 2)), inner])
     forged = forge(model, "numba", layers=installed)
-    assert any(type(layer) is ConvBlock2D for layer in forged._flatten_layers())
+    assert any(type(layer) is ConvBlock2D for layer in all_layers(forged))
     inputs = values(2, 9, 8, 2)
     np.testing.assert_array_equal(lower(forged, layers=installed)(inputs), model(inputs))
 
@@ -164,7 +165,7 @@ def unfusable():
 )
 def test_other_pairs_are_left_alone(why, model, installed):
     forged = forge(model, "numba", layers=installed)
-    assert not any(type(layer) is ConvBlock2D for layer in forged._flatten_layers())
+    assert not any(type(layer) is ConvBlock2D for layer in all_layers(forged))
     inputs = values(2, *model.input_shape[1:])
     got, expected = forged(inputs), model(inputs)
     for result, want in zip(keras.tree.flatten(got), keras.tree.flatten(expected), strict=True):
@@ -174,7 +175,7 @@ def test_other_pairs_are_left_alone(why, model, installed):
 def test_a_block_that_stands_alone_is_lowered_to_two_layers(installed):
     model = sequential(ConvBlock2D(4, 3, name="block"))
     lowered = lower(model, layers=installed)
-    assert not any(isinstance(layer, ConvBlock2D) for layer in lowered._flatten_layers())
+    assert not any(isinstance(layer, ConvBlock2D) for layer in all_layers(lowered))
     inputs = values(2, 9, 8, 2)
     assert_close(lowered(inputs), model(inputs), 200)
 

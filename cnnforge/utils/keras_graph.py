@@ -1,0 +1,133 @@
+"""The only module that uses Keras' private API: which layers a model has, and what feeds them.
+
+Keras exports no names for these things. If a new version of Keras renames them, only this file
+changes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from importlib import import_module
+from itertools import pairwise
+from typing import Any
+
+import keras
+from keras.src.models.functional import Functional
+
+FunctionalModel = Functional
+"""The class of what `keras.Model(inputs, outputs)` returns."""
+
+# Replaces a dimension that the model leaves open.
+_OPEN_DIMENSION = 32
+
+
+def all_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """List a model and all layers in it, also those inside other models and layers.
+
+    Args:
+        model: Any model.
+
+    Returns:
+        Each layer once; a parent precedes its parts.
+    """
+    return list(model._flatten_layers())
+
+
+def model_parts(model: keras.Model) -> list[Any]:
+    """List a model and the models in it, if they are Sequential or Functional.
+
+    Args:
+        model: Any model.
+    """
+    return [part for part in all_layers(model) if isinstance(part, keras.Sequential | Functional)]
+
+
+def input_shapes(layer: keras.layers.Layer) -> dict[tuple[int, ...], bool]:
+    """Find the shapes at which a built model uses a layer of one input.
+
+    Args:
+        layer: A layer of a built model. For a layer inside another layer, the shape that it was
+            built for is taken.
+
+    Returns:
+        Each shape without the batch, and whether training needs the gradient of the inputs there:
+        it does if a layer before this one has weights. A dimension that the model leaves open
+        becomes 32. Empty if the model does not tell.
+    """
+    tensors = [
+        node.input_tensors[0] for node in layer._inbound_nodes if len(node.input_tensors) == 1
+    ]
+    found: dict[tuple[int, ...], bool] = {}
+    for tensor in tensors:
+        shape = _closed(tensor.shape)
+        found[shape] = found.get(shape, False) or _has_weights_before(tensor)
+    if not tensors:
+        built = (layer.get_build_config() or {}).get("input_shape")
+        if built is not None:
+            found[_closed(built)] = True
+    return found
+
+
+def single_links(part: Any) -> Iterator[tuple[keras.layers.Layer, keras.layers.Layer]]:
+    """Find pairs of layers in which only the second gets what the first returns.
+
+    Args:
+        part: A Sequential or Functional model; models inside it count as single layers.
+
+    Yields:
+        The first and the second layer; each is called once in this model.
+    """
+    if isinstance(part, keras.Sequential):
+        yield from pairwise(part.layers)
+        return
+    nodes = [node for level in part._nodes_by_depth.values() for node in level]
+    calls = Counter(node.operation for node in nodes)
+    consumers: dict[Any, list[Any]] = {}
+    for node in nodes:
+        for tensor in node.input_tensors:
+            consumers.setdefault(tensor._keras_history.operation, []).append(node.operation)
+    for tensor in part.outputs:
+        consumers.setdefault(tensor._keras_history.operation, []).append(None)
+    for first, seconds in consumers.items():
+        if len(seconds) == 1 and calls[first] == 1 and calls[seconds[0]] == 1:
+            yield first, seconds[0]
+
+
+def keep_tensorflow_out() -> None:
+    """Let Keras under another backend use TensorFlow only if other code has imported it.
+
+    For every layer that it saves, Keras asks whether it is an object of TensorFlow, and imports
+    TensorFlow to find out. That takes three seconds. It cannot be one unless other code has
+    imported TensorFlow before.
+    """
+    try:
+        lazy: Any = import_module("keras.src.utils.module_utils").tensorflow
+        kind = type(lazy)
+        available = kind.available.fget
+    except (ImportError, AttributeError):
+        # Another version of Keras: the import may cost time, and the results stay the same.
+        return
+    lazy.__class__ = type(
+        kind.__name__,
+        (kind,),
+        {"available": property(lambda self: "tensorflow" in sys.modules and available(self))},
+    )
+
+
+def _closed(shape: Any) -> tuple[int, ...]:
+    return tuple(size or _OPEN_DIMENSION for size in shape[1:])
+
+
+def _has_weights_before(tensor: Any) -> bool:
+    waiting, seen = [tensor], set()
+    while waiting:
+        history = getattr(waiting.pop(), "_keras_history", None)
+        if history is None or id(history.operation) in seen:
+            continue
+        seen.add(id(history.operation))
+        if getattr(history.operation, "trainable_variables", ()):
+            return True
+        waiting.extend(history.operation._inbound_nodes[history.node_index].input_tensors)
+    return False

@@ -1,0 +1,82 @@
+"""Cases, benchmarks, work and PyTorch's counterpart of `batch_normalization`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnforge.plugin import Work
+from cnnforge_plugins.layer_cases._common import (
+    MAPS,
+    SIZE,
+    Peer,
+    Shape,
+    benchmark,
+    cases,
+    weights_of,
+)
+
+
+def _oracle(layer: Any, inputs: Any, *weights: Any) -> NDArray[Any]:
+    # As for prediction. Training is compared with the reference.
+    trained = iter(weights)
+    gamma = next(trained) if layer.scale else 1.0
+    beta = next(trained) if layer.center else 0.0
+    mean, variance = trained
+    return (inputs - mean) / np.sqrt(variance + layer.epsilon) * gamma + beta
+
+
+CASES = cases(
+    _oracle,
+    {
+        "images": ({}, (3, 5, 4, 6)),
+        "vectors": ({"epsilon": 1e-5, "scale": False}, (7, 16)),
+        "scaled": ({"center": False, "momentum": 0.9}, (2, 4, 4, 3)),
+    },
+)
+BENCHMARKS = [benchmark(shape) for shape in MAPS]
+
+
+def work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
+    """Count the work of the layer.
+
+    Forward alone is a prediction: a product and a sum. The rest of a training step counts as
+    backward: the moments (a sum, a difference, a square and its sum), the outputs, which differ
+    from those of a prediction, and the gradients (two sums, and for each of the inputs two
+    products and two sums).
+    """
+    elements = math.prod(shape)
+    parameters = sum(math.prod(weight.shape) for weight in layer.trainable_weights)
+    statistics = sum(math.prod(weight.shape) for weight in layer.non_trainable_weights)
+    forward = Work(2 * elements, SIZE * (2 * elements + parameters + statistics))
+    moments = Work(4 * elements, SIZE * statistics)
+    gradients = Work(4 * elements, SIZE * (2 * elements + 2 * parameters))
+    if grad_inputs:
+        gradients += Work(4 * elements, SIZE * elements)
+    return {"forward": forward, "backward": moments + gradients}
+
+
+def torch_peer(layer: Any, shape: Shape) -> Peer | None:
+    """Build PyTorch's counterpart, which takes a call with gradients for a step of training."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    if len(shape) != 4 or layer.axis not in (-1, 3) or layer.renorm or not layer.trainable:
+        return None
+    averages = [
+        torch.from_numpy(weights_of(variable))
+        for variable in (layer.moving_mean, layer.moving_variance)
+    ]
+    scale, center = layer.scale, layer.center
+    momentum, epsilon = 1 - layer.momentum, layer.epsilon
+
+    def compute(inputs: Any, *weights: Any) -> Any:
+        gamma = weights[0] if scale else None
+        beta = weights[-1] if center else None
+        return torch.nn.functional.batch_norm(
+            inputs, *averages, gamma, beta, torch.is_grad_enabled(), momentum, epsilon
+        )
+
+    return compute, [weights_of(variable) for variable in layer.trainable_variables]
