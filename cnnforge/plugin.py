@@ -296,8 +296,8 @@ class ModelSpec(Spec):
 
     `input_shape` is (height, width, channels). `outputs` is the `Task.output_size` of the task, for
     a classification the number of classes. If the target has a parameter `argument`, it gets the
-    text after the colon in `cnnforge train NAME:ARGUMENT`, or its default. The model takes raw
-    pixel values 0..255; a classifier ends in a softmax.
+    text after the colon in `cnnforge train NAME:ARGUMENT`; it needs a default value. The model
+    takes raw pixel values 0..255; a classifier ends in a softmax.
 
     Args:
         task: Name of the task that the outputs are for.
@@ -313,7 +313,7 @@ class ModelSpec(Spec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec(Spec):
-    """A task: the target is a subclass of `cnnforge.tasks.Task`.
+    """Declares a task: the target is a subclass of `cnnforge.tasks.Task`.
 
     A task defines targets, losses, metrics, evaluation and predictions.
     """

@@ -16,7 +16,7 @@ KERNELS = "kernels.json"
 
 
 def write_run_metadata(session: Session, reference: str) -> None:
-    """Write the configuration, the environment, and the choice and the check of the kernels.
+    """Write the configuration, the environment, the kernel choices and the kernel checks.
 
     Args:
         session: A session that is about to train.
