@@ -17,17 +17,25 @@ TORCH_INSTALLED := $(TORCH_VENV)/.installed
 TORCH_TESTS = $(shell find tests -name 'test_*torch*.py') tests/cnnforge/ops/test_array_op.py \
 	tests/cnnforge/training tests/cnnforge/prediction tests/cnnforge/cli/test_train.py
 
+# Tests that compile few kernels: with make lint less than two minutes on two cores.
+FAST = tests/architecture tests/cnnforge/data tests/cnnforge/plugin_host tests/cnnforge/reporting \
+	tests/cnnforge/runs tests/cnnforge/tasks tests/cnnforge/utils $(wildcard tests/cnnforge/test_*.py) \
+	tests/cnnforge_plugins/augmentations tests/cnnforge_plugins/callbacks \
+	tests/cnnforge_plugins/datasets
+
 EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
-.PHONY: help demo test test-torch lint format bench bench-torch bench-gate clean
+.PHONY: help demo test test-fast test-torch lint format docs bench bench-torch bench-gate clean
 
 help:
 	@echo "make demo    train a small network on bundled digits, then predict a few of them"
 	@echo "make test    run every check: style, types, import rules, tests"
+	@echo "make test-fast   run the checks of style, types and imports, and the quick tests"
 	@echo "make test-torch  run the tests of the torch backend, in an environment of its own"
 	@echo "make lint    run every check but the tests"
-	@echo "make format  format the code and mend what can be mended"
+	@echo "make format  format the code and fix what can be fixed"
+	@echo "make docs    build the site from the Markdown files and the docstrings; warnings are errors"
 	@echo "make bench   measure all layers, write benchmarks/results/"
 	@echo "make bench-torch  the same beside PyTorch too, in the environment of make test-torch"
 	@echo "make bench-gate  fail if a layer has become slower compared with its reference"
@@ -48,7 +56,7 @@ $(INSTALLED): pyproject.toml | $(BIN)/pip
 	@touch $@
 
 $(TEST_INSTALLED): pyproject.toml | $(BIN)/pip
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --editable '.[test,docs]'
 	@touch $@ $(INSTALLED)
 
 # torch first, so that the extra finds it and does not choose another build.
@@ -65,6 +73,9 @@ demo: $(INSTALLED)
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --benchmark-disable
 
+test-fast: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile --benchmark-disable -m "not slow and not gpu" $(FAST)
+
 # torch warns of float(tensor) where a gradient is known, which the shared tests take for granted.
 test-torch: $(TORCH_INSTALLED)
 	KERAS_BACKEND=torch $(TORCH_BIN)/python -m pytest \
@@ -79,6 +90,12 @@ lint: $(TEST_INSTALLED)
 format: $(TEST_INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The whole site each time: a page that did not change may link to one that did.
+docs: $(TEST_INSTALLED)
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet \
+		--conf-dir docs . build/docs
+	@echo "build/docs/index.html"
 
 bench: $(TEST_INSTALLED)
 	$(BIN)/python -m pytest benchmarks/bench_layers.py --benchmark-columns=median,iqr,rounds

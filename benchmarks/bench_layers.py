@@ -1,4 +1,4 @@
-"""Every built-in layer compared with its reference: ``make bench`` and ``make bench-gate``."""
+"""Compare every built-in layer with its reference: ``make bench`` and ``make bench-gate``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 from layer_cases import SHORT, every_case
 
 ROUNDS, SHORT_ROUNDS = 31, 15
-# Seconds for the rounds of one case; a large shape gets fewer rounds.
+# Max seconds for the rounds of one case; a large shape gets fewer rounds.
 LIMIT, SHORT_LIMIT = 8.0, 3.0
 CASES = [
-    pytest.param(it, id=it.name, marks=[pytest.mark.short] if it.name in SHORT else [])
-    for it in every_case()
+    pytest.param(case, id=case.name, marks=[pytest.mark.short] if case.name in SHORT else [])
+    for case in every_case()
 ]
 
 

@@ -1,8 +1,8 @@
-"""What one op costs inside of a `tf.function`, whatever it computes.
+"""Measure the overhead of one op inside a `tf.function`.
 
-Run `python benchmarks/bench_op_overhead.py`. Graphs of 100 and of 1000 chained ops on a tensor of
-16 bytes are timed; the difference, by the number of ops between them, is the cost of one op. The
-fixed cost of calling a graph drops out. Minima over many calls, the two graphs taking turns.
+Run `python benchmarks/bench_op_overhead.py`. It times graphs of 100 and of 1000 chained ops on a
+tensor of 16 bytes. The difference of the times, divided by 900, is the cost of one op; the fixed
+cost of calling a graph cancels. The two graphs are called alternately, and the min time counts.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def pixel_shape(inputs, pool_size, strides, same):
     return inputs
 
 
-# What the built-in op `average_pool2d` takes and gives, by somebody else.
+# An op of a third party with the signature of the built-in op `average_pool2d`.
 pixel_op = cnnforge.ops.ArrayOp(
     "bench_pixel",
     forward=pixel,
@@ -72,7 +72,7 @@ def numpy_step(inputs: tf.Tensor) -> tf.Tensor:
 
 
 def chain(op: Callable[[tf.Tensor], tf.Tensor], length: int) -> Callable[[tf.Tensor], Any]:
-    """A graph of `length` ops, each on the result of the one before."""
+    """Return a graph of `length` ops, each applied to the result of the previous one."""
 
     @tf.function(autograph=False)
     def run(inputs: tf.Tensor) -> tf.Tensor:
@@ -86,7 +86,7 @@ def chain(op: Callable[[tf.Tensor], tf.Tensor], length: int) -> Callable[[tf.Ten
 def microseconds(
     op: Callable[[tf.Tensor], tf.Tensor], calls: int, shape: tuple[int, ...] = (4,)
 ) -> float:
-    """The cost of one op, in microseconds."""
+    """Measure the cost of one op, in microseconds."""
     inputs = tf.zeros(shape)
     graphs = [chain(op, SHORT), chain(op, LONG)]
     best = [float("inf")] * 2
@@ -100,7 +100,7 @@ def microseconds(
 
 
 def main() -> int:
-    # Grappler drops identities and fuses chains of sums and of unary operations; it leaves this.
+    # Grappler removes identities and fuses chains of sums or unary ops, but not this op.
     other = tf.Variable(tf.ones(4))
     results = {
         "tf.math.squared_difference": microseconds(
@@ -110,7 +110,7 @@ def main() -> int:
         "built-in average_pool2d": microseconds(
             lambda inputs: average_pool2d(inputs, **ONE), CALLS, (1, 1, 1, 4)
         ),
-        "a third party's, like it": microseconds(
+        "the same by a third party": microseconds(
             lambda inputs: pixel_op(inputs, **ONE), CALLS, (1, 1, 1, 4)
         ),
         "tf.numpy_function": microseconds(numpy_step, CALLS // 4),

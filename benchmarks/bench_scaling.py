@@ -1,8 +1,8 @@
-"""Whether the cost grows linearly: the time for an image, in batches of 16 to 4096.
+"""Check that the cost grows linearly with the batch: time per image in batches of 16 to 4096.
 
-Run ``python benchmarks/bench_scaling.py``. Every batch takes its turn in every round. What a batch
-costs by image is compared with the middle of all batches; beyond 15 % the line is marked, and the
-exit code is 1.
+Run ``python benchmarks/bench_scaling.py``. Every round measures each batch size once. The time per
+image of a batch size is compared with the median over all sizes. If it differs by more than 15 %,
+the line is marked and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ ALLOWED = 0.15
 
 
 def deviations(per_image: Sequence[float]) -> list[float]:
-    """How far the cost of an image is from the middle, for each batch: 0.1 is 10 % more."""
-    middle = float(np.median(per_image))
-    return [it / middle - 1 for it in per_image]
+    """Return the relative difference of each cost from the median: 0.1 is 10 % more."""
+    median = float(np.median(per_image))
+    return [cost / median - 1 for cost in per_image]
 
 
 def measure(pair: str, implementation: str, which: str, options: Any) -> list[float]:
-    """Microseconds for an image, for each batch."""
+    """Return the microseconds per image for each batch size."""
     from dataclasses import replace
 
     from cnnforge.benchmarking import interleave
@@ -41,9 +41,12 @@ def measure(pair: str, implementation: str, which: str, options: Any) -> list[fl
         kind = workload.kind if implementation == "ours" else workload.reference
         timed[str(batch)] = getattr(timed_passes(workload, kind), which)
     _, times = interleave(timed, rounds=options.rounds, seconds=0.01, limit=options.limit)
-    # The middle of the better half: a batch of a second meets whatever else runs, one of a
-    # millisecond may not.
-    best = {name: np.median(np.sort(it)[: max(1, len(it) // 2)]) for name, it in times.items()}
+    # The median of the faster half: other processes disturb a call of a second more often than one
+    # of a millisecond.
+    best = {
+        name: np.median(np.sort(seconds)[: max(1, len(seconds) // 2)])
+        for name, seconds in times.items()
+    }
     return [float(best[str(batch)]) / batch * 1e6 for batch in options.batches]
 
 
@@ -60,10 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = 0
     for pair in options.pairs:
         for which in ("forward", "full"):
-            print(f"\n{pair}, {which}: microseconds for an image")
-            columns = {it: measure(pair, it, which, options) for it in ("ours", "framework")}
+            print(f"\n{pair}, {which}: microseconds per image")
+            columns = {name: measure(pair, name, which, options) for name in ("ours", "framework")}
             off = {name: deviations(values) for name, values in columns.items()}
-            print("| batch | ours | off the middle | framework | off the middle |")
+            print("| batch | ours | from the median | framework | from the median |")
             print("|---|---|---|---|---|")
             for row, batch in enumerate(options.batches):
                 mark = " !" if abs(off["ours"][row]) > ALLOWED else ""
@@ -74,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     for cell in (f"{columns[name][row]:.2f}", f"{off[name][row]:+.0%}")
                 ]
                 print(f"| {batch} | {' | '.join(cells)} |{mark}", flush=True)
-    print(f"\n{failed} batches are more than {ALLOWED:.0%} off")
+    print(f"\n{failed} batches differ from the median by more than {ALLOWED:.0%}")
     return 1 if failed else 0
 
 

@@ -1,9 +1,10 @@
-"""One epoch of training, and one prediction: ``cnnforge``'s loops on our kernels, and stock Keras.
+"""Compare an epoch of training and a prediction: loops and kernels of ``cnnforge``, stock Keras.
 
-Run with ``python benchmarks/bench_training.py [lenet] [resnet20]``. All train the same network on
-the same images in this process, in turn, and classify them; the numbers to read are the ratios.
-`lenet` learns the digits of `mnist5k`; `resnet20` gets random 32x32 colour images, as only the time
-counts. Where PyTorch is installed, plain loops in it are a second peer, in both of its layouts.
+Run with ``python benchmarks/bench_training.py [lenet] [resnet20]``. All implementations train the
+same network on the same images in one process, alternately, and classify the images; compare the
+ratios, not the times. `lenet` learns the digits of `mnist5k`; `resnet20` gets random 32x32 colour
+images, as only the time counts. If PyTorch is installed, plain loops in both of its layouts are a
+second peer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from functools import partial
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# As the command line sets them, before the first OpenMP is loaded.
+# The same values as on the command line, set before OpenMP is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
@@ -83,7 +84,7 @@ def measure(name: str, dataset: Dataset, batch_size: int, rounds: int, plugins: 
 
 
 def compare(title: str, runs: dict[str, Callable[[], Any]], rounds: int) -> None:
-    """Time runs in turn, and print each beside the first one and beside PyTorch's better one."""
+    """Time runs alternately, and print their ratios to Keras and to the faster PyTorch loop."""
     timings, times = interleave(runs, rounds=rounds, warm_up=2)
     in_torch = [name for name in runs if name.startswith("PyTorch")]
     peers = [next(iter(runs)), *sorted(in_torch, key=lambda name: timings[name].median)[:1]]
@@ -99,8 +100,8 @@ def compare(title: str, runs: dict[str, Callable[[], Any]], rounds: int) -> None
 def torch_loops(
     name: str, images: np.ndarray, labels: np.ndarray, batch_size: int
 ) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
-    """An epoch and a prediction, by layout."""
-    # The last import: its OpenMP finds the settings that the others were loaded with.
+    """Return functions that run an epoch and a prediction, by layout."""
+    # PyTorch is imported last, so that its OpenMP reads the settings above.
     import torch
     import torch_training
 
@@ -136,7 +137,7 @@ def predict(model: keras.Model, images: np.ndarray, batch_size: int) -> Callable
 
 
 def classify(model: keras.Model, dataset: Dataset, batch_size: int) -> Callable[[], Any]:
-    """All images as the command classifies them."""
+    """Return a function that classifies all images as the command does."""
     from cnnforge.prediction import Predictor
 
     predictor = Predictor(model, Classification(dataset.classes), batch_size)
@@ -144,7 +145,7 @@ def classify(model: keras.Model, dataset: Dataset, batch_size: int) -> Callable[
 
 
 def loop(model: keras.Model, dataset: Dataset, batch_size: int) -> Callable[[], None]:
-    """One epoch of our loop as the command runs it, without validation (``fit`` has none here)."""
+    """Return a function that runs an epoch as the command does, without validation."""
     from cnnforge.backends import Trainer
     from cnnforge.data.prefetch import ChunkSize, chunks
     from cnnforge.training.order import order

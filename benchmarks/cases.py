@@ -1,4 +1,4 @@
-"""The shapes that are measured; the parity tests run them too, with a smaller batch."""
+"""Shapes of the benchmarks; the parity tests use them too, with a smaller batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ConvolutionCase:
     window: int
     filters: int
     stride: int = 1
-    first_layer: bool = False  # no gradient of the inputs is needed
+    first_layer: bool = False  # the gradient of the inputs is not needed
 
     def with_batch(self, batch: int) -> ConvolutionCase:
         return replace(self, batch=batch)
@@ -37,7 +37,7 @@ class ConvolutionCase:
 
     @property
     def flops(self) -> int:
-        """Multiplications and additions of the forward pass."""
+        """Number of multiplications and additions of the forward pass."""
         batch, rows, columns, filters = self.output_shape
         return 2 * batch * rows * columns * filters * self.window**2 * self.channels
 
@@ -73,7 +73,7 @@ class DepthwiseCase:
 
 @dataclass(frozen=True)
 class PoolCase:
-    """A pool of K x K windows side by side."""
+    """A pool of K x K windows that do not overlap."""
 
     name: str
     batch: int
@@ -89,7 +89,7 @@ class PoolCase:
 
 @dataclass(frozen=True)
 class DropoutCase:
-    """A dropout, whatever the shape of its inputs, the batch included."""
+    """A dropout of inputs of any shape, the batch included."""
 
     name: str
     input_shape: tuple[int, ...]
@@ -113,7 +113,7 @@ class NormalizationCase:
 
 DEPTHWISE = (DepthwiseCase("depth", 16, 32, 32, 64, 3),)
 
-# What stands behind seed1, seed2, cifar and stem.
+# The pools that follow seed1, seed2, cifar and stem.
 POOLS = (
     PoolCase("pool_seed1", 250, 28, 28, 8),
     PoolCase("pool_seed2", 250, 14, 14, 16),
@@ -121,13 +121,13 @@ POOLS = (
     PoolCase("pool_stem", 4, 56, 56, 64),
 )
 
-# What stands behind pool_seed1, and before the last layer of the same network.
+# The dropouts that follow pool_seed1 and precede the last layer of the same network.
 DROPOUTS = (
     DropoutCase("drop1", (250, 14, 14, 8), 0.25),
     DropoutCase("drop3", (250, 256), 0.5),
 )
 
-# The three stages of resnet20.
+# The shapes of the three stages of resnet20.
 NORMALIZATIONS = (
     NormalizationCase("norm1", 64, 32, 32, 16),
     NormalizationCase("norm2", 64, 16, 16, 32),

@@ -1,4 +1,4 @@
-"""The short form of the gate, and the table of results that ``make bench`` writes."""
+"""Add the option ``--short`` and the fixture that writes the results of ``make bench``."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     from cnnforge.cli._import_keras import import_keras
 
-    import_keras()  # It sets how waiting threads wait, before OpenMP is loaded.
+    import_keras()  # Sets how threads wait; OpenMP reads that when it is loaded.
     config.addinivalue_line("markers", "short: measured with --short")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("short"):
-        left_out = [it for it in items if it.get_closest_marker("short") is None]
+        left_out = [item for item in items if item.get_closest_marker("short") is None]
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [it for it in items if it not in left_out]
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")
 def results(request: pytest.FixtureRequest) -> Iterator[Callable[[Any], None]]:
-    """Return `keep(measurement)`; a session that keeps all writes `results/<cpu>.csv`."""
+    """Return `keep(measurement)`; if all cases are kept, `results/<cpu>.csv` is written."""
     from dataclasses import asdict
 
     from layer_cases import every_case
@@ -45,10 +45,10 @@ def results(request: pytest.FixtureRequest) -> Iterator[Callable[[Any], None]]:
     peaks = None if judged else benchmarking.measure_peaks()
 
     yield kept.append
-    names = [it.case.name for it in kept if it is not None]
-    if peaks is not None and names == [it.name for it in every_case()]:
+    names = [measured.case.name for measured in kept if measured is not None]
+    if peaks is not None and names == [case.name for case in every_case()]:
         machine = environment()
-        cases = [benchmarking.to_json(it, peaks) for it in kept]
+        cases = [benchmarking.to_json(measured, peaks) for measured in kept]
         text = benchmarking.csv_text({"machine": machine, "peaks": asdict(peaks), "cases": cases})
         RESULTS.mkdir(exist_ok=True)
         name = f"{machine['cpu']['model']} {machine['cpu']['target']}"

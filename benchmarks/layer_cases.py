@@ -1,7 +1,7 @@
-"""The shapes of cases.py as pairs of layers that ``cnnforge.benchmarking`` can measure.
+"""Make pairs of layers from the shapes of cases.py, for ``cnnforge.benchmarking``.
 
-A *pair* has a name such as ``seed1.block``: one of the cases, and what is computed of it. A *key*
-is a pair and a pass, ``seed1.block.full``: one number in the table and one threshold of the gate.
+The name of a *pair*, such as ``seed1.block``, has a shape and a kind of layer. A *key*, such as
+``seed1.block.full``, has a pair and a pass; it names a number in the table and a threshold.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from typing import Any
 
 from cases import CONVOLUTIONS, DEPTHWISE, DROPOUTS, NORMALIZATIONS, POOLS
 
-# Pair to the reference that a layer must name, its arguments, input shape, and whether the gradient
-# of the inputs is computed.
+# Name of the reference, arguments, input shape, and whether the gradient of the inputs is computed.
 _Recipe = tuple[str, dict[str, Any], tuple[int, ...], bool]
 
 
@@ -36,18 +35,18 @@ def _recipes() -> dict[str, _Recipe]:
         found[f"{case.name}.max"] = ("MaxPooling2D", arguments, case.input_shape, True)
         found[f"{case.name}.average"] = ("AveragePooling2D", arguments, case.input_shape, True)
     for case in DROPOUTS:
-        # Its forward pass is that of a prediction, which drops nothing: the full one counts.
+        # The forward pass is a prediction, which drops nothing; the full pass is training.
         arguments = {"rate": case.rate}
         found[f"{case.name}.dropout"] = ("Dropout", arguments, case.input_shape, True)
     for case in NORMALIZATIONS:
-        # Its forward pass is a prediction too, by the averages; the full one is training.
+        # The forward pass is a prediction with moving averages; the full pass is training.
         found[f"{case.name}.norm"] = ("BatchNormalization", {}, case.input_shape, True)
     return found
 
 
 RECIPES = _recipes()
 PAIRS = tuple(RECIPES)
-# One of each kind, the small ones first: what a change of a kernel most likely touches.
+# The cases of the short form: each kind of layer, mostly at small shapes.
 SHORT = (
     "seed1.convolution",
     "seed1.block",
@@ -69,7 +68,7 @@ NOT_MEASURED = {"global_average_pooling2d"}
 
 
 def every_case() -> list[Any]:
-    """List all cases: those of `PAIRS`, and the own benchmarks of the other built-in layers.
+    """List all cases: those of `PAIRS`, and the benchmarks of the other built-in layers.
 
     Raises:
         LookupError: No plugin layer stands for the reference of a pair.
@@ -87,7 +86,7 @@ def every_case() -> list[Any]:
 
 
 def build(pair: str, layers: Any) -> Any:
-    """The ``cnnforge.benchmarking.Case`` of a pair.
+    """Return the ``cnnforge.benchmarking.Case`` of a pair.
 
     Raises:
         LookupError: No plugin layer stands for the pair's reference.

@@ -1,4 +1,4 @@
-"""The networks of bench_training.py and plain loops in PyTorch that train them and predict."""
+"""The networks of bench_training.py in PyTorch, and plain loops for training and prediction."""
 
 from __future__ import annotations
 
@@ -73,16 +73,20 @@ MODELS: dict[str, type[nn.Module]] = {"lenet": LeNet, "resnet20": ResNet20}
 def loops(
     name: str, images: np.ndarray, labels: np.ndarray, batch_size: int, layout: str
 ) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """One epoch: Adam, cross entropy of the logits, loss and accuracy summed up as the others do.
+    """Return a function that trains an epoch, and one that predicts all images.
 
-    And one prediction: the probabilities of all images, in order.
+    An epoch uses Adam and the cross-entropy of the logits, and sums loss and accuracy as the other
+    implementations do. A prediction gives the probabilities of all images, in order.
 
     Args:
-        name: One of `MODELS`.
+        name: Name of a model, one of `MODELS`.
         images: (N, H, W, C) uint8.
         labels: (N,) int.
         batch_size: Images per step.
-        layout: One of `LAYOUTS`.
+        layout: Memory layout, one of `LAYOUTS`.
+
+    Returns:
+        `run() -> (loss, correct)`, and `predict() -> (N, classes) float32`.
     """
     form: Any = LAYOUTS[layout]
     classes = int(labels.max()) + 1

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
     from cnnforge.training.events import EpochMetrics
 
+__all__ = [
+    "Callback",
+    "FinishedEpoch",
+]
+
 
 @dataclass(kw_only=True)
 class FinishedEpoch:

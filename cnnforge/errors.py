@@ -4,6 +4,18 @@ from __future__ import annotations
 
 import traceback
 
+__all__ = [
+    "AmbiguousNameError",
+    "CnnforgeError",
+    "DataError",
+    "PluginError",
+    "RunError",
+    "UnknownNameError",
+    "UsageError",
+    "message_of",
+    "one_line",
+]
+
 # If a traceback ends in one of these packages, a plugin's file further up caused the error.
 _MACHINERY = frozenset({"cnnforge", "importlib", "pkgutil", "pluggy"})
 

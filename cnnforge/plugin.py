@@ -34,6 +34,19 @@ import pluggy
 
 from cnnforge.errors import PluginError, one_line
 
+__all__ = [
+    "PLUGIN_API",
+    "AugmentationSpec",
+    "CallbackSpec",
+    "DatasetSpec",
+    "LayerSpec",
+    "ModelSpec",
+    "Spec",
+    "TaskSpec",
+    "Work",
+    "hookimpl",
+]
+
 PLUGIN_API = 1
 """Version of this plugin API. A plugin declares the version that it was written for as
 `CNNFORGE_PLUGIN_API`; the default is this version."""

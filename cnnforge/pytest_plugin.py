@@ -1,6 +1,6 @@
-"""Fixtures for the tests of plugins, which pytest finds wherever cnnforge is installed.
+"""Fixtures for tests of plugins. pytest finds them in every environment with cnnforge.
 
-Light: every run of pytest in the environment imports this module, whatever it tests.
+The module imports nothing heavy, because every run of pytest in such an environment imports it.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ _WRONG_INPUT = 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of the gate."""
+    """Add the options of the benchmark gate."""
     group = parser.getgroup("cnnforge", "gate on the speed of layers (fixture layer_benchmark)")
     group.addoption(
         "--cnnforge-gate",
         metavar="FILE.toml",
         help="fail if a layer is slower, compared with its reference, than this file of thresholds "
-        "allows; of a folder, the file that fits this machine best",
+        "allows; in a folder, the file that fits this machine best",
     )
     group.addoption(
         "--cnnforge-gate-write",
         action="store_true",
-        help="measure in several processes and write the thresholds to --cnnforge-gate; tests "
-        "that -k leaves out keep theirs",
+        help="measure in several processes and write the thresholds to --cnnforge-gate; the "
+        "thresholds of tests that -k leaves out do not change",
     )
     group.addoption("--cnnforge-gate-record", help=argparse.SUPPRESS)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the thresholds before anything is measured."""
+    """Check the options and read the thresholds, before anything is measured."""
     path = config.getoption("cnnforge_gate")
     if config.getoption("collectonly") or hasattr(config, "workerinput"):
         return
@@ -63,7 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Make pytest-benchmark take a test of layer_benchmark for a benchmark, and read our clock."""
+    """Make a test with layer_benchmark a benchmark of pytest-benchmark that reads our clock."""
     names = getattr(item, "fixturenames", ())
     if "layer_benchmark" in names and _can_measure(item.config):
         if "benchmark" not in names:
@@ -74,7 +74,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 class _Clock:
-    """A clock that shows what was measured before: pytest-benchmark takes its seconds as given."""
+    """A clock that replays measured seconds, so that pytest-benchmark reports them."""
 
     __name__ = "cnnforge"
     now = 0.0
@@ -83,7 +83,7 @@ class _Clock:
         return self.now
 
     def replay(self, benchmark: Any, seconds: Sequence[float]) -> None:
-        """Let one round of pytest-benchmark take each of these seconds."""
+        """Run a round of pytest-benchmark for each of the seconds, and let it take as long."""
         waiting = iter(seconds)
 
         def begin() -> None:
@@ -103,7 +103,7 @@ _NEEDS_BENCHMARK = (
 
 
 def _can_measure(config: pytest.Config) -> bool:
-    """Whether pytest-benchmark is loaded, by its entry point or by its module."""
+    """Return whether pytest-benchmark is loaded, by its entry point or by its module."""
     names = ("benchmark", "pytest_benchmark.plugin")
     return any(config.pluginmanager.hasplugin(name) for name in names)
 
@@ -118,7 +118,7 @@ def _layer_benchmarks(config: pytest.Config) -> LayerBenchmarks:
     if known is None:
         from cnnforge.cli._import_keras import import_keras
 
-        import_keras()  # It sets how waiting threads wait, before OpenMP is loaded.
+        import_keras()  # Sets how threads wait; OpenMP reads that when it is loaded.
         from cnnforge.benchmarking.pytest_session import LayerBenchmarks
 
         path, record = config.getoption("cnnforge_gate"), config.getoption("cnnforge_gate_record")
@@ -134,7 +134,7 @@ def _layer_benchmarks(config: pytest.Config) -> LayerBenchmarks:
 
 @pytest.fixture
 def layer_benchmark(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Measure a layer and its reference alternately, once they compute the same.
+    """Measure a layer and its reference alternately, after a check that they compute the same.
 
     Returns:
         `measure(case, rounds=31, limit=8.0)`, which takes a case of
@@ -162,7 +162,7 @@ def layer_benchmark(request: pytest.FixtureRequest) -> Callable[..., Any]:
 def isolated_plugins(
     monkeypatch: pytest.MonkeyPatch, forgotten_modules: None
 ) -> Callable[..., Plugins]:
-    """No plugin is loaded, not even the built-in one, but those that the test names.
+    """Load only the plugins that the test names, without the built-in one.
 
     Returns:
         `isolate(*plugins)`, which loads plugins as `--plugin` does (a file or a module each) and
@@ -186,12 +186,12 @@ def isolated_plugins(
 def install_plugin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forgotten_modules: None
 ) -> Callable[..., Path]:
-    """Plugins that are installed for one test.
+    """Install plugins for one test.
 
     Returns:
         `install(name, source, distribution="acme-NAME", version="1.0")`, which makes a
         distribution with one module and the entry point `name`, and returns the path of the
-        module. Its name is that of the distribution, with underscores.
+        module. The module has the name of the distribution, with underscores.
 
     Example:
         ```python

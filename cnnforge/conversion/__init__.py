@@ -4,8 +4,13 @@
 `lower` restores the stock layers.
 """
 
-from cnnforge.conversion.decisions import PREVIOUS, Kernels, LayerImplementation, decide
-from cnnforge.conversion.decisions import implementations as implementations
+from cnnforge.conversion.decisions import (
+    PREVIOUS,
+    Kernels,
+    LayerImplementation,
+    decide,
+    implementations,
+)
 from cnnforge.conversion.exchange import forge, lower
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""A dataset from arrays in memory."""
+"""Make a dataset from arrays in memory."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def dataset_from_arrays(
     options: DataOptions,
     split_seed: int | None = None,
 ) -> Dataset:
-    """Bring images to the wanted size and colour, split them, and find copies in both splits.
+    """Make a dataset: resize and convert the images, split them, and count copies in both splits.
 
     Args:
         name: The name of the dataset.
         images: (N, H, W, C) uint8; C is 1 or 3.
         labels: (N,) integers, indices into `classes`.
-        names: N texts: where each sample came from, without the folder of a file.
+        names: N texts: the origin of each sample, such as a file name without its folder.
         classes: The names of the classes.
-        options: How to open the dataset.
-        split_seed: What the split depends on instead of `options.seed`; for a dataset whose
-            results are compared over seeds.
+        options: Options of the dataset.
+        split_seed: Seed of the split; by default `options.seed`. A fixed one keeps the same split
+            when results of several seeds are compared.
 
     Returns:
         The dataset.
@@ -47,7 +47,7 @@ def dataset_from_arrays(
     present = np.unique(labels)
     if len(present) < 2:
         found = f"only the class {classes[present[0]]!r}" if len(present) else "no sample"
-        raise DataError(f"{name} holds {found}: at least two classes are needed to tell apart")
+        raise DataError(f"{name} holds {found}: classification needs at least two classes")
     height, width, channels = wanted = _wanted(images, options)
     notes: tuple[str, ...] = ()
     if (height, width) != images.shape[1:3]:
@@ -81,13 +81,13 @@ def dataset_from_arrays(
 def unlabelled_from_arrays(
     name: str, images: np.ndarray, *, names: Sequence[str], options: DataOptions
 ) -> Dataset:
-    """Bring images without labels to the wanted size and colour.
+    """Make a dataset of images without labels: resize and convert them.
 
     Args:
         name: The name of the dataset.
         images: (N, H, W, C) uint8; C is 1 or 3.
-        names: N texts: where each image came from.
-        options: How to open the dataset.
+        names: N texts: the origin of each image.
+        options: Options of the dataset.
 
     Returns:
         A dataset that is not `labelled`: all images, in their order.
@@ -100,7 +100,7 @@ def unlabelled_from_arrays(
 
 
 def _wanted(images: np.ndarray, options: DataOptions) -> tuple[int, int, int]:
-    """(H, W, C) that the images are to have."""
+    """Return the (H, W, C) that the options ask for."""
     height, width = options.image_size or images.shape[1:3]
     return height, width, {"grayscale": 1, "rgb": 3, "auto": images.shape[3]}[options.color]
 

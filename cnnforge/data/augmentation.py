@@ -1,4 +1,4 @@
-"""Changing images as they are read for training, the same way in every run of a seed."""
+"""Change training images when they are read, in the same way in every run with the same seed."""
 
 from __future__ import annotations
 
@@ -16,25 +16,24 @@ _STEP = np.uint64(0x9E3779B97F4A7C15)
 class Draws:
     """Random numbers for some samples: a pure function of the seed, the epoch and the sample.
 
-    However the samples of an epoch are cut into parts, and from wherever training is resumed, a
-    sample gets the same numbers: its index is mixed with a key as a counter is (the mixing
-    function of SplitMix64: G. Steele, D. Lea, C. Flood, "Fast Splittable Pseudorandom Number
-    Generators", 2014).
+    A sample gets the same numbers however an epoch is cut into batches, and also after training
+    was resumed. Its index is combined with a key and mixed with the function of SplitMix64
+    (G. Steele, D. Lea, C. Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
 
     Args:
-        key: What depends on all but the sample.
-        indices: (N,) which samples.
+        key: Number that is the same for all samples, such as a hash of seed and epoch.
+        indices: (N,) indices of the samples.
     """
 
     def __init__(self, key: int, indices: np.ndarray) -> None:
         self._words = _mix(np.asarray(indices).astype(np.uint64) * _STEP ^ np.uint64(key))
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-        """Draw a number for every sample; each call draws anew.
+        """Draw a number for every sample; each call gives new numbers.
 
         Args:
-            low: The least one.
-            high: None comes up to it.
+            low: Lower bound, inclusive.
+            high: Upper bound, exclusive.
 
         Returns:
             (N,) float64.
@@ -43,11 +42,11 @@ class Draws:
         return low + (high - low) * (_mix(self._words) >> np.uint64(11)) * 2.0**-53
 
     def integers(self, low: int, high: int) -> np.ndarray:
-        """Draw a whole number for every sample; each call draws anew.
+        """Draw a whole number for every sample; each call gives new numbers.
 
         Args:
-            low: The least one.
-            high: One more than the largest one.
+            low: Lower bound, inclusive.
+            high: Upper bound, exclusive.
 
         Returns:
             (N,) int64.
@@ -62,21 +61,21 @@ def _mix(words: np.ndarray) -> np.ndarray:
 
 
 Augment = Callable[[np.ndarray, Draws], np.ndarray | tuple[np.ndarray, np.ndarray]]
-"""A function of images and `Draws`. One that moves pixels returns transforms with the images."""
+"""A function of images and `Draws`. If it moves pixels, it returns images and transforms."""
 
 
 class AugmentedSamples:
-    """Samples as one epoch sees them.
+    """Samples with the augmentations of one epoch applied.
 
     Args:
-        samples: As they are stored.
-        augmentations: Name and function of each, in their order.
+        samples: The stored samples.
+        augmentations: Name and function of each augmentation, in the order of application.
         seed: The seed of the run.
         epoch: The epoch, from 0.
 
     Attributes:
-        samples: As they are stored.
-        names: Those of the samples.
+        samples: The stored samples.
+        names: Names of the samples.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class AugmentedSamples:
         return len(self.samples)
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
-        """Read images and change them.
+        """Read images and apply the augmentations.
 
         Args:
             indices: (n,) int64.
@@ -99,22 +98,22 @@ class AugmentedSamples:
             (n, H, W, C) uint8.
 
         Raises:
-            PluginError: An augmentation raised something, or returned something else.
+            PluginError: An augmentation failed, or returned something of another shape or dtype.
         """
         return self.augmented(indices)[0]
 
     def augmented(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Read images and change them; say where their pixels went.
+        """Read images, apply the augmentations, and return how these moved the pixels.
 
         Args:
             indices: (n,) int64.
 
         Returns:
-            (n, H, W, C) uint8, and (n, 2, 3) float32 transforms from the stored images to these
-            (see `cnnforge.data.transforms`); `None` if no augmentation has moved pixels.
+            (n, H, W, C) uint8 images, and (n, 2, 3) float32 transforms from the stored images to
+            them (see `cnnforge.data.transforms`), or `None` if no augmentation moved pixels.
 
         Raises:
-            PluginError: An augmentation raised something, or returned something else.
+            PluginError: An augmentation failed, or returned something of another shape or dtype.
         """
         images, moved = self.samples.fetch(indices), None
         for number, (name, augment) in enumerate(self._augmentations):

@@ -1,4 +1,4 @@
-"""What a dataset is: samples, classes, options, and samples held in memory."""
+"""Datasets: samples, classes, options, and samples held in memory."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from cnnforge.plugin import DEFAULT_TASK
 
 @dataclass(frozen=True)
 class DataOptions:
-    """How a dataset is to be opened.
+    """Options to open a dataset with.
 
     Args:
-        image_size: Height and width in pixels; `None` takes the dataset's own size, or the most
+        image_size: Height and width in pixels; `None` means the dataset's own size, or the most
             frequent one.
-        color: `"grayscale"` makes one channel and `"rgb"` three; `"auto"` makes one only where
-            every image is grayscale.
-        validation_fraction: Which part of every class is kept for validation, between 0 and 1.
-            A dataset that brings its own split ignores it.
-        seed: What the split depends on, besides the labels.
-        strict: Whether an unreadable file is an error; else it is skipped and counted.
-        need_labels: Whether samples without labels are of no use; if they are of use, a dataset
-            that has none may return a `Dataset` that is not `labelled`.
+        color: `"grayscale"` gives one channel and `"rgb"` three; `"auto"` gives one channel if
+            every image is grayscale, and three otherwise.
+        validation_fraction: Fraction of every class that is kept for validation, between 0 and 1.
+            A dataset with its own split ignores it.
+        seed: Random seed of the split.
+        strict: Whether an unreadable file is an error; otherwise it is skipped and counted.
+        need_labels: Whether labels are required. If not, a dataset without labels may return a
+            `Dataset` that is not `labelled`.
 
     Raises:
-        UsageError: If a value is outside of what is said above.
+        UsageError: If a value is not allowed.
     """
 
     image_size: tuple[int, int] | None = None
@@ -60,11 +60,11 @@ class DataOptions:
 
 
 class SkippedFile(NamedTuple):
-    """A file that could not be used, and why.
+    """A file that could not be used.
 
     Attributes:
-        path: The file, as it was found.
-        reason: One line.
+        path: Path of the file.
+        reason: The reason, in one line.
     """
 
     path: str
@@ -74,11 +74,11 @@ class SkippedFile(NamedTuple):
 class Samples(Protocol):
     """Images with random access; an implementation decides what it keeps in memory.
 
-    What is to be learned from them is the business of a task, which knows the attributes that it
-    reads: a classification takes `labels`, (N,) int32, indices into the classes of the dataset.
+    The task knows which other attributes hold the targets: a classification reads `labels`, (N,)
+    int32 indices into the classes of the dataset.
 
     Attributes:
-        names: N texts: where each sample came from.
+        names: N texts: the origin of each sample.
     """
 
     names: Sequence[str]
@@ -91,7 +91,7 @@ class Samples(Protocol):
         """Return images.
 
         Args:
-            indices: (B,) integers in 0..N-1, in any order, with repetitions if wanted.
+            indices: (B,) integers in 0..N-1, in any order; they may repeat.
 
         Returns:
             (B, H, W, C) uint8, a copy that belongs to the caller.
@@ -101,32 +101,32 @@ class Samples(Protocol):
 
 @runtime_checkable
 class EpochSamples(Protocol):
-    """Training samples that are made again for each epoch, such as drawn scenes."""
+    """Training samples that are generated for each epoch, such as drawn scenes."""
 
     def at_epoch(self, epoch: int) -> Samples:
-        """Return the samples of an epoch: a pure function of the epoch.
+        """Return the samples of an epoch; the same epoch always gives the same samples.
 
         Args:
             epoch: The epoch, from 0.
 
         Returns:
-            As many samples as in every epoch, of the same shape.
+            The samples; their number and shape are the same in every epoch.
         """
         ...
 
 
 def samples_of_epoch(samples: Samples, epoch: int) -> Samples:
-    """Return training samples as an epoch sees them.
+    """Return the training samples of an epoch.
 
     Args:
         samples: The training samples of a dataset.
         epoch: The epoch, from 0.
 
     Returns:
-        The same samples, or those of the epoch if they are made again for each.
+        The samples of the epoch if they are `EpochSamples`, or else the same samples.
 
     Raises:
-        DataError: An epoch has another number of samples.
+        DataError: The epoch has another number of samples.
     """
     if not isinstance(samples, EpochSamples):
         return samples
@@ -134,7 +134,7 @@ def samples_of_epoch(samples: Samples, epoch: int) -> Samples:
     if len(made) != len(samples):
         raise DataError(
             f"epoch {epoch + 1} has {len(made)} training samples, and the dataset has "
-            f"{len(samples)}: at_epoch() must return as many in every epoch"
+            f"{len(samples)}: at_epoch() must return the same number in every epoch"
         )
     return made
 
@@ -145,10 +145,10 @@ class ArraySamples:
     Args:
         images: (N, H, W, C) uint8; C is 1 or 3.
         labels: (N,) integers.
-        names: N texts: where each sample came from.
+        names: N texts: the origin of each sample.
 
     Raises:
-        ValueError: If a shape or a dtype is another.
+        ValueError: If a shape or a dtype is wrong.
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
@@ -160,14 +160,14 @@ class ArraySamples:
         if not (len(images) == len(labels) == len(names)):
             raise ValueError(
                 f"there are {len(images)} images, {len(labels)} labels and {len(names)} names: "
-                "give as many of each"
+                "give the same number of each"
             )
         self.images = images
         self.labels = np.ascontiguousarray(labels, dtype=np.int32)
         self.names = names
 
     def __len__(self) -> int:
-        """How many samples there are."""
+        """Return the number of samples."""
         return len(self.images)
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
@@ -177,22 +177,22 @@ class ArraySamples:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images for training and for validation, with one class map over both.
+    """Images for training and for validation, with the same classes in both.
 
     Args:
-        name: What it is called in a run: `"mnist5k"`, `"images:/path"`.
-        classes: The names of the classes; empty if its task knows none.
-        train: The samples to train on; those of every epoch, if they are `EpochSamples`.
+        name: Name of the dataset in a run: `"mnist5k"`, `"images:/path"`.
+        classes: The names of the classes; empty if its task has no classes.
+        train: The samples to train on; they may be `EpochSamples`.
         validation: The samples to validate on.
-        fingerprint: Hexadecimal sha256 of what was read and of how it was split.
+        fingerprint: Hexadecimal sha256 of the data and the split.
         skipped: The files that could not be used.
-        notes: What the user is told once, one line each.
-        labelled: Whether the samples have targets. If not, there are no classes, all samples are
-            in `train`, in their order, and `validation` is empty.
+        notes: Notes for the user, one line each, printed once.
+        labelled: Whether the samples have targets. If not, `classes` and `validation` are empty,
+            and `train` has all samples in their order.
         task: Name of the task that the targets are for.
 
     Raises:
-        ValueError: If a split is empty, or has another number of names than of samples.
+        ValueError: If a split is empty, or has unequal numbers of names and samples.
     """
 
     name: str
@@ -212,11 +212,11 @@ class Dataset:
             if not 0 < len(samples) == len(samples.names):
                 raise ValueError(
                     f"{split} of dataset {self.name!r} has {len(samples)} samples and "
-                    f"{len(samples.names)} names: give as many of each, at least one"
+                    f"{len(samples.names)} names: give the same number of each, at least one"
                 )
 
     @cached_property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of every image; the first one is fetched to find out."""
+        """(H, W, C) of every image, read from the first one."""
         height, width, channels = self.train.fetch(np.zeros(1, np.intp)).shape[1:]
         return height, width, channels

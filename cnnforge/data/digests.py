@@ -1,4 +1,4 @@
-"""What identifies data: fingerprints of datasets, and images that stand in both splits."""
+"""Fingerprints of datasets, and copies of images in both splits."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 
 class Split(NamedTuple):
-    """The part of a split that its fingerprint is made from.
+    """The data of a split that go into the fingerprint.
 
     Attributes:
         labels: (N,) integers.
-        names: N texts that do not depend on where the data lies.
-        digests: N sha256 of the content, 32 bytes each.
+        names: N texts that do not depend on the location of the data.
+        digests: N sha256 digests of the content, 32 bytes each.
     """
 
     labels: np.ndarray
@@ -26,7 +26,7 @@ class Split(NamedTuple):
 def fingerprint(
     classes: Sequence[str], image_shape: tuple[int, int, int], train: Split, validation: Split
 ) -> str:
-    """Identify what was read and how it was split.
+    """Compute a digest of the data and of their split.
 
     Args:
         classes: The names of the classes.
@@ -40,7 +40,7 @@ def fingerprint(
     total = hashlib.sha256()
 
     def add(content: bytes) -> None:
-        # The length in front: ("ab", "c") is not ("a", "bc").
+        # The length comes first, so that ("ab", "c") differs from ("a", "bc").
         total.update(len(content).to_bytes(8, "little"))
         total.update(content)
 
@@ -54,14 +54,14 @@ def fingerprint(
 
 
 def duplicates_note(train: Sequence[bytes], validation: Sequence[bytes]) -> tuple[str, ...]:
-    """Say how many validation images have an exact copy among the training images.
+    """Describe how many validation images have an exact copy among the training images.
 
     Args:
         train: The digests of the training images.
         validation: The digests of the validation images.
 
     Returns:
-        One note, or none where there is no copy.
+        One note; empty if there are no copies.
     """
     known = set(train)
     count = sum(digest in known for digest in validation)
@@ -70,10 +70,10 @@ def duplicates_note(train: Sequence[bytes], validation: Sequence[bytes]) -> tupl
     images = "image is an exact copy" if count == 1 else "images are exact copies"
     return (
         f"{count} of {len(validation)} validation {images} of a training image: "
-        "the scores on them tell nothing about new images",
+        "the scores on them say nothing about new images",
     )
 
 
 def _encoded(text: str) -> bytes:
-    # A file name need not be text: what was not decodable is kept as it was.
+    # A file name may have bytes that are not text; they are kept unchanged.
     return text.encode("utf-8", "surrogateescape")

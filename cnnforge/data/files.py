@@ -1,4 +1,4 @@
-"""Samples that stay on disk: image files, decoded when they are asked for."""
+"""Image files as samples that stay on disk and are decoded when they are needed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ ResultT = TypeVar("ResultT")
 
 
 class ImageFiles:
-    """Labelled image files as samples; nothing but names and labels is held in memory.
+    """Labelled image files as samples; only names and labels are held in memory.
 
     Args:
         paths: N image files.
         labels: (N,) integers.
-        image_shape: (H, W, C), to which every image is brought.
+        image_shape: (H, W, C) of every fetched image.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class ImageFiles:
         self._image_shape = image_shape
 
     def __len__(self) -> int:
-        """How many samples there are."""
+        """Return the number of samples."""
         return len(self.names)
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
-        """Decode images, several at a time.
+        """Decode images in several threads.
 
         Args:
             indices: (B,) integers in 0..N-1, in any order.
@@ -68,13 +68,13 @@ class ImageFiles:
 
 
 def check_files(paths: Sequence[str]) -> list[CheckedImage | UnreadableImage]:
-    """Decode every file once, several at a time.
+    """Decode every file once, in several threads.
 
     Args:
         paths: Image files.
 
     Returns:
-        For each of them, what it is like or why it cannot be read.
+        For each file, its properties or the error that makes it unreadable.
     """
 
     def check(path: str) -> CheckedImage | UnreadableImage:
@@ -89,20 +89,20 @@ def check_files(paths: Sequence[str]) -> list[CheckedImage | UnreadableImage]:
 def in_parallel(function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> list[ResultT]:
     """Apply a function to many items in a few threads.
 
-    Pillow gives up the interpreter lock while it decodes, so that threads are enough.
+    Threads are enough, because Pillow releases the interpreter lock while it decodes.
 
     Args:
-        function: What to do; it must not call `in_parallel` itself.
-        items: What to do it to.
+        function: Function of one item; it must not call `in_parallel` itself.
+        items: The items.
 
     Returns:
         The results, in the order of the items.
 
     Raises:
-        Exception: What the function raised for the first of the items that it failed for.
+        Exception: The error of the first item that failed.
     """
     workers = min(usable_processors(), 8)
-    # A task is several items: for small images the hand-over costs more than the decoding.
+    # A task has several items: for small images, submitting costs more than decoding.
     length = max(1, min(64, -(-len(items) // workers)))
     if workers == 1 or len(items) <= 1:
         return [function(item) for item in items]
@@ -116,6 +116,6 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="cnnforge-images")
 
 
-# A forked process has the pool but none of its threads, and would wait for them for ever.
+# A forked process has a copy of the pool without its threads, and would wait for them forever.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -1,4 +1,4 @@
-"""Which image files a folder holds, and which class and split each belongs to."""
+"""Find the image files in a folder, and the classes and splits among its sub-folders."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _IGNORED_FOLDERS = frozenset(("__macosx", "__pycache__", "@eadir", "$recycle.bin
 
 @dataclass
 class Found:
-    """The images below a folder.
+    """The image files in a folder and its sub-folders.
 
     Attributes:
-        paths: The image files, sorted by name folder by folder.
-        skipped: What looks like an image but cannot be opened: a dangling link, a link to a
-            folder that it lies in, a folder that may not be read.
-        others: How many files of each other ending were passed over.
+        paths: The image files, sorted by name within each folder.
+        skipped: Entries that cannot be opened: dangling links, links to a folder above the link,
+            folders without read permission.
+        others: Number of ignored files by ending.
     """
 
     paths: list[str] = field(default_factory=list)
@@ -33,17 +33,17 @@ class Found:
 
 
 def find_images(folder: str | os.PathLike[str], *, recursive: bool = True) -> Found:
-    """Find image files by their endings, whatever the order in which the system lists them.
+    """Find image files by their endings. The order does not depend on the operating system.
 
-    Hidden files and folders, those that operating systems leave behind (`__MACOSX`,
-    `Thumbs.db`), and files with other endings are passed over. Links are followed.
+    Hidden files and folders, files with other endings, and the files and folders that operating
+    systems create (`__MACOSX`, `Thumbs.db`) are ignored. Links are followed.
 
     Args:
-        folder: Where to look.
-        recursive: Whether to look into its sub-folders too.
+        folder: The folder.
+        recursive: Whether to search its sub-folders too.
 
     Returns:
-        What was found.
+        The images.
 
     Raises:
         UsageError: If there is no such folder.
@@ -58,15 +58,15 @@ def find_classes(folder: str | os.PathLike[str]) -> dict[str, Found]:
     """Find the images of a folder with one sub-folder for each class.
 
     Args:
-        folder: Where to look.
+        folder: The folder.
 
     Returns:
-        Class name to what was found in its folder and below, sorted by name; also for a folder
-        without any image. The images that lie in `folder` itself have no class and are left out.
+        Class name to the images in its folder and below, sorted by name. A class may have no
+        images. Images directly in `folder` have no class and are left out.
 
     Raises:
         UsageError: If there is no such folder.
-        DataError: If it may not be read.
+        DataError: If it cannot be read.
     """
     folder = _existing(folder)
     classes = {}
@@ -74,7 +74,7 @@ def find_classes(folder: str | os.PathLike[str]) -> dict[str, Found]:
         found = classes[name] = Found()
         path = os.path.join(folder, name)
         if _identity(path) == _identity(folder):
-            found.skipped.append(SkippedFile(path, "link to a folder that it lies in"))
+            found.skipped.append(SkippedFile(path, "link to a folder that contains it"))
         else:
             _collect(path, found, True, (_identity(folder), _identity(path)))
     return classes
@@ -83,21 +83,20 @@ def find_classes(folder: str | os.PathLike[str]) -> dict[str, Found]:
 def find_splits(folder: str | os.PathLike[str]) -> tuple[str, ...]:
     """Find the sub-folders that are splits and not classes.
 
-    They are `train` and one of `val`, `valid`, `validation` and `test`, in this order of
-    preference, whatever their case. A `test` folder without class folders, such as comes with a
-    competition, has no labels and is no split; if nothing else is there beside `train`, then
-    `train` is all there is.
+    They are `train` and the first of `val`, `valid`, `validation` and `test` that exists, in upper
+    or lower case. A `test` folder without class folders, as in a competition, has no labels and is
+    not a split. If `train` and such a `test` are the only sub-folders, `train` is the only split.
 
     Args:
-        folder: Where to look.
+        folder: The folder.
 
     Returns:
-        The names of the training and the validation folder; or of the training folder alone; or
-        nothing, where the sub-folders are classes.
+        The names of the training and the validation folder, or of the training folder alone;
+        empty if the sub-folders are classes.
 
     Raises:
         UsageError: If there is no such folder.
-        DataError: If it may not be read.
+        DataError: If it cannot be read.
     """
     folder = _existing(folder)
     names = {name.lower(): name for name in _subfolders(folder)}
@@ -144,7 +143,7 @@ def _collect(folder: str, found: Found, recursive: bool, above: tuple[object, ..
                 continue
             identity = _identity(entry.path)
             if identity in above:
-                found.skipped.append(SkippedFile(entry.path, "link to a folder that it lies in"))
+                found.skipped.append(SkippedFile(entry.path, "link to a folder that contains it"))
             else:
                 _collect(entry.path, found, recursive, (*above, identity))
             continue
@@ -158,7 +157,7 @@ def _collect(folder: str, found: Found, recursive: bool, above: tuple[object, ..
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    """What a folder holds, sorted by name, without what is never data."""
+    """Yield the entries of a folder, sorted by name, without those that are never data."""
     with os.scandir(folder) as listing:
         entries = sorted(listing, key=lambda entry: entry.name)
     for entry in entries:
@@ -175,7 +174,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _identity(path: str) -> object:
     status = os.stat(path)
-    # Where a file system has no inodes, the resolved path does.
+    # Some file systems have no inodes; the resolved path identifies the folder there.
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 

@@ -1,4 +1,4 @@
-"""Image files as arrays: the one place where pixels are decoded, for training and prediction."""
+"""Decode image files to arrays, for training and for prediction."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ IMAGE_SUFFIXES = frozenset(
         ".webp",
     }
 )
-"""The endings, in lower case, of the files that are taken for images."""
+"""The endings of image files, in lower case."""
 
-# Pillow knows more, and some of them run other programs (EPS starts Ghostscript).
+# Pillow reads other formats too, but some of them start a program (EPS starts Ghostscript).
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 _GRAYSCALE_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"))
 _EXIF_ORIENTATION = 0x0112
@@ -56,11 +56,11 @@ _SIDEWAYS = (5, 6, 7, 8)
 
 
 class UnreadableImage(DataError):
-    """A file that is no image, or not a whole one.
+    """A file that is not an image, or is damaged.
 
     Args:
         path: The file.
-        reason: What is wrong with it, in one line.
+        reason: The cause, in one line.
     """
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
@@ -69,19 +69,19 @@ class UnreadableImage(DataError):
         super().__init__(f"{printable(self.path)}: {self.reason}")
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        """Be copied to another process by what it was made from."""
+        """Pickle the arguments; the default would pass the message alone."""
         return type(self), (self.path, self.reason)
 
 
 class _UnsupportedPixels(ValueError):
-    """The file is whole, but what it holds is no picture of 8 or 16 bits."""
+    """The file is not damaged, but its pixels have neither 8 nor 16 bits."""
 
 
 class ImageInfo(NamedTuple):
-    """What the header of an image file says.
+    """Size and mode of an image file, from its header.
 
     Attributes:
-        size: Height and width as they are shown, that is with the camera's orientation applied.
+        size: Height and width after the camera's orientation is applied.
         mode: Pillow's mode: `"L"`, `"RGB"`, `"P"`, ...
     """
 
@@ -90,11 +90,11 @@ class ImageInfo(NamedTuple):
 
 
 class CheckedImage(NamedTuple):
-    """What an image file is like that was decoded.
+    """Properties of an image file that was decoded.
 
     Attributes:
-        size: Height and width as they are shown, that is with the camera's orientation applied.
-        grayscale: Whether it can hold nothing but shades of gray (its mode), or does (a palette).
+        size: Height and width after the camera's orientation is applied.
+        grayscale: Whether it is gray by its mode, or has a palette and only gray pixels.
         digest: sha256 of the file, 32 bytes.
     """
 
@@ -104,7 +104,7 @@ class CheckedImage(NamedTuple):
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    r"""Write a path in one line: what cannot be printed becomes an escape such as `\n`."""
+    r"""Write a path in one line; characters that cannot be printed become escapes such as `\n`."""
     return "".join(
         character if character.isprintable() else ascii(character)[1:-1]
         for character in os.fspath(path)
@@ -114,10 +114,10 @@ def printable(path: str | os.PathLike[str]) -> str:
 def read_image(path: str | os.PathLike[str], image_shape: tuple[int, int, int]) -> np.ndarray:
     """Decode an image file to a given shape.
 
-    The camera's orientation (EXIF) is applied. Of an animation the first frame is taken. What is
-    transparent is shown on white. 16-bit gray is scaled to 8 bits. Another size is resampled,
-    with the pixels' areas taken into account (bicubic), without keeping the aspect ratio. Colour
-    profiles are ignored.
+    The camera's orientation (EXIF) is applied. An animation gives its first frame. Transparent
+    pixels are shown on white. 16-bit gray is scaled to 8 bits. An image of another size is
+    resampled (bicubic with antialiasing), and its aspect ratio is not kept. Colour profiles are
+    ignored.
 
     Args:
         path: The file.
@@ -127,13 +127,13 @@ def read_image(path: str | os.PathLike[str], image_shape: tuple[int, int, int]) 
         (H, W, C) uint8.
 
     Raises:
-        UnreadableImage: If the file is missing, empty, truncated, not an image, too large, or in
-            32-bit pixels, which have no fixed range.
+        UnreadableImage: If the file is missing, empty, truncated, not an image or too large, or
+            has 32-bit pixels, which have no fixed range.
     """
     height, width, channels = image_shape
     with _reading(path) as image:
-        # The JPEG decoder can halve an image several times for free; two pixels for each one
-        # that is wanted leave the result to the resampling filter.
+        # The JPEG decoder can halve an image several times at no cost. It keeps at least two
+        # pixels for each one of the result, so that the resampling filter decides the result.
         image.draft(None, (2 * max(width, height), 2 * max(width, height)))
         return fit(_upright(image), (height, width, channels))
 
@@ -145,33 +145,33 @@ def describe_image(path: str | os.PathLike[str]) -> ImageInfo:
         path: The file.
 
     Returns:
-        What the header says.
+        Size and mode.
 
     Raises:
-        UnreadableImage: If there is no such header.
+        UnreadableImage: If the header cannot be read.
     """
     with _reading(path) as image:
         return ImageInfo(_shown_size(image.size, _orientation(image)), image.mode)
 
 
 def check_image(path: str | os.PathLike[str]) -> CheckedImage:
-    """Decode an image file for real, in order to know that `read_image` will.
+    """Decode an image file completely, to find out whether `read_image` can.
 
     Args:
         path: The file.
 
     Returns:
-        What it is like.
+        Its properties.
 
     Raises:
-        UnreadableImage: Whenever `read_image` would.
+        UnreadableImage: If `read_image` would raise it.
     """
     with _reading(path) as image:
         full_size = image.size
-        # An eighth of the size: every byte is still decoded, and most of the arithmetic is not.
+        # At an eighth of the size, every byte is decoded but most of the arithmetic is saved.
         reduced = image.draft(None, (1, 1)) is not None
         image.load()
-        # A TIFF may change its size by loading: Pillow turns it upright itself.
+        # Loading may swap the sides of a TIFF, because Pillow applies its orientation.
         size = full_size if reduced else image.size
         flat = _flat(image)
         grayscale = image.mode in _GRAYSCALE_MODES or (
@@ -183,7 +183,7 @@ def check_image(path: str | os.PathLike[str]) -> CheckedImage:
 
 
 def fit(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Bring an image in memory to a given shape, as `read_image` does.
+    """Resize and convert an image in memory, as `read_image` does.
 
     Args:
         image: A Pillow image of any mode but 32-bit ones.
@@ -193,7 +193,7 @@ def fit(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:
         (H, W, C) uint8.
 
     Raises:
-        ValueError: If the mode cannot be brought to 8 bits.
+        ValueError: If the mode cannot be converted to 8 bits.
     """
     height, width, channels = image_shape
     flat = _flat(image).convert("L" if channels == 1 else "RGB")
@@ -204,14 +204,14 @@ def fit(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:
 
 @contextmanager
 def _reading(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """Open an image; whatever goes wrong with it, here or inside the block, has one type."""
+    """Open an image; raise `UnreadableImage` for any error, also for one inside the block."""
     try:
         with (
             open(path, "rb", opener=_open_regular) as file,
             Image.open(file, formats=_formats()) as image,
         ):
             limit = Image.MAX_IMAGE_PIXELS
-            # Pillow itself only warns up to twice the limit.
+            # Between the limit and twice the limit, Pillow only warns.
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError(
                     f"{image.width} x {image.height} pixels, at most {limit} are read"
@@ -224,7 +224,7 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
 
 
 def _open_regular(path: str, flags: int) -> int:
-    # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
+    # Without O_NONBLOCK, opening a pipe without a writer would wait forever.
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -234,7 +234,7 @@ def _open_regular(path: str, flags: int) -> int:
 
 @lru_cache(maxsize=1)
 def _formats() -> tuple[str, ...]:
-    # Which of them a build of Pillow has differs, and an unknown one is a KeyError in `open`.
+    # Builds of Pillow support different formats, and an unknown one is a KeyError in `open`.
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
@@ -254,7 +254,8 @@ def _reason(path: str | os.PathLike[str], error: Exception) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    # Pillow turns a TIFF by itself. A PNG may have it behind the pixels: asking would decode them.
+    # Pillow applies the orientation of a TIFF itself. A PNG may store it after the pixels, and
+    # reading it would decode them.
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1
     try:
@@ -264,7 +265,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _shown_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Height and width from Pillow's width and height."""
+    """Return height and width after rotation, from Pillow's width and height."""
     width, height = size
     return (width, height) if orientation in _SIDEWAYS else (height, width)
 
@@ -276,9 +277,9 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """Bring an image to 8-bit mode `"L"` or `"RGB"`, without transparency."""
+    """Convert an image to 8-bit mode `"L"` or `"RGB"`, without transparency."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        # Pillow's own conversion clips instead of scaling.
+        # Pillow's own conversion clips the values; this one scales them.
         wide = np.asarray(image).astype(np.int64).clip(0, 65535)
         return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode in ("I", "F"):

@@ -1,4 +1,4 @@
-"""Cutting a pass over the samples into chunks, read ahead in the background."""
+"""Read the samples of an epoch in chunks, ahead of the caller and in the background."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Chunk(NamedTuple):
     """Several batches of images.
 
     Attributes:
-        first: The number of its first batch in the epoch.
-        batches: How many batches it holds; the last may be smaller.
+        first: Number of its first batch in the epoch.
+        batches: Number of batches; the last one may be smaller.
         images: (N, H, W, C) uint8.
-        targets: Arrays (N, ...) by name; none for a prediction.
+        targets: Arrays (N, ...) by name; empty for a prediction.
     """
 
     first: int
@@ -34,11 +34,11 @@ class Chunk(NamedTuple):
 
 
 class ChunkSize:
-    """How many batches a chunk should have, learned from how long chunks take.
+    """The number of batches in a chunk, adapted to the measured times of chunks.
 
-    Long enough that what Python does between chunks costs nothing, short enough that progress is
-    seen and Ctrl-C is answered: between 0.1 and 0.4 seconds, and at most 32 MiB of images. The
-    results do not depend on it.
+    A chunk should take 0.1 to 0.4 seconds and have at most 32 MiB of images: long enough to make
+    the cost of Python between chunks negligible, short enough for progress and Ctrl-C. The results
+    do not depend on it.
 
     Args:
         image_shape: (H, W, C) of the images, one byte per value.
@@ -46,23 +46,23 @@ class ChunkSize:
     """
 
     def __init__(self, image_shape: tuple[int, int, int], batch_size: int) -> None:
-        self._most = max(1, MAX_BYTES // (batch_size * int(np.prod(image_shape))))
+        self._max_batches = max(1, MAX_BYTES // (batch_size * int(np.prod(image_shape))))
         self._seen = False
-        self.batches = min(8, self._most)
+        self.batches = min(8, self._max_batches)
 
     def learn(self, batches: int, seconds: float) -> None:
-        """Take into account that `batches` of them took `seconds`."""
+        """Adapt the size to a chunk of `batches` batches that took `seconds`."""
         if not self._seen:
-            # The first call builds the graph and compiles kernels.
+            # The first chunk builds the graph and compiles kernels: its time does not count.
             self._seen = True
         elif seconds > _LONG:
             self.batches = max(1, min(self.batches, batches // 2))
         elif seconds < _SHORT and batches >= self.batches:
-            self.batches = min(2 * self.batches, self._most)
+            self.batches = min(2 * self.batches, self._max_batches)
 
 
 Read = Callable[[np.ndarray], tuple[np.ndarray, Mapping[str, np.ndarray]]]
-"""Reads the images and the targets of some samples, by their indices."""
+"""A function from indices of samples to their images and targets."""
 
 
 def images_only(samples: Samples) -> Read:
@@ -76,14 +76,14 @@ def chunks(
     """Read the samples in the order of `visit`, at most two chunks ahead of the caller.
 
     Args:
-        read: Reads images and targets; called in a thread.
+        read: Function that reads images and targets; called in a thread.
         visit: (N,) indices of the samples.
         batch_size: Images per batch.
-        size: How many batches to read together.
-        first: The batch to start from.
+        size: Size of the chunks.
+        first: Number of the batch to start from.
 
     Yields:
-        The chunks, whole batches each but for the last.
+        The chunks. Only the last batch of the last chunk may be smaller.
     """
     total = -(-len(visit) // batch_size)
 
@@ -101,5 +101,5 @@ def chunks(
                 first += batches
             yield pending.popleft().result()
     finally:
-        # When the caller stops early, what has not been started is dropped.
+        # If the caller stops early, reads that have not started are dropped.
         reader.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""From what the user writes to a dataset: `mnist5k`, `csv:FILE`, `images:FOLDER`, or a path."""
+"""Open a dataset by its reference: `mnist5k`, `csv:FILE`, `images:FOLDER`, or a path."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from cnnforge.data.images import printable
 from cnnforge.errors import DataError, UnknownNameError, UsageError
 from cnnforge.plugin import DatasetSpec
 
-# Two letters at least: "C:\data" begins with a drive. A plugin's name is a distribution's.
+# At least two letters, because "C:\data" begins with a drive. The part before the slash is the
+# name of a plugin, with the characters of a distribution's name.
 _NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[a-z][a-z0-9_]+")
 _FORMS = "a folder of images, a .csv file, NAME, or NAME:ARGUMENT"
 
 
 class DatasetRegistry(Container[object], Protocol):
-    """What `open_dataset` needs of `cnnforge.plugin_host.registry.Registry`."""
+    """The part of `cnnforge.plugin_host.registry.Registry` that `open_dataset` needs."""
 
     def __getitem__(self, name: str) -> DatasetSpec:
-        """Find a spec by its short or its qualified name."""
+        """Return the spec with a short or qualified name."""
         ...
 
 
 def parse(reference: str, known: Container[object] = ()) -> tuple[str, str | None]:
-    """Split a reference to a dataset into the name of its kind and an argument.
+    """Split a reference to a dataset into the name of a dataset plugin and an argument.
 
-    A word that is a known name is that name even where a folder is called the same: `./mnist5k`
-    means the folder.
+    A known name has priority over a folder of the same name; `./mnist5k` means the folder.
 
     Args:
-        reference: `"NAME"` or `"NAME:ARGUMENT"`, where a name may be qualified (`plugin/name`),
+        reference: `"NAME"` or `"NAME:ARGUMENT"`, with a short or a qualified name (`plugin/name`),
             or the path of a folder of images or of a .csv file.
-        known: The names that are known, short and qualified.
+        known: The known names, short and qualified.
 
     Returns:
-        The name and the argument, `None` where there is none: `("mnist5k", None)`,
-        `("images", "photos")`, `("csv", "train.csv")`.
+        The name and the argument or `None`: `("mnist5k", None)`, `("images", "photos")`,
+        `("csv", "train.csv")`.
 
     Raises:
-        UsageError: If nothing is there at the path, or something else than a folder or a .csv
-            file, or nothing stands before or after the colon.
+        UsageError: If the path does not exist or is neither a folder nor a .csv file, or if the
+            name or the argument is empty.
     """
     if not reference.strip():
         raise UsageError(f"the dataset is {reference!r}: give {_FORMS}")
@@ -51,7 +51,7 @@ def parse(reference: str, known: Container[object] = ()) -> tuple[str, str | Non
     if colon and _NAME.fullmatch(name):
         if not argument:
             raise UsageError(
-                f"nothing stands after the colon of {reference!r}: "
+                f"there is no argument after the colon of {reference!r}: "
                 f"write {name}:ARGUMENT, for instance {name}:PATH"
             )
         return name, argument
@@ -77,19 +77,19 @@ def parse(reference: str, known: Container[object] = ()) -> tuple[str, str | Non
 def open_dataset(
     reference: str, datasets: DatasetRegistry, options: DataOptions | None = None
 ) -> Dataset:
-    """Open what a reference means.
+    """Open the dataset that a reference names.
 
     Args:
-        reference: See `parse`.
-        datasets: The registry of the datasets that plugins declare.
-        options: How to open it.
+        reference: Reference to a dataset, see `parse`.
+        datasets: Registry of the datasets that plugins declare.
+        options: Options of the dataset.
 
     Returns:
         The dataset.
 
     Raises:
-        UsageError: If the reference means nothing, or an option does not suit the dataset.
-        DataError: If nothing usable could be read.
+        UsageError: If the reference names no dataset, or the dataset refuses an option.
+        DataError: If the data cannot be used.
     """
     name, argument = parse(reference, datasets)
     try:
@@ -107,7 +107,7 @@ def open_dataset(
     if dataset.labelled and _short(dataset.task) != _short(spec.task):
         raise DataError(
             f"the dataset {spec.qualified_name!r} is declared for the task {spec.task!r} and "
-            f"returned one for {dataset.task!r}: its plugin must say the same in both places"
+            f"returned one for {dataset.task!r}: its plugin must name the same task in both places"
         )
     return dataset
 

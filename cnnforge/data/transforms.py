@@ -1,10 +1,10 @@
 """Affine transforms of images, and of points in them.
 
-A point is (x, y) in pixels, x to the right and y down. The corner of an image is (0, 0), so that
-the centre of the pixel in row r and column c is (c + 0.5, r + 0.5), and an image of H rows and W
-columns covers 0..W by 0..H. A transform is a (2, 3) float32 matrix `[A | b]`, from a point p of the
-first image to the point `A p + b` of the second one that shows the same. To mirror an image of W
-columns, for instance, is `[[-1, 0, W], [0, 1, 0]]`.
+A point is (x, y) in pixels, x to the right and y down. The top left corner of an image is (0, 0),
+so that the centre of the pixel in row r and column c is (c + 0.5, r + 0.5), and an image of H rows
+and W columns covers 0..W by 0..H. A transform is a (2, 3) float32 matrix `[A | b]`: it moves a
+point p of the old image to the point `A p + b` of the new one. For instance,
+`[[-1, 0, W], [0, 1, 0]]` flips an image of W columns left to right.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ def translations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return transforms that move images.
 
     Args:
-        x: (N,) pixels to the right.
-        y: (N,) pixels down.
+        x: (N,) distances to the right, in pixels.
+        y: (N,) distances down, in pixels.
 
     Returns:
         (N, 2, 3) float32.
@@ -29,11 +29,11 @@ def translations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def compose(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the transforms that do what two do, one after the other.
+    """Combine pairs of transforms that are applied one after the other.
 
     Args:
         first: (N, 2, 3) float32, applied first.
-        second: (N, 2, 3) float32.
+        second: (N, 2, 3) float32, applied second.
 
     Returns:
         (N, 2, 3) float32.
@@ -44,7 +44,7 @@ def compose(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def transform_points(points: np.ndarray, transforms: np.ndarray) -> np.ndarray:
-    """Move points with their images.
+    """Apply the transforms of images to points in them.
 
     Args:
         points: (N, P, 2) float, P points (x, y) in each of N images.

@@ -11,8 +11,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from cnnforge.ops import routes
-from cnnforge.ops.array_op import ArrayOp as ArrayOp
-from cnnforge.ops.array_op import registered_ops
+from cnnforge.ops.array_op import ArrayOp, registered_ops
+
+__all__ = [
+    "ArrayOp",
+    "register",
+    "route",
+]
 
 
 def register() -> None:

@@ -1,9 +1,14 @@
-"""Predicting with what a training run has left behind."""
+"""Predict and evaluate with the model of a training run."""
 
-from cnnforge.prediction.inputs import FileInputs as FileInputs
-from cnnforge.prediction.inputs import RunData as RunData
-from cnnforge.prediction.inputs import SampleInputs as SampleInputs
-from cnnforge.prediction.inputs import find_inputs as find_inputs
-from cnnforge.prediction.inputs import open_samples as open_samples
-from cnnforge.prediction.predictor import Predictor as Predictor
-from cnnforge.prediction.predictor import load_model as load_model
+from cnnforge.prediction.inputs import FileInputs, RunData, SampleInputs, find_inputs, open_samples
+from cnnforge.prediction.predictor import Predictor, load_model
+
+__all__ = [
+    "FileInputs",
+    "Predictor",
+    "RunData",
+    "SampleInputs",
+    "find_inputs",
+    "load_model",
+    "open_samples",
+]

@@ -1,4 +1,4 @@
-"""From what the user names to what is predicted: files, folders, datasets."""
+"""Find the inputs of a prediction: image files, folders of images, and datasets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class FileInputs:
 
     Attributes:
         paths: The files, each once.
-        errors: Those that are known to be of no use, with the reason.
+        errors: Files that cannot be read, with the reason.
     """
 
     paths: tuple[str, ...]
@@ -44,7 +44,7 @@ class FileInputs:
     def predict(
         self, predictor: Predictor, top_k: int = 3, limit: int | None = None
     ) -> Iterator[Row]:
-        """Predict the files, at most `limit` of them; one row each."""
+        """Yield a row for each file, for at most `limit` of them."""
         yield from predictor.predict_files(self.paths[:limit], top_k)
         left = None if limit is None else max(0, limit - len(self.paths))
         for path, reason in islice(self.errors, left):
@@ -57,9 +57,9 @@ class SampleInputs:
 
     Attributes:
         dataset: The dataset.
-        samples: Some of its samples.
-        indices: (N,) which of them, in which order.
-        what: What they are, for the user: `"validation part of mnist5k"`.
+        samples: Samples of the dataset.
+        indices: (N,) indices of the samples to predict, in order.
+        what: Description for the user: `"the validation part of mnist5k"`.
     """
 
     dataset: Dataset
@@ -73,16 +73,16 @@ class SampleInputs:
     def predict(
         self, predictor: Predictor, top_k: int = 3, limit: int | None = None
     ) -> Iterator[Row]:
-        """Predict the samples, at most `limit` of them; one row each."""
+        """Yield a row for each sample, for at most `limit` of them."""
         yield from predictor.predict_samples(
             self.dataset, self.samples, self.indices[:limit], top_k=top_k
         )
 
     def evaluate(self, predictor: Predictor) -> Evaluation:
-        """Compare the outputs of a model with what is true of the samples.
+        """Compare the outputs of a model with the targets of the samples.
 
         Raises:
-            UsageError: The model cannot know what is true of them.
+            UsageError: The targets do not fit the model, for instance other classes.
         """
         return predictor.evaluate(self.dataset, self.samples, self.indices)
 
@@ -92,10 +92,10 @@ class RunData:
     """The data that a run was trained on.
 
     Attributes:
-        reference: How it was named.
-        validation_fraction: Which part was kept for validation.
-        seed: What the split depended on.
-        fingerprint: Of what was read then.
+        reference: Reference of the dataset.
+        validation_fraction: Fraction that was kept for validation.
+        seed: Random seed of the split.
+        fingerprint: Fingerprint of the data when the run was trained.
         task: Name of the task that the run's model learned.
     """
 
@@ -113,21 +113,21 @@ def find_inputs(
     datasets: Registry[DatasetSpec],
     trained_on: RunData,
 ) -> list[FileInputs | SampleInputs]:
-    """Find what is to be classified.
+    """Find the images to predict.
 
     Args:
-        named: Image files, folders of images, or references to datasets, in any mixture.
+        named: Image files, folders of images and references to datasets.
         image_shape: (H, W, C) of the model's images.
         datasets: The known datasets.
-        trained_on: What the model was trained on: of that only the validation part is taken.
+        trained_on: The data that the model was trained on; only their validation part is taken.
 
     Returns:
-        The inputs in the order in which they were named. A file that is named twice, or named and
-        found in a folder too, is there once.
+        The inputs in the order of their names. A file that is named twice, or is also in a named
+        folder, is taken once.
 
     Raises:
-        UsageError: Something named is neither a file nor a folder nor a dataset.
-        DataError: Nothing was found.
+        UsageError: A name is neither a file nor a folder nor a dataset.
+        DataError: No image was found.
     """
     found: list[FileInputs | SampleInputs] = []
     seen: set[str] = set()
@@ -135,7 +135,7 @@ def find_inputs(
         if os.path.isdir(text):
             listing = find_images(text)
             inputs = FileInputs(
-                tuple(listing.paths), tuple((it.path, it.reason) for it in listing.skipped)
+                tuple(listing.paths), tuple((file.path, file.reason) for file in listing.skipped)
             )
         elif _is_image_path(text):
             inputs = FileInputs((text,))
@@ -151,7 +151,7 @@ def find_inputs(
         )
     if not any(len(inputs) for inputs in found):
         raise DataError(
-            f"no image was found in {', '.join(named)}; files with these endings are taken: "
+            f"no image was found in {', '.join(named)}; images have one of these endings: "
             f"{' '.join(sorted(IMAGE_SUFFIXES))}"
         )
     return found
@@ -168,19 +168,19 @@ def open_samples(
     """Open a dataset for a trained model.
 
     Args:
-        reference: The dataset.
+        reference: Reference of the dataset.
         image_shape: (H, W, C) of the model's images.
         datasets: The known datasets.
-        trained_on: What the model was trained on.
-        need_labels: Whether samples without labels are of no use.
+        trained_on: The data that the model was trained on.
+        need_labels: Whether samples without labels are refused.
 
     Returns:
-        The validation part if it is what the model was trained on, or else all samples, in the
-        order of their names (numbers in them by value).
+        The validation part if the model was trained on this dataset. Otherwise all samples, sorted
+        by name, with numbers in the names compared by value.
 
     Raises:
-        UsageError: There is no such dataset, it is for another task, or its images cannot be
-            brought to that shape.
+        UsageError: There is no such dataset, it is for another task, or its images cannot get that
+            shape.
         DataError: It cannot be read.
     """
     options = DataOptions(
@@ -194,13 +194,13 @@ def open_samples(
     if dataset.image_shape != image_shape:
         raise UsageError(
             f"the images of {reference} are {_times(dataset.image_shape)}, the model takes "
-            f"{_times(image_shape)}: give other data"
+            f"{_times(image_shape)}: use another dataset"
         )
     own, task = (name.rpartition("/")[2] for name in (trained_on.task, dataset.task))
     if dataset.labelled and own != task:
         raise UsageError(
-            f"{reference} is for the task {task!r}, and the model of this run is for {own!r}: give "
-            "other data"
+            f"{reference} is for the task {task!r}, and the model of this run is for {own!r}: use "
+            "another dataset"
         )
     if not dataset.labelled:
         samples, what = dataset.train, dataset.name
@@ -216,7 +216,7 @@ def open_samples(
 
 
 class _Joined:
-    """Both parts of a dataset, one behind the other; arrays that both have are joined too."""
+    """Both parts of a dataset as one, with their targets concatenated."""
 
     def __init__(self, first: Samples, second: Samples) -> None:
         self._parts = (first, second)
@@ -226,11 +226,14 @@ class _Joined:
         return len(self.names)
 
     def __getattr__(self, name: str) -> Any:
-        # What the samples know of their targets: arrays or lists with an entry for each sample.
+        # An attribute with the targets: in both parts an array or list with an entry per sample.
         if name.startswith("_"):
             raise AttributeError(name)
         first, second = (getattr(part, name) for part in self._parts)
-        sizes = [len(it) if isinstance(it, np.ndarray | list) else -1 for it in (first, second)]
+        sizes = [
+            len(values) if isinstance(values, np.ndarray | list) else -1
+            for values in (first, second)
+        ]
         if sizes != [len(part) for part in self._parts]:
             raise AttributeError(name)
         joined = (
@@ -262,7 +265,7 @@ def _open(reference: str, datasets: Registry[DatasetSpec], options: DataOptions)
     except UsageError as error:
         if options.image_size is None:
             raise
-        # Data in a table of pixels has a size and a colour of its own and may refuse another.
+        # A table of pixels has its own size and colour, and may refuse others.
         try:
             return open_dataset(
                 reference, datasets, replace(options, image_size=None, color="auto")
@@ -285,7 +288,7 @@ def _first_time(path: str, seen: set[str]) -> bool:
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
-    # Text and digits take turns, and the first part is text: like is compared with like.
+    # Text and digits alternate and the first part is text, so a part is compared with its kind.
     parts = re.split(r"([0-9]+)", text)
     return [(int(part), "") if place % 2 else (0, part) for place, part in enumerate(parts)]
 

@@ -18,7 +18,7 @@ from cnnforge.data.prefetch import MAX_BYTES, ChunkSize, chunks, images_only
 from cnnforge.errors import PluginError, RunError, message_of
 from cnnforge.plugin import LayerSpec, TaskSpec
 from cnnforge.plugin_host.registry import Registry
-from cnnforge.prediction.reference_predictions import LARGEST_DRIFT, golden_drift
+from cnnforge.prediction.reference_predictions import MAX_DRIFT, reference_drift
 from cnnforge.runs import RunDirectory
 from cnnforge.tasks import Evaluation, Row, Task, open_task
 
@@ -27,18 +27,18 @@ class Predictor:
     """Predicts with a model.
 
     Args:
-        model: Takes (N, H, W, C) float32 pixel values 0..255.
-        task: What its outputs mean.
-        batch_size: Images per step; what is read together is several steps' worth.
+        model: Model of (N, H, W, C) float32 pixel values 0..255.
+        task: Task that the model was trained for.
+        batch_size: Images per call of the model; several batches are read at once.
 
     Attributes:
-        task: What the model's outputs mean.
-        image_shape: (H, W, C) of the images that it takes.
-        drift: By how much an output differs from those that were kept with the model; `None` if
-            they were not compared.
+        task: Task that the model was trained for.
+        image_shape: (H, W, C) of the model's images.
+        drift: Max difference between the outputs and the reference predictions of the run, see
+            `reference_drift`; `None` if they were not compared.
 
     Raises:
-        RunError: The model does not take images, or its outputs are not those of the task.
+        RunError: The model does not take images, or its outputs do not fit the task.
     """
 
     def __init__(self, model: keras.Model, task: Task, batch_size: int = 64) -> None:
@@ -72,30 +72,30 @@ class Predictor:
         """Open the model of a run; nothing but the run is needed.
 
         Args:
-            run: Holds `model.keras`, and what its task has written.
+            run: Run with `model.keras` and the files of its task.
             layers: The layers that may replace those of Keras.
             tasks: The known tasks.
-            kernels: `"auto"`, `"numba"` or `"keras"`; `"auto"` measures without gradients, so that
-                it may take other kernels than training did.
-            changed: What is not as it was when the model was saved: a clause. The predictions that
-                were kept with the model are then compared.
+            kernels: `"auto"`, `"numba"` or `"keras"`; `"auto"` measures without gradients, so its
+                choice may differ from that of training.
+            changed: Clause that says what has changed since the model was saved, or "". If it is
+                not empty, the model is checked against the reference predictions of the run.
 
         Returns:
             The predictor.
 
         Raises:
             UsageError: No plugin declares the task.
-            RunError: The files cannot be read, or do not belong together; or something has changed
-                and the model does not give what it gave.
+            RunError: The files cannot be read or do not belong together, or the model no longer
+                gives its reference predictions.
         """
         model = load_model(run.model, layers)
         drift = None
         if changed:
-            drift = golden_drift(run, model)
-            if drift is not None and not drift <= LARGEST_DRIFT:
+            drift = reference_drift(run, model)
+            if drift is not None and not drift <= MAX_DRIFT:
                 raise RunError(
                     f"{run.model} no longer gives the predictions that were kept with it (an "
-                    f"output differs by {drift:.2g}, {LARGEST_DRIFT:g} is allowed): {changed}"
+                    f"output differs by {drift:.2g}, {MAX_DRIFT:g} is allowed): {changed}"
                 )
         predictor = cls(forge(model, kernels, layers=layers), open_task(run, tasks))
         predictor.drift = drift
@@ -107,12 +107,12 @@ class Predictor:
         """Compute the outputs of samples.
 
         Args:
-            samples: Images of the model's shape.
-            indices: (N,) which of them; `None`: all, in their order.
+            samples: Samples with images of the model's shape.
+            indices: (N,) indices of the samples; `None` means all, in their order.
 
         Yields:
-            Some of the indices, and their outputs: (n,) int64, and (n, ...) arrays in the
-            structure of the model's outputs.
+            The next n indices, (n,) int64, and their outputs, (n, ...) arrays in the structure of
+            the model's outputs.
         """
         if indices is None:
             indices = np.arange(len(samples))
@@ -124,25 +124,25 @@ class Predictor:
             done += count
 
     def outputs(self, samples: Samples) -> Any:
-        """Compute the outputs of all samples: (N, ...) arrays."""
+        """Return the outputs of all samples, (N, ...) arrays."""
         parts = [part for _, part in self.predict(samples)]
         return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
 
     def evaluate(
         self, dataset: Dataset, samples: Samples, indices: np.ndarray | None = None
     ) -> Evaluation:
-        """Compare the outputs of samples with what is true of them.
+        """Compare the outputs of samples with their targets.
 
         Args:
             dataset: The dataset.
-            samples: Some of its samples, of the model's shape.
-            indices: (N,) which of them; `None`: all.
+            samples: Samples of the dataset, with images of the model's shape.
+            indices: (N,) indices of the samples; `None` means all.
 
         Returns:
             The evaluation.
 
         Raises:
-            UsageError: The model cannot know the targets of these samples.
+            UsageError: The targets do not fit the model, for instance other classes.
         """
         if indices is None:
             indices = np.arange(len(samples))
@@ -156,10 +156,10 @@ class Predictor:
 
         Args:
             paths: The files.
-            top_k: How many answers a row may name.
+            top_k: Max number of answers in a row.
 
         Yields:
-            One row per path, in their order; that of a file that cannot be read says why.
+            One row per path, in their order. The row of an unreadable file has the reason.
         """
         together = max(1, min(512, MAX_BYTES // int(np.prod(self.image_shape))))
         for first in range(0, len(paths), together):
@@ -190,9 +190,9 @@ class Predictor:
 
         Args:
             dataset: The dataset.
-            samples: Some of its samples, of the model's shape.
-            indices: (N,) which of them; `None`: all, in their order.
-            top_k: How many answers a row may name.
+            samples: Samples of the dataset, with images of the model's shape.
+            indices: (N,) indices of the samples; `None` means all, in their order.
+            top_k: Max number of answers in a row.
 
         Yields:
             One row per sample, in the order of `indices`.
@@ -203,14 +203,14 @@ class Predictor:
     def rows(
         self, dataset: Dataset, samples: Samples, indices: np.ndarray, outputs: Any, top_k: int = 3
     ) -> Sequence[Row]:
-        """Make rows of outputs that were computed before.
+        """Make rows from outputs that `predict` returned.
 
         Args:
             dataset: The dataset.
-            samples: Some of its samples.
-            indices: (n,) which of them.
-            outputs: Their outputs, as `predict` returned them.
-            top_k: How many answers a row may name.
+            samples: Samples of the dataset.
+            indices: (n,) indices of the samples.
+            outputs: Outputs of these samples.
+            top_k: Max number of answers in a row.
 
         Returns:
             One row per sample.
@@ -227,24 +227,24 @@ class Predictor:
 
 
 def load_model(path: Path, layers: Registry[LayerSpec]) -> keras.Model:
-    """Open a `.keras` file; code that it may hold is refused.
+    """Open a `.keras` file; a file that contains code is refused.
 
     Args:
         path: The file.
-        layers: The known layers. Those that stand for no layer of Keras' own may be in the file;
-            they are imported only when Keras alone cannot open it.
+        layers: The known layers. The file may contain those without a reference in Keras; they are
+            imported only if Keras alone cannot open it.
 
     Returns:
         The model, not compiled.
 
     Raises:
-        RunError: It is missing, damaged, refused, or holds a layer that nobody declares.
+        RunError: It is missing, damaged or refused, or has a layer that no plugin declares.
     """
     try:
         try:
             return _open(path)
         except TypeError:
-            # Keras' answer to a class that it does not know.
+            # Keras raises this for a class that it does not know.
             own = [spec for spec in layers.values() if spec.reference is None]
             if not own:
                 raise
@@ -253,7 +253,7 @@ def load_model(path: Path, layers: Registry[LayerSpec]) -> keras.Model:
                 try:
                     spec.load()
                 except PluginError as error:
-                    # It may be another plugin's, and no part of this model.
+                    # The layer may be from another plugin, and not be part of this model.
                     broken.append(error)
             try:
                 return _open(path)
@@ -263,9 +263,9 @@ def load_model(path: Path, layers: Registry[LayerSpec]) -> keras.Model:
                 raise
     except Exception as error:
         reason = message_of(error)
-        # Keras says of such a file that there is none.
+        # Keras reports a file that is not a zip archive as missing.
         if path.is_file() and not zipfile.is_zipfile(path):
-            reason = "it is damaged or no Keras model; expected a .keras file, or a run"
+            reason = "it is damaged or not a Keras model; expected a .keras file, or a run"
         raise RunError(f"{path} cannot be opened: {reason[:300]}") from error
 
 

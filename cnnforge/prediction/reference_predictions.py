@@ -1,4 +1,4 @@
-"""Predictions that are kept with a model, to notice when it no longer gives them."""
+"""Reference predictions: outputs saved with a model, to notice if it no longer gives them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 from cnnforge.errors import RunError
 from cnnforge.runs import RunDirectory
 
-GOLDEN = "golden.npz"
+FILE_NAME = "golden.npz"
 COUNT = 8
 _NAME = "output_{}"
-LARGEST_DRIFT = 1e-3
-"""How far an output may be off, compared with the largest one if that is above 1. Other machines
-round otherwise; another layer is far off."""
+MAX_DRIFT = 1e-3
+"""Max difference of an output, relative to the largest output if that is above 1. Rounding differs
+between machines, by much less; a wrong layer differs by much more."""
 
 
-def write_golden(run: RunDirectory, model: keras.Model, images: np.ndarray) -> None:
-    """Keep what a model gives for a few images.
+def write_reference_predictions(run: RunDirectory, model: keras.Model, images: np.ndarray) -> None:
+    """Save the outputs of a model for a few images.
 
     Args:
-        run: Its `model.keras` is this model.
+        run: Run with this model as its `model.keras`.
         model: The model.
         images: (N, H, W, C) uint8.
 
@@ -33,35 +33,36 @@ def write_golden(run: RunDirectory, model: keras.Model, images: np.ndarray) -> N
     arrays: dict[str, Any] = {"images": images, "model": np.array(_digest(run))}
     for number, outputs in enumerate(_predict(model, images)):
         arrays[_NAME.format(number)] = outputs
-    with run.writing(GOLDEN) as path, path.open("wb") as file:
+    with run.writing(FILE_NAME) as path, path.open("wb") as file:
         np.savez(file, **arrays)
 
 
-def golden_drift(run: RunDirectory, model: keras.Model) -> float | None:
-    """Compare what a model gives with what was kept.
+def reference_drift(run: RunDirectory, model: keras.Model) -> float | None:
+    """Compare the outputs of a model with its reference predictions.
 
     Args:
         run: The run.
-        model: Its saved model, opened.
+        model: Model that was opened from the run.
 
     Returns:
-        The largest difference of an output, divided by the largest output if that is above 1;
-        `None` if nothing was kept with this `model.keras`.
+        The max difference of an output, divided by the max output if that is above 1; `None` if
+        there are no reference predictions of this `model.keras`.
 
     Raises:
         RunError: The file is damaged, or the model does not take its images.
     """
-    path = run.path / GOLDEN
+    path = run.path / FILE_NAME
     if not path.is_file():
         return None
     try:
         with np.load(path, allow_pickle=False) as archive:
             images, digest = archive["images"], archive["model"]
-            # cnnforge 0.1 kept one array under another name.
+            # cnnforge 0.1 saved one array, under another name.
             first = "probabilities" if "probabilities" in archive else _NAME.format(0)
-            names = [first, *(it for it in archive if it.startswith(_NAME[:-2]) and it != first)]
+            others = [name for name in archive if name.startswith(_NAME[:-2]) and name != first]
+            names = [first, *others]
             kept = [archive[name] for name in names]
-        # A run that was killed between two files has predictions of an earlier model.
+        # If a run is killed between writing the two files, they belong to different models.
         if str(digest) != _digest(run):
             return None
         return max(
@@ -75,8 +76,8 @@ def golden_drift(run: RunDirectory, model: keras.Model) -> float | None:
 def _predict(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
     outputs = model(keras.ops.convert_to_tensor(images.astype(np.float32)), training=False)
     return [
-        np.asarray(keras.ops.convert_to_numpy(keras.ops.stop_gradient(it)))
-        for it in keras.tree.flatten(outputs)
+        np.asarray(keras.ops.convert_to_numpy(keras.ops.stop_gradient(output)))
+        for output in keras.tree.flatten(outputs)
     ]
 
 

@@ -1,1 +1,1 @@
-"""Figures of what a run has reached."""
+"""Figures of runs and benchmarks."""

@@ -1,4 +1,4 @@
-"""The figure of `cnnforge bench`: ratios as bars, and a roofline."""
+"""Draw the figure of `cnnforge bench`: ratios as bars, and a roofline."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from cnnforge.reporting.figures import _STYLE, _plain, _write
 _OURS, _REFERENCE, _ROOF = "#3b6ea8", "#d1603d", "#7a7a7a"
 _PASSES = {"forward": "#9dbbdc", "backward": "#6690c2", "full": "#2f5d92"}
 _MARKERS = {"forward": "o", "full": "s"}
-_NUMBERED = 26
+_MAX_NUMBERED = 26
 
 
 def benchmark_figure(path: Path, result: Mapping[str, Any]) -> None:
-    """Draw how many times as fast as the reference each case is, and how near to the peak.
+    """Draw the speed of each case, compared with its reference and with the peak.
 
     Args:
         path: The PNG file to write.
-        result: What `cnnforge bench --json` prints.
+        result: Result in the form that `cnnforge bench --json` prints.
     """
     cases = [case for case in result["cases"] if case["passes"]]
     machine, peaks = result["machine"], result["peaks"]
-    known = [it for it in cases if it["passes"]["forward"]["ours"]["flops"]]
+    known = [case for case in cases if case["passes"]["forward"]["ours"]["flops"]]
     height = max(4.6, 1.4 + 0.62 * len(cases))
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(14.5, height), dpi=150, layout="constrained")
@@ -62,8 +62,9 @@ def _label(number: int, case: Mapping[str, Any]) -> str:
 def _bars(
     axes: Any, names: Sequence[str], cases: Sequence[Mapping[str, Any]], legend: float
 ) -> None:
-    medians = [it["ratio"]["median"] for c in cases for it in c["passes"].values() if it["ratio"]]
-    # A whisker of a noisy case may leave the figure; the bars fill it.
+    passes = [one for case in cases for one in case["passes"].values()]
+    medians = [one["ratio"]["median"] for one in passes if one["ratio"]]
+    # The bars set the scale; the whisker of a noisy case may leave the figure.
     limit = 1.3 * max([1.2, *medians])
     positions = np.arange(len(cases), dtype=float)
     height = 0.27
@@ -76,21 +77,23 @@ def _bars(
         if not drawn:
             continue
         where = [position + (offset - 1) * height for position, _ in drawn]
-        median = np.array([it["median"] for _, it in drawn])
-        spread = np.array([[it["median"] - it["p20"], it["p80"] - it["median"]] for _, it in drawn])
+        median, low, high = (
+            np.array([ratio[key] for _, ratio in drawn]) for key in ("median", "p20", "p80")
+        )
+        spread = np.maximum([median - low, high - median], 0)
         axes.barh(
             where,
             median,
             height * 0.92,
             color=color,
             label=name,
-            xerr=np.maximum(spread, 0).T,
+            xerr=spread,
             error_kw={"elinewidth": 1, "ecolor": "#333333", "capsize": 1.5},
         )
-        for place, value, (_, high) in zip(where, median, spread, strict=True):
+        for place, value, above in zip(where, median, spread[1], strict=True):
             axes.annotate(
                 f"{value:.2f}",
-                (min(value + max(high, 0), 0.93 * limit), place),
+                (min(value + above, 0.93 * limit), place),
                 xytext=(4, 0),
                 textcoords="offset points",
                 va="center",
@@ -124,12 +127,12 @@ def _roofline(
     axes.set_xscale("log")
     axes.set_yscale("log")
     points = [
-        (cases.index(case) + 1, name, who, it[who]["flops"] / it[who]["bytes"], it[who]["flops"])
+        (cases.index(case) + 1, name, which, rate["flops"] / rate["bytes"], rate["flops"])
         for case in known
-        for name, it in case["passes"].items()
+        for name, timed in case["passes"].items()
         if name in _MARKERS
-        for who in ("ours", "reference")
-        if it[who]["flops"] and it[who]["bytes"]
+        for which in ("ours", "reference")
+        if (rate := timed[which])["flops"] and rate["bytes"]
     ]
     if not points:
         axes.text(
@@ -166,8 +169,8 @@ def _roofline(
         fontsize=9,
         color="#555555",
     )
-    for number, name, who, x, flops in points:
-        ours = who == "ours"
+    for number, name, which, x, flops in points:
+        ours = which == "ours"
         axes.plot(
             x,
             flops / 1e9,
@@ -177,7 +180,7 @@ def _roofline(
             markerfacecolor=_OURS if ours else "white",
             zorder=3 if ours else 2,
         )
-        if ours and len(known) <= _NUMBERED:
+        if ours and len(known) <= _MAX_NUMBERED:
             axes.annotate(
                 str(number),
                 (x, flops / 1e9),

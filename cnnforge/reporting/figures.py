@@ -1,4 +1,4 @@
-"""Figures as PNG files. The only module that imports matplotlib."""
+"""Draw the figures of a run as PNG files."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "figure.facecolor": "white",
 }
-_MOST_CELLS_WITH_NUMBERS = 30
-_LONGEST_NAME = 24
+_MAX_CLASSES_WITH_NUMBERS = 30
+_MAX_NAME = 24
 
 
 def training_curves(path: Path, *, metrics: Path, evaluation: Path, title: str) -> None:
@@ -39,25 +39,29 @@ def training_curves(path: Path, *, metrics: Path, evaluation: Path, title: str) 
     Args:
         path: The PNG file to write.
         metrics: `metrics.csv` of a run.
-        evaluation: `evaluation.json` of a run: which metrics there are, the best epoch and the
-            monitored metric.
-        title: What stands above.
+        evaluation: `evaluation.json` of a run, with its metrics, the best epoch and the monitored
+            metric.
+        title: Title of the figure.
 
     Raises:
-        ValueError: A file is not what it should be.
+        ValueError: A file has wrong content.
     """
     table, about = _columns(metrics), json.loads(evaluation.read_text(encoding="utf-8"))
     best_epoch, monitor = about["best_epoch"], about["monitor"]
-    # Those that were measured in training too, and the one that decided.
-    shown = [it for it in about["metrics"] if it["name"] in table or it["name"] == monitor]
+    # The metrics that were measured in training too, and the monitored one.
+    shown = [
+        metric
+        for metric in about["metrics"]
+        if metric["name"] in table or metric["name"] == monitor
+    ]
     epochs = table["epoch"]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(5 * len(shown), 4.2), dpi=150, layout="constrained")
-        decided = next(it for it in shown if it["name"] == monitor)
+        monitored = next(metric for metric in shown if metric["name"] == monitor)
         best = table[f"val_{monitor}"][epochs == best_epoch]
-        value = _text(float(best[0]), decided["percent"])
+        value = _text(float(best[0]), monitored["percent"])
         figure.suptitle(
-            f"{_plain(title)} · best validation {decided['title']} {value} in epoch {best_epoch}",
+            f"{_plain(title)} · best validation {monitored['title']} {value} in epoch {best_epoch}",
             x=0.01,
             ha="left",
             fontsize=11,
@@ -103,13 +107,13 @@ def _text(value: float, percent: bool) -> str:
 
 
 def confusion_matrix(path: Path, *, table: Path, title: str) -> None:
-    """Draw a confusion matrix: counts as numbers, shares of the true class as colours.
+    """Draw a confusion matrix with counts as numbers and fractions of the true class as colours.
 
     Args:
         path: The PNG file to write.
-        table: CSV file of C + 1 rows and columns: the names of the classes, and for each true class
-            (row) how often each class (column) was predicted.
-        title: What stands above.
+        table: CSV file with the names of the C classes in its first row and column, and the number
+            of samples of each true class (row) and predicted class (column).
+        title: Title of the figure.
     """
     with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         (_, *classes), *rows = csv.reader(file)
@@ -142,7 +146,7 @@ def confusion_matrix(path: Path, *, table: Path, title: str) -> None:
         axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
         axes.grid(which="minor", color="white", linewidth=1.2 if count <= 30 else 0.3)
         axes.tick_params(which="minor", length=0)
-        if count <= _MOST_CELLS_WITH_NUMBERS:
+        if count <= _MAX_CLASSES_WITH_NUMBERS:
             _write_counts(axes, confusion, shares, 0.7 * 72 * side / count)
         bar = figure.colorbar(image, cax=axes.inset_axes((1.03, 0.0, 0.035, 1.0)))
         bar.set_label("Share of the true class")
@@ -152,7 +156,7 @@ def confusion_matrix(path: Path, *, table: Path, title: str) -> None:
 
 
 def _write_counts(axes: Any, confusion: np.ndarray, shares: np.ndarray, cell: float) -> None:
-    # `cell` is the side of a cell in points; a digit is about 0.65 of its size wide.
+    # `cell` is the side of a cell in points; a digit is 0.65 times as wide as its font size.
     digits = len(str(int(confusion.max())))
     size = min(11.0, 0.8 * cell / (0.65 * digits))
     for (row, column), number in np.ndenumerate(confusion):
@@ -170,17 +174,17 @@ def _write_counts(axes: Any, confusion: np.ndarray, shares: np.ndarray, cell: fl
 
 
 def _shortened(name: str) -> str:
-    return _plain(name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…")
+    return _plain(name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…")
 
 
 def _plain(text: str) -> str:
-    # A dollar sign would start a formula.
+    # An unescaped dollar sign starts a formula.
     return text.replace("$", r"\$")
 
 
 def _write(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        # A class name in a script that the font lacks is drawn as boxes; the CSV has it.
+        # The font lacks some scripts and draws boxes instead; the CSV file has the names.
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.15)

@@ -1,6 +1,6 @@
-"""The public kit for authors of plugins: tolerance, cases, and checks of layers.
+"""Tests for authors of plugins: tolerance, cases, checks and benchmarks of layers.
 
-A plugin's whole test of a layer is
+A complete test of a layer is
 
     ```python
     import pytest
@@ -27,16 +27,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from cnnforge.testing.cases import Check as Check
-from cnnforge.testing.cases import LayerCase as LayerCase
-from cnnforge.utils.tolerance import assert_close as assert_close
-from cnnforge.utils.tolerance import error_bounds as error_bounds
+from cnnforge.testing.cases import Check, LayerCase
+from cnnforge.utils.tolerance import assert_close, error_bounds
 
 if TYPE_CHECKING:
-    from cnnforge.testing.benchmarks import benchmark_cases as benchmark_cases
-    from cnnforge.testing.conformance import dataset_checks as dataset_checks
-    from cnnforge.testing.conformance import layer_checks as layer_checks
-    from cnnforge.testing.conformance import model_checks as model_checks
+    from cnnforge.testing.benchmarks import benchmark_cases
+    from cnnforge.testing.conformance import dataset_checks, layer_checks, model_checks
+
+__all__ = [
+    "Check",
+    "LayerCase",
+    "assert_close",
+    "benchmark_cases",
+    "dataset_checks",
+    "error_bounds",
+    "layer_checks",
+    "model_checks",
+]
+
 
 _CONFORMANCE = "cnnforge.testing.conformance"
 _NEED_KERAS = {
@@ -48,8 +56,7 @@ _NEED_KERAS = {
 
 
 def __getattr__(name: str) -> Any:
-    # Keras takes seconds to import, and tests of kernels, which need the tolerance, have no use
-    # for it.
+    # Importing Keras takes seconds, and tests of kernels need the tolerance but not Keras.
     if name in _NEED_KERAS:
         return getattr(import_module(_NEED_KERAS[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

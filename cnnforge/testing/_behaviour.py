@@ -30,7 +30,7 @@ _HINTS = {
     # Words of the errors of Keras and TensorFlow, and the frequent mistakes that cause them.
     "expected float32": "an op of float32 under another policy: cast its inputs to float32 and its "
     "outputs back to self.compute_dtype",
-    "XLA": "set self.supports_jit = False in the constructor: XLA compiles no op of cnnforge's",
+    "XLA": "set self.supports_jit = False in the constructor: XLA cannot compile an ArrayOp",
     "has no attribute 'numpy'": "in a graph tensors have no values yet: compute with keras.ops "
     "or an ArrayOp",
     "unexpected keyword argument 'dtype'": "let the constructor take **kwargs and pass them on to "
@@ -39,7 +39,7 @@ _HINTS = {
 
 
 def batch_sizes(subject: Subject) -> str:
-    """Require that each sample gives the same in batches of 0, 1 and an odd number."""
+    """Require that a sample gives the same in batches of any size, and that size 0 works."""
     layer = subject.built()
     batch = subject.case.input_shape[0]
     odd = batch + 1 + batch % 2

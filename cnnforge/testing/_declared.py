@@ -29,14 +29,14 @@ def model_checks(model: str | ModelSpec, plugins: Plugins | None = None) -> list
 
     Args:
         model: The name of a declared model, qualified or short; or its spec.
-        plugins: Plugins that declare the model and its task; `None`: those that are installed.
+        plugins: Plugins that declare the model and its task; by default the installed ones.
 
     Returns:
         The checks.
 
     Raises:
         UnknownNameError: No plugin declares such a model.
-        AmbiguousNameError: Several do.
+        AmbiguousNameError: Several plugins do.
     """
     plugins = plugins or discover()
     spec = plugins.models[model] if isinstance(model, str) else model
@@ -59,14 +59,14 @@ def dataset_checks(dataset: str | DatasetSpec, plugins: Plugins | None = None) -
 
     Args:
         dataset: The name of a declared dataset, qualified or short; or its spec.
-        plugins: Plugins that declare the dataset and its task; `None`: those that are installed.
+        plugins: Plugins that declare the dataset and its task; by default the installed ones.
 
     Returns:
         The checks.
 
     Raises:
         UnknownNameError: No plugin declares such a dataset.
-        AmbiguousNameError: Several do.
+        AmbiguousNameError: Several plugins do.
     """
     plugins = plugins or discover()
     spec = plugins.datasets[dataset] if isinstance(dataset, str) else dataset
@@ -99,7 +99,7 @@ def _images(shape: tuple[int, ...]) -> Any:
 
 
 def _builds(spec: ModelSpec, task: Task, shape: tuple[int, ...]) -> str:
-    """A `keras.Model` from raw pixels to outputs that the task understands."""
+    """Require a `keras.Model` whose inputs have the shape and whose outputs fit the task."""
     model = _build(spec, task, shape)
     if not isinstance(model, keras.Model):
         raise AssertionError(f"build() returns a {type(model).__name__}, expected a keras.Model")
@@ -123,11 +123,11 @@ def _outputs(model: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _bits(outputs: Any) -> list[bytes]:
-    return [it.tobytes() for it in keras.tree.flatten(outputs)]
+    return [output.tobytes() for output in keras.tree.flatten(outputs)]
 
 
 def _config_round_trip(spec: ModelSpec, task: Task, shape: tuple[int, ...]) -> str:
-    """The configuration gives the same model again."""
+    """Require that the configuration gives the same model again."""
     model = _build(spec, task, shape)
     with explained("the model cannot be made from its configuration"):
         again = type(model).from_config(model.get_config())
@@ -138,7 +138,7 @@ def _config_round_trip(spec: ModelSpec, task: Task, shape: tuple[int, ...]) -> s
 
 
 def _saves(spec: ModelSpec, task: Task, shape: tuple[int, ...]) -> str:
-    """A `.keras` file gives the same model again."""
+    """Require that a `.keras` file gives the same model again."""
     model = _build(spec, task, shape)
     with tempfile.TemporaryDirectory() as folder, explained("the model cannot be saved and opened"):
         path = Path(folder) / "model.keras"
@@ -150,7 +150,7 @@ def _saves(spec: ModelSpec, task: Task, shape: tuple[int, ...]) -> str:
 
 
 def _forges(spec: ModelSpec, task: Task, shape: tuple[int, ...]) -> str:
-    """`forge` takes the model, and `lower` gives it back."""
+    """Require that `forge` converts the model, and that `lower` reverses it."""
     model = _build(spec, task, shape)
     with explained("forge() cannot convert the model"):
         forged = forge(model)
@@ -167,7 +167,7 @@ def _forges(spec: ModelSpec, task: Task, shape: tuple[int, ...]) -> str:
 
 
 def _loads(spec: DatasetSpec, plugins: Plugins) -> str:
-    """Without an argument it gives a valid dataset, or says that it needs one."""
+    """Require a valid dataset without an argument, or an error that asks for one."""
     try:
         data = spec.load()(None, DataOptions())
     except CnnforgeError as error:
@@ -188,7 +188,7 @@ def _loads(spec: DatasetSpec, plugins: Plugins) -> str:
     except CnnforgeError as error:
         raise AssertionError(str(error)) from None
     if not data.fingerprint:
-        raise AssertionError("the dataset has no fingerprint: a digest of what was read")
+        raise AssertionError("the dataset has no fingerprint: give it a digest of the data")
     for part, samples in (("train", data.train), ("validation", data.validation)):
         _samples(part, samples, data, task)
     found = f"{len(data.train):,} and {len(data.validation):,} samples"

@@ -97,7 +97,7 @@ def _main() -> None:
 
 
 def _import(module: str, file: str) -> None:
-    """Import the plugin's module, by its name or else by its file, as `--plugin FILE.py` does."""
+    """Import the plugin's module by its name, or else from its file as `--plugin FILE.py` does."""
     try:
         importlib.import_module(module)
         return

@@ -167,7 +167,7 @@ def _every_element(value: Array, along: Callable[[Array], float]) -> Array:
 
 
 def _places(layer: Any) -> dict[str, int]:
-    """Map the name of everything that has a gradient to its place among inputs and weights."""
+    """Map the name of each tensor with a gradient to its index in `[inputs, *weights]`."""
     places = {INPUTS: 0}
     all_weights = [id(weight) for weight in layer.weights]
     names = weight_names(layer, layer.trainable_variables)
@@ -177,7 +177,7 @@ def _places(layer: Any) -> dict[str, int]:
 
 
 def _factors(got: Array, expected: Array) -> Array:
-    """Draw upstream gradients; zero if the last bit decides whether an output is zero."""
+    """Draw upstream gradients, with zeros where only one of `got` and `expected` is zero."""
     factors = factors_like(got)
     factors[(got == 0) != (expected == 0)] = 0
     return factors

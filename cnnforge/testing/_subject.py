@@ -60,7 +60,7 @@ class Subject:
             return self.spec.load()(**{**self.case.arguments, **changes})
 
     def built(self, **changes: Any) -> Any:
-        """Return a new layer with weights that are the same every time, and never zero."""
+        """Return a new layer, built, with nonzero weights that are the same every time."""
         layer = self.make(**changes)
         with _seeded():
             if not layer.built:
@@ -91,7 +91,7 @@ class Subject:
         return self.case.terms or max(1, math.prod(self.case.input_shape[1:]))
 
     def grad_terms(self, gradient: Array, outputs: Array) -> int:
-        """Return K for one element of a gradient: all products divided by its elements."""
+        """Return K for one element of a gradient: all products, shared by the elements."""
         return max(1, math.ceil(self.terms * outputs.size / max(1, gradient.size)))
 
 

@@ -1,4 +1,4 @@
-"""Compare a layer that acts differently in training with its reference, as in training."""
+"""Compare a layer with its reference in training mode, if it behaves differently there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MIN_STATISTIC = 32
 
 
 def training_reference(subject: Subject) -> str:
-    """Compare outputs, gradients and kept statistics with the reference, as in training."""
+    """Compare outputs, gradients and saved statistics with the reference in training mode."""
     layer = subject.built()
     # Variables that are not weights hold the state of a random generator. In another precision it
     # draws other numbers.

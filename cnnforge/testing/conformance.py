@@ -41,16 +41,16 @@ def layer_checks(
     Args:
         layer: The name of a declared layer, qualified or short; its spec; or a layer class.
         cases: Cases to check; by default those that the spec names.
-        reference: Stock layer that it stands for; by default the one that the spec names.
-        speed: Whether its speed is measured as well.
+        reference: Stock layer that it replaces; by default the one that the spec names.
+        speed: Whether to measure the speed as well.
 
     Returns:
         The checks, in the order in which failures are best read.
 
     Raises:
         UnknownNameError: No plugin declares such a layer.
-        AmbiguousNameError: Several do.
-        ValueError: A class without cases, or two cases of one name.
+        AmbiguousNameError: Several plugins do.
+        ValueError: A layer class is given without cases, or two cases have the same name.
     """
     spec = subject_spec(layer, reference)
     error: PluginError | None = None
@@ -80,7 +80,7 @@ def layer_checks(
 
 
 def subject_spec(layer: str | LayerSpec | type, reference: type | None) -> LayerSpec:
-    """The spec of a layer, with another reference if there is one."""
+    """Return the spec of a layer, with `reference` as its reference if that is not `None`."""
     if isinstance(layer, str):
         layer = discover().layers[layer]
     if isinstance(layer, LayerSpec):
@@ -117,7 +117,10 @@ def _targets(spec: LayerSpec, cases: tuple[LayerCase, ...], error: PluginError |
             f"the layer {spec.name!r} names no cases: write a sequence of "
             'cnnforge.testing.LayerCase and name it in LayerSpec(cases="package.module:CASES")'
         )
-    return _structure.targets(spec)
+    try:
+        return _structure.targets(spec)
+    except PluginError as found:
+        raise AssertionError(str(found)) from found
 
 
 def _of_case(subject: Subject) -> dict[str, Any]:
@@ -137,7 +140,7 @@ def _of_case(subject: Subject) -> dict[str, Any]:
     found |= {**_memory.CHECKS, **_behaviour.CHECKS}
     if has_reference:
         found |= _conversion.CHECKS
-        # All other checks call a layer as for a prediction.
+        # All other checks call the layer in prediction mode.
         if "training" in inspect.signature(subject.spec.load().call).parameters:
             found |= _training.CHECKS
     return found

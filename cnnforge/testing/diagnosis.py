@@ -13,7 +13,7 @@ _FITS = 1e-3
 
 
 def diagnose(got: Any, expected: Any) -> str:
-    """Say in what way a result differs from its reference.
+    """Describe how a result differs from its reference.
 
     Args:
         got: The result, any shape.
@@ -76,7 +76,7 @@ def variants(array: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[str, str]]]:
 
 
 def _shifted(got: np.ndarray, expected: np.ndarray) -> str:
-    """Compare the inner elements with their neighbours; those at the border are not compared."""
+    """Compare all elements but those at the border with their neighbours in `expected`."""
     for axis in range(got.ndim):
         length = got.shape[axis]
         if length < 4:
@@ -94,7 +94,7 @@ def _shifted(got: np.ndarray, expected: np.ndarray) -> str:
 
 
 def _where(got: np.ndarray, expected: np.ndarray) -> str:
-    """Say where the differences are, if they are in one place."""
+    """Name the place of the differences, if not all elements differ."""
     wrong = np.abs(got - expected) > _FITS * _size(expected)
     count = int(wrong.sum())
     if not count or count == wrong.size:

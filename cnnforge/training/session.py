@@ -17,7 +17,7 @@ from cnnforge.data import Augment, Dataset
 from cnnforge.errors import CnnforgeError, RunError, one_line
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.predictor import Predictor
-from cnnforge.prediction.reference_predictions import COUNT, write_golden
+from cnnforge.prediction.reference_predictions import COUNT, write_reference_predictions
 from cnnforge.reporting.figures import training_curves
 from cnnforge.runs import EVALUATION, METRICS, RunDirectory
 from cnnforge.tasks import LOSS, Evaluation, Row, Task
@@ -182,7 +182,8 @@ class Session:
                 self.stock.save(path)
             if own_layers(self.stock):
                 first = np.arange(min(COUNT, len(self.dataset.validation)))
-                write_golden(self.run, self.stock, self.dataset.validation.fetch(first))
+                images = self.dataset.validation.fetch(first)
+                write_reference_predictions(self.run, self.stock, images)
         except CnnforgeError:
             raise
         except Exception as error:

@@ -15,6 +15,28 @@ from numpy.typing import NDArray
 
 from cnnforge_kernels.geometry import output_size, padding_before
 
+__all__ = [
+    "average_pool2d",
+    "average_pool2d_grad",
+    "batch_norm",
+    "batch_norm_gradients",
+    "batch_norm_inference",
+    "batch_norm_inference_gradients",
+    "conv2d",
+    "conv2d_gradients",
+    "conv_block",
+    "conv_block_gradients",
+    "depthwise_conv2d",
+    "depthwise_conv2d_gradients",
+    "dropout",
+    "dropout_grad",
+    "global_average_pool2d",
+    "global_average_pool2d_grad",
+    "max_pool2d",
+    "max_pool2d_grad",
+    "philox",
+]
+
 Array = NDArray[np.float64]
 Pair = tuple[int, int]
 

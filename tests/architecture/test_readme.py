@@ -32,9 +32,3 @@ def test_the_conversion():
     exec(BLOCKS[1], names)
     inputs = np.random.default_rng(0).random((1, 32, 32, 3)).astype(np.float32)
     np.testing.assert_array_equal(names["stock"](inputs), names["model"](inputs))
-
-
-def test_links_and_pictures_exist():
-    text = (ROOT / "README.md").read_text()
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        assert (ROOT / target).exists(), target

@@ -36,6 +36,27 @@ from cnnforge_kernels.cuda.runtime.recording import record as record
 from cnnforge_kernels.cuda.tensor_cores import plans as conv_plans
 from cnnforge_kernels.cuda.tensor_cores.plans import Precision, check_capability
 
+__all__ = [
+    "average_pool2d_forward",
+    "average_pool2d_grad_inputs",
+    "contiguous",
+    "conv2d_forward",
+    "conv2d_grad_inputs",
+    "conv2d_grad_weights",
+    "conv_block_forward",
+    "conv_block_grad_inputs",
+    "conv_block_grad_weights",
+    "depthwise_conv2d_forward",
+    "depthwise_conv2d_grad_inputs",
+    "depthwise_conv2d_grad_weights",
+    "global_average_pool2d_forward",
+    "global_average_pool2d_grad_inputs",
+    "max_pool2d_forward",
+    "max_pool2d_grad_inputs",
+    "missing",
+    "record",
+]
+
 Pair = tuple[int, int]
 
 

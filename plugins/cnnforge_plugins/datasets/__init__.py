@@ -1,1 +1,1 @@
-"""The datasets that cnnforge comes with."""
+"""The built-in datasets."""

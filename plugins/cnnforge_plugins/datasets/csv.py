@@ -1,4 +1,4 @@
-"""Images as rows of a csv file, as Kaggle gives them: `label,pixel0,pixel1,...`."""
+"""Images as rows of a csv file, in the form of Kaggle: `label,pixel0,pixel1,...`."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from cnnforge.data import (
 )
 from cnnforge.errors import DataError, UsageError
 
-MAXIMUM_LABEL = 65535
-"""A class for each label up to the greatest: more of them is a wrong column, not a dataset."""
+MAX_LABEL = 65535
+"""There is a class for each label from 0 up; a larger label suggests a wrong column."""
 
 _CHUNK = 2048
 
 
 class Table(NamedTuple):
-    """What a csv file of images holds.
+    """The content of a csv file of images.
 
     Attributes:
         pixels: (N, P) uint8.
-        labels: (N,) int32; `None` where the file has none.
+        labels: (N,) int32; `None` if the file has no labels.
     """
 
     pixels: np.ndarray
@@ -40,22 +40,22 @@ class Table(NamedTuple):
 def load(argument: str | None, options: DataOptions) -> Dataset:
     """Open a csv file with a label and the pixels of one image in each row.
 
-    The pixels are in row-major order, the channels of a pixel side by side. k*k of them are a
-    grayscale image and 3*k*k an RGB one; another number is one of the size that the options say.
-    The labels are whole numbers; the classes are `"0"` to the greatest one. Where no labels are
-    needed, a file whose header names pixels only, such as Kaggle's test.csv, is one without.
+    The pixels are in row-major order, with the channels of a pixel next to each other. k*k values
+    are a square grayscale image and 3*k*k an RGB one; the options can give another size. The labels
+    are whole numbers, and the classes are `"0"` to the max label. If the options need no labels,
+    the header may name pixels only, as in Kaggle's test.csv.
 
     Args:
         argument: The path of the file.
-        options: How to open the dataset.
+        options: Options of the dataset.
 
     Returns:
-        The dataset; its names are `"row 17 of FILE"`, counted from 1 without the header.
+        The dataset. Its names are `"row 17 of FILE"`, counted from 1 without the header.
 
     Raises:
-        UsageError: If there is no such file, or its images have a size that nobody says.
-        DataError: If the file is empty, has one class only, or something else than pixels and
-            labels stands in it; the line is named.
+        UsageError: If there is no such file, or the size of its images is unknown.
+        DataError: If the file is empty, has only one class, or has a line that is not a label and
+            pixels; the message names the line.
     """
     if argument is None:
         raise UsageError("csv needs a file: write csv:FILE, for instance csv:train.csv")
@@ -81,24 +81,25 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
 def read_table(path: str, *, need_labels: bool = True) -> Table:
     """Read labels and pixels.
 
-    The first line may be a header; the column named `label` holds the labels, or the first one.
+    The first line may be a header. The labels are in the column named `label`, or else in the first
+    one.
 
     Args:
         path: The file, comma-separated text.
-        need_labels: Whether a header that names pixels only is an error.
+        need_labels: Whether a file without labels is an error.
 
     Returns:
         The table.
 
     Raises:
         UsageError: If there is no such file.
-        DataError: If its content is something else; the line is named.
+        DataError: If a line is not a label and pixels; the message names the line.
     """
     if not os.path.isfile(path):
         what = "is a folder" if os.path.isdir(path) else "does not exist"
         raise UsageError(f"the csv file {printable(path)} {what}: give an existing file")
     try:
-        # The byte-order mark is Excel's.
+        # Excel begins a file with a byte-order mark.
         with open(path, encoding="utf-8-sig") as file:
             lines = ((n, line) for n, line in enumerate(file, 1) if line.strip())
             return _read(path, lines, need_labels)
@@ -116,8 +117,8 @@ def _read(path: str, lines: Iterator[tuple[int, str]], need_labels: bool) -> Tab
     columns = len(names)
     if columns < 2:
         raise DataError(
-            f"{printable(path)}, line {first[0]}: one column, expected a label and pixels with "
-            "commas in between"
+            f"{printable(path)}, line {first[0]}: one column, expected a label and pixels, "
+            "separated by commas"
         )
     label_column: int | None = names.index("label") if "label" in names else 0
     pending = [first]
@@ -148,12 +149,12 @@ def _read(path: str, lines: Iterator[tuple[int, str]], need_labels: bool) -> Tab
 def _fast(
     chunk: list[tuple[int, str]], columns: int, label_column: int | None
 ) -> np.ndarray | None:
-    """Parse many lines at once: (rows, columns) int32, or `None` if anything is unusual."""
+    """Parse many lines at once: (rows, columns) int32, or `None` if `_row` must parse them."""
     try:
         values = np.loadtxt(
             [line for _, line in chunk], delimiter=",", dtype=np.int32, ndmin=2, comments=None
         )
-    # Which exception it is differs between versions of NumPy; the careful way finds the place.
+    # The exception differs between versions of NumPy; `_row` finds the error.
     except Exception:
         return None
     if values.shape != (len(chunk), columns) or values.min() < 0:
@@ -163,13 +164,13 @@ def _fast(
     if label_column is not None:
         labels = values[:, label_column]
         over -= np.count_nonzero(labels > 255)
-        if labels.max() > MAXIMUM_LABEL:
+        if labels.max() > MAX_LABEL:
             return None
     return None if over else values
 
 
 def _row(path: str, number: int, line: str, columns: int, label_column: int | None) -> list[int]:
-    """Parse one line with care, and say what is wrong where."""
+    """Parse one line; an error names the line, the column and the cause."""
     place = f"{printable(path)}, line {number}"
     fields = [field.strip().strip('"') for field in line.rstrip("\r\n").split(",")]
     if len(fields) != columns:
@@ -179,16 +180,16 @@ def _row(path: str, number: int, line: str, columns: int, label_column: int | No
         where = f"{place}, column {column + 1}"
         is_label = column == label_column
         what = "a label is a whole number from 0 up" if is_label else "a pixel is a whole number"
-        # float() takes "1_0" for ten.
+        # float() reads "1_0" as ten.
         if not _is_number(field) or "_" in field:
             raise DataError(f"{where}: {field[:40]!r} is not a number; {what}")
         number_read = float(field)
         if not (math.isfinite(number_read) and number_read.is_integer()):
             raise DataError(f"{where}: {field[:40]!r} is not a whole number; {what}")
-        greatest = MAXIMUM_LABEL if is_label else 255
-        if not 0 <= number_read <= greatest:
+        max_value = MAX_LABEL if is_label else 255
+        if not 0 <= number_read <= max_value:
             kind = "label" if is_label else "pixel"
-            raise DataError(f"{where}: the {kind} {field[:40]} is not in 0..{greatest}")
+            raise DataError(f"{where}: the {kind} {field[:40]} is not in 0..{max_value}")
         values.append(int(number_read))
     return values
 
@@ -204,7 +205,7 @@ def _is_number(text: str) -> bool:
 def _image_shape(
     path: str, pixels: int, image_size: tuple[int, int] | None
 ) -> tuple[int, int, int]:
-    """(H, W, C) of an image of so many values."""
+    """Return the (H, W, C) of an image with this number of values."""
     for channels in (1, 3):
         if image_size and channels * math.prod(image_size) == pixels:
             return (*image_size, channels)
@@ -214,6 +215,6 @@ def _image_shape(
             return side, side, channels
     received = "" if image_size is None else f", and not {image_size[0]} x {image_size[1]} either"
     raise UsageError(
-        f"{printable(path)} has {pixels} pixels in a row, which is no square image of one or three "
-        f"channels{received}: say the size, for instance --image-size HEIGHTxWIDTH"
+        f"{printable(path)} has {pixels} pixels in a row, which is not a square image of one or "
+        f"three channels{received}: give the size, for instance --image-size HEIGHTxWIDTH"
     )

@@ -1,4 +1,4 @@
-"""A folder of images with one sub-folder for each class; the images stay on disk."""
+"""Open a folder of images with one sub-folder for each class; the images stay on disk."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from cnnforge.errors import DataError, UsageError
 
 
 class Image(NamedTuple):
-    """An image that can be read, and the name of its class."""
+    """A readable image and the name of its class."""
 
     path: str
     class_name: str
@@ -43,21 +43,22 @@ class Image(NamedTuple):
 def load(argument: str | None, options: DataOptions) -> Dataset:
     """Open a folder of images.
 
-    The names of its sub-folders are the classes; deeper folders belong to them. If the
-    sub-folders are `train` and `val` (or `valid`, `validation`, `test`), they are the split and
-    the classes are inside. Every image is decoded once here, so that none fails later.
+    Each sub-folder is a class, with the images in it and in deeper folders. If the sub-folders are
+    `train` and `val` (or `valid`, `validation`, `test`), they are the split, and the class folders
+    are in them. Every image is decoded once here, so that an unreadable one is found before
+    training.
 
     Args:
         argument: The path of the folder.
-        options: How to open the dataset.
+        options: Options of the dataset.
 
     Returns:
         The dataset; its names are the paths of the files.
 
     Raises:
         UsageError: If there is no such folder.
-        DataError: If it has no image that can be read or only one class, if a class is missing
-            in one of the splits, or if a file is unreadable and the options are strict.
+        DataError: If it has no readable image or only one class, if a split has no readable image
+            of a class, or if a file is unreadable and the options are strict.
     """
     if argument is None:
         raise UsageError("images needs a folder: write images:FOLDER")
@@ -93,22 +94,20 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
 
 
 def _parts(folder: str) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The folders that hold class folders, by the name of the split, and what to say about it."""
+    """Return the folders with class folders by the name of their split, and notes."""
     splits = find_splits(folder)
     if not splits:
         return {"": folder}, ()
     others = sorted(set(find_classes(folder)) - set(splits))
     used = " and ".join(splits)
-    note = (
-        f"only {used} of {printable(folder)} is used, and not {', '.join(map(printable, others))}"
-    )
+    note = f"only {used} of {printable(folder)} is used, not {', '.join(map(printable, others))}"
     return {name: os.path.join(folder, name) for name in splits}, (note,) if others else ()
 
 
 def _check(
     folder: str, found: Mapping[str, Mapping[str, Found]], strict: bool
 ) -> tuple[dict[str, list[Image]], list[SkippedFile]]:
-    """Decode everything once: the readable images of each split, and the other files."""
+    """Decode every file once; return the readable images of each split, and the other files."""
     listed = [
         (split, name, path)
         for split, classes in found.items()
@@ -129,7 +128,7 @@ def _check(
     if skipped and (strict or not any(images.values())):
         first = skipped[0]
         count = len(listed) + len(skipped) - _unreadable(results)
-        fix = "repair or remove them" + (", or leave --strict away to skip them" if strict else "")
+        fix = "repair or remove them" + (", or leave out --strict to skip them" if strict else "")
         raise DataError(
             f"{len(skipped)} of {count} files in {printable(folder)} cannot be read, the first is "
             f"{printable(first.path)}: {first.reason}; {fix}"
@@ -144,7 +143,7 @@ def _unreadable(results: Sequence[CheckedImage | UnreadableImage]) -> int:
 def _classes(
     folder: str, found: Mapping[str, Mapping[str, Found]], images: Mapping[str, Sequence[Image]]
 ) -> tuple[str, ...]:
-    """One class map over all splits: the folders with at least one image that can be read."""
+    """Return the classes of all splits: the folders with at least one readable image."""
     present = {split: {image.class_name for image in part} for split, part in images.items()}
     classes = sorted(set().union(*present.values()))
     for split, names in present.items():
@@ -162,7 +161,7 @@ def _classes(
     if len(classes) < 2:
         raise DataError(
             f"{printable(folder)} holds images of one class only, {classes[0]!r}: put the images "
-            "of each class into a sub-folder of its own, two at least"
+            "of each class into a sub-folder of its own, at least two"
         )
     return tuple(classes)
 
@@ -172,12 +171,12 @@ def _nothing(folder: str, classes: Mapping[str, Found]) -> str:
     endings = ", ".join(sorted(IMAGE_SUFFIXES))
     if loose:
         return (
-            f"the {len(loose)} images in {printable(folder)} lie in no class folder: put the "
-            "images of each class into a sub-folder of its own"
+            f"{len(loose)} image{'s' if len(loose) > 1 else ''} in {printable(folder)}, but not in "
+            "a class folder: put the images of each class into a sub-folder of its own"
         )
     others = sum((files.others for files in classes.values()), Counter[str]())
     seen = ", ".join(f"{count} {suffix or 'without ending'}" for suffix, count in others.items())
-    seen = f" (but files ending in: {seen})" if seen else ""
+    seen = f" (but there are other files: {seen})" if seen else ""
     return (
         f"there is no image in the class folders of {printable(folder)}{seen}: expected "
         f"{printable(folder)}/CLASS/FILE with an ending among {endings}"
@@ -189,29 +188,29 @@ def _left_out(
     images: Mapping[str, Sequence[Image]],
     folders: Sequence[str],
 ) -> tuple[str, ...]:
-    """Say which images and folders have no class."""
+    """Name the images and folders that are left out."""
     notes = []
     for folder in folders:
         loose = len(find_images(folder, recursive=False).paths)
         if loose:
             notes.append(
-                f"{loose} image{'s lie' if loose > 1 else ' lies'} in {printable(folder)} itself, "
-                "in no class folder, and left out"
+                f"{loose} image{'s' if loose > 1 else ''} in {printable(folder)} left out: not in "
+                "a class folder"
             )
     used = {image.class_name for part in images.values() for image in part}
     empty = sorted({name for classes in found.values() for name in classes} - used)
     if empty:
         names = ", ".join(repr(name) for name in empty)
-        notes.append(f"no class, because no image in it can be read: {names}")
+        notes.append(f"not a class, because no image in the folder can be read: {names}")
     return tuple(notes)
 
 
 def _image_shape(
     checked: Sequence[CheckedImage], options: DataOptions
 ) -> tuple[tuple[int, int, int], tuple[str, ...]]:
-    """The shape that all images are brought to, and what to say about those of another."""
+    """Return the shape of the dataset's images, and notes about images of another shape."""
     sizes = Counter(image.size for image in checked)
-    # The most frequent one; among several, the one of the fewest pixels.
+    # The most frequent size; if several are, the one with the fewest pixels.
     frequent = min(sizes, key=lambda size: (-sizes[size], size[0] * size[1], size))
     height, width = options.image_size or frequent
     notes = []

@@ -1,1 +1,1 @@
-"""The models that cnnforge comes with: plain Keras."""
+"""The built-in models, of stock Keras layers."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 
 def check_sizes(model: str, input_shape: tuple[int, int, int], classes: int, min_size: int) -> None:
-    """Check the sizes that a model is built for.
+    """Check the image size and the number of classes of a model.
 
     Args:
         model: Name of the model, for messages.
         input_shape: (H, W, C).
         classes: Number of classes.
-        min_size: Smallest height and width that the model can halve twice.
+        min_size: Min height and width in pixels.
 
     Raises:
         ValueError: If the images are too small or there are too few classes.
@@ -22,4 +22,4 @@ def check_sizes(model: str, input_shape: tuple[int, int, int], classes: int, min
             f"got {height} x {width}: choose a larger image size"
         )
     if classes < 2:
-        raise ValueError(f"{model} tells at least 2 classes apart, got {classes}")
+        raise ValueError(f"{model} needs at least 2 classes, got {classes}")

@@ -1,4 +1,4 @@
-"""The course's network: two convolutions, each with pooling, and two dense layers."""
+"""LeNet: two convolutions, each with pooling, and two dense layers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ MIN_SIZE = 4
 
 
 def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
-    """Build a small network after LeNet-5, as the course on convolutional networks teaches it.
+    """Build a small network after LeNet-5.
 
-    Convolution, ReLU, max pooling and dropout twice, then flattening and full connection. The
-    pattern is that of Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-based learning
-    applied to document recognition", 1998, section II.B, with ReLU, max pooling and dropout in
-    place of tanh, subsampling and radial basis functions.
+    It has convolution, ReLU, max pooling and dropout twice, then flattening and dense layers. The
+    architecture follows Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-based learning
+    applied to document recognition", 1998, section II.B. ReLU, max pooling and a softmax replace
+    tanh, subsampling and radial basis functions, and dropout is added.
 
     Args:
         input_shape: (H, W, C), H and W at least 4.

@@ -1,4 +1,4 @@
-"""The residual network of 20 layers for small images."""
+"""ResNet-20: a residual network of 20 layers for small images."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     """Build ResNet-20 in its form for CIFAR-10.
 
     K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image recognition", 2015,
-    section 4.2: a 3x3 convolution, three stages of three blocks with 16, 32 and 64 filters, each
-    stage after the first halving the image, global average pooling and a softmax. Weights are
-    initialised after He et al. (2015). Where a stage begins, the shortcut is the paper's option
-    A, which it uses for CIFAR "in all cases": every second pixel, with zeros for the new
-    channels. It has no weights, so the network has exactly as many as its plain counterpart.
+    section 4.2: a 3x3 convolution, three stages of three blocks with 16, 32 and 64 filters, global
+    average pooling and a softmax. The second and the third stage halve the image. Weights are
+    initialised after He et al. (2015). A stage that halves the image begins with the shortcut that
+    the paper calls option A and uses for CIFAR "in all cases": every second pixel, with zeros for
+    the new channels. It has no weights, so the network has as many as the same network without
+    shortcuts.
 
     The paper subtracts the mean of each pixel; here the values are scaled to 0..1, and batch
-    normalization removes the mean. Its weight decay is the optimizer's affair.
+    normalization removes the mean. The weight decay of the paper is an option of the optimizer.
 
     Args:
         input_shape: (H, W, C), H and W at least 8.
@@ -54,7 +55,7 @@ def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
 def _convolution(
     inputs: keras.KerasTensor, filters: int, strides: int, name: str
 ) -> keras.KerasTensor:
-    """A 3x3 convolution and its batch normalization, which makes a bias pointless."""
+    """Apply a 3x3 convolution and batch normalization, which makes a bias redundant."""
     outputs = layers.Conv2D(
         filters,
         3,
@@ -78,7 +79,7 @@ def _block(inputs: keras.KerasTensor, filters: int, strides: int, name: str) -> 
 def _shortcut(
     inputs: keras.KerasTensor, filters: int, strides: int, name: str
 ) -> keras.KerasTensor:
-    """The input itself, or every second pixel of it with zeros for the new channels."""
+    """Return the inputs, or every second pixel of them with zeros for the new channels."""
     if strides == 1:
         return inputs
     outputs = layers.MaxPooling2D(1, strides=strides, padding="same", name=f"{name}_subsample")(
@@ -86,8 +87,8 @@ def _shortcut(
     )
     before = (filters - inputs.shape[-1]) // 2
     after = filters - inputs.shape[-1] - before
-    # ZeroPadding2D pads the last two axes of what it takes for (N, C, H, W). Given (N, H, W, C)
-    # these are W and C: a stock layer, which every exporter knows, pads the channels.
+    # With channels_first, ZeroPadding2D pads the last two axes. Here they are W and C, so that a
+    # stock layer, which every exporter supports, pads the channels.
     return layers.ZeroPadding2D(
         ((0, 0), (before, after)), data_format="channels_first", name=f"{name}_zeros"
     )(outputs)

@@ -47,7 +47,7 @@ def test_links_are_followed_once(tmp_path):
     assert reasons == {
         "a/gone.png": "dangling link to nowhere.png",
         "a/loop.png": "broken link: too many levels of symbolic links",
-        "a/up": "link to a folder that it lies in",
+        "a/up": "link to a folder that contains it",
     }
 
 
@@ -62,7 +62,9 @@ def test_classes_are_the_folders(tmp_path):
         "loop": [],
     }
     assert list(classes) == sorted(classes)
-    assert [reason for _, reason in classes["loop"].skipped] == ["link to a folder that it lies in"]
+    assert [reason for _, reason in classes["loop"].skipped] == [
+        "link to a folder that contains it"
+    ]
 
 
 @pytest.mark.parametrize(

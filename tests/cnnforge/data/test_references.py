@@ -56,7 +56,7 @@ def test_a_known_name_wins_over_a_folder_of_the_same_name(here):
     [
         ("", "give a folder of images"),
         ("  ", "give a folder of images"),
-        ("images:", "nothing stands after the colon"),
+        ("images:", "no argument after the colon"),
         ("missing.csv", "there is no folder or file missing.csv"),
         ("missing/folder", "there is no folder or file missing/folder"),
         ("./missing", "there is no folder or file missing"),

@@ -86,6 +86,7 @@ def test_the_benchmark_of_a_layer(tmp_path):
     assert "soft_layer.default: the layer differs from its reference" in done.stdout
 
 
+@pytest.mark.slow
 def test_own_tests_of_datasets_and_models_pass(tmp_path):
     plugins = [create(f"soft-{kind}", kind, tmp_path) for kind in ("dataset", "model")]
     for plugin in plugins:

@@ -187,7 +187,7 @@ def test_a_damaged_model_is_said(tmp_path: Path, content: bytes, plugins: Plugin
     path = tmp_path / "model.keras"
     path.write_bytes(content)
     with pytest.raises(
-        RunError, match="cannot be opened: it is damaged or no Keras model; expected"
+        RunError, match="cannot be opened: it is damaged or not a Keras model; expected"
     ):
         load_model(path, plugins.layers)
 

@@ -121,7 +121,7 @@ BAD = {
     "cat/loop.png": "broken link",
     "cat/page.png": "not an image that can be read; it begins with b'<html>",
     "cat/text.jpg": "not an image that can be read; it begins with b'this is",
-    "cat/up": "link to a folder that it lies in",
+    "cat/up": "link to a folder that contains it",
 }
 
 
@@ -244,7 +244,7 @@ def test_the_folders_of_a_split_are_the_split(tmp_path, validation):
 def test_other_folders_beside_a_split_are_told(tmp_path):
     for part in ("train", "val", "test"):
         folder_of(tmp_path / part, count=2)
-    assert any(note.endswith("and not test") for note in opened(tmp_path).notes)
+    assert any(note.endswith("is used, not test") for note in opened(tmp_path).notes)
 
 
 def test_a_test_folder_without_labels_is_no_split(tmp_path):
@@ -253,7 +253,7 @@ def test_a_test_folder_without_labels_is_no_split(tmp_path):
     dataset = opened(tmp_path)
     assert dataset.classes == ("cat", "dog")
     assert (len(dataset.train), len(dataset.validation)) == (16, 4)
-    assert any(note.endswith("and not test") for note in dataset.notes)
+    assert any(note.endswith("is used, not test") for note in dataset.notes)
 
 
 @pytest.mark.parametrize(("only_in", "missing_in"), [("train", "val"), ("val", "train")])
@@ -312,7 +312,7 @@ def test_what_belongs_to_no_class_is_told(tmp_path):
     dataset = opened(tmp_path)
     assert dataset.classes == ("cat", "dog")
     assert len(dataset.skipped) == 1
-    assert "1 image lies in" in dataset.notes[0]
+    assert dataset.notes[0].startswith("1 image in ")
     assert dataset.notes[1].endswith("'broken', 'docs'")
 
 
@@ -330,11 +330,11 @@ def test_a_class_of_one_image_is_trained_on_and_told(tmp_path):
     [
         ([], "there is no image in the class folders"),
         (["cat/a.heic", "cat/b.heic", "dog/c"], r"2 \.heic, 1 without ending.*\.png"),
-        (["1.png", "2.png"], "the 2 images in .* lie in no class folder"),
+        (["1.png", "2.png"], "2 images in .*, but not in a class folder"),
         (["cat/1.png", "cat/2.png"], "one class only, 'cat'"),
         (["cat/1.png", "dog/1.png"], "nothing is left for validation"),
-        (["train/1.png", "val/1.png"], "the 1 images in .*train lie in no class folder"),
-        (["train/1.png", "test/1.png"], "the 1 images in .*train lie in no class folder"),
+        (["train/1.png", "val/1.png"], "1 image in .*train, but not in a class folder"),
+        (["train/1.png", "test/1.png"], "1 image in .*train, but not in a class folder"),
         (["train/cat/1.png", "val/cat/1.png"], "one class only, 'cat'"),
     ],
 )

@@ -131,22 +131,43 @@ def vector_store(typingctx: Any, vector: Any, address: Any, valid: Any) -> Any:
     return types.void(vector, types.int64, types.int64), codegen
 
 
-def _binary(name: str, emit: Any) -> Any:
+def _binary(name: str, summary: str, emit: Any) -> Any:
     def typing(typingctx: Any, left: Any, right: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             return emit(builder, args[0], args[1])
 
         return left(left, right), codegen
 
-    typing.__name__ = name
+    typing.__name__ = typing.__qualname__ = name
+    typing.__doc__ = summary
     return intrinsic(typing)
 
 
-vector_add = _binary("vector_add", lambda builder, x, y: builder.fadd(x, y))
-vector_subtract = _binary("vector_subtract", lambda builder, x, y: builder.fsub(x, y))
-index_add = _binary("index_add", lambda builder, x, y: builder.add(x, y))
-vector_multiply = _binary("vector_multiply", lambda builder, x, y: builder.fmul(x, y))
-vector_divide = _binary("vector_divide", lambda builder, x, y: builder.fdiv(x, y))
+vector_add = _binary(
+    "vector_add",
+    "Return ``left + right``, two vectors of floats.",
+    lambda builder, x, y: builder.fadd(x, y),
+)
+vector_subtract = _binary(
+    "vector_subtract",
+    "Return ``left - right``, two vectors of floats.",
+    lambda builder, x, y: builder.fsub(x, y),
+)
+index_add = _binary(
+    "index_add",
+    "Return ``left + right``, two vectors of indices.",
+    lambda builder, x, y: builder.add(x, y),
+)
+vector_multiply = _binary(
+    "vector_multiply",
+    "Return ``left * right``, two vectors of floats.",
+    lambda builder, x, y: builder.fmul(x, y),
+)
+vector_divide = _binary(
+    "vector_divide",
+    "Return ``left / right``, two vectors of floats.",
+    lambda builder, x, y: builder.fdiv(x, y),
+)
 
 
 @intrinsic

@@ -6,7 +6,7 @@ The general kernel (``tensor_cores/convolution.py``) copies a pixel of the sourc
 the window and rounds it at each read. This kernel copies and rounds it once for all taps, so its
 inner loop only loads fragments and multiplies. Including the copies, machine code for sm_90 has 2.8
 (tf32) or 3.2 (bfloat16) instructions per product. The general kernel has 9.5 or 13.7
-(docs/performance.md).
+(docs/notes.md).
 
 The gradient of the inputs is the same convolution with the window rotated by 180 degrees, other
 padding, and the mask of the ReLU at its source. ``packing.py`` rotates the weights.
