@@ -1,4 +1,4 @@
-"""What a callback of training is: for plugins. Light, as `cnnforge.plugin` is."""
+"""The base class of training callbacks, for plugins. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ __all__ = [
 
 @dataclass(kw_only=True)
 class FinishedEpoch:
-    """An epoch that was trained and validated, before its state is saved.
+    """An epoch that was trained and validated, and whose state is not saved yet.
 
     Attributes:
-        metrics: Its row of `metrics.csv`.
-        epochs: How many the run is going to have.
-        best: Whether it is the best one so far, by the monitored metric, and by the loss if that
-            is the same.
-        monitor: Name of the monitored metric, for instance `"accuracy"`; its value of this epoch
+        metrics: Metrics of the epoch, the row of `metrics.csv`.
+        epochs: Total number of epochs of the run.
+        best: Whether this epoch is the best one so far by the monitored metric. If that is equal,
+            the lower validation loss is better.
+        monitor: Name of the monitored metric, for instance `"accuracy"`. Its value in this epoch
             is `metrics.values["val_accuracy"]`.
-        model: The model, to be looked at: what is saved is what was validated.
-        folder: The run directory, for files of the callback's own; `None` where there is none.
-        stopped: Why training ends after this epoch; empty if it does not.
+        model: The model. A callback must not change it: the validated weights are saved.
+        folder: The run directory, in which a callback may write files, or `None`.
+        stopped: Reason why training ends after this epoch; empty if it does not.
     """
 
     metrics: EpochMetrics
@@ -46,9 +46,9 @@ class FinishedEpoch:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the next step; it may be set, and is saved with the state.
+        """The learning rate of the next step; it can be set, and is saved with the state.
 
-        Under a schedule, setting it multiplies all rates that follow by the same factor.
+        With a schedule, setting it scales all later rates by the same factor.
         """
         return self.read_learning_rate()
 
@@ -60,33 +60,34 @@ class FinishedEpoch:
         """End training after this epoch.
 
         Args:
-            reason: What the user is told.
+            reason: Reason for the message to the user.
         """
         self.stopped = self.stopped or reason
 
 
 class Callback:
-    """Called after every epoch of training; a base class.
+    """Base class of callbacks, which are called after every epoch of training.
 
-    A run that is interrupted and resumed calls a new object, which `restore` gets what `state`
-    returned after the last epoch that was saved. What was done outside of the state (a file, a
-    message) may be done again, where a run was killed between an epoch and the saving of it.
+    A resumed run makes a new callback and passes to its `restore` what `state` returned after the
+    last saved epoch. If a run is killed after an epoch but before the state is saved, the epoch is
+    trained again and the callback is called again. Effects outside of `state`, such as files and
+    messages, may therefore happen twice.
     """
 
     def epoch_ended(self, epoch: FinishedEpoch) -> None:
-        """Do something after an epoch.
+        """React to the end of an epoch.
 
         Args:
-            epoch: What came of it, and what may be asked for.
+            epoch: The epoch. Its methods can change the learning rate and end training.
         """
 
     def state(self) -> Mapping[str, Any]:
-        """Return what the next epoch depends on: numbers, texts, lists, dictionaries, `None`."""
+        """Return the values to save: numbers, strings, lists, dictionaries, `None`."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` has returned.
+        """Restore the values that `state` returned.
 
         Args:
-            state: The same values.
+            state: The saved values.
         """

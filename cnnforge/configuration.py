@@ -1,4 +1,4 @@
-"""The options of a training run, and where the value of each comes from. Imports nothing heavy."""
+"""The options of a training run, and the source of each value. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KERNELS = ("auto", "numba", "keras")
 COLORS = ("auto", "grayscale", "rgb")
 # Options that a task takes or refuses.
 TASK_OPTIONS = ("label_smoothing", "class_weights")
-# TOML tables that a run's config.toml has besides the options.
+# TOML tables of a run's config.toml that are not options.
 _IGNORED = ("run",)
 
 
@@ -24,33 +24,33 @@ _IGNORED = ("run",)
 class TrainingOptions(OptimizerOptions):
     """The options of `cnnforge train`; `config.toml` holds them under the same names.
 
-    Those of the optimizer are inherited.
+    The options of the optimizer are inherited.
 
     Args:
-        model: A model, `NAME` or `NAME:ARGUMENT`; a name may be qualified.
+        model: Name of a model, `NAME` or `NAME:ARGUMENT`; the name may be qualified.
         data: A reference to a dataset.
-        epochs: How many times every training sample is visited.
-        batch_size: Images per step.
-        seed: Seed of the weights, the order of the samples and dropout; below 2**32.
-        split_seed: Seed of the split into training and validation samples; by default `seed`.
-        kernels: `"numba"`, `"keras"`, or `"auto"`: for each layer whichever is faster.
-        output: Where run directories are made.
-        image_size: `"HxW"` in pixels; `None`: the dataset's own.
-        color: `"grayscale"`, `"rgb"`, or `"auto"`: what the images are.
-        validation_fraction: Which part of the data is kept for validation.
-        strict: Whether an unreadable file is an error instead of skipped and counted.
-        init_from: A `.keras` file or a run whose weights are the initial ones.
-        label_smoothing: Share of the probability that a label gives to all classes alike; 0: none.
-        class_weights: `"balanced"`: every class adds as much to the loss as another; `None`: every
-            image does.
-        monitor: Metric of the validation samples that decides which epoch is the best one; `None`:
-            the task's own choice.
-        callback: Callbacks, `NAME` or `NAME:ARGUMENT`.
-        augment: Augmentations of the training images, `NAME` or `NAME:ARGUMENT`, in their order.
-        plugin: Plugins to load besides the installed ones.
+        epochs: Number of epochs, 1 or more.
+        batch_size: Number of images per training step, 1 or more.
+        seed: Random seed of the weights, the order of the samples and dropout; below 2**32.
+        split_seed: Random seed of the validation split; by default `seed`.
+        kernels: `"numba"`, `"keras"`, or `"auto"`: the faster of the two for each layer.
+        output: Folder in which run directories are made.
+        image_size: Size of the images, `"HxW"` in pixels; `None`: the size of the dataset.
+        color: `"grayscale"`, `"rgb"`, or `"auto"`: the color mode of the dataset.
+        validation_fraction: Fraction of the samples used for validation, between 0 and 1.
+        strict: Whether an unreadable file is an error. If false, it is skipped and counted.
+        init_from: A `.keras` file or a run directory with the initial weights.
+        label_smoothing: Label smoothing factor, from 0 (off) to below 1.
+        class_weights: `"balanced"`: weight the loss inversely to the class frequencies; `None`: all
+            samples have the same weight.
+        monitor: Validation metric that selects the best epoch; `None`: the default of the task.
+        callback: Names of callbacks, `NAME` or `NAME:ARGUMENT`.
+        augment: Names of the augmentations of the training images, `NAME` or `NAME:ARGUMENT`, in
+            the order in which they are applied.
+        plugin: Plugins to load in addition to the installed ones.
 
     Raises:
-        UsageError: A value is none of those.
+        UsageError: A value is unknown or out of range.
     """
 
     model: str = "lenet"
@@ -58,7 +58,7 @@ class TrainingOptions(OptimizerOptions):
     epochs: int = 20
     batch_size: int = 64
     seed: int = 0
-    # None stands for the seed until the object is made.
+    # `__post_init__` replaces None by `seed`.
     split_seed: int = field(default=None)  # pyright: ignore[reportAssignmentType]
     kernels: str = "auto"
     output: str = "runs"
@@ -96,7 +96,7 @@ class TrainingOptions(OptimizerOptions):
 
     @property
     def height_and_width(self) -> tuple[int, int] | None:
-        """`image_size` as numbers."""
+        """`image_size` as (height, width) in pixels, or `None`."""
         if self.image_size is None:
             return None
         match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", self.image_size)
@@ -109,17 +109,20 @@ class TrainingOptions(OptimizerOptions):
 
     @property
     def task_options(self) -> dict[str, Any]:
-        """Options of a task that differ from their defaults, by name."""
+        """The options of the task that differ from their defaults, by name."""
         values = {name: getattr(self, name) for name in TASK_OPTIONS}
         return {name: value for name, value in values.items() if value}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options by name; tuples as lists."""
         values = {name: getattr(self, name) for name in NAMES}
-        return {name: list(it) if isinstance(it, tuple) else it for name, it in values.items()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }
 
 
-# A class's own options come before the inherited ones.
+# The inherited options come last.
 NAMES = (*TrainingOptions.__annotations__, *OptimizerOptions.__annotations__)
 
 
@@ -127,14 +130,14 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read options from a TOML file such as a run's `config.toml`.
 
     Args:
-        path: The file. Its keys are the names of `TrainingOptions`; hyphens do for underscores.
-            A table `run`, which describes a finished run, is left out.
+        path: The file. Its keys are the fields of `TrainingOptions`, with underscores or hyphens.
+            A table `run`, which describes a finished run, is ignored.
 
     Returns:
-        The options that stand there.
+        The options in the file, by name.
 
     Raises:
-        UsageError: The file cannot be read, a key is no option, or a value has the wrong type.
+        UsageError: The file cannot be read, a key is not an option, or a value has the wrong type.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -146,18 +149,18 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def check_types(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Check that values are options and have their types.
+    """Check the names and types of options.
 
     Args:
-        values: By name; hyphens do for underscores.
-        source: Where they stand, for the message.
+        values: Values of options by name, with underscores or hyphens.
+        source: Origin of the values for the error message, for instance the path of a file.
 
     Returns:
-        The values under the names of `TrainingOptions`; a whole number where a fraction is wanted
-        becomes one, a list a tuple.
+        The values by the field names of `TrainingOptions`. An int is converted to float if the
+        option is a float, and a list to a tuple.
 
     Raises:
-        UsageError: A name or a type is wrong.
+        UsageError: A name is not an option, or a value has the wrong type.
     """
     checked = {}
     for key, value in values.items():
@@ -172,14 +175,14 @@ def check_types(values: Mapping[str, Any], source: str) -> dict[str, Any]:
 def resolve(
     given: Mapping[str, Any], configured: Mapping[str, Any]
 ) -> tuple[TrainingOptions, dict[str, str]]:
-    """Put the options together: command line over config file over defaults.
+    """Merge the options: the command line overrides the config file, which overrides the defaults.
 
     Args:
-        given: What stood on the command line.
-        configured: What stood in the config file.
+        given: Options from the command line, by name.
+        configured: Options from the config file, by name.
 
     Returns:
-        The options, and for each `"command line"`, `"config"` or `"default"`.
+        The options, and the source of each by name: `"command line"`, `"config"` or `"default"`.
 
     Raises:
         UsageError: A value is out of range.
@@ -192,17 +195,17 @@ def resolve(
 
 
 def parse_epochs(text: str, before: int | None = None) -> int:
-    """Read a number of epochs.
+    """Parse a number of epochs.
 
     Args:
-        text: `"20"`, or `"+10"`: ten more than `before`.
-        before: How many the run was going to have; `None` for a new run.
+        text: A number such as `"20"`, or `"+10"` for ten more than `before`.
+        before: Number of epochs of the run to resume; `None` for a new run.
 
     Returns:
-        The number.
+        The number of epochs, 1 or more.
 
     Raises:
-        UsageError: It is no such number, or something is to be added to nothing.
+        UsageError: `text` has another form, or begins with `+` although the run is new.
     """
     more = text.startswith("+")
     digits = text[more:]
@@ -218,17 +221,17 @@ def parse_epochs(text: str, before: int | None = None) -> int:
 
 
 def _typed(name: str, value: Any, source: str) -> Any:
-    wanted = {it.name: str(it.type) for it in fields(TrainingOptions)}[name]
-    wanted = wanted.removesuffix(" | None")
+    types_by_name = {option.name: str(option.type) for option in fields(TrainingOptions)}
+    wanted = types_by_name[name].removesuffix(" | None")
     if wanted == "float" and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if wanted.startswith("tuple"):
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             return tuple(value)
-        raise UsageError(f"{source}: {name} must be a list of texts, got {value!r}")
+        raise UsageError(f"{source}: {name} must be a list of strings, got {value!r}")
     types = {"str": str, "int": int, "float": float, "bool": bool}
     if type(value) is not types[wanted]:
-        described = {"str": "a text", "int": "a whole number", "float": "a number"}
+        described = {"str": "a string", "int": "an integer", "float": "a number"}
         expected = described.get(wanted, "true or false")
         raise UsageError(f"{source}: {name} must be {expected}, got {value!r}")
     return value

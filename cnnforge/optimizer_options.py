@@ -1,7 +1,8 @@
-"""The options of the optimizer and of its learning rate. Imports nothing heavy.
+"""The options of the optimizer and of the learning rate schedule. Imports nothing heavy.
 
-An option is a field of `OptimizerOptions`. `config.toml`, `--print-config` and the options of
-`cnnforge train` are made from the fields; `cnnforge.training.optimizers` uses their values.
+Each option is a field of `OptimizerOptions`. The command-line options of `cnnforge train`, the keys
+of `config.toml` and the output of `--print-config` are derived from these fields.
+`cnnforge.training.optimizers` builds the optimizer from their values.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import Any
 
 from cnnforge.errors import UsageError
 
-# The name on the command line, and the class in keras.optimizers. Three of Keras' are missing.
-# Muon changes matrices only, so that the kernels of convolutions would get AdamW. ScheduleFreeAdamW
-# keeps the weights to evaluate with where no public function finds them. The rest wraps others.
+# Command-line name and class in keras.optimizers. Left out are Muon, which updates matrices only
+# and would train convolution kernels with AdamW; ScheduleFreeAdamW, which has no public function
+# for the weights to evaluate with; and optimizers that wrap others.
 OPTIMIZERS = {
     "adam": "Adam",
     "adamw": "AdamW",
@@ -30,69 +31,68 @@ OPTIMIZERS = {
     "ftrl": "Ftrl",
 }
 WITH_MOMENTUM = ("sgd", "rmsprop")
-# Every optimizer of Keras takes a weight decay, and Adam with one is AdamW.
+# Adam with weight decay is AdamW, which has a name of its own.
 WITHOUT_WEIGHT_DECAY = ("adam",)
 
 SCHEDULES = ("constant", "cosine", "step", "one_cycle")
-# Their rate depends on the number of epochs.
+# The rate of these schedules depends on the total number of epochs.
 ENDING_SCHEDULES = ("cosine", "one_cycle")
 _STEP_EPOCHS = 10
 
 
 def _option(default: Any, metavar: str, text: str, shown: str | None = None) -> Any:
-    """Declare a field, and how `cnnforge train --help` shows it."""
+    """Declare a field with the metadata of its command-line option."""
     help_text = f"{text}  [default: {default if shown is None else shown}]"
     return field(default=default, metadata={"metavar": metavar, "help": help_text})
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerOptions:
-    """What changes the weights, and by how much.
+    """The optimizer and its learning rate schedule.
 
     Args:
         optimizer: Name of the optimizer, a key of `OPTIMIZERS`.
-        learning_rate: Highest learning rate of the run, above 0.
-        momentum: Momentum, from 0 to below 1; `None`: that of Keras, which is 0. Only sgd and
-            rmsprop have one.
-        weight_decay: Part of a weight that a step takes away, divided by the learning rate; 0 or
-            more; `None`: that of Keras, which is 0.004 for adamw and 0 for others. It applies to
-            all trainable weights, biases too, as in Keras. adam has none.
-        schedule: `"constant"`, `"cosine"`, `"step"` or `"step:EPOCHS"`, `"one_cycle"`. The step
-            schedule divides the rate by 10 after every 10 epochs, or as many as it names.
-        warmup_epochs: Number of epochs in which the rate rises to that of the schedule, linearly.
-        clip_norm: Largest norm of all gradients of a step together, above 0; `None`: any.
-        ema: Decay of the moving average of the weights, between 0 and 1, per step. Validation and
-            the saved model use the average; training goes on with the weights themselves. `None`:
-            there is no average.
+        learning_rate: Peak learning rate of the run, above 0.
+        momentum: Momentum of sgd or rmsprop, from 0 to below 1; `None`: the default of Keras, 0.
+            Other optimizers do not accept it.
+        weight_decay: Decoupled weight decay, 0 or more: each step subtracts
+            `weight_decay * learning_rate * weight` from every trainable weight, biases included, as
+            in Keras. `None`: the default of Keras, 0.004 for adamw and 0 for all others. adam does
+            not accept it.
+        schedule: `"constant"`, `"cosine"`, `"step"`, `"step:EPOCHS"` or `"one_cycle"`. The step
+            schedule divides the rate by 10 after every `EPOCHS` epochs, by default 10.
+        warmup_epochs: Number of epochs of linear warmup, 0 or more.
+        clip_norm: Max global norm of the gradients of a step, above 0; `None`: no clipping.
+        ema: Decay per step of the exponential moving average of the weights, between 0 and 1. The
+            average is validated and saved; training continues with the weights themselves.
+            `None`: no average.
 
     Raises:
         UsageError: A value is unknown or out of range, or two options exclude each other.
     """
 
-    optimizer: str = _option("adam", "NAME", f"The optimizer: {', '.join(OPTIMIZERS)}.")
-    learning_rate: float = _option(0.001, "RATE", "The highest learning rate of the run.")
-    momentum: float | None = _option(None, "M", "The momentum of sgd or rmsprop.", "0")
+    optimizer: str = _option("adam", "NAME", f"Optimizer: {', '.join(OPTIMIZERS)}.")
+    learning_rate: float = _option(0.001, "RATE", "Peak learning rate.")
+    momentum: float | None = _option(None, "M", "Momentum of sgd or rmsprop.", "0")
     weight_decay: float | None = _option(
         None,
         "D",
-        "Take this part of every weight away in each step, multiplied by the learning rate; "
-        "biases too, as Keras does.",
+        "Decoupled weight decay of all trainable weights.",
         "0.004 for adamw, else 0",
     )
     schedule: str = _option(
         "constant",
         "|".join(SCHEDULES),
-        f"How the learning rate changes; step divides it by 10 every {_STEP_EPOCHS} epochs, step:5 "
+        f"Learning rate schedule; step divides the rate by 10 every {_STEP_EPOCHS} epochs, step:5 "
         "every 5.",
     )
-    warmup_epochs: int = _option(0, "N", "Raise the learning rate linearly for N epochs first.")
-    clip_norm: float | None = _option(
-        None, "NORM", "Scale the gradients of a step down to this norm, all together.", "off"
-    )
+    warmup_epochs: int = _option(0, "N", "Epochs of linear warmup.")
+    clip_norm: float | None = _option(None, "NORM", "Max global norm of the gradients.", "off")
     ema: float | None = _option(
         None,
         "DECAY",
-        "Validate and save a moving average of the weights, for instance 0.99.",
+        "Decay of a moving average of the weights, such as 0.99; the average is validated and "
+        "saved.",
         "off",
     )
 
@@ -110,20 +110,20 @@ class OptimizerOptions:
         require(warmup >= 0, "warmup_epochs", warmup, "0 or more")
         if momentum is not None and self.optimizer not in WITH_MOMENTUM:
             raise UsageError(
-                f"momentum is {momentum}, but {self.optimizer} takes none: leave it out, or use "
+                f"{self.optimizer} takes no momentum, got {momentum}: leave it out, or use "
                 f"{either(WITH_MOMENTUM)}"
             )
         if decay is not None and self.optimizer in WITHOUT_WEIGHT_DECAY:
             raise UsageError(
-                f"weight_decay is {decay}, but {self.optimizer} takes none: use adamw, which is "
-                "Adam with weight decay"
+                f"{self.optimizer} takes no weight_decay, got {decay}: use adamw, which is Adam "
+                "with weight decay"
             )
         one_of("schedule", self.schedule_name, SCHEDULES)
         _ = self.step_epochs
         if warmup and self.schedule_name == "one_cycle":
             raise UsageError(
-                f"warmup_epochs is {warmup}, but the one_cycle schedule raises the rate by itself: "
-                "leave warmup_epochs out, or use cosine"
+                f"warmup_epochs is {warmup}, but the one_cycle schedule has its own warmup: leave "
+                "warmup_epochs out, or use cosine"
             )
 
     @property
@@ -133,7 +133,7 @@ class OptimizerOptions:
 
     @property
     def step_epochs(self) -> int:
-        """Number of epochs between two steps of the step schedule."""
+        """Number of epochs between two drops of the step schedule."""
         name, colon, argument = self.schedule.partition(":")
         if not colon:
             return _STEP_EPOCHS
@@ -148,17 +148,17 @@ class OptimizerOptions:
 
     @property
     def ends(self) -> bool:
-        """Whether the rate depends on the number of epochs, which then cannot change."""
+        """Whether the rate depends on the total number of epochs, which then cannot change."""
         return self.schedule_name in ENDING_SCHEDULES
 
     def check_epochs(self, epochs: int) -> None:
-        """Check that the warm-up ends before training does.
+        """Check that the warmup ends before training does.
 
         Args:
             epochs: Number of epochs of the run.
 
         Raises:
-            UsageError: It does not.
+            UsageError: The warmup has `epochs` epochs or more.
         """
         if self.warmup_epochs >= epochs:
             raise UsageError(
@@ -168,13 +168,13 @@ class OptimizerOptions:
 
 
 def require(condition: bool, name: str, value: object, expected: str) -> None:
-    """Raise a `UsageError` that names the option, if a condition does not hold."""
+    """Raise a `UsageError` that names the option if a condition does not hold."""
     if not condition:
         raise UsageError(f"{name} must be {expected}, got {value!r}")
 
 
 def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise a `UsageError` that names the choices, and the closest one, if a value is none."""
+    """Raise a `UsageError` with a suggestion if a value is not one of the choices."""
     if value not in choices:
         raise UsageError(f"{name} must be {either(choices)}, got {value!r}{hint(value, choices)}")
 
@@ -185,6 +185,6 @@ def either(choices: tuple[str, ...]) -> str:
 
 
 def hint(value: str, choices: tuple[str, ...]) -> str:
-    """Return `"; did you mean 'x'?"` if a choice is close to the value, else nothing."""
+    """Return `"; did you mean 'x'?"` if a choice is close to the value, else `""`."""
     close = difflib.get_close_matches(value, choices, 1)
     return f"; did you mean {close[0]!r}?" if close else ""

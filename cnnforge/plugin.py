@@ -1,8 +1,8 @@
-"""The plugin author's API: the specs with which a plugin declares layers, datasets and so on.
+"""The API for plugin authors: specs and the hook decorator.
 
 A plugin is a module (or an object) with hook implementations that return specs. A spec names its
-target as `"package.module:Attribute"`, which is imported when it is first used. So this module and
-a manifest stay light: they load neither Keras nor TensorFlow nor Numba.
+target as `"package.module:Attribute"`, and the target is imported when it is first used. This
+module and a manifest therefore import neither Keras nor TensorFlow nor Numba.
 
 Example:
     ```python
@@ -48,25 +48,25 @@ __all__ = [
 ]
 
 PLUGIN_API = 1
-"""The number of this plugin API. A plugin names the API that it was written for in its own
-`CNNFORGE_PLUGIN_API`; without it, this one is assumed."""
+"""Version of this plugin API. A plugin declares the version that it was written for as
+`CNNFORGE_PLUGIN_API`; the default is this version."""
 
 hookimpl = pluggy.HookimplMarker("cnnforge")
-"""Decorator that marks a function as the implementation of the hook of the same name."""
+"""Decorator that marks a function as an implementation of the hook with the same name."""
 
 DEFAULT_TASK = "classification"
-"""Name of the task of a model or a dataset that names none."""
+"""Name of the task of models and datasets that do not name one."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The work of one pass of a layer: the minimum that its definition asks for.
+    """The work of one pass of a layer: the minimum that its definition requires.
 
-    Each tensor is read or written once. A result that needs no computation, such as the gradient
-    of a pixel that no window chose, is not counted. So a share of the machine's peak means the same
-    for every implementation.
+    Each tensor is read or written once. Results that need no computation, such as the gradient of a
+    pixel that is not the maximum of any window, are not counted. The work is therefore the same for
+    every implementation, and so is the meaning of a fraction of the machine's peak.
 
     Args:
         flops: Number of additions, multiplications and comparisons.
@@ -82,16 +82,16 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """Declares a thing by its name and the place to import it from.
+    """Declares one thing in a plugin: its name and its import path; a base class.
 
     Args:
-        name: lower_snake_case, unique within the plugin and the kind of spec.
-        target: `"package.module:Attribute"`, imported by the first `load()`.
-        summary: One line, shown by `cnnforge plugins`.
-        plugin: The name of the plugin; filled in when the spec is registered.
+        name: Name in lower_snake_case, unique within the plugin and the kind of spec.
+        target: Import path `"package.module:Attribute"`, imported by the first `load()`.
+        summary: Description in one line, shown by `cnnforge plugins`.
+        plugin: Name of the plugin, set when the spec is registered.
 
     Raises:
-        ValueError: The name, the target or the summary does not have the form above.
+        ValueError: The name, the target or the summary does not have this form.
     """
 
     kind: ClassVar[str] = "spec"
@@ -126,7 +126,7 @@ class Spec:
             The object that the target names.
 
         Raises:
-            PluginError: If the module cannot be imported or has no such attribute.
+            PluginError: The module cannot be imported or has no such attribute.
         """
         return self._resolve("target", self.target)
 
@@ -134,7 +134,7 @@ class Spec:
         """Import everything that the spec names.
 
         Raises:
-            PluginError: If a module cannot be imported or has no such attribute.
+            PluginError: A module cannot be imported or has no such attribute.
         """
         self.load()
 
@@ -153,31 +153,32 @@ class Spec:
 class LayerSpec(Spec):
     """Declares a Keras layer class.
 
-    All arguments but the name, the target and the summary may be left out. `cnnforge bench` leaves
-    a column empty if a layer does not say how to compute it.
+    All arguments except name, target and summary are optional. If `work` or `torch` is missing,
+    `cnnforge bench` leaves the columns that need it empty.
 
     Args:
-        reference: `"module:Class"` of the stock Keras layer that this one stands for, with the
-            same constructor, weights and results. Conversion, parity checks and benchmarks need it.
-        fuses: `"module:Class"` of two stock layers, one after the other, that this layer computes
-            as one. Its class has a class method `fuse(first, second)`, which returns a layer for
-            each of the two places (the second passes its inputs on), or `None` if the pair does
-            not fit. Each of the two has `unfuse()`, which returns the stock layer again; that of
-            the first takes `alone=True` if it stands for both.
-        cases: `"module:CASES"` of a sequence of `cnnforge.testing.LayerCase`, the arguments and
-            inputs for `cnnforge.testing.layer_checks` and `cnnforge plugins check`. `cnnforge
-            doctor` checks the first one, so it should be a common one.
-        benchmarks: `"module:BENCHMARKS"` of a sequence of `cnnforge.testing.LayerCase`, the
-            arguments and input shapes for `cnnforge bench`. Without it, the cases that name a
-            `speed_shape` are measured.
-        work: `"module:function"` of `work(layer, shape, grad_inputs)`, which returns the `Work` of
-            the pass `"forward"` and of the pass `"backward"` in a dict, or `None`. `layer` is the
-            built reference, `shape` that of its inputs with the batch.
-        torch: `"module:function"` of `torch_peer(layer, shape)`, which returns what a user of
-            PyTorch would write for the reference: `compute(inputs, *weights)` and the list of
-            weights, float32 arrays in PyTorch's order of axes; or `None` if there is no such thing.
-            `inputs` of four dimensions are (N, C, H, W), and so are the outputs. With gradients
-            enabled, `compute` takes a step of training.
+        reference: Import path `"module:Class"` of the stock Keras layer with the same constructor,
+            weights and results. Conversion, parity checks and benchmarks use it.
+        fuses: Import paths `"module:Class"` of two consecutive stock layers that this layer
+            computes as one. The class then needs a class method `fuse(first, second)`, which
+            returns two layers (the second one only passes its inputs on), or `None` if the pair
+            cannot be fused. Both returned layers need a method `unfuse()`, which returns the stock
+            layer. For the first one, `unfuse(alone=True)` is called if it replaces both.
+        cases: Import path `"module:CASES"` of a sequence of `cnnforge.testing.LayerCase`: the
+            arguments and inputs with which `cnnforge.testing.layer_checks` and
+            `cnnforge plugins check` check the layer. `cnnforge doctor` checks only the first one,
+            so it should be a common one.
+        benchmarks: Import path `"module:BENCHMARKS"` of a sequence of `cnnforge.testing.LayerCase`:
+            the arguments and input shapes for `cnnforge bench`. By default it measures the cases
+            that have a `speed_shape`.
+        work: Import path `"module:function"` of a function `work(layer, shape, grad_inputs)`. It
+            returns a dict with the `Work` of the passes `"forward"` and `"backward"`, or `None`.
+            `layer` is the built reference; `shape` is the shape of its inputs with the batch.
+        torch: Import path `"module:function"` of a function `torch_peer(layer, shape)`. It returns
+            a PyTorch equivalent of the reference: a function `compute(inputs, *weights)`, and the
+            list of its weights, float32 arrays with the axis order of PyTorch. It returns `None`
+            if PyTorch has no equivalent. Four-dimensional inputs and outputs are (N, C, H, W).
+            With gradients enabled, `compute` runs a training step.
     """
 
     kind: ClassVar[str] = "layer"
@@ -190,7 +191,7 @@ class LayerSpec(Spec):
     torch: str | None = None
 
     def __post_init__(self) -> None:
-        # The two-argument form: `slots=True` makes a new class, which `super()` does not know.
+        # `super()` without arguments fails here, since `slots=True` replaces the class.
         super(LayerSpec, self).__post_init__()
         for what in ("reference", "cases", "benchmarks", "work", "torch"):
             target = getattr(self, what)
@@ -203,10 +204,10 @@ class LayerSpec(Spec):
         """Import the reference.
 
         Returns:
-            The stock layer class, or `None` if the spec names none.
+            The stock layer class, or `None` if the spec does not name one.
 
         Raises:
-            PluginError: If the module cannot be imported or has no such attribute.
+            PluginError: The module cannot be imported or has no such attribute.
         """
         return self._optional("reference", self.reference)
 
@@ -214,10 +215,10 @@ class LayerSpec(Spec):
         """Import the two stock layers that this one fuses.
 
         Returns:
-            Their classes; empty if the spec names none.
+            Their classes; empty if the spec does not name any.
 
         Raises:
-            PluginError: If a module cannot be imported or has no such attribute.
+            PluginError: A module cannot be imported or has no such attribute.
         """
         return tuple(self._resolve("fused layer", stock) for stock in self.fuses or ())
 
@@ -225,10 +226,10 @@ class LayerSpec(Spec):
         """Import the cases that this layer is checked with.
 
         Returns:
-            Objects of `cnnforge.testing.LayerCase`; empty if the spec names none.
+            The `cnnforge.testing.LayerCase` objects; empty if the spec does not name any.
 
         Raises:
-            PluginError: If the module cannot be imported or has no such attribute.
+            PluginError: The module cannot be imported or has no such attribute.
         """
         return tuple(self._optional("cases", self.cases) or ())
 
@@ -236,11 +237,11 @@ class LayerSpec(Spec):
         """Import the cases whose speed is measured.
 
         Returns:
-            Objects of `cnnforge.testing.LayerCase`: the benchmarks, or else the cases that name a
-            `speed_shape`.
+            The `cnnforge.testing.LayerCase` objects of `benchmarks`; without `benchmarks`, the
+            cases that have a `speed_shape`.
 
         Raises:
-            PluginError: If the module cannot be imported or has no such attribute.
+            PluginError: The module cannot be imported or has no such attribute.
         """
         if self.benchmarks is None:
             return tuple(case for case in self.load_cases() if case.speed_shape is not None)
@@ -250,21 +251,21 @@ class LayerSpec(Spec):
         """Import the function that counts the work.
 
         Returns:
-            The function, or `None` if the spec names none.
+            The function, or `None` if the spec does not name one.
 
         Raises:
-            PluginError: If the module cannot be imported or has no such attribute.
+            PluginError: The module cannot be imported or has no such attribute.
         """
         return self._optional("work", self.work)
 
     def load_torch(self) -> Any:
-        """Import the function that builds PyTorch's counterpart.
+        """Import the function that builds the PyTorch equivalent.
 
         Returns:
-            The function, or `None` if the spec names none.
+            The function, or `None` if the spec does not name one.
 
         Raises:
-            PluginError: If the module cannot be imported or has no such attribute.
+            PluginError: The module cannot be imported or has no such attribute.
         """
         return self._optional("torch", self.torch)
 
@@ -272,7 +273,7 @@ class LayerSpec(Spec):
         """Import everything that the spec names.
 
         Raises:
-            PluginError: If a module cannot be imported or has no such attribute.
+            PluginError: A module cannot be imported or has no such attribute.
         """
         self.load()
         self.load_reference()
@@ -290,10 +291,11 @@ class LayerSpec(Spec):
 class DatasetSpec(Spec):
     """Declares a dataset: `load(argument: str | None, options: DataOptions) -> Dataset`.
 
-    `argument` is the text after the colon in `images:FOLDER`; both types are in `cnnforge.data`.
+    `argument` is the text after the colon, as in `images:FOLDER`. `DataOptions` and `Dataset` are
+    classes of `cnnforge.data`.
 
     Args:
-        task: Name of the task that its samples have targets for; the dataset says the same.
+        task: Name of the task that the samples have targets for, equal to `Dataset.task`.
     """
 
     kind: ClassVar[str] = "dataset"
@@ -305,15 +307,15 @@ class DatasetSpec(Spec):
 class ModelSpec(Spec):
     """Declares a model: `build(input_shape, outputs) -> keras.Model`.
 
-    `input_shape` is (height, width, channels); `outputs` is a number from the task: for a
-    classification, the number of classes. A target that has a parameter `argument` gets the text
-    after the colon in `cnnforge train NAME:ARGUMENT`, or `None`. The model reads raw pixel values
-    0..255; a model for classification ends in a softmax.
+    `input_shape` is (height, width, channels). `outputs` is the `Task.output_size` of the task, for
+    a classification the number of classes. If the target has a parameter `argument`, it gets the
+    text after the colon in `cnnforge train NAME:ARGUMENT`; it needs a default value. The model
+    takes raw pixel values 0..255; a classifier ends in a softmax.
 
     Args:
-        task: Name of the task that its outputs are for.
-        sizes: (height, width) of the images that it accepts. If empty, it accepts any size, or
-            `build` raises a `ValueError` that explains the limit.
+        task: Name of the task that the outputs are for.
+        sizes: (height, width) of each accepted image size. Empty: `build` accepts any size, or
+            raises a `ValueError` for those that it does not accept.
     """
 
     kind: ClassVar[str] = "model"
@@ -324,9 +326,9 @@ class ModelSpec(Spec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec(Spec):
-    """A task: the target is a subclass of `cnnforge.tasks.Task`.
+    """Declares a task: the target is a subclass of `cnnforge.tasks.Task`.
 
-    It says what a model learns from a dataset: targets, losses, metrics, evaluation, predictions.
+    A task defines targets, losses, metrics, evaluation and predictions.
     """
 
     kind: ClassVar[str] = "task"
@@ -334,10 +336,10 @@ class TaskSpec(Spec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallbackSpec(Spec):
-    """Declares a callback of training: `make(argument: str | None) -> Callback`.
+    """Declares a training callback: `make(argument: str | None) -> Callback`.
 
-    `argument` is the text after the colon in `--callback early_stopping:5`; `Callback` is in
-    `cnnforge.callbacks`.
+    `argument` is the text after the colon, as in `--callback early_stopping:5`. `Callback` is the
+    class of `cnnforge.callbacks`.
     """
 
     kind: ClassVar[str] = "callback"
@@ -347,18 +349,18 @@ class CallbackSpec(Spec):
 class AugmentationSpec(Spec):
     """Declares an augmentation: `make(argument: str | None) -> augment`.
 
-    `argument` is the text after the colon in `--augment shift:2`. `augment(images, draws)` takes
-    images, (N, H, W, C) uint8, which it must not write to, and their `cnnforge.data.Draws`, its
-    only source of random numbers. It returns images of the same shape. If it moves pixels, it
-    returns a pair: the images, and their transforms, (N, 2, 3) float32, in the coordinates of
-    `cnnforge.data.transforms`.
+    `argument` is the text after the colon, as in `--augment shift:2`. The returned function
+    `augment(images, draws)` gets images, (N, H, W, C) uint8, and their `cnnforge.data.Draws`, and
+    returns images of the same shape. It must not write to `images`, and must take all random
+    numbers from `draws`. If it moves pixels, it returns a pair: the images, and their affine
+    transforms, (N, 2, 3) float32, in the coordinates of `cnnforge.data.transforms`.
     """
 
     kind: ClassVar[str] = "augmentation"
 
 
 def _check_target(what: str, target: object) -> None:
-    """Raise `ValueError` unless `target` reads `"package.module:Attribute"`."""
+    """Raise a `ValueError` unless `target` has the form `"package.module:Attribute"`."""
     if isinstance(target, str):
         module, _, attribute = target.partition(":")
         if all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")]):

@@ -1,3 +1,3 @@
-"""The command line: one file per command; what is heavy is imported inside the functions."""
+"""The command line: one file per command; heavy modules are imported inside functions."""
 
 from cnnforge.cli.app import main as main

@@ -1,4 +1,7 @@
-"""What several commands share. Light: every command imports it at the top."""
+"""Options and functions that several commands share.
+
+Every command imports this module at the top, so it must import nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +15,16 @@ if TYPE_CHECKING:
 
 PluginOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--plugin",
-        metavar="FILE.py|MODULE",
-        help="Load this plugin too; may be given several times.",
-    ),
+    typer.Option("--plugin", metavar="FILE.py|MODULE", help="Load this plugin too; repeatable."),
 ]
-"""The option `--plugin`: annotate a parameter `plugin` with it and let its default be `None`."""
+"""Annotation of a parameter `plugin` with the default `None`: the option `--plugin`."""
 
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print JSON, for programs, instead of a table.")
-]
-"""The option `--json`: annotate a parameter `json` with it and let its default be `False`."""
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+"""Annotation of a parameter `json` with the default `False`: the option `--json`."""
 
 
 def load_plugins(explicit: Sequence[str] | None = None) -> Plugins:
-    """Load all plugins; say on stderr, in a line each, which installed ones could not be.
+    """Load all plugins. Print one warning on stderr for each installed one that fails to load.
 
     Args:
         explicit: The values of `--plugin`.
@@ -36,7 +33,7 @@ def load_plugins(explicit: Sequence[str] | None = None) -> Plugins:
         The plugins.
 
     Raises:
-        PluginError: If one of `explicit` cannot be loaded.
+        PluginError: One of `explicit` cannot be loaded.
     """
     from cnnforge.plugin_host.discovery import discover
 
@@ -53,7 +50,7 @@ def print_json(value: object) -> None:
     """Print a value on stdout as JSON.
 
     Args:
-        value: Dictionaries, lists, strings, numbers, booleans, `None`.
+        value: A value of dictionaries, lists, strings, numbers, booleans and `None`.
     """
     import json
 

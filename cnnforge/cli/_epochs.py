@@ -1,4 +1,4 @@
-"""What `train` says of its epochs, in lines that fit into a terminal."""
+"""The lines and the table that `cnnforge train` prints about its epochs."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ if TYPE_CHECKING:
     from cnnforge.tasks import Evaluation, Metric, Task
     from cnnforge.training import BatchesDone, EpochEnded, EpochMetrics
 
-# As wide as most times are: lines keep their form when an epoch takes a little longer.
-_TIME = 8
+# Columns reserved for the time, so that an epoch that takes a little longer does not change the
+# form of the line.
+_TIME_WIDTH = 8
 
 
 def epoch_line(task: Task, monitor: Metric, event: EpochEnded, width: int) -> str:
     """Return the line of an epoch.
 
     Args:
-        task: What the model learns.
+        task: The task of the run.
         monitor: The metric that decides which epoch is the best one.
         event: The end of the epoch.
-        width: Columns that there are.
+        width: Number of columns of the terminal.
 
     Returns:
-        One line that begins with `epoch`. What fits of: metrics of training and validation, the
-        time, images per second; the validation metrics come first, the monitored one last of all
-        to go.
+        One line that begins with `epoch`: training and validation metrics, time, images per
+        second. If the width is too small, parts are left out in this order: images per second,
+        training metrics, time, all metrics but the monitored one.
     """
     row = event.metrics
     head = f"epoch {row.epoch:{len(str(event.epochs))}}/{event.epochs}"
-    shown = [it for it in task.metrics if it.sum is not None or it is monitor]
+    shown = [metric for metric in task.metrics if metric.sum is not None or metric is monitor]
     both, validation = [], []
     for metric in shown:
         value = metric.text(row.values[f"val_{metric.name}"])
@@ -37,7 +38,7 @@ def epoch_line(task: Task, monitor: Metric, event: EpochEnded, width: int) -> st
         both.append(f"{metric.short}{before} val {value}")
     time = f"{row.seconds:.2f} s"
     speed = f"{row.images_per_second:,.0f} images/s"
-    # From the most to the fewest words; the first that fits is taken.
+    # From the longest to the shortest; the first that fits is used.
     forms = [
         [head, *both, time, speed],
         [head, *both, time],
@@ -46,7 +47,7 @@ def epoch_line(task: Task, monitor: Metric, event: EpochEnded, width: int) -> st
         [head, validation[shown.index(monitor)]],
     ]
     best = "  best"
-    slack = max(0, _TIME - len(time))
+    slack = max(0, _TIME_WIDTH - len(time))
     lines = [("  ".join(form), slack * (time in form)) for form in forms]
     fitting = [line for line, more in lines if len(line) + len(best) + more <= width]
     line = fitting[0] if fitting else lines[-1][0]
@@ -54,8 +55,12 @@ def epoch_line(task: Task, monitor: Metric, event: EpochEnded, width: int) -> st
 
 
 def progress_note(task: Task, event: BatchesDone, epochs: int) -> str:
-    """Return a few words about an epoch in progress."""
-    values = [f"{it.short} {it.text(event.values[it.name])}" for it in task.metrics if it.sum]
+    """Return the text next to the progress bar: the epoch and its training metrics so far."""
+    values = [
+        f"{metric.short} {metric.text(event.values[metric.name])}"
+        for metric in task.metrics
+        if metric.sum
+    ]
     return f"epoch {event.epoch}/{epochs}  {'  '.join(values)}"
 
 
@@ -65,12 +70,12 @@ def best_table(
     """Return a table of the best epoch.
 
     Args:
-        task: What the model learns.
+        task: The task of the run.
         best: Metrics of the epoch.
         evaluation: The evaluation of the saved model.
 
     Returns:
-        The headings but for the first column, and a row each for training and validation.
+        The headings of all columns but the first, and two rows: training and validation.
     """
     rows: list[list[object]] = [["training"], ["validation"]]
     for metric in task.metrics:

@@ -1,4 +1,4 @@
-"""Import Keras and its backend without the messages that they print while they are imported."""
+"""Import Keras and its backend, and suppress the messages that the import prints."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from cnnforge.cli import _ctrl_c
 
 
 def import_keras() -> None:
-    """Import Keras with its backend, and hold back what the backend writes to stderr meanwhile.
+    """Import Keras with its backend, and suppress what the import writes to stderr.
 
-    `TF_CPP_MIN_LOG_LEVEL` does not reach what TensorFlow logs before its logging is set up: four
-    lines or more on a machine without a graphics card. If the import fails, they are shown.
+    `TF_CPP_MIN_LOG_LEVEL` has no effect on messages that TensorFlow logs before its logging is set
+    up: four lines or more on a machine without a GPU. If the import fails, they are printed.
 
-    From here on, machine code may run for seconds without a return to Python: see `_ctrl_c`.
+    After this call, native code may run for seconds without returning to Python: see `_ctrl_c`.
     """
     _ctrl_c.watch()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Torch brings an OpenMP of its own, which reads these when it is loaded. If torch's threads
-    # spin, they take the cores from the kernels: on 2 busy cores a convolution took 16 ms, not 1.
+    # PyTorch loads its own OpenMP, which reads these variables when it is loaded. Spinning OpenMP
+    # threads take CPU time from the kernels: on 2 busy cores a convolution took 16 ms, not 1.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     _show_log()
@@ -33,7 +33,7 @@ def import_keras() -> None:
     with _held_back_stderr():
         keras = import_module("keras")
         if keras.backend.backend() == "tensorflow":
-            # The rest of the lines is printed when TensorFlow looks for devices.
+            # TensorFlow prints the remaining messages when it looks for devices.
             import_module("tensorflow").config.list_physical_devices()
         else:
             from cnnforge.utils.keras_graph import keep_tensorflow_out
@@ -42,7 +42,7 @@ def import_keras() -> None:
 
 
 class _MessageHandler(logging.Handler):
-    """Prints the log of the library as messages of the program."""
+    """Prints the log records of the library as messages of the program."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line on stderr."""

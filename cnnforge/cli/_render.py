@@ -1,7 +1,8 @@
-"""How things look on a terminal. The only file that imports rich; import it inside functions.
+"""Print messages, tables and progress bars on a terminal.
 
-Results go to stdout, messages and progress to stderr. No text is read as markup: a path such as
-`runs/[1]` is printed as it is.
+Only this module imports rich, and commands import it inside functions. Results go to stdout,
+messages and progress to stderr. Text is never parsed as markup, so a path such as `runs/[1]` is
+printed unchanged.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-# Wide enough for any row: a table in a file or a pipe is not cut or wrapped.
+# Width of a table in a file or a pipe: wide enough that no row is cut or wrapped.
 _UNLIMITED = 100_000
-# Columns of a line in a file or a pipe.
-_USUAL = 80
+# Width of a message in a file or a pipe.
+_DEFAULT_WIDTH = 80
 
 
 def message(text: str, style: str = "") -> None:
     """Print a message on stderr.
 
     Args:
-        text: What to say.
+        text: The message.
         style: A rich style such as `"bold"` or `"yellow"`.
     """
     _print(Console(stderr=True), Text(text, style=style))
@@ -36,7 +37,7 @@ def error(text: str) -> None:
     """Print an error on stderr, as one line that begins with `error:`.
 
     Args:
-        text: What happened, what was expected, how to fix it.
+        text: The error message.
     """
     line = Text.assemble(("error:", "bold red"), " ", " ".join(text.split()))
     _print(Console(stderr=True), line)
@@ -47,8 +48,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
 
     Args:
         columns: The headings.
-        rows: The cells of each row. Numbers are aligned to the right; `None` is left empty.
-        title: A line above the table; empty for none.
+        rows: The cells of each row. Numbers are aligned to the right; `None` is an empty cell.
+        title: A line above the table, if not empty.
     """
     rows = [list(row) for row in rows]
     console = Console()
@@ -69,9 +70,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
 
 
 class ProgressDisplay:
-    """One progress bar on stderr, shown on a terminal only, and taken away at the end.
+    """A progress bar on stderr, shown on a terminal only and removed at the end.
 
-    Use it as a context manager; `start` begins a bar in place of the one before.
+    Use it as a context manager. `start` replaces the previous bar.
     """
 
     def __init__(self) -> None:
@@ -99,41 +100,41 @@ class ProgressDisplay:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Take the display away."""
+        """Remove the display."""
         self._progress.stop()
 
     def start(self, description: str, total: int) -> None:
-        """Begin a bar.
+        """Start a new bar.
 
         Args:
-            description: What is going on, for instance `"epoch 1/3"`.
-            total: How many steps it takes.
+            description: Text before the bar, for instance `"epoch 1/3"`.
+            total: Number of steps of the full bar.
         """
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._task = self._progress.add_task(description, total=total, note="")
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Move the bar on.
+        """Advance the bar.
 
         Args:
-            steps: How many steps were done since the last call.
-            note: A few words behind the bar, for instance `"loss 0.31"`.
+            steps: Number of steps since the last call.
+            note: Text after the bar, for instance `"loss 0.31"`.
         """
         if self._task is not None:
             self._progress.update(self._task, advance=steps, note=note)
 
     @property
     def width(self) -> int:
-        """Columns of a line that is not to be wrapped: the terminal's, or 80 if there is none."""
+        """Max length of a line that is not wrapped: the terminal's width, or 80 without one."""
         console = self._progress.console
-        return console.width if console.is_terminal else _USUAL
+        return console.width if console.is_terminal else _DEFAULT_WIDTH
 
     def message(self, text: str) -> None:
         """Print a line on stderr above the bar.
 
         Args:
-            text: What to say.
+            text: The line.
         """
         _print(self._progress.console, Text(text))
 
@@ -154,12 +155,12 @@ def progress() -> ProgressDisplay:
 
 def _print(console: Console, text: Text) -> None:
     if console.is_terminal:
-        text = _broken(text, console.width)
+        text = _wrapped(text, console.width)
     console.print(text, soft_wrap=True, highlight=False)
 
 
-def _broken(text: Text, width: int) -> Text:
-    """Break a text between words; a path that is longer than a line stays whole."""
+def _wrapped(text: Text, width: int) -> Text:
+    """Wrap a text between words; a path that is longer than a line is not broken."""
     breaks, end = [], 0
     for line in textwrap.wrap(text.plain, width, break_long_words=False, break_on_hyphens=False):
         start = text.plain.index(line.split(" ")[0], end)

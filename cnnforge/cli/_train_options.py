@@ -1,7 +1,4 @@
-"""The options of `cnnforge train`: made from the fields of a dataclass, and printed.
-
-Imports nothing heavy at the top.
-"""
+"""Build the options of `cnnforge train` from the fields of a dataclass, and print their values."""
 
 from __future__ import annotations
 
@@ -22,19 +19,20 @@ _TYPES = {"str": str, "int": int, "float": float}
 
 
 def with_options(kind: type) -> Callable[[FunctionT], FunctionT]:
-    """Give a command an option for each field of a dataclass.
+    """Give a command one option for each field of a dataclass.
 
     Args:
-        kind: The dataclass. The metadata of a field has its `metavar` and its `help`.
+        kind: The dataclass. The metadata of each field holds `metavar` and `help`.
 
     Returns:
-        A decorator for a command that takes `**options`: the value of each option by the name of
-        its field, `None` if it was not given.
+        A decorator for a command with a parameter `**options`. It receives the option values by
+        field name; `None` if the user did not give the option.
     """
 
     def decorate(command: FunctionT) -> FunctionT:
         signature = inspect.signature(command, eval_str=True)
-        own = [it for it in signature.parameters.values() if it.kind is not Parameter.VAR_KEYWORD]
+        named = signature.parameters.values()
+        own = [parameter for parameter in named if parameter.kind is not Parameter.VAR_KEYWORD]
         # Typer reads the parameters of a command from its signature.
         parameters = [*own, *map(_parameter, fields(kind))]
         command.__signature__ = signature.replace(  # pyright: ignore[reportFunctionMemberAccess]
@@ -52,13 +50,13 @@ def show_options(
     resume: Path | None,
     json: bool,
 ) -> None:
-    """Print the options of a run, and where the value of each comes from.
+    """Print the options of a run and the source of each value.
 
     Args:
         given: Values from the command line.
         configured: Values from the file of `--config`.
         epochs: Value of `--epochs`.
-        resume: The run to resume, or `None`.
+        resume: Directory of the run to resume, or `None`.
         json: Whether to print JSON.
 
     Raises:

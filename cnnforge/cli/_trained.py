@@ -1,4 +1,4 @@
-"""Opening a run for the commands that use its model."""
+"""Open a run for the commands that use its model."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's model and what is known of it.
+    """The model of a run, with its data and plugins.
 
     Attributes:
-        predictor: The model.
-        data: What it was trained on.
-        plugins: All plugins, those that the run was started with included.
+        predictor: The model, ready to predict.
+        data: Description of the data that the model was trained on.
+        plugins: All plugins, including those of the run.
     """
 
     predictor: Predictor
@@ -34,22 +34,24 @@ def open_trained(
     explicit: Sequence[str] | None,
     load_plugins: Callable[[Sequence[str]], Plugins],
 ) -> Trained:
-    """Open a run's model.
+    """Open the model of a run.
+
+    Plugin files of the run that no longer exist are skipped, since a model of stock layers does
+    not need them.
 
     Args:
         path: The run directory.
         kernels: `"auto"`, `"numba"` or `"keras"`.
         explicit: The values of `--plugin`.
-        load_plugins: Loads the plugins.
+        load_plugins: Function that loads the plugins of these names and files.
 
     Returns:
-        The model. A plugin file that the run was started with is loaded if it is still there: a
-        model of stock layers needs none.
+        The model, its data and the plugins.
 
     Raises:
-        UsageError: It is no run directory, or `kernels` is none of the three.
-        RunError: A file is missing or damaged, or a plugin that the model needs is not there; or it
-            is there in another version, and the model does not give what it gave.
+        UsageError: `path` is not a run directory, or `kernels` has another value.
+        RunError: A file is missing or damaged; or the model needs a plugin that is missing; or a
+            plugin has another version and the predictions of the model have changed.
     """
     from cnnforge.cli import _render
     from cnnforge.configuration import TrainingOptions, check_types
@@ -59,12 +61,12 @@ def open_trained(
     run = RunDirectory.open(path)
     stored, table = run.read_config()
     options = TrainingOptions(**check_types(stored, str(path / CONFIG)))
-    # For its check of the value.
+    # Checks the value.
     _ = TrainingOptions(kernels=kernels)
-    there = [it for it in options.plugin if not it.endswith(".py") or Path(it).is_file()]
-    plugins = load_plugins(list(dict.fromkeys([*there, *(explicit or ())])))
+    found = [name for name in options.plugin if not name.endswith(".py") or Path(name).is_file()]
+    plugins = load_plugins(list(dict.fromkeys([*found, *(explicit or ())])))
 
-    # Before the seconds that an import of Keras takes.
+    # A missing plugin must be reported before the import of Keras, which takes seconds.
     others = requirements.check(run, plugins.records, model_only=True)
 
     from cnnforge.cli._import_keras import import_keras
@@ -79,7 +81,9 @@ def open_trained(
         fingerprint=str(table.get("fingerprint", "")),
         task=str(table.get("task", DEFAULT_TASK)),
     )
-    changed = "; ".join(f"{requirements.describe_change(it)}; {it.remedy}" for it in others)
+    changed = "; ".join(
+        f"{requirements.describe_change(other)}; {other.remedy}" for other in others
+    )
     predictor = Predictor.open(
         run,
         layers=plugins.layers,
@@ -89,9 +93,9 @@ def open_trained(
     )
     if others:
         compared = (
-            "no predictions were kept with this model to compare"
+            "no predictions were saved with this model to compare with"
             if predictor.drift is None
-            else "the predictions that were kept with the model come out the same"
+            else "the model still gives the predictions that were saved with it"
         )
         clauses = "; ".join(map(requirements.describe_change, others))
         _render.message(f"warning: {clauses}; {compared}")

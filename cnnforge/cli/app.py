@@ -1,8 +1,8 @@
-"""The `cnnforge` program: its commands, and what becomes of an error.
+"""The `cnnforge` program: its commands and its error handling.
 
-A new command is a file in this folder with one function of the same name, typed with `Annotated`
-Typer options and importing nothing heavy at the top, and one line in `_COMMANDS`; a group of
-commands is a `typer.Typer` in `_GROUPS`.
+To add a command, write a file in this folder with one function of the same name, and add the
+function to `_COMMANDS`. Declare its options with `Annotated` and Typer, and import heavy modules
+inside the function. A group of commands is a `typer.Typer` in `_GROUPS`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _GROUPS = (plugins,)
 
 INTERRUPTED = _ctrl_c.EXIT_CODE
 
-# Some versions of Typer depend on Click and some bring a copy of their own. This is
-# `ClickException`, the base of all errors in the arguments, of whichever is in use.
+# `ClickException`, the base class of all argument errors. It is not imported by name, since some
+# versions of Typer depend on Click and others contain a copy of it.
 _ArgumentError: Any = typer.BadParameter.__mro__[2]
 
 
@@ -38,7 +38,7 @@ class _Interrupted(CnnforgeError):
 
 
 class _Group(TyperGroup):
-    """A group that sees a Ctrl-C before Typer makes a silent exit of it."""
+    """A group that handles Ctrl-C before Typer turns it into a silent exit."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -47,7 +47,7 @@ class _Group(TyperGroup):
             raise _Interrupted(_ctrl_c.message()) from None
 
 
-# Typer's rich help would import rich, for every --help and every wrong option.
+# No markup mode: with one, Typer imports rich for every --help and every usage error.
 app = typer.Typer(
     name="cnnforge",
     cls=_Group,
@@ -88,11 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program.
 
     Args:
-        arguments: The command line without the program's name; `None` for that of the process.
+        arguments: The command line without the program's name; `None`: `sys.argv[1:]`.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 asked for wrongly, 130 interrupted, or the one with
-        which a command raised `typer.Exit`.
+        The exit code: 0 success, 1 failure, 2 usage error, 130 interrupted, or the code of a
+        `typer.Exit` that a command raised.
     """
     if arguments is not None:
         return _main(list(arguments))
@@ -122,14 +122,14 @@ def _fail(message: str, code: int) -> int:
     from cnnforge.cli import _render
 
     if _ctrl_c.was_interrupted():
-        # A library makes an error of its own of an exception that comes out of a callback.
+        # A library may replace the KeyboardInterrupt from a callback by an error of its own.
         message, code = _ctrl_c.message(), INTERRUPTED
     _render.error(message)
     return code
 
 
 def _explain(error: Any) -> str:
-    """Return what is wrong with the arguments, what may have been meant, and where to read on."""
+    """Return a message for a usage error, with a suggestion and a hint to `--help`."""
     possibilities = getattr(error, "possibilities", None)
     message = error.message if possibilities else error.format_message()
     message = message.rstrip(".").replace("Value error, ", "")
@@ -145,6 +145,6 @@ def _explain(error: Any) -> str:
 
 
 def _received(error: Any) -> list[Any]:
-    """Return the values that a validation refused; its messages don't repeat them."""
+    """Return the rejected values of a validation error; its messages do not show them."""
     cause = error.__cause__
     return [detail["input"] for detail in cause.errors()] if hasattr(cause, "errors") else []

@@ -1,4 +1,4 @@
-"""`cnnforge evaluate`: how good a run's model is."""
+"""The command `cnnforge evaluate`: evaluates the model of a run."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="Labelled data.  [default: the validation part of what the run was trained on]",
+            help="Labelled data.  [default: the validation images of the run]",
         ),
     ] = None,
     kernels: Annotated[
-        str, typer.Option(metavar="auto|numba|keras", help="What computes the layers.")
+        str, typer.Option(metavar="auto|numba|keras", help="Implementation of the layers.")
     ] = "auto",
     plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Evaluate a run's model.
+    """Evaluate the model of a run.
 
-    Of a classification: accuracy, and precision, recall and F1 of every class.
+    For a classification: accuracy, and precision, recall and F1 of every class.
     """
     from cnnforge.cli._trained import open_trained
 
@@ -48,9 +48,9 @@ def evaluate(
     from cnnforge.cli import _render
 
     task = predictor.task
-    # The one that decides comes first.
+    # The monitored metric comes first.
     metrics = sorted(task.metrics, key=lambda metric: metric.name != task.monitor)
-    values = [f"{it.title} {it.text(result.metrics[it.name])}" for it in metrics]
+    values = [f"{metric.title} {metric.text(result.metrics[metric.name])}" for metric in metrics]
     title = f"{inputs.what}: {', '.join(values)}"
     columns, rows = task.table(result)
     if columns:

@@ -1,4 +1,4 @@
-"""`cnnforge predict`: what a run's model says of images."""
+"""The command `cnnforge predict`: predicts images with the model of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cnnforge.cli._common import JsonOption, PluginOption, load_plugins, print_j
 if TYPE_CHECKING:
     from cnnforge.tasks import Row, Task
 
-_SHOWN = 40
+_MAX_SHOWN = 40
 _FORMATS = (".csv", ".json")
 
 
@@ -23,34 +23,32 @@ def predict(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Image files, folders of images, a .csv file with or without labels, or data "
-            "such as mnist5k; of what the run was trained on, the validation part is taken.",
+            help="Image files, folders of images, a .csv file with or without labels, or a "
+            "dataset such as mnist5k; of the run's own data only the validation images are used.",
         ),
     ],
     output: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write all rows to a .csv or .json file."),
     ] = None,
-    top_k: Annotated[
-        int, typer.Option(metavar="K", min=1, help="How many classes a row names.")
-    ] = 3,
+    top_k: Annotated[int, typer.Option(metavar="K", min=1, help="Number of classes in a row.")] = 3,
     limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Take the first N images only.")
+        int | None, typer.Option(metavar="N", min=1, help="Predict only the first N images.")
     ] = None,
     submission: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write Kaggle's ImageId,Label to this .csv file."),
+        typer.Option(metavar="FILE", help="Write a Kaggle submission (ImageId,Label) as .csv."),
     ] = None,
     kernels: Annotated[
-        str, typer.Option(metavar="auto|numba|keras", help="What computes the layers.")
+        str, typer.Option(metavar="auto|numba|keras", help="Implementation of the layers.")
     ] = "auto",
     plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Predict with a run's model, for instance the classes of images.
+    """Predict images with the model of a run.
 
-    Each image gets one row. One that cannot be read gets a row that says why; the exit code is 1
-    if that happened to all of them.
+    Each image gets one row; if it cannot be read, the row gives the reason. The exit code is 1 if
+    no image could be read.
     """
     _check_output(output, submission)
     from cnnforge.cli._trained import open_trained
@@ -74,7 +72,7 @@ def predict(
     try:
         _write(rows, task, output, submission)
     except RunError:
-        # What was computed is not lost with the file.
+        # The user should see the predictions although the file could not be written.
         _show(rows, task, None)
         raise
     if json:
@@ -130,13 +128,13 @@ def _show(rows: list[Row], task: Task, output: Path | None) -> None:
     from cnnforge.cli import _render
     from cnnforge.data import printable
 
-    shown = rows if output is None else rows[:_SHOWN]
+    shown = rows if output is None else rows[:_MAX_SHOWN]
     cells = [row.shown() for row in shown]
-    names = dict.fromkeys([*task.columns, *(name for it in cells for name in it)])
+    names = dict.fromkeys([*task.columns, *(name for columns in cells for name in columns)])
     with_error = any(row.error is not None for row in rows)
     table = [
-        [printable(row.name), *map(it.get, names), *[row.error] * with_error]
-        for row, it in zip(shown, cells, strict=True)
+        [printable(row.name), *map(columns.get, names), *[row.error] * with_error]
+        for row, columns in zip(shown, cells, strict=True)
     ]
     _render.table(["file", *names, *["error"] * with_error], table)
     if len(shown) < len(rows):

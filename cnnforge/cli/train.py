@@ -1,4 +1,4 @@
-"""`cnnforge train`: a model, from its data to its run directory."""
+"""The command `cnnforge train`: trains a model and writes a run directory."""
 
 from __future__ import annotations
 
@@ -25,135 +25,132 @@ def train(
         str | None,
         typer.Argument(
             metavar="MODEL[:ARG]",
-            help="The model, and after a colon its argument, if it takes one.  [default: lenet]",
+            help="Name of the model; some take an argument after a colon.  [default: lenet]",
         ),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
             metavar="DATA",
-            help="A folder of images with one sub-folder per class, a .csv file, or the name of a "
-            "dataset.  [default: mnist5k]",
+            help="A folder with one sub-folder per class, a .csv file, or the name of a dataset.  "
+            "[default: mnist5k]",
         ),
     ] = None,
     epochs: Annotated[
         str | None,
         typer.Option(
-            metavar="N",
-            help="How often every image is visited; +10 with --resume means ten more.  "
-            "[default: 20]",
+            metavar="N", help="Number of epochs; +10 with --resume adds ten.  [default: 20]"
         ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Images per step.  [default: 64]")
+        int | None, typer.Option(metavar="N", help="Images per training step.  [default: 64]")
     ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="The same seed gives the same weights, bit for bit.  [default: 0]"
+            metavar="N", help="Random seed; equal seeds give equal weights.  [default: 0]"
         ),
     ] = None,
     split_seed: Annotated[
         int | None,
         typer.Option(
-            metavar="N",
-            help="Runs with the same number have the same validation images, whatever their seed.  "
-            "[default: the seed]",
+            metavar="N", help="Random seed of the validation split.  [default: the value of --seed]"
         ),
     ] = None,
     kernels: Annotated[
         str | None,
         typer.Option(
             metavar="auto|numba|keras",
-            help="What computes the layers; auto takes whichever is faster.  [default: auto]",
+            help="Implementation of the layers; auto measures and uses the faster one.  "
+            "[default: auto]",
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Where run directories are made.  [default: runs]"),
+        typer.Option(metavar="FOLDER", help="Folder for the run directories.  [default: runs]"),
     ] = None,
     image_size: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="Resize the images.  [default: the data's own size]"),
+        typer.Option(
+            metavar="HxW", help="Resize the images to this size.  [default: the size of the data]"
+        ),
     ] = None,
     color: Annotated[
         str | None,
         typer.Option(
-            metavar="auto|grayscale|rgb", help="The channels of the images.  [default: auto]"
+            metavar="auto|grayscale|rgb", help="Color mode of the images.  [default: auto]"
         ),
     ] = None,
     validation_fraction: Annotated[
         float | None,
-        typer.Option(metavar="F", help="Which part is kept for validation.  [default: 0.2]"),
+        typer.Option(
+            metavar="F", help="Fraction of the images used for validation.  [default: 0.2]"
+        ),
     ] = None,
     strict: Annotated[
         bool | None,
-        typer.Option("--strict/--no-strict", help="Fail at a file that cannot be read."),
+        typer.Option("--strict/--no-strict", help="Fail if a file cannot be read; else skip it."),
     ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.toml", help="Read options from a file, such as a run's config.toml."
+            metavar="FILE.toml", help="Read options from a file, such as the config.toml of a run."
         ),
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Go on with this run, exactly where it stopped."),
+        typer.Option(metavar="RUN", help="Resume this run from its last saved state."),
     ] = None,
     init_from: Annotated[
         Path | None,
-        typer.Option(metavar="FILE|RUN", help="Start a new run from the weights of a model."),
+        typer.Option(
+            metavar="FILE|RUN", help="Initialize the weights from a .keras file or a run."
+        ),
     ] = None,
     label_smoothing: Annotated[
         float | None,
-        typer.Option(
-            metavar="X",
-            help="Share of the probability that a label gives to all classes alike, for instance "
-            "0.1.  [default: 0]",
-        ),
+        typer.Option(metavar="X", help="Label smoothing factor, such as 0.1.  [default: 0]"),
     ] = None,
     class_weights: Annotated[
         str | None,
         typer.Option(
-            metavar="balanced",
-            help="Weight the images so that every class adds as much to the loss as another.",
+            metavar="balanced", help="Weight the loss inversely to the class frequencies."
         ),
     ] = None,
     monitor: Annotated[
         str | None,
         typer.Option(
             metavar="METRIC",
-            help="Metric of the validation images that decides which epoch is the best one: "
-            "accuracy, loss, balanced_accuracy or macro_f1.  [default: accuracy]",
+            help="Validation metric that selects the best epoch: accuracy, loss, "
+            "balanced_accuracy or macro_f1.  [default: accuracy]",
         ),
     ] = None,
     callback: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME[:ARG]",
-            help="Call this after every epoch, for instance early_stopping:5; may be given several "
-            "times.",
+            help="Run this callback after every epoch, such as early_stopping:5; repeatable.",
         ),
     ] = None,
     augment: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME[:ARG]",
-            help="Change the training images, for instance shift:2; may be given several times.",
+            help="Apply this augmentation to the training images, such as shift:2; repeatable.",
         ),
     ] = None,
     plugin: PluginOption = None,
     print_config: Annotated[
         bool,
-        typer.Option("--print-config", help="Print the options, and where each comes from."),
+        typer.Option("--print-config", help="Print all options and their sources, then exit."),
     ] = False,
     json: JsonOption = False,
     **options: Any,
 ) -> None:
-    """Train a model; a run directory keeps everything about it.
+    """Train a model and write a run directory.
 
-    Ctrl-C saves the state and ends; --resume goes on from there. Exit codes: 0 done, 1 failed,
-    2 asked for wrongly, 130 and 143 interrupted.
+    Ctrl-C saves the state and exits; --resume continues the run. Exit codes: 0 success, 1 failure,
+    2 usage error, 130 or 143 interrupted.
     """
     from cnnforge.configuration import check_types, read_config
 
@@ -202,7 +199,7 @@ def _prepare(
     if resume is not None:
         from cnnforge.runs import RunDirectory
 
-        # Before the seconds that an import of Keras takes.
+        # Errors of the run directory should come before the import of Keras, which takes seconds.
         claims.enter_context(RunDirectory.open(resume, needs=()).claimed())
         import_keras()
         from cnnforge import training
@@ -241,18 +238,18 @@ def _run(session: Session, json: bool) -> None:
     for warning in session.warnings:
         _render.message(f"note: {warning}")
     if session.checks:
-        worst = max(it.max_error / it.allowed for check in session.checks for it in check.results)
+        results = [result for check in session.checks for result in check.results]
+        worst = max(result.max_error / result.allowed for result in results)
         layers = ", ".join(dict.fromkeys(check.layer for check in session.checks))
         _render.message(
-            f"kernels: {layers} run on Numba kernels, checked at this model's shapes: largest "
-            f"error {worst:.0%} of what is allowed"
+            f"kernels: {layers} run on Numba kernels, checked at this model's shapes: max error "
+            f"{worst:.0%} of the tolerance"
         )
     for line in _kept_by_the_framework(session):
         _render.message(line)
     if session.finished:
-        _render.message(
-            _stopped(session) or f"all {session.options.epochs} epochs are done; {_go_on(session)}"
-        )
+        done = f"all {session.options.epochs} epochs are done; {_how_to_continue(session)}"
+        _render.message(_stopped(session) or done)
         _finish(session, session.report(), json)
         return
     with _ctrl_c.saving(), StopOnSignal() as stop:
@@ -267,20 +264,22 @@ def _run(session: Session, json: bool) -> None:
     if _stopped(session):
         _render.message(_stopped(session))
     _ctrl_c.set_message(
-        "interrupted; the model is saved, its tables and figures are not all there: they are "
-        f"written by 'cnnforge train --resume {path}'"
+        "interrupted; the model is saved, but tables or figures are missing; write them with "
+        f"'cnnforge train --resume {path}'"
     )
     _finish(session, session.report(), json)
 
 
 def _kept_by_the_framework(session: Session) -> list[str]:
-    """What `--kernels auto` has left to the framework, and why."""
+    """List the layers for which `--kernels auto` chose the framework, with the reasons."""
     if session.options.kernels != "auto":
         return []
-    left = [it for it in session.implementations if it.implementation == "keras"]
-    faster = [f"{it.layer} ({1 / it.ratio:.1f} times)" for it in left if it.ratio]
+    kept = [choice for choice in session.implementations if choice.implementation == "keras"]
+    faster = [f"{choice.layer} ({1 / choice.ratio:.1f} times)" for choice in kept if choice.ratio]
     lines = [
-        f"kernels: {it.layer} is left to the framework: {it.reason}" for it in left if not it.ratio
+        f"kernels: the framework computes {choice.layer}: {choice.reason}"
+        for choice in kept
+        if not choice.ratio
     ]
     if faster:
         lines.append(f"kernels: the framework is faster at {', '.join(faster)}, and computes these")
@@ -288,18 +287,19 @@ def _kept_by_the_framework(session: Session) -> list[str]:
 
 
 def _stopped(session: Session) -> str:
-    """What a callback that ended training has to say, and how to go on."""
+    """Return why a callback ended training and how to continue; empty if none did."""
     state = session.state
     if state is None or not state.stopped:
         return ""
-    return f"stopped after epoch {state.epoch}: {state.stopped}; {_go_on(session)}"
+    return f"stopped after epoch {state.epoch}: {state.stopped}; {_how_to_continue(session)}"
 
 
-def _go_on(session: Session) -> str:
-    """How to train a finished run further."""
+def _how_to_continue(session: Session) -> str:
+    """Return a hint how to continue a finished run."""
+    path = session.run.path
     if session.options.ends:
-        return f"for a new run from its weights use --init-from {session.run.path}"
-    return "--epochs +10 with --resume goes on"
+        return f"for a new run from its weights use --init-from {path}"
+    return f"to continue, use --resume {path} --epochs +10"
 
 
 def _finish(session: Session, evaluation: Evaluation, json: bool) -> None:
@@ -332,7 +332,7 @@ def _finish(session: Session, evaluation: Evaluation, json: bool) -> None:
 
 
 class _Progress:
-    """A listener that draws the bar and says a line per epoch."""
+    """A listener that updates the progress bar and prints one line per epoch."""
 
     def __init__(self, session: Session, display: ProgressDisplay) -> None:
         self._display, self._task = display, session.task

@@ -1,6 +1,6 @@
-"""Tasks: what a model learns. A classification is one; plugins may declare others.
+"""Tasks, which define what a model learns: classification, and the tasks of plugins.
 
-A plugin's task is a subclass of `Task` that a `cnnforge.plugin.TaskSpec` names.
+The task of a plugin is a subclass of `Task` that a `cnnforge.plugin.TaskSpec` names.
 """
 
 from cnnforge.tasks.metric import LOSS, Evaluation, Metric, is_better

@@ -1,4 +1,4 @@
-"""Metrics: what they are called, what their values are, and which of two epochs is better."""
+"""Metrics, evaluations, and the comparison of two epochs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A number that says how good a model is.
+    """A measure of the quality of a model.
 
     Attributes:
-        name: Column of `metrics.csv`; the value of the validation samples has `val_` before it.
+        name: Column of `metrics.csv`; the column of the validation value has the prefix `val_`.
         title: Name in a sentence or above a figure, for instance `"macro F1"`.
         short: Name in a line of 60 columns, for instance `"F1"`.
-        best: Whether the best value is the largest or the smallest one.
-        percent: Whether the value is a share, 0 to 1, that is shown in percent.
-        sum: Name of the sum whose mean over the training samples is this metric in training;
-            `None`: it is measured on the validation samples only.
+        best: `"max"` if a higher value is better, `"min"` if a lower one is.
+        percent: Whether the value is a fraction, 0 to 1, that is shown in percent.
+        sum: Name of the sum over the training samples (see `Task.sums`) whose mean is the training
+            value; `None`: the metric is computed for the validation samples only.
     """
 
     name: str
@@ -29,17 +29,18 @@ class Metric:
     sum: str | None = None
 
     def text(self, value: float) -> str:
-        """Return a value as it is shown: `"92.80%"`, `"0.2357"`."""
+        """Format a value, for instance as `"92.80%"` or `"0.2357"`."""
         return f"{value:.2%}" if self.percent else f"{value:.4f}"
 
 
 LOSS = Metric("loss", "loss", "loss", "min", sum="loss")
-"""The loss, which every task has: the mean of `Task.losses` in training, with regularizers."""
+"""The loss, a metric of every task. In training it is the mean of `Task.losses` plus the
+regularization losses."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The quality of a model on some samples.
+    """The metrics of a model on a set of samples.
 
     Attributes:
         samples: Number of samples, at least 1.
@@ -50,17 +51,17 @@ class Evaluation:
     metrics: Mapping[str, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the same as plain values, ready for JSON."""
+        """Return the evaluation as plain values, ready for JSON."""
         return {"samples": self.samples, **self.metrics}
 
 
 def is_better(metric: Metric, new: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
-    """Compare two epochs by a metric, and by the loss if it is the same.
+    """Return whether a new epoch is better by a metric, or by the loss if the metric is equal.
 
     Args:
-        metric: The metric that decides.
-        new: Values of the new epoch, by name of the metric.
-        best: Values of the best epoch so far; `None`: there was none.
+        metric: The monitored metric.
+        new: Validation metrics of the new epoch, by name.
+        best: Validation metrics of the best epoch so far; `None` for the first epoch.
     """
 
     def rank(values: Mapping[str, float]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""From the name of a task to the task of a dataset or a run."""
+"""Look up a task by name, and make it for a dataset or a run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cnnforge.tasks.task import Task
 
 
 def load_task(spec: TaskSpec) -> type[Task]:
-    """Import a task.
+    """Import the class of a task.
 
     Raises:
-        PluginError: It cannot be imported, or is not a subclass of `Task`.
+        PluginError: The target cannot be imported, or is not a subclass of `Task`.
     """
     task = spec.load()
     if not (isinstance(task, type) and issubclass(task, Task)):
@@ -29,16 +29,16 @@ def load_task(spec: TaskSpec) -> type[Task]:
 
 
 def task_for(dataset: Dataset, tasks: Registry[TaskSpec], options: Mapping[str, Any]) -> Task:
-    """Make the task of training on a dataset.
+    """Make the task for training on a dataset.
 
     Args:
-        dataset: The data.
+        dataset: The dataset.
         tasks: The known tasks.
-        options: Options of tasks that the user gave, by name.
+        options: Task options that the user gave, by name.
 
     Raises:
-        UsageError: There is no such task, or it does not take an option.
-        DataError: The samples have no targets of this task.
+        UsageError: The task is unknown, or does not accept an option.
+        DataError: The samples have no targets for this task.
     """
     spec = tasks[dataset.task]
     task = load_task(spec)
@@ -53,10 +53,10 @@ def task_for(dataset: Dataset, tasks: Registry[TaskSpec], options: Mapping[str, 
 
 
 def open_task(run: RunDirectory, tasks: Registry[TaskSpec]) -> Task:
-    """Make the task of a run's model.
+    """Make the task for predicting with the model of a run.
 
     Args:
-        run: The run; one of cnnforge 0.1 names no task, and is a classification.
+        run: The run. Runs of cnnforge 0.1 do not name a task; they are classifications.
         tasks: The known tasks.
 
     Raises:
@@ -78,17 +78,17 @@ def check_match(
     models: Registry[ModelSpec],
     tasks: Registry[TaskSpec],
 ) -> None:
-    """Check that a model is of the same task as data.
+    """Check that a model and a dataset have the same task.
 
     Args:
         model: The model.
-        data: How the data is called.
-        task: Name of the task that the data is for.
-        models: All models, of which some may suit the data.
+        data: Name of the dataset for the error message.
+        task: Name of the task of the dataset.
+        models: The known models, to suggest those of the right task.
         tasks: The known tasks.
 
     Raises:
-        UsageError: It is of another one, or a task is unknown.
+        UsageError: The tasks differ, or one of them is unknown.
     """
     wanted, own = tasks[task], tasks[model.task]
     if own.qualified_name == wanted.qualified_name:

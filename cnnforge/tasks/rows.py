@@ -1,4 +1,4 @@
-"""Rows of a prediction, and the table of them."""
+"""Rows of a prediction table."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from cnnforge.runs import to_csv
 
 
 class Row(Protocol):
-    """What a prediction says about one image, or why it says nothing."""
+    """The prediction for one image, or the reason why the image could not be read."""
 
     @property
     def name(self) -> str:
-        """Where the image came from: a path, `"mnist5k 42"`."""
+        """Source of the image, for instance a path or `"mnist5k 42"`."""
         ...
 
     @property
     def error(self) -> str | None:
-        """Why the image could not be read."""
+        """Reason why the image could not be read; `None` if it was read."""
         ...
 
     def as_dict(self) -> dict[str, Any]:
@@ -27,22 +27,22 @@ class Row(Protocol):
         ...
 
     def cells(self) -> dict[str, str]:
-        """Return the columns of a CSV file but for `file` and `error`."""
+        """Return the cells of a CSV row by column, without `file` and `error`."""
         ...
 
     def shown(self) -> dict[str, str]:
-        """Return the columns of a table on a terminal but for `file` and `error`."""
+        """Return the cells of a terminal table by column, without `file` and `error`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ValueRow:
-    """A row of plain values, each of which is a column.
+    """A row of plain values, one per column.
 
     Attributes:
-        name: Where the image came from.
-        values: Numbers and texts, by column.
-        error: Why the image could not be read.
+        name: Source of the image, for instance a path.
+        values: Numbers and strings, by column.
+        error: Reason why the image could not be read; `None` if it was read.
     """
 
     name: str
@@ -54,14 +54,14 @@ class ValueRow:
         return {"file": self.name, **self.values, "error": self.error}
 
     def cells(self) -> dict[str, str]:
-        """Return the values as text; a fraction with seven digits."""
+        """Return the values as strings; floats have seven digits."""
         return {
             name: f"{value:.7g}" if isinstance(value, float) else str(value)
             for name, value in self.values.items()
         }
 
     def shown(self) -> dict[str, str]:
-        """Return the values as text; a fraction with four digits."""
+        """Return the values as strings; floats have four digits."""
         return {
             name.replace("_", " "): f"{value:.4g}" if isinstance(value, float) else str(value)
             for name, value in self.values.items()
@@ -73,17 +73,17 @@ def csv_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
 
     Args:
         rows: The rows.
-        columns: Columns that are there in any case.
+        columns: Names of columns that are always present.
 
     Returns:
-        `file`, the columns, others in the order in which they are met, and `error` if a row has
-        one.
+        CSV with the columns `file`, `columns`, further columns in order of appearance, and `error`
+        if a row has one.
     """
-    cells = [row.cells() for row in rows]
-    names = list(dict.fromkeys([*columns, *(name for it in cells for name in it)]))
+    all_cells = [row.cells() for row in rows]
+    names = list(dict.fromkeys([*columns, *(name for cells in all_cells for name in cells)]))
     with_error = any(row.error is not None for row in rows)
     table = [
-        [row.name, *(it.get(name, "") for name in names), *[row.error or ""] * with_error]
-        for row, it in zip(rows, cells, strict=True)
+        [row.name, *(cells.get(name, "") for name in names), *[row.error or ""] * with_error]
+        for row, cells in zip(rows, all_cells, strict=True)
     ]
     return to_csv(["file", *names, *["error"] * with_error], table)

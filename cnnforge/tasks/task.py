@@ -1,8 +1,8 @@
-"""The interface of a task: what a model learns, and how well it does it.
+"""The base class of tasks.
 
-The frame (data, backends, the training loop, the commands) knows images, steps and files. A task
-knows what is to be learned from them: targets, losses, metrics, the evaluation, the rows of a
-prediction. A classification is one task; a plugin may declare others (`cnnforge_tasks`).
+Data loading, backends, training loop and commands are the same for all tasks. A task defines the
+rest: targets, losses, metrics, evaluation, and the rows of a prediction. Classification is one
+task; plugins can declare others with the hook `cnnforge_tasks`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from cnnforge.tasks.metric import LOSS, Evaluation, Metric
 from cnnforge.tasks.rows import Row, ValueRow, csv_table
 
 if TYPE_CHECKING:
-    # A plugin's manifest may import this module, and every command imports manifests.
+    # A manifest may import this module, and every command imports all manifests.
     import keras
 
 
 class Evaluator(Protocol):
-    """Takes a model's outputs batch by batch, and gives an evaluation in the end."""
+    """Computes an evaluation from the outputs of a model, which it gets batch by batch."""
 
     def add(self, outputs: Any) -> None:
-        """Take the outputs of the next samples.
+        """Add the outputs of the next samples.
 
         Args:
             outputs: (n, ...) arrays in the structure of the model's outputs.
@@ -36,20 +36,20 @@ class Evaluator(Protocol):
         ...
 
     def result(self) -> Evaluation:
-        """Return the evaluation of all samples; it does not depend on how they were cut."""
+        """Return the evaluation of all samples, which must not depend on the batch sizes."""
         ...
 
 
 class Task:
-    """What a model learns; a base class.
+    """Base class of tasks. A task defines targets, losses, metrics, evaluation and predictions.
 
     Attributes:
-        options: Options of `cnnforge train` that this task takes, for instance
+        options: Options of `cnnforge train` that this task accepts, for instance
             `("label_smoothing",)`; class attribute.
-        metrics: The metrics, `LOSS` among them, in the order of the columns.
-        monitor: Name of the metric that decides which epoch is the best one, unless the user
-            names another. Of two epochs with the same value, the one of lower loss is better.
-        columns: Columns that the table of a prediction has in any case.
+        metrics: The metrics in the order of their columns; `LOSS` must be one of them.
+        monitor: Name of the metric that selects the best epoch by default. If two epochs have the
+            same value, the one with the lower validation loss is better.
+        columns: Columns that a prediction table always has.
     """
 
     options: ClassVar[tuple[str, ...]] = ()
@@ -57,24 +57,24 @@ class Task:
     monitor: str = LOSS.name
     columns: tuple[str, ...] = ()
 
-    # How a task is made.
+    # Construction.
 
     @classmethod
     def for_dataset(cls, dataset: Dataset, options: Mapping[str, Any]) -> Self:
-        """Make the task of training on a dataset.
+        """Make the task for training on a dataset.
 
         Args:
-            dataset: The data.
-            options: Those of `options` that the user gave, by name.
+            dataset: The dataset.
+            options: Task options that the user gave, by name.
 
         Raises:
-            DataError: The samples have no targets of this task.
+            DataError: The samples have no targets for this task.
         """
         return cls()
 
     @classmethod
     def for_run(cls, run: RunDirectory) -> Self:
-        """Make the task of predicting with the model of a run: read what `write` wrote.
+        """Make the task for predicting with the model of a run, from the files of `write`.
 
         Raises:
             RunError: A file is missing or damaged.
@@ -83,13 +83,13 @@ class Task:
 
     @classmethod
     def example(cls) -> Self:
-        """Make a small task that the conformance kit checks models with."""
+        """Make a small task with which the conformance kit checks models."""
         return cls()
 
     def write(self, run: RunDirectory) -> None:
-        """Write to a run what a prediction needs to know, before the first epoch."""
+        """Write the files that `for_run` reads; called before the first epoch."""
 
-    # The model.
+    # Model.
 
     @property
     def output_size(self) -> int:
@@ -97,62 +97,62 @@ class Task:
         raise NotImplementedError
 
     def check_model(self, model: keras.Model) -> None:
-        """Check that the outputs of a model are those that the task needs.
+        """Check that the outputs of a model have the structure and shape that the task needs.
 
         Raises:
-            ValueError: They are not; the message says what they are and what is expected.
+            ValueError: They do not; the message names the received and the expected shape.
         """
 
     def check_outputs(self, outputs: Any) -> None:
-        """Check the values that a model computes; for the conformance kit.
+        """Check the output values of a model, for the conformance kit.
 
         Args:
             outputs: (n, ...) arrays in the structure of the model's outputs.
 
         Raises:
-            ValueError: They have no meaning for this task.
+            ValueError: The values are not valid for this task, for instance not probabilities.
         """
 
     # Training.
 
     def targets(self, samples: Samples, indices: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Return what the model should learn for some samples.
+        """Return the training targets of some samples.
 
         Args:
             samples: Samples of the dataset.
             indices: (n,) int64.
 
         Returns:
-            Arrays (n, ...) by name. Shape (but for n) and dtype are the same in every call.
+            Arrays (n, ...) by name. Apart from n, shapes and dtypes are the same in every call.
         """
         raise NotImplementedError
 
     def transformed(
         self, targets: Mapping[str, np.ndarray], transforms: np.ndarray
     ) -> Mapping[str, np.ndarray]:
-        """Move targets as an augmentation has moved the pixels.
+        """Transform targets in the same way as an augmentation transformed the images.
 
         Args:
-            targets: As `targets` returned them.
-            transforms: (n, 2, 3) float32, from a point of the stored image to the same point of
-                the augmented one; `cnnforge.data.transforms` defines the coordinates.
+            targets: Arrays (n, ...) by name, from `targets`.
+            transforms: (n, 2, 3) float32, affine maps from the stored to the augmented image;
+                `cnnforge.data.transforms` defines the coordinates.
 
         Returns:
-            The targets of the augmented images. By default they are the same.
+            The targets of the augmented images; by default unchanged.
         """
         return targets
 
     def read(
         self, samples: Samples, indices: np.ndarray
     ) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
-        """Read images and targets for training, augmented if the samples are.
+        """Read images and targets for training, and apply the augmentations of the samples.
 
         Args:
             samples: Samples of one epoch.
             indices: (n,) int64.
 
         Returns:
-            (n, H, W, C) uint8, and the targets.
+            The images, (n, H, W, C) uint8, and the targets by name.
         """
         if not isinstance(samples, AugmentedSamples):
             return samples.fetch(indices), self.targets(samples, indices)
@@ -168,62 +168,62 @@ class Task:
             outputs: Tensors (n, ...) in the structure of the model's outputs.
 
         Returns:
-            (n,) float32. A step minimizes their mean plus what regularizers add.
+            (n,) float32. A step minimizes their mean plus the regularization losses of the model.
         """
         raise NotImplementedError
 
     def sums(self, targets: Mapping[str, Any], outputs: Any) -> Mapping[str, Any]:
-        """Compute with `keras.ops` what is summed over the training samples of an epoch.
+        """Compute with `keras.ops` the sums from which training metrics are computed.
 
         Args:
             targets: Tensors (n, ...) by name.
             outputs: Tensors (n, ...) in the structure of the model's outputs.
 
         Returns:
-            Scalars by name: one for each `Metric.sum` but that of the loss.
+            One scalar for each `Metric.sum` except the loss, by name: the sum over the batch.
         """
         return {}
 
     # Evaluation.
 
     def measure(self, targets: Mapping[str, np.ndarray], outputs: Any) -> Mapping[str, np.ndarray]:
-        """Compute the metrics of each of some samples with NumPy; `evaluator` takes their means.
+        """Compute the metrics of each sample with NumPy; the default `evaluator` averages them.
 
         Args:
             targets: Arrays (n, ...) by name.
             outputs: Arrays (n, ...) in the structure of the model's outputs.
 
         Returns:
-            (n,) float64 for each metric.
+            (n,) float64 for each metric, by name.
         """
         raise NotImplementedError
 
     def evaluator(self, dataset: Dataset, samples: Samples, indices: np.ndarray) -> Evaluator:
-        """Begin to evaluate a model on samples of a dataset, which may be another than its own.
+        """Make an evaluator for samples of a dataset, which the model may not have been trained on.
 
         Args:
             dataset: The dataset.
-            samples: Some of its samples.
-            indices: (N,) int64, which of them; their outputs are added in this order.
+            samples: Samples of the dataset.
+            indices: (N,) int64, indices into `samples`; outputs are added in this order.
 
         Raises:
-            UsageError: The model cannot know the targets of these samples.
+            UsageError: The targets of these samples are unknown to the model.
         """
         return _MeanEvaluator(self, samples, indices)
 
     def report(self, run: RunDirectory, evaluation: Evaluation) -> None:
-        """Write tables and figures of an evaluation to a run; `evaluation.json` is there already.
+        """Write tables and figures of an evaluation to a run, which has `evaluation.json` already.
 
         Args:
             run: The run.
-            evaluation: What an evaluator of this task returned.
+            evaluation: Result of an evaluator of this task.
         """
 
     def table(self, evaluation: Evaluation) -> tuple[list[str], list[list[object]]]:
-        """Return what `cnnforge evaluate` shows below the metrics: headings and rows.
+        """Return the headings and rows that `cnnforge evaluate` shows below the metrics.
 
         Args:
-            evaluation: What an evaluator of this task returned.
+            evaluation: Result of an evaluator of this task.
         """
         return [], []
 
@@ -232,28 +232,28 @@ class Task:
     def truth(
         self, dataset: Dataset, samples: Samples, indices: np.ndarray
     ) -> Sequence[Any] | None:
-        """Return what is true of some samples, for the rows of a prediction.
+        """Return the ground truth of some samples, for the rows of a prediction.
 
         Args:
             dataset: The dataset.
-            samples: Some of its samples.
-            indices: (n,) int64, which of them.
+            samples: Samples of the dataset.
+            indices: (n,) int64, indices into `samples`.
 
         Returns:
-            n values, or `None` if it is not known.
+            n values; `None` if the samples have no ground truth.
         """
         return None
 
     def rows(
         self, outputs: Any, names: Sequence[str], truth: Sequence[Any] | None, top_k: int
     ) -> Sequence[Row]:
-        """Say what a model predicts for some samples.
+        """Convert the outputs of a model to rows of a prediction table.
 
         Args:
             outputs: (n, ...) arrays in the structure of the model's outputs.
-            names: n texts: where each sample came from.
-            truth: What `truth` returned.
-            top_k: Number of answers that a row may name, if the task ranks them.
+            names: Source of each sample: n strings.
+            truth: Result of `truth`.
+            top_k: Max number of predictions per row, if the task ranks them.
 
         Returns:
             n rows.
@@ -264,49 +264,53 @@ class Task:
         """Return the row of an image that could not be read.
 
         Args:
-            name: Where it should have come from.
-            reason: One line.
+            name: Source of the image, for instance a path.
+            reason: The reason, one line.
         """
         return ValueRow(name, error=reason)
 
     def csv_table(self, rows: Sequence[Row]) -> str:
-        """Write rows as CSV: `file`, the columns of the task, `error` if a row has one."""
+        """Write rows as CSV: `file`, the columns of the task, and `error` if a row has one."""
         return csv_table(rows, self.columns)
 
     def summary(self, rows: Sequence[Row]) -> str:
-        """Return a sentence about all rows for the user; empty if there is nothing to say."""
+        """Return a one-line summary of all rows for the user; empty for no summary."""
         return ""
 
     def submission(self, rows: Sequence[Row]) -> str:
-        """Write rows in the form that a competition takes.
+        """Write rows in the format of a competition.
 
         Raises:
-            UsageError: The task has no such form.
+            UsageError: The task does not have such a format.
         """
         raise UsageError(
-            "--submission is for a classification, and the model of this run does something "
-            "else: write its table with --output FILE"
+            "--submission is for classifications, and the model of this run has another task: "
+            "write its table with --output FILE"
         )
 
-    # What follows from the above.
+    # Derived from the above.
 
     @property
     def sum_names(self) -> tuple[str, ...]:
-        """Names of what is summed over the training samples, the loss included."""
+        """Names of the sums over the training samples, including the loss."""
         return tuple(metric.sum for metric in self.metrics if metric.sum is not None)
 
     def training_metrics(self, sums: Mapping[str, float], count: int) -> dict[str, float]:
-        """Return the metrics of training as means over `count` samples, by name."""
-        return {it.name: sums[it.sum] / count for it in self.metrics if it.sum is not None}
+        """Return the training metrics by name: the means of the sums over `count` samples."""
+        return {
+            metric.name: sums[metric.sum] / count
+            for metric in self.metrics
+            if metric.sum is not None
+        }
 
     def monitored(self, name: str | None = None) -> Metric:
-        """Return the metric that decides which epoch is the best one.
+        """Return the metric that selects the best epoch.
 
         Args:
-            name: Name of the metric; `None`: the task's own choice.
+            name: Name of the metric; `None`: the default of the task.
 
         Raises:
-            UnknownNameError: The task has no such metric.
+            UnknownNameError: The task does not have this metric.
         """
         known = {metric.name: metric for metric in self.metrics}
         wanted = self.monitor if name is None else name
@@ -318,12 +322,12 @@ class Task:
 
 
 class _MeanEvaluator:
-    """Takes the mean of every metric over the samples."""
+    """Averages every metric over the samples."""
 
     def __init__(self, task: Task, samples: Samples, indices: np.ndarray) -> None:
         self._task, self._samples, self._indices = task, samples, indices
         self._done = 0
-        # Values of single samples: the mean of all is rounded once, however they were cut.
+        # One value per sample, so that the mean does not depend on the batch sizes.
         self._parts: list[Mapping[str, np.ndarray]] = []
 
     def add(self, outputs: Any) -> None:

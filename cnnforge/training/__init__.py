@@ -1,4 +1,4 @@
-"""Training that can be interrupted anywhere and repeated bit for bit."""
+"""Training that can be interrupted and resumed at any step, and reproduced bit for bit."""
 
 from cnnforge.backends import prepare
 from cnnforge.optimizer_options import OptimizerOptions

@@ -1,4 +1,4 @@
-"""From the name of a model to a model for some data."""
+"""Build a model by name for a dataset."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def build_model(
     """Build a model for the images of a dataset.
 
     Args:
-        reference: `NAME` or `NAME:ARGUMENT`.
+        reference: Name of the model, `NAME` or `NAME:ARGUMENT`.
         models: The known models.
-        task: What it is to learn.
-        dataset: The data.
+        task: The task of the dataset.
+        dataset: The dataset.
 
     Returns:
-        The model, with weights that depend on the seed.
+        The model, with weights that depend on the random seed.
 
     Raises:
-        UsageError: It does not accept images of this size, or the argument.
-        PluginError: Its plugin fails, or returns something else.
+        UsageError: The model is unknown, or does not accept the image size or the argument.
+        PluginError: The plugin fails, or returns something other than a suitable model.
     """
     name, colon, argument = reference.partition(":")
     spec, shape = models[name], dataset.image_shape

@@ -1,9 +1,10 @@
-"""Callbacks and augmentations: from what the user names to what the loop calls."""
+"""Make callbacks and augmentations by name, and call the callbacks."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,12 +25,12 @@ class EpochCallbacks:
     """The callbacks of a run.
 
     Args:
-        callbacks: By name.
+        callbacks: Callbacks by name.
         rate: The learning rate, which a callback may set.
         model: The model that is trained.
-        epochs: How many epochs the run has.
-        folder: The run directory.
-        monitor: Name of the metric that decides which epoch is the best one.
+        epochs: Total number of epochs of the run.
+        folder: The run directory, or `None`.
+        monitor: Name of the metric that selects the best epoch.
     """
 
     def __init__(
@@ -45,23 +46,23 @@ class EpochCallbacks:
         self._rate, self._model, self._epochs, self._folder = rate, model, epochs, folder
 
     def restore(self, states: Mapping[str, Any]) -> None:
-        """Hand to each callback what it wanted to remember."""
+        """Restore the state of each callback that has one."""
         for name, callback in self._callbacks.items():
             if name in states:
-                _guarded("callback", name, lambda it=callback, of=name: it.restore(states[of]))
+                _guarded("callback", name, partial(callback.restore, states[name]))
 
     def epoch_ended(self, metrics: EpochMetrics, best: bool) -> tuple[dict[str, Any], str]:
-        """Call the callbacks.
+        """Call all callbacks after an epoch.
 
         Args:
-            metrics: Those of the epoch.
-            best: Whether it is the best one so far.
+            metrics: Metrics of the epoch.
+            best: Whether the epoch is the best one so far.
 
         Returns:
-            What each wants to remember, by name, and why training is to end, or "".
+            The states of the callbacks by name, and the reason to end training, or `""`.
 
         Raises:
-            PluginError: One failed, or what it wants to remember is more than plain values.
+            PluginError: A callback failed, or its state does not consist of plain values.
         """
         rate = self._rate
         epoch = FinishedEpoch(
@@ -74,32 +75,32 @@ class EpochCallbacks:
             read_learning_rate=lambda: rate.next,
             write_learning_rate=lambda value: setattr(rate, "next", value),
         )
-        remembered = {}
+        states = {}
         for name, callback in self._callbacks.items():
-            _guarded("callback", name, lambda it=callback: it.epoch_ended(epoch))
+            _guarded("callback", name, partial(callback.epoch_ended, epoch))
             state = _guarded("callback", name, callback.state)
             try:
-                remembered[name] = json.loads(json.dumps(dict(state)))
+                states[name] = json.loads(json.dumps(dict(state)))
             except (TypeError, ValueError) as error:
                 raise PluginError(
                     f"the state of the callback {name!r} cannot be saved: {error}; its plugin must "
-                    "return a dictionary of numbers, texts, lists and dictionaries"
+                    "return a dictionary of numbers, strings, lists and dictionaries"
                 ) from error
-        return remembered, epoch.stopped
+        return states, epoch.stopped
 
 
 def qualified(references: Sequence[str], registry: Registry[Any]) -> tuple[str, ...]:
-    """Name callbacks or augmentations in full.
+    """Return references with qualified names.
 
     Args:
-        references: `NAME` or `NAME:ARGUMENT`, with short or qualified names.
-        registry: Where they are looked up.
+        references: References `NAME` or `NAME:ARGUMENT`, with short or qualified names.
+        registry: Registry of the specs that the names belong to.
 
     Returns:
-        The same with qualified names.
+        The same references with qualified names.
 
     Raises:
-        UsageError: A name is unknown or ambiguous, or something is given twice.
+        UsageError: A name is unknown or ambiguous, or a reference is given twice.
     """
     names = []
     for reference in references:
@@ -113,11 +114,11 @@ def qualified(references: Sequence[str], registry: Registry[Any]) -> tuple[str, 
 def make_callbacks(
     references: Sequence[str], registry: Registry[CallbackSpec]
 ) -> dict[str, Callback]:
-    """Make the callbacks that a run names, by `NAME` or `NAME:ARGUMENT` as it does.
+    """Make callbacks from references `NAME` or `NAME:ARGUMENT`; the references are the keys.
 
     Raises:
-        UsageError: A name is unknown, or an argument has no meaning.
-        PluginError: A plugin fails, or makes something else.
+        UsageError: A name is unknown, or an argument is not valid.
+        PluginError: A plugin fails, or does not return a callback.
     """
     made = {name: _make(name, registry) for name in references}
     for name, callback in made.items():
@@ -132,11 +133,14 @@ def make_callbacks(
 def make_augmentations(
     references: Sequence[str], registry: Registry[AugmentationSpec]
 ) -> tuple[tuple[str, Augment], ...]:
-    """Make the augmentations that a run names, with their names, in their order.
+    """Make augmentations from references `NAME` or `NAME:ARGUMENT`, in the same order.
+
+    Returns:
+        Pairs of the reference and the augmentation.
 
     Raises:
-        UsageError: A name is unknown, or an argument has no meaning.
-        PluginError: A plugin fails, or makes something else.
+        UsageError: A name is unknown, or an argument is not valid.
+        PluginError: A plugin fails, or does not return a function.
     """
     made = tuple((name, _make(name, registry)) for name in references)
     for name, augment in made:
@@ -158,7 +162,10 @@ def _make(reference: str, registry: Registry[SpecT]) -> Any:
 
 
 def _guarded(kind: str, name: str, call: Callable[[], Any], *through: type[Exception]) -> Any:
-    """Call what a plugin brings; what it raises becomes a `PluginError` that names it."""
+    """Call code of a plugin, and convert its exceptions to a `PluginError` that names it.
+
+    Exceptions of cnnforge, and those of the types `through`, are raised unchanged.
+    """
     try:
         return call()
     except (CnnforgeError, *through):

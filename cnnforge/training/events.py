@@ -1,4 +1,4 @@
-"""What the training loop tells its listeners."""
+"""Events that the training loop sends to its listeners."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dataclasses import dataclass, fields
 class EpochMetrics:
     """One row of `metrics.csv`.
 
-    Each of its values is an attribute too: `row.val_loss` is `row.values["val_loss"]`.
+    Each value is also an attribute: `row.val_loss` is `row.values["val_loss"]`.
 
     Attributes:
         epoch: Number of the epoch, from 1.
-        values: Metrics of the task by column: those of training as means over the epoch, each
-            batch with the weights it met, and with `val_` before the name those of the validation
-            samples.
+        values: Metrics of the task by column. Training metrics are means over the batches of the
+            epoch, each computed with the weights before its step. Validation metrics have the
+            prefix `val_`.
         learning_rate: Learning rate of the last step.
-        seconds: Duration of training and validation together.
-        images_per_second: Training images over the time that training took.
+        seconds: Total time of training and validation.
+        images_per_second: Number of training images per second of training time.
     """
 
     epoch: int
@@ -29,13 +29,13 @@ class EpochMetrics:
     images_per_second: float
 
     def __getattr__(self, name: str) -> float:
-        """Return a value by its column."""
+        """Return the value of a column."""
         if name.startswith("_") or name not in self.values:
             raise AttributeError(f"this epoch has no {name!r}; it has {', '.join(self.values)}")
         return self.values[name]
 
     def as_dict(self) -> dict[str, float]:
-        """Return the row by column."""
+        """Return all values by column."""
         return {
             "epoch": self.epoch,
             **self.values,
@@ -46,21 +46,22 @@ class EpochMetrics:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, float]) -> EpochMetrics:
-        """Return the row that `as_dict` was called for."""
-        fixed = {it.name: row[it.name] for it in fields(cls) if it.name != "values"}
+        """Return the row from the result of `as_dict`."""
+        names = [column.name for column in fields(cls) if column.name != "values"]
+        fixed = {name: row[name] for name in names}
         values = {name: value for name, value in row.items() if name not in fixed}
         return cls(**fixed, values=values)  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True, slots=True)
 class EpochBegun:
-    """An epoch starts, or goes on after a resume.
+    """An epoch starts, or continues after a resume.
 
     Attributes:
-        epoch: From 1.
-        epochs: How many the run is going to have.
-        batch: How many batches of this epoch were done before.
-        batches: How many an epoch has.
+        epoch: Number of the epoch, from 1.
+        epochs: Total number of epochs of the run.
+        batch: Number of batches of this epoch that are already done.
+        batches: Number of batches in an epoch.
     """
 
     epoch: int
@@ -71,14 +72,14 @@ class EpochBegun:
 
 @dataclass(frozen=True, slots=True)
 class BatchesDone:
-    """Some batches were trained on.
+    """The model was trained on some batches.
 
     Attributes:
-        epoch: From 1.
-        batch: How many batches of this epoch are done.
-        batches: How many an epoch has.
-        values: Metrics of training in this epoch so far, by name.
-        images_per_second: Of these batches.
+        epoch: Number of the epoch, from 1.
+        batch: Number of batches of this epoch that are done.
+        batches: Number of batches in an epoch.
+        values: Training metrics of this epoch so far, by name.
+        images_per_second: Training speed of these batches.
     """
 
     epoch: int
@@ -93,9 +94,9 @@ class EpochEnded:
     """An epoch was trained, validated and saved.
 
     Attributes:
-        metrics: Its row of `metrics.csv`.
-        epochs: How many the run is going to have.
-        best: Whether it is the best one so far.
+        metrics: Metrics of the epoch, the row of `metrics.csv`.
+        epochs: Total number of epochs of the run.
+        best: Whether this epoch is the best one so far.
     """
 
     metrics: EpochMetrics
@@ -105,11 +106,11 @@ class EpochEnded:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """The loop was asked to stop and saved its state.
+    """The loop was asked to stop, and has saved its state.
 
     Attributes:
-        epoch: The epoch to go on with, from 1.
-        batch: How many batches of it are done.
+        epoch: Number of the epoch to continue with, from 1.
+        batch: Number of batches of this epoch that are done.
     """
 
     epoch: int

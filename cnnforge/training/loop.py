@@ -1,7 +1,7 @@
 """The training loop.
 
-It owns the order of the samples, the state and the events; the step belongs to the framework
-(`cnnforge.backends.Trainer`). It prints nothing.
+The loop manages the order of the samples, the state and the events. `cnnforge.backends.Trainer`
+runs the training steps in the framework. The loop prints nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from cnnforge.training.optimizers import LearningRate, build
 from cnnforge.training.order import order
 from cnnforge.training.state import Best, StateStore, Sums, TrainingState
 
-_SAVE_EVERY = 300.0
+_SAVE_SECONDS = 300.0
 _ADAM = OptimizerOptions()
 
 
@@ -47,14 +47,14 @@ class _Stopped(Exception):
     pass
 
 
-def _whatever_happens() -> contextlib.AbstractContextManager[None]:
-    # What is looked for explains an error; the error itself must be said in any case.
+def _best_effort() -> contextlib.AbstractContextManager[None]:
+    # The search for the cause of an error must not hide the error itself.
     return contextlib.suppress(Exception)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What `train` gives back.
+    """The result of `train`.
 
     Attributes:
         state: The last state.
@@ -87,40 +87,42 @@ def train(
 ) -> TrainingResult:
     """Train `model` until `epochs` epochs are done.
 
-    The same arguments give bit for bit the same weights, however often training was interrupted
-    and resumed, when `prepare(seed)` was called before the model was built.
+    If `prepare(seed)` is called before the model is built, the same arguments give the same
+    weights, bit for bit. Interruptions do not change the result.
 
     Args:
-        model: Takes (N, H, W, C) float32 pixel values 0..255, gives what the task needs. It is
-            trained in place.
-        task: What it learns.
-        dataset: The samples to train on and to validate with.
-        epochs: How many epochs the run has, those before `resume_from` included.
-        batch_size: Images per step; the last step of an epoch takes what is left.
-        optimizer: What changes the weights.
-        seed: Of the order of the samples.
-        monitor: Name of the metric of the validation samples that decides which epoch is the best
-            one; `None`: the task's own choice. Of the same value, the lower loss is better.
-        store: Where the state is saved: at the start, after every epoch, every five minutes, and
-            when the loop is asked to stop. `None`: nowhere.
-        resume_from: The state to go on from.
-        config: Saved with the state, for whoever resumes it to compare.
-        save_best: Called when an epoch is the best one so far, before the state is saved.
-        listeners: Called with every event.
-        should_stop: Asked between chunks; after `True` the state is saved and the loop ends.
-        callbacks: Called after every epoch, by name; what they remember is part of the state.
-        augmentations: Name and function of each; what the training samples go through.
-        folder: The run directory, for callbacks.
+        model: Model that takes (N, H, W, C) float32 pixel values 0..255 and returns the outputs
+            that the task needs. It is trained in place.
+        task: The task.
+        dataset: Dataset with training and validation samples.
+        epochs: Total number of epochs, including those before `resume_from`.
+        batch_size: Number of images per step; the last step of an epoch may have fewer.
+        optimizer: Options of the optimizer.
+        seed: Random seed of the order of the samples and of the augmentations.
+        monitor: Validation metric that selects the best epoch; `None`: the default of the task. If
+            two epochs have the same value, the one with the lower loss is better.
+        store: Store to which the state is saved: at the start, after every epoch, every five
+            minutes, and when the loop is asked to stop. `None`: the state is not saved.
+        resume_from: State to resume from; `None` for a new run.
+        config: Values that are saved with the state and compared when the run is resumed.
+        save_best: Function that is called when an epoch is the best one so far, before the state
+            is saved.
+        listeners: Functions that are called with every event.
+        should_stop: Function that is called between chunks. If it returns true, the state is saved
+            and the loop ends.
+        callbacks: Callbacks by name, called after every epoch; their state is saved too.
+        augmentations: Name and function of each augmentation of the training samples.
+        folder: The run directory, for callbacks; or `None`.
 
     Returns:
         The last state, and whether the loop was interrupted.
 
     Raises:
         UnknownNameError: The task has no metric `monitor`.
-        UsageError: The warm-up is as long as the training.
-        CnnforgeError: The loss or a weight is no longer a finite number: in which epoch and batch,
-            and in which layer first; what was saved last is.
-            Or `resume_from` belongs to another model.
+        UsageError: The warmup is not shorter than the training.
+        CnnforgeError: The loss or a weight is not finite, or `resume_from` belongs to another
+            model. For a value that is not finite, the message names epoch, batch and layer; the
+            last saved state is finite.
         RunError: A file could not be written.
         PluginError: A callback or an augmentation failed.
     """
@@ -151,7 +153,7 @@ def train(
 
 
 class _Run:
-    """One call of `train`: the state without its arrays, which live in `trainer` meanwhile."""
+    """One call of `train`. Its `state` has no arrays, since `trainer` holds the variables."""
 
     def __init__(
         self,
@@ -173,7 +175,8 @@ class _Run:
         self.validation_size = ChunkSize(dataset.image_shape, batch_size)
         self.saved_at = time.monotonic()
         self.state = TrainingState(arrays=())
-        # The last state with its arrays, for who looks for what went wrong since.
+        # Last saved state with its arrays. The batches after it are replayed if a value is not
+        # finite.
         self.last = self.state
         self.store: StateStore | None = None
         self.save_best: Callable[[], None] = lambda: None
@@ -208,7 +211,7 @@ class _Run:
             now = time.perf_counter()
             if result.failed is not None:
                 batch = chunk.first + result.failed
-                self.fail(f"the loss in {self.place(batch)}", self.culprit(batch))
+                self.fail(f"the loss in {self.place(batch)}", self.find_in_training(batch))
             self.train_size.learn(chunk.batches, now - called)
             sums = Sums(result.sums, sums.seconds + now - begun)
             self.state = replace(self.state, batch=chunk.first + chunk.batches, sums=sums)
@@ -226,7 +229,7 @@ class _Run:
             self.stop_or_save()
 
     def chunks(self, state: TrainingState, size: ChunkSize) -> Iterator[Chunk]:
-        """The batches that are left of a state's epoch."""
+        """Return the remaining batches of the epoch of a state."""
         samples = samples_of_epoch(self.dataset.train, state.epoch)
         visit = order(self.seed, state.epoch, len(samples))
         if self.augmentations:
@@ -255,10 +258,10 @@ class _Run:
     def finish_epoch(self, evaluation: Evaluation, seconds: float) -> None:
         found = dict(evaluation.metrics)
         if not math.isfinite(found[LOSS.name]):
-            # Where a weight is not finite, that comes first.
+            # A weight that is not finite is reported first.
             self.check(self.current(), self.state.epoch + 1, self.batches)
             where = f"the validation loss after {self.place(self.batches - 1)}"
-            self.fail(where, self.validation_culprit())
+            self.fail(where, self.find_in_validation())
         state, count = self.state, len(self.dataset.train)
         validated = {f"val_{name}": value for name, value in found.items()}
         metrics = EpochMetrics(
@@ -272,8 +275,8 @@ class _Run:
         improved = is_better(self.metric, found, best.values if best else None)
         if improved:
             best = Best(metrics.epoch, found)
-        # Before the state is taken: what they set and remember belongs to it.
-        remembered, stopped = self.callbacks.epoch_ended(metrics, improved)
+        # Callbacks come first, since the state includes their states and the learning rate.
+        callback_states, stopped = self.callbacks.epoch_ended(metrics, improved)
         self.state = replace(
             state,
             epoch=state.epoch + 1,
@@ -281,10 +284,11 @@ class _Run:
             sums=Sums(),
             best=best,
             history=(*state.history, metrics),
-            callbacks=remembered,
+            callbacks=callback_states,
             stopped=stopped,
         )
-        # The model first: a run killed in between repeats this epoch and writes the same again.
+        # The model is saved before the state. If the run is killed in between, it repeats this
+        # epoch and writes the same model again.
         current = self.current()
         self.check(current, metrics.epoch, self.batches)
         if improved:
@@ -298,7 +302,7 @@ class _Run:
             self.save()
             self.tell(Interrupted(self.state.epoch + 1, self.state.batch))
             raise _Stopped
-        if time.monotonic() - self.saved_at > _SAVE_EVERY:
+        if time.monotonic() - self.saved_at > _SAVE_SECONDS:
             self.save()
 
     def save(self, state: TrainingState | None = None) -> None:
@@ -312,7 +316,7 @@ class _Run:
     def check(self, state: TrainingState, epoch: int, batch: int) -> None:
         if not all(np.isfinite(array).all() for array in state.arrays):
             where = f"a weight after epoch {epoch}, batch {batch} of {self.batches}"
-            self.fail(where, self.culprit(batch - 1))
+            self.fail(where, self.find_in_training(batch - 1))
 
     def current(self) -> TrainingState:
         return replace(self.state, arrays=self.trainer.arrays())
@@ -320,32 +324,36 @@ class _Run:
     def place(self, batch: int) -> str:
         return f"epoch {self.state.epoch + 1}, batch {batch + 1} of {self.batches}"
 
-    def culprit(self, batch: int) -> str:
-        """What was first not finite since the last state, if not in this batch then in which."""
+    def find_in_training(self, batch: int) -> str:
+        """Return the first value since the last state that is not finite.
+
+        The text names the batch of the value if that is not `batch`.
+        """
         size = ChunkSize(self.dataset.image_shape, self.batch_size)
         size.batches = 1
-        batches = ((it.images, it.targets) for it in self.chunks(self.last, size))
-        with _whatever_happens():
-            number, found = nonfinite.of_training(
+        batches = ((chunk.images, chunk.targets) for chunk in self.chunks(self.last, size))
+        with _best_effort():
+            number, found = nonfinite.find_in_training(
                 self.trainer, self.model, self.last.arrays, batches, self.should_stop
             )
             number += self.last.batch
             return f"{found}, in batch {number + 1}" if found and number != batch else found
         return ""
 
-    def validation_culprit(self) -> str:
-        """What is first not finite in the validation images."""
+    def find_in_validation(self) -> str:
+        """Return the first value that is not finite for the validation images."""
         parts = self.validation_chunks(ChunkSize(self.dataset.image_shape, self.batch_size))
-        with _whatever_happens(), self.trainer.averaged():
-            return nonfinite.of_prediction(self.trainer, self.model, (it.images for it in parts))
+        with _best_effort(), self.trainer.averaged():
+            images = (chunk.images for chunk in parts)
+            return nonfinite.find_in_prediction(self.trainer, self.model, images)
         return ""
 
     def fail(self, what: str, first: str) -> NoReturn:
         raise CnnforgeError(
             f"{what} is not a finite number"
-            + (f", and the first that is not was {first}" if first else "")
-            + ": lower the learning rate, or look for broken images in the data"
-            + ("; the state saved last is finite" if self.store else "")
+            + (f", first seen in {first}" if first else "")
+            + ": lower the learning rate, or look for damaged images in the data"
+            + ("; the last saved state is finite" if self.store else "")
         )
 
     def tell(self, event: Event) -> None:

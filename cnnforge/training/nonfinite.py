@@ -1,8 +1,8 @@
-"""Which layer gave the first number that is not finite.
+"""Find the layer that computes the first value that is not finite.
 
-Nothing is looked at while training is healthy. Once the loss is not finite, the batches since the
-last state are taken again, one at a time, which gives the same numbers bit for bit, and the first
-of them after which something is not finite is computed layer by layer.
+The search costs nothing until the loss is not finite. Then the batches since the last state are
+replayed one at a time, which gives the same values, bit for bit. The first batch with a value that
+is not finite is computed again layer by layer.
 """
 
 from __future__ import annotations
@@ -20,25 +20,28 @@ from cnnforge.utils.keras_graph import all_layers
 Batch = tuple[np.ndarray, Mapping[str, np.ndarray]]
 
 
-def of_training(
+def find_in_training(
     trainer: Trainer,
     model: keras.Model,
     arrays: Sequence[np.ndarray],
     batches: Iterable[Batch],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[int, str]:
-    """Say where training first gave a number that is not finite. The trainer is not fit to go on.
+    """Return where training first computed a value that is not finite.
+
+    The search changes the variables of the trainer, so training cannot continue afterwards.
 
     Args:
-        trainer: What trained the model.
+        trainer: Trainer of the model.
         model: The model.
-        arrays: The variables to start from, all of them finite.
-        batches: The (N, H, W, C) uint8 images and the targets of the batches since then.
-        should_stop: Asked before every batch; after `True` nothing more is looked for.
+        arrays: Variables of the trainer before the first batch, all of them finite.
+        batches: Images, (N, H, W, C) uint8, and targets of the batches to replay.
+        should_stop: Function that is called before every batch. If it returns true, the search
+            ends.
 
     Returns:
-        In which of the batches, from 0, and what it was, for instance `"the outputs of layer
-        'conv1' (Conv2D)"`; nothing where it was not found.
+        The index of the batch, from 0, and a description of the value, for instance `"the outputs
+        of layer 'conv1' (Conv2D)"`. The description is empty if no such value was found.
     """
     number = 0
     for number, (images, targets) in enumerate(batches):
@@ -58,20 +61,21 @@ def of_training(
     return number, ""
 
 
-def of_prediction(trainer: Trainer, model: keras.Model, batches: Iterable[np.ndarray]) -> str:
-    """Say which layer first gives a number that is not finite where nothing is trained.
+def find_in_prediction(trainer: Trainer, model: keras.Model, batches: Iterable[np.ndarray]) -> str:
+    """Return where a prediction first computes a value that is not finite.
 
     Args:
-        trainer: What trained the model.
+        trainer: Trainer of the model.
         model: The model.
-        batches: (N, H, W, C) uint8 images.
+        batches: Batches of images, (N, H, W, C) uint8.
 
     Returns:
-        What it was, as `of_training`.
+        A description of the value, as from `find_in_training`.
     """
-    return next(
-        filter(None, (_first_output(trainer, model, it, training=False) for it in batches)), ""
-    )
+    for images in batches:
+        if found := _first_output(trainer, model, images, training=False):
+            return found
+    return ""
 
 
 def _first_output(
@@ -80,20 +84,20 @@ def _first_output(
     found: list[str] = []
 
     def look(layer: keras.layers.Layer, inputs: Any, outputs: Any) -> None:
-        # A layer that others are part of returns after them: what is theirs has been found.
+        # A layer returns after the layers that it contains, so the innermost one is found first.
         if not found and not _finite(outputs):
             sizes = [
-                f"{what} up to {largest:.3g}"
+                f"{what} up to {size:.3g}"
                 for what, values in (("inputs", inputs), ("weights", layer.weights))
-                if (largest := _largest(values)) is not None
+                if (size := _max_abs(values)) is not None
             ]
-            of = f", of {' and '.join(sizes)} in size" if sizes else ""
-            found.append(f"the outputs of {_name(layer)}{of}")
+            after = f", with {' and '.join(sizes)} in absolute value" if sizes else ""
+            found.append(f"the outputs of {_name(layer)}{after}")
 
     with _watched(model, look):
         trainer.forward(images, training=training)
     if not found and training and not _finite(model.losses):
-        found.append("what the layers' regularizers add to the loss")
+        found.append("the regularization losses of the layers")
     return found[0] if found else ""
 
 
@@ -106,13 +110,13 @@ def _first_gradient(
 ) -> str:
     gradients = trainer.gradients(images, targets)
     variables = model.trainable_variables
-    # The gradient of the last layer is computed first.
+    # Backpropagation computes the gradient of the last layer first.
     for variable, gradient in reversed(list(zip(variables, gradients, strict=True))):
         if gradient is not None and not _finite(gradient):
             return f"the gradient of {variable.path}"
     for variable, array in zip(trainer.variables(), after, strict=True):
         if not _finite(array):
-            return f"{variable.path}, by a step from gradients that are finite"
+            return f"{variable.path}, after a step with finite gradients"
     return ""
 
 
@@ -120,7 +124,7 @@ def _first_gradient(
 def _watched(
     model: keras.Model, look: Callable[[keras.layers.Layer, Any, Any], None]
 ) -> Iterator[None]:
-    """Have a function called with every layer of a model, its inputs and its outputs."""
+    """Call a function after every layer of a model, with the layer, its inputs and its outputs."""
     layers = [layer for layer in all_layers(model) if layer is not model]
 
     def watch(layer: keras.layers.Layer) -> None:
@@ -131,7 +135,7 @@ def _watched(
             look(layer, args, outputs)
             return outputs
 
-        # An attribute of the object, and not of what Keras keeps track of.
+        # Not `layer.call = watched`, since Keras tracks attributes that are set on a layer.
         object.__setattr__(layer, "call", watched)
 
     try:
@@ -155,7 +159,7 @@ def _finite(values: Any) -> bool:
     return all(bool(np.isfinite(array).all()) for array in _arrays(values))
 
 
-def _largest(values: Any) -> float | None:
+def _max_abs(values: Any) -> float | None:
     sizes = [float(np.abs(array).max()) for array in _arrays(values) if array.size]
     return max(sizes, default=None)
 

@@ -1,4 +1,4 @@
-"""From the options of an optimizer to the optimizer."""
+"""Build an optimizer from its options."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cnnforge.training.schedules import Schedule, factor
 
 
 class LearningRate:
-    """The learning rate of an optimizer, as `metrics.csv` and callbacks know it.
+    """The learning rate of an optimizer, for `metrics.csv` and callbacks.
 
     Args:
         optimizer: The optimizer.
-        schedule: Its schedule; `None`: its rate is constant.
+        schedule: Schedule of the optimizer; `None` for a constant rate.
     """
 
     def __init__(
@@ -25,17 +25,17 @@ class LearningRate:
 
     @property
     def last(self) -> float:
-        """The rate of the last step, if there was one, and if the rate was not set since."""
+        """The rate of the last step, provided that the rate was not changed since then."""
         if self._schedule is None:
             return self.next
         return _value(self._schedule(max(int(self._optimizer.iterations) - 1, 0)))
 
     @property
     def next(self) -> float:
-        """The rate of the next step.
+        """The rate of the next step; it can be set.
 
-        It may be set. Under a schedule that changes the peak: all rates that follow are multiplied
-        by the same factor as the next one.
+        With a schedule, setting it changes the peak, and so scales all later rates by the same
+        factor.
         """
         return _value(self._optimizer.learning_rate)
 
@@ -54,20 +54,22 @@ def build(
     """Make an optimizer.
 
     Args:
-        options: Its options.
+        options: Options of the optimizer.
         batches: Number of steps in an epoch.
         epochs: Number of epochs of the run.
 
     Returns:
         The optimizer, not yet built for a model, and its learning rate. The peak rate of a schedule
-        is among the variables of the optimizer.
+        is one of the variables of the optimizer.
 
     Raises:
-        UsageError: The warm-up is as long as the training.
+        UsageError: The warmup is not shorter than the training.
     """
     options.check_epochs(epochs)
-    values = {"momentum": options.momentum, "weight_decay": options.weight_decay}
-    arguments: dict[str, Any] = {name: it for name, it in values.items() if it is not None}
+    optional = {"momentum": options.momentum, "weight_decay": options.weight_decay}
+    arguments: dict[str, Any] = {
+        name: value for name, value in optional.items() if value is not None
+    }
     if options.clip_norm is not None:
         arguments["global_clipnorm"] = options.clip_norm
     if options.ema is not None:

@@ -1,4 +1,4 @@
-"""The order in which an epoch visits the samples."""
+"""The order of the samples in an epoch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import numpy as np
 
 
 def order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Return the order of the samples in one epoch: a pure function of its arguments.
+    """Return the order of the samples in one epoch.
 
-    A resumed run therefore sees what the interrupted one would have seen, with nothing to store.
+    The order depends on the arguments only. A resumed run therefore visits the samples in the same
+    order, and the order need not be stored.
 
     Args:
-        seed: The seed of the run, 0 or more.
-        epoch: The epoch, from 0.
-        count: How many samples there are.
+        seed: Random seed of the run, 0 or more.
+        epoch: Index of the epoch, from 0.
+        count: Number of samples.
 
     Returns:
         A permutation of 0 .. count-1: (count,) int64.
@@ -26,7 +27,7 @@ def order(seed: int, epoch: int, count: int) -> np.ndarray:
             f"seed, epoch and count must be 0 or more, got seed={seed}, epoch={epoch}, "
             f"count={count}"
         )
-    # Philox over (seed, epoch): NumPy promises the stream of a bit generator, not the result of
-    # Generator.permutation; sorting raw 64-bit keys keeps the order the same in every NumPy.
+    # NumPy guarantees the stream of a bit generator, but not the result of Generator.permutation.
+    # Sorting the raw 64-bit numbers gives the same order in every version of NumPy.
     keys = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(count)
     return np.argsort(keys, kind="stable")

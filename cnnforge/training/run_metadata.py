@@ -1,4 +1,4 @@
-"""What a run is: the files that are written before its first epoch."""
+"""The files of a run that are written before its first epoch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cnnforge.utils.environment import environment, versions
 KERNELS = "kernels.json"
 
 
-def write_facts(session: Session, reference: str) -> None:
-    """Write the configuration, the environment, and how the kernels were chosen and checked.
+def write_run_metadata(session: Session, reference: str) -> None:
+    """Write the configuration, the environment, the kernel choices and the kernel checks.
 
     Args:
         session: A session that is about to train.
-        reference: Its model, with its qualified name and its argument.
+        reference: Qualified name of the model, with its argument.
 
     Raises:
         RunError: A file could not be written.
@@ -40,9 +40,9 @@ def write_facts(session: Session, reference: str) -> None:
     session.task.write(run)
     if dataset.skipped:
         run.write_csv("skipped.csv", ["file", "reason"], dataset.skipped)
-    run.write_json(KERNELS, [dataclasses.asdict(it) for it in session.implementations])
+    run.write_json(KERNELS, [dataclasses.asdict(layer) for layer in session.implementations])
     run.write_json("kernel_check.json", [check.to_json() for check in session.checks])
-    facts = environment(
+    metadata = environment(
         seed=options.seed,
         data_fingerprint=dataset.fingerprint,
         model=reference,
@@ -57,7 +57,7 @@ def write_facts(session: Session, reference: str) -> None:
             if record.status == "loaded"
         ],
     )
-    run.write_json("environment.json", facts)
+    run.write_json("environment.json", metadata)
     data = plugins.datasets[parse(options.data, plugins.datasets)[0]]
     used = [
         ("model", reference),
@@ -68,15 +68,15 @@ def write_facts(session: Session, reference: str) -> None:
     ]
     layers = own_layers(session.stock)
     requirements.write(run, requirements.requirements(plugins.records, used, layers))
-    # Last: a directory without it is no run.
+    # Last, since a directory with this file counts as a run.
     run.write_config(options.as_dict(), table)
 
 
 def read_decisions(run: RunDirectory) -> list[LayerImplementation]:
-    """Read what computes each layer of a run's model.
+    """Read the implementation of each layer of a run's model.
 
     Args:
-        run: A run that `write_facts` has written to.
+        run: A run with the files of `write_run_metadata`.
 
     Raises:
         RunError: The file is missing or damaged.
@@ -87,6 +87,6 @@ def read_decisions(run: RunDirectory) -> list[LayerImplementation]:
         return [LayerImplementation(**row) for row in rows]
     except (OSError, ValueError, TypeError) as error:
         raise RunError(
-            f"{path} cannot be read ({one_line(error)}), so nobody knows which kernels the run was "
-            f"trained with; for a new run from its weights use --init-from {run.path}"
+            f"{path} cannot be read ({one_line(error)}), so the kernels of this run are unknown; "
+            f"for a new run from its weights use --init-from {run.path}"
         ) from error

@@ -1,8 +1,8 @@
-"""How the learning rate changes from step to step.
+"""Learning rate schedules.
 
-A schedule is a peak rate times a factor, which is a function of the number of the step alone. The
-optimizer computes both inside the graph from its own count of steps, so that neither the size of a
-chunk nor an interruption changes a rate.
+A schedule is a peak rate times a factor that depends only on the step number. The optimizer
+computes the rate inside the graph from its own step counter. The rate of a step therefore does not
+depend on the chunk size or on interruptions.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import keras
 
 from cnnforge.optimizer_options import OptimizerOptions
 
-# Of the one-cycle schedule: the part of the steps in which the rate rises, its first rate and its
-# last one, as parts of the peak. These are the defaults of PyTorch's OneCycleLR; fastai shares the
-# first two.
+# One-cycle schedule: fraction of the steps in which the rate rises, and the first and last rate as
+# fractions of the peak. These are the defaults of PyTorch's OneCycleLR; fastai uses the same first
+# two.
 _RISE = 0.3
 _FIRST = 1 / 25
 _LAST = _FIRST / 10_000
@@ -27,16 +27,16 @@ Factor = Callable[[Any], Any]
 
 
 def factor(options: OptimizerOptions, batches: int, epochs: int) -> Factor | None:
-    """Return what the peak rate is multiplied by.
+    """Return the factor of the peak rate as a function of the step number.
 
     Args:
-        options: The schedule and its warm-up.
+        options: Options with the schedule and its warmup.
         batches: Number of steps in an epoch.
         epochs: Number of epochs of the run.
 
     Returns:
-        A function from the number of a step (from 0, an integer tensor) to a float32 scalar. After
-        the last step it keeps its value. `None`: the rate is constant.
+        A function from the step number (an integer tensor, from 0) to a float32 scalar; `None` for
+        a constant rate. After the last step of the run, the factor stays constant.
     """
     rising, total = options.warmup_epochs * batches, epochs * batches
     follow: dict[str, Factor | None] = {
@@ -54,13 +54,13 @@ def factor(options: OptimizerOptions, batches: int, epochs: int) -> Factor | Non
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
-    """A peak rate times a factor of the step.
+    """A peak rate times a factor that depends on the step.
 
     Args:
-        factor: As `factor` returns it.
+        factor: A function from the step number to a float32 scalar, from `factor`.
     """
 
-    # A variable of the optimizer, which exists after its schedule.
+    # A variable of the optimizer. It is set later, since the optimizer is made from its schedule.
     peak: keras.Variable
 
     def __init__(self, factor: Factor) -> None:
@@ -72,28 +72,28 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         return self.peak * self.factor(step)
 
     def get_config(self) -> dict[str, Any]:
-        """Refuse: the optimizer of a run is made from the options of the run."""
+        """Raise `NotImplementedError`: a run saves its options, not its schedule."""
         raise NotImplementedError("a run keeps its options, not its schedule")
 
 
 def _warm_up(step: Any, steps: int) -> Any:
-    # The first step has a rate too.
+    # + 1, so that the rate of the first step is not 0.
     return keras.ops.minimum((_number(step) + 1.0) / steps, 1.0)
 
 
 def _cosine(step: Any, first: int, total: int) -> Any:
-    """Half a cosine from 1 down to 0, which the step after the last one would have."""
+    """Fall from 1 to 0 along half a cosine; 0 is reached one step after the last one."""
     step = keras.ops.clip(_number(step), first, total - 1)
     return 0.5 + 0.5 * keras.ops.cos((step - first) * (math.pi / (total - first)))
 
 
 def _steps(step: Any, length: int) -> Any:
-    # Divided as integers: in float32 a step before a multiple could be rounded up to it.
+    # Integer division: in float32, a step just before a multiple could be rounded up to it.
     return keras.ops.power(_STEP_FACTOR, _number(keras.ops.floor_divide(step, length)))
 
 
 def _one_cycle(step: Any, total: int) -> Any:
-    """Half a cosine up and half a cosine down (Smith and Topin 2017, with fastai's cosines)."""
+    """Rise and fall along half a cosine each (Smith and Topin 2017; the cosines are fastai's)."""
     top = max(_RISE * total - 1.0, 1.0)
     step = keras.ops.minimum(_number(step), float(total - 1))
     up = 0.5 - 0.5 * keras.ops.cos(keras.ops.minimum(step / top, 1.0) * math.pi)
@@ -103,5 +103,5 @@ def _one_cycle(step: Any, total: int) -> Any:
 
 
 def _number(step: Any) -> Any:
-    # Exact up to 16.7 million steps.
+    # float32 is exact up to 16.7 million steps.
     return keras.ops.cast(step, "float32")

@@ -1,4 +1,4 @@
-"""A run that is ready to start or to go on: the loop, the files, the report. It prints nothing."""
+"""A training run from its first epoch to its report. Prints nothing."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ from cnnforge.training.loop import TrainingResult, train
 from cnnforge.training.state import StateStore, TrainingState
 from cnnforge.utils.keras_graph import all_layers
 
-# What may differ between the two halves of a resumed run.
+# Options that may change when a run is resumed.
 FREE = ("epochs", "output", "plugin", "init_from", "strict")
-# The saved model is stock Keras, the trained one may have had other kernels: they agree up to
-# rounding. More than this means that the weights are not those that were measured.
-_LARGEST_DRIFT = 1e-2
+# Max difference of the validation losses of the trained and the saved model, relative to 1 + loss.
+# The models may run on different kernels, which differ by rounding. More means wrong weights.
+_MAX_DRIFT = 1e-2
 
 
 @dataclass
 class Session:
-    """A training run that is ready to start or to go on.
+    """A training run that is ready to start or to be resumed.
 
     Attributes:
-        options: Its options.
-        run: Its directory.
-        task: What the model learns.
-        dataset: Its data.
-        model: The model to train, with the kernels that were asked for.
-        stock: The same model in stock Keras layers; it is what is saved.
+        options: Options of the run.
+        run: Directory of the run.
+        task: The task.
+        dataset: The dataset.
+        model: The model to train, with the chosen kernels.
+        stock: The same model with stock Keras layers; it is the one that is saved.
         plugins: All plugins.
-        state: What to go on from; `None` for a new run.
-        warnings: What the user should be told before it starts, a sentence each.
-        checks: How the plugin layers of this model compare with their references.
-        callbacks: Called after every epoch, by name.
-        augmentations: Name and function of each; what the training images go through.
-        implementations: What computes each layer of the model, and why.
+        state: State to resume from; `None` for a new run.
+        warnings: Messages for the user before training, one sentence each.
+        checks: Results of the checks of the model's plugin layers against their references.
+        callbacks: Callbacks by name.
+        augmentations: Name and function of each augmentation of the training images.
+        implementations: Implementation of each layer of the model, with the reason.
     """
 
     options: TrainingOptions
@@ -78,14 +78,14 @@ class Session:
         listeners: Sequence[Listener] = (),
         should_stop: Callable[[], bool] = lambda: False,
     ) -> TrainingResult:
-        """Train until the last epoch is done, or until asked to stop.
+        """Train until the last epoch is done or `should_stop` returns true.
 
         Args:
-            listeners: Called with every event, after this session has written its files.
-            should_stop: Asked between chunks of batches.
+            listeners: Functions that are called with every event, after the files are written.
+            should_stop: Function that is called between chunks of batches.
 
         Returns:
-            The last state.
+            The last state, and whether training was interrupted.
 
         Raises:
             CnnforgeError: See `cnnforge.training.train`.
@@ -119,8 +119,8 @@ class Session:
             The evaluation.
 
         Raises:
-            RunError: The saved model does not give what was measured during training, or a file
-                could not be written.
+            RunError: The validation loss of the saved model differs from that of its epoch, or a
+                file could not be written.
         """
         if self.state is None or self.state.best is None:
             raise RunError(f"the run {self.run.path} has no finished epoch to report on")
@@ -138,19 +138,24 @@ class Session:
             evaluator.add(outputs)
             rows += predictor.rows(self.dataset, samples, indices, outputs)
         result = evaluator.result()
-        loss, measured = (it[LOSS.name] for it in (result.metrics, best.values))
-        if not abs(loss - measured) <= _LARGEST_DRIFT * (1 + abs(measured)):
+        loss, measured = result.metrics[LOSS.name], best.values[LOSS.name]
+        if not abs(loss - measured) <= _MAX_DRIFT * (1 + abs(measured)):
             raise RunError(
                 f"{self.run.model} has a validation loss of {loss:.6f}, but {measured:.6f} was "
-                f"measured in epoch {best.epoch}: a layer does not give the same after it is "
-                "saved; train with --kernels keras to find out which"
+                f"measured in epoch {best.epoch}: a layer changes when it is saved and loaded; "
+                "train with --kernels keras to find out which"
             )
-        # A run that was killed right after its last state lacks a row.
+        # A run that was killed after its last state was saved lacks a row of metrics.csv.
         _write_metrics(self.run, history)
         self.run.write_text("predictions.csv", task.csv_table(rows))
         metrics = [
-            {"name": it.name, "title": it.title, "best": it.best, "percent": it.percent}
-            for it in task.metrics
+            {
+                "name": metric.name,
+                "title": metric.title,
+                "best": metric.best,
+                "percent": metric.percent,
+            }
+            for metric in task.metrics
         ]
         report = {
             "task": self.plugins.tasks[self.dataset.task].qualified_name,
@@ -189,16 +194,16 @@ class Session:
 
 
 def own_layers(model: keras.Model) -> list[type]:
-    """Return the classes of a model's layers that are not Keras' own."""
+    """Return the layer classes of a model that do not belong to Keras."""
     kinds = dict.fromkeys(type(layer) for layer in all_layers(model))
     return [kind for kind in kinds if kind.__module__.partition(".")[0] != "keras"]
 
 
 def identity_of(options: TrainingOptions, dataset: Dataset) -> dict[str, str | int | float | bool]:
-    """Return what must not change between an interrupted run and the resumed one."""
+    """Return the options that must be the same when a run is resumed, with data and backend."""
     values = {k: v for k, v in options.as_dict().items() if k not in FREE and v is not None}
     values = {k: ", ".join(v) if isinstance(v, list) else v for k, v in values.items()}
-    # Another backend draws other random numbers and rounds otherwise.
+    # Another backend has other random numbers and other rounding.
     backend = keras.backend.backend()
     return {**values, "data fingerprint": dataset.fingerprint, "Keras backend": backend}
 
@@ -223,8 +228,7 @@ class _MetricsFile:
 
 def _write_metrics(run: RunDirectory, history: Sequence[EpochMetrics]) -> None:
     rows = [row.as_dict() for row in history]
-    # The last row has all columns; one of cnnforge 0.1 lacks some.
+    # The last row has all columns. Rows of cnnforge 0.1 lack some.
     names = list(rows[-1]) if rows else []
-    run.write_csv(
-        METRICS, names, [[f"{row[it]:.7g}" if it in row else "" for it in names] for row in rows]
-    )
+    table = [[f"{row[name]:.7g}" if name in row else "" for name in names] for row in rows]
+    run.write_csv(METRICS, names, table)

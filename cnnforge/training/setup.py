@@ -1,4 +1,4 @@
-"""Preparing a run, new or to be resumed: its data, its model, its directory."""
+"""Prepare a new or a resumed run: its data, its model, its directory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cnnforge.runs import CONFIG, RunDirectory, requirements
 from cnnforge.tasks import Task, check_match, task_for
 from cnnforge.training.building import build_model
 from cnnforge.training.components import make_augmentations, make_callbacks, qualified
-from cnnforge.training.run_metadata import read_decisions, write_facts
+from cnnforge.training.run_metadata import read_decisions, write_run_metadata
 from cnnforge.training.session import FREE, Session, identity_of, kernels_of, own_layers
 from cnnforge.training.state import StateStore
 from cnnforge.utils.atomic_files import remove_leftovers
@@ -32,11 +32,11 @@ def start(options: TrainingOptions, plugins: Plugins) -> Session:
     """Prepare a new run: open the data, build the model, make the run directory.
 
     Args:
-        options: The options.
+        options: Options of the run.
         plugins: All plugins.
 
     Returns:
-        The session. Its directory holds the configuration, and no model yet.
+        The session. Its directory contains the configuration, but no model yet.
 
     Raises:
         UsageError: A name is unknown, or the model cannot be built for these images.
@@ -52,7 +52,7 @@ def start(options: TrainingOptions, plugins: Plugins) -> Session:
     )
     dataset = _open_data(options, plugins)
     task = task_for(dataset, plugins.tasks, options.task_options)
-    # An unknown metric is said before the seconds that follow.
+    # Checks the name before the model is built, which takes seconds.
     _ = task.monitored(options.monitor)
     model, stock, decided = _build(options, reference, task, dataset, plugins)
     checks = _certified(model, plugins)
@@ -62,7 +62,7 @@ def start(options: TrainingOptions, plugins: Plugins) -> Session:
     )
     session.callbacks, session.augmentations = callbacks, augmentations
     session.implementations = decided
-    write_facts(session, reference)
+    write_run_metadata(session, reference)
     return session
 
 
@@ -72,20 +72,21 @@ def resume(
     epochs: str | None,
     load: Callable[[Sequence[str]], Plugins],
 ) -> Session:
-    """Prepare to go on with a run.
+    """Prepare to resume a run.
 
     Args:
         path: The run directory.
-        given: The options that the user gave this time; they must be those of the run.
-        epochs: How many epochs the run shall have: `"30"`, or `"+10"` for ten more than it was
-            going to have; `None`: as many as before.
-        load: Loads the plugins, given those that the run was started with.
+        given: Options that the user gave for the resumed run, by name. All but those of `FREE`
+            must be equal to the options of the run.
+        epochs: New total number of epochs, `"30"`, or `"+10"` for ten more than before; `None` for
+            the same number as before.
+        load: Function that loads the plugins; it gets those that the run was started with.
 
     Returns:
-        The session; `finished` when there is nothing left to do.
+        The session. It is `finished` if all epochs are done.
 
     Raises:
-        UsageError: An option, the data or the code of the model is not what it was.
+        UsageError: An option, the data or the code of the model has changed.
         RunError: The run is damaged.
     """
     run = RunDirectory.open(path, needs=())
@@ -99,9 +100,8 @@ def resume(
     if total != before and options.ends:
         raise UsageError(
             f"the run {run.path} has epochs = {before}, not {total}, and schedule = "
-            f"{options.schedule}: its learning rate falls until the last epoch, so that {total} "
-            "epochs would need other rates from the first one on; for a new run from its weights "
-            f"use --init-from {run.path}, or leave --epochs out to finish this one"
+            f"{options.schedule}: this schedule depends on the number of epochs; for a new run "
+            f"from its weights use --init-from {run.path}, or leave --epochs out to finish this one"
         )
     options = replace(options, epochs=total, plugin=(*options.plugin, *given.get("plugin", ())))
     options = replace(options, plugin=tuple(dict.fromkeys(options.plugin)))
@@ -111,7 +111,7 @@ def resume(
         remove_leftovers(folder)
     state, warnings = StateStore(run.states).load()
     reference = str(table.get("model", options.model))
-    # In full, as they were found then: another plugin may declare the same short name by now.
+    # By the qualified names of the run, since another plugin may now declare the same short name.
     callbacks = make_callbacks(table.get("callbacks", ()), plugins.callbacks)
     augmentations = make_augmentations(table.get("augmentations", ()), plugins.augmentations)
     dataset = _open_data(options, plugins)
@@ -120,33 +120,36 @@ def resume(
     for name, value in (state.config if state else {}).items():
         _same(run, name, value, identity.get(name))
     if state and state.stopped and total > before:
-        # More epochs than the run was going to have: it goes on where a callback ended it.
+        # The user wants more epochs than before, so training continues after the callback's stop.
         state = replace(state, stopped="")
     if not state:
         warnings.append(f"{run.path} has no training state: training starts from the beginning")
     initial = options if state is None else replace(options, init_from=None)
-    # Measured anew, another implementation may be the faster one, and it rounds otherwise.
+    # The decisions are read, not measured again: another implementation has other rounding.
     model, stock, decided = _build(initial, reference, task, dataset, plugins, read_decisions(run))
-    changes = [f"{requirements.describe_change(it)}: it may not train as before" for it in others]
+    changes = [
+        f"{requirements.describe_change(other)}: training may give other results"
+        for other in others
+    ]
     notes = (*warnings, *changes, *_notes(dataset))
     session = Session(options, run, task, dataset, model, stock, plugins, state, notes)
     session.callbacks, session.augmentations = callbacks, augmentations
     session.implementations = decided
     if not session.finished:
         session.checks = _certified(model, plugins)
-        write_facts(session, reference)
+        write_run_metadata(session, reference)
     return session
 
 
 def _check_task(reference: str, options: TrainingOptions, plugins: Plugins) -> None:
-    """Check that the model is for the task of the data, before that is read."""
+    """Check that model and data have the same task, before the data is read."""
     spec = plugins.models[reference.partition(":")[0]]
     data = plugins.datasets[parse(options.data, plugins.datasets)[0]]
     check_match(spec, options.data, data.task, plugins.models, plugins.tasks)
 
 
 def _absolute(reference: str, plugins: Plugins) -> str:
-    """Name the data so that it is found from every working directory."""
+    """Return a reference to the data with an absolute path."""
     name, argument = parse(reference, plugins.datasets)
     if argument is None:
         return name
@@ -197,20 +200,20 @@ def _take_weights(model: keras.Model, source: Path, plugins: Plugins) -> None:
     wanted = model.get_weights()
     if len(weights) != len(wanted):
         raise UsageError(
-            f"--init-from: {source} has {len(weights)} weights, the model has {len(wanted)}: it "
-            "is another model"
+            f"--init-from: {source} has {len(weights)} weights, the model has {len(wanted)}: use "
+            "weights of the same model"
         )
     for variable, old, new in zip(model.weights, wanted, weights, strict=True):
         if old.shape != new.shape:
             raise UsageError(
                 f"--init-from: {variable.path} has the shape {new.shape} in {source}, the model "
-                f"needs {old.shape}: another image size, or another number of classes"
+                f"needs {old.shape}: image size and number of classes must be the same"
             )
     model.set_weights(weights)
 
 
 def _same(run: RunDirectory, name: str, before: object, now: object) -> None:
-    # The run holds the absolute form of what the user writes.
+    # The run has the absolute path of the data, the user may give a relative one.
     same_path = name == "data" and _path_of(before) == os.path.abspath(_path_of(now))
     if before != now and not same_path:
         raise UsageError(
@@ -228,16 +231,20 @@ def _notes(dataset: Dataset) -> tuple[str, ...]:
         return dataset.notes
     count = len(dataset.skipped)
     files = "1 file was" if count == 1 else f"{count} files were"
-    return (*dataset.notes, f"{files} skipped; skipped.csv in the run says which and why")
+    return (*dataset.notes, f"{files} skipped; skipped.csv in the run lists them with reasons")
 
 
 def _certified(model: keras.Model, plugins: Plugins) -> tuple[LayerCheck, ...]:
-    """Check every plugin layer at the shapes of this model, before anything is trained on it."""
+    """Check every plugin layer at the shapes of this model.
+
+    Raises:
+        CnnforgeError: The results of a layer differ from those of its reference.
+    """
     checks = tuple(certify(model, layers=plugins.layers))
     for check in checks:
         if not check.passed:
-            wrong = next((it.tensor for it in check.results if not it.ok), "")
-            what = check.error or f"its {wrong} are not those of {check.kind}"
+            wrong = next((result.tensor for result in check.results if not result.ok), "")
+            what = check.error or f"its {wrong} differ from those of {check.kind}"
             raise CnnforgeError(
                 f"the kernel of layer {check.layer!r} ({check.provider}) fails its check at "
                 f"{check.input_shape}: {what}; train with --kernels keras, and see "

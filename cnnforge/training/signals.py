@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM ask the loop to stop; they do not tear it down."""
+"""Turn SIGINT and SIGTERM into a request to stop, which the training loop checks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _EXIT_OFFSET = 128
 
 
 class StopOnSignal:
-    """Turns the first SIGINT or SIGTERM into a wish that the training loop looks at.
+    """Context manager that turns the first SIGINT or SIGTERM into a request to stop.
 
-    A second SIGINT raises `KeyboardInterrupt` at once: files are written atomically, what was
-    saved before stays. Outside of the main thread, where Python allows no handlers, nothing is
-    changed.
+    A second SIGINT raises `KeyboardInterrupt` at once. This is safe, since files are written
+    atomically. Outside of the main thread, where Python does not allow signal handlers, the object
+    does nothing.
 
     Example:
         ```python
@@ -29,17 +29,17 @@ class StopOnSignal:
         self._previous: dict[signal.Signals, object] = {}
 
     def __call__(self) -> bool:
-        """Whether a signal has come."""
+        """Return whether a signal was received."""
         return self._received is not None
 
     @property
     def exit_code(self) -> int:
-        """128 plus the signal's number: 130 or 143; 0 where none has come."""
+        """128 plus the number of the received signal, 130 or 143; 0 without a signal."""
         return 0 if self._received is None else _EXIT_OFFSET + self._received
 
     @property
     def name(self) -> str:
-        """The signal's name, or nothing."""
+        """Name of the received signal, for instance `"SIGINT"`; empty without a signal."""
         return "" if self._received is None else self._received.name
 
     def __enter__(self) -> StopOnSignal:
@@ -55,7 +55,7 @@ class StopOnSignal:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Put the earlier handlers back."""
+        """Restore the previous handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
         self._previous.clear()

@@ -1,8 +1,8 @@
 """The complete state of a training run, on disk.
 
 A state file is one line of text, `cnnforge-state 2 <sha256 of the rest>`, followed by an `.npz`
-archive without pickles: `meta` (JSON) and the variables, numbered. Format 1, of cnnforge 0.1, has
-the sums and metrics of a classification under the names that they have in format 2.
+archive without pickles: `meta` (JSON) and the numbered variables. Format 1, of cnnforge 0.1, knows
+classifications only and uses the same names for their sums and metrics as format 2.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cnnforge.utils.atomic_files import write_bytes
 
 FORMAT = 2
 _MAGIC = b"cnnforge-state"
-_KEPT = 2
+_MAX_KEPT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Best:
 
     Attributes:
         epoch: Number of the epoch, from 1.
-        values: Metrics of the validation samples, by name.
+        values: Validation metrics, by name.
     """
 
     epoch: int
@@ -41,11 +41,11 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """The metrics of an epoch in progress.
+    """The training sums of an epoch in progress.
 
     Attributes:
-        values: Sums over the images so far, by the task's names.
-        seconds: Time that this took.
+        values: Sums over the images so far, by the names of `Task.sum_names`.
+        seconds: Training time of the epoch so far.
     """
 
     values: Mapping[str, float] = field(default_factory=dict)
@@ -54,19 +54,19 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """All that a run needs to go on as if it had not stopped.
+    """The complete state from which a run can be resumed.
 
     Attributes:
-        arrays: The variables of the model (weights, statistics, seed generators), then those of
-            the optimizer.
-        epoch: The epoch in progress, from 0.
-        batch: How many of its batches are done.
-        sums: The metrics of the epoch in progress.
+        arrays: Variables of the model (weights, statistics, seed generators), then variables of the
+            optimizer.
+        epoch: Index of the epoch in progress, from 0.
+        batch: Number of its batches that are done.
+        sums: Training sums of the epoch in progress.
         best: The best epoch so far, or `None`.
         history: One row per finished epoch.
-        config: What must not change between the interrupted and the resumed run.
-        callbacks: What each callback wants to remember, by its name; plain values.
-        stopped: Why a callback ended training before the last epoch; empty if none did.
+        config: Options that must be the same in the resumed run.
+        callbacks: State of each callback by name, plain values.
+        stopped: Reason of the callback that ended training early; empty if none did.
     """
 
     arrays: Sequence[np.ndarray]
@@ -80,7 +80,7 @@ class TrainingState:
     stopped: str = ""
 
     def digest(self) -> str:
-        """Return the sha256 of the variables: equal exactly when every bit of them is."""
+        """Return the SHA-256 of the variables, which is equal only if all their bits are."""
         digest = hashlib.sha256()
         for array in self.arrays:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -89,28 +89,29 @@ class TrainingState:
 
 
 class StateStore:
-    """The folder `last/` of a run: the newest state and the one before it.
+    """The folder `last/` of a run, which keeps the two newest states.
 
     Args:
-        folder: Made when the first state is saved.
+        folder: The folder; it is made when the first state is saved.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
 
     def save(self, state: TrainingState) -> Path:
-        """Write `state` and drop all files but this and the one before it.
+        """Write a state, and delete all other files but the previous state.
 
-        A file that claims to be newer is dropped too: it was damaged when the run was resumed.
+        A file with a newer name is deleted too: it was damaged, since the run was resumed from an
+        earlier one.
 
         Args:
             state: The state.
 
         Returns:
-            The file.
+            Path of the new file.
 
         Raises:
-            RunError: The file could not be written. Earlier states are untouched.
+            RunError: The file could not be written. Earlier states are kept.
         """
         path = self.folder / f"state-{state.epoch:05d}-{state.batch:07d}.ckpt"
         others = [found for found in self._newest_first() if found != path]
@@ -123,26 +124,25 @@ class StateStore:
                 f"the training state could not be written to {path}: {error.strerror or error}; "
                 f"{f'{earlier[0].name} is kept' if earlier else 'there is no earlier one'}"
             ) from error
-        for superseded in set(others) - set(earlier[: _KEPT - 1]):
+        for superseded in set(others) - set(earlier[: _MAX_KEPT - 1]):
             superseded.unlink(missing_ok=True)
         return path
 
     def load(self) -> tuple[TrainingState | None, list[str]]:
-        """Read the newest state that is whole.
+        """Read the newest undamaged state.
 
         Returns:
-            The state, `None` when there is none, and one sentence for every damaged file that was
-            passed over.
+            The state, or `None`, and one warning for each damaged file that was skipped.
 
         Raises:
-            RunError: A state was written in a newer format.
+            RunError: A state has a newer format.
         """
         warnings: list[str] = []
         for path in self._newest_first():
             try:
                 return _decode(path.read_bytes()), warnings
             except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-                warnings.append(f"{path} is damaged ({error}): the state before it is used")
+                warnings.append(f"{path} is damaged ({error}): the previous state is used")
             except _NewerFormatError as error:
                 raise RunError(f"{path} {error}") from error
         return None, warnings
@@ -197,7 +197,7 @@ def _decode(data: bytes) -> TrainingState:
         best=Best(meta["best"].pop("epoch"), meta["best"]) if meta["best"] else None,
         history=tuple(map(EpochMetrics.from_dict, meta["history"])),
         config=meta["config"],
-        # States from before there were callbacks lack these two.
+        # Older states lack these two keys.
         callbacks=meta.get("callbacks", {}),
         stopped=meta.get("stopped", ""),
     )

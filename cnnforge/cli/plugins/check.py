@@ -1,4 +1,4 @@
-"""`cnnforge plugins check`: whether what a plugin declares holds what it promises."""
+"""The command `cnnforge plugins check`: runs the conformance checks on what a plugin declares."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def check(
     context: typer.Context,
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="A layer, dataset or model, or a plugin: all it has."),
+        typer.Argument(metavar="NAME", help="A layer, a dataset, a model, or a whole plugin."),
     ],
     plugin: PluginOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Check what a plugin declares; exit with 1 if anything is wrong."""
+    """Check a plugin, or one thing that it declares; exit with 1 if a check fails."""
     from cnnforge.cli._import_keras import import_keras
 
     above = context.parent.params if context.parent else {}
     found = load_plugins([*(above.get("plugin") or ()), *(plugin or ())])
     specs = _find(found, name)
-    # What TensorFlow finds remarkable in a test, many small functions and types that it computes
-    # otherwise, concerns no author.
+    # The checks build many small functions and use unusual dtypes. TensorFlow warns about both,
+    # but the author of the plugin can do nothing about it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     import_keras()
@@ -42,8 +42,8 @@ def check(
     for spec in specs:
         if not json:
             typer.echo(f"{spec.kind} {spec.qualified_name}: {spec.summary}")
-        for one in _checks(spec, found):
-            row = _run(spec, one)
+        for spec_check in _checks(spec, found):
+            row = _run(spec, spec_check)
             rows.append(row)
             if not json:
                 typer.echo(_line(row))
@@ -61,12 +61,12 @@ def check(
 
 
 def _find(plugins: Plugins, name: str) -> list[Spec]:
-    """What a name stands for: all that a plugin declares, or what has this name itself.
+    """Return the specs with this name, or all specs of the plugin with this name.
 
     Raises:
         UsageError: The plugin could not be loaded.
-        UnknownNameError: Nothing has the name.
-        AmbiguousNameError: Several plugins declare it.
+        UnknownNameError: No spec or plugin has the name.
+        AmbiguousNameError: Several plugins declare the name.
     """
     import difflib
 
@@ -86,10 +86,11 @@ def _find(plugins: Plugins, name: str) -> list[Spec]:
     ]
     if kinds:
         return [registry[name] for registry in kinds]
-    known = {it.qualified_name for it in specs}
-    if "/" not in name:
-        names = [registry.names() for registry in plugins.registries.values()]
-        known = {*(it for some in names for it in some), *(it.name for it in plugins.records)}
+    if "/" in name:
+        known = {spec.qualified_name for spec in specs}
+    else:
+        known = {record.name for record in plugins.records}
+        known.update(*(registry.names() for registry in plugins.registries.values()))
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
@@ -112,7 +113,7 @@ def _checks(spec: Spec, found: Plugins) -> Iterator[Check]:
 
 
 def _run(spec: Spec, check: Check) -> dict[str, Any]:
-    """Run one check; whatever goes wrong is a row."""
+    """Run one check and return its row; an exception gives a row with the status `failed`."""
     from cnnforge.errors import message_of, one_line
 
     row = {"kind": spec.kind, "name": spec.qualified_name, "check": check.kind, "case": check.case}
@@ -132,7 +133,7 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _markdown(spec: Spec, rows: list[dict[str, Any]]) -> str:
-    """A table to paste: a line for each check, a column for each case."""
+    """Return a Markdown table: one line for each check, one column for each case."""
     cases = list(dict.fromkeys(row["case"] for row in rows if row["case"]))
     columns = cases or [""]
     lines = [
@@ -141,7 +142,7 @@ def _markdown(spec: Spec, rows: list[dict[str, Any]]) -> str:
     ]
     for kind in dict.fromkeys(row["check"] for row in rows):
         results = {row["case"]: row for row in rows if row["check"] == kind}
-        # A check of the whole layer stands in the first column.
+        # A check without a case, of the whole layer, goes into the first column.
         cells = [
             _cell(results.get(case) or results.get("" if case == columns[0] else None))
             for case in columns

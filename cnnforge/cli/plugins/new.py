@@ -1,4 +1,4 @@
-"""`cnnforge plugins new`: the package of a plugin, to start from."""
+"""The command `cnnforge plugins new`: writes a plugin package to start from."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def new(
         str, typer.Argument(metavar="NAME", help="Lower-case words, such as soft-edge.")
     ],
     kind: Annotated[
-        str, typer.Option(metavar="layer|dataset|model", help="What the plugin brings.")
+        str, typer.Option(metavar="layer|dataset|model", help="Kind of plugin.")
     ] = "layer",
     output: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where the package's folder is made.")
+        Path, typer.Option(metavar="FOLDER", help="Parent folder of the new package.")
     ] = Path(),
 ) -> None:
-    """Write a complete plugin package, which passes its own checks, to put your code into."""
+    """Write a complete plugin package, with tests that pass, to put your code into."""
     from cnnforge.cli import _render
     from cnnforge.plugin_host.scaffold import create
 

@@ -1,6 +1,6 @@
-"""`cnnforge plugins`: what is installed, what it declares, and what is wrong with it.
+"""The command `cnnforge plugins`: lists the plugins, what they declare, and their errors.
 
-The commands below it are in files of their own, `plugins_*.py`.
+Its sub-commands are in `check.py` and `new.py`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def plugins(
     imports: Annotated[
         bool,
         typer.Option(
-            "--imports", help="Import every target too; exit with 1 if anything cannot be loaded."
+            "--imports", help="Import every target too; exit with 1 if one cannot be loaded."
         ),
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """List the plugins and what they declare; check a plugin; begin a new one."""
+    """List the plugins and what they declare, check a plugin, or create one."""
     if context.invoked_subcommand is not None:
         return
     from cnnforge.plugin_host.discovery import discover
@@ -52,7 +52,7 @@ def plugins(
 
 
 def _report(found: Plugins, imports: bool) -> dict[str, list[dict[str, Any]]]:
-    """Return everything there is to say, as plain values."""
+    """Return the rows of both tables as plain values."""
     return {
         "plugins": [
             {
@@ -81,13 +81,13 @@ def _report(found: Plugins, imports: bool) -> dict[str, list[dict[str, Any]]]:
 
 
 def _import_error(spec: Spec) -> str | None:
-    """Import everything that a spec names; return the error if that fails."""
+    """Import everything that a spec names; return the error, or `None`."""
     from cnnforge.errors import PluginError, one_line
 
     try:
         spec.load_all()
     except PluginError as error:
-        # The row has the name of the plugin and the target already.
+        # The cause alone: the row already names the plugin and the target.
         return one_line(error.__cause__ or error)
     return None
 

@@ -1,4 +1,4 @@
-"""Metrics of a classification, overall and per class."""
+"""Metrics of classifications, overall and per class."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from cnnforge.tasks.metric import LOSS, Evaluation, Metric
 
-# What Keras clips probabilities to before it takes their logarithm.
-_SMALLEST = 1e-7
+# Keras clips probabilities to this value before it takes their logarithm.
+_MIN_PROBABILITY = 1e-7
 
 
 ACCURACY = Metric("accuracy", "accuracy", "acc", "max", percent=True, sum="correct")
@@ -21,18 +21,18 @@ MACRO_F1 = Metric("macro_f1", "macro F1", "F1", percent=True)
 
 @dataclass(frozen=True, kw_only=True)
 class ClassEvaluation(Evaluation):
-    """The quality of a classification of N samples into C classes.
+    """The metrics of a classification of N samples into C classes.
 
-    Where a ratio would divide by zero (a class that was never predicted has no precision, one
-    that does not occur no recall) it is 0. The balanced accuracy is the mean recall, and macro F1
-    the mean F1, of the classes that occur.
+    The precision of a class that was never predicted is 0, and so is the recall of a class without
+    samples. Balanced accuracy and macro F1 are the means of recall and F1 over the classes that
+    have samples.
 
     Attributes:
-        classes: The C names.
-        confusion: (C, C) int64; row: the true class, column: the predicted one.
-        precision: (C,) float64: of those predicted as this class, the share that belongs to it.
-        recall: (C,) float64: of those of this class, the share that was predicted as it.
-        f1: (C,) float64: the harmonic mean of precision and recall.
+        classes: The C class names.
+        confusion: (C, C) int64 counts; rows are true classes, columns predicted classes.
+        precision: (C,) float64, fraction of correct predictions among the predictions of a class.
+        recall: (C,) float64, fraction of correct predictions among the samples of a class.
+        f1: (C,) float64, harmonic mean of precision and recall.
     """
 
     classes: tuple[str, ...]
@@ -48,16 +48,16 @@ class ClassEvaluation(Evaluation):
 
     @property
     def accuracy(self) -> float:
-        """Share of the samples that were classified correctly, 0 to 1."""
+        """Fraction of the samples that were classified correctly, 0 to 1."""
         return self.metrics[ACCURACY.name]
 
     @property
     def support(self) -> np.ndarray:
-        """Number of samples of each class: (C,) int64."""
+        """Number of samples of each true class: (C,) int64."""
         return self.confusion.sum(axis=1)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the same as plain values, ready for JSON."""
+        """Return the evaluation as plain values, ready for JSON."""
         return {
             **super().as_dict(),
             "classes": {
@@ -77,11 +77,11 @@ class ClassEvaluator:
     """Compares probabilities with the true classes, batch by batch.
 
     Args:
-        labels: (N,) int, 0 .. C-1, in the order in which their outputs are added.
-        classes: The C names.
+        labels: (N,) int, 0 .. C-1, in the order in which the outputs are added.
+        classes: The C class names.
 
     Raises:
-        ValueError: A label is out of range, or there is none.
+        ValueError: A label is out of range, or `labels` is empty.
     """
 
     def __init__(self, labels: np.ndarray, classes: Sequence[str]) -> None:
@@ -93,16 +93,16 @@ class ClassEvaluator:
                 f"labels must be 0 to {count - 1}, got {labels.min()} to {labels.max()}"
             )
         self._labels, self._classes = labels, tuple(classes)
-        # Of each sample what its metrics need: the results do not depend on the batches.
+        # One value per sample, so that the results do not depend on the batch sizes.
         self._predicted = np.empty(len(labels), np.int64)
         self._right = np.empty(len(labels), np.float64)
         self._done = 0
 
     def add(self, outputs: np.ndarray) -> None:
-        """Take the probabilities of the next samples: (n, C) float.
+        """Add the probabilities of the next samples: (n, C) float.
 
         Raises:
-            ValueError: The shape does not fit, or there are more of them than labels.
+            ValueError: The shape is wrong, or there are more samples than labels.
         """
         count, left = len(self._classes), len(self._labels) - self._done
         if outputs.ndim != 2 or outputs.shape[1] != count or len(outputs) > left:
@@ -119,7 +119,7 @@ class ClassEvaluator:
         """Return the evaluation.
 
         Raises:
-            ValueError: Outputs are missing.
+            ValueError: There are fewer outputs than labels.
         """
         labels, count = self._labels, len(self._classes)
         if self._done < len(labels):
@@ -157,13 +157,13 @@ def evaluate(
     Args:
         probabilities: (N, C) float, N at least 1.
         labels: (N,) int, 0 .. C-1.
-        classes: The C names.
+        classes: The C class names.
 
     Returns:
         The evaluation.
 
     Raises:
-        ValueError: The shapes or the labels do not fit.
+        ValueError: A shape or a label is wrong.
     """
     evaluator = ClassEvaluator(labels, classes)
     evaluator.add(probabilities)
@@ -178,14 +178,14 @@ def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
         labels: (N,) int.
 
     Returns:
-        Nats per sample; probabilities below 1e-7 count as 1e-7, as Keras has it.
+        Nats per sample; probabilities below 1e-7 count as 1e-7, as in Keras.
     """
     return _mean_cross_entropy(probabilities[np.arange(len(labels)), labels].astype(np.float64))
 
 
 def _mean_cross_entropy(right: np.ndarray) -> float:
     # maximum, not clip: NaN must stay NaN.
-    return float(-np.log(np.maximum(right, _SMALLEST)).mean())
+    return float(-np.log(np.maximum(right, _MIN_PROBABILITY)).mean())
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

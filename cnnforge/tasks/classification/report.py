@@ -1,4 +1,4 @@
-"""Rows of a classification, and the files and tables of an evaluation."""
+"""Prediction rows of classifications, and the files and tables of their evaluations."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ CONFUSION = "confusion_matrix.csv"
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One image's row: its classes, or why there are none.
+    """The predicted classes of one image, or the reason why it could not be read.
 
     Attributes:
-        name: Where the image came from: a path, `"mnist5k 42"`.
-        top: The most probable classes with their probabilities, the best first; empty where
-            the image could not be read.
-        true_label: The class it belongs to, where that is known.
-        error: Why the image could not be read.
+        name: Source of the image, for instance a path or `"mnist5k 42"`.
+        top: The most probable classes with their probabilities, the best first; empty if the image
+            could not be read.
+        true_label: Name of the true class, or `None`.
+        error: Reason why the image could not be read; `None` if it was read.
     """
 
     name: str
@@ -39,11 +39,11 @@ class Prediction:
 
     @property
     def probability(self) -> float | None:
-        """Its probability, 0 to 1."""
+        """The probability of `label`, 0 to 1."""
         return self.top[0][1] if self.top else None
 
     def cells(self) -> dict[str, str]:
-        """Return the columns of a CSV file: `label`, `probability`, `label_2` and so on."""
+        """Return the cells of a CSV row by column: `label`, `probability`, `label_2` and so on."""
         found = {}
         for place, (label, share) in enumerate(self.top, 1):
             number = f"_{place}" if place > 1 else ""
@@ -51,7 +51,7 @@ class Prediction:
         return found if self.true_label is None else {**found, "true_label": self.true_label}
 
     def shown(self) -> dict[str, str]:
-        """Return the columns of a table on a terminal."""
+        """Return the cells of a terminal table by column."""
         if not self.top:
             return {}
         others = ", ".join(f"{label} {share:.2%}" for label, share in self.top[1:])
@@ -63,7 +63,7 @@ class Prediction:
         return found if self.true_label is None else {**found, "true label": self.true_label}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the same as plain values, ready for JSON."""
+        """Return the row as plain values, ready for JSON."""
         return {
             "file": self.name,
             "label": self.label,
@@ -81,12 +81,12 @@ def rank(
 
     Args:
         probabilities: (N, C) float.
-        classes: The C names.
-        top_k: How many to pick; at most C are there.
+        classes: The C class names.
+        top_k: Max number of classes per sample.
 
     Returns:
-        For each sample its classes with their probabilities, the best first; of equal ones the
-        one with the lower index.
+        The classes of each sample with their probabilities, the most probable first. Classes with
+        equal probabilities are sorted by index.
     """
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
     return [
@@ -96,21 +96,21 @@ def rank(
 
 
 def submission(predictions: Sequence[Prediction]) -> str:
-    """Write predictions in the form that Kaggle's digit recognizer takes.
+    """Write predictions in the submission format of Kaggle's Digit Recognizer competition.
 
     Args:
         predictions: The rows, in the order of the test file.
 
     Returns:
-        CSV with the columns `ImageId`, counted from 1, and `Label`; the label of an image that
-        could not be read is empty.
+        CSV with the columns `ImageId`, from 1, and `Label`, which is empty for an image that could
+        not be read.
     """
     rows = [[number, row.label or ""] for number, row in enumerate(predictions, start=1)]
     return to_csv(["ImageId", "Label"], rows)
 
 
 def write_confusion_matrix(run: RunDirectory, evaluation: ClassEvaluation) -> None:
-    """Write the confusion matrix of a run as a table, and draw it from that.
+    """Write the confusion matrix of a run as a CSV file and as a figure.
 
     Args:
         run: The run.
@@ -128,7 +128,7 @@ def write_confusion_matrix(run: RunDirectory, evaluation: ClassEvaluation) -> No
 
 
 def class_table(evaluation: ClassEvaluation) -> tuple[list[str], list[list[object]]]:
-    """Return headings and rows of precision, recall and F1 of every class."""
+    """Return headings and rows with precision, recall and F1 of every class."""
     numbers = zip(
         evaluation.classes,
         evaluation.precision,

@@ -1,4 +1,4 @@
-"""The task of a classification: labels, cross-entropy, accuracy."""
+"""The classification task: labels, cross-entropy, accuracy."""
 
 from __future__ import annotations
 
@@ -34,17 +34,16 @@ CLASSES = "classes.json"
 
 
 class Classification(Task):
-    """Tells the class of an image.
+    """Classification of images into C classes.
 
-    The samples have `labels`, (N,) int32, indices into the classes of their dataset; the model
-    gives (N, C) probabilities. The loss is the cross-entropy, in nats. What is measured on the
-    validation samples is the plain cross-entropy: without smoothing, without weights.
+    The samples have `labels`, (N,) int32, indices into the classes of the dataset. The model
+    returns (N, C) probabilities. The loss is the cross-entropy in nats. The validation loss uses
+    neither label smoothing nor class weights.
 
     Args:
-        classes: The C names, at least two, all different.
-        label_smoothing: Share of the probability that a target gives to all classes alike, 0 to
-            1, 1 excluded (C. Szegedy et al., "Rethinking the Inception architecture for computer
-            vision", 2016, section 7).
+        classes: The C class names, at least two, all different.
+        label_smoothing: Label smoothing factor, from 0 to below 1 (C. Szegedy et al., "Rethinking
+            the Inception architecture for computer vision", 2016, section 7).
         class_weights: (C,) float32, factors of the losses of the samples of each class; `None`:
             all are 1.
     """
@@ -66,11 +65,11 @@ class Classification(Task):
 
     @classmethod
     def for_dataset(cls, dataset: Dataset, options: Mapping[str, Any]) -> Self:
-        """Make the task of training on a dataset.
+        """Make the task for training on a dataset.
 
         Raises:
-            DataError: There are fewer than two classes, a class name is there twice, or a label is
-                not an index into the classes.
+            DataError: The dataset has fewer than two classes, a class name occurs twice, or a label
+                is not an index into the classes.
         """
         classes = dataset.classes
         if len(classes) < 2 or len(set(classes)) < len(classes):
@@ -101,7 +100,7 @@ class Classification(Task):
         """Read the classes of a run.
 
         Raises:
-            RunError: They cannot be read, or are not a list of names.
+            RunError: The file cannot be read, or is not a list of names.
         """
         path = run.path / CLASSES
         try:
@@ -109,16 +108,16 @@ class Classification(Task):
         except (OSError, ValueError) as error:
             raise RunError(f"{path} cannot be read: {error}") from error
         if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
-            raise RunError(f"{path} is damaged: it is no list of class names")
+            raise RunError(f"{path} is damaged: it is not a list of class names")
         return cls(classes)
 
     @classmethod
     def example(cls) -> Self:
-        """Make a classification into ten classes."""
+        """Make a task with ten classes."""
         return cls([f"class {number}" for number in range(10)])
 
     def write(self, run: RunDirectory) -> None:
-        """Write `classes.json`: the names by index."""
+        """Write `classes.json`: the class names by index."""
         run.write_json(CLASSES, list(self.classes))
 
     @property
@@ -127,10 +126,10 @@ class Classification(Task):
         return len(self.classes)
 
     def check_model(self, model: keras.Model) -> None:
-        """Check that a model gives a number for each class.
+        """Check that a model returns one number per class.
 
         Raises:
-            ValueError: It does not.
+            ValueError: The output shape is another.
         """
         if model.output_shape != (None, len(self.classes)):
             raise ValueError(
@@ -142,10 +141,11 @@ class Classification(Task):
         """Check that outputs are probabilities.
 
         Raises:
-            ValueError: They are not.
+            ValueError: A value is negative or not finite, or the values of an image do not add up
+                to 1.
         """
         if not np.isfinite(outputs).all() or (outputs < 0).any():
-            raise ValueError("the outputs are no probabilities: end the model in a softmax")
+            raise ValueError("the outputs are not probabilities: end the model in a softmax")
         if np.abs(outputs.sum(-1) - 1).max() > 1e-3:
             raise ValueError(
                 f"the outputs of an image add up to {outputs.sum(-1)[0]:.4g}, expected 1: end the "
@@ -179,9 +179,9 @@ class Classification(Task):
         return {"correct": keras.ops.sum(keras.ops.cast(right, "int32"))}
 
     def evaluator(self, dataset: Dataset, samples: Samples, indices: np.ndarray) -> ClassEvaluator:
-        """Begin to evaluate a model on labelled samples.
+        """Make an evaluator for labelled samples.
 
-        Classes go by their names: those of the dataset may have another order.
+        Classes are matched by name, since the dataset may list them in another order.
 
         Raises:
             UsageError: A sample belongs to a class that the model does not know.
@@ -209,7 +209,7 @@ class Classification(Task):
     def truth(
         self, dataset: Dataset, samples: Samples, indices: np.ndarray
     ) -> Sequence[str] | None:
-        """Return the names of the true classes, as the dataset calls them."""
+        """Return the names of the true classes; `None` if the dataset has no labels."""
         if not dataset.labelled:
             return None
         return [dataset.classes[label] for label in _labels(samples)[indices]]
@@ -217,7 +217,7 @@ class Classification(Task):
     def rows(
         self, outputs: Any, names: Sequence[str], truth: Sequence[Any] | None, top_k: int
     ) -> Sequence[Prediction]:
-        """Name the most probable classes of each sample, with their probabilities."""
+        """Return the most probable classes of each sample, with their probabilities."""
         ranked = rank(outputs, self.classes, top_k)
         labels = [None] * len(names) if truth is None else truth
         return [Prediction(*row) for row in zip(names, ranked, labels, strict=True)]
@@ -227,28 +227,28 @@ class Classification(Task):
         return Prediction(name, error=reason)
 
     def summary(self, rows: Sequence[Row]) -> str:
-        """Say how many samples are classified as their label says."""
+        """Return how many of the labelled samples are classified correctly."""
         known = [row for row in cast("Sequence[Prediction]", rows) if row.true_label is not None]
         if not known:
             return ""
         right = sum(row.label == row.true_label for row in known)
-        return f"{right} of {len(known)} are classified as their label says"
+        return f"{right} of {len(known)} correct"
 
     def submission(self, rows: Sequence[Row]) -> str:
-        """Write rows in the form that Kaggle's digit recognizer takes."""
+        """Write rows in the submission format of Kaggle's Digit Recognizer competition."""
         return submission(cast("Sequence[Prediction]", rows))
 
 
 def balanced_weights(labels: np.ndarray, count: int) -> np.ndarray:
-    """Return weights with which every class adds as much to the loss as another.
+    """Return class weights that give every class the same share of the loss.
 
     Args:
-        labels: (N,) int, those of the training samples.
+        labels: (N,) int, labels of the training samples.
         count: Number of classes C.
 
     Returns:
-        (C,) float32: N / (K * samples of the class), K being the number of classes that occur;
-        their mean over the samples is 1. The weight of a class that does not occur is 0.
+        (C,) float32: N / (K * number of samples of the class), if K classes have samples; 0 for a
+        class without samples. The mean weight of all samples is 1.
     """
     counts = np.bincount(labels, minlength=count)
     present = np.count_nonzero(counts)
@@ -260,7 +260,7 @@ def _labels(samples: Samples) -> np.ndarray:
     labels = getattr(samples, "labels", None)
     if labels is None:
         raise DataError(
-            f"samples of the type {type(samples).__name__} have no labels: a dataset for a "
-            "classification needs them, (N,) int32"
+            f"samples of the type {type(samples).__name__} have no labels: a dataset for "
+            "classification needs labels, (N,) int32"
         )
     return np.asarray(labels, np.int32)

@@ -1,1 +1,1 @@
-"""The augmentations that cnnforge comes with."""
+"""The built-in augmentations."""

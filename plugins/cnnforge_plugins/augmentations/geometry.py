@@ -8,24 +8,25 @@ from cnnforge.data import Augment, Draws, translations
 
 
 def shift(argument: str | None) -> Augment:
-    """Make a function that moves images by whole pixels; what comes in repeats the border.
+    """Make an augmentation that shifts images by whole pixels and repeats the border pixels.
 
     Args:
-        argument: By how many pixels at the most, in each direction; 2 without.
+        argument: Max shift in pixels, in each direction; by default 2.
 
     Returns:
-        The function.
+        The augmentation. It draws both shifts of each image uniformly from -max to max.
 
     Raises:
-        ValueError: The argument is no such number.
+        ValueError: The argument is not a number of pixels.
     """
     if argument is not None and not (argument.isascii() and argument.isdigit() and int(argument)):
         raise ValueError(f"expected a number of pixels, 1 or more, got {argument!r}")
-    most = 2 if argument is None else int(argument)
+    max_shift = 2 if argument is None else int(argument)
 
     def augment(images: np.ndarray, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
         _, height, width, _ = images.shape
-        down, right = draws.integers(-most, most + 1), draws.integers(-most, most + 1)
+        down = draws.integers(-max_shift, max_shift + 1)
+        right = draws.integers(-max_shift, max_shift + 1)
         rows = np.clip(np.arange(height) - down[:, np.newaxis], 0, height - 1)
         columns = np.clip(np.arange(width) - right[:, np.newaxis], 0, width - 1)
         numbers = np.arange(len(images))[:, np.newaxis, np.newaxis]
@@ -36,25 +37,25 @@ def shift(argument: str | None) -> Augment:
 
 
 def flip(argument: str | None) -> Augment:
-    """Make a function that mirrors every other image, by chance, left to right.
+    """Make an augmentation that flips each image left to right with probability 0.5.
 
     Args:
-        argument: None is taken.
+        argument: Must be `None`, since the augmentation takes no argument.
 
     Returns:
-        The function.
+        The augmentation.
 
     Raises:
-        ValueError: There is an argument.
+        ValueError: `argument` is not `None`.
     """
     if argument is not None:
         raise ValueError(f"it takes no argument, got {argument!r}")
 
     def augment(images: np.ndarray, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
-        mirrored = draws.uniform() < 0.5
-        transforms = translations(np.where(mirrored, images.shape[2], 0), np.zeros(len(images)))
-        transforms[mirrored, 0, 0] = -1
-        mirrored = mirrored[:, np.newaxis, np.newaxis, np.newaxis]
-        return np.where(mirrored, images[:, :, ::-1], images), transforms
+        flipped = draws.uniform() < 0.5
+        transforms = translations(np.where(flipped, images.shape[2], 0), np.zeros(len(images)))
+        transforms[flipped, 0, 0] = -1
+        flipped = flipped[:, np.newaxis, np.newaxis, np.newaxis]
+        return np.where(flipped, images[:, :, ::-1], images), transforms
 
     return augment

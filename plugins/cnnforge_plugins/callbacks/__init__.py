@@ -1,1 +1,1 @@
-"""The callbacks of training that cnnforge comes with."""
+"""The built-in training callbacks."""

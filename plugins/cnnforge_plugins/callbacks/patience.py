@@ -1,4 +1,4 @@
-"""Callbacks that wait some epochs for a better one, and then do something."""
+"""Callbacks that act after a number of epochs without improvement."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from cnnforge.callbacks import Callback, FinishedEpoch
 
 
 class Patience(Callback):
-    """Counts the epochs since the best one; a base class.
+    """Base class of callbacks that count the epochs since the best one.
 
-    The best epoch is the one that the run keeps, by the metric that the run monitors
+    The best epoch is the one with the best value of the metric that the run monitors
     (`cnnforge train --monitor METRIC`).
 
     Args:
-        patience: How many epochs without a better one are put up with.
+        patience: Number of epochs without improvement before the callback acts, 1 or more.
     """
 
     def __init__(self, patience: int) -> None:
@@ -23,39 +23,39 @@ class Patience(Callback):
         self._waited = 0
 
     def epoch_ended(self, epoch: FinishedEpoch) -> None:
-        """Count, and act when patience is at an end."""
+        """Count the epoch, and act after `patience` epochs without improvement."""
         self._waited = 0 if epoch.best else self._waited + 1
         if self._waited >= self.patience:
             self._waited = 0
             self.act(epoch)
 
     def act(self, epoch: FinishedEpoch) -> None:
-        """Do what was waited for."""
+        """Act after `patience` epochs without improvement; defined by each subclass."""
         raise NotImplementedError
 
     def state(self) -> Mapping[str, Any]:
-        """Return the count."""
+        """Return the number of epochs since the best one."""
         return {"waited": self._waited}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take the count over."""
+        """Restore the number of epochs since the best one."""
         self._waited = state["waited"]
 
 
 class EarlyStopping(Patience):
-    """Ends training when it has not improved for some epochs."""
+    """Ends training after a number of epochs without improvement."""
 
     def act(self, epoch: FinishedEpoch) -> None:
-        """End it."""
+        """End training."""
         epochs = "1 epoch" if self.patience == 1 else f"{self.patience} epochs"
-        epoch.stop(f"no better epoch for {epochs}, by {epoch.monitor}")
+        epoch.stop(f"no improvement of {epoch.monitor} for {epochs}")
 
 
 class HalveOnPlateau(Patience):
-    """Halves the learning rate when training has not improved for some epochs."""
+    """Halves the learning rate after a number of epochs without improvement."""
 
     def act(self, epoch: FinishedEpoch) -> None:
-        """Halve it."""
+        """Halve the learning rate."""
         epoch.learning_rate = epoch.learning_rate / 2
 
 
@@ -63,13 +63,13 @@ def early_stopping(argument: str | None) -> Callback:
     """Make `EarlyStopping`.
 
     Args:
-        argument: How many epochs it waits; 10 without.
+        argument: Patience in epochs; by default 10.
 
     Returns:
         The callback.
 
     Raises:
-        ValueError: The argument is no such number.
+        ValueError: The argument is not a number of epochs.
     """
     return EarlyStopping(_epochs(argument, 10))
 
@@ -78,20 +78,20 @@ def halve_on_plateau(argument: str | None) -> Callback:
     """Make `HalveOnPlateau`.
 
     Args:
-        argument: How many epochs it waits; 3 without.
+        argument: Patience in epochs; by default 3.
 
     Returns:
         The callback.
 
     Raises:
-        ValueError: The argument is no such number.
+        ValueError: The argument is not a number of epochs.
     """
     return HalveOnPlateau(_epochs(argument, 3))
 
 
-def _epochs(argument: str | None, otherwise: int) -> int:
+def _epochs(argument: str | None, default: int) -> int:
     if argument is None:
-        return otherwise
+        return default
     if not (argument.isascii() and argument.isdigit() and int(argument)):
         raise ValueError(f"expected a number of epochs, 1 or more, got {argument!r}")
     return int(argument)

@@ -75,7 +75,7 @@ def test_it_trains_evaluates_and_predicts(
     assert lines[0] == "file,angle,true_angle"
     assert lines[1:-1] == (run / "predictions.csv").read_text().splitlines()[1:]
     assert main([*command[:-1], "--submission", str(tmp_path / "s.csv")]) == 2
-    assert "--submission is for a classification" in capsys.readouterr().err
+    assert "--submission is for classifications" in capsys.readouterr().err
 
 
 def test_resumed_equals_uninterrupted(train: Callable[..., dict], tmp_path: Path) -> None:

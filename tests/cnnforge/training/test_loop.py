@@ -227,8 +227,8 @@ def test_a_loss_that_is_no_number_stops_and_the_last_state_is_finite(
     data = with_images(next(parts))
     first = training.train(model, task, data, epochs=1, batch_size=8, store=store)
     wrong = (
-        r"the loss in epoch 2, batch 4 of 9 is not a finite number, and the first that is not was "
-        r"the outputs of layer 'poisoned\w*' \(Poisoned\), of inputs up to 255 in size: lower"
+        r"the loss in epoch 2, batch 4 of 9 is not a finite number, first seen in the outputs of "
+        r"layer 'poisoned\w*' \(Poisoned\), with inputs up to 255 in absolute value: lower"
     )
     with pytest.raises(CnnforgeError, match=wrong):
         training.train(
@@ -271,7 +271,7 @@ def test_an_error_while_reading_is_the_callers(run: Run, dataset: Dataset) -> No
 def test_long_epochs_are_saved_on_the_way(
     run: Run, tmp_path: Path, one_batch_chunks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cnnforge.training.loop._SAVE_EVERY", -1.0)
+    monkeypatch.setattr("cnnforge.training.loop._SAVE_SECONDS", -1.0)
     saved: list[tuple[int, int]] = []
 
     class Spy(StateStore):

@@ -65,25 +65,25 @@ def test_a_gradient(dataset):
     # Its loss is finite: what it does to the weights shows in the next batch.
     error = fail(dataset, SteepAtZero())
     assert error.startswith("the loss in epoch 1, batch 2 of 9 is not")
-    assert "the first that is not was the gradient of " in error
+    assert "first seen in the gradient of " in error
     assert "before/bias, in batch 1: lower" in error
 
 
 def test_outputs_that_are_wrong_without_training_only(dataset):
     error = fail(dataset, BadAtRest(name="resting"))
     assert error.startswith("the validation loss after epoch 1, batch 9 of 9 is not")
-    assert "the outputs of layer 'resting' (BadAtRest), of inputs up to" in error
+    assert "the outputs of layer 'resting' (BadAtRest), with inputs up to" in error
 
 
 def test_a_regularizer(dataset):
     error = fail(dataset, keras.layers.Dense(8, kernel_regularizer=Endless()))
     assert error.startswith("the loss in epoch 1, batch 1 of 9 is not")
-    assert "what the layers' regularizers add to the loss: lower" in error
+    assert "the regularization losses of the layers: lower" in error
 
 
 def test_weights_that_are_too_large(dataset):
     error = fail(dataset, learning_rate=1e38)
-    assert "the outputs of layer 'before' (Dense), of inputs up to 0.855 and weights" in error
+    assert "the outputs of layer 'before' (Dense), with inputs up to 0.855 and weights" in error
 
 
 def test_a_step_that_is_too_large():
@@ -91,7 +91,7 @@ def test_a_step_that_is_too_large():
     trainer = SimpleNamespace(gradients=lambda *_: [np.ones(2)], variables=lambda: [stepped])
     model = SimpleNamespace(trainable_variables=[stepped])
     found = nonfinite._first_gradient(trainer, model, None, None, [np.array([1, np.inf])])
-    assert found == "conv1/kernel, by a step from gradients that are finite"
+    assert found == "conv1/kernel, after a step with finite gradients"
 
 
 def test_random_numbers_are_those_of_the_batch_that_failed(dataset):
@@ -106,11 +106,11 @@ def test_random_numbers_are_those_of_the_batch_that_failed(dataset):
             drawn = keras.random.uniform((), seed=self.seed_generator)
             return keras.ops.where(drawn < 0.05, float("nan"), inputs)
 
-    assert "the outputs of layer 'drawn' (Drawn), of" in fail(dataset, Drawn())
+    assert "the outputs of layer 'drawn' (Drawn), with" in fail(dataset, Drawn())
 
 
 def test_what_goes_wrong_while_it_is_looked_for_hides_no_error(dataset, monkeypatch):
-    monkeypatch.setattr(nonfinite, "of_training", lambda *_: 1 / 0)
+    monkeypatch.setattr(nonfinite, "find_in_training", lambda *_: 1 / 0)
     assert "is not a finite number: lower" in fail(dataset, SteepAtZero())
 
 
@@ -132,5 +132,7 @@ def test_a_layer_is_left_as_it_was(dataset):
     trainer = training.loop.Trainer(
         model, Classification(dataset.classes), keras.optimizers.Adam(0.01), 8
     )
-    assert "BadAtRest" in nonfinite.of_prediction(trainer, model, [np.ones((2, 6, 6, 1), np.uint8)])
+    assert "BadAtRest" in nonfinite.find_in_prediction(
+        trainer, model, [np.ones((2, 6, 6, 1), np.uint8)]
+    )
     assert "call" not in vars(layer)

@@ -69,5 +69,5 @@ def test_a_saved_model_that_is_another_one_is_noticed(tmp_path: Path, dataset: D
     it._save_best()
     it.run.write_config({"model": "wide"}, {"task": "classification"})
     it.task.write(it.run)
-    with pytest.raises(RunError, match="a layer does not give the same after it is saved"):
+    with pytest.raises(RunError, match="a layer changes when it is saved and loaded"):
         it.report()

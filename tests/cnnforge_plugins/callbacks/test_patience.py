@@ -35,9 +35,9 @@ def stops(callback: Any, best: str) -> list[str]:
 
 def test_early_stopping():
     assert stops(early_stopping("2"), "x-x--") == [""] * 4 + [
-        "no better epoch for 2 epochs, by macro_f1"
+        "no improvement of macro_f1 for 2 epochs"
     ]
-    assert stops(early_stopping("1"), "x-") == ["", "no better epoch for 1 epoch, by macro_f1"]
+    assert stops(early_stopping("1"), "x-") == ["", "no improvement of macro_f1 for 1 epoch"]
     assert not any(stops(early_stopping(None), "x" + 9 * "-"))
     assert stops(early_stopping(None), "x" + 10 * "-")[-1]
 
@@ -46,7 +46,7 @@ def test_what_was_waited_for_survives():
     before, after = early_stopping("3"), early_stopping("3")
     stops(before, "x--")
     after.restore(before.state())
-    assert stops(after, "-") == ["no better epoch for 3 epochs, by macro_f1"]
+    assert stops(after, "-") == ["no improvement of macro_f1 for 3 epochs"]
 
 
 def test_halving():
