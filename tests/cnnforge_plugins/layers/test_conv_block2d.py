@@ -69,7 +69,7 @@ def test_configuration_and_errors():
     assert layer.compute_output_shape((None, 10, 11, 2)) == (None, 3, 3, 4)
     with pytest.raises(ValueError, match="has a ReLU built in"):
         ConvBlock2D(4, 3, activation="tanh")
-    with pytest.raises(ValueError, match="255 cells at the most"):
+    with pytest.raises(ValueError, match="at most 255 cells"):
         ConvBlock2D(4, 3, pool_size=16)
     with pytest.raises(ValueError, match="pool_size"):
         ConvBlock2D(4, 3, pool_size=0)
