@@ -60,7 +60,7 @@ class PluginError(UsageError):
 
 
 def message_of(error: BaseException) -> str:
-    """Return the message of an exception in one line, or the name of its type if there is none.
+    """Return the message of an exception in one line, or the name of its type if it has no message.
 
     Args:
         error: Any exception.

@@ -50,7 +50,7 @@ class _IncompatibleError(PluginError):
 
 
 class _Core:
-    """What the core declares itself: runs and models of 0.1 name no task and need this one."""
+    """Specs of the core itself: runs and models of 0.1 name no task and need this one."""
 
     @hookimpl
     def cnnforge_tasks(self) -> list[TaskSpec]:

@@ -1,16 +1,16 @@
 """Numba's disk cache, made safe for several processes that compile at once.
 
-Numba keeps an index beside the compiled variants of a function, `name.1.nbc`, `name.2.nbc`, and
-writes it anew for each of them. Two processes that read it at the same time give the same number to
-two variants: one is then found under the key of the other. A call of the wrong one is an error, or,
-where they differ in what they close over, as kernels do, a wrong result, and it stays on the disk.
-So who adds a variant keeps the others out, and writes the code before the index that names it.
+Numba keeps the compiled variants of a function as `name.1.nbc`, `name.2.nbc`, and writes an index
+of them again for each new variant. Two processes that read the index at the same time give the same
+number to two variants, so that one is found under the key of the other. To call it is an error, or,
+if the variants differ in the numbers that they close over, as kernels do, a wrong result; and it
+stays on the disk. So a process that adds a variant locks the folder, and writes the code before the
+index that names it.
 
-Where the cache cannot be written to, nothing fails: functions are kept for this process alone,
-which says so once.
+If the cache cannot be written to, functions are compiled for this process only, with one warning.
 
-A package of its own: both the kernels and the core compile to that cache, and neither knows the
-other.
+This is a package of its own because the kernels and the core compile to the same cache, and neither
+imports the other.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ else:
     _flock = fcntl.flock
     _ALONE = fcntl.LOCK_EX | fcntl.LOCK_NB
 
-# A process that was stopped in between holds others up no longer than this.
+# Seconds to wait for the lock: a stopped process may hold it.
 _PATIENCE = 1.0
 _log = logging.getLogger("cnnforge.disk_cache")
 
 
 def share_disk_cache() -> None:
-    """Have all functions of this process written to the disk cache one process at a time.
+    """Let only one process at a time write to Numba's disk cache.
 
-    For all of Numba in this process, and not reversed: a function of somebody else's may call a
-    kernel, and is then kept with it. May be called several times.
+    This changes all of Numba in this process, and cannot be undone: any function may call a kernel,
+    and is then kept together with it. Further calls change nothing.
     """
     caching.IndexDataCacheFile.save = _save
     for kind in (caching.CompileResultCacheImpl, caching.CodeLibraryCacheImpl):
@@ -57,11 +57,11 @@ def share_disk_cache() -> None:
 
 
 def temporary_folder(wanted: str, error: object) -> str:
-    """A folder for this process alone, for what cannot be kept; it says so when it is made.
+    """Return a folder that this process removes at its end; warn once that nothing is kept.
 
     Args:
-        wanted: The folder that cannot be written to.
-        error: Why.
+        wanted: Folder that cannot be written to.
+        error: Reason.
     """
     _say_once(wanted, error)
     return _temporary_folder()
@@ -86,7 +86,7 @@ def _say_once(wanted: str, error: object) -> None:
     if not _said:
         _said.append(wanted)
         _log.warning(
-            "compiled functions cannot be kept in %s (%s): every process compiles them anew; set "
+            "compiled functions cannot be kept in %s (%s): each process compiles them again; set "
             "XDG_CACHE_HOME or NUMBA_CACHE_DIR to a folder that can be written to",
             wanted,
             error,
@@ -96,7 +96,7 @@ def _say_once(wanted: str, error: object) -> None:
 class _TemporaryLocator(  # pyright: ignore[reportIncompatibleMethodOverride]
     caching._SourceFileBackedLocatorMixin, caching._CacheLocator
 ):
-    """The last place to be asked for, after which Numba would raise an error."""
+    """The last locator that Numba tries; without it Numba would raise an error."""
 
     def __init__(self, function: Any, source: str) -> None:
         self._py_file = source
@@ -113,12 +113,12 @@ def is_durable(function: Dispatcher) -> bool:
     cache: Any = getattr(function, "_cache", None)
     if not isinstance(cache, caching.FunctionCache):
         return False
-    made = _temporary_folder.cache_info().currsize > 0
-    return not (made and str(cache.cache_path).startswith(_temporary_folder()))
+    temporary = _temporary_folder.cache_info().currsize > 0
+    return not (temporary and str(cache.cache_path).startswith(_temporary_folder()))
 
 
 def is_compiled(function: Dispatcher, signature: Sequence[types.Type]) -> bool:
-    """Whether a durable function is there for some types, in this process or on disk."""
+    """Return whether a durable function is compiled for some types, in this process or on disk."""
     signature = tuple(signature)
     if signature in function.overloads:
         return True
@@ -131,7 +131,7 @@ def _save(file: Any, key: Any, data: Any) -> None:
     try:
         _add(file, key, data)
     except OSError as error:
-        # A disk that is full, for one. What was compiled is there all the same.
+        # The disk is full, for instance. The compiled function itself is usable.
         _say_once(file._cache_path, error.strerror or error)
 
 
@@ -151,11 +151,11 @@ def _add(file: Any, key: Any, data: Any) -> None:
 
 @contextlib.contextmanager
 def _alone(folder: str) -> Iterator[bool]:
-    """Keep other processes from writing to a folder; False: that could not be had."""
+    """Lock a folder against writes of other processes; yield False if that fails."""
     if _flock is None:
         yield False
         return
-    # The folder itself, and no file: there would be one for ever.
+    # The folder itself is locked: a lock file would stay there for ever.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         yield _lock(_flock, descriptor)
@@ -174,5 +174,5 @@ def _lock(flock: Callable[[int, int], None], descriptor: int) -> bool:
                 return False
             time.sleep(0.001)
         except OSError:
-            # Some network file systems lock no folder.
+            # Some network file systems cannot lock a folder.
             return False

@@ -19,7 +19,7 @@ ops = keras.ops
 
 
 class PlainSeparableBlock2D(SeparableBlock2D):
-    """What `DepthwiseConv2D` and `Conv2D` 1x1 compute, one after the other."""
+    """The same result by `DepthwiseConv2D` and `Conv2D` 1x1."""
 
     def call(self, inputs: Any) -> Any:
         """Apply two ops, and bias and ReLU."""

@@ -1,4 +1,4 @@
-"""What the start-up path may import, seen from outside in a fresh process."""
+"""Imports of the start-up path, seen in a fresh process."""
 
 import json
 import subprocess

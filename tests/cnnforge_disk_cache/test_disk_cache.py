@@ -82,7 +82,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, full):
     )
     shape, folder = done.stdout.splitlines()
     assert shape == "(1, 2, 2, 1)"
-    # Not beside the sources, where another state of them would find it.
+    # Not next to the sources: changed sources would find it there.
     assert folder.startswith(str(wanted if full else tmp_path / "temporary"))
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"compiled functions cannot be kept in {wanted}")

@@ -1,4 +1,4 @@
-"""plugins/example, from its wheel in an environment of its own; and a broken plugin beside it."""
+"""plugins/example, from its wheel in an environment of its own, together with a broken plugin."""
 
 import json
 from pathlib import Path

@@ -227,7 +227,7 @@ def test_both_implementations_compute_the_same_things(installed):
 
 @pytest.fixture(scope="module")
 def result(installed):
-    """What the command prints of two small cases."""
+    """The output of the command for two small cases."""
     from cnnforge.utils.environment import environment
 
     peaks = benchmarking.Peaks(1e11, 1e10, 2)

@@ -16,7 +16,7 @@ from cnnforge_plugins.layers.conv_block2d import StockBlock2D
 
 layers = keras.layers
 needs_torch = pytest.mark.skipif(
-    bool(benchmarking.torch_missing()), reason="PyTorch beside TensorFlow is not installed"
+    bool(benchmarking.torch_missing()), reason="PyTorch is not installed together with TensorFlow"
 )
 LAYERS = {
     "convolution": layers.Conv2D(4, 3, padding="same", use_bias=False),

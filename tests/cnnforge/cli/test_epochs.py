@@ -1,4 +1,4 @@
-"""What `train` says of its epochs fits into a terminal."""
+"""The lines of `train` about its epochs fit into a terminal."""
 
 import io
 from typing import Any

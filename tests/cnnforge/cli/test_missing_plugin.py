@@ -1,4 +1,4 @@
-"""A run that was trained with somebody's layer, opened where that is missing, broken or another."""
+"""A run with a plugin layer, opened without the plugin, with a broken one, or with another version."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What computes each layer: the faster one, measured once."""
+"""The faster implementation computes each layer; it is measured once."""
 
 import json
 import logging

@@ -233,7 +233,7 @@ def test_json(installed):
 
 
 def test_near_ties_behind_a_pool_are_no_error(installed):
-    """With so many windows rounding decides some winners; both answers are right."""
+    """With this many windows, rounding decides the position of some maxima; both answers are right."""
     seed = 31  # one of those whose random numbers have such a window
     keras.utils.set_random_seed(seed)
     model = forge(
@@ -256,7 +256,7 @@ def test_near_ties_behind_a_pool_are_no_error(installed):
 )
 @pytest.mark.parametrize("options", [{}, {"scale": False, "momentum": 0.0}], ids=str)
 def test_batch_normalization(installed, shape, checked, options):
-    """In training, and what that leaves behind; of so many values that they differ."""
+    """Outputs and moving averages in training, for enough values that they differ."""
     layer = layers.BatchNormalization(**options)
     model = forge(stack(layer, shape=shape), "numba")
     for seed in range(5):

@@ -1,4 +1,4 @@
-"""What is decided of each layer, and that the forged model is what was decided."""
+"""Decisions about layers; the forged model follows them."""
 
 import dataclasses
 

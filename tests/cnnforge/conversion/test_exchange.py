@@ -61,7 +61,7 @@ def functional():
 
 
 def shared():
-    """A layer that is used twice, a branch, and an operation that is no layer."""
+    """A layer that is used twice, a branch, and an operation that is not a layer."""
     inputs = keras.Input(SHAPE)
     convolution = layers.Conv2D(2, 3, padding="same", name="shared")
     once = convolution(inputs)

@@ -1,4 +1,4 @@
-"""Which layers of a model are plugin layers."""
+"""The plugin layers of a model are found."""
 
 import keras
 import pytest

@@ -1,4 +1,4 @@
-"""The figures: written, whole, and not in the way of anybody's matplotlib."""
+"""Figures are written atomically and do not change the state of matplotlib."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What all tasks have in common."""
+"""The parts that all tasks share."""
 
 from collections.abc import Mapping
 from typing import Any

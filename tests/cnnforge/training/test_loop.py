@@ -1,4 +1,4 @@
-"""The training loop: results, exact resumption, events, numbers that are none."""
+"""The training loop: results, exact resumption, events, and non-finite values."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Which layer is named where a number is not finite, whatever it happened to."""
+"""The layer with the first non-finite value is named."""
 
 from types import SimpleNamespace
 
@@ -118,7 +118,7 @@ def test_an_interrupt_ends_the_search(dataset, monkeypatch):
     asked = []
 
     def should_stop():
-        # Training asks after a chunk, of which there is none without an error.
+        # Training asks after each chunk, and no chunk ends without an error.
         asked.append(1)
         return True
 

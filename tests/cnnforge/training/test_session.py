@@ -1,4 +1,4 @@
-"""What a session writes."""
+"""The files that a session writes."""
 
 import os
 import resource

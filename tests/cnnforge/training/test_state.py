@@ -116,7 +116,7 @@ def test_a_full_disk_keeps_the_earlier_state(tmp_path: Path) -> None:
 
 
 def test_the_first_format_is_read(tmp_path: Path) -> None:
-    """What cnnforge 0.1 wrote of a classification in the middle of an epoch."""
+    """State that cnnforge 0.1 wrote in the middle of an epoch."""
     row = {"epoch": 1, "loss": 0.1, "accuracy": 0.2, "val_loss": 0.3, "val_accuracy": 0.4}
     row |= {"learning_rate": 1e-3, "seconds": 1.5, "images_per_second": 1e4}
     meta = {

@@ -24,7 +24,7 @@ def epoch(best: bool, optimizer: Any = None) -> FinishedEpoch:
 
 
 def stops(callback: Any, best: str) -> list[str]:
-    """What is said after each epoch; `x` is one that is the best so far."""
+    """Metrics after each epoch; `x` marks the best epoch so far."""
     said = []
     for letter in best:
         it = epoch(letter == "x")

@@ -39,7 +39,7 @@ def names(samples, folder):
 
 
 def tree_digest(folder):
-    """What a user's folder is: every path, link, content, mode and time of change."""
+    """Every path, link, content, mode and time of change in a user's folder."""
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         total.update(os.fsencode(path))
@@ -86,7 +86,7 @@ def odd_folder(tmp_path):
     (cat / "empty.png").touch()
     (cat / "half.png").write_bytes(half_png[: len(half_png) // 2])
     (cat / "half.jpg").write_bytes(half_jpeg[: len(half_jpeg) // 2])
-    (cat / "text.jpg").write_text("this is no image\n")
+    (cat / "text.jpg").write_text("this is not an image\n")
     (cat / "page.png").write_text("<html><body>404</body></html>")
     (cat / "bomb.png").write_bytes(png_bomb())
     (cat / "dangling.png").symlink_to("nowhere.png")
