@@ -1,4 +1,4 @@
-"""A run with a plugin layer, opened without the plugin, with a broken one, or with another version."""
+"""Runs with a plugin layer, opened without the plugin, or with a broken or another version."""
 
 import json
 import shutil

@@ -233,7 +233,7 @@ def test_json(installed):
 
 
 def test_near_ties_behind_a_pool_are_no_error(installed):
-    """With this many windows, rounding decides the position of some maxima; both answers are right."""
+    """Rounding decides the position of some maxima; both answers are right."""
     seed = 31  # one of those whose random numbers have such a window
     keras.utils.set_random_seed(seed)
     model = forge(
