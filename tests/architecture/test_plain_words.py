@@ -22,7 +22,7 @@ WORDS = {
     r"(?<![Tt]here )\b(is|are|was|were|be) no (?!longer|more)[a-z]+\b": "is not a",
     r"\b(is|are|was|were) none\b": "is not",
     r"\basked for wrongly\b": "usage error",
-    r"\bwho(ever)? (comes|has|have|looks|finds|does|calls|adds|needs|asks|wants|knows|reads|sees)\b": (
+    r"\bwho (comes|has|have|looks|finds|does|calls|adds|needs|asks|wants|knows|reads|sees)\b": (
         "name the actor: the parent, the worker, the caller"
     ),
     r"\bput up with\b": "accept",
@@ -64,6 +64,11 @@ def findings_in_docstring(text: str) -> Iterator[str]:
             yield f"an argument is described by a noun: {line.strip()}"
 
 
+def is_message(value: object) -> bool:
+    """Return whether a constant is a text with a space."""
+    return isinstance(value, str) and " " in value
+
+
 def findings_in_python(source: str) -> Iterator[str]:
     """Yield findings in docstrings, comments, messages and names of constants."""
     documented = set()
@@ -73,10 +78,8 @@ def findings_in_python(source: str) -> Iterator[str]:
                 constant = node.body[0].value  # pyright: ignore[reportAttributeAccessIssue]
                 documented.add(constant)
                 yield from findings_in_docstring(constant.value)
-        elif isinstance(node, ast.Constant) and node not in documented:
-            # A text with a space is a message.
-            if isinstance(node.value, str) and " " in node.value:
-                yield from findings(node.value)
+        elif isinstance(node, ast.Constant) and node not in documented and is_message(node.value):
+            yield from findings(node.value)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield from findings(token.string)
