@@ -147,12 +147,12 @@ def classify(model: keras.Model, dataset: Dataset, batch_size: int) -> Callable[
 def loop(model: keras.Model, dataset: Dataset, batch_size: int) -> Callable[[], None]:
     """Return a function that runs an epoch as the command does, without validation."""
     from cnnforge.backends import Trainer
-    from cnnforge.data.prefetch import ChunkSize, chunks
+    from cnnforge.data.prefetch import StepsPerCall, chunks
     from cnnforge.training.order import order
 
     task = Classification(dataset.classes)
     trainer = Trainer(model, task, keras.optimizers.Adam(0.001), batch_size)
-    size = ChunkSize(dataset.image_shape, batch_size)
+    size = StepsPerCall(dataset.image_shape, batch_size)
     epoch = 0
 
     def run() -> None:

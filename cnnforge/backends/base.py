@@ -29,7 +29,7 @@ class ChunkResult:
     failed: int | None
 
 
-class Optimized:
+class TrainableModel:
     """A model and its optimizer as plain arrays; the same for every backend.
 
     Args:

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cnnforge.backends.base import LOSS, ChunkResult, Optimized
+from cnnforge.backends.base import LOSS, ChunkResult, TrainableModel
 
 if TYPE_CHECKING:
     from cnnforge.tasks.task import Task
@@ -90,7 +90,7 @@ class BatchPredictor:
         return keras.tree.pack_sequence_as(structure[0], [array.concat() for array in done])
 
 
-class Trainer(BatchPredictor, Optimized):
+class Trainer(BatchPredictor, TrainableModel):
     """Trains a model, several batches in one graph call.
 
     Args:
@@ -108,7 +108,7 @@ class Trainer(BatchPredictor, Optimized):
         batch_size: int,
     ) -> None:
         BatchPredictor.__init__(self, model, batch_size)
-        Optimized.__init__(self, model, optimizer)
+        TrainableModel.__init__(self, model, optimizer)
         self._task = task
         self._train: Any = None
 

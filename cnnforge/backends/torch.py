@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
-from cnnforge.backends.base import LOSS, ChunkResult, Optimized
+from cnnforge.backends.base import LOSS, ChunkResult, TrainableModel
 
 if TYPE_CHECKING:
     from cnnforge.tasks.task import Task
@@ -71,7 +71,7 @@ class BatchPredictor:
         )
 
 
-class Trainer(BatchPredictor, Optimized):
+class Trainer(BatchPredictor, TrainableModel):
     """Trains a model, batch by batch.
 
     Args:
@@ -89,7 +89,7 @@ class Trainer(BatchPredictor, Optimized):
         batch_size: int,
     ) -> None:
         BatchPredictor.__init__(self, model, batch_size)
-        Optimized.__init__(self, model, optimizer)
+        TrainableModel.__init__(self, model, optimizer)
         self._task = task
         self._seed = torch.initial_seed()
 

@@ -16,7 +16,7 @@ from cnnforge.data.dataset import (
 )
 from cnnforge.data.digests import Split, duplicates_note, fingerprint
 from cnnforge.data.files import ImageFiles, check_files
-from cnnforge.data.folder import Found, find_classes, find_images, find_splits
+from cnnforge.data.folder import ImageListing, find_classes, find_images, find_splits
 from cnnforge.data.images import (
     IMAGE_SUFFIXES,
     CheckedImage,
@@ -29,7 +29,7 @@ from cnnforge.data.images import (
     read_image,
 )
 from cnnforge.data.references import open_dataset, parse
-from cnnforge.data.split import lonely_classes_note, stratified_split
+from cnnforge.data.split import singleton_classes_note, stratified_split
 from cnnforge.data.transforms import compose, transform_points, translations
 
 __all__ = [
@@ -42,9 +42,9 @@ __all__ = [
     "Dataset",
     "Draws",
     "EpochSamples",
-    "Found",
     "ImageFiles",
     "ImageInfo",
+    "ImageListing",
     "Samples",
     "SkippedFile",
     "Split",
@@ -60,12 +60,12 @@ __all__ = [
     "find_splits",
     "fingerprint",
     "fit",
-    "lonely_classes_note",
     "open_dataset",
     "parse",
     "printable",
     "read_image",
     "samples_of_epoch",
+    "singleton_classes_note",
     "stratified_split",
     "transform_points",
     "translations",

@@ -12,7 +12,7 @@ from cnnforge.data.dataset import ArraySamples, DataOptions, Dataset
 from cnnforge.data.digests import Split, duplicates_note, fingerprint
 from cnnforge.data.files import in_parallel
 from cnnforge.data.images import fit
-from cnnforge.data.split import lonely_classes_note, stratified_split
+from cnnforge.data.split import singleton_classes_note, stratified_split
 from cnnforge.errors import DataError
 
 
@@ -58,7 +58,7 @@ def dataset_from_arrays(
     images = _fitted(images, wanted)
     seed = options.seed if split_seed is None else split_seed
     rows = stratified_split(labels, options.validation_fraction, seed)
-    notes += lonely_classes_note(labels, classes)
+    notes += singleton_classes_note(labels, classes)
     if not len(rows[1]):
         raise DataError(f"{name} has one image of every class: nothing is left for validation")
     train, validation = (

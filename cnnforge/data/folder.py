@@ -17,7 +17,7 @@ _IGNORED_FOLDERS = frozenset(("__macosx", "__pycache__", "@eadir", "$recycle.bin
 
 
 @dataclass
-class Found:
+class ImageListing:
     """The image files in a folder and its sub-folders.
 
     Attributes:
@@ -32,7 +32,7 @@ class Found:
     others: Counter[str] = field(default_factory=Counter)
 
 
-def find_images(folder: str | os.PathLike[str], *, recursive: bool = True) -> Found:
+def find_images(folder: str | os.PathLike[str], *, recursive: bool = True) -> ImageListing:
     """Find image files by their endings. The order does not depend on the operating system.
 
     Hidden files and folders, files with other endings, and the files and folders that operating
@@ -49,12 +49,12 @@ def find_images(folder: str | os.PathLike[str], *, recursive: bool = True) -> Fo
         UsageError: If there is no such folder.
     """
     folder = _existing(folder)
-    found = Found()
+    found = ImageListing()
     _collect(folder, found, recursive, (_identity(folder),))
     return found
 
 
-def find_classes(folder: str | os.PathLike[str]) -> dict[str, Found]:
+def find_classes(folder: str | os.PathLike[str]) -> dict[str, ImageListing]:
     """Find the images of a folder with one sub-folder for each class.
 
     Args:
@@ -71,7 +71,7 @@ def find_classes(folder: str | os.PathLike[str]) -> dict[str, Found]:
     folder = _existing(folder)
     classes = {}
     for name in _subfolders(folder):
-        found = classes[name] = Found()
+        found = classes[name] = ImageListing()
         path = os.path.join(folder, name)
         if _identity(path) == _identity(folder):
             found.skipped.append(SkippedFile(path, "link to a folder that contains it"))
@@ -131,7 +131,7 @@ def _existing(folder: str | os.PathLike[str]) -> str:
     return folder
 
 
-def _collect(folder: str, found: Found, recursive: bool, above: tuple[object, ...]) -> None:
+def _collect(folder: str, found: ImageListing, recursive: bool, above: tuple[object, ...]) -> None:
     try:
         entries = list(_entries(folder))
     except OSError as error:

@@ -33,7 +33,7 @@ class Chunk(NamedTuple):
     targets: Mapping[str, np.ndarray]
 
 
-class ChunkSize:
+class StepsPerCall:
     """The number of batches in a chunk, adapted to the measured times of chunks.
 
     A chunk should take 0.1 to 0.4 seconds and have at most 32 MiB of images: long enough to make
@@ -50,7 +50,7 @@ class ChunkSize:
         self._seen = False
         self.batches = min(8, self._max_batches)
 
-    def learn(self, batches: int, seconds: float) -> None:
+    def record(self, batches: int, seconds: float) -> None:
         """Adapt the size to a chunk of `batches` batches that took `seconds`."""
         if not self._seen:
             # The first chunk builds the graph and compiles kernels: its time does not count.
@@ -71,7 +71,7 @@ def images_only(samples: Samples) -> Read:
 
 
 def chunks(
-    read: Read, visit: np.ndarray, batch_size: int, size: ChunkSize, first: int = 0
+    read: Read, visit: np.ndarray, batch_size: int, size: StepsPerCall, first: int = 0
 ) -> Iterator[Chunk]:
     """Read the samples in the order of `visit`, at most two chunks ahead of the caller.
 

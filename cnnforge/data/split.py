@@ -40,7 +40,7 @@ def stratified_split(
     return np.flatnonzero(~chosen), validation.astype(np.int64)
 
 
-def lonely_classes_note(labels: np.ndarray, classes: Sequence[str]) -> tuple[str, ...]:
+def singleton_classes_note(labels: np.ndarray, classes: Sequence[str]) -> tuple[str, ...]:
     """Name the classes with a single sample, which are in training only.
 
     Args:
@@ -51,8 +51,8 @@ def lonely_classes_note(labels: np.ndarray, classes: Sequence[str]) -> tuple[str
         One note; empty if every class has more samples.
     """
     counts = np.bincount(labels, minlength=len(classes))
-    lonely = [repr(name) for name, count in zip(classes, counts, strict=True) if count == 1]
-    if not lonely:
+    single = [repr(name) for name, count in zip(classes, counts, strict=True) if count == 1]
+    if not single:
         return ()
-    shown = ", ".join(lonely[:5]) + (f" and {len(lonely) - 5} more" if len(lonely) > 5 else "")
+    shown = ", ".join(single[:5]) + (f" and {len(single) - 5} more" if len(single) > 5 else "")
     return (f"a single image of the class {shown}: used for training, not for validation",)

@@ -14,7 +14,7 @@ from cnnforge.backends import BatchPredictor
 from cnnforge.conversion import Kernels, forge
 from cnnforge.data import Dataset, Samples, UnreadableImage, read_image
 from cnnforge.data.files import in_parallel
-from cnnforge.data.prefetch import MAX_BYTES, ChunkSize, chunks, images_only
+from cnnforge.data.prefetch import MAX_BYTES, StepsPerCall, chunks, images_only
 from cnnforge.errors import PluginError, RunError, message_of
 from cnnforge.plugin import LayerSpec, TaskSpec
 from cnnforge.plugin_host.registry import Registry
@@ -116,7 +116,7 @@ class Predictor:
         """
         if indices is None:
             indices = np.arange(len(samples))
-        size = ChunkSize(self.image_shape, self._batch_size)
+        size = StepsPerCall(self.image_shape, self._batch_size)
         done = 0
         for chunk in chunks(images_only(samples), indices, self._batch_size, size):
             count = len(chunk.images)

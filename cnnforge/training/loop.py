@@ -20,7 +20,7 @@ import numpy as np
 from cnnforge.backends import Trainer
 from cnnforge.callbacks import Callback
 from cnnforge.data import Augment, AugmentedSamples, Dataset, samples_of_epoch
-from cnnforge.data.prefetch import Chunk, ChunkSize, chunks, images_only
+from cnnforge.data.prefetch import Chunk, StepsPerCall, chunks, images_only
 from cnnforge.errors import CnnforgeError
 from cnnforge.optimizer_options import OptimizerOptions
 from cnnforge.tasks import LOSS, Evaluation, Metric, Task, is_better
@@ -171,8 +171,8 @@ class _Run:
         self.dataset, self.epochs = dataset, epochs
         self.batch_size, self.seed = batch_size, seed
         self.batches = -(-len(dataset.train) // batch_size)
-        self.train_size = ChunkSize(dataset.image_shape, batch_size)
-        self.validation_size = ChunkSize(dataset.image_shape, batch_size)
+        self.train_size = StepsPerCall(dataset.image_shape, batch_size)
+        self.validation_size = StepsPerCall(dataset.image_shape, batch_size)
         self.saved_at = time.monotonic()
         self.state = TrainingState(arrays=())
         # Last saved state with its arrays. The batches after it are replayed if a value is not
@@ -212,7 +212,7 @@ class _Run:
             if result.failed is not None:
                 batch = chunk.first + result.failed
                 self.fail(f"the loss in {self.place(batch)}", self.find_in_training(batch))
-            self.train_size.learn(chunk.batches, now - called)
+            self.train_size.record(chunk.batches, now - called)
             sums = Sums(result.sums, sums.seconds + now - begun)
             self.state = replace(self.state, batch=chunk.first + chunk.batches, sums=sums)
             seen = min(self.state.batch * self.batch_size, len(samples))
@@ -228,7 +228,7 @@ class _Run:
             begun = now
             self.stop_or_save()
 
-    def chunks(self, state: TrainingState, size: ChunkSize) -> Iterator[Chunk]:
+    def chunks(self, state: TrainingState, size: StepsPerCall) -> Iterator[Chunk]:
         """Return the remaining batches of the epoch of a state."""
         samples = samples_of_epoch(self.dataset.train, state.epoch)
         visit = order(self.seed, state.epoch, len(samples))
@@ -247,11 +247,11 @@ class _Run:
         for chunk in self.validation_chunks(self.validation_size):
             called = time.perf_counter()
             evaluator.add(self.trainer.predict(chunk.images))
-            self.validation_size.learn(chunk.batches, time.perf_counter() - called)
+            self.validation_size.record(chunk.batches, time.perf_counter() - called)
             self.stop_or_save()
         return evaluator.result()
 
-    def validation_chunks(self, size: ChunkSize) -> Iterator[Chunk]:
+    def validation_chunks(self, size: StepsPerCall) -> Iterator[Chunk]:
         samples = self.dataset.validation
         return chunks(images_only(samples), np.arange(len(samples)), self.batch_size, size)
 
@@ -329,7 +329,7 @@ class _Run:
 
         The text names the batch of the value if that is not `batch`.
         """
-        size = ChunkSize(self.dataset.image_shape, self.batch_size)
+        size = StepsPerCall(self.dataset.image_shape, self.batch_size)
         size.batches = 1
         batches = ((chunk.images, chunk.targets) for chunk in self.chunks(self.last, size))
         with _best_effort():
@@ -342,7 +342,7 @@ class _Run:
 
     def find_in_validation(self) -> str:
         """Return the first value that is not finite for the validation images."""
-        parts = self.validation_chunks(ChunkSize(self.dataset.image_shape, self.batch_size))
+        parts = self.validation_chunks(StepsPerCall(self.dataset.image_shape, self.batch_size))
         with _best_effort(), self.trainer.averaged():
             images = (chunk.images for chunk in parts)
             return nonfinite.find_in_prediction(self.trainer, self.model, images)

@@ -14,8 +14,8 @@ from cnnforge.data import (
     CheckedImage,
     DataOptions,
     Dataset,
-    Found,
     ImageFiles,
+    ImageListing,
     SkippedFile,
     Split,
     UnreadableImage,
@@ -25,8 +25,8 @@ from cnnforge.data import (
     find_images,
     find_splits,
     fingerprint,
-    lonely_classes_note,
     printable,
+    singleton_classes_note,
     stratified_split,
 )
 from cnnforge.errors import DataError, UsageError
@@ -76,7 +76,7 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
         labels = np.array([classes.index(image.class_name) for image in everything])
         rows = stratified_split(labels, options.validation_fraction, options.seed)
         train, validation = ([everything[row] for row in part] for part in rows)
-        notes += lonely_classes_note(labels, classes)
+        notes += singleton_classes_note(labels, classes)
     if not validation:
         raise DataError(
             f"{printable(folder)} has one image of every class: nothing is left for validation"
@@ -105,7 +105,7 @@ def _parts(folder: str) -> tuple[dict[str, str], tuple[str, ...]]:
 
 
 def _check(
-    folder: str, found: Mapping[str, Mapping[str, Found]], strict: bool
+    folder: str, found: Mapping[str, Mapping[str, ImageListing]], strict: bool
 ) -> tuple[dict[str, list[Image]], list[SkippedFile]]:
     """Decode every file once; return the readable images of each split, and the other files."""
     listed = [
@@ -141,7 +141,9 @@ def _unreadable(results: Sequence[CheckedImage | UnreadableImage]) -> int:
 
 
 def _classes(
-    folder: str, found: Mapping[str, Mapping[str, Found]], images: Mapping[str, Sequence[Image]]
+    folder: str,
+    found: Mapping[str, Mapping[str, ImageListing]],
+    images: Mapping[str, Sequence[Image]],
 ) -> tuple[str, ...]:
     """Return the classes of all splits: the folders with at least one readable image."""
     present = {split: {image.class_name for image in part} for split, part in images.items()}
@@ -166,7 +168,7 @@ def _classes(
     return tuple(classes)
 
 
-def _nothing(folder: str, classes: Mapping[str, Found]) -> str:
+def _nothing(folder: str, classes: Mapping[str, ImageListing]) -> str:
     loose = find_images(folder, recursive=False).paths
     endings = ", ".join(sorted(IMAGE_SUFFIXES))
     if loose:
@@ -184,7 +186,7 @@ def _nothing(folder: str, classes: Mapping[str, Found]) -> str:
 
 
 def _left_out(
-    found: Mapping[str, Mapping[str, Found]],
+    found: Mapping[str, Mapping[str, ImageListing]],
     images: Mapping[str, Sequence[Image]],
     folders: Sequence[str],
 ) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ def test_the_fingerprint_depends_on_data_split_and_shape():
     assert build(split_seed=3, seed=1).fingerprint == build(split_seed=3).fingerprint
 
 
-def test_copies_and_lonely_classes_are_noted():
+def test_copies_and_singleton_classes_are_noted():
     labels = np.array([0, 1] * 10)
     labels[7] = 2
     dataset = build(np.zeros((20, 2, 2, 1), np.uint8), labels, ("a", "b", "c"))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cnnforge.data.split import lonely_classes_note, stratified_split
+from cnnforge.data.split import singleton_classes_note, stratified_split
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5, 0.9])
@@ -49,6 +49,6 @@ def test_no_labels_make_two_empty_sides():
 
 
 def test_lonely_classes_are_named():
-    assert lonely_classes_note(np.array([0, 0, 1, 1]), ("a", "b")) == ()
-    (note,) = lonely_classes_note(np.array([0, 1, 1, 2]), ("a", "b", "c"))
+    assert singleton_classes_note(np.array([0, 0, 1, 1]), ("a", "b")) == ()
+    (note,) = singleton_classes_note(np.array([0, 1, 1, 2]), ("a", "b", "c"))
     assert "'a', 'c'" in note

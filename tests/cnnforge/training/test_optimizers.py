@@ -24,7 +24,7 @@ Run = Callable[..., tuple[TrainingResult, keras.Model]]
 @pytest.fixture
 def one_batch_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of one batch, so that the loop can be stopped after any."""
-    monkeypatch.setattr("cnnforge.data.prefetch.ChunkSize.batches", 1, raising=False)
+    monkeypatch.setattr("cnnforge.data.prefetch.StepsPerCall.batches", 1, raising=False)
     monkeypatch.setattr("cnnforge.data.prefetch.MAX_BYTES", 1)
 
 
