@@ -1,9 +1,9 @@
-"""Kernels for the CPU: compiled functions over arrays, which validate nothing."""
+"""Kernels for the CPU: compiled functions over arrays, which check no arguments."""
 
 from numba.extending import register_jitable
 
 from cnnforge_kernels import geometry
 
-# Python and compiled code call the same functions, so that there is one rule.
+# Let compiled code call these Python functions, so that sizes are computed in one place.
 register_jitable(geometry.output_size)
 register_jitable(geometry.padding_before)

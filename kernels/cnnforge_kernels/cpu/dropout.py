@@ -1,8 +1,8 @@
-"""Dropout on the CPU and its gradient: float32, with TensorFlow's mask, bit for bit.
+"""Dropout on the CPU and its gradient, float32; the mask is TensorFlow's, bit for bit.
 
-Word i of the stream (Philox4x32-10, see ``simd/philox.py``) decides about element i: its low 23
-bits are a uniform number, and the element stays if that is not below the rate. A word depends only
-on its place, so that any thread can compute any chunk.
+Word i of the random numbers (Philox4x32-10, see ``simd/philox.py``) decides about element i: its
+low 23 bits are a uniform number in [0, 1), and the element is kept if this number is not below the
+rate. A word depends only on the key, the counter and i, so that any thread can compute any part.
 """
 
 from __future__ import annotations
@@ -34,15 +34,17 @@ from cnnforge_kernels.cpu.simd.vectors import (
     vector_where_not,
 )
 
-# Fields of the argument block: addresses in bytes, bits of the key and the counter, counts, and
-# the scale, a float32 in the first half of its field. TARGET is the address of the outputs.
+# Fields of the argument block: the addresses of the array that is read, the array that is written
+# and the mask; the number of elements; the scale, a float32 in the first four bytes of its field;
+# the key and the counter of Philox; and the smallest 23-bit number with which an element is kept.
 SOURCE, TARGET, MASK, COUNT, SCALE, KEY, COUNTER_LOW, COUNTER_HIGH, THRESHOLD = range(9)
 FIELDS = 9
 
-# Elements of a task, whole blocks of words and whole vectors: 15 us of one thread.
+# The number of elements of a task, which take one thread 15 us. It is a multiple of the words that
+# one step draws.
 _CHUNK = 16 * 1024
 _GRAIN = 2
-# Number of different uniform numbers: they have 23 bits.
+# The number of different uniform numbers, which have 23 bits.
 _STEPS = 1 << 23
 
 
@@ -117,7 +119,7 @@ def _DROPOUT_GRAD(_: int) -> Any:
 def _run(kernel: int, args: Any, source: Any, target: Any, mask: Any, rate: float) -> None:
     args[SOURCE], args[TARGET] = address_of(source), address_of(target)
     args[MASK], args[COUNT] = address_of(mask), source.size
-    # In double precision, and rounded once, as Python computes it for TensorFlow.
+    # Computed in float64 and then rounded to float32, as Keras' dropout does.
     store_float(address_of(args) + 8 * SCALE, np.float32(1 / (1 - rate)))
     run_kernel(kernel, args, (source.size + _CHUNK - 1) // _CHUNK, _GRAIN)
 
@@ -131,10 +133,10 @@ def dropout_forward(
     Args:
         inputs: (N,) float32, C-contiguous, as all arrays here.
         key: (1,) uint64, key of Philox.
-        counter: (2,) uint64, counter of the first four elements, its low half first.
-        rate: probability that an element becomes zero: 0 or more, below 1.
+        counter: (2,) uint64, Philox's counter for the first four elements; the low half is first.
+        rate: probability that an element becomes zero, in [0, 1).
         outputs: (N,), written.
-        mask: (N,) uint8, written: 1 if an element stays, else 0.
+        mask: (N,) uint8, written: 1 if an element is kept, else 0.
     """
     args = np.zeros(FIELDS, np.int64)
     args[KEY] = load_int64(address_of(key))
@@ -146,6 +148,6 @@ def dropout_forward(
 
 @cached_njit()
 def dropout_grad_inputs(mask: Any, rate: float, grad_outputs: Any, grad_inputs: Any) -> None:
-    """Compute the gradient of dropout's inputs from the mask."""
+    """Write ``grad_outputs / (1 - rate)`` if the mask is 1, or zero if it is 0."""
     args = np.zeros(FIELDS, np.int64)
     _run(_DROPOUT_GRAD, args, grad_outputs, grad_inputs, mask, rate)

@@ -1,4 +1,8 @@
-"""Turn a pooled gradient into lists: for each pooled pixel and filter, a factor and a place."""
+"""Turn a pooled gradient into two lists, which have a factor and an address per pixel and filter.
+
+The factor is the gradient. The address, called *place*, is a byte offset that depends on the cell
+of the window that was the maximum.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ from cnnforge_kernels.cpu.simd.vectors import (
 )
 
 NO_CELL = 255  # the ReLU is off: no cell of the window has a gradient
-# Filters that are read at a time; the lists are rounded up to whole multiples.
+# The number of filters that are read at a time. The lists have a multiple of it for each pixel.
 ARGMAX_LANES = 8
 
 
@@ -36,20 +40,21 @@ def list_maxima(
     places: int,
     total: int,
 ) -> None:
-    """Write, for each pooled pixel and filter, the gradient and the place of the maximum.
+    """Write the gradient and the place of the maximum for each pooled pixel and filter.
 
     Args:
         gradient: address of the first pixel's gradients, float32.
         argmax: address of the first pixel's argmax, bytes.
-        step: values from a pixel to the next, in both.
+        step: number of values from a pixel to the next, of the gradients and of the argmax.
         filters: number of filters.
-        bases: (pixels,) int64, place of filter 0 of each pixel.
+        bases: (pixels,) int64, place of cell 0 and filter 0 for each pixel, if ``cells[0]`` is 0.
         filter_step: difference of the places of two neighbouring filters.
         cells: (cells of a window,) int64, part of the place that depends on the cell.
-        factors: address of (pixels, filters) float32, written: zero if no cell has a gradient. The
-            filters are rounded up to ``ARGMAX_LANES``.
-        places: address of as many int32, written; arbitrary but valid if the factor is zero.
-        total: address of (filters,) float32, rounded up, to which the gradients are added.
+        factors: address of (pixels, filters) float32, written: the gradients, or zero if no cell
+            has a gradient. Here the filters are rounded up to a multiple of ``ARGMAX_LANES``.
+        places: address of as many int32, written: the sum of the three parts of a place. If the
+            factor is zero, it is the place of any cell.
+        total: address of (filters,) float32, rounded up as above, to which the gradients are added.
     """
     padded = (filters + ARGMAX_LANES - 1) // ARGMAX_LANES * ARGMAX_LANES
     for f in range(0, filters, ARGMAX_LANES):

@@ -1,7 +1,7 @@
 """2D convolution on the CPU: forward pass and gradients, float32, NHWC, HWIO weights.
 
 Convolution is cross-correlation, as in every framework: the window is not flipped.
-The functions here are compiled and validate nothing; the launchers in ``launch`` do.
+The functions here are compiled and check no arguments; the functions in ``launch`` check them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from cnnforge_kernels.cpu.runtime.compiled import (
 from cnnforge_kernels.cpu.runtime.memory import address_of
 from cnnforge_kernels.geometry import padding_before
 
-# Fields of the gradient of the inputs, after those of a sweep: the address of the convolution's own
-# weights, sizes and padding, and the size of its inputs.
+# Fields of the argument block of the gradient of the inputs. They follow the fields of a sweep: the
+# address and the sizes of the weights, the strides, the dilation, the padding, and the size of the
+# inputs, all of the convolution itself.
 _WEIGHTS, _KH, _KW, _CHANNELS, _FILTERS = range(s.FIELDS, s.FIELDS + 5)
 _STRIDES, _DILATION = s.FIELDS + 5, s.FIELDS + 7
 _TOP, _LEFT, _HEIGHT, _WIDTH = range(s.FIELDS + 9, s.FIELDS + 13)
@@ -36,7 +37,7 @@ BACK_FIELDS = s.FIELDS + 13
 
 @cached_njit()
 def _fill_block(args: Any, source: Any, target: Any) -> None:
-    """Set the addresses and strides of a sweep from ``source`` to ``target``, (N, H, W, C)."""
+    """Set the addresses and strides of a sweep from ``source`` to ``target``, both (N, H, W, C)."""
     args[s.SOURCE] = address_of(source)
     args[s.PIXEL_STRIDE] = 4 * source.shape[3]
     args[s.ROW_STRIDE] = args[s.PIXEL_STRIDE] * source.shape[2]
@@ -62,7 +63,10 @@ def convolve(
     groups: int,
     outputs: Any,
 ) -> None:
-    """Sweep over ``inputs``; ``args`` already has ROWS, COLUMNS, and the ReLU or the pool."""
+    """Sweep over ``inputs``.
+
+    The caller has set the fields ROWS and COLUMNS of ``args``, and those of the ReLU or the pool.
+    """
     kh, kw, channels, filters = weights.shape
     _fill_block(args, inputs, outputs)
     args[s.HEIGHT], args[s.WIDTH] = inputs.shape[1], inputs.shape[2]
@@ -81,7 +85,10 @@ def convolve(
 
 @kernel_family(1)
 def _SWEEPS_BACK(_: int) -> Any:
-    """Run one sweep for each phase of the stride; a kernel, so that it is compiled when needed."""
+    """Run one sweep for each phase of the stride.
+
+    This is a kernel and not a function, so that it is compiled only if the gradient is needed.
+    """
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _sweep_back(block: Any, _begin: int, _end: int) -> None:
@@ -94,10 +101,11 @@ def _SWEEPS_BACK(_: int) -> Any:
         target = args[s.TARGET]
         target_row, target_column = args[s.TARGET_ROW], args[s.TARGET_COLUMN]
         per_group = filters // groups
-        zero, one = np.int64(0), np.int64(1)  # for literals the functions would be compiled again
+        # Numba would compile the functions again for arguments that are literals.
+        zero, one = np.int64(0), np.int64(1)
         row_taps = np.empty(kh * kw, np.int64)
         column_taps = np.empty(kh * kw, np.int64)
-        # (tap, filter of a group, group, channel): the sum runs over filters, not channels.
+        # The axes are (tap, filter of a group, group, channel): this sweep sums over filters.
         turned = np.empty((kh * kw, per_group, groups, channels), np.float32)
         for row_phase in range(min(row_stride, height)):
             for column_phase in range(min(column_stride, width)):
@@ -106,7 +114,8 @@ def _SWEEPS_BACK(_: int) -> Any:
                     row = row_phase + top - i * row_dilation
                     if row % row_stride != 0:
                         continue
-                    for j in range(kw - 1, -1, -1):  # columns rise, as in the forward pass
+                    # Downwards, so that the columns of the taps rise, as in the forward pass.
+                    for j in range(kw - 1, -1, -1):
                         column = column_phase + left - j * column_dilation
                         if column % column_stride != 0:
                             continue
@@ -150,8 +159,8 @@ def convolve_back(
 ) -> None:
     """Run one sweep over ``grad_outputs`` for each phase of the stride.
 
-    ``args`` has BACK_FIELDS fields, and already HEIGHT and WIDTH of the convolution's outputs, and
-    a mask or a pool.
+    ``args`` has BACK_FIELDS fields. The caller has set HEIGHT and WIDTH to the size of the
+    convolution's outputs, and the fields of a mask or a pool.
     """
     _, height, width, _ = grad_inputs.shape
     _fill_block(args, grad_outputs, grad_inputs)
@@ -177,7 +186,7 @@ def gather_block(
     rows: int,
     columns: int,
 ) -> None:
-    """Set the fields of a gather over ``inputs`` for ``rows`` x ``columns`` outputs."""
+    """Set the fields of a gather over ``inputs`` for outputs of ``rows`` x ``columns`` pixels."""
     kh, kw, _, filters = weights.shape
     args[g.SOURCE] = address_of(inputs)
     args[g.IMAGES], args[g.HEIGHT], args[g.WIDTH], args[g.CHANNELS] = inputs.shape
@@ -202,17 +211,17 @@ def conv2d_forward(
     relu: bool,
     outputs: Any,
 ) -> None:
-    """Convolve inputs and weights, add the bias, and apply a ReLU if ``relu``.
+    """Convolve ``inputs`` with ``weights``, add the bias, and apply a ReLU if ``relu``.
 
     Args:
         inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
         weights: (KH, KW, C / groups, F).
         bias: (F,), or empty for none.
         strides: strides of rows and columns.
-        same: SAME padding, else VALID.
+        same: whether the padding is SAME; else it is VALID.
         dilation_rate: dilation of rows and columns.
-        groups: blocks of channels that do not mix.
-        relu: apply a ReLU.
+        groups: number of groups of channels.
+        relu: whether a ReLU is applied.
         outputs: (N, OH, OW, F), written.
     """
     if outputs.size == 0:
@@ -236,9 +245,9 @@ def conv2d_grad_inputs(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """Compute the gradient of ``inputs``: one sweep for each phase of the stride.
+    """Compute the gradient of ``inputs`` by one sweep for each phase of the stride.
 
-    Only the shape of ``inputs`` is used, and ``outputs`` only if ``relu``.
+    ``inputs`` are not read. ``outputs`` are read only if ``relu``.
     """
     if grad_inputs.size == 0:
         return
@@ -263,9 +272,10 @@ def conv2d_grad_weights(
     grad_weights: Any,
     grad_bias: Any,
 ) -> None:
-    """Compute the gradients of ``weights`` and ``bias``, in one pass over both arrays.
+    """Compute the gradients of ``weights`` and ``bias`` in one pass over inputs and gradient.
 
-    Only the shapes of ``weights`` and ``bias`` are used, and ``outputs`` only if ``relu``.
+    Of ``weights`` only the shape is used, and ``bias`` is not read. ``outputs`` are read only if
+    ``relu``.
     """
     if grad_outputs.size == 0 or grad_weights.size == 0:
         grad_weights[:] = np.float32(0)

@@ -1,11 +1,12 @@
-"""Convolution, bias, ReLU and max pooling in one pass, and its gradients from the pooled ones.
+"""Convolution, bias, ReLU and max pooling in one pass, and the gradients of this block.
 
-The un-pooled map is never written: a task keeps the rows of one window in cache and writes the
-maxima and their argmax. The argmax is one byte: the number of the cell in row-major order, or 255
-if the maximum is not positive, so that the ReLU is off. Only the cell of the maximum has a
-gradient: with a window of 2 x 2 the gradient of the weights takes a quarter of the multiplications.
+The outputs before pooling are never written to an array: a task keeps those of one row of windows
+in cache, and writes the maxima and their argmax. The argmax is one byte: the index of the cell in
+the window, in row-major order, or 255 if the maximum is not positive, so that the ReLU is off. Only
+the cell of the maximum has a gradient, so with a window of 2 x 2 the gradient of the weights takes
+a quarter of the multiplications.
 
-The pool is VALID and its stride is its window, at most 15 x 15.
+The padding of the pool is VALID. Its strides equal its window, which is at most 15 x 15.
 """
 
 from __future__ import annotations
@@ -36,15 +37,18 @@ from cnnforge_kernels.cpu.runtime.parallel import run_kernel
 from cnnforge_kernels.cpu.simd.tile_choice import MAX_ACCUMULATORS, MAX_LANES
 from cnnforge_kernels.cpu.simd.vectors import store_float
 
-# Fields of the sparse gather's argument block, after those of the gather. ROWS x COLUMNS is the
-# part of the convolution's outputs that windows cover.
+# Fields of the sparse gather's argument block. They follow the fields of the gather, of which ROWS
+# x COLUMNS is here the part of the convolution's outputs that the pool's windows cover.
 ARGMAX, POOL_ROWS, POOL_COLUMNS = range(g.FIELDS, g.FIELDS + 3)
 FIELDS = g.FIELDS + 3
 
 
 @kernel_family(1)
 def _SPARSE(_: int) -> Any:
-    """Run the tasks of a sparse gather, on the tiles of ``gather_tiles``."""
+    """Run the tasks of a sparse gather; the kernels of ``gather_tiles`` compute the sums.
+
+    The gather is sparse because it visits only the pixel of each window that was the maximum.
+    """
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _sparse_gather_kernel(args: Any, begin: int, end: int) -> None:
@@ -66,7 +70,8 @@ def _SPARSE(_: int) -> Any:
                 offsets[row * columns + column] = g.source_place(
                     a, row * a[POOL_ROWS], column * a[POOL_COLUMNS]
                 )
-        no_step = np.int64(0)  # for a literal the function would be compiled again
+        # Numba would compile the function again for an argument that is a literal.
+        no_step = np.int64(0)
         cells = np.empty(a[POOL_ROWS] * a[POOL_COLUMNS], np.int64)
         for i in range(a[POOL_ROWS]):
             for j in range(a[POOL_COLUMNS]):
@@ -105,7 +110,8 @@ def _SPARSE(_: int) -> Any:
                 )
                 t[gt.COUNT] = count
                 call_kernel(a[g.TILE_KERNEL], address_of(t), 0, filters)
-        source[:0] = np.float32(0)  # keeps the scratch alive until here
+        # Kernels have only addresses. Numba frees an array after its last use, so use these here.
+        source[:0] = np.float32(0)
         factors[:0] = np.float32(0)
         places[:0] = 0
         offsets[:0] = 0
@@ -117,7 +123,7 @@ def _SPARSE(_: int) -> Any:
 
 @kernel_family(1)
 def _LAUNCH(_: int) -> Any:
-    """Complete the arguments of a sparse gather, run it, and add the parts."""
+    """Set the remaining arguments of a sparse gather, run it, and add the sums of its parts."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _launch_sparse_gather(block: Any, _begin: int, _end: int) -> None:
@@ -129,7 +135,8 @@ def _LAUNCH(_: int) -> Any:
         per_group = filters // groups
         args[g.MERGED] = kw if args[g.COLUMN_DILATION] == 1 else 1
         taps, runs = args[g.MERGED] * channels, kh * (kw // args[g.MERGED])
-        # The widest vectors that a row of taps fills without a gap, or nearly: fewer loads.
+        # Wide vectors need fewer loads. Halve them if a row of taps leaves half of the last one
+        # empty, or more.
         lanes = MAX_LANES
         while lanes > 4 and (taps + lanes - 1) // lanes * lanes - taps >= lanes // 2:
             lanes //= 2
@@ -190,19 +197,20 @@ def conv_block_forward(
     outputs: Any,
     argmax: Any,
 ) -> None:
-    """Convolve, add the bias, apply a ReLU, and pool.
+    """Convolve ``inputs`` with ``weights``, add the bias, apply a ReLU, and take maxima of windows.
 
     Args:
         inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
         weights: (KH, KW, C / groups, F).
         bias: (F,), or empty for none.
         strides: strides of the convolution's rows and columns.
-        same: SAME padding of the convolution, else VALID.
+        same: whether the padding of the convolution is SAME; else it is VALID.
         dilation_rate: dilation of rows and columns.
-        groups: blocks of channels that do not mix.
-        pool_size: window and stride of the pool, which is VALID.
+        groups: number of groups of channels.
+        pool_size: window and strides of the pool, whose padding is VALID.
         outputs: (N, PH, PW, F), written.
-        argmax: (N, PH, PW, F) uint8, written: cell of the maximum, 255 if it is not positive.
+        argmax: (N, PH, PW, F) uint8, written: index of the maximum's cell in its window, or 255 if
+            the maximum is not positive.
     """
     if outputs.size == 0:
         return
@@ -227,7 +235,7 @@ def conv_block_grad_inputs(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """Compute the gradient of ``inputs``, of which only the shape is used."""
+    """Compute the gradient of ``inputs``, which are not read themselves."""
     if grad_outputs.size == 0:
         grad_inputs[:] = np.float32(0)
         return
@@ -260,7 +268,7 @@ def conv_block_grad_weights(
     grad_weights: Any,
     grad_bias: Any,
 ) -> None:
-    """Compute the gradients of ``weights`` and ``bias``, of which only the shapes are used."""
+    """Compute the gradients of ``weights`` and ``bias``, whose values are not read."""
     if grad_outputs.size == 0 or grad_weights.size == 0:
         grad_weights[:] = np.float32(0)
         grad_bias[:] = np.float32(0)

@@ -1,13 +1,13 @@
 """The gather: sums[m, f] = sum over pixels of source[position(pixel) + m] * grad_outputs[pixel, f].
 
 This is the gradient of the weights. It uses the register tile of ``sweep.py`` with other axes: the
-positions are taps, and the sum runs over pixels. The scratch keeps pixels of the source whole
-(column, channel), so that the taps of a row of the window and their channels are neighbours: m
-counts (column tap, channel) if the columns are not dilated. If the taps of all KH rows fit the
-registers, one tile holds them all.
+positions are taps, and the sum runs over pixels. The scratch memory has the axes (row, column,
+channel) of the source, so that the taps of one row of the window and their channels are neighbours:
+if the columns are not dilated, m is the index of (column tap, channel). If the taps of all KH rows
+fit the registers, one tile holds them all.
 
-The images are cut into a fixed number of parts. One task sums each part in a fixed order, and the
-parts are added in order: the result does not depend on the number of threads.
+The images are divided into a fixed number of parts. One task sums each part in a fixed order, and
+the parts are added in order, so that the result does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -33,52 +33,59 @@ from cnnforge_kernels.cpu.runtime.parallel import run_kernel
 from cnnforge_kernels.cpu.simd.tile_choice import MAX_ACCUMULATORS, TILES, choose_tile, tile_number
 from cnnforge_kernels.cpu.simd.vectors import store_float, vector_add, vector_load, vector_store
 
-# Fields of the argument block. Addresses in bytes, all else counts.
+# Fields of the argument block. Addresses are in bytes; the other fields are numbers of elements.
 SOURCE, GRADIENT, MASK, SUMS = range(4)
 IMAGES, HEIGHT, WIDTH, CHANNELS, ROWS, COLUMNS, FILTERS = range(4, 11)
 GROUPS, GROUP_CHANNELS, GROUP_FILTERS = range(11, 14)
 TAP_ROWS, TAP_COLUMNS, ROW_STEP, COLUMN_STEP, ROW_DILATION, COLUMN_DILATION = range(14, 20)
 TOP, LEFT, MERGED, BLOCK_ROWS, BLOCKS, PARTS, PART_FLOATS, BIAS = range(20, 28)
 GRAD_WEIGHTS, GRAD_BIAS = range(28, 30)
-# See gather_tiles.py: addresses of the kernels that compute the tiles and pack the gradient; the
-# taps, the filters, the vectors of filters, and the floats of a step's factors of a tile.
+# The kernels and the tile of gather_tiles.py: the addresses of the kernel that computes the tiles
+# and of the one that packs the gradient; the numbers of taps, filters and vectors of filters of a
+# tile; the number of floats that a tile reads for each pixel of the gradient.
 TILE_KERNEL, PACK_KERNEL, TILE_TAPS, TILE_FILTERS, TILE_VECTORS, TILE_FLOATS = range(30, 36)
 FIELDS = 36
 
-# Scratch of a task: it fits the first-level cache if that leaves enough pixels to make up for
-# loading and storing the sums; else it takes up to _MAX_SCRATCH_BYTES of the second-level cache.
+# A task loads and stores all sums once for each block of rows, so a block should have _MIN_PIXELS
+# pixels. Its scratch memory fits the first-level cache (_SCRATCH_BYTES) if such a block does; else
+# it fits the second-level cache (_MAX_SCRATCH_BYTES).
 _SCRATCH_BYTES = 40 * 1024
 _MAX_SCRATCH_BYTES = 128 * 1024
 _MIN_PIXELS = 128
 _PARTS = 8
+# The number of floats that a task of the final addition adds over all parts.
 _ADDED = 1024
 
 
 @cached_njit()
 def source_line(a: Any) -> int:
-    """Return the floats of a line of the source scratch: all columns for a row of outputs."""
+    """Return the number of floats of a scratch line: all source columns that output rows read."""
     columns = (a[COLUMNS] - 1) * a[COLUMN_STEP] + (a[TAP_COLUMNS] - 1) * a[COLUMN_DILATION] + 1
     return columns * a[GROUP_CHANNELS]
 
 
 @cached_njit()
 def source_lines(a: Any, rows: int) -> int:
-    """Return the lines of the source scratch for ``rows`` rows of outputs."""
+    """Return the number of scratch lines: the source rows that ``rows`` output rows read."""
     return (rows - 1) * a[ROW_STEP] + (a[TAP_ROWS] - 1) * a[ROW_DILATION] + 1
 
 
 @cached_njit()
 def source_place(a: Any, row: int, column: int) -> int:
-    """Return the place of the first tap of output (row, column) in the scratch, in bytes."""
+    """Return the byte offset in the scratch of the first tap of output (``row``, ``column``)."""
     pixel = a[GROUP_CHANNELS]
     return 4 * (row * a[ROW_STEP] * source_line(a) + column * a[COLUMN_STEP] * pixel)
 
 
 @cached_njit(inline="never")
 def pack_source(a: Any, target: int, image: int, group: int, row0: int, row1: int) -> None:
-    """Copy the source of output rows ``row0`` to ``row1 - 1`` to the scratch, which is zero."""
+    """Copy the source rows that output rows ``row0`` to ``row1 - 1`` read into the scratch.
+
+    The caller has set the scratch to zero, so that the padding is zero.
+    """
     channels, line = a[GROUP_CHANNELS], source_line(a)
-    no_mask = np.int64(0)  # for a literal the function would be compiled again
+    # Numba would compile the function again for an argument that is a literal.
+    no_mask = np.int64(0)
     first = max(0, a[LEFT])
     last = min(a[WIDTH], a[LEFT] + line // channels)
     start = a[SOURCE] + 4 * (image * a[HEIGHT] * a[WIDTH] * a[CHANNELS] + group * channels)
@@ -98,7 +105,7 @@ def pack_source(a: Any, target: int, image: int, group: int, row0: int, row1: in
 
 @cached_njit()
 def taps_block(a: Any, source_at: int) -> Any:
-    """Return the block of ``gather_tiles.py`` with the fields that all tasks share."""
+    """Return an argument block for ``gather_tiles.py`` whose fields common to all tasks are set."""
     t = np.zeros(gt.FIELDS, np.int64)
     pixel, line = a[GROUP_CHANNELS], source_line(a)
     t[gt.SOURCE] = source_at
@@ -111,7 +118,7 @@ def taps_block(a: Any, source_at: int) -> Any:
 
 @kernel_family(1)
 def _GATHER(_: int) -> Any:
-    """Run the tasks of a gather; the parts that depend on the tile are in ``gather_tiles``."""
+    """Run the tasks of a gather; the code that depends on the tile is in ``gather_tiles``."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _gather_kernel(args: Any, begin: int, end: int) -> None:
@@ -131,7 +138,7 @@ def _GATHER(_: int) -> Any:
         block_at = address_of(t)
         t[gt.PLACES] = address_of(offsets)
         t[gt.PIXEL], t[gt.VECTORS] = 4 * a[FILTERS], a[TILE_VECTORS]
-        # Sums of all taps of one block of filters.
+        # The number of sums of one block of filters, for all taps.
         block_floats = a[TAP_ROWS] * t[gt.OUTER_COLUMNS] * t[gt.CHUNKS] * a[TILE_TAPS] * width
         units = a[IMAGES] * a[BLOCKS]
         for task in range(begin, end):
@@ -158,7 +165,8 @@ def _GATHER(_: int) -> Any:
                     call_kernel(a[PACK_KERNEL], block_at, 0, a[TILE_VECTORS])
                     t[gt.TARGET] = sums + 4 * block * block_floats
                     call_kernel(a[TILE_KERNEL], block_at, 0, a[TAP_ROWS])
-        source[:0] = np.float32(0)  # keeps the scratch alive until here
+        # Kernels have only addresses. Numba frees an array after its last use, so use these here.
+        source[:0] = np.float32(0)
         gradient[:0] = np.float32(0)
         offsets[:0] = 0
         t[:0] = 0
@@ -168,20 +176,23 @@ def _GATHER(_: int) -> Any:
 
 @cached_njit()
 def tap_place(args: Any, i: int, j: int, channels: int) -> tuple[int, int]:
-    """Return (run, place in the run) of tap (i, j); a run of taps is contiguous in the scratch."""
+    """Return two numbers for tap (i, j): the index of its run, and its first float in the run.
+
+    A run is a sequence of taps that are neighbours in the scratch.
+    """
     run = i * (args[TAP_COLUMNS] // args[MERGED])
     return (run, j * channels) if args[MERGED] > 1 else (run + j, 0)
 
 
 @cached_njit()
 def cut_rows(args: Any, row_floats: int, unit: int, pixels: int) -> None:
-    """Set BLOCK_ROWS, a multiple of ``unit``, and BLOCKS so that a task's scratch fits a cache.
+    """Set BLOCK_ROWS, BLOCKS and PARTS so that the scratch of a block of rows fits a cache.
 
     Args:
         args: argument block.
-        row_floats: floats of the scratch for one row.
-        unit: rows that stay together.
-        pixels: pixels that a task should have if the second-level cache holds them.
+        row_floats: number of floats of the scratch for one row.
+        unit: number of rows that must stay in one block; BLOCK_ROWS is a multiple of it.
+        pixels: number of pixels that a block should have if the second-level cache holds them.
     """
     units = args[ROWS] // unit
     unit_bytes = 4 * row_floats * unit
@@ -196,20 +207,23 @@ def cut_rows(args: Any, row_floats: int, unit: int, pixels: int) -> None:
 
 @cached_njit()
 def new_sums(args: Any) -> Any:
-    """Return memory for the sums of all parts, (parts, groups, floats), each at a cache line."""
+    """Return an array for all sums, (parts, groups, floats); each part begins at a cache line."""
     floats = args[PARTS] * args[GROUPS] * args[PART_FLOATS]
     return aligned_floats(floats).reshape(args[PARTS], args[GROUPS], args[PART_FLOATS])
 
 
 @cached_njit()
 def whole_lines(floats: int) -> int:
-    """Round ``floats`` up to whole cache lines."""
+    """Round a number of floats up to whole cache lines."""
     return (floats + 15) // 16 * 16
 
 
 @kernel_family(1)
 def _ADD(_: int) -> Any:
-    """Add ``_ADDED`` floats over the parts in each task; ``args`` = address, parts, floats."""
+    """Add the parts of the sums; one task adds ``_ADDED`` floats of all parts.
+
+    ``args`` has the address of the sums, the number of parts and the number of floats of a part.
+    """
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _add_kernel(args: Any, begin: int, end: int) -> None:
@@ -226,7 +240,7 @@ def _ADD(_: int) -> Any:
 
 @cached_njit()
 def add_parts(sums: Any) -> None:
-    """Add (parts, groups, floats) over the parts, in order, into the first."""
+    """Add all other parts of ``sums``, (parts, groups, floats), to the first part, in order."""
     args = np.empty(3, np.int64)
     args[0], args[1], args[2] = address_of(sums), sums.shape[0], sums[0].size
     run_kernel(_ADD, args, (args[2] + _ADDED - 1) // _ADDED, np.int64(8))
@@ -234,7 +248,7 @@ def add_parts(sums: Any) -> None:
 
 @kernel_family(1)
 def _LAUNCH(_: int) -> Any:
-    """Complete the arguments of a gather, run it, and add the parts."""
+    """Set the remaining arguments of a gather, run it, and add the sums of its parts."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _launch_gather(block: Any, _begin: int, _end: int) -> None:
@@ -251,7 +265,7 @@ def _LAUNCH(_: int) -> Any:
         covered = tile * pairs
         padded = (taps + covered - 1) // covered * covered
         weight_floats = blocks * runs * padded * width
-        # If all rows of the window fit one tile, it is loaded and stored only once.
+        # A tile that holds all rows of the window is loaded and stored only once.
         tile_rows = 1
         one_run = runs == kh and padded == covered
         if one_run and kh <= gt.MAX_TILE_ROWS and kh * tile * vectors <= MAX_ACCUMULATORS:
@@ -291,7 +305,7 @@ def _LAUNCH(_: int) -> Any:
                                     address_of(grad_weights[i, j, c, first:]), source, valid
                                 )
                                 continue
-                            # The two taps of a pair are the even and the odd lanes of a row.
+                            # A vector holds two taps: one in the even lanes, one in the odd lanes.
                             row, odd = (place + c) // pairs, (place + c) % pairs
                             for f in range(valid):
                                 grad_weights[i, j, c, first + f] = total[
@@ -310,9 +324,10 @@ def gather(args: Any, grad_weights: Any, grad_bias: Any) -> None:
     """Run a gather.
 
     Args:
-        args: int64 block, with all fields up to TOP and LEFT except SUMS.
+        args: int64 argument block, in which ``gather_block`` has set the fields of the convolution,
+            and the caller GRADIENT and MASK.
         grad_weights: (KH, KW, C / groups, F) float32, written.
-        grad_bias: (F,) float32, written; or empty.
+        grad_bias: (F,) float32, written; empty if there is no bias.
     """
     args[GRAD_WEIGHTS] = address_of(grad_weights)
     args[GRAD_BIAS] = address_of(grad_bias) if grad_bias.size > 0 else 0

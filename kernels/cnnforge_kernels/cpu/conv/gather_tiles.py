@@ -1,7 +1,7 @@
 """The parts of a gather, dense or sparse, that depend on its register tile.
 
-They are compiled again for each new tile, in 0.2 s. All else is in ``gather.py`` and
-``conv_block.py``, and is compiled once.
+They are compiled again for each new tile, in 0.2 s. The other parts are in ``gather.py`` and
+``conv_block.py``, and are compiled once.
 """
 
 from __future__ import annotations
@@ -24,20 +24,23 @@ from cnnforge_kernels.cpu.simd.vectors import (
 
 MAX_TILE_ROWS = 7
 
-# Fields of the block of some pixels and one block of filters. Addresses and strides are in bytes.
-# TAP_LINE and TAP_COLUMN lead from a row, and from a run of taps in it, to the next.
+# Fields of the argument block for some pixels and one block of filters. Addresses and strides are
+# in bytes. TAP_LINE is the stride from a row of taps to the next, TAP_COLUMN that from a run of
+# taps to the next run of the same row.
 SOURCE, TARGET, COUNT, TAP_LINE, TAP_COLUMN, OUTER_COLUMNS, CHUNKS = range(7)
-# The gradient as factors, and the place in the source of each: offsets of pixels, or of the cells
-# of an argmax. Factors of an argmax lie PADDED apart.
+# The addresses of the factors, which are values of the gradient, and of their places: byte offsets
+# in the source, of all pixels or of the maxima. In a sparse gather, PADDED is the number of factors
+# from a pixel to the next.
 FACTORS, PLACES, PADDED = range(7, 10)
-# The gradient that becomes factors: pixels lie PIXEL bytes apart, VALID filters are in this block.
+# The gradient that PACK_GRADIENT copies to factors: PIXEL is the stride from a pixel to the next,
+# VALID the number of filters in this block.
 GRADIENT, MASK, PIXEL, VALID, VECTORS, BIAS = range(10, 16)
 FIELDS = 16
 
 
 @kernel_family(TILES * MAX_TILE_ROWS)
 def GATHER_TILES(number: int) -> Any:
-    """Sum rows of taps ``begin`` to ``end - 1`` of a window, as many at a time as a tile holds."""
+    """Add products to the sums of tap rows ``begin`` to ``end - 1``; a tile holds R rows."""
     R = number // TILES + 1
     T, G, L, P = tile_of_number(number % TILES)
     RT = R * T
@@ -77,8 +80,8 @@ def GATHER_TILES(number: int) -> Any:
 def PACK_GRADIENT(kind: int) -> Any:
     """Copy vectors ``begin`` to ``end - 1`` of the gradient to factors, and sum them for the bias.
 
-    The factors are masked and padded with zeros to whole vectors. If a vector holds two taps, each
-    factor stands there twice.
+    The factors are masked, and padded with zeros to whole vectors. If a vector holds two taps, it
+    contains each factor twice.
     """
     F_LANES, P = 4 << kind % 3, kind // 3 + 1
     L = F_LANES * P
@@ -112,9 +115,9 @@ def PACK_GRADIENT(kind: int) -> Any:
 
 @kernel_family(3 * MAX_ACCUMULATORS * MAX_TILE_ROWS)
 def SPARSE_TILES(number: int) -> Any:
-    """Sum the taps of filters ``begin`` to ``end - 1`` over the cells of their argmax.
+    """Add products to the sums of filters ``begin`` to ``end - 1``, only for cells of a maximum.
 
-    There are ``VALID`` rows of taps; a tile takes as many at a time as it holds.
+    Here VALID is the number of rows of taps. A tile holds R of them.
     """
     L, V = 4 << (number % 3), number // 3 % MAX_ACCUMULATORS + 1
     R = number // 3 // MAX_ACCUMULATORS + 1

@@ -1,8 +1,8 @@
-"""Pack rows of an NHWC array into scratch, without padding, strides and masks.
+"""Pack rows of an NHWC array into scratch memory, so that kernels need no padding or masks there.
 
-``pack_planes`` writes a row as planes (channel, phase, column): with a stride of s, column w
+``pack_planes`` writes a row with the axes (channel, phase, column): with a stride of s, column w
 belongs to phase w % s, so that neighbouring outputs always read neighbouring floats.
-``pack_pixels`` keeps pixels whole (column, channel).
+``pack_pixels`` keeps the axes (column, channel).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BLOCK = 8
 def _transpose_block(
     typingctx: Any, target: Any, target_stride: Any, source: Any, source_stride: Any, mask: Any
 ) -> Any:
-    """Transpose 8x8 floats from ``source`` to ``target`` (addresses, strides in bytes).
+    """Transpose a block of 8x8 floats from ``source`` to ``target``: addresses, strides in bytes.
 
     If ``mask`` is not 0, it is the address of the same block of a ReLU's outputs, and values whose
     output is not positive become zero.
@@ -60,7 +60,7 @@ def _transpose_block(
             phi.add_incoming(row, before)
             phi.add_incoming(other, inside)
             merged.append(phi)
-        # Three rounds of interleaving halves: the perfect-shuffle network for 8 x 8.
+        # Interleave the first four rows with the last four, three times: this transposes the block.
         low = ir.Constant(
             ir.VectorType(ir.IntType(32), 8), [v for i in range(4) for v in (i, i + 8)]
         )
@@ -96,7 +96,7 @@ def _fill_scalar(
     channels: int,
 ) -> None:
     for c in range(first_channel, channels):
-        # Phase and place are counted: a division for every value would take most of the time.
+        # Count phase and place in the loop: a division for every value would take most of the time.
         phase, place = (first + shift) % phases, (first + shift) // phases
         for w in range(first, last):
             value = load_float(source + w * pixel + 4 * c)
@@ -111,7 +111,7 @@ def _fill_scalar(
 
 @cached_njit(inline="never")
 def _copy_row(target: int, source: int, mask: int, count: int) -> None:
-    """Copy ``count`` neighbouring floats."""
+    """Copy ``count`` neighbouring floats; if ``mask`` is not 0, only if the mask is positive."""
     for start in range(0, count, 8):
         value = vector_load(source + 4 * start, count - start, 8)
         if mask != 0:
@@ -145,15 +145,16 @@ def pack_planes(
     """Copy columns ``first`` to ``last - 1`` of one row into planes.
 
     Args:
-        target: address of the row's scratch: planes (channel, phase, column), zeroed before.
-        plane: bytes from one plane to the next.
-        phases: the column stride s of the convolution.
-        source: address of channel 0 (of the group) of column 0 of the row.
+        target: address of planes (channel, phase, column) in scratch memory that is zero.
+        plane: number of bytes from one plane to the next.
+        phases: column stride s of the convolution.
+        source: address of column 0 of the row, at the first channel of the group.
         mask: address in the ReLU's outputs that corresponds to ``source``, or 0.
-        pixel: bytes from one column to the next in the source.
-        shift: added to a column's number; the sum is dealt to phase ``% s``, place ``// s``.
-        first: the first column.
-        last: the one after the last.
+        pixel: number of bytes from one column to the next in the source.
+        shift: number that is added to a column index w: the column goes to place
+            ``(w + shift) // s`` of phase ``(w + shift) % s``.
+        first: first column.
+        last: column after the last.
         channels: number of channels.
     """
     whole = channels - channels % 8
@@ -167,7 +168,7 @@ def pack_planes(
     for c in range(0, whole, 8):
         w = first
         while w < last:
-            # The last block is moved back to fit: some columns are written twice, the same.
+            # Move the last block back to fit. Some columns are written twice, with the same values.
             w = min(w, last - 8)
             gate = mask + w * pixel + 4 * c if mask != 0 else 0
             _transpose_block(
@@ -190,9 +191,9 @@ def pack_pixels(
     columns: int,
     channels: int,
 ) -> None:
-    """Copy ``columns`` pixels of ``channels`` floats; strides in bytes.
+    """Copy ``columns`` pixels of ``channels`` floats.
 
-    If ``mask`` is not 0, it is the address of the same pixels of a ReLU's outputs, and values whose
+    ``target_pixel`` and ``pixel`` are the bytes from a pixel to the next in target and source. If ``mask`` is not 0, it is the address of the same pixels of a ReLU's outputs, and values whose
     output is not positive become zero.
     """
     if target_pixel == pixel and pixel == 4 * channels:

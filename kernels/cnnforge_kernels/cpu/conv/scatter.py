@@ -1,13 +1,13 @@
-"""The scatter: the gradient of a block's inputs, directly from its pooled gradient.
+"""The scatter: the gradient of the inputs of a convolution with ReLU and pool, from the pooled one.
 
-For each pooled pixel and filter, the argmax names the output that was the maximum. The scatter adds
-the filter's weights, times its gradient, to the inputs under that output. The inputs of all outputs
-that one pooled pixel chose from are a *region* of (KH + PH - 1) x (KW + PW - 1) pixels, which is a
-register tile: a filter adds to all of it a *picture* of its weights, shifted to the place of the
-maximum, with zeros around. A convolution of the un-pooled gradient would take PH * PW times as many
-multiplications.
+For each pooled pixel and filter, the argmax names the output that was the maximum. The scatter
+multiplies the filter's weights by the pooled gradient, and adds the products to the gradient of the
+inputs that this output had read. All inputs that the window of one pooled pixel had read are a
+*region* of (KH + PH - 1) x (KW + PW - 1) pixels, which is a register tile. Each filter adds its
+*picture* to the whole region: its weights, shifted to the place of the maximum, with zeros around.
+A convolution of the un-pooled gradient would take PH * PW times as many multiplications.
 
-A task is one image: its pixels are summed in a fixed order, whatever the number of threads.
+A task is one image. It is summed in a fixed order, for any number of threads.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ from cnnforge_kernels.cpu.simd.tiles import tile_load, tile_store
 from cnnforge_kernels.cpu.simd.vectors import load_byte, load_float, store_float
 from cnnforge_kernels.geometry import padding_before
 
-# Fields of the argument block. Addresses and strides in bytes, all else counts.
+# Fields of the argument block. Addresses and strides are in bytes; the other fields are numbers of
+# elements. TABLE has the pictures, CELLS the byte offset of the picture for each cell of a window.
 GRADIENT, ARGMAX, WEIGHTS, TARGET, TABLE, CELLS = range(6)
 HEIGHT, WIDTH, CHANNELS, FILTERS, TAP_ROWS, TAP_COLUMNS, TOP, LEFT = range(6, 14)
 POOLED_ROWS, POOLED_COLUMNS, POOL_ROWS, POOL_COLUMNS = range(14, 18)
-# Channels are taken CHUNK at a time. A picture has ROWS rows of ROW bytes; there are COPIES of it
-# in the FILTER bytes of a filter; FILTERS_TOGETHER of those stay in the first-level cache.
+# A picture contains CHUNK of the channels, and has ROWS rows of ROW bytes. Each filter has FILTER
+# bytes, with COPIES copies of its picture, each of COPY bytes and shifted by one column. The first-
+# level cache holds FILTERS_TOGETHER filters.
 CHUNK, CHUNKS, ROWS, ROW, COPIES, COPY, FILTER, FILTERS_TOGETHER = range(18, 26)
 IMAGES = 26
 FIELDS = 27
@@ -51,12 +53,13 @@ _MAX_ROWS = 8
 
 @kernel_family(1)
 def _PICTURES(_: int) -> Any:
-    """Draw the pictures of a chunk of channels."""
+    """Write the pictures of all filters for chunks ``begin`` to ``end - 1`` of the channels."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _pictures_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
-        zero, one = np.int64(0), np.int64(1)  # for literals the functions would be compiled again
+        # Numba would compile the functions again for arguments that are literals.
+        zero, one = np.int64(0), np.int64(1)
         pixel = 4 * a[CHUNK]
         for chunk in range(begin, end):
             table = a[TABLE] + chunk * a[FILTERS] * a[FILTER]
@@ -86,14 +89,20 @@ def _PICTURES(_: int) -> Any:
 
 @cached_njit()
 def scratch_line(a: Any) -> int:
-    """Return the floats of a row of the scratch, which holds the inputs with their padding."""
+    """Return the number of floats of a row of the scratch.
+
+    The scratch holds the gradient of the inputs and of their padding.
+    """
     columns = a[POOLED_COLUMNS] * a[POOL_COLUMNS] - 1 + a[TAP_COLUMNS]
     return columns * a[CHUNK]
 
 
 @cached_njit(inline="never")
 def _add_exactly(a: Any, image: int, chunk: int, scratch: Any) -> None:
-    """Add each product by itself: zero times infinity in a picture would not be zero."""
+    """Compute the gradient without pictures, for a gradient that is not finite.
+
+    The zeros of a picture, multiplied by infinity, would be NaN.
+    """
     line = scratch_line(a)
     cells = a[POOLED_ROWS] * a[POOLED_COLUMNS]
     for cell in range(cells):
@@ -116,7 +125,10 @@ def _add_exactly(a: Any, image: int, chunk: int, scratch: Any) -> None:
 
 @cached_njit(inline="never")
 def _copy_out(a: Any, image: int, chunk: int, scratch: int) -> None:
-    """Copy a chunk of channels from the scratch to the gradient; set inputs of no window to 0."""
+    """Copy a chunk of channels from the scratch to the gradient of the inputs.
+
+    The gradient of an input that no window reads is set to zero.
+    """
     rows = a[POOLED_ROWS] * a[POOL_ROWS] - 1 + a[TAP_ROWS]
     line = 4 * scratch_line(a)
     last = min(a[WIDTH], line // (4 * a[CHUNK]) - a[LEFT])
@@ -154,7 +166,7 @@ def _SCATTER(number: int) -> Any:
         for cell in range(window.size):
             window[cell] = load_int64(a[CELLS] + 8 * cell)
         line = scratch_line(a)
-        # The vectors of the last region may reach past the end, and add zeros there.
+        # The vectors of the last region may reach beyond the last row, and add zeros there.
         floats = (a[POOLED_ROWS] * a[POOL_ROWS] - 1 + a[TAP_ROWS]) * line
         scratch = aligned_floats(floats + V * L)
         scratch_at = address_of(scratch)
@@ -206,7 +218,9 @@ def _SCATTER(number: int) -> Any:
                             )
                             tile_store(tile, region + 4 * r * line, 4 * line, V * L, R, V, 1)
                 _copy_out(a, image, chunk, scratch_at)
-        factors[:0] = np.float32(0)  # keeps the lists alive until here
+        # The functions above have only addresses. Numba frees an array after its last use, so use
+        # these here.
+        factors[:0] = np.float32(0)
         places[:0] = 0
         total[:0] = np.float32(0)
         scratch[:0] = np.float32(0)
@@ -216,13 +230,14 @@ def _SCATTER(number: int) -> Any:
 
 @kernel_family(1)
 def _LAUNCH(_: int) -> Any:
-    """Complete the arguments of a scatter, draw the pictures, and run it."""
+    """Set the remaining arguments of a scatter, write the pictures, and run the scatter."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _launch_scatter(block: Any, _begin: int, _end: int) -> None:
         a = carray(block, FIELDS)
         kh, kw, channels, filters = a[TAP_ROWS], a[TAP_COLUMNS], a[CHANNELS], a[FILTERS]
-        # Pixels of whole vectors are shifted by the address; else each column has its own picture.
+        # If a pixel is whole vectors, another address shifts a picture by columns. Else there is a
+        # copy of the picture for each shift.
         a[CHUNK] = MAX_LANES if channels % MAX_LANES == 0 else 8
         shiftable = a[CHUNK] % MAX_LANES == 0
         a[CHUNKS] = channels // a[CHUNK]
@@ -248,10 +263,12 @@ def _LAUNCH(_: int) -> Any:
         for together in range(2, min(a[ROWS], _MAX_ROWS) + 1):
             if a[ROWS] % together == 0 and together * vectors <= MAX_ACCUMULATORS:
                 rows = together
-        each = np.int64(1)  # for a literal the function would be compiled again
+        # Numba would compile the function again for an argument that is a literal.
+        each = np.int64(1)
         run_kernel(_PICTURES, a, a[CHUNKS], each)
         run_kernel(_SCATTER + vectors - 1 + MAX_ACCUMULATORS * (rows - 1), a, a[IMAGES], each)
-        cells[:0] = 0  # keeps both alive until here
+        # Kernels have only addresses. Numba frees an array after its last use, so use these here.
+        cells[:0] = 0
         table[:0] = np.float32(0)
 
     return _launch_scatter
@@ -259,7 +276,11 @@ def _LAUNCH(_: int) -> Any:
 
 @cached_njit()
 def scatter_fits(weights: Any, pool_size: tuple[int, int]) -> bool:
-    """Return whether a scatter is faster: if windows have several taps and pools several cells."""
+    """Return whether the scatter can compute a block and is faster than a sweep.
+
+    It is faster if the window of the convolution has several taps and that of the pool has several
+    cells.
+    """
     kh, kw, channels, _ = weights.shape
     row = (kw + pool_size[1] - 1) * min(channels, MAX_LANES)
     enough = kh * kw >= 4 and pool_size[0] * pool_size[1] >= 4
@@ -275,13 +296,15 @@ def scatter(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """Compute the gradient of the inputs of a block with strides and dilation of 1 and one group.
+    """Compute the gradient of the inputs of a block.
+
+    The convolution has strides and dilation of 1 and one group.
 
     Args:
         weights: (KH, KW, C, F) float32, C-contiguous, as all arrays here.
         argmax: (N, PH, PW, F) uint8.
-        same: SAME padding of the convolution, else VALID.
-        pool_size: window and stride of the pool.
+        same: whether the padding of the convolution is SAME; else it is VALID.
+        pool_size: window and strides of the pool.
         grad_outputs: (N, PH, PW, F).
         grad_inputs: (N, H, W, C), written.
     """

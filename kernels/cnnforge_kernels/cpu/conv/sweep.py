@@ -1,10 +1,10 @@
 """The sweep: outputs[n, r, c, f] = bias[f] + sum of source[position + offset_k] * weights[k, f].
 
 The forward pass is one sweep; the gradient of the inputs is one sweep for each phase of the stride.
-A task is some rows of one image for one group of channels: it packs the rows that it reads into
-scratch (``packing.py``), then moves the register tile over them. A table of K byte offsets into
-the scratch has the place of each factor of the sum. This is the indirection of M. Dukhan, "The
-Indirect Convolution Algorithm", 2019, for taps and channels alike.
+A task computes some rows of one image for one group of channels. It packs the source rows that it
+reads into scratch memory (``packing.py``), then moves the register tile over them. A table has the
+K byte offsets, in the scratch, of the values that one output sums. Such a table is the indirection
+of M. Dukhan, "The Indirect Convolution Algorithm", 2019, here for taps and for channels.
 """
 
 from __future__ import annotations
@@ -89,13 +89,13 @@ from cnnforge_kernels.cpu.simd.tile_choice import (
 )
 from cnnforge_kernels.cpu.simd.vectors import load_float, store_float
 
-# Scratch for the rows of a task: up to half of a second-level cache of 512 KiB.
+# The maximum size of the scratch memory of a task: a quarter of a second-level cache of 512 KiB.
 _SCRATCH_BYTES = 128 * 1024
 
 
 @kernel_family(1)
 def _SWEEP(_: int) -> Any:
-    """Run the tasks of a sweep; the parts that depend on the tile are in ``sweep_tiles``."""
+    """Run the tasks of a sweep; the code that depends on the tile is in ``sweep_tiles``."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _sweep_kernel(args: Any, begin: int, end: int) -> None:
@@ -104,8 +104,8 @@ def _SWEEP(_: int) -> Any:
         rows_held = (a[BLOCK_ROWS] - 1) * a[ROW_STEP] + a[ROW_SPAN]
         scratch = aligned_floats(rows_held * row_bytes // 4 + 1)
         base = address_of(scratch)
-        # The outputs of one row of windows before they are pooled, or a row of an un-pooled
-        # gradient.
+        # `spare` holds the outputs of one row of windows before they are pooled, or one row of an
+        # un-pooled gradient.
         in_memory = a[POOL_ROWS] if a[POOL] != 0 else 0
         spare = aligned_floats(
             in_memory * a[COLUMNS] * width + a[UNPOOL_ROWS] * a[WIDTH] * a[CHANNELS] + 1
@@ -151,7 +151,8 @@ def _SWEEP(_: int) -> Any:
                     call_kernel(a[POOL], block_at, 0, a[COLUMNS] // a[POOL_COLUMNS])
                     t[st.LINE] += unit * t[st.NEXT_LINE]
                     t[st.TARGET] += a[TARGET_ROW]
-        scratch[:0] = np.float32(0)  # keeps the scratch alive until here
+        # Kernels have only addresses. Numba frees an array after its last use, so use these here.
+        scratch[:0] = np.float32(0)
         spare[:0] = np.float32(0)
         t[:0] = 0
 
@@ -160,7 +161,7 @@ def _SWEEP(_: int) -> Any:
 
 @cached_njit()
 def _window(step: int, row_taps: Any, column_taps: Any) -> int:
-    """Return the number of neighbouring taps that a micro-kernel may take in one step."""
+    """Return how many neighbouring taps the micro-kernel may multiply in one step of its loop."""
     taps = row_taps.size
     if step != 1 or taps == 0:
         return 1
@@ -178,7 +179,7 @@ def _window(step: int, row_taps: Any, column_taps: Any) -> int:
 
 @cached_njit()
 def _pack(target: int, source: int, count: int, pairs: int) -> None:
-    """Copy ``count`` floats, each ``pairs`` times."""
+    """Copy ``count`` floats; if ``pairs`` is 2, write each of them twice."""
     if pairs == 1:
         copy_floats(target, source, count)
         return
@@ -190,7 +191,7 @@ def _pack(target: int, source: int, count: int, pairs: int) -> None:
 
 @kernel_family(1)
 def _LAUNCH(_: int) -> Any:
-    """Complete the arguments of a sweep, pack the weights, and run it."""
+    """Set the remaining arguments of a sweep, pack its weights, and run it."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _launch_sweep(block: Any, _begin: int, _end: int) -> None:
@@ -252,13 +253,13 @@ def _LAUNCH(_: int) -> Any:
         args[WEIGHTS] = address_of(packed)
         args[BIAS] = address_of(packed_bias)
         fitting = (_SCRATCH_BYTES // max(row_bytes, 1) - args[ROW_SPAN]) // args[ROW_STEP] + 1
-        unit = max(args[POOL_ROWS], 1)  # the rows of a window stay together
+        unit = max(args[POOL_ROWS], 1)  # a task has all rows of a pool's window
         units = args[ROWS] // unit
         parts = (units + max(fitting // unit, 1) - 1) // max(fitting // unit, 1)
         args[BLOCK_ROWS] = (units + parts - 1) // parts * unit
         args[BLOCKS] = (args[ROWS] + args[BLOCK_ROWS] - 1) // args[BLOCK_ROWS]
         tasks = args[IMAGES] * args[BLOCKS] * groups
-        # A grain is about 20 us of work, at 32 multiply-adds a nanosecond.
+        # The number of tasks for 20 us of work, at 32 multiply-adds per nanosecond.
         work = args[BLOCK_ROWS] * args[COLUMNS] * max(count, 1) * blocks * width
         grain = max(1, 640_000 // max(work, 1))
         args[TILE_FILTERS], args[TILE_FLOATS] = width, vectors * lanes
@@ -274,7 +275,8 @@ def _LAUNCH(_: int) -> Any:
                 st.POOL_MAPS + (0 if lanes_each == 4 else 1 if lanes_each == 8 else 2)
             )
         run_kernel(_SWEEP, args, tasks, grain)
-        offsets[:] = 0  # keeps the tables alive until here
+        # The kernel has only addresses. Numba frees an array after its last use, so use these here.
+        offsets[:] = 0
         packed_bias[:0] = np.float32(0)
         packed[:0] = np.float32(0)
 
@@ -286,11 +288,12 @@ def sweep(args: Any, row_taps: Any, column_taps: Any, weights: Any, bias: Any) -
     """Run a sweep.
 
     Args:
-        args: int64 block, with all fields up to IMAGES that do not follow from the other arguments.
-        row_taps: for each tap, the source row that output (0, 0) reads.
-        column_taps: for each tap, the source column that output (0, 0) reads.
+        args: int64 argument block. The caller has set the source, the target, their sizes and
+            strides, the steps, and the ReLU, the mask or the pool.
+        row_taps: (taps,) int64, source row that output (0, 0) reads for each tap.
+        column_taps: (taps,) int64, source column that output (0, 0) reads for each tap.
         weights: (taps, channels of a group, groups, filters of a group), C-contiguous.
-        bias: (groups * filters of a group,), or empty: zero.
+        bias: (groups * filters of a group,); empty if there is no bias.
     """
     args[TAPS], args[CHANNELS], args[GROUPS], args[FILTERS] = weights.shape
     args[ROW_TAPS], args[COLUMN_TAPS] = address_of(row_taps), address_of(column_taps)

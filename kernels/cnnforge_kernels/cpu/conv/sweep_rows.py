@@ -1,4 +1,4 @@
-"""The argument block of a sweep, and the rows that a task packs."""
+"""The argument block of a sweep, and the function that packs a row of its source."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ ROW_STEP, ROW_ORIGIN, ROW_SPAN, COLUMN_STEP, COLUMN_ORIGIN, COLUMN_SPAN = range(
 OFFSETS, COUNT, WEIGHTS, BIAS = range(15, 19)
 TARGET, TARGET_IMAGE, TARGET_ROW, TARGET_COLUMN = range(19, 23)
 ROWS, COLUMNS, FILTERS, RELU, BLOCK_ROWS, BLOCKS, IMAGES = range(23, 30)
-# A pool behind the convolution: its window (also its stride), and its argmax, in bytes. In the
-# forward pass (POOL_ROWS > 0) the outputs are pooled; in the backward pass (UNPOOL_ROWS > 0) the
-# source is a pooled gradient, and HEIGHT x WIDTH is the size before pooling.
+# A max pool after the convolution. Its strides equal its window. ARGMAX is the address of one byte
+# for each maximum. In the forward pass (POOL_ROWS > 0) the outputs are pooled. In the backward pass
+# (UNPOOL_ROWS > 0) the source is a pooled gradient, and HEIGHT x WIDTH is the size before pooling.
 POOL_ROWS, POOL_COLUMNS, UNPOOL_ROWS, UNPOOL_COLUMNS, ARGMAX = range(30, 35)
-# The scratch: bytes of a row, of a plane (0 if pixels are kept whole), and of a whole pixel.
+# The numbers of bytes of a row, a plane and a pixel of the scratch. PLANE is 0 if the scratch has
+# the axes (row, column, channel) and so no planes; only then SCRATCH_PIXEL is used.
 ROW_BYTES, PLANE, SCRATCH_PIXEL = range(35, 38)
-# Addresses of what the launch packs: the taps' rows and columns, the weights and the bias.
+# The number of taps, and the addresses of their rows and columns, the weights and the bias.
 TAPS, ROW_TAPS, COLUMN_TAPS, FACTORS, BIAS_SOURCE = range(38, 43)
-# See winograd/forward.py: addresses of its passes, and of the word that is 1 if a sum is not
+# Addresses of the passes of winograd/forward.py, and of an int64 that becomes 1 if a sum is not
 # finite.
 SPREAD_INPUTS, MULTIPLY, JOIN_SUMS, NOT_FINITE = range(43, 47)
-# See sweep_tiles.py: the address of the kernel of the tiles, the rows of a tile, its filters, and
-# the floats of its weights for one step; the bytes of a block's weights; the address of the kernel
-# of a pool in memory, or 0.
+# The kernels and the tile of sweep_tiles.py: the address of the kernel that computes the tiles; the
+# numbers of rows and filters of a tile, and of floats in its vectors of filters; the number of
+# bytes of a block's weights; the address of POOL_MAPS, or 0 if it is not used.
 TILE_KERNEL, TILE_ROWS, TILE_FILTERS, TILE_FLOATS, BLOCK_BYTES, POOL = range(47, 53)
 FIELDS = 53
 
@@ -45,7 +46,7 @@ _UNPOOL_LANES = 8
 
 @cached_njit(inline="never")
 def pack_row(a: Any, row: int, image: int, group: int, target: int, plane: int, spare: int) -> None:
-    """Pack the columns of row ``row`` that outputs read into scratch at ``target``."""
+    """Pack row ``row`` of the source into the scratch at ``target``: only columns that are read."""
     channels = a[CHANNELS]
     first = max(0, a[COLUMN_ORIGIN])
     after = a[COLUMN_ORIGIN] + (a[COLUMNS] - 1) * a[COLUMN_STEP] + a[COLUMN_SPAN]
@@ -64,7 +65,7 @@ def pack_row(a: Any, row: int, image: int, group: int, target: int, plane: int, 
                 here, a[SCRATCH_PIXEL], source + skipped, gate, pixel, last - first, channels
             )
         return
-    # Each value of the pooled gradient goes to the cell of its argmax; all other cells are zero.
+    # Un-pool the row: each value goes to the cell of its argmax, and the other cells are zero.
     cells = a[UNPOOL_COLUMNS]
     pooled = row // a[UNPOOL_ROWS]
     start = image * a[IMAGE_STRIDE] + pooled * a[ROW_STRIDE] + 4 * group * channels
@@ -78,7 +79,8 @@ def pack_row(a: Any, row: int, image: int, group: int, target: int, plane: int, 
                 cell = (row - pooled * a[UNPOOL_ROWS]) * cells + j
                 place = spare + 4 * ((column * cells + j) * channels + c)
                 vector_store(vector_where_equal(argmax, cell, value), place, valid)
-    no_mask = np.int64(0)  # for a literal the function would be compiled again
+    # Numba would compile the functions again for an argument that is a literal.
+    no_mask = np.int64(0)
     pixel = 4 * channels
     if plane != 0:
         pack_planes(target, plane, step, spare, no_mask, pixel, shift, first, last, channels)
@@ -89,7 +91,7 @@ def pack_row(a: Any, row: int, image: int, group: int, target: int, plane: int, 
 
 @cached_njit()
 def origin_and_span(taps: Any) -> tuple[int, int]:
-    """Return the minimum of some integers, and the count from it to the maximum."""
+    """Return two numbers: the minimum of ``taps``, and maximum - minimum + 1."""
     if taps.size == 0:
         return 0, 1
     lowest = highest = taps[0]

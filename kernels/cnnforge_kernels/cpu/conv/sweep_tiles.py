@@ -1,7 +1,7 @@
-"""The parts of a sweep that depend on its register tile, and the pool behind the tile.
+"""The parts of a sweep that depend on its register tile, and the max pool after it.
 
-They are compiled again for each new tile, in 0.2 s. All else is in ``sweep.py``, and is compiled
-once.
+They are compiled again for each new tile, in 0.2 s. The other parts are in ``sweep.py``, and are
+compiled once.
 """
 
 from __future__ import annotations
@@ -31,22 +31,23 @@ from cnnforge_kernels.cpu.simd.vectors import (
     vector_store,
 )
 
-# Fields of the block of some rows and one block of filters. Addresses and strides are in bytes;
-# ARGMAX + a / 4 is the address of the argmax of the output at address a.
+# Fields of the argument block for some rows and one block of filters. Addresses and strides are in
+# bytes. ARGMAX + a / 4 is the address of the argmax of the output at address a.
 LINE, NEXT_LINE, PIXEL, OFFSETS, COUNT, WEIGHTS, BIAS = range(7)
 TARGET, TARGET_ROW, TARGET_COLUMN, FILTERS, COLUMNS, RELU, ARGMAX = range(7, 14)
-# For a pool in memory: the outputs of the rows of one window before they are pooled.
+# Only for IN_MEMORY (see below): the address of the outputs before they are pooled, the stride of
+# their rows, the window of the pool, and the number of filters of a pixel.
 MAPS, MAPS_ROW, POOL_ROWS, POOL_COLUMNS, WIDTH = range(14, 19)
 FIELDS = 19
 
-# The pool behind a tile: none; a 2x2 pool in the registers of a tile of two rows; a pool of another
-# size in memory.
+# The pool after a tile: none; a 2x2 pool, which a tile of two rows computes in registers; or a pool
+# of another size, for which outputs are stored in a buffer and POOL_MAPS reads them from there.
 NO_POOL, IN_REGISTERS, IN_MEMORY = range(3)
 
 
 @kernel_family(TILES * len(WINDOWS) * 3)
 def SWEEP_TILES(number: int) -> Any:
-    """Compute rows ``begin`` to ``end - 1`` of tiles: all columns of one block of filters."""
+    """Compute tile rows ``begin`` to ``end - 1``, at all columns, for one block of filters."""
     T, G, L, P = tile_of_number(number % TILES)
     W = WINDOWS[number // TILES % len(WINDOWS)]
     behind = number // TILES // len(WINDOWS)
@@ -70,7 +71,7 @@ def SWEEP_TILES(number: int) -> Any:
                 target = t[TARGET] + row * t[TARGET_ROW]
             column = 0
             while column < columns:
-                # The last tile of a row is moved back to fit.
+                # Move the last tile of a row back to fit.
                 column = min(column, columns - T * P)
                 tile = tile_accumulate(
                     tile_broadcast(bias, RT, G, L),
@@ -102,7 +103,7 @@ def SWEEP_TILES(number: int) -> Any:
 
 @kernel_family(3)
 def POOL_MAPS(kind: int) -> Any:
-    """Apply ReLU and max pooling to windows ``begin`` to ``end - 1`` of a row of windows."""
+    """Apply max pooling and ReLU to windows ``begin`` to ``end - 1`` of a row of windows."""
     L = 4 << kind
 
     @cached_cfunc(KERNEL_SIGNATURE)

@@ -1,8 +1,8 @@
 """Depthwise 2D convolution on the CPU: forward pass and gradients, float32, NHWC.
 
-Each channel has windows of its own: weights (KH, KW, C, M), and output channel c * M + m is the
-convolution of input channel c with window m. M = 1 is the fast path.
-The functions here are compiled and validate nothing; the launchers in ``launch`` do.
+The weights are (KH, KW, C, M): output channel c * M + m is the convolution of input channel c with
+``weights[:, :, c, m]``. M is the depth multiplier; the kernels are faster if it is 1. The functions
+here are compiled and check no arguments; the functions in ``launch`` check them.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def depthwise_conv2d_forward(
     Args:
         inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
         weights: (KH, KW, C, M).
-        bias: (C * M,), or empty for none.
+        bias: (C * M,); empty if there is no bias.
         strides: strides of rows and columns.
-        same: SAME padding, else VALID.
+        same: whether the padding is SAME; else it is VALID.
         dilation_rate: dilation of rows and columns.
-        relu: apply a ReLU.
+        relu: whether a ReLU is applied.
         outputs: (N, OH, OW, C * M), written.
     """
     if outputs.size == 0:
@@ -64,18 +64,20 @@ def depthwise_conv2d_forward(
     args[s.TARGET_ROW] = args[s.TARGET_COLUMN] * outputs.shape[2]
     args[s.TARGET_IMAGE] = args[s.TARGET_ROW] * outputs.shape[1]
     s.sweep(args, 0, kw, 1)
-    no_bias[:0] = np.float32(0)  # keeps it alive until here
+    # The kernel has only its address. Numba frees an array after its last use, so use it here.
+    no_bias[:0] = np.float32(0)
 
 
 @cached_njit()
 def _phase_taps(
     phase: int, before: int, window: int, stride: int, dilation: int
 ) -> tuple[int, int, int, int, int]:
-    """Return the taps through which outputs read inputs ``phase``, ``phase + stride``, ...
+    """Return five numbers that describe which outputs read an input of one phase, by which taps.
 
     Returns:
-        (taps, last, step, origin, dilation): output ``r + origin + k * dilation`` reads input
-        ``phase + r * stride`` through tap ``last + k * step``, for k from 0 to ``taps - 1``.
+        (taps, last, step, origin, dilation). For k from 0 to ``taps - 1``, output
+        ``r + origin + k * dilation`` reads input ``phase + r * stride`` and multiplies it by tap
+        ``last + k * step``.
     """
     taps, last, step, origin, distance = 0, 0, -1, 0, 1
     for tap in range(window - 1, -1, -1):
@@ -101,9 +103,9 @@ def depthwise_conv2d_grad_inputs(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """Compute the gradient of ``inputs``: one sweep for each phase of the stride.
+    """Compute the gradient of ``inputs`` by one sweep for each phase of the stride.
 
-    Only the shape of ``inputs`` is used, and ``outputs`` only if ``relu``.
+    ``inputs`` are not read. ``outputs`` are read only if ``relu``.
     """
     if grad_inputs.size == 0:
         return
@@ -142,7 +144,8 @@ def depthwise_conv2d_grad_inputs(
             args[s.COLUMNS] = (width - column + strides[1] - 1) // strides[1]
             args[s.TARGET] = address_of(grad_inputs) + row * row_bytes + column * column_bytes
             s.sweep(args, i * kw + j, row_tap * kw, column_tap)
-    no_bias[:0] = np.float32(0)  # keeps it alive until here
+    # The kernel has only its address. Numba frees an array after its last use, so use it here.
+    no_bias[:0] = np.float32(0)
 
 
 @cached_njit()
@@ -159,9 +162,9 @@ def depthwise_conv2d_grad_weights(
     grad_weights: Any,
     grad_bias: Any,
 ) -> None:
-    """Compute the gradients of ``weights`` and ``bias``, in one pass over both arrays.
+    """Compute the gradients of ``weights`` and ``bias`` in one pass over inputs and gradient.
 
-    Only the shapes of ``weights`` and ``bias`` are used, and ``outputs`` only if ``relu``.
+    ``weights`` and ``bias`` are not read. ``outputs`` are read only if ``relu``.
     """
     if grad_outputs.size == 0 or grad_weights.size == 0:
         grad_weights[:] = np.float32(0)

@@ -1,13 +1,14 @@
 """The depthwise gather: sums[k, c] = sum over pixels of source[position + offset_k, c] * grad[c].
 
-This is the gradient of a depthwise convolution's weights. The lanes are channels. A tile holds the
-sums of all taps of a window, or of a part of a large window, and a gradient is loaded once for all
-of them. For rows outside the image a row of zeros is read. The columns whose window crosses the
-border are copied to padded strips, and all others are read in place. With a depth multiplier M all
-columns are copied, each channel M times.
+This is the gradient of a depthwise convolution's weights. The SIMD lanes are channels. A register
+tile holds the sums of all taps of a window, or of some taps of a large window, so that a value of
+the gradient is loaded once for all of them. A row of zeros takes the place of rows outside the
+image. If the window of an output reaches beyond the left or right border, the source columns that
+it reads are copied to *strips*, in which the padding is zero; other columns are not copied. With a
+depth multiplier M above 1 all columns are copied, with each channel M times.
 
-The images are cut into a fixed number of parts. One task sums each part in a fixed order, and the
-parts are added in order: the result does not depend on the number of threads.
+The images are divided into a fixed number of parts. One task sums each part in a fixed order, and
+the parts are added in order, so that the result does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from cnnforge_kernels.cpu.simd.channels import channels_store, pixels_accumulate
 from cnnforge_kernels.cpu.simd.tiles import tile_load
 from cnnforge_kernels.cpu.simd.vectors import load_float, store_float
 
-# Fields of the argument block: addresses in bytes, all else counts. WIDE counts the channels that
-# the tile runs over; the source has WIDE / REPEAT.
+# Fields of the argument block. Addresses are in bytes; the other fields are numbers of elements.
+# WIDE is the number of output channels, C * M; the source has WIDE / REPEAT channels. Outputs in
+# columns INNER to AFTER_INNER - 1 read no padding.
 SOURCE, GRADIENT, MASK, SUMS = range(4)
 IMAGES, HEIGHT, WIDTH, WIDE, REPEAT, ROWS, COLUMNS = range(4, 11)
 TAP_ROWS, ROW_STEP, ROW_DILATION, TOP = range(11, 15)
@@ -43,14 +45,16 @@ INNER, AFTER_INNER, BLOCK_ROWS, BLOCKS, PARTS, PART_FLOATS = range(19, 25)
 FIELDS = 25
 
 _REGISTERS = vector_registers()
-_BLOCK_BYTES = 256 * 1024  # of a second-level cache
+# The maximum size of what a task reads for one block of rows, so that the second-level cache holds
+# it.
+_BLOCK_BYTES = 256 * 1024
 _PARTS = 8
-_MAX_TAPS = 7  # rows, and columns, of a tile
+_MAX_TAPS = 7  # the maximum number of rows, and of columns, of taps of a tile
 _KINDS = _MAX_TAPS * _MAX_TAPS * 4 * 5 * 2
 
 
 def _kind_of_number(number: int) -> tuple[int, int, int, int, int]:
-    """Return (tap rows, tap columns, vectors, lanes, masked)."""
+    """Return five properties of kernel ``number``: tap rows, tap columns, vectors, lanes, masked."""
     taps = number % (_MAX_TAPS * _MAX_TAPS)
     kind = number // (_MAX_TAPS * _MAX_TAPS)
     vectors, lanes = kind // 2 % 4 + 1, 1 << (kind // 8)
@@ -59,7 +63,7 @@ def _kind_of_number(number: int) -> tuple[int, int, int, int, int]:
 
 @cached_njit()
 def _reach(a: Any, columns: int) -> int:
-    """Return the number of columns of the source that ``columns`` neighbouring outputs read."""
+    """Return how many columns of the source ``columns`` neighbouring outputs read."""
     if columns <= 0:
         return 0
     return (columns - 1) * a[COLUMN_STEP] + (a[TAP_COLUMNS] - 1) * a[COLUMN_DILATION] + 1
@@ -69,7 +73,10 @@ def _reach(a: Any, columns: int) -> int:
 def _fill_strip(
     a: Any, image: int, row0: int, row1: int, column: int, columns: int, target: int
 ) -> None:
-    """Copy the columns of source rows ``row0`` to ``row1 - 1`` that a range of outputs reads."""
+    """Copy source rows ``row0`` to ``row1 - 1``, but only the columns that some outputs read.
+
+    These are ``columns`` outputs from ``column`` on. Each channel is written REPEAT times.
+    """
     repeat = a[REPEAT]
     channels = a[WIDE] // repeat
     reach = _reach(a, columns)
@@ -167,7 +174,8 @@ def _GATHER(number: int) -> Any:
                             channels_store(tile, target, 4 * V * L, K, V)
                             target += 4 * K * V * L
                     c += V * L
-        strips[:0] = np.float32(0)  # keeps the scratch alive until here
+        # The calls have only addresses. Numba frees an array after its last use, so use these here.
+        strips[:0] = np.float32(0)
         nothing[:0] = np.float32(0)
         pointers[:0] = 0
 
@@ -176,7 +184,10 @@ def _GATHER(number: int) -> Any:
 
 @cached_njit()
 def _choose_taps(rows: int, columns: int, channels: int) -> tuple[int, int, int, int]:
-    """(tap rows, tap columns, vectors, lanes) of a tile; all sums stay in registers."""
+    """Return four numbers for a tile whose sums fit the registers.
+
+    These are the rows of taps, the columns of taps, the vectors of channels, and their lanes.
+    """
     limit = _REGISTERS - 4
     parts = (columns + _MAX_TAPS - 1) // _MAX_TAPS
     wide = (columns + parts - 1) // parts
@@ -189,12 +200,12 @@ def _choose_taps(rows: int, columns: int, channels: int) -> tuple[int, int, int,
 
 @cached_njit()
 def gather(args: Any, grad_weights: Any, grad_bias: Any) -> None:
-    """Fill in what follows from the shapes, run, and add the parts.
+    """Set the remaining arguments, run the gather, add the parts, and write the gradients.
 
     Args:
-        args: int64 block; every field is set up to LEFT, but SUMS.
+        args: int64 argument block. The caller has set all fields up to LEFT except SUMS.
         grad_weights: (KH, KW, C, M) float32, written.
-        grad_bias: (C * M,) float32, written; or empty.
+        grad_bias: (C * M,) float32, written; empty if there is no bias.
     """
     kh, kw, _, _ = grad_weights.shape
     wide, step = args[WIDE], args[COLUMN_STEP]

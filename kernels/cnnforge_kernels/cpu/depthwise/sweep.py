@@ -1,14 +1,16 @@
-"""The depthwise sweep: outputs[r, q, c] = bias[c] + sum of source[at + offset_k, c] * factors[c].
+"""The depthwise sweep: outputs[r, q, c] = bias[c] + sum of source[at + offset_k, c] * factors[k, c].
 
-The forward pass runs over the inputs; the backward pass over the gradient of the outputs, once for
-each phase of the stride. The lanes are channels, which are neighbours in memory, so that the source
-is read in place. Every value is loaded from the first-level cache once for each tap: these loads
-and the memory limit the speed. Taps outside the image are left out: rows by a shorter table of
-taps, columns one by one.
+The forward pass is one sweep over the inputs. The gradient of the inputs is one sweep over the
+gradient of the outputs for each phase of the stride. The SIMD lanes are channels, which are
+neighbours in memory, so that the source need not be packed. Each of its values is loaded from the
+first-level cache once for each tap; these loads, and the memory, limit the speed. Taps outside the
+image are left out: for rows, the table of taps begins later or ends earlier; columns with such taps
+are computed one at a time.
 
-Rows are copied to a ring of scratch rows only with a mask, or with a depth multiplier M, for which
-each channel stands there M times. The weights need no packing: their layout is (tap, C * M), and
-the lanes run over the C * M outputs.
+Source rows are copied to scratch rows only if there is a mask or if the depth multiplier M is above
+1; then the copy has each channel M times. The scratch rows are a ring: a new row overwrites the
+oldest. The weights are not packed, because their layout is (tap, C * M) and the lanes are the
+C * M outputs.
 """
 
 from __future__ import annotations
@@ -38,8 +40,9 @@ from cnnforge_kernels.cpu.simd.vectors import (
     vector_where_positive,
 )
 
-# Fields of the argument block. Addresses, and strides of the target, are in bytes. WIDE counts the
-# channels that the tile runs over; the source has WIDE / REPEAT, the target WIDE / SUMMED.
+# Fields of the argument block. Addresses, and strides of the target, are in bytes. WIDE is the
+# number of channels that a tile computes, C * M. The source has WIDE / REPEAT channels, the target
+# WIDE / SUMMED. Outputs in columns INNER to AFTER_INNER - 1 read no padding.
 SOURCE, MASK, IMAGES, HEIGHT, WIDTH, WIDE, REPEAT, SUMMED = range(8)
 TAP_ROWS, ROW_STEP, ROW_ORIGIN, ROW_DILATION = range(8, 12)
 TAP_COLUMNS, COLUMN_STEP, COLUMN_ORIGIN, COLUMN_DILATION = range(12, 16)
@@ -52,14 +55,15 @@ _REGISTERS = vector_registers()
 _MAX_TASKS = 32
 _MAX_POSITIONS = 8
 _MAX_VECTORS = 4 if _REGISTERS == 32 else 2
-_WIDTHS = 5  # 1, 2, 4, 8 and 16 lanes
+_WIDTHS = 5  # the number of possible vector sizes: 1, 2, 4, 8 and 16 lanes
 
 
 @cached_njit()
 def choose_lanes(channels: int, most_vectors: int) -> tuple[int, int]:
-    """Return (vectors, lanes) of a block of channels; the last block is moved back to fit.
+    """Return two numbers for a block of channels: its vectors, and the lanes of each.
 
-    There are never more lanes than channels, so that loads and stores need no mask.
+    A block never has more lanes than there are channels, and the caller moves the last block back
+    to fit, so that loads and stores need no mask.
     """
     lanes = MAX_LANES
     while lanes > channels:
@@ -72,7 +76,7 @@ def choose_lanes(channels: int, most_vectors: int) -> tuple[int, int]:
 
 @cached_njit()
 def width_number(lanes: int) -> int:
-    """Return the exponent of ``lanes``, a power of two."""
+    """Return the base-2 logarithm of ``lanes``, which is a power of two."""
     number = 0
     while 1 << number < lanes:
         number += 1
@@ -81,7 +85,7 @@ def width_number(lanes: int) -> int:
 
 @cached_njit(inline="never")
 def _copy_row(a: Any, source: int, mask: int, target: int) -> None:
-    """Copy one row of the source as the tile reads it: masked, or each channel REPEAT times."""
+    """Copy one row of the source, either masked or with each channel REPEAT times."""
     repeat = a[REPEAT]
     count = a[WIDTH] * (a[WIDE] // repeat)
     if mask == 0:
@@ -130,7 +134,8 @@ def _SWEEP(number: int) -> Any:
                         mask = a[MASK] + here - a[SOURCE] if a[MASK] != 0 else 0
                         _copy_row(a, here, mask, address_of(scratch) + filled % ring * line)
                         filled += 1
-                    # The places of the source rows in the ring change with each row of outputs.
+                    # Each row of outputs finds its source rows at other places of the ring, so make
+                    # a new table.
                     base = address_of(scratch)
                     for i in range(rows):
                         y = top + (first_row + i) * a[ROW_DILATION]
@@ -197,7 +202,8 @@ def _SWEEP(number: int) -> Any:
                             for copy in range(a[SUMMED]):
                                 total += spare[column * wide + c * a[SUMMED] + copy]
                             store_float(target + column * a[TARGET_COLUMN] + 4 * c, total)
-        scratch[:0] = np.float32(0)  # keeps the scratch alive until here
+        # The calls have only addresses. Numba frees an array after its last use, so use these here.
+        scratch[:0] = np.float32(0)
         places[:0] = 0
         spare[:0] = np.float32(0)
 
@@ -206,13 +212,13 @@ def _SWEEP(number: int) -> Any:
 
 @cached_njit()
 def sweep(args: Any, tap: int, row_tap: int, column_tap: int) -> None:
-    """Complete the arguments of a sweep, and run it.
+    """Set the remaining arguments of a sweep, and run it.
 
     Args:
-        args: int64 block; every field is set up to RELU, but TABLE, and those up to COLUMNS.
-        tap: number of the tap of the weights for the first row and column of taps.
-        row_tap: difference of the numbers from a row of taps to the next.
-        column_tap: difference of the numbers from a column of taps to the next.
+        args: int64 argument block. The caller has set all fields up to COLUMNS except TABLE.
+        tap: index in the weights, i * KW + j, of the first tap of the first row of taps.
+        row_tap: difference of this index from a row of taps to the next.
+        column_tap: difference of this index from a column of taps to the next.
     """
     taps, wide = args[TAP_COLUMNS], args[WIDE]
     pixel = 4 * wide
@@ -235,8 +241,8 @@ def sweep(args: Any, tap: int, row_tap: int, column_tap: int) -> None:
     positions = max(1, (args[AFTER_INNER] - inner + parts - 1) // parts)
     args[BLOCK_ROWS] = 1
     if args[MASK] != 0 or args[REPEAT] > 1:
-        # Neighbouring rows share most of the copied rows: tasks are long if there are enough of
-        # them.
+        # Neighbouring output rows read nearly the same copies. So give a task many rows, if there
+        # are still _MAX_TASKS tasks.
         fitting = max(1, args[IMAGES] * args[ROWS] // _MAX_TASKS)
         parts = (args[ROWS] + fitting - 1) // fitting
         args[BLOCK_ROWS] = (args[ROWS] + parts - 1) // parts
@@ -245,4 +251,5 @@ def sweep(args: Any, tap: int, row_tap: int, column_tap: int) -> None:
     grain = max(1, 320_000 // max(work, 1))
     number = positions - 1 + _MAX_POSITIONS * (vectors - 1 + 4 * width_number(lanes))
     run_kernel(_SWEEP + number, args, args[IMAGES] * args[BLOCKS], grain)
-    table[:0] = 0  # keeps the table alive until here
+    # The kernel has only its address. Numba frees an array after its last use, so use it here.
+    table[:0] = 0

@@ -1,8 +1,8 @@
-"""Batch normalization with given moments, as in a prediction or a frozen layer: float32.
+"""Batch normalization with given moments, as in a prediction or a frozen layer, float32.
 
-The outputs are a product and a sum, computed in one pass over memory; a framework takes several
-passes. The gradient of the inputs is the same pass over the gradient of the outputs. The gradients
-of gamma, beta, mean and variance share the sums of one more pass.
+One pass over the inputs computes the outputs; frameworks make several passes. The gradient of the
+inputs is the same pass over the gradient of the outputs. The gradients of gamma, beta, mean and
+variance are all computed from the sums of one more pass.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from cnnforge_kernels.cpu.runtime.memory import address_of
 
 @cached_njit()
 def _factors(args: Any) -> Any:
-    """Return factors that are all zero, and set their address."""
+    """Return an array of factors that are all zero, and set its address in ``args``."""
     factors = np.zeros((FACTOR_ROWS, args[WIDE]), np.float32)
     args[FACTORS] = address_of(factors)
     return factors
@@ -82,7 +82,8 @@ def batch_norm_inference_forward(
         factors[SHIFT, index] = beta[c]
     args[TARGET] = address_of(outputs)
     run(NORMALIZE, args)
-    factors[:0] = np.float32(0)  # keeps the factors alive until here
+    # The kernel has only its address. Numba frees an array after its last use, so use it here.
+    factors[:0] = np.float32(0)
 
 
 @cached_njit()
@@ -93,7 +94,7 @@ def batch_norm_inference_grad_inputs(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """Compute the gradient of the inputs, (M, C), which does not depend on the inputs."""
+    """Compute the gradient of the inputs, (M, C), for which the inputs are not needed."""
     if grad_outputs.size == 0:
         return
     channels = grad_outputs.shape[1]
@@ -105,7 +106,8 @@ def batch_norm_inference_grad_inputs(
         factors[SCALE, index] = _scale(gamma[c], variance[c], epsilon)
     args[TARGET] = address_of(grad_inputs)
     run(NORMALIZE, args)
-    factors[:0] = np.float32(0)  # keeps the factors alive until here
+    # The kernel has only its address. Numba frees an array after its last use, so use it here.
+    factors[:0] = np.float32(0)
 
 
 @cached_njit()
@@ -121,7 +123,7 @@ def batch_norm_inference_grad_parameters(
     grad_mean: Any,
     grad_variance: Any,
 ) -> None:
-    """Compute the gradients of ``gamma``, ``beta``, ``mean`` and ``variance``, (C,)."""
+    """Compute the gradients of ``gamma``, ``beta``, ``mean`` and ``variance``, each (C,)."""
     channels = inputs.shape[1]
     plain, products = np.zeros(channels), np.zeros(channels)
     if inputs.size > 0:
@@ -137,7 +139,8 @@ def batch_norm_inference_grad_parameters(
             for index in range(args[WIDE]):
                 plain[index % channels] += sums[block, PLAIN, index]
                 products[index % channels] += sums[block, PRODUCTS, index]
-        factors[:0] = np.float32(0)  # keeps the factors alive until here
+        # The kernel has only its address. Numba frees an array after its last use, so use it here.
+        factors[:0] = np.float32(0)
     for c in range(channels):
         inverse = 1 / np.sqrt(np.float64(variance[c]) + epsilon)
         scale = gamma[c] * inverse

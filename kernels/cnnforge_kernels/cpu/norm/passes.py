@@ -1,7 +1,7 @@
 """The four passes of batch normalization over its rows; ``training.py`` describes their use.
 
-Channels are the lanes. A task takes a strip of channels of a block of rows. The strip and one of a
-second array fit the first-level cache together.
+The SIMD lanes are channels. A task reads a block of rows, and of these a *strip*, a range of
+channels. The values of a task fit the first-level cache twice, because some passes read two arrays.
 """
 
 from __future__ import annotations
@@ -33,24 +33,26 @@ from cnnforge_kernels.cpu.simd.vectors import (
     vector_where_positive,
 )
 
-# Fields of the argument block: addresses in bytes, all else counts. Rows are WIDE floats long.
-# SUMS is (blocks of rows, 3, WIDE), FACTORS (5, WIDE).
+# Fields of the argument block. Addresses are in bytes; the other fields are numbers of elements. A
+# row has WIDE floats, a block BLOCK rows, and a row STRIPS strips. SUMS is the address of an array
+# (blocks of rows, 3, WIDE), FACTORS that of an array (5, WIDE).
 SOURCE, GRADIENT, TARGET, SUMS, FACTORS, ROWS, WIDE, BLOCK, STRIPS, RELU = range(10)
 FIELDS = 10
-# Rows of SUMS for the moments: a number near the mean of the inputs, and the sum and the sum of
-# squares of the differences from it. For the gradients: their sum, and the sum of their products
-# with ``inputs - MEAN``.
+# Second index of SUMS. For the moments: a number near the mean of the block, the sum of the
+# differences from it, and the sum of their squares.
 NEAR, REST, SQUARES = range(3)
+# For the gradients: the sum of grad_outputs, and the sum of grad_outputs * (inputs - MEAN).
 PLAIN, PRODUCTS = range(2)
 SUM_ROWS = 3
-# Rows of FACTORS. Outputs are (inputs - MEAN) * SCALE + SHIFT; gradients of the inputs are
-# grad_outputs * SCALE + (inputs - MEAN) * OF_INPUTS + ADDED.
+# First index of FACTORS. The outputs are (inputs - MEAN) * SCALE + SHIFT. The gradient of the
+# inputs is grad_outputs * SCALE + (inputs - MEAN) * OF_INPUTS + ADDED.
 MEAN, SCALE, SHIFT, OF_INPUTS, ADDED = range(5)
 FACTOR_ROWS = 5
 _AFFINE_ROWS = 3  # MEAN, SCALE and SHIFT
 
 _BLOCK_FLOATS = 4096
-# One thread joins the sums of all blocks. So a block has at least 32 rows, however wide they are.
+# The maximum number of channels of a strip. It also gives each block at least 32 rows: one thread
+# joins the sums of all blocks, so there must not be too many of them.
 _STRIP = 128
 _GRAIN = 4
 _WIDTHS = 5
@@ -58,7 +60,10 @@ _WIDTHS = 5
 
 @cached_njit()
 def _strip(a: Any, task: int) -> tuple[int, int, int, int, int]:
-    """Return the block of a task, its rows (first, after) and its channels (first, after)."""
+    """Return five numbers for a task: its block, and the ranges of its rows and of its channels.
+
+    Each range is the first index and the index after the last.
+    """
     block, strip = task // a[STRIPS], task % a[STRIPS]
     first = block * a[BLOCK]
     last = min(first + a[BLOCK], a[ROWS])
@@ -67,7 +72,7 @@ def _strip(a: Any, task: int) -> tuple[int, int, int, int, int]:
 
 @kernel_family(_WIDTHS)
 def MOMENTS(number: int) -> Any:
-    """Write for each block its rounded mean, and the sum and the squares of the differences."""
+    """Compute three sums for each block of rows: NEAR, REST and SQUARES."""
     L = 1 << number
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -83,7 +88,8 @@ def MOMENTS(number: int) -> Any:
                 c = min(c, after - L)
                 start = a[SOURCE] + first * row + 4 * c
                 zero = vector_splat(np.float32(0), L)
-                # Four chains hide the latency of an addition, and keep rounding small.
+                # Four independent sums hide the latency of an addition. Their rounding errors are
+                # also smaller than those of one long sum.
                 s0, s1, s2, s3 = zero, zero, zero, zero
                 place = start
                 for _ in range(0, whole, 4):
@@ -127,7 +133,7 @@ def MOMENTS(number: int) -> Any:
 
 @kernel_family(_WIDTHS)
 def NORMALIZE(number: int) -> Any:
-    """Write the outputs of each row."""
+    """Compute the outputs."""
     L = 1 << number
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -154,7 +160,7 @@ def NORMALIZE(number: int) -> Any:
 
 @kernel_family(_WIDTHS)
 def GRADIENT_SUMS(number: int) -> Any:
-    """Write for each block the sum of the gradient, and of its products with ``inputs - MEAN``."""
+    """Compute two sums for each block of rows: PLAIN and PRODUCTS."""
     L = 1 << number
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -198,7 +204,7 @@ def GRADIENT_SUMS(number: int) -> Any:
 
 @kernel_family(_WIDTHS)
 def GRADIENT_PASS(number: int) -> Any:
-    """Write the gradient of each row of the inputs."""
+    """Compute the gradient of the inputs."""
     L = 1 << number
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -229,7 +235,10 @@ def GRADIENT_PASS(number: int) -> Any:
 
 @cached_njit()
 def _rows_at_a_time(rows: int, channels: int) -> int:
-    """Return the minimum number of rows that fills whole vectors; 1 if it does not divide them."""
+    """Return how many rows the passes treat as one row, so that rows are whole vectors.
+
+    If the number of rows is not a multiple of that, return 1.
+    """
     together = 1
     while together * channels % MAX_LANES != 0:
         together *= 2
@@ -238,7 +247,7 @@ def _rows_at_a_time(rows: int, channels: int) -> int:
 
 @cached_njit()
 def set_rows(args: Any, inputs: Any, relu: bool) -> None:
-    """Set the fields that all passes share."""
+    """Set the fields that all passes read: the source, its sizes, and the ReLU."""
     rows, channels = inputs.shape
     together = _rows_at_a_time(rows, channels)
     args[SOURCE], args[RELU] = address_of(inputs), 1 if relu else 0
@@ -255,6 +264,6 @@ def blocks(args: Any) -> int:
 
 @cached_njit()
 def run(family: int, args: Any) -> None:
-    """Run one of the passes over all rows."""
+    """Run one pass, given by its family of kernels, over all rows."""
     _, lanes = choose_lanes(args[WIDE], 1)
     run_kernel(family + width_number(lanes), args, blocks(args) * args[STRIPS], _GRAIN)

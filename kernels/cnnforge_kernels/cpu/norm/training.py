@@ -1,14 +1,15 @@
-"""Batch normalization on the CPU and its gradients: float32, channels last; moments in float64.
+"""Batch normalization on the CPU and its gradients: float32, channels last, moments in float64.
 
-A task computes the mean of a block of rows, and then the sum and the squares of the differences
-from it, while the block stays in the first-level cache. This is the corrected two-pass algorithm of
-T. Chan, G. Golub, R. LeVeque, "Algorithms for Computing the Sample Variance", 1983. The blocks are
-joined in float64, in their order. So memory is read once, and a mean far from zero costs no digits:
-the part of the mean that float32 cannot hold becomes part of the shift. The gradients take two
-passes over memory: one for the sums that all rows share, one for the rows.
+A task computes the mean of a block of rows, and then the sum of the differences from it and the sum
+of their squares, while the block is still in the first-level cache. This is the corrected two-pass
+algorithm of T. Chan, G. Golub, R. LeVeque, "Algorithms for Computing the Sample Variance", 1983.
+The moments of all blocks are joined in float64, in the order of the blocks. So the memory is read
+only once for the moments, and a mean far from zero does not make them less accurate. The part of
+the mean that float32 cannot hold is added to the shift. The gradients take two passes over the
+memory: one computes the sums over all rows, the other the gradient of each row.
 
-If channels do not fill whole vectors, several rows become one: (M, C) is the same memory as
-(M / k, k * C).
+If the channels do not fill whole vectors, k rows are treated as one: an array (M, C) has the same
+memory as an array (M / k, k * C).
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def batch_norm_forward(
         gamma: (C,) float32, scale.
         beta: (C,) float32, shift.
         epsilon: number that is added to the variance.
-        relu: apply a ReLU.
+        relu: whether a ReLU is applied.
         outputs: (M, C) float32, written.
         mean: (C,) float64, written; NaN if M is 0.
         variance: (C,) float64, written; the denominator is M, not M - 1.
@@ -129,7 +130,8 @@ def batch_norm_forward(
     _set_scale(factors, mean, variance, gamma, beta, epsilon)
     args[FACTORS], args[TARGET] = address_of(factors), address_of(outputs)
     run(NORMALIZE, args)
-    factors[:0] = np.float32(0)  # keeps the factors alive until here
+    # The kernel has only its address. Numba frees an array after its last use, so use it here.
+    factors[:0] = np.float32(0)
 
 
 @cached_njit()
@@ -148,10 +150,11 @@ def batch_norm_grads(
     grad_gamma: Any,
     grad_beta: Any,
 ) -> None:
-    """Compute the gradients of ``inputs``, ``gamma`` and ``beta`` from those of all three outputs.
+    """Compute the gradients of ``inputs``, ``gamma`` and ``beta``.
 
-    S. Ioffe, C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing
-    Internal Covariate Shift", 2015, section 3. The gradient of a ReLU that is off is zero.
+    They follow from the gradients of the outputs, the mean and the variance. S. Ioffe, C. Szegedy,
+    "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
+    2015, section 3. The gradient of a ReLU that is off is zero.
     """
     rows, channels = inputs.shape
     if inputs.size == 0:
@@ -173,7 +176,8 @@ def batch_norm_grads(
                 plain[c] += sums[block, PLAIN, first + c]
                 products[c] += sums[block, PRODUCTS, first + c]
     for c in range(channels):
-        # The sums are of inputs less the float32 mean; this is the part of the mean that it misses.
+        # The sum of products was computed with the mean rounded to float32. Correct it by the
+        # rounding error.
         missing = mean[c] - np.float32(mean[c])
         product = products[c] - missing * plain[c]
         inverse = 1 / np.sqrt(variance[c] + epsilon)
@@ -186,4 +190,5 @@ def batch_norm_grads(
             factors[OF_INPUTS, index] = of_inputs
             factors[ADDED, index] = added
     run(GRADIENT_PASS, args)
-    factors[:0] = np.float32(0)  # keeps the factors alive until here
+    # The kernel has only its address. Numba frees an array after its last use, so use it here.
+    factors[:0] = np.float32(0)

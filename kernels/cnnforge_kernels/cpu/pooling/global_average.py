@@ -1,9 +1,9 @@
-"""Global average pooling on the CPU and its gradient: float32, NHWC. Channels are the SIMD lanes.
+"""Global average pooling on the CPU and its gradient: float32, NHWC. The SIMD lanes are channels.
 
-Sums are blocked: a task adds blocks of 256 pixels, each in 4 interleaved chains, and the blocks of
-an image are added pairwise. The longest chain has 64 + 2 + log2(blocks) additions, so that the mean
-of a large map is as accurate as that of a small map (N. Higham, "The Accuracy of Floating Point
-Summation", 1993, section 2).
+A task adds the pixels of a block of 256, as 4 interleaved sums. The sums of the blocks of an image
+are then added pairwise. A value so goes through 64 + 2 + log2(blocks) additions at most, so that
+the mean of a large map is as accurate as that of a small map (N. Higham, "The Accuracy of Floating
+Point Summation", 1993, section 2).
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from cnnforge_kernels.cpu.simd.channels import pixels_sum
 from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES
 from cnnforge_kernels.cpu.simd.vectors import load_float, vector_add, vector_load, vector_store
 
-# Fields of the argument block: addresses in bytes, all else counts. TARGET is the written array.
+# Fields of the argument block: the addresses of the array that is read and of the array that is
+# written, and the numbers of channels, of pixels of an image, and of blocks of an image.
 SOURCE, TARGET, CHANNELS, PIXELS, BLOCKS = range(5)
 FIELDS = 5
 
-_BLOCK = 256  # pixels
+_BLOCK = 256  # the number of pixels of a block
 _CHAINS = 4
 _MAX_VECTORS = 4
 _GRAIN_FLOATS = 64 * 1024
@@ -73,7 +74,8 @@ def _SPREAD(_: int) -> Any:
     def _global_spread_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
         channels = a[CHANNELS]
-        # A run of whole pixels, long enough that the rest of a map costs little.
+        # Store `pattern`, several equal pixels, again and again: this needs fewer partial vectors
+        # than to store one pixel at a time.
         run = max(1, 512 // channels)
         pattern = np.empty(run * channels, np.float32)
         share = np.float32(a[PIXELS])
@@ -89,14 +91,15 @@ def _SPREAD(_: int) -> Any:
                 for index in range(0, count, MAX_LANES):
                     value = vector_load(address_of(pattern) + 4 * index, count - index, MAX_LANES)
                     vector_store(value, place + 4 * index, count - index)
-        pattern[:0] = np.float32(0)  # keeps the scratch alive until here
+        # The calls have only its address. Numba frees an array after its last use, so use it here.
+        pattern[:0] = np.float32(0)
 
     return _global_spread_kernel
 
 
 @cached_njit()
 def global_average_pool2d_forward(inputs: Any, outputs: Any) -> None:
-    """Write the mean of each map; the mean of an empty map is NaN.
+    """Compute the mean of each channel of each image; if there are no pixels, it is NaN.
 
     Args:
         inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
@@ -129,7 +132,7 @@ def global_average_pool2d_forward(inputs: Any, outputs: Any) -> None:
 
 @cached_njit()
 def global_average_pool2d_grad_inputs(inputs: Any, grad_outputs: Any, grad_inputs: Any) -> None:
-    """Compute the gradient of global average pooling's inputs; only their shape is used."""
+    """Compute the gradient of the inputs of global average pooling, which are not read."""
     if grad_inputs.size == 0:
         return
     images, height, width, channels = inputs.shape

@@ -1,7 +1,7 @@
-"""The kernels of ``pooling.py``: channels are the SIMD lanes.
+"""The kernels of ``pooling.py``; the SIMD lanes are channels.
 
-There are *tiled* kernels, each compiled for one window of up to 4 x 4 whose stride is the window,
-so that each input belongs to one output at most, and general kernels.
+There are *tiled* and general kernels. A tiled kernel is compiled for one window of up to 4 x 4. It
+is used if the strides equal the window, so that each input belongs to one output at most.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from cnnforge_kernels.cpu.simd.vectors import (
     vector_where_equal,
 )
 
-# Fields of the argument block.
+# Fields of the argument block. The first three are addresses in bytes; ROWS and COLUMNS are the
+# size of the outputs.
 INPUTS, OUTPUTS, ARGMAX, HEIGHT, WIDTH, CHANNELS, ROWS, COLUMNS = range(8)
 WINDOW_ROWS, WINDOW_COLUMNS, ROW_STEP, COLUMN_STEP, TOP, LEFT = range(8, 14)
 FIELDS = 14
@@ -41,7 +42,10 @@ _KINDS = 3 * (_WINDOW * _WINDOW + 2)
 
 
 def _kind_of_number(number: int) -> tuple[int, int, int, int]:
-    """Return (lanes, window rows, window columns, bytes of an argmax); 0 rows: a general kernel."""
+    """Return four properties of a kernel: lanes, window rows, window columns, bytes of an argmax.
+
+    The window of a general kernel is 0 x 0.
+    """
     lanes = 4 << (number % 3)
     kind = number // 3
     if kind < 2:
@@ -51,7 +55,10 @@ def _kind_of_number(number: int) -> tuple[int, int, int, int]:
 
 @cached_njit()
 def kind_number(args: Any, argmax_bytes: int) -> int:
-    """Return the number of a pool's kernel in its family; the first six kernels are general."""
+    """Return the index in its family of the kernel for a pool.
+
+    Kernels 0 to 5 are general, the others are tiled.
+    """
     lanes = MAX_LANES
     while lanes > 4 and args[CHANNELS] <= lanes // 2:
         lanes //= 2
@@ -65,7 +72,10 @@ def kind_number(args: Any, argmax_bytes: int) -> int:
 
 @cached_njit()
 def _inside(a: Any) -> tuple[int, int]:
-    """Return the columns of outputs, (first, after the last), whose windows need no padding."""
+    """Return two numbers, the range of output columns whose windows contain no padding.
+
+    They are the first column and the column after the last.
+    """
     step = a[COLUMN_STEP]
     first = (a[LEFT] + step - 1) // step
     after = (a[WIDTH] + a[LEFT] - a[WINDOW_COLUMNS]) // step + 1
@@ -89,7 +99,8 @@ def _forward(number: int, is_max: bool) -> Any:
             top = (task % a[ROWS]) * a[ROW_STEP] - a[TOP]
             first_row, last_row = max(0, -top), min(window_rows, a[HEIGHT] - top)
             source = a[INPUTS] + (image * a[HEIGHT] + top) * line
-            # Whole vectors of whole windows skip the bounds checks, which take half of the time.
+            # The fast loops make no bounds checks, which would take half of the time. They need
+            # windows without padding, and channels that fill whole vectors.
             fast = PH > 0 and channels % L == 0 and first_row == 0 and last_row == window_rows
             column = 0
             while column < a[COLUMNS]:
@@ -168,9 +179,10 @@ def AVERAGE_POOL(number: int) -> Any:
 
 
 def _backward_tiled(number: int, is_max: bool) -> Any:
-    """Make a kernel like ``_backward`` for windows that do not overlap: outputs are read once.
+    """Return a kernel like that of ``_backward``, for windows that do not overlap.
 
-    A task is one row of the outputs; the last row also clears the inputs that no window covers.
+    It reads each value of the gradient once. A task is one row of the outputs. The task of the last
+    row also sets the gradient of inputs that no window covers to zero.
     """
     L, PH, PW, WB = _kind_of_number(number)
 
@@ -233,7 +245,7 @@ def _backward_tiled(number: int, is_max: bool) -> Any:
                 column += 1
             covered = a[COLUMNS] * PW - a[LEFT]
             for y in range(max(0, top), height if row == a[ROWS] - 1 else top + PH):
-                # The columns to the right of the last window, or all columns below it.
+                # Clear the columns to the right of the last window; in rows below it, all columns.
                 empty = covered if y < top + PH else 0
                 target = a[INPUTS] + 4 * ((image * height + y) * width + empty) * channels
                 for index in range(0, (width - empty) * channels, L):
@@ -243,9 +255,9 @@ def _backward_tiled(number: int, is_max: bool) -> Any:
 
 
 def _backward(number: int, is_max: bool) -> Any:
-    """Make a kernel that reads the gradient OUTPUTS and writes the gradient INPUTS.
+    """Return a kernel that reads the gradient at OUTPUTS and writes the gradient at INPUTS.
 
-    A task is one row of the inputs: every value is written once, even if windows overlap.
+    A task is one row of the inputs, so that each value is written once even if windows overlap.
     """
     L, PH, _PW, WB = _kind_of_number(number)
     if PH > 0:
@@ -260,7 +272,7 @@ def _backward(number: int, is_max: bool) -> Any:
         for task in range(begin, end):
             image = task // a[HEIGHT]
             y = task % a[HEIGHT] + a[TOP]
-            # Rows r of the outputs with r * step <= y < r * step + window.
+            # The rows r of outputs that read this input: r * step <= y < r * step + window.
             first_row = max(0, (y - window_rows + row_step) // row_step)
             last_row = min(a[ROWS], y // row_step + 1)
             for column in range(a[WIDTH]):

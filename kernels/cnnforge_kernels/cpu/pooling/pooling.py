@@ -1,8 +1,8 @@
 """2D max and average pooling on the CPU: forward pass and gradients, float32, NHWC.
 
-Max pooling stores the argmax of each window, the number of the cell in row-major order, as one byte
-(four bytes for windows of more than 256 cells). The gradient needs nothing else. Padding is never a
-maximum and is not counted.
+Max pooling stores the argmax of each window: the index of the cell in row-major order, as one byte
+(four bytes for windows of more than 256 cells). This is all that its gradient needs. Padding is
+never a maximum, and a mean does not count it.
 """
 
 from __future__ import annotations
@@ -77,13 +77,13 @@ def max_pool2d_forward(
     outputs: Any,
     argmax: Any,
 ) -> None:
-    """Write the maximum of each window, and the number of its cell in row-major order.
+    """Compute the maximum of each window and its argmax, the index of its cell in row-major order.
 
     Args:
         inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
         pool_size: rows and columns of the window.
         strides: strides of rows and columns.
-        same: SAME padding, else VALID.
+        same: whether the padding is SAME; else it is VALID.
         outputs: (N, OH, OW, C), written.
         argmax: (N, OH, OW, C) uint8, or int32 for windows of more than 256 cells; written.
     """
@@ -104,7 +104,7 @@ def max_pool2d_grad_inputs(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """Compute the gradient of max pooling's inputs, of which only the shape is used."""
+    """Compute the gradient of the inputs of max pooling, which are not read."""
     if grad_outputs.size == 0:
         grad_inputs[:] = np.float32(0)
         return
@@ -121,7 +121,7 @@ def average_pool2d_forward(
     same: bool,
     outputs: Any,
 ) -> None:
-    """Write the mean of the real cells of each window; arguments as for max pooling."""
+    """Compute the mean of each window without its padding; the arguments are as for max pooling."""
     if outputs.size == 0:
         return
     args = _block(inputs, outputs, pool_size, strides, same)
@@ -137,7 +137,7 @@ def average_pool2d_grad_inputs(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """Compute the gradient of average pooling's inputs, of which only the shape is used."""
+    """Compute the gradient of the inputs of average pooling, which are not read."""
     if grad_outputs.size == 0:
         grad_inputs[:] = np.float32(0)
         return

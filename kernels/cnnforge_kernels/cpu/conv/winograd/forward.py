@@ -1,15 +1,17 @@
 """Winograd's F(2x2, 3x3): a 3x3 convolution with 16 multiplications for 4 outputs in place of 36.
 
 A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, section 4.1. A tile is
-2x2 outputs and the 4x4 inputs under them. Sums spread inputs and weights to 16 planes. Each plane
-is a product of matrices, (tiles, channels) by (channels, filters), and the outputs are sums of the
-planes. All factors are 1 and 1/2, so that sums of small integers stay exact.
+2x2 outputs and the 4x4 inputs that they read. A linear transform turns the inputs of a tile, and
+the weights, into 16 values each; the value with index i of all tiles is plane i. For each plane,
+the matrix (tiles, channels) is multiplied by the matrix (channels, filters). Another linear
+transform turns the 16 products into the outputs. All its factors are 1, -1 and 1/2, so that sums of
+small integers stay exact.
 
-A task is some rows of tiles of one image for one group of channels. A tile of outputs is also a
-window of a 2x2 pool, which is applied before the outputs are written.
+A task computes some rows of tiles of one image for one group of channels. A tile of outputs is also
+a window of a 2x2 pool, which is applied before the outputs are written.
 
-A value that is not finite would spread to other outputs of its tile. So if any sum is not finite,
-the launch reports it, and the sweep computes everything again without Winograd's algorithm.
+If an input is not finite, all outputs of its tile would become NaN. So if any sum is not finite,
+LAUNCH reports it, and the sweep computes everything again without Winograd's algorithm.
 """
 
 from __future__ import annotations
@@ -33,17 +35,19 @@ from cnnforge_kernels.cpu.runtime.memory import address_of, call_kernel, floats_
 from cnnforge_kernels.cpu.runtime.parallel import run_kernel
 from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES, choose_tile, tile_number
 
-# With fewer of them the sums before and after cost as much as the products save. From 8 channels
-# to 16 filters this took 0.62 to 0.9 of the time of the direct sum (Zen 4), and with vectors of 8
-# lanes from 8 channels to 8 filters 0.85 to 0.96.
+# With fewer channels or outputs the transforms cost as much as the products save. With 8 channels
+# and 16 filters this took 0.62 to 0.9 of the time of the sweep (Zen 4); with vectors of 8 lanes, 8
+# channels and 8 filters, 0.85 to 0.96.
 _MIN_CHANNELS, _MIN_OUTPUTS = 8, 64
-# Behind a 2x2 pool the scatter skips three quarters of the products. From 16, 32 or 64 filters to
-# 16 channels the scatter took 0.96 to 1.01 times as long as this (Zen 4, one thread), to 32
-# channels 1.13 to 1.24, to 64 and 128 channels 1.26 to 1.33.
+# The minimum number of vectors of channels from which this computes the gradient of the inputs of a
+# block faster than the scatter, which skips three quarters of the products if the pool is 2x2. With
+# 16, 32 or 64 filters, the scatter took 0.96 to 1.01 times as long as this for 16 channels (Zen 4,
+# one thread), 1.13 to 1.24 times for 32 channels, and 1.26 to 1.33 times for 64 and 128 channels.
 _MIN_VECTORS_BEHIND_POOL = 2
-# Planes at the same place of their pages would compete for a few lines of the first-level cache.
+# Bytes between two planes. Without them all planes could begin at the same offset of a memory page,
+# and would compete for a few lines of the first-level cache.
 _APART = 128
-# Size of the planes of a task: half of a second-level cache of 1 MiB.
+# Maximum size of the planes of a task: half of a second-level cache of 1 MiB.
 _TASK_BYTES = 512 * 1024
 _WEIGHT_GRAIN = 64
 
@@ -55,7 +59,7 @@ def _WINOGRAD(_: int) -> Any:
         a = carray(args, s.FIELDS)
         channels, filters = a[s.CHANNELS], a[s.FILTERS]
         pairs, wide = (a[s.BLOCK_ROWS] + 1) // 2, (a[s.COLUMNS] + 1) // 2
-        # A register tile may read beyond the last tile; those results are not used.
+        # A register tile may read inputs beyond the last tile. Results from these are not used.
         max_tiles = pairs * wide + 32
         scratch = aligned_floats((2 * pairs + 2) * a[s.ROW_BYTES] // 4)
         spare = aligned_floats(a[s.UNPOOL_ROWS] * a[s.WIDTH] * channels + 1)
@@ -98,7 +102,7 @@ def _WINOGRAD(_: int) -> Any:
             call_kernel(a[s.SPREAD_INPUTS], address_of(w), 0, (row1 - row0 + 1) // 2)
             call_kernel(a[s.MULTIPLY], address_of(w), 0, p.PLANES)
             call_kernel(a[s.JOIN_SUMS], address_of(w), 0, tiles)
-        # Keeps the scratch alive until here.
+        # Kernels have only addresses. Numba frees an array after its last use, so use these here.
         scratch[:0], spare[:0] = np.float32(0), np.float32(0)
         inputs[:0], sums[:0] = np.float32(0), np.float32(0)
         offsets[:0], zeros[:0] = 0, np.float32(0)
@@ -108,27 +112,34 @@ def _WINOGRAD(_: int) -> Any:
 
 @cached_njit()
 def winograd_wins(channels: int, filters: int) -> bool:
-    """Return whether Winograd's algorithm is faster for 3x3 windows with strides of 1."""
+    """Return whether Winograd's algorithm is faster than the direct sum.
+
+    The window is 3x3 and the strides are 1.
+    """
     whole = channels % p.MIN_LANES == 0 and filters % MAX_LANES == 0
     return whole and channels >= _MIN_CHANNELS and filters > 0
 
 
 @cached_njit()
 def winograd_beats_scatter(channels: int, filters: int) -> bool:
-    """Return whether Winograd's algorithm is faster than a scatter, for an un-pooled source."""
+    """Return whether Winograd's algorithm, on an un-pooled gradient, is faster than the scatter.
+
+    ``channels`` and ``filters`` are those of the sweep over the gradient: it reads the filters of
+    the convolution, and writes its channels.
+    """
     enough = filters >= _MIN_VECTORS_BEHIND_POOL * MAX_LANES
     return enough and winograd_wins(channels, filters)
 
 
 @cached_njit()
 def _is_window(taps: Any) -> bool:
-    """Return whether the nine rows, or columns, of taps are those of a window of 3 neighbours."""
+    """Return whether the rows (or the columns) of nine taps have three neighbouring values."""
     return taps.size == 9 and s.origin_and_span(taps)[1] == 3
 
 
 @cached_njit()
 def winograd_fits(args: Any) -> bool:
-    """Return whether Winograd's algorithm can compute the sweep of a block, and faster."""
+    """Return whether Winograd's algorithm can compute the sweep ``args``, and is faster."""
     if args[s.TAPS] != 9 or args[s.ROW_STEP] != 1 or args[s.COLUMN_STEP] != 1:
         return False
     if args[s.POOL_ROWS] != 0 and (args[s.POOL_ROWS] != 2 or args[s.POOL_COLUMNS] != 2):
@@ -142,17 +153,17 @@ def winograd_fits(args: Any) -> bool:
 
 @kernel_family(1)
 def LAUNCH(_: int) -> Any:
-    """Complete the arguments, spread the weights, and run.
+    """Set the remaining arguments, transform the weights, and run the tasks.
 
-    ``NOT_FINITE`` is 1 afterwards if a sum is not finite; then the outputs are not valid.
+    If a sum is not finite, this sets ``NOT_FINITE`` to 1, and the outputs are wrong.
     """
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _launch_winograd(block: Any, _begin: int, _end: int) -> None:
         given = carray(block, s.FIELDS)
-        # A copy: the sweep goes on with its own block if a sum is not finite.
+        # A copy, because the sweep needs its own block unchanged if a sum is not finite.
         args = np.empty(s.FIELDS + 1, np.int64)
-        # Field by field: an assignment to a slice takes Numba 2 s to compile.
+        # Copy field by field: Numba takes 2 s to compile an assignment to a slice.
         for field in range(s.FIELDS):
             args[field] = given[field]
         channels, filters, groups = args[s.CHANNELS], args[s.FILTERS], args[s.GROUPS]
@@ -193,7 +204,8 @@ def LAUNCH(_: int) -> Any:
         work = args[s.BLOCK_ROWS] * args[s.COLUMNS] * 4 * channels * filters
         run_kernel(_WINOGRAD, args, tasks, max(1, 640_000 // work))
         given[s.NOT_FINITE] = found[0]
-        bias[:0] = np.float32(0)  # keeps both alive until here
+        # Kernels have only addresses. Numba frees an array after its last use, so use these here.
+        bias[:0] = np.float32(0)
         packed[:0] = np.float32(0)
 
     return _launch_winograd

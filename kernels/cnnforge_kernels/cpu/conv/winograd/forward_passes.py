@@ -1,6 +1,7 @@
-"""The passes of Winograd's F(2x2, 3x3): inputs and weights to 16 planes, products, sums to outputs.
+"""The passes of Winograd's F(2x2, 3x3): both transforms to 16 planes, the products, the outputs.
 
-``forward.py`` describes the algorithm and calls the passes.
+``forward.py`` describes the algorithm and calls the passes. Here *spread* is the transform of the
+inputs or weights to planes, and *join* that of the products to outputs.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from cnnforge_kernels.cpu.simd.vectors import (
     vector_subtract,
 )
 
-# Fields of a task's block, which the passes share: addresses and strides in bytes.
+# Fields of a task's argument block, which all passes read. Addresses and strides are in bytes.
 SCRATCH, LINE, PIXEL, FILTERS, WIDE, TILES = range(6)
 INPUTS, INPUT_PLANE, SUMS, SUM_PLANE, FACTORS, OFFSETS, ZEROS = range(6, 13)
 BIAS, TARGET, TARGET_ROW, TARGET_COLUMN, ARGMAX, LEFT, BELOW = range(13, 20)
@@ -49,13 +50,13 @@ FIELDS = 22
 PLANES = 16
 # Channels are a multiple of MIN_LANES, filters are a multiple of MAX_LANES.
 MIN_LANES = min(MAX_LANES, 8)
-# The plane that is a term of each output of a tile, with a factor of 1.
+# Index of a plane that is a term of each of the four outputs of a tile, with a factor of 1.
 _PLAIN = 5
 
 
 @cached_njit()
 def _spread(v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
-    """Return one row of the transform of the inputs."""
+    """Return the transform of four vectors of inputs, one row or column of a tile."""
     return (
         vector_subtract(v0, v2),
         vector_add(v1, v2),
@@ -66,13 +67,13 @@ def _spread(v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
 
 @cached_njit()
 def _join(v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
-    """Return one row of the transform of the sums."""
+    """Return two vectors, the transform of four vectors of products (one row or column)."""
     return vector_add(vector_add(v0, v1), v2), vector_subtract(vector_subtract(v1, v2), v3)
 
 
 @kernel_family(2)
 def SPREAD_INPUTS(half: int) -> Any:
-    """Spread rows of tiles ``begin`` to ``end - 1`` from the scratch to planes (tile, channel)."""
+    """Transform the inputs of tile rows ``begin`` to ``end - 1`` to planes (tile, channel)."""
     L = MIN_LANES if half else MAX_LANES
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -119,7 +120,7 @@ def MULTIPLY(number: int) -> Any:
             for block in range(blocks):
                 weights = w[FACTORS] + (plane * blocks + block) * block_bytes
                 source = w[INPUTS] + plane * w[INPUT_PLANE]
-                # The bias starts in the plane that all outputs of a tile contain.
+                # Every output of a tile contains this plane once, so add the bias here.
                 begins = w[BIAS] + block * width if plane == _PLAIN else w[ZEROS]
                 target = w[SUMS] + plane * w[SUM_PLANE] + block * width
                 valid = w[FILTERS] - block * G * L
@@ -149,7 +150,10 @@ def MULTIPLY(number: int) -> Any:
 
 @kernel_family(2)
 def JOIN_SUMS(pooled: int) -> Any:
-    """Join the planes of tiles ``begin`` to ``end - 1`` of a task to outputs, pooled or not."""
+    """Compute the outputs of tiles ``begin`` to ``end - 1`` from the planes; pool if ``pooled``.
+
+    Also set the int64 at ``NOT_FINITE`` to 1 if an output is not finite.
+    """
     L = MAX_LANES
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -176,7 +180,7 @@ def JOIN_SUMS(pooled: int) -> Any:
                 total = vector_add(
                     vector_add(outputs[0], outputs[1]), vector_add(outputs[2], outputs[3])
                 )
-                # Zero times what is not finite is NaN, and stays.
+                # Zero times infinity or NaN is NaN, and `seen` stays NaN from then on.
                 seen = vector_multiply_add(total, zero, seen)
                 if pooled:
                     byte = w[ARGMAX] + (cell + f - w[TARGET]) // 4
@@ -203,9 +207,9 @@ def JOIN_SUMS(pooled: int) -> Any:
 
 @kernel_family(1)
 def SPREAD_WEIGHTS(_: int) -> Any:
-    """Spread channels ``begin`` to ``end - 1`` (of all groups) of the weights to 16 planes.
+    """Transform the weights of channels ``begin`` to ``end - 1`` of all groups to 16 planes.
 
-    ``args`` is the sweep's block, followed by the number of vectors of a tile.
+    ``args`` is the argument block of the sweep, followed by the number of vectors of a tile.
     """
     L = MAX_LANES
 
@@ -231,7 +235,8 @@ def SPREAD_WEIGHTS(_: int) -> Any:
                 target = a[s.WEIGHTS] + 16 * group * plane
                 target += 4 * ((block * channels + c) * width + inside)
                 for j in range(3):
-                    # Spread a column of the window to four rows, and keep it in planes 4i + j.
+                    # Transform column j of the window to four values, and keep them in planes
+                    # 4 * i + j until the loop below transforms the rows.
                     top = vector_load(at + order[j], L, L)
                     middle = vector_load(at + order[3 + j], L, L)
                     bottom = vector_load(at + order[6 + j], L, L)

@@ -1,12 +1,13 @@
 """Winograd's F(3x3, 2x2): the gradient of 3x3 weights, 16 multiplications a tile in place of 36.
 
-This is the transpose of ``forward.py`` with respect to the weights. A tile is 2x2 gradients and the
-4x4 inputs under them. Sums spread both to 16 planes. Each plane is a product of matrices,
-(channels, tiles) by (tiles, filters), summed over all tiles, and the 3x3 taps are sums of the
-planes. All factors are 1 and 1/2, so that sums of small integers stay exact.
+The algorithm is that of ``forward.py`` for another sum. A tile is 2x2 values of the gradient and
+the 4x4 inputs that these outputs had read. A linear transform turns both into 16 planes. For each
+plane, the matrix (channels, tiles) is multiplied by the matrix (tiles, filters), which sums over
+the tiles. Another linear transform turns the 16 products into the 3x3 taps. All its factors are 1,
+-1 and 1/2, so that sums of small integers stay exact.
 
-As in ``gather.py`` a task is a part of the images for one group, and the parts are added in order.
-If any sum is not finite, the launch reports it, and the gather computes everything again.
+As in ``gather.py``, a task computes a part of the images for one group, and the parts are added in
+order. If any sum is not finite, LAUNCH reports it, and the gather computes everything again.
 """
 
 from __future__ import annotations
@@ -38,22 +39,27 @@ from cnnforge_kernels.cpu.simd.vectors import (
     vector_store,
 )
 
-# Fields of the argument block, after those of the gather, whose COLUMNS are rounded up to whole
-# tiles here. A product begins when TOGETHER pieces of BLOCK_ROWS rows are spread.
+# Fields of the argument block. They follow the fields of the gather, in which COLUMNS is here the
+# number of columns rounded up to whole tiles; _COLUMNS is the number itself. A task transforms
+# _TOGETHER blocks of BLOCK_ROWS rows, then multiplies their planes. _POSITIONS (channels) and
+# _VECTORS (of filters) are the size of the register tile.
 _COLUMNS, _TOGETHER, _POSITIONS, _VECTORS, _NOT_FINITE = range(g.FIELDS, g.FIELDS + 5)
-# Addresses of kernels: while the caller waits, a worker cannot have a kernel compiled.
+# Addresses of the kernels that a task calls. The caller looks them up, because a worker cannot have
+# a kernel compiled while the caller waits for it.
 _INPUTS_KERNEL, _GRADIENT_KERNEL, _PRODUCTS_KERNEL, _JOIN_KERNEL = range(g.FIELDS + 5, g.FIELDS + 9)
 _FIELDS = g.FIELDS + 9
 
-# Twice as fast as the gather from 64 channels to 64 filters and from 128 to 128. The lowest
-# measured gains are 1.4 times from 8 to 16, and 1.5 times from 16 to 16 with 8x8 pixels (Zen 4, one
-# thread).
+# The minimum numbers of channels and outputs for which this is used. It was twice as fast as the
+# gather with 64 channels and 64 filters, and with 128 and 128; 1.4 times as fast with 8 channels
+# and 16 filters; and 1.5 times with 16 and 16 and images of 8x8 pixels (Zen 4, one thread).
 _MIN_CHANNELS, _MIN_OUTPUTS = 8, 64
 _PARTS = 8
-# Planes at the same place of their pages would compete for a few lines of the first-level cache.
+# Bytes between two planes. Without them all planes could begin at the same offset of a memory page,
+# and would compete for a few lines of the first-level cache.
 _APART = 128
-# Tiles of a product, if their planes fit half of a second-level cache of 1 MiB. With fewer tiles
-# the sums are loaded and stored too often. The minimum is also the minimum of tiles of a part.
+# Minimum and maximum number of tiles that one product sums; between them, as many as fit
+# _PLANE_BYTES, half of a second-level cache of 1 MiB. With fewer tiles the sums would be loaded and
+# stored too often. A part of the images also has at least _MIN_TOGETHER tiles.
 _MIN_TOGETHER, _MAX_TOGETHER = 64, 128
 _PLANE_BYTES = 512 * 1024
 
@@ -75,7 +81,8 @@ def _GATHER(_: int) -> Any:
         w[p.INPUT_PLANE] = max_tiles * pixel + _APART
         w[p.SUM_PLANE] = blocks * w[q.BLOCK_BYTES] + _APART
         w[q.PRODUCT_PLANE] = 4 * blocks * w[q.PADDED] * width + _APART
-        # A register tile may read beyond the last channel and filter; those sums are not used.
+        # A register tile may read values beyond the last channel and filter. Sums of these are not
+        # used.
         inputs = aligned_floats(p.PLANES * w[p.INPUT_PLANE] // 4 + w[q.PADDED])
         gradient = aligned_floats(p.PLANES * w[p.SUM_PLANE] // 4)
         products = aligned_floats(p.PLANES * w[q.PRODUCT_PLANE] // 4)
@@ -121,7 +128,7 @@ def _GATHER(_: int) -> Any:
                     w[p.TILES], w[q.FRESH], held = 0, 0, 0
             w[p.TARGET] = sums
             call_kernel(a[_JOIN_KERNEL], address_of(w), 0, channels)
-        # Keeps the scratch alive until here.
+        # Kernels have only addresses. Numba frees an array after its last use, so use these here.
         scratch[:0], zeros[:0], offsets[:0] = np.float32(0), np.float32(0), 0
         inputs[:0], gradient[:0], products[:0] = np.float32(0), np.float32(0), np.float32(0)
 
@@ -130,7 +137,7 @@ def _GATHER(_: int) -> Any:
 
 @cached_njit()
 def _fits(args: Any) -> bool:
-    """Return whether Winograd's algorithm can compute a gather, and faster."""
+    """Return whether Winograd's algorithm can compute the gather ``args``, and is faster."""
     if args[g.TAP_ROWS] != 3 or args[g.TAP_COLUMNS] != 3:
         return False
     if args[g.ROW_STEP] != 1 or args[g.COLUMN_STEP] != 1:
@@ -146,12 +153,14 @@ def _fits(args: Any) -> bool:
 
 @kernel_family(1)
 def LAUNCH(_: int) -> Any:
-    """Complete the arguments, run, add the parts, and report whether a sum is not finite."""
+    """Set the remaining arguments, run the tasks, add the parts, and write the gradients.
+
+    If a sum is not finite, this sets ``_NOT_FINITE`` to 1, and the gradients are wrong.
+    """
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _launch_gather_tiles(block: Any, _begin: int, _end: int) -> None:
         given = carray(block, _FIELDS)
-        # A copy: the gather goes on with its own block if a sum is not finite.
         args = given.copy()
         groups = args[g.GROUPS]
         channels, filters = args[g.CHANNELS] // groups, args[g.FILTERS] // groups
@@ -198,7 +207,7 @@ def LAUNCH(_: int) -> Any:
                     continue
                 for f in range(0, filters, MAX_LANES):
                     value = vector_load(total + 4 * (row * filters + f), MAX_LANES, MAX_LANES)
-                    # Zero times what is not finite is NaN, and stays.
+                    # Zero times infinity or NaN is NaN, and `seen` stays NaN from then on.
                     seen = vector_multiply_add(value, zero, seen)
                     vector_store(value, target + 4 * f, MAX_LANES)
         found = np.empty(MAX_LANES, np.float32)
@@ -213,20 +222,21 @@ def LAUNCH(_: int) -> Any:
 
 @cached_njit()
 def gather_tiles(args: Any, grad_weights: Any, grad_bias: Any) -> bool:
-    """Compute the gradients of weights and bias, if this is faster and every sum is finite.
+    """Compute the gradients of weights and bias if Winograd's algorithm can and is faster.
 
     Args:
-        args: int64 block of the gather, as for ``gather``.
+        args: int64 argument block, as for ``gather``.
         grad_weights: (3, 3, C / groups, F) float32, written.
-        grad_bias: (F,) float32, written; or empty.
+        grad_bias: (F,) float32, written; empty if there is no bias.
 
     Returns:
-        Whether the gradients are written; else the gather has to compute them.
+        True if the gradients are computed. If not, or if a sum was not finite, False: the caller
+        has to call ``gather``.
     """
     if not _fits(args):
         return False
     block = np.zeros(_FIELDS, np.int64)
-    # Field by field: an assignment to a slice takes Numba 2 s to compile.
+    # Copy field by field: Numba takes 2 s to compile an assignment to a slice.
     for field in range(g.FIELDS):
         block[field] = args[field]
     block[g.GRAD_WEIGHTS] = address_of(grad_weights)

@@ -1,7 +1,8 @@
-"""The passes of Winograd's F(3x3, 2x2): gradients to 16 planes, sums of products, and their taps.
+"""The passes of Winograd's F(3x3, 2x2): gradients to 16 planes, the products, and the taps.
 
-``weights.py`` describes the algorithm and calls the passes. The inputs are spread as in the forward
-pass.
+``weights.py`` describes the algorithm and calls the passes. The pass that transforms the inputs is
+that of ``forward_passes.py``. Here *spread* is the transform of the gradient to planes, and *join*
+that of the products to taps.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from cnnforge_kernels.cpu.simd.vectors import (
     vector_where_positive,
 )
 
-# Fields of a task's block, after those of the forward passes. Here SUMS has the planes of the
-# gradient, and TARGET is the address from which it is read. GATE is the distance from there to the
-# outputs of a ReLU. PRODUCTS are summed over all tiles.
+# Fields of a task's argument block. They follow the fields of the forward passes, of which SUMS is
+# here the address of the planes of the gradient, and TARGET the address of the gradient itself.
+# GATE is the number of bytes from a value of the gradient to the same output of the ReLU. PRODUCTS
+# is the address of the products, which are summed over all tiles.
 GATE, WIDTH, BLOCK_BYTES, PRODUCTS, PRODUCT_PLANE, PADDED = range(p.FIELDS, p.FIELDS + 6)
 FRESH = p.FIELDS + 6  # whether the products begin at zero
 FIELDS = p.FIELDS + 7
@@ -40,13 +42,16 @@ FIELDS = p.FIELDS + 7
 
 @cached_njit()
 def _spread(v0: Any, v1: Any) -> Any:
-    """Return one row of the transform of the gradients; ``_join`` corrects the sign of the last."""
+    """Return the transform of two vectors of the gradient, one row or column of a tile.
+
+    The last value has the wrong sign, which ``_join`` corrects.
+    """
     return v0, vector_add(v0, v1), vector_subtract(v0, v1), v1
 
 
 @cached_njit()
 def _join(v0: Any, v1: Any, v2: Any, v3: Any, half: Any) -> Any:
-    """Return one row of the transform of the products."""
+    """Return three vectors, the transform of four vectors of products (one row or column)."""
     plus = vector_multiply(vector_add(v1, v2), half)
     minus = vector_multiply(vector_subtract(v1, v2), half)
     return vector_add(v0, plus), minus, vector_subtract(plus, v3)
@@ -54,7 +59,10 @@ def _join(v0: Any, v1: Any, v2: Any, v3: Any, half: Any) -> Any:
 
 @kernel_family(2)
 def SPREAD_GRADIENT(masked: int) -> Any:
-    """Spread rows of tiles ``begin`` to ``end - 1`` of the gradient to planes (tile, filter)."""
+    """Transform the gradient of tile rows ``begin`` to ``end - 1`` to planes (tile, filter).
+
+    Also add the gradient to the sums of the bias.
+    """
     L = MAX_LANES
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -63,8 +71,8 @@ def SPREAD_GRADIENT(masked: int) -> Any:
         pixel, row, plane, width = w[p.TARGET_COLUMN], w[p.TARGET_ROW], w[p.SUM_PLANE], w[WIDTH]
         for i in range(begin, end):
             below = L if 2 * i + 1 < w[p.BELOW] else 0
-            # The loops follow the order of the memory that is read: with the filters outside, this
-            # took 0.9 ms in place of 0.5 (16x32x32 pixels, 64 filters).
+            # The loops read the gradient in the order of its addresses. With the loop over filters
+            # outside, this took 0.9 ms in place of 0.5 ms (16x32x32 pixels, 64 filters).
             for j in range(w[p.WIDE]):
                 right = L if 2 * j + 1 < w[p.LEFT] else 0
                 corner = min(right, below)
@@ -101,7 +109,11 @@ def SPREAD_GRADIENT(masked: int) -> Any:
 
 @kernel_family(TILES)
 def ADD_PRODUCTS(number: int) -> Any:
-    """Add planes ``begin`` to ``end - 1`` to the sums: (channel, tile) by (tile, filter)."""
+    """Multiply planes ``begin`` to ``end - 1``, and add the products to the sums.
+
+    A plane of the inputs is (tile, channel), one of the gradient (tile, filter), one of the sums
+    (channel, filter).
+    """
     T, G, L, _ = tile_of_number(number)
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -142,7 +154,10 @@ def ADD_PRODUCTS(number: int) -> Any:
 
 @kernel_family(1)
 def JOIN_PRODUCTS(_: int) -> Any:
-    """Join the planes of channels ``begin`` to ``end - 1`` to (tap, channel, filter) at TARGET."""
+    """Compute the taps of channels ``begin`` to ``end - 1`` from the sums of the products.
+
+    The taps are written to TARGET, with the axes (tap, channel, filter).
+    """
     L = MAX_LANES
 
     @cached_cfunc(KERNEL_SIGNATURE)
