@@ -1,15 +1,15 @@
-"""Numba's disk cache, made safe for several processes that compile at once.
+"""Make Numba's disk cache safe for several processes that compile at once.
 
-Numba keeps the compiled variants of a function as `name.1.nbc`, `name.2.nbc`, and writes an index
-of them again for each new variant. Two processes that read the index at the same time give the same
-number to two variants, so that one is found under the key of the other. To call it is an error, or,
-if the variants differ in the numbers that they close over, as kernels do, a wrong result; and it
-stays on the disk. So a process that adds a variant locks the folder, and writes the code before the
-index that names it.
+Numba keeps the compiled variants of a function in files `name.1.nbc`, `name.2.nbc`, and so on, and
+an index of them, which it writes again for each new variant. If two processes read the index at the
+same time, they write different variants to the same file, and Numba later finds one of them under
+the key of the other. This leads to an error, or to a wrong result if the variants differ only in
+numbers that they contain, as kernels do. So here a process that adds a variant locks the folder,
+and writes the code before the index.
 
-If the cache cannot be written to, functions are compiled for this process only, with one warning.
+If the cache cannot be written to, each process compiles the functions for itself, and warns once.
 
-This is a package of its own because the kernels and the core compile to the same cache, and neither
+This is a package of its own because the kernels and the core use the same cache, and neither
 imports the other.
 """
 
@@ -39,16 +39,16 @@ else:
     _flock = fcntl.flock
     _ALONE = fcntl.LOCK_EX | fcntl.LOCK_NB
 
-# Seconds to wait for the lock: a stopped process may hold it.
+# The number of seconds to wait for the lock. A process that is stopped may hold it for ever.
 _PATIENCE = 1.0
 _log = logging.getLogger("cnnforge.disk_cache")
 
 
 def share_disk_cache() -> None:
-    """Let only one process at a time write to Numba's disk cache.
+    """Make sure that only one process at a time writes to Numba's disk cache.
 
-    This changes all of Numba in this process, and cannot be undone: any function may call a kernel,
-    and is then kept together with it. Further calls change nothing.
+    This changes Numba for all functions of this process, because any function may call a kernel. It
+    cannot be undone. A second call changes nothing.
     """
     caching.IndexDataCacheFile.save = _save
     for kind in (caching.CompileResultCacheImpl, caching.CodeLibraryCacheImpl):
@@ -57,11 +57,13 @@ def share_disk_cache() -> None:
 
 
 def temporary_folder(wanted: str, error: object) -> str:
-    """Return a folder that this process removes at its end; warn once that nothing is kept.
+    """Return a folder for compiled functions that this process removes when it ends.
+
+    The first call logs a warning that the functions are not kept.
 
     Args:
         wanted: Folder that cannot be written to.
-        error: Reason.
+        error: Reason why it cannot be written to.
     """
     _say_once(wanted, error)
     return _temporary_folder()
@@ -96,7 +98,10 @@ def _say_once(wanted: str, error: object) -> None:
 class _TemporaryLocator(  # pyright: ignore[reportIncompatibleMethodOverride]
     caching._SourceFileBackedLocatorMixin, caching._CacheLocator
 ):
-    """The last locator that Numba tries; without it Numba would raise an error."""
+    """A cache locator that chooses the temporary folder.
+
+    Numba tries its own locators first. Without this one it would raise an error if all others fail.
+    """
 
     def __init__(self, function: Any, source: str) -> None:
         self._py_file = source
@@ -109,7 +114,7 @@ class _TemporaryLocator(  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 def is_durable(function: Dispatcher) -> bool:
-    """Return whether other processes find the function on disk."""
+    """Return whether the compiled function is kept on disk for other processes."""
     cache: Any = getattr(function, "_cache", None)
     if not isinstance(cache, caching.FunctionCache):
         return False
@@ -118,7 +123,12 @@ def is_durable(function: Dispatcher) -> bool:
 
 
 def is_compiled(function: Dispatcher, signature: Sequence[types.Type]) -> bool:
-    """Return whether a durable function is compiled for some types, in this process or on disk."""
+    """Return whether a function is compiled for some types, in this process or on disk.
+
+    Args:
+        function: Function for which ``is_durable`` is true.
+        signature: Types of its arguments.
+    """
     signature = tuple(signature)
     if signature in function.overloads:
         return True
@@ -131,7 +141,7 @@ def _save(file: Any, key: Any, data: Any) -> None:
     try:
         _add(file, key, data)
     except OSError as error:
-        # The disk is full, for instance. The compiled function itself is usable.
+        # For instance, the disk is full. This process can call the compiled function nevertheless.
         _say_once(file._cache_path, error.strerror or error)
 
 
@@ -151,11 +161,11 @@ def _add(file: Any, key: Any, data: Any) -> None:
 
 @contextlib.contextmanager
 def _alone(folder: str) -> Iterator[bool]:
-    """Lock a folder against writes of other processes; yield False if that fails."""
+    """Lock a folder while the context is open; yield whether that succeeded."""
     if _flock is None:
         yield False
         return
-    # The folder itself is locked: a lock file would stay there for ever.
+    # Lock the folder itself, because a lock file could never be removed safely.
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         yield _lock(_flock, descriptor)

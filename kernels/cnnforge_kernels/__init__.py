@@ -1,7 +1,7 @@
 """Kernels in Numba, which need neither Keras nor TensorFlow.
 
-Convolution, pooling, batch normalization and dropout, and their gradients, on NumPy arrays. Kernels
-of your own start from ``cnnforge_kernels.authoring``.
+The functions here compute convolution, pooling, batch normalization and dropout, and their
+gradients, on NumPy arrays. To write a kernel of your own, use ``cnnforge_kernels.authoring``.
 """
 
 from cnnforge_kernels.launch.batch_norm import (

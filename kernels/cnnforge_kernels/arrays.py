@@ -1,7 +1,7 @@
-"""Arrays of the launchers: NumPy arrays in host memory, or arrays on a CUDA device.
+"""Check and allocate the arrays of a call: NumPy arrays, or arrays on a CUDA device.
 
-The launchers check and allocate through these functions, and so work on both. The CUDA modules are
-imported for the first array on a device.
+The functions of ``launch`` use these functions, and so accept both. The CUDA modules are imported
+when a call first gets an array on a device.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 
 @cache
 def _cuda() -> Any:
-    """Import the ops on a device late: it takes half a second, which a CPU user does not need."""
+    """Import and return the CUDA functions.
+
+    The import is not at the top, because it takes half a second, which a user of the CPU saves.
+    """
     from cnnforge_kernels.cuda import launch
 
     return launch
 
 
 def array(name: str, value: Any, rank: int, stream: Any = None) -> Any:
-    """Return a C-contiguous float32 array: a NumPy array, or a ``View`` of one on a device.
+    """Return ``value`` as a C-contiguous float32 array: a NumPy array, or a ``View`` on a device.
 
-    Other float32 arrays are copied, on a device in the order of ``stream``.
+    An array that is not C-contiguous is copied, on a device as a part of ``stream``.
 
     Raises:
         ValueError: the value is not a float32 array of that rank.
@@ -52,19 +55,19 @@ def array(name: str, value: Any, rank: int, stream: Any = None) -> Any:
 
 
 def optional(name: str, value: Any, rank: int, stream: Any = None) -> Any:
-    """Return ``array``, or an empty array for ``None``."""
+    """Return what ``array`` returns, or an empty array if ``value`` is ``None``."""
     return NONE if value is None else array(name, value, rank, stream)
 
 
 def argmax_array(value: Any, stream: Any = None) -> Any:
-    """Return the argmax of a pool, C-contiguous, in its own memory."""
+    """Return the argmax of a pool as a C-contiguous array, on the device if it is there."""
     if is_device_array(value):
         return _cuda().contiguous("argmax", value, stream)
     return np.ascontiguousarray(value)
 
 
 def empty(near: tuple[Any, ...], shape: tuple[int, ...], dtype: Any, stream: Any) -> Any:
-    """Return an uninitialised array in the memory of the arrays ``near``."""
+    """Return an uninitialised array, on the device of the arrays ``near`` if they are on one."""
     for other in near:
         if isinstance(other, View):
             from cnnforge_kernels.cuda.runtime.driver import empty as device_empty
@@ -83,7 +86,7 @@ def out(
     dtype: Any = np.float32,
     stream: Any = None,
 ) -> Any:
-    """Return the array to write to: ``given`` if there is one, or a new array.
+    """Return the array to write to: ``given``, or a new array if ``given`` is ``None``.
 
     Raises:
         ValueError: ``given`` has another shape or dtype, is not C-contiguous, is read-only, or
@@ -119,17 +122,17 @@ def out(
 
 
 def call(function: Any, *arguments: Any, stream: Any = None, precision: str = "float32") -> None:
-    """Run a function of the CPU, or the function of the same name for a device.
+    """Run a function for the CPU, or for arrays on a device the CUDA function of the same name.
 
     Args:
         function: function for the CPU.
         *arguments: arguments of the function; arrays come from ``array`` and ``out``.
-        stream: for arrays on a device: an address, an object that has one, or ``None``.
-        precision: precision of the operands; other than ``"float32"`` on a device only.
+        stream: stream for arrays on a device: its address, an object that has one, or ``None``.
+        precision: precision of the operands; for NumPy arrays, ``"float32"``.
 
     Raises:
-        ValueError: arrays lie in both kinds of memory, or NumPy arrays have a stream or another
-            precision.
+        ValueError: some arrays are NumPy arrays and some are on a device, or a stream or another
+            precision is given for NumPy arrays.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {PRECISIONS}. Received: {precision!r}")
@@ -148,5 +151,5 @@ def call(function: Any, *arguments: Any, stream: Any = None, precision: str = "f
 
 
 def result(value: Any) -> Any:
-    """Return the array for the caller: its own buffer, a NumPy array, or a ``DeviceArray``."""
+    """Return the array that the caller gets: ``out``, a NumPy array, or a ``DeviceArray``."""
     return value.owner if isinstance(value, View) else value

@@ -1,14 +1,15 @@
-"""Everything that the author of a kernel needs: compiled functions, SIMD, and our own kernels.
+"""The functions that the author of a kernel needs.
 
-Plugins import from here, and no deeper: other modules of ``cnnforge_kernels`` move without notice.
+Plugins import only from this module. Other modules of ``cnnforge_kernels`` may move without notice.
 
-* To compile: ``cached_njit``, ``cached_cfunc``, ``kernel_family`` and ``run_kernel``.
-* To reach memory from compiled code: ``address_of``, ``load_float``, ``aligned_floats``, ...
-* SIMD in Numba functions: ``vector_*`` and ``index_*`` work on one register, ``tile_*`` on a tuple
-  of registers. Lanes and other shapes are literal integers.
-* SIMD as LLVM code, for an intrinsic of your own: ``Loop``, ``fma``, ``splat``, ...
-* Our kernels as Numba functions over arrays: ``conv2d_forward``, ``conv2d_grad_inputs``, ... They
-  write to their last arguments and validate nothing.
+* ``cached_njit``, ``cached_cfunc``, ``kernel_family`` and ``run_kernel`` compile and run kernels.
+* ``address_of``, ``load_float``, ``aligned_floats`` and others use memory from compiled code.
+* ``vector_*``, ``index_*`` and ``tile_*`` are SIMD functions for Numba code. The first two kinds
+  work on one register, the last on a tuple of registers. Lanes and other shapes must be literal
+  integers.
+* ``Loop``, ``fma``, ``splat`` and others emit LLVM code, for intrinsics of your own.
+* ``conv2d_forward``, ``conv2d_grad_inputs`` and others are cnnforge's kernels, as Numba functions
+  over arrays. They write to their last arguments, and check no arguments.
 
 Example:
     Double the values of an array, eight at a time, on all threads:

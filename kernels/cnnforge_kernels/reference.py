@@ -1,8 +1,8 @@
-"""The oracle: each op in plain NumPy float64, written for readers, not for speed.
+"""The oracle: each op in plain NumPy and float64, written to be read easily, not to be fast.
 
-Each kernel is tested against these functions. Shapes and semantics are those of the kernels:
-NHWC activations, HWIO weights, cross-correlation, SAME padding with the odd rest at the bottom and
-right.
+Tests compare each kernel with these functions. Shapes and semantics are those of the kernels:
+NHWC inputs and outputs, HWIO weights, cross-correlation. If SAME padding is odd, the rest is at the
+bottom and right.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Pair = tuple[int, int]
 
 
 def _pad(inputs: NDArray, window: Pair, strides: Pair, same: bool, dilation: Pair, fill: float):
-    """Return ``inputs`` padded with ``fill``, and the (OH, OW) of the outputs."""
+    """Return two values: ``inputs`` padded with ``fill``, and the size of the outputs, (OH, OW)."""
     sizes = [
         output_size(inputs.shape[1 + a], window[a], strides[a], dilation[a], same) for a in (0, 1)
     ]
@@ -55,7 +55,10 @@ def _pad(inputs: NDArray, window: Pair, strides: Pair, same: bool, dilation: Pai
 
 
 def _taps(window: Pair, strides: Pair, dilation: Pair, sizes: list[int]) -> Iterator[tuple]:
-    """Yield (i, j, rows, columns): slices of the padded inputs that tap (i, j) reads."""
+    """Yield (i, j, rows, columns) for each tap.
+
+    ``rows`` and ``columns`` are slices of the padded inputs, which tap (i, j) reads.
+    """
     for i in range(window[0]):
         for j in range(window[1]):
             starts = i * dilation[0], j * dilation[1]
@@ -80,7 +83,7 @@ def conv2d(
     groups: int = 1,
     relu: bool = False,
 ) -> Array:
-    """(N, H, W, C), (KH, KW, C / groups, F) -> (N, OH, OW, F)."""
+    """Return a convolution, (N, OH, OW, F), of (N, H, W, C) with (KH, KW, C / groups, F)."""
     kh, kw, channels, filters = weights.shape
     padded, sizes = _pad(inputs, (kh, kw), strides, same, dilation_rate, 0.0)
     outputs = np.zeros((len(inputs), *sizes, filters))
@@ -94,7 +97,8 @@ def conv2d(
 
 
 def _product(left: NDArray, right: NDArray) -> Array:
-    # BLAS also multiplies lanes that it does not use: infinity times such a lane would warn.
+    # BLAS also multiplies SIMD lanes whose results it ignores. NumPy would warn if such a product
+    # is invalid.
     with np.errstate(invalid="ignore"):
         return left @ right.astype(np.float64)
 
@@ -115,7 +119,11 @@ def conv2d_gradients(
     dilation_rate: Pair = (1, 1),
     groups: int = 1,
 ) -> tuple[Array, Array, Array]:
-    """Return gradients of (inputs, weights, bias); ``outputs`` of a fused ReLU are its mask."""
+    """Return the gradients of inputs, weights and bias.
+
+    If there was a ReLU, ``outputs`` are its outputs, and no gradient passes through an output that
+    is not positive.
+    """
     kh, kw, channels, filters = weights.shape
     grads = grad_outputs.astype(np.float64)
     if outputs is not None:
@@ -139,7 +147,10 @@ def conv2d_gradients(
 def max_pool2d(
     inputs: NDArray, *, pool_size: Pair = (2, 2), strides: Pair | None = None, same: bool = False
 ) -> tuple[Array, NDArray[np.int64]]:
-    """(N, H, W, C) -> the maxima, and their cells in row-major order, (N, OH, OW, C)."""
+    """Return the maxima and the argmax, both (N, OH, OW, C), of windows of (N, H, W, C).
+
+    The argmax is the index of the maximum's cell in its window, in row-major order.
+    """
     strides = strides or pool_size
     padded, sizes = _pad(inputs, pool_size, strides, same, (1, 1), -np.inf)
     real, _ = _pad(np.ones_like(inputs), pool_size, strides, same, (1, 1), 0.0)
@@ -164,7 +175,10 @@ def max_pool2d_grad(
     strides: Pair | None = None,
     same: bool = False,
 ) -> Array:
-    """Return the gradient of the inputs, (N, H, W, C): the first maximum of a window gets it."""
+    """Return the gradient of the inputs, (N, H, W, C).
+
+    The first maximum of a window, in row-major order, gets the gradient of its output.
+    """
     strides = strides or pool_size
     _, argmax = max_pool2d(inputs, pool_size=pool_size, strides=strides, same=same)
     grads, sizes = _pad(np.zeros_like(inputs), pool_size, strides, same, (1, 1), 0.0)
@@ -182,7 +196,7 @@ def _crop(padded: Array, inputs: NDArray, window: Pair, strides: Pair, same: boo
 
 
 def _cells(inputs: NDArray, pool_size: Pair, strides: Pair, same: bool) -> Array:
-    """Return the number of real cells of each window, (1, OH, OW, 1)."""
+    """Return the number of cells of each window that are not padding, (1, OH, OW, 1)."""
     ones = np.ones((1, *inputs.shape[1:3], 1))
     padded, sizes = _pad(ones, pool_size, strides, same, (1, 1), 0.0)
     cells = np.zeros((1, *sizes, 1))
@@ -194,7 +208,7 @@ def _cells(inputs: NDArray, pool_size: Pair, strides: Pair, same: bool) -> Array
 def average_pool2d(
     inputs: NDArray, *, pool_size: Pair = (2, 2), strides: Pair | None = None, same: bool = False
 ) -> Array:
-    """(N, H, W, C) -> the mean of the real cells of each window, (N, OH, OW, C)."""
+    """Return the mean of each window without its padding, (N, OH, OW, C), of (N, H, W, C)."""
     strides = strides or pool_size
     padded, sizes = _pad(inputs, pool_size, strides, same, (1, 1), 0.0)
     total = np.zeros((len(inputs), *sizes, inputs.shape[3]))
@@ -226,9 +240,10 @@ def average_pool2d_grad(
 def depthwise_conv2d(
     inputs: NDArray, weights: NDArray, bias: NDArray | None = None, **options: Any
 ) -> Array:
-    """(N, H, W, C), (KH, KW, C, M) -> (N, OH, OW, C * M): a convolution in C groups.
+    """Return a depthwise convolution, (N, OH, OW, C * M), of (N, H, W, C) with (KH, KW, C, M).
 
-    Options are those of ``conv2d``, without ``groups``.
+    It is computed as a convolution in C groups. The options are those of ``conv2d`` except
+    ``groups``.
     """
     kh, kw, channels, multiplier = weights.shape
     grouped = weights.reshape(kh, kw, 1, channels * multiplier)
@@ -238,7 +253,10 @@ def depthwise_conv2d(
 def depthwise_conv2d_gradients(
     inputs: NDArray, weights: NDArray, grad_outputs: NDArray, **options: Any
 ) -> tuple[Array, Array, Array]:
-    """Return gradients of (inputs, weights, bias); options of ``conv2d_gradients``, no groups."""
+    """Return the gradients of inputs, weights and bias.
+
+    The options are those of ``conv2d_gradients`` except ``groups``.
+    """
     kh, kw, channels, multiplier = weights.shape
     grad_inputs, grad_weights, grad_bias = conv2d_gradients(
         inputs,
@@ -251,7 +269,7 @@ def depthwise_conv2d_gradients(
 
 
 def global_average_pool2d(inputs: NDArray) -> Array:
-    """(N, H, W, C) -> the mean of each map, (N, C)."""
+    """Return the mean of each channel of each image, (N, C), of (N, H, W, C)."""
     return inputs.mean((1, 2), dtype=np.float64)
 
 
@@ -262,7 +280,10 @@ def global_average_pool2d_grad(inputs: NDArray, grad_outputs: NDArray) -> Array:
 
 
 def philox(count: int, key: NDArray[np.uint64], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return (count,) words of Philox4x32-10; key (1,), counter (2,), low half first."""
+    """Return the first words of Philox4x32-10, (count,).
+
+    ``key`` is (1,), and ``counter`` (2,), of which the low half is first.
+    """
     half, word = np.uint64(32), np.uint64(2**32 - 1)
     blocks = np.arange((count + 3) // 4, dtype=np.uint64)
     low = counter[0] + blocks
@@ -280,7 +301,10 @@ def philox(count: int, key: NDArray[np.uint64], counter: NDArray[np.uint64]) -> 
 def dropout(
     inputs: NDArray, key: NDArray[np.uint64], counter: NDArray[np.uint64], rate: float
 ) -> tuple[Array, NDArray[np.bool_]]:
-    """Return the outputs, and whether each element stays; key and counter as for ``philox``."""
+    """Return the outputs, and a mask that is true if an element is kept.
+
+    ``key`` and ``counter`` are those of ``philox``.
+    """
     uniform = (philox(inputs.size, key, counter) % 2**23).reshape(inputs.shape) / 2**23
     kept = uniform >= np.float32(rate)
     return np.where(kept, inputs / (1 - rate), 0.0), kept
@@ -294,7 +318,7 @@ def dropout_grad(kept: NDArray, grad_outputs: NDArray, rate: float) -> Array:
 def batch_norm(
     inputs: NDArray, gamma: NDArray, beta: NDArray, *, epsilon: float, relu: bool = False
 ) -> tuple[Array, Array, Array]:
-    """(..., C) -> the outputs, and the mean and the variance of each channel, (C,)."""
+    """Return the outputs, (..., C), and the mean and the variance of each channel, (C,)."""
     axes = tuple(range(inputs.ndim - 1))
     values = inputs.astype(np.float64)
     mean, variance = values.mean(axes), values.var(axes)
@@ -312,7 +336,11 @@ def batch_norm_gradients(
     grad_mean: NDArray | float = 0.0,
     grad_variance: NDArray | float = 0.0,
 ) -> tuple[Array, Array, Array]:
-    """Return gradients of (inputs, gamma, beta); ``outputs`` of a fused ReLU are its mask."""
+    """Return the gradients of inputs, gamma and beta.
+
+    If there was a ReLU, ``outputs`` are its outputs, and no gradient passes through an output that
+    is not positive.
+    """
     axes, rows = tuple(range(inputs.ndim - 1)), inputs.size // max(inputs.shape[-1], 1)
     grads = grad_outputs.astype(np.float64)
     if outputs is not None:
@@ -335,7 +363,7 @@ def batch_norm_inference(
     *,
     epsilon: float,
 ) -> Array:
-    """(..., C) -> the outputs with given moments, (C,)."""
+    """Return the outputs, (..., C), with given moments, each (C,)."""
     return (inputs.astype(np.float64) - mean) / np.sqrt(variance + epsilon) * gamma + beta
 
 
@@ -348,7 +376,7 @@ def batch_norm_inference_gradients(
     *,
     epsilon: float,
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """Return gradients of (inputs, gamma, beta, mean, variance)."""
+    """Return the gradients of inputs, gamma, beta, mean and variance."""
     axes, grads = tuple(range(inputs.ndim - 1)), grad_outputs.astype(np.float64)
     inverse = 1 / np.sqrt(variance.astype(np.float64) + epsilon)
     products = (grads * (inputs.astype(np.float64) - mean)).sum(axes)
@@ -365,7 +393,10 @@ def conv_block(
     pool_size: Pair = (2, 2),
     **options: Any,
 ) -> tuple[Array, NDArray[np.int64]]:
-    """Return outputs and argmax of convolution, ReLU and VALID max pooling; 255: ReLU is off."""
+    """Return the outputs and the argmax of convolution, ReLU and VALID max pooling.
+
+    The argmax is 255 if the maximum is not positive.
+    """
     best, argmax = max_pool2d(conv2d(inputs, weights, bias, **options), pool_size=pool_size)
     return np.where(best < 0, 0, best), np.where(best > 0, argmax, 255)
 
@@ -379,7 +410,10 @@ def conv_block_gradients(
     pool_size: Pair = (2, 2),
     **options: Any,
 ) -> tuple[Array, Array, Array]:
-    """Return gradients of (inputs, weights, bias); options of ``conv2d``, without ``relu``."""
+    """Return the gradients of inputs, weights and bias.
+
+    The options are those of ``conv2d`` except ``relu``.
+    """
     grads = np.zeros_like(conv2d(inputs, weights, **options))
     for n, r, q, f in np.argwhere(argmax != 255):
         i, j = divmod(int(argmax[n, r, q, f]), pool_size[1])

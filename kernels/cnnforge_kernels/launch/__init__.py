@@ -1,10 +1,10 @@
-"""The launchers: they validate the arguments once, allocate the results and run the kernels.
+"""The public functions, called launchers: they check arguments, allocate results and run kernels.
 
-Shapes in letters: inputs (N, H, W, C), weights (KH, KW, C / groups, F), outputs (N, OH, OW, F).
-Arrays are float32; other dtypes are an error, not converted. Non-contiguous arrays are copied.
+The shapes are: inputs (N, H, W, C), weights (KH, KW, C / groups, F), outputs (N, OH, OW, F).
+Arrays are float32; another dtype is an error. Arrays that are not C-contiguous are copied.
 
-Arrays may lie on a CUDA device, whatever library made them; all arrays of a call lie on the same
-device. Results are written to ``out`` or returned as ``DeviceArray``. Kernels run on ``stream`` (an
-address, an object that has one, or ``None`` for the default stream), and the call does not wait for
-them. Without a device, ``CudaUnavailableError`` says what is missing.
+Arrays may be on a CUDA device, and may come from any library; all arrays of a call must be on the
+same device. Results are written to ``out`` or returned as ``DeviceArray``. Kernels run on
+``stream``: its address, an object that has one, or ``None`` for the default stream. The call does
+not wait for them. If there is no device, ``CudaUnavailableError`` says what is missing.
 """

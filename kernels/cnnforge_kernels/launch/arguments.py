@@ -1,4 +1,4 @@
-"""Check the arguments of the launchers once, and turn them into plain values."""
+"""Check the arguments of the public functions, and turn them into plain values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 def _tuple(value: Any) -> tuple:
-    """Return the items of a sequence; no items for another value."""
+    """Return the items of a sequence as a tuple; if ``value`` is not a sequence, ``()``."""
     try:
         return tuple(value)
     except TypeError:
@@ -26,7 +26,7 @@ def _tuple(value: Any) -> tuple:
 
 
 def pair(name: str, value: int | tuple[int, int]) -> Pair:
-    """Check one or two positive integers, and return two."""
+    """Check that ``value`` is one or two positive integers; return two, equal if one was given."""
     two = (value, value) if isinstance(value, (int, np.integer)) else _tuple(value)
     if len(two) != 2 or any(not isinstance(v, (int, np.integer)) or v < 1 for v in two):
         raise ValueError(f"`{name}` must be one or two positive integers. Received: {value!r}")
@@ -34,7 +34,7 @@ def pair(name: str, value: int | tuple[int, int]) -> Pair:
 
 
 def shape_of_four(name: str, value: Any) -> tuple[int, int, int, int]:
-    """Check the shape of an array of rank 4."""
+    """Check that ``value`` is a shape of rank 4, and return it as a tuple of integers."""
     four = _tuple(value)
     if len(four) != 4 or any(not isinstance(v, (int, np.integer)) or v < 0 for v in four):
         raise ValueError(f"`{name}` must be a shape: four integers, 0 or more. Received: {value!r}")
@@ -43,14 +43,14 @@ def shape_of_four(name: str, value: Any) -> tuple[int, int, int, int]:
 
 
 def is_same(padding: str) -> bool:
-    """Check a padding, and return whether it is SAME."""
+    """Check that ``padding`` is "valid" or "same"; return whether it is "same"."""
     if padding not in ("valid", "same"):
         raise ValueError(f'`padding` must be "valid" or "same". Received: {padding!r}')
     return padding == "same"
 
 
 def is_relu(activation: str | None) -> bool:
-    """Check an activation, and return whether it is a ReLU."""
+    """Check that ``activation`` is "relu" or ``None``; return whether it is "relu"."""
     if activation not in (None, "relu"):
         raise ValueError(f'`activation` must be "relu" or None. Received: {activation!r}')
     return activation == "relu"
@@ -67,7 +67,7 @@ def convolution_options(
     """Check a convolution's options against its shapes.
 
     Returns:
-        (strides, same, dilation_rate, groups) and the shape of the outputs.
+        Two values: the tuple (strides, same, dilation_rate, groups), and the shape of the outputs.
     """
     steps, dilation = pair("strides", strides), pair("dilation_rate", dilation_rate)
     if max(steps) > 1 and max(dilation) > 1:
@@ -93,7 +93,7 @@ def convolution_options(
 def output_shape(
     inputs: Shape, window: Shape, steps: Pair, dilation: Pair, same: bool
 ) -> tuple[int, int, int]:
-    """Return images, rows and columns of the outputs."""
+    """Return three numbers: the images, rows and columns of the outputs."""
     rows, columns = (
         output_size(inputs[1 + a], window[a], steps[a], dilation[a], same) for a in (0, 1)
     )
@@ -101,7 +101,7 @@ def output_shape(
 
 
 def bias_array(bias: Any, filters: int, stream: Any) -> Any:
-    """Return a bias, or an empty array for ``None``."""
+    """Check a bias of (filters,), and return it; return an empty array if it is ``None``."""
     offsets = arrays.optional("bias", bias, 1, stream)
     if offsets.size not in (0, filters):
         raise ValueError(f"`bias` must have {filters} values. Received: {offsets.size}")
@@ -109,7 +109,11 @@ def bias_array(bias: Any, filters: int, stream: Any) -> Any:
 
 
 def relu_mask(grads: Any, outputs: Any, shape: Shape, stream: Any) -> Any:
-    """Return the mask of a ReLU, its ``outputs``; without a ReLU ``grads``, which is not read."""
+    """Check ``outputs``, the mask of a ReLU, and return it.
+
+    If ``outputs`` is ``None``, there is no ReLU. Then return ``grads``, because the kernel needs an
+    array of that shape, which it does not read.
+    """
     check_shape("grad_outputs", grads, shape)
     mask = grads if outputs is None else arrays.array("outputs", outputs, 4, stream)
     check_shape("outputs", mask, shape)
@@ -120,15 +124,16 @@ def argmax_array(argmax: Any, grads: Any, shape: Shape, pool: Pair, relu: bool, 
     """Check the argmax of a pool, and return it C-contiguous.
 
     Args:
-        argmax: array of cells of the window.
-        grads: ``grad_outputs``, which must have the same shape.
-        shape: shape of both.
+        argmax: index of the maximum's cell in each window.
+        grads: ``grad_outputs``.
+        shape: shape that both arrays must have.
         pool: window of the pool.
-        relu: whether a ReLU precedes the pool, so that 255 means that it is off.
+        relu: whether a ReLU precedes the pool; then 255 means that it is off.
         stream: stream for arrays on a device.
 
     Raises:
-        ValueError: an array has another shape or dtype, or, in host memory, a value is not a cell.
+        ValueError: an array has another shape or dtype, or a value is not the index of a cell.
+            Values on a device are not checked.
     """
     found, cells = arrays.argmax_array(argmax, stream), pool[0] * pool[1]
     dtype = np.dtype(np.uint8 if cells <= 256 else np.int32)
@@ -138,7 +143,7 @@ def argmax_array(argmax: Any, grads: Any, shape: Shape, pool: Pair, relu: bool, 
             f"Received: {grads.shape} and {found.dtype} {found.shape}"
         )
     if isinstance(found, np.ndarray):
-        # One more than 255 wraps to 0 in a byte.
+        # Adding 1 to 255 gives 0 in a byte, so that "off" and the indices are one range.
         numbers = found + np.uint8(1) if relu else found
         lowest, highest = numbers.min(initial=0), numbers.max(initial=0)
         if lowest < 0 or highest >= cells + relu:
@@ -151,7 +156,7 @@ def argmax_array(argmax: Any, grads: Any, shape: Shape, pool: Pair, relu: bool, 
 
 
 def check_shape(name: str, array: NDArray, shape: tuple[int, ...]) -> None:
-    """Require that an array has a shape."""
+    """Check that an array has a shape."""
     if array.shape != shape:
         raise ValueError(f"`{name}` must have shape {shape}. Received: {array.shape}")
 
@@ -162,11 +167,11 @@ def host_array(
     """Check a NumPy array, and return it C-contiguous.
 
     Args:
-        function: torch's name of the function, which has no kernel for devices.
+        function: name of the function in ``torch.nn.functional``, for the message.
         name: name of the argument.
         value: value of the argument.
         dtype: dtype that it must have.
-        shape: shape that it must have; ``None``: any.
+        shape: shape that it must have, or ``None`` for any.
 
     Raises:
         ValueError: the value is not such an array.
@@ -189,7 +194,7 @@ def host_array(
 
 
 def host_out(function: str, given: Any, shape: tuple[int, ...], inputs: tuple[Any, ...]) -> Any:
-    """Return the float32 NumPy array to write to, ``given`` or a new one."""
+    """Return the float32 NumPy array to write to: ``given``, or a new one if it is ``None``."""
     if given is not None:
         host_array(function, "out", given, np.float32)
     return arrays.out("out", given, shape, inputs)

@@ -1,4 +1,4 @@
-"""Launchers of batch normalization, by the moments of a batch or by given ones, and gradients."""
+"""The public functions of batch normalization, with the moments of the batch or given moments."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _host(name: str, value: Any, dtype: Any, shape: tuple[int, ...] | None = Non
 def _options(
     inputs: Any, gamma: Any, beta: Any, epsilon: Any, activation: str | None
 ) -> tuple[Any, Any, Any, float, bool]:
-    """Check the first arguments of the kernels."""
+    """Check the first arguments of the kernels, and return all five."""
     inputs = _host("inputs", inputs, np.float32)
     if inputs.ndim == 0:
         raise ValueError("`inputs` must be of rank 1 or more, channels last. Received: rank 0")
@@ -35,7 +35,7 @@ def _options(
 
 
 def _rows(array: Any) -> Any:
-    """Return a view of the shape (M, C)."""
+    """Return a view of an array (..., C) with the shape (M, C)."""
     return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
 
 
@@ -60,7 +60,7 @@ def batch_normalization(
 
     Returns:
         The outputs, (..., C) float32; the mean and the variance of each channel, (C,) float64. The
-        denominator of the variance is the number of rows. Both are NaN without rows.
+        denominator of the variance is the number M of values of a channel. If M is 0, both are NaN.
 
     Raises:
         ValueError: a dtype, shape or option is wrong, or an array lies on a device.
@@ -98,16 +98,17 @@ def batch_normalization_grads(
     """Return the gradients of ``batch_normalization``'s inputs, gamma and beta.
 
     Args:
-        inputs: (..., C) float32, inputs of the forward pass, as gamma, beta, epsilon, activation.
+        inputs: (..., C) float32, inputs of the forward pass. Its gamma, beta, epsilon and
+            activation follow.
         gamma: (C,) float32.
-        beta: (C,) float32; only an activation depends on it.
+        beta: (C,) float32; used only if there is an activation.
         mean: (C,) float64, mean that the forward pass returned.
         variance: (C,) float64, variance that the forward pass returned.
         grad_outputs: (..., C) float32.
         epsilon: number that is added to the variance.
         activation: ``"relu"`` or ``None``.
-        grad_mean: (C,) float64, gradient of the returned mean; ``None``: zero.
-        grad_variance: (C,) float64, gradient of the returned variance; ``None``: zero.
+        grad_mean: (C,) float64, gradient of the returned mean; ``None`` if it is zero.
+        grad_variance: (C,) float64, gradient of the returned variance; ``None`` if it is zero.
         out: (..., C) float32 buffer for the gradient of the inputs.
 
     Returns:
@@ -135,7 +136,7 @@ def batch_normalization_grads(
 
 
 def _channels(**given: Any) -> list[Any]:
-    """Check values of each channel, and return them as float32 arrays of one shape."""
+    """Check that values are float32 arrays, all of the shape of the first; return the arrays."""
     arrays = {name: _host(name, value, np.float32) for name, value in given.items()}
     each = next(iter(arrays.values())).shape
     return [_host(name, value, np.float32, each) for name, value in arrays.items()]
@@ -196,7 +197,7 @@ def batch_normalization_inference_grads(
     """Return the gradients of all five inputs of ``batch_normalization_inference``.
 
     Args:
-        inputs: (..., C) float32, inputs of the forward pass, as gamma, mean, variance, epsilon.
+        inputs: (..., C) float32, inputs of the forward pass. Its gamma, mean and variance follow.
         gamma: (C,) float32.
         mean: (C,) float32.
         variance: (C,) float32.

@@ -1,4 +1,4 @@
-"""Launchers of the fused block, convolution to pool, and its gradients."""
+"""The public functions of the block: convolution, bias, ReLU and max pooling in one kernel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cnnforge_kernels.launch.arguments import (
 )
 from cnnforge_kernels.launch.problem import Problem
 
-# The argmax is one byte, and 255 means that no cell is positive.
+# The maximum size of a window. The argmax is one byte, and 255 means that no cell is positive.
 _MAX_POOL = 15
 
 
@@ -35,7 +35,7 @@ def _block_options(
     inputs: Shape,
     weights: Shape,
 ) -> tuple[tuple[Pair, bool, Pair, int, Pair], Shape]:
-    """Check the options; return those of the kernels and the shape of the outputs."""
+    """Check the options; return a tuple of the kernels' options, and the shape of the outputs."""
     options, (images, rows, columns, filters) = convolution_options(
         strides, padding, dilation_rate, groups, inputs, weights
     )
@@ -58,24 +58,26 @@ def conv_block(
     out: Array | None = None,
     stream: Any = None,
 ) -> tuple[Array, NDArray]:
-    """Convolution, bias, ReLU and max pooling in one pass; the un-pooled map is never written.
+    """Compute convolution, bias, ReLU and max pooling in one pass.
+
+    The outputs before pooling are never written to an array.
 
     Args:
         inputs: (N, H, W, C) float32.
         weights: (KH, KW, C / groups, F) float32.
         bias: (F,) float32.
         strides: strides of the convolution.
-        padding: padding of the convolution; the pool is always VALID.
+        padding: padding of the convolution, ``"valid"`` or ``"same"``; the pool is always VALID.
         dilation_rate: dilation of the convolution; above 1 only with strides of 1.
-        groups: blocks of channels that do not mix.
+        groups: number of groups of channels.
         pool_size: window of the pool, and its strides; 1 to 15.
         out: (N, PH, PW, F) float32 buffer to write to.
         stream: stream for arrays on a device.
 
     Returns:
-        The outputs, (N, PH, PW, F) float32, and the argmax, of the same shape, uint8: the first
-        cell of the window, in row-major order, that has the maximum; 255 if the maximum is not
-        positive, so that no cell has a gradient.
+        The outputs, (N, PH, PW, F) float32, and the argmax, of the same shape, uint8. The argmax is
+        the index, in row-major order, of the first cell of the window that has the maximum. It is
+        255 if the maximum is not positive, so that no cell has a gradient.
 
     Raises:
         ValueError: a rank, dtype, shape or option is wrong.

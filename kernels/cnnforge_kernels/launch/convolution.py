@@ -1,4 +1,4 @@
-"""Launchers of convolution and its gradients."""
+"""The public functions of convolution and its gradients."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def conv2d(
     stream: Any = None,
     precision: Precision = "float32",
 ) -> Array:
-    """2D convolution (cross-correlation), with bias and ReLU in the same pass.
+    """Compute a 2D convolution (cross-correlation), with bias and ReLU in the same pass.
 
     Args:
         inputs: (N, H, W, C) float32.
@@ -43,7 +43,7 @@ def conv2d(
         strides: strides of rows and columns, or one number for both.
         padding: ``"valid"`` or ``"same"``.
         dilation_rate: dilation of rows and columns; above 1 only with strides of 1.
-        groups: blocks of channels that do not mix.
+        groups: number of groups of channels.
         activation: ``"relu"`` or ``None``.
         out: (N, OH, OW, F) float32 buffer to write to.
         stream: stream for arrays on a device.
@@ -89,8 +89,8 @@ def conv2d_grad_inputs(
 ) -> Array:
     """Return the gradient of ``conv2d``'s inputs, (N, H, W, C) = ``input_shape``, float32.
 
-    ``outputs`` are those of the forward pass if it had a ReLU. Other arguments and errors as in
-    ``conv2d``.
+    If the forward pass had a ReLU, ``outputs`` are its outputs. The other arguments and the errors
+    are those of ``conv2d``.
     """
     grads = arrays.array("grad_outputs", grad_outputs, 4, stream)
     weights = arrays.array("weights", weights, 4, stream)
@@ -120,8 +120,8 @@ def conv2d_grad_weights(
 ) -> tuple[Array, Array]:
     """Return the gradients of the weights, (KH, KW, C / groups, F), and of the bias, (F,).
 
-    ``outputs`` are those of the forward pass if it had a ReLU. Other arguments and errors as in
-    ``conv2d``. The gradients are float32.
+    If the forward pass had a ReLU, ``outputs`` are its outputs. The other arguments and the errors
+    are those of ``conv2d``. The gradients are float32.
     """
     inputs = arrays.array("inputs", inputs, 4, stream)
     grads = arrays.array("grad_outputs", grad_outputs, 4, stream)

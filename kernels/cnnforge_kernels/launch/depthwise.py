@@ -1,4 +1,4 @@
-"""Launchers of depthwise convolution and its gradients."""
+"""The public functions of depthwise convolution and its gradients."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cnnforge_kernels.launch.problem import Problem
 def _depthwise_options(
     strides: Any, padding: str, dilation_rate: Any, inputs: Shape, weights: Shape
 ) -> tuple[tuple[Pair, bool, Pair], Shape]:
-    """Check the options; return (strides, SAME, dilation) and the shape of the outputs."""
+    """Check the options; return (strides, same, dilation) and the shape of the outputs."""
     steps, dilation = pair("strides", strides), pair("dilation_rate", dilation_rate)
     if 0 in weights or weights[2] != inputs[3]:
         raise ValueError(
@@ -49,7 +49,7 @@ def depthwise_conv2d(
     out: Array | None = None,
     stream: Any = None,
 ) -> Array:
-    """Depthwise 2D convolution, with bias and ReLU in the same pass.
+    """Compute a depthwise 2D convolution, with bias and ReLU in the same pass.
 
     Args:
         inputs: (N, H, W, C) float32.
@@ -98,8 +98,8 @@ def depthwise_conv2d_grad_inputs(
 ) -> Array:
     """Return the gradient of ``depthwise_conv2d``'s inputs, (N, H, W, C), float32.
 
-    ``outputs`` are those of the forward pass if it had a ReLU. Other arguments and errors as in
-    ``depthwise_conv2d``.
+    If the forward pass had a ReLU, ``outputs`` are its outputs. The other arguments and the errors
+    are those of ``depthwise_conv2d``.
     """
     grads = arrays.array("grad_outputs", grad_outputs, 4, stream)
     weights = arrays.array("weights", weights, 4, stream)
@@ -124,8 +124,8 @@ def depthwise_conv2d_grad_weights(
 ) -> tuple[Array, Array]:
     """Return the gradients of the weights, (KH, KW, C, M), and of the bias, (C * M,); float32.
 
-    ``outputs`` are those of the forward pass if it had a ReLU. Other arguments and errors as in
-    ``depthwise_conv2d``.
+    If the forward pass had a ReLU, ``outputs`` are its outputs. The other arguments and the errors
+    are those of ``depthwise_conv2d``.
     """
     inputs = arrays.array("inputs", inputs, 4, stream)
     grads = arrays.array("grad_outputs", grad_outputs, 4, stream)

@@ -1,4 +1,4 @@
-"""Launchers of dropout and its gradient."""
+"""The public functions of dropout and its gradient."""
 
 from __future__ import annotations
 
@@ -26,22 +26,23 @@ def dropout(
     *,
     out: Array | None = None,
 ) -> tuple[Array, NDArray[np.uint8]]:
-    """Return ``inputs / (1 - rate)``, with zero if an element's random number is below ``rate``.
+    """Return ``inputs / (1 - rate)``, with zeros if an element's random number is below ``rate``.
 
-    The numbers are those of ``tf.random.stateless_uniform`` in float32, made by Philox4x32-10: J.
-    Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011. The same key and counter
-    always give the same mask; ``tf.raw_ops.StatelessRandomGetKeyCounter`` derives both from a seed.
+    The random numbers are those of ``tf.random.stateless_uniform`` in float32. They come from
+    Philox4x32-10: J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011. The same
+    key and counter always give the same mask. ``tf.raw_ops.StatelessRandomGetKeyCounter`` computes
+    both from a seed.
 
     Args:
         inputs: array of any shape, float32.
         key: (1,) uint64.
-        counter: (2,) uint64, counter of the first four elements, its low half first.
-        rate: probability that an element becomes zero, 0 or more and below 1.
+        counter: (2,) uint64, Philox's counter for the first four elements; the low half is first.
+        rate: probability that an element becomes zero, in [0, 1).
         out: buffer to write the outputs to, float32, of the shape of the inputs.
 
     Returns:
-        The outputs, float32, and the mask, uint8, 1 if an element stays; both of the shape of the
-        inputs. A dropped element becomes zero, even if it is NaN.
+        The outputs, float32, and the mask, uint8, both of the shape of the inputs. The mask is 1 if
+        an element is kept, else 0. A dropped element becomes zero even if it is NaN.
 
     Raises:
         ValueError: a dtype, a shape or the rate is wrong, or an array lies on a device.
@@ -60,7 +61,7 @@ def dropout(
 def dropout_grad(
     grad_outputs: Array, mask: NDArray[np.uint8], rate: float, *, out: Array | None = None
 ) -> Array:
-    """Return the gradient of ``dropout``'s inputs from its mask: float32, of the mask's shape."""
+    """Return the gradient of ``dropout``'s inputs from its mask, float32, of the mask's shape."""
     grads = host_array("dropout", "grad_outputs", grad_outputs, np.float32)
     mask = host_array("dropout", "mask", mask, np.uint8, grads.shape)
     rate = _rate(rate)

@@ -1,4 +1,4 @@
-"""Launchers of pooling and its gradients."""
+"""The public functions of pooling and its gradients."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cnnforge_kernels.launch.problem import Problem
 def _pool_options(
     pool_size: Any, strides: Any, padding: str, inputs: Shape
 ) -> tuple[tuple[Pair, Pair, bool], Shape]:
-    """Check the options; return those of the kernels and the shape of the outputs."""
+    """Check the options; return a tuple of the kernels' options, and the shape of the outputs."""
     window = pair("pool_size", pool_size)
     steps = window if strides is None else pair("strides", strides)
     same = is_same(padding)
@@ -43,10 +43,11 @@ def max_pool2d(
     out: Array | None = None,
     stream: Any = None,
 ) -> tuple[Array, NDArray]:
-    """2D max pooling: (N, H, W, C) float32 -> outputs and argmax, both (N, OH, OW, C).
+    """Compute 2D max pooling of (N, H, W, C) float32; return outputs and argmax, (N, OH, OW, C).
 
-    The argmax is the first cell of the window, in row-major order, that has the maximum: uint8, or
-    int32 for windows of more than 256 cells. A window with a NaN has the maximum NaN.
+    The argmax is the index, in row-major order, of the first cell of the window that has the
+    maximum. It is uint8, or int32 for windows of more than 256 cells. The maximum of a window that
+    contains NaN is NaN.
 
     Raises:
         ValueError: a rank, dtype, shape or option is wrong.
@@ -88,7 +89,7 @@ def average_pool2d(
     out: Array | None = None,
     stream: Any = None,
 ) -> Array:
-    """2D average pooling over the real cells of each window: (N, OH, OW, C) float32."""
+    """Return the mean of each window without its padding, (N, OH, OW, C) float32."""
     inputs = arrays.array("inputs", inputs, 4, stream)
     options, shape = _pool_options(pool_size, strides, padding, inputs.shape)
     problem = Problem(inputs.shape, shape, options, stream)
@@ -115,7 +116,9 @@ def average_pool2d_grad(
 
 
 def global_average_pool2d(inputs: Array, *, out: Array | None = None, stream: Any = None) -> Array:
-    """Return the mean of each map: (N, H, W, C) float32 -> (N, C) float32; NaN for an empty map.
+    """Return the mean of each channel of each image, (N, C) float32, of (N, H, W, C) float32.
+
+    If the images have no pixels, the mean is NaN.
 
     Raises:
         ValueError: a rank, dtype or shape is wrong.

@@ -1,7 +1,7 @@
-"""One checked call: its shapes, its options, and its stream.
+"""The shapes, options and stream of one call whose arguments have been checked.
 
-Every op has the same three passes. The launchers check what they are given, make a ``Problem`` and
-name the function of the pass.
+Every op has the same three passes. A public function checks its arguments, makes a ``Problem``, and
+calls the method of the pass with the op's kernel function.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from cnnforge_kernels.launch.arguments import Shape
 
 
 class Problem(NamedTuple):
-    """Shapes and options of one call.
+    """The shapes and options of one call.
 
     Attributes:
         inputs: Shape of the inputs.
         outputs: Shape of the outputs.
-        options: Arguments of the kernels' functions between the arrays that are read and those
-            that are written.
+        options: Middle arguments of the kernel functions: they follow the arrays that a function
+            reads, and precede the arrays that it writes.
         stream: Stream for arrays on a device, or ``None``.
-        precision: Precision of the operands; other than ``"float32"`` on a device only.
+        precision: Precision of the operands; for NumPy arrays, ``"float32"``.
     """
 
     inputs: Shape
@@ -39,13 +39,13 @@ class Problem(NamedTuple):
         """Compute the outputs.
 
         Args:
-            function: CPU function of the pass; devices have one of the same name.
-            known: Arrays that the function reads, in its order.
+            function: CPU function of the pass; the CUDA function has the same name.
+            known: Arrays that the function reads, in the order of its parameters.
             out: Buffer to write the outputs to, or ``None``.
             argmax: Dtype of the argmax of a pool; ``None`` if the function writes none.
 
         Returns:
-            The outputs, and with ``argmax`` the argmax too.
+            The outputs; if ``argmax`` is given, the outputs and the argmax.
         """
         outputs = arrays.out("out", out, self.outputs, known, stream=self.stream)
         if argmax is None:
@@ -73,9 +73,10 @@ class Problem(NamedTuple):
     def grad_inputs(
         self, function: Callable[..., None], known: tuple[Any, ...], grads: Any, out: Any
     ) -> Any:
-        """Compute the gradient of the inputs; ``grads`` is that of the outputs."""
+        """Compute the gradient of the inputs; ``grads`` is the gradient of the outputs."""
         result = arrays.out("out", out, self.inputs, (grads, *known), stream=self.stream)
-        # The function takes the shape of the inputs from its first argument.
+        # The first parameter is `inputs`, of which the function reads only the shape. That of the
+        # result is the same.
         arrays.call(
             function,
             result,
@@ -109,7 +110,8 @@ class Problem(NamedTuple):
         """
         result = arrays.out("out", out, weights, (inputs, grads, gate), stream=self.stream)
         bias = arrays.empty((inputs,), self.outputs[3:], np.float32, self.stream)
-        # The function takes the shapes of weights and bias from its second and third argument.
+        # The second and third parameters are `weights` and `bias`, of which the function reads only
+        # the shapes. Those of the results are the same.
         arrays.call(
             function,
             inputs,

@@ -1,1 +1,1 @@
-"""Cases, benchmarks, work and PyTorch's counterpart of each layer, which its spec names."""
+"""The cases, benchmarks, work and PyTorch counterparts of the layers; their specs name them."""

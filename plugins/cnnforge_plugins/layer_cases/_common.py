@@ -1,4 +1,4 @@
-"""The parts that several layers share."""
+"""Functions and constants that the cases of several layers share."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from cnnforge.testing import LayerCase
 Oracle = Callable[..., NDArray[Any]]
 Shape = tuple[int, ...]
 Peer = tuple[Callable[..., Any], list[NDArray[Any]]]
-# Bytes of a float32.
+# The number of bytes of a float32.
 SIZE = 4
-# Inputs of layers without weights, as small networks on digits and on small colour images have.
+# Input shapes for the benchmarks of layers without a window of weights. Small networks have such
+# shapes, for digits and for small colour images.
 MAPS = ((64, 28, 28, 8), (64, 14, 14, 16), (32, 32, 32, 32))
 
 
 def cases(
     oracle: Oracle, named: Mapping[str, tuple[Mapping[str, Any], Shape]], **bad: Any
 ) -> list[LayerCase]:
-    """Make the cases of a layer.
+    """Return the test cases of a layer.
 
     Args:
-        oracle: The definition of the layer in NumPy.
-        named: The arguments and the input shape of each case, by its name.
-        **bad: Arguments that the layer must refuse; only the first case tries them.
+        oracle: Definition of the layer in NumPy.
+        named: Mapping from the name of each case to its arguments and its input shape.
+        **bad: Arguments that the layer must refuse; only the first case tests them.
     """
     return [
         LayerCase(
@@ -45,10 +46,10 @@ def cases(
 
 
 def benchmark(shape: Shape, *, grad_inputs: bool = True, **arguments: Any) -> LayerCase:
-    """Make a benchmark, which is named after its shape.
+    """Return a benchmark, whose name is its shape.
 
     Args:
-        shape: The shape of the inputs, with the batch.
+        shape: Shape of the inputs, with the batch.
         grad_inputs: Whether training needs the gradient of the inputs.
         **arguments: Arguments of the layer.
     """
@@ -63,7 +64,7 @@ def benchmark(shape: Shape, *, grad_inputs: bool = True, **arguments: Any) -> La
 
 
 def convolution_options(layer: Any) -> dict[str, Any]:
-    """Return the options that the references of all convolutions take.
+    """Return the options of a layer that the oracles of all convolutions have in common.
 
     Args:
         layer: A convolution layer.
@@ -78,20 +79,24 @@ def convolution_options(layer: Any) -> dict[str, Any]:
 def convolution_work(
     layer: Any, shape: Shape, convolved: Shape, grad_inputs: bool, cells: int = 1
 ) -> dict[str, Work]:
-    """Count the work of a convolution.
+    """Count the operations and the bytes of memory of a convolution.
 
     Args:
         layer: A convolution layer.
-        shape: (N, H, W, C), or (N, C, H, W) if the layer has its channels first.
-        convolved: The shape of the convolution's outputs, before a pool.
+        shape: Shape of the inputs, (N, H, W, C), or (N, C, H, W) if the channels are first.
+        convolved: Shape of the convolution's outputs, before a pool.
         grad_inputs: Whether the gradient of the inputs is computed.
-        cells: The number of cells in a window of the pool after it; 1 without a pool.
+        cells: Number of cells of a window if a pool follows; else 1.
+
+    Returns:
+        The work of the passes "forward" and "backward".
     """
     inputs, weights = math.prod(shape), sum(math.prod(weight.shape) for weight in layer.weights)
     outputs = math.prod(layer.compute_output_shape(shape))
     channels = convolved[1 if layer.data_format == "channels_first" else 3]
     products = 2 * (math.prod(convolved) // channels) * math.prod(layer.kernel.shape)
-    # With a pool, one pixel of each window has a gradient. Its index is one byte.
+    # With a pool, only one pixel of each window has a gradient, so that the backward pass has fewer
+    # products. The index of this pixel is one byte.
     passes = 1 + grad_inputs
     moved = outputs + inputs + weights + (inputs + weights if grad_inputs else 0)
     compared, indices = (cells * outputs, outputs) if cells > 1 else (0, 0)
@@ -102,15 +107,15 @@ def convolution_work(
 
 
 def torch_convolution(layer: Any, shape: Shape, groups: int) -> Peer | None:
-    """Build a convolution of PyTorch.
+    """Return a function of PyTorch that computes a convolution layer.
 
     Args:
         layer: A built convolution layer.
-        shape: (N, H, W, C).
-        groups: The number of groups in PyTorch's sense.
+        shape: Shape of the inputs, (N, H, W, C).
+        groups: Number of groups; for a depthwise convolution, the number of channels.
 
     Returns:
-        The function and the weights, `None` if PyTorch has no such convolution.
+        The function and its weights, or `None` if PyTorch has no such convolution.
     """
     import torch.nn.functional as functional  # pyright: ignore[reportMissingImports]
 
@@ -139,14 +144,14 @@ def torch_convolution(layer: Any, shape: Shape, groups: int) -> Peer | None:
 
     kernel, *bias = [weights_of(variable) for variable in layer.trainable_variables]
     if isinstance(layer, keras.layers.DepthwiseConv2D):
-        # (KH, KW, C, M) to (KH, KW, 1, C * M).
+        # Turn (KH, KW, C, M) into (KH, KW, 1, C * M).
         kernel = kernel.reshape(*kernel.shape[:2], 1, -1)
-    # (KH, KW, C, F) to (F, C, KH, KW).
+    # Turn (KH, KW, C, F) into (F, C, KH, KW).
     return compute, [kernel.transpose(3, 2, 0, 1), *bias]
 
 
 def weights_of(variable: Any) -> NDArray[Any]:
-    """Copy the values of a variable.
+    """Return a copy of the values of a variable as a NumPy array.
 
     Args:
         variable: A variable of a layer.

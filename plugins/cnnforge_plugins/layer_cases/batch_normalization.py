@@ -21,7 +21,7 @@ from cnnforge_plugins.layer_cases._common import (
 
 
 def _oracle(layer: Any, inputs: Any, *weights: Any) -> NDArray[Any]:
-    # As for prediction. Training is compared with the reference.
+    # The oracle computes a prediction. Training is compared with Keras' layer, not with this.
     trained = iter(weights)
     gamma = next(trained) if layer.scale else 1.0
     beta = next(trained) if layer.center else 0.0
@@ -41,12 +41,12 @@ BENCHMARKS = [benchmark(shape) for shape in MAPS]
 
 
 def work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
-    """Count the work of the layer.
+    """Count the operations and the bytes of memory of the layer.
 
-    Forward alone is a prediction: a product and a sum. The rest of a training step counts as
-    backward: the moments (a sum, a difference, a square and its sum), the outputs, which differ
-    from those of a prediction, and the gradients (two sums, and for each of the inputs two
-    products and two sums).
+    The forward pass alone is a prediction: a product and a sum for each element. All other work of
+    a training step is counted as backward: the moments (a sum, a difference, a square and its sum
+    for each element) and the gradients (a difference, a product and two sums for each element, and
+    two products and two sums for each element of the gradient of the inputs).
     """
     elements = math.prod(shape)
     parameters = sum(math.prod(weight.shape) for weight in layer.trainable_weights)
@@ -60,7 +60,7 @@ def work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
 
 
 def torch_peer(layer: Any, shape: Shape) -> Peer | None:
-    """Build PyTorch's counterpart, which takes a call with gradients for a step of training."""
+    """Return PyTorch's counterpart; a call of it with gradients enabled is a step of training."""
     import torch  # pyright: ignore[reportMissingImports]
 
     if len(shape) != 4 or layer.axis not in (-1, 3) or layer.renorm or not layer.trainable:

@@ -28,13 +28,14 @@ def _oracle(layer: Any, inputs: Any, *weights: Any) -> NDArray[Any]:
 CASES = cases(
     _oracle,
     {
-        # As many channels as filters, so that swapped axes cannot hide.
+        # With as many channels as filters, swapped axes cause no shape error; the values must show
+        # them.
         "same": (
             {"filters": 5, "kernel_size": 3, "padding": "same", "activation": "relu"},
             (2, 9, 8, 5),
         ),
         "strided": ({"filters": 4, "kernel_size": (3, 2), "strides": (2, 1)}, (2, 8, 7, 3)),
-        # TensorFlow has no gradient of these two on a CPU. The oracle has.
+        # TensorFlow cannot compute the gradients of these two cases on a CPU, but the oracle can.
         "grouped": ({"filters": 6, "kernel_size": 3, "groups": 2, "use_bias": False}, (3, 6, 7, 4)),
         "dilated": ({"filters": 3, "kernel_size": 2, "dilation_rate": 2}, (2, 7, 6, 2)),
     },
@@ -45,10 +46,10 @@ CASES = cases(
 )
 
 
-# Convolutions of small networks on digits and on small colour images, and one with the channels of
-# a residual network.
+# Convolutions of small networks for digits and for small colour images, and one with as many
+# channels as in a residual network: input shape, window and filters.
 _SHAPES = [
-    # Inputs, window and filters. The first convolution is the first layer of its network.
+    # This is the first layer of its network, so that the gradient of its inputs is not needed.
     ((64, 28, 28, 1), 5, 8),
     ((64, 14, 14, 8), 3, 16),
     ((32, 32, 32, 16), 3, 32),
@@ -68,10 +69,10 @@ BENCHMARKS = [
 
 
 def work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
-    """Count the work of the layer."""
+    """Count the operations and the bytes of memory of the layer."""
     return convolution_work(layer, shape, layer.compute_output_shape(shape), grad_inputs)
 
 
 def torch_peer(layer: Any, shape: Shape) -> Peer | None:
-    """Build PyTorch's counterpart."""
+    """Return PyTorch's counterpart and its weights, or `None`."""
     return torch_convolution(layer, shape, layer.groups)

@@ -19,7 +19,7 @@ from cnnforge_plugins.layer_cases._common import (
     convolution_work,
 )
 
-# The same convolutions; the pool has its usual 2x2 windows.
+# The convolutions are those of `conv2d`. The pool has the default window, 2x2.
 BENCHMARKS = conv2d.BENCHMARKS
 
 
@@ -45,13 +45,13 @@ CASES = cases(
 
 
 def work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
-    """Count the work of the layer."""
+    """Count the operations and the bytes of memory of the layer."""
     convolved = keras.layers.Conv2D.compute_output_shape(layer, shape)
     return convolution_work(layer, shape, convolved, grad_inputs, math.prod(layer.pool_size))
 
 
 def torch_peer(layer: Any, shape: Shape) -> Peer | None:
-    """Build PyTorch's counterpart."""
+    """Return PyTorch's counterpart and its weights, or `None`."""
     import torch.nn.functional as functional  # pyright: ignore[reportMissingImports]
 
     found = conv2d.torch_peer(layer, shape)

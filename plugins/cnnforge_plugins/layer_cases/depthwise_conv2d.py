@@ -40,10 +40,10 @@ BENCHMARKS = [
 
 
 def work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
-    """Count the work of the layer."""
+    """Count the operations and the bytes of memory of the layer."""
     return convolution_work(layer, shape, layer.compute_output_shape(shape), grad_inputs)
 
 
 def torch_peer(layer: Any, shape: Shape) -> Peer | None:
-    """Build PyTorch's counterpart."""
+    """Return PyTorch's counterpart and its weights, or `None`."""
     return torch_convolution(layer, shape, shape[-1])

@@ -12,7 +12,8 @@ from cnnforge_plugins.layer_cases._common import MAPS, SIZE, Shape, benchmark, c
 
 
 def _oracle(layer: Any, inputs: Any) -> NDArray[Any]:
-    # The kit calls layers as for prediction. Training has no oracle of the inputs alone.
+    # `cnnforge.testing` calls a layer for prediction when it compares it with the oracle, and then
+    # dropout returns its inputs. In training the outputs are random.
     return inputs
 
 
@@ -28,10 +29,10 @@ BENCHMARKS = [benchmark(shape, rate=0.5) for shape in MAPS]
 
 
 def work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
-    """Count the work of the layer.
+    """Count the operations and the bytes of memory of the layer.
 
-    Forward alone is a prediction, which drops nothing. The work of a training step counts as
-    backward. Drawing a number counts as one operation, like a comparison or a multiplication.
+    The forward pass alone is a prediction, which drops nothing. All work of a training step is
+    counted as backward. A random number counts as one operation, like a comparison.
     """
     elements = math.prod(shape)
     outputs = Work(3 * elements, (2 * SIZE + 1) * elements)

@@ -25,7 +25,7 @@ BENCHMARKS = [benchmark(shape) for shape in MAPS]
 
 
 def work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
-    """Count the work of the layer."""
+    """Count the operations and the bytes of memory of the layer."""
     inputs, outputs = math.prod(shape), math.prod(layer.compute_output_shape(shape))
     forward = Work(inputs, SIZE * (inputs + outputs))
     return {"forward": forward, "backward": forward if grad_inputs else Work(0, 0)}

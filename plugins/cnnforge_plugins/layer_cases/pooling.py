@@ -40,7 +40,7 @@ BENCHMARKS = [benchmark(shape, pool_size=2) for shape in MAPS]
 
 
 def max_work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
-    """Count the work of max pooling; the index of a maximum is one byte."""
+    """Count the operations and the bytes of memory of max pooling; an argmax is one byte."""
     inputs, outputs = math.prod(shape), math.prod(layer.compute_output_shape(shape))
     return {
         "forward": Work(math.prod(layer.pool_size) * outputs, SIZE * (inputs + outputs)),
@@ -51,26 +51,26 @@ def max_work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
 
 
 def average_work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
-    """Count the work of average pooling."""
+    """Count the operations and the bytes of memory of average pooling."""
     inputs, outputs = math.prod(shape), math.prod(layer.compute_output_shape(shape))
     forward = Work(math.prod(layer.pool_size) * outputs, SIZE * (inputs + outputs))
     return {"forward": forward, "backward": forward if grad_inputs else Work(0, 0)}
 
 
 def max_torch_peer(layer: Any, shape: Shape) -> Peer | None:
-    """Build PyTorch's counterpart of max pooling."""
+    """Return PyTorch's counterpart of max pooling, or `None`."""
     return _torch_peer(layer, "max_pool2d")
 
 
 def average_torch_peer(layer: Any, shape: Shape) -> Peer | None:
-    """Build PyTorch's counterpart of average pooling."""
+    """Return PyTorch's counterpart of average pooling, or `None`."""
     return _torch_peer(layer, "avg_pool2d")
 
 
 def _torch_peer(layer: Any, name: str) -> Peer | None:
     import torch.nn.functional as functional  # pyright: ignore[reportMissingImports]
 
-    # PyTorch pads both sides alike, and counts the padding.
+    # PyTorch has no equivalent of SAME: it pads both sides equally, and its mean counts padding.
     if layer.padding != "valid" or layer.data_format != "channels_last":
         return None
     function, size, strides = getattr(functional, name), tuple(layer.pool_size), layer.strides

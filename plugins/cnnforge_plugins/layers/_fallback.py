@@ -1,4 +1,4 @@
-"""Decide whether a kernel can compute a layer; if not, the framework does, with one warning."""
+"""Decide whether a kernel can compute a layer, and warn if the framework has to compute it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ _said: set[str] = set()
 
 
 class KernelUnavailableWarning(UserWarning):
-    """A layer computes with the framework's implementation because no kernel fits."""
+    """The warning that the framework's implementation computes a layer, because no kernel can."""
 
 
 def kernel_fits(layer: keras.layers.Layer, inputs: Any, missing: str | None = None) -> bool:
-    """Return whether a kernel fits a layer's data format, and the dtype and device of its inputs.
+    """Return whether a kernel can compute a call of a layer.
 
-    The first ``False`` for each reason warns with a ``KernelUnavailableWarning``.
+    This depends on the layer's data format, and on the dtype and device of the inputs. If the
+    result is ``False``, a ``KernelUnavailableWarning`` states the reason, once for each reason.
 
     Args:
         layer: Layer that is called.
         inputs: Inputs of the call.
-        missing: Another reason that the layer has for having no kernel, or ``None``.
+        missing: Reason why the layer itself has no kernel for this call, or ``None``.
     """
     reason = missing or _missing(layer, inputs)
     if reason is None:
@@ -38,7 +39,8 @@ def kernel_fits(layer: keras.layers.Layer, inputs: Any, missing: str | None = No
 
 def _missing(layer: Any, inputs: Any) -> str | None:
     dtype = keras.backend.standardize_dtype(inputs.dtype)
-    # Only torch's tensors have a device with a type; TensorFlow moves inputs to the op by itself.
+    # Only torch's tensors have a device with a `type`. TensorFlow copies inputs to the device of
+    # the op by itself.
     device = getattr(getattr(inputs, "device", None), "type", "cpu")
     data_format = getattr(layer, "data_format", "channels_last")
     if data_format != "channels_last":

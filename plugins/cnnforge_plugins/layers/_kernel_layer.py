@@ -1,4 +1,4 @@
-"""Code that all layers on Numba kernels share."""
+"""Code that several layers on Numba kernels share."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from cnnforge.ops import ArrayOp
 
 
 class KernelLayer:
-    """A mixin in front of the Keras layer whose computation a kernel replaces.
+    """A mixin for a subclass of a Keras layer whose computation a kernel replaces.
 
-    Constructor arguments, weights, configuration and errors stay those of the Keras layer.
+    It precedes the Keras layer in the list of base classes. Constructor arguments, weights,
+    configuration and errors are those of the Keras layer.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # XLA cannot compile the ops, and Keras cannot know that.
+        # Tell Keras not to compile this layer with XLA, which cannot compile our ops.
         self.supports_jit = False
 
 
@@ -27,7 +28,7 @@ def bias_or_empty(layer: Any) -> Any:
 
 
 def convolve(layer: Any, op: ArrayOp, inputs: Any, **options: Any) -> Any:
-    """Compute a convolution layer, with a ReLU in the kernel or any other activation after it."""
+    """Compute a convolution layer; the kernel applies a ReLU, and Keras any other activation."""
     relu = layer.activation is keras.activations.relu
     outputs = op(
         inputs,

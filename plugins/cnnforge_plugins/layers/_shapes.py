@@ -1,4 +1,4 @@
-"""The part of the shape rules that several ops share; it is compiled into the ops."""
+"""The part of the shape rules that several ops share; compiled ops also call it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def convolved_size(size: int, window: int, stride: int, dilation: int, same: boo
     """Return the number of outputs of a convolution along one axis.
 
     Raises:
-        ValueError: The window does not fit.
+        ValueError: The window is larger than the inputs.
     """
     outputs = output_size(size, window, stride, dilation, same)
     if outputs == 0 and size > 0:

@@ -61,10 +61,11 @@ batch_norm_inference = ArrayOp(
 class BatchNormalization(KernelLayer, keras.layers.BatchNormalization):
     """``keras.layers.BatchNormalization`` on Numba kernels.
 
-    Training takes one pass over the inputs for the moments, another one for the outputs, and two
-    for the gradients; a prediction takes one pass. Constructor arguments, weights, configuration
-    and errors are those of Keras. The framework computes inputs that are not float32, another axis
-    than the last, and in training a mask, ``renorm`` and ``synchronized``, with one warning.
+    A training step reads the inputs in one pass for the moments, in another for the outputs, and in
+    two for the gradients. A prediction takes one pass. Constructor arguments, weights,
+    configuration and errors are those of Keras. The framework computes the layer, with one warning,
+    if the inputs are not float32, if the axis is not the last, and if a training step has a mask,
+    ``renorm`` or ``synchronized``.
 
     Input shape:
         (..., C)
@@ -74,9 +75,13 @@ class BatchNormalization(KernelLayer, keras.layers.BatchNormalization):
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Normalize with batch moments and update the averages, or with the moving averages."""
+        """Normalize the inputs.
+
+        In training, use the moments of the batch and update the moving averages. Otherwise, or if
+        the layer is frozen, use the moving averages.
+        """
         moves = bool(training and self.trainable)
-        # Without training a mask changes nothing, but Keras checks it.
+        # Outside training a mask has no effect, but let Keras check it.
         own = mask is not None and not moves
         if own or not kernel_fits(self, inputs, self._missing(inputs, mask, moves)):
             return super().call(inputs, training=training, mask=mask)

@@ -53,7 +53,8 @@ class Conv2D(KernelLayer, keras.layers.Conv2D):
     """``keras.layers.Conv2D`` on Numba kernels: convolution, bias and ReLU in one pass.
 
     Constructor arguments, weights, configuration and errors are those of Keras. The framework
-    computes inputs that are not float32, and ``data_format="channels_first"``, with one warning.
+    computes the layer, with one warning, if the inputs are not float32 or if ``data_format`` is
+    ``"channels_first"``.
 
     Input shape:
         (N, H, W, C)
@@ -63,7 +64,7 @@ class Conv2D(KernelLayer, keras.layers.Conv2D):
     """
 
     def call(self, inputs: Any) -> Any:
-        """Convolve, add the bias, apply the activation."""
+        """Convolve the inputs, add the bias, and apply the activation."""
         if not kernel_fits(self, inputs):
             return super().call(inputs)
         return convolve(self, conv2d, inputs, groups=self.groups)

@@ -20,7 +20,8 @@ from cnnforge_plugins.layers._kernel_layer import KernelLayer, bias_or_empty
 
 Shape = tuple[int, ...]
 
-# The argmax of a pool is one byte, and 255 means that the ReLU is off.
+# The maximum number of cells of a window. The argmax is one byte, and 255 means that the ReLU is
+# off.
 _MAX_CELLS = 255
 
 
@@ -71,7 +72,7 @@ conv_block = ArrayOp(
 
 
 class _Block2D(KernelLayer, keras.layers.Conv2D):
-    """A ``Conv2D`` with a ReLU and a max pool behind it, computed by the framework's own ops."""
+    """A ``Conv2D`` with a ReLU and then a max pool, both computed by the framework's own ops."""
 
     def __init__(
         self, filters: int, kernel_size: Any, *, pool_size: Any = (2, 2), **kwargs: Any
@@ -99,28 +100,28 @@ class _Block2D(KernelLayer, keras.layers.Conv2D):
         return {**super().get_config(), "pool_size": self.pool_size}
 
     def call(self, inputs: Any) -> Any:
-        """Convolve, add the bias, apply the ReLU and pool, with the framework's own ops."""
+        """Compute convolution, bias, ReLU and pool with the framework's own ops."""
         return self._pool().call(super().call(inputs))
 
     def _pool(self) -> keras.layers.Layer:
-        # Not an attribute: Keras would count it among the layers of the model.
+        # Made for each call, because Keras would list an attribute among the layers of the model.
         return keras.layers.MaxPooling2D(self.pool_size, data_format=self.data_format)
 
 
 @keras.saving.register_keras_serializable(package="cnnforge")
 class StockBlock2D(_Block2D):
-    """The reference of ``ConvBlock2D``, in the framework's own ops."""
+    """The reference of ``ConvBlock2D``, computed by the framework's own ops."""
 
 
 @keras.saving.register_keras_serializable(package="cnnforge")
 class ConvBlock2D(_Block2D):
-    """``Conv2D`` with a ReLU and the ``MaxPooling2D`` behind it, in one kernel.
+    """``Conv2D`` with a ReLU and the ``MaxPooling2D`` after it, in one kernel.
 
-    The un-pooled map is never written, and the gradients need only the argmax of the pool.
-    Constructor arguments, weights and errors are those of ``keras.layers.Conv2D`` with
-    ``activation="relu"``, and ``pool_size``, which is also the stride of the pool (VALID). The
-    framework computes inputs that are not float32, and ``data_format="channels_first"``, with one
-    warning.
+    The outputs before pooling are never written to an array, and the gradients need only the argmax
+    of the pool. Weights and errors are those of ``keras.layers.Conv2D`` with ``activation="relu"``.
+    The constructor has one more argument, ``pool_size``, the window and the strides of the pool,
+    whose padding is VALID. The framework computes the layer, with one warning, if the inputs are
+    not float32 or if ``data_format`` is ``"channels_first"``.
 
     Input shape:
         (N, H, W, C)
@@ -130,7 +131,7 @@ class ConvBlock2D(_Block2D):
     """
 
     def call(self, inputs: Any) -> Any:
-        """Convolve, add the bias, apply the ReLU and pool, in one kernel."""
+        """Compute convolution, bias, ReLU and pool in one kernel."""
         if not kernel_fits(self, inputs):
             return super().call(inputs)
         return conv_block(
@@ -146,11 +147,11 @@ class ConvBlock2D(_Block2D):
 
     @classmethod
     def fuse(cls, convolution: Any, pool: Any) -> tuple[Any, Any] | None:
-        """Make the block of a ``Conv2D`` and the ``MaxPooling2D`` behind it.
+        """Return the two layers that replace a ``Conv2D`` and the ``MaxPooling2D`` after it.
 
         Returns:
-            A ``ConvBlock2D`` named like the convolution, and a ``FusedPooling2D`` named like the
-            pool; ``None`` if the kernel cannot compute the pair.
+            A ``ConvBlock2D`` with the name of the convolution, and a ``FusedPooling2D`` with the
+            name of the pool; ``None`` if the kernel cannot compute the pair.
         """
         fits = (
             convolution.activation is keras.activations.relu
@@ -169,7 +170,7 @@ class ConvBlock2D(_Block2D):
         """Return the stock layer that replaces this layer.
 
         Args:
-            alone: Whether no ``FusedPooling2D`` follows, so that the result needs the pool too.
+            alone: Whether no ``FusedPooling2D`` follows, so that the result must contain the pool.
 
         Returns:
             A ``Conv2D``, or a ``Sequential`` of a ``Conv2D`` and a ``MaxPooling2D``.
@@ -185,7 +186,7 @@ class ConvBlock2D(_Block2D):
 
 @keras.saving.register_keras_serializable(package="cnnforge")
 class FusedPooling2D(keras.layers.MaxPooling2D):
-    """The identity, in place of a pool that the ``ConvBlock2D`` before it computes."""
+    """A layer that returns its inputs, in place of a pool that a ``ConvBlock2D`` computes."""
 
     def call(self, inputs: Any) -> Any:
         """Return the inputs."""

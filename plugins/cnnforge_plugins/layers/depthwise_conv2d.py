@@ -46,9 +46,9 @@ depthwise_conv2d = ArrayOp(
 class DepthwiseConv2D(KernelLayer, keras.layers.DepthwiseConv2D):
     """``keras.layers.DepthwiseConv2D`` on Numba kernels, with bias and ReLU in the same pass.
 
-    Constructor arguments, weights, configuration and errors are those of Keras. Strides may differ
-    between rows and columns, unlike in TensorFlow. The framework computes inputs that are not
-    float32, and ``data_format="channels_first"``, with one warning.
+    Constructor arguments, weights, configuration and errors are those of Keras. Unlike in
+    TensorFlow, the strides of rows and columns may differ. The framework computes the layer, with
+    one warning, if the inputs are not float32 or if ``data_format`` is ``"channels_first"``.
 
     Input shape:
         (N, H, W, C)
@@ -58,7 +58,7 @@ class DepthwiseConv2D(KernelLayer, keras.layers.DepthwiseConv2D):
     """
 
     def call(self, inputs: Any) -> Any:
-        """Convolve each channel, add the bias, apply the activation."""
+        """Convolve each channel, add the bias, and apply the activation."""
         if not kernel_fits(self, inputs):
             return super().call(inputs)
         return convolve(self, depthwise_conv2d, inputs)

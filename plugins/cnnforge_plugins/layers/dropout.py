@@ -35,7 +35,10 @@ dropout = ArrayOp(
 
 
 def _key_and_counter(generator: keras.random.SeedGenerator) -> tuple[Any, Any]:
-    """Draw a seed as Keras does, and derive the key and the counter as TensorFlow does."""
+    """Return Philox's key and counter for the next call.
+
+    The seed is drawn as in Keras, and the two values are computed from it as in TensorFlow.
+    """
     tf = import_module("tensorflow")
     seed = tf.math.floormod(generator.next(), tf.int32.max - 1)
     return tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
@@ -53,12 +56,12 @@ def _missing(layer: keras.layers.Dropout) -> str | None:
 
 @keras.saving.register_keras_serializable(package="cnnforge")
 class Dropout(KernelLayer, keras.layers.Dropout):
-    """``keras.layers.Dropout`` on Numba kernels: draws, compares and scales in one pass.
+    """``keras.layers.Dropout`` on Numba kernels, which draw, compare and scale in one pass.
 
-    The mask is the same, bit for bit, as that of Keras with TensorFlow and the same state of the
-    seed generator. Constructor arguments, configuration and errors are those of Keras. The
-    framework computes inputs that are not float32, a ``noise_shape``, and other backends, with one
-    warning.
+    The mask is, bit for bit, the one that Keras would draw with TensorFlow from the same state of
+    the seed generator. Constructor arguments, configuration and errors are those of Keras. The
+    framework computes the layer, with one warning, if the inputs are not float32, if there is a
+    ``noise_shape``, or if the backend is not TensorFlow.
 
     Input shape:
         any
@@ -68,7 +71,7 @@ class Dropout(KernelLayer, keras.layers.Dropout):
     """
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        """Drop elements and scale the others; without training return the inputs."""
+        """In training, drop elements and scale the others; otherwise return the inputs."""
         nothing_drawn = not training or self.rate in (0, 1)
         if nothing_drawn or not kernel_fits(self, inputs, _missing(self)):
             return super().call(inputs, training=training)

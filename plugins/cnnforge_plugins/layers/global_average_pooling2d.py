@@ -34,10 +34,11 @@ global_average_pool2d = ArrayOp(
 
 @keras.saving.register_keras_serializable(package="cnnforge")
 class GlobalAveragePooling2D(KernelLayer, keras.layers.GlobalAveragePooling2D):
-    """``keras.layers.GlobalAveragePooling2D`` on Numba kernels, with accurate sums of large maps.
+    """``keras.layers.GlobalAveragePooling2D`` on Numba kernels.
 
-    Constructor arguments, configuration and errors are those of Keras. The framework computes
-    inputs that are not float32, and ``data_format="channels_first"``, with one warning.
+    The mean of a large image is as accurate as that of a small one. Constructor arguments,
+    configuration and errors are those of Keras. The framework computes the layer, with one warning,
+    if the inputs are not float32 or if ``data_format`` is ``"channels_first"``.
 
     Input shape:
         (N, H, W, C)
@@ -47,7 +48,7 @@ class GlobalAveragePooling2D(KernelLayer, keras.layers.GlobalAveragePooling2D):
     """
 
     def call(self, inputs: Any) -> Any:
-        """Return the mean of each channel's map."""
+        """Return the mean of each channel of each image."""
         if not kernel_fits(self, inputs):
             return super().call(inputs)
         outputs = global_average_pool2d(inputs)

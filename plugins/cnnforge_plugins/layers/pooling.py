@@ -24,7 +24,8 @@ _POOLING = {"pool_size": (2, 2), "strides": (2, 2), "same": False}
 
 
 def _fits(layer: Any, inputs: Any) -> bool:
-    # The constructor of Keras checks neither of these, and the framework raises an error for both.
+    # Keras does not check these in the constructor. Call the framework's own layer, which raises an
+    # error.
     if layer.padding not in ("valid", "same") or 0 in layer.strides:
         return False
     return kernel_fits(layer, inputs)
@@ -83,10 +84,12 @@ average_pool2d = ArrayOp(
 
 @keras.saving.register_keras_serializable(package="cnnforge")
 class MaxPooling2D(KernelLayer, keras.layers.MaxPooling2D):
-    """``keras.layers.MaxPooling2D`` on Numba kernels; the gradient needs one byte for each output.
+    """``keras.layers.MaxPooling2D`` on Numba kernels.
 
-    Constructor arguments, configuration and errors are those of Keras. The framework computes
-    inputs that are not float32, and ``data_format="channels_first"``, with one warning.
+    For the gradient the forward pass keeps one byte for each output (four bytes for windows of more
+    than 256 cells). Constructor arguments, configuration and errors are those of Keras. The
+    framework computes the layer, with one warning, if the inputs are not float32 or if
+    ``data_format`` is ``"channels_first"``.
 
     Input shape:
         (N, H, W, C)
@@ -105,10 +108,11 @@ class MaxPooling2D(KernelLayer, keras.layers.MaxPooling2D):
 
 @keras.saving.register_keras_serializable(package="cnnforge")
 class AveragePooling2D(KernelLayer, keras.layers.AveragePooling2D):
-    """``keras.layers.AveragePooling2D`` on Numba kernels; padding is never counted.
+    """``keras.layers.AveragePooling2D`` on Numba kernels; a mean never counts padding.
 
-    Constructor arguments, configuration and errors are those of Keras. The framework computes
-    inputs that are not float32, and ``data_format="channels_first"``, with one warning.
+    Constructor arguments, configuration and errors are those of Keras. The framework computes the
+    layer, with one warning, if the inputs are not float32 or if ``data_format`` is
+    ``"channels_first"``.
 
     Input shape:
         (N, H, W, C)
@@ -118,7 +122,7 @@ class AveragePooling2D(KernelLayer, keras.layers.AveragePooling2D):
     """
 
     def call(self, inputs: Any) -> Any:
-        """Return the mean of the real cells of each window."""
+        """Return the mean of each window without its padding."""
         if not _fits(self, inputs):
             return super().call(inputs)
         return average_pool2d(inputs, **_options(self))

@@ -47,7 +47,7 @@ def list_maxima(
         argmax: address of the first pixel's argmax, bytes.
         step: number of values from a pixel to the next, of the gradients and of the argmax.
         filters: number of filters.
-        bases: (pixels,) int64, place of cell 0 and filter 0 for each pixel, if ``cells[0]`` is 0.
+        bases: (pixels,) int64, part of the place that depends on the pixel.
         filter_step: difference of the places of two neighbouring filters.
         cells: (cells of a window,) int64, part of the place that depends on the cell.
         factors: address of (pixels, filters) float32, written: the gradients, or zero if no cell

@@ -114,7 +114,8 @@ def _SWEEPS_BACK(_: int) -> Any:
                     row = row_phase + top - i * row_dilation
                     if row % row_stride != 0:
                         continue
-                    # Downwards, so that the columns of the taps rise, as in the forward pass.
+                    # From the last tap to the first, so that column_taps rise, as in the forward
+                    # pass.
                     for j in range(kw - 1, -1, -1):
                         column = column_phase + left - j * column_dilation
                         if column % column_stride != 0:

@@ -193,8 +193,9 @@ def pack_pixels(
 ) -> None:
     """Copy ``columns`` pixels of ``channels`` floats.
 
-    ``target_pixel`` and ``pixel`` are the bytes from a pixel to the next in target and source. If ``mask`` is not 0, it is the address of the same pixels of a ReLU's outputs, and values whose
-    output is not positive become zero.
+    ``target_pixel`` and ``pixel`` are the numbers of bytes from a pixel to the next in the target
+    and in the source. If ``mask`` is not 0, it is the address of the same pixels of a ReLU's
+    outputs, and values whose output is not positive become zero.
     """
     if target_pixel == pixel and pixel == 4 * channels:
         _copy_row(target, source, mask, columns * channels)

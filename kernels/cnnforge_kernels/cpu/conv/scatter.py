@@ -1,11 +1,12 @@
-"""The scatter: the gradient of the inputs of a convolution with ReLU and pool, from the pooled one.
+"""The scatter: the gradient of a block's inputs, directly from the pooled gradient.
 
-For each pooled pixel and filter, the argmax names the output that was the maximum. The scatter
-multiplies the filter's weights by the pooled gradient, and adds the products to the gradient of the
-inputs that this output had read. All inputs that the window of one pooled pixel had read are a
-*region* of (KH + PH - 1) x (KW + PW - 1) pixels, which is a register tile. Each filter adds its
-*picture* to the whole region: its weights, shifted to the place of the maximum, with zeros around.
-A convolution of the un-pooled gradient would take PH * PW times as many multiplications.
+A *block* is a convolution, a ReLU and a max pool; the pooled gradient is that of the pool's
+outputs. For each pooled pixel and filter, the argmax names the output that was the maximum. The
+scatter multiplies the filter's weights by the pooled gradient, and adds the products to the
+gradient of the inputs that this output had read. All inputs that the window of one pooled pixel had
+read are a *region* of (KH + PH - 1) x (KW + PW - 1) pixels, which is a register tile. Each filter
+adds its *picture* to the whole region: its weights, shifted to the place of the maximum, with zeros
+around. A convolution of the un-pooled gradient would take PH * PW times as many multiplications.
 
 A task is one image. It is summed in a fixed order, for any number of threads.
 """

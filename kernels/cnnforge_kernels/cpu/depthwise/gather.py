@@ -54,7 +54,7 @@ _KINDS = _MAX_TAPS * _MAX_TAPS * 4 * 5 * 2
 
 
 def _kind_of_number(number: int) -> tuple[int, int, int, int, int]:
-    """Return five properties of kernel ``number``: tap rows, tap columns, vectors, lanes, masked."""
+    """Return five properties of a kernel: tap rows, tap columns, vectors, lanes, masked."""
     taps = number % (_MAX_TAPS * _MAX_TAPS)
     kind = number // (_MAX_TAPS * _MAX_TAPS)
     vectors, lanes = kind // 2 % 4 + 1, 1 << (kind // 8)

@@ -1,4 +1,4 @@
-"""The depthwise sweep: outputs[r, q, c] = bias[c] + sum of source[at + offset_k, c] * factors[k, c].
+"""The depthwise sweep: outputs[p, c] = bias[c] + sum of source[p + offset_k, c] * weights[k, c].
 
 The forward pass is one sweep over the inputs. The gradient of the inputs is one sweep over the
 gradient of the outputs for each phase of the stride. The SIMD lanes are channels, which are

@@ -1,1 +1,1 @@
-"""Compiling kernels, keeping them on disk, and running them on threads."""
+"""Compile kernels, keep them on disk, and run them on threads."""

@@ -1,7 +1,7 @@
-"""Atomic words, a pause and the rounding mode, in compiled code.
+"""Atomic operations on int64 values, a pause, and the floating-point mode, for compiled code.
 
-Every access is sequentially consistent. A kernel has a handful of them, so that a weaker order
-would gain nothing. Addresses are integers, in bytes, and words are int64, as in all kernels.
+Each atomic operation is sequentially consistent. A kernel makes only a few of them, so that a
+weaker memory order would not make it faster. Addresses are integers, in bytes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def atomic_store(typingctx: Any, address: Any, value: Any) -> Any:
 
 @intrinsic
 def fetch_add(typingctx: Any, address: Any, amount: Any) -> Any:
-    """Add ``amount`` to the int64 at ``address``; return the value before."""
+    """Add ``amount`` to the int64 at ``address``, and return the value that it had before."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.atomic_rmw("add", pointer_to(builder, args[0], I64), args[1], _ORDER)
@@ -60,7 +60,10 @@ def fetch_add(typingctx: Any, address: Any, amount: Any) -> Any:
 
 @intrinsic
 def compare_and_swap(typingctx: Any, address: Any, expected: Any, desired: Any) -> Any:
-    """Set the int64 at ``address`` to ``desired`` if it is ``expected``; return whether it was."""
+    """Set the int64 at ``address`` to ``desired`` if it is ``expected``.
+
+    Return whether it was set.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = pointer_to(builder, args[0], I64)
@@ -71,7 +74,10 @@ def compare_and_swap(typingctx: Any, address: Any, expected: Any, desired: Any) 
 
 @intrinsic
 def pause(typingctx: Any) -> Any:
-    """Tell the processor that this thread waits; takes 10 to 140 cycles, or none."""
+    """Tell the processor that this thread waits in a loop.
+
+    This takes 10 to 140 cycles; on processors other than x86 and ARM it does nothing.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if _IS_X86:
@@ -85,9 +91,9 @@ def pause(typingctx: Any) -> Any:
 
 @intrinsic
 def float_mode(typingctx: Any) -> Any:
-    """Return the floating-point mode of this thread as one word.
+    """Return the floating-point mode of this thread, as an int64.
 
-    The mode says how the thread rounds and whether it flushes subnormal numbers to zero, as
+    The mode is how the thread rounds, and whether it replaces subnormal numbers by zero, as
     TensorFlow's threads do.
     """
 

@@ -1,9 +1,9 @@
-"""A table of compiled kernels: each is compiled when a shape first needs it, and kept on disk.
+"""A table of compiled kernels; each is compiled when a shape first needs it, and kept on disk.
 
-A kernel is a serial C function ``void kernel(int64 *args, int64 begin, int64 end)`` over a range of
-tasks. Its address stands in a table in memory. Compiled callers look the address up by number. If
-it is not there yet, they call back into Python once, which compiles the kernel or loads it from the
-disk cache.
+A kernel is a C function ``void kernel(int64 *args, int64 begin, int64 end)``, which runs the tasks
+``begin`` to ``end - 1`` on one thread. A table contains the addresses of the kernels. Compiled
+callers look up an address by its slot number. If the table does not have it yet, they call a Python
+function, which compiles the kernel or loads it from the disk cache.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from cnnforge_kernels.cpu.runtime.memory import address_of, call_kernel, load_in
 KERNEL_SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int64)
 _SLOTS = 1 << 16
 _LINE_FLOATS = 16
-# A value that is not the address of a kernel.
+# The callback returns this in place of an address after Ctrl-C.
 _INTERRUPTED = -1
-# A row: the address of a kernel, and the number of its slot.
+# Each row has the address of a kernel (0 until it is compiled) and its slot number.
 _table = np.zeros((_SLOTS, 2), np.int64)
 _families: list[_Family] = []
 _kept: list[Any] = []
 _compiling = threading.RLock()
-# Everything that is compiled for kernels comes through this module, so this comes first.
+# All kernel modules import this one before they compile, so the disk cache is safe from here on.
 share_disk_cache()
 
 
 def vector_lanes() -> int:
-    """Return the float32 lanes of this CPU's widest registers: 16 (AVX-512), 8 (AVX) or 4."""
+    """Return how many float32 values a register of this CPU holds: 16 (AVX-512), 8 (AVX2) or 4."""
     features = _host_features()
     if features.get("avx512f"):
         return 16
@@ -68,7 +68,7 @@ def _state() -> str:
     """Return a digest of the sources of the kernels and of the versions of their compilers."""
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     package = Path(__file__).parents[2]
-    # CUDA kernels have a cache of their own.
+    # CUDA kernels are left out: they have a cache of their own.
     for source in sorted(package.rglob("*.py")):
         if (package / "cuda") not in source.parents:
             digest.update(source.relative_to(package).as_posix().encode())
@@ -78,10 +78,10 @@ def _state() -> str:
 
 @cache
 def cache_directory() -> str:
-    """Return the folder of compiled code; each state of the sources and compilers has its own.
+    """Return the folder of compiled code, whose name contains the digest of ``_state``.
 
-    Numba invalidates a cached function when its own file changes, but not when a module changes
-    that it uses. The digest in the path covers these changes.
+    Numba compiles a cached function again if its own file has changed, but not if a module that the
+    function imports has changed. With the digest, any change of a source leads to a new folder.
     """
     if numba.config.CACHE_DIR:  # pyright: ignore[reportAttributeAccessIssue]
         base = Path(numba.config.CACHE_DIR)  # pyright: ignore[reportAttributeAccessIssue]
@@ -96,14 +96,15 @@ def cache_directory() -> str:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        # Numba would choose a folder next to the sources, which all their states would share.
+        # Without a folder Numba would use __pycache__ next to the sources. That has no digest in
+        # its name, so Numba could find code there that was compiled from older sources.
         return os.path.join(temporary_folder(str(folder), error.strerror), folder.name)
     return str(folder)
 
 
 @contextlib.contextmanager
 def disk_cache() -> Iterator[None]:
-    """Keep the functions that are decorated with ``cache=True`` here in the kernel cache."""
+    """Set Numba's cache folder to the kernel cache, for functions decorated in this context."""
     config = numba.config
     before = config.CACHE_DIR  # pyright: ignore[reportAttributeAccessIssue]
     config.CACHE_DIR = cache_directory()  # pyright: ignore[reportAttributeAccessIssue]
@@ -116,8 +117,8 @@ def disk_cache() -> Iterator[None]:
 def cached_njit(**options: Any) -> Callable[[Any], Any]:
     """Compile a module-level function as ``numba.njit`` does, and keep it in the kernel cache.
 
-    Functions that call kernels need this in place of ``numba.njit(cache=True)``: a change of any
-    kernel makes a new cache.
+    Use it in place of ``numba.njit(cache=True)`` for functions that call kernels. The kernel cache
+    has a new folder after any change of a kernel, so that no function calls an old one.
 
     Args:
         **options: Options of ``numba.njit``.
@@ -147,10 +148,11 @@ def cached_njit(**options: Any) -> Callable[[Any], Any]:
 def cached_cfunc(signature: Any, **options: Any) -> Callable[[Any], Any]:
     """Compile a C function as ``numba.cfunc`` does, and keep it in the kernel cache.
 
-    The function may close over numbers only: Numba cannot keep anything else on disk.
+    The variables of an enclosing function that it uses must be numbers: Numba can keep no others on
+    disk.
 
     Args:
-        signature: Numba's types, ``KERNEL_SIGNATURE`` for a kernel.
+        signature: Numba's signature of the function; for a kernel, ``KERNEL_SIGNATURE``.
         **options: Options of ``numba.cfunc``.
 
     Returns:
@@ -177,12 +179,12 @@ def cached_cfunc(signature: Any, **options: Any) -> Callable[[Any], Any]:
 
 @dataclass(frozen=True)
 class _Family:
-    """Kernels that one factory makes.
+    """The kernels that one factory makes.
 
     Attributes:
         first: Row of the first kernel in the table.
         count: Number of kernels.
-        factory: Function that makes a kernel of its number.
+        factory: Function that returns the kernel with a given index.
         tag: 31 bits of a digest of the factory's name and sources.
     """
 
@@ -196,14 +198,14 @@ def kernel_family(count: int) -> Callable[[Callable[[int], Any]], int]:
     """Reserve ``count`` table slots for the kernels that the decorated factory makes.
 
     The factory gets a number from 0 to ``count - 1`` and returns a cfunc of ``KERNEL_SIGNATURE``.
-    The decorated name becomes the family's first slot, so that ``NAME + number`` is a kernel.
+    The decorated name becomes the slot number of the first kernel, so that ``NAME + number`` is the
+    slot number of kernel ``number``.
 
-    Compiled functions contain slot numbers, and the disk cache keeps them. But the rows of the
-    table are given out in the order of imports, and another version has other kernels. So a slot
-    number contains the row, the first row of its family, and the family's tag: 31 bits of a digest
-    of its name, its source and the kernels' sources. A cached function then gets the kernel that it
-    was compiled with, in whatever row it is now, or an error if that kernel does not exist any
-    more.
+    Functions in the disk cache contain slot numbers. But the row of a kernel depends on the order
+    of imports, and another version may have other kernels. So a slot number contains the row, the
+    first row of the family, and the family's tag: 31 bits of a digest of its name, its source and
+    the kernels' sources. A cached function thus gets the kernel that it was compiled with, even if
+    the row has changed, or an error if that kernel does not exist any more.
 
     Args:
         count: Number of kernels.
@@ -243,7 +245,8 @@ def kernel_family(count: int) -> Callable[[Callable[[int], Any]], int]:
         _families.append(family)
         slot = family.tag << 32 | first << 16 | first
         _table[first : first + count, 1] = slot + np.arange(count)
-        # Not an int: Numba would compile what takes a known int for every value of it.
+        # Not an int: Numba would treat it as a literal, and compile the functions that get it again
+        # for each value.
         return np.int64(slot)  # pyright: ignore[reportReturnType]
 
     return decorate
@@ -260,15 +263,15 @@ def _source(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError:
-        # The function comes from a notebook, for instance.
+        # There is no file, for instance because the function was defined in a notebook.
         return b""
 
 
 def row_of(slot: int) -> int:
-    """Return the row of the table that a slot number means in this process.
+    """Return the row of the table that has the kernel of a slot number in this process.
 
     Raises:
-        RuntimeError: The slot comes from a cache, and its family does not exist in this process.
+        RuntimeError: The slot number comes from the disk cache, and its kernel does not exist.
     """
     slot = int(slot)
     tag, first, row = slot >> 32, slot >> 16 & 0xFFFF, slot & 0xFFFF
@@ -286,7 +289,7 @@ def row_of(slot: int) -> int:
 
 
 def compile_kernel(slot: int) -> int:
-    """Return the address of the kernel of a slot; compile or load the kernel if necessary.
+    """Return the address of the kernel of a slot number; compile or load the kernel if necessary.
 
     Raises:
         RuntimeError: The kernel does not exist.
@@ -301,11 +304,12 @@ def compile_kernel(slot: int) -> int:
 
 
 def _compile_on_miss(slot: int) -> int:
-    # An exception must not leave a callback: it is lost, and the returned value is undefined.
+    # Compiled code calls this. An exception would be lost, and the result undefined, so return a
+    # special value instead.
     try:
         return compile_kernel(slot)
     except KeyboardInterrupt:
-        # Ctrl-C is not a failure: no traceback.
+        # Without a traceback, because Ctrl-C is not an error.
         return _INTERRUPTED
     except BaseException:
         traceback.print_exc()
@@ -313,7 +317,7 @@ def _compile_on_miss(slot: int) -> int:
 
 
 def keep_for_ever(thing: Any) -> None:
-    """Keep an object until the process ends, even after the interpreter has freed its module."""
+    """Make sure that an object is never freed, even when the interpreter exits."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
@@ -323,7 +327,7 @@ def forget_kernel(slot: int) -> None:
 
 
 def publish_address(name: str, result: int) -> None:
-    """Define the C function ``int64 name(void)``, which returns ``result``, for compiled code."""
+    """Define a C function ``int64 name(void)`` that returns ``result``, for compiled code."""
     source = f'define i64 @"{name}"() {{\n  ret i64 {result}\n}}\n'
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
@@ -343,19 +347,19 @@ _compile_kernel = types.ExternalFunction("cnnforge_compile_kernel", types.int64(
 
 @cached_njit()
 def call_once(slot: int, args: Any) -> None:
-    """Call kernel ``slot`` on the int64 block ``args`` in this thread.
+    """Call a kernel once, with the int64 array ``args``, on this thread.
 
-    Code that several ops share is a kernel for this reason: Numba compiles a function again with
-    each function that calls it, but a kernel once.
+    Long code that several ops call is a kernel of one task. Numba compiles a kernel once, but an
+    ordinary function again for each function that calls it.
     """
     call_kernel(kernel_address(slot), address_of(args), 0, 1)
 
 
 @cached_njit()
 def aligned_floats(count: int) -> Any:
-    """Return ``count`` uninitialised float32 values that start at a cache line.
+    """Return an uninitialised float32 array of ``count`` values that begins at a cache line.
 
-    No vector then lies in two cache lines.
+    So no vector of whole registers lies across two cache lines.
     """
     floats = np.empty(count + _LINE_FLOATS, np.float32)
     first = (-address_of(floats) // 4) % _LINE_FLOATS
@@ -364,15 +368,16 @@ def aligned_floats(count: int) -> Any:
 
 @cached_njit()
 def kernel_address(slot: int) -> int:
-    """Return the address of a kernel in compiled code; its first use compiles it."""
+    """Return the address of a kernel, in compiled code; the first call compiles the kernel."""
     row = _kernel_rows() + 16 * (slot & 0xFFFF)
     address = load_int64(row)
-    # Another number in the row: the slot of a cached function whose family has moved or has gone.
+    # If the row has another slot number, the caller comes from the disk cache, and its kernel now
+    # has another row or does not exist.
     if address == 0 or load_int64(row + 8) != slot:
         address = _compile_kernel(slot)
         if address == 0:
             raise RuntimeError("a kernel of cnnforge cannot be compiled: see the messages above")
         if address == _INTERRUPTED:
-            # Compiled code cannot raise a KeyboardInterrupt.
+            # A RuntimeError, because compiled code cannot raise a KeyboardInterrupt.
             raise RuntimeError("interrupted while a kernel of cnnforge was compiled")
     return address

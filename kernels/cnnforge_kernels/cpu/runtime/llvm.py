@@ -1,8 +1,8 @@
-"""Parts of the SIMD intrinsics: the vector type, and pieces of LLVM code.
+"""Parts of the SIMD intrinsics: the vector type, and functions that emit LLVM code.
 
-LLVM does not vectorize the kernels' loops by itself: plain loops over few channels stay scalar.
-Every intrinsic takes addresses as integers, in bytes, and shapes as literal integers. So a kernel
-factory closes over numbers only, and Numba can keep its kernels on disk.
+The intrinsics are necessary because LLVM does not vectorize plain loops over few channels. Their
+arguments are addresses, which are integers in bytes, and shapes, which are literal integers. So a
+kernel factory uses only numbers, and Numba can keep its kernels on disk.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _llvm_type(vector: Vector) -> ir.VectorType:
 
 
 def literals(*values: Any) -> tuple[int, ...] | None:
-    """Return the values of literal integer types; ``None`` when one is not literal."""
+    """Return the values of literal integer types, or ``None`` if one of them is not literal."""
     if all(isinstance(value, types.IntegerLiteral) for value in values):
         return tuple(value.literal_value for value in values)
     return None
@@ -67,7 +67,7 @@ def zeros(vector: ir.VectorType) -> Any:
 
 
 def lane_mask(builder: Any, valid: Any, lanes: int) -> Any:
-    """Return ``lane < valid`` for each lane."""
+    """Return a vector of booleans, ``lane < valid`` for each lane."""
     numbers = ir.VectorType(I32, lanes)
     count = splat(builder, builder.trunc(valid, I32), numbers)
     return builder.icmp_signed("<", ir.Constant(numbers, list(range(lanes))), count)
@@ -89,12 +89,15 @@ def _masked(builder: Any, operation: str, vector: ir.VectorType, args: list[Any]
 
 
 def masked_load(builder: Any, pointer: Any, mask: Any, otherwise: Any) -> Any:
-    """Load the lanes of ``mask``; take the others from ``otherwise`` without reading memory."""
+    """Load the lanes whose ``mask`` is true; the others are those of ``otherwise``.
+
+    The memory of the others is not read.
+    """
     return _masked(builder, "load", otherwise.type, [pointer, ir.Constant(I32, 1), mask, otherwise])
 
 
 def masked_store(builder: Any, value: Any, pointer: Any, mask: Any) -> Any:
-    """Store the lanes of ``mask``."""
+    """Store the lanes whose ``mask`` is true."""
     return _masked(builder, "store", value.type, [value, pointer, ir.Constant(I32, 1), mask])
 
 
@@ -106,23 +109,24 @@ def fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
 
 
 def tile_type(positions: int, vectors: int, lanes: int) -> types.UniTuple:
-    """Return the Numba type of a tile."""
+    """Return the Numba type of a tile (see ``tiles.py``)."""
     return types.UniTuple(Vector("f32", lanes), positions * vectors)
 
 
 def unpack(builder: Any, tile: Any, count: int) -> list[Any]:
-    """Return the vectors of a tile."""
+    """Return the ``count`` vectors of a tile as a list."""
     return [builder.extract_value(tile, index) for index in range(count)]
 
 
 class Loop:
-    """``for index in range(count)``, with values that each pass replaces; each is a phi.
+    """A loop ``for index in range(count)`` in LLVM code, with values that each pass replaces.
 
-    The loop is written as phis so that the tile stays in registers whatever the optimiser does.
+    Each value is an LLVM phi node and not a variable in memory, so that it stays in a register even
+    if LLVM does not optimise.
 
     Attributes:
-        index: Number of the pass, an LLVM int64.
-        values: Values at the start of a pass.
+        index: Index of the pass, an LLVM int64.
+        values: Values at the start of the pass.
     """
 
     def __init__(self, builder: Any, count: Any, initial: list[Any]) -> None:
@@ -137,7 +141,7 @@ class Loop:
         self.values = [builder.phi(value.type) for value in initial]
 
     def finish(self, results: list[Any]) -> list[Any]:
-        """Close the loop with the values that a pass results in; return those after the loop."""
+        """End the loop; ``results`` are the new values of a pass. Return the values after it."""
         builder = self.builder
         following = builder.add(self.index, ir.Constant(I64, 1))
         builder.cbranch(builder.icmp_signed("<", following, self.count), self.body, self.after)

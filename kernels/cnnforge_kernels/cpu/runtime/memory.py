@@ -1,6 +1,6 @@
-"""Memory by address in compiled code: words, arrays, and a kernel on a block of arguments.
+"""Use memory by its address in compiled code, and call a kernel by its address.
 
-Addresses are integers, in bytes, so that they fit into the int64 block of arguments of a kernel.
+Addresses are integers, in bytes, so that they fit the argument block of a kernel, an int64 array.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from numba.extending import intrinsic
 
 @intrinsic
 def address_of(typingctx: Any, array: Any) -> Any:
-    """Return the address of an array's first element; the caller keeps the array alive."""
+    """Return the address of an array's first element.
+
+    Numba frees an array after its last use, and does not know of the address. So the caller must
+    use the array itself after the last use of the address.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = cgutils.create_struct_proxy(signature.args[0])(context, builder, args[0]).data
@@ -67,7 +71,10 @@ def floats_at(typingctx: Any, address: Any) -> Any:
 
 @intrinsic
 def call_kernel(typingctx: Any, kernel: Any, args: Any, begin: Any, end: Any) -> Any:
-    """Call the kernel at address ``kernel`` on the block at address ``args``."""
+    """Call a kernel for tasks ``begin`` to ``end - 1``.
+
+    ``kernel`` is its address, and ``args`` the address of its argument block.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         integer = ir.IntType(64)

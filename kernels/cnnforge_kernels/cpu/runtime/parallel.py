@@ -1,9 +1,9 @@
-"""The parallel loop: it runs a kernel, which is serial over a range of tasks, on several threads.
+"""The parallel loop, which runs the tasks of a kernel on several threads.
 
-A thread takes a few tasks at a time, because the threads of a shared machine are not equally fast.
-The result does not depend on which thread runs a task. Numba's own threads are not used: its
-``workqueue`` layer aborts when several threads of TensorFlow call it at once. With its OpenMP layer
-each calling thread has a team of its own, whose barriers wait for cores that other threads use.
+A thread runs a few tasks at a time, because the threads of a shared machine are not equally fast.
+The result does not depend on which thread runs a task. Numba's own threads are not used. Its
+``workqueue`` layer aborts if several threads of TensorFlow call it at once. With its OpenMP layer
+each calling thread has threads of its own, which wait at barriers for cores that others use.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from cnnforge_kernels.cpu.runtime.compiled import (
 )
 from cnnforge_kernels.cpu.runtime.memory import address_of, call_kernel
 
-# The number that `numba.set_num_threads` has set for the calling thread. Numba's function of this
-# name contains a pointer from Python, so that no function that calls it can be kept on disk.
+# The C function behind `numba.get_num_threads`, the number of threads that the calling thread may
+# use. Numba's Python function of that name contains a pointer, so that a compiled function that
+# calls it could not be kept on disk.
 _threads_allowed = types.ExternalFunction("get_num_threads", types.int32())
 
 
 @cache
 def _compiled_driver() -> Any:
-    # This loads the library that contains `get_num_threads`.
+    # The call loads the library that contains the C function.
     numba.get_num_threads()
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -57,7 +58,11 @@ def _compiled_serial_driver() -> Any:
 
 @kernel_family(1)
 def _DRIVER(_: int) -> Any:
-    """Run a job, ``driver(block, grain, _)``; the block holds the kernel, its args, the tasks."""
+    """Run all tasks of a kernel: ``driver(block, grain, _)``.
+
+    ``block`` has the address of the kernel, the address of its argument block, and the number of
+    tasks.
+    """
     if not posix.available():
         return _compiled_serial_driver()
     driver = _compiled_driver()
@@ -67,14 +72,14 @@ def _DRIVER(_: int) -> Any:
 
 @cached_njit()
 def run_kernel(slot: int, args: Any, tasks: int, grain: int) -> None:
-    """Run a kernel on all threads, from compiled code.
+    """Run all tasks of a kernel on all threads, from compiled code.
 
     Args:
-        slot: Slot of the kernel: the name of its family, plus its number.
-        args: Block of arguments of the kernel, int64.
-        tasks: Number of tasks: the kernel is called for ranges of 0 to ``tasks - 1``.
-        grain: Number of tasks that a thread takes at a time. Up to one grain of tasks runs in the
-            caller's thread. About 20 microseconds of work are worth a grain.
+        slot: Slot number of the kernel: the name of its family plus the kernel's index.
+        args: Argument block of the kernel, an int64 array.
+        tasks: Number of tasks; each call of the kernel gets a range of 0 to ``tasks - 1``.
+        grain: Number of tasks that a thread runs at a time, about 20 microseconds of work. If
+            there are no more tasks than that, the caller runs them itself.
 
     Example:
         >>> import numpy as np
@@ -106,7 +111,8 @@ def run_kernel(slot: int, args: Any, tasks: int, grain: int) -> None:
     block[1] = address_of(args)
     block[2] = tasks
     call_kernel(kernel_address(_DRIVER), address_of(block), grain, 0)
-    block[0] = args[0]  # keeps both blocks alive until here
+    # The driver has only addresses. Numba frees an array after its last use, so use both here.
+    block[0] = args[0]
 
 
 def threading_layer() -> str:

@@ -1,4 +1,4 @@
-"""POSIX threads in compiled code: locks, condition variables, and the processors of a thread."""
+"""POSIX functions for compiled code: mutexes, condition variables, the processors of a thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numba import types
 
 from cnnforge_kernels.cpu.runtime.compiled import publish_address
 
-# A lock or a condition variable takes up to 48 bytes on Linux and 64 on macOS.
+# Enough memory for a mutex or a condition variable: up to 48 bytes on Linux and 64 on macOS.
 LOCK_BYTES = 128
 
 _FUNCTIONS = (
@@ -23,15 +23,15 @@ _FUNCTIONS = (
     "pthread_cond_signal",
     "sched_yield",
 )
-# Linux only: the processor that a thread is on, and those that it may be on.
+# Linux only: get the processor that a thread runs on, and set the processors that it may run on.
 _PLACING = ("sched_getcpu", "sched_setaffinity")
 
 
 def _find_functions() -> dict[str, Any] | None:
-    """Define the C library's functions for compiled code; ``None`` if one is missing.
+    """Define ``_FUNCTIONS`` for compiled code, and return them; ``None`` if one is missing.
 
-    They get names of our own: under its own name compiled code might get another version of a
-    function than ``ctypes``.
+    Their names get the prefix ``cnnforge_``. Under the original name compiled code might find
+    another version of a function than ``ctypes``.
     """
     try:
         library = ctypes.CDLL(None)
@@ -49,7 +49,10 @@ def _function(name: str, arguments: int) -> types.ExternalFunction:
 
 
 def _find_placing() -> bool:
-    """Define Linux' functions for compiled code; on another system, functions that fail."""
+    """Define ``_PLACING`` for compiled code, and return whether the system has these functions.
+
+    If not, define functions that return -1, an error.
+    """
     library = ctypes.CDLL(None) if _functions is not None else None
     found = all(hasattr(library, name) for name in _PLACING)
     for name in _PLACING:
@@ -74,7 +77,7 @@ sched_setaffinity = _function("sched_setaffinity", 3)
 
 
 def available() -> bool:
-    """Return whether this system has POSIX threads; Windows has not."""
+    """Return whether this system has POSIX threads; Windows does not."""
     return _functions is not None
 
 
@@ -84,12 +87,12 @@ def places_threads() -> bool:
 
 
 def init_mutex(address: int) -> None:
-    """Initialize a mutex in the ``LOCK_BYTES`` zeros at ``address``."""
+    """Initialize a mutex at ``address``, where ``LOCK_BYTES`` bytes are zero."""
     if _functions is not None:
         _functions["pthread_mutex_init"](ctypes.c_void_p(address), None)
 
 
 def init_condition(address: int) -> None:
-    """Initialize a condition variable in the ``LOCK_BYTES`` zeros at ``address``."""
+    """Initialize a condition variable at ``address``, where ``LOCK_BYTES`` bytes are zero."""
     if _functions is not None:
         _functions["pthread_cond_init"](ctypes.c_void_p(address), None)

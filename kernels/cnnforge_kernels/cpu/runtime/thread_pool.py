@@ -1,15 +1,16 @@
-"""The thread pool: one for the process; a caller never waits for a worker to wake up.
+"""The thread pool of the process; its callers never wait for a worker to wake up.
 
-The caller of a kernel opens a job and works on it. Workers that are awake join the job, and workers
-that come late find it closed: the caller waits only for workers that have begun a task. A parallel
-loop of OpenMP begins and ends with a barrier, so that each op waits for a core that another process
-uses. The pool has one job at a time. A caller that finds the pool busy works alone until the pool
-is free.
+The caller of a kernel opens a *job*, the tasks of one call, and runs tasks itself. Workers that are
+awake join the job. When no task is left, the job is closed. A worker that wakes up later cannot
+join it, and the caller waits only for workers that have begun a task. A parallel loop of OpenMP
+begins and ends with a barrier, so that each op would wait if another process used a core. The pool
+has one job at a time. A caller that finds the pool busy works alone until the pool is free.
 
-A job is open while its state word has places left. A worker joins by taking a place in one
-compare-and-swap, so that it cannot enter a closed job, and reads the job afterwards. A worker
-leaves when no task is left, and thereby closes the job. The caller closes the job too, and then
-waits until no worker is inside.
+The state of a job is one int64: the number of workers in it, and the number of *places*, which is
+how many more may join. A job with no places is closed. A worker joins by one compare-and-swap, so
+that it cannot join a closed job; only then it reads the fields of the job. A worker that finds no
+task left closes the job and leaves. The caller closes the job too, and then waits until no worker
+is in it.
 """
 
 from __future__ import annotations
@@ -44,20 +45,21 @@ from cnnforge_kernels.cpu.runtime.compiled import (
 )
 from cnnforge_kernels.cpu.runtime.memory import call_kernel, load_int64, store_int64
 
-# An idle worker spins this long before it sleeps, and a caller spins this long for the last tasks
-# of workers before it offers its core. Training LeNet in batches of 64, an epoch took 0.174 s with
-# 10 to 20 us, 0.182 s with 0, and 0.191 s or more with 100 us: TensorFlow's threads want the core.
+# An idle worker waits this long in a loop before it sleeps. A caller that waits for the last tasks
+# of workers does so this long before it calls sched_yield. An epoch of LeNet with batches of 64
+# took 0.174 s with 10 to 20 us, 0.182 s with 0, and 0.191 s or more with 100 us, because then
+# TensorFlow's threads wait for the core.
 _SPIN_SECONDS = 20e-6
 
-# Fields of the pool, in bytes from its address. Fields that several threads write have two cache
-# lines each, because processors fetch lines in pairs.
+# Fields of the pool: byte offsets from its address. A field that several threads write has two
+# cache lines of its own, because processors fetch lines in pairs.
 _STATE = 0
 _NEXT = 128
 _SLEEPERS = 256
 _KERNEL, _ARGS, _TASKS, _GRAIN, _MODE = 384, 392, 400, 408, 416
 _WORKERS, _PAUSES = 512, 520
-# The processor of the last caller (+ 1), the number of workers that keep off it, and the system's
-# number of each of these workers.
+# The index of the last caller's processor plus 1; the number of workers that must not run on that
+# processor; and the system's thread ids of these workers.
 _CALLER_AT, _PINNED, _THREADS = 528, 536, 544
 _MUTEX = 640
 _CONDITION = _MUTEX + posix.LOCK_BYTES
@@ -65,17 +67,20 @@ _MASK = _CONDITION + posix.LOCK_BYTES  # the processors that workers may use, on
 _MASK_BYTES = 128
 _BYTES = _MASK + _MASK_BYTES
 
-# Parts of the state word: workers inside, places left, and whether a caller has the pool.
+# Parts of the state: bits 0 to 15 are the number of workers in the job, bits 16 to 31 the number of
+# places, and bit 32 is set while a caller has the pool.
 _INSIDE = (1 << 16) - 1
 _PLACE = 1 << 16
 _TAKEN = 1 << 32
 
-# The caller pins this many workers at most, with a system call each. With more processors than that
-# one is idle, and the system finds it.
+# The maximum number of workers for which _keep_off_callers_cpu makes system calls, one for each. On
+# a system with more processors one of them is idle, and the system wakes a worker there.
 _MAX_PINNED = 7
 
 _SAMPLE = 200
-_FOR_EVER = 1 << 62  # jobs; Numba does not compile a function that never returns
+# The number of jobs after which a worker ends. Numba does not compile a function that never
+# returns, so this is a number that is never reached.
+_FOR_EVER = 1 << 62
 
 _memory = np.zeros(_BYTES + 128, np.uint8)
 _pool = _memory.ctypes.data + -_memory.ctypes.data % 128
@@ -98,8 +103,8 @@ def _run_tasks(pool: int) -> None:
 def _wake(pool: int, count: int) -> None:
     """Wake ``count`` workers; do nothing if the mutex is taken.
 
-    A worker takes the mutex while it falls asleep or wakes up. It may then miss this job, which
-    costs some speed. To wait for the mutex could cost a time slice.
+    A worker holds the mutex while it falls asleep or wakes up. Then no worker is woken for this
+    job. That is better than to wait for the mutex, which could take a time slice of the system.
     """
     if posix.mutex_trylock(pool + _MUTEX) == 0:
         posix.mutex_unlock(pool + _MUTEX)
@@ -109,11 +114,11 @@ def _wake(pool: int, count: int) -> None:
 
 @cached_njit()
 def _keep_off_callers_cpu(pool: int) -> None:
-    """Keep the workers off the processor of the calling thread, which has the pool.
+    """Forbid the workers to run on the processor of the calling thread.
 
-    If the system finds no idle processor for a woken worker, it puts the worker on the processor of
-    the caller, which then has to wait. TensorFlow's threads look for work for 0.1 ms after each op:
-    on two processors neither is idle in that time, and a job took as long as on one processor.
+    If no processor is idle, the system runs a woken worker on the processor of its caller, and the
+    caller has to wait. On two processors this made a job as slow as on one, because TensorFlow's
+    threads keep their processors busy for 0.1 ms after each op.
     """
     here = types.int64(posix.sched_getcpu())
     if here + 1 == load_int64(pool + _CALLER_AT) or not 0 <= here < 8 * _MASK_BYTES:
@@ -123,7 +128,7 @@ def _keep_off_callers_cpu(pool: int) -> None:
     before = load_int64(word)
     store_int64(word, before & ~bit)
     for number in range(load_int64(pool + _PINNED)):
-        # The system refuses this if no processor is left. Then everything stays as it was.
+        # If no processor is left, the system refuses, and the worker may run where it could before.
         thread = load_int64(pool + _THREADS + 8 * number)
         posix.sched_setaffinity(thread, _MASK_BYTES, pool + _MASK)
     store_int64(word, before)
@@ -154,8 +159,9 @@ def run_job(kernel: int, args: int, tasks: int, grain: int, threads: int) -> Non
     store_int64(pool + _MODE, float_mode())
     atomic_store(pool + _NEXT, begin)
     atomic_store(pool + _STATE, _TAKEN + places * _PLACE)
-    # A worker counts itself as a sleeper before it reads the state for the last time. So the worker
-    # sees the job, or the caller sees the sleeper.
+    # Wake a sleeping worker. No worker can miss this job and sleep on: it increments _SLEEPERS
+    # before it reads the state for the last time, and the caller writes the state before it reads
+    # _SLEEPERS here.
     if atomic_load(pool + _SLEEPERS) > 0:
         _wake(pool, 1)
     _run_tasks(pool)
@@ -185,7 +191,7 @@ def _sleep(pool: int) -> None:
 
 @cached_njit()
 def _take_job(pool: int) -> int:
-    """Wait for a job and take a place in it; return the number of places left."""
+    """Wait for a job, join it, and return its number of places after that."""
     pauses = 0
     while True:
         state = atomic_load(pool + _STATE)
@@ -218,9 +224,9 @@ def _compiled_worker() -> Callable[[int], None]:
             places = _take_job(pool)
             sleepers = atomic_load(pool + _SLEEPERS)
             if places > 0 and sleepers > 0:
-                # The caller has woken one worker only, because that takes the caller's time.
+                # The caller has woken only one worker, to save its own time. Wake the others here.
                 _wake(pool, min(places, sleepers))
-            # With different modes a subnormal result would depend on the thread that computes it.
+            # Use the caller's mode. Else a subnormal result would depend on the thread.
             set_float_mode(load_int64(pool + _MODE))
             _run_tasks(pool)
             _leave(pool)
@@ -241,7 +247,7 @@ def _compiled_pauses() -> Callable[[int], None]:
 
 
 def _pauses_of(seconds: float) -> int:
-    """Return the number of pauses that take ``seconds``; one takes 3 to 50 nanoseconds."""
+    """Return how many calls of ``pause`` take ``seconds``; one takes 3 to 50 nanoseconds."""
     spin, best = _compiled_pauses(), float("inf")
     for _ in range(5):
         start = time.perf_counter()
@@ -251,11 +257,11 @@ def _pauses_of(seconds: float) -> int:
 
 
 def start() -> None:
-    """Start the workers, one fewer than the threads that Numba may use.
+    """Start the workers, one fewer than ``NUMBA_NUM_THREADS``.
 
-    The workers are daemon threads, for which the interpreter does not wait. They never return from
-    compiled code, which runs without the interpreter lock, and the memory that they use is kept
-    until the process ends.
+    The workers are daemon threads, so that the interpreter does not wait for them when it exits.
+    They never return from compiled code, which does not hold the interpreter lock. So the memory
+    that they use is never freed.
     """
     wanted = numba.config.NUMBA_NUM_THREADS - 1
     if wanted < 1 or not posix.available():
@@ -279,7 +285,7 @@ def start() -> None:
 
 
 def _pin(workers: list[threading.Thread]) -> None:
-    """Let callers keep the workers off their processor, if there are few processors."""
+    """Set the fields that ``_keep_off_callers_cpu`` reads, if there are few workers."""
     if not posix.places_threads() or len(workers) > _MAX_PINNED:
         return
     processors = os.sched_getaffinity(0)
@@ -299,5 +305,5 @@ def _words() -> Any:
 
 
 def forget() -> None:
-    """Reset the pool in a forked process, which has none of its parent's threads."""
+    """Reset the pool in a forked process, which does not have the threads of its parent."""
     _words()[:] = 0

@@ -1,1 +1,1 @@
-"""Vector code: register tiles, loads, stores and random numbers."""
+"""SIMD code: register tiles, loads, stores and random numbers."""

@@ -1,8 +1,9 @@
 """SIMD operations over neighbouring channels, for depthwise convolution and global pooling.
 
-In ``tiles.py`` the lanes of a tile are filters, and one value of the source goes to all of them.
-Here the lanes are channels, and each lane has its own value of the source. The tiles are the same,
-with the same ``tile_broadcast``, ``tile_load`` and ``tile_relu``. Stores have no mask.
+In ``tiles.py`` the lanes of a tile are filters, and all are multiplied by one value of the source.
+Here the lanes are channels, and each is multiplied by its own value of the source. The type of a
+tile is the same, so that ``tile_broadcast``, ``tile_load`` and ``tile_relu`` can be used.
+``channels_store`` always stores whole vectors.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def _integer(builder: Any, address: Any, byte_offset: int = 0) -> Any:
 def channels_store(
     typingctx: Any, tile: Any, address: Any, stride: Any, positions: Any, vectors: Any
 ) -> Any:
-    """Store position t of a tile at ``address + t * stride``, in bytes."""
+    """Store each position t of a tile at ``address + t * stride``, in bytes."""
     shape = literals(positions, vectors)
     if shape is None or not isinstance(tile, types.UniTuple):
         return None
@@ -70,10 +71,11 @@ def taps_accumulate(
     vectors: Any,
     lanes: Any,
 ) -> Any:
-    """Add up ``tile[t][v] += source[offset_k + t * step][v] * weights[place_k][v]``, k < count.
+    """Add the products of all taps to a tile.
 
-    ``source``, ``weights`` and ``table`` are addresses. The table holds int64 pairs (offset,
-    place). These and ``step`` are in bytes.
+    For each k < ``count``: ``tile[t][v] += source[offset_k + t * step][v] * weights[place_k][v]``.
+    ``source``, ``weights`` and ``table`` are addresses. The table has an int64 pair (offset, place)
+    for each k. These and ``step`` are in bytes.
     """
     shape = literals(positions, vectors, lanes)
     if shape is None or not isinstance(tile, types.UniTuple):
@@ -119,12 +121,13 @@ def pixels_accumulate(
     lanes: Any,
     masked: Any,
 ) -> Any:
-    """Sum the gradients of ``tap_rows * tap_columns`` taps, and of the bias, over pixels.
+    """Add the products of ``count`` pixels to the gradients of some taps and of the bias.
 
-    ``tile[i, j][v] += source[rows[i] + shift + j * column_step + p * step][v] * gradient[p][v]``
-    for p < count, and the last position of the tile is the sum of ``gradient[p]``. ``rows`` is the
-    address of ``tap_rows`` int64 addresses. Steps are in bytes. With ``masked`` = 1 a value of the
-    gradient counts only if the value at the same place of ``mask`` is positive.
+    For each pixel p and tap (i, j):
+    ``tile[i, j][v] += source[rows[i] + shift + j * column_step + p * step][v] * gradient[p][v]``.
+    The last position of the tile, after all taps, is the sum of ``gradient[p]``. ``rows`` is the
+    address of ``tap_rows`` int64 addresses. Steps are in bytes. If ``masked`` is 1, a value of the
+    gradient is replaced by zero unless the value at the same place of ``mask`` is positive.
     """
     shape = literals(tap_rows, tap_columns, vectors, lanes, masked)
     if shape is None or not isinstance(tile, types.UniTuple):
@@ -176,9 +179,10 @@ def pixels_sum(
     vectors: Any,
     lanes: Any,
 ) -> Any:
-    """Return a tile of sums over ``count * positions`` pixels, which lie ``step`` bytes apart.
+    """Return a tile of sums over ``count * positions`` pixels.
 
-    Position t of the tile sums pixels t, t + positions, t + 2 * positions, and so on.
+    Position t of the tile sums pixels t, t + positions, t + 2 * positions, and so on. ``step`` is
+    the number of bytes from a pixel to the next.
     """
     shape = literals(positions, vectors, lanes)
     if shape is None:

@@ -1,8 +1,8 @@
-"""Random words in SIMD registers: Philox4x32-10, the same words that TensorFlow draws.
+"""Random 32-bit words in SIMD registers, by Philox4x32-10; TensorFlow draws the same words.
 
 J. Salmon, M. Moraes, R. Dror, D. Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011,
-section 3.3. A block of four words is a function of a key (two words) and a counter (four words);
-the next block has the next counter.
+section 3.3. A block of four words is a function of a key (two words) and a counter (four words).
+The counter of the next block is larger by 1.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _MANTISSA = (1 << 23) - 1
 
 @intrinsic(prefer_literal=True)
 def philox_words(typingctx: Any, key: Any, low: Any, high: Any, lanes: Any) -> Any:
-    """Return the words of ``lanes / 2`` blocks in order, as two int32 vectors of ``lanes``.
+    """Return the words of ``lanes / 2`` blocks, in order, as two int32 vectors of ``lanes`` lanes.
 
-    ``key`` holds the two words of the key, the first one in its low half. ``low`` and ``high`` are
-    the halves of the first block's counter. The blocks after it count on, through all four words.
+    ``key`` contains the two words of the key; its low half is the first. ``low`` and ``high`` are
+    the two halves of the first block's counter, which is a number of 128 bits.
 
-    A word stands in the low half of an int64 lane, and the high half is arbitrary: multiplication
-    reads the low halves only (one ``vpmuludq``). So a round has six instructions for ``lanes / 2``
-    blocks.
+    The computation keeps a word in the low half of an int64 lane, and ignores the high half, as the
+    instruction ``vpmuludq`` does, which multiplies the low halves. So a round takes six
+    instructions for ``lanes / 2`` blocks.
     """
     shape = literals(lanes)
     if shape is None:
@@ -62,9 +62,9 @@ def philox_words(typingctx: Any, key: Any, low: Any, high: Any, lanes: Any) -> A
                 mixed.append(builder.xor(builder.xor(upper, words[2 * n + 1]), key_word))
                 keys[n] = builder.add(keys[n], I32(_KEY_STEPS[n]))
             words = [mixed[0], products[1], mixed[1], products[0]]
-        # Take the low halves: words 0 and 1 of a block next to each other, and words 2 and 3.
-        # Shifts would do the same, but LLVM merges them with the last round into slow 64-bit
-        # products.
+        # Take the low halves, so that words 0 and 1 of a block are neighbours, and words 2 and 3.
+        # This is done by shuffles, because LLVM would merge shifts with the multiplications of the
+        # last round into slow 64-bit multiplications.
         kind = ir.VectorType(I32, shape[0])
         halves = [builder.bitcast(word, kind) for word in words]
         sides = ir.Constant(
@@ -89,9 +89,9 @@ def philox_words(typingctx: Any, key: Any, low: Any, high: Any, lanes: Any) -> A
 
 @intrinsic
 def index_uniform_at_least(typingctx: Any, words: Any, threshold: Any) -> Any:
-    """Return 1 in the lanes whose uniform number is ``threshold / 2**23`` or more, else 0.
+    """Return 1 in each lane whose uniform number is ``threshold / 2**23`` or more, else 0.
 
-    The low 23 bits of the word are the mantissa of a float from 1 to 2; the number is that minus 1.
+    The uniform number of a word, in [0, 1), is its low 23 bits divided by 2**23.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:

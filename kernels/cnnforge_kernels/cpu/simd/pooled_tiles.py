@@ -1,4 +1,4 @@
-"""Register tiles of a block: pool a tile while it is stored, and sum over an argmax."""
+"""Register tiles for a convolution with max pooling: the pool of a tile, and its gradient."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from cnnforge_kernels.cpu.runtime.llvm import (
     zeros,
 )
 
-# Sums of a loop that do not wait for each other: two multiply-adds begin in a cycle and take four.
+# The number of independent sums that a loop should have. Two multiply-adds begin in each cycle and
+# take four cycles, so that with fewer than 8 sums a multiply-add waits for its predecessor.
 _IN_FLIGHT = 10
 
 
@@ -42,17 +43,19 @@ def sparse_accumulate(
     vectors: Any,
     lanes: Any,
 ) -> Any:
-    """Add up ``sums[v] += factors[p] * source[places[p] + v * lanes]`` for p < count.
+    """Add ``count`` products to a tile, which has ``rows`` rows of ``vectors`` vectors.
 
-    The tile of ``rows`` rows, ``line`` bytes apart, by ``vectors`` vectors is the gradient of one
-    filter's taps; ``p`` counts pooled pixels. ``source``, ``factors`` and ``places`` are addresses.
-    The factors are float32 and the places int32, in bytes; both lie ``step`` values apart.
+    Product p adds ``factors[p] * source[places[p] + r * line]`` to row r. ``source``, ``factors``
+    and ``places`` are addresses. The factors are float32. The places are int32, and are byte
+    offsets, as ``line``. ``step`` is the number of values from a factor to the next, and from a
+    place to the next.
     """
     shape = literals(rows, vectors, lanes)
     if shape is None or not isinstance(sums, types.UniTuple):
         return None
     R, V, L = shape
-    # A few sums would wait for their own latency. So several pixels at a time have their own sums.
+    # If a tile has too few sums, have several copies of it, each for other pixels, and add the
+    # copies at the end.
     together = max(1, _IN_FLIGHT // (R * V))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -61,7 +64,7 @@ def sparse_accumulate(
         step = builder.shl(step, ir.Constant(I64, 2))
 
         def add(sums: list[Any], place: Any) -> list[Any]:
-            """Return the sums after the pooled pixel whose values lie ``place`` bytes on."""
+            """Return the sums after one more product; ``place`` is its byte offset in the lists."""
             position = builder.load(pointer_to(builder, builder.add(places, place), I32), align=4)
             position = builder.add(source, builder.zext(position, I64))
             scale = pointer_to(builder, builder.add(factors, place), F32)
@@ -101,12 +104,15 @@ def sparse_accumulate(
 
 
 def _best_of(builder: Any, cells: list[Any], off: int) -> tuple[Any, Any]:
-    """Return the ReLU of the maximum of some vectors, and its first cell, or ``off``."""
+    """Return two vectors: the ReLU of the maximum of some vectors, and the argmax.
+
+    If the maximum is not positive, the argmax is ``off``.
+    """
     kind = cells[0].type
     number = ir.VectorType(I32, kind.count)
     best, argmax = cells[0], ir.Constant(number, [0] * kind.count)
     for index, cell in enumerate(cells[1:], 1):
-        # A tie keeps the earlier cell. The first NaN is taken and stays.
+        # Of equal maxima the first is kept. If a value is NaN, the maximum is the first NaN.
         better = builder.fcmp_unordered(">", cell, best)
         better = builder.and_(better, builder.fcmp_ordered("ord", best, best))
         best = builder.select(better, cell, best)
@@ -132,9 +138,9 @@ def tile_pool_store(
 ) -> Any:
     """Apply ReLU and 2x2 max pooling to a tile of two rows, and store the result.
 
-    The even positions of the tile begin a window. The first ``valid`` filters of output c are
-    stored at ``address + c * stride``, in bytes. One byte for each of them is stored at
-    ``argmax + c * stride / 4``: the cell of the maximum, or ``off`` if the maximum is not positive.
+    A window is two neighbouring columns of the tile. The first ``valid`` filters of output c are
+    stored at ``address + c * stride``, in bytes. The argmax of each of them is one byte at
+    ``argmax + c * stride / 4``: the index of the cell, or ``off`` if the maximum is not positive.
     """
     shape = literals(positions, vectors, pairs, off)
     if shape is None or not isinstance(tile, types.UniTuple):
@@ -144,7 +150,7 @@ def tile_pool_store(
     F = L // P
 
     def pooled(builder: Any, items: list[Any]) -> list[tuple[int, int, Any, Any]]:
-        """Return (output, vector, values, argmax) of each output of the tile."""
+        """Return a tuple for each vector of outputs: (output, vector, values, argmax)."""
         found = []
         number = ir.VectorType(I32, L)
         for v in range(G):
@@ -153,8 +159,8 @@ def tile_pool_store(
                     quad = [items[(r * T + 2 * c + j) * G + v] for r in (0, 1) for j in (0, 1)]
                     found.append((c, v, *_best_of(builder, quad, none)))
                 continue
-            # A vector holds a row of a window, with its two columns in the even and the odd lanes:
-            # two vectors become one for each column.
+            # A vector holds two columns of a row, one in the even lanes and one in the odd lanes.
+            # Turn two vectors into one of even lanes and one of odd lanes.
             for t in range(0, T, 2):
                 quad = []
                 for r in (0, 1):

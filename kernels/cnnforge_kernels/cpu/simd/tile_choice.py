@@ -1,4 +1,4 @@
-"""Choose the register tile for a shape, positions x vectors x lanes, so that little is wasted."""
+"""Choose the size of the register tile, positions x vectors x lanes, for the shape of a sum."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ MAX_LANES = vector_lanes()
 _REGISTERS = vector_registers()
 MAX_POSITIONS = 28
 MAX_ACCUMULATORS = _REGISTERS - 4
-# Multiply-adds that begin before the first one ends: 4 cycles, 2 in a cycle.
+# The number of multiply-adds that begin before the first one ends: 2 in each of 4 cycles.
 _LATENCY = 8
-# Positions of a tile that reads whole pixels: each needs an address in one of 16 registers.
+# The maximum number of positions of a tile that does not read planes (see ``in_planes``): each
+# position needs its address in one of 16 registers.
 _MAX_PIXELS = 8
 _MAX_VECTORS = 4 if _REGISTERS == 32 else 2
 TILES = MAX_POSITIONS * 4 * 5
-# Neighbouring taps that a micro-kernel may take in one step.
+# The possible numbers of neighbouring taps that the micro-kernel multiplies in one step. Such taps
+# are called a window here.
 WINDOWS = (1, 2, 3, 5, 7)
 
 
 def tile_of_number(number: int) -> tuple[int, int, int, int]:
-    """Return the (positions, vectors, lanes, pairs) of a tile's number, 0 to ``TILES - 1``."""
+    """Return four numbers for a tile's index: (positions, vectors, lanes, pairs).
+
+    The index is 0 to ``TILES - 1``.
+    """
     positions = number % MAX_POSITIONS + 1
     vectors = number // MAX_POSITIONS % 4 + 1
     kind = number // (4 * MAX_POSITIONS)
@@ -30,7 +35,7 @@ def tile_of_number(number: int) -> tuple[int, int, int, int]:
 
 @cached_njit()
 def tile_number(positions: int, vectors: int, lanes: int, pairs: int) -> int:
-    """Return the number of a tile, the inverse of ``tile_of_number``."""
+    """Return the index of a tile; this is the inverse of ``tile_of_number``."""
     kind = 0 if lanes == 4 else 1 if lanes == 8 else 2
     if pairs == 2:
         kind += 2
@@ -39,7 +44,7 @@ def tile_number(positions: int, vectors: int, lanes: int, pairs: int) -> int:
 
 @cached_njit()
 def window_number(window: int) -> int:
-    """Return the number of a window in ``WINDOWS``."""
+    """Return the index of a window in ``WINDOWS``."""
     for number in range(len(WINDOWS)):
         if WINDOWS[number] == window:
             return number
@@ -48,7 +53,7 @@ def window_number(window: int) -> int:
 
 @cached_njit()
 def longest_window(taps: int) -> int:
-    """Return the largest of ``WINDOWS`` that divides ``taps``."""
+    """Return the maximum of ``WINDOWS`` that divides ``taps``."""
     longest = 1
     for window in WINDOWS:
         if taps % window == 0:
@@ -58,21 +63,22 @@ def longest_window(taps: int) -> int:
 
 @cached_njit()
 def in_planes(vectors: int, pairs: int) -> bool:
-    """Return whether a tile reads its positions from planes, in which they are neighbouring floats.
+    """Return whether a tile reads planes, in which its positions are neighbouring floats.
 
-    Pairs need planes. Otherwise a tile of several vectors reads whole pixels: it loads few values,
-    so that their longer addresses cost nothing, and pixels are copied faster than planes.
+    The alternative is the layout (column, channel), which is copied faster. A tile of several
+    vectors reads that: it loads few values for its multiplications, so that their more complex
+    addresses cost nothing. Pairs of positions need planes.
     """
     return vectors == 1 or pairs == 2
 
 
 @cached_njit()
 def _cost(rows: int, tile: int, vectors: int, pairs: int, window: int) -> int:
-    """Return the cost of a step of the micro-kernel for each tap; 0 if the registers are too few.
+    """Return the time that the micro-kernel takes for one tap; 0 if the registers are too few.
 
-    The unit is 1/24 of a multiply-add of one vector. Two multiply-adds begin in a cycle, and up to
-    two loads: measured, a load weighs a third more. A sum is ready after four cycles. If two tiles
-    cost the same, the one with fewer loads is a little better.
+    The unit is 1/24 of the time of one vector's multiply-add. Two multiply-adds and up to two loads
+    begin in a cycle, but a load took a third longer when measured. A sum is ready after four
+    cycles. Of two tiles with the same time the one with fewer loads gets the smaller result.
     """
     sums = rows * tile * vectors
     if sums + vectors * window + 2 > _REGISTERS:
@@ -81,7 +87,7 @@ def _cost(rows: int, tile: int, vectors: int, pairs: int, window: int) -> int:
     if window > 1 and pairs == 1:
         loads = tile + window - 1
     elif window > 1:
-        loads = 2 * tile + window - 2  # odd steps need other pairs
+        loads = 2 * tile + window - 2  # the odd taps of a window need pairs of their own
     loads = rows * loads + vectors * window
     bound = max(24 * sums, 32 * loads // window, 24 * _LATENCY)
     return bound + loads // window
@@ -91,22 +97,22 @@ def _cost(rows: int, tile: int, vectors: int, pairs: int, window: int) -> int:
 def choose_tile(
     positions: int, filters: int, window: int, rows: int, planes: bool
 ) -> tuple[int, int, int, int, int]:
-    """Choose the tile for ``positions`` outputs of a row by ``filters`` filters.
+    """Return the size of the tile for ``positions`` outputs of a row by ``filters`` filters.
 
-    All accumulators, the weights of a step and one splat fit the registers. The last tile of a row
-    is moved back to fit, so the positions (and the filters) are cut into equal parts. If filters
-    fill half a register or less, two positions share it, so that a tile covers
-    ``positions * pairs`` neighbours, with an odd number one more than there are.
+    The sums, the weights of a step and one value of the source fit the registers. The row is
+    divided into tiles of equal size; callers move the last tile back to fit. If the filters fill
+    half of a register or less, a vector holds two positions, called a pair. A tile then covers
+    ``positions * pairs`` outputs, which may be one more than there are.
 
     Args:
-        positions: outputs of a row.
-        filters: filters of a group.
-        window: neighbouring taps that may be one step; 1 if each tap is a step.
-        rows: 2 if a tile must have two rows of whole 2x2 windows, else 1.
-        planes: whether positions lie in planes if ``in_planes``; else they lie in pixels.
+        positions: number of outputs of a row.
+        filters: number of filters of a group.
+        window: number of neighbouring taps that one step may multiply, or 1.
+        rows: 2 if a tile must have two rows, for 2x2 pooling; else 1.
+        planes: whether the source has planes if ``in_planes`` asks for them.
 
     Returns:
-        (positions, vectors, lanes, pairs, window).
+        Five numbers: positions, vectors, lanes, pairs (1 or 2), and the window.
     """
     lanes = MAX_LANES
     while lanes > 4 and filters <= lanes // 2:
@@ -128,7 +134,7 @@ def choose_tile(
                 if cut > (MAX_POSITIONS if planes and in_planes(columns, pairs) else _MAX_PIXELS):
                     continue
                 cost = parts * blocks * _cost(rows, cut, columns, pairs, step)
-                # Of tiles with the same cost take the one with more filters: it loads less.
+                # Of tiles with the same cost choose the one with more filters: it loads less.
                 better = best == 0 or cost < best or (cost == best and columns > vectors)
                 if cost > 0 and better:
                     best, tile, vectors, taken = cost, cut, columns, step

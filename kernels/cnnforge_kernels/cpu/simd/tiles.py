@@ -1,7 +1,8 @@
-"""Register tiles, and the micro-kernel that accumulates into them.
+"""Register tiles, and the micro-kernel that adds products to them.
 
-A *tile* is a tuple of ``positions * vectors`` vectors of ``lanes`` float32 values, position-major:
-``positions`` neighbouring pixels (or taps of the window) by ``vectors * lanes`` filters.
+A *tile* holds one value for each of some positions, which are neighbouring pixels (or taps of the
+window), and each of some filters. It is a tuple of ``positions * vectors`` vectors of ``lanes``
+float32 values. The vectors of the first position come first.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def tile_broadcast(typingctx: Any, address: Any, positions: Any, vectors: Any, l
 def tile_load(
     typingctx: Any, address: Any, stride: Any, positions: Any, vectors: Any, lanes: Any
 ) -> Any:
-    """Load the tile whose position t is stored at ``address + t * stride``, in bytes."""
+    """Load a tile; position t is at ``address + t * stride``, in bytes."""
     shape = literals(positions, vectors, lanes)
     if shape is None:
         return None
@@ -90,14 +91,15 @@ def tile_accumulate(
 ) -> Any:
     """Run the micro-kernel: ``tile[t] += source[offsets[k] + (t + j) * pixel] * weights[k][j]``.
 
-    It adds up over k < count and j < window, for each of ``rows`` rows, which lie ``line`` bytes
-    apart. ``source``, ``offsets`` (int64, in bytes) and ``weights`` (``vectors * lanes`` values a
-    step) are addresses; neighbouring positions lie ``pixel`` bytes apart. A value of the source is
-    loaded once for all the steps of a window that use it.
+    It sums over k < ``count`` and j < ``window``. The tile has ``rows`` rows of ``positions``
+    positions. In the source, ``line`` is the number of bytes from a row to the next, ``pixel`` that
+    from a position to the next. ``source``, ``offsets`` and ``weights`` are addresses. The offsets
+    are int64, in bytes. ``weights[k][j]`` are ``vectors * lanes`` floats. A value of the source is
+    loaded only once for all j, although several positions need it.
 
-    With ``pairs`` of 2 each vector holds two positions, 2t in its even lanes and 2t + 1 in its odd
-    lanes, and each weight stands there twice. A few filters then fill a wide register. The two
-    positions must be neighbouring floats: one 64-bit broadcast loads both.
+    If ``pairs`` is 2, each vector holds two positions, 2t in its even lanes and 2t + 1 in its odd
+    lanes, and contains each weight twice. So a few filters fill a wide register. The two positions
+    must be neighbouring floats in the source, because one 64-bit broadcast loads both.
     """
     shape = literals(rows, positions, vectors, lanes, pairs, window)
     if shape is None or not isinstance(tile, types.UniTuple):
@@ -121,7 +123,8 @@ def tile_accumulate(
             if r > 0:
                 position = builder.add(position, line)
             for q in range(T * P + W - 1):
-                # Step j of the window uses this value for position q - j, if that begins a vector.
+                # Tap j of the window needs this value for position q - j, if the tile has a vector
+                # that begins at this position.
                 uses = [j for j in range(W) if 0 <= q - j <= (T - 1) * P and (q - j) % P == 0]
                 if not uses:
                     continue
@@ -185,7 +188,7 @@ def tile_store(
         kind = ir.VectorType(F32, L)
         items = unpack(builder, values, shape[0] * G)
         if P == 2:
-            # Even lanes are one position, odd lanes are the next one.
+            # Separate the even lanes, one position, from the odd lanes, the next position.
             number = ir.VectorType(I32, L)
             undefined = ir.Constant(items[0].type, ir.Undefined)
             items = [

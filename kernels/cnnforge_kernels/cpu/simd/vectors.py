@@ -1,7 +1,7 @@
-"""Explicit SIMD for Numba: vectors of float32 values and of int32 indices, and single values.
+"""SIMD functions for Numba code: vectors of float32 values and of int32 indices.
 
-A lane is one value of a vector. ``valid`` is the number of lanes that memory has: a load sets the
-others to a constant without reading, and a store leaves them out.
+A lane is one value of a vector. A load or store reads or writes only the first ``valid`` lanes. A
+load sets the others to a constant.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def index_splat(typingctx: Any, value: Any, lanes: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def vector_load(typingctx: Any, address: Any, valid: Any, lanes: Any) -> Any:
-    """Load the float32 vector at ``address``; lanes from ``valid`` on are zero and not read."""
+    """Load ``valid`` float32 values at ``address``; the other lanes are zero."""
     shape = literals(lanes)
     if shape is None:
         return None
@@ -182,9 +182,9 @@ def vector_multiply_add(typingctx: Any, x: Any, y: Any, z: Any) -> Any:
 
 @intrinsic
 def vector_maximum(typingctx: Any, best: Any, argmax: Any, candidate: Any, index: Any) -> Any:
-    """Update the maximum and its cell with ``candidate``, cell ``index`` of the window.
+    """Return the new maximum and argmax after ``candidate``, which is cell ``index`` of the window.
 
-    A tie keeps the earlier cell. The first NaN is taken and stays.
+    Of equal maxima the first is kept. If a value is NaN, the maximum is the first NaN.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -204,9 +204,9 @@ def vector_maximum(typingctx: Any, best: Any, argmax: Any, candidate: Any, index
 
 @intrinsic(prefer_literal=True)
 def vector_relu(typingctx: Any, best: Any, argmax: Any, off: Any) -> Any:
-    """Return ``max(best, 0)``, and ``argmax`` or the index ``off`` if ``best`` is not positive.
+    """Return two vectors: ``max(best, 0)``, and ``argmax``, or ``off`` if ``best`` is not positive.
 
-    NaN stays NaN, and has no gradient.
+    The maximum of NaN and 0 is NaN; the second vector is then ``off``.
     """
     shape = literals(off)
     if shape is None:
@@ -264,7 +264,7 @@ def index_ramp(typingctx: Any, first: Any, step: Any, lanes: Any) -> Any:
 
 @intrinsic
 def vector_twice(typingctx: Any, vector: Any) -> Any:
-    """Repeat each lane once: (a, b) becomes (a, a, b, b)."""
+    """Return a vector with each lane twice: (a, b) becomes (a, a, b, b)."""
     wide = Vector(vector.element, 2 * vector.lanes)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -289,7 +289,10 @@ def vector_where_not(typingctx: Any, argmax: Any, index: Any, values: Any) -> An
 
 @intrinsic
 def vector_where_positive(typingctx: Any, gate: Any, values: Any) -> Any:
-    """Return ``values`` in the lanes whose ``gate`` is positive, zero in the others and for NaN."""
+    """Return ``values`` in the lanes whose ``gate`` is positive, zero in the others.
+
+    NaN is not positive.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         zero = zeros(args[0].type)

@@ -1,9 +1,10 @@
-"""The kernel of `SeparableBlock2D`, run by cnnforge's parallel driver.
+"""The kernel of `SeparableBlock2D`, which runs on the threads of `run_kernel`.
 
-A task is one row of one image. Its depthwise results go to scratch, pixel by pixel, with
-neighbouring channels as lanes. Then a register tile of R pixels by G vectors of L filters sums over
-the channels, with R broadcasts and G loads for R * G multiply-adds, and is stored with bias and
-ReLU. A kernel is compiled for its tile when a shape first needs it, and kept on disk.
+A task is one row of one image. It first computes the depthwise convolution of the row into scratch
+memory; the SIMD lanes are neighbouring channels. Then it computes the pointwise convolution, a sum
+over channels, with a register tile of R pixels by G vectors of L filters. For each channel the tile
+takes R broadcasts and G loads for R * G multiply-adds. A kernel is compiled for its tile when a
+shape first needs it, and kept on disk.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from cnnforge_kernels.authoring import (
     vector_registers,
 )
 
-# Fields of the argument block: addresses and counts.
+# Fields of the argument block: addresses in bytes, and sizes.
 SOURCE, HEIGHT, WIDTH, CHANNELS, FILTERS, TABLE, TAPS = range(7)
 WEIGHTS, BIAS, TARGET, FIELDS = range(7, 11)
 
 _LANES, _REGISTERS = vector_lanes(), vector_registers()
 _MAX_VECTORS = 4 if _REGISTERS == 32 else 2
 _MAX_PIXELS = 14
-_INNER = 4  # pixels of a tile of the depthwise part
+_INNER = 4  # the number of pixels that the depthwise part computes at a time
 _TILES = _MAX_PIXELS * 4 * 2
 
 
@@ -41,7 +42,7 @@ _TILES = _MAX_PIXELS * 4 * 2
 def _KERNEL(number: int) -> Any:
     R, G = number % _MAX_PIXELS + 1, number // _MAX_PIXELS % 4 + 1
     L = 8 << number // (4 * _MAX_PIXELS) % 2
-    D = (1, 4, 8, 16)[number // _TILES]  # channels in a vector of the depthwise part
+    D = (1, 4, 8, 16)[number // _TILES]  # the lanes of the depthwise part, which are channels
     F = G * L
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -55,7 +56,8 @@ def _KERNEL(number: int) -> Any:
             row = task % height
             first, last = (1 if row == 0 else 0), (2 if row == height - 1 else 3)
             source = a[SOURCE] + task * width * pixel
-            # The taps whose rows are in the image; the first and the last column have other tables.
+            # The table for columns that are not at the border, from the first tap whose row is in
+            # the image.
             inner = a[TABLE] + 48 * first
             column = 0
             while column < width:
@@ -65,7 +67,7 @@ def _KERNEL(number: int) -> Any:
                 columns = 3 - (kind & 1) - (kind >> 1)
                 c = 0
                 while c < channels:
-                    # The last vector is moved back to fit: some channels are computed twice.
+                    # Move the last vector back to fit. Some channels are then computed twice.
                     c = min(c, channels - D)
                     at, taps, to = here + 4 * c, a[TAPS] + 4 * c, there + 4 * c
                     if whole:
@@ -95,14 +97,15 @@ def _KERNEL(number: int) -> Any:
                         L,
                     )
                     column += R
-        scratch[:0] = np.float32(0)  # keeps it alive until here
+        # The tiles have only its address. Numba frees an array after its last use, so use it here.
+        scratch[:0] = np.float32(0)
 
     return _separable_kernel
 
 
 @numba.njit(cache=True)
 def _number(width: int, channels: int, filters: int) -> int:
-    """Return the number of a kernel that wastes little and keeps all sums in registers."""
+    """Return the index of the kernel for a shape: its tile fits the registers and the shape."""
     lanes = 16 if _LANES == 16 and filters > 8 else 8
     needed = (filters + lanes - 1) // lanes
     blocks = (needed + _MAX_VECTORS - 1) // _MAX_VECTORS
@@ -117,10 +120,11 @@ def _number(width: int, channels: int, filters: int) -> int:
 
 @numba.njit(cache=True)
 def _tables(width: int, channels: int) -> Any:
-    """Return the places of a pixel's taps as pairs (offset, place), in bytes.
+    """Return four tables of the taps of a pixel, (4, 9, 2) int64.
 
-    There are four tables of up to nine pairs, row by row of the window: all columns, without the
-    first, without the last, without both.
+    Each tap in the image has a pair (offset, place) of byte offsets: of its input, relative to the
+    pixel, and of its weights. The order is row-major. The first table has all columns of the
+    window, the others lack the first column, the last, or both, for pixels at the border.
     """
     tables = np.zeros((4, 9, 2), np.int64)
     for kind in range(4):
@@ -164,7 +168,8 @@ def run(inputs: Any, depthwise: Any, pointwise: Any, bias: Any, outputs: Any) ->
     args[HEIGHT], args[WIDTH], args[CHANNELS], args[FILTERS] = height, width, channels, filters
     args[TABLE], args[TAPS] = address_of(tables), address_of(depthwise)
     args[WEIGHTS], args[BIAS] = address_of(packed), address_of(packed_bias)
-    # A grain is about 20 us of work, at 32 multiply-adds a nanosecond.
+    # The number of tasks for 20 us of work, at 32 multiply-adds per nanosecond.
     work = width * channels * (blocks * block + 2 * 9)
     run_kernel(_KERNEL + number, args, images * height, max(1, 640_000 // work))
-    tables[:0], packed[:0], packed_bias[:0] = 0, 0, 0  # keeps them alive until here
+    # The kernel has only addresses. Numba frees an array after its last use, so use these here.
+    tables[:0], packed[:0], packed_bias[:0] = 0, 0, 0

@@ -1,4 +1,4 @@
-"""The two inner loops of the separable block, as LLVM code that does not rely on an optimiser.
+"""The two inner loops of the separable block, written as LLVM code with SIMD instructions.
 
 Addresses are integers. Addresses and steps are in bytes. Shapes are literal integers.
 """
@@ -39,8 +39,8 @@ def depthwise_tile(
 ) -> Any:
     """Write ``target[t] = sum of source[offset_k + t * step] * taps[place_k]`` over k < count.
 
-    It does so for t < pixels and ``lanes`` neighbouring channels. The table holds int64 pairs
-    (offset, place).
+    This is computed for t < ``pixels`` and for ``lanes`` neighbouring channels. ``table`` is the
+    address of an int64 pair (offset, place) for each k.
     """
     shape = literals(pixels, lanes)
     if shape is None:
@@ -85,8 +85,8 @@ def pointwise_tile(
 ) -> Any:
     """Write ``target[t] = relu(bias + sum of source[t * step][k] * weights[k])`` over k < count.
 
-    It does so for t < pixels and the ``vectors * lanes`` filters of ``weights`` and ``bias``, but
-    writes the first ``valid`` filters only. NaN stays NaN.
+    This is computed for t < ``pixels`` and for ``vectors * lanes`` filters, of which only the first
+    ``valid`` are written. The ReLU of NaN is NaN.
     """
     shape = literals(pixels, vectors, lanes)
     if shape is None:

@@ -1,4 +1,4 @@
-"""The oracles of the layers, in NumPy and float64, and the shapes to check at."""
+"""The oracles of the layers, in NumPy and float64, and the cases for which they are checked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cnnforge.testing import LayerCase
 
 
 def convolve(inputs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """2D convolution with an odd window, strides of 1 and SAME padding.
+    """Compute a 2D convolution with an odd window, strides of 1 and SAME padding.
 
     Args:
         inputs: (N, H, W, C).
@@ -35,7 +35,7 @@ def gabor_oracle(
     log_width: np.ndarray,
     phase: np.ndarray,
 ) -> np.ndarray:
-    """Convolve with Gabor functions, straight from the formula."""
+    """Convolve the inputs with Gabor functions, which are computed by their definition."""
     half = layer.kernel_size // 2
     y, x = np.mgrid[-half : half + 1, -half : half + 1][..., np.newaxis]
     wave = np.cos(

@@ -5,9 +5,10 @@ and width, as simple cells of the visual cortex do (J. G. Daugman, "Uncertainty 
 resolution in space, spatial frequency, and orientation optimized by two-dimensional visual cortical
 filters", 1985). Five numbers describe a detector, in place of all its pixels.
 
-One op makes the bank of detectors and convolves with it. The bank is a second output, which the
-backward functions read. The convolution is cnnforge's kernel. Functions that call kernels are
-compiled with `cached_njit`, so that a newer cnnforge does not use an old cache.
+One op computes the pixels of all detectors, called the bank, and convolves the inputs with it. The
+bank is a second output of the op, because the backward functions read it. The convolution is
+cnnforge's kernel. Functions that call kernels are compiled with `cached_njit`, so that they are
+compiled again for a newer version of cnnforge.
 """
 
 from __future__ import annotations
@@ -31,18 +32,19 @@ from cnnforge_kernels.authoring import (
 def wave_and_bell(
     row: int, column: int, orientation: float, frequency: float, log_width: float, phase: float
 ) -> tuple[float, float, float]:
-    """Return the factors of a Gabor function at one pixel.
+    """Return three numbers from which a Gabor function and its gradients follow, at one pixel.
 
     Args:
-        row: Pixels below the centre.
-        column: Pixels to the right of the centre.
+        row: Number of pixels below the centre.
+        column: Number of pixels to the right of the centre.
         orientation: Direction of the wave, in radians.
-        frequency: Waves per pixel.
+        frequency: Number of waves per pixel.
         log_width: Logarithm of the standard deviation of the bell, in pixels.
         phase: Phase of the wave, in radians.
 
     Returns:
-        The bell, the angle of the wave, and the distance along the wave.
+        The value of the bell curve, the angle of the wave in radians, and the distance from the
+        centre in the direction of the wave in pixels.
     """
     along = column * math.cos(orientation) + row * math.sin(orientation)
     bell = math.exp(-0.5 * (row * row + column * column) * math.exp(-2 * log_width))
@@ -104,7 +106,7 @@ def backward_parameters(
     grad_log_width: Any,
     grad_phase: Any,
 ) -> None:
-    """Compute the gradient of the bank, and from it those of its five parameters."""
+    """Compute the gradient of the bank, and from it the gradients of the five parameters."""
     size, _, channels, filters = bank.shape
     grad_bank, grad_bias = np.empty_like(bank), np.empty(filters, np.float32)
     one, no_bias = (1, 1), np.empty(0, np.float32)
@@ -176,7 +178,7 @@ gabor_conv2d = ArrayOp(
 class GaborConv2D(keras.layers.Layer):
     """2D convolution with Gabor functions as feature detectors; SAME padding, no bias.
 
-    The initial orientations are spread evenly over the half circle.
+    The initial orientations have equal distances, from 0 to 180 degrees.
 
     Args:
         filters: Number of feature detectors, 1 or more.
@@ -189,7 +191,7 @@ class GaborConv2D(keras.layers.Layer):
         (N, H, W, filters)
 
     Raises:
-        ValueError: An argument is not such a number.
+        ValueError: `filters` or `kernel_size` is not as described.
     """
 
     def __init__(self, filters: int, kernel_size: int = 7, **kwargs: Any) -> None:
@@ -222,7 +224,8 @@ class GaborConv2D(keras.layers.Layer):
         self.orientation = each("orientation", math.pi * turns)
         self.frequency = each("frequency", 1 / size)
         self.log_width = each("log_width", math.log(max(size / 4, 0.5)))
-        # Even and odd functions alternate: odd ones respond to edges, even ones to lines.
+        # Alternate between even functions, which respond to lines, and odd functions, which respond
+        # to edges.
         self.phase = each("phase", math.pi / 2 * (np.arange(filters) % 2))
 
     def call(self, inputs: Any) -> Any:

@@ -1,4 +1,7 @@
-"""The declarations of the plugin. Every command imports this module, so it must stay light."""
+"""The declarations of the plugin.
+
+Every command of cnnforge imports this module, so it must import no large packages.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""A depthwise-separable block in one kernel, which never writes the map between its convolutions.
+"""A depthwise convolution, a pointwise convolution and a ReLU in one kernel.
 
 A. Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
 Applications", 2017, section 3.1, without the normalizations. A framework writes the depthwise
-convolution of a whole batch and reads it again for the pointwise convolution. Here the depthwise
-results of one row of one image go to a few kilobytes of scratch, and the pointwise convolution
-reads them from the first-level cache.
+convolution of a whole batch to memory, and reads it again for the pointwise convolution. Here the
+depthwise convolution of one row of one image is kept in a few kilobytes of scratch memory, so that
+the pointwise convolution reads it from the first-level cache.
 """
 
 from __future__ import annotations
@@ -46,7 +46,11 @@ def backward(
     grad_pointwise: Any,
     grad_bias: Any,
 ) -> None:
-    """Compute all gradients with cnnforge's kernels, from a new copy of the map in between."""
+    """Compute all gradients with cnnforge's kernels.
+
+    They need the outputs of the depthwise convolution, which the forward pass does not keep. So
+    these are computed again.
+    """
     one, no_bias = (1, 1), np.empty(0, np.float32)
     weights = pointwise.reshape(1, 1, *pointwise.shape)
     grad_weights = grad_pointwise.reshape(1, 1, *pointwise.shape)
@@ -66,7 +70,7 @@ def backward(
         grad_weights,
         grad_bias,
     )
-    # From here on `middle` is the gradient of that map.
+    # From here on `middle` is the gradient of the depthwise convolution's outputs.
     conv2d_grad_inputs(inputs, weights, outputs, one, True, one, 1, True, grad_outputs, middle)
     depthwise_conv2d_grad_inputs(
         inputs, depthwise, inputs, one, True, one, False, middle, grad_inputs
@@ -87,7 +91,7 @@ def backward(
 
 
 def output_shape(inputs: tuple[int, ...], pointwise: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of the outputs: as many pixels, other channels."""
+    """Return the shape of the outputs, which differs from that of the inputs in the channels."""
     return inputs[0], inputs[1], inputs[2], pointwise[1]
 
 
@@ -115,7 +119,7 @@ class SeparableBlock2D(keras.layers.Layer):
         (N, H, W, filters)
 
     Raises:
-        ValueError: `filters` is not such a number.
+        ValueError: `filters` is not as described.
     """
 
     def __init__(self, filters: int, **kwargs: Any) -> None:

@@ -4,14 +4,15 @@ A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, se
 2x2 outputs and the 4x4 inputs that they read. A linear transform turns the inputs of a tile, and
 the weights, into 16 values each; the value with index i of all tiles is plane i. For each plane,
 the matrix (tiles, channels) is multiplied by the matrix (channels, filters). Another linear
-transform turns the 16 products into the outputs. All its factors are 1, -1 and 1/2, so that sums of
-small integers stay exact.
+transform turns the 16 products into the outputs. The factors of the transforms are 1, -1 and 1/2,
+so that sums of small integers stay exact.
 
 A task computes some rows of tiles of one image for one group of channels. A tile of outputs is also
 a window of a 2x2 pool, which is applied before the outputs are written.
 
-If an input is not finite, all outputs of its tile would become NaN. So if any sum is not finite,
-LAUNCH reports it, and the sweep computes everything again without Winograd's algorithm.
+If an input is not finite, outputs of its tile that do not read it could become NaN too. So if any
+sum is not finite, LAUNCH reports it, and the sweep computes everything again without Winograd's
+algorithm.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 The algorithm is that of ``forward.py`` for another sum. A tile is 2x2 values of the gradient and
 the 4x4 inputs that these outputs had read. A linear transform turns both into 16 planes. For each
 plane, the matrix (channels, tiles) is multiplied by the matrix (tiles, filters), which sums over
-the tiles. Another linear transform turns the 16 products into the 3x3 taps. All its factors are 1,
--1 and 1/2, so that sums of small integers stay exact.
+the tiles. Another linear transform turns the 16 products into the 3x3 taps. The factors of the
+transforms are 1, -1 and 1/2, so that sums of small integers stay exact.
 
 As in ``gather.py``, a task computes a part of the images for one group, and the parts are added in
 order. If any sum is not finite, LAUNCH reports it, and the gather computes everything again.
