@@ -55,10 +55,7 @@ def _pad(inputs: NDArray, window: Pair, strides: Pair, same: bool, dilation: Pai
 
 
 def _taps(window: Pair, strides: Pair, dilation: Pair, sizes: list[int]) -> Iterator[tuple]:
-    """Yield (i, j, rows, columns) for each tap.
-
-    ``rows`` and ``columns`` are slices of the padded inputs, which tap (i, j) reads.
-    """
+    """Yield (i, j, rows, columns): a tap, and the slices of the padded inputs that it reads."""
     for i in range(window[0]):
         for j in range(window[1]):
             starts = i * dilation[0], j * dilation[1]
@@ -119,11 +116,7 @@ def conv2d_gradients(
     dilation_rate: Pair = (1, 1),
     groups: int = 1,
 ) -> tuple[Array, Array, Array]:
-    """Return the gradients of inputs, weights and bias.
-
-    If there was a ReLU, ``outputs`` are its outputs, and no gradient passes through an output that
-    is not positive.
-    """
+    """Return the gradients of inputs, weights and bias; ``outputs`` are those of a ReLU, if any."""
     kh, kw, channels, filters = weights.shape
     grads = grad_outputs.astype(np.float64)
     if outputs is not None:
@@ -147,10 +140,7 @@ def conv2d_gradients(
 def max_pool2d(
     inputs: NDArray, *, pool_size: Pair = (2, 2), strides: Pair | None = None, same: bool = False
 ) -> tuple[Array, NDArray[np.int64]]:
-    """Return the maxima and the argmax, both (N, OH, OW, C), of windows of (N, H, W, C).
-
-    The argmax is the index of the maximum's cell in its window, in row-major order.
-    """
+    """Return maxima and argmax, (N, OH, OW, C); the argmax is a row-major index in the window."""
     strides = strides or pool_size
     padded, sizes = _pad(inputs, pool_size, strides, same, (1, 1), -np.inf)
     real, _ = _pad(np.ones_like(inputs), pool_size, strides, same, (1, 1), 0.0)
@@ -175,10 +165,7 @@ def max_pool2d_grad(
     strides: Pair | None = None,
     same: bool = False,
 ) -> Array:
-    """Return the gradient of the inputs, (N, H, W, C).
-
-    The first maximum of a window, in row-major order, gets the gradient of its output.
-    """
+    """Return the gradient of the inputs, (N, H, W, C); the first maximum of a window gets it."""
     strides = strides or pool_size
     _, argmax = max_pool2d(inputs, pool_size=pool_size, strides=strides, same=same)
     grads, sizes = _pad(np.zeros_like(inputs), pool_size, strides, same, (1, 1), 0.0)
@@ -253,10 +240,7 @@ def depthwise_conv2d(
 def depthwise_conv2d_gradients(
     inputs: NDArray, weights: NDArray, grad_outputs: NDArray, **options: Any
 ) -> tuple[Array, Array, Array]:
-    """Return the gradients of inputs, weights and bias.
-
-    The options are those of ``conv2d_gradients`` except ``groups``.
-    """
+    """Return the gradients of inputs, weights and bias; options are as in ``conv2d_gradients``."""
     kh, kw, channels, multiplier = weights.shape
     grad_inputs, grad_weights, grad_bias = conv2d_gradients(
         inputs,
@@ -280,10 +264,7 @@ def global_average_pool2d_grad(inputs: NDArray, grad_outputs: NDArray) -> Array:
 
 
 def philox(count: int, key: NDArray[np.uint64], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return the first words of Philox4x32-10, (count,).
-
-    ``key`` is (1,), and ``counter`` (2,), of which the low half is first.
-    """
+    """Return ``count`` words of Philox4x32-10; ``counter`` is (2,), and its low half is first."""
     half, word = np.uint64(32), np.uint64(2**32 - 1)
     blocks = np.arange((count + 3) // 4, dtype=np.uint64)
     low = counter[0] + blocks
@@ -301,10 +282,7 @@ def philox(count: int, key: NDArray[np.uint64], counter: NDArray[np.uint64]) -> 
 def dropout(
     inputs: NDArray, key: NDArray[np.uint64], counter: NDArray[np.uint64], rate: float
 ) -> tuple[Array, NDArray[np.bool_]]:
-    """Return the outputs, and a mask that is true if an element is kept.
-
-    ``key`` and ``counter`` are those of ``philox``.
-    """
+    """Return the outputs, and a mask that is true if an element is kept."""
     uniform = (philox(inputs.size, key, counter) % 2**23).reshape(inputs.shape) / 2**23
     kept = uniform >= np.float32(rate)
     return np.where(kept, inputs / (1 - rate), 0.0), kept
@@ -336,11 +314,7 @@ def batch_norm_gradients(
     grad_mean: NDArray | float = 0.0,
     grad_variance: NDArray | float = 0.0,
 ) -> tuple[Array, Array, Array]:
-    """Return the gradients of inputs, gamma and beta.
-
-    If there was a ReLU, ``outputs`` are its outputs, and no gradient passes through an output that
-    is not positive.
-    """
+    """Return the gradients of inputs, gamma and beta; ``outputs`` are those of a ReLU, if any."""
     axes, rows = tuple(range(inputs.ndim - 1)), inputs.size // max(inputs.shape[-1], 1)
     grads = grad_outputs.astype(np.float64)
     if outputs is not None:
@@ -393,10 +367,7 @@ def conv_block(
     pool_size: Pair = (2, 2),
     **options: Any,
 ) -> tuple[Array, NDArray[np.int64]]:
-    """Return the outputs and the argmax of convolution, ReLU and VALID max pooling.
-
-    The argmax is 255 if the maximum is not positive.
-    """
+    """Return the outputs and the argmax, which is 255 if the maximum is not positive."""
     best, argmax = max_pool2d(conv2d(inputs, weights, bias, **options), pool_size=pool_size)
     return np.where(best < 0, 0, best), np.where(best > 0, argmax, 255)
 
@@ -410,10 +381,7 @@ def conv_block_gradients(
     pool_size: Pair = (2, 2),
     **options: Any,
 ) -> tuple[Array, Array, Array]:
-    """Return the gradients of inputs, weights and bias.
-
-    The options are those of ``conv2d`` except ``relu``.
-    """
+    """Return the gradients of inputs, weights and bias; options are as in ``conv2d``."""
     grads = np.zeros_like(conv2d(inputs, weights, **options))
     for n, r, q, f in np.argwhere(argmax != 255):
         i, j = divmod(int(argmax[n, r, q, f]), pool_size[1])
