@@ -72,7 +72,7 @@ class Convolution:
 
     @property
     def whole_vectors(self) -> bool:
-        """Whether 16 bytes can be copied at a time: aligned, C and F are multiples of 4."""
+        """Whether arrays are aligned, and C and F are multiples of 4, as for 16-byte copies."""
         return self.aligned and self.weights[2] % 4 == 0 and self.weights[3] % 4 == 0
 
     @property
