@@ -3,7 +3,7 @@
 A ``Kernel`` is a Python function with the types of its arguments and its launch bounds. Importing a
 module compiles nothing, so the import needs neither a driver nor numba-cuda.
 
-Kernels index flat memory. A device passes pointers, and the simulator passes flat NumPy arrays
+Kernels index flat memory. On a device they get pointers, and the simulator passes flat arrays
 (``NUMBA_ENABLE_CUDASIM=1``, set before Numba is imported). The simulator supports fewer options
 than the compiler, so this module passes it none.
 

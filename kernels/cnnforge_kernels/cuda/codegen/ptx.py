@@ -115,7 +115,7 @@ def load_matrices_turned(typingctx: Any, shared: Any, index: Any) -> Any:
 def copy_async_16(
     typingctx: Any, shared: Any, index: Any, memory: Any, offset: Any, read: Any
 ) -> Any:
-    """Start a copy of 16 bytes from global to shared memory that bypasses L1.
+    """Start a copy of 16 bytes from global to shared memory, without the L1 cache.
 
     It copies ``read`` bytes and fills the rest with zeros. Both places must be 16-byte aligned. The
     address must be valid even if ``read`` is 0 and nothing is read.

@@ -71,7 +71,8 @@ def windows_forward(c: Pool) -> Kernel:
             image = divide(line, rows)
             row0 = int32((line - image * rows) * PH - top)
             source = np.int64(image) * (height * width * channels) + channel
-            # Indices are clamped: a cell outside the image reads one inside.
+            # Indices are clamped: for a cell outside the image this loads one inside, and the
+            # next loop ignores the value.
             for i in range(PH):
                 row = min(max(int32(row0 + i), int32(0)), int32(height - 1))
                 for j in range(PW):

@@ -171,7 +171,8 @@ def _from_interface(name: str, interface: dict[str, Any], device: int, owner: An
 def _from_tensor(name: str, tensor: Any) -> View:
     """View a torch tensor.
 
-    Its attributes are read, because its protocols refuse a tensor that requires a gradient.
+    This reads attributes of the tensor, because ``__dlpack__`` and ``__cuda_array_interface__``
+    fail for a tensor that requires a gradient.
     """
     type_name, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
     try:

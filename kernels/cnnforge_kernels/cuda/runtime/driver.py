@@ -171,7 +171,7 @@ class Driver:
         device: int,
         stream: int,
     ) -> float:
-        """Return the seconds of launches on the device's clock: the minimum of several runs."""
+        """Return the time of launches in seconds, the minimum of several measurements."""
         owner, order = self._device(device), self._stream(stream)
         with self._current(owner):
             ready = self._ready(launches, owner, order)

@@ -17,7 +17,8 @@ Shape = tuple[int, ...]
 # Number of multiprocessors of a large device. Plans use this constant and not the number of the
 # device, because a result must not depend on the device that computed it.
 MULTIPROCESSORS = 132
-# Limit on the blocks of a two-stage reduction: several times what the largest devices can run.
+# Limit on the blocks of a two-stage reduction: several times what the largest device can run at
+# once.
 BLOCKS = 1024
 # Limit on the partial sums of a two-stage reduction: 64 MiB.
 SCRATCH_FLOATS = 1 << 24
@@ -34,8 +35,8 @@ class Launch:
     Attributes:
         kernel: The kernel.
         grid: Number of blocks along x, y, z.
-        arguments: For each argument: the name of an array, its name and an offset in elements, or
-            a number.
+        arguments: For each argument: the name of an array, a tuple of its name and an offset in
+            elements, or a number.
     """
 
     kernel: Kernel
@@ -114,7 +115,7 @@ def slices(pixels: int, others: int, floats: int, min_pixels: int) -> tuple[int,
         pixels: Number of pixels to sum over.
         others: Number of blocks per slice.
         floats: Number of floats that each slice writes.
-        min_pixels: Number of pixels that a slice should have at least.
+        min_pixels: Minimum number of pixels per slice if there are several slices.
 
     Returns:
         The number of slices, and the number of pixels per slice.

@@ -1,6 +1,6 @@
 """Record the launches of a call without running them, for callers that launch kernels themselves.
 
-Python cannot reach the stream of some frameworks. Such a framework records the launches of a
+Python code cannot get the stream of some frameworks. Such a framework records the launches of a
 function of ``launch.py`` once per shape. When the op runs, it launches them with its own pointers.
 """
 
@@ -48,7 +48,7 @@ class _Memory:
 
 @dataclass
 class _Recorder:
-    """Replaces ``driver.Driver`` and notes launches. The real driver still loads the kernels."""
+    """Replaces ``driver.Driver`` and records launches. The real driver still loads the kernels."""
 
     real: Any
     launches: list[Recorded] = field(default_factory=list)

@@ -79,7 +79,7 @@ class Allocation:
         self.freed = False
 
     def free(self) -> None:
-        """Note that the memory was freed."""
+        """Record that the memory was freed."""
         self.freed = True
 
 

@@ -84,7 +84,7 @@ def a_matrix_row(lane: Any) -> Any:
 
 
 def a_matrix_chunk(lane: Any) -> Any:
-    """Chunk (0..1) of the row ``a_matrix_row`` that the lane passes. It has 4 terms."""
+    """16-byte chunk (0..1) of row ``a_matrix_row`` whose address the lane passes."""
     return lane >> 4
 
 
@@ -94,7 +94,7 @@ def b_matrix_row(lane: Any) -> Any:
 
 
 def b_matrix_chunk(lane: Any) -> Any:
-    """Chunk (0..1) of the column ``b_matrix_row`` that the lane passes. It has 4 terms."""
+    """16-byte chunk (0..1) of column ``b_matrix_row`` whose address the lane passes."""
     return (lane >> 3) & 1
 
 

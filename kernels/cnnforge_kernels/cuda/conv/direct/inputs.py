@@ -245,7 +245,8 @@ def direct_inputs(c: DirectInputs) -> Kernel:
                                     for b in range(CELLS):
                                         t = ((p * SC + q) * CELLS + b) * CT + ch
                                         k = (n + b) * 4
-                                        # One statement: a loop with four would not be unrolled.
+                                        # This is not a loop, because the compiler would not unroll
+                                        # it.
                                         acc[t] = (
                                             acc[t]
                                             + patch[k] * w[0]

@@ -96,7 +96,10 @@ class DirectInputs(ConvSpecialization):
 
     @property
     def weight_floats(self) -> int:
-        """Number of weights in shared memory, including rows of zeros that the stride needs."""
+        """Number of weights in shared memory.
+
+        Rows of zeros make the number of rows of taps a multiple of the stride.
+        """
         rows = self.steps[0] * self.strides[0]
         return rows * self.window[1] * self.channel_units * self.channel_tile * self.chunk
 

@@ -15,14 +15,14 @@ _MAX_UNITS, _MAX_THREADS = 192, 256
 _MAX_SHARED_FLOATS = 10240
 _MAX_COLUMNS = 64
 MAX_SLICES = 512
-# With this many warps a multiprocessor hides the latency of each of them.
+# More warps do not make a multiprocessor faster, because these hide each other's latency.
 _MAX_USEFUL_WARPS = 8
 # Number of instructions that a tile takes independently of its size.
 _TILE_COST = 400
 
 
 def _line(floats: int) -> int:
-    """Round up to an odd number of quads, which puts the rows of a warp into different banks."""
+    """Round up to an odd number of quads. Rows that a warp reads are then in different banks."""
     return 4 * (-(-floats // 4) | 1)
 
 

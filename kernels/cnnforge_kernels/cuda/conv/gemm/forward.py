@@ -1,5 +1,8 @@
 """Convolution as an implicit matrix product: forward pass and gradient of the inputs.
 
+The forward pass reads the inputs as its source and writes the outputs as its target. The gradient
+reads the upstream gradient and writes the gradient of the inputs.
+
 The rows of the product are pixels of the target and its columns are channels of the target. The
 sum runs over taps and channels of the source. The matrix of patches is never written: its tiles are
 gathered into shared memory (K. Chellapilla et al., "High Performance Convolutional Neural Networks

@@ -157,7 +157,7 @@ def _divisors(number: int) -> list[int]:
 def exact_halo(
     images: int, height: int, width: int, reach: Pair, pixels: int, lines: int, step: int
 ) -> Halo | None:
-    """Find the largest tile that divides the target evenly; among equals, the smallest halo.
+    """Find the largest tile that divides the target evenly, with the smallest halo among equals.
 
     A tile divides the rows and columns evenly, and only the last tile may have fewer images. The
     number of columns of a tile is even, and its number of pixels is a multiple of ``step``.

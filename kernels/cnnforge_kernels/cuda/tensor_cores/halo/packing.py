@@ -26,8 +26,8 @@ def pack(precision: Precision, gradient: bool) -> Kernel:
     Args:
         precision: Precision of the words: one tf32, or a pair of bfloat16.
         gradient: Whether the weights are for the gradient of the inputs, which is a convolution of
-            F channels to C columns with the window rotated by 180 degrees. Otherwise C channels
-            go to F columns.
+            F channels to C columns with the window rotated by 180 degrees. Otherwise they are for
+            a convolution of C channels to F columns.
     """
     BFLOAT16, GRADIENT = precision == "bfloat16", gradient
     TERMS = terms(BFLOAT16)
