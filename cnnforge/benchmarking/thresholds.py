@@ -191,8 +191,8 @@ def renewed(
         if key in runs[0]:
             if any(key not in run for run in runs):
                 raise UsageError(
-                    f"{key} was not measured in every process: measure again on an idle machine, or "
-                    "find out why a process skips its test"
+                    f"{key} was not measured in every process: measure again on an idle machine, "
+                    "or find out why a process skips its test"
                 )
             entries[key] = _new(min((run[key] for run in runs), key=lambda ratio: ratio.upper))
         elif old is None or key not in old.entries:
