@@ -27,7 +27,7 @@ _launched: dict[Kernel, None] = {}
 
 
 class Array(HostArray):
-    """Result of ``numba.cuda.to_device``."""
+    """Replacement of the array that ``numba.cuda.to_device`` returns."""
 
     def __getitem__(self, index: Any) -> Array:
         return Array(self.values[index])
@@ -108,7 +108,7 @@ def _memory(array: Any) -> np.ndarray:
     if not size:
         return np.empty(array.shape, array.dtype)
     content = (ctypes.c_char * size).from_address(_pointer(array))
-    # The array keeps the memory alive, and this attribute keeps the array alive.
+    # The result only holds `content`. So `content` must hold the array, which owns the memory.
     found = np.frombuffer(content, array.dtype).reshape(array.shape)
     content.array = array
     return found

@@ -17,7 +17,7 @@ _DRY_RUN = {"where": "cpu", "graphs": False, "rounds": 3, "images": 1024}
 
 
 def epoch(device: Any, dry_run: bool) -> dict[str, Any]:
-    """Measure an epoch of a PyTorch network with our blocks. It needs a separate process.
+    """Measure an epoch of a PyTorch network with our blocks; run this in a separate process.
 
     Args:
         device: Device that runs our calls.

@@ -1,9 +1,9 @@
 """An epoch of LeNet in PyTorch, with our blocks and without.
 
 All variants train the network of bench_training.py with Adam on the same images. Ours computes the
-two blocks (convolution, ReLU, pool) with our kernels and replays one CUDA graph per step. The peers
-are the plain loop in both layouts, and the plain network in a graph, which shows how much the graph
-alone gains.
+two blocks (convolution, ReLU, pool) with our kernels and replays one CUDA graph per step. It is
+compared with the plain loop of PyTorch in both memory layouts, and with the plain network in a CUDA
+graph, which shows how much the graph alone gains.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Epoch:
         model: Model for (N, H, W, C) pixels, or for (N, C, H, W) if ``form`` is given.
         images: Images (N, H, W, C) uint8 on the device.
         labels: Labels (N,) int64 on the device.
-        form: Memory format of PyTorch.
+        form: Memory format of the (N, C, H, W) pixels, or ``None``.
         graph: Whether to capture the step into a CUDA graph.
     """
 
@@ -146,7 +146,7 @@ class Epoch:
 
 
 def epochs(device: Any, where: str, graphs: bool, count: int) -> dict[str, Callable[[], float]]:
-    """Make the epochs to time, by name, ours first.
+    """Return functions that train for an epoch, by name, ours first.
 
     Args:
         device: Device that runs our calls.

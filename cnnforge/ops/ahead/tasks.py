@@ -17,8 +17,8 @@ from cnnforge.ops.definition.definition import GRAD, Array, Step
 from cnnforge.ops.definition.shapes import Shape
 from cnnforge_disk_cache import is_compiled, is_durable
 
-# Sizes that stand for an unknown dimension, mostly the batch: the first with which the arrays are
-# not too large.
+# Sizes that replace an unknown dimension, mostly the batch. The first size is taken with which the
+# arrays are not too large.
 _STAND_INS = (32, 8, 1)
 
 
@@ -36,7 +36,7 @@ class Op(Protocol):
     def output_shapes(
         self, shapes: Sequence[Shape], values: Mapping[str, Any]
     ) -> tuple[Shape, ...]:
-        """Return the shapes of the outputs, as far as those of the inputs are known."""
+        """Return the shape of every output, with `None` for an unknown dimension."""
         ...
 
 
@@ -82,7 +82,7 @@ def make_jobs(uses: Sequence[Use], gradients: bool) -> list[Job]:
 def _calls(
     uses: Sequence[Use], gradients: bool
 ) -> dict[Step, tuple[Program, list[tuple[Any, ...]]]]:
-    """The steps of some uses, and the calls to try each of them with."""
+    """Return, for each step of some uses, its program and the calls to try it with."""
     found: dict[Step, tuple[Program, list[tuple[Any, ...]]]] = {}
     for use in uses:
         for step, program in use.op.programs.items():
