@@ -239,7 +239,10 @@ def _compiled(options: Any, keys: Sequence[str], clock: Clock) -> str:
 
 
 def _exported(options: Any) -> int:
-    """Compile kernels for a machine with a device, on a machine without one. Returns exit code."""
+    """Compile kernels for a machine with a device, on a machine without one.
+
+    Returns the exit code.
+    """
     from gpu.precompile import precompile
 
     folder, keys = options.cubins.resolve(), [row.key for row in options.rows]

@@ -51,7 +51,7 @@ class HostArray:
 
 
 class Driver(simulated_driver.Driver):
-    """Driver of a device with tensor cores, for plans and arguments only."""
+    """Simulated driver of a device with tensor cores. It notes launches and runs nothing."""
 
     def capability(self, device: int) -> tuple[int, int]:
         """Return the compute capability of the H200."""

@@ -103,7 +103,7 @@ def rounded(values: np.ndarray, precision: str) -> np.ndarray:
 
 
 def _memory(array: Any) -> np.ndarray:
-    """View the memory of an array."""
+    """Return a NumPy view of the memory of an array."""
     size = int(np.prod(array.shape)) * array.dtype.itemsize
     if not size:
         return np.empty(array.shape, array.dtype)

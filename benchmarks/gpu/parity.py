@@ -19,10 +19,11 @@ from cnnforge_kernels import reference
 from gpu.problem import POOL, Call, calls, given, prepare, results, values, written
 from gpu.rows import Row
 
-# Limit on the operations of the oracle for one row: one second of one core.
+# Max number of operations of the oracle for one row. They take one core about a second.
 _MAX_FLOPS = 1.5e9
 _MAX_IMAGES = 4
-# Maximum share of outputs with another argmax: by rounding, another one of two sums may be larger.
+# Maximum share of outputs with another argmax. If two sums are nearly equal, rounding decides which
+# one is the maximum.
 _MAX_OTHER_ARGMAX = 1e-3
 
 

@@ -31,7 +31,7 @@ class _Noting(dry_run.Driver):
 
     def seconds(self, launches: list[Any], device: int, stream: int) -> float:
         self.launches += launches
-        return math.inf  # The tuner takes this for a failure, and chooses and keeps nothing.
+        return math.inf  # To the tuner this is a failed configuration, so it stores no choice.
 
     def launch(self, launches: list[Any], device: int, stream: int) -> None:
         self.launches += launches

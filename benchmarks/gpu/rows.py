@@ -121,7 +121,7 @@ def _rows() -> tuple[Row, ...]:
 
 
 ROWS = _rows()
-# A few rows of each op, which take two minutes.
+# The rows that ``--short`` measures in two minutes: a few of each op.
 SHORT = (
     "seed1@4096.block.forward",
     "seed2@4096.block.full",
@@ -186,7 +186,7 @@ def work(row: Row) -> Work:
     if row.op != "block":
         # Each of the three passes reads two of the three tensors and writes the third.
         return Work(products, 4 * (inputs + outputs + weights))
-    weights += row.filters  # The bias.
+    weights += row.filters  # A block also reads a bias, with one value per filter.
     forward = Work(products + 4 * outputs, 4 * (inputs + weights + outputs))
     if row.which == "forward":
         return forward

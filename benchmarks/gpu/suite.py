@@ -168,7 +168,7 @@ def _run(
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            # Also end the processes that it started, which would keep the device busy.
+            # Also end the child processes of the tests, which would keep the device busy.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(started.pid, signal.SIGKILL)
             started.wait()

@@ -16,8 +16,8 @@ from gpu.ceilings import Ceilings
 from gpu.problem import Call
 from gpu.rows import Row
 
-# A measurement uses several copies of a row's arrays, in all this many times as large as the L2
-# cache. So a copy has left the cache before it is read again.
+# A measurement uses several copies of a row's arrays. All copies are this many times as large as
+# the L2 cache, so a copy has left the cache before it is read again.
 _CACHES = 4
 _MAX_SETS = 64
 _COPY_BYTES = 1 << 30
@@ -160,7 +160,7 @@ class TorchDevice:
                     function()
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        # Relaxed mode: harmless calls of the driver by a library do not end the capture.
+        # In relaxed mode, harmless calls of the driver by a library do not end the capture.
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="relaxed"):
             # Keep the results of all functions. Otherwise PyTorch would reuse the same memory, and
             # the results would stay in the cache. Our kernels also write to separate arrays.
@@ -173,7 +173,7 @@ class TorchDevice:
         try:
             torch.cuda.synchronize()
             return float(torch.ones(8, device="cuda").sum()) == 8.0
-        except Exception:  # Any error of the driver.
+        except Exception:  # PyTorch passes on errors of the driver, which have several types.
             return False
 
     def called(self, functions: Sequence[Callable[[], Any]]) -> Calls:

@@ -97,7 +97,7 @@ class Epoch:
         self, model: Any, images: Any, labels: Any, form: Any = None, graph: bool = False
     ) -> None:
         self._model = model.train()
-        # Adam must count its steps on the device for a graph.
+        # In a graph, Adam must count its steps on the device, which `capturable` makes it do.
         self._optimizer = torch.optim.Adam(model.parameters(), 0.001, capturable=graph)
         self._form = form
         self._images, self._labels = images, labels

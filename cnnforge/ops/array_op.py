@@ -65,8 +65,8 @@ class ArrayOp(OpBase):
         array([2., 2., 2.], dtype=float32)
     """
 
-    # Without this mark, TensorFlow's AutoGraph would rewrite our code whenever a `tf.function` is
-    # traced. `tf.autograph.experimental.do_not_convert` sets the same mark, but needs TensorFlow.
+    # With this attribute, TensorFlow's AutoGraph does not rewrite our code when a `tf.function` is
+    # traced. `tf.autograph.experimental.do_not_convert` sets it too, but needs TensorFlow.
     autograph_info__: ClassVar[dict[str, Any]] = {}
 
     def __init__(

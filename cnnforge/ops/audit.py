@@ -22,8 +22,8 @@ from cnnforge.ops.compiling.program import Program
 
 Values = np.ndarray[Any, Any]
 
-# In the first pattern all bits are set. In every float type this is a NaN that arithmetic on
-# other numbers never gives.
+# In the first pattern all bits are set. In every float type this is a NaN, but not the one that
+# arithmetic on numbers gives.
 _PATTERNS = (0xFF, 0x5A)
 _GUARD = 256
 

@@ -94,7 +94,7 @@ def threading_layer() -> str:
     try:
         return numba.threading_layer()
     except ValueError:
-        # Not `config.THREADING_LAYER`: a type checker does not know it, as Numba sets it later.
+        # Not `config.THREADING_LAYER`, which type checkers report: Numba sets it at run time.
         return f"not used yet (configured: {vars(config)['THREADING_LAYER']})"
 
 

@@ -72,7 +72,7 @@ def interleave(
     for name, function in functions.items():
         repeats[name] = 1
         while (once := _shortest(clock, function, repeats[name])) < seconds / 2:
-            # At most ten times as many at once, because the time of a few calls is not reliable.
+            # Increase the number at most tenfold, because the time of a few calls is not reliable.
             wanted = repeats[name] * seconds / max(once, 1e-9)
             repeats[name] = int(min(np.ceil(wanted), 10 * repeats[name]))
     times: dict[str, list[float]] = {name: [] for name in functions}

@@ -72,7 +72,7 @@ def compile_ahead(uses: Sequence[Use], *, gradients: bool = True) -> None:
     # A failure costs only time. For instance, a function may use an object that cannot be pickled.
     with contextlib.suppress(Exception):
         jobs = make_jobs(uses, gradients)
-        # For a single function no worker is started: this process compiles it just as early.
+        # For a single job no worker is started: this process compiles the function as fast.
         if len(jobs) > 1:
             run_jobs(jobs, min(usable_processors(), len(jobs), MAX_WORKERS))
 

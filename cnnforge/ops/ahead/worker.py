@@ -56,7 +56,7 @@ def main(queue: int, file: int) -> NoReturn:
     _leave_no_core()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     share_disk_cache()
-    # Not `read`, because all workers share the position in the file.
+    # Not `read`, because all workers share the descriptor, and with it the position in the file.
     jobs: Sequence[Job] = pickle.loads(os.pread(file, os.fstat(file).st_size, 0))
     refusal = _Refusal()
     sys.meta_path.insert(0, refusal)
@@ -101,5 +101,6 @@ def _try(function: Dispatcher, signature: Sequence[Any], arguments: Sequence[Any
         make_array(*value) if type_.name.startswith("array") else value
         for type_, value in zip(signature, arguments, strict=True)
     ]
-    # Not `function(*ready)`, which would choose among all signatures that are compiled.
+    # Call the code for exactly this signature. `function(*ready)` would choose among all signatures
+    # that are compiled.
     function.overloads[tuple(signature)].entry_point(*ready)

@@ -1,4 +1,4 @@
-"""Machine code of a step of an op, and the layout of the block of words that is passed to it."""
+"""Machine code of a step (one function of an op), and the block of words that is passed to it."""
 
 from __future__ import annotations
 

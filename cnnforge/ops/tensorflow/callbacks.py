@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 State = np.ndarray[Any, np.dtype[np.int64]]
 
-# The op and the step of every registered type. A type stays registered until the process ends, but
-# its op can be replaced (a notebook cell that runs twice).
+# The op and the step of every op type that is registered with TensorFlow. A type stays registered
+# until the process ends, but its op can be replaced (a notebook cell that runs twice).
 steps: dict[str, tuple[ArrayOp, Step]] = {}
 # The state of a node holds the index of its step in this list, for error messages.
 _numbered: list[Step] = []

@@ -36,11 +36,11 @@ from cnnforge.ops.tensorflow.c_api import (
     pthread_mutex_unlock,
 )
 
-# Words of the state.
+# Indices of the words of a state. The words of each input and output follow, then the attributes.
 _ENTRY, _SHAPE_ENTRY, _LOCK, INPUTS, OUTPUTS, BLOCK_WORDS = 0, 1, 2, 3, 4, 5
 _FAIL, NUMBER, _ATTRIBUTE_OFFSET, ATTRIBUTE_WORDS = 6, 7, 8, 9
 HEADER = 10
-INPUT_WORDS = 2  # rank, offset in the block
+INPUT_WORDS = 2  # Rank, offset in the block.
 # Rank, offset in the block, TensorFlow's dtype, bytes per element, and the offset of the array that
 # has the same shape (-1 if the shape rule computes the shape).
 OUTPUT_WORDS = 5

@@ -65,7 +65,7 @@ def call(
     run: Run = run_on_arrays,
     node: Node = numpy_function,
 ) -> list[tf.Tensor]:
-    """Apply an op to checked tensors.
+    """Apply an op to tensors whose dtypes and ranks have been checked.
 
     Args:
         op: The op.

@@ -1,4 +1,4 @@
-"""The C API route: register the steps of an op with TensorFlow, and make nodes of them."""
+"""The C API route: register the functions of an op with TensorFlow, and make nodes of them."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def _make_node(
 
 
 def call(op: ArrayOp, tensors: Sequence[tf.Tensor], values: Mapping[str, Any]) -> list[tf.Tensor]:
-    """Apply an op to checked tensors."""
+    """Apply an op to tensors whose dtypes and ranks have been checked."""
     register(op)
     input_shapes = [_shape(t, item.rank) for t, item in zip(tensors, op.inputs, strict=True)]
     # In eager mode the kernel calls the shape rule too. But only this call passes its exceptions on
@@ -195,7 +195,7 @@ def call(op: ArrayOp, tensors: Sequence[tf.Tensor], values: Mapping[str, Any]) -
 
 
 def _forward_gradient(node: Any, *gradients: tf.Tensor | None) -> list[tf.Tensor | None]:
-    """Return the gradients of an op, made by one node per backward function that is needed."""
+    """Return the gradients of an op. Each backward function that is needed makes one node."""
     op = steps[node.type][0]
     op.check_differentiable()
     register(op)

@@ -32,7 +32,7 @@ def _affine_shape(inputs, factor):
 
 
 def run(call: Callable[..., Sequence[Any]]) -> None:
-    """Run an op with a gradient eagerly and in a graph.
+    """Run an op and its gradient, eagerly and in a graph.
 
     Args:
         call: The function `call(op, tensors, values)` of the route.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cnnforge.ops.array_op import ArrayOp
 
 
-# Otherwise torch.compile would trace this code for seconds, without any gain.
+# If this is not disabled, torch.compile traces it for seconds, without any gain.
 @torch.compiler.disable
 def call(op: ArrayOp, tensors: Sequence[Any], values: Mapping[str, Any]) -> Sequence[torch.Tensor]:
     """Apply an op.
@@ -180,7 +180,7 @@ def _device(op: ArrayOp, tensors: Sequence[torch.Tensor]) -> torch.device:
         if tensor.device == first:
             continue
         if tensor.is_meta or first.type == "meta":
-            # Keras asks for shapes. One input is a constant with values, the others are meta.
+            # Keras asks for shapes with meta tensors. Here some inputs are constants with values.
             return torch.device("meta")
         raise ValueError(
             f"ArrayOp {op.name!r}: {op.inputs[0].name!r} is on {first}, {item.name!r} on "

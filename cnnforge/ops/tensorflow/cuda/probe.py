@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-# for tid.x < count: scratch[tid.x] = inputs[tid.x] * factor[0], then
-# outputs[tid.x] = scratch[tid.x] + offset
+# Each thread with tid.x < count computes scratch[tid.x] = inputs[tid.x] * factor[0], and then
+# outputs[tid.x] = scratch[tid.x] + offset.
 PTX = b"""
 .version 6.4
 .target sm_75

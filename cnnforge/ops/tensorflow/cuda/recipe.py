@@ -25,8 +25,8 @@ OWN_WORDS = 4
 # the shapes of the tensors that are read), the number and the sizes of temporary memory, the number
 # of launches, and the launches.
 NEXT, DEVICE, ALIGNED, DIMENSIONS = 0, 1, 2, 3
-# Words of a launch: function, grid, block, shared memory, number of arguments. Two words for each
-# argument follow.
+# Words of a launch: function, grid, block, shared memory, number of arguments. For each argument
+# two words follow: those of `_place`, or `IS_NUMBER` and the number.
 FUNCTION, GRID, BLOCK, SHARED, ARGUMENTS = 0, 1, 4, 5, 6
 LAUNCH_WORDS = 7
 IS_NUMBER = -1
