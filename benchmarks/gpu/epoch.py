@@ -61,7 +61,7 @@ def in_pytorch(command: list[str], left: float | None) -> tuple[float | None, li
 def in_keras(left: float | None) -> list[str]:
     """Measure an epoch as ``cnnforge train`` runs it. Returns lines to print.
 
-    This loop does not capture a graph, so kernels are launched one by one.
+    cnnforge's loop does not capture a CUDA graph, so kernels are launched one by one.
     """
     if find_spec("keras") is None:
         return [f"{_LOOP}: not run: Keras is not installed"]

@@ -57,7 +57,7 @@ class WrongResultError(Exception):
 
 
 def upload(device: Device, row: Row, host: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Make the arrays of a row on a device. Arrays for results are full of NaN."""
+    """Make the arrays of a row on a device. Those for results hold the values of ``poisoned``."""
     arrays: dict[str, Any] = {name: device.put(host[name]) for name in given(row)}
     for name, shape in written(row).items():
         arrays[name] = device.poisoned(shape, "uint8" if name == "argmax" else "float32")

@@ -92,7 +92,7 @@ def precompile(
         keys: Keys of the rows.
         tune: Whether to compile all configurations.
         capability: Compute capability of the device.
-        seconds: Time limit. Kernels that are left are compiled when they are needed.
+        seconds: Time limit. Kernels that are not compiled by then are compiled when they run.
         folder: Folder for the kernels of another machine; ``None`` for this machine.
 
     Returns:

@@ -35,7 +35,7 @@ def path_of(folder: Path, gpu: str) -> Path:
 
 
 def csv_text(rows: Sequence[Measured], about: Mapping[str, str], ceilings: Ceilings | None) -> str:
-    """Write all results as CSV, one line per row, with seconds, bytes, flops and ratios."""
+    """Return all results as CSV text, one line per row, with seconds, bytes, flops and ratios."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", restval="")
     writer.writeheader()
@@ -63,7 +63,7 @@ def read(path: Path) -> tuple[list[Measured], dict[str, str], Ceilings | None]:
     If the file does not exist, the first two are empty and the peak rates are ``None``.
 
     Raises:
-        ValueError: The file was not written by this version.
+        ValueError: The format of the file is not that of this version.
     """
     if not path.exists():
         return [], {}, None

@@ -43,7 +43,7 @@ class Graph:
 
 
 class Calls:
-    """Functions that are called one after the other. Their times include the host."""
+    """Functions that are called one after the other. Their time includes work of the host."""
 
     def __init__(self, functions: Sequence[Callable[[], Any]]):
         self._functions = functions

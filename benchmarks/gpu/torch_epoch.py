@@ -33,7 +33,10 @@ def block(run: Callable[[list[Call]], None]) -> Any:
     """
 
     class Block(torch.autograd.Function):
-        """Function (N, H, W, C), (KH, KW, C, F), (F,) -> (N, H // 2, W // 2, F)."""
+        """Function of inputs (N, H, W, C), weights (KH, KW, C, F) and a bias (F,).
+
+        The outputs are (N, H // 2, W // 2, F).
+        """
 
         @staticmethod
         def forward(context: Any, x: Any, w: Any, b: Any) -> Any:

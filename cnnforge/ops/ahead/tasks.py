@@ -30,7 +30,7 @@ class Op(Protocol):
 
     @property
     def programs(self) -> Mapping[Step, Program]:
-        """The compiled steps."""
+        """The program of each step."""
         ...
 
     def output_shapes(
@@ -42,7 +42,7 @@ class Op(Protocol):
 
 @dataclass(frozen=True)
 class Use:
-    """A use of an op.
+    """A use of an op in a model: the shapes and attributes with which the model calls it.
 
     Attributes:
         op: The op.
@@ -97,7 +97,7 @@ def _calls(
 def _can_travel(function: Dispatcher, signature: tuple[types.Type, ...]) -> bool:
     """Whether a function is not compiled yet, and a worker can find it.
 
-    False also if its module has imported a framework, because a worker refuses that.
+    False also if its module has imported a framework, because a worker refuses to import one.
     """
     module, name = function.py_func.__module__, function.py_func.__qualname__
     known = sys.modules.get(module)

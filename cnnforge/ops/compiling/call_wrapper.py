@@ -54,7 +54,7 @@ class Result:
 
 
 def take_exception() -> BaseException | None:
-    """Return, once, the exception that the last failing entry raised on the calling thread."""
+    """Return the last exception of an entry on the calling thread; a second call returns `None`."""
     return _raised.pop(threading.get_ident(), None)
 
 

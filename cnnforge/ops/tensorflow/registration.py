@@ -35,7 +35,7 @@ because this module cannot import `cuda`, whose self-test uses this module."""
 
 @cache
 def type_name(step: Step) -> str:
-    """Return the type of a step in TensorFlow, for instance `Cnnforge>ScaleGradInputs`."""
+    """Return TensorFlow's name of the type of a step, for instance `Cnnforge>ScaleGradInputs`."""
 
     def camel(name: str) -> str:
         return "".join(part[:1].upper() + part[1:] for part in name.split("_"))

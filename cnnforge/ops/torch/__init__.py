@@ -70,7 +70,10 @@ def describe() -> str:
 
 @cache
 def _computes_on_cpu() -> bool:
-    """Whether Keras makes its tensors on the CPU. A symbolic tensor does not know its device."""
+    """Whether Keras makes its tensors on the CPU, by the variable that Keras reads.
+
+    A symbolic tensor does not know its device.
+    """
     default = "cuda" if torch.cuda.is_available() else "cpu"
     return os.environ.get("KERAS_TORCH_DEVICE", default).startswith("cpu")
 

@@ -250,8 +250,8 @@ def _launch(function, recipe, word, pointers, stream):
 def _run(own, state, context, block, handles, status):
     """Compute the op, without the clean-up.
 
-    Return two numbers: an error code, or 0, and what it needs: the index of an array, or CUDA's
-    error code.
+    Return two numbers: an error code, or 0, and a detail for its message. The detail is CUDA's
+    error code if a launch failed, and otherwise the index of an array, as in `begin`.
     """
     code, where = begin(state, context, block, handles, status)
     if code != 0:

@@ -34,7 +34,7 @@ _recipes: dict[tuple[int, ...], State] = {}
 
 @dataclass(frozen=True)
 class CudaKernels:
-    """The kernels that are registered for steps on a kind of device.
+    """The functions that TensorFlow needs to compute the steps of ops on a kind of device.
 
     Attributes:
         kind: TensorFlow's name of the kind of device, "GPU".
