@@ -23,7 +23,7 @@ from cnnforge.benchmarking.gate import PASSES, Ratio
 from cnnforge.benchmarking.measure import Measurement, Pass, measure
 from cnnforge.conversion.certificate import certify_layer
 from cnnforge.conversion.workloads import Case
-from cnnforge.errors import CnnforgeError
+from cnnforge.errors import CnnforgeError, UsageError
 from cnnforge.utils.environment import environment
 
 ROUNDS = 31
@@ -35,7 +35,6 @@ REPEATS = 3
 # arrays affect its speed, and stay the same during a process: TensorFlow's gradients of a depthwise
 # convolution took twice as long in one process as in another.
 PROCESSES = 3
-WRONG_INPUT = 2
 
 
 @dataclass
@@ -111,7 +110,7 @@ class LayerBenchmarks:
         self._declared: list[str] = []
         self._selected: list[str] = []
         self._failures: list[str] = []
-        self._stopped = False
+        self._wrong_input = False
         self._lines: list[str] = []
         if path is not None and self._judges:
             machine = thresholds.this_machine()
@@ -148,6 +147,9 @@ class LayerBenchmarks:
                 f"two benchmarks are named {case.name!r}, and thresholds go by the name: give each "
                 "a name of its own",
             )
+        if case.name not in self._declared:
+            self._declared.append(case.name)
+            self._selected.append(case.name)
         checked = certify_layer(case.workload)
         if not checked.passed:
             wrong = ", ".join(result.tensor for result in checked.results if not result.ok)
@@ -177,21 +179,21 @@ class LayerBenchmarks:
         self._declared = [case.name for case in cases if case is not None]
         yield
         self._selected = [case.name for case in map(_case, items) if case is not None]
-        # If a test makes its case in its body, the names are not complete before it has run.
+        # If a test makes its case in its body, the case is not known before the test runs.
         if self._judges and users and None not in cases:
             self._failures = gate.compare_names(self._keys(), self._limits)
             if self._failures:
                 self._failures.append(
                     "nothing was measured; use -k to measure some benchmarks only"
                 )
-                self._stopped = True
+                self._wrong_input = True
                 items.clear()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Iterator[Any]:
         """Compare with thresholds after all tests, before pytest-benchmark writes its file."""
         result = yield
-        if self._stopped:
+        if self._wrong_input:
             return result
         if self._judges:
             self._judge(session)
@@ -203,8 +205,8 @@ class LayerBenchmarks:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Set the exit status to that of wrong input if thresholds do not fit the benchmarks."""
-        if self._stopped:
-            session.exitstatus = WRONG_INPUT
+        if self._wrong_input:
+            session.exitstatus = UsageError.exit_code
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the ratios and the result of the comparison with thresholds."""
@@ -228,8 +230,7 @@ class LayerBenchmarks:
 
     def _keys(self) -> list[str]:
         """Return the keys of all benchmarks, including those that this run does not measure."""
-        names = dict.fromkeys([*self._declared, *self.entries])
-        return [f"{name}.{which}" for name in names for which in PASSES]
+        return [f"{name}.{which}" for name in dict.fromkeys(self._declared) for which in PASSES]
 
     def _below(self, entry: Entry) -> list[str]:
         found = []
@@ -241,6 +242,8 @@ class LayerBenchmarks:
 
     def _judge(self, session: pytest.Session) -> None:
         self._failures += gate.compare_names(self._keys(), self._limits)
+        # A test that failed may not have made its case. Then the file may be right.
+        self._wrong_input = bool(self._failures and self.entries) and not session.testsfailed
         if not self.entries:
             self._failures.append(
                 "nothing was measured: no test that uses layer_benchmark has passed"
