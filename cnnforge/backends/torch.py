@@ -33,7 +33,7 @@ def prepare(seed: int) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     keras.utils.set_random_seed(seed)
     torch.use_deterministic_algorithms(True)
-    # Otherwise deterministic mode spends time on filling every new tensor with NaN.
+    # Otherwise deterministic mode spends time on filling every uninitialized tensor with NaN.
     torch.utils.deterministic.fill_uninitialized_memory = False
 
 

@@ -37,7 +37,7 @@ class Machine:
         return f"{self.cpu}, {self.cores} cores, {self.backend}"
 
     def factor(self, other: Machine) -> float | None:
-        """Return the factor of this machine's thresholds on another machine.
+        """Return the number to multiply thresholds of this machine by, to use them on another.
 
         `None` means that ratios of the two machines cannot be compared.
         """

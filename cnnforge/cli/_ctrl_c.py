@@ -2,10 +2,10 @@
 
 Python raises `KeyboardInterrupt` in the main thread, and only between two Python instructions. For
 up to ten seconds the main thread may execute no such instruction, while LLVM compiles or while
-TensorFlow waits for a kernel that another thread compiles. A library may also catch the exception,
-if a callback of it raises the exception. So a second thread, started before the import of Keras,
-receives the signal too, and ends the process if the main thread does not. Before that import, the
-exception is enough.
+TensorFlow waits for a kernel that another thread compiles. If the exception is raised in a
+callback, the library that called it may catch it. So a second thread, started before the import of
+Keras, receives the signal too, and ends the process if the main thread does not. Before that
+import, the exception is enough.
 
 `signal.SIG_DFL` would need no thread. But it ends the process without a message, leaves the cursor
 hidden, and calls no exit handlers.

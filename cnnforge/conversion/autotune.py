@@ -79,7 +79,7 @@ class CachedMeasurement:
     Attributes:
         machine: Digest of the machine, the versions, the settings and the layer's source code.
         layer: The plugin layer's qualified name.
-        shape: (N, H, W, C) of the inputs.
+        shape: Shape of the inputs, including the batch, such as (N, H, W, C).
         training: Whether forward and backward pass were measured, or the forward pass alone.
         choice: The choice.
     """

@@ -65,7 +65,8 @@ def _rebuilt(
         named = {layer.name: layer for layer in before}
         after = [layer for layer in after if layer.name in named]
         before = [named[layer.name] for layer in after]
-    # Layers come before the layers inside them, because Keras also sets the attribute of these.
+    # Setting `trainable` of a layer also sets it for the layers inside. `all_layers` lists an outer
+    # layer first, so the inner layers get their own values afterwards.
     for old, new in zip(before, after, strict=True):
         new.trainable = old.trainable
     # Not only the weights, but all variables are copied: they include the state of seed generators.

@@ -44,7 +44,7 @@ class Workload:
         kind: Class of the plugin layer.
         reference: Class of the stock layer.
         config: Configuration of both layers.
-        shape: (N, H, W, C) of the inputs, or (N, C).
+        shape: Shape of the inputs, including the batch, such as (N, H, W, C).
         grad_inputs: Whether training needs the gradient of the inputs. It is `False` for the first
             layer of a model.
     """
