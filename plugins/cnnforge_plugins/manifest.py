@@ -1,4 +1,4 @@
-"""Declare the built-in plugin. Importing this module loads only the plugin API."""
+"""Declare the built-in plugin. Importing this module imports only the plugin API."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def write_confusion_matrix(run: RunDirectory, evaluation: ClassEvaluation) -> No
 
 
 def class_table(evaluation: ClassEvaluation) -> tuple[list[str], list[list[object]]]:
-    """Return headings and rows with precision, recall and F1 of every class."""
+    """Return the headings and the rows of a table with precision, recall and F1 of every class."""
     numbers = zip(
         evaluation.classes,
         evaluation.precision,
