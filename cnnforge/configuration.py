@@ -135,7 +135,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
     Args:
         path: The file. Its keys are the fields of `TrainingOptions`, with underscores or hyphens.
-            A table `run`, which describes a finished run, is ignored.
+            The table `run`, which describes the run itself, is ignored.
 
     Returns:
         The options in the file, by name.

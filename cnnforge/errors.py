@@ -16,8 +16,8 @@ __all__ = [
     "one_line",
 ]
 
-# `one_line` names no file of these packages. If the error was raised in one of them, the file that
-# called it, usually of a plugin, is named instead.
+# `one_line` does not name files of these packages. It names the last file of the traceback outside
+# of them, which usually belongs to a plugin.
 _MACHINERY = frozenset({"cnnforge", "importlib", "pkgutil", "pluggy"})
 
 

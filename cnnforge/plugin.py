@@ -166,7 +166,7 @@ class LayerSpec(Spec):
             computes both stock layers; the second one returns its inputs unchanged. Each of them
             needs a method `unfuse()`, which returns the stock layer that it replaces. If the second
             one is missing in a model, `unfuse(alone=True)` of the first one is called; it returns
-            one layer that computes both.
+            one layer that computes both stock layers.
         cases: Import path `"module:CASES"` of a sequence of `cnnforge.testing.LayerCase`: the
             arguments and inputs with which `cnnforge.testing.layer_checks` and
             `cnnforge plugins check` check the layer. `cnnforge doctor` checks only the first one,
@@ -300,7 +300,7 @@ class DatasetSpec(Spec):
     classes of `cnnforge.data`.
 
     Args:
-        task: Name of the task that the samples have targets for, equal to `Dataset.task`.
+        task: Name of the task for which the samples have targets, equal to `Dataset.task`.
     """
 
     kind: ClassVar[str] = "dataset"
@@ -314,11 +314,11 @@ class ModelSpec(Spec):
 
     `input_shape` is (height, width, channels). `outputs` is the `Task.output_size` of the task, for
     a classification the number of classes. If the target has a parameter `argument`, it gets the
-    text after the colon in `cnnforge train NAME:ARGUMENT`; it needs a default value. The model
+    text after the colon in `cnnforge train NAME:ARGUMENT`; the parameter needs a default. The model
     takes raw pixel values 0..255; a classifier ends in a softmax.
 
     Args:
-        task: Name of the task that the outputs are for.
+        task: Name of the task for which the model computes outputs.
         sizes: (height, width) of each accepted image size. Empty: `build` accepts any size, or
             raises a `ValueError` for those that it does not accept.
     """

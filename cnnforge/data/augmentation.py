@@ -105,7 +105,7 @@ class AugmentedSamples:
         return self.augmented(indices)[0]
 
     def augmented(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Read images and apply the augmentations; return also the transforms of the pixels.
+        """Read images and apply the augmentations. Return the images and their transforms.
 
         Args:
             indices: (n,) int64, indices into the stored samples.

@@ -1,4 +1,4 @@
-"""Datasets: samples, classes, options, and samples held in memory."""
+"""Datasets, their samples, and the options for opening them."""
 
 from __future__ import annotations
 

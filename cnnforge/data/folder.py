@@ -24,7 +24,7 @@ class ImageListing:
         paths: The image files, sorted by name within each folder.
         skipped: Entries that cannot be opened: dangling links, links to a folder that contains the
             link, folders without read permission.
-        others: Number of files with each ending that is not one of an image.
+        others: Number of files that are not images, by their ending.
     """
 
     paths: list[str] = field(default_factory=list)
@@ -86,8 +86,8 @@ def find_splits(folder: str | os.PathLike[str]) -> tuple[str, ...]:
 
     They are `train` and the first of `val`, `valid`, `validation` and `test` that exists, in upper
     or lower case. A `test` folder without class folders, as in a competition, has no labels and is
-    not a split. If there is no second split, `train` is a split only if no other sub-folders exist,
-    except such a `test`.
+    not a split. Without a second split, `train` is the only split if there are no sub-folders with
+    other names. Otherwise all sub-folders are classes.
 
     Args:
         folder: The folder.

@@ -155,7 +155,7 @@ def describe_image(path: str | os.PathLike[str]) -> ImageInfo:
 
 
 def check_image(path: str | os.PathLike[str]) -> CheckedImage:
-    """Decode an image file completely, to find out whether `read_image` can.
+    """Decode an image file completely, to find out whether `read_image` can decode it.
 
     Args:
         path: The file.

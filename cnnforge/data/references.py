@@ -38,8 +38,8 @@ def parse(reference: str, known: Container[object] = ()) -> tuple[str, str | Non
         known: The known names, short and qualified.
 
     Returns:
-        The name and the argument or `None`: `("mnist5k", None)`, `("images", "photos")`,
-        `("csv", "train.csv")`.
+        The name, and the argument or `None`. Examples are `("mnist5k", None)`,
+        `("images", "photos")` and `("csv", "train.csv")`.
 
     Raises:
         UsageError: If the path does not exist or is neither a folder nor a .csv file, or if the

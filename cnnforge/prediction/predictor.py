@@ -27,9 +27,9 @@ class Predictor:
     """Predicts with a model.
 
     Args:
-        model: Model of (N, H, W, C) float32 pixel values 0..255.
+        model: Model that takes (N, H, W, C) float32 pixel values 0..255.
         task: Task that the model was trained for.
-        batch_size: Images per call of the model; several batches are read at once.
+        batch_size: Number of images per call of the model.
 
     Attributes:
         task: Task that the model was trained for.
@@ -125,7 +125,7 @@ class Predictor:
             done += count
 
     def outputs(self, samples: Samples) -> Any:
-        """Return the outputs of all N samples, (N, ...) arrays in the structure of the outputs."""
+        """Return the outputs of all N samples: (N, ...) arrays in the structure of the outputs."""
         parts = [part for _, part in self.predict(samples)]
         return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
 

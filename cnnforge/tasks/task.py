@@ -183,7 +183,7 @@ class Task:
             outputs: Tensors (n, ...) in the structure of the model's outputs.
 
         Returns:
-            The sum over the batch, a scalar, for each name in the `sum` of a metric. The loss is
+            A scalar for each `Metric.sum` of the task, by name: the sum over the batch. The loss is
             left out, since the training step adds its sum.
         """
         return {}
@@ -305,7 +305,12 @@ class Task:
         return tuple(metric.sum for metric in self.metrics if metric.sum is not None)
 
     def training_metrics(self, sums: Mapping[str, float], count: int) -> dict[str, float]:
-        """Return the training metrics by name: the means of the sums over `count` samples."""
+        """Return the training metrics by name.
+
+        Args:
+            sums: Sums over the training samples, by the names of `sum_names`.
+            count: Number of samples.
+        """
         return {
             metric.name: sums[metric.sum] / count
             for metric in self.metrics

@@ -234,7 +234,7 @@ class _Run:
             self.stop_or_save()
 
     def chunks(self, state: TrainingState, size: StepsPerCall) -> Iterator[Chunk]:
-        """Return the remaining batches of the epoch that a state is in, in chunks of several."""
+        """Return the remaining batches of the epoch that a state is in, as chunks of batches."""
         samples = samples_of_epoch(self.dataset.train, state.epoch)
         visit = order(self.seed, state.epoch, len(samples))
         if self.augmentations:

@@ -70,7 +70,8 @@ def find_in_prediction(trainer: Trainer, model: keras.Model, batches: Iterable[n
         batches: Batches of images, (N, H, W, C) uint8.
 
     Returns:
-        A description of the value, in the form of `find_in_training`; empty if there is none.
+        A description of the value, in the form of `find_in_training`; empty if no such value was
+        found.
     """
     for images in batches:
         if found := _first_output(trainer, model, images, training=False):

@@ -1,6 +1,6 @@
 """Learning rate schedules.
 
-A schedule is a peak rate times a factor that depends only on the step number. The optimizer
+A schedule is a peak rate times a factor that depends only on the index of the step. The optimizer
 computes the rate inside the graph from its own step counter. The rate of a step therefore does not
 depend on the number of steps that one call of the graph runs, or on interruptions.
 """
@@ -26,7 +26,7 @@ Factor = Callable[[Any], Any]
 
 
 def factor(options: OptimizerOptions, batches: int, epochs: int) -> Factor | None:
-    """Return the factor of the peak rate as a function of the step number.
+    """Return the factor of the peak rate as a function of the index of the step.
 
     Args:
         options: Options with the schedule and its warmup.
@@ -34,8 +34,9 @@ def factor(options: OptimizerOptions, batches: int, epochs: int) -> Factor | Non
         epochs: Number of epochs of the run.
 
     Returns:
-        A function from the step number (an integer tensor, from 0) to a float32 scalar; `None` for
-        a constant rate. After the last step of the run, the factor stays constant.
+        A function from the index of a step (an integer tensor, from 0) to a float32 scalar; `None`
+        for a constant rate. The factors of `cosine` and `one_cycle` stay constant after the last
+        step of the run.
     """
     rising, total = options.warmup_epochs * batches, epochs * batches
     follow: dict[str, Factor | None] = {
@@ -56,7 +57,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """A peak rate times a factor that depends on the step.
 
     Args:
-        factor: A function from the step number to a float32 scalar, from `factor`.
+        factor: A function from the index of a step to a float32 scalar, made by `factor`.
     """
 
     # A variable of the optimizer. `build` sets it, since the optimizer is made after its schedule.

@@ -48,7 +48,7 @@ class Session:
         plugins: All plugins.
         state: State to resume from; `None` for a new run.
         warnings: Messages for the user before training, one sentence each.
-        checks: Results of the checks of the model's plugin layers against their references.
+        checks: Results of comparing the model's plugin layers with their references.
         callbacks: Callbacks by name.
         augmentations: Name and function of each augmentation of the training images.
         implementations: Implementation of each layer of the model, with the reason.
@@ -207,7 +207,7 @@ def identity_of(options: TrainingOptions, dataset: Dataset) -> dict[str, str | i
     """
     values = {k: v for k, v in options.as_dict().items() if k not in FREE and v is not None}
     values = {k: ", ".join(v) if isinstance(v, list) else v for k, v in values.items()}
-    # Another backend has other random numbers and other rounding.
+    # Another backend draws other random numbers and rounds differently.
     backend = keras.backend.backend()
     return {**values, "data fingerprint": dataset.fingerprint, "Keras backend": backend}
 

@@ -238,7 +238,7 @@ def _notes(dataset: Dataset) -> tuple[str, ...]:
 
 
 def _certified(model: keras.Model, plugins: Plugins) -> tuple[LayerCheck, ...]:
-    """Compare every plugin layer of a model with its reference, at the shapes of the model.
+    """Compare every plugin layer of a model with its reference, for the shapes in the model.
 
     Raises:
         CnnforgeError: The results of a layer differ from those of its reference.

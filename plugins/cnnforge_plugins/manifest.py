@@ -168,6 +168,6 @@ def cnnforge_augmentations() -> list[AugmentationSpec]:
         AugmentationSpec(
             name="flip",
             target="cnnforge_plugins.augmentations.geometry:flip",
-            summary="mirrors every other image, by chance, left to right",
+            summary="flips each image left to right with probability 0.5",
         ),
     ]

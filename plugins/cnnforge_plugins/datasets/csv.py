@@ -20,8 +20,8 @@ from cnnforge.data import (
 from cnnforge.errors import DataError, UsageError
 
 MAX_LABEL = 65535
-"""Max label that is accepted. There is a class for each number from 0 to the max label of the file. A
-larger label suggests that the column does not contain labels."""
+"""Max label that is accepted. There is a class for each number from 0 to the max label of the file.
+A larger label suggests that the column does not contain labels."""
 
 _CHUNK = 2048
 

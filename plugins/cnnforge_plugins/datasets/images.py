@@ -94,7 +94,7 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
 
 
 def _parts(folder: str) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return the folders that contain class folders, by the name of their split, and notes."""
+    """Return the folders that contain class folders, by split, and notes for the user."""
     splits = find_splits(folder)
     if not splits:
         return {"": folder}, ()

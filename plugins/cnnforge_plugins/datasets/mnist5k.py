@@ -18,8 +18,8 @@ from cnnforge.errors import DataError, UsageError
 DIGITS = Path(__file__).with_name("mnist5k.npz")
 """The file of the digits: `images`, (5000, 28, 28) uint8, and `labels`, (5000,) uint8."""
 SPLIT_SEED = 0
-"""Seed of the split. It does not depend on `options.seed`, so that runs with different seeds validate
-on the same 1,000 digits."""
+"""Seed of the split. It does not depend on `options.seed`, so that runs with different seeds
+validate on the same 1,000 digits."""
 
 _SHAPE = (5000, 28, 28)
 
