@@ -1,6 +1,7 @@
 """Reference predictions: outputs of a model that are saved with it.
 
-If they differ from the outputs of the model that is opened later, the model has changed.
+They are compared with the outputs of the model when it is opened later. A difference beyond
+rounding means that the model has changed.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Evaluation:
 
 
 def is_better(metric: Metric, new: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
-    """Return whether a new epoch is better by a metric, or by the loss if the metric is equal.
+    """Return whether a new epoch is better by a metric; if its values are equal, by the loss.
 
     Args:
         metric: The monitored metric.

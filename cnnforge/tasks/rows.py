@@ -54,14 +54,14 @@ class ValueRow:
         return {"file": self.name, **self.values, "error": self.error}
 
     def cells(self) -> dict[str, str]:
-        """Return the values as strings; floats have seven digits."""
+        """Return the values as strings; floats have seven significant digits."""
         return {
             name: f"{value:.7g}" if isinstance(value, float) else str(value)
             for name, value in self.values.items()
         }
 
     def shown(self) -> dict[str, str]:
-        """Return the values as strings; floats have four digits."""
+        """Return the values as strings; floats have four significant digits."""
         return {
             name.replace("_", " "): f"{value:.4g}" if isinstance(value, float) else str(value)
             for name, value in self.values.items()

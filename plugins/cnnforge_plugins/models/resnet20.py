@@ -18,10 +18,10 @@ def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     It has a 3x3 convolution, three stages of three blocks with 16, 32 and 64 filters, global
     average pooling and a dense layer with softmax, as in K. He, X. Zhang, S. Ren, J. Sun, "Deep
     residual learning for image recognition", 2015, section 4.2. The second and the third stage
-    halve the image. Weights are initialised after the authors' "Delving deep into rectifiers", 2015. The
-    shortcut of a block that halves the image is option A of the paper, which the paper uses for
-    CIFAR "in all cases": every second pixel, with zeros for the new channels. Shortcuts therefore
-    have no weights.
+    halve the image. Weights are initialised after the authors' "Delving deep into rectifiers",
+    2015. The shortcut of a block that halves the image is option A of the paper, which the paper
+    uses for CIFAR "in all cases": every second pixel, with zeros for the new channels. Shortcuts
+    therefore have no weights.
 
     The paper subtracts the mean of each pixel; here the values are scaled to 0..1, and batch
     normalization removes the mean. The weight decay of the paper is an option of the optimizer.
