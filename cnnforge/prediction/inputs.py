@@ -32,7 +32,7 @@ class FileInputs:
 
     Attributes:
         paths: The files, each once.
-        errors: Files that cannot be read, with the reason.
+        errors: Path of each file that cannot be read, with the reason.
     """
 
     paths: tuple[str, ...]
@@ -44,7 +44,7 @@ class FileInputs:
     def predict(
         self, predictor: Predictor, top_k: int = 3, limit: int | None = None
     ) -> Iterator[Row]:
-        """Yield a row for each file, for at most `limit` of them."""
+        """Yield a row for each of the first `limit` files; `None`: for all files."""
         yield from predictor.predict_files(self.paths[:limit], top_k)
         left = None if limit is None else max(0, limit - len(self.paths))
         for path, reason in islice(self.errors, left):
@@ -59,7 +59,7 @@ class SampleInputs:
         dataset: The dataset.
         samples: Samples of the dataset.
         indices: (N,) indices of the samples to predict, in order.
-        what: Description for the user: `"the validation part of mnist5k"`.
+        what: Description for the user, for instance `"the validation part of mnist5k"`.
     """
 
     dataset: Dataset
@@ -73,7 +73,7 @@ class SampleInputs:
     def predict(
         self, predictor: Predictor, top_k: int = 3, limit: int | None = None
     ) -> Iterator[Row]:
-        """Yield a row for each sample, for at most `limit` of them."""
+        """Yield a row for each of the first `limit` samples; `None`: for all samples."""
         yield from predictor.predict_samples(
             self.dataset, self.samples, self.indices[:limit], top_k=top_k
         )
@@ -93,7 +93,7 @@ class RunData:
 
     Attributes:
         reference: Reference of the dataset.
-        validation_fraction: Fraction that was kept for validation.
+        validation_fraction: Fraction of the data that was kept for validation.
         seed: Random seed of the split.
         fingerprint: Fingerprint of the data when the run was trained.
         task: Name of the task that the run's model learned.
@@ -119,11 +119,12 @@ def find_inputs(
         named: Image files, folders of images and references to datasets.
         image_shape: (H, W, C) of the model's images.
         datasets: The known datasets.
-        trained_on: The data that the model was trained on; only their validation part is taken.
+        trained_on: The data that the model was trained on. If they are named, only their validation
+            part is predicted.
 
     Returns:
-        The inputs in the order of their names. A file that is named twice, or is also in a named
-        folder, is taken once.
+        The inputs in the order of `named`. A file that is named twice, or is also in a named
+        folder, is predicted once.
 
     Raises:
         UsageError: A name is neither a file nor a folder nor a dataset.
@@ -165,23 +166,23 @@ def open_samples(
     *,
     need_labels: bool = True,
 ) -> SampleInputs:
-    """Open a dataset for a trained model.
+    """Open a dataset for prediction or evaluation with a trained model.
 
     Args:
         reference: Reference of the dataset.
         image_shape: (H, W, C) of the model's images.
         datasets: The known datasets.
         trained_on: The data that the model was trained on.
-        need_labels: Whether samples without labels are refused.
+        need_labels: Whether a dataset without labels is an error.
 
     Returns:
         The validation part if the model was trained on this dataset. Otherwise all samples, sorted
         by name, with numbers in the names compared by value.
 
     Raises:
-        UsageError: There is no such dataset, it is for another task, or its images cannot get that
-            shape.
-        DataError: It cannot be read.
+        UsageError: There is no such dataset, it is for another task, or its images cannot be
+            converted to `image_shape`.
+        DataError: The dataset cannot be read.
     """
     options = DataOptions(
         image_size=image_shape[:2],
@@ -216,7 +217,7 @@ def open_samples(
 
 
 class _Joined:
-    """Both parts of a dataset as one, with their targets concatenated."""
+    """The training samples of a dataset followed by the validation samples."""
 
     def __init__(self, first: Samples, second: Samples) -> None:
         self._parts = (first, second)
@@ -226,7 +227,8 @@ class _Joined:
         return len(self.names)
 
     def __getattr__(self, name: str) -> Any:
-        # An attribute with the targets: in both parts an array or list with an entry per sample.
+        # Targets are attributes whose names depend on the task. Concatenate an attribute that is an
+        # array or a list with one entry per sample in both parts.
         if name.startswith("_"):
             raise AttributeError(name)
         first, second = (getattr(part, name) for part in self._parts)
@@ -265,7 +267,7 @@ def _open(reference: str, datasets: Registry[DatasetSpec], options: DataOptions)
     except UsageError as error:
         if options.image_size is None:
             raise
-        # A table of pixels has its own size and colour, and may refuse others.
+        # A csv file of pixels has a fixed size and color, and may refuse others.
         try:
             return open_dataset(
                 reference, datasets, replace(options, image_size=None, color="auto")
@@ -288,7 +290,8 @@ def _first_time(path: str, seen: set[str]) -> bool:
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
-    # Text and digits alternate and the first part is text, so a part is compared with its kind.
+    # Text and numbers alternate, and the first part is text. Text is therefore compared only with
+    # text, and a number only with a number.
     parts = re.split(r"([0-9]+)", text)
     return [(int(part), "") if place % 2 else (0, part) for place, part in enumerate(parts)]
 
