@@ -235,7 +235,7 @@ def conv_block_grad_inputs(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """Compute the gradient of ``inputs``, which are not read themselves."""
+    """Compute the gradient of ``inputs``; the values of ``inputs`` are not read."""
     if grad_outputs.size == 0:
         grad_inputs[:] = np.float32(0)
         return
@@ -268,7 +268,7 @@ def conv_block_grad_weights(
     grad_weights: Any,
     grad_bias: Any,
 ) -> None:
-    """Compute the gradients of ``weights`` and ``bias``, whose values are not read."""
+    """Compute the gradients of ``weights`` and ``bias``; the values of both are not read."""
     if grad_outputs.size == 0 or grad_weights.size == 0:
         grad_weights[:] = np.float32(0)
         grad_bias[:] = np.float32(0)

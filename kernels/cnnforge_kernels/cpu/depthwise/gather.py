@@ -174,7 +174,7 @@ def _GATHER(number: int) -> Any:
                             channels_store(tile, target, 4 * V * L, K, V)
                             target += 4 * K * V * L
                     c += V * L
-        # The calls have only addresses. Numba frees an array after its last use, so use these here.
+        # The calls get only addresses. Numba frees an array after its last use, so use these here.
         strips[:0] = np.float32(0)
         nothing[:0] = np.float32(0)
         pointers[:0] = 0

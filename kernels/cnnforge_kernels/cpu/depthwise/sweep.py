@@ -202,7 +202,7 @@ def _SWEEP(number: int) -> Any:
                             for copy in range(a[SUMMED]):
                                 total += spare[column * wide + c * a[SUMMED] + copy]
                             store_float(target + column * a[TARGET_COLUMN] + 4 * c, total)
-        # The calls have only addresses. Numba frees an array after its last use, so use these here.
+        # The calls get only addresses. Numba frees an array after its last use, so use these here.
         scratch[:0] = np.float32(0)
         places[:0] = 0
         spare[:0] = np.float32(0)

@@ -91,7 +91,7 @@ def _SPREAD(_: int) -> Any:
                 for index in range(0, count, MAX_LANES):
                     value = vector_load(address_of(pattern) + 4 * index, count - index, MAX_LANES)
                     vector_store(value, place + 4 * index, count - index)
-        # The calls have only its address. Numba frees an array after its last use, so use it here.
+        # The calls get only its address. Numba frees an array after its last use, so use it here.
         pattern[:0] = np.float32(0)
 
     return _global_spread_kernel
@@ -132,7 +132,7 @@ def global_average_pool2d_forward(inputs: Any, outputs: Any) -> None:
 
 @cached_njit()
 def global_average_pool2d_grad_inputs(inputs: Any, grad_outputs: Any, grad_inputs: Any) -> None:
-    """Compute the gradient of the inputs of global average pooling, which are not read."""
+    """Compute the gradient of the inputs; ``inputs`` themselves are not read."""
     if grad_inputs.size == 0:
         return
     images, height, width, channels = inputs.shape

@@ -104,7 +104,7 @@ def max_pool2d_grad_inputs(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """Compute the gradient of the inputs of max pooling, which are not read."""
+    """Compute the gradient of the inputs of max pooling; ``inputs`` themselves are not read."""
     if grad_outputs.size == 0:
         grad_inputs[:] = np.float32(0)
         return
@@ -137,7 +137,7 @@ def average_pool2d_grad_inputs(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """Compute the gradient of the inputs of average pooling, which are not read."""
+    """Compute the gradient of the inputs of average pooling; ``inputs`` are not read."""
     if grad_outputs.size == 0:
         grad_inputs[:] = np.float32(0)
         return
