@@ -86,7 +86,8 @@ def resume(
         The session. It is `finished` if all epochs are done.
 
     Raises:
-        UsageError: An option, the data or the code of the model has changed.
+        UsageError: An option, the data or the code of the model has changed, or a newer cnnforge
+            wrote the run.
         RunError: The run is damaged.
     """
     run = RunDirectory.open(path, needs=())
