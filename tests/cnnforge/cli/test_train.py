@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -421,6 +422,24 @@ def test_a_resumed_run_keeps_its_configuration(
         line = error_of(capsys, 2, "train", "--resume", str(trained), option, value)
         assert f"has {name} = " in line
         assert "--init-from" in line
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("clip_norm = 0.001", "has clip_norm = None, not 0.001"),
+        ("ema = 0.9", "has ema = None, not 0.9"),
+        ('monitor = "loss"', "has monitor = None, not loss"),
+    ],
+)
+def test_an_edited_configuration_is_not_resumed(
+    trained: Path, tmp_path: Path, line: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    config = run / "config.toml"
+    config.write_text(f"{line}\n{config.read_text()}")
+    assert message in error_of(capsys, 2, "train", "--resume", str(run), "--epochs", "+1")
 
 
 def test_changed_data_is_not_resumed(
