@@ -7,9 +7,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 
+# Other columns of `metrics.csv`, and other values of a training state and of an evaluation.
+RESERVED_NAMES = ("epoch", "learning_rate", "seconds", "images_per_second", "samples")
+VALIDATION_PREFIX = "val_"
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """A measure of the quality of a model.
+
+    A task with two metrics of one name, or with a name or sum that is reserved, is refused.
+    Reserved are `epoch`, `learning_rate`, `seconds`, `images_per_second`, `samples`, and names that
+    begin with `val_`.
 
     Attributes:
         name: Column of `metrics.csv`; the column of the validation value has the prefix `val_`.

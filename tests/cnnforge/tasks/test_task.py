@@ -1,6 +1,8 @@
 """The parts that all tasks share."""
 
 from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from cnnforge.data import AugmentedSamples, Dataset, transform_points
 from cnnforge.errors import PluginError, UnknownNameError, UsageError
 from cnnforge.plugin import ModelSpec, TaskSpec, hookimpl
 from cnnforge.plugin_host.discovery import Plugins
+from cnnforge.runs import RunDirectory
 from cnnforge.tasks import (
     LOSS,
     Metric,
@@ -18,8 +21,11 @@ from cnnforge.tasks import (
     check_match,
     csv_table,
     is_better,
+    open_task,
     task_for,
 )
+from cnnforge.tasks.metric import RESERVED_NAMES
+from cnnforge.training import EpochMetrics
 
 ERROR = Metric("error", "error", "err", "min")
 SHARE = Metric("share", "share", "share", percent=True)
@@ -211,6 +217,34 @@ def test_the_task_of_a_dataset(plugins: Plugins) -> None:
     number = Dataset("x", (), Marked(3), Marked(3), "", task="number")
     with pytest.raises(PluginError, match="must be a subclass of cnnforge"):
         task_for(number, plugins.tasks, {})
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ((ERROR,), "'acme/points' has no loss: add cnnforge.tasks.LOSS"),
+        ((LOSS, Metric("epoch", "", "")), "has a metric named 'epoch': use another name"),
+        ((LOSS, Metric("samples", "", "")), "has a metric named 'samples'"),
+        ((LOSS, Metric("val_loss", "", "", sum="error")), "has a metric named 'val_loss'"),
+        ((LOSS, Metric("speed", "", "", sum="seconds")), "has a sum named 'seconds'"),
+        ((LOSS, ERROR, ERROR), "has two metrics named 'error': rename one"),
+    ],
+)
+def test_metrics_that_would_damage_a_state_are_refused(
+    plugins: Plugins, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, metrics: Any, message: str
+) -> None:
+    monkeypatch.setattr(Points, "metrics", metrics)
+    dataset = Dataset("marked", (), Marked(3), Marked(3), "", task="points")
+    with pytest.raises(PluginError, match=message):
+        task_for(dataset, plugins.tasks, {})
+    run = RunDirectory.create(tmp_path, "marker", "marked")
+    run.write_config({}, {"task": "acme/points"})
+    with pytest.raises(PluginError, match=message):
+        open_task(run, plugins.tasks)
+
+
+def test_the_fixed_columns_of_an_epoch_are_reserved() -> None:
+    assert {field.name for field in fields(EpochMetrics)} - {"values"} <= set(RESERVED_NAMES)
 
 
 def test_the_core_has_a_classification_without_any_plugin() -> None:
