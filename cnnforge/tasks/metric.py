@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-
 # Other columns of `metrics.csv`, and other values of a training state and of an evaluation.
 RESERVED_NAMES = ("epoch", "learning_rate", "seconds", "images_per_second", "samples")
 VALIDATION_PREFIX = "val_"
