@@ -105,9 +105,11 @@ class Registry(Generic[SpecT]):
 
     def names(self) -> list[str]:
         """Return the shortest name that finds each spec, sorted."""
-        return sorted(
-            spec.name if spec.name in self else spec.qualified_name for spec in self.values()
-        )
+        return sorted(map(self.shortest_name, self.values()))
+
+    def shortest_name(self, spec: SpecT) -> str:
+        """Return the short name of a spec if it finds the spec, else the qualified name."""
+        return spec.name if spec.name in self else spec.qualified_name
 
     def _of(self, plugin: str) -> Mapping[str, SpecT]:
         return self._specs.get(plugin, {})

@@ -122,10 +122,10 @@ def check_match(
     wanted, own = tasks[task], tasks[model.task]
     if own.qualified_name == wanted.qualified_name:
         return
-    names = {wanted.name, wanted.qualified_name}
+    names = {tasks.shortest_name(wanted), wanted.qualified_name}
     others = [name for name in models.names() if models[name].task in names]
     choice = f"choose one of its models ({', '.join(others)})" if others else "no model is for it"
     raise UsageError(
-        f"the model {model.name!r} is for the task {own.name!r}, and {data} is for "
-        f"{wanted.name!r}: {choice}, or choose other data"
+        f"the model {model.name!r} is for the task {tasks.shortest_name(own)!r}, and {data} is for "
+        f"{tasks.shortest_name(wanted)!r}: {choice}, or choose other data"
     )

@@ -10,7 +10,7 @@ import pytest
 
 from cnnforge.data import AugmentedSamples, Dataset, transform_points
 from cnnforge.errors import PluginError, UnknownNameError, UsageError
-from cnnforge.plugin import ModelSpec, TaskSpec, hookimpl
+from cnnforge.plugin import DatasetSpec, ModelSpec, TaskSpec, hookimpl
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.runs import RunDirectory
 from cnnforge.tasks import (
@@ -25,6 +25,7 @@ from cnnforge.tasks import (
     task_for,
 )
 from cnnforge.tasks.metric import RESERVED_NAMES
+from cnnforge.tasks.opening import task_of
 from cnnforge.training import EpochMetrics
 
 ERROR = Metric("error", "error", "err", "min")
@@ -267,6 +268,36 @@ def test_a_model_of_another_task_than_the_data(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         check_match(plugins.models[model], "X", task, plugins.models, plugins.tasks)
+
+
+def test_a_plugin_with_a_task_of_the_same_name_leaves_the_default_task_alone(
+    plugins: Plugins, tmp_path: Path
+) -> None:
+    class Other:
+        @hookimpl
+        def cnnforge_tasks(self) -> list[TaskSpec]:
+            return [TaskSpec(name="classification", target=f"{__name__}:Points", summary="")]
+
+        @hookimpl
+        def cnnforge_models(self) -> list[ModelSpec]:
+            return [
+                ModelSpec(name="common", target="x:y", summary=""),
+                ModelSpec(name="own", target="x:y", summary="", task="other/classification"),
+            ]
+
+    plugins.register(Other(), "other")
+    marked = Marked(3)
+    assert Dataset("a", ("x",), marked, marked, "").task == "cnnforge/classification"
+    run = RunDirectory.create(tmp_path, "common", "a")
+    run.write_config({}, {})
+    assert task_of(run) == "cnnforge/classification"
+    models, tasks = plugins.models, plugins.tasks
+    check_match(
+        models["common"], "X", DatasetSpec(name="a", target="x:y", summary="").task, models, tasks
+    )
+    message = "'other/classification', and X is for 'cnnforge/classification': choose .*(common)"
+    with pytest.raises(UsageError, match=message):
+        check_match(models["own"], "X", models["common"].task, models, tasks)
 
 
 def test_a_model_of_the_same_task_by_another_name(plugins: Plugins) -> None:
