@@ -55,8 +55,8 @@ hookimpl = pluggy.HookimplMarker("cnnforge")
 """Decorator that marks a function as an implementation of the hook with the same name."""
 
 DEFAULT_TASK = "cnnforge/classification"
-"""Name of the task of models and datasets that do not name one. It is qualified, because a plugin may
-have a task `classification` too."""
+"""Name of the task of models and datasets that do not name one. It is qualified, because a plugin
+may have a task `classification` too."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 

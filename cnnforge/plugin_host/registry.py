@@ -111,6 +111,15 @@ class Registry(Generic[SpecT]):
         """Return the short name of a spec if it finds the spec, else the qualified name."""
         return spec.name if spec.name in self else spec.qualified_name
 
+    def same(self, one: str, another: str) -> bool:
+        """Return whether two names, short or qualified, find the same spec.
+
+        Raises:
+            UnknownNameError: No plugin declares one of the names.
+            AmbiguousNameError: Several plugins declare one of them, a short name.
+        """
+        return self[one].qualified_name == self[another].qualified_name
+
     def _of(self, plugin: str) -> Mapping[str, SpecT]:
         return self._specs.get(plugin, {})
 

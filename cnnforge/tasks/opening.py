@@ -119,9 +119,9 @@ def check_match(
     Raises:
         UsageError: The tasks differ, or one of them is unknown.
     """
-    wanted, own = tasks[task], tasks[model.task]
-    if own.qualified_name == wanted.qualified_name:
+    if tasks.same(task, model.task):
         return
+    wanted, own = tasks[task], tasks[model.task]
     names = {tasks.shortest_name(wanted), wanted.qualified_name}
     others = [name for name in models.names() if models[name].task in names]
     choice = f"choose one of its models ({', '.join(others)})" if others else "no model is for it"

@@ -175,7 +175,7 @@ def _open_data(options: TrainingOptions, plugins: Plugins) -> Dataset:
         seed=options.split_seed,
         strict=options.strict,
     )
-    return open_dataset(options.data, plugins.datasets, data_options)
+    return open_dataset(options.data, plugins.datasets, data_options, plugins.tasks)
 
 
 def _build(

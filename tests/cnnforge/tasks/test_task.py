@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cnnforge.data import AugmentedSamples, Dataset, transform_points
-from cnnforge.errors import PluginError, UnknownNameError, UsageError
+from cnnforge.data import AugmentedSamples, DataOptions, Dataset, open_dataset, transform_points
+from cnnforge.errors import DataError, PluginError, UnknownNameError, UsageError
 from cnnforge.plugin import DatasetSpec, ModelSpec, TaskSpec, hookimpl
 from cnnforge.plugin_host.discovery import Plugins
+from cnnforge.prediction import RunData, open_samples
 from cnnforge.runs import RunDirectory
 from cnnforge.tasks import (
     LOSS,
@@ -26,6 +27,7 @@ from cnnforge.tasks import (
 )
 from cnnforge.tasks.metric import RESERVED_NAMES
 from cnnforge.tasks.opening import task_of
+from cnnforge.testing import dataset_checks
 from cnnforge.training import EpochMetrics
 
 ERROR = Metric("error", "error", "err", "min")
@@ -298,6 +300,43 @@ def test_a_plugin_with_a_task_of_the_same_name_leaves_the_default_task_alone(
     message = "'other/classification', and X is for 'cnnforge/classification': choose .*(common)"
     with pytest.raises(UsageError, match=message):
         check_match(models["own"], "X", models["common"].task, models, tasks)
+
+
+class Twin:
+    """A second plugin with a task of the name `points`."""
+
+    @hookimpl
+    def cnnforge_tasks(self) -> list[TaskSpec]:
+        return [TaskSpec(name="points", target=f"{__name__}:Points", summary="")]
+
+    @hookimpl
+    def cnnforge_datasets(self) -> list[DatasetSpec]:
+        target = f"{__name__}:load_marked"
+        return [
+            DatasetSpec(name="right", target=target, summary="", task="acme/points"),
+            DatasetSpec(name="wrong", target=target, summary="", task="twin/points"),
+        ]
+
+
+def load_marked(argument: str | None, options: DataOptions) -> Dataset:
+    return Dataset("marked", (), Marked(3), Marked(3), "", task="acme/points")
+
+
+def test_tasks_of_two_plugins_with_one_short_name_are_two_tasks(plugins: Plugins) -> None:
+    plugins.register(Twin(), "twin")
+    datasets, tasks = plugins.datasets, plugins.tasks
+    assert open_dataset("right", datasets, None, tasks).task == "acme/points"
+    with pytest.raises(DataError, match="declared for the task 'twin/points' and returned one"):
+        open_dataset("wrong", datasets, None, tasks)
+    (wrong,) = [check.run for check in dataset_checks("wrong", plugins) if check.kind == "loads"]
+    with pytest.raises(AssertionError, match="for the task 'acme/points', and its spec says"):
+        wrong()
+    shape = load_marked(None, DataOptions()).image_shape
+    run = RunData("x", 0.2, 0, "", task="acme/points")
+    assert len(open_samples("right", shape, datasets, run, tasks=tasks)) == 3
+    run = RunData("x", 0.2, 0, "", task="twin/points")
+    with pytest.raises(UsageError, match=r"for the task 'acme/points', and the model .*'twin/poin"):
+        open_samples("right", shape, datasets, run, tasks=tasks)
 
 
 def test_a_model_of_the_same_task_by_another_name(plugins: Plugins) -> None:
