@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -66,6 +67,8 @@ class Evaluation:
 def is_better(metric: Metric, new: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
     """Return whether a new epoch is better by a metric, or by the loss if the metric is equal.
 
+    NaN is worse than every number.
+
     Args:
         metric: The monitored metric.
         new: Validation metrics of the new epoch, by name.
@@ -73,7 +76,8 @@ def is_better(metric: Metric, new: Mapping[str, float], best: Mapping[str, float
     """
 
     def rank(values: Mapping[str, float]) -> tuple[float, float]:
-        value = values[metric.name]
-        return (value if metric.best == "max" else -value), -values[LOSS.name]
+        value = values[metric.name] * (1 if metric.best == "max" else -1)
+        # NaN is neither above nor below a number, so the epoch would remain the best one.
+        return (-math.inf if math.isnan(value) else value), -values[LOSS.name]
 
     return best is None or rank(new) > rank(best)

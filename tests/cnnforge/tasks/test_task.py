@@ -157,6 +157,15 @@ def test_the_smaller_error_is_the_better_one() -> None:
     assert is_better(ERROR, {"error": 1, "loss": 9}, {"error": 2, "loss": 1})
 
 
+@pytest.mark.parametrize("metric", [ERROR, SHARE], ids=lambda metric: metric.best)
+def test_nan_is_worse_than_every_number(metric: Metric) -> None:
+    nan, number = ({metric.name: value, "loss": 1.0} for value in (float("nan"), 0.5))
+    assert is_better(metric, number, nan)
+    assert not is_better(metric, nan, number)
+    assert not is_better(metric, nan, nan)
+    assert is_better(metric, {**nan, "loss": 0.5}, nan)
+
+
 def test_an_unknown_metric_is_named() -> None:
     assert Points().monitored() is ERROR
     assert Points().monitored("loss") is LOSS
