@@ -49,7 +49,8 @@ class TrainableModel:
         """Give the model the moving average of its weights, if the optimizer keeps one.
 
         When the block is left the model has its own weights again; `arrays` returns these
-        meanwhile. Do not train inside the block.
+        meanwhile. Do not train inside the block, except after `restore`: from then on the model has
+        the restored weights, inside the block and after it.
         """
         if not self._optimizer.use_ema:
             yield
@@ -60,7 +61,8 @@ class TrainableModel:
         try:
             yield
         finally:
-            for variable in weights:
+            # `restore` leaves nothing to put back.
+            for variable in weights if self._own else ():
                 variable.assign(self._own[id(variable)])
             self._own = {}
 
@@ -90,6 +92,8 @@ class TrainableModel:
                     f"{tuple(variable.shape)}: it was saved by another model"
                 )
             variable.assign(array)
+        # Inside of `averaged`, `arrays` would return the weights from before the restore.
+        self._own = {}
 
     def variables(self) -> list[keras.Variable]:
         """Return the model's variables and the optimizer's, in the order of `arrays`."""
