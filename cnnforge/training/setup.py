@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from cnnforge.backends import prepare
-from cnnforge.configuration import TrainingOptions, check_types, parse_epochs
+from cnnforge.configuration import TrainingOptions, check_types, epochs_of_resumed
 from cnnforge.conversion import LayerImplementation, decide, forge, lower
 from cnnforge.conversion.certificate import LayerCheck, certify
 from cnnforge.data import DataOptions, Dataset, open_dataset, parse
@@ -104,13 +104,7 @@ def resume(
         if name not in FREE:
             _same(run, name, getattr(options, name), value)
     old_total = options.epochs
-    total = parse_epochs(epochs, old_total) if epochs else old_total
-    if total != old_total and options.ends:
-        raise UsageError(
-            f"the run {run.path} has epochs = {old_total}, not {total}, and schedule = "
-            f"{options.schedule}: this schedule depends on the number of epochs; for a new run "
-            f"from its weights use --init-from {run.path}, or leave --epochs out to finish this one"
-        )
+    total = epochs_of_resumed(options, epochs, run.path)
     options = replace(options, epochs=total, plugin=(*options.plugin, *given.get("plugin", ())))
     options = replace(options, plugin=tuple(dict.fromkeys(options.plugin)))
     plugins = load(options.plugin)

@@ -518,6 +518,23 @@ def test_print_config_names_the_origins(tmp_path: Path, capsys: pytest.CaptureFi
     assert json.loads(capsys.readouterr().out)["epochs"] == {"value": 20, "origin": "default"}
 
 
+def test_print_config_refuses_the_epochs_that_train_refuses(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    command = ["train", "--print-config", "--resume", str(run)]
+    assert main([*command, "--epochs", "+10"]) == 0
+    assert tomllib.loads(capsys.readouterr().out)["epochs"] == 14
+    config = run / "config.toml"
+    text = config.read_text().replace('schedule = "constant"', 'schedule = "cosine"')
+    assert text != config.read_text()
+    config.write_text(text)
+    message = "has epochs = 4, not 14, and schedule = cosine"
+    assert message in error_of(capsys, 2, *command, "--epochs", "+10")
+    assert main([*command, "--epochs", "4"]) == 0
+
+
 def test_a_signal_saves_and_resumes_to_the_same_bits(
     plugin: str, trained: Path, train: Callable[..., dict], tmp_path: Path
 ) -> None:
