@@ -1,7 +1,7 @@
 """Classification: each image belongs to one of several classes."""
 
 from cnnforge.tasks.classification.metrics import ClassEvaluation, ClassEvaluator, evaluate
-from cnnforge.tasks.classification.report import Prediction, rank, submission
+from cnnforge.tasks.classification.report import Prediction, csv_table, rank, submission
 from cnnforge.tasks.classification.task import Classification
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "ClassEvaluator",
     "Classification",
     "Prediction",
+    "csv_table",
     "evaluate",
     "rank",
     "submission",
