@@ -82,12 +82,6 @@ class Resources:
         )
 
     @property
-    def max_multiply_adds(self) -> float:
-        """Maximum over all loops of the share of instructions that are multiply-adds."""
-        bodies = (self.instructions[begin:end] for begin, end in self.loops)
-        return max(sum(name == "FFMA" for name, _ in body) / len(body) for body in bodies)
-
-    @property
     def float64(self) -> list[str]:
         """Instructions in double precision."""
         return [name for name in self.counts if _FLOAT64.match(name)]

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
+from cnnforge.errors import UsageError
+
 if TYPE_CHECKING:
     from cnnforge.benchmarking.pytest_session import LayerBenchmarks
     from cnnforge.plugin_host.discovery import Plugins
 
 _SESSION = "cnnforge_layer_benchmarks"
-_WRONG_INPUT = 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,8 +55,6 @@ def pytest_configure(config: pytest.Config) -> None:
         _wrong(f"--cnnforge-gate {_NEEDS_BENCHMARK}")
     if config.getoption("dist", "no") != "no":
         _wrong("--cnnforge-gate measures in one process: leave out -n")
-    from cnnforge.errors import UsageError
-
     try:
         _layer_benchmarks(config)
     except UsageError as error:
@@ -70,7 +69,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
             item.fixturenames.append("benchmark")  # pyright: ignore[reportAttributeAccessIssue]
         own = item.get_closest_marker("benchmark")
         options = {**(own.kwargs if own else {}), "timer": _clock}
-        item.add_marker(pytest.mark.benchmark(**options))
+        # pytest-benchmark reads only the first marker.
+        item.add_marker(pytest.mark.benchmark(**options), append=False)
 
 
 class _Clock:
@@ -109,7 +109,7 @@ def _can_measure(config: pytest.Config) -> bool:
 
 
 def _wrong(message: str) -> NoReturn:
-    pytest.exit(message, returncode=_WRONG_INPUT)
+    pytest.exit(message, returncode=UsageError.exit_code)
 
 
 def _layer_benchmarks(config: pytest.Config) -> LayerBenchmarks:

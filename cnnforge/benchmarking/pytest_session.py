@@ -23,7 +23,7 @@ from cnnforge.benchmarking.gate import PASSES, Ratio
 from cnnforge.benchmarking.measure import Measurement, Pass, measure
 from cnnforge.conversion.certificate import certify_layer
 from cnnforge.conversion.workloads import Case
-from cnnforge.errors import CnnforgeError
+from cnnforge.errors import CnnforgeError, UsageError
 from cnnforge.utils.environment import environment
 
 ROUNDS = 31
@@ -35,7 +35,6 @@ REPEATS = 3
 # a layer faster or slower for a whole process: TensorFlow's gradients of a depthwise convolution
 # took twice as long in one process as in another.
 PROCESSES = 3
-WRONG_INPUT = 2
 
 
 @dataclass
@@ -109,7 +108,7 @@ class LayerBenchmarks:
         self._declared: list[str] = []
         self._selected: list[str] = []
         self._failures: list[str] = []
-        self._stopped = False
+        self._wrong_input = False
         self._lines: list[str] = []
         if path is not None and self._judges:
             machine = thresholds.this_machine()
@@ -145,6 +144,9 @@ class LayerBenchmarks:
                 f"two benchmarks are named {case.name!r}, and thresholds go by the name: give each "
                 "a name of its own",
             )
+        if case.name not in self._declared:
+            self._declared.append(case.name)
+            self._selected.append(case.name)
         checked = certify_layer(case.workload)
         if not checked.passed:
             wrong = ", ".join(result.tensor for result in checked.results if not result.ok)
@@ -174,21 +176,21 @@ class LayerBenchmarks:
         self._declared = [case.name for case in cases if case is not None]
         yield
         self._selected = [case.name for case in map(_case, items) if case is not None]
-        # A test that makes its case by itself declares it when it runs.
+        # If a test makes its case by itself, the case is not known before the test runs.
         if self._judges and users and None not in cases:
             self._failures = gate.compare_names(self._keys(), self._limits)
             if self._failures:
                 self._failures.append(
                     "nothing was measured; use -k to measure some benchmarks only"
                 )
-                self._stopped = True
+                self._wrong_input = True
                 items.clear()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Iterator[Any]:
         """Judge when all benchmarks were measured, before pytest-benchmark writes its file."""
         result = yield
-        if self._stopped:
+        if self._wrong_input:
             return result
         if self._judges:
             self._judge(session)
@@ -200,8 +202,8 @@ class LayerBenchmarks:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """A file of thresholds that does not fit the benchmarks is wrong input."""
-        if self._stopped:
-            session.exitstatus = WRONG_INPUT
+        if self._wrong_input:
+            session.exitstatus = UsageError.exit_code
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Print the ratios and what the gate has found."""
@@ -225,8 +227,7 @@ class LayerBenchmarks:
 
     def _keys(self) -> list[str]:
         """The keys of all benchmarks, also of those that are not measured this time."""
-        names = dict.fromkeys([*self._declared, *self.entries])
-        return [f"{name}.{which}" for name in names for which in PASSES]
+        return [f"{name}.{which}" for name in dict.fromkeys(self._declared) for which in PASSES]
 
     def _below(self, entry: Entry) -> list[str]:
         found = []
@@ -238,6 +239,8 @@ class LayerBenchmarks:
 
     def _judge(self, session: pytest.Session) -> None:
         self._failures += gate.compare_names(self._keys(), self._limits)
+        # A test that failed may not have made its case. Then the file may be right.
+        self._wrong_input = bool(self._failures and self.entries) and not session.testsfailed
         if not self.entries:
             self._failures.append(
                 "nothing was measured: no test that uses layer_benchmark has passed"

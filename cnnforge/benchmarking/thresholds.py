@@ -183,11 +183,17 @@ def renewed(
         Key to threshold, in the order of the keys.
 
     Raises:
-        UsageError: A key was not measured and has no threshold of this machine.
+        UsageError: A key was not measured and has no threshold of this machine, or only some of
+            the processes have measured it.
     """
     entries = {}
     for key in keys:
         if key in runs[0]:
+            if any(key not in run for run in runs):
+                raise UsageError(
+                    f"{key} was not measured in every process: measure again on an idle machine, "
+                    "or find out why a process skips its test"
+                )
             entries[key] = _new(min((run[key] for run in runs), key=lambda ratio: ratio.upper))
         elif old is None or key not in old.entries:
             raise UsageError(f"{key} was not measured and has no threshold yet: measure it too")

@@ -69,32 +69,6 @@ def torch_functions(workload: Workload, seed: int = 0) -> dict[str, dict[str, Re
     return found
 
 
-def torch_results(workload: Workload, inputs: np.ndarray, layer: keras.layers.Layer) -> np.ndarray:
-    """Compute a layer's outputs with PyTorch.
-
-    Args:
-        workload: The layer and its shape.
-        inputs: (N, H, W, C) float32.
-        layer: The stock layer with the weights to compute with.
-
-    Returns:
-        (N, OH, OW, F) float32.
-
-    Raises:
-        ValueError: PyTorch has no counterpart of the layer.
-        PluginError: The function of the layer's spec cannot be imported, or it fails.
-    """
-    peer = _peer(workload, layer)
-    if peer is None:
-        raise ValueError(f"PyTorch has no counterpart of {type(layer).__name__} as configured")
-    function, arrays = peer
-    torch = import_module("torch")
-    tensors = [torch.from_numpy(np.array(array)) for array in (_channels_first(inputs), *arrays)]
-    with torch.inference_mode():
-        outputs = function(*tensors).numpy()
-    return np.moveaxis(outputs, 1, -1) if outputs.ndim == 4 else outputs
-
-
 def _channels_first(values: np.ndarray) -> np.ndarray:
     return np.moveaxis(values, -1, 1) if values.ndim == 4 else values
 

@@ -126,6 +126,14 @@ def test_the_ratios_are_printed_and_kept(run, pytester, fake):
     assert fake.calls == [("a.block", 0), ("b.max", 0)]
 
 
+def test_a_benchmark_with_a_marker_of_its_own(run, pytester):
+    source = SOURCE.replace("@pytest", "@pytest.mark.benchmark(group='mine')\n@pytest", 1)
+    assert run("--benchmark-json=out.json", source=source).ret == 0
+    first, _ = json.loads(pytester.path.joinpath("out.json").read_text())["benchmarks"]
+    assert first["group"] == "mine"
+    assert first["stats"]["data"] == [2.0, 1.0, 4.0]
+
+
 def test_all_is_well(run, fake):
     result = run(gate=text())
     assert result.ret == 0
@@ -269,9 +277,24 @@ def test_speed(layer_benchmark):
 def test_a_case_that_a_test_makes_by_itself(run, fake):
     keys = ["a.block.forward", "a.block.full"]
     assert run(gate=text(keys), source=IN_A_TEST).ret == 0
-    result = run(gate=text([*keys, "b.max.full"]), source=IN_A_TEST)
+    for wrong in ([*keys, "b.max.full"], keys[:1]):
+        result = run(gate=text(wrong), source=IN_A_TEST)
+        assert result.ret == 2
+        result.stdout.fnmatch_lines(["FAILED: *.full * threshold*", "* ratios, 1 failures"])
+
+
+def test_a_case_of_its_own_that_fails_is_not_wrong_input(run, fake):
+    keys = ["a.block.forward", "a.block.full"]
+    fake.ratios["a.block"]["full"] = 1.0
+    assert run(gate=text(keys), source=IN_A_TEST).ret == 1
+    fake.note = "it crashes"
+    result = run(gate=text(keys), source=IN_A_TEST)
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["FAILED: b.max.full has a threshold, *"])
+    result.stdout.fnmatch_lines(["FAILED: a.block was not measured: *"])
+    fake.note = ""
+    # The second test fails before it makes its case, whose thresholds the file has.
+    source = f"{IN_A_TEST}\ndef test_broken(layer_benchmark):\n    assert False\n"
+    assert run(gate=text([*keys, "b.max.full"]), source=source).ret == 1
 
 
 ELSEWHERE = [
@@ -449,6 +472,8 @@ def test_a_real_layer(tmp_path):
     (tmp_path / "bench_real.py").write_text(REAL)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "bench_real.py"]
     environment = {**os.environ, "PYTEST_ADDOPTS": ""}
+    # In a worker of pytest-xdist, pytest-benchmark is disabled and nothing is measured.
+    environment.pop("PYTEST_XDIST_WORKER", None)
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "1 failed, 1 passed" in done.stdout

@@ -21,6 +21,13 @@ def test_what_was_written_is_read_again(tmp_path):
     assert found.entries == {"a.full": Threshold(3.0, 4.4), "b.full": Threshold(1.5, 2.0)}
 
 
+def test_a_key_that_another_process_has_not_measured():
+    ratio = Ratio(2, 2, 2, 2)
+    runs = [{"a.full": ratio, "b.full": ratio}, {"a.full": ratio}]
+    with pytest.raises(UsageError, match=r"b\.full was not measured in every process: .*idle"):
+        thresholds.renewed(runs[0], runs, None, HERE)
+
+
 @pytest.mark.parametrize("least", ["0", "-1.0", "'fast'", "{ measured = 2.0 }"])
 def test_a_threshold_that_cannot_fail_is_refused(tmp_path, least):
     path = tmp_path / "thresholds.toml"

@@ -10,10 +10,11 @@ import numpy as np
 
 from cnnforge.testing import assert_close, error_bounds
 from cnnforge_kernels import reference
-from cnnforge_kernels.cuda.tensor_cores import convolution, fragments, packing, plans
+from cnnforge_kernels.cuda.tensor_cores import convolution, fragments, plans
 from cnnforge_kernels.cuda.tensor_cores import weights as tensor_core_weights
 from cnnforge_kernels.cuda.tensor_cores.halo import convolution as halo_convolution
 from cnnforge_kernels.cuda.tensor_cores.halo import fragments as halo_fragments
+from cnnforge_kernels.cuda.tensor_cores.halo import packing
 from cnnforge_kernels.cuda.tensor_cores.halo import weights as halo_weights
 
 

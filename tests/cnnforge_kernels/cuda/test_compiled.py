@@ -153,12 +153,18 @@ def test_kernels_linked_together_equal_kernels_linked_alone():
         assert names == [name for name, _ in together[name].instructions]
 
 
+def max_multiply_adds(found):
+    """Return the max share of multiply-adds among the instructions of a loop."""
+    bodies = (found.instructions[begin:end] for begin, end in found.loops)
+    return max(sum(name == "FFMA" for name, _ in body) / len(body) for body in bodies)
+
+
 @pytest.mark.parametrize("beginning", MIN_MULTIPLY_ADDS)
 def test_the_innermost_loop_multiplies(beginning):
     for name in KERNELS:
         if name.startswith(beginning):
             found = resources.measure(tuple(KERNELS.values()), (9, 0))[name]
-            assert found.max_multiply_adds > MIN_MULTIPLY_ADDS[beginning], name
+            assert max_multiply_adds(found) > MIN_MULTIPLY_ADDS[beginning], name
 
 
 def test_all_limits_name_kernels_of_the_catalogue():
