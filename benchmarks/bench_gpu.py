@@ -12,9 +12,9 @@ It does the following in this order:
 * train an epoch through Keras if it is installed.
 
 A row is checked before it is timed, at the shape that is timed: against the float64 oracle on the
-CPU, and for equal bits in a second computation. A wrong row has no time. Then our kernels and the
-variants of PyTorch run alternately. Each is captured into a CUDA graph that goes through more
-memory than the L2 cache holds, and is timed by events of the device. Results are written to
+CPU, and for equal bits in a second computation. A wrong row is not timed. Then our kernels and the
+variants of PyTorch run alternately. Each is captured into a CUDA graph that uses more memory than
+the L2 cache holds, and is timed by events of the device. Results are written to
 ``results/<gpu>.csv`` after every row, and drawn at the end.
 
 Exit codes: 0 if all results are right, 1 if a result is wrong or a part failed, 2 for a usage error
@@ -49,7 +49,7 @@ _RESERVE, _KERAS = 30.0, 90.0
 
 
 def missing() -> str:
-    """Name what a measurement needs and is missing; ``""`` if nothing is."""
+    """Return what is missing for a measurement, or ``""`` if nothing is."""
     for name, package in (("torch", "torch"), ("numba", "numba"), ("numba_cuda", "numba-cuda")):
         if find_spec(name) is None:
             return f"{package} is not installed"
@@ -73,7 +73,7 @@ def make_device(dry_run: bool) -> Any:
 
 
 def worker(options: Any) -> int:
-    """Measure rows and print them as JSON."""
+    """Measure the rows that ``--worker`` lists, and print each as a line of JSON."""
     from gpu.measure import measure
 
     from cnnforge_kernels.cuda.runtime import tuning
@@ -102,20 +102,20 @@ def worker(options: Any) -> int:
 
 
 class Clock:
-    """Time that is left of a limit."""
+    """Clock that computes how much of a time limit is left."""
 
     def __init__(self, limit: float | None, reserve: float = _RESERVE) -> None:
         self._begun, self._reserve = time.monotonic(), reserve
         self._end = float("inf") if limit is None else self._begun + limit
 
     def left(self, part: float = 1.0) -> float | None:
-        """Seconds that are left without the reserve, times ``part``; ``None`` without a limit."""
+        """Return the share ``part`` of the seconds until ``deadline``; ``None`` without a limit."""
         left = self.deadline - time.monotonic()
         return None if left == float("inf") else max(part * left, 1.0)
 
     @property
     def rest(self) -> float | None:
-        """Seconds that are left, including the reserve; ``None`` without a limit."""
+        """Seconds until the end of the limit, with the reserve; ``None`` without a limit."""
         left = self._end - time.monotonic()
         return None if left == float("inf") else max(left, 1.0)
 
@@ -223,7 +223,7 @@ def _checks(options: Any, clock: Clock) -> Iterable[suite.Outcome]:
             options.sanitize or suite.TOOLS, clock.rest, options.tests, options.out
         )
     elif not options.dry_run:
-        # Most of the time is for the rows.
+        # Leave most of the time for the rows.
         part = 0.3 if "rows" in options.parts else 1.0
         for name, check in (("suite", suite.parity), ("layers", suite.layers)):
             if name in options.parts:
@@ -239,7 +239,10 @@ def _compiled(options: Any, keys: Sequence[str], clock: Clock) -> str:
 
 
 def _exported(options: Any) -> int:
-    """Compile kernels for a machine with a device, on a machine without one."""
+    """Compile kernels for a machine with a device, on a machine without one.
+
+    Returns the exit code.
+    """
     from gpu.precompile import precompile
 
     folder, keys = options.cubins.resolve(), [row.key for row in options.rows]
@@ -249,7 +252,7 @@ def _exported(options: Any) -> int:
 
 
 def _again(options: Any, *more: str) -> list[str]:
-    """Make the command of a process that runs this script."""
+    """Make the command that runs this script in another process."""
     return [sys.executable, __file__, *more, *["--dry-run"] * options.dry_run]
 
 
@@ -285,7 +288,13 @@ def _flush(
 
 
 def _resumed(options: Any, found: session.Session) -> list[Measured]:
-    """Read the right rows from the file of the device. Raises `ValueError` for other versions."""
+    """Return the rows that are right in the results of an earlier run on this device.
+
+    Also set the description and the peak rates of the device in ``found``.
+
+    Raises:
+        ValueError: The earlier run used another device or other versions of packages.
+    """
     device = make_device(options.dry_run)
     path = results.path_of(options.out, device.name)
     known, about, found.ceilings = results.read(path)

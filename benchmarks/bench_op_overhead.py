@@ -100,7 +100,7 @@ def microseconds(
 
 
 def main() -> int:
-    # Grappler removes identities and fuses chains of sums or unary ops, but not this op.
+    # Grappler removes identities and fuses chains of sums or unary ops. It does not change this op.
     other = tf.Variable(tf.ones(4))
     results = {
         "tf.math.squared_difference": microseconds(

@@ -1,8 +1,8 @@
 """Check that the cost grows linearly with the batch: time per image in batches of 16 to 4096.
 
 Run ``python benchmarks/bench_scaling.py``. Every round measures each batch size once. The time per
-image of a batch size is compared with the median over all sizes. If it differs by more than 15 %,
-the line is marked and the exit code is 1.
+image of a batch size is compared with the median over all sizes. If our time differs by more than
+15 %, the line is marked and the exit code is 1.
 """
 
 from __future__ import annotations

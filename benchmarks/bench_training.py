@@ -1,10 +1,10 @@
-"""Compare an epoch of training and a prediction: loops and kernels of ``cnnforge``, stock Keras.
+"""Time an epoch of training and a prediction with cnnforge, Keras and PyTorch.
 
 Run with ``python benchmarks/bench_training.py [lenet] [resnet20]``. All implementations train the
-same network on the same images in one process, alternately, and classify the images; compare the
-ratios, not the times. `lenet` learns the digits of `mnist5k`; `resnet20` gets random 32x32 colour
-images, as only the time counts. If PyTorch is installed, plain loops in both of its layouts are a
-second peer.
+same network on the same images, alternately and in one process. Then all of them classify these
+images. Compare the ratios, not the times. `lenet` learns the digits of `mnist5k`. `resnet20` gets
+random 32x32 colour images, because only the time matters. If PyTorch is installed, plain loops are
+timed in both of its memory layouts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# The same values as on the command line, set before OpenMP is loaded.
+# The command ``cnnforge`` sets the same values. OpenMP reads them when it is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
@@ -100,7 +100,7 @@ def compare(title: str, runs: dict[str, Callable[[], Any]], rounds: int) -> None
 def torch_loops(
     name: str, images: np.ndarray, labels: np.ndarray, batch_size: int
 ) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
-    """Return functions that run an epoch and a prediction, by layout."""
+    """Return two functions for each memory layout: one trains for an epoch, and one predicts."""
     # PyTorch is imported last, so that its OpenMP reads the settings above.
     import torch
     import torch_training
@@ -137,7 +137,7 @@ def predict(model: keras.Model, images: np.ndarray, batch_size: int) -> Callable
 
 
 def classify(model: keras.Model, dataset: Dataset, batch_size: int) -> Callable[[], Any]:
-    """Return a function that classifies all images as the command does."""
+    """Return a function that classifies all images with the code of ``cnnforge predict``."""
     from cnnforge.prediction import Predictor
 
     predictor = Predictor(model, Classification(dataset.classes), batch_size)
@@ -145,7 +145,10 @@ def classify(model: keras.Model, dataset: Dataset, batch_size: int) -> Callable[
 
 
 def loop(model: keras.Model, dataset: Dataset, batch_size: int) -> Callable[[], None]:
-    """Return a function that runs an epoch as the command does, without validation."""
+    """Return a function that trains for an epoch with the code of ``cnnforge train``.
+
+    The validation after the epoch is left out.
+    """
     from cnnforge.backends import Trainer
     from cnnforge.data.prefetch import StepsPerCall, chunks
     from cnnforge.training.order import order

@@ -17,7 +17,7 @@ class ConvolutionCase:
     window: int
     filters: int
     stride: int = 1
-    first_layer: bool = False  # the gradient of the inputs is not needed
+    first_layer: bool = False  # If true, the gradient of the inputs is not needed.
 
     def with_batch(self, batch: int) -> ConvolutionCase:
         return replace(self, batch=batch)
@@ -73,7 +73,7 @@ class DepthwiseCase:
 
 @dataclass(frozen=True)
 class PoolCase:
-    """A pool of K x K windows that do not overlap."""
+    """A pooling layer with K x K windows that do not overlap."""
 
     name: str
     batch: int
@@ -89,7 +89,7 @@ class PoolCase:
 
 @dataclass(frozen=True)
 class DropoutCase:
-    """A dropout of inputs of any shape, the batch included."""
+    """A dropout layer. Its inputs may have any shape, which includes the batch."""
 
     name: str
     input_shape: tuple[int, ...]
@@ -113,7 +113,7 @@ class NormalizationCase:
 
 DEPTHWISE = (DepthwiseCase("depth", 16, 32, 32, 64, 3),)
 
-# The pools that follow seed1, seed2, cifar and stem.
+# The pooling layers that follow the convolutions seed1, seed2, cifar and stem.
 POOLS = (
     PoolCase("pool_seed1", 250, 28, 28, 8),
     PoolCase("pool_seed2", 250, 14, 14, 16),
@@ -121,7 +121,7 @@ POOLS = (
     PoolCase("pool_stem", 4, 56, 56, 64),
 )
 
-# The dropouts that follow pool_seed1 and precede the last layer of the same network.
+# Two dropout layers of one network: one follows pool_seed1, and one precedes the last layer.
 DROPOUTS = (
     DropoutCase("drop1", (250, 14, 14, 8), 0.25),
     DropoutCase("drop3", (250, 256), 0.5),

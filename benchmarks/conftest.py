@@ -31,7 +31,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def results(request: pytest.FixtureRequest) -> Iterator[Callable[[Any], None]]:
-    """Return `keep(measurement)`; if all cases are kept, `results/<cpu>.csv` is written."""
+    """Yield a function that keeps a measurement.
+
+    At the end of the session, `results/<cpu>.csv` is written if all cases were measured.
+    """
     from dataclasses import asdict
 
     from layer_cases import every_case

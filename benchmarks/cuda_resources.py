@@ -1,8 +1,8 @@
-"""Table of the resources and instructions of the CUDA kernels, from their machine code.
+"""Write a table of the resources and instructions of the CUDA kernels, from their machine code.
 
     python benchmarks/cuda_resources.py > benchmarks/results/cuda_kernels.md
 
-compiles every kernel of the catalogue for several architectures, without a device, and writes the
+compiles the kernels of typical shapes for several architectures, without a device, and writes the
 table of registers, shared memory, spills and instructions.
 """
 
@@ -33,12 +33,12 @@ from cnnforge_kernels.cuda.tensor_cores import plans as tensor_core_plans
 ARCHITECTURES = ((7, 5), (8, 0), (9, 0), (12, 0))
 CASES = ("seed1", "seed2", "cifar", "mid", "stem", "r64", "r128")
 
-# Skips instructions that are never executed (@!PT), which the assembler puts before copies.
+# Skip instructions that are never executed (@!PT), which the assembler puts before copies.
 _INSTRUCTION = re.compile(
     r"^\s+/\*[0-9a-f]+\*/\s+(?!@!PT )(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]*)(.*)", re.MULTILINE
 )
 _LABEL, _TARGET = re.compile(r"^\s*(\.L_x_\d+):"), re.compile(r"`\((\.L_x_\d+)\)")
-# Output of the assembler about a kernel, and its part of the listing of the disassembler.
+# What the assembler logs about a kernel, and the part of the disassembler's listing for a kernel.
 _LOG = re.compile(
     r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
     r"(\d+) bytes spill loads.*?Used (\d+) registers([^\n]*)",
@@ -58,8 +58,8 @@ class Resources:
         registers: Number of registers per thread.
         shared: Static and dynamic shared memory per block in bytes.
         spills: Stack, spill stores and spill loads in bytes.
-        instructions: Name with modifiers, and operands, of each instruction in order.
-        loops: First instruction of each loop, and the instruction after its end.
+        instructions: (name with modifiers, operands) of each instruction in order.
+        loops: (index of the first instruction, index after the last instruction) of each loop.
     """
 
     registers: int
@@ -88,7 +88,7 @@ class Resources:
 
 
 def _product(plan: Plan) -> Plan:
-    """Return the configuration of a plan that is an implicit matrix product."""
+    """Return the plan in the configuration that computes an implicit matrix product."""
     return next(make() for name, make in plan.options.items() if name.startswith("product"))
 
 
@@ -182,9 +182,10 @@ _intermediate = cache(intermediate)
 def measure(kernels: tuple[Kernel, ...], capability: tuple[int, int]) -> dict[str, Resources]:
     """Compile kernels for a compute capability and disassemble their machine code.
 
-    Kernels with and without dynamic shared memory are linked to one cubin each, so the disassembler
-    starts twice at most. The code is the same as if each kernel were linked alone. In a common
-    cubin, the alignment of dynamic shared memory would round up the memory of the other kernels.
+    Kernels with dynamic shared memory are linked into one cubin, and the other kernels into a
+    second one, so the disassembler runs at most twice. The code is the same as if each kernel were
+    linked alone. In a single cubin, the alignment of dynamic shared memory would round up the
+    shared memory of the other kernels.
 
     Returns:
         The resources by name of the kernel, without kernels that the architecture cannot run.
@@ -214,7 +215,7 @@ def _measure(known: list[Kernel], capability: tuple[int, int]) -> dict[str, Reso
         )
     found = {}
     for kernel in known:
-        # A mangled name contains each part after its length.
+        # The symbol in the cubin is a mangled name, which contains each part after its length.
         part = f"{len(kernel.symbol)}{kernel.symbol}B"
         (symbol,) = (symbol for symbol in logs if part in symbol)
         *spills, registers, rest = logs[symbol]
@@ -229,7 +230,10 @@ def _measure(known: list[Kernel], capability: tuple[int, int]) -> dict[str, Reso
 
 
 def _code(listing: str) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[int, int], ...]]:
-    """Parse the instructions of a listing, and its loops: from a label to a branch back to it."""
+    """Return the instructions of a listing and its loops, as in ``Resources``.
+
+    A loop is the code from a label to a branch back to that label.
+    """
     instructions, labels, loops = [], {}, []
     for line in listing.splitlines():
         if label := _LABEL.match(line):
@@ -243,7 +247,7 @@ def _code(listing: str) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[int, i
 
 
 def row(kernel: Kernel, capability: tuple[int, int], found: Resources) -> str:
-    """Write one line of the table."""
+    """Return one line of the table."""
     cells = [
         f"`{kernel.name}`",
         "sm_{}{}".format(*capability),
@@ -264,7 +268,7 @@ def toolchain() -> str:
 
 
 def document() -> str:
-    """Write the text of ``benchmarks/results/cuda_kernels.md``."""
+    """Return the text of ``benchmarks/results/cuda_kernels.md``."""
     lines = [
         "# CUDA kernels: resources and machine code",
         "",

@@ -1,7 +1,8 @@
 """Make pairs of layers from the shapes of cases.py, for ``cnnforge.benchmarking``.
 
-The name of a *pair*, such as ``seed1.block``, has a shape and a kind of layer. A *key*, such as
-``seed1.block.full``, has a pair and a pass; it names a number in the table and a threshold.
+A *pair* is a layer and its reference. Its name, such as ``seed1.block``, consists of a shape and a
+kind of layer. A *key*, such as ``seed1.block.full``, consists of a pair and a pass; it names a
+number in the table and a threshold.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from typing import Any
 
 from cases import CONVOLUTIONS, DEPTHWISE, DROPOUTS, NORMALIZATIONS, POOLS
 
-# Name of the reference, arguments, input shape, and whether the gradient of the inputs is computed.
+# For a pair: the name of the reference, the arguments of both layers, the input shape, and whether
+# the gradient of the inputs is computed.
 _Recipe = tuple[str, dict[str, Any], tuple[int, ...], bool]
 
 
@@ -46,7 +48,7 @@ def _recipes() -> dict[str, _Recipe]:
 
 RECIPES = _recipes()
 PAIRS = tuple(RECIPES)
-# The cases of the short form: each kind of layer, mostly at small shapes.
+# The cases that ``--short`` measures: each kind of layer, mostly at small shapes.
 SHORT = (
     "seed1.convolution",
     "seed1.block",
@@ -63,7 +65,7 @@ SHORT = (
 )
 
 
-# Layers without thresholds.
+# Built-in layers that are not measured, and have no thresholds.
 NOT_MEASURED = {"global_average_pooling2d"}
 
 
@@ -71,7 +73,7 @@ def every_case() -> list[Any]:
     """List all cases: those of `PAIRS`, and the benchmarks of the other built-in layers.
 
     Raises:
-        LookupError: No plugin layer stands for the reference of a pair.
+        LookupError: No plugin layer replaces the reference of a pair.
     """
     from cnnforge.plugin_host.discovery import discover
     from cnnforge.testing import benchmark_cases
@@ -89,7 +91,7 @@ def build(pair: str, layers: Any) -> Any:
     """Return the ``cnnforge.benchmarking.Case`` of a pair.
 
     Raises:
-        LookupError: No plugin layer stands for the pair's reference.
+        LookupError: No plugin layer replaces the pair's reference.
     """
     from cnnforge.benchmarking import Case, Workload
 

@@ -73,10 +73,11 @@ MODELS: dict[str, type[nn.Module]] = {"lenet": LeNet, "resnet20": ResNet20}
 def loops(
     name: str, images: np.ndarray, labels: np.ndarray, batch_size: int, layout: str
 ) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Return a function that trains an epoch, and one that predicts all images.
+    """Return two functions: one trains for an epoch, and one predicts all images.
 
-    An epoch uses Adam and the cross-entropy of the logits, and sums loss and accuracy as the other
-    implementations do. A prediction gives the probabilities of all images, in order.
+    An epoch uses Adam and the cross-entropy of the logits. Like the other implementations, it sums
+    the loss and the number of correct images. A prediction gives the probabilities of all images,
+    in order.
 
     Args:
         name: Name of a model, one of `MODELS`.

@@ -1,4 +1,4 @@
-"""The base class of training callbacks, for plugins. Imports nothing heavy."""
+"""The base class of training callbacks, for plugins. Importing it does not import Keras."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class FinishedEpoch:
     Attributes:
         metrics: Metrics of the epoch, the row of `metrics.csv`.
         epochs: Total number of epochs of the run.
-        best: Whether this epoch is the best one so far by the monitored metric. If that is equal,
-            the lower validation loss is better.
+        best: Whether this epoch is the best one so far by the monitored metric. If two epochs have
+            the same value, the one with the lower validation loss is better.
         monitor: Name of the monitored metric, for instance `"accuracy"`. Its value in this epoch
             is `metrics.values["val_accuracy"]`.
-        model: The model. A callback must not change it: the validated weights are saved. With the
-            option `ema` the model has its own weights here; their moving average was validated and
-            is saved.
+        model: The model. A callback must not change it, since its weights are validated already
+            and are saved after the callbacks. With the option `ema`, the model has its own weights
+            here; their moving average was validated and is saved.
         folder: The run directory, in which a callback may write files, or `None`.
         stopped: Reason why training ends after this epoch; empty if it does not.
     """
@@ -48,7 +48,7 @@ class FinishedEpoch:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the next step; it can be set, and is saved with the state.
+        """The learning rate of the next step. It can be set; the new value is saved with the run.
 
         With a schedule, setting it scales all later rates by the same factor.
         """
@@ -62,7 +62,7 @@ class FinishedEpoch:
         """End training after this epoch.
 
         Args:
-            reason: Reason for the message to the user.
+            reason: The reason, which is shown to the user.
         """
         self.stopped = self.stopped or reason
 
@@ -70,10 +70,10 @@ class FinishedEpoch:
 class Callback:
     """Base class of callbacks, which are called after every epoch of training.
 
-    A resumed run makes a new callback and passes to its `restore` what `state` returned after the
-    last saved epoch. If a run is killed after an epoch but before the state is saved, the epoch is
-    trained again and the callback is called again. Effects outside of `state`, such as files and
-    messages, may therefore happen twice.
+    A resumed run makes a new callback. The values that `state` returned after the last saved epoch
+    are passed to its `restore`. If a run is killed after an epoch but before the state is saved,
+    the epoch is trained again and the callback is called again. Effects outside of `state`, such as
+    files and messages, may therefore happen twice.
     """
 
     def epoch_ended(self, epoch: FinishedEpoch) -> None:
@@ -84,7 +84,10 @@ class Callback:
         """
 
     def state(self) -> Mapping[str, Any]:
-        """Return the values to save: numbers, strings, lists, dictionaries, `None`."""
+        """Return the values to save with the run.
+
+        They may be numbers, strings, `None`, and lists and dictionaries of these.
+        """
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,8 @@
-"""The options of a training run, and the source of each value. Imports nothing heavy."""
+"""The options of a training run, and the source of each value.
+
+A value comes from the command line, from a config file, or from the defaults. Importing this module
+does not import Keras.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from cnnforge.optimizer_options import OptimizerOptions, hint, one_of, require
 
 KERNELS = ("auto", "numba", "keras")
 COLORS = ("auto", "grayscale", "rgb")
-# Options that a task takes or refuses.
+# Options that are passed to the task, which may refuse them.
 TASK_OPTIONS = ("label_smoothing", "class_weights")
 # TOML tables of a run's config.toml that are not options.
 _IGNORED = ("run",)
@@ -114,7 +118,7 @@ class TrainingOptions(OptimizerOptions):
         return {name: value for name, value in values.items() if value}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the options by name; tuples as lists."""
+        """Return the options by name, with tuples converted to lists."""
         values = {name: getattr(self, name) for name in NAMES}
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -131,7 +135,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
     Args:
         path: The file. Its keys are the fields of `TrainingOptions`, with underscores or hyphens.
-            A table `run`, which describes a finished run, is ignored.
+            The table `run`, which describes the run itself, is ignored.
 
     Returns:
         The options in the file, by name.
@@ -156,8 +160,8 @@ def check_types(values: Mapping[str, Any], source: str) -> dict[str, Any]:
         source: Origin of the values for the error message, for instance the path of a file.
 
     Returns:
-        The values by the field names of `TrainingOptions`. An int is converted to float if the
-        option is a float, and a list to a tuple.
+        The values by the field names of `TrainingOptions`. An int is converted to a float if the
+        option is a float, and a list is converted to a tuple.
 
     Raises:
         UsageError: A name is not an option, or a value has the wrong type.

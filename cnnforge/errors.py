@@ -16,7 +16,8 @@ __all__ = [
     "one_line",
 ]
 
-# If a traceback ends in one of these packages, a plugin's file further up caused the error.
+# `one_line` does not name files of these packages. It names the last file of the traceback outside
+# of them, which usually belongs to a plugin.
 _MACHINERY = frozenset({"cnnforge", "importlib", "pkgutil", "pluggy"})
 
 
@@ -34,7 +35,7 @@ class CnnforgeError(Exception):
 
 
 class RunError(CnnforgeError):
-    """A run could not be continued, read or written."""
+    """A run could not be resumed, read or written."""
 
 
 class DataError(CnnforgeError):
@@ -73,7 +74,7 @@ def one_line(error: BaseException) -> str:
 
     Args:
         error: Any exception. The location is left out if it is unknown, and for a
-            `CnnforgeError`, which is complete without it.
+            `CnnforgeError`, whose message is complete without it.
 
     Returns:
         For instance `"ZeroDivisionError: division by zero (/home/me/mine.py:3)"`.

@@ -1,8 +1,9 @@
-"""The options of the optimizer and of the learning rate schedule. Imports nothing heavy.
+"""The options of the optimizer and of the learning rate schedule.
 
 Each option is a field of `OptimizerOptions`. The command-line options of `cnnforge train`, the keys
 of `config.toml` and the output of `--print-config` are derived from these fields.
-`cnnforge.training.optimizers` builds the optimizer from their values.
+`cnnforge.training.optimizers` builds the optimizer from their values. Importing this module does
+not import Keras.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Any
 
 from cnnforge.errors import UsageError
 
-# Command-line name and class in keras.optimizers. Left out are Muon, which updates matrices only
-# and would train convolution kernels with AdamW; ScheduleFreeAdamW, which has no public function
-# for the weights to evaluate with; and optimizers that wrap others.
+# Class in keras.optimizers for each name on the command line. Muon is left out, since it updates
+# only matrices and would train convolution kernels with AdamW. ScheduleFreeAdamW is left out, since
+# no public function returns the weights to evaluate. Optimizers that wrap others are left out too.
 OPTIMIZERS = {
     "adam": "Adam",
     "adamw": "AdamW",
@@ -31,7 +32,7 @@ OPTIMIZERS = {
     "ftrl": "Ftrl",
 }
 WITH_MOMENTUM = ("sgd", "rmsprop")
-# Adam with weight decay is AdamW, which has a name of its own.
+# Adam with decoupled weight decay is AdamW, which has a name of its own.
 WITHOUT_WEIGHT_DECAY = ("adam",)
 
 SCHEDULES = ("constant", "cosine", "step", "one_cycle")
@@ -148,7 +149,10 @@ class OptimizerOptions:
 
     @property
     def ends(self) -> bool:
-        """Whether the rate depends on the total number of epochs, which then cannot change."""
+        """Whether the rate depends on the total number of epochs.
+
+        If it does, a resumed run must have the same number of epochs.
+        """
         return self.schedule_name in ENDING_SCHEDULES
 
     def check_epochs(self, epochs: int) -> None:
@@ -180,7 +184,7 @@ def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def either(choices: tuple[str, ...]) -> str:
-    """Return `"a, b or c"`."""
+    """Return the choices as one text such as `"a, b or c"`."""
     return f"{', '.join(choices[:-1])} or {choices[-1]}"
 
 

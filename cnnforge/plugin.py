@@ -67,7 +67,8 @@ class Work:
 
     Each tensor is read or written once. Results that need no computation, such as the gradient of a
     pixel that is not the maximum of any window, are not counted. The work is therefore the same for
-    every implementation, and so is the meaning of a fraction of the machine's peak.
+    every implementation. Implementations can be compared by the fraction of the machine's peak
+    speed that they reach.
 
     Args:
         flops: Number of additions, multiplications and comparisons.
@@ -83,16 +84,16 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """Declares one thing in a plugin: its name and its import path; a base class.
+    """Base class of specs. A spec declares one thing in a plugin: its name and its import path.
 
     Args:
-        name: Name in lower_snake_case, unique within the plugin and the kind of spec.
+        name: Name in lower_snake_case, unique among the specs of the same kind in the plugin.
         target: Import path `"package.module:Attribute"`, imported by the first `load()`.
         summary: Description in one line, shown by `cnnforge plugins`.
         plugin: Name of the plugin, set when the spec is registered.
 
     Raises:
-        ValueError: The name, the target or the summary does not have this form.
+        ValueError: The name, the target or the summary does not have the form given above.
     """
 
     kind: ClassVar[str] = "spec"
@@ -162,9 +163,11 @@ class LayerSpec(Spec):
             weights and results. Conversion, parity checks and benchmarks use it.
         fuses: Import paths `"module:Class"` of two consecutive stock layers that this layer
             computes as one. The class then needs a class method `fuse(first, second)`, which
-            returns two layers (the second one only passes its inputs on), or `None` if the pair
-            cannot be fused. Both returned layers need a method `unfuse()`, which returns the stock
-            layer. For the first one, `unfuse(alone=True)` is called if it replaces both.
+            returns two layers, or `None` if the pair cannot be fused. The first returned layer
+            computes both stock layers; the second one returns its inputs unchanged. Each of them
+            needs a method `unfuse()`, which returns the stock layer that it replaces. If the second
+            one is missing in a model, `unfuse(alone=True)` of the first one is called; it returns
+            one layer that computes both stock layers.
         cases: Import path `"module:CASES"` of a sequence of `cnnforge.testing.LayerCase`: the
             arguments and inputs with which `cnnforge.testing.layer_checks` and
             `cnnforge plugins check` check the layer. `cnnforge doctor` checks only the first one,
@@ -174,12 +177,14 @@ class LayerSpec(Spec):
             that have a `speed_shape`.
         work: Import path `"module:function"` of a function `work(layer, shape, grad_inputs)`. It
             returns a dict with the `Work` of the passes `"forward"` and `"backward"`, or `None`.
-            `layer` is the built reference; `shape` is the shape of its inputs with the batch.
+            `layer` is the built reference. `shape` is the shape of its inputs, including the batch
+            axis. `grad_inputs` tells whether the backward pass computes the gradient of the inputs.
         torch: Import path `"module:function"` of a function `torch_peer(layer, shape)`. It returns
             a PyTorch equivalent of the reference: a function `compute(inputs, *weights)`, and the
             list of its weights, float32 arrays with the axis order of PyTorch. It returns `None`
             if PyTorch has no equivalent. Four-dimensional inputs and outputs are (N, C, H, W).
-            With gradients enabled, `compute` runs a training step.
+            If PyTorch has gradients enabled, `compute` works as in training, otherwise as in
+            inference.
     """
 
     kind: ClassVar[str] = "layer"
@@ -224,7 +229,7 @@ class LayerSpec(Spec):
         return tuple(self._resolve("fused layer", stock) for stock in self.fuses or ())
 
     def load_cases(self) -> tuple[Any, ...]:
-        """Import the cases that this layer is checked with.
+        """Import the cases with which this layer is checked.
 
         Returns:
             The `cnnforge.testing.LayerCase` objects; empty if the spec does not name any.
@@ -296,7 +301,7 @@ class DatasetSpec(Spec):
     classes of `cnnforge.data`.
 
     Args:
-        task: Name of the task that the samples have targets for, equal to `Dataset.task`.
+        task: Name of the task for which the samples have targets, equal to `Dataset.task`.
     """
 
     kind: ClassVar[str] = "dataset"
@@ -310,11 +315,11 @@ class ModelSpec(Spec):
 
     `input_shape` is (height, width, channels). `outputs` is the `Task.output_size` of the task, for
     a classification the number of classes. If the target has a parameter `argument`, it gets the
-    text after the colon in `cnnforge train NAME:ARGUMENT`; it needs a default value. The model
+    text after the colon in `cnnforge train NAME:ARGUMENT`; the parameter needs a default. The model
     takes raw pixel values 0..255; a classifier ends in a softmax.
 
     Args:
-        task: Name of the task that the outputs are for.
+        task: Name of the task for which the model computes outputs.
         sizes: (height, width) of each accepted image size. Empty: `build` accepts any size, or
             raises a `ValueError` for those that it does not accept.
     """
@@ -354,7 +359,7 @@ class AugmentationSpec(Spec):
     `augment(images, draws)` gets images, (N, H, W, C) uint8, and their `cnnforge.data.Draws`, and
     returns images of the same shape. It must not write to `images`, and must take all random
     numbers from `draws`. If it moves pixels, it returns a pair: the images, and their affine
-    transforms, (N, 2, 3) float32, in the coordinates of `cnnforge.data.transforms`.
+    transforms, (N, 2, 3) float32, in the coordinates that `cnnforge.data.transforms` defines.
     """
 
     kind: ClassVar[str] = "augmentation"

@@ -1,6 +1,6 @@
-"""Fixtures for tests of plugins. pytest finds them in every environment with cnnforge.
+"""Fixtures for tests of plugins.
 
-The module imports nothing heavy, because every run of pytest in such an environment imports it.
+If cnnforge is installed, every run of pytest imports this module. So it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -62,19 +62,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Make a test with layer_benchmark a benchmark of pytest-benchmark that reads our clock."""
+    """Mark a test with the fixture layer_benchmark for pytest-benchmark, with `_clock` as timer."""
     names = getattr(item, "fixturenames", ())
     if "layer_benchmark" in names and _can_measure(item.config):
         if "benchmark" not in names:
             item.fixturenames.append("benchmark")  # pyright: ignore[reportAttributeAccessIssue]
         own = item.get_closest_marker("benchmark")
         options = {**(own.kwargs if own else {}), "timer": _clock}
-        # pytest-benchmark reads only the first marker.
+        # pytest-benchmark reads only the first marker, so this one comes before the test's own.
         item.add_marker(pytest.mark.benchmark(**options), append=False)
 
 
 class _Clock:
-    """A clock that replays measured seconds, so that pytest-benchmark reports them."""
+    """A timer for pytest-benchmark, which makes it report seconds that were measured before."""
 
     __name__ = "cnnforge"
     now = 0.0
@@ -83,7 +83,7 @@ class _Clock:
         return self.now
 
     def replay(self, benchmark: Any, seconds: Sequence[float]) -> None:
-        """Run a round of pytest-benchmark for each of the seconds, and let it take as long."""
+        """Run one round of pytest-benchmark for each measured time, and report that time for it."""
         waiting = iter(seconds)
 
         def begin() -> None:
@@ -118,7 +118,8 @@ def _layer_benchmarks(config: pytest.Config) -> LayerBenchmarks:
     if known is None:
         from cnnforge.cli._import_keras import import_keras
 
-        import_keras()  # Sets how threads wait; OpenMP reads that when it is loaded.
+        # Called first: it sets variables that OpenMP reads when it is loaded.
+        import_keras()
         from cnnforge.benchmarking.pytest_session import LayerBenchmarks
 
         path, record = config.getoption("cnnforge_gate"), config.getoption("cnnforge_gate_record")
@@ -137,12 +138,12 @@ def layer_benchmark(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """Measure a layer and its reference alternately, after a check that they compute the same.
 
     Returns:
-        `measure(case, rounds=31, limit=8.0)`, which takes a case of
-        `cnnforge.testing.benchmark_cases`, fails if the layer differs from its reference, and
-        returns the `cnnforge.benchmarking.Measurement`, or `None` with `--benchmark-disable`.
-        `limit` is the max number of seconds of all rounds. pytest-benchmark shows the seconds of
-        the layer's full pass; the ratios are in `extra_info`, so also in `--benchmark-json`.
-        `--cnnforge-gate FILE.toml` compares them with thresholds.
+        A function `measure(case, rounds=31, limit=8.0)`. `case` is one that
+        `cnnforge.testing.benchmark_cases` returned; `limit` is the max number of seconds of all
+        rounds. The function fails the test if the layer differs from its reference. It returns a
+        `cnnforge.benchmarking.Measurement`, or `None` with `--benchmark-disable`. pytest-benchmark
+        shows the seconds of the layer's full pass. The ratios are in its `extra_info`, which
+        `--benchmark-json` writes. `--cnnforge-gate FILE.toml` compares them with thresholds.
 
     Example:
         ```python
@@ -165,8 +166,8 @@ def isolated_plugins(
     """Load only the plugins that the test names, without the built-in one.
 
     Returns:
-        `isolate(*plugins)`, which loads plugins as `--plugin` does (a file or a module each) and
-        returns the `cnnforge.plugin_host.discovery.Plugins`.
+        A function `isolate(*plugins)`. Each argument is a plugin's file or module, as for
+        `--plugin`. It loads them and returns a `cnnforge.plugin_host.discovery.Plugins`.
 
     Example:
         ```python
@@ -189,9 +190,10 @@ def install_plugin(
     """Install plugins for one test.
 
     Returns:
-        `install(name, source, distribution="acme-NAME", version="1.0")`, which makes a
-        distribution with one module and the entry point `name`, and returns the path of the
-        module. The module has the name of the distribution, with underscores.
+        A function `install(name, source, distribution="acme-NAME", version="1.0")`. It makes a
+        distribution that has the entry point `name` and one module with the text `source`, and
+        returns the path of the module. The module is named after the distribution, with
+        underscores.
 
     Example:
         ```python
@@ -223,7 +225,7 @@ def install_plugin(
 
 @pytest.fixture
 def forgotten_modules(tmp_path: Path) -> Iterator[None]:
-    """Forget the modules that a test imports from its own folder."""
+    """Remove modules that the test imported from `tmp_path` from `sys.modules` at its end."""
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:

@@ -1,4 +1,4 @@
-"""Peak rates of a device, measured or published by its maker, and floors that follow from them."""
+"""Peak rates of a device, and the *floor* of a row: the minimum time that follows from them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Ceilings:
     bfloat16: float
 
 
-# NVIDIA's datasheet of the H200 (SXM), rates without sparsity. For predictions, never for results.
+# NVIDIA's datasheet of the H200 (SXM), rates without sparsity. Results use measured rates instead.
 H200 = Ceilings(4.8e12, 67e12, 495e12, 990e12)
 
 
 @dataclass(frozen=True)
 class Floor:
-    """Minimum time of a row in seconds, and its ``bound``: ``"bytes"`` or ``"flops"``."""
+    """Minimum time of a row in seconds, and its cause (``bound``): "bytes" or "flops"."""
 
     seconds: float
     bound: str

@@ -2,7 +2,7 @@
 
 Every call goes through ``cnnforge_kernels.cuda.launch`` with its plans, grids and arguments. The
 driver notes the launches and runs nothing. Then the function of the same name in
-``cnnforge_kernels.cpu`` computes the result. The clock is made up. So the whole command runs with
+``cnnforge_kernels.cpu`` computes the result. All times are made up. So the whole command runs with
 right values, but without the device and its compiler. Batches are cut to two images.
 """
 
@@ -51,14 +51,14 @@ class HostArray:
 
 
 class Driver(simulated_driver.Driver):
-    """Driver of a device with tensor cores, for plans and arguments only."""
+    """Simulated driver of a device with tensor cores. It notes launches and runs nothing."""
 
     def capability(self, device: int) -> tuple[int, int]:
-        """Compute capability of the H200."""
+        """Return the compute capability of the H200."""
         return 9, 0
 
     def identity(self, device: int) -> str:
-        """Name that choices are stored under."""
+        """Return the name under which the tuner stores its choices."""
         return "dry run"
 
 
@@ -68,7 +68,7 @@ def shrunk(row: Row) -> Row:
 
 
 class DryRunDevice:
-    """Replacement of a device; see the module."""
+    """Replacement of ``TorchDevice`` that computes on the CPU."""
 
     name = "dry run"
 
@@ -78,19 +78,19 @@ class DryRunDevice:
 
     @property
     def launches(self) -> list[str]:
-        """Names of the kernels that were launched so far."""
+        """Names of the kernels whose launches were noted so far."""
         return [kernel.name for kernel, _, _ in self._driver.launches]
 
     def about(self) -> dict[str, str]:
-        """Values of the columns that describe the device."""
+        """Return the values of the columns that describe the device."""
         return {"gpu": self.name, "driver": "", "torch": "", "cudnn": "", "numba_cuda": ""}
 
     def ceilings(self) -> Ceilings:
-        """Peak rates of the datasheet of the H200."""
+        """Return the peak rates in the datasheet of the H200."""
         return H200
 
     def variants(self, row: Row) -> list[Any]:
-        """Variants of PyTorch on the CPU with traced graphs; none if it is not installed."""
+        """Return the variants of PyTorch, on the CPU; none if PyTorch is not installed."""
         if find_spec("torch") is None:
             return []
         from gpu import torch_peer
@@ -98,13 +98,13 @@ class DryRunDevice:
         return torch_peer.variants(row, "aot_eager")
 
     def tensors(self, arrays: Mapping[str, HostArray]) -> Mapping[str, Any]:
-        """Convert arrays to tensors."""
+        """Convert arrays to PyTorch tensors, by name."""
         import torch  # pyright: ignore[reportMissingImports]
 
         return {name: torch.from_numpy(array.values) for name, array in arrays.items()}
 
     def sets(self, row: Row, size: int) -> int:
-        """Number of sets of buffers that the measurement rotates through."""
+        """Return the number of copies of the row's arrays that a measurement uses."""
         return 2
 
     def put(self, array: np.ndarray) -> HostArray:
@@ -118,7 +118,7 @@ class DryRunDevice:
         return made
 
     def poison(self, array: HostArray) -> None:
-        """Fill an array with these values again."""
+        """Fill an array again with the values of ``poisoned``."""
         array.values.fill(np.nan if array.dtype.kind == "f" else 254)
 
     def get(self, array: HostArray, images: list[int] | None = None) -> np.ndarray:

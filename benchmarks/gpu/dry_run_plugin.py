@@ -27,7 +27,7 @@ _launched: dict[Kernel, None] = {}
 
 
 class Array(HostArray):
-    """Result of ``numba.cuda.to_device``."""
+    """Replacement of the array that ``numba.cuda.to_device`` returns."""
 
     def __getitem__(self, index: Any) -> Array:
         return Array(self.values[index])
@@ -103,12 +103,12 @@ def rounded(values: np.ndarray, precision: str) -> np.ndarray:
 
 
 def _memory(array: Any) -> np.ndarray:
-    """View the memory of an array."""
+    """Return a NumPy view of the memory of an array."""
     size = int(np.prod(array.shape)) * array.dtype.itemsize
     if not size:
         return np.empty(array.shape, array.dtype)
     content = (ctypes.c_char * size).from_address(_pointer(array))
-    # The array keeps the memory alive, and this attribute keeps the array alive.
+    # The result only holds `content`. So `content` must hold the array, which owns the memory.
     found = np.frombuffer(content, array.dtype).reshape(array.shape)
     content.array = array
     return found

@@ -17,7 +17,7 @@ _DRY_RUN = {"where": "cpu", "graphs": False, "rounds": 3, "images": 1024}
 
 
 def epoch(device: Any, dry_run: bool) -> dict[str, Any]:
-    """Measure an epoch of a PyTorch network with our blocks. It needs a separate process.
+    """Measure an epoch of a PyTorch network with our blocks; run this in a separate process.
 
     Args:
         device: Device that runs our calls.
@@ -61,7 +61,7 @@ def in_pytorch(command: list[str], left: float | None) -> tuple[float | None, li
 def in_keras(left: float | None) -> list[str]:
     """Measure an epoch as ``cnnforge train`` runs it. Returns lines to print.
 
-    This loop does not capture a graph, so kernels are launched one by one.
+    cnnforge's loop does not capture a CUDA graph, so kernels are launched one by one.
     """
     if find_spec("keras") is None:
         return [f"{_LOOP}: not run: Keras is not installed"]

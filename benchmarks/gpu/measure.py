@@ -15,10 +15,10 @@ from gpu.rows import Row, work
 
 ROUNDS = 31
 _OURS = "ours"
-# Time limits in seconds: of one measurement, and of all rounds of a row.
+# Min duration of one measurement, and time limit of all rounds of a row, in seconds.
 _MEASUREMENT, _LIMIT = 0.004, 3.0
-# Maximum distance from PyTorch's results, which differ by the order of sums (FFT, Winograd), by
-# operands rounded to tf32, or by results rounded to bfloat16.
+# Maximum distance from PyTorch's results. They differ from ours because PyTorch sums in another
+# order (FFT, Winograd), rounds operands to tf32, or rounds results to bfloat16.
 _MAX_DISTANCE = {"float32": 1e-3, "tf32": 4e-3, "bfloat16": 2e-2}
 
 
@@ -30,15 +30,15 @@ class Measured:
         key: Key of the row.
         verdict: ``"right"``, or a description of the error. A wrong row has no times.
         ours: Our time in seconds: median, 20th and 80th percentile.
-        peer: Time of the fastest peer in seconds: median, 20th and 80th percentile.
-        peer_name: Name of the fastest peer.
-        ratio: Time of the peer divided by ours, computed for each round.
-        floor: Minimum time of the device in seconds.
-        bound: Resource that limits the floor: ``"bytes"`` or ``"flops"``.
+        peer: Time of the fastest variant of PyTorch in seconds: median, 20th and 80th percentile.
+        peer_name: Name of that variant.
+        ratio: Time of the peer divided by ours in the same round: median, 20th and 80th percentile.
+        floor: Minimum time in seconds that the peak rates of the device allow.
+        bound: Cause of the floor: ``"bytes"`` or ``"flops"``.
         flops: Number of operations of the row.
         bytes: Number of bytes that the row moves.
         distance: Distance of PyTorch's results from ours.
-        sets: Number of sets of buffers that the measurement rotates through.
+        sets: Number of copies of the row's arrays that the measurement uses one after the other.
         rounds: Number of rounds.
         tuned: Configurations that the tuner chose, by problem.
         note: Notes, such as a peer that failed.
@@ -84,7 +84,7 @@ def measure(
         device: A ``TorchDevice`` or a ``DryRunDevice``.
         ceilings: Peak rates of the device.
         rounds: Number of rounds.
-        alone: Whether to leave out the peers.
+        alone: Whether to leave out PyTorch.
     """
     needed, minimum = work(row), floor(row, ceilings)
     made = Measured(
@@ -134,7 +134,10 @@ def _ours(device: Any, row: Row, arrays: dict[str, Any]) -> Callable[[], None]:
 def _repeated(
     device: Any, name: str, functions: Sequence[Callable[[], Any]], made: Measured
 ) -> Any:
-    """Capture functions into one graph. If that fails, add a note and call them one by one."""
+    """Return the functions captured into one CUDA graph.
+
+    If that fails, add a note to the result, and return an object that calls them one by one.
+    """
     try:
         return device.repeated(functions)
     except Exception as error:  # Errors of PyTorch and cuda.core have no common base.
@@ -151,7 +154,10 @@ def _three(seconds: Any) -> tuple[float, float, float]:
 def _peers(
     device: Any, row: Row, every: Sequence[dict[str, Any]], made: Measured
 ) -> dict[str, Any]:
-    """Make the peers, each with all sets of buffers in one graph, and compare their results."""
+    """Return the variants of PyTorch by name, each captured into one graph over all the arrays.
+
+    Also compare their results with ours.
+    """
     found = {}
     for variant in device.variants(row):
         try:

@@ -10,7 +10,7 @@ from typing import Any
 from gpu import rows, suite
 from gpu.measure import ROUNDS
 
-# In the order in which they run.
+# The parts of the script, in the order in which they run.
 PARTS = ("suite", "layers", "epoch", "rows", "keras")
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -80,7 +80,7 @@ def parsed(arguments: Sequence[str] | None) -> Any:
         help="folder of the kernels that --compile-for compiled",
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    # For tests: runs everything without a device, with made-up times.
+    # `--dry-run` is for tests: everything runs without a device, and all times are made up.
     parser.add_argument("--dry-run", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--epoch", action="store_true", help=argparse.SUPPRESS)

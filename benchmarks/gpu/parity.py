@@ -19,10 +19,11 @@ from cnnforge_kernels import reference
 from gpu.problem import POOL, Call, calls, given, prepare, results, values, written
 from gpu.rows import Row
 
-# Limit on the operations of the oracle for one row: one second of one core.
+# Max number of operations of the oracle for one row. They take one core about a second.
 _MAX_FLOPS = 1.5e9
 _MAX_IMAGES = 4
-# Maximum share of cells with another argmax: sums that differ only by rounding may swap places.
+# Maximum share of outputs with another argmax. If two sums are nearly equal, rounding decides which
+# one is the maximum.
 _MAX_OTHER_ARGMAX = 1e-3
 
 
@@ -36,7 +37,7 @@ class Device(Protocol):
         """Make an array full of NaN, or of 254, which is not a valid argmax."""
 
     def poison(self, array: Any) -> None:
-        """Fill an array with these values again."""
+        """Fill an array again with the values of ``poisoned``."""
 
     def get(self, array: Any, images: list[int] | None = None) -> np.ndarray:
         """Copy an array, or some of its images, to host memory."""
@@ -56,7 +57,7 @@ class WrongResultError(Exception):
 
 
 def upload(device: Device, row: Row, host: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Make the arrays of a row on a device. Arrays for results are full of NaN."""
+    """Make the arrays of a row on a device. Those for results hold the values of ``poisoned``."""
     arrays: dict[str, Any] = {name: device.put(host[name]) for name in given(row)}
     for name, shape in written(row).items():
         arrays[name] = device.poisoned(shape, "uint8" if name == "argmax" else "float32")
@@ -64,7 +65,7 @@ def upload(device: Device, row: Row, host: Mapping[str, np.ndarray]) -> dict[str
 
 
 def chosen_images(row: Row) -> list[int]:
-    """Choose the first and the last image, and some between them if the oracle has time."""
+    """Choose the first and the last image, and some between them if the oracle is fast enough."""
     count = row.inputs[0]
     each = max(3 * 2 * prod(row.convolved[1:3]) * prod(row.weights), 1)
     number = int(min(_MAX_IMAGES, count, max(1, _MAX_FLOPS // each)))
@@ -188,12 +189,12 @@ def _compare_convolution(
 
 
 def _terms(row: Row, terms: int) -> int:
-    """Compute K of the tolerance.
+    """Return the number of terms of a sum, K, for the tolerance of ``assert_close``.
 
     Tensor cores add 8 products at a time and truncate the sum instead of rounding it (M. Fasi, N.
     Higham, M. Mikaitis, S. Pranesh, "Numerical behavior of NVIDIA tensor cores", 2021, section 4).
-    So the errors have one sign and are half a unit on average. They grow like K / 16, not like
-    sqrt(K).
+    So all errors have the same sign, and are half a unit in the last place on average. Their sum
+    grows like K / 16, not like sqrt(K).
     """
     return terms if row.precision == "float32" else max(terms, (terms // 16) ** 2)
 

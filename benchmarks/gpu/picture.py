@@ -1,4 +1,4 @@
-"""Figure of bench_gpu.py: the ratio to the peer, and the share of the floor."""
+"""Draw the figure of bench_gpu.py: the ratio to PyTorch, and the floor divided by our time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _EVEN = "#333333"
 
 
 def picture(path: Path, rows: Sequence[Measured], about: Mapping[str, str]) -> None:
-    """Draw ratios and shares of the floor as bars, one per row of the table.
+    """Draw two bars for each row: the ratio to PyTorch, and the floor divided by our time.
 
     Args:
         path: PNG file to write.

@@ -1,7 +1,7 @@
 """Compile all kernels of the chosen rows before the measurement, in several processes.
 
-A dry run of the rows finds the kernels. Compiled code is kept in the folder of compiled kernels,
-where the measuring processes find it.
+A dry run of the rows finds the kernels. Compiled code is kept on disk, where the processes that
+measure find it.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _MAX_PROCESSES = 16
 
 
 class _Noting(dry_run.Driver):
-    """Notes kernels. If the tuner is on, it notes those of every configuration of a plan."""
+    """Driver that only notes launches. With the tuner on, it gets those of all configurations."""
 
     def seconds(self, launches: list[Any], device: int, stream: int) -> float:
         self.launches += launches
-        return math.inf  # The time of a failed configuration, so nothing is chosen or kept.
+        return math.inf  # To the tuner this is a failed configuration, so it stores no choice.
 
     def launch(self, launches: list[Any], device: int, stream: int) -> None:
         self.launches += launches
 
 
 def kernels(rows: Sequence[Row], tune: bool = False) -> list[Kernel]:
-    """Find the kernels that rows run; with ``tune`` those of every configuration."""
+    """Find the kernels that rows run; with ``tune``, the kernels of every configuration."""
     found: dict[Kernel, None] = {}
     before, driver._driver = driver._driver, _Noting()
     asked = tuning.enabled()
@@ -48,7 +48,7 @@ def kernels(rows: Sequence[Row], tune: bool = False) -> list[Kernel]:
             shapes = {name: (shape, "float32") for name, shape in given(row).items()}
             for name, shape in written(row).items():
                 shapes[name] = shape, "uint8" if name == "argmax" else "float32"
-            # Nothing reads or writes these arrays, so they take no memory.
+            # Nothing reads or writes these arrays, so the system assigns them no memory.
             arrays = {
                 name: dry_run.HostArray(np.empty(shape, dtype))
                 for name, (shape, dtype) in shapes.items()
@@ -92,7 +92,7 @@ def precompile(
         keys: Keys of the rows.
         tune: Whether to compile all configurations.
         capability: Compute capability of the device.
-        seconds: Time limit. Kernels that are left are compiled when they are needed.
+        seconds: Time limit. Kernels that are not compiled by then are compiled when they run.
         folder: Folder for the kernels of another machine; ``None`` for this machine.
 
     Returns:

@@ -1,6 +1,6 @@
 """The arrays of a row and the calls that compute it with our kernels.
 
-A call names a function of ``cnnforge_kernels.cuda.launch`` and has its arguments in order, so a
+A call holds the name of a function of ``cnnforge_kernels.cuda.launch`` and its arguments, so a
 device or its replacement can run it. Outputs are passed in. Only the scratch memory of reductions
 is allocated during a call.
 """
@@ -54,14 +54,17 @@ def results(row: Row) -> dict[str, Shape]:
 
 
 def written(row: Row) -> dict[str, Shape]:
-    """Return the shapes of ``results``, and of the argmax for the gradient of a max pool."""
+    """Return the shapes of all arrays that a row writes.
+
+    These are ``results``. For the gradient of max pooling, the outputs of ``prepare`` are added.
+    """
     needed = row.op == "max" and row.which == "backward"
     extra = {"outputs": row.outputs, "argmax": row.outputs} if needed else {}
     return results(row) | extra
 
 
 def values(row: Row, seed: int = 0) -> dict[str, np.ndarray]:
-    """Make random arrays for ``given`` whose values the precision of the row holds exactly.
+    """Make random values of the arrays that a row reads, exact in the precision of the row.
 
     Tensor cores round their operands. These values stay the same when rounded, so the oracle can
     use them directly.
@@ -79,7 +82,10 @@ def values(row: Row, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def prepare(row: Row, arrays: Mapping[str, Any]) -> list[Call]:
-    """Return the calls that must run before the row: a max pool, for the argmax."""
+    """Return the calls that must run before a row is measured.
+
+    Only the gradient of max pooling needs one: the forward pass, which computes the argmax.
+    """
     if row.op == "max" and row.which == "backward":
         return [_pool(row, arrays, forward=True)]
     return []
@@ -120,7 +126,7 @@ def _convolution(row: Row, a: Mapping[str, Any]) -> Call:
         return Call(f"{name}_forward", (x, w, None, *options, a["outputs"]), precision)
     g = a["grad_outputs"]
     if row.which == "grad_inputs":
-        # Without a ReLU nothing reads the outputs, so the gradient takes their place.
+        # The second `g` is passed as the outputs. Only the gradient of a ReLU reads the outputs.
         arguments = (x, w, g, *options, g, a["grad_inputs"])
         return Call(f"{name}_grad_inputs", arguments, precision)
     made = a["grad_weights"], a["grad_bias"]

@@ -1,4 +1,4 @@
-"""Results as a file, as a table to read, and compared with the goals."""
+"""Write and read the file of results, make tables, and compare results with the goals."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def path_of(folder: Path, gpu: str) -> Path:
 
 
 def csv_text(rows: Sequence[Measured], about: Mapping[str, str], ceilings: Ceilings | None) -> str:
-    """Write all results as CSV, one line per row, with seconds, bytes, flops and ratios."""
+    """Return all results as CSV text, one line per row, with seconds, bytes, flops and ratios."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", restval="")
     writer.writeheader()
@@ -58,12 +58,12 @@ def _cell(value: object) -> object:
 
 
 def read(path: Path) -> tuple[list[Measured], dict[str, str], Ceilings | None]:
-    """Read the rows, the description of the device and its peak rates from a file.
+    """Return the rows, the description of the device and its peak rates from a file.
 
-    All are empty if the file does not exist.
+    If the file does not exist, the first two are empty and the peak rates are ``None``.
 
     Raises:
-        ValueError: The file was not written by this version.
+        ValueError: The format of the file is not that of this version.
     """
     if not path.exists():
         return [], {}, None
@@ -148,7 +148,7 @@ class Goal:
         text: Description of the goal.
         wanted: Minimum value.
         value: Measured value; ``None`` if nothing was measured.
-        missing: Number of its rows that have no time.
+        missing: Number of rows that the goal needs and that were not measured.
     """
 
     text: str

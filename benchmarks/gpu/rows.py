@@ -1,8 +1,8 @@
-"""Rows of the table of bench_gpu.py: a case, a pass, a batch and a precision each.
+"""Rows of the table of bench_gpu.py. Each has a case, an op, a pass, a batch and a precision.
 
-The shapes are those of cases.py, with SAME padding. The key of a row is ``case.op.pass``. Another
-batch than that of the case is added as ``@batch`` after the case, and another precision than
-float32 as ``.tf32`` or ``.bfloat16`` at the end: ``r64@256.convolution.forward.tf32``.
+The shapes are those of cases.py, with SAME padding. The key of a row is ``case.op.pass``. If the
+batch is not that of the case, ``@batch`` follows the case. If the precision is not float32,
+``.tf32`` or ``.bfloat16`` is added at the end: ``r64@256.convolution.forward.tf32``.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Row:
         weights: Shape of the weights: (KH, KW, C, F), or (KH, KW, C, 1) of a depthwise
             convolution, or ``()`` of a pool.
         stride: Stride of the convolution.
-        grad_inputs: Whether ``full`` includes the gradient of the inputs. A first layer does not.
+        grad_inputs: Whether ``full`` includes the gradient of the inputs; false for a first layer.
         precision: ``"float32"``, ``"tf32"`` or ``"bfloat16"``.
-        batch: N, if it differs from that of the case.
+        batch: N, if it differs from that of the case, else ``None``.
     """
 
     case: str
@@ -116,12 +116,12 @@ def _rows() -> tuple[Row, ...]:
             pools += [row, replace(row, which="backward")]
     large_blocks = [row.with_batch(LARGE) for row in blocks if row.case in LARGE_BLOCKS]
     large_pools = [row.with_batch(LARGE) for row in pools if row.case != "pool_stem"]
-    # Rows of the goals come first, because the time may not be enough for all rows.
+    # The rows that the goals need come first, because the time may not be enough for all rows.
     return (*large_blocks, *convolutions, *tensor_cores, *large_pools, *pools, *blocks)
 
 
 ROWS = _rows()
-# A few rows of each op, which take two minutes.
+# The rows that ``--short`` measures in two minutes: a few of each op.
 SHORT = (
     "seed1@4096.block.forward",
     "seed2@4096.block.full",
@@ -167,10 +167,11 @@ class Work:
 
 
 def work(row: Row) -> Work:
-    """Count the work of a row, with each tensor moved once. Operands and results are float32.
+    """Count the work of a row, if each tensor is read or written once, as float32.
 
     A multiply-add counts as two operations. Each cell of a pooling window counts as one addition or
-    comparison. After a pool one pixel in four has a gradient. An argmax is one byte.
+    comparison. After a 2x2 max pool, the gradient is zero for three pixels in four. An argmax is
+    one byte.
     ``cnnforge.benchmarking.work`` counts the same for Keras layers.
     """
     inputs, outputs, weights = prod(row.inputs), prod(row.outputs), prod(row.weights)
@@ -185,7 +186,7 @@ def work(row: Row) -> Work:
     if row.op != "block":
         # Each of the three passes reads two of the three tensors and writes the third.
         return Work(products, 4 * (inputs + outputs + weights))
-    weights += row.filters  # The bias.
+    weights += row.filters  # A block also reads a bias, with one value per filter.
     forward = Work(products + 4 * outputs, 4 * (inputs + weights + outputs))
     if row.which == "forward":
         return forward

@@ -1,4 +1,4 @@
-"""Measurement of rows in a worker process, which may die or hang without ending the session.
+"""Measure rows in a worker process, so that a crash or a hang there does not end the session.
 
 The worker prints one JSON object per line: ``{"about", "ceilings"}`` first, ``{"begin": key}`` and
 ``{"row": ...}`` for each row, and ``{"done": true}`` at the end. After a kernel with an invalid
@@ -21,7 +21,7 @@ from typing import Any
 from gpu.ceilings import Ceilings
 from gpu.measure import Measured, from_json
 
-# Limit in seconds on the silence of a worker. The compilers take less.
+# A worker that prints nothing for this many seconds is ended. Compiling a kernel takes less.
 PATIENCE = 90.0
 _LAST_ROW = 20.0
 
@@ -162,7 +162,7 @@ def work(
     Args:
         keys: Keys of the rows.
         device: Device that computes them.
-        row_of: Function from a key to the row.
+        row_of: Function that returns the row of a key.
         measure: Function ``measure(row, device, ceilings)``.
         say: Function that sends a message.
         ceilings: Peak rates of the device, if they are known.

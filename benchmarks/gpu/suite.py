@@ -1,4 +1,4 @@
-"""Runs of the parity suite, ``pytest -m gpu``, plain and under compute-sanitizer."""
+"""Run the parity suite, ``pytest -m gpu``, alone or under compute-sanitizer."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ LAYERS = (
 SMALL = "not large"
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 _FOLDERS = (ROOT, ROOT / "kernels", ROOT / "plugins", ROOT / "benchmarks")
-# Limit on the test processes, which mostly compile on the CPU.
+# Max number of test processes. They spend most of their time compiling on the CPU.
 _MAX_PROCESSES = 8
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Outcome of a suite.
+    """Outcome of a run of a suite.
 
     Attributes:
         name: Name of the suite.
@@ -51,7 +51,7 @@ class Outcome:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return variables with which a process finds the packages of this repository."""
+    """Return the environment variables of a process that imports packages of this repository."""
     known = os.environ.get("PYTHONPATH", "")
     paths = [*map(str, _FOLDERS), *([known] if known else [])]
     # pytest cuts its last lines, with the reasons of failures, to this width.
@@ -95,16 +95,18 @@ def layers(
 
 
 def compiled(capability: tuple[int, int], folder: Path) -> Iterator[Outcome]:
-    """Compile the kernels of the suite for a machine that may have no compiler, without a device.
+    """Compile the kernels of the suite for another machine, which then needs no compiler.
+
+    This machine needs no device.
 
     Args:
-        capability: Compute capability of the device of that machine.
+        capability: Compute capability of the device of the other machine.
         folder: Folder for the kernels.
     """
     plugin = ["-p", "gpu.dry_run_plugin", "--compile-for", "{}.{}".format(*capability)]
     plugin += ["--cubins", str(folder)]
     yield _run("kernels of the suite", [*command(KERNELS), *plugin], environment(), None)
-    # The layers launch the same kernels in the dry run.
+    # These tests of the layers need no device, and launch the same kernels as those that need one.
     made = [*command(LAYERS[0]), *plugin, "-m", "not gpu", "-k", "what_is_launched"]
     if find_spec("keras") and find_spec("torch"):
         variables = environment(KERAS_BACKEND="torch")
@@ -166,7 +168,7 @@ def _run(
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            # Also end the processes that it started, which would keep the device busy.
+            # Also end the child processes of the tests, which would keep the device busy.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(started.pid, signal.SIGKILL)
             started.wait()

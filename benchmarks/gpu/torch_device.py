@@ -16,8 +16,8 @@ from gpu.ceilings import Ceilings
 from gpu.problem import Call
 from gpu.rows import Row
 
-# Size of all sets of buffers divided by that of the L2 cache. Before a set is read again, its data
-# have left the cache.
+# A measurement uses several copies of a row's arrays. All copies are this many times as large as
+# the L2 cache, so a copy has left the cache before it is read again.
 _CACHES = 4
 _MAX_SETS = 64
 _COPY_BYTES = 1 << 30
@@ -29,7 +29,7 @@ class Graph:
 
     def __init__(self, graph: Any, results: Any):
         self._graph = graph
-        # Keeps the memory of the results from other uses.
+        # The graph writes to the memory of the results, so that memory must stay allocated.
         self._results = results
 
     def __call__(self) -> None:
@@ -43,7 +43,7 @@ class Graph:
 
 
 class Calls:
-    """Functions that are called one after the other. Their times include the host."""
+    """Functions that are called one after the other. Their time includes work of the host."""
 
     def __init__(self, functions: Sequence[Callable[[], Any]]):
         self._functions = functions
@@ -67,14 +67,15 @@ class TorchDevice:
     """
 
     def __init__(self) -> None:
-        # The legacy API on purpose: PyTorch refuses a process that uses both APIs.
+        # `tensor_cores` uses PyTorch's legacy API for tf32, because PyTorch raises an error if a
+        # process uses the legacy API and the new one.
         self.tensor_cores(False)
         torch.backends.cudnn.benchmark = True
         self._properties = torch.cuda.get_device_properties(0)
         self.name = self._properties.name
 
     def about(self) -> dict[str, str]:
-        """Values of the columns that describe the device."""
+        """Return the values of the columns that describe the device."""
         from cuda.bindings import driver
 
         known = int(driver.cuDriverGetVersion()[1])
@@ -87,12 +88,12 @@ class TorchDevice:
         }
 
     def tensor_cores(self, allowed: bool) -> None:
-        """Allow float32 products and convolutions of PyTorch to round to tf32, or forbid it."""
+        """Set whether PyTorch may round float32 products and convolutions to tf32."""
         torch.backends.cuda.matmul.allow_tf32 = allowed
         torch.backends.cudnn.allow_tf32 = allowed
 
     def variants(self, row: Row) -> list[torch_peer.Variant]:
-        """Variants of PyTorch for a row, with its fastest settings in the precision of the row."""
+        """Return the variants of a row in PyTorch, which may use tf32 only if the row does."""
         self.tensor_cores(row.precision == "tf32")
         return torch_peer.variants(row)
 
@@ -101,7 +102,12 @@ class TorchDevice:
         return arrays
 
     def sets(self, row: Row, size: int) -> int:
-        """Number of sets of buffers of ``size`` bytes that leave nothing in the L2 cache."""
+        """Return the number of copies of the row's arrays that a measurement uses.
+
+        Args:
+            row: The row.
+            size: Size of its arrays in bytes.
+        """
         cache = getattr(self._properties, "L2_cache_size", 0) or (64 << 20)
         return int(np.clip(-(-_CACHES * cache // max(size, 1)), 2, _MAX_SETS))
 
@@ -116,7 +122,7 @@ class TorchDevice:
         return made
 
     def poison(self, array: Any) -> None:
-        """Fill an array with these values again."""
+        """Fill an array again with the values of ``poisoned``."""
         array.fill_(float("nan") if array.is_floating_point() else 254)
 
     def get(self, array: Any, images: list[int] | None = None) -> np.ndarray:
@@ -154,9 +160,10 @@ class TorchDevice:
                     function()
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        # Relaxed mode: harmless calls of the driver by a library do not end the capture.
+        # In relaxed mode, harmless calls of the driver by a library do not end the capture.
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="relaxed"):
-            # All results live until the end, so each set has different memory, as for our kernels.
+            # Keep the results of all functions. Otherwise PyTorch would reuse the same memory, and
+            # the results would stay in the cache. Our kernels also write to separate arrays.
             results = [function() for function in functions]
         torch.cuda.synchronize()
         return Graph(graph, results)
@@ -166,11 +173,11 @@ class TorchDevice:
         try:
             torch.cuda.synchronize()
             return float(torch.ones(8, device="cuda").sum()) == 8.0
-        except Exception:  # Any error of the driver.
+        except Exception:  # PyTorch passes on errors of the driver, which have several types.
             return False
 
     def called(self, functions: Sequence[Callable[[], Any]]) -> Calls:
-        """Return functions that are called one by one, for those that cannot be captured."""
+        """Return an object that calls functions one by one, because they cannot be captured."""
         torch.cuda.synchronize()
         return Calls(functions)
 
@@ -184,7 +191,7 @@ class TorchDevice:
         return begun.elapsed_time(ended) / 1e3
 
     def ceilings(self) -> Ceilings:
-        """Measure the peak rates of the device: a copy, and products of large matrices."""
+        """Measure the peak rates of the device with a copy and with products of large matrices."""
         source = torch.randn(_COPY_BYTES // 4, device="cuda")
         target = torch.empty_like(source)
         moved = self._fastest(partial(target.copy_, source))

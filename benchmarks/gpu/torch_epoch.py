@@ -1,9 +1,9 @@
 """An epoch of LeNet in PyTorch, with our blocks and without.
 
 All variants train the network of bench_training.py with Adam on the same images. Ours computes the
-two blocks (convolution, ReLU, pool) with our kernels and replays one CUDA graph per step. The peers
-are the plain loop in both layouts, and the plain network in a graph, which shows how much the graph
-alone gains.
+two blocks (convolution, ReLU, pool) with our kernels and replays one CUDA graph per step. It is
+compared with the plain loop of PyTorch in both memory layouts, and with the plain network in a CUDA
+graph, which shows how much the graph alone gains.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ def block(run: Callable[[list[Call]], None]) -> Any:
     """
 
     class Block(torch.autograd.Function):
-        """Function (N, H, W, C), (KH, KW, C, F), (F,) -> (N, H // 2, W // 2, F)."""
+        """Function of inputs (N, H, W, C), weights (KH, KW, C, F) and a bias (F,).
+
+        The outputs are (N, H // 2, W // 2, F).
+        """
 
         @staticmethod
         def forward(context: Any, x: Any, w: Any, b: Any) -> Any:
@@ -89,7 +92,7 @@ class Epoch:
         model: Model for (N, H, W, C) pixels, or for (N, C, H, W) if ``form`` is given.
         images: Images (N, H, W, C) uint8 on the device.
         labels: Labels (N,) int64 on the device.
-        form: Memory format of PyTorch.
+        form: Memory format of the (N, C, H, W) pixels, or ``None``.
         graph: Whether to capture the step into a CUDA graph.
     """
 
@@ -97,7 +100,7 @@ class Epoch:
         self, model: Any, images: Any, labels: Any, form: Any = None, graph: bool = False
     ) -> None:
         self._model = model.train()
-        # Adam must count its steps on the device for a graph.
+        # In a graph, Adam must count its steps on the device, which `capturable` makes it do.
         self._optimizer = torch.optim.Adam(model.parameters(), 0.001, capturable=graph)
         self._form = form
         self._images, self._labels = images, labels
@@ -146,7 +149,7 @@ class Epoch:
 
 
 def epochs(device: Any, where: str, graphs: bool, count: int) -> dict[str, Callable[[], float]]:
-    """Make the epochs to time, by name, ours first.
+    """Return functions that train for an epoch, by name, ours first.
 
     Args:
         device: Device that runs our calls.

@@ -1,9 +1,8 @@
-"""Peers: variants of a row in PyTorch, which uses cuDNN. Each layout is a separate peer.
+"""Variants of a row in PyTorch, which uses cuDNN. Each memory layout is a variant of its own.
 
-The passes of a convolution are those of PyTorch (``aten``), one at a time. A block is compiled by
-``torch.compile``; the variant without compilation takes part too. ``cudnn.benchmark`` is on. In a
-bfloat16 row the tensors of PyTorch are bfloat16, as its users have them, while our kernels read
-float32 and round.
+Each pass of a convolution is one call of PyTorch (``aten``). A block has a variant that is compiled
+by ``torch.compile``, and one that is not. In a bfloat16 row the tensors of PyTorch are bfloat16, as
+its users would choose, while our kernels read float32 and round.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ _aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Ready:
-    """A row with its tensors.
+    """A row in PyTorch whose tensors have been made.
 
     Attributes:
         run: Function that computes the row and returns the results of PyTorch.
-        named: Function that converts these to named results, NHWC and HWIO float32.
+        named: Function that converts these to a dict by name, in our layouts (NHWC, HWIO, float32).
     """
 
     run: Callable[[], Any]
@@ -42,7 +41,7 @@ class Variant:
     Attributes:
         name: Name such as ``"channels_last"`` or ``"compiled contiguous"``.
         comparable: Whether it computes the same values as our kernels.
-        make: Function from named float32 tensors, NHWC and HWIO on the device, to a ``Ready``.
+        make: Function that makes a ``Ready`` from our float32 tensors by name (NHWC, HWIO).
     """
 
     name: str
@@ -50,7 +49,7 @@ class Variant:
     make: Callable[[Mapping[str, Any]], Ready]
 
     def distance(self, ready: Ready, ours: Mapping[str, Any], names: Iterable[str]) -> float:
-        """Compute the maximum distance of its results from ours, ``|ours - its| / |its|``."""
+        """Return the maximum distance of the named results from ours, ``|ours - its| / |its|``."""
         found = ready.named(ready.run())
         apart = [distance(ours[name], found[name]) for name in names if name in found]
         # A NaN counts as infinite, because `max` may skip it.
@@ -106,7 +105,7 @@ def _images(row: Row, tensor: Any, form: Any) -> Any:
     made = tensor.permute(0, 3, 1, 2)
     if row.precision == "bfloat16":
         made = made.to(torch.bfloat16)
-    # `contiguous` returns a tensor of one channel unchanged, because its strides fit both layouts.
+    # Not `contiguous`: it returns a tensor of one channel as it is, whose strides fit both layouts.
     return made.clone(memory_format=form)
 
 

@@ -1,7 +1,7 @@
-"""The module that trains and predicts with the active Keras backend.
+"""The classes and functions that train and predict with the active Keras backend.
 
-Training, prediction and the certificate take these names from here and do not know which backend
-runs: `cnnforge.backends.tensorflow` and `cnnforge.backends.torch` offer the same.
+`cnnforge.backends.tensorflow` and `cnnforge.backends.torch` define the same names. Training,
+prediction and the certificate import these names from here, so they do not depend on the backend.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from cnnforge.backends.base import ChunkResult as ChunkResult
 from cnnforge.errors import UsageError
 
 _name = keras.backend.backend()
-# A type checker sees one of the two, as they offer the same.
+# A type checker reads only the first branch. Both modules define the same names.
 if TYPE_CHECKING or _name == "tensorflow":
     from cnnforge.backends.tensorflow import BatchPredictor as BatchPredictor
     from cnnforge.backends.tensorflow import Trainer as Trainer

@@ -20,9 +20,10 @@ class ChunkResult:
     """The result of training on one chunk.
 
     Attributes:
-        sums: The sums that were passed in, plus those of this chunk, by name.
-        failed: The first batch of the chunk whose loss was not finite, or `None`; the batches
-            after it were not run.
+        sums: The sums of the loss and the metrics by name: those passed to `train` plus those of
+            this chunk.
+        failed: Index in the chunk of the first batch with a loss that was not finite, or `None`.
+            The batches after it were not run.
     """
 
     sums: Mapping[str, float]
@@ -30,27 +31,27 @@ class ChunkResult:
 
 
 class TrainableModel:
-    """A model and its optimizer as plain arrays; the same for every backend.
+    """Reads and sets the variables of a model and its optimizer as NumPy arrays, on every backend.
 
     Args:
         model: A built model.
-        optimizer: It is built here.
+        optimizer: An optimizer. The constructor builds it.
     """
 
     def __init__(self, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
         self._model = model
         self._optimizer = optimizer
-        # The weights that an average stands in for, by the identity of their variables.
+        # Inside `averaged`: the weights that the averages have replaced, by `id(variable)`.
         self._own: dict[int, np.ndarray] = {}
         optimizer.build(model.trainable_variables)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Give the model the moving average of its weights, if the optimizer keeps one.
+        """Replace the model's weights by their moving averages, if the optimizer computes these.
 
-        When the block is left the model has its own weights again; `arrays` returns these
-        meanwhile. Do not train inside the block, except after `restore`: from then on the model has
-        the restored weights, inside the block and after it.
+        The end of the block restores the weights. Inside the block, `arrays` returns the replaced
+        weights. Do not train inside the block, except after `restore`: the model then keeps the
+        restored weights, also after the block.
         """
         if not self._optimizer.use_ema:
             yield
@@ -67,17 +68,17 @@ class TrainableModel:
             self._own = {}
 
     def arrays(self) -> list[np.ndarray]:
-        """Return copies of all variables, those of seed generators and of the optimizer too."""
+        """Return copies of all variables, including those of seed generators and the optimizer."""
         return [self._own.get(id(variable), _array(variable)) for variable in self.variables()]
 
     def restore(self, arrays: Sequence[np.ndarray]) -> None:
         """Set all variables.
 
         Args:
-            arrays: Arrays that `arrays` has returned.
+            arrays: Arrays that the method `arrays` has returned.
 
         Raises:
-            CnnforgeError: They do not belong to this model.
+            CnnforgeError: The number of arrays or a shape does not fit this model.
         """
         variables = self.variables()
         if len(variables) != len(arrays):

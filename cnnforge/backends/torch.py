@@ -1,6 +1,6 @@
 """Training and predicting under the torch backend, which runs eagerly.
 
-All that is torch's own is here, under the names of `cnnforge.backends.tensorflow`.
+This module defines the same names as `cnnforge.backends.tensorflow`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ if TYPE_CHECKING:
 
 
 def prepare(seed: int) -> None:
-    """Seed Python, NumPy and torch, and make torch refuse what is not deterministic.
+    """Seed Python, NumPy and torch, and make torch raise an error for nondeterministic ops.
 
     Call it before the model is built.
 
     Args:
-        seed: 0 or more, below 2**32.
+        seed: Random seed, 0 or more and below 2**32.
     """
-    # Read when cuBLAS is first used; without it torch refuses matrix products on a device.
+    # cuBLAS reads this variable at its first use. Without it, torch refuses matrix products on a
+    # GPU in deterministic mode.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     keras.utils.set_random_seed(seed)
     torch.use_deterministic_algorithms(True)
-    # It would fill with NaN whatever an op is about to write.
+    # Otherwise deterministic mode spends time on filling every uninitialized tensor with NaN.
     torch.utils.deterministic.fill_uninitialized_memory = False
 
 
@@ -61,7 +62,7 @@ class BatchPredictor:
         if not len(images):
             one = self.predict(np.zeros((1, *images.shape[1:]), np.uint8))
             return keras.tree.map_structure(lambda it: it[:0], one)
-        # On the model's device as bytes, a quarter of what they become there.
+        # Copied to the device as uint8, which takes a quarter of the bytes of float32.
         parts = [
             self._model(part.to(torch.float32), training=False)
             for part in keras.ops.convert_to_tensor(images).split(self._batch_size)
@@ -101,10 +102,10 @@ class Trainer(BatchPredictor, TrainableModel):
         Args:
             images: (N, H, W, C) uint8.
             targets: Arrays (N, ...) by name.
-            sums: Sums so far, by the task's names; one that is missing is 0.
+            sums: Sums of the loss and the metrics so far, by the task's names. A missing sum is 0.
 
         Returns:
-            The sums after this chunk.
+            The sums after this chunk, and the first batch that failed.
         """
         total = {name: sums.get(name, 0.0) for name in self._task.sum_names}
         first = int(self._optimizer.iterations)
@@ -122,11 +123,13 @@ class Trainer(BatchPredictor, TrainableModel):
 
     @torch.no_grad()
     def forward(self, images: np.ndarray, *, training: bool) -> None:
-        """Compute the model on one batch, for what is called on the way.
+        """Call the model on one batch eagerly.
+
+        Functions that have replaced the `call` of a layer get tensors with values.
 
         Args:
             images: (N, H, W, C) uint8.
-            training: Whether as in training.
+            training: Whether the layers compute as in training.
         """
         self._reseed(int(self._optimizer.iterations))
         self._model(keras.ops.convert_to_tensor(images).to(torch.float32), training=training)
@@ -141,7 +144,7 @@ class Trainer(BatchPredictor, TrainableModel):
             targets: Arrays (N, ...) by name.
 
         Returns:
-            One for each trainable variable; `None` where the loss does not depend on it.
+            A gradient for each trainable variable, or `None` if the loss does not depend on it.
         """
         self._reseed(int(self._optimizer.iterations))
         batch = keras.ops.convert_to_tensor(images).to(torch.float32)
@@ -149,8 +152,9 @@ class Trainer(BatchPredictor, TrainableModel):
         return [None if one is None else keras.ops.convert_to_numpy(one) for one in found]
 
     def _reseed(self, step: int) -> None:
-        # Under torch, Keras' dropout without a seed draws from torch's global generator, which no
-        # variable holds. As a function of the seed and the step it needs no place in the state.
+        # Under torch, a Keras dropout layer without a seed draws from torch's global generator. No
+        # variable holds the state of that generator, so a saved training state lacks it. The
+        # generator is seeded from the seed and the step instead, which a resumed run knows.
         words = np.random.SeedSequence([self._seed, step]).generate_state(1, np.uint64)
         torch.manual_seed(int(words[0]))
 
@@ -187,13 +191,13 @@ def pullback(
     Args:
         layer: A built layer of one input.
         inputs: A tensor.
-        training: Passed to the layer; `None` leaves it to the layer's default. In training, random
-            numbers are the same in every call, and torch's generators stay as they were.
+        training: Passed to the layer; `None` means the layer's default. In training, every call
+            draws the same random numbers, and the state of torch's generators is restored.
 
     Returns:
-        The outputs, and a function that may be called several times. It takes the gradient with
-        respect to the outputs, and returns those with respect to the inputs and to each trainable
-        variable; `None` if the outputs do not depend on it.
+        The outputs, and a function that may be called several times. Its argument is the gradient
+        with respect to the outputs. It returns the gradients with respect to the inputs and to each
+        trainable variable, with `None` for a variable that the outputs do not depend on.
     """
     inputs = inputs.detach().requires_grad_()
     sources = [inputs, *(variable.value for variable in layer.trainable_variables)]
@@ -220,8 +224,8 @@ def repeated_passes(
         grad_inputs: Whether the full pass computes the gradient of the inputs.
 
     Returns:
-        `forward(count, inputs)` and `full(count, inputs, upstream)`, which compute `count` times
-        and return when all is done.
+        Two functions, `forward(count, inputs)` and `full(count, inputs, upstream)`. Each computes
+        its pass `count` times, and returns when the last computation is done.
     """
     on_gpu = torch.cuda.is_available()
 
@@ -251,7 +255,7 @@ def repeated_passes(
 
 
 def reference_is_unsafe(kind: type, config: Mapping[str, Any]) -> bool:
-    """Tell whether the gradient of a stock layer may corrupt memory: under torch it never does.
+    """Return `False`: under torch, no gradient of a stock layer corrupts memory.
 
     Args:
         kind: Class of the stock layer.

@@ -1,4 +1,4 @@
-"""Measure layers and their references alternately, in one process, and compare them as ratios."""
+"""Time layers and their references alternately in one process, and report ratios of the times."""
 
 from cnnforge.benchmarking.cases import every_layer as every_layer
 from cnnforge.benchmarking.cases import layer_cases as layer_cases

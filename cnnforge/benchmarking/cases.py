@@ -1,4 +1,4 @@
-"""Choose the cases to measure: layers at their own or given shapes, or the layers of a model."""
+"""Choose the cases to measure: single layers at certain shapes, or the layers of a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cnnforge.errors import CnnforgeError, UsageError, one_line
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
 
-# Inputs for a layer that names no benchmarks.
+# Input shapes for a layer without benchmarks of its own.
 _SHAPES = ((64, 28, 28, 8), (64, 14, 14, 16), (32, 32, 32, 32))
 _BATCH_SIZE = 64
 
@@ -22,20 +22,20 @@ def parse_shape(text: str | None, batch_size: int | None) -> tuple[int, ...] | N
     """Read the shape of a batch of images.
 
     Args:
-        text: ``"NxHxWxC"``; ``"HxWxC"`` takes N from ``batch_size``.
-        batch_size: N, if the text does not give it or gives the same.
+        text: ``"NxHxWxC"``, or ``"HxWxC"`` to use ``batch_size`` as N.
+        batch_size: N. If the text contains N too, the two must be equal.
 
     Returns:
-        (N, H, W, C), or (H, W, C) if N is not given; `None` without a text.
+        (N, H, W, C), or (H, W, C) if N is not given. `None` if ``text`` is `None`.
 
     Raises:
-        UsageError: The text is not a shape, or the two contradict each other.
+        UsageError: The text is not a shape, or it contains another N than ``batch_size``.
     """
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"--batch-size is {batch_size}, expected 1 or more")
     if text is None:
         return None
-    # At most twelve digits: larger images fit into no memory.
+    # Numbers have at most twelve digits, because larger images do not fit into memory.
     if not re.fullmatch(r"[1-9][0-9]{0,11}(x[1-9][0-9]{0,11}){2,3}", text, re.ASCII):
         raise UsageError(
             f"--shape is {text!r}, expected NxHxWxC or HxWxC (images, height, width, channels; "
@@ -67,7 +67,7 @@ def layer_cases(
 
     Raises:
         UsageError: The layer names no reference, or cannot be built with the usual arguments.
-        PluginError: It cannot be imported.
+        PluginError: The layer cannot be imported.
     """
     if spec.load_reference() is None:
         raise UsageError(
@@ -131,7 +131,7 @@ def every_layer(
 
 
 def model_cases(model: keras.Model, layers: Registry[LayerSpec], batch_size: int) -> list[Case]:
-    """Make the cases of a forged model; layers that take the same time share one.
+    """Make the cases of a forged model. Layers with equal configuration and shape share a case.
 
     Args:
         model: A model that `cnnforge.conversion.forge` has returned.
@@ -139,7 +139,7 @@ def model_cases(model: keras.Model, layers: Registry[LayerSpec], batch_size: int
         batch_size: Number of images.
 
     Returns:
-        The cases in the order of the model.
+        The cases in the order of the layers in the model.
     """
     found: dict[str, tuple[Workload, list[str]]] = {}
     for name, workload in model_workloads(model, layers, batch_size):

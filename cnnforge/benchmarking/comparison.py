@@ -14,7 +14,8 @@ from cnnforge.errors import UsageError
 
 FORMAT = "cnnforge-bench-1"
 _MACHINE = ("model", "target", "features", "cores", "usable_cores")
-# Two measurements of a peak differ by a few per cent. If they differ by more, another process runs.
+# Two measurements of a machine's peak differ by a few per cent. A larger difference means that
+# another process took CPU time.
 _PEAK_TOLERANCE = 0.2
 _MIN_NOISE = 0.02
 
@@ -29,7 +30,8 @@ class Change:
         before: ``reference / ours`` in the earlier result.
         now: ``reference / ours`` in the new result.
         change: ``now / before - 1``; positive if our layer has become faster.
-        noise: The change that two runs of the same code may show, from the spread of the rounds.
+        noise: The change that is expected between two runs of the same code. It is computed from
+            the percentiles of the ratios of the rounds.
     """
 
     case: str
@@ -41,7 +43,7 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """``faster``, ``slower``, or ``same`` within the noise."""
+        """``faster`` or ``slower``, or ``same`` if the change is not larger than the noise."""
         if abs(self.change) <= self.noise:
             return "same"
         return "faster" if self.change > 0 else "slower"
@@ -57,7 +59,7 @@ def read_result(path: Path) -> dict[str, Any]:
         The object in it.
 
     Raises:
-        UsageError: The file cannot be read, or it holds something else.
+        UsageError: The file cannot be read, or it does not contain such an output.
     """
     result: Any = None
     try:
@@ -83,8 +85,8 @@ def require_same_machine(before: Mapping[str, Any], machine: Mapping[str, Any], 
 
     Args:
         before: An earlier result.
-        machine: This machine, as `cnnforge.utils.environment.environment` describes it.
-        path: The file of the earlier result.
+        machine: Description of this machine by `cnnforge.utils.environment.environment`.
+        path: The file of the earlier result, for the message.
 
     Raises:
         UsageError: The processor, the number of cores, the backend or the graphics card differs.
@@ -99,14 +101,15 @@ def require_same_machine(before: Mapping[str, Any], machine: Mapping[str, Any], 
 
 
 def remarks(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """List other differences between two results of the same machine.
+    """List differences between two results of the same machine that are not changes of speed.
 
     Args:
         before: An earlier result.
         now: The new one.
 
     Returns:
-        A line for each: packages of other versions, a different peak, cases in only one of the two.
+        A line for each difference: a package of another version, a different peak of the machine,
+        or cases in only one of the two results.
     """
     lines = []
     old, new = (result["machine"].get("packages", {}) for result in (before, now))
@@ -135,8 +138,8 @@ def remarks(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """Compare the ratios of two results of the same machine, case by case.
 
-    A ratio to the reference of the same run does not depend on the speed of the machine in that
-    minute.
+    Ratios are compared, not times: the speed of a machine differs from one run to the next, and
+    affects a layer and its reference alike.
 
     Args:
         before: An earlier result.
@@ -161,14 +164,15 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
 
 
 def _spread(ratio: Mapping[str, float]) -> float:
-    # The whole width, and at least 2 %: two runs differ by more than the rounds of one run.
+    # Two runs differ by more than the rounds of one run. So the noise is the whole distance between
+    # the percentiles, and at least 2 %.
     return max(_MIN_NOISE, (ratio["p80"] - ratio["p20"]) / ratio["median"])
 
 
 def _identity(machine: Mapping[str, Any]) -> dict[str, Any]:
     cpu, backend = machine.get("cpu", {}), machine.get("backend", {})
     found: dict[str, Any] = {name: cpu.get(name) for name in _MACHINE}
-    # A digest, because a message with a hundred instruction sets would fill a page.
+    # A digest replaces the list of up to a hundred instruction sets, to keep messages short.
     features = json.dumps(found["features"])
     found["features"] = hashlib.sha256(features.encode()).hexdigest()[:8]
     return {**found, "backend": backend.get("name"), "gpu": machine.get("gpu")}

@@ -1,4 +1,7 @@
-"""Compare ratios with thresholds. A *key* is a benchmark and a pass, ``"gabor.large.full"``."""
+"""Compare ratios with thresholds.
+
+A *key* is the name of a benchmark and of a pass, such as ``"gabor.large.full"``.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ PASSES = ("forward", "full")
 
 @dataclass(frozen=True)
 class Ratio:
-    """``reference / ours``.
+    """Time of the reference divided by the time of the plugin layer, in several statistics.
 
     Attributes:
-        median: The median of the rounds' ratios.
-        p20: Their 20th percentile.
-        p80: Their 80th percentile.
-        best: The ratio of the min times of both. If another process takes a core now and then,
-            these are from undisturbed rounds.
+        median: The median over the rounds.
+        p20: The 20th percentile over the rounds.
+        p80: The 80th percentile over the rounds.
+        best: Min time of the reference divided by the min time of the plugin layer. If another
+            process takes CPU time in some rounds, the min times are from the other rounds.
     """
 
     median: float
@@ -30,7 +33,7 @@ class Ratio:
 
     @property
     def upper(self) -> float:
-        """The ratio to compare with a threshold; a disturbance lowers the median or the best."""
+        """The larger of `median` and `best`, since another process may lower one of them."""
         return max(self.median, self.best)
 
 
@@ -45,11 +48,11 @@ def compare_names(keys: Collection[str], thresholds: Collection[str]) -> list[st
     """List thresholds without a benchmark, and benchmarks without a threshold.
 
     Args:
-        keys: The keys of all benchmarks, also of those that are not measured this time.
+        keys: The keys of all benchmarks, including those that this run does not measure.
         thresholds: The keys of all thresholds.
 
     Returns:
-        A line for each of them.
+        A line for each such threshold and each such benchmark.
     """
     failures = []
     for title, names, others in (
@@ -67,7 +70,7 @@ def compare_names(keys: Collection[str], thresholds: Collection[str]) -> list[st
 
 
 def too_low(key: str, ratio: Ratio, least: float, attempts: int) -> str:
-    """Return the line about a ratio that stayed below its threshold."""
+    """Return a message: the ratio was below its threshold in all of several measurements."""
     return (
         f"{key}: {ratio.median:.2f} times as fast as the reference ({ratio.p20:.2f} to "
         f"{ratio.p80:.2f}, {ratio.best:.2f} at its best), at least {least:.2f} are expected; "

@@ -1,4 +1,4 @@
-"""Measure cases: both implementations alternately, in one process."""
+"""Time the two implementations of each case alternately, in one process."""
 
 from __future__ import annotations
 
@@ -29,17 +29,19 @@ class Pass:
     """One pass of one case.
 
     Attributes:
-        name: ``forward``; ``full``, which is forward and backward; or ``backward``, the difference
-            between the two in each round. A layer that computes something else in training has no
-            backward pass: its forward pass is a prediction, and its full pass is training.
+        name: ``forward``; ``full``, which is forward and backward; or ``backward``, which is the
+            time of ``full`` minus that of ``forward`` in each round. A layer that computes
+            something else in training has no backward pass, because this difference would be
+            wrong.
         ours: Time of the plugin layer.
         reference: Time of the stock layer.
-        ratio: ``reference / ours`` over the rounds: median, 20th and 80th percentile; `None` if
-            the noise is larger than a difference of times.
-        work: Work of the pass; `None` if it is not known.
-        torch: Time of PyTorch in its better layout; `None` if it was not measured.
-        torch_ratio: ``torch / ours`` like `ratio`.
-        torch_layout: One of `cnnforge.benchmarking.torch_peer.LAYOUTS`; "" without PyTorch.
+        ratio: Median, 20th and 80th percentile of ``reference / ours`` over the rounds. `None` for
+            a backward pass whose time is smaller than the noise.
+        work: Floating-point operations and bytes of the pass; `None` if they are not known.
+        torch: Time of PyTorch in the faster of its layouts; `None` if it was not measured.
+        torch_ratio: Median and percentiles of ``torch / ours``, like `ratio`.
+        torch_layout: One of `cnnforge.benchmarking.torch_peer.LAYOUTS`; "" if PyTorch was not
+            measured.
     """
 
     name: PassName
@@ -60,11 +62,11 @@ class Measurement:
         case: The case.
         passes: The passes that the layer has; empty if the reference was not run.
         first_calls: The result of `first_calls`.
-        calls: Seconds of a graph call on no images, of ours and of the reference: the cost of
-            Python and the framework. `None` if a layer refuses an empty batch.
-        overheads: The same for one layer inside of a graph. The time of the kernel is that of the
-            forward pass without it.
-        note: The reason why the case was not measured; "" if it was.
+        calls: Seconds of a graph call on an empty batch, of the plugin layer and of the reference.
+            This is the cost of Python and the framework. `None` if a layer refuses an empty batch.
+        overheads: Seconds of one layer inside a graph on an empty batch, likewise. Subtract them
+            from the time of the forward pass to get the time of the kernel.
+        note: The reason why the case was not measured; "" if it was measured.
     """
 
     case: Case
@@ -76,15 +78,16 @@ class Measurement:
 
 
 def first_calls(case: Case) -> Pair:
-    """Time the very first calls, before anything else has called the layer in this process.
+    """Time the first calls of a layer in this process. Call it before anything calls the layer.
 
     Args:
         case: Any case.
 
     Returns:
-        Seconds of the first forward and the first full call together, of ours and of the
-        reference: they trace a graph, and compile what is not in the cache on the disk. `None` if
-        a call fails; `cnnforge.conversion.certificate.certify_layer` finds the reason.
+        Two sums of seconds, for the plugin layer and for the reference: the first forward call plus
+        the first full call. These calls trace a graph, and compile kernels that are not cached on
+        disk. `None` if a call fails; `cnnforge.conversion.certificate.certify_layer` finds the
+        reason.
     """
     workload = case.workload
     kinds = [workload.kind]
@@ -115,13 +118,13 @@ def measure(
 
     Args:
         case: A case that `cnnforge.conversion.certificate.certify_layer` has passed.
-        rounds: Number of times that each is timed.
+        rounds: Number of times that each implementation is timed.
         limit: Seconds after which no further round begins.
         first: The result of `first_calls`.
         torch: Whether PyTorch is measured too, if it is installed and has such a layer.
 
     Returns:
-        The times.
+        The times of all passes.
     """
     workload = case.workload
     if workload.reference_is_unsafe:
@@ -130,7 +133,7 @@ def measure(
         )
     ours = timed_passes(workload, workload.kind)
     reference = timed_passes(workload, workload.reference)
-    # Before anything is timed: a function of a plugin may fail.
+    # Called before anything is timed, since this function of a plugin may fail.
     counted = work(workload, reference.layer) or {}
     timed: dict[str, Callable[[], object]] = {
         "ours forward": ours.forward,
@@ -164,7 +167,7 @@ def measure(
 
 
 def _trains(layer: keras.layers.Layer) -> bool:
-    """Tell whether a layer may compute something else in training than in a prediction."""
+    """Return whether a layer may compute something else in training than in a prediction."""
     return "training" in signature(layer.call).parameters
 
 
@@ -174,10 +177,10 @@ def _torch(
     timings: Mapping[str, Timing],
     times: Mapping[str, np.ndarray],
 ) -> tuple[Timing | None, tuple[float, float, float] | None, str]:
-    """Return the time, ratio and name of PyTorch's better layout."""
+    """Return three values: the time, the ratio and the name of PyTorch's faster layout."""
     if not layouts:
         return None, None, ""
-    # Chosen by the full pass: a backward pass alone is a difference of times.
+    # The time of a backward pass is a difference with more noise, so the full pass decides.
     whole = "full" if name == "backward" else name
     best = min(layouts, key=lambda layout: timings[f"{layout} {whole}"].median)
     key = f"{best} {name}"
@@ -191,7 +194,8 @@ def kernel_times(measurement: Measurement) -> Pair:
         measurement: The result of one case.
 
     Returns:
-        Seconds of ours and of the reference; `None` if a time is not known or not positive.
+        Seconds of the plugin layer and of the reference. `None` if the time is unknown or the
+        difference is not positive.
     """
     if not measurement.passes:
         return None, None
@@ -212,7 +216,7 @@ def to_json(measurement: Measurement, peaks: Peaks) -> dict[str, Any]:
         peaks: The peaks of this machine.
 
     Returns:
-        Seconds, operations per second and bytes per second.
+        A dictionary with seconds, operations per second and bytes per second of each pass.
     """
     case, workload = measurement.case, measurement.case.workload
     return {
@@ -242,7 +246,7 @@ def _pass_json(one: Pass, peaks: Peaks) -> dict[str, Any]:
     for name, timed in (("ours", one.ours), ("reference", one.reference)):
         values[name] = {"median": timed.median, "p20": timed.p20, "p80": timed.p80}
         flops = moved = None
-        # A time that is smaller than the noise gives no rate.
+        # Without a ratio, the time is smaller than the noise, and a rate would be meaningless.
         if one.work is not None and one.ratio is not None:
             flops, moved = one.work.flops / timed.median, one.work.bytes / timed.median
         values[name] |= {
@@ -265,7 +269,8 @@ def _pass_json(one: Pass, peaks: Peaks) -> dict[str, Any]:
 
 def _ratio(reference: np.ndarray, ours: np.ndarray) -> tuple[float, float, float] | None:
     sensible = (reference > 0) & (ours > 0)
-    # A difference that is negative in one round of five is noise.
+    # The times of a backward pass are differences. If more than a fifth of them are not positive,
+    # they are noise.
     if np.count_nonzero(sensible) < 0.8 * len(ours):
         return None
     p20, median, p80 = np.percentile(reference[sensible] / ours[sensible], (20, 50, 80))
@@ -279,7 +284,8 @@ def _overheads(ours: TimedPasses, reference: TimedPasses, rounds: int) -> tuple[
             timed.empty()
         except Exception:  # The layer refuses an empty batch.
             continue
-        # A plain function is called repeatedly; a `Repeatable` repeats itself in the graph.
+        # `interleave` repeats the partial with one graph call each time, but a `Repeatable` inside
+        # one graph call. So the first gives the cost of a graph call, the second that of a layer.
         usable[f"{name} call"] = partial(timed.empty.repeat, 1)
         usable[f"{name} op"] = timed.empty
     timings, _ = interleave(usable, rounds=rounds)

@@ -10,24 +10,25 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-# 8 KiB: they stay in the first-level cache, and hold many vectors of any width.
+# Number of float32 values of a thread: 8 KiB, which stay in the first-level cache and fill many
+# vector registers of any width.
 _ELEMENTS = 2048
 _STEPS = 8
 _REPEATS = 4000
-# For all threads together; larger than the last-level cache of most machines.
+# Bytes of all threads in sum, read and written: more than the last-level cache of most machines.
 _COPIED_BYTES = 256 << 20
 _SECONDS = 0.3
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """The peaks of a machine, each the best of several short measurements on all threads.
+    """The peaks of a machine. Each is the max of several short measurements on all threads.
 
     Attributes:
         flops: Float32 operations per second; a fused multiplication and addition counts as two.
-        bytes: Bytes per second read and written by a copy from memory to memory. Data that stays
-            in the caches between two calls moves faster.
-        threads: Number of threads, as many as the kernels use.
+        bytes: Bytes per second, read plus written, of a copy between arrays that are larger than
+            the caches. Data that stays in the caches between two calls moves faster.
+        threads: Number of threads of the measurement, equal to that of the kernels.
     """
 
     flops: float
@@ -37,8 +38,9 @@ class Peaks:
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
 def _multiply_add(values, a, b, repeats):
-    # Each element goes through 8 operations in registers, and four vectors do so at a time. LLVM
-    # turns each operation into an FMA (contracted, not reassociated) of the machine's width.
+    # Each element is multiplied and added 8 times in registers. Four independent chains of these
+    # hide the latency of the FMA. LLVM vectorizes the loop and contracts each multiplication and
+    # addition into an FMA.
     quarter = values.size // 4
     for _ in range(repeats):
         for index in range(quarter):
@@ -71,7 +73,7 @@ def measure_peaks() -> Peaks:
     half, one = np.float32(0.5), np.float32(1)
     _multiply_add(np.zeros(64, np.float32), half, one, 1)
     _copy(np.zeros(64, np.float32), np.zeros(64, np.float32))
-    # Aligned to a page, so that each vector lies in one cache line.
+    # Each array starts at a page boundary, so that no vector load crosses two cache lines.
     values = [np.zeros(_ELEMENTS + 1024, np.float32) for _ in range(threads)]
     values = [array[(-array.ctypes.data // 4) % 1024 :][:_ELEMENTS] for array in values]
     count = _COPIED_BYTES // 8 // threads

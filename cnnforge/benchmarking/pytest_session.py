@@ -1,7 +1,7 @@
 """Measure the benchmarks of one run of pytest, and compare their ratios with thresholds.
 
-The gate judges at the end of the run: a ratio below its threshold is measured again after all
-other benchmarks, because a disturbance may be over by then.
+The comparison is made at the end of the run. A ratio below its threshold is measured again after
+all other benchmarks, because a disturbance by another process may be over by then.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ ROUNDS = 31
 LIMIT = 8.0
 # Max number of repeated measurements of a ratio below its threshold.
 REPEATS = 3
-# Number of processes that measure before thresholds are written. The addresses of its memory make
-# a layer faster or slower for a whole process: TensorFlow's gradients of a depthwise convolution
-# took twice as long in one process as in another.
+# Number of processes that measure before thresholds are written. The memory addresses of a layer's
+# arrays affect its speed, and stay the same during a process: TensorFlow's gradients of a depthwise
+# convolution took twice as long in one process as in another.
 PROCESSES = 3
 
 
@@ -45,8 +45,8 @@ class Entry:
         case: The benchmark.
         rounds: The max number of its rounds.
         limit: The max number of seconds of its rounds.
-        info: The `extra_info` of pytest-benchmark, which is kept up to date.
-        passes: The last measurement of each of `PASSES`.
+        info: The `extra_info` of pytest-benchmark; every new measurement updates it.
+        passes: The last measurement of each pass, by the names in `PASSES`.
         attempts: Number of measurements of each pass.
     """
 
@@ -59,12 +59,12 @@ class Entry:
 
     @property
     def ratios(self) -> dict[str, Ratio]:
-        """Pass to ratio, without those that could not be measured."""
+        """The ratio of each pass by its name, without passes that could not be measured."""
         found = {name: gate.ratio(measured) for name, measured in self.passes.items()}
         return {name: ratio for name, ratio in found.items() if ratio is not None}
 
     def take(self, measured: Measurement, names: Sequence[str] = PASSES) -> None:
-        """Take these passes of a measurement in place of earlier ones."""
+        """Replace the results of these passes by those of a new measurement."""
         found = {one.name: one for one in measured.passes if one.name in names}
         self.passes |= found
         for name in found:
@@ -83,9 +83,11 @@ class LayerBenchmarks:
 
     Args:
         config: The configuration of pytest.
-        path: A file of thresholds or a folder of them; `None`: nothing is judged.
-        write: Whether to write the file and not to compare with it.
-        record: The file to write the ratios to, for the process that writes thresholds.
+        path: A file of thresholds, or a folder of such files. With `None`, ratios are not compared
+            with thresholds.
+        write: Whether to write the file instead of comparing with it.
+        record: File to write the ratios to, in a process that another run of pytest started to
+            measure thresholds. Otherwise `None`.
 
     Raises:
         UsageError: The thresholds cannot be read.
@@ -130,10 +132,11 @@ class LayerBenchmarks:
         Args:
             benchmark: The fixture of pytest-benchmark.
             case: The benchmark.
-            replay: Hands seconds to pytest-benchmark.
+            replay: Function of `benchmark` and measured seconds; it makes pytest-benchmark report
+                these seconds.
             rounds: The max number of rounds.
-            limit: The max number of seconds of the rounds.
-            **options: As for `cnnforge.benchmarking.measure`.
+            limit: Seconds after which no further round begins.
+            **options: Further arguments of `cnnforge.benchmarking.measure`.
 
         Returns:
             The measurement; `None` with `--benchmark-disable`.
@@ -170,13 +173,13 @@ class LayerBenchmarks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Iterator[None]:
-        """Learn the names of all benchmarks before options such as `-k` leave some out."""
+        """Collect the names of all benchmarks before options such as `-k` deselect some."""
         users = [item for item in items if "layer_benchmark" in getattr(item, "fixturenames", ())]
         cases = [_case(item) for item in users]
         self._declared = [case.name for case in cases if case is not None]
         yield
         self._selected = [case.name for case in map(_case, items) if case is not None]
-        # If a test makes its case by itself, the case is not known before the test runs.
+        # If a test makes its case in its body, the case is not known before the test runs.
         if self._judges and users and None not in cases:
             self._failures = gate.compare_names(self._keys(), self._limits)
             if self._failures:
@@ -188,7 +191,7 @@ class LayerBenchmarks:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Iterator[Any]:
-        """Judge when all benchmarks were measured, before pytest-benchmark writes its file."""
+        """Compare with thresholds after all tests, before pytest-benchmark writes its file."""
         result = yield
         if self._wrong_input:
             return result
@@ -201,12 +204,12 @@ class LayerBenchmarks:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """A file of thresholds that does not fit the benchmarks is wrong input."""
+        """Set the exit status to that of wrong input if thresholds do not fit the benchmarks."""
         if self._wrong_input:
             session.exitstatus = UsageError.exit_code
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Print the ratios and what the gate has found."""
+        """Print the ratios and the result of the comparison with thresholds."""
         if not (self.entries or self._lines or self._failures):
             return
         terminalreporter.section("layers compared with their references")
@@ -220,13 +223,13 @@ class LayerBenchmarks:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_machine_info(self, machine_info: dict[str, Any]) -> None:
-        """Add what pytest-benchmark leaves out: graphics card, driver, CPU features, versions."""
+        """Add facts to those of pytest-benchmark: graphics card, driver, CPU features, versions."""
         facts = environment()
         names = ("packages", "backend", "cpu", "threading_layer", "gpu", "driver", "git")
         machine_info["cnnforge"] = {name: facts[name] for name in names}
 
     def _keys(self) -> list[str]:
-        """The keys of all benchmarks, also of those that are not measured this time."""
+        """Return the keys of all benchmarks, including those that this run does not measure."""
         return [f"{name}.{which}" for name in dict.fromkeys(self._declared) for which in PASSES]
 
     def _below(self, entry: Entry) -> list[str]:
@@ -267,7 +270,7 @@ class LayerBenchmarks:
                 )
 
     def _keep(self, session: pytest.Session) -> None:
-        """Write what this process has measured, or thresholds."""
+        """Write the ratios of this process to its record file, or new thresholds."""
         measured = {
             f"{entry.case.name}.{name}": ratio
             for entry in self.entries.values()
@@ -285,7 +288,7 @@ class LayerBenchmarks:
         path = path / thresholds.file_name(machine.cpu, "toml") if path.is_dir() else path
         try:
             old = thresholds.read_thresholds(path) if path.exists() else None
-            # What cannot be written is found out before the other processes measure.
+            # Raises an error before the other processes measure, if a threshold is missing.
             thresholds.renewed(self._keys(), [measured], old, machine)
             runs = [measured, *(self._in_a_process() for _ in range(PROCESSES - 1))]
             entries = thresholds.renewed(self._keys(), runs, old, machine)
@@ -296,13 +299,13 @@ class LayerBenchmarks:
             self._lines.append(f"{path}: {len(measured)} thresholds written")
 
     def _in_a_process(self) -> dict[str, Ratio]:
-        """Run the same command in a process of its own.
+        """Run the same command in another process.
 
         Returns:
-            Key to ratio.
+            The measured ratios by key.
 
         Raises:
-            CnnforgeError: It failed.
+            CnnforgeError: The process failed.
         """
         self._say("again in another process ...")
         given = self._config.invocation_params
@@ -344,7 +347,7 @@ class LayerBenchmarks:
 
 
 def run_process(command: list[str], folder: Path) -> tuple[int, str]:
-    """Run a program in a folder; returns its exit status and what it prints."""
+    """Run a program in a folder, and return its exit status and its stdout."""
     done = subprocess.run(command, cwd=folder, check=False, stdout=subprocess.PIPE, text=True)
     return done.returncode, done.stdout
 
@@ -353,14 +356,14 @@ def _fail(benchmark: Any, message: str) -> NoReturn:
     def wrong() -> None:
         raise AssertionError(message)
 
-    # pytest-benchmark warns of a benchmark that never ran; this one ran and has an error.
+    # pytest-benchmark warns if a test does not run its fixture. So it runs a function that fails.
     with contextlib.suppress(AssertionError):
         benchmark.pedantic(wrong)
     pytest.fail(message, pytrace=False)
 
 
 def _case(item: pytest.Item) -> Case | None:
-    """The benchmark among the parameters of a test."""
+    """Return the benchmark case among the parameters of a test, or `None`."""
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     return next((value for value in parameters.values() if isinstance(value, Case)), None)
 
@@ -370,7 +373,7 @@ def _plain(ratios: Mapping[str, Ratio]) -> dict[str, dict[str, float]]:
 
 
 def _facts(case: Case, measured: Measurement) -> dict[str, Any]:
-    """The facts about a benchmark that pytest-benchmark keeps besides its seconds and ratios."""
+    """Return facts about a benchmark that its `extra_info` holds in addition to the ratios."""
     workload = case.workload
     return {
         "layer": workload.spec.qualified_name,

@@ -48,12 +48,11 @@ def csv_text(result: Mapping[str, Any]) -> str:
     """Write a result as CSV.
 
     Args:
-        result: The result as plain values, which `cnnforge bench --json` prints.
+        result: Result in the form that `cnnforge bench --json` prints.
 
     Returns:
         The table with a line of headings. Each row names the machine, so that rows of several files
-        can be combined; times of different machines must not be compared. A cell is empty if its
-        value is not known.
+        can be combined. A cell is empty if its value is not known.
     """
     machine = result["machine"]
     about = [
@@ -92,7 +91,7 @@ def csv_text(result: Mapping[str, Any]) -> str:
 
 
 def _torch(times: Mapping[str, Any] | None) -> list[str]:
-    """Return the cells of PyTorch, all empty if it was not measured."""
+    """Return the cells of a row about PyTorch. They are empty if PyTorch was not measured."""
     if times is None:
         return [""] * 7
     ratio = times["ratio"] or {}

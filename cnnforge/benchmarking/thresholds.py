@@ -1,4 +1,4 @@
-"""Read and write files of thresholds, the ratios that a machine has to reach."""
+"""Read and write files of thresholds: the min ratios ``reference / ours`` on a machine."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from cnnforge.benchmarking.gate import Ratio
 from cnnforge.errors import UsageError, one_line
 from cnnforge.utils.environment import backend, processor
 
-# Share by which a threshold is below the measured ratio.
+# A new threshold is the measured ratio times `1 - MARGIN`.
 MARGIN = 0.25
-# Share of a threshold that holds on another processor with as many cores. Both implementations use
-# the vectors of that processor, so ratios do not differ by much more.
+# Factor of thresholds on another processor with the same number of cores. Ratios differ from one
+# processor to another, but both implementations use the vector instructions of each.
 ELSEWHERE = 0.4
 
 
@@ -37,7 +37,10 @@ class Machine:
         return f"{self.cpu}, {self.cores} cores, {self.backend}"
 
     def factor(self, other: Machine) -> float | None:
-        """Return the share of its thresholds that holds on another machine, or `None`."""
+        """Return the number to multiply thresholds of this machine by, to use them on another.
+
+        `None` means that ratios of the two machines cannot be compared.
+        """
         if self == other:
             return 1.0
         names = (self.backend.split()[0], other.backend.split()[0])
@@ -50,7 +53,7 @@ class Threshold:
 
     Attributes:
         at_least: The min ratio.
-        measured: The ratio when the threshold was written; `None` if the file does not say it.
+        measured: The ratio when the threshold was written; `None` if the file does not contain it.
     """
 
     at_least: float
@@ -64,7 +67,7 @@ class Thresholds:
     Attributes:
         path: The file.
         machine: The machine that was measured.
-        entries: Key to threshold.
+        entries: The thresholds by key.
     """
 
     path: Path
@@ -72,11 +75,12 @@ class Thresholds:
     entries: Mapping[str, Threshold]
 
     def on(self, machine: Machine) -> tuple[dict[str, float], str]:
-        """The min ratios that hold on a machine, and a line about them."""
+        """Return the min ratio of each key on a machine, and a line that describes these ratios."""
         factor = self.machine.factor(machine)
         about = f"{self.path}: thresholds of {self.machine}"
         if factor is None:
-            # Nothing is below zero. A wrong layer, a wrong name and an empty run still fail.
+            # No ratio is below a threshold of 0, so speed cannot make the run fail here. A wrong
+            # layer, a wrong name and an empty run still do.
             about = f"NOT COMPARABLE: {about}; this machine is {machine}"
             return dict.fromkeys(self.entries, 0.0), about
         if factor == 1:
@@ -89,7 +93,7 @@ class Thresholds:
 def this_machine() -> Machine:
     """Describe the machine and the backend of this process."""
     cpu, framework = processor(), backend()
-    # 2.21.0 and 2.21.1 compute with the same code.
+    # Patch releases, such as 2.21.1 after 2.21.0, have the same speed.
     version = ".".join(framework["version"].split(".")[:2])
     name = f"{cpu['model']} ({cpu['target']})"
     return Machine(name, cpu["usable_cores"], f"{framework['name']} {version}")
@@ -104,14 +108,14 @@ def read_thresholds(path: Path) -> Thresholds:
     """Read a file of thresholds.
 
     Args:
-        path: A TOML file as `thresholds_text` writes it.
+        path: A TOML file in the form that `thresholds_text` writes.
 
     Returns:
-        Its content.
+        The thresholds.
 
     Raises:
-        UsageError: It cannot be read, a threshold is not a number above 0, so that nothing can
-            fall below it, or the machine is missing.
+        UsageError: The file cannot be read, a threshold is not a number above 0, or the
+            description of the machine is missing.
     """
     hint = "--cnnforge-gate-write writes such a file"
     try:
@@ -143,7 +147,7 @@ def read_thresholds(path: Path) -> Thresholds:
 
 
 def nearest_thresholds(path: Path, machine: Machine) -> Thresholds:
-    """Read a file of thresholds, or the file in a folder that fits a machine best.
+    """Read a file of thresholds, or choose the best file in a folder for a machine.
 
     Args:
         path: A file, or a folder of files.
@@ -175,12 +179,13 @@ def renewed(
 
     Args:
         keys: The keys of all benchmarks.
-        runs: Ratios by key, for each process that has measured; the min counts.
-        old: The file that is renewed; `None` without a file.
+        runs: For each process that has measured: its ratios by key. The min over the processes
+            determines the threshold.
+        old: The thresholds in the file that is to be replaced; `None` if there is no such file.
         machine: The machine that was measured.
 
     Returns:
-        Key to threshold, in the order of the keys.
+        The thresholds by key, in the order of `keys`.
 
     Raises:
         UsageError: A key was not measured and has no threshold of this machine, or only some of
@@ -205,7 +210,7 @@ def renewed(
 
 
 def _new(ratio: Ratio) -> Threshold:
-    """Return the threshold of a measured ratio, `MARGIN` below it."""
+    """Return a threshold that is below a measured ratio by the share `MARGIN`."""
     return Threshold(min(ratio.median, ratio.best) * (1 - MARGIN), ratio.median)
 
 

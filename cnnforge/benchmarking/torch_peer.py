@@ -1,7 +1,7 @@
-"""Time PyTorch's counterpart of a layer, which the layer's spec names.
+"""Time PyTorch's counterpart of a layer. The layer's spec names a function that makes it.
 
-PyTorch is optional. It is imported last, after the framework that Keras runs on. It gets as many
-threads as the kernels.
+PyTorch is optional. It is imported after the framework that Keras runs on, and uses the same number
+of threads as the kernels.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ _Peer = tuple[Callable[..., Any], list[np.ndarray]]
 
 
 def torch_missing() -> str:
-    """Return the reason why PyTorch cannot be measured; "" if it can."""
+    """Return the reason why PyTorch cannot be measured; "" if it can be measured."""
     if keras.backend.backend() == "torch":
         return "Keras itself runs on it"
     return "" if find_spec("torch") else "it is not installed (pip install torch)"
 
 
 def torch_functions(workload: Workload, seed: int = 0) -> dict[str, dict[str, Repeatable]]:
-    """Prepare the passes of PyTorch.
+    """Prepare functions that compute a layer's passes with PyTorch.
 
     Args:
-        workload: The layer and its shape; in float32, channels last.
+        workload: The layer and its shape; float32, channels last.
         seed: Random seed of the inputs.
 
     Returns:
-        For each of `LAYOUTS`: ``forward``, in inference mode, and ``full``, with the gradients of
-        the weights, and of the inputs if they are needed. Empty if PyTorch has no counterpart of
-        the layer. Inputs without height and width have the first layout only.
+        For each layout in `LAYOUTS`, two functions by name: ``forward``, in inference mode, and
+        ``full``, which also computes the gradients of the weights, and that of the inputs if
+        training needs it. Inputs without height and width have only the first layout. The result
+        is empty if PyTorch has no counterpart of the layer.
 
     Raises:
         PluginError: The function of the layer's spec cannot be imported, or it fails.

@@ -1,4 +1,4 @@
-"""Count the work of a layer, with the function that its spec names."""
+"""Count the floating-point operations and bytes of a layer, with a function that its spec names."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from cnnforge.plugin import Work
 
 
 def work(workload: Workload, layer: keras.layers.Layer) -> dict[str, Work] | None:
-    """Count the work of each pass.
+    """Count the operations and bytes of each pass of a layer.
 
     Args:
         workload: The layer and its shape.
         layer: The built reference.
 
     Returns:
-        The work of ``forward``, ``backward`` and ``full``; `None` if the layer does not tell.
+        The work of ``forward``, ``backward`` and ``full``; `None` if the spec names no function.
 
     Raises:
         PluginError: The function of the layer's spec cannot be imported, or it fails.

@@ -17,14 +17,14 @@ PluginOption = Annotated[
     list[str] | None,
     typer.Option("--plugin", metavar="FILE.py|MODULE", help="Load this plugin too; repeatable."),
 ]
-"""Annotation of a parameter `plugin` with the default `None`: the option `--plugin`."""
+"""The option `--plugin`: the type of a command's parameter `plugin`, whose default is `None`."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-"""Annotation of a parameter `json` with the default `False`: the option `--json`."""
+"""The option `--json`: the type of a command's parameter `json`, whose default is `False`."""
 
 
 def load_plugins(explicit: Sequence[str] | None = None) -> Plugins:
-    """Load all plugins. Print one warning on stderr for each installed one that fails to load.
+    """Load all plugins, and print a warning on stderr for each installed plugin that fails to load.
 
     Args:
         explicit: The values of `--plugin`.
@@ -50,7 +50,7 @@ def print_json(value: object) -> None:
     """Print a value on stdout as JSON.
 
     Args:
-        value: A value of dictionaries, lists, strings, numbers, booleans and `None`.
+        value: A value made of dictionaries, lists, strings, numbers, booleans and `None`.
     """
     import json
 

@@ -1,16 +1,17 @@
-"""End the program soon after a Ctrl-C, whatever it is doing.
+"""End the program soon after a Ctrl-C, even while native code runs.
 
-Python raises `KeyboardInterrupt` in the main thread between two instructions of Python. The main
-thread runs none for up to ten seconds while LLVM compiles, or while TensorFlow waits for a kernel
-that one of its threads compiles. If the main thread is in a callback, a library may lose the
-exception. So from the import of Keras on, a second thread receives the signal too, and ends the
-process if the main thread does not. Before that import, the exception is enough.
+Python raises `KeyboardInterrupt` in the main thread, and only between two Python instructions. For
+up to ten seconds the main thread may execute no such instruction, while LLVM compiles or while
+TensorFlow waits for a kernel that another thread compiles. If the exception is raised in a
+callback, the library that called it may catch it. So a second thread, started before the import of
+Keras, receives the signal too, and ends the process if the main thread does not. Before that
+import, the exception is enough.
 
-`signal.SIG_DFL` needs no thread, but it ends the process without a message, leaves the cursor
+`signal.SIG_DFL` would need no thread. But it ends the process without a message, leaves the cursor
 hidden, and calls no exit handlers.
 
-Files are written to a temporary name and renamed, so a process that ends here loses nothing that
-was saved.
+The program writes each file under a temporary name and renames it. So files stay complete, at
+whatever time the process ends.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ from typing import NoReturn
 EXIT_CODE = 130
 """The exit code after a Ctrl-C: 128 plus the number of the signal."""
 
-# Seconds that the main thread has to end the program. An exception that is not lost needs a few
-# hundredths.
+# Seconds that the main thread has to end the program before the second thread does. If no library
+# catches the exception, the main thread needs a few hundredths of a second.
 _PATIENCE = 0.7
 _SHOW_CURSOR = b"\r\x1b[K\x1b[?25h"
 
 
 class _Watch:
-    """The thread that ends this process after a Ctrl-C, and what it needs to know.
+    """Starts the thread that ends this process after a Ctrl-C, and holds its state.
 
     Attributes:
-        interrupted: Whether the main thread got a `KeyboardInterrupt`.
+        interrupted: Whether Ctrl-C was pressed and `KeyboardInterrupt` was raised.
     """
 
     def __init__(self) -> None:
@@ -47,13 +48,15 @@ class _Watch:
         self._limit = 1
         self._code: int | None = None
         self._finished = threading.Event()
-        # Stderr is held back, by name and by number, while a backend is imported.
+        # A copy of stderr's file descriptor. While a backend is imported, `sys.stderr` and
+        # descriptor 2 write to a temporary file, so a message there would not be seen.
         self._stderr = os.dup(2)
         self._signals, written = os.pipe()
         os.set_blocking(written, False)
         signal.set_wakeup_fd(written, warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, self._raise)
-        # Registered before those of a backend, and so called after them.
+        # Exit handlers run in reverse order: this one, registered first, runs after those of a
+        # backend.
         atexit.register(self._leave)
         threading.Thread(target=self._listen, name="cnnforge-ctrl-c", daemon=True).start()
 
@@ -88,7 +91,7 @@ class _Watch:
                 return
 
     def _leave(self) -> None:
-        """End an interrupted process here: tearing down a backend takes another 1 to 3 s."""
+        """End an interrupted process at once. Otherwise freeing a backend would take 1 to 3 s."""
         if self._code is not None:
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(Exception):
@@ -102,23 +105,23 @@ _message = "interrupted"
 
 
 def enable() -> None:
-    """Allow `watch` to change signals, because this process is the program `cnnforge`."""
+    """Allow `watch` to install a signal handler. Only the program `cnnforge` calls this."""
     global _is_program
     _is_program = True
 
 
 def watch() -> None:
-    """End this process soon after a Ctrl-C from now on, if it is the program `cnnforge`."""
+    """Start the thread that ends this process after a Ctrl-C, if it is the program `cnnforge`."""
     global _watch
     is_main = threading.current_thread() is threading.main_thread()
     if _is_program and _watch is None and os.name == "posix" and is_main:
-        # Without file descriptors, a Ctrl-C does what it does in any Python program.
+        # If no file descriptors are left, Ctrl-C only raises KeyboardInterrupt as usual.
         with contextlib.suppress(OSError):
             _watch = _Watch()
 
 
 def finish(code: int) -> int:
-    """Note that the program's work is done, so that it ends by itself.
+    """Stop the second thread from ending this process, because the program is about to end.
 
     Args:
         code: The exit code.
@@ -132,18 +135,19 @@ def finish(code: int) -> int:
 
 
 def saving() -> contextlib.AbstractContextManager[None]:
-    """Return a context in which the caller handles the first Ctrl-C: it saves, and then ends.
+    """Return a context manager for code that handles the first Ctrl-C itself: it saves, then ends.
 
-    The second Ctrl-C ends the program whatever it is doing.
+    The second thread does not end the program after the first Ctrl-C in this context, only after
+    the second one.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C was pressed before, and the exception was lost.
+        KeyboardInterrupt: Ctrl-C was pressed before, and a library caught the exception.
     """
     return contextlib.nullcontext() if _watch is None else _watch.saving()
 
 
 def was_interrupted() -> bool:
-    """Whether Ctrl-C was pressed; later errors may be its consequence."""
+    """Return whether Ctrl-C was pressed. Then it may be the cause of other errors."""
     return _watch is not None and _watch.interrupted
 
 

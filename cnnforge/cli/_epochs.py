@@ -1,4 +1,4 @@
-"""The lines and the table that `cnnforge train` prints about its epochs."""
+"""Format the lines and the table that `cnnforge train` prints about epochs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from cnnforge.tasks import Evaluation, Metric, Task
     from cnnforge.training import BatchesDone, EpochEnded, EpochMetrics
 
-# Columns reserved for the time, so that an epoch that takes a little longer does not change the
-# form of the line.
+# Min number of columns of the time, so that all lines have the same parts even if the times of
+# epochs have different lengths.
 _TIME_WIDTH = 8
 
 
@@ -23,9 +23,9 @@ def epoch_line(task: Task, monitor: Metric, event: EpochEnded, width: int) -> st
         width: Number of columns of the terminal.
 
     Returns:
-        One line that begins with `epoch`: training and validation metrics, time, images per
-        second. If the width is too small, parts are left out in this order: images per second,
-        training metrics, time, all metrics but the monitored one.
+        One line that begins with `epoch`. It contains training and validation metrics, the time,
+        and images per second. If the width is too small, parts are omitted in this order: images
+        per second, training metrics, time, all metrics except the monitored one.
     """
     row = event.metrics
     head = f"epoch {row.epoch:{len(str(event.epochs))}}/{event.epochs}"
@@ -38,7 +38,7 @@ def epoch_line(task: Task, monitor: Metric, event: EpochEnded, width: int) -> st
         both.append(f"{metric.short}{before} val {value}")
     time = f"{row.seconds:.2f} s"
     speed = f"{row.images_per_second:,.0f} images/s"
-    # From the longest to the shortest; the first that fits is used.
+    # The parts of possible lines, the longest line first. The first line that fits is used.
     forms = [
         [head, *both, time, speed],
         [head, *both, time],

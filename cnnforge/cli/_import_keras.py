@@ -14,13 +14,13 @@ from cnnforge.cli import _ctrl_c
 
 
 def import_keras() -> None:
-    """Import Keras with its backend, and suppress what the import writes to stderr.
+    """Import Keras with its backend, and suppress messages that the import writes to stderr.
 
-    `TF_CPP_MIN_LOG_LEVEL` has no effect on messages that TensorFlow logs before its logging is set
-    up: four lines or more on a machine without a GPU. If the import fails, they are printed.
-
-    After this call, native code may run for seconds without returning to Python: see `_ctrl_c`.
+    `TF_CPP_MIN_LOG_LEVEL` has no effect on messages that TensorFlow logs before it has set up its
+    logging: four lines or more on a machine without a GPU. So stderr is redirected during the
+    import. If the import fails, the messages are printed.
     """
+    # From now on, native code may run for seconds, in which Python cannot react to a Ctrl-C.
     _ctrl_c.watch()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # PyTorch loads its own OpenMP, which reads these variables when it is loaded. Spinning OpenMP
@@ -33,7 +33,7 @@ def import_keras() -> None:
     with _held_back_stderr():
         keras = import_module("keras")
         if keras.backend.backend() == "tensorflow":
-            # TensorFlow prints the remaining messages when it looks for devices.
+            # TensorFlow prints more messages when it first looks for devices, so this is done here.
             import_module("tensorflow").config.list_physical_devices()
         else:
             from cnnforge.utils.keras_graph import keep_tensorflow_out
@@ -42,7 +42,7 @@ def import_keras() -> None:
 
 
 class _MessageHandler(logging.Handler):
-    """Prints the log records of the library as messages of the program."""
+    """A logging handler that prints the log records of cnnforge on stderr, without a prefix."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line on stderr."""
@@ -64,7 +64,7 @@ def _held_back_stderr() -> Iterator[None]:
         stderr = sys.stderr.fileno()
         saved = os.dup(stderr)
     except (OSError, ValueError, AttributeError):
-        # The caller has replaced stderr by an object without a file descriptor.
+        # `sys.stderr` was replaced by an object without a file descriptor: nothing is suppressed.
         yield
         return
     with tempfile.TemporaryFile() as held:

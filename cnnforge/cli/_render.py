@@ -1,8 +1,8 @@
 """Print messages, tables and progress bars on a terminal.
 
-Only this module imports rich, and commands import it inside functions. Results go to stdout,
-messages and progress to stderr. Text is never parsed as markup, so a path such as `runs/[1]` is
-printed unchanged.
+Only this module imports rich, which takes time, so commands import this module inside functions.
+Results go to stdout; messages and progress bars go to stderr. Text is not parsed as markup, so a
+path such as `runs/[1]` is printed unchanged.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-# Width of a table in a file or a pipe: wide enough that no row is cut or wrapped.
+# Width of a table that is written to a file or a pipe, so that no row is cut or wrapped.
 _UNLIMITED = 100_000
-# Width of a message in a file or a pipe.
+# Width of a message that is written to a file or a pipe.
 _DEFAULT_WIDTH = 80
 
 
@@ -49,7 +49,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
     Args:
         columns: The headings.
         rows: The cells of each row. Numbers are aligned to the right; `None` is an empty cell.
-        title: A line above the table, if not empty.
+        title: Text of a line above the table; "" for no such line.
     """
     rows = [list(row) for row in rows]
     console = Console()
@@ -70,9 +70,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
 
 
 class ProgressDisplay:
-    """A progress bar on stderr, shown on a terminal only and removed at the end.
+    """A progress bar on stderr. It is shown only on a terminal, and removed at the end.
 
-    Use it as a context manager. `start` replaces the previous bar.
+    Use it as a context manager. `start` begins a new bar, which replaces the previous one.
     """
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ class ProgressDisplay:
         """Start a new bar.
 
         Args:
-            description: Text before the bar, for instance `"epoch 1/3"`.
+            description: Text before the bar, for example `"epoch 1/3"`.
             total: Number of steps of the full bar.
         """
         if self._task is not None:
@@ -119,14 +119,14 @@ class ProgressDisplay:
 
         Args:
             steps: Number of steps since the last call.
-            note: Text after the bar, for instance `"loss 0.31"`.
+            note: Text after the bar, for example `"loss 0.31"`.
         """
         if self._task is not None:
             self._progress.update(self._task, advance=steps, note=note)
 
     @property
     def width(self) -> int:
-        """Max length of a line that is not wrapped: the terminal's width, or 80 without one."""
+        """Max number of columns of a line: the width of the terminal, or 80 without a terminal."""
         console = self._progress.console
         return console.width if console.is_terminal else _DEFAULT_WIDTH
 
@@ -160,7 +160,7 @@ def _print(console: Console, text: Text) -> None:
 
 
 def _wrapped(text: Text, width: int) -> Text:
-    """Wrap a text between words; a path that is longer than a line is not broken."""
+    """Wrap a text between words. A word that is longer than a line, such as a path, is kept."""
     breaks, end = [], 0
     for line in textwrap.wrap(text.plain, width, break_long_words=False, break_on_hyphens=False):
         start = text.plain.index(line.split(" ")[0], end)

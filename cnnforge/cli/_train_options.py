@@ -25,15 +25,15 @@ def with_options(kind: type) -> Callable[[FunctionT], FunctionT]:
         kind: The dataclass. The metadata of each field holds `metavar` and `help`.
 
     Returns:
-        A decorator for a command with a parameter `**options`. It receives the option values by
-        field name; `None` if the user did not give the option.
+        A decorator for a command with a parameter `**options`. The command gets the option values
+        by field name, with `None` for an option that the user did not give.
     """
 
     def decorate(command: FunctionT) -> FunctionT:
         signature = inspect.signature(command, eval_str=True)
         named = signature.parameters.values()
         own = [parameter for parameter in named if parameter.kind is not Parameter.VAR_KEYWORD]
-        # Typer reads the parameters of a command from its signature.
+        # Typer makes an option for each parameter in the command's signature.
         parameters = [*own, *map(_parameter, fields(kind))]
         command.__signature__ = signature.replace(  # pyright: ignore[reportFunctionMemberAccess]
             parameters=parameters

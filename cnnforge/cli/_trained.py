@@ -20,7 +20,7 @@ class Trained:
     Attributes:
         predictor: The model, ready to predict.
         data: Description of the data that the model was trained on.
-        plugins: All plugins, including those of the run.
+        plugins: All loaded plugins, including those that the run names.
     """
 
     predictor: Predictor
@@ -36,22 +36,22 @@ def open_trained(
 ) -> Trained:
     """Open the model of a run.
 
-    Plugin files of the run that no longer exist are skipped, since a model of stock layers does
-    not need them.
+    If a plugin file that the run names does not exist, it is not loaded. The saved model may
+    consist of stock layers, and so not need it.
 
     Args:
         path: The run directory.
         kernels: `"auto"`, `"numba"` or `"keras"`.
         explicit: The values of `--plugin`.
-        load_plugins: Function that loads the plugins of these names and files.
+        load_plugins: Function that loads plugins from the values of `--plugin`.
 
     Returns:
         The model, its data and the plugins.
 
     Raises:
-        UsageError: `path` is not a run directory, or `kernels` has another value.
-        RunError: A file is missing or damaged; or the model needs a plugin that is missing; or a
-            plugin has another version and the predictions of the model have changed.
+        UsageError: `path` is not a run directory, or `kernels` is invalid.
+        RunError: A file is missing or damaged, the model needs a plugin that is missing, or the
+            predictions of the model have changed with another version of a plugin.
     """
     from cnnforge.cli import _render
     from cnnforge.configuration import TrainingOptions, check_types
@@ -61,12 +61,12 @@ def open_trained(
     run = RunDirectory.open(path)
     stored, table = run.read_config()
     options = TrainingOptions(**check_types(stored, str(path / CONFIG)))
-    # Checks the value.
+    # Raises an error if the value is invalid.
     _ = TrainingOptions(kernels=kernels)
     found = [name for name in options.plugin if not name.endswith(".py") or Path(name).is_file()]
     plugins = load_plugins(list(dict.fromkeys([*found, *(explicit or ())])))
 
-    # A missing plugin must be reported before the import of Keras, which takes seconds.
+    # Checked before the import of Keras, which takes seconds, to report a missing plugin at once.
     others = requirements.check(run, plugins.records, model_only=True)
 
     from cnnforge.cli._import_keras import import_keras

@@ -28,8 +28,8 @@ _GROUPS = (plugins,)
 
 INTERRUPTED = _ctrl_c.EXIT_CODE
 
-# `ClickException`, the base class of all argument errors. It is not imported by name, since some
-# versions of Typer depend on Click and others contain a copy of it.
+# Click's class `ClickException`, the base class of all argument errors. Some versions of Typer
+# depend on Click and others contain a copy of it, so it is not imported by name.
 _ArgumentError: Any = typer.BadParameter.__mro__[2]
 
 
@@ -47,7 +47,7 @@ class _Group(TyperGroup):
             raise _Interrupted(_ctrl_c.message()) from None
 
 
-# No markup mode: with one, Typer imports rich for every --help and every usage error.
+# The markup mode is off. Otherwise Typer would import rich for every --help and usage error.
 app = typer.Typer(
     name="cnnforge",
     cls=_Group,
@@ -91,8 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line without the program's name; `None`: `sys.argv[1:]`.
 
     Returns:
-        The exit code: 0 success, 1 failure, 2 usage error, 130 interrupted, or the code of a
-        `typer.Exit` that a command raised.
+        The exit code: 0 for success, 1 for failure, 2 for a usage error, 130 after Ctrl-C, or the
+        code of a `typer.Exit` that a command raised.
     """
     if arguments is not None:
         return _main(list(arguments))
@@ -122,7 +122,7 @@ def _fail(message: str, code: int) -> int:
     from cnnforge.cli import _render
 
     if _ctrl_c.was_interrupted():
-        # A library may replace the KeyboardInterrupt from a callback by an error of its own.
+        # If a callback raised KeyboardInterrupt, a library may have raised another error instead.
         message, code = _ctrl_c.message(), INTERRUPTED
     _render.error(message)
     return code
@@ -145,6 +145,6 @@ def _explain(error: Any) -> str:
 
 
 def _received(error: Any) -> list[Any]:
-    """Return the rejected values of a validation error; its messages do not show them."""
+    """Return the rejected values of a validation error, which its message does not contain."""
     cause = error.__cause__
     return [detail["input"] for detail in cause.errors()] if hasattr(cause, "errors") else []

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cnnforge.plugin import LayerSpec
     from cnnforge.plugin_host.discovery import Plugins
 
-# The instruction sets with vectors of float32.
+# The instruction sets that have float32 vectors, as LLVM names them.
 _VECTORS = ("neon", "avx", "avx2", "fma", "avx512f")
 
 
@@ -41,7 +41,7 @@ def _report(plugins: Plugins) -> dict[str, Any]:
 
     route, usable = _route()
     checks = _checks(plugins.layers.values()) if usable else []
-    # After the checks, which start the threads and use the ops.
+    # Read after the checks, which load the threading layer and choose the final route.
     facts = environment()
     route = _route()[0] if usable else route
     layer = _threading_layer(facts["threading_layer"])
@@ -73,14 +73,15 @@ def _report(plugins: Plugins) -> dict[str, Any]:
 
 
 def _route() -> tuple[str, bool]:
-    """Return the route from ops to the backend, or an error, and whether there is a route."""
+    """Return the route from ops to the backend and `True`, or an error message and `False`."""
     import warnings
 
     from cnnforge import ops
     from cnnforge.errors import CnnforgeError
 
     with warnings.catch_warnings(record=True):
-        # The text that `route` returns contains its warnings.
+        # The warnings are recorded only so that they are not printed: the text that `route` returns
+        # contains them.
         warnings.simplefilter("always")
         try:
             return ops.route(), True
@@ -89,7 +90,7 @@ def _route() -> tuple[str, bool]:
 
 
 def _checks(specs: Sequence[LayerSpec]) -> list[dict[str, Any]]:
-    """Check the first case of each layer that stands for a stock layer."""
+    """Check the first case of each layer that replaces a stock layer."""
     import keras
 
     from cnnforge.conversion.certificate import certify_layer, failed_check
@@ -100,7 +101,7 @@ def _checks(specs: Sequence[LayerSpec]) -> list[dict[str, Any]]:
     for spec in specs:
         if spec.reference is None:
             continue
-        keras.utils.set_random_seed(0)  # The same weights, and the same result, every time.
+        keras.utils.set_random_seed(0)  # Every call checks the same weights.
         try:
             check = certify_layer(example_workload(spec))
         except Exception as error:
@@ -123,7 +124,7 @@ def _no_layer(error: str) -> dict[str, Any]:
 
 
 def _choices(specs: Sequence[LayerSpec]) -> list[dict[str, Any]]:
-    """List what `--kernels auto` has measured on this machine with these versions."""
+    """List the measurements of `--kernels auto` on this machine with these package versions."""
     from cnnforge.conversion.autotune import cached_measurements
 
     return [
@@ -171,7 +172,7 @@ def _threads_advice(layer: str) -> str | None:
 
 
 def _cuda() -> str:
-    """Describe the graphics cards that Numba sees, and their use by the layers and the tests."""
+    """Describe the graphics cards that Numba finds, and say whether layers and tests use them."""
     from importlib.util import find_spec
 
     from cnnforge.errors import one_line
@@ -194,7 +195,10 @@ def _cuda() -> str:
 
 
 def _experimental() -> dict[str, str]:
-    """Return state and switch of the features that have not yet run on a device."""
+    """Describe the features that were not yet tested on a device, by name.
+
+    A description says whether the feature is on, and how to switch it.
+    """
     from cnnforge.ops.array_op import registered_ops
     from cnnforge.ops.cuda_module import experimental
 

@@ -49,7 +49,7 @@ def evaluate(
     from cnnforge.cli import _render
 
     task = predictor.task
-    # The monitored metric comes first.
+    # Print the monitored metric first.
     metrics = sorted(task.metrics, key=lambda metric: metric.name != task.monitor)
     values = [f"{metric.title} {metric.text(result.metrics[metric.name])}" for metric in metrics]
     title = f"{inputs.what}: {', '.join(values)}"

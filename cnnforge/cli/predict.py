@@ -73,7 +73,7 @@ def predict(
     try:
         _write(rows, task, output, submission)
     except RunError:
-        # The user should see the predictions although the file could not be written.
+        # The file could not be written. The predictions took time to compute, so print them.
         _show(rows, task, None)
         raise
     if json:

@@ -199,7 +199,7 @@ def _prepare(
     if resume is not None:
         from cnnforge.runs import RunDirectory
 
-        # Errors of the run directory should come before the import of Keras, which takes seconds.
+        # Opened before the import of Keras, which takes seconds, to report a wrong run at once.
         claims.enter_context(RunDirectory.open(resume, needs=()).claimed())
         import_keras()
         from cnnforge import training
@@ -287,7 +287,10 @@ def _kept_by_the_framework(session: Session) -> list[str]:
 
 
 def _stopped(session: Session) -> str:
-    """Return why a callback ended training and how to continue; empty if none did."""
+    """Return the reason why a callback ended training, and how to continue.
+
+    It is "" if no callback ended training.
+    """
     state = session.state
     if state is None or not state.stopped:
         return ""
@@ -295,7 +298,7 @@ def _stopped(session: Session) -> str:
 
 
 def _how_to_continue(session: Session) -> str:
-    """Return a hint how to continue a finished run."""
+    """Return a sentence about how to continue a finished run."""
     path = session.run.path
     if session.options.ends:
         return f"for a new run from its weights use --init-from {path}"
@@ -332,7 +335,7 @@ def _finish(session: Session, evaluation: Evaluation, json: bool) -> None:
 
 
 class _Progress:
-    """A listener that updates the progress bar and prints one line per epoch."""
+    """Receives the events of a training, updates the progress bar and prints a line per epoch."""
 
     def __init__(self, session: Session, display: ProgressDisplay) -> None:
         self._display, self._task = display, session.task

@@ -1,7 +1,7 @@
-"""Stock Keras layers into plugin layers and back.
+"""Convert models of stock Keras layers to plugin layers and back.
 
-`decide` says which implementation computes each layer, `forge` replaces layers accordingly and
-`lower` restores the stock layers.
+`decide` chooses the implementation of each layer, `forge` replaces layers by plugin layers
+accordingly, and `lower` restores the stock layers.
 """
 
 from cnnforge.conversion.decisions import (

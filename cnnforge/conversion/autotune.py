@@ -1,6 +1,7 @@
 """Measure whether a plugin's kernel or the framework computes a layer faster.
 
-Each layer is measured once per shape, versions and processor; the result is kept in a file.
+A layer is measured once for each shape, and again if a processor, a version or a setting changes.
+The results are kept in a file.
 """
 
 from __future__ import annotations
@@ -34,14 +35,16 @@ from cnnforge.utils.timing import interleave, ratio
 Implementation = Literal["numba", "keras"]
 _VERSION = 2
 _ROUNDS = 9
-# Seconds for one shape, without tracing and compiling. A large layer gets three rounds.
+# Seconds for one shape, without tracing and compiling. Three rounds are measured even if they take
+# longer.
 _SECONDS = 0.06
-# The framework's layer is taken if it is faster by this much. Two runs of the same code differ by
-# a few per cent.
+# The framework's layer is used only if it is faster by more than this share, since two runs of the
+# same code differ by a few per cent.
 _MARGIN = 0.05
-# Three rounds are enough for a kernel that is faster by this factor in each of them.
+# The measurement ends after three rounds if the kernel is faster by this factor in each of them.
 _CLEAR = 1.4
-# Seconds for all layers of a model, without compiling. The other layers keep the plugin's kernel.
+# Seconds for all layers of a model, without compiling. After that, the layers that were not
+# measured use the plugin's kernel.
 _MAX_SECONDS = 20.0
 _MESSAGE_AFTER = 1.0
 _PACKAGES = ("cnnforge", "keras", "tensorflow", "torch", "numba", "llvmlite", "numpy")
@@ -60,7 +63,7 @@ class Choice:
         ratio: Time of the reference divided by that of the plugin's layer; `None` if they were not
             measured.
         reason: `"measured"`, or the reason why nothing was measured.
-        seconds: Seconds of the plugin's layer and of the reference; `None` like `ratio`.
+        seconds: Seconds of the plugin's layer and of the reference; `None` if `ratio` is `None`.
     """
 
     implementation: Implementation
@@ -71,13 +74,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class CachedMeasurement:
-    """A measured choice in the file.
+    """A measured choice in the cache file.
 
     Attributes:
-        machine: Digest of the machine and the versions.
+        machine: Digest of the machine, the versions, the settings and the layer's source code.
         layer: The plugin layer's qualified name.
-        shape: (N, H, W, C) of the inputs.
-        training: Whether forward and backward was measured, or forward alone.
+        shape: Shape of the inputs, including the batch, such as (N, H, W, C).
+        training: Whether forward and backward pass were measured, or the forward pass alone.
         choice: The choice.
     """
 
@@ -89,13 +92,14 @@ class CachedMeasurement:
 
 
 class Autotuner:
-    """Chooses implementations and measures layers that are not in the file; a context manager.
+    """Chooses the implementation of layers, and measures layers that the cache file lacks.
 
-    The file is written when the context ends. Python's and NumPy's random states stay as they
-    were, so a first training, which measures, draws the same numbers as a second one.
+    Use it as a context manager; the end of the context writes the file. It restores the random
+    state of Python and NumPy, so that a training draws the same numbers whether or not layers are
+    measured before it.
 
     Args:
-        training: Whether a step of training is measured, forward and backward, or forward alone.
+        training: Whether to measure forward and backward pass, or the forward pass alone.
         cache_file: File of the measurements; by default one in the user's cache folder. If it
             cannot be read or written, layers are measured again, and nothing else changes.
     """
@@ -139,10 +143,10 @@ class Autotuner:
         """Choose the implementation of one layer.
 
         Args:
-            workloads: The layer at each of its shapes; the choice is for all of them together.
+            workloads: The layer at each of its shapes. One choice is made for all shapes.
 
         Returns:
-            The choice. Once measured, it is the same every time.
+            The choice. After it was measured, later calls return the same choice.
         """
         if not workloads:
             return Choice("numba", None, "there is nothing to measure it against")
@@ -173,7 +177,7 @@ class Autotuner:
             choice, spent = _measure(workload, self._training)
         self._spent += spent
         if choice.ratio is not None:
-            # A failure is not kept: it may be gone the next time.
+            # A failure is not written to the file, so that the next run tries the layer again.
             self._measured[key] = CachedMeasurement(
                 machine, workload.spec.qualified_name, workload.shape, self._training, choice
             )
@@ -209,13 +213,14 @@ def cached_measurements(
 
 
 def _measure(workload: Workload, training: bool) -> tuple[Choice, float]:
-    """Return the choice, and the seconds of measuring without tracing and compiling."""
+    """Return a choice, and how many seconds it took to measure, without tracing and compiling."""
     which = "full" if training else "forward"
     try:
         ours = getattr(timed_passes(workload, workload.kind), which)
         ours()
     except Exception as error:
-        # If the layer itself is wrong, the framework's layer raises the error that explains it.
+        # If the layer's configuration is wrong, the framework's layer will raise an error that
+        # explains it.
         return Choice("keras", None, f"the kernel failed: {type(error).__name__}"), 0.0
     try:
         reference = getattr(timed_passes(workload, workload.reference), which)
@@ -225,7 +230,7 @@ def _measure(workload: Workload, training: bool) -> tuple[Choice, float]:
     begun = time.perf_counter()
     times = _interleaved(ours, reference)
     if _lost(times):
-        # Another process may disturb one measurement, but hardly two.
+        # Measured again, because another process may have disturbed the first measurement.
         times = _interleaved(ours, reference)
     median, _, _ = ratio(times["keras"], times["numba"])
     seconds = (float(np.median(times["numba"])), float(np.median(times["keras"])))
@@ -245,10 +250,11 @@ def _interleaved(ours: Repeatable, reference: Repeatable) -> Mapping[str, np.nda
 
 
 def _lost(times: Mapping[str, np.ndarray]) -> bool:
-    """Tell whether the framework's layer is faster by more than noise, in median and minimum.
+    """Return whether the framework's layer is faster by more than noise, in median and in min.
 
-    If other processes take a core now and then, the shortest times are those of undisturbed
-    rounds. A kernel that halves its work evenly is disturbed more.
+    Another process may take a core in some rounds. This slows the kernel more than the framework,
+    because the kernel divides its work evenly over the threads and waits for all of them. The min
+    times are from rounds without such a disturbance.
     """
     median, _, high = ratio(times["keras"], times["numba"])
     best = times["keras"].min() / times["numba"].min()
@@ -257,7 +263,7 @@ def _lost(times: Mapping[str, np.ndarray]) -> bool:
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Leave the random state of Python and NumPy as it was."""
+    """Restore the random state of Python and NumPy at the end of the block."""
     # Initializers draw their seeds from Python's generator.
     python, numpy = random.getstate(), np.random.get_state()
     try:
@@ -273,14 +279,17 @@ def _key(machine: str, workload: Workload, training: bool) -> str:
 
 
 class _Machines(dict[type, str]):
-    """Maps a plugin layer's class to a digest of machine, versions, settings and sources."""
+    """Maps a plugin layer's class to a digest of all that its speed depends on.
+
+    These are the machine, the versions of packages, settings, and the source code of the layer.
+    """
 
     def __init__(self) -> None:
         settings = {name: os.environ.get(name) for name in _SETTINGS}
         threads, cards = numba.get_num_threads(), graphics()
         self._facts = [processor(), cards, backend(), versions(_PACKAGES), settings, threads]
         if cards["gpu"] != "none":
-            # Without these the kernels run on the CPU.
+            # These determine whether the kernels run on the graphics card or on the CPU.
             compilers = [shutil.which(name) for name in ("g++", "c++", "clang++")]
             settings = [os.environ.get(name) for name in ("CNNFORGE_TENSORFLOW_GPU", "CXX")]
             self._facts += [versions(("numba-cuda",)), compilers, settings]

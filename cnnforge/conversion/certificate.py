@@ -1,17 +1,18 @@
 """The certificate: compare every plugin layer of a model with its reference, at its own shapes.
 
-A test suite checks shapes that its author chose. The certificate checks those of the model that is
-about to be trained, with its strides, padding, dtype and weights: outputs and every gradient.
+A test suite checks shapes that its author chose. The certificate checks the outputs and every
+gradient of the layers of a model that is about to be trained, with their shapes, strides, padding,
+dtype and weights.
 
 The reference is the stock layer with the same configuration and weights, computed in float64. So
-the tolerance of `cnnforge.testing` holds as it stands; two float32 results would need twice as
-much. TensorFlow also computes float64 without oneDNN, whose float32 gradient of strided 1x1
-convolutions corrupts memory (TensorFlow 2.21).
+the tolerance of `cnnforge.testing` applies; two float32 results would need twice the tolerance.
+A second reason for float64 is that TensorFlow computes it without oneDNN, whose float32 gradient of
+strided 1x1 convolutions corrupts memory (TensorFlow 2.21).
 
-Layers compute as in training. A layer that draws random numbers starts from the same state as its
-reference, which then computes in the layer's own precision: TensorFlow draws other numbers in
-float64. Weights that training changes without a gradient, such as moving averages, are compared
-as well.
+Layers compute as in training. A layer that draws random numbers and its reference start from the
+same random state. This reference computes in the layer's own precision, because TensorFlow draws
+other numbers in float64. Weights that training changes without a gradient, such as moving averages,
+are compared too.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ from cnnforge.utils.tolerance import error_bounds
 
 _EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
 _PROBES = 4
-# With fewer values in a statistic, a gradient may consist of rounding errors only.
+# Min number of values of a mean and variance. A gradient of a layer that normalizes fewer values
+# may consist of rounding errors only.
 _MIN_STATISTIC = 32
-# The reference is computed in float64 several times. More images would check nothing more: each
-# image is computed alike, and statistics of eight images are as good as those of all.
+# A layer computes every image alike, and mean and variance of eight images are as good as those of
+# all. So more images would check nothing more, but the float64 reference would take longer.
 _MAX_IMAGES = 8
 
 Gradients = Callable[[np.ndarray], dict[str, np.ndarray | None]]
@@ -50,9 +52,9 @@ class TensorCheck:
     """The difference between one result and its reference.
 
     Attributes:
-        tensor: `outputs`, `grad_inputs`, `grad_` and the name of a weight, or the name of a weight
-            that training changes without a gradient.
-        terms: K, the number of products in one element.
+        tensor: Name of the result: `outputs`, `grad_inputs`, `grad_NAME` for the gradient of the
+            weight `NAME`, or the name of a weight that training changes without a gradient.
+        terms: K, the number of products that are summed in one element.
         max_error: The max absolute difference; NaN if a value is not finite.
         allowed: The bound of `max_error`, `4 * sqrt(K) * eps * rms(reference)`.
         ok: Whether `max_error` is within the bound, and `rms(error)` within a quarter of it.
@@ -71,12 +73,12 @@ class LayerCheck:
 
     Attributes:
         layer: The layer's name.
-        kind: Class name of the stock layer that it stands for.
+        kind: Class name of the stock layer that the layer replaces.
         provider: The qualified name of the plugin layer.
         input_shape: The shape of the inputs, with the batch.
         dtype: The precision that the layer computes in.
         results: One check for each tensor.
-        error: The reason why the layer could not be computed; "" if it could.
+        error: The reason why the layer could not be computed; "" if it was computed.
     """
 
     layer: str
@@ -89,11 +91,11 @@ class LayerCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether all results are right."""
+        """Whether the layer was computed and all results are within their bounds."""
         return not self.error and bool(self.results) and all(result.ok for result in self.results)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON; an error that is not finite is `None`."""
+        """Return plain values, ready for JSON. A difference that is not finite becomes `None`."""
         values = asdict(self)
         values["input_shape"] = list(self.input_shape)
         values["passed"] = self.passed
@@ -107,17 +109,18 @@ class LayerCheck:
 def certify(
     model: keras.Model, *, layers: Registry[LayerSpec], batch: int = 2, seed: int = 0
 ) -> list[LayerCheck]:
-    """Check every plugin layer of a model that stands for a stock layer.
+    """Check every plugin layer of a model that replaces a stock layer.
 
-    The model stays as it is: copies of its layers are computed, with its weights. A layer that is
-    used at several shapes is checked at each. A wrong layer raises nothing.
+    The checks compute with copies of the layers, so the model does not change. A layer that is
+    used at several shapes is checked at each of them. A wrong layer raises no error.
 
     Args:
         model: A built model, for instance one that `cnnforge.conversion.forge` has returned.
         layers: The plugin layers.
-        batch: Number of images to compute; a layer that takes statistics may get more.
-        seed: Random seed of the inputs. A layer without weights gets small integers, so that there
-            are ties.
+        batch: Number of images to compute. A layer that computes a mean and variance of the batch
+            may get more.
+        seed: Random seed of the inputs. The inputs of a layer without weights are small integers,
+            so that several values in a window are equal.
 
     Returns:
         One check for each layer and shape, in the order of the model.
@@ -138,12 +141,12 @@ def certify_layer(workload: Workload) -> LayerCheck:
         workload: The layer and its shape; at most eight of its images are computed.
 
     Returns:
-        The check. The time of a layer means nothing unless it has passed.
+        The check. Do not measure the speed of a layer that has not passed it.
     """
     spec, shape = workload.spec, workload.shape
     try:
         layer = workload.kind.from_config(dict(workload.config))
-        # As a part of a model: a layer may do things there that it does not do alone.
+        # The layer becomes part of a model, since it may behave differently there than alone.
         keras.Sequential([keras.Input(shape[1:]), layer])
         images = _images(layer, shape[1:], min(shape[0], _MAX_IMAGES))
         return _check(layer, spec, workload.reference, (images, *shape[1:]), seed=0)
@@ -156,7 +159,7 @@ def failed_check(spec: LayerSpec, shape: tuple[int, ...], error: str) -> LayerCh
 
     Args:
         spec: Spec of the plugin layer.
-        shape: The shape of the inputs, if it is known.
+        shape: The shape of the inputs; `()` if it is not known.
         error: The reason.
     """
     kind = (spec.reference or "").rpartition(":")[2]
@@ -170,7 +173,7 @@ def _images(layer: keras.layers.Layer, shape: tuple[int, ...], batch: int) -> in
 
 
 def _has_statistics(layer: keras.layers.Layer) -> bool:
-    """Tell whether training changes weights that have no gradient."""
+    """Return whether training changes weights of a layer that have no gradient."""
     return layer.trainable and not all(weight.trainable for weight in layer.weights)
 
 
@@ -192,18 +195,20 @@ def _compare(
     layer: keras.layers.Layer, reference: type, shape: tuple[int, ...], dtype: str, seed: int
 ) -> Iterator[TensorCheck]:
     config = layer.get_config()
-    # After a pool the gradient goes to one cell. If two cells are equal up to rounding, both
-    # answers are right. So a fused layer computes with numbers whose sums are exact.
+    # A fused layer ends in a max pooling, whose gradient goes to one value of the window. If two
+    # values differ only by rounding, either may get it, and the comparison would fail. So fused
+    # layers are given numbers whose sums are exact.
     exact = hasattr(layer, "unfuse")
     ours = _copy(type(layer), config, layer, shape, exact)
-    # Variables that are not weights hold the state of a random generator.
+    # A layer with variables that are not weights draws random numbers: these variables hold the
+    # state of its generator.
     draws = len(layer.variables) > len(layer.weights)
     wide = config if draws else {**config, "dtype": "float64"}
     stock = _copy(reference, wide, layer, shape, exact)
     random = np.random.default_rng(seed)
     drawn = layer.weights and not exact
     values: Any = random.standard_normal(shape) if drawn else random.integers(-3, 4, shape)
-    # Both compute from the same numbers, rounded to the layer's own precision.
+    # The inputs are rounded to the layer's precision first, so that both get the same numbers.
     inputs = cast(cast(values, "float32"), dtype)
     got, got_gradients = _run(ours, inputs)
     expected, gradients = _run(stock, cast(inputs, stock.compute_dtype))
@@ -213,8 +218,9 @@ def _compare(
     if got.shape != expected.shape:
         return
     factors = np.array(_array(cast(random.standard_normal(expected.shape), dtype)))
-    # If an output is zero in only one of the two, the last bit has decided the activation. Its
-    # gradient is zero or not, and both are right. The outputs were compared before.
+    # If an output is zero in only one of the two results, a rounding error has decided whether the
+    # activation passes the value on. Then the gradients differ although both are right, so these
+    # elements are left out. The outputs were compared above.
     factors[(got == 0) != (expected == 0)] = 0
     found, wanted = got_gradients(factors), gradients(factors)
     positions = max(1, math.prod(expected.shape[:-1]))
@@ -238,8 +244,8 @@ def _copy(
     copy = kind.from_config(config)
     if not copy.built:
         copy.build(shape)
-    # Weights are rounded to sixteenths of a power of two. Thousands of their products with small
-    # integers add up in float32 without rounding.
+    # With `exact`, weights are rounded to multiples of a sixteenth of a power of two. Then float32
+    # sums of thousands of their products with small integers are exact.
     sizes = [float(np.abs(_array(weight)).max(initial=0)) for weight in layer.weights]
     largest = max(sizes, default=0.0)
     step = 2.0 ** (math.floor(math.log2(largest)) - 4) if largest > 0 else 1.0
@@ -249,7 +255,10 @@ def _copy(
 
 
 def _run(layer: keras.layers.Layer, inputs: Any) -> tuple[np.ndarray, Gradients]:
-    """Return the outputs, and a function from factors to gradients of sum(factors * outputs)."""
+    """Return the outputs of a layer, and a function that computes gradients.
+
+    The function maps an array of factors to the gradients of sum(factors * outputs), by name.
+    """
     names = ["grad_inputs", *(f"grad_{weight.name}" for weight in layer.trainable_variables)]
     outputs, pull = pullback(layer, inputs, training=True)
     dtype = keras.backend.standardize_dtype(outputs.dtype)
@@ -262,9 +271,12 @@ def _run(layer: keras.layers.Layer, inputs: Any) -> tuple[np.ndarray, Gradients]
 
 
 def _terms(gradients: Gradients, outputs: np.ndarray) -> int:
-    """Return K of the outputs: the max number of inputs that one of some outputs depends on."""
+    """Return K of the outputs, the number of inputs that an output depends on.
+
+    It is the max over a few outputs. The gradient of one output is nonzero at these inputs.
+    """
     terms = 1
-    # The largest outputs, because an activation may have cut off the others.
+    # The largest outputs are used, because an activation may have set the others to zero.
     for index in np.argsort(outputs, axis=None)[::-1][:_PROBES]:
         probe = np.zeros(outputs.size)
         probe[index] = 1
@@ -276,7 +288,8 @@ def _terms(gradients: Gradients, outputs: np.ndarray) -> int:
 def _tensor(
     name: str, got: np.ndarray | None, reference: np.ndarray, terms: int, eps: float
 ) -> TensorCheck:
-    # Elements that meet only padding are exactly zero, and do not count in the rms.
+    # Elements that are computed from padding only are exactly zero. They would make the rms, and so
+    # the tolerance, smaller.
     root, bound = (
         limit * eps / _EPS["float32"] for limit in error_bounds(reference[reference != 0], terms)
     )
@@ -286,7 +299,7 @@ def _tensor(
     if not error.size:
         return TensorCheck(name, terms, 0.0, bound, True)
     largest, mean = float(error.max()), math.sqrt(float(np.mean(error**2)))
-    # No result is nearer than the reference rounded to the layer's precision.
+    # Even an exact result has this error, because it is rounded to the layer's precision.
     near = 0.5 * eps * float(np.abs(reference).max())
     ok = largest <= max(bound, near) and mean <= max(root, near)
     return TensorCheck(name, terms, largest if math.isfinite(largest) else math.nan, bound, ok)

@@ -1,7 +1,7 @@
-"""Decide what computes each layer of a model: a plugin's kernel or the framework, and why.
+"""Decide whether a plugin's kernel or the framework computes each layer of a model.
 
-`decide` answers for a model as its author wrote it; `cnnforge.conversion.forge` builds the model
-from the answer. A run keeps its decisions, so a resumed run computes as the interrupted one did.
+`decide` takes a model of stock layers; `cnnforge.conversion.forge` builds the forged model from the
+decisions. A run saves its decisions, so that a resumed run uses the same implementations.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _OWN = "the layer is the plugin's own"
 _INSIDE = Choice("keras", None, "the layer is part of another layer")
 _KERAS = Choice("keras", None, "--kernels keras")
 _ALONE = Choice("keras", None, "the plugin's kernel computes it only together with a neighbour")
-# From the spec, the stock layer, and the configuration of the plugin layer if that is another one.
+# A function from three arguments to a choice: the spec, the stock layer, and the configuration of
+# the plugin layer, or `None` if it is that of the stock layer.
 _Choose = Callable[[LayerSpec, keras.layers.Layer, "dict[str, Any] | None"], Choice]
 
 
@@ -40,13 +41,13 @@ class LayerImplementation:
 
     Attributes:
         layer: The layer's name.
-        kind: Class name of the stock layer, or of the layer itself if it stands for none.
+        kind: Class name of the stock layer, or of the plugin layer if it replaces no stock layer.
         implementation: ``numba`` for a plugin's layer, ``keras`` for the framework's own.
         provider: The qualified name of the plugin layer; "" for the framework; `PREVIOUS` for a
             layer that is computed together with the one before it.
         ratio: Measured time of the framework divided by that of the plugin's layer; ``None`` if
             nothing was measured.
-        reason: The reason for this implementation; "" if no decision was asked for.
+        reason: The reason for this implementation; "" if the model was only listed.
     """
 
     layer: str
@@ -66,25 +67,26 @@ def decide(
     training: bool = True,
     cache_file: Path | None = None,
 ) -> list[LayerImplementation]:
-    """Decide what computes each layer of a model that a plugin layer could compute.
+    """Choose the implementation of each layer that a plugin layer could compute.
 
     Args:
-        model: A built model; it stays as it is.
-        kernels: ``numba`` takes the plugins' kernel for every layer that has one, ``keras`` takes
-            none. ``auto`` measures each layer at its shapes. It takes the plugin's kernel unless
-            the kernel fails or the framework is faster by more than noise. If the framework is
-            faster at two layers that a plugin computes as one, each is decided on its own.
+        model: A built model; it is not changed.
+        kernels: ``numba`` chooses the plugin's kernel for every layer that has one, ``keras``
+            always chooses the framework. ``auto`` measures each layer at its shapes, and chooses
+            the plugin's kernel unless the kernel fails or the framework is faster by more than
+            noise. A plugin may compute two layers as one. If the framework is faster at this pair,
+            an implementation is chosen for each of the two layers.
         layers: The plugin layers; those of the installed plugins by default.
         batch_size: Number of images that ``auto`` measures with.
-        training: Whether ``auto`` measures forward and backward, or forward alone.
+        training: Whether ``auto`` measures forward and backward pass, or the forward pass alone.
         cache_file: See `cnnforge.conversion.autotune.Autotuner`.
 
     Returns:
         One decision for each such layer, in the order of the model.
 
     Raises:
-        UsageError: A subclassed model, one that is not built, or ``numba`` if no plugin layer
-            fits.
+        UsageError: The model is subclassed or not built, or ``kernels`` is ``numba`` and no plugin
+            layer fits.
     """
     layers = installed() if layers is None else layers
     if kernels == "keras":
@@ -117,13 +119,14 @@ def decide(
 def _compile_ahead(
     model: keras.Model, layers: Registry[LayerSpec], batch_size: int, training: bool
 ) -> None:
-    """Compile the kernels of all plugin layers that a model may get, in several processes."""
+    """Compile the kernels of all plugin layers that fit layers of a model, in several processes."""
     if not ahead.available():
         return
     built: set[str] = set()
 
     def build(spec: LayerSpec, layer: keras.layers.Layer, config: dict[str, Any] | None) -> Choice:
-        # A layer that fails here fails again when it is measured or forged, with a message.
+        # Errors are ignored: a layer that fails here also fails when it is measured or forged,
+        # with a message.
         with contextlib.suppress(Exception):
             for workload in layer_workloads(spec, layer, batch_size, config):
                 if workload.key not in built:
@@ -141,14 +144,14 @@ def _trace(layer: keras.layers.Layer, shape: tuple[int, ...], training: bool) ->
     options: dict[str, Any] = {}
     if "training" in inspect.signature(layer.call).parameters:
         options["training"] = training
-    # A layer that computes its output shape itself is not called by `layer(tensor)`.
+    # `layer(tensor)` would not run the layer's `call` if the layer has a `compute_output_shape`.
     keras.Operation.compute_output_spec(layer, keras.KerasTensor(shape), **options)
 
 
 def implementations(
     model: keras.Model, *, layers: Registry[LayerSpec] | None = None
 ) -> list[LayerImplementation]:
-    """List what computes each layer of a model that a plugin layer could compute.
+    """List the implementation of each layer of a model that a plugin layer could compute.
 
     Args:
         model: Any model.
@@ -161,7 +164,7 @@ def implementations(
 def replaceable_layers(
     model: keras.Model, layers: Registry[LayerSpec]
 ) -> list[tuple[keras.layers.Layer, LayerImplementation]]:
-    """List the layers of a model that a plugin layer could compute, and what computes them.
+    """List the layers of a model that a plugin layer could compute, with their implementations.
 
     Args:
         model: Any model.
@@ -229,7 +232,11 @@ def _decision(layer: keras.layers.Layer, provider: str, choice: Choice) -> Layer
 def _together(
     model: keras.Model, layers: Registry[LayerSpec], choose: _Choose
 ) -> dict[int, tuple[str, Choice]]:
-    """Map layers (by id) that are computed in pairs to the computing layer's name, and why."""
+    """Choose the pairs of layers that a plugin layer computes as one.
+
+    Returns a dictionary from the `id` of each layer in such a pair to the qualified name of the
+    plugin layer, or `PREVIOUS` for the second layer, and the choice.
+    """
     found: dict[int, tuple[str, Choice]] = {}
     for spec, first, second in fusible(model, layers):
         if {id(first), id(second)} & set(found):
@@ -237,7 +244,8 @@ def _together(
         try:
             block = spec.load().fuse(first, second)
         except PluginError:
-            continue  # Each is decided on its own: another plugin's layer may fit.
+            # A choice is made for each of the two layers instead. Another plugin may compute them.
+            continue
         if block is None:
             continue
         choice = choose(spec, first, block[0].get_config())

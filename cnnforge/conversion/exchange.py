@@ -1,8 +1,8 @@
 """Convert stock Keras layers to plugin layers and back: ``forge`` and ``lower``.
 
-Models stay plain Keras models. A plugin's ``LayerSpec`` names the stock layer that its layer stands
-for. A layer of exactly that class is replaced by the plugin's, with the same configuration and the
-same weights. A run saves the lowered model, which any Keras opens.
+The result is a plain Keras model. A plugin's ``LayerSpec`` names the stock layer class that the
+plugin layer replaces. ``forge`` replaces layers of exactly that class by plugin layers with the
+same configuration and weights. A run saves the lowered model, which Keras opens without cnnforge.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ from cnnforge.utils.keras_graph import all_layers
 def _rebuilt(
     model: keras.Model, exchange: Callable[[keras.layers.Layer], keras.layers.Layer | None]
 ) -> keras.Model:
-    """Clone a model; each layer for which ``exchange`` returns a layer is replaced by it."""
+    """Clone a model, with the layers that ``exchange`` returns in place of its own.
+
+    ``exchange`` returns `None` for a layer that is to be copied.
+    """
     check_convertible(model)
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -57,20 +60,22 @@ def _rebuilt(
         rebuilt.build(model.input_shape)
     before, after = all_layers(model), all_layers(rebuilt)
     if len(before) != len(after):
-        # A block without a neighbour became several layers; only those with old names count.
+        # `exchange` has split a fused layer, which added layers with new names. Only layers that
+        # are in both models have attributes to copy.
         named = {layer.name: layer for layer in before}
         after = [layer for layer in after if layer.name in named]
         before = [named[layer.name] for layer in after]
-    # Parents first, because Keras passes the attribute on to everything inside.
+    # Setting `trainable` of a layer also sets it for the layers inside. `all_layers` lists an outer
+    # layer first, so the inner layers get their own values afterwards.
     for old, new in zip(before, after, strict=True):
         new.trainable = old.trainable
-    # All variables, not only the weights: seed generators are part of a model's state.
+    # Not only the weights, but all variables are copied: they include the state of seed generators.
     _copy(model.variables, rebuilt.variables)
     for old, new in zip(model.variables, rebuilt.variables, strict=True):
-        # Under torch, the `trainable` of a layer reaches even the kernel that LoRA has frozen.
+        # Under torch, setting the layer's `trainable` has also changed kernels that LoRA froze.
         new.trainable = old.trainable
     for layer in all_layers(rebuilt):
-        # `Normalization` computes attributes from its variables.
+        # `Normalization` computes attributes from its variables, which were just copied.
         if hasattr(layer, "finalize_state"):
             layer.finalize_state()
     if model.compiled:
@@ -94,31 +99,31 @@ def forge(
     training: bool = True,
     cache_file: Path | None = None,
 ) -> keras.Model:
-    """Copy a model so that its layers run on plugin kernels, if these are not slower.
+    """Copy a model, and replace its layers by plugin layers if these are not slower.
 
-    A layer inside another layer (``TimeDistributed(Conv2D(...))``) and a user's own subclass of a
-    stock layer stay as they are. A subclass of a Functional model becomes a plain one, unless its
-    constructor takes ``(inputs, outputs)``.
+    Not replaced are layers inside another layer (``TimeDistributed(Conv2D(...))``) and a user's own
+    subclasses of stock layers. The copy of a subclass of a Functional model is a plain Functional
+    model, unless the constructor of the subclass has the arguments ``(inputs, outputs)``.
 
     Args:
-        model: A Sequential or Functional model; it stays as it is.
-        kernels: Decisions that `decide` has returned for such a model, or an argument for `decide`:
-            ``auto``, ``numba`` or ``keras``.
+        model: A Sequential or Functional model; it is not changed.
+        kernels: Decisions that `decide` has returned for this architecture, or an argument for
+            `decide`: ``auto``, ``numba`` or ``keras``.
         layers: The plugin layers; those of the installed plugins by default.
         batch_size: Number of images; see `decide`.
         training: Whether training is measured; see `decide`.
         cache_file: File of measurements; see `decide`.
 
     Returns:
-        The forged model: same configuration, weights, seeds and layer names, except that Keras
-        gives an unnamed input another name. A compiled model keeps its optimizer and its state. If
-        no layer is replaced, the model itself.
+        The forged model, with the same configuration, weights, seeds and layer names, except that
+        Keras gives an unnamed input another name. If the model is compiled, its optimizer and the
+        optimizer's state are copied. If no layer is replaced, the model itself is returned.
 
     Raises:
-        UsageError: A subclassed model, one that is not built, a layer that cannot be copied,
-            ``numba`` if no plugin layer fits, or decisions about another model.
-        PluginError: A plugin layer that was asked for cannot be loaded.
-        UnknownNameError: A plugin that was decided on is not there.
+        UsageError: The model is subclassed or not built, a layer cannot be copied, ``kernels`` is
+            ``numba`` and no plugin layer fits, or the decisions are about another model.
+        PluginError: A plugin layer that a decision names cannot be loaded.
+        UnknownNameError: A decision names a plugin layer that is not installed.
     """
     if kernels == "keras":
         return model
@@ -144,8 +149,9 @@ def forge(
 def _exchanged(
     model: keras.Model, decisions: Sequence[LayerImplementation], layers: Registry[LayerSpec]
 ) -> dict[int, Callable[[], keras.layers.Layer]]:
-    """Map layers (by id) to functions that make the layers that replace them."""
-    # By order and class: names that Keras makes up differ from one build to the next.
+    """Map the `id` of each layer to replace to a function that makes its replacement."""
+    # Decisions are matched to layers by order and class. Names do not work, because the default
+    # names that Keras chooses differ from one build of a model to the next.
     waiting = [(layer, found.kind) for layer, found in replaceable_layers(model, layers)]
     pairs = {
         (spec.qualified_name, id(first)): second for spec, first, second in fusible(model, layers)
@@ -188,18 +194,18 @@ def _another_model(model: keras.Model, decision: LayerImplementation) -> str:
 def lower(model: keras.Model, *, layers: Registry[LayerSpec] | None = None) -> keras.Model:
     """Reverse ``forge``: copy a model into stock Keras layers, with its names, weights and state.
 
-    Every plugin layer that stands for a stock layer is lowered, also one that ``forge`` would not
-    choose.
+    Every plugin layer that replaces a stock layer is lowered, even if ``forge`` would not have
+    chosen it.
 
     Args:
-        model: A Sequential or Functional model; it stays as it is.
+        model: A Sequential or Functional model; it is not changed.
         layers: The plugin layers; those of the installed plugins by default.
 
     Returns:
         The lowered model.
 
     Raises:
-        UsageError: A subclassed model, one that is not built, or a layer that cannot be copied.
+        UsageError: The model is subclassed or not built, or a layer cannot be copied.
     """
     known = plugin_layers(model, installed() if layers is None else layers)
     split = {

@@ -17,8 +17,8 @@ from cnnforge.utils.keras_graph import FunctionalModel, all_layers, model_parts,
 def in_preference(layers: Registry[LayerSpec]) -> list[LayerSpec]:
     """Sort specs so that the built-in ones come first.
 
-    A built-in layer gives way to another plugin's layer only if the built-in plugin is disabled.
-    So other installed plugins never change which kernel runs.
+    A plugin's layer is used in place of a built-in layer only if the built-in plugin is disabled.
+    So installing a plugin does not change the kernels of layers that are built in.
 
     Args:
         layers: The plugin layers.
@@ -50,9 +50,9 @@ def plugin_layers(model: keras.Model, layers: Registry[LayerSpec]) -> dict[type,
         layers: The plugin layers.
 
     Returns:
-        The class of each plugin layer in the model, with its spec; the first spec in order of
-        preference if several name the class. No plugin layer is imported if all layers of the model
-        are Keras' own.
+        The class of each plugin layer in the model, with its spec. If several specs name the class,
+        it is the first in the order of `in_preference`. If all layers of the model are Keras' own,
+        no plugin is imported and the result is empty.
     """
     kinds = {type(layer) for layer in all_layers(model)}
     if all(kind.__module__.partition(".")[0] == "keras" for kind in kinds):
@@ -65,14 +65,14 @@ def plugin_layers(model: keras.Model, layers: Registry[LayerSpec]) -> dict[type,
 
 
 def stock_class(spec: LayerSpec) -> type | None:
-    """Import the stock class that a plugin layer stands for.
+    """Import the stock class that a plugin layer replaces.
 
     Args:
         spec: Spec of the plugin layer.
 
     Returns:
-        The class; `None` if the spec names none, or if it cannot be imported: then no model has a
-        layer of that class.
+        The class. `None` if the spec names none, or if the class cannot be imported: then the model
+        cannot contain a layer of that class.
     """
     with contextlib.suppress(PluginError):
         return spec.load_reference()
@@ -80,7 +80,7 @@ def stock_class(spec: LayerSpec) -> type | None:
 
 
 def preferred(layers: Registry[LayerSpec]) -> dict[type, LayerSpec]:
-    """Map each stock class to the spec that computes it.
+    """Map each stock class to the spec of the plugin layer that replaces it.
 
     Args:
         layers: The plugin layers.
@@ -94,16 +94,17 @@ def preferred(layers: Registry[LayerSpec]) -> dict[type, LayerSpec]:
 
 
 def neighbours(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, keras.layers.Layer]]:
-    """Find pairs of layers in which only the second gets what the first returns.
+    """Find pairs of layers: the output of the first goes to the second and nowhere else.
 
     Args:
         model: Any model; one that is neither Sequential nor Functional has no pairs.
 
     Yields:
-        The first and the second layer; the model uses each once.
+        The first and the second layer. The model uses each of them once.
     """
     parts = model_parts(model)
-    # A layer that occurs several times cannot be replaced by half a block.
+    # A layer that the model uses several times is not part of a pair: it would be computed in a
+    # pair at one place, and alone at another.
     uses = Counter(id(layer) for part in parts for layer in part.layers)
     for part in parts:
         for first, second in single_links(part):
@@ -114,21 +115,21 @@ def neighbours(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, keras.l
 def fusible(
     model: keras.Model, layers: Registry[LayerSpec]
 ) -> Iterator[tuple[LayerSpec, keras.layers.Layer, keras.layers.Layer]]:
-    """Find pairs of stock layers that a plugin declares to compute as one.
+    """Find pairs of stock layers of classes that a plugin can compute as one layer.
 
     Args:
         model: Any model.
         layers: The plugin layers.
 
     Yields:
-        The spec and the two layers. The spec's `fuse` decides whether the pair fits. A layer may
-        be part of several pairs.
+        The spec and the two layers. The caller has to call `fuse` of the plugin layer, which
+        decides whether the pair fits. A layer may be part of several pairs.
     """
     pairs = list(neighbours(model))
     for spec in layers.values():
         if not spec.fuses:
             continue
-        # No model has a layer of a class that cannot be imported.
+        # If a class cannot be imported, the model cannot contain a layer of that class.
         with contextlib.suppress(PluginError):
             kinds = spec.load_fuses()
             for first, second in pairs:
@@ -137,13 +138,13 @@ def fusible(
 
 
 def check_convertible(model: keras.Model) -> None:
-    """Require that a model and the models in it consist of layers only.
+    """Require that a model and the models inside it are Sequential or Functional, and built.
 
     Args:
         model: Any model.
 
     Raises:
-        UsageError: A subclassed model, or one that is not built.
+        UsageError: A model is subclassed or not built.
     """
     _check(model)
     for part in model_parts(model):
@@ -158,7 +159,7 @@ def _check(model: keras.Model) -> None:
             "Sequential and Functional models can be converted; build it from layers with "
             "keras.Model(inputs, outputs), or use --kernels keras"
         )
-    # A clone is built from layers: it would lose what the model's own method adds to them.
+    # A clone is built from the layers, so it would lose the computation in the model's own `call`.
     if kind.call not in (keras.Sequential.call, FunctionalModel.call):
         raise UsageError(
             f"the model {model.name!r} is a {kind.__name__} with a call() of its own, and only "

@@ -1,6 +1,6 @@
-"""A plugin layer and its reference at one shape, and their passes as functions that can be timed.
+"""Make functions that compute the passes of a plugin layer, or of its reference, at one shape.
 
-`cnnforge.conversion.autotune` and `cnnforge.benchmarking` measure these.
+`cnnforge.conversion.autotune` and `cnnforge.benchmarking` time these functions.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.utils.keras_graph import all_layers, input_shapes
 
-# A layer's name and initial weights do not affect its run time.
+# Ends of the names of arguments that do not affect a layer's run time.
 _IRRELEVANT = ("name", "_initializer", "_regularizer", "_constraint")
-# Values for a layer without cases, by the names of its constructor's arguments.
+# Values of constructor arguments for a layer without cases, by the name of the argument.
 _USUAL_ARGUMENTS = {
     "filters": 8,
     "units": 8,
@@ -37,15 +37,16 @@ _USUAL_SHAPE = (2, 28, 28, 4)
 
 @dataclass(frozen=True)
 class Workload:
-    """One layer at one shape.
+    """A plugin layer and its reference at one shape.
 
     Attributes:
         spec: Spec of the plugin layer.
         kind: Class of the plugin layer.
         reference: Class of the stock layer.
-        config: Configuration of both.
-        shape: Shape of the inputs, with the batch.
-        grad_inputs: Whether training needs the gradient of the inputs; a first layer does not.
+        config: Configuration of both layers.
+        shape: Shape of the inputs, including the batch, such as (N, H, W, C).
+        grad_inputs: Whether training needs the gradient of the inputs. It is `False` for the first
+            layer of a model.
     """
 
     spec: LayerSpec
@@ -57,12 +58,12 @@ class Workload:
 
     @property
     def key(self) -> str:
-        """Text that two workloads share if they take the same time."""
+        """Text that is equal for two workloads if all their passes take the same time."""
         return self._key(_IRRELEVANT, self.grad_inputs)
 
     @property
     def forward_key(self) -> str:
-        """Text that two workloads share if their forward passes take the same time."""
+        """Text that is equal for two workloads if their forward passes take the same time."""
         return self._key((*_IRRELEVANT, "trainable"), None)
 
     def _key(self, irrelevant: tuple[str, ...], grad_inputs: bool | None) -> str:
@@ -89,12 +90,13 @@ class Workload:
 
 @dataclass(frozen=True)
 class Case:
-    """One layer at one shape, with a name.
+    """A workload to measure, with a name.
 
     Attributes:
-        name: Its name in results, the same in every run; `str(case)` is this name.
+        name: Name in results, the same in every run; `str(case)` returns it.
         workload: The layer and its shape.
-        layers: The names of a model's layers that it stands for; empty without a model.
+        layers: Names of all layers of a model that have this workload; empty if the case is not
+            from a model.
     """
 
     name: str
@@ -106,13 +108,14 @@ class Case:
 
 
 class Repeatable:
-    """A function of no arguments that can repeat itself inside of one graph call.
+    """A function without arguments that can compute several times inside one graph call.
 
-    A graph call costs 0.1 ms before anything is computed, as much as a small layer. A training
-    loop that runs several steps in one call pays it once.
+    A graph call takes 0.1 ms before anything is computed, as much as a small layer. A training loop
+    that runs several steps in one graph call pays this once, so measurements should do so too.
 
     Args:
-        repeat: Computes as many times as its argument says, and returns when all is done.
+        repeat: Function of a number. It computes that number of times, and returns when the last
+            computation is done.
     """
 
     def __init__(self, repeat: Callable[[int], object]) -> None:
@@ -125,14 +128,14 @@ class Repeatable:
 
 @dataclass(frozen=True)
 class TimedPasses:
-    """The passes of one implementation, ready to be timed.
+    """Functions that compute the passes of one implementation.
 
     Attributes:
-        layer: The layer that computes.
-        forward: Computes the outputs.
-        full: Computes the outputs and the gradients of the weights, and of the inputs if they are
-            needed; as in training, if the layer makes a difference.
-        empty: ``forward`` of no images: the cost of a call without any computation.
+        layer: The layer that they call.
+        forward: Function that computes the outputs as in a prediction.
+        full: Function that computes, as in training, the outputs and the gradients of the weights,
+            and the gradient of the inputs if the workload needs it.
+        empty: Function that computes ``forward`` of an empty batch, to measure the cost of a call.
     """
 
     layer: keras.layers.Layer
@@ -142,7 +145,7 @@ class TimedPasses:
 
 
 def timed_passes(workload: Workload, kind: type, seed: int = 0) -> TimedPasses:
-    """Prepare the passes of one implementation; nothing is computed or compiled yet.
+    """Make functions for the passes of one implementation. Nothing is computed or compiled yet.
 
     Args:
         workload: The layer and its shape.
@@ -171,16 +174,16 @@ def layer_workloads(
     batch_size: int,
     config: Mapping[str, Any] | None = None,
 ) -> list[Workload]:
-    """List a plugin layer at each shape at which a model uses a layer.
+    """List the workloads of a layer in a model, one for each shape of its inputs.
 
     Args:
-        spec: Spec of the plugin layer; it stands for a stock layer.
-        layer: That stock layer, or the plugin's, in a built model.
+        spec: Spec of a plugin layer that replaces a stock layer.
+        layer: A layer in a built model: this stock layer, or the plugin layer.
         batch_size: Number of images to measure with.
-        config: Configuration of the plugin layer; by default the layer's own.
+        config: Configuration of the plugin layer; by default that of ``layer``.
 
     Returns:
-        One workload for each shape; none if the model does not tell.
+        One workload for each shape. The list is empty if the shapes are not known.
 
     Raises:
         PluginError: The plugin layer cannot be imported.
@@ -198,7 +201,7 @@ def layer_workloads(
 def model_workloads(
     model: keras.Model, layers: Registry[LayerSpec], batch_size: int
 ) -> list[tuple[str, Workload]]:
-    """List every plugin layer of a model that stands for a stock layer, at each of its shapes.
+    """List the workloads of every plugin layer of a model that replaces a stock layer.
 
     Args:
         model: A built model, for instance one that `cnnforge.conversion.forge` has returned.
@@ -206,7 +209,7 @@ def model_workloads(
         batch_size: Number of images to measure with.
 
     Returns:
-        The layer's name and its workload, in the order of the model.
+        Pairs of a layer's name and a workload, one for each shape, in the order of the model.
     """
     known = plugin_layers(model, layers)
     known = {kind: spec for kind, spec in known.items() if stock_class(spec) is not None}
@@ -222,15 +225,15 @@ def example_workload(spec: LayerSpec) -> Workload:
     """Make the workload of a layer's first case.
 
     Args:
-        spec: Spec of a plugin layer that stands for a stock layer.
+        spec: Spec of a plugin layer that replaces a stock layer.
 
     Returns:
-        The workload; for a layer without cases, one with usual arguments and a usual shape.
+        The workload. For a layer without cases, it has default arguments and a default shape.
 
     Raises:
         PluginError: The layer, its reference or its cases cannot be imported.
         UsageError: The layer names no reference.
-        Exception: Whatever the constructor of the layer raises.
+        Exception: Any error that the constructor of the layer raises.
     """
     kind, reference, cases = spec.load(), spec.load_reference(), spec.load_cases()
     if reference is None:
@@ -241,14 +244,14 @@ def example_workload(spec: LayerSpec) -> Workload:
 
 
 def usual_arguments(spec: LayerSpec) -> dict[str, Any]:
-    """Choose arguments for the constructor of a layer at an arbitrary shape.
+    """Choose arguments for the constructor of a layer, for inputs of any shape.
 
     Args:
         spec: Spec of a plugin layer.
 
     Returns:
-        The arguments of the layer's first case, and usual values for those with usual names, such
-        as `filters`.
+        The arguments of the layer's first case, and default values for other arguments with common
+        names, such as `filters`.
 
     Raises:
         PluginError: The layer or its cases cannot be imported.
@@ -262,11 +265,12 @@ def usual_arguments(spec: LayerSpec) -> dict[str, Any]:
 
 
 def _argument_names(kind: type) -> set[str]:
-    """List the names of a constructor's arguments, with those that it passes on."""
+    """List the names of a constructor's arguments, including those in its ``**kwargs``."""
     names: set[str] = set()
     for base in kind.__mro__:
         if "__init__" in vars(base):
-            # Some versions of Python 3.11 report the signature of Keras' `__new__` for a class.
+            # Not the signature of the class: some versions of Python 3.11 return that of Keras'
+            # `__new__`.
             parameters = inspect.signature(base.__init__).parameters.values()
             names |= {parameter.name for parameter in parameters}
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):

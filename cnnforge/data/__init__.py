@@ -1,6 +1,6 @@
 """Datasets: references, splits, class names, and the decoding of images.
 
-The package imports neither Keras nor a framework behind it; datasets return NumPy arrays.
+Datasets return NumPy arrays. The package imports neither Keras nor the framework behind it.
 """
 
 from cnnforge.data.arrays import dataset_from_arrays, unlabelled_from_arrays

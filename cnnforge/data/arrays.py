@@ -26,7 +26,9 @@ def dataset_from_arrays(
     options: DataOptions,
     split_seed: int | None = None,
 ) -> Dataset:
-    """Make a dataset: resize and convert the images, split them, and count copies in both splits.
+    """Make a dataset from labelled images: resize, convert and split them.
+
+    A note of the dataset tells how many validation images are copies of a training image.
 
     Args:
         name: The name of the dataset.
@@ -35,8 +37,8 @@ def dataset_from_arrays(
         names: N texts: the origin of each sample, such as a file name without its folder.
         classes: The names of the classes.
         options: Options of the dataset.
-        split_seed: Seed of the split; by default `options.seed`. A fixed one keeps the same split
-            when results of several seeds are compared.
+        split_seed: Seed of the split; by default `options.seed`. With a fixed seed, datasets with
+            different `options.seed` have the same split.
 
     Returns:
         The dataset.
@@ -81,7 +83,7 @@ def dataset_from_arrays(
 def unlabelled_from_arrays(
     name: str, images: np.ndarray, *, names: Sequence[str], options: DataOptions
 ) -> Dataset:
-    """Make a dataset of images without labels: resize and convert them.
+    """Make a dataset from images without labels: resize and convert them.
 
     Args:
         name: The name of the dataset.
@@ -90,7 +92,7 @@ def unlabelled_from_arrays(
         options: Options of the dataset.
 
     Returns:
-        A dataset that is not `labelled`: all images, in their order.
+        A dataset with `labelled=False`. Its `train` has all images in their order.
     """
     images = _fitted(images, _wanted(images, options))
     whole = ArraySamples(images, np.zeros(len(images), np.int32), names)

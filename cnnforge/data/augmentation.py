@@ -14,15 +14,16 @@ _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Draws:
-    """Random numbers for some samples: a pure function of the seed, the epoch and the sample.
+    """Random numbers for some samples.
 
-    A sample gets the same numbers however an epoch is cut into batches, and also after training
-    was resumed. Its index is combined with a key and mixed with the function of SplitMix64
-    (G. Steele, D. Lea, C. Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
+    The numbers of a sample depend only on a key and on the index of the sample. Batch sizes and
+    interruptions of training therefore do not change them. Key and index are combined and hashed
+    with the mixing function of SplitMix64 (G. Steele, D. Lea, C. Flood, "Fast Splittable
+    Pseudorandom Number Generators", 2014).
 
     Args:
         key: Number that is the same for all samples, such as a hash of seed and epoch.
-        indices: (N,) indices of the samples.
+        indices: (N,) indices of the samples in the dataset.
     """
 
     def __init__(self, key: int, indices: np.ndarray) -> None:
@@ -61,7 +62,8 @@ def _mix(words: np.ndarray) -> np.ndarray:
 
 
 Augment = Callable[[np.ndarray, Draws], np.ndarray | tuple[np.ndarray, np.ndarray]]
-"""A function of images and `Draws`. If it moves pixels, it returns images and transforms."""
+"""A function of images and `Draws` that returns the changed images. If it moves pixels, it returns
+a pair: the changed images and their transforms."""
 
 
 class AugmentedSamples:
@@ -71,7 +73,7 @@ class AugmentedSamples:
         samples: The stored samples.
         augmentations: Name and function of each augmentation, in the order of application.
         seed: The seed of the run.
-        epoch: The epoch, from 0.
+        epoch: Index of the epoch, from 0.
 
     Attributes:
         samples: The stored samples.
@@ -92,7 +94,7 @@ class AugmentedSamples:
         """Read images and apply the augmentations.
 
         Args:
-            indices: (n,) int64.
+            indices: (n,) int64, indices into the stored samples.
 
         Returns:
             (n, H, W, C) uint8.
@@ -103,10 +105,10 @@ class AugmentedSamples:
         return self.augmented(indices)[0]
 
     def augmented(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Read images, apply the augmentations, and return how these moved the pixels.
+        """Read images and apply the augmentations. Return the images and their transforms.
 
         Args:
-            indices: (n,) int64.
+            indices: (n,) int64, indices into the stored samples.
 
         Returns:
             (n, H, W, C) uint8 images, and (n, 2, 3) float32 transforms from the stored images to

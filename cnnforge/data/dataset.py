@@ -1,4 +1,4 @@
-"""Datasets: samples, classes, options, and samples held in memory."""
+"""Datasets, their samples, and the options for opening them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from cnnforge.plugin import DEFAULT_TASK
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Options to open a dataset with.
+    """Options for opening a dataset.
 
     Args:
-        image_size: Height and width in pixels; `None` means the dataset's own size, or the most
-            frequent one.
+        image_size: Height and width in pixels; `None`: the size of the images in the dataset, or
+            their most frequent size.
         color: `"grayscale"` gives one channel and `"rgb"` three; `"auto"` gives one channel if
             every image is grayscale, and three otherwise.
         validation_fraction: Fraction of every class that is kept for validation, between 0 and 1.
             A dataset with its own split ignores it.
         seed: Random seed of the split.
         strict: Whether an unreadable file is an error; otherwise it is skipped and counted.
-        need_labels: Whether labels are required. If not, a dataset without labels may return a
-            `Dataset` that is not `labelled`.
+        need_labels: Whether labels are required. If not, data without labels may be opened as a
+            `Dataset` with `labelled=False`.
 
     Raises:
         UsageError: If a value is not allowed.
@@ -72,10 +72,10 @@ class SkippedFile(NamedTuple):
 
 
 class Samples(Protocol):
-    """Images with random access; an implementation decides what it keeps in memory.
+    """Images that are read by index. They may be stored in memory or on disk.
 
-    The task knows which other attributes hold the targets: a classification reads `labels`, (N,)
-    int32 indices into the classes of the dataset.
+    The targets are in further attributes, which depend on the task. A classification reads
+    `labels`, (N,) int32 indices into the classes of the dataset.
 
     Attributes:
         names: N texts: the origin of each sample.
@@ -101,13 +101,13 @@ class Samples(Protocol):
 
 @runtime_checkable
 class EpochSamples(Protocol):
-    """Training samples that are generated for each epoch, such as drawn scenes."""
+    """Training samples that are generated for each epoch, such as synthetic scenes."""
 
     def at_epoch(self, epoch: int) -> Samples:
         """Return the samples of an epoch; the same epoch always gives the same samples.
 
         Args:
-            epoch: The epoch, from 0.
+            epoch: Index of the epoch, from 0.
 
         Returns:
             The samples; their number and shape are the same in every epoch.
@@ -120,13 +120,13 @@ def samples_of_epoch(samples: Samples, epoch: int) -> Samples:
 
     Args:
         samples: The training samples of a dataset.
-        epoch: The epoch, from 0.
+        epoch: Index of the epoch, from 0.
 
     Returns:
-        The samples of the epoch if they are `EpochSamples`, or else the same samples.
+        `samples.at_epoch(epoch)` if `samples` is an `EpochSamples`, otherwise `samples`.
 
     Raises:
-        DataError: The epoch has another number of samples.
+        DataError: The number of samples in the epoch differs from that in the dataset.
     """
     if not isinstance(samples, EpochSamples):
         return samples
@@ -180,19 +180,19 @@ class Dataset:
     """Images for training and for validation, with the same classes in both.
 
     Args:
-        name: Name of the dataset in a run: `"mnist5k"`, `"images:/path"`.
-        classes: The names of the classes; empty if its task has no classes.
+        name: Name of the dataset in a run, for instance `"mnist5k"` or `"images:/path"`.
+        classes: The names of the classes; empty if the task has no classes.
         train: The samples to train on; they may be `EpochSamples`.
         validation: The samples to validate on.
         fingerprint: Hexadecimal sha256 of the data and the split.
         skipped: The files that could not be used.
-        notes: Notes for the user, one line each, printed once.
+        notes: Notes for the user, one line each.
         labelled: Whether the samples have targets. If not, `classes` and `validation` are empty,
             and `train` has all samples in their order.
         task: Name of the task that the targets are for.
 
     Raises:
-        ValueError: If a split is empty, or has unequal numbers of names and samples.
+        ValueError: If a split is empty, or its number of names is not its number of samples.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Fingerprints of datasets, and copies of images in both splits."""
+"""Compute fingerprints of datasets, and count validation images that are also training images."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 
 class Split(NamedTuple):
-    """The data of a split that go into the fingerprint.
+    """The data of a split from which the fingerprint is computed.
 
     Attributes:
         labels: (N,) integers.
-        names: N texts that do not depend on the location of the data.
+        names: N names of the samples that do not depend on the location of the data.
         digests: N sha256 digests of the content, 32 bytes each.
     """
 
@@ -61,7 +61,7 @@ def duplicates_note(train: Sequence[bytes], validation: Sequence[bytes]) -> tupl
         validation: The digests of the validation images.
 
     Returns:
-        One note; empty if there are no copies.
+        A tuple of one note; empty if there are no copies.
     """
     known = set(train)
     count = sum(digest in known for digest in validation)
@@ -75,5 +75,5 @@ def duplicates_note(train: Sequence[bytes], validation: Sequence[bytes]) -> tupl
 
 
 def _encoded(text: str) -> bytes:
-    # A file name may have bytes that are not text; they are kept unchanged.
+    # A file name may have bytes that are not UTF-8; they are kept unchanged.
     return text.encode("utf-8", "surrogateescape")

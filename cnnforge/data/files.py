@@ -1,4 +1,4 @@
-"""Image files as samples that stay on disk and are decoded when they are needed."""
+"""Samples that are image files. They stay on disk and are decoded when they are needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ResultT = TypeVar("ResultT")
 
 
 class ImageFiles:
-    """Labelled image files as samples; only names and labels are held in memory.
+    """Samples that are labelled image files. Only names and labels are held in memory.
 
     Args:
         paths: N image files.
@@ -74,7 +74,7 @@ def check_files(paths: Sequence[str]) -> list[CheckedImage | UnreadableImage]:
         paths: Image files.
 
     Returns:
-        For each file, its properties or the error that makes it unreadable.
+        For each file, its properties, or the error if it cannot be read.
     """
 
     def check(path: str) -> CheckedImage | UnreadableImage:
@@ -102,7 +102,7 @@ def in_parallel(function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) ->
         Exception: The error of the first item that failed.
     """
     workers = min(usable_processors(), 8)
-    # A task has several items: for small images, submitting costs more than decoding.
+    # Submit several items as one task: for a small image, submitting costs more than decoding.
     length = max(1, min(64, -(-len(items) // workers)))
     if workers == 1 or len(items) <= 1:
         return [function(item) for item in items]
@@ -116,6 +116,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="cnnforge-images")
 
 
-# A forked process has a copy of the pool without its threads, and would wait for them forever.
+# A forked process has a copy of the pool without its threads, and would wait for them forever. It
+# therefore makes a new pool.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)

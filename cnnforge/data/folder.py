@@ -22,9 +22,9 @@ class ImageListing:
 
     Attributes:
         paths: The image files, sorted by name within each folder.
-        skipped: Entries that cannot be opened: dangling links, links to a folder above the link,
-            folders without read permission.
-        others: Number of ignored files by ending.
+        skipped: Entries that cannot be opened: dangling links, links to a folder that contains the
+            link, folders without read permission.
+        others: Number of files that are not images, by their ending.
     """
 
     paths: list[str] = field(default_factory=list)
@@ -61,8 +61,9 @@ def find_classes(folder: str | os.PathLike[str]) -> dict[str, ImageListing]:
         folder: The folder.
 
     Returns:
-        Class name to the images in its folder and below, sorted by name. A class may have no
-        images. Images directly in `folder` have no class and are left out.
+        The images of each class by the name of the class, sorted by this name. They are the images
+        in the sub-folder and in deeper folders; there may be none. Images directly in `folder` have
+        no class and are left out.
 
     Raises:
         UsageError: If there is no such folder.
@@ -85,7 +86,8 @@ def find_splits(folder: str | os.PathLike[str]) -> tuple[str, ...]:
 
     They are `train` and the first of `val`, `valid`, `validation` and `test` that exists, in upper
     or lower case. A `test` folder without class folders, as in a competition, has no labels and is
-    not a split. If `train` and such a `test` are the only sub-folders, `train` is the only split.
+    not a split. Without a second split, `train` is the only split if there are no sub-folders with
+    other names. Otherwise all sub-folders are classes.
 
     Args:
         folder: The folder.
@@ -157,7 +159,7 @@ def _collect(folder: str, found: ImageListing, recursive: bool, above: tuple[obj
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    """Yield the entries of a folder, sorted by name, without those that are never data."""
+    """Yield the entries of a folder that may be data, sorted by name."""
     with os.scandir(folder) as listing:
         entries = sorted(listing, key=lambda entry: entry.name)
     for entry in entries:
@@ -174,7 +176,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _identity(path: str) -> object:
     status = os.stat(path)
-    # Some file systems have no inodes; the resolved path identifies the folder there.
+    # Some file systems have no inodes. On them, the resolved path identifies the folder.
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 

@@ -37,7 +37,7 @@ IMAGE_SUFFIXES = frozenset(
         ".webp",
     }
 )
-"""The endings of image files, in lower case."""
+"""The endings of the image files that are read, in lower case."""
 
 # Pillow reads other formats too, but some of them start a program (EPS starts Ghostscript).
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -69,7 +69,7 @@ class UnreadableImage(DataError):
         super().__init__(f"{printable(self.path)}: {self.reason}")
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        """Pickle the arguments; the default would pass the message alone."""
+        """Pickle both arguments. By default, only the message would be passed to `__init__`."""
         return type(self), (self.path, self.reason)
 
 
@@ -94,7 +94,7 @@ class CheckedImage(NamedTuple):
 
     Attributes:
         size: Height and width after the camera's orientation is applied.
-        grayscale: Whether it is gray by its mode, or has a palette and only gray pixels.
+        grayscale: Whether the image has a grayscale mode, or a palette and only gray pixels.
         digest: sha256 of the file, 32 bytes.
     """
 
@@ -132,14 +132,14 @@ def read_image(path: str | os.PathLike[str], image_shape: tuple[int, int, int]) 
     """
     height, width, channels = image_shape
     with _reading(path) as image:
-        # The JPEG decoder can halve an image several times at no cost. It keeps at least two
-        # pixels for each one of the result, so that the resampling filter decides the result.
+        # The JPEG decoder can halve an image several times at no cost. The decoded image has at
+        # least twice the final height and width, so that `fit` still determines the result.
         image.draft(None, (2 * max(width, height), 2 * max(width, height)))
         return fit(_upright(image), (height, width, channels))
 
 
 def describe_image(path: str | os.PathLike[str]) -> ImageInfo:
-    """Read size and mode from the header of an image file, without decoding the pixels.
+    """Read size and mode from the header of an image file. The pixels are not decoded.
 
     Args:
         path: The file.
@@ -155,7 +155,7 @@ def describe_image(path: str | os.PathLike[str]) -> ImageInfo:
 
 
 def check_image(path: str | os.PathLike[str]) -> CheckedImage:
-    """Decode an image file completely, to find out whether `read_image` can.
+    """Decode an image file completely, to find out whether `read_image` can decode it.
 
     Args:
         path: The file.
@@ -168,10 +168,12 @@ def check_image(path: str | os.PathLike[str]) -> CheckedImage:
     """
     with _reading(path) as image:
         full_size = image.size
-        # At an eighth of the size, every byte is decoded but most of the arithmetic is saved.
+        # Decode a JPEG at an eighth of its size. All bytes are still read, so damage is found, but
+        # most of the arithmetic is saved.
         reduced = image.draft(None, (1, 1)) is not None
         image.load()
-        # Loading may swap the sides of a TIFF, because Pillow applies its orientation.
+        # Take the size of a TIFF after loading: Pillow applies its orientation then, which may swap
+        # height and width.
         size = full_size if reduced else image.size
         flat = _flat(image)
         grayscale = image.mode in _GRAYSCALE_MODES or (
@@ -183,7 +185,7 @@ def check_image(path: str | os.PathLike[str]) -> CheckedImage:
 
 
 def fit(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Resize and convert an image in memory, as `read_image` does.
+    """Resize and convert a decoded image in the same way as `read_image`.
 
     Args:
         image: A Pillow image of any mode but 32-bit ones.
@@ -204,14 +206,17 @@ def fit(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:
 
 @contextmanager
 def _reading(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """Open an image; raise `UnreadableImage` for any error, also for one inside the block."""
+    """Return a context with the opened image.
+
+    Every error becomes an `UnreadableImage`, also an error inside the `with` block.
+    """
     try:
         with (
             open(path, "rb", opener=_open_regular) as file,
             Image.open(file, formats=_formats()) as image,
         ):
             limit = Image.MAX_IMAGE_PIXELS
-            # Between the limit and twice the limit, Pillow only warns.
+            # Pillow raises an error only above twice the limit; below that, it only warns.
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError(
                     f"{image.width} x {image.height} pixels, at most {limit} are read"
@@ -234,7 +239,8 @@ def _open_regular(path: str, flags: int) -> int:
 
 @lru_cache(maxsize=1)
 def _formats() -> tuple[str, ...]:
-    # Builds of Pillow support different formats, and an unknown one is a KeyError in `open`.
+    # Builds of Pillow support different formats. `Image.open` raises a KeyError for a format that
+    # this build does not support.
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
@@ -254,8 +260,8 @@ def _reason(path: str | os.PathLike[str], error: Exception) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    # Pillow applies the orientation of a TIFF itself. A PNG may store it after the pixels, and
-    # reading it would decode them.
+    # Pillow applies the orientation of a TIFF itself. A PNG may store its orientation after the
+    # pixels. If it is not known yet, it is ignored, since reading it would decode the pixels.
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1
     try:
@@ -265,7 +271,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _shown_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Return height and width after rotation, from Pillow's width and height."""
+    """Return (height, width) after rotation, from Pillow's (width, height)."""
     width, height = size
     return (width, height) if orientation in _SIDEWAYS else (height, width)
 

@@ -1,4 +1,4 @@
-"""Read the samples of an epoch in chunks, ahead of the caller and in the background."""
+"""Read the samples of an epoch in a background thread, in chunks of several batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cnnforge.data import Samples
 
 _AHEAD = 2
 MAX_BYTES = 32 * 2**20
-"""Max size of the images that are in memory together, in bytes."""
+"""Max size of the images that are read at once, in bytes."""
 _SHORT, _LONG = 0.1, 0.4
 
 
@@ -21,8 +21,8 @@ class Chunk(NamedTuple):
     """Several batches of images.
 
     Attributes:
-        first: Number of its first batch in the epoch.
-        batches: Number of batches; the last one may be smaller.
+        first: Index of its first batch in the epoch, from 0.
+        batches: Number of batches; the last batch may be smaller.
         images: (N, H, W, C) uint8.
         targets: Arrays (N, ...) by name; empty for a prediction.
     """
@@ -37,8 +37,8 @@ class StepsPerCall:
     """The number of batches in a chunk, adapted to the measured times of chunks.
 
     A chunk should take 0.1 to 0.4 seconds and have at most 32 MiB of images: long enough to make
-    the cost of Python between chunks negligible, short enough for progress and Ctrl-C. The results
-    do not depend on it.
+    the cost of Python between chunks negligible, short enough for progress messages and Ctrl-C. The
+    results of training do not depend on this number.
 
     Args:
         image_shape: (H, W, C) of the images, one byte per value.
@@ -51,9 +51,14 @@ class StepsPerCall:
         self.batches = min(8, self._max_batches)
 
     def record(self, batches: int, seconds: float) -> None:
-        """Adapt the size to a chunk of `batches` batches that took `seconds`."""
+        """Adapt the number of batches to the time of a chunk.
+
+        Args:
+            batches: Number of batches in the chunk.
+            seconds: Time of the chunk, in seconds.
+        """
         if not self._seen:
-            # The first chunk builds the graph and compiles kernels: its time does not count.
+            # Ignore the time of the first chunk, which builds the graph and compiles kernels.
             self._seen = True
         elif seconds > _LONG:
             self.batches = max(1, min(self.batches, batches // 2))
@@ -76,11 +81,11 @@ def chunks(
     """Read the samples in the order of `visit`, at most two chunks ahead of the caller.
 
     Args:
-        read: Function that reads images and targets; called in a thread.
+        read: Function that reads images and targets. It is called in a background thread.
         visit: (N,) indices of the samples.
         batch_size: Images per batch.
-        size: Size of the chunks.
-        first: Number of the batch to start from.
+        size: Number of batches per chunk. It may change between chunks.
+        first: Index of the batch to start from.
 
     Yields:
         The chunks. Only the last batch of the last chunk may be smaller.
@@ -101,5 +106,5 @@ def chunks(
                 first += batches
             yield pending.popleft().result()
     finally:
-        # If the caller stops early, reads that have not started are dropped.
+        # If the caller stops early, cancel the reads that have not started.
         reader.shutdown(cancel_futures=True)

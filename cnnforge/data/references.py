@@ -14,8 +14,8 @@ from cnnforge.errors import DataError, UnknownNameError, UsageError
 from cnnforge.plugin import DatasetSpec, TaskSpec
 from cnnforge.plugin_host.registry import Registry
 
-# At least two letters, because "C:\data" begins with a drive. The part before the slash is the
-# name of a plugin, with the characters of a distribution's name.
+# The short name has at least two characters, since "C:\data" begins with a drive. The part before
+# the slash is the name of a plugin, which may have all characters of a distribution's name.
 _NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[a-z][a-z0-9_]+")
 _FORMS = "a folder of images, a .csv file, NAME, or NAME:ARGUMENT"
 
@@ -24,7 +24,7 @@ class DatasetRegistry(Container[object], Protocol):
     """The part of `cnnforge.plugin_host.registry.Registry` that `open_dataset` needs."""
 
     def __getitem__(self, name: str) -> DatasetSpec:
-        """Return the spec with a short or qualified name."""
+        """Return the spec with this short or qualified name."""
         ...
 
 
@@ -39,8 +39,8 @@ def parse(reference: str, known: Container[object] = ()) -> tuple[str, str | Non
         known: The known names, short and qualified.
 
     Returns:
-        The name and the argument or `None`: `("mnist5k", None)`, `("images", "photos")`,
-        `("csv", "train.csv")`.
+        The name, and the argument or `None`. Examples are `("mnist5k", None)`,
+        `("images", "photos")` and `("csv", "train.csv")`.
 
     Raises:
         UsageError: If the path does not exist or is neither a folder nor a .csv file, or if the

@@ -10,10 +10,10 @@ import numpy as np
 def stratified_split(
     labels: np.ndarray, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split every class in the same proportion.
+    """Split samples into training and validation, every class in the same proportion.
 
-    The result depends on the arguments alone. The order comes from the raw output of a bit
-    generator, which NumPy never changes; it may change `Generator.permutation` (NEP 19).
+    The result depends only on the arguments. It is drawn from the raw output of a bit generator,
+    which NumPy never changes. Newer versions of NumPy may change `Generator.permutation` (NEP 19).
 
     Args:
         labels: (N,) integers from 0 up.
@@ -21,9 +21,9 @@ def stratified_split(
         seed: Random seed, a whole number from 0 up.
 
     Returns:
-        The rows for training and the rows for validation: two ascending int64 arrays, and every
-        row is in one of them. A class of two or more samples has at least one in each part; a
-        class of one sample is in training only.
+        Two ascending int64 arrays: the indices of the samples for training, and those for
+        validation. Every sample is in one of them. A class of two or more samples has at least one
+        in each; the only sample of a class is used for training.
     """
     labels = np.asarray(labels)
     kept = []
@@ -41,14 +41,16 @@ def stratified_split(
 
 
 def singleton_classes_note(labels: np.ndarray, classes: Sequence[str]) -> tuple[str, ...]:
-    """Name the classes with a single sample, which are in training only.
+    """Return a note with the names of the classes that have a single sample.
+
+    This sample is used for training only.
 
     Args:
         labels: (N,) integers, indices into `classes`.
         classes: The names of the classes.
 
     Returns:
-        One note; empty if every class has more samples.
+        A tuple of one note; empty if there is no such class.
     """
     counts = np.bincount(labels, minlength=len(classes))
     single = [repr(name) for name, count in zip(classes, counts, strict=True) if count == 1]

@@ -29,7 +29,7 @@ def translations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def compose(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Combine pairs of transforms that are applied one after the other.
+    """Combine two transforms of each image, which are applied one after the other, into one.
 
     Args:
         first: (N, 2, 3) float32, applied first.

@@ -6,7 +6,7 @@ import os
 
 # An op's functions may have parallel loops, which Numba runs on OpenMP. OpenMP's idle threads spin
 # by default, and on a busy machine they take the cores from TensorFlow's threads. These variables
-# must be set before the OpenMP library is loaded, which Numba does when it starts its threads.
+# must be set before Numba starts its threads, because it then loads the OpenMP library.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
@@ -29,8 +29,8 @@ def register() -> None:
 
     Raises:
         cnnforge.errors.UsageError: The active Keras backend has no route.
-        ValueError: An op was defined again with other inputs, outputs or attributes than it is
-            registered with.
+        ValueError: An op was defined again, with inputs, outputs or attributes that differ from
+            those with which it is registered.
     """
     active = routes.active()
     for op in registered_ops():

@@ -22,19 +22,21 @@ def registered_ops() -> tuple[ArrayOp, ...]:
 
 
 class ArrayOp(OpBase):
-    """A differentiable op made of Numba functions, wired by the names of their parameters.
+    """A differentiable op made of Numba functions; the names of their parameters connect them.
 
     `forward` reads inputs and attributes and writes outputs. A backward function reads inputs,
-    outputs, attributes and `grad_<output>`, and writes `grad_<input>`. A function takes those that
-    it names. Arrays are C-contiguous, and aligned to the size of an element only. Outputs and
-    gradients are passed in uninitialised. A function must not write to the arrays that it reads. It
-    may allocate memory, raise exceptions, and be parallel; several threads may run it at once.
+    outputs, attributes and `grad_<output>`, and writes `grad_<input>`. A function gets only the
+    arrays and attributes that its parameters name. Arrays are C-contiguous, and aligned to the size
+    of an element only. Outputs and gradients are passed in uninitialised. A function must not write
+    to the arrays that it reads. It may allocate memory, raise exceptions, and be parallel; several
+    threads may run it at once.
 
     Defining an op is cheap: nothing is compiled and no framework is imported before its first
     use. Functions decorated with `@numba.njit(cache=True)`, and plain functions in a file, are
     compiled once: a second process loads them from disk. (Numba notices a change of the file that
-    holds a function, but not of functions that it calls in other files.) For tests and debuggers, a
-    plain function stays plain, and a decorated one is there as its `py_func`.
+    holds a function, but not of functions that it calls in other files.) Tests and debuggers can
+    still run the Python code: a plain function is not changed, and a decorated one has the
+    attribute `py_func`.
 
     Before a model is trained for the first time on a machine, worker processes compile its
     functions: they import the modules of the functions, and call them with arrays of random
@@ -63,8 +65,8 @@ class ArrayOp(OpBase):
         array([2., 2., 2.], dtype=float32)
     """
 
-    # Without this mark, TensorFlow's AutoGraph would rewrite our code whenever a `tf.function` is
-    # traced. `tf.autograph.experimental.do_not_convert` sets the same mark, but needs TensorFlow.
+    # With this attribute, TensorFlow's AutoGraph does not rewrite our code when a `tf.function` is
+    # traced. `tf.autograph.experimental.do_not_convert` sets it too, but needs TensorFlow.
     autograph_info__: ClassVar[dict[str, Any]] = {}
 
     def __init__(
@@ -88,9 +90,9 @@ class ArrayOp(OpBase):
                 (a notebook cell that runs twice): the new functions then replace the old ones.
             forward: A Numba function that writes every output, or a plain Python function, which
                 is then compiled as `numba.njit(cache=True)` does.
-            backward: A function of the same kind, or several that compute some of the gradients
-                each; a graph runs only those that it needs. `None`: the op has no gradients, and
-                asking for one is an error.
+            backward: A function of the same kind, or several functions, each of which computes some
+                of the gradients; a graph runs only the functions that it needs. `None`: the op has
+                no gradients, and asking for one is an error.
             inputs: Rank (float32) or Numba array type of every input, by name.
             outputs: Rank or type of every output, by name.
             output_shapes: The shape rule, a plain function over integers that Numba can compile.
@@ -99,25 +101,26 @@ class ArrayOp(OpBase):
             attributes: Default of every attribute, by name: an int, a float, a bool, or a tuple of
                 ints, whose length is then fixed.
             not_differentiable: Names of float inputs that have no gradient.
-            prepare: A function that compiles what is special to some shapes and attributes; it is
+            prepare: A function that compiles the kernels for given shapes and attributes; it is
                 called before the op is first used with them. It takes, by name, shapes of inputs
                 (tuples, with `None` for an unknown dimension), attributes, and `gradient`: False
                 before the op itself, True before its gradients. It may be called on any thread,
                 and again with other shapes, but not twice with the same arguments.
             cuda: Name of the module that computes the op on CUDA devices; it is imported when a
                 tensor on such a device first needs it. Its functions have the names and parameters
-                of those above, and `stream`: the address of the CUDA stream on which they launch,
-                without waiting. Their arrays have a CUDA array interface (under torch they are
-                torch tensors). Under TensorFlow the module needs two more functions, or tensors are
-                copied to the CPU. `missing() -> str | None` names what it lacks on this machine.
+                of `forward` and `backward`, and one more parameter, `stream`: the address of the
+                CUDA stream on which they launch kernels. They do not wait for the kernels. Their
+                arrays have a CUDA array interface (under torch they are torch tensors). Under
+                TensorFlow the module needs two more functions; without them, tensors are copied to
+                the CPU. `missing() -> str | None` says what the module lacks on this machine.
                 `record(call)` runs a call of its functions without launching anything. It returns
                 the launches (`function`, `grid`, `block`, `shared`, `arguments`, as in
                 `cnnforge_kernels.cuda.runtime.recording.Recorded`) and the temporary memory that
                 they need, as (address, bytes).
 
         Raises:
-            ValueError: A part of the definition does not fit; the message names the op, the
-                function and the argument.
+            ValueError: A part of the definition is wrong; the message names the op, the function
+                and the argument.
         """
         super().__init__(
             define(
@@ -162,8 +165,8 @@ class ArrayOp(OpBase):
         Raises:
             ValueError: The number of inputs or a rank is wrong, the shape rule rejects the shapes,
                 or Numba cannot compile a function.
-            TypeError: The dtype of an input is wrong, or an attribute does not exist or has another
-                type.
+            TypeError: The dtype of an input is wrong, an attribute does not exist, or the type of
+                its value is wrong.
             cnnforge.errors.UsageError: The active Keras backend has no route.
         """
         self._check_count(tensors)
@@ -179,7 +182,8 @@ class ArrayOp(OpBase):
             **attributes: Attributes that differ from their defaults.
 
         Returns:
-            The output, or a tuple of the outputs; each begins at a multiple of 64 bytes.
+            The output, or a tuple of the outputs; each begins at an address that is a multiple of
+            64 bytes.
 
         Raises:
             ValueError: See `__call__`.
@@ -211,8 +215,8 @@ class ArrayOp(OpBase):
             inputs: The arrays that the forward function read.
             outputs: The arrays that it wrote.
             grad_outputs: The gradient with respect to each output; `None` for an output of
-                integers, and for one that nothing depends on, whose gradient is zero.
-            needed: Whether the gradient is wanted, for each input; all are by default.
+                integers, and for an output whose gradient is zero because nothing depends on it.
+            needed: For each input, whether its gradient is wanted; by default, all are.
             **attributes: Attributes that differ from their defaults.
 
         Returns:

@@ -1,9 +1,10 @@
-"""Find functions of ops that write where they must not, or not where they must; slow, for tests.
+"""Find functions of ops that change inputs, write outside of outputs, or leave gaps in outputs.
 
-Within `audit()`, the outputs of a function lie between guards and are filled with a pattern before
-it runs. Afterwards its inputs are compared with copies. Everything runs twice, over two patterns.
-An element that holds the pattern both times was never written. (A float that was only added to is
-still NaN.)
+This is slow, and meant for tests. Within `audit()`, a function runs twice. Before each run, a
+pattern fills its outputs and some memory before and after them; the two runs have two patterns.
+Afterwards that memory must still hold the pattern, and the inputs must equal copies of them. An
+output element that holds the pattern after both runs was never written. (One pattern is NaN, so a
+float to which the function only adds is found too.)
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from cnnforge.ops.compiling.program import Program
 
 Values = np.ndarray[Any, Any]
 
-# All bits set: a NaN in every float type, which arithmetic on other numbers never gives.
+# In the first pattern all bits are set. In every float type this is a NaN, but not the one that
+# arithmetic on numbers gives.
 _PATTERNS = (0xFF, 0x5A)
 _GUARD = 256
 
@@ -32,7 +34,7 @@ class Audit:
 
     Attributes:
         functions: The labels of the functions that ran.
-        faults: One sentence for each of their faults.
+        faults: One sentence for each fault that was found.
     """
 
     functions: set[str] = field(default_factory=set)
@@ -71,7 +73,7 @@ def audit() -> Iterator[Audit]:
 
 
 def _torch_run(self: Any, step: Any, known: Any, results: Any) -> None:
-    """Replace `Call._run_on_cpu` by a run over NumPy arrays."""
+    """Run a step over NumPy arrays; `audit` puts this in the place of `Call._run_on_cpu`."""
     from_numpy = importlib.import_module("torch").from_numpy
     arrays = [
         known[item.name].detach().numpy()
@@ -134,7 +136,7 @@ def _run(
     for item, *pair in zip(step.writes, *results, strict=True):
         untouched = (_bytes(pair[0]) == _PATTERNS[0]).all(-1)
         if not item.is_float:
-            # An integer may be equal to one pattern, but not to both.
+            # A written integer may equal one pattern by chance, but not both.
             untouched &= (_bytes(pair[1]) == _PATTERNS[1]).all(-1)
         if untouched.any():
             where, count = _first(untouched)

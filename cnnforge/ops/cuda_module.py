@@ -17,7 +17,8 @@ from cnnforge.ops.definition.definition import Step, parameters
 if TYPE_CHECKING:
     from cnnforge.ops.array_op import ArrayOp
 
-# Recorded tensors get addresses that lie a TiB apart. Nothing is read or written there.
+# While launches are recorded, tensors have made-up addresses, a TiB apart. Nothing is read or
+# written there.
 _STEP = 1 << 40
 
 
@@ -47,7 +48,7 @@ class DevicePointer:
         pointer: Address of its first element.
         shape: Its shape.
         dtype: Dtype of its elements.
-        device: Number of the device.
+        device: Index of the device.
     """
 
     pointer: int
@@ -104,14 +105,13 @@ def missing(op: ArrayOp) -> str | None:
 
 
 def experimental(ops: Iterable[ArrayOp]) -> dict[str, str]:
-    """Collect the experimental features of the modules that ops name for CUDA devices.
+    """Collect the experimental features of the modules that compute ops on CUDA devices.
 
     Args:
-        ops: The ops. A module may have a function `experimental()`, which returns the state and
-            the switch of each feature by its name.
+        ops: The ops. A module may have a function `experimental()` that returns such a dict.
 
     Returns:
-        State and switch of each feature by its name.
+        A dict from the name of each feature to a text: its state, and what switches it on.
     """
     features: dict[str, str] = {}
     for name in sorted({op.cuda for op in ops if op.cuda is not None}):
@@ -139,7 +139,7 @@ def record(
         step: The step.
         shapes: Shapes of the tensors that it reads, then of those that it writes.
         values: The value of every attribute.
-        device: The number of the device.
+        device: The index of the device.
         aligned: Whether all tensors begin at multiples of 16 bytes.
 
     Raises:
@@ -168,7 +168,7 @@ def record(
 
 @cache
 def cuda_functions(op: ArrayOp) -> Mapping[Step, Callable[..., None]]:
-    """Return the functions that compute an op on CUDA devices, from the module `op.cuda`.
+    """Return, for each step of an op, the function of the module `op.cuda` that computes it.
 
     Raises:
         ValueError: A function is missing, or its parameters are not those of the function for the

@@ -1,4 +1,4 @@
-"""The part of an op that the routes to the frameworks use: compiled steps, shapes, checks."""
+"""The base class of `ArrayOp`, with what the modules for the frameworks call."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cnnforge.ops.definition.attributes import decode_attributes, encode_attribu
 from cnnforge.ops.definition.definition import Array, Definition, Step, parameters
 from cnnforge.ops.definition.shapes import Shape, output_shapes
 
-# Results of its shape rule that an op remembers.
+# Max number of results of its shape rule that an op remembers.
 _MAX_KNOWN_SHAPES = 256
 
 Values = np.ndarray[Any, Any]
 
 
 class OpBase:
-    """Base of `ArrayOp`, without the methods that its users call.
+    """Base of `ArrayOp`: compiled steps, shapes and checks, which authors of layers do not call.
 
     Attributes:
         name: The op's name.
@@ -58,7 +58,8 @@ class OpBase:
         Args:
             step: One of `backward_steps`.
             arrays: The arrays that the step reads.
-            input_shapes: The shapes of the op's inputs, as far as they are known; for `prepare`.
+            input_shapes: The shapes of the op's inputs, which are passed to `prepare`; `None` for
+                an unknown dimension.
             values: The value of every attribute.
 
         Returns:
@@ -77,7 +78,7 @@ class OpBase:
         return self._definition.forward
 
     def program(self, step: Step) -> Program:
-        """Return a step, compiled.
+        """Return the compiled program of a step.
 
         Raises:
             ValueError: Numba cannot compile it.
@@ -90,11 +91,11 @@ class OpBase:
 
     @property
     def programs(self) -> Mapping[Step, Program]:
-        """The steps with their machine code, which is made on first use."""
+        """The program of each step; its machine code is made on first use."""
         return self._programs
 
     def collect(self, shapes: Sequence[Shape], values: Mapping[str, Any]) -> None:
-        """Note a use of the op for `cnnforge.ops.ahead`, if uses are collected.
+        """Note a use of the op if the caller is within `cnnforge.ops.ahead.collecting`.
 
         Args:
             shapes: The shape of every input; `None` for an unknown dimension.
@@ -103,7 +104,9 @@ class OpBase:
         ahead.collect(Use(self, shapes, values))
 
     def laid_out(self, step: Step) -> Program:
-        """Return a step with only its shape rule compiled, for computing it on another device.
+        """Return the program of a step after compiling only its shape rule.
+
+        That is enough for a CUDA device, which does not run the step's function for the CPU.
 
         Raises:
             ValueError: Numba cannot compile the shape rule.
@@ -116,7 +119,7 @@ class OpBase:
     def output_shapes(
         self, shapes: Sequence[Shape], values: Mapping[str, Any]
     ) -> tuple[Shape, ...]:
-        """Return the shapes of the outputs, as far as those of the inputs are known.
+        """Return the shape of every output, with `None` for an unknown dimension.
 
         Raises:
             ValueError: The shape rule rejects the shapes.
@@ -166,12 +169,12 @@ class OpBase:
         """Decode the words that `encode` made.
 
         Raises:
-            ValueError: The number of words is another.
+            ValueError: The number of words is wrong.
         """
         return decode_attributes(self._definition.attributes, words)
 
     def check_differentiable(self) -> None:
-        """Raise the error of an op without gradients.
+        """Raise an error if the op has no gradients.
 
         Raises:
             ValueError: The op has no backward function.
@@ -187,8 +190,8 @@ class OpBase:
         """Check the dtype and the rank of a tensor against those declared.
 
         Raises:
-            TypeError: Another dtype.
-            ValueError: Another rank.
+            TypeError: The dtype is wrong.
+            ValueError: The rank is wrong.
         """
         if dtype != item.dtype_name:
             raise TypeError(

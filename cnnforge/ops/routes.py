@@ -1,4 +1,4 @@
-"""Find the route from ops to the active Keras backend: a module that calls and registers them."""
+"""Find the *route* from ops to the active Keras backend: the module that calls ops under it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def active() -> Route:
     Raises:
         UsageError: The backend has no route.
     """
-    # Keras imports its backend, which takes seconds. So it is imported when an op is first used.
+    # Keras also imports its backend, which takes seconds. So import Keras only when an op is used.
     keras = importlib.import_module("keras")
     backend = keras.backend.backend()
     if backend not in _MODULES:

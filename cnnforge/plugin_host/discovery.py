@@ -50,7 +50,7 @@ class _IncompatibleError(PluginError):
 
 
 class _Core:
-    """Specs of the core itself: runs and models of 0.1 name no task and need this one."""
+    """Declares the default task, which runs and models of version 0.1 need: they name no task."""
 
     @hookimpl
     def cnnforge_tasks(self) -> list[TaskSpec]:
@@ -100,7 +100,7 @@ class Plugins:
         layers: Registry of layers.
         datasets: Registry of datasets.
         models: Registry of models.
-        tasks: Registry of tasks; those of the core are there in any case.
+        tasks: Registry of tasks, including those of the core.
         callbacks: Registry of training callbacks.
         augmentations: Registry of augmentations.
         records: A record for each plugin, in the order of loading.
@@ -129,7 +129,7 @@ class Plugins:
 
     @property
     def registries(self) -> dict[str, Registry[Any]]:
-        """Registry that each hook fills."""
+        """The registry for the specs of each hook, by the name of the hook."""
         return {
             "cnnforge_layers": self.layers,
             "cnnforge_datasets": self.datasets,
@@ -177,7 +177,7 @@ class Plugins:
             raise
 
     def _ask(self, hook: str, plugin: object) -> Iterator[Any]:
-        """Call a hook of one plugin only, so that an error belongs to this plugin."""
+        """Call a hook of one plugin only, so that errors can be attributed to this plugin."""
         others = [other for other in self.manager.get_plugins() if other is not plugin]
         for specs in self.manager.subset_hook_caller(hook, others)():
             if isinstance(specs, str) or not hasattr(specs, "__iter__"):
@@ -206,7 +206,8 @@ def discover(explicit: Sequence[str] = ()) -> Plugins:
         explicit: Values of `--plugin`: paths that end in `.py`, or names of modules.
 
     Returns:
-        The plugins. An installed plugin that failed to load has only a record with the reason.
+        The plugins. For an installed plugin that failed to load, there is a record with the error,
+        but no specs.
 
     Raises:
         PluginError: A plugin in `explicit` cannot be loaded.
@@ -248,17 +249,17 @@ def _record(entry_point: EntryPoint) -> PluginRecord:
 
 
 def _load_installed(plugins: Plugins, entry_point: EntryPoint, record: PluginRecord) -> None:
-    """Load an installed plugin; an error goes into its record."""
+    """Load an installed plugin. An error is not raised, but stored in its record."""
     try:
         plugins.register(entry_point.load(), record.name)
-    # A plugin that calls sys.exit() must not end the program; Ctrl-C must.
+    # SystemExit is caught, so that a plugin cannot end the program. KeyboardInterrupt is not.
     except (Exception, SystemExit) as error:
         record.status = "incompatible" if isinstance(error, _IncompatibleError) else "failed"
         record.error = error
 
 
 def _load_explicit(plugins: Plugins, reference: str, installed: Sequence[EntryPoint]) -> None:
-    """Load a plugin that the user named; an error ends the command."""
+    """Load a plugin that the user named, and raise `PluginError` if that fails."""
     try:
         is_file = reference.endswith(".py")
         if not is_file and not all(part.isidentifier() for part in reference.split(".")):
@@ -268,7 +269,8 @@ def _load_explicit(plugins: Plugins, reference: str, installed: Sequence[EntryPo
             return
         record = PluginRecord(name=module.__name__, source=reference)
         for entry_point in installed:
-            # An installed plugin keeps its name if the user names its module.
+            # If the user names the module of an installed plugin, its name is that of the installed
+            # plugin.
             if entry_point.value == reference:
                 record = _record(entry_point)
         plugins.register(module, record.name)
@@ -278,7 +280,7 @@ def _load_explicit(plugins: Plugins, reference: str, installed: Sequence[EntryPo
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Import a file as a module named after it; the targets of its specs use this name."""
+    """Import a file as a module with the name of the file. Targets of its specs use this name."""
     path = path.resolve()
     name = path.stem
     if not path.is_file():

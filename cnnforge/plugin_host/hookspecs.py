@@ -53,46 +53,47 @@ def cnnforge_models() -> Iterable[ModelSpec]:
     Returns:
         A `ModelSpec` for each model. Its target is a callable `build(input_shape, outputs)` that
         returns a stock `keras.Model`. The model reads raw pixel values 0..255 of shape (batch,
-        height, width, channels). `outputs` is a number that the model's task says: of a
-        classification, whose models end in a softmax, the number of classes. A target with a
-        parameter `argument` is given the text after the colon in `NAME:ARGUMENT`.
+        height, width, channels). `outputs` is the number of outputs that the model's task requires.
+        For a classification it is the number of classes, and the model ends in a softmax. If the
+        callable has a parameter `argument`, it gets the text after the colon in `NAME:ARGUMENT`.
     """
     raise NotImplementedError
 
 
 @hookspec
 def cnnforge_tasks() -> Iterable[TaskSpec]:
-    """Declare tasks: what models learn. A classification is built in.
+    """Declare tasks. A task defines what a model learns; classification is built in.
 
     Returns:
-        A `TaskSpec` for each task. Its target is a subclass of `cnnforge.tasks.Task`, which says
-        the targets, the losses, the metrics, the evaluation and the predictions. Models and
-        datasets name their task.
+        A `TaskSpec` for each task. Its target is a subclass of `cnnforge.tasks.Task`, which defines
+        the targets, the losses, the metrics, the evaluation and the predictions. The specs of
+        models and datasets name their task.
     """
     raise NotImplementedError
 
 
 @hookspec
 def cnnforge_callbacks() -> Iterable[CallbackSpec]:
-    """Declare callbacks of training: `cnnforge train --callback NAME[:ARGUMENT]`.
+    """Declare training callbacks for `cnnforge train --callback NAME[:ARGUMENT]`.
 
     Returns:
         A `CallbackSpec` for each callback. Its target is a callable `make(argument)` that returns a
-        `cnnforge.callbacks.Callback`; `argument` is the text after the colon, or `None`. It
-        raises `ValueError` for a wrong argument. A callback is called after every epoch, and its
-        `state()` is saved with the run, so that a resumed run goes on exactly.
+        `cnnforge.callbacks.Callback`; `argument` is the text after the colon, or `None`. `make`
+        raises `ValueError` for a wrong argument. The callback is called after every epoch. The
+        result of its `state()` is saved with the run, and restored when the run is resumed.
     """
     raise NotImplementedError
 
 
 @hookspec
 def cnnforge_augmentations() -> Iterable[AugmentationSpec]:
-    """Declare augmentations: `cnnforge train --augment NAME[:ARGUMENT]`.
+    """Declare augmentations for `cnnforge train --augment NAME[:ARGUMENT]`.
 
     Returns:
         An `AugmentationSpec` for each augmentation. Its target is a callable `make(argument)` that
-        returns a function `augment(images, draws)`: images, (N, H, W, C) uint8, to new images of
-        the same shape. All random numbers come from `draws` (`cnnforge.data.Draws`). They depend
-        only on the seed, the epoch and the sample, so that a resumed run sees the same images.
+        returns a function `augment(images, draws)`. This function gets images, (N, H, W, C) uint8,
+        and returns new images of the same shape. It takes all random numbers from `draws`, a
+        `cnnforge.data.Draws`. These depend only on the seed, the epoch and the sample, so that a
+        resumed run trains on the same images as an uninterrupted one.
     """
     raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Registries that find a spec by its name, and explain names that are unknown or ambiguous."""
+"""Registries find a spec by its name, and raise errors that explain unknown or ambiguous names."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ SpecT = TypeVar("SpecT", bound=Spec)
 
 
 class Registry(Generic[SpecT]):
-    """The specs of one kind, by plugin.
+    """A mapping from names to the specs of one kind, such as layers, of all plugins.
 
     The qualified name of a spec is `plugin/name`. Its short name works if only one plugin
     declares it. No spec is ever renamed or overwritten.
 
     Args:
         spec_type: Class of the specs.
-        problems: Function that returns a reason for each plugin that could not be loaded. An
-            unknown name may belong to one of these plugins.
+        problems: Function that returns a dictionary from the name of each plugin that could not be
+            loaded to the reason. An unknown name may belong to one of these plugins.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class Registry(Generic[SpecT]):
             specs: Specs of the plugin.
 
         Raises:
-            PluginError: An item is not a spec of this kind, a name is declared twice, or the
-                plugin was added before.
+            PluginError: An item is not a spec of this kind, a name is declared twice, or this
+                plugin already has specs.
         """
         own: dict[str, SpecT] = {}
         for spec in specs:
@@ -104,11 +104,11 @@ class Registry(Generic[SpecT]):
         return [self[name] for name in self]
 
     def names(self) -> list[str]:
-        """Return the shortest name that finds each spec, sorted."""
+        """Return a sorted list with the shortest unambiguous name of each spec."""
         return sorted(map(self.shortest_name, self.values()))
 
     def shortest_name(self, spec: SpecT) -> str:
-        """Return the short name of a spec if it finds the spec, else the qualified name."""
+        """Return the short name of a spec if it is unambiguous, else the qualified name."""
         return spec.name if spec.name in self else spec.qualified_name
 
     def same(self, one: str, another: str) -> bool:
@@ -116,7 +116,7 @@ class Registry(Generic[SpecT]):
 
         Raises:
             UnknownNameError: No plugin declares one of the names.
-            AmbiguousNameError: Several plugins declare one of them, a short name.
+            AmbiguousNameError: One of them is a short name that several plugins declare.
         """
         return self[one].qualified_name == self[another].qualified_name
 
@@ -128,9 +128,10 @@ class Registry(Generic[SpecT]):
         return [candidate for candidate in candidates if short in self._of(candidate)]
 
     def _unknown(self, name: str) -> str:
-        """Explain an unknown name: list similar names, and plugins that failed to load."""
+        """Return a message about an unknown name: similar names, and plugins that failed."""
         names = self.names()
-        # A short name is compared with short names, even if only the qualified name is unambiguous.
+        # A short name is compared with the short names of all specs. The message then shows the
+        # qualified name of a spec if its short name is ambiguous.
         known = {name: name for name in self}
         if "/" not in name:
             known = {usable.rpartition("/")[2]: usable for usable in reversed(names)}
@@ -141,7 +142,7 @@ class Registry(Generic[SpecT]):
         elif names:
             message += f"; there are: {', '.join(names)}"
         problems = self._problems()
-        # A qualified name names its plugin, so that problems of other plugins do not matter.
+        # A qualified name contains the name of its plugin, so only errors of that plugin matter.
         plugin = name.rpartition("/")[0]
         wanted = [plugin] if plugin in problems else list(problems)
         for owner in wanted:

@@ -33,7 +33,7 @@ class FileInputs:
 
     Attributes:
         paths: The files, each once.
-        errors: Files that cannot be read, with the reason.
+        errors: Path of each file that cannot be read, with the reason.
     """
 
     paths: tuple[str, ...]
@@ -45,7 +45,7 @@ class FileInputs:
     def predict(
         self, predictor: Predictor, top_k: int = 3, limit: int | None = None
     ) -> Iterator[Row]:
-        """Yield a row for each file, for at most `limit` of them."""
+        """Yield a row for each of the first `limit` files; `None`: for all files."""
         yield from predictor.predict_files(self.paths[:limit], top_k)
         left = None if limit is None else max(0, limit - len(self.paths))
         for path, reason in islice(self.errors, left):
@@ -60,7 +60,7 @@ class SampleInputs:
         dataset: The dataset.
         samples: Samples of the dataset.
         indices: (N,) indices of the samples to predict, in order.
-        what: Description for the user: `"the validation part of mnist5k"`.
+        what: Description for the user, for instance `"the validation part of mnist5k"`.
     """
 
     dataset: Dataset
@@ -74,7 +74,7 @@ class SampleInputs:
     def predict(
         self, predictor: Predictor, top_k: int = 3, limit: int | None = None
     ) -> Iterator[Row]:
-        """Yield a row for each sample, for at most `limit` of them."""
+        """Yield a row for each of the first `limit` samples; `None`: for all samples."""
         yield from predictor.predict_samples(
             self.dataset, self.samples, self.indices[:limit], top_k=top_k
         )
@@ -94,7 +94,7 @@ class RunData:
 
     Attributes:
         reference: Reference of the dataset.
-        validation_fraction: Fraction that was kept for validation.
+        validation_fraction: Fraction of the data that was kept for validation.
         seed: Random seed of the split.
         fingerprint: Fingerprint of the data when the run was trained.
         task: Name of the task that the run's model learned.
@@ -121,12 +121,13 @@ def find_inputs(
         named: Image files, folders of images and references to datasets.
         image_shape: (H, W, C) of the model's images.
         datasets: The known datasets.
-        trained_on: The data that the model was trained on; only their validation part is taken.
+        trained_on: The data that the model was trained on. If they are named, only their validation
+            part is predicted.
         tasks: The known tasks; by default those of the installed plugins.
 
     Returns:
-        The inputs in the order of their names. A file that is named twice, or is also in a named
-        folder, is taken once.
+        The inputs in the order of `named`. A file that is named twice, or is also in a named
+        folder, is predicted once.
 
     Raises:
         UsageError: A name is neither a file nor a folder nor a dataset.
@@ -171,14 +172,14 @@ def open_samples(
     need_labels: bool = True,
     tasks: Registry[TaskSpec] | None = None,
 ) -> SampleInputs:
-    """Open a dataset for a trained model.
+    """Open a dataset for prediction or evaluation with a trained model.
 
     Args:
         reference: Reference of the dataset.
         image_shape: (H, W, C) of the model's images.
         datasets: The known datasets.
         trained_on: The data that the model was trained on.
-        need_labels: Whether samples without labels are refused.
+        need_labels: Whether a dataset without labels is an error.
         tasks: The known tasks; by default those of the installed plugins.
 
     Returns:
@@ -186,9 +187,9 @@ def open_samples(
         by name, with numbers in the names compared by value.
 
     Raises:
-        UsageError: There is no such dataset, it is for another task, or its images cannot get that
-            shape.
-        DataError: It cannot be read.
+        UsageError: There is no such dataset, it is for another task, or its images cannot be
+            converted to `image_shape`.
+        DataError: The dataset cannot be read.
     """
     tasks = discover().tasks if tasks is None else tasks
     options = DataOptions(
@@ -224,7 +225,7 @@ def open_samples(
 
 
 class _Joined:
-    """Both parts of a dataset as one, with their targets concatenated."""
+    """The training samples of a dataset followed by the validation samples."""
 
     def __init__(self, first: Samples, second: Samples) -> None:
         self._parts = (first, second)
@@ -234,7 +235,8 @@ class _Joined:
         return len(self.names)
 
     def __getattr__(self, name: str) -> Any:
-        # An attribute with the targets: in both parts an array or list with an entry per sample.
+        # Targets are attributes whose names depend on the task. Concatenate an attribute that is an
+        # array or a list with one entry per sample in both parts.
         if name.startswith("_"):
             raise AttributeError(name)
         first, second = (getattr(part, name) for part in self._parts)
@@ -278,7 +280,7 @@ def _open(
     except UsageError as error:
         if options.image_size is None:
             raise
-        # A table of pixels has its own size and colour, and may refuse others.
+        # A csv file of pixels has a fixed size and color, and may refuse others.
         try:
             return open_dataset(
                 reference, datasets, replace(options, image_size=None, color="auto"), tasks
@@ -301,7 +303,8 @@ def _first_time(path: str, seen: set[str]) -> bool:
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
-    # Text and digits alternate and the first part is text, so a part is compared with its kind.
+    # Text and numbers alternate, and the first part is text. Text is therefore compared only with
+    # text, and a number only with a number.
     parts = re.split(r"([0-9]+)", text)
     return [(int(part), "") if place % 2 else (0, part) for place, part in enumerate(parts)]
 

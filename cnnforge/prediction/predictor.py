@@ -27,15 +27,15 @@ class Predictor:
     """Predicts with a model.
 
     Args:
-        model: Model of (N, H, W, C) float32 pixel values 0..255.
+        model: Model that takes (N, H, W, C) float32 pixel values 0..255.
         task: Task that the model was trained for.
-        batch_size: Images per call of the model; several batches are read at once.
+        batch_size: Number of images per call of the model.
 
     Attributes:
         task: Task that the model was trained for.
         image_shape: (H, W, C) of the model's images.
-        drift: Max difference between the outputs and the reference predictions of the run, see
-            `reference_drift`; `None` if they were not compared.
+        drift: Result of `reference_drift`: the max difference between the outputs of the model and
+            the reference predictions of the run. `None` if they were not compared.
 
     Raises:
         RunError: The model does not take images, or its outputs do not fit the task.
@@ -69,16 +69,17 @@ class Predictor:
         kernels: Kernels = "auto",
         changed: str = "",
     ) -> Predictor:
-        """Open the model of a run; nothing but the run is needed.
+        """Open the model of a run. The training data are not needed.
 
         Args:
             run: Run with `model.keras` and the files of its task.
-            layers: The layers that may replace those of Keras.
+            layers: The plugin layers that may replace layers of Keras.
             tasks: The known tasks.
-            kernels: `"auto"`, `"numba"` or `"keras"`; `"auto"` measures without gradients, so its
-                choice may differ from that of training.
-            changed: Clause that says what has changed since the model was saved, or "". If it is
-                not empty, the model is checked against the reference predictions of the run.
+            kernels: `"auto"`, `"numba"` or `"keras"`. `"auto"` measures layers without gradients,
+                so its choice may differ from that of training.
+            changed: Clause of the error message about changes since the model was saved; empty if
+                nothing has changed. If it is not empty, the outputs of the model are compared with
+                the reference predictions of the run.
 
         Returns:
             The predictor.
@@ -111,8 +112,8 @@ class Predictor:
             indices: (N,) indices of the samples; `None` means all, in their order.
 
         Yields:
-            The next n indices, (n,) int64, and their outputs, (n, ...) arrays in the structure of
-            the model's outputs.
+            Pairs: the indices of the next n samples, (n,) int64, and the outputs of these samples,
+            (n, ...) arrays in the structure of the model's outputs.
         """
         if indices is None:
             indices = np.arange(len(samples))
@@ -124,14 +125,14 @@ class Predictor:
             done += count
 
     def outputs(self, samples: Samples) -> Any:
-        """Return the outputs of all samples, (N, ...) arrays."""
+        """Return the outputs of all N samples: (N, ...) arrays in the structure of the outputs."""
         parts = [part for _, part in self.predict(samples)]
         return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
 
     def evaluate(
         self, dataset: Dataset, samples: Samples, indices: np.ndarray | None = None
     ) -> Evaluation:
-        """Compare the outputs of samples with their targets.
+        """Compare the outputs of the model for samples with the targets of the samples.
 
         Args:
             dataset: The dataset.
@@ -156,10 +157,11 @@ class Predictor:
 
         Args:
             paths: The files.
-            top_k: Max number of answers in a row.
+            top_k: Max number of predicted classes per row, if the task ranks classes.
 
         Yields:
-            One row per path, in their order. The row of an unreadable file has the reason.
+            One row per path, in the order of the paths. The row of an unreadable file has the
+            reason.
         """
         together = max(1, min(512, MAX_BYTES // int(np.prod(self.image_shape))))
         for first in range(0, len(paths), together):
@@ -192,7 +194,7 @@ class Predictor:
             dataset: The dataset.
             samples: Samples of the dataset, with images of the model's shape.
             indices: (N,) indices of the samples; `None` means all, in their order.
-            top_k: Max number of answers in a row.
+            top_k: Max number of predicted classes per row, if the task ranks classes.
 
         Yields:
             One row per sample, in the order of `indices`.
@@ -210,7 +212,7 @@ class Predictor:
             samples: Samples of the dataset.
             indices: (n,) indices of the samples.
             outputs: Outputs of these samples.
-            top_k: Max number of answers in a row.
+            top_k: Max number of predicted classes per row, if the task ranks classes.
 
         Returns:
             One row per sample.
@@ -227,18 +229,18 @@ class Predictor:
 
 
 def load_model(path: Path, layers: Registry[LayerSpec]) -> keras.Model:
-    """Open a `.keras` file; a file that contains code is refused.
+    """Open the model in a `.keras` file. A file that contains code is refused.
 
     Args:
         path: The file.
-        layers: The known layers. The file may contain those without a reference in Keras; they are
-            imported only if Keras alone cannot open it.
+        layers: The known layers. The file may contain layers without a reference in Keras. These
+            are imported only if the file cannot be opened without them.
 
     Returns:
         The model, not compiled.
 
     Raises:
-        RunError: It is missing, damaged or refused, or has a layer that no plugin declares.
+        RunError: The file is missing, damaged or refused, or has a layer that no plugin declares.
     """
     try:
         try:
@@ -253,7 +255,7 @@ def load_model(path: Path, layers: Registry[LayerSpec]) -> keras.Model:
                 try:
                     spec.load()
                 except PluginError as error:
-                    # The layer may be from another plugin, and not be part of this model.
+                    # The model may not contain this layer, so try to open the file without it.
                     broken.append(error)
             try:
                 return _open(path)

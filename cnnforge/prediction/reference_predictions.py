@@ -1,4 +1,8 @@
-"""Reference predictions: outputs saved with a model, to notice if it no longer gives them."""
+"""Reference predictions: outputs of a model that are saved with it.
+
+They are compared with the outputs of the model when it is opened later. A difference beyond
+rounding means that the model has changed.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,8 @@ FILE_NAME = "golden.npz"
 COUNT = 8
 _NAME = "output_{}"
 MAX_DRIFT = 1e-3
-"""Max difference of an output, relative to the largest output if that is above 1. Rounding differs
-between machines, by much less; a wrong layer differs by much more."""
+"""Max allowed difference of an output, divided by the max output if that is above 1. Machines round
+differently, which changes an output by much less. A wrong layer changes it by much more."""
 
 
 def write_reference_predictions(run: RunDirectory, model: keras.Model, images: np.ndarray) -> None:
@@ -49,7 +53,7 @@ def reference_drift(run: RunDirectory, model: keras.Model) -> float | None:
         there are no reference predictions of this `model.keras`.
 
     Raises:
-        RunError: The file is damaged, or the model does not take its images.
+        RunError: The file is damaged, or the model does not accept the images in it.
     """
     path = run.path / FILE_NAME
     if not path.is_file():
@@ -62,7 +66,8 @@ def reference_drift(run: RunDirectory, model: keras.Model) -> float | None:
             others = [name for name in archive if name.startswith(_NAME[:-2]) and name != first]
             names = [first, *others]
             kept = [archive[name] for name in names]
-        # If a run is killed between writing the two files, they belong to different models.
+        # If a run was killed after it had written the model and before it wrote this file, the file
+        # belongs to an earlier model.
         if str(digest) != _digest(run):
             return None
         return max(

@@ -21,7 +21,7 @@ _MAX_NUMBERED = 26
 
 
 def benchmark_figure(path: Path, result: Mapping[str, Any]) -> None:
-    """Draw the speed of each case, compared with its reference and with the peak.
+    """Draw the speed of each case, compared with its reference and with the machine's peak.
 
     Args:
         path: The PNG file to write.
@@ -64,7 +64,7 @@ def _bars(
 ) -> None:
     passes = [one for case in cases for one in case["passes"].values()]
     medians = [one["ratio"]["median"] for one in passes if one["ratio"]]
-    # The bars set the scale; the whisker of a noisy case may leave the figure.
+    # The scale is chosen for the bars. An error bar of a noisy case may extend beyond the axes.
     limit = 1.3 * max([1.2, *medians])
     positions = np.arange(len(cases), dtype=float)
     height = 0.27

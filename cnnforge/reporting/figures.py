@@ -48,7 +48,7 @@ def training_curves(path: Path, *, metrics: Path, evaluation: Path, title: str) 
     """
     table, about = _columns(metrics), json.loads(evaluation.read_text(encoding="utf-8"))
     best_epoch, monitor = about["best_epoch"], about["monitor"]
-    # The metrics that were measured in training too, and the monitored one.
+    # Only metrics that were also measured in training are drawn, and the monitored metric.
     shown = [
         metric
         for metric in about["metrics"]
@@ -95,7 +95,7 @@ def training_curves(path: Path, *, metrics: Path, evaluation: Path, title: str) 
 
 
 def _columns(metrics: Path) -> dict[str, np.ndarray]:
-    """Read `metrics.csv`: (epochs,) float64 by column; an empty cell is NaN."""
+    """Read `metrics.csv`: a (epochs,) float64 array for each column, with NaN for empty cells."""
     with metrics.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     values = [[float(cell or "nan") for cell in row] for row in rows]
@@ -107,7 +107,7 @@ def _text(value: float, percent: bool) -> str:
 
 
 def confusion_matrix(path: Path, *, table: Path, title: str) -> None:
-    """Draw a confusion matrix with counts as numbers and fractions of the true class as colours.
+    """Draw a confusion matrix. Cells contain counts; colours are fractions of the true class.
 
     Args:
         path: The PNG file to write.
@@ -156,7 +156,7 @@ def confusion_matrix(path: Path, *, table: Path, title: str) -> None:
 
 
 def _write_counts(axes: Any, confusion: np.ndarray, shares: np.ndarray, cell: float) -> None:
-    # `cell` is the side of a cell in points; a digit is 0.65 times as wide as its font size.
+    # `cell` is the side of a cell in points. The width of a digit is 0.65 times the font size.
     digits = len(str(int(confusion.max())))
     size = min(11.0, 0.8 * cell / (0.65 * digits))
     for (row, column), number in np.ndenumerate(confusion):
@@ -178,13 +178,14 @@ def _shortened(name: str) -> str:
 
 
 def _plain(text: str) -> str:
-    # An unescaped dollar sign starts a formula.
+    # Matplotlib would read text between two unescaped dollar signs as a formula.
     return text.replace("$", r"\$")
 
 
 def _write(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        # The font lacks some scripts and draws boxes instead; the CSV file has the names.
+        # Matplotlib warns if its font lacks letters of a class name, and draws boxes instead. The
+        # CSV file contains the names.
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.15)

@@ -61,7 +61,8 @@ class RunDirectory:
         try:
             Path(parent).mkdir(parents=True, exist_ok=True)
             number = _highest(parent, stem) + 1
-            # Another process may have found the same number: mkdir succeeds for one of them.
+            # Another process may have chosen the same number. `mkdir` succeeds in only one process;
+            # the other process tries the next number.
             for candidate in range(number, number + _MAX_TRIES):
                 path = Path(parent) / f"{stem}-{candidate:03d}"
                 try:
@@ -82,7 +83,7 @@ class RunDirectory:
 
         Args:
             path: The directory.
-            needs: Files that the caller needs.
+            needs: Names of the files that must exist.
 
         Returns:
             The directory.
@@ -119,7 +120,7 @@ class RunDirectory:
 
     @property
     def name(self) -> str:
-        """Last part of the path."""
+        """Name of the directory, the last part of the path."""
         return self.path.name
 
     @property
@@ -134,10 +135,11 @@ class RunDirectory:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Lock the run, so that one process at a time trains it.
+        """Lock the run, so that only one process at a time can train it.
 
-        The lock is held on the directory itself, so that it leaves no file and ends with the
-        process. Windows and some network file systems have no such lock: nothing is locked there.
+        The lock is on the directory itself, so it leaves no file, and it is released when the
+        process ends. Windows and some network file systems have no such locks; there, this does
+        nothing.
 
         Raises:
             RunError: Another process trains this run.
@@ -164,8 +166,8 @@ class RunDirectory:
         """Write `config.toml`.
 
         Args:
-            options: Options that `train --config` can read; `None` is left out.
-            table: Facts about the run; the format is added.
+            options: Options that `train --config` can read; `None` values are omitted.
+            table: Facts about the run, to which the version of the format is added.
 
         Raises:
             RunError: The file could not be written.
@@ -177,7 +179,7 @@ class RunDirectory:
         """Read `config.toml`.
 
         Returns:
-            The options and the table, as they were passed to `write_config`.
+            The two arguments of `write_config`: the options, and the table of facts about the run.
 
         Raises:
             RunError: The file could not be read.
@@ -223,7 +225,7 @@ def to_toml(values: Mapping[str, Any]) -> str:
     """Format flat values as TOML.
 
     Args:
-        values: Values of type str, bool, int, float, or lists of these; `None` is left out.
+        values: Values of type str, bool, int, float, or lists of these; `None` values are omitted.
 
     Returns:
         A line for each value.
@@ -234,7 +236,7 @@ def to_toml(values: Mapping[str, Any]) -> str:
 
 
 def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Format rows as CSV with Unix line ends."""
+    r"""Format rows as CSV, with `\n` at the end of each line."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -246,7 +248,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        # TOML's basic strings are those of JSON, except that DEL must be escaped.
+        # A JSON string is a valid TOML string, except that TOML requires an escape for DEL.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"

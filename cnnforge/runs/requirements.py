@@ -1,4 +1,4 @@
-"""The plugins that a run needs, and the messages if one is missing."""
+"""Record the plugins that a run needs, and check whether they are installed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Requirement:
 
     Attributes:
         plugin: Name of the plugin; empty for a library that is not a plugin.
-        source: Module or file that defines it.
+        source: Module or file that defines the plugin.
         distribution: Name of its installed distribution; `None` for a file.
         version: Version of the distribution.
-        origin: URL that it was installed from; `None` for a package index.
-        uses: Parts that the run uses, for instance `"layer acme/gabor"`.
-        layers: Names of its layers in the saved model.
+        origin: URL that it was installed from; `None` if it came from a package index.
+        uses: Specs of the plugin that the run uses, for example `"model acme/net"`.
+        layers: Class names of its layers in the saved model.
     """
 
     plugin: str
@@ -44,7 +44,7 @@ class Requirement:
 
     @property
     def remedy(self) -> str:
-        """Command or option that provides it if it is missing."""
+        """Command that installs the plugin, or option that loads it, for a message."""
         if self.distribution is None:
             return f"name it with --plugin {self.source}"
         origin = f" (it was installed from {self.origin})" if self.origin else ""
@@ -64,7 +64,8 @@ def requirements(
         layers: Classes of the layers in the saved model that are not part of Keras.
 
     Returns:
-        A requirement for each plugin, and for each other library with a layer in the model.
+        A requirement for each plugin that the run uses, and for each other library that defines a
+        layer of the model.
     """
     loaded = {record.name: record for record in records if record.status == "loaded"}
     packages = {_package(record.source): record.name for record in loaded.values()}
@@ -98,7 +99,7 @@ def write(run: RunDirectory, used: Sequence[Requirement]) -> None:
 
 
 def read(run: RunDirectory) -> list[Requirement]:
-    """Read `plugins.json`; a run without the file needs no plugin.
+    """Read `plugins.json`. The result is empty if there is no such file.
 
     Raises:
         RunError: The file is damaged.
@@ -121,14 +122,14 @@ def check(
     Args:
         run: The run.
         records: Records of all plugins.
-        model_only: Whether to check only plugins with layers in the saved model, or with the task
-            that it learned, which is enough to predict. To resume training, all are needed.
+        model_only: Whether to check only the plugins that a prediction needs: those of the layers
+            in the saved model and of its task. Resuming a training needs all plugins of the run.
 
     Returns:
-        The requirements that are installed in another version.
+        The requirements whose installed version differs from that of the run.
 
     Raises:
-        RunError: A plugin is missing; the message contains the line that installs it.
+        RunError: A plugin is missing. The message contains the command that installs it.
     """
     by_name = {record.name: record for record in records}
     changed = []
@@ -154,7 +155,7 @@ def check(
 
 
 def describe_change(requirement: Requirement) -> str:
-    """Describe the version that the run was made with and the installed version.
+    """Describe how the installed version of a plugin differs from the version that the run used.
 
     Args:
         requirement: A requirement that `check` returned.
@@ -176,7 +177,7 @@ def _what(requirement: Requirement) -> str:
 
 
 def _tasks(it: Requirement) -> list[str]:
-    # A task says what the outputs of a model mean: nothing is predicted without it.
+    # A prediction needs the task too, because the task interprets the outputs of the model.
     return [use for use in it.uses if use.startswith("task ")]
 
 
@@ -204,7 +205,10 @@ def _version(name: str | None) -> str | None:
 
 
 def _origin(name: str | None) -> str | None:
-    """Return the URL in `direct_url.json` (PEP 610), which pip writes unless it used an index."""
+    """Return the URL that a distribution was installed from; `None` for a package index.
+
+    pip writes it to `direct_url.json` (PEP 610).
+    """
     try:
         text = distribution(name).read_text("direct_url.json") if name else None
         return json.loads(text)["url"] if text else None

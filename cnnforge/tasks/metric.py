@@ -23,11 +23,12 @@ class Metric:
     Attributes:
         name: Column of `metrics.csv`; the column of the validation value has the prefix `val_`.
         title: Name in a sentence or above a figure, for instance `"macro F1"`.
-        short: Name in a line of 60 columns, for instance `"F1"`.
+        short: Name in a narrow table, for instance `"F1"`.
         best: `"max"` if a higher value is better, `"min"` if a lower one is.
         percent: Whether the value is a fraction, 0 to 1, that is shown in percent.
-        sum: Name of the sum over the training samples (see `Task.sums`) whose mean is the training
-            value; `None`: the metric is computed for the validation samples only.
+        sum: Name of a sum over the training samples, see `Task.sums`. The training value is this
+            sum divided by the number of samples. `None`: the metric is computed for the validation
+            samples only.
     """
 
     name: str
@@ -49,7 +50,7 @@ regularization losses."""
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The metrics of a model on a set of samples.
+    """The metrics of a model, computed on some samples.
 
     Attributes:
         samples: Number of samples, at least 1.
@@ -65,7 +66,7 @@ class Evaluation:
 
 
 def is_better(metric: Metric, new: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
-    """Return whether a new epoch is better by a metric, or by the loss if the metric is equal.
+    """Return whether a new epoch is better by a metric; if its values are equal, by the loss.
 
     NaN is worse than every number.
 

@@ -113,7 +113,7 @@ def check_match(
         model: The model.
         data: Name of the dataset for the error message.
         task: Name of the task of the dataset.
-        models: The known models, to suggest those of the right task.
+        models: The known models. The message suggests those for the task of the dataset.
         tasks: The known tasks.
 
     Raises:

@@ -27,11 +27,11 @@ class Row(Protocol):
         ...
 
     def cells(self) -> dict[str, str]:
-        """Return the cells of a CSV row by column, without `file` and `error`."""
+        """Return the cells of a CSV row by column, except `file` and `error`."""
         ...
 
     def shown(self) -> dict[str, str]:
-        """Return the cells of a terminal table by column, without `file` and `error`."""
+        """Return the cells of a terminal table by column, except `file` and `error`."""
         ...
 
 
@@ -54,14 +54,14 @@ class ValueRow:
         return {"file": self.name, **self.values, "error": self.error}
 
     def cells(self) -> dict[str, str]:
-        """Return the values as strings; floats have seven digits."""
+        """Return the values as strings; floats have seven significant digits."""
         return {
             name: f"{value:.7g}" if isinstance(value, float) else str(value)
             for name, value in self.values.items()
         }
 
     def shown(self) -> dict[str, str]:
-        """Return the values as strings; floats have four digits."""
+        """Return the values as strings; floats have four significant digits."""
         return {
             name.replace("_", " "): f"{value:.4g}" if isinstance(value, float) else str(value)
             for name, value in self.values.items()
@@ -76,8 +76,8 @@ def csv_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
         columns: Names of columns that are always present.
 
     Returns:
-        CSV with the columns `file`, `columns`, further columns in order of appearance, and `error`
-        if a row has one.
+        CSV text. Its columns are `file`, those of `columns`, further columns of the rows in order
+        of appearance, and `error` if a row has an error.
     """
     all_cells = [row.cells() for row in rows]
     names = list(dict.fromkeys([*columns, *(name for cells in all_cells for name in cells)]))

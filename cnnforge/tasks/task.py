@@ -20,7 +20,8 @@ from cnnforge.tasks.metric import LOSS, Evaluation, Metric
 from cnnforge.tasks.rows import Row, ValueRow, csv_table
 
 if TYPE_CHECKING:
-    # A manifest may import this module, and every command imports all manifests.
+    # Keras is imported only for type checks: a manifest may import this module, and every command
+    # imports all manifests.
     import keras
 
 
@@ -36,7 +37,7 @@ class Evaluator(Protocol):
         ...
 
     def result(self) -> Evaluation:
-        """Return the evaluation of all samples, which must not depend on the batch sizes."""
+        """Return the evaluation of all samples. It must not depend on the batch sizes."""
         ...
 
 
@@ -74,7 +75,7 @@ class Task:
 
     @classmethod
     def for_run(cls, run: RunDirectory) -> Self:
-        """Make the task for predicting with the model of a run, from the files of `write`.
+        """Make the task for predicting with the model of a run, from the files that `write` wrote.
 
         Raises:
             RunError: A file is missing or damaged.
@@ -100,11 +101,12 @@ class Task:
         """Check that the outputs of a model have the structure and shape that the task needs.
 
         Raises:
-            ValueError: They do not; the message names the received and the expected shape.
+            ValueError: The structure or a shape is wrong. The message names the received and the
+                expected shape.
         """
 
     def check_outputs(self, outputs: Any) -> None:
-        """Check the output values of a model, for the conformance kit.
+        """Check the output values of a model. The conformance kit calls this method.
 
         Args:
             outputs: (n, ...) arrays in the structure of the model's outputs.
@@ -120,7 +122,7 @@ class Task:
 
         Args:
             samples: Samples of the dataset.
-            indices: (n,) int64.
+            indices: (n,) int64, indices into `samples`.
 
         Returns:
             Arrays (n, ...) by name. Apart from n, shapes and dtypes are the same in every call.
@@ -145,14 +147,15 @@ class Task:
     def read(
         self, samples: Samples, indices: np.ndarray
     ) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
-        """Read images and targets for training, and apply the augmentations of the samples.
+        """Read images and targets for training.
 
         Args:
-            samples: Samples of one epoch.
-            indices: (n,) int64.
+            samples: Samples of one epoch. If they are `AugmentedSamples`, their augmentations are
+                applied to the images and to the targets.
+            indices: (n,) int64, indices into `samples`.
 
         Returns:
-            The images, (n, H, W, C) uint8, and the targets by name.
+            The images, (n, H, W, C) uint8, and the targets, arrays (n, ...) by name.
         """
         if not isinstance(samples, AugmentedSamples):
             return samples.fetch(indices), self.targets(samples, indices)
@@ -161,7 +164,7 @@ class Task:
         return images, targets if transforms is None else self.transformed(targets, transforms)
 
     def losses(self, targets: Mapping[str, Any], outputs: Any) -> Any:
-        """Compute the loss of every sample of a batch with `keras.ops`, differentiably.
+        """Compute the loss of every sample of a batch with differentiable `keras.ops`.
 
         Args:
             targets: Tensors (n, ...) by name.
@@ -173,14 +176,15 @@ class Task:
         raise NotImplementedError
 
     def sums(self, targets: Mapping[str, Any], outputs: Any) -> Mapping[str, Any]:
-        """Compute with `keras.ops` the sums from which training metrics are computed.
+        """Compute sums over a batch with `keras.ops`. Training metrics are computed from them.
 
         Args:
             targets: Tensors (n, ...) by name.
             outputs: Tensors (n, ...) in the structure of the model's outputs.
 
         Returns:
-            One scalar for each `Metric.sum` except the loss, by name: the sum over the batch.
+            A scalar for each `Metric.sum` of the task, by name: the sum over the batch. The loss is
+            left out, since the training step adds its sum.
         """
         return {}
 
@@ -199,7 +203,9 @@ class Task:
         raise NotImplementedError
 
     def evaluator(self, dataset: Dataset, samples: Samples, indices: np.ndarray) -> Evaluator:
-        """Make an evaluator for samples of a dataset, which the model may not have been trained on.
+        """Make an evaluator for samples of a dataset.
+
+        The model may have been trained on another dataset.
 
         Args:
             dataset: The dataset.
@@ -207,12 +213,15 @@ class Task:
             indices: (N,) int64, indices into `samples`; outputs are added in this order.
 
         Raises:
-            UsageError: The targets of these samples are unknown to the model.
+            UsageError: The model cannot predict the targets of these samples, for instance since it
+                does not know a class.
         """
         return _MeanEvaluator(self, samples, indices)
 
     def report(self, run: RunDirectory, evaluation: Evaluation) -> None:
-        """Write tables and figures of an evaluation to a run, which has `evaluation.json` already.
+        """Write tables and figures of an evaluation to a run.
+
+        `evaluation.json` is written before this method is called.
 
         Args:
             run: The run.
@@ -288,7 +297,7 @@ class Task:
             "write its table with --output FILE"
         )
 
-    # Derived from the above.
+    # Derived from the attributes.
 
     @property
     def sum_names(self) -> tuple[str, ...]:
@@ -296,7 +305,12 @@ class Task:
         return tuple(metric.sum for metric in self.metrics if metric.sum is not None)
 
     def training_metrics(self, sums: Mapping[str, float], count: int) -> dict[str, float]:
-        """Return the training metrics by name: the means of the sums over `count` samples."""
+        """Return the training metrics by name.
+
+        Args:
+            sums: Sums over the training samples, by the names of `sum_names`.
+            count: Number of samples.
+        """
         return {
             metric.name: sums[metric.sum] / count
             for metric in self.metrics
@@ -327,7 +341,7 @@ class _MeanEvaluator:
     def __init__(self, task: Task, samples: Samples, indices: np.ndarray) -> None:
         self._task, self._samples, self._indices = task, samples, indices
         self._done = 0
-        # One value per sample, so that the mean does not depend on the batch sizes.
+        # Keep one value per sample: a mean of the means of batches would depend on the batch sizes.
         self._parts: list[Mapping[str, np.ndarray]] = []
 
     def add(self, outputs: Any) -> None:

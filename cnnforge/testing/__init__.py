@@ -56,7 +56,8 @@ _NEED_KERAS = {
 
 
 def __getattr__(name: str) -> Any:
-    # Importing Keras takes seconds, and tests of kernels need the tolerance but not Keras.
+    # These names are imported at their first use, because their modules import Keras, which takes
+    # seconds. Tests of kernels use only the tolerance.
     if name in _NEED_KERAS:
         return getattr(import_module(_NEED_KERAS[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

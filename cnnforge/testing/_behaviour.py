@@ -1,4 +1,4 @@
-"""Checks of how a layer behaves: any batch, in a graph, in mixed precision, in training."""
+"""Check a layer with batches of other sizes, in a graph, in mixed precision and in training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cnnforge.testing._values import compare
 from cnnforge.utils.tolerance import assert_close
 
 _HINTS = {
-    # Words of the errors of Keras and TensorFlow, and the frequent mistakes that cause them.
+    # Parts of error messages of Keras and TensorFlow, each with advice about its usual cause.
     "expected float32": "an op of float32 under another policy: cast its inputs to float32 and its "
     "outputs back to self.compute_dtype",
     "XLA": "set self.supports_jit = False in the constructor: XLA cannot compile an ArrayOp",
@@ -39,7 +39,7 @@ _HINTS = {
 
 
 def batch_sizes(subject: Subject) -> str:
-    """Require that a sample gives the same in batches of any size, and that size 0 works."""
+    """Require that the outputs of a sample do not depend on the batch size, and that 0 works."""
     layer = subject.built()
     batch = subject.case.input_shape[0]
     odd = batch + 1 + batch % 2
@@ -81,7 +81,10 @@ def batch_sizes(subject: Subject) -> str:
 
 
 def eager_equals_graph(subject: Subject) -> str:
-    """Require that a graph gives the outputs and gradients of eager mode, also for any batch."""
+    """Require that outputs and gradients in a graph equal those in eager mode.
+
+    One of the graphs has an unknown batch size.
+    """
     if keras.backend.backend() != "tensorflow":
         return f"{keras.backend.backend()} has no graphs"
     tf = import_module("tensorflow")
@@ -124,7 +127,7 @@ def precision(subject: Subject) -> str:
     expected: Array | None = None
     for policy in ("float32", "mixed_float16", "mixed_bfloat16"):
         with warnings.catch_warnings():
-            # A layer may warn that it computes such types without its kernel.
+            # A layer may warn that its kernel does not support such dtypes. That is allowed.
             warnings.simplefilter("ignore")
             with explained(f"the policy {policy!r} fails", _HINTS):
                 layer = subject.built(dtype=policy)
@@ -147,7 +150,8 @@ def precision(subject: Subject) -> str:
             expected = values
         else:
             with explained(f"under the policy {policy!r}"):
-                # Inputs, weights and products are rounded too, each as much as the outputs.
+                # The tolerance counts the rounding of outputs. Inputs, weights and products are
+                # rounded too, hence the factor 4.
                 assert_close(values, expected, 4 * subject.terms, np.float16)
     return ""
 

@@ -1,4 +1,4 @@
-"""Checks of a layer and its reference: conversion in both directions, and speed."""
+"""Check that a layer and its reference can be converted to each other, and measure their speed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def forge_and_lower(subject: Subject) -> str:
         )
     _same_weights(model, forged, "forge()")
     got, expected = outputs_of(forged, inputs), outputs_of(model, inputs)
-    # Both are float32, each with its own rounding.
+    # Both results are float32, so both have rounding errors. The tolerance allows for one.
     compare("the output of the forged model", got, expected, 4 * subject.terms, against="model's")
     lowered = lower(forged, layers=registry)
     _same_weights(model, lowered, "lower()")
@@ -76,7 +76,7 @@ def _same_weights(model: Any, other: Any, what: str) -> None:
 
 
 def speed(subject: Subject) -> str:
-    """Measure the layer, and its reference if it has one; the times are reported, not judged."""
+    """Measure a layer, and its reference if it has one. The times do not affect the result."""
     shape = subject.case.speed_shape or (_SPEED_BATCH, *subject.case.input_shape[1:])
     layer, reference = subject.make(), subject.spec.load_reference()
     config = layer.get_config()

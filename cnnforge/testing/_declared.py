@@ -1,4 +1,4 @@
-"""Checks of models and datasets that a plugin declares."""
+"""Check the models and datasets that a plugin declares."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def model_checks(model: str | ModelSpec, plugins: Plugins | None = None) -> list
 
     Raises:
         UnknownNameError: No plugin declares such a model.
-        AmbiguousNameError: Several plugins do.
+        AmbiguousNameError: Several plugins declare such a model.
     """
     plugins = plugins or discover()
     spec = plugins.models[model] if isinstance(model, str) else model
@@ -66,7 +66,7 @@ def dataset_checks(dataset: str | DatasetSpec, plugins: Plugins | None = None) -
 
     Raises:
         UnknownNameError: No plugin declares such a dataset.
-        AmbiguousNameError: Several plugins do.
+        AmbiguousNameError: Several plugins declare such a dataset.
     """
     plugins = plugins or discover()
     spec = plugins.datasets[dataset] if isinstance(dataset, str) else dataset
@@ -99,7 +99,7 @@ def _images(shape: tuple[int, ...]) -> Any:
 
 
 def _builds(spec: ModelSpec, task: Task, shape: tuple[int, ...]) -> str:
-    """Require a `keras.Model` whose inputs have the shape and whose outputs fit the task."""
+    """Require that the target builds a `keras.Model` with this input shape and valid outputs."""
     model = _build(spec, task, shape)
     if not isinstance(model, keras.Model):
         raise AssertionError(f"build() returns a {type(model).__name__}, expected a keras.Model")
@@ -167,7 +167,11 @@ def _forges(spec: ModelSpec, task: Task, shape: tuple[int, ...]) -> str:
 
 
 def _loads(spec: DatasetSpec, plugins: Plugins) -> str:
-    """Require a valid dataset without an argument, or an error that asks for one."""
+    """Load the dataset without an argument.
+
+    Require that it is valid, or that `load` raises a `CnnforgeError`, such as a request for an
+    argument.
+    """
     try:
         data = spec.load()(None, DataOptions())
     except CnnforgeError as error:

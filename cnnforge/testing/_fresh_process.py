@@ -1,4 +1,4 @@
-"""Check that a saved model opens in a fresh process. The process runs this module, too."""
+"""Check that a saved model opens in a new process. That process runs `_main` of this module."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TIMEOUT = 600
 
 
 def save_and_load(subjects: Sequence[Any]) -> str:
-    """Require that models saved as `.keras` files give the same bits in a fresh process."""
+    """Require that models saved as `.keras` files compute the same bits in a new process."""
     import keras
 
     from cnnforge.testing._subject import outputs_of
@@ -69,7 +69,10 @@ def _in_fresh_process(folder: Path, count: int, kind: type) -> list[str]:
 
 
 def _main() -> None:
-    """Load and compare the models; write an error, or "", for each."""
+    """Load the models and compare their outputs with the expected ones.
+
+    Write a list to `report.json`, with an error or "" for each model.
+    """
     request = json.load(sys.stdin)
     folder = Path(request["folder"])
     import keras
@@ -97,7 +100,10 @@ def _main() -> None:
 
 
 def _import(module: str, file: str) -> None:
-    """Import the plugin's module by its name, or else from its file as `--plugin FILE.py` does."""
+    """Import the plugin's module by name, or import its file if no module has this name.
+
+    The second case is a plugin that was loaded with `--plugin FILE.py`.
+    """
     try:
         importlib.import_module(module)
         return

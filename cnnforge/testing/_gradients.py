@@ -1,4 +1,4 @@
-"""Checks of gradients: against the oracle, against the reference, by finite differences."""
+"""Check gradients with the oracle, with the reference, and with finite differences of the layer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from cnnforge.testing._values import (
 from cnnforge.testing.diagnosis import diagnose
 
 _DIRECTIONS = 3
-# The max size of a gradient that is diagnosed element by element if it is wrong.
+# If a wrong gradient has at most this many elements, each of them is computed by finite differences
+# to find the cause.
 _MAX_DIAGNOSED = 1500
 _EPS = float(np.finfo(np.float32).eps)
 
@@ -66,7 +67,7 @@ def gradients_oracle(subject: Subject) -> str:
             ]
             return (total(*ends[0]) - total(*ends[1])) / (2 * step)
 
-        # A float64 difference with a step of 1e-6 has about ten correct digits.
+        # Finite differences in float64 with a step of 1e-6 have about ten correct digits.
         _along_directions(
             f"the gradient of {name}",
             found[name],
@@ -125,7 +126,10 @@ def _along_directions(
     floor: float,
     against: str,
 ) -> None:
-    """Compare a gradient with derivatives along random directions."""
+    """Compare a gradient with finite differences along random directions.
+
+    `along` maps a direction to the finite difference in that direction.
+    """
     generator = np.random.default_rng(5)
     directions = [generator.standard_normal(value.shape) for _ in range(_DIRECTIONS)]
     expected = [along(direction) for direction in directions]
@@ -177,7 +181,11 @@ def _places(layer: Any) -> dict[str, int]:
 
 
 def _factors(got: Array, expected: Array) -> Array:
-    """Draw upstream gradients, with zeros where only one of `got` and `expected` is zero."""
+    """Draw upstream gradients, and set some to zero.
+
+    If only one of `got` and `expected` is zero at an element, a rounding error has decided whether
+    the activation passes the value on, and the gradients there cannot be compared.
+    """
     factors = factors_like(got)
     factors[(got == 0) != (expected == 0)] = 0
     return factors
@@ -195,7 +203,7 @@ def gradients_reference(subject: Subject) -> str:
     except Exception as error:
         if subject.case.oracle is None:
             raise
-        # For instance, TensorFlow has no gradient of grouped convolutions on a CPU.
+        # TensorFlow, for example, has no gradient of grouped convolutions on a CPU.
         return f"not compared, as the reference has no gradient: {one_line(error)[:80]}"
     ours = gradients(factors)
     for (name, got), value in zip(ours.items(), theirs.values(), strict=True):

@@ -1,4 +1,4 @@
-"""Checks of how a layer uses memory: what it writes, what it changes and what it keeps."""
+"""Check which memory a layer writes and changes, and that it keeps no state between calls."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ from cnnforge.testing._subject import (
 
 
 def every_element_written(subject: Subject) -> str:
-    """Require that ops write all of their outputs, nothing else, and read no old values there."""
+    """Require that ops write every element of their outputs, and no other memory.
+
+    They must not read an output before they write it.
+    """
     layer, inputs = subject.built(), subject.inputs()
     with audit() as found:
         outputs, gradients = gradients_of(layer, inputs)
@@ -72,10 +75,11 @@ def inputs_unchanged(subject: Subject) -> str:
 
 
 def determinism(subject: Subject) -> str:
-    """Require that the same call gives the same bits, outputs and gradients."""
+    """Require that two equal calls give bitwise equal outputs and gradients."""
     layer, inputs = subject.built(), subject.inputs()
     outputs_of(layer, inputs)
-    # Both calls follow the same call; the check `no_state` tests what a call leaves behind.
+    # The call above is equal to these two, so that kept state affects both alike. The check
+    # `no_state` finds kept state.
     first, second = _everything(layer, inputs), _everything(layer, inputs)
     _same(first, second, "two calls with the same inputs give different bits: not deterministic")
     return ""
@@ -84,7 +88,8 @@ def determinism(subject: Subject) -> str:
 def no_state(subject: Subject) -> str:
     """Require that a call depends only on its inputs and the current weights."""
     layer, inputs = subject.built(), subject.inputs()
-    # Another size and larger numbers, so that nothing that was kept fits.
+    # A call with another batch size and larger numbers comes in between. State that it keeps would
+    # change the result of the next call.
     others = subject.inputs(batch=len(inputs) + 1, seed=6) * np.float32(1.5)
     first = _everything(layer, inputs)
     with explained("a call with another batch size fails"):

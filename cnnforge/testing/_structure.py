@@ -1,4 +1,4 @@
-"""Checks of what a layer declares: targets, registration, configuration, shapes, arguments."""
+"""Check the spec, registration, configuration, arguments and output shape of a layer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cnnforge.testing._subject import Subject, explained, outputs_of, single, te
 
 
 def targets(spec: LayerSpec) -> str:
-    """Require that everything that the spec names can be imported and has the right type."""
+    """Require that all classes and functions that a spec names can be imported and fit."""
     layer = spec.load()
     named = {"target": layer, "reference": spec.load_reference()}
     named |= {f"fused layer {i + 1}": kind for i, kind in enumerate(spec.load_fuses())}
@@ -26,7 +26,7 @@ def targets(spec: LayerSpec) -> str:
             raise AssertionError(
                 f"the {what} of {spec.name!r} is {found!r}, expected a subclass of keras.Layer"
             )
-    # The caller has loaded the cases, or has its own.
+    # The cases of the spec are not loaded here: the caller has loaded them, or uses other cases.
     if spec.benchmarks is not None:
         spec.load_benchmarks()
     for what, found in {"work": spec.load_work(), "torch": spec.load_torch()}.items():
@@ -81,7 +81,10 @@ def config_round_trip(subject: Subject) -> str:
 
 
 def _parameters(kind: type) -> list[str]:
-    """Return the named parameters of the nearest constructor that has some."""
+    """Return the named parameters of the constructor.
+
+    If a class has a constructor without named parameters, its base class is used instead.
+    """
     for parent in kind.__mro__:
         if parent is keras.layers.Layer:
             break
@@ -96,7 +99,7 @@ def _parameters(kind: type) -> list[str]:
 
 
 def bad_arguments(subject: Subject) -> str:
-    """Require that bad arguments are refused with a message that names argument and value."""
+    """Require an error for each bad argument, with a message that names argument and value."""
     for name, value in subject.case.bad_arguments.items():
         try:
             layer = subject.make(**{name: value})
@@ -130,7 +133,7 @@ def output_shape(subject: Subject) -> str:
     try:
         declared = tuple(layer.compute_output_shape(shape))
     except NotImplementedError:
-        # Keras then finds the shape by calling the layer symbolically.
+        # A layer need not define it: Keras then finds the shape by calling the layer symbolically.
         declared = got
     if declared != got:
         raise AssertionError(

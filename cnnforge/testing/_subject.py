@@ -24,23 +24,23 @@ INPUTS = "the inputs"
 
 @dataclass(frozen=True, kw_only=True)
 class ClassSpec(LayerSpec):
-    """A spec that holds its classes instead of their names."""
+    """A spec with classes in place of the names of classes."""
 
     layer: Any = None
     stock: Any = None
 
     def load(self) -> Any:
-        """Return the class."""
+        """Return the layer class."""
         return self.layer if self.layer is not None else LayerSpec.load(self)
 
     def load_reference(self) -> Any:
-        """Return the reference."""
+        """Return the class of the reference."""
         return self.stock if self.stock is not None else LayerSpec.load_reference(self)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A layer in one case.
+    """A layer and one of its cases.
 
     Attributes:
         spec: Spec of the layer.
@@ -51,16 +51,16 @@ class Subject:
     case: LayerCase
 
     def make(self, **changes: Any) -> Any:
-        """Return a new layer, not built.
+        """Return a new layer that is not built.
 
         Args:
-            **changes: Arguments that replace those of the case, or are added to them.
+            **changes: Constructor arguments that replace those of the case, or are added to them.
         """
         with _seeded():
             return self.spec.load()(**{**self.case.arguments, **changes})
 
     def built(self, **changes: Any) -> Any:
-        """Return a new layer, built, with nonzero weights that are the same every time."""
+        """Return a new built layer with nonzero weights, which are the same in every call."""
         layer = self.make(**changes)
         with _seeded():
             if not layer.built:
@@ -70,13 +70,13 @@ class Subject:
             value = numpy(weight)
             noise = generator.standard_normal(value.shape)
             if keras.backend.is_float_dtype(weight.dtype):
-                # Near the initial values: a width, for instance, may have to be positive.
+                # The noise is small, since some weights, such as a width, may have to be positive.
                 scale = float(np.sqrt(np.mean(value.astype(np.float64) ** 2))) or 1.0
                 weight.assign((value + 0.1 * scale * noise).astype(np.float32))
         return layer
 
     def inputs(self, batch: int | None = None, seed: int = 2) -> Array:
-        """Return random inputs, float32.
+        """Return random float32 inputs.
 
         Args:
             batch: Number of samples; by default that of the case.
@@ -87,17 +87,20 @@ class Subject:
 
     @property
     def terms(self) -> int:
-        """K of the tolerance, for one element of the outputs."""
+        """K of the tolerance: the number of products in one element of the outputs."""
         return self.case.terms or max(1, math.prod(self.case.input_shape[1:]))
 
     def grad_terms(self, gradient: Array, outputs: Array) -> int:
-        """Return K for one element of a gradient: all products, shared by the elements."""
+        """Return K of a gradient: the mean number of products in one of its elements.
+
+        The backward pass has as many products as the forward pass, `self.terms * outputs.size`.
+        """
         return max(1, math.ceil(self.terms * outputs.size / max(1, gradient.size)))
 
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    # An initializer without a seed draws one from Python's generator.
+    # An initializer without a seed draws its seed from Python's random generator.
     state = random.getstate()
     random.seed(0)
     try:
@@ -107,12 +110,12 @@ def _seeded() -> Iterator[None]:
 
 
 def tensor(array: Array) -> Any:
-    """Make a tensor from a copy of an array, which TensorFlow would otherwise share."""
+    """Make a tensor from a copy of an array, since TensorFlow may share the array's memory."""
     return keras.ops.convert_to_tensor(np.array(array))
 
 
 def numpy(value: Any) -> Array:
-    """Copy a tensor or variable to NumPy; bfloat16, which NumPy does not know, as float32."""
+    """Copy a tensor or variable to NumPy. NumPy has no bfloat16, so this becomes float32."""
     if keras.backend.standardize_dtype(value.dtype) == "bfloat16":
         value = cast(value, "float32")
     return np.array(keras.ops.convert_to_numpy(value))
@@ -124,7 +127,7 @@ def outputs_of(layer: Any, inputs: Array) -> Array:
 
 
 def single(outputs: Any) -> Any:
-    """Return the outputs, which must be one tensor."""
+    """Return the outputs of a layer, and require that they are one tensor."""
     if isinstance(outputs, list | tuple | dict):
         raise AssertionError(
             f"the layer returns a {type(outputs).__name__}, and only layers with one output can be "
@@ -136,16 +139,17 @@ def single(outputs: Any) -> Any:
 def gradients_of(
     layer: Any, inputs: Array, *, training: bool | None = None
 ) -> tuple[Array, Callable[[Array], dict[str, Array | None]]]:
-    """Run a layer and prepare its gradients.
+    """Run a layer and prepare to compute its gradients.
 
     Args:
         layer: A built layer.
-        inputs: Its inputs, in the dtype that the layer gets.
-        training: Passed to the layer; `None` leaves it to the layer's default.
+        inputs: Inputs of the layer; their dtype is not changed.
+        training: Passed to the layer; `None` means the layer's default.
 
     Returns:
-        The outputs, and a function from factors to the gradients of sum(factors * outputs) with
-        respect to `INPUTS` and each trainable weight, by its name; a missing gradient is `None`.
+        The outputs, and a function. It maps an array of factors to a dictionary with the gradients
+        of sum(factors * outputs), `INPUTS` for that of the inputs, and the names of the trainable
+        weights for theirs. A missing gradient is `None`.
     """
     outputs, pull = pullback(layer, tensor(inputs), training=training)
     outputs = single(outputs)
@@ -161,7 +165,7 @@ def gradients_of(
 
 
 def weight_names(layer: Any, weights: Any) -> list[str]:
-    """Give each of some weights of a layer a different name."""
+    """Return a name for each of some weights of a layer; no two names are equal."""
     names = [weight.name for weight in weights]
     paths = [weight.path for weight in weights]
     return [
@@ -171,17 +175,17 @@ def weight_names(layer: Any, weights: Any) -> list[str]:
 
 
 def factors_like(outputs: Array, seed: int = 3) -> Array:
-    """Draw upstream gradients for some outputs."""
+    """Draw upstream gradients of the same shape as the outputs."""
     return np.random.default_rng(seed).standard_normal(outputs.shape).astype(np.float32)
 
 
 @contextmanager
 def explained(what: str, hints: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Turn any error inside into a failed check.
+    """Turn any error in the block into an `AssertionError` with a description.
 
     Args:
-        what: Description of the failure, for instance "the layer fails in a graph".
-        hints: Advice for errors whose message contains certain words.
+        what: Description of the failure, for example "the layer fails in a graph".
+        hints: Advice by a text; it is added if the error message contains the text.
     """
     try:
         yield

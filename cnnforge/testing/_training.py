@@ -1,4 +1,7 @@
-"""Compare a layer with its reference in training mode, if it behaves differently there."""
+"""Compare a layer with its reference with `training=True`.
+
+Only layers that have an argument `training` are checked.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,16 @@ from cnnforge.testing._subject import (
 )
 from cnnforge.testing._values import compare, stock_of
 
-# With fewer values in a statistic, a gradient may consist of rounding errors only.
+# Min number of values of a mean and variance. A gradient of a layer that normalizes fewer values
+# may consist of rounding errors only.
 _MIN_STATISTIC = 32
 
 
 def training_reference(subject: Subject) -> str:
-    """Compare outputs, gradients and saved statistics with the reference in training mode."""
+    """Compare outputs, gradients and updated statistics with the reference in training mode."""
     layer = subject.built()
-    # Variables that are not weights hold the state of a random generator. In another precision it
-    # draws other numbers.
+    # A layer with variables that are not weights draws random numbers: these variables hold the
+    # state of its generator. In another precision the generator would draw other numbers.
     draws = len(layer.variables) > len(layer.weights)
     stock = stock_of(subject, layer, layer.compute_dtype if draws else "float64")
     for theirs, ours in zip(stock.variables, layer.variables, strict=True):

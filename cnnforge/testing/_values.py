@@ -1,4 +1,4 @@
-"""Checks of values: against the oracle and against the reference, with the cause of a failure."""
+"""Compare the outputs of a layer with the oracle and the reference, and find causes of errors."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def compare(
         expected: The reference.
         terms: K of the tolerance.
         against: Name of the reference in the message.
-        causes: Function from a wrong result to its explanation, or "".
+        causes: Function that maps a wrong result to an explanation, or to "".
 
     Raises:
-        AssertionError: They differ; the message says how.
+        AssertionError: The result differs from the reference. The message describes the difference.
     """
     if got is None:
         if expected.any():
@@ -75,7 +75,11 @@ def weight_arrays(layer: Any) -> list[Array]:
 def _causes(
     compute: Callable[..., Array], inputs: Array, weights: Sequence[Array], names: Sequence[str]
 ) -> Callable[[Array], str]:
-    """Return a function that names the mistake that would give certain wrong outputs."""
+    """Return a function that tries to explain wrong outputs.
+
+    It computes the oracle with inputs or weights that are changed by usual mistakes. If one of the
+    results equals the wrong outputs, it returns a sentence that names this mistake, otherwise "".
+    """
     sources = [inputs, *weights]
 
     def causes(got: Array) -> str:
@@ -87,7 +91,7 @@ def _causes(
                 try:
                     found = compute(*changed)
                 except Exception:
-                    continue  # The oracle need not accept inputs that the layer never gets.
+                    continue  # The oracle may refuse inputs that the layer never gets.
                 if fits(got, found):
                     verb = {"is": "were", "has": "had"}[verb]
                     return f"it is as if {name} {verb} {rest}"
@@ -144,10 +148,11 @@ def check_weights(layer: Any, stock: Any) -> None:
 
 
 def reference_inputs(subject: Subject, layer: Any) -> Array:
-    """Return inputs for a layer and its reference."""
+    """Return inputs for the comparison of a layer with its reference."""
     if layer.weights:
         return subject.inputs()
-    # A layer without weights may compare values, and small integers have ties.
+    # A layer without weights may compare its inputs, as a max pooling does. Among small integers
+    # many are equal, so that the check covers ties.
     shape = subject.case.input_shape
     return np.random.default_rng(4).integers(-3, 4, shape).astype(np.float32)
 

@@ -18,20 +18,21 @@ def benchmark_cases(
     *,
     reference: type | None = None,
 ) -> list[Case]:
-    """List the benchmarks of a layer; nothing is computed or measured yet.
+    """List the benchmarks of a layer. Nothing is computed or measured yet.
 
     Args:
         layer: The name of a declared layer, qualified or short, or its spec.
-        cases: The cases to measure, each at its `speed_shape`, or at its `input_shape` without one.
-            By default the benchmarks of the spec; without benchmarks, its cases that name a
-            `speed_shape`.
-        reference: The Keras layer class to compare with, by default the one that the spec names.
-            It takes the configuration of the layer, has the same weights in the same order and
-            computes the same, also in float64. A subclass of the layer with another `call` will do.
+        cases: The cases to measure. The shape is the `speed_shape` of the case, or else its
+            `input_shape`. By default the benchmarks that the spec names, or else the cases of the
+            spec that have a `speed_shape`.
+        reference: The Keras layer class to compare with; by default the one that the spec names.
+            It must accept the configuration of the layer, have the same weights in the same order,
+            and compute the same, in float64 too. It may be a subclass of the layer with another
+            `call`.
 
     Returns:
-        One benchmark for each case, named after the layer and the case: `"gabor.large"`. The name
-        and a pass, `"gabor.large.full"`, are the key of a threshold.
+        One benchmark for each case, named after the layer and the case, such as `"gabor.large"`.
+        This name and the name of a pass, `"gabor.large.full"`, are the key of a threshold.
 
     Raises:
         UnknownNameError: No plugin declares such a layer.

@@ -1,4 +1,7 @@
-"""Cases and checks of a layer. Light, so that manifests and modules of cases can import it."""
+"""Cases and checks of a layer.
+
+Plugin manifests import this module, so it must not import Keras.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +12,29 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCase:
-    """One way to make a layer, inputs for it, and what it must compute.
+    """Arguments to make a layer with, the shape of its inputs, and the expected outputs.
 
-    Prefer small shapes with dimensions that differ, and weights with two equal dimensions in one
-    case, so that swapped axes cannot hide.
+    Prefer small shapes whose dimensions all differ, so that swapped axes cause an error. In one
+    case, give the weights two equal dimensions: there, swapped axes change values but not shapes.
 
     Args:
         arguments: Arguments of the constructor.
         input_shape: The shape of the inputs, the batch included.
-        oracle: `oracle(layer, inputs, *weights) -> outputs` in NumPy: the definition of the layer,
-            written to be read. All arrays are float64. It may read the attributes of `layer`;
-            `weights` are the arrays of `layer.weights`. Values are compared with it, and gradients
-            with its finite differences.
+        oracle: Function `oracle(layer, inputs, *weights) -> outputs` that computes the definition
+            of the layer in NumPy, as simply as possible. All arrays are float64. It may read the
+            attributes of `layer`; `weights` are the arrays of `layer.weights`. The outputs of the
+            layer are compared with the oracle, and gradients with finite differences of the oracle.
         name: Lower-case words with hyphens, different for each case of a layer.
-        bad_arguments: Arguments with values that the layer must refuse, with a message that names
-            both.
+        bad_arguments: Names of arguments with a value that the layer must refuse. The error message
+            must name the argument and the value.
         terms: K of the tolerance, the number of products in one element of the outputs. By
-            default the number of inputs of one sample, the max number that an element can depend
-            on.
-        speed_shape: The shape that the speed is measured at; by default `input_shape` with a batch
-            of 32. `benchmark_cases` takes the cases that name one, unless the spec of the layer
-            names benchmarks.
-        grad_inputs: Whether the speed of training includes the gradient of the inputs; a first
-            layer needs none.
+            default the number of input values of one sample, the max number of values that an
+            element can depend on.
+        speed_shape: The shape of the inputs to measure the speed with; by default `input_shape`
+            with a batch of 32. If the spec of the layer names no benchmarks, `benchmark_cases`
+            measures the cases that have a `speed_shape`.
+        grad_inputs: Whether the measured time of training includes the gradient of the inputs. The
+            first layer of a model does not need this gradient.
 
     Example:
         ```python
@@ -58,14 +61,15 @@ class LayerCase:
 
 @dataclass(frozen=True)
 class Check:
-    """One property of a layer, a model or a dataset; calling it checks that it holds.
+    """A check of one property of a layer, a model or a dataset. Call the object to run the check.
 
-    `str(check)` is its name, which is the same in every process: `"values_oracle-strided"`.
+    `str(check)` is the name of the check, the same in every process: `"values_oracle-strided"`.
 
     Attributes:
-        kind: Name of the property, for instance `"values_oracle"`.
+        kind: Name of the property, for example `"values_oracle"`.
         case: Name of the case; "" for a check of the whole layer.
-        run: Function that checks. It returns a note, or "", and raises `AssertionError` on failure.
+        run: Function that runs the check. It returns a note, or "". It raises `AssertionError` if
+            the check fails.
     """
 
     kind: str
@@ -76,13 +80,13 @@ class Check:
         return f"{self.kind}-{self.case}" if self.case else self.kind
 
     def __call__(self) -> str:
-        """Check the property.
+        """Run the check.
 
         Returns:
-            A note of a few words about a check that passed; mostly "".
+            A short note about a check that passed; mostly "".
 
         Raises:
-            AssertionError: The property does not hold; the message names the fault and, if it can,
-                the cause.
+            AssertionError: The property does not hold. The message describes the error, and its
+                cause if the check could find it.
         """
         return self.run()

@@ -1,6 +1,6 @@
 """List all checks of a layer, a model or a dataset, for authors of plugins.
 
-Listing computes nothing, so pytest can collect the checks and run some of them.
+The functions here only make lists and run no checks, so that pytest can collect the checks quickly.
 """
 
 from __future__ import annotations
@@ -36,20 +36,21 @@ def layer_checks(
     reference: type | None = None,
     speed: bool = False,
 ) -> list[Check]:
-    """List the checks of a layer; nothing is computed before one of them is called.
+    """List the checks of a layer. Nothing is computed before a check is called.
 
     Args:
         layer: The name of a declared layer, qualified or short; its spec; or a layer class.
         cases: Cases to check; by default those that the spec names.
-        reference: Stock layer that it replaces; by default the one that the spec names.
-        speed: Whether to measure the speed as well.
+        reference: Class of the stock layer that the layer replaces; by default the one that the
+            spec names.
+        speed: Whether to measure the speed too.
 
     Returns:
-        The checks, in the order in which failures are best read.
+        The checks. If several fail, the first failure is usually the cause of the others.
 
     Raises:
         UnknownNameError: No plugin declares such a layer.
-        AmbiguousNameError: Several plugins do.
+        AmbiguousNameError: Several plugins declare such a layer.
         ValueError: A layer class is given without cases, or two cases have the same name.
     """
     spec = subject_spec(layer, reference)
@@ -80,7 +81,7 @@ def layer_checks(
 
 
 def subject_spec(layer: str | LayerSpec | type, reference: type | None) -> LayerSpec:
-    """Return the spec of a layer, with `reference` as its reference if that is not `None`."""
+    """Return the spec of a layer; `reference`, if given, replaces the reference of the spec."""
     if isinstance(layer, str):
         layer = discover().layers[layer]
     if isinstance(layer, LayerSpec):
@@ -124,7 +125,7 @@ def _targets(spec: LayerSpec, cases: tuple[LayerCase, ...], error: PluginError |
 
 
 def _of_case(subject: Subject) -> dict[str, Any]:
-    """Return the checks that make sense for a case."""
+    """Return the checks that can be made with a case, by name."""
     has_reference = getattr(subject.spec, "stock", None) or subject.spec.reference
     found = dict(_structure.CHECKS)
     if not subject.case.bad_arguments:
@@ -140,7 +141,8 @@ def _of_case(subject: Subject) -> dict[str, Any]:
     found |= {**_memory.CHECKS, **_behaviour.CHECKS}
     if has_reference:
         found |= _conversion.CHECKS
-        # All other checks call the layer in prediction mode.
+        # All other checks call the layer in prediction mode, so a layer with a training mode needs
+        # these too.
         if "training" in inspect.signature(subject.spec.load().call).parameters:
             found |= _training.CHECKS
     return found

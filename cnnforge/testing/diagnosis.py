@@ -1,4 +1,4 @@
-"""Find the probable reason why two arrays differ: sign, scale, axes, shift."""
+"""Find a probable cause of the difference between two arrays: sign, scale, axes or shift."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-# A guess explains a result if they differ by at most this share of the size.
+# A guess explains a result if the two arrays differ by at most this share of their size.
 _FITS = 1e-3
 
 
@@ -20,8 +20,8 @@ def diagnose(got: Any, expected: Any) -> str:
         expected: The reference.
 
     Returns:
-        For instance `"has the opposite sign"` or `"is shifted by one along axis 2"`; "" if nothing
-        simple explains the difference.
+        A phrase such as `"has the opposite sign"` or `"is shifted by one along axis 2"`. It is ""
+        if no simple mistake explains the difference.
     """
     got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     if got.shape != expected.shape:
@@ -47,20 +47,20 @@ def diagnose(got: Any, expected: Any) -> str:
 
 
 def fits(got: np.ndarray, expected: np.ndarray) -> bool:
-    """Tell whether two arrays are the same up to a thousandth of their size."""
+    """Return whether two arrays differ by at most a thousandth of their size."""
     if got.shape != expected.shape:
         return False
     return _size(got - expected) <= _FITS * _size(expected)
 
 
 def variants(array: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[str, str]]]:
-    """Yield an array changed by each of some usual mistakes, and the name of the mistake.
+    """Change an array by one usual mistake at a time, and yield the result and a description.
 
     Args:
         array: Any shape.
 
     Yields:
-        The changed array, of the same shape, and a verb with its object, for instance
+        The changed array, of the same shape, and a verb with its object, such as
         `("has", "the opposite sign")`.
     """
     yield -array, ("has", "the opposite sign")
@@ -76,7 +76,7 @@ def variants(array: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[str, str]]]:
 
 
 def _shifted(got: np.ndarray, expected: np.ndarray) -> str:
-    """Compare all elements but those at the border with their neighbours in `expected`."""
+    """Return a phrase if `got` is `expected` shifted by one along an axis, otherwise ""."""
     for axis in range(got.ndim):
         length = got.shape[axis]
         if length < 4:
@@ -94,7 +94,7 @@ def _shifted(got: np.ndarray, expected: np.ndarray) -> str:
 
 
 def _where(got: np.ndarray, expected: np.ndarray) -> str:
-    """Name the place of the differences, if not all elements differ."""
+    """Describe the position of the elements that differ; "" if all elements differ."""
     wrong = np.abs(got - expected) > _FITS * _size(expected)
     count = int(wrong.sum())
     if not count or count == wrong.size:

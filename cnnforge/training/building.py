@@ -26,7 +26,7 @@ def build_model(
         dataset: The dataset.
 
     Returns:
-        The model, with weights that depend on the random seed.
+        The model. Its initial weights depend on the random seed that `prepare` has set.
 
     Raises:
         UsageError: The model is unknown, or does not accept the image size or the argument.

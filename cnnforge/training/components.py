@@ -46,7 +46,11 @@ class EpochCallbacks:
         self._rate, self._model, self._epochs, self._folder = rate, model, epochs, folder
 
     def restore(self, states: Mapping[str, Any]) -> None:
-        """Restore the state of each callback that has one."""
+        """Restore the state of each callback that has a saved state.
+
+        Args:
+            states: Saved states by the names of the callbacks.
+        """
         for name, callback in self._callbacks.items():
             if name in states:
                 _guarded("callback", name, partial(callback.restore, states[name]))
@@ -94,7 +98,7 @@ def qualified(references: Sequence[str], registry: Registry[Any]) -> tuple[str, 
 
     Args:
         references: References `NAME` or `NAME:ARGUMENT`, with short or qualified names.
-        registry: Registry of the specs that the names belong to.
+        registry: The specs of one kind, in which the names are looked up.
 
     Returns:
         The same references with qualified names.
@@ -114,7 +118,10 @@ def qualified(references: Sequence[str], registry: Registry[Any]) -> tuple[str, 
 def make_callbacks(
     references: Sequence[str], registry: Registry[CallbackSpec]
 ) -> dict[str, Callback]:
-    """Make callbacks from references `NAME` or `NAME:ARGUMENT`; the references are the keys.
+    """Make callbacks from references `NAME` or `NAME:ARGUMENT`.
+
+    Returns:
+        The callbacks, with the references as keys.
 
     Raises:
         UsageError: A name is unknown, or an argument is not valid.
@@ -164,7 +171,7 @@ def _make(reference: str, registry: Registry[SpecT]) -> Any:
 def _guarded(kind: str, name: str, call: Callable[[], Any], *through: type[Exception]) -> Any:
     """Call code of a plugin, and convert its exceptions to a `PluginError` that names it.
 
-    Exceptions of cnnforge, and those of the types `through`, are raised unchanged.
+    A `CnnforgeError`, and an exception of one of the types `through`, is raised unchanged.
     """
     try:
         return call()

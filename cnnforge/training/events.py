@@ -14,11 +14,11 @@ class EpochMetrics:
 
     Attributes:
         epoch: Number of the epoch, from 1.
-        values: Metrics of the task by column. Training metrics are means over the batches of the
-            epoch, each computed with the weights before its step. Validation metrics have the
-            prefix `val_`.
-        learning_rate: Learning rate of the last step.
-        seconds: Total time of training and validation.
+        values: Metrics of the task by column. A training metric is a mean over the images of the
+            epoch; the values of each batch are computed with the weights before its step.
+            Validation metrics have the prefix `val_`.
+        learning_rate: Learning rate of the last step of the epoch.
+        seconds: Total time of training and validation, in seconds.
         images_per_second: Number of training images per second of training time.
     """
 
@@ -46,7 +46,7 @@ class EpochMetrics:
 
     @classmethod
     def from_dict(cls, row: Mapping[str, float]) -> EpochMetrics:
-        """Return the row from the result of `as_dict`."""
+        """Make a row from the result of `as_dict`."""
         names = [column.name for column in fields(cls) if column.name != "values"]
         fixed = {name: row[name] for name in names}
         values = {name: value for name, value in row.items() if name not in fixed}
@@ -79,7 +79,7 @@ class BatchesDone:
         batch: Number of batches of this epoch that are done.
         batches: Number of batches in an epoch.
         values: Training metrics of this epoch so far, by name.
-        images_per_second: Training speed of these batches.
+        images_per_second: Number of images per second in the batches since the previous event.
     """
 
     epoch: int

@@ -1,7 +1,7 @@
 """The training loop.
 
 The loop manages the order of the samples, the state and the events. `cnnforge.backends.Trainer`
-runs the training steps in the framework. The loop prints nothing.
+runs the training steps in the framework behind Keras. The loop prints nothing.
 """
 
 from __future__ import annotations
@@ -104,13 +104,15 @@ def train(
         store: Store to which the state is saved: at the start, after every epoch, every five
             minutes, and when the loop is asked to stop. `None`: the state is not saved.
         resume_from: State to resume from; `None` for a new run.
-        config: Values that are saved with the state and compared when the run is resumed.
-        save_best: Function that is called when an epoch is the best one so far, before the state
-            is saved.
+        config: Values that are saved with the state. `cnnforge.training.resume` compares them with
+            those of the resumed run.
+        save_best: Function that is called after an epoch that is the best one so far, before the
+            state is saved.
         listeners: Functions that are called with every event.
-        should_stop: Function that is called between chunks. If it returns true, the state is saved
-            and the loop ends.
-        callbacks: Callbacks by name, called after every epoch; their state is saved too.
+        should_stop: Function that is called after every few batches. If it returns true, the state
+            is saved and the loop ends.
+        callbacks: Callbacks by name. They are called after every epoch, and their states are saved
+            with the state of the run.
         augmentations: Name and function of each augmentation of the training samples.
         folder: The run directory, for callbacks; or `None`.
 
@@ -121,8 +123,8 @@ def train(
         UnknownNameError: The task has no metric `monitor`.
         UsageError: The warmup is not shorter than the training.
         CnnforgeError: The loss or a weight is not finite, or `resume_from` belongs to another
-            model. For a value that is not finite, the message names epoch, batch and layer; the
-            last saved state is finite.
+            model. The message about a value that is not finite names epoch, batch and layer. The
+            last saved state contains only finite values.
         RunError: A file could not be written.
         PluginError: A callback or an augmentation failed.
     """
@@ -153,7 +155,10 @@ def train(
 
 
 class _Run:
-    """One call of `train`. Its `state` has no arrays, since `trainer` holds the variables."""
+    """The state and the steps of one call of `train`.
+
+    The arrays of `state` are empty, since `trainer` holds the variables.
+    """
 
     def __init__(
         self,
@@ -175,8 +180,8 @@ class _Run:
         self.validation_size = StepsPerCall(dataset.image_shape, batch_size)
         self.saved_at = time.monotonic()
         self.state = TrainingState(arrays=())
-        # Last saved state with its arrays. The batches after it are replayed if a value is not
-        # finite.
+        # The last saved state, with its arrays. If a value is not finite, the search for its layer
+        # starts from this state and replays the batches after it.
         self.last = self.state
         self.store: StateStore | None = None
         self.save_best: Callable[[], None] = lambda: None
@@ -229,7 +234,7 @@ class _Run:
             self.stop_or_save()
 
     def chunks(self, state: TrainingState, size: StepsPerCall) -> Iterator[Chunk]:
-        """Return the remaining batches of the epoch of a state."""
+        """Return the remaining batches of the epoch that a state is in, as chunks of batches."""
         samples = samples_of_epoch(self.dataset.train, state.epoch)
         visit = order(self.seed, state.epoch, len(samples))
         if self.augmentations:
@@ -258,7 +263,7 @@ class _Run:
     def finish_epoch(self, evaluation: Evaluation, seconds: float) -> None:
         found = dict(evaluation.metrics)
         if not math.isfinite(found[LOSS.name]):
-            # A weight that is not finite is reported first.
+            # If a weight is not finite, it is the cause of the loss, so it is reported instead.
             self.check(self.current(), self.state.epoch + 1, self.batches)
             where = f"the validation loss after {self.place(self.batches - 1)}"
             self.fail(where, self.find_in_validation())
@@ -275,7 +280,8 @@ class _Run:
         improved = is_better(self.metric, found, best.values if best else None)
         if improved:
             best = Best(metrics.epoch, found)
-        # Callbacks come first, since the state includes their states and the learning rate.
+        # Callbacks are called before the new state is made, since it contains their states and the
+        # learning rate, which they may set.
         callback_states, stopped = self.callbacks.epoch_ended(metrics, improved)
         self.state = replace(
             state,
@@ -287,8 +293,8 @@ class _Run:
             callbacks=callback_states,
             stopped=stopped,
         )
-        # The model is saved before the state. If the run is killed in between, it repeats this
-        # epoch and writes the same model again.
+        # The model is saved before the state. If the run is killed between the two, the resumed run
+        # repeats this epoch and writes the same model again.
         current = self.current()
         self.check(current, metrics.epoch, self.batches)
         if improved:
@@ -325,9 +331,10 @@ class _Run:
         return f"epoch {self.state.epoch + 1}, batch {batch + 1} of {self.batches}"
 
     def find_in_training(self, batch: int) -> str:
-        """Return the first value since the last state that is not finite.
+        """Describe the first value since the last saved state that is not finite.
 
-        The text names the batch of the value if that is not `batch`.
+        The text names the batch of the value if it is not `batch`. It is empty if no value is
+        found.
         """
         size = StepsPerCall(self.dataset.image_shape, self.batch_size)
         size.batches = 1
@@ -341,7 +348,7 @@ class _Run:
         return ""
 
     def find_in_validation(self) -> str:
-        """Return the first value that is not finite for the validation images."""
+        """Describe the first value that is not finite in a prediction of the validation images."""
         parts = self.validation_chunks(StepsPerCall(self.dataset.image_shape, self.batch_size))
         with _best_effort(), self.trainer.averaged():
             images = (chunk.images for chunk in parts)

@@ -1,8 +1,8 @@
 """Find the layer that computes the first value that is not finite.
 
-The search costs nothing until the loss is not finite. Then the batches since the last state are
-replayed one at a time, which gives the same values, bit for bit. The first batch with a value that
-is not finite is computed again layer by layer.
+The search starts when a loss or a weight is not finite, so it costs nothing before. The batches
+since the last saved state are replayed one at a time, which gives the same values, bit for bit. The
+first batch with a value that is not finite is computed again layer by layer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def find_in_training(
     batches: Iterable[Batch],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[int, str]:
-    """Return where training first computed a value that is not finite.
+    """Find the first value that is not finite in the replayed batches.
 
     The search changes the variables of the trainer, so training cannot continue afterwards.
 
@@ -62,7 +62,7 @@ def find_in_training(
 
 
 def find_in_prediction(trainer: Trainer, model: keras.Model, batches: Iterable[np.ndarray]) -> str:
-    """Return where a prediction first computes a value that is not finite.
+    """Find the first value that is not finite in a prediction.
 
     Args:
         trainer: Trainer of the model.
@@ -70,7 +70,8 @@ def find_in_prediction(trainer: Trainer, model: keras.Model, batches: Iterable[n
         batches: Batches of images, (N, H, W, C) uint8.
 
     Returns:
-        A description of the value, as from `find_in_training`.
+        A description of the value, in the form of `find_in_training`; empty if no such value was
+        found.
     """
     for images in batches:
         if found := _first_output(trainer, model, images, training=False):
@@ -110,7 +111,7 @@ def _first_gradient(
 ) -> str:
     gradients = trainer.gradients(images, targets)
     variables = model.trainable_variables
-    # Backpropagation computes the gradient of the last layer first.
+    # Backpropagation computes the gradients of the last layer first, so search from the end.
     for variable, gradient in reversed(list(zip(variables, gradients, strict=True))):
         if gradient is not None and not _finite(gradient):
             return f"the gradient of {variable.path}"
@@ -124,7 +125,12 @@ def _first_gradient(
 def _watched(
     model: keras.Model, look: Callable[[keras.layers.Layer, Any, Any], None]
 ) -> Iterator[None]:
-    """Call a function after every layer of a model, with the layer, its inputs and its outputs."""
+    """Return a context in which `look` is called after every layer of a model.
+
+    Args:
+        model: The model.
+        look: Function of the layer, its inputs and its outputs.
+    """
     layers = [layer for layer in all_layers(model) if layer is not model]
 
     def watch(layer: keras.layers.Layer) -> None:

@@ -25,7 +25,7 @@ class LearningRate:
 
     @property
     def last(self) -> float:
-        """The rate of the last step, provided that the rate was not changed since then."""
+        """The rate of the last step, if `next` was not set since then."""
         if self._schedule is None:
             return self.next
         return _value(self._schedule(max(int(self._optimizer.iterations) - 1, 0)))
@@ -34,7 +34,7 @@ class LearningRate:
     def next(self) -> float:
         """The rate of the next step; it can be set.
 
-        With a schedule, setting it changes the peak, and so scales all later rates by the same
+        With a schedule, setting it changes the peak rate, which scales all later rates by the same
         factor.
         """
         return _value(self._optimizer.learning_rate)
@@ -59,8 +59,8 @@ def build(
         epochs: Number of epochs of the run.
 
     Returns:
-        The optimizer, not yet built for a model, and its learning rate. The peak rate of a schedule
-        is one of the variables of the optimizer.
+        The optimizer, not yet built for a model, and its learning rate. With a schedule, the peak
+        rate is a variable of the optimizer, and is therefore saved with the training state.
 
     Raises:
         UsageError: The warmup is not shorter than the training.

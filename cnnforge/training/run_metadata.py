@@ -16,7 +16,7 @@ KERNELS = "kernels.json"
 
 
 def write_run_metadata(session: Session, reference: str) -> None:
-    """Write the configuration, the environment, the kernel choices and the kernel checks.
+    """Write the files of a run that describe its options, environment, data and kernels.
 
     Args:
         session: A session that is about to train.
@@ -68,7 +68,7 @@ def write_run_metadata(session: Session, reference: str) -> None:
     ]
     layers = own_layers(session.stock)
     requirements.write(run, requirements.requirements(plugins.records, used, layers))
-    # Last, since a directory with this file counts as a run.
+    # Write this file last, since a directory that contains it counts as a run.
     run.write_config(options.as_dict(), table)
 
 
@@ -79,7 +79,7 @@ def read_decisions(run: RunDirectory) -> list[LayerImplementation]:
         run: A run with the files of `write_run_metadata`.
 
     Raises:
-        RunError: The file is missing or damaged.
+        RunError: `kernels.json` is missing or damaged.
     """
     path = run.path / KERNELS
     try:

@@ -1,8 +1,8 @@
 """Learning rate schedules.
 
-A schedule is a peak rate times a factor that depends only on the step number. The optimizer
+A schedule is a peak rate times a factor that depends only on the index of the step. The optimizer
 computes the rate inside the graph from its own step counter. The rate of a step therefore does not
-depend on the chunk size or on interruptions.
+depend on the number of steps that one call of the graph runs, or on interruptions.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import keras
 
 from cnnforge.optimizer_options import OptimizerOptions
 
-# One-cycle schedule: fraction of the steps in which the rate rises, and the first and last rate as
-# fractions of the peak. These are the defaults of PyTorch's OneCycleLR; fastai uses the same first
-# two.
+# One-cycle schedule: the fraction of the steps in which the rate rises, and the first and the last
+# rate as fractions of the peak. These are the defaults of PyTorch's OneCycleLR.
 _RISE = 0.3
 _FIRST = 1 / 25
 _LAST = _FIRST / 10_000
@@ -27,7 +26,7 @@ Factor = Callable[[Any], Any]
 
 
 def factor(options: OptimizerOptions, batches: int, epochs: int) -> Factor | None:
-    """Return the factor of the peak rate as a function of the step number.
+    """Return the factor of the peak rate as a function of the index of the step.
 
     Args:
         options: Options with the schedule and its warmup.
@@ -35,8 +34,9 @@ def factor(options: OptimizerOptions, batches: int, epochs: int) -> Factor | Non
         epochs: Number of epochs of the run.
 
     Returns:
-        A function from the step number (an integer tensor, from 0) to a float32 scalar; `None` for
-        a constant rate. After the last step of the run, the factor stays constant.
+        A function from the index of a step (an integer tensor, from 0) to a float32 scalar; `None`
+        for a constant rate. The factors of `cosine` and `one_cycle` stay constant after the last
+        step of the run.
     """
     rising, total = options.warmup_epochs * batches, epochs * batches
     follow: dict[str, Factor | None] = {
@@ -57,10 +57,10 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """A peak rate times a factor that depends on the step.
 
     Args:
-        factor: A function from the step number to a float32 scalar, from `factor`.
+        factor: A function from the index of a step to a float32 scalar, made by `factor`.
     """
 
-    # A variable of the optimizer. It is set later, since the optimizer is made from its schedule.
+    # A variable of the optimizer. `build` sets it, since the optimizer is made after its schedule.
     peak: keras.Variable
 
     def __init__(self, factor: Factor) -> None:
@@ -72,7 +72,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         return self.peak * self.factor(step)
 
     def get_config(self) -> dict[str, Any]:
-        """Raise `NotImplementedError`: a run saves its options, not its schedule."""
+        """Raise `NotImplementedError`, since a run saves its options and not its schedule."""
         raise NotImplementedError("a run keeps its options, not its schedule")
 
 
@@ -82,18 +82,24 @@ def _warm_up(step: Any, steps: int) -> Any:
 
 
 def _cosine(step: Any, first: int, total: int) -> Any:
-    """Fall from 1 to 0 along half a cosine; 0 is reached one step after the last one."""
+    """Return a factor that falls along half a cosine from 1 at step `first` to 0 at step `total`.
+
+    The last step is `total - 1`, so its factor is above 0.
+    """
     step = keras.ops.clip(_number(step), first, total - 1)
     return 0.5 + 0.5 * keras.ops.cos((step - first) * (math.pi / (total - first)))
 
 
 def _steps(step: Any, length: int) -> Any:
-    # Integer division: in float32, a step just before a multiple could be rounded up to it.
+    # Divide integers: a float32 quotient just below a whole number could be rounded up to it.
     return keras.ops.power(_STEP_FACTOR, _number(keras.ops.floor_divide(step, length)))
 
 
 def _one_cycle(step: Any, total: int) -> Any:
-    """Rise and fall along half a cosine each (Smith and Topin 2017; the cosines are fastai's)."""
+    """Return a factor that rises along half a cosine, and then falls along half a cosine.
+
+    The schedule is that of Smith and Topin (2017), with the cosines of fastai.
+    """
     top = max(_RISE * total - 1.0, 1.0)
     step = keras.ops.minimum(_number(step), float(total - 1))
     up = 0.5 - 0.5 * keras.ops.cos(keras.ops.minimum(step / top, 1.0) * math.pi)

@@ -1,4 +1,4 @@
-"""A training run from its first epoch to its report. Prints nothing."""
+"""A training run from its first epoch to its report. This module prints nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from cnnforge.utils.keras_graph import all_layers
 # Options that may change when a run is resumed.
 FREE = ("epochs", "output", "plugin", "init_from", "strict")
 # Max difference of the validation losses of the trained and the saved model, relative to 1 + loss.
-# The models may run on different kernels, which differ by rounding. More means wrong weights.
+# The models may run on different kernels, which round differently. A larger difference means that
+# the weights are wrong.
 _MAX_DRIFT = 1e-2
 
 
@@ -47,7 +48,7 @@ class Session:
         plugins: All plugins.
         state: State to resume from; `None` for a new run.
         warnings: Messages for the user before training, one sentence each.
-        checks: Results of the checks of the model's plugin layers against their references.
+        checks: Results of comparing the model's plugin layers with their references.
         callbacks: Callbacks by name.
         augmentations: Name and function of each augmentation of the training images.
         implementations: Implementation of each layer of the model, with the reason.
@@ -81,8 +82,8 @@ class Session:
         """Train until the last epoch is done or `should_stop` returns true.
 
         Args:
-            listeners: Functions that are called with every event, after the files are written.
-            should_stop: Function that is called between chunks of batches.
+            listeners: Functions that are called with every event, after `metrics.csv` is written.
+            should_stop: Function that is called after every few batches.
 
         Returns:
             The last state, and whether training was interrupted.
@@ -145,7 +146,7 @@ class Session:
                 f"measured in epoch {best.epoch}: a layer changes when it is saved and loaded; "
                 "train with --kernels keras to find out which"
             )
-        # A run that was killed after its last state was saved lacks a row of metrics.csv.
+        # A run that was killed after it had saved its last state lacks the last row of metrics.csv.
         _write_metrics(self.run, history)
         self.run.write_text("predictions.csv", task.csv_table(rows))
         metrics = [
@@ -200,11 +201,11 @@ def own_layers(model: keras.Model) -> list[type]:
 
 
 def identity_of(options: TrainingOptions, dataset: Dataset) -> dict[str, str | int | float | bool]:
-    """Return the options that must be the same when a run is resumed, with data and backend.
+    """Return the values that must be the same when a run is resumed, by name.
 
-    Options that are `None` are left out.
+    They are the options that are not `None`, the fingerprint of the data, and the Keras backend.
     """
-    # Another backend has other random numbers and other rounding.
+    # Another backend draws other random numbers and rounds differently.
     backend = keras.backend.backend()
     return {**_fixed(options), "data fingerprint": dataset.fingerprint, "Keras backend": backend}
 
@@ -225,7 +226,7 @@ def _fixed(options: TrainingOptions) -> dict[str, str | int | float | bool]:
 
 
 def kernels_of(options: TrainingOptions) -> Kernels:
-    """Return the option `kernels` as the type that `forge` takes."""
+    """Return the option `kernels`, with the type that the function `forge` expects."""
     return cast("Kernels", options.kernels)
 
 
@@ -244,7 +245,7 @@ class _MetricsFile:
 
 def _write_metrics(run: RunDirectory, history: Sequence[EpochMetrics]) -> None:
     rows = [row.as_dict() for row in history]
-    # The last row has all columns. Rows of cnnforge 0.1 lack some.
+    # The last row has all columns. Rows that cnnforge 0.1 wrote lack some.
     names = list(rows[-1]) if rows else []
     table = [[f"{row[name]:.7g}" if name in row else "" for name in names] for row in rows]
     run.write_csv(METRICS, names, table)

@@ -59,7 +59,7 @@ def start(options: TrainingOptions, plugins: Plugins) -> Session:
     )
     dataset = _open_data(options, plugins)
     task = task_for(dataset, plugins.tasks, options.task_options)
-    # Checks the name before the model is built, which takes seconds.
+    # Check the name of the metric before the model is built, which takes seconds.
     _ = task.monitored(options.monitor)
     model, stock, decided = _build(options, reference, task, dataset, plugins)
     checks = _certified(model, plugins)
@@ -84,10 +84,11 @@ def resume(
     Args:
         path: The run directory.
         given: Options that the user gave for the resumed run, by name. All but those of `FREE`
-            must be equal to the options of the run.
+            must have the same values as in the run.
         epochs: New total number of epochs, `"30"`, or `"+10"` for ten more than before; `None` for
             the same number as before.
-        load: Function that loads the plugins; it gets those that the run was started with.
+        load: Function that loads all plugins. It gets the plugins to load in addition to the
+            installed ones: those of the run, then the given ones.
 
     Returns:
         The session. It is `finished` if all epochs are done.
@@ -113,7 +114,8 @@ def resume(
         remove_leftovers(folder)
     state, warnings = StateStore(run.states).load()
     reference = str(table.get("model", options.model))
-    # By the qualified names of the run, since another plugin may now declare the same short name.
+    # Use the qualified names that the run has stored, not the short names in `options`: another
+    # plugin may now declare the same short name.
     callbacks = make_callbacks(table.get("callbacks", ()), plugins.callbacks)
     augmentations = make_augmentations(table.get("augmentations", ()), plugins.augmentations)
     dataset = _open_data(options, plugins)
@@ -129,7 +131,8 @@ def resume(
     if not state:
         warnings.append(f"{run.path} has no training state: training starts from the beginning")
     initial = options if state is None else replace(options, init_from=None)
-    # The decisions are read, not measured again: another implementation has other rounding.
+    # Read the kernel choices of the run. New measurements could choose another implementation of a
+    # layer, which rounds differently.
     model, stock, decided = _build(initial, reference, task, dataset, plugins, read_decisions(run))
     changes = [
         f"{requirements.describe_change(other)}: training may give other results"
@@ -153,7 +156,7 @@ def _check_task(reference: str, options: TrainingOptions, plugins: Plugins) -> N
 
 
 def _absolute(reference: str, plugins: Plugins) -> str:
-    """Return a reference to the data with an absolute path."""
+    """Return a reference to a dataset. If its argument is an existing path, make it absolute."""
     name, argument = parse(reference, plugins.datasets)
     if argument is None:
         return name
@@ -217,7 +220,7 @@ def _take_weights(model: keras.Model, source: Path, plugins: Plugins) -> None:
 
 
 def _same(run: RunDirectory, name: str, before: object, now: object) -> None:
-    # The run has the absolute path of the data, the user may give a relative one.
+    # The run has stored the absolute path of the data, but the user may give a relative path.
     same_path = name == "data" and _path_of(before) == os.path.abspath(_path_of(now))
     if before != now and not same_path:
         raise UsageError(
@@ -239,7 +242,7 @@ def _notes(dataset: Dataset) -> tuple[str, ...]:
 
 
 def _certified(model: keras.Model, plugins: Plugins) -> tuple[LayerCheck, ...]:
-    """Check every plugin layer at the shapes of this model.
+    """Compare every plugin layer of a model with its reference, for the shapes in the model.
 
     Raises:
         CnnforgeError: The results of a layer differ from those of its reference.

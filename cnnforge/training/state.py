@@ -1,8 +1,9 @@
 """The complete state of a training run, on disk.
 
 A state file is one line of text, `cnnforge-state 2 <sha256 of the rest>`, followed by an `.npz`
-archive without pickles: `meta` (JSON) and the numbered variables. Format 1, of cnnforge 0.1, knows
-classifications only and uses the same names for their sums and metrics as format 2.
+archive without pickles. The archive contains `meta` (JSON) and the variables, which are named by
+their index. Format 1, which cnnforge 0.1 wrote, is read in the same way: it has the same names of
+sums and metrics, but only for classifications.
 """
 
 from __future__ import annotations
@@ -60,12 +61,12 @@ class TrainingState:
         arrays: Variables of the model (weights, statistics, seed generators), then variables of the
             optimizer.
         epoch: Index of the epoch in progress, from 0.
-        batch: Number of its batches that are done.
+        batch: Number of batches of this epoch that are done.
         sums: Training sums of the epoch in progress.
         best: The best epoch so far, or `None`.
         history: One row per finished epoch.
-        config: Options that must be the same in the resumed run.
-        callbacks: State of each callback by name, plain values.
+        config: Options and other values that must be the same when the run is resumed.
+        callbacks: State of each callback by name, as plain values.
         stopped: Reason of the callback that ended training early; empty if none did.
     """
 
@@ -80,7 +81,7 @@ class TrainingState:
     stopped: str = ""
 
     def digest(self) -> str:
-        """Return the SHA-256 of the variables, which is equal only if all their bits are."""
+        """Return the SHA-256 of the variables, which depends on every bit of them."""
         digest = hashlib.sha256()
         for array in self.arrays:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -89,7 +90,7 @@ class TrainingState:
 
 
 class StateStore:
-    """The folder `last/` of a run, which keeps the two newest states.
+    """The folder `last/` of a run, which contains the two newest states.
 
     Args:
         folder: The folder; it is made when the first state is saved.
@@ -99,10 +100,10 @@ class StateStore:
         self.folder = Path(folder)
 
     def save(self, state: TrainingState) -> Path:
-        """Write a state, and delete all other files but the previous state.
+        """Write a state, and delete all other state files except the previous one.
 
-        A file with a newer name is deleted too: it was damaged, since the run was resumed from an
-        earlier one.
+        A file of a later step is deleted too. It must be damaged, since the run was resumed from an
+        earlier state.
 
         Args:
             state: The state.
@@ -197,7 +198,7 @@ def _decode(data: bytes) -> TrainingState:
         best=Best(meta["best"].pop("epoch"), meta["best"]) if meta["best"] else None,
         history=tuple(map(EpochMetrics.from_dict, meta["history"])),
         config=meta["config"],
-        # Older states lack these two keys.
+        # States that older versions wrote lack these two keys.
         callbacks=meta.get("callbacks", {}),
         stopped=meta.get("stopped", ""),
     )

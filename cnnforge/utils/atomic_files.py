@@ -1,4 +1,4 @@
-"""Write files so that they appear whole or not at all."""
+"""Write files atomically: a reader sees the old file or the whole new one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        # mkstemp makes the file private; a result must be as readable as any other file.
+        # mkstemp lets only the owner read the file; give it the usual permissions.
         os.chmod(temporary, 0o666 & ~_umask())
         yield temporary
         with temporary.open("rb") as file:
@@ -84,7 +84,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Write the entries of a folder to the disk; Windows does not support it.
+    """Write the entries of a folder to the disk; do nothing on Windows, which cannot do this.
 
     Args:
         folder: The folder.
@@ -99,7 +99,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _umask() -> int:
-    # It cannot be read without setting it.
+    # The umask can only be read by setting it.
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

@@ -8,5 +8,5 @@ import platformdirs
 
 
 def cache_folder() -> Path:
-    """Return the folder, which need not exist; the kernels put their compiled code there too."""
+    """Return the folder, which may not exist yet; it also holds the compiled code of kernels."""
     return Path(platformdirs.user_cache_dir("cnnforge", appauthor=False))

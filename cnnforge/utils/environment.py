@@ -1,4 +1,4 @@
-"""Describe what a result depends on besides the configuration: versions, processor, graphics."""
+"""Describe the machine and the software that a result depends on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def environment(**facts: Any) -> dict[str, Any]:
     """Describe this machine and this process.
 
     Args:
-        **facts: More values from the caller, such as a seed; they follow the rest.
+        **facts: More values from the caller, such as a seed; they come last in the result.
 
     Returns:
         Plain values, ready for JSON: `python`, `packages`, `backend`, `platform`, `cpu`,
@@ -64,7 +64,7 @@ def versions(names: Sequence[str]) -> dict[str, str]:
 
 
 def backend() -> dict[str, str]:
-    """Name the framework that Keras computes with: `name` and `version`."""
+    """Return the `name` and the `version` of the framework that Keras computes with."""
     name = keras.backend.backend()
     return {"name": name, "version": str(import_module(name).__version__)}
 
@@ -87,16 +87,19 @@ def processor() -> dict[str, Any]:
 
 
 def threading_layer() -> str:
-    """Name the library that runs Numba's parallel loops; it is known after the first loop."""
+    """Return the name of the library that runs Numba's parallel loops.
+
+    Before the first loop the name is not known, and a text with the configured name is returned.
+    """
     try:
         return numba.threading_layer()
     except ValueError:
-        # A type checker does not see the names: Numba sets them at run time.
+        # Not `config.THREADING_LAYER`, which type checkers report: Numba sets it at run time.
         return f"not used yet (configured: {vars(config)['THREADING_LAYER']})"
 
 
 def graphics() -> dict[str, Any]:
-    """Ask NVIDIA's driver for its cards.
+    """Ask NVIDIA's driver for the graphics cards.
 
     Returns:
         `gpu` and `driver`: the cards' names and the driver's version, or `"none"`.
@@ -115,8 +118,8 @@ def git_commit(folder: Path) -> Mapping[str, Any] | None:
         folder: Any folder.
 
     Returns:
-        `commit` and `dirty` (whether a tracked file differs from it), or `None` without a
-        repository, a commit or git.
+        `commit` and `dirty` (whether a tracked file differs from the commit), or `None` if git is
+        missing, or if the folder is not in a repository with a commit.
     """
     commit = _output("git", "-C", str(folder), "rev-parse", "HEAD")
     if commit is None:

@@ -1,7 +1,7 @@
-"""The only module that uses Keras' private API: which layers a model has, and what feeds them.
+"""Find the layers of a model and their connections, through Keras' private API.
 
-Keras exports no names for these things. If a new version of Keras renames them, only this file
-changes.
+Keras has no public functions for this. No other module uses the private API, so only this file
+changes if a new version of Keras renames something.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def all_layers(model: keras.Model) -> list[keras.layers.Layer]:
         model: Any model.
 
     Returns:
-        Each layer once; a parent precedes its parts.
+        Each layer once; a model or layer precedes the layers inside it.
     """
     return list(model._flatten_layers())
 
 
 def model_parts(model: keras.Model) -> list[Any]:
-    """List a model and the models in it, if they are Sequential or Functional.
+    """List the Sequential and Functional models among a model and the models inside it.
 
     Args:
         model: Any model.
@@ -45,16 +45,16 @@ def model_parts(model: keras.Model) -> list[Any]:
 
 
 def input_shapes(layer: keras.layers.Layer) -> dict[tuple[int, ...], bool]:
-    """Find the shapes at which a built model uses a layer of one input.
+    """Find the input shapes with which a built model calls a layer that has one input.
 
     Args:
-        layer: A layer of a built model. For a layer inside another layer, the shape that it was
-            built for is taken.
+        layer: A layer of a built model. The graph does not show the calls of a layer inside another
+            layer. For such a layer, the shape with which it was built is returned.
 
     Returns:
-        Each shape without the batch, and whether training needs the gradient of the inputs there:
-        it does if a layer before this one has weights. A dimension that the model leaves open
-        becomes 32. Empty if the model does not tell.
+        A dict from each shape, without the batch dimension, to whether training needs the gradient
+        of the inputs: it does if a layer before this one has weights. A dimension that the model
+        leaves open becomes 32. The dict is empty if no shape is known.
     """
     tensors = [
         node.input_tensors[0] for node in layer._inbound_nodes if len(node.input_tensors) == 1
@@ -71,13 +71,13 @@ def input_shapes(layer: keras.layers.Layer) -> dict[tuple[int, ...], bool]:
 
 
 def single_links(part: Any) -> Iterator[tuple[keras.layers.Layer, keras.layers.Layer]]:
-    """Find pairs of layers in which only the second gets what the first returns.
+    """Find pairs of layers such that only the second layer reads the outputs of the first.
 
     Args:
         part: A Sequential or Functional model; models inside it count as single layers.
 
     Yields:
-        The first and the second layer; each is called once in this model.
+        Pairs of the first and the second layer; the model calls each of them once.
     """
     if isinstance(part, keras.Sequential):
         yield from pairwise(part.layers)
@@ -96,18 +96,18 @@ def single_links(part: Any) -> Iterator[tuple[keras.layers.Layer, keras.layers.L
 
 
 def keep_tensorflow_out() -> None:
-    """Let Keras under another backend use TensorFlow only if other code has imported it.
+    """Keep Keras under another backend from importing TensorFlow when it saves a model.
 
-    For every layer that it saves, Keras asks whether it is an object of TensorFlow, and imports
-    TensorFlow to find out. That takes three seconds. It cannot be one unless other code has
-    imported TensorFlow before.
+    Keras checks whether each layer that it saves is a TensorFlow object. For that it imports
+    TensorFlow, which takes three seconds. The import is not needed: a layer can be a TensorFlow
+    object only if other code has imported TensorFlow already. In that case Keras still uses it.
     """
     try:
         lazy: Any = import_module("keras.src.utils.module_utils").tensorflow
         kind = type(lazy)
         available = kind.available.fget
     except (ImportError, AttributeError):
-        # Another version of Keras: the import may cost time, and the results stay the same.
+        # This version of Keras has other names. The import then costs time, but changes no result.
         return
     lazy.__class__ = type(
         kind.__name__,

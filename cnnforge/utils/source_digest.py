@@ -1,4 +1,4 @@
-"""Digest editable sources, which change without a new version number."""
+"""Compute a digest of sources that may change without a new version number."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from types import ModuleType
 
 @cache
 def sources_digest(kind: type) -> str:
-    """Digest the sources of a class that are not part of an installed package.
+    """Compute a digest of those sources of a class that are not part of an installed package.
 
-    An installed package has a version. The file of a plugin and a package that is installed in
-    editable mode change while the version stays.
+    The version of an installed package identifies its sources. But the file of a plugin, or a
+    package that is installed in editable mode, may change while its version stays the same.
 
     Args:
         kind: A class.
 
     Returns:
-        A digest of the sources of its module, of all modules that this module has names of, and so
-        on; "" if all of them are installed.
+        A digest of the sources of its module, of the modules from which that module imports, of
+        the modules from which those import, and so on; "" if all of them are installed packages.
     """
     files = sorted(set(_sources(sys.modules.get(kind.__module__), set())))
     if not files:

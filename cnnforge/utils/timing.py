@@ -43,10 +43,10 @@ def interleave(
     enough: Callable[[Mapping[str, np.ndarray]], bool] = lambda _: False,
     measure: Callable[[Callable[[], object], int], float] | None = None,
 ) -> tuple[dict[str, Timing], dict[str, np.ndarray]]:
-    """Time functions alternately, so that a busy machine slows all of them.
+    """Time functions alternately, so that a busy machine slows all of them alike.
 
-    In each round every function is measured once; the order alternates. A short function is
-    repeated within a measurement until the measurement lasts ``seconds``.
+    In each round every function is measured once; every second round has the reverse order. A
+    short function is repeated within a measurement until the measurement lasts ``seconds``.
 
     Args:
         functions: Functions by name. A function returns when its result is computed. If it has a
@@ -54,15 +54,15 @@ def interleave(
         rounds: Number of measurements of each function.
         warm_up: Number of calls of each function before the first measurement.
         seconds: Min duration of a measurement, in seconds.
-        limit: Seconds after which no further round begins, but three rounds are measured.
-        enough: Function that decides after three or more rounds, from the seconds so far, whether
-            they are enough.
+        limit: Seconds after which no further round begins. The first three rounds always run.
+        enough: Function that returns whether the rounds so far are enough. It gets the (rounds,)
+            seconds by name, and is called when there are three or more rounds.
         measure: Function that returns the seconds of `count` calls of a function. By default it
             reads the clock of this process; a device may have its own clock.
 
     Returns:
-        The timings, and for each name the (rounds,) seconds. A ratio of two functions should be
-        taken in each round.
+        Two dicts by name: the timings, and the (rounds,) seconds. To compare two functions, divide
+        their seconds of the same round (`ratio`).
     """
     repeats = {}
     clock = measure or _seconds
@@ -72,7 +72,7 @@ def interleave(
     for name, function in functions.items():
         repeats[name] = 1
         while (once := _shortest(clock, function, repeats[name])) < seconds / 2:
-            # At most ten times as many, because a first call may have other costs.
+            # Increase the number at most tenfold, because the time of a few calls is not reliable.
             wanted = repeats[name] * seconds / max(once, 1e-9)
             repeats[name] = int(min(np.ceil(wanted), 10 * repeats[name]))
     times: dict[str, list[float]] = {name: [] for name in functions}
@@ -94,7 +94,7 @@ def interleave(
 def _shortest(
     clock: Callable[[Callable[[], object], int], float], function: Callable[[], object], count: int
 ) -> float:
-    """Return the min of two measurements; a long one is not repeated."""
+    """Return the min of two measurements, or the first one if it is long; in seconds."""
     once = clock(function, count)
     return once if once > _LONG else min(once, clock(function, count))
 
@@ -123,7 +123,7 @@ def timing(values: np.ndarray) -> Timing:
 
 
 def ratio(reference: np.ndarray, ours: np.ndarray) -> tuple[float, float, float]:
-    """Divide the times of a reference by ours: median, 20th and 80th percentile over the rounds.
+    """Return the median, 20th and 80th percentile of ``reference / ours`` over the rounds.
 
     Args:
         reference: (rounds,) seconds of the reference.

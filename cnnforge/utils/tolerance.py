@@ -1,11 +1,11 @@
 """The only tolerance: the bound of the difference between a result and its reference.
 
-A sum of K products in a precision of machine epsilon eps carries a rounding error that grows like
-sqrt(K) * eps of the sum's size (Higham, "Accuracy and Stability of Numerical Algorithms", 2002,
-section 4.2, for random errors). Results are compared as a whole. Element-wise relative errors are
-the wrong measure, since one element of a sum may cancel to zero. The reference is first rounded to
-the precision of the result, because no result can be nearer. So a single product (K = 1) must be
-equal to it.
+A sum of K products in a precision of machine epsilon eps has a rounding error that grows like
+sqrt(K) * eps times the size of the sum (Higham, "Accuracy and Stability of Numerical Algorithms",
+2002, section 4.2, for random errors). The errors are compared with the root mean square of the
+whole reference. Element-wise relative errors are the wrong measure, since the products of one
+element may cancel to zero. The reference is first rounded to the precision of the result, because
+no result can be nearer to it than that.
 """
 
 from __future__ import annotations

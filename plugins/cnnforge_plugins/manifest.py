@@ -1,4 +1,4 @@
-"""Declare the built-in plugin. Importing this module loads only the plugin API."""
+"""Declare the built-in plugin. Importing this module imports only the plugin API."""
 
 from __future__ import annotations
 
@@ -168,6 +168,6 @@ def cnnforge_augmentations() -> list[AugmentationSpec]:
         AugmentationSpec(
             name="flip",
             target="cnnforge_plugins.augmentations.geometry:flip",
-            summary="mirrors every other image, by chance, left to right",
+            summary="flips each image left to right with probability 0.5",
         ),
     ]

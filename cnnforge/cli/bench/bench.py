@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cnnforge.conversion.certificate import LayerCheck
     from cnnforge.plugin_host.discovery import Plugins
 
-# Images and classes of the digits, the default data of `train`.
+# Image shape and number of classes of the default data of `train`, digits.
 _MODEL_SHAPE = (28, 28, 1)
 _CLASSES = 10
 
@@ -71,7 +71,7 @@ def bench(
     for path, suffix in ((csv, ""), (plot, ".png")):
         _check_target(path, suffix)
     plugins = load_plugins(plugin)
-    # An unknown name is an error at once, before Keras is imported, which takes seconds.
+    # Looked up before the import of Keras, which takes seconds, to report an unknown name at once.
     if layer is not None:
         _ = plugins.layers[layer]
     if model is not None:
@@ -173,7 +173,11 @@ def _model_cases(
 def _choose(
     result: dict[str, Any], cases: list[Case], stock: keras.Model, plugins: Plugins
 ) -> None:
-    """Add what `--kernels auto` takes for every layer, and whether a case measures that."""
+    """Add to a result the choices of `--kernels auto` for all layers of a model.
+
+    The case of a fused layer gets the choice `"apart"` if `auto` does not use the fused layer, but
+    another plugin layer.
+    """
     from dataclasses import asdict
 
     from cnnforge.conversion import decide
@@ -196,8 +200,8 @@ def _check(cases: list[Case], json: bool) -> list[Any]:
     """Check every case, and end the program if a layer is wrong.
 
     Returns:
-        The seconds of the first calls of each case. They come before the check, which calls the
-        layers too.
+        The result of `first_calls` for each case. The first calls are timed here, because the check
+        calls the layers too.
     """
     from cnnforge import benchmarking
     from cnnforge.cli import _render
@@ -227,7 +231,7 @@ def _check(cases: list[Case], json: bool) -> list[Any]:
 
 
 def _measure(cases: list[Case], first: list[Any], rounds: int) -> dict[str, Any]:
-    """Measure, and return the whole result as plain values."""
+    """Measure all cases, and return the whole result as plain values."""
     from dataclasses import asdict
 
     from cnnforge import benchmarking

@@ -17,7 +17,7 @@ def show(result: dict[str, Any]) -> None:
     """Print the tables of a result.
 
     Args:
-        result: The result as plain values, which `--json` prints.
+        result: The result in the form that `--json` prints.
     """
     machine, peaks = result["machine"], result["peaks"]
     backend = machine["backend"]
@@ -87,7 +87,7 @@ def show_changes(changes: Sequence[Change], remarks: Sequence[str]) -> None:
 
     Args:
         changes: The change of each pass.
-        remarks: Other differences, a sentence each.
+        remarks: Sentences about other differences between the two results.
     """
     typer.echo()
     _render.table(

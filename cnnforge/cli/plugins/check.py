@@ -32,8 +32,8 @@ def check(
     above = context.parent.params if context.parent else {}
     found = load_plugins([*(above.get("plugin") or ()), *(plugin or ())])
     specs = _find(found, name)
-    # The checks build many small functions and use unusual dtypes. TensorFlow warns about both,
-    # but the author of the plugin can do nothing about it.
+    # The checks trace many small functions and use unusual dtypes. TensorFlow warns about both. The
+    # author of the plugin cannot change that, so the warnings are suppressed.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     import_keras()
@@ -142,7 +142,7 @@ def _markdown(spec: Spec, rows: list[dict[str, Any]]) -> str:
     ]
     for kind in dict.fromkeys(row["check"] for row in rows):
         results = {row["case"]: row for row in rows if row["check"] == kind}
-        # A check without a case, of the whole layer, goes into the first column.
+        # The result of a check of the whole layer, without a case, goes into the first column.
         cells = [
             _cell(results.get(case) or results.get("" if case == columns[0] else None))
             for case in columns

@@ -81,13 +81,13 @@ def _report(found: Plugins, imports: bool) -> dict[str, list[dict[str, Any]]]:
 
 
 def _import_error(spec: Spec) -> str | None:
-    """Import everything that a spec names; return the error, or `None`."""
+    """Import all classes and functions that a spec names, and return the error or `None`."""
     from cnnforge.errors import PluginError, one_line
 
     try:
         spec.load_all()
     except PluginError as error:
-        # The cause alone: the row already names the plugin and the target.
+        # The row already names the plugin and the target, so it needs only the cause.
         return one_line(error.__cause__ or error)
     return None
 

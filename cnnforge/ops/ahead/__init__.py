@@ -49,19 +49,19 @@ def collecting() -> Iterator[list[Use]]:
 
 
 def collect(use: Use) -> None:
-    """Note a use, if they are collected."""
+    """Note a use of an op, if the caller is within `collecting`."""
     uses = _uses.get()
     if uses is not None:
         uses.append(use)
 
 
 def is_collecting() -> bool:
-    """Whether uses are collected, so that nothing needs to be compiled yet."""
+    """Whether the caller is within `collecting`, so that nothing needs to be compiled yet."""
     return _uses.get() is not None
 
 
 def compile_ahead(uses: Sequence[Use], *, gradients: bool = True) -> None:
-    """Compile what some uses of ops need, and wait for it.
+    """Compile the functions that some uses of ops need in worker processes, and wait for them.
 
     Args:
         uses: The uses, from `collecting`.
@@ -69,16 +69,16 @@ def compile_ahead(uses: Sequence[Use], *, gradients: bool = True) -> None:
     """
     if not available():
         return
-    # A function may be made of objects of any kind, which may not be picklable.
+    # A failure costs only time. For instance, a function may use an object that cannot be pickled.
     with contextlib.suppress(Exception):
         jobs = make_jobs(uses, gradients)
-        # A single function is compiled here, in the time in which a worker would start.
+        # For a single job no worker is started: this process compiles the function as fast.
         if len(jobs) > 1:
             run_jobs(jobs, min(usable_processors(), len(jobs), MAX_WORKERS))
 
 
 def available() -> bool:
-    """Whether workers can be started, and save time."""
+    """Whether workers can be started and would save time."""
     return (
         os.environ.get(VARIABLE, "1") != "0"
         and usable_processors() > 1

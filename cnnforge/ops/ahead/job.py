@@ -1,8 +1,8 @@
 """Jobs for worker processes: a function to compile, its types, and a call to try it with.
 
-The function is sent as its module and its name. The worker may find another function there: a
-module may read the environment, and a test may replace a number that a compiled function keeps.
-So a job holds a digest of everything that the function is made of.
+A job holds only the module and the name of the function. In the worker, this name may stand for
+different code: a module may read the environment, and a test may replace a constant that the
+function uses. So a job also holds a digest of everything that the function is made of.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from numba.core.dispatcher import Dispatcher
 
 from cnnforge.ops.definition.definition import Array, Step, parameters
 
-# Importing these takes seconds, memory, and graphics cards.
+# Workers do not import these: that takes seconds and memory, and may reserve a graphics card.
 FRAMEWORKS = frozenset({"keras", "tensorflow", "torch", "jax"})
 
 # Modules that do not change between processes, and that are too large for a digest.
 _FIXED = {"numba", "numpy", "llvmlite", "math", "builtins", "ctypes"}
-# Largest arrays, together, that are allocated to try a function.
+# Max total size of the arrays that are allocated to try a function, in bytes.
 _MAX_BYTES = 1 << 28
 
 
@@ -39,7 +39,7 @@ class Job:
         name: Its qualified name in the module.
         digest: Its digest, from `digest`.
         signature: Numba types of its parameters.
-        arguments: Arguments of the call to try it with: values, and (dtype, shape) for arrays.
+        arguments: Arguments of the call to try it with; an array is given as (dtype, shape).
             `None`: the function is compiled, but not called.
     """
 

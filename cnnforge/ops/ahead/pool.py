@@ -17,12 +17,13 @@ from cnnforge.ops.ahead.job import Job
 VARIABLE = "CNNFORGE_COMPILE_AHEAD"
 # A worker needs about 200 MB.
 MAX_WORKERS = 8
-# The number of a job is one byte in the queue.
+# The index of a job is one byte in the queue.
 _MAX_JOBS = 255
-# The limit for all jobs together. What a worker does later is compiled by this process.
+# Time limit for all jobs. Afterwards this process compiles the functions of unfinished jobs itself.
 _MAX_SECONDS = 300.0
 
-# A worker has the import path of this process, which may have changed since it has started.
+# The program of a worker. It copies the import path of this process, which may have changed its
+# path since it was started.
 _SOURCE = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -34,15 +35,15 @@ main(*map(int, sys.argv[2:]))
 def run_jobs(jobs: Sequence[Job], processes: int) -> None:
     """Run jobs in worker processes, and wait until all of them have ended.
 
-    A pipe that holds the numbers of the jobs is the queue: each worker reads the next byte. A
-    worker that dies loses the job that it has taken, and no other.
+    The queue is a pipe that holds the index of each job as a byte: each worker reads the next byte.
+    A worker that dies loses only the job that it has read.
 
     Args:
         jobs: The jobs, in the order in which to begin them.
         processes: The number of workers.
 
     Raises:
-        OSError: There are no file descriptors, or the disk is full.
+        OSError: There are no free file descriptors, or the disk is full.
     """
     jobs = jobs[:_MAX_JOBS]
     workers: list[subprocess.Popen[bytes]] = []
@@ -69,13 +70,14 @@ def _start(queue: int, jobs: int) -> subprocess.Popen[bytes]:
     path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
     return subprocess.Popen(
         [sys.executable, *flags, "-c", _SOURCE, path, str(queue), str(jobs)],
-        # Nothing is written to it. Its end tells the worker that this process has ended.
+        # Nothing is written to this pipe. It closes when this process ends, and then the worker
+        # ends too.
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, VARIABLE: "0"},
         pass_fds=[queue, jobs],
-        # A Ctrl-C in the terminal is meant for this process only, which ends its workers.
+        # Then a Ctrl-C in the terminal reaches only this process, which ends its workers.
         start_new_session=True,
     )
 
@@ -89,7 +91,7 @@ def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> None:
 
 def _end(worker: subprocess.Popen[bytes]) -> None:
     worker.kill()
-    # Not longer: the system may keep a killed process for minutes, for instance on a slow disk.
+    # Wait for only a second: a killed process may take minutes to end, for instance on a slow disk.
     with contextlib.suppress(subprocess.TimeoutExpired):
         worker.wait(1)
     if worker.stdin is not None:

@@ -17,8 +17,8 @@ from cnnforge.ops.definition.definition import GRAD, Array, Step
 from cnnforge.ops.definition.shapes import Shape
 from cnnforge_disk_cache import is_compiled, is_durable
 
-# Sizes that stand for an unknown dimension, mostly the batch: the first with which the arrays are
-# not too large.
+# Sizes that replace an unknown dimension, mostly the batch. The first size is taken with which the
+# arrays are not too large.
 _STAND_INS = (32, 8, 1)
 
 
@@ -30,19 +30,19 @@ class Op(Protocol):
 
     @property
     def programs(self) -> Mapping[Step, Program]:
-        """The compiled steps."""
+        """The program of each step."""
         ...
 
     def output_shapes(
         self, shapes: Sequence[Shape], values: Mapping[str, Any]
     ) -> tuple[Shape, ...]:
-        """Return the shapes of the outputs, as far as those of the inputs are known."""
+        """Return the shape of every output, with `None` for an unknown dimension."""
         ...
 
 
 @dataclass(frozen=True)
 class Use:
-    """A use of an op.
+    """A use of an op in a model: the shapes and attributes with which the model calls it.
 
     Attributes:
         op: The op.
@@ -82,7 +82,7 @@ def make_jobs(uses: Sequence[Use], gradients: bool) -> list[Job]:
 def _calls(
     uses: Sequence[Use], gradients: bool
 ) -> dict[Step, tuple[Program, list[tuple[Any, ...]]]]:
-    """The steps of some uses, and the calls to try each of them with."""
+    """Return, for each step of some uses, its program and the calls to try it with."""
     found: dict[Step, tuple[Program, list[tuple[Any, ...]]]] = {}
     for use in uses:
         for step, program in use.op.programs.items():
@@ -97,7 +97,7 @@ def _calls(
 def _can_travel(function: Dispatcher, signature: tuple[types.Type, ...]) -> bool:
     """Whether a function is not compiled yet, and a worker can find it.
 
-    False also if its module has imported a framework, because a worker refuses that.
+    False also if its module has imported a framework, because a worker refuses to import one.
     """
     module, name = function.py_func.__module__, function.py_func.__qualname__
     known = sys.modules.get(module)

@@ -1,1 +1,1 @@
-"""Compiling the functions of an op to machine code with one calling convention."""
+"""Compile the functions of an op to machine code with one calling convention."""

@@ -1,6 +1,7 @@
-"""Emit the instructions around a call of the author's function.
+"""Emit the LLVM instructions before and after a call of the function that an op's author wrote.
 
-They load its arguments from the block of words, and store the shapes and the error that it returns.
+They load its arguments from the block of words (see `entry`), store the shapes that it returns, and
+keep the exception that it raises.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from numba.np import arrayobj
 _WORD = ir.IntType(64)
 _POINTER = ir.IntType(8).as_pointer()
 
-# Exceptions that compiled code has raised and nobody has taken yet, by thread. Not a
-# `threading.local`: a thread of TensorFlow's loses its Python state, locals included, whenever it
-# releases the GIL.
+# Exceptions that compiled code has raised and `take_exception` has not returned yet, by thread. Not
+# a `threading.local`: whenever a thread of TensorFlow releases the GIL, it loses its Python state,
+# and with it the values of a `threading.local`.
 _raised: dict[int, BaseException] = {}
 
 
@@ -32,7 +33,7 @@ class Argument:
     Attributes:
         type: A C-contiguous `types.Array`, `int64`, `float64`, `boolean` or a `UniTuple` of
             `int64`.
-        offset: Number of its first word.
+        offset: Index of its first word in the block.
     """
 
     type: types.Type
@@ -45,7 +46,7 @@ class Result:
 
     Attributes:
         length: The number of integers.
-        offset: Number of its first word.
+        offset: Index of its first word in the block.
     """
 
     length: int
@@ -53,7 +54,7 @@ class Result:
 
 
 def take_exception() -> BaseException | None:
-    """Return, once, the exception that the last failing entry raised on the calling thread."""
+    """Return the last exception of an entry on the calling thread; a second call returns `None`."""
     return _raised.pop(threading.get_ident(), None)
 
 
@@ -73,7 +74,14 @@ def _word(builder: ir.IRBuilder, block: ir.Value, index: int) -> ir.Value:
 def load_argument(
     context: Any, builder: ir.IRBuilder, block: ir.Value, argument: Argument
 ) -> ir.Value:
-    """Load one argument, as Numba's calling convention expects it."""
+    """Emit the loads of one argument, and return its value as Numba's calling convention needs it.
+
+    Args:
+        context: Numba's target context.
+        builder: Builder to which the instructions are added.
+        block: Pointer to the block.
+        argument: The argument.
+    """
 
     def word(index: int) -> ir.Value:
         return builder.load(_word(builder, block, argument.offset + index))
@@ -98,7 +106,7 @@ def store_results(
     return_type: types.Type,
     results: Sequence[Result],
 ) -> None:
-    """Store the result of the function: a tuple of integers, or a tuple of such tuples."""
+    """Emit the stores of the function's result, a tuple of integers or a tuple of such tuples."""
     for index, result in enumerate(results):
         shape = value if len(results) == 1 else builder.extract_value(value, index)
         shape_type = return_type if len(results) == 1 else return_type[index]
@@ -132,7 +140,7 @@ def _array(
 
 
 def keep_exception(context: Any, builder: ir.IRBuilder, module: ir.Module, status: Any) -> None:
-    """Make a Python exception of Numba's error status, and keep it; this takes the GIL."""
+    """Emit code that takes the GIL, makes an exception from Numba's error status, and keeps it."""
     python = context.get_python_api(builder)
     lock = python.gil_ensure()
     context.call_conv.raise_error(builder, python, status)

@@ -1,10 +1,10 @@
 """Make a machine-code function over a block of integers from a Numba function and its types.
 
-The result, the *entry*, has the C signature `int32 entry(int64 *block)`, whatever the author's
-function takes. In a few instructions it builds array structures, numbers and tuples from `block`,
-and passes them to the native code that Numba has compiled or loaded from its disk cache. Only these
-instructions are made in every process. They go straight to LLVM, without Numba's passes over Python
-source.
+The result, the *entry*, has the C signature `int32 entry(int64 *block)`, whatever parameters the
+author's function has. In a few instructions it builds array structures, numbers and tuples from
+`block`, and passes them to the native code that Numba has compiled or loaded from its disk cache.
+Each process makes only these few instructions again. They are written for LLVM directly, without
+Numba's slow passes over Python source.
 
 An array occupies 1 + rank words of the block: the address of its first element and its
 dimensions. An integer or boolean occupies one word, a float one word with the bits of a double, a
@@ -37,8 +37,8 @@ from cnnforge.ops.compiling.errors import explain
 _INT32 = ir.IntType(32)
 
 _numbers = itertools.count()
-# Numba frees the machine code of a library with the library object, and TensorFlow's kernels hold
-# bare addresses. So these objects live as long as the process.
+# Numba frees machine code when the library object is freed, and TensorFlow's kernels hold only the
+# addresses of the code. So these objects live as long as the process.
 _kept: list[Any] = []
 
 
@@ -51,7 +51,7 @@ class Entry:
     """
 
     def __init__(self, address: int) -> None:
-        """Wrap an address; `make_entry` makes them."""
+        """Make an entry from an address; only `make_entry` calls this."""
         self.address = address
         self._call = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)(address)
 
@@ -83,7 +83,7 @@ def compile_function(function: Dispatcher, arguments: Sequence[types.Type], labe
     try:
         function.compile(signature)
         return function.overloads[signature]
-    # Numba passes on what Python raises when it looks up a name, for instance an AttributeError.
+    # Not only Numba's errors: a look-up of a name may raise any exception, such as AttributeError.
     except Exception as error:
         expected = ", ".join(
             f"{name}: {type_}"
@@ -103,16 +103,17 @@ def make_entry(
 
     Args:
         function: The function, decorated with `numba.njit`.
-        arguments: One per parameter, in the order of the parameters.
+        arguments: The argument for each parameter, in the order of the parameters.
         label: Name of the function in error messages.
-        results: The tuples of integers that the function returns: none, one, or several in a
-            tuple.
+        results: Descriptions of the tuples of integers that the function returns. Several tuples
+            are returned in a tuple. Without `results`, the function returns nothing.
 
     Returns:
         The entry, which lives as long as the process.
 
     Raises:
-        ValueError: The function does not compile for these types, or returns something else.
+        ValueError: The function does not compile for these types, or `results` does not describe
+            what it returns.
     """
     compiled = compile_function(function, [argument.type for argument in arguments], label)
     return_type = compiled.signature.return_type
@@ -136,8 +137,9 @@ def make_entry(
         builder.ret(ir.Constant(_INT32, 1))
     store_results(context, builder, entry.args[0], value, return_type, results)
     builder.ret(ir.Constant(_INT32, 0))
-    # The wrapper refers to the author's code by its symbol, which Numba's engine resolves across
-    # libraries. Linking it in would optimise and compile all of it a second time.
+    # The entry refers to the author's function by its symbol, which Numba's engine usually finds in
+    # the library that holds it. Only if it does not, that library is linked in, because linking
+    # optimises and compiles the function a second time.
     if not compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name):
         library.add_linking_library(compiled.library)
     library.add_ir_module(module)
@@ -182,7 +184,7 @@ def _check_return_type(return_type: types.Type, results: Sequence[Result], label
 
 
 def launch_threads() -> str:
-    """Start Numba's threads, which compiled code expects to run, and name their layer.
+    """Start Numba's threads, which compiled code needs, and return the name of their library.
 
     Returns:
         `"omp"`, `"tbb"` or `"workqueue"`. The last one **aborts the process** if two threads use

@@ -1,4 +1,4 @@
-"""Shorten the errors of Numba, about functions that it cannot compile, to a line or two."""
+"""Shorten Numba's error about a function that it cannot compile to a line or two."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ _UNCOMPILED = re.compile(r"name '(\w+)': Cannot determine Numba type of <class '
 
 
 def explain(error: BaseException) -> str:
-    """Say why a function does not compile.
+    """Return the reason why a function does not compile.
 
     Args:
-        error: Error of Numba, often sixty lines with every candidate that did not fit.
+        error: Numba's error, often sixty lines that list every signature that does not fit.
 
     Returns:
-        The reason; and, if Numba names them, the file, the line and its source.
+        The reason. If Numba names the line of the function, the file, the line number and the
+        source of that line follow.
     """
     text = _COLOURS.sub("", str(error))
     specific = _SPECIFIC.search(text)

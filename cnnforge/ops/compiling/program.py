@@ -1,4 +1,4 @@
-"""Machine code of a step of an op, and the layout of the block of words that is passed to it."""
+"""Machine code of a step (one function of an op), and the block of words that is passed to it."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ _C.pthread_mutex_init(_mutex, None)
 def lock_address() -> int:
     """Return the address of the mutex that every op holds while it runs; 0 if none is needed.
 
-    Numba's `workqueue` threads abort the process if two threads use them at once. A serial function
-    may call a parallel one, so no function can be exempt: with `workqueue`, one op at a time runs.
-    With `omp` and `tbb` nothing is locked.
+    Numba's `workqueue` threads abort the process if two threads use them at once. So with
+    `workqueue` only one op runs at a time, also a serial one, because it may call a parallel
+    function. With `omp` and `tbb` nothing is locked.
     """
     return ctypes.addressof(_mutex) if launch_threads() == "workqueue" else 0
 
 
 @contextlib.contextmanager
 def exclusive() -> Iterator[None]:
-    """Hold the mutex of `lock_address`, if there is one."""
+    """Hold the mutex of `lock_address`, if it is needed."""
     address = lock_address()
     if address:
         _C.pthread_mutex_lock(address)
@@ -69,9 +69,10 @@ _GUARD_BYTE = 0xA5
 
 
 def _guarded_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """Return an array as of `aligned_empty`, and the memory that holds it between two guards."""
+    """Return two arrays: one as `aligned_empty` makes it, and its memory with guards around it."""
     if aligned_empty is not _PLAIN:
-        # `audit` has replaced it by a function that sets guards of its own.
+        # `audit` has replaced `aligned_empty`, and checks guards of its own. So the guards returned
+        # here belong to no array, and never change.
         return aligned_empty(shape, dtype), np.full(2 * _GUARD, _GUARD_BYTE, np.uint8)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     memory = aligned_empty((_GUARD + size + _GUARD,), np.dtype(np.uint8))
@@ -84,9 +85,9 @@ class Program:
 
     Attributes:
         step: The step.
-        attributes: The op's attributes; every program of an op takes all of them.
-        offsets: Number of the first word of each array and each attribute in the block.
-        attribute_offset: Number of the first word of the first attribute.
+        attributes: The op's attributes; the block of every program of an op holds all of them.
+        offsets: Index of the first word of each array and each attribute in the block, by name.
+        attribute_offset: Index of the first word of the first attribute.
         words: Number of words in the block.
     """
 
@@ -135,7 +136,7 @@ class Program:
 
     @cached_property
     def shape_entry(self) -> Entry | None:
-        """Entry of the shape rule, which fills in the shapes of the outputs; `None` if backward.
+        """Entry of the shape rule, which writes the output shapes to the block; `None` if backward.
 
         Raises:
             ValueError: Numba cannot compile it.
@@ -144,7 +145,7 @@ class Program:
             return None
         rule = self._shape_rule
         if not hasattr(rule, "py_func"):
-            # Kept on disk if the author has asked for that in the forward function.
+            # Numba keeps the code on disk if the author's forward function has `cache=True`.
             rule = numba.njit(cache=self.step.function.stats.cache_path is not None)(rule)
         arguments = []
         for name in parameters(rule):
@@ -170,11 +171,11 @@ class Program:
             attribute_words: The encoded attributes.
 
         Returns:
-            The arrays that it writes, each at a multiple of 64 bytes.
+            The arrays that it writes; each begins at an address that is a multiple of 64 bytes.
 
         Raises:
-            ValueError: It wrote beyond an end of an array. Most often the shape rule has made that
-                array too small.
+            ValueError: The step wrote outside of an array. Most often the shape rule returns a
+                shape that is too small.
         """
         entry = self.entry
         guarded = [

@@ -1,4 +1,4 @@
-"""Attributes of an op, the numbers that are not tensors, and their encoding as words."""
+"""Attributes of an op (its arguments that are not tensors), and their encoding as 64-bit words."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from numba import types
 
 @dataclass(frozen=True)
 class Attribute:
-    """One attribute.
+    """One attribute of an op.
 
     Attributes:
-        name: The keyword and the parameter.
-        default: Value if the caller gives none: an int, a float, a bool or a tuple of ints. It
-            fixes the type of the attribute, and the length of a tuple.
+        name: Name of the keyword argument in a call, and of the parameter of the op's functions.
+        default: Value if the caller gives none: an int, a float, a bool or a tuple of ints. Other
+            values must have the same type, and tuples the same length.
     """
 
     name: str
@@ -27,10 +27,10 @@ class Attribute:
 
     @classmethod
     def declare(cls, op: str, name: str, default: Any) -> Attribute:
-        """Check a name and a default.
+        """Check a name and a default, and make an attribute of them.
 
         Raises:
-            ValueError: The name is not lower_snake_case, or the default has another type.
+            ValueError: The name is not lower_snake_case, or the type of the default is not allowed.
         """
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             raise ValueError(f"{op}: attribute {name!r}: expected a lower_snake_case name")
@@ -58,15 +58,15 @@ class Attribute:
 
     @property
     def words(self) -> int:
-        """Number of words that it takes in a block."""
+        """Number of words of its encoded value."""
         return len(self.default) if isinstance(self.default, tuple) else 1
 
     def check(self, op: str, value: Any) -> Any:
-        """Turn a caller's value into plain Python.
+        """Convert a caller's value to the type of the default.
 
         Raises:
-            TypeError: The value has another type than the default.
-            ValueError: The value is a tuple of another length.
+            TypeError: The value cannot be converted to that type.
+            ValueError: The value is a tuple, and its length differs from that of the default.
         """
         default = self.default
         try:
@@ -114,11 +114,13 @@ class Attribute:
 def check_attributes(
     op: str, attributes: Sequence[Attribute], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Complete a caller's keyword arguments with the defaults.
+    """Check a caller's keyword arguments, and return the values of all attributes.
+
+    An attribute that the caller does not give has its default.
 
     Raises:
-        TypeError: An attribute does not exist, or a value has another type.
-        ValueError: A value is a tuple of another length.
+        TypeError: An attribute does not exist, or the type of a value is wrong.
+        ValueError: The length of a tuple is wrong.
     """
     names = [attribute.name for attribute in attributes]
     for name in given:
@@ -144,7 +146,7 @@ def decode_attributes(attributes: Sequence[Attribute], words: Sequence[int]) -> 
     """Decode the words that `encode_attributes` made.
 
     Raises:
-        ValueError: The number of words is another.
+        ValueError: The number of words is wrong.
     """
     if len(words) != sum(item.words for item in attributes):
         raise ValueError(

@@ -40,11 +40,11 @@ def define(
     attributes: Mapping[str, Any],
     not_differentiable: Sequence[str],
 ) -> Definition:
-    """Check everything that can be checked before anything is compiled.
+    """Make the definition of an op, and check everything that can be checked without compiling.
 
     Raises:
-        ValueError: A part of the definition does not fit; the message names the op, the function
-            and the argument.
+        ValueError: A part of the definition is wrong; the message names the op, the function and
+            the argument.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         raise ValueError(f"ArrayOp {name!r}: expected a lower_snake_case name such as 'leaky_relu'")
@@ -147,8 +147,8 @@ def _backward_step(
     writable = [item.gradient() for item in ins if item.is_float]
     writes = tuple(item for item in writable if item.name in names)
     sources = tuple(item.name[len(GRAD) :] for item in writes)
-    # A gradient has the shape of its input, which is therefore passed in even if the function
-    # does not read it.
+    # A gradient has the shape of its input. So that input is passed in for its shape, even if the
+    # function does not read it.
     reads = tuple(item for item in readable if item.name in names or item.name in sources)
     step = Step(name, function, reads, writes, sources)
     known = {item.name for item in (*readable, *writable)} | attributes
@@ -171,7 +171,7 @@ def _backward_step(
 
 
 def _there_are(name: str, known: set[str]) -> str:
-    """Return a suggestion and the list of known names."""
+    """Return the end of an error message: the known name that is closest, and all known names."""
     close = difflib.get_close_matches(name, sorted(known), 1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}there are {', '.join(sorted(known))}"

@@ -52,7 +52,7 @@ class Array:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One function of an op: the forward function, or one that computes some gradients.
+    """One function of an op: the forward function or a backward function.
 
     Attributes:
         op: The op's name.
@@ -83,7 +83,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Definition:
-    """A checked op."""
+    """The definition of an op; `checks.define` makes and checks it."""
 
     name: str
     inputs: tuple[Array, ...]

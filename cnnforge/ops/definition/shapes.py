@@ -1,4 +1,4 @@
-"""Evaluate shape rules in Python, with dimensions that are not known yet."""
+"""Evaluate shape rules in Python, also if some dimensions are not known yet."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Declare TensorFlow's C API, for ctypes and for Numba code.
 
-LLVM knows the symbols under names of ours. Numba code that uses them has external references
-instead of addresses, so that Numba can keep it in its disk cache.
+For Numba code, the functions are registered with LLVM under names that begin with `cnnforge_`.
+Compiled code then contains these names and not addresses, which differ between processes. So Numba
+can keep it in its disk cache.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def _symbol(library: ctypes.CDLL, name: str, signature: Any) -> types.ExternalFu
 
 _P = types.intp
 
-# Functions for Numba code. A pointer is an intp.
+# Functions that Numba code calls. A pointer has the type intp.
 TF_NewStatus = _symbol(_library, "TF_NewStatus", _P())
 TF_DeleteStatus = _symbol(_library, "TF_DeleteStatus", types.void(_P))
 TF_GetCode = _symbol(_library, "TF_GetCode", types.int32(_P))

@@ -1,4 +1,4 @@
-"""Callbacks of the C API route in Python: they make the state of a node, and report errors."""
+"""Python callbacks of the C API route: they make the state of a node, and report errors."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ if TYPE_CHECKING:
 
 State = np.ndarray[Any, np.dtype[np.int64]]
 
-# The op and the step of every registered type. A type stays registered until the process ends, but
-# its op can be replaced (a notebook cell that runs twice).
+# The op and the step of every op type that is registered with TensorFlow. A type stays registered
+# until the process ends, but its op can be replaced (a notebook cell that runs twice).
 steps: dict[str, tuple[ArrayOp, Step]] = {}
-# The state of a node holds the number of its step, for error messages.
+# The state of a node holds the index of its step in this list, for error messages.
 _numbered: list[Step] = []
-# Not held while TensorFlow is called, which may wait for a create callback.
+# Create callbacks take this lock. It is never held during a call of TensorFlow, which may wait for
+# a create callback.
 _number_lock = threading.Lock()
 
 
 def number_of(step: Step) -> int:
-    """Return the number of a step, for the state of a node."""
+    """Return the index of a step, which the state of a node holds."""
     with _number_lock:
         if step not in _numbered:
             _numbered.append(step)
@@ -47,7 +48,7 @@ def number_of(step: Step) -> int:
 
 
 def step_of(number: int) -> Step:
-    """Return the step of a number."""
+    """Return the step whose index `number_of` returned."""
     return _numbered[number]
 
 
@@ -67,11 +68,12 @@ def cpu_state(op: ArrayOp, step: Step, words: list[int], shapes: list[int]) -> S
 
 
 def make_create(name: str, state_of: Callable[..., State]) -> Any:
-    """Make the create callback of a type, which runs once per node and returns its state.
+    """Make the create callback of an op type, which runs once per node and returns its state.
 
     Args:
-        name: The type.
-        state_of: Function that makes the state, which the delete callback `free` frees later.
+        name: TensorFlow's name of the type.
+        state_of: Function that makes the state. The callback returns a copy of it, which TensorFlow
+            frees with `free`.
     """
 
     @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
@@ -108,7 +110,7 @@ def _int64_list(construction: int, name: bytes) -> list[int]:
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 def _fail(number: int, code: int, where: int, context: int) -> None:
-    """Report an error of the compute callback, which runs no other Python."""
+    """Report an error of the compute callback, which calls Python code only for that."""
     step = step_of(number)
     error = take_exception() if code in (SHAPE_RULE_RAISED, FUNCTION_RAISED) else None
     text = f"{type(error).__name__}: {error}" if error is not None else "no exception"
@@ -129,7 +131,7 @@ def _fail(number: int, code: int, where: int, context: int) -> None:
 
 
 def report(context: int, message: str) -> None:
-    """Set the error of the op that runs."""
+    """Report an error to TensorFlow, as the result of the op that runs in a context."""
     status = api.new_status()
     api.set_status(status, api.INVALID_ARGUMENT, message.encode())
     api.context_failure(context, status)

@@ -36,17 +36,19 @@ from cnnforge.ops.tensorflow.c_api import (
     pthread_mutex_unlock,
 )
 
-# Words of the state.
+# Indices of the words of a state. The words of each input and output follow, then the attributes.
 _ENTRY, _SHAPE_ENTRY, _LOCK, INPUTS, OUTPUTS, BLOCK_WORDS = 0, 1, 2, 3, 4, 5
 _FAIL, NUMBER, _ATTRIBUTE_OFFSET, ATTRIBUTE_WORDS = 6, 7, 8, 9
 HEADER = 10
-INPUT_WORDS = 2  # rank, offset in the block
-OUTPUT_WORDS = 5  # rank, offset in the block, TensorFlow's dtype, bytes per element, shape source
+INPUT_WORDS = 2  # Rank, offset in the block.
+# Rank, offset in the block, TensorFlow's dtype, bytes per element, and the offset of the array that
+# has the same shape (-1 if the shape rule computes the shape).
+OUTPUT_WORDS = 5
 
 # Error codes for the fail callback.
 WRONG_RANK, SHAPE_RULE_RAISED, NEGATIVE_SHAPE, ALLOCATION_FAILED, FUNCTION_RAISED = 1, 2, 3, 4, 5
 NO_STREAM, LAUNCH_FAILED = 6, 7
-# The error was reported where it happened.
+# An error that has been reported already, so that the fail callback is not called.
 REPORTED = -1
 
 
@@ -59,9 +61,9 @@ def make_state(
         program: The step.
         entry: Address of the machine code that runs it; 0 if it does not run on the CPU.
         attribute_words: The encoded attributes.
-        fail: Address of the fail callback, `void(number, code, where, context)`. It is Python, and
-            called only to report an error.
-        number: Number of the step, which is passed to the fail callback.
+        fail: Address of the fail callback, `void(number, code, where, context)`. It runs Python
+            code, and is called only to report an error.
+        number: Index of the step, which is passed to the fail callback.
 
     Returns:
         The words of the state.
@@ -131,7 +133,7 @@ def _call_fail(
 
 @numba.njit(cache=True)
 def _fetch_inputs(state, context, block, handles, status):
-    """Fetch the inputs into the block. Return 0, or 1 + the number of an input of a wrong rank."""
+    """Fetch the inputs into the block. Return 0, or 1 + the index of an input of a wrong rank."""
     for index in range(state[INPUTS]):
         position = HEADER + INPUT_WORDS * index
         rank, offset = state[position], state[position + 1]
@@ -147,7 +149,10 @@ def _fetch_inputs(state, context, block, handles, status):
 
 @numba.njit(cache=True)
 def _allocate_outputs(state, context, block, handles, status):
-    """Allocate the outputs whose shapes are in the block. Return an error code, and its place."""
+    """Allocate the outputs, and write their addresses to the block.
+
+    Return two numbers: an error code, or 0, and the index of the output that caused the error.
+    """
     inputs = state[INPUTS]
     for index in range(state[OUTPUTS]):
         position = HEADER + INPUT_WORDS * inputs + OUTPUT_WORDS * index
@@ -177,7 +182,10 @@ def _allocate_outputs(state, context, block, handles, status):
 
 @numba.njit(cache=True)
 def begin(state, context, block, handles, status):
-    """Fill in the block: inputs, attributes, outputs. Return an error code, and its place."""
+    """Fill in the block: inputs, attributes, outputs.
+
+    Return two numbers: an error code, or 0, and the index of the array that caused the error.
+    """
     wrong = _fetch_inputs(state, context, block, handles, status)
     if wrong != 0:
         return WRONG_RANK, wrong - 1
@@ -191,13 +199,13 @@ def begin(state, context, block, handles, status):
 
 @numba.njit(cache=True)
 def attributes_at(state):
-    """Return the place of the attributes in a state."""
+    """Return the index of the first word of the attributes in a state."""
     return HEADER + INPUT_WORDS * state[INPUTS] + OUTPUT_WORDS * state[OUTPUTS]
 
 
 @numba.njit(cache=True)
 def _run(state, context, block, handles, status):
-    """Do everything but the clean-up. Return an error code, and its place."""
+    """Compute the op, without the clean-up. Return an error code and an index, like `begin`."""
     code, where = begin(state, context, block, handles, status)
     if code != 0:
         return code, where

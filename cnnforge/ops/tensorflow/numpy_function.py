@@ -27,7 +27,7 @@ class _FunctionError(tf.errors.InvalidArgumentError, ValueError):
 
 
 # `run(op, step, tensors, input_shapes, values)` runs a step in Python.
-# `node(function, tensors, dtypes)` makes a TensorFlow op of such a function.
+# `node(function, tensors, dtypes)` makes a TensorFlow op of a Python function.
 Run = Callable[..., list[Any]]
 Node = Callable[..., list[tf.Tensor]]
 
@@ -52,7 +52,7 @@ def numpy_function(
     tensors: Sequence[tf.Tensor],
     dtypes: Sequence[np.dtype[Any]],
 ) -> list[tf.Tensor]:
-    """Make an op of a function of NumPy arrays."""
+    """Apply a Python function of NumPy arrays to tensors, as a TensorFlow op."""
     # Not stateful, so that a graph prunes unused nodes, as with the C API route.
     made = tf.numpy_function(function, tensors, [tf.as_dtype(d) for d in dtypes], stateful=False)
     return list(made) if isinstance(made, (list, tuple)) else [made]
@@ -65,7 +65,7 @@ def call(
     run: Run = run_on_arrays,
     node: Node = numpy_function,
 ) -> list[tf.Tensor]:
-    """Apply an op to checked tensors.
+    """Apply an op to tensors whose dtypes and ranks have been checked.
 
     Args:
         op: The op.
@@ -110,8 +110,8 @@ def call(
 
 
 def _backward(op: ArrayOp, step: Step, reads: Sequence[tf.Tensor], *others: Any) -> list[tf.Tensor]:
-    # TensorFlow takes a Python function for not differentiable, or differentiates it as if it had
-    # computed it itself. Without this, a gradient of a gradient would silently be wrong.
+    # The gradient below raises an error. Without it, a gradient of a gradient would be wrong and
+    # raise no error, because TensorFlow cannot differentiate compiled code in a Python function.
     @tf.custom_gradient
     def apply(*inputs: tf.Tensor) -> Any:
         def gradient(*_: tf.Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""The C API route: register the steps of an op with TensorFlow, and make nodes of them."""
+"""The C API route: register the functions of an op with TensorFlow, and make nodes of them."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _lock = threading.RLock()
 _callbacks: list[Any] = []
 
 cuda_kernels: Callable[[ArrayOp], CudaKernels | None] | None = None
-"""Function that returns the kernels of an op for CUDA devices. The package sets it: this module
-cannot import `cuda`, whose self-test uses this module."""
+"""Function that returns the kernels of an op for CUDA devices. `cnnforge.ops.tensorflow` sets it,
+because this module cannot import `cuda`, whose self-test uses this module."""
 
 
 @cache
 def type_name(step: Step) -> str:
-    """Return the type of a step in TensorFlow, for instance `Cnnforge>ScaleGradInputs`."""
+    """Return TensorFlow's name of the type of a step, for instance `Cnnforge>ScaleGradInputs`."""
 
     def camel(name: str) -> str:
         return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
@@ -53,14 +53,15 @@ def register(op: ArrayOp) -> None:
     # The forward step is registered last: if it is known, all steps are.
     if _is_current(op, op.forward_step):
         return
-    # Not within the lock of `register_steps`: the self-test on a device registers an op.
+    # `cuda_kernels` must not be called within `_lock`: it may run the self-test on a device, which
+    # registers an op on another thread.
     register_steps(op, cuda_kernels(op) if cuda_kernels else None)
 
 
 def register_steps(op: ArrayOp, kernels: CudaKernels | None) -> None:
     """Register all steps of an op, with kernels for CUDA devices if there are any.
 
-    A type that is registered already keeps its kinds of devices.
+    A type that is registered already gets no kernels for further kinds of devices.
     """
     with _lock:
         for step in (*op.backward_steps, op.forward_step):
@@ -74,8 +75,8 @@ def _is_current(op: ArrayOp, step: Step) -> bool:
 
 
 def _argument(prefix: str, item: Array) -> str:
-    # With a prefix, because the names of inputs, outputs and attributes must differ, and because
-    # some names are parameters of TensorFlow's functions ("name").
+    # The prefix is needed because the names of inputs, outputs and attributes must differ, and
+    # because some names, such as "name", are parameters of TensorFlow's functions.
     return f"{prefix}_{item.name}"
 
 
@@ -94,7 +95,7 @@ def _register(op: ArrayOp, step: Step, name: str, kernels: CudaKernels | None) -
                 "replaced in this process; restart it, or give the op another name"
             )
         steps[name] = (op, step)
-        # Eager mode keeps kernels that hold the addresses of the old functions.
+        # Eager mode keeps its old kernels, which would still call the old functions.
         eager_context.context().clear_kernel_cache()
         return
     builder = api.new_op(name.encode())
@@ -119,8 +120,8 @@ def _register_kernel(name: str, device: str, state_of: Callable[..., State], add
     """Register a kernel that computes a type on a kind of device.
 
     Args:
-        name: The type.
-        device: TensorFlow's name of the kind.
+        name: TensorFlow's name of the type.
+        device: TensorFlow's name of the kind of device.
         state_of: Function that makes the state of a node, like `cpu_state`.
         address: Address of the compute callback.
     """
@@ -183,17 +184,18 @@ def _make_node(
 
 
 def call(op: ArrayOp, tensors: Sequence[tf.Tensor], values: Mapping[str, Any]) -> list[tf.Tensor]:
-    """Apply an op to checked tensors."""
+    """Apply an op to tensors whose dtypes and ranks have been checked."""
     register(op)
     input_shapes = [_shape(t, item.rank) for t, item in zip(tensors, op.inputs, strict=True)]
-    # In eager mode the kernel calls the shape rule too; here it runs for its errors.
+    # In eager mode the kernel calls the shape rule too. But only this call passes its exceptions on
+    # unchanged.
     shapes = op.output_shapes(input_shapes, values)
     op.collect(input_shapes, values)
     return _make_node(op, op.forward_step, tensors, op.encode(values), input_shapes, shapes)
 
 
 def _forward_gradient(node: Any, *gradients: tf.Tensor | None) -> list[tf.Tensor | None]:
-    """Return the gradients of an op, made by one node per backward function that is needed."""
+    """Return the gradients of an op. Each backward function that is needed makes one node."""
     op = steps[node.type][0]
     op.check_differentiable()
     register(op)

@@ -1,4 +1,4 @@
-"""Test once, before its first use, whether the C API route works with the TensorFlow at hand."""
+"""Test once, before its first use, whether the C API route works with the installed TensorFlow."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _affine_shape(inputs, factor):
 
 
 def run(call: Callable[..., Sequence[Any]]) -> None:
-    """Run an op with a gradient eagerly and in a graph.
+    """Run an op and its gradient, eagerly and in a graph.
 
     Args:
         call: The function `call(op, tensors, values)` of the route.
@@ -67,8 +67,8 @@ def run(call: Callable[..., Sequence[Any]]) -> None:
                 if results != [[2.25, 4.25, 6.25], [2.0, 2.0, 2.0], [6.0]]:
                     raise RuntimeError(f"the self-test of TensorFlow's C API gave {results}")
 
-    # The first use is often within a graph that is being built, under a tape and a strategy. A new
-    # thread has none of these. (`tf.init_scope` leaves the graph, but it also keeps every tape from
-    # recording.)
+    # Often an op is first used while a graph is built, under a tape and a strategy. So the check
+    # runs in a new thread, which has none of these. (`tf.init_scope` leaves the graph too, but
+    # within it the tape of this test would record nothing.)
     with ThreadPoolExecutor(1) as pool:
         pool.submit(check).result()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cnnforge.ops.array_op import ArrayOp
 
 
-# torch.compile would trace our code down to the compiled function, for seconds and without gain.
+# If this is not disabled, torch.compile traces it for seconds, without any gain.
 @torch.compiler.disable
 def call(op: ArrayOp, tensors: Sequence[Any], values: Mapping[str, Any]) -> Sequence[torch.Tensor]:
     """Apply an op.
@@ -70,7 +70,10 @@ def describe() -> str:
 
 @cache
 def _computes_on_cpu() -> bool:
-    """Whether Keras makes its tensors on the CPU; a symbolic tensor does not know its device."""
+    """Whether Keras makes its tensors on the CPU, by the variable that Keras reads.
+
+    A symbolic tensor does not know its device.
+    """
     default = "cuda" if torch.cuda.is_available() else "cpu"
     return os.environ.get("KERAS_TORCH_DEVICE", default).startswith("cpu")
 
@@ -160,7 +163,8 @@ def _addressable(tensor: torch.Tensor) -> torch.Tensor:
     """Return the same values, contiguous and aligned to the size of an element."""
     tensor = tensor.contiguous()
     if tensor.is_neg():
-        # The imaginary part of a conjugate is stored with the opposite sign, and a flag.
+        # torch stores the values of such a tensor (the imaginary part of a conjugate) with the
+        # opposite sign.
         tensor = tensor.resolve_neg()
     if not tensor.is_meta and tensor.data_ptr() % tensor.element_size():
         tensor = tensor.clone()
@@ -179,7 +183,7 @@ def _device(op: ArrayOp, tensors: Sequence[torch.Tensor]) -> torch.device:
         if tensor.device == first:
             continue
         if tensor.is_meta or first.type == "meta":
-            # A constant among tensors that only have shapes.
+            # Keras asks for shapes with meta tensors. Here some inputs are constants with values.
             return torch.device("meta")
         raise ValueError(
             f"ArrayOp {op.name!r}: {op.inputs[0].name!r} is on {first}, {item.name!r} on "

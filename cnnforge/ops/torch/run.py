@@ -39,7 +39,7 @@ class Call:
     device: torch.device
 
     def run(self, step: Step, known: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-        """Run a step; `known` holds the tensors that it reads, by name, and maybe others."""
+        """Run a step on the tensors in `known`, by name, and return the tensors that it writes."""
         if step.shape_source is None:
             shapes = self.output_shapes
         else:
@@ -62,11 +62,11 @@ class Call:
             op.prepare(self.shapes, self.values, gradient=not step.is_forward)
         program = op.program(step)
         words: list[int] = []
-        # The order of the words is that of `Program`.
+        # `Program` defines the order of the words.
         for item in step.reads:
             tensor = known.get(item.name)
             if tensor is None:
-                # The function only reads its shape.
+                # The function reads only the shape of this array, so it needs no address.
                 words.append(0)
                 words.extend(self._shape(item.name))
             else:

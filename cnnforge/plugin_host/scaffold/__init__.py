@@ -1,4 +1,4 @@
-"""New plugin packages, written from the files in `templates/`. They pass their own checks."""
+"""Write new plugin packages from the files in `templates/`. Their tests pass unchanged."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class NewPlugin:
 
 
 def create(name: str, kind: str = "layer", parent: Path = Path()) -> NewPlugin:
-    """Write a new plugin into a folder of its own.
+    """Write a new plugin package into a new folder.
 
     Args:
         name: Lower-case words with hyphens or underscores between them, such as `"soft-edge"`.

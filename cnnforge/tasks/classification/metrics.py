@@ -93,7 +93,7 @@ class ClassEvaluator:
                 f"labels must be 0 to {count - 1}, got {labels.min()} to {labels.max()}"
             )
         self._labels, self._classes = labels, tuple(classes)
-        # One value per sample, so that the results do not depend on the batch sizes.
+        # Keep one value per sample: means of batches would depend on the batch sizes.
         self._predicted = np.empty(len(labels), np.int64)
         self._right = np.empty(len(labels), np.float64)
         self._done = 0
@@ -171,7 +171,7 @@ def evaluate(
 
 
 def _mean_cross_entropy(right: np.ndarray) -> float:
-    # maximum, not clip: NaN must stay NaN.
+    # np.maximum keeps NaN, so that a NaN probability gives a NaN loss.
     return float(-np.log(np.maximum(right, _MIN_PROBABILITY)).mean())
 
 

@@ -37,12 +37,12 @@ class Prediction:
 
     @property
     def label(self) -> str | None:
-        """The most probable class."""
+        """The most probable class; `None` if the image could not be read."""
         return self.top[0][0] if self.top else None
 
     @property
     def probability(self) -> float | None:
-        """The probability of `label`, 0 to 1."""
+        """The probability of `label`, 0 to 1; `None` if the image could not be read."""
         return self.top[0][1] if self.top else None
 
     def cells(self) -> dict[str, str]:
@@ -144,7 +144,7 @@ def write_confusion_matrix(run: RunDirectory, evaluation: ClassEvaluation) -> No
 
 
 def class_table(evaluation: ClassEvaluation) -> tuple[list[str], list[list[object]]]:
-    """Return headings and rows with precision, recall and F1 of every class."""
+    """Return the headings and the rows of a table with precision, recall and F1 of every class."""
     numbers = zip(
         evaluation.classes,
         evaluation.precision,

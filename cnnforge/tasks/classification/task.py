@@ -45,8 +45,8 @@ class Classification(Task):
         classes: The C class names, at least two, all different.
         label_smoothing: Label smoothing factor, from 0 to below 1 (C. Szegedy et al., "Rethinking
             the Inception architecture for computer vision", 2016, section 7).
-        class_weights: (C,) float32, factors of the losses of the samples of each class; `None`:
-            all are 1.
+        class_weights: (C,) float32. The loss of a sample is multiplied by the weight of its class.
+            `None`: all weights are 1.
     """
 
     options = ("label_smoothing", "class_weights")
@@ -130,7 +130,7 @@ class Classification(Task):
         """Check that a model returns one number per class.
 
         Raises:
-            ValueError: The output shape is another.
+            ValueError: The output shape is not (None, C).
         """
         if model.output_shape != (None, len(self.classes)):
             raise ValueError(
@@ -204,7 +204,7 @@ class Classification(Task):
         write_confusion_matrix(run, cast("ClassEvaluation", evaluation))
 
     def table(self, evaluation: Evaluation) -> tuple[list[str], list[list[object]]]:
-        """Return precision, recall and F1 of every class."""
+        """Return the headings and rows of a table with precision, recall and F1 of every class."""
         return class_table(cast("ClassEvaluation", evaluation))
 
     def truth(

@@ -1,9 +1,10 @@
-"""The ops on a device, with the names, parameters and semantics of ``cnnforge_kernels.cpu``.
+"""Run the ops on a device, with the names, parameters and semantics of ``cnnforge_kernels.cpu``.
 
 Each function takes arrays on one device (with ``__cuda_array_interface__``, DLPack or
-``data_ptr()``) and writes to the arrays for results. ``stream`` is the address of a CUDA stream, an
-object that has one, or ``None`` for the default stream. The function launches its kernels on that
-stream and does not wait for them. Kernels, grids and arguments are computed once per shape.
+``data_ptr()``), including those that it writes its results to. ``stream`` is the address of a CUDA
+stream, an object that has one, or ``None`` for the default stream. The function launches its
+kernels on that stream and does not wait for them. Kernels, grids and arguments are computed once
+per shape.
 
 ``precision`` is ``"float32"`` by default. ``"tf32"`` and ``"bfloat16"`` round the operands of a
 convolution and compute on tensor cores, with float32 sums. They are experimental: not yet run on a
@@ -13,8 +14,9 @@ Callers pass C-contiguous arrays of matching shapes; ``cnnforge_kernels.conv2d``
 public functions check that. The functions here check only what would crash a device: dtypes,
 devices, and whether the results are writeable.
 
-All functions raise ``ValueError`` for arrays that cannot be used, and ``CudaUnavailableError``
-without a device, or if its tensor cores do not support the precision.
+All functions raise ``ValueError`` for arrays that cannot be used. They raise
+``CudaUnavailableError`` if there is no device, or if its tensor cores do not support the
+precision.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ def _convolution(
     groups: int,
     precision: Precision = "float32",
 ) -> Convolution:
-    """Describe a convolution of arrays by the shapes of ``inputs`` and ``weights``."""
+    """Check the precision, and describe the convolution by its shapes and options."""
     if precision != "float32":
         check_capability(driver().capability(next(iter(arrays.values())).device), precision)
     shapes = tuple(inputs.shape), tuple(weights.shape)
@@ -94,9 +96,10 @@ def conv2d_forward(
     stream: Any = None,
     precision: Precision = "float32",
 ) -> None:
-    """Convolution, bias and ReLU: (N, H, W, C), (KH, KW, C / groups, F), (F,) -> (N, OH, OW, F).
+    """Compute a convolution with bias and ReLU.
 
-    Without a bias, ``bias`` is ``None`` or empty.
+    The shapes are (N, H, W, C), (KH, KW, C / groups, F), (F,) -> (N, OH, OW, F). Without a bias,
+    ``bias`` is ``None`` or empty.
     """
     arrays = views(inputs=inputs, weights=weights, bias=bias, outputs=outputs)
     c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups, precision)
@@ -118,7 +121,10 @@ def conv2d_grad_inputs(
     stream: Any = None,
     precision: Precision = "float32",
 ) -> None:
-    """Gradient of ``inputs``, of which only the shape is read. ``outputs`` is for ``relu``."""
+    """Compute the gradient of ``inputs``, whose values are not read.
+
+    ``outputs`` is read only with ``relu``.
+    """
     arrays = views(
         weights=weights,
         outputs=outputs if relu else None,
@@ -145,9 +151,9 @@ def conv2d_grad_weights(
     stream: Any = None,
     precision: Precision = "float32",
 ) -> None:
-    """Gradients of ``weights`` and ``bias``. Only the shapes of these two are read.
+    """Compute the gradients of ``weights`` and ``bias``, whose values are not read.
 
-    ``grad_bias`` may be empty. It is then computed into spare memory.
+    ``grad_bias`` may be empty. Its values then go to temporary memory and are discarded.
     """
     arrays = views(
         inputs=inputs,
@@ -161,7 +167,7 @@ def conv2d_grad_weights(
 
 
 def _grouped(weights: Any) -> View:
-    """View ``weights`` (KH, KW, C, M) as those of C groups, (KH, KW, 1, C * M)."""
+    """View depthwise ``weights`` (KH, KW, C, M) as weights of C groups, (KH, KW, 1, C * M)."""
     where = views(weights=weights)["weights"]
     kh, kw, channels, multiplier = where.shape
     return replace(where, shape=(kh, kw, 1, channels * multiplier))
@@ -178,7 +184,10 @@ def depthwise_conv2d_forward(
     outputs: Any,
     stream: Any = None,
 ) -> None:
-    """Depthwise convolution: (N, H, W, C), (KH, KW, C, M), (C * M,) -> (N, OH, OW, C * M)."""
+    """Compute a depthwise convolution with bias and ReLU.
+
+    The shapes are (N, H, W, C), (KH, KW, C, M), (C * M,) -> (N, OH, OW, C * M).
+    """
     options = strides, same, dilation_rate, inputs.shape[3], relu
     conv2d_forward(inputs, _grouped(weights), bias, *options, outputs, stream)
 
@@ -195,7 +204,10 @@ def depthwise_conv2d_grad_inputs(
     grad_inputs: Any,
     stream: Any = None,
 ) -> None:
-    """Gradient of ``inputs``, of which only the shape is read. ``outputs`` is for ``relu``."""
+    """Compute the gradient of ``inputs``, whose values are not read.
+
+    ``outputs`` is read only with ``relu``.
+    """
     options = strides, same, dilation_rate, inputs.shape[3], relu
     conv2d_grad_inputs(
         inputs, _grouped(weights), outputs, *options, grad_outputs, grad_inputs, stream
@@ -216,7 +228,7 @@ def depthwise_conv2d_grad_weights(
     grad_bias: Any,
     stream: Any = None,
 ) -> None:
-    """Gradients of ``weights`` and ``bias``. Only the shapes of these two are read."""
+    """Compute the gradients of ``weights`` and ``bias``, whose values are not read."""
     options = strides, same, dilation_rate, inputs.shape[3], relu
     grads = grad_outputs, grad_weights, grad_bias
     conv2d_grad_weights(inputs, _grouped(weights), bias, outputs, *options, *grads, stream)
@@ -235,7 +247,10 @@ def conv_block_forward(
     argmax: Any,
     stream: Any = None,
 ) -> None:
-    """Convolution, bias, ReLU and max pooling. ``argmax`` is uint8, and 255 means no gradient."""
+    """Compute convolution, bias, ReLU and max pooling.
+
+    ``argmax`` is uint8. 255 means that no gradient passes through this output.
+    """
     arrays = views(inputs=inputs, weights=weights, bias=bias, outputs=outputs, argmax=argmax)
     c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
     plan = block_plans.forward(c, tuple(pool_size), _has_bias(arrays))
@@ -255,7 +270,7 @@ def conv_block_grad_inputs(
     grad_inputs: Any,
     stream: Any = None,
 ) -> None:
-    """Gradient of ``inputs`` from the argmax. Only the shape of ``inputs`` is read."""
+    """Compute the gradient of ``inputs`` from the argmax. The values of ``inputs`` are not read."""
     arrays = views(
         weights=weights, argmax=argmax, grad_outputs=grad_outputs, grad_inputs=grad_inputs
     )
@@ -278,7 +293,7 @@ def conv_block_grad_weights(
     grad_bias: Any,
     stream: Any = None,
 ) -> None:
-    """Gradients of ``weights`` and ``bias``. Only the shapes of these two are read."""
+    """Compute the gradients of ``weights`` and ``bias``, whose values are not read."""
     arrays = views(
         inputs=inputs,
         argmax=argmax,
@@ -306,7 +321,10 @@ def max_pool2d_forward(
     argmax: Any,
     stream: Any = None,
 ) -> None:
-    """Maximum of each window, and its cell in ``argmax``: uint8, or int32 beyond 256 cells."""
+    """Compute the maximum of each window, and write the index of its cell to ``argmax``.
+
+    ``argmax`` is uint8, or int32 if a window has more than 256 cells.
+    """
     arrays = views(inputs=inputs, outputs=outputs, argmax=argmax)
     p = _pool(arrays, inputs, pool_size, strides, same)
     run_on(pool_plans.forward(p, True), arrays, ("outputs", "argmax"), stream)
@@ -322,7 +340,7 @@ def max_pool2d_grad_inputs(
     grad_inputs: Any,
     stream: Any = None,
 ) -> None:
-    """Gradient of ``inputs`` from the argmax. Only the shape of ``inputs`` is read."""
+    """Compute the gradient of ``inputs`` from the argmax. The values of ``inputs`` are not read."""
     arrays = views(argmax=argmax, grad_outputs=grad_outputs, grad_inputs=grad_inputs)
     p = _pool(arrays, inputs, pool_size, strides, same)
     run_on(pool_plans.backward(p, True), arrays, ("grad_inputs",), stream)
@@ -331,7 +349,7 @@ def max_pool2d_grad_inputs(
 def average_pool2d_forward(
     inputs: Any, pool_size: Pair, strides: Pair, same: bool, outputs: Any, stream: Any = None
 ) -> None:
-    """Mean of the cells of each window that are not padding."""
+    """Compute the mean of each window. Cells in the padding do not count."""
     arrays = views(inputs=inputs, outputs=outputs)
     p = _pool(arrays, inputs, pool_size, strides, same)
     run_on(pool_plans.forward(p, False), arrays, ("outputs",), stream)
@@ -346,14 +364,14 @@ def average_pool2d_grad_inputs(
     grad_inputs: Any,
     stream: Any = None,
 ) -> None:
-    """Gradient of ``inputs``. Only the shape of ``inputs`` is read."""
+    """Compute the gradient of ``inputs``, whose values are not read."""
     arrays = views(grad_outputs=grad_outputs, grad_inputs=grad_inputs)
     p = _pool(arrays, inputs, pool_size, strides, same)
     run_on(pool_plans.backward(p, False), arrays, ("grad_inputs",), stream)
 
 
 def global_average_pool2d_forward(inputs: Any, outputs: Any, stream: Any = None) -> None:
-    """Mean of each feature map: (N, H, W, C) -> (N, C)."""
+    """Compute the mean of each feature map: (N, H, W, C) -> (N, C)."""
     arrays = views(inputs=inputs, outputs=outputs)
     run_on(pool_plans.global_forward(tuple(inputs.shape)), arrays, ("outputs",), stream)
 
@@ -361,7 +379,7 @@ def global_average_pool2d_forward(inputs: Any, outputs: Any, stream: Any = None)
 def global_average_pool2d_grad_inputs(
     inputs: Any, grad_outputs: Any, grad_inputs: Any, stream: Any = None
 ) -> None:
-    """Gradient of ``inputs``. Only the shape of ``inputs`` is read."""
+    """Compute the gradient of ``inputs``, whose values are not read."""
     arrays = views(grad_outputs=grad_outputs, grad_inputs=grad_inputs)
     plan = pool_plans.global_backward(tuple(inputs.shape), aligned(arrays))
     run_on(plan, arrays, ("grad_inputs",), stream)

@@ -30,7 +30,7 @@ class Patience(Callback):
             self.act(epoch)
 
     def act(self, epoch: FinishedEpoch) -> None:
-        """Act after `patience` epochs without improvement; defined by each subclass."""
+        """Act after `patience` epochs without improvement. Each subclass defines this method."""
         raise NotImplementedError
 
     def state(self) -> Mapping[str, Any]:

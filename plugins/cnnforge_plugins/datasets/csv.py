@@ -1,4 +1,4 @@
-"""Images as rows of a csv file, in the form of Kaggle: `label,pixel0,pixel1,...`."""
+"""Open a csv file with one image per row, in the form of Kaggle: `label,pixel0,pixel1,...`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from cnnforge.data import (
 from cnnforge.errors import DataError, UsageError
 
 MAX_LABEL = 65535
-"""There is a class for each label from 0 up; a larger label suggests a wrong column."""
+"""Max label that is accepted. There is a class for each number from 0 to the max label of the file.
+A larger label suggests that the column does not contain labels."""
 
 _CHUNK = 2048
 
@@ -41,16 +42,17 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
     """Open a csv file with a label and the pixels of one image in each row.
 
     The pixels are in row-major order, with the channels of a pixel next to each other. k*k values
-    are a square grayscale image and 3*k*k an RGB one; the options can give another size. The labels
-    are whole numbers, and the classes are `"0"` to the max label. If the options need no labels,
-    the header may name pixels only, as in Kaggle's test.csv.
+    are a square grayscale image and 3*k*k a square RGB image; the options can give another size.
+    The labels are whole numbers, and the classes are `"0"` to the max label. If the options do not
+    require labels, the header may name pixels only, as in Kaggle's test.csv.
 
     Args:
         argument: The path of the file.
         options: Options of the dataset.
 
     Returns:
-        The dataset. Its names are `"row 17 of FILE"`, counted from 1 without the header.
+        The dataset. Its samples have names such as `"row 17 of FILE"`. Rows are counted from 1
+        without the header.
 
     Raises:
         UsageError: If there is no such file, or the size of its images is unknown.
@@ -99,7 +101,7 @@ def read_table(path: str, *, need_labels: bool = True) -> Table:
         what = "is a folder" if os.path.isdir(path) else "does not exist"
         raise UsageError(f"the csv file {printable(path)} {what}: give an existing file")
     try:
-        # Excel begins a file with a byte-order mark.
+        # Excel begins a file with a byte-order mark, which this encoding removes.
         with open(path, encoding="utf-8-sig") as file:
             lines = ((n, line) for n, line in enumerate(file, 1) if line.strip())
             return _read(path, lines, need_labels)
@@ -149,18 +151,22 @@ def _read(path: str, lines: Iterator[tuple[int, str]], need_labels: bool) -> Tab
 def _fast(
     chunk: list[tuple[int, str]], columns: int, label_column: int | None
 ) -> np.ndarray | None:
-    """Parse many lines at once: (rows, columns) int32, or `None` if `_row` must parse them."""
+    """Parse many lines at once.
+
+    Returns:
+        (rows, columns) int32; `None` if `_row` must parse the lines, since one may be wrong.
+    """
     try:
         values = np.loadtxt(
             [line for _, line in chunk], delimiter=",", dtype=np.int32, ndmin=2, comments=None
         )
-    # The exception differs between versions of NumPy; `_row` finds the error.
+    # The type of the exception depends on the version of NumPy. `_row` finds the error.
     except Exception:
         return None
     if values.shape != (len(chunk), columns) or values.min() < 0:
         return None
     over = np.count_nonzero(values > 255)
-    # The label is the only value that may exceed a pixel's range.
+    # Only labels may be greater than 255.
     if label_column is not None:
         labels = values[:, label_column]
         over -= np.count_nonzero(labels > 255)
@@ -170,7 +176,7 @@ def _fast(
 
 
 def _row(path: str, number: int, line: str, columns: int, label_column: int | None) -> list[int]:
-    """Parse one line; an error names the line, the column and the cause."""
+    """Parse one line. The message of an error names the line, the column and the cause."""
     place = f"{printable(path)}, line {number}"
     fields = [field.strip().strip('"') for field in line.rstrip("\r\n").split(",")]
     if len(fields) != columns:
@@ -180,7 +186,7 @@ def _row(path: str, number: int, line: str, columns: int, label_column: int | No
         where = f"{place}, column {column + 1}"
         is_label = column == label_column
         what = "a label is a whole number from 0 up" if is_label else "a pixel is a whole number"
-        # float() reads "1_0" as ten.
+        # float() reads "1_0" as ten, so refuse underscores.
         if not _is_number(field) or "_" in field:
             raise DataError(f"{where}: {field[:40]!r} is not a number; {what}")
         number_read = float(field)
@@ -205,7 +211,7 @@ def _is_number(text: str) -> bool:
 def _image_shape(
     path: str, pixels: int, image_size: tuple[int, int] | None
 ) -> tuple[int, int, int]:
-    """Return the (H, W, C) of an image with this number of values."""
+    """Return the (H, W, C) of an image with `pixels` values."""
     for channels in (1, 3):
         if image_size and channels * math.prod(image_size) == pixels:
             return (*image_size, channels)

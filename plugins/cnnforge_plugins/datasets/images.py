@@ -44,8 +44,8 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
     """Open a folder of images.
 
     Each sub-folder is a class, with the images in it and in deeper folders. If the sub-folders are
-    `train` and `val` (or `valid`, `validation`, `test`), they are the split, and the class folders
-    are in them. Every image is decoded once here, so that an unreadable one is found before
+    `train` and `val` (or `valid`, `validation`, `test`), they are the two splits, and contain the
+    class folders. Every image is decoded once here, so that an unreadable image is found before
     training.
 
     Args:
@@ -53,12 +53,12 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
         options: Options of the dataset.
 
     Returns:
-        The dataset; its names are the paths of the files.
+        The dataset. The names of its samples are the paths of the files.
 
     Raises:
         UsageError: If there is no such folder.
-        DataError: If it has no readable image or only one class, if a split has no readable image
-            of a class, or if a file is unreadable and the options are strict.
+        DataError: If the folder has no readable image or only one class, if a split has no readable
+            image of a class, or if a file is unreadable and the options are strict.
     """
     if argument is None:
         raise UsageError("images needs a folder: write images:FOLDER")
@@ -94,7 +94,7 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
 
 
 def _parts(folder: str) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return the folders with class folders by the name of their split, and notes."""
+    """Return the folders that contain class folders, by split, and notes for the user."""
     splits = find_splits(folder)
     if not splits:
         return {"": folder}, ()
@@ -107,7 +107,7 @@ def _parts(folder: str) -> tuple[dict[str, str], tuple[str, ...]]:
 def _check(
     folder: str, found: Mapping[str, Mapping[str, ImageListing]], strict: bool
 ) -> tuple[dict[str, list[Image]], list[SkippedFile]]:
-    """Decode every file once; return the readable images of each split, and the other files."""
+    """Decode every file once. Return the readable images of each split, and the skipped files."""
     listed = [
         (split, name, path)
         for split, classes in found.items()
@@ -145,7 +145,7 @@ def _classes(
     found: Mapping[str, Mapping[str, ImageListing]],
     images: Mapping[str, Sequence[Image]],
 ) -> tuple[str, ...]:
-    """Return the classes of all splits: the folders with at least one readable image."""
+    """Return the names of the class folders with at least one readable image in any split."""
     present = {split: {image.class_name for image in part} for split, part in images.items()}
     classes = sorted(set().union(*present.values()))
     for split, names in present.items():
@@ -190,7 +190,7 @@ def _left_out(
     images: Mapping[str, Sequence[Image]],
     folders: Sequence[str],
 ) -> tuple[str, ...]:
-    """Name the images and folders that are left out."""
+    """Return notes about the images and the class folders that are left out."""
     notes = []
     for folder in folders:
         loose = len(find_images(folder, recursive=False).paths)
@@ -212,7 +212,7 @@ def _image_shape(
 ) -> tuple[tuple[int, int, int], tuple[str, ...]]:
     """Return the shape of the dataset's images, and notes about images of another shape."""
     sizes = Counter(image.size for image in checked)
-    # The most frequent size; if several are, the one with the fewest pixels.
+    # The most frequent size. Of several equally frequent sizes, the one with the fewest pixels.
     frequent = min(sizes, key=lambda size: (-sizes[size], size[0] * size[1], size))
     height, width = options.image_size or frequent
     notes = []

@@ -18,7 +18,8 @@ from cnnforge.errors import DataError, UsageError
 DIGITS = Path(__file__).with_name("mnist5k.npz")
 """The file of the digits: `images`, (5000, 28, 28) uint8, and `labels`, (5000,) uint8."""
 SPLIT_SEED = 0
-"""The split does not depend on `options.seed`, so all seeds validate on the same 1,000 digits."""
+"""Seed of the split. It does not depend on `options.seed`, so that runs with different seeds
+validate on the same 1,000 digits."""
 
 _SHAPE = (5000, 28, 28)
 
@@ -27,12 +28,12 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
     """Open the 5,000 digits, by default 4,000 for training and 1,000 for validation.
 
     Args:
-        argument: It must be `None`.
+        argument: Must be `None`, since the dataset takes no argument.
         options: Options of the dataset; their seed is not used.
 
     Returns:
-        The dataset, with classes `"0"` to `"9"` and names such as `"mnist5k 42"`, where 42 is
-        the index of the digit in the file.
+        The dataset. Its classes are `"0"` to `"9"`. Its samples have names such as `"mnist5k 42"`,
+        in which 42 is the index of the digit in the file.
 
     Raises:
         UsageError: If there is an argument.
@@ -41,7 +42,8 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
     if argument is not None:
         raise UsageError(f"mnist5k takes no argument, got {argument!r}: write mnist5k")
     images, labels = read_digits(DIGITS)
-    # The file is sorted by digit. In the order 0, 1, ..., 9, 0, 1, ... the first few differ.
+    # The file is sorted by digit. Sort it as 0, 1, ..., 9, 0, 1, ..., so that the first samples are
+    # different digits.
     rows = np.argsort(labels, kind="stable").reshape(10, -1).T.ravel()
     return dataset_from_arrays(
         "mnist5k",

@@ -1,4 +1,4 @@
-"""Checks that the models share."""
+"""Checks that several models use."""
 
 from __future__ import annotations
 

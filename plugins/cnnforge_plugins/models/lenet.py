@@ -13,7 +13,7 @@ MIN_SIZE = 4
 def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     """Build a small network after LeNet-5.
 
-    It has convolution, ReLU, max pooling and dropout twice, then flattening and dense layers. The
+    It has two blocks of convolution, ReLU, max pooling and dropout, and then two dense layers. The
     architecture follows Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-based learning
     applied to document recognition", 1998, section II.B. ReLU, max pooling and a softmax replace
     tanh, subsampling and radial basis functions, and dropout is added.

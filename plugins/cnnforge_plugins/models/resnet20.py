@@ -15,13 +15,13 @@ _BLOCKS = 3
 def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     """Build ResNet-20 in its form for CIFAR-10.
 
-    K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image recognition", 2015,
-    section 4.2: a 3x3 convolution, three stages of three blocks with 16, 32 and 64 filters, global
-    average pooling and a softmax. The second and the third stage halve the image. Weights are
-    initialised after He et al. (2015). A stage that halves the image begins with the shortcut that
-    the paper calls option A and uses for CIFAR "in all cases": every second pixel, with zeros for
-    the new channels. It has no weights, so the network has as many as the same network without
-    shortcuts.
+    It has a 3x3 convolution, three stages of three blocks with 16, 32 and 64 filters, global
+    average pooling and a dense layer with softmax, as in K. He, X. Zhang, S. Ren, J. Sun, "Deep
+    residual learning for image recognition", 2015, section 4.2. The second and the third stage
+    halve the image. Weights are initialised after the authors' "Delving deep into rectifiers",
+    2015. The shortcut of a block that halves the image is option A of the paper, which the paper
+    uses for CIFAR "in all cases": every second pixel, with zeros for the new channels. Shortcuts
+    therefore have no weights.
 
     The paper subtracts the mean of each pixel; here the values are scaled to 0..1, and batch
     normalization removes the mean. The weight decay of the paper is an option of the optimizer.
@@ -55,7 +55,7 @@ def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
 def _convolution(
     inputs: keras.KerasTensor, filters: int, strides: int, name: str
 ) -> keras.KerasTensor:
-    """Apply a 3x3 convolution and batch normalization, which makes a bias redundant."""
+    """Apply a 3x3 convolution without bias, and batch normalization, which adds its own offset."""
     outputs = layers.Conv2D(
         filters,
         3,
@@ -79,7 +79,7 @@ def _block(inputs: keras.KerasTensor, filters: int, strides: int, name: str) -> 
 def _shortcut(
     inputs: keras.KerasTensor, filters: int, strides: int, name: str
 ) -> keras.KerasTensor:
-    """Return the inputs, or every second pixel of them with zeros for the new channels."""
+    """Return the inputs. With a stride of 2: every second pixel, with zeros for new channels."""
     if strides == 1:
         return inputs
     outputs = layers.MaxPooling2D(1, strides=strides, padding="same", name=f"{name}_subsample")(
@@ -87,8 +87,8 @@ def _shortcut(
     )
     before = (filters - inputs.shape[-1]) // 2
     after = filters - inputs.shape[-1] - before
-    # With channels_first, ZeroPadding2D pads the last two axes. Here they are W and C, so that a
-    # stock layer, which every exporter supports, pads the channels.
+    # With channels_first, ZeroPadding2D pads the last two axes. Here these are W and C, so that it
+    # pads the channels. It is a stock layer, which every exporter supports.
     return layers.ZeroPadding2D(
         ((0, 0), (before, after)), data_format="channels_first", name=f"{name}_zeros"
     )(outputs)

@@ -1,7 +1,7 @@
 """Choose the route of ops to TensorFlow's CUDA devices.
 
-Experimental: not yet run on a device. It is off unless `CNNFORGE_TENSORFLOW_GPU` is set, and then
-TensorFlow copies tensors to the CPU and the results back.
+Experimental: not yet run on a device. Without a route, TensorFlow copies the tensors to the CPU and
+the results back.
 
 The choice is made when an op is first used on a machine with a device. Before that nothing is
 compiled or imported for a device.
@@ -75,7 +75,7 @@ def kernels(op: ArrayOp) -> CudaKernels | None:
 
 
 def hands_over(op: ArrayOp) -> bool:
-    """Whether Python passes the tensors of an op on to the device."""
+    """Whether Python passes the tensors of an op on to the device (the route `"dlpack"`)."""
     return _usable(op) and choose().way == "dlpack"
 
 
@@ -100,7 +100,7 @@ def _usable(op: ArrayOp) -> bool:
         return False
     wanted = os.environ.get(ROUTE_VARIABLE)
     if _choice is None and wanted == "auto" and _no_device() is None and missing(op) is not None:
-        # The self-test compiles, and the op would not use the result.
+        # Do not run the self-test, which compiles for seconds: this op cannot use the device.
         return False
     if choose().way == "off":
         return False
@@ -145,7 +145,7 @@ def _no_device() -> str | None:
     return None
 
 
-# The functions below import what they need, because compiling and loading that takes a second.
+# The functions below import their modules when they are called, because that takes a second.
 
 
 def _try_stream(reason: str) -> Choice:

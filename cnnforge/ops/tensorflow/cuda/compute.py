@@ -128,7 +128,12 @@ def _call_launch(
 
 
 def _caller(bits: int, count: int) -> Callable[..., Any]:
-    """Emit a call with `count` int64 arguments and a result of `bits` bits."""
+    """Return a function that emits a call.
+
+    Args:
+        bits: Size of the integer that the called function returns.
+        count: Number of its arguments, all int64.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = ir.FunctionType(ir.IntType(bits), [ir.IntType(64)] * count)
@@ -154,10 +159,10 @@ def all_aligned(state, block):
 
 @numba.njit(cache=True)
 def _find(state, first, block, key):
-    """Return the address of the recipe for a key and the shapes in the block.
+    """Find the recipe for a key and the shapes in the block.
 
-    Also returns the number of the word that follows the shapes in it. The address is 0 if there is
-    no such recipe yet.
+    Return two numbers: its address, or 0 if there is no such recipe yet, and the index of the word
+    that follows the shapes in it.
     """
     address = words_at(first)[0]
     word = DIMENSIONS
@@ -179,7 +184,7 @@ def _find(state, first, block, key):
 
 @numba.njit(cache=True)
 def _pointers(state, block, count):
-    """Return the pointers of the tensors, followed by room for `count` others."""
+    """Return the pointers of the tensors, followed by `count` zeros."""
     inputs, outputs = state[INPUTS], state[OUTPUTS]
     pointers = np.zeros(inputs + outputs + count, np.int64)
     for index in range(inputs):
@@ -192,7 +197,10 @@ def _pointers(state, block, count):
 
 @numba.njit(cache=True)
 def _allocate(context, recipe, word, count, handles, pointers, status):
-    """Allocate temporary memory, and return whether that failed."""
+    """Allocate temporary memory, and write its addresses to the end of `pointers`.
+
+    Return whether that failed.
+    """
     size = np.empty(1, np.int64)
     for index in range(count):
         size[0] = recipe[word + index]
@@ -207,7 +215,7 @@ def _allocate(context, recipe, word, count, handles, pointers, status):
 
 @numba.njit(cache=True)
 def _launch(function, recipe, word, pointers, stream):
-    """Launch the kernels that a recipe lists from a word on, and return the error of CUDA."""
+    """Launch the kernels in a recipe, which begin at index `word`. Return CUDA's error code."""
     launches = recipe[word]
     word += 1
     for _ in range(launches):
@@ -231,7 +239,7 @@ def _launch(function, recipe, word, pointers, stream):
             stream,
             places.ctypes.data,
         )
-        # The driver has copied `values`.
+        # The driver has copied `values`, so the next launch may free them.
         if error != 0:
             return np.int64(error)
         word += LAUNCH_WORDS + 2 * count
@@ -240,7 +248,11 @@ def _launch(function, recipe, word, pointers, stream):
 
 @numba.njit(cache=True)
 def _run(own, state, context, block, handles, status):
-    """Do everything but the clean-up. Return an error code, and its place."""
+    """Compute the op, without the clean-up.
+
+    Return two numbers: an error code, or 0, and a detail for its message. The detail is CUDA's
+    error code if a launch failed, and otherwise the index of an array, as in `begin`.
+    """
     code, where = begin(state, context, block, handles, status)
     if code != 0:
         return code, where
@@ -265,7 +277,8 @@ def _run(own, state, context, block, handles, status):
     failed = _allocate(context, recipe, word + 1, count, temporaries, pointers, status)
     if not failed:
         where = _launch(own[LAUNCH], recipe, word + 1 + count, pointers, found[0])
-    # TensorFlow reuses the memory only for work that follows these launches on the stream.
+    # Delete the memory although the kernels may still run: TensorFlow reuses it only for work that
+    # follows these launches on the stream.
     for index in range(count):
         if temporaries[index] != 0:
             TF_DeleteTensor(temporaries[index])

@@ -31,7 +31,7 @@ _capsule_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
 class _Tensor(ctypes.Structure):
-    """The `DLTensor` that a capsule begins with."""
+    """The C struct `DLTensor`, with which the memory of a DLPack capsule begins."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -46,7 +46,7 @@ class _Tensor(ctypes.Structure):
 
 
 def call(op: ArrayOp, tensors: Sequence[tf.Tensor], values: Mapping[str, Any]) -> list[tf.Tensor]:
-    """Apply an op to checked tensors."""
+    """Apply an op to tensors whose dtypes and ranks have been checked."""
     return numpy_function.call(op, tensors, values, _run, _py_function)
 
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-# for tid.x < count: scratch[tid.x] = inputs[tid.x] * factor[0], then
-# outputs[tid.x] = scratch[tid.x] + offset
+# Each thread with tid.x < count computes scratch[tid.x] = inputs[tid.x] * factor[0], and then
+# outputs[tid.x] = scratch[tid.x] + offset.
 PTX = b"""
 .version 6.4
 .target sm_75
@@ -71,7 +71,7 @@ _recorded = threading.local()
 
 
 def record(call: Callable[[], None]) -> tuple[list[Any], list[tuple[int, int]]]:
-    """Return the launches and the temporary memory of a call, which launches nothing."""
+    """Run a call without launching anything. Return its launches and its temporary memory."""
     _recorded.launches = []
     try:
         call()
@@ -81,7 +81,7 @@ def record(call: Callable[[], None]) -> tuple[list[Any], list[tuple[int, int]]]:
 
 
 def affine(inputs: Any, factor: Any, offset: float, outputs: Any, stream: int) -> None:
-    """Compute `self_test.affine` for up to 32 elements."""
+    """Compute `self_test.affine` for up to 32 elements, or note the launch within `record`."""
     recorded = getattr(_recorded, "launches", None)
     scratch = outputs.pointer if recorded is None else _SCRATCH
     count, last = np.uint32(inputs.shape[0]), np.float32(offset)
@@ -101,7 +101,7 @@ def affine(inputs: Any, factor: Any, offset: float, outputs: Any, stream: int) -
 
 @cache
 def _function() -> int:
-    """Load the kernel into the context of the calling thread."""
+    """Load the kernel into the context of the calling thread, and return its address."""
     module, function = ctypes.c_void_p(), ctypes.c_void_p()
     _check("cuModuleLoadData", _driver().cuModuleLoadData(ctypes.byref(module), PTX))
     name = b"cnnforge_affine"

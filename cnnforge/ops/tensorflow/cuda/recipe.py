@@ -3,8 +3,8 @@
 Experimental: not yet run on a device.
 
 The launches depend on the shapes, the attributes and the device. Python makes a *recipe* for each
-combination: a list of launches whose arguments are numbers, or places of tensors and of temporary
-memory.
+combination: a list of launches. An argument of a launch is a number, or the index of a tensor or of
+temporary memory and an offset in it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ import numpy as np
 from cnnforge.ops.cuda_module import Recording
 from cnnforge.ops.definition.definition import Step
 
-# Words that precede the words of `make_state` in the state of a node: the place of the address of
-# the first recipe, and the addresses of three functions.
+# Words that precede the words of `make_state` in the state of a node: the address of the word that
+# holds the address of the first recipe, and the addresses of three functions.
 RECIPES, PLAN, STREAM, LAUNCH = 0, 1, 2, 3
 OWN_WORDS = 4
 # Words of a recipe: the address of the next one, the key (device, whether all tensors are aligned,
-# the shapes of the tensors that are read), the sizes of temporary memory, launches.
+# the shapes of the tensors that are read), the number and the sizes of temporary memory, the number
+# of launches, and the launches.
 NEXT, DEVICE, ALIGNED, DIMENSIONS = 0, 1, 2, 3
-# Words of a launch: function, grid, block, shared memory, number of arguments. Two words for each
-# argument follow.
+# Words of a launch: function, grid, block, shared memory, number of arguments. For each argument
+# two words follow: those of `_place`, or `IS_NUMBER` and the number.
 FUNCTION, GRID, BLOCK, SHARED, ARGUMENTS = 0, 1, 4, 5, 6
 LAUNCH_WORDS = 7
 IS_NUMBER = -1
@@ -84,7 +85,7 @@ def make_recipe(
 
 
 def _place(step: Step, known: Sequence[tuple[int, int]], pointer: int) -> tuple[int, int]:
-    """Return the number of the memory that a pointer points into, and the offset there."""
+    """Return two numbers: the index of the memory that a pointer points into, and the offset."""
     for place, (address, size) in enumerate(known):
         if address <= pointer < address + max(size, 1):
             return place, pointer - address

@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 _lock = threading.RLock()
 _ops: dict[Step, ArrayOp] = {}
-# The word that holds the address of the first recipe, by step and attributes. A recipe has at most
-# a kilobyte, and is never removed: a thread may be reading it.
+# The word that holds the address of the first recipe, by step and attributes. Recipes are never
+# removed, because a thread may be reading them. A recipe takes at most a kilobyte.
 _first: dict[tuple[Step, tuple[int, ...]], State] = {}
 _recipes: dict[tuple[int, ...], State] = {}
 
 
 @dataclass(frozen=True)
 class CudaKernels:
-    """The kernels that are registered for steps on a kind of device.
+    """The functions that TensorFlow needs to compute the steps of ops on a kind of device.
 
     Attributes:
         kind: TensorFlow's name of the kind of device, "GPU".
@@ -64,7 +64,10 @@ class CudaKernels:
     ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
 )
 def _plan(number: int, first: int, block: int, key: int, context: int) -> int:
-    """Add the recipe for the block of the compute callback, and return its address."""
+    """Return the address of the recipe for the tensors in a block, and add the recipe if needed.
+
+    If that fails, report the error and return 0.
+    """
     step = step_of(number)
     try:
         device, aligned = (ctypes.c_int64 * 2).from_address(key)

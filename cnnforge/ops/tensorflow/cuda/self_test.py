@@ -47,10 +47,10 @@ def run(call: Callable[..., Sequence[Any]], kind: str = "GPU") -> None:
 
     Args:
         call: The function `call(op, tensors, values)` of the route.
-        kind: TensorFlow's name of such devices.
+        kind: TensorFlow's name of the kind of device.
 
     Raises:
-        RuntimeError: A result is wrong, or was computed elsewhere.
+        RuntimeError: A result is wrong, or was computed on another device.
         Exception: TensorFlow, the driver or the route has raised it.
     """
     op = make_op()
@@ -62,7 +62,7 @@ def run(call: Callable[..., Sequence[Any]], kind: str = "GPU") -> None:
         with tf.device(f"{kind}:0"):
             inputs, factor = tf.constant([1.0, 2.0, 3.0]), tf.constant([2.0])
             for route in (compute, tf.function(compute, autograph=False)):
-                # The second time, the recipe is there already.
+                # The first call makes a recipe, and the second one finds it.
                 for _ in range(2):
                     result = route(inputs, factor)
                     if kind not in result.device:
@@ -70,6 +70,6 @@ def run(call: Callable[..., Sequence[Any]], kind: str = "GPU") -> None:
                     if result.numpy().tolist() != [2.25, 4.25, 6.25]:
                         raise RuntimeError(f"the self-test gave {result.numpy().tolist()}")
 
-    # A new thread has no graph, tape or strategy.
+    # Unlike the caller, a new thread has no graph, tape or strategy.
     with ThreadPoolExecutor(1) as pool:
         pool.submit(check).result()

@@ -27,7 +27,7 @@ from cnnforge.utils.cache_folder import cache_folder
 _SOURCE = Path(__file__).with_name("stream.cc")
 _SYMBOL = "cnnforge_stream"
 _COMPILERS = ("g++", "c++", "clang++")
-# -w: TensorFlow's headers cause warnings. -O1: the function has six instructions.
+# -w: TensorFlow's headers cause warnings. -O1 is enough: the function has six instructions.
 _FLAGS = ("-w", "-O1", "-DNDEBUG", "-shared", "-fPIC")
 _MAX_SECONDS = 300
 
@@ -45,7 +45,7 @@ def stream_function() -> int:
     """
     path = build(_cache_directory())
     try:
-        # Python keeps it loaded.
+        # Python never unloads a library, so the address stays valid.
         function = getattr(ctypes.CDLL(str(path)), _SYMBOL)
     except (OSError, AttributeError) as error:
         raise NoStreamError(f"{path} cannot be loaded: {error}; remove it") from error
@@ -90,7 +90,7 @@ def build(folder: Path) -> Path:
     os.close(handle)
     try:
         _run([*compiler, str(_SOURCE), *flags, "-o", made, *links])
-        # If two processes build it at once, one complete file is left.
+        # Two processes may build it at once. The rename leaves one complete file.
         os.replace(made, path)
     finally:
         with contextlib.suppress(OSError):

@@ -1,1 +1,1 @@
-"""Writing CUDA kernels in Python: Numba's compiler, PTX, and the simulator."""
+"""Tools to write CUDA kernels in Python: Numba's compiler, PTX, and the simulator."""

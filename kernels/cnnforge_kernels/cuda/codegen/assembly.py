@@ -13,23 +13,23 @@ _LLVM = {
     "float32": ir.FloatType(),
     "uint32": ir.IntType(32),
 }
-SHARED, GLOBAL = 3, 1  # address spaces
+SHARED, GLOBAL = 3, 1  # address spaces of LLVM
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
 
 class Place:
-    """An operand that is an address, given by two arguments: memory and index."""
+    """An operand that is an address. A caller passes it as two arguments: memory and index."""
 
     def __init__(self, numba_type: Any, space: int) -> None:
         self.numba_type, self.space = numba_type, space
 
     def address(self, context: Any, builder: Any, value: Any, index: Any) -> Any:
-        """Emit code for the address of an element, as an integer operand."""
+        """Emit code that computes the address of an element as an integer."""
         if self.space == GLOBAL:
             generic = element_pointer(context, builder, self.numba_type, value, index)
             return self._number(builder, generic, 64)
-        # Shared memory is addressed with 32 bits, modulo 2**32 like the indices. The compiler can
-        # then move the constant part of an index into the instruction.
+        # An address in shared memory has 32 bits and wraps at 2**32, as the indices do. So the
+        # compiler can move the constant part of an index into the instruction.
         first = element_pointer(context, builder, self.numba_type, value, ir.Constant(_INT64, 0))
         words = builder.trunc(index, _INT32)
         size = ir.Constant(_INT32, self.numba_type.dtype.bitwidth // 8)
@@ -53,10 +53,10 @@ def assembly(
     Args:
         template: PTX with ``$0``, ``$1``, ... for results, then for operands.
         constraints: LLVM constraints of the results and operands.
-        results: Types of the results: none, one, or several equal ones.
-        *operands: Types of numbers, and places.
-        convergent: Whether all threads of a warp execute it together.
-        effects: Whether it does more than compute its results.
+        results: Type of each result. Several results must have the same type.
+        *operands: Type of each operand that is a number, and a ``Place`` for each address.
+        convergent: Whether all threads of a warp must execute the instruction together.
+        effects: Whether the instruction does more than compute its results.
 
     Returns:
         The Numba signature and the function that emits the code.
@@ -78,7 +78,7 @@ def assembly(
             value, numba_type = left.pop(0)
             if isinstance(operand, Place):
                 index, index_type = left.pop(0)
-                # Unsigned: an index beyond 2**31 must not become negative.
+                # The cast is unsigned, because an index beyond 2**31 must not become negative.
                 index = context.cast(builder, index, index_type, types.uint64)
                 values.append(operand.address(context, builder, value, index))
             else:

@@ -8,12 +8,12 @@ INSTALL = 'pip install "cnnforge[cuda13]"'
 class CudaUnavailableError(RuntimeError):
     """CUDA is not available: numba-cuda, the driver or the device is missing.
 
-    The message names what is missing and how to get it.
+    The message names the missing part and tells how to get it.
     """
 
 
 def no_numba_cuda() -> CudaUnavailableError:
-    """Make the error for a compiler of CUDA kernels that is not installed."""
+    """Make the error for a missing numba-cuda, the compiler of CUDA kernels."""
     return CudaUnavailableError(
         "CUDA kernels need numba-cuda, which is not installed. With a driver for "
         f'CUDA 13: {INSTALL}. With a driver for CUDA 12: pip install "cnnforge[cuda12]"'
@@ -24,10 +24,10 @@ def no_device(error: BaseException) -> CudaUnavailableError:
     """Make the error for a driver that is missing, does not answer, or has no device.
 
     Args:
-        error: Error of the driver, or of the search for it.
+        error: Error of the driver, or of the search for the driver.
     """
     text = " ".join(str(error).split()) or type(error).__name__
-    # A driver that is older than the libraries lacks some of its functions.
+    # A driver that is older than the libraries lacks some of the functions that they call.
     if "INSUFFICIENT_DRIVER" in text or ("Function" in text and "not found" in text):
         advice = (
             "The NVIDIA driver is too old for the installed CUDA libraries. Update the driver, or "

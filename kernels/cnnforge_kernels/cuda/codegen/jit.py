@@ -3,9 +3,9 @@
 A ``Kernel`` is a Python function with the types of its arguments and its launch bounds. Importing a
 module compiles nothing, so the import needs neither a driver nor numba-cuda.
 
-Kernels index flat memory. A device passes pointers, and the simulator passes flat NumPy arrays
-(``NUMBA_ENABLE_CUDASIM=1``, set before Numba is imported). The simulator has fewer options than the
-compiler; the others are dropped here.
+Kernels index flat memory. On a device they get pointers, and the simulator passes flat arrays
+(``NUMBA_ENABLE_CUDASIM=1``, set before Numba is imported). The simulator supports fewer options
+than the compiler, so this module passes it none.
 
 Kernels call no device functions, because numba-cuda compiles those for the current device and fails
 without one. Code that several kernels share is an ``intrinsic``.
@@ -26,7 +26,7 @@ from cnnforge_kernels.cuda.codegen.errors import no_numba_cuda
 AVAILABLE = importlib.util.find_spec("numba_cuda") is not None
 SIMULATED = AVAILABLE and os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 
-# Without numba-cuda this would import the older `numba.cuda` of Numba itself.
+# Without numba-cuda, `numba.cuda` is the older module of Numba itself.
 cuda: Any = None
 if AVAILABLE:
     from numba import cuda
@@ -42,12 +42,12 @@ class Kernel:
         name: Unique name of the kernel and its constants, such as ``"conv2d_direct 5x5x1x8"``.
         function: Python function.
         arguments: Type of each argument: ``"float32*"`` (a pointer), ``"int32"``, ...
-        threads: Number of threads per block, a limit that the compiler uses.
+        threads: Number of threads per block. The compiler assigns registers for this number.
         blocks: Number of blocks that must fit on a multiprocessor at a time; 0 leaves it to the
             compiler.
         dynamic_shared: Dynamic shared memory in bytes.
         since: Minimum compute capability that has the instructions.
-        identity: Everything except the source files that the code of the function depends on.
+        identity: Values that the function's code depends on, in addition to its source files.
     """
 
     name: str
@@ -61,12 +61,12 @@ class Kernel:
 
     @property
     def symbol(self) -> str:
-        """Name as a part of the symbol in machine code, which profilers show."""
+        """Name without special characters. It is a part of the symbol that profilers show."""
         return re.sub(r"\W+", "_", self.name)
 
     @property
     def launch_bounds(self) -> int | tuple[int, int]:
-        """The option ``launch_bounds`` of numba-cuda."""
+        """Value of the option ``launch_bounds`` of numba-cuda."""
         return (self.threads, self.blocks) if self.blocks else self.threads
 
     @cached_property
@@ -78,7 +78,7 @@ class Kernel:
 
     @cached_property
     def simulated(self) -> Any:
-        """Kernel of the simulator: ``kernel.simulated[grid, block](*arrays_and_numbers)``."""
+        """Kernel for the simulator: ``kernel.simulated[grid, block](*arrays_and_numbers)``."""
         if not SIMULATED:
             raise RuntimeError("The CUDA simulator is off: set NUMBA_ENABLE_CUDASIM=1.")
         return cuda.jit(self.function)
@@ -98,7 +98,7 @@ def kernel(
     since: tuple[int, int] = (7, 5),
     identity: tuple = (),
 ) -> Callable[[Callable[..., None]], Kernel]:
-    """Decorate a kernel. The arguments are those of ``Kernel``."""
+    """Return a decorator that turns a function into a ``Kernel`` with these attributes."""
     for argument in arguments:
         if argument.removesuffix("*") not in _SCALARS:
             raise ValueError(
@@ -107,7 +107,7 @@ def kernel(
 
     def decorate(function: Callable[..., None]) -> Kernel:
         made = Kernel(name, function, arguments, threads, blocks, dynamic_shared, since, identity)
-        # The compiler takes the symbol from here.
+        # The compiler makes the symbol of the kernel from these names.
         function.__name__ = function.__qualname__ = made.symbol
         return made
 
@@ -115,14 +115,14 @@ def kernel(
 
 
 def intrinsic(twin: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
-    """Decorate the code generator of an intrinsic.
+    """Return a decorator for the code generator of an intrinsic.
 
     Args:
-        twin: Python function that the simulator runs instead. Inline assembly of warp-wide
-            instructions has none: pass ``no_twin``.
+        twin: Python function that the simulator runs instead. For code that it cannot run, such as
+            inline assembly, pass ``no_twin``.
 
     Returns:
-        A decorator for a generator as ``numba.extending.intrinsic`` takes it.
+        A decorator for a code generator of the form that ``numba.extending.intrinsic`` expects.
     """
 
     def decorate(generator: Callable[..., Any]) -> Any:

@@ -1,8 +1,8 @@
 """Intrinsics for 128-bit memory access, and for division without Python's checks.
 
-``load4`` and ``store4`` move four float32 at once, in pointers or arrays. The index counts single
-floats and must be a multiple of 4, and the memory must be 16-byte aligned. ``load4_bytes`` and
-``store4_bytes`` do the same for four uint8.
+``load4`` and ``store4`` read and write four float32 at once, through a pointer or in an array. The
+index counts single floats and must be a multiple of 4. The memory must be 16-byte aligned.
+``load4_bytes`` and ``store4_bytes`` do the same for four uint8, 4-byte aligned.
 
 ``divide`` divides unsigned 32-bit integers and ``quotient`` divides float32. Numba's ``//`` and
 ``/`` check for zero, and its ``//`` rounds towards minus infinity.
@@ -23,7 +23,7 @@ _INT32 = ir.IntType(32)
 
 
 def element_pointer(context: Any, builder: Any, numba_type: Any, value: Any, index: Any) -> Any:
-    """Emit an LLVM pointer to an element of a pointer argument or of a flat array."""
+    """Emit code for an LLVM pointer to an element of a pointer argument or of a flat array."""
     base = value
     if not isinstance(numba_type, cuda.types.CPointer):
         base = context.make_array(numba_type)(context, builder, value).data
@@ -131,9 +131,9 @@ def _exceeds(a: Any, b: Any) -> bool:
 def exceeds(typingctx: Any, a: Any, b: Any) -> Any:
     """Test whether ``a > b`` or ``a`` is NaN, in float32.
 
-    ``b`` must be at least 0, or NaN, which nothing exceeds. One comparison of the bits is enough: a
-    device makes only positive NaNs, and their bits are larger than those of all numbers (CUDA C++
-    Programming Guide, "Floating-Point Standard").
+    ``b`` must be NaN or at least 0, and nothing exceeds a NaN. The code compares the bits as
+    integers. This is correct because a device makes only positive NaNs, and their bits are larger
+    than those of all numbers (CUDA C++ Programming Guide, "Floating-Point Standard").
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:

@@ -3,11 +3,11 @@
 Register operands and results are values. A place in memory is a pair of arguments: the array or
 pointer, and the index of an element. NVIDIA's "PTX ISA" defines each instruction and its fragment
 layouts (sections "Warp-level matrix instructions" and "Data movement and conversion instructions").
-``tensor_cores/layout.py`` writes the layouts out.
+``tensor_cores/layout.py`` lists the layouts.
 
 Instructions that a whole warp executes together are marked convergent, because the compiler must
-not move them into or out of a branch. Instructions that access memory have a memory clobber: LLVM
-does not know what they read and write, and must keep them between their barriers. ``load4_if`` has
+not move them into or out of a branch. Instructions that access memory have a memory clobber. LLVM
+does not know which memory they access, so it must not move them across a barrier. ``load4_if`` has
 no clobber, because the memory that it reads is never written while the kernel runs.
 
 None of these runs in Numba's simulator. Most need compute capability 8.0.
@@ -49,7 +49,10 @@ def mma_tf32(
     c2: Any,
     c3: Any,
 ) -> Any:
-    """Multiply (16, 8) by (8, 8) tf32 and add to the warp's (16, 8) sums, four float32 per lane."""
+    """Multiply tf32 matrices, (16, 8) by (8, 8), and add the product to the sums of the warp.
+
+    The sums are a (16, 8) matrix of float32, four per lane.
+    """
     return _mma("m16n8k8.row.col.f32.tf32.tf32.f32")
 
 
@@ -67,7 +70,10 @@ def mma_bfloat16(
     c2: Any,
     c3: Any,
 ) -> Any:
-    """Multiply (16, 16) by (16, 8) bf16, in pairs, and add to float32 sums as in ``mma_tf32``."""
+    """Multiply bf16 matrices, (16, 16) by (16, 8), and add the product as ``mma_tf32`` does.
+
+    Each word of an operand holds two bf16.
+    """
     return _mma("m16n8k16.row.col.f32.bf16.bf16.f32")
 
 
@@ -92,7 +98,8 @@ def load_matrices(typingctx: Any, shared: Any, index: Any) -> Any:
 def load_matrices_turned(typingctx: Any, shared: Any, index: Any) -> Any:
     """Load four 8x8 matrices of 16 bits as ``load_matrices`` does, but transposed (``.trans``).
 
-    From each matrix, lane l receives column ``l // 4`` in rows ``2 * (l % 4)`` and the next.
+    From each matrix, lane l receives two elements of column ``l // 4``: those in rows
+    ``2 * (l % 4)`` and ``2 * (l % 4) + 1``.
     """
     return assembly(
         "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {$0,$1,$2,$3}, [$4];",
@@ -108,7 +115,7 @@ def load_matrices_turned(typingctx: Any, shared: Any, index: Any) -> Any:
 def copy_async_16(
     typingctx: Any, shared: Any, index: Any, memory: Any, offset: Any, read: Any
 ) -> Any:
-    """Start a copy of 16 bytes from global to shared memory that bypasses L1.
+    """Start a copy of 16 bytes from global to shared memory, without the L1 cache.
 
     It copies ``read`` bytes and fills the rest with zeros. Both places must be 16-byte aligned. The
     address must be valid even if ``read`` is 0 and nothing is read.
@@ -128,7 +135,7 @@ def copy_async_16(
 def copy_async_4(
     typingctx: Any, shared: Any, index: Any, memory: Any, offset: Any, read: Any
 ) -> Any:
-    """Start a copy of 4 bytes as ``copy_async_16`` does, through L1."""
+    """Start a copy of 4 bytes as ``copy_async_16`` does, but through L1."""
     return assembly(
         "cp.async.ca.shared.global [$0], [$1], 4, $2;",
         "r,l,r,~{memory}",
@@ -142,13 +149,13 @@ def copy_async_4(
 
 @intrinsic(no_twin)
 def copy_async_commit(typingctx: Any) -> Any:
-    """Close the thread's group of copies started since the last call. It may be empty."""
+    """Make a group of the copies that this thread started since the last call. It may be empty."""
     return assembly("cp.async.commit_group;", "~{memory}", (), effects=True)
 
 
 @intrinsic(no_twin)
 def copy_async_wait(typingctx: Any, pending: Any) -> Any:
-    """Wait until at most ``pending`` groups of this thread, the newest ones, are not finished.
+    """Wait until all groups of this thread are finished, except the ``pending`` newest ones.
 
     ``pending`` is a constant. The copies of other threads may not be finished, so a barrier must
     follow.
@@ -171,7 +178,7 @@ def round_tf32(typingctx: Any, bits: Any) -> Any:
 
 @intrinsic(no_twin)
 def pack_bfloat16(typingctx: Any, low: Any, high: Any) -> Any:
-    """Round the bits of two float32 to bf16, to nearest even; ``low`` is in the lower 16 bits."""
+    """Round the bits of two float32 to bf16, to nearest even. ``low`` goes to the lower 16 bits."""
     return assembly("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,r,r", ("uint32",), "uint32", "uint32")
 
 
@@ -183,7 +190,7 @@ def as_float(typingctx: Any, bits: Any) -> Any:
 
 @intrinsic(no_twin)
 def opaque(typingctx: Any, bits: Any) -> Any:
-    """Return ``bits``, hidden from the compiler, which then does not recompute them in a loop."""
+    """Return ``bits``. The compiler cannot see their source, so no loop recomputes them."""
     return assembly("mov.b32 $0, $1;", "=r,r", ("uint32",), "uint32", effects=True)
 
 
@@ -195,7 +202,7 @@ def as_bits(typingctx: Any, value: Any) -> Any:
 
 @intrinsic(no_twin)
 def where_positive(typingctx: Any, mask: Any, value: Any) -> Any:
-    """Return ``value`` if the float32 ``mask`` is positive, otherwise 0. Both are bits."""
+    """Return ``value`` if ``mask`` is positive, otherwise 0. All are the bits of a float32."""
     return assembly(
         "{ .reg .pred p; .reg .f32 m; mov.b32 m, $1; setp.gt.f32 p, m, 0f00000000; "
         "selp.b32 $0, $2, 0, p; }",
@@ -208,7 +215,7 @@ def where_positive(typingctx: Any, mask: Any, value: Any) -> Any:
 
 @intrinsic(no_twin)
 def relu(typingctx: Any, value: Any) -> Any:
-    """Return the larger of ``value`` and 0; NaN for NaN."""
+    """Return the larger of ``value`` and 0, or NaN if ``value`` is NaN."""
     return assembly("max.NaN.f32 $0, $1, 0f00000000;", "=f,f", ("float32",), "float32")
 
 
@@ -228,10 +235,10 @@ def load_if(typingctx: Any, memory: Any, index: Any, condition: Any) -> Any:
 
 @intrinsic(no_twin)
 def load4_if(typingctx: Any, memory: Any, index: Any, condition: Any) -> Any:
-    """Read the bits of four float32 at ``index`` of global memory, or return four 0.
+    """Read the bits of four float32 at ``index``, or return four zeros if ``condition`` is 0.
 
-    It reads if ``condition`` is not 0. The memory must be 16-byte aligned and must not be written
-    while the kernel runs.
+    The memory is global. It must be 16-byte aligned and must not be written while the kernel
+    runs.
     """
     return assembly(
         "{ .reg .pred p; setp.ne.u32 p, $5, 0; mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; "

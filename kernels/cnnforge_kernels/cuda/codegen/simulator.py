@@ -1,4 +1,4 @@
-"""Changes to Numba's CUDA simulator, which make it find more mistakes in less time.
+"""Changes to Numba's CUDA simulator that make it find more mistakes in less time.
 
 * Shared and local memory start as NaN, so a read before the first write spoils the result.
 * The threads of a block run one after the other, in order, each until it waits at a barrier or
@@ -28,7 +28,7 @@ def install() -> None:
 
 
 def _array(shared: bool) -> Callable[..., Any]:
-    """``cuda.shared.array`` or ``cuda.local.array``, with ``alignment``."""
+    """Return a function that replaces ``cuda.shared.array`` or ``cuda.local.array``."""
 
     def array(self: Any, shape: Any, dtype: Any, alignment: int | None = None) -> Any:
         element = np.dtype(dtype)
@@ -43,7 +43,7 @@ def _array(shared: bool) -> Callable[..., Any]:
 
 
 def _wait(thread: Any) -> None:
-    """Stand in for ``cuda.syncthreads()``: pass control to the next thread."""
+    """Replace ``cuda.syncthreads()``: pass control to the next thread."""
     thread._manager.turn.release()
     thread.syncthreads_event.wait()
     thread.syncthreads_event.clear()

@@ -1,7 +1,7 @@
 """Plans of convolution, bias, ReLU and max pooling as one op: the kernels for each shape.
 
 The pooling windows do not overlap (the stride is the window) and lie within the outputs of the
-convolution (VALID). Neither pass writes or reads the map before pooling. The forward pass writes
+convolution (VALID). No pass writes or reads the feature map before pooling. The forward pass writes
 one byte per pooled value, the argmax: the cell of its window that held the maximum. The backward
 pass reads it to find the output that gets the gradient.
 """
@@ -27,7 +27,7 @@ from cnnforge_kernels.cuda.conv.shared_plans import (
 )
 from cnnforge_kernels.cuda.runtime.plans import Pair, Plan, Shape, blocks, launch, offer
 
-# Eight blocks of 128 threads for each multiprocessor of a large device.
+# Number of threads that fill a large device: about eight blocks of 128 per multiprocessor.
 _MANY_THREADS = 1 << 17
 
 
@@ -55,7 +55,7 @@ def _too_large(window: Pair) -> ValueError:
 
 @lru_cache(maxsize=1024)
 def forward(c: Convolution, pool_size: Pair, bias: bool) -> Plan:
-    """Plan ``conv_block``, which takes the arrays inputs, weights, bias, outputs and argmax.
+    """Plan ``conv_block``. Its arrays are inputs, weights, bias, outputs and argmax.
 
     Raises:
         ValueError: The arrays or the window are too large for the kernels.
@@ -78,7 +78,8 @@ def forward(c: Convolution, pool_size: Pair, bias: bool) -> Plan:
             f"two windows, {name}": partial(_direct, replace(paired, threads=threads), c, shape)
             for threads, name in zip(THREADS, options, strict=True)
         }
-        # True if half as many threads still fill a large device.
+        # Two windows per thread halve the number of threads. They are the default only if the
+        # remaining threads fill a large device.
         many = prod(shape[:3]) * specialization.filter_blocks >= _MANY_THREADS
         options = two | options if many else options | two
     return offer(problem, options)
@@ -96,7 +97,9 @@ def _direct(specialization: Direct, c: Convolution, shape: Shape) -> Plan:
 
 @lru_cache(maxsize=1024)
 def grad_inputs(c: Convolution, pool_size: Pair) -> Plan:
-    """Plan the gradient of the inputs: arrays grad_outputs, argmax, weights and grad_inputs.
+    """Plan the gradient of the inputs.
+
+    The arrays are grad_outputs, argmax, weights and grad_inputs.
 
     Raises:
         ValueError: The arrays or the window are too large for the kernels.

@@ -1,7 +1,8 @@
 """Convolution with one input channel per group: forward pass and gradient of the inputs.
 
 The sum runs over the taps only, so memory traffic decides the time. Neighbouring threads work on
-neighbouring channels. A thread has four of them if every channel has one filter.
+neighbouring channels. A thread computes four channels if every channel has one filter and their
+number is a multiple of four, otherwise one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _MAX_COLUMNS = 24
 
 @dataclass(frozen=True)
 class Depthwise:
-    """Constants of a kernel: ``multiplier`` filters for each of ``channels`` channels, and more."""
+    """Constants of a kernel. Each of ``channels`` input channels has ``multiplier`` filters."""
 
     window: tuple[int, int]
     channels: int
@@ -158,8 +159,8 @@ def depthwise_backward(c: Depthwise) -> Kernel:
     """Make the kernel of the gradient of the inputs.
 
     Its arguments are grad_outputs, mask (outputs of the forward pass, for ``relu``), weights and
-    grad_inputs; then height, width, rows, columns, top, left and the number of tasks. A thread does
-    one task: ``c.vector`` channels of an input. The grid is (tasks / threads,).
+    grad_inputs; then the numbers of ``depthwise``. A thread does one task: ``c.vector`` channels of
+    an input. The grid is (tasks / threads,).
     """
     RELU = c.relu
     KH, KW = c.window

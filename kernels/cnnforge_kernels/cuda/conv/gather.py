@@ -3,8 +3,8 @@
 Two ops use this kernel. In a depthwise convolution each filter reads its own channel, so threads
 cannot share inputs. With max pooling after the convolution (``pool`` is given), each pooled
 gradient belongs to one output of its window, the argmax, and the kernel multiplies only there. For
-a 2 x 2 pool that is a quarter of the products, or fewer if the ReLU was off. The pooled form is for
-weights that do not fit into the direct kernel (``direct/weights.py``).
+a 2 x 2 pool that is a quarter of the products, or fewer if some outputs of the ReLU are zero. The
+pooled form is for weights that do not fit into the direct kernel (``direct/weights.py``).
 
 A thread keeps a few taps and channels of its filter in registers and loops over its share of the
 pixels. A block adds the sums of its threads in a fixed order and writes them to its slice of a
@@ -31,7 +31,7 @@ _MAX_SUMS = 36
 
 @dataclass(frozen=True, kw_only=True)
 class Gather(ConvSpecialization):
-    """Constants of a gather kernel."""
+    """Constants of a kernel of ``gather_weights``."""
 
     pool: tuple[int, int] | None = None
     threads: int = THREADS

@@ -1,8 +1,8 @@
 """Plans of 2D convolution and its gradients: the kernels that run for each shape.
 
-Depthwise convolutions have separate kernels. With few channels all three passes are direct, with
-weights or gradients in shared memory. Every other convolution is an implicit matrix product, and
-the size of the product decides its tile. A plan is made once per shape and kept.
+Depthwise convolutions have separate kernels. With few channels all three passes use direct kernels,
+which keep weights or gradients in shared memory. Every other convolution is an implicit matrix
+product, and the size of the product decides its tile. A plan is made once per shape and kept.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from cnnforge_kernels.cuda.runtime.plans import (
     slices,
 )
 
-# Limit on the weights per tap of a direct forward pass.
+# Maximum number of weights per tap and group for a direct forward pass.
 _MAX_DIRECT_WEIGHTS = 16 * 32
-# From large to small. The first tile that still makes enough blocks is used.
+# Tiles from large to small. The first one that makes enough blocks is the default.
 TILES = (
     Tile(128, 128, 8, 8),
     Tile(128, 64, 8, 4),
@@ -56,13 +56,13 @@ WEIGHTS_TILES = (
     WeightsTile(64, 32, 4, 4, copies=2, pixels=16),
     WeightsTile(32, 8, 4, 4, copies=8, pixels=32),
 )
-# About one block for each multiprocessor of a large device.
+# Minimum number of blocks of the default tile: about one per multiprocessor of a large device.
 _MIN_BLOCKS = 128
 
 
 @lru_cache(maxsize=1024)
 def forward(c: Convolution, bias: bool, relu: bool) -> Plan:
-    """Plan ``conv2d``, which takes the arrays inputs, weights, bias and outputs.
+    """Plan ``conv2d``. Its arrays are inputs, weights, bias and outputs.
 
     Raises:
         ValueError: The arrays are too large for the kernels.
@@ -94,8 +94,8 @@ def forward(c: Convolution, bias: bool, relu: bool) -> Plan:
     if few.channels * few.filters <= _MAX_DIRECT_WEIGHTS and few.possible:
         tiles = c.inputs[0] * blocks(outputs[1], few.cells[0]) * blocks(outputs[2], few.cells[1])
         total = tiles * few.filter_blocks * few.groups
-        # The default leaves the fewest threads on the fullest multiprocessor. If there are few
-        # blocks, smaller ones spread better.
+        # The default has the minimum number of threads on the fullest multiprocessor. If there are
+        # few blocks, smaller ones divide more evenly among the multiprocessors.
         usual = min(
             THREADS[:2], key=lambda threads: threads * blocks(total, threads * MULTIPROCESSORS)
         )
@@ -147,7 +147,7 @@ def _tile(rows: int, columns: int) -> Tile:
 
 
 def _gemm(specialization: Gemm, c: Convolution, names: tuple[str, str, str]) -> Plan:
-    """Plan a product; ``names`` are the arrays of source, mask and target."""
+    """Plan an implicit matrix product. ``names`` are those of source, mask and target."""
     source, mask, target = names
     small, large = c.outputs, c.inputs
     if not specialization.backward:
@@ -176,7 +176,9 @@ def _gemm(specialization: Gemm, c: Convolution, names: tuple[str, str, str]) -> 
 
 @lru_cache(maxsize=1024)
 def grad_inputs(c: Convolution, relu: bool) -> Plan:
-    """Plan ``conv2d_grad_inputs``: arrays grad_outputs, outputs, weights and grad_inputs.
+    """Plan ``conv2d_grad_inputs``.
+
+    Its arrays are grad_outputs, outputs (with ``relu``), weights and grad_inputs.
 
     Raises:
         ValueError: The arrays are too large for the kernels.

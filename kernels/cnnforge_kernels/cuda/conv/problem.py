@@ -72,7 +72,7 @@ class Convolution:
 
     @property
     def whole_vectors(self) -> bool:
-        """Whether 16 bytes can be copied at a time: aligned, C and F are multiples of 4."""
+        """Whether 16-byte copies are possible: the arrays are aligned, and 4 divides C and F."""
         return self.aligned and self.weights[2] % 4 == 0 and self.weights[3] % 4 == 0
 
     @property

@@ -17,7 +17,8 @@ from cnnforge_kernels.cuda.runtime.plans import Launch, blocks, launch
 float32, int32, uint32, int64 = np.float32, np.int32, np.uint32, np.int64
 
 THREADS = 256
-# With 32 shares a block has 8 neighbouring sums: 32 bytes of each slice, one memory sector.
+# If 32 threads share each sum, a block has 8 neighbouring sums. So it reads 32 bytes of each slice,
+# which are one memory sector. More threads per sum would read parts of sectors.
 _MAX_SHARES, _MIN_SLICES = 32, 4
 
 
@@ -46,7 +47,9 @@ def shares_of(slices: int) -> int:
 
 @cache
 def reduce_slices(shares: int = 1) -> Kernel:
-    """Make the kernel that sums scratch (S, W + F) into ``grad_weights`` (W,), ``grad_bias`` (F,).
+    """Make the kernel that sums S slices of W + F floats.
+
+    The first W sums are those of ``grad_weights``, and the other F are those of ``grad_bias``.
 
     Its arguments are scratch, grad_weights, grad_bias, W, W + F and S. The grid is
     ((W + F) / (threads / shares),).

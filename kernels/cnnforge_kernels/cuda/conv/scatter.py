@@ -1,9 +1,10 @@
 """Gradient of the inputs of convolution and max pooling, multiplied only at the argmax.
 
 A thread computes one input pixel, in one channel or in four, and visits the pooled gradients whose
-windows can contain an output that met this input. Each gradient belongs to one output, the argmax.
-If that output met this input, the thread adds one product per channel. With a 2 x 2 pool these are
-a quarter of the products of the full gradient. The weights are in shared memory, channels last.
+windows can contain an output that reads this input. Each gradient belongs to one output, the
+argmax. If that output reads this input, the thread adds one product per channel. With a 2 x 2 pool
+these are a quarter of the products of the full gradient. The weights are in shared memory, with the
+channels on the last axis.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _MAX_SHARED_FLOATS = 12288
 
 @dataclass(frozen=True, kw_only=True)
 class Scatter(ConvSpecialization):
-    """Constants of a scatter kernel."""
+    """Constants of a kernel of ``scatter_inputs``."""
 
     pool: tuple[int, int]
     threads: int = THREADS
@@ -128,7 +129,7 @@ def scatter_inputs(c: Scatter) -> Kernel:
         image = divide(line, height)
         row = int32(line - image * height + top)
         live = pixel < pixels and channel < CHANNELS
-        # Range of the pooled gradients whose windows contain an output that met this input.
+        # Range of the pooled gradients whose windows contain an output that reads this input.
         first_row = divide(divide(max(row - (KH - 1) * DR + SR - 1, 0), SR), PH)
         last_row = min(divide(divide(row, SR), PH), rows - 1)
         first_column = divide(divide(max(column - (KW - 1) * DC + SC - 1, 0), SC), PW)

@@ -1,4 +1,4 @@
-"""Plans that ``conv2d`` and ``conv_block`` share: direct kernels, and gathered gradients."""
+"""Plans that ``conv2d`` and ``conv_block`` share: those of direct kernels and of ``gather.py``."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from cnnforge_kernels.cuda.conv.problem import Convolution
 from cnnforge_kernels.cuda.conv.reduce import reduction
 from cnnforge_kernels.cuda.runtime.plans import BLOCKS, Launch, Plan, Shape, blocks, launch, slices
 
-# Limit on the channels of a direct gradient of the inputs.
+# Maximum number of channels per group for a direct gradient of the inputs.
 _MAX_DIRECT_CHANNELS = 32
-# Threads per block of kernels without a tile of their own: the default, then the alternatives.
+# Numbers of threads per block for kernels that have no tile: the default, then the alternatives.
 THREADS = (128, 64, 256)
 
 
@@ -56,20 +56,23 @@ def launch_direct(specialization: Direct, c: Convolution, rows_columns: Shape, b
 def direct_grad_inputs(
     specialization: DirectInputs, c: Convolution, rows_columns: Shape, names: tuple[str, ...]
 ) -> dict[str, Callable[[], Plan]]:
-    """Offer the plans of a direct gradient of the inputs.
+    """Return functions that make the plans of a direct gradient of the inputs.
 
     Args:
         specialization: Constants of the kernel.
         c: The convolution.
         rows_columns: Number of rows and columns of the upstream gradient.
-        names: Names of the arrays: upstream gradient, mask, argmax, weights, gradient.
+        names: Names of the arrays: upstream gradient, mask, argmax, weights, and gradient of the
+            inputs.
 
     Returns:
-        Name of a configuration to its plan; empty if there are too many channels.
+        Functions that make the plan of each configuration, by name; empty if there are too many
+        channels or no tile fits.
     """
     if specialization.channels > _MAX_DIRECT_CHANNELS:
         return {}
-    # Number of cells of strides[0] x strides[1] inputs, counted from the start of the padding.
+    # Number of cells that contain inputs, along each axis. A cell is a block of strides[0] x
+    # strides[1] pixels, and the first cell begins where the padding begins.
     cells = [
         (c.inputs[1 + a] - 1 + c.padding[a]) // c.strides[a] - c.padding[a] // c.strides[a] + 1
         for a in (0, 1)
@@ -102,9 +105,10 @@ def direct_grad_inputs(
 def direct_grad_weights(
     specialization: DirectWeights, c: Convolution, grads: Shape, names: tuple[str, ...]
 ) -> dict[str, Callable[[], Plan]]:
-    """Offer the plans of a direct gradient of the weights; none if there are too many channels.
+    """Return functions that make the plans of a direct gradient of the weights.
 
-    The arguments are those of ``gathered_grad_weights``.
+    The arguments and the result are those of ``gathered_grad_weights``, but the result is empty if
+    no tile fits.
     """
     fitted = with_weights_tile(specialization, *grads[:3])
     if fitted is None:
@@ -133,7 +137,7 @@ def _direct_weights(
 def gathered_grad_weights(
     specialization: Gather, c: Convolution, grads: Shape, names: tuple[str, ...]
 ) -> dict[str, Callable[[], Plan]]:
-    """Offer the plans of gradients that are gathered with one filter per thread.
+    """Return functions that make the plans of ``gather.py``, for the gradients of weights and bias.
 
     Args:
         specialization: Constants of the kernel.
@@ -142,7 +146,7 @@ def gathered_grad_weights(
         names: Names of the arrays: inputs, upstream gradient, mask, argmax.
 
     Returns:
-        Name of a configuration to its plan.
+        Functions that make the plan of each configuration, by name.
     """
     return {
         f"threads {threads}": partial(

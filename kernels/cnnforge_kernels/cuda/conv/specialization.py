@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class ConvSpecialization:
-    """Constants that all of these kernels have.
+    """Constants that all kernels of convolutions have.
 
     Attributes:
         window: Rows and columns of taps.

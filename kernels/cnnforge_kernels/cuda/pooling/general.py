@@ -1,9 +1,9 @@
 """2D max, average and global average pooling on a device: forward pass and gradients.
 
-A thread computes one output (in a gradient, one input) of four neighbouring channels. If the number
-of channels is not a multiple of four, it computes one channel. Padding is never the maximum and
-never counts. Gradients are gathered: each input adds the contributions of its windows in order,
-without atomics.
+A thread computes one output (in a gradient, one input) in four neighbouring channels. If the number
+of channels is not a multiple of four, it computes one channel. A cell in the padding is never the
+maximum, and an average does not count it. Gradients are gathered: each input adds the contributions
+of its windows in order, without atomics.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ THREADS = 128
 
 @dataclass(frozen=True)
 class Pool:
-    """Constants of a kernel.
+    """Constants that a kernel is compiled for.
 
     Attributes:
         maximum: Whether it is max pooling; otherwise it is average pooling.
         window: Rows and columns of the window.
         strides: Strides along rows and columns.
         vector: Number of channels per thread, 4 or 1.
-        backward: Whether it is the gradient.
+        backward: Whether the kernel computes the gradient; otherwise it computes the forward pass.
         threads: Number of threads per block.
     """
 
@@ -185,7 +185,7 @@ def pool_backward(c: Pool) -> Kernel:
             image = divide(line, height)
             row = int32(line - image * height + top)
             source = np.int64(image) * (rows * columns * channels) + channel
-            # The outputs r with r * stride <= row < r * stride + window.
+            # Range of the outputs r with r * stride <= row < r * stride + window.
             first_row = divide(max(row - PH + SR, 0), SR)
             last_row = min(divide(row, SR), rows - 1)
             first_column = divide(max(column - PW + SC, 0), SC)
@@ -234,7 +234,7 @@ def pool_backward(c: Pool) -> Kernel:
 
 @cache
 def global_average(lanes: int, threads: int = THREADS) -> Kernel:
-    """Make the kernel of the mean over all pixels. A block sums ``lanes`` channels of an image.
+    """Make the kernel of the mean over all pixels. A block sums ``lanes`` channels of one image.
 
     Its arguments are inputs (N, P, C), outputs (N, C), P and C. The grid is (N, C / lanes).
     """
@@ -271,10 +271,11 @@ def global_average(lanes: int, threads: int = THREADS) -> Kernel:
 
 @cache
 def global_average_backward(vector: int, threads: int = THREADS) -> Kernel:
-    """Make the kernel of the gradient, which gives each of the P pixels one P-th.
+    """Make the kernel of the gradient of the mean over P pixels.
 
-    Its arguments are grad_outputs (N, C), grad_inputs (N, P, C), P, channels / ``vector``, and the
-    number of tasks, one per thread. The grid is (tasks / threads,).
+    Each pixel gets the gradient of the mean, divided by P. The arguments are grad_outputs (N, C),
+    grad_inputs (N, P, C), P, channels / ``vector``, and the number of tasks, one per thread. The
+    grid is (tasks / threads,).
     """
     V, THREADS = vector, threads
 

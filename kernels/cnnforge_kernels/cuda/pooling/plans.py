@@ -64,7 +64,7 @@ class Pooling:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Arguments of all kernels: height, width, rows, columns, top, left, lanes."""
+        """Arguments that all kernels have: height, width, rows, columns, top, left, lanes."""
         padding = (
             padding_before(self.inputs[1 + a], self.window[a], self.strides[a], 1, self.same)
             for a in (0, 1)
@@ -79,7 +79,7 @@ class Pooling:
 
 @lru_cache(maxsize=1024)
 def forward(p: Pooling, maximum: bool) -> Plan:
-    """Plan the forward pass: arrays inputs, outputs and argmax (for ``maximum``).
+    """Plan the forward pass. Its arrays are inputs, outputs and argmax (for ``maximum``).
 
     Raises:
         ValueError: The arrays are too large for the kernels.
@@ -101,7 +101,7 @@ def _forward(p: Pooling, maximum: bool, threads: int) -> Plan:
 
 @lru_cache(maxsize=1024)
 def backward(p: Pooling, maximum: bool) -> Plan:
-    """Plan the gradient: arrays grad_outputs, grad_inputs and argmax (for ``maximum``).
+    """Plan the gradient. Its arrays are grad_outputs, grad_inputs and argmax (for ``maximum``).
 
     Raises:
         ValueError: The arrays are too large for the kernels.
@@ -128,9 +128,9 @@ def _backward(p: Pooling, maximum: bool, threads: int) -> Plan:
 
 @lru_cache(maxsize=1024)
 def global_forward(inputs: Shape) -> Plan:
-    """Plan global average pooling, (N, H, W, C) -> (N, C): arrays inputs and outputs.
+    """Plan global average pooling, (N, H, W, C) -> (N, C).
 
-    The mean of no pixels is NaN.
+    The arrays are inputs and outputs. The mean of no pixels is NaN.
 
     Raises:
         ValueError: The arrays are too large for the kernels.
@@ -140,7 +140,7 @@ def global_forward(inputs: Shape) -> Plan:
         return Plan()
     check_images(inputs=inputs)
     lanes = min(1 << (channels - 1).bit_length(), 32)
-    # Images are along x, the only axis of a grid that may be long.
+    # The images are along x, because only this axis of a grid may be longer than 65535.
     grid = images, blocks(channels, lanes)
     return Plan(
         (launch(global_average(lanes), grid, "inputs", "outputs", height * width, channels),)
@@ -149,7 +149,7 @@ def global_forward(inputs: Shape) -> Plan:
 
 @lru_cache(maxsize=1024)
 def global_backward(inputs: Shape, aligned: bool) -> Plan:
-    """Plan the gradient of global average pooling: arrays grad_outputs and grad_inputs.
+    """Plan the gradient of global average pooling. Its arrays are grad_outputs and grad_inputs.
 
     Raises:
         ValueError: The arrays are too large for the kernels.

@@ -1,8 +1,8 @@
 """Pooling with small windows that do not overlap: forward pass and gradients.
 
-The stride is the window, so each input is in one window at most. A thread has one window of four
-neighbouring channels, or of one channel if their number is not a multiple of four. It starts all of
-its loads before it uses the first value. In a gradient it writes all inputs of its window.
+The stride is the window, so each input is in one window at most. A thread computes one window in
+four neighbouring channels, or in one channel if their number is not a multiple of four. It starts
+all of its loads before it uses the first value. In a gradient it writes all inputs of its window.
 
 The general kernels of ``general.py`` are slower: they check the bounds of each cell and wait for
 its value, and they gather the gradient of each input from all windows that may contain it.
@@ -71,7 +71,8 @@ def windows_forward(c: Pool) -> Kernel:
             image = divide(line, rows)
             row0 = int32((line - image * rows) * PH - top)
             source = np.int64(image) * (height * width * channels) + channel
-            # Indices are clamped: a cell outside the image reads one inside.
+            # Indices are clamped: for a cell outside the image this loads one inside, and the
+            # next loop ignores the value.
             for i in range(PH):
                 row = min(max(int32(row0 + i), int32(0)), int32(height - 1))
                 for j in range(PW):
@@ -128,9 +129,9 @@ def windows_forward(c: Pool) -> Kernel:
 def windows_backward(c: Pool) -> Kernel:
     """Make the kernel of the gradient.
 
-    Its arguments are those of ``pool_backward``, then the rows and columns of windows that cover
-    the inputs. If the last inputs are in no output's window, these are more than the outputs, and
-    those inputs get zeros. A task is one of these windows.
+    Its arguments are those of ``pool_backward``, then the number of rows and columns of windows
+    that cover all inputs. If the last inputs are in no output's window, there are more windows than
+    outputs, and those inputs get zeros. A thread computes one window.
     """
     MAXIMUM = c.maximum
     PH, PW = c.window

@@ -1,4 +1,4 @@
-"""Views of arrays on a device, made by any library, and our own arrays for results.
+"""Views of the device arrays of any library, and the arrays that cnnforge makes for results.
 
 An array with ``__cuda_array_interface__``, DLPack or ``data_ptr()`` is used without a copy.
 """
@@ -22,7 +22,7 @@ class View:
         pointer: Address of the first element; 0 for an empty array.
         shape: Shape, as in NumPy.
         dtype: Type of the elements.
-        device: Number of the device.
+        device: Index of the device.
         writeable: Whether the array may be written to.
         owner: Array that the caller passed; it keeps the memory alive.
         strides: Strides in elements; ``None`` if the array is C-contiguous.
@@ -67,7 +67,7 @@ class DeviceArray:
     Attributes:
         shape: Shape, as in NumPy.
         dtype: Type of the elements.
-        device: Number of the device.
+        device: Index of the device.
     """
 
     def __init__(self, buffer: Any, shape: tuple[int, ...], dtype: Any, device: int, stream: int):
@@ -109,7 +109,7 @@ class DeviceArray:
 
 
 def is_device_array(value: Any) -> bool:
-    """Whether a value is an array that a CUDA device can read. This imports nothing."""
+    """Whether a value is an array that a CUDA device can read. This imports no library."""
     if isinstance(value, (np.ndarray, int, float, list, tuple, type(None))):
         return False
     if isinstance(value, (DeviceArray, View)):
@@ -169,7 +169,11 @@ def _from_interface(name: str, interface: dict[str, Any], device: int, owner: An
 
 
 def _from_tensor(name: str, tensor: Any) -> View:
-    """View a torch tensor. Its protocols refuse a tensor that requires a gradient."""
+    """View a torch tensor.
+
+    This reads attributes of the tensor, because ``__dlpack__`` and ``__cuda_array_interface__``
+    fail for a tensor that requires a gradient.
+    """
     type_name, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
     try:
         dtype = np.dtype(type_name)

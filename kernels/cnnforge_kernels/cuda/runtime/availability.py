@@ -11,7 +11,7 @@ EXPERIMENTAL = "experimental: not yet run on a device"
 
 @cache
 def missing() -> str | None:
-    """Name what is missing and how to get it; ``None`` if a device can be used."""
+    """Return a message that names the missing part; ``None`` if a device can be used."""
     # Import lazily: the CUDA compiler of Numba takes half a second, also without a device.
     from cnnforge_kernels.cuda.runtime.driver import driver
 
@@ -23,7 +23,7 @@ def missing() -> str | None:
 
 
 def experimental() -> dict[str, str]:
-    """Map each experimental feature of the CUDA kernels to its state and its switch."""
+    """Return the state of each experimental feature, and how to turn it on, by name."""
     from cnnforge_kernels.cuda.runtime import tuning
 
     tuner = "on" if tuning.enabled() else f"off, {tuning.VARIABLE}=1 turns it on"

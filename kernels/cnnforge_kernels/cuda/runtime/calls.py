@@ -28,8 +28,8 @@ def contiguous(name: str, array: Any, stream: Any) -> View:
     """View an array on a device, or a C-contiguous copy if it is not contiguous.
 
     Raises:
-        ValueError: It is not an array, its dtype is not float32 (uint8 or int32 for ``argmax``),
-            or it is too large to copy.
+        ValueError: The value is not an array on a device, its dtype is not float32 (uint8 or int32
+            for ``argmax``), or it is too large to copy.
     """
     return contiguous_copy(_locate(name, array), stream)
 
@@ -62,7 +62,7 @@ def views(**arrays: Any) -> dict[str, View]:
 
 
 def aligned(arrays: dict[str, View]) -> bool:
-    """Whether all arrays start at multiples of 16 bytes; of 4 bytes for elements of one byte."""
+    """Whether all arrays start at multiples of 16 bytes (4 bytes if an element has one byte)."""
     return not any(
         array.pointer % (4 if array.dtype.itemsize == 1 else 16) for array in arrays.values()
     )
@@ -81,7 +81,10 @@ def run_on(plan: Any, arrays: dict[str, View], written: tuple[str, ...], stream:
 
 
 def run_with_bias(plan: Any, arrays: dict[str, View], filters: int, stream: Any) -> None:
-    """Run a plan that writes both gradients; spare memory replaces an empty ``grad_bias``."""
+    """Run a plan that writes ``grad_weights`` and ``grad_bias``.
+
+    Temporary memory replaces an empty ``grad_bias``.
+    """
     if arrays["grad_bias"].size == filters:
         run_on(plan, arrays, ("grad_weights", "grad_bias"), stream)
         return

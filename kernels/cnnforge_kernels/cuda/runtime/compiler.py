@@ -2,8 +2,8 @@
 
 numba-cuda compiles the Python function to LTO-IR, and nvJitLink (through cuda.core) links that to
 machine code for one architecture. Both are public API and come as wheels with the extras
-``cnnforge[cuda12]`` and ``cnnforge[cuda13]``. The LTO-IR takes nine tenths of the time. It is
-compiled for the oldest architecture that can run the kernel, and is the same for all others.
+``cnnforge[cuda12]`` and ``cnnforge[cuda13]``. The first step takes nine tenths of the time. Its
+result is for the oldest architecture that can run the kernel, and all others use it too.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _names_of_earlier_numpy() -> Iterator[None]:
 
 
 def link(intermediates: Sequence[bytes], capability: tuple[int, int]) -> tuple[bytes, str]:
-    """Link kernels to one cubin for an architecture; return it with the assembler's output."""
+    """Link kernels to one cubin for an architecture. Return it and the output of the assembler."""
     from cuda.core import Linker, LinkerOptions, ObjectCode
 
     options = LinkerOptions(
@@ -127,7 +127,7 @@ def _symbol(code: bytes) -> str:
 
 @cache
 def toolchain() -> str:
-    """Versions of the packages that turn a kernel into machine code."""
+    """Names and versions of the packages that turn a kernel into machine code."""
     names = ("numba", "numba-cuda", "cuda-core", "nvidia-nvvm", "nvidia-nvjitlink")
     versions = []
     for name in (*names, "nvidia-nvjitlink-cu12", "nvidia-cuda-nvcc-cu12"):
@@ -164,7 +164,7 @@ def cached_kernel(kernel: Kernel, capability: tuple[int, int]) -> Compiled:
 
 
 def compiled_before(kernel: Kernel, capability: tuple[int, int]) -> Compiled | None:
-    """Load a kernel that an earlier process compiled; ``None`` without a valid file."""
+    """Load a kernel that an earlier process compiled; ``None`` if there is no valid file."""
     compiled = _read(_path(kernel, capability))
     if compiled is None and (folder := os.environ.get("CNNFORGE_CUBINS")):
         compiled = _read(Path(folder) / _file_name(kernel, capability))
@@ -176,7 +176,7 @@ def _path(kernel: Kernel, capability: tuple[int, int]) -> Path:
 
 
 def export_kernel(kernel: Kernel, capability: tuple[int, int], folder: Path) -> Path:
-    """Compile a kernel for a machine that has the same sources, but no compiler or another one.
+    """Compile a kernel for a machine that has the same sources, but no compiler or a different one.
 
     Args:
         kernel: The kernel.

@@ -1,8 +1,8 @@
-"""Run plans on a device: all calls of the CUDA driver, through cuda.core.
+"""Run plans on a device.
 
-Kernels are launched with pointers, on the caller's stream, in the primary context, which all
-frameworks share. No call waits for the device. Compiled kernels are kept in the process and on disk
-(``compiler.py``).
+This module has all calls of the CUDA driver, through cuda.core. Kernels are launched with pointers,
+on the caller's stream, in the primary context, which all frameworks share. No call waits for the
+device. Compiled kernels are kept in the process and on disk (``compiler.py``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _SCALARS = {name: np.dtype(name).type for name in ("int32", "uint32", "int64", "
 # Limit on the dynamic shared memory of a block in bytes, unless a kernel raises it.
 _DEFAULT_SHARED = 48 * 1024
 
-# Measurement of a configuration: seconds per measurement, limit on its runs, and repetitions.
+# A configuration is measured _MEASUREMENTS times. A measurement takes about _MEASUREMENT seconds,
+# and runs the configuration at most _MAX_RUNS times.
 _MEASUREMENT, _MAX_RUNS, _MEASUREMENTS = 0.002, 200, 5
 
 
@@ -108,7 +109,7 @@ class Driver:
         return capability_of(self._device(device))
 
     def identity(self, device: int) -> str:
-        """Name that measured times are stored under: the device, its capability and its driver."""
+        """Return the name for the tuner's choices: the device, its capability and its driver."""
         owner = self._device(device)
         version = int(self._bindings.cuDriverGetVersion()[1])
         return f"{owner.name} {capability_of(owner)} driver {version}"
@@ -123,7 +124,7 @@ class Driver:
         found = StridedMemoryView.from_any_interface(array, stream_ptr=-1)
         shape, dtype = tuple(found.shape), np.dtype(found.dtype)
         strides = strides_unless_contiguous(shape, found.strides)
-        # The owner is the array that was passed. As `out` it goes back to the caller.
+        # The owner is the array that was passed, because a call returns it if it is `out`.
         return View(
             *(int(found.ptr or 0), shape, dtype, found.device_id),
             *(not found.readonly, array, strides),
@@ -142,7 +143,8 @@ class Driver:
     def _captured(self, order: Any) -> bool:
         """Whether a stream is being captured into a CUDA graph."""
         error, status = self._bindings.cuStreamIsCapturing(order.handle)
-        # The legacy default stream returns an error while another stream is captured.
+        # The legacy default stream returns an error while another stream is captured. It is not
+        # captured itself.
         return not error and int(status) != 0
 
     def launch(
@@ -169,7 +171,7 @@ class Driver:
         device: int,
         stream: int,
     ) -> float:
-        """Measure launches with the device's clock: the minimum of several measurements."""
+        """Return the time of launches in seconds, the minimum of several measurements."""
         owner, order = self._device(device), self._stream(stream)
         with self._current(owner):
             ready = self._ready(launches, owner, order)
@@ -200,7 +202,7 @@ class Driver:
         owner: Any,
         order: Any,
     ) -> list[Callable[[], Any]]:
-        """Prepare launches: load the kernels and make their configurations."""
+        """Load the kernels, and return a list of functions, each of which starts one launch."""
         found = []
         for kernel, grid, arguments in launches:
             config = self._core.LaunchConfig(
@@ -258,7 +260,7 @@ _replacement = threading.local()
 
 @contextlib.contextmanager
 def driven_by(other: Any) -> Iterator[None]:
-    """Replace the result of ``driver()`` on this thread."""
+    """Replace the result of ``driver()`` on this thread while the context is open."""
     _replacement.driver = other
     try:
         yield
@@ -322,7 +324,7 @@ def run(plan: Any, arrays: dict[str, View], stream: int) -> None:
 
     Args:
         plan: A ``Plan``.
-        arrays: Names that the plan uses to their arrays, all on one device.
+        arrays: Array for each name that the plan uses, all on one device.
         stream: Address of the stream.
     """
     if not plan.launches:
@@ -331,14 +333,14 @@ def run(plan: Any, arrays: dict[str, View], stream: int) -> None:
         device = next(iter(arrays.values())).device
         seconds = None
         if driver().measurable(device, stream):
-            # All configurations write the same results, so any may run before the chosen one.
+            # Every configuration writes all results, so the chosen one runs last and replaces them.
             seconds = partial(_on, arrays=arrays, stream=stream, act=driver().seconds)
         plan = tuning.chosen(plan, driver().identity(device), seconds)
     _on(plan, arrays, stream, driver().launch)
 
 
 def _on(plan: Any, arrays: dict[str, View], stream: int, act: Callable[..., Any]) -> Any:
-    """Resolve the arguments of a plan and call ``act(launches, device, stream)``."""
+    """Replace names of arrays by addresses, and return ``act(launches, device, stream)``."""
     device = next(iter(arrays.values())).device
     scratch = driver().allocate(4 * plan.scratch, device, stream) if plan.scratch else None
     pointers = {name: array.pointer for name, array in arrays.items()}
@@ -362,5 +364,5 @@ def _on(plan: Any, arrays: dict[str, View], stream: int, act: Callable[..., Any]
         return act(ready, device, stream)
     finally:
         if scratch is not None:
-            # Freed in stream order: the kernels end before the memory is used again.
+            # This frees the memory in stream order, so the kernels end before it is used again.
             scratch.free()

@@ -1,6 +1,6 @@
-"""Plans: the kernels, grids and arguments that run for one shape, made once and kept.
+"""Plans: the kernels to run for one shape, with their grids and arguments.
 
-Plans are plain data and need no device. ``driver.py`` runs them.
+A plan is made once per shape and kept. It is plain data and needs no device. ``driver.py`` runs it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ Shape = tuple[int, ...]
 # Number of multiprocessors of a large device. Plans use this constant and not the number of the
 # device, because a result must not depend on the device that computed it.
 MULTIPROCESSORS = 132
-# Limit on the blocks of a two-stage reduction: several times what the largest devices can run.
+# Limit on the blocks of a two-stage reduction: several times what the largest device can run at
+# once.
 BLOCKS = 1024
 # Limit on the partial sums of a two-stage reduction: 64 MiB.
 SCRATCH_FLOATS = 1 << 24
-# Kernels count with 31 bits, and the threads of the last block count past the end.
+# Limit on every number of a launch. Kernels count with 31 bits, and the threads of the last block
+# count past the end.
 _MAX_COUNT = 2**31 - 2**16
 _MAX_GRID_YZ = 65535
 
@@ -33,8 +35,8 @@ class Launch:
     Attributes:
         kernel: The kernel.
         grid: Number of blocks along x, y, z.
-        arguments: For each argument the name of an array, a name and an offset in elements, or a
-            number.
+        arguments: For each argument: the name of an array, a tuple of its name and an offset in
+            elements, or a number.
     """
 
     kernel: Kernel
@@ -50,8 +52,8 @@ class Plan:
         launches: Launches in order.
         scratch: Number of float32 elements of the array ``"scratch"``, which is 16-byte aligned.
         problem: Op, shapes, options and precision as text, the same in every process.
-        options: Name of each configuration that computes the problem to its plan. The first one is
-            this plan. ``tuning.py`` can measure which is the fastest.
+        options: Functions that make the plan of each configuration, by name. The first one makes
+            this plan. ``tuning.py`` can measure which plan is the fastest.
     """
 
     launches: tuple[Launch, ...] = ()
@@ -61,21 +63,21 @@ class Plan:
 
 
 def offer(problem: str, options: Mapping[str, Callable[[], Plan]]) -> Plan:
-    """Make the default plan, which is the first configuration, and keep the others as options.
+    """Return the plan of the first configuration, with all configurations as its options.
 
     Args:
         problem: Op, shapes, options and precision as text.
-        options: Name of each configuration to its plan.
+        options: Functions that make the plan of each configuration, by name.
     """
     first = next(iter(options.values()))()
     return replace(first, problem=problem, options=options) if len(options) > 1 else first
 
 
 def launch(kernel: Kernel, grid: Shape, *arguments: str | tuple[str, int] | int) -> Launch:
-    """Make a launch and check that the device and the kernels can count its grid and numbers.
+    """Make a launch, after a check that its grid and its numbers are not too large.
 
     Raises:
-        ValueError: They cannot, because the arrays are too large for one call.
+        ValueError: The arrays are too large for one call.
     """
     x, y, z = (*grid, 1, 1)[:3]
     numbers = [value for value in arguments if isinstance(value, int)]
@@ -88,7 +90,7 @@ def launch(kernel: Kernel, grid: Shape, *arguments: str | tuple[str, int] | int)
 
 
 def check_images(**shapes: Shape) -> None:
-    """Require images whose elements 31 bits can count. The batch may be larger.
+    """Check that 31 bits can count the elements of each image. A batch may have more elements.
 
     Raises:
         ValueError: An image is too large.
@@ -113,7 +115,7 @@ def slices(pixels: int, others: int, floats: int, min_pixels: int) -> tuple[int,
         pixels: Number of pixels to sum over.
         others: Number of blocks per slice.
         floats: Number of floats that each slice writes.
-        min_pixels: Number of pixels that a slice should have at least.
+        min_pixels: Minimum number of pixels per slice if there are several slices.
 
     Returns:
         The number of slices, and the number of pixels per slice.

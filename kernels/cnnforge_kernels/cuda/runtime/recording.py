@@ -1,6 +1,6 @@
-"""Record the launches of a call without running them, for callers that launch themselves.
+"""Record the launches of a call without running them, for callers that launch kernels themselves.
 
-Python cannot reach the stream of some frameworks. Such a framework records the launches of a
+Python code cannot get the stream of some frameworks. Such a framework records the launches of a
 function of ``launch.py`` once per shape. When the op runs, it launches them with its own pointers.
 """
 
@@ -27,8 +27,8 @@ class Recorded:
         grid: Number of blocks along x, y, z.
         block: Number of threads per block, along x.
         shared: Dynamic shared memory in bytes.
-        arguments: Arguments of the kernel. A pointer is an ``int``, a number is a NumPy scalar of
-            the size that the kernel takes.
+        arguments: Arguments of the kernel. A pointer is an ``int``. A number is a NumPy scalar with
+            the dtype that the kernel expects.
     """
 
     function: int
@@ -48,7 +48,7 @@ class _Memory:
 
 @dataclass
 class _Recorder:
-    """Replaces ``driver.Driver`` and notes launches. The real driver still loads the kernels."""
+    """Replaces ``driver.Driver`` and records launches. The real driver still loads the kernels."""
 
     real: Any
     launches: list[Recorded] = field(default_factory=list)
@@ -85,16 +85,17 @@ class _Recorder:
 
 
 def record(call: Callable[[], None]) -> tuple[list[Recorded], list[tuple[int, int]]]:
-    """Record what functions of ``launch.py`` launch on this thread. Nothing runs.
+    """Record the launches that functions of ``launch.py`` make on this thread. Nothing runs.
 
     The arrays may have any address, because no memory is read.
 
     Args:
-        call: Function that calls them.
+        call: Function that calls functions of ``launch.py``.
 
     Returns:
-        The launches in order, and (address, bytes) of the memory that they need in addition to the
-        arrays. Each address is a placeholder that stands among the arguments.
+        Two lists: the launches in order, and (address, number of bytes) of each block of memory
+        that they need in addition to the arrays. The addresses are placeholders, which the
+        arguments of the launches contain.
 
     Raises:
         CudaUnavailableError: The device or numba-cuda is missing.

@@ -18,16 +18,16 @@ from cnnforge_kernels.cuda.codegen.jit import SIMULATED, Kernel
 from cnnforge_kernels.cuda.runtime.arrays import View, strides_unless_contiguous
 from cnnforge_kernels.cuda.runtime.plans import Plan
 
-# Number of elements that a kernel may access behind a pointer, whose memory has an unknown size.
+# Number of elements that a kernel may access after a pointer. The size of its memory is unknown.
 _REACH = 1 << 14
 FUNCTIONS = 0xF000
 _launching = threading.Lock()
 
 
 class Memory:
-    """Flat memory that raises for an index outside. NumPy would accept a negative index.
+    """Flat memory that raises for an index outside. A NumPy array accepts a negative index.
 
-    The simulator copies NumPy arrays in and out for each launch. It does not copy these.
+    The simulator copies NumPy arrays in and out for each launch. It does not copy this memory.
     """
 
     def __init__(self, array: NDArray):
@@ -69,7 +69,7 @@ def simulate(plan: Plan, **arrays: NDArray) -> None:
 
 
 class Allocation:
-    """Memory full of NaN, with the alignment of a driver."""
+    """Memory that is filled with NaN and aligned like the memory of a driver."""
 
     def __init__(self, size: int):
         base = np.full(size + 512, 0xFF, np.uint8)
@@ -79,7 +79,7 @@ class Allocation:
         self.freed = False
 
     def free(self) -> None:
-        """Note that the memory was freed."""
+        """Record that the memory was freed."""
         self.freed = True
 
 
@@ -87,7 +87,7 @@ class Allocation:
 class Driver:
     """Replaces ``driver.Driver``, with host memory as the memory of the device.
 
-    It notes every launch. If the simulator is on, it also runs the kernels.
+    It records every launch. If the simulator is on, it also runs the kernels.
 
     Attributes:
         memories: Allocations in order.
@@ -111,7 +111,7 @@ class Driver:
         return 7, 5
 
     def identity(self, device: int) -> str:
-        """Name that measured times are stored under."""
+        """Return the name for the tuner's choices."""
         return "simulator"
 
     def measurable(self, device: int, stream: int) -> bool:
@@ -136,7 +136,7 @@ class Driver:
         return self.memories[-1]
 
     def function(self, kernel: Kernel, device: int) -> int:
-        """Return a number that stands for a kernel."""
+        """Return the made-up address of a kernel."""
         if kernel not in self.functions:
             self.functions.append(kernel)
         return FUNCTIONS + self.functions.index(kernel)
@@ -147,13 +147,13 @@ class Driver:
         device: int,
         stream: int,
     ) -> None:
-        """Launch kernels, (kernel, grid, arguments), one after the other."""
+        """Launch kernels, given as (kernel, grid, arguments), one after the other."""
         self.streams.append(stream)
         self.launches += launches
         for kernel, grid, arguments in launches:
             ready = []
             for value, name in zip(arguments, kernel.arguments, strict=True):
-                # The real driver needs pointers as int, and numbers of the right size.
+                # The real driver needs pointers as int, and numbers of the kernel's dtype.
                 pointer = name.endswith("*")
                 expected = int if pointer else np.dtype(name).type
                 if type(value) is not expected:
@@ -165,7 +165,7 @@ class Driver:
     def launch_kernel(self) -> Any:
         """Make a C function that replaces ``cuLaunchKernel`` and launches here.
 
-        The caller must keep it alive while its address is in use.
+        The caller must keep the function alive while its address is in use.
         """
         number, word = ctypes.c_uint, ctypes.c_void_p
 

@@ -36,7 +36,7 @@ _TIE = 0.03
 
 _asked: bool | None = None
 _lock = threading.RLock()
-# Device and driver to choices: problem to configuration, as in the file.
+# For each device with its driver, the configuration of each problem, as in the file.
 _choices: dict[str, dict[str, str]] = {}
 _plans: dict[tuple[str, str], Plan] = {}
 
@@ -55,7 +55,7 @@ def enabled() -> bool:
 
 
 def used() -> dict[str, str]:
-    """Choices that this process has used: problem to configuration."""
+    """Return the choices that this process has used: a configuration for each problem."""
     return {problem: _choices[identity][problem] for identity, problem in _plans}
 
 
@@ -107,7 +107,7 @@ def fastest(
     A configuration that is too large for the device, or does not compile, is skipped.
 
     Args:
-        options: Name of each configuration to a function that makes its plan.
+        options: Functions that make the plan of each configuration, by name.
         seconds: Function that runs a plan and returns its time in seconds.
 
     Returns:
@@ -144,7 +144,7 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def _keep(identity: str) -> None:
-    """Write the choices, merged with those that another process has written meanwhile."""
+    """Write the choices to the file, and keep those that another process has written meanwhile."""
     path = _path(identity)
     content = {"device": identity, "choices": _read(path) | _choices[identity]}
     with contextlib.suppress(OSError):

@@ -11,8 +11,8 @@ channels of the *source* (its ``depth``), 16 at a time:
   phase modulo the strides (``blockIdx.z``). Pixels of one phase meet the same taps, which are
   ``stride`` apart, and ``source row = row of the phase + origin - tap * dilation``.
 
-The matrix of sources is never written. The copies into shared memory compute the address of each
-pixel and write zeros for the padding.
+The matrix of source values is never written to memory. The copies into shared memory compute the
+address of each pixel and write zeros for the padding.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ def convolution(precision: Precision, tile: Tile, vector: bool, gradient: bool) 
     WIDTH = 4 if vector else 1
     BFLOAT16 = precision == "bfloat16"
     GRADIENT, VECTOR = gradient, vector
-    # A has the layout (row, 16 terms), and so has B in the gradient. In the forward pass B has the
-    # layout of the weights, (term, columns). 16-byte copies and `ldmatrix` move words along the
-    # contiguous axis.
+    # In shared memory A has the layout (row, 16 terms), and so has B in the gradient. In the
+    # forward pass B has the layout of the weights, (term, columns). The contiguous axis is that of
+    # global memory, because a 16-byte copy moves neighbouring words.
     A_COPIES = ROWS * DEPTH // (4 * THREADS)
     B_COPIES = COLUMNS * DEPTH // ((4 if gradient else WIDTH) * THREADS)
     A_WORDS = ROWS * DEPTH
@@ -138,7 +138,8 @@ def convolution(precision: Precision, tile: Tile, vector: bool, gradient: bool) 
         first_column = U(U(cuda.blockIdx.y) * U(COLUMNS))
 
         # The pixels of the target in the phase of this block, and the taps that they meet.
-        # `tap_step` is the distance between the sources of these taps.
+        # `row_tap_step` and `column_tap_step` are the distances between the source pixels of
+        # neighbouring taps.
         if GRADIENT:
             phases = clamped(column_stride, target_width)
             row_phase = U(U(cuda.blockIdx.z) // phases)
@@ -176,7 +177,7 @@ def convolution(precision: Precision, tile: Tile, vector: bool, gradient: bool) 
                 for r in range(4):
                     sums[i, j, r] = np.float32(0)
 
-        # The sources of this thread's copies of A, without the tap. Rows beyond the last pixel
+        # Source pixels of this thread's copies of A at the first tap. Rows beyond the last pixel
         # copy that pixel, and their sums are not stored.
         base = cuda.local.array(A_COPIES, U)
         source_row = cuda.local.array(A_COPIES, U)
@@ -211,7 +212,8 @@ def convolution(precision: Precision, tile: Tile, vector: bool, gradient: bool) 
                 for k in range(A_COPIES):
                     row = U(source_row[k] + U(row_offset * row_tap_step))
                     column = U(source_column[k] + U(column_offset * column_tap_step))
-                    # As unsigned numbers, rows before the first are beyond the last.
+                    # As unsigned numbers, rows before the first are beyond the last, so one
+                    # comparison is enough.
                     inside = (row < source_height) & (column < source_width)
                     place = U(U(U(U(base[k] + row) * source_width) + column) * depth)
                     where = U(written + swizzled(copied_row(thread, k, DEPTH, 4), chunk >> 2))

@@ -33,7 +33,7 @@ def copy_chunk(
 ) -> None:
     """Start the copy of terms ``first`` .. ``first + 3`` of the line at ``place``.
 
-    Terms from ``depth`` on become zeros, and all four do if ``allowed`` is false. No address
+    Terms from ``depth`` on become zeros. If ``allowed`` is false, all four do. No address
     outside ``memory`` is computed.
     """
     if vector:
@@ -49,7 +49,7 @@ def copy_chunk(
 
 @inlined
 def copy_words(shared: Any, where: Any, memory: Any, place: Any, allowed: Any, vector: Any) -> None:
-    """Start the copy of four words (one if not ``vector``), or of zeros if not ``allowed``."""
+    """Start the copy of four words (one if ``vector`` is false); zeros if ``allowed`` is false."""
     valid = U(allowed)
     if vector:
         ptx.copy_async_16(shared, where, memory, U(place * valid), U(valid * U(16)))
@@ -59,7 +59,10 @@ def copy_words(shared: Any, where: Any, memory: Any, place: Any, allowed: Any, v
 
 @inlined
 def put_a(a: Any, i: Any, half: Any, w0: Any, w1: Any, w2: Any, w3: Any, bfloat16: Any) -> None:
-    """Round the four words of a (16, 8) piece of A: half of a bf16 fragment, or one of tf32."""
+    """Round the four words that this lane has of a (16, 8) piece of A, and write them to ``a``.
+
+    They are half of a fragment in bf16, and a whole fragment in tf32.
+    """
     if bfloat16:
         a[i, 2 * half] = ptx.pack_bfloat16(w0, w2)
         a[i, 2 * half + 1] = ptx.pack_bfloat16(w1, w3)
@@ -72,7 +75,7 @@ def put_a(a: Any, i: Any, half: Any, w0: Any, w1: Any, w2: Any, w3: Any, bfloat1
 
 @inlined
 def put_b(b: Any, j: Any, half: Any, w0: Any, w1: Any, bfloat16: Any) -> None:
-    """Round the two words of an (8, 8) piece of B, as ``put_a`` does."""
+    """Round the two words that this lane has of an (8, 8) piece of B, and write them to ``b``."""
     if bfloat16:
         b[j, half] = ptx.pack_bfloat16(w0, w1)
     else:
@@ -91,7 +94,7 @@ def load_a_lines(
     pieces: Any,
     bfloat16: Any,
 ) -> None:
-    """Load fragments of A by ``ldmatrix`` from swizzled lines of 16 terms, from line ``first``."""
+    """Load fragments of A by ``ldmatrix``, from line ``first`` on. A line has 16 terms."""
     for i in range(pieces):
         line = U(U(first + U(16 * i)) + a_matrix_row(lane))
         words = U(start + swizzled(line, U(a_matrix_chunk(lane) + U(2 * half))))
@@ -110,7 +113,7 @@ def load_b_lines(
     across: Any,
     bfloat16: Any,
 ) -> None:
-    """Load fragments of B, two at a time, from swizzled lines of 16 terms, one per column."""
+    """Load fragments of B, two at a time. Each column has a line of 16 terms."""
     for j in range(across // 2):
         line = U(U(first + U(16 * j)) + b_matrix_row(lane))
         words = U(start + swizzled(line, U(b_matrix_chunk(lane) + U(2 * half))))
@@ -131,7 +134,7 @@ def load_a_terms(
     pieces: Any,
     bfloat16: Any,
 ) -> None:
-    """Load fragments of A that is stored term by term, in rows of ``length`` words."""
+    """Load fragments of A, which has a row of ``length`` words in shared memory for each term."""
     place = U(U(start + U(U(fragment_column(lane) + U(8 * half)) * U(length))) + first)
     place = U(place + fragment_row(lane))
     for i in range(pieces):
@@ -161,7 +164,7 @@ def load_b_terms(
     across: Any,
     bfloat16: Any,
 ) -> None:
-    """Load fragments of B that is stored term by term, as ``load_a_terms`` does."""
+    """Load fragments of B, which has the same layout as A in ``load_a_terms``."""
     place = U(U(start + U(U(fragment_column(lane) + U(8 * half)) * U(length))) + first)
     place = U(place + fragment_row(lane))
     for j in range(across):

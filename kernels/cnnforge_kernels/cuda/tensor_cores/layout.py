@@ -30,7 +30,8 @@ import numpy as np
 from cnnforge_kernels.cuda.codegen.jit import SIMULATED, cuda
 
 THREADS = 128
-# Blocks that fit on a multiprocessor: 128 registers per thread, 40 KB of shared memory per block.
+# Number of blocks that fit on a multiprocessor: 128 registers per thread, 40 KB of shared memory
+# per block.
 BLOCKS = 4
 DEPTH = 16
 STAGES = 3
@@ -62,7 +63,7 @@ NARROW = Tile(128, 32, 32, 32)
 
 
 def inlined(function: Any) -> Any:
-    """Make a function callable in a kernel. It is inlined before typing, without a device."""
+    """Make a function callable in a kernel. Numba inlines it, which needs no device."""
     if cuda is None or SIMULATED:
         return function
     return cuda.jit(device=True, inline="always")(function)
@@ -83,7 +84,7 @@ def a_matrix_row(lane: Any) -> Any:
 
 
 def a_matrix_chunk(lane: Any) -> Any:
-    """Chunk (0..1, 8 terms in total) of that row."""
+    """16-byte chunk (0..1) of row ``a_matrix_row`` whose address the lane passes."""
     return lane >> 4
 
 
@@ -93,17 +94,17 @@ def b_matrix_row(lane: Any) -> Any:
 
 
 def b_matrix_chunk(lane: Any) -> Any:
-    """Chunk (0..1, 8 terms in total) of that column."""
+    """16-byte chunk (0..1) of column ``b_matrix_row`` whose address the lane passes."""
     return (lane >> 3) & 1
 
 
 def fragment_row(lane: Any) -> Any:
-    """Index g: the row in A and in the sums, the column in B."""
+    """Index g of the layout: the row in A and in the sums, the column in B."""
     return lane >> 2
 
 
 def fragment_column(lane: Any) -> Any:
-    """Index q: the term in A and B, the pair of columns in the sums."""
+    """Index q of the layout: the term in A and B, the pair of columns in the sums."""
     return lane & 3
 
 
@@ -118,12 +119,12 @@ def warp_column(warp: Any, tile_columns: int, warp_columns: int) -> Any:
 
 
 def copied_row(thread: Any, copy: Any, width: int, vector: int) -> Any:
-    """Row that copy number ``copy`` of a thread fills, in a tile ``width`` words wide."""
+    """Row that a thread fills with its copy ``copy``, in a tile that is ``width`` words wide."""
     return thread // (width // vector) + copy * (THREADS * vector // width)
 
 
 def copied_column(thread: Any, width: int, vector: int) -> Any:
-    """First word of a row that each copy of a thread fills."""
+    """First column that a thread fills, which is the same for all of its copies."""
     return thread % (width // vector) * vector
 
 
@@ -142,7 +143,7 @@ def division(divisor: int) -> tuple[int, int]:
 
     Granlund, Montgomery, "Division by invariant integers using multiplication", 1994, theorem 4.2:
     with l = ceil(log2 d), ``m = ceil(2**(31 + l) / d)`` is right for all numbers of 31 bits. It has
-    32 bits. The highest one is always set and is left out here.
+    32 bits. The highest one is always set, so it is left out here and added by ``quotient``.
     """
     bits = (divisor - 1).bit_length()
     return -((-1 << (31 + bits)) // divisor) - (1 << 31), 31 + bits
@@ -159,10 +160,10 @@ def phase_first_tap(phase: Any, before: Any, stride: Any) -> Any:
 
 
 def phase_taps(taps: Any, first: Any, stride: Any) -> Any:
-    """Number of such taps, which are ``stride`` apart. ``first`` is less than ``stride``."""
+    """Number of taps of a phase. The first is ``first``, and the distance is ``stride``."""
     return U(U(taps + stride - 1 - first) // U(stride))
 
 
 def phase_origin(phase: Any, before: Any, stride: Any) -> Any:
-    """Output that the first of those taps connects with the first input of the phase."""
+    """Output that the first tap of a phase connects with the first input of the phase."""
     return U(U(phase + before) // U(stride))

@@ -1,7 +1,7 @@
 """Plans of 2D convolution and its gradients on tensor cores, in tf32 or bfloat16.
 
 Experimental: not yet run on a device. Tensor cores are off by default: the default precision,
-``"float32"``, uses the plans of ``conv/plans.py``, and a caller asks for another precision.
+``"float32"``, uses the plans of ``conv/plans.py``. A caller must ask for another precision.
 Convolutions with groups have no tensor-core kernel, so another precision is an error for them.
 
 Each operand is rounded once, to 11 bits of significand (tf32, ties away from zero) or to 8 bits
@@ -114,7 +114,7 @@ def _check(c: Convolution, precision: Precision) -> None:
 
 
 def _tiles(c: Convolution, columns: int) -> dict[str, Tile]:
-    """Map names to the possible tiles. The first one is the default for ``columns``."""
+    """Return the possible tiles by name. The first one is the default for ``columns``."""
     tiles = {"narrow tile": NARROW}
     if not c.whole_vectors:
         return tiles
@@ -124,7 +124,7 @@ def _tiles(c: Convolution, columns: int) -> dict[str, Tile]:
 
 @lru_cache(maxsize=1024)
 def forward(c: Convolution, bias: bool, relu: bool, precision: Precision = "float32") -> Plan:
-    """Plan ``conv2d``, which takes the arrays inputs, weights, bias, outputs and scratch.
+    """Plan ``conv2d``. Its arrays are inputs, weights, bias, outputs and scratch.
 
     Args:
         c: Shapes and options.
@@ -169,7 +169,7 @@ def _forward(c: Convolution, bias: bool, relu: bool, precision: Any, tile: Tile)
 
 
 def _masked(c: Convolution, start: int) -> Launch:
-    """Make the launch that masks ``grad_outputs`` into scratch, from element ``start``."""
+    """Make the launch that writes masked ``grad_outputs`` to scratch, from element ``start`` on."""
     size = prod(c.outputs)
     grid = (blocks(size, THREADS),)
     return launch(relu_mask, grid, "grad_outputs", "outputs", "scratch", size, start)
@@ -177,7 +177,7 @@ def _masked(c: Convolution, start: int) -> Launch:
 
 @lru_cache(maxsize=1024)
 def grad_inputs(c: Convolution, relu: bool, precision: Precision = "float32") -> Plan:
-    """Plan ``conv2d_grad_inputs``; see ``forward``.
+    """Plan ``conv2d_grad_inputs``; see ``forward`` for the arguments and errors.
 
     The arrays are grad_outputs, outputs (with ``relu``), weights, grad_inputs and scratch.
     """
@@ -202,7 +202,8 @@ def _grad_inputs(c: Convolution, relu: bool, precision: Any, tile: Tile) -> Plan
     _, rows, columns, filters = c.outputs
     source, depth, first = "grad_outputs", filters, ()
     if not rows * columns:
-        # Nothing to sum: the kernel writes zeros and reads no empty array.
+        # There is nothing to sum. With depth 0 the kernel writes zeros, and `weights` stands for
+        # the source, because that is empty.
         source, depth = "weights", 0
     elif relu:
         source, first = "scratch", (_masked(c, 0),)
@@ -221,7 +222,7 @@ def _grad_inputs(c: Convolution, relu: bool, precision: Any, tile: Tile) -> Plan
 
 @lru_cache(maxsize=1024)
 def grad_weights(c: Convolution, relu: bool, precision: Precision = "float32") -> Plan:
-    """Plan ``conv2d_grad_weights``; see ``forward``.
+    """Plan ``conv2d_grad_weights``; see ``forward`` for the arguments and errors.
 
     The arrays are inputs, grad_outputs, outputs (with ``relu``), grad_weights, grad_bias and
     scratch.
@@ -272,7 +273,7 @@ def _grad_weights(c: Convolution, relu: bool, precision: Any, tile: Tile) -> Pla
 
 
 def _slices(pixels: int, tiles: int, part: int) -> tuple[int, int]:
-    """Compute the number of slices and the pixels per slice, a multiple of the pipeline's step."""
+    """Return two numbers: slices, and pixels per slice (a multiple of ``DEPTH``)."""
     limit = min(
         *(BLOCKS // tiles, pixels // _MIN_SLICE_PIXELS),
         *(SCRATCH_FLOATS // part, _MAX_SLICES),

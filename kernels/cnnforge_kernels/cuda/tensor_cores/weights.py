@@ -9,8 +9,8 @@ writes a part of the sum, and ``conv/reduce.py`` adds the parts in order. No sum
 the same inputs give the same bits.
 
 In memory the summed axis of both operands is outermost, and ``ldmatrix`` cannot transpose 32-bit
-words. So fragments are loaded word by word, from rows with padding that spreads the words of a warp
-over 32 banks.
+words. So fragments are loaded word by word. The rows have padding, which puts the words of a warp
+into 32 different banks.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
 
     Its arguments are inputs, grad_outputs, and the parts of grad_weights and of grad_bias, which
     are ``slice_stride`` float32 apart; then the numbers ``PARAMETERS``. ``rows`` is KH * KW * C and
-    ``pixels`` is N * OH * OW. The first element of grad_outputs is ``grads_start``, and that of
-    grad_bias in a part is ``bias_start``. The multipliers and shifts divide by OH * OW and by OW
-    (``layout.division``).
+    ``pixels`` is N * OH * OW. In its array, grad_outputs begins at element ``grads_start``. In a
+    part, grad_bias begins at element ``bias_start``. The multipliers and shifts divide by OH * OW
+    and by OW (``layout.division``).
 
     The gradient of the bias is summed in float32 from the copied ``grad_outputs``, not rounded.
     """
@@ -139,7 +139,8 @@ def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
                     sums[i, j, r] = np.float32(0)
         bias = np.float32(0)
 
-        # All copies of a thread go to the same column: one tap and channel, or one filter.
+        # All copies of a thread go to the same column, which has one tap and channel, or one
+        # filter.
         a_column = U(copied_column(thread, ROWS, WIDTH))
         b_column = U(copied_column(thread, COLUMNS, WIDTH))
         a_line = U(first_row + a_column)
@@ -197,8 +198,8 @@ def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
                     if not BFLOAT16 or half == 1:
                         multiply(sums, a, b, PIECES, ACROSS, BFLOAT16)
                 if first_row == 0:
-                    # Only one of the blocks that share these filters. Its threads beyond the
-                    # columns of the tile repeat the work of others and store nothing.
+                    # Only one of the blocks that share these filters sums the gradient of the bias.
+                    # Its threads beyond the columns of the tile repeat sums and store nothing.
                     place = U(start + U(thread % U(COLUMNS)))
                     for k in range(DEPTH):
                         bias += ptx.as_float(ptx.load_shared(shared, U(place + U(k * B_ROW))))
@@ -236,8 +237,8 @@ def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
 def relu_mask(grad_outputs: Any, outputs: Any, masked: Any, size: Any, start: Any) -> None:
     """Copy ``grad_outputs`` to ``masked``, with 0 at outputs of a ReLU that are not positive.
 
-    The first element of ``masked`` is ``start``. The mask needs a separate pass, because no thread
-    sees the bytes of an asynchronous copy.
+    The copy begins at element ``start`` of ``masked``. The mask needs a separate pass, because an
+    asynchronous copy cannot change values.
     """
     element = U(U(U(cuda.blockIdx.x) * U(THREADS)) + U(cuda.threadIdx.x))
     inside = U(element < size)

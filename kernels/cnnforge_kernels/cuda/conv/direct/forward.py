@@ -2,9 +2,9 @@
 
 A thread computes a small window of neighbouring outputs for 4 or 8 filters, all in registers. The
 weights of those filters are in shared memory, where all threads of a warp read the same four at a
-time. The inputs come through the L1 cache, one row of taps after the other, and serve every output
-of the window that meets them. With pooling this window is the pooling window. Its outputs stay in
-registers, and the thread writes only the largest one and its cell.
+time. A thread reads the inputs through the L1 cache, for one row of taps after the other, and uses
+each of them for every output of its window that needs it. With pooling this window is the pooling
+window. Its outputs stay in registers, and the thread writes only the largest one and its cell.
 
 The window, strides, dilation, channels and filters are constants of a compiled kernel. The sizes of
 the images are arguments.
@@ -27,7 +27,8 @@ NO_ARGMAX = 255
 THREADS = 128
 _SHARED_FLOATS = 4608
 _MAX_SHARED_FLOATS = 12288
-# Limits of a loop body: a longer one is not unrolled, and its arrays leave the registers.
+# Maximum number of inputs and of products in a loop body. The compiler does not unroll a longer
+# one, and keeps its arrays in slow local memory instead of registers.
 _PATCH_FLOATS, _PRODUCTS = 48, 450
 
 
@@ -38,7 +39,7 @@ class Direct(ConvSpecialization):
     Attributes:
         bias: Whether a bias is added.
         pool: Rows and columns of the pooling window; ``None`` for a plain convolution.
-        windows: Number of pooling windows per thread, next to each other; 2 only in ``paired``.
+        windows: Number of neighbouring pooling windows per thread; 2 only in results of ``paired``.
         threads: Number of threads per block.
     """
 
@@ -68,14 +69,14 @@ class Direct(ConvSpecialization):
 
     @property
     def paired(self) -> Direct | None:
-        """The constants for two pooling windows per thread, or ``None`` if they do not fit."""
+        """Constants for two pooling windows per thread; ``None`` if registers cannot hold them."""
         if self.pool is None or self.pool[0] * self.pool[1] > 4:
             return None
         made = replace(self, windows=2)
         return made if made._fits(made.together) else None
 
     def patch_columns(self, taps: int) -> int:
-        """Number of input columns that ``taps`` neighbouring taps of a row of cells meet."""
+        """Number of input columns that a row of cells reads for ``taps`` neighbouring taps."""
         return (self.cells[1] - 1) * self.strides[1] + (taps - 1) * self.dilation[1] + 1
 
     @property
@@ -157,9 +158,9 @@ def direct(c: Direct) -> Kernel:
     """Make the kernel for these constants.
 
     Its arguments are inputs, weights, bias, outputs and argmax; then height and width of the
-    inputs, rows and columns of the outputs, rows and columns of tiles (one per thread) of an image,
-    top and left padding, and the total number of tiles. The grid is (tiles * lanes / threads,
-    filter blocks / lanes * groups).
+    inputs, rows and columns of the outputs, number of rows and columns of tiles in an image, top
+    and left padding, and the total number of tiles. A thread computes one tile. The grid is (tiles
+    * lanes / threads, filter blocks / lanes * groups).
     """
     KH, KW = c.window
     SR, SC = c.strides
@@ -274,8 +275,8 @@ def direct(c: Direct) -> Kernel:
                                         for a in range(CH):
                                             row = int32(row0 + a * SR + (i0 + i) * DR)
                                             inside = uint32(row) < uint32(height)
-                                            # Index of the first column. The next columns
-                                            # have constant distances from it.
+                                            # Only the index of the first column is computed.
+                                            # The others are at constant distances.
                                             start = int32(row * width + column0 + j0 * DC)
                                             start = source + int64(start) * ALL_CHANNELS
                                             start += chunk + ch

@@ -1,7 +1,7 @@
 """Direct gradient of the inputs, for convolutions with few channels.
 
 An implicit matrix product has one column per channel and computes at least eight columns, but a
-first layer has one channel. Here a block copies the weights of some filters, and the upstream
+first layer often has one channel. Here a block copies the weights of some filters, and the upstream
 gradient that a tile of inputs meets, to shared memory. A thread computes a few neighbouring inputs
 in all channels or in four, and reads four filters of a gradient at a time. The copy handles
 padding, ReLU and bounds. With max pooling after the convolution (``pool`` is given), it also writes
@@ -54,7 +54,8 @@ def direct_inputs(c: DirectInputs) -> Kernel:
     V = 4 if c.wide else 1
     VT = 4 if c.aligned and CHANNELS % 4 == 0 else 1
     # In the copy a thread keeps its column and its filters, so only an address changes from row to
-    # row. PARTS: parts of a row. ROWS: rows at a time. BATCH: loads in flight at a time.
+    # row. PARTS: number of parts in which a row is copied. ROWS: number of rows that the block
+    # copies at once. BATCH: number of loads of a thread that are in flight.
     LANES = CHUNK // V
     COPIES = THREADS // LANES
     COPIED_H, COPIED_W = (
@@ -106,7 +107,7 @@ def direct_inputs(c: DirectInputs) -> Kernel:
         group = int32(cuda.blockIdx.y)
         line = divide(cuda.blockIdx.x, tiles_across)
         image = divide(line, tiles_down)
-        # Rows and columns of cells, counted from the start of the padding.
+        # First row and column of cells of this tile, counted from the start of the padding.
         cell_row = int32(divide(top, SR) + (line - image * tiles_down) * AREA_H)
         cell_column = int32(cuda.blockIdx.x - line * tiles_across) * (AREA_W * CELLS)
         cell_column = int32(cell_column + divide(left, SC))
@@ -122,7 +123,7 @@ def direct_inputs(c: DirectInputs) -> Kernel:
         copy_column = int32(copy - copy_row * COPIED_W)
         first_row = int32(cell_row - (MR - 1) * DR)
         first_column = int32(cell_column - (MC - 1) * DC)
-        # Rounded towards minus infinity.
+        # `divide` needs numbers from 0 on. With the shift it rounds towards minus infinity.
         pooled_row = int32(divide(first_row + BEFORE_H * PH, PH) - BEFORE_H)
         pooled_column = int32(divide(first_column + BEFORE_W * PW, PW) - BEFORE_W)
         source = int64(image) * (rows * columns * ALL_FILTERS) + group * FILTERS
@@ -220,7 +221,7 @@ def direct_inputs(c: DirectInputs) -> Kernel:
                 quad = share
                 while quad < CHUNK // 4:
                     w0 = uint32(unit * (CT * CHUNK) + quad * 4)
-                    # Taps further down meet gradients further up.
+                    # Lower taps need higher gradients, so this starts at the last row and moves up.
                     g0 = int32(quad * PLANE + (down + (MR - 1) * DR) * LINE + beside * STEP)
                     g0 = int32(WEIGHTS + g0 * 4)
                     for _ in range(MR):
@@ -238,12 +239,14 @@ def direct_inputs(c: DirectInputs) -> Kernel:
                                     k = (p * KW + j) * (CP * CHUNK) + ch * CHUNK
                                     w = load4(shared, w0 + uint32(k))
                                     q = int32(j - divide(j, SC) * SC)
-                                    # Tap 0 of the first cell meets the last column.
+                                    # Tap 0 needs the last column of gradients, so count from the
+                                    # end.
                                     n = int32((MC - 1 - divide(j, SC)) * DC)
                                     for b in range(CELLS):
                                         t = ((p * SC + q) * CELLS + b) * CT + ch
                                         k = (n + b) * 4
-                                        # One statement: a loop with four would not be unrolled.
+                                        # This is not a loop, because the compiler would not unroll
+                                        # it.
                                         acc[t] = (
                                             acc[t]
                                             + patch[k] * w[0]

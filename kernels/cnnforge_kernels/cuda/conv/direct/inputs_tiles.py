@@ -9,7 +9,7 @@ from cnnforge_kernels.cuda.conv.specialization import ConvSpecialization, size_o
 from cnnforge_kernels.cuda.runtime.plans import MULTIPROCESSORS
 
 # Limits per thread: products of the innermost step, gradients in registers during that step, and
-# sums. A longer loop body is not unrolled, and its arrays leave the registers.
+# sums. The compiler does not unroll a longer loop body, and its arrays are not in registers then.
 _MAX_PRODUCTS, _MAX_PATCH_FLOATS, _MAX_SUMS = 360, 48, 32
 _MAX_THREADS, _MIN_THREADS, _MAX_THREADS_ACROSS = 256, 32, 16
 # 40 of 48 KiB, so that several blocks fit on a multiprocessor.
@@ -19,11 +19,13 @@ _MIN_BLOCKS, _MIN_WARPS = 2 * MULTIPROCESSORS, 8 * MULTIPROCESSORS
 
 @dataclass(frozen=True, kw_only=True)
 class DirectInputs(ConvSpecialization):
-    """Constants of a kernel. ``with_inputs_tile`` finds all but ``pool``.
+    """Constants of a kernel. ``with_inputs_tile`` chooses ``area``, ``chunk`` and ``shares``.
+
+    A cell is a block of strides[0] x strides[1] inputs.
 
     Attributes:
         pool: Rows and columns of the pooling window; ``None`` without pooling.
-        area: Rows of cells per tile, and threads per row of cells.
+        area: Number of rows of cells per tile, and number of threads per row of cells.
         chunk: Number of filters in shared memory at a time, a multiple of four.
         shares: Number of threads that share the filters of an input.
     """
@@ -45,7 +47,7 @@ class DirectInputs(ConvSpecialization):
 
     @property
     def steps(self) -> tuple[int, int]:
-        """Rows and columns of gradients that a cell meets."""
+        """Number of rows and columns of upstream gradients that a cell depends on."""
         down, across = (-(-self.window[a] // self.strides[a]) for a in (0, 1))
         return down, across
 
@@ -65,7 +67,7 @@ class DirectInputs(ConvSpecialization):
 
     @property
     def patch(self) -> tuple[int, int]:
-        """Rows and columns of gradients that a tile meets."""
+        """Number of rows and columns of upstream gradients that a tile depends on."""
         down = self.area[0] + (self.steps[0] - 1) * self.dilation[0]
         return down, self.area[1] * self.cells + (self.steps[1] - 1) * self.dilation[1]
 
@@ -79,18 +81,25 @@ class DirectInputs(ConvSpecialization):
 
     @property
     def line(self) -> int:
-        """Number of quads per row of gradients; distances stay the same across rows."""
+        """Number of quads (four floats) per row of gradients in shared memory.
+
+        The end of a row is padded. So the threads of two rows are at the same distance, modulo the
+        32 banks, as two neighbouring threads of one row.
+        """
         needed, distance = self.column(self.patch[1] - 1) + 1, self.cells | 1
         return needed + (self.area[1] * distance - needed) % 8
 
     @property
     def plane(self) -> int:
-        """Number of quads for the gradients of four filters."""
+        """Number of quads of a tile's gradients for four filters."""
         return self.patch[0] * self.line | 1
 
     @property
     def weight_floats(self) -> int:
-        """Number of weights in shared memory, including rows of zeros that the stride needs."""
+        """Number of weights in shared memory.
+
+        Rows of zeros make the number of rows of taps a multiple of the stride.
+        """
         rows = self.steps[0] * self.strides[0]
         return rows * self.window[1] * self.channel_units * self.channel_tile * self.chunk
 
@@ -125,7 +134,7 @@ class DirectInputs(ConvSpecialization):
 
 
 def with_inputs_tile(c: DirectInputs, images: int, rows: int, columns: int) -> DirectInputs | None:
-    """Choose the tile for a number of images with rows and columns of cells.
+    """Choose the tile for ``images`` images of ``rows`` by ``columns`` cells.
 
     Returns:
         The constants with their tile; ``None`` if no tile fits.
@@ -153,7 +162,7 @@ def with_inputs_tile(c: DirectInputs, images: int, rows: int, columns: int) -> D
         return None
     while found.chunk < filters:
         larger = replace(found, chunk=min(2 * found.chunk, filters))
-        # Each thread of the copy has its own filters, so there must be enough threads.
+        # In the copy each thread has four filters or one, so there must be enough threads.
         lanes = larger.chunk // (4 if c.wide else 1)
         if larger.shared_floats > _MAX_SHARED_FLOATS or lanes > larger.threads:
             break

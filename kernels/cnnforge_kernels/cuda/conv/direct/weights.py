@@ -1,18 +1,19 @@
 """Direct gradients of the weights and the bias, for convolutions with few channels.
 
 An implicit matrix product would gather each input once for every tap that meets it. For a 5x5
-window of one channel that takes ten times the instructions of the multiplications. Here a block
-copies a tile of the upstream gradient, and the inputs that its windows meet, to shared memory once.
-A thread keeps a row of taps by a few filters in registers and moves along the rows of the tile. It
-uses the values of a few pixels for all of these taps. The copies handle padding, strides, ReLU and
-bounds.
+window and one channel, this would take ten times as many instructions as the multiplications. Here
+a block copies a tile of the upstream gradient, and the inputs that its windows meet, to shared
+memory once. A thread keeps the sums of a row of taps and a few filters in registers and moves along
+the rows of the tile. It uses the values of a few pixels for all of these taps. The copies handle
+padding, strides, ReLU and bounds.
 
 With max pooling after the convolution (``pool`` is given), the copy writes each gradient to the
 place of the argmax and zeros to the other cells of the window. For a 2x2 pool this multiplies four
 times as often as necessary. But each value from shared memory feeds several products, while a value
 that is fetched for one argmax feeds only one. An input that is not finite then gives NaN in all
 taps that meet it, as in TensorFlow's gradient of the map before pooling. The last step of a row may
-reach past the row. Its extra gradients are zero, so such an input may give NaN in one more tap.
+reach past the row. The extra gradients are zero, but zero times infinity is NaN, so such an input
+may give NaN in one more tap.
 
 The sum over all pixels is cut into slices as in ``gemm/weights.py``.
 """
@@ -53,20 +54,21 @@ def direct_weights(c: DirectWeights) -> Kernel:
     SEGMENTS, THREADS = c.segments, c.threads
     AREA_H, AREA_W = c.area
     DOWN, ACROSS = c.cells
-    # Columns of the copied gradient, pooled or not, including those beyond the area.
+    # Number of columns of the copied gradient, including those beyond the area.
     COPIED_W = -(-ACROSS // PW)
     EVEN = ACROSS % PW == 0
     XH = c.patch[0]
     VX, VG = c.vector, 4 if c.wide else 1
     XC, GC, X_LINE, LINE = CHANNEL_UNITS * CT, FILTER_UNITS * FT, c.input_line, c.line
     # In both copies a thread keeps its column and its channels or filters, so only an address
-    # changes from row to row. PARTS: parts of a row. ROWS: rows at a time.
+    # changes from row to row. PARTS: number of parts in which a row is copied. ROWS: number of
+    # rows that the block copies at once.
     X_WIDTH = c.patch[1] * XC // VX
     X_PARTS, X_ROWS = -(-X_WIDTH // THREADS), max(THREADS // X_WIDTH, 1)
     LANES = GC // VG
     COPIES = THREADS // LANES
     G_PARTS, G_ROWS = -(-COPIED_W // COPIES), max(COPIES // COPIED_W, 1)
-    # Loads in flight at a time.
+    # Number of loads of a thread that are in flight: of inputs, and of gradients.
     BATCH, G_BATCH = 4, 2 if c.pool else 4
     VALUES = 4 * BATCH
     GRADS = XH * X_LINE
@@ -250,8 +252,8 @@ def direct_weights(c: DirectWeights) -> Kernel:
                         t = uint32(t + uint32(G_BATCH * G_ROWS * PH * LINE))
             cuda.syncthreads()
             if segment < SEGMENTS:
-                # Bounds that skip what lies outside the image. They also keep the number of steps
-                # unknown to the compiler, which then leaves the loops as they are.
+                # These bounds skip gradients outside the image. They also hide the number of steps
+                # from the compiler, so it does not unroll these two loops.
                 last = min(DOWN, int32(PH * (rows - area_row)))
                 wide = uint32(min(ACROSS, int32(PW * (columns - area_column))) * GC)
                 down = segment
@@ -278,7 +280,8 @@ def direct_weights(c: DirectWeights) -> Kernel:
                                 across[q + 1] = x[1]
                                 across[q + 2] = x[2]
                                 across[q + 3] = x[3]
-                            # One loop over taps and channels: some deeper loops are not unrolled.
+                            # Taps and channels share a loop, because the compiler may not unroll
+                            # one more level.
                             for t in range(PAIRS):
                                 j = divide(t, CT)
                                 x = patch[(u * SC + j * DC) * CT + t - j * CT]

@@ -8,21 +8,21 @@ from cnnforge_kernels.cuda.conv.specialization import ConvSpecialization, size_o
 from cnnforge_kernels.cuda.runtime.plans import MULTIPROCESSORS
 
 # Limits per thread: sums, products of the innermost step, and inputs in registers during that step.
-# A longer loop body is not unrolled, and its arrays leave the registers.
+# The compiler does not unroll a longer loop body, and its arrays are not in registers then.
 _MAX_SUMS, _MAX_PRODUCTS, _MAX_PATCH_FLOATS = 64, 320, 40
 _MAX_UNITS, _MAX_THREADS = 192, 256
 # 40 of 48 KiB, so that several blocks fit on a multiprocessor.
 _MAX_SHARED_FLOATS = 10240
 _MAX_COLUMNS = 64
 MAX_SLICES = 512
-# With this many warps a multiprocessor hides the latency of each of them.
+# More warps do not make a multiprocessor faster, because these hide each other's latency.
 _MAX_USEFUL_WARPS = 8
 # Number of instructions that a tile takes independently of its size.
 _TILE_COST = 400
 
 
 def _line(floats: int) -> int:
-    """Round up to an odd number of quads, so that rows that a warp reads are in different banks."""
+    """Round up to an odd number of quads. Rows that a warp reads are then in different banks."""
     return 4 * (-(-floats // 4) | 1)
 
 
@@ -31,8 +31,8 @@ class DirectWeights(ConvSpecialization):
     """Constants of a kernel.
 
     Attributes:
-        area: Rows and columns per tile of outputs: of the pool with ``pool``, otherwise of the
-            convolution. ``with_weights_tile`` finds it.
+        area: Rows and columns of a tile of outputs. They are outputs of the pool if ``pool`` is
+            given, otherwise of the convolution. ``with_weights_tile`` chooses the area.
         pool: Rows and columns of the pooling window; ``None`` without pooling.
     """
 
@@ -80,7 +80,7 @@ class DirectWeights(ConvSpecialization):
 
     @property
     def step(self) -> int:
-        """Number of pixels that a thread multiplies together: the cheapest number for a row."""
+        """Number of pixels per step of a thread: the number with the minimum cost per row."""
         width = self.area[1] * (self.pool or (1, 1))[1]
         reach = (self.window[1] - 1) * self.dilation[1] + 1
         fitting = [
@@ -93,7 +93,7 @@ class DirectWeights(ConvSpecialization):
 
     @property
     def cost(self) -> int:
-        """Estimate of the instructions that the warps of a block issue for a tile."""
+        """Estimated number of instructions that the warps of a block issue for a tile."""
         passes, steps = -(-self.cells[0] // self.segments), self.cells[1] // self.step
         return self.threads * (passes * steps * self._step_cost(self.step) + _TILE_COST)
 
@@ -117,7 +117,7 @@ class DirectWeights(ConvSpecialization):
 
     @property
     def patch(self) -> tuple[int, int]:
-        """Rows and columns of inputs that a tile meets."""
+        """Number of rows and columns of inputs that a tile reads."""
         down, across = (
             (self.cells[a] - 1) * self.strides[a] + (self.window[a] - 1) * self.dilation[a] + 1
             for a in (0, 1)
@@ -169,14 +169,14 @@ class DirectWeights(ConvSpecialization):
 def with_weights_tile(
     c: DirectWeights, images: int, rows: int, columns: int
 ) -> DirectWeights | None:
-    """Choose the tile for a number of images with rows and columns of upstream gradients.
+    """Choose the tile for ``images`` upstream gradients of ``rows`` by ``columns`` pixels.
 
     Returns:
         The constants with their tile; ``None`` if no tile fits.
     """
     if c.units > _MAX_UNITS or c.sums > _MAX_SUMS:
         return None
-    # An image may have no outputs. Its gradients are then zero.
+    # An image may have no outputs. A tile of one output then computes zeros.
     rows, columns = max(rows, 1), max(columns, 1)
     parts = -(-columns * (c.pool or (1, 1))[1] // _MAX_COLUMNS)
     found = []
@@ -191,7 +191,7 @@ def with_weights_tile(
 
 
 def _time(c: DirectWeights, tiles: int) -> float:
-    """Estimate of the time of the fullest multiprocessor, in arbitrary units."""
+    """Estimate the time of the fullest multiprocessor, in arbitrary units."""
     count = max(min(tiles, MAX_SLICES), 1)
     each = -(-tiles // count)
     resident = -(-count // MULTIPROCESSORS)

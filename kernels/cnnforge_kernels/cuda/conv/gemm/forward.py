@@ -1,5 +1,8 @@
 """Convolution as an implicit matrix product: forward pass and gradient of the inputs.
 
+The forward pass reads the inputs as its source and writes the outputs as its target. The gradient
+reads the upstream gradient and writes the gradient of the inputs.
+
 The rows of the product are pixels of the target and its columns are channels of the target. The
 sum runs over taps and channels of the source. The matrix of patches is never written: its tiles are
 gathered into shared memory (K. Chellapilla et al., "High Performance Convolutional Neural Networks
@@ -8,8 +11,8 @@ next tiles into registers (V. Volkov, J. Demmel, "Benchmarking GPUs to Tune Dens
 2008).
 
 The gradient of the inputs is the same product with transposed weights. With a stride it splits into
-phases. Inputs whose row and column have the same remainders modulo the strides meet the same taps,
-so each phase is a dense product.
+phases. A phase has the inputs whose row and column have the same remainders modulo the strides. All
+of them need the same taps, so each phase is a dense product.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ float32, int32, uint32 = np.float32, np.int32, np.uint32
 
 @dataclass(frozen=True)
 class Tile:
-    """Tile sizes of a block and of a thread, and the depth of a step, in elements."""
+    """Tile sizes of a block and of a thread, and the number of terms per step (``depth``)."""
 
     rows: int
     columns: int
@@ -57,7 +60,7 @@ class Gemm(ConvSpecialization):
 
     @property
     def phases(self) -> tuple[int, int]:
-        """Number of row and of column phases of the target."""
+        """Number of phases of the rows and of the columns of the target."""
         return self.strides if self.backward else (1, 1)
 
     @property
@@ -81,7 +84,8 @@ def gemm(c: Gemm) -> Kernel:
     KH, KW = c.window
     PHASES_R, PHASES_C = c.phases
     PHASED = PHASES_R * PHASES_C > 1
-    # Distances in the source: between neighbouring targets, and between neighbouring taps.
+    # Distance in the source between neighbouring pixels of the target (STEP) and between
+    # neighbouring taps (TAP).
     STEP_R, STEP_C = (1, 1) if BACKWARD else c.strides
     TAP_R, TAP_C = c.dilation if not BACKWARD else (-c.dilation[0], -c.dilation[1])
     CHANNELS, FILTERS = c.channels, c.filters
@@ -97,14 +101,15 @@ def gemm(c: Gemm) -> Kernel:
     )
     THREADS = c.tile.threads
     ACROSS = BN // TN
-    # Distance between a thread's groups of four rows (columns). A warp then reads neighbouring
-    # quads of shared memory.
+    # A thread computes groups of four rows (columns) at these distances, so that a warp reads
+    # neighbouring quads of shared memory.
     ROW_GAP, COLUMN_GAP = BM // (TM // 4), BN // (TN // 4)
     VS = 4 if c.aligned and INNER % 4 == 0 else 1
     VW = 4 if c.aligned and FILTERS % 4 == 0 else 1
     VT = 4 if c.aligned and OUTER % 4 == 0 else 1
-    # Loads per thread and step. With vector loads, lanes run along the depth, whose values are
-    # neighbours in memory. Without them, lanes run along the pixels, and a thread has one pixel.
+    # Number of loads per thread and step. With vector loads, neighbouring threads load neighbouring
+    # terms of the sum, which are neighbours in memory. Otherwise they load neighbouring pixels, and
+    # a thread has one pixel.
     SOURCE_LOADS = BM * BK // VS // THREADS
     WEIGHT_LOADS = -(-BN * BK // VW // THREADS)
     QUADS = BK // 4
@@ -157,7 +162,7 @@ def gemm(c: Gemm) -> Kernel:
             tap_column0 = int32(phase_column + left - base_column * PHASES_C)
             taps_down = divide(max(KH - tap_row0 + PHASES_R - 1, 0), PHASES_R)
             taps_across = divide(max(KW - tap_column0 + PHASES_C - 1, 0), PHASES_C)
-        # The targets of this phase.
+        # Number of rows and columns of the target in this phase.
         part_rows, part_columns = rows, columns
         if PHASED:
             part_rows = divide(max(rows - phase_row + PHASES_R - 1, 0), PHASES_R)
@@ -243,7 +248,7 @@ def gemm(c: Gemm) -> Kernel:
                     for v in range(VW):
                         next_b[n * VW + v] = float32(0)
                     if BACKWARD:
-                        # The depth runs along the filters, whose weights are neighbours in memory.
+                        # The terms of the sum are filters, whose weights are neighbours in memory.
                         line = divide(e, BK // VW)
                         k = int32(k0 + VW * (e - line * (BK // VW)))
                         column = int32(block_column + line)

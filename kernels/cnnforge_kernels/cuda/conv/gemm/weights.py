@@ -5,7 +5,7 @@ pixels of the outputs and is cut into slices. Each block writes the product of i
 scratch array, and ``reduce.py`` adds the slices in order. No sum is atomic, so two runs give the
 same bits.
 
-If the product is small, a block holds several copies of it, which share the pixels.
+If the product is small, a block computes several copies of it, each for a share of the pixels.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def gemm_weights(c: GemmWeights) -> Kernel:
     COLUMN_TILES = -(-FILTERS // BN)
     VA = 4 if c.aligned and CHANNELS % 4 == 0 else 1
     VB = 4 if c.aligned and FILTERS % 4 == 0 else 1
-    # At each step a thread loads the same row (column) of the product, for other pixels.
+    # In each step a thread loads the same rows (columns) of the product, for different pixels.
     A_ACROSS, B_ACROSS = BM // VA, BN // VB
     A_PIXELS, B_PIXELS = THREADS // A_ACROSS, THREADS // B_ACROSS
     A_LOADS, B_LOADS = -(-BP // A_PIXELS), -(-BP // B_PIXELS)

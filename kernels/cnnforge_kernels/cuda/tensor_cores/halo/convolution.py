@@ -95,7 +95,7 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
     """
     BFLOAT16, MASKED = precision == "bfloat16", masked
     TERMS = halo_layout.terms(BFLOAT16)
-    # Threads per line, each of which copies four channels, and lines that they copy at once.
+    # ACROSS_LINE threads copy a line, four channels each. So all threads copy COPIED lines at once.
     ACROSS_LINE = TERMS // 4
     COPIED = THREADS // ACROSS_LINE
     TOGETHER = halo_layout.together(BFLOAT16, MASKED)
@@ -173,8 +173,8 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
                 for r in range(4):
                     sums[i, j, r] = np.float32(0)
 
-        # Start of the line of this lane's pixel at the first tap, for `ldmatrix`. Pixels past the
-        # tile read its first pixel and are not stored.
+        # Start of the line of this lane's pixel at the first tap, for `ldmatrix`. Lanes past the
+        # end of the tile read its first pixel, and their results are not stored.
         pixel_place = cuda.local.array(PIECES, U)
         tile_pixels = U(tile_images * U(tile_rows * tile_columns))
         for i in range(PIECES):
@@ -223,7 +223,8 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
                     image = small_quotient(line, by_line_image)
                     rest = U(line - U(image * U(line_rows * line_columns)))
                     row = small_quotient(rest, by_line_columns)
-                    # As unsigned numbers, rows before the first are beyond the last.
+                    # As unsigned numbers, rows before the first are beyond the last, so one
+                    # comparison is enough.
                     y = U(U(row + first_row) - top)
                     x = U(U(U(rest - U(row * line_columns)) + first_column) - left)
                     image = U(image + first_image)
@@ -272,7 +273,7 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
                 a_word = cuda.local.array(PIECES, U)
                 for i in range(PIECES):
                     a_word[i] = place_word(U(pixel_place[i] + further), part)
-                # Written out, because the compiler does not unroll a loop of this size.
+                # These four calls are not a loop, because the compiler would not unroll it.
                 add_terms(shared, sums, a, b, a_word, U(read + b_word), 0, BFLOAT16)
                 add_terms(shared, sums, a, b, a_word, U(read + b_word), 1, BFLOAT16)
                 add_terms(shared, sums, a, b, a_word, U(read + b_word), 2, BFLOAT16)

@@ -1,8 +1,9 @@
 """Sizes, copies and products of ``halo/weights.py``.
 
-The sum runs over pixels, and each pixel has a line. ``ldmatrix`` transposes 16-bit matrices during
-the load; 32-bit words are loaded one by one. In a step of eight pixels, the terms q and q + 4 of
-the instruction are pixels 2q and 2q + 1, so the words of a warp are in 32 different banks.
+The sum runs over pixels. Each pixel has a line in shared memory, which holds its channels.
+``ldmatrix`` transposes 16-bit matrices during the load; 32-bit words are loaded one by one. In a
+step of eight pixels, the terms q and q + 4 of the instruction are pixels 2q and 2q + 1, so the
+words of a warp are in 32 different banks.
 
 The functions are inlined into the kernels, where flags and counts are constants.
 """
@@ -18,11 +19,12 @@ from cnnforge_kernels.cuda.tensor_cores.layout import U, inlined
 THREADS, TAPS, CHANNELS, FILTERS = 256, 9, 64, 64
 # 16 threads copy a pixel, four channels each.
 COPIED = THREADS // 16
-# Pieces of 8 filters per warp. A warp sums all taps of 16 channels by 4 of these pieces.
+# Number of pieces of 8 filters per warp. A warp sums all taps of 16 channels by 4 of these pieces.
 ACROSS = FILTERS // 16
-# A tile is copied in quarters. During each, two steps of the previous tile are multiplied.
+# A tile is copied in quarters. Meanwhile the block multiplies two steps of the previous tile.
 QUARTERS, STEPS = 4, 2
-# Flag in a word of the table, or in the first image of a tile: nothing is copied.
+# Flag in a word of the table, or in the index of the first image of a tile. If it is set, the copy
+# reads nothing and writes zeros.
 NOWHERE = 1 << 31
 
 
@@ -79,7 +81,7 @@ def begin_copies(
     """
     w = ptx.load2_shared(shared, table)
     row, column, image = U(w[0] & 255), U(U(w[0] >> 8) & 255), U(w[0] >> 16)
-    # As unsigned numbers, rows before the first are beyond the last.
+    # As unsigned numbers, rows before the first are beyond the last, so one comparison is enough.
     valid = (U(row + origin[0]) < height) & (U(column + origin[1]) < width)
     valid = U(valid & (U(image + origin[2]) < images) & (w[0] < U(NOWHERE)))
     v = ptx.load4_if(memory, U(U(origin[3] + w[1]) * valid), valid)
@@ -88,7 +90,7 @@ def begin_copies(
 
 @inlined
 def end_copies(shared: Any, word: Any, values: Any, k: Any, bfloat16: Any) -> None:
-    """Round the loaded values and store them in their line."""
+    """Round the loaded values and store them in shared memory, at ``word``."""
     if bfloat16:
         low = ptx.pack_bfloat16(values[k, 0], values[k, 1])
         high = ptx.pack_bfloat16(values[k, 2], values[k, 3])
@@ -113,8 +115,8 @@ def multiply_turned(
 ) -> None:
     """Add the products of a step: 16 pixels in bfloat16, 8 in tf32.
 
-    ``near`` is the word of the inputs that this lane reads at the first tap. ``b_word`` is its word
-    of grad_outputs.
+    ``near`` is the index of the word of the inputs that this lane reads at the first tap, and
+    ``b_word`` is the index of its word of grad_outputs.
     """
     if bfloat16:
         for j in range(ACROSS // 2):

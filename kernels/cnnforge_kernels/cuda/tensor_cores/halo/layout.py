@@ -24,12 +24,13 @@ from cnnforge_kernels.cuda.runtime.plans import Pair, blocks
 from cnnforge_kernels.cuda.tensor_cores.layout import U
 
 THREADS = 128
-# Blocks that fit on a multiprocessor. A warp has 64 x 64 results, 128 registers per thread.
+# Number of blocks that fit on a multiprocessor. A warp has 64 x 64 results, which take 128
+# registers per thread.
 BLOCKS = 2
 PIXELS, COLUMNS = 256, 64
 WARP_PIXELS = PIXELS * 32 // THREADS
-# Words per line, lines of the source, and steps of weights in shared memory: 56 KB for the source
-# and 24 KB for three steps. Two blocks take 162 of the 164 KB of an A100.
+# Number of words per line, of lines of the source, and of steps of weights in shared memory: 56 KB
+# for the source and 24 KB for three steps. Two blocks take 162 of the 164 KB of an A100.
 LINE, LINES, STAGES = 32, 448, 3
 STEP = COLUMNS * LINE
 SHARED = LINES * LINE + STAGES * STEP
@@ -42,7 +43,7 @@ def terms(bfloat16: bool) -> int:
 
 
 def together(bfloat16: bool, masked: bool) -> int:
-    """Number of lines whose loads are in flight together, which is as many as fit in registers."""
+    """Number of lines whose loads are in flight at a time. The number of registers limits it."""
     return 56 if bfloat16 and masked else 112
 
 
@@ -82,7 +83,7 @@ class Halo:
         images: Number of images per block; more than one only if a block holds whole images.
         rows: Number of rows per block.
         columns: Number of columns per block.
-        reach: Number of rows and columns that the window adds.
+        reach: Number of rows and columns that the window adds to the tile.
     """
 
     images: int
@@ -112,7 +113,7 @@ def _candidates(images: int, height: int, width: int, reach: Pair) -> Iterator[H
         rows = min(height, PIXELS // columns, LINES // (columns + reach[1]) - reach[0])
         if rows < 1:
             continue
-        # The same number of blocks, with equal rows.
+        # Divide the rows evenly among the same number of blocks.
         rows = blocks(height, blocks(height, rows))
         one = Halo(1, rows, columns, reach)
         if (rows, columns) == (height, width):
@@ -124,7 +125,7 @@ def _candidates(images: int, height: int, width: int, reach: Pair) -> Iterator[H
 
 
 def _cheapest(tiles: Iterable[Halo], images: int, height: int, width: int) -> Halo | None:
-    """Find the tile with the fewest blocks, and among those the one with the smallest halo."""
+    """Find the tile that needs the fewest blocks; among equals, the one with the smallest halo."""
 
     def cost(tile: Halo) -> tuple[int, int]:
         return prod(tile.grid(images, height, width)), tile.lines
@@ -134,7 +135,7 @@ def _cheapest(tiles: Iterable[Halo], images: int, height: int, width: int) -> Ha
 
 @lru_cache(maxsize=1024)
 def halo(images: int, height: int, width: int, reach: Pair) -> Halo | None:
-    """Find the tile with the fewest blocks, and among those the one with the smallest halo.
+    """Find the tile that needs the fewest blocks; among equals, the one with the smallest halo.
 
     Args:
         images: Number of images of the target.
@@ -156,10 +157,10 @@ def _divisors(number: int) -> list[int]:
 def exact_halo(
     images: int, height: int, width: int, reach: Pair, pixels: int, lines: int, step: int
 ) -> Halo | None:
-    """Find the largest tile, and among those the one with the smallest halo, without a remainder.
+    """Find the largest tile that divides the target evenly, with the smallest halo among equals.
 
-    Tiles divide the rows and columns evenly. The columns of a tile are even in number, and its
-    pixels are whole steps. Only the last tile may have fewer images.
+    A tile divides the rows and columns evenly, and only the last tile may have fewer images. The
+    number of columns of a tile is even, and its number of pixels is a multiple of ``step``.
 
     Args:
         images: Number of images of the target.

@@ -1,4 +1,4 @@
-"""Packing of weights for the kernels of ``halo/convolution.py``: rounded, in lines of 128 bytes.
+"""Pack weights for ``halo/convolution.py``: round them, and write them in lines of 128 bytes.
 
 The lines of a step have the order and the swizzle of shared memory, so a step is copied unchanged:
 ``packed[tile of columns][chunk of channels][tap][column][word]``.
@@ -26,8 +26,8 @@ def pack(precision: Precision, gradient: bool) -> Kernel:
     Args:
         precision: Precision of the words: one tf32, or a pair of bfloat16.
         gradient: Whether the weights are for the gradient of the inputs, which is a convolution of
-            F channels to C columns with the window rotated by 180 degrees. Otherwise C channels
-            go to F columns.
+            F channels to C columns with the window rotated by 180 degrees. Otherwise they are for
+            a convolution of C channels to F columns.
     """
     BFLOAT16, GRADIENT = precision == "bfloat16", gradient
     TERMS = terms(BFLOAT16)
@@ -53,8 +53,8 @@ def pack(precision: Precision, gradient: bool) -> Kernel:
         rest = U(step // taps)
         chunk = U(rest % chunks)
         column = U(column + U(U(rest // chunks) * U(COLUMNS)))
-        # The swizzle of `line_word`, which is its own inverse, because the first line is a
-        # multiple of 8.
+        # Invert the swizzle of `line_word`. It is its own inverse, because the first line of a
+        # step is a multiple of 8.
         term = U(U(U(U(word & 31) >> 2) ^ U(line & 7)) << 2)
         term = U(U(U(chunk * U(TERMS)) + U(term * U(EACH))) + U(U(word & 3) * U(EACH)))
         if GRADIENT:

@@ -24,11 +24,11 @@ from cnnforge_kernels.cuda.tensor_cores.halo.layout import (
 from cnnforge_kernels.cuda.tensor_cores.halo.packing import pack
 from cnnforge_kernels.cuda.tensor_cores.halo.weights import halo_grad_weights
 
-# Minimum share of the products of a tile that are needed. Below it the general kernel should be
-# faster, although it issues three times as many instructions per product, copies included.
+# Minimum share of needed products among all products of a tile. Below it the general kernel should
+# be faster, although it issues three times as many instructions per product, copies included.
 _MIN_SHARE = 0.4
-# About one block for each multiprocessor of a large device. A constant, because a result must not
-# depend on the device that computed it.
+# About one block for each multiprocessor of a large device. It is a constant, because a result
+# must not depend on the device that computed it.
 _BLOCKS = 128
 
 
@@ -41,7 +41,7 @@ def _reach(c: Convolution) -> tuple[int, int]:
 
 
 def _lines(tile: Halo) -> tuple[int, ...]:
-    """Arguments of a tile: rows, columns and number of its lines, and reciprocals."""
+    """Return seven numbers for a tile: rows, columns and number of its lines, and reciprocals."""
     rows, columns = tile.rows + tile.reach[0], tile.columns + tile.reach[1]
     return (
         *(rows, columns, tile.lines, reciprocal(rows * columns), reciprocal(columns)),
@@ -50,7 +50,7 @@ def _lines(tile: Halo) -> tuple[int, ...]:
 
 
 def _share(count: int, each: int) -> float:
-    """Share of tiles of ``each`` items that ``count`` items use."""
+    """Share of used items if ``count`` items fill tiles of ``each`` items."""
     return count / (blocks(count, each) * each)
 
 

@@ -59,8 +59,8 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
 
     Its arguments are inputs, grad_outputs, mask, and the parts of grad_weights and of grad_bias,
     which are ``slice_stride`` float32 apart; then the numbers ``PARAMETERS``, as in
-    ``halo_convolution`` and ``tensor_cores/weights.py``. ``blockIdx.x`` counts groups of nine taps,
-    then tiles of channels, then tiles of filters. ``blockIdx.y`` is the slice.
+    ``halo_convolution`` and ``tensor_cores/weights.py``. ``blockIdx.x`` is the index of a group of
+    nine taps, a tile of channels and a tile of filters. ``blockIdx.y`` is the index of the slice.
 
     Args:
         precision: Precision of the operands. Sums are float32, and the gradient of the bias is a
@@ -72,7 +72,7 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
     LINE, LINES, TOTAL, STEP = sizes.line, sizes.lines, sizes.total, sizes.step
     BUFFER, TABLE = TOTAL * LINE, 2 * TOTAL * LINE
     ENTRIES = sizes.table // (2 * THREADS)
-    # Copies per thread in a quarter of a tile, of the inputs and of grad_outputs.
+    # Number of copies per thread in a quarter of a tile: of the inputs, and of grad_outputs.
     FROM_INPUTS = -(-LINES // (COPIED * QUARTERS))
     FROM_GRADS = sizes.pixels // (COPIED * QUARTERS)
     FLYING = FROM_INPUTS + FROM_GRADS
@@ -156,6 +156,7 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
 
         tile_pixels = U(tile_images * U(tile_rows * tile_columns))
         # Table of the pixels that a tile copies: those of the inputs, then those of grad_outputs.
+        # An entry has two words: the position in the tile, and the offset in the array.
         for k in range(ENTRIES):
             place = U(thread + U(THREADS * k))
             second = U(place >= U(LINES))
@@ -178,7 +179,7 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
             ptx.store2_shared(shared, U(U(TABLE) + U(place * U(2))), word, where)
         cuda.syncthreads()
 
-        # All copies of this thread have the same four channels, or filters.
+        # All copies of this thread are of the same four channels or filters.
         quad, own = U(thread & 15), U(thread >> 4)
         own_channel = U(first_channel + U(quad * U(4)))
         own_filter = U(first_filter + U(quad * U(4)))
@@ -186,7 +187,7 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
         no_channels = U(U(own_channel >= channels) * U(NOWHERE))
         no_filters = U(U(own_filter >= filters) * U(NOWHERE))
 
-        # Distance between the lines of a tap and those of the first tap.
+        # Distance in words between the lines of a tap and those of the first tap.
         further = cuda.local.array(TAPS, U)
         for i in range(TAPS):
             tap = U(U(tap_group * U(TAPS)) + U(i))
@@ -305,7 +306,7 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
                     ptx.store2_if(partial_weights, U(to + n), v0, v1, U(stored & (n < filters)))
 
         if block < filter_tiles:
-            # Only one of the blocks that share these filters adds the sums of its threads.
+            # Only one of the blocks that share these filters writes the gradient of the bias.
             w0, w1 = ptx.as_bits(bias[0]), ptx.as_bits(bias[1])
             w2, w3 = ptx.as_bits(bias[2]), ptx.as_bits(bias[3])
             ptx.store4_shared(shared, U(thread * U(4)), w0, w1, w2, w3)
