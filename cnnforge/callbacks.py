@@ -30,7 +30,8 @@ class FinishedEpoch:
         monitor: Name of the monitored metric, for instance `"accuracy"`. Its value in this epoch
             is `metrics.values["val_accuracy"]`.
         model: The model. A callback must not change it, since its weights are validated already
-            and are saved after the callbacks.
+            and are saved after the callbacks. With the option `ema`, the model has its own weights
+            here; their moving average was validated and is saved.
         folder: The run directory, in which a callback may write files, or `None`.
         stopped: Reason why training ends after this epoch; empty if it does not.
     """

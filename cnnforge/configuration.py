@@ -224,6 +224,32 @@ def parse_epochs(text: str, before: int | None = None) -> int:
     return before + int(digits)
 
 
+def epochs_of_resumed(options: TrainingOptions, text: str | None, run: Path) -> int:
+    """Return the total number of epochs of a run that is resumed.
+
+    Args:
+        options: Options of the run.
+        text: Value of `--epochs`, see `parse_epochs`; `None`: the run keeps its number.
+        run: The run directory, for the error message.
+
+    Returns:
+        The number of epochs, 1 or more.
+
+    Raises:
+        UsageError: The text is not a number of epochs, or the number would change although the
+            schedule depends on it.
+    """
+    before = options.epochs
+    total = before if text is None else parse_epochs(text, before)
+    if total != before and options.ends:
+        raise UsageError(
+            f"the run {run} has epochs = {before}, not {total}, and schedule = "
+            f"{options.schedule}: this schedule depends on the number of epochs; for a new run "
+            f"from its weights use --init-from {run}, or leave --epochs out to finish this one"
+        )
+    return total
+
+
 def _typed(name: str, value: Any, source: str) -> Any:
     types_by_name = {option.name: str(option.type) for option in fields(TrainingOptions)}
     wanted = types_by_name[name].removesuffix(" | None")

@@ -54,8 +54,9 @@ PLUGIN_API = 1
 hookimpl = pluggy.HookimplMarker("cnnforge")
 """Decorator that marks a function as an implementation of the hook with the same name."""
 
-DEFAULT_TASK = "classification"
-"""Name of the task of models and datasets that do not name one."""
+DEFAULT_TASK = "cnnforge/classification"
+"""Name of the task of models and datasets that do not name one. It is qualified, because a plugin
+may have a task `classification` too."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 

@@ -50,7 +50,8 @@ class TrainableModel:
         """Replace the model's weights by their moving averages, if the optimizer computes these.
 
         The end of the block restores the weights. Inside the block, `arrays` returns the replaced
-        weights. Do not train inside the block.
+        weights. Do not train inside the block, except after `restore`: the model then keeps the
+        restored weights, also after the block.
         """
         if not self._optimizer.use_ema:
             yield
@@ -61,7 +62,8 @@ class TrainableModel:
         try:
             yield
         finally:
-            for variable in weights:
+            # `restore` leaves nothing to put back.
+            for variable in weights if self._own else ():
                 variable.assign(self._own[id(variable)])
             self._own = {}
 
@@ -91,6 +93,8 @@ class TrainableModel:
                     f"{tuple(variable.shape)}: it was saved by another model"
                 )
             variable.assign(array)
+        # Inside of `averaged`, `arrays` would return the weights from before the restore.
+        self._own = {}
 
     def variables(self) -> list[keras.Variable]:
         """Return the model's variables and the optimizer's, in the order of `arrays`."""

@@ -62,18 +62,25 @@ def show_options(
     Raises:
         UsageError: A value is wrong.
     """
-    from cnnforge.configuration import parse_epochs, resolve
+    from cnnforge.configuration import (
+        TrainingOptions,
+        check_types,
+        epochs_of_resumed,
+        parse_epochs,
+        resolve,
+    )
     from cnnforge.runs import RunDirectory, to_toml
 
-    before = None
+    stored = {}
     if resume is not None:
-        from cnnforge.configuration import check_types
-
         stored = check_types(RunDirectory.open(resume, needs=()).read_config()[0], str(resume))
-        before = stored.get("epochs")
         configured = {**stored, **configured}
     if epochs is not None:
-        given["epochs"] = parse_epochs(epochs, before)
+        given["epochs"] = (
+            parse_epochs(epochs)
+            if resume is None
+            else epochs_of_resumed(TrainingOptions(**stored), epochs, resume)
+        )
     options, origins = resolve(given, configured)
     values = options.as_dict()
     if json:

@@ -40,6 +40,7 @@ def evaluate(
         image_shape=predictor.image_shape,
         datasets=trained.plugins.datasets,
         trained_on=trained.data,
+        tasks=trained.plugins.tasks,
     )
     result = inputs.evaluate(predictor)
     if json:

@@ -61,6 +61,7 @@ def predict(
         image_shape=trained.predictor.image_shape,
         datasets=trained.plugins.datasets,
         trained_on=trained.data,
+        tasks=trained.plugins.tasks,
     )
     task = trained.predictor.task
     rows: list[Row] = []

@@ -11,7 +11,8 @@ from typing import Protocol
 from cnnforge.data.dataset import DataOptions, Dataset
 from cnnforge.data.images import printable
 from cnnforge.errors import DataError, UnknownNameError, UsageError
-from cnnforge.plugin import DatasetSpec
+from cnnforge.plugin import DatasetSpec, TaskSpec
+from cnnforge.plugin_host.registry import Registry
 
 # The short name has at least two characters, since "C:\data" begins with a drive. The part before
 # the slash is the name of a plugin, which may have all characters of a distribution's name.
@@ -75,7 +76,10 @@ def parse(reference: str, known: Container[object] = ()) -> tuple[str, str | Non
 
 
 def open_dataset(
-    reference: str, datasets: DatasetRegistry, options: DataOptions | None = None
+    reference: str,
+    datasets: DatasetRegistry,
+    options: DataOptions | None = None,
+    tasks: Registry[TaskSpec] | None = None,
 ) -> Dataset:
     """Open the dataset that a reference names.
 
@@ -83,12 +87,15 @@ def open_dataset(
         reference: Reference to a dataset, see `parse`.
         datasets: Registry of the datasets that plugins declare.
         options: Options of the dataset.
+        tasks: Registry of the tasks, to check that the dataset is for the task that its plugin
+            declares; `None`: this is not checked.
 
     Returns:
         The dataset.
 
     Raises:
-        UsageError: If the reference names no dataset, or the dataset refuses an option.
+        UsageError: If the reference names no dataset, the dataset refuses an option, or its task is
+            unknown.
         DataError: If the data cannot be used.
     """
     name, argument = parse(reference, datasets)
@@ -104,13 +111,9 @@ def open_dataset(
             f"the dataset {spec.qualified_name!r} returned a {type(dataset).__name__}: "
             "its plugin must return a cnnforge.data.Dataset"
         )
-    if dataset.labelled and _short(dataset.task) != _short(spec.task):
+    if tasks is not None and dataset.labelled and not tasks.same(dataset.task, spec.task):
         raise DataError(
             f"the dataset {spec.qualified_name!r} is declared for the task {spec.task!r} and "
             f"returned one for {dataset.task!r}: its plugin must name the same task in both places"
         )
     return dataset
-
-
-def _short(task: str) -> str:
-    return task.rpartition("/")[2]

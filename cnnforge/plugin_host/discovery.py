@@ -56,7 +56,7 @@ class _Core:
     def cnnforge_tasks(self) -> list[TaskSpec]:
         return [
             TaskSpec(
-                name=DEFAULT_TASK,
+                name=DEFAULT_TASK.rpartition("/")[2],
                 target="cnnforge.tasks.classification:Classification",
                 summary="tells the class of an image",
             )

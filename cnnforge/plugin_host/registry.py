@@ -105,9 +105,20 @@ class Registry(Generic[SpecT]):
 
     def names(self) -> list[str]:
         """Return a sorted list with the shortest unambiguous name of each spec."""
-        return sorted(
-            spec.name if spec.name in self else spec.qualified_name for spec in self.values()
-        )
+        return sorted(map(self.shortest_name, self.values()))
+
+    def shortest_name(self, spec: SpecT) -> str:
+        """Return the short name of a spec if it is unambiguous, else the qualified name."""
+        return spec.name if spec.name in self else spec.qualified_name
+
+    def same(self, one: str, another: str) -> bool:
+        """Return whether two names, short or qualified, find the same spec.
+
+        Raises:
+            UnknownNameError: No plugin declares one of the names.
+            AmbiguousNameError: One of them is a short name that several plugins declare.
+        """
+        return self[one].qualified_name == self[another].qualified_name
 
     def _of(self, plugin: str) -> Mapping[str, SpecT]:
         return self._specs.get(plugin, {})

@@ -20,7 +20,8 @@ from cnnforge.data import (
     open_dataset,
 )
 from cnnforge.errors import DataError, UsageError
-from cnnforge.plugin import DEFAULT_TASK, DatasetSpec
+from cnnforge.plugin import DEFAULT_TASK, DatasetSpec, TaskSpec
+from cnnforge.plugin_host.discovery import discover
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.prediction.predictor import Predictor
 from cnnforge.tasks import Evaluation, Row
@@ -112,6 +113,7 @@ def find_inputs(
     image_shape: tuple[int, int, int],
     datasets: Registry[DatasetSpec],
     trained_on: RunData,
+    tasks: Registry[TaskSpec] | None = None,
 ) -> list[FileInputs | SampleInputs]:
     """Find the images to predict.
 
@@ -121,6 +123,7 @@ def find_inputs(
         datasets: The known datasets.
         trained_on: The data that the model was trained on. If they are named, only their validation
             part is predicted.
+        tasks: The known tasks; by default those of the installed plugins.
 
     Returns:
         The inputs in the order of `named`. A file that is named twice, or is also in a named
@@ -141,7 +144,9 @@ def find_inputs(
         elif _is_image_path(text):
             inputs = FileInputs((text,))
         else:
-            samples = open_samples(text, image_shape, datasets, trained_on, need_labels=False)
+            samples = open_samples(
+                text, image_shape, datasets, trained_on, need_labels=False, tasks=tasks
+            )
             found.append(samples)
             continue
         found.append(
@@ -165,6 +170,7 @@ def open_samples(
     trained_on: RunData,
     *,
     need_labels: bool = True,
+    tasks: Registry[TaskSpec] | None = None,
 ) -> SampleInputs:
     """Open a dataset for prediction or evaluation with a trained model.
 
@@ -174,6 +180,7 @@ def open_samples(
         datasets: The known datasets.
         trained_on: The data that the model was trained on.
         need_labels: Whether a dataset without labels is an error.
+        tasks: The known tasks; by default those of the installed plugins.
 
     Returns:
         The validation part if the model was trained on this dataset. Otherwise all samples, sorted
@@ -184,6 +191,7 @@ def open_samples(
             converted to `image_shape`.
         DataError: The dataset cannot be read.
     """
+    tasks = discover().tasks if tasks is None else tasks
     options = DataOptions(
         image_size=image_shape[:2],
         color="grayscale" if image_shape[2] == 1 else "rgb",
@@ -191,14 +199,14 @@ def open_samples(
         seed=trained_on.seed,
         need_labels=need_labels,
     )
-    dataset = _open(reference, datasets, options)
+    dataset = _open(reference, datasets, options, tasks)
     if dataset.image_shape != image_shape:
         raise UsageError(
             f"the images of {reference} are {_times(dataset.image_shape)}, the model takes "
             f"{_times(image_shape)}: use another dataset"
         )
-    own, task = (name.rpartition("/")[2] for name in (trained_on.task, dataset.task))
-    if dataset.labelled and own != task:
+    if dataset.labelled and not tasks.same(trained_on.task, dataset.task):
+        own, task = (tasks.shortest_name(tasks[name]) for name in (trained_on.task, dataset.task))
         raise UsageError(
             f"{reference} is for the task {task!r}, and the model of this run is for {own!r}: use "
             "another dataset"
@@ -261,16 +269,21 @@ class _Joined:
         return joined
 
 
-def _open(reference: str, datasets: Registry[DatasetSpec], options: DataOptions) -> Dataset:
+def _open(
+    reference: str,
+    datasets: Registry[DatasetSpec],
+    options: DataOptions,
+    tasks: Registry[TaskSpec],
+) -> Dataset:
     try:
-        return open_dataset(reference, datasets, options)
+        return open_dataset(reference, datasets, options, tasks)
     except UsageError as error:
         if options.image_size is None:
             raise
         # A csv file of pixels has a fixed size and color, and may refuse others.
         try:
             return open_dataset(
-                reference, datasets, replace(options, image_size=None, color="auto")
+                reference, datasets, replace(options, image_size=None, color="auto"), tasks
             )
         except UsageError:
             raise error from None

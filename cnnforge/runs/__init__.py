@@ -89,9 +89,10 @@ class RunDirectory:
             The directory.
 
         Raises:
-            UsageError: The directory does not exist, or it is not a run.
-            RunError: A file is missing because training stopped before the end of the first
-                epoch, or a newer cnnforge wrote the run.
+            UsageError: The directory does not exist, it is not a run, or a newer cnnforge wrote
+                it.
+            RunError: A file is damaged, or it is missing because training stopped before the end
+                of the first epoch.
         """
         run = cls(Path(path))
         if not run.path.is_dir():
@@ -104,7 +105,7 @@ class RunDirectory:
         if not isinstance(written, int):
             raise RunError(f"{run.path / CONFIG} is damaged: it has no run format")
         if written > FORMAT:
-            raise RunError(
+            raise UsageError(
                 f"the run {path} was written by a newer cnnforge "
                 f"({table.get('cnnforge', 'unknown version')}, run format {written}; this one "
                 f"reads {FORMAT}): update cnnforge"

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+# Other columns of `metrics.csv`, and other values of a training state and of an evaluation.
+RESERVED_NAMES = ("epoch", "learning_rate", "seconds", "images_per_second", "samples")
+VALIDATION_PREFIX = "val_"
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
     """A measure of the quality of a model.
+
+    A task with two metrics of one name, or with a name or sum that is reserved, is refused.
+    Reserved are `epoch`, `learning_rate`, `seconds`, `images_per_second`, `samples`, and names that
+    begin with `val_`.
 
     Attributes:
         name: Column of `metrics.csv`; the column of the validation value has the prefix `val_`.
@@ -59,6 +68,8 @@ class Evaluation:
 def is_better(metric: Metric, new: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
     """Return whether a new epoch is better by a metric; if its values are equal, by the loss.
 
+    NaN is worse than every number.
+
     Args:
         metric: The monitored metric.
         new: Validation metrics of the new epoch, by name.
@@ -66,7 +77,8 @@ def is_better(metric: Metric, new: Mapping[str, float], best: Mapping[str, float
     """
 
     def rank(values: Mapping[str, float]) -> tuple[float, float]:
-        value = values[metric.name]
-        return (value if metric.best == "max" else -value), -values[LOSS.name]
+        value = values[metric.name] * (1 if metric.best == "max" else -1)
+        # NaN is neither above nor below a number, so the epoch would remain the best one.
+        return (-math.inf if math.isnan(value) else value), -values[LOSS.name]
 
     return best is None or rank(new) > rank(best)

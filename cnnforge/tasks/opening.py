@@ -10,6 +10,7 @@ from cnnforge.errors import PluginError, UsageError
 from cnnforge.plugin import DEFAULT_TASK, ModelSpec, TaskSpec
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.runs import RunDirectory
+from cnnforge.tasks.metric import LOSS, RESERVED_NAMES, VALIDATION_PREFIX
 from cnnforge.tasks.task import Task
 
 
@@ -39,6 +40,7 @@ def task_for(dataset: Dataset, tasks: Registry[TaskSpec], options: Mapping[str, 
     Raises:
         UsageError: The task is unknown, or does not accept an option.
         DataError: The samples have no targets for this task.
+        PluginError: The task is not a valid task.
     """
     spec = tasks[dataset.task]
     task = load_task(spec)
@@ -49,7 +51,7 @@ def task_for(dataset: Dataset, tasks: Registry[TaskSpec], options: Mapping[str, 
                 f"{name} is not an option of the task {spec.name!r}, which {dataset.name} is for: "
                 f"{taken}"
             )
-    return task.for_dataset(dataset, options)
+    return _checked(task.for_dataset(dataset, options), spec)
 
 
 def open_task(run: RunDirectory, tasks: Registry[TaskSpec]) -> Task:
@@ -62,8 +64,35 @@ def open_task(run: RunDirectory, tasks: Registry[TaskSpec]) -> Task:
     Raises:
         UsageError: No plugin declares the task.
         RunError: A file is missing or damaged.
+        PluginError: The task is not a valid task.
     """
-    return load_task(tasks[task_of(run)]).for_run(run)
+    spec = tasks[task_of(run)]
+    return _checked(load_task(spec).for_run(run), spec)
+
+
+def _checked(task: Task, spec: TaskSpec) -> Task:
+    """Return a task if the names of its metrics and sums are valid.
+
+    Raises:
+        PluginError: `LOSS` is missing, or a name is reserved or used twice.
+    """
+    about = f"the task {spec.qualified_name!r} has"
+    if LOSS not in task.metrics:
+        raise PluginError(f"{about} no loss: add cnnforge.tasks.LOSS to its metrics")
+    names = [metric.name for metric in task.metrics]
+    for kind, name in [
+        *(("metric", name) for name in names),
+        *(("sum", name) for name in task.sum_names),
+    ]:
+        if name in RESERVED_NAMES or name.startswith(VALIDATION_PREFIX):
+            raise PluginError(
+                f"{about} a {kind} named {name!r}: use another name; cnnforge itself uses "
+                f"{', '.join(RESERVED_NAMES)}, and names that begin with {VALIDATION_PREFIX}"
+            )
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise PluginError(f"{about} two metrics named {twice[0]!r}: rename one")
+    return task
 
 
 def task_of(run: RunDirectory) -> str:
@@ -90,13 +119,13 @@ def check_match(
     Raises:
         UsageError: The tasks differ, or one of them is unknown.
     """
-    wanted, own = tasks[task], tasks[model.task]
-    if own.qualified_name == wanted.qualified_name:
+    if tasks.same(task, model.task):
         return
-    names = {wanted.name, wanted.qualified_name}
+    wanted, own = tasks[task], tasks[model.task]
+    names = {tasks.shortest_name(wanted), wanted.qualified_name}
     others = [name for name in models.names() if models[name].task in names]
     choice = f"choose one of its models ({', '.join(others)})" if others else "no model is for it"
     raise UsageError(
-        f"the model {model.name!r} is for the task {own.name!r}, and {data} is for "
-        f"{wanted.name!r}: {choice}, or choose other data"
+        f"the model {model.name!r} is for the task {tasks.shortest_name(own)!r}, and {data} is for "
+        f"{tasks.shortest_name(wanted)!r}: {choice}, or choose other data"
     )

@@ -183,7 +183,11 @@ def _loads(spec: DatasetSpec, plugins: Plugins) -> str:
         ) from error
     if not isinstance(data, Dataset):
         raise AssertionError(f"load() returns a {type(data).__name__}, expected a Dataset")
-    if data.task.rpartition("/")[2] != spec.task.rpartition("/")[2]:
+    try:
+        same = plugins.tasks.same(data.task, spec.task)
+    except CnnforgeError as error:
+        raise AssertionError(str(error)) from None
+    if not same:
         raise AssertionError(
             f"the dataset is for the task {data.task!r}, and its spec says {spec.task!r}"
         )

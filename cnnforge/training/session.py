@@ -203,13 +203,26 @@ def own_layers(model: keras.Model) -> list[type]:
 def identity_of(options: TrainingOptions, dataset: Dataset) -> dict[str, str | int | float | bool]:
     """Return the values that must be the same when a run is resumed, by name.
 
-    They are options, the fingerprint of the data, and the Keras backend.
+    They are the options that are not `None`, the fingerprint of the data, and the Keras backend.
     """
-    values = {k: v for k, v in options.as_dict().items() if k not in FREE and v is not None}
-    values = {k: ", ".join(v) if isinstance(v, list) else v for k, v in values.items()}
     # Another backend draws other random numbers and rounds differently.
     backend = keras.backend.backend()
-    return {**values, "data fingerprint": dataset.fingerprint, "Keras backend": backend}
+    return {**_fixed(options), "data fingerprint": dataset.fingerprint, "Keras backend": backend}
+
+
+def stored_identity(state: TrainingState) -> dict[str, str | int | float | bool]:
+    """Return what `identity_of` returned when a state was saved.
+
+    An option that the state lacks had its default: it was `None`, or the cnnforge that wrote the
+    state did not have it.
+    """
+    defaults = TrainingOptions(seed=cast("int", state.config.get("seed", 0)))
+    return {**_fixed(defaults), **state.config}
+
+
+def _fixed(options: TrainingOptions) -> dict[str, str | int | float | bool]:
+    values = {k: v for k, v in options.as_dict().items() if k not in FREE and v is not None}
+    return {k: ", ".join(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
 def kernels_of(options: TrainingOptions) -> Kernels:

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from cnnforge.backends import prepare
-from cnnforge.configuration import TrainingOptions, check_types, parse_epochs
+from cnnforge.configuration import TrainingOptions, check_types, epochs_of_resumed
 from cnnforge.conversion import LayerImplementation, decide, forge, lower
 from cnnforge.conversion.certificate import LayerCheck, certify
 from cnnforge.data import DataOptions, Dataset, open_dataset, parse
@@ -23,7 +23,14 @@ from cnnforge.tasks import Task, check_match, task_for
 from cnnforge.training.building import build_model
 from cnnforge.training.components import make_augmentations, make_callbacks, qualified
 from cnnforge.training.run_metadata import read_decisions, write_run_metadata
-from cnnforge.training.session import FREE, Session, identity_of, kernels_of, own_layers
+from cnnforge.training.session import (
+    FREE,
+    Session,
+    identity_of,
+    kernels_of,
+    own_layers,
+    stored_identity,
+)
 from cnnforge.training.state import StateStore
 from cnnforge.utils.atomic_files import remove_leftovers
 
@@ -87,7 +94,8 @@ def resume(
         The session. It is `finished` if all epochs are done.
 
     Raises:
-        UsageError: An option, the data or the code of the model has changed.
+        UsageError: An option, the data or the code of the model has changed, or a newer cnnforge
+            wrote the run.
         RunError: The run is damaged.
     """
     run = RunDirectory.open(path, needs=())
@@ -96,14 +104,8 @@ def resume(
     for name, value in given.items():
         if name not in FREE:
             _same(run, name, getattr(options, name), value)
-    before = options.epochs
-    total = parse_epochs(epochs, before) if epochs else before
-    if total != before and options.ends:
-        raise UsageError(
-            f"the run {run.path} has epochs = {before}, not {total}, and schedule = "
-            f"{options.schedule}: this schedule depends on the number of epochs; for a new run "
-            f"from its weights use --init-from {run.path}, or leave --epochs out to finish this one"
-        )
+    old_total = options.epochs
+    total = epochs_of_resumed(options, epochs, run.path)
     options = replace(options, epochs=total, plugin=(*options.plugin, *given.get("plugin", ())))
     options = replace(options, plugin=tuple(dict.fromkeys(options.plugin)))
     plugins = load(options.plugin)
@@ -118,10 +120,12 @@ def resume(
     augmentations = make_augmentations(table.get("augmentations", ()), plugins.augmentations)
     dataset = _open_data(options, plugins)
     task = task_for(dataset, plugins.tasks, options.task_options)
-    identity = identity_of(options, dataset)
-    for name, value in (state.config if state else {}).items():
-        _same(run, name, value, identity.get(name))
-    if state and state.stopped and total > before:
+    if state:
+        # The user may have changed config.toml.
+        before, now = stored_identity(state), identity_of(options, dataset)
+        for name in {**before, **now}:
+            _same(run, name, before.get(name), now.get(name))
+    if state and state.stopped and total > old_total:
         # The user wants more epochs than before, so training continues after the callback's stop.
         state = replace(state, stopped="")
     if not state:
@@ -168,7 +172,7 @@ def _open_data(options: TrainingOptions, plugins: Plugins) -> Dataset:
         seed=options.split_seed,
         strict=options.strict,
     )
-    return open_dataset(options.data, plugins.datasets, data_options)
+    return open_dataset(options.data, plugins.datasets, data_options, plugins.tasks)
 
 
 def _build(

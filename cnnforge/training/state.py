@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnforge.errors import RunError
+from cnnforge.errors import RunError, UsageError
 from cnnforge.training.events import EpochMetrics
 from cnnforge.utils.atomic_files import write_bytes
 
@@ -136,7 +136,7 @@ class StateStore:
             The state, or `None`, and one warning for each damaged file that was skipped.
 
         Raises:
-            RunError: A state has a newer format.
+            UsageError: A newer cnnforge wrote a state.
         """
         warnings: list[str] = []
         for path in self._newest_first():
@@ -145,7 +145,7 @@ class StateStore:
             except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
                 warnings.append(f"{path} is damaged ({error}): the previous state is used")
             except _NewerFormatError as error:
-                raise RunError(f"{path} {error}") from error
+                raise UsageError(f"{path} {error}") from error
         return None, warnings
 
     def _newest_first(self) -> list[Path]:

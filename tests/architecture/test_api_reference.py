@@ -23,6 +23,7 @@ PUBLIC = [
     "cnnforge.plugin",
     "cnnforge.prediction",
     "cnnforge.tasks",
+    "cnnforge.tasks.classification",
     "cnnforge.testing",
     "cnnforge.training",
     "cnnforge_kernels",

@@ -43,7 +43,7 @@ class ClassEvaluation(Evaluation):
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy in nats."""
+        """Mean cross-entropy in nats; probabilities below 1e-7 count as 1e-7, as in Keras."""
         return self.metrics[LOSS.name]
 
     @property
@@ -168,19 +168,6 @@ def evaluate(
     evaluator = ClassEvaluator(labels, classes)
     evaluator.add(probabilities)
     return evaluator.result()
-
-
-def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean of -log p(true class).
-
-    Args:
-        probabilities: (N, C) float.
-        labels: (N,) int.
-
-    Returns:
-        Nats per sample; probabilities below 1e-7 count as 1e-7, as in Keras.
-    """
-    return _mean_cross_entropy(probabilities[np.arange(len(labels)), labels].astype(np.float64))
 
 
 def _mean_cross_entropy(right: np.ndarray) -> float:

@@ -11,8 +11,11 @@ import numpy as np
 from cnnforge.reporting.figures import confusion_matrix
 from cnnforge.runs import RunDirectory, to_csv
 from cnnforge.tasks.classification.metrics import ClassEvaluation
+from cnnforge.tasks.rows import csv_table as csv_of_rows
 
 CONFUSION = "confusion_matrix.csv"
+# Columns that a table of predictions always has.
+COLUMNS = ("label", "probability")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,19 @@ def rank(
         tuple((classes[int(index)], float(row[index])) for index in chosen)
         for row, chosen in zip(probabilities, best, strict=True)
     ]
+
+
+def csv_table(predictions: Sequence[Prediction]) -> str:
+    """Write predictions as CSV.
+
+    Args:
+        predictions: The rows.
+
+    Returns:
+        CSV with the columns `file`, `label`, `probability`, further columns if a row has them, and
+        `error` if a row has one.
+    """
+    return csv_of_rows(predictions, COLUMNS)
 
 
 def submission(predictions: Sequence[Prediction]) -> str:

@@ -20,6 +20,7 @@ from cnnforge.tasks.classification.metrics import (
     ClassEvaluator,
 )
 from cnnforge.tasks.classification.report import (
+    COLUMNS,
     Prediction,
     class_table,
     rank,
@@ -51,7 +52,7 @@ class Classification(Task):
     options = ("label_smoothing", "class_weights")
     metrics = (LOSS, ACCURACY, BALANCED_ACCURACY, MACRO_F1)
     monitor = ACCURACY.name
-    columns = ("label", "probability")
+    columns = COLUMNS
 
     def __init__(
         self,

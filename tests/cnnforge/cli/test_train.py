@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -423,6 +424,24 @@ def test_a_resumed_run_keeps_its_configuration(
         assert "--init-from" in line
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("clip_norm = 0.001", "has clip_norm = None, not 0.001"),
+        ("ema = 0.9", "has ema = None, not 0.9"),
+        ('monitor = "loss"', "has monitor = None, not loss"),
+    ],
+)
+def test_an_edited_configuration_is_not_resumed(
+    trained: Path, tmp_path: Path, line: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    config = run / "config.toml"
+    config.write_text(f"{line}\n{config.read_text()}")
+    assert message in error_of(capsys, 2, "train", "--resume", str(run), "--epochs", "+1")
+
+
 def test_changed_data_is_not_resumed(
     train: Callable[..., dict],
     capsys: pytest.CaptureFixture[str],
@@ -497,6 +516,23 @@ def test_print_config_names_the_origins(tmp_path: Path, capsys: pytest.CaptureFi
     assert tomllib.loads(printed)["seed"] == 2
     assert main(["train", "--print-config", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["epochs"] == {"value": 20, "origin": "default"}
+
+
+def test_print_config_refuses_the_epochs_that_train_refuses(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    command = ["train", "--print-config", "--resume", str(run)]
+    assert main([*command, "--epochs", "+10"]) == 0
+    assert tomllib.loads(capsys.readouterr().out)["epochs"] == 14
+    config = run / "config.toml"
+    text = config.read_text().replace('schedule = "constant"', 'schedule = "cosine"')
+    assert text != config.read_text()
+    config.write_text(text)
+    message = "has epochs = 4, not 14, and schedule = cosine"
+    assert message in error_of(capsys, 2, *command, "--epochs", "+10")
+    assert main([*command, "--epochs", "4"]) == 0
 
 
 def test_a_signal_saves_and_resumes_to_the_same_bits(

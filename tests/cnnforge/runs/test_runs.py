@@ -115,7 +115,7 @@ def test_a_run_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     run = made(tmp_path)
     config = run.path / "config.toml"
     config.write_text(config.read_text().replace("format = 2", "format = 3"))
-    with pytest.raises(RunError, match=r"newer cnnforge .*run format 3.*reads 2"):
+    with pytest.raises(UsageError, match=r"newer cnnforge .*run format 3.*reads 2"):
         RunDirectory.open(run.path)
 
 

@@ -66,3 +66,22 @@ def test_what_it_could_not_ask_for_cannot_be_changed(
 ) -> None:
     assert main(["train", "--resume", str(run), "--monitor", "macro_f1"]) == 2
     assert "has monitor = None, not macro_f1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("clip_norm = 0.001", "has clip_norm = None, not 0.001"),
+        ('schedule = "step:1"', "has schedule = constant, not step:1"),
+        ('optimizer = "sgd"', "has optimizer = adam, not sgd"),
+        ("split_seed = 1", "has split_seed = 0, not 1"),
+        ("label_smoothing = 0.1", "has label_smoothing = 0.0, not 0.1"),
+    ],
+)
+def test_an_option_that_its_state_lacks_cannot_be_added_to_its_configuration(
+    run: Path, line: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = run / "config.toml"
+    config.write_text(f"{line}\n{config.read_text()}")
+    assert main(["train", "--resume", str(run)]) == 2
+    assert message in capsys.readouterr().err

@@ -1,15 +1,19 @@
 """The parts that all tasks share."""
 
 from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cnnforge.data import AugmentedSamples, Dataset, transform_points
-from cnnforge.errors import PluginError, UnknownNameError, UsageError
-from cnnforge.plugin import ModelSpec, TaskSpec, hookimpl
+from cnnforge.data import AugmentedSamples, DataOptions, Dataset, open_dataset, transform_points
+from cnnforge.errors import DataError, PluginError, UnknownNameError, UsageError
+from cnnforge.plugin import DatasetSpec, ModelSpec, TaskSpec, hookimpl
 from cnnforge.plugin_host.discovery import Plugins
+from cnnforge.prediction import RunData, open_samples
+from cnnforge.runs import RunDirectory
 from cnnforge.tasks import (
     LOSS,
     Metric,
@@ -18,8 +22,13 @@ from cnnforge.tasks import (
     check_match,
     csv_table,
     is_better,
+    open_task,
     task_for,
 )
+from cnnforge.tasks.metric import RESERVED_NAMES
+from cnnforge.tasks.opening import task_of
+from cnnforge.testing import dataset_checks
+from cnnforge.training import EpochMetrics
 
 ERROR = Metric("error", "error", "err", "min")
 SHARE = Metric("share", "share", "share", percent=True)
@@ -148,6 +157,15 @@ def test_the_smaller_error_is_the_better_one() -> None:
     assert is_better(ERROR, {"error": 1, "loss": 9}, {"error": 2, "loss": 1})
 
 
+@pytest.mark.parametrize("metric", [ERROR, SHARE], ids=lambda metric: metric.best)
+def test_nan_is_worse_than_every_number(metric: Metric) -> None:
+    nan, number = ({metric.name: value, "loss": 1.0} for value in (float("nan"), 0.5))
+    assert is_better(metric, number, nan)
+    assert not is_better(metric, nan, number)
+    assert not is_better(metric, nan, nan)
+    assert is_better(metric, {**nan, "loss": 0.5}, nan)
+
+
 def test_an_unknown_metric_is_named() -> None:
     assert Points().monitored() is ERROR
     assert Points().monitored("loss") is LOSS
@@ -213,6 +231,34 @@ def test_the_task_of_a_dataset(plugins: Plugins) -> None:
         task_for(number, plugins.tasks, {})
 
 
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ((ERROR,), "'acme/points' has no loss: add cnnforge.tasks.LOSS"),
+        ((LOSS, Metric("epoch", "", "")), "has a metric named 'epoch': use another name"),
+        ((LOSS, Metric("samples", "", "")), "has a metric named 'samples'"),
+        ((LOSS, Metric("val_loss", "", "", sum="error")), "has a metric named 'val_loss'"),
+        ((LOSS, Metric("speed", "", "", sum="seconds")), "has a sum named 'seconds'"),
+        ((LOSS, ERROR, ERROR), "has two metrics named 'error': rename one"),
+    ],
+)
+def test_metrics_that_would_damage_a_state_are_refused(
+    plugins: Plugins, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, metrics: Any, message: str
+) -> None:
+    monkeypatch.setattr(Points, "metrics", metrics)
+    dataset = Dataset("marked", (), Marked(3), Marked(3), "", task="points")
+    with pytest.raises(PluginError, match=message):
+        task_for(dataset, plugins.tasks, {})
+    run = RunDirectory.create(tmp_path, "marker", "marked")
+    run.write_config({}, {"task": "acme/points"})
+    with pytest.raises(PluginError, match=message):
+        open_task(run, plugins.tasks)
+
+
+def test_the_fixed_columns_of_an_epoch_are_reserved() -> None:
+    assert {field.name for field in fields(EpochMetrics)} - {"values"} <= set(RESERVED_NAMES)
+
+
 def test_the_core_has_a_classification_without_any_plugin() -> None:
     assert list(Plugins().tasks) == ["cnnforge/classification"]
     with pytest.raises(PluginError, match="named 'cnnforge' is already loaded"):
@@ -233,6 +279,73 @@ def test_a_model_of_another_task_than_the_data(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         check_match(plugins.models[model], "X", task, plugins.models, plugins.tasks)
+
+
+def test_a_plugin_with_a_task_of_the_same_name_leaves_the_default_task_alone(
+    plugins: Plugins, tmp_path: Path
+) -> None:
+    class Other:
+        @hookimpl
+        def cnnforge_tasks(self) -> list[TaskSpec]:
+            return [TaskSpec(name="classification", target=f"{__name__}:Points", summary="")]
+
+        @hookimpl
+        def cnnforge_models(self) -> list[ModelSpec]:
+            return [
+                ModelSpec(name="common", target="x:y", summary=""),
+                ModelSpec(name="own", target="x:y", summary="", task="other/classification"),
+            ]
+
+    plugins.register(Other(), "other")
+    marked = Marked(3)
+    assert Dataset("a", ("x",), marked, marked, "").task == "cnnforge/classification"
+    run = RunDirectory.create(tmp_path, "common", "a")
+    run.write_config({}, {})
+    assert task_of(run) == "cnnforge/classification"
+    models, tasks = plugins.models, plugins.tasks
+    check_match(
+        models["common"], "X", DatasetSpec(name="a", target="x:y", summary="").task, models, tasks
+    )
+    message = "'other/classification', and X is for 'cnnforge/classification': choose .*(common)"
+    with pytest.raises(UsageError, match=message):
+        check_match(models["own"], "X", models["common"].task, models, tasks)
+
+
+class Twin:
+    """A second plugin with a task of the name `points`."""
+
+    @hookimpl
+    def cnnforge_tasks(self) -> list[TaskSpec]:
+        return [TaskSpec(name="points", target=f"{__name__}:Points", summary="")]
+
+    @hookimpl
+    def cnnforge_datasets(self) -> list[DatasetSpec]:
+        target = f"{__name__}:load_marked"
+        return [
+            DatasetSpec(name="right", target=target, summary="", task="acme/points"),
+            DatasetSpec(name="wrong", target=target, summary="", task="twin/points"),
+        ]
+
+
+def load_marked(argument: str | None, options: DataOptions) -> Dataset:
+    return Dataset("marked", (), Marked(3), Marked(3), "", task="acme/points")
+
+
+def test_tasks_of_two_plugins_with_one_short_name_are_two_tasks(plugins: Plugins) -> None:
+    plugins.register(Twin(), "twin")
+    datasets, tasks = plugins.datasets, plugins.tasks
+    assert open_dataset("right", datasets, None, tasks).task == "acme/points"
+    with pytest.raises(DataError, match="declared for the task 'twin/points' and returned one"):
+        open_dataset("wrong", datasets, None, tasks)
+    (wrong,) = [check.run for check in dataset_checks("wrong", plugins) if check.kind == "loads"]
+    with pytest.raises(AssertionError, match="for the task 'acme/points', and its spec says"):
+        wrong()
+    shape = load_marked(None, DataOptions()).image_shape
+    run = RunData("x", 0.2, 0, "", task="acme/points")
+    assert len(open_samples("right", shape, datasets, run, tasks=tasks)) == 3
+    run = RunData("x", 0.2, 0, "", task="twin/points")
+    with pytest.raises(UsageError, match=r"for the task 'acme/points', and the model .*'twin/poin"):
+        open_samples("right", shape, datasets, run, tasks=tasks)
 
 
 def test_a_model_of_the_same_task_by_another_name(plugins: Plugins) -> None:

@@ -13,8 +13,7 @@ from cnnforge.callbacks import Callback, FinishedEpoch
 from cnnforge.data import Dataset
 from cnnforge.errors import UsageError
 from cnnforge.optimizer_options import OPTIMIZERS, OptimizerOptions
-from cnnforge.tasks.classification import Classification
-from cnnforge.tasks.classification.metrics import cross_entropy
+from cnnforge.tasks.classification import Classification, evaluate
 from cnnforge.training import BatchesDone, Event, StateStore, TrainingResult, TrainingState
 from cnnforge.training.optimizers import build
 
@@ -163,7 +162,8 @@ def test_an_average_is_validated_and_saved_and_does_not_change_training(
     for variable, value in zip(model.trainable_variables, saved[0], strict=False):
         variable.assign(value)
     images = dataset.validation.fetch(np.arange(20)).astype(np.float32)
-    loss = cross_entropy(model.predict(images, verbose=0), dataset.validation.labels)
+    outputs = model.predict(images, verbose=0)
+    loss = evaluate(outputs, dataset.validation.labels, dataset.classes).loss
     assert state.history[0].val_loss == pytest.approx(loss, rel=1e-5)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnnforge.errors import RunError
+from cnnforge.errors import RunError, UsageError
 from cnnforge.training import Best, EpochMetrics, StateStore, TrainingState
 from cnnforge.training.state import Sums
 
@@ -95,8 +95,9 @@ def test_a_newer_format_is_an_error_not_damage(tmp_path: Path) -> None:
     store = StateStore(tmp_path / "last")
     path = store.save(state(1))
     path.write_bytes(path.read_bytes().replace(b"state 2 ", b"state 9 ", 1))
-    with pytest.raises(RunError, match="written by a newer cnnforge"):
+    with pytest.raises(UsageError, match="written by a newer cnnforge") as raised:
         store.load()
+    assert raised.value.exit_code == 2
 
 
 def test_a_full_disk_keeps_the_earlier_state(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from cnnforge import prediction
 from cnnforge.tasks.classification import Classification, Prediction, rank, submission
 
 TASK = Classification(("a", "b"))
@@ -34,6 +35,13 @@ def test_csv() -> None:
         TASK.csv_table([Prediction("a", (("x", 1.0),))]) == "file,label,probability\na,x,1.000000\n"
     )
     assert TASK.csv_table([]) == "file,label,probability\n"
+
+
+def test_the_package_of_0_1_still_has_its_functions() -> None:
+    assert prediction.Prediction is Prediction
+    assert prediction.submission is submission
+    for rows in (ROWS, ROWS[1:], []):
+        assert prediction.csv_table(rows) == TASK.csv_table(rows)
 
 
 def test_submission_counts_from_one_and_drops_nothing() -> None:
