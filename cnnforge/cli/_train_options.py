@@ -18,11 +18,12 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 _TYPES = {"str": str, "int": int, "float": float}
 
 
-def with_options(kind: type) -> Callable[[FunctionT], FunctionT]:
+def with_options(kind: type, after: str) -> Callable[[FunctionT], FunctionT]:
     """Give a command one option for each field of a dataclass.
 
     Args:
         kind: The dataclass. The metadata of each field holds `metavar` and `help`.
+        after: Name of the command's parameter after which `--help` lists the options.
 
     Returns:
         A decorator for a command with a parameter `**options`. The command gets the option values
@@ -34,7 +35,10 @@ def with_options(kind: type) -> Callable[[FunctionT], FunctionT]:
         named = signature.parameters.values()
         own = [parameter for parameter in named if parameter.kind is not Parameter.VAR_KEYWORD]
         # Typer makes an option for each parameter in the command's signature.
-        parameters = [*own, *map(_parameter, fields(kind))]
+        place = 1 + [parameter.name for parameter in own].index(after)
+        parameters = [*own[:place], *map(_parameter, fields(kind)), *own[place:]]
+        # Typer passes all values by name, and Python wants such parameters last.
+        parameters = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in parameters]
         command.__signature__ = signature.replace(  # pyright: ignore[reportFunctionMemberAccess]
             parameters=parameters
         )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cnnforge.training import Event, Session
 
 
-@with_options(OptimizerOptions)
+@with_options(OptimizerOptions, after="batch_size")
 def train(
     model: Annotated[
         str | None,
