@@ -105,7 +105,7 @@ _NEEDS_BENCHMARK = (
 
 
 def _can_measure(config: pytest.Config) -> bool:
-    """Return whether pytest-benchmark is loaded, by its entry point or by the name of its module."""
+    """Return whether pytest-benchmark is loaded, by its entry point or its module's name."""
     names = ("benchmark", "pytest_benchmark.plugin")
     return any(config.pluginmanager.hasplugin(name) for name in names)
 

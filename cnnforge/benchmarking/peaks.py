@@ -39,9 +39,9 @@ class Peaks:
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
 def _multiply_add(values, a, b, repeats):
-    # Each element is multiplied and added eight times while it is in a register. Each step waits for
-    # the result of the one before, so four elements are computed at once to hide the latency. LLVM
-    # vectorizes the loop and contracts each multiplication and addition into an FMA.
+    # Each element is multiplied and added eight times while it is in a register. Each step waits
+    # for the result of the step before, so four elements are computed at once to hide the latency.
+    # LLVM vectorizes the loop and contracts each multiplication and addition into an FMA.
     quarter = values.size // 4
     for _ in range(repeats):
         for index in range(quarter):
