@@ -59,9 +59,9 @@ def layer_cases(
 
     Args:
         spec: Spec of the plugin layer.
-        shape: The only shape to measure, (N, H, W, C) or (H, W, C). By default the shapes of the
-            benchmarks that the spec names are measured.
-        batch_size: Number of images in those shapes; by default each benchmark's own number.
+        shape: The only shape to measure: (N, H, W, C), or (H, W, C) for 64 images. By default the
+            shapes of the benchmarks that the spec names are measured.
+        batch_size: Number of images in the default shapes; by default each benchmark's own number.
 
     Returns:
         One case for each shape.
