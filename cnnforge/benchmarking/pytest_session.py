@@ -247,8 +247,8 @@ class LayerBenchmarks:
 
     def _judge(self, session: pytest.Session) -> None:
         self._failures += gate.compare_names(self._keys(), self._limits)
-        # If a test has failed before it made its case, the name is missing although the file of
-        # thresholds is right. So different names are wrong input only if no test has failed.
+        # A test may fail before it makes its case. Then the name of the case is missing although
+        # the file of thresholds is right. So different names are wrong input only if no test failed.
         self._wrong_input = bool(self._failures and self.entries) and not session.testsfailed
         if not self.entries:
             self._failures.append(

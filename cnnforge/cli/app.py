@@ -147,6 +147,6 @@ def _explain(error: Any) -> str:
 
 
 def _received(error: Any) -> list[Any]:
-    """Return the values that a validation error rejects, since its message may not name them."""
+    """Return the values that a validation error rejects, since the message may not name them."""
     cause = error.__cause__
     return [detail["input"] for detail in cause.errors()] if hasattr(cause, "errors") else []

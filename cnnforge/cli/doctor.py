@@ -41,8 +41,8 @@ def _report(plugins: Plugins) -> dict[str, Any]:
 
     route, usable = _route()
     checks = _checks(plugins.layers.values()) if usable else []
-    # Describe Numba's threading layer and the way in which the backend calls ops only now: the
-    # checks above call kernels, which loads the former and makes the latter final.
+    # The checks above call kernels. The first call loads Numba's threading layer, and may change how
+    # the backend calls ops. So describe both after the checks.
     facts = environment()
     route = _route()[0] if usable else route
     layer = _threading_layer(facts["threading_layer"])

@@ -39,7 +39,10 @@ _HINTS = {
 
 
 def batch_sizes(subject: Subject) -> str:
-    """Require that outputs of a sample do not depend on the batch, and that a batch may be empty."""
+    """Require that the outputs of a sample do not depend on the batch.
+
+    The batch size may differ from that with which the layer was built. It may be 0.
+    """
     layer = subject.built()
     batch = subject.case.input_shape[0]
     odd = batch + 1 + batch % 2

@@ -1,4 +1,4 @@
-"""Check that a layer and its reference can be converted to each other, and measure their speed."""
+"""Check that a layer and its reference (the stock layer) can be converted, and measure both."""
 
 from __future__ import annotations
 

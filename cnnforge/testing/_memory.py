@@ -78,8 +78,8 @@ def determinism(subject: Subject) -> str:
     """Require that two equal calls give bitwise equal outputs and gradients."""
     layer, inputs = subject.built(), subject.inputs()
     outputs_of(layer, inputs)
-    # If the layer keeps state, the call above has set it, so it affects the next two calls alike.
-    # So a difference between them is not caused by state, which the check `no_state` finds.
+    # If the layer keeps state, the call above has set the state, which then affects the next two
+    # calls alike. So this check does not fail because of state; the check `no_state` finds it.
     first, second = _everything(layer, inputs), _everything(layer, inputs)
     _same(first, second, "two calls with the same inputs give different bits: not deterministic")
     return ""
