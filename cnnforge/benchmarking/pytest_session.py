@@ -248,7 +248,8 @@ class LayerBenchmarks:
     def _judge(self, session: pytest.Session) -> None:
         self._failures += gate.compare_names(self._keys(), self._limits)
         # A test may fail before it makes its case. Then the name of the case is missing although
-        # the file of thresholds is right. So different names are wrong input only if no test failed.
+        # the file of thresholds is right. So different names are wrong input only if no test has
+        # failed.
         self._wrong_input = bool(self._failures and self.entries) and not session.testsfailed
         if not self.entries:
             self._failures.append(

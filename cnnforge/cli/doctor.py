@@ -41,8 +41,8 @@ def _report(plugins: Plugins) -> dict[str, Any]:
 
     route, usable = _route()
     checks = _checks(plugins.layers.values()) if usable else []
-    # The checks above call kernels. The first call loads Numba's threading layer, and may change how
-    # the backend calls ops. So describe both after the checks.
+    # The checks above call kernels. The first call loads Numba's threading layer, and may change
+    # how the backend calls ops. So describe both after the checks.
     facts = environment()
     route = _route()[0] if usable else route
     layer = _threading_layer(facts["threading_layer"])
