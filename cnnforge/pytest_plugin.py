@@ -1,6 +1,7 @@
-"""Fixtures for tests of plugins.
+"""Define fixtures for tests of plugins, and pytest's options for the speed of layers.
 
-If cnnforge is installed, every run of pytest imports this module. So it imports nothing heavy.
+If cnnforge is installed, every run of pytest imports this module. So it must not import slow
+modules such as Keras at the top.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _SESSION = "cnnforge_layer_benchmarks"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of the benchmark gate."""
+    """Add the options that compare the speed of layers with thresholds."""
     group = parser.getgroup("cnnforge", "gate on the speed of layers (fixture layer_benchmark)")
     group.addoption(
         "--cnnforge-gate",
@@ -62,19 +63,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark a test with the fixture layer_benchmark for pytest-benchmark, with `_clock` as timer."""
+    """Let pytest-benchmark read the times of a test that uses `layer_benchmark` from `_clock`."""
     names = getattr(item, "fixturenames", ())
     if "layer_benchmark" in names and _can_measure(item.config):
         if "benchmark" not in names:
             item.fixturenames.append("benchmark")  # pyright: ignore[reportAttributeAccessIssue]
         own = item.get_closest_marker("benchmark")
         options = {**(own.kwargs if own else {}), "timer": _clock}
-        # pytest-benchmark reads only the first marker, so this one comes before the test's own.
+        # pytest-benchmark reads only the first marker. So insert this one before the marker of the
+        # test, whose options it contains.
         item.add_marker(pytest.mark.benchmark(**options), append=False)
 
 
 class _Clock:
-    """A timer for pytest-benchmark, which makes it report seconds that were measured before."""
+    """A timer that makes pytest-benchmark report seconds that were measured before."""
 
     __name__ = "cnnforge"
     now = 0.0
@@ -83,7 +85,7 @@ class _Clock:
         return self.now
 
     def replay(self, benchmark: Any, seconds: Sequence[float]) -> None:
-        """Run one round of pytest-benchmark for each measured time, and report that time for it."""
+        """Run one empty round of pytest-benchmark for each measured time, and report this time."""
         waiting = iter(seconds)
 
         def begin() -> None:
@@ -103,7 +105,7 @@ _NEEDS_BENCHMARK = (
 
 
 def _can_measure(config: pytest.Config) -> bool:
-    """Return whether pytest-benchmark is loaded, by its entry point or by its module."""
+    """Return whether pytest-benchmark is loaded, by its entry point or its module's name."""
     names = ("benchmark", "pytest_benchmark.plugin")
     return any(config.pluginmanager.hasplugin(name) for name in names)
 
@@ -113,12 +115,15 @@ def _wrong(message: str) -> NoReturn:
 
 
 def _layer_benchmarks(config: pytest.Config) -> LayerBenchmarks:
-    """Return the object that measures layers in this run of pytest; it imports Keras."""
+    """Return the object that measures layers in this run of pytest.
+
+    The first call makes the object, and imports Keras.
+    """
     known: Any = config.pluginmanager.get_plugin(_SESSION)
     if known is None:
         from cnnforge.cli._import_keras import import_keras
 
-        # Called first: it sets variables that OpenMP reads when it is loaded.
+        # Called before the next import loads OpenMP: it sets environment variables for OpenMP.
         import_keras()
         from cnnforge.benchmarking.pytest_session import LayerBenchmarks
 
@@ -142,8 +147,9 @@ def layer_benchmark(request: pytest.FixtureRequest) -> Callable[..., Any]:
         `cnnforge.testing.benchmark_cases` returned; `limit` is the max number of seconds of all
         rounds. The function fails the test if the layer differs from its reference. It returns a
         `cnnforge.benchmarking.Measurement`, or `None` with `--benchmark-disable`. pytest-benchmark
-        shows the seconds of the layer's full pass. The ratios are in its `extra_info`, which
-        `--benchmark-json` writes. `--cnnforge-gate FILE.toml` compares them with thresholds.
+        shows the seconds of the layer's full pass. The ratios are in the `extra_info` of
+        pytest-benchmark, which `--benchmark-json` writes. `--cnnforge-gate FILE.toml` compares the
+        ratios with thresholds.
 
     Example:
         ```python
@@ -167,7 +173,8 @@ def isolated_plugins(
 
     Returns:
         A function `isolate(*plugins)`. Each argument is a plugin's file or module, as for
-        `--plugin`. It loads them and returns a `cnnforge.plugin_host.discovery.Plugins`.
+        `--plugin`. The function loads these plugins and returns a
+        `cnnforge.plugin_host.discovery.Plugins`.
 
     Example:
         ```python
@@ -190,10 +197,10 @@ def install_plugin(
     """Install plugins for one test.
 
     Returns:
-        A function `install(name, source, distribution="acme-NAME", version="1.0")`. It makes a
-        distribution that has the entry point `name` and one module with the text `source`, and
-        returns the path of the module. The module is named after the distribution, with
-        underscores.
+        A function `install(name, source, distribution="acme-NAME", version="1.0")`. The function
+        makes a distribution that has the entry point `name` and one module with the text `source`,
+        and returns the path of the module. The module has the name of the distribution, with
+        underscores instead of hyphens.
 
     Example:
         ```python
@@ -225,7 +232,7 @@ def install_plugin(
 
 @pytest.fixture
 def forgotten_modules(tmp_path: Path) -> Iterator[None]:
-    """Remove modules that the test imported from `tmp_path` from `sys.modules` at its end."""
+    """At the end of a test, remove from `sys.modules` what the test imported from `tmp_path`."""
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:

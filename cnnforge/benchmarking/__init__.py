@@ -1,4 +1,8 @@
-"""Time layers and their references alternately in one process, and report ratios of the times."""
+"""Time plugin layers and their references, and report ratios of the times.
+
+The reference of a plugin layer is the stock Keras layer that it replaces. Both are timed
+alternately in one process, so that a busy machine slows both alike.
+"""
 
 from cnnforge.benchmarking.cases import every_layer as every_layer
 from cnnforge.benchmarking.cases import layer_cases as layer_cases

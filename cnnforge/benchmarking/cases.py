@@ -1,4 +1,4 @@
-"""Choose the cases to measure: single layers at certain shapes, or the layers of a model."""
+"""Make benchmark cases. A case is one plugin layer at one input shape, alone or from a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cnnforge.errors import CnnforgeError, UsageError, one_line
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
 
-# Input shapes for a layer without benchmarks of its own.
+# Input shapes (N, H, W, C) for a layer whose spec names no benchmarks.
 _SHAPES = ((64, 28, 28, 8), (64, 14, 14, 16), (32, 32, 32, 32))
 _BATCH_SIZE = 64
 
@@ -35,7 +35,7 @@ def parse_shape(text: str | None, batch_size: int | None) -> tuple[int, ...] | N
         raise UsageError(f"--batch-size is {batch_size}, expected 1 or more")
     if text is None:
         return None
-    # Numbers have at most twelve digits, because larger images do not fit into memory.
+    # Each number has at most twelve digits, because no larger array fits into memory.
     if not re.fullmatch(r"[1-9][0-9]{0,11}(x[1-9][0-9]{0,11}){2,3}", text, re.ASCII):
         raise UsageError(
             f"--shape is {text!r}, expected NxHxWxC or HxWxC (images, height, width, channels; "
@@ -55,18 +55,19 @@ def parse_shape(text: str | None, batch_size: int | None) -> tuple[int, ...] | N
 def layer_cases(
     spec: LayerSpec, shape: tuple[int, ...] | None = None, batch_size: int | None = None
 ) -> list[Case]:
-    """Make the cases of one layer.
+    """Make the benchmark cases of one layer.
 
     Args:
         spec: Spec of the plugin layer.
-        shape: The only shape to measure; by default those of the layer's benchmarks.
-        batch_size: Number of images; by default that of each benchmark.
+        shape: The only shape to measure: (N, H, W, C), or (H, W, C) for 64 images. By default the
+            shapes of the benchmarks that the spec names are measured.
+        batch_size: Number of images in the default shapes; by default each benchmark's own number.
 
     Returns:
         One case for each shape.
 
     Raises:
-        UsageError: The layer names no reference, or cannot be built with the usual arguments.
+        UsageError: The spec names no reference, or the layer cannot be built for a shape.
         PluginError: The layer cannot be imported.
     """
     if spec.load_reference() is None:
@@ -110,7 +111,7 @@ def _case(
 def every_layer(
     specs: Iterable[LayerSpec], shape: tuple[int, ...] | None, batch_size: int | None
 ) -> tuple[list[Case], list[str]]:
-    """Make the cases of all layers that stand for a stock layer.
+    """Make the benchmark cases of all plugin layers that replace a stock layer.
 
     Args:
         specs: Specs of the layers.
@@ -118,7 +119,7 @@ def every_layer(
         batch_size: Number of images; see `layer_cases`.
 
     Returns:
-        The cases, and a message for each layer that has none.
+        Two lists: the cases, and a message for each layer whose cases cannot be made.
     """
     cases, notes = [], []
     for spec in specs:
@@ -131,7 +132,9 @@ def every_layer(
 
 
 def model_cases(model: keras.Model, layers: Registry[LayerSpec], batch_size: int) -> list[Case]:
-    """Make the cases of a forged model. Layers with equal configuration and shape share a case.
+    """Make the benchmark cases of a model that contains plugin layers.
+
+    Layers with equal configuration and input shape share a case.
 
     Args:
         model: A model that `cnnforge.conversion.forge` has returned.

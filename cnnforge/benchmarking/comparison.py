@@ -1,4 +1,4 @@
-"""Compare a result with an earlier one of the same machine, and tell changes from noise."""
+"""Compare two results of `cnnforge bench` on one machine, and tell changes of speed from noise."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from cnnforge.errors import UsageError
 
 FORMAT = "cnnforge-bench-1"
 _MACHINE = ("model", "target", "features", "cores", "usable_cores")
-# Two measurements of a machine's peak differ by a few per cent. A larger difference means that
-# another process took CPU time.
+# Two measurements of a machine's peak speed differ by a few per cent. `remarks` reports a
+# difference above 20 %, because then another process probably took CPU time.
 _PEAK_TOLERANCE = 0.2
 _MIN_NOISE = 0.02
 
@@ -27,11 +27,12 @@ class Change:
     Attributes:
         case: Name of the case.
         name: Name of the pass.
-        before: ``reference / ours`` in the earlier result.
-        now: ``reference / ours`` in the new result.
-        change: ``now / before - 1``; positive if our layer has become faster.
-        noise: The change that is expected between two runs of the same code. It is computed from
-            the percentiles of the ratios of the rounds.
+        before: Time of the reference divided by the time of the plugin layer, in the earlier
+            result.
+        now: The same ratio in the new result.
+        change: ``now / before - 1``; positive if the plugin layer has become faster.
+        noise: Max change that is expected between two runs of the same code. It is computed from
+            the percentiles of the ratio in both results.
     """
 
     case: str
@@ -43,7 +44,7 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """``faster`` or ``slower``, or ``same`` if the change is not larger than the noise."""
+        """``faster``, ``slower``, or ``same`` if the change is not larger than the noise."""
         if abs(self.change) <= self.noise:
             return "same"
         return "faster" if self.change > 0 else "slower"
@@ -56,10 +57,10 @@ def read_result(path: Path) -> dict[str, Any]:
         path: The file.
 
     Returns:
-        The object in it.
+        The JSON object in the file.
 
     Raises:
-        UsageError: The file cannot be read, or it does not contain such an output.
+        UsageError: The file cannot be read, or it is not an output of this version of the command.
     """
     result: Any = None
     try:
@@ -81,12 +82,12 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def require_same_machine(before: Mapping[str, Any], machine: Mapping[str, Any], path: Path) -> None:
-    """Refuse to compare times of two machines.
+    """Raise an error if an earlier result was measured on another machine.
 
     Args:
         before: An earlier result.
         machine: Description of this machine by `cnnforge.utils.environment.environment`.
-        path: The file of the earlier result, for the message.
+        path: The file of the earlier result, which the error message names.
 
     Raises:
         UsageError: The processor, the number of cores, the backend or the graphics card differs.
@@ -101,15 +102,15 @@ def require_same_machine(before: Mapping[str, Any], machine: Mapping[str, Any], 
 
 
 def remarks(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """List differences between two results of the same machine that are not changes of speed.
+    """Describe the differences between two results of one machine, except changes of a ratio.
 
     Args:
         before: An earlier result.
         now: The new one.
 
     Returns:
-        A line for each difference: a package of another version, a different peak of the machine,
-        or cases in only one of the two results.
+        Up to five lines: packages of other versions, a different peak speed of the machine in
+        operations or in bytes, and cases that only one of the two results contains.
     """
     lines = []
     old, new = (result["machine"].get("packages", {}) for result in (before, now))
@@ -136,17 +137,17 @@ def remarks(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """Compare the ratios of two results of the same machine, case by case.
+    """Compare the ratios ``reference / ours`` in two results of one machine.
 
-    Ratios are compared, not times: the speed of a machine differs from one run to the next, and
-    affects a layer and its reference alike.
+    The times themselves are not compared, because the speed of a machine differs from one run to
+    the next. This difference affects a layer and its reference alike, so it does not affect ratios.
 
     Args:
         before: An earlier result.
         now: The new one.
 
     Returns:
-        One change for each pass that both results have.
+        One change for each pass of a case that has a ratio in both results.
     """
     known = {case["name"]: case["passes"] for case in before["cases"]}
     changes = []
@@ -164,15 +165,16 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
 
 
 def _spread(ratio: Mapping[str, float]) -> float:
-    # Two runs differ by more than the rounds of one run. So the noise is the whole distance between
-    # the percentiles, and at least 2 %.
+    # The results of two runs differ by more than the rounds of one run do. So the noise of a run is
+    # the whole distance between the 20th and the 80th percentile, and at least 2 %.
     return max(_MIN_NOISE, (ratio["p80"] - ratio["p20"]) / ratio["median"])
 
 
 def _identity(machine: Mapping[str, Any]) -> dict[str, Any]:
     cpu, backend = machine.get("cpu", {}), machine.get("backend", {})
     found: dict[str, Any] = {name: cpu.get(name) for name in _MACHINE}
-    # A digest replaces the list of up to a hundred instruction sets, to keep messages short.
+    # An error message shows these values. So a short digest replaces the list of up to a hundred
+    # instruction sets.
     features = json.dumps(found["features"])
     found["features"] = hashlib.sha256(features.encode()).hexdigest()[:8]
     return {**found, "backend": backend.get("name"), "gpu": machine.get("gpu")}

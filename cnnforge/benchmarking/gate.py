@@ -1,6 +1,8 @@
-"""Compare ratios with thresholds.
+"""Compare the speed of plugin layers with thresholds, for pytest's option `--cnnforge-gate`.
 
-A *key* is the name of a benchmark and of a pass, such as ``"gabor.large.full"``.
+The speed is a ratio: the time of the reference (the stock layer) divided by the time of the plugin
+layer. The *key* of a ratio and of its threshold consists of the names of the benchmark and the
+pass, such as ``"gabor.large.full"``.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ class Ratio:
         p20: The 20th percentile over the rounds.
         p80: The 80th percentile over the rounds.
         best: Min time of the reference divided by the min time of the plugin layer. If another
-            process takes CPU time in some rounds, the min times are from the other rounds.
+            process takes CPU time in some rounds, the min times come from the undisturbed rounds.
     """
 
     median: float
@@ -33,12 +35,15 @@ class Ratio:
 
     @property
     def upper(self) -> float:
-        """The larger of `median` and `best`, since another process may lower one of them."""
+        """The larger of `median` and `best`. It is compared with the threshold.
+
+        Another process may lower one of the two, so one that is large enough suffices.
+        """
         return max(self.median, self.best)
 
 
 def ratio(measured: Pass) -> Ratio | None:
-    """Return the ratio of a pass; `None` if it could not be measured."""
+    """Return the statistics of a pass's ratio; `None` if the ratio could not be measured."""
     if measured.ratio is None:
         return None
     return Ratio(*measured.ratio, best=measured.reference.best / measured.ours.best)
@@ -52,7 +57,7 @@ def compare_names(keys: Collection[str], thresholds: Collection[str]) -> list[st
         thresholds: The keys of all thresholds.
 
     Returns:
-        A line for each such threshold and each such benchmark.
+        A message for each such threshold and each such benchmark.
     """
     failures = []
     for title, names, others in (
@@ -70,7 +75,7 @@ def compare_names(keys: Collection[str], thresholds: Collection[str]) -> list[st
 
 
 def too_low(key: str, ratio: Ratio, least: float, attempts: int) -> str:
-    """Return a message: the ratio was below its threshold in all of several measurements."""
+    """Return the message for a ratio that was below its threshold in all measurements."""
     return (
         f"{key}: {ratio.median:.2f} times as fast as the reference ({ratio.p20:.2f} to "
         f"{ratio.p80:.2f}, {ratio.best:.2f} at its best), at least {least:.2f} are expected; "

@@ -1,4 +1,4 @@
-"""Time the two implementations of each case alternately, in one process."""
+"""Time a plugin layer and its reference (the stock layer that it replaces) alternately."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ PASSES: tuple[PassName, ...] = ("forward", "backward", "full")
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass of one case.
+    """The times of one pass of one benchmark case.
 
     Attributes:
-        name: ``forward``; ``full``, which is forward and backward; or ``backward``, which is the
-            time of ``full`` minus that of ``forward`` in each round. A layer that computes
-            something else in training has no backward pass, because this difference would be
-            wrong.
+        name: ``forward``, ``full`` (forward and backward) or ``backward``. The time of
+            ``backward`` is the time of ``full`` minus that of ``forward`` in each round. Here
+            ``forward`` is a prediction and ``full`` is training. So a layer that computes
+            something else in training has no ``backward``, because the difference would be wrong.
         ours: Time of the plugin layer.
         reference: Time of the stock layer.
         ratio: Median, 20th and 80th percentile of ``reference / ours`` over the rounds. `None` for
             a backward pass whose time is smaller than the noise.
         work: Floating-point operations and bytes of the pass; `None` if they are not known.
-        torch: Time of PyTorch in the faster of its layouts; `None` if it was not measured.
-        torch_ratio: Median and percentiles of ``torch / ours``, like `ratio`.
-        torch_layout: One of `cnnforge.benchmarking.torch_peer.LAYOUTS`; "" if PyTorch was not
-            measured.
+        torch: Time of PyTorch with the faster memory layout; `None` if PyTorch was not measured.
+        torch_ratio: Median, 20th and 80th percentile of ``torch / ours``, like `ratio`.
+        torch_layout: The faster memory layout, one of `cnnforge.benchmarking.torch_peer.LAYOUTS`;
+            "" if PyTorch was not measured.
     """
 
     name: PassName
@@ -61,11 +61,13 @@ class Measurement:
     Attributes:
         case: The case.
         passes: The passes that the layer has; empty if the reference was not run.
-        first_calls: The result of `first_calls`.
-        calls: Seconds of a graph call on an empty batch, of the plugin layer and of the reference.
-            This is the cost of Python and the framework. `None` if a layer refuses an empty batch.
-        overheads: Seconds of one layer inside a graph on an empty batch, likewise. Subtract them
-            from the time of the forward pass to get the time of the kernel.
+        first_calls: The result of the function `first_calls`.
+        calls: Seconds that a graph call takes on an empty batch, for the plugin layer and for the
+            reference. This is the cost of Python and the framework. `None` if a layer refuses an
+            empty batch.
+        overheads: Seconds that one layer takes inside a graph on an empty batch, for the plugin
+            layer and for the reference. Subtract them from the time of the forward pass to get the
+            time of the kernel. `None` if a layer refuses an empty batch.
         note: The reason why the case was not measured; "" if it was measured.
     """
 
@@ -78,7 +80,9 @@ class Measurement:
 
 
 def first_calls(case: Case) -> Pair:
-    """Time the first calls of a layer in this process. Call it before anything calls the layer.
+    """Time the first calls of a layer in this process.
+
+    Call this function before anything else calls the layer.
 
     Args:
         case: Any case.
@@ -86,8 +90,8 @@ def first_calls(case: Case) -> Pair:
     Returns:
         Two sums of seconds, for the plugin layer and for the reference: the first forward call plus
         the first full call. These calls trace a graph, and compile kernels that are not cached on
-        disk. `None` if a call fails; `cnnforge.conversion.certificate.certify_layer` finds the
-        reason.
+        disk. A sum is `None` if a call fails; `cnnforge.conversion.certificate.certify_layer` finds
+        the reason. The second sum is also `None` if the reference is unsafe to run.
     """
     workload = case.workload
     kinds = [workload.kind]
@@ -121,10 +125,10 @@ def measure(
         rounds: Number of times that each implementation is timed.
         limit: Seconds after which no further round begins.
         first: The result of `first_calls`.
-        torch: Whether PyTorch is measured too, if it is installed and has such a layer.
+        torch: Whether to measure PyTorch too, if it is installed and can compute the layer.
 
     Returns:
-        The times of all passes.
+        The times of all passes. If the reference is unsafe to run, a note instead of times.
     """
     workload = case.workload
     if workload.reference_is_unsafe:
@@ -133,7 +137,7 @@ def measure(
         )
     ours = timed_passes(workload, workload.kind)
     reference = timed_passes(workload, workload.reference)
-    # Called before anything is timed, since this function of a plugin may fail.
+    # `work` calls a function of the plugin, which may fail. So call it before the long measurement.
     counted = work(workload, reference.layer) or {}
     timed: dict[str, Callable[[], object]] = {
         "ours forward": ours.forward,
@@ -177,10 +181,11 @@ def _torch(
     timings: Mapping[str, Timing],
     times: Mapping[str, np.ndarray],
 ) -> tuple[Timing | None, tuple[float, float, float] | None, str]:
-    """Return three values: the time, the ratio and the name of PyTorch's faster layout."""
+    """Return the time of a pass with PyTorch's faster memory layout, its ratio, and the layout."""
     if not layouts:
         return None, None, ""
-    # The time of a backward pass is a difference with more noise, so the full pass decides.
+    # The time of a backward pass is a difference of two times, which has more noise. So the time of
+    # the full pass decides which layout is the faster one.
     whole = "full" if name == "backward" else name
     best = min(layouts, key=lambda layout: timings[f"{layout} {whole}"].median)
     key = f"{best} {name}"
@@ -188,7 +193,7 @@ def _torch(
 
 
 def kernel_times(measurement: Measurement) -> Pair:
-    """Subtract the time of an empty forward pass from that of a forward pass.
+    """Return the time of the forward pass minus its time on an empty batch.
 
     Args:
         measurement: The result of one case.
@@ -213,10 +218,10 @@ def to_json(measurement: Measurement, peaks: Peaks) -> dict[str, Any]:
 
     Args:
         measurement: The result of one case.
-        peaks: The peaks of this machine.
+        peaks: The peak speeds of this machine.
 
     Returns:
-        A dictionary with seconds, operations per second and bytes per second of each pass.
+        A dictionary with the seconds, operations per second and bytes per second of each pass.
     """
     case, workload = measurement.case, measurement.case.workload
     return {
@@ -246,7 +251,8 @@ def _pass_json(one: Pass, peaks: Peaks) -> dict[str, Any]:
     for name, timed in (("ours", one.ours), ("reference", one.reference)):
         values[name] = {"median": timed.median, "p20": timed.p20, "p80": timed.p80}
         flops = moved = None
-        # Without a ratio, the time is smaller than the noise, and a rate would be meaningless.
+        # If a pass has no ratio, its time is smaller than the noise. Then operations per second
+        # would be meaningless.
         if one.work is not None and one.ratio is not None:
             flops, moved = one.work.flops / timed.median, one.work.bytes / timed.median
         values[name] |= {
@@ -269,8 +275,8 @@ def _pass_json(one: Pass, peaks: Peaks) -> dict[str, Any]:
 
 def _ratio(reference: np.ndarray, ours: np.ndarray) -> tuple[float, float, float] | None:
     sensible = (reference > 0) & (ours > 0)
-    # The times of a backward pass are differences. If more than a fifth of them are not positive,
-    # they are noise.
+    # The times of a backward pass are differences of two times. If more than a fifth of them are
+    # not positive, the noise is too large for a ratio.
     if np.count_nonzero(sensible) < 0.8 * len(ours):
         return None
     p20, median, p80 = np.percentile(reference[sensible] / ours[sensible], (20, 50, 80))
@@ -284,8 +290,9 @@ def _overheads(ours: TimedPasses, reference: TimedPasses, rounds: int) -> tuple[
             timed.empty()
         except Exception:  # The layer refuses an empty batch.
             continue
-        # `interleave` repeats the partial with one graph call each time, but a `Repeatable` inside
-        # one graph call. So the first gives the cost of a graph call, the second that of a layer.
+        # `interleave` repeats a function until the time is long enough to measure. It repeats the
+        # partial by many graph calls, so "call" is the time of a graph call. It repeats the
+        # `Repeatable` inside one graph call, so "op" is the time of the layer alone.
         usable[f"{name} call"] = partial(timed.empty.repeat, 1)
         usable[f"{name} op"] = timed.empty
     timings, _ = interleave(usable, rounds=rounds)

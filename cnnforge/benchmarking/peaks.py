@@ -1,4 +1,4 @@
-"""Measure the peaks of this machine: float32 operations and bytes moved per second."""
+"""Measure the peak speeds of this machine: float32 operations and bytes moved per second."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-# Number of float32 values of a thread: 8 KiB, which stay in the first-level cache and fill many
-# vector registers of any width.
+# Number of float32 values that each thread multiplies and adds. These 8 KiB stay in the first-level
+# cache, so that memory does not limit the speed. They fill many vector registers of any width.
 _ELEMENTS = 2048
 _STEPS = 8
 _REPEATS = 4000
-# Bytes of all threads in sum, read and written: more than the last-level cache of most machines.
+# Bytes that all threads together read and write in one copy. This is more than the last-level cache
+# of most machines, so that the speed of the main memory is measured.
 _COPIED_BYTES = 256 << 20
 _SECONDS = 0.3
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """The peaks of a machine. Each is the max of several short measurements on all threads.
+    """The peak speeds of a machine. Each is the max of several short measurements on all threads.
 
     Attributes:
         flops: Float32 operations per second; a fused multiplication and addition counts as two.
-        bytes: Bytes per second, read plus written, of a copy between arrays that are larger than
+        bytes: Bytes read plus bytes written per second while arrays are copied that are larger than
             the caches. Data that stays in the caches between two calls moves faster.
-        threads: Number of threads of the measurement, equal to that of the kernels.
+        threads: Number of threads that were measured, the same number as the kernels use.
     """
 
     flops: float
@@ -38,9 +39,9 @@ class Peaks:
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="numpy")
 def _multiply_add(values, a, b, repeats):
-    # Each element is multiplied and added 8 times in registers. Four independent chains of these
-    # hide the latency of the FMA. LLVM vectorizes the loop and contracts each multiplication and
-    # addition into an FMA.
+    # Each element is multiplied and added eight times while it is in a register. Each step waits
+    # for the result of the step before, so four elements are computed at once to hide the latency.
+    # LLVM vectorizes the loop and contracts each multiplication and addition into an FMA.
     quarter = values.size // 4
     for _ in range(repeats):
         for index in range(quarter):
@@ -65,9 +66,9 @@ def _copy(source, target):
 
 
 def measure_peaks() -> Peaks:
-    """Measure the peaks of this machine, on as many threads as the kernels use.
+    """Measure the peak speeds of this machine, on as many threads as the kernels use.
 
-    It takes about a second. The first call compiles for three seconds more.
+    The measurement takes about a second. The first call takes three seconds more to compile.
     """
     threads = numba.get_num_threads()
     half, one = np.float32(0.5), np.float32(1)

@@ -1,7 +1,8 @@
-"""Measure the benchmarks of one run of pytest, and compare their ratios with thresholds.
+"""Measure layers in a run of pytest, for the fixture `layer_benchmark` and `--cnnforge-gate`.
 
-The comparison is made at the end of the run. A ratio below its threshold is measured again after
-all other benchmarks, because a disturbance by another process may be over by then.
+The ratio of the time of the reference (the stock layer) to the time of the plugin layer is compared
+with a threshold at the end of the run. A ratio below its threshold is measured again after all
+other benchmarks, because another process that took CPU time may have ended by then.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from cnnforge.utils.environment import environment
 ROUNDS = 31
 # Seconds for the rounds of one benchmark; a large shape gets fewer rounds.
 LIMIT = 8.0
-# Max number of repeated measurements of a ratio below its threshold.
+# Max number of times that a ratio below its threshold is measured again.
 REPEATS = 3
-# Number of processes that measure before thresholds are written. The memory addresses of a layer's
-# arrays affect its speed, and stay the same during a process: TensorFlow's gradients of a depthwise
-# convolution took twice as long in one process as in another.
+# Number of processes that measure before thresholds are written. One is not enough: the memory
+# addresses of a layer's arrays affect its speed, and stay the same during a process. TensorFlow's
+# gradients of a depthwise convolution took twice as long in one process as in another.
 PROCESSES = 3
 
 
@@ -45,8 +46,8 @@ class Entry:
         case: The benchmark.
         rounds: The max number of its rounds.
         limit: The max number of seconds of its rounds.
-        info: The `extra_info` of pytest-benchmark; every new measurement updates it.
-        passes: The last measurement of each pass, by the names in `PASSES`.
+        info: Dictionary `extra_info` of pytest-benchmark; every new measurement updates it.
+        passes: The last measurement of each pass, by the name of the pass.
         attempts: Number of measurements of each pass.
     """
 
@@ -59,12 +60,12 @@ class Entry:
 
     @property
     def ratios(self) -> dict[str, Ratio]:
-        """The ratio of each pass by its name, without passes that could not be measured."""
+        """The ratio of each pass, by the name of the pass. A pass without a ratio is left out."""
         found = {name: gate.ratio(measured) for name, measured in self.passes.items()}
         return {name: ratio for name, ratio in found.items() if ratio is not None}
 
     def take(self, measured: Measurement, names: Sequence[str] = PASSES) -> None:
-        """Replace the results of these passes by those of a new measurement."""
+        """Replace the results of the passes `names` by those of a new measurement."""
         found = {one.name: one for one in measured.passes if one.name in names}
         self.passes |= found
         for name in found:
@@ -79,14 +80,14 @@ class Entry:
 
 
 class LayerBenchmarks:
-    """The pytest plugin of a run in which layers are measured.
+    """A plugin of pytest that measures layers and compares the results with thresholds.
 
     Args:
         config: The configuration of pytest.
         path: A file of thresholds, or a folder of such files. With `None`, ratios are not compared
             with thresholds.
-        write: Whether to write the file instead of comparing with it.
-        record: File to write the ratios to, in a process that another run of pytest started to
+        write: Whether to write new thresholds to the file instead of comparing with the old ones.
+        record: File to write the ratios to, if another run of pytest has started this process to
             measure thresholds. Otherwise `None`.
 
     Raises:
@@ -127,13 +128,13 @@ class LayerBenchmarks:
         limit: float = LIMIT,
         **options: Any,
     ) -> Measurement | None:
-        """Compare a layer with its reference, then measure both alternately.
+        """Check that a layer computes the same as its reference, then measure both alternately.
 
         Args:
             benchmark: The fixture of pytest-benchmark.
-            case: The benchmark.
-            replay: Function of `benchmark` and measured seconds; it makes pytest-benchmark report
-                these seconds.
+            case: The layer, its reference and a shape.
+            replay: Function `replay(benchmark, seconds)`, which makes pytest-benchmark report these
+                measured seconds.
             rounds: The max number of rounds.
             limit: Seconds after which no further round begins.
             **options: Further arguments of `cnnforge.benchmarking.measure`.
@@ -179,7 +180,8 @@ class LayerBenchmarks:
         self._declared = [case.name for case in cases if case is not None]
         yield
         self._selected = [case.name for case in map(_case, items) if case is not None]
-        # If a test makes its case in its body, the case is not known before the test runs.
+        # If a test makes its case in its body, the case is not known before the test runs. Then the
+        # names are compared only after the tests, in `_judge`.
         if self._judges and users and None not in cases:
             self._failures = gate.compare_names(self._keys(), self._limits)
             if self._failures:
@@ -191,7 +193,10 @@ class LayerBenchmarks:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Iterator[Any]:
-        """Compare with thresholds after all tests, before pytest-benchmark writes its file."""
+        """Compare the ratios with thresholds, or write thresholds, after all tests.
+
+        pytest-benchmark writes its file later, so the file contains repeated measurements too.
+        """
         result = yield
         if self._wrong_input:
             return result
@@ -204,7 +209,7 @@ class LayerBenchmarks:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Set the exit status to that of wrong input if thresholds do not fit the benchmarks."""
+        """Exit with the status of wrong input if thresholds and benchmarks have different names."""
         if self._wrong_input:
             session.exitstatus = UsageError.exit_code
 
@@ -242,7 +247,9 @@ class LayerBenchmarks:
 
     def _judge(self, session: pytest.Session) -> None:
         self._failures += gate.compare_names(self._keys(), self._limits)
-        # A test that failed may not have made its case. Then the file may be right.
+        # A test may fail before it makes its case. Then the name of the case is missing although
+        # the file of thresholds is right. So different names are wrong input only if no test has
+        # failed.
         self._wrong_input = bool(self._failures and self.entries) and not session.testsfailed
         if not self.entries:
             self._failures.append(
@@ -270,7 +277,7 @@ class LayerBenchmarks:
                 )
 
     def _keep(self, session: pytest.Session) -> None:
-        """Write the ratios of this process to its record file, or new thresholds."""
+        """Write the ratios to the file `record`, or write new thresholds."""
         measured = {
             f"{entry.case.name}.{name}": ratio
             for entry in self.entries.values()
@@ -288,7 +295,8 @@ class LayerBenchmarks:
         path = path / thresholds.file_name(machine.cpu, "toml") if path.is_dir() else path
         try:
             old = thresholds.read_thresholds(path) if path.exists() else None
-            # Raises an error before the other processes measure, if a threshold is missing.
+            # Called only for its errors: if a benchmark was not measured and has no threshold, stop
+            # before the other processes measure.
             thresholds.renewed(self._keys(), [measured], old, machine)
             runs = [measured, *(self._in_a_process() for _ in range(PROCESSES - 1))]
             entries = thresholds.renewed(self._keys(), runs, old, machine)
@@ -299,7 +307,7 @@ class LayerBenchmarks:
             self._lines.append(f"{path}: {len(measured)} thresholds written")
 
     def _in_a_process(self) -> dict[str, Ratio]:
-        """Run the same command in another process.
+        """Run the command of this run of pytest in another process, to measure again there.
 
         Returns:
             The measured ratios by key.
@@ -356,7 +364,8 @@ def _fail(benchmark: Any, message: str) -> NoReturn:
     def wrong() -> None:
         raise AssertionError(message)
 
-    # pytest-benchmark warns if a test does not run its fixture. So it runs a function that fails.
+    # pytest-benchmark warns if a test does not call its fixture. So call it, with a function that
+    # fails, before the test ends.
     with contextlib.suppress(AssertionError):
         benchmark.pedantic(wrong)
     pytest.fail(message, pytrace=False)
@@ -373,7 +382,7 @@ def _plain(ratios: Mapping[str, Ratio]) -> dict[str, dict[str, float]]:
 
 
 def _facts(case: Case, measured: Measurement) -> dict[str, Any]:
-    """Return facts about a benchmark that its `extra_info` holds in addition to the ratios."""
+    """Return what the `extra_info` of a benchmark contains in addition to the ratios."""
     workload = case.workload
     return {
         "layer": workload.spec.qualified_name,

@@ -1,4 +1,4 @@
-"""Write results as a CSV table, with one row for each pass of each case."""
+"""Format a result of `cnnforge bench` as CSV, with one row for each pass of each case."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ COLUMNS = (
 
 
 def csv_text(result: Mapping[str, Any]) -> str:
-    """Write a result as CSV.
+    """Format a result as CSV.
 
     Args:
         result: Result in the form that `cnnforge bench --json` prints.
 
     Returns:
-        The table with a line of headings. Each row names the machine, so that rows of several files
-        can be combined. A cell is empty if its value is not known.
+        The text of the table, with a line of headings. Each row names the machine, so that the rows
+        of several files can be combined. A cell is empty if its value is not known.
     """
     machine = result["machine"]
     about = [
@@ -91,7 +91,7 @@ def csv_text(result: Mapping[str, Any]) -> str:
 
 
 def _torch(times: Mapping[str, Any] | None) -> list[str]:
-    """Return the cells of a row about PyTorch. They are empty if PyTorch was not measured."""
+    """Return the cells that hold PyTorch's times. They are empty if PyTorch was not measured."""
     if times is None:
         return [""] * 7
     ratio = times["ratio"] or {}

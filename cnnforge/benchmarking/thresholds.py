@@ -1,4 +1,8 @@
-"""Read and write files of thresholds: the min ratios ``reference / ours`` on a machine."""
+"""Read and write files of thresholds for the speed of plugin layers on a machine.
+
+A threshold is the min value of ``reference / ours``, the time of the reference (the stock layer)
+divided by the time of the plugin layer. Its key is explained in `gate.py`.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,20 @@ from cnnforge.utils.environment import backend, processor
 
 # A new threshold is the measured ratio times `1 - MARGIN`.
 MARGIN = 0.25
-# Factor of thresholds on another processor with the same number of cores. Ratios differ from one
-# processor to another, but both implementations use the vector instructions of each.
+# Factor for thresholds that were measured on another processor with the same number of cores.
+# Ratios differ from one processor to another, so less is expected. They can still be compared,
+# because both the plugin layer and the reference use the vector instructions of each processor.
 ELSEWHERE = 0.4
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The machine that thresholds hold for.
+    """The facts about a machine that affect thresholds.
 
     Attributes:
-        cpu: The processor's model and LLVM's name of it.
+        cpu: Model of the processor, and LLVM's name for it in parentheses.
         cores: The number of cores that the process may use.
-        backend: The framework and the first two parts of its version.
+        backend: Name of the framework and the first two parts of its version.
     """
 
     cpu: str
@@ -37,9 +42,9 @@ class Machine:
         return f"{self.cpu}, {self.cores} cores, {self.backend}"
 
     def factor(self, other: Machine) -> float | None:
-        """Return the number to multiply thresholds of this machine by, to use them on another.
+        """Return the factor by which thresholds of this machine are multiplied on another one.
 
-        `None` means that ratios of the two machines cannot be compared.
+        Return `None` if ratios of the two machines cannot be compared.
         """
         if self == other:
             return 1.0
@@ -49,10 +54,10 @@ class Machine:
 
 @dataclass(frozen=True)
 class Threshold:
-    """The min ratio of a key.
+    """The threshold of one pass of one benchmark.
 
     Attributes:
-        at_least: The min ratio.
+        at_least: Min ratio ``reference / ours`` that passes.
         measured: The ratio when the threshold was written; `None` if the file does not contain it.
     """
 
@@ -66,7 +71,7 @@ class Thresholds:
 
     Attributes:
         path: The file.
-        machine: The machine that was measured.
+        machine: The machine on which the thresholds were measured.
         entries: The thresholds by key.
     """
 
@@ -75,12 +80,12 @@ class Thresholds:
     entries: Mapping[str, Threshold]
 
     def on(self, machine: Machine) -> tuple[dict[str, float], str]:
-        """Return the min ratio of each key on a machine, and a line that describes these ratios."""
+        """Return the min ratios on a machine by key, and a line that names both machines."""
         factor = self.machine.factor(machine)
         about = f"{self.path}: thresholds of {self.machine}"
         if factor is None:
-            # No ratio is below a threshold of 0, so speed cannot make the run fail here. A wrong
-            # layer, a wrong name and an empty run still do.
+            # No ratio is below a threshold of 0, so a slow layer cannot make the run fail here. A
+            # wrong layer, a wrong name and an empty run still make it fail.
             about = f"NOT COMPARABLE: {about}; this machine is {machine}"
             return dict.fromkeys(self.entries, 0.0), about
         if factor == 1:
@@ -93,14 +98,14 @@ class Thresholds:
 def this_machine() -> Machine:
     """Describe the machine and the backend of this process."""
     cpu, framework = processor(), backend()
-    # Patch releases, such as 2.21.1 after 2.21.0, have the same speed.
+    # Patch releases, such as 2.21.1 after 2.21.0, have the same speed. So use only two numbers.
     version = ".".join(framework["version"].split(".")[:2])
     name = f"{cpu['model']} ({cpu['target']})"
     return Machine(name, cpu["usable_cores"], f"{framework['name']} {version}")
 
 
 def file_name(cpu: str, suffix: str) -> str:
-    """Return the name of the file for a processor, such as ``amd-epyc-znver4.toml``."""
+    """Return a file name made of the name of a processor, such as ``amd-epyc-znver4.toml``."""
     return f"{re.sub('[^a-z0-9]+', '-', cpu.lower()).strip('-')}.{suffix}"
 
 
@@ -147,7 +152,7 @@ def read_thresholds(path: Path) -> Thresholds:
 
 
 def nearest_thresholds(path: Path, machine: Machine) -> Thresholds:
-    """Read a file of thresholds, or choose the best file in a folder for a machine.
+    """Read a file of thresholds. In a folder, choose the file that fits a machine best.
 
     Args:
         path: A file, or a folder of files.
@@ -179,8 +184,8 @@ def renewed(
 
     Args:
         keys: The keys of all benchmarks.
-        runs: For each process that has measured: its ratios by key. The min over the processes
-            determines the threshold.
+        runs: Ratios by key, one mapping for each process that has measured. The min ratio over the
+            processes determines the threshold.
         old: The thresholds in the file that is to be replaced; `None` if there is no such file.
         machine: The machine that was measured.
 
@@ -188,8 +193,8 @@ def renewed(
         The thresholds by key, in the order of `keys`.
 
     Raises:
-        UsageError: A key was not measured and has no threshold of this machine, or only some of
-            the processes have measured it.
+        UsageError: A key was not measured and has no old threshold from this machine, or only some
+            of the processes have measured it.
     """
     entries = {}
     for key in keys:
@@ -210,7 +215,7 @@ def renewed(
 
 
 def _new(ratio: Ratio) -> Threshold:
-    """Return a threshold that is below a measured ratio by the share `MARGIN`."""
+    """Return a threshold that is a quarter (`MARGIN`) below a measured ratio."""
     return Threshold(min(ratio.median, ratio.best) * (1 - MARGIN), ratio.median)
 
 

@@ -1,7 +1,8 @@
-"""Time PyTorch's counterpart of a layer. The layer's spec names a function that makes it.
+"""Make functions that compute a layer with PyTorch, so that PyTorch can be timed too.
 
-PyTorch is optional. It is imported after the framework that Keras runs on, and uses the same number
-of threads as the kernels.
+The spec of the layer names a function that builds its counterpart in PyTorch. PyTorch is optional.
+It is imported after the framework that Keras runs on, and uses the same number of threads as the
+kernels.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ def torch_functions(workload: Workload, seed: int = 0) -> dict[str, dict[str, Re
     """Prepare functions that compute a layer's passes with PyTorch.
 
     Args:
-        workload: The layer and its shape; float32, channels last.
+        workload: A float32 layer and the shape of its inputs, channels last.
         seed: Random seed of the inputs.
 
     Returns:
-        For each layout in `LAYOUTS`, two functions by name: ``forward``, in inference mode, and
-        ``full``, which also computes the gradients of the weights, and that of the inputs if
-        training needs it. Inputs without height and width have only the first layout. The result
-        is empty if PyTorch has no counterpart of the layer.
+        A dictionary by memory layout (`LAYOUTS`) of two functions by name. ``forward`` computes the
+        outputs in inference mode. ``full`` computes the outputs and the gradients of the weights,
+        and the gradient of the inputs if training needs it. Inputs without height and width have
+        only the first layout. The result is empty if PyTorch has no counterpart of the layer.
 
     Raises:
         PluginError: The function of the layer's spec cannot be imported, or it fails.

@@ -17,7 +17,8 @@ def work(workload: Workload, layer: keras.layers.Layer) -> dict[str, Work] | Non
         layer: The built reference.
 
     Returns:
-        The work of ``forward``, ``backward`` and ``full``; `None` if the spec names no function.
+        The operations and bytes of ``forward``, ``backward`` and ``full``. `None` if the spec names
+        no function, or if the function returns `None`.
 
     Raises:
         PluginError: The function of the layer's spec cannot be imported, or it fails.

@@ -1,3 +1,3 @@
-"""The command line: one file per command; heavy modules are imported inside functions."""
+"""The command line. Each command has a file, which imports slow modules inside functions."""
 
 from cnnforge.cli.app import main as main

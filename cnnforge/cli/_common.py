@@ -1,6 +1,6 @@
-"""Options and functions that several commands share.
+"""Define options and functions that several commands share.
 
-Every command imports this module at the top, so it must import nothing heavy.
+Every command imports this module at the top. So it must not import slow modules such as Keras.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ PluginOption = Annotated[
     list[str] | None,
     typer.Option("--plugin", metavar="FILE.py|MODULE", help="Load this plugin too; repeatable."),
 ]
-"""The option `--plugin`: the type of a command's parameter `plugin`, whose default is `None`."""
+"""The option `--plugin`. It is the type of a command's parameter `plugin` with default `None`."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-"""The option `--json`: the type of a command's parameter `json`, whose default is `False`."""
+"""The option `--json`. It is the type of a command's parameter `json` with default `False`."""
 
 
 def load_plugins(explicit: Sequence[str] | None = None) -> Plugins:

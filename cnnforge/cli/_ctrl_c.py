@@ -3,15 +3,15 @@
 Python raises `KeyboardInterrupt` in the main thread, and only between two Python instructions. For
 up to ten seconds the main thread may execute no such instruction, while LLVM compiles or while
 TensorFlow waits for a kernel that another thread compiles. If the exception is raised in a
-callback, the library that called it may catch it. So a second thread, started before the import of
-Keras, receives the signal too, and ends the process if the main thread does not. Before that
-import, the exception is enough.
+callback, the library that called the callback may catch the exception. So a second thread, started
+before the import of Keras, receives the signal too, and ends the process if the main thread does
+not. Before the import of Keras, the exception is enough.
 
-`signal.SIG_DFL` would need no thread. But it ends the process without a message, leaves the cursor
-hidden, and calls no exit handlers.
+The default action of the signal, `signal.SIG_DFL`, would need no thread. But it ends the process
+without a message, leaves the cursor hidden, and calls no exit handlers.
 
-The program writes each file under a temporary name and renames it. So files stay complete, at
-whatever time the process ends.
+The program writes each file under a temporary name and renames it. So all files are complete,
+whenever the process ends.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from typing import NoReturn
 EXIT_CODE = 130
 """The exit code after a Ctrl-C: 128 plus the number of the signal."""
 
-# Seconds that the main thread has to end the program before the second thread does. If no library
-# catches the exception, the main thread needs a few hundredths of a second.
+# Seconds after a Ctrl-C until the second thread ends the program. If no library catches the
+# exception, the main thread ends the program earlier, within a few hundredths of a second.
 _PATIENCE = 0.7
 _SHOW_CURSOR = b"\r\x1b[K\x1b[?25h"
 
 
 class _Watch:
-    """Starts the thread that ends this process after a Ctrl-C, and holds its state.
+    """Starts the second thread, which ends this process after a Ctrl-C, and holds its state.
 
     Attributes:
         interrupted: Whether Ctrl-C was pressed and `KeyboardInterrupt` was raised.
@@ -48,8 +48,8 @@ class _Watch:
         self._limit = 1
         self._code: int | None = None
         self._finished = threading.Event()
-        # A copy of stderr's file descriptor. While a backend is imported, `sys.stderr` and
-        # descriptor 2 write to a temporary file, so a message there would not be seen.
+        # A copy of stderr's file descriptor, for the message of the second thread. While a backend
+        # is imported, `sys.stderr` and descriptor 2 write to a temporary file instead.
         self._stderr = os.dup(2)
         self._signals, written = os.pipe()
         os.set_blocking(written, False)
@@ -91,7 +91,7 @@ class _Watch:
                 return
 
     def _leave(self) -> None:
-        """End an interrupted process at once. Otherwise freeing a backend would take 1 to 3 s."""
+        """End an interrupted process without freeing the backend, which would take 1 to 3 s."""
         if self._code is not None:
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(Exception):
@@ -111,11 +111,15 @@ def enable() -> None:
 
 
 def watch() -> None:
-    """Start the thread that ends this process after a Ctrl-C, if it is the program `cnnforge`."""
+    """Start the second thread, which ends the program `cnnforge` after a Ctrl-C.
+
+    In any other program, do nothing.
+    """
     global _watch
     is_main = threading.current_thread() is threading.main_thread()
     if _is_program and _watch is None and os.name == "posix" and is_main:
-        # If no file descriptors are left, Ctrl-C only raises KeyboardInterrupt as usual.
+        # If no file descriptor is free, go on without the second thread. Then Ctrl-C only raises
+        # KeyboardInterrupt as usual.
         with contextlib.suppress(OSError):
             _watch = _Watch()
 
@@ -135,10 +139,9 @@ def finish(code: int) -> int:
 
 
 def saving() -> contextlib.AbstractContextManager[None]:
-    """Return a context manager for code that handles the first Ctrl-C itself: it saves, then ends.
+    """Return a context manager for code that handles Ctrl-C itself and saves before it ends.
 
-    The second thread does not end the program after the first Ctrl-C in this context, only after
-    the second one.
+    Within the context, the second thread ends the program only after the second Ctrl-C.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed before, and a library caught the exception.
@@ -147,7 +150,7 @@ def saving() -> contextlib.AbstractContextManager[None]:
 
 
 def was_interrupted() -> bool:
-    """Return whether Ctrl-C was pressed. Then it may be the cause of other errors."""
+    """Return whether Ctrl-C was pressed. If it was, other errors may be caused by the Ctrl-C."""
     return _watch is not None and _watch.interrupted
 
 

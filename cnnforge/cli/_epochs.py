@@ -8,19 +8,19 @@ if TYPE_CHECKING:
     from cnnforge.tasks import Evaluation, Metric, Task
     from cnnforge.training import BatchesDone, EpochEnded, EpochMetrics
 
-# Min number of columns of the time, so that all lines have the same parts even if the times of
-# epochs have different lengths.
+# Min width of the text of an epoch's time, in characters. Without it, a line with a longer time,
+# such as 100.25 s, could omit parts that the other lines show.
 _TIME_WIDTH = 8
 
 
 def epoch_line(task: Task, monitor: Metric, event: EpochEnded, width: int) -> str:
-    """Return the line of an epoch.
+    """Return the line that is printed at the end of an epoch.
 
     Args:
         task: The task of the run.
         monitor: The metric that decides which epoch is the best one.
-        event: The end of the epoch.
-        width: Number of columns of the terminal.
+        event: Event with the metrics of the epoch.
+        width: Max number of characters of the line.
 
     Returns:
         One line that begins with `epoch`. It contains training and validation metrics, the time,
@@ -67,7 +67,7 @@ def progress_note(task: Task, event: BatchesDone, epochs: int) -> str:
 def best_table(
     task: Task, best: EpochMetrics, evaluation: Evaluation
 ) -> tuple[list[str], list[list[object]]]:
-    """Return a table of the best epoch.
+    """Make a table of the metrics of the best epoch.
 
     Args:
         task: The task of the run.
@@ -75,7 +75,8 @@ def best_table(
         evaluation: The evaluation of the saved model.
 
     Returns:
-        The headings of all columns but the first, and two rows: training and validation.
+        Two lists: the headings of all columns except the first, and two rows of cells, for training
+        and for validation.
     """
     rows: list[list[object]] = [["training"], ["validation"]]
     for metric in task.metrics:

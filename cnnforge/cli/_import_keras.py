@@ -20,11 +20,12 @@ def import_keras() -> None:
     logging: four lines or more on a machine without a GPU. So stderr is redirected during the
     import. If the import fails, the messages are printed.
     """
-    # From now on, native code may run for seconds, in which Python cannot react to a Ctrl-C.
+    # From now on, native code may run for seconds, in which Python cannot react to a Ctrl-C. This
+    # starts a thread that can.
     _ctrl_c.watch()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # PyTorch loads its own OpenMP, which reads these variables when it is loaded. Spinning OpenMP
-    # threads take CPU time from the kernels: on 2 busy cores a convolution took 16 ms, not 1.
+    # threads take CPU time from the kernels: on 2 busy cores a convolution took 16 ms instead of 1.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     _show_log()
@@ -33,7 +34,8 @@ def import_keras() -> None:
     with _held_back_stderr():
         keras = import_module("keras")
         if keras.backend.backend() == "tensorflow":
-            # TensorFlow prints more messages when it first looks for devices, so this is done here.
+            # TensorFlow prints more messages when it first looks for devices. So let it look for
+            # devices here, while messages are suppressed.
             import_module("tensorflow").config.list_physical_devices()
         else:
             from cnnforge.utils.keras_graph import keep_tensorflow_out
@@ -64,7 +66,8 @@ def _held_back_stderr() -> Iterator[None]:
         stderr = sys.stderr.fileno()
         saved = os.dup(stderr)
     except (OSError, ValueError, AttributeError):
-        # `sys.stderr` was replaced by an object without a file descriptor: nothing is suppressed.
+        # `sys.stderr` was replaced by an object without a file descriptor, so messages cannot be
+        # suppressed.
         yield
         return
     with tempfile.TemporaryFile() as held:

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-# Width of a table that is written to a file or a pipe, so that no row is cut or wrapped.
+# Width of a table that is written to a file or a pipe: so large that no row is cut or wrapped.
 _UNLIMITED = 100_000
 # Width of a message that is written to a file or a pipe.
 _DEFAULT_WIDTH = 80
@@ -90,7 +90,7 @@ class ProgressDisplay:
         self._task: TaskID | None = None
 
     def __enter__(self) -> ProgressDisplay:
-        """Show the display."""
+        """Show the progress bar."""
         self._progress.start()
         return self
 
@@ -100,7 +100,7 @@ class ProgressDisplay:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Remove the display."""
+        """Remove the progress bar."""
         self._progress.stop()
 
     def start(self, description: str, total: int) -> None:
@@ -160,7 +160,7 @@ def _print(console: Console, text: Text) -> None:
 
 
 def _wrapped(text: Text, width: int) -> Text:
-    """Wrap a text between words. A word that is longer than a line, such as a path, is kept."""
+    """Wrap a text between words. A word longer than a line, such as a path, is not broken."""
     breaks, end = [], 0
     for line in textwrap.wrap(text.plain, width, break_long_words=False, break_on_hyphens=False):
         start = text.plain.index(line.split(" ")[0], end)

@@ -34,10 +34,12 @@ def with_options(kind: type, after: str) -> Callable[[FunctionT], FunctionT]:
         signature = inspect.signature(command, eval_str=True)
         named = signature.parameters.values()
         own = [parameter for parameter in named if parameter.kind is not Parameter.VAR_KEYWORD]
-        # Typer makes an option for each parameter in the command's signature.
+        # Typer makes an option for each parameter in the command's signature. So insert a parameter
+        # for each field there.
         place = 1 + [parameter.name for parameter in own].index(after)
         parameters = [*own[:place], *map(_parameter, fields(kind)), *own[place:]]
-        # Typer passes all values by name, and Python wants such parameters last.
+        # The inserted parameters are keyword-only, and Python allows no other kind after them. So
+        # make all parameters keyword-only. Typer passes all values by name anyway.
         parameters = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in parameters]
         command.__signature__ = signature.replace(  # pyright: ignore[reportFunctionMemberAccess]
             parameters=parameters
@@ -58,8 +60,8 @@ def show_options(
 
     Args:
         given: Values from the command line.
-        configured: Values from the file of `--config`.
-        epochs: Value of `--epochs`.
+        configured: Values from the file that `--config` names.
+        epochs: Value of `--epochs`, or `None`.
         resume: Directory of the run to resume, or `None`.
         json: Whether to print JSON.
 

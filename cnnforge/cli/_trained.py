@@ -1,4 +1,4 @@
-"""Open a run for the commands that use its model."""
+"""Open the directory of a training run, for the commands that use the trained model."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def open_trained(
 ) -> Trained:
     """Open the model of a run.
 
-    If a plugin file that the run names does not exist, it is not loaded. The saved model may
-    consist of stock layers, and so not need it.
+    If the run names a plugin file that does not exist, the file is skipped: the saved model may
+    consist of stock Keras layers and need no plugin.
 
     Args:
         path: The run directory.
@@ -61,7 +61,7 @@ def open_trained(
     run = RunDirectory.open(path)
     stored, table = run.read_config()
     options = TrainingOptions(**check_types(stored, str(path / CONFIG)))
-    # Raises an error if the value is invalid.
+    # Called only because it raises an error if `kernels` is invalid.
     _ = TrainingOptions(kernels=kernels)
     found = [name for name in options.plugin if not name.endswith(".py") or Path(name).is_file()]
     plugins = load_plugins(list(dict.fromkeys([*found, *(explicit or ())])))

@@ -29,7 +29,7 @@ _GROUPS = (plugins,)
 INTERRUPTED = _ctrl_c.EXIT_CODE
 
 # Click's class `ClickException`, the base class of all argument errors. Some versions of Typer
-# depend on Click and others contain a copy of it, so it is not imported by name.
+# depend on Click and others contain a copy of Click, so the class has no fixed import path.
 _ArgumentError: Any = typer.BadParameter.__mro__[2]
 
 
@@ -38,7 +38,7 @@ class _Interrupted(CnnforgeError):
 
 
 class _Group(TyperGroup):
-    """A group that handles Ctrl-C before Typer turns it into a silent exit."""
+    """A group of commands that turns Ctrl-C into an error message. Typer would exit silently."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -47,7 +47,8 @@ class _Group(TyperGroup):
             raise _Interrupted(_ctrl_c.message()) from None
 
 
-# The markup mode is off. Otherwise Typer would import rich for every --help and usage error.
+# `rich_markup_mode=None`, because otherwise Typer would import rich for every --help and every
+# usage error.
 app = typer.Typer(
     name="cnnforge",
     cls=_Group,
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program.
 
     Args:
-        arguments: The command line without the program's name; `None`: `sys.argv[1:]`.
+        arguments: The command line without the program's name; by default `sys.argv[1:]`.
 
     Returns:
         The exit code: 0 for success, 1 for failure, 2 for a usage error, 130 after Ctrl-C, or the
@@ -122,7 +123,8 @@ def _fail(message: str, code: int) -> int:
     from cnnforge.cli import _render
 
     if _ctrl_c.was_interrupted():
-        # If a callback raised KeyboardInterrupt, a library may have raised another error instead.
+        # A library may have caught KeyboardInterrupt and raised the error that is reported here. So
+        # print the message of Ctrl-C instead.
         message, code = _ctrl_c.message(), INTERRUPTED
     _render.error(message)
     return code
@@ -145,6 +147,6 @@ def _explain(error: Any) -> str:
 
 
 def _received(error: Any) -> list[Any]:
-    """Return the rejected values of a validation error, which its message does not contain."""
+    """Return the values that a validation error rejects, since the message may not name them."""
     cause = error.__cause__
     return [detail["input"] for detail in cause.errors()] if hasattr(cause, "errors") else []

@@ -1,4 +1,4 @@
-"""`cnnforge doctor`: describe this machine, and check that every layer computes what it should."""
+"""`cnnforge doctor`: describe this machine, and compare every layer with its stock layer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cnnforge.plugin import LayerSpec
     from cnnforge.plugin_host.discovery import Plugins
 
-# The instruction sets that have float32 vectors, as LLVM names them.
+# LLVM's names of the instruction sets that compute on float32 vectors.
 _VECTORS = ("neon", "avx", "avx2", "fma", "avx512f")
 
 
@@ -33,7 +33,7 @@ def doctor(plugin: PluginOption = None, json: JsonOption = False) -> None:
 
 
 def _report(plugins: Plugins) -> dict[str, Any]:
-    """Return the whole report as plain values."""
+    """Return the report as a dictionary that can be printed as JSON."""
     from cnnforge.cli._import_keras import import_keras
 
     import_keras()
@@ -41,7 +41,8 @@ def _report(plugins: Plugins) -> dict[str, Any]:
 
     route, usable = _route()
     checks = _checks(plugins.layers.values()) if usable else []
-    # Read after the checks, which load the threading layer and choose the final route.
+    # The checks above call kernels. The first call loads Numba's threading layer, and may change
+    # how the backend calls ops. So describe both after the checks.
     facts = environment()
     route = _route()[0] if usable else route
     layer = _threading_layer(facts["threading_layer"])
@@ -73,7 +74,10 @@ def _report(plugins: Plugins) -> dict[str, Any]:
 
 
 def _route() -> tuple[str, bool]:
-    """Return the route from ops to the backend and `True`, or an error message and `False`."""
+    """Return two values: how the backend calls ops, as a text, and whether it can call them.
+
+    If the backend cannot call ops, the text is an error message.
+    """
     import warnings
 
     from cnnforge import ops
@@ -90,7 +94,7 @@ def _route() -> tuple[str, bool]:
 
 
 def _checks(specs: Sequence[LayerSpec]) -> list[dict[str, Any]]:
-    """Check the first case of each layer that replaces a stock layer."""
+    """Compare each plugin layer with the stock layer that it replaces, in the first test case."""
     import keras
 
     from cnnforge.conversion.certificate import certify_layer, failed_check
@@ -124,7 +128,7 @@ def _no_layer(error: str) -> dict[str, Any]:
 
 
 def _choices(specs: Sequence[LayerSpec]) -> list[dict[str, Any]]:
-    """List the measurements of `--kernels auto` on this machine with these package versions."""
+    """List the choices of `--kernels auto` on this machine with the installed packages."""
     from cnnforge.conversion.autotune import cached_measurements
 
     return [
@@ -195,9 +199,10 @@ def _cuda() -> str:
 
 
 def _experimental() -> dict[str, str]:
-    """Describe the features that were not yet tested on a device, by name.
+    """Describe the CUDA features that were not yet tested on a graphics card.
 
-    A description says whether the feature is on, and how to switch it.
+    Return a dictionary by name of the feature. Each description says whether the feature is on, and
+    how to switch it on or off.
     """
     from cnnforge.ops.array_op import registered_ops
     from cnnforge.ops.cuda_module import experimental
@@ -206,7 +211,7 @@ def _experimental() -> dict[str, str]:
 
 
 def _cache_directory() -> str:
-    """Return the folder of the compiled kernels."""
+    """Return the folder in which compiled kernels are cached."""
     import numba
 
     from cnnforge.utils.cache_folder import cache_folder

@@ -287,9 +287,9 @@ def _kept_by_the_framework(session: Session) -> list[str]:
 
 
 def _stopped(session: Session) -> str:
-    """Return the reason why a callback ended training, and how to continue.
+    """Return a sentence: why a callback ended training, and how to continue.
 
-    It is "" if no callback ended training.
+    Return "" if no callback ended training.
     """
     state = session.state
     if state is None or not state.stopped:
@@ -335,7 +335,7 @@ def _finish(session: Session, evaluation: Evaluation, json: bool) -> None:
 
 
 class _Progress:
-    """Receives the events of a training, updates the progress bar and prints a line per epoch."""
+    """Receives the events of a training: updates the progress bar and prints a line per epoch."""
 
     def __init__(self, session: Session, display: ProgressDisplay) -> None:
         self._display, self._task = display, session.task

@@ -1,4 +1,4 @@
-"""Tests for authors of plugins: tolerance, cases, checks and benchmarks of layers.
+"""Check and measure the layers, models and datasets of a plugin, in tests of the plugin's author.
 
 A complete test of a layer is
 
@@ -57,7 +57,7 @@ _NEED_KERAS = {
 
 def __getattr__(name: str) -> Any:
     # These names are imported at their first use, because their modules import Keras, which takes
-    # seconds. Tests of kernels use only the tolerance.
+    # seconds. Tests of kernels use only `assert_close` and `error_bounds`, and need no Keras.
     if name in _NEED_KERAS:
         return getattr(import_module(_NEED_KERAS[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

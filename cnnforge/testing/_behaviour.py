@@ -27,7 +27,7 @@ from cnnforge.testing._values import compare
 from cnnforge.utils.tolerance import assert_close
 
 _HINTS = {
-    # Parts of error messages of Keras and TensorFlow, each with advice about its usual cause.
+    # Each key is a part of an error message of Keras or TensorFlow. The value says what to do.
     "expected float32": "an op of float32 under another policy: cast its inputs to float32 and its "
     "outputs back to self.compute_dtype",
     "XLA": "set self.supports_jit = False in the constructor: XLA cannot compile an ArrayOp",
@@ -39,7 +39,10 @@ _HINTS = {
 
 
 def batch_sizes(subject: Subject) -> str:
-    """Require that the outputs of a sample do not depend on the batch size, and that 0 works."""
+    """Require that the outputs of a sample do not depend on the batch.
+
+    The batch size may differ from that with which the layer was built. It may be 0.
+    """
     layer = subject.built()
     batch = subject.case.input_shape[0]
     odd = batch + 1 + batch % 2
@@ -127,7 +130,7 @@ def precision(subject: Subject) -> str:
     expected: Array | None = None
     for policy in ("float32", "mixed_float16", "mixed_bfloat16"):
         with warnings.catch_warnings():
-            # A layer may warn that its kernel does not support such dtypes. That is allowed.
+            # A layer may warn that its kernel does not support the dtype. This check allows that.
             warnings.simplefilter("ignore")
             with explained(f"the policy {policy!r} fails", _HINTS):
                 layer = subject.built(dtype=policy)
@@ -150,14 +153,18 @@ def precision(subject: Subject) -> str:
             expected = values
         else:
             with explained(f"under the policy {policy!r}"):
-                # The tolerance counts the rounding of outputs. Inputs, weights and products are
-                # rounded too, hence the factor 4.
+                # The tolerance allows for rounding the outputs to float16. Inputs, weights and
+                # products are rounded too. So 4 times as many terms are given, which doubles the
+                # tolerance.
                 assert_close(values, expected, 4 * subject.terms, np.float16)
     return ""
 
 
 def training_step(subject: Subject) -> str:
-    """Require that one step of Keras' training changes every trainable weight, with finite loss."""
+    """Require that one training step of Keras changes every trainable weight.
+
+    The loss and the new weights must be finite.
+    """
     layer, inputs = subject.built(), subject.inputs()
     model = keras.Sequential([keras.Input(inputs.shape[1:]), layer])
     targets = np.random.default_rng(7).standard_normal(outputs_of(layer, inputs).shape)

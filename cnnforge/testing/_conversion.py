@@ -1,4 +1,4 @@
-"""Check that a layer and its reference can be converted to each other, and measure their speed."""
+"""Check that a layer and its reference (the stock layer) can be converted, and measure both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SPEED_BATCH = 32
 
 
 def forge_and_lower(subject: Subject) -> str:
-    """Require that `forge` replaces the reference by the layer, and that `lower` reverses it."""
+    """Require that `forge` replaces the reference by the layer, and that `lower` restores it."""
     layer, kind = subject.built(), subject.spec.load()
     registry: Registry[LayerSpec] = Registry(LayerSpec)
     registry.add(subject.spec.plugin or "plugin", [replace(subject.spec, plugin="")])
@@ -39,7 +39,8 @@ def forge_and_lower(subject: Subject) -> str:
         )
     _same_weights(model, forged, "forge()")
     got, expected = outputs_of(forged, inputs), outputs_of(model, inputs)
-    # Both results are float32, so both have rounding errors. The tolerance allows for one.
+    # The tolerance allows for the rounding errors of one float32 result, but here both results have
+    # such errors. So 4 times as many terms are given, which doubles the tolerance.
     compare("the output of the forged model", got, expected, 4 * subject.terms, against="model's")
     lowered = lower(forged, layers=registry)
     _same_weights(model, lowered, "lower()")

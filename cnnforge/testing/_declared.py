@@ -99,7 +99,10 @@ def _images(shape: tuple[int, ...]) -> Any:
 
 
 def _builds(spec: ModelSpec, task: Task, shape: tuple[int, ...]) -> str:
-    """Require that the target builds a `keras.Model` with this input shape and valid outputs."""
+    """Require that the target of the spec builds a `keras.Model` with the given input shape.
+
+    The outputs must be valid for the task.
+    """
     model = _build(spec, task, shape)
     if not isinstance(model, keras.Model):
         raise AssertionError(f"build() returns a {type(model).__name__}, expected a keras.Model")
@@ -127,7 +130,7 @@ def _bits(outputs: Any) -> list[bytes]:
 
 
 def _config_round_trip(spec: ModelSpec, task: Task, shape: tuple[int, ...]) -> str:
-    """Require that the configuration gives the same model again."""
+    """Require that a model made from the configuration computes the same bits."""
     model = _build(spec, task, shape)
     with explained("the model cannot be made from its configuration"):
         again = type(model).from_config(model.get_config())
@@ -138,7 +141,7 @@ def _config_round_trip(spec: ModelSpec, task: Task, shape: tuple[int, ...]) -> s
 
 
 def _saves(spec: ModelSpec, task: Task, shape: tuple[int, ...]) -> str:
-    """Require that a `.keras` file gives the same model again."""
+    """Require that a model opened from its `.keras` file computes the same bits."""
     model = _build(spec, task, shape)
     with tempfile.TemporaryDirectory() as folder, explained("the model cannot be saved and opened"):
         path = Path(folder) / "model.keras"
@@ -150,7 +153,7 @@ def _saves(spec: ModelSpec, task: Task, shape: tuple[int, ...]) -> str:
 
 
 def _forges(spec: ModelSpec, task: Task, shape: tuple[int, ...]) -> str:
-    """Require that `forge` converts the model, and that `lower` reverses it."""
+    """Require that `forge` converts the model, and that `lower` converts the result back."""
     model = _build(spec, task, shape)
     with explained("forge() cannot convert the model"):
         forged = forge(model)
@@ -167,9 +170,9 @@ def _forges(spec: ModelSpec, task: Task, shape: tuple[int, ...]) -> str:
 
 
 def _loads(spec: DatasetSpec, plugins: Plugins) -> str:
-    """Load the dataset without an argument.
+    """Require that the dataset, loaded without an argument, is valid.
 
-    Require that it is valid, or that `load` raises a `CnnforgeError`, such as a request for an
+    The function `load` of the plugin may also raise a `CnnforgeError`, for example if it needs an
     argument.
     """
     try:

@@ -69,9 +69,9 @@ def _in_fresh_process(folder: Path, count: int, kind: type) -> list[str]:
 
 
 def _main() -> None:
-    """Load the models and compare their outputs with the expected ones.
+    """Load the saved models in the new process, and compare their outputs with the saved outputs.
 
-    Write a list to `report.json`, with an error or "" for each model.
+    Write a list to `report.json`, with an error message or "" for each model.
     """
     request = json.load(sys.stdin)
     folder = Path(request["folder"])
@@ -102,7 +102,7 @@ def _main() -> None:
 def _import(module: str, file: str) -> None:
     """Import the plugin's module by name, or import its file if no module has this name.
 
-    The second case is a plugin that was loaded with `--plugin FILE.py`.
+    A plugin that was loaded with `--plugin FILE.py` has no module that can be imported by name.
     """
     try:
         importlib.import_module(module)

@@ -1,4 +1,8 @@
-"""Check gradients with the oracle, with the reference, and with finite differences of the layer."""
+"""Check the gradients of a layer.
+
+They are compared with finite differences of the oracle (a NumPy function that defines the layer),
+with gradients of the reference (the stock layer), or with finite differences of the layer itself.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +71,8 @@ def gradients_oracle(subject: Subject) -> str:
             ]
             return (total(*ends[0]) - total(*ends[1])) / (2 * step)
 
-        # Finite differences in float64 with a step of 1e-6 have about ten correct digits.
+        # Finite differences in float64 with a step of 1e-6 have about ten correct digits. So errors
+        # up to 1e-9 times the size of the sum are allowed (`floor`).
         _along_directions(
             f"the gradient of {name}",
             found[name],
@@ -128,7 +133,8 @@ def _along_directions(
 ) -> None:
     """Compare a gradient with finite differences along random directions.
 
-    `along` maps a direction to the finite difference in that direction.
+    `along` maps a direction to the finite difference in that direction. The allowed error is
+    `bound` times the size of the gradient, plus `floor`.
     """
     generator = np.random.default_rng(5)
     directions = [generator.standard_normal(value.shape) for _ in range(_DIRECTIONS)]
@@ -181,10 +187,11 @@ def _places(layer: Any) -> dict[str, int]:
 
 
 def _factors(got: Array, expected: Array) -> Array:
-    """Draw upstream gradients, and set some to zero.
+    """Draw random upstream gradients, and set those of some elements to zero.
 
-    If only one of `got` and `expected` is zero at an element, a rounding error has decided whether
-    the activation passes the value on, and the gradients there cannot be compared.
+    If only one of the outputs `got` and `expected` is zero at an element, a rounding error has
+    decided whether an activation such as ReLU passes the value on. Then the gradients of the two
+    functions differ, so the upstream gradient of this element is zero.
     """
     factors = factors_like(got)
     factors[(got == 0) != (expected == 0)] = 0
@@ -203,7 +210,8 @@ def gradients_reference(subject: Subject) -> str:
     except Exception as error:
         if subject.case.oracle is None:
             raise
-        # TensorFlow, for example, has no gradient of grouped convolutions on a CPU.
+        # TensorFlow, for example, has no gradient of grouped convolutions on a CPU. Then the
+        # comparison with the oracle is enough.
         return f"not compared, as the reference has no gradient: {one_line(error)[:80]}"
     ours = gradients(factors)
     for (name, got), value in zip(ours.items(), theirs.values(), strict=True):

@@ -28,7 +28,7 @@ from cnnforge.testing._subject import (
 def every_element_written(subject: Subject) -> str:
     """Require that ops write every element of their outputs, and no other memory.
 
-    They must not read an output before they write it.
+    An op must also not read an element of its outputs before it has written the element.
     """
     layer, inputs = subject.built(), subject.inputs()
     with audit() as found:
@@ -78,8 +78,8 @@ def determinism(subject: Subject) -> str:
     """Require that two equal calls give bitwise equal outputs and gradients."""
     layer, inputs = subject.built(), subject.inputs()
     outputs_of(layer, inputs)
-    # The call above is equal to these two, so that kept state affects both alike. The check
-    # `no_state` finds kept state.
+    # If the layer keeps state, the call above has set the state, which then affects the next two
+    # calls alike. So this check does not fail because of state; the check `no_state` finds it.
     first, second = _everything(layer, inputs), _everything(layer, inputs)
     _same(first, second, "two calls with the same inputs give different bits: not deterministic")
     return ""
@@ -88,8 +88,8 @@ def determinism(subject: Subject) -> str:
 def no_state(subject: Subject) -> str:
     """Require that a call depends only on its inputs and the current weights."""
     layer, inputs = subject.built(), subject.inputs()
-    # A call with another batch size and larger numbers comes in between. State that it keeps would
-    # change the result of the next call.
+    # Between two equal calls, the layer is called with another batch size and larger numbers. If
+    # the layer keeps state, the results of the two equal calls differ.
     others = subject.inputs(batch=len(inputs) + 1, seed=6) * np.float32(1.5)
     first = _everything(layer, inputs)
     with explained("a call with another batch size fails"):

@@ -15,7 +15,7 @@ from cnnforge.testing._subject import Subject, explained, outputs_of, single, te
 
 
 def targets(spec: LayerSpec) -> str:
-    """Require that all classes and functions that a spec names can be imported and fit."""
+    """Require that the classes and functions that a spec names exist and have the right type."""
     layer = spec.load()
     named = {"target": layer, "reference": spec.load_reference()}
     named |= {f"fused layer {i + 1}": kind for i, kind in enumerate(spec.load_fuses())}
@@ -50,7 +50,7 @@ def registration(spec: LayerSpec) -> str:
 
 
 def config_round_trip(subject: Subject) -> str:
-    """Require that the configuration holds every argument and gives the same layer again."""
+    """Require that the configuration contains every argument, and makes an equal layer."""
     layer, kind = subject.built(), subject.spec.load()
     config = layer.get_config()
     for name in (*subject.case.arguments, *_parameters(kind)):
@@ -81,9 +81,9 @@ def config_round_trip(subject: Subject) -> str:
 
 
 def _parameters(kind: type) -> list[str]:
-    """Return the named parameters of the constructor.
+    """Return the names of the constructor's parameters, without `*args` and `**kwargs`.
 
-    If a class has a constructor without named parameters, its base class is used instead.
+    If the constructor has no other parameters, return those of the base class.
     """
     for parent in kind.__mro__:
         if parent is keras.layers.Layer:
@@ -99,7 +99,7 @@ def _parameters(kind: type) -> list[str]:
 
 
 def bad_arguments(subject: Subject) -> str:
-    """Require an error for each bad argument, with a message that names argument and value."""
+    """Require that each bad argument raises an error that names the argument and the value."""
     for name, value in subject.case.bad_arguments.items():
         try:
             layer = subject.make(**{name: value})
@@ -133,7 +133,8 @@ def output_shape(subject: Subject) -> str:
     try:
         declared = tuple(layer.compute_output_shape(shape))
     except NotImplementedError:
-        # A layer need not define it: Keras then finds the shape by calling the layer symbolically.
+        # A layer need not define `compute_output_shape`. Without it, Keras calls the layer
+        # symbolically to find the shape.
         declared = got
     if declared != got:
         raise AssertionError(
@@ -158,7 +159,7 @@ def output_shape(subject: Subject) -> str:
 
 
 def _agree(layer: Any, shape: tuple[int | None, ...], actual: Any) -> None:
-    """Compare the symbolic outputs of a layer with its actual outputs."""
+    """Require that symbolic outputs have the shape and dtype of the actual outputs."""
     got = tuple(actual.shape)
     with explained(f"called on keras.Input for the shape {shape}"):
         outputs = single(layer(keras.Input(batch_shape=shape)))

@@ -1,4 +1,4 @@
-"""Make a layer for one case, give it weights and inputs, and run it."""
+"""Make the layer of one test case, give it random weights and inputs, and run it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INPUTS = "the inputs"
 
 @dataclass(frozen=True, kw_only=True)
 class ClassSpec(LayerSpec):
-    """A spec with classes in place of the names of classes."""
+    """A layer spec that contains the classes themselves instead of their import paths."""
 
     layer: Any = None
     stock: Any = None
@@ -40,11 +40,11 @@ class ClassSpec(LayerSpec):
 
 @dataclass(frozen=True)
 class Subject:
-    """A layer and one of its cases.
+    """A layer and one of its test cases.
 
     Attributes:
         spec: Spec of the layer.
-        case: The case.
+        case: The test case.
     """
 
     spec: LayerSpec
@@ -70,7 +70,8 @@ class Subject:
             value = numpy(weight)
             noise = generator.standard_normal(value.shape)
             if keras.backend.is_float_dtype(weight.dtype):
-                # The noise is small, since some weights, such as a width, may have to be positive.
+                # The noise is small, so that a positive weight stays positive. Some layers need
+                # that, for example if the weight is a width.
                 scale = float(np.sqrt(np.mean(value.astype(np.float64) ** 2))) or 1.0
                 weight.assign((value + 0.1 * scale * noise).astype(np.float32))
         return layer
@@ -87,11 +88,11 @@ class Subject:
 
     @property
     def terms(self) -> int:
-        """K of the tolerance: the number of products in one element of the outputs."""
+        """K in the tolerance of `assert_close`: the number of products in one output element."""
         return self.case.terms or max(1, math.prod(self.case.input_shape[1:]))
 
     def grad_terms(self, gradient: Array, outputs: Array) -> int:
-        """Return K of a gradient: the mean number of products in one of its elements.
+        """Return K for a gradient: the mean number of products in one of its elements.
 
         The backward pass has as many products as the forward pass, `self.terms * outputs.size`.
         """
@@ -100,7 +101,8 @@ class Subject:
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    # An initializer without a seed draws its seed from Python's random generator.
+    # An initializer without a seed draws its seed from Python's random generator. So seed this
+    # generator, and restore its state afterwards.
     state = random.getstate()
     random.seed(0)
     try:
@@ -115,7 +117,7 @@ def tensor(array: Array) -> Any:
 
 
 def numpy(value: Any) -> Array:
-    """Copy a tensor or variable to NumPy. NumPy has no bfloat16, so this becomes float32."""
+    """Copy a tensor or variable to NumPy. NumPy has no bfloat16, so bfloat16 becomes float32."""
     if keras.backend.standardize_dtype(value.dtype) == "bfloat16":
         value = cast(value, "float32")
     return np.array(keras.ops.convert_to_numpy(value))
@@ -147,9 +149,10 @@ def gradients_of(
         training: Passed to the layer; `None` means the layer's default.
 
     Returns:
-        The outputs, and a function. It maps an array of factors to a dictionary with the gradients
-        of sum(factors * outputs), `INPUTS` for that of the inputs, and the names of the trainable
-        weights for theirs. A missing gradient is `None`.
+        Two values: the outputs, and a function. The function takes an array of factors in the shape
+        of the outputs, and returns a dictionary with the gradients of sum(factors * outputs). The
+        key of the gradient of the inputs is `INPUTS`; that of a weight's gradient is the name of
+        the weight. A missing gradient is `None`.
     """
     outputs, pull = pullback(layer, tensor(inputs), training=training)
     outputs = single(outputs)
@@ -165,7 +168,7 @@ def gradients_of(
 
 
 def weight_names(layer: Any, weights: Any) -> list[str]:
-    """Return a name for each of some weights of a layer; no two names are equal."""
+    """Return a name for each of the given weights of a layer; no two names are equal."""
     names = [weight.name for weight in weights]
     paths = [weight.path for weight in weights]
     return [
@@ -175,7 +178,7 @@ def weight_names(layer: Any, weights: Any) -> list[str]:
 
 
 def factors_like(outputs: Array, seed: int = 3) -> Array:
-    """Draw upstream gradients of the same shape as the outputs."""
+    """Draw random upstream gradients in the shape of the outputs."""
     return np.random.default_rng(seed).standard_normal(outputs.shape).astype(np.float32)
 
 
@@ -185,7 +188,8 @@ def explained(what: str, hints: Mapping[str, str] | None = None) -> Iterator[Non
 
     Args:
         what: Description of the failure, for example "the layer fails in a graph".
-        hints: Advice by a text; it is added if the error message contains the text.
+        hints: Maps a substring of an error message to advice. The advice is added if the message
+            contains the substring.
     """
     try:
         yield

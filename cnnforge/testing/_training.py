@@ -1,6 +1,6 @@
-"""Compare a layer with its reference with `training=True`.
+"""Compare a layer with its reference (the stock layer), both called with `training=True`.
 
-Only layers that have an argument `training` are checked.
+Only layers whose method `call` has an argument `training` are checked.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from cnnforge.testing._subject import (
 )
 from cnnforge.testing._values import compare, stock_of
 
-# Min number of values of a mean and variance. A gradient of a layer that normalizes fewer values
-# may consist of rounding errors only.
+# Min number of values from which a layer computes a mean and a variance. If a layer normalizes
+# fewer values, a gradient may consist only of rounding errors, which cannot be compared.
 _MIN_STATISTIC = 32
 
 

@@ -1,4 +1,8 @@
-"""Compare the outputs of a layer with the oracle and the reference, and find causes of errors."""
+"""Compare the outputs of a layer with those of its oracle and its reference.
+
+The oracle is a NumPy function that defines the layer. The reference is the stock layer. If the
+outputs differ, the error message names a probable cause.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,7 @@ def compare(
         what: Name of the result in the message.
         got: The result; `None` if it is missing.
         expected: The reference.
-        terms: K of the tolerance.
+        terms: K in the tolerance of `assert_close`.
         against: Name of the reference in the message.
         causes: Function that maps a wrong result to an explanation, or to "".
 
@@ -77,8 +81,9 @@ def _causes(
 ) -> Callable[[Array], str]:
     """Return a function that tries to explain wrong outputs.
 
-    It computes the oracle with inputs or weights that are changed by usual mistakes. If one of the
-    results equals the wrong outputs, it returns a sentence that names this mistake, otherwise "".
+    The returned function calls `compute` with inputs or weights that are changed by usual mistakes.
+    If a result equals the wrong outputs, the function returns a sentence that names the mistake,
+    otherwise "".
     """
     sources = [inputs, *weights]
 
@@ -148,11 +153,11 @@ def check_weights(layer: Any, stock: Any) -> None:
 
 
 def reference_inputs(subject: Subject, layer: Any) -> Array:
-    """Return inputs for the comparison of a layer with its reference."""
+    """Return random inputs for the comparison of a layer with its reference."""
     if layer.weights:
         return subject.inputs()
-    # A layer without weights may compare its inputs, as a max pooling does. Among small integers
-    # many are equal, so that the check covers ties.
+    # A layer without weights may compare its input values with each other, as a max pooling does.
+    # Many small integers are equal, so the check covers equal values too.
     shape = subject.case.input_shape
     return np.random.default_rng(4).integers(-3, 4, shape).astype(np.float32)
 

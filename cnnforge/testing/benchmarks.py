@@ -22,9 +22,9 @@ def benchmark_cases(
 
     Args:
         layer: The name of a declared layer, qualified or short, or its spec.
-        cases: The cases to measure. The shape is the `speed_shape` of the case, or else its
-            `input_shape`. By default the benchmarks that the spec names, or else the cases of the
-            spec that have a `speed_shape`.
+        cases: The cases to measure, each at its `speed_shape`, or at its `input_shape` if it has no
+            `speed_shape`. The default is the benchmarks that the spec names. If the spec names
+            none, the default is the cases of the spec that have a `speed_shape`.
         reference: The Keras layer class to compare with; by default the one that the spec names.
             It must accept the configuration of the layer, have the same weights in the same order,
             and compute the same, in float64 too. It may be a subclass of the layer with another
@@ -32,7 +32,7 @@ def benchmark_cases(
 
     Returns:
         One benchmark for each case, named after the layer and the case, such as `"gabor.large"`.
-        This name and the name of a pass, `"gabor.large.full"`, are the key of a threshold.
+        In a file of thresholds, the key also contains the name of a pass: `"gabor.large.full"`.
 
     Raises:
         UnknownNameError: No plugin declares such a layer.

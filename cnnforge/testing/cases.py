@@ -1,4 +1,4 @@
-"""Cases and checks of a layer.
+"""Define the classes of test cases and of checks.
 
 Plugin manifests import this module, so it must not import Keras.
 """
@@ -27,9 +27,9 @@ class LayerCase:
         name: Lower-case words with hyphens, different for each case of a layer.
         bad_arguments: Names of arguments with a value that the layer must refuse. The error message
             must name the argument and the value.
-        terms: K of the tolerance, the number of products in one element of the outputs. By
-            default the number of input values of one sample, the max number of values that an
-            element can depend on.
+        terms: K in the tolerance of `assert_close`: the number of products in one element of the
+            outputs. By default the number of input values of one sample, since an element can
+            depend on all of them.
         speed_shape: The shape of the inputs to measure the speed with; by default `input_shape`
             with a batch of 32. If the spec of the layer names no benchmarks, `benchmark_cases`
             measures the cases that have a `speed_shape`.

@@ -141,8 +141,8 @@ def _of_case(subject: Subject) -> dict[str, Any]:
     found |= {**_memory.CHECKS, **_behaviour.CHECKS}
     if has_reference:
         found |= _conversion.CHECKS
-        # All other checks call the layer in prediction mode, so a layer with a training mode needs
-        # these too.
+        # All other comparisons call the layer without `training=True`. So a layer with an argument
+        # `training` needs these checks too.
         if "training" in inspect.signature(subject.spec.load().call).parameters:
             found |= _training.CHECKS
     return found

@@ -1,4 +1,4 @@
-"""Find a probable cause of the difference between two arrays: sign, scale, axes or shift."""
+"""Find a probable cause of the difference between a wrong array and the expected array."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-# A guess explains a result if the two arrays differ by at most this share of their size.
+# A guess explains a wrong result if the root mean square of their difference is at most this share
+# of the root mean square of the guess.
 _FITS = 1e-3
 
 
@@ -47,7 +48,7 @@ def diagnose(got: Any, expected: Any) -> str:
 
 
 def fits(got: np.ndarray, expected: np.ndarray) -> bool:
-    """Return whether two arrays differ by at most a thousandth of their size."""
+    """Return whether the rms of the difference is at most a thousandth of the rms of `expected`."""
     if got.shape != expected.shape:
         return False
     return _size(got - expected) <= _FITS * _size(expected)
@@ -60,7 +61,7 @@ def variants(array: np.ndarray) -> Iterator[tuple[np.ndarray, tuple[str, str]]]:
         array: Any shape.
 
     Yields:
-        The changed array, of the same shape, and a verb with its object, such as
+        Two values: the changed array, of the same shape, and a verb with its object, such as
         `("has", "the opposite sign")`.
     """
     yield -array, ("has", "the opposite sign")

@@ -1,1 +1,1 @@
-"""`cnnforge bench` and its tables."""
+"""The command `cnnforge bench`, and the tables that it prints."""

@@ -1,4 +1,4 @@
-"""`cnnforge bench`: measure the layers on this machine, compared with the framework's own."""
+"""`cnnforge bench`: measure plugin layers, compared with the stock layers that they replace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from cnnforge.conversion.certificate import LayerCheck
     from cnnforge.plugin_host.discovery import Plugins
 
-# Image shape and number of classes of the default data of `train`, digits.
+# Default image shape (H, W, C) and number of classes of a model: those of the default data of
+# `cnnforge train`, which are images of digits.
 _MODEL_SHAPE = (28, 28, 1)
 _CLASSES = 10
 
@@ -175,8 +176,8 @@ def _choose(
 ) -> None:
     """Add to a result the choices of `--kernels auto` for all layers of a model.
 
-    The case of a fused layer gets the choice `"apart"` if `auto` does not use the fused layer, but
-    another plugin layer.
+    A case may measure a fused layer: one plugin layer that replaces two stock layers. If `auto`
+    uses another plugin layer instead, the case gets the choice `"apart"`.
     """
     from dataclasses import asdict
 
@@ -197,11 +198,11 @@ def _choose(
 
 
 def _check(cases: list[Case], json: bool) -> list[Any]:
-    """Check every case, and end the program if a layer is wrong.
+    """Compare each layer with its reference, and end the program if a layer is wrong.
 
     Returns:
-        The result of `first_calls` for each case. The first calls are timed here, because the check
-        calls the layers too.
+        The result of `first_calls` for each case. The first calls are timed here, because the
+        comparison calls the layers too.
     """
     from cnnforge import benchmarking
     from cnnforge.cli import _render
@@ -231,7 +232,7 @@ def _check(cases: list[Case], json: bool) -> list[Any]:
 
 
 def _measure(cases: list[Case], first: list[Any], rounds: int) -> dict[str, Any]:
-    """Measure all cases, and return the whole result as plain values."""
+    """Measure all cases, and return the result as a dictionary that can be printed as JSON."""
     from dataclasses import asdict
 
     from cnnforge import benchmarking

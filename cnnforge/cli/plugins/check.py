@@ -1,4 +1,4 @@
-"""The command `cnnforge plugins check`: runs the conformance checks on what a plugin declares."""
+"""The command `cnnforge plugins check`: checks the layers, datasets and models of a plugin."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _checks(spec: Spec, found: Plugins) -> Iterator[Check]:
 
 
 def _run(spec: Spec, check: Check) -> dict[str, Any]:
-    """Run one check and return its row; an exception gives a row with the status `failed`."""
+    """Run one check and return its result. If it raises an error, the status is `failed`."""
     from cnnforge.errors import message_of, one_line
 
     row = {"kind": spec.kind, "name": spec.qualified_name, "check": check.kind, "case": check.case}
@@ -142,7 +142,7 @@ def _markdown(spec: Spec, rows: list[dict[str, Any]]) -> str:
     ]
     for kind in dict.fromkeys(row["check"] for row in rows):
         results = {row["case"]: row for row in rows if row["check"] == kind}
-        # The result of a check of the whole layer, without a case, goes into the first column.
+        # A check of the whole layer has no case. Its result goes into the first column.
         cells = [
             _cell(results.get(case) or results.get("" if case == columns[0] else None))
             for case in columns

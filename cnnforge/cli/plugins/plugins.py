@@ -52,7 +52,7 @@ def plugins(
 
 
 def _report(found: Plugins, imports: bool) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of both tables as plain values."""
+    """Return the rows of two tables, plugins and specs, in a form that can be printed as JSON."""
     return {
         "plugins": [
             {
