@@ -203,7 +203,7 @@ def conv_block_forward(
     outputs: Any,
     argmax: Any,
 ) -> None:
-    """Convolve ``inputs`` with ``weights``, add the bias, apply a ReLU and max pooling.
+    """Convolve ``inputs`` with ``weights``, add the bias, and apply ReLU and max pooling.
 
     Args:
         inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.

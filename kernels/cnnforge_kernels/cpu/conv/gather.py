@@ -1,12 +1,14 @@
 """Compute the gradient of the weights by a sum over pixels, which is called *gather* here.
 
-The sum is sums[m, f] = sum over pixels of source[position(pixel) + m] * grad_outputs[pixel, f]. The
-source is the inputs of the convolution, m is the index of a tap and a channel, f is the index of a
-filter. The sums of some m and some filters stay in a register tile (``simd/tiles.py``), while the
-kernel goes over the pixels. The scratch memory has the axes (row, column, channel) of the source,
-so that the taps of one row of the window and their channels are neighbours: if the columns are not
-dilated, m is the index of (column tap, channel). If the taps of all KH rows fit the registers, one
-tile holds them all.
+The gather computes
+
+    sums[m, f] = sum over pixels of source[position(pixel) + m] * grad_outputs[pixel, f]
+
+for tap and channel m and filter f. The source is the inputs of the convolution. The sums of some m
+and some filters stay in a register tile (``simd/tiles.py``) while the kernel goes over the pixels.
+The scratch memory has the axes (row, column, channel) of the source, so that the taps of one row of
+the window and their channels are neighbours: if the columns are not dilated, m is the index of
+(column tap, channel). If the taps of all KH rows fit the registers, one tile holds them all.
 
 The images are divided into a fixed number of parts. A task sums one part in a fixed order, and then
 the sums of the parts are added in order. So the result does not depend on the number of threads.

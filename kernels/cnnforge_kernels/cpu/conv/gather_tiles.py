@@ -84,8 +84,9 @@ def GATHER_TILES(number: int) -> Any:
 def PACK_GRADIENT(kind: int) -> Any:
     """Copy vectors ``begin`` to ``end - 1`` of the gradient to FACTORS.
 
-    Also add them to the sums of the bias. If there is a mask, values whose mask is not positive become zero. The last vector is padded
-    with zeros. If a vector holds two taps, each factor is written twice.
+    Also add them to the sums of the bias. If there is a mask, values whose mask is not positive
+    become zero. The last vector is padded with zeros. If a vector holds two taps, each factor is
+    written twice.
     """
     F_LANES, P = 4 << kind % 3, kind // 3 + 1
     L = F_LANES * P

@@ -1,8 +1,8 @@
-"""Copy rows of an NHWC array to scratch memory, so that kernels need not handle padding or masks.
+"""Copy rows of an NHWC array to scratch memory, so that kernels need no padding or masks.
 
 ``pack_planes`` writes a row with the axes (channel, phase, column). With a stride of s, column w
 belongs to phase w % s, so that neighbouring outputs always read neighbouring floats.
-``pack_pixels`` keeps the axes (column, channel).
+``pack_pixels`` writes a row with the axes (column, channel), as in the array.
 """
 
 from __future__ import annotations

@@ -5,11 +5,11 @@ algorithm is called *scatter*. For each pooled pixel and filter, the argmax is t
 output that was the maximum of the pool window. The scatter multiplies the filter's weights by the
 pooled gradient, and adds the products to the gradient of the inputs that this output had read.
 
-All inputs that the outputs of one pool window had read are a *region* of (KH + PH - 1) x (KW + PW -
-1) pixels. A register tile holds the sums of a region. Each filter has a *picture* of the size of a
-region: its weights, shifted to the place of the maximum, with zeros around. The picture, multiplied
-by the pooled gradient, is added to the tile. A convolution of the gradient before the pool would
-take PH * PW times as many multiplications.
+All inputs that the outputs of one pool window had read are a *region*. Its size is (KH + PH - 1) x
+(KW + PW - 1) pixels, and a register tile holds the sums of a region. Each filter has a *picture* of
+the size of a region: its weights, shifted to the place of the maximum, with zeros around. The
+picture, multiplied by the pooled gradient, is added to the tile. A convolution of the gradient
+before the pool would take PH * PW times as many multiplications.
 
 A task computes one image and sums in a fixed order, so the result does not depend on the number of
 threads.

@@ -1,10 +1,13 @@
 """Compute a convolution, or the gradient of its inputs, by moving a register tile over rows.
 
-This is called a *sweep*. It computes outputs[n, r, c, f] = bias[f] + sum over k of source[position
-+ offset_k] * weights[k, f], where k is the index of a tap and a channel, and the position depends
-on (n, r, c). The forward pass is one sweep over the inputs. The gradient of the inputs is one sweep
-over the gradient of the outputs for each phase of the stride: the inputs whose row and column have
-the same remainders modulo the strides.
+This is called a *sweep*. A sweep computes
+
+    outputs[n, r, c, f] = bias[f] + sum over k of source[position + offset_k] * weights[k, f]
+
+for image n, row r, column c and filter f. The index k is that of a tap and a channel, and the
+position is that of (n, r, c) in the source. The forward pass is one sweep over the inputs. The
+gradient of the inputs is one sweep over the gradient of the outputs for each phase of the stride:
+the inputs whose row and column have the same remainders modulo the strides.
 
 A task computes some rows of one image for one group of channels. It packs the source rows that it
 reads into scratch memory (``packing.py``), then moves the register tile over them. A table has, for

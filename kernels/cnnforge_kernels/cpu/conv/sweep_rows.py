@@ -57,7 +57,8 @@ def pack_row(a: Any, row: int, image: int, group: int, target: int, plane: int, 
     """Copy from source row ``row`` to scratch memory only the columns that outputs read.
 
     ``target`` is the address in the scratch memory. ``plane`` is the number of bytes of a plane, or
-    0 for the axes (column, channel). ``spare`` is the address of a buffer for an un-pooled row.
+    0 for the axes (column, channel). ``spare`` is the address of a buffer for one row of the
+    gradient before the pool.
     """
     channels = a[CHANNELS]
     first = max(0, a[COLUMN_ORIGIN])
@@ -77,7 +78,8 @@ def pack_row(a: Any, row: int, image: int, group: int, target: int, plane: int, 
                 here, a[SCRATCH_PIXEL], source + skipped, gate, pixel, last - first, channels
             )
         return
-    # Un-pool the row: each value goes to the cell of its argmax, and the other cells are zero.
+    # Compute the gradient before the pool: each value goes to the cell of its argmax, and the other
+    # cells are zero.
     cells = a[UNPOOL_COLUMNS]
     pooled = row // a[UNPOOL_ROWS]
     start = image * a[IMAGE_STRIDE] + pooled * a[ROW_STRIDE] + 4 * group * channels

@@ -1,9 +1,12 @@
 """Compute the gradient of a depthwise convolution's weights by a sum over pixels.
 
-This sum is called *gather*: sums[k, c] = sum over pixels of source[position + offset_k, c] *
-gradient[c], where k is the index of a tap and c that of a channel. The SIMD lanes are channels. A
-register tile holds the sums of all taps of a window, or of some taps of a large window, so that a
-value of the gradient is loaded once for all of these taps.
+This sum is called *gather*. The gather computes
+
+    sums[k, c] = sum over pixels of source[position(pixel) + offset_k, c] * gradient[pixel, c]
+
+for tap k and channel c. The SIMD lanes are channels. A register tile holds the sums of all taps of
+a window, or of some taps of a large window, so that a value of the gradient is loaded once for all
+of these taps.
 
 If a row is outside the image, a row of zeros is read in place of it. If the window of an output
 reaches beyond the left or right border, the source columns that this output reads are copied to
@@ -57,8 +60,7 @@ _KINDS = _MAX_TAPS * _MAX_TAPS * 4 * 5 * 2
 
 
 def _kind_of_number(number: int) -> tuple[int, int, int, int, int]:
-    """Return five properties of a kernel: tap rows, tap columns, vectors, lanes, and masked (0 or
-    1)."""
+    """Return five properties of a kernel: tap rows, tap columns, vectors, lanes, masked."""
     taps = number % (_MAX_TAPS * _MAX_TAPS)
     kind = number // (_MAX_TAPS * _MAX_TAPS)
     vectors, lanes = kind // 2 % 4 + 1, 1 << (kind // 8)

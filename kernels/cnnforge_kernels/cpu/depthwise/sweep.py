@@ -1,9 +1,12 @@
 """Compute a depthwise convolution, or the gradient of its inputs.
 
-The algorithm is called *sweep*: outputs[p, c] = bias[c] + sum over k of source[p + offset_k, c] *
-weights[k, c], where k is the index of a tap and c that of a channel. The forward pass is one sweep
-over the inputs. The gradient of the inputs is one sweep over the gradient of the outputs for each
-phase of the stride: the inputs whose row and column have the same remainders modulo the strides.
+The algorithm is called *sweep*. A sweep computes
+
+    outputs[p, c] = bias[c] + sum over k of source[p + offset_k, c] * weights[k, c]
+
+for pixel p, tap k and channel c. The forward pass is one sweep over the inputs. The gradient of the
+inputs is one sweep over the gradient of the outputs for each phase of the stride: the inputs whose
+row and column have the same remainders modulo the strides.
 
 The SIMD lanes are channels, which are neighbours in memory, so that the source need not be packed.
 Each value of the source is loaded from the first-level cache once for each tap; these loads, and
@@ -12,8 +15,7 @@ later or ends earlier; columns with such taps are computed one at a time.
 
 Source rows are copied to scratch rows only if there is a mask or if the depth multiplier M is above
 1; then the copy has each channel M times. The scratch rows are a ring buffer: a new row overwrites
-the oldest. The weights are not packed, because their layout is (tap, C * M) and the lanes are the C
-* M outputs.
+the oldest. The weights are not packed, because their layout is (tap, C * M) already.
 """
 
 from __future__ import annotations

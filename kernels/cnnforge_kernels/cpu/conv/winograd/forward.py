@@ -127,8 +127,7 @@ def winograd_wins(channels: int, filters: int) -> bool:
 
 @cached_njit()
 def winograd_beats_scatter(channels: int, filters: int) -> bool:
-    """Return whether Winograd's algorithm computes a gradient behind a pool faster than the
-    scatter.
+    """Return whether Winograd's algorithm is faster than the scatter behind a max pool.
 
     The gradient is that of a convolution's inputs. Winograd's algorithm reads the gradient before
     the pool, so ``channels`` is the number of the convolution's filters, and ``filters`` is the
@@ -140,13 +139,13 @@ def winograd_beats_scatter(channels: int, filters: int) -> bool:
 
 @cached_njit()
 def _is_window(taps: Any) -> bool:
-    """Return whether there are nine taps, whose rows (or columns) span three neighbouring indices."""
+    """Return whether ``taps``, the rows or the columns of all taps, are those of a 3x3 window."""
     return taps.size == 9 and s.origin_and_span(taps)[1] == 3
 
 
 @cached_njit()
 def winograd_fits(args: Any) -> bool:
-    """Return whether Winograd's algorithm can compute a sweep, and is faster than the direct sum."""
+    """Return whether Winograd's algorithm can compute a sweep, and is faster."""
     if args[s.TAPS] != 9 or args[s.ROW_STEP] != 1 or args[s.COLUMN_STEP] != 1:
         return False
     if args[s.POOL_ROWS] != 0 and (args[s.POOL_ROWS] != 2 or args[s.POOL_COLUMNS] != 2):

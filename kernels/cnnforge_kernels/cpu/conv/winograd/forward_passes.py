@@ -54,8 +54,7 @@ FIELDS = 22
 PLANES = 16
 # The number of channels is a multiple of MIN_LANES, the number of filters one of MAX_LANES.
 MIN_LANES = min(MAX_LANES, 8)
-# Index of the plane whose products are added, with a factor of 1, to each of the four outputs of a
-# tile.
+# Index of the plane whose products are added, with a factor of 1, to each output of a tile.
 _PLAIN = 5
 
 
@@ -113,8 +112,10 @@ def SPREAD_INPUTS(half: int) -> Any:
 
 @kernel_family(REGISTER_TILES)
 def MULTIPLY(number: int) -> Any:
-    """Multiply planes ``begin`` to ``end - 1``: inputs (tile, channel) by weights (channel,
-    filter)."""
+    """Multiply planes ``begin`` to ``end - 1`` of the inputs by those of the weights.
+
+    A plane of the inputs has the axes (tile, channel), a plane of the weights (channel, filter).
+    """
     T, G, L, _ = tile_of_number(number)
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -159,7 +160,8 @@ def MULTIPLY(number: int) -> Any:
 def JOIN_SUMS(pooled: int) -> Any:
     """Compute the outputs of tiles ``begin`` to ``end - 1`` from the planes of products.
 
-    Apply 2x2 max pooling if ``pooled``. Also set the int64 at ``NOT_FINITE`` to 1 if an output is not finite.
+    Apply 2x2 max pooling if ``pooled``. Also set the int64 at ``NOT_FINITE`` to 1 if an output is
+    not finite.
     """
     L = MAX_LANES
 

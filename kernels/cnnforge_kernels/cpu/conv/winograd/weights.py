@@ -1,10 +1,10 @@
 """Winograd's F(3x3, 2x2): the gradient of 3x3 weights, 16 multiplications a tile in place of 36.
 
-The algorithm is that of ``forward.py``, but it sums over tiles and not over channels. A tile is 2x2 values of the gradient and
-the 4x4 inputs that these outputs had read. A linear transform turns both into 16 planes. For each
-plane, the matrix (channels, tiles) is multiplied by the matrix (tiles, filters), which sums over
-the tiles. Another linear transform turns the 16 products into the 3x3 taps. The factors of the
-transforms are 1, -1 and 1/2, so that sums of small integers stay exact.
+The algorithm is that of ``forward.py``, but it sums over tiles and not over channels. A tile is 2x2
+values of the gradient and the 4x4 inputs that these outputs had read. A linear transform turns both
+into 16 planes. For each plane, the matrix (channels, tiles) is multiplied by the matrix (tiles,
+filters), which sums over the tiles. Another linear transform turns the 16 products into the 3x3
+taps. The factors of the transforms are 1, -1 and 1/2, so that sums of small integers stay exact.
 
 As in ``gather.py``, a task sums over a part of the images for one group of channels, and the sums
 of the parts are added in order. If any sum is not finite, LAUNCH reports this, and then
@@ -158,7 +158,7 @@ def _fits(args: Any) -> bool:
 
 @kernel_family(1)
 def LAUNCH(_: int) -> Any:
-    """Set the remaining arguments, run the tasks, add the sums of the parts, write the gradients.
+    """Set the remaining arguments, run the tasks, add the parts, and write the gradients.
 
     If a sum is not finite, this sets ``_NOT_FINITE`` to 1, else to 0. If it is 1, gradients may be
     wrong, so they have to be computed again.
