@@ -122,7 +122,8 @@ def _SWEEPS_BACK(_: int) -> Any:
                     if row % row_stride != 0:
                         continue
                     # Go from the last tap to the first, so that the columns in column_taps
-                    # increase, as in the forward pass.
+                    # increase. Only then can one step of the sweep multiply several neighbouring
+                    # taps.
                     for j in range(kw - 1, -1, -1):
                         column = column_phase + left - j * column_dilation
                         if column % column_stride != 0:

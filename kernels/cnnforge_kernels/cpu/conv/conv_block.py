@@ -46,7 +46,7 @@ FIELDS = g.FIELDS + 3
 
 @kernel_family(1)
 def _SPARSE(_: int) -> Any:
-    """Run tasks of the weight gradient behind a max pool, which is called a sparse gather.
+    """Run tasks of the sparse gather: the weight gradient of a convolution before a max pool.
 
     The gather is sparse because it visits only one output of each pool window and filter: the
     maximum. The kernels of ``gather_tiles.py`` compute the sums.

@@ -1,8 +1,8 @@
 """Kernels of the weight gradient whose code depends on the size of the register tile.
 
 They are compiled again for each new size, in 0.2 s, so only the inner loops are here. The other
-code is compiled once: ``gather.py``, and ``conv_block.py`` for the sparse gather, in which only the
-maxima of a pool have a gradient.
+code is compiled once. It is in ``gather.py``, and in ``conv_block.py`` for the sparse gather: if a
+max pool follows the convolution, only the maxima have a gradient.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def longest_window(taps: int) -> int:
 
 @cached_njit()
 def in_planes(vectors: int, pairs: int) -> bool:
-    """Return whether a tile reads a scratch memory of planes, with the axes (channel, column).
+    """Return whether a tile reads scratch memory that has planes: the axes (channel, column).
 
     In a plane the positions of a tile are neighbouring floats, and pairs of positions need this.
     The other layout is (column, channel), which is copied faster. It is used if a tile has several

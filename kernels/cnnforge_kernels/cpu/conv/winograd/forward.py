@@ -127,11 +127,11 @@ def winograd_wins(channels: int, filters: int) -> bool:
 
 @cached_njit()
 def winograd_beats_scatter(channels: int, filters: int) -> bool:
-    """Return whether Winograd's algorithm is faster than the scatter behind a max pool.
+    """Return whether Winograd's algorithm is faster than the scatter for the gradient of inputs.
 
-    The gradient is that of a convolution's inputs. Winograd's algorithm reads the gradient before
-    the pool, so ``channels`` is the number of the convolution's filters, and ``filters`` is the
-    number of its channels. The scatter (``scatter.py``) reads the gradient after the pool.
+    The convolution is followed by a max pool. Winograd's algorithm reads the gradient before the
+    pool, so ``channels`` is the number of the convolution's filters, and ``filters`` is the number
+    of its channels. The scatter (``scatter.py``) reads the gradient after the pool.
     """
     enough = filters >= _MIN_VECTORS_BEHIND_POOL * MAX_LANES
     return enough and winograd_wins(channels, filters)

@@ -229,7 +229,7 @@ def LAUNCH(_: int) -> Any:
 
 @cached_njit()
 def gather_tiles(args: Any, grad_weights: Any, grad_bias: Any) -> bool:
-    """Compute the gradients of weights and bias if Winograd's algorithm fits and is faster.
+    """Compute the gradients of weights and bias if Winograd's algorithm applies and is faster.
 
     Args:
         args: int64 argument block, as for ``gather``.
