@@ -1,7 +1,8 @@
-"""Turn a pooled gradient into two lists, which have a factor and an address per pixel and filter.
+"""List a factor and an address for each pooled pixel and filter, from a pooled gradient.
 
-The factor is the gradient. The address, called *place*, is a byte offset that depends on the cell
-of the window that was the maximum.
+The pooled gradient is the gradient of the outputs of a max pool. The factor is this gradient. The
+address, called *place*, is the byte offset of the values that the factor multiplies. The place
+depends on the argmax: the cell of the window that was the maximum.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from cnnforge_kernels.cpu.simd.vectors import (
     vector_where_not,
 )
 
-NO_CELL = 255  # the ReLU is off: no cell of the window has a gradient
-# The number of filters that are read at a time. The lists have a multiple of it for each pixel.
+# The argmax if the maximum is not positive: the ReLU is off, so no cell of the window has a
+# gradient.
+NO_CELL = 255
+# The number of filters that are read at a time. In the lists, the number of filters of each pixel
+# is rounded up to a multiple of this number.
 ARGMAX_LANES = 8
 
 
@@ -45,15 +49,16 @@ def list_maxima(
     Args:
         gradient: address of the first pixel's gradients, float32.
         argmax: address of the first pixel's argmax, bytes.
-        step: number of values from a pixel to the next, of the gradients and of the argmax.
+        step: number of values from a pixel to the next, both in the gradients and in the argmax.
         filters: number of filters.
         bases: (pixels,) int64, part of the place that depends on the pixel.
         filter_step: difference of the places of two neighbouring filters.
         cells: (cells of a window,) int64, part of the place that depends on the cell.
         factors: address of (pixels, filters) float32, written: the gradients, or zero if no cell
             has a gradient. Here the filters are rounded up to a multiple of ``ARGMAX_LANES``.
-        places: address of as many int32, written: the sum of the three parts of a place. If the
-            factor is zero, it is the place of any cell.
+        places: address of int32 with the same axes, written: the place, which is the sum of the
+            parts for the pixel, the filter and the cell. If no cell has a gradient, the first cell
+            is used, because the factor is zero.
         total: address of (filters,) float32, rounded up as above, to which the gradients are added.
     """
     padded = (filters + ARGMAX_LANES - 1) // ARGMAX_LANES * ARGMAX_LANES

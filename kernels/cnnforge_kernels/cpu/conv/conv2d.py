@@ -26,9 +26,9 @@ from cnnforge_kernels.cpu.runtime.compiled import (
 from cnnforge_kernels.cpu.runtime.memory import address_of
 from cnnforge_kernels.geometry import padding_before
 
-# Fields of the argument block of the gradient of the inputs. They follow the fields of a sweep: the
-# address and the sizes of the weights, the strides, the dilation, the padding, and the size of the
-# inputs, all of the convolution itself.
+# Fields of the argument block of the gradient of the inputs. They follow the fields of a sweep
+# (`sweep_rows.py`) and describe the convolution: the address and the sizes of the weights, the
+# strides, the dilation, the padding, and the size of the inputs.
 _WEIGHTS, _KH, _KW, _CHANNELS, _FILTERS = range(s.FIELDS, s.FIELDS + 5)
 _STRIDES, _DILATION = s.FIELDS + 5, s.FIELDS + 7
 _TOP, _LEFT, _HEIGHT, _WIDTH = range(s.FIELDS + 9, s.FIELDS + 13)
@@ -37,7 +37,10 @@ BACK_FIELDS = s.FIELDS + 13
 
 @cached_njit()
 def _fill_block(args: Any, source: Any, target: Any) -> None:
-    """Set the addresses and strides of a sweep from ``source`` to ``target``, both (N, H, W, C)."""
+    """Set the fields of ``args`` that describe the arrays ``source`` and ``target``.
+
+    Both arrays are (N, H, W, C).
+    """
     args[s.SOURCE] = address_of(source)
     args[s.PIXEL_STRIDE] = 4 * source.shape[3]
     args[s.ROW_STRIDE] = args[s.PIXEL_STRIDE] * source.shape[2]
@@ -63,9 +66,10 @@ def convolve(
     groups: int,
     outputs: Any,
 ) -> None:
-    """Sweep over ``inputs``.
+    """Convolve ``inputs`` with ``weights`` by one sweep (``sweep.py``).
 
-    The caller has set the fields ROWS and COLUMNS of ``args``, and those of the ReLU or the pool.
+    The caller has set the fields ROWS and COLUMNS of the argument block ``args``, and the fields of
+    the ReLU or of the pool.
     """
     kh, kw, channels, filters = weights.shape
     _fill_block(args, inputs, outputs)
@@ -85,9 +89,11 @@ def convolve(
 
 @kernel_family(1)
 def _SWEEPS_BACK(_: int) -> Any:
-    """Run one sweep for each phase of the stride.
+    """Compute the gradient of the inputs by one sweep for each phase of the stride.
 
-    This is a kernel and not a function, so that it is compiled only if the gradient is needed.
+    Inputs whose row and column have the same remainders modulo the strides are a phase: the same
+    taps read them. This is a kernel and not a function, so that it is compiled only if the gradient
+    is needed.
     """
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -101,11 +107,12 @@ def _SWEEPS_BACK(_: int) -> Any:
         target = args[s.TARGET]
         target_row, target_column = args[s.TARGET_ROW], args[s.TARGET_COLUMN]
         per_group = filters // groups
-        # Numba would compile the functions again for arguments that are literals.
+        # Variables, because Numba would compile the called functions again for literals.
         zero, one = np.int64(0), np.int64(1)
         row_taps = np.empty(kh * kw, np.int64)
         column_taps = np.empty(kh * kw, np.int64)
-        # The axes are (tap, filter of a group, group, channel): this sweep sums over filters.
+        # The weights with the axes (tap, filter of a group, group, channel), because this sweep
+        # sums over filters.
         turned = np.empty((kh * kw, per_group, groups, channels), np.float32)
         for row_phase in range(min(row_stride, height)):
             for column_phase in range(min(column_stride, width)):
@@ -114,8 +121,9 @@ def _SWEEPS_BACK(_: int) -> Any:
                     row = row_phase + top - i * row_dilation
                     if row % row_stride != 0:
                         continue
-                    # From the last tap to the first, so that column_taps rise, as in the forward
-                    # pass.
+                    # Go from the last tap to the first, so that the columns in column_taps
+                    # increase. Only then can one step of the sweep multiply several neighbouring
+                    # taps.
                     for j in range(kw - 1, -1, -1):
                         column = column_phase + left - j * column_dilation
                         if column % column_stride != 0:
@@ -158,10 +166,10 @@ def convolve_back(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """Run one sweep over ``grad_outputs`` for each phase of the stride.
+    """Compute ``grad_inputs`` by one sweep over ``grad_outputs`` for each phase of the stride.
 
-    ``args`` has BACK_FIELDS fields. The caller has set HEIGHT and WIDTH to the size of the
-    convolution's outputs, and the fields of a mask or a pool.
+    The argument block ``args`` has BACK_FIELDS fields. The caller has set HEIGHT and WIDTH to the
+    size of the convolution's outputs, and the fields of the ReLU's mask or of the pool.
     """
     _, height, width, _ = grad_inputs.shape
     _fill_block(args, grad_outputs, grad_inputs)
@@ -187,7 +195,10 @@ def gather_block(
     rows: int,
     columns: int,
 ) -> None:
-    """Set the fields of a gather over ``inputs`` for outputs of ``rows`` x ``columns`` pixels."""
+    """Set the argument block of the weight-gradient kernel (``gather.py``).
+
+    The kernel reads ``inputs`` and a gradient of ``rows`` x ``columns`` pixels.
+    """
     kh, kw, _, filters = weights.shape
     args[g.SOURCE] = address_of(inputs)
     args[g.IMAGES], args[g.HEIGHT], args[g.WIDTH], args[g.CHANNELS] = inputs.shape
@@ -217,7 +228,7 @@ def conv2d_forward(
     Args:
         inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
         weights: (KH, KW, C / groups, F).
-        bias: (F,), or empty for none.
+        bias: (F,); empty if there is no bias.
         strides: strides of rows and columns.
         same: whether the padding is SAME; else it is VALID.
         dilation_rate: dilation of rows and columns.
@@ -248,7 +259,8 @@ def conv2d_grad_inputs(
 ) -> None:
     """Compute the gradient of ``inputs`` by one sweep for each phase of the stride.
 
-    ``inputs`` are not read. ``outputs`` are read only if ``relu``.
+    ``inputs`` is not read. ``outputs`` is read only if ``relu``, because a ReLU passes a gradient
+    only if its output is positive.
     """
     if grad_inputs.size == 0:
         return
@@ -275,8 +287,8 @@ def conv2d_grad_weights(
 ) -> None:
     """Compute the gradients of ``weights`` and ``bias`` in one pass over inputs and gradient.
 
-    Of ``weights`` only the shape is used, and ``bias`` is not read. ``outputs`` are read only if
-    ``relu``.
+    Only the shape of ``weights`` is used, and ``bias`` is not read. ``outputs`` is read only if
+    ``relu``, because a ReLU passes a gradient only if its output is positive.
     """
     if grad_outputs.size == 0 or grad_weights.size == 0:
         grad_weights[:] = np.float32(0)

@@ -1,10 +1,10 @@
 """Convolution, bias, ReLU and max pooling in one pass, and the gradients of this block.
 
-The outputs before pooling are never written to an array: a task keeps those of one row of windows
-in cache, and writes the maxima and their argmax. The argmax is one byte: the index of the cell in
-the window, in row-major order, or 255 if the maximum is not positive, so that the ReLU is off. Only
-the cell of the maximum has a gradient, so with a window of 2 x 2 the gradient of the weights takes
-a quarter of the multiplications.
+The outputs before pooling are never written to an array: a task keeps the outputs of one row of
+pool windows in cache, and writes only the maxima and their argmax. The argmax is one byte: the
+index of the cell in the window, in row-major order, or 255 if the maximum is not positive, so that
+the ReLU is off. Only the cell of the maximum has a gradient. So with a window of 2 x 2 the gradient
+of the weights needs a quarter of the multiplications.
 
 The padding of the pool is VALID. Its strides equal its window, which is at most 15 x 15.
 """
@@ -37,17 +37,19 @@ from cnnforge_kernels.cpu.runtime.parallel import run_kernel
 from cnnforge_kernels.cpu.simd.tile_choice import MAX_ACCUMULATORS, MAX_LANES
 from cnnforge_kernels.cpu.simd.vectors import store_float
 
-# Fields of the sparse gather's argument block. They follow the fields of the gather, of which ROWS
-# x COLUMNS is here the part of the convolution's outputs that the pool's windows cover.
+# Fields of the argument block of the sparse gather, the kernel of the weight gradient in this
+# module. They follow the fields of `gather.py`. ROWS x COLUMNS is here the size of the part of the
+# convolution's outputs that the windows of the pool cover.
 ARGMAX, POOL_ROWS, POOL_COLUMNS = range(g.FIELDS, g.FIELDS + 3)
 FIELDS = g.FIELDS + 3
 
 
 @kernel_family(1)
 def _SPARSE(_: int) -> Any:
-    """Run the tasks of a sparse gather; the kernels of ``gather_tiles`` compute the sums.
+    """Run tasks of the sparse gather: the weight gradient of a convolution before a max pool.
 
-    The gather is sparse because it visits only the pixel of each window that was the maximum.
+    The gather is sparse because it visits only one output of each pool window and filter: the
+    maximum. The kernels of ``gather_tiles.py`` compute the sums.
     """
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -70,7 +72,7 @@ def _SPARSE(_: int) -> Any:
                 offsets[row * columns + column] = g.source_place(
                     a, row * a[POOL_ROWS], column * a[POOL_COLUMNS]
                 )
-        # Numba would compile the function again for an argument that is a literal.
+        # A variable, because Numba would compile the called function again for a literal.
         no_step = np.int64(0)
         cells = np.empty(a[POOL_ROWS] * a[POOL_COLUMNS], np.int64)
         for i in range(a[POOL_ROWS]):
@@ -110,7 +112,8 @@ def _SPARSE(_: int) -> Any:
                 )
                 t[gt.COUNT] = count
                 call_kernel(a[g.TILE_KERNEL], address_of(t), 0, filters)
-        # Kernels have only addresses. Numba frees an array after its last use, so use these here.
+        # The calls above get only the addresses of these arrays. Numba frees an array after its
+        # last use, so use the arrays here: they must not be freed earlier.
         source[:0] = np.float32(0)
         factors[:0] = np.float32(0)
         places[:0] = 0
@@ -123,7 +126,10 @@ def _SPARSE(_: int) -> Any:
 
 @kernel_family(1)
 def _LAUNCH(_: int) -> Any:
-    """Set the remaining arguments of a sparse gather, run it, and add the sums of its parts."""
+    """Set the remaining arguments, run the tasks of a sparse gather, and write the gradients.
+
+    Each task sums a part of the images; the sums of the parts are added at the end.
+    """
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _launch_sparse_gather(block: Any, _begin: int, _end: int) -> None:
@@ -135,8 +141,8 @@ def _LAUNCH(_: int) -> Any:
         per_group = filters // groups
         args[g.MERGED] = kw if args[g.COLUMN_DILATION] == 1 else 1
         taps, runs = args[g.MERGED] * channels, kh * (kw // args[g.MERGED])
-        # Wide vectors need fewer loads. Halve them if a row of taps leaves half of the last one
-        # empty, or more.
+        # Wide vectors need fewer loads. But use vectors of half the width if a row of taps would
+        # leave at least half of the last vector empty.
         lanes = MAX_LANES
         while lanes > 4 and (taps + lanes - 1) // lanes * lanes - taps >= lanes // 2:
             lanes //= 2
@@ -197,12 +203,12 @@ def conv_block_forward(
     outputs: Any,
     argmax: Any,
 ) -> None:
-    """Convolve ``inputs`` with ``weights``, add the bias, apply a ReLU, and take maxima of windows.
+    """Convolve ``inputs`` with ``weights``, add the bias, and apply ReLU and max pooling.
 
     Args:
         inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
         weights: (KH, KW, C / groups, F).
-        bias: (F,), or empty for none.
+        bias: (F,); empty if there is no bias.
         strides: strides of the convolution's rows and columns.
         same: whether the padding of the convolution is SAME; else it is VALID.
         dilation_rate: dilation of rows and columns.
@@ -268,7 +274,10 @@ def conv_block_grad_weights(
     grad_weights: Any,
     grad_bias: Any,
 ) -> None:
-    """Compute the gradients of ``weights`` and ``bias``; the values of both are not read."""
+    """Compute the gradients of ``weights`` and ``bias``.
+
+    Only the shape of ``weights`` is used, and ``bias`` is not read.
+    """
     if grad_outputs.size == 0 or grad_weights.size == 0:
         grad_weights[:] = np.float32(0)
         grad_bias[:] = np.float32(0)

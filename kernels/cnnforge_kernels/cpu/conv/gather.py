@@ -1,13 +1,17 @@
-"""The gather: sums[m, f] = sum over pixels of source[position(pixel) + m] * grad_outputs[pixel, f].
+"""Compute the gradient of the weights by a sum over pixels, which is called *gather* here.
 
-This is the gradient of the weights. It uses the register tile of ``sweep.py`` with other axes: the
-positions are taps, and the sum runs over pixels. The scratch memory has the axes (row, column,
-channel) of the source, so that the taps of one row of the window and their channels are neighbours:
-if the columns are not dilated, m is the index of (column tap, channel). If the taps of all KH rows
-fit the registers, one tile holds them all.
+The gather computes
 
-The images are divided into a fixed number of parts. One task sums each part in a fixed order, and
-the parts are added in order, so that the result does not depend on the number of threads.
+    sums[m, f] = sum over pixels of source[position(pixel) + m] * grad_outputs[pixel, f]
+
+for tap and channel m and filter f. The source is the inputs of the convolution. The sums of some m
+and some filters stay in a register tile (``simd/tiles.py``) while the kernel goes over the pixels.
+The scratch memory has the axes (row, column, channel) of the source, so that the taps of one row of
+the window and their channels are neighbours: if the columns are not dilated, m is the index of
+(column tap, channel). If the taps of all KH rows fit the registers, one tile holds them all.
+
+The images are divided into a fixed number of parts. A task sums one part in a fixed order, and then
+the sums of the parts are added in order. So the result does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -40,51 +44,62 @@ GROUPS, GROUP_CHANNELS, GROUP_FILTERS = range(11, 14)
 TAP_ROWS, TAP_COLUMNS, ROW_STEP, COLUMN_STEP, ROW_DILATION, COLUMN_DILATION = range(14, 20)
 TOP, LEFT, MERGED, BLOCK_ROWS, BLOCKS, PARTS, PART_FLOATS, BIAS = range(20, 28)
 GRAD_WEIGHTS, GRAD_BIAS = range(28, 30)
-# The kernels and the tile of gather_tiles.py: the addresses of the kernel that computes the tiles
-# and of the one that packs the gradient; the numbers of taps, filters and vectors of filters of a
-# tile; the number of floats that a tile reads for each pixel of the gradient.
+# The kernels of gather_tiles.py and their register tile: the address of the kernel that computes
+# the tiles, and of the kernel that packs the gradient; the numbers of taps, of filters, and of
+# vectors of filters in a tile; the number of floats that a tile reads for each pixel of the
+# gradient.
 TILE_KERNEL, PACK_KERNEL, TILE_TAPS, TILE_FILTERS, TILE_VECTORS, TILE_FLOATS = range(30, 36)
 FIELDS = 36
 
-# A task loads and stores all sums once for each block of rows, so a block should have _MIN_PIXELS
-# pixels. Its scratch memory fits the first-level cache (_SCRATCH_BYTES) if such a block does; else
-# it fits the second-level cache (_MAX_SCRATCH_BYTES).
+# A task loads and stores all sums once for each block of rows, so a block should have at least
+# _MIN_PIXELS pixels. If the scratch memory for these pixels does not fit the first-level cache
+# (_SCRATCH_BYTES), it may have _MAX_SCRATCH_BYTES, which fit the second-level cache.
 _SCRATCH_BYTES = 40 * 1024
 _MAX_SCRATCH_BYTES = 128 * 1024
 _MIN_PIXELS = 128
 _PARTS = 8
-# The number of floats that a task of the final addition adds over all parts.
+# The number of sums that one task of _ADD, the final addition, adds over all parts.
 _ADDED = 1024
 
 
 @cached_njit()
 def source_line(a: Any) -> int:
-    """Return the number of floats of a scratch line: all source columns that output rows read."""
+    """Return the number of floats of a line of the scratch memory.
+
+    A line has all columns of a source row that outputs read.
+    """
     columns = (a[COLUMNS] - 1) * a[COLUMN_STEP] + (a[TAP_COLUMNS] - 1) * a[COLUMN_DILATION] + 1
     return columns * a[GROUP_CHANNELS]
 
 
 @cached_njit()
 def source_lines(a: Any, rows: int) -> int:
-    """Return the number of scratch lines: the source rows that ``rows`` output rows read."""
+    """Return the number of source rows that ``rows`` neighbouring output rows read.
+
+    The scratch memory has one line for each of these source rows.
+    """
     return (rows - 1) * a[ROW_STEP] + (a[TAP_ROWS] - 1) * a[ROW_DILATION] + 1
 
 
 @cached_njit()
 def source_place(a: Any, row: int, column: int) -> int:
-    """Return the byte offset in the scratch of the first tap of output (``row``, ``column``)."""
+    """Return the byte offset, in the scratch memory, of the value that an output's first tap reads.
+
+    ``row`` and ``column`` are the position of the output in a block of rows.
+    """
     pixel = a[GROUP_CHANNELS]
     return 4 * (row * a[ROW_STEP] * source_line(a) + column * a[COLUMN_STEP] * pixel)
 
 
 @cached_njit(inline="never")
 def pack_source(a: Any, target: int, image: int, group: int, row0: int, row1: int) -> None:
-    """Copy the source rows that output rows ``row0`` to ``row1 - 1`` read into the scratch.
+    """Copy to scratch memory the source rows that output rows ``row0`` to ``row1 - 1`` read.
 
-    The caller has set the scratch to zero, so that the padding is zero.
+    ``target`` is the address of the scratch memory. The caller has set it to zero, so that the
+    padding is zero.
     """
     channels, line = a[GROUP_CHANNELS], source_line(a)
-    # Numba would compile the function again for an argument that is a literal.
+    # A variable, because Numba would compile the called function again for a literal.
     no_mask = np.int64(0)
     first = max(0, a[LEFT])
     last = min(a[WIDTH], a[LEFT] + line // channels)
@@ -105,7 +120,10 @@ def pack_source(a: Any, target: int, image: int, group: int, row0: int, row1: in
 
 @cached_njit()
 def taps_block(a: Any, source_at: int) -> Any:
-    """Return an argument block for ``gather_tiles.py`` whose fields common to all tasks are set."""
+    """Return an argument block for the kernels of ``gather_tiles.py``.
+
+    Only the fields that are the same for all tasks are set.
+    """
     t = np.zeros(gt.FIELDS, np.int64)
     pixel, line = a[GROUP_CHANNELS], source_line(a)
     t[gt.SOURCE] = source_at
@@ -118,7 +136,7 @@ def taps_block(a: Any, source_at: int) -> Any:
 
 @kernel_family(1)
 def _GATHER(_: int) -> Any:
-    """Run the tasks of a gather; the code that depends on the tile is in ``gather_tiles``."""
+    """Run tasks ``begin`` to ``end - 1`` of a gather; ``gather_tiles.py`` computes the tiles."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _gather_kernel(args: Any, begin: int, end: int) -> None:
@@ -165,7 +183,8 @@ def _GATHER(_: int) -> Any:
                     call_kernel(a[PACK_KERNEL], block_at, 0, a[TILE_VECTORS])
                     t[gt.TARGET] = sums + 4 * block * block_floats
                     call_kernel(a[TILE_KERNEL], block_at, 0, a[TAP_ROWS])
-        # Kernels have only addresses. Numba frees an array after its last use, so use these here.
+        # The calls above get only the addresses of these arrays. Numba frees an array after its
+        # last use, so use the arrays here: they must not be freed earlier.
         source[:0] = np.float32(0)
         gradient[:0] = np.float32(0)
         offsets[:0] = 0
@@ -176,9 +195,9 @@ def _GATHER(_: int) -> Any:
 
 @cached_njit()
 def tap_place(args: Any, i: int, j: int, channels: int) -> tuple[int, int]:
-    """Return two numbers for tap (i, j): the index of its run, and its first float in the run.
+    """Return two numbers for tap (i, j): the index of its run, and its offset in the run.
 
-    A run is a sequence of taps that are neighbours in the scratch.
+    A run is a sequence of taps that are neighbours in the scratch memory. The offset is in floats.
     """
     run = i * (args[TAP_COLUMNS] // args[MERGED])
     return (run, j * channels) if args[MERGED] > 1 else (run + j, 0)
@@ -191,7 +210,8 @@ def cut_rows(args: Any, row_floats: int, unit: int, pixels: int) -> None:
     Args:
         args: argument block.
         row_floats: number of floats of the scratch for one row.
-        unit: number of rows that must stay in one block; BLOCK_ROWS is a multiple of it.
+        unit: number of neighbouring rows that must stay in one block, such as the rows of a pool
+            window; BLOCK_ROWS is a multiple of this number.
         pixels: number of pixels that a block should have if the second-level cache holds them.
     """
     units = args[ROWS] // unit
@@ -207,7 +227,10 @@ def cut_rows(args: Any, row_floats: int, unit: int, pixels: int) -> None:
 
 @cached_njit()
 def new_sums(args: Any) -> Any:
-    """Return an array for all sums, (parts, groups, floats); each part begins at a cache line."""
+    """Return an array for the sums of all parts, float32 (parts, groups, floats).
+
+    The sums of each part begin at a cache line.
+    """
     floats = args[PARTS] * args[GROUPS] * args[PART_FLOATS]
     return aligned_floats(floats).reshape(args[PARTS], args[GROUPS], args[PART_FLOATS])
 
@@ -220,7 +243,7 @@ def whole_lines(floats: int) -> int:
 
 @kernel_family(1)
 def _ADD(_: int) -> Any:
-    """Add the parts of the sums; one task adds ``_ADDED`` floats of all parts.
+    """Add the sums of all other parts to those of the first; one task adds ``_ADDED`` sums.
 
     ``args`` has the address of the sums, the number of parts and the number of floats of a part.
     """
@@ -248,7 +271,7 @@ def add_parts(sums: Any) -> None:
 
 @kernel_family(1)
 def _LAUNCH(_: int) -> Any:
-    """Set the remaining arguments of a gather, run it, and add the sums of its parts."""
+    """Set the remaining arguments, run the tasks of a gather, and write the gradients."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _launch_gather(block: Any, _begin: int, _end: int) -> None:
@@ -265,7 +288,8 @@ def _LAUNCH(_: int) -> Any:
         covered = tile * pairs
         padded = (taps + covered - 1) // covered * covered
         weight_floats = blocks * runs * padded * width
-        # A tile that holds all rows of the window is loaded and stored only once.
+        # Let a tile hold all rows of the window if it can, because it is then loaded and stored
+        # only once.
         tile_rows = 1
         one_run = runs == kh and padded == covered
         if one_run and kh <= gt.MAX_TILE_ROWS and kh * tile * vectors <= MAX_ACCUMULATORS:
@@ -321,11 +345,11 @@ def _LAUNCH(_: int) -> Any:
 
 @cached_njit()
 def gather(args: Any, grad_weights: Any, grad_bias: Any) -> None:
-    """Run a gather.
+    """Compute the gradients of the weights and of the bias.
 
     Args:
-        args: int64 argument block, in which ``gather_block`` has set the fields of the convolution,
-            and the caller GRADIENT and MASK.
+        args: int64 argument block. ``gather_block`` (``conv2d.py``) has set the fields of the
+            convolution, and the caller has set GRADIENT and MASK.
         grad_weights: (KH, KW, C / groups, F) float32, written.
         grad_bias: (F,) float32, written; empty if there is no bias.
     """

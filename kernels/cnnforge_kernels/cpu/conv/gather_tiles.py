@@ -1,7 +1,8 @@
-"""The parts of a gather, dense or sparse, that depend on its register tile.
+"""Kernels of the weight gradient whose code depends on the size of the register tile.
 
-They are compiled again for each new tile, in 0.2 s. The other parts are in ``gather.py`` and
-``conv_block.py``, and are compiled once.
+They are compiled again for each new size, in 0.2 s, so only the inner loops are here. The other
+code is compiled once. It is in ``gather.py``, and in ``conv_block.py`` for the sparse gather: if a
+max pool follows the convolution, only the maxima have a gradient.
 """
 
 from __future__ import annotations
@@ -25,22 +26,25 @@ from cnnforge_kernels.cpu.simd.vectors import (
 MAX_TILE_ROWS = 7
 
 # Fields of the argument block for some pixels and one block of filters. Addresses and strides are
-# in bytes. TAP_LINE is the stride from a row of taps to the next, TAP_COLUMN that from a run of
-# taps to the next run of the same row.
+# in bytes. TAP_LINE is the stride from a row of taps to the next. A run is a sequence of taps that
+# are neighbours in the source; TAP_COLUMN is the stride from a run to the next run of the same row.
 SOURCE, TARGET, COUNT, TAP_LINE, TAP_COLUMN, OUTER_COLUMNS, CHUNKS = range(7)
-# The addresses of the factors, which are values of the gradient, and of their places: byte offsets
-# in the source, of all pixels or of the maxima. In a sparse gather, PADDED is the number of factors
-# from a pixel to the next.
+# FACTORS is the address of values of the gradient. PLACES is the address of byte offsets in the
+# source: the position of each pixel or, in a sparse gather, of each maximum. PADDED is used only in
+# a sparse gather: the number of factors from a pixel to the next.
 FACTORS, PLACES, PADDED = range(7, 10)
-# The gradient that PACK_GRADIENT copies to factors: PIXEL is the stride from a pixel to the next,
-# VALID the number of filters in this block.
+# PACK_GRADIENT copies the gradient from GRADIENT to FACTORS. PIXEL is the stride from a pixel of
+# the gradient to the next, VALID the number of filters in this block.
 GRADIENT, MASK, PIXEL, VALID, VECTORS, BIAS = range(10, 16)
 FIELDS = 16
 
 
 @kernel_family(TILES * MAX_TILE_ROWS)
 def GATHER_TILES(number: int) -> Any:
-    """Add products to the sums of tap rows ``begin`` to ``end - 1``; a tile holds R rows."""
+    """Add the products of all pixels to the sums of tap rows ``begin`` to ``end - 1``.
+
+    A tile holds the sums of R rows of taps.
+    """
     R = number // TILES + 1
     T, G, L, P = tile_of_number(number % TILES)
     RT = R * T
@@ -78,10 +82,11 @@ def GATHER_TILES(number: int) -> Any:
 
 @kernel_family(6)
 def PACK_GRADIENT(kind: int) -> Any:
-    """Copy vectors ``begin`` to ``end - 1`` of the gradient to factors, and sum them for the bias.
+    """Copy vectors ``begin`` to ``end - 1`` of the gradient to FACTORS.
 
-    The factors are masked, and padded with zeros to whole vectors. If a vector holds two taps, it
-    contains each factor twice.
+    Also add them to the sums of the bias. If there is a mask, values whose mask is not positive
+    become zero. The last vector is padded with zeros. If a vector holds two taps, each factor is
+    written twice.
     """
     F_LANES, P = 4 << kind % 3, kind // 3 + 1
     L = F_LANES * P
@@ -115,9 +120,9 @@ def PACK_GRADIENT(kind: int) -> Any:
 
 @kernel_family(3 * MAX_ACCUMULATORS * MAX_TILE_ROWS)
 def SPARSE_TILES(number: int) -> Any:
-    """Add products to the sums of filters ``begin`` to ``end - 1``, only for cells of a maximum.
+    """Add the products of the maxima to the sums of filters ``begin`` to ``end - 1``.
 
-    Here VALID is the number of rows of taps. A tile holds R of them.
+    The field VALID is here the number of rows of taps. A tile holds R of these rows.
     """
     L, V = 4 << (number % 3), number // 3 % MAX_ACCUMULATORS + 1
     R = number // 3 // MAX_ACCUMULATORS + 1

@@ -1,8 +1,8 @@
-"""Pack rows of an NHWC array into scratch memory, so that kernels need no padding or masks there.
+"""Copy rows of an NHWC array to scratch memory, so that kernels need no padding or masks.
 
-``pack_planes`` writes a row with the axes (channel, phase, column): with a stride of s, column w
+``pack_planes`` writes a row with the axes (channel, phase, column). With a stride of s, column w
 belongs to phase w % s, so that neighbouring outputs always read neighbouring floats.
-``pack_pixels`` keeps the axes (column, channel).
+``pack_pixels`` writes a row with the axes (column, channel), as in the array.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _BLOCK = 8
 def _transpose_block(
     typingctx: Any, target: Any, target_stride: Any, source: Any, source_stride: Any, mask: Any
 ) -> Any:
-    """Transpose a block of 8x8 floats from ``source`` to ``target``: addresses, strides in bytes.
+    """Transpose a block of 8x8 floats from ``source`` to ``target``.
 
-    If ``mask`` is not 0, it is the address of the same block of a ReLU's outputs, and values whose
-    output is not positive become zero.
+    Both are addresses. The strides are in bytes. If ``mask`` is not 0, it is the address of the
+    same block of a ReLU's outputs, and values whose output is not positive become zero.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -96,7 +96,8 @@ def _fill_scalar(
     channels: int,
 ) -> None:
     for c in range(first_channel, channels):
-        # Count phase and place in the loop: a division for every value would take most of the time.
+        # Increment phase and place in the loop: a division for every value would take most of the
+        # time.
         phase, place = (first + shift) % phases, (first + shift) // phases
         for w in range(first, last):
             value = load_float(source + w * pixel + 4 * c)
@@ -111,7 +112,11 @@ def _fill_scalar(
 
 @cached_njit(inline="never")
 def _copy_row(target: int, source: int, mask: int, count: int) -> None:
-    """Copy ``count`` neighbouring floats; if ``mask`` is not 0, only if the mask is positive."""
+    """Copy ``count`` neighbouring floats.
+
+    If ``mask`` is not 0, it is the address of as many floats, and values whose mask is not positive
+    become zero.
+    """
     for start in range(0, count, 8):
         value = vector_load(source + 4 * start, count - start, 8)
         if mask != 0:
@@ -142,19 +147,23 @@ def pack_planes(
     last: int,
     channels: int,
 ) -> None:
-    """Copy columns ``first`` to ``last - 1`` of one row into planes.
+    """Copy columns ``first`` to ``last - 1`` of one row into one plane for each channel.
+
+    If the stride is more than 1, each channel has one plane for each phase.
 
     Args:
-        target: address of planes (channel, phase, column) in scratch memory that is zero.
+        target: address of the planes (channel, phase, column). Only copied columns are written, so
+            the caller sets the padding to zero.
         plane: number of bytes from one plane to the next.
         phases: column stride s of the convolution.
         source: address of column 0 of the row, at the first channel of the group.
-        mask: address in the ReLU's outputs that corresponds to ``source``, or 0.
+        mask: address of the same row in the ReLU's outputs, or 0. If it is not 0, values whose
+            output is not positive become zero.
         pixel: number of bytes from one column to the next in the source.
-        shift: number that is added to a column index w: the column goes to place
-            ``(w + shift) // s`` of phase ``(w + shift) % s``.
-        first: first column.
-        last: column after the last.
+        shift: number that is added to a column index: column w goes to place ``(w + shift) // s``
+            of phase ``(w + shift) % s``.
+        first: first column that is copied.
+        last: column after the last that is copied.
         channels: number of channels.
     """
     whole = channels - channels % 8
@@ -168,7 +177,8 @@ def pack_planes(
     for c in range(0, whole, 8):
         w = first
         while w < last:
-            # Move the last block back to fit. Some columns are written twice, with the same values.
+            # Let the last block end at the last column. It may overlap the block before it, so that
+            # some columns are written twice, with the same values.
             w = min(w, last - 8)
             gate = mask + w * pixel + 4 * c if mask != 0 else 0
             _transpose_block(
@@ -191,7 +201,7 @@ def pack_pixels(
     columns: int,
     channels: int,
 ) -> None:
-    """Copy ``columns`` pixels of ``channels`` floats.
+    """Copy ``columns`` neighbouring pixels of ``channels`` floats each.
 
     ``target_pixel`` and ``pixel`` are the numbers of bytes from a pixel to the next in the target
     and in the source. If ``mask`` is not 0, it is the address of the same pixels of a ReLU's

@@ -1,14 +1,18 @@
-"""The scatter: the gradient of a block's inputs, directly from the pooled gradient.
+"""Compute the gradient of the inputs of convolution, ReLU and max pool from the pooled gradient.
 
-A *block* is a convolution, a ReLU and a max pool; the pooled gradient is that of the pool's
-outputs. For each pooled pixel and filter, the argmax names the output that was the maximum. The
-scatter multiplies the filter's weights by the pooled gradient, and adds the products to the
-gradient of the inputs that this output had read. All inputs that the window of one pooled pixel had
-read are a *region* of (KH + PH - 1) x (KW + PW - 1) pixels, which is a register tile. Each filter
-adds its *picture* to the whole region: its weights, shifted to the place of the maximum, with zeros
-around. A convolution of the un-pooled gradient would take PH * PW times as many multiplications.
+These three operations are a *block*, the pooled gradient is that of the pool's outputs, and the
+algorithm is called *scatter*. For each pooled pixel and filter, the argmax is the index of the
+output that was the maximum of the pool window. The scatter multiplies the filter's weights by the
+pooled gradient, and adds the products to the gradient of the inputs that this output had read.
 
-A task is one image. It is summed in a fixed order, for any number of threads.
+All inputs that the outputs of one pool window had read are a *region*. Its size is (KH + PH - 1) x
+(KW + PW - 1) pixels, and a register tile holds the sums of a region. Each filter has a *picture* of
+the size of a region: its weights, shifted to the place of the maximum, with zeros around. The
+picture, multiplied by the pooled gradient, is added to the tile. A convolution of the gradient
+before the pool would take PH * PW times as many multiplications.
+
+A task computes one image and sums in a fixed order, so the result does not depend on the number of
+threads.
 """
 
 from __future__ import annotations
@@ -37,13 +41,15 @@ from cnnforge_kernels.cpu.simd.vectors import load_byte, load_float, store_float
 from cnnforge_kernels.geometry import padding_before
 
 # Fields of the argument block. Addresses and strides are in bytes; the other fields are numbers of
-# elements. TABLE has the pictures, CELLS the byte offset of the picture for each cell of a window.
+# elements. TABLE is the address of the pictures. CELLS is the address of a list: for each cell of a
+# pool window, the byte offset of the picture for a maximum in this cell.
 GRADIENT, ARGMAX, WEIGHTS, TARGET, TABLE, CELLS = range(6)
 HEIGHT, WIDTH, CHANNELS, FILTERS, TAP_ROWS, TAP_COLUMNS, TOP, LEFT = range(6, 14)
 POOLED_ROWS, POOLED_COLUMNS, POOL_ROWS, POOL_COLUMNS = range(14, 18)
-# A picture contains CHUNK of the channels, and has ROWS rows of ROW bytes. Each filter has FILTER
-# bytes, with COPIES copies of its picture, each of COPY bytes and shifted by one column. The first-
-# level cache holds FILTERS_TOGETHER filters.
+# A picture contains CHUNK of the channels, and has ROWS rows of ROW bytes. The table has FILTER
+# bytes for each filter: COPIES copies of its picture of COPY bytes each. Each copy is shifted by
+# one column compared with the copy before it. The first-level cache holds the pictures of
+# FILTERS_TOGETHER filters.
 CHUNK, CHUNKS, ROWS, ROW, COPIES, COPY, FILTER, FILTERS_TOGETHER = range(18, 26)
 IMAGES = 26
 FIELDS = 27
@@ -59,7 +65,7 @@ def _PICTURES(_: int) -> Any:
     @cached_cfunc(KERNEL_SIGNATURE)
     def _pictures_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
-        # Numba would compile the functions again for arguments that are literals.
+        # Variables, because Numba would compile the called functions again for literals.
         zero, one = np.int64(0), np.int64(1)
         pixel = 4 * a[CHUNK]
         for chunk in range(begin, end):
@@ -90,9 +96,10 @@ def _PICTURES(_: int) -> Any:
 
 @cached_njit()
 def scratch_line(a: Any) -> int:
-    """Return the number of floats of a row of the scratch.
+    """Return the number of floats of a row of the scratch memory.
 
-    The scratch holds the gradient of the inputs and of their padding.
+    The scratch memory holds the gradient of one image's inputs and of their padding, for one chunk
+    of channels.
     """
     columns = a[POOLED_COLUMNS] * a[POOL_COLUMNS] - 1 + a[TAP_COLUMNS]
     return columns * a[CHUNK]
@@ -102,7 +109,8 @@ def scratch_line(a: Any) -> int:
 def _add_exactly(a: Any, image: int, chunk: int, scratch: Any) -> None:
     """Compute the gradient without pictures, for a gradient that is not finite.
 
-    The zeros of a picture, multiplied by infinity, would be NaN.
+    A picture contains zeros, and zero times infinity is NaN. So with pictures, the gradient of
+    inputs that the maximum does not read would become NaN.
     """
     line = scratch_line(a)
     cells = a[POOLED_ROWS] * a[POOLED_COLUMNS]
@@ -126,7 +134,7 @@ def _add_exactly(a: Any, image: int, chunk: int, scratch: Any) -> None:
 
 @cached_njit(inline="never")
 def _copy_out(a: Any, image: int, chunk: int, scratch: int) -> None:
-    """Copy a chunk of channels from the scratch to the gradient of the inputs.
+    """Copy a chunk of channels from scratch memory to the gradient of the inputs.
 
     The gradient of an input that no window reads is set to zero.
     """
@@ -167,7 +175,8 @@ def _SCATTER(number: int) -> Any:
         for cell in range(window.size):
             window[cell] = load_int64(a[CELLS] + 8 * cell)
         line = scratch_line(a)
-        # The vectors of the last region may reach beyond the last row, and add zeros there.
+        # The vectors of the last region may reach beyond the last row, and add zeros there. So
+        # allocate V * L more floats.
         floats = (a[POOLED_ROWS] * a[POOL_ROWS] - 1 + a[TAP_ROWS]) * line
         scratch = aligned_floats(floats + V * L)
         scratch_at = address_of(scratch)
@@ -219,8 +228,8 @@ def _SCATTER(number: int) -> Any:
                             )
                             tile_store(tile, region + 4 * r * line, 4 * line, V * L, R, V, 1)
                 _copy_out(a, image, chunk, scratch_at)
-        # The functions above have only addresses. Numba frees an array after its last use, so use
-        # these here.
+        # The calls above get only the addresses of these arrays. Numba frees an array after its
+        # last use, so use the arrays here: they must not be freed earlier.
         factors[:0] = np.float32(0)
         places[:0] = 0
         total[:0] = np.float32(0)
@@ -231,14 +240,14 @@ def _SCATTER(number: int) -> Any:
 
 @kernel_family(1)
 def _LAUNCH(_: int) -> Any:
-    """Set the remaining arguments of a scatter, write the pictures, and run the scatter."""
+    """Set the remaining arguments, write the pictures, and run the tasks of a scatter."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _launch_scatter(block: Any, _begin: int, _end: int) -> None:
         a = carray(block, FIELDS)
         kh, kw, channels, filters = a[TAP_ROWS], a[TAP_COLUMNS], a[CHANNELS], a[FILTERS]
-        # If a pixel is whole vectors, another address shifts a picture by columns. Else there is a
-        # copy of the picture for each shift.
+        # If a pixel fills whole vectors, a picture is shifted by reading it from another address.
+        # Else there is a copy of the picture for each shift.
         a[CHUNK] = MAX_LANES if channels % MAX_LANES == 0 else 8
         shiftable = a[CHUNK] % MAX_LANES == 0
         a[CHUNKS] = channels // a[CHUNK]
@@ -264,11 +273,12 @@ def _LAUNCH(_: int) -> Any:
         for together in range(2, min(a[ROWS], _MAX_ROWS) + 1):
             if a[ROWS] % together == 0 and together * vectors <= MAX_ACCUMULATORS:
                 rows = together
-        # Numba would compile the function again for an argument that is a literal.
+        # A variable, because Numba would compile the called function again for a literal.
         each = np.int64(1)
         run_kernel(_PICTURES, a, a[CHUNKS], each)
         run_kernel(_SCATTER + vectors - 1 + MAX_ACCUMULATORS * (rows - 1), a, a[IMAGES], each)
-        # Kernels have only addresses. Numba frees an array after its last use, so use these here.
+        # The calls above get only the addresses of these arrays. Numba frees an array after its
+        # last use, so use the arrays here: they must not be freed earlier.
         cells[:0] = 0
         table[:0] = np.float32(0)
 
@@ -277,10 +287,10 @@ def _LAUNCH(_: int) -> Any:
 
 @cached_njit()
 def scatter_fits(weights: Any, pool_size: tuple[int, int]) -> bool:
-    """Return whether the scatter can compute a block and is faster than a sweep.
+    """Return whether the scatter can compute a gradient, and is faster than ``sweep.py``.
 
-    It is faster if the window of the convolution has several taps and that of the pool has several
-    cells.
+    The scatter is faster if the window of the convolution has at least 4 taps, and that of the pool
+    at least 4 cells.
     """
     kh, kw, channels, _ = weights.shape
     row = (kw + pool_size[1] - 1) * min(channels, MAX_LANES)
@@ -297,9 +307,9 @@ def scatter(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """Compute the gradient of the inputs of a block.
+    """Compute the gradient of the inputs of convolution, ReLU and max pool.
 
-    The convolution has strides and dilation of 1 and one group.
+    The strides and the dilation of the convolution are 1, and it has one group.
 
     Args:
         weights: (KH, KW, C, F) float32, C-contiguous, as all arrays here.

@@ -1,10 +1,18 @@
-"""The sweep: outputs[n, r, c, f] = bias[f] + sum of source[position + offset_k] * weights[k, f].
+"""Compute a convolution, or the gradient of its inputs, by moving a register tile over rows.
 
-The forward pass is one sweep; the gradient of the inputs is one sweep for each phase of the stride.
+This is called a *sweep*. A sweep computes
+
+    outputs[n, r, c, f] = bias[f] + sum over k of source[position + offset_k] * weights[k, f]
+
+for image n, row r, column c and filter f. The index k is that of a tap and a channel, and the
+position is that of (n, r, c) in the source. The forward pass is one sweep over the inputs. The
+gradient of the inputs is one sweep over the gradient of the outputs for each phase of the stride:
+the inputs whose row and column have the same remainders modulo the strides.
+
 A task computes some rows of one image for one group of channels. It packs the source rows that it
-reads into scratch memory (``packing.py``), then moves the register tile over them. A table has the
-K byte offsets, in the scratch, of the values that one output sums. Such a table is the indirection
-of M. Dukhan, "The Indirect Convolution Algorithm", 2019, here for taps and for channels.
+reads into scratch memory (``packing.py``), then moves the register tile over them. A table has, for
+each k, the byte offset in the scratch memory. M. Dukhan, "The Indirect Convolution Algorithm",
+2019, describes such a table for taps; here it has an offset for each tap and channel.
 """
 
 from __future__ import annotations
@@ -95,7 +103,7 @@ _SCRATCH_BYTES = 128 * 1024
 
 @kernel_family(1)
 def _SWEEP(_: int) -> Any:
-    """Run the tasks of a sweep; the code that depends on the tile is in ``sweep_tiles``."""
+    """Run tasks ``begin`` to ``end - 1`` of a sweep; ``sweep_tiles.py`` computes the tiles."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _sweep_kernel(args: Any, begin: int, end: int) -> None:
@@ -104,8 +112,8 @@ def _SWEEP(_: int) -> Any:
         rows_held = (a[BLOCK_ROWS] - 1) * a[ROW_STEP] + a[ROW_SPAN]
         scratch = aligned_floats(rows_held * row_bytes // 4 + 1)
         base = address_of(scratch)
-        # `spare` holds the outputs of one row of windows before they are pooled, or one row of an
-        # un-pooled gradient.
+        # `spare` holds the outputs of one row of pool windows before they are pooled. In the
+        # backward pass it holds one row of the gradient before the pool.
         in_memory = a[POOL_ROWS] if a[POOL] != 0 else 0
         spare = aligned_floats(
             in_memory * a[COLUMNS] * width + a[UNPOOL_ROWS] * a[WIDTH] * a[CHANNELS] + 1
@@ -151,7 +159,8 @@ def _SWEEP(_: int) -> Any:
                     call_kernel(a[POOL], block_at, 0, a[COLUMNS] // a[POOL_COLUMNS])
                     t[st.LINE] += unit * t[st.NEXT_LINE]
                     t[st.TARGET] += a[TARGET_ROW]
-        # Kernels have only addresses. Numba frees an array after its last use, so use these here.
+        # The calls above get only the addresses of these arrays. Numba frees an array after its
+        # last use, so use the arrays here: they must not be freed earlier.
         scratch[:0] = np.float32(0)
         spare[:0] = np.float32(0)
         t[:0] = 0
@@ -161,7 +170,10 @@ def _SWEEP(_: int) -> Any:
 
 @cached_njit()
 def _window(step: int, row_taps: Any, column_taps: Any) -> int:
-    """Return how many neighbouring taps the micro-kernel may multiply in one step of its loop."""
+    """Return the number of neighbouring taps that one step of the micro-kernel may multiply.
+
+    The micro-kernel is ``tile_accumulate``, and its argument ``window`` is this number.
+    """
     taps = row_taps.size
     if step != 1 or taps == 0:
         return 1
@@ -179,7 +191,7 @@ def _window(step: int, row_taps: Any, column_taps: Any) -> int:
 
 @cached_njit()
 def _pack(target: int, source: int, count: int, pairs: int) -> None:
-    """Copy ``count`` floats; if ``pairs`` is 2, write each of them twice."""
+    """Copy ``count`` floats to address ``target``; if ``pairs`` is 2, write each float twice."""
     if pairs == 1:
         copy_floats(target, source, count)
         return
@@ -191,7 +203,7 @@ def _pack(target: int, source: int, count: int, pairs: int) -> None:
 
 @kernel_family(1)
 def _LAUNCH(_: int) -> Any:
-    """Set the remaining arguments of a sweep, pack its weights, and run it."""
+    """Set the remaining arguments, pack the weights, and run the tasks of a sweep."""
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _launch_sweep(block: Any, _begin: int, _end: int) -> None:
@@ -253,13 +265,13 @@ def _LAUNCH(_: int) -> Any:
         args[WEIGHTS] = address_of(packed)
         args[BIAS] = address_of(packed_bias)
         fitting = (_SCRATCH_BYTES // max(row_bytes, 1) - args[ROW_SPAN]) // args[ROW_STEP] + 1
-        unit = max(args[POOL_ROWS], 1)  # a task has all rows of a pool's window
+        unit = max(args[POOL_ROWS], 1)  # a task computes all rows of a pool window
         units = args[ROWS] // unit
         parts = (units + max(fitting // unit, 1) - 1) // max(fitting // unit, 1)
         args[BLOCK_ROWS] = (units + parts - 1) // parts * unit
         args[BLOCKS] = (args[ROWS] + args[BLOCK_ROWS] - 1) // args[BLOCK_ROWS]
         tasks = args[IMAGES] * args[BLOCKS] * groups
-        # The number of tasks for 20 us of work, at 32 multiply-adds per nanosecond.
+        # A thread gets `grain` tasks at a time: 20 us of work, at 32 multiply-adds per nanosecond.
         work = args[BLOCK_ROWS] * args[COLUMNS] * max(count, 1) * blocks * width
         grain = max(1, 640_000 // max(work, 1))
         args[TILE_FILTERS], args[TILE_FLOATS] = width, vectors * lanes
@@ -275,7 +287,8 @@ def _LAUNCH(_: int) -> Any:
                 st.POOL_MAPS + (0 if lanes_each == 4 else 1 if lanes_each == 8 else 2)
             )
         run_kernel(_SWEEP, args, tasks, grain)
-        # The kernel has only addresses. Numba frees an array after its last use, so use these here.
+        # The calls above get only the addresses of these arrays. Numba frees an array after its
+        # last use, so use the arrays here: they must not be freed earlier.
         offsets[:] = 0
         packed_bias[:0] = np.float32(0)
         packed[:0] = np.float32(0)
@@ -285,13 +298,13 @@ def _LAUNCH(_: int) -> Any:
 
 @cached_njit()
 def sweep(args: Any, row_taps: Any, column_taps: Any, weights: Any, bias: Any) -> None:
-    """Run a sweep.
+    """Compute a sweep, by Winograd's algorithm if it can compute the sweep and is faster.
 
     Args:
         args: int64 argument block. The caller has set the source, the target, their sizes and
             strides, the steps, and the ReLU, the mask or the pool.
-        row_taps: (taps,) int64, source row that output (0, 0) reads for each tap.
-        column_taps: (taps,) int64, source column that output (0, 0) reads for each tap.
+        row_taps: (taps,) int64, index of the source row that each tap of output (0, 0) reads.
+        column_taps: (taps,) int64, index of the source column that each tap of output (0, 0) reads.
         weights: (taps, channels of a group, groups, filters of a group), C-contiguous.
         bias: (groups * filters of a group,); empty if there is no bias.
     """

@@ -1,4 +1,8 @@
-"""The argument block of a sweep, and the function that packs a row of its source."""
+"""Define the argument block of a sweep, and pack a row of its source into scratch memory.
+
+A sweep (``sweep.py``) computes a convolution, or the gradient of its inputs. The constants are the
+indices of the fields of its argument block, an int64 array.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +30,21 @@ ROWS, COLUMNS, FILTERS, RELU, BLOCK_ROWS, BLOCKS, IMAGES = range(23, 30)
 # for each maximum. In the forward pass (POOL_ROWS > 0) the outputs are pooled. In the backward pass
 # (UNPOOL_ROWS > 0) the source is a pooled gradient, and HEIGHT x WIDTH is the size before pooling.
 POOL_ROWS, POOL_COLUMNS, UNPOOL_ROWS, UNPOOL_COLUMNS, ARGMAX = range(30, 35)
-# The numbers of bytes of a row, a plane and a pixel of the scratch. PLANE is 0 if the scratch has
-# the axes (row, column, channel) and so no planes; only then SCRATCH_PIXEL is used.
+# The numbers of bytes of a row, a plane and a pixel of the scratch memory. PLANE is 0 if the
+# scratch memory has the axes (row, column, channel), and so no planes; only then SCRATCH_PIXEL is
+# used.
 ROW_BYTES, PLANE, SCRATCH_PIXEL = range(35, 38)
-# The number of taps, and the addresses of their rows and columns, the weights and the bias.
+# The number of taps, and the addresses of the rows and columns that the taps read, of the weights,
+# and of the bias. The functions of sweep.py and winograd/forward.py repack weights and bias.
 TAPS, ROW_TAPS, COLUMN_TAPS, FACTORS, BIAS_SOURCE = range(38, 43)
-# Addresses of the passes of winograd/forward.py, and of an int64 that becomes 1 if a sum is not
-# finite.
+# Addresses of the kernels of winograd/forward_passes.py. NOT_FINITE is 1 if the sweep has to
+# compute the outputs, because Winograd's algorithm was not used or found a sum that is not finite.
+# In the copy of the block that winograd/forward.py makes, it is the address of such a number.
 SPREAD_INPUTS, MULTIPLY, JOIN_SUMS, NOT_FINITE = range(43, 47)
-# The kernels and the tile of sweep_tiles.py: the address of the kernel that computes the tiles; the
-# numbers of rows and filters of a tile, and of floats in its vectors of filters; the number of
-# bytes of a block's weights; the address of POOL_MAPS, or 0 if it is not used.
+# The kernels of sweep_tiles.py and their register tile: the address of the kernel that computes the
+# tiles; the numbers of rows and filters of a tile, and of floats in its vectors of filters; the
+# number of bytes of the weights of a block of filters; the address of POOL_MAPS, or 0 if it is not
+# used.
 TILE_KERNEL, TILE_ROWS, TILE_FILTERS, TILE_FLOATS, BLOCK_BYTES, POOL = range(47, 53)
 FIELDS = 53
 
@@ -46,7 +54,12 @@ _UNPOOL_LANES = 8
 
 @cached_njit(inline="never")
 def pack_row(a: Any, row: int, image: int, group: int, target: int, plane: int, spare: int) -> None:
-    """Pack row ``row`` of the source into the scratch at ``target``: only columns that are read."""
+    """Copy from source row ``row`` to scratch memory only the columns that outputs read.
+
+    ``target`` is the address in the scratch memory. ``plane`` is the number of bytes of a plane, or
+    0 for the axes (column, channel). ``spare`` is the address of a buffer for one row of the
+    gradient before the pool.
+    """
     channels = a[CHANNELS]
     first = max(0, a[COLUMN_ORIGIN])
     after = a[COLUMN_ORIGIN] + (a[COLUMNS] - 1) * a[COLUMN_STEP] + a[COLUMN_SPAN]
@@ -65,7 +78,8 @@ def pack_row(a: Any, row: int, image: int, group: int, target: int, plane: int, 
                 here, a[SCRATCH_PIXEL], source + skipped, gate, pixel, last - first, channels
             )
         return
-    # Un-pool the row: each value goes to the cell of its argmax, and the other cells are zero.
+    # Compute the gradient before the pool: each value goes to the cell of its argmax, and the other
+    # cells are zero.
     cells = a[UNPOOL_COLUMNS]
     pooled = row // a[UNPOOL_ROWS]
     start = image * a[IMAGE_STRIDE] + pooled * a[ROW_STRIDE] + 4 * group * channels
@@ -79,7 +93,7 @@ def pack_row(a: Any, row: int, image: int, group: int, target: int, plane: int, 
                 cell = (row - pooled * a[UNPOOL_ROWS]) * cells + j
                 place = spare + 4 * ((column * cells + j) * channels + c)
                 vector_store(vector_where_equal(argmax, cell, value), place, valid)
-    # Numba would compile the functions again for an argument that is a literal.
+    # A variable, because Numba would compile the called functions again for a literal.
     no_mask = np.int64(0)
     pixel = 4 * channels
     if plane != 0:

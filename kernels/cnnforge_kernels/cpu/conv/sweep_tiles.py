@@ -1,7 +1,8 @@
-"""The parts of a sweep that depend on its register tile, and the max pool after it.
+"""Kernels of a sweep whose code depends on the size of the register tile, and its max pool.
 
-They are compiled again for each new tile, in 0.2 s. The other parts are in ``sweep.py``, and are
-compiled once.
+A sweep (``sweep.py``) computes a convolution, or the gradient of its inputs. These kernels are
+compiled again for each new size of the tile, in 0.2 s, so only the inner loops are here. The code
+in ``sweep.py`` is compiled once.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from cnnforge_kernels.cpu.simd.vectors import (
 )
 
 # Fields of the argument block for some rows and one block of filters. Addresses and strides are in
-# bytes. ARGMAX + a / 4 is the address of the argmax of the output at address a.
+# bytes. An output has four bytes and its argmax one, so ARGMAX + a / 4 is the address of the argmax
+# of the output at address a.
 LINE, NEXT_LINE, PIXEL, OFFSETS, COUNT, WEIGHTS, BIAS = range(7)
 TARGET, TARGET_ROW, TARGET_COLUMN, FILTERS, COLUMNS, RELU, ARGMAX = range(7, 14)
 # Only for IN_MEMORY (see below): the address of the outputs before they are pooled, the stride of
@@ -40,14 +42,18 @@ TARGET, TARGET_ROW, TARGET_COLUMN, FILTERS, COLUMNS, RELU, ARGMAX = range(7, 14)
 MAPS, MAPS_ROW, POOL_ROWS, POOL_COLUMNS, WIDTH = range(14, 19)
 FIELDS = 19
 
-# The pool after a tile: none; a 2x2 pool, which a tile of two rows computes in registers; or a pool
-# of another size, for which outputs are stored in a buffer and POOL_MAPS reads them from there.
+# The max pool after the convolution: not used; in registers, for a pool of 2x2, which a tile of two
+# rows computes; or in memory, for a pool of another size: the tiles are stored in a buffer, which
+# POOL_MAPS reads.
 NO_POOL, IN_REGISTERS, IN_MEMORY = range(3)
 
 
 @kernel_family(TILES * len(WINDOWS) * 3)
 def SWEEP_TILES(number: int) -> Any:
-    """Compute tile rows ``begin`` to ``end - 1``, at all columns, for one block of filters."""
+    """Compute the outputs of tile rows ``begin`` to ``end - 1`` for one block of filters.
+
+    A tile row is R rows of outputs.
+    """
     T, G, L, P = tile_of_number(number % TILES)
     W = WINDOWS[number // TILES % len(WINDOWS)]
     behind = number // TILES // len(WINDOWS)
@@ -71,7 +77,7 @@ def SWEEP_TILES(number: int) -> Any:
                 target = t[TARGET] + row * t[TARGET_ROW]
             column = 0
             while column < columns:
-                # Move the last tile of a row back to fit.
+                # Let the last tile end at the last column; it may overlap the tile before it.
                 column = min(column, columns - T * P)
                 tile = tile_accumulate(
                     tile_broadcast(bias, RT, G, L),

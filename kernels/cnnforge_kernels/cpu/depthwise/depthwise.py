@@ -1,7 +1,7 @@
 """Depthwise 2D convolution on the CPU: forward pass and gradients, float32, NHWC.
 
 The weights are (KH, KW, C, M): output channel c * M + m is the convolution of input channel c with
-``weights[:, :, c, m]``. M is the depth multiplier; the kernels are faster if it is 1. The functions
+``weights[:, :, c, m]``. M is the depth multiplier; the kernels are faster if M is 1. The functions
 here are compiled and check no arguments; the functions in ``launch`` check them.
 """
 
@@ -29,7 +29,7 @@ def depthwise_conv2d_forward(
     relu: bool,
     outputs: Any,
 ) -> None:
-    """Convolve each channel with its windows, add the bias, and apply a ReLU if ``relu``.
+    """Convolve each channel with its own weights, add the bias, and apply a ReLU if ``relu``.
 
     Args:
         inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
@@ -64,7 +64,8 @@ def depthwise_conv2d_forward(
     args[s.TARGET_ROW] = args[s.TARGET_COLUMN] * outputs.shape[2]
     args[s.TARGET_IMAGE] = args[s.TARGET_ROW] * outputs.shape[1]
     s.sweep(args, 0, kw, 1)
-    # The kernel has only its address. Numba frees an array after its last use, so use it here.
+    # The calls above get only the address of this array. Numba frees an array after its last use,
+    # so use the array here: it must not be freed earlier.
     no_bias[:0] = np.float32(0)
 
 
@@ -72,7 +73,9 @@ def depthwise_conv2d_forward(
 def _phase_taps(
     phase: int, before: int, window: int, stride: int, dilation: int
 ) -> tuple[int, int, int, int, int]:
-    """Return five numbers that describe which outputs read an input of one phase, by which taps.
+    """Return five numbers that describe which outputs read the inputs of one phase, by which taps.
+
+    The inputs of a phase are the rows (or columns) with index ``phase + r * stride``.
 
     Returns:
         (taps, last, step, origin, dilation). For k from 0 to ``taps - 1``, output
@@ -105,7 +108,8 @@ def depthwise_conv2d_grad_inputs(
 ) -> None:
     """Compute the gradient of ``inputs`` by one sweep for each phase of the stride.
 
-    ``inputs`` are not read. ``outputs`` are read only if ``relu``.
+    ``inputs`` is not read. ``outputs`` is read only if ``relu``, because a ReLU passes a gradient
+    only if its output is positive.
     """
     if grad_inputs.size == 0:
         return
@@ -144,7 +148,8 @@ def depthwise_conv2d_grad_inputs(
             args[s.COLUMNS] = (width - column + strides[1] - 1) // strides[1]
             args[s.TARGET] = address_of(grad_inputs) + row * row_bytes + column * column_bytes
             s.sweep(args, i * kw + j, row_tap * kw, column_tap)
-    # The kernel has only its address. Numba frees an array after its last use, so use it here.
+    # The calls above get only the address of this array. Numba frees an array after its last use,
+    # so use the array here: it must not be freed earlier.
     no_bias[:0] = np.float32(0)
 
 
@@ -164,7 +169,8 @@ def depthwise_conv2d_grad_weights(
 ) -> None:
     """Compute the gradients of ``weights`` and ``bias`` in one pass over inputs and gradient.
 
-    ``weights`` and ``bias`` are not read. ``outputs`` are read only if ``relu``.
+    ``weights`` and ``bias`` are not read. ``outputs`` is read only if ``relu``, because a ReLU
+    passes a gradient only if its output is positive.
     """
     if grad_outputs.size == 0 or grad_weights.size == 0:
         grad_weights[:] = np.float32(0)

@@ -1,14 +1,20 @@
-"""The depthwise gather: sums[k, c] = sum over pixels of source[position + offset_k, c] * grad[c].
+"""Compute the gradient of a depthwise convolution's weights by a sum over pixels.
 
-This is the gradient of a depthwise convolution's weights. The SIMD lanes are channels. A register
-tile holds the sums of all taps of a window, or of some taps of a large window, so that a value of
-the gradient is loaded once for all of them. A row of zeros takes the place of rows outside the
-image. If the window of an output reaches beyond the left or right border, the source columns that
-it reads are copied to *strips*, in which the padding is zero; other columns are not copied. With a
-depth multiplier M above 1 all columns are copied, with each channel M times.
+This sum is called *gather*. The gather computes
 
-The images are divided into a fixed number of parts. One task sums each part in a fixed order, and
-the parts are added in order, so that the result does not depend on the number of threads.
+    sums[k, c] = sum over pixels of source[position(pixel) + offset_k, c] * gradient[pixel, c]
+
+for tap k and channel c. The SIMD lanes are channels. A register tile holds the sums of all taps of
+a window, or of some taps of a large window, so that a value of the gradient is loaded once for all
+of these taps.
+
+If a row is outside the image, a row of zeros is read in place of it. If the window of an output
+reaches beyond the left or right border, the source columns that this output reads are copied to
+*strips*, in which the padding is zero; other columns are not copied. With a depth multiplier M
+above 1 all columns are copied, with each channel M times.
+
+The images are divided into a fixed number of parts. A task sums one part in a fixed order, and then
+the sums of the parts are added in order. So the result does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -45,8 +51,8 @@ INNER, AFTER_INNER, BLOCK_ROWS, BLOCKS, PARTS, PART_FLOATS = range(19, 25)
 FIELDS = 25
 
 _REGISTERS = vector_registers()
-# The maximum size of what a task reads for one block of rows, so that the second-level cache holds
-# it.
+# The maximum number of bytes that a task reads for one block of rows, which fit the second-level
+# cache.
 _BLOCK_BYTES = 256 * 1024
 _PARTS = 8
 _MAX_TAPS = 7  # the maximum number of rows, and of columns, of taps of a tile
@@ -63,7 +69,7 @@ def _kind_of_number(number: int) -> tuple[int, int, int, int, int]:
 
 @cached_njit()
 def _reach(a: Any, columns: int) -> int:
-    """Return how many columns of the source ``columns`` neighbouring outputs read."""
+    """Return the number of source columns that ``columns`` neighbouring outputs read."""
     if columns <= 0:
         return 0
     return (columns - 1) * a[COLUMN_STEP] + (a[TAP_COLUMNS] - 1) * a[COLUMN_DILATION] + 1
@@ -73,9 +79,10 @@ def _reach(a: Any, columns: int) -> int:
 def _fill_strip(
     a: Any, image: int, row0: int, row1: int, column: int, columns: int, target: int
 ) -> None:
-    """Copy source rows ``row0`` to ``row1 - 1``, but only the columns that some outputs read.
+    """Copy from source rows ``row0`` to ``row1 - 1`` only the columns that some outputs read.
 
-    These are ``columns`` outputs from ``column`` on. Each channel is written REPEAT times.
+    The outputs are ``columns`` neighbours, and the first has index ``column``. Each channel is
+    written REPEAT times.
     """
     repeat = a[REPEAT]
     channels = a[WIDE] // repeat
@@ -174,7 +181,8 @@ def _GATHER(number: int) -> Any:
                             channels_store(tile, target, 4 * V * L, K, V)
                             target += 4 * K * V * L
                     c += V * L
-        # The calls get only addresses. Numba frees an array after its last use, so use these here.
+        # The calls above get only the addresses of these arrays. Numba frees an array after its
+        # last use, so use the arrays here: they must not be freed earlier.
         strips[:0] = np.float32(0)
         nothing[:0] = np.float32(0)
         pointers[:0] = 0
@@ -200,7 +208,7 @@ def _choose_taps(rows: int, columns: int, channels: int) -> tuple[int, int, int,
 
 @cached_njit()
 def gather(args: Any, grad_weights: Any, grad_bias: Any) -> None:
-    """Set the remaining arguments, run the gather, add the parts, and write the gradients.
+    """Compute the gradients of the weights and of the bias.
 
     Args:
         args: int64 argument block. The caller has set all fields up to LEFT except SUMS.

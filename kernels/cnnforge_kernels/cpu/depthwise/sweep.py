@@ -1,16 +1,21 @@
-"""The depthwise sweep: outputs[p, c] = bias[c] + sum of source[p + offset_k, c] * weights[k, c].
+"""Compute a depthwise convolution, or the gradient of its inputs.
 
-The forward pass is one sweep over the inputs. The gradient of the inputs is one sweep over the
-gradient of the outputs for each phase of the stride. The SIMD lanes are channels, which are
-neighbours in memory, so that the source need not be packed. Each of its values is loaded from the
-first-level cache once for each tap; these loads, and the memory, limit the speed. Taps outside the
-image are left out: for rows, the table of taps begins later or ends earlier; columns with such taps
-are computed one at a time.
+The algorithm is called *sweep*. A sweep computes
+
+    outputs[p, c] = bias[c] + sum over k of source[p + offset_k, c] * weights[k, c]
+
+for pixel p, tap k and channel c. The forward pass is one sweep over the inputs. The gradient of the
+inputs is one sweep over the gradient of the outputs for each phase of the stride: the inputs whose
+row and column have the same remainders modulo the strides.
+
+The SIMD lanes are channels, which are neighbours in memory, so that the source need not be packed.
+Each value of the source is loaded from the first-level cache once for each tap; these loads, and
+the memory, limit the speed. Taps outside the image are left out: for rows, the table of taps begins
+later or ends earlier; columns with such taps are computed one at a time.
 
 Source rows are copied to scratch rows only if there is a mask or if the depth multiplier M is above
-1; then the copy has each channel M times. The scratch rows are a ring: a new row overwrites the
-oldest. The weights are not packed, because their layout is (tap, C * M) and the lanes are the
-C * M outputs.
+1; then the copy has each channel M times. The scratch rows are a ring buffer: a new row overwrites
+the oldest. The weights are not packed, because their layout is (tap, C * M) already.
 """
 
 from __future__ import annotations
@@ -60,7 +65,7 @@ _WIDTHS = 5  # the number of possible vector sizes: 1, 2, 4, 8 and 16 lanes
 
 @cached_njit()
 def choose_lanes(channels: int, most_vectors: int) -> tuple[int, int]:
-    """Return two numbers for a block of channels: its vectors, and the lanes of each.
+    """Return two numbers: the number of vectors in a block of channels, and the lanes of a vector.
 
     A block never has more lanes than there are channels, and the caller moves the last block back
     to fit, so that loads and stores need no mask.
@@ -85,7 +90,11 @@ def width_number(lanes: int) -> int:
 
 @cached_njit(inline="never")
 def _copy_row(a: Any, source: int, mask: int, target: int) -> None:
-    """Copy one row of the source, either masked or with each channel REPEAT times."""
+    """Copy one row of the source to a scratch row.
+
+    If ``mask`` is not 0, values whose mask is not positive become zero; else each channel is
+    written REPEAT times.
+    """
     repeat = a[REPEAT]
     count = a[WIDTH] * (a[WIDE] // repeat)
     if mask == 0:
@@ -134,8 +143,8 @@ def _SWEEP(number: int) -> Any:
                         mask = a[MASK] + here - a[SOURCE] if a[MASK] != 0 else 0
                         _copy_row(a, here, mask, address_of(scratch) + filled % ring * line)
                         filled += 1
-                    # Each row of outputs finds its source rows at other places of the ring, so make
-                    # a new table.
+                    # The source rows of each output row are at other places of the ring buffer, so
+                    # make a new table of offsets.
                     base = address_of(scratch)
                     for i in range(rows):
                         y = top + (first_row + i) * a[ROW_DILATION]
@@ -202,7 +211,8 @@ def _SWEEP(number: int) -> Any:
                             for copy in range(a[SUMMED]):
                                 total += spare[column * wide + c * a[SUMMED] + copy]
                             store_float(target + column * a[TARGET_COLUMN] + 4 * c, total)
-        # The calls get only addresses. Numba frees an array after its last use, so use these here.
+        # The calls above get only the addresses of these arrays. Numba frees an array after its
+        # last use, so use the arrays here: they must not be freed earlier.
         scratch[:0] = np.float32(0)
         places[:0] = 0
         spare[:0] = np.float32(0)
@@ -212,13 +222,13 @@ def _SWEEP(number: int) -> Any:
 
 @cached_njit()
 def sweep(args: Any, tap: int, row_tap: int, column_tap: int) -> None:
-    """Set the remaining arguments of a sweep, and run it.
+    """Compute a sweep: set the remaining arguments, and run the tasks.
 
     Args:
         args: int64 argument block. The caller has set all fields up to COLUMNS except TABLE.
         tap: index in the weights, i * KW + j, of the first tap of the first row of taps.
-        row_tap: difference of this index from a row of taps to the next.
-        column_tap: difference of this index from a column of taps to the next.
+        row_tap: difference of the indices of two taps in neighbouring rows of taps.
+        column_tap: difference of the indices of two taps in neighbouring columns of taps.
     """
     taps, wide = args[TAP_COLUMNS], args[WIDE]
     pixel = 4 * wide
@@ -241,8 +251,8 @@ def sweep(args: Any, tap: int, row_tap: int, column_tap: int) -> None:
     positions = max(1, (args[AFTER_INNER] - inner + parts - 1) // parts)
     args[BLOCK_ROWS] = 1
     if args[MASK] != 0 or args[REPEAT] > 1:
-        # Neighbouring output rows read nearly the same copies. So give a task many rows, if there
-        # are still _MAX_TASKS tasks.
+        # Neighbouring output rows read mostly the same scratch rows. So give a task as many rows as
+        # leave _MAX_TASKS tasks, to copy fewer rows twice.
         fitting = max(1, args[IMAGES] * args[ROWS] // _MAX_TASKS)
         parts = (args[ROWS] + fitting - 1) // fitting
         args[BLOCK_ROWS] = (args[ROWS] + parts - 1) // parts
@@ -251,5 +261,6 @@ def sweep(args: Any, tap: int, row_tap: int, column_tap: int) -> None:
     grain = max(1, 320_000 // max(work, 1))
     number = positions - 1 + _MAX_POSITIONS * (vectors - 1 + 4 * width_number(lanes))
     run_kernel(_SWEEP + number, args, args[IMAGES] * args[BLOCKS], grain)
-    # The kernel has only its address. Numba frees an array after its last use, so use it here.
+    # The calls above get only the address of this array. Numba frees an array after its last use,
+    # so use the array here: it must not be freed earlier.
     table[:0] = 0

@@ -2,7 +2,8 @@
 
 In ``tiles.py`` the lanes of a tile are filters, and all are multiplied by one value of the source.
 Here the lanes are channels, and each is multiplied by its own value of the source. The type of a
-tile is the same, so that ``tile_broadcast``, ``tile_load`` and ``tile_relu`` can be used.
+tile is the same, so that its functions ``tile_broadcast``, ``tile_load`` and ``tile_relu`` can be
+used here too.
 ``channels_store`` always stores whole vectors.
 """
 
@@ -75,7 +76,7 @@ def taps_accumulate(
 
     For each k < ``count``: ``tile[t][v] += source[offset_k + t * step][v] * weights[place_k][v]``.
     ``source``, ``weights`` and ``table`` are addresses. The table has an int64 pair (offset, place)
-    for each k. These and ``step`` are in bytes.
+    for each k. The offsets, the places and ``step`` are in bytes.
     """
     shape = literals(positions, vectors, lanes)
     if shape is None or not isinstance(tile, types.UniTuple):

@@ -28,9 +28,8 @@ def philox_words(typingctx: Any, key: Any, low: Any, high: Any, lanes: Any) -> A
     ``key`` contains the two words of the key; its low half is the first. ``low`` and ``high`` are
     the two halves of the first block's counter, which is a number of 128 bits.
 
-    The computation keeps a word in the low half of an int64 lane, and ignores the high half, as the
-    instruction ``vpmuludq`` does, which multiplies the low halves. So a round takes six
-    instructions for ``lanes / 2`` blocks.
+    Each word is in the low half of an int64 lane; the high half is ignored. The instruction
+    ``vpmuludq`` multiplies such low halves, so that a round takes six instructions for all blocks.
     """
     shape = literals(lanes)
     if shape is None:

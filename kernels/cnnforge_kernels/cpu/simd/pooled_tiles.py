@@ -1,4 +1,8 @@
-"""Register tiles for a convolution with max pooling: the pool of a tile, and its gradient."""
+"""Operations on register tiles (``tiles.py``) for max pooling after a convolution.
+
+``tile_pool_store`` pools a tile of outputs. ``sparse_accumulate`` sums products for gradients, only
+for the pixels that were maxima.
+"""
 
 from __future__ import annotations
 
@@ -43,19 +47,20 @@ def sparse_accumulate(
     vectors: Any,
     lanes: Any,
 ) -> Any:
-    """Add ``count`` products to a tile, which has ``rows`` rows of ``vectors`` vectors.
+    """Add ``count`` products to a tile that has ``rows`` rows of ``vectors`` vectors.
 
     Product p adds ``factors[p] * source[places[p] + r * line]`` to row r. ``source``, ``factors``
-    and ``places`` are addresses. The factors are float32. The places are int32, and are byte
-    offsets, as ``line``. ``step`` is the number of values from a factor to the next, and from a
-    place to the next.
+    and ``places`` are addresses. The factors are float32. The places are int32 byte offsets, and
+    ``line`` is the number of bytes from a row of the source to the next. ``step`` is the number of
+    values from a factor to the next, and from a place to the next.
     """
     shape = literals(rows, vectors, lanes)
     if shape is None or not isinstance(sums, types.UniTuple):
         return None
     R, V, L = shape
-    # If a tile has too few sums, have several copies of it, each for other pixels, and add the
-    # copies at the end.
+    # If a tile has fewer sums than _IN_FLIGHT, use several copies of the tile. Neighbouring
+    # products are added to different copies, so that they do not wait for each other. The copies
+    # are added at the end.
     together = max(1, _IN_FLIGHT // (R * V))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -150,7 +155,7 @@ def tile_pool_store(
     F = L // P
 
     def pooled(builder: Any, items: list[Any]) -> list[tuple[int, int, Any, Any]]:
-        """Return a tuple for each vector of outputs: (output, vector, values, argmax)."""
+        """Return a tuple for each vector: index of the output, of the vector, values, argmax."""
         found = []
         number = ir.VectorType(I32, L)
         for v in range(G):

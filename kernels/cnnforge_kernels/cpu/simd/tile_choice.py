@@ -1,4 +1,8 @@
-"""Choose the size of the register tile, positions x vectors x lanes, for the shape of a sum."""
+"""Choose the size of the register tile of a kernel: positions x vectors x lanes.
+
+A register tile (``tiles.py``) holds the sums of some positions, which are neighbouring outputs or
+taps, for some filters. The filters fill ``vectors`` SIMD vectors of ``lanes`` floats.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +12,23 @@ MAX_LANES = vector_lanes()
 _REGISTERS = vector_registers()
 MAX_POSITIONS = 28
 MAX_ACCUMULATORS = _REGISTERS - 4
-# The number of multiply-adds that begin before the first one ends: 2 in each of 4 cycles.
+# The number of multiply-adds that begin before the first one ends: 2 in each of 4 cycles. With
+# fewer sums in a tile, a multiply-add has to wait.
 _LATENCY = 8
-# The maximum number of positions of a tile that does not read planes (see ``in_planes``): each
-# position needs its address in one of 16 registers.
+# The maximum number of positions of a tile that does not read planes (see `in_planes`), because
+# each position needs its address in one of 16 registers.
 _MAX_PIXELS = 8
 _MAX_VECTORS = 4 if _REGISTERS == 32 else 2
 TILES = MAX_POSITIONS * 4 * 5
-# The possible numbers of neighbouring taps that the micro-kernel multiplies in one step. Such taps
-# are called a window here.
+# The possible numbers of neighbouring taps that one step of the micro-kernel (`tile_accumulate`)
+# multiplies. Such taps are called a window here.
 WINDOWS = (1, 2, 3, 5, 7)
 
 
 def tile_of_number(number: int) -> tuple[int, int, int, int]:
-    """Return four numbers for a tile's index: (positions, vectors, lanes, pairs).
+    """Return the size of the tile with index ``number``: (positions, vectors, lanes, pairs).
 
-    The index is 0 to ``TILES - 1``.
+    The index is 0 to ``TILES - 1``. The last number is 2 if a vector holds two positions, else 1.
     """
     positions = number % MAX_POSITIONS + 1
     vectors = number // MAX_POSITIONS % 4 + 1
@@ -35,7 +40,7 @@ def tile_of_number(number: int) -> tuple[int, int, int, int]:
 
 @cached_njit()
 def tile_number(positions: int, vectors: int, lanes: int, pairs: int) -> int:
-    """Return the index of a tile; this is the inverse of ``tile_of_number``."""
+    """Return the index of the tile of this size; this is the inverse of ``tile_of_number``."""
     kind = 0 if lanes == 4 else 1 if lanes == 8 else 2
     if pairs == 2:
         kind += 2
@@ -63,18 +68,19 @@ def longest_window(taps: int) -> int:
 
 @cached_njit()
 def in_planes(vectors: int, pairs: int) -> bool:
-    """Return whether a tile reads planes, in which its positions are neighbouring floats.
+    """Return whether a tile reads scratch memory that has planes: the axes (channel, column).
 
-    The alternative is the layout (column, channel), which is copied faster. A tile of several
-    vectors reads that: it loads few values for its multiplications, so that their more complex
-    addresses cost nothing. Pairs of positions need planes.
+    In a plane the positions of a tile are neighbouring floats, and pairs of positions need this.
+    The other layout is (column, channel), which is copied faster. It is used if a tile has several
+    vectors: such a tile multiplies each value that it loads several times, so that the more complex
+    addresses of this layout cost nothing.
     """
     return vectors == 1 or pairs == 2
 
 
 @cached_njit()
 def _cost(rows: int, tile: int, vectors: int, pairs: int, window: int) -> int:
-    """Return the time that the micro-kernel takes for one tap; 0 if the registers are too few.
+    """Estimate the time that the micro-kernel takes for one tap; 0 if the registers are too few.
 
     The unit is 1/24 of the time of one vector's multiply-add. Two multiply-adds and up to two loads
     begin in a cycle, but a load took a third longer when measured. A sum is ready after four
@@ -99,17 +105,18 @@ def choose_tile(
 ) -> tuple[int, int, int, int, int]:
     """Return the size of the tile for ``positions`` outputs of a row by ``filters`` filters.
 
-    The sums, the weights of a step and one value of the source fit the registers. The row is
-    divided into tiles of equal size; callers move the last tile back to fit. If the filters fill
-    half of a register or less, a vector holds two positions, called a pair. A tile then covers
-    ``positions * pairs`` outputs, which may be one more than there are.
+    The sums, the weights of one step of the micro-kernel and one value of the source fit the
+    registers. The row is divided into tiles of equal size; the last tile may overlap the tile
+    before it, so that it ends at the end of the row. If the filters fill half of a register or
+    less, a vector holds two positions, called a pair. A tile then covers ``positions * pairs``
+    outputs, which may be one more than there are.
 
     Args:
         positions: number of outputs of a row.
         filters: number of filters of a group.
         window: number of neighbouring taps that one step may multiply, or 1.
         rows: 2 if a tile must have two rows, for 2x2 pooling; else 1.
-        planes: whether the source has planes if ``in_planes`` asks for them.
+        planes: whether the caller writes the source to planes if ``in_planes`` returns True.
 
     Returns:
         Five numbers: positions, vectors, lanes, pairs (1 or 2), and the window.

@@ -188,7 +188,7 @@ def tile_store(
         kind = ir.VectorType(F32, L)
         items = unpack(builder, values, shape[0] * G)
         if P == 2:
-            # Separate the even lanes, one position, from the odd lanes, the next position.
+            # The even lanes are one position, the odd lanes are the next position. Separate them.
             number = ir.VectorType(I32, L)
             undefined = ir.Constant(items[0].type, ir.Undefined)
             items = [

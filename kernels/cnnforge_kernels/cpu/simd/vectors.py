@@ -1,7 +1,7 @@
 """SIMD functions for Numba code: vectors of float32 values and of int32 indices.
 
-A lane is one value of a vector. A load or store reads or writes only the first ``valid`` lanes. A
-load sets the others to a constant.
+A lane is one value of a vector. A load reads only the first ``valid`` lanes, and sets the other
+lanes to a constant. A store writes only the first ``valid`` lanes.
 """
 
 from __future__ import annotations

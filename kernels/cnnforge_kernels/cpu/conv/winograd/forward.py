@@ -2,17 +2,17 @@
 
 A. Lavin, S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, section 4.1. A tile is
 2x2 outputs and the 4x4 inputs that they read. A linear transform turns the inputs of a tile, and
-the weights, into 16 values each; the value with index i of all tiles is plane i. For each plane,
-the matrix (tiles, channels) is multiplied by the matrix (channels, filters). Another linear
-transform turns the 16 products into the outputs. The factors of the transforms are 1, -1 and 1/2,
-so that sums of small integers stay exact.
+the weights, into 16 values each; the values with index i of all tiles are called plane i. For each
+plane, the matrix (tiles, channels) is multiplied by the matrix (channels, filters). Another linear
+transform turns the 16 products of a tile into its outputs. The factors of the transforms are 1, -1
+and 1/2, so that sums of small integers stay exact.
 
-A task computes some rows of tiles of one image for one group of channels. A tile of outputs is also
-a window of a 2x2 pool, which is applied before the outputs are written.
+A task computes some rows of tiles of one image for one group of channels. If a 2x2 max pool
+follows, a tile of outputs is one window of the pool, and only its maximum is written.
 
-If an input is not finite, outputs of its tile that do not read it could become NaN too. So if any
-sum is not finite, LAUNCH reports it, and the sweep computes everything again without Winograd's
-algorithm.
+If an input is not finite, the transforms could also make outputs of its tile NaN that do not read
+this input. So if any sum is not finite, LAUNCH reports this, and its caller (``sweep.py``) computes
+all outputs again without Winograd's algorithm.
 """
 
 from __future__ import annotations
@@ -36,17 +36,19 @@ from cnnforge_kernels.cpu.runtime.memory import address_of, call_kernel, floats_
 from cnnforge_kernels.cpu.runtime.parallel import run_kernel
 from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES, choose_tile, tile_number
 
-# With fewer channels or outputs the transforms cost as much as the products save. With 8 channels
-# and 16 filters this took 0.62 to 0.9 of the time of the sweep (Zen 4); with vectors of 8 lanes, 8
-# channels and 8 filters, 0.85 to 0.96.
+# The minimum numbers of channels and outputs for which Winograd's algorithm is used. With fewer,
+# the transforms cost as much as the products save. Compared with the direct sum of `sweep.py`, it
+# took 0.62 to 0.9 of the time with 8 channels and 16 filters (Zen 4), and 0.85 to 0.96 of the time
+# with 8 channels, 8 filters and vectors of 8 lanes.
 _MIN_CHANNELS, _MIN_OUTPUTS = 8, 64
-# The minimum number of vectors of channels from which this computes the gradient of the inputs of a
-# block faster than the scatter, which skips three quarters of the products if the pool is 2x2. With
-# 16, 32 or 64 filters, the scatter took 0.96 to 1.01 times as long as this for 16 channels (Zen 4,
-# one thread), 1.13 to 1.24 times for 32 channels, and 1.26 to 1.33 times for 64 and 128 channels.
+# For the gradient of the inputs of convolution, ReLU and max pool: the minimum number of vectors of
+# the convolution's channels for which Winograd's algorithm is used in place of the scatter
+# (`scatter.py`). The scatter skips three quarters of the products if the pool is 2x2. It took 0.96
+# to 1.01 times as long as Winograd's algorithm for 16 channels, 1.13 to 1.24 times for 32 channels,
+# and 1.26 to 1.33 times for 64 and 128 channels (Zen 4, one thread; 16, 32 or 64 filters).
 _MIN_VECTORS_BEHIND_POOL = 2
-# Bytes between two planes. Without them all planes could begin at the same offset of a memory page,
-# and would compete for a few lines of the first-level cache.
+# The number of unused bytes between two planes. Without this gap all planes could begin at the same
+# offset of a memory page, and would compete for a few lines of the first-level cache.
 _APART = 128
 # Maximum size of the planes of a task: half of a second-level cache of 1 MiB.
 _TASK_BYTES = 512 * 1024
@@ -60,7 +62,8 @@ def _WINOGRAD(_: int) -> Any:
         a = carray(args, s.FIELDS)
         channels, filters = a[s.CHANNELS], a[s.FILTERS]
         pairs, wide = (a[s.BLOCK_ROWS] + 1) // 2, (a[s.COLUMNS] + 1) // 2
-        # A register tile may read inputs beyond the last tile. Results from these are not used.
+        # A register tile may read inputs beyond the last tile, so allocate 32 more tiles. Their
+        # results are not used.
         max_tiles = pairs * wide + 32
         scratch = aligned_floats((2 * pairs + 2) * a[s.ROW_BYTES] // 4)
         spare = aligned_floats(a[s.UNPOOL_ROWS] * a[s.WIDTH] * channels + 1)
@@ -103,7 +106,8 @@ def _WINOGRAD(_: int) -> Any:
             call_kernel(a[s.SPREAD_INPUTS], address_of(w), 0, (row1 - row0 + 1) // 2)
             call_kernel(a[s.MULTIPLY], address_of(w), 0, p.PLANES)
             call_kernel(a[s.JOIN_SUMS], address_of(w), 0, tiles)
-        # Kernels have only addresses. Numba frees an array after its last use, so use these here.
+        # The calls above get only the addresses of these arrays. Numba frees an array after its
+        # last use, so use the arrays here: they must not be freed earlier.
         scratch[:0], spare[:0] = np.float32(0), np.float32(0)
         inputs[:0], sums[:0] = np.float32(0), np.float32(0)
         offsets[:0], zeros[:0] = 0, np.float32(0)
@@ -115,7 +119,7 @@ def _WINOGRAD(_: int) -> Any:
 def winograd_wins(channels: int, filters: int) -> bool:
     """Return whether Winograd's algorithm is faster than the direct sum.
 
-    The window is 3x3 and the strides are 1.
+    The caller has checked that the window is 3x3 and the strides are 1.
     """
     whole = channels % p.MIN_LANES == 0 and filters % MAX_LANES == 0
     return whole and channels >= _MIN_CHANNELS and filters > 0
@@ -123,10 +127,11 @@ def winograd_wins(channels: int, filters: int) -> bool:
 
 @cached_njit()
 def winograd_beats_scatter(channels: int, filters: int) -> bool:
-    """Return whether Winograd's algorithm, on an un-pooled gradient, is faster than the scatter.
+    """Return whether Winograd's algorithm is faster than the scatter for the gradient of inputs.
 
-    ``channels`` and ``filters`` are those of the sweep over the gradient: it reads the filters of
-    the convolution, and writes its channels.
+    The convolution is followed by a max pool. Winograd's algorithm reads the gradient before the
+    pool, so ``channels`` is the number of the convolution's filters, and ``filters`` is the number
+    of its channels. The scatter (``scatter.py``) reads the gradient after the pool.
     """
     enough = filters >= _MIN_VECTORS_BEHIND_POOL * MAX_LANES
     return enough and winograd_wins(channels, filters)
@@ -134,13 +139,13 @@ def winograd_beats_scatter(channels: int, filters: int) -> bool:
 
 @cached_njit()
 def _is_window(taps: Any) -> bool:
-    """Return whether the rows (or the columns) of nine taps have three neighbouring values."""
+    """Return whether ``taps``, the rows or the columns of all taps, are those of a 3x3 window."""
     return taps.size == 9 and s.origin_and_span(taps)[1] == 3
 
 
 @cached_njit()
 def winograd_fits(args: Any) -> bool:
-    """Return whether Winograd's algorithm can compute the sweep ``args``, and is faster."""
+    """Return whether Winograd's algorithm can compute a sweep, and is faster."""
     if args[s.TAPS] != 9 or args[s.ROW_STEP] != 1 or args[s.COLUMN_STEP] != 1:
         return False
     if args[s.POOL_ROWS] != 0 and (args[s.POOL_ROWS] != 2 or args[s.POOL_COLUMNS] != 2):
@@ -156,13 +161,14 @@ def winograd_fits(args: Any) -> bool:
 def LAUNCH(_: int) -> Any:
     """Set the remaining arguments, transform the weights, and run the tasks.
 
-    If a sum is not finite, this sets ``NOT_FINITE`` to 1, and the outputs are wrong.
+    If a sum is not finite, this sets ``NOT_FINITE`` to 1, else to 0. If it is 1, outputs may be
+    wrong, so the caller has to compute them again.
     """
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _launch_winograd(block: Any, _begin: int, _end: int) -> None:
         given = carray(block, s.FIELDS)
-        # A copy, because the sweep needs its own block unchanged if a sum is not finite.
+        # Change only a copy of the block: if a sum is not finite, the caller needs the original.
         args = np.empty(s.FIELDS + 1, np.int64)
         # Copy field by field: Numba takes 2 s to compile an assignment to a slice.
         for field in range(s.FIELDS):
@@ -205,7 +211,8 @@ def LAUNCH(_: int) -> Any:
         work = args[s.BLOCK_ROWS] * args[s.COLUMNS] * 4 * channels * filters
         run_kernel(_WINOGRAD, args, tasks, max(1, 640_000 // work))
         given[s.NOT_FINITE] = found[0]
-        # Kernels have only addresses. Numba frees an array after its last use, so use these here.
+        # The calls above get only the addresses of these arrays. Numba frees an array after its
+        # last use, so use the arrays here: they must not be freed earlier.
         bias[:0] = np.float32(0)
         packed[:0] = np.float32(0)
 

@@ -1,4 +1,8 @@
-"""The passes of Winograd's F(2x2, 3x3): both transforms to 16 planes, the products, the outputs.
+"""Kernels for the passes of Winograd's F(2x2, 3x3) over the planes of a task.
+
+``forward.py`` describes the algorithm and calls the passes: transform the inputs and the weights to
+16 planes, multiply the planes, and transform the products to outputs. Here *spread* is the
+transform to planes, and *join* is the transform to outputs.
 
 ``forward.py`` describes the algorithm and calls the passes. Here *spread* is the transform of the
 inputs or weights to planes, and *join* that of the products to outputs.
@@ -48,15 +52,15 @@ RELU, NOT_FINITE = 20, 21
 FIELDS = 22
 
 PLANES = 16
-# Channels are a multiple of MIN_LANES, filters are a multiple of MAX_LANES.
+# The number of channels is a multiple of MIN_LANES, the number of filters one of MAX_LANES.
 MIN_LANES = min(MAX_LANES, 8)
-# Index of a plane that is a term of each of the four outputs of a tile, with a factor of 1.
+# Index of the plane whose products are added, with a factor of 1, to each output of a tile.
 _PLAIN = 5
 
 
 @cached_njit()
 def _spread(v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
-    """Return the transform of four vectors of inputs, one row or column of a tile."""
+    """Return four vectors: the transform of one row or column of a tile of inputs."""
     return (
         vector_subtract(v0, v2),
         vector_add(v1, v2),
@@ -67,7 +71,7 @@ def _spread(v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
 
 @cached_njit()
 def _join(v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
-    """Return two vectors, the transform of four vectors of products (one row or column)."""
+    """Return two vectors: the transform of one row or column of the products of a tile."""
     return vector_add(vector_add(v0, v1), v2), vector_subtract(vector_subtract(v1, v2), v3)
 
 
@@ -84,7 +88,8 @@ def SPREAD_INPUTS(half: int) -> Any:
             for c in range(0, pixel, 4 * L):
                 source = w[SCRATCH] + 2 * i * line + c
                 target = w[INPUTS] + i * w[WIDE] * pixel + c
-                # Neighbouring tiles have two columns in common.
+                # Neighbouring tiles have two columns in common, so keep the transforms of these
+                # columns.
                 first = _spread(*tile_load(source, line, 4, 1, L))
                 second = _spread(*tile_load(source + pixel, line, 4, 1, L))
                 for _ in range(w[WIDE]):
@@ -107,7 +112,10 @@ def SPREAD_INPUTS(half: int) -> Any:
 
 @kernel_family(REGISTER_TILES)
 def MULTIPLY(number: int) -> Any:
-    """Multiply planes ``begin`` to ``end - 1`` of a task: (tile, channel) by (channel, filter)."""
+    """Multiply planes ``begin`` to ``end - 1`` of the inputs by those of the weights.
+
+    A plane of the inputs has the axes (tile, channel), a plane of the weights (channel, filter).
+    """
     T, G, L, _ = tile_of_number(number)
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -120,7 +128,7 @@ def MULTIPLY(number: int) -> Any:
             for block in range(blocks):
                 weights = w[FACTORS] + (plane * blocks + block) * block_bytes
                 source = w[INPUTS] + plane * w[INPUT_PLANE]
-                # Every output of a tile contains this plane once, so add the bias here.
+                # This plane is added once to each output of a tile, so add the bias here.
                 begins = w[BIAS] + block * width if plane == _PLAIN else w[ZEROS]
                 target = w[SUMS] + plane * w[SUM_PLANE] + block * width
                 valid = w[FILTERS] - block * G * L
@@ -150,9 +158,10 @@ def MULTIPLY(number: int) -> Any:
 
 @kernel_family(2)
 def JOIN_SUMS(pooled: int) -> Any:
-    """Compute the outputs of tiles ``begin`` to ``end - 1`` from the planes; pool if ``pooled``.
+    """Compute the outputs of tiles ``begin`` to ``end - 1`` from the planes of products.
 
-    Also set the int64 at ``NOT_FINITE`` to 1 if an output is not finite.
+    Apply 2x2 max pooling if ``pooled``. Also set the int64 at ``NOT_FINITE`` to 1 if an output is
+    not finite.
     """
     L = MAX_LANES
 
@@ -180,7 +189,8 @@ def JOIN_SUMS(pooled: int) -> Any:
                 total = vector_add(
                     vector_add(outputs[0], outputs[1]), vector_add(outputs[2], outputs[3])
                 )
-                # Zero times infinity or NaN is NaN, and `seen` stays NaN from then on.
+                # Zero times infinity or NaN is NaN. So `seen` is NaN from the first value that is
+                # not finite.
                 seen = vector_multiply_add(total, zero, seen)
                 if pooled:
                     byte = w[ARGMAX] + (cell + f - w[TARGET]) // 4
@@ -207,9 +217,10 @@ def JOIN_SUMS(pooled: int) -> Any:
 
 @kernel_family(1)
 def SPREAD_WEIGHTS(_: int) -> Any:
-    """Transform the weights of channels ``begin`` to ``end - 1`` of all groups to 16 planes.
+    """Transform weights to 16 planes, for indices ``begin`` to ``end - 1`` of (channel, group).
 
-    ``args`` is the argument block of the sweep, followed by the number of vectors of a tile.
+    ``args`` is the argument block of the sweep, followed by the number of vectors of filters of a
+    register tile.
     """
     L = MAX_LANES
 

@@ -1,13 +1,14 @@
 """Winograd's F(3x3, 2x2): the gradient of 3x3 weights, 16 multiplications a tile in place of 36.
 
-The algorithm is that of ``forward.py`` for another sum. A tile is 2x2 values of the gradient and
-the 4x4 inputs that these outputs had read. A linear transform turns both into 16 planes. For each
-plane, the matrix (channels, tiles) is multiplied by the matrix (tiles, filters), which sums over
-the tiles. Another linear transform turns the 16 products into the 3x3 taps. The factors of the
-transforms are 1, -1 and 1/2, so that sums of small integers stay exact.
+The algorithm is that of ``forward.py``, but it sums over tiles and not over channels. A tile is 2x2
+values of the gradient and the 4x4 inputs that these outputs had read. A linear transform turns both
+into 16 planes. For each plane, the matrix (channels, tiles) is multiplied by the matrix (tiles,
+filters), which sums over the tiles. Another linear transform turns the 16 products into the 3x3
+taps. The factors of the transforms are 1, -1 and 1/2, so that sums of small integers stay exact.
 
-As in ``gather.py``, a task computes a part of the images for one group, and the parts are added in
-order. If any sum is not finite, LAUNCH reports it, and the gather computes everything again.
+As in ``gather.py``, a task sums over a part of the images for one group of channels, and the sums
+of the parts are added in order. If any sum is not finite, LAUNCH reports this, and then
+``gather.py`` computes the gradients again.
 """
 
 from __future__ import annotations
@@ -39,27 +40,30 @@ from cnnforge_kernels.cpu.simd.vectors import (
     vector_store,
 )
 
-# Fields of the argument block. They follow the fields of the gather, in which COLUMNS is here the
-# number of columns rounded up to whole tiles; _COLUMNS is the number itself. A task transforms
-# _TOGETHER blocks of BLOCK_ROWS rows, then multiplies their planes. _POSITIONS (channels) and
-# _VECTORS (of filters) are the size of the register tile.
+# Fields of the argument block. They follow the fields of `gather.py`. COLUMNS is here the number of
+# columns rounded up to whole tiles, _COLUMNS the number before this. A task transforms _TOGETHER
+# blocks of BLOCK_ROWS rows, then multiplies their planes. The register tile has _POSITIONS channels
+# by _VECTORS vectors of filters.
 _COLUMNS, _TOGETHER, _POSITIONS, _VECTORS, _NOT_FINITE = range(g.FIELDS, g.FIELDS + 5)
-# Addresses of the kernels that a task calls. The caller looks them up, because a worker cannot have
-# a kernel compiled while the caller waits for it.
+# Addresses of the kernels that a task calls. LAUNCH looks up the addresses before the tasks start,
+# because a lookup may compile the kernel, and a worker thread cannot do this while the calling
+# thread waits for it.
 _INPUTS_KERNEL, _GRADIENT_KERNEL, _PRODUCTS_KERNEL, _JOIN_KERNEL = range(g.FIELDS + 5, g.FIELDS + 9)
 _FIELDS = g.FIELDS + 9
 
-# The minimum numbers of channels and outputs for which this is used. It was twice as fast as the
-# gather with 64 channels and 64 filters, and with 128 and 128; 1.4 times as fast with 8 channels
-# and 16 filters; and 1.5 times with 16 and 16 and images of 8x8 pixels (Zen 4, one thread).
+# The minimum numbers of channels and outputs for which Winograd's algorithm is used. It was twice
+# as fast as `gather.py` with 64 channels and 64 filters, and with 128 and 128; 1.4 times as fast
+# with 8 channels and 16 filters; and 1.5 times with 16 and 16 and images of 8x8 pixels (Zen 4, one
+# thread).
 _MIN_CHANNELS, _MIN_OUTPUTS = 8, 64
 _PARTS = 8
-# Bytes between two planes. Without them all planes could begin at the same offset of a memory page,
-# and would compete for a few lines of the first-level cache.
+# The number of unused bytes between two planes. Without this gap all planes could begin at the same
+# offset of a memory page, and would compete for a few lines of the first-level cache.
 _APART = 128
-# Minimum and maximum number of tiles that one product sums; between them, as many as fit
-# _PLANE_BYTES, half of a second-level cache of 1 MiB. With fewer tiles the sums would be loaded and
-# stored too often. A part of the images also has at least _MIN_TOGETHER tiles.
+# The minimum and maximum numbers of tiles that one matrix product sums. Between these limits it is
+# the number of tiles whose planes fit _PLANE_BYTES, half of a second-level cache of 1 MiB. With
+# fewer than _MIN_TOGETHER tiles the sums would be loaded and stored too often, so a part of the
+# images also has at least as many tiles.
 _MIN_TOGETHER, _MAX_TOGETHER = 64, 128
 _PLANE_BYTES = 512 * 1024
 
@@ -81,8 +85,8 @@ def _GATHER(_: int) -> Any:
         w[p.INPUT_PLANE] = max_tiles * pixel + _APART
         w[p.SUM_PLANE] = blocks * w[q.BLOCK_BYTES] + _APART
         w[q.PRODUCT_PLANE] = 4 * blocks * w[q.PADDED] * width + _APART
-        # A register tile may read values beyond the last channel and filter. Sums of these are not
-        # used.
+        # A register tile may read values beyond the last channel and filter, so allocate more.
+        # Their sums are not used.
         inputs = aligned_floats(p.PLANES * w[p.INPUT_PLANE] // 4 + w[q.PADDED])
         gradient = aligned_floats(p.PLANES * w[p.SUM_PLANE] // 4)
         products = aligned_floats(p.PLANES * w[q.PRODUCT_PLANE] // 4)
@@ -128,7 +132,8 @@ def _GATHER(_: int) -> Any:
                     w[p.TILES], w[q.FRESH], held = 0, 0, 0
             w[p.TARGET] = sums
             call_kernel(a[_JOIN_KERNEL], address_of(w), 0, channels)
-        # Kernels have only addresses. Numba frees an array after its last use, so use these here.
+        # The calls above get only the addresses of these arrays. Numba frees an array after its
+        # last use, so use the arrays here: they must not be freed earlier.
         scratch[:0], zeros[:0], offsets[:0] = np.float32(0), np.float32(0), 0
         inputs[:0], gradient[:0], products[:0] = np.float32(0), np.float32(0), np.float32(0)
 
@@ -137,7 +142,7 @@ def _GATHER(_: int) -> Any:
 
 @cached_njit()
 def _fits(args: Any) -> bool:
-    """Return whether Winograd's algorithm can compute the gather ``args``, and is faster."""
+    """Return whether Winograd's algorithm can compute the gradients, and is faster."""
     if args[g.TAP_ROWS] != 3 or args[g.TAP_COLUMNS] != 3:
         return False
     if args[g.ROW_STEP] != 1 or args[g.COLUMN_STEP] != 1:
@@ -155,7 +160,8 @@ def _fits(args: Any) -> bool:
 def LAUNCH(_: int) -> Any:
     """Set the remaining arguments, run the tasks, add the parts, and write the gradients.
 
-    If a sum is not finite, this sets ``_NOT_FINITE`` to 1, and the gradients are wrong.
+    If a sum is not finite, this sets ``_NOT_FINITE`` to 1, else to 0. If it is 1, gradients may be
+    wrong, so they have to be computed again.
     """
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -207,7 +213,8 @@ def LAUNCH(_: int) -> Any:
                     continue
                 for f in range(0, filters, MAX_LANES):
                     value = vector_load(total + 4 * (row * filters + f), MAX_LANES, MAX_LANES)
-                    # Zero times infinity or NaN is NaN, and `seen` stays NaN from then on.
+                    # Zero times infinity or NaN is NaN. So `seen` is NaN from the first value that
+                    # is not finite.
                     seen = vector_multiply_add(value, zero, seen)
                     vector_store(value, target + 4 * f, MAX_LANES)
         found = np.empty(MAX_LANES, np.float32)
@@ -222,7 +229,7 @@ def LAUNCH(_: int) -> Any:
 
 @cached_njit()
 def gather_tiles(args: Any, grad_weights: Any, grad_bias: Any) -> bool:
-    """Compute the gradients of weights and bias if Winograd's algorithm can and is faster.
+    """Compute the gradients of weights and bias if Winograd's algorithm applies and is faster.
 
     Args:
         args: int64 argument block, as for ``gather``.
@@ -230,8 +237,8 @@ def gather_tiles(args: Any, grad_weights: Any, grad_bias: Any) -> bool:
         grad_bias: (F,) float32, written; empty if there is no bias.
 
     Returns:
-        True if the gradients are computed. If not, or if a sum was not finite, False: the caller
-        has to call ``gather``.
+        True if the gradients are computed. False if Winograd's algorithm was not used, or if a sum
+        was not finite: then the caller has to call ``gather``.
     """
     if not _fits(args):
         return False

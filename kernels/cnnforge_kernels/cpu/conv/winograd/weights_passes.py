@@ -1,8 +1,9 @@
-"""The passes of Winograd's F(3x3, 2x2): gradients to 16 planes, the products, and the taps.
+"""Kernels for the passes of Winograd's F(3x3, 2x2), which compute the gradient of 3x3 weights.
 
-``weights.py`` describes the algorithm and calls the passes. The pass that transforms the inputs is
-that of ``forward_passes.py``. Here *spread* is the transform of the gradient to planes, and *join*
-that of the products to taps.
+``weights.py`` describes the algorithm and calls the passes: transform the inputs and the gradient
+to 16 planes, multiply the planes, and transform the products to taps. The inputs are transformed by
+a kernel of ``forward_passes.py``. Here *spread* is the transform of the gradient to planes, and
+*join* is the transform of the products to taps.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from cnnforge_kernels.cpu.simd.vectors import (
     vector_where_positive,
 )
 
-# Fields of a task's argument block. They follow the fields of the forward passes, of which SUMS is
-# here the address of the planes of the gradient, and TARGET the address of the gradient itself.
-# GATE is the number of bytes from a value of the gradient to the same output of the ReLU. PRODUCTS
-# is the address of the products, which are summed over all tiles.
+# Fields of a task's argument block. They follow the fields of forward_passes.py. SUMS is here the
+# address of the planes of the gradient, and TARGET the address of the gradient itself. GATE is the
+# number of bytes from a value of the gradient to the output of the ReLU with the same index.
+# PRODUCTS is the address of the products, which are summed over all tiles.
 GATE, WIDTH, BLOCK_BYTES, PRODUCTS, PRODUCT_PLANE, PADDED = range(p.FIELDS, p.FIELDS + 6)
 FRESH = p.FIELDS + 6  # whether the products begin at zero
 FIELDS = p.FIELDS + 7
@@ -42,7 +43,7 @@ FIELDS = p.FIELDS + 7
 
 @cached_njit()
 def _spread(v0: Any, v1: Any) -> Any:
-    """Return the transform of two vectors of the gradient, one row or column of a tile.
+    """Return four vectors: the transform of one row or column of a tile of the gradient.
 
     The last value has the wrong sign, which ``_join`` corrects.
     """
@@ -51,7 +52,7 @@ def _spread(v0: Any, v1: Any) -> Any:
 
 @cached_njit()
 def _join(v0: Any, v1: Any, v2: Any, v3: Any, half: Any) -> Any:
-    """Return three vectors, the transform of four vectors of products (one row or column)."""
+    """Return three vectors: the transform of one row or column of the products."""
     plus = vector_multiply(vector_add(v1, v2), half)
     minus = vector_multiply(vector_subtract(v1, v2), half)
     return vector_add(v0, plus), minus, vector_subtract(plus, v3)
@@ -59,7 +60,7 @@ def _join(v0: Any, v1: Any, v2: Any, v3: Any, half: Any) -> Any:
 
 @kernel_family(2)
 def SPREAD_GRADIENT(masked: int) -> Any:
-    """Transform the gradient of tile rows ``begin`` to ``end - 1`` to planes (tile, filter).
+    """Transform the gradient of tile rows ``begin`` to ``end - 1`` to 16 planes (tile, filter).
 
     Also add the gradient to the sums of the bias.
     """
@@ -111,8 +112,8 @@ def SPREAD_GRADIENT(masked: int) -> Any:
 def ADD_PRODUCTS(number: int) -> Any:
     """Multiply planes ``begin`` to ``end - 1``, and add the products to the sums.
 
-    A plane of the inputs is (tile, channel), one of the gradient (tile, filter), one of the sums
-    (channel, filter).
+    A plane of the inputs has the axes (tile, channel), a plane of the gradient (tile, filter), and
+    a plane of the sums (channel, filter).
     """
     T, G, L, _ = tile_of_number(number)
 
