@@ -201,7 +201,7 @@ def _cells(inputs: NDArray, pool_size: Pair, strides: Pair, same: bool) -> Array
 def average_pool2d(
     inputs: NDArray, *, pool_size: Pair = (2, 2), strides: Pair | None = None, same: bool = False
 ) -> Array:
-    """Return the mean of each window without its padding, (N, OH, OW, C); inputs (N, H, W, C)."""
+    """Return the mean of each window of (N, H, W, C) without its padding, (N, OH, OW, C)."""
     strides = strides or pool_size
     padded, sizes = _pad(inputs, pool_size, strides, same, (1, 1), 0.0)
     total = np.zeros((len(inputs), *sizes, inputs.shape[3]))
@@ -245,7 +245,7 @@ def depthwise_conv2d(
 def depthwise_conv2d_gradients(
     inputs: NDArray, weights: NDArray, grad_outputs: NDArray, **options: Any
 ) -> tuple[Array, Array, Array]:
-    """Return the gradients of inputs, weights and bias; options: see ``conv2d_gradients``."""
+    """Return the gradients of inputs, weights and bias, with the options of ``conv2d_gradients``."""
     kh, kw, channels, multiplier = weights.shape
     grad_inputs, grad_weights, grad_bias = conv2d_gradients(
         inputs,
@@ -389,7 +389,7 @@ def conv_block_gradients(
     pool_size: Pair = (2, 2),
     **options: Any,
 ) -> tuple[Array, Array, Array]:
-    """Return the gradients of inputs, weights and bias; options are those of ``conv2d``."""
+    """Return the gradients of inputs, weights and bias, with the options of ``conv2d``."""
     grads = np.zeros_like(conv2d(inputs, weights, **options))
     for n, r, q, f in np.argwhere(argmax != 255):
         i, j = divmod(int(argmax[n, r, q, f]), pool_size[1])

@@ -1,4 +1,4 @@
-"""Compute dropout and its gradient on the CPU in float32, with the same mask as TensorFlow's.
+"""Compute dropout and its gradient on the CPU in float32, with the mask that TensorFlow draws.
 
 The random number generator Philox4x32-10 (``simd/philox.py``) makes one 32-bit word for each
 element. The low 23 bits of the word are a uniform number in [0, 1). The element is kept if this

@@ -1,6 +1,5 @@
-"""What cnnforge needs to test and benchmark the layers of this plugin.
+"""Test cases and benchmarks of the layers of this plugin, to which the layers' specs refer.
 
-For each layer a module has test cases, benchmark cases, a function that counts arithmetic
-operations and bytes, and mostly a function of PyTorch to compare with. The declarations of the
-layers (``LayerSpec``) name them.
+Each module also has a function that counts the arithmetic operations and the bytes of a layer. Most
+modules have a function that returns a PyTorch function for the same computation, to compare speeds.
 """

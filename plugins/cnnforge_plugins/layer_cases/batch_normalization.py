@@ -1,4 +1,4 @@
-"""Test cases and benchmarks of the layer `batch_normalization`, and a PyTorch counterpart."""
+"""Test cases and benchmarks of the layer `batch_normalization`, and its computation in PyTorch."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
 
 
 def torch_peer(layer: Any, shape: Shape) -> Peer | None:
-    """Return a PyTorch function that computes the layer, and its weights; `None` if there is none.
+    """Return a PyTorch function that computes the layer, and its weights; or return `None`.
 
     The function computes a training step if gradients are enabled, and otherwise a prediction.
     """

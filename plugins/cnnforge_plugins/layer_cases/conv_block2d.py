@@ -1,4 +1,4 @@
-"""Test cases and benchmarks of the layer `conv_block2d`, and a PyTorch counterpart."""
+"""Test cases and benchmarks of the layer `conv_block2d`, and its computation in PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test cases and benchmarks of the pooling layers, and their PyTorch counterparts."""
+"""Test cases and benchmarks of the pooling layers, and their computation in PyTorch."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def average_work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]
 
 
 def max_torch_peer(layer: Any, shape: Shape) -> Peer | None:
-    """Return a PyTorch function that computes the max pool, or `None` if there is none."""
+    """Return a PyTorch function that computes the max pool; `None` if PyTorch has none."""
     return _torch_peer(layer, "max_pool2d")
 
 
 def average_torch_peer(layer: Any, shape: Shape) -> Peer | None:
-    """Return a PyTorch function that computes the average pool, or `None` if there is none."""
+    """Return a PyTorch function that computes the average pool; `None` if PyTorch has none."""
     return _torch_peer(layer, "avg_pool2d")
 
 

@@ -77,7 +77,8 @@ def compare_and_swap(typingctx: Any, address: Any, expected: Any, desired: Any) 
 def pause(typingctx: Any) -> Any:
     """Tell the processor that this thread waits in a loop.
 
-    The instruction takes 10 to 140 cycles. On processors other than x86 and ARM there is none.
+    The instruction takes 10 to 140 cycles. On processors other than x86 and ARM this function does
+    nothing.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:

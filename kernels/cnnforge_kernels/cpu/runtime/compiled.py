@@ -356,10 +356,14 @@ _compile_kernel = types.ExternalFunction("cnnforge_compile_kernel", types.int64(
 
 @cached_njit()
 def call_once(slot: int, args: Any) -> None:
-    """Call a kernel of a single task on this thread, with the int64 array ``args``.
+    """Call a kernel that has a single task, on this thread.
 
-    Use this for long code that several ops need: write the code as a kernel. Numba compiles a
-    kernel only once, but compiles an ordinary function again for each function that calls it.
+    Write long code that several ops need as such a kernel. Numba compiles a kernel only once, but
+    compiles an ordinary function again for each function that calls it.
+
+    Args:
+        slot: Slot number of the kernel.
+        args: Argument block of the kernel, an int64 array.
     """
     call_kernel(kernel_address(slot), address_of(args), 0, 1)
 

@@ -19,7 +19,7 @@ def address_of(typingctx: Any, array: Any) -> Any:
     """Return the address of an array's first element.
 
     Numba frees an array after the last use of the array, even if its address is still in use. So
-    the caller must use the array itself once more after the last use of the address.
+    the caller must use the array itself again after the last use of the address.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
