@@ -245,7 +245,7 @@ def depthwise_conv2d(
 def depthwise_conv2d_gradients(
     inputs: NDArray, weights: NDArray, grad_outputs: NDArray, **options: Any
 ) -> tuple[Array, Array, Array]:
-    """Return the gradients of inputs, weights and bias, with the options of ``conv2d_gradients``."""
+    """Return what ``conv2d_gradients`` returns, and accept its options except ``groups``."""
     kh, kw, channels, multiplier = weights.shape
     grad_inputs, grad_weights, grad_bias = conv2d_gradients(
         inputs,

@@ -26,7 +26,7 @@ def _tuple(value: Any) -> tuple:
 
 
 def pair(name: str, value: int | tuple[int, int]) -> Pair:
-    """Check that ``value`` is one or two positive integers; return a pair, equal if one was given."""
+    """Check that ``value`` is one or two positive integers, and return a pair of integers."""
     two = (value, value) if isinstance(value, (int, np.integer)) else _tuple(value)
     if len(two) != 2 or any(not isinstance(v, (int, np.integer)) or v < 1 for v in two):
         raise ValueError(f"`{name}` must be one or two positive integers. Received: {value!r}")
