@@ -1,16 +1,15 @@
 """Make Numba's disk cache safe for several processes that compile at once.
 
-Numba keeps the compiled variants of a function in files `name.1.nbc`, `name.2.nbc`, and so on, and
-an index of them, which it writes again for each new variant. If two processes read the index at the
-same time, they write different variants to the same file, and Numba later finds one of them under
-the key of the other. This leads to an error, or to a wrong result if the variants differ only in
-numbers that they contain, as kernels do. So here a process that adds a variant locks the folder,
-and writes the code before the index.
+Numba compiles a function once for each combination of argument types. It keeps each compiled
+variant in a file, `name.1.nbc`, `name.2.nbc`, and so on, and lists the files in an index. If two
+processes read the index at the same time, both choose the same name for their new files, and one
+file overwrites the other. Then Numba loads the wrong variant. This leads to an error, or to a wrong
+result if the variants differ only in numbers that the code contains, as kernels do. So with this
+package a process that adds a variant locks the folder, and writes the code before the index.
 
-If the cache cannot be written to, each process compiles the functions for itself, and warns once.
+If a process cannot write to the cache, it compiles the functions for itself, and warns once.
 
-This is a package of its own because the kernels and the core use the same cache, and neither
-imports the other.
+This is a separate package, because both cnnforge_kernels and cnnforge need it.
 """
 
 from __future__ import annotations
@@ -39,7 +38,8 @@ else:
     _flock = fcntl.flock
     _ALONE = fcntl.LOCK_EX | fcntl.LOCK_NB
 
-# The number of seconds to wait for the lock. A process that is stopped may hold it for ever.
+# The number of seconds to wait for the lock. After that a process writes without the lock, because
+# a stopped process could hold the lock for ever.
 _PATIENCE = 1.0
 _log = logging.getLogger("cnnforge.disk_cache")
 
@@ -47,8 +47,8 @@ _log = logging.getLogger("cnnforge.disk_cache")
 def share_disk_cache() -> None:
     """Make sure that only one process at a time writes to Numba's disk cache.
 
-    This changes Numba for all functions of this process, because any function may call a kernel. It
-    cannot be undone. A second call changes nothing.
+    The change applies to all Numba functions of this process, because any function may call a
+    kernel. The change cannot be undone. A second call changes nothing.
     """
     caching.IndexDataCacheFile.save = _save
     for kind in (caching.CompileResultCacheImpl, caching.CodeLibraryCacheImpl):
@@ -57,13 +57,13 @@ def share_disk_cache() -> None:
 
 
 def temporary_folder(wanted: str, error: object) -> str:
-    """Return a folder for compiled functions that this process removes when it ends.
+    """Return a temporary folder for compiled functions; this process removes it when it exits.
 
-    The first call logs a warning that the functions are not kept.
+    The first call also logs a warning that the compiled functions are not kept on disk.
 
     Args:
-        wanted: Folder that cannot be written to.
-        error: Reason why it cannot be written to.
+        wanted: Folder that this process cannot write to.
+        error: Reason why the process cannot write to that folder.
     """
     _say_once(wanted, error)
     return _temporary_folder()
@@ -98,9 +98,10 @@ def _say_once(wanted: str, error: object) -> None:
 class _TemporaryLocator(  # pyright: ignore[reportIncompatibleMethodOverride]
     caching._SourceFileBackedLocatorMixin, caching._CacheLocator
 ):
-    """A cache locator that chooses the temporary folder.
+    """A cache locator of Numba that chooses the temporary folder.
 
-    Numba tries its own locators first. Without this one it would raise an error if all others fail.
+    Numba tries its own locators first. If they all fail, Numba uses this locator; without it, Numba
+    would raise an error.
     """
 
     def __init__(self, function: Any, source: str) -> None:
@@ -114,7 +115,7 @@ class _TemporaryLocator(  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 def is_durable(function: Dispatcher) -> bool:
-    """Return whether the compiled function is kept on disk for other processes."""
+    """Return whether Numba keeps the compiled code of a function on disk for other processes."""
     cache: Any = getattr(function, "_cache", None)
     if not isinstance(cache, caching.FunctionCache):
         return False
@@ -123,11 +124,11 @@ def is_durable(function: Dispatcher) -> bool:
 
 
 def is_compiled(function: Dispatcher, signature: Sequence[types.Type]) -> bool:
-    """Return whether a function is compiled for some types, in this process or on disk.
+    """Return whether a function has been compiled for given types, in this process or on disk.
 
     Args:
-        function: Function for which ``is_durable`` is true.
-        signature: Types of its arguments.
+        function: Function for which ``is_durable`` returns ``True``.
+        signature: Types of the function's arguments.
     """
     signature = tuple(signature)
     if signature in function.overloads:
@@ -141,7 +142,8 @@ def _save(file: Any, key: Any, data: Any) -> None:
     try:
         _add(file, key, data)
     except OSError as error:
-        # For instance, the disk is full. This process can call the compiled function nevertheless.
+        # The disk may be full, for instance. Do not raise the error, because this process can still
+        # call the compiled function.
         _say_once(file._cache_path, error.strerror or error)
 
 
@@ -161,7 +163,7 @@ def _add(file: Any, key: Any, data: Any) -> None:
 
 @contextlib.contextmanager
 def _alone(folder: str) -> Iterator[bool]:
-    """Lock a folder while the context is open; yield whether that succeeded."""
+    """Lock a folder while the context is open; yield ``True`` if the folder could be locked."""
     if _flock is None:
         yield False
         return

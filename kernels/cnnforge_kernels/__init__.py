@@ -1,7 +1,7 @@
-"""Kernels in Numba, which need neither Keras nor TensorFlow.
+"""Fast functions for convolutional networks, written in Numba; they need no Keras or TensorFlow.
 
-The functions here compute convolution, pooling, batch normalization and dropout, and their
-gradients, on NumPy arrays. To write a kernel of your own, use ``cnnforge_kernels.authoring``.
+The functions compute convolution, pooling, batch normalization and dropout, and their gradients, on
+NumPy arrays or on CUDA arrays. To write your own kernel, use ``cnnforge_kernels.authoring``.
 """
 
 from cnnforge_kernels.launch.batch_norm import (

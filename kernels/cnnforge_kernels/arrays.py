@@ -1,7 +1,7 @@
-"""Check and allocate the arrays of a call: NumPy arrays, or arrays on a CUDA device.
+"""Check and allocate NumPy arrays and CUDA arrays for the public functions of ``launch``.
 
-The functions of ``launch`` use these functions, and so accept both. The CUDA modules are imported
-when a call first gets an array on a device.
+With the functions here, a public function accepts both kinds of arrays. The CUDA modules are
+imported when a public function first gets a CUDA array.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 
 @cache
 def _cuda() -> Any:
-    """Import and return the CUDA functions.
+    """Import and return the module of the CUDA functions.
 
-    The import is not at the top, because it takes half a second, which a user of the CPU saves.
+    The import takes half a second. It is not at the top of this module, so that it costs nothing if
+    all arrays are NumPy arrays.
     """
     from cnnforge_kernels.cuda import launch
 
@@ -31,10 +32,10 @@ def _cuda() -> Any:
 def array(name: str, value: Any, rank: int, stream: Any = None) -> Any:
     """Return ``value`` as a C-contiguous float32 array: a NumPy array, or a ``View`` on a device.
 
-    An array that is not C-contiguous is copied, on a device as a part of ``stream``.
+    An array that is not C-contiguous is copied. An array on a device is copied on ``stream``.
 
     Raises:
-        ValueError: the value is not a float32 array of that rank.
+        ValueError: The value is not a float32 array of the rank ``rank``.
     """
     if is_device_array(value):
         found = _cuda().contiguous(name, value, stream)
@@ -55,19 +56,23 @@ def array(name: str, value: Any, rank: int, stream: Any = None) -> Any:
 
 
 def optional(name: str, value: Any, rank: int, stream: Any = None) -> Any:
-    """Return what ``array`` returns, or an empty array if ``value`` is ``None``."""
+    """Do the same as ``array``, but return an empty array if ``value`` is ``None``."""
     return NONE if value is None else array(name, value, rank, stream)
 
 
 def argmax_array(value: Any, stream: Any = None) -> Any:
-    """Return the argmax of a pool as a C-contiguous array, on the device if it is there."""
+    """Return the argmax of a pool as a C-contiguous array; an array on a device stays there."""
     if is_device_array(value):
         return _cuda().contiguous("argmax", value, stream)
     return np.ascontiguousarray(value)
 
 
 def empty(near: tuple[Any, ...], shape: tuple[int, ...], dtype: Any, stream: Any) -> Any:
-    """Return an uninitialised array, on the device of the arrays ``near`` if they are on one."""
+    """Return an uninitialised array.
+
+    The array is on the same device as the arrays ``near``. If these are NumPy arrays, the result is
+    a NumPy array.
+    """
     for other in near:
         if isinstance(other, View):
             from cnnforge_kernels.cuda.runtime.driver import empty as device_empty
@@ -89,8 +94,8 @@ def out(
     """Return the array to write to: ``given``, or a new array if ``given`` is ``None``.
 
     Raises:
-        ValueError: ``given`` has another shape or dtype, is not C-contiguous, is read-only, or
-            overlaps an input.
+        ValueError: ``given`` does not have the shape and dtype, is not C-contiguous, is read-only,
+            or shares memory with an array of ``inputs``.
     """
     if given is None:
         return empty(inputs, shape, dtype, stream)
@@ -122,17 +127,18 @@ def out(
 
 
 def call(function: Any, *arguments: Any, stream: Any = None, precision: str = "float32") -> None:
-    """Run a function for the CPU, or for arrays on a device the CUDA function of the same name.
+    """Run a CPU function, or the CUDA function of the same name if the arrays are on a device.
 
     Args:
-        function: function for the CPU.
-        *arguments: arguments of the function; arrays come from ``array`` and ``out``.
-        stream: stream for arrays on a device: its address, an object that has one, or ``None``.
-        precision: precision of the operands; for NumPy arrays, ``"float32"``.
+        function: CPU function.
+        *arguments: Arguments of the function. Their arrays were made by ``array`` or ``out``.
+        stream: CUDA stream for arrays on a device: the address of the stream, an object that has
+            this address, or ``None`` for the default stream.
+        precision: Precision of the operands. For NumPy arrays it must be ``"float32"``.
 
     Raises:
-        ValueError: some arrays are NumPy arrays and some are on a device, or a stream or another
-            precision is given for NumPy arrays.
+        ValueError: Some arrays are NumPy arrays and some are on a device, or the arrays are NumPy
+            arrays and a stream or another precision is given.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"`precision` must be one of {PRECISIONS}. Received: {precision!r}")
@@ -151,5 +157,8 @@ def call(function: Any, *arguments: Any, stream: Any = None, precision: str = "f
 
 
 def result(value: Any) -> Any:
-    """Return the array that the caller gets: ``out``, a NumPy array, or a ``DeviceArray``."""
+    """Return the array that a public function gives to the user.
+
+    This is ``value`` itself, or, if ``value`` is a ``View`` of an array on a device, that array.
+    """
     return value.owner if isinstance(value, View) else value

@@ -1,15 +1,16 @@
-"""The functions that the author of a kernel needs.
+"""All functions with which you can write your own CPU kernels in Numba, for instance in a plugin.
 
 Plugins import only from this module. Other modules of ``cnnforge_kernels`` may move without notice.
 
 * ``cached_njit``, ``cached_cfunc``, ``kernel_family`` and ``run_kernel`` compile and run kernels.
-* ``address_of``, ``load_float``, ``aligned_floats`` and others use memory from compiled code.
-* ``vector_*``, ``index_*`` and ``tile_*`` are SIMD functions for Numba code. The first two kinds
-  work on one register, the last on a tuple of registers. Lanes and other shapes must be literal
-  integers.
-* ``Loop``, ``fma``, ``splat`` and others emit LLVM code, for intrinsics of your own.
-* ``conv2d_forward``, ``conv2d_grad_inputs`` and others are cnnforge's kernels, as Numba functions
-  over arrays. They write to their last arguments, and check no arguments.
+* ``address_of``, ``load_float``, ``aligned_floats`` and others read and write memory from compiled
+  code.
+* ``vector_*``, ``index_*`` and ``tile_*`` are SIMD functions for Numba code. ``vector_*`` and
+  ``index_*`` work on one register, of float32 or int32 values. ``tile_*`` works on a tuple of
+  registers. Numbers of lanes and other shapes must be literal integers.
+* ``Loop``, ``fma``, ``splat`` and others emit LLVM code, for your own Numba intrinsics.
+* ``conv2d_forward``, ``conv2d_grad_inputs`` and others compute cnnforge's own ops. They are Numba
+  functions over arrays, which write to their last arguments and do not check arguments.
 
 Example:
     Double the values of an array, eight at a time, on all threads:

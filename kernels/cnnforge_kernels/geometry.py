@@ -1,20 +1,22 @@
-"""Output sizes and padding, in plain integer arithmetic.
+"""Compute the output sizes and the padding of convolutions and pools.
 
-Both Python code and compiled code call these functions.
+Both Python code and code that Numba compiles call these functions.
 """
 
 from __future__ import annotations
 
 
 def output_size(size: int, window: int, stride: int, dilation: int, same: bool) -> int:
-    """Return the number of outputs along one axis; it is 0 if a VALID window does not fit.
+    """Return the number of outputs along one axis.
+
+    With VALID padding the result is 0 if the window is longer than the inputs.
 
     Args:
-        size: length of the input along the axis.
-        window: number of taps of the window along the axis.
-        stride: distance between neighbouring outputs, in inputs.
-        dilation: distance between neighbouring taps, in inputs.
-        same: whether the padding is SAME; else it is VALID.
+        size: Number of inputs along the axis.
+        window: Number of weights of the window along the axis.
+        stride: Number of inputs by which the window moves from one output to the next.
+        dilation: Distance between neighbouring weights of the window, in inputs.
+        same: Whether the padding is SAME; otherwise it is VALID.
     """
     if same:
         return (size + stride - 1) // stride
@@ -22,7 +24,11 @@ def output_size(size: int, window: int, stride: int, dilation: int, same: bool) 
 
 
 def padding_before(size: int, window: int, stride: int, dilation: int, same: bool) -> int:
-    """Return the padding at the top or left; if SAME is odd, the rest is at the bottom or right."""
+    """Return the number of padding cells before the first input along one axis.
+
+    If the total SAME padding is odd, the larger half follows the last input. The arguments are
+    those of ``output_size``.
+    """
     if not same:
         return 0
     outputs = (size + stride - 1) // stride

@@ -1,8 +1,8 @@
-"""The oracle: each op in plain NumPy and float64, written to be read easily, not to be fast.
+"""Reference implementations of all ops in plain NumPy and float64, which are simple but slow.
 
-Tests compare each kernel with these functions. Shapes and semantics are those of the kernels:
-NHWC inputs and outputs, HWIO weights, cross-correlation. If SAME padding is odd, the rest is at the
-bottom and right.
+Tests compare each kernel with these functions. Inputs and outputs are NHWC, weights are HWIO, and a
+convolution is a cross-correlation, as in Keras. If SAME padding is odd, the larger half is at the
+bottom and at the right.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Pair = tuple[int, int]
 
 
 def _pad(inputs: NDArray, window: Pair, strides: Pair, same: bool, dilation: Pair, fill: float):
-    """Return two values: ``inputs`` padded with ``fill``, and the size of the outputs, (OH, OW)."""
+    """Return two values: ``inputs`` padded with ``fill``, and the list [OH, OW] of output sizes."""
     sizes = [
         output_size(inputs.shape[1 + a], window[a], strides[a], dilation[a], same) for a in (0, 1)
     ]
@@ -55,7 +55,10 @@ def _pad(inputs: NDArray, window: Pair, strides: Pair, same: bool, dilation: Pai
 
 
 def _taps(window: Pair, strides: Pair, dilation: Pair, sizes: list[int]) -> Iterator[tuple]:
-    """Yield (i, j, rows, columns): a tap, and the slices of the padded inputs that it reads."""
+    """Yield (i, j, rows, columns) for each cell (i, j) of a window.
+
+    ``rows`` and ``columns`` are the slices of the padded inputs that the cell (i, j) reads.
+    """
     for i in range(window[0]):
         for j in range(window[1]):
             starts = i * dilation[0], j * dilation[1]
@@ -80,7 +83,7 @@ def conv2d(
     groups: int = 1,
     relu: bool = False,
 ) -> Array:
-    """Return a convolution, (N, OH, OW, F), of (N, H, W, C) with (KH, KW, C / groups, F)."""
+    """Convolve (N, H, W, C) with weights (KH, KW, C / groups, F), and return (N, OH, OW, F)."""
     kh, kw, channels, filters = weights.shape
     padded, sizes = _pad(inputs, (kh, kw), strides, same, dilation_rate, 0.0)
     outputs = np.zeros((len(inputs), *sizes, filters))
@@ -94,8 +97,8 @@ def conv2d(
 
 
 def _product(left: NDArray, right: NDArray) -> Array:
-    # BLAS also multiplies SIMD lanes whose results it ignores. NumPy would warn if such a product
-    # is invalid.
+    # BLAS also multiplies unused SIMD lanes and ignores the results. Ignore NumPy's warnings, which
+    # may come from such a product.
     with np.errstate(invalid="ignore"):
         return left @ right.astype(np.float64)
 
@@ -116,7 +119,7 @@ def conv2d_gradients(
     dilation_rate: Pair = (1, 1),
     groups: int = 1,
 ) -> tuple[Array, Array, Array]:
-    """Return the gradients of inputs, weights and bias; ``outputs`` are those of a ReLU, if any."""
+    """Return the gradients of inputs, weights and bias; pass ``outputs`` if there was a ReLU."""
     kh, kw, channels, filters = weights.shape
     grads = grad_outputs.astype(np.float64)
     if outputs is not None:
@@ -140,7 +143,7 @@ def conv2d_gradients(
 def max_pool2d(
     inputs: NDArray, *, pool_size: Pair = (2, 2), strides: Pair | None = None, same: bool = False
 ) -> tuple[Array, NDArray[np.int64]]:
-    """Return maxima and argmax, (N, OH, OW, C); the argmax is a row-major index in the window."""
+    """Return maxima and argmax, each (N, OH, OW, C); an argmax is a row-major index in a window."""
     strides = strides or pool_size
     padded, sizes = _pad(inputs, pool_size, strides, same, (1, 1), -np.inf)
     real, _ = _pad(np.ones_like(inputs), pool_size, strides, same, (1, 1), 0.0)
@@ -165,7 +168,10 @@ def max_pool2d_grad(
     strides: Pair | None = None,
     same: bool = False,
 ) -> Array:
-    """Return the gradient of the inputs, (N, H, W, C); the first maximum of a window gets it."""
+    """Return the gradient of the inputs, (N, H, W, C).
+
+    Only the first maximum of each window has a gradient.
+    """
     strides = strides or pool_size
     _, argmax = max_pool2d(inputs, pool_size=pool_size, strides=strides, same=same)
     grads, sizes = _pad(np.zeros_like(inputs), pool_size, strides, same, (1, 1), 0.0)
@@ -183,7 +189,7 @@ def _crop(padded: Array, inputs: NDArray, window: Pair, strides: Pair, same: boo
 
 
 def _cells(inputs: NDArray, pool_size: Pair, strides: Pair, same: bool) -> Array:
-    """Return the number of cells of each window that are not padding, (1, OH, OW, 1)."""
+    """Return how many cells of each window are not padding, as an array (1, OH, OW, 1)."""
     ones = np.ones((1, *inputs.shape[1:3], 1))
     padded, sizes = _pad(ones, pool_size, strides, same, (1, 1), 0.0)
     cells = np.zeros((1, *sizes, 1))
@@ -195,7 +201,7 @@ def _cells(inputs: NDArray, pool_size: Pair, strides: Pair, same: bool) -> Array
 def average_pool2d(
     inputs: NDArray, *, pool_size: Pair = (2, 2), strides: Pair | None = None, same: bool = False
 ) -> Array:
-    """Return the mean of each window without its padding, (N, OH, OW, C), of (N, H, W, C)."""
+    """Return the mean of each window of (N, H, W, C) without its padding, (N, OH, OW, C)."""
     strides = strides or pool_size
     padded, sizes = _pad(inputs, pool_size, strides, same, (1, 1), 0.0)
     total = np.zeros((len(inputs), *sizes, inputs.shape[3]))
@@ -214,7 +220,7 @@ def average_pool2d_grad(
     strides: Pair | None = None,
     same: bool = False,
 ) -> Array:
-    """Return the gradient of the inputs, (N, H, W, C)."""
+    """Return the gradient of the inputs, (N, H, W, C), from that of the outputs."""
     strides = strides or pool_size
     grads, sizes = _pad(np.zeros_like(inputs), pool_size, strides, same, (1, 1), 0.0)
     if grad_outputs.size:
@@ -227,10 +233,9 @@ def average_pool2d_grad(
 def depthwise_conv2d(
     inputs: NDArray, weights: NDArray, bias: NDArray | None = None, **options: Any
 ) -> Array:
-    """Return a depthwise convolution, (N, OH, OW, C * M), of (N, H, W, C) with (KH, KW, C, M).
+    """Convolve each channel of (N, H, W, C) with weights (KH, KW, C, M); return (N, OH, OW, C * M).
 
-    It is computed as a convolution in C groups. The options are those of ``conv2d`` except
-    ``groups``.
+    This is a convolution in C groups. The options are those of ``conv2d`` except ``groups``.
     """
     kh, kw, channels, multiplier = weights.shape
     grouped = weights.reshape(kh, kw, 1, channels * multiplier)
@@ -240,7 +245,7 @@ def depthwise_conv2d(
 def depthwise_conv2d_gradients(
     inputs: NDArray, weights: NDArray, grad_outputs: NDArray, **options: Any
 ) -> tuple[Array, Array, Array]:
-    """Return the gradients of inputs, weights and bias; options are as in ``conv2d_gradients``."""
+    """Return what ``conv2d_gradients`` returns, and accept its options except ``groups``."""
     kh, kw, channels, multiplier = weights.shape
     grad_inputs, grad_weights, grad_bias = conv2d_gradients(
         inputs,
@@ -253,18 +258,18 @@ def depthwise_conv2d_gradients(
 
 
 def global_average_pool2d(inputs: NDArray) -> Array:
-    """Return the mean of each channel of each image, (N, C), of (N, H, W, C)."""
+    """Return the mean of each channel of each image, (N, C); the inputs are (N, H, W, C)."""
     return inputs.mean((1, 2), dtype=np.float64)
 
 
 def global_average_pool2d_grad(inputs: NDArray, grad_outputs: NDArray) -> Array:
-    """Return the gradient of the inputs, (N, H, W, C)."""
+    """Return the gradient of the inputs, (N, H, W, C), from that of the outputs."""
     share = grad_outputs.astype(np.float64) / (inputs.shape[1] * inputs.shape[2])
     return np.broadcast_to(share[:, None, None, :], inputs.shape).copy()
 
 
 def philox(count: int, key: NDArray[np.uint64], counter: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return ``count`` words of Philox4x32-10; ``counter`` is (2,), and its low half is first."""
+    """Return ``count`` random words of Philox4x32-10; ``counter`` is [low half, high half]."""
     half, word = np.uint64(32), np.uint64(2**32 - 1)
     blocks = np.arange((count + 3) // 4, dtype=np.uint64)
     low = counter[0] + blocks
@@ -282,21 +287,21 @@ def philox(count: int, key: NDArray[np.uint64], counter: NDArray[np.uint64]) -> 
 def dropout(
     inputs: NDArray, key: NDArray[np.uint64], counter: NDArray[np.uint64], rate: float
 ) -> tuple[Array, NDArray[np.bool_]]:
-    """Return the outputs, and a mask that is true if an element is kept."""
+    """Return two arrays: the outputs, and a mask that is true for the elements that are kept."""
     uniform = (philox(inputs.size, key, counter) % 2**23).reshape(inputs.shape) / 2**23
     kept = uniform >= np.float32(rate)
     return np.where(kept, inputs / (1 - rate), 0.0), kept
 
 
 def dropout_grad(kept: NDArray, grad_outputs: NDArray, rate: float) -> Array:
-    """Return the gradient of the inputs."""
+    """Return the gradient of the inputs from that of the outputs and the mask ``kept``."""
     return np.where(kept, grad_outputs / (1 - rate), 0.0)
 
 
 def batch_norm(
     inputs: NDArray, gamma: NDArray, beta: NDArray, *, epsilon: float, relu: bool = False
 ) -> tuple[Array, Array, Array]:
-    """Return the outputs, (..., C), and the mean and the variance of each channel, (C,)."""
+    """Return three arrays: the outputs, (..., C), and each channel's mean and variance, (C,)."""
     axes = tuple(range(inputs.ndim - 1))
     values = inputs.astype(np.float64)
     mean, variance = values.mean(axes), values.var(axes)
@@ -314,7 +319,7 @@ def batch_norm_gradients(
     grad_mean: NDArray | float = 0.0,
     grad_variance: NDArray | float = 0.0,
 ) -> tuple[Array, Array, Array]:
-    """Return the gradients of inputs, gamma and beta; ``outputs`` are those of a ReLU, if any."""
+    """Return the gradients of inputs, gamma and beta; pass ``outputs`` if there was a ReLU."""
     axes, rows = tuple(range(inputs.ndim - 1)), inputs.size // max(inputs.shape[-1], 1)
     grads = grad_outputs.astype(np.float64)
     if outputs is not None:
@@ -337,7 +342,7 @@ def batch_norm_inference(
     *,
     epsilon: float,
 ) -> Array:
-    """Return the outputs, (..., C), with given moments, each (C,)."""
+    """Normalize (..., C) with a given ``mean`` and ``variance``, each (C,); return (..., C)."""
     return (inputs.astype(np.float64) - mean) / np.sqrt(variance + epsilon) * gamma + beta
 
 
@@ -367,7 +372,10 @@ def conv_block(
     pool_size: Pair = (2, 2),
     **options: Any,
 ) -> tuple[Array, NDArray[np.int64]]:
-    """Return the outputs and the argmax, which is 255 if the maximum is not positive."""
+    """Compute convolution, ReLU and max pooling; return two arrays, the outputs and the argmax.
+
+    The argmax is 255 if the maximum is not positive.
+    """
     best, argmax = max_pool2d(conv2d(inputs, weights, bias, **options), pool_size=pool_size)
     return np.where(best < 0, 0, best), np.where(best > 0, argmax, 255)
 
@@ -381,7 +389,7 @@ def conv_block_gradients(
     pool_size: Pair = (2, 2),
     **options: Any,
 ) -> tuple[Array, Array, Array]:
-    """Return the gradients of inputs, weights and bias; options are as in ``conv2d``."""
+    """Return the gradients of inputs, weights and bias, with the options of ``conv2d``."""
     grads = np.zeros_like(conv2d(inputs, weights, **options))
     for n, r, q, f in np.argwhere(argmax != 255):
         i, j = divmod(int(argmax[n, r, q, f]), pool_size[1])

@@ -1,8 +1,9 @@
-"""Dropout on the CPU and its gradient, float32; the mask is TensorFlow's, bit for bit.
+"""Compute dropout and its gradient on the CPU in float32, with the mask that TensorFlow draws.
 
-Word i of the random numbers (Philox4x32-10, see ``simd/philox.py``) decides about element i: its
-low 23 bits are a uniform number in [0, 1), and the element is kept if this number is not below the
-rate. A word depends only on the key, the counter and i, so that any thread can compute any part.
+The random number generator Philox4x32-10 (``simd/philox.py``) makes one 32-bit word for each
+element. The low 23 bits of the word are a uniform number in [0, 1). The element is kept if this
+number is not below the rate. The word of element i depends only on the key, the counter and i, so
+that any thread can compute any elements.
 """
 
 from __future__ import annotations
@@ -34,17 +35,18 @@ from cnnforge_kernels.cpu.simd.vectors import (
     vector_where_not,
 )
 
-# Fields of the argument block: the addresses of the array that is read, the array that is written
-# and the mask; the number of elements; the scale, a float32 in the first four bytes of its field;
-# the key and the counter of Philox; and the smallest 23-bit number with which an element is kept.
+# Indices of the values in the argument block of a kernel: the addresses of the array that is read,
+# of the array that is written and of the mask; the number of elements; the scale, a float32 in the
+# first four bytes of its value; the key of Philox; the low and the high half of the counter of
+# Philox; and the smallest 23-bit number with which an element is kept.
 SOURCE, TARGET, MASK, COUNT, SCALE, KEY, COUNTER_LOW, COUNTER_HIGH, THRESHOLD = range(9)
 FIELDS = 9
 
-# The number of elements of a task, which take one thread 15 us. It is a multiple of the words that
-# one step draws.
+# The number of elements of a task. One thread computes them in 15 us. The number is a multiple of
+# 2 * MAX_LANES, the number of random words that one iteration of the kernel's loop draws.
 _CHUNK = 16 * 1024
 _GRAIN = 2
-# The number of different uniform numbers, which have 23 bits.
+# The number of different uniform random numbers: each has 23 bits.
 _STEPS = 1 << 23
 
 
@@ -119,7 +121,7 @@ def _DROPOUT_GRAD(_: int) -> Any:
 def _run(kernel: int, args: Any, source: Any, target: Any, mask: Any, rate: float) -> None:
     args[SOURCE], args[TARGET] = address_of(source), address_of(target)
     args[MASK], args[COUNT] = address_of(mask), source.size
-    # Computed in float64 and then rounded to float32, as Keras' dropout does.
+    # Compute the scale in float64, and then round it to float32, as Keras' dropout does.
     store_float(address_of(args) + 8 * SCALE, np.float32(1 / (1 - rate)))
     run_kernel(kernel, args, (source.size + _CHUNK - 1) // _CHUNK, _GRAIN)
 
@@ -131,12 +133,12 @@ def dropout_forward(
     """Write ``inputs / (1 - rate)``, or zero if the element's random number is below the rate.
 
     Args:
-        inputs: (N,) float32, C-contiguous, as all arrays here.
+        inputs: (N,) float32. All arrays must be C-contiguous.
         key: (1,) uint64, key of Philox.
-        counter: (2,) uint64, Philox's counter for the first four elements; the low half is first.
-        rate: probability that an element becomes zero, in [0, 1).
-        outputs: (N,), written.
-        mask: (N,) uint8, written: 1 if an element is kept, else 0.
+        counter: (2,) uint64, Philox's counter for the first four elements, with the low half first.
+        rate: Probability that an element becomes zero, in [0, 1).
+        outputs: (N,) float32, which the function writes.
+        mask: (N,) uint8, which the function writes: 1 if the element is kept, else 0.
     """
     args = np.zeros(FIELDS, np.int64)
     args[KEY] = load_int64(address_of(key))

@@ -3,8 +3,9 @@
 The shapes are: inputs (N, H, W, C), weights (KH, KW, C / groups, F), outputs (N, OH, OW, F).
 Arrays are float32; another dtype is an error. Arrays that are not C-contiguous are copied.
 
-Arrays may be on a CUDA device, and may come from any library; all arrays of a call must be on the
-same device. Results are written to ``out`` or returned as ``DeviceArray``. Kernels run on
-``stream``: its address, an object that has one, or ``None`` for the default stream. The call does
-not wait for them. If there is no device, ``CudaUnavailableError`` says what is missing.
+Arrays may also be on a CUDA device, and may come from any library. All arrays of a call must be on
+the same device. The results are written to ``out``, or returned as a ``DeviceArray``. ``stream``
+says on which CUDA stream the kernels run. It is the address of a stream, an object that has this
+address, or ``None`` for the default stream. The call returns before the kernels have finished. If
+CUDA cannot be used, the call raises ``CudaUnavailableError``, whose message says what is missing.
 """

@@ -1,4 +1,4 @@
-"""Check the arguments of the public functions, and turn them into plain values."""
+"""Check the arguments of the public functions, and convert them for the kernels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 def _tuple(value: Any) -> tuple:
-    """Return the items of a sequence as a tuple; if ``value`` is not a sequence, ``()``."""
+    """Return the items of a sequence as a tuple; return ``()`` if ``value`` is not a sequence."""
     try:
         return tuple(value)
     except TypeError:
@@ -26,7 +26,7 @@ def _tuple(value: Any) -> tuple:
 
 
 def pair(name: str, value: int | tuple[int, int]) -> Pair:
-    """Check that ``value`` is one or two positive integers; return two, equal if one was given."""
+    """Check that ``value`` is one or two positive integers, and return a pair of integers."""
     two = (value, value) if isinstance(value, (int, np.integer)) else _tuple(value)
     if len(two) != 2 or any(not isinstance(v, (int, np.integer)) or v < 1 for v in two):
         raise ValueError(f"`{name}` must be one or two positive integers. Received: {value!r}")
@@ -64,7 +64,7 @@ def convolution_options(
     inputs: Shape,
     weights: Shape,
 ) -> tuple[tuple[Pair, bool, Pair, int], Shape]:
-    """Check a convolution's options against its shapes.
+    """Check the options of a convolution, and that they fit the shapes of inputs and weights.
 
     Returns:
         Two values: the tuple (strides, same, dilation_rate, groups), and the shape of the outputs.
@@ -93,7 +93,7 @@ def convolution_options(
 def output_shape(
     inputs: Shape, window: Shape, steps: Pair, dilation: Pair, same: bool
 ) -> tuple[int, int, int]:
-    """Return three numbers: the images, rows and columns of the outputs."""
+    """Return three numbers: the number of images, of output rows and of output columns."""
     rows, columns = (
         output_size(inputs[1 + a], window[a], steps[a], dilation[a], same) for a in (0, 1)
     )
@@ -101,7 +101,7 @@ def output_shape(
 
 
 def bias_array(bias: Any, filters: int, stream: Any) -> Any:
-    """Check a bias of (filters,), and return it; return an empty array if it is ``None``."""
+    """Check a bias of shape (filters,) and return it; return an empty array if it is ``None``."""
     offsets = arrays.optional("bias", bias, 1, stream)
     if offsets.size not in (0, filters):
         raise ValueError(f"`bias` must have {filters} values. Received: {offsets.size}")
@@ -109,10 +109,11 @@ def bias_array(bias: Any, filters: int, stream: Any) -> Any:
 
 
 def relu_mask(grads: Any, outputs: Any, shape: Shape, stream: Any) -> Any:
-    """Check ``outputs``, the mask of a ReLU, and return it.
+    """Check and return ``outputs``, the outputs of the forward pass.
 
-    If ``outputs`` is ``None``, there is no ReLU. Then return ``grads``, because the kernel needs an
-    array of that shape, which it does not read.
+    The kernel of a gradient reads them as the mask of a ReLU. If ``outputs`` is ``None``, there is
+    no ReLU, and the kernel does not read the mask. But it needs an array of the same shape, so
+    return ``grads``.
     """
     check_shape("grad_outputs", grads, shape)
     mask = grads if outputs is None else arrays.array("outputs", outputs, 4, stream)
@@ -121,19 +122,20 @@ def relu_mask(grads: Any, outputs: Any, shape: Shape, stream: Any) -> Any:
 
 
 def argmax_array(argmax: Any, grads: Any, shape: Shape, pool: Pair, relu: bool, stream: Any) -> Any:
-    """Check the argmax of a pool, and return it C-contiguous.
+    """Check the argmax of a pool, and return it as a C-contiguous array.
 
     Args:
-        argmax: index of the maximum's cell in each window.
-        grads: ``grad_outputs``.
-        shape: shape that both arrays must have.
-        pool: window of the pool.
-        relu: whether a ReLU precedes the pool; then 255 means that it is off.
-        stream: stream for arrays on a device.
+        argmax: Row-major index of the maximum in each window.
+        grads: Gradient of the outputs.
+        shape: Shape that ``argmax`` and ``grads`` must have.
+        pool: Size of the window of the pool.
+        relu: Whether a ReLU precedes the pool. If so, an argmax of 255 means that the maximum is
+            not positive.
+        stream: Stream for arrays on a device.
 
     Raises:
-        ValueError: an array has another shape or dtype, or a value is not the index of a cell.
-            Values on a device are not checked.
+        ValueError: An array does not have the shape or dtype, or a value is not the index of a
+            cell. Values on a device are not checked.
     """
     found, cells = arrays.argmax_array(argmax, stream), pool[0] * pool[1]
     dtype = np.dtype(np.uint8 if cells <= 256 else np.int32)
@@ -143,7 +145,8 @@ def argmax_array(argmax: Any, grads: Any, shape: Shape, pool: Pair, relu: bool, 
             f"Received: {grads.shape} and {found.dtype} {found.shape}"
         )
     if isinstance(found, np.ndarray):
-        # Adding 1 to 255 gives 0 in a byte, so that "off" and the indices are one range.
+        # The valid values are 255 and 0 to cells - 1. Adding 1 turns 255 into 0, because the values
+        # are bytes. So the valid values become the single range 0 to cells.
         numbers = found + np.uint8(1) if relu else found
         lowest, highest = numbers.min(initial=0), numbers.max(initial=0)
         if lowest < 0 or highest >= cells + relu:
@@ -156,7 +159,7 @@ def argmax_array(argmax: Any, grads: Any, shape: Shape, pool: Pair, relu: bool, 
 
 
 def check_shape(name: str, array: NDArray, shape: tuple[int, ...]) -> None:
-    """Check that an array has a shape."""
+    """Check that an array has the shape ``shape``."""
     if array.shape != shape:
         raise ValueError(f"`{name}` must have shape {shape}. Received: {array.shape}")
 
@@ -164,17 +167,18 @@ def check_shape(name: str, array: NDArray, shape: tuple[int, ...]) -> None:
 def host_array(
     function: str, name: str, value: Any, dtype: Any, shape: tuple[int, ...] | None = None
 ) -> Any:
-    """Check a NumPy array, and return it C-contiguous.
+    """Check an argument that must be a NumPy array, and return it as a C-contiguous array.
 
     Args:
-        function: name of the function in ``torch.nn.functional``, for the message.
-        name: name of the argument.
-        value: value of the argument.
-        dtype: dtype that it must have.
-        shape: shape that it must have, or ``None`` for any.
+        function: Name of the same op in ``torch.nn.functional``; the error message recommends this
+            function for arrays on a device.
+        name: Name of the argument.
+        value: Value of the argument.
+        dtype: Dtype that the array must have.
+        shape: Shape that the array must have; ``None`` allows any shape.
 
     Raises:
-        ValueError: the value is not such an array.
+        ValueError: The value is not such an array.
     """
     if arrays.is_device_array(value):
         raise ValueError(
@@ -189,12 +193,15 @@ def host_array(
         raise ValueError(
             f"`{name}` must be a {np.dtype(dtype)} NumPy array{of_shape}. Received: {got}"
         )
-    # `ascontiguousarray` turns an array of rank 0 into one of rank 1.
+    # `ascontiguousarray` turns an array of rank 0 into an array of rank 1. `reshape` undoes that.
     return np.ascontiguousarray(value).reshape(value.shape)
 
 
 def host_out(function: str, given: Any, shape: tuple[int, ...], inputs: tuple[Any, ...]) -> Any:
-    """Return the float32 NumPy array to write to: ``given``, or a new one if it is ``None``."""
+    """Check and return ``given``, the float32 NumPy array to write to.
+
+    If ``given`` is ``None``, return a new array.
+    """
     if given is not None:
         host_array(function, "out", given, np.float32)
     return arrays.out("out", given, shape, inputs)

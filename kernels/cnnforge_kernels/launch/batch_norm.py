@@ -1,4 +1,8 @@
-"""The public functions of batch normalization, with the moments of the batch or given moments."""
+"""The public functions of batch normalization.
+
+The mean and the variance are computed from the batch, or are arguments in the ``_inference``
+functions.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ def _host(name: str, value: Any, dtype: Any, shape: tuple[int, ...] | None = Non
 def _options(
     inputs: Any, gamma: Any, beta: Any, epsilon: Any, activation: str | None
 ) -> tuple[Any, Any, Any, float, bool]:
-    """Check the first arguments of the kernels, and return all five."""
+    """Check the five arguments, and return five values: the last is whether there is a ReLU."""
     inputs = _host("inputs", inputs, np.float32)
     if inputs.ndim == 0:
         raise ValueError("`inputs` must be of rank 1 or more, channels last. Received: rank 0")
@@ -48,7 +52,9 @@ def batch_normalization(
     activation: str | None = None,
     out: Array | None = None,
 ) -> tuple[Array, Moments, Moments]:
-    """Return ``(inputs - mean) / sqrt(variance + epsilon) * gamma + beta``, with batch moments.
+    """Return ``(inputs - mean) / sqrt(variance + epsilon) * gamma + beta``.
+
+    The mean and the variance are those of the batch, for each channel.
 
     Args:
         inputs: (..., C) float32.
@@ -59,11 +65,12 @@ def batch_normalization(
         out: (..., C) float32 buffer to write to.
 
     Returns:
-        The outputs, (..., C) float32; the mean and the variance of each channel, (C,) float64. The
-        denominator of the variance is the number M of values of a channel. If M is 0, both are NaN.
+        Three arrays: the outputs, (..., C) float32, and the mean and the variance of each channel,
+        (C,) float64. The denominator of the variance is the number M of values of a channel. If M
+        is 0, the mean and the variance are NaN.
 
     Raises:
-        ValueError: a dtype, shape or option is wrong, or an array lies on a device.
+        ValueError: a dtype, shape or option is wrong, or an array is on a device.
 
     Example:
         >>> import numpy as np
@@ -98,24 +105,24 @@ def batch_normalization_grads(
     """Return the gradients of ``batch_normalization``'s inputs, gamma and beta.
 
     Args:
-        inputs: (..., C) float32, inputs of the forward pass. Its gamma, beta, epsilon and
-            activation follow.
-        gamma: (C,) float32.
-        beta: (C,) float32; used only if there is an activation.
+        inputs: (..., C) float32, inputs of the forward pass.
+        gamma: (C,) float32, as in the forward pass.
+        beta: (C,) float32, as in the forward pass; used only if there is an activation.
         mean: (C,) float64, mean that the forward pass returned.
         variance: (C,) float64, variance that the forward pass returned.
-        grad_outputs: (..., C) float32.
-        epsilon: number that is added to the variance.
-        activation: ``"relu"`` or ``None``.
+        grad_outputs: (..., C) float32, gradient of the outputs.
+        epsilon: number that is added to the variance, as in the forward pass.
+        activation: ``"relu"`` or ``None``, as in the forward pass.
         grad_mean: (C,) float64, gradient of the returned mean; ``None`` if it is zero.
         grad_variance: (C,) float64, gradient of the returned variance; ``None`` if it is zero.
         out: (..., C) float32 buffer for the gradient of the inputs.
 
     Returns:
-        The gradients of the inputs, (..., C), and of gamma and beta, (C,); float32.
+        Three float32 arrays: the gradients of the inputs, (..., C), of gamma, (C,), and of beta,
+        (C,).
 
     Raises:
-        ValueError: a dtype, shape or option is wrong, or an array lies on a device.
+        ValueError: a dtype, shape or option is wrong, or an array is on a device.
     """
     inputs, *options = _options(inputs, gamma, beta, epsilon, activation)
     each = inputs.shape[-1:]
@@ -136,7 +143,7 @@ def batch_normalization_grads(
 
 
 def _channels(**given: Any) -> list[Any]:
-    """Check that values are float32 arrays, all of the shape of the first; return the arrays."""
+    """Check that all values are float32 arrays of the same shape, and return them in a list."""
     arrays = {name: _host(name, value, np.float32) for name, value in given.items()}
     each = next(iter(arrays.values())).shape
     return [_host(name, value, np.float32, each) for name, value in arrays.items()]
@@ -152,7 +159,9 @@ def batch_normalization_inference(
     epsilon: float,
     out: Array | None = None,
 ) -> Array:
-    """Return ``(inputs - mean) / sqrt(variance + epsilon) * gamma + beta``, with given moments.
+    """Return ``(inputs - mean) / sqrt(variance + epsilon) * gamma + beta``.
+
+    The mean and the variance are arguments, for instance moving averages.
 
     Args:
         inputs: (..., C) float32.
@@ -167,7 +176,7 @@ def batch_normalization_inference(
         The outputs, (..., C) float32.
 
     Raises:
-        ValueError: a dtype, shape or option is wrong, or an array lies on a device.
+        ValueError: a dtype, shape or option is wrong, or an array is on a device.
 
     Example:
         >>> import numpy as np
@@ -194,22 +203,23 @@ def batch_normalization_inference_grads(
     epsilon: float,
     out: Array | None = None,
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """Return the gradients of all five inputs of ``batch_normalization_inference``.
+    """Return the gradients of all five array arguments of ``batch_normalization_inference``.
 
     Args:
-        inputs: (..., C) float32, inputs of the forward pass. Its gamma, mean and variance follow.
-        gamma: (C,) float32.
-        mean: (C,) float32.
-        variance: (C,) float32.
-        grad_outputs: (..., C) float32.
+        inputs: (..., C) float32, inputs of the forward pass.
+        gamma: (C,) float32, as in the forward pass.
+        mean: (C,) float32, as in the forward pass.
+        variance: (C,) float32, as in the forward pass.
+        grad_outputs: (..., C) float32, gradient of the outputs.
         epsilon: number that is added to the variance.
         out: (..., C) float32 buffer for the gradient of the inputs.
 
     Returns:
-        The gradients of the inputs, (..., C), and of gamma, beta, mean and variance, (C,); float32.
+        Five float32 arrays: the gradient of the inputs, (..., C), and the gradients of gamma, beta,
+        mean and variance, each (C,).
 
     Raises:
-        ValueError: a dtype, shape or option is wrong, or an array lies on a device.
+        ValueError: a dtype, shape or option is wrong, or an array is on a device.
     """
     inputs, gamma, _, epsilon, _ = _options(inputs, gamma, gamma, epsilon, None)
     _, mean, variance = _channels(gamma=gamma, mean=mean, variance=variance)

@@ -1,4 +1,4 @@
-"""The public functions of the block: convolution, bias, ReLU and max pooling in one kernel."""
+"""The public functions that compute convolution, bias, ReLU and max pooling in one kernel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from cnnforge_kernels.launch.arguments import (
 )
 from cnnforge_kernels.launch.problem import Problem
 
-# The maximum size of a window. The argmax is one byte, and 255 means that no cell is positive.
+# The maximum number of rows and of columns of a pooling window. The argmax is one byte, and its
+# value 255 means that no cell is positive. So a window can have 255 cells; 16 x 16 is too large.
 _MAX_POOL = 15
 
 
@@ -35,7 +36,7 @@ def _block_options(
     inputs: Shape,
     weights: Shape,
 ) -> tuple[tuple[Pair, bool, Pair, int, Pair], Shape]:
-    """Check the options; return a tuple of the kernels' options, and the shape of the outputs."""
+    """Check the options, and return two values: the kernels' options, and the outputs' shape."""
     options, (images, rows, columns, filters) = convolution_options(
         strides, padding, dilation_rate, groups, inputs, weights
     )
@@ -70,14 +71,14 @@ def conv_block(
         padding: padding of the convolution, ``"valid"`` or ``"same"``; the pool is always VALID.
         dilation_rate: dilation of the convolution; above 1 only with strides of 1.
         groups: number of groups of channels.
-        pool_size: window of the pool, and its strides; 1 to 15.
+        pool_size: size of the pooling window, 1 to 15; the strides of the pool are the same.
         out: (N, PH, PW, F) float32 buffer to write to.
         stream: stream for arrays on a device.
 
     Returns:
-        The outputs, (N, PH, PW, F) float32, and the argmax, of the same shape, uint8. The argmax is
-        the index, in row-major order, of the first cell of the window that has the maximum. It is
-        255 if the maximum is not positive, so that no cell has a gradient.
+        Two arrays: the outputs, (N, PH, PW, F) float32, and the argmax, (N, PH, PW, F) uint8. The
+        argmax is the row-major index of the first maximum in the window. It is 255 if the maximum
+        is not positive; then no cell of the window has a gradient.
 
     Raises:
         ValueError: a rank, dtype, shape or option is wrong.
@@ -106,7 +107,11 @@ def conv_block_grad_inputs(
     out: Array | None = None,
     stream: Any = None,
 ) -> Array:
-    """Return the gradient of ``conv_block``'s inputs from its argmax: (N, H, W, C) float32."""
+    """Return the gradient of the inputs of ``conv_block``: (N, H, W, C) float32.
+
+    ``argmax`` is the one that ``conv_block`` returned. The other arguments and the errors are those
+    of ``conv_block``.
+    """
     grads = arrays.array("grad_outputs", grad_outputs, 4, stream)
     weights = arrays.array("weights", weights, 4, stream)
     input_shape = shape_of_four("input_shape", input_shape)
@@ -132,7 +137,11 @@ def conv_block_grad_weights(
     out: Array | None = None,
     stream: Any = None,
 ) -> tuple[Array, Array]:
-    """Return the gradients of the weights, (KH, KW, C / groups, F), and of the bias, (F,)."""
+    """Return the gradients of the weights, (KH, KW, C / groups, F), and of the bias, (F,).
+
+    ``argmax`` is the one that ``conv_block`` returned. The other arguments and the errors are those
+    of ``conv_block``. The gradients are float32.
+    """
     inputs = arrays.array("inputs", inputs, 4, stream)
     grads = arrays.array("grad_outputs", grad_outputs, 4, stream)
     weights_shape = shape_of_four("weights_shape", weights_shape)

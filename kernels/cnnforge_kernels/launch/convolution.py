@@ -47,11 +47,12 @@ def conv2d(
         activation: ``"relu"`` or ``None``.
         out: (N, OH, OW, F) float32 buffer to write to.
         stream: stream for arrays on a device.
-        precision: precision of the operands: ``"float32"``, or on a device also ``"tf32"`` or
-            ``"bfloat16"``, on tensor cores.
+        precision: precision of the operands: ``"float32"``, or for arrays on a device also
+            ``"tf32"`` or ``"bfloat16"``, which use tensor cores.
 
     Returns:
-        (N, OH, OW, F) float32; an axis on which the window does not fit has length 0.
+        (N, OH, OW, F) float32. If the window is larger than the inputs along an axis, the length of
+        this axis is 0.
 
     Raises:
         ValueError: a rank, dtype, shape or option is wrong.
@@ -87,10 +88,10 @@ def conv2d_grad_inputs(
     stream: Any = None,
     precision: Precision = "float32",
 ) -> Array:
-    """Return the gradient of ``conv2d``'s inputs, (N, H, W, C) = ``input_shape``, float32.
+    """Return the gradient of the inputs of ``conv2d``, float32, of shape ``input_shape``.
 
-    If the forward pass had a ReLU, ``outputs`` are its outputs. The other arguments and the errors
-    are those of ``conv2d``.
+    If the forward pass had a ReLU, pass the outputs of the forward pass as ``outputs``. The other
+    arguments and the errors are those of ``conv2d``.
     """
     grads = arrays.array("grad_outputs", grad_outputs, 4, stream)
     weights = arrays.array("weights", weights, 4, stream)
@@ -120,8 +121,8 @@ def conv2d_grad_weights(
 ) -> tuple[Array, Array]:
     """Return the gradients of the weights, (KH, KW, C / groups, F), and of the bias, (F,).
 
-    If the forward pass had a ReLU, ``outputs`` are its outputs. The other arguments and the errors
-    are those of ``conv2d``. The gradients are float32.
+    If the forward pass had a ReLU, pass the outputs of the forward pass as ``outputs``. The other
+    arguments and the errors are those of ``conv2d``. The gradients are float32.
     """
     inputs = arrays.array("inputs", inputs, 4, stream)
     grads = arrays.array("grad_outputs", grad_outputs, 4, stream)

@@ -25,7 +25,7 @@ from cnnforge_kernels.launch.problem import Problem
 def _depthwise_options(
     strides: Any, padding: str, dilation_rate: Any, inputs: Shape, weights: Shape
 ) -> tuple[tuple[Pair, bool, Pair], Shape]:
-    """Check the options; return (strides, same, dilation) and the shape of the outputs."""
+    """Check the options, and return (strides, same, dilation) and the shape of the outputs."""
     steps, dilation = pair("strides", strides), pair("dilation_rate", dilation_rate)
     if 0 in weights or weights[2] != inputs[3]:
         raise ValueError(
@@ -57,13 +57,14 @@ def depthwise_conv2d(
         bias: (C * M,) float32.
         strides: strides of rows and columns, or one number for both.
         padding: ``"valid"`` or ``"same"``.
-        dilation_rate: dilation of rows and columns, for any strides.
+        dilation_rate: dilation of rows and columns; it may be combined with any strides.
         activation: ``"relu"`` or ``None``.
         out: (N, OH, OW, C * M) float32 buffer to write to.
         stream: stream for arrays on a device.
 
     Returns:
-        (N, OH, OW, C * M) float32: channel c * M + m is channel c convolved with its window m.
+        (N, OH, OW, C * M) float32. Output channel c * M + m is the convolution of input channel c
+        with window m of this channel.
 
     Raises:
         ValueError: a rank, dtype, shape or option is wrong.
@@ -96,10 +97,10 @@ def depthwise_conv2d_grad_inputs(
     out: Array | None = None,
     stream: Any = None,
 ) -> Array:
-    """Return the gradient of ``depthwise_conv2d``'s inputs, (N, H, W, C), float32.
+    """Return the gradient of the inputs of ``depthwise_conv2d``, float32 (N, H, W, C).
 
-    If the forward pass had a ReLU, ``outputs`` are its outputs. The other arguments and the errors
-    are those of ``depthwise_conv2d``.
+    If the forward pass had a ReLU, pass the outputs of the forward pass as ``outputs``. The other
+    arguments and the errors are those of ``depthwise_conv2d``.
     """
     grads = arrays.array("grad_outputs", grad_outputs, 4, stream)
     weights = arrays.array("weights", weights, 4, stream)
@@ -124,8 +125,8 @@ def depthwise_conv2d_grad_weights(
 ) -> tuple[Array, Array]:
     """Return the gradients of the weights, (KH, KW, C, M), and of the bias, (C * M,); float32.
 
-    If the forward pass had a ReLU, ``outputs`` are its outputs. The other arguments and the errors
-    are those of ``depthwise_conv2d``.
+    If the forward pass had a ReLU, pass the outputs of the forward pass as ``outputs``. The other
+    arguments and the errors are those of ``depthwise_conv2d``.
     """
     inputs = arrays.array("inputs", inputs, 4, stream)
     grads = arrays.array("grad_outputs", grad_outputs, 4, stream)

@@ -26,17 +26,18 @@ def dropout(
     *,
     out: Array | None = None,
 ) -> tuple[Array, NDArray[np.uint8]]:
-    """Return ``inputs / (1 - rate)``, with zeros if an element's random number is below ``rate``.
+    """Set random elements to zero, and divide the others by ``1 - rate``.
 
-    The random numbers are those of ``tf.random.stateless_uniform`` in float32. They come from
-    Philox4x32-10: J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011. The same
-    key and counter always give the same mask. ``tf.raw_ops.StatelessRandomGetKeyCounter`` computes
-    both from a seed.
+    An element becomes zero if its random number, in [0, 1), is below ``rate``. The random numbers
+    are those of ``tf.random.stateless_uniform`` in float32. Their generator is Philox4x32-10:
+    J. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011. The same key and counter
+    always give the same mask. ``tf.raw_ops.StatelessRandomGetKeyCounter`` computes a key and a
+    counter from a seed.
 
     Args:
         inputs: array of any shape, float32.
         key: (1,) uint64.
-        counter: (2,) uint64, Philox's counter for the first four elements; the low half is first.
+        counter: (2,) uint64, Philox's counter for the first four elements, with the low half first.
         rate: probability that an element becomes zero, in [0, 1).
         out: buffer to write the outputs to, float32, of the shape of the inputs.
 
@@ -45,7 +46,7 @@ def dropout(
         an element is kept, else 0. A dropped element becomes zero even if it is NaN.
 
     Raises:
-        ValueError: a dtype, a shape or the rate is wrong, or an array lies on a device.
+        ValueError: a dtype, a shape or the rate is wrong, or an array is on a device.
     """
     inputs = host_array("dropout", "inputs", inputs, np.float32)
     key = host_array("dropout", "key", key, np.uint64, (1,))
@@ -61,7 +62,10 @@ def dropout(
 def dropout_grad(
     grad_outputs: Array, mask: NDArray[np.uint8], rate: float, *, out: Array | None = None
 ) -> Array:
-    """Return the gradient of ``dropout``'s inputs from its mask, float32, of the mask's shape."""
+    """Return the gradient of the inputs of ``dropout``: a float32 array of the mask's shape.
+
+    ``mask`` is the one that ``dropout`` returned.
+    """
     grads = host_array("dropout", "grad_outputs", grad_outputs, np.float32)
     mask = host_array("dropout", "mask", mask, np.uint8, grads.shape)
     rate = _rate(rate)

@@ -27,7 +27,7 @@ from cnnforge_kernels.launch.problem import Problem
 def _pool_options(
     pool_size: Any, strides: Any, padding: str, inputs: Shape
 ) -> tuple[tuple[Pair, Pair, bool], Shape]:
-    """Check the options; return a tuple of the kernels' options, and the shape of the outputs."""
+    """Check the options, and return two values: the kernels' options, and the outputs' shape."""
     window = pair("pool_size", pool_size)
     steps = window if strides is None else pair("strides", strides)
     same = is_same(padding)
@@ -45,9 +45,8 @@ def max_pool2d(
 ) -> tuple[Array, NDArray]:
     """Compute 2D max pooling of (N, H, W, C) float32; return outputs and argmax, (N, OH, OW, C).
 
-    The argmax is the index, in row-major order, of the first cell of the window that has the
-    maximum. It is uint8, or int32 for windows of more than 256 cells. The maximum of a window that
-    contains NaN is NaN.
+    The argmax is the row-major index of the first maximum in the window. It is uint8, or int32 if a
+    window has more than 256 cells. If a window contains NaN, its maximum is NaN.
 
     Raises:
         ValueError: a rank, dtype, shape or option is wrong.
@@ -71,7 +70,10 @@ def max_pool2d_grad(
     out: Array | None = None,
     stream: Any = None,
 ) -> Array:
-    """Return the gradient of ``max_pool2d``'s inputs from its argmax: (N, H, W, C) float32."""
+    """Return the gradient of the inputs of ``max_pool2d``: (N, H, W, C) float32.
+
+    ``argmax`` is the one that ``max_pool2d`` returned.
+    """
     grads = arrays.array("grad_outputs", grad_outputs, 4, stream)
     input_shape = shape_of_four("input_shape", input_shape)
     options, shape = _pool_options(pool_size, strides, padding, input_shape)
@@ -106,7 +108,7 @@ def average_pool2d_grad(
     out: Array | None = None,
     stream: Any = None,
 ) -> Array:
-    """Return the gradient of ``average_pool2d``'s inputs: (N, H, W, C) float32."""
+    """Return the gradient of the inputs of ``average_pool2d``: (N, H, W, C) float32."""
     grads = arrays.array("grad_outputs", grad_outputs, 4, stream)
     input_shape = shape_of_four("input_shape", input_shape)
     options, shape = _pool_options(pool_size, strides, padding, input_shape)
@@ -116,9 +118,9 @@ def average_pool2d_grad(
 
 
 def global_average_pool2d(inputs: Array, *, out: Array | None = None, stream: Any = None) -> Array:
-    """Return the mean of each channel of each image, (N, C) float32, of (N, H, W, C) float32.
+    """Return the mean of each channel of each image, (N, C) float32.
 
-    If the images have no pixels, the mean is NaN.
+    The inputs are (N, H, W, C) float32. If the images have no pixels, the mean is NaN.
 
     Raises:
         ValueError: a rank, dtype or shape is wrong.
@@ -135,7 +137,7 @@ def global_average_pool2d_grad(
     out: Array | None = None,
     stream: Any = None,
 ) -> Array:
-    """Return the gradient of ``global_average_pool2d``'s inputs: (N, H, W, C) float32."""
+    """Return the gradient of the inputs of ``global_average_pool2d``: (N, H, W, C) float32."""
     grads = arrays.array("grad_outputs", grad_outputs, 2, stream)
     input_shape = shape_of_four("input_shape", input_shape)
     problem = Problem(input_shape, (input_shape[0], input_shape[3]), (), stream)

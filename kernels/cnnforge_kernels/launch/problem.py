@@ -1,7 +1,8 @@
-"""The shapes, options and stream of one call whose arguments have been checked.
+"""Allocate the results of a public function, and call its kernel function.
 
-Every op has the same three passes. A public function checks its arguments, makes a ``Problem``, and
-calls the method of the pass with the op's kernel function.
+A public function checks its arguments and makes a ``Problem`` of them. Then it calls one of the
+three methods of the ``Problem``, with its kernel function: ``forward`` computes the outputs of an
+op, ``grad_inputs`` and ``grad_weights`` compute the gradients.
 """
 
 from __future__ import annotations
@@ -16,13 +17,12 @@ from cnnforge_kernels.launch.arguments import Shape
 
 
 class Problem(NamedTuple):
-    """The shapes and options of one call.
+    """The shapes, options and stream of one call of a public function.
 
     Attributes:
         inputs: Shape of the inputs.
         outputs: Shape of the outputs.
-        options: Middle arguments of the kernel functions: they follow the arrays that a function
-            reads, and precede the arrays that it writes.
+        options: Arguments of the kernel function that are not arrays, such as strides.
         stream: Stream for arrays on a device, or ``None``.
         precision: Precision of the operands; for NumPy arrays, ``"float32"``.
     """
@@ -39,13 +39,13 @@ class Problem(NamedTuple):
         """Compute the outputs.
 
         Args:
-            function: CPU function of the pass; the CUDA function has the same name.
+            function: CPU function that computes the outputs. The CUDA function has the same name.
             known: Arrays that the function reads, in the order of its parameters.
             out: Buffer to write the outputs to, or ``None``.
-            argmax: Dtype of the argmax of a pool; ``None`` if the function writes none.
+            argmax: Dtype of the argmax of a pool; ``None`` if the function writes no argmax.
 
         Returns:
-            The outputs; if ``argmax`` is given, the outputs and the argmax.
+            The outputs, or, if ``argmax`` is given, two arrays: the outputs and the argmax.
         """
         outputs = arrays.out("out", out, self.outputs, known, stream=self.stream)
         if argmax is None:
@@ -73,10 +73,17 @@ class Problem(NamedTuple):
     def grad_inputs(
         self, function: Callable[..., None], known: tuple[Any, ...], grads: Any, out: Any
     ) -> Any:
-        """Compute the gradient of the inputs; ``grads`` is the gradient of the outputs."""
+        """Compute the gradient of the inputs.
+
+        Args:
+            function: CPU function that computes this gradient.
+            known: Arrays that the function reads, without ``inputs`` and ``grads``.
+            grads: Gradient of the outputs.
+            out: Buffer to write the result to, or ``None``.
+        """
         result = arrays.out("out", out, self.inputs, (grads, *known), stream=self.stream)
-        # The first parameter is `inputs`, of which the function reads only the shape. That of the
-        # result is the same.
+        # `function` reads only the shape of its first parameter, `inputs`. The result has the same
+        # shape, so pass the result there.
         arrays.call(
             function,
             result,
@@ -98,10 +105,10 @@ class Problem(NamedTuple):
         grads: Any,
         out: Any,
     ) -> tuple[Any, Any]:
-        """Compute the gradients of the weights and of the bias.
+        """Compute the gradients of the weights and of the bias, and return both.
 
         Args:
-            function: CPU function of the pass.
+            function: CPU function that computes these gradients.
             inputs: Inputs of the forward pass.
             weights: Shape of the weights.
             gate: Mask of a ReLU, or argmax of a pool.
@@ -110,8 +117,8 @@ class Problem(NamedTuple):
         """
         result = arrays.out("out", out, weights, (inputs, grads, gate), stream=self.stream)
         bias = arrays.empty((inputs,), self.outputs[3:], np.float32, self.stream)
-        # The second and third parameters are `weights` and `bias`, of which the function reads only
-        # the shapes. Those of the results are the same.
+        # `function` reads only the shapes of its second and third parameters, `weights` and `bias`.
+        # The gradients have the same shapes, so pass the arrays of the gradients there.
         arrays.call(
             function,
             inputs,

@@ -1,4 +1,4 @@
-"""Functions and constants that the cases of several layers share."""
+"""Functions and constants that the test cases and benchmarks of several layers share."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Shape = tuple[int, ...]
 Peer = tuple[Callable[..., Any], list[NDArray[Any]]]
 # The number of bytes of a float32.
 SIZE = 4
-# Input shapes for the benchmarks of layers without a window of weights. Small networks have such
-# shapes, for digits and for small colour images.
+# Input shapes for the benchmarks of layers that are not convolutions. Small networks for digits and
+# for small colour images have such shapes.
 MAPS = ((64, 28, 28, 8), (64, 14, 14, 16), (32, 32, 32, 32))
 
 
@@ -29,9 +29,11 @@ def cases(
     """Return the test cases of a layer.
 
     Args:
-        oracle: Definition of the layer in NumPy.
-        named: Mapping from the name of each case to its arguments and its input shape.
-        **bad: Arguments that the layer must refuse; only the first case tests them.
+        oracle: NumPy function that computes the layer.
+        named: Mapping from the name of each test case to the arguments of the layer and the shape
+            of the inputs.
+        **bad: Wrong arguments, for which the layer must raise an error. Only the first test case
+            tests them.
     """
     return [
         LayerCase(
@@ -46,10 +48,10 @@ def cases(
 
 
 def benchmark(shape: Shape, *, grad_inputs: bool = True, **arguments: Any) -> LayerCase:
-    """Return a benchmark, whose name is its shape.
+    """Return a benchmark case of a layer; its name is the shape of the inputs.
 
     Args:
-        shape: Shape of the inputs, with the batch.
+        shape: Shape of the inputs, including the batch axis.
         grad_inputs: Whether training needs the gradient of the inputs.
         **arguments: Arguments of the layer.
     """
@@ -64,7 +66,7 @@ def benchmark(shape: Shape, *, grad_inputs: bool = True, **arguments: Any) -> La
 
 
 def convolution_options(layer: Any) -> dict[str, Any]:
-    """Return the options of a layer that the oracles of all convolutions have in common.
+    """Return the options that the NumPy functions of all convolutions need, for a layer.
 
     Args:
         layer: A convolution layer.
@@ -79,24 +81,24 @@ def convolution_options(layer: Any) -> dict[str, Any]:
 def convolution_work(
     layer: Any, shape: Shape, convolved: Shape, grad_inputs: bool, cells: int = 1
 ) -> dict[str, Work]:
-    """Count the operations and the bytes of memory of a convolution.
+    """Count the arithmetic operations of a convolution, and the bytes that it reads and writes.
 
     Args:
         layer: A convolution layer.
         shape: Shape of the inputs, (N, H, W, C), or (N, C, H, W) if the channels are first.
-        convolved: Shape of the convolution's outputs, before a pool.
+        convolved: Shape of the outputs of the convolution, before a pool.
         grad_inputs: Whether the gradient of the inputs is computed.
-        cells: Number of cells of a window if a pool follows; else 1.
+        cells: Number of cells of a pooling window if a pool follows; otherwise 1.
 
     Returns:
-        The work of the passes "forward" and "backward".
+        Two entries, "forward" and "backward": the operations and bytes of each pass.
     """
     inputs, weights = math.prod(shape), sum(math.prod(weight.shape) for weight in layer.weights)
     outputs = math.prod(layer.compute_output_shape(shape))
     channels = convolved[1 if layer.data_format == "channels_first" else 3]
     products = 2 * (math.prod(convolved) // channels) * math.prod(layer.kernel.shape)
-    # With a pool, only one pixel of each window has a gradient, so that the backward pass has fewer
-    # products. The index of this pixel is one byte.
+    # If a pool follows, only one pixel of each pooling window has a gradient, so the backward pass
+    # has fewer products. It also reads the index of this pixel, which is one byte.
     passes = 1 + grad_inputs
     moved = outputs + inputs + weights + (inputs + weights if grad_inputs else 0)
     compared, indices = (cells * outputs, outputs) if cells > 1 else (0, 0)
@@ -115,7 +117,7 @@ def torch_convolution(layer: Any, shape: Shape, groups: int) -> Peer | None:
         groups: Number of groups; for a depthwise convolution, the number of channels.
 
     Returns:
-        The function and its weights, or `None` if PyTorch has no such convolution.
+        The function and a list of its weights, or `None` if PyTorch has no such convolution.
     """
     import torch.nn.functional as functional  # pyright: ignore[reportMissingImports]
 
@@ -151,7 +153,7 @@ def torch_convolution(layer: Any, shape: Shape, groups: int) -> Peer | None:
 
 
 def weights_of(variable: Any) -> NDArray[Any]:
-    """Return a copy of the values of a variable as a NumPy array.
+    """Return the values of a variable as a new NumPy array.
 
     Args:
         variable: A variable of a layer.

@@ -1,4 +1,4 @@
-"""Cases, benchmarks, work and PyTorch's counterpart of `batch_normalization`."""
+"""Test cases and benchmarks of the layer `batch_normalization`, and its computation in PyTorch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cnnforge_plugins.layer_cases._common import (
 
 
 def _oracle(layer: Any, inputs: Any, *weights: Any) -> NDArray[Any]:
-    # The oracle computes a prediction. Training is compared with Keras' layer, not with this.
+    # This function computes a prediction. Tests compare training with the layer of Keras instead.
     trained = iter(weights)
     gamma = next(trained) if layer.scale else 1.0
     beta = next(trained) if layer.center else 0.0
@@ -41,12 +41,13 @@ BENCHMARKS = [benchmark(shape) for shape in MAPS]
 
 
 def work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
-    """Count the operations and the bytes of memory of the layer.
+    """Count the arithmetic operations of the layer, and the bytes that it reads and writes.
 
-    The forward pass alone is a prediction: a product and a sum for each element. All other work of
-    a training step is counted as backward: the moments (a sum, a difference, a square and its sum
-    for each element) and the gradients (a difference, a product and two sums for each element, and
-    two products and two sums for each element of the gradient of the inputs).
+    The entry "forward" is a prediction, which has a product and a sum for each element. The entry
+    "backward" is all the rest of a training step: the mean and the variance (a sum, a difference, a
+    square and the sum of the squares for each element), the gradients of the parameters (a
+    difference, a product and two sums for each element), and the gradient of the inputs (two
+    products and two sums for each element).
     """
     elements = math.prod(shape)
     parameters = sum(math.prod(weight.shape) for weight in layer.trainable_weights)
@@ -60,7 +61,10 @@ def work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
 
 
 def torch_peer(layer: Any, shape: Shape) -> Peer | None:
-    """Return PyTorch's counterpart; a call of it with gradients enabled is a step of training."""
+    """Return a PyTorch function that computes the layer, and its weights; or return `None`.
+
+    The function computes a training step if gradients are enabled, and otherwise a prediction.
+    """
     import torch  # pyright: ignore[reportMissingImports]
 
     if len(shape) != 4 or layer.axis not in (-1, 3) or layer.renorm or not layer.trainable:

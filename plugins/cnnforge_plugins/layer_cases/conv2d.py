@@ -1,4 +1,4 @@
-"""Cases, benchmarks, work and PyTorch's counterpart of `conv2d`."""
+"""Test cases and benchmarks of the layer `conv2d`, and its computation in PyTorch."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ def _oracle(layer: Any, inputs: Any, *weights: Any) -> NDArray[Any]:
 CASES = cases(
     _oracle,
     {
-        # With as many channels as filters, swapped axes cause no shape error; the values must show
-        # them.
+        # This case has as many channels as filters. If a kernel swaps the two axes, the shapes are
+        # still correct, and only the comparison of the values finds the error.
         "same": (
             {"filters": 5, "kernel_size": 3, "padding": "same", "activation": "relu"},
             (2, 9, 8, 5),
         ),
         "strided": ({"filters": 4, "kernel_size": (3, 2), "strides": (2, 1)}, (2, 8, 7, 3)),
-        # TensorFlow cannot compute the gradients of these two cases on a CPU, but the oracle can.
+        # TensorFlow cannot compute the gradients of the next two cases on a CPU. The NumPy function
+        # `_oracle` can compute them.
         "grouped": ({"filters": 6, "kernel_size": 3, "groups": 2, "use_bias": False}, (3, 6, 7, 4)),
         "dilated": ({"filters": 3, "kernel_size": 2, "dilation_rate": 2}, (2, 7, 6, 2)),
     },
@@ -46,10 +47,11 @@ CASES = cases(
 )
 
 
-# Convolutions of small networks for digits and for small colour images, and one with as many
-# channels as in a residual network: input shape, window and filters.
+# The input shape, the window size and the number of filters of each benchmark. The first three are
+# convolutions of small networks for digits and small colour images. The last one has as many
+# channels as a residual network.
 _SHAPES = [
-    # This is the first layer of its network, so that the gradient of its inputs is not needed.
+    # This is the first layer of its network, so training does not need the gradient of its inputs.
     ((64, 28, 28, 1), 5, 8),
     ((64, 14, 14, 8), 3, 16),
     ((32, 32, 32, 16), 3, 32),
@@ -69,10 +71,10 @@ BENCHMARKS = [
 
 
 def work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
-    """Count the operations and the bytes of memory of the layer."""
+    """Count the arithmetic operations of the layer, and the bytes that it reads and writes."""
     return convolution_work(layer, shape, layer.compute_output_shape(shape), grad_inputs)
 
 
 def torch_peer(layer: Any, shape: Shape) -> Peer | None:
-    """Return PyTorch's counterpart and its weights, or `None`."""
+    """Return a PyTorch function that computes the layer, and its weights; or return `None`."""
     return torch_convolution(layer, shape, layer.groups)

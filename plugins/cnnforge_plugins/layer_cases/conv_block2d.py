@@ -1,4 +1,4 @@
-"""Cases, benchmarks, work and PyTorch's counterpart of `conv_block2d`."""
+"""Test cases and benchmarks of the layer `conv_block2d`, and its computation in PyTorch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from cnnforge_plugins.layer_cases._common import (
     convolution_work,
 )
 
-# The convolutions are those of `conv2d`. The pool has the default window, 2x2.
+# The convolutions are the same as in the benchmarks of `conv2d`. The pool has the default window,
+# 2 x 2.
 BENCHMARKS = conv2d.BENCHMARKS
 
 
@@ -45,13 +46,13 @@ CASES = cases(
 
 
 def work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
-    """Count the operations and the bytes of memory of the layer."""
+    """Count the arithmetic operations of the layer, and the bytes that it reads and writes."""
     convolved = keras.layers.Conv2D.compute_output_shape(layer, shape)
     return convolution_work(layer, shape, convolved, grad_inputs, math.prod(layer.pool_size))
 
 
 def torch_peer(layer: Any, shape: Shape) -> Peer | None:
-    """Return PyTorch's counterpart and its weights, or `None`."""
+    """Return a PyTorch function that computes the layer, and its weights; or return `None`."""
     import torch.nn.functional as functional  # pyright: ignore[reportMissingImports]
 
     found = conv2d.torch_peer(layer, shape)

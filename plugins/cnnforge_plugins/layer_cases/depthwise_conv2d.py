@@ -1,4 +1,4 @@
-"""Cases, benchmarks, work and PyTorch's counterpart of `depthwise_conv2d`."""
+"""Test cases and benchmarks of the layer `depthwise_conv2d`, and its computation in PyTorch."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ BENCHMARKS = [
 
 
 def work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
-    """Count the operations and the bytes of memory of the layer."""
+    """Count the arithmetic operations of the layer, and the bytes that it reads and writes."""
     return convolution_work(layer, shape, layer.compute_output_shape(shape), grad_inputs)
 
 
 def torch_peer(layer: Any, shape: Shape) -> Peer | None:
-    """Return PyTorch's counterpart and its weights, or `None`."""
+    """Return a PyTorch function that computes the layer, and its weights; or return `None`."""
     return torch_convolution(layer, shape, shape[-1])

@@ -1,4 +1,4 @@
-"""Cases, benchmarks and work of `dropout`."""
+"""Test cases and benchmarks of the layer `dropout`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from cnnforge_plugins.layer_cases._common import MAPS, SIZE, Shape, benchmark, c
 
 
 def _oracle(layer: Any, inputs: Any) -> NDArray[Any]:
-    # `cnnforge.testing` calls a layer for prediction when it compares it with the oracle, and then
-    # dropout returns its inputs. In training the outputs are random.
+    # `cnnforge.testing` compares the results of this function with predictions of the layer. In a
+    # prediction dropout returns its inputs. Outputs of training are random and are not compared.
     return inputs
 
 
@@ -29,10 +29,10 @@ BENCHMARKS = [benchmark(shape, rate=0.5) for shape in MAPS]
 
 
 def work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
-    """Count the operations and the bytes of memory of the layer.
+    """Count the arithmetic operations of the layer, and the bytes that it reads and writes.
 
-    The forward pass alone is a prediction, which drops nothing. All work of a training step is
-    counted as backward. A random number counts as one operation, like a comparison.
+    The entry "forward" is a prediction, which does nothing. The entry "backward" is all the work of
+    a training step. To draw a random number and to compare it count as one operation each.
     """
     elements = math.prod(shape)
     outputs = Work(3 * elements, (2 * SIZE + 1) * elements)

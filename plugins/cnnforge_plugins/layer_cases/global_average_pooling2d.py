@@ -1,4 +1,4 @@
-"""Cases, benchmarks and work of `global_average_pooling2d`."""
+"""Test cases and benchmarks of the layer `global_average_pooling2d`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BENCHMARKS = [benchmark(shape) for shape in MAPS]
 
 
 def work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
-    """Count the operations and the bytes of memory of the layer."""
+    """Count the arithmetic operations of the layer, and the bytes that it reads and writes."""
     inputs, outputs = math.prod(shape), math.prod(layer.compute_output_shape(shape))
     forward = Work(inputs, SIZE * (inputs + outputs))
     return {"forward": forward, "backward": forward if grad_inputs else Work(0, 0)}

@@ -1,4 +1,4 @@
-"""Cases, benchmarks, work and PyTorch's counterparts of `max_pooling2d` and `average_pooling2d`."""
+"""Test cases and benchmarks of the pooling layers, and their computation in PyTorch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ BENCHMARKS = [benchmark(shape, pool_size=2) for shape in MAPS]
 
 
 def max_work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
-    """Count the operations and the bytes of memory of max pooling; an argmax is one byte."""
+    """Count the arithmetic operations of max pooling, and the bytes it reads and writes.
+
+    An argmax is one byte.
+    """
     inputs, outputs = math.prod(shape), math.prod(layer.compute_output_shape(shape))
     return {
         "forward": Work(math.prod(layer.pool_size) * outputs, SIZE * (inputs + outputs)),
@@ -51,26 +54,27 @@ def max_work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
 
 
 def average_work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
-    """Count the operations and the bytes of memory of average pooling."""
+    """Count the arithmetic operations of average pooling, and the bytes it reads and writes."""
     inputs, outputs = math.prod(shape), math.prod(layer.compute_output_shape(shape))
     forward = Work(math.prod(layer.pool_size) * outputs, SIZE * (inputs + outputs))
     return {"forward": forward, "backward": forward if grad_inputs else Work(0, 0)}
 
 
 def max_torch_peer(layer: Any, shape: Shape) -> Peer | None:
-    """Return PyTorch's counterpart of max pooling, or `None`."""
+    """Return a PyTorch function that computes the max pool; `None` if PyTorch has none."""
     return _torch_peer(layer, "max_pool2d")
 
 
 def average_torch_peer(layer: Any, shape: Shape) -> Peer | None:
-    """Return PyTorch's counterpart of average pooling, or `None`."""
+    """Return a PyTorch function that computes the average pool; `None` if PyTorch has none."""
     return _torch_peer(layer, "avg_pool2d")
 
 
 def _torch_peer(layer: Any, name: str) -> Peer | None:
     import torch.nn.functional as functional  # pyright: ignore[reportMissingImports]
 
-    # PyTorch has no equivalent of SAME: it pads both sides equally, and its mean counts padding.
+    # PyTorch cannot compute a pool with SAME padding: it pads both sides equally, and its mean
+    # includes the padding.
     if layer.padding != "valid" or layer.data_format != "channels_last":
         return None
     function, size, strides = getattr(functional, name), tuple(layer.pool_size), layer.strides

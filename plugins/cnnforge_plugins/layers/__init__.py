@@ -1,1 +1,1 @@
-"""Keras layers that compute with the kernels of ``cnnforge_kernels``."""
+"""Keras layers that are computed by the kernels of ``cnnforge_kernels``."""

@@ -1,4 +1,4 @@
-"""Decide whether a kernel can compute a layer, and warn if the framework has to compute it."""
+"""Decide whether a kernel can compute a layer, and warn if the framework must compute the layer."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ _said: set[str] = set()
 
 
 class KernelUnavailableWarning(UserWarning):
-    """The warning that the framework's implementation computes a layer, because no kernel can."""
+    """The warning that no kernel can compute a layer, so that the framework computes the layer."""
 
 
 def kernel_fits(layer: keras.layers.Layer, inputs: Any, missing: str | None = None) -> bool:
     """Return whether a kernel can compute a call of a layer.
 
-    This depends on the layer's data format, and on the dtype and device of the inputs. If the
-    result is ``False``, a ``KernelUnavailableWarning`` states the reason, once for each reason.
+    The result depends on the layer's data format, and on the dtype and the device of the inputs. If
+    it is ``False``, a ``KernelUnavailableWarning`` states the reason. Each reason is stated only
+    once.
 
     Args:
         layer: Layer that is called.
         inputs: Inputs of the call.
-        missing: Reason why the layer itself has no kernel for this call, or ``None``.
+        missing: Reason that the layer has found why no kernel can compute this call, or ``None``.
     """
     reason = missing or _missing(layer, inputs)
     if reason is None:
@@ -39,8 +40,8 @@ def kernel_fits(layer: keras.layers.Layer, inputs: Any, missing: str | None = No
 
 def _missing(layer: Any, inputs: Any) -> str | None:
     dtype = keras.backend.standardize_dtype(inputs.dtype)
-    # Only torch's tensors have a device with a `type`. TensorFlow copies inputs to the device of
-    # the op by itself.
+    # Only PyTorch's tensors have a device with a `type`. Other tensors count as tensors on the CPU.
+    # That is correct because TensorFlow copies inputs to the device of the op by itself.
     device = getattr(getattr(inputs, "device", None), "type", "cpu")
     data_format = getattr(layer, "data_format", "channels_last")
     if data_format != "channels_last":

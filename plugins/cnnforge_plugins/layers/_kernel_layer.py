@@ -1,4 +1,4 @@
-"""Code that several layers on Numba kernels share."""
+"""Shared code of the Keras layers that are computed by Numba kernels."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from cnnforge.ops import ArrayOp
 
 
 class KernelLayer:
-    """A mixin for a subclass of a Keras layer whose computation a kernel replaces.
+    """A mixin for a subclass of a Keras layer that computes the layer with a kernel.
 
-    It precedes the Keras layer in the list of base classes. Constructor arguments, weights,
-    configuration and errors are those of the Keras layer.
+    Name this class before the Keras layer in the list of base classes. Constructor arguments,
+    weights, configuration and errors remain those of the Keras layer.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Tell Keras not to compile this layer with XLA, which cannot compile our ops.
+        # Tell Keras not to compile this layer with XLA, because XLA cannot compile cnnforge's ops.
         self.supports_jit = False
 
 
@@ -28,7 +28,16 @@ def bias_or_empty(layer: Any) -> Any:
 
 
 def convolve(layer: Any, op: ArrayOp, inputs: Any, **options: Any) -> Any:
-    """Compute a convolution layer; the kernel applies a ReLU, and Keras any other activation."""
+    """Compute the outputs of a convolution layer.
+
+    The kernel also applies the activation if it is a ReLU. Keras applies any other activation.
+
+    Args:
+        layer: Convolution layer.
+        op: Op that computes the convolution.
+        inputs: Inputs of the layer.
+        **options: Attributes of the op besides strides, padding, dilation and ReLU.
+    """
     relu = layer.activation is keras.activations.relu
     outputs = op(
         inputs,

@@ -1,4 +1,4 @@
-"""``BatchNormalization``: Keras' layer, computed by ``cnnforge_kernels``."""
+"""The layer ``BatchNormalization`` of Keras, computed by kernels of ``cnnforge_kernels``."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ batch_norm_inference = ArrayOp(
 class BatchNormalization(KernelLayer, keras.layers.BatchNormalization):
     """``keras.layers.BatchNormalization`` on Numba kernels.
 
-    A training step reads the inputs in one pass for the moments, in another for the outputs, and in
-    two for the gradients. A prediction takes one pass. Constructor arguments, weights,
-    configuration and errors are those of Keras. The framework computes the layer, with one warning,
-    if the inputs are not float32, if the axis is not the last, and if a training step has a mask,
-    ``renorm`` or ``synchronized``.
+    A training step reads the inputs four times: once to compute the mean and the variance, once to
+    compute the outputs, and twice to compute the gradients. A prediction reads them once.
+    Constructor arguments, weights, configuration and errors are those of Keras. In some cases the
+    framework computes the layer, with one warning: if the inputs are not float32, if the axis is
+    not the last one, or if a training step has a mask, ``renorm`` or ``synchronized``.
 
     Input shape:
         (..., C)
@@ -77,11 +77,12 @@ class BatchNormalization(KernelLayer, keras.layers.BatchNormalization):
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalize the inputs.
 
-        In training, use the moments of the batch and update the moving averages. Otherwise, or if
-        the layer is frozen, use the moving averages.
+        In training, use the mean and the variance of the batch, and update the moving averages.
+        Otherwise, or if the layer is frozen, use the moving averages.
         """
         moves = bool(training and self.trainable)
-        # Outside training a mask has no effect, but let Keras check it.
+        # Outside training a mask has no effect. Call the Keras layer nevertheless, which
+        # checks the mask.
         own = mask is not None and not moves
         if own or not kernel_fits(self, inputs, self._missing(inputs, mask, moves)):
             return super().call(inputs, training=training, mask=mask)

@@ -1,4 +1,4 @@
-"""``Conv2D``: Keras' layer, computed by ``cnnforge_kernels``."""
+"""The layer ``Conv2D`` of Keras, computed by kernels of ``cnnforge_kernels``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``ConvBlock2D``: convolution, bias, ReLU and max pooling as one layer and one kernel."""
+"""The layer ``ConvBlock2D``: convolution, bias, ReLU and max pooling, computed in one kernel."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from cnnforge_plugins.layers._kernel_layer import KernelLayer, bias_or_empty
 
 Shape = tuple[int, ...]
 
-# The maximum number of cells of a window. The argmax is one byte, and 255 means that the ReLU is
-# off.
+# The maximum number of cells of a pooling window. The argmax is one byte, and its value 255 means
+# that no cell of the window is positive. So the indices of the cells are 0 to 254.
 _MAX_CELLS = 255
 
 
@@ -72,7 +72,7 @@ conv_block = ArrayOp(
 
 
 class _Block2D(KernelLayer, keras.layers.Conv2D):
-    """A ``Conv2D`` with a ReLU and then a max pool, both computed by the framework's own ops."""
+    """The base class: ``Conv2D``, ReLU and max pool, computed by the framework's own ops."""
 
     def __init__(
         self, filters: int, kernel_size: Any, *, pool_size: Any = (2, 2), **kwargs: Any
@@ -96,7 +96,7 @@ class _Block2D(KernelLayer, keras.layers.Conv2D):
         return self._pool().compute_output_shape(super().compute_output_shape(input_shape))
 
     def get_config(self) -> dict[str, Any]:
-        """Return the configuration of ``Conv2D``, and ``pool_size``."""
+        """Return the configuration of ``Conv2D`` with ``pool_size`` added."""
         return {**super().get_config(), "pool_size": self.pool_size}
 
     def call(self, inputs: Any) -> Any:
@@ -104,24 +104,28 @@ class _Block2D(KernelLayer, keras.layers.Conv2D):
         return self._pool().call(super().call(inputs))
 
     def _pool(self) -> keras.layers.Layer:
-        # Made for each call, because Keras would list an attribute among the layers of the model.
+        # Make a new layer for each call. If the layer were an attribute, Keras would count it as a
+        # layer of the model.
         return keras.layers.MaxPooling2D(self.pool_size, data_format=self.data_format)
 
 
 @keras.saving.register_keras_serializable(package="cnnforge")
 class StockBlock2D(_Block2D):
-    """The reference of ``ConvBlock2D``, computed by the framework's own ops."""
+    """A layer that computes the same as ``ConvBlock2D`` with the framework's own ops.
+
+    Tests and benchmarks compare ``ConvBlock2D`` with this layer.
+    """
 
 
 @keras.saving.register_keras_serializable(package="cnnforge")
 class ConvBlock2D(_Block2D):
     """``Conv2D`` with a ReLU and the ``MaxPooling2D`` after it, in one kernel.
 
-    The outputs before pooling are never written to an array, and the gradients need only the argmax
-    of the pool. Weights and errors are those of ``keras.layers.Conv2D`` with ``activation="relu"``.
-    The constructor has one more argument, ``pool_size``, the window and the strides of the pool,
-    whose padding is VALID. The framework computes the layer, with one warning, if the inputs are
-    not float32 or if ``data_format`` is ``"channels_first"``.
+    The outputs before pooling are never written to an array. The gradients need only the argmax of
+    the pool. Weights and errors are those of ``keras.layers.Conv2D`` with ``activation="relu"``.
+    The constructor has one more argument, ``pool_size``, which is both the window and the strides
+    of the pool. The padding of the pool is VALID. The framework computes the layer, with one
+    warning, if the inputs are not float32 or if ``data_format`` is ``"channels_first"``.
 
     Input shape:
         (N, H, W, C)
@@ -167,10 +171,11 @@ class ConvBlock2D(_Block2D):
         return block, FusedPooling2D.from_config(pool.get_config())
 
     def unfuse(self, alone: bool = False) -> keras.layers.Layer:
-        """Return the stock layer that replaces this layer.
+        """Return the layer of Keras that computes the same as this layer.
 
         Args:
-            alone: Whether no ``FusedPooling2D`` follows, so that the result must contain the pool.
+            alone: Whether the model has no ``FusedPooling2D`` after this layer. If so, the result
+                must contain the pool.
 
         Returns:
             A ``Conv2D``, or a ``Sequential`` of a ``Conv2D`` and a ``MaxPooling2D``.
@@ -186,7 +191,7 @@ class ConvBlock2D(_Block2D):
 
 @keras.saving.register_keras_serializable(package="cnnforge")
 class FusedPooling2D(keras.layers.MaxPooling2D):
-    """A layer that returns its inputs, in place of a pool that a ``ConvBlock2D`` computes."""
+    """A layer that returns its inputs; it replaces a pool that a ``ConvBlock2D`` now computes."""
 
     def call(self, inputs: Any) -> Any:
         """Return the inputs."""
@@ -197,5 +202,5 @@ class FusedPooling2D(keras.layers.MaxPooling2D):
         return input_shape
 
     def unfuse(self) -> keras.layers.Layer:
-        """Return the stock layer that replaces this layer."""
+        """Return the ``MaxPooling2D`` that this layer has replaced."""
         return keras.layers.MaxPooling2D.from_config(self.get_config())

@@ -1,4 +1,4 @@
-"""``DepthwiseConv2D``: Keras' layer, computed by ``cnnforge_kernels``."""
+"""The layer ``DepthwiseConv2D`` of Keras, computed by kernels of ``cnnforge_kernels``."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ depthwise_conv2d = ArrayOp(
 class DepthwiseConv2D(KernelLayer, keras.layers.DepthwiseConv2D):
     """``keras.layers.DepthwiseConv2D`` on Numba kernels, with bias and ReLU in the same pass.
 
-    Constructor arguments, weights, configuration and errors are those of Keras. Unlike in
-    TensorFlow, the strides of rows and columns may differ. The framework computes the layer, with
+    Constructor arguments, weights, configuration and errors are those of Keras. The strides of rows
+    and columns may differ, which TensorFlow does not allow. The framework computes the layer, with
     one warning, if the inputs are not float32 or if ``data_format`` is ``"channels_first"``.
 
     Input shape:

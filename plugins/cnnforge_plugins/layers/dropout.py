@@ -1,4 +1,4 @@
-"""``Dropout``: Keras' layer, computed by ``cnnforge_kernels``."""
+"""The layer ``Dropout`` of Keras, computed by kernels of ``cnnforge_kernels``."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ dropout = ArrayOp(
 
 
 def _key_and_counter(generator: keras.random.SeedGenerator) -> tuple[Any, Any]:
-    """Return Philox's key and counter for the next call.
+    """Return two tensors for the next call: the key and the counter of the Philox generator.
 
-    The seed is drawn as in Keras, and the two values are computed from it as in TensorFlow.
+    The seed is drawn as Keras draws it. The key and the counter are computed from the seed as
+    TensorFlow computes them. So the mask is the same as that of Keras.
     """
     tf = import_module("tensorflow")
     seed = tf.math.floormod(generator.next(), tf.int32.max - 1)
@@ -58,10 +59,10 @@ def _missing(layer: keras.layers.Dropout) -> str | None:
 class Dropout(KernelLayer, keras.layers.Dropout):
     """``keras.layers.Dropout`` on Numba kernels, which draw, compare and scale in one pass.
 
-    The mask is, bit for bit, the one that Keras would draw with TensorFlow from the same state of
-    the seed generator. Constructor arguments, configuration and errors are those of Keras. The
-    framework computes the layer, with one warning, if the inputs are not float32, if there is a
-    ``noise_shape``, or if the backend is not TensorFlow.
+    The mask is exactly the one that Keras on TensorFlow would draw with the same seed generator.
+    Constructor arguments, configuration and errors are those of Keras. The framework computes the
+    layer, with one warning, if the inputs are not float32, if there is a ``noise_shape``, or if the
+    backend is not TensorFlow.
 
     Input shape:
         any

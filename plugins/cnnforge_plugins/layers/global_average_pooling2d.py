@@ -1,4 +1,4 @@
-"""``GlobalAveragePooling2D``: Keras' layer, computed by ``cnnforge_kernels``."""
+"""The layer ``GlobalAveragePooling2D`` of Keras, computed by kernels of ``cnnforge_kernels``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ global_average_pool2d = ArrayOp(
 class GlobalAveragePooling2D(KernelLayer, keras.layers.GlobalAveragePooling2D):
     """``keras.layers.GlobalAveragePooling2D`` on Numba kernels.
 
-    The mean of a large image is as accurate as that of a small one. Constructor arguments,
+    The mean of a large image is as accurate as the mean of a small one. Constructor arguments,
     configuration and errors are those of Keras. The framework computes the layer, with one warning,
     if the inputs are not float32 or if ``data_format`` is ``"channels_first"``.
 

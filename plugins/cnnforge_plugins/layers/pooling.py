@@ -1,4 +1,4 @@
-"""``MaxPooling2D`` and ``AveragePooling2D``: Keras' layers, computed by ``cnnforge_kernels``."""
+"""The layers ``MaxPooling2D`` and ``AveragePooling2D`` of Keras, computed by Numba kernels."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _POOLING = {"pool_size": (2, 2), "strides": (2, 2), "same": False}
 
 
 def _fits(layer: Any, inputs: Any) -> bool:
-    # Keras does not check these in the constructor. Call the framework's own layer, which raises an
-    # error.
+    # The constructor of Keras does not check padding and strides. If they are wrong, let the Keras
+    # layer compute the call, which raises an error.
     if layer.padding not in ("valid", "same") or 0 in layer.strides:
         return False
     return kernel_fits(layer, inputs)
 
 
 def _options(layer: Any) -> dict[str, Any]:
-    """Return the attributes of the op."""
+    """Return the attributes of the pooling op for a layer."""
     return {
         "pool_size": layer.pool_size,
         "strides": layer.strides,
@@ -86,9 +86,9 @@ average_pool2d = ArrayOp(
 class MaxPooling2D(KernelLayer, keras.layers.MaxPooling2D):
     """``keras.layers.MaxPooling2D`` on Numba kernels.
 
-    For the gradient the forward pass keeps one byte for each output (four bytes for windows of more
-    than 256 cells). Constructor arguments, configuration and errors are those of Keras. The
-    framework computes the layer, with one warning, if the inputs are not float32 or if
+    For the gradient the forward pass keeps only the argmax, one byte for each output (four bytes if
+    a window has more than 256 cells). Constructor arguments, configuration and errors are those of
+    Keras. The framework computes the layer, with one warning, if the inputs are not float32 or if
     ``data_format`` is ``"channels_first"``.
 
     Input shape:

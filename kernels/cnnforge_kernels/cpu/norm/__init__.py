@@ -1,1 +1,1 @@
-"""Batch normalization on the CPU."""
+"""Compute batch normalization on the CPU."""

@@ -1,8 +1,9 @@
-"""Batch normalization with given moments, as in a prediction or a frozen layer, float32.
+"""Compute batch normalization on the CPU with a given mean and variance, in float32.
 
-One pass over the inputs computes the outputs; frameworks make several passes. The gradient of the
-inputs is the same pass over the gradient of the outputs. The gradients of gamma, beta, mean and
-variance are all computed from the sums of one more pass.
+Predictions and frozen layers use a given mean and variance. One pass over the inputs computes the
+outputs; frameworks make several passes. The same pass over the gradient of the outputs computes the
+gradient of the inputs. One more pass computes sums, from which the gradients of gamma, beta, mean
+and variance follow.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from cnnforge_kernels.cpu.runtime.memory import address_of
 
 @cached_njit()
 def _factors(args: Any) -> Any:
-    """Return an array of factors that are all zero, and set its address in ``args``."""
+    """Make the array of factors (see ``passes.py``), all zero, and put its address in ``args``."""
     factors = np.zeros((FACTOR_ROWS, args[WIDE]), np.float32)
     args[FACTORS] = address_of(factors)
     return factors
@@ -61,13 +62,13 @@ def batch_norm_inference_forward(
     """Write ``(inputs - mean) / sqrt(variance + epsilon) * gamma + beta``.
 
     Args:
-        inputs: (M, C) float32, C-contiguous, as all arrays here.
+        inputs: (M, C) float32. All arrays must be float32 and C-contiguous.
         gamma: (C,), scale.
         beta: (C,), shift.
         mean: (C,), mean of each channel.
         variance: (C,), variance of each channel.
-        epsilon: number that is added to the variance.
-        outputs: (M, C), written.
+        epsilon: Number that is added to the variance.
+        outputs: (M, C), which the function writes.
     """
     if inputs.size == 0:
         return
@@ -82,7 +83,8 @@ def batch_norm_inference_forward(
         factors[SHIFT, index] = beta[c]
     args[TARGET] = address_of(outputs)
     run(NORMALIZE, args)
-    # The kernel has only its address. Numba frees an array after its last use, so use it here.
+    # The kernel got only the address of `factors`. Numba frees an array after its last use, so use
+    # `factors` here, to keep it until the kernel has finished.
     factors[:0] = np.float32(0)
 
 
@@ -94,7 +96,10 @@ def batch_norm_inference_grad_inputs(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """Compute the gradient of the inputs, (M, C), for which the inputs are not needed."""
+    """Compute the gradient of the inputs, (M, C), from the gradient of the outputs, (M, C).
+
+    The other arguments are those of ``batch_norm_inference_forward``.
+    """
     if grad_outputs.size == 0:
         return
     channels = grad_outputs.shape[1]
@@ -106,7 +111,8 @@ def batch_norm_inference_grad_inputs(
         factors[SCALE, index] = _scale(gamma[c], variance[c], epsilon)
     args[TARGET] = address_of(grad_inputs)
     run(NORMALIZE, args)
-    # The kernel has only its address. Numba frees an array after its last use, so use it here.
+    # The kernel got only the address of `factors`. Numba frees an array after its last use, so use
+    # `factors` here, to keep it until the kernel has finished.
     factors[:0] = np.float32(0)
 
 
@@ -123,7 +129,11 @@ def batch_norm_inference_grad_parameters(
     grad_mean: Any,
     grad_variance: Any,
 ) -> None:
-    """Compute the gradients of ``gamma``, ``beta``, ``mean`` and ``variance``, each (C,)."""
+    """Compute the gradients of ``gamma``, ``beta``, ``mean`` and ``variance``, each (C,) float32.
+
+    The gradient of the outputs is (M, C). The other arguments are those of
+    ``batch_norm_inference_forward``.
+    """
     channels = inputs.shape[1]
     plain, products = np.zeros(channels), np.zeros(channels)
     if inputs.size > 0:
@@ -139,7 +149,8 @@ def batch_norm_inference_grad_parameters(
             for index in range(args[WIDE]):
                 plain[index % channels] += sums[block, PLAIN, index]
                 products[index % channels] += sums[block, PRODUCTS, index]
-        # The kernel has only its address. Numba frees an array after its last use, so use it here.
+        # The kernel got only the address of `factors`. Numba frees an array after its last use, so
+        # use `factors` here, to keep it until the kernel has finished.
         factors[:0] = np.float32(0)
     for c in range(channels):
         inverse = 1 / np.sqrt(np.float64(variance[c]) + epsilon)

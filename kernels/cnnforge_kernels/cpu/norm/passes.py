@@ -1,7 +1,9 @@
-"""The four passes of batch normalization over its rows; ``training.py`` describes their use.
+"""The four kernels of batch normalization on the CPU, which ``training.py`` and others call.
 
-The SIMD lanes are channels. A task reads a block of rows, and of these a *strip*, a range of
-channels. The values of a task fit the first-level cache twice, because some passes read two arrays.
+The inputs are rows of channels: (rows, channels). Each kernel makes one pass over all rows. Each
+SIMD instruction works on neighbouring channels. The rows are divided into blocks, and the channels
+into *strips* of up to 128 channels. A task handles one strip of one block. Such a part of two
+arrays fits into the first-level cache, because some passes read two arrays.
 """
 
 from __future__ import annotations
@@ -33,26 +35,28 @@ from cnnforge_kernels.cpu.simd.vectors import (
     vector_where_positive,
 )
 
-# Fields of the argument block. Addresses are in bytes; the other fields are numbers of elements. A
-# row has WIDE floats, a block BLOCK rows, and a row STRIPS strips. SUMS is the address of an array
-# (blocks of rows, 3, WIDE), FACTORS that of an array (5, WIDE).
+# Indices of the values in the argument block of a kernel. SOURCE to FACTORS are addresses in bytes.
+# SUMS is the address of an array (number of blocks, 3, WIDE), and FACTORS the address of an array
+# (5, WIDE). There are ROWS rows. A row has WIDE values and STRIPS strips, and a block has BLOCK
+# rows. RELU is 1 if a ReLU follows, else 0.
 SOURCE, GRADIENT, TARGET, SUMS, FACTORS, ROWS, WIDE, BLOCK, STRIPS, RELU = range(10)
 FIELDS = 10
-# Second index of SUMS. For the moments: a number near the mean of the block, the sum of the
-# differences from it, and the sum of their squares.
+# Second index of the array SUMS when MOMENTS writes it: a number near the mean of the block, the
+# sum of the differences from this number, and the sum of the squares of the differences.
 NEAR, REST, SQUARES = range(3)
-# For the gradients: the sum of grad_outputs, and the sum of grad_outputs * (inputs - MEAN).
+# Second index of the array SUMS when GRADIENT_SUMS writes it: the sum of grad_outputs, and the sum
+# of grad_outputs * (inputs - MEAN).
 PLAIN, PRODUCTS = range(2)
 SUM_ROWS = 3
-# First index of FACTORS. The outputs are (inputs - MEAN) * SCALE + SHIFT. The gradient of the
-# inputs is grad_outputs * SCALE + (inputs - MEAN) * OF_INPUTS + ADDED.
+# First index of the array FACTORS. The outputs are (inputs - MEAN) * SCALE + SHIFT. The gradient of
+# the inputs is grad_outputs * SCALE + (inputs - MEAN) * OF_INPUTS + ADDED.
 MEAN, SCALE, SHIFT, OF_INPUTS, ADDED = range(5)
 FACTOR_ROWS = 5
 _AFFINE_ROWS = 3  # MEAN, SCALE and SHIFT
 
 _BLOCK_FLOATS = 4096
-# The maximum number of channels of a strip. It also gives each block at least 32 rows: one thread
-# joins the sums of all blocks, so there must not be too many of them.
+# The maximum number of channels of a strip. It makes each block at least 32 rows high. With lower
+# blocks there would be more sums of blocks, and one thread alone adds the sums of all blocks.
 _STRIP = 128
 _GRAIN = 4
 _WIDTHS = 5
@@ -60,9 +64,9 @@ _WIDTHS = 5
 
 @cached_njit()
 def _strip(a: Any, task: int) -> tuple[int, int, int, int, int]:
-    """Return five numbers for a task: its block, and the ranges of its rows and of its channels.
+    """Return five numbers for a task: its block, its range of rows and its range of channels.
 
-    Each range is the first index and the index after the last.
+    Each range is two numbers: the first index of the range and the index after the range.
     """
     block, strip = task // a[STRIPS], task % a[STRIPS]
     first = block * a[BLOCK]
@@ -72,7 +76,7 @@ def _strip(a: Any, task: int) -> tuple[int, int, int, int, int]:
 
 @kernel_family(_WIDTHS)
 def MOMENTS(number: int) -> Any:
-    """Compute three sums for each block of rows: NEAR, REST and SQUARES."""
+    """Compute three values for each block of rows and each channel: NEAR, REST and SQUARES."""
     L = 1 << number
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -133,7 +137,7 @@ def MOMENTS(number: int) -> Any:
 
 @kernel_family(_WIDTHS)
 def NORMALIZE(number: int) -> Any:
-    """Compute the outputs."""
+    """Compute the outputs of batch normalization from the inputs and the array FACTORS."""
     L = 1 << number
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -160,7 +164,7 @@ def NORMALIZE(number: int) -> Any:
 
 @kernel_family(_WIDTHS)
 def GRADIENT_SUMS(number: int) -> Any:
-    """Compute two sums for each block of rows: PLAIN and PRODUCTS."""
+    """Compute two sums for each block of rows and each channel: PLAIN and PRODUCTS."""
     L = 1 << number
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -204,7 +208,7 @@ def GRADIENT_SUMS(number: int) -> Any:
 
 @kernel_family(_WIDTHS)
 def GRADIENT_PASS(number: int) -> Any:
-    """Compute the gradient of the inputs."""
+    """Compute the gradient of the inputs from the gradient of the outputs and the array FACTORS."""
     L = 1 << number
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -235,9 +239,9 @@ def GRADIENT_PASS(number: int) -> Any:
 
 @cached_njit()
 def _rows_at_a_time(rows: int, channels: int) -> int:
-    """Return how many rows the passes treat as one row, so that rows are whole vectors.
+    """Return how many input rows to join into one row, so that it fills whole SIMD vectors.
 
-    If the number of rows is not a multiple of that, return 1.
+    Return 1 if the number of input rows is not divisible by this number.
     """
     together = 1
     while together * channels % MAX_LANES != 0:
@@ -247,7 +251,7 @@ def _rows_at_a_time(rows: int, channels: int) -> int:
 
 @cached_njit()
 def set_rows(args: Any, inputs: Any, relu: bool) -> None:
-    """Set the fields that all passes read: the source, its sizes, and the ReLU."""
+    """Set the values of the argument block that describe ``inputs``, (rows, channels), and RELU."""
     rows, channels = inputs.shape
     together = _rows_at_a_time(rows, channels)
     args[SOURCE], args[RELU] = address_of(inputs), 1 if relu else 0
@@ -258,12 +262,12 @@ def set_rows(args: Any, inputs: Any, relu: bool) -> None:
 
 @cached_njit()
 def blocks(args: Any) -> int:
-    """Return the number of blocks of rows."""
+    """Return the number of blocks into which the rows are divided."""
     return (args[ROWS] + args[BLOCK] - 1) // args[BLOCK]
 
 
 @cached_njit()
 def run(family: int, args: Any) -> None:
-    """Run one pass, given by its family of kernels, over all rows."""
+    """Run one pass over all rows; ``family`` is MOMENTS, NORMALIZE or another of this module."""
     _, lanes = choose_lanes(args[WIDE], 1)
     run_kernel(family + width_number(lanes), args, blocks(args) * args[STRIPS], _GRAIN)

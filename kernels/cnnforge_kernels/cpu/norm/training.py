@@ -1,15 +1,19 @@
-"""Batch normalization on the CPU and its gradients: float32, channels last, moments in float64.
+"""Compute batch normalization with the moments of the batch, and its gradients, on the CPU.
 
-A task computes the mean of a block of rows, and then the sum of the differences from it and the sum
-of their squares, while the block is still in the first-level cache. This is the corrected two-pass
-algorithm of T. Chan, G. Golub, R. LeVeque, "Algorithms for Computing the Sample Variance", 1983.
-The moments of all blocks are joined in float64, in the order of the blocks. So the memory is read
-only once for the moments, and a mean far from zero does not make them less accurate. The part of
-the mean that float32 cannot hold is added to the shift. The gradients take two passes over the
-memory: one computes the sums over all rows, the other the gradient of each row.
+Arrays are float32 with the channels last. The moments (mean and variance) are float64. To compute
+them, a task first computes the mean of a block of rows. Then it computes the differences from this
+mean, and adds up the differences and their squares, while the block is still in the first-level
+cache. This is the corrected two-pass algorithm of T. Chan, G. Golub, R. LeVeque, "Algorithms for
+Computing the Sample Variance", 1983. The results of all blocks are combined in float64, in the
+order of the blocks. So the inputs are read from memory only once for the moments, and a mean far
+from zero does not make the moments less accurate. The kernels get the mean rounded to float32, and
+the rounding error is corrected in the shift.
 
-If the channels do not fill whole vectors, k rows are treated as one: an array (M, C) has the same
-memory as an array (M / k, k * C).
+The gradients need two passes over the inputs: the first computes sums over all rows, the second
+computes the gradient of each row.
+
+If the channels of a row do not fill whole SIMD vectors, k rows are treated as one row: an array
+(M, C) has the same memory layout as an array (M / k, k * C).
 """
 
 from __future__ import annotations
@@ -107,14 +111,15 @@ def batch_norm_forward(
     """Normalize with the moments of the batch, scale, shift, and apply a ReLU if ``relu``.
 
     Args:
-        inputs: (M, C) float32, C-contiguous, as all arrays here.
+        inputs: (M, C) float32. All arrays must be C-contiguous.
         gamma: (C,) float32, scale.
         beta: (C,) float32, shift.
-        epsilon: number that is added to the variance.
-        relu: whether a ReLU is applied.
-        outputs: (M, C) float32, written.
-        mean: (C,) float64, written; NaN if M is 0.
-        variance: (C,) float64, written; the denominator is M, not M - 1.
+        epsilon: Number that is added to the variance.
+        relu: Whether a ReLU is applied.
+        outputs: (M, C) float32, which the function writes.
+        mean: (C,) float64, which the function writes; NaN if M is 0.
+        variance: (C,) float64, which the function writes; NaN if M is 0. The denominator is M, not
+            M - 1.
     """
     if inputs.size == 0:
         mean[:] = np.nan
@@ -130,7 +135,8 @@ def batch_norm_forward(
     _set_scale(factors, mean, variance, gamma, beta, epsilon)
     args[FACTORS], args[TARGET] = address_of(factors), address_of(outputs)
     run(NORMALIZE, args)
-    # The kernel has only its address. Numba frees an array after its last use, so use it here.
+    # The kernel got only the address of `factors`. Numba frees an array after its last use, so use
+    # `factors` here, to keep it until the kernel has finished.
     factors[:0] = np.float32(0)
 
 
@@ -152,9 +158,10 @@ def batch_norm_grads(
 ) -> None:
     """Compute the gradients of ``inputs``, ``gamma`` and ``beta``.
 
-    They follow from the gradients of the outputs, the mean and the variance. S. Ioffe, C. Szegedy,
-    "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift",
-    2015, section 3. The gradient of a ReLU that is off is zero.
+    The function computes them from the gradients of the outputs, of the mean and of the variance,
+    by the formulas of S. Ioffe, C. Szegedy, "Batch Normalization: Accelerating Deep Network
+    Training by Reducing Internal Covariate Shift", 2015, section 3. If ``relu``, an output that is
+    not positive has no gradient.
     """
     rows, channels = inputs.shape
     if inputs.size == 0:
@@ -176,8 +183,8 @@ def batch_norm_grads(
                 plain[c] += sums[block, PLAIN, first + c]
                 products[c] += sums[block, PRODUCTS, first + c]
     for c in range(channels):
-        # The sum of products was computed with the mean rounded to float32. Correct it by the
-        # rounding error.
+        # The kernel computed the sum of products with the mean rounded to float32. Correct the sum
+        # by the rounding error of the mean.
         missing = mean[c] - np.float32(mean[c])
         product = products[c] - missing * plain[c]
         inverse = 1 / np.sqrt(variance[c] + epsilon)
@@ -190,5 +197,6 @@ def batch_norm_grads(
             factors[OF_INPUTS, index] = of_inputs
             factors[ADDED, index] = added
     run(GRADIENT_PASS, args)
-    # The kernel has only its address. Numba frees an array after its last use, so use it here.
+    # The kernel got only the address of `factors`. Numba frees an array after its last use, so use
+    # `factors` here, to keep it until the kernel has finished.
     factors[:0] = np.float32(0)

@@ -1,1 +1,1 @@
-"""Pooling on the CPU."""
+"""Compute max, average and global average pooling on the CPU."""

@@ -1,9 +1,10 @@
-"""Global average pooling on the CPU and its gradient: float32, NHWC. The SIMD lanes are channels.
+"""Compute global average pooling and its gradient on the CPU, for float32 arrays in NHWC order.
 
-A task adds the pixels of a block of 256, as 4 interleaved sums. The sums of the blocks of an image
-are then added pairwise. A value so goes through 64 + 2 + log2(blocks) additions at most, so that
-the mean of a large map is as accurate as that of a small map (N. Higham, "The Accuracy of Floating
-Point Summation", 1993, section 2).
+Each SIMD instruction works on neighbouring channels. An image is divided into blocks of 256 pixels.
+A task adds the pixels of one block: every fourth pixel goes into the same one of four sums. The
+sums of the blocks of an image are then added pairwise. So a value goes through at most
+64 + 2 + log2(blocks) additions, and the mean of a large image is as accurate as the mean of a small
+one (N. Higham, "The Accuracy of Floating Point Summation", 1993, section 2).
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from cnnforge_kernels.cpu.simd.channels import pixels_sum
 from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES
 from cnnforge_kernels.cpu.simd.vectors import load_float, vector_add, vector_load, vector_store
 
-# Fields of the argument block: the addresses of the array that is read and of the array that is
-# written, and the numbers of channels, of pixels of an image, and of blocks of an image.
+# Indices of the values in the argument block of a kernel: the address of the array that is read,
+# the address of the array that is written, the number of channels, the number of pixels of an
+# image, and the number of blocks of an image.
 SOURCE, TARGET, CHANNELS, PIXELS, BLOCKS = range(5)
 FIELDS = 5
 
@@ -74,8 +76,8 @@ def _SPREAD(_: int) -> Any:
     def _global_spread_kernel(args: Any, begin: int, end: int) -> None:
         a = carray(args, FIELDS)
         channels = a[CHANNELS]
-        # Store `pattern`, several equal pixels, again and again: this needs fewer partial vectors
-        # than to store one pixel at a time.
+        # All pixels of an image get the same values. `pattern` contains several such pixels, and is
+        # stored repeatedly. Storing one pixel at a time would need more partly filled vectors.
         run = max(1, 512 // channels)
         pattern = np.empty(run * channels, np.float32)
         share = np.float32(a[PIXELS])
@@ -91,7 +93,8 @@ def _SPREAD(_: int) -> Any:
                 for index in range(0, count, MAX_LANES):
                     value = vector_load(address_of(pattern) + 4 * index, count - index, MAX_LANES)
                     vector_store(value, place + 4 * index, count - index)
-        # The calls get only its address. Numba frees an array after its last use, so use it here.
+        # vector_load got only the address of `pattern`. Numba frees an array after its last use, so
+        # use `pattern` here, to keep it until the loops have finished.
         pattern[:0] = np.float32(0)
 
     return _global_spread_kernel
@@ -99,11 +102,11 @@ def _SPREAD(_: int) -> Any:
 
 @cached_njit()
 def global_average_pool2d_forward(inputs: Any, outputs: Any) -> None:
-    """Compute the mean of each channel of each image; if there are no pixels, it is NaN.
+    """Compute the mean of each channel of each image; the mean is NaN if there are no pixels.
 
     Args:
-        inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
-        outputs: (N, C), written.
+        inputs: (N, H, W, C) float32. All arrays must be float32 and C-contiguous.
+        outputs: (N, C), which the function writes.
     """
     images, height, width, channels = inputs.shape
     pixels = height * width
@@ -132,7 +135,7 @@ def global_average_pool2d_forward(inputs: Any, outputs: Any) -> None:
 
 @cached_njit()
 def global_average_pool2d_grad_inputs(inputs: Any, grad_outputs: Any, grad_inputs: Any) -> None:
-    """Compute the gradient of the inputs; ``inputs`` themselves are not read."""
+    """Compute the gradient of the inputs; the function reads only the shape of ``inputs``."""
     if grad_inputs.size == 0:
         return
     images, height, width, channels = inputs.shape

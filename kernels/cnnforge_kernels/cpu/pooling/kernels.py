@@ -1,7 +1,8 @@
-"""The kernels of ``pooling.py``; the SIMD lanes are channels.
+"""The CPU kernels of max and average pooling, which ``pooling.py`` calls.
 
-There are *tiled* and general kernels. A tiled kernel is compiled for one window of up to 4 x 4. It
-is used if the strides equal the window, so that each input belongs to one output at most.
+Each SIMD instruction works on neighbouring channels. There are *tiled* kernels and general kernels.
+A tiled kernel is compiled for one window size of up to 4 x 4. It is used if the strides equal the
+window size, so that the windows do not overlap. A general kernel computes any window and strides.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from cnnforge_kernels.cpu.simd.vectors import (
     vector_where_equal,
 )
 
-# Fields of the argument block. The first three are addresses in bytes; ROWS and COLUMNS are the
-# size of the outputs.
+# Indices of the values in the argument block of a kernel. The first three values are addresses in
+# bytes. HEIGHT and WIDTH are the size of the inputs, ROWS and COLUMNS the size of the outputs.
 INPUTS, OUTPUTS, ARGMAX, HEIGHT, WIDTH, CHANNELS, ROWS, COLUMNS = range(8)
 WINDOW_ROWS, WINDOW_COLUMNS, ROW_STEP, COLUMN_STEP, TOP, LEFT = range(8, 14)
 FIELDS = 14
@@ -42,9 +43,10 @@ _KINDS = 3 * (_WINDOW * _WINDOW + 2)
 
 
 def _kind_of_number(number: int) -> tuple[int, int, int, int]:
-    """Return four properties of a kernel: lanes, window rows, window columns, bytes of an argmax.
+    """Return four properties of a kernel, given its index in its family.
 
-    The window of a general kernel is 0 x 0.
+    They are the number of SIMD lanes, the rows and the columns of the window, and the number of
+    bytes of an argmax. Rows and columns are 0 for a general kernel.
     """
     lanes = 4 << (number % 3)
     kind = number // 3
@@ -55,9 +57,9 @@ def _kind_of_number(number: int) -> tuple[int, int, int, int]:
 
 @cached_njit()
 def kind_number(args: Any, argmax_bytes: int) -> int:
-    """Return the index in its family of the kernel for a pool.
+    """Return the index of the kernel to use, in any of the families of this module.
 
-    Kernels 0 to 5 are general, the others are tiled.
+    The indices 0 to 5 are general kernels, the others are tiled kernels.
     """
     lanes = MAX_LANES
     while lanes > 4 and args[CHANNELS] <= lanes // 2:
@@ -72,9 +74,9 @@ def kind_number(args: Any, argmax_bytes: int) -> int:
 
 @cached_njit()
 def _inside(a: Any) -> tuple[int, int]:
-    """Return two numbers, the range of output columns whose windows contain no padding.
+    """Return the range of output columns whose windows contain no padding, as two numbers.
 
-    They are the first column and the column after the last.
+    The numbers are the first column of the range and the column after the range.
     """
     step = a[COLUMN_STEP]
     first = (a[LEFT] + step - 1) // step
@@ -99,8 +101,8 @@ def _forward(number: int, is_max: bool) -> Any:
             top = (task % a[ROWS]) * a[ROW_STEP] - a[TOP]
             first_row, last_row = max(0, -top), min(window_rows, a[HEIGHT] - top)
             source = a[INPUTS] + (image * a[HEIGHT] + top) * line
-            # The fast loops make no bounds checks, which would take half of the time. They need
-            # windows without padding, and channels that fill whole vectors.
+            # The fast loops make no bounds checks, because these would take half of the time. So
+            # use the fast loops only if windows have no padding and channels fill whole vectors.
             fast = PH > 0 and channels % L == 0 and first_row == 0 and last_row == window_rows
             column = 0
             while column < a[COLUMNS]:
@@ -168,21 +170,22 @@ def _forward(number: int, is_max: bool) -> Any:
 
 @kernel_family(_KINDS)
 def MAX_POOL(number: int) -> Any:
-    """Compute max pooling and its argmax; a task is a row of the outputs."""
+    """Compute max pooling and its argmax; a task computes one row of the outputs."""
     return _forward(number, True)
 
 
 @kernel_family(_KINDS)
 def AVERAGE_POOL(number: int) -> Any:
-    """Compute average pooling; a task is a row of the outputs."""
+    """Compute average pooling; a task computes one row of the outputs."""
     return _forward(number, False)
 
 
 def _backward_tiled(number: int, is_max: bool) -> Any:
-    """Return a kernel like that of ``_backward``, for windows that do not overlap.
+    """Return a kernel that computes what the kernel of ``_backward`` computes, without overlap.
 
-    It reads each value of the gradient once. A task is one row of the outputs. The task of the last
-    row also sets the gradient of inputs that no window covers to zero.
+    The windows must not overlap. A task handles one row of the outputs, and reads each value of the
+    gradient of the outputs once. The inputs below and to the right of the last windows belong to no
+    window. The tasks set the gradient of these inputs to zero.
     """
     L, PH, PW, WB = _kind_of_number(number)
 
@@ -245,7 +248,8 @@ def _backward_tiled(number: int, is_max: bool) -> Any:
                 column += 1
             covered = a[COLUMNS] * PW - a[LEFT]
             for y in range(max(0, top), height if row == a[ROWS] - 1 else top + PH):
-                # Clear the columns to the right of the last window; in rows below it, all columns.
+                # Set the columns to the right of the last window to zero. In rows below the last
+                # window, set all columns to zero.
                 empty = covered if y < top + PH else 0
                 target = a[INPUTS] + 4 * ((image * height + y) * width + empty) * channels
                 for index in range(0, (width - empty) * channels, L):
@@ -255,9 +259,10 @@ def _backward_tiled(number: int, is_max: bool) -> Any:
 
 
 def _backward(number: int, is_max: bool) -> Any:
-    """Return a kernel that reads the gradient at OUTPUTS and writes the gradient at INPUTS.
+    """Return a kernel that computes the gradient of the inputs from the gradient of the outputs.
 
-    A task is one row of the inputs, so that each value is written once even if windows overlap.
+    The kernel reads at the address OUTPUTS and writes at the address INPUTS. A task computes one
+    row of the gradient of the inputs, so that each value is written once even if windows overlap.
     """
     L, PH, _PW, WB = _kind_of_number(number)
     if PH > 0:
@@ -272,7 +277,7 @@ def _backward(number: int, is_max: bool) -> Any:
         for task in range(begin, end):
             image = task // a[HEIGHT]
             y = task % a[HEIGHT] + a[TOP]
-            # The rows r of outputs that read this input: r * step <= y < r * step + window.
+            # The window of output row r contains input row y if r * step <= y < r * step + window.
             first_row = max(0, (y - window_rows + row_step) // row_step)
             last_row = min(a[ROWS], y // row_step + 1)
             for column in range(a[WIDTH]):

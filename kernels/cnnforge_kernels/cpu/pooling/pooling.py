@@ -1,8 +1,9 @@
-"""2D max and average pooling on the CPU: forward pass and gradients, float32, NHWC.
+"""Compute 2D max and average pooling and their gradients on the CPU, for float32 NHWC arrays.
 
-Max pooling stores the argmax of each window: the index of the cell in row-major order, as one byte
-(four bytes for windows of more than 256 cells). This is all that its gradient needs. Padding is
-never a maximum, and a mean does not count it.
+Max pooling also stores the argmax of each window: the row-major index of the maximum in the window.
+The argmax has one byte, or four bytes if a window has more than 256 cells. The gradient of max
+pooling needs only the argmax, not the inputs. Padding cells are never the maximum of a window, and
+the mean of a window does not include them.
 """
 
 from __future__ import annotations
@@ -77,15 +78,18 @@ def max_pool2d_forward(
     outputs: Any,
     argmax: Any,
 ) -> None:
-    """Compute the maximum of each window and its argmax, the index of its cell in row-major order.
+    """Compute the maximum and the argmax of each window.
+
+    The argmax is the row-major index of the maximum in the window.
 
     Args:
-        inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
-        pool_size: rows and columns of the window.
-        strides: strides of rows and columns.
-        same: whether the padding is SAME; else it is VALID.
-        outputs: (N, OH, OW, C), written.
-        argmax: (N, OH, OW, C) uint8, or int32 for windows of more than 256 cells; written.
+        inputs: (N, H, W, C) float32. All arrays must be C-contiguous.
+        pool_size: Numbers of rows and columns of the window.
+        strides: Strides of rows and columns.
+        same: Whether the padding is SAME; otherwise it is VALID.
+        outputs: (N, OH, OW, C) float32, which the function writes.
+        argmax: (N, OH, OW, C), which the function writes: uint8, or int32 if a window has more than
+            256 cells.
     """
     if outputs.size == 0:
         return
@@ -104,7 +108,11 @@ def max_pool2d_grad_inputs(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """Compute the gradient of the inputs of max pooling; ``inputs`` themselves are not read."""
+    """Compute the gradient of the inputs of max pooling.
+
+    The function reads only the number of images from ``inputs``. The other arguments are those of
+    ``max_pool2d_forward``, and the gradients have the shapes of ``inputs`` and ``outputs``.
+    """
     if grad_outputs.size == 0:
         grad_inputs[:] = np.float32(0)
         return
@@ -121,7 +129,10 @@ def average_pool2d_forward(
     same: bool,
     outputs: Any,
 ) -> None:
-    """Compute the mean of each window without its padding; the arguments are as for max pooling."""
+    """Compute the mean of each window without its padding.
+
+    The arguments are those of ``max_pool2d_forward`` except ``argmax``.
+    """
     if outputs.size == 0:
         return
     args = _block(inputs, outputs, pool_size, strides, same)
@@ -137,7 +148,11 @@ def average_pool2d_grad_inputs(
     grad_outputs: Any,
     grad_inputs: Any,
 ) -> None:
-    """Compute the gradient of the inputs of average pooling; ``inputs`` are not read."""
+    """Compute the gradient of the inputs of average pooling.
+
+    The function reads only the number of images from ``inputs``. The other arguments are those of
+    ``average_pool2d_forward``, and the gradients have the shapes of ``inputs`` and ``outputs``.
+    """
     if grad_outputs.size == 0:
         grad_inputs[:] = np.float32(0)
         return

@@ -1,1 +1,1 @@
-"""Compile kernels, keep them on disk, and run them on threads."""
+"""Compile the CPU kernels, keep them on disk, and run them on several threads."""

@@ -1,7 +1,8 @@
-"""Atomic operations on int64 values, a pause, and the floating-point mode, for compiled code.
+"""Functions for code that Numba compiles: atomic operations, a pause, and the floating-point mode.
 
-Each atomic operation is sequentially consistent. A kernel makes only a few of them, so that a
-weaker memory order would not make it faster. Addresses are integers, in bytes.
+The atomic operations work on int64 values and are sequentially consistent. The thread pool makes
+only a few of them, so a weaker memory order would not make it faster. Addresses are integers, in
+bytes.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def atomic_load(typingctx: Any, address: Any) -> Any:
 
 @intrinsic
 def atomic_store(typingctx: Any, address: Any, value: Any) -> Any:
-    """Set the int64 at ``address``."""
+    """Set the int64 at ``address`` to ``value``."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.store_atomic(args[1], pointer_to(builder, args[0], I64), _ORDER, 8)
@@ -50,7 +51,7 @@ def atomic_store(typingctx: Any, address: Any, value: Any) -> Any:
 
 @intrinsic
 def fetch_add(typingctx: Any, address: Any, amount: Any) -> Any:
-    """Add ``amount`` to the int64 at ``address``, and return the value that it had before."""
+    """Add ``amount`` to the int64 at ``address``, and return the int64 before the addition."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.atomic_rmw("add", pointer_to(builder, args[0], I64), args[1], _ORDER)
@@ -60,9 +61,9 @@ def fetch_add(typingctx: Any, address: Any, amount: Any) -> Any:
 
 @intrinsic
 def compare_and_swap(typingctx: Any, address: Any, expected: Any, desired: Any) -> Any:
-    """Set the int64 at ``address`` to ``desired`` if it is ``expected``.
+    """Set the int64 at ``address`` to ``desired`` if its value is ``expected``.
 
-    Return whether it was set.
+    Return ``True`` if the int64 was set.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -76,7 +77,8 @@ def compare_and_swap(typingctx: Any, address: Any, expected: Any, desired: Any) 
 def pause(typingctx: Any) -> Any:
     """Tell the processor that this thread waits in a loop.
 
-    This takes 10 to 140 cycles; on processors other than x86 and ARM it does nothing.
+    The instruction takes 10 to 140 cycles. On processors other than x86 and ARM this function does
+    nothing.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -93,8 +95,8 @@ def pause(typingctx: Any) -> Any:
 def float_mode(typingctx: Any) -> Any:
     """Return the floating-point mode of this thread, as an int64.
 
-    The mode is how the thread rounds, and whether it replaces subnormal numbers by zero, as
-    TensorFlow's threads do.
+    The mode says how the thread rounds, and whether the thread replaces subnormal numbers by zero.
+    TensorFlow's threads do replace them.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -111,7 +113,7 @@ def float_mode(typingctx: Any) -> Any:
 
 @intrinsic
 def set_float_mode(typingctx: Any, mode: Any) -> Any:
-    """Set the floating-point mode of this thread to a result of ``float_mode()``."""
+    """Set the floating-point mode of this thread to ``mode``, which ``float_mode()`` returned."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if _IS_X86:

@@ -1,9 +1,10 @@
-"""A table of compiled kernels; each is compiled when a shape first needs it, and kept on disk.
+"""Compile the CPU kernels when they are first needed, and keep the compiled code on disk.
 
 A kernel is a C function ``void kernel(int64 *args, int64 begin, int64 end)``, which runs the tasks
-``begin`` to ``end - 1`` on one thread. A table contains the addresses of the kernels. Compiled
-callers look up an address by its slot number. If the table does not have it yet, they call a Python
-function, which compiles the kernel or loads it from the disk cache.
+``begin`` to ``end - 1`` on one thread. This module has a table of the addresses of all kernels.
+Code that Numba has compiled finds a kernel's address in the table by the slot number of the kernel.
+If the address is not in the table yet, the code calls a Python function, which compiles the kernel
+or loads it from the disk cache.
 """
 
 from __future__ import annotations
@@ -34,19 +35,21 @@ from cnnforge_kernels.cpu.runtime.memory import address_of, call_kernel, load_in
 KERNEL_SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int64)
 _SLOTS = 1 << 16
 _LINE_FLOATS = 16
-# The callback returns this in place of an address after Ctrl-C.
+# _compile_on_miss returns this in place of an address if Ctrl-C interrupts it.
 _INTERRUPTED = -1
-# Each row has the address of a kernel (0 until it is compiled) and its slot number.
+# Each row has two numbers: the address of a kernel (0 until the kernel is compiled), and the slot
+# number of the kernel.
 _table = np.zeros((_SLOTS, 2), np.int64)
 _families: list[_Family] = []
 _kept: list[Any] = []
 _compiling = threading.RLock()
-# All kernel modules import this one before they compile, so the disk cache is safe from here on.
+# Processes that compile at the same time could mix up their code in Numba's disk cache. This call
+# prevents that. All kernel modules import this module before they compile, so one call is enough.
 share_disk_cache()
 
 
 def vector_lanes() -> int:
-    """Return how many float32 values a register of this CPU holds: 16 (AVX-512), 8 (AVX2) or 4."""
+    """Return the number of float32 values in a SIMD register: 16 (AVX-512), 8 (AVX2) or 4."""
     features = _host_features()
     if features.get("avx512f"):
         return 16
@@ -54,7 +57,7 @@ def vector_lanes() -> int:
 
 
 def vector_registers() -> int:
-    """Return the number of vector registers: 32 with AVX-512 and on AArch64, else 16."""
+    """Return the number of SIMD registers of this CPU: 32 with AVX-512 or on AArch64, else 16."""
     return 32 if vector_lanes() == 16 or "aarch64" in llvm.get_process_triple() else 16
 
 
@@ -65,10 +68,10 @@ def _host_features() -> dict[str, bool]:
 
 @cache
 def _state() -> str:
-    """Return a digest of the sources of the kernels and of the versions of their compilers."""
+    """Return a digest of the CPU kernels' sources and of the versions of Numba and llvmlite."""
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     package = Path(__file__).parents[2]
-    # CUDA kernels are left out: they have a cache of their own.
+    # A change of a CUDA kernel must not change this digest: CUDA kernels have their own cache.
     for source in sorted(package.rglob("*.py")):
         if (package / "cuda") not in source.parents:
             digest.update(source.relative_to(package).as_posix().encode())
@@ -78,10 +81,11 @@ def _state() -> str:
 
 @cache
 def cache_directory() -> str:
-    """Return the folder of compiled code, whose name contains the digest of ``_state``.
+    """Return the folder of the compiled kernels; its name contains the digest of ``_state``.
 
-    Numba compiles a cached function again if its own file has changed, but not if a module that the
-    function imports has changed. With the digest, any change of a source leads to a new folder.
+    Numba compiles a cached function again if the file of the function has changed, but not if a
+    module that this file imports has changed. So the name contains the digest: after a change of
+    any source of the kernels the folder is a new one, and Numba compiles everything again.
     """
     if numba.config.CACHE_DIR:  # pyright: ignore[reportAttributeAccessIssue]
         base = Path(numba.config.CACHE_DIR)  # pyright: ignore[reportAttributeAccessIssue]
@@ -96,15 +100,15 @@ def cache_directory() -> str:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        # Without a folder Numba would use __pycache__ next to the sources. That has no digest in
-        # its name, so Numba could find code there that was compiled from older sources.
+        # Without a folder Numba would use __pycache__ next to the sources. The name __pycache__
+        # has no digest, so Numba could load code that was compiled from older sources.
         return os.path.join(temporary_folder(str(folder), error.strerror), folder.name)
     return str(folder)
 
 
 @contextlib.contextmanager
 def disk_cache() -> Iterator[None]:
-    """Set Numba's cache folder to the kernel cache, for functions decorated in this context."""
+    """Make Numba use the kernel cache for the functions that are decorated in this context."""
     config = numba.config
     before = config.CACHE_DIR  # pyright: ignore[reportAttributeAccessIssue]
     config.CACHE_DIR = cache_directory()  # pyright: ignore[reportAttributeAccessIssue]
@@ -117,8 +121,9 @@ def disk_cache() -> Iterator[None]:
 def cached_njit(**options: Any) -> Callable[[Any], Any]:
     """Compile a module-level function as ``numba.njit`` does, and keep it in the kernel cache.
 
-    Use it in place of ``numba.njit(cache=True)`` for functions that call kernels. The kernel cache
-    has a new folder after any change of a kernel, so that no function calls an old one.
+    Use this decorator in place of ``numba.njit(cache=True)`` for functions that call kernels. After
+    any change of a kernel the kernel cache is a new folder, so that such a function is compiled
+    again and does not call the old kernel.
 
     Args:
         **options: Options of ``numba.njit``.
@@ -148,8 +153,8 @@ def cached_njit(**options: Any) -> Callable[[Any], Any]:
 def cached_cfunc(signature: Any, **options: Any) -> Callable[[Any], Any]:
     """Compile a C function as ``numba.cfunc`` does, and keep it in the kernel cache.
 
-    The variables of an enclosing function that it uses must be numbers: Numba can keep no others on
-    disk.
+    If the C function uses variables of an enclosing function, they must be numbers. Numba cannot
+    keep a function with other variables on disk.
 
     Args:
         signature: Numba's signature of the function; for a kernel, ``KERNEL_SIGNATURE``.
@@ -179,13 +184,13 @@ def cached_cfunc(signature: Any, **options: Any) -> Callable[[Any], Any]:
 
 @dataclass(frozen=True)
 class _Family:
-    """The kernels that one factory makes.
+    """A family of kernels: all the kernels that one factory function makes.
 
     Attributes:
-        first: Row of the first kernel in the table.
+        first: Row of the first kernel in the table of kernels.
         count: Number of kernels.
-        factory: Function that returns the kernel with a given index.
-        tag: 31 bits of a digest of the factory's name and sources.
+        factory: Function that gets the index of a kernel in the family and returns the kernel.
+        tag: 31 bits of a digest of the factory's name and of the kernels' sources.
     """
 
     first: int
@@ -195,23 +200,24 @@ class _Family:
 
 
 def kernel_family(count: int) -> Callable[[Callable[[int], Any]], int]:
-    """Reserve ``count`` table slots for the kernels that the decorated factory makes.
+    """Reserve ``count`` rows of the table of kernels for the kernels that a factory makes.
 
-    The factory gets a number from 0 to ``count - 1`` and returns a cfunc of ``KERNEL_SIGNATURE``.
-    The decorated name becomes the slot number of the first kernel, so that ``NAME + number`` is the
-    slot number of kernel ``number``.
+    Decorate the factory with the result. The factory gets an index from 0 to ``count - 1`` and
+    returns a kernel, a ``numba.cfunc`` of ``KERNEL_SIGNATURE``. The decorated name ``NAME`` becomes
+    the slot number of the first kernel, so ``NAME + index`` is the slot number of kernel ``index``.
 
-    Functions in the disk cache contain slot numbers. But the row of a kernel depends on the order
-    of imports, and another version may have other kernels. So a slot number contains the row, the
-    first row of the family, and the family's tag: 31 bits of a digest of its name, its source and
-    the kernels' sources. A cached function thus gets the kernel that it was compiled with, even if
-    the row has changed, or an error if that kernel does not exist any more.
+    Compiled functions in the disk cache contain slot numbers. But the row of a kernel depends on
+    the order of imports, and another version of the package may have other kernels. So a slot
+    number has three parts: the row, the first row of the family, and a tag. The tag is 31 bits of a
+    digest of the factory's name, the factory's source file and the kernels' sources. With the tag,
+    a function from the disk cache finds the kernel that it was compiled with even if the row of
+    this kernel has changed. If the kernel does not exist any more, the function gets an error.
 
     Args:
         count: Number of kernels.
 
     Returns:
-        The decorator, which returns the first slot.
+        The decorator, which returns the slot number of the first kernel.
 
     Raises:
         ValueError: The table is full.
@@ -245,8 +251,8 @@ def kernel_family(count: int) -> Callable[[Callable[[int], Any]], int]:
         _families.append(family)
         slot = family.tag << 32 | first << 16 | first
         _table[first : first + count, 1] = slot + np.arange(count)
-        # Not an int: Numba would treat it as a literal, and compile the functions that get it again
-        # for each value.
+        # Do not return an int. Numba would treat an int as a literal, and would compile a function
+        # with this argument again for each slot number.
         return np.int64(slot)  # pyright: ignore[reportReturnType]
 
     return decorate
@@ -263,12 +269,15 @@ def _source(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError:
-        # There is no file, for instance because the function was defined in a notebook.
+        # There is no source file, for instance if the function was defined in a notebook.
         return b""
 
 
 def row_of(slot: int) -> int:
-    """Return the row of the table that has the kernel of a slot number in this process.
+    """Return the row of a kernel in this process's table of kernels.
+
+    Args:
+        slot: Slot number of the kernel (see ``kernel_family``).
 
     Raises:
         RuntimeError: The slot number comes from the disk cache, and its kernel does not exist.
@@ -289,7 +298,7 @@ def row_of(slot: int) -> int:
 
 
 def compile_kernel(slot: int) -> int:
-    """Return the address of the kernel of a slot number; compile or load the kernel if necessary.
+    """Return the address of a kernel, given its slot number; compile or load it if necessary.
 
     Raises:
         RuntimeError: The kernel does not exist.
@@ -304,12 +313,12 @@ def compile_kernel(slot: int) -> int:
 
 
 def _compile_on_miss(slot: int) -> int:
-    # Compiled code calls this. An exception would be lost, and the result undefined, so return a
-    # special value instead.
+    # Compiled code calls this function and cannot receive an exception from it. So return a special
+    # value instead of an address.
     try:
         return compile_kernel(slot)
     except KeyboardInterrupt:
-        # Without a traceback, because Ctrl-C is not an error.
+        # Print no traceback, because Ctrl-C is not an error.
         return _INTERRUPTED
     except BaseException:
         traceback.print_exc()
@@ -322,7 +331,7 @@ def keep_for_ever(thing: Any) -> None:
 
 
 def forget_kernel(slot: int) -> None:
-    """Remove a kernel from the table, so that its next use calls the factory again."""
+    """Remove a kernel's address from the table, so that its next use calls the factory again."""
     _table[row_of(slot), 0] = 0
 
 
@@ -347,10 +356,14 @@ _compile_kernel = types.ExternalFunction("cnnforge_compile_kernel", types.int64(
 
 @cached_njit()
 def call_once(slot: int, args: Any) -> None:
-    """Call a kernel once, with the int64 array ``args``, on this thread.
+    """Call a kernel that has a single task, on this thread.
 
-    Long code that several ops call is a kernel of one task. Numba compiles a kernel once, but an
-    ordinary function again for each function that calls it.
+    Write long code that several ops need as such a kernel. Numba compiles a kernel only once, but
+    compiles an ordinary function again for each function that calls it.
+
+    Args:
+        slot: Slot number of the kernel.
+        args: Argument block of the kernel, an int64 array.
     """
     call_kernel(kernel_address(slot), address_of(args), 0, 1)
 
@@ -359,7 +372,7 @@ def call_once(slot: int, args: Any) -> None:
 def aligned_floats(count: int) -> Any:
     """Return an uninitialised float32 array of ``count`` values that begins at a cache line.
 
-    So no vector of whole registers lies across two cache lines.
+    SIMD loads from the array are fast, because no full register lies across two cache lines.
     """
     floats = np.empty(count + _LINE_FLOATS, np.float32)
     first = (-address_of(floats) // 4) % _LINE_FLOATS
@@ -368,16 +381,16 @@ def aligned_floats(count: int) -> Any:
 
 @cached_njit()
 def kernel_address(slot: int) -> int:
-    """Return the address of a kernel, in compiled code; the first call compiles the kernel."""
+    """Return the address of a kernel, given its slot number, and compile it in the first call."""
     row = _kernel_rows() + 16 * (slot & 0xFFFF)
     address = load_int64(row)
-    # If the row has another slot number, the caller comes from the disk cache, and its kernel now
-    # has another row or does not exist.
+    # If the row has another slot number, then the caller comes from the disk cache, and its kernel
+    # is now in another row or does not exist. _compile_kernel finds the row or prints an error.
     if address == 0 or load_int64(row + 8) != slot:
         address = _compile_kernel(slot)
         if address == 0:
             raise RuntimeError("a kernel of cnnforge cannot be compiled: see the messages above")
         if address == _INTERRUPTED:
-            # A RuntimeError, because compiled code cannot raise a KeyboardInterrupt.
+            # Compiled code cannot raise a KeyboardInterrupt, so raise a RuntimeError.
             raise RuntimeError("interrupted while a kernel of cnnforge was compiled")
     return address

@@ -1,8 +1,9 @@
-"""Parts of the SIMD intrinsics: the vector type, and functions that emit LLVM code.
+"""Helpers for writing SIMD intrinsics for Numba: a vector type, and functions that emit LLVM code.
 
-The intrinsics are necessary because LLVM does not vectorize plain loops over few channels. Their
-arguments are addresses, which are integers in bytes, and shapes, which are literal integers. So a
-kernel factory uses only numbers, and Numba can keep its kernels on disk.
+The intrinsics are necessary because LLVM does not vectorize plain loops over few channels. The
+arguments of an intrinsic are addresses, which are integers in bytes, and shapes, which are literal
+integers. A kernel therefore uses no Python objects other than numbers, and Numba can keep the
+kernel on disk.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def _llvm_type(vector: Vector) -> ir.VectorType:
 
 
 def literals(*values: Any) -> tuple[int, ...] | None:
-    """Return the values of literal integer types, or ``None`` if one of them is not literal."""
+    """Return the values of Numba's literal integer types; ``None`` if one type is not literal."""
     if all(isinstance(value, types.IntegerLiteral) for value in values):
         return tuple(value.literal_value for value in values)
     return None
@@ -67,7 +68,7 @@ def zeros(vector: ir.VectorType) -> Any:
 
 
 def lane_mask(builder: Any, valid: Any, lanes: int) -> Any:
-    """Return a vector of booleans, ``lane < valid`` for each lane."""
+    """Return a vector of booleans that are true in the first ``valid`` lanes."""
     numbers = ir.VectorType(I32, lanes)
     count = splat(builder, builder.trunc(valid, I32), numbers)
     return builder.icmp_signed("<", ir.Constant(numbers, list(range(lanes))), count)
@@ -89,9 +90,9 @@ def _masked(builder: Any, operation: str, vector: ir.VectorType, args: list[Any]
 
 
 def masked_load(builder: Any, pointer: Any, mask: Any, otherwise: Any) -> Any:
-    """Load the lanes whose ``mask`` is true; the others are those of ``otherwise``.
+    """Load the lanes whose ``mask`` is true, and take the other lanes from ``otherwise``.
 
-    The memory of the others is not read.
+    The memory behind the other lanes is not read.
     """
     return _masked(builder, "load", otherwise.type, [pointer, ir.Constant(I32, 1), mask, otherwise])
 
@@ -109,7 +110,7 @@ def fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
 
 
 def tile_type(positions: int, vectors: int, lanes: int) -> types.UniTuple:
-    """Return the Numba type of a tile (see ``tiles.py``)."""
+    """Return the Numba type of a tile: a tuple of ``positions * vectors`` SIMD registers."""
     return types.UniTuple(Vector("f32", lanes), positions * vectors)
 
 
@@ -119,14 +120,14 @@ def unpack(builder: Any, tile: Any, count: int) -> list[Any]:
 
 
 class Loop:
-    """A loop ``for index in range(count)`` in LLVM code, with values that each pass replaces.
+    """A loop ``for index in range(count)`` in LLVM code, with values that each iteration replaces.
 
-    Each value is an LLVM phi node and not a variable in memory, so that it stays in a register even
-    if LLVM does not optimise.
+    Each value is an LLVM phi node and not a variable in memory, so that the value stays in a
+    register even if LLVM does not optimise.
 
     Attributes:
-        index: Index of the pass, an LLVM int64.
-        values: Values at the start of the pass.
+        index: Index of the iteration, an LLVM int64.
+        values: Values at the start of the iteration.
     """
 
     def __init__(self, builder: Any, count: Any, initial: list[Any]) -> None:
@@ -141,7 +142,11 @@ class Loop:
         self.values = [builder.phi(value.type) for value in initial]
 
     def finish(self, results: list[Any]) -> list[Any]:
-        """End the loop; ``results`` are the new values of a pass. Return the values after it."""
+        """End the loop, and return the values that the last iteration leaves.
+
+        Args:
+            results: Values at the end of an iteration, in the order of ``values``.
+        """
         builder = self.builder
         following = builder.add(self.index, ir.Constant(I64, 1))
         builder.cbranch(builder.icmp_signed("<", following, self.count), self.body, self.after)

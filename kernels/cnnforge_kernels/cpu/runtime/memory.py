@@ -1,6 +1,7 @@
-"""Use memory by its address in compiled code, and call a kernel by its address.
+"""Intrinsics for compiled code that read and write memory, and call kernels, at given addresses.
 
-Addresses are integers, in bytes, so that they fit the argument block of a kernel, an int64 array.
+Addresses are integers, in bytes. So an address fits into the argument block of a kernel, which is
+an int64 array.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from numba.extending import intrinsic
 def address_of(typingctx: Any, array: Any) -> Any:
     """Return the address of an array's first element.
 
-    Numba frees an array after its last use, and does not know of the address. So the caller must
-    use the array itself after the last use of the address.
+    Numba frees an array after the last use of the array, even if its address is still in use. So
+    the caller must use the array itself again after the last use of the address.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -40,7 +41,7 @@ def load_int64(typingctx: Any, address: Any) -> Any:
 
 @intrinsic
 def store_int64(typingctx: Any, address: Any, value: Any) -> Any:
-    """Set the int64 at ``address``."""
+    """Set the int64 at ``address`` to ``value``."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.store(args[1], builder.inttoptr(args[0], ir.IntType(64).as_pointer()))
@@ -71,9 +72,9 @@ def floats_at(typingctx: Any, address: Any) -> Any:
 
 @intrinsic
 def call_kernel(typingctx: Any, kernel: Any, args: Any, begin: Any, end: Any) -> Any:
-    """Call a kernel for tasks ``begin`` to ``end - 1``.
+    """Call a kernel for the tasks ``begin`` to ``end - 1``.
 
-    ``kernel`` is its address, and ``args`` the address of its argument block.
+    ``kernel`` is the address of the kernel, and ``args`` is the address of its argument block.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:

@@ -1,9 +1,11 @@
-"""The parallel loop, which runs the tasks of a kernel on several threads.
+"""Run the tasks of a kernel on several threads.
 
-A thread runs a few tasks at a time, because the threads of a shared machine are not equally fast.
-The result does not depend on which thread runs a task. Numba's own threads are not used. Its
-``workqueue`` layer aborts if several threads of TensorFlow call it at once. With its OpenMP layer
-each calling thread has threads of its own, which wait at barriers for cores that others use.
+A thread fetches a few tasks at a time and then the next few, because the threads of a shared
+machine are not equally fast. The result does not depend on which thread runs a task.
+
+Numba's own threads are not used, for two reasons. Numba's ``workqueue`` layer aborts the process if
+several threads of TensorFlow call it at once. Numba's OpenMP layer starts new threads for each
+calling thread, and these wait at barriers while other threads use the cores.
 """
 
 from __future__ import annotations
@@ -27,15 +29,15 @@ from cnnforge_kernels.cpu.runtime.compiled import (
 )
 from cnnforge_kernels.cpu.runtime.memory import address_of, call_kernel
 
-# The C function behind `numba.get_num_threads`, the number of threads that the calling thread may
-# use. Numba's Python function of that name contains a pointer, so that a compiled function that
-# calls it could not be kept on disk.
+# The C function behind `numba.get_num_threads`. It returns the number of threads that the calling
+# thread may use. Numba's Python function contains a pointer, so a compiled function that calls the
+# Python function could not be kept on disk.
 _threads_allowed = types.ExternalFunction("get_num_threads", types.int32())
 
 
 @cache
 def _compiled_driver() -> Any:
-    # The call loads the library that contains the C function.
+    # This call loads the library that contains the C function of _threads_allowed.
     numba.get_num_threads()
 
     @cached_cfunc(KERNEL_SIGNATURE)
@@ -60,8 +62,8 @@ def _compiled_serial_driver() -> Any:
 def _DRIVER(_: int) -> Any:
     """Run all tasks of a kernel: ``driver(block, grain, _)``.
 
-    ``block`` has the address of the kernel, the address of its argument block, and the number of
-    tasks.
+    ``block`` has three values: the address of the kernel, the address of the kernel's argument
+    block, and the number of tasks. ``grain`` is that of ``run_kernel``.
     """
     if not posix.available():
         return _compiled_serial_driver()
@@ -77,9 +79,9 @@ def run_kernel(slot: int, args: Any, tasks: int, grain: int) -> None:
     Args:
         slot: Slot number of the kernel: the name of its family plus the kernel's index.
         args: Argument block of the kernel, an int64 array.
-        tasks: Number of tasks; each call of the kernel gets a range of 0 to ``tasks - 1``.
-        grain: Number of tasks that a thread runs at a time, about 20 microseconds of work. If
-            there are no more tasks than that, the caller runs them itself.
+        tasks: Number of tasks. Each call of the kernel runs a part of the tasks 0 to ``tasks - 1``.
+        grain: Number of tasks that a thread runs at a time; choose it so that they take about 20
+            microseconds. If ``tasks`` is not larger than ``grain``, the caller runs all tasks.
 
     Example:
         >>> import numpy as np
@@ -111,12 +113,13 @@ def run_kernel(slot: int, args: Any, tasks: int, grain: int) -> None:
     block[1] = address_of(args)
     block[2] = tasks
     call_kernel(kernel_address(_DRIVER), address_of(block), grain, 0)
-    # The driver has only addresses. Numba frees an array after its last use, so use both here.
+    # The driver got only the addresses of these two arrays. Numba frees an array after its last
+    # use, so use the arrays here, to keep them until the driver has finished.
     block[0] = args[0]
 
 
 def threading_layer() -> str:
-    """Return ``"thread_pool"``, or ``"serial"`` on a system without POSIX threads."""
+    """Return how kernels run: ``"thread_pool"``, or ``"serial"`` without POSIX threads."""
     return "thread_pool" if posix.available() else "serial"
 
 

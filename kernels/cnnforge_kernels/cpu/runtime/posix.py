@@ -1,4 +1,4 @@
-"""POSIX functions for compiled code: mutexes, condition variables, the processors of a thread."""
+"""Let compiled code call POSIX functions, for locks and for the processors of a thread."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _PLACING = ("sched_getcpu", "sched_setaffinity")
 
 
 def _find_functions() -> dict[str, Any] | None:
-    """Define ``_FUNCTIONS`` for compiled code, and return them; ``None`` if one is missing.
+    """Let compiled code call ``_FUNCTIONS``, and return them; return ``None`` if one is missing.
 
-    Their names get the prefix ``cnnforge_``. Under the original name compiled code might find
-    another version of a function than ``ctypes``.
+    In compiled code the names have the prefix ``cnnforge_``. Under an original name compiled code
+    might find another version of the function than ``ctypes`` finds.
     """
     try:
         library = ctypes.CDLL(None)
@@ -49,9 +49,9 @@ def _function(name: str, arguments: int) -> types.ExternalFunction:
 
 
 def _find_placing() -> bool:
-    """Define ``_PLACING`` for compiled code, and return whether the system has these functions.
+    """Let compiled code call ``_PLACING``, and return whether the system has these functions.
 
-    If not, define functions that return -1, an error.
+    If the system lacks one, define functions of these names that return the error -1.
     """
     library = ctypes.CDLL(None) if _functions is not None else None
     found = all(hasattr(library, name) for name in _PLACING)
@@ -82,17 +82,17 @@ def available() -> bool:
 
 
 def places_threads() -> bool:
-    """Return whether compiled code can choose the processors of a thread, as on Linux."""
+    """Return whether compiled code can choose the processors of a thread; only Linux allows it."""
     return _placing
 
 
 def init_mutex(address: int) -> None:
-    """Initialize a mutex at ``address``, where ``LOCK_BYTES`` bytes are zero."""
+    """Initialize a mutex in the ``LOCK_BYTES`` zero bytes at ``address``."""
     if _functions is not None:
         _functions["pthread_mutex_init"](ctypes.c_void_p(address), None)
 
 
 def init_condition(address: int) -> None:
-    """Initialize a condition variable at ``address``, where ``LOCK_BYTES`` bytes are zero."""
+    """Initialize a condition variable in the ``LOCK_BYTES`` zero bytes at ``address``."""
     if _functions is not None:
         _functions["pthread_cond_init"](ctypes.c_void_p(address), None)

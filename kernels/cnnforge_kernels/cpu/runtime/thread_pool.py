@@ -1,16 +1,17 @@
-"""The thread pool of the process; its callers never wait for a worker to wake up.
+"""A thread pool that runs the tasks of kernels; a caller never waits for a worker to wake up.
 
-The caller of a kernel opens a *job*, the tasks of one call, and runs tasks itself. Workers that are
-awake join the job. When no task is left, the job is closed. A worker that wakes up later cannot
-join it, and the caller waits only for workers that have begun a task. A parallel loop of OpenMP
-begins and ends with a barrier, so that each op would wait if another process used a core. The pool
-has one job at a time. A caller that finds the pool busy works alone until the pool is free.
+The caller of a kernel opens a *job*, which consists of the tasks of one call, and runs tasks
+itself. Workers that are awake join the job. When no task is left, the job is closed: a worker that
+wakes up later cannot join it, and the caller waits only for the workers that have joined. OpenMP is
+not used, because its parallel loops begin and end with a barrier, so that each op would wait for
+a thread whose core another process uses. The pool has one job at a time. A caller that finds the
+pool busy runs its tasks alone until the pool is free.
 
-The state of a job is one int64: the number of workers in it, and the number of *places*, which is
-how many more may join. A job with no places is closed. A worker joins by one compare-and-swap, so
-that it cannot join a closed job; only then it reads the fields of the job. A worker that finds no
-task left closes the job and leaves. The caller closes the job too, and then waits until no worker
-is in it.
+The state of a job is one int64. It contains the number of workers in the job, and the number of
+*places*: the number of workers that may still join. A job without places is closed. A worker joins
+the job by one compare-and-swap of the state, so that it cannot join a closed job. It reads the
+other fields of the job only after it has joined. A worker that finds no task left closes the job
+and leaves. The caller closes the job too, and then waits until no worker is in the job.
 """
 
 from __future__ import annotations
@@ -45,14 +46,15 @@ from cnnforge_kernels.cpu.runtime.compiled import (
 )
 from cnnforge_kernels.cpu.runtime.memory import call_kernel, load_int64, store_int64
 
-# An idle worker waits this long in a loop before it sleeps. A caller that waits for the last tasks
-# of workers does so this long before it calls sched_yield. An epoch of LeNet with batches of 64
-# took 0.174 s with 10 to 20 us, 0.182 s with 0, and 0.191 s or more with 100 us, because then
-# TensorFlow's threads wait for the core.
+# The time for which a thread waits in a loop. After this time an idle worker sleeps, and a caller
+# that waits for the last tasks of workers calls sched_yield. An epoch of LeNet with batches of 64
+# took 0.174 s with 10 to 20 us and 0.182 s with 0 us. It took 0.191 s or more with 100 us, because
+# TensorFlow's threads then waited for the core.
 _SPIN_SECONDS = 20e-6
 
-# Fields of the pool: byte offsets from its address. A field that several threads write has two
-# cache lines of its own, because processors fetch lines in pairs.
+# Fields of the pool, as byte offsets from the address of the pool. A field that several threads
+# write must not share a cache line with others. It has two cache lines of its own, because
+# processors fetch cache lines in pairs.
 _STATE = 0
 _NEXT = 128
 _SLEEPERS = 256
@@ -67,19 +69,20 @@ _MASK = _CONDITION + posix.LOCK_BYTES  # the processors that workers may use, on
 _MASK_BYTES = 128
 _BYTES = _MASK + _MASK_BYTES
 
-# Parts of the state: bits 0 to 15 are the number of workers in the job, bits 16 to 31 the number of
-# places, and bit 32 is set while a caller has the pool.
+# Parts of the state of a job: bits 0 to 15 are the number of workers in the job, bits 16 to 31 are
+# the number of workers that may still join, and bit 32 is set while a caller uses the pool.
 _INSIDE = (1 << 16) - 1
 _PLACE = 1 << 16
 _TAKEN = 1 << 32
 
-# The maximum number of workers for which _keep_off_callers_cpu makes system calls, one for each. On
-# a system with more processors one of them is idle, and the system wakes a worker there.
+# The maximum number of workers for which _keep_off_callers_cpu is used: it makes one system call
+# for each worker. With more workers there are more processors, one of them is usually idle, and the
+# system wakes a worker there.
 _MAX_PINNED = 7
 
 _SAMPLE = 200
-# The number of jobs after which a worker ends. Numba does not compile a function that never
-# returns, so this is a number that is never reached.
+# The number of jobs after which a worker ends. A worker should never end, but Numba does not
+# compile a function that never returns, so this is a number that is never reached.
 _FOR_EVER = 1 << 62
 
 _memory = np.zeros(_BYTES + 128, np.uint8)
@@ -101,10 +104,10 @@ def _run_tasks(pool: int) -> None:
 
 @cached_njit()
 def _wake(pool: int, count: int) -> None:
-    """Wake ``count`` workers; do nothing if the mutex is taken.
+    """Wake ``count`` workers; do nothing if the mutex is locked.
 
-    A worker holds the mutex while it falls asleep or wakes up. Then no worker is woken for this
-    job. That is better than to wait for the mutex, which could take a time slice of the system.
+    A worker holds the mutex while it falls asleep or wakes up. In this case the function wakes no
+    worker for this job, because waiting for the mutex could take a whole time slice of the system.
     """
     if posix.mutex_trylock(pool + _MUTEX) == 0:
         posix.mutex_unlock(pool + _MUTEX)
@@ -116,9 +119,9 @@ def _wake(pool: int, count: int) -> None:
 def _keep_off_callers_cpu(pool: int) -> None:
     """Forbid the workers to run on the processor of the calling thread.
 
-    If no processor is idle, the system runs a woken worker on the processor of its caller, and the
-    caller has to wait. On two processors this made a job as slow as on one, because TensorFlow's
-    threads keep their processors busy for 0.1 ms after each op.
+    If no processor is idle, the system runs a worker that wakes up on the processor of its caller,
+    and the caller has to wait. So without this function a job on two processors was as slow as on
+    one, because TensorFlow's threads keep their processors busy for 0.1 ms after each op.
     """
     here = types.int64(posix.sched_getcpu())
     if here + 1 == load_int64(pool + _CALLER_AT) or not 0 <= here < 8 * _MASK_BYTES:
@@ -128,7 +131,7 @@ def _keep_off_callers_cpu(pool: int) -> None:
     before = load_int64(word)
     store_int64(word, before & ~bit)
     for number in range(load_int64(pool + _PINNED)):
-        # If no processor is left, the system refuses, and the worker may run where it could before.
+        # If no processor is left for the worker, this call fails and changes nothing.
         thread = load_int64(pool + _THREADS + 8 * number)
         posix.sched_setaffinity(thread, _MASK_BYTES, pool + _MASK)
     store_int64(word, before)
@@ -136,7 +139,15 @@ def _keep_off_callers_cpu(pool: int) -> None:
 
 @cached_njit()
 def run_job(kernel: int, args: int, tasks: int, grain: int, threads: int) -> None:
-    """Run tasks 0 to ``tasks - 1``, ``grain`` at a time, on up to ``threads`` threads."""
+    """Run the tasks of a kernel on up to ``threads`` threads, of which the caller is one.
+
+    Args:
+        kernel: Address of the kernel.
+        args: Address of the argument block of the kernel.
+        tasks: Number of tasks.
+        grain: Number of tasks that a thread runs at a time.
+        threads: Maximum number of threads.
+    """
     pool = _pool_address()
     helpers = min(threads - 1, load_int64(pool + _WORKERS))
     if helpers < 1:
@@ -144,7 +155,7 @@ def run_job(kernel: int, args: int, tasks: int, grain: int, threads: int) -> Non
         return
     begin = 0
     while not compare_and_swap(pool + _STATE, 0, _TAKEN):
-        # Another caller has the pool: work alone until it is free.
+        # Another caller uses the pool: run tasks alone until the pool is free.
         call_kernel(kernel, args, begin, min(begin + grain, tasks))
         begin += grain
         if begin >= tasks:
@@ -159,9 +170,9 @@ def run_job(kernel: int, args: int, tasks: int, grain: int, threads: int) -> Non
     store_int64(pool + _MODE, float_mode())
     atomic_store(pool + _NEXT, begin)
     atomic_store(pool + _STATE, _TAKEN + places * _PLACE)
-    # Wake a sleeping worker. No worker can miss this job and sleep on: it increments _SLEEPERS
+    # Wake a sleeping worker. A worker cannot fall asleep and miss this job: it increments _SLEEPERS
     # before it reads the state for the last time, and the caller writes the state before it reads
-    # _SLEEPERS here.
+    # _SLEEPERS here. So either the worker sees the job, or the caller sees the sleeper.
     if atomic_load(pool + _SLEEPERS) > 0:
         _wake(pool, 1)
     _run_tasks(pool)
@@ -191,7 +202,7 @@ def _sleep(pool: int) -> None:
 
 @cached_njit()
 def _take_job(pool: int) -> int:
-    """Wait for a job, join it, and return its number of places after that."""
+    """Wait for a job, join it, and return the number of workers that may still join it."""
     pauses = 0
     while True:
         state = atomic_load(pool + _STATE)
@@ -224,9 +235,10 @@ def _compiled_worker() -> Callable[[int], None]:
             places = _take_job(pool)
             sleepers = atomic_load(pool + _SLEEPERS)
             if places > 0 and sleepers > 0:
-                # The caller has woken only one worker, to save its own time. Wake the others here.
+                # The caller has woken only one worker, to save time. Wake the other workers here.
                 _wake(pool, min(places, sleepers))
-            # Use the caller's mode. Else a subnormal result would depend on the thread.
+            # Use the caller's floating-point mode. Otherwise a subnormal result would depend on
+            # the thread that computes it.
             set_float_mode(load_int64(pool + _MODE))
             _run_tasks(pool)
             _leave(pool)
@@ -247,7 +259,7 @@ def _compiled_pauses() -> Callable[[int], None]:
 
 
 def _pauses_of(seconds: float) -> int:
-    """Return how many calls of ``pause`` take ``seconds``; one takes 3 to 50 nanoseconds."""
+    """Measure ``pause``, and return the number of its calls that together take ``seconds``."""
     spin, best = _compiled_pauses(), float("inf")
     for _ in range(5):
         start = time.perf_counter()
@@ -260,8 +272,7 @@ def start() -> None:
     """Start the workers, one fewer than ``NUMBA_NUM_THREADS``.
 
     The workers are daemon threads, so that the interpreter does not wait for them when it exits.
-    They never return from compiled code, which does not hold the interpreter lock. So the memory
-    that they use is never freed.
+    The workers still run compiled code then, so the memory that they use is never freed.
     """
     wanted = numba.config.NUMBA_NUM_THREADS - 1
     if wanted < 1 or not posix.available():
@@ -285,7 +296,7 @@ def start() -> None:
 
 
 def _pin(workers: list[threading.Thread]) -> None:
-    """Set the fields that ``_keep_off_callers_cpu`` reads, if there are few workers."""
+    """Set the fields of the pool that ``_keep_off_callers_cpu`` reads, if there are few workers."""
     if not posix.places_threads() or len(workers) > _MAX_PINNED:
         return
     processors = os.sched_getaffinity(0)

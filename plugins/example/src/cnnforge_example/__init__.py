@@ -1,1 +1,1 @@
-"""Layers for cnnforge that Keras does not have."""
+"""An example plugin for cnnforge, with two layers that Keras does not have."""

@@ -1,10 +1,11 @@
-"""The kernel of `SeparableBlock2D`, which runs on the threads of `run_kernel`.
+"""The kernel of `SeparableBlock2D`, which `run_kernel` runs on several threads.
 
-A task is one row of one image. It first computes the depthwise convolution of the row into scratch
-memory; the SIMD lanes are neighbouring channels. Then it computes the pointwise convolution, a sum
-over channels, with a register tile of R pixels by G vectors of L filters. For each channel the tile
-takes R broadcasts and G loads for R * G multiply-adds. A kernel is compiled for its tile when a
-shape first needs it, and kept on disk.
+A task computes one row of one image. First it computes the depthwise convolution of the row and
+stores it in scratch memory. Here each SIMD instruction works on neighbouring channels. Then the
+task computes the pointwise convolution, which is a sum over channels. It keeps a tile of sums in
+SIMD registers: R pixels by G registers of L filters. For each channel it broadcasts R values and
+loads G registers of weights, for R * G multiply-adds. A kernel is compiled for one size of the
+tile. This is done when a shape first needs the kernel, and the compiled code is kept on disk.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from cnnforge_kernels.authoring import (
     vector_registers,
 )
 
-# Fields of the argument block: addresses in bytes, and sizes.
+# Indices of the values in the argument block of the kernel: addresses in bytes, and sizes.
 SOURCE, HEIGHT, WIDTH, CHANNELS, FILTERS, TABLE, TAPS = range(7)
 WEIGHTS, BIAS, TARGET, FIELDS = range(7, 11)
 
@@ -56,8 +57,8 @@ def _KERNEL(number: int) -> Any:
             row = task % height
             first, last = (1 if row == 0 else 0), (2 if row == height - 1 else 3)
             source = a[SOURCE] + task * width * pixel
-            # The table for columns that are not at the border, from the first tap whose row is in
-            # the image.
+            # The address of the table for columns that are not at the border. If the window begins
+            # above the image, skip the three entries of the window's first row.
             inner = a[TABLE] + 48 * first
             column = 0
             while column < width:
@@ -67,7 +68,8 @@ def _KERNEL(number: int) -> Any:
                 columns = 3 - (kind & 1) - (kind >> 1)
                 c = 0
                 while c < channels:
-                    # Move the last vector back to fit. Some channels are then computed twice.
+                    # Move the last vector back, so that it ends at the last channel. Some channels
+                    # are then computed twice.
                     c = min(c, channels - D)
                     at, taps, to = here + 4 * c, a[TAPS] + 4 * c, there + 4 * c
                     if whole:
@@ -97,7 +99,8 @@ def _KERNEL(number: int) -> Any:
                         L,
                     )
                     column += R
-        # The tiles have only its address. Numba frees an array after its last use, so use it here.
+        # The functions above got only the address of `scratch`. Numba frees an array after its last
+        # use, so use `scratch` here, to keep it until the loops have finished.
         scratch[:0] = np.float32(0)
 
     return _separable_kernel
@@ -105,7 +108,7 @@ def _KERNEL(number: int) -> Any:
 
 @numba.njit(cache=True)
 def _number(width: int, channels: int, filters: int) -> int:
-    """Return the index of the kernel for a shape: its tile fits the registers and the shape."""
+    """Return the index of the kernel whose tile fits the SIMD registers and a shape best."""
     lanes = 16 if _LANES == 16 and filters > 8 else 8
     needed = (filters + lanes - 1) // lanes
     blocks = (needed + _MAX_VECTORS - 1) // _MAX_VECTORS
@@ -120,11 +123,12 @@ def _number(width: int, channels: int, filters: int) -> int:
 
 @numba.njit(cache=True)
 def _tables(width: int, channels: int) -> Any:
-    """Return four tables of the taps of a pixel, (4, 9, 2) int64.
+    """Return four tables of the cells of a 3 x 3 window, as one array (4, 9, 2) int64.
 
-    Each tap in the image has a pair (offset, place) of byte offsets: of its input, relative to the
-    pixel, and of its weights. The order is row-major. The first table has all columns of the
-    window, the others lack the first column, the last, or both, for pixels at the border.
+    An entry is a pair of byte offsets of a cell: the offset of its input, relative to the input of
+    the central cell, and the offset of its weights. The cells are in row-major order. The first
+    table has all columns of the window. The others are for pixels at the border of the image: they
+    lack the first column, the last column, or both.
     """
     tables = np.zeros((4, 9, 2), np.int64)
     for kind in range(4):
@@ -139,14 +143,14 @@ def _tables(width: int, channels: int) -> Any:
 
 @cached_njit()
 def run(inputs: Any, depthwise: Any, pointwise: Any, bias: Any, outputs: Any) -> None:
-    """Compute the block.
+    """Compute a depthwise convolution, a pointwise convolution and a ReLU.
 
     Args:
-        inputs: (N, H, W, C) float32, C-contiguous, as all arrays here.
-        depthwise: (3, 3, C, 1).
-        pointwise: (C, F).
-        bias: (F,).
-        outputs: (N, H, W, F), written.
+        inputs: (N, H, W, C) float32. All arrays must be float32 and C-contiguous.
+        depthwise: (3, 3, C, 1), weights of the depthwise convolution.
+        pointwise: (C, F), weights of the pointwise convolution.
+        bias: (F,), added after the pointwise convolution.
+        outputs: (N, H, W, F), which the function writes.
     """
     images, height, width, channels = inputs.shape
     filters = outputs.shape[3]
@@ -168,8 +172,10 @@ def run(inputs: Any, depthwise: Any, pointwise: Any, bias: Any, outputs: Any) ->
     args[HEIGHT], args[WIDTH], args[CHANNELS], args[FILTERS] = height, width, channels, filters
     args[TABLE], args[TAPS] = address_of(tables), address_of(depthwise)
     args[WEIGHTS], args[BIAS] = address_of(packed), address_of(packed_bias)
-    # The number of tasks for 20 us of work, at 32 multiply-adds per nanosecond.
+    # A thread should run tasks for 20 us at a time. At 32 multiply-adds per nanosecond these are
+    # 640 000 multiply-adds.
     work = width * channels * (blocks * block + 2 * 9)
     run_kernel(_KERNEL + number, args, images * height, max(1, 640_000 // work))
-    # The kernel has only addresses. Numba frees an array after its last use, so use these here.
+    # The kernel got only the addresses of these three arrays. Numba frees an array after its last
+    # use, so use the arrays here, to keep them until the kernel has finished.
     tables[:0], packed[:0], packed_bias[:0] = 0, 0, 0

@@ -1,6 +1,7 @@
 """The two inner loops of the separable block, written as LLVM code with SIMD instructions.
 
-Addresses are integers. Addresses and steps are in bytes. Shapes are literal integers.
+The arguments that are addresses or steps between addresses are integers, in bytes. The arguments
+that are shapes (`pixels`, `vectors` and `lanes`) must be literal integers.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def depthwise_tile(
 ) -> Any:
     """Write ``target[t] = sum of source[offset_k + t * step] * taps[place_k]`` over k < count.
 
-    This is computed for t < ``pixels`` and for ``lanes`` neighbouring channels. ``table`` is the
-    address of an int64 pair (offset, place) for each k.
+    This is done for each t < ``pixels`` and for ``lanes`` neighbouring channels. ``table`` is the
+    address of ``count`` pairs of int64 values, (offset_k, place_k), in bytes.
     """
     shape = literals(pixels, lanes)
     if shape is None:
@@ -85,8 +86,8 @@ def pointwise_tile(
 ) -> Any:
     """Write ``target[t] = relu(bias + sum of source[t * step][k] * weights[k])`` over k < count.
 
-    This is computed for t < ``pixels`` and for ``vectors * lanes`` filters, of which only the first
-    ``valid`` are written. The ReLU of NaN is NaN.
+    This is done for each t < ``pixels`` and for ``vectors * lanes`` filters. Only the results of
+    the first ``valid`` filters are written. The ReLU of NaN is NaN.
     """
     shape = literals(pixels, vectors, lanes)
     if shape is None:

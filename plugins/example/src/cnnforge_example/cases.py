@@ -1,4 +1,4 @@
-"""The oracles of the layers, in NumPy and float64, and the cases for which they are checked."""
+"""Test cases of the layers, and NumPy functions with whose results the tests compare the layers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def gabor_oracle(
     log_width: np.ndarray,
     phase: np.ndarray,
 ) -> np.ndarray:
-    """Convolve the inputs with Gabor functions, which are computed by their definition."""
+    """Compute Gabor functions from their definition, and convolve the inputs with them."""
     half = layer.kernel_size // 2
     y, x = np.mgrid[-half : half + 1, -half : half + 1][..., np.newaxis]
     wave = np.cos(
@@ -52,7 +52,7 @@ def separable_oracle(
     pointwise: np.ndarray,
     bias: np.ndarray,
 ) -> np.ndarray:
-    """Convolve each channel with its window, mix the channels, and apply a ReLU."""
+    """Compute a depthwise convolution, a pointwise convolution with a bias, and a ReLU."""
     weights = depthwise * np.eye(inputs.shape[3])
     return np.maximum(convolve(inputs, weights) @ pointwise + bias, 0)
 

@@ -1,14 +1,14 @@
-"""Feature detectors that stay Gabor functions during training.
+"""A convolution layer whose filters remain Gabor functions during training.
 
-A Gabor function is a wave times a bell curve. It responds to edges and stripes of one orientation
-and width, as simple cells of the visual cortex do (J. G. Daugman, "Uncertainty relation for
-resolution in space, spatial frequency, and orientation optimized by two-dimensional visual cortical
-filters", 1985). Five numbers describe a detector, in place of all its pixels.
+A Gabor function is a wave multiplied by a bell curve. It responds to edges and stripes of one
+orientation and width, as simple cells of the visual cortex do (J. G. Daugman, "Uncertainty relation
+for resolution in space, spatial frequency, and orientation optimized by two-dimensional visual
+cortical filters", 1985). The layer learns five parameters of each filter instead of its pixels.
 
-One op computes the pixels of all detectors, called the bank, and convolves the inputs with it. The
-bank is a second output of the op, because the backward functions read it. The convolution is
-cnnforge's kernel. Functions that call kernels are compiled with `cached_njit`, so that they are
-compiled again for a newer version of cnnforge.
+One op computes the pixels of all filters, called the bank, and convolves the inputs with the bank.
+The bank is a second output of the op, because the backward functions read it. The convolution is
+computed by cnnforge's kernel. Functions that call kernels are compiled with `cached_njit`, so that
+they are compiled again after an update of cnnforge.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from cnnforge_kernels.authoring import (
 def wave_and_bell(
     row: int, column: int, orientation: float, frequency: float, log_width: float, phase: float
 ) -> tuple[float, float, float]:
-    """Return three numbers from which a Gabor function and its gradients follow, at one pixel.
+    """Return three numbers that describe a Gabor function at one pixel.
 
     Args:
         row: Number of pixels below the centre.
@@ -62,7 +62,7 @@ def forward(
     outputs: Any,
     bank: Any,
 ) -> None:
-    """Make the bank of feature detectors, and convolve the inputs with it."""
+    """Compute the bank (the pixels of all filters), and convolve the inputs with the bank."""
     size, _, channels, filters = bank.shape
     for i in range(size):
         for j in range(size):
@@ -83,7 +83,7 @@ def forward(
 
 @cached_njit()
 def backward_inputs(inputs: Any, bank: Any, grad_outputs: Any, grad_inputs: Any) -> None:
-    """Compute the gradient of the inputs from the bank, which the forward pass has made."""
+    """Compute the gradient of the inputs from the bank, which the forward pass has computed."""
     one = (1, 1)
     conv2d_grad_inputs(
         inputs, bank, grad_outputs, one, True, one, 1, False, grad_outputs, grad_inputs
@@ -151,7 +151,7 @@ def backward_parameters(
 def output_shapes(
     inputs: tuple[int, ...], amplitude: tuple[int, ...], size: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the shapes of the feature maps and of the bank."""
+    """Return two shapes: the shape of the outputs and the shape of the bank."""
     maps = (inputs[0], inputs[1], inputs[2], amplitude[1])
     return maps, (size, size, amplitude[0], amplitude[1])
 
@@ -176,13 +176,13 @@ gabor_conv2d = ArrayOp(
 
 @keras.saving.register_keras_serializable(package="cnnforge_example")
 class GaborConv2D(keras.layers.Layer):
-    """2D convolution with Gabor functions as feature detectors; SAME padding, no bias.
+    """2D convolution with Gabor functions as filters; SAME padding, no bias.
 
-    The initial orientations have equal distances, from 0 to 180 degrees.
+    At the start the orientations of the filters are evenly spaced between 0 and 180 degrees.
 
     Args:
-        filters: Number of feature detectors, 1 or more.
-        kernel_size: Height and width of a detector in pixels, an odd number.
+        filters: Number of filters, 1 or more.
+        kernel_size: Height and width of a filter in pixels, an odd number.
 
     Input shape:
         (N, H, W, C)
@@ -224,12 +224,12 @@ class GaborConv2D(keras.layers.Layer):
         self.orientation = each("orientation", math.pi * turns)
         self.frequency = each("frequency", 1 / size)
         self.log_width = each("log_width", math.log(max(size / 4, 0.5)))
-        # Alternate between even functions, which respond to lines, and odd functions, which respond
-        # to edges.
+        # The phase is 0 and pi / 2 alternately. With phase 0 a Gabor function is even and responds
+        # to lines. With phase pi / 2 it is odd and responds to edges.
         self.phase = each("phase", math.pi / 2 * (np.arange(filters) % 2))
 
     def call(self, inputs: Any) -> Any:
-        """Apply the op, which computes in float32."""
+        """Cast the inputs and weights to float32, and compute the outputs with the op."""
         tensors = (
             inputs,
             self.amplitude,

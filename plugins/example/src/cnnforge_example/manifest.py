@@ -1,6 +1,7 @@
-"""The declarations of the plugin.
+"""Declare the layers and the model that this plugin adds to cnnforge.
 
-Every command of cnnforge imports this module, so it must import no large packages.
+Every command of cnnforge imports this module. So this module must not import large packages, which
+would make every command slow.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ CNNFORGE_PLUGIN_API = 1
 
 @hookimpl
 def cnnforge_layers() -> list[LayerSpec]:
-    """Declare the layers."""
+    """Declare the two layers of this plugin."""
     return [
         LayerSpec(
             name="gabor_conv2d",
@@ -31,7 +32,7 @@ def cnnforge_layers() -> list[LayerSpec]:
 
 @hookimpl
 def cnnforge_models() -> list[ModelSpec]:
-    """Declare a small network of both layers."""
+    """Declare a small network that uses both layers of this plugin."""
     return [
         ModelSpec(
             name="gabor_net",

@@ -1,4 +1,4 @@
-"""A small network of both layers."""
+"""Build a small network that uses both layers of this plugin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     """Build the network.
 
     Args:
-        input_shape: (H, W, C), H and W at least 4.
+        input_shape: Shape of an image, (H, W, C). H and W must be at least 4.
         classes: Number of classes.
 
     Returns:

@@ -1,10 +1,10 @@
-"""A depthwise convolution, a pointwise convolution and a ReLU in one kernel.
+"""A layer that computes a depthwise convolution, a pointwise convolution and a ReLU in one kernel.
 
-A. Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
-Applications", 2017, section 3.1, without the normalizations. A framework writes the depthwise
-convolution of a whole batch to memory, and reads it again for the pointwise convolution. Here the
-depthwise convolution of one row of one image is kept in a few kilobytes of scratch memory, so that
-the pointwise convolution reads it from the first-level cache.
+The layer is the separable convolution of A. Howard et al., "MobileNets: Efficient Convolutional
+Neural Networks for Mobile Vision Applications", 2017, section 3.1, without the normalizations. A
+framework writes the depthwise convolution of a whole batch to memory, and reads it again for the
+pointwise convolution. The kernel here keeps the depthwise convolution of one row of one image in a
+few kilobytes of scratch memory. So the pointwise convolution reads it from the first-level cache.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cnnforge_kernels.authoring import (
 )
 
 
-@numba.njit  # not cached, because Numba would not notice a change of `run`
+@numba.njit  # This is not cached on disk, because Numba would not notice a change of `run`.
 def forward(inputs: Any, depthwise: Any, pointwise: Any, bias: Any, outputs: Any) -> None:
     """Apply the depthwise convolution, the pointwise convolution, and a ReLU."""
     _separable_kernel.run(inputs, depthwise, pointwise, bias, outputs)
@@ -48,8 +48,8 @@ def backward(
 ) -> None:
     """Compute all gradients with cnnforge's kernels.
 
-    They need the outputs of the depthwise convolution, which the forward pass does not keep. So
-    these are computed again.
+    The gradients depend on the outputs of the depthwise convolution. The forward pass does not keep
+    these outputs, so this function computes them again.
     """
     one, no_bias = (1, 1), np.empty(0, np.float32)
     weights = pointwise.reshape(1, 1, *pointwise.shape)
@@ -91,7 +91,7 @@ def backward(
 
 
 def output_shape(inputs: tuple[int, ...], pointwise: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of the outputs, which differs from that of the inputs in the channels."""
+    """Return the shape of the outputs: the shape of the inputs with another number of channels."""
     return inputs[0], inputs[1], inputs[2], pointwise[1]
 
 
@@ -107,7 +107,7 @@ separable_block2d = ArrayOp(
 
 @keras.saving.register_keras_serializable(package="cnnforge_example")
 class SeparableBlock2D(keras.layers.Layer):
-    """Depthwise 3x3 and pointwise convolution, bias and ReLU, SAME padding.
+    """A depthwise 3x3 convolution, then a pointwise convolution with bias and ReLU; SAME padding.
 
     Args:
         filters: Number of output channels, 1 or more.
@@ -137,7 +137,7 @@ class SeparableBlock2D(keras.layers.Layer):
         self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
 
     def call(self, inputs: Any) -> Any:
-        """Apply the op, which computes in float32."""
+        """Cast the inputs and weights to float32, and compute the outputs with the op."""
         tensors = (inputs, self.depthwise, self.pointwise, self.bias)
         outputs = separable_block2d(*(keras.ops.cast(tensor, "float32") for tensor in tensors))
         return keras.ops.cast(outputs, self.compute_dtype)
