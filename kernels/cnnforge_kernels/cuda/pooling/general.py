@@ -55,7 +55,7 @@ class Pool:
 
     @property
     def name(self) -> str:
-        """Name such as ``"max_pool2d 2x2 strides 2x2 vector 4"``."""
+        """Name of the kernel, such as ``"max_pool2d 2x2 strides 2x2 vector 4"``."""
         op = "max_pool2d" if self.maximum else "average_pool2d"
         text = f"{op}{'_grad' if self.backward else ''} {self.window[0]}x{self.window[1]}"
         text += f" strides {self.strides[0]}x{self.strides[1]} vector {self.vector}"

@@ -140,12 +140,15 @@ class Direct(ConvSpecialization):
 
     @property
     def resident(self) -> int:
-        """Number of blocks that must fit on a multiprocessor: 512 threads of 128 registers each."""
+        """Number of blocks that must fit on a multiprocessor.
+
+        These blocks have 512 threads in total, which leaves 128 registers for each thread.
+        """
         return 512 // self.threads
 
     @property
     def name(self) -> str:
-        """Name such as ``"conv2d_direct 5x5x1x8"``."""
+        """Name of the kernel, such as ``"conv2d_direct 5x5x1x8"``."""
         op = "conv2d_direct" if self.pool is None else "conv_block"
         threads = threads_of(self.threads, THREADS)
         pool = size_of("pool", self.pool)

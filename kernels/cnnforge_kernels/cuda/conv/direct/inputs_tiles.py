@@ -126,7 +126,7 @@ class DirectInputs(ConvSpecialization):
 
     @property
     def name(self) -> str:
-        """Name such as ``"conv2d_grad_inputs 3x3x8x16 direct 14x4"``."""
+        """Name of the kernel, such as ``"conv2d_grad_inputs 3x3x8x16 direct 14x4"``."""
         op = "conv_block_grad_inputs" if self.pool else "conv2d_grad_inputs"
         direct = size_of("direct", self.area) + f" filters {self.chunk}"
         shares = f"shares {self.shares}" if self.shares > 1 else ""

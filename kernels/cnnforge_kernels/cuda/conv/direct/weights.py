@@ -39,8 +39,9 @@ def direct_weights(c: DirectWeights) -> Kernel:
     Its arguments are inputs, grads, mask (outputs of the forward pass, for ``relu``), argmax (for
     ``pool``) and scratch; then height and width of the inputs, rows and columns of ``grads``, top
     and left padding, the number of tiles down an image, across it and in total, the number of tiles
-    per slice and the number of floats per slice of the scratch. The grid is (groups, slices). A
-    slice holds the gradient of the weights (KH, KW, C / groups, F), then that of the bias (F,).
+    per slice and the number of floats per slice of the scratch array. The grid is (groups, slices).
+    A slice of the scratch array holds the gradient of the weights (KH, KW, C / groups, F), then
+    that of the bias (F,).
     """
     RELU, POOLED = c.relu, c.pool is not None
     KH, KW = c.window

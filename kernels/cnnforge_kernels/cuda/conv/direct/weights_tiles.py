@@ -161,7 +161,7 @@ class DirectWeights(ConvSpecialization):
 
     @property
     def name(self) -> str:
-        """Name such as ``"conv2d_grad_weights 5x5x1x8 direct 28x28"``."""
+        """Name of the kernel, such as ``"conv2d_grad_weights 5x5x1x8 direct 28x28"``."""
         op = "conv_block_grad_weights" if self.pool else "conv2d_grad_weights"
         return self.named(op, size_of("pool", self.pool), size_of("direct", self.area))
 

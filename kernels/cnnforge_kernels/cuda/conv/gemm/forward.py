@@ -41,7 +41,7 @@ class Tile:
 
     @property
     def name(self) -> str:
-        """Name such as ``"128x64"``."""
+        """Name of the tile, such as ``"128x64"``."""
         return f"{self.rows}x{self.columns}"
 
     @property
@@ -65,7 +65,7 @@ class Gemm(ConvSpecialization):
 
     @property
     def name(self) -> str:
-        """Name such as ``"conv2d_gemm 3x3x64x64 tile 128x64"``."""
+        """Name of the kernel, such as ``"conv2d_gemm 3x3x64x64 tile 128x64"``."""
         op = "conv2d_grad_inputs" if self.backward else "conv2d_gemm"
         tile = size_of("tile", (self.tile.rows, self.tile.columns))
         return self.named(op, tile, "bias" * self.bias)

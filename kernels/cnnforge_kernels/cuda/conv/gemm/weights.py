@@ -35,7 +35,7 @@ class WeightsTile:
 
     @property
     def name(self) -> str:
-        """Name such as ``"128x64"``."""
+        """Name of the tile, such as ``"128x64"``."""
         return f"{self.rows}x{self.columns}"
 
     @property
@@ -52,7 +52,7 @@ class GemmWeights(ConvSpecialization):
 
     @property
     def name(self) -> str:
-        """Name such as ``"conv2d_grad_weights 3x3x64x64 tile 64x64"``."""
+        """Name of the kernel, such as ``"conv2d_grad_weights 3x3x64x64 tile 64x64"``."""
         tile = size_of("tile", (self.tile.rows, self.tile.columns))
         return self.named("conv2d_grad_weights", tile)
 
@@ -64,8 +64,9 @@ def gemm_weights(c: GemmWeights) -> Kernel:
     Its arguments are inputs, grad_outputs, mask (outputs of the forward pass, for ``relu``) and
     scratch; then height and width of the inputs, rows and columns of the outputs, top and left
     padding, the total number of pixels, the number of pixels per slice and the number of floats per
-    slice of the scratch. The grid is (row tiles * column tiles, slices, groups). A slice holds the
-    gradient of the weights (KH, KW, C / groups, F), then that of the bias (F,).
+    slice of the scratch array. The grid is (row tiles * column tiles, slices, groups). A slice of
+    the scratch array holds the gradient of the weights (KH, KW, C / groups, F), then that of the
+    bias (F,).
     """
     RELU = c.relu
     KW = c.window[1]
