@@ -223,8 +223,8 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
                     image = small_quotient(line, by_line_image)
                     rest = U(line - U(image * U(line_rows * line_columns)))
                     row = small_quotient(rest, by_line_columns)
-                    # As unsigned numbers, rows before the first are beyond the last, so one
-                    # comparison is enough.
+                    # A negative row is a huge unsigned number, so one comparison checks both
+                    # bounds.
                     y = U(U(row + first_row) - top)
                     x = U(U(U(rest - U(row * line_columns)) + first_column) - left)
                     image = U(image + first_image)

@@ -81,7 +81,7 @@ def begin_copies(
     """
     w = ptx.load2_shared(shared, table)
     row, column, image = U(w[0] & 255), U(U(w[0] >> 8) & 255), U(w[0] >> 16)
-    # As unsigned numbers, rows before the first are beyond the last, so one comparison is enough.
+    # A negative row is a huge unsigned number, so one comparison checks both bounds.
     valid = (U(row + origin[0]) < height) & (U(column + origin[1]) < width)
     valid = U(valid & (U(image + origin[2]) < images) & (w[0] < U(NOWHERE)))
     v = ptx.load4_if(memory, U(U(origin[3] + w[1]) * valid), valid)
