@@ -183,7 +183,7 @@ def _gemm(specialization: Gemm, c: Convolution, names: tuple[str, str, str]) -> 
 
 @lru_cache(maxsize=1024)
 def grad_inputs(c: Convolution, relu: bool) -> Plan:
-    """Plan ``conv2d_grad_inputs``.
+    """Plan the gradient of the inputs, ``conv2d_grad_inputs``.
 
     The plan uses the arrays grad_outputs, outputs (with ``relu``), weights and grad_inputs.
 
@@ -238,7 +238,7 @@ def _weights_tile(rows: int, filters: int) -> WeightsTile:
 
 @lru_cache(maxsize=1024)
 def grad_weights(c: Convolution, relu: bool) -> Plan:
-    """Plan ``conv2d_grad_weights``.
+    """Plan the gradients of the weights and the bias, ``conv2d_grad_weights``.
 
     The plan uses the arrays inputs, grad_outputs, outputs (with ``relu``), grad_weights, grad_bias
     and scratch.

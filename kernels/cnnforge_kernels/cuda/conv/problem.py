@@ -104,7 +104,7 @@ class Convolution:
         return (*self.inputs[1:3], *self.outputs[1:3], *self.padding)
 
     def check(self) -> None:
-        """Raise ``ValueError`` if an array is too large or the weights have no channels."""
+        """Raise ``ValueError`` if an image is too large or the weights have no channels."""
         if not self.weights[2]:
             raise ValueError(f"`weights` have no channels. Received: weights {self.weights}")
         check_images(inputs=self.inputs, outputs=self.outputs, weights=(1, *self.weights))

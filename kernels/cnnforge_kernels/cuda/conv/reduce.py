@@ -1,4 +1,4 @@
-"""Kernel that adds the partial sums of a gradient of the weights and the bias, in a fixed order.
+"""Kernel that adds the partial sums of the gradients of weights and bias, in a fixed order.
 
 The kernels of these gradients cut the sum over all pixels into slices. They write the partial sums
 of each slice to a scratch array. If there are hundreds of slices and few sums, one thread per sum

@@ -120,8 +120,7 @@ def pool_forward(c: Pool) -> Kernel:
                             for v in range(V):
                                 value = values[v]
                                 if MAXIMUM:
-                                    # Choose the first NaN. If there is none, choose the first
-                                    # maximum.
+                                    # Choose the first NaN. Without a NaN choose the first maximum.
                                     if (
                                         cell[v] < 0
                                         or value > acc[v]
@@ -186,8 +185,8 @@ def pool_backward(c: Pool) -> Kernel:
             image = divide(line, height)
             row = int32(line - image * height + top)
             source = np.int64(image) * (rows * columns * channels) + channel
-            # Range of the outputs r whose windows contain this input: r * stride <= row < r *
-            # stride + window.
+            # Range of the outputs r whose windows contain this input:
+            # r * stride <= row < r * stride + window.
             first_row = divide(max(row - PH + SR, 0), SR)
             last_row = min(divide(row, SR), rows - 1)
             first_column = divide(max(column - PW + SC, 0), SC)

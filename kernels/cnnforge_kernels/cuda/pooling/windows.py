@@ -102,7 +102,7 @@ def windows_forward(c: Pool) -> Kernel:
                     for v in range(V):
                         value = values[i * PW + j, v]
                         if MAXIMUM:
-                            # Choose the first NaN. If there is none, choose the first maximum.
+                            # Choose the first NaN. Without a NaN choose the first maximum.
                             wins = acc[v] == acc[v] and not value <= acc[v]
                             if there and (cell[v] < 0 or wins):
                                 acc[v] = value

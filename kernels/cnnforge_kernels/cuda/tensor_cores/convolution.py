@@ -9,9 +9,9 @@ over the channels of the source (their number is ``depth``), 16 at a time:
 
 * forward: target = outputs, source = inputs, ``source row = row * stride - top + tap * dilation``;
 * gradient: target = inputs, source = grad_outputs. The pixels of the target are split into phases,
-by the remainders of their row and column modulo the strides. ``blockIdx.z`` is the index of the
-phase. The pixels of one phase are read by the same taps, which are ``stride`` apart, and ``source
-row = row of the phase + origin - tap * dilation``.
+  by the remainders of their row and column modulo the strides. ``blockIdx.z`` is the index of the
+  phase. The pixels of one phase are read by the same taps, which are ``stride`` apart, and
+  ``source row = row of the phase + origin - tap * dilation``.
 
 The matrix of the source values of all pixels and taps is never written to memory. The copies into
 shared memory compute the address of each pixel and write zeros for the padding.

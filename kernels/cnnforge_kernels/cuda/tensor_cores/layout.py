@@ -2,8 +2,8 @@
 
 The kernels compute matrix products A @ B. A term is an index of the summed axis. A block of 128
 threads computes a tile of ``rows`` by ``columns`` results and adds 16 terms per step. Its four
-warps share the tile. The part of a warp is cut into (16, 8) pieces, and one ``mma`` instruction
-computes one piece.
+warps share the tile. The results of a warp are cut into (16, 8) pieces, and one ``mma`` instruction
+adds products to one piece.
 
 A fragment is the part of an operand that is in the registers of one thread. For the thread ``lane``
 of a warp, with g = lane // 4 and q = lane % 4, the fragments are (PTX ISA, "Matrix fragments for
@@ -49,10 +49,10 @@ class Tile:
     """Number of results that a block computes, and number that each of its warps computes.
 
     Attributes:
-        rows: Number of rows of the tile.
-        columns: Number of columns of the tile.
-        warp_rows: Number of rows of the part of a warp.
-        warp_columns: Number of columns of the part of a warp.
+        rows: Number of rows that a block computes.
+        columns: Number of columns that a block computes.
+        warp_rows: Number of rows that a warp computes.
+        warp_columns: Number of columns that a warp computes.
     """
 
     rows: int

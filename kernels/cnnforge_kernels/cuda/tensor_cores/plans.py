@@ -3,8 +3,8 @@
 Experimental: not yet run on a device. A plan (``runtime/plans.py``) lists the kernels to run for
 one shape, with their grids and arguments. The operands are rounded to tf32 or bfloat16. Tensor
 cores are off by default: the default precision, ``"float32"``, uses the plans of ``conv/plans.py``.
-Only another precision uses tensor cores. Convolutions with groups have no tensor-core kernel, so
-for them another precision than ``"float32"`` is an error.
+A caller must ask for ``"tf32"`` or ``"bfloat16"``. Convolutions with groups have no tensor-core
+kernel, so these two precisions are an error for them.
 
 Each operand is rounded once, to 11 bits of significand (tf32, ties away from zero) or to 8 bits
 (bfloat16, ties to even). With u = 2**-11 or 2**-8, a result differs by up to

@@ -24,6 +24,7 @@ from cnnforge_kernels.cuda.conv.specialization import ConvSpecialization, size_o
 
 float32, int32, uint32, int64 = np.float32, np.int32, np.uint32, np.int64
 
+# The argmax of a window without a positive output. No gradient passes the ReLU there.
 NO_ARGMAX = 255
 THREADS = 128
 _SHARED_FLOATS = 4608

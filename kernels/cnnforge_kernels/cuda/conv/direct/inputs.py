@@ -12,7 +12,7 @@ other cells.
 
 With a stride, two inputs are read by the same taps only if their rows and columns have the same
 remainders modulo the strides. A thread computes whole cells of strides[0] x strides[1] inputs.
-Every cell has the same remainders, so all threads do the same work.
+Each cell contains every pair of remainders once, so all threads do the same work.
 """
 
 from __future__ import annotations

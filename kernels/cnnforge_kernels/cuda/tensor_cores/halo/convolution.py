@@ -69,7 +69,8 @@ def add_terms(
 ) -> None:
     """Multiply quarter ``k`` of each line, and add the products to ``sums``.
 
-    A quarter of a line is two chunks of 16 bytes. A line is a row of shared memory with some channels of one pixel (``halo/layout.py``).
+    A quarter of a line is two chunks of 16 bytes. A line is a row of shared memory with some
+    channels of one pixel (``halo/layout.py``).
     """
     for i in range(PIECES):
         # Lines start at multiples of their length, so the exclusive or stays inside a line.
@@ -282,7 +283,7 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
                 a_word = cuda.local.array(PIECES, U)
                 for i in range(PIECES):
                     a_word[i] = place_word(U(pixel_place[i] + further), part)
-                # These four calls are not in a loop, because the compiler would not unroll it.
+                # These calls are not in a loop, because the compiler would not unroll it.
                 add_terms(shared, sums, a, b, a_word, U(read + b_word), 0, BFLOAT16)
                 add_terms(shared, sums, a, b, a_word, U(read + b_word), 1, BFLOAT16)
                 add_terms(shared, sums, a, b, a_word, U(read + b_word), 2, BFLOAT16)

@@ -38,8 +38,7 @@ class Sizes:
     Attributes:
         pixels: Number of pixels of the outputs per tile: eight steps.
         lines: Maximum number of pixels of the inputs per tile.
-        line: Number of words per line of 64 channels, with padding. Consecutive lines are 4 banks
-        apart.
+        line: Number of words per line of 64 channels. Consecutive lines are 4 banks apart.
         step: Number of pixels that one `mma` instruction sums.
     """
 

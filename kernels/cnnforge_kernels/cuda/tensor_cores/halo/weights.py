@@ -59,13 +59,13 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
 
     Its arguments are inputs, grad_outputs, mask, and the arrays of partial sums of grad_weights and
     of grad_bias; then the numbers that ``PARAMETERS`` names. The partial sums of consecutive slices
-    are ``slice_stride`` floats apart. The other numbers are explained in
-    ``halo_convolution`` and ``tensor_cores/weights.py``. ``blockIdx.x`` is the index of a group of
+    are ``slice_stride`` floats apart. ``halo_convolution`` and
+    ``tensor_cores/weights.py`` explain the other numbers. ``blockIdx.x`` is the index of a group of
     nine taps, a tile of channels and a tile of filters. ``blockIdx.y`` is the index of the slice.
 
     Args:
         precision: Precision of the operands. Sums are float32, and the gradient of the bias is a
-            sum of values that are not rounded.
+            sum of values that are not rounded to it.
         masked: Whether values of grad_outputs count only if the mask is positive.
     """
     BFLOAT16, MASKED = precision == "bfloat16", masked
@@ -200,7 +200,7 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
             column = U(U(tap - U(row * window_width)) * column_dilation)
             further[i] = U(U(U(U(row * row_dilation) * line_columns) + column) * U(LINE))
 
-        # The pixel, first channel and first filter that this lane loads in a step.
+        # The pixel, first channel and first filter that this thread loads in a step.
         g, q = U(fragment_row(lane)), U(fragment_column(lane))
         channel_part, filter_part = U(warp >> 1), U(warp & 1)
         if BFLOAT16:
