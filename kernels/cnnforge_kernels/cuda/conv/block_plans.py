@@ -1,9 +1,13 @@
-"""Plans of convolution, bias, ReLU and max pooling as one op: the kernels for each shape.
+"""Choose the kernels that compute convolution, bias, ReLU and max pooling as one op.
 
-The pooling windows do not overlap (the stride is the window) and lie within the outputs of the
-convolution (VALID). No pass writes or reads the feature map before pooling. The forward pass writes
-one byte per pooled value, the argmax: the cell of its window that held the maximum. The backward
-pass reads it to find the output that gets the gradient.
+A plan (``runtime/plans.py``) lists the kernels to run for one shape, with their grids and
+arguments. The pooling windows do not overlap (the stride equals the window), and all of them lie
+inside the outputs of the convolution (VALID). No kernel writes the outputs of the convolution
+before pooling to memory.
+
+The forward pass writes an argmax of one byte for each pooled value: the index of the cell of the
+pooling window that holds the maximum. The backward pass reads the argmax to find the output of the
+convolution that gets the gradient.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ _MANY_THREADS = 1 << 17
 
 
 def pooled(c: Convolution, pool_size: Pair) -> Shape:
-    """Shape of the outputs, (N, PH, PW, F)."""
+    """Return the shape of the pooled outputs, (N, PH, PW, F)."""
     images, rows, columns, filters = c.outputs
     return images, rows // pool_size[0], columns // pool_size[1], filters
 
@@ -55,7 +59,9 @@ def _too_large(window: Pair) -> ValueError:
 
 @lru_cache(maxsize=1024)
 def forward(c: Convolution, pool_size: Pair, bias: bool) -> Plan:
-    """Plan ``conv_block``. Its arrays are inputs, weights, bias, outputs and argmax.
+    """Plan the forward pass.
+
+    The plan uses the arrays inputs, weights, bias, outputs and argmax.
 
     Raises:
         ValueError: The arrays or the window are too large for the kernels.
@@ -78,8 +84,8 @@ def forward(c: Convolution, pool_size: Pair, bias: bool) -> Plan:
             f"two windows, {name}": partial(_direct, replace(paired, threads=threads), c, shape)
             for threads, name in zip(THREADS, options, strict=True)
         }
-        # Two windows per thread halve the number of threads. They are the default only if the
-        # remaining threads fill a large device.
+        # Two pooling windows per thread halve the number of threads. This configuration is the
+        # default only if the remaining threads fill a large device.
         many = prod(shape[:3]) * specialization.filter_blocks >= _MANY_THREADS
         options = two | options if many else options | two
     return offer(problem, options)
@@ -99,7 +105,7 @@ def _direct(specialization: Direct, c: Convolution, shape: Shape) -> Plan:
 def grad_inputs(c: Convolution, pool_size: Pair) -> Plan:
     """Plan the gradient of the inputs.
 
-    The arrays are grad_outputs, argmax, weights and grad_inputs.
+    The plan uses the arrays grad_outputs, argmax, weights and grad_inputs.
 
     Raises:
         ValueError: The arrays or the window are too large for the kernels.
@@ -148,7 +154,7 @@ def _scatter(specialization: Scatter, c: Convolution) -> Plan:
 def grad_weights(c: Convolution, pool_size: Pair) -> Plan:
     """Plan the gradients of the weights and the bias.
 
-    The arrays are inputs, grad_outputs, argmax, grad_weights, grad_bias and scratch.
+    The plan uses the arrays inputs, grad_outputs, argmax, grad_weights, grad_bias and scratch.
 
     Raises:
         ValueError: The arrays are too large for the kernels.

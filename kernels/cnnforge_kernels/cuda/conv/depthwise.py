@@ -1,8 +1,10 @@
-"""Convolution with one input channel per group: forward pass and gradient of the inputs.
+"""Depthwise convolution: kernels of the forward pass and of the gradient of the inputs.
 
-The sum runs over the taps only, so memory traffic decides the time. Neighbouring threads work on
-neighbouring channels. A thread computes four channels if every channel has one filter and their
-number is a multiple of four, otherwise one.
+Each group has one input channel, so the sum of an output runs only over the taps of the window.
+There are few products per loaded value, so memory traffic decides the time. Neighbouring threads
+compute neighbouring channels, which are consecutive in memory. A thread computes four channels if
+each channel has one filter and the number of channels is a multiple of four. Otherwise it computes
+one.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ _MAX_COLUMNS = 24
 
 @dataclass(frozen=True)
 class Depthwise:
-    """Constants of a kernel. Each of ``channels`` input channels has ``multiplier`` filters."""
+    """Constants that a depthwise kernel is compiled for.
+
+    ``channels`` is the number of input channels. Each of them has ``multiplier`` filters.
+    """
 
     window: tuple[int, int]
     channels: int
@@ -43,16 +48,16 @@ class Depthwise:
 
     @property
     def cells(self) -> int:
-        """Number of neighbouring outputs per thread of the forward pass."""
+        """Number of neighbouring outputs that a thread of the forward pass computes."""
         return 1 if self.patch(2) > _MAX_COLUMNS else 2 if self.patch(4) > _MAX_COLUMNS else 4
 
     def patch(self, cells: int) -> int:
-        """Number of input columns that a row of taps meets for ``cells`` outputs."""
+        """Number of input columns that a row of taps reads for ``cells`` neighbouring outputs."""
         return (cells - 1) * self.strides[1] + (self.window[1] - 1) * self.dilation[1] + 1
 
     @property
     def name(self) -> str:
-        """Name such as ``"depthwise_conv2d 3x3x32x1"``."""
+        """Name of the kernel, such as ``"depthwise_conv2d 3x3x32x1"``."""
         op = "depthwise_grad_inputs" if self.backward else "depthwise_conv2d"
         text = f"{op} {self.window[0]}x{self.window[1]}x{self.channels}x{self.multiplier}"
         if self.strides != (1, 1):
@@ -69,8 +74,9 @@ def depthwise(c: Depthwise) -> Kernel:
     """Make the kernel of the forward pass.
 
     Its arguments are inputs, weights, bias and outputs; then height and width of the inputs, rows
-    and columns of the outputs, top and left padding, and the number of tasks. A thread does one
-    task: ``c.vector`` filters of ``c.cells`` neighbouring outputs. The grid is (tasks / threads,).
+    and columns of the outputs, top and left padding, and the number of tasks. A task is the work of
+    one thread: ``c.vector`` filters of ``c.cells`` neighbouring outputs. The grid is (tasks /
+    threads,).
     """
     BIAS, RELU = c.bias, c.relu
     KH, KW = c.window
@@ -159,8 +165,8 @@ def depthwise_backward(c: Depthwise) -> Kernel:
     """Make the kernel of the gradient of the inputs.
 
     Its arguments are grad_outputs, mask (outputs of the forward pass, for ``relu``), weights and
-    grad_inputs; then the numbers of ``depthwise``. A thread does one task: ``c.vector`` channels of
-    an input. The grid is (tasks / threads,).
+    grad_inputs; then the same numbers as for ``depthwise``. A task is the work of one thread:
+    ``c.vector`` channels of one input pixel. The grid is (tasks / threads,).
     """
     RELU = c.relu
     KH, KW = c.window

@@ -1,14 +1,15 @@
-"""Gradients of the weights and the bias, with one filter per thread.
+"""Kernel of the gradients of the weights and the bias, in which each thread has one filter.
 
 Two ops use this kernel. In a depthwise convolution each filter reads its own channel, so threads
-cannot share inputs. With max pooling after the convolution (``pool`` is given), each pooled
-gradient belongs to one output of its window, the argmax, and the kernel multiplies only there. For
-a 2 x 2 pool that is a quarter of the products, or fewer if some outputs of the ReLU are zero. The
-pooled form is for weights that do not fit into the direct kernel (``direct/weights.py``).
+with different filters cannot share inputs. With max pooling after the convolution (``pool`` is
+given), each gradient of a pooled value belongs to one output of the convolution, the argmax of the
+pooling window, and the kernel multiplies only there. For a 2 x 2 pool that is a quarter of the
+products, or fewer if some outputs of the ReLU are zero. The pooled form is for weights that are too
+large for the direct kernel (``direct/weights.py``).
 
-A thread keeps a few taps and channels of its filter in registers and loops over its share of the
-pixels. A block adds the sums of its threads in a fixed order and writes them to its slice of a
-scratch array. ``reduce.py`` adds the slices.
+A thread keeps the sums of a few taps and channels of its filter in registers and loops over its
+share of the pixels. All pixels are cut into slices. A block adds the sums of its threads in a fixed
+order and writes the results for its slice to a scratch array. ``reduce.py`` adds the slices.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ _MAX_SUMS = 36
 
 @dataclass(frozen=True, kw_only=True)
 class Gather(ConvSpecialization):
-    """Constants of a kernel of ``gather_weights``."""
+    """Constants that a kernel of ``gather_weights`` is compiled for."""
 
     pool: tuple[int, int] | None = None
     threads: int = THREADS
 
     @property
     def taps(self) -> tuple[int, int]:
-        """Rows and columns of taps per thread."""
+        """Number of rows and of columns of taps whose sums a thread keeps."""
         limit = _MAX_SUMS // self.vector
         if self.window[1] > limit:
             return 1, limit
@@ -47,7 +48,7 @@ class Gather(ConvSpecialization):
 
     @property
     def tap_blocks(self) -> tuple[int, int]:
-        """Number of blocks along the rows and columns of taps."""
+        """Number of blocks that share the rows of taps, and number that share the columns."""
         return -(-self.window[0] // self.taps[0]), -(-self.window[1] // self.taps[1])
 
     @property
@@ -57,18 +58,21 @@ class Gather(ConvSpecialization):
 
     @property
     def blocks(self) -> int:
-        """Number of blocks per slice."""
+        """Number of blocks per slice of the pixels."""
         filters = -(-self.filters * self.groups // self.lanes)
         return filters * self.tap_blocks[0] * self.tap_blocks[1] * (self.channels // self.vector)
 
     @property
     def resident(self) -> int:
-        """Number of blocks that must fit on a multiprocessor: 512 threads of 128 registers each."""
+        """Number of blocks that must fit on a multiprocessor.
+
+        These blocks have 512 threads in total, which leaves 128 registers for each thread.
+        """
         return 512 // self.threads
 
     @property
     def name(self) -> str:
-        """Name such as ``"conv_block_grad_weights 5x5x1x8 pool 2x2"``."""
+        """Name of the kernel, such as ``"conv_block_grad_weights 5x5x1x8 pool 2x2"``."""
         op = "conv_block_grad_weights" if self.pool else "depthwise_grad_weights"
         threads = threads_of(self.threads, THREADS)
         return self.named(op, size_of("pool", self.pool), threads)
@@ -81,8 +85,9 @@ def gather_weights(c: Gather) -> Kernel:
     Its arguments are inputs, grads, mask (outputs of the forward pass, for ``relu``), argmax (for
     ``pool``) and scratch; then height and width of the inputs, rows and columns of ``grads``, top
     and left padding, the total number of pixels of ``grads``, the number of pixels per slice and
-    the number of floats per slice of the scratch. The grid is (``c.blocks``, slices). A slice holds
-    the gradient of the weights (KH, KW, C / groups, F), then that of the bias (F,).
+    the number of floats per slice of the scratch array. The grid is (``c.blocks``, slices). A slice
+    of the scratch array holds the gradient of the weights (KH, KW, C / groups, F), then that of the
+    bias (F,).
     """
     RELU, SPARSE = c.relu, c.pool is not None
     KH, KW = c.window

@@ -1,8 +1,10 @@
-"""Plans of 2D convolution and its gradients: the kernels that run for each shape.
+"""Choose the kernels that compute 2D convolution and its gradients.
 
-Depthwise convolutions have separate kernels. With few channels all three passes use direct kernels,
-which keep weights or gradients in shared memory. Every other convolution is an implicit matrix
-product, and the size of the product decides its tile. A plan is made once per shape and kept.
+A plan (``runtime/plans.py``) lists the kernels to run for one shape, with their grids and
+arguments. It is made once per shape and kept. Depthwise convolutions have separate kernels. With
+few channels all three passes use direct kernels, which keep weights or gradients in shared memory.
+Every other convolution is computed as an implicit matrix product. The size of the product decides
+how many results a block computes (its tile).
 """
 
 from __future__ import annotations
@@ -38,9 +40,10 @@ from cnnforge_kernels.cuda.runtime.plans import (
     slices,
 )
 
-# Maximum number of weights per tap and group for a direct forward pass.
+# Above this number of weights per tap and group, the forward pass has no direct kernel.
 _MAX_DIRECT_WEIGHTS = 16 * 32
-# Tiles from large to small. The first one that makes enough blocks is the default.
+# Tiles of the matrix product, from large to small. The default is the first one that gives at least
+# `_MIN_BLOCKS` blocks.
 TILES = (
     Tile(128, 128, 8, 8),
     Tile(128, 64, 8, 4),
@@ -56,13 +59,16 @@ WEIGHTS_TILES = (
     WeightsTile(64, 32, 4, 4, copies=2, pixels=16),
     WeightsTile(32, 8, 4, 4, copies=8, pixels=32),
 )
-# Minimum number of blocks of the default tile: about one per multiprocessor of a large device.
+# Minimum number of blocks of the default tile: about one per multiprocessor of a large device. With
+# fewer blocks, some multiprocessors would have no work.
 _MIN_BLOCKS = 128
 
 
 @lru_cache(maxsize=1024)
 def forward(c: Convolution, bias: bool, relu: bool) -> Plan:
-    """Plan ``conv2d``. Its arrays are inputs, weights, bias and outputs.
+    """Plan the forward pass, ``conv2d``.
+
+    The plan uses the arrays inputs, weights, bias and outputs.
 
     Raises:
         ValueError: The arrays are too large for the kernels.
@@ -94,8 +100,9 @@ def forward(c: Convolution, bias: bool, relu: bool) -> Plan:
     if few.channels * few.filters <= _MAX_DIRECT_WEIGHTS and few.possible:
         tiles = c.inputs[0] * blocks(outputs[1], few.cells[0]) * blocks(outputs[2], few.cells[1])
         total = tiles * few.filter_blocks * few.groups
-        # The default has the minimum number of threads on the fullest multiprocessor. If there are
-        # few blocks, smaller ones divide more evenly among the multiprocessors.
+        # The default is the block size that gives the fullest multiprocessor the minimum number of
+        # threads. If there are few blocks, smaller blocks divide more evenly among the
+        # multiprocessors.
         usual = min(
             THREADS[:2], key=lambda threads: threads * blocks(total, threads * MULTIPROCESSORS)
         )
@@ -147,7 +154,7 @@ def _tile(rows: int, columns: int) -> Tile:
 
 
 def _gemm(specialization: Gemm, c: Convolution, names: tuple[str, str, str]) -> Plan:
-    """Plan an implicit matrix product. ``names`` are those of source, mask and target."""
+    """Plan an implicit matrix product. ``names`` are its source, mask and target arrays."""
     source, mask, target = names
     small, large = c.outputs, c.inputs
     if not specialization.backward:
@@ -176,9 +183,9 @@ def _gemm(specialization: Gemm, c: Convolution, names: tuple[str, str, str]) -> 
 
 @lru_cache(maxsize=1024)
 def grad_inputs(c: Convolution, relu: bool) -> Plan:
-    """Plan ``conv2d_grad_inputs``.
+    """Plan the gradient of the inputs, ``conv2d_grad_inputs``.
 
-    Its arrays are grad_outputs, outputs (with ``relu``), weights and grad_inputs.
+    The plan uses the arrays grad_outputs, outputs (with ``relu``), weights and grad_inputs.
 
     Raises:
         ValueError: The arrays are too large for the kernels.
@@ -231,9 +238,10 @@ def _weights_tile(rows: int, filters: int) -> WeightsTile:
 
 @lru_cache(maxsize=1024)
 def grad_weights(c: Convolution, relu: bool) -> Plan:
-    """Plan ``conv2d_grad_weights``.
+    """Plan the gradients of the weights and the bias, ``conv2d_grad_weights``.
 
-    Its arrays are inputs, grad_outputs, outputs (with ``relu``), grad_weights, grad_bias, scratch.
+    The plan uses the arrays inputs, grad_outputs, outputs (with ``relu``), grad_weights, grad_bias
+    and scratch.
 
     Raises:
         ValueError: The arrays are too large for the kernels.

@@ -10,7 +10,7 @@ from cnnforge_kernels.geometry import output_size, padding_before
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution of given shapes.
+    """Shapes and options of one 2D convolution.
 
     Attributes:
         inputs: Shape of the inputs, (N, H, W, C).
@@ -62,7 +62,7 @@ class Convolution:
 
     @property
     def constants(self) -> dict:
-        """Constants that all kernels are compiled for."""
+        """Keyword arguments of the constants that all kernels are compiled for."""
         return {
             "window": tuple(self.weights[:2]),
             "strides": self.strides,
@@ -77,7 +77,7 @@ class Convolution:
 
     @property
     def group(self) -> dict:
-        """More constants of the kernels that support groups."""
+        """Keyword arguments of the constants for channels, filters and groups."""
         return {
             "channels": self.weights[2],
             "filters": self.weights[3] // self.groups,
@@ -91,16 +91,20 @@ class Convolution:
 
     @property
     def depthwise(self) -> dict:
-        """More constants of the depthwise kernels."""
+        """Keyword arguments of the constants that only the depthwise kernels have."""
         return {"channels": self.groups, "multiplier": self.weights[3] // self.groups}
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Arguments of most kernels: height, width, rows, columns, top, left."""
+        """Six numbers that most kernels take.
+
+        They are the height and width of the inputs, the rows and columns of the outputs, and the
+        top and left padding.
+        """
         return (*self.inputs[1:3], *self.outputs[1:3], *self.padding)
 
     def check(self) -> None:
-        """Raise ``ValueError`` if an image is too large or has no channels."""
+        """Raise ``ValueError`` if an image is too large or the weights have no channels."""
         if not self.weights[2]:
             raise ValueError(f"`weights` have no channels. Received: weights {self.weights}")
         check_images(inputs=self.inputs, outputs=self.outputs, weights=(1, *self.weights))

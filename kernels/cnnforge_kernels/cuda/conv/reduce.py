@@ -1,7 +1,9 @@
-"""Second stage of a sum over slices, in a fixed order.
+"""Kernel that adds the partial sums of the gradients of weights and bias, in a fixed order.
 
-If there are hundreds of slices and few sums, one thread per sum would wait for memory hundreds of
-times. So several threads share the slices of a sum and add their results in a tree.
+The kernels of these gradients cut the sum over all pixels into slices. They write the partial sums
+of each slice to a scratch array. If there are hundreds of slices and few sums, one thread per sum
+would wait for memory hundreds of times. So several threads share the slices of a sum and add their
+results in a tree.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from cnnforge_kernels.cuda.runtime.plans import Launch, blocks, launch
 float32, int32, uint32, int64 = np.float32, np.int32, np.uint32, np.int64
 
 THREADS = 256
-# If 32 threads share each sum, a block has 8 neighbouring sums. So it reads 32 bytes of each slice,
-# which are one memory sector. More threads per sum would read parts of sectors.
+# Maximum number of threads per sum, and minimum number of slices per thread. If 32 threads share
+# each sum, a block has 8 neighbouring sums. So it reads 32 bytes of each slice, which are one
+# memory sector. More threads per sum would read parts of sectors.
 _MAX_SHARES, _MIN_SLICES = 32, 4
 
 
@@ -41,7 +44,10 @@ def reduction(weights: int, floats: int, slices: int) -> Launch:
 
 
 def shares_of(slices: int) -> int:
-    """Number of threads that share a sum: a power of two, with 4 slices or more for each thread."""
+    """Return the number of threads per sum, which is a power of two.
+
+    If there are several threads, each of them adds at least four slices.
+    """
     return min(_MAX_SHARES, 1 << max(slices // _MIN_SLICES, 1).bit_length() - 1)
 
 
@@ -49,7 +55,8 @@ def shares_of(slices: int) -> int:
 def reduce_slices(shares: int = 1) -> Kernel:
     """Make the kernel that sums S slices of W + F floats.
 
-    The first W sums are those of ``grad_weights``, and the other F are those of ``grad_bias``.
+    The first W sums go to ``grad_weights``, and the other F go to ``grad_bias``. ``shares`` is the
+    number of threads per sum.
 
     Its arguments are scratch, grad_weights, grad_bias, W, W + F and S. The grid is
     ((W + F) / (threads / shares),).

@@ -1,10 +1,11 @@
-"""Gradient of the inputs of convolution and max pooling, multiplied only at the argmax.
+"""Kernel of the gradient of the inputs of convolution and max pooling as one op.
 
-A thread computes one input pixel, in one channel or in four, and visits the pooled gradients whose
-windows can contain an output that reads this input. Each gradient belongs to one output, the
-argmax. If that output reads this input, the thread adds one product per channel. With a 2 x 2 pool
-these are a quarter of the products of the full gradient. The weights are in shared memory, with the
-channels on the last axis.
+A thread computes one input pixel, in one channel or in four. It visits the gradients of the pooled
+values whose pooling windows can contain an output of the convolution that reads this input. Each
+pooled gradient belongs to one output of the convolution, the argmax of its window. If that output
+reads this input, the thread adds one product per channel. With a 2 x 2 pool these are a quarter of
+the products of a gradient without pooling. The weights are in shared memory. Their last axis is
+that of the channels, so a thread loads its four channels at once.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ _MAX_SHARED_FLOATS = 12288
 
 @dataclass(frozen=True, kw_only=True)
 class Scatter(ConvSpecialization):
-    """Constants of a kernel of ``scatter_inputs``."""
+    """Constants that a kernel of ``scatter_inputs`` is compiled for."""
 
     pool: tuple[int, int]
     threads: int = THREADS
 
     @property
     def lanes(self) -> int:
-        """Number of threads that share an input pixel."""
+        """Number of threads that share an input pixel and compute different channels."""
         needed = 1 << (self.channels // self.vector - 1).bit_length()
         taps = self.window[0] * self.window[1] * self.vector
         return max(min(needed, 8, 1 << (_SHARED_FLOATS // taps).bit_length() >> 1), 1)
@@ -60,7 +61,7 @@ class Scatter(ConvSpecialization):
 
     @property
     def possible(self) -> bool:
-        """Whether the weights of one step fit into shared memory."""
+        """Whether the weights of one chunk of filters fit into shared memory."""
         return self.shared_floats <= _MAX_SHARED_FLOATS
 
     @property
@@ -70,12 +71,15 @@ class Scatter(ConvSpecialization):
 
     @property
     def resident(self) -> int:
-        """Number of blocks that must fit on a multiprocessor: 512 threads of 128 registers each."""
+        """Number of blocks that must fit on a multiprocessor.
+
+        These blocks have 512 threads in total, which leaves 128 registers for each thread.
+        """
         return 512 // self.threads
 
     @property
     def name(self) -> str:
-        """Name such as ``"conv_block_grad_inputs 3x3x8x16 pool 2x2"``."""
+        """Name of the kernel, such as ``"conv_block_grad_inputs 3x3x8x16 pool 2x2"``."""
         threads = threads_of(self.threads, THREADS)
         return self.named("conv_block_grad_inputs", size_of("pool", self.pool), threads)
 
@@ -129,7 +133,7 @@ def scatter_inputs(c: Scatter) -> Kernel:
         image = divide(line, height)
         row = int32(line - image * height + top)
         live = pixel < pixels and channel < CHANNELS
-        # Range of the pooled gradients whose windows contain an output that reads this input.
+        # Range of the pooled gradients whose windows can contain an output that reads this input.
         first_row = divide(divide(max(row - (KH - 1) * DR + SR - 1, 0), SR), PH)
         last_row = min(divide(divide(row, SR), PH), rows - 1)
         first_column = divide(divide(max(column - (KW - 1) * DC + SC - 1, 0), SC), PW)
@@ -140,7 +144,7 @@ def scatter_inputs(c: Scatter) -> Kernel:
         for chunk in range(0, FILTERS, CHUNK):
             cuda.syncthreads()
             for e in range(thread, SHARED, THREADS):
-                # Neighbouring threads read neighbouring filters.
+                # Neighbouring threads read neighbouring filters, which are consecutive in memory.
                 rest = divide(e, CHUNK)
                 f = int32(e - rest * CHUNK)
                 tap = divide(rest, LINE)

@@ -1,4 +1,8 @@
-"""Plans that ``conv2d`` and ``conv_block`` share: those of direct kernels and of ``gather.py``."""
+"""Plan the direct kernels and the kernel of ``gather.py``.
+
+The ops ``conv2d`` (``plans.py``) and ``conv_block`` (``block_plans.py``) share these functions. A
+plan lists the kernels to run for one shape (``runtime/plans.py``).
+"""
 
 from __future__ import annotations
 
@@ -21,14 +25,18 @@ from cnnforge_kernels.cuda.conv.problem import Convolution
 from cnnforge_kernels.cuda.conv.reduce import reduction
 from cnnforge_kernels.cuda.runtime.plans import BLOCKS, Launch, Plan, Shape, blocks, launch, slices
 
-# Maximum number of channels per group for a direct gradient of the inputs.
+# Above this number of channels per group there is no direct gradient of the inputs.
 _MAX_DIRECT_CHANNELS = 32
 # Numbers of threads per block for kernels that have no tile: the default, then the alternatives.
 THREADS = (128, 64, 256)
 
 
 def launch_direct(specialization: Direct, c: Convolution, rows_columns: Shape, bias: str) -> Launch:
-    """Make the launch of a direct kernel for outputs with these rows and columns."""
+    """Make the launch of the direct forward kernel.
+
+    ``rows_columns`` are the rows and columns of the outputs. ``bias`` is the name of the array that
+    the kernel reads as its bias.
+    """
     rows, columns = rows_columns
     down, across = rows, blocks(columns, specialization.windows)
     argmax = "argmax"
@@ -56,7 +64,7 @@ def launch_direct(specialization: Direct, c: Convolution, rows_columns: Shape, b
 def direct_grad_inputs(
     specialization: DirectInputs, c: Convolution, rows_columns: Shape, names: tuple[str, ...]
 ) -> dict[str, Callable[[], Plan]]:
-    """Return functions that make the plans of a direct gradient of the inputs.
+    """Return the possible configurations of the direct gradient of the inputs.
 
     Args:
         specialization: Constants of the kernel.
@@ -66,7 +74,7 @@ def direct_grad_inputs(
             inputs.
 
     Returns:
-        Functions that make the plan of each configuration, by name; empty if there are too many
+        For each configuration, by name, a function that makes its plan; empty if there are too many
         channels or no tile fits.
     """
     if specialization.channels > _MAX_DIRECT_CHANNELS:
@@ -105,7 +113,7 @@ def direct_grad_inputs(
 def direct_grad_weights(
     specialization: DirectWeights, c: Convolution, grads: Shape, names: tuple[str, ...]
 ) -> dict[str, Callable[[], Plan]]:
-    """Return functions that make the plans of a direct gradient of the weights.
+    """Return the possible configurations of the direct gradients of the weights and the bias.
 
     The arguments and the result are those of ``gathered_grad_weights``, but the result is empty if
     no tile fits.
@@ -137,7 +145,7 @@ def _direct_weights(
 def gathered_grad_weights(
     specialization: Gather, c: Convolution, grads: Shape, names: tuple[str, ...]
 ) -> dict[str, Callable[[], Plan]]:
-    """Return functions that make the plans of ``gather.py``, for the gradients of weights and bias.
+    """Return the configurations of the kernel of ``gather.py``, for the gradients of the weights.
 
     Args:
         specialization: Constants of the kernel.
@@ -146,7 +154,7 @@ def gathered_grad_weights(
         names: Names of the arrays: inputs, upstream gradient, mask, argmax.
 
     Returns:
-        Functions that make the plan of each configuration, by name.
+        For each configuration, by name, a function that makes its plan.
     """
     return {
         f"threads {threads}": partial(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class ConvSpecialization:
-    """Constants that all kernels of convolutions have.
+    """Constants of the float32 convolution kernels, except those of ``depthwise.py``.
 
     Attributes:
         window: Rows and columns of taps.
@@ -35,7 +35,10 @@ class ConvSpecialization:
         return 4 if self.aligned and self.channels % 4 == 0 else 1
 
     def named(self, op: str, *others: str) -> str:
-        """Name such as ``"conv2d_direct 5x5x1x8"``, with a word for every unusual constant."""
+        """Return a kernel name such as ``"conv2d_direct 5x5x1x8"``.
+
+        The name contains ``others`` and a word for each constant that differs from its default.
+        """
         words = [op, f"{self.window[0]}x{self.window[1]}x{self.channels}x{self.filters}"]
         if self.groups > 1:
             words.append(f"groups {self.groups}")
@@ -49,10 +52,10 @@ class ConvSpecialization:
 
 
 def threads_of(threads: int, usual: int) -> str:
-    """Part of a name such as ``"threads 64"``; empty for the usual number of threads."""
+    """Return a part of a kernel name, such as ``"threads 64"``; empty for the usual number."""
     return f"threads {threads}" if threads != usual else ""
 
 
 def size_of(name: str, pair: tuple[int, int] | None) -> str:
-    """Part of a name such as ``"pool 2x2"``; empty for ``None``."""
+    """Return a part of a kernel name, such as ``"pool 2x2"``; empty for ``None``."""
     return f"{name} {pair[0]}x{pair[1]}" if pair else ""

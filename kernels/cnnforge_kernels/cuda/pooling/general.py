@@ -1,9 +1,9 @@
-"""2D max, average and global average pooling on a device: forward pass and gradients.
+"""Kernels of 2D max, average and global average pooling: forward pass and gradients.
 
 A thread computes one output (in a gradient, one input) in four neighbouring channels. If the number
 of channels is not a multiple of four, it computes one channel. A cell in the padding is never the
-maximum, and an average does not count it. Gradients are gathered: each input adds the contributions
-of its windows in order, without atomics.
+maximum, and an average does not count it. In a gradient, the thread of an input adds the gradients
+from all windows that contain the input, in a fixed order and without atomics.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ THREADS = 128
 
 @dataclass(frozen=True)
 class Pool:
-    """Constants that a kernel is compiled for.
+    """Constants that a pooling kernel is compiled for.
 
     Attributes:
         maximum: Whether it is max pooling; otherwise it is average pooling.
@@ -55,7 +55,7 @@ class Pool:
 
     @property
     def name(self) -> str:
-        """Name such as ``"max_pool2d 2x2 strides 2x2 vector 4"``."""
+        """Name of the kernel, such as ``"max_pool2d 2x2 strides 2x2 vector 4"``."""
         op = "max_pool2d" if self.maximum else "average_pool2d"
         text = f"{op}{'_grad' if self.backward else ''} {self.window[0]}x{self.window[1]}"
         text += f" strides {self.strides[0]}x{self.strides[1]} vector {self.vector}"
@@ -120,7 +120,7 @@ def pool_forward(c: Pool) -> Kernel:
                             for v in range(V):
                                 value = values[v]
                                 if MAXIMUM:
-                                    # The first NaN wins. Without a NaN the first maximum wins.
+                                    # Choose the first NaN. Without a NaN choose the first maximum.
                                     if (
                                         cell[v] < 0
                                         or value > acc[v]
@@ -152,8 +152,8 @@ def pool_forward(c: Pool) -> Kernel:
 def pool_backward(c: Pool) -> Kernel:
     """Make the kernel of the gradient.
 
-    Its arguments are grad_outputs, grad_inputs and argmax (for ``maximum``); then height, width,
-    rows, columns, top, left, channels / ``vector``, and the number of tasks, one per thread. The
+    Its arguments are grad_outputs, grad_inputs and argmax (for ``maximum``); then the same numbers
+    as for ``pool_forward``. A task is the work of one thread: ``vector`` channels of one input. The
     grid is (tasks / threads,).
     """
     MAXIMUM, WIDE = c.maximum, c.wide
@@ -185,7 +185,8 @@ def pool_backward(c: Pool) -> Kernel:
             image = divide(line, height)
             row = int32(line - image * height + top)
             source = np.int64(image) * (rows * columns * channels) + channel
-            # Range of the outputs r with r * stride <= row < r * stride + window.
+            # Range of the outputs r whose windows contain this input:
+            # r * stride <= row < r * stride + window.
             first_row = divide(max(row - PH + SR, 0), SR)
             last_row = min(divide(row, SR), rows - 1)
             first_column = divide(max(column - PW + SC, 0), SC)
@@ -234,9 +235,10 @@ def pool_backward(c: Pool) -> Kernel:
 
 @cache
 def global_average(lanes: int, threads: int = THREADS) -> Kernel:
-    """Make the kernel of the mean over all pixels. A block sums ``lanes`` channels of one image.
+    """Make the kernel of the mean over all pixels of an image.
 
-    Its arguments are inputs (N, P, C), outputs (N, C), P and C. The grid is (N, C / lanes).
+    A block computes ``lanes`` channels of one image. Its arguments are inputs (N, P, C), outputs
+    (N, C), P and C. The grid is (N, C / lanes).
     """
     LANES, THREADS = lanes, threads
     COPIES = threads // lanes

@@ -1,4 +1,8 @@
-"""Plans of 2D pooling and its gradients: the kernels that run for each shape."""
+"""Choose the kernels that compute 2D pooling and its gradients.
+
+A plan (``runtime/plans.py``) lists the kernels to run for one shape, with their grids and
+arguments.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,7 @@ _THREADS = (THREADS, 256, 512)
 
 @dataclass(frozen=True)
 class Pooling:
-    """Pooling of a given shape.
+    """Shape and options of one 2D pooling.
 
     Attributes:
         inputs: Shape of the inputs, (N, H, W, C).
@@ -59,12 +63,16 @@ class Pooling:
 
     @property
     def vector(self) -> int:
-        """Number of channels per thread."""
+        """Number of channels that a thread computes."""
         return 4 if self.aligned and self.inputs[3] % 4 == 0 else 1
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Arguments that all kernels have: height, width, rows, columns, top, left, lanes."""
+        """Seven numbers that all kernels take.
+
+        They are the height and width of the inputs, the rows and columns of the outputs, the top
+        and left padding, and the number of channels divided by ``vector``.
+        """
         padding = (
             padding_before(self.inputs[1 + a], self.window[a], self.strides[a], 1, self.same)
             for a in (0, 1)
@@ -73,13 +81,15 @@ class Pooling:
         return (*self.inputs[1:3], *self.outputs[1:3], *padding, lanes)
 
     def kernel(self, maximum: bool, backward: bool, threads: int) -> Pool:
-        """Constants of the kernel."""
+        """Return the constants that the kernel is compiled for."""
         return Pool(maximum, self.window, self.strides, self.vector, backward, threads)
 
 
 @lru_cache(maxsize=1024)
 def forward(p: Pooling, maximum: bool) -> Plan:
-    """Plan the forward pass. Its arrays are inputs, outputs and argmax (for ``maximum``).
+    """Plan the forward pass.
+
+    The plan uses the arrays inputs, outputs and argmax (for ``maximum``).
 
     Raises:
         ValueError: The arrays are too large for the kernels.
@@ -101,7 +111,9 @@ def _forward(p: Pooling, maximum: bool, threads: int) -> Plan:
 
 @lru_cache(maxsize=1024)
 def backward(p: Pooling, maximum: bool) -> Plan:
-    """Plan the gradient. Its arrays are grad_outputs, grad_inputs and argmax (for ``maximum``).
+    """Plan the gradient.
+
+    The plan uses the arrays grad_outputs, grad_inputs and argmax (for ``maximum``).
 
     Raises:
         ValueError: The arrays are too large for the kernels.
@@ -130,7 +142,7 @@ def _backward(p: Pooling, maximum: bool, threads: int) -> Plan:
 def global_forward(inputs: Shape) -> Plan:
     """Plan global average pooling, (N, H, W, C) -> (N, C).
 
-    The arrays are inputs and outputs. The mean of no pixels is NaN.
+    The plan uses the arrays inputs and outputs. The mean of no pixels is NaN.
 
     Raises:
         ValueError: The arrays are too large for the kernels.
@@ -140,7 +152,7 @@ def global_forward(inputs: Shape) -> Plan:
         return Plan()
     check_images(inputs=inputs)
     lanes = min(1 << (channels - 1).bit_length(), 32)
-    # The images are along x, because only this axis of a grid may be longer than 65535.
+    # Put the images along x, because only the x axis of a grid may be longer than 65535.
     grid = images, blocks(channels, lanes)
     return Plan(
         (launch(global_average(lanes), grid, "inputs", "outputs", height * width, channels),)
@@ -149,7 +161,9 @@ def global_forward(inputs: Shape) -> Plan:
 
 @lru_cache(maxsize=1024)
 def global_backward(inputs: Shape, aligned: bool) -> Plan:
-    """Plan the gradient of global average pooling. Its arrays are grad_outputs and grad_inputs.
+    """Plan the gradient of global average pooling.
+
+    The plan uses the arrays grad_outputs and grad_inputs.
 
     Raises:
         ValueError: The arrays are too large for the kernels.

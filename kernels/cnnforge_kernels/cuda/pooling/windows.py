@@ -1,8 +1,9 @@
-"""Pooling with small windows that do not overlap: forward pass and gradients.
+"""Kernels of pooling with small windows that do not overlap: forward pass and gradients.
 
 The stride is the window, so each input is in one window at most. A thread computes one window in
 four neighbouring channels, or in one channel if their number is not a multiple of four. It starts
-all of its loads before it uses the first value. In a gradient it writes all inputs of its window.
+all of its loads before it uses the first value, so it waits for memory only once. In a gradient it
+writes the gradients of all inputs of its window.
 
 The general kernels of ``general.py`` are slower: they check the bounds of each cell and wait for
 its value, and they gather the gradient of each input from all windows that may contain it.
@@ -27,17 +28,20 @@ from cnnforge_kernels.cuda.pooling.general import Pool
 
 float32, int32, uint32 = np.float32, np.int32, np.uint32
 
-# Limit on the cells of a window: more values would not fit into registers.
+# Maximum number of cells of a window. The values of a larger window would not fit into registers.
 MAX_CELLS = 16
 
 
 def side_by_side(c: Pool) -> bool:
-    """Whether these kernels can compute a pool."""
+    """Return whether the kernels of this module can compute the pooling."""
     return c.strides == c.window and c.window[0] * c.window[1] <= MAX_CELLS
 
 
 def _reciprocal(cells: int) -> np.float32:
-    """Factor that turns a sum of ``cells`` values into their exact average; 0 if none is exact."""
+    """Return 1 / ``cells`` if ``cells`` is a power of two, otherwise 0.
+
+    Only for a power of two does a product with this factor equal the exact quotient.
+    """
     return float32(1 / cells if cells & (cells - 1) == 0 else 0)
 
 
@@ -71,8 +75,8 @@ def windows_forward(c: Pool) -> Kernel:
             image = divide(line, rows)
             row0 = int32((line - image * rows) * PH - top)
             source = np.int64(image) * (height * width * channels) + channel
-            # Indices are clamped: for a cell outside the image this loads one inside, and the
-            # next loop ignores the value.
+            # Clamp the indices. For a cell outside the image this loads a value inside the image,
+            # which the next loop ignores.
             for i in range(PH):
                 row = min(max(int32(row0 + i), int32(0)), int32(height - 1))
                 for j in range(PW):
@@ -98,7 +102,7 @@ def windows_forward(c: Pool) -> Kernel:
                     for v in range(V):
                         value = values[i * PW + j, v]
                         if MAXIMUM:
-                            # The first NaN wins. Without a NaN the first maximum wins.
+                            # Choose the first NaN. Without a NaN choose the first maximum.
                             wins = acc[v] == acc[v] and not value <= acc[v]
                             if there and (cell[v] < 0 or wins):
                                 acc[v] = value

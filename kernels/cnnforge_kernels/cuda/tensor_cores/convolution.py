@@ -2,17 +2,19 @@
 
 Experimental: not yet run on a device.
 
-Both are one implicit matrix product. A row of the result is a pixel of the *target*, and a column
-is one of its channels. The sum runs over the taps of the window and, for each tap, over the
-channels of the *source* (its ``depth``), 16 at a time:
+Both are the same implicit matrix product. The kernel writes an array that is called the *target*. A
+row of the product is a pixel of the target, and a column is one of its channels. The kernel reads
+an array that is called the *source*. The sum runs over the taps of the window and, for each tap,
+over the channels of the source (their number is ``depth``), 16 at a time:
 
 * forward: target = outputs, source = inputs, ``source row = row * stride - top + tap * dilation``;
-* gradient: target = inputs, source = grad_outputs. The pixels of the target are split by their
-  phase modulo the strides (``blockIdx.z``). Pixels of one phase meet the same taps, which are
-  ``stride`` apart, and ``source row = row of the phase + origin - tap * dilation``.
+* gradient: target = inputs, source = grad_outputs. The pixels of the target are split into phases,
+  by the remainders of their row and column modulo the strides. ``blockIdx.z`` is the index of the
+  phase. The pixels of one phase are read by the same taps, which are ``stride`` apart, and
+  ``source row = row of the phase + origin - tap * dilation``.
 
-The matrix of source values is never written to memory. The copies into shared memory compute the
-address of each pixel and write zeros for the padding.
+The matrix of the source values of all pixels and taps is never written to memory. The copies into
+shared memory compute the address of each pixel and write zeros for the padding.
 """
 
 from __future__ import annotations
@@ -68,14 +70,15 @@ PARAMETERS = (
 
 @cache
 def convolution(precision: Precision, tile: Tile, vector: bool, gradient: bool) -> Kernel:
-    """Make the kernel for a precision, a tile and a width of copies.
+    """Make the kernel for a precision and a tile.
 
     Its arguments are source, weights (KH, KW, C, F), bias and target, all float32, then the numbers
-    ``PARAMETERS``. ``biases`` is F, or 0 without a bias. ``rectify`` is 1 for a ReLU.
+    that ``PARAMETERS`` names. ``biases`` is F, or 0 without a bias. ``rectify`` is 1 if the kernel
+    applies a ReLU, otherwise 0.
 
     Args:
         precision: Precision of the operands. Sums are float32.
-        tile: Tile of results of a block.
+        tile: Rows and columns of results that a block computes.
         vector: Whether to copy 16 bytes at a time. Every array must then be 16-byte aligned, and C
             and F must be multiples of 4.
         gradient: Whether it is the gradient of the inputs; otherwise it is the forward pass.
@@ -85,9 +88,11 @@ def convolution(precision: Precision, tile: Tile, vector: bool, gradient: bool) 
     WIDTH = 4 if vector else 1
     BFLOAT16 = precision == "bfloat16"
     GRADIENT, VECTOR = gradient, vector
-    # In shared memory A has the layout (row, 16 terms), and so has B in the gradient. In the
-    # forward pass B has the layout of the weights, (term, columns). The contiguous axis is that of
-    # global memory, because a 16-byte copy moves neighbouring words.
+    # A is the matrix of the source, and B is the matrix of the weights. In shared memory A has a
+    # line of 16 summed channels for each row of the tile. In the gradient B has such a line for
+    # each column of the tile. In the forward pass B has a row of columns for each summed channel,
+    # like the weights. The contiguous axis is that of global memory, because a 16-byte copy moves
+    # neighbouring words.
     A_COPIES = ROWS * DEPTH // (4 * THREADS)
     B_COPIES = COLUMNS * DEPTH // ((4 if gradient else WIDTH) * THREADS)
     A_WORDS = ROWS * DEPTH
@@ -137,7 +142,7 @@ def convolution(precision: Precision, tile: Tile, vector: bool, gradient: bool) 
         first_row = U(U(cuda.blockIdx.x) * U(ROWS))
         first_column = U(U(cuda.blockIdx.y) * U(COLUMNS))
 
-        # The pixels of the target in the phase of this block, and the taps that they meet.
+        # Size of the target in the phase of this block, and the taps that the phase needs.
         # `row_tap_step` and `column_tap_step` are the distances between the source pixels of
         # neighbouring taps.
         if GRADIENT:
@@ -177,8 +182,8 @@ def convolution(precision: Precision, tile: Tile, vector: bool, gradient: bool) 
                 for r in range(4):
                     sums[i, j, r] = np.float32(0)
 
-        # Source pixels of this thread's copies of A at the first tap. Rows beyond the last pixel
-        # copy that pixel, and their sums are not stored.
+        # Source pixels that this thread copies for the first tap. Rows of A beyond the last pixel
+        # copy the last pixel, and their sums are not stored.
         base = cuda.local.array(A_COPIES, U)
         source_row = cuda.local.array(A_COPIES, U)
         source_column = cuda.local.array(A_COPIES, U)
@@ -198,11 +203,13 @@ def convolution(precision: Precision, tile: Tile, vector: bool, gradient: bool) 
         part_row = U(warp_row(warp, COLUMNS, WARP_COLUMNS, WARP_ROWS))
         part_column = U(warp_column(warp, COLUMNS, WARP_COLUMNS))
 
-        # Iteration t copies step t into one stage and computes step t - AHEAD from another, so the
-        # copies of AHEAD steps are in flight. One barrier is enough. Before it, each thread waits
-        # for its own copies of step t - AHEAD, so after it the copies of all threads are visible.
-        # After it, no warp reads step t - AHEAD - 1, whose stage is overwritten next. Every
-        # iteration closes a group, even an empty one, so the number of pending groups is constant.
+        # A step multiplies 16 terms of the sum, and a stage is a buffer in shared memory for one
+        # step. Iteration t starts the copies of step t into one stage and computes step t - AHEAD
+        # from another stage, so the copies of AHEAD steps are in flight. One barrier per iteration
+        # is enough. Before it, each thread waits for its own copies of step t - AHEAD, so after it
+        # the copies of all threads are visible. After it, no warp reads step t - AHEAD - 1, whose
+        # stage is overwritten next. Every iteration commits a group of copies, even an empty one,
+        # so the number of pending groups is constant.
         for t in range(steps + U(AHEAD)):
             if t >= AHEAD:
                 ptx.copy_async_wait(PENDING)
@@ -212,8 +219,8 @@ def convolution(precision: Precision, tile: Tile, vector: bool, gradient: bool) 
                 for k in range(A_COPIES):
                     row = U(source_row[k] + U(row_offset * row_tap_step))
                     column = U(source_column[k] + U(column_offset * column_tap_step))
-                    # As unsigned numbers, rows before the first are beyond the last, so one
-                    # comparison is enough.
+                    # A negative row is a huge unsigned number, so one comparison checks both
+                    # bounds.
                     inside = (row < source_height) & (column < source_width)
                     place = U(U(U(U(base[k] + row) * source_width) + column) * depth)
                     where = U(written + swizzled(copied_row(thread, k, DEPTH, 4), chunk >> 2))

@@ -1,6 +1,9 @@
-"""Code that the tensor-core kernels share: copies, fragments and products.
+"""Device functions of the tensor-core kernels: copies, loads of fragments, and products.
 
-These functions are inlined into the kernels, where flags and counts are constants.
+The kernels compute matrix products A @ B. A fragment is the part of an operand of the ``mma``
+instruction that one thread (lane) of a warp has in registers (``layout.py``). A term is an index of
+the summed axis. The functions are inlined into the kernels, and there flags and counts are
+constants.
 """
 
 from __future__ import annotations
@@ -31,10 +34,11 @@ def copy_chunk(
     allowed: Any,
     vector: Any,
 ) -> None:
-    """Start the copy of terms ``first`` .. ``first + 3`` of the line at ``place``.
+    """Start the asynchronous copy of four neighbouring values to shared memory.
 
-    Terms from ``depth`` on become zeros. If ``allowed`` is false, all four do. No address
-    outside ``memory`` is computed.
+    The values are the terms ``first`` .. ``first + 3`` of the line that starts at element ``place``
+    of ``memory``. Terms from ``depth`` on become zeros. If ``allowed`` is false, all four become
+    zeros. No address outside ``memory`` is computed.
     """
     if vector:
         valid = U(allowed & (first < depth))
@@ -49,7 +53,10 @@ def copy_chunk(
 
 @inlined
 def copy_words(shared: Any, where: Any, memory: Any, place: Any, allowed: Any, vector: Any) -> None:
-    """Start the copy of four words (one if ``vector`` is false); zeros if ``allowed`` is false."""
+    """Start the asynchronous copy of four words to shared memory.
+
+    If ``vector`` is false, copy one word. If ``allowed`` is false, write zeros.
+    """
     valid = U(allowed)
     if vector:
         ptx.copy_async_16(shared, where, memory, U(place * valid), U(valid * U(16)))
@@ -59,9 +66,9 @@ def copy_words(shared: Any, where: Any, memory: Any, place: Any, allowed: Any, v
 
 @inlined
 def put_a(a: Any, i: Any, half: Any, w0: Any, w1: Any, w2: Any, w3: Any, bfloat16: Any) -> None:
-    """Round the four words that this lane has of a (16, 8) piece of A, and write them to ``a``.
+    """Round the four values that this lane has of a (16, 8) block of A, and write them to ``a``.
 
-    They are half of a fragment in bf16, and a whole fragment in tf32.
+    The four values are half of a fragment in bf16 and a whole fragment in tf32.
     """
     if bfloat16:
         a[i, 2 * half] = ptx.pack_bfloat16(w0, w2)
@@ -75,7 +82,7 @@ def put_a(a: Any, i: Any, half: Any, w0: Any, w1: Any, w2: Any, w3: Any, bfloat1
 
 @inlined
 def put_b(b: Any, j: Any, half: Any, w0: Any, w1: Any, bfloat16: Any) -> None:
-    """Round the two words that this lane has of an (8, 8) piece of B, and write them to ``b``."""
+    """Round the two values that this lane has of an (8, 8) block of B, and write them to ``b``."""
     if bfloat16:
         b[j, half] = ptx.pack_bfloat16(w0, w1)
     else:
@@ -94,7 +101,10 @@ def load_a_lines(
     pieces: Any,
     bfloat16: Any,
 ) -> None:
-    """Load fragments of A by ``ldmatrix``, from line ``first`` on. A line has 16 terms."""
+    """Load fragments of A if shared memory has a line of 16 terms for each row of A.
+
+    ``first`` is the first row. ``half`` selects the first or the last 8 terms.
+    """
     for i in range(pieces):
         line = U(U(first + U(16 * i)) + a_matrix_row(lane))
         words = U(start + swizzled(line, U(a_matrix_chunk(lane) + U(2 * half))))
@@ -113,7 +123,10 @@ def load_b_lines(
     across: Any,
     bfloat16: Any,
 ) -> None:
-    """Load fragments of B, two at a time. Each column has a line of 16 terms."""
+    """Load fragments of B if shared memory has a line of 16 terms for each column of B.
+
+    ``first`` is the first column. One ``ldmatrix`` instruction loads two fragments.
+    """
     for j in range(across // 2):
         line = U(U(first + U(16 * j)) + b_matrix_row(lane))
         words = U(start + swizzled(line, U(b_matrix_chunk(lane) + U(2 * half))))
@@ -134,7 +147,10 @@ def load_a_terms(
     pieces: Any,
     bfloat16: Any,
 ) -> None:
-    """Load fragments of A, which has a row of ``length`` words in shared memory for each term."""
+    """Load fragments of A if the summed axis is outermost in shared memory.
+
+    Shared memory has a row of ``length`` words for each term, that is, for each column of A.
+    """
     place = U(U(start + U(U(fragment_column(lane) + U(8 * half)) * U(length))) + first)
     place = U(place + fragment_row(lane))
     for i in range(pieces):
@@ -164,7 +180,7 @@ def load_b_terms(
     across: Any,
     bfloat16: Any,
 ) -> None:
-    """Load fragments of B, which has the same layout as A in ``load_a_terms``."""
+    """Load fragments of B if shared memory has a row of ``length`` words for each row of B."""
     place = U(U(start + U(U(fragment_column(lane) + U(8 * half)) * U(length))) + first)
     place = U(place + fragment_row(lane))
     for j in range(across):
@@ -176,7 +192,7 @@ def load_b_terms(
 
 @inlined
 def multiply(sums: Any, a: Any, b: Any, pieces: Any, across: Any, bfloat16: Any) -> None:
-    """Add the products of all fragments to the sums."""
+    """Multiply every fragment of A by every fragment of B, and add the products to ``sums``."""
     for i in range(pieces):
         for j in range(across):
             if bfloat16:

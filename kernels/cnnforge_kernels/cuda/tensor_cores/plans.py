@@ -1,8 +1,10 @@
-"""Plans of 2D convolution and its gradients on tensor cores, in tf32 or bfloat16.
+"""Choose the kernels that compute 2D convolution and its gradients on tensor cores.
 
-Experimental: not yet run on a device. Tensor cores are off by default: the default precision,
-``"float32"``, uses the plans of ``conv/plans.py``. A caller must ask for another precision.
-Convolutions with groups have no tensor-core kernel, so another precision is an error for them.
+Experimental: not yet run on a device. A plan (``runtime/plans.py``) lists the kernels to run for
+one shape, with their grids and arguments. The operands are rounded to tf32 or bfloat16. Tensor
+cores are off by default: the default precision, ``"float32"``, uses the plans of ``conv/plans.py``.
+A caller must ask for ``"tf32"`` or ``"bfloat16"``. Convolutions with groups have no tensor-core
+kernel, so these two precisions are an error for them.
 
 Each operand is rounded once, to 11 bits of significand (tf32, ties away from zero) or to 8 bits
 (bfloat16, ties to even). With u = 2**-11 or 2**-8, a result differs by up to
@@ -54,15 +56,17 @@ from cnnforge_kernels.cuda.tensor_cores.weights import relu_mask
 Precision = Literal["float32", "tf32", "bfloat16"]
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
-# A slice costs a pass over its part of the result, so it must sum enough pixels.
+# Minimum number of pixels per slice of a sum. Each slice writes all of its partial sums to memory,
+# which would be too slow for few pixels.
 _MIN_SLICE_PIXELS = 16 * DEPTH
 _MAX_SLICES = 65535
-# Indices have 32 bits and exceed the end of an array by less than this.
+# The indices that kernels compute exceed the end of an array by less than this, so an array must be
+# this much shorter than 2**31 elements.
 _MARGIN = 1024
 
 
 def all_kernels() -> tuple[Kernel, ...]:
-    """Return all tensor-core kernels. No shape needs any other."""
+    """Return all tensor-core kernels. They suffice for all shapes."""
     kernels = []
     for precision in ("tf32", "bfloat16"):
         for tile, vector in ((WIDE, True), (NARROW, True), (NARROW, False)):
@@ -75,7 +79,7 @@ def all_kernels() -> tuple[Kernel, ...]:
 
 
 def check_capability(capability: tuple[int, int], precision: Precision) -> None:
-    """Require a device whose tensor cores support the precision.
+    """Check that the tensor cores of a device support the precision.
 
     Raises:
         CudaUnavailableError: The compute capability of the device is below 8.0.
@@ -114,7 +118,7 @@ def _check(c: Convolution, precision: Precision) -> None:
 
 
 def _tiles(c: Convolution, columns: int) -> dict[str, Tile]:
-    """Return the possible tiles by name. The first one is the default for ``columns``."""
+    """Return the possible tiles by name. The first is the default for a product of ``columns``."""
     tiles = {"narrow tile": NARROW}
     if not c.whole_vectors:
         return tiles
@@ -124,13 +128,15 @@ def _tiles(c: Convolution, columns: int) -> dict[str, Tile]:
 
 @lru_cache(maxsize=1024)
 def forward(c: Convolution, bias: bool, relu: bool, precision: Precision = "float32") -> Plan:
-    """Plan ``conv2d``. Its arrays are inputs, weights, bias, outputs and scratch.
+    """Plan the forward pass, ``conv2d``.
+
+    The plan uses the arrays inputs, weights, bias, outputs and scratch.
 
     Args:
         c: Shapes and options.
         bias: Whether to add a bias.
         relu: Whether to apply a ReLU.
-        precision: Precision of the operands. ``"float32"`` does not round.
+        precision: Precision of the operands. With ``"float32"`` they are not rounded.
 
     Raises:
         ValueError: The arrays are too large for the kernels, the precision is unknown, or it is
@@ -169,7 +175,10 @@ def _forward(c: Convolution, bias: bool, relu: bool, precision: Any, tile: Tile)
 
 
 def _masked(c: Convolution, start: int) -> Launch:
-    """Make the launch that writes masked ``grad_outputs`` to scratch, from element ``start`` on."""
+    """Make the launch that sets ``grad_outputs`` to 0 if ``outputs`` are not positive.
+
+    The launch writes the result to scratch, from element ``start`` on.
+    """
     size = prod(c.outputs)
     grid = (blocks(size, THREADS),)
     return launch(relu_mask, grid, "grad_outputs", "outputs", "scratch", size, start)
@@ -179,7 +188,8 @@ def _masked(c: Convolution, start: int) -> Launch:
 def grad_inputs(c: Convolution, relu: bool, precision: Precision = "float32") -> Plan:
     """Plan ``conv2d_grad_inputs``; see ``forward`` for the arguments and errors.
 
-    The arrays are grad_outputs, outputs (with ``relu``), weights, grad_inputs and scratch.
+    The plan uses the arrays grad_outputs, outputs (with ``relu``), weights, grad_inputs and
+    scratch.
     """
     if _is_float32(c, precision):
         return float32_plans.grad_inputs(c, relu)
@@ -202,12 +212,13 @@ def _grad_inputs(c: Convolution, relu: bool, precision: Any, tile: Tile) -> Plan
     _, rows, columns, filters = c.outputs
     source, depth, first = "grad_outputs", filters, ()
     if not rows * columns:
-        # There is nothing to sum. With depth 0 the kernel writes zeros, and `weights` stands for
-        # the source, because that is empty.
+        # There are no outputs, so there is nothing to sum. With depth 0 the kernel writes zeros and
+        # reads no source. The source is empty, so pass `weights` instead.
         source, depth = "weights", 0
     elif relu:
         source, first = "scratch", (_masked(c, 0),)
-    # Pixels of the inputs are split by phases of the stride. The first phase is the largest.
+    # The kernel splits the pixels of the inputs into phases of the strides. The first phase has the
+    # maximum number of pixels, so it decides the grid.
     phases = tuple(min(c.strides[a], c.inputs[1 + a]) for a in (0, 1))
     pixels = images * blocks(height, c.strides[0]) * blocks(width, c.strides[1])
     second = launch(
@@ -224,8 +235,8 @@ def _grad_inputs(c: Convolution, relu: bool, precision: Any, tile: Tile) -> Plan
 def grad_weights(c: Convolution, relu: bool, precision: Precision = "float32") -> Plan:
     """Plan ``conv2d_grad_weights``; see ``forward`` for the arguments and errors.
 
-    The arrays are inputs, grad_outputs, outputs (with ``relu``), grad_weights, grad_bias and
-    scratch.
+    The plan uses the arrays inputs, grad_outputs, outputs (with ``relu``), grad_weights, grad_bias
+    and scratch.
     """
     if _is_float32(c, precision):
         return float32_plans.grad_weights(c, relu)
@@ -248,7 +259,8 @@ def _grad_weights(c: Convolution, relu: bool, precision: Any, tile: Tile) -> Pla
     tiles = blocks(lines, tile.rows), blocks(filters, tile.columns)
     part = lines * filters + filters
     slices, each = _slices(pixels, tiles[0] * tiles[1], part)
-    # Scratch holds the parts of the result if there are several, then the masked gradient.
+    # Scratch holds the partial sums of the slices if there are several slices, and after them the
+    # masked gradient, from element `masked` on.
     masked = 4 * blocks(slices * part, 4) if slices > 1 else 0
     plan = []
     if relu and pixels:
@@ -273,7 +285,7 @@ def _grad_weights(c: Convolution, relu: bool, precision: Any, tile: Tile) -> Pla
 
 
 def _slices(pixels: int, tiles: int, part: int) -> tuple[int, int]:
-    """Return two numbers: slices, and pixels per slice (a multiple of ``DEPTH``)."""
+    """Return the number of slices and the number of pixels per slice, a multiple of ``DEPTH``."""
     limit = min(
         *(BLOCKS // tiles, pixels // _MIN_SLICE_PIXELS),
         *(SCRATCH_FLOATS // part, _MAX_SLICES),

@@ -1,16 +1,16 @@
-"""Tensor-core kernel of the gradient of the weights, in two passes.
+"""Tensor-core kernel of the gradients of the weights and the bias.
 
 Experimental: not yet run on a device.
 
 The gradient is an implicit matrix product. A row of the result is a tap and a channel, (KH, KW, C)
 flattened, and a column is a filter. The sum runs over the pixels of the outputs. There are few
-results and many pixels, so the pixels are cut into slices (``blockIdx.z``). The block of each slice
-writes a part of the sum, and ``conv/reduce.py`` adds the parts in order. No sum is atomic, so
-the same inputs give the same bits.
+results and many pixels, so the pixels are cut into slices (``blockIdx.z``). Each block sums the
+pixels of one slice and writes partial sums, and ``conv/reduce.py`` adds the partial sums in order.
+No sum is atomic, so the same inputs give the same bits.
 
 In memory the summed axis of both operands is outermost, and ``ldmatrix`` cannot transpose 32-bit
-words. So fragments are loaded word by word. The rows have padding, which puts the words of a warp
-into 32 different banks.
+words. So the kernel loads fragments, the operands of the ``mma`` instruction, word by word. The
+rows in shared memory have padding, which puts the words of a warp into 32 different banks.
 """
 
 from __future__ import annotations
@@ -59,15 +59,17 @@ PARAMETERS = (
 
 @cache
 def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
-    """Make the kernel for a precision, a tile and a width of copies; see ``convolution``.
+    """Make the kernel for a precision and a tile; see ``convolution``.
 
-    Its arguments are inputs, grad_outputs, and the parts of grad_weights and of grad_bias, which
-    are ``slice_stride`` float32 apart; then the numbers ``PARAMETERS``. ``rows`` is KH * KW * C and
-    ``pixels`` is N * OH * OW. In its array, grad_outputs begins at element ``grads_start``. In a
-    part, grad_bias begins at element ``bias_start``. The multipliers and shifts divide by OH * OW
-    and by OW (``layout.division``).
+    Its arguments are inputs, grad_outputs, and the arrays of partial sums of grad_weights and of
+    grad_bias; then the numbers that ``PARAMETERS`` names. The partial sums of consecutive slices
+    are ``slice_stride`` floats apart. ``rows`` is KH * KW * C and ``pixels`` is N * OH * OW. In its
+    array, grad_outputs begins at element ``grads_start``. In the partial sums of a slice, those of
+    grad_bias begin at element ``bias_start``. The multipliers and shifts divide by OH * OW and by
+    OW (``layout.division``).
 
-    The gradient of the bias is summed in float32 from the copied ``grad_outputs``, not rounded.
+    The gradient of the bias sums the values of ``grad_outputs`` as float32, before they are rounded
+    to ``precision``.
     """
     ROWS, COLUMNS = tile.rows, tile.columns
     WARP_ROWS, WARP_COLUMNS = tile.warp_rows, tile.warp_columns
@@ -139,8 +141,8 @@ def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
                     sums[i, j, r] = np.float32(0)
         bias = np.float32(0)
 
-        # All copies of a thread go to the same column, which has one tap and channel, or one
-        # filter.
+        # A thread copies to the same column of shared memory in every step. So in A it has one tap
+        # and one channel, and in B one filter.
         a_column = U(copied_column(thread, ROWS, WIDTH))
         b_column = U(copied_column(thread, COLUMNS, WIDTH))
         a_line = U(first_row + a_column)
@@ -156,7 +158,8 @@ def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
         part_row = U(warp_row(warp, COLUMNS, WARP_COLUMNS, WARP_ROWS))
         part_column = U(warp_column(warp, COLUMNS, WARP_COLUMNS))
 
-        # The pipeline of `convolution.py`, which explains why one barrier is enough.
+        # This loop overlaps copies and products in the same way as the loop in `convolution.py`. A
+        # comment there explains why one barrier is enough.
         for t in range(steps + U(AHEAD)):
             if t >= AHEAD:
                 ptx.copy_async_wait(PENDING)
@@ -235,7 +238,7 @@ def grad_weights(precision: Precision, tile: Tile, vector: bool) -> Kernel:
 
 @kernel("conv2d_relu_mask", *("float32*",) * 3, *("uint32",) * 2, threads=THREADS)
 def relu_mask(grad_outputs: Any, outputs: Any, masked: Any, size: Any, start: Any) -> None:
-    """Copy ``grad_outputs`` to ``masked``, with 0 at outputs of a ReLU that are not positive.
+    """Copy ``grad_outputs`` to ``masked``, with 0 if an output of the ReLU is not positive.
 
     The copy begins at element ``start`` of ``masked``. The mask needs a separate pass, because an
     asynchronous copy cannot change values.

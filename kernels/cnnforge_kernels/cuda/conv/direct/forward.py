@@ -1,10 +1,11 @@
 """Direct convolution for few channels, with or without max pooling in the same kernel.
 
-A thread computes a small window of neighbouring outputs for 4 or 8 filters, all in registers. The
-weights of those filters are in shared memory, where all threads of a warp read the same four at a
-time. A thread reads the inputs through the L1 cache, for one row of taps after the other, and uses
-each of them for every output of its window that needs it. With pooling this window is the pooling
-window. Its outputs stay in registers, and the thread writes only the largest one and its cell.
+A thread computes a small block of neighbouring outputs for 4 or 8 filters and keeps the sums in
+registers. The weights of these filters are in shared memory. Threads with the same filters read the
+same four weights at a time. A thread reads the inputs of one row of taps at a time, through the L1
+cache, and uses each input for every output of its block that needs it. With pooling, the block of
+outputs is the pooling window. Its outputs stay in registers, and the thread writes only their
+maximum and the argmax: the index of the cell of the window that holds the maximum.
 
 The window, strides, dilation, channels and filters are constants of a compiled kernel. The sizes of
 the images are arguments.
@@ -23,18 +24,20 @@ from cnnforge_kernels.cuda.conv.specialization import ConvSpecialization, size_o
 
 float32, int32, uint32, int64 = np.float32, np.int32, np.uint32, np.int64
 
+# The argmax of a window without a positive output. No gradient passes the ReLU there.
 NO_ARGMAX = 255
 THREADS = 128
 _SHARED_FLOATS = 4608
 _MAX_SHARED_FLOATS = 12288
-# Maximum number of inputs and of products in a loop body. The compiler does not unroll a longer
-# one, and keeps its arrays in slow local memory instead of registers.
+# Maximum number of inputs and of products in the body of the innermost loop. Above these limits the
+# compiler does not unroll the loop, and then the arrays of the loop are in slow local memory
+# instead of registers.
 _PATCH_FLOATS, _PRODUCTS = 48, 450
 
 
 @dataclass(frozen=True, kw_only=True)
 class Direct(ConvSpecialization):
-    """Constants of a direct kernel.
+    """Constants that a direct kernel is compiled for.
 
     Attributes:
         bias: Whether a bias is added.
@@ -55,7 +58,7 @@ class Direct(ConvSpecialization):
 
     @property
     def cells(self) -> tuple[int, int]:
-        """Rows and columns of outputs that a thread holds in registers at a time."""
+        """Number of rows and columns of outputs that a thread holds in registers at a time."""
         if self.pool is None:
             return 1, 4
         if self.pool[0] * self.pool[1] <= 4:
@@ -64,19 +67,19 @@ class Direct(ConvSpecialization):
 
     @property
     def tile(self) -> tuple[int, int]:
-        """Rows and columns of convolution outputs per thread."""
+        """Number of rows and columns of convolution outputs that a thread computes."""
         return self.cells if self.pool is None or self.windows > 1 else self.pool
 
     @property
     def paired(self) -> Direct | None:
-        """Constants for two pooling windows per thread; ``None`` if registers cannot hold them."""
+        """Constants for two pooling windows per thread; ``None`` if registers are too few."""
         if self.pool is None or self.pool[0] * self.pool[1] > 4:
             return None
         made = replace(self, windows=2)
         return made if made._fits(made.together) else None
 
     def patch_columns(self, taps: int) -> int:
-        """Number of input columns that a row of cells reads for ``taps`` neighbouring taps."""
+        """Number of input columns that a row of ``cells`` reads for ``taps`` neighbouring taps."""
         return (self.cells[1] - 1) * self.strides[1] + (taps - 1) * self.dilation[1] + 1
 
     @property
@@ -97,9 +100,9 @@ class Direct(ConvSpecialization):
 
     @property
     def lanes(self) -> int:
-        """Number of neighbouring threads that share a window and have different filters.
+        """Number of neighbouring threads that compute the same outputs for different filters.
 
-        They read the same inputs at the same time, so a warp touches fewer cache lines.
+        These threads read the same inputs at the same time, so a warp touches fewer cache lines.
         """
         each = self.window[0] * self.window[1] * self.channels * self.filter_tile
         lanes = 4
@@ -125,7 +128,7 @@ class Direct(ConvSpecialization):
 
     @property
     def filter_blocks(self) -> int:
-        """Number of blocks that share the filters of a group."""
+        """Number of threads that share the filters of a group."""
         return -(-self.filters // self.filter_tile)
 
     @property
@@ -135,17 +138,20 @@ class Direct(ConvSpecialization):
 
     @property
     def possible(self) -> bool:
-        """Whether one row of weights fits into shared memory."""
+        """Whether the weights of at least one row of taps fit into shared memory."""
         return self.shared_floats <= _MAX_SHARED_FLOATS
 
     @property
     def resident(self) -> int:
-        """Number of blocks that must fit on a multiprocessor: 512 threads of 128 registers each."""
+        """Number of blocks that must fit on a multiprocessor.
+
+        These blocks have 512 threads in total, which leaves 128 registers for each thread.
+        """
         return 512 // self.threads
 
     @property
     def name(self) -> str:
-        """Name such as ``"conv2d_direct 5x5x1x8"``."""
+        """Name of the kernel, such as ``"conv2d_direct 5x5x1x8"``."""
         op = "conv2d_direct" if self.pool is None else "conv_block"
         threads = threads_of(self.threads, THREADS)
         pool = size_of("pool", self.pool)
@@ -228,7 +234,8 @@ def direct(c: Direct) -> Kernel:
         tile_column = int32(tile - line * tile_columns)
         image = divide(line, tile_rows)
         tile_row = int32(line - image * tile_rows)
-        # An image has fewer than 2**31 values, but a batch may have more: hence 64 bits.
+        # An image has fewer than 2**31 values, but a batch may have more. So the offset of the
+        # image in the batch needs 64 bits.
         source = int64(image) * (height * width * ALL_CHANNELS) + group * CHANNELS
 
         for f in range(BESTS):
@@ -275,8 +282,8 @@ def direct(c: Direct) -> Kernel:
                                         for a in range(CH):
                                             row = int32(row0 + a * SR + (i0 + i) * DR)
                                             inside = uint32(row) < uint32(height)
-                                            # Only the index of the first column is computed.
-                                            # The others are at constant distances.
+                                            # Compute only the index of the first column. The other
+                                            # columns are at constant distances from it.
                                             start = int32(row * width + column0 + j0 * DC)
                                             start = source + int64(start) * ALL_CHANNELS
                                             start += chunk + ch
@@ -313,7 +320,7 @@ def direct(c: Direct) -> Kernel:
                                                             acc[t + 1] += x * w[1]
                                                             acc[t + 2] += x * w[2]
                                                             acc[t + 3] += x * w[3]
-                # With a pool, starting the maximum at 0 applies the ReLU.
+                # With pooling the maximum starts at 0 (`best`), which already applies the ReLU.
                 if RELU and not POOLED:
                     for t in range(ACCUMULATORS):
                         if acc[t] < float32(0):
@@ -355,7 +362,8 @@ def direct(c: Direct) -> Kernel:
                                                 outputs[place + q + f] = acc[t + q + f]
         if POOLED and live:
             for f in range(BESTS):
-                # The output is NaN, but no gradient passes: the gradient of ReLU is zero there.
+                # A maximum of NaN passes no gradient, because the gradient of the ReLU is zero at
+                # NaN.
                 if best[f] != best[f]:
                     cell[f] = int32(NO_ARGMAX)
             for w in range(WINDOWS):

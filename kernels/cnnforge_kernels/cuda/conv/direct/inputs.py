@@ -1,14 +1,18 @@
 """Direct gradient of the inputs, for convolutions with few channels.
 
-An implicit matrix product has one column per channel and computes at least eight columns, but a
-first layer often has one channel. Here a block copies the weights of some filters, and the upstream
-gradient that a tile of inputs meets, to shared memory. A thread computes a few neighbouring inputs
-in all channels or in four, and reads four filters of a gradient at a time. The copy handles
-padding, ReLU and bounds. With max pooling after the convolution (``pool`` is given), it also writes
-each gradient to the place of the argmax and zeros to the other cells of the window.
+An implicit matrix product (``gemm/forward.py``) has one column per channel and computes at least
+eight columns, but a first layer often has one channel. The kernel of this module computes only the
+channels that exist. A block copies the weights of some filters, and the upstream gradients that a
+tile of inputs depends on, to shared memory. A thread then computes the gradients of a few
+neighbouring inputs, in all channels or in four, and reads the upstream gradients of four filters at
+a time. The copy applies the mask of the ReLU and writes zeros outside the outputs, so the loop over
+the taps has no conditions. With max pooling after the convolution (``pool`` is given), the copy
+also writes each gradient to the cell of its pooling window that is the argmax, and zeros to the
+other cells.
 
-With a stride, inputs whose row and column have the same remainders modulo the strides meet the same
-taps. A thread computes a cell of strides[0] x strides[1] inputs, so all threads do the same work.
+With a stride, two inputs are read by the same taps only if their rows and columns have the same
+remainders modulo the strides. A thread computes whole cells of strides[0] x strides[1] inputs.
+Each cell contains every pair of remainders once, so all threads do the same work.
 """
 
 from __future__ import annotations
@@ -49,13 +53,13 @@ def direct_inputs(c: DirectInputs) -> Kernel:
     ALONE = WORKERS // SHARES
     PLACES = AREA_H * AREA_W
     CP = CHANNEL_UNITS * CT
-    # Distance between the cells of neighbouring threads, including the gap.
+    # Distance in shared memory between the gradients of neighbouring threads, including the gap.
     STEP = c.column(CELLS)
     V = 4 if c.wide else 1
     VT = 4 if c.aligned and CHANNELS % 4 == 0 else 1
-    # In the copy a thread keeps its column and its filters, so only an address changes from row to
-    # row. PARTS: number of parts in which a row is copied. ROWS: number of rows that the block
-    # copies at once. BATCH: number of loads of a thread that are in flight.
+    # During the copy a thread keeps its column and its filters, so from row to row it only changes
+    # an address. PARTS: number of parts in which a row is copied. ROWS: number of rows that the
+    # block copies at once. BATCH: number of loads that a thread starts before it uses the values.
     LANES = CHUNK // V
     COPIES = THREADS // LANES
     COPIED_H, COPIED_W = (
@@ -123,7 +127,8 @@ def direct_inputs(c: DirectInputs) -> Kernel:
         copy_column = int32(copy - copy_row * COPIED_W)
         first_row = int32(cell_row - (MR - 1) * DR)
         first_column = int32(cell_column - (MC - 1) * DC)
-        # `divide` needs numbers from 0 on. With the shift it rounds towards minus infinity.
+        # `divide` takes no negative numbers. So add a multiple of the divisor, and subtract the
+        # corresponding quotient after the division. This rounds towards minus infinity.
         pooled_row = int32(divide(first_row + BEFORE_H * PH, PH) - BEFORE_H)
         pooled_column = int32(divide(first_column + BEFORE_W * PW, PW) - BEFORE_W)
         source = int64(image) * (rows * columns * ALL_FILTERS) + group * FILTERS
@@ -156,7 +161,8 @@ def direct_inputs(c: DirectInputs) -> Kernel:
                 inside = uint32(column) < uint32(columns) and chunk + f0 < FILTERS
                 quad = divide(f0, 4)
                 for q in range(PW):
-                    # With a pool, columns may lie outside the tile; x may be negative.
+                    # With pooling, a window may reach past the tile, so x may be negative or too
+                    # large.
                     x = int32(column * PW + q - first_column)
                     there[q] = int32(PW == 1 or uint32(x) < uint32(GW))
                     if CELLS > 1:
@@ -221,7 +227,7 @@ def direct_inputs(c: DirectInputs) -> Kernel:
                 quad = share
                 while quad < CHUNK // 4:
                     w0 = uint32(unit * (CT * CHUNK) + quad * 4)
-                    # Lower taps need higher gradients, so this starts at the last row and moves up.
+                    # Tap 0 multiplies the last row of gradients, so start there and move up.
                     g0 = int32(quad * PLANE + (down + (MR - 1) * DR) * LINE + beside * STEP)
                     g0 = int32(WEIGHTS + g0 * 4)
                     for _ in range(MR):
@@ -239,14 +245,14 @@ def direct_inputs(c: DirectInputs) -> Kernel:
                                     k = (p * KW + j) * (CP * CHUNK) + ch * CHUNK
                                     w = load4(shared, w0 + uint32(k))
                                     q = int32(j - divide(j, SC) * SC)
-                                    # Tap 0 needs the last column of gradients, so count from the
-                                    # end.
+                                    # Tap 0 multiplies the last column of gradients, so count the
+                                    # columns from the end.
                                     n = int32((MC - 1 - divide(j, SC)) * DC)
                                     for b in range(CELLS):
                                         t = ((p * SC + q) * CELLS + b) * CT + ch
                                         k = (n + b) * 4
-                                        # This is not a loop, because the compiler would not unroll
-                                        # it.
+                                        # These products are not a loop, because the compiler would
+                                        # not unroll it.
                                         acc[t] = (
                                             acc[t]
                                             + patch[k] * w[0]

@@ -1,4 +1,4 @@
-"""Constants of the kernels of ``direct/inputs.py``, and the choice of the tile for a shape."""
+"""Constants of the kernels of ``direct/inputs.py``, and the choice of their tile for a shape."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ from math import prod
 from cnnforge_kernels.cuda.conv.specialization import ConvSpecialization, size_of
 from cnnforge_kernels.cuda.runtime.plans import MULTIPROCESSORS
 
-# Limits per thread: products of the innermost step, gradients in registers during that step, and
-# sums. The compiler does not unroll a longer loop body, and its arrays are not in registers then.
+# Maximum number per thread of products in the innermost loop, of gradients in registers during that
+# loop, and of sums. Above these limits the compiler does not unroll the innermost loop, and then
+# the arrays of the loop are in local memory instead of registers.
 _MAX_PRODUCTS, _MAX_PATCH_FLOATS, _MAX_SUMS = 360, 48, 32
 _MAX_THREADS, _MIN_THREADS, _MAX_THREADS_ACROSS = 256, 32, 16
-# 40 of 48 KiB, so that several blocks fit on a multiprocessor.
+# 40 KiB. A block may use 48 KiB, but with less memory more blocks fit on a multiprocessor.
 _MAX_SHARED_FLOATS = 10240
 _MIN_BLOCKS, _MIN_WARPS = 2 * MULTIPROCESSORS, 8 * MULTIPROCESSORS
 
 
 @dataclass(frozen=True, kw_only=True)
 class DirectInputs(ConvSpecialization):
-    """Constants of a kernel. ``with_inputs_tile`` chooses ``area``, ``chunk`` and ``shares``.
+    """Constants that a kernel of ``direct_inputs`` is compiled for.
 
-    A cell is a block of strides[0] x strides[1] inputs.
+    A cell is a block of strides[0] x strides[1] inputs. ``with_inputs_tile`` chooses ``area``,
+    ``chunk`` and ``shares``.
 
     Attributes:
         pool: Rows and columns of the pooling window; ``None`` without pooling.
         area: Number of rows of cells per tile, and number of threads per row of cells.
         chunk: Number of filters in shared memory at a time, a multiple of four.
-        shares: Number of threads that share the filters of an input.
+        shares: Number of threads that share the sum over the filters of an input.
     """
 
     pool: tuple[int, int] | None = None
@@ -37,7 +39,7 @@ class DirectInputs(ConvSpecialization):
 
     @property
     def channel_units(self) -> int:
-        """Number of threads that share the channels."""
+        """Number of threads that share the channels of an input."""
         return -(-self.channels // 4)
 
     @property
@@ -72,10 +74,10 @@ class DirectInputs(ConvSpecialization):
         return down, self.area[1] * self.cells + (self.steps[1] - 1) * self.dilation[1]
 
     def column(self, column: int) -> int:
-        """Index of a column of gradients in shared memory.
+        """Index of a column of gradients in a row of shared memory, in quads (four floats).
 
-        A gap follows the cells of each thread, so the threads of a warp read at odd distances, from
-        different banks.
+        A gap of one quad follows the cells of each thread. So neighbouring threads read at an odd
+        distance from each other, and the reads of a warp are in different banks.
         """
         return column + column // self.cells if self.cells > 1 else column
 
@@ -83,22 +85,23 @@ class DirectInputs(ConvSpecialization):
     def line(self) -> int:
         """Number of quads (four floats) per row of gradients in shared memory.
 
-        The end of a row is padded. So the threads of two rows are at the same distance, modulo the
-        32 banks, as two neighbouring threads of one row.
+        The end of a row is padded. So, modulo the 32 banks, the distance from the last thread of a
+        row to the first thread of the next row is the distance between two neighbouring threads.
         """
         needed, distance = self.column(self.patch[1] - 1) + 1, self.cells | 1
         return needed + (self.area[1] * distance - needed) % 8
 
     @property
     def plane(self) -> int:
-        """Number of quads of a tile's gradients for four filters."""
+        """Number of quads in shared memory for the gradients of a tile and four filters."""
         return self.patch[0] * self.line | 1
 
     @property
     def weight_floats(self) -> int:
         """Number of weights in shared memory.
 
-        Rows of zeros make the number of rows of taps a multiple of the stride.
+        The window is extended by rows of zeros, so that its number of rows is a multiple of the
+        stride.
         """
         rows = self.steps[0] * self.strides[0]
         return rows * self.window[1] * self.channel_units * self.channel_tile * self.chunk
@@ -111,12 +114,12 @@ class DirectInputs(ConvSpecialization):
 
     @property
     def workers(self) -> int:
-        """Number of threads per block that compute."""
+        """Number of threads of a block that compute. The remaining threads only copy."""
         return self.area[0] * self.area[1] * self.channel_units * self.shares
 
     @property
     def threads(self) -> int:
-        """Number of threads per block, whole warps."""
+        """Number of threads per block, rounded up to whole warps."""
         return -(-self.workers // 32) * 32
 
     @property
@@ -126,7 +129,7 @@ class DirectInputs(ConvSpecialization):
 
     @property
     def name(self) -> str:
-        """Name such as ``"conv2d_grad_inputs 3x3x8x16 direct 14x4"``."""
+        """Name of the kernel, such as ``"conv2d_grad_inputs 3x3x8x16 direct 14x4"``."""
         op = "conv_block_grad_inputs" if self.pool else "conv2d_grad_inputs"
         direct = size_of("direct", self.area) + f" filters {self.chunk}"
         shares = f"shares {self.shares}" if self.shares > 1 else ""
@@ -162,7 +165,8 @@ def with_inputs_tile(c: DirectInputs, images: int, rows: int, columns: int) -> D
         return None
     while found.chunk < filters:
         larger = replace(found, chunk=min(2 * found.chunk, filters))
-        # In the copy each thread has four filters or one, so there must be enough threads.
+        # When a block copies to shared memory, each thread handles four filters of the chunk (one
+        # if not `wide`), so the block needs at least `lanes` threads.
         lanes = larger.chunk // (4 if c.wide else 1)
         if larger.shared_floats > _MAX_SHARED_FLOATS or lanes > larger.threads:
             break

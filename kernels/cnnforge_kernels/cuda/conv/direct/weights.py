@@ -1,21 +1,25 @@
 """Direct gradients of the weights and the bias, for convolutions with few channels.
 
-An implicit matrix product would gather each input once for every tap that meets it. For a 5x5
-window and one channel, this would take ten times as many instructions as the multiplications. Here
-a block copies a tile of the upstream gradient, and the inputs that its windows meet, to shared
-memory once. A thread keeps the sums of a row of taps and a few filters in registers and moves along
-the rows of the tile. It uses the values of a few pixels for all of these taps. The copies handle
-padding, strides, ReLU and bounds.
+An implicit matrix product (``gemm/weights.py``) loads each input once for every tap that reads it.
+For a 5x5 window and one channel, these loads would take ten times as many instructions as the
+multiplications. In the kernel of this module, a block copies a tile of the upstream gradient, and
+the inputs that the windows of the tile read, to shared memory once. A thread keeps the sums of one
+row of taps and of a few filters in registers. It moves along the rows of the tile. In each step it
+reads a few pixels and uses them for all of its taps. The copies apply the mask of the ReLU and
+write zeros outside the image.
 
 With max pooling after the convolution (``pool`` is given), the copy writes each gradient to the
-place of the argmax and zeros to the other cells of the window. For a 2x2 pool this multiplies four
-times as often as necessary. But each value from shared memory feeds several products, while a value
-that is fetched for one argmax feeds only one. An input that is not finite then gives NaN in all
-taps that meet it, as in TensorFlow's gradient of the map before pooling. The last step of a row may
-reach past the row. The extra gradients are zero, but zero times infinity is NaN, so such an input
-may give NaN in one more tap.
+cell of its pooling window that is the argmax, and zeros to the other cells. For a 2x2 pool the
+kernel then multiplies four times as often as necessary. But it uses each value from shared memory
+for several products, while a kernel that multiplies only at the argmax (``gather.py``) loads values
+for one product each.
 
-The sum over all pixels is cut into slices as in ``gemm/weights.py``.
+The zeros matter if an input is infinite or NaN. All taps that read this input become NaN, as in
+TensorFlow's gradient of the outputs before pooling. The last step of a row may also read inputs
+past the end of the row. The gradients there are zero, but zero times infinity is NaN, so such an
+input may make one more tap NaN.
+
+The sum over all pixels is cut into slices, and ``reduce.py`` adds the sums of the slices.
 """
 
 from __future__ import annotations
@@ -39,8 +43,9 @@ def direct_weights(c: DirectWeights) -> Kernel:
     Its arguments are inputs, grads, mask (outputs of the forward pass, for ``relu``), argmax (for
     ``pool``) and scratch; then height and width of the inputs, rows and columns of ``grads``, top
     and left padding, the number of tiles down an image, across it and in total, the number of tiles
-    per slice and the number of floats per slice of the scratch. The grid is (groups, slices). A
-    slice holds the gradient of the weights (KH, KW, C / groups, F), then that of the bias (F,).
+    per slice and the number of floats per slice of the scratch array. The grid is (groups, slices).
+    A slice of the scratch array holds the gradient of the weights (KH, KW, C / groups, F), then
+    that of the bias (F,).
     """
     RELU, POOLED = c.relu, c.pool is not None
     KH, KW = c.window
@@ -54,21 +59,22 @@ def direct_weights(c: DirectWeights) -> Kernel:
     SEGMENTS, THREADS = c.segments, c.threads
     AREA_H, AREA_W = c.area
     DOWN, ACROSS = c.cells
-    # Number of columns of the copied gradient, including those beyond the area.
+    # Number of columns of the upstream gradient that are copied, including columns of zeros beyond
+    # the tile.
     COPIED_W = -(-ACROSS // PW)
     EVEN = ACROSS % PW == 0
     XH = c.patch[0]
     VX, VG = c.vector, 4 if c.wide else 1
     XC, GC, X_LINE, LINE = CHANNEL_UNITS * CT, FILTER_UNITS * FT, c.input_line, c.line
-    # In both copies a thread keeps its column and its channels or filters, so only an address
-    # changes from row to row. PARTS: number of parts in which a row is copied. ROWS: number of
+    # During both copies a thread keeps its column and its channels or filters, so from row to row
+    # it only changes an address. PARTS: number of parts in which a row is copied. ROWS: number of
     # rows that the block copies at once.
     X_WIDTH = c.patch[1] * XC // VX
     X_PARTS, X_ROWS = -(-X_WIDTH // THREADS), max(THREADS // X_WIDTH, 1)
     LANES = GC // VG
     COPIES = THREADS // LANES
     G_PARTS, G_ROWS = -(-COPIED_W // COPIES), max(COPIES // COPIED_W, 1)
-    # Number of loads of a thread that are in flight: of inputs, and of gradients.
+    # Number of loads that a thread starts before it uses the values: of inputs, and of gradients.
     BATCH, G_BATCH = 4, 2 if c.pool else 4
     VALUES = 4 * BATCH
     GRADS = XH * X_LINE
@@ -253,7 +259,7 @@ def direct_weights(c: DirectWeights) -> Kernel:
             cuda.syncthreads()
             if segment < SEGMENTS:
                 # These bounds skip gradients outside the image. They also hide the number of steps
-                # from the compiler, so it does not unroll these two loops.
+                # from the compiler, so it does not unroll the two loops below.
                 last = min(DOWN, int32(PH * (rows - area_row)))
                 wide = uint32(min(ACROSS, int32(PW * (columns - area_column))) * GC)
                 down = segment
@@ -280,8 +286,8 @@ def direct_weights(c: DirectWeights) -> Kernel:
                                 across[q + 1] = x[1]
                                 across[q + 2] = x[2]
                                 across[q + 3] = x[3]
-                            # Taps and channels share a loop, because the compiler may not unroll
-                            # one more level.
+                            # One loop covers taps and channels, because the compiler may not unroll
+                            # two nested loops.
                             for t in range(PAIRS):
                                 j = divide(t, CT)
                                 x = patch[(u * SC + j * DC) * CT + t - j * CT]
@@ -291,7 +297,7 @@ def direct_weights(c: DirectWeights) -> Kernel:
                         g1 = uint32(g1 + uint32(STEP * GC))
                     down = int32(down + SEGMENTS)
 
-        # Add the sums of the threads in thread order.
+        # Add the sums of the threads in thread order, so that every run gives the same bits.
         base = int64(cuda.blockIdx.y) * slice_floats + group * FILTERS
         if SEGMENTS <= 2:
             if SEGMENTS == 2:

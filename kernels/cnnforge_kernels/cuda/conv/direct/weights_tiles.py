@@ -1,4 +1,4 @@
-"""Constants of the kernels of ``direct/weights.py``, and the choice of the tile for a shape."""
+"""Constants of the kernels of ``direct/weights.py``, and the choice of their tile for a shape."""
 
 from __future__ import annotations
 
@@ -7,28 +7,33 @@ from dataclasses import dataclass, replace
 from cnnforge_kernels.cuda.conv.specialization import ConvSpecialization, size_of
 from cnnforge_kernels.cuda.runtime.plans import MULTIPROCESSORS
 
-# Limits per thread: sums, products of the innermost step, and inputs in registers during that step.
-# The compiler does not unroll a longer loop body, and its arrays are not in registers then.
+# Maximum number per thread of sums, of products in the innermost loop, and of inputs in registers
+# during that loop. Above these limits the compiler does not unroll the innermost loop, and then the
+# arrays of the loop are in local memory instead of registers.
 _MAX_SUMS, _MAX_PRODUCTS, _MAX_PATCH_FLOATS = 64, 320, 40
 _MAX_UNITS, _MAX_THREADS = 192, 256
-# 40 of 48 KiB, so that several blocks fit on a multiprocessor.
+# 40 KiB. A block may use 48 KiB, but with less memory more blocks fit on a multiprocessor.
 _MAX_SHARED_FLOATS = 10240
 _MAX_COLUMNS = 64
 MAX_SLICES = 512
-# More warps do not make a multiprocessor faster, because these hide each other's latency.
+# Eight warps hide each other's latency, so `_time` assumes that more warps do not make a
+# multiprocessor faster.
 _MAX_USEFUL_WARPS = 8
-# Number of instructions that a tile takes independently of its size.
+# Estimated number of instructions per tile that do not depend on the size of the tile.
 _TILE_COST = 400
 
 
 def _line(floats: int) -> int:
-    """Round up to an odd number of quads. Rows that a warp reads are then in different banks."""
+    """Round up a number of floats to an odd number of quads (four floats).
+
+    Rows of this length begin in different banks, so a warp can read several rows at a time.
+    """
     return 4 * (-(-floats // 4) | 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DirectWeights(ConvSpecialization):
-    """Constants of a kernel.
+    """Constants that a kernel of ``direct_weights`` is compiled for.
 
     Attributes:
         area: Rows and columns of a tile of outputs. They are outputs of the pool if ``pool`` is
@@ -67,11 +72,11 @@ class DirectWeights(ConvSpecialization):
 
     @property
     def units(self) -> int:
-        """Number of threads that share all weights."""
+        """Number of threads that share the sums of all weights of a group."""
         return self.window[0] * self.channel_units * self.filter_units
 
     def _step_cost(self, step: int) -> int:
-        """Number of products and loads per step."""
+        """Estimate the number of products and loads of a thread for a step of ``step`` pixels."""
         wide = self.channel_tile == self.vector == 4
         patch = (step - 1) * self.strides[1] + (self.window[1] - 1) * self.dilation[1] + 1
         return step * (self.sums + self.filter_tile // 4) + patch * (
@@ -80,7 +85,7 @@ class DirectWeights(ConvSpecialization):
 
     @property
     def step(self) -> int:
-        """Number of pixels per step of a thread: the number with the minimum cost per row."""
+        """Number of pixels that a thread reads per step, at the minimum estimated cost."""
         width = self.area[1] * (self.pool or (1, 1))[1]
         reach = (self.window[1] - 1) * self.dilation[1] + 1
         fitting = [
@@ -99,20 +104,23 @@ class DirectWeights(ConvSpecialization):
 
     @property
     def cells(self) -> tuple[int, int]:
-        """Rows and columns of convolution outputs per tile, in whole steps."""
+        """Number of rows and columns of convolution outputs per tile.
+
+        The number of columns is rounded up to whole steps.
+        """
         down, across = self.pool or (1, 1)
         width = self.area[1] * across
         return self.area[0] * down, -(-width // self.step) * self.step
 
     @property
     def segments(self) -> int:
-        """Number of threads that share the rows of a tile."""
+        """Number of threads that sum the same weights and share the rows of a tile."""
         passes = -(-self.cells[0] // max(_MAX_THREADS // self.units, 1))
         return -(-self.cells[0] // passes)
 
     @property
     def threads(self) -> int:
-        """Number of threads per block, whole warps."""
+        """Number of threads per block, rounded up to whole warps."""
         return -(-self.segments * self.units // 32) * 32
 
     @property
@@ -161,7 +169,7 @@ class DirectWeights(ConvSpecialization):
 
     @property
     def name(self) -> str:
-        """Name such as ``"conv2d_grad_weights 5x5x1x8 direct 28x28"``."""
+        """Name of the kernel, such as ``"conv2d_grad_weights 5x5x1x8 direct 28x28"``."""
         op = "conv_block_grad_weights" if self.pool else "conv2d_grad_weights"
         return self.named(op, size_of("pool", self.pool), size_of("direct", self.area))
 
@@ -176,7 +184,7 @@ def with_weights_tile(
     """
     if c.units > _MAX_UNITS or c.sums > _MAX_SUMS:
         return None
-    # An image may have no outputs. A tile of one output then computes zeros.
+    # If an image has no outputs, choose a tile for one output. The kernel then writes zeros.
     rows, columns = max(rows, 1), max(columns, 1)
     parts = -(-columns * (c.pool or (1, 1))[1] // _MAX_COLUMNS)
     found = []

@@ -4,11 +4,11 @@ The forward pass reads the inputs as its source and writes the outputs as its ta
 reads the upstream gradient and writes the gradient of the inputs.
 
 The rows of the product are pixels of the target and its columns are channels of the target. The
-sum runs over taps and channels of the source. The matrix of patches is never written: its tiles are
-gathered into shared memory (K. Chellapilla et al., "High Performance Convolutional Neural Networks
-for Document Processing", 2006). A thread computes a register tile of the product while it loads the
-next tiles into registers (V. Volkov, J. Demmel, "Benchmarking GPUs to Tune Dense Linear Algebra",
-2008).
+sum runs over taps and channels of the source. The matrix of patches is never written to memory. The
+kernel gathers each tile of it in shared memory (K. Chellapilla et al., "High Performance
+Convolutional Neural Networks for Document Processing", 2006). A thread computes a register tile of
+the product while it loads the next tiles into registers (V. Volkov, J. Demmel, "Benchmarking GPUs
+to Tune Dense Linear Algebra", 2008).
 
 The gradient of the inputs is the same product with transposed weights. With a stride it splits into
 phases. A phase has the inputs whose row and column have the same remainders modulo the strides. All
@@ -31,7 +31,7 @@ float32, int32, uint32 = np.float32, np.int32, np.uint32
 
 @dataclass(frozen=True)
 class Tile:
-    """Tile sizes of a block and of a thread, and the number of terms per step (``depth``)."""
+    """Number of results per block and per thread, and terms of the sum per step (``depth``)."""
 
     rows: int
     columns: int
@@ -41,7 +41,7 @@ class Tile:
 
     @property
     def name(self) -> str:
-        """Name such as ``"128x64"``."""
+        """Name of the tile, such as ``"128x64"``."""
         return f"{self.rows}x{self.columns}"
 
     @property
@@ -52,7 +52,7 @@ class Tile:
 
 @dataclass(frozen=True, kw_only=True)
 class Gemm(ConvSpecialization):
-    """Constants of a kernel of the implicit matrix product."""
+    """Constants that a kernel of the implicit matrix product is compiled for."""
 
     tile: Tile
     bias: bool = False
@@ -65,7 +65,7 @@ class Gemm(ConvSpecialization):
 
     @property
     def name(self) -> str:
-        """Name such as ``"conv2d_gemm 3x3x64x64 tile 128x64"``."""
+        """Name of the kernel, such as ``"conv2d_gemm 3x3x64x64 tile 128x64"``."""
         op = "conv2d_grad_inputs" if self.backward else "conv2d_gemm"
         tile = size_of("tile", (self.tile.rows, self.tile.columns))
         return self.named(op, tile, "bias" * self.bias)
@@ -101,15 +101,15 @@ def gemm(c: Gemm) -> Kernel:
     )
     THREADS = c.tile.threads
     ACROSS = BN // TN
-    # A thread computes groups of four rows (columns) at these distances, so that a warp reads
-    # neighbouring quads of shared memory.
+    # A thread computes groups of four rows (columns) at these distances, so that the threads of a
+    # warp read neighbouring quads (four floats) of shared memory.
     ROW_GAP, COLUMN_GAP = BM // (TM // 4), BN // (TN // 4)
     VS = 4 if c.aligned and INNER % 4 == 0 else 1
     VW = 4 if c.aligned and FILTERS % 4 == 0 else 1
     VT = 4 if c.aligned and OUTER % 4 == 0 else 1
     # Number of loads per thread and step. With vector loads, neighbouring threads load neighbouring
-    # terms of the sum, which are neighbours in memory. Otherwise they load neighbouring pixels, and
-    # a thread has one pixel.
+    # channels, which are consecutive in memory. Otherwise neighbouring threads load neighbouring
+    # pixels, and each thread loads from one pixel.
     SOURCE_LOADS = BM * BK // VS // THREADS
     WEIGHT_LOADS = -(-BN * BK // VW // THREADS)
     QUADS = BK // 4
@@ -187,7 +187,7 @@ def gemm(c: Gemm) -> Kernel:
                 pixel_column[n] = int32(column * STEP_C + base_column)
                 pixel_base[n] = np.int64(image) * (height * width * ALL_SOURCE) + group * INNER
             else:
-                # Far enough outside that no tap reaches the image.
+                # There is no such pixel. Place it so far outside that no tap reads the image.
                 pixel_row[n] = int32(-(1 << 30))
                 pixel_column[n] = int32(0)
                 pixel_base[n] = np.int64(0)
@@ -248,7 +248,7 @@ def gemm(c: Gemm) -> Kernel:
                     for v in range(VW):
                         next_b[n * VW + v] = float32(0)
                     if BACKWARD:
-                        # The terms of the sum are filters, whose weights are neighbours in memory.
+                        # The sum runs over filters, whose weights are consecutive in memory.
                         line = divide(e, BK // VW)
                         k = int32(k0 + VW * (e - line * (BK // VW)))
                         column = int32(block_column + line)

@@ -1,11 +1,12 @@
 """Gradients of the weights and the bias of a convolution, as an implicit matrix product.
 
 The rows of the product are taps and channels and its columns are filters. The sum runs over all
-pixels of the outputs and is cut into slices. Each block writes the product of its slice to a
+pixels of the outputs and is cut into slices. Each block writes the sums of its slice to a
 scratch array, and ``reduce.py`` adds the slices in order. No sum is atomic, so two runs give the
 same bits.
 
-If the product is small, a block computes several copies of it, each for a share of the pixels.
+If the product has few results, a block computes its tile of results several times, each time for a
+share of the pixels, and adds these copies.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ float32, int32, uint32 = np.float32, np.int32, np.uint32
 
 @dataclass(frozen=True)
 class WeightsTile:
-    """Tile sizes of a block and of a thread, copies of the tile per block, and pixels per step."""
+    """Results per block and per thread, copies of the tile per block, and pixels per step."""
 
     rows: int
     columns: int
@@ -35,7 +36,7 @@ class WeightsTile:
 
     @property
     def name(self) -> str:
-        """Name such as ``"128x64"``."""
+        """Name of the tile, such as ``"128x64"``."""
         return f"{self.rows}x{self.columns}"
 
     @property
@@ -46,13 +47,13 @@ class WeightsTile:
 
 @dataclass(frozen=True, kw_only=True)
 class GemmWeights(ConvSpecialization):
-    """Constants of a kernel of the implicit matrix product."""
+    """Constants that a kernel of the implicit matrix product is compiled for."""
 
     tile: WeightsTile
 
     @property
     def name(self) -> str:
-        """Name such as ``"conv2d_grad_weights 3x3x64x64 tile 64x64"``."""
+        """Name of the kernel, such as ``"conv2d_grad_weights 3x3x64x64 tile 64x64"``."""
         tile = size_of("tile", (self.tile.rows, self.tile.columns))
         return self.named("conv2d_grad_weights", tile)
 
@@ -64,8 +65,9 @@ def gemm_weights(c: GemmWeights) -> Kernel:
     Its arguments are inputs, grad_outputs, mask (outputs of the forward pass, for ``relu``) and
     scratch; then height and width of the inputs, rows and columns of the outputs, top and left
     padding, the total number of pixels, the number of pixels per slice and the number of floats per
-    slice of the scratch. The grid is (row tiles * column tiles, slices, groups). A slice holds the
-    gradient of the weights (KH, KW, C / groups, F), then that of the bias (F,).
+    slice of the scratch array. The grid is (row tiles * column tiles, slices, groups). A slice of
+    the scratch array holds the gradient of the weights (KH, KW, C / groups, F), then that of the
+    bias (F,).
     """
     RELU = c.relu
     KW = c.window[1]
@@ -83,7 +85,8 @@ def gemm_weights(c: GemmWeights) -> Kernel:
     COLUMN_TILES = -(-FILTERS // BN)
     VA = 4 if c.aligned and CHANNELS % 4 == 0 else 1
     VB = 4 if c.aligned and FILTERS % 4 == 0 else 1
-    # In each step a thread loads the same rows (columns) of the product, for different pixels.
+    # In every step a thread loads operands of the same rows (columns) of the product, for different
+    # pixels.
     A_ACROSS, B_ACROSS = BM // VA, BN // VB
     A_PIXELS, B_PIXELS = THREADS // A_ACROSS, THREADS // B_ACROSS
     A_LOADS, B_LOADS = -(-BP // A_PIXELS), -(-BP // B_PIXELS)

@@ -1,1 +1,1 @@
-"""Tensor-core convolutions without strides, which keep a tile with its halo in shared memory."""
+"""Tensor-core convolutions without strides; blocks keep parts of images in shared memory."""

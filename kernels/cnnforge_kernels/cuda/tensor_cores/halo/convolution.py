@@ -2,11 +2,11 @@
 
 Experimental: not yet run on a device.
 
-The general kernel (``tensor_cores/convolution.py``) copies a pixel of the source once per tap of
-the window and rounds it at each read. This kernel copies and rounds it once for all taps, so its
-inner loop only loads fragments and multiplies. Including the copies, machine code for sm_90 has 2.8
-(tf32) or 3.2 (bfloat16) instructions per product. The general kernel has 9.5 or 13.7
-(docs/notes.md).
+The general kernel (``tensor_cores/convolution.py``) copies each pixel of the source, the convolved
+array, once per tap of the window and rounds it at each read. The kernel of this module copies and
+rounds each pixel once for all taps, so its inner loop only loads fragments and multiplies.
+Including the copies, its machine code for sm_90 has 2.8 (tf32) or 3.2 (bfloat16) instructions per
+product. The general kernel has 9.5 or 13.7 (docs/notes.md).
 
 The gradient of the inputs is the same convolution with the window rotated by 180 degrees, other
 padding, and the mask of the ReLU at its source. ``packing.py`` rotates the weights.
@@ -67,7 +67,11 @@ PIECES, ACROSS = WARP_PIXELS // 16, COLUMNS // 8
 def add_terms(
     shared: Any, sums: Any, a: Any, b: Any, a_word: Any, b_word: Any, k: Any, bfloat16: Any
 ) -> None:
-    """Add the products of quarter ``k`` of each line: two chunks of 16 bytes."""
+    """Multiply quarter ``k`` of each line, and add the products to ``sums``.
+
+    A quarter of a line is two chunks of 16 bytes. A line is a row of shared memory with some
+    channels of one pixel (``halo/layout.py``).
+    """
     for i in range(PIECES):
         # Lines start at multiples of their length, so the exclusive or stays inside a line.
         w = ptx.load_matrices(shared, U(a_word[i] ^ U(8 * k)))
@@ -81,13 +85,14 @@ def add_terms(
 
 @cache
 def halo_convolution(precision: Precision, masked: bool) -> Kernel:
-    """Make the kernel for a precision.
+    """Make the kernel for a precision of the operands.
 
-    Its arguments are source, mask, packed weights, bias and target, all float32, then the numbers
-    ``PARAMETERS``: those of ``tensor_cores/convolution.py``, the tile of a block (``Halo``) and its
-    lines, the number of chunks of channels, and the reciprocals of the pixels and of the columns of
-    a tile, with and without the halo. Every array must be 16-byte aligned, and depth and columns
-    must be multiples of 4.
+    Its arguments are source, mask, packed weights, bias and target, all float32; then the numbers
+    that ``PARAMETERS`` names. Most of them are those of ``tensor_cores/convolution.py``. Those of
+    the tile describe the part of the target that a block computes (``Halo``). A line is a pixel of
+    the tile with its halo, and a chunk is a part of the channels. The numbers ``by_...`` are
+    reciprocals for ``small_quotient``, with (line) and without (tile) the halo. Every array must be
+    16-byte aligned, and depth and columns must be multiples of 4.
 
     Args:
         precision: Precision of the operands. Sums are float32.
@@ -95,7 +100,8 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
     """
     BFLOAT16, MASKED = precision == "bfloat16", masked
     TERMS = halo_layout.terms(BFLOAT16)
-    # ACROSS_LINE threads copy a line, four channels each. So all threads copy COPIED lines at once.
+    # ACROSS_LINE threads copy the channels of one pixel (a line), four channels each. So all
+    # threads of the block copy COPIED lines at once.
     ACROSS_LINE = TERMS // 4
     COPIED = THREADS // ACROSS_LINE
     TOGETHER = halo_layout.together(BFLOAT16, MASKED)
@@ -154,7 +160,8 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
     ) -> None:
         thread = U(cuda.threadIdx.x)
         lane, warp = U(thread & 31), U(thread >> 5)
-        # Consecutive blocks share a tile of the source, which is then still in the L2 cache.
+        # Consecutive blocks read the same tile of the source, so that later blocks find it in the
+        # L2 cache.
         block = U(cuda.blockIdx.x)
         tile = U(block // column_tiles)
         column_tile = U(block - U(tile * column_tiles))
@@ -173,8 +180,9 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
                 for r in range(4):
                     sums[i, j, r] = np.float32(0)
 
-        # Start of the line of this lane's pixel at the first tap, for `ldmatrix`. Lanes past the
-        # end of the tile read its first pixel, and their results are not stored.
+        # First word of the line that this thread passes to `ldmatrix` for the first tap. Threads
+        # past the end of the tile pass the line of its first pixel, and their results are not
+        # stored.
         pixel_place = cuda.local.array(PIECES, U)
         tile_pixels = U(tile_images * U(tile_rows * tile_columns))
         for i in range(PIECES):
@@ -191,7 +199,7 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
 
         taps = U(window_height * window_width)
         steps = U(taps * chunks)
-        # This thread's share of the packed weights of the next step.
+        # Index of the first packed weight of the next step that this thread copies.
         place = U(U(U(column_tile * steps) * U(STEP)) + U(thread * U(4)))
         written, read, copied = U(WEIGHTS), U(WEIGHTS), U(0)
         for _ in range(AHEAD):
@@ -205,14 +213,16 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
             written = U(written + U(STEP))
 
         own_line, own_term = U(thread // U(ACROSS_LINE)), U(U(thread % U(ACROSS_LINE)) * U(4))
-        # Four tf32 are a chunk, and four bfloat16 are half a chunk.
+        # The four channels that this thread copies are a 16-byte chunk of a line in tf32, and half
+        # a chunk in bfloat16.
         own_chunk, own_word = U(own_term >> 2), U(0)
         if BFLOAT16:
             own_chunk, own_word = U(own_term >> 3), U(U(own_term & 4) >> 1)
 
         for chunk in range(chunks):
             if chunk > 0:
-                # After this barrier no warp reads the lines of the previous chunk.
+                # After this barrier no warp reads the lines of the previous chunk of channels, so
+                # they can be overwritten.
                 cuda.syncthreads()
             term = U(U(U(chunk) * U(TERMS)) + own_term)
             for begin in range(U(0), lines, U(TOGETHER)):
@@ -223,8 +233,8 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
                     image = small_quotient(line, by_line_image)
                     rest = U(line - U(image * U(line_rows * line_columns)))
                     row = small_quotient(rest, by_line_columns)
-                    # As unsigned numbers, rows before the first are beyond the last, so one
-                    # comparison is enough.
+                    # A negative row is a huge unsigned number, so one comparison checks both
+                    # bounds.
                     y = U(U(row + first_row) - top)
                     x = U(U(U(rest - U(row * line_columns)) + first_column) - left)
                     image = U(image + first_image)
@@ -247,10 +257,10 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
                     where = U(line_word(line, own_chunk) + own_word)
                     end_copies(shared, where, values, k, BFLOAT16)
 
-            # One barrier is enough. Before it, each thread waits for its own copies, so after it
-            # the lines and the weights of this step are visible. After it, no warp reads the
-            # weights of the previous step, which are overwritten next. Every step closes a group,
-            # even an empty one, so the number of pending groups is constant.
+            # One barrier per step (tap) is enough. Before it, each thread waits for its own copies,
+            # so after it the lines and the weights of this step are visible. After it, no warp
+            # reads the weights of the previous step, which are overwritten next. Every step commits
+            # a group of copies, even an empty one, so the number of pending groups is constant.
             tap_row, tap_column = U(0), U(0)
             for _tap in range(taps):
                 ptx.copy_async_wait(PENDING)
@@ -273,7 +283,7 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
                 a_word = cuda.local.array(PIECES, U)
                 for i in range(PIECES):
                     a_word[i] = place_word(U(pixel_place[i] + further), part)
-                # These four calls are not a loop, because the compiler would not unroll it.
+                # These calls are not in a loop, because the compiler would not unroll it.
                 add_terms(shared, sums, a, b, a_word, U(read + b_word), 0, BFLOAT16)
                 add_terms(shared, sums, a, b, a_word, U(read + b_word), 1, BFLOAT16)
                 add_terms(shared, sums, a, b, a_word, U(read + b_word), 2, BFLOAT16)

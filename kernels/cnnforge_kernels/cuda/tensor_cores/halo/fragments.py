@@ -1,11 +1,12 @@
-"""Sizes, copies and products of ``halo/weights.py``.
+"""Sizes and device functions of the kernel of ``halo/weights.py``: copies and products.
 
-The sum runs over pixels. Each pixel has a line in shared memory, which holds its channels.
-``ldmatrix`` transposes 16-bit matrices during the load; 32-bit words are loaded one by one. In a
-step of eight pixels, the terms q and q + 4 of the instruction are pixels 2q and 2q + 1, so the
-words of a warp are in 32 different banks.
+The sum of this kernel runs over pixels. Each pixel has a line in shared memory, which holds its
+channels. Values of 16 bits are loaded with ``ldmatrix``, which transposes them. It cannot transpose
+words of 32 bits, so these are loaded one by one. In a step of eight pixels, the summed indices q
+and q + 4 of the ``mma`` instruction are pixels 2q and 2q + 1, so the words of a warp are in 32
+different banks.
 
-The functions are inlined into the kernels, where flags and counts are constants.
+The functions are inlined into the kernels, and there flags and counts are constants.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from cnnforge_kernels.cuda.codegen import ptx
 from cnnforge_kernels.cuda.tensor_cores.layout import U, inlined
 
 THREADS, TAPS, CHANNELS, FILTERS = 256, 9, 64, 64
-# 16 threads copy a pixel, four channels each.
+# Number of pixels that a block copies at once: 16 threads copy one pixel, four channels each.
 COPIED = THREADS // 16
-# Number of pieces of 8 filters per warp. A warp sums all taps of 16 channels by 4 of these pieces.
+# Number of `mma` instructions per warp along the filters, 8 filters each. A warp sums all taps of
+# 16 channels by 32 filters.
 ACROSS = FILTERS // 16
-# A tile is copied in quarters. Meanwhile the block multiplies two steps of the previous tile.
+# A tile is copied in quarters. During the copy of each quarter, the block multiplies two steps of
+# the previous tile.
 QUARTERS, STEPS = 4, 2
-# Flag in a word of the table, or in the index of the first image of a tile. If it is set, the copy
-# reads nothing and writes zeros.
+# Flag in the first word of an entry of the table of pixels, or in the index of the first image of a
+# tile. If the flag is set, the copy reads nothing and writes zeros.
 NOWHERE = 1 << 31
 
 
@@ -33,10 +36,10 @@ class Sizes:
     """Sizes of a tile that fits into 99 KB of shared memory.
 
     Attributes:
-        pixels: Number of pixels of the outputs per tile: eight steps of the instruction.
+        pixels: Number of pixels of the outputs per tile: eight steps.
         lines: Maximum number of pixels of the inputs per tile.
-        line: Number of words per line of 64 channels. Consecutive pixels are 4 banks apart.
-        step: Number of pixels per step.
+        line: Number of words per line of 64 channels. Consecutive lines are 4 banks apart.
+        step: Number of pixels that one `mma` instruction sums.
     """
 
     pixels: int
@@ -46,17 +49,20 @@ class Sizes:
 
     @property
     def total(self) -> int:
-        """Number of lines of a tile."""
+        """Number of lines of a tile: pixels of the outputs and of the inputs."""
         return self.pixels + self.lines
 
     @property
     def table(self) -> int:
-        """Number of words of the table: two per line, rounded up to whole blocks of threads."""
+        """Number of words of the table of pixels.
+
+        The table has two words per line, and its number of entries is a multiple of ``THREADS``.
+        """
         return 2 * THREADS * -(-self.total // THREADS)
 
     @property
     def shared(self) -> int:
-        """Number of words of two tiles and of the table."""
+        """Number of words of shared memory, for two tiles and the table of pixels."""
         return 2 * self.total * self.line + self.table
 
 
@@ -75,13 +81,14 @@ def begin_copies(
     values: Any,
     k: Any,
 ) -> None:
-    """Start the load of four channels of the pixel at an entry of the table.
+    """Start the load of four channels of one pixel into ``values[k]``.
 
+    An entry of the table of pixels (``halo/weights.py``), at word ``table``, selects the pixel.
     ``origin`` holds the first row, column, image and element of the tile.
     """
     w = ptx.load2_shared(shared, table)
     row, column, image = U(w[0] & 255), U(U(w[0] >> 8) & 255), U(w[0] >> 16)
-    # As unsigned numbers, rows before the first are beyond the last, so one comparison is enough.
+    # A negative row is a huge unsigned number, so one comparison checks both bounds.
     valid = (U(row + origin[0]) < height) & (U(column + origin[1]) < width)
     valid = U(valid & (U(image + origin[2]) < images) & (w[0] < U(NOWHERE)))
     v = ptx.load4_if(memory, U(U(origin[3] + w[1]) * valid), valid)
@@ -90,7 +97,7 @@ def begin_copies(
 
 @inlined
 def end_copies(shared: Any, word: Any, values: Any, k: Any, bfloat16: Any) -> None:
-    """Round the loaded values and store them in shared memory, at ``word``."""
+    """Round the loaded values ``values[k]`` and store them in shared memory, at ``word``."""
     if bfloat16:
         low = ptx.pack_bfloat16(values[k, 0], values[k, 1])
         high = ptx.pack_bfloat16(values[k, 2], values[k, 3])
@@ -113,10 +120,11 @@ def multiply_turned(
     line: Any,
     bfloat16: Any,
 ) -> None:
-    """Add the products of a step: 16 pixels in bfloat16, 8 in tf32.
+    """Add the products of a step to ``sums``: 16 pixels in bfloat16, 8 in tf32.
 
     ``near`` is the index of the word of the inputs that this lane reads at the first tap, and
-    ``b_word`` is the index of its word of grad_outputs.
+    ``b_word`` is the index of its word of grad_outputs. ``further`` holds the distance of each tap
+    from the first tap, in words.
     """
     if bfloat16:
         for j in range(ACROSS // 2):

@@ -1,15 +1,16 @@
-"""Layout of data in the kernels that keep a tile of the source and its halo in shared memory.
+"""Choose the tiles of the halo kernels, and compute where their data are in shared memory.
 
-A block computes 256 pixels of the target: ``rows`` by ``columns`` of one image, or whole small
-images. The taps of the window read the same pixels of the source many times. So the tile, with a
-halo of the reach of the window, is copied into shared memory once per ``terms`` channels. The copy
-is rounded and has a line of 128 bytes per pixel (64 bfloat16 or 32 tf32). Each tap reads the same
-lines, shifted by a constant number of lines.
+The kernels convolve a *source* and write the result to a *target*. A block computes 256 pixels of
+the target: ``rows`` by ``columns`` of one image, or whole small images. The taps of the window read
+the same pixels of the source many times. So the block copies the tile of the source, with a halo as
+wide as the window reaches, into shared memory once per ``terms`` channels. The copy is rounded and
+has a line of 128 bytes per pixel (64 bfloat16 or 32 tf32). Each tap reads the same lines, shifted
+by a constant number of lines.
 
-Packed weights are in such lines too, one per column of the result. The 64 lines of a tap are one
-step of the sum.
+The weights are packed into such lines too, one line per column (channel) of the result. The 64
+lines of a tap are one step of the sum.
 
-The functions take Python integers, NumPy arrays, or values of a kernel.
+The functions of words accept Python integers, NumPy arrays, and values of a kernel.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from cnnforge_kernels.cuda.runtime.plans import Pair, blocks
 from cnnforge_kernels.cuda.tensor_cores.layout import U
 
 THREADS = 128
-# Number of blocks that fit on a multiprocessor. A warp has 64 x 64 results, which take 128
-# registers per thread.
+# Number of blocks that must fit on a multiprocessor. A warp computes 64 x 64 results, which take
+# 128 registers per thread.
 BLOCKS = 2
 PIXELS, COLUMNS = 256, 64
 WARP_PIXELS = PIXELS * 32 // THREADS
-# Number of words per line, of lines of the source, and of steps of weights in shared memory: 56 KB
-# for the source and 24 KB for three steps. Two blocks take 162 of the 164 KB of an A100.
+# Number of words per line, number of lines of the source, and number of steps of weights that are
+# in shared memory at a time: 56 KB for the source and 24 KB for three steps. Two blocks take 162 of
+# the 164 KB of shared memory of an A100 multiprocessor.
 LINE, LINES, STAGES = 32, 448, 3
 STEP = COLUMNS * LINE
 SHARED = LINES * LINE + STAGES * STEP
@@ -43,12 +45,12 @@ def terms(bfloat16: bool) -> int:
 
 
 def together(bfloat16: bool, masked: bool) -> int:
-    """Number of lines whose loads are in flight at a time. The number of registers limits it."""
+    """Number of lines that are loaded at a time. The number of registers limits it."""
     return 56 if bfloat16 and masked else 112
 
 
 def line_word(line: Any, chunk: Any) -> Any:
-    """First word of the 16-byte chunk ``chunk`` (0..7) of a line.
+    """Index in shared memory of the first word of the 16-byte chunk ``chunk`` (0..7) of a line.
 
     A line fills the 32 banks, and ``ldmatrix`` reads the same chunk of eight lines. The exclusive
     or puts the chunks of eight consecutive lines into different banks.
@@ -62,15 +64,16 @@ def place_word(place: Any, words: Any) -> Any:
 
 
 def reciprocal(divisor: int) -> int:
-    """Compute the multiplier of ``small_quotient``."""
+    """Return the multiplier with which ``small_quotient`` divides by ``divisor``."""
     return -(-(1 << _SHIFT) // divisor)
 
 
 def small_quotient(value: Any, multiplier: Any) -> Any:
-    """Compute ``value // divisor`` for numbers up to ``LINES``, with ``reciprocal(divisor)``.
+    """Compute ``value // divisor`` for values and divisors up to ``LINES``.
 
-    The multiplier is too large by less than ``divisor / 2**20``, so the quotient is too large by
-    less than ``value * divisor / 2**20 / divisor``. This never reaches the next whole number.
+    ``multiplier`` is ``reciprocal(divisor)``, which is ``2**20 / divisor`` rounded up. So the
+    quotient before the shift rounds it down is too large by less than ``value / 2**20``. This is
+    less than ``1 / divisor``, so the quotient never reaches the next whole number.
     """
     return U(U(value * multiplier) >> U(_SHIFT))
 
@@ -93,11 +96,11 @@ class Halo:
 
     @property
     def lines(self) -> int:
-        """Number of pixels of the source, which is the number of lines."""
+        """Number of pixels of the source in the tile with its halo: one line each."""
         return self.images * (self.rows + self.reach[0]) * (self.columns + self.reach[1])
 
     def grid(self, images: int, height: int, width: int) -> tuple[int, int, int]:
-        """Number of blocks for a target: groups of images, down, across."""
+        """Number of blocks for a target: along groups of images, down an image, across it."""
         return (
             blocks(images, self.images),
             blocks(height, self.rows),
@@ -113,7 +116,7 @@ def _candidates(images: int, height: int, width: int, reach: Pair) -> Iterator[H
         rows = min(height, PIXELS // columns, LINES // (columns + reach[1]) - reach[0])
         if rows < 1:
             continue
-        # Divide the rows evenly among the same number of blocks.
+        # Keep the number of blocks, but divide the rows evenly among them.
         rows = blocks(height, blocks(height, rows))
         one = Halo(1, rows, columns, reach)
         if (rows, columns) == (height, width):
@@ -159,8 +162,9 @@ def exact_halo(
 ) -> Halo | None:
     """Find the largest tile that divides the target evenly, with the smallest halo among equals.
 
-    A tile divides the rows and columns evenly, and only the last tile may have fewer images. The
-    number of columns of a tile is even, and its number of pixels is a multiple of ``step``.
+    Evenly means that the number of rows (columns) of the target is a multiple of that of the tile.
+    Only the last tile may have fewer images. The number of columns of a tile is even, and its
+    number of pixels is a multiple of ``step``.
 
     Args:
         images: Number of images of the target.
@@ -169,7 +173,7 @@ def exact_halo(
         reach: Number of rows and columns between the first and the last tap of the window.
         pixels: Maximum number of pixels of the target in a tile.
         lines: Maximum number of pixels of the source in a tile.
-        step: Number of pixels per step.
+        step: Number of pixels that one ``mma`` instruction sums.
 
     Returns:
         The tile; ``None`` if none exists.

@@ -1,7 +1,8 @@
 """Pack weights for ``halo/convolution.py``: round them, and write them in lines of 128 bytes.
 
-The lines of a step have the order and the swizzle of shared memory, so a step is copied unchanged:
-``packed[tile of columns][chunk of channels][tap][column][word]``.
+The kernel of the convolution copies the weights of a step (one tap and one chunk of channels) to
+shared memory unchanged. So the packed words already have the order of shared memory: ``packed[tile
+of columns][chunk of channels][tap][column][word]``.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def pack(precision: Precision, gradient: bool) -> Kernel:
         rest = U(step // taps)
         chunk = U(rest % chunks)
         column = U(column + U(U(rest // chunks) * U(COLUMNS)))
-        # Invert the swizzle of `line_word`. It is its own inverse, because the first line of a
-        # step is a multiple of 8.
+        # Invert the exclusive or of `line_word`, which is its own inverse. The index in `packed`
+        # can be used as the line, because the first line of a step is a multiple of 8.
         term = U(U(U(U(word & 31) >> 2) ^ U(line & 7)) << 2)
         term = U(U(U(chunk * U(TERMS)) + U(term * U(EACH))) + U(U(word & 3) * U(EACH)))
         if GRADIENT:

@@ -1,4 +1,8 @@
-"""Plans of the kernels that keep a tile of the source in shared memory, and their conditions."""
+"""Make the plans of the halo kernels, and decide for which shapes these kernels are used.
+
+A halo kernel keeps a tile of the convolved array, with a halo as wide as the window reaches, in
+shared memory. A plan (``runtime/plans.py``) lists the kernels to run for one shape.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +28,13 @@ from cnnforge_kernels.cuda.tensor_cores.halo.layout import (
 from cnnforge_kernels.cuda.tensor_cores.halo.packing import pack
 from cnnforge_kernels.cuda.tensor_cores.halo.weights import halo_grad_weights
 
-# Minimum share of needed products among all products of a tile. Below it the general kernel should
-# be faster, although it issues three times as many instructions per product, copies included.
+# Minimum share of needed products among all products of a tile. Below this share the general kernel
+# (`tensor_cores/convolution.py`) should be faster, although it issues three times as many
+# instructions per product, copies included.
 _MIN_SHARE = 0.4
-# About one block for each multiprocessor of a large device. It is a constant, because a result
-# must not depend on the device that computed it.
+# Number of blocks of a gradient of the weights: about one for each multiprocessor of a large
+# device. The number decides the order of the sums. It is a constant, because a result must not
+# depend on the device that computed it.
 _BLOCKS = 128
 
 
@@ -41,7 +47,7 @@ def _reach(c: Convolution) -> tuple[int, int]:
 
 
 def _lines(tile: Halo) -> tuple[int, ...]:
-    """Return seven numbers for a tile: rows, columns and number of its lines, and reciprocals."""
+    """Return seven numbers of a kernel for a tile, from ``line_rows`` to ``by_tile_columns``."""
     rows, columns = tile.rows + tile.reach[0], tile.columns + tile.reach[1]
     return (
         *(rows, columns, tile.lines, reciprocal(rows * columns), reciprocal(columns)),
@@ -50,7 +56,7 @@ def _lines(tile: Halo) -> tuple[int, ...]:
 
 
 def _share(count: int, each: int) -> float:
-    """Share of used items if ``count`` items fill tiles of ``each`` items."""
+    """Return the used share of the tiles if ``count`` items fill tiles of ``each`` items."""
     return count / (blocks(count, each) * each)
 
 
@@ -63,7 +69,7 @@ def tile_of(c: Convolution, precision: Any, gradient: bool) -> Halo | None:
         gradient: Whether it is the gradient of the inputs; otherwise it is the forward pass.
 
     Returns:
-        The tile; ``None`` if the kernels of ``plan`` do not suit the convolution.
+        The tile; ``None`` if ``plan`` should not be used for the convolution.
     """
     source, target = _sides(c, gradient)
     if c.strides != (1, 1) or not c.whole_vectors or not prod(source):
@@ -81,8 +87,9 @@ def plan(
 ) -> Plan:
     """Plan a convolution, or the gradient of its inputs.
 
-    The arrays of the forward pass are inputs, weights, bias, outputs and scratch. Those of the
-    gradient are grad_outputs, outputs (with ``relu``), weights, grad_inputs and scratch.
+    The plan of the forward pass uses the arrays inputs, weights, bias, outputs and scratch. The
+    plan of the gradient uses the arrays grad_outputs, outputs (with ``relu``), weights, grad_inputs
+    and scratch.
 
     Args:
         c: Shapes and options.
@@ -126,7 +133,7 @@ def plan(
 
 
 def weights_tile_of(c: Convolution, precision: Any) -> Halo | None:
-    """Find the tile of a gradient of the weights; ``None`` if ``weights_plan`` does not suit it."""
+    """Find the tile of a gradient of the weights; ``None`` to use another kernel."""
     if c.strides != (1, 1) or not c.whole_vectors or not prod(c.outputs):
         return None
     sizes = SIZES[precision]
@@ -142,8 +149,8 @@ def weights_tile_of(c: Convolution, precision: Any) -> Halo | None:
 def weights_plan(c: Convolution, precision: Any, relu: bool, tile: Halo) -> Plan:
     """Plan a gradient of the weights.
 
-    The arrays are inputs, grad_outputs, outputs (with ``relu``), grad_weights, grad_bias and
-    scratch.
+    The plan uses the arrays inputs, grad_outputs, outputs (with ``relu``), grad_weights, grad_bias
+    and scratch.
 
     Args:
         c: Shapes and options.

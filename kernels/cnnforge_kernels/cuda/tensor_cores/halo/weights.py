@@ -3,10 +3,10 @@
 Experimental: not yet run on a device.
 
 As in ``halo/convolution.py``, a pixel of the inputs is copied and rounded once for all taps of the
-window. A block sums up to nine taps of 64 channels by 64 filters, 144 sums per thread, over the
-tiles of its slice. ``conv/reduce.py`` adds the slices. The block copies the next tile while it
-multiplies one: it starts the loads of a quarter before two steps of products, and stores the values
-after them.
+window. The tiles of pixels are cut into slices. A block sums up to nine taps of 64 channels by 64
+filters, 144 sums per thread, over the tiles of one slice. ``conv/reduce.py`` adds the sums of the
+slices. While the block multiplies one tile, it copies the next tile in quarters: it starts the
+loads of a quarter before two steps of products, and stores the loaded values after them.
 """
 
 from __future__ import annotations
@@ -55,16 +55,17 @@ PARAMETERS = (
 
 @cache
 def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
-    """Make the kernel for a precision.
+    """Make the kernel for a precision of the operands.
 
-    Its arguments are inputs, grad_outputs, mask, and the parts of grad_weights and of grad_bias,
-    which are ``slice_stride`` float32 apart; then the numbers ``PARAMETERS``, as in
-    ``halo_convolution`` and ``tensor_cores/weights.py``. ``blockIdx.x`` is the index of a group of
+    Its arguments are inputs, grad_outputs, mask, and the arrays of partial sums of grad_weights and
+    of grad_bias; then the numbers that ``PARAMETERS`` names. The partial sums of consecutive slices
+    are ``slice_stride`` floats apart. ``halo_convolution`` and
+    ``tensor_cores/weights.py`` explain the other numbers. ``blockIdx.x`` is the index of a group of
     nine taps, a tile of channels and a tile of filters. ``blockIdx.y`` is the index of the slice.
 
     Args:
         precision: Precision of the operands. Sums are float32, and the gradient of the bias is a
-            sum of values that are not rounded.
+            sum of values that are not rounded to it.
         masked: Whether values of grad_outputs count only if the mask is positive.
     """
     BFLOAT16, MASKED = precision == "bfloat16", masked
@@ -72,7 +73,8 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
     LINE, LINES, TOTAL, STEP = sizes.line, sizes.lines, sizes.total, sizes.step
     BUFFER, TABLE = TOTAL * LINE, 2 * TOTAL * LINE
     ENTRIES = sizes.table // (2 * THREADS)
-    # Number of copies per thread in a quarter of a tile: of the inputs, and of grad_outputs.
+    # Number of pixels that a thread copies in a quarter of a tile: of the inputs, and of
+    # grad_outputs.
     FROM_INPUTS = -(-LINES // (COPIED * QUARTERS))
     FROM_GRADS = sizes.pixels // (COPIED * QUARTERS)
     FLYING = FROM_INPUTS + FROM_GRADS
@@ -155,8 +157,10 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
             bias[e] = np.float32(0)
 
         tile_pixels = U(tile_images * U(tile_rows * tile_columns))
-        # Table of the pixels that a tile copies: those of the inputs, then those of grad_outputs.
-        # An entry has two words: the position in the tile, and the offset in the array.
+        # Write a table of the pixels that are copied for a tile: those of the inputs, then those of
+        # grad_outputs.
+        # An entry has two words: the position in the tile, and the offset in the array from the
+        # first element of the tile.
         for k in range(ENTRIES):
             place = U(thread + U(THREADS * k))
             second = U(place >= U(LINES))
@@ -179,7 +183,7 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
             ptx.store2_shared(shared, U(U(TABLE) + U(place * U(2))), word, where)
         cuda.syncthreads()
 
-        # All copies of this thread are of the same four channels or filters.
+        # This thread always copies the same four channels and the same four filters.
         quad, own = U(thread & 15), U(thread >> 4)
         own_channel = U(first_channel + U(quad * U(4)))
         own_filter = U(first_filter + U(quad * U(4)))
@@ -187,7 +191,7 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
         no_channels = U(U(own_channel >= channels) * U(NOWHERE))
         no_filters = U(U(own_filter >= filters) * U(NOWHERE))
 
-        # Distance in words between the lines of a tap and those of the first tap.
+        # Distance in words from the lines that the first tap reads to those that tap i reads.
         further = cuda.local.array(TAPS, U)
         for i in range(TAPS):
             tap = U(U(tap_group * U(TAPS)) + U(i))
@@ -196,7 +200,7 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
             column = U(U(tap - U(row * window_width)) * column_dilation)
             further[i] = U(U(U(U(row * row_dilation) * line_columns) + column) * U(LINE))
 
-        # The pixel, first channel and first filter that this lane loads in a step.
+        # The pixel, first channel and first filter that this thread loads in a step.
         g, q = U(fragment_row(lane)), U(fragment_column(lane))
         channel_part, filter_part = U(warp >> 1), U(warp & 1)
         if BFLOAT16:
@@ -288,7 +292,7 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
                         bias[e] += ptx.as_float(values[FROM_INPUTS + k, e])
                     at = U(where + U(U(after + U(COPIED * k)) * U(LINE)))
                     end_copies(shared, at, values, FROM_INPUTS + k, BFLOAT16)
-            # After this barrier the next tile is complete, and no thread reads this one.
+            # After this barrier the next tile is complete, and no thread reads the current tile.
             cuda.syncthreads()
             buffer = other
 
