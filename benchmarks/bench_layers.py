@@ -1,4 +1,4 @@
-"""Time each built-in layer and the Keras layer it replaces (``make bench``, ``make bench-gate``)."""
+"""Time built-in layers and the Keras layers that they replace (``make bench`` runs this)."""
 
 from __future__ import annotations
 

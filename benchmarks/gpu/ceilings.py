@@ -46,7 +46,7 @@ class Floor:
 
 
 def floor(row: Row, ceilings: Ceilings) -> Floor:
-    """Return the minimum time of a row: the larger of the times for its bytes and its operations."""
+    """Return the minimum time of a row: the larger of the times for its bytes and operations."""
     needed = work(row)
     moving = needed.bytes / ceilings.bytes
     computing = needed.flops / getattr(ceilings, row.precision)

@@ -119,7 +119,7 @@ def _rows() -> tuple[Row, ...]:
             pools += [row, replace(row, which="backward")]
     large_blocks = [row.with_batch(LARGE) for row in blocks if row.case in LARGE_BLOCKS]
     large_pools = [row.with_batch(LARGE) for row in pools if row.case != "pool_stem"]
-    # The goals need the first rows. They come first because a time limit may leave out the last rows.
+    # The rows that the goals need come first, because a time limit may leave out the last rows.
     return (*large_blocks, *convolutions, *tensor_cores, *large_pools, *pools, *blocks)
 
 
@@ -188,8 +188,8 @@ def work(row: Row) -> Work:
         return Work(flops, 4 * (inputs + outputs) + argmax)
     products = 2 * prod(row.convolved[:3]) * weights
     if row.op != "block":
-        # The bytes are the same for all passes: each reads two of these tensors (or their gradients)
-        # and writes the third.
+        # The bytes are the same for all passes: each reads two of these tensors (or their
+        # gradients) and writes the third.
         return Work(products, 4 * (inputs + outputs + weights))
     weights += row.filters  # A block also reads a bias, with one value per filter.
     forward = Work(products + 4 * outputs, 4 * (inputs + weights + outputs))
