@@ -38,7 +38,7 @@ class Floor:
 
     Attributes:
         seconds: The time in seconds.
-        bound: What limits the time: ``"bytes"`` or ``"flops"``.
+        bound: Limit that determines the time: ``"bytes"`` or ``"flops"``.
     """
 
     seconds: float

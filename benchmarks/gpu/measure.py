@@ -18,7 +18,8 @@ _OURS = "ours"
 # Minimum duration of one measurement and maximum duration of all rounds of a row, in seconds. A
 # slow row has fewer rounds.
 _MEASUREMENT, _LIMIT = 0.004, 3.0
-# Maximum relative distance of our results from PyTorch's, by precision. Above it, the row is wrong.
+# Maximum relative distance between our results and those of PyTorch, by precision. Above it, the
+# row is wrong.
 # The results differ because PyTorch uses other algorithms (FFT, Winograd), rounds operands to tf32,
 # or rounds results to bfloat16.
 _MAX_DISTANCE = {"float32": 1e-3, "tf32": 4e-3, "bfloat16": 2e-2}
@@ -38,10 +39,10 @@ class Measured:
         ratio: Time of that variant divided by ours in the same round: median, 20th and 80th
             percentile.
         floor: Minimum time in seconds that the peak rates of the device allow.
-        bound: What limits the minimum time: ``"bytes"`` or ``"flops"``.
+        bound: Limit that determines the minimum time: ``"bytes"`` or ``"flops"``.
         flops: Minimum number of operations of the row.
         bytes: Minimum number of bytes that the row reads and writes.
-        distance: Relative distance of our results from PyTorch's.
+        distance: Relative distance between our results and the results of PyTorch.
         sets: Number of copies of the row's arrays that the measurement uses one after the other.
         rounds: Number of rounds.
         tuned: Configurations that the tuner chose for the kernels, by problem (op and shapes).

@@ -4,7 +4,7 @@ The shape is the one that is timed. The kernels compute the whole batch, but the
 only a few images. For outputs and gradients of the inputs, only these images are compared. The
 gradients of weights and bias are sums over all images, so this check sets the upstream gradient of
 the other images to zero. The contributions of the other images are checked in measure.py, which
-compares the whole result with PyTorch's.
+compares the whole result with that of PyTorch.
 """
 
 from __future__ import annotations
@@ -218,8 +218,8 @@ def _compare_block(row: Row, host: Mapping[str, np.ndarray], got: Mapping[str, n
     if row.which == "forward":
         return
     g = host["grad_outputs"]
-    # Compute the expected gradients with the argmax of our kernel. Because of rounding it may differ
-    # from the oracle's, which was allowed above.
+    # Compute the expected gradients with the argmax of our kernel. Because of rounding, it may be
+    # different from the argmax of the oracle, and the check above allowed this.
     gradients = reference.conv_block_gradients(x, w, got["argmax"], g, pool_size=POOL, **options)
     pixels = prod(g.shape[:3])
     assert_close(got["grad_weights"], gradients[1], pixels)

@@ -134,8 +134,8 @@ def _convolution(row: Row, a: Mapping[str, Any]) -> Call:
         return Call(f"{name}_forward", (x, w, None, *options, a["outputs"]), precision)
     g = a["grad_outputs"]
     if row.which == "grad_inputs":
-        # The third argument is the outputs, which are read only with a ReLU. There is none here, so
-        # pass any array.
+        # The third argument is the outputs. They are read only with a ReLU, which is not used here,
+        # so pass any array.
         arguments = (x, w, g, *options, g, a["grad_inputs"])
         return Call(f"{name}_grad_inputs", arguments, precision)
     made = a["grad_weights"], a["grad_bias"]

@@ -1,4 +1,4 @@
-"""Time a training epoch of LeNet in PyTorch, with our kernels and with PyTorch's.
+"""Time a training epoch of LeNet in PyTorch, with our kernels and with those of PyTorch.
 
 All variants train the network of bench_training.py with Adam on the same images. Our variant
 computes the two blocks (convolution, ReLU and max pool) with our kernels, and replays a CUDA graph

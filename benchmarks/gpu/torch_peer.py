@@ -53,7 +53,7 @@ class Variant:
     make: Callable[[Mapping[str, Any]], Ready]
 
     def distance(self, ready: Ready, ours: Mapping[str, Any], names: Iterable[str]) -> float:
-        """Return the maximum ``distance`` of our results with these names from PyTorch's."""
+        """Return the maximum ``distance`` between results of PyTorch and ours with these names."""
         found = ready.named(ready.run())
         apart = [distance(ours[name], found[name]) for name in names if name in found]
         # Replace NaN by infinity, because `max` may ignore a NaN.

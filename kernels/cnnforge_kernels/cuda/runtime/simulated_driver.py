@@ -27,9 +27,10 @@ _launching = threading.Lock()
 
 
 class Memory:
-    """Flat memory that raises an error for a negative index, which a NumPy array accepts.
+    """Flat memory that raises an error for every index outside it.
 
-    The simulator copies NumPy arrays before and after each launch. It does not copy this object.
+    A NumPy array would accept a negative index. The simulator also copies NumPy arrays before and
+    after each launch, but it does not copy this object.
     """
 
     def __init__(self, array: NDArray):
