@@ -19,9 +19,8 @@ _OURS = "ours"
 # slow row has fewer rounds.
 _MEASUREMENT, _LIMIT = 0.004, 3.0
 # Maximum relative distance between our results and those of PyTorch, by precision. Above it, the
-# row is wrong.
-# The results differ because PyTorch uses other algorithms (FFT, Winograd), rounds operands to tf32,
-# or rounds results to bfloat16.
+# row is wrong. Smaller differences are expected: PyTorch sums in another order (FFT, Winograd),
+# rounds operands to tf32, or rounds results to bfloat16.
 _MAX_DISTANCE = {"float32": 1e-3, "tf32": 4e-3, "bfloat16": 2e-2}
 
 
