@@ -2,20 +2,22 @@
 
     python benchmarks/bench_gpu.py
 
-needs an NVIDIA device, numba, numba-cuda, NumPy and PyTorch. It needs neither TensorFlow nor Keras.
-It does the following in this order:
+The script needs an NVIDIA device, numba, numba-cuda, NumPy and PyTorch, but neither TensorFlow nor
+Keras. A *row* is one benchmark case: an op at one shape, batch and precision (gpu/rows.py). The
+script does the following in this order:
 
-* run the parity suite (``pytest -m gpu``), and the tests of the layers if Keras is installed;
-* measure an epoch of LeNet;
+* run the tests of the kernels on the device (``pytest -m gpu``), and the tests of the layers if
+  Keras is installed;
+* measure a training epoch of LeNet;
 * compile the kernels, and measure the peak rates of the device;
-* measure every row of gpu/rows.py;
+* measure every row;
 * train an epoch through Keras if it is installed.
 
-A row is checked before it is timed, at the shape that is timed: against the float64 oracle on the
-CPU, and for equal bits in a second computation. A wrong row is not timed. Then our kernels and the
-variants of PyTorch run alternately. Each is captured into a CUDA graph that uses more memory than
-the L2 cache holds, and is timed by events of the device. Results are written to
-``results/<gpu>.csv`` after every row, and drawn at the end.
+Before a row is timed, its result is compared with a float64 reference on the CPU at the same shape,
+and computed again, which must give equal bits. A wrong row is not timed. Then our kernels and the
+variants of PyTorch are timed alternately by events of the device. Each is captured into a CUDA
+graph, and works on more memory than the L2 cache holds. After every row, all results are written to
+``results/<gpu>.csv``. They are drawn at the end.
 
 Exit codes: 0 if all results are right, 1 if a result is wrong or a part failed, 2 for a usage error
 or a missing device. Goals are printed and do not change the exit code.
@@ -44,12 +46,13 @@ from gpu.epoch import epoch, in_keras, in_pytorch  # noqa: E402
 from gpu.measure import Measured  # noqa: E402
 from gpu.options import parsed  # noqa: E402
 
-# Seconds of a time limit that are reserved for the steps after the rows, and for an epoch in Keras.
+# With a time limit, rows stop early so that this many seconds remain for the steps after the rows,
+# and for the epoch in Keras.
 _RESERVE, _KERAS = 30.0, 90.0
 
 
 def missing() -> str:
-    """Return what is missing for a measurement, or ``""`` if nothing is."""
+    """Return a message that names what a measurement lacks; ``""`` if nothing is missing."""
     for name, package in (("torch", "torch"), ("numba", "numba"), ("numba_cuda", "numba-cuda")):
         if find_spec(name) is None:
             return f"{package} is not installed"
@@ -73,7 +76,7 @@ def make_device(dry_run: bool) -> Any:
 
 
 def worker(options: Any) -> int:
-    """Measure the rows that ``--worker`` lists, and print each as a line of JSON."""
+    """Measure the rows in the value of ``--worker``, and print each result as a line of JSON."""
     from gpu.measure import measure
 
     from cnnforge_kernels.cuda.runtime import tuning
@@ -102,26 +105,26 @@ def worker(options: Any) -> int:
 
 
 class Clock:
-    """Clock that computes how much of a time limit is left."""
+    """Computes how much of the time limit of the script is left."""
 
     def __init__(self, limit: float | None, reserve: float = _RESERVE) -> None:
         self._begun, self._reserve = time.monotonic(), reserve
         self._end = float("inf") if limit is None else self._begun + limit
 
     def left(self, part: float = 1.0) -> float | None:
-        """Return the share ``part`` of the seconds until ``deadline``; ``None`` without a limit."""
+        """Return ``part`` times the seconds until ``deadline``; ``None`` without a time limit."""
         left = self.deadline - time.monotonic()
         return None if left == float("inf") else max(part * left, 1.0)
 
     @property
     def rest(self) -> float | None:
-        """Seconds until the end of the limit, with the reserve; ``None`` without a limit."""
+        """Seconds until the time limit, including the reserve; ``None`` without a time limit."""
         left = self._end - time.monotonic()
         return None if left == float("inf") else max(left, 1.0)
 
     @property
     def deadline(self) -> float:
-        """Time at which the last row may start, by ``time.monotonic``."""
+        """Value of ``time.monotonic()`` after which no row may start."""
         return self._end - self._reserve
 
     def __str__(self) -> str:
@@ -168,7 +171,7 @@ def run(options: Any) -> int:
 
 
 def _rows(options: Any, clock: Clock, kept: list[Measured], found: session.Session) -> list[str]:
-    """Measure the rows and print them. Returns the keys of wrong rows."""
+    """Measure the chosen rows and print the results. Return the keys of wrong rows."""
     known = {row.key for row in kept}
     keys = [row.key for row in options.rows if row.key not in known]
     if not options.dry_run:
@@ -209,7 +212,7 @@ def versions() -> dict[str, str]:
 
 
 def said(outcomes: Iterable[suite.Outcome]) -> bool:
-    """Print outcomes as they arrive. Returns whether one has failed."""
+    """Print each outcome as soon as it is known. Return whether one has failed."""
     failed = False
     for outcome in outcomes:
         say(outcome)
@@ -223,7 +226,7 @@ def _checks(options: Any, clock: Clock) -> Iterable[suite.Outcome]:
             options.sanitize or suite.TOOLS, clock.rest, options.tests, options.out
         )
     elif not options.dry_run:
-        # Leave most of the time for the rows.
+        # If rows follow, the tests may use only 30 % of the time.
         part = 0.3 if "rows" in options.parts else 1.0
         for name, check in (("suite", suite.parity), ("layers", suite.layers)):
             if name in options.parts:
@@ -239,9 +242,9 @@ def _compiled(options: Any, keys: Sequence[str], clock: Clock) -> str:
 
 
 def _exported(options: Any) -> int:
-    """Compile kernels for a machine with a device, on a machine without one.
+    """Compile kernels for another machine with a device. This machine needs none.
 
-    Returns the exit code.
+    Return the exit code of the script.
     """
     from gpu.precompile import precompile
 
@@ -252,7 +255,7 @@ def _exported(options: Any) -> int:
 
 
 def _again(options: Any, *more: str) -> list[str]:
-    """Make the command that runs this script in another process."""
+    """Return a command that runs this script in another process, with more options."""
     return [sys.executable, __file__, *more, *["--dry-run"] * options.dry_run]
 
 
@@ -274,7 +277,7 @@ def _flush(
     kept: Sequence[Measured],
     row: Measured | None,
 ) -> None:
-    """Write the results to the file, and print a new row."""
+    """Write all results to the file, and print the result of the new row, if there is one."""
     if row is not None:
         ratio = f", {row.ratio[0]:.2f} times {row.peer_name}" if row.ratio else ""
         took = f": {row.ours[0] * 1e6:.2f} us{ratio}" if row.ours else ""
@@ -288,9 +291,9 @@ def _flush(
 
 
 def _resumed(options: Any, found: session.Session) -> list[Measured]:
-    """Return the rows that are right in the results of an earlier run on this device.
+    """Return the correct rows of an earlier run on this device, read from its results file.
 
-    Also set the description and the peak rates of the device in ``found``.
+    In ``found``, set the description and the peak rates of the device to those in the file.
 
     Raises:
         ValueError: The earlier run used another device or other versions of packages.

@@ -1,4 +1,4 @@
-"""Compare every built-in layer with its reference: ``make bench`` and ``make bench-gate``."""
+"""Time built-in layers and the Keras layers that they replace (``make bench`` runs this)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from layer_cases import SHORT, every_case
 
 ROUNDS, SHORT_ROUNDS = 31, 15
-# Max seconds for the rounds of one case; a large shape gets fewer rounds.
+# Maximum seconds for all rounds of one case. A slow case has fewer rounds.
 LIMIT, SHORT_LIMIT = 8.0, 3.0
 CASES = [
     pytest.param(case, id=case.name, marks=[pytest.mark.short] if case.name in SHORT else [])

@@ -1,8 +1,9 @@
 """Measure the overhead of one op inside a `tf.function`.
 
-Run `python benchmarks/bench_op_overhead.py`. It times graphs of 100 and of 1000 chained ops on a
-tensor of 16 bytes. The difference of the times, divided by 900, is the cost of one op; the fixed
-cost of calling a graph cancels. The two graphs are called alternately, and the min time counts.
+Run `python benchmarks/bench_op_overhead.py`. The script times a graph of 100 chained ops and a
+graph of 1000 on a tensor of 16 bytes. The difference of the two times, divided by 900, is the time
+of one op, because the fixed time of a call of a graph cancels. The two graphs are called
+alternately, and the minimum time of each is used.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def pixel_shape(inputs, pool_size, strides, same):
     return inputs
 
 
-# An op of a third party with the signature of the built-in op `average_pool2d`.
+# An op as a plugin would define it, with the same arguments as the built-in op `average_pool2d`.
 pixel_op = cnnforge.ops.ArrayOp(
     "bench_pixel",
     forward=pixel,
@@ -72,7 +73,7 @@ def numpy_step(inputs: tf.Tensor) -> tf.Tensor:
 
 
 def chain(op: Callable[[tf.Tensor], tf.Tensor], length: int) -> Callable[[tf.Tensor], Any]:
-    """Return a graph of `length` ops, each applied to the result of the previous one."""
+    """Return a `tf.function` of `length` ops, each applied to the result of the previous one."""
 
     @tf.function(autograph=False)
     def run(inputs: tf.Tensor) -> tf.Tensor:
@@ -86,7 +87,7 @@ def chain(op: Callable[[tf.Tensor], tf.Tensor], length: int) -> Callable[[tf.Ten
 def microseconds(
     op: Callable[[tf.Tensor], tf.Tensor], calls: int, shape: tuple[int, ...] = (4,)
 ) -> float:
-    """Measure the cost of one op, in microseconds."""
+    """Return the time of one op in microseconds."""
     inputs = tf.zeros(shape)
     graphs = [chain(op, SHORT), chain(op, LONG)]
     best = [float("inf")] * 2
@@ -100,7 +101,8 @@ def microseconds(
 
 
 def main() -> int:
-    # Grappler removes identities and fuses chains of sums or unary ops. It does not change this op.
+    # The op for comparison is `squared_difference`, because TensorFlow's graph optimizer leaves a
+    # chain of this op unchanged. It removes or fuses chains of identities, sums and unary ops.
     other = tf.Variable(tf.ones(4))
     results = {
         "tf.math.squared_difference": microseconds(

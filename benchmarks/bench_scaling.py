@@ -1,8 +1,8 @@
-"""Check that the cost grows linearly with the batch: time per image in batches of 16 to 4096.
+"""Check that the time of a layer grows linearly with the batch size, from 16 to 4096 images.
 
-Run ``python benchmarks/bench_scaling.py``. Every round measures each batch size once. The time per
-image of a batch size is compared with the median over all sizes. If our time differs by more than
-15 %, the line is marked and the exit code is 1.
+Run ``python benchmarks/bench_scaling.py``. Every round times each batch size once. For each batch
+size, the time per image is compared with the median over all batch sizes. If the time of our layer
+differs from the median by more than 15 %, the line is marked and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ ALLOWED = 0.15
 
 
 def deviations(per_image: Sequence[float]) -> list[float]:
-    """Return the relative difference of each cost from the median: 0.1 is 10 % more."""
+    """Return the relative difference of each time from the median: 0.1 is 10 % more."""
     median = float(np.median(per_image))
     return [cost / median - 1 for cost in per_image]
 
 
 def measure(pair: str, implementation: str, which: str, options: Any) -> list[float]:
-    """Return the microseconds per image for each batch size."""
+    """Return the microseconds per image for each batch size in ``options.batches``."""
     from dataclasses import replace
 
     from cnnforge.benchmarking import interleave
@@ -41,8 +41,8 @@ def measure(pair: str, implementation: str, which: str, options: Any) -> list[fl
         kind = workload.kind if implementation == "ours" else workload.reference
         timed[str(batch)] = getattr(timed_passes(workload, kind), which)
     _, times = interleave(timed, rounds=options.rounds, seconds=0.01, limit=options.limit)
-    # The median of the faster half: other processes disturb a call of a second more often than one
-    # of a millisecond.
+    # Use the median of the faster half of the times. Other processes interrupt a long call more
+    # often than a short one, so the median of all times would be too large for large batches.
     best = {
         name: np.median(np.sort(seconds)[: max(1, len(seconds) // 2)])
         for name, seconds in times.items()

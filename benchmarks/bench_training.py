@@ -1,10 +1,10 @@
 """Time an epoch of training and a prediction with cnnforge, Keras and PyTorch.
 
-Run with ``python benchmarks/bench_training.py [lenet] [resnet20]``. All implementations train the
-same network on the same images, alternately and in one process. Then all of them classify these
-images. Compare the ratios, not the times. `lenet` learns the digits of `mnist5k`. `resnet20` gets
-random 32x32 colour images, because only the time matters. If PyTorch is installed, plain loops are
-timed in both of its memory layouts.
+Run ``python benchmarks/bench_training.py [lenet] [resnet20]``. All implementations train the same
+network on the same images, alternately and in one process. Then all of them classify these images.
+Compare the ratios of the times, because the times themselves vary between runs. `lenet` learns the
+digits of the data set `mnist5k`. `resnet20` gets random 32x32 colour images, because only the time
+matters. If PyTorch is installed, a plain training loop is timed in both of its memory layouts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from functools import partial
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# The command ``cnnforge`` sets the same values. OpenMP reads them when it is loaded.
+# Threads of OpenMP that wait must not use the CPU. The command ``cnnforge`` sets the same values.
+# OpenMP reads them when it is loaded, so set them before the imports below.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
@@ -84,7 +85,10 @@ def measure(name: str, dataset: Dataset, batch_size: int, rounds: int, plugins: 
 
 
 def compare(title: str, runs: dict[str, Callable[[], Any]], rounds: int) -> None:
-    """Time runs alternately, and print their ratios to Keras and to the faster PyTorch loop."""
+    """Time the functions in ``runs`` alternately, and print their times and ratios.
+
+    The ratios are to the first run, which is Keras, and to the faster PyTorch loop.
+    """
     timings, times = interleave(runs, rounds=rounds, warm_up=2)
     in_torch = [name for name in runs if name.startswith("PyTorch")]
     peers = [next(iter(runs)), *sorted(in_torch, key=lambda name: timings[name].median)[:1]]
@@ -100,8 +104,8 @@ def compare(title: str, runs: dict[str, Callable[[], Any]], rounds: int) -> None
 def torch_loops(
     name: str, images: np.ndarray, labels: np.ndarray, batch_size: int
 ) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
-    """Return two functions for each memory layout: one trains for an epoch, and one predicts."""
-    # PyTorch is imported last, so that its OpenMP reads the settings above.
+    """Return, for each memory layout by name, two functions: train for an epoch, and predict."""
+    # Imported here, after the variables of OpenMP were set, so that PyTorch's OpenMP reads them.
     import torch
     import torch_training
 

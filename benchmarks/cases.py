@@ -1,4 +1,4 @@
-"""Shapes of the benchmarks; the parity tests use them too, with a smaller batch."""
+"""Define the shapes of the benchmarks. Tests of the kernels use these shapes with fewer images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class ConvolutionCase:
-    """A convolution with SAME padding: N images of H x W x C, a K x K window, F filters."""
+    """A convolution with SAME padding of N images of H x W x C, with F filters of K x K pixels."""
 
     name: str
     batch: int
@@ -57,7 +57,7 @@ CONVOLUTIONS = (
 
 @dataclass(frozen=True)
 class DepthwiseCase:
-    """A depthwise convolution with SAME padding: a K x K window for each of C channels."""
+    """A depthwise convolution with SAME padding and one filter of K x K pixels per channel."""
 
     name: str
     batch: int
@@ -73,7 +73,7 @@ class DepthwiseCase:
 
 @dataclass(frozen=True)
 class PoolCase:
-    """A pooling layer with K x K windows that do not overlap."""
+    """A pooling layer with windows of K x K pixels that do not overlap."""
 
     name: str
     batch: int
@@ -89,7 +89,7 @@ class PoolCase:
 
 @dataclass(frozen=True)
 class DropoutCase:
-    """A dropout layer. Its inputs may have any shape, which includes the batch."""
+    """A dropout layer. ``input_shape`` includes the batch and may have any number of axes."""
 
     name: str
     input_shape: tuple[int, ...]
@@ -98,7 +98,7 @@ class DropoutCase:
 
 @dataclass(frozen=True)
 class NormalizationCase:
-    """A batch normalization: N images of H x W x C."""
+    """A batch normalization of N images of H x W x C."""
 
     name: str
     batch: int
@@ -113,7 +113,7 @@ class NormalizationCase:
 
 DEPTHWISE = (DepthwiseCase("depth", 16, 32, 32, 64, 3),)
 
-# The pooling layers that follow the convolutions seed1, seed2, cifar and stem.
+# The pooling layers after the convolutions with the names seed1, seed2, cifar and stem above.
 POOLS = (
     PoolCase("pool_seed1", 250, 28, 28, 8),
     PoolCase("pool_seed2", 250, 14, 14, 16),

@@ -18,7 +18,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     from cnnforge.cli._import_keras import import_keras
 
-    import_keras()  # Sets how threads wait; OpenMP reads that when it is loaded.
+    # Also sets how threads of OpenMP wait. OpenMP reads this when it is loaded, so call this first.
+    import_keras()
     config.addinivalue_line("markers", "short: measured with --short")
 
 
@@ -31,9 +32,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def results(request: pytest.FixtureRequest) -> Iterator[Callable[[Any], None]]:
-    """Yield a function that keeps a measurement.
+    """Yield a function to which each benchmark passes its measurement.
 
-    At the end of the session, `results/<cpu>.csv` is written if all cases were measured.
+    If all cases were measured, `results/<cpu>.csv` is written at the end of the pytest session.
     """
     from dataclasses import asdict
 

@@ -2,8 +2,8 @@
 
     python benchmarks/cuda_resources.py > benchmarks/results/cuda_kernels.md
 
-compiles the kernels of typical shapes for several architectures, without a device, and writes the
-table of registers, shared memory, spills and instructions.
+The script compiles the kernels of typical shapes for several architectures. It needs no device. The
+table has the registers, shared memory, register spills and instructions of each kernel.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ from cnnforge_kernels.cuda.tensor_cores import plans as tensor_core_plans
 ARCHITECTURES = ((7, 5), (8, 0), (9, 0), (12, 0))
 CASES = ("seed1", "seed2", "cifar", "mid", "stem", "r64", "r128")
 
-# Skip instructions that are never executed (@!PT), which the assembler puts before copies.
+# The pattern skips instructions that are never executed (marked @!PT), which the assembler adds
+# before copies.
 _INSTRUCTION = re.compile(
     r"^\s+/\*[0-9a-f]+\*/\s+(?!@!PT )(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]*)(.*)", re.MULTILINE
 )
 _LABEL, _TARGET = re.compile(r"^\s*(\.L_x_\d+):"), re.compile(r"`\((\.L_x_\d+)\)")
-# What the assembler logs about a kernel, and the part of the disassembler's listing for a kernel.
+# The lines of the assembler's log about one kernel, and the section of the disassembler's listing
+# with the code of one kernel.
 _LOG = re.compile(
     r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
     r"(\d+) bytes spill loads.*?Used (\d+) registers([^\n]*)",
@@ -57,9 +59,9 @@ class Resources:
     Attributes:
         registers: Number of registers per thread.
         shared: Static and dynamic shared memory per block in bytes.
-        spills: Stack, spill stores and spill loads in bytes.
-        instructions: (name with modifiers, operands) of each instruction in order.
-        loops: (index of the first instruction, index after the last instruction) of each loop.
+        spills: Bytes of the stack frame, of spill stores and of spill loads.
+        instructions: Tuple (name with modifiers, operands) of each instruction in order.
+        loops: For each loop, a tuple (index of its first instruction, index after its last one).
     """
 
     registers: int
@@ -70,11 +72,14 @@ class Resources:
 
     @cached_property
     def counts(self) -> Counter[str]:
-        """Number of instructions by name, including modifiers."""
+        """Number of instructions of each name, where the name includes modifiers."""
         return Counter(name for name, _ in self.instructions)
 
     def count(self, name: str, width: str = "") -> int:
-        """Count instructions of a name such as ``"LDG"``, or only those of a width (``".128"``)."""
+        """Return the number of instructions with a name such as ``"LDG"``.
+
+        With a ``width`` such as ``".128"``, only instructions with this modifier count.
+        """
         return sum(
             number
             for key, number in self.counts.items()
@@ -83,12 +88,15 @@ class Resources:
 
     @property
     def float64(self) -> list[str]:
-        """Instructions in double precision."""
+        """Names of the instructions that compute in double precision."""
         return [name for name in self.counts if _FLOAT64.match(name)]
 
 
 def _product(plan: Plan) -> Plan:
-    """Return the plan in the configuration that computes an implicit matrix product."""
+    """Return the plan (the kernels for a shape) that computes an implicit matrix product.
+
+    ``plan.options`` has a function for each algorithm and tile size, by name.
+    """
     return next(make() for name, make in plan.options.items() if name.startswith("product"))
 
 
@@ -162,10 +170,10 @@ def catalogue() -> dict[str, Kernel]:
 
 @cache
 def disassembler() -> str:
-    """Return the path of nvdisasm.
+    """Return the path of nvdisasm, NVIDIA's disassembler.
 
     Raises:
-        FileNotFoundError: It is not installed.
+        FileNotFoundError: nvdisasm is not installed.
     """
     from cuda.pathfinder import find_nvidia_binary_utility
 
@@ -182,13 +190,14 @@ _intermediate = cache(intermediate)
 def measure(kernels: tuple[Kernel, ...], capability: tuple[int, int]) -> dict[str, Resources]:
     """Compile kernels for a compute capability and disassemble their machine code.
 
-    Kernels with dynamic shared memory are linked into one cubin, and the other kernels into a
-    second one, so the disassembler runs at most twice. The code is the same as if each kernel were
-    linked alone. In a single cubin, the alignment of dynamic shared memory would round up the
-    shared memory of the other kernels.
+    Kernels with dynamic shared memory are linked into one cubin (a file of machine code), and the
+    other kernels into a second one. So the disassembler runs at most twice. The code is the same as
+    if each kernel were linked alone. With all kernels in one cubin, the linker would round up the
+    shared memory of the other kernels to the alignment of dynamic shared memory.
 
     Returns:
-        The resources by name of the kernel, without kernels that the architecture cannot run.
+        The resources of each kernel, by its name. Kernels that the architecture cannot run are left
+        out.
     """
     found = {}
     for dynamic in (False, True):
@@ -215,7 +224,8 @@ def _measure(known: list[Kernel], capability: tuple[int, int]) -> dict[str, Reso
         )
     found = {}
     for kernel in known:
-        # The symbol in the cubin is a mangled name, which contains each part after its length.
+        # The symbol in the cubin is a C++ mangled name, in which the length of each part precedes
+        # the part.
         part = f"{len(kernel.symbol)}{kernel.symbol}B"
         (symbol,) = (symbol for symbol in logs if part in symbol)
         *spills, registers, rest = logs[symbol]
@@ -230,9 +240,9 @@ def _measure(known: list[Kernel], capability: tuple[int, int]) -> dict[str, Reso
 
 
 def _code(listing: str) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[int, int], ...]]:
-    """Return the instructions of a listing and its loops, as in ``Resources``.
+    """Return the instructions and the loops of a disassembled kernel, in the form of ``Resources``.
 
-    A loop is the code from a label to a branch back to that label.
+    A loop is the code from a label to a later branch to that label.
     """
     instructions, labels, loops = [], {}, []
     for line in listing.splitlines():
@@ -247,7 +257,7 @@ def _code(listing: str) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[int, i
 
 
 def row(kernel: Kernel, capability: tuple[int, int], found: Resources) -> str:
-    """Return one line of the table."""
+    """Return the line of the table for one kernel."""
     cells = [
         f"`{kernel.name}`",
         "sm_{}{}".format(*capability),
@@ -262,7 +272,7 @@ def row(kernel: Kernel, capability: tuple[int, int], found: Resources) -> str:
 
 
 def toolchain() -> str:
-    """Return the versions that the machine code depends on."""
+    """Return the names and versions of the packages that the machine code depends on."""
     names = ("numba-cuda", "nvidia-nvvm", "nvidia-nvjitlink")
     return ", ".join(f"{name} {version(name)}" for name in names)
 

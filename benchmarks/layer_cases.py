@@ -1,8 +1,9 @@
-"""Make pairs of layers from the shapes of cases.py, for ``cnnforge.benchmarking``.
+"""Make the cases of the layer benchmarks (bench_layers.py) from the shapes of cases.py.
 
-A *pair* is a layer and its reference. Its name, such as ``seed1.block``, consists of a shape and a
-kind of layer. A *key*, such as ``seed1.block.full``, consists of a pair and a pass; it names a
-number in the table and a threshold.
+A *pair* is one of our layers and its reference, the Keras layer that it replaces, at one shape. The
+name of a pair, such as ``seed1.block``, consists of a shape and a kind of layer. A *key*, such as
+``seed1.block.full``, consists of a pair and a pass (forward or full). Results and thresholds are
+stored by key.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from typing import Any
 
 from cases import CONVOLUTIONS, DEPTHWISE, DROPOUTS, NORMALIZATIONS, POOLS
 
-# For a pair: the name of the reference, the arguments of both layers, the input shape, and whether
-# the gradient of the inputs is computed.
+# What is needed to build a pair: the name of the reference layer, the arguments of both layers, the
+# input shape, and whether the gradient of the inputs is computed.
 _Recipe = tuple[str, dict[str, Any], tuple[int, ...], bool]
 
 
@@ -37,18 +38,18 @@ def _recipes() -> dict[str, _Recipe]:
         found[f"{case.name}.max"] = ("MaxPooling2D", arguments, case.input_shape, True)
         found[f"{case.name}.average"] = ("AveragePooling2D", arguments, case.input_shape, True)
     for case in DROPOUTS:
-        # The forward pass is a prediction, which drops nothing; the full pass is training.
+        # The benchmark of the forward pass predicts, so it drops nothing. The full pass trains.
         arguments = {"rate": case.rate}
         found[f"{case.name}.dropout"] = ("Dropout", arguments, case.input_shape, True)
     for case in NORMALIZATIONS:
-        # The forward pass is a prediction with moving averages; the full pass is training.
+        # The benchmark of the forward pass predicts with moving averages. The full pass trains.
         found[f"{case.name}.norm"] = ("BatchNormalization", {}, case.input_shape, True)
     return found
 
 
 RECIPES = _recipes()
 PAIRS = tuple(RECIPES)
-# The cases that ``--short`` measures: each kind of layer, mostly at small shapes.
+# The pairs that ``--short`` measures: each kind of layer, mostly at small shapes.
 SHORT = (
     "seed1.convolution",
     "seed1.block",
@@ -65,15 +66,15 @@ SHORT = (
 )
 
 
-# Built-in layers that are not measured, and have no thresholds.
+# Built-in layers that have no benchmark, and therefore no threshold.
 NOT_MEASURED = {"global_average_pooling2d"}
 
 
 def every_case() -> list[Any]:
-    """List all cases: those of `PAIRS`, and the benchmarks of the other built-in layers.
+    """Return all cases: those of `PAIRS`, and the benchmarks that other built-in layers define.
 
     Raises:
-        LookupError: No plugin layer replaces the reference of a pair.
+        LookupError: No layer of a plugin replaces the reference layer of a pair.
     """
     from cnnforge.plugin_host.discovery import discover
     from cnnforge.testing import benchmark_cases
@@ -91,7 +92,7 @@ def build(pair: str, layers: Any) -> Any:
     """Return the ``cnnforge.benchmarking.Case`` of a pair.
 
     Raises:
-        LookupError: No plugin layer replaces the pair's reference.
+        LookupError: No layer of a plugin replaces the reference layer of the pair.
     """
     from cnnforge.benchmarking import Case, Workload
 

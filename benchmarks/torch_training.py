@@ -1,4 +1,4 @@
-"""The networks of bench_training.py in PyTorch, and plain loops for training and prediction."""
+"""Define the networks of bench_training.py in PyTorch, and loops that train them and predict."""
 
 from __future__ import annotations
 
@@ -75,19 +75,20 @@ def loops(
 ) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Return two functions: one trains for an epoch, and one predicts all images.
 
-    An epoch uses Adam and the cross-entropy of the logits. Like the other implementations, it sums
-    the loss and the number of correct images. A prediction gives the probabilities of all images,
-    in order.
+    Training uses Adam and the cross-entropy of the logits. Like the other implementations, it sums
+    the loss and the number of correctly classified images. The prediction returns the probabilities
+    of all images, in order.
 
     Args:
         name: Name of a model, one of `MODELS`.
         images: (N, H, W, C) uint8.
         labels: (N,) int.
-        batch_size: Images per step.
+        batch_size: Number of images per training step.
         layout: Memory layout, one of `LAYOUTS`.
 
     Returns:
-        `run() -> (loss, correct)`, and `predict() -> (N, classes) float32`.
+        Two functions: `run() -> (loss, correct)`, and `predict()`, which returns probabilities
+        (N, classes) float32.
     """
     form: Any = LAYOUTS[layout]
     classes = int(labels.max()) + 1

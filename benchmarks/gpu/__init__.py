@@ -1,4 +1,4 @@
-"""Parts of bench_gpu.py, which compares the kernels on a CUDA device with PyTorch and cuDNN.
+"""Modules of bench_gpu.py, which compares the CUDA kernels with PyTorch (cuDNN) on a device.
 
-No module here imports Keras or TensorFlow, and only ``torch_*.py`` import torch.
+No module here imports Keras or TensorFlow.
 """

@@ -1,9 +1,10 @@
 """Replacement of a GPU for tests and for ``bench_gpu.py --dry-run``.
 
-Every call goes through ``cnnforge_kernels.cuda.launch`` with its plans, grids and arguments. The
-driver notes the launches and runs nothing. Then the function of the same name in
-``cnnforge_kernels.cpu`` computes the result. All times are made up. So the whole command runs with
-right values, but without the device and its compiler. Batches are cut to two images.
+Each op calls the function in ``cnnforge_kernels.cuda.launch``, which chooses kernels, grids and
+arguments. A replacement of the CUDA driver stores these launches and runs nothing. Then the
+function of the same name in ``cnnforge_kernels.cpu`` computes the result. So the whole command runs
+and has correct results without a device and without a CUDA compiler. All times are made up. Each
+batch is reduced to two images.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _NO_BIAS = np.zeros(0, np.float32)
 
 
 class HostArray:
-    """A host array that claims to be on a device."""
+    """A host array whose attributes say that it is on a CUDA device."""
 
     def __init__(self, values: np.ndarray):
         self.values = values
@@ -51,7 +52,7 @@ class HostArray:
 
 
 class Driver(simulated_driver.Driver):
-    """Simulated driver of a device with tensor cores. It notes launches and runs nothing."""
+    """Driver of a simulated device with tensor cores. It stores launches and runs nothing."""
 
     def capability(self, device: int) -> tuple[int, int]:
         """Return the compute capability of the H200."""
@@ -63,12 +64,12 @@ class Driver(simulated_driver.Driver):
 
 
 def shrunk(row: Row) -> Row:
-    """Cut a row to two images. Its key stays the same."""
+    """Return a row (a benchmark case) with at most two images and the same key."""
     return replace(row, inputs=(min(IMAGES, row.inputs[0]), *row.inputs[1:]))
 
 
 class DryRunDevice:
-    """Replacement of ``TorchDevice`` that computes on the CPU."""
+    """Replacement of ``TorchDevice`` that computes results on the CPU."""
 
     name = "dry run"
 
@@ -78,11 +79,11 @@ class DryRunDevice:
 
     @property
     def launches(self) -> list[str]:
-        """Names of the kernels whose launches were noted so far."""
+        """Names of the kernels of all launches so far."""
         return [kernel.name for kernel, _, _ in self._driver.launches]
 
     def about(self) -> dict[str, str]:
-        """Return the values of the columns that describe the device."""
+        """Return the columns of the results file that describe the device, by name."""
         return {"gpu": self.name, "driver": "", "torch": "", "cudnn": "", "numba_cuda": ""}
 
     def ceilings(self) -> Ceilings:
@@ -90,7 +91,7 @@ class DryRunDevice:
         return H200
 
     def variants(self, row: Row) -> list[Any]:
-        """Return the variants of PyTorch, on the CPU; none if PyTorch is not installed."""
+        """Return the ways to compute a row in PyTorch, on the CPU; none without PyTorch."""
         if find_spec("torch") is None:
             return []
         from gpu import torch_peer
@@ -112,17 +113,17 @@ class DryRunDevice:
         return HostArray(np.array(array, order="C"))
 
     def poisoned(self, shape: tuple[int, ...], dtype: str) -> HostArray:
-        """Make an array full of NaN, or of 254, which is not a valid argmax."""
+        """Return an array full of NaN, or of 254 for uint8. No kernel writes these values."""
         made = HostArray(np.empty(shape, dtype))
         self.poison(made)
         return made
 
     def poison(self, array: HostArray) -> None:
-        """Fill an array again with the values of ``poisoned``."""
+        """Fill an array with NaN, or with 254 for uint8, as ``poisoned`` does."""
         array.values.fill(np.nan if array.dtype.kind == "f" else 254)
 
     def get(self, array: HostArray, images: list[int] | None = None) -> np.ndarray:
-        """Copy an array, or some of its images."""
+        """Return a copy of an array, or of the images with the given indices."""
         return array.values.copy() if images is None else array.values[images]
 
     def same(self, one: HostArray, other: HostArray) -> bool:
@@ -134,7 +135,7 @@ class DryRunDevice:
         return self.put(array.values)
 
     def run(self, calls: Sequence[Call]) -> None:
-        """Note the launches of calls, and compute them on the CPU."""
+        """Store the launches of calls, and compute the results on the CPU."""
         for call in calls:
             given = [_on_device(value) for value in call.arguments]
             getattr(launch, call.function)(*given, **dict(call.options))
@@ -155,7 +156,7 @@ class DryRunDevice:
         return True
 
     def called(self, functions: Sequence[Callable[[], Any]]) -> Any:
-        """Return an object that does nothing, as for a device without graphs."""
+        """Return an object whose ``repeat(count)`` does nothing."""
         return _Nothing()
 
     def seconds(self, function: Any, count: int) -> float:
@@ -172,7 +173,7 @@ class _Nothing:
 
 
 def _on_device(value: Any) -> Any:
-    """Convert a PyTorch tensor to an array that claims to be on a device."""
+    """Convert a PyTorch tensor to a ``HostArray``. Return other values unchanged."""
     return HostArray(value.detach().numpy()) if hasattr(value, "data_ptr") else value
 
 

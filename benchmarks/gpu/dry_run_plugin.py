@@ -1,8 +1,9 @@
-"""A pytest plugin that runs ``pytest -m gpu`` without a device: ``-p gpu.dry_run_plugin``.
+"""A pytest plugin that runs the tests for a device without one: ``-m gpu -p gpu.dry_run_plugin``.
 
-Every call of the tests is planned as on the H200, its launches are noted, and the CPU function of
-the same name computes the result. With ``--cubins DIR``, the launched kernels are compiled into
-that folder for ``--compile-for``. A machine with a device then needs no compiler for the suite.
+For every call of the tests, kernels and grids are chosen as for an H200 and stored, but not run.
+The CPU function of the same name computes the result. With ``--cubins DIR``, the kernels are
+compiled for the architecture ``--compile-for`` and written to this folder. A machine with such a
+device can then run the tests without a compiler.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _launched: dict[Kernel, None] = {}
 
 
 class Array(HostArray):
-    """Replacement of the array that ``numba.cuda.to_device`` returns."""
+    """Replacement, in host memory, of the array that ``numba.cuda.to_device`` returns."""
 
     def __getitem__(self, index: Any) -> Array:
         return Array(self.values[index])
@@ -37,7 +38,7 @@ class Array(HostArray):
         return Array(self.values.reshape(shape))
 
     def copy_to_host(self) -> np.ndarray:
-        """Copy the array to the host."""
+        """Return a copy as a NumPy array."""
         return self.values.copy()
 
 
@@ -47,18 +48,21 @@ def pytest_addoption(parser: Any) -> None:
 
 
 def pytest_configure(config: Any) -> None:
-    """Replace the device for the whole test run."""
+    """Replace the CUDA driver and Numba's device arrays for the whole test run."""
     driver._driver = Driver()
     cuda.to_device = lambda array: Array(np.array(array, order="C"))
     cuda.as_cuda_array = lambda array: Array(_memory(array))
     cuda.stream = lambda: SimpleNamespace(handle=512, synchronize=lambda: None)
     arrays.call = _computed(arrays.call)
-    # Note the launches of tests that replace the driver themselves, too.
+    # Some tests replace the driver by one that they make. Store the launches of those drivers too.
     simulated_driver.Driver.launch = _noted(simulated_driver.Driver.launch)
 
 
 def pytest_sessionfinish(session: Any) -> None:
-    """Compile the launched kernels. Under pytest-xdist each process compiles its own."""
+    """Compile the kernels of all stored launches.
+
+    Under pytest-xdist, each process compiles the kernels of the tests that it ran.
+    """
     folder = session.config.getoption("--cubins")
     for kernel in _launched if folder else ():
         compiler.export_kernel(kernel, session.config.getoption("--compile-for"), folder)
@@ -93,7 +97,7 @@ def _host(name: str, value: Any, precision: str) -> Any:
 
 
 def rounded(values: np.ndarray, precision: str) -> np.ndarray:
-    """Round finite float32 values as tensor cores do."""
+    """Return finite float32 values rounded as tensor cores round their operands."""
     bits = values.view(np.uint32)
     if precision == "tf32":
         bits = (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
@@ -108,7 +112,8 @@ def _memory(array: Any) -> np.ndarray:
     if not size:
         return np.empty(array.shape, array.dtype)
     content = (ctypes.c_char * size).from_address(_pointer(array))
-    # The result only holds `content`. So `content` must hold the array, which owns the memory.
+    # The array must live as long as the result, because it owns the memory. The result references
+    # only `content`, so store the array there.
     found = np.frombuffer(content, array.dtype).reshape(array.shape)
     content.array = array
     return found

@@ -1,4 +1,4 @@
-"""Epochs of training: with our kernels in PyTorch, and in cnnforge's loop if Keras is installed."""
+"""Time an epoch of training: of a PyTorch network with our kernels, and of a Keras model."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from gpu.suite import ROOT, environment
 
 _NAME = "epoch of lenet, batch 1024, images on the device"
 _LOOP = "the same by cnnforge's loop, under Keras' torch backend"
-# A dry run on the CPU needs fewer images and rounds.
+# Arguments of `torch_epoch.measure` for a dry run: on the CPU, with few images and rounds.
 _DRY_RUN = {"where": "cpu", "graphs": False, "rounds": 3, "images": 1024}
 
 
 def epoch(device: Any, dry_run: bool) -> dict[str, Any]:
-    """Measure an epoch of a PyTorch network with our blocks; run this in a separate process.
+    """Time an epoch of a PyTorch network that uses our kernels. Run this in a separate process.
 
     Args:
-        device: Device that runs our calls.
-        dry_run: Whether to run on the CPU.
+        device: A ``TorchDevice`` or a ``DryRunDevice``, which runs our kernels.
+        dry_run: Whether PyTorch runs on the CPU.
 
     Returns:
         ``ratio``, the time of eager PyTorch divided by ours, and ``lines`` to print.
@@ -32,10 +32,10 @@ def epoch(device: Any, dry_run: bool) -> dict[str, Any]:
 
 
 def in_pytorch(command: list[str], left: float | None) -> tuple[float | None, list[str]]:
-    """Measure an epoch in a separate process.
+    """Time an epoch of the PyTorch network in a separate process.
 
     Args:
-        command: Command of the process, which prints the result of ``epoch`` as JSON.
+        command: Command of the process. It prints the result of ``epoch`` as a line of JSON.
         left: Time limit in seconds; ``None`` without a limit.
 
     Returns:
@@ -59,9 +59,15 @@ def in_pytorch(command: list[str], left: float | None) -> tuple[float | None, li
 
 
 def in_keras(left: float | None) -> list[str]:
-    """Measure an epoch as ``cnnforge train`` runs it. Returns lines to print.
+    """Time an epoch of a Keras model in the training loop of ``cnnforge train``.
 
-    cnnforge's loop does not capture a CUDA graph, so kernels are launched one by one.
+    This loop does not capture a CUDA graph, so kernels are launched one by one.
+
+    Args:
+        left: Time limit in seconds; ``None`` without a limit.
+
+    Returns:
+        Lines to print.
     """
     if find_spec("keras") is None:
         return [f"{_LOOP}: not run: Keras is not installed"]

@@ -1,4 +1,4 @@
-"""Measurement of one row: check it, then time our kernels and the peers alternately."""
+"""Measure one row (a benchmark case): check our result, and time our kernels and PyTorch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from gpu.rows import Row, work
 
 ROUNDS = 31
 _OURS = "ours"
-# Min duration of one measurement, and time limit of all rounds of a row, in seconds.
+# Minimum duration of one measurement and maximum duration of all rounds of a row, in seconds. A
+# slow row has fewer rounds.
 _MEASUREMENT, _LIMIT = 0.004, 3.0
-# Maximum distance from PyTorch's results. They differ from ours because PyTorch sums in another
-# order (FFT, Winograd), rounds operands to tf32, or rounds results to bfloat16.
+# Maximum relative distance between our results and those of PyTorch, by precision. Above it, the
+# row is wrong. Smaller differences are expected: PyTorch sums in another order (FFT, Winograd),
+# rounds operands to tf32, or rounds results to bfloat16.
 _MAX_DISTANCE = {"float32": 1e-3, "tf32": 4e-3, "bfloat16": 2e-2}
 
 
@@ -27,21 +29,23 @@ class Measured:
     """Result of a row. A value that was not measured is ``None`` or empty.
 
     Attributes:
-        key: Key of the row.
-        verdict: ``"right"``, or a description of the error. A wrong row has no times.
+        key: Key of the row, such as ``"seed1.block.forward"``.
+        verdict: ``"right"``, or a description of the error. Unless it is ``"right"``, there are no
+            times.
         ours: Our time in seconds: median, 20th and 80th percentile.
         peer: Time of the fastest variant of PyTorch in seconds: median, 20th and 80th percentile.
         peer_name: Name of that variant.
-        ratio: Time of the peer divided by ours in the same round: median, 20th and 80th percentile.
+        ratio: Time of that variant divided by ours in the same round: median, 20th and 80th
+            percentile.
         floor: Minimum time in seconds that the peak rates of the device allow.
-        bound: Cause of the floor: ``"bytes"`` or ``"flops"``.
-        flops: Number of operations of the row.
-        bytes: Number of bytes that the row moves.
-        distance: Distance of PyTorch's results from ours.
+        bound: Limit that determines the minimum time: ``"bytes"`` or ``"flops"``.
+        flops: Minimum number of operations of the row.
+        bytes: Minimum number of bytes that the row reads and writes.
+        distance: Relative distance between our results and the results of PyTorch.
         sets: Number of copies of the row's arrays that the measurement uses one after the other.
         rounds: Number of rounds.
-        tuned: Configurations that the tuner chose, by problem.
-        note: Notes, such as a peer that failed.
+        tuned: Configurations that the tuner chose for the kernels, by problem (op and shapes).
+        note: Notes, such as the error of a variant of PyTorch that failed.
     """
 
     key: str
@@ -61,12 +65,12 @@ class Measured:
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Convert the result to plain values."""
+        """Return the attributes as a dict that can be written as JSON."""
         return asdict(self)
 
 
 def from_json(values: dict[str, Any]) -> Measured:
-    """Convert the values of ``to_json``, or of a file, to a result."""
+    """Return the result whose attributes are in a dict, which comes from ``to_json`` or a file."""
     pairs = {
         name: tuple(values[name]) if values.get(name) is not None else None
         for name in ("ours", "peer", "ratio")
@@ -84,7 +88,7 @@ def measure(
         device: A ``TorchDevice`` or a ``DryRunDevice``.
         ceilings: Peak rates of the device.
         rounds: Number of rounds.
-        alone: Whether to leave out PyTorch.
+        alone: Whether to time only our kernels and not PyTorch.
     """
     needed, minimum = work(row), floor(row, ceilings)
     made = Measured(
@@ -134,13 +138,14 @@ def _ours(device: Any, row: Row, arrays: dict[str, Any]) -> Callable[[], None]:
 def _repeated(
     device: Any, name: str, functions: Sequence[Callable[[], Any]], made: Measured
 ) -> Any:
-    """Return the functions captured into one CUDA graph.
+    """Return a CUDA graph of the functions.
 
-    If that fails, add a note to the result, and return an object that calls them one by one.
+    If the capture fails, add a note to ``made``, and return an object that calls the functions one
+    by one.
     """
     try:
         return device.repeated(functions)
-    except Exception as error:  # Errors of PyTorch and cuda.core have no common base.
+    except Exception as error:  # Errors of PyTorch and cuda.core have no other common base.
         said = " ".join(str(error).split())[:200]
         made.note += f"{name} is not captured into a graph: {type(error).__name__}: {said}. "
         return device.called(functions)
@@ -154,9 +159,10 @@ def _three(seconds: Any) -> tuple[float, float, float]:
 def _peers(
     device: Any, row: Row, every: Sequence[dict[str, Any]], made: Measured
 ) -> dict[str, Any]:
-    """Return the variants of PyTorch by name, each captured into one graph over all the arrays.
+    """Return a CUDA graph for each variant of PyTorch (torch_peer.py), by name.
 
-    Also compare their results with ours.
+    A graph computes the row once for each copy of the arrays in ``every``. This function also
+    compares PyTorch's results with ours, and changes the verdict in ``made`` if they differ.
     """
     found = {}
     for variant in device.variants(row):

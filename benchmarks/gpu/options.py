@@ -21,7 +21,10 @@ def capability(text: str) -> tuple[int, int]:
 
 
 def parsed(arguments: Sequence[str] | None) -> Any:
-    """Parse the options and add ``rows``, the chosen rows. A usage error ends the process."""
+    """Parse the command line. The result also has ``rows``, the chosen benchmark cases.
+
+    A usage error ends the process with exit code 2.
+    """
     parser = argparse.ArgumentParser(
         "bench_gpu.py", description="Measure the kernels on a GPU, compared with cuDNN."
     )

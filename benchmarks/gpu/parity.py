@@ -1,9 +1,10 @@
-"""Check our kernels against the float64 oracle on the CPU, at the shape that is timed.
+"""Compare results of our kernels with the float64 oracle, a slow reference on the CPU.
 
-The kernels compute the whole batch, and a few images are compared. Outputs and gradients of the
-inputs belong to one image. The gradients of weights and bias sum over the batch, so the upstream
-gradient of all other images is zero in this check. The contributions of the other images are
-checked by the distance of the whole result from that of PyTorch.
+The shape is the one that is timed. The kernels compute the whole batch, but the oracle computes
+only a few images. For outputs and gradients of the inputs, only these images are compared. The
+gradients of weights and bias are sums over all images, so this check sets the upstream gradient of
+the other images to zero. The contributions of the other images are checked in measure.py, which
+compares the whole result with that of PyTorch.
 """
 
 from __future__ import annotations
@@ -19,28 +20,29 @@ from cnnforge_kernels import reference
 from gpu.problem import POOL, Call, calls, given, prepare, results, values, written
 from gpu.rows import Row
 
-# Max number of operations of the oracle for one row. They take one core about a second.
+# Maximum number of operations of the oracle for one row, about a second on one core. A row with
+# more operations per image compares fewer images.
 _MAX_FLOPS = 1.5e9
 _MAX_IMAGES = 4
-# Maximum share of outputs with another argmax. If two sums are nearly equal, rounding decides which
-# one is the maximum.
+# Maximum share of outputs whose argmax may differ from the oracle's. If two values are nearly
+# equal, rounding decides which one is the maximum.
 _MAX_OTHER_ARGMAX = 1e-3
 
 
 class Device(Protocol):
-    """A GPU that holds arrays and runs kernels, or its replacement in tests."""
+    """A GPU (``TorchDevice``), or its replacement without a GPU (``DryRunDevice``)."""
 
     def put(self, array: np.ndarray) -> Any:
         """Copy an array to the device."""
 
     def poisoned(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """Make an array full of NaN, or of 254, which is not a valid argmax."""
+        """Return an array full of NaN, or of 254 for uint8. No kernel writes these values."""
 
     def poison(self, array: Any) -> None:
-        """Fill an array again with the values of ``poisoned``."""
+        """Fill an array with NaN, or with 254 for uint8, as ``poisoned`` does."""
 
     def get(self, array: Any, images: list[int] | None = None) -> np.ndarray:
-        """Copy an array, or some of its images, to host memory."""
+        """Copy an array, or the images with the given indices, to host memory."""
 
     def same(self, one: Any, other: Any) -> bool:
         """Whether two arrays have the same bits."""
@@ -49,15 +51,19 @@ class Device(Protocol):
         """Copy an array on the device."""
 
     def run(self, calls: list[Call]) -> None:
-        """Run calls in stream order."""
+        """Run calls of our kernels, one after the other."""
 
 
 class WrongResultError(Exception):
-    """A kernel computes a wrong result, so it is not timed."""
+    """A kernel computes a wrong result, so the row must not be timed."""
 
 
 def upload(device: Device, row: Row, host: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Make the arrays of a row on a device. Those for results hold the values of ``poisoned``."""
+    """Return the arrays of a row on a device, by name.
+
+    The arrays that the row reads have the values in ``host``. The arrays for results are made by
+    ``device.poisoned``, so elements that a kernel does not write are found.
+    """
     arrays: dict[str, Any] = {name: device.put(host[name]) for name in given(row)}
     for name, shape in written(row).items():
         arrays[name] = device.poisoned(shape, "uint8" if name == "argmax" else "float32")
@@ -65,7 +71,10 @@ def upload(device: Device, row: Row, host: Mapping[str, np.ndarray]) -> dict[str
 
 
 def chosen_images(row: Row) -> list[int]:
-    """Choose the first and the last image, and some between them if the oracle is fast enough."""
+    """Return the indices of the images to compare: at least the first and the last one.
+
+    The number of images depends on the time that the oracle needs for one image.
+    """
     count = row.inputs[0]
     each = max(3 * 2 * prod(row.convolved[1:3]) * prod(row.weights), 1)
     number = int(min(_MAX_IMAGES, count, max(1, _MAX_FLOPS // each)))
@@ -73,18 +82,18 @@ def chosen_images(row: Row) -> list[int]:
 
 
 def check(device: Device, row: Row, host: dict[str, np.ndarray] | None = None) -> dict[str, Any]:
-    """Compute a row, compare it with the oracle, compute it again and compare the bits.
+    """Compute a row and compare it with the oracle. Compute it twice more and compare the bits.
 
     Args:
-        device: Device that computes it.
-        row: The row.
-        host: Values of the arrays that are read; random by default.
+        device: Device that computes the row.
+        row: The row (a benchmark case).
+        host: Values of the arrays that the row reads, by name; random by default.
 
     Returns:
         The arrays of the last computation, for the whole batch.
 
     Raises:
-        WrongResultError: The result differs from the oracle, or from the second computation.
+        WrongResultError: The result differs from the oracle's, or two computations differ.
     """
     host = values(row) if host is None else host
     images = chosen_images(row)
@@ -122,15 +131,15 @@ def _batched(name: str) -> bool:
 
 
 def compare(row: Row, host: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> None:
-    """Compare results of a few images with the oracle.
+    """Compare results of our kernels for a few images with those of the oracle.
 
     Args:
         row: The row.
-        host: Arrays that were read, for these images.
-        got: Arrays that were written, for these images.
+        host: Arrays that the kernels read, with only these images.
+        got: Arrays that the kernels wrote, with only these images.
 
     Raises:
-        AssertionError: They differ by more than rounding.
+        AssertionError: The results differ by more than rounding errors.
     """
     if row.op in ("max", "average"):
         _compare_pool(row, host, got)
@@ -189,12 +198,13 @@ def _compare_convolution(
 
 
 def _terms(row: Row, terms: int) -> int:
-    """Return the number of terms of a sum, K, for the tolerance of ``assert_close``.
+    """Return the number of terms to pass to ``assert_close`` for a sum of ``terms`` products.
 
-    Tensor cores add 8 products at a time and truncate the sum instead of rounding it (M. Fasi, N.
-    Higham, M. Mikaitis, S. Pranesh, "Numerical behavior of NVIDIA tensor cores", 2021, section 4).
-    So all errors have the same sign, and are half a unit in the last place on average. Their sum
-    grows like K / 16, not like sqrt(K).
+    The tolerance of ``assert_close`` grows like the square root of this number. Tensor cores add 8
+    products at a time and truncate the sum instead of rounding it (M. Fasi, N. Higham, M. Mikaitis,
+    S. Pranesh, "Numerical behavior of NVIDIA tensor cores", 2021, section 4). So all errors have
+    the same sign, and are half a unit in the last place on average. The error of K terms grows like
+    K / 16, not like sqrt(K). Return (K / 16)^2 for tensor cores if this is larger than K.
     """
     return terms if row.precision == "float32" else max(terms, (terms // 16) ** 2)
 
@@ -208,7 +218,8 @@ def _compare_block(row: Row, host: Mapping[str, np.ndarray], got: Mapping[str, n
     if row.which == "forward":
         return
     g = host["grad_outputs"]
-    # Use the argmax of our forward pass, so that a different argmax is not an error here.
+    # Compute the expected gradients with the argmax of our kernel. Because of rounding, it may be
+    # different from the argmax of the oracle, and the check above allowed this.
     gradients = reference.conv_block_gradients(x, w, got["argmax"], g, pool_size=POOL, **options)
     pixels = prod(g.shape[:3])
     assert_close(got["grad_weights"], gradients[1], pixels)

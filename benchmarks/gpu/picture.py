@@ -1,4 +1,4 @@
-"""Draw the figure of bench_gpu.py: the ratio to PyTorch, and the floor divided by our time."""
+"""Draw the figure of bench_gpu.py, which compares our time with PyTorch and with the peak rates."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ _EVEN = "#333333"
 
 
 def picture(path: Path, rows: Sequence[Measured], about: Mapping[str, str]) -> None:
-    """Draw two bars for each row: the ratio to PyTorch, and the floor divided by our time.
+    """Draw two bars for each row (a benchmark case).
+
+    One bar is the time of PyTorch divided by ours. The other is the floor, the minimum time that
+    the peak rates of the device allow, divided by our time.
 
     Args:
         path: PNG file to write.
-        rows: Results of rows. Rows without times are left out.
-        about: The device and the versions.
+        rows: Results of the rows. Rows without times are left out.
+        about: Names of the device and versions of the packages.
 
     Raises:
         ValueError: No row has a time.

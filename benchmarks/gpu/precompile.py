@@ -1,7 +1,8 @@
-"""Compile all kernels of the chosen rows before the measurement, in several processes.
+"""Compile the kernels of the chosen rows (benchmark cases) before the measurement.
 
-A dry run of the rows finds the kernels. Compiled code is kept on disk, where the processes that
-measure find it.
+Several processes compile at the same time. A dry run of the rows, which runs nothing, finds out
+which kernels they use. The machine code is stored on disk, and the processes that measure load it
+from there.
 """
 
 from __future__ import annotations
@@ -27,18 +28,21 @@ _MAX_PROCESSES = 16
 
 
 class _Noting(dry_run.Driver):
-    """Driver that only notes launches. With the tuner on, it gets those of all configurations."""
+    """Driver that stores launches and runs nothing.
+
+    If the tuner is on, it stores the launches of all configurations, because the tuner times each.
+    """
 
     def seconds(self, launches: list[Any], device: int, stream: int) -> float:
         self.launches += launches
-        return math.inf  # To the tuner this is a failed configuration, so it stores no choice.
+        return math.inf  # The tuner ignores a configuration with this time, so it stores no choice.
 
     def launch(self, launches: list[Any], device: int, stream: int) -> None:
         self.launches += launches
 
 
 def kernels(rows: Sequence[Row], tune: bool = False) -> list[Kernel]:
-    """Find the kernels that rows run; with ``tune``, the kernels of every configuration."""
+    """Return the kernels that rows use. With ``tune``, include those of every configuration."""
     found: dict[Kernel, None] = {}
     before, driver._driver = driver._driver, _Noting()
     asked = tuning.enabled()
@@ -48,7 +52,7 @@ def kernels(rows: Sequence[Row], tune: bool = False) -> list[Kernel]:
             shapes = {name: (shape, "float32") for name, shape in given(row).items()}
             for name, shape in written(row).items():
                 shapes[name] = shape, "uint8" if name == "argmax" else "float32"
-            # Nothing reads or writes these arrays, so the system assigns them no memory.
+            # These arrays may be large: nothing reads or writes them, so they occupy no memory.
             arrays = {
                 name: dry_run.HostArray(np.empty(shape, dtype))
                 for name, (shape, dtype) in shapes.items()
@@ -90,20 +94,22 @@ def precompile(
 
     Args:
         keys: Keys of the rows.
-        tune: Whether to compile all configurations.
+        tune: Whether to compile the kernels of all configurations that the tuner may choose.
         capability: Compute capability of the device.
-        seconds: Time limit. Kernels that are not compiled by then are compiled when they run.
-        folder: Folder for the kernels of another machine; ``None`` for this machine.
+        seconds: Time limit. Kernels that are not compiled by then are compiled when they first run.
+        folder: Folder to which kernels for another machine are written; ``None`` to compile for
+            this machine.
 
     Returns:
-        A line to print.
+        A line of text that says what was compiled.
     """
     begun = time.monotonic()
     every = kernels(select(keys), tune) if keys else []
     numbers = [
         number
         for number, kernel in enumerate(every)
-        # For another machine every kernel is written to the folder, compiled before or not.
+        # For another machine, include the kernels that were compiled before, because all of them
+        # must be written to the folder.
         if folder is not None or compiler.compiled_before(kernel, capability) is None
     ]
     if not numbers:

@@ -1,8 +1,8 @@
-"""The arrays of a row and the calls that compute it with our kernels.
+"""Make the arrays of a row (a benchmark case), and the calls that compute it with our kernels.
 
-A call holds the name of a function of ``cnnforge_kernels.cuda.launch`` and its arguments, so a
-device or its replacement can run it. Outputs are passed in. Only the scratch memory of reductions
-is allocated during a call.
+A ``Call`` holds the name of a function of ``cnnforge_kernels.cuda.launch`` and its arguments, so
+both a device and its replacement in a dry run can execute it. The arguments include the arrays for
+the results. A call allocates no memory except the temporary memory for partial sums.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ POOL = (2, 2)
 
 @dataclass(frozen=True)
 class Call:
-    """Call of a function of ``cnnforge_kernels.cuda.launch`` with its arguments and options."""
+    """Call of a function of ``cnnforge_kernels.cuda.launch``.
+
+    Attributes:
+        function: Name of the function.
+        arguments: Positional arguments.
+        options: Tuples (name, value) of the keyword arguments.
+    """
 
     function: str
     arguments: tuple[Any, ...]
@@ -28,7 +34,7 @@ class Call:
 
 
 def given(row: Row) -> dict[str, Shape]:
-    """Return the shapes of the float32 arrays that a row reads."""
+    """Return the shapes of the arrays that a row reads, by name. All are float32."""
     found = {"inputs": row.inputs}
     if row.weights:
         found["weights"] = row.weights
@@ -40,7 +46,7 @@ def given(row: Row) -> dict[str, Shape]:
 
 
 def results(row: Row) -> dict[str, Shape]:
-    """Return the shapes of the results of a row. All are float32 except ``argmax``."""
+    """Return the shapes of the results of a row, by name. All are float32 except ``argmax``."""
     if row.which == "forward":
         found = {"outputs": row.outputs}
         return found | ({"argmax": row.outputs} if row.op in ("block", "max") else {})
@@ -54,9 +60,10 @@ def results(row: Row) -> dict[str, Shape]:
 
 
 def written(row: Row) -> dict[str, Shape]:
-    """Return the shapes of all arrays that a row writes.
+    """Return the shapes of all arrays that the calls of a row write, by name.
 
-    These are ``results``. For the gradient of max pooling, the outputs of ``prepare`` are added.
+    These are the arrays of ``results``. For the gradient of max pooling, they also include the
+    outputs and the argmax of the forward pass, which the calls of ``prepare`` write.
     """
     needed = row.op == "max" and row.which == "backward"
     extra = {"outputs": row.outputs, "argmax": row.outputs} if needed else {}
@@ -64,16 +71,17 @@ def written(row: Row) -> dict[str, Shape]:
 
 
 def values(row: Row, seed: int = 0) -> dict[str, np.ndarray]:
-    """Make random values of the arrays that a row reads, exact in the precision of the row.
+    """Return random values for the arrays that a row reads, by name.
 
-    Tensor cores round their operands. These values stay the same when rounded, so the oracle can
-    use them directly.
+    The values are exact in the precision of the row: tensor cores round their operands, and this
+    does not change the values. So the float64 reference can use the same values.
     """
     random = np.random.default_rng([seed, *row.inputs, *row.weights])
     found = {}
     for name, shape in given(row).items():
         array = random.standard_normal(shape, np.float32)
-        # float32 has 23 bits of fraction. tf32 keeps the first 10 of them, bfloat16 the first 7.
+        # Number of bits to set to zero: the fraction has 23 bits in float32, 10 in tf32 and 7 in
+        # bfloat16.
         dropped = {"float32": 0, "tf32": 13, "bfloat16": 16}[row.precision]
         if dropped:
             array.view(np.uint32)[...] &= np.uint32(0xFFFFFFFF << dropped & 0xFFFFFFFF)
@@ -82,9 +90,9 @@ def values(row: Row, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def prepare(row: Row, arrays: Mapping[str, Any]) -> list[Call]:
-    """Return the calls that must run before a row is measured.
+    """Return the calls that must run before a row is timed.
 
-    Only the gradient of max pooling needs one: the forward pass, which computes the argmax.
+    Only the gradient of max pooling needs such a call: the forward pass, which computes the argmax.
     """
     if row.op == "max" and row.which == "backward":
         return [_pool(row, arrays, forward=True)]
@@ -92,11 +100,11 @@ def prepare(row: Row, arrays: Mapping[str, Any]) -> list[Call]:
 
 
 def calls(row: Row, arrays: Mapping[str, Any]) -> list[Call]:
-    """Return the calls that a row measures.
+    """Return the calls of a row that are timed.
 
     Args:
         row: The row.
-        arrays: Device arrays of ``given`` and ``written``, by name.
+        arrays: Device arrays with the names and shapes of ``given`` and ``written``.
     """
     if row.op in ("max", "average"):
         return [_pool(row, arrays, forward=row.which == "forward")]
@@ -126,7 +134,8 @@ def _convolution(row: Row, a: Mapping[str, Any]) -> Call:
         return Call(f"{name}_forward", (x, w, None, *options, a["outputs"]), precision)
     g = a["grad_outputs"]
     if row.which == "grad_inputs":
-        # The second `g` is passed as the outputs. Only the gradient of a ReLU reads the outputs.
+        # The third argument is the outputs. They are read only with a ReLU, which is not used here,
+        # so pass any array.
         arguments = (x, w, g, *options, g, a["grad_inputs"])
         return Call(f"{name}_grad_inputs", arguments, precision)
     made = a["grad_weights"], a["grad_bias"]

@@ -1,4 +1,4 @@
-"""Write and read the file of results, make tables, and compare results with the goals."""
+"""Write and read the results file of bench_gpu.py, print tables, and compare with the goals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COLUMNS = (*_MEASURED, *_ABOUT, *(f"peak_{name}" for name in _CEILINGS))
 
 
 def path_of(folder: Path, gpu: str) -> Path:
-    """Return the path of the file of a device, such as ``nvidia-h200.csv``."""
+    """Return the path of the results file of a device, such as ``nvidia-h200.csv``."""
     return folder / f"{re.sub(r'[^a-z0-9]+', '-', gpu.lower()).strip('-')}.csv"
 
 
@@ -58,12 +58,13 @@ def _cell(value: object) -> object:
 
 
 def read(path: Path) -> tuple[list[Measured], dict[str, str], Ceilings | None]:
-    """Return the rows, the description of the device and its peak rates from a file.
+    """Return three values from a results file: the rows, the device's description and peak rates.
 
-    If the file does not exist, the first two are empty and the peak rates are ``None``.
+    If the file does not exist, the rows and the description are empty, and the peak rates are
+    ``None``.
 
     Raises:
-        ValueError: The format of the file is not that of this version.
+        ValueError: The file has another format, for example of another version of this script.
     """
     if not path.exists():
         return [], {}, None
@@ -100,7 +101,10 @@ def read(path: Path) -> tuple[list[Measured], dict[str, str], Ceilings | None]:
 
 
 def table(rows: Sequence[Measured], ceilings: Ceilings | None) -> str:
-    """Make a table with times in microseconds. A ratio above 1 means that ours is faster."""
+    """Return a table of the results, with times in microseconds.
+
+    A ratio is the time of PyTorch divided by ours, so above 1 our kernel is faster.
+    """
     lines = []
     if ceilings:
         lines += [
@@ -129,7 +133,10 @@ def table(rows: Sequence[Measured], ceilings: Ceilings | None) -> str:
 
 
 def floors(rows: Sequence[Row], ceilings: Ceilings) -> str:
-    """Make a Markdown table of the work of rows and their minimum times. Nothing is measured."""
+    """Return a Markdown table of the operations, bytes and minimum time of rows.
+
+    Nothing is measured: the minimum times follow from ``ceilings``.
+    """
     lines = ["| row | MFLOP | MB | floor, us | bound by |", "|---|---|---|---|---|"]
     for row in rows:
         needed, minimum = work(row), floor(row, ceilings)
@@ -142,13 +149,13 @@ def floors(rows: Sequence[Row], ceilings: Ceilings) -> str:
 
 @dataclass(frozen=True)
 class Goal:
-    """A goal and its measured value.
+    """A goal for the speed of the kernels, and the measured value.
 
     Attributes:
         text: Description of the goal.
-        wanted: Minimum value.
+        wanted: Minimum value that reaches the goal.
         value: Measured value; ``None`` if nothing was measured.
-        missing: Number of rows that the goal needs and that were not measured.
+        missing: Number of rows of the goal that were not measured.
     """
 
     text: str
@@ -168,12 +175,12 @@ class Goal:
 def goals(
     rows: Sequence[Measured], ceilings: Ceilings | None, epoch: float | None = None
 ) -> list[Goal]:
-    """Compare the results with the goals for a GPU.
+    """Return the goals for a GPU, with the values that were measured.
 
     Args:
         rows: Results of the rows.
         ceilings: Peak rates of the device.
-        epoch: Time of an epoch in eager PyTorch divided by ours.
+        epoch: Time of an epoch in eager PyTorch divided by ours; ``None`` if it was not measured.
     """
     known = {row.key: row for row in rows}
     copied = ceilings.bytes if ceilings else math.inf

@@ -1,8 +1,9 @@
-"""Rows of the table of bench_gpu.py. Each has a case, an op, a pass, a batch and a precision.
+"""Define the rows of bench_gpu.py. A row is one benchmark case, a line of the table of results.
 
-The shapes are those of cases.py, with SAME padding. The key of a row is ``case.op.pass``. If the
-batch is not that of the case, ``@batch`` follows the case. If the precision is not float32,
-``.tf32`` or ``.bfloat16`` is added at the end: ``r64@256.convolution.forward.tf32``.
+A row consists of a shape of cases.py (a *case*, with SAME padding), an op, a pass, a batch size and
+a precision. Its key is ``case.op.pass``. If the batch size differs from that in cases.py,
+``@batch`` follows the case. If the precision is not float32, ``.tf32`` or ``.bfloat16`` is added at
+the end. Example: ``r64@256.convolution.forward.tf32``.
 """
 
 from __future__ import annotations
@@ -24,21 +25,23 @@ GRADIENTS = ("grad_inputs", "grad_weights")
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table.
+    """One benchmark case.
 
     Attributes:
-        case: Name of the case.
+        case: Name of the shape in cases.py.
         op: ``"convolution"``, ``"depthwise"``, ``"block"`` (convolution, bias, ReLU and a max pool
             of 2x2), ``"max"`` or ``"average"`` (pools).
-        which: Pass: ``"forward"``, ``"grad_inputs"`` or ``"grad_weights"`` (convolutions),
-            ``"full"`` (a block, forward and all gradients) or ``"backward"`` (pools).
+        which: Pass: ``"forward"`` (all ops), ``"grad_inputs"`` or ``"grad_weights"``
+            (convolutions), ``"full"`` (blocks: forward and all gradients) or ``"backward"``
+            (pools).
         inputs: Shape of the inputs, (N, H, W, C).
-        weights: Shape of the weights: (KH, KW, C, F), or (KH, KW, C, 1) of a depthwise
-            convolution, or ``()`` of a pool.
+        weights: Shape of the weights: (KH, KW, C, F); (KH, KW, C, 1) for a depthwise convolution;
+            ``()`` for a pool.
         stride: Stride of the convolution.
-        grad_inputs: Whether ``full`` includes the gradient of the inputs; false for a first layer.
+        grad_inputs: Whether the pass ``full`` computes the gradient of the inputs, which the first
+            layer of a network does not need.
         precision: ``"float32"``, ``"tf32"`` or ``"bfloat16"``.
-        batch: N, if it differs from that of the case, else ``None``.
+        batch: N if it differs from the batch size in cases.py, otherwise ``None``.
     """
 
     case: str
@@ -53,7 +56,7 @@ class Row:
 
     @property
     def key(self) -> str:
-        """Name of the row, the same in every run."""
+        """Name of the row, such as ``r64@256.convolution.forward.tf32``."""
         at = "" if self.batch is None else f"@{self.batch}"
         precision = "" if self.precision == "float32" else f".{self.precision}"
         return f"{self.case}{at}.{self.op}.{self.which}{precision}"
@@ -67,7 +70,7 @@ class Row:
 
     @property
     def convolved(self) -> Shape:
-        """Shape of the outputs of the convolution, (N, OH, OW, F), or of the inputs of a pool."""
+        """Shape of the outputs of the convolution, (N, OH, OW, F); for a pool, of its inputs."""
         rows, columns = (-(-size // self.stride) for size in self.inputs[1:3])
         return (self.inputs[0], rows, columns, self.filters)
 
@@ -81,7 +84,7 @@ class Row:
 
     @property
     def large(self) -> bool:
-        """Whether the batch is larger than that of the case."""
+        """Whether the row uses a larger batch than cases.py."""
         return self.batch is not None
 
     def with_batch(self, images: int) -> Row:
@@ -116,12 +119,12 @@ def _rows() -> tuple[Row, ...]:
             pools += [row, replace(row, which="backward")]
     large_blocks = [row.with_batch(LARGE) for row in blocks if row.case in LARGE_BLOCKS]
     large_pools = [row.with_batch(LARGE) for row in pools if row.case != "pool_stem"]
-    # The rows that the goals need come first, because the time may not be enough for all rows.
+    # The rows that the goals need come first, because a time limit may leave out the last rows.
     return (*large_blocks, *convolutions, *tensor_cores, *large_pools, *pools, *blocks)
 
 
 ROWS = _rows()
-# The rows that ``--short`` measures in two minutes: a few of each op.
+# Keys of the rows that ``--short`` measures: a few of each op, in two minutes.
 SHORT = (
     "seed1@4096.block.forward",
     "seed2@4096.block.full",
@@ -136,14 +139,15 @@ SHORT = (
 
 
 def select(patterns: Sequence[str], rows: Sequence[Row] = ROWS) -> list[Row]:
-    """Select the rows that a pattern names, in the order of the table.
+    """Return the rows that match at least one pattern, in the order of ``rows``.
 
     Args:
-        patterns: Names of cases (``seed1``, with any batch), keys, or keys with ``*``.
+        patterns: Each is the name of a case (``seed1``, which matches any batch size), a key, or a
+            key with ``*``.
         rows: Rows to choose from.
 
     Raises:
-        ValueError: A pattern names no row.
+        ValueError: A pattern matches no row.
     """
     found = set()
     for pattern in patterns:
@@ -160,31 +164,32 @@ def select(patterns: Sequence[str], rows: Sequence[Row] = ROWS) -> list[Row]:
 
 @dataclass(frozen=True)
 class Work:
-    """Minimum work of a pass: ``flops``, and ``bytes`` read and written."""
+    """Minimum work of a row: number of operations, and number of bytes read and written."""
 
     flops: int
     bytes: int
 
 
 def work(row: Row) -> Work:
-    """Count the work of a row, if each tensor is read or written once, as float32.
+    """Return the minimum operations and bytes of a row, if each tensor is read or written once.
 
-    A multiply-add counts as two operations. Each cell of a pooling window counts as one addition or
-    comparison. After a 2x2 max pool, the gradient is zero for three pixels in four. An argmax is
-    one byte.
-    ``cnnforge.benchmarking.work`` counts the same for Keras layers.
+    Tensors are float32, and an argmax has one byte. A multiply-add counts as two operations, and
+    each element of a pooling window as one. The backward passes of a block count only a quarter of
+    the products, because after a 2x2 max pool the gradient is zero for three pixels in four.
+    ``cnnforge.benchmarking.work`` counts in the same way for Keras layers.
     """
     inputs, outputs, weights = prod(row.inputs), prod(row.outputs), prod(row.weights)
     if row.op in ("max", "average"):
         argmax = outputs if row.op == "max" else 0
         if row.which == "forward":
-            # Only the gradient needs the argmax, so it does not count here.
+            # The argmax does not count here, because only the gradient needs it.
             return Work(4 * outputs, 4 * (inputs + outputs))
         flops = outputs if row.op == "max" else 4 * outputs
         return Work(flops, 4 * (inputs + outputs) + argmax)
     products = 2 * prod(row.convolved[:3]) * weights
     if row.op != "block":
-        # Each of the three passes reads two of the three tensors and writes the third.
+        # The bytes are the same for all passes: each reads two of these tensors (or their
+        # gradients) and writes the third.
         return Work(products, 4 * (inputs + outputs + weights))
     weights += row.filters  # A block also reads a bias, with one value per filter.
     forward = Work(products + 4 * outputs, 4 * (inputs + weights + outputs))

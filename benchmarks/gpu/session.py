@@ -1,9 +1,9 @@
-"""Measure rows in a worker process, so that a crash or a hang there does not end the session.
+"""Measure rows (benchmark cases) in a worker process, which may crash or hang.
 
 The worker prints one JSON object per line: ``{"about", "ceilings"}`` first, ``{"begin": key}`` and
-``{"row": ...}`` for each row, and ``{"done": true}`` at the end. After a kernel with an invalid
-address the worker cannot use the device any more. The row then fails, and a new worker continues
-with the next one.
+``{"row": ...}`` for each row, and ``{"done": true}`` at the end. If a kernel accesses an invalid
+address, its process cannot use the device any more. Then the row fails, and the parent process
+starts a new worker for the remaining rows.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from typing import Any
 from gpu.ceilings import Ceilings
 from gpu.measure import Measured, from_json
 
-# A worker that prints nothing for this many seconds is ended. Compiling a kernel takes less.
+# If a worker prints nothing for this many seconds, the parent ends it. Compiling a kernel takes
+# less time.
 PATIENCE = 90.0
 _LAST_ROW = 20.0
 
 
 @dataclass
 class Session:
-    """Results so far.
+    """Results so far of all workers.
 
     Attributes:
-        rows: Rows that were measured.
-        about: The device and the versions.
+        rows: Results of the rows that were measured.
+        about: Names of the device and versions of the packages.
         ceilings: Peak rates of the device.
-        problems: Other problems, one line each.
-        not_measured: Keys of the rows for which no time was left.
+        problems: One line of text for each problem, such as a worker that crashed.
+        not_measured: Keys of the rows that were not measured because the time was over.
     """
 
     rows: list[Measured] = field(default_factory=list)
@@ -54,17 +55,17 @@ def measure_all(
     deadline: float = float("inf"),
     patience: float = PATIENCE,
 ) -> None:
-    """Measure rows. Workers run one after the other until all rows are done.
+    """Measure rows. Start workers one after the other until all rows are done.
 
     Args:
-        session: Results, to which this function adds.
+        session: Results so far. This function adds to them.
         keys: Keys of the rows in order.
-        command: Function that makes the command of a worker from the keys that are left and the
-            peak rates, if they are known.
-        changed: Function that is called with the session after every change, and with the new row
-            or ``None``.
-        deadline: Time by ``time.monotonic`` after which no row starts.
-        patience: Silence in seconds after which a worker is ended.
+        command: Function ``command(keys, ceilings)`` that returns the command of a worker. Its
+            arguments are the keys of the remaining rows, and the peak rates if they are known.
+        changed: Function ``changed(session, row)``, called after every change. ``row`` is the new
+            result, or ``None``.
+        deadline: Value of ``time.monotonic()`` after which no row starts.
+        patience: Maximum seconds between two lines of a worker. After that, the worker is ended.
     """
     left, failed_starts = list(keys), 0
     while left and time.monotonic() < deadline:
@@ -86,7 +87,10 @@ def _one_worker(
     deadline: float,
     patience: float,
 ) -> str:
-    """Run one worker and remove its rows from ``left``. Returns the problem, or an empty text."""
+    """Run one worker and remove the rows that it finished from ``left``.
+
+    Return a text that says why the worker failed, or an empty text.
+    """
     worker = subprocess.Popen(
         command(left, session.ceilings), stdout=subprocess.PIPE, text=True, bufsize=1
     )
@@ -106,7 +110,7 @@ def _one_worker(
     try:
         while True:
             try:
-                # A row that started before the deadline may take this much longer.
+                # A row that started just before the deadline may run _LAST_ROW seconds longer.
                 ends = deadline + _LAST_ROW - time.monotonic()
                 line = lines.get(timeout=max(min(patience, ends), 1))
             except queue.Empty:
@@ -157,16 +161,16 @@ def work(
     ceilings: Ceilings | None = None,
     seconds: float = float("inf"),
 ) -> int:
-    """Measure rows one after the other in the worker process, and send messages.
+    """Measure rows one after the other, and send messages to the parent. The worker calls this.
 
     Args:
         keys: Keys of the rows.
-        device: Device that computes them.
-        row_of: Function that returns the row of a key.
-        measure: Function ``measure(row, device, ceilings)``.
-        say: Function that sends a message.
-        ceilings: Peak rates of the device, if they are known.
-        seconds: Time in seconds after which no row starts.
+        device: A ``TorchDevice`` or a ``DryRunDevice``.
+        row_of: Function that returns the row with a key.
+        measure: Function ``measure(row, device, ceilings)`` that returns the result of a row.
+        say: Function that sends a message to the parent.
+        ceilings: Peak rates of the device; ``None`` to measure them first.
+        seconds: Time in seconds after which no further row starts.
 
     Returns:
         The exit code: 0, or 3 after a row that made the device unusable.

@@ -1,4 +1,7 @@
-"""Run the parity suite, ``pytest -m gpu``, alone or under compute-sanitizer."""
+"""Run the tests that need a device (``pytest -m gpu``), also under compute-sanitizer.
+
+compute-sanitizer is NVIDIA's tool that finds invalid memory accesses and races in kernels.
+"""
 
 from __future__ import annotations
 
@@ -19,27 +22,28 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 KERNELS = "tests/cnnforge_kernels/cuda"
-# These tests use the Keras layers, under the torch backend.
+# Tests of the Keras layers, which run under the torch backend of Keras.
 LAYERS = (
     "tests/cnnforge_plugins/layers/test_torch_cuda.py",
     "tests/cnnforge/ops/torch/test_torch.py",
 )
-# The names of large tests contain "large".
+# Expression for `pytest -k` that leaves out large tests, whose names contain "large".
 SMALL = "not large"
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 _FOLDERS = (ROOT, ROOT / "kernels", ROOT / "plugins", ROOT / "benchmarks")
-# Max number of test processes. They spend most of their time compiling on the CPU.
+# Maximum number of test processes. They share the device, but most of their time they compile
+# kernels on the CPU.
 _MAX_PROCESSES = 8
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Outcome of a run of a suite.
+    """Outcome of a run of pytest.
 
     Attributes:
-        name: Name of the suite.
+        name: Name of the run, such as ``"parity of the kernels"``.
         verdict: ``"passed"``, ``"FAILED"`` or ``"skipped"``.
-        text: Details.
+        text: Summary of pytest, or the reason.
     """
 
     name: str
@@ -51,17 +55,24 @@ class Outcome:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return the environment variables of a process that imports packages of this repository."""
+    """Return environment variables for a process that imports packages of this repository."""
     known = os.environ.get("PYTHONPATH", "")
     paths = [*map(str, _FOLDERS), *([known] if known else [])]
-    # pytest cuts its last lines, with the reasons of failures, to this width.
+    # pytest cuts its last lines, which have the reasons of failures, to the width COLUMNS.
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "250", **more}
 
 
 def command(*paths: str, parallel: bool = True, tests: str | None = None) -> list[str]:
-    """Make the command of a suite. ``tests`` is an expression for ``pytest -k``."""
+    """Return the command that runs the tests in ``paths`` that need a device.
+
+    Args:
+        *paths: Files or folders of tests.
+        parallel: Whether to use several processes if pytest-xdist is installed.
+        tests: Expression for ``pytest -k``; ``None`` for all tests.
+    """
     made = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-rfEs", "-p", "no:cacheprovider"]
-    # Other versions of packages give other warnings, which must not be errors.
+    # The tests usually turn warnings into errors. Do not do so here, because the packages on this
+    # machine may have other versions, which give other warnings.
     made += ["-W", "default", "--durations", "5"]
     if parallel and find_spec("xdist"):
         made += ["-n", str(min(_MAX_PROCESSES, os.cpu_count() or 1))]
@@ -71,12 +82,12 @@ def command(*paths: str, parallel: bool = True, tests: str | None = None) -> lis
 def parity(
     seconds: float | None = None, tests: str | None = None, log: Path | None = None
 ) -> Outcome:
-    """Run the suite of the kernels.
+    """Run the tests of the kernels.
 
     Args:
         seconds: Time limit; ``None`` without a limit.
-        tests: Expression for ``pytest -k`` that selects tests.
-        log: Folder for the output.
+        tests: Expression for ``pytest -k``; ``None`` for all tests.
+        log: Folder for a file with the output; ``None`` for no file.
     """
     made = command(KERNELS, tests=tests)
     return _run("parity of the kernels", made, environment(), seconds, log)
@@ -85,7 +96,7 @@ def parity(
 def layers(
     seconds: float | None = None, tests: str | None = None, log: Path | None = None
 ) -> Outcome:
-    """Run the suite of the layers if Keras is installed. The arguments are those of ``parity``."""
+    """Run the tests of the layers if Keras is installed. The arguments are those of ``parity``."""
     name = "parity of the layers"
     if find_spec("keras") is None:
         text = "Keras is not installed; the layers' tests need it, with its torch backend"
@@ -95,18 +106,22 @@ def layers(
 
 
 def compiled(capability: tuple[int, int], folder: Path) -> Iterator[Outcome]:
-    """Compile the kernels of the suite for another machine, which then needs no compiler.
+    """Compile the kernels that the tests launch, for another machine that may have no compiler.
 
     This machine needs no device.
 
     Args:
         capability: Compute capability of the device of the other machine.
-        folder: Folder for the kernels.
+        folder: Folder to which the kernels are written.
+
+    Yields:
+        The outcome for the tests of the kernels, and then for those of the layers.
     """
     plugin = ["-p", "gpu.dry_run_plugin", "--compile-for", "{}.{}".format(*capability)]
     plugin += ["--cubins", str(folder)]
     yield _run("kernels of the suite", [*command(KERNELS), *plugin], environment(), None)
-    # These tests of the layers need no device, and launch the same kernels as those that need one.
+    # Run the tests of the layers that need no device, because they launch the same kernels as those
+    # that need one.
     made = [*command(LAYERS[0]), *plugin, "-m", "not gpu", "-k", "what_is_launched"]
     if find_spec("keras") and find_spec("torch"):
         variables = environment(KERAS_BACKEND="torch")
@@ -122,14 +137,17 @@ def sanitize(
     tests: str | None = None,
     log: Path | None = None,
 ) -> Iterator[Outcome]:
-    """Run the suite of the kernels under tools of compute-sanitizer, all at the same time.
+    """Run the tests of the kernels under each tool of compute-sanitizer, all tools at once.
 
     Args:
         tools: Names from ``TOOLS``.
         seconds: Time limit; ``None`` without a limit.
-        tests: Expression for ``pytest -k`` that selects tests; the small ones by default. Under a
-            tool a kernel takes about a hundred times as long.
-        log: Folder for the output.
+        tests: Expression for ``pytest -k``. By default only small tests run, because a kernel takes
+            about a hundred times as long under a tool.
+        log: Folder for files with the output; ``None`` for no files.
+
+    Yields:
+        The outcome for each tool.
     """
     program = shutil.which("compute-sanitizer")
     if program is None:
@@ -168,7 +186,8 @@ def _run(
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            # Also end the child processes of the tests, which would keep the device busy.
+            # After a timeout, processes that pytest started may still use the device. End the whole
+            # process group.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(started.pid, signal.SIGKILL)
             started.wait()
@@ -185,9 +204,14 @@ def _run(
 
 
 def judge(name: str, code: int, output: str) -> Outcome:
-    """Judge the output of a run of pytest, alone or under a tool.
+    """Return the outcome of a run of pytest, alone or under a tool of compute-sanitizer.
 
-    A run without any test has not passed.
+    If no test has run, the outcome is ``"skipped"``, even if pytest reports success.
+
+    Args:
+        name: Name of the run.
+        code: Exit code.
+        output: Text that pytest and the tool printed.
     """
     lines = [line for line in output.splitlines() if line.strip()]
     counts = re.compile(r"\d+ (passed|failed|skipped|errors?)\b.* in [\d.]+")

@@ -1,4 +1,4 @@
-"""A CUDA device, used through PyTorch: arrays, streams, graphs and events."""
+"""Run and time kernels on a CUDA device. PyTorch provides arrays, streams, graphs and events."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from gpu.ceilings import Ceilings
 from gpu.problem import Call
 from gpu.rows import Row
 
-# A measurement uses several copies of a row's arrays. All copies are this many times as large as
-# the L2 cache, so a copy has left the cache before it is read again.
+# A measurement uses several copies of a row's arrays, one after the other. The copies have a total
+# size of _CACHES times the L2 cache, so none is in the cache when it is read again.
 _CACHES = 4
 _MAX_SETS = 64
 _COPY_BYTES = 1 << 30
@@ -25,7 +25,7 @@ _MATRIX = 8192
 
 
 class Graph:
-    """Functions that are captured into one CUDA graph, which ``repeat`` replays."""
+    """A CUDA graph of several functions, which ``repeat`` replays."""
 
     def __init__(self, graph: Any, results: Any):
         self._graph = graph
@@ -43,7 +43,7 @@ class Graph:
 
 
 class Calls:
-    """Functions that are called one after the other. Their time includes work of the host."""
+    """Functions that are called one by one, without a graph, so work of the host is timed too."""
 
     def __init__(self, functions: Sequence[Callable[[], Any]]):
         self._functions = functions
@@ -63,19 +63,19 @@ class TorchDevice:
     """The first CUDA device.
 
     Attributes:
-        name: Name of the device by its driver.
+        name: Name of the device that the driver reports.
     """
 
     def __init__(self) -> None:
-        # `tensor_cores` uses PyTorch's legacy API for tf32, because PyTorch raises an error if a
-        # process uses the legacy API and the new one.
+        # `tensor_cores` uses PyTorch's legacy API for tf32. Use only this API: PyTorch raises an
+        # error if a process uses both this and the new one.
         self.tensor_cores(False)
         torch.backends.cudnn.benchmark = True
         self._properties = torch.cuda.get_device_properties(0)
         self.name = self._properties.name
 
     def about(self) -> dict[str, str]:
-        """Return the values of the columns that describe the device."""
+        """Return the columns of the results file that describe the device, by name."""
         from cuda.bindings import driver
 
         known = int(driver.cuDriverGetVersion()[1])
@@ -88,17 +88,17 @@ class TorchDevice:
         }
 
     def tensor_cores(self, allowed: bool) -> None:
-        """Set whether PyTorch may round float32 products and convolutions to tf32."""
+        """Set whether PyTorch may use tf32 in float32 matrix products and convolutions."""
         torch.backends.cuda.matmul.allow_tf32 = allowed
         torch.backends.cudnn.allow_tf32 = allowed
 
     def variants(self, row: Row) -> list[torch_peer.Variant]:
-        """Return the variants of a row in PyTorch, which may use tf32 only if the row does."""
+        """Return the ways to compute a row in PyTorch. Allow tf32 only for a tf32 row."""
         self.tensor_cores(row.precision == "tf32")
         return torch_peer.variants(row)
 
     def tensors(self, arrays: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the arrays, which are tensors."""
+        """Return the arrays unchanged, because they are PyTorch tensors."""
         return arrays
 
     def sets(self, row: Row, size: int) -> int:
@@ -106,7 +106,7 @@ class TorchDevice:
 
         Args:
             row: The row.
-            size: Size of its arrays in bytes.
+            size: Size of one copy of the arrays in bytes.
         """
         cache = getattr(self._properties, "L2_cache_size", 0) or (64 << 20)
         return int(np.clip(-(-_CACHES * cache // max(size, 1)), 2, _MAX_SETS))
@@ -116,17 +116,17 @@ class TorchDevice:
         return torch.from_numpy(np.ascontiguousarray(array)).to("cuda")
 
     def poisoned(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """Make an array full of NaN, or of 254, which is not a valid argmax."""
+        """Return an array full of NaN, or of 254 for uint8. No kernel writes these values."""
         made = torch.empty(shape, dtype=getattr(torch, dtype), device="cuda")
         self.poison(made)
         return made
 
     def poison(self, array: Any) -> None:
-        """Fill an array again with the values of ``poisoned``."""
+        """Fill an array with NaN, or with 254 for uint8, as ``poisoned`` does."""
         array.fill_(float("nan") if array.is_floating_point() else 254)
 
     def get(self, array: Any, images: list[int] | None = None) -> np.ndarray:
-        """Copy an array, or some of its images, to host memory."""
+        """Copy an array, or the images with the given indices, to host memory."""
         return (array if images is None else array[images]).cpu().numpy()
 
     def same(self, one: Any, other: Any) -> bool:
@@ -147,10 +147,10 @@ class TorchDevice:
             getattr(launch, call.function)(*call.arguments, stream=stream, **dict(call.options))
 
     def repeated(self, functions: Sequence[Callable[[], Any]]) -> Graph:
-        """Capture functions into one CUDA graph. Each function runs three times before that.
+        """Return a CUDA graph of the functions. Before the capture, each runs three times.
 
         Args:
-            functions: Functions that compute on the current stream and return their results.
+            functions: Functions that compute on PyTorch's current stream and return their results.
         """
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -160,10 +160,11 @@ class TorchDevice:
                     function()
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        # In relaxed mode, harmless calls of the driver by a library do not end the capture.
+        # In the stricter modes, some calls of the driver, which a library may make, end the capture
+        # with an error.
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="relaxed"):
-            # Keep the results of all functions. Otherwise PyTorch would reuse the same memory, and
-            # the results would stay in the cache. Our kernels also write to separate arrays.
+            # Keep references to all results, so that each function writes to other memory, as our
+            # kernels do. Otherwise PyTorch would reuse the memory, which would stay in the cache.
             results = [function() for function in functions]
         torch.cuda.synchronize()
         return Graph(graph, results)
@@ -173,16 +174,16 @@ class TorchDevice:
         try:
             torch.cuda.synchronize()
             return float(torch.ones(8, device="cuda").sum()) == 8.0
-        except Exception:  # PyTorch passes on errors of the driver, which have several types.
+        except Exception:  # Errors of the driver have several types in PyTorch.
             return False
 
     def called(self, functions: Sequence[Callable[[], Any]]) -> Calls:
-        """Return an object that calls functions one by one, because they cannot be captured."""
+        """Return an object that calls functions one by one. Use it if a capture fails."""
         torch.cuda.synchronize()
         return Calls(functions)
 
     def seconds(self, function: Any, count: int) -> float:
-        """Measure ``function.repeat(count)`` in seconds, with events of the device."""
+        """Return the time of ``function.repeat(count)`` in seconds, by events of the device."""
         begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begun.record()
         function.repeat(count)
@@ -191,7 +192,7 @@ class TorchDevice:
         return begun.elapsed_time(ended) / 1e3
 
     def ceilings(self) -> Ceilings:
-        """Measure the peak rates of the device with a copy and with products of large matrices."""
+        """Measure the peak rates of the device, by a large copy and large matrix products."""
         source = torch.randn(_COPY_BYTES // 4, device="cuda")
         target = torch.empty_like(source)
         moved = self._fastest(partial(target.copy_, source))

@@ -1,9 +1,9 @@
-"""An epoch of LeNet in PyTorch, with our blocks and without.
+"""Time a training epoch of LeNet in PyTorch, with our kernels and with those of PyTorch.
 
-All variants train the network of bench_training.py with Adam on the same images. Ours computes the
-two blocks (convolution, ReLU, pool) with our kernels and replays one CUDA graph per step. It is
-compared with the plain loop of PyTorch in both memory layouts, and with the plain network in a CUDA
-graph, which shows how much the graph alone gains.
+All variants train the network of bench_training.py with Adam on the same images. Our variant
+computes the two blocks (convolution, ReLU and max pool) with our kernels, and replays a CUDA graph
+for each training step. The other variants use PyTorch's kernels: a plain loop in each memory
+layout, and a loop with a CUDA graph, which shows how much time the graph alone saves.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ _OPTIONS = (1, 1), True, (1, 1), 1, (2, 2)
 
 
 def block(run: Callable[[list[Call]], None]) -> Any:
-    """Make an autograd function of convolution (SAME), bias, ReLU and a max pool of 2x2.
+    """Return an autograd function that computes a block with our kernels.
+
+    A block is a SAME convolution with bias, a ReLU and a 2x2 max pool.
 
     Args:
-        run: Function that runs calls of ``cnnforge_kernels.cuda.launch`` on tensors.
+        run: Function that executes a list of ``Call`` (problem.py) on tensors.
     """
 
     class Block(torch.autograd.Function):
-        """Function of inputs (N, H, W, C), weights (KH, KW, C, F) and a bias (F,).
+        """The block: inputs (N, H, W, C), weights (KH, KW, C, F) and bias (F,) -> outputs.
 
-        The outputs are (N, H // 2, W // 2, F).
+        The outputs have the shape (N, H // 2, W // 2, F).
         """
 
         @staticmethod
@@ -64,7 +66,7 @@ def block(run: Callable[[list[Call]], None]) -> Any:
 
 
 class LeNet(nn.Module):
-    """``torch_training.LeNet`` on (N, H, W, C) images, with our blocks."""
+    """``torch_training.LeNet`` whose blocks use our kernels, for images (N, H, W, C)."""
 
     def __init__(self, run: Callable[[list[Call]], None], plain: Any) -> None:
         super().__init__()
@@ -77,7 +79,7 @@ class LeNet(nn.Module):
         self.dense, self.head = plain.dense, plain.head
 
     def forward(self, images: Any) -> Any:
-        """Compute the logits."""
+        """Return the logits (N, classes)."""
         for name in ("conv1", "conv2"):
             weights, bias = getattr(self, f"{name}_weights"), getattr(self, f"{name}_bias")
             images = functional.dropout(self._block(images, weights, bias), 0.25, self.training)
@@ -86,21 +88,22 @@ class LeNet(nn.Module):
 
 
 class Epoch:
-    """An epoch of training in random order, with one step per batch.
+    """Trains a model for an epoch at each call, on the images in random order.
 
     Args:
         model: Model for (N, H, W, C) pixels, or for (N, C, H, W) if ``form`` is given.
         images: Images (N, H, W, C) uint8 on the device.
         labels: Labels (N,) int64 on the device.
-        form: Memory format of the (N, C, H, W) pixels, or ``None``.
-        graph: Whether to capture the step into a CUDA graph.
+        form: Memory format of the (N, C, H, W) pixels; ``None`` for a model for (N, H, W, C).
+        graph: Whether to capture the training step into a CUDA graph.
     """
 
     def __init__(
         self, model: Any, images: Any, labels: Any, form: Any = None, graph: bool = False
     ) -> None:
         self._model = model.train()
-        # In a graph, Adam must count its steps on the device, which `capturable` makes it do.
+        # `capturable` makes Adam count its steps on the device. On the host, the count would not
+        # change when the graph is replayed.
         self._optimizer = torch.optim.Adam(model.parameters(), 0.001, capturable=graph)
         self._form = form
         self._images, self._labels = images, labels
@@ -134,7 +137,7 @@ class Epoch:
         return graph
 
     def __call__(self) -> float:
-        """Train for an epoch. Returns the mean loss."""
+        """Train for an epoch and return the mean loss."""
         self._total.zero_()
         count = len(self._labels) // BATCH * BATCH
         order = torch.randperm(len(self._labels), device=self._labels.device)[:count]
@@ -149,11 +152,11 @@ class Epoch:
 
 
 def epochs(device: Any, where: str, graphs: bool, count: int) -> dict[str, Callable[[], float]]:
-    """Return functions that train for an epoch, by name, ours first.
+    """Return the function of each variant that trains for an epoch, by name. Ours is the first.
 
     Args:
-        device: Device that runs our calls.
-        where: Name of the device in PyTorch.
+        device: A ``TorchDevice`` or a ``DryRunDevice``, which runs our kernels.
+        where: Name of the device in PyTorch, such as ``"cuda"``.
         graphs: Whether to use CUDA graphs.
         count: Number of images per epoch.
     """
@@ -187,18 +190,18 @@ def measure(
     """Time the epochs of all variants alternately.
 
     Args:
-        device: Device that runs our calls.
-        where: Name of the device in PyTorch.
+        device: A ``TorchDevice`` or a ``DryRunDevice``, which runs our kernels.
+        where: Name of the device in PyTorch, such as ``"cuda"``.
         graphs: Whether to use CUDA graphs.
-        rounds: Number of epochs per variant.
+        rounds: Number of epochs that are timed per variant.
         images: Number of images per epoch.
 
     Returns:
-        ``lines`` to print, and ``ratio``: the time of eager PyTorch in its faster layout divided by
-        ours.
+        A dict with ``lines`` to print, and ``ratio``: the time of eager PyTorch in its faster
+        memory layout divided by ours.
 
     Raises:
-        ValueError: The loss of a network is not finite.
+        ValueError: The loss of a variant is not finite.
     """
     runs = epochs(device, where, graphs, images)
     for name, run in runs.items():

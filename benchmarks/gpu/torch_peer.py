@@ -1,8 +1,10 @@
-"""Variants of a row in PyTorch, which uses cuDNN. Each memory layout is a variant of its own.
+"""Compute one benchmark case (a ``Row`` of rows.py) in PyTorch, which uses cuDNN.
 
-Each pass of a convolution is one call of PyTorch (``aten``). A block has a variant that is compiled
-by ``torch.compile``, and one that is not. In a bfloat16 row the tensors of PyTorch are bfloat16, as
-its users would choose, while our kernels read float32 and round.
+A *variant* is one way to compute it. Each memory layout is measured as a separate variant. A block
+(convolution, ReLU and pool) also has variants with and without ``torch.compile``. A gradient of a
+convolution is one call of a low-level function of PyTorch (``torch.ops.aten``), so nothing else is
+timed. In a bfloat16 row, PyTorch's tensors are bfloat16, as users of PyTorch would choose. Our
+kernels read float32 tensors and round the values.
 """
 
 from __future__ import annotations
@@ -23,11 +25,12 @@ _aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Ready:
-    """A row in PyTorch whose tensors have been made.
+    """A variant with its tensors, ready to run.
 
     Attributes:
-        run: Function that computes the row and returns the results of PyTorch.
-        named: Function that converts these to a dict by name, in our layouts (NHWC, HWIO, float32).
+        run: Function that computes the row and returns PyTorch's results.
+        named: Function that converts these results to a dict by name, of float32 tensors in our
+            layouts (NHWC, and HWIO for weights).
     """
 
     run: Callable[[], Any]
@@ -36,12 +39,13 @@ class Ready:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to compute a row.
+    """One way to compute a row in PyTorch.
 
     Attributes:
         name: Name such as ``"channels_last"`` or ``"compiled contiguous"``.
-        comparable: Whether it computes the same values as our kernels.
-        make: Function that makes a ``Ready`` from our float32 tensors by name (NHWC, HWIO).
+        comparable: Whether the variant computes the same values as our kernels.
+        make: Function that makes a ``Ready`` from a dict of our float32 tensors (NHWC, and HWIO
+            for weights).
     """
 
     name: str
@@ -49,18 +53,19 @@ class Variant:
     make: Callable[[Mapping[str, Any]], Ready]
 
     def distance(self, ready: Ready, ours: Mapping[str, Any], names: Iterable[str]) -> float:
-        """Return the maximum distance of the named results from ours, ``|ours - its| / |its|``."""
+        """Return the maximum ``distance`` between results of PyTorch and ours with these names."""
         found = ready.named(ready.run())
         apart = [distance(ours[name], found[name]) for name in names if name in found]
-        # A NaN counts as infinite, because `max` may skip it.
+        # Replace NaN by infinity, because `max` may ignore a NaN.
         return max(one if one == one else float("inf") for one in apart)
 
 
 def padding(row: Row) -> int | None:
-    """Return the padding of PyTorch, the same on both sides; ``None`` if SAME pads unevenly.
+    """Return the padding for PyTorch that equals SAME; ``None`` if SAME pads the sides unequally.
 
-    For a window of 7 with a stride of 2 on 112 pixels, SAME pads 2 before and 3 after. Users of
-    PyTorch pad 3 on both sides, which is the same work and gives other values.
+    PyTorch pads both sides equally. For example, with 7x7 filters and a stride of 2 on 112 pixels,
+    SAME pads 2 pixels before and 3 after. Users of PyTorch then pad 3 pixels on both sides, which
+    is the same amount of work but gives other values.
     """
     window, before = row.weights[0], set()
     for size, count in zip(row.inputs[1:3], row.convolved[1:3], strict=True):
@@ -73,8 +78,8 @@ def padding(row: Row) -> int | None:
 def variants(row: Row, compiler: str = "inductor") -> list[Variant]:
     """Return all variants of a row in PyTorch.
 
-    Compiled code of other rows is dropped, because PyTorch stops compiling a function after eight
-    shapes.
+    First delete the compiled code of earlier rows, because PyTorch compiles a function for at most
+    eight shapes.
 
     Args:
         row: The row.
@@ -105,7 +110,8 @@ def _images(row: Row, tensor: Any, form: Any) -> Any:
     made = tensor.permute(0, 3, 1, 2)
     if row.precision == "bfloat16":
         made = made.to(torch.bfloat16)
-    # Not `contiguous`: it returns a tensor of one channel as it is, whose strides fit both layouts.
+    # Do not use `contiguous`. The strides of a tensor with one channel fit both memory layouts, so
+    # `contiguous` would return that tensor unchanged, without the strides of `form`.
     return made.clone(memory_format=form)
 
 
@@ -213,6 +219,6 @@ def _pool(row: Row, form: Any, arrays: Mapping[str, Any]) -> Ready:
 
 
 def distance(ours: Any, theirs: Any) -> float:
-    """Compute the distance of two tensors, ``|ours - theirs| / |theirs|``, in float64."""
+    """Return the relative distance of two tensors, ``|ours - theirs| / |theirs|`` (2-norms)."""
     one, other = ours.double(), theirs.double()
     return float((one - other).norm() / other.norm().clamp_min(1e-300))

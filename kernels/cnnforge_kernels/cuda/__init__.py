@@ -1,5 +1,5 @@
 """Convolution and pooling kernels for CUDA devices, compiled by numba-cuda.
 
-Importing any of these modules needs neither a device nor a driver nor numba-cuda; using a kernel
-without them raises ``CudaUnavailableError``.
+Importing these modules needs neither a device nor a driver nor numba-cuda. Running a kernel needs
+all three, and raises ``CudaUnavailableError`` if one of them is missing.
 """

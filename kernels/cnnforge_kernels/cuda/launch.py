@@ -1,18 +1,18 @@
-"""Run the ops on a device, with the names, parameters and semantics of ``cnnforge_kernels.cpu``.
+"""Run convolutions and poolings on a CUDA device, one function per op and gradient.
 
-Each function takes arrays on one device (with ``__cuda_array_interface__``, DLPack or
-``data_ptr()``), including those that it writes its results to. ``stream`` is the address of a CUDA
-stream, an object that has one, or ``None`` for the default stream. The function launches its
-kernels on that stream and does not wait for them. Kernels, grids and arguments are computed once
-per shape.
+The functions have the names, parameters and results of those in ``cnnforge_kernels.cpu``. All
+arrays of a call are on one device, and have ``__cuda_array_interface__``, DLPack or ``data_ptr()``.
+The caller also passes the arrays for the results. ``stream`` is the address of a CUDA stream, a
+stream object, or ``None`` for the default stream. A function launches its kernels on that stream
+and does not wait for them. Kernels, grids and arguments are computed once per shape.
 
 ``precision`` is ``"float32"`` by default. ``"tf32"`` and ``"bfloat16"`` round the operands of a
-convolution and compute on tensor cores, with float32 sums. They are experimental: not yet run on a
-device.
+convolution to that type and compute on tensor cores, with float32 sums. Both are experimental: they
+have not yet run on a device.
 
-Callers pass C-contiguous arrays of matching shapes; ``cnnforge_kernels.conv2d`` and the other
-public functions check that. The functions here check only what would crash a device: dtypes,
-devices, and whether the results are writeable.
+The arrays must be C-contiguous and their shapes must match. ``cnnforge_kernels.conv2d`` and the
+other public functions check the shapes before they call this module. The functions here check
+dtypes, devices, contiguity, and whether the results are writeable.
 
 All functions raise ``ValueError`` for arrays that cannot be used. They raise
 ``CudaUnavailableError`` if there is no device, or if its tensor cores do not support the
@@ -72,7 +72,7 @@ def _convolution(
     groups: int,
     precision: Precision = "float32",
 ) -> Convolution:
-    """Check the precision, and describe the convolution by its shapes and options."""
+    """Check that the device supports the precision. Return the shapes and options in one object."""
     if precision != "float32":
         check_capability(driver().capability(next(iter(arrays.values())).device), precision)
     shapes = tuple(inputs.shape), tuple(weights.shape)
@@ -98,8 +98,8 @@ def conv2d_forward(
 ) -> None:
     """Compute a convolution with bias and ReLU.
 
-    The shapes are (N, H, W, C), (KH, KW, C / groups, F), (F,) -> (N, OH, OW, F). Without a bias,
-    ``bias`` is ``None`` or empty.
+    The shapes are (N, H, W, C), (KH, KW, C / groups, F), (F,) -> (N, OH, OW, F). For a convolution
+    without a bias, pass ``None`` or an empty array as ``bias``.
     """
     arrays = views(inputs=inputs, weights=weights, bias=bias, outputs=outputs)
     c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups, precision)
@@ -121,9 +121,9 @@ def conv2d_grad_inputs(
     stream: Any = None,
     precision: Precision = "float32",
 ) -> None:
-    """Compute the gradient of ``inputs``, whose values are not read.
+    """Compute the gradient of ``inputs``. Only the shape of ``inputs`` is read.
 
-    ``outputs`` is read only with ``relu``.
+    ``outputs`` is read only if ``relu`` is true.
     """
     arrays = views(
         weights=weights,
@@ -153,7 +153,7 @@ def conv2d_grad_weights(
 ) -> None:
     """Compute the gradients of ``weights`` and ``bias``, whose values are not read.
 
-    ``grad_bias`` may be empty. Its values then go to temporary memory and are discarded.
+    If ``grad_bias`` is empty, the gradient of the bias goes to temporary memory and is discarded.
     """
     arrays = views(
         inputs=inputs,
@@ -167,7 +167,7 @@ def conv2d_grad_weights(
 
 
 def _grouped(weights: Any) -> View:
-    """View depthwise ``weights`` (KH, KW, C, M) as weights of C groups, (KH, KW, 1, C * M)."""
+    """View depthwise weights (KH, KW, C, M) as weights (KH, KW, 1, C * M) for C groups."""
     where = views(weights=weights)["weights"]
     kh, kw, channels, multiplier = where.shape
     return replace(where, shape=(kh, kw, 1, channels * multiplier))
@@ -204,9 +204,9 @@ def depthwise_conv2d_grad_inputs(
     grad_inputs: Any,
     stream: Any = None,
 ) -> None:
-    """Compute the gradient of ``inputs``, whose values are not read.
+    """Compute the gradient of ``inputs``. Only the shape of ``inputs`` is read.
 
-    ``outputs`` is read only with ``relu``.
+    ``outputs`` is read only if ``relu`` is true.
     """
     options = strides, same, dilation_rate, inputs.shape[3], relu
     conv2d_grad_inputs(
@@ -249,7 +249,8 @@ def conv_block_forward(
 ) -> None:
     """Compute convolution, bias, ReLU and max pooling.
 
-    ``argmax`` is uint8. 255 means that no gradient passes through this output.
+    ``argmax`` (uint8) receives the index of the maximum in each pooling window. The index 255 means
+    that no gradient passes through this output, because the ReLU is 0.
     """
     arrays = views(inputs=inputs, weights=weights, bias=bias, outputs=outputs, argmax=argmax)
     c = _convolution(arrays, inputs, weights, strides, same, dilation_rate, groups)
@@ -270,7 +271,7 @@ def conv_block_grad_inputs(
     grad_inputs: Any,
     stream: Any = None,
 ) -> None:
-    """Compute the gradient of ``inputs`` from the argmax. The values of ``inputs`` are not read."""
+    """Compute the gradient of ``inputs`` from the argmax. Only the shape of ``inputs`` is read."""
     arrays = views(
         weights=weights, argmax=argmax, grad_outputs=grad_outputs, grad_inputs=grad_inputs
     )
@@ -321,9 +322,9 @@ def max_pool2d_forward(
     argmax: Any,
     stream: Any = None,
 ) -> None:
-    """Compute the maximum of each window, and write the index of its cell to ``argmax``.
+    """Compute the maximum of each window, and write its index in the window to ``argmax``.
 
-    ``argmax`` is uint8, or int32 if a window has more than 256 cells.
+    ``argmax`` is uint8, or int32 if a window has more than 256 elements.
     """
     arrays = views(inputs=inputs, outputs=outputs, argmax=argmax)
     p = _pool(arrays, inputs, pool_size, strides, same)
@@ -340,7 +341,7 @@ def max_pool2d_grad_inputs(
     grad_inputs: Any,
     stream: Any = None,
 ) -> None:
-    """Compute the gradient of ``inputs`` from the argmax. The values of ``inputs`` are not read."""
+    """Compute the gradient of ``inputs`` from the argmax. Only the shape of ``inputs`` is read."""
     arrays = views(argmax=argmax, grad_outputs=grad_outputs, grad_inputs=grad_inputs)
     p = _pool(arrays, inputs, pool_size, strides, same)
     run_on(pool_plans.backward(p, True), arrays, ("grad_inputs",), stream)
@@ -349,7 +350,7 @@ def max_pool2d_grad_inputs(
 def average_pool2d_forward(
     inputs: Any, pool_size: Pair, strides: Pair, same: bool, outputs: Any, stream: Any = None
 ) -> None:
-    """Compute the mean of each window. Cells in the padding do not count."""
+    """Compute the mean of each window. Elements in the padding do not count."""
     arrays = views(inputs=inputs, outputs=outputs)
     p = _pool(arrays, inputs, pool_size, strides, same)
     run_on(pool_plans.forward(p, False), arrays, ("outputs",), stream)
@@ -364,7 +365,7 @@ def average_pool2d_grad_inputs(
     grad_inputs: Any,
     stream: Any = None,
 ) -> None:
-    """Compute the gradient of ``inputs``, whose values are not read."""
+    """Compute the gradient of ``inputs``. Only the shape of ``inputs`` is read."""
     arrays = views(grad_outputs=grad_outputs, grad_inputs=grad_inputs)
     p = _pool(arrays, inputs, pool_size, strides, same)
     run_on(pool_plans.backward(p, False), arrays, ("grad_inputs",), stream)
@@ -379,7 +380,7 @@ def global_average_pool2d_forward(inputs: Any, outputs: Any, stream: Any = None)
 def global_average_pool2d_grad_inputs(
     inputs: Any, grad_outputs: Any, grad_inputs: Any, stream: Any = None
 ) -> None:
-    """Compute the gradient of ``inputs``, whose values are not read."""
+    """Compute the gradient of ``inputs``. Only the shape of ``inputs`` is read."""
     arrays = views(grad_outputs=grad_outputs, grad_inputs=grad_inputs)
     plan = pool_plans.global_backward(tuple(inputs.shape), aligned(arrays))
     run_on(plan, arrays, ("grad_inputs",), stream)

@@ -1,4 +1,4 @@
-"""Code generator for inline assembly: it turns a line of PTX into a Numba intrinsic."""
+"""Make a Numba intrinsic from a line of inline PTX, NVIDIA's assembly language."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
 
 class Place:
-    """An operand that is an address. A caller passes it as two arguments: memory and index."""
+    """An operand that is an address. The kernel passes two arguments for it: memory and index."""
 
     def __init__(self, numba_type: Any, space: int) -> None:
         self.numba_type, self.space = numba_type, space
@@ -28,8 +28,9 @@ class Place:
         if self.space == GLOBAL:
             generic = element_pointer(context, builder, self.numba_type, value, index)
             return self._number(builder, generic, 64)
-        # An address in shared memory has 32 bits and wraps at 2**32, as the indices do. So the
-        # compiler can move the constant part of an index into the instruction.
+        # An address in shared memory has 32 bits. Compute it in 32 bits: the address and the index
+        # then both wrap at 2**32, so the compiler can move the constant part of an index into the
+        # instruction.
         first = element_pointer(context, builder, self.numba_type, value, ir.Constant(_INT64, 0))
         words = builder.trunc(index, _INT32)
         size = ir.Constant(_INT32, self.numba_type.dtype.bitwidth // 8)
@@ -48,18 +49,16 @@ def assembly(
     convergent: bool = False,
     effects: bool = False,
 ) -> tuple:
-    """Make the signature and the code generator of one piece of assembly.
+    """Return the Numba signature and the code generator of an intrinsic that is inline PTX.
 
     Args:
-        template: PTX with ``$0``, ``$1``, ... for results, then for operands.
+        template: PTX, in which ``$0``, ``$1``, ... stand for the results and then the operands.
         constraints: LLVM constraints of the results and operands.
         results: Type of each result. Several results must have the same type.
         *operands: Type of each operand that is a number, and a ``Place`` for each address.
-        convergent: Whether all threads of a warp must execute the instruction together.
-        effects: Whether the instruction does more than compute its results.
-
-    Returns:
-        The Numba signature and the function that emits the code.
+        convergent: Whether all threads of a warp must execute the instruction at the same time.
+        effects: Whether the instruction does more than compute its results, such as write to
+            memory. The compiler must then not remove it.
     """
     types = cuda.types
     arguments: list[Any] = []
@@ -78,7 +77,7 @@ def assembly(
             value, numba_type = left.pop(0)
             if isinstance(operand, Place):
                 index, index_type = left.pop(0)
-                # The cast is unsigned, because an index beyond 2**31 must not become negative.
+                # Cast without a sign, because an index of 2**31 or more must not become negative.
                 index = context.cast(builder, index, index_type, types.uint64)
                 values.append(operand.address(context, builder, value, index))
             else:

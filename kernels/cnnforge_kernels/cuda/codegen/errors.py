@@ -13,7 +13,7 @@ class CudaUnavailableError(RuntimeError):
 
 
 def no_numba_cuda() -> CudaUnavailableError:
-    """Make the error for a missing numba-cuda, the compiler of CUDA kernels."""
+    """Return the error for a machine on which numba-cuda, the compiler, is not installed."""
     return CudaUnavailableError(
         "CUDA kernels need numba-cuda, which is not installed. With a driver for "
         f'CUDA 13: {INSTALL}. With a driver for CUDA 12: pip install "cnnforge[cuda12]"'
@@ -21,13 +21,13 @@ def no_numba_cuda() -> CudaUnavailableError:
 
 
 def no_device(error: BaseException) -> CudaUnavailableError:
-    """Make the error for a driver that is missing, does not answer, or has no device.
+    """Return the error for a driver that is missing, too old, does not answer, or has no device.
 
     Args:
-        error: Error of the driver, or of the search for the driver.
+        error: Exception that was raised when the driver was searched or called.
     """
     text = " ".join(str(error).split()) or type(error).__name__
-    # A driver that is older than the libraries lacks some of the functions that they call.
+    # The second test: a driver that is older than the libraries lacks functions that they call.
     if "INSUFFICIENT_DRIVER" in text or ("Function" in text and "not found" in text):
         advice = (
             "The NVIDIA driver is too old for the installed CUDA libraries. Update the driver, or "
@@ -44,11 +44,11 @@ def no_device(error: BaseException) -> CudaUnavailableError:
 
 
 def refused(kernel: str, error: BaseException) -> CudaUnavailableError:
-    """Make the error for a driver that rejects machine code compiled for its device.
+    """Return the error for a driver that does not load machine code compiled for its device.
 
     Args:
         kernel: Name of the kernel.
-        error: Error of the driver.
+        error: Exception of the driver.
     """
     text = " ".join(str(error).split()) or type(error).__name__
     return CudaUnavailableError(

@@ -1,14 +1,16 @@
-"""Decorators for kernels, which are compiled lazily for a device or run by Numba's CUDA simulator.
+"""Decorators that make CUDA kernels and intrinsics from Python functions.
 
-A ``Kernel`` is a Python function with the types of its arguments and its launch bounds. Importing a
-module compiles nothing, so the import needs neither a driver nor numba-cuda.
+A ``Kernel`` is a Python function with the types of its arguments and its launch bounds. It is
+compiled when it is first needed, or Numba's CUDA simulator runs it. Importing a module with kernels
+compiles nothing, so the import needs neither a driver nor numba-cuda.
 
-Kernels index flat memory. On a device they get pointers, and the simulator passes flat arrays
-(``NUMBA_ENABLE_CUDASIM=1``, set before Numba is imported). The simulator supports fewer options
-than the compiler, so this module passes it none.
+Kernels index flat memory. On a device their arguments are pointers. In the simulator
+(``NUMBA_ENABLE_CUDASIM=1``, set before Numba is imported) they are flat arrays. The simulator
+supports fewer compiler options than numba-cuda, so this module passes none to it.
 
 Kernels call no device functions, because numba-cuda compiles those for the current device and fails
-without one. Code that several kernels share is an ``intrinsic``.
+without a device. Code that several kernels share is an ``intrinsic``, a function that the compiler
+inserts at each call.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from cnnforge_kernels.cuda.codegen.errors import no_numba_cuda
 AVAILABLE = importlib.util.find_spec("numba_cuda") is not None
 SIMULATED = AVAILABLE and os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 
-# Without numba-cuda, `numba.cuda` is the older module of Numba itself.
+# Without numba-cuda, `numba.cuda` is an older module that is a part of Numba. Do not use that one.
 cuda: Any = None
 if AVAILABLE:
     from numba import cuda
@@ -36,18 +38,19 @@ _SCALARS = ("float32", "uint8", "uint16", "int32", "uint32", "int64", "uint64")
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """A kernel in Python, before compilation.
+    """A CUDA kernel as a Python function, not yet compiled.
 
     Attributes:
-        name: Unique name of the kernel and its constants, such as ``"conv2d_direct 5x5x1x8"``.
-        function: Python function.
+        name: Unique name, which includes the constants of the kernel, such as
+            ``"conv2d_direct 5x5x1x8"``.
+        function: Python function that each CUDA thread runs.
         arguments: Type of each argument: ``"float32*"`` (a pointer), ``"int32"``, ...
-        threads: Number of threads per block. The compiler assigns registers for this number.
-        blocks: Number of blocks that must fit on a multiprocessor at a time; 0 leaves it to the
-            compiler.
+        threads: Number of threads per block. It limits the registers that the compiler may use.
+        blocks: Minimum number of blocks that must fit on a multiprocessor at the same time; 0 if
+            the compiler decides.
         dynamic_shared: Dynamic shared memory in bytes.
-        since: Minimum compute capability that has the instructions.
-        identity: Values that the function's code depends on, in addition to its source files.
+        since: Minimum compute capability that has the instructions of the kernel.
+        identity: Values that change the code of the function, in addition to its source files.
     """
 
     name: str
@@ -61,7 +64,7 @@ class Kernel:
 
     @property
     def symbol(self) -> str:
-        """Name without special characters. It is a part of the symbol that profilers show."""
+        """The name without special characters, as a part of the symbol that profilers show."""
         return re.sub(r"\W+", "_", self.name)
 
     @property
@@ -107,7 +110,7 @@ def kernel(
 
     def decorate(function: Callable[..., None]) -> Kernel:
         made = Kernel(name, function, arguments, threads, blocks, dynamic_shared, since, identity)
-        # The compiler makes the symbol of the kernel from these names.
+        # The compiler takes the symbol of the kernel in the machine code from these names.
         function.__name__ = function.__qualname__ = made.symbol
         return made
 
@@ -115,14 +118,14 @@ def kernel(
 
 
 def intrinsic(twin: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
-    """Return a decorator for the code generator of an intrinsic.
+    """Return a decorator that makes an intrinsic from a code generator.
 
     Args:
-        twin: Python function that the simulator runs instead. For code that it cannot run, such as
-            inline assembly, pass ``no_twin``.
+        twin: Python function that the simulator runs instead of the intrinsic. If the simulator
+            cannot run the code, such as inline assembly, pass ``no_twin``.
 
     Returns:
-        A decorator for a code generator of the form that ``numba.extending.intrinsic`` expects.
+        The decorator. The code generator has the form that ``numba.extending.intrinsic`` expects.
     """
 
     def decorate(generator: Callable[..., Any]) -> Any:
@@ -136,7 +139,7 @@ def intrinsic(twin: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
 
 
 def no_twin(*_: Any) -> Any:
-    """Raise the error for an instruction that the simulator cannot run."""
+    """Raise an error: the simulator cannot run this instruction."""
     raise NotImplementedError("The simulator cannot run this instruction; only a device can.")
 
 

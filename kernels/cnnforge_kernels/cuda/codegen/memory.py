@@ -1,11 +1,11 @@
-"""Intrinsics for 128-bit memory access, and for division without Python's checks.
+"""Intrinsics that access four elements at once, compare floats, and divide without Python's checks.
 
-``load4`` and ``store4`` read and write four float32 at once, through a pointer or in an array. The
-index counts single floats and must be a multiple of 4. The memory must be 16-byte aligned.
+``load4`` and ``store4`` read and write four float32 in one instruction. The memory is a pointer or
+an array and must be 16-byte aligned. The index counts float32 elements and must be a multiple of 4.
 ``load4_bytes`` and ``store4_bytes`` do the same for four uint8, 4-byte aligned.
 
-``divide`` divides unsigned 32-bit integers and ``quotient`` divides float32. Numba's ``//`` and
-``/`` check for zero, and its ``//`` rounds towards minus infinity.
+``divide`` divides integers that are not negative, and ``quotient`` divides float32. They are faster
+than Numba's ``//`` and ``/``, which check for zero. ``//`` also rounds towards minus infinity.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _INT32 = ir.IntType(32)
 
 
 def element_pointer(context: Any, builder: Any, numba_type: Any, value: Any, index: Any) -> Any:
-    """Emit code for an LLVM pointer to an element of a pointer argument or of a flat array."""
+    """Emit code that computes the address of an element of a pointer or of a flat array."""
     base = value
     if not isinstance(numba_type, cuda.types.CPointer):
         base = context.make_array(numba_type)(context, builder, value).data
@@ -40,7 +40,7 @@ def _load4(memory: Any, index: Any) -> tuple:
 
 @intrinsic(_load4)
 def load4(typingctx: Any, memory: Any, index: Any) -> Any:
-    """Read four float32 at ``index``, in one instruction."""
+    """Read four float32 from ``index`` on, in one instruction."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place = _index(context, builder, signature, args)
@@ -59,7 +59,7 @@ def _store4(memory: Any, index: Any, a: Any, b: Any, c: Any, d: Any) -> None:
 
 @intrinsic(_store4)
 def store4(typingctx: Any, memory: Any, index: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-    """Write four float32 at ``index``, in one instruction."""
+    """Write four float32 from ``index`` on, in one instruction."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place = _index(context, builder, signature, args)
@@ -80,7 +80,7 @@ def _load4_bytes(memory: Any, index: Any) -> tuple:
 
 @intrinsic(_load4_bytes)
 def load4_bytes(typingctx: Any, memory: Any, index: Any) -> Any:
-    """Read four uint8 at ``index``, a multiple of 4, as int32."""
+    """Read four uint8 from ``index`` on, and return them as int32. The index is a multiple of 4."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place = _index(context, builder, signature, args)
@@ -97,7 +97,7 @@ def load4_bytes(typingctx: Any, memory: Any, index: Any) -> Any:
 
 @intrinsic(_store4)
 def store4_bytes(typingctx: Any, memory: Any, index: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-    """Write four uint8 at ``index``, a multiple of 4, in one instruction."""
+    """Write four uint8 from ``index`` on, in one instruction. The index is a multiple of 4."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place = _index(context, builder, signature, args)
@@ -131,9 +131,10 @@ def _exceeds(a: Any, b: Any) -> bool:
 def exceeds(typingctx: Any, a: Any, b: Any) -> Any:
     """Test whether ``a > b`` or ``a`` is NaN, in float32.
 
-    ``b`` must be NaN or at least 0, and nothing exceeds a NaN. The code compares the bits as
-    integers. This is correct because a device makes only positive NaNs, and their bits are larger
-    than those of all numbers (CUDA C++ Programming Guide, "Floating-Point Standard").
+    ``b`` must be at least 0, or NaN. If ``b`` is NaN, the result is false. The code compares the
+    bits of the two floats as integers. This is correct because every NaN that a device computes is
+    positive, and its bits are larger than those of any number (CUDA C++ Programming Guide,
+    "Floating-Point Standard").
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:

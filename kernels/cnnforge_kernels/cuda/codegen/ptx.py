@@ -1,16 +1,18 @@
-"""All inline PTX of the project, one function per instruction.
+"""All inline PTX (NVIDIA's assembly language) of the project, one function per instruction.
 
-Register operands and results are values. A place in memory is a pair of arguments: the array or
-pointer, and the index of an element. NVIDIA's "PTX ISA" defines each instruction and its fragment
-layouts (sections "Warp-level matrix instructions" and "Data movement and conversion instructions").
-``tensor_cores/layout.py`` lists the layouts.
+Operands and results in registers are values. An operand in memory is passed as two arguments: the
+array or pointer, and the index of an element. NVIDIA's manual "PTX ISA" defines each instruction
+and which elements of a matrix each thread of the warp holds (sections "Warp-level matrix
+instructions" and "Data movement and conversion instructions"). ``tensor_cores/layout.py`` lists
+these layouts. A *lane* is a thread of a warp, from 0 to 31.
 
-Instructions that a whole warp executes together are marked convergent, because the compiler must
-not move them into or out of a branch. Instructions that access memory have a memory clobber. LLVM
-does not know which memory they access, so it must not move them across a barrier. ``load4_if`` has
-no clobber, because the memory that it reads is never written while the kernel runs.
+An instruction that all threads of a warp execute at the same time is marked convergent, so that the
+compiler does not move it into or out of a branch. An instruction that accesses memory has a memory
+clobber, so that LLVM, which does not know which memory is accessed, does not move the instruction
+across a barrier. ``load4_if`` has no clobber, because the memory that it reads is never written
+while the kernel runs.
 
-None of these runs in Numba's simulator. Most need compute capability 8.0.
+None of these functions runs in Numba's simulator. Most need compute capability 8.0.
 """
 
 from __future__ import annotations
@@ -49,9 +51,10 @@ def mma_tf32(
     c2: Any,
     c3: Any,
 ) -> Any:
-    """Multiply tf32 matrices, (16, 8) by (8, 8), and add the product to the sums of the warp.
+    """Multiply a (16, 8) matrix A by an (8, 8) matrix B, both tf32, and return A @ B + C.
 
-    The sums are a (16, 8) matrix of float32, four per lane.
+    C and the result are (16, 8) matrices of float32. The warp holds all matrices: each lane has
+    four elements of A, two of B and four of C, and receives four elements of the result.
     """
     return _mma("m16n8k8.row.col.f32.tf32.tf32.f32")
 
@@ -70,19 +73,19 @@ def mma_bfloat16(
     c2: Any,
     c3: Any,
 ) -> Any:
-    """Multiply bf16 matrices, (16, 16) by (16, 8), and add the product as ``mma_tf32`` does.
+    """Multiply a (16, 16) matrix A by a (16, 8) matrix B, both bf16, and return A @ B + C.
 
-    Each word of an operand holds two bf16.
+    C and the result are as for ``mma_tf32``. Each 32-bit word of A or B holds two bf16.
     """
     return _mma("m16n8k16.row.col.f32.bf16.bf16.f32")
 
 
 @intrinsic(no_twin)
 def load_matrices(typingctx: Any, shared: Any, index: Any) -> Any:
-    """Load four 8x8 matrices of 16 bits, or 8x4 of 32 bits, from shared memory (``ldmatrix.x4``).
+    """Load four matrices of 8x8 16-bit or 8x4 32-bit elements from shared memory.
 
-    Lane l passes the place of row ``l % 8`` of matrix ``l // 8``: 16 bytes, 16-byte aligned. From
-    each matrix it receives the 32 bits in row ``l // 4`` at position ``l % 4``.
+    Lane l passes the address of row ``l % 8`` of matrix ``l // 8``. A row has 16 bytes and must be
+    16-byte aligned. From each matrix, lane l receives the 32-bit word ``l % 4`` of row ``l // 4``.
     """
     return assembly(
         "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0,$1,$2,$3}, [$4];",
@@ -96,7 +99,7 @@ def load_matrices(typingctx: Any, shared: Any, index: Any) -> Any:
 
 @intrinsic(no_twin)
 def load_matrices_turned(typingctx: Any, shared: Any, index: Any) -> Any:
-    """Load four 8x8 matrices of 16 bits as ``load_matrices`` does, but transposed (``.trans``).
+    """Load four 8x8 matrices of 16-bit elements as ``load_matrices`` does, but transposed.
 
     From each matrix, lane l receives two elements of column ``l // 4``: those in rows
     ``2 * (l % 4)`` and ``2 * (l % 4) + 1``.
@@ -115,10 +118,11 @@ def load_matrices_turned(typingctx: Any, shared: Any, index: Any) -> Any:
 def copy_async_16(
     typingctx: Any, shared: Any, index: Any, memory: Any, offset: Any, read: Any
 ) -> Any:
-    """Start a copy of 16 bytes from global to shared memory, without the L1 cache.
+    """Start an asynchronous copy of 16 bytes from global to shared memory, without the L1 cache.
 
-    It copies ``read`` bytes and fills the rest with zeros. Both places must be 16-byte aligned. The
-    address must be valid even if ``read`` is 0 and nothing is read.
+    The first ``read`` bytes are copied, and the rest of the 16 bytes is filled with zeros. Both
+    addresses must be 16-byte aligned. The address in global memory must be valid even if ``read``
+    is 0.
     """
     return assembly(
         "cp.async.cg.shared.global [$0], [$1], 16, $2;",
@@ -135,7 +139,7 @@ def copy_async_16(
 def copy_async_4(
     typingctx: Any, shared: Any, index: Any, memory: Any, offset: Any, read: Any
 ) -> Any:
-    """Start a copy of 4 bytes as ``copy_async_16`` does, but through L1."""
+    """Start an asynchronous copy of 4 bytes as ``copy_async_16`` does, but through the L1 cache."""
     return assembly(
         "cp.async.ca.shared.global [$0], [$1], 4, $2;",
         "r,l,r,~{memory}",
@@ -149,16 +153,19 @@ def copy_async_4(
 
 @intrinsic(no_twin)
 def copy_async_commit(typingctx: Any) -> Any:
-    """Make a group of the copies that this thread started since the last call. It may be empty."""
+    """Put the copies that this thread started since the last call into a new group.
+
+    The group may be empty. ``copy_async_wait`` counts groups.
+    """
     return assembly("cp.async.commit_group;", "~{memory}", (), effects=True)
 
 
 @intrinsic(no_twin)
 def copy_async_wait(typingctx: Any, pending: Any) -> Any:
-    """Wait until all groups of this thread are finished, except the ``pending`` newest ones.
+    """Wait until all groups of copies of this thread are finished, except the ``pending`` newest.
 
-    ``pending`` is a constant. The copies of other threads may not be finished, so a barrier must
-    follow.
+    ``pending`` must be a constant. The copies of other threads may not be finished, so call
+    ``syncthreads`` before data of other threads is read.
     """
     if not isinstance(pending, cuda.types.IntegerLiteral):
         return None
@@ -172,13 +179,16 @@ def copy_async_wait(typingctx: Any, pending: Any) -> Any:
 
 @intrinsic(no_twin)
 def round_tf32(typingctx: Any, bits: Any) -> Any:
-    """Round the bits of a float32 to tf32 (10 bits of mantissa), to nearest, ties away from 0."""
+    """Round a float32, given by its bits, to tf32 (10 bits of mantissa): to nearest, ties away."""
     return assembly("cvt.rna.tf32.f32 $0, $1;", "=r,r", ("uint32",), "uint32")
 
 
 @intrinsic(no_twin)
 def pack_bfloat16(typingctx: Any, low: Any, high: Any) -> Any:
-    """Round the bits of two float32 to bf16, to nearest even. ``low`` goes to the lower 16 bits."""
+    """Round two float32, given by their bits, to nearest even bf16. Return both in one word.
+
+    ``low`` is in the lower 16 bits of the word.
+    """
     return assembly("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,r,r", ("uint32",), "uint32", "uint32")
 
 
@@ -190,7 +200,10 @@ def as_float(typingctx: Any, bits: Any) -> Any:
 
 @intrinsic(no_twin)
 def opaque(typingctx: Any, bits: Any) -> Any:
-    """Return ``bits``. The compiler cannot see their source, so no loop recomputes them."""
+    """Return ``bits``, and hide from the compiler how they were computed.
+
+    The compiler then keeps the value in a register and cannot compute it again in a loop.
+    """
     return assembly("mov.b32 $0, $1;", "=r,r", ("uint32",), "uint32", effects=True)
 
 
@@ -202,7 +215,10 @@ def as_bits(typingctx: Any, value: Any) -> Any:
 
 @intrinsic(no_twin)
 def where_positive(typingctx: Any, mask: Any, value: Any) -> Any:
-    """Return ``value`` if ``mask`` is positive, otherwise 0. All are the bits of a float32."""
+    """Return ``value`` if ``mask`` is positive, otherwise 0.
+
+    Both arguments and the result are the bits of a float32.
+    """
     return assembly(
         "{ .reg .pred p; .reg .f32 m; mov.b32 m, $1; setp.gt.f32 p, m, 0f00000000; "
         "selp.b32 $0, $2, 0, p; }",
@@ -235,10 +251,10 @@ def load_if(typingctx: Any, memory: Any, index: Any, condition: Any) -> Any:
 
 @intrinsic(no_twin)
 def load4_if(typingctx: Any, memory: Any, index: Any, condition: Any) -> Any:
-    """Read the bits of four float32 at ``index``, or return four zeros if ``condition`` is 0.
+    """Read four float32 at ``index`` of global memory, or return zeros if ``condition`` is 0.
 
-    The memory is global. It must be 16-byte aligned and must not be written while the kernel
-    runs.
+    The results are the bits of the four floats. The address must be 16-byte aligned. No thread may
+    write to this memory while the kernel runs.
     """
     return assembly(
         "{ .reg .pred p; setp.ne.u32 p, $5, 0; mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; "
@@ -253,7 +269,7 @@ def load4_if(typingctx: Any, memory: Any, index: Any, condition: Any) -> Any:
 
 @intrinsic(no_twin)
 def load_shared(typingctx: Any, shared: Any, index: Any) -> Any:
-    """Read a word of shared memory."""
+    """Read a 32-bit word of shared memory."""
     return assembly(
         "ld.shared.b32 $0, [$1];",
         "=r,r,~{memory}",
@@ -265,7 +281,7 @@ def load_shared(typingctx: Any, shared: Any, index: Any) -> Any:
 
 @intrinsic(no_twin)
 def load2_shared(typingctx: Any, shared: Any, index: Any) -> Any:
-    """Read two words of shared memory, 8-byte aligned."""
+    """Read two 32-bit words of shared memory. The address must be 8-byte aligned."""
     return assembly(
         "ld.shared.v2.b32 {$0,$1}, [$2];",
         "=r,=r,r,~{memory}",
@@ -277,7 +293,7 @@ def load2_shared(typingctx: Any, shared: Any, index: Any) -> Any:
 
 @intrinsic(no_twin)
 def store2_shared(typingctx: Any, shared: Any, index: Any, a: Any, b: Any) -> Any:
-    """Write two words to shared memory, 8-byte aligned."""
+    """Write two 32-bit words to shared memory. The address must be 8-byte aligned."""
     return assembly(
         "st.shared.v2.b32 [$0], {$1,$2};",
         "r,r,r,~{memory}",
@@ -290,7 +306,7 @@ def store2_shared(typingctx: Any, shared: Any, index: Any, a: Any, b: Any) -> An
 
 @intrinsic(no_twin)
 def store4_shared(typingctx: Any, shared: Any, index: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-    """Write four words to shared memory, 16-byte aligned."""
+    """Write four 32-bit words to shared memory. The address must be 16-byte aligned."""
     return assembly(
         "st.shared.v4.b32 [$0], {$1,$2,$3,$4};",
         "r,r,r,r,r,~{memory}",
@@ -317,7 +333,10 @@ def store_if(typingctx: Any, memory: Any, index: Any, value: Any, condition: Any
 
 @intrinsic(no_twin)
 def store2_if(typingctx: Any, memory: Any, index: Any, a: Any, b: Any, condition: Any) -> Any:
-    """Write two float32 to global memory, 8-byte aligned, if ``condition`` is not 0."""
+    """Write two float32 to global memory if ``condition`` is not 0.
+
+    The address must be 8-byte aligned.
+    """
     return assembly(
         "{ .reg .pred p; setp.ne.u32 p, $3, 0; @p st.global.v2.f32 [$0], {$1,$2}; }",
         "l,f,f,r,~{memory}",

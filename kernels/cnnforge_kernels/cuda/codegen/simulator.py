@@ -1,11 +1,12 @@
 """Changes to Numba's CUDA simulator that make it find more mistakes in less time.
 
-* Shared and local memory start as NaN, so a read before the first write spoils the result.
-* The threads of a block run one after the other, in order, each until it waits at a barrier or
-  ends. If a barrier is missing, a thread always reads too early what a later thread writes, or
-  overwrites what that thread has not read yet. The simulator itself runs threads concurrently,
-  where such a mistake may stay hidden.
-* A kernel without barriers runs in one Python thread.
+* Shared and local memory start as NaN. If a kernel reads an element before the first write, the
+  result is NaN.
+* The CUDA threads of a block run one after the other, in order. Each runs until it waits at a
+  barrier or ends. If a barrier is missing, a thread always reads a value before a later thread
+  writes it, or overwrites a value before a later thread reads it. The unchanged simulator runs the
+  threads concurrently, so such a mistake may stay hidden.
+* If a kernel has no barriers, one Python thread runs all its CUDA threads.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numba.cuda.simulator import kernel, kernelapi
 
 
 def install() -> None:
-    """Change the simulator of this process."""
+    """Make the changes in this process."""
     kernelapi.FakeCUDAShared.array = _array(shared=True)
     kernelapi.FakeCUDALocal.array = _array(shared=False)
     kernel.BlockThread.syncthreads = _wait
@@ -35,7 +36,8 @@ def _array(shared: bool) -> Callable[..., Any]:
         fresh = np.full(shape, np.nan if element.kind == "f" else 0x5A, element)
         if not shared:
             return fresh
-        # The first thread makes the array, and the whole block shares it.
+        # All threads of a block share the array: the first thread makes it, and the other threads
+        # find it by the line of the call.
         frame = sys._getframe(1)
         return self._allocations.setdefault((frame.f_code.co_filename, frame.f_lineno), fresh)
 
@@ -87,7 +89,7 @@ def _make_thread(
 
 
 def _await_turn(thread: Any, threads: list[Any]) -> None:
-    """Wait until a thread waits at a barrier or has ended. Raise its exception, if any."""
+    """Return when ``thread`` waits at a barrier or has ended. Raise its exception, if any."""
     thread._manager.turn.acquire()
     if not thread.ended:
         return

@@ -1,6 +1,7 @@
-"""Views of the device arrays of any library, and the arrays that cnnforge makes for results.
+"""Describe device arrays of any library, and define the device arrays that cnnforge returns.
 
-An array with ``__cuda_array_interface__``, DLPack or ``data_ptr()`` is used without a copy.
+A ``View`` holds the address and the layout of an array, and does not copy it. It can be made for
+any array with ``__cuda_array_interface__``, DLPack or ``data_ptr()``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class View:
         dtype: Type of the elements.
         device: Index of the device.
         writeable: Whether the array may be written to.
-        owner: Array that the caller passed; it keeps the memory alive.
+        owner: Array that the caller passed. The reference to it keeps the memory allocated.
         strides: Strides in elements; ``None`` if the array is C-contiguous.
     """
 
@@ -59,10 +60,10 @@ class View:
 
 
 class DeviceArray:
-    """A C-contiguous array on a device, freed on the stream on which it was made.
+    """A C-contiguous array on a device. Its memory is freed on the stream that allocated it.
 
-    It has ``__cuda_array_interface__``, so ``torch.as_tensor``, ``cupy.asarray`` and
-    ``numba.cuda.as_cuda_array`` use it without a copy.
+    The class has ``__cuda_array_interface__``, so ``torch.as_tensor``, ``cupy.asarray`` and
+    ``numba.cuda.as_cuda_array`` use the array without a copy.
 
     Attributes:
         shape: Shape, as in NumPy.
@@ -99,7 +100,7 @@ class DeviceArray:
             "typestr": self.dtype.str,
             "data": (self.pointer, False),
             "strides": None,
-            # The protocol forbids 0, which is ambiguous. 1 is the legacy default stream.
+            # The protocol forbids 0, the default stream of this module. Its number there is 1.
             "stream": self._stream or 1,
             "version": 3,
         }
@@ -109,7 +110,7 @@ class DeviceArray:
 
 
 def is_device_array(value: Any) -> bool:
-    """Whether a value is an array that a CUDA device can read. This imports no library."""
+    """Whether a value is an array that a CUDA device can read. The check imports no library."""
     if isinstance(value, (np.ndarray, int, float, list, tuple, type(None))):
         return False
     if isinstance(value, (DeviceArray, View)):
@@ -123,13 +124,13 @@ def is_device_array(value: Any) -> bool:
 
 
 def view(name: str, value: Any, locate: Any) -> View:
-    """View an array on a device.
+    """Return the ``View`` of an array on a device.
 
     Args:
         name: Name of the argument, for messages.
         value: The array.
-        locate: Function ``locate(array) -> View`` for arrays that do not give their address and
-            device themselves.
+        locate: Function ``locate(array) -> View``, called for arrays whose attributes do not give
+            both their address and their device.
 
     Raises:
         ValueError: The value is not an array on a device, or its strides are not multiples of the
@@ -169,10 +170,10 @@ def _from_interface(name: str, interface: dict[str, Any], device: int, owner: An
 
 
 def _from_tensor(name: str, tensor: Any) -> View:
-    """View a torch tensor.
+    """Return the ``View`` of a torch tensor.
 
-    This reads attributes of the tensor, because ``__dlpack__`` and ``__cuda_array_interface__``
-    fail for a tensor that requires a gradient.
+    The address and shape come from the tensor's own attributes, because ``__dlpack__`` and
+    ``__cuda_array_interface__`` raise an error for a tensor that requires a gradient.
     """
     type_name, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
     try:

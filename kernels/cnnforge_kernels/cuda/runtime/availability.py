@@ -1,4 +1,4 @@
-"""State of the CUDA kernels: whether they can run on a device, and what is experimental."""
+"""Report whether the CUDA kernels can run here, and which of their features are experimental."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ EXPERIMENTAL = "experimental: not yet run on a device"
 
 @cache
 def missing() -> str | None:
-    """Return a message that names the missing part; ``None`` if a device can be used."""
-    # Import lazily: the CUDA compiler of Numba takes half a second, also without a device.
+    """Return a message that says what is missing; ``None`` if a device can be used."""
+    # Imported here because the import of numba-cuda takes half a second. Users without a device,
+    # which may not call this function, do not wait for it.
     from cnnforge_kernels.cuda.runtime.driver import driver
 
     try:
@@ -23,7 +24,7 @@ def missing() -> str | None:
 
 
 def experimental() -> dict[str, str]:
-    """Return the state of each experimental feature, and how to turn it on, by name."""
+    """Return, for the name of each experimental feature, whether it is on and how to turn it on."""
     from cnnforge_kernels.cuda.runtime import tuning
 
     tuner = "on" if tuning.enabled() else f"off, {tuning.VARIABLE}=1 turns it on"

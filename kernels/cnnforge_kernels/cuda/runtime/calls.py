@@ -1,4 +1,4 @@
-"""Steps of every call of ``launch.py``: check the arrays, then run a plan on them."""
+"""Check the arrays of a call of ``launch.py``, and run a plan (kernels with grids) on them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _locate(name: str, array: Any) -> View:
 
 
 def contiguous(name: str, array: Any, stream: Any) -> View:
-    """View an array on a device, or a C-contiguous copy if it is not contiguous.
+    """Return the ``View`` of an array on a device, or of a C-contiguous copy if it needs one.
 
     Raises:
         ValueError: The value is not an array on a device, its dtype is not float32 (uint8 or int32
@@ -35,11 +35,11 @@ def contiguous(name: str, array: Any, stream: Any) -> View:
 
 
 def views(**arrays: Any) -> dict[str, View]:
-    """View arrays that are all on one device. An argument that is ``None`` is left out.
+    """Return the ``View`` of each array, by name. Arguments that are ``None`` are left out.
 
     Raises:
-        ValueError: A value is not an array, has a wrong dtype (see ``contiguous``), is not
-            C-contiguous, or the arrays are on several devices.
+        ValueError: A value is not an array on a device, has a wrong dtype (see ``contiguous``) or
+            is not C-contiguous, or the arrays are on several devices.
     """
     found = {}
     for name, array in arrays.items():
@@ -62,17 +62,17 @@ def views(**arrays: Any) -> dict[str, View]:
 
 
 def aligned(arrays: dict[str, View]) -> bool:
-    """Whether all arrays start at multiples of 16 bytes (4 bytes if an element has one byte)."""
+    """Whether each array starts at a multiple of 16 bytes (of 4 bytes for an array of uint8)."""
     return not any(
         array.pointer % (4 if array.dtype.itemsize == 1 else 16) for array in arrays.values()
     )
 
 
 def run_on(plan: Any, arrays: dict[str, View], written: tuple[str, ...], stream: Any) -> None:
-    """Run a plan that writes some of the arrays.
+    """Run a plan on arrays, after a check that the arrays in ``written`` are writeable.
 
     Raises:
-        ValueError: An array that the plan writes is read-only.
+        ValueError: An array in ``written`` is read-only.
     """
     for name in written:
         if not arrays[name].writeable:
@@ -83,7 +83,7 @@ def run_on(plan: Any, arrays: dict[str, View], written: tuple[str, ...], stream:
 def run_with_bias(plan: Any, arrays: dict[str, View], filters: int, stream: Any) -> None:
     """Run a plan that writes ``grad_weights`` and ``grad_bias``.
 
-    Temporary memory replaces an empty ``grad_bias``.
+    If the caller's ``grad_bias`` is empty, the plan writes the gradient to temporary memory.
     """
     if arrays["grad_bias"].size == filters:
         run_on(plan, arrays, ("grad_weights", "grad_bias"), stream)

@@ -1,9 +1,10 @@
-"""Compile kernels to cubins without a device or a driver, and keep them on disk.
+"""Compile kernels to cubins (files of machine code), and keep these on disk.
 
-numba-cuda compiles the Python function to LTO-IR, and nvJitLink (through cuda.core) links that to
-machine code for one architecture. Both are public API and come as wheels with the extras
-``cnnforge[cuda12]`` and ``cnnforge[cuda13]``. The first step takes nine tenths of the time. Its
-result is for the oldest architecture that can run the kernel, and all others use it too.
+Neither a device nor a driver is needed. numba-cuda compiles the Python function to LTO-IR, an
+intermediate code. nvJitLink (through cuda.core) translates the LTO-IR to machine code for one
+architecture. Both packages are installed by the extras ``cnnforge[cuda12]`` and
+``cnnforge[cuda13]``. The first step takes nine tenths of the time. It is done once, for the oldest
+architecture that can run the kernel, and all newer architectures use the same LTO-IR.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Compiled:
     Attributes:
         code: The cubin.
         symbol: Name of the kernel in the cubin.
-        log: Output of the assembler about registers, shared memory and spills.
+        log: Output of the assembler about registers, shared memory and register spills; empty for a
+            kernel that was read from disk.
     """
 
     code: bytes
@@ -63,7 +65,7 @@ def compile_kernel(kernel: Kernel, capability: tuple[int, int]) -> Compiled:
         code, log = link([intermediate(kernel)], capability)
     except (
         Exception
-    ) as error:  # The errors of numba-cuda, cuda.core and the linker have no common base class.
+    ) as error:  # Errors of numba-cuda, cuda.core and nvJitLink have no other common base class.
         arch, said = "sm_{}{}".format(*capability), " ".join(str(error).split())
         raise CudaUnavailableError(
             f"The kernel {kernel.name!r} could not be compiled for {arch}: {said}. Is the CUDA "
@@ -73,7 +75,7 @@ def compile_kernel(kernel: Kernel, capability: tuple[int, int]) -> Compiled:
 
 
 def intermediate(kernel: Kernel) -> bytes:
-    """Compile a kernel to LTO-IR."""
+    """Compile a kernel to LTO-IR, the intermediate code that ``link`` translates."""
     with _compiling, warnings.catch_warnings(), _names_of_earlier_numpy():
         warnings.simplefilter("ignore")
         code, _ = cuda.compile(
@@ -90,7 +92,7 @@ def intermediate(kernel: Kernel) -> bytes:
 
 @contextlib.contextmanager
 def _names_of_earlier_numpy() -> Iterator[None]:
-    """Provide `row_stack`, which NumPy 2.5 lacks and numba-cuda 0.30.4 needs to compile."""
+    """Define ``np.row_stack``, which numba-cuda 0.30.4 needs to compile and NumPy 2.5 lacks."""
     if hasattr(np, "row_stack"):
         yield
         return
@@ -102,7 +104,7 @@ def _names_of_earlier_numpy() -> Iterator[None]:
 
 
 def link(intermediates: Sequence[bytes], capability: tuple[int, int]) -> tuple[bytes, str]:
-    """Link kernels to one cubin for an architecture. Return it and the output of the assembler."""
+    """Link kernels to one cubin for an architecture. Return the cubin and the assembler's log."""
     from cuda.core import Linker, LinkerOptions, ObjectCode
 
     options = LinkerOptions(
@@ -118,7 +120,7 @@ def link(intermediates: Sequence[bytes], capability: tuple[int, int]) -> tuple[b
 
 
 def _symbol(code: bytes) -> str:
-    """Read the name of the kernel from the section that holds its instructions."""
+    """Return the name of the only kernel in a cubin, which has a section ``.text.NAME``."""
     names = set(re.findall(rb"\.text\.([\w$]+)\0", code))
     if len(names) != 1:
         raise ValueError(f"one kernel expected in a cubin, found {sorted(names)}")
@@ -127,7 +129,7 @@ def _symbol(code: bytes) -> str:
 
 @cache
 def toolchain() -> str:
-    """Names and versions of the packages that turn a kernel into machine code."""
+    """Return the names and versions of the packages that compile a kernel to machine code."""
     names = ("numba", "numba-cuda", "cuda-core", "nvidia-nvvm", "nvidia-nvjitlink")
     versions = []
     for name in (*names, "nvidia-nvjitlink-cu12", "nvidia-cuda-nvcc-cu12"):
@@ -140,7 +142,7 @@ def toolchain() -> str:
 
 @cache
 def sources() -> str:
-    """Digest of the sources of all CUDA kernels."""
+    """Return a digest of all source files of ``cnnforge_kernels.cuda``."""
     digest = hashlib.sha256()
     folder = Path(__file__).parents[1]
     for source in sorted(folder.rglob("*.py")):
@@ -150,11 +152,12 @@ def sources() -> str:
 
 
 def cached_kernel(kernel: Kernel, capability: tuple[int, int]) -> Compiled:
-    """Load a kernel that an earlier process compiled from the same sources, or compile it.
+    """Load the cubin of a kernel from disk, or compile the kernel and write the file.
 
-    The name of its file is a digest of the sources, the constants of the kernel and the toolchain.
-    If a file cannot be read or written, the kernel is compiled again. The folder that
-    ``CNNFORGE_CUBINS`` names may hold kernels that ``export_kernel`` wrote on another machine.
+    The file name is a digest of the sources, the constants of the kernel and the toolchain, so a
+    file is read only if all of these are unchanged. If no file can be read, the kernel is compiled.
+    The folder in the environment variable ``CNNFORGE_CUBINS`` is searched as well. It holds cubins
+    that ``export_kernel`` wrote on another machine.
     """
     compiled = compiled_before(kernel, capability)
     if compiled is None:
@@ -164,7 +167,7 @@ def cached_kernel(kernel: Kernel, capability: tuple[int, int]) -> Compiled:
 
 
 def compiled_before(kernel: Kernel, capability: tuple[int, int]) -> Compiled | None:
-    """Load a kernel that an earlier process compiled; ``None`` if there is no valid file."""
+    """Load the cubin of a kernel from disk; return ``None`` if there is no valid file."""
     compiled = _read(_path(kernel, capability))
     if compiled is None and (folder := os.environ.get("CNNFORGE_CUBINS")):
         compiled = _read(Path(folder) / _file_name(kernel, capability))
@@ -176,12 +179,14 @@ def _path(kernel: Kernel, capability: tuple[int, int]) -> Path:
 
 
 def export_kernel(kernel: Kernel, capability: tuple[int, int], folder: Path) -> Path:
-    """Compile a kernel for a machine that has the same sources, but no compiler or a different one.
+    """Compile a kernel for another machine, which may have no compiler, and write the cubin.
+
+    The other machine must have the same sources of cnnforge.
 
     Args:
         kernel: The kernel.
-        capability: Compute capability of the device of that machine.
-        folder: Folder for the file. ``CNNFORGE_CUBINS`` must name it on that machine.
+        capability: Compute capability of the device of the other machine.
+        folder: Folder for the file. On the other machine, set ``CNNFORGE_CUBINS`` to its path.
 
     Returns:
         The path of the file.

@@ -1,4 +1,4 @@
-"""C-contiguous copies of arrays on a device, made on the caller's stream."""
+"""Make C-contiguous copies of arrays on a device, on the caller's stream."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _MAX_AXES = 4
 def copy_kernel(dtype: str) -> Kernel:
     """Make the kernel that copies an array of four axes, element by element.
 
-    Its arguments are source and target; then the lengths of the last three axes, the strides of the
-    source along all four axes in elements, and the number of elements. The grid is
-    (elements / threads,).
+    The arguments of the kernel are the source and the target, the lengths of the last three axes,
+    the strides of the source along all four axes in elements, and the number of elements. The grid
+    has one dimension, with enough blocks for one thread per element.
     """
 
     @kernel(
@@ -53,7 +53,7 @@ def copy_kernel(dtype: str) -> Kernel:
 
 
 def contiguous_copy(where: View, stream: Any) -> View:
-    """Return the array itself if it is C-contiguous, otherwise a C-contiguous copy.
+    """Return ``where`` itself if it is C-contiguous, otherwise the ``View`` of a C-contiguous copy.
 
     Raises:
         ValueError: The array is too large for the kernel or has more than four axes.

@@ -1,8 +1,9 @@
-"""Run plans on a device.
+"""Run plans (the kernels for one shape, with their grids and arguments) on a device.
 
-This module has all calls of the CUDA driver, through cuda.core. Kernels are launched with pointers,
-on the caller's stream, in the primary context, which all frameworks share. No call waits for the
-device. Compiled kernels are kept in the process and on disk (``compiler.py``).
+Only this module calls the CUDA driver, through cuda.core. Kernels are launched on the caller's
+stream, in the primary context of the device, which all frameworks share. No call waits for the
+device, except a measurement of the tuner. Compiled kernels are kept in the process and on disk
+(``compiler.py``).
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from cnnforge_kernels.cuda.runtime.compiler import cached_kernel, capability_of
 
 _SCALARS = {name: np.dtype(name).type for name in ("int32", "uint32", "int64", "float32")}
 
-# Limit on the dynamic shared memory of a block in bytes, unless a kernel raises it.
+# Bytes of dynamic shared memory that a block may have by default. For a kernel that needs more, the
+# limit must be raised (`_allow_shared`) before the launch.
 _DEFAULT_SHARED = 48 * 1024
 
-# A configuration is measured _MEASUREMENTS times. A measurement takes about _MEASUREMENT seconds,
-# and runs the configuration at most _MAX_RUNS times.
+# For the tuner, each configuration of a plan is measured _MEASUREMENTS times. One measurement takes
+# about _MEASUREMENT seconds, and runs the configuration at most _MAX_RUNS times.
 _MEASUREMENT, _MAX_RUNS, _MEASUREMENTS = 0.002, 200, 5
 
 
@@ -38,11 +40,11 @@ class Buffer(Protocol):
     pointer: int
 
     def free(self) -> None:
-        """Free the memory, in stream order."""
+        """Free the memory when all earlier work on its stream has finished."""
 
 
 class _Memory:
-    """Memory that is allocated and freed in the order of a stream."""
+    """Memory on a device that is freed when all earlier work on its stream has finished."""
 
     def __init__(self, buffer: Any, stream: Any):
         self.pointer = int(buffer.handle) if buffer is not None else 0
@@ -55,7 +57,7 @@ class _Memory:
 
 
 class Driver:
-    """All calls of the CUDA driver.
+    """The CUDA driver: its functions allocate memory, load kernels, and launch and time them.
 
     Raises:
         CudaUnavailableError: numba-cuda, a driver or a device is missing, or the driver is too old.
@@ -81,14 +83,14 @@ class Driver:
         if device is None:
             device = self._core.Device(number)
             with self._current(device):
-                # The first query creates the context of the device.
+                # Query something, because only the first query creates the context of the device.
                 capability_of(device)
             self._devices[number] = device
         return device
 
     @contextlib.contextmanager
     def _current(self, device: Any) -> Iterator[None]:
-        """Make a device the current one of this thread, and restore the previous one afterwards."""
+        """Make ``device`` the current device of this thread while the context is open."""
         before = self._core.Device()
         device.set_current()
         try:
@@ -109,42 +111,45 @@ class Driver:
         return capability_of(self._device(device))
 
     def identity(self, device: int) -> str:
-        """Return the name for the tuner's choices: the device, its capability and its driver."""
+        """Return the names and versions for which the tuner's choices hold: device and driver."""
         owner = self._device(device)
         version = int(self._bindings.cuDriverGetVersion()[1])
         return f"{owner.name} {capability_of(owner)} driver {version}"
 
     def locate(self, array: Any) -> View:
-        """View an array of another library."""
+        """Return the ``View`` of an array of another library."""
         from cuda.core.utils import (  # pyright: ignore[reportMissingImports]
             StridedMemoryView,
         )
 
-        # -1: no synchronisation, because all work is on the caller's stream.
+        # -1: cuda.core does not synchronise streams. It need not, because all work on the array is
+        # on the caller's stream.
         found = StridedMemoryView.from_any_interface(array, stream_ptr=-1)
         shape, dtype = tuple(found.shape), np.dtype(found.dtype)
         strides = strides_unless_contiguous(shape, found.strides)
-        # The owner is the array that was passed, because a call returns it if it is `out`.
+        # The owner is the caller's array and not `found`: a call with `out=array` must return the
+        # object that the caller passed.
         return View(
             *(int(found.ptr or 0), shape, dtype, found.device_id),
             *(not found.readonly, array, strides),
         )
 
     def allocate(self, size: int, device: int, stream: int) -> Buffer:
-        """Allocate ``size`` bytes in the order of a stream."""
+        """Allocate ``size`` bytes, for work on one stream."""
         if not size:
             return _Memory(None, None)
         owner, order = self._device(device), self._stream(stream)
         with self._current(owner):
-            # The memory pool of a device refuses a stream that is captured into a CUDA graph.
+            # A device's memory pool raises an error for a stream that is being captured into a CUDA
+            # graph. The graph then allocates the memory.
             memory = self._core.GraphMemoryResource(owner) if self._captured(order) else owner
             return _Memory(memory.allocate(size, stream=order), order)
 
     def _captured(self, order: Any) -> bool:
         """Whether a stream is being captured into a CUDA graph."""
         error, status = self._bindings.cuStreamIsCapturing(order.handle)
-        # The legacy default stream returns an error while another stream is captured. It is not
-        # captured itself.
+        # For the legacy default stream the query fails while another stream is being captured. The
+        # default stream itself cannot be captured, so an error means no.
         return not error and int(status) != 0
 
     def launch(
@@ -153,14 +158,14 @@ class Driver:
         device: int,
         stream: int,
     ) -> None:
-        """Launch kernels, given as (kernel, grid, arguments), one after the other."""
+        """Launch kernels, given as tuples (kernel, grid, arguments), in this order."""
         owner, order = self._device(device), self._stream(stream)
         with self._current(owner):
             for run in self._ready(launches, owner, order):
                 run()
 
     def measurable(self, device: int, stream: int) -> bool:
-        """Whether a stream runs launches now and is not being captured into a graph."""
+        """Whether launches on a stream can be timed: not while a CUDA graph is being captured."""
         with self._current(self._device(device)):
             error, status = self._bindings.cuStreamIsCapturing(self._stream(stream).handle)
         return not error and int(status) == 0
@@ -171,11 +176,12 @@ class Driver:
         device: int,
         stream: int,
     ) -> float:
-        """Return the time of launches in seconds, the minimum of several measurements."""
+        """Run launches several times and return their minimum time in seconds."""
         owner, order = self._device(device), self._stream(stream)
         with self._current(owner):
             ready = self._ready(launches, owner, order)
-            # The first run loads the kernels. The second gives the number of runs per measurement.
+            # The first run also loads the kernels, so ignore its time. The time of the second run
+            # determines the number of runs per measurement.
             self._elapsed(ready, order, 1)
             once = self._elapsed(ready, order, 1)
             count = int(min(max(_MEASUREMENT / max(once, 1e-6), 1), _MAX_RUNS))
@@ -193,7 +199,7 @@ class Driver:
                 run()
         ended = order.record(options=timed)
         ended.sync()
-        # The difference of events is in milliseconds.
+        # The difference of two events is a time in milliseconds.
         return (ended - begun) / 1e3 / count
 
     def _ready(
@@ -216,11 +222,11 @@ class Driver:
         """Load a kernel for a device and return its ``CUfunction``."""
         owner = self._device(device)
         with self._current(owner):
-            # This is a CUkernel, which the driver accepts as a CUfunction in launches.
+            # The handle is a CUkernel, which the driver accepts in place of a CUfunction.
             return self._handle(self._load(kernel, owner))
 
     def _handle(self, loaded: Any) -> int:
-        # Early versions of cuda.core have no public name for the handle.
+        # In early versions of cuda.core the attribute with the handle is private.
         return int(loaded.handle if hasattr(loaded, "handle") else loaded._handle)
 
     def _allow_shared(self, loaded: Any, size: int, device: Any) -> None:
@@ -254,13 +260,14 @@ class Driver:
 
 _driver: Any = None
 _starting = threading.Lock()
-# The recorder that replaces the driver on a thread that records.
+# Per thread: the object that `driver()` returns instead of the real driver while launches are
+# recorded and not run (`recording.py`).
 _replacement = threading.local()
 
 
 @contextlib.contextmanager
 def driven_by(other: Any) -> Iterator[None]:
-    """Replace the result of ``driver()`` on this thread while the context is open."""
+    """Make ``driver()`` return ``other`` on this thread while the context is open."""
     _replacement.driver = other
     try:
         yield
@@ -269,7 +276,9 @@ def driven_by(other: Any) -> Iterator[None]:
 
 
 def driver() -> Any:
-    """Return the driver of this process, made at the first call.
+    """Return the driver of this process, or its replacement on this thread (``driven_by``).
+
+    The driver is made at the first call.
 
     Raises:
         CudaUnavailableError: The driver, a device or numba-cuda is missing.
@@ -301,7 +310,7 @@ def stream_handle(stream: Any) -> int:
         return int(stream)
     protocol = getattr(stream, "__cuda_stream__", None)
     if protocol is not None:
-        # The protocol has a method. Its early versions had a tuple.
+        # In early versions of the protocol, `__cuda_stream__` was a tuple and not a method.
         return int((protocol() if callable(protocol) else protocol)[1])
     for name in ("cuda_stream", "ptr"):
         if hasattr(stream, name):
@@ -320,11 +329,11 @@ def empty(shape: tuple[int, ...], dtype: Any, device: int, stream: int) -> Devic
 
 
 def run(plan: Any, arrays: dict[str, View], stream: int) -> None:
-    """Run a plan, in the configuration that the tuner chose if it is on.
+    """Run a plan on arrays. If the tuner is on, run the configuration that it chose.
 
     Args:
-        plan: A ``Plan``.
-        arrays: Array for each name that the plan uses, all on one device.
+        plan: The ``Plan``.
+        arrays: Arrays by the names that the plan uses, all on one device.
         stream: Address of the stream.
     """
     if not plan.launches:
@@ -333,14 +342,18 @@ def run(plan: Any, arrays: dict[str, View], stream: int) -> None:
         device = next(iter(arrays.values())).device
         seconds = None
         if driver().measurable(device, stream):
-            # Every configuration writes all results, so the chosen one runs last and replaces them.
+            # To measure, the tuner runs all configurations on the caller's arrays. This is correct,
+            # because the chosen one runs again below and writes all results.
             seconds = partial(_on, arrays=arrays, stream=stream, act=driver().seconds)
         plan = tuning.chosen(plan, driver().identity(device), seconds)
     _on(plan, arrays, stream, driver().launch)
 
 
 def _on(plan: Any, arrays: dict[str, View], stream: int, act: Callable[..., Any]) -> Any:
-    """Replace names of arrays by addresses, and return ``act(launches, device, stream)``."""
+    """Return ``act(launches, device, stream)`` for the launches of a plan on these arrays.
+
+    In the launches, the addresses of the arrays replace their names.
+    """
     device = next(iter(arrays.values())).device
     scratch = driver().allocate(4 * plan.scratch, device, stream) if plan.scratch else None
     pointers = {name: array.pointer for name, array in arrays.items()}
@@ -357,12 +370,13 @@ def _on(plan: Any, arrays: dict[str, View], stream: int, act: Callable[..., Any]
             elif isinstance(value, str):
                 arguments.append(pointers[value])
             else:
-                # cuda.core passes a NumPy number in its size, and a Python number as a pointer.
+                # Convert to a NumPy scalar, which cuda.core passes with its number of bytes. It
+                # passes a Python int as a pointer.
                 arguments.append(_SCALARS[type_name](value))
         ready.append((launch.kernel, launch.grid, arguments))
     try:
         return act(ready, device, stream)
     finally:
         if scratch is not None:
-            # This frees the memory in stream order, so the kernels end before it is used again.
+            # The memory is freed only after the kernels, because both are on the same stream.
             scratch.free()

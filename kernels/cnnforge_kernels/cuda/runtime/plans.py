@@ -1,6 +1,7 @@
-"""Plans: the kernels to run for one shape, with their grids and arguments.
+"""Define plans: lists of the kernels to run for one shape, with their grids and arguments.
 
-A plan is made once per shape and kept. It is plain data and needs no device. ``driver.py`` runs it.
+A plan is made once per shape and kept in memory. It is plain data, so making it needs no device.
+``driver.py`` runs plans.
 """
 
 from __future__ import annotations
@@ -14,29 +15,29 @@ from cnnforge_kernels.cuda.codegen.jit import Kernel
 Pair = tuple[int, int]
 Shape = tuple[int, ...]
 
-# Number of multiprocessors of a large device. Plans use this constant and not the number of the
-# device, because a result must not depend on the device that computed it.
+# Number of multiprocessors of a large device. Plans cut sums into parts for this number and not for
+# that of the actual device, so that all devices add in the same order and give the same result.
 MULTIPROCESSORS = 132
-# Limit on the blocks of a two-stage reduction: several times what the largest device can run at
-# once.
+# Maximum number of blocks in the first stage of a two-stage reduction (partial sums, then their
+# sum). This is several times as many as the largest device can run at the same time.
 BLOCKS = 1024
-# Limit on the partial sums of a two-stage reduction: 64 MiB.
+# Maximum number of floats that the first stage writes: 64 MiB of partial sums.
 SCRATCH_FLOATS = 1 << 24
-# Limit on every number of a launch. Kernels count with 31 bits, and the threads of the last block
-# count past the end.
+# Maximum of every number of a launch. Above it, `launch` raises an error, because kernels use int32
+# indices, and the indices of the last block may be larger than the number of elements.
 _MAX_COUNT = 2**31 - 2**16
 _MAX_GRID_YZ = 65535
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel to run.
+    """One launch of a kernel.
 
     Attributes:
         kernel: The kernel.
         grid: Number of blocks along x, y, z.
-        arguments: For each argument: the name of an array, a tuple of its name and an offset in
-            elements, or a number.
+        arguments: Arguments of the kernel. Each is the name of an array, a tuple (name of an array,
+            offset in elements), or a number.
     """
 
     kernel: Kernel
@@ -46,14 +47,16 @@ class Launch:
 
 @dataclass(frozen=True)
 class Plan:
-    """Kernels to run one after the other.
+    """Launches that compute one op for one shape, one after the other.
 
     Attributes:
         launches: Launches in order.
-        scratch: Number of float32 elements of the array ``"scratch"``, which is 16-byte aligned.
-        problem: Op, shapes, options and precision as text, the same in every process.
-        options: Functions that make the plan of each configuration, by name. The first one makes
-            this plan. ``tuning.py`` can measure which plan is the fastest.
+        scratch: Number of float32 elements of the temporary array ``"scratch"``, which the driver
+            allocates for each run, 16-byte aligned.
+        problem: Op, shapes, options and precision as text. The tuner stores its choice under it.
+        options: Functions that make other plans for the same problem, by the name of their
+            configuration, such as a tile size. The first function makes this plan. ``tuning.py``
+            can measure which plan is the fastest.
     """
 
     launches: tuple[Launch, ...] = ()
@@ -63,18 +66,18 @@ class Plan:
 
 
 def offer(problem: str, options: Mapping[str, Callable[[], Plan]]) -> Plan:
-    """Return the plan of the first configuration, with all configurations as its options.
+    """Return the plan of the first configuration, and store all configurations in its ``options``.
 
     Args:
         problem: Op, shapes, options and precision as text.
-        options: Functions that make the plan of each configuration, by name.
+        options: Functions that make a plan, by the name of its configuration.
     """
     first = next(iter(options.values()))()
     return replace(first, problem=problem, options=options) if len(options) > 1 else first
 
 
 def launch(kernel: Kernel, grid: Shape, *arguments: str | tuple[str, int] | int) -> Launch:
-    """Make a launch, after a check that its grid and its numbers are not too large.
+    """Return a ``Launch``, after a check that its grid and its numbers are not too large.
 
     Raises:
         ValueError: The arrays are too large for one call.
@@ -90,7 +93,7 @@ def launch(kernel: Kernel, grid: Shape, *arguments: str | tuple[str, int] | int)
 
 
 def check_images(**shapes: Shape) -> None:
-    """Check that 31 bits can count the elements of each image. A batch may have more elements.
+    """Check that an int32 can index the elements of one image. A batch may have more elements.
 
     Raises:
         ValueError: An image is too large.
@@ -104,17 +107,19 @@ def check_images(**shapes: Shape) -> None:
 
 
 def blocks(count: int, each: int) -> int:
-    """Number of blocks for ``count`` items with ``each`` items per block."""
+    """Return the number of blocks for ``count`` items with ``each`` items per block."""
     return -(-count // each)
 
 
 def slices(pixels: int, others: int, floats: int, min_pixels: int) -> tuple[int, int]:
-    """Cut the sum of a two-stage reduction into slices.
+    """Return into how many slices a sum over pixels is cut, and the number of pixels per slice.
+
+    The first stage of a two-stage reduction computes one partial sum per slice.
 
     Args:
         pixels: Number of pixels to sum over.
-        others: Number of blocks per slice.
-        floats: Number of floats that each slice writes.
+        others: Number of blocks that compute one slice.
+        floats: Number of floats in the partial sums of one slice.
         min_pixels: Minimum number of pixels per slice if there are several slices.
 
     Returns:

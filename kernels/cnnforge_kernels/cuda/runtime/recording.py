@@ -1,7 +1,8 @@
-"""Record the launches of a call without running them, for callers that launch kernels themselves.
+"""Record the kernel launches of a call and run nothing, for frameworks that launch kernels.
 
-Python code cannot get the stream of some frameworks. Such a framework records the launches of a
-function of ``launch.py`` once per shape. When the op runs, it launches them with its own pointers.
+In some frameworks, such as TensorFlow, Python code cannot get the stream. The plugin for such a
+framework records the launches of a function of ``launch.py`` once per shape. When the op runs, the
+framework launches the recorded kernels on its stream, with the addresses of its own arrays.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ from cnnforge_kernels.cuda.codegen.jit import Kernel
 from cnnforge_kernels.cuda.runtime import driver
 from cnnforge_kernels.cuda.runtime.arrays import View
 
-# Placeholder addresses of recorded memory: beyond every real address, one TiB apart.
+# Placeholder addresses for memory that a call allocates while it is recorded. They are larger than
+# every real address, and one TiB apart, so no two allocations overlap.
 _FIRST, _STEP = 1 << 56, 1 << 40
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """One launch.
+    """One recorded launch of a kernel.
 
     Attributes:
-        function: Address of the ``CUfunction``.
+        function: Address of the kernel, a ``CUfunction`` of the driver.
         grid: Number of blocks along x, y, z.
         block: Number of threads per block, along x.
         shared: Dynamic shared memory in bytes.
@@ -43,12 +45,12 @@ class _Memory:
     pointer: int
 
     def free(self) -> None:
-        """Do nothing: the framework that launches frees its own memory."""
+        """Do nothing, because no memory was allocated."""
 
 
 @dataclass
 class _Recorder:
-    """Replaces ``driver.Driver`` and records launches. The real driver still loads the kernels."""
+    """Replaces ``driver.Driver`` and records launches. It loads kernels with the real driver."""
 
     real: Any
     launches: list[Recorded] = field(default_factory=list)
@@ -61,7 +63,7 @@ class _Recorder:
         return self.real.identity(device)
 
     def measurable(self, device: int, stream: int) -> bool:
-        # Nothing runs, so the tuner cannot measure here. Known choices still apply.
+        # The tuner cannot measure here, because nothing runs. It uses the choices that it has.
         return False
 
     def locate(self, array: Any) -> View:
@@ -85,17 +87,17 @@ class _Recorder:
 
 
 def record(call: Callable[[], None]) -> tuple[list[Recorded], list[tuple[int, int]]]:
-    """Record the launches that functions of ``launch.py`` make on this thread. Nothing runs.
+    """Call a function and record the launches that it makes on this thread. No kernel runs.
 
-    The arrays may have any address, because no memory is read.
+    The arrays of the call may have any address, because no memory is read or written.
 
     Args:
         call: Function that calls functions of ``launch.py``.
 
     Returns:
-        Two lists: the launches in order, and (address, number of bytes) of each block of memory
-        that they need in addition to the arrays. The addresses are placeholders, which the
-        arguments of the launches contain.
+        Two lists. The first has the launches in order. The second has a tuple (address, number of
+        bytes) for each temporary array. The caller must allocate such an array, and replace the
+        address, which is a placeholder, in the arguments of the launches.
 
     Raises:
         CudaUnavailableError: The device or numba-cuda is missing.

@@ -1,7 +1,8 @@
-"""Run plans in Numba's CUDA simulator, in host memory, for tests without a device.
+"""Run plans (the kernels for one shape) in Numba's CUDA simulator, for tests without a device.
 
-The simulator needs ``NUMBA_ENABLE_CUDASIM=1`` before Numba is imported. It cannot run warp-wide
-instructions or inline assembly. ``codegen/simulator.py`` describes how it finds missing barriers.
+The arrays are in host memory. To turn the simulator on, set ``NUMBA_ENABLE_CUDASIM=1`` before Numba
+is imported. The simulator cannot run warp-wide instructions or inline assembly.
+``codegen/simulator.py`` describes how it finds missing barriers.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from cnnforge_kernels.cuda.codegen.jit import SIMULATED, Kernel
 from cnnforge_kernels.cuda.runtime.arrays import View, strides_unless_contiguous
 from cnnforge_kernels.cuda.runtime.plans import Plan
 
-# Number of elements that a kernel may access after a pointer. The size of its memory is unknown.
+# `launch` gets the addresses of arrays, but not their sizes. So a kernel may access this many
+# elements after an address.
 _REACH = 1 << 14
 FUNCTIONS = 0xF000
 _launching = threading.Lock()
 
 
 class Memory:
-    """Flat memory that raises for an index outside. A NumPy array accepts a negative index.
+    """Flat memory that raises an error for every index outside it.
 
-    The simulator copies NumPy arrays in and out for each launch. It does not copy this memory.
+    A NumPy array would accept a negative index. The simulator also copies NumPy arrays before and
+    after each launch, but it does not copy this object.
     """
 
     def __init__(self, array: NDArray):
@@ -46,7 +49,7 @@ class Memory:
 
 
 def simulate(plan: Plan, **arrays: NDArray) -> None:
-    """Run a plan on C-contiguous ``arrays``, which have the names that the plan uses.
+    """Run a plan in the simulator on C-contiguous arrays, passed by the names that the plan uses.
 
     Raises:
         RuntimeError: The simulator is off.
@@ -69,7 +72,7 @@ def simulate(plan: Plan, **arrays: NDArray) -> None:
 
 
 class Allocation:
-    """Memory that is filled with NaN and aligned like the memory of a driver."""
+    """Host memory that is filled with NaN and, like a driver's memory, 256-byte aligned."""
 
     def __init__(self, size: int):
         base = np.full(size + 512, 0xFF, np.uint8)
@@ -85,14 +88,14 @@ class Allocation:
 
 @dataclass
 class Driver:
-    """Replaces ``driver.Driver``, with host memory as the memory of the device.
+    """Replaces ``driver.Driver`` in tests. The memory of its device is host memory.
 
     It records every launch. If the simulator is on, it also runs the kernels.
 
     Attributes:
         memories: Allocations in order.
-        streams: Stream of each call.
-        launches: Tuples (kernel, grid, arguments).
+        streams: Address of the stream of each call of ``launch``.
+        launches: Tuple (kernel, grid, arguments) of each launch.
         functions: Loaded kernels. The kernel at index i has the address ``FUNCTIONS + i``.
     """
 
@@ -107,15 +110,15 @@ class Driver:
         return [kernel.name.split()[0] for kernel, _, _ in self.launches]
 
     def capability(self, device: int) -> tuple[int, int]:
-        """Compute capability of a device without the tensor-core instructions."""
+        """Return a compute capability that lacks the tensor-core instructions of the kernels."""
         return 7, 5
 
     def identity(self, device: int) -> str:
-        """Return the name for the tuner's choices."""
+        """Return the name under which the tuner stores its choices."""
         return "simulator"
 
     def measurable(self, device: int, stream: int) -> bool:
-        """Whether times can be measured: always."""
+        """Whether launches can be timed. Here they always can."""
         return True
 
     def seconds(self, launches: list[Any], device: int, stream: int) -> float:
@@ -124,7 +127,7 @@ class Driver:
         return 1.0
 
     def locate(self, array: Any) -> View:
-        """View the ``values`` of an object."""
+        """Return the ``View`` of the NumPy array ``values`` of an object."""
         values = array.values
         strides = tuple(step // values.itemsize for step in values.strides)
         lies = strides_unless_contiguous(values.shape, strides)
@@ -147,13 +150,14 @@ class Driver:
         device: int,
         stream: int,
     ) -> None:
-        """Launch kernels, given as (kernel, grid, arguments), one after the other."""
+        """Launch kernels, given as tuples (kernel, grid, arguments), in this order."""
         self.streams.append(stream)
         self.launches += launches
         for kernel, grid, arguments in launches:
             ready = []
             for value, name in zip(arguments, kernel.arguments, strict=True):
-                # The real driver needs pointers as int, and numbers of the kernel's dtype.
+                # Check the types, because the real driver needs an int for a pointer, and a NumPy
+                # scalar of the kernel's dtype for a number.
                 pointer = name.endswith("*")
                 expected = int if pointer else np.dtype(name).type
                 if type(value) is not expected:
@@ -163,9 +167,9 @@ class Driver:
                 kernel.simulated[grid, kernel.threads](*ready)
 
     def launch_kernel(self) -> Any:
-        """Make a C function that replaces ``cuLaunchKernel`` and launches here.
+        """Return a C function that replaces ``cuLaunchKernel`` and calls ``launch``.
 
-        The caller must keep the function alive while its address is in use.
+        The caller must keep a reference to the function as long as other code uses its address.
         """
         number, word = ctypes.c_uint, ctypes.c_void_p
 
@@ -181,7 +185,7 @@ class Driver:
                 dtype = np.dtype("uint64" if "*" in name else name)
                 value = np.frombuffer(ctypes.string_at(place or 0, dtype.itemsize), dtype)[0]
                 arguments.append(int(value) if "*" in name else value)
-            # The simulator can run one launch at a time.
+            # The simulator can run only one launch at a time, and several threads may call this.
             with _launching:
                 self.launch([(kernel, (x, y, z), arguments)], 0, stream or 0)
             return 0

@@ -1,18 +1,19 @@
-"""The tuner: it measures the configurations of a plan on this device and keeps the fastest.
+"""The tuner: measure the configurations of a plan on this device, and use the fastest.
 
-Experimental: not yet run on a device. It is off by default, and each plan then runs its first
-configuration. ``CNNFORGE_TUNE=1`` in the environment or ``enable()`` turns it on. The first call of
-a shape then runs every configuration of its plan on the arrays of that call. Later calls use the
-fastest one, in this process and in others. While a stream is captured into a CUDA graph, an unknown
-shape runs its first configuration.
+A plan (``plans.py``) lists the kernels for one shape. Some shapes have several plans, named by
+their configuration, such as a tile size. The tuner is experimental: it has not yet run on a device.
+It is off by default, and the first configuration is then used. ``CNNFORGE_TUNE=1`` in the
+environment or ``enable()`` turns it on. Then the first call with a shape runs and times every
+configuration, on the arrays of that call. Later calls use the fastest configuration, in this
+process and in others. While a stream is being captured into a CUDA graph, nothing can be timed, so
+a shape without a known choice uses its first configuration.
 
-Configurations sum in different orders, so the choice decides the last bits of a result. The same
+Configurations add in different orders, so the last bits of a result depend on the choice. The same
 choice gives the same bits every time.
 
-The choices are in a file in the folder of compiled kernels (``XDG_CACHE_HOME``). Its name is a
-digest of the sources of the kernels, the compilers, the device, its compute capability and its
-driver, so measurements of another device or of other code are not read. A file that cannot be read
-is ignored.
+The choices are stored in a file in the cache folder, next to the compiled kernels. The file name is
+a digest of the kernels' sources, the compilers, the device, its compute capability and its driver,
+so choices for another device or other code are not used. A file that cannot be read is ignored.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ from cnnforge_kernels.cuda.runtime import compiler
 from cnnforge_kernels.cuda.runtime.plans import Plan
 
 VARIABLE = "CNNFORGE_TUNE"
-# If times differ by less than this share, the first configuration wins, so noise does not decide.
+# All configurations within 3 % of the minimum time count as equally fast, and the first of them is
+# chosen. So noise does not decide.
 _TIE = 0.03
 
 _asked: bool | None = None
 _lock = threading.RLock()
-# For each device with its driver, the configuration of each problem, as in the file.
+# The content of the files: device and driver -> problem (op and shapes) -> chosen configuration.
 _choices: dict[str, dict[str, str]] = {}
 _plans: dict[tuple[str, str], Plan] = {}
 
@@ -55,29 +57,29 @@ def enabled() -> bool:
 
 
 def used() -> dict[str, str]:
-    """Return the choices that this process has used: a configuration for each problem."""
+    """Return the configuration of each problem (op and shapes) that this process has used."""
     return {problem: _choices[identity][problem] for identity, problem in _plans}
 
 
 def forget() -> None:
-    """Forget the choices of this process. The file stays."""
+    """Forget the choices that are in memory. The files stay, and are read again."""
     with _lock:
         _choices.clear()
         _plans.clear()
 
 
 def chosen(plan: Plan, identity: str, seconds: Callable[[Plan], float] | None) -> Plan:
-    """Choose the configuration of a plan.
+    """Return the plan of the fastest configuration. Measure the configurations if necessary.
 
     Args:
-        plan: Plan with its configurations.
-        identity: Name of the device, its compute capability and its driver.
+        plan: Plan whose ``options`` make the plans of all configurations.
+        identity: Text with the device, its compute capability and its driver.
         seconds: Function that runs a plan and returns its time in seconds; ``None`` if nothing can
-            be measured now.
+            be timed now.
 
     Returns:
-        The plan of the fastest configuration; ``plan`` itself if the fastest is unknown and cannot
-        be measured.
+        The plan of the fastest configuration; ``plan`` itself if the fastest is unknown and nothing
+        can be timed.
     """
     key = identity, plan.problem
     found = _plans.get(key)
@@ -102,12 +104,13 @@ def chosen(plan: Plan, identity: str, seconds: Callable[[Plan], float] | None) -
 def fastest(
     options: Mapping[str, Callable[[], Plan]], seconds: Callable[[Plan], float]
 ) -> str | None:
-    """Find the fastest configuration: the first within 3 % of the minimum time.
+    """Return the name of the first configuration within 3 % of the minimum time.
 
-    A configuration that is too large for the device, or does not compile, is skipped.
+    A configuration that raises an error, for example because it needs more shared memory than the
+    device has, is left out.
 
     Args:
-        options: Functions that make the plan of each configuration, by name.
+        options: Functions that make a plan, by the name of its configuration.
         seconds: Function that runs a plan and returns its time in seconds.
 
     Returns:
@@ -117,7 +120,7 @@ def fastest(
     for name, make in options.items():
         try:
             taken = seconds(make())
-        except Exception:  # Errors of compiler, driver and plan have no common base.
+        except Exception:  # Errors of the compiler and the driver have no other common base class.
             continue
         if math.isfinite(taken) and taken > 0:
             times[name] = taken
@@ -144,7 +147,7 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def _keep(identity: str) -> None:
-    """Write the choices to the file, and keep those that another process has written meanwhile."""
+    """Add the choices for a device to its file, which may have new choices of other processes."""
     path = _path(identity)
     content = {"device": identity, "choices": _read(path) | _choices[identity]}
     with contextlib.suppress(OSError):
