@@ -279,7 +279,6 @@ def repeated_passes(
             def step(number: Any, total: Any) -> tuple[Any, Any]:
                 # TensorFlow does not compute a result that nothing reads. So add one element of
                 # each result to the total. If there are no images, the slice is empty.
-
                 results = [tf.reshape(result, [-1])[:1] for result in function(*arguments)]
                 used = [tf.reduce_sum(tf.cast(result, tf.float32)) for result in results]
                 return number + 1, total + tf.add_n(used)

@@ -250,7 +250,6 @@ def _copy(
         copy.build(shape)
     # With `exact`, weights are rounded to multiples of `step`, a power of two. No weight is above
     # 32 steps, so float32 sums of thousands of their products with small integers are exact.
-
     sizes = [float(np.abs(_array(weight)).max(initial=0)) for weight in layer.weights]
     largest = max(sizes, default=0.0)
     step = 2.0 ** (math.floor(math.log2(largest)) - 4) if largest > 0 else 1.0

@@ -253,7 +253,6 @@ def _together(
         except PluginError:
             # Try the next plugin. If no plugin can compute the pair, `_decide` chooses an
             # implementation for each of the two layers.
-
             continue
         if block is None:
             continue

@@ -259,7 +259,6 @@ def usual_arguments(spec: LayerSpec) -> dict[str, Any]:
         The arguments of the layer's first test case, and default values for arguments with common
         names, such as `filters`.
 
-
     Raises:
         PluginError: The layer or its cases cannot be imported.
     """
