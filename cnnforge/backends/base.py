@@ -1,4 +1,4 @@
-"""The parts of training steps that are the same for every backend."""
+"""Classes for training that are the same for every backend."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 from cnnforge.errors import CnnforgeError
 
 LOSS = "loss"
-"""Name of the sum of the losses, which every task has."""
+"""Key of the summed loss in the sums of the loss and the metrics, which `train` returns."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkResult:
-    """The result of training on one chunk.
+    """The result of training on one chunk, a few consecutive batches.
 
     Attributes:
-        sums: The sums of the loss and the metrics by name: those passed to `train` plus those of
-            this chunk.
-        failed: Index in the chunk of the first batch with a loss that was not finite, or `None`.
-            The batches after it were not run.
+        sums: The sums of the loss and the metrics by name. They are the sums that were passed to
+            `train` plus the sums over this chunk.
+        failed: Index of the first batch of the chunk whose loss was not finite, or `None`. The
+            batches after it were not run.
     """
 
     sums: Mapping[str, float]
@@ -31,7 +31,7 @@ class ChunkResult:
 
 
 class TrainableModel:
-    """Reads and sets the variables of a model and its optimizer as NumPy arrays, on every backend.
+    """Reads and sets the variables of a model and of its optimizer as NumPy arrays.
 
     Args:
         model: A built model.
@@ -41,17 +41,19 @@ class TrainableModel:
     def __init__(self, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
         self._model = model
         self._optimizer = optimizer
-        # Inside `averaged`: the weights that the averages have replaced, by `id(variable)`.
+        # The weights that `averaged` has replaced by their averages, by `id(variable)`. Outside of
+        # `averaged` this dict is empty.
         self._own: dict[int, np.ndarray] = {}
         optimizer.build(model.trainable_variables)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Replace the model's weights by their moving averages, if the optimizer computes these.
+        """Replace the model's weights by their moving averages, if the optimizer computes them.
 
-        The end of the block restores the weights. Inside the block, `arrays` returns the replaced
-        weights. Do not train inside the block, except after `restore`: the model then keeps the
-        restored weights, also after the block.
+        At the end of the block, the model gets its own weights again. Inside the block, `arrays`
+        returns the model's own weights, not the averages. Do not train inside the block before a
+        call of `restore`. After `restore`, training is allowed, because the end of the block then
+        changes no weights.
         """
         if not self._optimizer.use_ema:
             yield
@@ -62,7 +64,7 @@ class TrainableModel:
         try:
             yield
         finally:
-            # `restore` leaves nothing to put back.
+            # `restore` empties `_own`, and then the weights must stay as they are.
             for variable in weights if self._own else ():
                 variable.assign(self._own[id(variable)])
             self._own = {}
@@ -93,7 +95,8 @@ class TrainableModel:
                     f"{tuple(variable.shape)}: it was saved by another model"
                 )
             variable.assign(array)
-        # Inside of `averaged`, `arrays` would return the weights from before the restore.
+        # Otherwise, inside of `averaged`, `arrays` would still return the weights from before this
+        # call, and the end of the block would assign them again.
         self._own = {}
 
     def variables(self) -> list[keras.Variable]:

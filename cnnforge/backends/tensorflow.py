@@ -1,6 +1,6 @@
-"""Training and predicting as TensorFlow graphs.
+"""Train and predict under the TensorFlow backend, as TensorFlow graphs.
 
-Training and prediction import these names from `cnnforge.backends`, never from here.
+Import these names from `cnnforge.backends`, which chooses the module of the active backend.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ Tensors = dict[str, tf.Tensor]
 def prepare(seed: int) -> None:
     """Seed Python, NumPy and TensorFlow, and make TensorFlow's ops deterministic.
 
-    Call it before the model is built. Without deterministic ops, two runs differ. They cost no
-    measurable time: an epoch of 4,000 digits took 0.153 s with them and 0.155 s without.
+    Call it before the model is built. Without deterministic ops, two runs with the same seed
+    differ. Deterministic ops cost no measurable time: an epoch of 4,000 digits took 0.153 s with
+    them and 0.155 s without them.
 
     Args:
         seed: Random seed, 0 or more and below 2**32.
@@ -38,8 +39,8 @@ class BatchPredictor:
     """Computes the outputs of a model, several batches in one graph call.
 
     Args:
-        model: Takes (N, H, W, C) float32 pixel values 0..255.
-        batch_size: Images per batch.
+        model: A model whose inputs are (N, H, W, C) float32 pixel values from 0 to 255.
+        batch_size: Number of images in a batch.
     """
 
     def __init__(self, model: keras.Model, batch_size: int) -> None:
@@ -94,10 +95,10 @@ class Trainer(BatchPredictor, TrainableModel):
     """Trains a model, several batches in one graph call.
 
     Args:
-        model: Takes (N, H, W, C) float32 pixel values 0..255.
-        task: The task that the model learns.
+        model: A model whose inputs are (N, H, W, C) float32 pixel values from 0 to 255.
+        task: The task that the model learns; it computes the loss and the metrics.
         optimizer: An optimizer that is not built yet.
-        batch_size: Images per step.
+        batch_size: Number of images in a training step.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class Trainer(BatchPredictor, TrainableModel):
             sums: Sums of the loss and the metrics so far, by the task's names. A missing sum is 0.
 
         Returns:
-            The sums after this chunk, and the first batch that failed.
+            The sums after these steps, and the index of the first batch whose loss is not finite.
         """
         if self._train is None:
             self._train = self._traced(targets)
@@ -137,7 +138,8 @@ class Trainer(BatchPredictor, TrainableModel):
     def forward(self, images: np.ndarray, *, training: bool) -> None:
         """Call the model on one batch eagerly.
 
-        Functions that have replaced the `call` of a layer get tensors with values.
+        If a function has replaced the `call` of a layer, it gets tensors with values, and not the
+        symbolic tensors of a graph.
 
         Args:
             images: (N, H, W, C) uint8.
@@ -212,17 +214,18 @@ class Trainer(BatchPredictor, TrainableModel):
 def pullback(
     layer: keras.layers.Layer, inputs: tf.Tensor, *, training: bool | None = None
 ) -> tuple[tf.Tensor, Callable[[tf.Tensor], list[tf.Tensor | None]]]:
-    """Compute a layer and prepare to compute its gradients.
+    """Compute the outputs of a layer, and make a function that computes its gradients.
 
     Args:
-        layer: A built layer of one input.
-        inputs: A tensor.
-        training: Passed to the layer; `None` leaves it to the layer's default.
+        layer: A built layer that has one input.
+        inputs: The tensor that the layer is called with.
+        training: The layer's argument `training`; `None` means the layer's default.
 
     Returns:
-        The outputs, and a function that may be called several times. Its argument is the gradient
-        with respect to the outputs. It returns the gradients with respect to the inputs and to each
-        trainable variable, with `None` for a variable that the outputs do not depend on.
+        The outputs and a function. The argument of the function is the gradient with respect to the
+        outputs. It returns the gradients with respect to the inputs and to each trainable variable,
+        with `None` for a variable that the outputs do not depend on. It may be called several
+        times.
     """
     sources = [inputs, *(variable.value for variable in layer.trainable_variables)]
     tape: Any = tf.GradientTape(persistent=True)
@@ -232,7 +235,7 @@ def pullback(
 
     def gradients(upstream: tf.Tensor) -> list[tf.Tensor | None]:
         found = tape.gradient(outputs, sources, output_gradients=upstream)
-        # Converts sparse gradients, such as that of an embedding, to dense ones.
+        # The gradient of an embedding is sparse, and `convert_to_tensor` makes it dense.
         return [None if one is None else tf.convert_to_tensor(one) for one in found]
 
     return outputs, gradients
@@ -241,15 +244,19 @@ def pullback(
 def repeated_passes(
     layer: keras.layers.Layer, grad_inputs: bool
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Make graphs that repeat a layer's forward and full pass.
+    """Make two functions that repeat the passes of a layer inside one graph call.
+
+    The forward pass computes the outputs, as in a prediction. The full pass computes the outputs
+    and the gradients, as in training.
 
     Args:
-        layer: A built layer of one input.
-        grad_inputs: Whether the full pass computes the gradient of the inputs.
+        layer: A built layer that has one input.
+        grad_inputs: Whether the full pass also computes the gradient of the inputs.
 
     Returns:
         Two functions, `forward(count, inputs)` and `full(count, inputs, upstream)`. Each computes
         its pass `count` times in one graph call, and returns when the last computation is done.
+        `upstream` is the gradient with respect to the outputs.
     """
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
 
@@ -270,8 +277,8 @@ def repeated_passes(
     def repeated(function: Callable[..., list[Any]]) -> Callable[..., Any]:
         def run(count: Any, *arguments: Any) -> Any:
             def step(number: Any, total: Any) -> tuple[Any, Any]:
-                # TensorFlow does not compute results that nothing reads, so one element of each
-                # result is added to the total. The slice is empty if there are no images.
+                # TensorFlow does not compute a result that nothing reads. So add one element of
+                # each result to the total. If there are no images, the slice is empty.
                 results = [tf.reshape(result, [-1])[:1] for result in function(*arguments)]
                 used = [tf.reduce_sum(tf.cast(result, tf.float32)) for result in results]
                 return number + 1, total + tf.add_n(used)
@@ -281,12 +288,12 @@ def repeated_passes(
 
         # Autograph would spend time on converting Keras' code, which needs no conversion.
         graph: Any = tf.function(run, autograph=False)
-        # The traced graph for each combination of shapes. If `tf.function` kept the graphs, it
-        # would warn about repeated tracing, because a benchmark traces many functions.
+        # The traced graph for each combination of shapes. `tf.function` could keep these graphs,
+        # but it would warn about repeated tracing, because a benchmark traces many functions.
         traced: dict[Any, Any] = {}
 
         def call(count: int, *arguments: Any) -> Any:
-            # A Python number would make another graph for each value.
+            # A tensor, because TensorFlow traces another graph for each value of a Python number.
             number = tf.constant(count)
             shapes = tuple(tuple(argument.shape) for argument in arguments)
             if shapes not in traced:
@@ -304,12 +311,12 @@ def repeated_passes(
 def reference_is_unsafe(kind: type, config: Mapping[str, Any]) -> bool:
     """Tell whether the gradient of a stock layer may corrupt the memory of this process.
 
-    In TensorFlow 2.21, oneDNN on the CPU does this for strided convolutions with a 1x1 window and
-    certain numbers of channels.
+    In TensorFlow 2.21, oneDNN's gradient on the CPU corrupts memory for strided convolutions with a
+    1x1 window and certain numbers of channels.
 
     Args:
         kind: Class of the stock layer.
-        config: Its configuration.
+        config: Configuration of the stock layer.
     """
     return (
         issubclass(kind, keras.layers.Conv2D)

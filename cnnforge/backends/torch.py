@@ -1,6 +1,7 @@
-"""Training and predicting under the torch backend, which runs eagerly.
+"""Train and predict under the torch backend, which runs eagerly.
 
-This module defines the same names as `cnnforge.backends.tensorflow`.
+This module defines the same names as `cnnforge.backends.tensorflow`. Import them from
+`cnnforge.backends`, which chooses the module of the active backend.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class BatchPredictor:
     """Computes the outputs of a model, batch by batch.
 
     Args:
-        model: Takes (N, H, W, C) float32 pixel values 0..255.
-        batch_size: Images per batch.
+        model: A model whose inputs are (N, H, W, C) float32 pixel values from 0 to 255.
+        batch_size: Number of images in a batch.
     """
 
     def __init__(self, model: keras.Model, batch_size: int) -> None:
@@ -62,7 +63,7 @@ class BatchPredictor:
         if not len(images):
             one = self.predict(np.zeros((1, *images.shape[1:]), np.uint8))
             return keras.tree.map_structure(lambda it: it[:0], one)
-        # Copied to the device as uint8, which takes a quarter of the bytes of float32.
+        # The images are copied to the device as uint8, which has a quarter of the bytes of float32.
         parts = [
             self._model(part.to(torch.float32), training=False)
             for part in keras.ops.convert_to_tensor(images).split(self._batch_size)
@@ -76,10 +77,10 @@ class Trainer(BatchPredictor, TrainableModel):
     """Trains a model, batch by batch.
 
     Args:
-        model: Takes (N, H, W, C) float32 pixel values 0..255.
-        task: The task that the model learns.
+        model: A model whose inputs are (N, H, W, C) float32 pixel values from 0 to 255.
+        task: The task that the model learns; it computes the loss and the metrics.
         optimizer: An optimizer that is not built yet.
-        batch_size: Images per step.
+        batch_size: Number of images in a training step.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Trainer(BatchPredictor, TrainableModel):
             sums: Sums of the loss and the metrics so far, by the task's names. A missing sum is 0.
 
         Returns:
-            The sums after this chunk, and the first batch that failed.
+            The sums after these steps, and the index of the first batch whose loss is not finite.
         """
         total = {name: sums.get(name, 0.0) for name in self._task.sum_names}
         first = int(self._optimizer.iterations)
@@ -125,7 +126,7 @@ class Trainer(BatchPredictor, TrainableModel):
     def forward(self, images: np.ndarray, *, training: bool) -> None:
         """Call the model on one batch eagerly.
 
-        Functions that have replaced the `call` of a layer get tensors with values.
+        If a function has replaced the `call` of a layer, it gets tensors with values.
 
         Args:
             images: (N, H, W, C) uint8.
@@ -153,8 +154,8 @@ class Trainer(BatchPredictor, TrainableModel):
 
     def _reseed(self, step: int) -> None:
         # Under torch, a Keras dropout layer without a seed draws from torch's global generator. No
-        # variable holds the state of that generator, so a saved training state lacks it. The
-        # generator is seeded from the seed and the step instead, which a resumed run knows.
+        # variable holds the state of that generator, so a saved training state does not contain it.
+        # A resumed run knows the seed and the step, so seed the generator from these at each step.
         words = np.random.SeedSequence([self._seed, step]).generate_state(1, np.uint64)
         torch.manual_seed(int(words[0]))
 
@@ -186,18 +187,20 @@ def _tensors(targets: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
 def pullback(
     layer: keras.layers.Layer, inputs: Any, *, training: bool | None = None
 ) -> tuple[Any, Callable[[Any], list[torch.Tensor | None]]]:
-    """Compute a layer and prepare to compute its gradients.
+    """Compute the outputs of a layer, and make a function that computes its gradients.
 
     Args:
-        layer: A built layer of one input.
-        inputs: A tensor.
-        training: Passed to the layer; `None` means the layer's default. In training, every call
-            draws the same random numbers, and the state of torch's generators is restored.
+        layer: A built layer that has one input.
+        inputs: The tensor that the layer is called with.
+        training: The layer's argument `training`; `None` means the layer's default. If it is
+            `True`, every call draws the same random numbers, and the state of torch's generators is
+            restored afterwards.
 
     Returns:
-        The outputs, and a function that may be called several times. Its argument is the gradient
-        with respect to the outputs. It returns the gradients with respect to the inputs and to each
-        trainable variable, with `None` for a variable that the outputs do not depend on.
+        The outputs and a function. The argument of the function is the gradient with respect to the
+        outputs. It returns the gradients with respect to the inputs and to each trainable variable,
+        with `None` for a variable that the outputs do not depend on. It may be called several
+        times.
     """
     inputs = inputs.detach().requires_grad_()
     sources = [inputs, *(variable.value for variable in layer.trainable_variables)]
@@ -217,15 +220,19 @@ def pullback(
 def repeated_passes(
     layer: keras.layers.Layer, grad_inputs: bool
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Make functions that repeat a layer's forward and full pass.
+    """Make two functions that repeat the passes of a layer.
+
+    The forward pass computes the outputs, as in a prediction. The full pass computes the outputs
+    and the gradients, as in training.
 
     Args:
-        layer: A built layer of one input.
-        grad_inputs: Whether the full pass computes the gradient of the inputs.
+        layer: A built layer that has one input.
+        grad_inputs: Whether the full pass also computes the gradient of the inputs.
 
     Returns:
         Two functions, `forward(count, inputs)` and `full(count, inputs, upstream)`. Each computes
-        its pass `count` times, and returns when the last computation is done.
+        its pass `count` times, and returns when the last computation is done. `upstream` is the
+        gradient with respect to the outputs.
     """
     on_gpu = torch.cuda.is_available()
 
@@ -259,6 +266,6 @@ def reference_is_unsafe(kind: type, config: Mapping[str, Any]) -> bool:
 
     Args:
         kind: Class of the stock layer.
-        config: Its configuration.
+        config: Configuration of the stock layer.
     """
     return False

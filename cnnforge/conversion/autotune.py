@@ -1,7 +1,7 @@
 """Measure whether a plugin's kernel or the framework computes a layer faster.
 
-A layer is measured once for each shape, and again if a processor, a version or a setting changes.
-The results are kept in a file.
+A layer is measured once for each shape. The results are kept in a file. The layer is measured again
+if the processor, the graphics card, the version of a package or a setting changes.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from cnnforge.utils.timing import interleave, ratio
 Implementation = Literal["numba", "keras"]
 _VERSION = 2
 _ROUNDS = 9
-# Seconds for one shape, without tracing and compiling. Three rounds are measured even if they take
-# longer.
+# Max seconds to measure a layer at one shape, without tracing and compiling. Three rounds are
+# measured even if they take longer.
 _SECONDS = 0.06
-# The framework's layer is used only if it is faster by more than this share, since two runs of the
-# same code differ by a few per cent.
+# The framework's layer is used only if it is faster by more than this fraction, since two runs of
+# the same code differ by a few per cent.
 _MARGIN = 0.05
 # The measurement ends after three rounds if the kernel is faster by this factor in each of them.
 _CLEAR = 1.4
-# Seconds for all layers of a model, without compiling. After that, the layers that were not
-# measured use the plugin's kernel.
+# Max seconds to measure all layers of a model, without compiling. After this time, no further layer
+# is measured, and the remaining layers use the plugin's kernel.
 _MAX_SECONDS = 20.0
 _MESSAGE_AFTER = 1.0
 _PACKAGES = ("cnnforge", "keras", "tensorflow", "torch", "numba", "llvmlite", "numpy")
-# Settings of the libraries that affect their speed.
+# Environment variables that affect the speed of the libraries.
 _SETTINGS = ("TF_ENABLE_ONEDNN_OPTS", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 _log = logging.getLogger(__name__)
 
@@ -58,12 +58,12 @@ class Choice:
     """The implementation of one layer, and the reason.
 
     Attributes:
-        implementation: ``keras`` if the framework's layer is faster by more than noise, else
-            ``numba``.
-        ratio: Time of the reference divided by that of the plugin's layer; `None` if they were not
-            measured.
-        reason: `"measured"`, or the reason why nothing was measured.
-        seconds: Seconds of the plugin's layer and of the reference; `None` if `ratio` is `None`.
+        implementation: ``numba`` for the plugin's layer, ``keras`` for the framework's layer.
+        ratio: Time of the framework's layer divided by that of the plugin's layer; `None` if they
+            were not measured.
+        reason: `"measured"`, or the reason for a choice without a measurement.
+        seconds: Times of the plugin's layer and of the framework's layer, in seconds; `None` if
+            `ratio` is `None`.
     """
 
     implementation: Implementation
@@ -74,13 +74,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class CachedMeasurement:
-    """A measured choice in the cache file.
+    """A choice in the cache file, with the layer and the machine that it was measured for.
 
     Attributes:
         machine: Digest of the machine, the versions, the settings and the layer's source code.
         layer: The plugin layer's qualified name.
         shape: Shape of the inputs, including the batch, such as (N, H, W, C).
-        training: Whether forward and backward pass were measured, or the forward pass alone.
+        training: `True` if forward and backward pass were measured, `False` if only the forward
+            pass was measured.
         choice: The choice.
     """
 
@@ -92,14 +93,16 @@ class CachedMeasurement:
 
 
 class Autotuner:
-    """Chooses the implementation of layers, and measures layers that the cache file lacks.
+    """Chooses between the plugin's and the framework's implementation of layers.
 
-    Use it as a context manager; the end of the context writes the file. It restores the random
-    state of Python and NumPy, so that a training draws the same numbers whether or not layers are
-    measured before it.
+    A layer is measured if the cache file has no measurement of it. Use the tuner as a context
+    manager; the file is written at the end of the context. A measurement does not change the random
+    state of Python and NumPy. So a training that follows draws the same numbers whether or not
+    layers are measured.
 
     Args:
-        training: Whether to measure forward and backward pass, or the forward pass alone.
+        training: `True` to measure forward and backward pass, `False` to measure only the forward
+            pass.
         cache_file: File of the measurements; by default one in the user's cache folder. If it
             cannot be read or written, layers are measured again, and nothing else changes.
     """
@@ -127,7 +130,8 @@ class Autotuner:
         """Write the measurements, also after an error."""
         kept = f"remembered in {self._path}"
         if self._measured:
-            # Another process may have written in the meantime; its measurements stay.
+            # Another process may have written the file in the meantime. So read the file again, and
+            # keep the measurements of that process.
             error = _write(self._path, {**self._measured, **_read(self._path)})
             if error is not None:
                 kept = f"not remembered: {self._path} cannot be written ({error})"
@@ -143,17 +147,20 @@ class Autotuner:
         """Choose the implementation of one layer.
 
         Args:
-            workloads: The layer at each of its shapes. One choice is made for all shapes.
+            workloads: One workload for each shape of the layer's inputs. The choice is the same for
+                all shapes.
 
         Returns:
-            The choice. After it was measured, later calls return the same choice.
+            The choice. Once the layer has been measured at all shapes, later calls return the same
+            choice without measuring again.
         """
         if not workloads:
             return Choice("numba", None, "there is nothing to measure it against")
         choices = [self._choose_one(workload) for workload in workloads]
         seconds = [choice.seconds for choice in choices if choice.seconds is not None]
         if len(choices) == 1 or len(seconds) < len(choices):
-            # If one implementation cannot compute one shape, the other computes all.
+            # With several shapes, a choice without times decides for all shapes: for instance, one
+            # of the implementations has failed at that shape.
             return next((choice for choice in choices if choice.seconds is None), choices[0])
         ours, reference = (sum(column) for column in zip(*seconds, strict=True))
         if len({choice.implementation for choice in choices}) == 1:
@@ -213,14 +220,18 @@ def cached_measurements(
 
 
 def _measure(workload: Workload, training: bool) -> tuple[Choice, float]:
-    """Return a choice, and how many seconds it took to measure, without tracing and compiling."""
+    """Measure one layer at one shape.
+
+    Returns two values: the choice, and the number of seconds that were spent on measuring, without
+    tracing and compiling.
+    """
     which = "full" if training else "forward"
     try:
         ours = getattr(timed_passes(workload, workload.kind), which)
         ours()
     except Exception as error:
-        # If the layer's configuration is wrong, the framework's layer will raise an error that
-        # explains it.
+        # Choose the framework's layer. If the configuration of the layer is wrong, that layer later
+        # raises an error that explains what is wrong.
         return Choice("keras", None, f"the kernel failed: {type(error).__name__}"), 0.0
     try:
         reference = getattr(timed_passes(workload, workload.reference), which)
@@ -230,7 +241,7 @@ def _measure(workload: Workload, training: bool) -> tuple[Choice, float]:
     begun = time.perf_counter()
     times = _interleaved(ours, reference)
     if _lost(times):
-        # Measured again, because another process may have disturbed the first measurement.
+        # Another process may have slowed the kernel in the first measurement, so measure again.
         times = _interleaved(ours, reference)
     median, _, _ = ratio(times["keras"], times["numba"])
     seconds = (float(np.median(times["numba"])), float(np.median(times["keras"])))
@@ -250,11 +261,12 @@ def _interleaved(ours: Repeatable, reference: Repeatable) -> Mapping[str, np.nda
 
 
 def _lost(times: Mapping[str, np.ndarray]) -> bool:
-    """Return whether the framework's layer is faster by more than noise, in median and in min.
+    """Return whether the framework's layer is faster by more than noise.
 
-    Another process may take a core in some rounds. This slows the kernel more than the framework,
-    because the kernel divides its work evenly over the threads and waits for all of them. The min
-    times are from rounds without such a disturbance.
+    It must be faster by the medians and by the min times. Another process may use a core in some
+    rounds. This slows the kernel more than the framework, because the kernel divides its work
+    evenly over the threads and waits for all of them. The min times are from rounds in which no
+    other process used a core.
     """
     median, _, high = ratio(times["keras"], times["numba"])
     best = times["keras"].min() / times["numba"].min()
@@ -264,7 +276,7 @@ def _lost(times: Mapping[str, np.ndarray]) -> bool:
 @contextmanager
 def random_state_kept() -> Iterator[None]:
     """Restore the random state of Python and NumPy at the end of the block."""
-    # Initializers draw their seeds from Python's generator.
+    # The initializers of weights draw their seeds from Python's generator, so restore it too.
     python, numpy = random.getstate(), np.random.get_state()
     try:
         yield
@@ -279,9 +291,9 @@ def _key(machine: str, workload: Workload, training: bool) -> str:
 
 
 class _Machines(dict[type, str]):
-    """Maps a plugin layer's class to a digest of all that its speed depends on.
+    """Maps the class of a plugin layer to a digest of everything that its speed depends on.
 
-    These are the machine, the versions of packages, settings, and the source code of the layer.
+    The speed depends on the machine, the versions of packages, settings, and the layer's source.
     """
 
     def __init__(self) -> None:

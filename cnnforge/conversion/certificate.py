@@ -1,18 +1,18 @@
-"""The certificate: compare every plugin layer of a model with its reference, at its own shapes.
+"""Certify a model: compare each of its plugin layers with the stock layer that it replaces.
 
-A test suite checks shapes that its author chose. The certificate checks the outputs and every
-gradient of the layers of a model that is about to be trained, with their shapes, strides, padding,
-dtype and weights.
+A test suite checks shapes that its author chose. The certificate checks the layers of a model that
+is about to be trained, with their own shapes, strides, padding, dtype and weights. It checks the
+outputs and every gradient.
 
 The reference is the stock layer with the same configuration and weights, computed in float64. So
 the tolerance of `cnnforge.testing` applies; two float32 results would need twice the tolerance.
 A second reason for float64 is that TensorFlow computes it without oneDNN, whose float32 gradient of
 strided 1x1 convolutions corrupts memory (TensorFlow 2.21).
 
-Layers compute as in training. A layer that draws random numbers and its reference start from the
-same random state. This reference computes in the layer's own precision, because TensorFlow draws
-other numbers in float64. Weights that training changes without a gradient, such as moving averages,
-are compared too.
+Layers compute as in training. If a layer draws random numbers, the layer and its reference start
+from the same random state. The reference of such a layer computes in the layer's own precision,
+because TensorFlow draws other numbers in float64. Weights that training changes without a gradient,
+such as moving averages, are compared too.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from cnnforge.utils.tolerance import error_bounds
 
 _EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
 _PROBES = 4
-# Min number of values of a mean and variance. A gradient of a layer that normalizes fewer values
-# may consist of rounding errors only.
+# Min number of values from which a layer computes a mean and a variance in a check. With fewer
+# values, the gradient of the layer may consist of rounding errors only.
 _MIN_STATISTIC = 32
-# A layer computes every image alike, and mean and variance of eight images are as good as those of
-# all. So more images would check nothing more, but the float64 reference would take longer.
+# Max number of images in the check of one layer. A layer computes every image in the same way, so
+# more images would check nothing more, but the float64 reference would take longer.
 _MAX_IMAGES = 8
 
 Gradients = Callable[[np.ndarray], dict[str, np.ndarray | None]]
@@ -54,10 +54,10 @@ class TensorCheck:
     Attributes:
         tensor: Name of the result: `outputs`, `grad_inputs`, `grad_NAME` for the gradient of the
             weight `NAME`, or the name of a weight that training changes without a gradient.
-        terms: K, the number of products that are summed in one element.
+        terms: K, the number of products that are summed in one element of the result.
         max_error: The max absolute difference; NaN if a value is not finite.
         allowed: The bound of `max_error`, `4 * sqrt(K) * eps * rms(reference)`.
-        ok: Whether `max_error` is within the bound, and `rms(error)` within a quarter of it.
+        ok: Whether `max_error` is at most `allowed`, and `rms(error)` at most a quarter of it.
     """
 
     tensor: str
@@ -75,9 +75,10 @@ class LayerCheck:
         layer: The layer's name.
         kind: Class name of the stock layer that the layer replaces.
         provider: The qualified name of the plugin layer.
-        input_shape: The shape of the inputs, with the batch.
+        input_shape: The shape of the inputs, including the batch.
         dtype: The precision that the layer computes in.
-        results: One check for each tensor.
+        results: One check for each result: the outputs, each gradient, and each weight that
+            training changes without a gradient.
         error: The reason why the layer could not be computed; "" if it was computed.
     """
 
@@ -112,7 +113,8 @@ def certify(
     """Check every plugin layer of a model that replaces a stock layer.
 
     The checks compute with copies of the layers, so the model does not change. A layer that is
-    used at several shapes is checked at each of them. A wrong layer raises no error.
+    used at several shapes is checked at each of them. A wrong result raises no error: see `passed`
+    of the checks.
 
     Args:
         model: A built model, for instance one that `cnnforge.conversion.forge` has returned.
@@ -146,7 +148,7 @@ def certify_layer(workload: Workload) -> LayerCheck:
     spec, shape = workload.spec, workload.shape
     try:
         layer = workload.kind.from_config(dict(workload.config))
-        # The layer becomes part of a model, since it may behave differently there than alone.
+        # Build the layer as part of a model, since it may behave differently alone.
         keras.Sequential([keras.Input(shape[1:]), layer])
         images = _images(layer, shape[1:], min(shape[0], _MAX_IMAGES))
         return _check(layer, spec, workload.reference, (images, *shape[1:]), seed=0)
@@ -173,7 +175,7 @@ def _images(layer: keras.layers.Layer, shape: tuple[int, ...], batch: int) -> in
 
 
 def _has_statistics(layer: keras.layers.Layer) -> bool:
-    """Return whether training changes weights of a layer that have no gradient."""
+    """Return whether a layer has weights that training changes without a gradient."""
     return layer.trainable and not all(weight.trainable for weight in layer.weights)
 
 
@@ -195,20 +197,22 @@ def _compare(
     layer: keras.layers.Layer, reference: type, shape: tuple[int, ...], dtype: str, seed: int
 ) -> Iterator[TensorCheck]:
     config = layer.get_config()
-    # A fused layer ends in a max pooling, whose gradient goes to one value of the window. If two
-    # values differ only by rounding, either may get it, and the comparison would fail. So fused
-    # layers are given numbers whose sums are exact.
+    # A fused layer ends in a max pooling, which passes its gradient to the max of each window. If
+    # the two largest values differ only by rounding, the layer and its reference may pass the
+    # gradient to different values, and the comparison would fail. So a fused layer gets inputs and
+    # weights whose sums are exact.
     exact = hasattr(layer, "unfuse")
     ours = _copy(type(layer), config, layer, shape, exact)
-    # A layer with variables that are not weights draws random numbers: these variables hold the
-    # state of its generator.
+    # A layer draws random numbers if it has variables that are not weights. These variables hold
+    # the state of its generator.
     draws = len(layer.variables) > len(layer.weights)
     wide = config if draws else {**config, "dtype": "float64"}
     stock = _copy(reference, wide, layer, shape, exact)
     random = np.random.default_rng(seed)
     drawn = layer.weights and not exact
     values: Any = random.standard_normal(shape) if drawn else random.integers(-3, 4, shape)
-    # The inputs are rounded to the layer's precision first, so that both get the same numbers.
+    # The inputs are rounded to the layer's precision first, so that the layer and its reference get
+    # the same numbers.
     inputs = cast(cast(values, "float32"), dtype)
     got, got_gradients = _run(ours, inputs)
     expected, gradients = _run(stock, cast(inputs, stock.compute_dtype))
@@ -218,9 +222,9 @@ def _compare(
     if got.shape != expected.shape:
         return
     factors = np.array(_array(cast(random.standard_normal(expected.shape), dtype)))
-    # If an output is zero in only one of the two results, a rounding error has decided whether the
-    # activation passes the value on. Then the gradients differ although both are right, so these
-    # elements are left out. The outputs were compared above.
+    # An output may be zero in only one of the two results, because a rounding error has changed the
+    # sign of the value before the activation. Then the gradients differ although both are right. So
+    # a factor of 0 leaves these outputs out of the gradients. The outputs were compared above.
     factors[(got == 0) != (expected == 0)] = 0
     found, wanted = got_gradients(factors), gradients(factors)
     positions = max(1, math.prod(expected.shape[:-1]))
@@ -244,8 +248,8 @@ def _copy(
     copy = kind.from_config(config)
     if not copy.built:
         copy.build(shape)
-    # With `exact`, weights are rounded to multiples of a sixteenth of a power of two. Then float32
-    # sums of thousands of their products with small integers are exact.
+    # With `exact`, weights are rounded to multiples of `step`, a power of two. No weight is above
+    # 32 steps, so float32 sums of thousands of their products with small integers are exact.
     sizes = [float(np.abs(_array(weight)).max(initial=0)) for weight in layer.weights]
     largest = max(sizes, default=0.0)
     step = 2.0 ** (math.floor(math.log2(largest)) - 4) if largest > 0 else 1.0
@@ -257,7 +261,8 @@ def _copy(
 def _run(layer: keras.layers.Layer, inputs: Any) -> tuple[np.ndarray, Gradients]:
     """Return the outputs of a layer, and a function that computes gradients.
 
-    The function maps an array of factors to the gradients of sum(factors * outputs), by name.
+    The argument of the function is an array of factors, of the shape of the outputs. The function
+    returns the gradients of sum(factors * outputs), by name.
     """
     names = ["grad_inputs", *(f"grad_{weight.name}" for weight in layer.trainable_variables)]
     outputs, pull = pullback(layer, inputs, training=True)
@@ -271,12 +276,13 @@ def _run(layer: keras.layers.Layer, inputs: Any) -> tuple[np.ndarray, Gradients]
 
 
 def _terms(gradients: Gradients, outputs: np.ndarray) -> int:
-    """Return K of the outputs, the number of inputs that an output depends on.
+    """Return K of the outputs: the number of input elements that one output element depends on.
 
-    It is the max over a few outputs. The gradient of one output is nonzero at these inputs.
+    It is the max over a few output elements. For each of them, count the input elements at which
+    the gradient of this output element is not zero.
     """
     terms = 1
-    # The largest outputs are used, because an activation may have set the others to zero.
+    # Use the largest outputs: an activation may have set other outputs, and their gradients, to 0.
     for index in np.argsort(outputs, axis=None)[::-1][:_PROBES]:
         probe = np.zeros(outputs.size)
         probe[index] = 1
@@ -288,8 +294,8 @@ def _terms(gradients: Gradients, outputs: np.ndarray) -> int:
 def _tensor(
     name: str, got: np.ndarray | None, reference: np.ndarray, terms: int, eps: float
 ) -> TensorCheck:
-    # Elements that are computed from padding only are exactly zero. They would make the rms, and so
-    # the tolerance, smaller.
+    # Elements that are computed only from padding are exactly zero. They would make the rms, and
+    # with it the tolerance, smaller. So leave zeros out of the rms.
     root, bound = (
         limit * eps / _EPS["float32"] for limit in error_bounds(reference[reference != 0], terms)
     )
@@ -299,7 +305,8 @@ def _tensor(
     if not error.size:
         return TensorCheck(name, terms, 0.0, bound, True)
     largest, mean = float(error.max()), math.sqrt(float(np.mean(error**2)))
-    # Even an exact result has this error, because it is rounded to the layer's precision.
+    # Half a unit in the last place of the largest element: rounding to the layer's precision causes
+    # this much error even if the computation is exact.
     near = 0.5 * eps * float(np.abs(reference).max())
     ok = largest <= max(bound, near) and mean <= max(root, near)
     return TensorCheck(name, terms, largest if math.isfinite(largest) else math.nan, bound, ok)

@@ -1,7 +1,8 @@
 """Decide whether a plugin's kernel or the framework computes each layer of a model.
 
-`decide` takes a model of stock layers; `cnnforge.conversion.forge` builds the forged model from the
-decisions. A run saves its decisions, so that a resumed run uses the same implementations.
+`decide` returns the decisions for a model of stock layers. `cnnforge.conversion.forge` then builds
+a model in which plugin layers replace stock layers according to the decisions. A training run saves
+its decisions, so that a resumed run uses the same implementations.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ _OWN = "the layer is the plugin's own"
 _INSIDE = Choice("keras", None, "the layer is part of another layer")
 _KERAS = Choice("keras", None, "--kernels keras")
 _ALONE = Choice("keras", None, "the plugin's kernel computes it only together with a neighbour")
-# A function from three arguments to a choice: the spec, the stock layer, and the configuration of
-# the plugin layer, or `None` if it is that of the stock layer.
+# Type of a function that chooses the implementation of a layer. Its arguments are the spec of the
+# plugin layer, the stock layer, and the configuration of the plugin layer. This configuration is
+# `None` if it equals that of the stock layer.
 _Choose = Callable[[LayerSpec, keras.layers.Layer, "dict[str, Any] | None"], Choice]
 
 
@@ -43,8 +45,8 @@ class LayerImplementation:
         layer: The layer's name.
         kind: Class name of the stock layer, or of the plugin layer if it replaces no stock layer.
         implementation: ``numba`` for a plugin's layer, ``keras`` for the framework's own.
-        provider: The qualified name of the plugin layer; "" for the framework; `PREVIOUS` for a
-            layer that is computed together with the one before it.
+        provider: The qualified name of the plugin layer; "" for the framework. It is `PREVIOUS` if
+            the plugin layer that replaces the layer before this one computes both layers.
         ratio: Measured time of the framework divided by that of the plugin's layer; ``None`` if
             nothing was measured.
         reason: The reason for this implementation; "" if the model was only listed.
@@ -74,15 +76,16 @@ def decide(
         kernels: ``numba`` chooses the plugin's kernel for every layer that has one, ``keras``
             always chooses the framework. ``auto`` measures each layer at its shapes, and chooses
             the plugin's kernel unless the kernel fails or the framework is faster by more than
-            noise. A plugin may compute two layers as one. If the framework is faster at this pair,
-            an implementation is chosen for each of the two layers.
+            noise. A plugin may compute two layers as one. If the framework computes this pair
+            faster, ``auto`` chooses an implementation for each of the two layers separately.
         layers: The plugin layers; those of the installed plugins by default.
         batch_size: Number of images that ``auto`` measures with.
-        training: Whether ``auto`` measures forward and backward pass, or the forward pass alone.
+        training: `True` if ``auto`` measures forward and backward pass, `False` if it measures only
+            the forward pass.
         cache_file: See `cnnforge.conversion.autotune.Autotuner`.
 
     Returns:
-        One decision for each such layer, in the order of the model.
+        One decision for each layer that a plugin layer could compute, in the order of the model.
 
     Raises:
         UsageError: The model is subclassed or not built, or ``kernels`` is ``numba`` and no plugin
@@ -119,14 +122,14 @@ def decide(
 def _compile_ahead(
     model: keras.Model, layers: Registry[LayerSpec], batch_size: int, training: bool
 ) -> None:
-    """Compile the kernels of all plugin layers that fit layers of a model, in several processes."""
+    """Compile the kernels of all plugin layers that a model may use, in several processes."""
     if not ahead.available():
         return
     built: set[str] = set()
 
     def build(spec: LayerSpec, layer: keras.layers.Layer, config: dict[str, Any] | None) -> Choice:
-        # Errors are ignored: a layer that fails here also fails when it is measured or forged,
-        # with a message.
+        # Ignore errors here: the same error occurs again when the layer is measured or replaced,
+        # and is reported then.
         with contextlib.suppress(Exception):
             for workload in layer_workloads(spec, layer, batch_size, config):
                 if workload.key not in built:
@@ -140,18 +143,21 @@ def _compile_ahead(
 
 
 def _trace(layer: keras.layers.Layer, shape: tuple[int, ...], training: bool) -> None:
-    """Call a layer on a symbolic tensor of a shape."""
+    """Call a layer on a symbolic tensor, which shows the ops that the layer uses."""
     options: dict[str, Any] = {}
     if "training" in inspect.signature(layer.call).parameters:
         options["training"] = training
-    # `layer(tensor)` would not run the layer's `call` if the layer has a `compute_output_shape`.
+    # Do not use `layer(tensor)`: it would not run the `call` of a layer that has a
+    # `compute_output_shape`.
     keras.Operation.compute_output_spec(layer, keras.KerasTensor(shape), **options)
 
 
 def implementations(
     model: keras.Model, *, layers: Registry[LayerSpec] | None = None
 ) -> list[LayerImplementation]:
-    """List the implementation of each layer of a model that a plugin layer could compute.
+    """List the layers of a model that a plugin layer could compute, and their implementations.
+
+    Nothing is measured or changed.
 
     Args:
         model: Any model.
@@ -164,7 +170,7 @@ def implementations(
 def replaceable_layers(
     model: keras.Model, layers: Registry[LayerSpec]
 ) -> list[tuple[keras.layers.Layer, LayerImplementation]]:
-    """List the layers of a model that a plugin layer could compute, with their implementations.
+    """List pairs: a layer of a model that a plugin layer could compute, and its implementation.
 
     Args:
         model: Any model.
@@ -232,10 +238,11 @@ def _decision(layer: keras.layers.Layer, provider: str, choice: Choice) -> Layer
 def _together(
     model: keras.Model, layers: Registry[LayerSpec], choose: _Choose
 ) -> dict[int, tuple[str, Choice]]:
-    """Choose the pairs of layers that a plugin layer computes as one.
+    """Choose the pairs of layers that a plugin layer computes as one layer.
 
-    Returns a dictionary from the `id` of each layer in such a pair to the qualified name of the
-    plugin layer, or `PREVIOUS` for the second layer, and the choice.
+    Returns a dict from the `id` of each layer in such a pair to two values. The first value is the
+    qualified name of the plugin layer, or `PREVIOUS` for the second layer of the pair. The second
+    value is the choice.
     """
     found: dict[int, tuple[str, Choice]] = {}
     for spec, first, second in fusible(model, layers):
@@ -244,7 +251,8 @@ def _together(
         try:
             block = spec.load().fuse(first, second)
         except PluginError:
-            # A choice is made for each of the two layers instead. Another plugin may compute them.
+            # Try the next plugin. If no plugin can compute the pair, `_decide` chooses an
+            # implementation for each of the two layers.
             continue
         if block is None:
             continue

@@ -1,8 +1,9 @@
 """Convert stock Keras layers to plugin layers and back: ``forge`` and ``lower``.
 
-The result is a plain Keras model. A plugin's ``LayerSpec`` names the stock layer class that the
-plugin layer replaces. ``forge`` replaces layers of exactly that class by plugin layers with the
-same configuration and weights. A run saves the lowered model, which Keras opens without cnnforge.
+A plugin's ``LayerSpec`` names the stock layer class that the plugin layer replaces. ``forge``
+replaces layers of exactly that class by plugin layers with the same configuration and weights. Its
+result is a plain Keras model. ``lower`` replaces plugin layers by stock layers. A training run
+saves the model that ``lower`` returns, because Keras can load it without cnnforge.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ from cnnforge.utils.keras_graph import all_layers
 def _rebuilt(
     model: keras.Model, exchange: Callable[[keras.layers.Layer], keras.layers.Layer | None]
 ) -> keras.Model:
-    """Clone a model, with the layers that ``exchange`` returns in place of its own.
+    """Copy a model, and replace each layer by the layer that ``exchange`` returns for it.
 
-    ``exchange`` returns `None` for a layer that is to be copied.
+    If ``exchange`` returns `None` for a layer, the layer is copied.
     """
     check_convertible(model)
 
@@ -60,22 +61,24 @@ def _rebuilt(
         rebuilt.build(model.input_shape)
     before, after = all_layers(model), all_layers(rebuilt)
     if len(before) != len(after):
-        # `exchange` has split a fused layer, which added layers with new names. Only layers that
-        # are in both models have attributes to copy.
+        # `exchange` has split a fused layer, which added layers with new names. So below, copy
+        # attributes only between layers that are in both models.
         named = {layer.name: layer for layer in before}
         after = [layer for layer in after if layer.name in named]
         before = [named[layer.name] for layer in after]
-    # Setting `trainable` of a layer also sets it for the layers inside. `all_layers` lists an outer
-    # layer first, so the inner layers get their own values afterwards.
+    # Setting `trainable` of a layer also sets it for the layers inside this layer. `all_layers`
+    # lists an outer layer before its inner layers, so these get their own values afterwards.
     for old, new in zip(before, after, strict=True):
         new.trainable = old.trainable
     # Not only the weights, but all variables are copied: they include the state of seed generators.
     _copy(model.variables, rebuilt.variables)
     for old, new in zip(model.variables, rebuilt.variables, strict=True):
-        # Under torch, setting the layer's `trainable` has also changed kernels that LoRA froze.
+        # Under torch, setting the layer's `trainable` has also changed the `trainable` of kernels
+        # that LoRA had frozen, so copy the value of each variable.
         new.trainable = old.trainable
     for layer in all_layers(rebuilt):
-        # `Normalization` computes attributes from its variables, which were just copied.
+        # The layer `Normalization` computes attributes from its variables. These have just been
+        # copied, so compute the attributes again.
         if hasattr(layer, "finalize_state"):
             layer.finalize_state()
     if model.compiled:
@@ -101,9 +104,10 @@ def forge(
 ) -> keras.Model:
     """Copy a model, and replace its layers by plugin layers if these are not slower.
 
-    Not replaced are layers inside another layer (``TimeDistributed(Conv2D(...))``) and a user's own
-    subclasses of stock layers. The copy of a subclass of a Functional model is a plain Functional
-    model, unless the constructor of the subclass has the arguments ``(inputs, outputs)``.
+    Layers inside another layer (``TimeDistributed(Conv2D(...))``) and a user's own subclasses of
+    stock layers are not replaced. The copy of a subclass of a Functional model is a plain
+    Functional model, unless the constructor of the subclass has the arguments
+    ``(inputs, outputs)``.
 
     Args:
         model: A Sequential or Functional model; it is not changed.
@@ -111,7 +115,7 @@ def forge(
             `decide`: ``auto``, ``numba`` or ``keras``.
         layers: The plugin layers; those of the installed plugins by default.
         batch_size: Number of images; see `decide`.
-        training: Whether training is measured; see `decide`.
+        training: Whether the backward pass is measured too; see `decide`.
         cache_file: File of measurements; see `decide`.
 
     Returns:
@@ -121,7 +125,7 @@ def forge(
 
     Raises:
         UsageError: The model is subclassed or not built, a layer cannot be copied, ``kernels`` is
-            ``numba`` and no plugin layer fits, or the decisions are about another model.
+            ``numba`` and no plugin layer fits, or the decisions are for another model.
         PluginError: A plugin layer that a decision names cannot be loaded.
         UnknownNameError: A decision names a plugin layer that is not installed.
     """
@@ -149,9 +153,12 @@ def forge(
 def _exchanged(
     model: keras.Model, decisions: Sequence[LayerImplementation], layers: Registry[LayerSpec]
 ) -> dict[int, Callable[[], keras.layers.Layer]]:
-    """Map the `id` of each layer to replace to a function that makes its replacement."""
-    # Decisions are matched to layers by order and class. Names do not work, because the default
-    # names that Keras chooses differ from one build of a model to the next.
+    """Return a dict of the layers to replace: from the `id` of a layer to a function.
+
+    The function makes the plugin layer that replaces the layer.
+    """
+    # Find the layer of each decision by order and class. The name of the layer does not work,
+    # because Keras chooses other default names each time a model is built.
     waiting = [(layer, found.kind) for layer, found in replaceable_layers(model, layers)]
     pairs = {
         (spec.qualified_name, id(first)): second for spec, first, second in fusible(model, layers)
@@ -192,17 +199,17 @@ def _another_model(model: keras.Model, decision: LayerImplementation) -> str:
 
 
 def lower(model: keras.Model, *, layers: Registry[LayerSpec] | None = None) -> keras.Model:
-    """Reverse ``forge``: copy a model into stock Keras layers, with its names, weights and state.
+    """Reverse ``forge``: copy a model, and replace its plugin layers by stock Keras layers.
 
-    Every plugin layer that replaces a stock layer is lowered, even if ``forge`` would not have
-    chosen it.
+    The stock layers get the same names, weights and state. Every plugin layer that can replace a
+    stock layer is replaced, even if ``forge`` has not made it.
 
     Args:
         model: A Sequential or Functional model; it is not changed.
         layers: The plugin layers; those of the installed plugins by default.
 
     Returns:
-        The lowered model.
+        The model of stock layers.
 
     Raises:
         UsageError: The model is subclassed or not built, or a layer cannot be copied.

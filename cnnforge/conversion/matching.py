@@ -15,10 +15,10 @@ from cnnforge.utils.keras_graph import FunctionalModel, all_layers, model_parts,
 
 
 def in_preference(layers: Registry[LayerSpec]) -> list[LayerSpec]:
-    """Sort specs so that the built-in ones come first.
+    """Sort the specs of plugin layers so that those of the built-in plugin come first.
 
-    A plugin's layer is used in place of a built-in layer only if the built-in plugin is disabled.
-    So installing a plugin does not change the kernels of layers that are built in.
+    If several plugins can compute a stock layer, the first spec is used. So installing a plugin
+    does not change which kernel computes a layer that the built-in plugin can compute.
 
     Args:
         layers: The plugin layers.
@@ -33,7 +33,7 @@ def layer_classes(specs: Iterable[LayerSpec]) -> list[tuple[LayerSpec, type]]:
         specs: Specs of plugin layers.
 
     Returns:
-        Each spec with its class.
+        Pairs of a spec and the class of the plugin layer.
     """
     found = []
     for spec in specs:
@@ -50,9 +50,9 @@ def plugin_layers(model: keras.Model, layers: Registry[LayerSpec]) -> dict[type,
         layers: The plugin layers.
 
     Returns:
-        The class of each plugin layer in the model, with its spec. If several specs name the class,
-        it is the first in the order of `in_preference`. If all layers of the model are Keras' own,
-        no plugin is imported and the result is empty.
+        A dict from the class of each plugin layer in the model to its spec. If several specs name
+        the class, the first spec in the order of `in_preference` is used. If all layers of the
+        model are Keras' own, no plugin is imported and the result is empty.
     """
     kinds = {type(layer) for layer in all_layers(model)}
     if all(kind.__module__.partition(".")[0] == "keras" for kind in kinds):
@@ -71,8 +71,8 @@ def stock_class(spec: LayerSpec) -> type | None:
         spec: Spec of the plugin layer.
 
     Returns:
-        The class. `None` if the spec names none, or if the class cannot be imported: then the model
-        cannot contain a layer of that class.
+        The class. It is `None` if the spec names no class, or if the class cannot be imported. In
+        the second case no model can contain a layer of that class.
     """
     with contextlib.suppress(PluginError):
         return spec.load_reference()
@@ -94,17 +94,17 @@ def preferred(layers: Registry[LayerSpec]) -> dict[type, LayerSpec]:
 
 
 def neighbours(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, keras.layers.Layer]]:
-    """Find pairs of layers: the output of the first goes to the second and nowhere else.
+    """Find pairs of layers such that only the second layer reads the output of the first.
 
     Args:
-        model: Any model; one that is neither Sequential nor Functional has no pairs.
+        model: Any model. A model that is neither Sequential nor Functional has no pairs.
 
     Yields:
         The first and the second layer. The model uses each of them once.
     """
     parts = model_parts(model)
-    # A layer that the model uses several times is not part of a pair: it would be computed in a
-    # pair at one place, and alone at another.
+    # A layer that the model uses several times is not part of a pair. Otherwise it would have to be
+    # fused with another layer at one place of the model, and be a single layer at another place.
     uses = Counter(id(layer) for part in parts for layer in part.layers)
     for part in parts:
         for first, second in single_links(part):
@@ -115,15 +115,16 @@ def neighbours(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, keras.l
 def fusible(
     model: keras.Model, layers: Registry[LayerSpec]
 ) -> Iterator[tuple[LayerSpec, keras.layers.Layer, keras.layers.Layer]]:
-    """Find pairs of stock layers of classes that a plugin can compute as one layer.
+    """Find pairs of stock layers that a plugin may be able to compute as one layer.
 
     Args:
         model: Any model.
         layers: The plugin layers.
 
     Yields:
-        The spec and the two layers. The caller has to call `fuse` of the plugin layer, which
-        decides whether the pair fits. A layer may be part of several pairs.
+        The spec and the two layers. Only the classes of the layers have been checked. So the caller
+        must call `fuse` of the plugin layer, which decides whether it can compute this pair. A
+        layer may be part of several pairs.
     """
     pairs = list(neighbours(model))
     for spec in layers.values():

@@ -1,6 +1,8 @@
 """Make functions that compute the passes of a plugin layer, or of its reference, at one shape.
 
-`cnnforge.conversion.autotune` and `cnnforge.benchmarking` time these functions.
+The reference is the stock layer that the plugin layer replaces. The forward pass computes the
+outputs. The full pass also computes the gradients, as in training. `cnnforge.conversion.autotune`
+and `cnnforge.benchmarking` time these functions.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.utils.keras_graph import all_layers, input_shapes
 
-# Ends of the names of arguments that do not affect a layer's run time.
+# Constructor arguments whose names end so do not affect the run time of a layer.
 _IRRELEVANT = ("name", "_initializer", "_regularizer", "_constraint")
-# Values of constructor arguments for a layer without cases, by the name of the argument.
+# Values of constructor arguments, by name, for a layer without test cases (`LayerSpec.cases`).
 _USUAL_ARGUMENTS = {
     "filters": 8,
     "units": 8,
@@ -37,7 +39,7 @@ _USUAL_SHAPE = (2, 28, 28, 4)
 
 @dataclass(frozen=True)
 class Workload:
-    """A plugin layer and its reference at one shape.
+    """A plugin layer and the stock layer that it replaces, at one shape of the inputs.
 
     Attributes:
         spec: Spec of the plugin layer.
@@ -58,12 +60,12 @@ class Workload:
 
     @property
     def key(self) -> str:
-        """Text that is equal for two workloads if all their passes take the same time."""
+        """Text that two workloads share if each of their passes takes the same time."""
         return self._key(_IRRELEVANT, self.grad_inputs)
 
     @property
     def forward_key(self) -> str:
-        """Text that is equal for two workloads if their forward passes take the same time."""
+        """Text that two workloads share if their forward passes take the same time."""
         return self._key((*_IRRELEVANT, "trainable"), None)
 
     def _key(self, irrelevant: tuple[str, ...], grad_inputs: bool | None) -> str:
@@ -93,7 +95,7 @@ class Case:
     """A workload to measure, with a name.
 
     Attributes:
-        name: Name in results, the same in every run; `str(case)` returns it.
+        name: Name of the case in the results, the same in every run; `str(case)` returns it.
         workload: The layer and its shape.
         layers: Names of all layers of a model that have this workload; empty if the case is not
             from a model.
@@ -108,14 +110,15 @@ class Case:
 
 
 class Repeatable:
-    """A function without arguments that can compute several times inside one graph call.
+    """A function without arguments that can repeat its computation inside one graph call.
 
     A graph call takes 0.1 ms before anything is computed, as much as a small layer. A training loop
-    that runs several steps in one graph call pays this once, so measurements should do so too.
+    that runs several steps in one graph call spends this time only once. So a measurement that
+    repeats a layer should also use one graph call.
 
     Args:
-        repeat: Function of a number. It computes that number of times, and returns when the last
-            computation is done.
+        repeat: Function of a number `count`. It repeats the computation `count` times, and returns
+            when the last computation is done.
     """
 
     def __init__(self, repeat: Callable[[int], object]) -> None:
@@ -128,14 +131,15 @@ class Repeatable:
 
 @dataclass(frozen=True)
 class TimedPasses:
-    """Functions that compute the passes of one implementation.
+    """Functions that compute the passes of a plugin layer or of its reference.
 
     Attributes:
-        layer: The layer that they call.
+        layer: The layer that the functions call.
         forward: Function that computes the outputs as in a prediction.
-        full: Function that computes, as in training, the outputs and the gradients of the weights,
-            and the gradient of the inputs if the workload needs it.
-        empty: Function that computes ``forward`` of an empty batch, to measure the cost of a call.
+        full: Function that computes the outputs and the gradients of the weights, as in training.
+            It also computes the gradient of the inputs if the workload needs it.
+        empty: Function that computes ``forward`` of an empty batch, to measure the time of a call
+            that computes nothing.
     """
 
     layer: keras.layers.Layer
@@ -145,7 +149,7 @@ class TimedPasses:
 
 
 def timed_passes(workload: Workload, kind: type, seed: int = 0) -> TimedPasses:
-    """Make functions for the passes of one implementation. Nothing is computed or compiled yet.
+    """Make the functions of a plugin layer or of its reference, without calling them.
 
     Args:
         workload: The layer and its shape.
@@ -178,7 +182,7 @@ def layer_workloads(
 
     Args:
         spec: Spec of a plugin layer that replaces a stock layer.
-        layer: A layer in a built model: this stock layer, or the plugin layer.
+        layer: A layer in a built model, either this stock layer or the plugin layer.
         batch_size: Number of images to measure with.
         config: Configuration of the plugin layer; by default that of ``layer``.
 
@@ -222,13 +226,15 @@ def model_workloads(
 
 
 def example_workload(spec: LayerSpec) -> Workload:
-    """Make the workload of a layer's first case.
+    """Make the workload of the first test case of a plugin layer.
+
+    A test case gives constructor arguments and an input shape (`cnnforge.testing.LayerCase`).
 
     Args:
         spec: Spec of a plugin layer that replaces a stock layer.
 
     Returns:
-        The workload. For a layer without cases, it has default arguments and a default shape.
+        The workload. For a layer without test cases, it has default arguments and a default shape.
 
     Raises:
         PluginError: The layer, its reference or its cases cannot be imported.
@@ -250,7 +256,7 @@ def usual_arguments(spec: LayerSpec) -> dict[str, Any]:
         spec: Spec of a plugin layer.
 
     Returns:
-        The arguments of the layer's first case, and default values for other arguments with common
+        The arguments of the layer's first test case, and default values for arguments with common
         names, such as `filters`.
 
     Raises:
@@ -269,8 +275,8 @@ def _argument_names(kind: type) -> set[str]:
     names: set[str] = set()
     for base in kind.__mro__:
         if "__init__" in vars(base):
-            # Not the signature of the class: some versions of Python 3.11 return that of Keras'
-            # `__new__`.
+            # Do not ask for the signature of the class: some versions of Python 3.11 then return
+            # the signature of Keras' `__new__`.
             parameters = inspect.signature(base.__init__).parameters.values()
             names |= {parameter.name for parameter in parameters}
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-# An op's functions may have parallel loops, which Numba runs on OpenMP. OpenMP's idle threads spin
-# by default, and on a busy machine they take the cores from TensorFlow's threads. These variables
-# must be set before Numba starts its threads, because it then loads the OpenMP library.
+# The functions of an op may have parallel loops, which Numba runs on OpenMP. By default, OpenMP's
+# idle threads spin, and keep TensorFlow's threads from using the cores. These variables stop the
+# spinning. Set them before Numba starts its threads, because it then loads the OpenMP library.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
@@ -23,12 +23,12 @@ __all__ = [
 def register() -> None:
     """Register all ops that are defined so far with the framework.
 
-    An op registers itself when it is first used. Only a graph that is loaded from disk (a
-    TensorFlow SavedModel) needs its ops before that: import the modules that define them, then
-    call this function. It may be called again after further imports.
+    An op registers itself when it is first called. But a graph that is loaded from disk (a
+    TensorFlow SavedModel) needs its ops before any call. So import the modules that define the
+    ops, and call this function before the graph is loaded. It may be called again later.
 
     Raises:
-        cnnforge.errors.UsageError: The active Keras backend has no route.
+        cnnforge.errors.UsageError: Ops cannot run under the active Keras backend.
         ValueError: An op was defined again, with inputs, outputs or attributes that differ from
             those with which it is registered.
     """
@@ -38,12 +38,12 @@ def register() -> None:
 
 
 def route() -> str:
-    """Describe the route from ops to the active Keras backend, and why it was chosen.
+    """Describe the route (the way to call ops under the active backend), and why it was chosen.
 
     Returns:
         One line, for instance `"tensorflow: C API (its self-test passed)"`.
 
     Raises:
-        cnnforge.errors.UsageError: The active Keras backend has no route.
+        cnnforge.errors.UsageError: Ops cannot run under the active Keras backend.
     """
     return routes.active().describe()

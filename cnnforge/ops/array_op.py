@@ -22,32 +22,32 @@ def registered_ops() -> tuple[ArrayOp, ...]:
 
 
 class ArrayOp(OpBase):
-    """A differentiable op made of Numba functions; the names of their parameters connect them.
+    """A differentiable op made of Numba functions.
 
-    `forward` reads inputs and attributes and writes outputs. A backward function reads inputs,
-    outputs, attributes and `grad_<output>`, and writes `grad_<input>`. A function gets only the
-    arrays and attributes that its parameters name. Arrays are C-contiguous, and aligned to the size
-    of an element only. Outputs and gradients are passed in uninitialised. A function must not write
-    to the arrays that it reads. It may allocate memory, raise exceptions, and be parallel; several
+    The parameter names of a function say which arrays and attributes it gets. `forward` reads
+    inputs and attributes and writes outputs. A backward function reads inputs, outputs, attributes
+    and `grad_<output>`, and writes `grad_<input>`. Arrays are C-contiguous, and aligned only to the
+    size of an element. Outputs and gradients are passed in uninitialised. A function must not write
+    to the arrays that it reads. It may allocate memory, raise exceptions, and be parallel. Several
     threads may run it at once.
 
-    Defining an op is cheap: nothing is compiled and no framework is imported before its first
-    use. Functions decorated with `@numba.njit(cache=True)`, and plain functions in a file, are
-    compiled once: a second process loads them from disk. (Numba notices a change of the file that
-    holds a function, but not of functions that it calls in other files.) Tests and debuggers can
-    still run the Python code: a plain function is not changed, and a decorated one has the
-    attribute `py_func`.
+    Defining an op takes little time: nothing is compiled and no framework is imported before the
+    op is first used. Functions decorated with `@numba.njit(cache=True)`, and plain functions in a
+    file, are compiled once: a second process loads them from disk. (Numba compiles a function again
+    if the file that defines it changes, but not if only the file of a function that it calls
+    changes.) Tests and debuggers can still run the Python code: a plain function is not changed,
+    and a decorated one has the attribute `py_func`.
 
-    Before a model is trained for the first time on a machine, worker processes compile its
-    functions: they import the modules of the functions, and call them with arrays of random
-    numbers, or zeros for integers (`cnnforge.ops.ahead`).
+    Before a model is trained for the first time on a machine, worker processes compile the
+    functions of its ops (`cnnforge.ops.ahead`). They import the modules of the functions, and call
+    the functions with arrays of random numbers, or of zeros for integers.
 
     Attributes:
         name: The op's name.
         inputs: The inputs, in the order of the call.
         outputs: The outputs, in the order in which they are returned.
         backward_steps: The backward functions, with the arrays that each reads and writes.
-        cuda: Name of the module that computes the op on CUDA devices, or `None`.
+        cuda: Import name of the module whose functions compute the op on CUDA devices, or `None`.
 
     Example:
         >>> import numba, numpy as np
@@ -65,8 +65,9 @@ class ArrayOp(OpBase):
         array([2., 2., 2.], dtype=float32)
     """
 
-    # With this attribute, TensorFlow's AutoGraph does not rewrite our code when a `tf.function` is
-    # traced. `tf.autograph.experimental.do_not_convert` sets it too, but needs TensorFlow.
+    # With this attribute, TensorFlow's AutoGraph does not rewrite the code of this class when a
+    # `tf.function` is traced. The decorator `tf.autograph.experimental.do_not_convert` would set
+    # the same attribute, but using it means importing TensorFlow.
     autograph_info__: ClassVar[dict[str, Any]] = {}
 
     def __init__(
@@ -90,9 +91,9 @@ class ArrayOp(OpBase):
                 (a notebook cell that runs twice): the new functions then replace the old ones.
             forward: A Numba function that writes every output, or a plain Python function, which
                 is then compiled as `numba.njit(cache=True)` does.
-            backward: A function of the same kind, or several functions, each of which computes some
-                of the gradients; a graph runs only the functions that it needs. `None`: the op has
-                no gradients, and asking for one is an error.
+            backward: A function of the same kind that writes all gradients. Or several functions,
+                each of which writes some of the gradients; a graph runs only those that it needs.
+                With `None` the op has no gradients, and asking for one is an error.
             inputs: Rank (float32) or Numba array type of every input, by name.
             outputs: Rank or type of every output, by name.
             output_shapes: The shape rule, a plain function over integers that Numba can compile.
@@ -106,17 +107,17 @@ class ArrayOp(OpBase):
                 (tuples, with `None` for an unknown dimension), attributes, and `gradient`: False
                 before the op itself, True before its gradients. It may be called on any thread,
                 and again with other shapes, but not twice with the same arguments.
-            cuda: Name of the module that computes the op on CUDA devices; it is imported when a
-                tensor on such a device first needs it. Its functions have the names and parameters
-                of `forward` and `backward`, and one more parameter, `stream`: the address of the
-                CUDA stream on which they launch kernels. They do not wait for the kernels. Their
-                arrays have a CUDA array interface (under torch they are torch tensors). Under
-                TensorFlow the module needs two more functions; without them, tensors are copied to
-                the CPU. `missing() -> str | None` says what the module lacks on this machine.
-                `record(call)` runs a call of its functions without launching anything. It returns
-                the launches (`function`, `grid`, `block`, `shared`, `arguments`, as in
-                `cnnforge_kernels.cuda.runtime.recording.Recorded`) and the temporary memory that
-                they need, as (address, bytes).
+            cuda: Import name of the module whose functions compute the op on CUDA devices; it is
+                imported when the op is first called with a tensor on such a device. Its functions
+                have the names and parameters of `forward` and `backward`, and one more parameter,
+                `stream`: the address of the CUDA stream on which they launch kernels. They do not
+                wait for the kernels. Their arrays have a CUDA array interface (under torch they are
+                torch tensors). TensorFlow needs two more functions in this module; without them, it
+                copies tensors to the CPU. `missing() -> str | None` says what the module lacks on
+                this machine. `record(call)` runs a call of its functions without launching
+                anything. It returns the launches (`function`, `grid`, `block`, `shared`,
+                `arguments`, as in `cnnforge_kernels.cuda.runtime.recording.Recorded`) and the
+                temporary memory that they need, as (address, bytes).
 
         Raises:
             ValueError: A part of the definition is wrong; the message names the op, the function
@@ -167,7 +168,7 @@ class ArrayOp(OpBase):
                 or Numba cannot compile a function.
             TypeError: The dtype of an input is wrong, an attribute does not exist, or the type of
                 its value is wrong.
-            cnnforge.errors.UsageError: The active Keras backend has no route.
+            cnnforge.errors.UsageError: Ops cannot run under the active Keras backend.
         """
         self._check_count(tensors)
         values = check_attributes(self._label, self._definition.attributes, attributes)
@@ -212,10 +213,10 @@ class ArrayOp(OpBase):
         """Run the backward functions on NumPy arrays, without any framework.
 
         Args:
-            inputs: The arrays that the forward function read.
-            outputs: The arrays that it wrote.
-            grad_outputs: The gradient with respect to each output; `None` for an output of
-                integers, and for an output whose gradient is zero because nothing depends on it.
+            inputs: The arrays that the forward function has read.
+            outputs: The arrays that the forward function has written.
+            grad_outputs: The gradient with respect to each output. It is `None` for an output of
+                integers. For another output, `None` means a gradient of zeros.
             needed: For each input, whether its gradient is wanted; by default, all are.
             **attributes: Attributes that differ from their defaults.
 

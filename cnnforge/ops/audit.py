@@ -1,10 +1,11 @@
 """Find functions of ops that change inputs, write outside of outputs, or leave gaps in outputs.
 
-This is slow, and meant for tests. Within `audit()`, a function runs twice. Before each run, a
-pattern fills its outputs and some memory before and after them; the two runs have two patterns.
-Afterwards that memory must still hold the pattern, and the inputs must equal copies of them. An
-output element that holds the pattern after both runs was never written. (One pattern is NaN, so a
-float to which the function only adds is found too.)
+This is slow, and meant for tests. Within `audit()`, each call of a function runs it twice. Before
+each run, the outputs and some memory around them are filled with a pattern of bytes, which differs
+between the two runs. Afterwards the memory around the outputs must still hold the pattern, and the
+inputs must equal copies that were made before the runs. If an output element holds the pattern
+after both runs, the function has never written it. (The first pattern is a NaN in float types, so a
+float to which the function only adds is also found.)
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from cnnforge.ops.compiling.program import Program
 
 Values = np.ndarray[Any, Any]
 
-# In the first pattern all bits are set. In every float type this is a NaN, but not the one that
-# arithmetic on numbers gives.
+# In the first pattern all bits are set. In every float type this is a NaN, but its bits differ from
+# those of a NaN that arithmetic on numbers gives. So a NaN result is not taken for the pattern.
 _PATTERNS = (0xFF, 0x5A)
 _GUARD = 256
 
@@ -43,12 +44,13 @@ class Audit:
 
 @contextmanager
 def audit() -> Iterator[Audit]:
-    """Watch every op that this thread calls eagerly under the active Keras backend.
+    """Check every op that is called eagerly under the active Keras backend within the context.
 
-    Within the context, ops run over NumPy arrays, whichever route they take outside of it.
+    Within the context, all ops run on NumPy arrays, also those that otherwise run through
+    TensorFlow's C API or on torch tensors.
 
     Yields:
-        The result, which grows while ops are called.
+        The result. Each call of an op adds to it.
     """
     found = Audit()
 
@@ -73,7 +75,7 @@ def audit() -> Iterator[Audit]:
 
 
 def _torch_run(self: Any, step: Any, known: Any, results: Any) -> None:
-    """Run a step over NumPy arrays; `audit` puts this in the place of `Call._run_on_cpu`."""
+    """Run a step on NumPy arrays; `audit` replaces the method `Call._run_on_cpu` by this."""
     from_numpy = importlib.import_module("torch").from_numpy
     arrays = [
         known[item.name].detach().numpy()
@@ -136,7 +138,8 @@ def _run(
     for item, *pair in zip(step.writes, *results, strict=True):
         untouched = (_bytes(pair[0]) == _PATTERNS[0]).all(-1)
         if not item.is_float:
-            # A written integer may equal one pattern by chance, but not both.
+            # A result may equal the first pattern by chance. It is the same in both runs, so it
+            # cannot also equal the second pattern.
             untouched &= (_bytes(pair[1]) == _PATTERNS[1]).all(-1)
         if untouched.any():
             where, count = _first(untouched)

@@ -1,4 +1,7 @@
-"""Find the functions that compute an op on CUDA devices, and record what they launch."""
+"""Find the functions that compute an op on CUDA devices, and record the kernels that they launch.
+
+They are in the module that the op names as its `cuda` (see `ArrayOp`).
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,14 @@ from cnnforge.ops.definition.definition import Step, parameters
 if TYPE_CHECKING:
     from cnnforge.ops.array_op import ArrayOp
 
-# While launches are recorded, tensors have made-up addresses, a TiB apart. Nothing is read or
-# written there.
+# Launches are recorded without real tensors. Instead, each tensor gets an invented address, a TiB
+# after the one before it, so that a recorded pointer shows which tensor it points into. Nothing is
+# read or written at these addresses.
 _STEP = 1 << 40
 
 
 class Launch(Protocol):
-    """One recorded launch.
+    """One recorded launch of a CUDA kernel.
 
     Attributes:
         function: The address of the `CUfunction`.
@@ -42,12 +46,12 @@ class Launch(Protocol):
 
 @dataclass(frozen=True)
 class DevicePointer:
-    """An array on a CUDA device.
+    """An array on a CUDA device, which a function of a CUDA module gets as an argument.
 
     Attributes:
-        pointer: Address of its first element.
-        shape: Its shape.
-        dtype: Dtype of its elements.
+        pointer: Address of the first element.
+        shape: Shape of the array.
+        dtype: Dtype of the elements.
         device: Index of the device.
     """
 
@@ -77,10 +81,10 @@ class DevicePointer:
 
 @dataclass(frozen=True)
 class Recording:
-    """The launches of a step.
+    """The recorded launches of a step (one function of an op).
 
     Attributes:
-        launches: The launches, in their order.
+        launches: The launches, in the order in which they were made.
         memories: (address, bytes) of the temporary memory that the launches use.
         tensors: (address, bytes) of the tensors that the step reads, then of those that it writes.
     """
@@ -91,7 +95,7 @@ class Recording:
 
 
 def missing(op: ArrayOp) -> str | None:
-    """Return why an op cannot be recorded for a CUDA device, or `None` if it can."""
+    """Return why the launches of an op cannot be recorded, or `None` if they can be recorded."""
     if op.cuda is None:
         return "no implementation for CUDA devices"
     try:
@@ -132,12 +136,14 @@ def record(
     device: int,
     aligned: bool,
 ) -> Recording:
-    """Record what a step launches for some shapes. Kernels are compiled and loaded, but not run.
+    """Record the kernels that a step launches for given shapes, without running them.
+
+    The kernels are compiled and loaded.
 
     Args:
-        op: The op; its module for CUDA has `record`.
+        op: The op. Its CUDA module must have the function `record`.
         step: The step.
-        shapes: Shapes of the tensors that it reads, then of those that it writes.
+        shapes: Shapes of the tensors that the step reads, then of those that it writes.
         values: The value of every attribute.
         device: The index of the device.
         aligned: Whether all tensors begin at multiples of 16 bytes.

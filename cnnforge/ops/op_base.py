@@ -1,4 +1,4 @@
-"""The base class of `ArrayOp`, with what the modules for the frameworks call."""
+"""The base class of `ArrayOp`, with the methods that the modules for TensorFlow and torch call."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cnnforge.ops.definition.attributes import decode_attributes, encode_attribu
 from cnnforge.ops.definition.definition import Array, Definition, Step, parameters
 from cnnforge.ops.definition.shapes import Shape, output_shapes
 
-# Max number of results of its shape rule that an op remembers.
+# Max number of results of the shape rule that an op keeps.
 _MAX_KNOWN_SHAPES = 256
 
 Values = np.ndarray[Any, Any]
 
 
 class OpBase:
-    """Base of `ArrayOp`: compiled steps, shapes and checks, which authors of layers do not call.
+    """Base of `ArrayOp` with compiled functions, shapes and checks, for use inside `cnnforge.ops`.
 
     Attributes:
         name: The op's name.
@@ -78,10 +78,10 @@ class OpBase:
         return self._definition.forward
 
     def program(self, step: Step) -> Program:
-        """Return the compiled program of a step.
+        """Return the program (the machine code) of a step, and compile it if needed.
 
         Raises:
-            ValueError: Numba cannot compile it.
+            ValueError: Numba cannot compile the step's function.
         """
         program = self.laid_out(step)
         if not program.is_made:
@@ -95,7 +95,7 @@ class OpBase:
         return self._programs
 
     def collect(self, shapes: Sequence[Shape], values: Mapping[str, Any]) -> None:
-        """Note a use of the op if the caller is within `cnnforge.ops.ahead.collecting`.
+        """Add this use of the op to the list of `cnnforge.ops.ahead.collecting`, if that is active.
 
         Args:
             shapes: The shape of every input; `None` for an unknown dimension.
@@ -104,9 +104,9 @@ class OpBase:
         ahead.collect(Use(self, shapes, values))
 
     def laid_out(self, step: Step) -> Program:
-        """Return the program of a step after compiling only its shape rule.
+        """Compile only the shape rule of a step, and return the step's program.
 
-        That is enough for a CUDA device, which does not run the step's function for the CPU.
+        A CUDA device needs no more, because it does not run the step's function for the CPU.
 
         Raises:
             ValueError: Numba cannot compile the shape rule.
@@ -140,7 +140,7 @@ class OpBase:
         Args:
             shapes: The shape of every input; `None` for an unknown dimension.
             values: The value of every attribute.
-            gradient: Whether the gradients are about to be used.
+            gradient: `True` before the gradients are computed, `False` before the op itself.
         """
         if self._prepare is None:
             return
@@ -162,11 +162,11 @@ class OpBase:
         return self._prepare is not None
 
     def encode(self, values: Mapping[str, Any]) -> list[int]:
-        """Encode all attributes as words."""
+        """Encode the values of all attributes as a list of 64-bit words."""
         return encode_attributes(self._definition.attributes, values)
 
     def decode(self, words: Sequence[int]) -> dict[str, Any]:
-        """Decode the words that `encode` made.
+        """Return the values of all attributes, by name, from the words that `encode` made.
 
         Raises:
             ValueError: The number of words is wrong.

@@ -1,4 +1,4 @@
-"""Find the *route* from ops to the active Keras backend: the module that calls ops under it."""
+"""Find the *route* to the active Keras backend: the module that calls ops under this backend."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _MODULES = {"tensorflow": "cnnforge.ops.tensorflow", "torch": "cnnforge.ops.torc
 
 
 class Route(Protocol):
-    """The functions of a module in `_MODULES`."""
+    """The functions that each module in `_MODULES` must have."""
 
     def call(self, op: ArrayOp, tensors: Sequence[Any], values: Mapping[str, Any]) -> Sequence[Any]:
-        """Apply an op to its inputs; `values` holds every attribute."""
+        """Apply an op to its inputs, and return its outputs; `values` holds every attribute."""
         ...
 
     def register(self, op: ArrayOp) -> None:
@@ -35,9 +35,9 @@ def active() -> Route:
     """Return the route to the active Keras backend.
 
     Raises:
-        UsageError: The backend has no route.
+        UsageError: There is no module for the backend.
     """
-    # Keras also imports its backend, which takes seconds. So import Keras only when an op is used.
+    # Importing Keras also imports its backend, which takes seconds. So wait until an op is used.
     keras = importlib.import_module("keras")
     backend = keras.backend.backend()
     if backend not in _MODULES:

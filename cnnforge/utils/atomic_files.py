@@ -13,12 +13,12 @@ _PREFIX = ".cnnforge-tmp-"
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; on leaving, rename that file to `path`.
+    """Yield a temporary path in the folder of `path`; after the block, rename it to `path`.
 
     The temporary name keeps the suffix of `path`, because some writers, such as Keras, choose the
-    format by it. The data is on the disk before the name changes, and the folder's entry is on the
-    disk when this returns. If the body raises, `path` keeps its old content and the temporary file
-    is removed.
+    format by it. The data is on the disk before the rename, so `path` never has incomplete content.
+    When the block ends, the rename is on the disk too. If the block raises an error, `path` keeps
+    its old content, and the temporary file is removed.
 
     Args:
         path: The file to create or to replace. Its folder must exist.
@@ -84,7 +84,9 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Write the entries of a folder to the disk; do nothing on Windows, which cannot do this.
+    """Write the list of the files in a folder to the disk, so that a rename survives a crash.
+
+    Windows cannot do this, so nothing is done there.
 
     Args:
         folder: The folder.
@@ -99,7 +101,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _umask() -> int:
-    # The umask can only be read by setting it.
+    # Setting the umask is the only way to read it, so set it and restore it.
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

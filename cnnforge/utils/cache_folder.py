@@ -1,4 +1,4 @@
-"""The user's folder for files that can be made again."""
+"""Find the user's cache folder, which holds files that cnnforge can make again."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ import platformdirs
 
 
 def cache_folder() -> Path:
-    """Return the folder, which may not exist yet; it also holds the compiled code of kernels."""
+    """Return the folder of measurements and compiled code; the folder may not exist yet."""
     return Path(platformdirs.user_cache_dir("cnnforge", appauthor=False))

@@ -89,17 +89,18 @@ def processor() -> dict[str, Any]:
 def threading_layer() -> str:
     """Return the name of the library that runs Numba's parallel loops.
 
-    Before the first loop the name is not known, and a text with the configured name is returned.
+    Numba chooses the library at its first parallel loop. Before that loop, the result is a text
+    with the configured name.
     """
     try:
         return numba.threading_layer()
     except ValueError:
-        # Not `config.THREADING_LAYER`, which type checkers report: Numba sets it at run time.
+        # Type checkers would reject `config.THREADING_LAYER`, because Numba sets it at run time.
         return f"not used yet (configured: {vars(config)['THREADING_LAYER']})"
 
 
 def graphics() -> dict[str, Any]:
-    """Ask NVIDIA's driver for the graphics cards.
+    """Return the names of the NVIDIA graphics cards and the version of their driver.
 
     Returns:
         `gpu` and `driver`: the cards' names and the driver's version, or `"none"`.

@@ -17,9 +17,9 @@ import keras
 from keras.src.models.functional import Functional
 
 FunctionalModel = Functional
-"""The class of what `keras.Model(inputs, outputs)` returns."""
+"""The class of the object that `keras.Model(inputs, outputs)` returns."""
 
-# Replaces a dimension that the model leaves open.
+# The size that replaces a dimension of `None`, which the model leaves open.
 _OPEN_DIMENSION = 32
 
 
@@ -36,7 +36,7 @@ def all_layers(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def model_parts(model: keras.Model) -> list[Any]:
-    """List the Sequential and Functional models among a model and the models inside it.
+    """List the model and the models inside it, if they are Sequential or Functional.
 
     Args:
         model: Any model.
@@ -48,13 +48,13 @@ def input_shapes(layer: keras.layers.Layer) -> dict[tuple[int, ...], bool]:
     """Find the input shapes with which a built model calls a layer that has one input.
 
     Args:
-        layer: A layer of a built model. The graph does not show the calls of a layer inside another
-            layer. For such a layer, the shape with which it was built is returned.
+        layer: A layer of a built model. If it is inside another layer, the model does not record
+            its calls. The result is then the shape with which the layer was built.
 
     Returns:
-        A dict from each shape, without the batch dimension, to whether training needs the gradient
-        of the inputs: it does if a layer before this one has weights. A dimension that the model
-        leaves open becomes 32. The dict is empty if no shape is known.
+        A dict. Its keys are the shapes, without the batch dimension. A value is `True` if training
+        needs the gradient of the inputs, because a layer before this one has weights. A dimension
+        that the model leaves open becomes 32. The dict is empty if no shape is known.
     """
     tensors = [
         node.input_tensors[0] for node in layer._inbound_nodes if len(node.input_tensors) == 1
@@ -96,18 +96,19 @@ def single_links(part: Any) -> Iterator[tuple[keras.layers.Layer, keras.layers.L
 
 
 def keep_tensorflow_out() -> None:
-    """Keep Keras under another backend from importing TensorFlow when it saves a model.
+    """Prevent Keras from importing TensorFlow when it saves a model under another backend.
 
-    Keras checks whether each layer that it saves is a TensorFlow object. For that it imports
+    Keras checks whether each layer that it saves is a TensorFlow object. For this check it imports
     TensorFlow, which takes three seconds. The import is not needed: a layer can be a TensorFlow
-    object only if other code has imported TensorFlow already. In that case Keras still uses it.
+    object only if other code has imported TensorFlow already. In that case Keras still checks.
     """
     try:
         lazy: Any = import_module("keras.src.utils.module_utils").tensorflow
         kind = type(lazy)
         available = kind.available.fget
     except (ImportError, AttributeError):
-        # This version of Keras has other names. The import then costs time, but changes no result.
+        # This version of Keras uses other names, so the import cannot be prevented. It costs time,
+        # but changes no result.
         return
     lazy.__class__ = type(
         kind.__name__,

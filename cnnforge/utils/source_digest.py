@@ -1,4 +1,4 @@
-"""Compute a digest of sources that may change without a new version number."""
+"""Compute a digest of source files that may change without a new version number."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from types import ModuleType
 
 @cache
 def sources_digest(kind: type) -> str:
-    """Compute a digest of those sources of a class that are not part of an installed package.
+    """Compute a digest of the source files of a class, without those of installed packages.
 
-    The version of an installed package identifies its sources. But the file of a plugin, or a
-    package that is installed in editable mode, may change while its version stays the same.
+    Installed packages are left out because their version numbers identify their sources. But the
+    file of a plugin, or a package that is installed in editable mode, may change while its version
+    number stays the same.
 
     Args:
         kind: A class.
 
     Returns:
-        A digest of the sources of its module, of the modules from which that module imports, of
-        the modules from which those import, and so on; "" if all of them are installed packages.
+        A digest of the source file of the module that defines the class, and of the files of all
+        modules from which this module imports directly or indirectly. The digest is "" if all of
+        these files belong to installed packages.
     """
     files = sorted(set(_sources(sys.modules.get(kind.__module__), set())))
     if not files:

@@ -45,24 +45,24 @@ def interleave(
 ) -> tuple[dict[str, Timing], dict[str, np.ndarray]]:
     """Time functions alternately, so that a busy machine slows all of them alike.
 
-    In each round every function is measured once; every second round has the reverse order. A
-    short function is repeated within a measurement until the measurement lasts ``seconds``.
+    In each round every function is measured once. Every second round measures the functions in
+    reverse order. One measurement repeats a short function, so that it lasts about ``seconds``.
 
     Args:
-        functions: Functions by name. A function returns when its result is computed. If it has a
-            method ``repeat(count)``, that is called to repeat it.
+        functions: Functions by name. A function must not return before its result is computed. If
+            it has a method ``repeat(count)``, this method is called to repeat it.
         rounds: Number of measurements of each function.
         warm_up: Number of calls of each function before the first measurement.
         seconds: Min duration of a measurement, in seconds.
         limit: Seconds after which no further round begins. The first three rounds always run.
-        enough: Function that returns whether the rounds so far are enough. It gets the (rounds,)
-            seconds by name, and is called when there are three or more rounds.
-        measure: Function that returns the seconds of `count` calls of a function. By default it
-            reads the clock of this process; a device may have its own clock.
+        enough: Function that returns whether the rounds so far are enough. Its argument is a dict
+            from each name to an array (rounds,) of seconds. It is first called after three rounds.
+        measure: Function of a function and a number `count`. It returns how many seconds `count`
+            calls take. By default it reads the clock of this process; a device may have its own.
 
     Returns:
-        Two dicts by name: the timings, and the (rounds,) seconds. To compare two functions, divide
-        their seconds of the same round (`ratio`).
+        Two dicts by name: the `Timing` of each function, and an array (rounds,) of its seconds per
+        call. To compare two functions, divide their seconds of the same round (`ratio`).
     """
     repeats = {}
     clock = measure or _seconds
@@ -72,7 +72,8 @@ def interleave(
     for name, function in functions.items():
         repeats[name] = 1
         while (once := _shortest(clock, function, repeats[name])) < seconds / 2:
-            # Increase the number at most tenfold, because the time of a few calls is not reliable.
+            # The time of a few calls is not accurate enough to compute the final number of repeats.
+            # So increase the number at most tenfold, and measure again.
             wanted = repeats[name] * seconds / max(once, 1e-9)
             repeats[name] = int(min(np.ceil(wanted), 10 * repeats[name]))
     times: dict[str, list[float]] = {name: [] for name in functions}
@@ -94,7 +95,10 @@ def interleave(
 def _shortest(
     clock: Callable[[Callable[[], object], int], float], function: Callable[[], object], count: int
 ) -> float:
-    """Return the min of two measurements, or the first one if it is long; in seconds."""
+    """Measure `count` calls twice, and return the min in seconds.
+
+    A long measurement is accurate enough, so it is made only once.
+    """
     once = clock(function, count)
     return once if once > _LONG else min(once, clock(function, count))
 
@@ -112,7 +116,7 @@ def _repeat(function: Callable[[], object], count: int) -> None:
 
 
 def timing(values: np.ndarray) -> Timing:
-    """Summarize measurements.
+    """Return the median, percentiles and min of the measurements of one function.
 
     Args:
         values: (rounds,) seconds.

@@ -1,11 +1,11 @@
-"""The only tolerance: the bound of the difference between a result and its reference.
+"""Compare a result with its reference. The project uses no other tolerance than this one.
 
-A sum of K products in a precision of machine epsilon eps has a rounding error that grows like
-sqrt(K) * eps times the size of the sum (Higham, "Accuracy and Stability of Numerical Algorithms",
-2002, section 4.2, for random errors). The errors are compared with the root mean square of the
-whole reference. Element-wise relative errors are the wrong measure, since the products of one
-element may cancel to zero. The reference is first rounded to the precision of the result, because
-no result can be nearer to it than that.
+If a sum of K products is computed in a precision with the machine epsilon eps, its rounding error
+grows like sqrt(K) * eps times the size of the sum (Higham, "Accuracy and Stability of Numerical
+Algorithms", 2002, section 4.2, for random errors). The size is the root mean square (rms) of the
+whole reference. Relative errors of single elements are the wrong measure, since the products in an
+element may cancel, and the element is then close to zero. The reference is first rounded to the
+precision of the result, because even an exact result has this rounding error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def error_bounds(reference: Any, terms: int, dtype: Any = np.float32) -> tuple[f
         dtype: The precision of the result that is tested.
 
     Returns:
-        ``sqrt(K) * eps * rms(reference)`` and 4 times that.
+        Two numbers: ``sqrt(K) * eps * rms(reference)``, and 4 times this number.
     """
     values = np.asarray(reference, np.float64)
     size = math.sqrt(float(np.mean(values**2))) if values.size else 0.0
@@ -43,8 +43,9 @@ def assert_close(actual: Any, reference: Any, terms: int, dtype: Any = np.float3
         dtype: The precision of ``actual``.
 
     Raises:
-        AssertionError: Another shape, a value that is not finite, or an error above the bound. The
-            message quotes the formula and the position of the largest error.
+        AssertionError: The shapes differ, a value is not finite, or an error is above its bound.
+            For an error above its bound, the message contains the formula and the position of the
+            largest error.
     """
     got = np.asarray(actual, np.float64)
     expected = np.asarray(reference).astype(dtype).astype(np.float64)

@@ -1,13 +1,14 @@
 """Compile the functions of a model's ops before its first step, in several processes.
 
 Numba compiles on one thread. At the first training on a machine nothing is in the disk cache yet,
-and the other processors would be idle. So the caller calls its layers symbolically within
-`collecting`, which notes every use of an op instead of compiling it. `compile_ahead` then starts
-worker processes, which import no framework. They compile the functions and call them once, so that
-their kernels are compiled too. This process finds the results in the disk cache.
+and the other processors would be idle. So the caller first calls its layers on symbolic tensors
+within `collecting`. There, each call of an op adds a `Use` to a list, and nothing is compiled.
+`compile_ahead` then starts worker processes, which do not import TensorFlow or torch. They compile
+the functions and call them once, so that their kernels are compiled too. The parent finds the
+results in Numba's disk cache.
 
-Nothing depends on the workers. A function that they cannot compile is compiled here when it is
-first called.
+Training also works without workers: if they cannot compile a function, the parent compiles it when
+the function is first called.
 
 Environment:
     CNNFORGE_COMPILE_AHEAD: `0` starts no workers.
@@ -35,10 +36,10 @@ share_disk_cache()
 
 @contextlib.contextmanager
 def collecting() -> Iterator[list[Use]]:
-    """Note the uses of ops in a graph instead of compiling their functions.
+    """Collect the uses of ops within the block, and do not compile their functions there.
 
     Yields:
-        The uses, a list that grows.
+        A list. Each call of an op within the block adds its use.
     """
     uses: list[Use] = []
     token = _uses.set(uses)
@@ -49,7 +50,7 @@ def collecting() -> Iterator[list[Use]]:
 
 
 def collect(use: Use) -> None:
-    """Note a use of an op, if the caller is within `collecting`."""
+    """Add a use of an op to the list that `collecting` has yielded; do nothing outside of it."""
     uses = _uses.get()
     if uses is not None:
         uses.append(use)
@@ -61,10 +62,10 @@ def is_collecting() -> bool:
 
 
 def compile_ahead(uses: Sequence[Use], *, gradients: bool = True) -> None:
-    """Compile the functions that some uses of ops need in worker processes, and wait for them.
+    """Compile the functions of ops in worker processes, and wait until these have ended.
 
     Args:
-        uses: The uses, from `collecting`.
+        uses: The uses of the ops, from `collecting`.
         gradients: Whether to compile the backward functions as well.
     """
     if not available():
@@ -72,7 +73,7 @@ def compile_ahead(uses: Sequence[Use], *, gradients: bool = True) -> None:
     # A failure costs only time. For instance, a function may use an object that cannot be pickled.
     with contextlib.suppress(Exception):
         jobs = make_jobs(uses, gradients)
-        # For a single job no worker is started: this process compiles the function as fast.
+        # Do not start a worker for a single job: the parent compiles this function as fast.
         if len(jobs) > 1:
             run_jobs(jobs, min(usable_processors(), len(jobs), MAX_WORKERS))
 

@@ -1,8 +1,8 @@
-"""Jobs for worker processes: a function to compile, its types, and a call to try it with.
+"""The jobs of worker processes. A job names a function to compile, its types, and arguments.
 
-A job holds only the module and the name of the function. In the worker, this name may stand for
-different code: a module may read the environment, and a test may replace a constant that the
-function uses. So a job also holds a digest of everything that the function is made of.
+The worker finds the function by its module and name. There the name may stand for different code:
+a module may read the environment, and a test may replace a constant that the function uses. So a
+job also contains a digest of the function's code and of everything that the code uses.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from numba.core.dispatcher import Dispatcher
 
 from cnnforge.ops.definition.definition import Array, Step, parameters
 
-# Workers do not import these: that takes seconds and memory, and may reserve a graphics card.
+# Workers do not import these packages: an import takes seconds and memory, and may reserve a
+# graphics card.
 FRAMEWORKS = frozenset({"keras", "tensorflow", "torch", "jax"})
 
-# Modules that do not change between processes, and that are too large for a digest.
+# Modules that are left out of a digest. They are the same in every process, and large.
 _FIXED = {"numba", "numpy", "llvmlite", "math", "builtins", "ctypes"}
 # Max total size of the arrays that are allocated to try a function, in bytes.
 _MAX_BYTES = 1 << 28
@@ -32,15 +33,15 @@ _MAX_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class Job:
-    """A function to compile.
+    """A function to compile and to call once.
 
     Attributes:
         module: Module of the function.
-        name: Its qualified name in the module.
-        digest: Its digest, from `digest`.
-        signature: Numba types of its parameters.
-        arguments: Arguments of the call to try it with; an array is given as (dtype, shape).
-            `None`: the function is compiled, but not called.
+        name: Qualified name of the function in the module.
+        digest: Digest of the function, from `digest`.
+        signature: Numba types of the parameters.
+        arguments: Arguments of the call. An array is given as (dtype, shape). With `None`, the
+            function is compiled, but not called.
     """
 
     module: str
@@ -65,11 +66,11 @@ def find(module: str, name: str) -> Any:
 def arguments(
     step: Step, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, Any]
 ) -> tuple[Any, ...] | None:
-    """Return the arguments of a job, or `None` if the arrays are too large to be allocated.
+    """Return the `arguments` of a `Job`, or `None` if the arrays are too large to be allocated.
 
     Args:
-        step: The step.
-        shapes: The shape of every array that it reads or writes.
+        step: The step (function of an op) that the job compiles.
+        shapes: The shape of every array that the step reads or writes, by name.
         values: The value of every attribute.
     """
     arrays = {item.name: item for item in (*step.reads, *step.writes)}
@@ -86,7 +87,7 @@ def _bytes(item: Array, shape: tuple[int, ...]) -> int:
 
 
 def make_array(dtype: str, shape: Sequence[int]) -> np.ndarray[Any, Any]:
-    """Return an array of floats between 0 and 1, or of integers that are zero."""
+    """Return an array of random floats between 0 and 1, or of zeros if the dtype is an integer."""
     kind = np.dtype(dtype)
     if kind.kind != "f":
         return np.zeros(shape, kind)

@@ -1,4 +1,4 @@
-"""Worker processes that compile, and the queue that they take their jobs from."""
+"""Start the worker processes that compile functions, and give them their jobs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from collections.abc import Sequence
 from cnnforge.ops.ahead.job import Job
 
 VARIABLE = "CNNFORGE_COMPILE_AHEAD"
-# A worker needs about 200 MB.
+# A worker needs about 200 MB of memory, so more workers could use up the memory of a machine.
 MAX_WORKERS = 8
-# The index of a job is one byte in the queue.
+# The index of a job must fit into one byte of the queue. Further jobs are left out.
 _MAX_JOBS = 255
-# Time limit for all jobs. Afterwards this process compiles the functions of unfinished jobs itself.
+# Time limit for all jobs, in seconds. Then the workers are ended, and the parent compiles the
+# functions of unfinished jobs when it calls them.
 _MAX_SECONDS = 300.0
 
-# The program of a worker. It copies the import path of this process, which may have changed its
-# path since it was started.
+# The program of a worker. It sets the import path to that of the parent, which the parent may have
+# changed since it was started.
 _SOURCE = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -35,8 +36,8 @@ main(*map(int, sys.argv[2:]))
 def run_jobs(jobs: Sequence[Job], processes: int) -> None:
     """Run jobs in worker processes, and wait until all of them have ended.
 
-    The queue is a pipe that holds the index of each job as a byte: each worker reads the next byte.
-    A worker that dies loses only the job that it has read.
+    The queue is a pipe that contains the index of each job as a byte. A worker that is ready for a
+    job reads the next byte. If a worker dies, only the job that it has begun is lost.
 
     Args:
         jobs: The jobs, in the order in which to begin them.
@@ -54,7 +55,7 @@ def run_jobs(jobs: Sequence[Job], processes: int) -> None:
         try:
             os.write(filled, bytes(range(len(jobs))))
             os.close(filled)
-            # If the system allows no more processes, there are fewer workers, or none.
+            # If the system allows no more processes, go on with the workers that have been started.
             with contextlib.suppress(OSError):
                 for _ in range(processes):
                     workers.append(_start(queue, file.fileno()))
@@ -70,14 +71,15 @@ def _start(queue: int, jobs: int) -> subprocess.Popen[bytes]:
     path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
     return subprocess.Popen(
         [sys.executable, *flags, "-c", _SOURCE, path, str(queue), str(jobs)],
-        # Nothing is written to this pipe. It closes when this process ends, and then the worker
-        # ends too.
+        # Nothing is written to this pipe. It closes when the parent ends, and by that the worker
+        # knows that it must end too.
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, VARIABLE: "0"},
         pass_fds=[queue, jobs],
-        # Then a Ctrl-C in the terminal reaches only this process, which ends its workers.
+        # In a session of its own, a worker does not get the signal of a Ctrl-C in the terminal.
+        # Only the parent gets this signal, and ends its workers.
         start_new_session=True,
     )
 
@@ -91,7 +93,8 @@ def _wait(workers: Sequence[subprocess.Popen[bytes]]) -> None:
 
 def _end(worker: subprocess.Popen[bytes]) -> None:
     worker.kill()
-    # Wait for only a second: a killed process may take minutes to end, for instance on a slow disk.
+    # Wait for only a second, because a killed process may need minutes to end, for instance if it
+    # writes to a slow disk.
     with contextlib.suppress(subprocess.TimeoutExpired):
         worker.wait(1)
     if worker.stdin is not None:

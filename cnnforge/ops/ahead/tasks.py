@@ -1,4 +1,4 @@
-"""Make the jobs that compile the functions of some uses of ops."""
+"""Make jobs for the worker processes from the uses of ops in a model."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from cnnforge.ops.definition.definition import GRAD, Array, Step
 from cnnforge.ops.definition.shapes import Shape
 from cnnforge_disk_cache import is_compiled, is_durable
 
-# Sizes that replace an unknown dimension, mostly the batch. The first size is taken with which the
-# arrays are not too large.
+# Sizes that replace an unknown dimension, usually the batch, when a worker calls a function. The
+# first size is used for which the arrays are not too large.
 _STAND_INS = (32, 8, 1)
 
 
@@ -56,16 +56,17 @@ class Use:
 
 
 def make_jobs(uses: Sequence[Use], gradients: bool) -> list[Job]:
-    """Make jobs for the functions that some uses need, and that are not compiled yet.
+    """Make jobs for the functions of the used ops, except functions that are compiled already.
 
     Args:
         uses: The uses.
         gradients: Whether the backward functions are needed.
 
     Returns:
-        One job for each function and call, in the order in which to begin them. First calls come
-        before second ones, so that a function is compiled when it is called a second time.
-        Backward functions come before forward ones, because most of them take longer.
+        One job for each function and each set of shapes and attributes, in the order in which to
+        begin them. The first jobs of all functions come before the second ones, so that a function
+        is compiled before its second job begins. Among these, backward functions come before
+        forward ones, because most of them take longer.
     """
     jobs: list[tuple[int, bool, Job]] = []
     for step, (program, calls) in _calls(uses, gradients).items():
@@ -82,7 +83,10 @@ def make_jobs(uses: Sequence[Use], gradients: bool) -> list[Job]:
 def _calls(
     uses: Sequence[Use], gradients: bool
 ) -> dict[Step, tuple[Program, list[tuple[Any, ...]]]]:
-    """Return, for each step of some uses, its program and the calls to try it with."""
+    """Return the steps of the used ops: a dict from a step to two values.
+
+    The values are its program, and a list of the arguments of the calls that a worker tries.
+    """
     found: dict[Step, tuple[Program, list[tuple[Any, ...]]]] = {}
     for use in uses:
         for step, program in use.op.programs.items():
@@ -95,9 +99,9 @@ def _calls(
 
 
 def _can_travel(function: Dispatcher, signature: tuple[types.Type, ...]) -> bool:
-    """Whether a function is not compiled yet, and a worker can find it.
+    """Whether a worker should compile a function: it is not compiled, and a worker can import it.
 
-    False also if its module has imported a framework, because a worker refuses to import one.
+    A worker cannot import a module that imports a framework, so the result is then `False`.
     """
     module, name = function.py_func.__module__, function.py_func.__qualname__
     known = sys.modules.get(module)

@@ -1,7 +1,8 @@
-"""The worker process: take jobs, compile their functions, and call them.
+"""The program of a worker process: it compiles the functions of jobs, and calls them.
 
-Numba writes the result to its disk cache, where the parent finds it. A function is called with
-arrays so that its kernels are compiled too: only a call shows which kernels it needs.
+Numba writes the machine code to its disk cache, where the parent finds it. A function may compile
+kernels when it is called, and only a call shows which ones. So the worker calls the function, with
+arrays of random numbers.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from cnnforge.ops.ahead.job import FRAMEWORKS, Job, digest, find, make_array
 from cnnforge.ops.compiling.entry import launch_threads
 from cnnforge_disk_cache import share_disk_cache
 
-# Time limit of a job in seconds; a signal then ends the worker. If a function hangs, it holds the
-# GIL, and the thread that watches the parent cannot run to end the worker.
+# Time limit of a job in seconds, after which a signal ends the worker. The thread that ends the
+# worker with its parent is not enough: it cannot run while a function that hangs holds the GIL.
 _MAX_SECONDS = 200
 
 
 class _Refusal(MetaPathFinder):
-    """Refuse to import a framework, and remember that a module tried to import one.
+    """Import finder that refuses to import a framework. `asked` says whether a module has tried.
 
-    If that module catches the error, it may define other functions than in the parent. So the
-    worker then ends.
+    If this module catches the error, it may define other functions than in the parent. So the
+    worker ends after a refusal.
     """
 
     asked = False
@@ -49,20 +50,20 @@ def main(queue: int, file: int) -> NoReturn:
     """Do the jobs in a queue until it is empty or the parent ends.
 
     Args:
-        queue: File descriptor of the queue, which holds the index of each job as a byte.
+        queue: File descriptor of the queue, a pipe that contains the index of each job as a byte.
         file: File descriptor of a file with the pickled list of all jobs.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _leave_no_core()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     share_disk_cache()
-    # Not `read`, because all workers share the descriptor, and with it the position in the file.
+    # `pread`, because all workers share the descriptor: a `read` would move their common position.
     jobs: Sequence[Job] = pickle.loads(os.pread(file, os.fstat(file).st_size, 0))
     refusal = _Refusal()
     sys.meta_path.insert(0, refusal)
     while number := os.read(queue, 1):
         signal.alarm(_MAX_SECONDS)
-        # The parent compiles the function again, and reports the error.
+        # Ignore an error here: the parent compiles the function again, and reports the error.
         with contextlib.suppress(Exception):
             _do(jobs[number[0]], refusal)
         if refusal.asked:
@@ -101,6 +102,6 @@ def _try(function: Dispatcher, signature: Sequence[Any], arguments: Sequence[Any
         make_array(*value) if type_.name.startswith("array") else value
         for type_, value in zip(signature, arguments, strict=True)
     ]
-    # Call the code for exactly this signature. `function(*ready)` would choose among all signatures
-    # that are compiled.
+    # Call the machine code of exactly this signature. `function(*ready)` would choose a signature
+    # by the types of the arguments, and might choose another one.
     function.overloads[tuple(signature)].entry_point(*ready)

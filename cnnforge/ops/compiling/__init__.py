@@ -1,1 +1,1 @@
-"""Compile the functions of an op to machine code with one calling convention."""
+"""Compile the functions of ops to machine code, with one C signature for all of them."""

@@ -1,7 +1,7 @@
 """Emit the LLVM instructions before and after a call of the function that an op's author wrote.
 
-They load its arguments from the block of words (see `entry`), store the shapes that it returns, and
-keep the exception that it raises.
+The instructions load the arguments of the function from the argument block (`entry.py`). After the
+call they store the shapes that the function returns, or keep the exception that it raises.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from numba.np import arrayobj
 _WORD = ir.IntType(64)
 _POINTER = ir.IntType(8).as_pointer()
 
-# Exceptions that compiled code has raised and `take_exception` has not returned yet, by thread. Not
-# a `threading.local`: whenever a thread of TensorFlow releases the GIL, it loses its Python state,
-# and with it the values of a `threading.local`.
+# Exceptions that compiled code has raised and `take_exception` has not returned yet, by thread. A
+# `threading.local` does not work here: whenever a thread of TensorFlow releases the GIL, Python
+# deletes its values of a `threading.local`.
 _raised: dict[int, BaseException] = {}
 
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of the author's function, and its place in the block.
+    """One argument of the author's function, and its position in the argument block.
 
     Attributes:
         type: A C-contiguous `types.Array`, `int64`, `float64`, `boolean` or a `UniTuple` of
@@ -42,7 +42,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class Result:
-    """A tuple of integers that the author's function returns, and its place in the block.
+    """A tuple of integers that the author's function returns, and its position in the block.
 
     Attributes:
         length: The number of integers.
@@ -54,7 +54,7 @@ class Result:
 
 
 def take_exception() -> BaseException | None:
-    """Return the last exception of an entry on the calling thread; a second call returns `None`."""
+    """Return the exception that compiled code has raised on this thread, and forget it."""
     return _raised.pop(threading.get_ident(), None)
 
 
@@ -79,7 +79,7 @@ def load_argument(
     Args:
         context: Numba's target context.
         builder: Builder to which the instructions are added.
-        block: Pointer to the block.
+        block: Pointer to the argument block.
         argument: The argument.
     """
 
@@ -106,7 +106,7 @@ def store_results(
     return_type: types.Type,
     results: Sequence[Result],
 ) -> None:
-    """Emit the stores of the function's result, a tuple of integers or a tuple of such tuples."""
+    """Emit instructions that store the result of a function, one or more tuples of integers."""
     for index, result in enumerate(results):
         shape = value if len(results) == 1 else builder.extract_value(value, index)
         shape_type = return_type if len(results) == 1 else return_type[index]
@@ -140,7 +140,7 @@ def _array(
 
 
 def keep_exception(context: Any, builder: ir.IRBuilder, module: ir.Module, status: Any) -> None:
-    """Emit code that takes the GIL, makes an exception from Numba's error status, and keeps it."""
+    """Emit instructions that make an exception from Numba's error status, for `take_exception`."""
     python = context.get_python_api(builder)
     lock = python.gil_ensure()
     context.call_conv.raise_error(builder, python, status)

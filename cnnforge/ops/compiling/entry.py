@@ -1,14 +1,14 @@
-"""Make a machine-code function over a block of integers from a Numba function and its types.
+"""Make a machine-code function with a fixed C signature, the *entry*, from a Numba function.
 
-The result, the *entry*, has the C signature `int32 entry(int64 *block)`, whatever parameters the
-author's function has. In a few instructions it builds array structures, numbers and tuples from
-`block`, and passes them to the native code that Numba has compiled or loaded from its disk cache.
-Each process makes only these few instructions again. They are written for LLVM directly, without
-Numba's slow passes over Python source.
+The entry has the signature `int32 entry(int64 *block)` for all functions. Its parameter is the
+argument block, an array of 64-bit words. The entry builds array structures, numbers and tuples from
+the words, and calls the native code that Numba has compiled or loaded from its disk cache. The
+entry itself is not in the disk cache. Each process makes it again, which takes little time, since
+these few instructions are generated with LLVM and not compiled from Python source.
 
-An array occupies 1 + rank words of the block: the address of its first element and its
-dimensions. An integer or boolean occupies one word, a float one word with the bits of a double, a
-tuple of n integers n words.
+An array occupies 1 + rank words of the block: the address of its first element, and its
+dimensions. An integer or boolean occupies one word. A float occupies one word, with the bits of a
+double. A tuple of n integers occupies n words.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from cnnforge.ops.compiling.errors import explain
 _INT32 = ir.IntType(32)
 
 _numbers = itertools.count()
-# Numba frees machine code when the library object is freed, and TensorFlow's kernels hold only the
-# addresses of the code. So these objects live as long as the process.
+# Numba frees machine code together with its library object, but TensorFlow's kernels have only the
+# addresses of the code. So this list keeps all library objects until the process ends.
 _kept: list[Any] = []
 
 
@@ -83,7 +83,8 @@ def compile_function(function: Dispatcher, arguments: Sequence[types.Type], labe
     try:
         function.compile(signature)
         return function.overloads[signature]
-    # Not only Numba's errors: a look-up of a name may raise any exception, such as AttributeError.
+    # Catch all exceptions, not only Numba's: the look-up of a name in the function may raise any
+    # exception, such as AttributeError.
     except Exception as error:
         expected = ", ".join(
             f"{name}: {type_}"
@@ -105,8 +106,8 @@ def make_entry(
         function: The function, decorated with `numba.njit`.
         arguments: The argument for each parameter, in the order of the parameters.
         label: Name of the function in error messages.
-        results: Descriptions of the tuples of integers that the function returns. Several tuples
-            are returned in a tuple. Without `results`, the function returns nothing.
+        results: Descriptions of the tuples of integers that the function returns; it returns a
+            tuple of them if there are several. If `results` is empty, it must return nothing.
 
     Returns:
         The entry, which lives as long as the process.
@@ -137,9 +138,9 @@ def make_entry(
         builder.ret(ir.Constant(_INT32, 1))
     store_results(context, builder, entry.args[0], value, return_type, results)
     builder.ret(ir.Constant(_INT32, 0))
-    # The entry refers to the author's function by its symbol, which Numba's engine usually finds in
-    # the library that holds it. Only if it does not, that library is linked in, because linking
-    # optimises and compiles the function a second time.
+    # The entry refers to the author's function by its symbol. Usually Numba's engine finds this
+    # symbol. Link the library of the function only if the symbol is not found, because linking
+    # compiles the function a second time.
     if not compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name):
         library.add_linking_library(compiled.library)
     library.add_ir_module(module)
@@ -184,7 +185,7 @@ def _check_return_type(return_type: types.Type, results: Sequence[Result], label
 
 
 def launch_threads() -> str:
-    """Start Numba's threads, which compiled code needs, and return the name of their library.
+    """Start Numba's threads, which parallel code needs, and return the name of their library.
 
     Returns:
         `"omp"`, `"tbb"` or `"workqueue"`. The last one **aborts the process** if two threads use

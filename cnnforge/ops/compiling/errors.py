@@ -1,4 +1,4 @@
-"""Shorten Numba's error about a function that it cannot compile to a line or two."""
+"""Shorten the error that Numba raises for a function that it cannot compile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Machine code of a step (one function of an op), and the block of words that is passed to it."""
+"""Compile a step (one function of an op), and lay out the argument block that is passed to it."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def lock_address() -> int:
     """Return the address of the mutex that every op holds while it runs; 0 if none is needed.
 
     Numba's `workqueue` threads abort the process if two threads use them at once. So with
-    `workqueue` only one op runs at a time, also a serial one, because it may call a parallel
-    function. With `omp` and `tbb` nothing is locked.
+    `workqueue` only one op runs at a time. This includes ops whose functions are serial, because a
+    serial function may call a parallel one. With `omp` and `tbb` no mutex is needed.
     """
     return ctypes.addressof(_mutex) if launch_threads() == "workqueue" else 0
 
@@ -55,7 +55,8 @@ def exclusive() -> Iterator[None]:
 def aligned_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     """Return an uninitialised C-contiguous array that begins at a multiple of 64 bytes.
 
-    TensorFlow takes over such an array without a copy; some of its ops abort on other arrays.
+    TensorFlow uses such an array as a tensor without a copy. With another alignment, some of its
+    ops abort the process.
     """
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     memory = np.empty(size + ALIGNMENT, np.uint8)
@@ -69,10 +70,13 @@ _GUARD_BYTE = 0xA5
 
 
 def _guarded_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """Return two arrays: one as `aligned_empty` makes it, and its memory with guards around it."""
+    """Return two arrays: an uninitialised one, and the bytes of its memory with guards around it.
+
+    `Program.run` checks the guards, which are the first and the last bytes of the memory.
+    """
     if aligned_empty is not _PLAIN:
-        # `audit` has replaced `aligned_empty`, and checks guards of its own. So the guards returned
-        # here belong to no array, and never change.
+        # `audit` has replaced `aligned_empty`, and checks guards of its own. So return guards that
+        # are not next to the array, and that nothing can change.
         return aligned_empty(shape, dtype), np.full(2 * _GUARD, _GUARD_BYTE, np.uint8)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     memory = aligned_empty((_GUARD + size + _GUARD,), np.dtype(np.uint8))
@@ -81,18 +85,19 @@ def _guarded_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> tuple[Any, Any
 
 
 class Program:
-    """Machine code of a step, which is made on first use.
+    """The machine code of a step, which is compiled on first use, and its argument block.
 
     Attributes:
         step: The step.
-        attributes: The op's attributes; the block of every program of an op holds all of them.
+        attributes: The op's attributes. The block contains all of them, even if the step's function
+            does not read them.
         offsets: Index of the first word of each array and each attribute in the block, by name.
         attribute_offset: Index of the first word of the first attribute.
         words: Number of words in the block.
     """
 
     def __init__(self, definition: Definition, step: Step) -> None:
-        """Lay out the block, without compiling anything."""
+        """Compute the position of each array and attribute in the block; compile nothing."""
         self.step = step
         self.attributes: tuple[Attribute, ...] = definition.attributes
         self.offsets: dict[str, int] = {}
@@ -122,10 +127,10 @@ class Program:
 
     @cached_property
     def entry(self) -> Entry:
-        """Entry of the author's function.
+        """Entry (function over the argument block) of the author's function.
 
         Raises:
-            ValueError: Numba cannot compile it.
+            ValueError: Numba cannot compile the function.
         """
         launch_threads()
         function = self.step.function
@@ -136,16 +141,19 @@ class Program:
 
     @cached_property
     def shape_entry(self) -> Entry | None:
-        """Entry of the shape rule, which writes the output shapes to the block; `None` if backward.
+        """Entry of the shape rule, which writes the output shapes to the block.
+
+        It is `None` for a backward function, which has no shape rule.
 
         Raises:
-            ValueError: Numba cannot compile it.
+            ValueError: Numba cannot compile the shape rule.
         """
         if not self.step.is_forward:
             return None
         rule = self._shape_rule
         if not hasattr(rule, "py_func"):
-            # Numba keeps the code on disk if the author's forward function has `cache=True`.
+            # Keep the compiled rule on disk only if the forward function is kept there: then its
+            # author has allowed it with `cache=True`.
             rule = numba.njit(cache=self.step.function.stats.cache_path is not None)(rule)
         arguments = []
         for name in parameters(rule):
@@ -167,11 +175,11 @@ class Program:
 
         Args:
             arrays: Arrays that the step reads; C-contiguous, of the declared types.
-            shapes: The shape of each array that it writes.
+            shapes: The shape of each array that the step writes.
             attribute_words: The encoded attributes.
 
         Returns:
-            The arrays that it writes; each begins at an address that is a multiple of 64 bytes.
+            The arrays that the step writes. Each begins at an address that is a multiple of 64.
 
         Raises:
             ValueError: The step wrote outside of an array. Most often the shape rule returns a

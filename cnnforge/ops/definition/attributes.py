@@ -18,8 +18,8 @@ class Attribute:
 
     Attributes:
         name: Name of the keyword argument in a call, and of the parameter of the op's functions.
-        default: Value if the caller gives none: an int, a float, a bool or a tuple of ints. Other
-            values must have the same type, and tuples the same length.
+        default: Default value: an int, a float, a bool or a tuple of ints. The value of a caller
+            must have the same type, and if it is a tuple, the same length.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Attribute:
 
     @classmethod
     def declare(cls, op: str, name: str, default: Any) -> Attribute:
-        """Check a name and a default, and make an attribute of them.
+        """Check the name and the default of an attribute, and make the attribute.
 
         Raises:
             ValueError: The name is not lower_snake_case, or the type of the default is not allowed.
@@ -58,7 +58,7 @@ class Attribute:
 
     @property
     def words(self) -> int:
-        """Number of words of its encoded value."""
+        """Number of 64-bit words of an encoded value."""
         return len(self.default) if isinstance(self.default, tuple) else 1
 
     def check(self, op: str, value: Any) -> Any:
@@ -95,7 +95,7 @@ class Attribute:
         )
 
     def encode(self, value: Any) -> list[int]:
-        """Encode a checked value as words."""
+        """Encode a value as 64-bit words, after `check`."""
         if isinstance(self.default, tuple):
             return list(value)
         if isinstance(self.default, float):
@@ -103,7 +103,7 @@ class Attribute:
         return [int(value)]
 
     def decode(self, words: Sequence[int]) -> Any:
-        """Decode the words that `encode` made."""
+        """Return the value from the words that `encode` made."""
         if isinstance(self.default, tuple):
             return tuple(words)
         if isinstance(self.default, float):
@@ -138,12 +138,12 @@ def check_attributes(
 
 
 def encode_attributes(attributes: Sequence[Attribute], values: Mapping[str, Any]) -> list[int]:
-    """Encode all attributes as words, in the order of their declaration."""
+    """Encode the values of all attributes as 64-bit words, in the order of declaration."""
     return [word for item in attributes for word in item.encode(values[item.name])]
 
 
 def decode_attributes(attributes: Sequence[Attribute], words: Sequence[int]) -> dict[str, Any]:
-    """Decode the words that `encode_attributes` made.
+    """Return the values of all attributes, by name, from the words of `encode_attributes`.
 
     Raises:
         ValueError: The number of words is wrong.

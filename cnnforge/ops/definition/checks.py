@@ -147,8 +147,8 @@ def _backward_step(
     writable = [item.gradient() for item in ins if item.is_float]
     writes = tuple(item for item in writable if item.name in names)
     sources = tuple(item.name[len(GRAD) :] for item in writes)
-    # A gradient has the shape of its input. So that input is passed in for its shape, even if the
-    # function does not read it.
+    # The gradient of an input has the shape of this input. So the input is among the arrays that
+    # are passed in, even if the function has no parameter for it.
     reads = tuple(item for item in readable if item.name in names or item.name in sources)
     step = Step(name, function, reads, writes, sources)
     known = {item.name for item in (*readable, *writable)} | attributes
@@ -171,7 +171,7 @@ def _backward_step(
 
 
 def _there_are(name: str, known: set[str]) -> str:
-    """Return the end of an error message: the known name that is closest, and all known names."""
+    """Return the end of an error message: "did you mean", if a name is close, and all names."""
     close = difflib.get_close_matches(name, sorted(known), 1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}there are {', '.join(sorted(known))}"

@@ -1,4 +1,4 @@
-"""The parts of an op: its arrays, its functions, and the arrays that each function uses."""
+"""Dataclasses for the definition of an op: its arrays, and its functions (steps)."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ class Array:
         return isinstance(self.type.dtype, types.Float)
 
     def gradient(self) -> Array:
-        """Return the array that holds the gradient with respect to this one."""
+        """Return the `Array` of the gradient with respect to this array."""
         return Array(GRAD + self.name, self.type)
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One function of an op: the forward function or a backward function.
+    """One function of an op (the forward function or a backward function), and its arrays.
 
     Attributes:
         op: The op's name.
         function: The function, decorated with `numba.njit`.
-        reads: The arrays that are passed in, in this order.
-        writes: The arrays that it computes.
-        shape_source: For each array written, the name of the array read that has the same shape;
-            `None` in the forward function, whose shapes the shape rule computes.
+        reads: The arrays that are passed in, in the order of the argument block.
+        writes: The arrays that the function computes.
+        shape_source: For each array in `writes`, the name of the array in `reads` that has the same
+            shape. It is `None` for the forward function: the shape rule computes these shapes.
     """
 
     op: str

@@ -1,4 +1,4 @@
-"""Evaluate shape rules in Python, also if some dimensions are not known yet."""
+"""Compute the output shapes of an op in Python, also if some dimensions are not known yet."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from cnnforge.ops.definition.definition import Definition, parameters
 
 Shape = tuple[int | None, ...]
 
-# Values that are tried for an unknown dimension. They lie far apart, so that the rounding of a
-# division does not hide a dependence on the dimension. They are large, so that a window fits.
+# Values that replace an unknown dimension, one after the other. They differ by much, so that an
+# output dimension that depends on this dimension changes even if a division is rounded. They are
+# large, so that a window fits into the input.
 _SUBSTITUTES = (1009, 1000003)
 
 
 def output_shapes(
     definition: Definition, shapes: Sequence[Shape], attributes: Mapping[str, Any]
 ) -> tuple[Shape, ...]:
-    """Evaluate an op's shape rule.
+    """Call an op's shape rule, the author's function that computes the output shapes.
 
-    Every unknown dimension is tried with two values. A dimension of a result that differs between
-    the two is unknown. If the rule rejects the values that are tried, all dimensions are unknown.
+    If there are unknown dimensions, the rule is called twice, with different values in their place.
+    An output dimension is unknown if it differs between the two calls. If the rule rejects such
+    values, all output dimensions are unknown.
 
     Args:
         definition: The op.

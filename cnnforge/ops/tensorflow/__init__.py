@@ -1,7 +1,8 @@
-"""Choose the route of ops to Keras' TensorFlow backend, and check the arguments of calls.
+"""Call ops under Keras' TensorFlow backend, by one of two routes, and check their arguments.
 
-A call takes 0.4 microseconds through TensorFlow's C API (`registration`), and 20 through
-`tf.numpy_function`, which is only used if the self-test of the C API route fails.
+One route registers ops through TensorFlow's C API (`registration.py`). Its calls take 0.4
+microseconds. The other route is `tf.numpy_function`, with 20 microseconds a call. It is used only
+if the self-test of the C API route fails.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def call(op: ArrayOp, tensors: Sequence[Any], values: Mapping[str, Any]) -> Sequ
 
 
 def register(op: ArrayOp) -> None:
-    """Register an op with TensorFlow, so that a SavedModel that holds it can be loaded."""
+    """Register an op with TensorFlow, so that a SavedModel that contains the op can be loaded."""
     choice = _choose()
     if choice.name == _C_API:
         choice.module.register(op)

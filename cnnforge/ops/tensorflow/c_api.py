@@ -1,8 +1,8 @@
-"""Declare TensorFlow's C API, for ctypes and for Numba code.
+"""Declare the functions of TensorFlow's C API, for ctypes and for Numba code.
 
 For Numba code, the functions are registered with LLVM under names that begin with `cnnforge_`.
-Compiled code then contains these names and not addresses, which differ between processes. So Numba
-can keep it in its disk cache.
+Compiled code then contains these names instead of addresses, which differ between processes. So
+Numba can keep the compiled code in its disk cache.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ get_attribute_int64_list = _tf(
     _POINTER,
 )
 
-# A shape function that leaves every output unknown. The shapes are set in Python, where the shape
-# rule can be called.
+# A shape function for TensorFlow that leaves the shape of every output unknown. `registration.py`
+# sets the shapes instead, because Python code can call the shape rule of the op.
 UNKNOWN_SHAPES = ctypes.cast(_library.TF_ShapeInferenceContextSetUnknownShape, _POINTER).value
 
 

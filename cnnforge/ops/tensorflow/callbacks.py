@@ -1,4 +1,8 @@
-"""Python callbacks of the C API route: they make the state of a node, and report errors."""
+"""Python functions that TensorFlow calls, for ops that are registered through its C API.
+
+The create callback makes the state of a node: the words that the compute callback reads
+(`compute.py`). The fail callback reports an error of the compute callback.
+"""
 
 from __future__ import annotations
 
@@ -29,18 +33,19 @@ if TYPE_CHECKING:
 
 State = np.ndarray[Any, np.dtype[np.int64]]
 
-# The op and the step of every op type that is registered with TensorFlow. A type stays registered
-# until the process ends, but its op can be replaced (a notebook cell that runs twice).
+# The op and the step of every op type that is registered with TensorFlow, by the name of the type.
+# A type stays registered until the process ends, but its op can be replaced, for instance if a
+# notebook cell runs twice.
 steps: dict[str, tuple[ArrayOp, Step]] = {}
-# The state of a node holds the index of its step in this list, for error messages.
+# The state of a node contains the index of its step in this list, for error messages.
 _numbered: list[Step] = []
-# Create callbacks take this lock. It is never held during a call of TensorFlow, which may wait for
-# a create callback.
+# The callbacks with which TensorFlow creates a kernel take this lock. Never hold it while calling
+# TensorFlow: the call may wait for such a callback, which would be a deadlock.
 _number_lock = threading.Lock()
 
 
 def number_of(step: Step) -> int:
-    """Return the index of a step, which the state of a node holds."""
+    """Return the index of a step in `_numbered`, and add the step if needed."""
     with _number_lock:
         if step not in _numbered:
             _numbered.append(step)
@@ -53,13 +58,14 @@ def step_of(number: int) -> Step:
 
 
 def cpu_state(op: ArrayOp, step: Step, words: list[int], shapes: list[int]) -> State:
-    """Make the state of a node on the CPU.
+    """Make the state of a node that computes on the CPU.
 
     Args:
         op: The op.
-        step: The step.
+        step: The function of the op that the node runs.
         words: The encoded attributes.
-        shapes: The shapes of the op's inputs, if the graph knows them, else empty.
+        shapes: The dimensions of all inputs of the op, one after the other, with -1 for an unknown
+            dimension. The list is empty if the op has no `prepare`, or in eager mode.
     """
     if shapes:
         op.prepare(_decode_shapes(op, shapes), op.decode(words), gradient=not step.is_forward)
@@ -68,12 +74,12 @@ def cpu_state(op: ArrayOp, step: Step, words: list[int], shapes: list[int]) -> S
 
 
 def make_create(name: str, state_of: Callable[..., State]) -> Any:
-    """Make the create callback of an op type, which runs once per node and returns its state.
+    """Make the create callback of an op type. It runs once per node, and returns the node's state.
 
     Args:
-        name: TensorFlow's name of the type.
-        state_of: Function that makes the state. The callback returns a copy of it, which TensorFlow
-            frees with `free`.
+        name: TensorFlow's name of the op type.
+        state_of: Function that makes the state, such as `cpu_state`. The callback returns a copy of
+            the state, which TensorFlow frees with `free`.
     """
 
     @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
@@ -110,7 +116,7 @@ def _int64_list(construction: int, name: bytes) -> list[int]:
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 def _fail(number: int, code: int, where: int, context: int) -> None:
-    """Report an error of the compute callback, which calls Python code only for that."""
+    """Report an error of the compute callback, which calls Python code only for this purpose."""
     step = step_of(number)
     error = take_exception() if code in (SHAPE_RULE_RAISED, FUNCTION_RAISED) else None
     text = f"{type(error).__name__}: {error}" if error is not None else "no exception"
@@ -131,7 +137,7 @@ def _fail(number: int, code: int, where: int, context: int) -> None:
 
 
 def report(context: int, message: str) -> None:
-    """Report an error to TensorFlow, as the result of the op that runs in a context."""
+    """Report an error to TensorFlow. The op that runs in the kernel context then fails with it."""
     status = api.new_status()
     api.set_status(status, api.INVALID_ARGUMENT, message.encode())
     api.context_failure(context, status)

@@ -1,11 +1,13 @@
-"""The compute callback that all ops share: machine code that needs neither Python nor the GIL.
+"""The compute callback, the machine code with which TensorFlow computes any op on the CPU.
 
-Each node of a graph owns a *state*, an array of 64-bit words that its create callback has filled
-in (`make_state`). The compute callback reads it, fetches the inputs, calls the shape rule,
-allocates the outputs and calls the author's function.
+It needs neither Python nor the GIL. Each node of a graph has a *state*, an array of 64-bit words
+that `make_state` makes when TensorFlow creates the node's kernel. The compute callback reads the
+state, fetches the inputs, calls the shape rule, allocates the outputs and calls the author's
+function.
 """
 
-# An intrinsic is called without its first parameter, the typing context.
+# A type checker reports the calls of intrinsics, because they lack the first parameter, the typing
+# context. Numba adds it.
 # pyright: reportCallIssue=false
 
 from __future__ import annotations
@@ -36,19 +38,22 @@ from cnnforge.ops.tensorflow.c_api import (
     pthread_mutex_unlock,
 )
 
-# Indices of the words of a state. The words of each input and output follow, then the attributes.
+# Indices of the first words of a state. After these words come the words of each input, those of
+# each output, and the encoded attributes.
 _ENTRY, _SHAPE_ENTRY, _LOCK, INPUTS, OUTPUTS, BLOCK_WORDS = 0, 1, 2, 3, 4, 5
 _FAIL, NUMBER, _ATTRIBUTE_OFFSET, ATTRIBUTE_WORDS = 6, 7, 8, 9
 HEADER = 10
-INPUT_WORDS = 2  # Rank, offset in the block.
-# Rank, offset in the block, TensorFlow's dtype, bytes per element, and the offset of the array that
-# has the same shape (-1 if the shape rule computes the shape).
+# Number of words of an input: its rank, and its offset in the argument block.
+INPUT_WORDS = 2
+# Number of words of an output: its rank, its offset in the argument block, TensorFlow's dtype, the
+# bytes per element, and the offset of the array that has the same shape (-1 if the shape rule
+# computes the shape).
 OUTPUT_WORDS = 5
 
 # Error codes for the fail callback.
 WRONG_RANK, SHAPE_RULE_RAISED, NEGATIVE_SHAPE, ALLOCATION_FAILED, FUNCTION_RAISED = 1, 2, 3, 4, 5
 NO_STREAM, LAUNCH_FAILED = 6, 7
-# An error that has been reported already, so that the fail callback is not called.
+# Code of an error that has been reported already. The fail callback is not called for it.
 REPORTED = -1
 
 
@@ -58,7 +63,7 @@ def make_state(
     """Make the state of a node, with everything that the compute callback needs.
 
     Args:
-        program: The step.
+        program: The program of the step that the node runs.
         entry: Address of the machine code that runs it; 0 if it does not run on the CPU.
         attribute_words: The encoded attributes.
         fail: Address of the fail callback, `void(number, code, where, context)`. It runs Python
@@ -98,7 +103,7 @@ def make_state(
 
 @intrinsic
 def words_at(typingctx: Any, address: Any) -> Any:
-    """Return a pointer to the words at an address."""
+    """Convert an address to a pointer to 64-bit words."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
@@ -133,7 +138,10 @@ def _call_fail(
 
 @numba.njit(cache=True)
 def _fetch_inputs(state, context, block, handles, status):
-    """Fetch the inputs into the block. Return 0, or 1 + the index of an input of a wrong rank."""
+    """Write the address and shape of each input to the argument block.
+
+    Return 0, or 1 + the index of an input if its rank is wrong.
+    """
     for index in range(state[INPUTS]):
         position = HEADER + INPUT_WORDS * index
         rank, offset = state[position], state[position + 1]
@@ -149,9 +157,10 @@ def _fetch_inputs(state, context, block, handles, status):
 
 @numba.njit(cache=True)
 def _allocate_outputs(state, context, block, handles, status):
-    """Allocate the outputs, and write their addresses to the block.
+    """Allocate the outputs, and write their addresses to the argument block.
 
-    Return two numbers: an error code, or 0, and the index of the output that caused the error.
+    Return two numbers: an error code (0 if there is no error), and the index of the output that
+    caused the error.
     """
     inputs = state[INPUTS]
     for index in range(state[OUTPUTS]):
@@ -182,9 +191,10 @@ def _allocate_outputs(state, context, block, handles, status):
 
 @numba.njit(cache=True)
 def begin(state, context, block, handles, status):
-    """Fill in the block: inputs, attributes, outputs.
+    """Fill in the argument block: the inputs, the attributes, and the outputs, which it allocates.
 
-    Return two numbers: an error code, or 0, and the index of the array that caused the error.
+    Return two numbers: an error code (0 if there is no error), and the index of the array that
+    caused the error.
     """
     wrong = _fetch_inputs(state, context, block, handles, status)
     if wrong != 0:
@@ -205,7 +215,7 @@ def attributes_at(state):
 
 @numba.njit(cache=True)
 def _run(state, context, block, handles, status):
-    """Compute the op, without the clean-up. Return an error code and an index, like `begin`."""
+    """Compute the op. Return an error code and an index, like `begin`; `finish` must follow."""
     code, where = begin(state, context, block, handles, status)
     if code != 0:
         return code, where
@@ -221,7 +231,7 @@ def _run(state, context, block, handles, status):
 
 @numba.njit(cache=True)
 def finish(state, context, code, where, handles, status):
-    """Report the error, if there is one, and delete the tensors and the status."""
+    """Report an error if `code` is not 0, and delete the handles of the tensors and the status."""
     if code == ALLOCATION_FAILED:
         TF_OpKernelContext_Failure(context, status)
     elif code > 0:
@@ -234,7 +244,7 @@ def finish(state, context, code, where, handles, status):
 
 @numba.cfunc(types.void(types.intp, types.intp), cache=True)
 def compute(state_address, context):
-    """The compute callback: `void(void *state, TF_OpKernelContext *)`."""
+    """Compute a node; TensorFlow calls this as `void(void *state, TF_OpKernelContext *)`."""
     state = words_at(state_address)
     status = TF_NewStatus()
     handles = np.zeros(state[INPUTS] + state[OUTPUTS], np.intp)

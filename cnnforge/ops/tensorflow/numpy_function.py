@@ -1,4 +1,4 @@
-"""The fallback route: `tf.numpy_function` with `tf.custom_gradient`, a slow but documented API."""
+"""Call ops through `tf.numpy_function`, which is slow but documented, if the C API route fails."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
 
 class _FunctionError(tf.errors.InvalidArgumentError, ValueError):
-    """The error that the C API route reports, which is also a ValueError.
+    """An InvalidArgumentError, as the C API route reports, that is also a ValueError.
 
-    Eager mode passes a ValueError on; a graph turns it into an InvalidArgumentError.
+    TensorFlow passes a ValueError on in eager mode. In a graph, it raises an InvalidArgumentError
+    instead. So in both modes the caller gets an InvalidArgumentError.
     """
 
     def __init__(self, message: str) -> None:
         super().__init__(None, None, message)
 
 
-# `run(op, step, tensors, input_shapes, values)` runs a step in Python.
-# `node(function, tensors, dtypes)` makes a TensorFlow op of a Python function.
+# Types of two functions. `run(op, step, tensors, input_shapes, values)` runs a step (one function
+# of an op) in Python. `node(function, tensors, dtypes)` calls a Python function as a TensorFlow op.
 Run = Callable[..., list[Any]]
 Node = Callable[..., list[tf.Tensor]]
 
@@ -53,7 +54,7 @@ def numpy_function(
     dtypes: Sequence[np.dtype[Any]],
 ) -> list[tf.Tensor]:
     """Apply a Python function of NumPy arrays to tensors, as a TensorFlow op."""
-    # Not stateful, so that a graph prunes unused nodes, as with the C API route.
+    # TensorFlow prunes an unused node from a graph only if the node is not stateful.
     made = tf.numpy_function(function, tensors, [tf.as_dtype(d) for d in dtypes], stateful=False)
     return list(made) if isinstance(made, (list, tuple)) else [made]
 
@@ -110,8 +111,8 @@ def call(
 
 
 def _backward(op: ArrayOp, step: Step, reads: Sequence[tf.Tensor], *others: Any) -> list[tf.Tensor]:
-    # The gradient below raises an error. Without it, a gradient of a gradient would be wrong and
-    # raise no error, because TensorFlow cannot differentiate compiled code in a Python function.
+    # The gradient below only raises an error. Without it, a gradient of a gradient would be wrong
+    # without an error, because TensorFlow cannot differentiate the code of a Python function.
     @tf.custom_gradient
     def apply(*inputs: tf.Tensor) -> Any:
         def gradient(*_: tf.Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""The C API route: register the functions of an op with TensorFlow, and make nodes of them."""
+"""Register the functions of an op with TensorFlow through its C API, and call them as its ops."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _lock = threading.RLock()
 _callbacks: list[Any] = []
 
 cuda_kernels: Callable[[ArrayOp], CudaKernels | None] | None = None
-"""Function that returns the kernels of an op for CUDA devices. `cnnforge.ops.tensorflow` sets it,
-because this module cannot import `cuda`, whose self-test uses this module."""
+"""Function that returns the kernels of an op for CUDA devices. `cnnforge.ops.tensorflow` assigns
+it, because this module cannot import `cuda`: the self-test of `cuda` imports this module."""
 
 
 @cache
 def type_name(step: Step) -> str:
-    """Return TensorFlow's name of the type of a step, for instance `Cnnforge>ScaleGradInputs`."""
+    """Return the name of a step as a TensorFlow op type, such as `Cnnforge>ScaleGradInputs`."""
 
     def camel(name: str) -> str:
         return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
@@ -50,18 +50,18 @@ def register(op: ArrayOp) -> None:
     Raises:
         ValueError: The name is registered with other inputs, outputs or attributes.
     """
-    # The forward step is registered last: if it is known, all steps are.
+    # The forward step is registered last. So if it is registered, all steps are.
     if _is_current(op, op.forward_step):
         return
-    # `cuda_kernels` must not be called within `_lock`: it may run the self-test on a device, which
-    # registers an op on another thread.
+    # Do not call `cuda_kernels` while holding `_lock`: it may run the self-test of a device, which
+    # registers an op on another thread. That thread would wait for the lock forever.
     register_steps(op, cuda_kernels(op) if cuda_kernels else None)
 
 
 def register_steps(op: ArrayOp, kernels: CudaKernels | None) -> None:
     """Register all steps of an op, with kernels for CUDA devices if there are any.
 
-    A type that is registered already gets no kernels for further kinds of devices.
+    If an op type is registered already, no kernels are added to it.
     """
     with _lock:
         for step in (*op.backward_steps, op.forward_step):
@@ -75,8 +75,8 @@ def _is_current(op: ArrayOp, step: Step) -> bool:
 
 
 def _argument(prefix: str, item: Array) -> str:
-    # The prefix is needed because the names of inputs, outputs and attributes must differ, and
-    # because some names, such as "name", are parameters of TensorFlow's functions.
+    # The prefix makes the names of inputs, outputs and attributes different, as TensorFlow demands.
+    # It also avoids names such as "name", which are parameters of TensorFlow's functions.
     return f"{prefix}_{item.name}"
 
 
@@ -95,7 +95,7 @@ def _register(op: ArrayOp, step: Step, name: str, kernels: CudaKernels | None) -
                 "replaced in this process; restart it, or give the op another name"
             )
         steps[name] = (op, step)
-        # Eager mode keeps its old kernels, which would still call the old functions.
+        # Eager mode keeps kernels in a cache. The old kernels would still call the old functions.
         eager_context.context().clear_kernel_cache()
         return
     builder = api.new_op(name.encode())
@@ -117,11 +117,11 @@ def _register(op: ArrayOp, step: Step, name: str, kernels: CudaKernels | None) -
 
 
 def _register_kernel(name: str, device: str, state_of: Callable[..., State], address: int) -> None:
-    """Register a kernel that computes a type on a kind of device.
+    """Register a kernel that computes an op type on a kind of device.
 
     Args:
-        name: TensorFlow's name of the type.
-        device: TensorFlow's name of the kind of device.
+        name: TensorFlow's name of the op type.
+        device: TensorFlow's name of the kind of device, such as "CPU".
         state_of: Function that makes the state of a node, like `cpu_state`.
         address: Address of the compute callback.
     """
@@ -150,11 +150,11 @@ def _make_node(
     input_shapes: Sequence[Shape],
     shapes: Sequence[Shape] | None,
 ) -> list[tf.Tensor]:
-    """Run a step eagerly, or add it to the graph.
+    """Run a step (one function of an op) eagerly, or add it to the graph as a node.
 
     This is the only place that uses undocumented functions of TensorFlow: `execute`, which runs an
-    op by its name, and `apply_op`, which adds one to a graph. TensorFlow's generated wrappers call
-    the same two.
+    op by its name, and `apply_op`, which adds an op to a graph. TensorFlow's generated wrappers of
+    its own ops call the same two functions.
     """
     if not ahead.is_collecting():
         op.program(step)
@@ -162,8 +162,8 @@ def _make_node(
             op.prepare(input_shapes, op.decode(words), gradient=not step.is_forward)
     name = type_name(step)
     eager = tf.executing_eagerly()
-    # A node of a graph holds the shapes, so that the process which loads the graph can call
-    # `prepare`.
+    # A node of a graph keeps the shapes as an attribute. So a process that loads the graph can call
+    # `prepare` with them.
     hints = _encode_shapes(input_shapes) if op.has_prepare and not eager else []
     attributes = ("attributes", words, "shapes", hints)
     if eager:
@@ -187,15 +187,15 @@ def call(op: ArrayOp, tensors: Sequence[tf.Tensor], values: Mapping[str, Any]) -
     """Apply an op to tensors whose dtypes and ranks have been checked."""
     register(op)
     input_shapes = [_shape(t, item.rank) for t, item in zip(tensors, op.inputs, strict=True)]
-    # In eager mode the kernel calls the shape rule too. But only this call passes its exceptions on
-    # unchanged.
+    # In eager mode the kernel calls the shape rule too. But TensorFlow would replace an exception
+    # of that call by one of its own, so call the rule here first.
     shapes = op.output_shapes(input_shapes, values)
     op.collect(input_shapes, values)
     return _make_node(op, op.forward_step, tensors, op.encode(values), input_shapes, shapes)
 
 
 def _forward_gradient(node: Any, *gradients: tf.Tensor | None) -> list[tf.Tensor | None]:
-    """Return the gradients of an op. Each backward function that is needed makes one node."""
+    """Return the gradients of an op. Each backward function that is needed becomes one node."""
     op = steps[node.type][0]
     op.check_differentiable()
     register(op)
@@ -205,7 +205,8 @@ def _forward_gradient(node: Any, *gradients: tf.Tensor | None) -> list[tf.Tensor
     for item, gradient, output in zip(op.outputs, gradients, node.outputs, strict=True):
         if item.is_float:
             known[GRAD + item.name] = tf.zeros_like(output) if gradient is None else gradient
-    # Only eager mode knows which gradients are not needed; a graph prunes their nodes.
+    # Only eager mode knows here which gradients are not needed. In a graph, TensorFlow later
+    # removes the nodes of gradients that nothing reads.
     skipped = set(getattr(node, "skip_input_indices", None) or ())
     wanted = {GRAD + item.name for i, item in enumerate(op.inputs) if i not in skipped}
     input_shapes = [_shape(known[item.name], item.rank) for item in op.inputs]

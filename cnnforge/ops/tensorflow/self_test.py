@@ -1,4 +1,8 @@
-"""Test once, before its first use, whether the C API route works with the installed TensorFlow."""
+"""Test whether ops can be registered through TensorFlow's C API.
+
+The test runs once, before the first op is used. If it fails with the installed TensorFlow, ops run
+through `tf.numpy_function` instead.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +36,10 @@ def _affine_shape(inputs, factor):
 
 
 def run(call: Callable[..., Sequence[Any]]) -> None:
-    """Run an op and its gradient, eagerly and in a graph.
+    """Run an op and its gradient, eagerly and in a graph, and check the results.
 
     Args:
-        call: The function `call(op, tensors, values)` of the route.
+        call: The function `call(op, tensors, values)` of the C API route.
 
     Raises:
         RuntimeError: A result is wrong.
@@ -67,8 +71,8 @@ def run(call: Callable[..., Sequence[Any]]) -> None:
                 if results != [[2.25, 4.25, 6.25], [2.0, 2.0, 2.0], [6.0]]:
                     raise RuntimeError(f"the self-test of TensorFlow's C API gave {results}")
 
-    # Often an op is first used while a graph is built, under a tape and a strategy. So the check
-    # runs in a new thread, which has none of these. (`tf.init_scope` leaves the graph too, but
-    # within it the tape of this test would record nothing.)
+    # Often an op is first used while a graph is built, within a gradient tape and a distribution
+    # strategy. A new thread has none of these, so run the check in one. (`tf.init_scope` leaves the
+    # graph too, but within it the tape of this test would record nothing.)
     with ThreadPoolExecutor(1) as pool:
         pool.submit(check).result()

@@ -1,9 +1,11 @@
-"""The route to Keras' torch backend: a `torch.autograd.Function` around the compiled steps.
+"""Call ops under Keras' torch backend, as a `torch.autograd.Function`.
 
-On the CPU, a step reads the tensors in place and writes into tensors that torch has allocated; a
-tensor is only copied if it is not contiguous. On a CUDA device, an op runs on torch's current
-stream if it names a module for that (`cuda`); otherwise a CUDA tensor is an error that says what to
-do. For meta tensors, with which Keras asks for shapes, the outputs are meta tensors.
+On the CPU, a compiled function of an op reads torch's tensors in place, and writes into tensors
+that torch has allocated. A tensor is copied only if it is not contiguous or not aligned. If the op
+names a module with CUDA functions (its parameter `cuda`), CUDA tensors are computed on torch's
+current stream. Otherwise a CUDA tensor raises an error, whose message says what to do. Keras finds
+the shapes of outputs with meta tensors, which have no data. For these, the outputs are meta tensors
+too.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from cnnforge.ops.array_op import ArrayOp
 
 
-# If this is not disabled, torch.compile traces it for seconds, without any gain.
+# Without this decorator, `torch.compile` would trace this function for seconds, without any gain.
 @torch.compiler.disable
 def call(op: ArrayOp, tensors: Sequence[Any], values: Mapping[str, Any]) -> Sequence[torch.Tensor]:
     """Apply an op.
@@ -70,9 +72,9 @@ def describe() -> str:
 
 @cache
 def _computes_on_cpu() -> bool:
-    """Whether Keras makes its tensors on the CPU, by the variable that Keras reads.
+    """Whether Keras makes its tensors on the CPU, as decided by `KERAS_TORCH_DEVICE`.
 
-    A symbolic tensor does not know its device.
+    A symbolic tensor does not know its device, so read the environment variable, as Keras does.
     """
     default = "cuda" if torch.cuda.is_available() else "cpu"
     return os.environ.get("KERAS_TORCH_DEVICE", default).startswith("cpu")
@@ -80,9 +82,10 @@ def _computes_on_cpu() -> bool:
 
 @cache
 def _backward_plan(op: ArrayOp, needed: tuple[bool, ...]) -> tuple[tuple[Step, ...], set[str]]:
-    """Return the backward functions that compute needed gradients, and the names that they read.
+    """Return two values: the backward functions to run, and the names of their parameters.
 
-    The names do not include arrays that are passed in only for their shapes.
+    `needed` says for each input whether its gradient is needed. The names do not include arrays
+    that are passed in only for their shapes.
     """
     wanted = {GRAD + item.name for item, need in zip(op.inputs, needed, strict=True) if need}
     steps = tuple(
@@ -100,7 +103,7 @@ class _Forward(torch.autograd.Function):
         known = {item.name: tensor for item, tensor in zip(op.inputs, tensors, strict=True)}
         outputs = made.run(op.forward_step, known)
         known |= {item.name: tensor for item, tensor in zip(op.outputs, outputs, strict=True)}
-        # Only tensors that a backward function reads are kept alive.
+        # Save only the tensors that a backward function will read, so that others can be freed.
         used = _backward_plan(op, ctx.needs_input_grad[1:])[1]
         ctx.made = made
         ctx.names = [name for name in known if name in used]
@@ -160,11 +163,14 @@ def _check_eager(op: ArrayOp, item: Array, value: Any) -> None:
 
 
 def _addressable(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the same values, contiguous and aligned to the size of an element."""
+    """Return a tensor of the same values that is contiguous and aligned to the size of an element.
+
+    A function of an op gets only the address and the shape of a tensor.
+    """
     tensor = tensor.contiguous()
     if tensor.is_neg():
-        # torch stores the values of such a tensor (the imaginary part of a conjugate) with the
-        # opposite sign.
+        # Such a tensor (the imaginary part of a conjugate) is stored with the opposite sign. So
+        # copy it with its real sign.
         tensor = tensor.resolve_neg()
     if not tensor.is_meta and tensor.data_ptr() % tensor.element_size():
         tensor = tensor.clone()
@@ -183,7 +189,8 @@ def _device(op: ArrayOp, tensors: Sequence[torch.Tensor]) -> torch.device:
         if tensor.device == first:
             continue
         if tensor.is_meta or first.type == "meta":
-            # Keras asks for shapes with meta tensors. Here some inputs are constants with values.
+            # Keras finds the shapes of outputs with meta tensors. In this call some inputs are meta
+            # tensors, and others are constants with values. Only the shapes of outputs are wanted.
             return torch.device("meta")
         raise ValueError(
             f"ArrayOp {op.name!r}: {op.inputs[0].name!r} is on {first}, {item.name!r} on "

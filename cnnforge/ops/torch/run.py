@@ -30,7 +30,15 @@ def runs_on(op: ArrayOp, device: torch.device | str) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """One call of an op: everything that its gradients need besides tensors."""
+    """One call of an op, with everything that its gradients need except tensors.
+
+    Attributes:
+        op: The op.
+        values: The value of every attribute.
+        shapes: The shape of every input.
+        output_shapes: The shape of every output.
+        device: The device that the op runs on.
+    """
 
     op: ArrayOp
     values: Mapping[str, Any]
@@ -39,7 +47,12 @@ class Call:
     device: torch.device
 
     def run(self, step: Step, known: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-        """Run a step on the tensors in `known`, by name, and return the tensors that it writes."""
+        """Run a step (one function of the op), and return the tensors that it writes.
+
+        Args:
+            step: The step.
+            known: The tensors that the step reads, by name.
+        """
         if step.shape_source is None:
             shapes = self.output_shapes
         else:
@@ -62,7 +75,7 @@ class Call:
             op.prepare(self.shapes, self.values, gradient=not step.is_forward)
         program = op.program(step)
         words: list[int] = []
-        # `Program` defines the order of the words.
+        # The words of the argument block, in the order that `Program` defines.
         for item in step.reads:
             tensor = known.get(item.name)
             if tensor is None:

@@ -1,14 +1,14 @@
-"""Choose the route of ops to TensorFlow's CUDA devices.
+"""Choose how ops run on TensorFlow's CUDA devices.
 
-Experimental: not yet run on a device. Without a route, TensorFlow copies the tensors to the CPU and
-the results back.
+Experimental: not yet run on a device.
 
-The choice is made when an op is first used on a machine with a device. Before that nothing is
-compiled or imported for a device.
+There are two routes, `stream` and `dlpack` (see `Choice`). With neither of them, TensorFlow copies
+the tensors to the CPU and the results back. The choice is made when an op is first used on a
+machine with a CUDA device. Before that, nothing is compiled or imported for the device.
 
 Environment:
-    CNNFORGE_TENSORFLOW_GPU: `auto` takes the first route whose self-test passes; `stream` or
-        `dlpack` takes that one; `off`, the default, takes none.
+    CNNFORGE_TENSORFLOW_GPU: `auto` chooses the first route whose self-test passes, `stream` and
+        `dlpack` choose this route, and `off`, the default, chooses neither.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ _lock = threading.RLock()
 
 @dataclass(frozen=True)
 class Choice:
-    """A route to CUDA devices.
+    """The way in which ops run on CUDA devices.
 
     Attributes:
-        way: `"stream"` launches kernels on TensorFlow's own stream; with `"dlpack"`, Python passes
-            tensors on and waits for the device; with `"off"`, TensorFlow copies them to the CPU.
-        reason: Reason of the choice.
-        kernels: The kernels to register for ops, with `"stream"`.
+        way: With `"stream"`, CUDA kernels are launched on TensorFlow's own stream. With `"dlpack"`,
+            Python code gets the addresses of tensors by DLPack, launches the kernels and waits for
+            the device. With `"off"`, TensorFlow copies tensors to the CPU.
+        reason: Reason for the choice.
+        kernels: The functions to register with TensorFlow for each op, with `"stream"`.
     """
 
     way: Way
@@ -70,12 +71,12 @@ def choose() -> Choice:
 
 
 def kernels(op: ArrayOp) -> CudaKernels | None:
-    """Return the kernels to register for an op on CUDA devices, or `None`."""
+    """Return the functions to register for an op on CUDA devices; `None` without `"stream"`."""
     return choose().kernels if _usable(op) else None
 
 
 def hands_over(op: ArrayOp) -> bool:
-    """Whether Python passes the tensors of an op on to the device (the route `"dlpack"`)."""
+    """Whether an op uses the route `"dlpack"`, in which Python code launches its CUDA kernels."""
     return _usable(op) and choose().way == "dlpack"
 
 
@@ -100,7 +101,7 @@ def _usable(op: ArrayOp) -> bool:
         return False
     wanted = os.environ.get(ROUTE_VARIABLE)
     if _choice is None and wanted == "auto" and _no_device() is None and missing(op) is not None:
-        # Do not run the self-test, which compiles for seconds: this op cannot use the device.
+        # This op cannot use the device. So do not call `choose`, whose self-test takes seconds.
         return False
     if choose().way == "off":
         return False
@@ -145,7 +146,7 @@ def _no_device() -> str | None:
     return None
 
 
-# The functions below import their modules when they are called, because that takes a second.
+# The functions below import modules only when they are called, because these imports take a second.
 
 
 def _try_stream(reason: str) -> Choice:

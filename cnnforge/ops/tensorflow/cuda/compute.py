@@ -1,12 +1,14 @@
-"""The compute callback of ops on CUDA devices: machine code that replays recorded launches.
+"""The compute callback, the machine code with which TensorFlow computes any op on a CUDA device.
 
 Experimental: not yet run on a device.
 
-The callback finds the recipe (see `recipe`) of the shapes of its inputs, fills in the pointers and
-calls `cuLaunchKernel` on TensorFlow's stream. It takes the GIL only for new shapes.
+A *recipe* is the list of the kernel launches of an op for given shapes (`recipe.py`). The callback
+finds the recipe for the shapes of its inputs, fills in the pointers to the tensors, and calls
+`cuLaunchKernel` on TensorFlow's stream. Python code runs only for new shapes, to make a recipe.
 """
 
-# An intrinsic is called without its first parameter, the typing context.
+# A type checker reports the calls of intrinsics, because they lack the first parameter, the typing
+# context. Numba adds it.
 # pyright: reportCallIssue=false
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ _UINT8 = tf.uint8.as_datatype_enum
 
 @intrinsic
 def _store(typingctx: Any, address: Any, word: Any) -> Any:
-    """Store a word with release order."""
+    """Store a word with release order: a thread that reads it sees all earlier stores too."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
@@ -81,7 +83,10 @@ def _store(typingctx: Any, address: Any, word: Any) -> Any:
 
 @numba.njit("void(int64, int64)", cache=True)
 def publish(first, recipe):
-    """Put a finished recipe at the head of the list, which other threads may be reading."""
+    """Make a finished recipe the first one of a list, which other threads may be reading.
+
+    `first` is the address of the word that contains the address of the first recipe.
+    """
     _store(first, recipe)
 
 
@@ -112,7 +117,7 @@ def _call_launch(
     stream: Any,
     arguments: Any,
 ) -> Any:
-    """Call `cuLaunchKernel`, with blocks of one dimension."""
+    """Call `cuLaunchKernel`, with thread blocks of one dimension."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         word, number = ir.IntType(64), ir.IntType(32)
@@ -128,11 +133,11 @@ def _call_launch(
 
 
 def _caller(bits: int, count: int) -> Callable[..., Any]:
-    """Return a function that emits a call.
+    """Return a function that emits the instructions of a call, for use in an intrinsic.
 
     Args:
-        bits: Size of the integer that the called function returns.
-        count: Number of its arguments, all int64.
+        bits: Size of the integer that the called function returns, in bits.
+        count: Number of arguments of the called function, all int64.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -159,10 +164,11 @@ def all_aligned(state, block):
 
 @numba.njit(cache=True)
 def _find(state, first, block, key):
-    """Find the recipe for a key and the shapes in the block.
+    """Find the recipe for the shapes in the argument block, and for a key.
 
-    Return two numbers: its address, or 0 if there is no such recipe yet, and the index of the word
-    that follows the shapes in it.
+    The key consists of the index of the device, and whether all tensors are aligned. Return two
+    numbers: the address of the recipe (0 if it does not exist yet), and the index of the word that
+    follows the shapes in it.
     """
     address = words_at(first)[0]
     word = DIMENSIONS
@@ -184,7 +190,7 @@ def _find(state, first, block, key):
 
 @numba.njit(cache=True)
 def _pointers(state, block, count):
-    """Return the pointers of the tensors, followed by `count` zeros."""
+    """Return the addresses of the inputs, then those of the outputs, then `count` zeros."""
     inputs, outputs = state[INPUTS], state[OUTPUTS]
     pointers = np.zeros(inputs + outputs + count, np.int64)
     for index in range(inputs):
@@ -197,9 +203,10 @@ def _pointers(state, block, count):
 
 @numba.njit(cache=True)
 def _allocate(context, recipe, word, count, handles, pointers, status):
-    """Allocate temporary memory, and write its addresses to the end of `pointers`.
+    """Allocate `count` pieces of temporary memory, and write their addresses to `pointers`.
 
-    Return whether that failed.
+    Their sizes begin at the index `word` of the recipe. Their addresses become the last elements of
+    `pointers`. Return whether an allocation has failed.
     """
     size = np.empty(1, np.int64)
     for index in range(count):
@@ -215,7 +222,10 @@ def _allocate(context, recipe, word, count, handles, pointers, status):
 
 @numba.njit(cache=True)
 def _launch(function, recipe, word, pointers, stream):
-    """Launch the kernels in a recipe, which begin at index `word`. Return CUDA's error code."""
+    """Launch the kernels of a recipe. Return CUDA's error code, or 0.
+
+    The word at the index `word` of the recipe is the number of launches; these follow it.
+    """
     launches = recipe[word]
     word += 1
     for _ in range(launches):
@@ -239,7 +249,7 @@ def _launch(function, recipe, word, pointers, stream):
             stream,
             places.ctypes.data,
         )
-        # The driver has copied `values`, so the next launch may free them.
+        # The driver has copied the arguments during the call, so `values` may be freed now.
         if error != 0:
             return np.int64(error)
         word += LAUNCH_WORDS + 2 * count
@@ -248,10 +258,11 @@ def _launch(function, recipe, word, pointers, stream):
 
 @numba.njit(cache=True)
 def _run(own, state, context, block, handles, status):
-    """Compute the op, without the clean-up.
+    """Compute the op; `finish` must follow.
 
-    Return two numbers: an error code, or 0, and a detail for its message. The detail is CUDA's
-    error code if a launch failed, and otherwise the index of an array, as in `begin`.
+    Return two numbers: an error code (0 if there is no error), and a detail for the error message.
+    The detail is CUDA's error code if a launch has failed, and otherwise the index of an array, as
+    in `begin`.
     """
     code, where = begin(state, context, block, handles, status)
     if code != 0:
@@ -277,8 +288,8 @@ def _run(own, state, context, block, handles, status):
     failed = _allocate(context, recipe, word + 1, count, temporaries, pointers, status)
     if not failed:
         where = _launch(own[LAUNCH], recipe, word + 1 + count, pointers, found[0])
-    # Delete the memory although the kernels may still run: TensorFlow reuses it only for work that
-    # follows these launches on the stream.
+    # The temporary memory can be deleted although the kernels may still run: TensorFlow uses it
+    # again only for work that runs after these launches, on the same stream.
     for index in range(count):
         if temporaries[index] != 0:
             TF_DeleteTensor(temporaries[index])
@@ -289,7 +300,7 @@ def _run(own, state, context, block, handles, status):
 
 @numba.cfunc(types.void(types.intp, types.intp), cache=True)
 def compute_on_cuda(address, context):
-    """The compute callback: `void(void *state, TF_OpKernelContext *)`."""
+    """Compute a node; TensorFlow calls this as `void(void *state, TF_OpKernelContext *)`."""
     own = words_at(address)
     state = words_at(address + 8 * OWN_WORDS)
     status = TF_NewStatus()

@@ -1,9 +1,10 @@
-"""The route to TensorFlow's CUDA devices without a compiler: Python passes tensors on, and waits.
+"""Run ops on TensorFlow's CUDA devices from Python, with the addresses of tensors from DLPack.
 
 Experimental: not yet run on a device.
 
-DLPack gives the address of a tensor, but not the stream that computes it. So Python waits for the
-whole device before an op and after it.
+This route needs no C++ compiler, but it is slow. DLPack gives the address of a tensor, but not the
+stream that computes the tensor. So Python waits until the whole device is idle, before the op and
+after it.
 """
 
 from __future__ import annotations

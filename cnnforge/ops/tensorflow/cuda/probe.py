@@ -1,8 +1,9 @@
-"""The module that the op of the self-test names as `cuda`.
+"""Compute the op of `self_test.py` on a CUDA device: the module is the `cuda` of this `ArrayOp`.
 
 Experimental: not yet run on a device.
 
-The kernel is PTX, which the driver compiles, so that the self-test needs no compiler.
+The kernel is written in PTX, which the driver compiles. So the self-test does not need Numba's CUDA
+compiler.
 """
 
 from __future__ import annotations
@@ -71,7 +72,10 @@ _recorded = threading.local()
 
 
 def record(call: Callable[[], None]) -> tuple[list[Any], list[tuple[int, int]]]:
-    """Run a call without launching anything. Return its launches and its temporary memory."""
+    """Run a call of `affine` without launching its kernel.
+
+    Return two lists: the recorded launches, and the temporary memory, as (address, bytes).
+    """
     _recorded.launches = []
     try:
         call()
@@ -81,7 +85,7 @@ def record(call: Callable[[], None]) -> tuple[list[Any], list[tuple[int, int]]]:
 
 
 def affine(inputs: Any, factor: Any, offset: float, outputs: Any, stream: int) -> None:
-    """Compute `self_test.affine` for up to 32 elements, or note the launch within `record`."""
+    """Compute `self_test.affine` for up to 32 elements; within `record`, only record the launch."""
     recorded = getattr(_recorded, "launches", None)
     scratch = outputs.pointer if recorded is None else _SCRATCH
     count, last = np.uint32(inputs.shape[0]), np.float32(offset)
@@ -125,7 +129,7 @@ def launch_function() -> int:
 
 
 def synchronize() -> None:
-    """Wait until the current device has done all its work.
+    """Wait until the current device has finished all its work.
 
     Raises:
         RuntimeError: A part of the work has failed.

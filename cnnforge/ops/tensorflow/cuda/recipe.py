@@ -1,10 +1,11 @@
-"""Encode the launches of a step as words that the compute callback for CUDA devices reads.
+"""Encode the kernel launches of a step (one function of an op) as a *recipe*, an array of words.
 
 Experimental: not yet run on a device.
 
-The launches depend on the shapes, the attributes and the device. Python makes a *recipe* for each
-combination: a list of launches. An argument of a launch is a number, or the index of a tensor or of
-temporary memory and an offset in it.
+The launches depend on the shapes, the attributes and the device. Python code makes one recipe for
+each combination of these. The compute callback for CUDA devices (`compute.py`) reads the recipe and
+makes the launches. An argument of a launch is either a number or a pointer. The recipe stores a
+pointer as the index of a tensor, or of temporary memory, and an offset in bytes.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ import numpy as np
 from cnnforge.ops.cuda_module import Recording
 from cnnforge.ops.definition.definition import Step
 
-# Words that precede the words of `make_state` in the state of a node: the address of the word that
-# holds the address of the first recipe, and the addresses of three functions.
+# First words of the state of a node; the words of `make_state` follow them. They are the address of
+# a word that contains the address of the first recipe, and the addresses of three functions.
 RECIPES, PLAN, STREAM, LAUNCH = 0, 1, 2, 3
 OWN_WORDS = 4
-# Words of a recipe: the address of the next one, the key (device, whether all tensors are aligned,
-# the shapes of the tensors that are read), the number and the sizes of temporary memory, the number
-# of launches, and the launches.
+# Words of a recipe: the address of the next recipe, the key (the device, whether all tensors are
+# aligned, and the shapes of the tensors that are read), the number of pieces of temporary memory,
+# their sizes, the number of launches, and the launches.
 NEXT, DEVICE, ALIGNED, DIMENSIONS = 0, 1, 2, 3
-# Words of a launch: function, grid, block, shared memory, number of arguments. For each argument
-# two words follow: those of `_place`, or `IS_NUMBER` and the number.
+# Words of a launch: the function, the grid, the number of threads of a block, the size of shared
+# memory, and the number of arguments. For each argument two words follow: for a pointer the result
+# of `_place`, for a number `IS_NUMBER` and the number.
 FUNCTION, GRID, BLOCK, SHARED, ARGUMENTS = 0, 1, 4, 5, 6
 LAUNCH_WORDS = 7
 IS_NUMBER = -1
@@ -36,14 +38,14 @@ ALIGNMENT = 16
 def make_cuda_state(
     recipes: int, plan: int, stream: int, launch: int, state: np.ndarray[Any, np.dtype[np.int64]]
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Make the state of a node, with everything that the compute callback needs.
+    """Make the state of a node: all words that the compute callback for CUDA devices needs.
 
     Args:
-        recipes: Address of the word that holds the address of the first recipe. Recipes are never
-            removed.
-        plan: Address of the callback that adds a recipe to the list and returns its address, or
-            reports an error and returns 0: `int64 plan(number, recipes, block, key, context)`.
-        stream: Address of the function that finds the stream.
+        recipes: Address of the word that contains the address of the first recipe. Recipes are
+            never removed.
+        plan: Address of a callback, `int64 plan(number, recipes, block, key, context)`. It adds a
+            recipe to the list and returns its address, or reports an error and returns 0.
+        stream: Address of the function that finds TensorFlow's CUDA stream.
         launch: Address of `cuLaunchKernel`.
         state: The words of `make_state`.
 
@@ -60,11 +62,12 @@ def make_recipe(
 
     Args:
         step: The step.
-        key: The device, whether all tensors are aligned, and the shapes of what the step reads.
+        key: The index of the device, whether all tensors are aligned, and the dimensions of all
+            tensors that the step reads.
         recording: The recorded launches.
 
     Returns:
-        The words of the recipe; the address of the next one is 0.
+        The words of the recipe. The address of the next recipe is 0; the caller replaces it.
 
     Raises:
         ValueError: A pointer does not point into a tensor or the temporary memory.

@@ -1,6 +1,9 @@
-"""Kernels of ops for TensorFlow's CUDA devices, and the recipes of their launches.
+"""Register CUDA implementations of ops with TensorFlow, and keep their recipes.
 
 Experimental: not yet run on a device.
+
+A recipe is the list of kernel launches for one combination of shapes, attributes and device
+(`recipe.py`).
 """
 
 from __future__ import annotations
@@ -26,8 +29,8 @@ if TYPE_CHECKING:
 
 _lock = threading.RLock()
 _ops: dict[Step, ArrayOp] = {}
-# The word that holds the address of the first recipe, by step and attributes. Recipes are never
-# removed, because a thread may be reading them. A recipe takes at most a kilobyte.
+# Arrays of one word, by step and attributes: the address of the first recipe of a list. Recipes are
+# never removed, because a thread may be reading them. A recipe needs at most a kilobyte.
 _first: dict[tuple[Step, tuple[int, ...]], State] = {}
 _recipes: dict[tuple[int, ...], State] = {}
 
@@ -52,7 +55,7 @@ class CudaKernels:
         return int(compute_on_cuda.address or 0)
 
     def state_of(self, op: ArrayOp, step: Step, words: list[int], shapes: list[int]) -> State:
-        """Make the state of a node, like `cpu_state`."""
+        """Make the state of a node on a CUDA device; the arguments are those of `cpu_state`."""
         with _lock:
             _ops[step] = op
             first = _first.setdefault((step, tuple(words)), np.zeros(1, np.int64))
@@ -64,9 +67,9 @@ class CudaKernels:
     ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p
 )
 def _plan(number: int, first: int, block: int, key: int, context: int) -> int:
-    """Return the address of the recipe for the tensors in a block, and add the recipe if needed.
+    """Return the address of the recipe for the tensors in an argument block.
 
-    If that fails, report the error and return 0.
+    If there is no such recipe yet, make it. If this fails, report the error and return 0.
     """
     step = step_of(number)
     try:

@@ -1,6 +1,8 @@
-"""Test once, before any op is registered, whether a route to TensorFlow's CUDA devices works.
+"""Test whether an op can be computed on TensorFlow's CUDA devices by one of the routes.
 
 Experimental: not yet run on a device.
+
+The test runs once, before any other op is registered. A route that fails it is not used.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ def _affine_shape(inputs, factor):
 
 @cache
 def make_op() -> ArrayOp:
-    """Make the op: outputs = factor * inputs + offset."""
+    """Make an op that computes outputs = factor * inputs + offset."""
     return ArrayOp(
         "cnnforge_cuda_self_test",
         forward=affine,
@@ -43,10 +45,10 @@ def make_op() -> ArrayOp:
 
 
 def run(call: Callable[..., Sequence[Any]], kind: str = "GPU") -> None:
-    """Run an op on the first device, eagerly and in a graph.
+    """Run an op on the first device, eagerly and in a graph, and check the results.
 
     Args:
-        call: The function `call(op, tensors, values)` of the route.
+        call: The function `call(op, tensors, values)` of the route to test.
         kind: TensorFlow's name of the kind of device.
 
     Raises:
@@ -70,6 +72,7 @@ def run(call: Callable[..., Sequence[Any]], kind: str = "GPU") -> None:
                     if result.numpy().tolist() != [2.25, 4.25, 6.25]:
                         raise RuntimeError(f"the self-test gave {result.numpy().tolist()}")
 
-    # Unlike the caller, a new thread has no graph, tape or strategy.
+    # The caller may be building a graph, or be within a gradient tape or a distribution strategy. A
+    # new thread has none of these, so run the check in one.
     with ThreadPoolExecutor(1) as pool:
         pool.submit(check).result()

@@ -1,5 +1,5 @@
-// Find the CUDA stream of a device of TensorFlow's. The C API only has TF_GetStream, which refuses
-// devices that are not pluggable.
+// Find the CUDA stream on which TensorFlow computes an op. TensorFlow's C API has only TF_GetStream,
+// which returns an error for devices that are not pluggable.
 #include <cstdint>
 
 #include "tensorflow/core/framework/device_base.h"
@@ -7,7 +7,8 @@
 #include "xla/stream_executor/stream.h"
 #include "xla/stream_executor/stream_executor.h"
 
-// context: a TF_OpKernelContext. found: the CUstream and the number of its device.
+// context: The TF_OpKernelContext of the op.
+// found: Two words for the result: the CUstream, and the index of its device.
 // Returns 0, or 1 if the device has no CUDA stream.
 extern "C" int32_t cnnforge_stream(void* context, int64_t* found) {
   auto* device = static_cast<tensorflow::OpKernelContext*>(context)->op_device_context();

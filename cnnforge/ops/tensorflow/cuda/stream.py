@@ -1,10 +1,10 @@
-"""Build the C++ function that finds TensorFlow's CUDA stream, once on the user's machine.
+"""Compile the C++ function that finds TensorFlow's CUDA stream, once on the user's machine.
 
 Experimental: not yet run on a device.
 
-The C API has no such function. This one reads objects of TensorFlow, whose layout only the headers
-in TensorFlow's wheel describe. The user's compiler needs about five seconds; the result is kept on
-disk.
+TensorFlow's C API has no such function. The function in `stream.cc` reads C++ objects of
+TensorFlow. Their layout differs between versions, so it is compiled with the headers in the
+installed TensorFlow. The user's compiler needs about five seconds; the result is kept on disk.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from cnnforge.utils.cache_folder import cache_folder
 _SOURCE = Path(__file__).with_name("stream.cc")
 _SYMBOL = "cnnforge_stream"
 _COMPILERS = ("g++", "c++", "clang++")
-# -w: TensorFlow's headers cause warnings. -O1 is enough: the function has six instructions.
+# `-w` turns off warnings, which TensorFlow's headers cause. `-O1` is enough for a function of a few
+# instructions.
 _FLAGS = ("-w", "-O1", "-DNDEBUG", "-shared", "-fPIC")
 _MAX_SECONDS = 300
 
 
 class NoStreamError(RuntimeError):
-    """The function cannot be built; the message says what is missing."""
+    """The C++ function cannot be compiled or loaded; the message says what is missing."""
 
 
 @cache
@@ -90,7 +91,8 @@ def build(folder: Path) -> Path:
     os.close(handle)
     try:
         _run([*compiler, str(_SOURCE), *flags, "-o", made, *links])
-        # Two processes may build it at once. The rename leaves one complete file.
+        # Two processes may compile the function at once. With the rename, the path always has a
+        # complete file.
         os.replace(made, path)
     finally:
         with contextlib.suppress(OSError):
