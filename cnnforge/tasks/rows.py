@@ -31,7 +31,7 @@ class Row(Protocol):
         ...
 
     def shown(self) -> dict[str, str]:
-        """Return the cells of the row in a terminal table, by column name, without `file`, `error`."""
+        """Return the cells of a row in a terminal table, by heading, except `file` and `error`."""
         ...
 
 

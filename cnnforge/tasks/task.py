@@ -182,7 +182,7 @@ class Task:
         raise NotImplementedError
 
     def sums(self, targets: Mapping[str, Any], outputs: Any) -> Mapping[str, Any]:
-        """Compute sums over a batch with `keras.ops`. Training metrics are computed from these sums.
+        """Compute the sums over a batch that the training metrics need, with `keras.ops`.
 
         Args:
             targets: Tensors (n, ...) by name.
@@ -285,7 +285,7 @@ class Task:
         return ValueRow(name, error=reason)
 
     def csv_table(self, rows: Sequence[Row]) -> str:
-        """Convert rows to CSV: `file`, the columns of the task, and `error` if a row has an error."""
+        """Convert rows to CSV: `file`, the columns of the task, `error` if a row has an error."""
         return csv_table(rows, self.columns)
 
     def summary(self, rows: Sequence[Row]) -> str:

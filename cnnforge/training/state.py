@@ -133,8 +133,8 @@ class StateStore:
         """Read the newest undamaged state.
 
         Returns:
-            Two values: the state, or `None` if there is none, and a list with one warning for each
-            damaged file that was skipped.
+            Two values: the state, or `None` if no state can be read, and a list with one warning
+            for each damaged file that was skipped.
 
         Raises:
             UsageError: A newer version of cnnforge wrote a state.

@@ -232,7 +232,7 @@ class Classification(Task):
         return Prediction(name, error=reason)
 
     def summary(self, rows: Sequence[Row]) -> str:
-        """Return a sentence with the number of labelled samples that are classified correctly."""
+        """Return a text with the number of labelled samples that are classified correctly."""
         known = [row for row in cast("Sequence[Prediction]", rows) if row.true_label is not None]
         if not known:
             return ""
