@@ -1,6 +1,7 @@
-"""Fixtures for tests of plugins.
+"""Fixtures of pytest with which plugin authors test and measure their plugins.
 
-If cnnforge is installed, every run of pytest imports this module. So it imports nothing heavy.
+If cnnforge is installed, every run of pytest imports this module. At import time it therefore
+imports neither Keras nor Numba, which would slow down every run.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _SESSION = "cnnforge_layer_benchmarks"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of the benchmark gate."""
+    """Add the command-line options that compare measured speeds with thresholds."""
     group = parser.getgroup("cnnforge", "gate on the speed of layers (fixture layer_benchmark)")
     group.addoption(
         "--cnnforge-gate",
@@ -62,19 +63,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark a test with the fixture layer_benchmark for pytest-benchmark, with `_clock` as timer."""
+    """Mark tests that use the fixture layer_benchmark, so that pytest-benchmark uses `_clock`."""
     names = getattr(item, "fixturenames", ())
     if "layer_benchmark" in names and _can_measure(item.config):
         if "benchmark" not in names:
             item.fixturenames.append("benchmark")  # pyright: ignore[reportAttributeAccessIssue]
         own = item.get_closest_marker("benchmark")
         options = {**(own.kwargs if own else {}), "timer": _clock}
-        # pytest-benchmark reads only the first marker, so this one comes before the test's own.
+        # pytest-benchmark reads only the first marker of a test. Insert this one before the marker
+        # that the test itself may have.
         item.add_marker(pytest.mark.benchmark(**options), append=False)
 
 
 class _Clock:
-    """A timer for pytest-benchmark, which makes it report seconds that were measured before."""
+    """A timer for pytest-benchmark that returns times which were measured before."""
 
     __name__ = "cnnforge"
     now = 0.0
@@ -83,7 +85,7 @@ class _Clock:
         return self.now
 
     def replay(self, benchmark: Any, seconds: Sequence[float]) -> None:
-        """Run one round of pytest-benchmark for each measured time, and report that time for it."""
+        """Run one round of pytest-benchmark for each measured time. Each round reports its time."""
         waiting = iter(seconds)
 
         def begin() -> None:
@@ -113,12 +115,13 @@ def _wrong(message: str) -> NoReturn:
 
 
 def _layer_benchmarks(config: pytest.Config) -> LayerBenchmarks:
-    """Return the object that measures layers in this run of pytest; it imports Keras."""
+    """Return the object that measures layers in this run of pytest. The first call makes it."""
     known: Any = config.pluginmanager.get_plugin(_SESSION)
     if known is None:
         from cnnforge.cli._import_keras import import_keras
 
-        # Called first: it sets variables that OpenMP reads when it is loaded.
+        # Call this before the next import: it sets environment variables that OpenMP reads when it
+        # is loaded.
         import_keras()
         from cnnforge.benchmarking.pytest_session import LayerBenchmarks
 
@@ -135,15 +138,16 @@ def _layer_benchmarks(config: pytest.Config) -> LayerBenchmarks:
 
 @pytest.fixture
 def layer_benchmark(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Measure a layer and its reference alternately, after a check that they compute the same.
+    """Measure a layer and its stock Keras layer alternately, after comparing their results.
 
     Returns:
-        A function `measure(case, rounds=31, limit=8.0)`. `case` is one that
-        `cnnforge.testing.benchmark_cases` returned; `limit` is the max number of seconds of all
-        rounds. The function fails the test if the layer differs from its reference. It returns a
-        `cnnforge.benchmarking.Measurement`, or `None` with `--benchmark-disable`. pytest-benchmark
-        shows the seconds of the layer's full pass. The ratios are in its `extra_info`, which
-        `--benchmark-json` writes. `--cnnforge-gate FILE.toml` compares them with thresholds.
+        A function `measure(case, rounds=31, limit=8.0)`. `case` is one of those that
+        `cnnforge.testing.benchmark_cases` returns; `limit` is the max time of all rounds, in
+        seconds. The function fails the test if the results of the layer differ from those of the
+        stock layer. It returns a `cnnforge.benchmarking.Measurement`, or `None` if pytest has the
+        option `--benchmark-disable`. pytest-benchmark shows the time of a forward and backward
+        pass of the layer. The speed ratios of the two layers are in `extra_info`, which
+        `--benchmark-json` writes. `--cnnforge-gate FILE.toml` compares the ratios with thresholds.
 
     Example:
         ```python
@@ -166,8 +170,9 @@ def isolated_plugins(
     """Load only the plugins that the test names, without the built-in one.
 
     Returns:
-        A function `isolate(*plugins)`. Each argument is a plugin's file or module, as for
-        `--plugin`. It loads them and returns a `cnnforge.plugin_host.discovery.Plugins`.
+        A function `isolate(*plugins)`. Each argument is the file or the module of a plugin, as for
+        the option `--plugin`. The function loads these plugins and returns a
+        `cnnforge.plugin_host.discovery.Plugins`.
 
     Example:
         ```python
@@ -191,9 +196,9 @@ def install_plugin(
 
     Returns:
         A function `install(name, source, distribution="acme-NAME", version="1.0")`. It makes a
-        distribution that has the entry point `name` and one module with the text `source`, and
-        returns the path of the module. The module is named after the distribution, with
-        underscores.
+        distribution with the entry point `name` and with one module, whose text is `source`, and
+        returns the path of the module. The name of the module is that of the distribution, with
+        underscores instead of hyphens.
 
     Example:
         ```python
@@ -225,7 +230,7 @@ def install_plugin(
 
 @pytest.fixture
 def forgotten_modules(tmp_path: Path) -> Iterator[None]:
-    """Remove modules that the test imported from `tmp_path` from `sys.modules` at its end."""
+    """At the end of a test, remove modules in `tmp_path` that it imported from `sys.modules`."""
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:

@@ -3,7 +3,7 @@
 A point is (x, y) in pixels, x to the right and y down. The top left corner of an image is (0, 0).
 The centre of the pixel in row r and column c is therefore (c + 0.5, r + 0.5). An image of H rows
 and W columns covers x from 0 to W and y from 0 to H. A transform is a (2, 3) float32 matrix
-`[A | b]`. It moves the point p of the old image to the point `A p + b` of the new image. For example,
+`[A | b]`. It moves the point p of the old image to the point `A p + b` of the new image. Example:
 `[[-1, 0, W], [0, 1, 0]]` flips an image of W columns left to right.
 """
 

@@ -66,8 +66,8 @@ def _bars(
 ) -> None:
     passes = [one for case in cases for one in case["passes"].values()]
     medians = [one["ratio"]["median"] for one in passes if one["ratio"]]
-    # Choose the range of the axis so that all bars fit. Ignore the error bars, since a very long one
-    # would make the bars too small to read; it is cut off at the end of the axis.
+    # Choose the range of the axis so that all bars fit. Ignore the error bars: a very long one
+    # would make the bars too small to read, so it is cut off at the end of the axis.
     limit = 1.3 * max([1.2, *medians])
     positions = np.arange(len(cases), dtype=float)
     height = 0.27

@@ -96,7 +96,7 @@ def training_curves(path: Path, *, metrics: Path, evaluation: Path, title: str) 
 
 
 def _columns(metrics: Path) -> dict[str, np.ndarray]:
-    """Read `metrics.csv`. Return a (epochs,) float64 array for each column; an empty cell is NaN."""
+    """Read `metrics.csv`. Return a (epochs,) float64 array per column, with NaN for empty cells."""
     with metrics.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     values = [[float(cell or "nan") for cell in row] for row in rows]
