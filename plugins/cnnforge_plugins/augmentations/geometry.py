@@ -8,7 +8,9 @@ from cnnforge.data import Augment, Draws, translations
 
 
 def shift(argument: str | None) -> Augment:
-    """Make an augmentation that shifts images by whole pixels. Border pixels fill the gap.
+    """Make an augmentation that shifts images by whole pixels.
+
+    The pixels at the border are repeated to fill the part of an image that the shift leaves empty.
 
     Args:
         argument: Max shift in pixels, in each direction; by default 2.

