@@ -335,7 +335,7 @@ class ModelSpec(Spec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec(Spec):
-    """Declares a task: the target is a subclass of `cnnforge.tasks.Task`.
+    """Declares a task. The target is a subclass of `cnnforge.tasks.Task`.
 
     A task defines targets, losses, metrics, evaluation and predictions.
     """
