@@ -1,1 +1,1 @@
-"""A command line for convolutional networks whose parts are plugins."""
+"""Train and run convolutional networks from the command line, with plugins and Numba kernels."""

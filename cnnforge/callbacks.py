@@ -1,4 +1,4 @@
-"""The base class of training callbacks, for plugins. Importing it does not import Keras."""
+"""The base class of the training callbacks of plugins. This module does not import Keras."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ __all__ = [
 
 @dataclass(kw_only=True)
 class FinishedEpoch:
-    """An epoch that was trained and validated, and whose state is not saved yet.
+    """Describes an epoch to callbacks, after it was trained and validated, before it is saved.
 
     Attributes:
-        metrics: Metrics of the epoch, the row of `metrics.csv`.
+        metrics: Metrics of the epoch, which are also its row in `metrics.csv`.
         epochs: Total number of epochs of the run.
         best: Whether this epoch is the best one so far by the monitored metric. If two epochs have
             the same value, the one with the lower validation loss is better.
         monitor: Name of the monitored metric, for instance `"accuracy"`. Its value in this epoch
             is `metrics.values["val_accuracy"]`.
-        model: The model. A callback must not change it, since its weights are validated already
-            and are saved after the callbacks. With the option `ema`, the model has its own weights
-            here; their moving average was validated and is saved.
+        model: The model. A callback must not change it: its weights have been validated, and they
+            are saved after the callbacks. If the option `ema` is set, the moving average of the
+            weights was validated and will be saved, but `model` has the weights themselves.
         folder: The run directory, in which a callback may write files, or `None`.
-        stopped: Reason why training ends after this epoch; empty if it does not.
+        stopped: Reason why training ends after this epoch; empty if training continues.
     """
 
     metrics: EpochMetrics
@@ -50,7 +50,7 @@ class FinishedEpoch:
     def learning_rate(self) -> float:
         """The learning rate of the next step. It can be set; the new value is saved with the run.
 
-        With a schedule, setting it scales all later rates by the same factor.
+        If there is a schedule, setting the rate multiplies all later rates by the same factor.
         """
         return self.read_learning_rate()
 
@@ -70,23 +70,24 @@ class FinishedEpoch:
 class Callback:
     """Base class of callbacks, which are called after every epoch of training.
 
-    A resumed run makes a new callback. The values that `state` returned after the last saved epoch
-    are passed to its `restore`. If a run is killed after an epoch but before the state is saved,
-    the epoch is trained again and the callback is called again. Effects outside of `state`, such as
-    files and messages, may therefore happen twice.
+    When a run is resumed, a new callback object is made. Its `restore` gets the values that `state`
+    returned after the last saved epoch. If a run is killed after an epoch but before the state is
+    saved, the resumed run trains this epoch again, and the callback is called for it again. A
+    callback that writes files or prints messages may therefore do so twice.
     """
 
     def epoch_ended(self, epoch: FinishedEpoch) -> None:
         """React to the end of an epoch.
 
         Args:
-            epoch: The epoch. Its methods can change the learning rate and end training.
+            epoch: The epoch. Set its `learning_rate` to change the learning rate, and call its
+                method `stop` to end training.
         """
 
     def state(self) -> Mapping[str, Any]:
-        """Return the values to save with the run.
+        """Return the values to save with the run, from which `restore` can continue.
 
-        They may be numbers, strings, `None`, and lists and dictionaries of these.
+        The values may be numbers, strings, `None`, and lists and dictionaries of these.
         """
         return {}
 

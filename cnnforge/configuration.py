@@ -1,7 +1,7 @@
-"""The options of a training run, and the source of each value.
+"""Define and check the options of `cnnforge train`, and merge their values from three sources.
 
-A value comes from the command line, from a config file, or from the defaults. Importing this module
-does not import Keras.
+The sources are the command line, a config file, and the defaults. Importing this module does not
+import Keras.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from cnnforge.optimizer_options import OptimizerOptions, hint, one_of, require
 
 KERNELS = ("auto", "numba", "keras")
 COLORS = ("auto", "grayscale", "rgb")
-# Options that are passed to the task, which may refuse them.
+# Options that are passed to the task, such as classification. A task that does not support one of
+# them raises an error.
 TASK_OPTIONS = ("label_smoothing", "class_weights")
-# TOML tables of a run's config.toml that are not options.
+# Tables in the config.toml of a run that do not contain options, so they are not read.
 _IGNORED = ("run",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(OptimizerOptions):
-    """The options of `cnnforge train`; `config.toml` holds them under the same names.
+    """The options of `cnnforge train`, which have the same names in `config.toml`.
 
-    The options of the optimizer are inherited.
+    The options of the optimizer are inherited from `OptimizerOptions`.
 
     Args:
         model: Name of a model, `NAME` or `NAME:ARGUMENT`; the name may be qualified.
@@ -45,8 +46,8 @@ class TrainingOptions(OptimizerOptions):
         strict: Whether an unreadable file is an error. If false, it is skipped and counted.
         init_from: A `.keras` file or a run directory with the initial weights.
         label_smoothing: Label smoothing factor, from 0 (off) to below 1.
-        class_weights: `"balanced"`: weight the loss inversely to the class frequencies; `None`: all
-            samples have the same weight.
+        class_weights: `"balanced"`: the weight of a sample in the loss is inversely proportional to
+            the frequency of its class. `None`: all samples have the same weight.
         monitor: Validation metric that selects the best epoch; `None`: the default of the task.
         callback: Names of callbacks, `NAME` or `NAME:ARGUMENT`.
         augment: Names of the augmentations of the training images, `NAME` or `NAME:ARGUMENT`, in
@@ -113,7 +114,7 @@ class TrainingOptions(OptimizerOptions):
 
     @property
     def task_options(self) -> dict[str, Any]:
-        """The options of the task that differ from their defaults, by name."""
+        """The options for the task (`TASK_OPTIONS`) that differ from their defaults, by name."""
         values = {name: getattr(self, name) for name in TASK_OPTIONS}
         return {name: value for name, value in values.items() if value}
 
@@ -126,7 +127,8 @@ class TrainingOptions(OptimizerOptions):
         }
 
 
-# The inherited options come last.
+# The names of all options, in the order in which config.toml lists them. The inherited options come
+# last.
 NAMES = (*TrainingOptions.__annotations__, *OptimizerOptions.__annotations__)
 
 
@@ -153,7 +155,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def check_types(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Check the names and types of options.
+    """Check the names and types of options. Return the options with converted types.
 
     Args:
         values: Values of options by name, with underscores or hyphens.
@@ -186,7 +188,8 @@ def resolve(
         configured: Options from the config file, by name.
 
     Returns:
-        The options, and the source of each by name: `"command line"`, `"config"` or `"default"`.
+        Two values: the options, and a dictionary from the name of each option to its source, which
+        is `"command line"`, `"config"` or `"default"`.
 
     Raises:
         UsageError: A value is out of range.
@@ -209,7 +212,7 @@ def parse_epochs(text: str, before: int | None = None) -> int:
         The number of epochs, 1 or more.
 
     Raises:
-        UsageError: `text` has another form, or begins with `+` although the run is new.
+        UsageError: `text` has another form, or begins with `+` and `before` is `None`.
     """
     more = text.startswith("+")
     digits = text[more:]
@@ -229,15 +232,15 @@ def epochs_of_resumed(options: TrainingOptions, text: str | None, run: Path) -> 
 
     Args:
         options: Options of the run.
-        text: Value of `--epochs`, see `parse_epochs`; `None`: the run keeps its number.
+        text: Value of `--epochs`, see `parse_epochs`. `None`: the same number as before.
         run: The run directory, for the error message.
 
     Returns:
         The number of epochs, 1 or more.
 
     Raises:
-        UsageError: The text is not a number of epochs, or the number would change although the
-            schedule depends on it.
+        UsageError: The text is not a number of epochs, or it would change the number and the
+            learning rate schedule depends on this number.
     """
     before = options.epochs
     total = before if text is None else parse_epochs(text, before)

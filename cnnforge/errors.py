@@ -1,4 +1,4 @@
-"""Errors that the user sees as one line without a traceback, and their exit codes."""
+"""Define the errors that the command line prints as one line without a traceback."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = [
     "one_line",
 ]
 
-# `one_line` does not name files of these packages. It names the last file of the traceback outside
-# of them, which usually belongs to a plugin.
+# `one_line` shows where an error was raised, which should be a line of a plugin. It skips the files
+# of these packages, and shows the last file of the traceback that is outside of them.
 _MACHINERY = frozenset({"cnnforge", "importlib", "pkgutil", "pluggy"})
 
 
 class CnnforgeError(Exception):
     """An error with a message that explains it to the user.
 
-    The command line prints the message as one line and ends with `exit_code`. A message says
-    what was received, what was expected and how to fix it.
+    The command line prints the message as one line and ends with `exit_code`. A message says what
+    was received, what was expected, and how the user can fix the error.
 
     Attributes:
         exit_code: Exit code of the command line.
@@ -57,7 +57,7 @@ class AmbiguousNameError(UsageError):
 
 
 class PluginError(UsageError):
-    """A plugin, or the target of a spec, could not be loaded."""
+    """A plugin, or an object that it declares, could not be loaded or does not work."""
 
 
 def message_of(error: BaseException) -> str:
@@ -73,8 +73,8 @@ def one_line(error: BaseException) -> str:
     """Describe an exception in one line: its type, its message, and where it was raised.
 
     Args:
-        error: Any exception. The location is left out if it is unknown, and for a
-            `CnnforgeError`, whose message is complete without it.
+        error: Any exception. The location is omitted if it is unknown. The type and the location
+            of a `CnnforgeError` are omitted, since its message explains the error.
 
     Returns:
         For instance `"ZeroDivisionError: division by zero (/home/me/mine.py:3)"`.
@@ -83,7 +83,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, CnnforgeError):
         return message
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    # The message of a syntax error already names the file and the line.
+    # The message of a syntax error already contains the file and the line, so do not add them.
     if not isinstance(error, SyntaxError):
         places = [
             f" ({frame.f_code.co_filename}:{line})"

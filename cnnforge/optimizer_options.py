@@ -1,4 +1,4 @@
-"""The options of the optimizer and of the learning rate schedule.
+"""Define and check the options of the optimizer and of the learning rate schedule.
 
 Each option is a field of `OptimizerOptions`. The command-line options of `cnnforge train`, the keys
 of `config.toml` and the output of `--print-config` are derived from these fields.
@@ -14,9 +14,10 @@ from typing import Any
 
 from cnnforge.errors import UsageError
 
-# Class in keras.optimizers for each name on the command line. Muon is left out, since it updates
-# only matrices and would train convolution kernels with AdamW. ScheduleFreeAdamW is left out, since
-# no public function returns the weights to evaluate. Optimizers that wrap others are left out too.
+# The name of each optimizer on the command line, and its class in keras.optimizers. Some optimizers
+# of Keras are left out. Muon updates only matrices, and would train convolution kernels with AdamW.
+# ScheduleFreeAdamW does not have a public function that returns the weights to evaluate. An
+# optimizer that wraps another one would need two names.
 OPTIMIZERS = {
     "adam": "Adam",
     "adamw": "AdamW",
@@ -32,17 +33,18 @@ OPTIMIZERS = {
     "ftrl": "Ftrl",
 }
 WITH_MOMENTUM = ("sgd", "rmsprop")
-# Adam with decoupled weight decay is AdamW, which has a name of its own.
+# The option weight_decay is an error for adam: Adam with decoupled weight decay is adamw.
 WITHOUT_WEIGHT_DECAY = ("adam",)
 
 SCHEDULES = ("constant", "cosine", "step", "one_cycle")
-# The rate of these schedules depends on the total number of epochs.
+# Schedules whose rate depends on the total number of epochs, which therefore must not change when a
+# run is resumed.
 ENDING_SCHEDULES = ("cosine", "one_cycle")
 _STEP_EPOCHS = 10
 
 
 def _option(default: Any, metavar: str, text: str, shown: str | None = None) -> Any:
-    """Declare a field with the metadata of its command-line option."""
+    """Declare a dataclass field. Its metadata contains the help text of the command-line option."""
     help_text = f"{text}  [default: {default if shown is None else shown}]"
     return field(default=default, metadata={"metavar": metavar, "help": help_text})
 
@@ -64,9 +66,9 @@ class OptimizerOptions:
             schedule divides the rate by 10 after every `EPOCHS` epochs, by default 10.
         warmup_epochs: Number of epochs of linear warmup, 0 or more.
         clip_norm: Max global norm of the gradients of a step, above 0; `None`: no clipping.
-        ema: Decay per step of the exponential moving average of the weights, between 0 and 1. The
-            average is validated and saved; training continues with the weights themselves.
-            `None`: no average.
+        ema: Decay per step of an exponential moving average of the weights, between 0 and 1. The
+            average is used for validation and in the saved model, but training continues with the
+            weights themselves. `None`: no average is computed.
 
     Raises:
         UsageError: A value is unknown or out of range, or two options exclude each other.
@@ -134,7 +136,7 @@ class OptimizerOptions:
 
     @property
     def step_epochs(self) -> int:
-        """Number of epochs between two drops of the step schedule."""
+        """Number of epochs after which the step schedule divides the rate by 10."""
         name, colon, argument = self.schedule.partition(":")
         if not colon:
             return _STEP_EPOCHS
@@ -172,13 +174,13 @@ class OptimizerOptions:
 
 
 def require(condition: bool, name: str, value: object, expected: str) -> None:
-    """Raise a `UsageError` that names the option if a condition does not hold."""
+    """Raise a `UsageError` with the name of the option if a condition is false."""
     if not condition:
         raise UsageError(f"{name} must be {expected}, got {value!r}")
 
 
 def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise a `UsageError` with a suggestion if a value is not one of the choices."""
+    """Raise a `UsageError` that suggests a similar choice if a value is not one of the choices."""
     if value not in choices:
         raise UsageError(f"{name} must be {either(choices)}, got {value!r}{hint(value, choices)}")
 
@@ -189,6 +191,6 @@ def either(choices: tuple[str, ...]) -> str:
 
 
 def hint(value: str, choices: tuple[str, ...]) -> str:
-    """Return `"; did you mean 'x'?"` if a choice is close to the value, else `""`."""
+    """Return `"; did you mean 'x'?"` if a choice `x` is similar to the value, otherwise `""`."""
     close = difflib.get_close_matches(value, choices, 1)
     return f"; did you mean {close[0]!r}?" if close else ""

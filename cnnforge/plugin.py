@@ -1,8 +1,9 @@
-"""The API for plugin authors: specs and the hook decorator.
+"""The API for plugin authors: the specs that a plugin returns, and the hook decorator.
 
-A plugin is a module (or an object) with hook implementations that return specs. A spec names its
-target as `"package.module:Attribute"`, and the target is imported when it is first used. This
-module and a manifest therefore import neither Keras nor TensorFlow nor Numba.
+A plugin is a module (or an object) with functions, called hooks, that return specs. A spec declares
+one thing, such as a layer, and contains its import path, `"package.module:Attribute"`. cnnforge
+imports this object, the target of the spec, when it is first used. This module and the module with
+the hooks therefore need not import Keras, TensorFlow or Numba.
 
 Example:
     ```python
@@ -63,12 +64,12 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The work of one pass of a layer: the minimum that its definition requires.
+    """The minimum number of operations and bytes that one pass of a layer requires.
 
-    Each tensor is read or written once. Results that need no computation, such as the gradient of a
-    pixel that is not the maximum of any window, are not counted. The work is therefore the same for
-    every implementation. Implementations can be compared by the fraction of the machine's peak
-    speed that they reach.
+    Count each tensor as read or written once. Do not count results that need no computation, such
+    as the gradient of a pixel that is not the maximum of any pooling window. The work is therefore
+    the same for every implementation. From it, `cnnforge bench` computes which fraction of the
+    machine's peak speed an implementation reaches.
 
     Args:
         flops: Number of additions, multiplications and comparisons.
@@ -84,11 +85,11 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """Base class of specs. A spec declares one thing in a plugin: its name and its import path.
+    """Base class of specs. A spec declares the name and the import path of one thing in a plugin.
 
     Args:
         name: Name in lower_snake_case, unique among the specs of the same kind in the plugin.
-        target: Import path `"package.module:Attribute"`, imported by the first `load()`.
+        target: Import path `"package.module:Attribute"` of the object that the spec declares.
         summary: Description in one line, shown by `cnnforge plugins`.
         plugin: Name of the plugin, set when the spec is registered.
 
@@ -118,14 +119,14 @@ class Spec:
 
     @property
     def qualified_name(self) -> str:
-        """`"plugin/name"`, or the name alone while the spec is not registered."""
+        """`"plugin/name"`, or the name alone if the spec is not registered yet."""
         return f"{self.plugin}/{self.name}" if self.plugin else self.name
 
     def load(self) -> Any:
-        """Import the target.
+        """Import the object that the spec declares.
 
         Returns:
-            The object that the target names.
+            The object at the import path `target`.
 
         Raises:
             PluginError: The module cannot be imported or has no such attribute.
@@ -162,29 +163,30 @@ class LayerSpec(Spec):
         reference: Import path `"module:Class"` of the stock Keras layer with the same constructor,
             weights and results. Conversion, parity checks and benchmarks use it.
         fuses: Import paths `"module:Class"` of two consecutive stock layers that this layer
-            computes as one. The class then needs a class method `fuse(first, second)`, which
-            returns two layers, or `None` if the pair cannot be fused. The first returned layer
-            computes both stock layers; the second one returns its inputs unchanged. Each of them
-            needs a method `unfuse()`, which returns the stock layer that it replaces. If the second
-            one is missing in a model, `unfuse(alone=True)` of the first one is called; it returns
-            one layer that computes both stock layers.
+            replaces. The class then needs a class method `fuse(first, second)`, which returns two
+            layers, or `None` if the pair cannot be fused. The first returned layer computes both
+            stock layers; the second one returns its inputs unchanged. Each of them needs a method
+            `unfuse()`, which returns the stock layer that it replaces. If a model contains the
+            first one without the second, `unfuse(alone=True)` of the first one is called. It must
+            return one layer that computes both stock layers.
         cases: Import path `"module:CASES"` of a sequence of `cnnforge.testing.LayerCase`: the
             arguments and inputs with which `cnnforge.testing.layer_checks` and
-            `cnnforge plugins check` check the layer. `cnnforge doctor` checks only the first one,
-            so it should be a common one.
+            `cnnforge plugins check` check the layer. `cnnforge doctor` checks only the first case,
+            so this should be a common use of the layer.
         benchmarks: Import path `"module:BENCHMARKS"` of a sequence of `cnnforge.testing.LayerCase`:
-            the arguments and input shapes for `cnnforge bench`. By default it measures the cases
-            that have a `speed_shape`.
+            the arguments and input shapes for `cnnforge bench`. By default, `cnnforge bench`
+            measures those of `cases` that have a `speed_shape`.
         work: Import path `"module:function"` of a function `work(layer, shape, grad_inputs)`. It
-            returns a dict with the `Work` of the passes `"forward"` and `"backward"`, or `None`.
-            `layer` is the built reference. `shape` is the shape of its inputs, including the batch
-            axis. `grad_inputs` tells whether the backward pass computes the gradient of the inputs.
+            returns a dictionary with the `Work` of the passes `"forward"` and `"backward"`, or
+            `None` if the work is unknown. `layer` is the stock layer, already built. `shape` is the
+            shape of its inputs, including the batch axis. `grad_inputs` tells whether the backward
+            pass computes the gradient of the inputs.
         torch: Import path `"module:function"` of a function `torch_peer(layer, shape)`. It returns
-            a PyTorch equivalent of the reference: a function `compute(inputs, *weights)`, and the
-            list of its weights, float32 arrays with the axis order of PyTorch. It returns `None`
-            if PyTorch has no equivalent. Four-dimensional inputs and outputs are (N, C, H, W).
-            If PyTorch has gradients enabled, `compute` works as in training, otherwise as in
-            inference.
+            two values: a function `compute(inputs, *weights)` that computes the stock layer in
+            PyTorch, and the list of its weights, float32 arrays with the axis order of PyTorch. It
+            returns `None` if PyTorch has no equivalent. Four-dimensional inputs and outputs are
+            (N, C, H, W). `compute` must work as in training if `torch.is_grad_enabled()`, otherwise
+            as in inference.
     """
 
     kind: ClassVar[str] = "layer"
@@ -197,7 +199,8 @@ class LayerSpec(Spec):
     torch: str | None = None
 
     def __post_init__(self) -> None:
-        # `super()` without arguments fails here, since `slots=True` replaces the class.
+        # `slots=True` makes a new class, so `super()` without arguments, which refers to the old
+        # class, would fail here.
         super(LayerSpec, self).__post_init__()
         for what in ("reference", "cases", "benchmarks", "work", "torch"):
             target = getattr(self, what)
@@ -207,7 +210,7 @@ class LayerSpec(Spec):
             _check_target(f"a fused layer of {self.kind} {self.name!r}", stock)
 
     def load_reference(self) -> Any:
-        """Import the reference.
+        """Import the stock Keras layer that this layer can replace.
 
         Returns:
             The stock layer class, or `None` if the spec does not name one.
@@ -218,7 +221,7 @@ class LayerSpec(Spec):
         return self._optional("reference", self.reference)
 
     def load_fuses(self) -> tuple[Any, ...]:
-        """Import the two stock layers that this one fuses.
+        """Import the classes of the two stock Keras layers that this layer replaces as one.
 
         Returns:
             Their classes; empty if the spec does not name any.
@@ -229,7 +232,7 @@ class LayerSpec(Spec):
         return tuple(self._resolve("fused layer", stock) for stock in self.fuses or ())
 
     def load_cases(self) -> tuple[Any, ...]:
-        """Import the cases with which this layer is checked.
+        """Import the cases (arguments and inputs) with which this layer is checked.
 
         Returns:
             The `cnnforge.testing.LayerCase` objects; empty if the spec does not name any.
@@ -240,11 +243,11 @@ class LayerSpec(Spec):
         return tuple(self._optional("cases", self.cases) or ())
 
     def load_benchmarks(self) -> tuple[Any, ...]:
-        """Import the cases whose speed is measured.
+        """Import the cases (arguments and inputs) with which the speed of this layer is measured.
 
         Returns:
-            The `cnnforge.testing.LayerCase` objects of `benchmarks`; without `benchmarks`, the
-            cases that have a `speed_shape`.
+            The `cnnforge.testing.LayerCase` objects of `benchmarks`. If the spec does not have
+            `benchmarks`, those of `cases` that have a `speed_shape`.
 
         Raises:
             PluginError: The module cannot be imported or has no such attribute.
@@ -254,7 +257,7 @@ class LayerSpec(Spec):
         return tuple(self._optional("benchmarks", self.benchmarks))
 
     def load_work(self) -> Any:
-        """Import the function that counts the work.
+        """Import the function that returns the `Work` of the layer's passes.
 
         Returns:
             The function, or `None` if the spec does not name one.
@@ -265,7 +268,7 @@ class LayerSpec(Spec):
         return self._optional("work", self.work)
 
     def load_torch(self) -> Any:
-        """Import the function that builds the PyTorch equivalent.
+        """Import the function that returns the equivalent of the layer in PyTorch.
 
         Returns:
             The function, or `None` if the spec does not name one.
@@ -301,7 +304,7 @@ class DatasetSpec(Spec):
     classes of `cnnforge.data`.
 
     Args:
-        task: Name of the task for which the samples have targets, equal to `Dataset.task`.
+        task: Name of the task whose targets the samples have; the same as `Dataset.task`.
     """
 
     kind: ClassVar[str] = "dataset"
@@ -313,15 +316,15 @@ class DatasetSpec(Spec):
 class ModelSpec(Spec):
     """Declares a model: `build(input_shape, outputs) -> keras.Model`.
 
-    `input_shape` is (height, width, channels). `outputs` is the `Task.output_size` of the task, for
-    a classification the number of classes. If the target has a parameter `argument`, it gets the
-    text after the colon in `cnnforge train NAME:ARGUMENT`; the parameter needs a default. The model
-    takes raw pixel values 0..255; a classifier ends in a softmax.
+    `input_shape` is (height, width, channels). `outputs` is the `Task.output_size` of the task: for
+    a classification, the number of classes. If `build` has a parameter `argument`, this parameter
+    gets the text after the colon in `cnnforge train NAME:ARGUMENT`, and must have a default. The
+    model takes raw pixel values 0..255. A classifier must end in a softmax.
 
     Args:
         task: Name of the task for which the model computes outputs.
-        sizes: (height, width) of each accepted image size. Empty: `build` accepts any size, or
-            raises a `ValueError` for those that it does not accept.
+        sizes: (height, width) of each image size that the model accepts. Empty: `build` raises a
+            `ValueError` for a size that it does not accept.
     """
 
     kind: ClassVar[str] = "model"
@@ -332,7 +335,7 @@ class ModelSpec(Spec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec(Spec):
-    """Declares a task: the target is a subclass of `cnnforge.tasks.Task`.
+    """Declares a task. The target is a subclass of `cnnforge.tasks.Task`.
 
     A task defines targets, losses, metrics, evaluation and predictions.
     """
@@ -358,8 +361,8 @@ class AugmentationSpec(Spec):
     `argument` is the text after the colon, as in `--augment shift:2`. The returned function
     `augment(images, draws)` gets images, (N, H, W, C) uint8, and their `cnnforge.data.Draws`, and
     returns images of the same shape. It must not write to `images`, and must take all random
-    numbers from `draws`. If it moves pixels, it returns a pair: the images, and their affine
-    transforms, (N, 2, 3) float32, in the coordinates that `cnnforge.data.transforms` defines.
+    numbers from `draws`. If it moves pixels, it must return two values: the images, and the affine
+    transform of each, (N, 2, 3) float32, in the coordinates of `cnnforge.data.transforms`.
     """
 
     kind: ClassVar[str] = "augmentation"

@@ -1,6 +1,6 @@
-"""Datasets: references, splits, class names, and the decoding of images.
+"""Open datasets, decode images, split samples into training and validation, and augment images.
 
-Datasets return NumPy arrays. The package imports neither Keras nor the framework behind it.
+Images and labels are NumPy arrays. This package imports neither Keras nor the framework behind it.
 """
 
 from cnnforge.data.arrays import dataset_from_arrays, unlabelled_from_arrays

@@ -1,4 +1,4 @@
-"""Make a dataset from arrays in memory."""
+"""Make a dataset from NumPy arrays of images and labels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def dataset_from_arrays(
 ) -> Dataset:
     """Make a dataset from labelled images: resize, convert and split them.
 
-    A note of the dataset tells how many validation images are copies of a training image.
+    If validation images are exact copies of training images, a note of the dataset gives their
+    number.
 
     Args:
         name: The name of the dataset.
@@ -37,8 +38,8 @@ def dataset_from_arrays(
         names: N texts: the origin of each sample, such as a file name without its folder.
         classes: The names of the classes.
         options: Options of the dataset.
-        split_seed: Seed of the split; by default `options.seed`. With a fixed seed, datasets with
-            different `options.seed` have the same split.
+        split_seed: Random seed of the split; by default `options.seed`. If it is given, the split
+            does not depend on `options.seed`.
 
     Returns:
         The dataset.
@@ -92,7 +93,7 @@ def unlabelled_from_arrays(
         options: Options of the dataset.
 
     Returns:
-        A dataset with `labelled=False`. Its `train` has all images in their order.
+        A dataset with `labelled=False`. Its `train` has all images in the order of `images`.
     """
     images = _fitted(images, _wanted(images, options))
     whole = ArraySamples(images, np.zeros(len(images), np.int32), names)
@@ -102,7 +103,7 @@ def unlabelled_from_arrays(
 
 
 def _wanted(images: np.ndarray, options: DataOptions) -> tuple[int, int, int]:
-    """Return the (H, W, C) that the options ask for."""
+    """Return the shape (H, W, C) to which the options require the images to be converted."""
     height, width = options.image_size or images.shape[1:3]
     return height, width, {"grayscale": 1, "rgb": 3, "auto": images.shape[3]}[options.color]
 

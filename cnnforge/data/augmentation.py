@@ -1,4 +1,4 @@
-"""Change training images when they are read, in the same way in every run with the same seed."""
+"""Augment training images when they are read. Runs with the same seed get the same images."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Draws:
-    """Random numbers for some samples.
+    """Draws random numbers for each of some samples.
 
-    The numbers of a sample depend only on a key and on the index of the sample. Batch sizes and
-    interruptions of training therefore do not change them. Key and index are combined and hashed
-    with the mixing function of SplitMix64 (G. Steele, D. Lea, C. Flood, "Fast Splittable
+    The numbers for a sample depend only on a key and on the index of the sample. They are therefore
+    the same for all batch sizes, and after an interruption of training. Key and index are combined
+    and hashed with the mixing function of SplitMix64 (G. Steele, D. Lea, C. Flood, "Fast Splittable
     Pseudorandom Number Generators", 2014).
 
     Args:
-        key: Number that is the same for all samples, such as a hash of seed and epoch.
+        key: One number for all samples, such as a hash of the seed and the epoch.
         indices: (N,) indices of the samples in the dataset.
     """
 
@@ -30,7 +30,7 @@ class Draws:
         self._words = _mix(np.asarray(indices).astype(np.uint64) * _STEP ^ np.uint64(key))
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-        """Draw a number for every sample; each call gives new numbers.
+        """Draw a real number for every sample; each call gives new numbers.
 
         Args:
             low: Lower bound, inclusive.
@@ -67,7 +67,7 @@ a pair: the changed images and their transforms."""
 
 
 class AugmentedSamples:
-    """Samples with the augmentations of one epoch applied.
+    """Training samples to which the augmentations of one epoch are applied when they are read.
 
     Args:
         samples: The stored samples.
@@ -105,14 +105,15 @@ class AugmentedSamples:
         return self.augmented(indices)[0]
 
     def augmented(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Read images and apply the augmentations. Return the images and their transforms.
+        """Read images and apply the augmentations. Return two values: images and transforms.
 
         Args:
             indices: (n,) int64, indices into the stored samples.
 
         Returns:
-            (n, H, W, C) uint8 images, and (n, 2, 3) float32 transforms from the stored images to
-            them (see `cnnforge.data.transforms`), or `None` if no augmentation moved pixels.
+            Two values. The augmented images: (n, H, W, C) uint8. The affine transforms from the
+            stored to the augmented images (see `cnnforge.data.transforms`): (n, 2, 3) float32, or
+            `None` if no augmentation moved pixels.
 
         Raises:
             PluginError: An augmentation failed, or returned something of another shape or dtype.

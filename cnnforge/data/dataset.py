@@ -1,4 +1,4 @@
-"""Datasets, their samples, and the options for opening them."""
+"""Define datasets, the samples in them, and the options for opening a dataset."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class DataOptions:
         color: `"grayscale"` gives one channel and `"rgb"` three; `"auto"` gives one channel if
             every image is grayscale, and three otherwise.
         validation_fraction: Fraction of every class that is kept for validation, between 0 and 1.
-            A dataset with its own split ignores it.
+            Datasets that come with a split ignore this option.
         seed: Random seed of the split.
-        strict: Whether an unreadable file is an error; otherwise it is skipped and counted.
-        need_labels: Whether labels are required. If not, data without labels may be opened as a
-            `Dataset` with `labelled=False`.
+        strict: Whether an unreadable file is an error. If not, such a file is skipped and reported.
+        need_labels: Whether labels are required. If not, data without labels can be opened too, and
+            gives a `Dataset` with `labelled=False`.
 
     Raises:
         UsageError: If a value is not allowed.
@@ -60,7 +60,7 @@ class DataOptions:
 
 
 class SkippedFile(NamedTuple):
-    """A file that could not be used.
+    """A file that was skipped when a dataset was opened.
 
     Attributes:
         path: Path of the file.
@@ -74,8 +74,8 @@ class SkippedFile(NamedTuple):
 class Samples(Protocol):
     """Images that are read by index. They may be stored in memory or on disk.
 
-    The targets are in further attributes, which depend on the task. A classification reads
-    `labels`, (N,) int32 indices into the classes of the dataset.
+    The targets are stored in other attributes, whose names depend on the task. A classification
+    reads `labels`, (N,) int32: indices into the classes of the dataset.
 
     Attributes:
         names: N texts: the origin of each sample.
@@ -94,14 +94,14 @@ class Samples(Protocol):
             indices: (B,) integers in 0..N-1, in any order; they may repeat.
 
         Returns:
-            (B, H, W, C) uint8, a copy that belongs to the caller.
+            (B, H, W, C) uint8, a copy that the caller may change.
         """
         ...
 
 
 @runtime_checkable
 class EpochSamples(Protocol):
-    """Training samples that are generated for each epoch, such as synthetic scenes."""
+    """Training samples that differ in every epoch, such as synthetic images."""
 
     def at_epoch(self, epoch: int) -> Samples:
         """Return the samples of an epoch; the same epoch always gives the same samples.
@@ -126,7 +126,7 @@ def samples_of_epoch(samples: Samples, epoch: int) -> Samples:
         `samples.at_epoch(epoch)` if `samples` is an `EpochSamples`, otherwise `samples`.
 
     Raises:
-        DataError: The number of samples in the epoch differs from that in the dataset.
+        DataError: The number of samples in the epoch differs from `len(samples)`.
     """
     if not isinstance(samples, EpochSamples):
         return samples
@@ -140,7 +140,7 @@ def samples_of_epoch(samples: Samples, epoch: int) -> Samples:
 
 
 class ArraySamples:
-    """Labelled samples held in memory.
+    """Labelled samples in NumPy arrays.
 
     Args:
         images: (N, H, W, C) uint8; C is 1 or 3.
@@ -186,13 +186,13 @@ class Dataset:
         validation: The samples to validate on.
         fingerprint: Hexadecimal sha256 of the data and the split.
         skipped: The files that could not be used.
-        notes: Notes for the user, one line each.
+        notes: Messages for the user about the data, one line each.
         labelled: Whether the samples have targets. If not, `classes` and `validation` are empty,
-            and `train` has all samples in their order.
-        task: Name of the task that the targets are for.
+            and `train` has all samples, in the order of the file or folder.
+        task: Name of the task whose targets the samples have.
 
     Raises:
-        ValueError: If a split is empty, or its number of names is not its number of samples.
+        ValueError: If `train` or `validation` is empty, or does not have one name per sample.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Compute fingerprints of datasets, and count validation images that are also training images."""
+"""Compute the fingerprint of a dataset, and count exact copies of images in both of its splits."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 
 
 class Split(NamedTuple):
-    """The data of a split from which the fingerprint is computed.
+    """The data of a split (training or validation) from which the fingerprint is computed.
 
     Attributes:
         labels: (N,) integers.
-        names: N names of the samples that do not depend on the location of the data.
-        digests: N sha256 digests of the content, 32 bytes each.
+        names: Name of each sample. A name does not contain the folder of the data, so that the
+            fingerprint stays the same if the data is moved.
+        digests: N sha256 digests of the image files or of their pixels, 32 bytes each.
     """
 
     labels: np.ndarray
@@ -26,7 +27,7 @@ class Split(NamedTuple):
 def fingerprint(
     classes: Sequence[str], image_shape: tuple[int, int, int], train: Split, validation: Split
 ) -> str:
-    """Compute a digest of the data and of their split.
+    """Compute a digest that changes if the data or their split into training and validation change.
 
     Args:
         classes: The names of the classes.
@@ -40,7 +41,7 @@ def fingerprint(
     total = hashlib.sha256()
 
     def add(content: bytes) -> None:
-        # The length comes first, so that ("ab", "c") differs from ("a", "bc").
+        # Add the length first. Otherwise ("ab", "c") and ("a", "bc") would have the same digest.
         total.update(len(content).to_bytes(8, "little"))
         total.update(content)
 
@@ -75,5 +76,6 @@ def duplicates_note(train: Sequence[bytes], validation: Sequence[bytes]) -> tupl
 
 
 def _encoded(text: str) -> bytes:
-    # A file name may have bytes that are not UTF-8; they are kept unchanged.
+    # A file name may contain bytes that are not valid UTF-8. `surrogateescape` keeps these bytes
+    # unchanged instead of raising an error.
     return text.encode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""Samples that are image files. They stay on disk and are decoded when they are needed."""
+"""Read samples from image files, which are decoded only when they are needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ResultT = TypeVar("ResultT")
 
 
 class ImageFiles:
-    """Samples that are labelled image files. Only names and labels are held in memory.
+    """Labelled samples that are image files on disk. `fetch` decodes the files that it needs.
 
     Args:
         paths: N image files.
@@ -50,7 +50,7 @@ class ImageFiles:
             (B, H, W, C) uint8.
 
         Raises:
-            DataError: If a file has become unreadable since it was checked.
+            DataError: If a file cannot be read, for instance because it has been deleted.
         """
         indices = np.asarray(indices, dtype=np.intp)
         images = np.empty((len(indices), *self._image_shape), np.uint8)
@@ -74,7 +74,7 @@ def check_files(paths: Sequence[str]) -> list[CheckedImage | UnreadableImage]:
         paths: Image files.
 
     Returns:
-        For each file, its properties, or the error if it cannot be read.
+        For each file, its properties, or the exception if it cannot be read.
     """
 
     def check(path: str) -> CheckedImage | UnreadableImage:
@@ -89,7 +89,7 @@ def check_files(paths: Sequence[str]) -> list[CheckedImage | UnreadableImage]:
 def in_parallel(function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> list[ResultT]:
     """Apply a function to many items in a few threads.
 
-    Threads are enough, because Pillow releases the interpreter lock while it decodes.
+    Threads run in parallel here, because Pillow releases the interpreter lock while it decodes.
 
     Args:
         function: Function of one item; it must not call `in_parallel` itself.
@@ -102,7 +102,8 @@ def in_parallel(function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) ->
         Exception: The error of the first item that failed.
     """
     workers = min(usable_processors(), 8)
-    # Submit several items as one task: for a small image, submitting costs more than decoding.
+    # Submit several items to the pool at once. For a small image, submitting takes longer than
+    # decoding.
     length = max(1, min(64, -(-len(items) // workers)))
     if workers == 1 or len(items) <= 1:
         return [function(item) for item in items]
@@ -116,7 +117,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, thread_name_prefix="cnnforge-images")
 
 
-# A forked process has a copy of the pool without its threads, and would wait for them forever. It
-# therefore makes a new pool.
+# A forked process gets a copy of the pool object, but not its threads, so work that it submits
+# would never be done. Clear the cache in the forked process, so that it makes a new pool.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)

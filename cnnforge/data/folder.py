@@ -22,9 +22,9 @@ class ImageListing:
 
     Attributes:
         paths: The image files, sorted by name within each folder.
-        skipped: Entries that cannot be opened: dangling links, links to a folder that contains the
-            link, folders without read permission.
-        others: Number of files that are not images, by their ending.
+        skipped: Files and folders that cannot be opened: dangling links, links to a folder that
+            contains the link, folders without read permission.
+        others: Number of files that are not images, by file ending.
     """
 
     paths: list[str] = field(default_factory=list)
@@ -33,10 +33,11 @@ class ImageListing:
 
 
 def find_images(folder: str | os.PathLike[str], *, recursive: bool = True) -> ImageListing:
-    """Find image files by their endings. The order does not depend on the operating system.
+    """Find the image files in a folder, in the same order on every operating system.
 
-    Hidden files and folders, files with other endings, and the files and folders that operating
-    systems create (`__MACOSX`, `Thumbs.db`) are ignored. Links are followed.
+    A file is an image if its ending is that of an image format. Hidden files and folders are
+    ignored, and so are those that operating systems create (`__MACOSX`, `Thumbs.db`). Links are
+    followed.
 
     Args:
         folder: The folder.
@@ -61,9 +62,9 @@ def find_classes(folder: str | os.PathLike[str]) -> dict[str, ImageListing]:
         folder: The folder.
 
     Returns:
-        The images of each class by the name of the class, sorted by this name. They are the images
-        in the sub-folder and in deeper folders; there may be none. Images directly in `folder` have
-        no class and are left out.
+        A dictionary from the name of each class to its images, sorted by name. The images of a
+        class are those in its sub-folder and in deeper folders; a class may have no images. Images
+        directly in `folder` have no class and are left out.
 
     Raises:
         UsageError: If there is no such folder.
@@ -82,19 +83,20 @@ def find_classes(folder: str | os.PathLike[str]) -> dict[str, ImageListing]:
 
 
 def find_splits(folder: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Find the sub-folders that are splits and not classes.
+    """Find the sub-folders that are splits (for training and validation) and not classes.
 
-    They are `train` and the first of `val`, `valid`, `validation` and `test` that exists, in upper
-    or lower case. A `test` folder without class folders, as in a competition, has no labels and is
-    not a split. Without a second split, `train` is the only split if there are no sub-folders with
-    other names. Otherwise all sub-folders are classes.
+    The training split is the folder `train`. The validation split is the first of `val`, `valid`,
+    `validation` and `test` that exists. Names may be in upper or lower case. A `test` folder
+    without class folders, as in a competition, has no labels, so it is not a split. If there is no
+    validation split and a sub-folder has any other name, all sub-folders, also `train`, are
+    classes.
 
     Args:
         folder: The folder.
 
     Returns:
-        The names of the training and the validation folder, or of the training folder alone;
-        empty if the sub-folders are classes.
+        A tuple with the names of the training and the validation folder, or of the training folder
+        alone; empty if the sub-folders are classes.
 
     Raises:
         UsageError: If there is no such folder.
@@ -159,7 +161,7 @@ def _collect(folder: str, found: ImageListing, recursive: bool, above: tuple[obj
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    """Yield the entries of a folder that may be data, sorted by name."""
+    """Yield the files and folders in a folder, sorted by name, without those that are ignored."""
     with os.scandir(folder) as listing:
         entries = sorted(listing, key=lambda entry: entry.name)
     for entry in entries:
@@ -176,7 +178,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _identity(path: str) -> object:
     status = os.stat(path)
-    # Some file systems have no inodes. On them, the resolved path identifies the folder.
+    # Some file systems have no inode numbers and report 0. Identify the folder by its resolved path
+    # then.
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 

@@ -1,4 +1,4 @@
-"""Decode image files to arrays, for training and for prediction."""
+"""Decode image files to NumPy arrays, for training and for prediction."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ IMAGE_SUFFIXES = frozenset(
 )
 """The endings of the image files that are read, in lower case."""
 
-# Pillow reads other formats too, but some of them start a program (EPS starts Ghostscript).
+# Only these formats are read. Pillow reads others too, but for some of them it starts another
+# program (Ghostscript for EPS), which is not safe for files from unknown sources.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 _GRAYSCALE_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"))
 _EXIF_ORIENTATION = 0x0112
@@ -69,7 +70,7 @@ class UnreadableImage(DataError):
         super().__init__(f"{printable(self.path)}: {self.reason}")
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        """Pickle both arguments. By default, only the message would be passed to `__init__`."""
+        """Make the exception picklable. By default, unpickling passes only the message."""
         return type(self), (self.path, self.reason)
 
 
@@ -78,11 +79,11 @@ class _UnsupportedPixels(ValueError):
 
 
 class ImageInfo(NamedTuple):
-    """Size and mode of an image file, from its header.
+    """The size and the mode of an image file, read from its header.
 
     Attributes:
-        size: Height and width after the camera's orientation is applied.
-        mode: Pillow's mode: `"L"`, `"RGB"`, `"P"`, ...
+        size: Height and width of the image after it is rotated as its orientation (EXIF) says.
+        mode: Pillow's name of the pixel format: `"L"`, `"RGB"`, `"P"`, ...
     """
 
     size: tuple[int, int]
@@ -90,11 +91,11 @@ class ImageInfo(NamedTuple):
 
 
 class CheckedImage(NamedTuple):
-    """Properties of an image file that was decoded.
+    """The properties of an image file that was decoded without error.
 
     Attributes:
-        size: Height and width after the camera's orientation is applied.
-        grayscale: Whether the image has a grayscale mode, or a palette and only gray pixels.
+        size: Height and width of the image after it is rotated as its orientation (EXIF) says.
+        grayscale: Whether the image has a grayscale mode, or has a palette and only gray pixels.
         digest: sha256 of the file, 32 bytes.
     """
 
@@ -112,12 +113,12 @@ def printable(path: str | os.PathLike[str]) -> str:
 
 
 def read_image(path: str | os.PathLike[str], image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Decode an image file to a given shape.
+    """Decode an image file, and convert the image to a given shape.
 
-    The camera's orientation (EXIF) is applied. An animation gives its first frame. Transparent
-    pixels are shown on white. 16-bit gray is scaled to 8 bits. An image of another size is
-    resampled (bicubic with antialiasing), and its aspect ratio is not kept. Colour profiles are
-    ignored.
+    The image is rotated as its orientation (EXIF) says. Only the first frame of an animation is
+    read. Transparent pixels are shown on white. 16-bit gray is scaled to 8 bits. If the image has
+    another size, it is resampled (bicubic with antialiasing), and its aspect ratio is not kept.
+    Colour profiles are ignored.
 
     Args:
         path: The file.
@@ -132,14 +133,14 @@ def read_image(path: str | os.PathLike[str], image_shape: tuple[int, int, int]) 
     """
     height, width, channels = image_shape
     with _reading(path) as image:
-        # The JPEG decoder can halve an image several times at no cost. The decoded image has at
-        # least twice the final height and width, so that `fit` still determines the result.
+        # The JPEG decoder can halve the size of an image while it decodes, which saves time. Ask
+        # for at least twice the final size, so that the quality depends on the resampling in `fit`.
         image.draft(None, (2 * max(width, height), 2 * max(width, height)))
         return fit(_upright(image), (height, width, channels))
 
 
 def describe_image(path: str | os.PathLike[str]) -> ImageInfo:
-    """Read size and mode from the header of an image file. The pixels are not decoded.
+    """Read the size and the mode of an image from the header of its file, without decoding pixels.
 
     Args:
         path: The file.
@@ -168,12 +169,12 @@ def check_image(path: str | os.PathLike[str]) -> CheckedImage:
     """
     with _reading(path) as image:
         full_size = image.size
-        # Decode a JPEG at an eighth of its size. All bytes are still read, so damage is found, but
-        # most of the arithmetic is saved.
+        # Decode a JPEG at an eighth of its size, which is faster. All bytes of the file are still
+        # read, so damage is found.
         reduced = image.draft(None, (1, 1)) is not None
         image.load()
-        # Take the size of a TIFF after loading: Pillow applies its orientation then, which may swap
-        # height and width.
+        # Read the size only now. Pillow rotates a TIFF when it loads it, which may swap height and
+        # width. After `draft`, the size is that of the reduced image, so use the size before.
         size = full_size if reduced else image.size
         flat = _flat(image)
         grayscale = image.mode in _GRAYSCALE_MODES or (
@@ -185,10 +186,10 @@ def check_image(path: str | os.PathLike[str]) -> CheckedImage:
 
 
 def fit(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Resize and convert a decoded image in the same way as `read_image`.
+    """Resize a decoded image and convert it to uint8, in the same way as `read_image`.
 
     Args:
-        image: A Pillow image of any mode but 32-bit ones.
+        image: A Pillow image. Modes with 32-bit pixels are not accepted.
         image_shape: (H, W, C); C is 1 or 3.
 
     Returns:
@@ -206,9 +207,9 @@ def fit(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:
 
 @contextmanager
 def _reading(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """Return a context with the opened image.
+    """Return a context manager that opens an image file.
 
-    Every error becomes an `UnreadableImage`, also an error inside the `with` block.
+    Every error becomes an `UnreadableImage`, also an error in the caller's `with` block.
     """
     try:
         with (
@@ -216,7 +217,8 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
             Image.open(file, formats=_formats()) as image,
         ):
             limit = Image.MAX_IMAGE_PIXELS
-            # Pillow raises an error only above twice the limit; below that, it only warns.
+            # Pillow raises an error only above twice its limit, and prints a warning above the
+            # limit. Raise the error above the limit.
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError(
                     f"{image.width} x {image.height} pixels, at most {limit} are read"
@@ -229,7 +231,8 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
 
 
 def _open_regular(path: str, flags: int) -> int:
-    # Without O_NONBLOCK, opening a pipe without a writer would wait forever.
+    # The path may be a named pipe. Without O_NONBLOCK, opening a pipe to which no process writes
+    # would wait forever.
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -239,8 +242,8 @@ def _open_regular(path: str, flags: int) -> int:
 
 @lru_cache(maxsize=1)
 def _formats() -> tuple[str, ...]:
-    # Builds of Pillow support different formats. `Image.open` raises a KeyError for a format that
-    # this build does not support.
+    # Not every build of Pillow supports all formats, and `Image.open` raises a KeyError for an
+    # unsupported one. Return only the supported formats.
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
@@ -260,8 +263,8 @@ def _reason(path: str | os.PathLike[str], error: Exception) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    # Pillow applies the orientation of a TIFF itself. A PNG may store its orientation after the
-    # pixels. If it is not known yet, it is ignored, since reading it would decode the pixels.
+    # Pillow rotates a TIFF itself, so do not rotate it again. A PNG may store its orientation after
+    # the pixels. Ignore such an orientation, since reading it would decode the pixels.
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1
     try:
@@ -271,7 +274,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _shown_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Return (height, width) after rotation, from Pillow's (width, height)."""
+    """Return the (height, width) of the rotated image. `size` is Pillow's (width, height)."""
     width, height = size
     return (width, height) if orientation in _SIDEWAYS else (height, width)
 
@@ -285,7 +288,7 @@ def _upright(image: Image.Image) -> Image.Image:
 def _flat(image: Image.Image) -> Image.Image:
     """Convert an image to 8-bit mode `"L"` or `"RGB"`, without transparency."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        # Pillow's own conversion clips the values; this one scales them.
+        # Scale 16-bit values to 8 bits. Pillow's own conversion would clip values above 255.
         wide = np.asarray(image).astype(np.int64).clip(0, 65535)
         return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
     if image.mode in ("I", "F"):

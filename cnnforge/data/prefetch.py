@@ -1,4 +1,7 @@
-"""Read the samples of an epoch in a background thread, in chunks of several batches."""
+"""Read the samples of an epoch ahead of training, in a background thread.
+
+The thread reads chunks of several batches.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,10 @@ _SHORT, _LONG = 0.1, 0.4
 
 
 class Chunk(NamedTuple):
-    """Several batches of images.
+    """Several consecutive batches of an epoch, which are read and trained on in one call.
 
     Attributes:
-        first: Index of its first batch in the epoch, from 0.
+        first: Index of the first of these batches in the epoch, from 0.
         batches: Number of batches; the last batch may be smaller.
         images: (N, H, W, C) uint8.
         targets: Arrays (N, ...) by name; empty for a prediction.
@@ -34,15 +37,16 @@ class Chunk(NamedTuple):
 
 
 class StepsPerCall:
-    """The number of batches in a chunk, adapted to the measured times of chunks.
+    """Chooses the number of batches in a chunk from the measured times of earlier chunks.
 
-    A chunk should take 0.1 to 0.4 seconds and have at most 32 MiB of images: long enough to make
-    the cost of Python between chunks negligible, short enough for progress messages and Ctrl-C. The
-    results of training do not depend on this number.
+    A chunk should take 0.1 to 0.4 seconds and have at most 32 MiB of images. If chunks took less
+    time, the Python code between them would slow down training. If they took more time, progress
+    messages and the reaction to Ctrl-C would be late. The results of training do not depend on this
+    number.
 
     Args:
         image_shape: (H, W, C) of the images, one byte per value.
-        batch_size: Images per batch.
+        batch_size: Number of images per batch.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], batch_size: int) -> None:
@@ -78,12 +82,12 @@ def images_only(samples: Samples) -> Read:
 def chunks(
     read: Read, visit: np.ndarray, batch_size: int, size: StepsPerCall, first: int = 0
 ) -> Iterator[Chunk]:
-    """Read the samples in the order of `visit`, at most two chunks ahead of the caller.
+    """Read the samples in the order of `visit`. At most two chunks are read ahead of the caller.
 
     Args:
         read: Function that reads images and targets. It is called in a background thread.
         visit: (N,) indices of the samples.
-        batch_size: Images per batch.
+        batch_size: Number of images per batch.
         size: Number of batches per chunk. It may change between chunks.
         first: Index of the batch to start from.
 

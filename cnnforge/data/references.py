@@ -1,4 +1,4 @@
-"""Open a dataset by its reference: `mnist5k`, `csv:FILE`, `images:FOLDER`, or a path."""
+"""Open the dataset that the user names: `mnist5k`, `csv:FILE`, `images:FOLDER`, or a path."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from cnnforge.errors import DataError, UnknownNameError, UsageError
 from cnnforge.plugin import DatasetSpec, TaskSpec
 from cnnforge.plugin_host.registry import Registry
 
-# The short name has at least two characters, since "C:\data" begins with a drive. The part before
-# the slash is the name of a plugin, which may have all characters of a distribution's name.
+# The name of a dataset, or `PLUGIN/NAME`. The name has at least two characters; otherwise the drive
+# in "C:\data" would be read as a name. The name of a plugin may contain all characters that the
+# name of a distribution may contain.
 _NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[a-z][a-z0-9_]+")
 _FORMS = "a folder of images, a .csv file, NAME, or NAME:ARGUMENT"
 
 
 class DatasetRegistry(Container[object], Protocol):
-    """The part of `cnnforge.plugin_host.registry.Registry` that `open_dataset` needs."""
+    """The methods of `cnnforge.plugin_host.registry.Registry` that `open_dataset` calls."""
 
     def __getitem__(self, name: str) -> DatasetSpec:
         """Return the spec with this short or qualified name."""
@@ -29,9 +30,10 @@ class DatasetRegistry(Container[object], Protocol):
 
 
 def parse(reference: str, known: Container[object] = ()) -> tuple[str, str | None]:
-    """Split a reference to a dataset into the name of a dataset plugin and an argument.
+    """Split a reference to a dataset into the name of the dataset and an argument.
 
-    A known name has priority over a folder of the same name; `./mnist5k` means the folder.
+    If a known name is also the name of a folder, the reference means the known dataset; `./mnist5k`
+    means the folder.
 
     Args:
         reference: `"NAME"` or `"NAME:ARGUMENT"`, with a short or a qualified name (`plugin/name`),
@@ -39,7 +41,7 @@ def parse(reference: str, known: Container[object] = ()) -> tuple[str, str | Non
         known: The known names, short and qualified.
 
     Returns:
-        The name, and the argument or `None`. Examples are `("mnist5k", None)`,
+        Two values: the name, and the argument or `None`. Examples are `("mnist5k", None)`,
         `("images", "photos")` and `("csv", "train.csv")`.
 
     Raises:
@@ -87,8 +89,8 @@ def open_dataset(
         reference: Reference to a dataset, see `parse`.
         datasets: Registry of the datasets that plugins declare.
         options: Options of the dataset.
-        tasks: Registry of the tasks, to check that the dataset is for the task that its plugin
-            declares; `None`: this is not checked.
+        tasks: Registry of the tasks, which is used to check that the dataset has the task that its
+            plugin declares. `None`: this is not checked.
 
     Returns:
         The dataset.

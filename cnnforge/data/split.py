@@ -10,10 +10,11 @@ import numpy as np
 def stratified_split(
     labels: np.ndarray, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split samples into training and validation, every class in the same proportion.
+    """Split samples into training and validation samples, every class in the same proportion.
 
-    The result depends only on the arguments. It is drawn from the raw output of a bit generator,
-    which NumPy never changes. Newer versions of NumPy may change `Generator.permutation` (NEP 19).
+    The result depends only on the arguments. Samples are chosen by the raw numbers of a bit
+    generator, which are the same in every version of NumPy. `Generator.permutation` may change in
+    newer versions (NEP 19), so it is not used.
 
     Args:
         labels: (N,) integers from 0 up.
@@ -21,16 +22,16 @@ def stratified_split(
         seed: Random seed, a whole number from 0 up.
 
     Returns:
-        Two ascending int64 arrays: the indices of the samples for training, and those for
-        validation. Every sample is in one of them. A class of two or more samples has at least one
-        in each; the only sample of a class is used for training.
+        Two ascending int64 arrays: the indices of the training samples, and those of the validation
+        samples. Every sample is in one of them. A class with two or more samples has at least one
+        sample in each. If a class has only one sample, this is a training sample.
     """
     labels = np.asarray(labels)
     kept = []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         keys = np.random.PCG64([seed, int(label)]).random_raw(len(rows))
-        # Round half up: round() rounds half to even, which rounds 0.5 down and 1.5 up.
+        # Round 0.5 up in all cases. round() would round 0.5 down and 1.5 up.
         count = int(len(rows) * fraction + 0.5)
         count = min(max(count, 1), len(rows) - 1)
         kept.append(rows[np.argsort(keys, kind="stable")[:count]])
@@ -41,9 +42,9 @@ def stratified_split(
 
 
 def singleton_classes_note(labels: np.ndarray, classes: Sequence[str]) -> tuple[str, ...]:
-    """Return a note with the names of the classes that have a single sample.
+    """Return a note for the user with the names of the classes that have a single sample.
 
-    This sample is used for training only.
+    `stratified_split` uses such a sample for training, so validation lacks these classes.
 
     Args:
         labels: (N,) integers, indices into `classes`.

@@ -1,9 +1,9 @@
 """Affine transforms of images, and of points in them.
 
-A point is (x, y) in pixels, x to the right and y down. The top left corner of an image is (0, 0),
-so that the centre of the pixel in row r and column c is (c + 0.5, r + 0.5), and an image of H rows
-and W columns covers 0..W by 0..H. A transform is a (2, 3) float32 matrix `[A | b]`: it moves a
-point p of the old image to the point `A p + b` of the new one. For instance,
+A point is (x, y) in pixels, x to the right and y down. The top left corner of an image is (0, 0).
+The centre of the pixel in row r and column c is therefore (c + 0.5, r + 0.5). An image of H rows
+and W columns covers x from 0 to W and y from 0 to H. A transform is a (2, 3) float32 matrix
+`[A | b]`. It moves the point p of the old image to the point `A p + b` of the new image. Example:
 `[[-1, 0, W], [0, 1, 0]]` flips an image of W columns left to right.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def translations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return transforms that move images.
+    """Return transforms that shift images.
 
     Args:
         x: (N,) distances to the right, in pixels.
@@ -29,7 +29,7 @@ def translations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def compose(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Combine two transforms of each image, which are applied one after the other, into one.
+    """Return one transform per image that has the same effect as two transforms in succession.
 
     Args:
         first: (N, 2, 3) float32, applied first.

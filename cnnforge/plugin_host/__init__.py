@@ -1,1 +1,1 @@
-"""Finding, loading and listing plugins."""
+"""Find and load plugins, and look up the layers, datasets, models etc. that they declare."""

@@ -1,7 +1,7 @@
-"""Discovery of plugins. A plugin that fails to load does not affect the others.
+"""Find and load plugins. If an installed plugin fails to load, the others still work.
 
 Installed plugins (entry points of the group `cnnforge`) are loaded first, sorted by name. Files
-and modules that the user names follow. The working directory is not searched.
+and modules that the user names are loaded after them. The working directory is not searched.
 
 Environment variables:
     CNNFORGE_PLUGIN_AUTOLOAD: `0` disables all installed plugins.
@@ -46,11 +46,14 @@ Status = Literal["loaded", "failed", "incompatible", "disabled"]
 
 
 class _IncompatibleError(PluginError):
-    """The plugin was written for another plugin API."""
+    """The plugin was written for another version of the plugin API."""
 
 
 class _Core:
-    """Declares the default task, which runs and models of version 0.1 need: they name no task."""
+    """Declares the default task, classification, in the form of a plugin.
+
+    Runs and models of version 0.1 do not name a task, and have this one.
+    """
 
     @hookimpl
     def cnnforge_tasks(self) -> list[TaskSpec]:
@@ -65,12 +68,12 @@ class _Core:
 
 @dataclass(slots=True)
 class PluginRecord:
-    """A plugin and the result of loading it.
+    """A plugin, and whether it was loaded.
 
     Attributes:
-        name: Name of the plugin, the first half of its qualified names.
+        name: Name of the plugin. It is the first part of qualified names, `PLUGIN/NAME`.
         source: Module or file of the plugin.
-        distribution: Name of its installed distribution; `None` for a file.
+        distribution: Name of the distribution that contains it; `None` for a file.
         version: Version of the distribution.
         status: `"loaded"`, `"failed"`, `"incompatible"` (written for another `PLUGIN_API`), or
             `"disabled"` by the user.
@@ -94,7 +97,7 @@ class PluginRecord:
 
 @dataclass
 class Plugins:
-    """All plugins and the specs that they declare.
+    """All plugins, and registries of the specs (layers, datasets, ...) that they declare.
 
     Attributes:
         layers: Registry of layers.
@@ -129,7 +132,7 @@ class Plugins:
 
     @property
     def registries(self) -> dict[str, Registry[Any]]:
-        """The registry for the specs of each hook, by the name of the hook."""
+        """The registry of each kind of spec, by the name of the hook that declares this kind."""
         return {
             "cnnforge_layers": self.layers,
             "cnnforge_datasets": self.datasets,
@@ -140,7 +143,7 @@ class Plugins:
         }
 
     def register(self, plugin: object, name: str) -> None:
-        """Register a plugin with all of its specs, or with none if one is wrong.
+        """Register a plugin and all of its specs. If one spec is wrong, register nothing.
 
         Args:
             plugin: Module or object with hook implementations.
@@ -177,7 +180,10 @@ class Plugins:
             raise
 
     def _ask(self, hook: str, plugin: object) -> Iterator[Any]:
-        """Call a hook of one plugin only, so that errors can be attributed to this plugin."""
+        """Call a hook of one plugin only, so that an error is known to come from this plugin.
+
+        Yield the specs that the hook returns.
+        """
         others = [other for other in self.manager.get_plugins() if other is not plugin]
         for specs in self.manager.subset_hook_caller(hook, others)():
             if isinstance(specs, str) or not hasattr(specs, "__iter__"):
@@ -200,14 +206,14 @@ _STATUS_VERB = {
 
 
 def discover(explicit: Sequence[str] = ()) -> Plugins:
-    """Load the installed plugins, then those that the user names.
+    """Load the installed plugins, and then the plugins that the user names.
 
     Args:
         explicit: Values of `--plugin`: paths that end in `.py`, or names of modules.
 
     Returns:
-        The plugins. For an installed plugin that failed to load, there is a record with the error,
-        but no specs.
+        The plugins. If an installed plugin failed to load, its record contains the error, and the
+        registries do not contain its specs.
 
     Raises:
         PluginError: A plugin in `explicit` cannot be loaded.
@@ -249,10 +255,11 @@ def _record(entry_point: EntryPoint) -> PluginRecord:
 
 
 def _load_installed(plugins: Plugins, entry_point: EntryPoint, record: PluginRecord) -> None:
-    """Load an installed plugin. An error is not raised, but stored in its record."""
+    """Load an installed plugin. An error is not raised, but stored in the record of the plugin."""
     try:
         plugins.register(entry_point.load(), record.name)
-    # SystemExit is caught, so that a plugin cannot end the program. KeyboardInterrupt is not.
+    # Catch SystemExit too, so that a plugin cannot end the program. Do not catch KeyboardInterrupt,
+    # so that the user can end it.
     except (Exception, SystemExit) as error:
         record.status = "incompatible" if isinstance(error, _IncompatibleError) else "failed"
         record.error = error
@@ -269,8 +276,8 @@ def _load_explicit(plugins: Plugins, reference: str, installed: Sequence[EntryPo
             return
         record = PluginRecord(name=module.__name__, source=reference)
         for entry_point in installed:
-            # If the user names the module of an installed plugin, its name is that of the installed
-            # plugin.
+            # The user may name the module of an installed plugin. Use the name of the installed
+            # plugin then, so that the qualified names are the same.
             if entry_point.value == reference:
                 record = _record(entry_point)
         plugins.register(module, record.name)
@@ -280,7 +287,10 @@ def _load_explicit(plugins: Plugins, reference: str, installed: Sequence[EntryPo
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Import a file as a module with the name of the file. Targets of its specs use this name."""
+    """Import a file as a module with the name of the file, without `.py`.
+
+    The import paths in its specs (`"NAME:Attribute"`) use this name.
+    """
     path = path.resolve()
     name = path.stem
     if not path.is_file():

@@ -1,7 +1,7 @@
-"""The hooks that a plugin may implement. Their docstrings are the reference manual.
+"""Define the hooks that a plugin may implement. Their docstrings are the reference manual.
 
-The core calls each hook once for each plugin and registers the specs that the hook returns. If a
-hook of a plugin fails, none of the plugin's specs are registered.
+cnnforge calls each hook of each plugin once, and registers the specs that the hook returns. If one
+hook of a plugin raises an error, none of the plugin's specs are registered.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def cnnforge_layers() -> Iterable[LayerSpec]:
     """Declare Keras layer classes.
 
     Returns:
-        A `LayerSpec` for each layer. Its target is a subclass of `keras.Layer`. If `reference`
-        names a stock layer, the class has the same constructor arguments and weights, and
-        `cnnforge.conversion.forge` replaces that stock layer by it.
+        A `LayerSpec` for each layer. Its target is a subclass of `keras.Layer`. If its `reference`
+        names a stock Keras layer, the class must have the same constructor arguments and weights.
+        `cnnforge.conversion.forge` can then replace the stock layer by this one.
     """
     raise NotImplementedError
 
@@ -79,8 +79,9 @@ def cnnforge_callbacks() -> Iterable[CallbackSpec]:
     Returns:
         A `CallbackSpec` for each callback. Its target is a callable `make(argument)` that returns a
         `cnnforge.callbacks.Callback`; `argument` is the text after the colon, or `None`. `make`
-        raises `ValueError` for a wrong argument. The callback is called after every epoch. The
-        result of its `state()` is saved with the run, and restored when the run is resumed.
+        must raise `ValueError` for a wrong argument. The callback is called after every epoch. The
+        values that its method `state()` returns are saved with the run. When the run is resumed,
+        they are passed to its method `restore()`.
     """
     raise NotImplementedError
 
@@ -92,8 +93,8 @@ def cnnforge_augmentations() -> Iterable[AugmentationSpec]:
     Returns:
         An `AugmentationSpec` for each augmentation. Its target is a callable `make(argument)` that
         returns a function `augment(images, draws)`. This function gets images, (N, H, W, C) uint8,
-        and returns new images of the same shape. It takes all random numbers from `draws`, a
-        `cnnforge.data.Draws`. These depend only on the seed, the epoch and the sample, so that a
+        and returns new images of the same shape. It must take all random numbers from `draws`, a
+        `cnnforge.data.Draws`. These numbers depend only on the seed, the epoch and the sample, so a
         resumed run trains on the same images as an uninterrupted one.
     """
     raise NotImplementedError

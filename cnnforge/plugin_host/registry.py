@@ -1,4 +1,4 @@
-"""Registries find a spec by its name, and raise errors that explain unknown or ambiguous names."""
+"""Look up what plugins declare by name. An unknown or ambiguous name raises a helpful error."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ SpecT = TypeVar("SpecT", bound=Spec)
 class Registry(Generic[SpecT]):
     """A mapping from names to the specs of one kind, such as layers, of all plugins.
 
-    The qualified name of a spec is `plugin/name`. Its short name works if only one plugin
-    declares it. No spec is ever renamed or overwritten.
+    A spec describes one thing that a plugin declares, such as a layer. Its qualified name is
+    `plugin/name`. Its short name, `name`, can be used if only one plugin declares this name. A spec
+    never replaces another spec.
 
     Args:
         spec_type: Class of the specs.
         problems: Function that returns a dictionary from the name of each plugin that could not be
-            loaded to the reason. An unknown name may belong to one of these plugins.
+            loaded to the reason. Error messages about unknown names include these reasons, since
+            such a plugin may declare the name.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class Registry(Generic[SpecT]):
         self._specs: dict[str, dict[str, SpecT]] = {}
 
     def add(self, plugin: str, specs: Iterable[SpecT]) -> None:
-        """Add all specs of a plugin, or none of them.
+        """Add all specs of a plugin. If one of them is wrong, add none.
 
         Args:
             plugin: Name of the plugin.
@@ -83,7 +85,7 @@ class Registry(Generic[SpecT]):
         return self._specs[owners[0]][short]
 
     def __contains__(self, name: object) -> bool:
-        """Return whether `registry[name]` finds a spec."""
+        """Return whether `registry[name]` finds a spec and does not raise an error."""
         if not isinstance(name, str):
             return False
         plugin, _, short = name.rpartition("/")
@@ -128,10 +130,11 @@ class Registry(Generic[SpecT]):
         return [candidate for candidate in candidates if short in self._of(candidate)]
 
     def _unknown(self, name: str) -> str:
-        """Return a message about an unknown name: similar names, and plugins that failed."""
+        """Return a message about an unknown name, with similar names and plugins that failed."""
         names = self.names()
-        # A short name is compared with the short names of all specs. The message then shows the
-        # qualified name of a spec if its short name is ambiguous.
+        # The keys of `known` are compared with the unknown name, and the message shows their
+        # values. Compare a short name with short names, but show the qualified name of a spec if
+        # its short name is ambiguous.
         known = {name: name for name in self}
         if "/" not in name:
             known = {usable.rpartition("/")[2]: usable for usable in reversed(names)}
@@ -142,7 +145,8 @@ class Registry(Generic[SpecT]):
         elif names:
             message += f"; there are: {', '.join(names)}"
         problems = self._problems()
-        # A qualified name contains the name of its plugin, so only errors of that plugin matter.
+        # A qualified name begins with the name of its plugin. If that plugin failed to load, show
+        # only its error.
         plugin = name.rpartition("/")[0]
         wanted = [plugin] if plugin in problems else list(problems)
         for owner in wanted:

@@ -1,4 +1,4 @@
-"""Find the inputs of a prediction: image files, folders of images, and datasets."""
+"""Find the images to predict: image files, folders of images, and datasets."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from cnnforge.tasks import Evaluation, Row
 
 @dataclass(frozen=True)
 class FileInputs:
-    """Image files.
+    """Image files to predict.
 
     Attributes:
-        paths: The files, each once.
+        paths: The files, without duplicates.
         errors: Path of each file that cannot be read, with the reason.
     """
 
@@ -45,7 +45,7 @@ class FileInputs:
     def predict(
         self, predictor: Predictor, top_k: int = 3, limit: int | None = None
     ) -> Iterator[Row]:
-        """Yield a row for each of the first `limit` files; `None`: for all files."""
+        """Predict the first `limit` files, or all if it is `None`. Yield a table row for each."""
         yield from predictor.predict_files(self.paths[:limit], top_k)
         left = None if limit is None else max(0, limit - len(self.paths))
         for path, reason in islice(self.errors, left):
@@ -54,7 +54,7 @@ class FileInputs:
 
 @dataclass(frozen=True)
 class SampleInputs:
-    """Samples of a dataset.
+    """Samples of a dataset to predict or evaluate.
 
     Attributes:
         dataset: The dataset.
@@ -74,7 +74,7 @@ class SampleInputs:
     def predict(
         self, predictor: Predictor, top_k: int = 3, limit: int | None = None
     ) -> Iterator[Row]:
-        """Yield a row for each of the first `limit` samples; `None`: for all samples."""
+        """Predict the first `limit` samples, or all if it is `None`. Yield a table row for each."""
         yield from predictor.predict_samples(
             self.dataset, self.samples, self.indices[:limit], top_k=top_k
         )
@@ -93,11 +93,11 @@ class RunData:
     """The data that a run was trained on.
 
     Attributes:
-        reference: Reference of the dataset.
+        reference: Reference of the dataset, such as `"images:/path"`.
         validation_fraction: Fraction of the data that was kept for validation.
-        seed: Random seed of the split.
-        fingerprint: Fingerprint of the data when the run was trained.
-        task: Name of the task that the run's model learned.
+        seed: Random seed of the split into training and validation.
+        fingerprint: Digest of the data and of the split when the model was trained.
+        task: Name of the task for which the model was trained.
     """
 
     reference: str
@@ -118,12 +118,12 @@ def find_inputs(
     """Find the images to predict.
 
     Args:
-        named: Image files, folders of images and references to datasets.
+        named: Image files, folders of images and references to datasets, as the user wrote them.
         image_shape: (H, W, C) of the model's images.
-        datasets: The known datasets.
-        trained_on: The data that the model was trained on. If they are named, only their validation
-            part is predicted.
-        tasks: The known tasks; by default those of the installed plugins.
+        datasets: Registry of the datasets that plugins declare.
+        trained_on: The data that the model was trained on. If `named` contains this dataset, only
+            its validation samples are predicted.
+        tasks: Registry of the tasks; by default those of the installed plugins.
 
     Returns:
         The inputs in the order of `named`. A file that is named twice, or is also in a named
@@ -177,14 +177,14 @@ def open_samples(
     Args:
         reference: Reference of the dataset.
         image_shape: (H, W, C) of the model's images.
-        datasets: The known datasets.
+        datasets: Registry of the datasets that plugins declare.
         trained_on: The data that the model was trained on.
         need_labels: Whether a dataset without labels is an error.
-        tasks: The known tasks; by default those of the installed plugins.
+        tasks: Registry of the tasks; by default those of the installed plugins.
 
     Returns:
-        The validation part if the model was trained on this dataset. Otherwise all samples, sorted
-        by name, with numbers in the names compared by value.
+        The validation samples if the model was trained on this dataset. Otherwise all samples,
+        sorted by name; numbers in the names are compared by value, so `9.png` precedes `10.png`.
 
     Raises:
         UsageError: There is no such dataset, it is for another task, or its images cannot be
@@ -225,7 +225,7 @@ def open_samples(
 
 
 class _Joined:
-    """The training samples of a dataset followed by the validation samples."""
+    """All samples of a dataset: first the training samples, then the validation samples."""
 
     def __init__(self, first: Samples, second: Samples) -> None:
         self._parts = (first, second)
@@ -235,8 +235,8 @@ class _Joined:
         return len(self.names)
 
     def __getattr__(self, name: str) -> Any:
-        # Targets are attributes whose names depend on the task. Concatenate an attribute that is an
-        # array or a list with one entry per sample in both parts.
+        # The names of the attributes with targets depend on the task. Concatenate the attributes of
+        # both parts, if they are arrays or lists with one entry per sample.
         if name.startswith("_"):
             raise AttributeError(name)
         first, second = (getattr(part, name) for part in self._parts)
@@ -280,7 +280,8 @@ def _open(
     except UsageError as error:
         if options.image_size is None:
             raise
-        # A csv file of pixels has a fixed size and color, and may refuse others.
+        # The dataset did not accept the size or the color of the model. A csv file of pixels, for
+        # instance, has its own size and color. Open the dataset without these options.
         try:
             return open_dataset(
                 reference, datasets, replace(options, image_size=None, color="auto"), tasks
@@ -303,8 +304,8 @@ def _first_time(path: str, seen: set[str]) -> bool:
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
-    # Text and numbers alternate, and the first part is text. Text is therefore compared only with
-    # text, and a number only with a number.
+    # The parts are alternately text and numbers, and the first part is always text. Sorting
+    # compares parts at the same index, so it never compares text with a number.
     parts = re.split(r"([0-9]+)", text)
     return [(int(part), "") if place % 2 else (0, part) for place, part in enumerate(parts)]
 

@@ -1,4 +1,4 @@
-"""A trained model, ready to predict."""
+"""Predict images with a trained model, and evaluate the model on samples of a dataset."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cnnforge.tasks import Evaluation, Row, Task, open_task
 
 
 class Predictor:
-    """Predicts with a model.
+    """Predicts images and evaluates samples with a trained model.
 
     Args:
         model: Model that takes (N, H, W, C) float32 pixel values 0..255.
@@ -34,8 +34,8 @@ class Predictor:
     Attributes:
         task: Task that the model was trained for.
         image_shape: (H, W, C) of the model's images.
-        drift: Result of `reference_drift`: the max difference between the outputs of the model and
-            the reference predictions of the run. `None` if they were not compared.
+        drift: Max difference between the outputs of the model and its reference predictions, which
+            were saved with it (see `reference_drift`). `None` if they were not compared.
 
     Raises:
         RunError: The model does not take images, or its outputs do not fit the task.
@@ -73,21 +73,21 @@ class Predictor:
 
         Args:
             run: Run with `model.keras` and the files of its task.
-            layers: The plugin layers that may replace layers of Keras.
-            tasks: The known tasks.
-            kernels: `"auto"`, `"numba"` or `"keras"`. `"auto"` measures layers without gradients,
-                so its choice may differ from that of training.
-            changed: Clause of the error message about changes since the model was saved; empty if
-                nothing has changed. If it is not empty, the outputs of the model are compared with
-                the reference predictions of the run.
+            layers: Registry of the plugin layers, which may replace layers of Keras.
+            tasks: Registry of the tasks that plugins declare.
+            kernels: `"auto"`, `"numba"` or `"keras"`. `"auto"` measures the layers as a prediction
+                uses them, without gradients, so its choice may differ from that of training.
+            changed: Text for the error message that says what has changed since the model was
+                saved, such as the version of a plugin; empty if nothing has. If it is not empty,
+                the outputs of the model are compared with its reference predictions.
 
         Returns:
             The predictor.
 
         Raises:
             UsageError: No plugin declares the task.
-            RunError: The files cannot be read or do not belong together, or the model no longer
-                gives its reference predictions.
+            RunError: The files cannot be read, the model does not fit the task, or the outputs of
+                the model differ from its reference predictions.
         """
         model = load_model(run.model, layers)
         drift = None
@@ -105,7 +105,7 @@ class Predictor:
     def predict(
         self, samples: Samples, indices: np.ndarray | None = None
     ) -> Iterator[tuple[np.ndarray, Any]]:
-        """Compute the outputs of samples.
+        """Compute the outputs of the model for samples, batch by batch.
 
         Args:
             samples: Samples with images of the model's shape.
@@ -125,7 +125,7 @@ class Predictor:
             done += count
 
     def outputs(self, samples: Samples) -> Any:
-        """Return the outputs of all N samples: (N, ...) arrays in the structure of the outputs."""
+        """Return the outputs for all N samples: (N, ...) arrays in the model's output structure."""
         parts = [part for _, part in self.predict(samples)]
         return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
 
@@ -153,15 +153,15 @@ class Predictor:
         return evaluator.result()
 
     def predict_files(self, paths: Sequence[str], top_k: int = 3) -> Iterator[Row]:
-        """Predict image files.
+        """Predict image files, and return rows of a prediction table.
 
         Args:
             paths: The files.
             top_k: Max number of predicted classes per row, if the task ranks classes.
 
         Yields:
-            One row per path, in the order of the paths. The row of an unreadable file has the
-            reason.
+            One row per path, in the order of the paths. The row of an unreadable file contains the
+            reason instead of a prediction.
         """
         together = max(1, min(512, MAX_BYTES // int(np.prod(self.image_shape))))
         for first in range(0, len(paths), together):
@@ -188,7 +188,7 @@ class Predictor:
         *,
         top_k: int = 3,
     ) -> Iterator[Row]:
-        """Predict samples.
+        """Predict samples of a dataset, and return rows of a prediction table.
 
         Args:
             dataset: The dataset.
@@ -205,7 +205,7 @@ class Predictor:
     def rows(
         self, dataset: Dataset, samples: Samples, indices: np.ndarray, outputs: Any, top_k: int = 3
     ) -> Sequence[Row]:
-        """Make rows from outputs that `predict` returned.
+        """Make the rows of a prediction table from outputs that `predict` returned.
 
         Args:
             dataset: The dataset.
@@ -215,7 +215,7 @@ class Predictor:
             top_k: Max number of predicted classes per row, if the task ranks classes.
 
         Returns:
-            One row per sample.
+            One row per sample, in the order of `indices`.
         """
         names = [samples.names[int(index)] for index in indices]
         truth = self.task.truth(dataset, samples, indices)
@@ -229,12 +229,12 @@ class Predictor:
 
 
 def load_model(path: Path, layers: Registry[LayerSpec]) -> keras.Model:
-    """Open the model in a `.keras` file. A file that contains code is refused.
+    """Open the model in a `.keras` file. A file that contains code raises an error.
 
     Args:
         path: The file.
-        layers: The known layers. The file may contain layers without a reference in Keras. These
-            are imported only if the file cannot be opened without them.
+        layers: Registry of the plugin layers. A file may contain plugin layers that do not replace
+            a stock Keras layer. They are imported only if the file cannot be opened without them.
 
     Returns:
         The model, not compiled.
@@ -246,7 +246,8 @@ def load_model(path: Path, layers: Registry[LayerSpec]) -> keras.Model:
         try:
             return _open(path)
         except TypeError:
-            # Keras raises this for a class that it does not know.
+            # Keras raises TypeError for a class that it does not know. Import the plugin layers
+            # that a file may contain, and try again.
             own = [spec for spec in layers.values() if spec.reference is None]
             if not own:
                 raise
@@ -255,7 +256,8 @@ def load_model(path: Path, layers: Registry[LayerSpec]) -> keras.Model:
                 try:
                     spec.load()
                 except PluginError as error:
-                    # The model may not contain this layer, so try to open the file without it.
+                    # Raise this error only if the file cannot be opened: the model perhaps does not
+                    # contain this layer.
                     broken.append(error)
             try:
                 return _open(path)
@@ -265,7 +267,8 @@ def load_model(path: Path, layers: Registry[LayerSpec]) -> keras.Model:
                 raise
     except Exception as error:
         reason = message_of(error)
-        # Keras reports a file that is not a zip archive as missing.
+        # For a file that is not a zip archive, Keras says that it does not exist. Replace this
+        # wrong reason.
         if path.is_file() and not zipfile.is_zipfile(path):
             reason = "it is damaged or not a Keras model; expected a .keras file, or a run"
         raise RunError(f"{path} cannot be opened: {reason[:300]}") from error

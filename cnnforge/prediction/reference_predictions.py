@@ -1,7 +1,7 @@
-"""Reference predictions: outputs of a model that are saved with it.
+"""Save outputs of a model with the model, and compare them with its outputs later.
 
-They are compared with the outputs of the model when it is opened later. A difference beyond
-rounding means that the model has changed.
+The saved outputs are called reference predictions. If the outputs of the opened model differ by
+more than rounding errors, something has changed, for instance the code of a layer.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ differently, which changes an output by much less. A wrong layer changes it by m
 
 
 def write_reference_predictions(run: RunDirectory, model: keras.Model, images: np.ndarray) -> None:
-    """Save the outputs of a model for a few images.
+    """Save a few images with the outputs of a model for them.
 
     Args:
-        run: Run with this model as its `model.keras`.
+        run: Run directory in which this model is saved as `model.keras`.
         model: The model.
         images: (N, H, W, C) uint8.
 
@@ -49,8 +49,8 @@ def reference_drift(run: RunDirectory, model: keras.Model) -> float | None:
         model: Model that was opened from the run.
 
     Returns:
-        The max difference of an output, divided by the max output if that is above 1; `None` if
-        there are no reference predictions of this `model.keras`.
+        The max absolute difference of an output, divided by the max absolute output if that is
+        above 1; `None` if the run has no reference predictions for its `model.keras`.
 
     Raises:
         RunError: The file is damaged, or the model does not accept the images in it.
@@ -61,13 +61,13 @@ def reference_drift(run: RunDirectory, model: keras.Model) -> float | None:
     try:
         with np.load(path, allow_pickle=False) as archive:
             images, digest = archive["images"], archive["model"]
-            # cnnforge 0.1 saved one array, under another name.
+            # cnnforge 0.1 saved a single array, with the name "probabilities".
             first = "probabilities" if "probabilities" in archive else _NAME.format(0)
             others = [name for name in archive if name.startswith(_NAME[:-2]) and name != first]
             names = [first, *others]
             kept = [archive[name] for name in names]
-        # If a run was killed after it had written the model and before it wrote this file, the file
-        # belongs to an earlier model.
+        # The digest differs if training was killed after it had written the model and before it
+        # wrote this file. The file then belongs to an earlier model, so do not compare.
         if str(digest) != _digest(run):
             return None
         return max(

@@ -1,1 +1,1 @@
-"""Figures of runs and benchmarks."""
+"""Draw figures of training runs and of benchmarks as PNG files."""

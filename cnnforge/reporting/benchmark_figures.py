@@ -1,4 +1,4 @@
-"""Draw the figure of `cnnforge bench`: ratios as bars, and a roofline."""
+"""Draw the figure of `cnnforge bench`: speed ratios as bars, and a roofline diagram."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ _MAX_NUMBERED = 26
 
 
 def benchmark_figure(path: Path, result: Mapping[str, Any]) -> None:
-    """Draw the speed of each case, compared with its reference and with the machine's peak.
+    """Draw the speed of each benchmark case.
+
+    Each speed is compared with that of the stock Keras layer, and with the peak of the machine.
 
     Args:
         path: The PNG file to write.
@@ -64,7 +66,8 @@ def _bars(
 ) -> None:
     passes = [one for case in cases for one in case["passes"].values()]
     medians = [one["ratio"]["median"] for one in passes if one["ratio"]]
-    # The scale is chosen for the bars. An error bar of a noisy case may extend beyond the axes.
+    # Choose the range of the axis so that all bars fit. Ignore the error bars: a very long one
+    # would make the bars too small to read, so it is cut off at the end of the axis.
     limit = 1.3 * max([1.2, *medians])
     positions = np.arange(len(cases), dtype=float)
     height = 0.27

@@ -1,4 +1,4 @@
-"""Draw the figures of a run as PNG files."""
+"""Draw the figures of a training run as PNG files: training curves and confusion matrix."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MAX_NAME = 24
 
 
 def training_curves(path: Path, *, metrics: Path, evaluation: Path, title: str) -> None:
-    """Draw the loss and other metrics over the epochs.
+    """Draw the loss and other metrics of each epoch as curves.
 
     Args:
         path: The PNG file to write.
@@ -48,7 +48,8 @@ def training_curves(path: Path, *, metrics: Path, evaluation: Path, title: str) 
     """
     table, about = _columns(metrics), json.loads(evaluation.read_text(encoding="utf-8"))
     best_epoch, monitor = about["best_epoch"], about["monitor"]
-    # Only metrics that were also measured in training are drawn, and the monitored metric.
+    # Draw the metrics that have a training value, and the monitored metric. The others would have
+    # only one curve each.
     shown = [
         metric
         for metric in about["metrics"]
@@ -95,7 +96,7 @@ def training_curves(path: Path, *, metrics: Path, evaluation: Path, title: str) 
 
 
 def _columns(metrics: Path) -> dict[str, np.ndarray]:
-    """Read `metrics.csv`: a (epochs,) float64 array for each column, with NaN for empty cells."""
+    """Read `metrics.csv`. Return a (epochs,) float64 array per column, with NaN for empty cells."""
     with metrics.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     values = [[float(cell or "nan") for cell in row] for row in rows]
@@ -107,7 +108,9 @@ def _text(value: float, percent: bool) -> str:
 
 
 def confusion_matrix(path: Path, *, table: Path, title: str) -> None:
-    """Draw a confusion matrix. Cells contain counts; colours are fractions of the true class.
+    """Draw a confusion matrix.
+
+    A cell contains a number of samples. Its colour shows their fraction of the true class.
 
     Args:
         path: The PNG file to write.
@@ -156,7 +159,8 @@ def confusion_matrix(path: Path, *, table: Path, title: str) -> None:
 
 
 def _write_counts(axes: Any, confusion: np.ndarray, shares: np.ndarray, cell: float) -> None:
-    # `cell` is the side of a cell in points. The width of a digit is 0.65 times the font size.
+    # Choose the font size so that the longest number fits into a cell. `cell` is the side of a cell
+    # in points, and a digit is 0.65 times as wide as the font size.
     digits = len(str(int(confusion.max())))
     size = min(11.0, 0.8 * cell / (0.65 * digits))
     for (row, column), number in np.ndenumerate(confusion):
@@ -178,14 +182,14 @@ def _shortened(name: str) -> str:
 
 
 def _plain(text: str) -> str:
-    # Matplotlib would read text between two unescaped dollar signs as a formula.
+    # Escape dollar signs, because Matplotlib would draw the text between two of them as a formula.
     return text.replace("$", r"\$")
 
 
 def _write(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        # Matplotlib warns if its font lacks letters of a class name, and draws boxes instead. The
-        # CSV file contains the names.
+        # If its font lacks a letter of a class name, Matplotlib prints a warning and draws a box.
+        # Hide the warning: the user can read the names in the CSV file.
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.15)

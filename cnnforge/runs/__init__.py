@@ -1,4 +1,4 @@
-"""The directory of a training run."""
+"""Make, open and lock the directory of a training run, and write files into it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MAX_TRIES = 1000
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """A run directory. Every file in it is replaced atomically.
+    """The directory of a training run. Every file in it is written atomically.
 
     Attributes:
         path: The directory.
@@ -52,7 +52,8 @@ class RunDirectory:
             dataset: Name of the dataset. Only the last part of a path is used.
 
         Returns:
-            The directory. Its number is one more than the highest number in `parent`.
+            The directory. Its number NNN is one more than the highest one for the same model and
+            dataset in `parent`.
 
         Raises:
             RunError: The directory could not be created.
@@ -61,8 +62,8 @@ class RunDirectory:
         try:
             Path(parent).mkdir(parents=True, exist_ok=True)
             number = _highest(parent, stem) + 1
-            # Another process may have chosen the same number. `mkdir` succeeds in only one process;
-            # the other process tries the next number.
+            # Another process may choose the same number at the same time. `mkdir` succeeds in only
+            # one of the two processes, and the other process tries the next number.
             for candidate in range(number, number + _MAX_TRIES):
                 path = Path(parent) / f"{stem}-{candidate:03d}"
                 try:
@@ -120,29 +121,29 @@ class RunDirectory:
 
     @property
     def name(self) -> str:
-        """Name of the directory, the last part of the path."""
+        """Name of the directory: the last part of its path."""
         return self.path.name
 
     @property
     def model(self) -> Path:
-        """Path of the best model, a `.keras` file with stock layers."""
+        """Path of the model of the best epoch, a `.keras` file with stock Keras layers."""
         return self.path / MODEL
 
     @property
     def states(self) -> Path:
-        """Path of the folder of training states."""
+        """Path of the folder with the training states, from which the run can be resumed."""
         return self.path / STATE_FOLDER
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Lock the run, so that only one process at a time can train it.
+        """Lock the run directory, so that only one process at a time can train in it.
 
-        The lock is on the directory itself, so it leaves no file, and it is released when the
-        process ends. Windows and some network file systems have no such locks; there, this does
-        nothing.
+        The directory itself is locked, so no lock file remains. The lock is released when the
+        process ends, however it ends. Windows and some network file systems do not have such locks;
+        this method then does nothing.
 
         Raises:
-            RunError: Another process trains this run.
+            RunError: Another process is training in this directory.
         """
         if fcntl is None:
             yield
@@ -166,8 +167,9 @@ class RunDirectory:
         """Write `config.toml`.
 
         Args:
-            options: Options that `train --config` can read; `None` values are omitted.
-            table: Facts about the run, to which the version of the format is added.
+            options: Options of training, which `train --config` can read again; `None` values are
+                omitted.
+            table: Facts about the run, for the table `[run]`. The version of the format is added.
 
         Raises:
             RunError: The file could not be written.
@@ -179,7 +181,8 @@ class RunDirectory:
         """Read `config.toml`.
 
         Returns:
-            The two arguments of `write_config`: the options, and the table of facts about the run.
+            Two dictionaries, the arguments of `write_config`: the options, and the facts about the
+            run.
 
         Raises:
             RunError: The file could not be read.
@@ -193,21 +196,21 @@ class RunDirectory:
         return options, table if isinstance(table, dict) else {}
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a text file."""
+        """Write a text file into the run directory."""
         with self.writing(name) as path:
             path.write_bytes(text.encode(errors="surrogateescape"))
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON file."""
+        """Write a JSON file into the run directory."""
         self.write_text(name, json.dumps(value, indent=2) + "\n")
 
     def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Write a CSV file."""
+        """Write a CSV file into the run directory."""
         self.write_text(name, to_csv(header, rows))
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """Yield a temporary path, which replaces the file `name` at the end of the block.
+        """Yield a temporary path. At the end of the block, this file replaces the file `name`.
 
         Raises:
             RunError: The file could not be written; the old file is kept.
@@ -228,7 +231,7 @@ def to_toml(values: Mapping[str, Any]) -> str:
         values: Values of type str, bool, int, float, or lists of these; `None` values are omitted.
 
     Returns:
-        A line for each value.
+        TOML text with a line `key = value` for each value.
     """
     return "".join(
         f"{key} = {_toml(value)}\n" for key, value in values.items() if value is not None

@@ -1,4 +1,4 @@
-"""Record the plugins that a run needs, and check whether they are installed."""
+"""Record in `plugins.json` which plugins a run needs, and check later that they are installed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ PLUGINS = "plugins.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Requirement:
-    """A plugin, or another library with layers, that a run needs.
+    """A package that a run needs: a plugin, or another library that defines layers of its model.
 
     Attributes:
         plugin: Name of the plugin; empty for a library that is not a plugin.
         source: Module or file that defines the plugin.
-        distribution: Name of its installed distribution; `None` for a file.
+        distribution: Name of the distribution to install; `None` if the plugin is a file.
         version: Version of the distribution.
         origin: URL that it was installed from; `None` if it came from a package index.
-        uses: Specs of the plugin that the run uses, for example `"model acme/net"`.
-        layers: Class names of its layers in the saved model.
+        uses: Parts of the plugin that the run uses, as kind and name: `"model acme/net"`.
+        layers: Names of its layer classes that the saved model contains.
     """
 
     plugin: str
@@ -39,12 +39,12 @@ class Requirement:
 
     @property
     def name(self) -> str:
-        """Name of the requirement in messages."""
+        """Description for messages, for instance `"plugin 'acme'"`."""
         return f"plugin {self.plugin!r}" if self.plugin else f"package {self.source!r}"
 
     @property
     def remedy(self) -> str:
-        """Command that installs the plugin, or option that loads it, for a message."""
+        """Text for messages: the command that installs the plugin, or the option that loads it."""
         if self.distribution is None:
             return f"name it with --plugin {self.source}"
         origin = f" (it was installed from {self.origin})" if self.origin else ""
@@ -56,12 +56,13 @@ def requirements(
     names: Iterable[tuple[str, str]],
     layers: Iterable[type],
 ) -> list[Requirement]:
-    """List the plugins that a run uses.
+    """List the plugins and libraries that a run needs.
 
     Args:
         records: Records of all plugins.
-        names: Kind and qualified name of each spec that the run uses: `("model", "acme/net")`.
-        layers: Classes of the layers in the saved model that are not part of Keras.
+        names: Kind and qualified name of each part of a plugin that the run uses, for instance
+            `("model", "acme/net")`.
+        layers: Layer classes in the saved model that do not belong to Keras.
 
     Returns:
         A requirement for each plugin that the run uses, and for each other library that defines a
@@ -94,12 +95,12 @@ def requirements(
 
 
 def write(run: RunDirectory, used: Sequence[Requirement]) -> None:
-    """Write `plugins.json`."""
+    """Write the requirements of a run to `plugins.json`."""
     run.write_json(PLUGINS, [asdict(requirement) for requirement in used])
 
 
 def read(run: RunDirectory) -> list[Requirement]:
-    """Read `plugins.json`. The result is empty if there is no such file.
+    """Read the requirements of a run from `plugins.json`; empty if there is no such file.
 
     Raises:
         RunError: The file is damaged.
@@ -117,16 +118,16 @@ def read(run: RunDirectory) -> list[Requirement]:
 def check(
     run: RunDirectory, records: Iterable[PluginRecord], *, model_only: bool
 ) -> list[Requirement]:
-    """Check that the plugins of a run are installed.
+    """Check that the plugins that a run needs are installed.
 
     Args:
         run: The run.
         records: Records of all plugins.
-        model_only: Whether to check only the plugins that a prediction needs: those of the layers
-            in the saved model and of its task. Resuming a training needs all plugins of the run.
+        model_only: Whether to check only the plugins that a prediction needs: those that define
+            layers of the saved model, or its task. To resume training, all plugins are needed.
 
     Returns:
-        The requirements whose installed version differs from that of the run.
+        The requirements whose installed version differs from the version that the run used.
 
     Raises:
         RunError: A plugin is missing. The message contains the command that installs it.
@@ -161,7 +162,7 @@ def describe_change(requirement: Requirement) -> str:
         requirement: A requirement that `check` returned.
 
     Returns:
-        A clause without a full stop.
+        A clause for a message, without a full stop.
     """
     here = _version(requirement.distribution) or "of no version"
     return (
@@ -177,7 +178,8 @@ def _what(requirement: Requirement) -> str:
 
 
 def _tasks(it: Requirement) -> list[str]:
-    # A prediction needs the task too, because the task interprets the outputs of the model.
+    # A prediction needs the plugin that defines the task, because the task interprets the outputs
+    # of the model.
     return [use for use in it.uses if use.startswith("task ")]
 
 
@@ -207,7 +209,7 @@ def _version(name: str | None) -> str | None:
 def _origin(name: str | None) -> str | None:
     """Return the URL that a distribution was installed from; `None` for a package index.
 
-    pip writes it to `direct_url.json` (PEP 610).
+    pip writes this URL to the file `direct_url.json` (PEP 610).
     """
     try:
         text = distribution(name).read_text("direct_url.json") if name else None

@@ -1,6 +1,6 @@
-"""Tasks, which define what a model learns: classification, and the tasks of plugins.
+"""Tasks define what a model learns. Classification is built in, and plugins can declare others.
 
-The task of a plugin is a subclass of `Task` that a `cnnforge.plugin.TaskSpec` names.
+A plugin declares its task with a `cnnforge.plugin.TaskSpec`, which names a subclass of `Task`.
 """
 
 from cnnforge.tasks.metric import LOSS, Evaluation, Metric, is_better

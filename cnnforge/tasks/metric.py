@@ -1,4 +1,4 @@
-"""Metrics, evaluations, and the comparison of two epochs."""
+"""Describe the metrics of a task, hold their values, and find out whether an epoch is better."""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-# Other columns of `metrics.csv`, and other values of a training state and of an evaluation.
+# Columns of `metrics.csv`, and values in files, that are not metrics. A metric must not have one of
+# these names.
 RESERVED_NAMES = ("epoch", "learning_rate", "seconds", "images_per_second", "samples")
 VALIDATION_PREFIX = "val_"
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A measure of the quality of a model.
+    """A measure of the quality of a model, such as the accuracy.
 
-    A task with two metrics of one name, or with a name or sum that is reserved, is refused.
-    Reserved are `epoch`, `learning_rate`, `seconds`, `images_per_second`, `samples`, and names that
-    begin with `val_`.
+    All metrics of a task must have different names. The names of metrics and sums must not be
+    `epoch`, `learning_rate`, `seconds`, `images_per_second` or `samples`, and must not begin with
+    `val_`. A task that breaks these rules raises a `PluginError`.
 
     Attributes:
-        name: Column of `metrics.csv`; the column of the validation value has the prefix `val_`.
+        name: Name, which is also the column of the training value in `metrics.csv`. The column of
+            the validation value has the prefix `val_`.
         title: Name in a sentence or above a figure, for instance `"macro F1"`.
         short: Name in a narrow table, for instance `"F1"`.
         best: `"max"` if a higher value is better, `"min"` if a lower one is.
         percent: Whether the value is a fraction, 0 to 1, that is shown in percent.
-        sum: Name of a sum over the training samples, see `Task.sums`. The training value is this
-            sum divided by the number of samples. `None`: the metric is computed for the validation
-            samples only.
+        sum: Name of a sum over the training samples that `Task.sums` computes. The training value
+            is this sum divided by the number of samples. `None`: the metric has only a validation
+            value.
     """
 
     name: str
@@ -50,7 +52,7 @@ regularization losses."""
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The metrics of a model, computed on some samples.
+    """The values of the metrics of a model, computed on some samples.
 
     Attributes:
         samples: Number of samples, at least 1.
@@ -66,9 +68,10 @@ class Evaluation:
 
 
 def is_better(metric: Metric, new: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
-    """Return whether a new epoch is better by a metric; if its values are equal, by the loss.
+    """Return whether a new epoch is better than the best epoch so far.
 
-    NaN is worse than every number.
+    The epochs are compared by a metric and, if its values are equal, by the validation loss. NaN is
+    worse than every number.
 
     Args:
         metric: The monitored metric.
@@ -78,7 +81,8 @@ def is_better(metric: Metric, new: Mapping[str, float], best: Mapping[str, float
 
     def rank(values: Mapping[str, float]) -> tuple[float, float]:
         value = values[metric.name] * (1 if metric.best == "max" else -1)
-        # NaN is neither above nor below a number, so the epoch would remain the best one.
+        # A comparison with NaN is always false, so a first epoch with NaN would remain the best one
+        # forever. Replace NaN by the lowest value.
         return (-math.inf if math.isnan(value) else value), -values[LOSS.name]
 
     return best is None or rank(new) > rank(best)

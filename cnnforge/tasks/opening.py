@@ -15,7 +15,7 @@ from cnnforge.tasks.task import Task
 
 
 def load_task(spec: TaskSpec) -> type[Task]:
-    """Import the class of a task.
+    """Import the class of the task that a plugin declares.
 
     Raises:
         PluginError: The target cannot be imported, or is not a subclass of `Task`.
@@ -34,7 +34,7 @@ def task_for(dataset: Dataset, tasks: Registry[TaskSpec], options: Mapping[str, 
 
     Args:
         dataset: The dataset.
-        tasks: The known tasks.
+        tasks: Registry of the tasks that plugins declare.
         options: Task options that the user gave, by name.
 
     Raises:
@@ -59,7 +59,7 @@ def open_task(run: RunDirectory, tasks: Registry[TaskSpec]) -> Task:
 
     Args:
         run: The run. Runs of cnnforge 0.1 do not name a task; they are classifications.
-        tasks: The known tasks.
+        tasks: Registry of the tasks that plugins declare.
 
     Raises:
         UsageError: No plugin declares the task.
@@ -113,8 +113,8 @@ def check_match(
         model: The model.
         data: Name of the dataset for the error message.
         task: Name of the task of the dataset.
-        models: The known models. The message suggests those for the task of the dataset.
-        tasks: The known tasks.
+        models: Registry of all models. The error message suggests those for the dataset's task.
+        tasks: Registry of the tasks that plugins declare.
 
     Raises:
         UsageError: The tasks differ, or one of them is unknown.

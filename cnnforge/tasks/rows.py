@@ -1,4 +1,4 @@
-"""Rows of a prediction table."""
+"""Rows of a prediction table, which has one row per image, and its conversion to CSV."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ class Row(Protocol):
         ...
 
     def cells(self) -> dict[str, str]:
-        """Return the cells of a CSV row by column, except `file` and `error`."""
+        """Return the cells of the row in a CSV file, by column name, except `file` and `error`."""
         ...
 
     def shown(self) -> dict[str, str]:
-        """Return the cells of a terminal table by column, except `file` and `error`."""
+        """Return the cells of a row in a terminal table, by heading, except `file` and `error`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ValueRow:
-    """A row of plain values, one per column.
+    """A row that holds a number or a string for each column.
 
     Attributes:
         name: Source of the image, for instance a path.
-        values: Numbers and strings, by column.
+        values: Numbers and strings, by column name.
         error: Reason why the image could not be read; `None` if it was read.
     """
 
@@ -54,14 +54,14 @@ class ValueRow:
         return {"file": self.name, **self.values, "error": self.error}
 
     def cells(self) -> dict[str, str]:
-        """Return the values as strings; floats have seven significant digits."""
+        """Return the values as strings, by column name; floats have seven significant digits."""
         return {
             name: f"{value:.7g}" if isinstance(value, float) else str(value)
             for name, value in self.values.items()
         }
 
     def shown(self) -> dict[str, str]:
-        """Return the values as strings; floats have four significant digits."""
+        """Return the values as strings, by heading; floats have four significant digits."""
         return {
             name.replace("_", " "): f"{value:.4g}" if isinstance(value, float) else str(value)
             for name, value in self.values.items()

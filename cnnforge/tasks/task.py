@@ -1,8 +1,8 @@
-"""The base class of tasks.
+"""The base class of tasks. A task defines what a model learns, for instance classification.
 
-Data loading, backends, training loop and commands are the same for all tasks. A task defines the
-rest: targets, losses, metrics, evaluation, and the rows of a prediction. Classification is one
-task; plugins can declare others with the hook `cnnforge_tasks`.
+All tasks use the same data loading, backends, training loop and commands. A task defines the rest:
+targets, losses, metrics, evaluation, and the rows of a prediction table. Classification is built
+in; plugins can declare other tasks with the hook `cnnforge_tasks`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from cnnforge.tasks.metric import LOSS, Evaluation, Metric
 from cnnforge.tasks.rows import Row, ValueRow, csv_table
 
 if TYPE_CHECKING:
-    # Keras is imported only for type checks: a manifest may import this module, and every command
-    # imports all manifests.
+    # Keras is imported only for type checks. Every command imports the manifest module of every
+    # plugin, and a manifest may import this module, so importing Keras here would slow down every
+    # command.
     import keras
 
 
 class Evaluator(Protocol):
-    """Computes an evaluation from the outputs of a model, which it gets batch by batch."""
+    """Computes an evaluation. It gets the outputs of the model batch by batch."""
 
     def add(self, outputs: Any) -> None:
         """Add the outputs of the next samples.
@@ -47,7 +48,7 @@ class Task:
     Attributes:
         options: Options of `cnnforge train` that this task accepts, for instance
             `("label_smoothing",)`; class attribute.
-        metrics: The metrics in the order of their columns; `LOSS` must be one of them.
+        metrics: The metrics in the order of their table columns; `LOSS` must be one of them.
         monitor: Name of the metric that selects the best epoch by default. If two epochs have the
             same value, the one with the lower validation loss is better.
         columns: Columns that a prediction table always has.
@@ -58,7 +59,7 @@ class Task:
     monitor: str = LOSS.name
     columns: tuple[str, ...] = ()
 
-    # Construction.
+    # Methods that make a task.
 
     @classmethod
     def for_dataset(cls, dataset: Dataset, options: Mapping[str, Any]) -> Self:
@@ -75,7 +76,7 @@ class Task:
 
     @classmethod
     def for_run(cls, run: RunDirectory) -> Self:
-        """Make the task for predicting with the model of a run, from the files that `write` wrote.
+        """Make the task for predicting with the model of a run. Read the files that `write` wrote.
 
         Raises:
             RunError: A file is missing or damaged.
@@ -84,17 +85,20 @@ class Task:
 
     @classmethod
     def example(cls) -> Self:
-        """Make a small task with which the conformance kit checks models."""
+        """Make a small task. `cnnforge plugins check` uses it to check the models of a plugin."""
         return cls()
 
     def write(self, run: RunDirectory) -> None:
-        """Write the files that `for_run` reads; called before the first epoch."""
+        """Write the files that `for_run` reads. This is called before the first epoch."""
 
-    # Model.
+    # Methods about the model.
 
     @property
     def output_size(self) -> int:
-        """Second argument of a model's `build`, for instance the number of classes."""
+        """Number of outputs, for instance the number of classes.
+
+        It is the second argument of the function `build` of a model plugin.
+        """
         raise NotImplementedError
 
     def check_model(self, model: keras.Model) -> None:
@@ -106,7 +110,7 @@ class Task:
         """
 
     def check_outputs(self, outputs: Any) -> None:
-        """Check the output values of a model. The conformance kit calls this method.
+        """Check the output values of a model. `cnnforge plugins check` calls this method.
 
         Args:
             outputs: (n, ...) arrays in the structure of the model's outputs.
@@ -115,7 +119,7 @@ class Task:
             ValueError: The values are not valid for this task, for instance not probabilities.
         """
 
-    # Training.
+    # Methods for training.
 
     def targets(self, samples: Samples, indices: np.ndarray) -> Mapping[str, np.ndarray]:
         """Return the training targets of some samples.
@@ -125,7 +129,8 @@ class Task:
             indices: (n,) int64, indices into `samples`.
 
         Returns:
-            Arrays (n, ...) by name. Apart from n, shapes and dtypes are the same in every call.
+            Arrays (n, ...) by name. All axes but the first, and the dtypes, are the same in every
+            call.
         """
         raise NotImplementedError
 
@@ -136,8 +141,9 @@ class Task:
 
         Args:
             targets: Arrays (n, ...) by name, from `targets`.
-            transforms: (n, 2, 3) float32, affine maps from the stored to the augmented image;
-                `cnnforge.data.transforms` defines the coordinates.
+            transforms: (n, 2, 3) float32. Each affine map gives the position of a point in the
+                augmented image from its position in the stored image; `cnnforge.data.transforms`
+                defines the coordinates.
 
         Returns:
             The targets of the augmented images; by default unchanged.
@@ -176,19 +182,19 @@ class Task:
         raise NotImplementedError
 
     def sums(self, targets: Mapping[str, Any], outputs: Any) -> Mapping[str, Any]:
-        """Compute sums over a batch with `keras.ops`. Training metrics are computed from them.
+        """Compute the sums over a batch that the training metrics need, with `keras.ops`.
 
         Args:
             targets: Tensors (n, ...) by name.
             outputs: Tensors (n, ...) in the structure of the model's outputs.
 
         Returns:
-            A scalar for each `Metric.sum` of the task, by name: the sum over the batch. The loss is
-            left out, since the training step adds its sum.
+            The sum over the batch, a scalar, for each name that is the `sum` of a metric. Leave out
+            the loss: the training step adds its sum.
         """
         return {}
 
-    # Evaluation.
+    # Methods for evaluation.
 
     def measure(self, targets: Mapping[str, np.ndarray], outputs: Any) -> Mapping[str, np.ndarray]:
         """Compute the metrics of each sample with NumPy; the default `evaluator` averages them.
@@ -205,23 +211,23 @@ class Task:
     def evaluator(self, dataset: Dataset, samples: Samples, indices: np.ndarray) -> Evaluator:
         """Make an evaluator for samples of a dataset.
 
-        The model may have been trained on another dataset.
+        The dataset need not be the one on which the model was trained.
 
         Args:
             dataset: The dataset.
             samples: Samples of the dataset.
-            indices: (N,) int64, indices into `samples`; outputs are added in this order.
+            indices: (N,) int64, indices into `samples`. The caller adds the outputs in this order.
 
         Raises:
-            UsageError: The model cannot predict the targets of these samples, for instance since it
-                does not know a class.
+            UsageError: The model cannot predict the targets of these samples, for instance because
+                a class did not exist in training.
         """
         return _MeanEvaluator(self, samples, indices)
 
     def report(self, run: RunDirectory, evaluation: Evaluation) -> None:
-        """Write tables and figures of an evaluation to a run.
+        """Write tables and figures of an evaluation into a run directory.
 
-        `evaluation.json` is written before this method is called.
+        The caller writes `evaluation.json` before it calls this method.
 
         Args:
             run: The run.
@@ -229,19 +235,19 @@ class Task:
         """
 
     def table(self, evaluation: Evaluation) -> tuple[list[str], list[list[object]]]:
-        """Return the headings and rows that `cnnforge evaluate` shows below the metrics.
+        """Return the headings and the rows of a table, which `cnnforge evaluate` prints.
 
         Args:
             evaluation: Result of an evaluator of this task.
         """
         return [], []
 
-    # Prediction.
+    # Methods for prediction.
 
     def truth(
         self, dataset: Dataset, samples: Samples, indices: np.ndarray
     ) -> Sequence[Any] | None:
-        """Return the ground truth of some samples, for the rows of a prediction.
+        """Return the ground truth of some samples, for the rows of a prediction table.
 
         Args:
             dataset: The dataset.
@@ -279,15 +285,15 @@ class Task:
         return ValueRow(name, error=reason)
 
     def csv_table(self, rows: Sequence[Row]) -> str:
-        """Write rows as CSV: `file`, the columns of the task, and `error` if a row has one."""
+        """Convert rows to CSV: `file`, the columns of the task, `error` if a row has an error."""
         return csv_table(rows, self.columns)
 
     def summary(self, rows: Sequence[Row]) -> str:
-        """Return a one-line summary of all rows for the user; empty for no summary."""
+        """Return a summary of all rows, in one line, that is shown to the user; empty for none."""
         return ""
 
     def submission(self, rows: Sequence[Row]) -> str:
-        """Write rows in the format of a competition.
+        """Convert rows to the text of a submission file for a competition.
 
         Raises:
             UsageError: The task does not have such a format.
@@ -297,11 +303,11 @@ class Task:
             "write its table with --output FILE"
         )
 
-    # Derived from the attributes.
+    # Methods that subclasses need not define: their results follow from the attributes.
 
     @property
     def sum_names(self) -> tuple[str, ...]:
-        """Names of the sums over the training samples, including the loss."""
+        """Names of the sums over training samples that metrics need, including that of the loss."""
         return tuple(metric.sum for metric in self.metrics if metric.sum is not None)
 
     def training_metrics(self, sums: Mapping[str, float], count: int) -> dict[str, float]:
@@ -341,7 +347,8 @@ class _MeanEvaluator:
     def __init__(self, task: Task, samples: Samples, indices: np.ndarray) -> None:
         self._task, self._samples, self._indices = task, samples, indices
         self._done = 0
-        # Keep one value per sample: a mean of the means of batches would depend on the batch sizes.
+        # Keep one value per sample, and average at the end. A mean of the means of batches would
+        # depend on the batch sizes.
         self._parts: list[Mapping[str, np.ndarray]] = []
 
     def add(self, outputs: Any) -> None:

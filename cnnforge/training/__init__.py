@@ -1,4 +1,4 @@
-"""Training that can be interrupted and resumed at any step, and reproduced bit for bit."""
+"""Train a model. Training can be interrupted and resumed at any step, with identical results."""
 
 from cnnforge.backends import prepare
 from cnnforge.optimizer_options import OptimizerOptions

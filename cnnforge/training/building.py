@@ -1,4 +1,4 @@
-"""Build a model by name for a dataset."""
+"""Build the model that the user names, with the image shape and the outputs of a dataset."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ def build_model(
 
     Args:
         reference: Name of the model, `NAME` or `NAME:ARGUMENT`.
-        models: The known models.
+        models: Registry of the models that plugins declare.
         task: The task of the dataset.
         dataset: The dataset.
 
     Returns:
-        The model. Its initial weights depend on the random seed that `prepare` has set.
+        The model. Its initial weights depend on the random seed of Keras, so call
+        `cnnforge.training.prepare(seed)` before.
 
     Raises:
         UsageError: The model is unknown, or does not accept the image size or the argument.

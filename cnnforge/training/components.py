@@ -1,4 +1,4 @@
-"""Make callbacks and augmentations by name, and call the callbacks."""
+"""Make the callbacks and augmentations that the user names, and call callbacks after each epoch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SpecT = TypeVar("SpecT", bound=Spec)
 
 
 class EpochCallbacks:
-    """The callbacks of a run.
+    """Calls all callbacks of a run after each epoch.
 
     Args:
         callbacks: Callbacks by name.
@@ -94,11 +94,11 @@ class EpochCallbacks:
 
 
 def qualified(references: Sequence[str], registry: Registry[Any]) -> tuple[str, ...]:
-    """Return references with qualified names.
+    """Replace short names in references by qualified names, `PLUGIN/NAME`.
 
     Args:
         references: References `NAME` or `NAME:ARGUMENT`, with short or qualified names.
-        registry: The specs of one kind, in which the names are looked up.
+        registry: Registry in which the names are looked up, for instance that of the callbacks.
 
     Returns:
         The same references with qualified names.
@@ -140,10 +140,10 @@ def make_callbacks(
 def make_augmentations(
     references: Sequence[str], registry: Registry[AugmentationSpec]
 ) -> tuple[tuple[str, Augment], ...]:
-    """Make augmentations from references `NAME` or `NAME:ARGUMENT`, in the same order.
+    """Make augmentations from references `NAME` or `NAME:ARGUMENT`.
 
     Returns:
-        Pairs of the reference and the augmentation.
+        A pair for each reference, in the same order: the reference and the augmentation.
 
     Raises:
         UsageError: A name is unknown, or an argument is not valid.
@@ -169,9 +169,9 @@ def _make(reference: str, registry: Registry[SpecT]) -> Any:
 
 
 def _guarded(kind: str, name: str, call: Callable[[], Any], *through: type[Exception]) -> Any:
-    """Call code of a plugin, and convert its exceptions to a `PluginError` that names it.
+    """Call code of a plugin, and convert its exceptions to a `PluginError` that contains `name`.
 
-    A `CnnforgeError`, and an exception of one of the types `through`, is raised unchanged.
+    A `CnnforgeError` is raised unchanged, and so is an exception of one of the types `through`.
     """
     try:
         return call()

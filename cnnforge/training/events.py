@@ -1,4 +1,4 @@
-"""Events that the training loop sends to its listeners."""
+"""Events of training, such as the end of an epoch. `train` calls its listeners with each event."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True, slots=True)
 class EpochMetrics:
-    """One row of `metrics.csv`.
+    """The metrics of one epoch: one row of `metrics.csv`.
 
-    Each value is also an attribute: `row.val_loss` is `row.values["val_loss"]`.
+    Each metric is also an attribute: `row.val_loss` is `row.values["val_loss"]`.
 
     Attributes:
         epoch: Number of the epoch, from 1.
-        values: Metrics of the task by column. A training metric is a mean over the images of the
-            epoch; the values of each batch are computed with the weights before its step.
-            Validation metrics have the prefix `val_`.
+        values: Metrics of the task, by column name. Validation metrics have the prefix `val_`. The
+            others are training metrics: means over the images of the epoch. Each batch is measured
+            with the weights before its own training step.
         learning_rate: Learning rate of the last step of the epoch.
         seconds: Total time of training and validation, in seconds.
         images_per_second: Number of training images per second of training time.
@@ -29,13 +29,13 @@ class EpochMetrics:
     images_per_second: float
 
     def __getattr__(self, name: str) -> float:
-        """Return the value of a column."""
+        """Return the metric with this name."""
         if name.startswith("_") or name not in self.values:
             raise AttributeError(f"this epoch has no {name!r}; it has {', '.join(self.values)}")
         return self.values[name]
 
     def as_dict(self) -> dict[str, float]:
-        """Return all values by column."""
+        """Return all values of the row, by column name."""
         return {
             "epoch": self.epoch,
             **self.values,
@@ -91,10 +91,10 @@ class BatchesDone:
 
 @dataclass(frozen=True, slots=True)
 class EpochEnded:
-    """An epoch was trained, validated and saved.
+    """The model was trained on an epoch and validated, and the state was saved.
 
     Attributes:
-        metrics: Metrics of the epoch, the row of `metrics.csv`.
+        metrics: Metrics of the epoch, which are also its row in `metrics.csv`.
         epochs: Total number of epochs of the run.
         best: Whether this epoch is the best one so far.
     """
@@ -106,10 +106,10 @@ class EpochEnded:
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """The loop was asked to stop, and has saved its state.
+    """Training was asked to stop, and its state was saved.
 
     Attributes:
-        epoch: Number of the epoch to continue with, from 1.
+        epoch: Number of the epoch in which a resumed run continues, from 1.
         batch: Number of batches of this epoch that are done.
     """
 

@@ -1,7 +1,8 @@
-"""The training loop.
+"""The training loop over epochs and batches.
 
-The loop manages the order of the samples, the state and the events. `cnnforge.backends.Trainer`
-runs the training steps in the framework behind Keras. The loop prints nothing.
+This module decides the order of the samples, saves the state, and sends events to listeners.
+`cnnforge.backends.Trainer` runs the training steps in the framework behind Keras. This module
+prints nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class _Stopped(Exception):
 
 
 def _best_effort() -> contextlib.AbstractContextManager[None]:
-    # The search for the cause of an error must not hide the error itself.
+    # Used around the search for the cause of an error. If the search itself fails, the first error
+    # must still be reported, so ignore the exception of the search.
     return contextlib.suppress(Exception)
 
 
@@ -57,8 +59,8 @@ class TrainingResult:
     """The result of `train`.
 
     Attributes:
-        state: The last state.
-        interrupted: Whether the loop was asked to stop before the last epoch was done.
+        state: The training state at the end of the call.
+        interrupted: Whether training was asked to stop before the last epoch was done.
     """
 
     state: TrainingState
@@ -104,10 +106,10 @@ def train(
         store: Store to which the state is saved: at the start, after every epoch, every five
             minutes, and when the loop is asked to stop. `None`: the state is not saved.
         resume_from: State to resume from; `None` for a new run.
-        config: Values that are saved with the state. `cnnforge.training.resume` compares them with
-            those of the resumed run.
-        save_best: Function that is called after an epoch that is the best one so far, before the
-            state is saved.
+        config: Values that are saved with the state. `cnnforge.training.resume` raises an error if
+            they differ from the options with which the run is resumed.
+        save_best: Function that saves the model. It is called after each epoch that is the best one
+            so far, before the state is saved.
         listeners: Functions that are called with every event.
         should_stop: Function that is called after every few batches. If it returns true, the state
             is saved and the loop ends.
@@ -117,14 +119,14 @@ def train(
         folder: The run directory, for callbacks; or `None`.
 
     Returns:
-        The last state, and whether the loop was interrupted.
+        The training state at the end, and whether training was interrupted.
 
     Raises:
         UnknownNameError: The task has no metric `monitor`.
         UsageError: The warmup is not shorter than the training.
         CnnforgeError: The loss or a weight is not finite, or `resume_from` belongs to another
-            model. The message about a value that is not finite names epoch, batch and layer. The
-            last saved state contains only finite values.
+            model. The message about a value that is not finite names epoch, batch and layer. Such
+            a value is never saved, so the run can be resumed from its last state.
         RunError: A file could not be written.
         PluginError: A callback or an augmentation failed.
     """
@@ -157,7 +159,7 @@ def train(
 class _Run:
     """The state and the steps of one call of `train`.
 
-    The arrays of `state` are empty, since `trainer` holds the variables.
+    The field `arrays` of `state` is empty. `trainer` holds the variables, and `current` adds them.
     """
 
     def __init__(
@@ -234,7 +236,7 @@ class _Run:
             self.stop_or_save()
 
     def chunks(self, state: TrainingState, size: StepsPerCall) -> Iterator[Chunk]:
-        """Return the remaining batches of the epoch that a state is in, as chunks of batches."""
+        """Read the batches that remain in the epoch of a state. A chunk has several batches."""
         samples = samples_of_epoch(self.dataset.train, state.epoch)
         visit = order(self.seed, state.epoch, len(samples))
         if self.augmentations:
@@ -263,7 +265,8 @@ class _Run:
     def finish_epoch(self, evaluation: Evaluation, seconds: float) -> None:
         found = dict(evaluation.metrics)
         if not math.isfinite(found[LOSS.name]):
-            # If a weight is not finite, it is the cause of the loss, so it is reported instead.
+            # A weight that is not finite is the cause of such a loss. Check the weights first, so
+            # that the error names the weight.
             self.check(self.current(), self.state.epoch + 1, self.batches)
             where = f"the validation loss after {self.place(self.batches - 1)}"
             self.fail(where, self.find_in_validation())
@@ -280,8 +283,8 @@ class _Run:
         improved = is_better(self.metric, found, best.values if best else None)
         if improved:
             best = Best(metrics.epoch, found)
-        # Callbacks are called before the new state is made, since it contains their states and the
-        # learning rate, which they may set.
+        # Call the callbacks before making the new training state. The training state contains the
+        # states of the callbacks, and the learning rate, which a callback may change.
         callback_states, stopped = self.callbacks.epoch_ended(metrics, improved)
         self.state = replace(
             state,
@@ -293,8 +296,9 @@ class _Run:
             callbacks=callback_states,
             stopped=stopped,
         )
-        # The model is saved before the state. If the run is killed between the two, the resumed run
-        # repeats this epoch and writes the same model again.
+        # Save the model before the state. If the run is killed between the two, the resumed run
+        # repeats this epoch and writes the same model again. In the opposite order, the resumed run
+        # would lack the model of this epoch.
         current = self.current()
         self.check(current, metrics.epoch, self.batches)
         if improved:
@@ -331,10 +335,11 @@ class _Run:
         return f"epoch {self.state.epoch + 1}, batch {batch + 1} of {self.batches}"
 
     def find_in_training(self, batch: int) -> str:
-        """Describe the first value since the last saved state that is not finite.
+        """Find the first value that is not finite, in the batches after the last saved state.
 
-        The text names the batch of the value if it is not `batch`. It is empty if no value is
-        found.
+        Returns:
+            A description of the value; empty if no such value is found. The description names the
+            batch in which the value appeared, if that is an earlier batch than `batch`.
         """
         size = StepsPerCall(self.dataset.image_shape, self.batch_size)
         size.batches = 1
@@ -348,7 +353,10 @@ class _Run:
         return ""
 
     def find_in_validation(self) -> str:
-        """Describe the first value that is not finite in a prediction of the validation images."""
+        """Predict the validation images, and describe the first value that is not finite.
+
+        The description is empty if no such value is found.
+        """
         parts = self.validation_chunks(StepsPerCall(self.dataset.image_shape, self.batch_size))
         with _best_effort(), self.trainer.averaged():
             images = (chunk.images for chunk in parts)

@@ -1,8 +1,9 @@
 """Find the layer that computes the first value that is not finite.
 
-The search starts when a loss or a weight is not finite, so it costs nothing before. The batches
-since the last saved state are replayed one at a time, which gives the same values, bit for bit. The
-first batch with a value that is not finite is computed again layer by layer.
+The search runs only after a loss or a weight was found that is not finite. Training without such
+values is therefore not slower. The search trains again on the batches since the last saved state,
+one batch at a time, which gives the same values, bit for bit. It computes the first batch with a
+value that is not finite again, and checks the outputs of every layer.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def find_in_training(
 ) -> tuple[int, str]:
     """Find the first value that is not finite in the replayed batches.
 
-    The search changes the variables of the trainer, so training cannot continue afterwards.
+    The search leaves the variables of the trainer changed, so training cannot continue after it.
 
     Args:
         trainer: Trainer of the model.
@@ -40,8 +41,9 @@ def find_in_training(
             ends.
 
     Returns:
-        The index of the batch, from 0, and a description of the value, for instance `"the outputs
-        of layer 'conv1' (Conv2D)"`. The description is empty if no such value was found.
+        Two values: the index of the batch, from 0, and a description of the value, for instance
+        `"the outputs of layer 'conv1' (Conv2D)"`. The description is empty if no such value was
+        found.
     """
     number = 0
     for number, (images, targets) in enumerate(batches):
@@ -62,7 +64,7 @@ def find_in_training(
 
 
 def find_in_prediction(trainer: Trainer, model: keras.Model, batches: Iterable[np.ndarray]) -> str:
-    """Find the first value that is not finite in a prediction.
+    """Find the first value that is not finite when a model predicts images.
 
     Args:
         trainer: Trainer of the model.
@@ -70,8 +72,7 @@ def find_in_prediction(trainer: Trainer, model: keras.Model, batches: Iterable[n
         batches: Batches of images, (N, H, W, C) uint8.
 
     Returns:
-        A description of the value, in the form of `find_in_training`; empty if no such value was
-        found.
+        A description of the value, as in `find_in_training`; empty if no such value was found.
     """
     for images in batches:
         if found := _first_output(trainer, model, images, training=False):
@@ -85,7 +86,8 @@ def _first_output(
     found: list[str] = []
 
     def look(layer: keras.layers.Layer, inputs: Any, outputs: Any) -> None:
-        # A layer returns after the layers that it contains, so the innermost one is found first.
+        # A layer that contains others, such as a nested model, returns after them. The first layer
+        # found is therefore the innermost one, so ignore all later layers.
         if not found and not _finite(outputs):
             sizes = [
                 f"{what} up to {size:.3g}"

@@ -1,4 +1,4 @@
-"""Build an optimizer from its options."""
+"""Build the Keras optimizer that the options of a run describe, with its learning rate schedule."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cnnforge.training.schedules import Schedule, factor
 
 
 class LearningRate:
-    """The learning rate of an optimizer, for `metrics.csv` and callbacks.
+    """Reads and sets the learning rate of an optimizer, for `metrics.csv` and callbacks.
 
     Args:
         optimizer: The optimizer.
@@ -25,7 +25,7 @@ class LearningRate:
 
     @property
     def last(self) -> float:
-        """The rate of the last step, if `next` was not set since then."""
+        """The rate of the last step. Read it before `next` is set, which changes the result."""
         if self._schedule is None:
             return self.next
         return _value(self._schedule(max(int(self._optimizer.iterations) - 1, 0)))
@@ -34,8 +34,8 @@ class LearningRate:
     def next(self) -> float:
         """The rate of the next step; it can be set.
 
-        With a schedule, setting it changes the peak rate, which scales all later rates by the same
-        factor.
+        If there is a schedule, setting the rate multiplies the peak rate, and with it all later
+        rates, by the same factor.
         """
         return _value(self._optimizer.learning_rate)
 
@@ -59,8 +59,9 @@ def build(
         epochs: Number of epochs of the run.
 
     Returns:
-        The optimizer, not yet built for a model, and its learning rate. With a schedule, the peak
-        rate is a variable of the optimizer, and is therefore saved with the training state.
+        The optimizer, which has no variables of a model yet, and its learning rate. If there is a
+        schedule, the peak rate is a variable of the optimizer, so it is saved with the training
+        state.
 
     Raises:
         UsageError: The warmup is not shorter than the training.

@@ -1,4 +1,4 @@
-"""The order of the samples in an epoch."""
+"""Compute the random order in which an epoch visits the training samples."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def order(seed: int, epoch: int, count: int) -> np.ndarray:
             f"seed, epoch and count must be 0 or more, got seed={seed}, epoch={epoch}, "
             f"count={count}"
         )
-    # NumPy guarantees the stream of a bit generator, but not the result of Generator.permutation.
-    # Sorting the raw 64-bit numbers gives the same order in every version of NumPy.
+    # NumPy guarantees that the raw numbers of a bit generator never change, but not the result of
+    # Generator.permutation. Sort by raw numbers, to get the same order in every version of NumPy.
     keys = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(count)
     return np.argsort(keys, kind="stable")

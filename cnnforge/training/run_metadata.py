@@ -1,4 +1,4 @@
-"""The files of a run that are written before its first epoch."""
+"""Write the files that describe a run, before its first epoch, and read them for a resumed run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write_run_metadata(session: Session, reference: str) -> None:
 
     Args:
         session: A session that is about to train.
-        reference: Qualified name of the model, with its argument.
+        reference: Qualified name of the model, with its argument: `PLUGIN/NAME[:ARGUMENT]`.
 
     Raises:
         RunError: A file could not be written.
@@ -68,12 +68,13 @@ def write_run_metadata(session: Session, reference: str) -> None:
     ]
     layers = own_layers(session.stock)
     requirements.write(run, requirements.requirements(plugins.records, used, layers))
-    # Write this file last, since a directory that contains it counts as a run.
+    # Write config.toml last. A directory with this file counts as a run, so the other files must
+    # exist by then.
     run.write_config(options.as_dict(), table)
 
 
 def read_decisions(run: RunDirectory) -> list[LayerImplementation]:
-    """Read the implementation of each layer of a run's model.
+    """Read which implementation, a Numba kernel or Keras, a run uses for each layer of its model.
 
     Args:
         run: A run with the files of `write_run_metadata`.

@@ -1,8 +1,8 @@
 """Learning rate schedules.
 
-A schedule is a peak rate times a factor that depends only on the index of the step. The optimizer
-computes the rate inside the graph from its own step counter. The rate of a step therefore does not
-depend on the number of steps that one call of the graph runs, or on interruptions.
+The rate of a step is the peak rate times a factor that depends only on the index of the step. The
+optimizer computes the rate inside the graph, from its own step counter. The rate is therefore the
+same if training is interrupted, or if one call of the graph runs another number of steps.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import keras
 
 from cnnforge.optimizer_options import OptimizerOptions
 
-# One-cycle schedule: the fraction of the steps in which the rate rises, and the first and the last
-# rate as fractions of the peak. These are the defaults of PyTorch's OneCycleLR.
+# The one-cycle schedule uses the defaults of PyTorch's OneCycleLR. `_RISE` is the fraction of the
+# steps in which the rate rises. `_FIRST` and `_LAST` are the first and the last rate, as fractions
+# of the peak rate.
 _RISE = 0.3
 _FIRST = 1 / 25
 _LAST = _FIRST / 10_000
@@ -26,7 +27,7 @@ Factor = Callable[[Any], Any]
 
 
 def factor(options: OptimizerOptions, batches: int, epochs: int) -> Factor | None:
-    """Return the factor of the peak rate as a function of the index of the step.
+    """Return the function that computes the factor of the peak rate from the index of the step.
 
     Args:
         options: Options with the schedule and its warmup.
@@ -54,13 +55,14 @@ def factor(options: OptimizerOptions, batches: int, epochs: int) -> Factor | Non
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
-    """A peak rate times a factor that depends on the step.
+    """Learning rate schedule: a peak rate times a factor that depends on the step.
 
     Args:
         factor: A function from the index of a step to a float32 scalar, made by `factor`.
     """
 
-    # A variable of the optimizer. `build` sets it, since the optimizer is made after its schedule.
+    # A variable of the optimizer, which does not exist yet when the schedule is made. The function
+    # `cnnforge.training.optimizers.build` sets the attribute later.
     peak: keras.Variable
 
     def __init__(self, factor: Factor) -> None:
@@ -77,28 +79,29 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def _warm_up(step: Any, steps: int) -> Any:
-    # + 1, so that the rate of the first step is not 0.
+    # Add 1, so that the rate of the first step is above 0.
     return keras.ops.minimum((_number(step) + 1.0) / steps, 1.0)
 
 
 def _cosine(step: Any, first: int, total: int) -> Any:
     """Return a factor that falls along half a cosine from 1 at step `first` to 0 at step `total`.
 
-    The last step is `total - 1`, so its factor is above 0.
+    Steps are counted from 0, so the last step is `total - 1`, and its factor is above 0.
     """
     step = keras.ops.clip(_number(step), first, total - 1)
     return 0.5 + 0.5 * keras.ops.cos((step - first) * (math.pi / (total - first)))
 
 
 def _steps(step: Any, length: int) -> Any:
-    # Divide integers: a float32 quotient just below a whole number could be rounded up to it.
+    # Use integer division. A float32 quotient just below a whole number could be rounded up, and
+    # the rate would then drop one step too early.
     return keras.ops.power(_STEP_FACTOR, _number(keras.ops.floor_divide(step, length)))
 
 
 def _one_cycle(step: Any, total: int) -> Any:
-    """Return a factor that rises along half a cosine, and then falls along half a cosine.
+    """Return a factor that first rises along half a cosine, and then falls along half a cosine.
 
-    The schedule is that of Smith and Topin (2017), with the cosines of fastai.
+    The one-cycle schedule is by Smith and Topin (2017); fastai introduced the cosine shape.
     """
     top = max(_RISE * total - 1.0, 1.0)
     step = keras.ops.minimum(_number(step), float(total - 1))
@@ -109,5 +112,6 @@ def _one_cycle(step: Any, total: int) -> Any:
 
 
 def _number(step: Any) -> Any:
-    # float32 is exact up to 16.7 million steps.
+    # float32 represents integers up to 16.7 million exactly. Above that, the index of the step is
+    # rounded, which changes the rate only slightly.
     return keras.ops.cast(step, "float32")

@@ -1,4 +1,7 @@
-"""A training run from its first epoch to its report. This module prints nothing."""
+"""Train the model of a run, and then write a report with tables and figures.
+
+This module prints nothing. Listeners get the events of training.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,11 @@ from cnnforge.training.loop import TrainingResult, train
 from cnnforge.training.state import StateStore, TrainingState
 from cnnforge.utils.keras_graph import all_layers
 
-# Options that may change when a run is resumed.
+# Options that the user may change when resuming a run. All others must stay the same.
 FREE = ("epochs", "output", "plugin", "init_from", "strict")
-# Max difference of the validation losses of the trained and the saved model, relative to 1 + loss.
-# The models may run on different kernels, which round differently. A larger difference means that
-# the weights are wrong.
+# Max difference between the validation loss of the trained model and that of the saved model,
+# relative to 1 + loss. The two models may run on different kernels, which round differently. A
+# difference above this limit means that the saved weights are wrong, and is an error.
 _MAX_DRIFT = 1e-2
 
 
@@ -44,14 +47,15 @@ class Session:
         task: The task.
         dataset: The dataset.
         model: The model to train, with the chosen kernels.
-        stock: The same model with stock Keras layers; it is the one that is saved.
+        stock: The same model with stock Keras layers only. This one is saved.
         plugins: All plugins.
         state: State to resume from; `None` for a new run.
         warnings: Messages for the user before training, one sentence each.
-        checks: Results of comparing the model's plugin layers with their references.
+        checks: Results of comparing each plugin layer of the model with its stock Keras layer.
         callbacks: Callbacks by name.
         augmentations: Name and function of each augmentation of the training images.
-        implementations: Implementation of each layer of the model, with the reason.
+        implementations: For each layer of the model, whether it runs on a Numba kernel or in Keras,
+            and why.
     """
 
     options: TrainingOptions
@@ -82,11 +86,13 @@ class Session:
         """Train until the last epoch is done or `should_stop` returns true.
 
         Args:
-            listeners: Functions that are called with every event, after `metrics.csv` is written.
-            should_stop: Function that is called after every few batches.
+            listeners: Functions that are called with every event. At the end of an epoch,
+                `metrics.csv` is written before they are called.
+            should_stop: Function that is called after every few batches. If it returns true, the
+                state is saved and training ends.
 
         Returns:
-            The last state, and whether training was interrupted.
+            The training state at the end, and whether training was interrupted.
 
         Raises:
             CnnforgeError: See `cnnforge.training.train`.
@@ -114,14 +120,14 @@ class Session:
         return result
 
     def report(self) -> Evaluation:
-        """Evaluate the saved model on the validation samples, and write tables and figures.
+        """Evaluate the saved model on the validation samples. Write files with tables and figures.
 
         Returns:
             The evaluation.
 
         Raises:
-            RunError: The validation loss of the saved model differs from that of its epoch, or a
-                file could not be written.
+            RunError: The validation loss of the saved model differs from the loss that was measured
+                when it was saved, or a file could not be written.
         """
         if self.state is None or self.state.best is None:
             raise RunError(f"the run {self.run.path} has no finished epoch to report on")
@@ -146,7 +152,8 @@ class Session:
                 f"measured in epoch {best.epoch}: a layer changes when it is saved and loaded; "
                 "train with --kernels keras to find out which"
             )
-        # A run that was killed after it had saved its last state lacks the last row of metrics.csv.
+        # If an earlier process was killed just after it had saved the last state, metrics.csv lacks
+        # its last row. Write the file again.
         _write_metrics(self.run, history)
         self.run.write_text("predictions.csv", task.csv_table(rows))
         metrics = [
@@ -203,18 +210,20 @@ def own_layers(model: keras.Model) -> list[type]:
 def identity_of(options: TrainingOptions, dataset: Dataset) -> dict[str, str | int | float | bool]:
     """Return the values that must be the same when a run is resumed, by name.
 
-    They are the options that are not `None`, the fingerprint of the data, and the Keras backend.
+    They are the options outside `FREE` that are not `None`, the fingerprint of the data, and the
+    Keras backend.
     """
-    # Another backend draws other random numbers and rounds differently.
+    # Another backend draws other random numbers and rounds differently, so the resumed run would
+    # give other results.
     backend = keras.backend.backend()
     return {**_fixed(options), "data fingerprint": dataset.fingerprint, "Keras backend": backend}
 
 
 def stored_identity(state: TrainingState) -> dict[str, str | int | float | bool]:
-    """Return what `identity_of` returned when a state was saved.
+    """Return the values that `identity_of` returned when a training state was saved.
 
-    An option that the state lacks had its default: it was `None`, or the cnnforge that wrote the
-    state did not have it.
+    If the state does not contain an option, the run used the default of the option: the value was
+    `None`, or the version of cnnforge that saved the state did not have the option.
     """
     defaults = TrainingOptions(seed=cast("int", state.config.get("seed", 0)))
     return {**_fixed(defaults), **state.config}
@@ -226,12 +235,12 @@ def _fixed(options: TrainingOptions) -> dict[str, str | int | float | bool]:
 
 
 def kernels_of(options: TrainingOptions) -> Kernels:
-    """Return the option `kernels`, with the type that the function `forge` expects."""
+    """Return the option `kernels`, with the type that `cnnforge.conversion.forge` expects."""
     return cast("Kernels", options.kernels)
 
 
 class _MetricsFile:
-    """A listener that writes `metrics.csv` after every epoch."""
+    """A listener of training events that writes `metrics.csv` after every epoch."""
 
     def __init__(self, run: RunDirectory, state: TrainingState | None) -> None:
         self._run = run
@@ -245,7 +254,8 @@ class _MetricsFile:
 
 def _write_metrics(run: RunDirectory, history: Sequence[EpochMetrics]) -> None:
     rows = [row.as_dict() for row in history]
-    # The last row has all columns. Rows that cnnforge 0.1 wrote lack some.
+    # Take the columns from the last row, which has all of them. If cnnforge 0.1 began the run, its
+    # first rows lack some columns.
     names = list(rows[-1]) if rows else []
     table = [[f"{row[name]:.7g}" if name in row else "" for name in names] for row in rows]
     run.write_csv(METRICS, names, table)

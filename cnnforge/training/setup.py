@@ -1,4 +1,7 @@
-"""Prepare a new or a resumed run: its data, its model, its directory."""
+"""Prepare a run before training: open the data, build the model, make or open the run directory.
+
+`start` prepares a new run, `resume` a run that was interrupted or should get more epochs.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ def start(options: TrainingOptions, plugins: Plugins) -> Session:
         plugins: All plugins.
 
     Returns:
-        The session. Its directory contains the configuration, but no model yet.
+        The session. The run directory contains the configuration, but no model yet.
 
     Raises:
         UsageError: A name is unknown, or the model cannot be built for these images.
@@ -59,7 +62,7 @@ def start(options: TrainingOptions, plugins: Plugins) -> Session:
     )
     dataset = _open_data(options, plugins)
     task = task_for(dataset, plugins.tasks, options.task_options)
-    # Check the name of the metric before the model is built, which takes seconds.
+    # Only checks the name of the metric. Building the model takes seconds, so check the name first.
     _ = task.monitored(options.monitor)
     model, stock, decided = _build(options, reference, task, dataset, plugins)
     checks = _certified(model, plugins)
@@ -87,11 +90,11 @@ def resume(
             must have the same values as in the run.
         epochs: New total number of epochs, `"30"`, or `"+10"` for ten more than before; `None` for
             the same number as before.
-        load: Function that loads all plugins. It gets the plugins to load in addition to the
-            installed ones: those of the run, then the given ones.
+        load: Function that loads all plugins. Its argument lists the plugins to load in addition to
+            the installed ones: first the plugins of the run, then those in `given`.
 
     Returns:
-        The session. It is `finished` if all epochs are done.
+        The session. Its attribute `finished` is true if all epochs are already done.
 
     Raises:
         UsageError: An option, the data or the code of the model has changed, or a newer cnnforge
@@ -114,25 +117,27 @@ def resume(
         remove_leftovers(folder)
     state, warnings = StateStore(run.states).load()
     reference = str(table.get("model", options.model))
-    # Use the qualified names that the run has stored, not the short names in `options`: another
-    # plugin may now declare the same short name.
+    # Use the qualified names in the run's table, not the short names in `options`. Another plugin
+    # may now declare the same short name, which would make it ambiguous.
     callbacks = make_callbacks(table.get("callbacks", ()), plugins.callbacks)
     augmentations = make_augmentations(table.get("augmentations", ()), plugins.augmentations)
     dataset = _open_data(options, plugins)
     task = task_for(dataset, plugins.tasks, options.task_options)
     if state:
-        # The user may have changed config.toml.
+        # The user may have edited config.toml, so compare its options with those that were saved in
+        # the training state.
         before, now = stored_identity(state), identity_of(options, dataset)
         for name in {**before, **now}:
             _same(run, name, before.get(name), now.get(name))
     if state and state.stopped and total > old_total:
-        # The user wants more epochs than before, so training continues after the callback's stop.
+        # A callback ended training early, but the user now asks for more epochs than before. Forget
+        # the reason of the callback, so that training continues.
         state = replace(state, stopped="")
     if not state:
         warnings.append(f"{run.path} has no training state: training starts from the beginning")
     initial = options if state is None else replace(options, init_from=None)
-    # Read the kernel choices of the run. New measurements could choose another implementation of a
-    # layer, which rounds differently.
+    # Use the same kernels as the run did so far, and do not choose again: new measurements could
+    # choose another implementation of a layer. It would round differently, and change the results.
     model, stock, decided = _build(initial, reference, task, dataset, plugins, read_decisions(run))
     changes = [
         f"{requirements.describe_change(other)}: training may give other results"
@@ -149,7 +154,7 @@ def resume(
 
 
 def _check_task(reference: str, options: TrainingOptions, plugins: Plugins) -> None:
-    """Check that model and data have the same task, before the data is read."""
+    """Check that the model and the dataset are for the same task. This does not read the data."""
     spec = plugins.models[reference.partition(":")[0]]
     data = plugins.datasets[parse(options.data, plugins.datasets)[0]]
     check_match(spec, options.data, data.task, plugins.models, plugins.tasks)
@@ -220,7 +225,8 @@ def _take_weights(model: keras.Model, source: Path, plugins: Plugins) -> None:
 
 
 def _same(run: RunDirectory, name: str, before: object, now: object) -> None:
-    # The run has stored the absolute path of the data, but the user may give a relative path.
+    # The run has stored the absolute path of the data, but the user may give a relative path. These
+    # are equal if the relative path means the same file.
     same_path = name == "data" and _path_of(before) == os.path.abspath(_path_of(now))
     if before != now and not same_path:
         raise UsageError(
@@ -242,10 +248,10 @@ def _notes(dataset: Dataset) -> tuple[str, ...]:
 
 
 def _certified(model: keras.Model, plugins: Plugins) -> tuple[LayerCheck, ...]:
-    """Compare every plugin layer of a model with its reference, for the shapes in the model.
+    """Compare each plugin layer of a model with its stock Keras layer, for the shapes in the model.
 
     Raises:
-        CnnforgeError: The results of a layer differ from those of its reference.
+        CnnforgeError: The results of a layer differ from those of the stock layer.
     """
     checks = tuple(certify(model, layers=plugins.layers))
     for check in checks:

@@ -1,4 +1,4 @@
-"""Turn SIGINT and SIGTERM into a request to stop, which the training loop checks."""
+"""Turn the signals SIGINT and SIGTERM into a request to stop, which the training loop checks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _EXIT_OFFSET = 128
 class StopOnSignal:
     """Context manager that turns the first SIGINT or SIGTERM into a request to stop.
 
-    A second SIGINT raises `KeyboardInterrupt` at once. This is safe, since files are written
-    atomically. Outside of the main thread, where Python does not allow signal handlers, the object
-    does nothing.
+    A second SIGINT raises `KeyboardInterrupt` at once. No file is damaged then, since files are
+    written atomically. Python allows signal handlers only in the main thread; in other threads, the
+    context manager does nothing.
 
     Example:
         ```python

@@ -1,9 +1,9 @@
-"""The complete state of a training run, on disk.
+"""Save and load the complete state of a training run, from which the run can be resumed.
 
-A state file is one line of text, `cnnforge-state 2 <sha256 of the rest>`, followed by an `.npz`
-archive without pickles. The archive contains `meta` (JSON) and the variables, which are named by
-their index. Format 1, which cnnforge 0.1 wrote, is read in the same way: it has the same names of
-sums and metrics, but only for classifications.
+A state file begins with one line of text, `cnnforge-state 2 <sha256 of the rest>`. The rest is an
+`.npz` archive without pickles. It contains `meta` (JSON), and the variables, whose names are their
+indices. The same code reads format 1, which cnnforge 0.1 wrote: its task is always classification,
+with the same names of sums and metrics.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """The training sums of an epoch in progress.
+    """The sums over the images of an epoch in progress, from which training metrics are computed.
 
     Attributes:
-        values: Sums over the images so far, by the names of `Task.sum_names`.
+        values: Sum over the images so far for each name in `Task.sum_names`.
         seconds: Training time of the epoch so far.
     """
 
@@ -55,7 +55,7 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """The complete state from which a run can be resumed.
+    """The complete state of training, from which a run can be resumed.
 
     Attributes:
         arrays: Variables of the model (weights, statistics, seed generators), then variables of the
@@ -64,10 +64,10 @@ class TrainingState:
         batch: Number of batches of this epoch that are done.
         sums: Training sums of the epoch in progress.
         best: The best epoch so far, or `None`.
-        history: One row per finished epoch.
+        history: Metrics of each finished epoch.
         config: Options and other values that must be the same when the run is resumed.
-        callbacks: State of each callback by name, as plain values.
-        stopped: Reason of the callback that ended training early; empty if none did.
+        callbacks: Values that each callback saved, by the name of the callback.
+        stopped: Reason that a callback gave for ending training early; empty if none did.
     """
 
     arrays: Sequence[np.ndarray]
@@ -81,7 +81,7 @@ class TrainingState:
     stopped: str = ""
 
     def digest(self) -> str:
-        """Return the SHA-256 of the variables, which depends on every bit of them."""
+        """Return the SHA-256 of all variables. A change of a single bit changes this digest."""
         digest = hashlib.sha256()
         for array in self.arrays:
             digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -90,10 +90,10 @@ class TrainingState:
 
 
 class StateStore:
-    """The folder `last/` of a run, which contains the two newest states.
+    """Saves and loads the training states of a run. The two newest states are kept.
 
     Args:
-        folder: The folder; it is made when the first state is saved.
+        folder: The folder `last/` of the run; it is made when the first state is saved.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -102,8 +102,8 @@ class StateStore:
     def save(self, state: TrainingState) -> Path:
         """Write a state, and delete all other state files except the previous one.
 
-        A file of a later step is deleted too. It must be damaged, since the run was resumed from an
-        earlier state.
+        A file of a later step is also deleted. Such a file is damaged: if it could have been read,
+        the run would have been resumed from it.
 
         Args:
             state: The state.
@@ -133,10 +133,11 @@ class StateStore:
         """Read the newest undamaged state.
 
         Returns:
-            The state, or `None`, and one warning for each damaged file that was skipped.
+            Two values: the state, or `None` if no state can be read, and a list with one warning
+            for each damaged file that was skipped.
 
         Raises:
-            UsageError: A newer cnnforge wrote a state.
+            UsageError: A newer version of cnnforge wrote a state.
         """
         warnings: list[str] = []
         for path in self._newest_first():
@@ -198,7 +199,7 @@ def _decode(data: bytes) -> TrainingState:
         best=Best(meta["best"].pop("epoch"), meta["best"]) if meta["best"] else None,
         history=tuple(map(EpochMetrics.from_dict, meta["history"])),
         config=meta["config"],
-        # States that older versions wrote lack these two keys.
+        # States that older versions of cnnforge wrote lack these two keys.
         callbacks=meta.get("callbacks", {}),
         stopped=meta.get("stopped", ""),
     )

@@ -1,4 +1,7 @@
-"""Declare the built-in plugin. Importing this module imports only the plugin API."""
+"""Declare the layers, datasets, models, callbacks and augmentations of the built-in plugin.
+
+Every command imports this module, so it imports only the plugin API, and not Keras.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ CNNFORGE_PLUGIN_API = 1
 
 @hookimpl
 def cnnforge_layers() -> list[LayerSpec]:
-    """Declare the layers that run on the Numba kernels."""
+    """Declare the layers that run on Numba kernels and can replace stock Keras layers."""
     return [
         LayerSpec(
             name="conv2d",
@@ -102,7 +105,7 @@ def cnnforge_layers() -> list[LayerSpec]:
 
 @hookimpl
 def cnnforge_datasets() -> list[DatasetSpec]:
-    """Declare the datasets."""
+    """Declare the datasets for `cnnforge train --data`."""
     return [
         DatasetSpec(
             name="mnist5k",
@@ -124,7 +127,7 @@ def cnnforge_datasets() -> list[DatasetSpec]:
 
 @hookimpl
 def cnnforge_models() -> list[ModelSpec]:
-    """Declare the models."""
+    """Declare the models for `cnnforge train`."""
     return [
         ModelSpec(
             name="lenet",
@@ -141,7 +144,7 @@ def cnnforge_models() -> list[ModelSpec]:
 
 @hookimpl
 def cnnforge_callbacks() -> list[CallbackSpec]:
-    """Declare the callbacks of training."""
+    """Declare the training callbacks for `cnnforge train --callback`."""
     return [
         CallbackSpec(
             name="early_stopping",
@@ -158,7 +161,7 @@ def cnnforge_callbacks() -> list[CallbackSpec]:
 
 @hookimpl
 def cnnforge_augmentations() -> list[AugmentationSpec]:
-    """Declare the augmentations."""
+    """Declare the augmentations for `cnnforge train --augment`."""
     return [
         AugmentationSpec(
             name="shift",

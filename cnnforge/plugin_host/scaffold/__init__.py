@@ -1,4 +1,4 @@
-"""Write new plugin packages from the files in `templates/`. Their tests pass unchanged."""
+"""Write new plugin packages from the files in `templates/`. A new package passes its tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KINDS = ("layer", "dataset", "model")
 
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _SUFFIX = ".template"
-# Placeholder for the module's name in the names of folders and files.
+# Placeholder in the names of folders and files; it is replaced by the name of the module.
 _MODULE = "__module__"
 
 
@@ -32,8 +32,8 @@ class NewPlugin:
     Attributes:
         folder: Folder of the package.
         distribution: Name of the distribution.
-        module: Name of the import package, of the plugin, and of its spec.
-        kind: One of `KINDS`.
+        module: Name of the import package, of the plugin, and of the spec that it declares.
+        kind: Kind of this spec, one of `KINDS`.
         files: Paths of the files relative to the folder, sorted.
     """
 

@@ -1,4 +1,4 @@
-"""Metrics of classifications, overall and per class."""
+"""Compute the metrics of a classification, for all samples together and for each class."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ MACRO_F1 = Metric("macro_f1", "macro F1", "F1", percent=True)
 class ClassEvaluation(Evaluation):
     """The metrics of a classification of N samples into C classes.
 
-    The precision of a class that was never predicted is 0, and so is the recall of a class without
-    samples. Balanced accuracy and macro F1 are the means of recall and F1 over the classes that
-    have samples.
+    The precision of a class that was never predicted is 0. The recall of a class without samples is
+    also 0. Balanced accuracy is the mean recall, and macro F1 the mean F1, of the classes that have
+    samples.
 
     Attributes:
         classes: The C class names.
@@ -93,7 +93,8 @@ class ClassEvaluator:
                 f"labels must be 0 to {count - 1}, got {labels.min()} to {labels.max()}"
             )
         self._labels, self._classes = labels, tuple(classes)
-        # Keep one value per sample: means of batches would depend on the batch sizes.
+        # Keep one value per sample, and average at the end. A mean of the means of batches would
+        # depend on the batch sizes.
         self._predicted = np.empty(len(labels), np.int64)
         self._right = np.empty(len(labels), np.float64)
         self._done = 0
@@ -171,7 +172,7 @@ def evaluate(
 
 
 def _mean_cross_entropy(right: np.ndarray) -> float:
-    # np.maximum keeps NaN, so that a NaN probability gives a NaN loss.
+    # np.maximum returns NaN for NaN, so a probability of NaN gives a loss of NaN, as it should.
     return float(-np.log(np.maximum(right, _MIN_PROBABILITY)).mean())
 
 

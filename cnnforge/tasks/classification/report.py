@@ -1,4 +1,4 @@
-"""Prediction rows of classifications, and the files and tables of their evaluations."""
+"""Write the predictions and evaluations of classifications: table rows, CSV files, figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLUMNS = ("label", "probability")
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The predicted classes of one image, or the reason why it could not be read.
+    """The predicted classes of one image, or the reason why the image could not be read.
 
     Attributes:
         name: Source of the image, for instance a path or `"mnist5k 42"`.
@@ -46,7 +46,7 @@ class Prediction:
         return self.top[0][1] if self.top else None
 
     def cells(self) -> dict[str, str]:
-        """Return the cells of a CSV row by column: `label`, `probability`, `label_2` and so on."""
+        """Return the cells of a CSV row by column name: `label`, `probability`, `label_2`, ..."""
         found = {}
         for place, (label, share) in enumerate(self.top, 1):
             number = f"_{place}" if place > 1 else ""
@@ -54,7 +54,7 @@ class Prediction:
         return found if self.true_label is None else {**found, "true_label": self.true_label}
 
     def shown(self) -> dict[str, str]:
-        """Return the cells of a terminal table by column."""
+        """Return the cells of a row in a terminal table, by column name."""
         if not self.top:
             return {}
         others = ", ".join(f"{label} {share:.2%}" for label, share in self.top[1:])
@@ -99,27 +99,27 @@ def rank(
 
 
 def csv_table(predictions: Sequence[Prediction]) -> str:
-    """Write predictions as CSV.
+    """Convert predictions to CSV.
 
     Args:
         predictions: The rows.
 
     Returns:
-        CSV with the columns `file`, `label`, `probability`, further columns if a row has them, and
-        `error` if a row has one.
+        CSV text with the columns `file`, `label`, `probability`, further columns if a row has them,
+        and `error` if a row has an error.
     """
     return csv_of_rows(predictions, COLUMNS)
 
 
 def submission(predictions: Sequence[Prediction]) -> str:
-    """Write predictions in the submission format of Kaggle's Digit Recognizer competition.
+    """Convert predictions to a submission file for Kaggle's Digit Recognizer competition.
 
     Args:
-        predictions: The rows, in the order of the test file.
+        predictions: The rows, in the order of the competition's test file.
 
     Returns:
-        CSV with the columns `ImageId`, from 1, and `Label`, which is empty for an image that could
-        not be read.
+        CSV text with the columns `ImageId`, counted from 1, and `Label`. The label of an image that
+        could not be read is empty.
     """
     rows = [[number, row.label or ""] for number, row in enumerate(predictions, start=1)]
     return to_csv(["ImageId", "Label"], rows)

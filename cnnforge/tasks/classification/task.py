@@ -37,9 +37,9 @@ CLASSES = "classes.json"
 class Classification(Task):
     """Classification of images into C classes.
 
-    The samples have `labels`, (N,) int32, indices into the classes of the dataset. The model
-    returns (N, C) probabilities. The loss is the cross-entropy in nats. The validation loss uses
-    neither label smoothing nor class weights.
+    The samples have an attribute `labels`, (N,) int32: indices into the classes of the dataset. The
+    model returns (N, C) probabilities. The loss is the cross-entropy in nats. Label smoothing and
+    class weights change only the training loss, not the validation loss.
 
     Args:
         classes: The C class names, at least two, all different.
@@ -118,7 +118,7 @@ class Classification(Task):
         return cls([f"class {number}" for number in range(10)])
 
     def write(self, run: RunDirectory) -> None:
-        """Write `classes.json`: the class names by index."""
+        """Write `classes.json`, the list of the class names."""
         run.write_json(CLASSES, list(self.classes))
 
     @property
@@ -158,7 +158,10 @@ class Classification(Task):
         return {"label": _labels(samples)[indices]}
 
     def losses(self, targets: Mapping[str, Any], outputs: Any) -> Any:
-        """Return the cross-entropy of each sample, smoothed and weighted: (n,) float32."""
+        """Return the cross-entropy of each sample, (n,) float32.
+
+        Label smoothing and class weights are applied.
+        """
         labels = targets["label"]
         if self._smoothing:
             losses = keras.losses.categorical_crossentropy(
@@ -173,7 +176,7 @@ class Classification(Task):
         return losses * keras.ops.take(keras.ops.convert_to_tensor(self._weights), labels)
 
     def sums(self, targets: Mapping[str, Any], outputs: Any) -> Mapping[str, Any]:
-        """Count the samples that are classified correctly."""
+        """Return the number of samples in a batch that are classified correctly."""
         right = keras.ops.equal(
             keras.ops.argmax(outputs, axis=-1), keras.ops.cast(targets["label"], "int32")
         )
@@ -182,10 +185,11 @@ class Classification(Task):
     def evaluator(self, dataset: Dataset, samples: Samples, indices: np.ndarray) -> ClassEvaluator:
         """Make an evaluator for labelled samples.
 
-        Classes are matched by name, since the dataset may list them in another order.
+        The classes of the dataset are matched with those of the model by name, since their order
+        may differ.
 
         Raises:
-            UsageError: A sample belongs to a class that the model does not know.
+            UsageError: A sample belongs to a class that the model was not trained on.
         """
         labels = _labels(samples)[indices]
         if dataset.classes != self.classes:
@@ -228,7 +232,7 @@ class Classification(Task):
         return Prediction(name, error=reason)
 
     def summary(self, rows: Sequence[Row]) -> str:
-        """Return how many of the labelled samples are classified correctly."""
+        """Return a text with the number of labelled samples that are classified correctly."""
         known = [row for row in cast("Sequence[Prediction]", rows) if row.true_label is not None]
         if not known:
             return ""
@@ -236,7 +240,7 @@ class Classification(Task):
         return f"{right} of {len(known)} correct"
 
     def submission(self, rows: Sequence[Row]) -> str:
-        """Write rows in the submission format of Kaggle's Digit Recognizer competition."""
+        """Convert rows to a submission file for Kaggle's Digit Recognizer competition."""
         return submission(cast("Sequence[Prediction]", rows))
 
 

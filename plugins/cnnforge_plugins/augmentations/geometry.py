@@ -1,4 +1,4 @@
-"""Augmentations that move pixels."""
+"""Augmentations that move pixels: shifting and flipping images."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from cnnforge.data import Augment, Draws, translations
 
 
 def shift(argument: str | None) -> Augment:
-    """Make an augmentation that shifts images by whole pixels and repeats the border pixels.
+    """Make an augmentation that shifts images by whole pixels.
+
+    The pixels at the border are repeated to fill the part of an image that the shift leaves empty.
 
     Args:
         argument: Max shift in pixels, in each direction; by default 2.
 
     Returns:
-        The augmentation. It draws both shifts of each image uniformly from -max to max.
+        The augmentation. For each image, it draws a horizontal and a vertical shift uniformly from
+        the integers -max to max.
 
     Raises:
         ValueError: The argument is not a number of pixels.

@@ -9,10 +9,10 @@ from cnnforge.callbacks import Callback, FinishedEpoch
 
 
 class Patience(Callback):
-    """Base class of callbacks that count the epochs since the best one.
+    """Base class of callbacks that act if several epochs in succession are not the best so far.
 
-    The best epoch is the one with the best value of the metric that the run monitors
-    (`cnnforge train --monitor METRIC`).
+    The best epoch is the one with the best value of the metric that the run monitors, which the
+    option `cnnforge train --monitor METRIC` names.
 
     Args:
         patience: Number of epochs without improvement before the callback acts, 1 or more.
@@ -23,22 +23,22 @@ class Patience(Callback):
         self._waited = 0
 
     def epoch_ended(self, epoch: FinishedEpoch) -> None:
-        """Count the epoch, and act after `patience` epochs without improvement."""
+        """Count the epochs without improvement. Call `act` after `patience` of them."""
         self._waited = 0 if epoch.best else self._waited + 1
         if self._waited >= self.patience:
             self._waited = 0
             self.act(epoch)
 
     def act(self, epoch: FinishedEpoch) -> None:
-        """Act after `patience` epochs without improvement. Each subclass defines this method."""
+        """React to `patience` epochs without improvement. Each subclass defines this method."""
         raise NotImplementedError
 
     def state(self) -> Mapping[str, Any]:
-        """Return the number of epochs since the best one."""
+        """Return the number of epochs without improvement, to save it with the run."""
         return {"waited": self._waited}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore the number of epochs since the best one."""
+        """Restore the number of epochs without improvement, when the run is resumed."""
         self._waited = state["waited"]
 
 
@@ -63,13 +63,13 @@ def early_stopping(argument: str | None) -> Callback:
     """Make `EarlyStopping`.
 
     Args:
-        argument: Patience in epochs; by default 10.
+        argument: Number of epochs without improvement, as text; by default 10.
 
     Returns:
         The callback.
 
     Raises:
-        ValueError: The argument is not a number of epochs.
+        ValueError: The argument is not a positive integer.
     """
     return EarlyStopping(_epochs(argument, 10))
 
@@ -78,13 +78,13 @@ def halve_on_plateau(argument: str | None) -> Callback:
     """Make `HalveOnPlateau`.
 
     Args:
-        argument: Patience in epochs; by default 3.
+        argument: Number of epochs without improvement, as text; by default 3.
 
     Returns:
         The callback.
 
     Raises:
-        ValueError: The argument is not a number of epochs.
+        ValueError: The argument is not a positive integer.
     """
     return HalveOnPlateau(_epochs(argument, 3))
 

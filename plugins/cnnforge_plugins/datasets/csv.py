@@ -27,10 +27,10 @@ _CHUNK = 2048
 
 
 class Table(NamedTuple):
-    """The content of a csv file of images.
+    """The content of a csv file with one image per row.
 
     Attributes:
-        pixels: (N, P) uint8.
+        pixels: (N, P) uint8, the P values of each image.
         labels: (N,) int32; `None` if the file has no labels.
     """
 
@@ -41,10 +41,11 @@ class Table(NamedTuple):
 def load(argument: str | None, options: DataOptions) -> Dataset:
     """Open a csv file with a label and the pixels of one image in each row.
 
-    The pixels are in row-major order, with the channels of a pixel next to each other. k*k values
-    are a square grayscale image and 3*k*k a square RGB image; the options can give another size.
-    The labels are whole numbers, and the classes are `"0"` to the max label. If the options do not
-    require labels, the header may name pixels only, as in Kaggle's test.csv.
+    The pixels are in row-major order, with the channels of a pixel next to each other. A row of k*k
+    values is a square grayscale image, and a row of 3*k*k values a square RGB image; for other
+    sizes, set `image_size` in the options. The labels are whole numbers, and the classes are `"0"`
+    to the max label. If the options do not require labels, the file need not have them; the header
+    then contains only names of pixels, as in Kaggle's test.csv.
 
     Args:
         argument: The path of the file.
@@ -81,10 +82,10 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
 
 
 def read_table(path: str, *, need_labels: bool = True) -> Table:
-    """Read labels and pixels.
+    """Read the labels and the pixels of all images in a csv file.
 
-    The first line may be a header. The labels are in the column named `label`, or else in the first
-    one.
+    The first line may be a header. The labels are in the column `label` of the header. Without such
+    a column, they are in the first column.
 
     Args:
         path: The file, comma-separated text.
@@ -101,7 +102,7 @@ def read_table(path: str, *, need_labels: bool = True) -> Table:
         what = "is a folder" if os.path.isdir(path) else "does not exist"
         raise UsageError(f"the csv file {printable(path)} {what}: give an existing file")
     try:
-        # Excel begins a file with a byte-order mark, which this encoding removes.
+        # Excel writes a byte-order mark at the start of a file. This encoding removes the mark.
         with open(path, encoding="utf-8-sig") as file:
             lines = ((n, line) for n, line in enumerate(file, 1) if line.strip())
             return _read(path, lines, need_labels)
@@ -151,22 +152,23 @@ def _read(path: str, lines: Iterator[tuple[int, str]], need_labels: bool) -> Tab
 def _fast(
     chunk: list[tuple[int, str]], columns: int, label_column: int | None
 ) -> np.ndarray | None:
-    """Parse many lines at once.
+    """Parse many lines at once, which is faster than parsing each line with `_row`.
 
     Returns:
-        (rows, columns) int32; `None` if `_row` must parse the lines, since one may be wrong.
+        (rows, columns) int32. `None` if a line may be wrong. The caller must then call `_row` for
+        each line, which raises a clear error for a wrong line.
     """
     try:
         values = np.loadtxt(
             [line for _, line in chunk], delimiter=",", dtype=np.int32, ndmin=2, comments=None
         )
-    # The type of the exception depends on the version of NumPy. `_row` finds the error.
+    # The type of the exception depends on the version of NumPy, so catch all types.
     except Exception:
         return None
     if values.shape != (len(chunk), columns) or values.min() < 0:
         return None
     over = np.count_nonzero(values > 255)
-    # Only labels may be greater than 255.
+    # A label may be greater than 255, but a pixel must not. Subtract the number of such labels.
     if label_column is not None:
         labels = values[:, label_column]
         over -= np.count_nonzero(labels > 255)
@@ -176,7 +178,7 @@ def _fast(
 
 
 def _row(path: str, number: int, line: str, columns: int, label_column: int | None) -> list[int]:
-    """Parse one line. The message of an error names the line, the column and the cause."""
+    """Parse one line. An error message contains the line number, the column and the cause."""
     place = f"{printable(path)}, line {number}"
     fields = [field.strip().strip('"') for field in line.rstrip("\r\n").split(",")]
     if len(fields) != columns:
@@ -186,7 +188,7 @@ def _row(path: str, number: int, line: str, columns: int, label_column: int | No
         where = f"{place}, column {column + 1}"
         is_label = column == label_column
         what = "a label is a whole number from 0 up" if is_label else "a pixel is a whole number"
-        # float() reads "1_0" as ten, so refuse underscores.
+        # Do not accept underscores: float() would read "1_0" as ten.
         if not _is_number(field) or "_" in field:
             raise DataError(f"{where}: {field[:40]!r} is not a number; {what}")
         number_read = float(field)
@@ -211,7 +213,7 @@ def _is_number(text: str) -> bool:
 def _image_shape(
     path: str, pixels: int, image_size: tuple[int, int] | None
 ) -> tuple[int, int, int]:
-    """Return the (H, W, C) of an image with `pixels` values."""
+    """Return the shape (H, W, C) of an image that has `pixels` values."""
     for channels in (1, 3):
         if image_size and channels * math.prod(image_size) == pixels:
             return (*image_size, channels)

