@@ -52,7 +52,7 @@ class Job:
 
 
 def find(module: str, name: str) -> Any:
-    """Return the object that has a qualified name in a module, or `None` if there is none.
+    """Return the object that has a qualified name in a module, or `None` if it does not exist.
 
     Raises:
         Exception: The import of the module has raised it.
