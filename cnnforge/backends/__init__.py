@@ -1,4 +1,4 @@
-"""The classes and functions that train and predict with the active Keras backend.
+"""Import the classes and functions that train and predict with the active Keras backend.
 
 `cnnforge.backends.tensorflow` and `cnnforge.backends.torch` define the same names. Training,
 prediction and the certificate import these names from here, so they do not depend on the backend.
@@ -14,7 +14,7 @@ from cnnforge.backends.base import ChunkResult as ChunkResult
 from cnnforge.errors import UsageError
 
 _name = keras.backend.backend()
-# A type checker reads only the first branch. Both modules define the same names.
+# A type checker reads only the first branch. This is enough, as both modules define the same names.
 if TYPE_CHECKING or _name == "tensorflow":
     from cnnforge.backends.tensorflow import BatchPredictor as BatchPredictor
     from cnnforge.backends.tensorflow import Trainer as Trainer

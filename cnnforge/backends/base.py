@@ -74,7 +74,7 @@ class TrainableModel:
         return [self._own.get(id(variable), _array(variable)) for variable in self.variables()]
 
     def restore(self, arrays: Sequence[np.ndarray]) -> None:
-        """Set all variables.
+        """Set all variables of the model and the optimizer.
 
         Args:
             arrays: Arrays that the method `arrays` has returned.

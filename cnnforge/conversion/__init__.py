@@ -1,7 +1,7 @@
 """Convert models of stock Keras layers to plugin layers and back.
 
-`decide` chooses the implementation of each layer, `forge` replaces layers by plugin layers
-accordingly, and `lower` restores the stock layers.
+`decide` chooses the implementation of each layer. `forge` replaces stock layers by plugin layers
+according to these decisions, and `lower` replaces the plugin layers by stock layers again.
 """
 
 from cnnforge.conversion.decisions import (

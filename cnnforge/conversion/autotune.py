@@ -118,7 +118,7 @@ class Autotuner:
         self._told = False
 
     def __enter__(self) -> Autotuner:
-        """Return the tuner."""
+        """Return this object, for the `with` statement."""
         return self
 
     def __exit__(
@@ -127,7 +127,7 @@ class Autotuner:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Write the measurements, also after an error."""
+        """Write the new measurements to the cache file, also if the block has raised an error."""
         kept = f"remembered in {self._path}"
         if self._measured:
             # Another process may have written the file in the meantime. So read the file again, and
@@ -206,7 +206,7 @@ def default_cache_file() -> Path:
 def cached_measurements(
     specs: Iterable[LayerSpec], cache_file: Path | None = None
 ) -> list[CachedMeasurement]:
-    """List the measurements that hold for this machine and these versions.
+    """List the measurements in the cache file that were made on this machine with these versions.
 
     Args:
         specs: Specs of the plugin layers.
@@ -332,7 +332,7 @@ def _from_json(value: Mapping[str, Any]) -> CachedMeasurement:
 
 
 def _write(path: Path, choices: Mapping[str, CachedMeasurement]) -> str | None:
-    """Write choices; return the reason if they cannot be written."""
+    """Write choices to the cache file. Return `None`, or the reason why they cannot be written."""
     rows = {}
     for key, cached in sorted(choices.items()):
         row = asdict(cached)

@@ -180,7 +180,7 @@ def replaceable_layers(
 
 
 def installed() -> Registry[LayerSpec]:
-    """Return the layers of the installed plugins."""
+    """Return the registry of the plugin layers of all installed plugins."""
     from cnnforge.plugin_host.discovery import discover
 
     return discover().layers

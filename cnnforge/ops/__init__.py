@@ -1,4 +1,4 @@
-"""Numba functions over arrays as differentiable ops of the active Keras backend."""
+"""Make differentiable ops of the active Keras backend from Numba functions over arrays."""
 
 from __future__ import annotations
 

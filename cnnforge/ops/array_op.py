@@ -1,4 +1,4 @@
-"""`ArrayOp`: Numba functions over arrays as a differentiable op of the active Keras backend."""
+"""Define `ArrayOp`, a differentiable op of the Keras backend that is made of Numba functions."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class ArrayOp(OpBase):
         _ops[name] = self
 
     def __repr__(self) -> str:
-        """Return the name and the arrays."""
+        """Return a text with the op's name, and the names and types of its arrays."""
         inputs = ", ".join(f"{item.name}: {item.type}" for item in self.inputs)
         outputs = ", ".join(f"{item.name}: {item.type}" for item in self.outputs)
         return f"ArrayOp({self.name!r}, {inputs} -> {outputs})"

@@ -58,8 +58,8 @@ class OpBase:
         Args:
             step: One of `backward_steps`.
             arrays: The arrays that the step reads.
-            input_shapes: The shapes of the op's inputs, which are passed to `prepare`; `None` for
-                an unknown dimension.
+            input_shapes: The shapes of the op's inputs, with `None` for an unknown dimension. They
+                are passed to `prepare`.
             values: The value of every attribute.
 
         Returns:
@@ -91,7 +91,7 @@ class OpBase:
 
     @property
     def programs(self) -> Mapping[Step, Program]:
-        """The program of each step; its machine code is made on first use."""
+        """The program of each step (function of the op); it is compiled on first use."""
         return self._programs
 
     def collect(self, shapes: Sequence[Shape], values: Mapping[str, Any]) -> None:
@@ -135,7 +135,7 @@ class OpBase:
     def prepare(
         self, shapes: Sequence[Shape], values: Mapping[str, Any], *, gradient: bool = False
     ) -> None:
-        """Call the author's `prepare`, unless it has been called with these arguments.
+        """Call the `prepare` of the op's author, unless it has been called with these arguments.
 
         Args:
             shapes: The shape of every input; `None` for an unknown dimension.
@@ -158,7 +158,7 @@ class OpBase:
 
     @property
     def has_prepare(self) -> bool:
-        """Whether the author has given a `prepare`."""
+        """Whether the op's author has given a function `prepare`."""
         return self._prepare is not None
 
     def encode(self, values: Mapping[str, Any]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Time functions alternately, in one process, and compare them as ratios."""
+"""Time functions alternately, in one process, and compute the ratios of their times."""
 
 from __future__ import annotations
 

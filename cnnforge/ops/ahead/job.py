@@ -52,10 +52,10 @@ class Job:
 
 
 def find(module: str, name: str) -> Any:
-    """Return the object of a qualified name in a module, or `None` if it does not exist.
+    """Return the object that has a qualified name in a module, or `None` if it does not exist.
 
     Raises:
-        Exception: The module has raised it when it was imported.
+        Exception: The import of the module has raised it.
     """
     found: Any = importlib.import_module(module)
     for part in name.split("."):

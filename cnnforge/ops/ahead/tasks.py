@@ -30,7 +30,7 @@ class Op(Protocol):
 
     @property
     def programs(self) -> Mapping[Step, Program]:
-        """The program of each step."""
+        """The program (machine code) of each step (function of the op)."""
         ...
 
     def output_shapes(

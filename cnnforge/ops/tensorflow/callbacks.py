@@ -53,7 +53,7 @@ def number_of(step: Step) -> int:
 
 
 def step_of(number: int) -> Step:
-    """Return the step whose index `number_of` returned."""
+    """Return the step that has an index in `_numbered`."""
     return _numbered[number]
 
 

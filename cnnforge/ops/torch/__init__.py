@@ -66,7 +66,7 @@ def register(op: ArrayOp) -> None:
 
 
 def describe() -> str:
-    """Describe the route in one line."""
+    """Describe in one line how ops are called under torch."""
     return f"torch: autograd.Function (torch {torch.__version__})"
 
 
@@ -95,7 +95,7 @@ def _backward_plan(op: ArrayOp, needed: tuple[bool, ...]) -> tuple[tuple[Step, .
 
 
 class _Forward(torch.autograd.Function):
-    """An op as a node of torch's graph."""
+    """The node of an op in torch's graph, which saves what the backward functions read."""
 
     @staticmethod
     def forward(ctx: Any, made: Call, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -131,7 +131,7 @@ class _Forward(torch.autograd.Function):
 
 
 class _Backward(torch.autograd.Function):
-    """The backward functions of an op, which cannot be differentiated themselves."""
+    """The node of the backward functions of an op. A gradient of this node raises an error."""
 
     @staticmethod
     def forward(

@@ -88,7 +88,7 @@ def make_recipe(
 
 
 def _place(step: Step, known: Sequence[tuple[int, int]], pointer: int) -> tuple[int, int]:
-    """Return two numbers: the index of the memory that a pointer points into, and the offset."""
+    """Return two numbers: the index in `known` of the memory of a pointer, and the offset there."""
     for place, (address, size) in enumerate(known):
         if address <= pointer < address + max(size, 1):
             return place, pointer - address

@@ -37,7 +37,7 @@ _recipes: dict[tuple[int, ...], State] = {}
 
 @dataclass(frozen=True)
 class CudaKernels:
-    """The functions that TensorFlow needs to compute the steps of ops on a kind of device.
+    """Addresses of the functions that TensorFlow calls to compute ops on a kind of device.
 
     Attributes:
         kind: TensorFlow's name of the kind of device, "GPU".
