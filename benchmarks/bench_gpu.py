@@ -226,7 +226,7 @@ def _checks(options: Any, clock: Clock) -> Iterable[suite.Outcome]:
             options.sanitize or suite.TOOLS, clock.rest, options.tests, options.out
         )
     elif not options.dry_run:
-        # If rows follow, the tests may use only 30 % of the time.
+        # If rows are measured afterwards, the tests may use only 30 % of the time that is left.
         part = 0.3 if "rows" in options.parts else 1.0
         for name, check in (("suite", suite.parity), ("layers", suite.layers)):
             if name in options.parts:

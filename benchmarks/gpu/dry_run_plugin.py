@@ -1,4 +1,6 @@
-"""A pytest plugin that runs the tests for a device without one: ``-m gpu -p gpu.dry_run_plugin``.
+"""A pytest plugin that runs the GPU tests on a machine without a GPU.
+
+Usage: ``pytest -m gpu -p gpu.dry_run_plugin``.
 
 For every call of the tests, kernels and grids are chosen as for an H200 and stored, but not run.
 The CPU function of the same name computes the result. With ``--cubins DIR``, the kernels are

@@ -4,8 +4,8 @@ If a sum of K products is computed in a precision with the machine epsilon eps, 
 grows like sqrt(K) * eps times the size of the sum (Higham, "Accuracy and Stability of Numerical
 Algorithms", 2002, section 4.2, for random errors). The size is the root mean square (rms) of the
 whole reference. Relative errors of single elements are the wrong measure, since the products in an
-element may cancel, and the element is then close to zero. The reference is first rounded to the
-precision of the result, because even an exact result has this rounding error.
+element may cancel, and the element is then close to zero. Before the comparison, the reference is
+rounded to the precision of the result: storing the result rounds it, even if the sum is exact.
 """
 
 from __future__ import annotations

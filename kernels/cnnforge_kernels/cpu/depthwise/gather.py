@@ -51,7 +51,7 @@ INNER, AFTER_INNER, BLOCK_ROWS, BLOCKS, PARTS, PART_FLOATS = range(19, 25)
 FIELDS = 25
 
 _REGISTERS = vector_registers()
-# The maximum number of bytes that a task reads for one block of rows, which fit the second-level
+# Maximum number of bytes that a task reads for one block of rows. They should fit the second-level
 # cache.
 _BLOCK_BYTES = 256 * 1024
 _PARTS = 8

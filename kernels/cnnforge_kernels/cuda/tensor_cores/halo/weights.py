@@ -73,8 +73,8 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
     LINE, LINES, TOTAL, STEP = sizes.line, sizes.lines, sizes.total, sizes.step
     BUFFER, TABLE = TOTAL * LINE, 2 * TOTAL * LINE
     ENTRIES = sizes.table // (2 * THREADS)
-    # Number of pixels that a thread copies in a quarter of a tile: of the inputs, and of
-    # grad_outputs.
+    # Number of pixels of the inputs, and of grad_outputs, that a thread copies in one quarter of a
+    # tile.
     FROM_INPUTS = -(-LINES // (COPIED * QUARTERS))
     FROM_GRADS = sizes.pixels // (COPIED * QUARTERS)
     FLYING = FROM_INPUTS + FROM_GRADS
