@@ -37,7 +37,7 @@ help:
 	@echo "make format  format the code and fix what can be fixed"
 	@echo "make docs    build the site from the Markdown files and the docstrings; warnings are errors"
 	@echo "make bench   measure all layers, write benchmarks/results/"
-	@echo "make bench-torch  the same beside PyTorch too, in the environment of make test-torch"
+	@echo "make bench-torch  the same compared with PyTorch too, in the environment of make test-torch"
 	@echo "make bench-gate  fail if a layer has become slower compared with its reference"
 	@echo "make clean   remove the environment and what the tools left behind"
 
