@@ -21,7 +21,7 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 def _cuda() -> Any:
     """Import and return the module of the CUDA functions.
 
-    The import takes half a second. It is not at the top of this module, so that it costs nothing if
+    The import takes half a second. It is not at the top of this module, because it is not needed if
     all arrays are NumPy arrays.
     """
     from cnnforge_kernels.cuda import launch

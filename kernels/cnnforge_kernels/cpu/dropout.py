@@ -2,8 +2,8 @@
 
 The random number generator Philox4x32-10 (``simd/philox.py``) makes one 32-bit word for each
 element. The low 23 bits of the word are a uniform number in [0, 1). The element is kept if this
-number is not below the rate. The word of element i depends only on the key, the counter and i, so
-that any thread can compute any elements.
+number is not below the rate. The word of element i depends only on the key, the counter and i. So
+any thread can compute any element.
 """
 
 from __future__ import annotations

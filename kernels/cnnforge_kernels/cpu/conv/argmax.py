@@ -1,8 +1,8 @@
 """List a factor and an address for each pooled pixel and filter, from a pooled gradient.
 
-The pooled gradient is the gradient of the outputs of a max pool. The factor is this gradient. The
-address, called *place*, is the byte offset of the values that the factor multiplies. The place
-depends on the argmax: the cell of the window that was the maximum.
+The pooled gradient is the gradient of the outputs of a max pool. The factor is the value of this
+gradient. The address, called *place*, is the byte offset of the values that the factor multiplies.
+The place depends on the argmax, which is the index of the maximum in the pool window.
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 
 The outputs before pooling are never written to an array: a task keeps the outputs of one row of
 pool windows in cache, and writes only the maxima and their argmax. The argmax is one byte: the
-index of the cell in the window, in row-major order, or 255 if the maximum is not positive, so that
-the ReLU is off. Only the cell of the maximum has a gradient. So with a window of 2 x 2 the gradient
-of the weights needs a quarter of the multiplications.
+index of the cell in the window, in row-major order. If the maximum is not positive, the ReLU is off
+and the argmax is 255.
+
+Only the cell of the maximum has a gradient. So if the window of the pool has 2 x 2 cells, the
+gradient of the weights needs a quarter of the multiplications that it needs without a pool.
 
 The padding of the pool is VALID. Its strides equal its window, which is at most 15 x 15.
 """

@@ -46,7 +46,7 @@ from cnnforge_kernels.geometry import padding_before
 GRADIENT, ARGMAX, WEIGHTS, TARGET, TABLE, CELLS = range(6)
 HEIGHT, WIDTH, CHANNELS, FILTERS, TAP_ROWS, TAP_COLUMNS, TOP, LEFT = range(6, 14)
 POOLED_ROWS, POOLED_COLUMNS, POOL_ROWS, POOL_COLUMNS = range(14, 18)
-# A picture contains CHUNK of the channels, and has ROWS rows of ROW bytes. The table has FILTER
+# A picture contains CHUNK channels, and has ROWS rows of ROW bytes. The table has FILTER
 # bytes for each filter: COPIES copies of its picture of COPY bytes each. Each copy is shifted by
 # one column compared with the copy before it. The first-level cache holds the pictures of
 # FILTERS_TOGETHER filters.
@@ -107,10 +107,10 @@ def scratch_line(a: Any) -> int:
 
 @cached_njit(inline="never")
 def _add_exactly(a: Any, image: int, chunk: int, scratch: Any) -> None:
-    """Compute the gradient without pictures, for a gradient that is not finite.
+    """Compute the gradient of the inputs without pictures, if a pooled gradient is not finite.
 
-    A picture contains zeros, and zero times infinity is NaN. So with pictures, the gradient of
-    inputs that the maximum does not read would become NaN.
+    A picture contains zeros, and zero times infinity is NaN. So with pictures, even inputs that the
+    maximum had not read would get the gradient NaN.
     """
     line = scratch_line(a)
     cells = a[POOLED_ROWS] * a[POOLED_COLUMNS]

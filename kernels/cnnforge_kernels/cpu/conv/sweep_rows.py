@@ -34,12 +34,14 @@ POOL_ROWS, POOL_COLUMNS, UNPOOL_ROWS, UNPOOL_COLUMNS, ARGMAX = range(30, 35)
 # scratch memory has the axes (row, column, channel), and so no planes; only then SCRATCH_PIXEL is
 # used.
 ROW_BYTES, PLANE, SCRATCH_PIXEL = range(35, 38)
-# The number of taps, and the addresses of the rows and columns that the taps read, of the weights,
-# and of the bias. The functions of sweep.py and winograd/forward.py repack weights and bias.
+# The number of taps, and the addresses of four arrays: the rows that the taps read, the columns
+# that they read, the weights, and the bias. The functions of sweep.py and winograd/forward.py
+# repack weights and bias.
 TAPS, ROW_TAPS, COLUMN_TAPS, FACTORS, BIAS_SOURCE = range(38, 43)
-# Addresses of the kernels of winograd/forward_passes.py. NOT_FINITE is 1 if the sweep has to
-# compute the outputs, because Winograd's algorithm was not used or found a sum that is not finite.
-# In the copy of the block that winograd/forward.py makes, it is the address of such a number.
+# Addresses of the kernels of winograd/forward_passes.py. NOT_FINITE is 1 if Winograd's algorithm
+# was not used or found a sum that is not finite; then the direct sum has to compute the outputs.
+# winograd/forward.py makes a copy of the argument block. In the copy, NOT_FINITE is the address of
+# such a number.
 SPREAD_INPUTS, MULTIPLY, JOIN_SUMS, NOT_FINITE = range(43, 47)
 # The kernels of sweep_tiles.py and their register tile: the address of the kernel that computes the
 # tiles; the numbers of rows and filters of a tile, and of floats in its vectors of filters; the

@@ -73,7 +73,7 @@ def depthwise_conv2d_forward(
 def _phase_taps(
     phase: int, before: int, window: int, stride: int, dilation: int
 ) -> tuple[int, int, int, int, int]:
-    """Return five numbers that describe which outputs read the inputs of one phase, by which taps.
+    """Return five numbers that describe which outputs and taps read the inputs of one phase.
 
     The inputs of a phase are the rows (or columns) with index ``phase + r * stride``.
 

@@ -9,9 +9,10 @@ inputs is one sweep over the gradient of the outputs for each phase of the strid
 row and column have the same remainders modulo the strides.
 
 The SIMD lanes are channels, which are neighbours in memory, so that the source need not be packed.
-Each value of the source is loaded from the first-level cache once for each tap; these loads, and
-the memory, limit the speed. Taps outside the image are left out: for rows, the table of taps begins
-later or ends earlier; columns with such taps are computed one at a time.
+Each value of the source is loaded from the first-level cache once for each tap. These loads, and
+the memory, limit the speed. Taps outside the image are left out. If some rows of taps are outside,
+the table of taps begins later or ends earlier. Output columns that have taps outside are computed
+one at a time.
 
 Source rows are copied to scratch rows only if there is a mask or if the depth multiplier M is above
 1; then the copy has each channel M times. The scratch rows are a ring buffer: a new row overwrites
@@ -67,8 +68,8 @@ _WIDTHS = 5  # the number of possible vector sizes: 1, 2, 4, 8 and 16 lanes
 def choose_lanes(channels: int, most_vectors: int) -> tuple[int, int]:
     """Return two numbers: the number of vectors in a block of channels, and the lanes of a vector.
 
-    A block never has more lanes than there are channels, and the caller moves the last block back
-    to fit, so that loads and stores need no mask.
+    A block never has more lanes than there are channels. The caller moves the last block back, so
+    that it ends at the last channel. So loads and stores need no mask.
     """
     lanes = MAX_LANES
     while lanes > channels:
@@ -251,8 +252,8 @@ def sweep(args: Any, tap: int, row_tap: int, column_tap: int) -> None:
     positions = max(1, (args[AFTER_INNER] - inner + parts - 1) // parts)
     args[BLOCK_ROWS] = 1
     if args[MASK] != 0 or args[REPEAT] > 1:
-        # Neighbouring output rows read mostly the same scratch rows. So give a task as many rows as
-        # leave _MAX_TASKS tasks, to copy fewer rows twice.
+        # Neighbouring output rows read mostly the same scratch rows. If two tasks read a row, both
+        # copy it. So make only about _MAX_TASKS tasks, of many rows each.
         fitting = max(1, args[IMAGES] * args[ROWS] // _MAX_TASKS)
         parts = (args[ROWS] + fitting - 1) // fitting
         args[BLOCK_ROWS] = (args[ROWS] + parts - 1) // parts

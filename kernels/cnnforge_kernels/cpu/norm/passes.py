@@ -2,8 +2,8 @@
 
 The inputs are rows of channels: (rows, channels). Each kernel makes one pass over all rows. Each
 SIMD instruction works on neighbouring channels. The rows are divided into blocks, and the channels
-into *strips* of up to 128 channels. A task handles one strip of one block. Such a part of two
-arrays fits into the first-level cache, because some passes read two arrays.
+into *strips* of up to 128 channels. A task handles one strip of one block. Some passes read two
+arrays, so blocks are so small that a strip of a block of both arrays fits the first-level cache.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ FACTOR_ROWS = 5
 _AFFINE_ROWS = 3  # MEAN, SCALE and SHIFT
 
 _BLOCK_FLOATS = 4096
-# The maximum number of channels of a strip. It makes each block at least 32 rows high. With lower
-# blocks there would be more sums of blocks, and one thread alone adds the sums of all blocks.
+# The maximum number of channels of a strip. So each block has at least 32 rows (4096 / 128). With
+# fewer rows in a block there would be more blocks, and one thread alone adds their sums.
 _STRIP = 128
 _GRAIN = 4
 _WIDTHS = 5

@@ -1,10 +1,12 @@
 """Compute global average pooling and its gradient on the CPU, for float32 arrays in NHWC order.
 
 Each SIMD instruction works on neighbouring channels. An image is divided into blocks of 256 pixels.
-A task adds the pixels of one block: every fourth pixel goes into the same one of four sums. The
-sums of the blocks of an image are then added pairwise. So a value goes through at most
-64 + 2 + log2(blocks) additions, and the mean of a large image is as accurate as the mean of a small
-one (N. Higham, "The Accuracy of Floating Point Summation", 1993, section 2).
+A task adds the pixels of one block to four sums: pixel p to sum p % 4. Then the task adds the four
+sums, and at the end the sums of the blocks of an image are added pairwise.
+
+A value goes through at most 64 additions in one of the four sums (256 / 4), 2 additions of these
+sums, and log2(blocks) additions of blocks. So the mean of a large image is as accurate as the mean
+of a small one (N. Higham, "The Accuracy of Floating Point Summation", 1993, section 2).
 """
 
 from __future__ import annotations

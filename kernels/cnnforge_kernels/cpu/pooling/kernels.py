@@ -181,7 +181,7 @@ def AVERAGE_POOL(number: int) -> Any:
 
 
 def _backward_tiled(number: int, is_max: bool) -> Any:
-    """Return a kernel that computes what the kernel of ``_backward`` computes, without overlap.
+    """Return a kernel with the results of ``_backward``'s kernel, for windows without overlap.
 
     The windows must not overlap. A task handles one row of the outputs, and reads each value of the
     gradient of the outputs once. The inputs below and to the right of the last windows belong to no

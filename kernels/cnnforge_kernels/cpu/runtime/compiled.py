@@ -43,8 +43,8 @@ _table = np.zeros((_SLOTS, 2), np.int64)
 _families: list[_Family] = []
 _kept: list[Any] = []
 _compiling = threading.RLock()
-# Processes that compile at the same time could mix up their code in Numba's disk cache. This call
-# prevents that. All kernel modules import this module before they compile, so one call is enough.
+# If two processes compile at the same time, a process could load the wrong code from Numba's disk
+# cache. This call prevents that. All kernel modules import this module before they compile, so one call is enough.
 share_disk_cache()
 
 

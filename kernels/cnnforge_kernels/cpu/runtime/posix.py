@@ -30,8 +30,8 @@ _PLACING = ("sched_getcpu", "sched_setaffinity")
 def _find_functions() -> dict[str, Any] | None:
     """Let compiled code call ``_FUNCTIONS``, and return them; return ``None`` if one is missing.
 
-    In compiled code the names have the prefix ``cnnforge_``. Under an original name compiled code
-    might find another version of the function than ``ctypes`` finds.
+    In compiled code the names have the prefix ``cnnforge_``. Without the prefix, compiled code might
+    find another version of the function than ``ctypes`` does.
     """
     try:
         library = ctypes.CDLL(None)
@@ -51,7 +51,7 @@ def _function(name: str, arguments: int) -> types.ExternalFunction:
 def _find_placing() -> bool:
     """Let compiled code call ``_PLACING``, and return whether the system has these functions.
 
-    If the system lacks one, define functions of these names that return the error -1.
+    If one of them is missing, define functions with all these names that return the error -1.
     """
     library = ctypes.CDLL(None) if _functions is not None else None
     found = all(hasattr(library, name) for name in _PLACING)

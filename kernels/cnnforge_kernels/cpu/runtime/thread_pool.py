@@ -2,10 +2,12 @@
 
 The caller of a kernel opens a *job*, which consists of the tasks of one call, and runs tasks
 itself. Workers that are awake join the job. When no task is left, the job is closed: a worker that
-wakes up later cannot join it, and the caller waits only for the workers that have joined. OpenMP is
-not used, because its parallel loops begin and end with a barrier, so that each op would wait for
-a thread whose core another process uses. The pool has one job at a time. A caller that finds the
-pool busy runs its tasks alone until the pool is free.
+wakes up later cannot join it, and the caller waits only for the workers that have joined. The pool
+has one job at a time. If a caller finds the pool busy, it runs its tasks alone until the pool is
+free.
+
+OpenMP is not used. Its parallel loops begin and end with a barrier. If another process used the
+core of one thread, each op would wait for this thread at the barrier.
 
 The state of a job is one int64. It contains the number of workers in the job, and the number of
 *places*: the number of workers that may still join. A job without places is closed. A worker joins
@@ -75,9 +77,9 @@ _INSIDE = (1 << 16) - 1
 _PLACE = 1 << 16
 _TAKEN = 1 << 32
 
-# The maximum number of workers for which _keep_off_callers_cpu is used: it makes one system call
-# for each worker. With more workers there are more processors, one of them is usually idle, and the
-# system wakes a worker there.
+# The maximum number of workers for which _keep_off_callers_cpu is used. The function makes one
+# system call for each worker. With more workers it is not needed, because there are more
+# processors. One of them is usually idle, and the system wakes the worker there.
 _MAX_PINNED = 7
 
 _SAMPLE = 200
@@ -119,9 +121,10 @@ def _wake(pool: int, count: int) -> None:
 def _keep_off_callers_cpu(pool: int) -> None:
     """Forbid the workers to run on the processor of the calling thread.
 
-    If no processor is idle, the system runs a worker that wakes up on the processor of its caller,
-    and the caller has to wait. So without this function a job on two processors was as slow as on
-    one, because TensorFlow's threads keep their processors busy for 0.1 ms after each op.
+    When a worker wakes up and no processor is idle, the system runs it on the caller's processor,
+    and the caller has to wait. This happens often, because TensorFlow's threads keep their
+    processors busy for 0.1 ms after each op. Without this function a job on two processors was as
+    slow as on one.
     """
     here = types.int64(posix.sched_getcpu())
     if here + 1 == load_int64(pool + _CALLER_AT) or not 0 <= here < 8 * _MASK_BYTES:

@@ -83,8 +83,9 @@ def _cost(rows: int, tile: int, vectors: int, pairs: int, window: int) -> int:
     """Estimate the time that the micro-kernel takes for one tap; 0 if the registers are too few.
 
     The unit is 1/24 of the time of one vector's multiply-add. Two multiply-adds and up to two loads
-    begin in a cycle, but a load took a third longer when measured. A sum is ready after four
-    cycles. Of two tiles with the same time the one with fewer loads gets the smaller result.
+    begin in a cycle. But when measured, a load took a third longer than a multiply-add, so its time
+    is 32 units. A sum is ready after four cycles. If two tiles take the same time, the one with
+    fewer loads gets the smaller result.
     """
     sums = rows * tile * vectors
     if sums + vectors * window + 2 > _REGISTERS:
@@ -109,7 +110,7 @@ def choose_tile(
     registers. The row is divided into tiles of equal size; the last tile may overlap the tile
     before it, so that it ends at the end of the row. If the filters fill half of a register or
     less, a vector holds two positions, called a pair. A tile then covers ``positions * pairs``
-    outputs, which may be one more than there are.
+    outputs, which may be one more than the row has.
 
     Args:
         positions: number of outputs of a row.

@@ -10,9 +10,9 @@ and 1/2, so that sums of small integers stay exact.
 A task computes some rows of tiles of one image for one group of channels. If a 2x2 max pool
 follows, a tile of outputs is one window of the pool, and only its maximum is written.
 
-If an input is not finite, the transforms could also make outputs of its tile NaN that do not read
-this input. So if any sum is not finite, LAUNCH reports this, and its caller (``sweep.py``) computes
-all outputs again without Winograd's algorithm.
+If an input is not finite, the transforms could make all outputs of its tile NaN, even those that do
+not read this input. So if any sum is not finite, LAUNCH reports this, and its caller (``sweep.py``)
+computes all outputs again without Winograd's algorithm.
 """
 
 from __future__ import annotations

@@ -3,9 +3,6 @@
 ``forward.py`` describes the algorithm and calls the passes: transform the inputs and the weights to
 16 planes, multiply the planes, and transform the products to outputs. Here *spread* is the
 transform to planes, and *join* is the transform to outputs.
-
-``forward.py`` describes the algorithm and calls the passes. Here *spread* is the transform of the
-inputs or weights to planes, and *join* that of the products to outputs.
 """
 
 from __future__ import annotations

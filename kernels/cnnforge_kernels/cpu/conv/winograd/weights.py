@@ -41,7 +41,7 @@ from cnnforge_kernels.cpu.simd.vectors import (
 )
 
 # Fields of the argument block. They follow the fields of `gather.py`. COLUMNS is here the number of
-# columns rounded up to whole tiles, _COLUMNS the number before this. A task transforms _TOGETHER
+# columns rounded up to whole tiles, _COLUMNS the number not rounded. A task transforms _TOGETHER
 # blocks of BLOCK_ROWS rows, then multiplies their planes. The register tile has _POSITIONS channels
 # by _VECTORS vectors of filters.
 _COLUMNS, _TOGETHER, _POSITIONS, _VECTORS, _NOT_FINITE = range(g.FIELDS, g.FIELDS + 5)
@@ -51,10 +51,10 @@ _COLUMNS, _TOGETHER, _POSITIONS, _VECTORS, _NOT_FINITE = range(g.FIELDS, g.FIELD
 _INPUTS_KERNEL, _GRADIENT_KERNEL, _PRODUCTS_KERNEL, _JOIN_KERNEL = range(g.FIELDS + 5, g.FIELDS + 9)
 _FIELDS = g.FIELDS + 9
 
-# The minimum numbers of channels and outputs for which Winograd's algorithm is used. It was twice
-# as fast as `gather.py` with 64 channels and 64 filters, and with 128 and 128; 1.4 times as fast
-# with 8 channels and 16 filters; and 1.5 times with 16 and 16 and images of 8x8 pixels (Zen 4, one
-# thread).
+# The minimum numbers of channels and outputs for which Winograd's algorithm is used. With 8 channels
+# and 16 filters it was 1.4 times as fast as `gather.py`. With 16 channels, 16 filters and images of
+# 8x8 pixels it was 1.5 times as fast; with 64 channels and 64 filters, or 128 and 128, twice as fast
+# (Zen 4, one thread).
 _MIN_CHANNELS, _MIN_OUTPUTS = 8, 64
 _PARTS = 8
 # The number of unused bytes between two planes. Without this gap all planes could begin at the same
