@@ -42,9 +42,9 @@ TARGET, TARGET_ROW, TARGET_COLUMN, FILTERS, COLUMNS, RELU, ARGMAX = range(7, 14)
 MAPS, MAPS_ROW, POOL_ROWS, POOL_COLUMNS, WIDTH = range(14, 19)
 FIELDS = 19
 
-# How the max pool after the convolution is computed: there is no pool, it is computed in registers,
-# or it is computed in memory. A tile of two rows computes a 2x2 pool in registers. For a pool of
-# another size the tiles are stored in a buffer, which POOL_MAPS reads.
+# How the max pool after the convolution is computed: not at all, in registers, or in memory. A tile
+# of two rows computes a 2x2 pool in registers. For a pool of another size the tiles are stored in a
+# buffer, which POOL_MAPS reads.
 NO_POOL, IN_REGISTERS, IN_MEMORY = range(3)
 
 

@@ -5,7 +5,7 @@ them, a task first computes the mean of a block of rows. Then it computes the di
 mean, and adds up the differences and their squares, while the block is still in the first-level
 cache. This is the corrected two-pass algorithm of T. Chan, G. Golub, R. LeVeque, "Algorithms for
 Computing the Sample Variance", 1983. The results of all blocks are combined in float64, in the
-order of the blocks. So the inputs are read from memory only once for the moments, and a mean far
+order of the blocks. So the inputs are read from memory only once for the moments. Also, a mean far
 from zero does not make the moments less accurate. The kernels get the mean rounded to float32, and
 the rounding error is corrected in the shift.
 

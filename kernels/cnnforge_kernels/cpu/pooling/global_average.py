@@ -1,8 +1,8 @@
 """Compute global average pooling and its gradient on the CPU, for float32 arrays in NHWC order.
 
 Each SIMD instruction works on neighbouring channels. An image is divided into blocks of 256 pixels.
-A task adds the pixels of one block to four sums: pixel p to sum p % 4. Then the task adds the four
-sums, and at the end the sums of the blocks of an image are added pairwise.
+A task adds every fourth pixel of a block to the same one of four sums, and then adds the four sums.
+At the end the sums of the blocks of an image are added pairwise.
 
 A value goes through at most 64 additions in one of the four sums (256 / 4), 2 additions of these
 sums, and log2(blocks) additions of blocks. So the mean of a large image is as accurate as the mean

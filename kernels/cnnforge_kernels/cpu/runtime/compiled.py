@@ -44,7 +44,8 @@ _families: list[_Family] = []
 _kept: list[Any] = []
 _compiling = threading.RLock()
 # If two processes compile at the same time, a process could load the wrong code from Numba's disk
-# cache. This call prevents that. All kernel modules import this module before they compile, so one call is enough.
+# cache. This call prevents that. All kernel modules import this module before they compile, so one
+# call is enough.
 share_disk_cache()
 
 

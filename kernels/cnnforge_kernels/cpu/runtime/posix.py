@@ -30,8 +30,8 @@ _PLACING = ("sched_getcpu", "sched_setaffinity")
 def _find_functions() -> dict[str, Any] | None:
     """Let compiled code call ``_FUNCTIONS``, and return them; return ``None`` if one is missing.
 
-    In compiled code the names have the prefix ``cnnforge_``. Without the prefix, compiled code might
-    find another version of the function than ``ctypes`` does.
+    In compiled code the names have the prefix ``cnnforge_``. Without the prefix, compiled code
+    might find another version of the function than ``ctypes`` does.
     """
     try:
         library = ctypes.CDLL(None)

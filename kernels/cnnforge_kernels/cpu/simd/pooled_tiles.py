@@ -1,7 +1,7 @@
 """Operations on register tiles (``tiles.py``) for max pooling after a convolution.
 
-``tile_pool_store`` pools a tile of outputs. ``sparse_accumulate`` sums products for gradients, only
-for the pixels that were maxima.
+``tile_pool_store`` pools a tile of outputs. ``sparse_accumulate`` sums the products of a gradient.
+It visits only the pixels that were maxima.
 """
 
 from __future__ import annotations

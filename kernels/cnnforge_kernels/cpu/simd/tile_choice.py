@@ -15,8 +15,8 @@ MAX_ACCUMULATORS = _REGISTERS - 4
 # The number of multiply-adds that begin before the first one ends: 2 in each of 4 cycles. With
 # fewer sums in a tile, a multiply-add has to wait.
 _LATENCY = 8
-# The maximum number of positions of a tile that does not read planes (see `in_planes`), because
-# each position needs its address in one of 16 registers.
+# The maximum number of positions of a tile that does not read planes (see `in_planes`). Such a tile
+# needs a register for the address of each position, and the processor has 16 of these registers.
 _MAX_PIXELS = 8
 _MAX_VECTORS = 4 if _REGISTERS == 32 else 2
 TILES = MAX_POSITIONS * 4 * 5
@@ -72,7 +72,7 @@ def in_planes(vectors: int, pairs: int) -> bool:
 
     In a plane the positions of a tile are neighbouring floats, and pairs of positions need this.
     The other layout is (column, channel), which is copied faster. It is used if a tile has several
-    vectors: such a tile multiplies each value that it loads several times, so that the more complex
+    vectors. Such a tile loads a value once and multiplies it several times, so the more complex
     addresses of this layout cost nothing.
     """
     return vectors == 1 or pairs == 2
@@ -107,8 +107,8 @@ def choose_tile(
     """Return the size of the tile for ``positions`` outputs of a row by ``filters`` filters.
 
     The sums, the weights of one step of the micro-kernel and one value of the source fit the
-    registers. The row is divided into tiles of equal size; the last tile may overlap the tile
-    before it, so that it ends at the end of the row. If the filters fill half of a register or
+    registers. The row is divided into tiles of equal size. To end at the end of the row, the last
+    tile may overlap the tile before it. If the filters fill half of a register or
     less, a vector holds two positions, called a pair. A tile then covers ``positions * pairs``
     outputs, which may be one more than the row has.
 

@@ -51,10 +51,10 @@ _COLUMNS, _TOGETHER, _POSITIONS, _VECTORS, _NOT_FINITE = range(g.FIELDS, g.FIELD
 _INPUTS_KERNEL, _GRADIENT_KERNEL, _PRODUCTS_KERNEL, _JOIN_KERNEL = range(g.FIELDS + 5, g.FIELDS + 9)
 _FIELDS = g.FIELDS + 9
 
-# The minimum numbers of channels and outputs for which Winograd's algorithm is used. With 8 channels
-# and 16 filters it was 1.4 times as fast as `gather.py`. With 16 channels, 16 filters and images of
-# 8x8 pixels it was 1.5 times as fast; with 64 channels and 64 filters, or 128 and 128, twice as fast
-# (Zen 4, one thread).
+# The minimum numbers of channels and outputs for which Winograd's algorithm is used. It was
+# 1.4 times as fast as `gather.py` with 8 channels and 16 filters. It was 1.5 times as fast with 16
+# channels, 16 filters and images of 8x8 pixels. It was twice as fast with 64 channels and 64
+# filters, and with 128 and 128 (Zen 4, one thread).
 _MIN_CHANNELS, _MIN_OUTPUTS = 8, 64
 _PARTS = 8
 # The number of unused bytes between two planes. Without this gap all planes could begin at the same
