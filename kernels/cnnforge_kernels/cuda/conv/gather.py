@@ -2,10 +2,10 @@
 
 Two ops use this kernel. In a depthwise convolution each filter reads its own channel, so threads
 with different filters cannot share inputs. With max pooling after the convolution (``pool`` is
-given), each gradient of a pooled value belongs to one output of the convolution, the argmax of the
-pooling window, and the kernel multiplies only there. For a 2 x 2 pool that is a quarter of the
-products, or fewer if some outputs of the ReLU are zero. The pooled form is for weights that are too
-large for the direct kernel (``direct/weights.py``).
+given), each gradient of a pooled value belongs to one output of the convolution: the argmax of the
+pooling window. The kernel multiplies only for this output. For a 2 x 2 pool that is a quarter of
+the products, or fewer if some outputs of the ReLU are zero. The pooled form is for weights that are
+too large for the direct kernel (``direct/weights.py``).
 
 A thread keeps the sums of a few taps and channels of its filter in registers and loops over its
 share of the pixels. All pixels are cut into slices. A block adds the sums of its threads in a fixed

@@ -33,7 +33,7 @@ from cnnforge_kernels.cuda.runtime.plans import Plan
 
 VARIABLE = "CNNFORGE_TUNE"
 # All configurations within 3 % of the minimum time count as equally fast, and the first of them is
-# chosen. So noise does not decide.
+# chosen. So random differences between measurements do not change the choice.
 _TIE = 0.03
 
 _asked: bool | None = None

@@ -29,8 +29,8 @@ from cnnforge_kernels.cuda.tensor_cores.halo.packing import pack
 from cnnforge_kernels.cuda.tensor_cores.halo.weights import halo_grad_weights
 
 # Minimum share of needed products among all products of a tile. Below this share the general kernel
-# (`tensor_cores/convolution.py`) should be faster, although it issues three times as many
-# instructions per product, copies included.
+# (`tensor_cores/convolution.py`) should be faster. This is so although the general kernel issues
+# three times as many instructions per product, including those of the copies.
 _MIN_SHARE = 0.4
 # Number of blocks of a gradient of the weights: about one for each multiprocessor of a large
 # device. The number decides the order of the sums. It is a constant, because a result must not
