@@ -179,7 +179,7 @@ def copy_async_wait(typingctx: Any, pending: Any) -> Any:
 
 @intrinsic(no_twin)
 def round_tf32(typingctx: Any, bits: Any) -> Any:
-    """Round a float32, given by its bits, to tf32 (10 bits of mantissa): to nearest, ties away."""
+    """Round a float32, given by its bits, to tf32 (10 bits of mantissa). Ties go away from 0."""
     return assembly("cvt.rna.tf32.f32 $0, $1;", "=r,r", ("uint32",), "uint32")
 
 

@@ -48,7 +48,7 @@ class Gather(ConvSpecialization):
 
     @property
     def tap_blocks(self) -> tuple[int, int]:
-        """Number of blocks that share the rows of taps, and number that share the columns."""
+        """Number of blocks that share the rows of taps, and of blocks that share the columns."""
         return -(-self.window[0] // self.taps[0]), -(-self.window[1] // self.taps[1])
 
     @property

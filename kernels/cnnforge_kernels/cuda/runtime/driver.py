@@ -44,7 +44,7 @@ class Buffer(Protocol):
 
 
 class _Memory:
-    """Memory on a device that is freed when all earlier work on its stream has finished."""
+    """Memory on a device. It is freed when all earlier work on its stream has finished."""
 
     def __init__(self, buffer: Any, stream: Any):
         self.pointer = int(buffer.handle) if buffer is not None else 0
@@ -111,7 +111,7 @@ class Driver:
         return capability_of(self._device(device))
 
     def identity(self, device: int) -> str:
-        """Return the names and versions for which the tuner's choices hold: device and driver."""
+        """Return the names and versions of the device and the driver, for the file of the tuner."""
         owner = self._device(device)
         version = int(self._bindings.cuDriverGetVersion()[1])
         return f"{owner.name} {capability_of(owner)} driver {version}"

@@ -57,12 +57,12 @@ def enabled() -> bool:
 
 
 def used() -> dict[str, str]:
-    """Return the configuration of each problem (op and shapes) that this process has used."""
+    """Return the configuration that this process has used for each problem (op and shapes)."""
     return {problem: _choices[identity][problem] for identity, problem in _plans}
 
 
 def forget() -> None:
-    """Forget the choices that are in memory. The files stay, and are read again."""
+    """Forget the choices that are in memory. The files stay, and are read again when needed."""
     with _lock:
         _choices.clear()
         _plans.clear()

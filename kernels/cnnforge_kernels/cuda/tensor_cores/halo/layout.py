@@ -45,7 +45,7 @@ def terms(bfloat16: bool) -> int:
 
 
 def together(bfloat16: bool, masked: bool) -> int:
-    """Number of lines that are loaded at a time. The number of registers limits it."""
+    """Number of lines that are loaded at a time. The number of registers limits this number."""
     return 56 if bfloat16 and masked else 112
 
 

@@ -56,7 +56,7 @@ def _lines(tile: Halo) -> tuple[int, ...]:
 
 
 def _share(count: int, each: int) -> float:
-    """Return the used share of the tiles if ``count`` items fill tiles of ``each`` items."""
+    """Return the share that ``count`` items fill of their tiles, which have ``each`` places."""
     return count / (blocks(count, each) * each)
 
 
@@ -133,7 +133,7 @@ def plan(
 
 
 def weights_tile_of(c: Convolution, precision: Any) -> Halo | None:
-    """Find the tile of a gradient of the weights; ``None`` to use another kernel."""
+    """Find the tile of a gradient of the weights; ``None`` if another kernel should be used."""
     if c.strides != (1, 1) or not c.whole_vectors or not prod(c.outputs):
         return None
     sizes = SIZES[precision]
