@@ -58,7 +58,7 @@ def assembly(
         *operands: Type of each operand that is a number, and a ``Place`` for each address.
         convergent: Whether all threads of a warp must execute the instruction at the same time.
         effects: Whether the instruction does more than compute its results, such as write to
-            memory. The compiler must then not remove it.
+            memory. If so, the compiler must not remove it.
     """
     types = cuda.types
     arguments: list[Any] = []

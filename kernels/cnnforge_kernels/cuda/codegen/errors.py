@@ -24,7 +24,7 @@ def no_device(error: BaseException) -> CudaUnavailableError:
     """Return the error for a driver that is missing, too old, does not answer, or has no device.
 
     Args:
-        error: Exception that was raised when the driver was searched or called.
+        error: Exception that was raised by the search for the driver or by a call of the driver.
     """
     text = " ".join(str(error).split()) or type(error).__name__
     # The second test: a driver that is older than the libraries lacks functions that they call.

@@ -8,9 +8,9 @@ Kernels index flat memory. On a device their arguments are pointers. In the simu
 (``NUMBA_ENABLE_CUDASIM=1``, set before Numba is imported) they are flat arrays. The simulator
 supports fewer compiler options than numba-cuda, so this module passes none to it.
 
-Kernels call no device functions, because numba-cuda compiles those for the current device and fails
-without a device. Code that several kernels share is an ``intrinsic``, a function that the compiler
-inserts at each call.
+Kernels call no device functions. numba-cuda compiles a device function for the current device, and
+fails without a device. Code that several kernels share is an ``intrinsic``, a function that the
+compiler inserts at each call.
 """
 
 from __future__ import annotations

@@ -7,10 +7,10 @@ instructions" and "Data movement and conversion instructions"). ``tensor_cores/l
 these layouts. A *lane* is a thread of a warp, from 0 to 31.
 
 An instruction that all threads of a warp execute at the same time is marked convergent, so that the
-compiler does not move it into or out of a branch. An instruction that accesses memory has a memory
-clobber, so that LLVM, which does not know which memory is accessed, does not move the instruction
-across a barrier. ``load4_if`` has no clobber, because the memory that it reads is never written
-while the kernel runs.
+compiler does not move it into or out of a branch. LLVM does not know which memory an instruction
+accesses. So each instruction that accesses memory has a memory clobber, which prevents LLVM from
+moving it across a barrier. ``load4_if`` has no clobber, because the memory that it reads is never
+written while the kernel runs.
 
 None of these functions runs in Numba's simulator. Most need compute capability 8.0.
 """
@@ -179,7 +179,7 @@ def copy_async_wait(typingctx: Any, pending: Any) -> Any:
 
 @intrinsic(no_twin)
 def round_tf32(typingctx: Any, bits: Any) -> Any:
-    """Round a float32, given by its bits, to tf32 (10 bits of mantissa): to nearest, ties away."""
+    """Round a float32, given by its bits, to tf32 (10 bits of mantissa). Ties go away from 0."""
     return assembly("cvt.rna.tf32.f32 $0, $1;", "=r,r", ("uint32",), "uint32")
 
 

@@ -2,10 +2,10 @@
 
 Two ops use this kernel. In a depthwise convolution each filter reads its own channel, so threads
 with different filters cannot share inputs. With max pooling after the convolution (``pool`` is
-given), each gradient of a pooled value belongs to one output of the convolution, the argmax of the
-pooling window, and the kernel multiplies only there. For a 2 x 2 pool that is a quarter of the
-products, or fewer if some outputs of the ReLU are zero. The pooled form is for weights that are too
-large for the direct kernel (``direct/weights.py``).
+given), each gradient of a pooled value belongs to one output of the convolution: the argmax of the
+pooling window. The kernel multiplies only for this output. For a 2 x 2 pool that is a quarter of
+the products, or fewer if some outputs of the ReLU are zero. The pooled form is for weights that are
+too large for the direct kernel (``direct/weights.py``).
 
 A thread keeps the sums of a few taps and channels of its filter in registers and loops over its
 share of the pixels. All pixels are cut into slices. A block adds the sums of its threads in a fixed
@@ -48,7 +48,7 @@ class Gather(ConvSpecialization):
 
     @property
     def tap_blocks(self) -> tuple[int, int]:
-        """Number of blocks that share the rows of taps, and number that share the columns."""
+        """Number of blocks that share the rows of taps, and of blocks that share the columns."""
         return -(-self.window[0] // self.taps[0]), -(-self.window[1] // self.taps[1])
 
     @property

@@ -4,8 +4,8 @@ A thread computes one input pixel, in one channel or in four. It visits the grad
 values whose pooling windows can contain an output of the convolution that reads this input. Each
 pooled gradient belongs to one output of the convolution, the argmax of its window. If that output
 reads this input, the thread adds one product per channel. With a 2 x 2 pool these are a quarter of
-the products of a gradient without pooling. The weights are in shared memory. Their last axis is
-that of the channels, so a thread loads its four channels at once.
+the products of a gradient without pooling. The weights are in shared memory. Their last axis is the
+axis of the channels. So a thread loads the weights of its four channels at once.
 """
 
 from __future__ import annotations

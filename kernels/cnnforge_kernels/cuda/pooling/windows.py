@@ -2,11 +2,11 @@
 
 The stride is the window, so each input is in one window at most. A thread computes one window in
 four neighbouring channels, or in one channel if their number is not a multiple of four. It starts
-all of its loads before it uses the first value, so it waits for memory only once. In a gradient it
-writes the gradients of all inputs of its window.
+all of its loads before it uses the first value, so it waits for memory only once. A thread of a
+gradient kernel writes the gradients of all inputs of its window.
 
 The general kernels of ``general.py`` are slower: they check the bounds of each cell and wait for
-its value, and they gather the gradient of each input from all windows that may contain it.
+its value. For a gradient, they visit all windows that may contain an input.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def windows_forward(c: Pool) -> Kernel:
             image = divide(line, rows)
             row0 = int32((line - image * rows) * PH - top)
             source = np.int64(image) * (height * width * channels) + channel
-            # Clamp the indices. For a cell outside the image this loads a value inside the image,
-            # which the next loop ignores.
+            # Clamp the indices, so that the load for a cell outside the image reads inside it. The
+            # next loop ignores this value.
             for i in range(PH):
                 row = min(max(int32(row0 + i), int32(0)), int32(height - 1))
                 for j in range(PW):

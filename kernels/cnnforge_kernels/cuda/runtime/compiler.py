@@ -92,7 +92,7 @@ def intermediate(kernel: Kernel) -> bytes:
 
 @contextlib.contextmanager
 def _names_of_earlier_numpy() -> Iterator[None]:
-    """Define ``np.row_stack``, which numba-cuda 0.30.4 needs to compile and NumPy 2.5 lacks."""
+    """Define ``np.row_stack``. NumPy 2.5 lacks it, but numba-cuda 0.30.4 needs it to compile."""
     if hasattr(np, "row_stack"):
         yield
         return
@@ -120,7 +120,7 @@ def link(intermediates: Sequence[bytes], capability: tuple[int, int]) -> tuple[b
 
 
 def _symbol(code: bytes) -> str:
-    """Return the name of the only kernel in a cubin, which has a section ``.text.NAME``."""
+    """Return the name of the only kernel in a cubin. Its code is in the section ``.text.NAME``."""
     names = set(re.findall(rb"\.text\.([\w$]+)\0", code))
     if len(names) != 1:
         raise ValueError(f"one kernel expected in a cubin, found {sorted(names)}")

@@ -44,7 +44,7 @@ class Buffer(Protocol):
 
 
 class _Memory:
-    """Memory on a device that is freed when all earlier work on its stream has finished."""
+    """Memory on a device. It is freed when all earlier work on its stream has finished."""
 
     def __init__(self, buffer: Any, stream: Any):
         self.pointer = int(buffer.handle) if buffer is not None else 0
@@ -111,7 +111,7 @@ class Driver:
         return capability_of(self._device(device))
 
     def identity(self, device: int) -> str:
-        """Return the names and versions for which the tuner's choices hold: device and driver."""
+        """Return the names and versions of the device and the driver, for the file of the tuner."""
         owner = self._device(device)
         version = int(self._bindings.cuDriverGetVersion()[1])
         return f"{owner.name} {capability_of(owner)} driver {version}"
@@ -140,16 +140,16 @@ class Driver:
             return _Memory(None, None)
         owner, order = self._device(device), self._stream(stream)
         with self._current(owner):
-            # A device's memory pool raises an error for a stream that is being captured into a CUDA
-            # graph. The graph then allocates the memory.
+            # While a stream is being captured into a CUDA graph, the device's memory pool cannot
+            # allocate memory on it. In this case the graph allocates the memory.
             memory = self._core.GraphMemoryResource(owner) if self._captured(order) else owner
             return _Memory(memory.allocate(size, stream=order), order)
 
     def _captured(self, order: Any) -> bool:
         """Whether a stream is being captured into a CUDA graph."""
         error, status = self._bindings.cuStreamIsCapturing(order.handle)
-        # For the legacy default stream the query fails while another stream is being captured. The
-        # default stream itself cannot be captured, so an error means no.
+        # While another stream is being captured, this query fails for the legacy default stream.
+        # That stream itself cannot be captured, so an error means that it is not being captured.
         return not error and int(status) != 0
 
     def launch(

@@ -23,8 +23,9 @@ MULTIPROCESSORS = 132
 BLOCKS = 1024
 # Maximum number of floats that the first stage writes: 64 MiB of partial sums.
 SCRATCH_FLOATS = 1 << 24
-# Maximum of every number of a launch. Above it, `launch` raises an error, because kernels use int32
-# indices, and the indices of the last block may be larger than the number of elements.
+# Maximum of every number of a launch. Above it, `launch` raises an error. Kernels use int32
+# indices, and the last block may compute indices beyond the number of elements. So the maximum is
+# less than 2**31.
 _MAX_COUNT = 2**31 - 2**16
 _MAX_GRID_YZ = 65535
 
@@ -112,7 +113,7 @@ def blocks(count: int, each: int) -> int:
 
 
 def slices(pixels: int, others: int, floats: int, min_pixels: int) -> tuple[int, int]:
-    """Return into how many slices a sum over pixels is cut, and the number of pixels per slice.
+    """Return the number of slices of a sum over pixels, and the number of pixels per slice.
 
     The first stage of a two-stage reduction computes one partial sum per slice.
 

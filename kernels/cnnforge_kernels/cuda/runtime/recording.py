@@ -1,8 +1,8 @@
 """Record the kernel launches of a call and run nothing, for frameworks that launch kernels.
 
-In some frameworks, such as TensorFlow, Python code cannot get the stream. The plugin for such a
-framework records the launches of a function of ``launch.py`` once per shape. When the op runs, the
-framework launches the recorded kernels on its stream, with the addresses of its own arrays.
+In some frameworks, such as TensorFlow, Python code cannot get the CUDA stream. The plugin for such
+a framework records the launches of a function of ``launch.py`` once per shape. When the op runs,
+the framework launches the recorded kernels on its stream, with the addresses of its own arrays.
 """
 
 from __future__ import annotations

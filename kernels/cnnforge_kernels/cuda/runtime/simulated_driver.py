@@ -30,7 +30,7 @@ class Memory:
     """Flat memory that raises an error for every index outside it.
 
     A NumPy array would accept a negative index. The simulator also copies NumPy arrays before and
-    after each launch, but it does not copy this object.
+    after each launch. It does not copy this object.
     """
 
     def __init__(self, array: NDArray):

@@ -33,7 +33,7 @@ from cnnforge_kernels.cuda.runtime.plans import Plan
 
 VARIABLE = "CNNFORGE_TUNE"
 # All configurations within 3 % of the minimum time count as equally fast, and the first of them is
-# chosen. So noise does not decide.
+# chosen. So random differences between measurements do not change the choice.
 _TIE = 0.03
 
 _asked: bool | None = None
@@ -57,12 +57,12 @@ def enabled() -> bool:
 
 
 def used() -> dict[str, str]:
-    """Return the configuration of each problem (op and shapes) that this process has used."""
+    """Return the configuration that this process has used for each problem (op and shapes)."""
     return {problem: _choices[identity][problem] for identity, problem in _plans}
 
 
 def forget() -> None:
-    """Forget the choices that are in memory. The files stay, and are read again."""
+    """Forget the choices that are in memory. The files stay, and are read again when needed."""
     with _lock:
         _choices.clear()
         _plans.clear()

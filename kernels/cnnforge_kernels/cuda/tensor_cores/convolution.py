@@ -2,10 +2,11 @@
 
 Experimental: not yet run on a device.
 
-Both are the same implicit matrix product. The kernel writes an array that is called the *target*. A
-row of the product is a pixel of the target, and a column is one of its channels. The kernel reads
-an array that is called the *source*. The sum runs over the taps of the window and, for each tap,
-over the channels of the source (their number is ``depth``), 16 at a time:
+The forward pass and the gradient of the inputs are the same implicit matrix product. The kernel
+writes an array that is called the *target*. A row of the product is a pixel of the target, and a
+column is one of its channels. The kernel reads an array that is called the *source*. The sum runs
+over the taps of the window and, for each tap, over the channels of the source (their number is
+``depth``), 16 at a time:
 
 * forward: target = outputs, source = inputs, ``source row = row * stride - top + tap * dilation``;
 * gradient: target = inputs, source = grad_outputs. The pixels of the target are split into phases,

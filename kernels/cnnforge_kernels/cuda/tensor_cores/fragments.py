@@ -2,8 +2,8 @@
 
 The kernels compute matrix products A @ B. A fragment is the part of an operand of the ``mma``
 instruction that one thread (lane) of a warp has in registers (``layout.py``). A term is an index of
-the summed axis. The functions are inlined into the kernels, and there flags and counts are
-constants.
+the summed axis. The functions are inlined into the kernels, which pass constants as flags and
+counts.
 """
 
 from __future__ import annotations

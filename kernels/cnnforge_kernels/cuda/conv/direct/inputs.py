@@ -2,8 +2,8 @@
 
 An implicit matrix product (``gemm/forward.py``) has one column per channel and computes at least
 eight columns, but a first layer often has one channel. The kernel of this module computes only the
-channels that exist. A block copies the weights of some filters, and the upstream gradients that a
-tile of inputs depends on, to shared memory. A thread then computes the gradients of a few
+channels that exist. A block copies to shared memory the weights of some filters and the upstream
+gradients that a tile of inputs depends on. A thread then computes the gradients of a few
 neighbouring inputs, in all channels or in four, and reads the upstream gradients of four filters at
 a time. The copy applies the mask of the ReLU and writes zeros outside the outputs, so the loop over
 the taps has no conditions. With max pooling after the convolution (``pool`` is given), the copy
@@ -127,8 +127,8 @@ def direct_inputs(c: DirectInputs) -> Kernel:
         copy_column = int32(copy - copy_row * COPIED_W)
         first_row = int32(cell_row - (MR - 1) * DR)
         first_column = int32(cell_column - (MC - 1) * DC)
-        # `divide` takes no negative numbers. So add a multiple of the divisor, and subtract the
-        # corresponding quotient after the division. This rounds towards minus infinity.
+        # `divide` does not accept negative numbers. So add a multiple of the divisor, and subtract
+        # the corresponding quotient after the division. This rounds towards minus infinity.
         pooled_row = int32(divide(first_row + BEFORE_H * PH, PH) - BEFORE_H)
         pooled_column = int32(divide(first_column + BEFORE_W * PW, PW) - BEFORE_W)
         source = int64(image) * (rows * columns * ALL_FILTERS) + group * FILTERS

@@ -2,11 +2,11 @@
 
 An implicit matrix product (``gemm/weights.py``) loads each input once for every tap that reads it.
 For a 5x5 window and one channel, these loads would take ten times as many instructions as the
-multiplications. In the kernel of this module, a block copies a tile of the upstream gradient, and
-the inputs that the windows of the tile read, to shared memory once. A thread keeps the sums of one
-row of taps and of a few filters in registers. It moves along the rows of the tile. In each step it
-reads a few pixels and uses them for all of its taps. The copies apply the mask of the ReLU and
-write zeros outside the image.
+multiplications. In the kernel of this module, a block copies to shared memory a tile of the
+upstream gradient and the inputs that the windows of the tile read, each once. A thread keeps the
+sums of one row of taps and of a few filters in registers. It moves along the rows of the tile. In
+each step it reads a few pixels and uses them for all of its taps. The copies apply the mask of the
+ReLU and write zeros outside the image.
 
 With max pooling after the convolution (``pool`` is given), the copy writes each gradient to the
 cell of its pooling window that is the argmax, and zeros to the other cells. For a 2x2 pool the
@@ -14,10 +14,10 @@ kernel then multiplies four times as often as necessary. But it uses each value 
 for several products, while a kernel that multiplies only at the argmax (``gather.py``) loads values
 for one product each.
 
-The zeros matter if an input is infinite or NaN. All taps that read this input become NaN, as in
-TensorFlow's gradient of the outputs before pooling. The last step of a row may also read inputs
-past the end of the row. The gradients there are zero, but zero times infinity is NaN, so such an
-input may make one more tap NaN.
+The zeros matter if an input is infinite or NaN. The gradients of all taps that read this input
+become NaN. TensorFlow gives the same result, because its gradient of the outputs before pooling has
+the same zeros. The last step of a row may also read inputs past the end of the row. The gradients
+there are zero, but zero times infinity is NaN, so such an input may make one more tap NaN.
 
 The sum over all pixels is cut into slices, and ``reduce.py`` adds the sums of the slices.
 """

@@ -1,9 +1,8 @@
 """Gradients of the weights and the bias of a convolution, as an implicit matrix product.
 
-The rows of the product are taps and channels and its columns are filters. The sum runs over all
-pixels of the outputs and is cut into slices. Each block writes the sums of its slice to a
-scratch array, and ``reduce.py`` adds the slices in order. No sum is atomic, so two runs give the
-same bits.
+A row of the product is a tap and a channel, and a column is a filter. The sum runs over all pixels
+of the outputs. It is cut into slices. Each block writes the sums of its slice to a scratch array,
+and ``reduce.py`` adds the slices in order. No sum is atomic, so two runs give the same bits.
 
 If the product has few results, a block computes its tile of results several times, each time for a
 share of the pixels, and adds these copies.

@@ -91,8 +91,9 @@ def halo_convolution(precision: Precision, masked: bool) -> Kernel:
     that ``PARAMETERS`` names. Most of them are those of ``tensor_cores/convolution.py``. Those of
     the tile describe the part of the target that a block computes (``Halo``). A line is a pixel of
     the tile with its halo, and a chunk is a part of the channels. The numbers ``by_...`` are
-    reciprocals for ``small_quotient``, with (line) and without (tile) the halo. Every array must be
-    16-byte aligned, and depth and columns must be multiples of 4.
+    reciprocals for ``small_quotient``. Those named ``by_line_...`` divide by sizes of the tile with
+    its halo, and those named ``by_tile_...`` by sizes without the halo. Every array must be 16-byte
+    aligned, and depth and columns must be multiples of 4.
 
     Args:
         precision: Precision of the operands. Sums are float32.

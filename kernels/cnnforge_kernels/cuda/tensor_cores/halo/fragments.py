@@ -2,11 +2,11 @@
 
 The sum of this kernel runs over pixels. Each pixel has a line in shared memory, which holds its
 channels. Values of 16 bits are loaded with ``ldmatrix``, which transposes them. It cannot transpose
-words of 32 bits, so these are loaded one by one. In a step of eight pixels, the summed indices q
-and q + 4 of the ``mma`` instruction are pixels 2q and 2q + 1, so the words of a warp are in 32
-different banks.
+words of 32 bits, so these are loaded one by one. The ``mma`` instruction then sums eight pixels:
+its summed indices q and q + 4 are the pixels 2q and 2q + 1. In this order the words that a warp
+loads are in 32 different banks.
 
-The functions are inlined into the kernels, and there flags and counts are constants.
+The functions are inlined into the kernels, which pass constants as flags and counts.
 """
 
 from __future__ import annotations

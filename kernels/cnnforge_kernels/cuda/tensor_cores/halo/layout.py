@@ -31,8 +31,8 @@ BLOCKS = 2
 PIXELS, COLUMNS = 256, 64
 WARP_PIXELS = PIXELS * 32 // THREADS
 # Number of words per line, number of lines of the source, and number of steps of weights that are
-# in shared memory at a time: 56 KB for the source and 24 KB for three steps. Two blocks take 162 of
-# the 164 KB of shared memory of an A100 multiprocessor.
+# in shared memory at a time: 56 KB for the source and 24 KB for three steps. With 1 KB that CUDA
+# reserves per block, two blocks take 162 of the 164 KB of shared memory of an A100 multiprocessor.
 LINE, LINES, STAGES = 32, 448, 3
 STEP = COLUMNS * LINE
 SHARED = LINES * LINE + STAGES * STEP
@@ -45,7 +45,7 @@ def terms(bfloat16: bool) -> int:
 
 
 def together(bfloat16: bool, masked: bool) -> int:
-    """Number of lines that are loaded at a time. The number of registers limits it."""
+    """Number of lines that are loaded at a time. The number of registers limits this number."""
     return 56 if bfloat16 and masked else 112
 
 
@@ -71,9 +71,10 @@ def reciprocal(divisor: int) -> int:
 def small_quotient(value: Any, multiplier: Any) -> Any:
     """Compute ``value // divisor`` for values and divisors up to ``LINES``.
 
-    ``multiplier`` is ``reciprocal(divisor)``, which is ``2**20 / divisor`` rounded up. So the
-    quotient before the shift rounds it down is too large by less than ``value / 2**20``. This is
-    less than ``1 / divisor``, so the quotient never reaches the next whole number.
+    ``multiplier`` is ``reciprocal(divisor)``, which is ``2**20 / divisor`` rounded up. So before it
+    is rounded down, the quotient is too large by less than ``value / 2**20``. This error is less
+    than ``1 / divisor``, because ``value * divisor`` is less than ``2**20``. So the quotient never
+    reaches the next whole number.
     """
     return U(U(value * multiplier) >> U(_SHIFT))
 

@@ -29,8 +29,8 @@ from cnnforge_kernels.cuda.tensor_cores.halo.packing import pack
 from cnnforge_kernels.cuda.tensor_cores.halo.weights import halo_grad_weights
 
 # Minimum share of needed products among all products of a tile. Below this share the general kernel
-# (`tensor_cores/convolution.py`) should be faster, although it issues three times as many
-# instructions per product, copies included.
+# (`tensor_cores/convolution.py`) should be faster. This is so although the general kernel issues
+# three times as many instructions per product, including those of the copies.
 _MIN_SHARE = 0.4
 # Number of blocks of a gradient of the weights: about one for each multiprocessor of a large
 # device. The number decides the order of the sums. It is a constant, because a result must not
@@ -56,7 +56,7 @@ def _lines(tile: Halo) -> tuple[int, ...]:
 
 
 def _share(count: int, each: int) -> float:
-    """Return the used share of the tiles if ``count`` items fill tiles of ``each`` items."""
+    """Return the share that ``count`` items fill of their tiles, which have ``each`` places."""
     return count / (blocks(count, each) * each)
 
 
@@ -133,7 +133,7 @@ def plan(
 
 
 def weights_tile_of(c: Convolution, precision: Any) -> Halo | None:
-    """Find the tile of a gradient of the weights; ``None`` to use another kernel."""
+    """Find the tile of a gradient of the weights; ``None`` if another kernel should be used."""
     if c.strides != (1, 1) or not c.whole_vectors or not prod(c.outputs):
         return None
     sizes = SIZES[precision]

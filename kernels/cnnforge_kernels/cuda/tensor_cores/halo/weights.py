@@ -4,9 +4,10 @@ Experimental: not yet run on a device.
 
 As in ``halo/convolution.py``, a pixel of the inputs is copied and rounded once for all taps of the
 window. The tiles of pixels are cut into slices. A block sums up to nine taps of 64 channels by 64
-filters, 144 sums per thread, over the tiles of one slice. ``conv/reduce.py`` adds the sums of the
-slices. While the block multiplies one tile, it copies the next tile in quarters: it starts the
-loads of a quarter before two steps of products, and stores the loaded values after them.
+filters, over the tiles of one slice. That is at most 144 sums for each of its 256 threads.
+``conv/reduce.py`` adds the sums of the slices. While the block multiplies one tile, it copies the
+next tile in quarters: it starts the loads of a quarter before two steps of products, and stores the
+loaded values after them.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def halo_grad_weights(precision: Precision, masked: bool) -> Kernel:
 
     Args:
         precision: Precision of the operands. Sums are float32, and the gradient of the bias is a
-            sum of values that are not rounded to it.
+            sum of values that are not rounded.
         masked: Whether values of grad_outputs count only if the mask is positive.
     """
     BFLOAT16, MASKED = precision == "bfloat16", masked
