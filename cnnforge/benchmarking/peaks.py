@@ -27,7 +27,7 @@ class Peaks:
 
     Attributes:
         flops: Float32 operations per second; a fused multiplication and addition counts as two.
-        bytes: Bytes read plus bytes written per second while arrays are copied that are larger than
+        bytes: Bytes read plus bytes written per second in copies of arrays that are larger than
             the caches. Data that stays in the caches between two calls moves faster.
         threads: Number of threads that were measured, the same number as the kernels use.
     """

@@ -1,8 +1,9 @@
 """Measure layers in a run of pytest, for the fixture `layer_benchmark` and `--cnnforge-gate`.
 
 The ratio of the time of the reference (the stock layer) to the time of the plugin layer is compared
-with a threshold at the end of the run. A ratio below its threshold is measured again after all
-other benchmarks, because another process that took CPU time may have ended by then.
+with a threshold at the end of the run. If a ratio is below its threshold, it is measured again
+after all other benchmarks. A process that took CPU time during the first measurement may have ended
+by then.
 """
 
 from __future__ import annotations

@@ -159,8 +159,8 @@ class Autotuner:
         choices = [self._choose_one(workload) for workload in workloads]
         seconds = [choice.seconds for choice in choices if choice.seconds is not None]
         if len(choices) == 1 or len(seconds) < len(choices):
-            # With several shapes, a choice without times decides for all shapes: for instance, one
-            # of the implementations has failed at that shape.
+            # A choice has no times if, for instance, one of the implementations has failed at the
+            # shape. Such a choice decides for all shapes.
             return next((choice for choice in choices if choice.seconds is None), choices[0])
         ours, reference = (sum(column) for column in zip(*seconds, strict=True))
         if len({choice.implementation for choice in choices}) == 1:

@@ -6,8 +6,8 @@ outputs and every gradient.
 
 The reference is the stock layer with the same configuration and weights, computed in float64. So
 the tolerance of `cnnforge.testing` applies; two float32 results would need twice the tolerance.
-A second reason for float64 is that TensorFlow computes it without oneDNN, whose float32 gradient of
-strided 1x1 convolutions corrupts memory (TensorFlow 2.21).
+There is a second reason for float64: TensorFlow computes it without oneDNN. In TensorFlow 2.21,
+oneDNN's float32 gradient of strided 1x1 convolutions corrupts memory.
 
 Layers compute as in training. If a layer draws random numbers, the layer and its reference start
 from the same random state. The reference of such a layer computes in the layer's own precision,
@@ -249,7 +249,8 @@ def _copy(
     if not copy.built:
         copy.build(shape)
     # With `exact`, weights are rounded to multiples of `step`, a power of two. No weight is above
-    # 32 steps, so float32 sums of thousands of their products with small integers are exact.
+    # 32 steps. So a sum of thousands of products with small integers stays below 2**24 steps, and
+    # float32 computes it exactly.
     sizes = [float(np.abs(_array(weight)).max(initial=0)) for weight in layer.weights]
     largest = max(sizes, default=0.0)
     step = 2.0 ** (math.floor(math.log2(largest)) - 4) if largest > 0 else 1.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 # The functions of an op may have parallel loops, which Numba runs on OpenMP. By default, OpenMP's
-# idle threads spin, and keep TensorFlow's threads from using the cores. These variables stop the
-# spinning. Set them before Numba starts its threads, because it then loads the OpenMP library.
+# idle threads spin, so TensorFlow's threads cannot use the cores. These variables stop the
+# spinning. Set them before Numba starts its threads, which is when it loads the OpenMP library.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
@@ -21,7 +21,7 @@ __all__ = [
 
 
 def register() -> None:
-    """Register all ops that are defined so far with the framework.
+    """Register with the framework all ops that are defined so far.
 
     An op registers itself when it is first called. But a graph that is loaded from disk (a
     TensorFlow SavedModel) needs its ops before any call. So import the modules that define the

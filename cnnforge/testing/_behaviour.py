@@ -153,9 +153,9 @@ def precision(subject: Subject) -> str:
             expected = values
         else:
             with explained(f"under the policy {policy!r}"):
-                # The tolerance allows for rounding the outputs to float16. Inputs, weights and
-                # products are rounded too. So 4 times as many terms are given, which doubles the
-                # tolerance.
+                # The tolerance allows only for rounding the outputs to float16, but inputs, weights
+                # and products are rounded too. So double it with 4 times as many terms: it grows
+                # with their square root.
                 assert_close(values, expected, 4 * subject.terms, np.float16)
     return ""
 

@@ -40,7 +40,7 @@ def forge_and_lower(subject: Subject) -> str:
     _same_weights(model, forged, "forge()")
     got, expected = outputs_of(forged, inputs), outputs_of(model, inputs)
     # The tolerance allows for the rounding errors of one float32 result, but here both results have
-    # such errors. So 4 times as many terms are given, which doubles the tolerance.
+    # such errors. So double it with 4 times as many terms: it grows with their square root.
     compare("the output of the forged model", got, expected, 4 * subject.terms, against="model's")
     lowered = lower(forged, layers=registry)
     _same_weights(model, lowered, "lower()")

@@ -15,7 +15,8 @@ class LayerCase:
     """Arguments to make a layer with, the shape of its inputs, and the expected outputs.
 
     Prefer small shapes whose dimensions all differ, so that swapped axes cause an error. In one
-    case, give the weights two equal dimensions: there, swapped axes change values but not shapes.
+    case, give the weights two equal dimensions: if these two axes are swapped, values change but
+    shapes do not.
 
     Args:
         arguments: Arguments of the constructor.

@@ -1,11 +1,11 @@
 """Compare a result with its reference. The project uses no other tolerance than this one.
 
-If a sum of K products is computed in a precision with the machine epsilon eps, its rounding error
-grows like sqrt(K) * eps times the size of the sum (Higham, "Accuracy and Stability of Numerical
-Algorithms", 2002, section 4.2, for random errors). The size is the root mean square (rms) of the
-whole reference. Relative errors of single elements are the wrong measure, since the products in an
-element may cancel, and the element is then close to zero. Before the comparison, the reference is
-rounded to the precision of the result: storing the result rounds it, even if the sum is exact.
+The rounding error of a sum of K products, computed with the machine epsilon eps, grows like
+sqrt(K) * eps times the size of the sum (Higham, "Accuracy and Stability of Numerical Algorithms",
+2002, section 4.2, for random errors). The size is the root mean square (rms) of the whole
+reference. The products in an element may cancel, and then the element is close to zero. So relative
+errors of single elements are the wrong measure. Storing a result rounds it, even if the sum is
+exact. So the reference is rounded to the precision of the result before the comparison.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The jobs of worker processes. A job names a function to compile, its types, and arguments.
 
-The worker finds the function by its module and name. There the name may stand for different code:
-a module may read the environment, and a test may replace a constant that the function uses. So a
-job also contains a digest of the function's code and of everything that the code uses.
+The worker finds the function by its module and name. In the worker, the name may stand for other
+code than in the parent. For instance, a test in the parent may have replaced a constant that the
+function uses. So a job also contains a digest of the function's code and of everything that the
+code uses.
 """
 
 from __future__ import annotations

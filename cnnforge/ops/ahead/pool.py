@@ -23,8 +23,8 @@ _MAX_JOBS = 255
 # functions of unfinished jobs when it calls them.
 _MAX_SECONDS = 300.0
 
-# The program of a worker. It sets the import path to that of the parent, which the parent may have
-# changed since it was started.
+# The program of a worker. The parent may have changed its import path since it was started, so the
+# worker gets the current path.
 _SOURCE = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -71,8 +71,8 @@ def _start(queue: int, jobs: int) -> subprocess.Popen[bytes]:
     path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
     return subprocess.Popen(
         [sys.executable, *flags, "-c", _SOURCE, path, str(queue), str(jobs)],
-        # Nothing is written to this pipe. It closes when the parent ends, and by that the worker
-        # knows that it must end too.
+        # Nothing is written to this pipe. When the parent ends, the pipe closes, and the worker
+        # then ends too.
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

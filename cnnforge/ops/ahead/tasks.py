@@ -17,8 +17,8 @@ from cnnforge.ops.definition.definition import GRAD, Array, Step
 from cnnforge.ops.definition.shapes import Shape
 from cnnforge_disk_cache import is_compiled, is_durable
 
-# Sizes that replace an unknown dimension, usually the batch, when a worker calls a function. The
-# first size is used for which the arrays are not too large.
+# Sizes that replace an unknown dimension, usually the batch, when a worker calls a function. It
+# uses the first of these sizes with which the arrays are not too large.
 _STAND_INS = (32, 8, 1)
 
 
@@ -83,9 +83,10 @@ def make_jobs(uses: Sequence[Use], gradients: bool) -> list[Job]:
 def _calls(
     uses: Sequence[Use], gradients: bool
 ) -> dict[Step, tuple[Program, list[tuple[Any, ...]]]]:
-    """Return the steps of the used ops: a dict from a step to two values.
+    """Return a dict from each step (function) of the used ops to two values.
 
-    The values are its program, and a list of the arguments of the calls that a worker tries.
+    The two values are the step's program, and a list of the arguments of the calls that a worker
+    tries.
     """
     found: dict[Step, tuple[Program, list[tuple[Any, ...]]]] = {}
     for use in uses:

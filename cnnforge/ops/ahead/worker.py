@@ -25,16 +25,16 @@ from cnnforge.ops.ahead.job import FRAMEWORKS, Job, digest, find, make_array
 from cnnforge.ops.compiling.entry import launch_threads
 from cnnforge_disk_cache import share_disk_cache
 
-# Time limit of a job in seconds, after which a signal ends the worker. The thread that ends the
-# worker with its parent is not enough: it cannot run while a function that hangs holds the GIL.
+# Time limit of a job in seconds. After this time, a signal ends the worker. A thread ends the
+# worker when the parent ends, but this thread cannot run while a function that hangs holds the GIL.
 _MAX_SECONDS = 200
 
 
 class _Refusal(MetaPathFinder):
     """Import finder that refuses to import a framework. `asked` says whether a module has tried.
 
-    If this module catches the error, it may define other functions than in the parent. So the
-    worker ends after a refusal.
+    If the module catches the error, it may define other functions than in the parent. So the worker
+    ends after a refusal.
     """
 
     asked = False

@@ -20,9 +20,9 @@ from numba.np import arrayobj
 _WORD = ir.IntType(64)
 _POINTER = ir.IntType(8).as_pointer()
 
-# Exceptions that compiled code has raised and `take_exception` has not returned yet, by thread. A
-# `threading.local` does not work here: whenever a thread of TensorFlow releases the GIL, Python
-# deletes its values of a `threading.local`.
+# Exceptions by thread. Compiled code has raised them, but `take_exception` has not returned them
+# yet. A `threading.local` does not work here: Python deletes its values for a thread of TensorFlow
+# whenever this thread releases the GIL.
 _raised: dict[int, BaseException] = {}
 
 

@@ -75,8 +75,8 @@ def _guarded_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> tuple[Any, Any
     `Program.run` checks the guards, which are the first and the last bytes of the memory.
     """
     if aligned_empty is not _PLAIN:
-        # `audit` has replaced `aligned_empty`, and checks guards of its own. So return guards that
-        # are not next to the array, and that nothing can change.
+        # `audit` has replaced `aligned_empty`, and checks its own guards around the array. So the
+        # guards that are returned here are separate memory, which never changes.
         return aligned_empty(shape, dtype), np.full(2 * _GUARD, _GUARD_BYTE, np.uint8)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     memory = aligned_empty((_GUARD + size + _GUARD,), np.dtype(np.uint8))

@@ -9,9 +9,9 @@ from cnnforge.ops.definition.definition import Definition, parameters
 
 Shape = tuple[int | None, ...]
 
-# Values that replace an unknown dimension, one after the other. They differ by much, so that an
-# output dimension that depends on this dimension changes even if a division is rounded. They are
-# large, so that a window fits into the input.
+# The shape rule is called with each of these values in place of an unknown dimension. They differ
+# by much, so that a dependent output dimension also differs, even if a division is rounded. They
+# are large, so that a window fits into the input.
 _SUBSTITUTES = (1009, 1000003)
 
 

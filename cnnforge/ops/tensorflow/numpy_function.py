@@ -1,4 +1,7 @@
-"""Call ops through `tf.numpy_function`, which is slow but documented, if the C API route fails."""
+"""Call ops through `tf.numpy_function`, if the C API route fails.
+
+This function is slow, but it is documented.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,11 @@ if TYPE_CHECKING:
 
 
 class _FunctionError(tf.errors.InvalidArgumentError, ValueError):
-    """An InvalidArgumentError, as the C API route reports, that is also a ValueError.
+    """An InvalidArgumentError that is also a ValueError.
 
-    TensorFlow passes a ValueError on in eager mode. In a graph, it raises an InvalidArgumentError
-    instead. So in both modes the caller gets an InvalidArgumentError.
+    In eager mode, TensorFlow passes a ValueError on to the caller. In a graph, it raises an
+    InvalidArgumentError instead. With this class, the caller gets an InvalidArgumentError in both
+    modes, as from the C API route.
     """
 
     def __init__(self, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Register the functions of an op with TensorFlow through its C API, and call them as its ops."""
+"""Register the functions of an op as TensorFlow ops through the C API, and call these ops."""
 
 from __future__ import annotations
 

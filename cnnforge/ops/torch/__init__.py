@@ -163,9 +163,10 @@ def _check_eager(op: ArrayOp, item: Array, value: Any) -> None:
 
 
 def _addressable(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor of the same values that is contiguous and aligned to the size of an element.
+    """Return a contiguous tensor of the same values, aligned to the size of an element.
 
-    A function of an op gets only the address and the shape of a tensor.
+    An op's function gets only the address and the shape of a tensor, so it cannot read another
+    memory layout.
     """
     tensor = tensor.contiguous()
     if tensor.is_neg():

@@ -3,8 +3,8 @@
 Experimental: not yet run on a device.
 
 This route needs no C++ compiler, but it is slow. DLPack gives the address of a tensor, but not the
-stream that computes the tensor. So Python waits until the whole device is idle, before the op and
-after it.
+stream that computes the tensor. So Python waits, before and after the op, until the whole device is
+idle.
 """
 
 from __future__ import annotations

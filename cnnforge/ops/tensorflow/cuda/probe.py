@@ -1,4 +1,6 @@
-"""Compute the op of `self_test.py` on a CUDA device: the module is the `cuda` of this `ArrayOp`.
+"""Compute the op of `self_test.py` on a CUDA device.
+
+The op names this module as its `cuda` (see `ArrayOp`).
 
 Experimental: not yet run on a device.
 

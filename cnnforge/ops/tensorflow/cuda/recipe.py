@@ -18,8 +18,8 @@ import numpy as np
 from cnnforge.ops.cuda_module import Recording
 from cnnforge.ops.definition.definition import Step
 
-# First words of the state of a node; the words of `make_state` follow them. They are the address of
-# a word that contains the address of the first recipe, and the addresses of three functions.
+# The state of a node begins with these words: the address of a word that contains the address of
+# the first recipe, and the addresses of three functions. The words of `make_state` follow.
 RECIPES, PLAN, STREAM, LAUNCH = 0, 1, 2, 3
 OWN_WORDS = 4
 # Words of a recipe: the address of the next recipe, the key (the device, whether all tensors are

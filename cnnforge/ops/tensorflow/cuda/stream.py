@@ -3,8 +3,8 @@
 Experimental: not yet run on a device.
 
 TensorFlow's C API has no such function. The function in `stream.cc` reads C++ objects of
-TensorFlow. Their layout differs between versions, so it is compiled with the headers in the
-installed TensorFlow. The user's compiler needs about five seconds; the result is kept on disk.
+TensorFlow. Their layout differs between versions, so the function is compiled with the headers of
+the installed TensorFlow. The user's compiler needs about five seconds; the result is kept on disk.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def build(folder: Path) -> Path:
     os.close(handle)
     try:
         _run([*compiler, str(_SOURCE), *flags, "-o", made, *links])
-        # Two processes may compile the function at once. With the rename, the path always has a
-        # complete file.
+        # Two processes may compile the function at once. Because of the rename, the path always
+        # contains a complete file.
         os.replace(made, path)
     finally:
         with contextlib.suppress(OSError):
