@@ -34,8 +34,8 @@ class LearningRate:
     def next(self) -> float:
         """The rate of the next step; it can be set.
 
-        If there is a schedule, setting the rate multiplies the peak rate, and with it all later
-        rates, by the same factor.
+        If there is a schedule, setting the rate multiplies the peak rate by new rate / old rate.
+        All later rates are therefore multiplied by this factor too.
         """
         return _value(self._optimizer.learning_rate)
 
