@@ -25,7 +25,7 @@ class LearningRate:
 
     @property
     def last(self) -> float:
-        """The rate of the last step. Read it before `next` is set, which changes the result."""
+        """The rate of the last step. Setting `next` changes this value, so read it before."""
         if self._schedule is None:
             return self.next
         return _value(self._schedule(max(int(self._optimizer.iterations) - 1, 0)))
