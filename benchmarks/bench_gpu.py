@@ -13,11 +13,12 @@ script does the following in this order:
 * measure every row;
 * train an epoch through Keras if it is installed.
 
-Before a row is timed, its result is compared with a float64 reference on the CPU at the same shape,
-and computed again, which must give equal bits. A wrong row is not timed. Then our kernels and the
-variants of PyTorch are timed alternately by events of the device. Each is captured into a CUDA
-graph, and works on more memory than the L2 cache holds. After every row, all results are written to
-``results/<gpu>.csv``. They are drawn at the end.
+Before a row is timed, its result is compared with a float64 reference on the CPU at the same shape.
+Then the result is computed again and must have the same bits. A wrong row is not timed. Then our
+kernels and the variants of PyTorch are timed alternately by events of the device. Each is captured
+into a CUDA graph. The graph works on more memory than the L2 cache holds, so that the arrays are
+read from memory. After every row, all results are written to ``results/<gpu>.csv``. They are drawn
+at the end.
 
 Exit codes: 0 if all results are right, 1 if a result is wrong or a part failed, 2 for a usage error
 or a missing device. Goals are printed and do not change the exit code.

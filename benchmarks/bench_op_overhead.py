@@ -1,9 +1,9 @@
 """Measure the overhead of one op inside a `tf.function`.
 
 Run `python benchmarks/bench_op_overhead.py`. The script times a graph of 100 chained ops and a
-graph of 1000 on a tensor of 16 bytes. The difference of the two times, divided by 900, is the time
-of one op, because the fixed time of a call of a graph cancels. The two graphs are called
-alternately, and the minimum time of each is used.
+graph of 1000 on a tensor of 16 bytes. The graphs differ by 900 ops, so the difference of the two
+times, divided by 900, is the time of one op. The fixed time of a call of a graph cancels. The two
+graphs are called alternately, and the minimum time of each is used.
 """
 
 from __future__ import annotations

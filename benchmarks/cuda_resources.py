@@ -191,9 +191,9 @@ def measure(kernels: tuple[Kernel, ...], capability: tuple[int, int]) -> dict[st
     """Compile kernels for a compute capability and disassemble their machine code.
 
     Kernels with dynamic shared memory are linked into one cubin (a file of machine code), and the
-    other kernels into a second one. So the disassembler runs at most twice. The code is the same as
-    if each kernel were linked alone. With all kernels in one cubin, the linker would round up the
-    shared memory of the other kernels to the alignment of dynamic shared memory.
+    other kernels into a second one. So the disassembler runs at most twice. With two cubins, the
+    code is the same as if each kernel were linked alone. With one cubin for all kernels, the linker
+    would round up the shared memory of the other kernels to the alignment of dynamic shared memory.
 
     Returns:
         The resources of each kernel, by its name. Kernels that the architecture cannot run are left

@@ -50,7 +50,7 @@ class FinishedEpoch:
     def learning_rate(self) -> float:
         """The learning rate of the next step. It can be set; the new value is saved with the run.
 
-        If there is a schedule, setting the rate multiplies all later rates by the same factor.
+        If there is a schedule, setting the rate multiplies all later rates by new rate / old rate.
         """
         return self.read_learning_rate()
 

@@ -33,7 +33,7 @@ OPTIMIZERS = {
     "ftrl": "Ftrl",
 }
 WITH_MOMENTUM = ("sgd", "rmsprop")
-# The option weight_decay is an error for adam: Adam with decoupled weight decay is adamw.
+# adam does not accept weight_decay: Adam with decoupled weight decay is the optimizer adamw.
 WITHOUT_WEIGHT_DECAY = ("adam",)
 
 SCHEDULES = ("constant", "cosine", "step", "one_cycle")

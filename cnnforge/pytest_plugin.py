@@ -63,7 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Let pytest-benchmark read the times of a test that uses `layer_benchmark` from `_clock`."""
+    """For a test that uses `layer_benchmark`, let pytest-benchmark read times from `_clock`."""
     names = getattr(item, "fixturenames", ())
     if "layer_benchmark" in names and _can_measure(item.config):
         if "benchmark" not in names:

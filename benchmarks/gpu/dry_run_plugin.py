@@ -4,8 +4,8 @@ Usage: ``pytest -m gpu -p gpu.dry_run_plugin``.
 
 For every call of the tests, kernels and grids are chosen as for an H200 and stored, but not run.
 The CPU function of the same name computes the result. With ``--cubins DIR``, the kernels are
-compiled for the architecture ``--compile-for`` and written to this folder. A machine with such a
-device can then run the tests without a compiler.
+compiled for the architecture ``--compile-for`` and written to the folder DIR. A machine with a
+device of this architecture can then run the tests without a compiler.
 """
 
 from __future__ import annotations

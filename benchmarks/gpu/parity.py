@@ -203,8 +203,9 @@ def _terms(row: Row, terms: int) -> int:
     The tolerance of ``assert_close`` grows like the square root of this number. Tensor cores add 8
     products at a time and truncate the sum instead of rounding it (M. Fasi, N. Higham, M. Mikaitis,
     S. Pranesh, "Numerical behavior of NVIDIA tensor cores", 2021, section 4). So all errors have
-    the same sign, and are half a unit in the last place on average. The error of K terms grows like
-    K / 16, not like sqrt(K). Return (K / 16)^2 for tensor cores if this is larger than K.
+    the same sign, and are half a unit in the last place on average. A sum of K terms has K / 8 such
+    errors, so its error grows like K / 16, not like sqrt(K). Return (K / 16)^2 for tensor cores if
+    this is larger than K.
     """
     return terms if row.precision == "float32" else max(terms, (terms // 16) ** 2)
 

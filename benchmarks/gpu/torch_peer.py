@@ -1,10 +1,10 @@
 """Compute one benchmark case (a ``Row`` of rows.py) in PyTorch, which uses cuDNN.
 
-A *variant* is one way to compute it. Each memory layout is measured as a separate variant. A block
-(convolution, ReLU and pool) also has variants with and without ``torch.compile``. A gradient of a
-convolution is one call of a low-level function of PyTorch (``torch.ops.aten``), so nothing else is
-timed. In a bfloat16 row, PyTorch's tensors are bfloat16, as users of PyTorch would choose. Our
-kernels read float32 tensors and round the values.
+A *variant* is one way to compute the case. Each memory layout is measured as a separate variant. A
+block (convolution, ReLU and pool) also has variants with and without ``torch.compile``. A gradient
+of a convolution is one call of a low-level function of PyTorch (``torch.ops.aten``), so nothing
+else is timed. In a bfloat16 row, PyTorch's tensors are bfloat16, as users of PyTorch would choose.
+Our kernels read float32 tensors and round the values.
 """
 
 from __future__ import annotations

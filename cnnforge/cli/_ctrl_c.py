@@ -1,11 +1,11 @@
 """End the program soon after a Ctrl-C, even while native code runs.
 
-Python raises `KeyboardInterrupt` in the main thread, and only between two Python instructions. For
-up to ten seconds the main thread may execute no such instruction, while LLVM compiles or while
-TensorFlow waits for a kernel that another thread compiles. If the exception is raised in a
-callback, the library that called the callback may catch the exception. So a second thread, started
-before the import of Keras, receives the signal too, and ends the process if the main thread does
-not. Before the import of Keras, the exception is enough.
+Python raises `KeyboardInterrupt` in the main thread, and only between two Python instructions.
+While LLVM compiles, or while TensorFlow waits for a kernel that another thread compiles, the main
+thread may execute no such instruction for up to ten seconds. And if the exception is raised in a
+callback, the library that called the callback may catch it. For these two cases a second thread
+receives the signal too. It ends the process if the main thread does not. The second thread is
+started just before the import of Keras, since until then the exception is enough.
 
 The default action of the signal, `signal.SIG_DFL`, would need no thread. But it ends the process
 without a message, leaves the cursor hidden, and calls no exit handlers.

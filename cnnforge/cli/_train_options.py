@@ -38,8 +38,8 @@ def with_options(kind: type, after: str) -> Callable[[FunctionT], FunctionT]:
         # for each field there.
         place = 1 + [parameter.name for parameter in own].index(after)
         parameters = [*own[:place], *map(_parameter, fields(kind)), *own[place:]]
-        # The inserted parameters are keyword-only, and Python allows no other kind after them. So
-        # make all parameters keyword-only. Typer passes all values by name anyway.
+        # The inserted parameters are keyword-only, and Python allows only keyword-only parameters
+        # after them. So make all parameters keyword-only. Typer passes all values by name anyway.
         parameters = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in parameters]
         command.__signature__ = signature.replace(  # pyright: ignore[reportFunctionMemberAccess]
             parameters=parameters

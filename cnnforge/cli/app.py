@@ -123,8 +123,8 @@ def _fail(message: str, code: int) -> int:
     from cnnforge.cli import _render
 
     if _ctrl_c.was_interrupted():
-        # A library may have caught KeyboardInterrupt and raised the error that is reported here. So
-        # print the message of Ctrl-C instead.
+        # After a Ctrl-C, a library may have caught KeyboardInterrupt and raised this error in its
+        # place. So print the message of Ctrl-C, not that of the error.
         message, code = _ctrl_c.message(), INTERRUPTED
     _render.error(message)
     return code

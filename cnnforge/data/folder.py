@@ -88,8 +88,8 @@ def find_splits(folder: str | os.PathLike[str]) -> tuple[str, ...]:
     The training split is the folder `train`. The validation split is the first of `val`, `valid`,
     `validation` and `test` that exists. Names may be in upper or lower case. A `test` folder
     without class folders, as in a competition, has no labels, so it is not a split. If there is no
-    validation split and a sub-folder has any other name, all sub-folders, also `train`, are
-    classes.
+    validation split, and a sub-folder has a name other than these, all sub-folders are classes,
+    even `train`.
 
     Args:
         folder: The folder.

@@ -173,8 +173,8 @@ def check_image(path: str | os.PathLike[str]) -> CheckedImage:
         # read, so damage is found.
         reduced = image.draft(None, (1, 1)) is not None
         image.load()
-        # Read the size only now. Pillow rotates a TIFF when it loads it, which may swap height and
-        # width. After `draft`, the size is that of the reduced image, so use the size before.
+        # Read the size only after loading, because Pillow may then rotate a TIFF and swap height
+        # and width. But if `draft` has reduced a JPEG, use the size that was read before.
         size = full_size if reduced else image.size
         flat = _flat(image)
         grayscale = image.mode in _GRAYSCALE_MODES or (

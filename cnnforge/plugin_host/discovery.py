@@ -52,7 +52,7 @@ class _IncompatibleError(PluginError):
 class _Core:
     """Declares the default task, classification, in the form of a plugin.
 
-    Runs and models of version 0.1 do not name a task, and have this one.
+    Runs and models of version 0.1 do not name a task. Their task is classification.
     """
 
     @hookimpl

@@ -22,9 +22,9 @@ class Registry(Generic[SpecT]):
 
     Args:
         spec_type: Class of the specs.
-        problems: Function that returns a dictionary from the name of each plugin that could not be
-            loaded to the reason. Error messages about unknown names include these reasons, since
-            such a plugin may declare the name.
+        problems: Function that returns a dictionary. Its keys are the names of the plugins that
+            could not be loaded, and its values are the reasons. Error messages
+            about unknown names include these reasons, since such a plugin may declare the name.
     """
 
     def __init__(

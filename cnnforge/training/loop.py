@@ -159,7 +159,8 @@ def train(
 class _Run:
     """The state and the steps of one call of `train`.
 
-    The field `arrays` of `state` is empty. `trainer` holds the variables, and `current` adds them.
+    The field `arrays` of `state` is empty, because `trainer` holds the variables. The method
+    `current` returns the state with the variables.
     """
 
     def __init__(
@@ -265,7 +266,7 @@ class _Run:
     def finish_epoch(self, evaluation: Evaluation, seconds: float) -> None:
         found = dict(evaluation.metrics)
         if not math.isfinite(found[LOSS.name]):
-            # A weight that is not finite is the cause of such a loss. Check the weights first, so
+            # If a weight is not finite, the loss is not finite either. Check the weights first, so
             # that the error names the weight.
             self.check(self.current(), self.state.epoch + 1, self.batches)
             where = f"the validation loss after {self.place(self.batches - 1)}"

@@ -1,9 +1,10 @@
 """Find the layer that computes the first value that is not finite.
 
-The search runs only after a loss or a weight was found that is not finite. Training without such
-values is therefore not slower. The search trains again on the batches since the last saved state,
-one batch at a time, which gives the same values, bit for bit. It computes the first batch with a
-value that is not finite again, and checks the outputs of every layer.
+The search runs only after training has met a loss or a weight that is not finite, so it does not
+slow down other runs. The search trains again on the batches since the last saved state, one batch
+at a time, which gives the same values, bit for bit. In this way it finds the first batch that leads
+to a value that is not finite. Then it computes this batch again and checks the outputs of every
+layer.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class LearningRate:
 
     @property
     def last(self) -> float:
-        """The rate of the last step. Read it before `next` is set, which changes the result."""
+        """The rate of the last step. Setting `next` changes this value, so read it before."""
         if self._schedule is None:
             return self.next
         return _value(self._schedule(max(int(self._optimizer.iterations) - 1, 0)))
@@ -34,8 +34,8 @@ class LearningRate:
     def next(self) -> float:
         """The rate of the next step; it can be set.
 
-        If there is a schedule, setting the rate multiplies the peak rate, and with it all later
-        rates, by the same factor.
+        If there is a schedule, setting the rate multiplies the peak rate by new rate / old rate.
+        All later rates are therefore multiplied by this factor too.
         """
         return _value(self._optimizer.learning_rate)
 

@@ -1,8 +1,8 @@
 """Learning rate schedules.
 
 The rate of a step is the peak rate times a factor that depends only on the index of the step. The
-optimizer computes the rate inside the graph, from its own step counter. The rate is therefore the
-same if training is interrupted, or if one call of the graph runs another number of steps.
+optimizer computes the rate inside the graph, from its own step counter. Neither an interruption of
+training nor the number of steps in one call of the graph changes the rate.
 """
 
 from __future__ import annotations
@@ -112,6 +112,6 @@ def _one_cycle(step: Any, total: int) -> Any:
 
 
 def _number(step: Any) -> Any:
-    # float32 represents integers up to 16.7 million exactly. Above that, the index of the step is
-    # rounded, which changes the rate only slightly.
+    # float32 represents integers up to 2**24 (16.7 million) exactly. Above that, the index of the
+    # step is rounded, which changes the rate only slightly.
     return keras.ops.cast(step, "float32")

@@ -222,8 +222,8 @@ def identity_of(options: TrainingOptions, dataset: Dataset) -> dict[str, str | i
 def stored_identity(state: TrainingState) -> dict[str, str | int | float | bool]:
     """Return the values that `identity_of` returned when a training state was saved.
 
-    If the state does not contain an option, the run used the default of the option: the value was
-    `None`, or the version of cnnforge that saved the state did not have the option.
+    If the state does not contain an option, the run used the default of the option. Either the
+    value was `None`, or the version of cnnforge that saved the state did not have the option.
     """
     defaults = TrainingOptions(seed=cast("int", state.config.get("seed", 0)))
     return {**_fixed(defaults), **state.config}

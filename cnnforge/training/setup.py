@@ -118,7 +118,7 @@ def resume(
     state, warnings = StateStore(run.states).load()
     reference = str(table.get("model", options.model))
     # Use the qualified names in the run's table, not the short names in `options`. Another plugin
-    # may now declare the same short name, which would make it ambiguous.
+    # may now declare the same short name, and the short name would then be ambiguous.
     callbacks = make_callbacks(table.get("callbacks", ()), plugins.callbacks)
     augmentations = make_augmentations(table.get("augmentations", ()), plugins.augmentations)
     dataset = _open_data(options, plugins)

@@ -1,9 +1,9 @@
 """Save and load the complete state of a training run, from which the run can be resumed.
 
 A state file begins with one line of text, `cnnforge-state 2 <sha256 of the rest>`. The rest is an
-`.npz` archive without pickles. It contains `meta` (JSON), and the variables, whose names are their
-indices. The same code reads format 1, which cnnforge 0.1 wrote: its task is always classification,
-with the same names of sums and metrics.
+`.npz` archive without pickles. It contains `meta` (JSON), and one array for each variable, named by
+the index of the variable. The same code reads format 1, which cnnforge 0.1 wrote. In format 1 the
+task is always classification, and its sums and metrics have the same names as now.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The two layers compared with the same in Keras' own ops.
+"""Compare the speed of the two layers with that of the same computation in ops of Keras.
 
-Run `python -m pytest plugins/example/benchmark.py`, with `--cnnforge-gate FILE.toml` as a gate.
+Run `python -m pytest plugins/example/benchmark.py`. To compare the speeds with thresholds, add
+`--cnnforge-gate FILE.toml`.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ ops = keras.ops
 
 
 class PlainSeparableBlock2D(SeparableBlock2D):
-    """The same result by `DepthwiseConv2D` and `Conv2D` 1x1."""
+    """Computes `SeparableBlock2D` with the ops `depthwise_conv` and `conv` of Keras."""
 
     def call(self, inputs: Any) -> Any:
-        """Apply two ops, and bias and ReLU."""
+        """Apply the two convolutions, the bias and the ReLU."""
         middle = ops.depthwise_conv(inputs, self.depthwise, padding="same")
         pointwise = self.pointwise[None, None]
         return ops.relu(ops.conv(middle, pointwise) + self.bias)
 
 
 class PlainGaborConv2D(GaborConv2D):
-    """The same in ops that know their gradients."""
+    """Computes `GaborConv2D` with ops of Keras, whose gradients the framework computes."""
 
     def call(self, inputs: Any) -> Any:
-        """Make the bank, op by op, and convolve."""
+        """Make the bank (the pixels of all filters) op by op, and convolve the inputs with it."""
         half = self.kernel_size // 2
         y, x = (
             ops.convert_to_tensor(it[..., np.newaxis], self.compute_dtype)
@@ -58,5 +59,5 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_speed(layer_benchmark: Any, case: Any) -> None:
-    """The layer computes what its reference computes; both are measured alternately."""
+    """Check that a layer and its reference compute the same, and time them alternately."""
     layer_benchmark(case)

@@ -168,7 +168,7 @@ def _fast(
     if values.shape != (len(chunk), columns) or values.min() < 0:
         return None
     over = np.count_nonzero(values > 255)
-    # A label may be greater than 255, but a pixel must not. Subtract the number of such labels.
+    # A label may be greater than 255, but a pixel must not. So do not count the labels above 255.
     if label_column is not None:
         labels = values[:, label_column]
         over -= np.count_nonzero(labels > 255)

@@ -44,10 +44,9 @@ def work(layer: Any, shape: Shape, grad_inputs: bool) -> dict[str, Work]:
     """Count the arithmetic operations of the layer, and the bytes that it reads and writes.
 
     The entry "forward" is a prediction, which has a product and a sum for each element. The entry
-    "backward" is all the rest of a training step: the mean and the variance (a sum, a difference, a
-    square and the sum of the squares for each element), the gradients of the parameters (a
-    difference, a product and two sums for each element), and the gradient of the inputs (two
-    products and two sums for each element).
+    "backward" is all the rest of a training step. For each element, the mean and the variance need
+    a sum, a difference, a square and the sum of the squares. The gradients of the parameters need a
+    difference, a product and two sums. The gradient of the inputs needs two products and two sums.
     """
     elements = math.prod(shape)
     parameters = sum(math.prod(weight.shape) for weight in layer.trainable_weights)

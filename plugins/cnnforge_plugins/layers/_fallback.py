@@ -26,7 +26,7 @@ def kernel_fits(layer: keras.layers.Layer, inputs: Any, missing: str | None = No
     Args:
         layer: Layer that is called.
         inputs: Inputs of the call.
-        missing: Reason that the layer has found why no kernel can compute this call, or ``None``.
+        missing: Reason why no kernel can compute this call, if the layer has found one.
     """
     reason = missing or _missing(layer, inputs)
     if reason is None:

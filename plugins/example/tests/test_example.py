@@ -1,4 +1,4 @@
-"""Both layers pass cnnforge's conformance kit, and so does the model."""
+"""Check that the layers and the model of this plugin pass cnnforge's conformance kit."""
 
 import pytest
 
@@ -17,5 +17,5 @@ CHECKS = {
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=list(CHECKS))
 def test_it(check):
-    """It holds."""
+    """Run one check of a layer or of the model."""
     check()

@@ -5,10 +5,10 @@ orientation and width, as simple cells of the visual cortex do (J. G. Daugman, "
 for resolution in space, spatial frequency, and orientation optimized by two-dimensional visual
 cortical filters", 1985). The layer learns five parameters of each filter instead of its pixels.
 
-One op computes the pixels of all filters, called the bank, and convolves the inputs with the bank.
-The bank is a second output of the op, because the backward functions read it. The convolution is
-computed by cnnforge's kernel. Functions that call kernels are compiled with `cached_njit`, so that
-they are compiled again after an update of cnnforge.
+One op computes the bank, an array with the pixels of all filters, and convolves the inputs with the
+bank. The bank is a second output of the op, because the backward functions read it. The convolution
+is computed by cnnforge's kernel. Functions that call kernels are compiled with `cached_njit`, so
+that they are compiled again after an update of cnnforge.
 """
 
 from __future__ import annotations
