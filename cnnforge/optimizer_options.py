@@ -136,7 +136,7 @@ class OptimizerOptions:
 
     @property
     def step_epochs(self) -> int:
-        """Number of epochs after which the step schedule divides the rate by 10."""
+        """Number of epochs in each step: the schedule divides the rate by 10 after every step."""
         name, colon, argument = self.schedule.partition(":")
         if not colon:
             return _STEP_EPOCHS
