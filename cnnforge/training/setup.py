@@ -161,7 +161,7 @@ def _check_task(reference: str, options: TrainingOptions, plugins: Plugins) -> N
 
 
 def _absolute(reference: str, plugins: Plugins) -> str:
-    """Return a reference to a dataset. If its argument is an existing path, make it absolute."""
+    """Return a dataset reference. The path after the colon is made absolute if it exists."""
     name, argument = parse(reference, plugins.datasets)
     if argument is None:
         return name

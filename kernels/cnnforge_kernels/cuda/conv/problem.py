@@ -77,7 +77,7 @@ class Convolution:
 
     @property
     def group(self) -> dict:
-        """Keyword arguments of the constants for channels, filters and groups."""
+        """Channels per group, filters per group and number of groups, as keyword arguments."""
         return {
             "channels": self.weights[2],
             "filters": self.weights[3] // self.groups,
@@ -91,7 +91,7 @@ class Convolution:
 
     @property
     def depthwise(self) -> dict:
-        """Keyword arguments of the constants that only the depthwise kernels have."""
+        """Channels and filters per channel of a depthwise convolution, as keyword arguments."""
         return {"channels": self.groups, "multiplier": self.weights[3] // self.groups}
 
     @property

@@ -100,7 +100,7 @@ class DeviceArray:
             "typestr": self.dtype.str,
             "data": (self.pointer, False),
             "strides": None,
-            # The protocol forbids 0, the default stream of this module. Its number there is 1.
+            # This module calls the default stream 0. The protocol forbids 0, and calls it 1.
             "stream": self._stream or 1,
             "version": 3,
         }
