@@ -25,12 +25,13 @@ from cnnforge.data.images import (
     check_image,
     describe_image,
     fit,
-    printable,
     read_image,
 )
 from cnnforge.data.references import open_dataset, parse
+from cnnforge.data.sizes import choose_size
 from cnnforge.data.split import singleton_classes_note, stratified_split
 from cnnforge.data.transforms import compose, transform_points, translations
+from cnnforge.utils.names import normal_name, printable
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -51,6 +52,7 @@ __all__ = [
     "UnreadableImage",
     "check_files",
     "check_image",
+    "choose_size",
     "compose",
     "dataset_from_arrays",
     "describe_image",
@@ -60,6 +62,7 @@ __all__ = [
     "find_splits",
     "fingerprint",
     "fit",
+    "normal_name",
     "open_dataset",
     "parse",
     "printable",

@@ -12,6 +12,7 @@ from cnnforge.data.dataset import ArraySamples, DataOptions, Dataset
 from cnnforge.data.digests import Split, duplicates_note, fingerprint
 from cnnforge.data.files import in_parallel
 from cnnforge.data.images import fit
+from cnnforge.data.sizes import choose_size
 from cnnforge.data.split import singleton_classes_note, stratified_split
 from cnnforge.errors import DataError
 
@@ -25,8 +26,10 @@ def dataset_from_arrays(
     classes: Sequence[str],
     options: DataOptions,
     split_seed: int | None = None,
+    ids: Sequence[str] | None = None,
+    id_name: str = "",
 ) -> Dataset:
-    """Make a dataset from labelled images: resize, convert and split them.
+    """Make a dataset from labelled images: resize and convert them, and split them for training.
 
     If validation images are exact copies of training images, a note of the dataset gives their
     number.
@@ -40,49 +43,63 @@ def dataset_from_arrays(
         options: Options of the dataset.
         split_seed: Random seed of the split; by default `options.seed`. If it is given, the split
             does not depend on `options.seed`.
+        ids: N texts: the id that the data give each sample, or `None`.
+        id_name: Name of the ids, for the heading of a submission.
 
     Returns:
         The dataset.
 
     Raises:
-        DataError: If there are fewer than two classes, or nothing is left for validation.
+        DataError: If there is no sample, or if training is the purpose and there are fewer than two
+            classes, or nothing is left for validation.
     """
+    if not len(images):
+        raise DataError(f"{name} holds no sample: expected at least one")
     present = np.unique(labels)
-    if len(present) < 2:
-        found = f"only the class {classes[present[0]]!r}" if len(present) else "no sample"
-        raise DataError(f"{name} holds {found}: classification needs at least two classes")
-    height, width, channels = wanted = _wanted(images, options)
-    notes: tuple[str, ...] = ()
-    if (height, width) != images.shape[1:3]:
-        notes += (
-            f"all {len(images)} images were resized from {images.shape[1]} x {images.shape[2]} "
-            f"to {height} x {width}",
+    if options.for_training and len(present) < 2:
+        raise DataError(
+            f"{name} holds only the class {classes[present[0]]!r}: training needs at least two "
+            "classes"
         )
-    images = _fitted(images, wanted)
+    images, notes = _converted(images, options)
     seed = options.seed if split_seed is None else split_seed
-    rows = stratified_split(labels, options.validation_fraction, seed)
-    notes += singleton_classes_note(labels, classes)
-    if not len(rows[1]):
-        raise DataError(f"{name} has one image of every class: nothing is left for validation")
+    if options.for_training:
+        rows = stratified_split(labels, options.validation_fraction, seed)
+        notes += singleton_classes_note(labels, classes)
+        if not len(rows[1]):
+            raise DataError(f"{name} has one image of every class: nothing is left for validation")
+    else:
+        rows = (np.arange(len(images)), np.arange(0))
     train, validation = (
-        ArraySamples(images[part], labels[part], [names[int(row)] for row in part]) for part in rows
+        ArraySamples(
+            images[part],
+            labels[part],
+            [names[int(row)] for row in part],
+            None if ids is None else [ids[int(row)] for row in part],
+        )
+        for part in rows
     )
-    train_split, validation_split = (
-        Split(samples.labels, samples.names, [hashlib.sha256(i).digest() for i in samples.images])
-        for samples in (train, validation)
-    )
+    splits = _split(train), _split(validation)
     return Dataset(
         name=name,
         classes=tuple(classes),
         train=train,
         validation=validation,
-        fingerprint=fingerprint(classes, (height, width, channels), train_split, validation_split),
-        notes=notes + duplicates_note(train_split.digests, validation_split.digests),
+        fingerprint=fingerprint(classes, images.shape[1:], *splits),
+        notes=notes + duplicates_note(splits[0].digests, splits[1].digests),
+        splits=splits,
+        id_name=id_name,
     )
 
 
 def unlabelled_from_arrays(
-    name: str, images: np.ndarray, *, names: Sequence[str], options: DataOptions
+    name: str,
+    images: np.ndarray,
+    *,
+    names: Sequence[str],
+    options: DataOptions,
+    ids: Sequence[str] | None = None,
+    id_name: str = "",
 ) -> Dataset:
     """Make a dataset from images without labels: resize and convert them.
 
@@ -91,21 +108,44 @@ def unlabelled_from_arrays(
         images: (N, H, W, C) uint8; C is 1 or 3.
         names: N texts: the origin of each image.
         options: Options of the dataset.
+        ids: N texts: the id that the data give each image, or `None`.
+        id_name: Name of the ids, for the heading of a submission.
 
     Returns:
         A dataset with `labelled=False`. Its `train` has all images in the order of `images`.
+
+    Raises:
+        DataError: If there is no image.
     """
-    images = _fitted(images, _wanted(images, options))
-    whole = ArraySamples(images, np.zeros(len(images), np.int32), names)
+    if not len(images):
+        raise DataError(f"{name} holds no image: expected at least one")
+    images, notes = _converted(images, options)
+    whole = ArraySamples(images, np.zeros(len(images), np.int32), names, ids)
     empty = ArraySamples(images[:0], whole.labels[:0], ())
-    digest = hashlib.sha256(images.tobytes()).hexdigest()
-    return Dataset(name, (), whole, empty, digest, labelled=False)
+    splits = _split(whole), _split(empty)
+    return Dataset(
+        name=name,
+        classes=(),
+        train=whole,
+        validation=empty,
+        fingerprint=hashlib.sha256(images.tobytes()).hexdigest(),
+        notes=notes,
+        labelled=False,
+        splits=splits,
+        id_name=id_name,
+    )
 
 
-def _wanted(images: np.ndarray, options: DataOptions) -> tuple[int, int, int]:
-    """Return the shape (H, W, C) to which the options require the images to be converted."""
-    height, width = options.image_size or images.shape[1:3]
-    return height, width, {"grayscale": 1, "rgb": 3, "auto": images.shape[3]}[options.color]
+def _split(samples: ArraySamples) -> Split:
+    digests = [hashlib.sha256(image).digest() for image in samples.images]
+    return Split(samples.labels, samples.names, digests)
+
+
+def _converted(images: np.ndarray, options: DataOptions) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Convert images to the size and the color of the options. Return them with notes."""
+    size, note = choose_size({images.shape[1:3]: len(images)}, options)
+    channels = {"grayscale": 1, "rgb": 3, "auto": images.shape[3]}[options.color]
+    return _fitted(images, (*size, channels)), (note,) if note else ()
 
 
 def _fitted(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:

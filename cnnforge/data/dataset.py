@@ -10,8 +10,12 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from cnnforge.configuration import COLORS
+from cnnforge.data.digests import Split
 from cnnforge.errors import DataError, UsageError
 from cnnforge.plugin import DEFAULT_TASK
+
+Purpose = Literal["training", "evaluation", "prediction"]
+"""What a dataset is opened for."""
 
 
 @dataclass(frozen=True)
@@ -19,16 +23,21 @@ class DataOptions:
     """Options for opening a dataset.
 
     Args:
-        image_size: Height and width in pixels; `None`: the size of the images in the dataset, or
-            their most frequent size.
+        image_size: Height and width in pixels; `None`: the median size of the images, at most
+            `max_size` (see `cnnforge.data.choose_size`).
         color: `"grayscale"` gives one channel and `"rgb"` three; `"auto"` gives one channel if
             every image is grayscale, and three otherwise.
         validation_fraction: Fraction of every class that is kept for validation, between 0 and 1.
             Datasets that come with a split ignore this option.
         seed: Random seed of the split.
         strict: Whether an unreadable file is an error. If not, such a file is skipped and reported.
-        need_labels: Whether labels are required. If not, data without labels can be opened too, and
-            gives a `Dataset` with `labelled=False`.
+        purpose: `"training"`, `"evaluation"` or `"prediction"`. Only training needs two splits and
+            at least two classes. For the other purposes, one image of one class is enough, and
+            `train` of the dataset has all samples in the order of the file or folder. For
+            `"prediction"`, data without labels can be opened too, as a `Dataset` with
+            `labelled=False`.
+        max_size: Max height and width in pixels of images whose size `image_size` does not give;
+            `None`: no limit.
 
     Raises:
         UsageError: If a value is not allowed.
@@ -39,7 +48,8 @@ class DataOptions:
     validation_fraction: float = 0.2
     seed: int = 0
     strict: bool = False
-    need_labels: bool = True
+    purpose: Purpose = "training"
+    max_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.image_size is not None and (
@@ -58,6 +68,16 @@ class DataOptions:
         if self.seed < 0:
             raise UsageError(f"the seed is {self.seed!r}: use a whole number from 0 up")
 
+    @property
+    def need_labels(self) -> bool:
+        """Whether a dataset without labels is an error."""
+        return self.purpose != "prediction"
+
+    @property
+    def for_training(self) -> bool:
+        """Whether the dataset needs two splits and at least two classes."""
+        return self.purpose == "training"
+
 
 class SkippedFile(NamedTuple):
     """A file that was skipped when a dataset was opened.
@@ -75,7 +95,8 @@ class Samples(Protocol):
     """Images that are read by index. They may be stored in memory or on disk.
 
     The targets are stored in other attributes, whose names depend on the task. A classification
-    reads `labels`, (N,) int32: indices into the classes of the dataset.
+    reads `labels`, (N,) int32: indices into the classes of the dataset. Samples may also have an
+    attribute `ids`, a list of N texts, if the data name each sample: a submission contains them.
 
     Attributes:
         names: N texts: the origin of each sample.
@@ -146,12 +167,19 @@ class ArraySamples:
         images: (N, H, W, C) uint8; C is 1 or 3.
         labels: (N,) integers.
         names: N texts: the origin of each sample.
+        ids: N texts: the id that the data give each sample; `None` if they give none.
 
     Raises:
         ValueError: If a shape or a dtype is wrong.
     """
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        names: Sequence[str],
+        ids: Sequence[str] | None = None,
+    ) -> None:
         if images.ndim != 4 or images.dtype != np.uint8 or images.shape[3] not in (1, 3):
             raise ValueError(
                 f"images are {images.dtype} of shape {images.shape}: "
@@ -165,6 +193,7 @@ class ArraySamples:
         self.images = images
         self.labels = np.ascontiguousarray(labels, dtype=np.int32)
         self.names = names
+        self.ids = None if ids is None else list(ids)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -182,17 +211,22 @@ class Dataset:
     Args:
         name: Name of the dataset in a run, for instance `"mnist5k"` or `"images:/path"`.
         classes: The names of the classes; empty if the task has no classes.
-        train: The samples to train on; they may be `EpochSamples`.
-        validation: The samples to validate on.
+        train: The samples to train on; they may be `EpochSamples`. If the dataset is opened for
+            another purpose than training, these are all samples.
+        validation: The samples to validate on; empty for other purposes than training.
         fingerprint: Hexadecimal sha256 of the data and the split.
         skipped: The files that could not be used.
         notes: Messages for the user about the data, one line each.
-        labelled: Whether the samples have targets. If not, `classes` and `validation` are empty,
-            and `train` has all samples, in the order of the file or folder.
+        labelled: Whether the samples have targets. If not, `classes` and `validation` are empty.
         task: Name of the task whose targets the samples have.
+        splits: Names and digests of the samples of `train` and of `validation`. A run keeps them,
+            so that its validation images are known even if data are added, moved or renamed. `None`
+            if the digests are not known, for instance because the samples differ in every epoch.
+        id_name: Name of the ids of the samples, for the heading of a submission; empty if the
+            samples have no ids.
 
     Raises:
-        ValueError: If `train` or `validation` is empty, or does not have one name per sample.
+        ValueError: If `train` is empty, or a split does not have one name per sample.
     """
 
     name: str
@@ -204,12 +238,13 @@ class Dataset:
     notes: tuple[str, ...] = ()
     labelled: bool = True
     task: str = DEFAULT_TASK
+    splits: tuple[Split, Split] | None = None
+    id_name: str = ""
 
     def __post_init__(self) -> None:
-        if not self.labelled:
-            return
         for split, samples in (("train", self.train), ("validation", self.validation)):
-            if not 0 < len(samples) == len(samples.names):
+            empty = split == "train" and not len(samples)
+            if empty or len(samples) != len(samples.names):
                 raise ValueError(
                     f"{split} of dataset {self.name!r} has {len(samples)} samples and "
                     f"{len(samples.names)} names: give the same number of each, at least one"

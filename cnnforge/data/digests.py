@@ -12,6 +12,8 @@ import numpy as np
 class Split(NamedTuple):
     """The data of a split (training or validation) from which the fingerprint is computed.
 
+    A run keeps names and digests, so that its validation images can be found again.
+
     Attributes:
         labels: (N,) integers.
         names: Name of each sample. A name does not contain the folder of the data, so that the

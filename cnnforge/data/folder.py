@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cnnforge.data.dataset import SkippedFile
-from cnnforge.data.images import IMAGE_SUFFIXES, printable
+from cnnforge.data.images import IMAGE_SUFFIXES
 from cnnforge.errors import DataError, UsageError
+from cnnforge.utils.names import printable
 
 TRAIN_FOLDER = "train"
 VALIDATION_FOLDERS = ("val", "valid", "validation", "test")

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from cnnforge.errors import DataError
+from cnnforge.utils.names import printable
 
 IMAGE_SUFFIXES = frozenset(
     {
@@ -102,14 +103,6 @@ class CheckedImage(NamedTuple):
     size: tuple[int, int]
     grayscale: bool
     digest: bytes
-
-
-def printable(path: str | os.PathLike[str]) -> str:
-    r"""Write a path in one line; characters that cannot be printed become escapes such as `\n`."""
-    return "".join(
-        character if character.isprintable() else ascii(character)[1:-1]
-        for character in os.fspath(path)
-    )
 
 
 def read_image(path: str | os.PathLike[str], image_shape: tuple[int, int, int]) -> np.ndarray:

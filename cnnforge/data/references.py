@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 from cnnforge.data.dataset import DataOptions, Dataset
-from cnnforge.data.images import printable
 from cnnforge.errors import DataError, UnknownNameError, UsageError
 from cnnforge.plugin import DatasetSpec, TaskSpec
 from cnnforge.plugin_host.registry import Registry
+from cnnforge.utils.names import printable
 
 # The name of a dataset, or `PLUGIN/NAME`. The name has at least two characters; otherwise the drive
 # in "C:\data" would be read as a name. The name of a plugin may contain all characters that the

@@ -197,7 +197,7 @@ def open_samples(
         color="grayscale" if image_shape[2] == 1 else "rgb",
         validation_fraction=trained_on.validation_fraction,
         seed=trained_on.seed,
-        need_labels=need_labels,
+        purpose="evaluation" if need_labels else "prediction",
     )
     dataset = _open(reference, datasets, options, tasks)
     if dataset.image_shape != image_shape:

@@ -194,7 +194,7 @@ def test_good_rows_are_never_parsed_one_by_one(tmp_path, monkeypatch):
 @pytest.mark.parametrize("end", ["", "\n255,0,1.0,3"])
 def test_a_file_without_labels_is_read_where_none_are_needed(tmp_path, end):
     path = written(tmp_path, "pixel0,pixel1,pixel2,pixel3\n1,2,3,4\n5,6,7,255" + end)
-    dataset = load(path, DataOptions(need_labels=False, color="rgb"))
+    dataset = load(path, DataOptions(purpose="prediction", color="rgb"))
     assert not dataset.labelled
     assert dataset.classes == ()
     assert list(dataset.train.names)[:2] == ["row 1 of x.csv", "row 2 of x.csv"]
@@ -206,8 +206,8 @@ def test_a_file_without_labels_is_read_where_none_are_needed(tmp_path, end):
 def test_a_row_that_is_wrong_is_named_without_labels_too(tmp_path):
     path = written(tmp_path, "pixel0,pixel1,pixel2,pixel3\n1,2,3,4\n256,2,3,4\n")
     with pytest.raises(DataError, match=r"line 3, column 1: the pixel 256 is not in 0\.\.255"):
-        load(path, DataOptions(need_labels=False))
+        load(path, DataOptions(purpose="prediction"))
 
 
 def test_labels_are_read_where_none_are_needed(tmp_path):
-    assert load(written(tmp_path, text()), DataOptions(need_labels=False)).labelled
+    assert load(written(tmp_path, text()), DataOptions(purpose="prediction")).labelled

@@ -1,0 +1,53 @@
+r"""Bring names of files and classes into one normal form, in which every output can show them.
+
+A name is a text that a user chose: a file name, a folder name, a label in a table. Two names that
+look the same may differ in Unicode: an accent is one character on Linux, and two on a Mac. A file
+name on Linux may also contain bytes that are not valid UTF-8, line breaks and control characters.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+
+# Characters that reverse the direction of the text after them, so that a name could hide its end.
+_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# Unicode categories without a visible form: control characters, parts of surrogate pairs, line and
+# paragraph separators, and code points without a character.
+_INVISIBLE = frozenset(("Cc", "Cs", "Zl", "Zp", "Cn"))
+
+
+def normal_name(name: str | os.PathLike[str]) -> str:
+    r"""Return the normal form of a name: Unicode NFC, in one line, with only visible characters.
+
+    Names with the same normal form are the same name. A byte that is not valid UTF-8 becomes an
+    escape such as `\xe4`, and so does a control character.
+
+    Args:
+        name: A name, as Python reads it from the file system.
+    """
+    return printable(unicodedata.normalize("NFC", os.fspath(name)))
+
+
+def printable(name: str | os.PathLike[str]) -> str:
+    r"""Return a name in one line; characters that cannot be shown become escapes such as `\n`.
+
+    Unlike `normal_name`, this keeps the Unicode form. So it returns the path of an existing file
+    unchanged if all of its characters are visible.
+
+    Args:
+        name: A name or a path, as Python reads it from the file system.
+    """
+    return "".join(map(_shown, os.fspath(name)))
+
+
+def _shown(character: str) -> str:
+    if character.isprintable():
+        return character
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        # Python represents a byte that is not valid UTF-8 by a surrogate (PEP 383).
+        return f"\\x{code - 0xDC00:02x}"
+    if character in _DIRECTIONS or unicodedata.category(character) in _INVISIBLE:
+        return ascii(character)[1:-1]
+    return character
