@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from cnnforge.conversion import Kernels
     from cnnforge.plugin_host.discovery import Plugins
-    from cnnforge.prediction import Predictor, RunData
+    from cnnforge.prediction import FileInputs, Predictor, RunData, SampleInputs
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def open_trained(
     from cnnforge.cli._import_keras import import_keras
 
     import_keras()
-    from cnnforge.prediction import Predictor, RunData
+    from cnnforge.prediction import KeptSplit, Predictor, RunData
 
     data = RunData(
         reference=options.data,
@@ -80,6 +80,7 @@ def open_trained(
         seed=options.split_seed,
         fingerprint=str(table.get("fingerprint", "")),
         task=str(table.get("task", DEFAULT_TASK)),
+        split=KeptSplit.read(run),
     )
     changed = "; ".join(
         f"{requirements.describe_change(other)}; {other.remedy}" for other in others
@@ -100,3 +101,17 @@ def open_trained(
         clauses = "; ".join(map(requirements.describe_change, others))
         _render.message(f"warning: {clauses}; {compared}")
     return Trained(predictor, data, plugins)
+
+
+def show_found(inputs: Sequence[FileInputs | SampleInputs]) -> None:
+    """Print what was found in the data: one line for each input, and its notes, on stderr."""
+    from cnnforge.cli import _render
+    from cnnforge.prediction import SampleInputs
+
+    for each in inputs:
+        if not len(each):
+            continue
+        _render.message(each.summary.line)
+        if isinstance(each, SampleInputs):
+            for note in (*each.notes, *each.dataset.notes):
+                _render.message(f"note: {note}")

@@ -16,7 +16,8 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="Labelled data.  [default: the validation images of the run]",
+            help="Labelled data; images that the run was trained on are left out.  [default: the "
+            "data of the run]",
         ),
     ] = None,
     kernels: Annotated[
@@ -29,22 +30,33 @@ def evaluate(
 
     For a classification: accuracy, and precision, recall and F1 of every class.
     """
-    from cnnforge.cli._trained import open_trained
+    from cnnforge.cli._trained import open_trained, show_found
 
     trained = open_trained(run, kernels, plugin, load_plugins)
+    from cnnforge.errors import UsageError
     from cnnforge.prediction import open_samples
 
     predictor = trained.predictor
-    inputs = open_samples(
-        data or trained.data.reference,
-        image_shape=predictor.image_shape,
-        datasets=trained.plugins.datasets,
-        trained_on=trained.data,
-        tasks=trained.plugins.tasks,
-    )
+    try:
+        inputs = open_samples(
+            data or trained.data.reference,
+            image_shape=predictor.image_shape,
+            datasets=trained.plugins.datasets,
+            trained_on=trained.data,
+            tasks=trained.plugins.tasks,
+        )
+    except UsageError as error:
+        if data is not None:
+            raise
+        raise UsageError(
+            f"the data of the run cannot be opened: {error}; if they have moved, name their new "
+            "place with --data"
+        ) from error
+    show_found([inputs])
     result = inputs.evaluate(predictor)
     if json:
-        print_json({"run": str(run), "data": inputs.what, **result.as_dict()})
+        found = {**inputs.summary.as_dict(), "notes": [*inputs.notes, *inputs.dataset.notes]}
+        print_json({"run": str(run), "data": inputs.what, "found": found, **result.as_dict()})
         return
     from cnnforge.cli import _render
 

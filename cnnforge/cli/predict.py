@@ -51,7 +51,7 @@ def predict(
     no image could be read.
     """
     _check_output(output, submission)
-    from cnnforge.cli._trained import open_trained
+    from cnnforge.cli._trained import open_trained, show_found
 
     trained = open_trained(run, kernels, plugin, load_plugins)
     from cnnforge.prediction import find_inputs
@@ -63,6 +63,7 @@ def predict(
         trained_on=trained.data,
         tasks=trained.plugins.tasks,
     )
+    show_found(found)
     task = trained.predictor.task
     rows: list[Row] = []
     for part in found:
@@ -77,7 +78,9 @@ def predict(
         _show(rows, task, None)
         raise
     if json:
-        print_json({"run": str(run), "predictions": [row.as_dict() for row in rows]})
+        summaries = [part.summary.as_dict() for part in found if len(part)]
+        predictions = [row.as_dict() for row in rows]
+        print_json({"run": str(run), "found": summaries, "predictions": predictions})
     else:
         _show(rows, task, output)
     failed = sum(row.error is not None for row in rows)

@@ -193,6 +193,7 @@ def _prepare(
     resume: Path | None,
     claims: ExitStack,
 ) -> Session:
+    from cnnforge.cli import _render
     from cnnforge.cli._import_keras import import_keras
     from cnnforge.configuration import parse_epochs, resolve
 
@@ -204,7 +205,9 @@ def _prepare(
         import_keras()
         from cnnforge import training
 
-        return training.resume(resume, {**configured, **given}, epochs, load_plugins)
+        return training.resume(
+            resume, {**configured, **given}, epochs, load_plugins, _render.message
+        )
     if epochs is not None:
         given["epochs"] = parse_epochs(epochs)
     options, _ = resolve(given, configured)
@@ -215,15 +218,13 @@ def _prepare(
         (options.augment, plugins.augmentations),
     ):
         _ = [registry[name.partition(":")[0]] for name in names]
-    from cnnforge.cli import _render
-
     _render.message(
         f"preparing {options.model} on {options.data} (kernels are compiled once on a machine)"
     )
     import_keras()
     from cnnforge import training
 
-    session = training.start(options, plugins)
+    session = training.start(options, plugins, _render.message)
     claims.enter_context(session.run.claimed())
     return session
 
@@ -313,11 +314,15 @@ def _finish(session: Session, evaluation: Evaluation, json: bool) -> None:
     assert state.best is not None
     seconds = sum(row.seconds for row in state.history)
     if json:
+        from cnnforge.data import summarize
+
         print_json(
             {
                 "run": str(session.run.path),
                 "model": session.options.model,
                 "data": session.dataset.name,
+                "found": summarize(session.dataset).as_dict(),
+                "notes": list(session.warnings),
                 "epochs": state.epoch,
                 "best_epoch": state.best.epoch,
                 "seconds": seconds,

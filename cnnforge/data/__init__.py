@@ -30,6 +30,7 @@ from cnnforge.data.images import (
 from cnnforge.data.references import open_dataset, parse
 from cnnforge.data.sizes import choose_size
 from cnnforge.data.split import singleton_classes_note, stratified_split
+from cnnforge.data.summary import DataSummary, count_reasons, summarize
 from cnnforge.data.transforms import compose, transform_points, translations
 from cnnforge.utils.names import normal_name, printable
 
@@ -40,6 +41,7 @@ __all__ = [
     "AugmentedSamples",
     "CheckedImage",
     "DataOptions",
+    "DataSummary",
     "Dataset",
     "Draws",
     "EpochSamples",
@@ -54,6 +56,7 @@ __all__ = [
     "check_image",
     "choose_size",
     "compose",
+    "count_reasons",
     "dataset_from_arrays",
     "describe_image",
     "duplicates_note",
@@ -70,6 +73,7 @@ __all__ = [
     "samples_of_epoch",
     "singleton_classes_note",
     "stratified_split",
+    "summarize",
     "transform_points",
     "translations",
     "unlabelled_from_arrays",

@@ -1,11 +1,14 @@
 """Predict and evaluate with the model of a training run."""
 
-from cnnforge.prediction.inputs import FileInputs, RunData, SampleInputs, find_inputs, open_samples
+from cnnforge.prediction.inputs import FileInputs, find_inputs
+from cnnforge.prediction.kept_split import KeptSplit
 from cnnforge.prediction.predictor import Predictor, load_model
+from cnnforge.prediction.samples import RunData, SampleInputs, open_samples
 from cnnforge.tasks.classification import Prediction, csv_table, submission
 
 __all__ = [
     "FileInputs",
+    "KeptSplit",
     "Prediction",
     "Predictor",
     "RunData",

@@ -6,13 +6,15 @@ import dataclasses
 import json
 
 from cnnforge.conversion import LayerImplementation
-from cnnforge.data import parse
+from cnnforge.data import parse, printable, summarize
 from cnnforge.errors import RunError, one_line
+from cnnforge.prediction.kept_split import KeptSplit
 from cnnforge.runs import RunDirectory, requirements
 from cnnforge.training.session import Session, own_layers
 from cnnforge.utils.environment import environment, versions
 
 KERNELS = "kernels.json"
+DATA = "data.json"
 
 
 def write_run_metadata(session: Session, reference: str) -> None:
@@ -38,8 +40,12 @@ def write_run_metadata(session: Session, reference: str) -> None:
         "augmentations": [name for name, _ in session.augmentations],
     }
     session.task.write(run)
+    run.write_json(DATA, {**summarize(dataset).as_dict(), "notes": list(session.warnings)})
+    if dataset.splits is not None:
+        KeptSplit.of(dataset.splits).write(run)
     if dataset.skipped:
-        run.write_csv("skipped.csv", ["file", "reason"], dataset.skipped)
+        skipped = [(printable(path), reason) for path, reason in dataset.skipped]
+        run.write_csv("skipped.csv", ["file", "reason"], skipped)
     run.write_json(KERNELS, [dataclasses.asdict(layer) for layer in session.implementations])
     run.write_json("kernel_check.json", [check.to_json() for check in session.checks])
     metadata = environment(

@@ -30,11 +30,14 @@ from cnnforge.training.state import StateStore, TrainingState
 from cnnforge.utils.keras_graph import all_layers
 
 # Options that the user may change when resuming a run. All others must stay the same.
-FREE = ("epochs", "output", "plugin", "init_from", "strict")
+# The place of the data may change, their content may not: the fingerprint is compared.
+FREE = ("data", "epochs", "output", "plugin", "init_from", "strict")
 # Max difference between the validation loss of the trained model and that of the saved model,
 # relative to 1 + loss. The two models may run on different kernels, which round differently. A
 # difference above this limit means that the saved weights are wrong, and is an error.
 _MAX_DRIFT = 1e-2
+# Key of the fingerprint of the data among the values that must not change.
+FINGERPRINT = "data fingerprint"
 
 
 @dataclass
@@ -216,7 +219,7 @@ def identity_of(options: TrainingOptions, dataset: Dataset) -> dict[str, str | i
     # Another backend draws other random numbers and rounds differently, so the resumed run would
     # give other results.
     backend = keras.backend.backend()
-    return {**_fixed(options), "data fingerprint": dataset.fingerprint, "Keras backend": backend}
+    return {**_fixed(options), FINGERPRINT: dataset.fingerprint, "Keras backend": backend}
 
 
 def stored_identity(state: TrainingState) -> dict[str, str | int | float | bool]:
@@ -226,7 +229,8 @@ def stored_identity(state: TrainingState) -> dict[str, str | int | float | bool]
     value was `None`, or the version of cnnforge that saved the state did not have the option.
     """
     defaults = TrainingOptions(seed=cast("int", state.config.get("seed", 0)))
-    return {**_fixed(defaults), **state.config}
+    stored = {name: value for name, value in state.config.items() if name not in FREE}
+    return {**_fixed(defaults), **stored}
 
 
 def _fixed(options: TrainingOptions) -> dict[str, str | int | float | bool]:

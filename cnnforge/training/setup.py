@@ -17,9 +17,10 @@ from cnnforge.backends import prepare
 from cnnforge.configuration import TrainingOptions, check_types, epochs_of_resumed
 from cnnforge.conversion import LayerImplementation, decide, forge, lower
 from cnnforge.conversion.certificate import LayerCheck, certify
-from cnnforge.data import DataOptions, Dataset, open_dataset, parse
-from cnnforge.errors import CnnforgeError, UsageError
+from cnnforge.data import DataOptions, Dataset, open_dataset, parse, summarize
+from cnnforge.errors import CnnforgeError, DataError, UsageError
 from cnnforge.plugin_host.discovery import Plugins
+from cnnforge.prediction.kept_split import KeptSplit
 from cnnforge.prediction.predictor import load_model
 from cnnforge.runs import CONFIG, RunDirectory, requirements
 from cnnforge.tasks import Task, check_match, task_for
@@ -27,6 +28,7 @@ from cnnforge.training.building import build_model
 from cnnforge.training.components import make_augmentations, make_callbacks, qualified
 from cnnforge.training.run_metadata import read_decisions, write_run_metadata
 from cnnforge.training.session import (
+    FINGERPRINT,
     FREE,
     Session,
     identity_of,
@@ -38,12 +40,20 @@ from cnnforge.training.state import StateStore
 from cnnforge.utils.atomic_files import remove_leftovers
 
 
-def start(options: TrainingOptions, plugins: Plugins) -> Session:
+def _silent(line: str) -> None:
+    """Show nothing."""
+
+
+def start(
+    options: TrainingOptions, plugins: Plugins, tell: Callable[[str], None] = _silent
+) -> Session:
     """Prepare a new run: open the data, build the model, make the run directory.
 
     Args:
         options: Options of the run.
         plugins: All plugins.
+        tell: Function that shows a line to the user. It is called with a summary of the data as
+            soon as they are open, before the model is built, which takes seconds.
 
     Returns:
         The session. The run directory contains the configuration, but no model yet.
@@ -61,6 +71,7 @@ def start(options: TrainingOptions, plugins: Plugins) -> Session:
         qualified(options.augment, plugins.augmentations), plugins.augmentations
     )
     dataset = _open_data(options, plugins)
+    tell(summarize(dataset).line)
     task = task_for(dataset, plugins.tasks, options.task_options)
     # Only checks the name of the metric. Building the model takes seconds, so check the name first.
     _ = task.monitored(options.monitor)
@@ -81,17 +92,20 @@ def resume(
     given: Mapping[str, Any],
     epochs: str | None,
     load: Callable[[Sequence[str]], Plugins],
+    tell: Callable[[str], None] = _silent,
 ) -> Session:
     """Prepare to resume a run.
 
     Args:
         path: The run directory.
         given: Options that the user gave for the resumed run, by name. All but those of `FREE`
-            must have the same values as in the run.
+            must have the same values as in the run. `data` is the place of the data, which may have
+            moved; their content must be the same.
         epochs: New total number of epochs, `"30"`, or `"+10"` for ten more than before; `None` for
             the same number as before.
         load: Function that loads all plugins. Its argument lists the plugins to load in addition to
             the installed ones: first the plugins of the run, then those in `given`.
+        tell: Function that shows a line to the user, as for `start`.
 
     Returns:
         The session. Its attribute `finished` is true if all epochs are already done.
@@ -121,14 +135,26 @@ def resume(
     # may now declare the same short name, and the short name would then be ambiguous.
     callbacks = make_callbacks(table.get("callbacks", ()), plugins.callbacks)
     augmentations = make_augmentations(table.get("augmentations", ()), plugins.augmentations)
-    dataset = _open_data(options, plugins)
+    if "data" in given:
+        options = replace(options, data=_absolute(given["data"], plugins))
+    try:
+        dataset = _open_data(options, plugins, table.get("image_shape"))
+    except UsageError as error:
+        raise type(error)(
+            f"{error}; if the data have moved, name their new place with --data"
+        ) from error
+    tell(summarize(dataset).line)
     task = task_for(dataset, plugins.tasks, options.task_options)
+    fingerprint = table.get("fingerprint")
     if state:
         # The user may have edited config.toml, so compare its options with those that were saved in
         # the training state.
         before, now = stored_identity(state), identity_of(options, dataset)
-        for name in {**before, **now}:
+        fingerprint = before.pop(FINGERPRINT, fingerprint)
+        for name in {**before, **now}.keys() - {FINGERPRINT}:
             _same(run, name, before.get(name), now.get(name))
+    # Compare the data after the options, since some options change the split of the data.
+    _check_data(run, dataset, fingerprint)
     if state and state.stopped and total > old_total:
         # A callback ended training early, but the user now asks for more epochs than before. Forget
         # the reason of the callback, so that training continues.
@@ -169,15 +195,49 @@ def _absolute(reference: str, plugins: Plugins) -> str:
     return f"{name}:{os.path.abspath(path) if os.path.exists(path) else argument}"
 
 
-def _open_data(options: TrainingOptions, plugins: Plugins) -> Dataset:
+def _open_data(
+    options: TrainingOptions, plugins: Plugins, image_shape: Sequence[int] | None = None
+) -> Dataset:
+    """Open the data for training.
+
+    Args:
+        options: Options of the run.
+        plugins: All plugins.
+        image_shape: (H, W, C) of the images of a run that is resumed. Another version of cnnforge
+            may choose another default size.
+    """
+    stored_size = None if image_shape is None else (image_shape[0], image_shape[1])
     data_options = DataOptions(
-        image_size=options.height_and_width,
+        image_size=options.height_and_width or stored_size,
         color=options.color,  # pyright: ignore[reportArgumentType]
         validation_fraction=options.validation_fraction,
         seed=options.split_seed,
         strict=options.strict,
     )
-    return open_dataset(options.data, plugins.datasets, data_options, plugins.tasks)
+    dataset = open_dataset(options.data, plugins.datasets, data_options, plugins.tasks)
+    if not (dataset.labelled and len(dataset.validation)):
+        lacks = "validation images" if dataset.labelled else "labels"
+        raise DataError(f"{dataset.name} has no {lacks}, which training needs: use other data")
+    return dataset
+
+
+def _check_data(run: RunDirectory, dataset: Dataset, before: object) -> None:
+    """Check that the data of a resumed run have not changed.
+
+    Raises:
+        UsageError: They have changed. The message names some of the images that differ.
+    """
+    if before in (dataset.fingerprint, None):
+        return
+    kept = KeptSplit.read(run)
+    what = " (if the data have moved, name their new place with --data)"
+    if kept is not None and dataset.splits is not None:
+        what = f": {kept.differences(KeptSplit.of(dataset.splits))}"
+    raise UsageError(
+        f"the data {dataset.name} are not those of the run {run.path}{what}; a resumed run needs "
+        "the same data; for a new run from its weights use 'cnnforge train --init-from "
+        f"{run.path}'"
+    )
 
 
 def _build(
@@ -225,26 +285,20 @@ def _take_weights(model: keras.Model, source: Path, plugins: Plugins) -> None:
 
 
 def _same(run: RunDirectory, name: str, before: object, now: object) -> None:
-    # The run has stored the absolute path of the data, but the user may give a relative path. These
-    # are equal if the relative path means the same file.
-    same_path = name == "data" and _path_of(before) == os.path.abspath(_path_of(now))
-    if before != now and not same_path:
+    if before != now:
         raise UsageError(
             f"the run {run.path} has {name} = {before}, not {now}: a resumed run keeps its "
             f"configuration; for a new run from its weights use --init-from {run.path}"
         )
 
 
-def _path_of(reference: object) -> str:
-    return str(reference).rpartition(":")[2]
-
-
 def _notes(dataset: Dataset) -> tuple[str, ...]:
+    notes = (*dataset.notes, *summarize(dataset).notes)
     if not dataset.skipped:
-        return dataset.notes
+        return notes
     count = len(dataset.skipped)
     files = "1 file was" if count == 1 else f"{count} files were"
-    return (*dataset.notes, f"{files} skipped; skipped.csv in the run lists them with reasons")
+    return (*notes, f"{files} skipped; skipped.csv in the run lists them with reasons")
 
 
 def _certified(model: keras.Model, plugins: Plugins) -> tuple[LayerCheck, ...]:

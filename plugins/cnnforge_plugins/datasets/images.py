@@ -90,6 +90,7 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
         fingerprint=fingerprint(classes, image_shape, *splits),
         skipped=tuple(skipped),
         notes=notes + duplicates_note(splits[0].digests, splits[1].digests),
+        splits=(splits[0], splits[1]),
     )
 
 

@@ -11,7 +11,10 @@ def build(images=None, labels=None, classes=("a", "b"), **arguments):
         images = np.random.default_rng(0).integers(0, 256, (20, 6, 8, 1)).astype(np.uint8)
     if labels is None:
         labels = np.arange(len(images)) % 2
-    options = DataOptions(**{k: v for k, v in arguments.items() if k != "split_seed"})
+    own = {
+        name: arguments.pop(name) for name in ("split_seed", "ids", "id_name") if name in arguments
+    }
+    options = DataOptions(**arguments)
     return dataset_from_arrays(
         "arrays",
         images,
@@ -19,7 +22,7 @@ def build(images=None, labels=None, classes=("a", "b"), **arguments):
         names=[f"row {row}" for row in range(len(images))],
         classes=classes,
         options=options,
-        split_seed=arguments.get("split_seed"),
+        **own,
     )
 
 
@@ -38,10 +41,13 @@ def test_size_and_color_are_those_of_the_options():
     images = np.random.default_rng(0).integers(0, 256, (20, 6, 8, 3)).astype(np.uint8)
     dataset = build(images, image_size=(4, 5), color="grayscale")
     assert dataset.image_shape == (4, 5, 1)
-    assert dataset.notes == ("all 20 images were resized from 6 x 8 to 4 x 5",)
+    assert dataset.notes == ("20 of 20 images are resized to 4x5: their size is 6x8",)
     row = int(dataset.train.names[0].split()[1])
     expected = fit(Image.fromarray(images[row]), (4, 5, 1))
     np.testing.assert_array_equal(dataset.train.fetch(np.array([0]))[0], expected)
+    assert build(images, max_size=4).image_shape == (3, 4, 3)
+    assert "choose another size with --image-size" in build(images, max_size=4).notes[0]
+    assert build(images, max_size=4, image_size=(6, 8)).notes == ()
     assert build(color="rgb").image_shape == (6, 8, 3)
     assert build().image_shape == (6, 8, 1)
 
@@ -74,3 +80,20 @@ def test_too_little_is_an_error(labels, message):
     images = np.zeros((len(labels), 2, 2, 1), np.uint8)
     with pytest.raises(DataError, match=message):
         build(images, np.array(labels, np.int64))
+
+
+def test_one_class_and_one_sample_are_enough_to_evaluate():
+    image = np.zeros((1, 2, 2, 1), np.uint8)
+    one = build(image, np.zeros(1, int), ("a", "b"), purpose="evaluation")
+    assert (len(one.train), len(one.validation), one.labelled) == (1, 0, True)
+    with pytest.raises(DataError, match="only the class 'a': training needs at least two"):
+        build(image, np.zeros(1, int), ("a", "b"))
+    with pytest.raises(DataError, match="holds no sample"):
+        build(image[:0], np.zeros(0, int), purpose="evaluation")
+
+
+def test_ids_belong_to_the_samples_that_they_name():
+    dataset = build(ids=[f"id {number}" for number in range(20)], id_name="image_id")
+    assert dataset.id_name == "image_id"
+    for part in (dataset.train, dataset.validation):
+        assert [name.split()[1] for name in part.names] == [i.split()[1] for i in part.ids]

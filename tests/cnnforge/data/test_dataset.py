@@ -54,7 +54,9 @@ def test_a_dataset_refuses_splits_without_samples_or_with_missing_names():
     unnamed.names = ["one"]
     for wrong, message in ((samples(()), "0 samples"), (unnamed, "2 samples and 1 names")):
         with pytest.raises(ValueError, match=message):
-            Dataset("x", ("a", "b"), samples(), wrong, "")
+            Dataset("x", ("a", "b"), wrong, samples(()), "")
+    with pytest.raises(ValueError, match="2 samples and 1 names"):
+        Dataset("x", ("a", "b"), samples(), unnamed, "")
 
 
 class Drawn(ArraySamples):

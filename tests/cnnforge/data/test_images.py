@@ -13,7 +13,6 @@ from cnnforge.data.images import (
     check_image,
     describe_image,
     fit,
-    printable,
     read_image,
 )
 
@@ -280,8 +279,3 @@ def test_an_unreadable_image_travels_between_processes():
     error = pickle.loads(pickle.dumps(UnreadableImage("a\nb.png", "one\n two")))
     assert (error.path, error.reason) == ("a\nb.png", "one two")
     assert str(error) == r"a\nb.png: one two"
-
-
-def test_printable_is_one_line_of_text():
-    assert printable("a b/ä.png") == "a b/ä.png"
-    assert printable("a\n\t\udcff\x1b[31m") == r"a\n\t\udcff\x1b[31m"

@@ -120,7 +120,7 @@ def test_what_is_nothing_is_said(tmp_path: Path, plugins: Plugins) -> None:
 
 
 def spec_of(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> Plugins:
-    monkeypatch.setattr("cnnforge.prediction.inputs.open_dataset", lambda *arguments: dataset)
+    monkeypatch.setattr("cnnforge.prediction.samples.open_dataset", lambda *arguments: dataset)
     return discover()
 
 

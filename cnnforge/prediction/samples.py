@@ -1,0 +1,299 @@
+"""Open the samples of a dataset, for prediction and evaluation with the model of a run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from cnnforge.data import DataOptions, Dataset, DataSummary, Samples, Split, open_dataset, summarize
+from cnnforge.errors import DataError, UsageError
+from cnnforge.plugin import DEFAULT_TASK, DatasetSpec, TaskSpec
+from cnnforge.plugin_host.discovery import discover
+from cnnforge.plugin_host.registry import Registry
+from cnnforge.prediction.kept_split import KeptSplit, Origin
+from cnnforge.prediction.predictor import Predictor
+from cnnforge.tasks import Evaluation, Row
+
+
+@dataclass(frozen=True)
+class SampleInputs:
+    """Samples of a dataset to predict or evaluate.
+
+    Attributes:
+        dataset: The dataset.
+        samples: Samples of the dataset.
+        indices: (N,) indices of the samples to predict, in order.
+        what: Description for the user, for instance `"the validation part of mnist5k"`.
+        notes: Messages for the user about the choice of the samples, one line each.
+    """
+
+    dataset: Dataset
+    samples: Samples
+    indices: np.ndarray
+    what: str
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def summary(self) -> DataSummary:
+        """What was found in the data, and is predicted."""
+        return summarize(self.dataset, {"prediction": (self.samples, self.indices)})
+
+    def predict(
+        self, predictor: Predictor, top_k: int = 3, limit: int | None = None
+    ) -> Iterator[Row]:
+        """Predict the first `limit` samples, or all if it is `None`. Yield a table row for each."""
+        yield from predictor.predict_samples(
+            self.dataset, self.samples, self.indices[:limit], top_k=top_k
+        )
+
+    def evaluate(self, predictor: Predictor) -> Evaluation:
+        """Compare the outputs of a model with the targets of the samples.
+
+        Raises:
+            UsageError: The targets do not fit the model, for instance other classes.
+        """
+        return predictor.evaluate(self.dataset, self.samples, self.indices)
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The data that a run was trained on.
+
+    Attributes:
+        reference: Reference of the dataset, such as `"images:/path"`.
+        validation_fraction: Fraction of the data that was kept for validation.
+        seed: Random seed of the split into training and validation.
+        fingerprint: Digest of the data and of the split when the model was trained.
+        task: Name of the task for which the model was trained.
+        split: The training and the validation samples of the run; `None` if the run did not keep
+            them. The data are then split again, with `seed`.
+    """
+
+    reference: str
+    validation_fraction: float
+    seed: int
+    fingerprint: str
+    task: str = DEFAULT_TASK
+    split: KeptSplit | None = None
+
+
+def open_samples(
+    reference: str,
+    image_shape: tuple[int, int, int],
+    datasets: Registry[DatasetSpec],
+    trained_on: RunData,
+    *,
+    need_labels: bool = True,
+    tasks: Registry[TaskSpec] | None = None,
+) -> SampleInputs:
+    """Open a dataset for prediction or evaluation with a trained model.
+
+    Labelled images that the model was trained on are left out, with a note. An evaluation leaves
+    them out of all data, a prediction only of the data that the model was trained on. If no image
+    is left, all images are used, with another note.
+
+    Args:
+        reference: Reference of the dataset.
+        image_shape: (H, W, C) of the model's images.
+        datasets: Registry of the datasets that plugins declare.
+        trained_on: The data that the model was trained on.
+        need_labels: Whether a dataset without labels is an error: `True` for an evaluation.
+        tasks: Registry of the tasks; by default those of the installed plugins.
+
+    Returns:
+        The samples, sorted by name; numbers in the names are compared by value, so `9.png` precedes
+        `10.png`.
+
+    Raises:
+        UsageError: There is no such dataset, it is for another task, or its images cannot be
+            converted to `image_shape`.
+        DataError: The dataset cannot be read.
+    """
+    tasks = discover().tasks if tasks is None else tasks
+    options = DataOptions(
+        image_size=image_shape[:2],
+        color="grayscale" if image_shape[2] == 1 else "rgb",
+        validation_fraction=trained_on.validation_fraction,
+        seed=trained_on.seed,
+        purpose="evaluation" if need_labels else "prediction",
+    )
+    dataset = _open(reference, datasets, options, tasks)
+    if dataset.image_shape != image_shape:
+        raise UsageError(
+            f"the images of {reference} are {_times(dataset.image_shape)}, the model takes "
+            f"{_times(image_shape)}: use other data"
+        )
+    if dataset.labelled and not tasks.same(trained_on.task, dataset.task):
+        own, task = (tasks.shortest_name(tasks[name]) for name in (trained_on.task, dataset.task))
+        raise UsageError(
+            f"{reference} is for the task {task!r}, and the model of this run is for {own!r}: use "
+            "another dataset"
+        )
+    if not dataset.labelled:
+        samples = dataset.train
+        return SampleInputs(dataset, samples, np.arange(len(samples)), dataset.name)
+    if trained_on.split is None or dataset.splits is None:
+        return _split_again(reference, datasets, options, trained_on, tasks, dataset)
+    origin = trained_on.split.find(_all(dataset.splits))
+    is_own = reference == trained_on.reference or bool(
+        2 * np.count_nonzero(origin.trained | origin.kept) >= len(origin.kept)
+    )
+    return _untrained(dataset, origin, is_own, leave_out=need_labels or is_own)
+
+
+def _untrained(dataset: Dataset, origin: Origin, is_own: bool, leave_out: bool) -> SampleInputs:
+    """Choose the samples that a run was not trained on, and explain the choice in notes."""
+    samples, what, notes = _joined(dataset), dataset.name, []
+    trained, total = int(origin.trained.sum()), len(samples)
+    chosen = np.ones(total, bool)
+    if trained == total:
+        notes.append(
+            f"the model was trained on {'this image' if total == 1 else f'all {total} images'}: "
+            "the result says nothing about new images"
+        )
+    elif trained and leave_out:
+        chosen = ~origin.trained
+        notes.append(f"{trained} of {total} images are left out: the model was trained on them")
+    elif trained:
+        notes.append(f"the model was trained on {trained} of {total} images")
+    if is_own and trained < total:
+        what = f"the validation part of {dataset.name}"
+        new = int((chosen & ~origin.kept).sum())
+        if new:
+            notes.append(f"{new} of {chosen.sum()} images are new since the training of the run")
+        if origin.gone:
+            count = len(origin.kept.nonzero()[0]) + origin.gone
+            notes.append(f"{origin.gone} of {count} validation images of the run are missing")
+    return SampleInputs(dataset, samples, _by_name(samples, chosen), what, tuple(notes))
+
+
+def _split_again(
+    reference: str,
+    datasets: Registry[DatasetSpec],
+    options: DataOptions,
+    trained_on: RunData,
+    tasks: Registry[TaskSpec],
+    dataset: Dataset,
+) -> SampleInputs:
+    """Choose samples for a run that has not kept its split: split the data as for training."""
+    try:
+        split = _open(reference, datasets, replace(options, purpose="training"), tasks)
+    except DataError:
+        # For instance only one class: these are not the data of the run.
+        split = dataset
+    if len(split.validation) and (
+        split.fingerprint == trained_on.fingerprint or reference == trained_on.reference
+    ):
+        indices = np.arange(len(split.validation))
+        what = f"the validation part of {split.name}"
+        return SampleInputs(split, split.validation, indices, what)
+    samples = _joined(dataset)
+    return SampleInputs(
+        dataset, samples, _by_name(samples, np.ones(len(samples), bool)), dataset.name
+    )
+
+
+def _joined(dataset: Dataset) -> Samples:
+    if not len(dataset.validation):
+        return dataset.train
+    return _Joined(dataset.train, dataset.validation)
+
+
+def _all(splits: tuple[Split, Split]) -> Split:
+    first, second = splits
+    return Split(
+        np.concatenate([first.labels, second.labels]),
+        [*first.names, *second.names],
+        [*first.digests, *second.digests],
+    )
+
+
+def _by_name(samples: Samples, chosen: np.ndarray) -> np.ndarray:
+    names = samples.names
+    keys = {index: natural_key(names[index]) for index in map(int, np.flatnonzero(chosen))}
+    return np.array(sorted(keys, key=keys.__getitem__), np.int64)
+
+
+class _Joined:
+    """All samples of a dataset: first the training samples, then the validation samples."""
+
+    def __init__(self, first: Samples, second: Samples) -> None:
+        self._parts = (first, second)
+        self.names: Sequence[str] = [*first.names, *second.names]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getattr__(self, name: str) -> Any:
+        # The names of the attributes with targets depend on the task. Concatenate the attributes of
+        # both parts, if they are arrays or lists with one entry per sample.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        first, second = (getattr(part, name) for part in self._parts)
+        sizes = [
+            len(values) if isinstance(values, np.ndarray | list) else -1
+            for values in (first, second)
+        ]
+        if sizes != [len(part) for part in self._parts]:
+            raise AttributeError(name)
+        joined = (
+            np.concatenate([first, second]) if isinstance(first, np.ndarray) else first + second
+        )
+        self.__dict__[name] = joined
+        return joined
+
+    def fetch(self, indices: np.ndarray) -> np.ndarray:
+        border = len(self._parts[0])
+        in_second = indices >= border
+        images = [
+            part.fetch(chosen)
+            for part, chosen in zip(
+                self._parts, (indices[~in_second], indices[in_second] - border), strict=True
+            )
+            if len(chosen)
+        ]
+        if len(images) == 1:
+            return images[0]
+        joined = np.empty((len(indices), *images[0].shape[1:]), np.uint8)
+        joined[~in_second], joined[in_second] = images
+        return joined
+
+
+def _open(
+    reference: str,
+    datasets: Registry[DatasetSpec],
+    options: DataOptions,
+    tasks: Registry[TaskSpec],
+) -> Dataset:
+    try:
+        return open_dataset(reference, datasets, options, tasks)
+    except UsageError as error:
+        if options.image_size is None:
+            raise
+        # The dataset did not accept the size or the color of the model. A csv file of pixels, for
+        # instance, has its own size and color. Open the dataset without these options.
+        try:
+            return open_dataset(
+                reference, datasets, replace(options, image_size=None, color="auto"), tasks
+            )
+        except UsageError:
+            raise error from None
+
+
+def natural_key(text: str) -> list[tuple[int, str]]:
+    """Return a key that sorts texts such that numbers in them are compared by value."""
+    # The parts are alternately text and numbers, and the first part is always text. Sorting
+    # compares parts at the same index, so it never compares text with a number.
+    parts = re.split(r"([0-9]+)", text)
+    return [(int(part), "") if place % 2 else (0, part) for place, part in enumerate(parts)]
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
