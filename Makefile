@@ -26,13 +26,14 @@ FAST = tests/architecture tests/cnnforge/data tests/cnnforge/plugin_host tests/c
 EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
-.PHONY: help demo test test-fast test-torch lint format docs bench bench-torch bench-gate clean
+.PHONY: help demo test test-fast test-torch cases lint format docs bench bench-torch bench-gate clean
 
 help:
 	@echo "make demo    train a small network on bundled digits, then predict a few of them"
 	@echo "make test    run every check: style, types, import rules, tests"
 	@echo "make test-fast   run the checks of style, types and imports, and the quick tests"
 	@echo "make test-torch  run the tests of the torch backend, in an environment of its own"
+	@echo "make cases CASES=FOLDER  run the scripts of situations that users reported"
 	@echo "make lint    run every check but the tests"
 	@echo "make format  format the code and fix what can be fixed"
 	@echo "make docs    build the site from the Markdown files and the docstrings; warnings are errors"
@@ -75,6 +76,10 @@ test: lint
 
 test-fast: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --benchmark-disable -m "not slow and not gpu" $(FAST)
+
+# CASES: a folder of cases, see tests/support/run_cases.py. ONLY: parts of the names of those to run.
+cases: $(INSTALLED)
+	$(BIN)/python tests/support/run_cases.py $(CASES) $(ONLY)
 
 # torch warns of float(tensor) where a gradient is known, which the shared tests take for granted.
 test-torch: $(TORCH_INSTALLED)

@@ -36,7 +36,7 @@ class FileInputs:
         """What was found in the folders. The files have not been read yet."""
         return DataSummary(
             name="files",
-            images={"prediction": len(self.paths)},
+            images={"used": len(self.paths)},
             left_out=count_reasons(self.errors),
         )
 

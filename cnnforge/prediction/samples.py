@@ -43,7 +43,7 @@ class SampleInputs:
     @property
     def summary(self) -> DataSummary:
         """What was found in the data, and is predicted."""
-        return summarize(self.dataset, {"prediction": (self.samples, self.indices)})
+        return summarize(self.dataset, {"used": (self.samples, self.indices)})
 
     def predict(
         self, predictor: Predictor, top_k: int = 3, limit: int | None = None

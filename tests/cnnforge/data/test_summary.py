@@ -48,12 +48,10 @@ def test_one_large_class_is_a_note():
 
 def test_a_part_has_only_its_own_classes():
     data = dataset()
-    summary = summarize(data, {"prediction": (data.train, np.array([3]))})
+    summary = summarize(data, {"used": (data.train, np.array([3]))})
     assert summary.line == "data: 1 image of 4x6x3 in 1 class (dog 1)"
 
 
 def test_data_without_labels_have_no_classes():
     data = dataset((0, 0), (), (), labelled=False)
-    assert summarize(data, {"prediction": (data.train, np.arange(2))}).line == (
-        "data: 2 images of 4x6x3"
-    )
+    assert summarize(data, {"used": (data.train, np.arange(2))}).line == ("data: 2 images of 4x6x3")

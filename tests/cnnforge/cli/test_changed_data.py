@@ -1,0 +1,123 @@
+"""What becomes of a run when its data are moved, renamed, added to, or gone."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnforge.cli import main
+
+CLASSES = ("cat", "dog")
+
+
+def write(folder: Path, count: int, seed: int = 0) -> None:
+    """Write images of two classes; the halves of each image differ, and each is another one."""
+    for kind, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            draw = np.random.default_rng([seed, kind, number])
+            pixels = draw.integers(0, 60, (8, 8), np.uint8)
+            (pixels if kind else pixels.T)[:4] += 150
+            Image.fromarray(pixels).save(folder / name / f"{seed}-{number}.png")
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the data `photos` and the finished run `run`; to be left as it is."""
+    folder = tmp_path_factory.mktemp("first")
+    write(folder / "photos", 10)
+    command = ["train", "--data", str(folder / "photos"), "--epochs", "1", "--kernels", "keras"]
+    assert main([*command, "--output", str(folder)]) == 0
+    (folder / "lenet-photos-001").rename(folder / "run")
+    return folder
+
+
+@pytest.fixture
+def work(first_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the folder, as the working directory. The run still names the data in it."""
+    shutil.copytree(first_run, tmp_path / "work")
+    config = tmp_path / "work" / "run" / "config.toml"
+    config.write_text(config.read_text().replace(str(first_run), str(tmp_path / "work")))
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Return `said(*arguments)`: the exit code, and what is written to stdout and to stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(list(arguments))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_the_run_and_the_terminal_tell_what_was_found(work: Path, said) -> None:
+    found = json.loads((work / "run" / "data.json").read_text())
+    assert found["images"] == {"training": 16, "validation": 4}
+    assert found["classes"] == {"cat": 10, "dog": 10}
+    code, out, err = said("evaluate", "run", "--json")
+    assert code == 0
+    assert json.loads(out)["found"]["images"] == {"used": 4}
+    assert "data: 4 images of 8x8x1 in 2 classes (cat 2, dog 2)" in err
+
+
+def test_added_and_renamed_images_change_no_validation_image(work: Path, said) -> None:
+    before = json.loads(said("evaluate", "run", "--json")[1])
+    for path in sorted((work / "photos" / "cat").iterdir()):
+        path.rename(path.with_name(f"renamed-{path.name}"))
+    code, out, _ = said("evaluate", "run", "--json")
+    assert code == 0
+    after = json.loads(out)
+    assert (after["samples"], after["accuracy"]) == (before["samples"], before["accuracy"])
+    assert after["loss"] == pytest.approx(before["loss"], rel=1e-5)
+    write(work / "photos", 3, seed=1)
+    code, out, err = said("evaluate", "run", "--json")
+    assert json.loads(out)["samples"] == 10
+    assert "note: 6 of 10 images are new since the training of the run" in err
+
+
+def test_moved_data_are_known_by_their_content(work: Path, said) -> None:
+    (work / "photos").rename(work / "elsewhere")
+    code, _, err = said("evaluate", "run")
+    assert code == 2
+    assert "name their new place with --data" in err
+    code, out, err = said("evaluate", "run", "--data", "elsewhere", "--json")
+    assert (code, json.loads(out)["samples"]) == (0, 4)
+    assert "16 of 20 images are left out: the model was trained on them" in err
+
+
+def test_a_run_goes_on_with_moved_data(work: Path, said) -> None:
+    (work / "photos").rename(work / "elsewhere")
+    code, _, err = said("train", "--resume", "run", "--epochs", "+1")
+    assert code == 2
+    assert "if the data have moved, name their new place with --data" in err
+    command = ["train", "--resume", "run", "--epochs", "+1", "--data", "elsewhere"]
+    assert said(*command)[0] == 0
+    # The run has noted the new place.
+    assert said("train", "--resume", "run", "--epochs", "+1")[0] == 0
+
+
+def test_other_content_is_described_and_not_resumed(work: Path, said) -> None:
+    (work / "photos" / "cat" / "0-3.png").unlink()
+    write(work / "photos", 1, seed=2)
+    code, _, err = said("train", "--resume", "run", "--epochs", "+1")
+    assert code == 2
+    assert "2 images were added (" in err
+    assert "1 image was removed (cat/0-3.png)" in err
+    assert "--init-from run" in err
+
+
+def test_a_run_of_before_splits_its_data_again(work: Path, said) -> None:
+    before = json.loads(said("evaluate", "run", "--json")[1])
+    (work / "run" / "split.csv").unlink()
+    after = json.loads(said("evaluate", "run", "--json")[1])
+    for name in ("data", "samples", "loss"):
+        assert after[name] == before[name]
