@@ -15,7 +15,7 @@ from cnnforge.errors import DataError, UsageError
 from cnnforge.plugin import DEFAULT_TASK
 
 Purpose = Literal["training", "evaluation", "prediction"]
-"""What a dataset is opened for."""
+"""The purpose for which a dataset is opened."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ _LARGE_SHARE = 0.8
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What was found in a dataset.
+    """The findings about a dataset.
 
     Attributes:
         name: Name of the dataset.

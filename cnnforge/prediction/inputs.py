@@ -33,7 +33,7 @@ class FileInputs:
 
     @property
     def summary(self) -> DataSummary:
-        """What was found in the folders. The files have not been read yet."""
+        """Summary of the files that were found. They have not been read yet."""
         return DataSummary(
             name="files",
             images={"used": len(self.paths)},

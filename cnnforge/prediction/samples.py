@@ -42,7 +42,7 @@ class SampleInputs:
 
     @property
     def summary(self) -> DataSummary:
-        """What was found in the data, and is predicted."""
+        """Summary of the samples that are used."""
         return summarize(self.dataset, {"used": (self.samples, self.indices)})
 
     def predict(

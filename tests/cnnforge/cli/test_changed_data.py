@@ -1,4 +1,4 @@
-"""What becomes of a run when its data are moved, renamed, added to, or gone."""
+"""A run stays usable when its data are moved, renamed, added to, or gone."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What a user is told about the data that were found."""
+"""The summary of a dataset tells a user what was found."""
 
 import json
 
