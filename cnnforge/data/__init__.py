@@ -27,6 +27,12 @@ from cnnforge.data.images import (
     fit,
     read_image,
 )
+from cnnforge.data.picture_dataset import (
+    Picture,
+    PictureFile,
+    check_pictures,
+    dataset_from_files,
+)
 from cnnforge.data.references import open_dataset, parse
 from cnnforge.data.sizes import choose_size
 from cnnforge.data.split import singleton_classes_note, stratified_split
@@ -46,15 +52,19 @@ __all__ = [
     "ImageFiles",
     "ImageInfo",
     "ImageListing",
+    "Picture",
+    "PictureFile",
     "Samples",
     "SkippedFile",
     "Split",
     "UnreadableImage",
     "check_files",
     "check_image",
+    "check_pictures",
     "choose_size",
     "compose",
     "dataset_from_arrays",
+    "dataset_from_files",
     "describe_image",
     "duplicates_note",
     "find_classes",

@@ -5,39 +5,25 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
-
-import numpy as np
+from typing import Literal
 
 from cnnforge.data import (
     IMAGE_SUFFIXES,
-    CheckedImage,
     DataOptions,
     Dataset,
-    ImageFiles,
     ImageListing,
-    SkippedFile,
-    Split,
-    UnreadableImage,
-    check_files,
-    duplicates_note,
+    Picture,
+    PictureFile,
+    check_pictures,
+    dataset_from_files,
     find_classes,
     find_images,
     find_splits,
-    fingerprint,
     printable,
-    singleton_classes_note,
-    stratified_split,
 )
 from cnnforge.errors import DataError, UsageError
 
-
-class Image(NamedTuple):
-    """The path of a readable image file, and the name of its class."""
-
-    path: str
-    class_name: str
-    checked: CheckedImage
+_SPLITS: tuple[Literal["train", "validation"], ...] = ("train", "validation")
 
 
 def load(argument: str | None, options: DataOptions) -> Dataset:
@@ -65,31 +51,28 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
     folder = os.path.expanduser(argument)
     parts, notes = _parts(folder)
     found = {name: find_classes(path) for name, path in parts.items()}
-    images, skipped = _check(folder, found, options.strict)
-    classes = _classes(folder, found, images)
-    everything = [image for part in images.values() for image in part]
-    image_shape, shape_notes = _image_shape([image.checked for image in everything], options)
-    notes += _left_out(found, images, list(parts.values())) + shape_notes
-    if len(parts) == 2:
-        train, validation = images.values()
-    else:
-        labels = np.array([classes.index(image.class_name) for image in everything])
-        rows = stratified_split(labels, options.validation_fraction, options.seed)
-        train, validation = ([everything[row] for row in part] for part in rows)
-        notes += singleton_classes_note(labels, classes)
-    if not validation:
-        raise DataError(
-            f"{printable(folder)} has one image of every class: nothing is left for validation"
-        )
-    splits = [_split(folder, part, classes) for part in (train, validation)]
-    return Dataset(
-        name=f"images:{os.path.abspath(folder)}",
-        classes=classes,
-        train=ImageFiles([image.path for image in train], splits[0].labels, image_shape),
-        validation=ImageFiles([image.path for image in validation], splits[1].labels, image_shape),
-        fingerprint=fingerprint(classes, image_shape, *splits),
-        skipped=tuple(skipped),
-        notes=notes + duplicates_note(splits[0].digests, splits[1].digests),
+    files = [
+        PictureFile(path, name, _SPLITS[place] if len(parts) == 2 else "")
+        for place, classes in enumerate(found.values())
+        for name, listing in classes.items()
+        for path in listing.paths
+    ]
+    unopened = [
+        file
+        for classes in found.values()
+        for listing in classes.values()
+        for file in listing.skipped
+    ]
+    pictures, skipped = check_pictures(folder, files, options, unopened)
+    classes = _classes(folder, found, pictures)
+    return dataset_from_files(
+        f"images:{os.path.abspath(folder)}",
+        folder,
+        pictures,
+        classes,
+        options,
+        skipped=skipped,
+        notes=notes + _left_out(found, pictures, list(parts.values())),
     )
 
 
@@ -107,52 +90,16 @@ def _parts(folder: str) -> tuple[dict[str, str], tuple[str, ...]]:
     return {name: os.path.join(folder, name) for name in splits}, (note,) if others else ()
 
 
-def _check(
-    folder: str, found: Mapping[str, Mapping[str, ImageListing]], strict: bool
-) -> tuple[dict[str, list[Image]], list[SkippedFile]]:
-    """Decode every file once.
-
-    Return two values: the readable images of each split, and a list of the skipped files.
-    """
-    listed = [
-        (split, name, path)
-        for split, classes in found.items()
-        for name, files in classes.items()
-        for path in files.paths
-    ]
-    images: dict[str, list[Image]] = {split: [] for split in found}
-    skipped = [
-        file for classes in found.values() for files in classes.values() for file in files.skipped
-    ]
-    results = check_files([path for _, _, path in listed])
-    for (split, name, path), result in zip(listed, results, strict=True):
-        if isinstance(result, UnreadableImage):
-            skipped.append(SkippedFile(path, result.reason))
-        else:
-            images[split].append(Image(path, name, result))
-    skipped.sort()
-    if skipped and (strict or not any(images.values())):
-        first = skipped[0]
-        count = len(listed) + len(skipped) - _unreadable(results)
-        fix = "repair or remove them" + (", or leave out --strict to skip them" if strict else "")
-        raise DataError(
-            f"{len(skipped)} of {count} files in {printable(folder)} cannot be read, the first is "
-            f"{printable(first.path)}: {first.reason}; {fix}"
-        )
-    return images, skipped
-
-
-def _unreadable(results: Sequence[CheckedImage | UnreadableImage]) -> int:
-    return sum(isinstance(result, UnreadableImage) for result in results)
-
-
 def _classes(
     folder: str,
     found: Mapping[str, Mapping[str, ImageListing]],
-    images: Mapping[str, Sequence[Image]],
+    pictures: Sequence[Picture],
 ) -> tuple[str, ...]:
     """Return the names of the classes that have at least one readable image in any split."""
-    present = {split: {image.class_name for image in part} for split, part in images.items()}
+    present: dict[str, set[str]] = {split: set() for split in found}
+    for picture in pictures:
+        place = _SPLITS.index(picture.file.split) if picture.file.split else 0
+        present[list(found)[place]].add(picture.file.class_name or "")
     classes = sorted(set().union(*present.values()))
     for split, names in present.items():
         if not names:
@@ -193,7 +140,7 @@ def _nothing(folder: str, classes: Mapping[str, ImageListing]) -> str:
 
 def _left_out(
     found: Mapping[str, Mapping[str, ImageListing]],
-    images: Mapping[str, Sequence[Image]],
+    pictures: Sequence[Picture],
     folders: Sequence[str],
 ) -> tuple[str, ...]:
     """Return notes for the user about the images and the class folders that are not used."""
@@ -205,47 +152,9 @@ def _left_out(
                 f"{loose} image{'s' if loose > 1 else ''} in {printable(folder)} left out: not in "
                 "a class folder"
             )
-    used = {image.class_name for part in images.values() for image in part}
+    used = {picture.file.class_name for picture in pictures}
     empty = sorted({name for classes in found.values() for name in classes} - used)
     if empty:
         names = ", ".join(repr(name) for name in empty)
         notes.append(f"not a class, because no image in the folder can be read: {names}")
     return tuple(notes)
-
-
-def _image_shape(
-    checked: Sequence[CheckedImage], options: DataOptions
-) -> tuple[tuple[int, int, int], tuple[str, ...]]:
-    """Return the shape (H, W, C) for all images, and notes about images that have another shape."""
-    sizes = Counter(image.size for image in checked)
-    # Choose the most frequent size. If several sizes are equally frequent, choose the one with the
-    # fewest pixels.
-    frequent = min(sizes, key=lambda size: (-sizes[size], size[0] * size[1], size))
-    height, width = options.image_size or frequent
-    notes = []
-    others = [(size, count) for size, count in sizes.most_common() if size != (height, width)]
-    if others:
-        others.sort(key=lambda item: (-item[1], item[0]))
-        shown = ", ".join(f"{count} of {h} x {w}" for (h, w), count in others[:3])
-        more = f", and {len(others) - 3} more sizes" if len(others) > 3 else ""
-        notes.append(
-            f"{sum(count for _, count in others)} of {len(checked)} images are of other sizes and "
-            f"resized to {height} x {width}: {shown}{more}"
-        )
-    gray = sum(image.grayscale for image in checked)
-    if options.color == "auto":
-        channels = 1 if gray == len(checked) else 3
-        if 0 < gray < len(checked):
-            notes.append(f"{gray} of {len(checked)} images are grayscale; all are read as rgb")
-    else:
-        channels = 1 if options.color == "grayscale" else 3
-    return (height, width, channels), tuple(notes)
-
-
-def _split(folder: str, images: Sequence[Image], classes: Sequence[str]) -> Split:
-    index = {name: label for label, name in enumerate(classes)}
-    return Split(
-        labels=np.array([index[image.class_name] for image in images], np.int32),
-        names=[os.path.relpath(image.path, folder).replace(os.sep, "/") for image in images],
-        digests=[image.checked.digest for image in images],
-    )

@@ -145,7 +145,7 @@ def test_each_odd_file_is_read_or_listed_with_a_reason(odd_folder):
     assert dataset.image_shape == (8, 8, 3)
     for part in (dataset.train, dataset.validation):
         assert part.fetch(np.arange(len(part))).shape == (len(part), 8, 8, 3)
-    assert any("1 of 29 images are of other sizes" in note for note in dataset.notes)
+    assert any("1 of 29 images are resized to" in note for note in dataset.notes)
     assert any("grayscale" in note for note in dataset.notes)
     assert tree_digest(odd_folder) == before
 
@@ -275,15 +275,13 @@ def test_copies_in_both_splits_are_counted(tmp_path):
     assert any(note.startswith("4 of 5 validation images are exact copies") for note in notes)
 
 
-def test_the_most_frequent_size_wins_and_the_smaller_of_two(tmp_path):
+def test_the_median_size_is_the_size_of_all(tmp_path):
     folder_of(tmp_path, count=3, size=(12, 10))
     draw(tmp_path / "cat" / "small.png", size=(5, 6))
     draw(tmp_path / "cat" / "large.png", size=(50, 6))
     dataset = opened(tmp_path)
     assert dataset.image_shape == (12, 10, 1)
-    assert dataset.notes == (
-        "2 of 8 images are of other sizes and resized to 12 x 10: 1 of 5 x 6, 1 of 50 x 6",
-    )
+    assert dataset.notes == ("2 of 8 images are resized to 12x10: their size is 5x6 to 50x6",)
     tie = folder_of(tmp_path / "tie", count=2, size=(12, 10))
     for name in ("cat", "dog"):
         draw(tie / name / "a.png", size=(9, 10))

@@ -1,0 +1,214 @@
+"""Make a dataset from image files: decode them once, choose a size and a color, and split them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from cnnforge.data.dataset import DataOptions, Dataset, SkippedFile
+from cnnforge.data.digests import Split, duplicates_note, fingerprint
+from cnnforge.data.files import ImageFiles, check_files
+from cnnforge.data.images import CheckedImage, UnreadableImage
+from cnnforge.data.sizes import choose_size
+from cnnforge.data.split import singleton_classes_note, stratified_split
+from cnnforge.errors import DataError
+from cnnforge.utils.names import printable
+
+
+class PictureFile(NamedTuple):
+    """An image file, with what the data say about it.
+
+    Attributes:
+        path: The file.
+        class_name: Name of its class; `None` if it has no label.
+        split: `"train"` or `"validation"` if the data say where it belongs; empty otherwise.
+        id: The id that the data give the picture; `None` if they give none.
+    """
+
+    path: str
+    class_name: str | None = None
+    split: Literal["", "train", "validation"] = ""
+    id: str | None = None
+
+
+class Picture(NamedTuple):
+    """An image file that was decoded without error.
+
+    Attributes:
+        file: The file.
+        checked: Its properties.
+    """
+
+    file: PictureFile
+    checked: CheckedImage
+
+
+def check_pictures(
+    root: str,
+    files: Sequence[PictureFile],
+    options: DataOptions,
+    skipped: Sequence[SkippedFile] = (),
+) -> tuple[list[Picture], tuple[SkippedFile, ...]]:
+    """Decode every file once, so that an unreadable file is found before training.
+
+    Args:
+        root: Folder or table that the user named, for messages.
+        files: The files.
+        options: Options of the dataset; `strict` makes an unreadable file an error.
+        skipped: Files that were already skipped.
+
+    Returns:
+        The readable files in their order, and all skipped files, sorted by path.
+
+    Raises:
+        DataError: If files were skipped, and none is left or `strict` is set.
+    """
+    results = check_files([file.path for file in files])
+    pictures: list[Picture] = []
+    left_out = list(skipped)
+    for file, result in zip(files, results, strict=True):
+        if isinstance(result, UnreadableImage):
+            left_out.append(SkippedFile(file.path, result.reason))
+        else:
+            pictures.append(Picture(file, result))
+    left_out.sort()
+    if left_out and (options.strict or not pictures):
+        first = left_out[0]
+        fix = "repair or remove them"
+        if options.strict:
+            fix += ", or leave out --strict to skip them"
+        raise DataError(
+            f"{len(left_out)} of {len(files) + len(skipped)} files in {printable(root)} cannot be "
+            f"read, the first is {printable(first.path)}: {first.reason}; {fix}"
+        )
+    return pictures, tuple(left_out)
+
+
+def dataset_from_files(
+    name: str,
+    root: str,
+    pictures: Sequence[Picture],
+    classes: Sequence[str],
+    options: DataOptions,
+    *,
+    skipped: Sequence[SkippedFile] = (),
+    notes: Sequence[str] = (),
+    id_name: str = "",
+) -> Dataset:
+    """Make a dataset from readable image files.
+
+    If training is the purpose, the files are split as they say themselves, or else by
+    `stratified_split`. For other purposes all files are in `train`, in their order.
+
+    Args:
+        name: Name of the dataset.
+        root: Folder that contains the files; it is not part of the names in the fingerprint.
+        pictures: The files, at least one. Either all have a class or none.
+        classes: The names of the classes; empty if the files have no labels.
+        options: Options of the dataset.
+        skipped: The files that cannot be used.
+        notes: Messages for the user; those about size, color and split are added.
+        id_name: Name of the ids of the files, for the heading of a submission.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        DataError: If nothing is left for training or for validation.
+    """
+    image_shape, shape_notes = _image_shape([picture.checked for picture in pictures], options)
+    labels = _labels(pictures, classes)
+    rows, split_notes = _rows(root, pictures, labels, classes, options)
+    parts = [[pictures[int(row)] for row in part] for part in rows]
+    splits = tuple(
+        Split(
+            labels[part],
+            [os.path.relpath(each.file.path, root).replace(os.sep, "/") for each in chosen],
+            [each.checked.digest for each in chosen],
+        )
+        for part, chosen in zip(rows, parts, strict=True)
+    )
+    train, validation = (
+        ImageFiles(
+            [each.file.path for each in chosen],
+            split.labels,
+            image_shape,
+            _ids(chosen) if id_name else None,
+        )
+        for chosen, split in zip(parts, splits, strict=True)
+    )
+    return Dataset(
+        name=name,
+        classes=tuple(classes),
+        train=train,
+        validation=validation,
+        fingerprint=fingerprint(classes, image_shape, *splits),
+        skipped=tuple(skipped),
+        notes=(
+            *notes,
+            *shape_notes,
+            *split_notes,
+            *duplicates_note(splits[0].digests, splits[1].digests),
+        ),
+        labelled=bool(classes),
+        splits=(splits[0], splits[1]),
+        id_name=id_name,
+    )
+
+
+def _image_shape(
+    checked: Sequence[CheckedImage], options: DataOptions
+) -> tuple[tuple[int, int, int], tuple[str, ...]]:
+    """Return the shape (H, W, C) for all images, and notes about images that have another shape."""
+    size, note = choose_size(Counter(image.size for image in checked), options)
+    notes = [note] if note else []
+    gray = sum(image.grayscale for image in checked)
+    if options.color == "auto":
+        channels = 1 if gray == len(checked) else 3
+        if 0 < gray < len(checked):
+            notes.append(f"{gray} of {len(checked)} images are grayscale; all are read as rgb")
+    else:
+        channels = 1 if options.color == "grayscale" else 3
+    return (*size, channels), tuple(notes)
+
+
+def _labels(pictures: Sequence[Picture], classes: Sequence[str]) -> np.ndarray:
+    if not classes:
+        return np.zeros(len(pictures), np.int32)
+    index: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
+    return np.array([index[picture.file.class_name] for picture in pictures], np.int32)
+
+
+def _rows(
+    root: str,
+    pictures: Sequence[Picture],
+    labels: np.ndarray,
+    classes: Sequence[str],
+    options: DataOptions,
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[str, ...]]:
+    """Return the rows for training, the rows for validation, and notes."""
+    if not options.for_training:
+        return (np.arange(len(pictures)), np.arange(0)), ()
+    in_validation = np.array([picture.file.split == "validation" for picture in pictures])
+    if in_validation.any():
+        rows, notes = (np.flatnonzero(~in_validation), np.flatnonzero(in_validation)), ()
+        if not len(rows[0]):
+            raise DataError(
+                f"all images of {printable(root)} are for validation: nothing is left for training"
+            )
+    else:
+        rows = stratified_split(labels, options.validation_fraction, options.seed)
+        notes = singleton_classes_note(labels, classes)
+    if not len(rows[1]):
+        raise DataError(
+            f"{printable(root)} has one image of every class: nothing is left for validation"
+        )
+    return rows, notes
+
+
+def _ids(pictures: Sequence[Picture]) -> list[str]:
+    return [picture.file.id or "" for picture in pictures]
