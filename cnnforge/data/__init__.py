@@ -16,9 +16,25 @@ from cnnforge.data.dataset import (
 )
 from cnnforge.data.digests import Split, duplicates_note, fingerprint
 from cnnforge.data.files import ImageFiles, check_files
-from cnnforge.data.folder import ImageListing, find_classes, find_images, find_splits
+from cnnforge.data.findings import (
+    class_name_notes,
+    count_note,
+    loose_form,
+    other_files,
+    quoted,
+    skipped_summary,
+)
+from cnnforge.data.folder import (
+    ImageListing,
+    find_classes,
+    find_images,
+    find_run_folders,
+    find_splits,
+    only_subfolder,
+    split_role,
+)
+from cnnforge.data.formats import IMAGE_SUFFIXES
 from cnnforge.data.images import (
-    IMAGE_SUFFIXES,
     CheckedImage,
     ImageInfo,
     UnreadableImage,
@@ -62,23 +78,32 @@ __all__ = [
     "check_image",
     "check_pictures",
     "choose_size",
+    "class_name_notes",
     "compose",
+    "count_note",
     "dataset_from_arrays",
     "dataset_from_files",
     "describe_image",
     "duplicates_note",
     "find_classes",
     "find_images",
+    "find_run_folders",
     "find_splits",
     "fingerprint",
     "fit",
+    "loose_form",
     "normal_name",
+    "only_subfolder",
     "open_dataset",
+    "other_files",
     "parse",
     "printable",
+    "quoted",
     "read_image",
     "samples_of_epoch",
     "singleton_classes_note",
+    "skipped_summary",
+    "split_role",
     "stratified_split",
     "transform_points",
     "translations",

@@ -12,11 +12,12 @@ import numpy as np
 from cnnforge.data.dataset import DataOptions, Dataset, SkippedFile
 from cnnforge.data.digests import Split, duplicates_note, fingerprint
 from cnnforge.data.files import ImageFiles, check_files
+from cnnforge.data.findings import appearance_notes
 from cnnforge.data.images import CheckedImage, UnreadableImage
 from cnnforge.data.sizes import choose_size
 from cnnforge.data.split import singleton_classes_note, stratified_split
 from cnnforge.errors import DataError
-from cnnforge.utils.names import printable
+from cnnforge.utils.names import normal_name, printable
 
 
 class PictureFile(NamedTuple):
@@ -78,7 +79,7 @@ def check_pictures(
     left_out.sort()
     if left_out and (options.strict or not pictures):
         first = left_out[0]
-        fix = "repair or remove them"
+        fix = "convert, repair or remove them"
         if options.strict:
             fix += ", or leave out --strict to skip them"
         raise DataError(
@@ -127,7 +128,7 @@ def dataset_from_files(
     splits = tuple(
         Split(
             labels[part],
-            [os.path.relpath(each.file.path, root).replace(os.sep, "/") for each in chosen],
+            [_name(each.file.path, root) for each in chosen],
             [each.checked.digest for each in chosen],
         )
         for part, chosen in zip(rows, parts, strict=True)
@@ -151,6 +152,7 @@ def dataset_from_files(
         notes=(
             *notes,
             *shape_notes,
+            *appearance_notes([(each.file.path, each.checked) for each in pictures]),
             *split_notes,
             *duplicates_note(splits[0].digests, splits[1].digests),
         ),
@@ -208,6 +210,12 @@ def _rows(
             f"{printable(root)} has one image of every class: nothing is left for validation"
         )
     return rows, notes
+
+
+def _name(path: str, root: str) -> str:
+    # The name must not depend on the Unicode form in which a file system stores it, nor on the
+    # separator of the operating system.
+    return normal_name(os.path.relpath(path, root).replace(os.sep, "/"))
 
 
 def _ids(pictures: Sequence[Picture]) -> list[str]:

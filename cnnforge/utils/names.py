@@ -21,12 +21,15 @@ def normal_name(name: str | os.PathLike[str]) -> str:
     r"""Return the normal form of a name: Unicode NFC, in one line, with only visible characters.
 
     Names with the same normal form are the same name. A byte that is not valid UTF-8 becomes an
-    escape such as `\xe4`, and so does a control character.
+    escape such as `\xe4`, and so does a control character, or a blank at an end of the name.
 
     Args:
         name: A name, as Python reads it from the file system.
     """
-    return printable(unicodedata.normalize("NFC", os.fspath(name)))
+    text = printable(unicodedata.normalize("NFC", os.fspath(name)))
+    inner = text.strip()
+    start, found, end = text.partition(inner) if inner else (text, "", "")
+    return f"{_escaped(start)}{found}{_escaped(end)}"
 
 
 def printable(name: str | os.PathLike[str]) -> str:
@@ -38,7 +41,12 @@ def printable(name: str | os.PathLike[str]) -> str:
     Args:
         name: A name or a path, as Python reads it from the file system.
     """
-    return "".join(map(_shown, os.fspath(name)))
+    text = os.fspath(name)
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _escaped(blanks: str) -> str:
+    return "".join(f"\\x{ord(blank):02x}" for blank in blanks)
 
 
 def _shown(character: str) -> str:
