@@ -127,14 +127,13 @@ def _write(rows: list[Row], task: Task, output: Path | None, submission: Path | 
 
 def _show(rows: list[Row], task: Task, output: Path | None) -> None:
     from cnnforge.cli import _render
-    from cnnforge.data import printable
 
     shown = rows if output is None else rows[:_MAX_SHOWN]
     cells = [row.shown() for row in shown]
     names = dict.fromkeys([*task.columns, *(name for columns in cells for name in columns)])
     with_error = any(row.error is not None for row in rows)
     table = [
-        [printable(row.name), *map(columns.get, names), *[row.error] * with_error]
+        [row.name, *map(columns.get, names), *[row.error] * with_error]
         for row, columns in zip(shown, cells, strict=True)
     ]
     _render.table(["file", *names, *["error"] * with_error], table)

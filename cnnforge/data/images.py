@@ -44,7 +44,7 @@ class UnreadableImage(DataError):
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
         self.path = os.fspath(path)
-        self.reason = " ".join(reason.split())
+        self.reason = printable(" ".join(reason.split()))
         super().__init__(f"{printable(self.path)}: {self.reason}")
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:

@@ -18,6 +18,7 @@ from cnnforge.data import (
     Samples,
     find_images,
     open_dataset,
+    printable,
 )
 from cnnforge.errors import DataError, UsageError
 from cnnforge.plugin import DEFAULT_TASK, DatasetSpec, TaskSpec
@@ -49,7 +50,7 @@ class FileInputs:
         yield from predictor.predict_files(self.paths[:limit], top_k)
         left = None if limit is None else max(0, limit - len(self.paths))
         for path, reason in islice(self.errors, left):
-            yield predictor.task.unread_row(path, reason)
+            yield predictor.task.unread_row(printable(path), reason)
 
 
 @dataclass(frozen=True)

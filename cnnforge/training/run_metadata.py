@@ -11,6 +11,7 @@ from cnnforge.errors import RunError, one_line
 from cnnforge.runs import RunDirectory, requirements
 from cnnforge.training.session import Session, own_layers
 from cnnforge.utils.environment import environment, versions
+from cnnforge.utils.names import printable
 
 KERNELS = "kernels.json"
 
@@ -39,7 +40,8 @@ def write_run_metadata(session: Session, reference: str) -> None:
     }
     session.task.write(run)
     if dataset.skipped:
-        run.write_csv("skipped.csv", ["file", "reason"], dataset.skipped)
+        rows = [(printable(path), reason) for path, reason in dataset.skipped]
+        run.write_csv("skipped.csv", ["file", "reason"], rows)
     run.write_json(KERNELS, [dataclasses.asdict(layer) for layer in session.implementations])
     run.write_json("kernel_check.json", [check.to_json() for check in session.checks])
     metadata = environment(

@@ -96,7 +96,7 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
             notes += _check_for_training(root, parts, pictures, skipped)
         notes += _left_out(root, parts, classes, skipped) + class_name_notes(classes)
     return dataset_from_files(
-        f"images:{os.path.abspath(root)}",
+        f"images:{printable(os.path.abspath(root))}",
         root,
         pictures,
         classes,
