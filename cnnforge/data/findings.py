@@ -13,6 +13,8 @@ from cnnforge.utils.names import printable
 _STRUCTURE = frozenset(("annotations", "images", "labels", "masks"))
 _MAX_SHOWN = 5
 
+ONE_COLOR = "images are one color only"
+
 
 def skipped_summary(skipped: Sequence[SkippedFile]) -> str:
     """Say why files were skipped, with the number of files for each cause.
@@ -58,7 +60,7 @@ def appearance_notes(images: Sequence[tuple[str, CheckedImage]]) -> tuple[str, .
         images: Path and properties of each image.
     """
     texts = {
-        "one_color": "images are one color only",
+        "one_color": ONE_COLOR,
         "dark": "images are nearly black",
         "on_black": "images are white on a transparent background: they are shown on black",
         "narrow": "images have 16 bits and only values below 256: they are read as 8-bit images",
