@@ -31,11 +31,9 @@ _ROLE_NAMES: dict[Role, tuple[str, ...]] = {
     "test": ("test", "testing", "tst"),
 }
 _ROLES: dict[str, Role] = {name: role for role, names in _ROLE_NAMES.items() for name in names}
-# Words that are added to the name of a split.
-_FILLERS = re.compile(
-    "^(?:seg|data|the|all|my)|(?:sets?|data|images?|imgs?|pictures?|pics?|photos?|samples?|splits?"
-    "|folder|seg|part)$"
-)
+# Words before or after the name of a split.
+_FILLER = "sets?|data|images?|imgs?|pictures?|pics?|photos?|samples?|splits?|folder|part|seg"
+_FILLERS = re.compile(f"^(?:{_FILLER})|(?:{_FILLER})$")
 _MAX_CONFIG_BYTES = 1 << 20
 
 
