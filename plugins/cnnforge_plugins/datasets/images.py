@@ -29,6 +29,7 @@ from cnnforge.data import (
     printable,
     quoted,
     skipped_summary,
+    split_role,
 )
 from cnnforge.errors import DataError, UsageError
 
@@ -142,6 +143,9 @@ def _parts(root: str, options: DataOptions) -> tuple[list[_Part], tuple[str, ...
     parts = []
     for split, name in chosen:
         path = os.path.join(folder, name)
+        # Some archives contain `seg_train/seg_train/CLASS`.
+        while (inner := only_subfolder(path)) and split_role(inner):
+            path = os.path.join(path, inner)
         # If there is one folder only, it is split like a folder without splits.
         parts.append(_Part(path, split if len(chosen) == 2 else "", find_classes(path)))
     return parts, (*notes, text)
