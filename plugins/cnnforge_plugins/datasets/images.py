@@ -39,7 +39,7 @@ class _Part(NamedTuple):
 
     Attributes:
         folder: The folder.
-        split: What it is for, if it is the folder of a split.
+        split: Purpose of the folder, if it is that of a split.
         classes: The images of each class.
     """
 
