@@ -124,6 +124,11 @@ class Table:
     rows: tuple[list[str], ...]
     width: int
 
+    @property
+    def path(self) -> str:
+        """The path of the file, for messages."""
+        return printable(self.file.path)
+
     def keys(self) -> list[str]:
         """Return the names in the form of `LABEL_NAMES`; empty texts if there are no names."""
         return [key(name) for name in self.names] if self.names else [""] * self.width
@@ -241,7 +246,7 @@ def one_label_column(
     if not required:
         return None
     raise DataError(
-        f"{printable(table.file.path)}: {table.called(*labels)} may each be the label of an image, and one "
+        f"{table.path}: {table.called(*labels)} may each be the label of an image, and one "
         f"label is needed: give only one of these columns the name label"
     )
 
@@ -283,7 +288,7 @@ def check_labels_repeat(table: Table, column: int, cells: Sequence[str]) -> None
         else "this is an id and not a label: give the column of the labels the name label"
     )
     raise DataError(
-        f"{printable(table.file.path)}: {table.called(column)} was taken for the labels, but it has "
+        f"{table.path}: {table.called(column)} was taken for the labels, but it has "
         f"{distinct} different values in {len(cells)} rows; {reason}"
     )
 

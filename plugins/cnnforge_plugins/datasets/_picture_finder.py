@@ -17,17 +17,15 @@ class PictureFinder:
     A file is looked for in this order: at the path that the table gives, absolute or relative to
     the folder of the table; among the files in that folder; in the sub-folders that are called like
     the table, such as `train` or `train_images` for `train.csv`; in sub-folders with usual names
-    such as `images`; in the other sub-folders.
+    such as `train` and `images`; in the other sub-folders.
 
     Args:
         table: Path of the table.
-        first: Start of the names of sub-folders that are searched before those with usual names,
-            such as `"train"`.
     """
 
-    def __init__(self, table: str, first: str) -> None:
+    def __init__(self, table: str) -> None:
         self.folder = os.path.dirname(os.path.abspath(table))
-        self._groups = self._grouped(os.path.splitext(os.path.basename(table))[0].lower(), first)
+        self._groups = self._grouped(os.path.splitext(os.path.basename(table))[0].lower())
         # The index of a group of folders is made when no group before it has a file.
         self._indexes: list[dict[str, list[str]]] = []
 
@@ -60,12 +58,14 @@ class PictureFinder:
         below = f" and its sub-folders {shown}{more}" if names else ", which has no sub-folders"
         return f"{printable(self.folder)}{below}"
 
-    def _grouped(self, stem: str, first: str) -> list[list[str]]:
+    def _grouped(self, stem: str) -> list[list[str]]:
         try:
             with os.scandir(self.folder) as entries:
                 names = sorted(e.name for e in entries if e.is_dir() and e.name[0] != ".")
         except OSError:
             names = []
+        # A table such as `sample_submission.csv` is about the pictures in `test`.
+        split = "test" if "test" in stem or "submission" in stem else "train"
         ranks: dict[int, list[str]] = defaultdict(list)
         for name in names:
             lower = name.lower()
@@ -73,7 +73,7 @@ class PictureFinder:
                 rank = 0
             elif lower.startswith(stem) or stem.startswith(lower):
                 rank = 1
-            elif lower.startswith(first):
+            elif lower.startswith(split):
                 rank = 2
             else:
                 rank = 3 if lower in _USUAL_FOLDERS else 4

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cnnforge.data import DataOptions, printable
+from cnnforge.data import DataOptions
 from cnnforge.errors import DataError, UsageError
 from cnnforge_plugins.datasets._columns import (
     ID_NAMES,
@@ -69,7 +69,7 @@ def find_pixel_columns(table: Table, options: DataOptions) -> tuple[PixelColumns
         UsageError: If the pixels are not those of an image of a known size.
         DataError: If there are no pixels, or labels are needed and the table has none.
     """
-    path = printable(table.file.path)
+    path = table.path
     if not table.rows:
         raise DataError(f"{path} has a header and no rows: expected one row for each image")
     if table.width < 2 and not packed(table.rows[0][0]):
@@ -207,7 +207,7 @@ def _no_label(table: Table, columns: PixelColumns) -> DataError:
     if columns.unused:
         seen += f", and {table.called(*columns.unused)}"
     return DataError(
-        f"{printable(table.file.path)} has no column of labels, only {seen}: {fix}; "
+        f"{table.path} has no column of labels, only {seen}: {fix}; "
         "'cnnforge predict' needs no labels"
     )
 
@@ -216,7 +216,7 @@ def _check_shape(table: Table, columns: PixelColumns, options: DataOptions) -> N
     count, size = columns.count, options.image_size
     if shape_of(count, size) is not None:
         return
-    path = printable(table.file.path)
+    path = table.path
     received = "" if size is None else f", and not {size[0]} x {size[1]} either"
     what = (
         f"{path} has {count} pixels in a row, which is not a square image of one or three channels"
@@ -244,5 +244,5 @@ def _notes(table: Table, columns: PixelColumns) -> tuple[str, ...]:
         notes.append(f"{table.called(columns.id)} is read as the id of each image, not as a pixel")
     if columns.unused:
         notes.append(f"not used: {table.called(*columns.unused)}")
-    file = f"{printable(table.file.path)}: " if notes else ""
+    file = f"{table.path}: " if notes else ""
     return (file + "; ".join(notes),) if notes else ()

@@ -22,12 +22,11 @@ from cnnforge_plugins.datasets._columns import (
     Table,
     check_labels_repeat,
     class_labels,
-    has_names,
     understand,
 )
 from cnnforge_plugins.datasets._delimited import is_number, open_delimited
 from cnnforge_plugins.datasets._pixel_columns import PixelColumns, find_pixel_columns, shape_of
-from cnnforge_plugins.datasets.table import name_table
+from cnnforge_plugins.datasets.table import name_table, names_pictures
 
 _CHUNK = 2048
 _RANGE = "a pixel is a whole number from 0 to 255"
@@ -78,7 +77,7 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
         raise UsageError("csv needs a file: write csv:FILE, for instance csv:train.csv")
     path = os.path.expanduser(argument)
     table = understand(open_delimited(path))
-    if has_names(table):
+    if names_pictures(table):
         return name_table(table, options)
     content = read_pixels(table, options)
     shape = shape_of(content.pixels.shape[1], options.image_size)
@@ -150,7 +149,7 @@ def read_pixels(table: Table, options: DataOptions) -> PixelTable:
         labels = _checked_labels(table, columns.label, [row[0] for row in picked], options)
     if values.max() <= 1:
         notes += (
-            f"{printable(table.file.path)}: all pixels are 0 or 1, so the images are almost black: "
+            f"{table.path}: all pixels are 0 or 1, so the images are almost black: "
             "multiply the pixels by 255",
         )
     return PixelTable(values, labels, ids, id_name, notes)
@@ -165,7 +164,7 @@ def _checked_labels(
     if empty:
         row = labels.index("") + 1
         raise DataError(
-            f"{printable(table.file.path)}: {table.called(column)}, the label, is empty in {empty} "
+            f"{table.path}: {table.called(column)}, the label, is empty in {empty} "
             f"of {len(labels)} rows, the first is row {row}: fill it in, or remove these rows"
         )
     if options.for_training:
@@ -226,7 +225,7 @@ def _fast(
 
 def _row(table: Table, columns: PixelColumns, number: int, line: str) -> list[int]:
     """Parse one line. An error message contains the line number, the column and the cause."""
-    place = f"{printable(table.file.path)}, line {number}"
+    place = f"{table.path}, line {number}"
     cells = table.file.cells(line)
     if len(cells) != table.width:
         raise DataError(
@@ -249,7 +248,7 @@ def _pixel_cells(
     values = cells[columns.pixels[0]].split()
     if len(values) != columns.count:
         raise DataError(
-            f"{printable(table.file.path)}: {where} has {len(values)} pixels in a row and "
+            f"{table.path}: {where} has {len(values)} pixels in a row and "
             f"{columns.count} in the first row: expected the same number in each row"
         )
     for pixel, value in enumerate(values, 1):

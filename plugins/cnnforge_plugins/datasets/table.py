@@ -88,9 +88,9 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
     if argument is None:
         raise UsageError("table needs a file: write table:FILE, for instance table:train.csv")
     table = understand(open_delimited(os.path.expanduser(argument)))
-    if table.rows and not has_names(table) and not _finds_one(table, options):
+    if not names_pictures(table):
         raise DataError(
-            f"{printable(table.file.path)} has no column with the names of pictures; if it has a "
+            f"{table.path} has no column with the names of pictures; if it has a "
             f"label and the pixels of an image in each row, write csv:{printable(argument)}"
         )
     return name_table(table, options)
@@ -109,13 +109,13 @@ def name_table(table: Table, options: DataOptions) -> Dataset:
     Raises:
         DataError: As for `load`.
     """
-    finder = _finder(table, options)
+    finder = PictureFinder(table.file.path)
     if not table.named(LABEL_NAMES | ID_NAMES | FILE_NAMES | SPLIT_NAMES) and any(
         finder.find(cell) for cell in table.names or ()
     ):
         # The first line has no known name of a column, but it names a picture.
         table = understand(table.file, header=False)
-    path = printable(table.file.path)
+    path = table.path
     rows = [_Row(line, cells) for line, cells in table.file.rows()][table.names is not None :]
     if not rows:
         raise DataError(f"{path} has a header and no rows: expected one row for each picture")
@@ -125,11 +125,20 @@ def name_table(table: Table, options: DataOptions) -> Dataset:
     if label is not None and not options.need_labels and any(not r.cells[label] for r in rows):
         label = None
     columns = columns._replace(label=label)
-    if label is not None and options.for_training:
+    if label is not None:
         known = [row.cells[label] for row in rows if row.cells[label]]
-        check_labels_repeat(table, label, known)
+        if not known:
+            raise DataError(
+                f"{path} has no labels: the column {table.called(label)} is empty; "
+                "'cnnforge predict' needs no labels"
+            )
+        if options.for_training:
+            check_labels_repeat(table, label, known)
     files, skipped = _files(table, rows, columns, finder)
     notes = _notes(table, columns)
+    if label is not None and options.for_training:
+        files, again = _once(table, files, skipped)
+        notes += again
     if columns.split is not None and options.for_training:
         files, split_notes = _split(table, columns.split, files, rows)
         notes += split_notes
@@ -138,11 +147,8 @@ def name_table(table: Table, options: DataOptions) -> Dataset:
     )
     present = [picture.file.class_name or "" for picture in pictures]
     classes = class_labels(present)[0] if label is not None else ()
-    if options.for_training and len(classes) < 2:
-        raise DataError(
-            f"{path}: all labels in {table.called(label or 0)} are {present[0]!r}; training needs "
-            "at least two classes"
-        )
+    ids = {file.path: file.id or "" for _, file in files}
+    ids |= {row.cells[columns.file]: row.cells[columns.id] for row in rows}
     return dataset_from_files(
         f"table:{os.path.abspath(table.file.path)}",
         finder.folder,
@@ -151,16 +157,19 @@ def name_table(table: Table, options: DataOptions) -> Dataset:
         options,
         skipped=skipped,
         notes=notes,
-        id_name=table.names[columns.id] if table.names is not None else "id",
+        id_name=(table.names[columns.id] if table.names is not None else "") or "id",
+        skipped_ids=[ids.get(file.path, "") for file in skipped],
     )
 
 
-def _finder(table: Table, options: DataOptions) -> PictureFinder:
-    return PictureFinder(table.file.path, "train" if options.for_training else "test")
-
-
-def _finds_one(table: Table, options: DataOptions) -> bool:
-    finder = _finder(table, options)
+def names_pictures(table: Table) -> bool:
+    """Return whether the rows of a table name pictures. Otherwise they have pixels."""
+    if has_names(table):
+        return True
+    if table.names is not None or table.width > 3:
+        return False
+    # A few numbers in a row are names of pictures if there are such pictures.
+    finder = PictureFinder(table.file.path)
     return any(finder.find(cell) for row in table.rows for cell in row)
 
 
@@ -221,7 +230,7 @@ def _other_label(
         return likely[0]
     if not options.need_labels:
         return None
-    path = printable(table.file.path)
+    path = table.path
     if not others:
         raise DataError(
             f"{path} has no column of labels: its columns are "
@@ -248,7 +257,6 @@ def _files(
     files: list[tuple[int, PictureFile]] = []
     skipped: list[SkippedFile] = []
     found_any = False
-    labels: dict[str, set[str]] = {}
     for place, (line, cells) in enumerate(rows):
         text = cells[columns.file]
         paths = finder.find(text)
@@ -269,40 +277,33 @@ def _files(
         if reason:
             skipped.append(SkippedFile(paths[0] if paths else text, reason))
             continue
-        if class_name is not None:
-            labels.setdefault(paths[0], set()).add(class_name)
         files.append((place, PictureFile(paths[0], class_name, "", cells[columns.id])))
     if not found_any:
         text = rows[0].cells[columns.file]
         raise DataError(
             f"none of the {len(rows)} pictures that {table.called(columns.file)} of "
-            f"{printable(table.file.path)} names was found, the first is {normal_name(text)!r}; "
+            f"{table.path} names was found, the first is {normal_name(text)!r}; "
             f"looked in {finder.where()}: put the folder of the pictures beside the table"
         )
-    if columns.label is None:
-        return files, skipped
-    return _once(files, labels, skipped, name), skipped
+    return files, skipped
 
 
 def _once(
-    files: Sequence[tuple[int, PictureFile]],
-    labels: dict[str, set[str]],
-    skipped: list[SkippedFile],
-    name: str,
-) -> list[tuple[int, PictureFile]]:
-    """Leave out pictures that the table names with different labels, and further rows of others."""
-    kept, seen = [], set[str]()
-    for place, file in files:
-        if file.path in seen:
-            continue
-        seen.add(file.path)
-        if len(labels[file.path]) > 1:
-            several = " and ".join(map(repr, sorted(labels[file.path])[:3]))
-            reason = f"{name} gives it {len(labels[file.path])} labels, {several}"
-            skipped.append(SkippedFile(file.path, reason))
-        else:
-            kept.append((place, file))
-    return kept
+    table: Table, files: Sequence[tuple[int, PictureFile]], skipped: list[SkippedFile]
+) -> tuple[list[tuple[int, PictureFile]], tuple[str, ...]]:
+    """Use each picture once, and leave out those to which the table gives different labels."""
+    labels: dict[str, set[str]] = {}
+    for _, file in files:
+        labels.setdefault(file.path, set()).add(file.class_name or "")
+    first = {file.path: (place, file) for place, file in reversed(files)}
+    kept = sorted(row for path, row in first.items() if len(labels[path]) == 1)
+    name = printable(os.path.basename(table.file.path))
+    for path, given in labels.items():
+        if len(given) > 1:
+            shown = " and ".join(map(repr, sorted(given)[:3]))
+            skipped.append(SkippedFile(path, f"{name} gives it {len(given)} labels, {shown}"))
+    again = len(files) - len(first)
+    return kept, (f"{again} rows of {name} name a picture again",) if again else ()
 
 
 def _split(
@@ -332,4 +333,4 @@ def _notes(table: Table, columns: _Columns) -> tuple[str, ...]:
         notes.append(f"labels are read from {table.called(columns.label)}")
     if columns.unused:
         notes.append(f"not used: {table.called(*columns.unused)}")
-    return (f"{printable(table.file.path)}: {'; '.join(notes)}",) if notes else ()
+    return (f"{table.path}: {'; '.join(notes)}",) if notes else ()
