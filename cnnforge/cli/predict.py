@@ -70,7 +70,11 @@ def predict(
         tasks=trained.plugins.tasks,
     )
     task = trained.predictor.task
-    ids = None if submission is None else _ids(found)
+    ids = None
+    if submission is not None:
+        # Before the predictions are computed, find out whether the task has such a file.
+        task.submission([], [], "id")
+        ids = _ids(found)
     rows: list[Row] = []
     for part in found:
         left = None if limit is None else limit - len(rows)

@@ -261,12 +261,18 @@ def class_labels(cells: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
         Two values. First, the names of the classes that occur, sorted by value if all are whole
         numbers, and by text otherwise. Second, (N,) int32: the index of the class of each label.
     """
-    names = {cell: _class_name(cell) for cell in set(cells)}
+    names = {cell: class_name(cell) for cell in set(cells)}
     found = set(names.values())
     whole = all(_WHOLE.fullmatch(name) for name in found)
     classes = sorted(found, key=int) if whole else sorted(found)
     index = {name: place for place, name in enumerate(classes)}
     return tuple(classes), np.array([index[names[cell]] for cell in cells], np.int32)
+
+
+def class_name(cell: str) -> str:
+    """Return the name of the class that a cell gives. `"1"` and `"1.0"` are the same class."""
+    cell = cell.strip()
+    return str(int(float(cell))) if _WHOLE.fullmatch(cell) and len(cell) < 16 else normal_name(cell)
 
 
 def check_labels_repeat(table: Table, column: int, cells: Sequence[str]) -> None:
@@ -312,11 +318,6 @@ def packed(cell: str) -> bool:
     """Return whether a cell holds all pixels of an image, with blanks between them."""
     words = cell.split()
     return len(words) >= _FEW and all(map(is_number, words))
-
-
-def _class_name(cell: str) -> str:
-    cell = cell.strip()
-    return str(int(float(cell))) if _WHOLE.fullmatch(cell) and len(cell) < 16 else normal_name(cell)
 
 
 def _is_header(top: Sequence[str]) -> bool:

@@ -82,6 +82,8 @@ def find_pixel_columns(table: Table, options: DataOptions) -> tuple[PixelColumns
         columns = replace(columns, count=len(table.cells(columns.pixels[0])[0].split()))
     elif columns.label is None:
         columns = _by_position(table, columns, options)
+    elif columns.id is None:
+        columns = _outer_id(table, columns, options)
     if not columns.count:
         raise DataError(
             f"{path} has no columns of pixels: its columns are "
@@ -162,6 +164,18 @@ def _by_position(table: Table, columns: PixelColumns, options: DataOptions) -> P
             label = last
     pixels = tuple(column for column in pixels if column != label)
     return replace(columns, pixels=pixels, count=len(pixels), label=label)
+
+
+def _outer_id(table: Table, columns: PixelColumns, options: DataOptions) -> PixelColumns:
+    """Find an id in the first or last column that is not a label, if that makes an image."""
+    pixels, size = columns.pixels, options.image_size
+    if shape_of(len(pixels), size) is not None or shape_of(len(pixels) - 1, size) is None:
+        return columns
+    for column in (pixels[0], pixels[-1]):
+        if _kind(table.column(column)) == "id":
+            rest = tuple(pixel for pixel in pixels if pixel != column)
+            return replace(columns, pixels=rest, count=len(rest), id=column)
+    return columns
 
 
 def _named_as_pixels(table: Table, columns: Sequence[int]) -> bool:

@@ -26,6 +26,7 @@ from cnnforge_plugins.datasets._columns import (
     Table,
     check_labels_repeat,
     class_labels,
+    class_name,
     ends_as_image,
     has_names,
     one_label_column,
@@ -134,7 +135,7 @@ def name_table(table: Table, options: DataOptions) -> Dataset:
             )
         if options.for_training:
             check_labels_repeat(table, label, known)
-    files, skipped = _files(table, rows, columns, finder)
+    files, skipped, ids = _files(table, rows, columns, finder)
     notes = _notes(table, columns)
     if label is not None and options.for_training:
         files, again = _once(table, files, skipped)
@@ -147,8 +148,6 @@ def name_table(table: Table, options: DataOptions) -> Dataset:
     )
     present = [picture.file.class_name or "" for picture in pictures]
     classes = class_labels(present)[0] if label is not None else ()
-    ids = {file.path: file.id or "" for _, file in files}
-    ids |= {row.cells[columns.file]: row.cells[columns.id] for row in rows}
     return dataset_from_files(
         f"table:{os.path.abspath(table.file.path)}",
         finder.folder,
@@ -158,7 +157,7 @@ def name_table(table: Table, options: DataOptions) -> Dataset:
         skipped=skipped,
         notes=notes,
         id_name=(table.names[columns.id] if table.names is not None else "") or "id",
-        skipped_ids=[ids.get(file.path, "") for file in skipped],
+        skipped_ids=[ids[file.path] for file in skipped],
     )
 
 
@@ -251,19 +250,18 @@ def _other_label(
 
 def _files(
     table: Table, rows: Sequence[_Row], columns: _Columns, finder: PictureFinder
-) -> tuple[list[tuple[int, PictureFile]], list[SkippedFile]]:
-    """Return two values: the files with the index of their row, and the files that are left out."""
+) -> tuple[list[tuple[int, PictureFile]], list[SkippedFile], dict[str, str]]:
+    """Return the files with the index of their row, those that are left out, and ids by path."""
     name = printable(os.path.basename(table.file.path))
     files: list[tuple[int, PictureFile]] = []
     skipped: list[SkippedFile] = []
+    ids: dict[str, str] = {}
     found_any = False
     for place, (line, cells) in enumerate(rows):
         text = cells[columns.file]
         paths = finder.find(text)
         found_any |= bool(paths)
-        class_name = None
-        if columns.label is not None:
-            class_name = cells[columns.label] and class_labels([cells[columns.label]])[0][0]
+        label = None if columns.label is None else class_name(cells[columns.label])
         reason = ""
         if len(cells) > table.width:
             reason = f"line {line} of {name} has {len(cells)} columns, expected {table.width}"
@@ -272,12 +270,14 @@ def _files(
         elif len(paths) > 1:
             shown = " and ".join(printable(os.path.relpath(p, finder.folder)) for p in paths[:2])
             reason = f"line {line} of {name} may mean {shown}: write the path"
-        elif class_name == "":
+        elif label == "":
             reason = f"line {line} of {name} has no label"
+        path = paths[0] if paths else text
+        ids[path] = cells[columns.id]
         if reason:
-            skipped.append(SkippedFile(paths[0] if paths else text, reason))
+            skipped.append(SkippedFile(path, reason))
             continue
-        files.append((place, PictureFile(paths[0], class_name, "", cells[columns.id])))
+        files.append((place, PictureFile(path, label, "", cells[columns.id])))
     if not found_any:
         text = rows[0].cells[columns.file]
         raise DataError(
@@ -285,7 +285,7 @@ def _files(
             f"{table.path} names was found, the first is {normal_name(text)!r}; "
             f"looked in {finder.where()}: put the folder of the pictures beside the table"
         )
-    return files, skipped
+    return files, skipped, ids
 
 
 def _once(
