@@ -48,6 +48,7 @@ from cnnforge.data.picture_dataset import (
     PictureFile,
     check_pictures,
     dataset_from_files,
+    file_ids,
 )
 from cnnforge.data.references import open_dataset, parse
 from cnnforge.data.sizes import choose_size
@@ -85,6 +86,7 @@ __all__ = [
     "dataset_from_files",
     "describe_image",
     "duplicates_note",
+    "file_ids",
     "find_classes",
     "find_images",
     "find_run_folders",

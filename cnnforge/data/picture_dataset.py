@@ -99,6 +99,7 @@ def dataset_from_files(
     skipped: Sequence[SkippedFile] = (),
     notes: Sequence[str] = (),
     id_name: str = "",
+    skipped_ids: Sequence[str] = (),
 ) -> Dataset:
     """Make a dataset from readable image files.
 
@@ -113,17 +114,38 @@ def dataset_from_files(
         options: Options of the dataset.
         skipped: The files that cannot be used.
         notes: Messages for the user; those about size, color and split are added.
-        id_name: Name of the ids of the files, for the heading of a submission.
+        id_name: Name of the ids that the files have, for the heading of a submission. If it is
+            empty, the ids are the names of the files, see `file_ids`.
+        skipped_ids: The ids of `skipped`, if `id_name` is given.
 
     Returns:
         The dataset.
 
     Raises:
-        DataError: If nothing is left for training or for validation.
+        DataError: If training is the purpose, and there are fewer than two classes, or nothing is
+            left for training or for validation.
     """
+    left_out = ""
+    if skipped:
+        left_out = (
+            f"; {len(skipped)} files were left out, the first is {printable(skipped[0].path)}: "
+            f"{skipped[0].reason}"
+        )
+    if options.for_training and len(classes) < 2:
+        raise DataError(
+            f"{printable(name)} holds only images of the class {', '.join(map(repr, classes))}: "
+            f"training needs at least two classes{left_out}"
+        )
+    if not id_name:
+        all_ids = file_ids([*(each.file.path for each in pictures), *(f.path for f in skipped)])
+        id_name, skipped_ids = "id", all_ids[len(pictures) :]
+        pictures = [
+            each._replace(file=each.file._replace(id=own))
+            for each, own in zip(pictures, all_ids, strict=False)
+        ]
     image_shape, shape_notes = _image_shape([picture.checked for picture in pictures], options)
     labels = _labels(pictures, classes)
-    rows, split_notes = _rows(root, pictures, labels, classes, options)
+    rows, split_notes = _rows(name, pictures, labels, classes, options, left_out)
     parts = [[pictures[int(row)] for row in part] for part in rows]
     splits = tuple(
         Split(
@@ -138,7 +160,7 @@ def dataset_from_files(
             [each.file.path for each in chosen],
             split.labels,
             image_shape,
-            _ids(chosen) if id_name else None,
+            [each.file.id or "" for each in chosen],
         )
         for chosen, split in zip(parts, splits, strict=True)
     )
@@ -159,7 +181,26 @@ def dataset_from_files(
         labelled=bool(classes),
         splits=(splits[0], splits[1]),
         id_name=id_name,
+        skipped_ids=tuple(skipped_ids),
     )
+
+
+def file_ids(paths: Sequence[str]) -> list[str]:
+    """Return a text for each file that tells it from the others, as short as possible.
+
+    Args:
+        paths: N files.
+
+    Returns:
+        N texts: the names of the files without ending; if these are not unique, the paths below the
+        folder that contains all files.
+    """
+    stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
+    if len(set(stems)) == len(stems):
+        return [normal_name(stem) for stem in stems]
+    absolute = [os.path.abspath(path) for path in paths]
+    folder = os.path.commonpath([os.path.dirname(path) for path in absolute])
+    return [normal_name(os.path.relpath(path, folder).replace(os.sep, "/")) for path in absolute]
 
 
 def _image_shape(
@@ -186,11 +227,12 @@ def _labels(pictures: Sequence[Picture], classes: Sequence[str]) -> np.ndarray:
 
 
 def _rows(
-    root: str,
+    name: str,
     pictures: Sequence[Picture],
     labels: np.ndarray,
     classes: Sequence[str],
     options: DataOptions,
+    left_out: str,
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[str, ...]]:
     """Return the rows for training, the rows for validation, and notes."""
     if not options.for_training:
@@ -200,14 +242,16 @@ def _rows(
         rows, notes = (np.flatnonzero(~in_validation), np.flatnonzero(in_validation)), ()
         if not len(rows[0]):
             raise DataError(
-                f"all images of {printable(root)} are for validation: nothing is left for training"
+                f"all images of {printable(name)} are for validation: nothing is left for training"
+                f"{left_out}"
             )
     else:
         rows = stratified_split(labels, options.validation_fraction, options.seed)
         notes = singleton_classes_note(labels, classes)
     if not len(rows[1]):
         raise DataError(
-            f"{printable(root)} has one image of every class: nothing is left for validation"
+            f"{printable(name)} has one image of every class: nothing is left for validation"
+            f"{left_out}"
         )
     return rows, notes
 
@@ -216,7 +260,3 @@ def _name(path: str, root: str) -> str:
     # The name must not depend on the Unicode form in which a file system stores it, nor on the
     # separator of the operating system.
     return normal_name(os.path.relpath(path, root).replace(os.sep, "/"))
-
-
-def _ids(pictures: Sequence[Picture]) -> list[str]:
-    return [picture.file.id or "" for picture in pictures]

@@ -16,6 +16,8 @@ from cnnforge.data import (
     DataOptions,
     Dataset,
     Samples,
+    SkippedFile,
+    file_ids,
     find_images,
     open_dataset,
     printable,
@@ -42,6 +44,11 @@ class FileInputs:
 
     def __len__(self) -> int:
         return len(self.paths) + len(self.errors)
+
+    @property
+    def ids(self) -> tuple[str, list[str]] | None:
+        """The name of the ids, and the id of each row that `predict` yields."""
+        return "id", file_ids([*self.paths, *(path for path, _ in self.errors)])
 
     def predict(
         self, predictor: Predictor, top_k: int = 3, limit: int | None = None
@@ -72,13 +79,36 @@ class SampleInputs:
     def __len__(self) -> int:
         return len(self.indices)
 
+    @property
+    def ids(self) -> tuple[str, list[str]] | None:
+        """The name of the ids, and the id of each row that `predict` yields.
+
+        `None` if the samples have no ids.
+        """
+        ids = getattr(self.samples, "ids", None)
+        if ids is None or not self.dataset.id_name:
+            return None
+        own = [ids[int(index)] for index in self.indices]
+        return self.dataset.id_name, own + list(self.dataset.skipped_ids[: len(self._unread)])
+
+    @property
+    def _unread(self) -> tuple[SkippedFile, ...]:
+        # Only the part for training and the part for validation together have all files.
+        return self.dataset.skipped if len(self.indices) == len(self.dataset.train) else ()
+
     def predict(
         self, predictor: Predictor, top_k: int = 3, limit: int | None = None
     ) -> Iterator[Row]:
-        """Predict the first `limit` samples, or all if it is `None`. Yield a table row for each."""
+        """Predict the first `limit` samples, or all if it is `None`. Yield a table row for each.
+
+        Files of the dataset that cannot be read have rows after the others.
+        """
         yield from predictor.predict_samples(
             self.dataset, self.samples, self.indices[:limit], top_k=top_k
         )
+        left = None if limit is None else max(0, limit - len(self.indices))
+        for file in islice(self._unread, left):
+            yield predictor.task.unread_row(file.path, file.reason)
 
     def evaluate(self, predictor: Predictor) -> Evaluation:
         """Compare the outputs of a model with the targets of the samples.
@@ -140,7 +170,8 @@ def find_inputs(
         if os.path.isdir(text):
             listing = find_images(text)
             inputs = FileInputs(
-                tuple(listing.paths), tuple((file.path, file.reason) for file in listing.skipped)
+                tuple(sorted(listing.paths, key=_natural)),
+                tuple((file.path, file.reason) for file in listing.skipped),
             )
         elif _is_image_path(text):
             inputs = FileInputs((text,))
