@@ -19,6 +19,7 @@ from cnnforge.data.files import ImageFiles, check_files
 from cnnforge.data.findings import (
     class_name_notes,
     count_note,
+    left_out_notes,
     loose_form,
     other_files,
     quoted,
@@ -93,6 +94,7 @@ __all__ = [
     "find_splits",
     "fingerprint",
     "fit",
+    "left_out_notes",
     "loose_form",
     "normal_name",
     "only_subfolder",

@@ -53,6 +53,23 @@ def other_files(others: Mapping[str, int]) -> str:
     return ", ".join(shown)
 
 
+def left_out_notes(others: Mapping[str, int], runs: Sequence[str]) -> tuple[str, ...]:
+    """Return notes about files and folders that are not data.
+
+    Args:
+        others: Number of files that are not pictures, by their ending.
+        runs: Run directories of cnnforge, or folders of these.
+    """
+    notes = ()
+    if others:
+        notes += (f"files that are not pictures are left out: {other_files(others)}",)
+    if runs:
+        shown = ", ".join(map(printable, runs[:_MAX_SHOWN]))
+        more = f" and {len(runs) - _MAX_SHOWN} more" if len(runs) > _MAX_SHOWN else ""
+        notes += (f"runs of cnnforge are not data, and left out: {shown}{more}",)
+    return notes
+
+
 def appearance_notes(images: Sequence[tuple[str, CheckedImage]]) -> tuple[str, ...]:
     """Return notes about images that may not show what the user expects.
 

@@ -22,6 +22,7 @@ from cnnforge.data import (
     find_images,
     find_run_folders,
     find_splits,
+    left_out_notes,
     loose_form,
     normal_name,
     only_subfolder,
@@ -248,12 +249,6 @@ def _left_out(
     if empty:
         notes.append(f"not a class, because no image in the folder can be read: {', '.join(empty)}")
     others = sum((listing.others for _, listing in listings), Counter[str]())
-    if others:
-        notes.append(f"files that are not pictures are left out: {other_files(others)}")
     runs = [path for folder in sorted({root, *folders}) for path in find_run_folders(folder)]
     runs += [path for _, listing in listings for path in listing.runs]
-    if runs:
-        more = f" and {len(runs) - 3} more" if len(runs) > 3 else ""
-        shown = ", ".join(map(printable, runs[:3]))
-        notes.append(f"runs of cnnforge are not data, and left out: {shown}{more}")
-    return tuple(notes)
+    return (*notes, *left_out_notes(others, runs))

@@ -5,6 +5,7 @@ from cnnforge.data.findings import (
     appearance_notes,
     class_name_notes,
     count_note,
+    left_out_notes,
     other_files,
     skipped_summary,
 )
@@ -64,3 +65,11 @@ def test_names_that_are_probably_a_mistake_are_noted(classes, expected):
     assert len(notes) == len(expected)
     for note, start in zip(notes, expected, strict=True):
         assert note.startswith(start)
+
+
+def test_what_is_not_data_is_noted_once():
+    assert left_out_notes({}, []) == ()
+    runs = [f"runs/{number}" for number in range(7)]
+    notes = left_out_notes({".xml": 2}, runs)
+    assert notes[0] == "files that are not pictures are left out: 2 .xml"
+    assert notes[1].endswith("left out: runs/0, runs/1, runs/2, runs/3, runs/4 and 2 more")
