@@ -295,7 +295,7 @@ def _on_a_background(image: Image.Image) -> _Flat:
     flat = Image.new("RGB", image.size, "white")
     flat.paste(image, mask=opacity)
     least, most = opacity.getextrema()
-    on_black = least != most and all(low >= 255 - _DARK for low, _ in _extremes(flat))
+    on_black = least != most and _vanishes(flat)
     if on_black:
         flat = Image.new("RGB", image.size, "black")
         flat.paste(image, mask=opacity)
@@ -304,9 +304,24 @@ def _on_a_background(image: Image.Image) -> _Flat:
 
 def _blankness(flat: Image.Image) -> tuple[bool, bool]:
     """Return whether all pixels have one color, and whether the image is else nearly black."""
-    bands = _extremes(flat)
-    one_color = all(low == high for low, high in bands)
-    return one_color, not one_color and max(high for _, high in bands) <= _DARK
+    for some in (_sampled(flat), flat):
+        bands = _extremes(some)
+        one_color = all(low == high for low, high in bands)
+        dark = not one_color and max(high for _, high in bands) <= _DARK
+        # A few pixels show that most images are neither.
+        if not one_color and not dark:
+            return False, False
+    return one_color, dark
+
+
+def _vanishes(flat: Image.Image) -> bool:
+    """Return whether all pixels are white or look white."""
+    return all(low >= 255 - _DARK for some in (_sampled(flat), flat) for low, _ in _extremes(some))
+
+
+def _sampled(flat: Image.Image) -> Image.Image:
+    size = min(flat.width, 32), min(flat.height, 32)
+    return flat.resize(size, Image.Resampling.NEAREST)
 
 
 def _extremes(flat: Image.Image) -> list[tuple[int, int]]:
