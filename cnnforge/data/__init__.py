@@ -33,6 +33,7 @@ from cnnforge.data.folder import (
     find_splits,
     only_subfolder,
     split_role,
+    subfolders,
 )
 from cnnforge.data.formats import IMAGE_SUFFIXES
 from cnnforge.data.images import (
@@ -109,6 +110,7 @@ __all__ = [
     "skipped_summary",
     "split_role",
     "stratified_split",
+    "subfolders",
     "transform_points",
     "translations",
     "unlabelled_from_arrays",

@@ -98,7 +98,7 @@ def find_classes(folder: str | os.PathLike[str]) -> dict[str, ImageListing]:
     """
     folder = _existing(folder)
     classes: dict[str, ImageListing] = {}
-    for name in _subfolders(folder):
+    for name in subfolders(folder):
         found = classes.setdefault(normal_name(name), ImageListing())
         path = os.path.join(folder, name)
         if _identity(path) == _identity(folder):
@@ -143,14 +143,14 @@ def find_splits(folder: str | os.PathLike[str]) -> dict[Role, str]:
         DataError: If it cannot be read, or has several folders for training.
     """
     folder = _existing(folder)
-    names = _subfolders(folder)
+    names = subfolders(folder)
     candidates: dict[Role, list[str]] = {role: [] for role in _ROLE_NAMES}
     for name in names:
         if role := split_role(name):
             candidates[role].append(name)
     complete = sum(map(len, candidates.values())) == len(names)
     for role, found in candidates.items():
-        labelled = [name for name in found if _subfolders(os.path.join(folder, name))]
+        labelled = [name for name in found if subfolders(os.path.join(folder, name))]
         # For training, a folder without class folders is an error that the user has to know.
         candidates[role] = labelled if role == "test" else labelled or found
         candidates[role].sort(key=lambda name: (len(name), name))
@@ -209,17 +209,28 @@ def only_subfolder(folder: str | os.PathLike[str]) -> str | None:
         DataError: If it cannot be read.
     """
     folder = _existing(folder)
-    names = _subfolders(folder)
+    names = subfolders(folder)
     if len(names) != 1 or _has_pictures(_listed(folder)):
         return None
     inner = os.path.join(folder, names[0])
     if _identity(inner) == _identity(folder):
         return None
-    return names[0] if _subfolders(inner) and not _has_pictures(_listed(inner)) else None
+    return names[0] if subfolders(inner) and not _has_pictures(_listed(inner)) else None
 
 
-def _subfolders(folder: str) -> list[str]:
-    """Return the names of the sub-folders that may contain data."""
+def subfolders(folder: str | os.PathLike[str]) -> list[str]:
+    """Return the names of the sub-folders that may contain data, sorted.
+
+    Hidden folders are left out, and so are those that contain only run directories of cnnforge.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        UsageError: If there is no such folder, or it is a run directory of cnnforge.
+        DataError: If it cannot be read.
+    """
+    folder = _existing(folder)
     return [
         entry.name for entry in _listed(folder) if _is_folder(entry) and not _has_runs_only(entry)
     ]
@@ -267,19 +278,23 @@ def _runs_alone(folder: str) -> int | None:
     """Return the number of run directories in a folder, or `None` if it contains pictures too."""
     if _is_run(folder):
         return 1
+    folders = []
     try:
-        entries = list(_entries(folder))
+        # Do not sort: the folder of a class may contain many images, and the first one decides.
+        with os.scandir(folder) as entries:
+            for entry in filter(_is_seen, entries):
+                if _is_folder(entry):
+                    folders.append(entry)
+                elif _suffix(entry) in IMAGE_SUFFIXES:
+                    return None
     except OSError:
         return None
-    if _has_pictures(entries):
-        return None
     count = 0
-    for entry in entries:
-        if _is_folder(entry):
-            inside = None if entry.is_symlink() else _runs_alone(entry.path)
-            if inside is None:
-                return None
-            count += inside
+    for entry in folders:
+        inside = None if entry.is_symlink() else _runs_alone(entry.path)
+        if inside is None:
+            return None
+        count += inside
     return count
 
 
@@ -325,10 +340,13 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
     """Yield the files and folders in a folder, sorted by name, without those that are ignored."""
     with os.scandir(folder) as listing:
         # The order does not depend on the Unicode form in which a file system stores names.
-        entries = sorted(listing, key=lambda entry: (normal_name(entry.name), entry.name))
-    for entry in entries:
-        if not entry.name.startswith(".") and entry.name.lower() not in _IGNORED:
-            yield entry
+        yield from sorted(
+            filter(_is_seen, listing), key=lambda entry: (normal_name(entry.name), entry.name)
+        )
+
+
+def _is_seen(entry: os.DirEntry[str]) -> bool:
+    return not entry.name.startswith(".") and entry.name.lower() not in _IGNORED
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -28,7 +28,10 @@ def normal_name(name: str | os.PathLike[str]) -> str:
     Args:
         name: A name, as Python reads it from the file system.
     """
-    text = printable(unicodedata.normalize("NFC", os.fspath(name)))
+    text = os.fspath(name)
+    if text.isascii() and text.isprintable() and text == text.strip():
+        return text
+    text = printable(unicodedata.normalize("NFC", text))
     inner = text.strip()
     start, found, end = text.partition(inner) if inner else (text, "", "")
     return f"{_visible_blanks(start)}{found}{_visible_blanks(end)}"

@@ -24,13 +24,13 @@ from cnnforge.data import (
     find_splits,
     left_out_notes,
     loose_form,
-    normal_name,
     only_subfolder,
     other_files,
     printable,
     quoted,
     skipped_summary,
     split_role,
+    subfolders,
 )
 from cnnforge.errors import DataError, UsageError
 
@@ -131,7 +131,7 @@ def _parts(root: str, options: DataOptions) -> tuple[list[_Part], tuple[str, ...
     if "test" in splits and ("validation" not in splits or "train" not in splits):
         chosen.append(("validation", splits["test"]))
     used = [name for _, name in chosen]
-    left = sorted(set(find_classes(folder)) - set(map(normal_name, used)))
+    left = [name for name in subfolders(folder) if name not in used]
     if options.for_training and len(chosen) == 2:
         text = f"training on '{printable(used[0])}' and validation on '{printable(used[1])}'"
     else:
