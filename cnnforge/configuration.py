@@ -15,6 +15,7 @@ from typing import Any
 
 from cnnforge.errors import UsageError
 from cnnforge.optimizer_options import OptimizerOptions, hint, one_of, require
+from cnnforge.utils.names import unescaped
 
 KERNELS = ("auto", "numba", "keras")
 COLORS = ("auto", "grayscale", "rgb")
@@ -146,7 +147,7 @@ def read_config(path: Path) -> dict[str, Any]:
         UsageError: The file cannot be read, a key is not an option, or a value has the wrong type.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = unescaped(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UsageError(f"the config {path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:

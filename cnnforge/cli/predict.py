@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 from cnnforge.cli._common import JsonOption, PluginOption, load_plugins, print_json
 
 if TYPE_CHECKING:
+    from cnnforge.prediction import FileInputs, SampleInputs
     from cnnforge.tasks import Row, Task
 
 _MAX_SHOWN = 40
@@ -37,7 +39,11 @@ def predict(
     ] = None,
     submission: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a Kaggle submission (ImageId,Label) as .csv."),
+        typer.Option(
+            metavar="FILE",
+            help="Write the id and the label of each image, as competitions want it, to a .csv "
+            "file. Ids are a column of the data, or the names of the files.",
+        ),
     ] = None,
     kernels: Annotated[
         str, typer.Option(metavar="auto|numba|keras", help="Implementation of the layers.")
@@ -65,6 +71,11 @@ def predict(
     )
     show_found(found)
     task = trained.predictor.task
+    ids = None
+    if submission is not None:
+        # Before the predictions are computed, find out whether the task has such a file.
+        task.submission([], [], "id")
+        ids = _ids(found)
     rows: list[Row] = []
     for part in found:
         left = None if limit is None else limit - len(rows)
@@ -72,7 +83,7 @@ def predict(
     from cnnforge.errors import RunError
 
     try:
-        _write(rows, task, output, submission)
+        _write(rows, task, output, submission, ids)
     except RunError:
         # The file could not be written. The predictions took time to compute, so print them.
         _show(rows, task, None)
@@ -106,7 +117,42 @@ def _check_output(output: Path | None, submission: Path | None) -> None:
             raise UsageError(f"{option}: the folder {path.parent} cannot be written to")
 
 
-def _write(rows: list[Row], task: Task, output: Path | None, submission: Path | None) -> None:
+def _ids(found: Sequence[FileInputs | SampleInputs]) -> tuple[str, list[str]]:
+    """Return the name of the ids, and the id of each row.
+
+    Raises:
+        UsageError: The ids of the images cannot be told.
+    """
+    from collections import Counter
+
+    from cnnforge.errors import UsageError
+
+    parts = [part.ids for part in found if len(part)]
+    known = [part for part in parts if part is not None]
+    names = list(dict.fromkeys(name for name, _ in known))
+    ids = [own for _, part in known for own in part]
+    reason = ""
+    if len(known) < len(parts):
+        reason = "the data have no ids"
+    elif len(names) > 1:
+        reason = f"the ids of one input are {names[0]!r} and those of another {names[1]!r}"
+    elif len(known) > 1 and len(set(ids)) < len(ids):
+        reason = f"two images have the id {Counter(ids).most_common(1)[0][0]!r}"
+    if reason:
+        raise UsageError(
+            f"--submission needs the id of each image, but {reason}: give one folder of images or "
+            "one table, or write all rows with --output FILE"
+        )
+    return names[0], ids
+
+
+def _write(
+    rows: list[Row],
+    task: Task,
+    output: Path | None,
+    submission: Path | None,
+    ids: tuple[str, list[str]] | None,
+) -> None:
     from cnnforge.errors import RunError
     from cnnforge.utils.atomic_files import write_text
 
@@ -119,8 +165,9 @@ def _write(rows: list[Row], task: Task, output: Path | None, submission: Path | 
         else:
             text = task.csv_table(rows)
         texts.append((output, text))
-    if submission is not None:
-        texts.append((submission, task.submission(rows)))
+    if submission is not None and ids is not None:
+        name, own = ids
+        texts.append((submission, task.submission(rows, own[: len(rows)], name)))
     for path, text in texts:
         try:
             write_text(path, text)
@@ -130,14 +177,13 @@ def _write(rows: list[Row], task: Task, output: Path | None, submission: Path | 
 
 def _show(rows: list[Row], task: Task, output: Path | None) -> None:
     from cnnforge.cli import _render
-    from cnnforge.data import printable
 
     shown = rows if output is None else rows[:_MAX_SHOWN]
     cells = [row.shown() for row in shown]
     names = dict.fromkeys([*task.columns, *(name for columns in cells for name in columns)])
     with_error = any(row.error is not None for row in rows)
     table = [
-        [printable(row.name), *map(columns.get, names), *[row.error] * with_error]
+        [row.name, *map(columns.get, names), *[row.error] * with_error]
         for row, columns in zip(shown, cells, strict=True)
     ]
     _render.table(["file", *names, *["error"] * with_error], table)

@@ -16,9 +16,27 @@ from cnnforge.data.dataset import (
 )
 from cnnforge.data.digests import Split, duplicates_note, fingerprint
 from cnnforge.data.files import ImageFiles, check_files
-from cnnforge.data.folder import ImageListing, find_classes, find_images, find_splits
+from cnnforge.data.findings import (
+    class_name_notes,
+    count_note,
+    left_out_notes,
+    loose_form,
+    other_files,
+    quoted,
+    skipped_summary,
+)
+from cnnforge.data.folder import (
+    ImageListing,
+    find_classes,
+    find_images,
+    find_run_folders,
+    find_splits,
+    only_subfolder,
+    split_role,
+    subfolders,
+)
+from cnnforge.data.formats import IMAGE_SUFFIXES
 from cnnforge.data.images import (
-    IMAGE_SUFFIXES,
     CheckedImage,
     ImageInfo,
     UnreadableImage,
@@ -26,6 +44,13 @@ from cnnforge.data.images import (
     describe_image,
     fit,
     read_image,
+)
+from cnnforge.data.picture_dataset import (
+    Picture,
+    PictureFile,
+    check_pictures,
+    dataset_from_files,
+    file_ids,
 )
 from cnnforge.data.references import open_dataset, parse
 from cnnforge.data.sizes import choose_size
@@ -48,31 +73,47 @@ __all__ = [
     "ImageFiles",
     "ImageInfo",
     "ImageListing",
+    "Picture",
+    "PictureFile",
     "Samples",
     "SkippedFile",
     "Split",
     "UnreadableImage",
     "check_files",
     "check_image",
+    "check_pictures",
     "choose_size",
+    "class_name_notes",
     "compose",
+    "count_note",
     "count_reasons",
     "dataset_from_arrays",
+    "dataset_from_files",
     "describe_image",
     "duplicates_note",
+    "file_ids",
     "find_classes",
     "find_images",
+    "find_run_folders",
     "find_splits",
     "fingerprint",
     "fit",
+    "left_out_notes",
+    "loose_form",
     "normal_name",
+    "only_subfolder",
     "open_dataset",
+    "other_files",
     "parse",
     "printable",
+    "quoted",
     "read_image",
     "samples_of_epoch",
     "singleton_classes_note",
+    "skipped_summary",
+    "split_role",
     "stratified_split",
+    "subfolders",
     "summarize",
     "transform_points",
     "translations",

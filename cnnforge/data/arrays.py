@@ -11,6 +11,7 @@ from PIL import Image
 from cnnforge.data.dataset import ArraySamples, DataOptions, Dataset
 from cnnforge.data.digests import Split, duplicates_note, fingerprint
 from cnnforge.data.files import in_parallel
+from cnnforge.data.findings import ONE_COLOR, count_note
 from cnnforge.data.images import fit
 from cnnforge.data.sizes import choose_size
 from cnnforge.data.split import singleton_classes_note, stratified_split
@@ -61,7 +62,7 @@ def dataset_from_arrays(
             f"{name} holds only the class {classes[present[0]]!r}: training needs at least two "
             "classes"
         )
-    images, notes = _converted(images, options)
+    images, notes = _converted(images, names, options)
     seed = options.seed if split_seed is None else split_seed
     if options.for_training:
         rows = stratified_split(labels, options.validation_fraction, seed)
@@ -119,7 +120,7 @@ def unlabelled_from_arrays(
     """
     if not len(images):
         raise DataError(f"{name} holds no image: expected at least one")
-    images, notes = _converted(images, options)
+    images, notes = _converted(images, names, options)
     whole = ArraySamples(images, np.zeros(len(images), np.int32), names, ids)
     empty = ArraySamples(images[:0], whole.labels[:0], ())
     splits = _split(whole), _split(empty)
@@ -141,11 +142,25 @@ def _split(samples: ArraySamples) -> Split:
     return Split(samples.labels, samples.names, digests)
 
 
-def _converted(images: np.ndarray, options: DataOptions) -> tuple[np.ndarray, tuple[str, ...]]:
+def _converted(
+    images: np.ndarray, names: Sequence[str], options: DataOptions
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """Convert images to the size and the color of the options. Return them with notes."""
     size, note = choose_size({images.shape[1:3]: len(images)}, options)
+    blank = count_note([names[row] for row in _one_color(images)], len(images), ONE_COLOR)
     channels = {"grayscale": 1, "rgb": 3, "auto": images.shape[3]}[options.color]
-    return _fitted(images, (*size, channels)), (note,) if note else ()
+    return _fitted(images, (*size, channels)), ((note,) if note else ()) + blank
+
+
+def _one_color(images: np.ndarray) -> list[int]:
+    """Return the rows of the images whose pixels all have the same color."""
+    rows: list[int] = []
+    # The comparison needs an array of the same size, so compare a part of the images at a time.
+    for start in range(0, len(images), 1024):
+        part = images[start : start + 1024]
+        same = (part == part[:, :1, :1]).reshape(len(part), -1).all(axis=1)
+        rows += (start + np.flatnonzero(same)).tolist()
+    return rows
 
 
 def _fitted(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:

@@ -224,6 +224,7 @@ class Dataset:
             if the digests are not known, for instance because the samples differ in every epoch.
         id_name: Name of the ids of the samples, for the heading of a submission; empty if the
             samples have no ids.
+        skipped_ids: The ids of `skipped`, if the samples have ids; otherwise empty.
 
     Raises:
         ValueError: If `train` is empty, or a split does not have one name per sample.
@@ -240,6 +241,7 @@ class Dataset:
     task: str = DEFAULT_TASK
     splits: tuple[Split, Split] | None = None
     id_name: str = ""
+    skipped_ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for split, samples in (("train", self.train), ("validation", self.validation)):

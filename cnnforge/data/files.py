@@ -25,15 +25,21 @@ class ImageFiles:
         paths: N image files.
         labels: (N,) integers.
         image_shape: (H, W, C) of every fetched image.
+        ids: N texts: the id that the data give each image; `None` if they give none.
     """
 
     def __init__(
-        self, paths: Sequence[str], labels: np.ndarray, image_shape: tuple[int, int, int]
+        self,
+        paths: Sequence[str],
+        labels: np.ndarray,
+        image_shape: tuple[int, int, int],
+        ids: Sequence[str] | None = None,
     ) -> None:
         if len(paths) != len(labels):
             raise ValueError(f"there are {len(paths)} files and {len(labels)} labels")
         self.names: Sequence[str] = tuple(paths)
         self.labels = np.ascontiguousarray(labels, dtype=np.int32)
+        self.ids = None if ids is None else list(ids)
         self._image_shape = image_shape
 
     def __len__(self) -> int:

@@ -8,41 +8,15 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
-from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from cnnforge.data.formats import content_reason, pillow_formats
 from cnnforge.errors import DataError
 from cnnforge.utils.names import printable
 
-IMAGE_SUFFIXES = frozenset(
-    {
-        ".avif",
-        ".bmp",
-        ".gif",
-        ".jfif",
-        ".jp2",
-        ".jpe",
-        ".jpeg",
-        ".jpg",
-        ".pbm",
-        ".pgm",
-        ".png",
-        ".pnm",
-        ".ppm",
-        ".tif",
-        ".tiff",
-        ".webp",
-    }
-)
-"""The endings of the image files that are read, in lower case."""
-
-# Only these formats are read. Pillow reads others too, but for some of them it starts another
-# program (Ghostscript for EPS), which is not safe for files from unknown sources.
-_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 _GRAYSCALE_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N"))
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSES = {
@@ -55,6 +29,9 @@ _TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
+# Pixels up to this value look black: JPEG files of video frames store black as 16. Pixels that
+# differ from white by no more look white.
+_DARK = 16
 
 
 class UnreadableImage(DataError):
@@ -67,7 +44,7 @@ class UnreadableImage(DataError):
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
         self.path = os.fspath(path)
-        self.reason = " ".join(reason.split())
+        self.reason = printable(" ".join(reason.split()))
         super().__init__(f"{printable(self.path)}: {self.reason}")
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
@@ -98,20 +75,38 @@ class CheckedImage(NamedTuple):
         size: Height and width of the image after it is rotated as its orientation (EXIF) says.
         grayscale: Whether the image has a grayscale mode, or has a palette and only gray pixels.
         digest: sha256 of the file, 32 bytes.
+        one_color: Whether all pixels have the same color.
+        dark: Whether the image is nearly black, but has more than one color.
+        on_black: Whether transparent pixels are shown on black, because everything that is visible
+            would vanish on white.
+        narrow: Whether 16-bit pixels hold 8-bit values, and are read as these.
     """
 
     size: tuple[int, int]
     grayscale: bool
     digest: bytes
+    one_color: bool = False
+    dark: bool = False
+    on_black: bool = False
+    narrow: bool = False
+
+
+class _Flat(NamedTuple):
+    """An image in the 8-bit mode `"L"` or `"RGB"`, and how it was converted."""
+
+    image: Image.Image
+    on_black: bool = False
+    narrow: bool = False
 
 
 def read_image(path: str | os.PathLike[str], image_shape: tuple[int, int, int]) -> np.ndarray:
     """Decode an image file, and convert the image to a given shape.
 
     The image is rotated as its orientation (EXIF) says. Only the first frame of an animation is
-    read. Transparent pixels are shown on white. 16-bit gray is scaled to 8 bits. If the image has
-    another size, it is resampled (bicubic with antialiasing), and its aspect ratio is not kept.
-    Colour profiles are ignored.
+    read. Transparent pixels are shown on white, or on black if everything that is visible would
+    vanish on white. 16-bit gray is scaled to 8 bits, unless its values are all below 256. If the
+    image has another size, it is resampled (bicubic with antialiasing), and its aspect ratio is not
+    kept. Colour profiles are ignored.
 
     Args:
         path: The file.
@@ -171,11 +166,17 @@ def check_image(path: str | os.PathLike[str]) -> CheckedImage:
         size = full_size if reduced else image.size
         flat = _flat(image)
         grayscale = image.mode in _GRAYSCALE_MODES or (
-            image.mode in ("P", "PA") and _shades_of_gray(flat)
+            image.mode in ("P", "PA") and _shades_of_gray(flat.image)
         )
         size = _shown_size(size, _orientation(image))
-    with open(path, "rb") as file:
-        return CheckedImage(size, grayscale, hashlib.file_digest(file, "sha256").digest())
+        one_color, dark = _blankness(flat.image)
+        if reduced and (one_color or dark):
+            # A pixel of the reduced image is the mean of many. Decode all pixels.
+            with _reading(path) as whole:
+                one_color, dark = _blankness(_flat(whole).image)
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+    return CheckedImage(size, grayscale, digest, one_color, dark, flat.on_black, flat.narrow)
 
 
 def fit(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:
@@ -192,7 +193,7 @@ def fit(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:
         ValueError: If the mode cannot be converted to 8 bits.
     """
     height, width, channels = image_shape
-    flat = _flat(image).convert("L" if channels == 1 else "RGB")
+    flat = _flat(image).image.convert("L" if channels == 1 else "RGB")
     if flat.size != (width, height):
         flat = flat.resize((width, height), Image.Resampling.BICUBIC)
     return np.array(flat, dtype=np.uint8).reshape(height, width, channels)
@@ -207,7 +208,7 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     try:
         with (
             open(path, "rb", opener=_open_regular) as file,
-            Image.open(file, formats=_formats()) as image,
+            Image.open(file, formats=pillow_formats()) as image,
         ):
             limit = Image.MAX_IMAGE_PIXELS
             # Pillow raises an error only above twice its limit, and prints a warning above the
@@ -233,19 +234,13 @@ def _open_regular(path: str, flags: int) -> int:
     return descriptor
 
 
-@lru_cache(maxsize=1)
-def _formats() -> tuple[str, ...]:
-    # Not every build of Pillow supports all formats, and `Image.open` raises a KeyError for an
-    # unsupported one. Return only the supported formats.
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
-
-
 def _reason(path: str | os.PathLike[str], error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        with Path(path).open("rb") as file:
-            start = file.read(12)
-        return f"not an image that can be read; it begins with {start!r}" if start else "empty file"
+        try:
+            with open(path, "rb") as file:
+                return content_reason(file.read(12))
+        except OSError as gone:
+            error = gone
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"too large: {error}"
     if isinstance(error, _UnsupportedPixels):
@@ -278,20 +273,60 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def _flat(image: Image.Image) -> Image.Image:
+def _flat(image: Image.Image) -> _Flat:
     """Convert an image to 8-bit mode `"L"` or `"RGB"`, without transparency."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         # Scale 16-bit values to 8 bits. Pillow's own conversion would clip values above 255.
         wide = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+        highest = wide.max(initial=0)
+        if highest <= 255:
+            return _Flat(Image.fromarray(wide.astype(np.uint8)), narrow=bool(highest))
+        return _Flat(Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8)))
     if image.mode in ("I", "F"):
         raise _UnsupportedPixels("32-bit pixels have no fixed range: save it with 8 or 16 bits")
     if image.has_transparency_data:
-        solid = image.convert("RGBA")
-        flat = Image.new("RGB", image.size, "white")
-        flat.paste(solid, mask=solid.getchannel("A"))
-        return flat
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+        return _on_a_background(image.convert("RGBA"))
+    return _Flat(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+
+
+def _on_a_background(image: Image.Image) -> _Flat:
+    """Show an RGBA image on white, or on black if everything that is visible vanishes on white."""
+    opacity = image.getchannel("A")
+    flat = Image.new("RGB", image.size, "white")
+    flat.paste(image, mask=opacity)
+    least, most = opacity.getextrema()
+    on_black = least != most and _vanishes(flat)
+    if on_black:
+        flat = Image.new("RGB", image.size, "black")
+        flat.paste(image, mask=opacity)
+    return _Flat(flat, on_black=on_black)
+
+
+def _blankness(flat: Image.Image) -> tuple[bool, bool]:
+    """Return whether all pixels have one color, and whether the image is else nearly black."""
+    for some in (_sampled(flat), flat):
+        bands = _extremes(some)
+        one_color = all(low == high for low, high in bands)
+        dark = not one_color and max(high for _, high in bands) <= _DARK
+        # A few pixels show that most images are neither.
+        if not one_color and not dark:
+            return False, False
+    return one_color, dark
+
+
+def _vanishes(flat: Image.Image) -> bool:
+    """Return whether all pixels are white or look white."""
+    return all(low >= 255 - _DARK for some in (_sampled(flat), flat) for low, _ in _extremes(some))
+
+
+def _sampled(flat: Image.Image) -> Image.Image:
+    size = min(flat.width, 32), min(flat.height, 32)
+    return flat.resize(size, Image.Resampling.NEAREST)
+
+
+def _extremes(flat: Image.Image) -> list[tuple[int, int]]:
+    """Return the min and the max value of the pixels in each band."""
+    return [cast(tuple[int, int], band.getextrema()) for band in flat.split()]
 
 
 def _shades_of_gray(flat: Image.Image) -> bool:

@@ -7,7 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from cnnforge.data import IMAGE_SUFFIXES, DataSummary, count_reasons, find_images
+from cnnforge.data import (
+    IMAGE_SUFFIXES,
+    DataSummary,
+    count_reasons,
+    file_ids,
+    find_images,
+    printable,
+)
 from cnnforge.errors import DataError
 from cnnforge.plugin import DatasetSpec, TaskSpec
 from cnnforge.plugin_host.registry import Registry
@@ -40,6 +47,11 @@ class FileInputs:
             left_out=count_reasons(self.errors),
         )
 
+    @property
+    def ids(self) -> tuple[str, list[str]] | None:
+        """The name of the ids, and the id of each row that `predict` yields."""
+        return "id", file_ids([*self.paths, *(path for path, _ in self.errors)])
+
     def predict(
         self, predictor: Predictor, top_k: int = 3, limit: int | None = None
     ) -> Iterator[Row]:
@@ -47,7 +59,7 @@ class FileInputs:
         yield from predictor.predict_files(self.paths[:limit], top_k)
         left = None if limit is None else max(0, limit - len(self.paths))
         for path, reason in islice(self.errors, left):
-            yield predictor.task.unread_row(path, reason)
+            yield predictor.task.unread_row(printable(path), reason)
 
 
 def find_inputs(

@@ -12,7 +12,7 @@ import numpy as np
 
 from cnnforge.backends import BatchPredictor
 from cnnforge.conversion import Kernels, forge
-from cnnforge.data import Dataset, Samples, UnreadableImage, read_image
+from cnnforge.data import Dataset, Samples, UnreadableImage, printable, read_image
 from cnnforge.data.files import in_parallel
 from cnnforge.data.prefetch import MAX_BYTES, StepsPerCall, chunks, images_only
 from cnnforge.errors import PluginError, RunError, message_of
@@ -172,11 +172,11 @@ class Predictor:
             rows: Sequence[Row] = ()
             if images:
                 outputs = self._batches.predict(np.stack(images))
-                rows = self.task.rows(outputs, [group[i] for i in good], None, top_k)
+                rows = self.task.rows(outputs, [printable(group[i]) for i in good], None, top_k)
             found = iter(rows)
             for path, image in zip(group, read, strict=True):
                 if isinstance(image, UnreadableImage):
-                    yield self.task.unread_row(path, image.reason)
+                    yield self.task.unread_row(printable(path), image.reason)
                 else:
                     yield next(found)
 
@@ -217,7 +217,7 @@ class Predictor:
         Returns:
             One row per sample, in the order of `indices`.
         """
-        names = [samples.names[int(index)] for index in indices]
+        names = [printable(samples.names[int(index)]) for index in indices]
         truth = self.task.truth(dataset, samples, indices)
         return self.task.rows(outputs, names, truth, top_k)
 

@@ -5,11 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from cnnforge.data import DataOptions, Dataset, DataSummary, Samples, Split, open_dataset, summarize
+from cnnforge.data import (
+    DataOptions,
+    Dataset,
+    DataSummary,
+    Samples,
+    SkippedFile,
+    Split,
+    open_dataset,
+    printable,
+    summarize,
+)
 from cnnforge.errors import DataError, UsageError
 from cnnforge.plugin import DEFAULT_TASK, DatasetSpec, TaskSpec
 from cnnforge.plugin_host.discovery import discover
@@ -41,6 +52,23 @@ class SampleInputs:
         return len(self.indices)
 
     @property
+    def ids(self) -> tuple[str, list[str]] | None:
+        """The name of the ids, and the id of each row that `predict` yields.
+
+        `None` if the samples have no ids.
+        """
+        ids = getattr(self.samples, "ids", None)
+        if ids is None or not self.dataset.id_name:
+            return None
+        own = [ids[int(index)] for index in self.indices]
+        return self.dataset.id_name, own + list(self.dataset.skipped_ids[: len(self._unread)])
+
+    @property
+    def _unread(self) -> tuple[SkippedFile, ...]:
+        # Files that cannot be read have rows only if all samples have rows.
+        return self.dataset.skipped if len(self.indices) == len(self.samples) else ()
+
+    @property
     def summary(self) -> DataSummary:
         """Summary of the samples that are used."""
         return summarize(self.dataset, {"used": (self.samples, self.indices)})
@@ -48,10 +76,16 @@ class SampleInputs:
     def predict(
         self, predictor: Predictor, top_k: int = 3, limit: int | None = None
     ) -> Iterator[Row]:
-        """Predict the first `limit` samples, or all if it is `None`. Yield a table row for each."""
+        """Predict the first `limit` samples, or all if it is `None`. Yield a table row for each.
+
+        If these are all samples of the data, files that cannot be read have rows after the others.
+        """
         yield from predictor.predict_samples(
             self.dataset, self.samples, self.indices[:limit], top_k=top_k
         )
+        left = None if limit is None else max(0, limit - len(self.indices))
+        for file in islice(self._unread, left):
+            yield predictor.task.unread_row(printable(file.path), file.reason)
 
     def evaluate(self, predictor: Predictor) -> Evaluation:
         """Compare the outputs of a model with the targets of the samples.
@@ -108,8 +142,7 @@ def open_samples(
         tasks: Registry of the tasks; by default those of the installed plugins.
 
     Returns:
-        The samples, sorted by name; numbers in the names are compared by value, so `9.png` precedes
-        `10.png`.
+        The samples, in the order of the file or folder.
 
     Raises:
         UsageError: There is no such dataset, it is for another task, or its images cannot be
@@ -171,7 +204,7 @@ def _untrained(dataset: Dataset, origin: Origin, is_own: bool, leave_out: bool) 
         if origin.gone:
             count = len(origin.kept.nonzero()[0]) + origin.gone
             notes.append(f"{origin.gone} of {count} validation images of the run are missing")
-    return SampleInputs(dataset, samples, _by_name(samples, chosen), what, tuple(notes))
+    return SampleInputs(dataset, samples, _in_order(dataset, samples, chosen), what, tuple(notes))
 
 
 def _split_again(
@@ -196,7 +229,7 @@ def _split_again(
         return SampleInputs(split, split.validation, indices, what)
     samples = _joined(dataset)
     return SampleInputs(
-        dataset, samples, _by_name(samples, np.ones(len(samples), bool)), dataset.name
+        dataset, samples, _in_order(dataset, samples, np.ones(len(samples), bool)), dataset.name
     )
 
 
@@ -215,9 +248,15 @@ def _all(splits: tuple[Split, Split]) -> Split:
     )
 
 
-def _by_name(samples: Samples, chosen: np.ndarray) -> np.ndarray:
-    names = samples.names
-    keys = {index: natural_key(names[index]) for index in map(int, np.flatnonzero(chosen))}
+def _in_order(dataset: Dataset, samples: Samples, chosen: np.ndarray) -> np.ndarray:
+    """Return the indices of the chosen samples in the order of the data.
+
+    The order of data that were split is lost. These are sorted by name.
+    """
+    indices = np.flatnonzero(chosen)
+    if not len(dataset.validation):
+        return indices
+    keys = {index: natural_key(samples.names[index]) for index in map(int, indices)}
     return np.array(sorted(keys, key=keys.__getitem__), np.int64)
 
 

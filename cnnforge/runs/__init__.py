@@ -16,6 +16,7 @@ from typing import Any
 
 from cnnforge.errors import RunError, UsageError
 from cnnforge.utils import atomic_files
+from cnnforge.utils.names import escaped, unescaped
 
 try:
     import fcntl
@@ -189,7 +190,7 @@ class RunDirectory:
         """
         path = self.path / CONFIG
         try:
-            options = tomllib.loads(path.read_text(encoding="utf-8"))
+            options = unescaped(tomllib.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             raise RunError(f"{path} cannot be read: {error}") from error
         table = options.pop(_RUN_TABLE, {})
@@ -198,7 +199,7 @@ class RunDirectory:
     def write_text(self, name: str, text: str) -> None:
         """Write a text file into the run directory."""
         with self.writing(name) as path:
-            path.write_bytes(text.encode(errors="surrogateescape"))
+            path.write_bytes(text.encode())
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file into the run directory."""
@@ -231,7 +232,8 @@ def to_toml(values: Mapping[str, Any]) -> str:
         values: Values of type str, bool, int, float, or lists of these; `None` values are omitted.
 
     Returns:
-        TOML text with a line `key = value` for each value.
+        TOML text with a line `key = value` for each value. Bytes of a path that are not valid UTF-8
+        are escaped; `cnnforge.utils.names.unescaped` reads them.
     """
     return "".join(
         f"{key} = {_toml(value)}\n" for key, value in values.items() if value is not None
@@ -252,7 +254,7 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, str):
         # A JSON string is a valid TOML string, except that TOML requires an escape for DEL.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return json.dumps(escaped(value), ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
     return repr(value)

@@ -292,8 +292,13 @@ class Task:
         """Return a summary of all rows, in one line, that is shown to the user; empty for none."""
         return ""
 
-    def submission(self, rows: Sequence[Row]) -> str:
+    def submission(self, rows: Sequence[Row], ids: Sequence[str], id_name: str) -> str:
         """Convert rows to the text of a submission file for a competition.
+
+        Args:
+            rows: N rows.
+            ids: N ids of the images of the rows.
+            id_name: Name of the ids, which is the heading of their column.
 
         Raises:
             UsageError: The task does not have such a format.

@@ -12,6 +12,7 @@ from cnnforge.prediction.kept_split import KeptSplit
 from cnnforge.runs import RunDirectory, requirements
 from cnnforge.training.session import Session, own_layers
 from cnnforge.utils.environment import environment, versions
+from cnnforge.utils.names import printable
 
 KERNELS = "kernels.json"
 DATA = "data.json"
@@ -44,8 +45,8 @@ def write_run_metadata(session: Session, reference: str) -> None:
     if dataset.splits is not None:
         KeptSplit.of(dataset.splits).write(run)
     if dataset.skipped:
-        skipped = [(printable(path), reason) for path, reason in dataset.skipped]
-        run.write_csv("skipped.csv", ["file", "reason"], skipped)
+        rows = [(printable(path), reason) for path, reason in dataset.skipped]
+        run.write_csv("skipped.csv", ["file", "reason"], rows)
     run.write_json(KERNELS, [dataclasses.asdict(layer) for layer in session.implementations])
     run.write_json("kernel_check.json", [check.to_json() for check in session.checks])
     metadata = environment(

@@ -8,7 +8,9 @@ name on Linux may also contain bytes that are not valid UTF-8, line breaks and c
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
+from typing import Any
 
 # Characters that reverse the direction of the text after them, so that a name could hide its end.
 _DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -21,12 +23,18 @@ def normal_name(name: str | os.PathLike[str]) -> str:
     r"""Return the normal form of a name: Unicode NFC, in one line, with only visible characters.
 
     Names with the same normal form are the same name. A byte that is not valid UTF-8 becomes an
-    escape such as `\xe4`, and so does a control character.
+    escape such as `\xe4`, and so does a control character, or a blank at an end of the name.
 
     Args:
         name: A name, as Python reads it from the file system.
     """
-    return printable(unicodedata.normalize("NFC", os.fspath(name)))
+    text = os.fspath(name)
+    if text.isascii() and text.isprintable() and text == text.strip():
+        return text
+    text = printable(unicodedata.normalize("NFC", text))
+    inner = text.strip()
+    start, found, end = text.partition(inner) if inner else (text, "", "")
+    return f"{_visible_blanks(start)}{found}{_visible_blanks(end)}"
 
 
 def printable(name: str | os.PathLike[str]) -> str:
@@ -38,7 +46,48 @@ def printable(name: str | os.PathLike[str]) -> str:
     Args:
         name: A name or a path, as Python reads it from the file system.
     """
-    return "".join(map(_shown, os.fspath(name)))
+    text = os.fspath(name)
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def escaped(text: str) -> str:
+    r"""Return a text in which each byte of a path that is not valid UTF-8 is an escape (`\xe4`).
+
+    Unlike `printable`, this can be undone: `unescaped` returns the original text.
+
+    Args:
+        text: A text that contains a path, as Python reads it from the file system.
+    """
+    text = re.sub(r"\\(?=x(?:5c|[89a-f][0-9a-f]))", r"\\x5c", text)
+    return re.sub("[\udc80-\udcff]", lambda match: _shown(match[0]), text)
+
+
+def unescaped(value: Any) -> Any:
+    """Undo `escaped` in all texts of a value.
+
+    Args:
+        value: A text, or a list or dictionary with texts and other values.
+
+    Returns:
+        A value with the original texts.
+    """
+    if isinstance(value, str):
+        return re.sub(r"\\x(5c|[89a-f][0-9a-f])", _unescaped, value)
+    if isinstance(value, list):
+        return [unescaped(item) for item in value]
+    if isinstance(value, dict):
+        return {key: unescaped(item) for key, item in value.items()}
+    return value
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    code = int(match[1], 16)
+    return chr(code) if code < 0x80 else chr(0xDC00 + code)
+
+
+def _visible_blanks(blanks: str) -> str:
+    codes = map(ord, blanks)
+    return "".join(f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in codes)
 
 
 def _shown(character: str) -> str:

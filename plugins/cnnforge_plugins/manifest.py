@@ -122,6 +122,11 @@ def cnnforge_datasets() -> list[DatasetSpec]:
             target="cnnforge_plugins.datasets.csv:load",
             summary="a table with a label and the pixels of one image per row, csv:FILE",
         ),
+        DatasetSpec(
+            name="table",
+            target="cnnforge_plugins.datasets.table:load",
+            summary="a table with the file name and the label of one image per row, table:FILE",
+        ),
     ]
 
 

@@ -111,18 +111,21 @@ def csv_table(predictions: Sequence[Prediction]) -> str:
     return csv_of_rows(predictions, COLUMNS)
 
 
-def submission(predictions: Sequence[Prediction]) -> str:
-    """Convert predictions to a submission file for Kaggle's Digit Recognizer competition.
+def submission(predictions: Sequence[Prediction], ids: Sequence[str], id_name: str) -> str:
+    """Convert predictions to a submission file for a competition.
 
     Args:
-        predictions: The rows, in the order of the competition's test file.
+        predictions: N rows.
+        ids: N ids of the images of the rows.
+        id_name: Name of the ids, such as `"ImageId"`.
 
     Returns:
-        CSV text with the columns `ImageId`, counted from 1, and `Label`. The label of an image that
-        could not be read is empty.
+        CSV text with two columns: the ids, and the labels. The heading of the labels is `Label` or
+        `label`, in the case of `id_name`. The label of an image that could not be read is empty.
     """
-    rows = [[number, row.label or ""] for number, row in enumerate(predictions, start=1)]
-    return to_csv(["ImageId", "Label"], rows)
+    heading = "Label" if id_name[:1].isupper() else "label"
+    rows = [[own, row.label or ""] for own, row in zip(ids, predictions, strict=True)]
+    return to_csv([id_name, heading], rows)
 
 
 def write_confusion_matrix(run: RunDirectory, evaluation: ClassEvaluation) -> None:

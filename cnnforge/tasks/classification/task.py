@@ -239,9 +239,9 @@ class Classification(Task):
         right = sum(row.label == row.true_label for row in known)
         return f"{right} of {len(known)} correct"
 
-    def submission(self, rows: Sequence[Row]) -> str:
-        """Convert rows to a submission file for Kaggle's Digit Recognizer competition."""
-        return submission(cast("Sequence[Prediction]", rows))
+    def submission(self, rows: Sequence[Row], ids: Sequence[str], id_name: str) -> str:
+        """Convert rows to a submission file of a competition: the id and the class of each row."""
+        return submission(cast("Sequence[Prediction]", rows), ids, id_name)
 
 
 def balanced_weights(labels: np.ndarray, count: int) -> np.ndarray:

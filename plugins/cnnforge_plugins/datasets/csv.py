@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
@@ -18,24 +18,36 @@ from cnnforge.data import (
     unlabelled_from_arrays,
 )
 from cnnforge.errors import DataError, UsageError
-
-MAX_LABEL = 65535
-"""Max label that is accepted. There is a class for each number from 0 to the max label of the file.
-A larger label suggests that the column does not contain labels."""
+from cnnforge_plugins.datasets._columns import (
+    Table,
+    check_labels_repeat,
+    class_labels,
+    understand,
+)
+from cnnforge_plugins.datasets._delimited import is_number, open_delimited
+from cnnforge_plugins.datasets._pixel_columns import PixelColumns, find_pixel_columns, shape_of
+from cnnforge_plugins.datasets.table import name_table, names_pictures
 
 _CHUNK = 2048
+_RANGE = "a pixel is a whole number from 0 to 255"
 
 
-class Table(NamedTuple):
+class PixelTable(NamedTuple):
     """The content of a csv file with one image per row.
 
     Attributes:
         pixels: (N, P) uint8, the P values of each image.
-        labels: (N,) int32; `None` if the file has no labels.
+        labels: N labels as the file has them; `None` if the file has no labels.
+        ids: N ids; numbers from 1 if the file has no ids.
+        id_name: Name of the ids.
+        notes: Messages for the user.
     """
 
     pixels: np.ndarray
-    labels: np.ndarray | None
+    labels: Sequence[str] | None
+    ids: Sequence[str]
+    id_name: str
+    notes: tuple[str, ...]
 
 
 def load(argument: str | None, options: DataOptions) -> Dataset:
@@ -43,9 +55,10 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
 
     The pixels are in row-major order, with the channels of a pixel next to each other. A row of k*k
     values is a square grayscale image, and a row of 3*k*k values a square RGB image; for other
-    sizes, set `image_size` in the options. The labels are whole numbers, and the classes are `"0"`
-    to the max label. If the options do not require labels, the file need not have them; the header
-    then contains only names of pixels, as in Kaggle's test.csv.
+    sizes, set `image_size` in the options. The labels are numbers or words, and those that occur
+    are the classes. The file may also have a column with ids. For prediction it need not have
+    labels. A file that names pictures instead of giving their pixels is opened as
+    `cnnforge_plugins.datasets.table` does.
 
     Args:
         argument: The path of the file.
@@ -57,172 +70,210 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
 
     Raises:
         UsageError: If there is no such file, or the size of its images is unknown.
-        DataError: If the file is empty, has only one class, or has a line that is not a label and
-            pixels; the message names the line.
+        DataError: If the file is empty, has too few classes for training, or has a line that is not
+            a label and pixels; the message names the line.
     """
     if argument is None:
         raise UsageError("csv needs a file: write csv:FILE, for instance csv:train.csv")
     path = os.path.expanduser(argument)
-    table = read_table(path, need_labels=options.need_labels)
-    shape = _image_shape(path, table.pixels.shape[1], options.image_size)
+    table = understand(open_delimited(path))
+    if names_pictures(table):
+        return name_table(table, options)
+    content = read_pixels(table, options)
+    shape = shape_of(content.pixels.shape[1], options.image_size)
+    if shape is None:
+        raise UsageError(f"{printable(path)}: the images have an unknown size")
+    images = content.pixels.reshape(-1, *shape)
     file_name = printable(os.path.basename(path))
     name = f"csv:{os.path.abspath(path)}"
-    names = [f"row {row} of {file_name}" for row in range(1, len(table.pixels) + 1)]
-    images = table.pixels.reshape(-1, *shape)
-    if table.labels is None:
-        return unlabelled_from_arrays(name, images, names=names, options=options)
-    return dataset_from_arrays(
-        name,
-        images,
-        table.labels,
-        names=names,
-        classes=[str(label) for label in range(int(table.labels.max()) + 1)],
-        options=options,
-    )
+    names = [f"row {row} of {file_name}" for row in range(1, len(images) + 1)]
+    ids, id_name = content.ids, content.id_name
+    if content.labels is None:
+        dataset = unlabelled_from_arrays(
+            name, images, names=names, options=options, ids=ids, id_name=id_name
+        )
+    else:
+        classes, labels = class_labels(content.labels)
+        dataset = dataset_from_arrays(
+            name,
+            images,
+            labels,
+            names=names,
+            classes=classes,
+            options=options,
+            ids=ids,
+            id_name=id_name,
+        )
+    return replace(dataset, notes=(*content.notes, *dataset.notes))
 
 
-def read_table(path: str, *, need_labels: bool = True) -> Table:
-    """Read the labels and the pixels of all images in a csv file.
-
-    The first line may be a header. The labels are in the column `label` of the header. Without such
-    a column, they are in the first column.
+def read_pixels(table: Table, options: DataOptions) -> PixelTable:
+    """Read the labels, the ids and the pixels of all images in a table.
 
     Args:
-        path: The file, comma-separated text.
-        need_labels: Whether a file without labels is an error.
+        table: The table.
+        options: Options of the dataset.
 
     Returns:
-        The table.
+        The content.
 
     Raises:
-        UsageError: If there is no such file.
-        DataError: If a line is not a label and pixels; the message names the line.
+        UsageError: If the size of the images is unknown.
+        DataError: If there are no labels and they are needed, or if a line does not have the
+            columns of the first line; the message names the line.
     """
-    if not os.path.isfile(path):
-        what = "is a folder" if os.path.isdir(path) else "does not exist"
-        raise UsageError(f"the csv file {printable(path)} {what}: give an existing file")
-    try:
-        # Excel writes a byte-order mark at the start of a file. This encoding removes the mark.
-        with open(path, encoding="utf-8-sig") as file:
-            lines = ((n, line) for n, line in enumerate(file, 1) if line.strip())
-            return _read(path, lines, need_labels)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{printable(path)} is not text: expected a csv file ({error})") from error
-    except OSError as error:
-        raise DataError(f"{printable(path)} cannot be read: {error.strerror}") from error
-
-
-def _read(path: str, lines: Iterator[tuple[int, str]], need_labels: bool) -> Table:
-    first = next(lines, None)
-    if first is None:
-        raise DataError(f"{printable(path)} is empty: expected rows of a label and pixels")
-    names = [field.strip().strip('"').lower() for field in first[1].split(",")]
-    columns = len(names)
-    if columns < 2:
-        raise DataError(
-            f"{printable(path)}, line {first[0]}: one column, expected a label and pixels, "
-            "separated by commas"
-        )
-    label_column: int | None = names.index("label") if "label" in names else 0
-    pending = [first]
-    if "label" in names or sum(not _is_number(name) for name in names) > columns // 2:
-        if names[0].startswith("pixel") and "label" not in names:
-            if need_labels:
-                raise DataError(
-                    f"{printable(path)}, line {first[0]}: no column is named label, and without "
-                    "labels nothing can be trained or evaluated; 'cnnforge predict' needs none"
-                )
-            label_column = None
-        pending = []
-    pixels, labels = [], []
-    while chunk := pending + list(islice(lines, _CHUNK)):
-        pending = []
-        values = _fast(chunk, columns, label_column)
+    columns, notes = find_pixel_columns(table, options)
+    wanted = [column for column in (columns.label, columns.id) if column is not None]
+    pick = table.file.picker(wanted, table.width)
+    lines = table.file.lines()
+    if table.names is not None:
+        next(lines)
+    pixels: list[np.ndarray] = []
+    picked: list[list[str]] = []
+    while chunk := list(islice(lines, _CHUNK)):
+        values = _fast(table, columns, chunk)
         if values is None:
-            values = np.array([_row(path, n, line, columns, label_column) for n, line in chunk])
-        if label_column is not None:
-            labels.append(values[:, label_column].astype(np.int32))
-            values = np.delete(values, label_column, axis=1)
-        pixels.append(values.astype(np.uint8))
-    if not pixels:
-        raise DataError(f"{printable(path)} has a header and no rows: expected at least two")
-    return Table(np.concatenate(pixels), np.concatenate(labels) if labels else None)
+            values = np.array([_row(table, columns, n, line) for n, line in chunk], np.uint8)
+        pixels.append(values)
+        if wanted:
+            picked += [pick(line) for _, line in chunk]
+    values = np.concatenate(pixels)
+    ids = [str(number) for number in range(1, len(values) + 1)]
+    id_name = "ImageId"
+    if columns.id is not None:
+        place = wanted.index(columns.id)
+        ids = [row[place] for row in picked]
+        id_name = table.names[columns.id] if table.names is not None else "id"
+    labels = None
+    if columns.label is not None:
+        labels = _checked_labels(table, columns.label, [row[0] for row in picked], options)
+    if values.max() <= 1:
+        notes += (
+            f"{table.path}: all pixels are 0 or 1, so the images are almost black: "
+            "multiply the pixels by 255",
+        )
+    return PixelTable(values, labels, ids, id_name, notes)
+
+
+def _checked_labels(
+    table: Table, column: int, labels: list[str], options: DataOptions
+) -> list[str] | None:
+    empty = sum(not label for label in labels)
+    if empty and not options.need_labels:
+        return None
+    if empty:
+        row = labels.index("") + 1
+        raise DataError(
+            f"{table.path}: {table.called(column)}, the label, is empty in {empty} "
+            f"of {len(labels)} rows, the first is row {row}: fill it in, or remove these rows"
+        )
+    if options.for_training:
+        check_labels_repeat(table, column, labels)
+    return labels
 
 
 def _fast(
-    chunk: list[tuple[int, str]], columns: int, label_column: int | None
+    table: Table, columns: PixelColumns, chunk: Sequence[tuple[int, str]]
 ) -> np.ndarray | None:
     """Parse many lines at once, which is faster than parsing each line with `_row`.
 
     Returns:
-        (rows, columns) int32. `None` if a line may be wrong. The caller must then call `_row` for
-        each line, which raises a clear error for a wrong line.
+        (rows, P) uint8. `None` if a line may be wrong. The caller must then call `_row` for each
+        line, which raises a clear error for a wrong line.
     """
-    try:
-        values = np.loadtxt(
-            [line for _, line in chunk], delimiter=",", dtype=np.int32, ndmin=2, comments=None
-        )
-    # The type of the exception depends on the version of NumPy, so catch all types.
-    except Exception:
-        return None
-    if values.shape != (len(chunk), columns) or values.min() < 0:
-        return None
-    over = np.count_nonzero(values > 255)
-    # A label may be greater than 255, but a pixel must not. So do not count the labels above 255.
-    if label_column is not None:
-        labels = values[:, label_column]
-        over -= np.count_nonzero(labels > 255)
-        if labels.max() > MAX_LABEL:
+    lines, delimiter = [line for _, line in chunk], table.file.delimiter
+    usecols: Sequence[int] | None = None
+    chosen: slice | Sequence[int] = slice(None)
+    width = columns.count
+    if columns.count != len(columns.pixels):
+        rows = [table.file.cells(line) for line in lines]
+        if any(len(row) != table.width for row in rows):
             return None
-    return None if over else values
+        lines, delimiter = [row[columns.pixels[0]] for row in rows], None
+    elif all(map(table.numeric, columns.others(table.width))):
+        # It is faster to parse all columns than to choose some of them.
+        chosen, width = columns.chosen(), table.width
+    elif delimiter is None or any(line.count(delimiter) != table.width - 1 for line in lines):
+        # With `usecols`, NumPy does not notice that a line has too many columns.
+        return None
+    else:
+        usecols = columns.pixels
+    for dtype in (np.int32, np.float64):
+        try:
+            values = np.loadtxt(
+                lines,
+                delimiter=delimiter,
+                dtype=dtype,
+                ndmin=2,
+                comments=None,
+                quotechar='"',
+                usecols=usecols,
+            )
+        # The type of the exception depends on the version of NumPy, so catch all types.
+        except Exception:
+            continue
+        if values.shape != (len(chunk), width):
+            return None
+        values = values[:, chosen]
+        # NaN fails the comparison too.
+        if not (values.min() >= 0 and values.max() <= 255):
+            return None
+        converted = values.astype(np.uint8)
+        return converted if dtype is np.int32 or (converted == values).all() else None
+    return None
 
 
-def _row(path: str, number: int, line: str, columns: int, label_column: int | None) -> list[int]:
+def _row(table: Table, columns: PixelColumns, number: int, line: str) -> list[int]:
     """Parse one line. An error message contains the line number, the column and the cause."""
-    place = f"{printable(path)}, line {number}"
-    fields = [field.strip().strip('"') for field in line.rstrip("\r\n").split(",")]
-    if len(fields) != columns:
-        raise DataError(f"{place}: {len(fields)} columns, expected {columns} as in the first line")
-    values = []
-    for column, field in enumerate(fields):
-        where = f"{place}, column {column + 1}"
-        is_label = column == label_column
-        what = "a label is a whole number from 0 up" if is_label else "a pixel is a whole number"
-        # Do not accept underscores: float() would read "1_0" as ten.
-        if not _is_number(field) or "_" in field:
-            raise DataError(f"{where}: {field[:40]!r} is not a number; {what}")
-        number_read = float(field)
-        if not (math.isfinite(number_read) and number_read.is_integer()):
-            raise DataError(f"{where}: {field[:40]!r} is not a whole number; {what}")
-        max_value = MAX_LABEL if is_label else 255
-        if not 0 <= number_read <= max_value:
-            kind = "label" if is_label else "pixel"
-            raise DataError(f"{where}: the {kind} {field[:40]} is not in 0..{max_value}")
-        values.append(int(number_read))
-    return values
+    place = f"{table.path}, line {number}"
+    cells = table.file.cells(line)
+    if len(cells) != table.width:
+        raise DataError(
+            f"{place}: {len(cells)} columns, expected {table.width} as in the first line"
+        )
+    return [
+        _pixel(cell, f"{place}, {where}") for where, cell in _pixel_cells(table, columns, cells)
+    ]
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _pixel_cells(
+    table: Table, columns: PixelColumns, cells: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    if columns.count == len(columns.pixels):
+        for column in columns.pixels:
+            name = f" ({table.called(column)})" if table.names is not None else ""
+            yield f"column {column + 1}{name}", cells[column]
+        return
+    where = table.called(columns.pixels[0])
+    values = cells[columns.pixels[0]].split()
+    if len(values) != columns.count:
+        raise DataError(
+            f"{table.path}: {where} has {len(values)} pixels in a row and "
+            f"{columns.count} in the first row: expected the same number in each row"
+        )
+    for pixel, value in enumerate(values, 1):
+        yield f"{where}, pixel {pixel}", value
 
 
-def _image_shape(
-    path: str, pixels: int, image_size: tuple[int, int] | None
-) -> tuple[int, int, int]:
-    """Return the shape (H, W, C) of an image that has `pixels` values."""
-    for channels in (1, 3):
-        if image_size and channels * math.prod(image_size) == pixels:
-            return (*image_size, channels)
-    for channels in (1, 3):
-        side = math.isqrt(pixels // channels)
-        if channels * side * side == pixels:
-            return side, side, channels
-    received = "" if image_size is None else f", and not {image_size[0]} x {image_size[1]} either"
-    raise UsageError(
-        f"{printable(path)} has {pixels} pixels in a row, which is not a square image of one or "
-        f"three channels{received}: give the size, for instance --image-size HEIGHTxWIDTH"
-    )
+def _pixel(cell: str, where: str) -> int:
+    shown = printable(cell[:40])
+    if not cell:
+        raise DataError(f"{where}: the cell is empty; {_RANGE}: fill it in, or remove the row")
+    if not is_number(cell):
+        raise DataError(f"{where}: {shown!r} is not a number; {_RANGE}")
+    value = float(cell)
+    if value.is_integer() and 0 <= value <= 255:
+        return int(value)
+    if value.is_integer():
+        fix = (
+            "divide 16-bit values by 257"
+            if 255 < value <= 65535
+            else "scale them so that black is 0 and white is 255"
+        )
+        raise DataError(f"{where}: the pixel {shown} is not in 0..255; {fix}")
+    fix = ""
+    if 0 < value < 1:
+        fix = ": if the pixels are from 0 to 1, multiply them by 255 and round them"
+    elif -1 <= value < 0:
+        fix = ": if the pixels are from -1 to 1, add 1, multiply by 127.5 and round them"
+    raise DataError(f"{where}: {shown!r} is not a whole number; {_RANGE}{fix}")

@@ -5,48 +5,60 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
-
-import numpy as np
+from typing import Literal, NamedTuple
 
 from cnnforge.data import (
     IMAGE_SUFFIXES,
-    CheckedImage,
     DataOptions,
     Dataset,
-    ImageFiles,
     ImageListing,
+    Picture,
+    PictureFile,
     SkippedFile,
-    Split,
-    UnreadableImage,
-    check_files,
-    duplicates_note,
+    check_pictures,
+    class_name_notes,
+    dataset_from_files,
     find_classes,
     find_images,
+    find_run_folders,
     find_splits,
-    fingerprint,
+    left_out_notes,
+    loose_form,
+    only_subfolder,
+    other_files,
     printable,
-    singleton_classes_note,
-    stratified_split,
+    quoted,
+    skipped_summary,
+    split_role,
+    subfolders,
 )
 from cnnforge.errors import DataError, UsageError
 
 
-class Image(NamedTuple):
-    """The path of a readable image file, and the name of its class."""
+class _Part(NamedTuple):
+    """A folder that contains the folders of the classes.
 
-    path: str
-    class_name: str
-    checked: CheckedImage
+    Attributes:
+        folder: The folder.
+        split: Purpose of the folder, if it is that of a split.
+        classes: The images of each class.
+    """
+
+    folder: str
+    split: Literal["", "train", "validation"]
+    classes: Mapping[str, ImageListing]
 
 
 def load(argument: str | None, options: DataOptions) -> Dataset:
     """Open a folder of images.
 
     Each sub-folder is a class. The images of a class are in its sub-folder and in deeper folders.
-    If the sub-folders are `train` and `val` (or `valid`, `validation`, `test`), these are the two
-    splits, and each contains the folders of the classes. This function decodes every image once, so
-    that an unreadable image is found before training.
+    If the sub-folders are splits by their names (`cnnforge.data.find_splits`), each contains the
+    folders of the classes. If the folder contains a single folder, with the classes in it, this is
+    opened. The function decodes every image once, so that an unreadable image is found before
+    training.
+
+    For prediction, a folder that contains only images and no classes is data without labels.
 
     Args:
         argument: The path of the folder.
@@ -57,196 +69,186 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
 
     Raises:
         UsageError: If there is no such folder.
-        DataError: If the folder has no readable image or only one class, if a split has no readable
-            image of a class, or if a file is unreadable and the option `strict` is set.
+        DataError: If the folder has no readable image, or if a file is unreadable and the option
+            `strict` is set. If training is the purpose, also if there is only one class, or if a
+            class of the validation split has no readable image for training.
     """
     if argument is None:
         raise UsageError("images needs a folder: write images:FOLDER")
-    folder = os.path.expanduser(argument)
-    parts, notes = _parts(folder)
-    found = {name: find_classes(path) for name, path in parts.items()}
-    images, skipped = _check(folder, found, options.strict)
-    classes = _classes(folder, found, images)
-    everything = [image for part in images.values() for image in part]
-    image_shape, shape_notes = _image_shape([image.checked for image in everything], options)
-    notes += _left_out(found, images, list(parts.values())) + shape_notes
-    if len(parts) == 2:
-        train, validation = images.values()
-    else:
-        labels = np.array([classes.index(image.class_name) for image in everything])
-        rows = stratified_split(labels, options.validation_fraction, options.seed)
-        train, validation = ([everything[row] for row in part] for part in rows)
-        notes += singleton_classes_note(labels, classes)
-    if not validation:
-        raise DataError(
-            f"{printable(folder)} has one image of every class: nothing is left for validation"
-        )
-    splits = [_split(folder, part, classes) for part in (train, validation)]
-    return Dataset(
-        name=f"images:{os.path.abspath(folder)}",
-        classes=classes,
-        train=ImageFiles([image.path for image in train], splits[0].labels, image_shape),
-        validation=ImageFiles([image.path for image in validation], splits[1].labels, image_shape),
-        fingerprint=fingerprint(classes, image_shape, *splits),
-        skipped=tuple(skipped),
-        notes=notes + duplicates_note(splits[0].digests, splits[1].digests),
-        splits=(splits[0], splits[1]),
+    root = os.path.expanduser(argument)
+    parts, notes = _parts(root, options)
+    files = [
+        PictureFile(path, name, part.split)
+        for part in parts
+        for name, listing in part.classes.items()
+        for path in listing.paths
+    ]
+    listings = [listing for part in parts for listing in part.classes.values()]
+    if not files and options.purpose == "prediction":
+        loose = find_images(root, recursive=False)
+        files, listings = [PictureFile(path) for path in loose.paths], [loose]
+    unopened = [file for listing in listings for file in listing.skipped]
+    pictures, skipped = check_pictures(root, files, options, unopened)
+    if not pictures:
+        raise DataError(_nothing(parts[0]))
+    classes: tuple[str, ...] = ()
+    if pictures[0].file.class_name is not None:
+        classes = tuple(sorted({picture.file.class_name or "" for picture in pictures}))
+        if options.for_training:
+            notes += _check_for_training(root, parts, pictures, skipped)
+        notes += _left_out(root, parts, classes, skipped) + class_name_notes(classes)
+    return dataset_from_files(
+        f"images:{printable(os.path.abspath(root))}",
+        root,
+        pictures,
+        classes,
+        options,
+        skipped=skipped,
+        notes=notes,
     )
 
 
-def _parts(folder: str) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return two values: the folder of each split by its name, and notes for the user.
-
-    Such a folder contains the folders of the classes. Without splits, the only name is `""`.
-    """
-    splits = find_splits(folder)
+def _parts(root: str, options: DataOptions) -> tuple[list[_Part], tuple[str, ...]]:
+    """Return two values: the folders that contain the folders of the classes, and notes."""
+    folder = root
+    while not (splits := find_splits(folder)) and (name := only_subfolder(folder)):
+        folder = os.path.join(folder, name)
+    notes = ()
+    if folder != root:
+        notes += (f"the classes are the sub-folders of {printable(folder)}",)
     if not splits:
-        return {"": folder}, ()
-    others = sorted(set(find_classes(folder)) - set(splits))
-    used = " and ".join(splits)
-    note = f"only {used} of {printable(folder)} is used, not {', '.join(map(printable, others))}"
-    return {name: os.path.join(folder, name) for name in splits}, (note,) if others else ()
-
-
-def _check(
-    folder: str, found: Mapping[str, Mapping[str, ImageListing]], strict: bool
-) -> tuple[dict[str, list[Image]], list[SkippedFile]]:
-    """Decode every file once.
-
-    Return two values: the readable images of each split, and a list of the skipped files.
-    """
-    listed = [
-        (split, name, path)
-        for split, classes in found.items()
-        for name, files in classes.items()
-        for path in files.paths
-    ]
-    images: dict[str, list[Image]] = {split: [] for split in found}
-    skipped = [
-        file for classes in found.values() for files in classes.values() for file in files.skipped
-    ]
-    results = check_files([path for _, _, path in listed])
-    for (split, name, path), result in zip(listed, results, strict=True):
-        if isinstance(result, UnreadableImage):
-            skipped.append(SkippedFile(path, result.reason))
-        else:
-            images[split].append(Image(path, name, result))
-    skipped.sort()
-    if skipped and (strict or not any(images.values())):
-        first = skipped[0]
-        count = len(listed) + len(skipped) - _unreadable(results)
-        fix = "repair or remove them" + (", or leave out --strict to skip them" if strict else "")
+        return [_Part(folder, "", find_classes(folder))], notes
+    if "train" not in splits and options.for_training:
         raise DataError(
-            f"{len(skipped)} of {count} files in {printable(folder)} cannot be read, the first is "
-            f"{printable(first.path)}: {first.reason}; {fix}"
+            f"{printable(folder)} has no folder for training, only {quoted(splits.values())}: add "
+            "one with the name 'train', or give a folder whose sub-folders are the classes"
         )
-    return images, skipped
+    chosen: list[tuple[Literal["", "train", "validation"], str]] = []
+    if "train" in splits:
+        chosen.append(("train", splits["train"]))
+    if "validation" in splits:
+        chosen.append(("validation", splits["validation"]))
+    if "test" in splits and ("validation" not in splits or "train" not in splits):
+        chosen.append(("validation", splits["test"]))
+    used = [name for _, name in chosen]
+    left = [name for name in subfolders(folder) if name not in used]
+    if options.for_training and len(chosen) == 2:
+        text = f"training on '{printable(used[0])}' and validation on '{printable(used[1])}'"
+    else:
+        text = f"the images are those of {quoted(used)}"
+    if left:
+        text += f", not of {quoted(left)}"
+    if options.for_training and "test" in splits and splits["test"] not in used:
+        path = printable(os.path.join(folder, splits["test"]))
+        text += f"; measure on it later with: cnnforge evaluate latest --data {path}"
+    parts = []
+    for split, name in chosen:
+        path = os.path.join(folder, name)
+        # Some archives contain `seg_train/seg_train/CLASS`.
+        while (inner := only_subfolder(path)) and split_role(inner):
+            path = os.path.join(path, inner)
+        # If there is one folder only, it is split like a folder without splits.
+        parts.append(_Part(path, split if len(chosen) == 2 else "", find_classes(path)))
+    return parts, (*notes, text)
 
 
-def _unreadable(results: Sequence[CheckedImage | UnreadableImage]) -> int:
-    return sum(isinstance(result, UnreadableImage) for result in results)
-
-
-def _classes(
-    folder: str,
-    found: Mapping[str, Mapping[str, ImageListing]],
-    images: Mapping[str, Sequence[Image]],
+def _check_for_training(
+    root: str,
+    parts: Sequence[_Part],
+    pictures: Sequence[Picture],
+    skipped: Sequence[SkippedFile],
 ) -> tuple[str, ...]:
-    """Return the names of the classes that have at least one readable image in any split."""
-    present = {split: {image.class_name for image in part} for split, part in images.items()}
-    classes = sorted(set().union(*present.values()))
-    for split, names in present.items():
+    """Check that training is possible. Return notes."""
+    found = [
+        {picture.file.class_name or "" for picture in pictures if picture.file.split == part.split}
+        for part in parts
+    ]
+    for part, names in zip(parts, found, strict=True):
         if not names:
-            where = os.path.join(folder, split) if split else folder
-            raise DataError(_nothing(where, found[split]))
-    for split, names in present.items():
-        missing = [repr(name) for name in classes if name not in names]
-        if missing:
-            other = next(name for name in present if name != split)
+            raise DataError(_nothing(part) + _reasons(part, (), skipped))
+    notes = ()
+    if len(parts) == 2:
+        train, validation = (f"'{printable(os.path.basename(part.folder))}'" for part in parts)
+        if unknown := sorted(found[1] - found[0]):
             raise DataError(
-                f"{printable(folder)}: the class {', '.join(missing)} has images in {other!r} and "
-                f"none in {split!r}; both need the same class folders"
+                f"{printable(root)}: the class {quoted(unknown)} has images in {validation} and "
+                f"none in {train}: every class needs images for training"
+                f"{_alike(unknown, found[0])}{_reasons(parts[0], found[0], skipped)}"
             )
-    if len(classes) < 2:
+        if missing := sorted(found[0] - found[1]):
+            notes = (f"no images for validation in {validation}: {quoted(missing)}",)
+    if len(found[0]) < 2:
         raise DataError(
-            f"{printable(folder)} holds images of one class only, {classes[0]!r}: put the images "
+            f"{printable(root)} holds images of one class only, {quoted(found[0])}: put the images "
             "of each class into a sub-folder of its own, at least two"
+            f"{_reasons(parts[0], found[0], skipped)}"
         )
-    return tuple(classes)
+    return notes
 
 
-def _nothing(folder: str, classes: Mapping[str, ImageListing]) -> str:
-    loose = find_images(folder, recursive=False).paths
-    endings = ", ".join(sorted(IMAGE_SUFFIXES))
+def _alike(names: Sequence[str], others: set[str]) -> str:
+    known = {loose_form(name): name for name in others}
+    pairs = [(name, known[loose_form(name)]) for name in names if loose_form(name) in known]
+    texts = (f"is '{name}' the class '{other}'" for name, other in pairs)
+    return f"; {' and '.join(texts)}? Then rename the folder" if pairs else ""
+
+
+def _reasons(part: _Part, used: set[str] | tuple[()], skipped: Sequence[SkippedFile]) -> str:
+    """Say why class folders have no readable image, as the end of a message."""
+    texts = [
+        f"'{name}': {reason}"
+        for name, listing in part.classes.items()
+        if name not in used and (reason := _reason(listing, skipped))
+    ]
+    return f"; not read are {'; '.join(texts[:3])}" if texts else ""
+
+
+def _reason(listing: ImageListing, skipped: Sequence[SkippedFile]) -> str:
+    paths = {*listing.paths, *(file.path for file in listing.skipped)}
+    text = skipped_summary([file for file in skipped if file.path in paths])
+    return text or (f"only {other_files(listing.others)}" if listing.others else "")
+
+
+def _nothing(part: _Part) -> str:
+    """Return a message for a folder without a readable image in its class folders."""
+    folder = printable(part.folder)
+    loose = find_images(part.folder, recursive=False).paths
     if loose:
         return (
-            f"{len(loose)} image{'s' if len(loose) > 1 else ''} in {printable(folder)}, but not in "
+            f"{len(loose)} image{'s' if len(loose) > 1 else ''} in {folder}, but not in "
             "a class folder: put the images of each class into a sub-folder of its own"
         )
-    others = sum((files.others for files in classes.values()), Counter[str]())
-    seen = ", ".join(f"{count} {suffix or 'without ending'}" for suffix, count in others.items())
-    seen = f" (but there are other files: {seen})" if seen else ""
+    others = sum((listing.others for listing in part.classes.values()), Counter[str]())
+    seen = f" (but there are other files: {other_files(others)})" if others else ""
+    endings = ", ".join(sorted(IMAGE_SUFFIXES))
     return (
-        f"there is no image in the class folders of {printable(folder)}{seen}: expected "
-        f"{printable(folder)}/CLASS/FILE with an ending among {endings}"
+        f"there is no image in the class folders of {folder}{seen}: expected "
+        f"{folder}/CLASS/FILE with an ending among {endings}"
     )
 
 
 def _left_out(
-    found: Mapping[str, Mapping[str, ImageListing]],
-    images: Mapping[str, Sequence[Image]],
-    folders: Sequence[str],
+    root: str, parts: Sequence[_Part], classes: Sequence[str], skipped: Sequence[SkippedFile]
 ) -> tuple[str, ...]:
-    """Return notes for the user about the images and the class folders that are not used."""
+    """Return notes for the user about the files and the folders that are not used."""
     notes = []
+    folders = [part.folder for part in parts]
     for folder in folders:
         loose = len(find_images(folder, recursive=False).paths)
         if loose:
             notes.append(
-                f"{loose} image{'s' if loose > 1 else ''} in {printable(folder)} left out: not in "
-                "a class folder"
+                f"{loose} image{'s' if loose > 1 else ''} in {printable(folder)} left out: "
+                "not in a class folder"
             )
-    used = {image.class_name for part in images.values() for image in part}
-    empty = sorted({name for classes in found.values() for name in classes} - used)
+    listings = [(name, listing) for part in parts for name, listing in part.classes.items()]
+    empty = []
+    for name, listing in listings:
+        if name not in classes:
+            reason = _reason(listing, skipped)
+            empty.append(f"'{name}' ({reason})" if reason else f"'{name}'")
     if empty:
-        names = ", ".join(repr(name) for name in empty)
-        notes.append(f"not a class, because no image in the folder can be read: {names}")
-    return tuple(notes)
-
-
-def _image_shape(
-    checked: Sequence[CheckedImage], options: DataOptions
-) -> tuple[tuple[int, int, int], tuple[str, ...]]:
-    """Return the shape (H, W, C) for all images, and notes about images that have another shape."""
-    sizes = Counter(image.size for image in checked)
-    # Choose the most frequent size. If several sizes are equally frequent, choose the one with the
-    # fewest pixels.
-    frequent = min(sizes, key=lambda size: (-sizes[size], size[0] * size[1], size))
-    height, width = options.image_size or frequent
-    notes = []
-    others = [(size, count) for size, count in sizes.most_common() if size != (height, width)]
-    if others:
-        others.sort(key=lambda item: (-item[1], item[0]))
-        shown = ", ".join(f"{count} of {h} x {w}" for (h, w), count in others[:3])
-        more = f", and {len(others) - 3} more sizes" if len(others) > 3 else ""
-        notes.append(
-            f"{sum(count for _, count in others)} of {len(checked)} images are of other sizes and "
-            f"resized to {height} x {width}: {shown}{more}"
-        )
-    gray = sum(image.grayscale for image in checked)
-    if options.color == "auto":
-        channels = 1 if gray == len(checked) else 3
-        if 0 < gray < len(checked):
-            notes.append(f"{gray} of {len(checked)} images are grayscale; all are read as rgb")
-    else:
-        channels = 1 if options.color == "grayscale" else 3
-    return (height, width, channels), tuple(notes)
-
-
-def _split(folder: str, images: Sequence[Image], classes: Sequence[str]) -> Split:
-    index = {name: label for label, name in enumerate(classes)}
-    return Split(
-        labels=np.array([index[image.class_name] for image in images], np.int32),
-        names=[os.path.relpath(image.path, folder).replace(os.sep, "/") for image in images],
-        digests=[image.checked.digest for image in images],
-    )
+        notes.append(f"not a class, because no image in the folder can be read: {', '.join(empty)}")
+    others = sum((listing.others for _, listing in listings), Counter[str]())
+    runs = [path for folder in sorted({root, *folders}) for path in find_run_folders(folder)]
+    runs += [path for _, listing in listings for path in listing.runs]
+    return (*notes, *left_out_notes(others, runs))

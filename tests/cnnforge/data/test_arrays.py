@@ -28,6 +28,7 @@ def build(images=None, labels=None, classes=("a", "b"), **arguments):
 
 def test_the_arrays_are_split_and_named():
     images = np.arange(20, dtype=np.uint8)[:, None, None, None] * np.ones((6, 8, 1), np.uint8)
+    images[:, 0, 1] = 99
     dataset = build(images)
     assert (len(dataset.train), len(dataset.validation)) == (16, 4)
     for part in (dataset.train, dataset.validation):
@@ -64,8 +65,19 @@ def test_copies_and_singleton_classes_are_noted():
     labels = np.array([0, 1] * 10)
     labels[7] = 2
     dataset = build(np.zeros((20, 2, 2, 1), np.uint8), labels, ("a", "b", "c"))
-    assert "single image of the class 'c'" in dataset.notes[0]
-    assert "4 of 4 validation images are exact copies" in dataset.notes[1]
+    assert dataset.notes[0] == "20 of 20 images are one color only; the first is row 0"
+    assert "single image of the class 'c'" in dataset.notes[1]
+    assert "4 of 4 validation images are exact copies" in dataset.notes[2]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_blank_images_are_counted(channels):
+    images = np.random.default_rng(0).integers(0, 256, (2000, 4, 4, channels)).astype(np.uint8)
+    images[3] = images[3, 2, 2]
+    images[1999] = 0
+    images[5, ..., 0] = 7  # one color in one channel
+    images[5, 0, 0, -1] = 8
+    assert build(images).notes[0] == "2 of 2000 images are one color only; the first is row 3"
 
 
 @pytest.mark.parametrize(

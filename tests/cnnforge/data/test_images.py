@@ -2,12 +2,15 @@ import os
 import pickle
 import re
 import struct
+import sys
+import types
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
+from cnnforge.data.formats import pillow_formats
 from cnnforge.data.images import (
     UnreadableImage,
     check_image,
@@ -279,3 +282,141 @@ def test_an_unreadable_image_travels_between_processes():
     error = pickle.loads(pickle.dumps(UnreadableImage("a\nb.png", "one\n two")))
     assert (error.path, error.reason) == ("a\nb.png", "one two")
     assert str(error) == r"a\nb.png: one two"
+
+
+def test_printable_is_one_line_of_text():
+    assert printable("a b/ä.png") == "a b/ä.png"
+    assert printable("a\n\t\udcff\x1b[31m") == r"a\n\t\xff\x1b[31m"
+
+
+def test_blank_and_dark_images_are_found(tmp_path):
+    gray = np.full((40, 40), 90, np.uint8)
+    color = np.full((40, 40, 3), (200, 0, 7), np.uint8)
+    dark = np.arange(1600, dtype=np.uint8).reshape(40, 40) % 17
+    bright = dark.copy()
+    bright[3, 3] = 200  # vanishes if the JPEG decoder halves the size three times
+    for pixels, expected in (
+        (gray, (True, False)),
+        (color, (True, False)),
+        (gray * 0, (True, False)),
+        (dark // 2, (False, True)),
+        (bright, (False, False)),
+    ):
+        for name in ("x.png", "x.jpg", "x.bmp"):
+            options = {"quality": 100} if name == "x.jpg" else {}
+            checked = check_image(saved(tmp_path / name, pixels, **options))
+            assert (checked.one_color, checked.dark) == expected, name
+
+
+def test_a_jpeg_of_one_block_is_not_blank(tmp_path):
+    checked = check_image(saved(tmp_path / "x.jpg", RAMP))
+    assert not checked.one_color
+    assert not checked.dark
+    assert checked.size == (6, 8)
+
+
+def drawing(color, mode="RGBA", background=255):
+    """A square of one color on a transparent background."""
+    opacity = np.zeros((12, 12), np.uint8)
+    opacity[3:9, 3:9] = 255
+    image = Image.new("RGB", (12, 12), (background,) * 3)
+    image.paste((color,) * 3, (3, 3, 9, 9))
+    image.putalpha(Image.fromarray(opacity))
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+@pytest.mark.parametrize("suffix", ["png", "webp", "tiff"])
+@pytest.mark.parametrize("color", [0, 128, 230, 240, 255])
+def test_a_drawing_that_would_vanish_on_white_is_shown_on_black(tmp_path, mode, suffix, color):
+    options = {"lossless": True} if suffix == "webp" else {}
+    path = saved(tmp_path / f"x.{suffix}", drawing(color, mode), **options)
+    pixels = read_image(path, (12, 12, 1))[:, :, 0]
+    on_black = color >= 240
+    assert check_image(path).on_black == on_black
+    assert pixels[5, 5] == color
+    assert pixels[0, 0] == (0 if on_black else 255)
+    assert not check_image(path).one_color
+    np.testing.assert_array_equal(fit(drawing(color, mode), (12, 12, 1))[:, :, 0], pixels)
+
+
+def test_a_transparent_image_without_a_drawing_stays_white(tmp_path):
+    for opacity in (0, 128, 255):
+        white = Image.new("RGBA", (8, 8), (255, 255, 255, opacity))
+        checked = check_image(saved(tmp_path / "x.png", white))
+        assert not checked.on_black
+        assert checked.one_color
+        assert (read_image(tmp_path / "x.png", (8, 8, 1)) == 255).all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
+@pytest.mark.parametrize(("highest", "narrow"), [(0, False), (1, True), (255, True), (256, False)])
+def test_8_bit_values_in_16_bits_are_read_as_they_are(tmp_path, suffix, highest, narrow):
+    wide = np.zeros((6, 8), np.uint16)
+    wide[2, 3] = highest
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "pgm":
+        path.write_bytes(b"P5 8 6 65535\n" + wide.astype(">u2").tobytes())
+    else:
+        saved(path, wide)
+    assert check_image(path).narrow == narrow
+    assert read_image(path, (6, 8, 1)).max() == (highest if narrow else round(highest / 257))
+
+
+HEIC = bytes((0, 0, 0, 24)) + b"ftypheic" + bytes(400)
+
+
+@pytest.fixture
+def other_plugins():
+    """Forget which formats Pillow reads, before and after the test."""
+    pillow_formats.cache_clear()
+    known = dict(Image.OPEN), list(Image.ID)
+    yield
+    Image.OPEN.clear()
+    Image.OPEN.update(known[0])
+    Image.ID[:] = known[1]
+    pillow_formats.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["x.heic", "x.HEIF", "x.jpg", "x"])
+def test_a_heic_image_without_pillow_heif_names_the_package(
+    tmp_path, monkeypatch, other_plugins, name
+):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    path = tmp_path / name
+    path.write_bytes(HEIC)
+    with pytest.raises(UnreadableImage) as raised:
+        check_image(path)
+    assert raised.value.reason == "HEIC pictures need pillow-heif (pip install pillow-heif)"
+
+
+def test_a_heic_image_is_read_by_pillow_heif(tmp_path, monkeypatch, other_plugins):
+    class Heif(ImageFile.ImageFile):
+        format = "HEIF"
+
+        def _open(self):
+            self._size, self._mode = (2, 2), "L"
+            self.tile = [ImageFile._Tile("raw", (0, 0, 2, 2), 12, ("L", 0, 1))]
+
+    package = types.ModuleType("pillow_heif")
+    package.register_heif_opener = lambda: Image.register_open(
+        "HEIF", Heif, lambda start: start[4:8] == b"ftyp"
+    )
+    monkeypatch.setitem(sys.modules, "pillow_heif", package)
+    path = tmp_path / "x.heic"
+    path.write_bytes(HEIC[:12] + bytes((1, 2, 3, 4)))
+    assert check_image(path).size == (2, 2)
+    assert read_image(path, (2, 2, 1)).ravel().tolist() == [1, 2, 3, 4]
+
+
+def test_a_file_that_vanishes_while_it_is_checked_is_unreadable(tmp_path, monkeypatch):
+    path = saved(tmp_path / "x.png", RAMP)
+    decode = Image.Image.getextrema
+
+    def gone(image):
+        path.unlink(missing_ok=True)
+        return decode(image)
+
+    monkeypatch.setattr(Image.Image, "getextrema", gone)
+    with pytest.raises(UnreadableImage, match="no such file"):
+        check_image(path)

@@ -168,7 +168,7 @@ def test_a_table_without_labels_is_classified_and_not_evaluated(
     assert [row.name for row in rows] == [f"row {number} of test.csv" for number in (1, 2, 3)]
     assert [row.label for row in rows] == ["dark", "bright", "dark"]
     assert [row.as_dict()["true_label"] for row in rows] == [None] * 3
-    with pytest.raises(DataError, match="no column is named label"):
+    with pytest.raises(DataError, match="has no column of labels"):
         open_samples(str(path), SHAPE, plugins.datasets, DATA)
 
 

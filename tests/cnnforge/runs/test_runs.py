@@ -1,11 +1,13 @@
 """The run directory."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cnnforge.configuration import read_config
 from cnnforge.errors import RunError, UsageError
 from cnnforge.runs import RunDirectory, to_toml
 
@@ -133,7 +135,16 @@ def test_a_file_that_cannot_be_written_is_a_run_error(tmp_path: Path) -> None:
         run.write_text("missing/file", "x")
 
 
-def test_names_that_are_no_text_survive_in_a_csv(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [os.fsdecode(b"images:/r\xe4um"), r"images:/r\xe4um", r"C:\x5c" + "\x7f\n", "ä", r"\x41"],
+)
+def test_a_path_of_any_bytes_is_read_back_from_a_config_that_is_utf8(
+    tmp_path: Path, data: str
+) -> None:
     run = made(tmp_path)
-    run.write_csv("a.csv", ["file"], [[b"\xff.png".decode(errors="surrogateescape")]])
-    assert (run.path / "a.csv").read_bytes() == b"file\n\xff.png\n"
+    run.write_config({"data": data}, {"data": data, "callbacks": [data]})
+    (run.path / "config.toml").read_text(encoding="utf-8")
+    options, table = run.read_config()
+    assert options["data"] == table["data"] == table["callbacks"][0] == data
+    assert read_config(run.path / "config.toml")["data"] == data

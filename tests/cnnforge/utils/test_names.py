@@ -1,17 +1,48 @@
-from cnnforge.utils.names import normal_name, printable
+import os
+import unicodedata
+
+import pytest
+
+from cnnforge.utils.names import escaped, normal_name, printable, unescaped
 
 
-def test_printable_is_one_line_of_text():
-    assert printable("a b/ä.png") == "a b/ä.png"
-    assert printable("a\n\t\x1b[31m\u2028") == r"a\n\t\x1b[31m\u2028"
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cat", "cat"),
+        ("Straße 猫 🐈", "Straße 猫 🐈"),
+        (unicodedata.normalize("NFD", "café"), "café"),
+        (os.fsdecode(b"schl\xe4cht"), r"schl\xe4cht"),
+        ("two\nlines", r"two\nlines"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("abc\u202egnp.exe", r"abc\u202egnp.exe"),
+        (" cat", r"\x20cat"),
+        ("cat  ", r"cat\x20\x20"),
+        ("cat\u3000", r"cat\u3000"),
+        ("a cat", "a cat"),
+        (" ", r"\x20"),
+        ("", ""),
+    ],
+)
+def test_the_normal_form_of_a_name(name, expected):
+    assert normal_name(name) == expected
+    assert normal_name(expected) == expected
+    expected.encode()
 
 
-def test_bytes_that_are_not_utf8_are_shown_as_bytes():
-    assert printable(b"gr\xfc\xdfe".decode("utf-8", "surrogateescape")) == r"gr\xfc\xdfe"
+def test_a_printable_path_keeps_its_unicode_form():
+    name = unicodedata.normalize("NFD", "café /x")
+    assert printable(name) == name
+    assert printable(os.fsdecode(b"\xe4\n")) == r"\xe4\n"
 
 
-def test_a_name_cannot_hide_its_end():
-    assert printable("cat\u202egnp.exe") == r"cat\u202egnp.exe"
+@pytest.mark.parametrize(
+    "text", [os.fsdecode(b"r\xe4um\xff"), r"r\xe4um", r"\x5cxe4", r"C:\x", "ä\n", r"\\xe4\x41", ""]
+)
+def test_an_escaped_path_is_utf8_and_comes_back(text):
+    escaped(text).encode()
+    assert unescaped(escaped(text)) == text
+    assert unescaped({"a": [escaped(text), 1]}) == {"a": [text, 1]}
 
 
 def test_letters_of_every_script_stay():
@@ -24,8 +55,3 @@ def test_letters_of_every_script_stay():
         "हिन्दी",
     ):
         assert normal_name(name) == name
-
-
-def test_two_unicode_forms_are_one_name():
-    assert normal_name("cafe\u0301") == normal_name("caf\u00e9") == "caf\u00e9"
-    assert printable("cafe\u0301") == "cafe\u0301"

@@ -145,7 +145,7 @@ def test_each_odd_file_is_read_or_listed_with_a_reason(odd_folder):
     assert dataset.image_shape == (8, 8, 3)
     for part in (dataset.train, dataset.validation):
         assert part.fetch(np.arange(len(part))).shape == (len(part), 8, 8, 3)
-    assert any("1 of 29 images are of other sizes" in note for note in dataset.notes)
+    assert any("1 of 29 images are resized to" in note for note in dataset.notes)
     assert any("grayscale" in note for note in dataset.notes)
     assert tree_digest(odd_folder) == before
 
@@ -244,7 +244,9 @@ def test_the_folders_of_a_split_are_the_split(tmp_path, validation):
 def test_other_folders_beside_a_split_are_told(tmp_path):
     for part in ("train", "val", "test"):
         folder_of(tmp_path / part, count=2)
-    assert any(note.endswith("is used, not test") for note in opened(tmp_path).notes)
+    (note,) = (note for note in opened(tmp_path).notes if "test" in note)
+    assert note.startswith("training on 'train' and validation on 'val', not of 'test'; measure on")
+    assert note.endswith(f"cnnforge evaluate latest --data {tmp_path / 'test'}")
 
 
 def test_a_test_folder_without_labels_is_no_split(tmp_path):
@@ -253,18 +255,25 @@ def test_a_test_folder_without_labels_is_no_split(tmp_path):
     dataset = opened(tmp_path)
     assert dataset.classes == ("cat", "dog")
     assert (len(dataset.train), len(dataset.validation)) == (16, 4)
-    assert any(note.endswith("is used, not test") for note in dataset.notes)
+    assert "the images are those of 'train', not of 'test'" in dataset.notes
 
 
-@pytest.mark.parametrize(("only_in", "missing_in"), [("train", "val"), ("val", "train")])
-def test_a_class_in_one_split_only_is_an_error_that_says_which(tmp_path, only_in, missing_in):
+def test_a_class_without_training_images_is_an_error(tmp_path):
     for part in ("train", "val"):
         folder_of(tmp_path / part, count=2)
-    draw(tmp_path / only_in / "bird" / "1.png")
-    (tmp_path / missing_in / "bird").mkdir()
-    message = rf"class 'bird' has images in '{only_in}' and none in '{missing_in}'"
-    with pytest.raises(DataError, match=message):
+    draw(tmp_path / "val" / "bird" / "1.png")
+    (tmp_path / "train" / "bird").mkdir()
+    with pytest.raises(DataError, match=r"class 'bird' has images in 'val' and none in 'train'"):
         opened(tmp_path)
+
+
+def test_a_class_without_validation_images_is_noted(tmp_path):
+    for part in ("train", "val"):
+        folder_of(tmp_path / part, count=2)
+    draw(tmp_path / "train" / "bird" / "1.png")
+    dataset = opened(tmp_path)
+    assert dataset.classes == ("bird", "cat", "dog")
+    assert "no images for validation in 'val': 'bird'" in dataset.notes
 
 
 def test_copies_in_both_splits_are_counted(tmp_path):
@@ -275,15 +284,13 @@ def test_copies_in_both_splits_are_counted(tmp_path):
     assert any(note.startswith("4 of 5 validation images are exact copies") for note in notes)
 
 
-def test_the_most_frequent_size_wins_and_the_smaller_of_two(tmp_path):
+def test_the_median_size_is_the_size_of_all(tmp_path):
     folder_of(tmp_path, count=3, size=(12, 10))
     draw(tmp_path / "cat" / "small.png", size=(5, 6))
     draw(tmp_path / "cat" / "large.png", size=(50, 6))
     dataset = opened(tmp_path)
     assert dataset.image_shape == (12, 10, 1)
-    assert dataset.notes == (
-        "2 of 8 images are of other sizes and resized to 12 x 10: 1 of 5 x 6, 1 of 50 x 6",
-    )
+    assert dataset.notes == ("2 of 8 images are resized to 12x10: their size is 5x6 to 50x6",)
     tie = folder_of(tmp_path / "tie", count=2, size=(12, 10))
     for name in ("cat", "dog"):
         draw(tie / name / "a.png", size=(9, 10))
@@ -313,7 +320,7 @@ def test_what_belongs_to_no_class_is_told(tmp_path):
     assert dataset.classes == ("cat", "dog")
     assert len(dataset.skipped) == 1
     assert dataset.notes[0].startswith("1 image in ")
-    assert dataset.notes[1].endswith("'broken', 'docs'")
+    assert dataset.notes[1].endswith("'broken' (1 file: empty file), 'docs'")
 
 
 def test_a_class_of_one_image_is_trained_on_and_told(tmp_path):
@@ -329,7 +336,10 @@ def test_a_class_of_one_image_is_trained_on_and_told(tmp_path):
     ("files", "message"),
     [
         ([], "there is no image in the class folders"),
-        (["cat/a.heic", "cat/b.heic", "dog/c"], r"2 \.heic, 1 without ending.*\.png"),
+        (["cat/a.svg", "cat/b.svg", "dog/c"], r"2 of 2 files .*cat/a\.svg: SVG pictures are not"),
+        (["cat/a.txt", "cat/b.txt", "dog/c"], r"2 \.txt, 1 without ending.*\.png"),
+        (["cat/a.svg", "cat/b.svg", "dog/1.png"], r"one class only, 'dog'.*'cat': 2 files: SVG"),
+        (["cat/a.avi", "dog/1.png"], r"one class only, 'dog'.*'cat': only 1 \.avi"),
         (["1.png", "2.png"], "2 images in .*, but not in a class folder"),
         (["cat/1.png", "cat/2.png"], "one class only, 'cat'"),
         (["cat/1.png", "dog/1.png"], "nothing is left for validation"),

@@ -44,5 +44,6 @@ def test_the_package_of_0_1_still_has_its_functions() -> None:
         assert prediction.csv_table(rows) == TASK.csv_table(rows)
 
 
-def test_submission_counts_from_one_and_drops_nothing() -> None:
-    assert submission(ROWS) == "ImageId,Label\n1,cat\n2,\n"
+def test_submission_has_an_id_for_each_row_and_drops_nothing() -> None:
+    assert submission(ROWS, ["7", "a,b"], "ImageId") == 'ImageId,Label\n7,cat\n"a,b",\n'
+    assert submission(ROWS, ["7", "8"], "image").splitlines()[0] == "image,label"

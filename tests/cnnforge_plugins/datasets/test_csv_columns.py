@@ -1,0 +1,199 @@
+"""Tables of pixels as people bring them: the roles of the columns, delimiters, messages."""
+
+import gzip
+import re
+
+import numpy as np
+import pytest
+
+from cnnforge.data import DataOptions
+from cnnforge.errors import DataError, UsageError
+from cnnforge_plugins.datasets.csv import load
+
+ROWS = 30
+LABELS = np.arange(ROWS) % 3
+PIXELS = np.random.default_rng(0).integers(2, 100, (ROWS, 16)) + 50 * LABELS[:, None]
+WORDS = np.array(["elk", "cat", "dog"])[LABELS]
+IDS = np.arange(ROWS) * 7 + 300
+NAMES = [f"pixel{number}" for number in range(16)]
+GRID = [f"{row}x{column}" for row in range(1, 5) for column in range(1, 5)]
+
+
+def table(header, *columns, delimiter=",", end="\n"):
+    lines = [delimiter.join(header)] if header else []
+    for row in range(ROWS):
+        cells = [np.atleast_1d(column[row]) for column in columns]
+        lines.append(delimiter.join(str(cell) for part in cells for cell in part))
+    return end.join(lines) + end
+
+
+def opened(tmp_path, content, purpose="training", **options):
+    path = tmp_path / "x.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return load(str(path), DataOptions(purpose=purpose, **options))
+
+
+def check(dataset, labels=LABELS):
+    """Each image is that of its row, and has the label of its row."""
+    part = dataset.train
+    assert len(part) == ROWS
+    np.testing.assert_array_equal(part.fetch(np.arange(ROWS)).reshape(ROWS, -1), PIXELS)
+    if labels is None:
+        assert not dataset.labelled
+    else:
+        assert [dataset.classes[label] for label in part.labels] == [str(own) for own in labels]
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "labels"),
+    [
+        (["id", "label", *NAMES], (IDS, LABELS, PIXELS), LABELS),
+        ([*NAMES, "Category"], (PIXELS, WORDS), WORDS),
+        (["", "label", *NAMES], (range(ROWS), LABELS, PIXELS), LABELS),
+        (["Unnamed: 0", *GRID, "y"], (range(ROWS), PIXELS, WORDS), WORDS),
+        ([*map(str, range(16)), "class"], (PIXELS, WORDS), WORDS),
+        (["0", *map(str, range(1, 17))], (LABELS, PIXELS), LABELS),
+        (list(map(str, range(17))), (PIXELS, LABELS), LABELS),
+        (["shoe", *[f"x{n}" for n in range(16)]], (WORDS, PIXELS), WORDS),
+        ([*[f"p_{n}" for n in range(1, 17)], "shoe"], (PIXELS, LABELS), LABELS),
+        (["label", "age", *NAMES], (WORDS, IDS, PIXELS), WORDS),
+        (["class_id", "class name", *NAMES], (LABELS, WORDS, PIXELS), WORDS),
+        ([*NAMES[:5], "Label", *NAMES[5:]], (PIXELS[:, :5], WORDS, PIXELS[:, 5:]), WORDS),
+        ([], (PIXELS, WORDS), WORDS),
+        ([], (WORDS, PIXELS), WORDS),
+        ([], (PIXELS, LABELS), LABELS),
+        ([], (np.sort(LABELS), PIXELS), np.sort(LABELS)),
+        ([], (IDS, LABELS, PIXELS), LABELS),
+        ([], (IDS, PIXELS, WORDS), WORDS),
+    ],
+)
+def test_the_label_is_found_wherever_it_is(tmp_path, header, columns, labels):
+    content = table(header, *columns)
+    check(opened(tmp_path, content, "evaluation"), labels)
+    dataset = opened(tmp_path, content)
+    assert dataset.classes == tuple(sorted(set(map(str, labels))))
+    assert len(dataset.train) + len(dataset.validation) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "ids"),
+    [
+        (NAMES, (PIXELS,), ("ImageId", range(1, ROWS + 1))),
+        (GRID, (PIXELS,), ("ImageId", range(1, ROWS + 1))),
+        (["", *map(str, range(16))], (range(ROWS), PIXELS), ("ImageId", range(1, ROWS + 1))),
+        (["image_id", *NAMES], (IDS, PIXELS), ("image_id", IDS)),
+        ([*NAMES, "code"], (PIXELS, [f"a{n}" for n in IDS]), ("code", [f"a{n}" for n in IDS])),
+        ([], (PIXELS,), ("ImageId", range(1, ROWS + 1))),
+        ([], (IDS, PIXELS), ("id", IDS)),
+    ],
+)
+def test_rows_without_labels_are_for_prediction(tmp_path, header, columns, ids):
+    content = table(header, *columns)
+    dataset = opened(tmp_path, content, "prediction")
+    check(dataset, None)
+    assert (dataset.id_name, dataset.train.ids) == (ids[0], [str(own) for own in ids[1]])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "\ufeff" + text.replace(",", ";").replace("\n", "\r\n"),
+        lambda text: text.replace(",", "\t").encode("utf-16"),
+        lambda text: gzip.compress(text.encode()),
+        lambda text: "sep=;\n" + text.replace(",", ";"),
+        lambda text: text.replace(",", "|"),
+        lambda text: text.replace("\n", ",\n"),
+        lambda text: text + "," * 16 + "\n" + "\n\n",
+        lambda text: re.sub(r"([^,\n]+)", r'"\1"', text),
+        lambda text: re.sub(r",(\d+)\b", r",\1.0", text),
+        lambda text: "# " + text,
+    ],
+)
+def test_every_way_to_write_a_table_gives_the_same_images(tmp_path, change):
+    header = ["label", *[f"px{letter}" for letter in "abcdefghijklmnop"]]
+    check(opened(tmp_path, change(table(header, WORDS, PIXELS)), "evaluation"), WORDS)
+
+
+def test_numbers_with_blanks_between_them_are_a_table(tmp_path):
+    check(opened(tmp_path, table([], LABELS * 1.0, PIXELS, delimiter=" "), "evaluation"))
+
+
+def test_the_pixels_may_be_in_one_cell(tmp_path):
+    cells = [" ".join(map(str, row)) for row in PIXELS]
+    content = table(["emotion", "pixels", "Usage"], LABELS, cells, ["Training"] * ROWS)
+    dataset = opened(tmp_path, content, "evaluation")
+    check(dataset)
+    assert any("not used: 'Usage'" in note for note in dataset.notes)
+    with pytest.raises(DataError, match="'pixels' has 15 pixels in a row and 16 in the first"):
+        opened(tmp_path, content.replace(cells[-1], cells[-1].rpartition(" ")[0]))
+
+
+def test_words_with_a_comma_and_rows_that_are_too_long(tmp_path):
+    words = np.array(['"cat, black"', "dog", "elk"])[LABELS]
+    dataset = opened(tmp_path, table(["label", *NAMES], words, PIXELS), "evaluation")
+    check(dataset, [word.strip('"') for word in words])
+    content = table(["label", *NAMES], WORDS, PIXELS) + "cat" + ",1" * 17 + "\n"
+    with pytest.raises(DataError, match=f"line {ROWS + 2}: 18 columns, expected 17"):
+        opened(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "message"),
+    [
+        (["id", *NAMES], (IDS, PIXELS), "no column of labels, only the id 'id' and 16 columns"),
+        (["label", *NAMES], (IDS, PIXELS), "'label' was taken for the labels.*30 different values"),
+        (
+            ["target", *NAMES],
+            (LABELS + np.arange(ROWS) / 100, PIXELS),
+            "'target' was taken for the labels.*these are measured values",
+        ),
+        (
+            ["label", "category", *NAMES],
+            (LABELS, np.arange(ROWS) // 15, PIXELS),
+            "'label', 'category' may each be the label",
+        ),
+        (["label", *NAMES], (LABELS, PIXELS / 255), r"line 2, column 2 \('pixel0'\).*multiply"),
+        (["label", *NAMES], (LABELS, PIXELS / 127.5 - 1), "from -1 to 1, add 1"),
+        (["label", *NAMES], (LABELS, PIXELS * 257), "is not in 0..255; divide 16-bit values"),
+    ],
+)
+def test_the_message_names_the_column_and_the_fix(tmp_path, header, columns, message):
+    with pytest.raises(DataError, match=message) as raised:
+        opened(tmp_path, table(header, *columns))
+    assert "\n" not in str(raised.value)
+    assert "validation" not in str(raised.value)
+
+
+def test_a_size_that_is_unknown_is_not_answered_with_an_option_of_another_command(tmp_path):
+    content = table(["label", *NAMES[:14]], LABELS, PIXELS[:, :14])
+    with pytest.raises(UsageError, match=r"the label 'label' and 14 pixels.*--image-size"):
+        opened(tmp_path, content)
+    with pytest.raises(UsageError, match=r"14 pixels in a row.*not 4 x 4 either") as raised:
+        opened(tmp_path, content, "prediction", image_size=(4, 4))
+    assert "--" not in str(raised.value)
+
+
+def test_empty_labels_are_counted_and_not_needed_for_prediction(tmp_path):
+    content = table(["label", *NAMES], np.where(LABELS == 1, "", WORDS), PIXELS)
+    with pytest.raises(DataError, match=r"'label', the label, is empty in 10 of 30 rows.*row 2"):
+        opened(tmp_path, content)
+    check(opened(tmp_path, content, "prediction"), None)
+
+
+def test_one_row_of_one_class_is_enough_for_use(tmp_path):
+    content = "label," + ",".join(NAMES) + "\ncat" + ",5" * 16 + "\n"
+    for purpose in ("evaluation", "prediction"):
+        dataset = opened(tmp_path, content, purpose)
+        assert (dataset.classes, len(dataset.train)) == (("cat",), 1)
+    with pytest.raises(DataError, match="only the class 'cat'"):
+        opened(tmp_path, content)
+
+
+def test_black_images_and_what_is_not_text_are_said(tmp_path):
+    dataset = opened(tmp_path, table(["label", *NAMES], LABELS, PIXELS % 2))
+    assert any("all pixels are 0 or 1" in note for note in dataset.notes)
+    with pytest.raises(DataError, match="is a zip archive"):
+        opened(tmp_path, b"PK\x03\x04abc")
+    content = table(["label", *NAMES], WORDS, PIXELS).replace("elk", "k\xe4fer").encode("latin-1")
+    with pytest.raises(DataError, match=r"not text in UTF-8.*iconv -f WINDOWS-1252"):
+        opened(tmp_path, content)
