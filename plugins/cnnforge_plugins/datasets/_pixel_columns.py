@@ -21,6 +21,7 @@ from cnnforge_plugins.datasets._delimited import is_number
 
 # A column with more different values than this may be one of pixels.
 _MANY_CLASSES = 64
+_FEW_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ class PixelColumns:
 def find_pixel_columns(table: Table, options: DataOptions) -> tuple[PixelColumns, tuple[str, ...]]:
     """Find the columns of a table with one image per row.
 
-    The names in the first line decide. If they do not tell the label from the pixels, or if there
-    are no names, the number of columns and the values in the first and the last column decide.
+    The names in the first line decide. If the first line does not have names, or if the names do
+    not tell the label from the pixels, then the number of columns and the values in the first and
+    the last column decide.
 
     Args:
         table: The table.
@@ -127,8 +129,10 @@ def _by_names(table: Table, options: DataOptions) -> PixelColumns:
     unknown = [column for column in rest if column not in pixels]
     if not labels and len(unknown) == 1:
         # All columns but one are named like pixels, or have numbers.
-        kind = _kind(table.column(unknown[0]))
-        if kind == "label":
+        cells = table.column(unknown[0])
+        kind = _kind(cells)
+        # In a few rows, each label may be another one.
+        if kind == "label" or (options.need_labels and (kind == "" or len(cells) <= _FEW_ROWS)):
             label = unknown.pop()
         elif kind == "id" and not ids:
             ids = [unknown.pop()]

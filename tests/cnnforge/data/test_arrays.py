@@ -38,7 +38,7 @@ def test_size_and_color_are_those_of_the_options():
     images = np.random.default_rng(0).integers(0, 256, (20, 6, 8, 3)).astype(np.uint8)
     dataset = build(images, image_size=(4, 5), color="grayscale")
     assert dataset.image_shape == (4, 5, 1)
-    assert dataset.notes == ("all 20 images were resized from 6 x 8 to 4 x 5",)
+    assert dataset.notes == ("20 of 20 images are resized to 4x5: their size is 6x8",)
     row = int(dataset.train.names[0].split()[1])
     expected = fit(Image.fromarray(images[row]), (4, 5, 1))
     np.testing.assert_array_equal(dataset.train.fetch(np.array([0]))[0], expected)
