@@ -234,21 +234,18 @@ def _check_shape(table: Table, columns: PixelColumns, options: DataOptions) -> N
     count, size = columns.count, options.image_size
     if shape_of(count, size) is not None:
         return
-    path = table.path
-    received = "" if size is None else f", and not {size[0]} x {size[1]} either"
-    what = (
-        f"{path} has {count} pixels in a row, which is not a square image of one or three channels"
-    )
-    if columns.label is not None and len(columns.pixels) > 1:
-        what = f"{path} has the label {table.called(columns.label)} and {count} pixels in a row, "
-        what += "which is not a square image of one or three channels"
+    label = "" if columns.label is None else f"the label {table.called(columns.label)} and "
+    received = "" if size is None else f", and not an image of {size[0]} x {size[1]} either"
     fix = (
         "give the size, for instance --image-size HEIGHTxWIDTH, or give each column that is not a "
         "pixel a name such as id"
         if options.for_training
         else "give each column that is not a pixel a name such as label or id in the first line"
     )
-    raise UsageError(f"{what}{received}: {fix}")
+    raise UsageError(
+        f"{table.path} has {label}{count} pixels in a row, which is not a square image of one or "
+        f"three channels{received}: {fix}"
+    )
 
 
 def _notes(table: Table, columns: PixelColumns) -> tuple[str, ...]:

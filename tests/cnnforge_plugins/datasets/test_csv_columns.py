@@ -170,7 +170,9 @@ def test_a_size_that_is_unknown_is_not_answered_with_an_option_of_another_comman
     content = table(["label", *NAMES[:14]], LABELS, PIXELS[:, :14])
     with pytest.raises(UsageError, match=r"the label 'label' and 14 pixels.*--image-size"):
         opened(tmp_path, content)
-    with pytest.raises(UsageError, match=r"14 pixels in a row.*not 4 x 4 either") as raised:
+    with pytest.raises(
+        UsageError, match=r"14 pixels in a row.*not an image of 4 x 4 either"
+    ) as raised:
         opened(tmp_path, content, "prediction", image_size=(4, 4))
     assert "--" not in str(raised.value)
 
