@@ -12,7 +12,6 @@ from cnnforge.prediction.kept_split import KeptSplit
 from cnnforge.runs import RunDirectory, requirements
 from cnnforge.training.session import Session, own_layers
 from cnnforge.utils.environment import environment, versions
-from cnnforge.utils.names import printable
 
 KERNELS = "kernels.json"
 DATA = "data.json"

@@ -284,11 +284,6 @@ def test_an_unreadable_image_travels_between_processes():
     assert str(error) == r"a\nb.png: one two"
 
 
-def test_printable_is_one_line_of_text():
-    assert printable("a b/ä.png") == "a b/ä.png"
-    assert printable("a\n\t\udcff\x1b[31m") == r"a\n\t\xff\x1b[31m"
-
-
 def test_blank_and_dark_images_are_found(tmp_path):
     gray = np.full((40, 40), 90, np.uint8)
     color = np.full((40, 40, 3), (200, 0, 7), np.uint8)
