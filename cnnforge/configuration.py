@@ -24,6 +24,7 @@ COLORS = ("auto", "grayscale", "rgb")
 TASK_OPTIONS = ("label_smoothing", "class_weights")
 # Tables in the config.toml of a run that do not contain options, so they are not read.
 _IGNORED = ("run",)
+_SIZE = re.compile(r"([1-9][0-9]{0,4})(?:(?:\s*[xX\u00d7*,]\s*|\s+)([1-9][0-9]{0,4}))?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +42,11 @@ class TrainingOptions(OptimizerOptions):
         split_seed: Random seed of the validation split; by default `seed`.
         kernels: `"numba"`, `"keras"`, or `"auto"`: the faster of the two for each layer.
         output: Folder in which run directories are made.
-        image_size: Size of the images, `"HxW"` in pixels; `None`: the size of the dataset.
+        image_size: Size of the images, `"HxW"` in pixels, or one number for both; `None`: the size
+            of the dataset.
         color: `"grayscale"`, `"rgb"`, or `"auto"`: the color mode of the dataset.
-        validation_fraction: Fraction of the samples used for validation, between 0 and 1.
+        validation_fraction: Fraction of the samples used for validation, more than 0 and
+            less than 1.
         strict: Whether an unreadable file is an error. If false, it is skipped and counted.
         init_from: A `.keras` file or a run directory with the initial weights.
         label_smoothing: Label smoothing factor, from 0 (off) to below 1.
@@ -92,26 +95,24 @@ class TrainingOptions(OptimizerOptions):
             require(0 <= value < 2**32, name, value, "0 to 4294967295")
         self.check_epochs(self.epochs)
         fraction = self.validation_fraction
-        require(0 < fraction < 1, "validation_fraction", fraction, "between 0 and 1")
+        expected = "more than 0 and less than 1, such as 0.2"
+        if 1 < fraction < 100:
+            expected += f" ({fraction:g} percent is {fraction / 100:g})"
+        require(0 < fraction < 1, "validation_fraction", fraction, expected)
         smoothing, weights = self.label_smoothing, self.class_weights
-        require(0 <= smoothing < 1, "label_smoothing", smoothing, "0 or more and below 1")
+        require(0 <= smoothing < 1, "label_smoothing", smoothing, "0 or more and less than 1")
         require(weights in (None, "balanced"), "class_weights", weights, "'balanced'")
         for name, choices in (("kernels", KERNELS), ("color", COLORS)):
             one_of(name, getattr(self, name), choices)
-        _ = self.height_and_width
+        if size := self.height_and_width:
+            object.__setattr__(self, "image_size", f"{size[0]}x{size[1]}")
 
     @property
     def height_and_width(self) -> tuple[int, int] | None:
         """`image_size` as (height, width) in pixels, or `None`."""
         if self.image_size is None:
             return None
-        match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", self.image_size)
-        if match is None:
-            raise UsageError(
-                f"image_size must be HEIGHTxWIDTH in pixels, for instance 28x28, got "
-                f"{self.image_size!r}"
-            )
-        return int(match[1]), int(match[2])
+        return parse_size(self.image_size)
 
     @property
     def task_options(self) -> dict[str, Any]:
@@ -133,6 +134,28 @@ class TrainingOptions(OptimizerOptions):
 NAMES = (*TrainingOptions.__annotations__, *OptimizerOptions.__annotations__)
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """Parse the size of images.
+
+    Args:
+        text: `"28x32"`, height and width in pixels, or one number for both. Between the numbers, a
+            comma, a space, `*` and a capital `X` are read as `x`.
+
+    Returns:
+        The height and the width.
+
+    Raises:
+        UsageError: The text has another form.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(
+            "image_size must be HEIGHTxWIDTH in pixels, such as 28x32, or one number for both, "
+            f"such as 28, got {text!r}"
+        )
+    return int(match[1]), int(match[2] or match[1])
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """Read options from a TOML file such as a run's `config.toml`.
 
@@ -146,6 +169,10 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: The file cannot be read, a key is not an option, or a value has the wrong type.
     """
+    if path.is_dir():
+        raise UsageError(
+            f"the config {path} is a folder: name a file in it, such as {path / 'config.toml'}"
+        )
     try:
         content = unescaped(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -257,6 +284,10 @@ def epochs_of_resumed(options: TrainingOptions, text: str | None, run: Path) -> 
 def _typed(name: str, value: Any, source: str) -> Any:
     types_by_name = {option.name: str(option.type) for option in fields(TrainingOptions)}
     wanted = types_by_name[name].removesuffix(" | None")
+    if name == "image_size":
+        # The size is stored, and compared with that of a run, in one form.
+        height, width = parse_size(value if isinstance(value, str) else repr(value))
+        return f"{height}x{width}"
     if wanted == "float" and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if wanted.startswith("tuple"):

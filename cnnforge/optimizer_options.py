@@ -66,9 +66,9 @@ class OptimizerOptions:
             schedule divides the rate by 10 after every `EPOCHS` epochs, by default 10.
         warmup_epochs: Number of epochs of linear warmup, 0 or more.
         clip_norm: Max global norm of the gradients of a step, above 0; `None`: no clipping.
-        ema: Decay per step of an exponential moving average of the weights, between 0 and 1. The
-            average is used for validation and in the saved model, but training continues with the
-            weights themselves. `None`: no average is computed.
+        ema: Decay per step of an exponential moving average of the weights, more than 0 and less
+            than 1. The average is used for validation and in the saved model, but training
+            continues with the weights themselves. `None`: no average is computed.
 
     Raises:
         UsageError: A value is unknown or out of range, or two options exclude each other.
@@ -105,11 +105,13 @@ class OptimizerOptions:
         rate, momentum, decay = self.learning_rate, self.momentum, self.weight_decay
         infinity = float("inf")
         require(0 < rate < infinity, "learning_rate", rate, "a number above 0")
-        require(momentum is None or 0 <= momentum < 1, "momentum", momentum, "0 to below 1")
+        require(
+            momentum is None or 0 <= momentum < 1, "momentum", momentum, "0 or more and less than 1"
+        )
         require(decay is None or 0 <= decay < infinity, "weight_decay", decay, "0 or more")
         norm, ema, warmup = self.clip_norm, self.ema, self.warmup_epochs
         require(norm is None or 0 < norm < infinity, "clip_norm", norm, "a number above 0")
-        require(ema is None or 0 < ema < 1, "ema", ema, "between 0 and 1")
+        require(ema is None or 0 < ema < 1, "ema", ema, "more than 0 and less than 1, such as 0.99")
         require(warmup >= 0, "warmup_epochs", warmup, "0 or more")
         if momentum is not None and self.optimizer not in WITH_MOMENTUM:
             raise UsageError(

@@ -6,6 +6,7 @@ Every command imports this module at the top. So it must not import slow modules
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,6 +45,62 @@ def load_plugins(explicit: Sequence[str] | None = None) -> Plugins:
 
             _render.message(f"warning: plugin {record.name!r} is not loaded: {record.cause}")
     return plugins
+
+
+def find_run(named: Path) -> Path:
+    """Find the run that the user named, and print on stderr which one `latest` means.
+
+    Args:
+        named: The path of a run, `latest`, or `FOLDER/latest`.
+
+    Returns:
+        The path of the run directory.
+
+    Raises:
+        UsageError: There is no such run.
+    """
+    from cnnforge.runs import finding
+
+    path = finding.find_run(named)
+    if finding.names_latest(named):
+        from cnnforge.cli import _render
+
+        _render.message(f"the newest run is {path}")
+    return path
+
+
+def find_weights(named: Path) -> Path:
+    """Find the file or the run that `--init-from` names.
+
+    Args:
+        named: The path of a `.keras` file, or a run, see `find_run`.
+
+    Returns:
+        The path of the file or of the run directory.
+
+    Raises:
+        UsageError: There is no such file or run, or the file has another format.
+    """
+    from cnnforge.errors import UsageError
+
+    path = named.expanduser()
+    kind = path.suffix.lower()
+    if kind == ".keras" and not path.exists():
+        raise UsageError(f"--init-from: there is no file {named}; 'cnnforge runs' lists runs")
+    if not path.is_file():
+        return find_run(path)
+    if kind in (".h5", ".hdf5"):
+        raise UsageError(
+            f"--init-from {named}: expected a .keras file or a run; if the file holds a model, "
+            f"convert it in Python: keras.models.load_model({str(path)!r}).save("
+            f"{str(path.with_suffix('.keras'))!r})"
+        )
+    if kind in (".pt", ".pth", ".onnx", ".safetensors", ".pb", ".tflite", ".ckpt", ".npz"):
+        raise UsageError(
+            f"--init-from {named}: expected a .keras file or a run; {kind} files hold models of "
+            "another framework or format, which cnnforge does not read; 'cnnforge runs' lists runs"
+        )
+    return path
 
 
 def print_json(value: object) -> None:

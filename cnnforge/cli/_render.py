@@ -43,6 +43,12 @@ def error(text: str) -> None:
     _print(Console(stderr=True), line)
 
 
+def table_width() -> int:
+    """Return the max number of columns of a table's line on stdout."""
+    console = Console()
+    return console.width if console.is_terminal else _UNLIMITED
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
     """Print a table on stdout.
 

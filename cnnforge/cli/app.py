@@ -20,10 +20,11 @@ from cnnforge.cli.doctor import doctor
 from cnnforge.cli.evaluate import evaluate
 from cnnforge.cli.plugins.plugins import group as plugins
 from cnnforge.cli.predict import predict
+from cnnforge.cli.runs import runs
 from cnnforge.cli.train import train
-from cnnforge.errors import CnnforgeError
+from cnnforge.errors import CnnforgeError, UsageError
 
-_COMMANDS = (train, evaluate, predict, bench, doctor)
+_COMMANDS = (train, evaluate, predict, runs, bench, doctor)
 _GROUPS = (plugins,)
 
 INTERRUPTED = _ctrl_c.EXIT_CODE
@@ -102,16 +103,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
+    program = typer.main.get_command(app)
     try:
-        code = typer.main.get_command(app).main(
-            arguments or ["--help"], prog_name="cnnforge", standalone_mode=False
-        )
+        code = program.main(arguments or ["--help"], prog_name="cnnforge", standalone_mode=False)
+    except UsageError as error:
+        from cnnforge.cli._advice import with_command
+
+        return _fail(with_command(error, program, arguments), error.exit_code)
     except CnnforgeError as error:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _fail(_ctrl_c.message(), INTERRUPTED)
     except _ArgumentError as error:
-        return _fail(_explain(error), error.exit_code)
+        from cnnforge.cli._advice import explain
+
+        return _fail(explain(error, program, arguments), error.exit_code)
     except Exception:
         if not _ctrl_c.was_interrupted():
             raise
@@ -128,25 +134,3 @@ def _fail(message: str, code: int) -> int:
         message, code = _ctrl_c.message(), INTERRUPTED
     _render.error(message)
     return code
-
-
-def _explain(error: Any) -> str:
-    """Return a message for a usage error, with a suggestion and a hint to `--help`."""
-    possibilities = getattr(error, "possibilities", None)
-    message = error.message if possibilities else error.format_message()
-    message = message.rstrip(".").replace("Value error, ", "")
-    for received in _received(error):
-        if repr(received) not in message:
-            message += f", got {received!r}"
-    if possibilities and "did you mean" not in message.lower():
-        message += f". Did you mean {' or '.join(map(repr, possibilities))}?"
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context else "cnnforge"
-    separator = "" if message.endswith("?") else "."
-    return f"{message}{separator} Try '{path} --help'."
-
-
-def _received(error: Any) -> list[Any]:
-    """Return the values that a validation error rejects, since the message may not name them."""
-    cause = error.__cause__
-    return [detail["input"] for detail in cause.errors()] if hasattr(cause, "errors") else []

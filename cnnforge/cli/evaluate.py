@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from cnnforge.cli._common import JsonOption, PluginOption, load_plugins, print_json
+from cnnforge.cli._common import JsonOption, PluginOption, find_run, load_plugins, print_json
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or latest.")],
     data: Annotated[
         str | None,
         typer.Option(
@@ -30,6 +30,12 @@ def evaluate(
 
     For a classification: accuracy, and precision, recall and F1 of every class.
     """
+    run = find_run(run)
+    if data:
+        from cnnforge.data import parse
+
+        # Checked before the import of Keras, which takes seconds.
+        parse(data)
     from cnnforge.cli._trained import open_trained, show_found
 
     trained = open_trained(run, kernels, plugin, load_plugins)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnforge.cli._common import JsonOption, PluginOption, load_plugins, print_json
+from cnnforge.cli._common import JsonOption, PluginOption, find_run, load_plugins, print_json
 
 if TYPE_CHECKING:
     from cnnforge.prediction import FileInputs, SampleInputs
@@ -20,7 +20,7 @@ _FORMATS = (".csv", ".json")
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or latest.")],
     inputs: Annotated[
         list[str],
         typer.Argument(
@@ -56,7 +56,15 @@ def predict(
     Each image gets one row; if it cannot be read, the row gives the reason. The exit code is 1 if
     no image could be read.
     """
+    # A shell does not replace `~` inside quotes or after `=`.
+    output, submission = (path and path.expanduser() for path in (output, submission))
+    inputs = [os.path.expanduser(text) for text in inputs]
     _check_output(output, submission)
+    run = find_run(run)
+    from cnnforge.data.references import check_local
+
+    for text in inputs:
+        check_local(text)
     from cnnforge.cli._trained import open_trained, show_found
 
     trained = open_trained(run, kernels, plugin, load_plugins)
@@ -105,7 +113,10 @@ def _check_output(output: Path | None, submission: Path | None) -> None:
     from cnnforge.errors import UsageError
 
     if output is not None and output.suffix.lower() not in _FORMATS:
-        raise UsageError(f"--output writes {' or '.join(_FORMATS)}, got {output}")
+        raise UsageError(
+            f"--output writes {' or '.join(_FORMATS)}, got {output}: name it "
+            f"{output.with_suffix(_FORMATS[0]).name}"
+        )
     for option, path in (("--output", output), ("--submission", submission)):
         if path is None:
             continue

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnnforge.cli._common import JsonOption, PluginOption, load_plugins, print_json
+from cnnforge.cli._common import (
+    JsonOption,
+    PluginOption,
+    find_run,
+    find_weights,
+    load_plugins,
+    print_json,
+)
 from cnnforge.cli._epochs import best_table, epoch_line, progress_note
 from cnnforge.cli._train_options import show_options, with_options
 from cnnforge.optimizer_options import OptimizerOptions
@@ -99,12 +106,12 @@ def train(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Resume this run from its last saved state."),
+        typer.Option(metavar="RUN", help="Resume this run, or latest, from its last saved state."),
     ] = None,
     init_from: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE|RUN", help="Initialize the weights from a .keras file or a run."
+            metavar="FILE|RUN", help="Initialize the weights from a .keras file, a run, or latest."
         ),
     ] = None,
     label_smoothing: Annotated[
@@ -154,6 +161,8 @@ def train(
     """
     from cnnforge.configuration import check_types, read_config
 
+    if resume is not None:
+        resume = find_run(resume)
     written = {
         "model": model,
         "data": data,
@@ -161,12 +170,12 @@ def train(
         "seed": seed,
         "split_seed": split_seed,
         "kernels": kernels,
-        "output": None if output is None else str(output),
+        "output": None if output is None else str(output.expanduser()),
         "image_size": image_size,
         "color": color,
         "validation_fraction": validation_fraction,
         "strict": strict,
-        "init_from": None if init_from is None else str(init_from),
+        "init_from": None if init_from is None else str(find_weights(init_from)),
         "label_smoothing": label_smoothing,
         "class_weights": class_weights,
         "monitor": monitor,
@@ -177,7 +186,7 @@ def train(
     }
     given = {name: value for name, value in written.items() if value is not None}
     given = check_types(given, "command line")
-    configured = read_config(config) if config else {}
+    configured = read_config(config.expanduser()) if config else {}
     if print_config:
         show_options(given, configured, epochs, resume, json)
         return
@@ -218,6 +227,10 @@ def _prepare(
         (options.augment, plugins.augmentations),
     ):
         _ = [registry[name.partition(":")[0]] for name in names]
+    from cnnforge.data.references import find_dataset
+
+    # Checked before the import of Keras, which takes seconds.
+    find_dataset(options.data, plugins.datasets)
     _render.message(
         f"preparing {options.model} on {options.data} (kernels are compiled once on a machine)"
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
+import shlex
 from collections.abc import Container
 from pathlib import Path
 from typing import Protocol
 
 from cnnforge.data.dataset import DataOptions, Dataset
+from cnnforge.data.images import IMAGE_SUFFIXES
 from cnnforge.errors import DataError, UnknownNameError, UsageError
 from cnnforge.plugin import DatasetSpec, TaskSpec
 from cnnforge.plugin_host.registry import Registry
@@ -18,6 +21,19 @@ from cnnforge.utils.names import printable
 # in "C:\data" would be read as a name. The name of a plugin may contain all characters that the
 # name of a distribution may contain.
 _NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[a-z][a-z0-9_]+")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_LABELLED = "a folder with one sub-folder of images for each class, or a .csv file"
+# The command that unpacks an archive into a new folder, for each ending of its name.
+_ARCHIVES = {
+    (".zip",): "unzip {file} -d {folder}",
+    (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst"): (
+        "mkdir {folder} && tar -xf {file} -C {folder}"
+    ),
+    (".7z",): "7z x {file} -o{folder}",
+    (".rar",): "unrar x {file} {folder}/",
+}
+# Endings of files that may be tables with commas.
+_TEXT_SUFFIXES = ("", ".txt", ".data", ".dat")
 _FORMS = "a folder of images, a .csv file, NAME, or NAME:ARGUMENT"
 
 
@@ -48,6 +64,7 @@ def parse(reference: str, known: Container[object] = ()) -> tuple[str, str | Non
         UsageError: If the path does not exist or is neither a folder nor a .csv file, or if the
             name or the argument is empty.
     """
+    check_local(reference)
     if not reference.strip():
         raise UsageError(f"the dataset is {reference!r}: give {_FORMS}")
     name, colon, argument = reference.partition(":")
@@ -66,15 +83,72 @@ def parse(reference: str, known: Container[object] = ()) -> tuple[str, str | Non
     if os.path.exists(path):
         if path.suffix.lower() == ".csv":
             return "csv", str(path)
-        raise UsageError(
-            f"{printable(path)} is a file but does not end in .csv: "
-            f"give {_FORMS}; csv:{printable(path)} reads it as one"
-        )
+        raise UsageError(_not_data(path))
     if "/" not in reference and _NAME.fullmatch(reference):
         return reference, None
     raise UsageError(
-        f"there is no folder or file {printable(path)}, and no dataset of that name: give {_FORMS}"
+        f"there is no folder or file {printable(path)}, and no dataset of that name"
+        f"{_similar(path) or f': give {_FORMS}'}"
     )
+
+
+def check_local(reference: str) -> None:
+    """Check that a reference is neither a URL nor a packed file.
+
+    Args:
+        reference: Reference to a dataset, see `parse`, or the path of an image.
+
+    Raises:
+        UsageError: If it is one of these. The message contains the command that downloads or
+            unpacks it.
+    """
+    if _URL.match(reference):
+        how = f"; type: curl -LO {shlex.quote(reference)}" if reference[:4] == "http" else ""
+        raise UsageError(
+            f"{reference} is a URL, and cnnforge reads local files: download it, unpack it if it "
+            f"is an archive, and name the folder or file instead{how}"
+        )
+    path = Path(os.path.expanduser(reference))
+    if not path.is_file():
+        return
+    shown = printable(path)
+    for endings, command in _ARCHIVES.items():
+        if path.name.lower().endswith(endings):
+            folder = path.name.split(".")[0] or "data"
+            words = {"file": shlex.quote(shown), "folder": shlex.quote(folder)}
+            raise UsageError(
+                f"{shown} is an archive: unpack it, and name the folder instead; type: "
+                f"{command.format(**words)}"
+            )
+    if path.suffix.lower() == ".gz":
+        raise UsageError(
+            f"{shown} is compressed: unpack it, and name {path.stem} instead; type: "
+            f"gunzip -k {shlex.quote(shown)}"
+        )
+
+
+def find_dataset(reference: str, datasets: DatasetRegistry) -> tuple[DatasetSpec, str | None]:
+    """Find the dataset that a reference names. This does not read the data.
+
+    Args:
+        reference: Reference to a dataset, see `parse`.
+        datasets: Registry of the datasets that plugins declare.
+
+    Returns:
+        Two values: the dataset, and the argument or `None`.
+
+    Raises:
+        UsageError: If the reference names no dataset.
+    """
+    name, argument = parse(reference, datasets)
+    try:
+        return datasets[name], argument
+    except UnknownNameError as error:
+        if argument is not None:
+            raise
+        raise UnknownNameError(
+            f"{error}; nor is there a folder or file {reference!r}{_similar(Path(reference))}"
+        ) from None
 
 
 def open_dataset(
@@ -100,13 +174,7 @@ def open_dataset(
             unknown.
         DataError: If the data cannot be used.
     """
-    name, argument = parse(reference, datasets)
-    try:
-        spec = datasets[name]
-    except UnknownNameError as error:
-        if argument is not None:
-            raise
-        raise UnknownNameError(f"{error}; nor is there a folder or file {reference!r}") from None
+    spec, argument = find_dataset(reference, datasets)
     dataset = spec.load()(argument, options or DataOptions())
     if not isinstance(dataset, Dataset):
         raise DataError(
@@ -119,3 +187,27 @@ def open_dataset(
             f"returned one for {dataset.task!r}: its plugin must name the same task in both places"
         )
     return dataset
+
+
+def _not_data(path: Path) -> str:
+    """Return a message about a file that is not a .csv file."""
+    shown, suffix = printable(path), path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return (
+            f"{shown} is one image: training and evaluation need {_LABELLED}; to predict the "
+            f"image, type: cnnforge predict latest {shlex.quote(shown)}"
+        )
+    other = f"give {_FORMS}"
+    if suffix in _TEXT_SUFFIXES:
+        other += f"; if it is a table with commas, name it as csv:{shown}"
+    return f"{shown} is a file but does not end in .csv: {other}"
+
+
+def _similar(path: Path) -> str:
+    """Return `"; did you mean 'x'?"` if a file or folder `x` next to a path has a similar name."""
+    try:
+        names = os.listdir(path.parent)
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(path.name, names, 1)
+    return f"; did you mean {printable(path.parent / close[0])!r}?" if close else ""

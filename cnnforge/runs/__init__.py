@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import time
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ EVALUATION = "evaluation.json"
 STATE_FOLDER = "last"
 _RUN_TABLE = "run"
 _MAX_TRIES = 1000
+# Seconds until `claimed` tries again to lock a directory.
+_MOMENT = 0.05
 
 
 @dataclass(frozen=True)
@@ -151,16 +154,28 @@ class RunDirectory:
             return
         directory = os.open(self.path, os.O_RDONLY)
         try:
-            try:
-                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(
-                    f"another process is training the run {self.path}: wait until it ends, or "
-                    "interrupt it"
-                ) from error
-            except OSError:
-                pass
+            # `is_claimed` of another process may hold a lock for a moment, so try twice.
+            if not _lock(directory):
+                time.sleep(_MOMENT)
+                if not _lock(directory):
+                    raise RunError(
+                        f"another process is training the run {self.path}: wait until it ends, or "
+                        "interrupt it"
+                    )
             yield
+        finally:
+            os.close(directory)
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether a process has locked the directory, because it trains in it."""
+        try:
+            directory = os.open(self.path, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            # This method holds the lock only for a moment; `claimed` tries again if it meets it.
+            return not _lock(directory, shared=True)
         finally:
             os.close(directory)
 
@@ -223,6 +238,22 @@ class RunDirectory:
             raise RunError(
                 f"{self.path / name} could not be written: {error.strerror or error}"
             ) from error
+
+
+def _lock(directory: int, *, shared: bool = False) -> bool:
+    """Lock an open directory. Return false if another process has locked it.
+
+    Where there are no such locks, do nothing and return true.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(directory, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def to_toml(values: Mapping[str, Any]) -> str:

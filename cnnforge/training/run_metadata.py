@@ -29,6 +29,7 @@ def write_run_metadata(session: Session, reference: str) -> None:
     """
     run, dataset, plugins = session.run, session.dataset, session.plugins
     options, task = session.options, plugins.tasks[dataset.task]
+    monitor = session.task.monitored(options.monitor)
     table = {
         "cnnforge": versions(["cnnforge"]).get("cnnforge", "unknown"),
         "model": reference,
@@ -38,6 +39,10 @@ def write_run_metadata(session: Session, reference: str) -> None:
         "image_shape": list(dataset.image_shape),
         "callbacks": list(session.callbacks),
         "augmentations": [name for name, _ in session.augmentations],
+        # `cnnforge runs` shows the metric, and does not import the task.
+        "monitor": monitor.name,
+        "monitor_best": monitor.best,
+        "monitor_percent": monitor.percent,
     }
     session.task.write(run)
     run.write_json(DATA, {**summarize(dataset).as_dict(), "notes": list(session.warnings)})

@@ -18,6 +18,7 @@ from cnnforge.configuration import TrainingOptions, check_types, epochs_of_resum
 from cnnforge.conversion import LayerImplementation, decide, forge, lower
 from cnnforge.conversion.certificate import LayerCheck, certify
 from cnnforge.data import DataOptions, Dataset, open_dataset, parse, summarize
+from cnnforge.data.references import find_dataset
 from cnnforge.errors import CnnforgeError, DataError, UsageError
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.kept_split import KeptSplit
@@ -182,7 +183,7 @@ def resume(
 def _check_task(reference: str, options: TrainingOptions, plugins: Plugins) -> None:
     """Check that the model and the dataset are for the same task. This does not read the data."""
     spec = plugins.models[reference.partition(":")[0]]
-    data = plugins.datasets[parse(options.data, plugins.datasets)[0]]
+    data, _ = find_dataset(options.data, plugins.datasets)
     check_match(spec, options.data, data.task, plugins.models, plugins.tasks)
 
 

@@ -32,7 +32,9 @@ def test_importing_is_light(module):
     assert modules_after(f"import {module}").isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["plugins"], ["plugins", "--json"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["plugins"], ["plugins", "--json"], ["runs", "."]]
+)
 def test_commands_are_light(arguments):
     modules = modules_after(f"from cnnforge.cli import main; assert main({arguments}) == 0")
     assert modules.isdisjoint(HEAVY)

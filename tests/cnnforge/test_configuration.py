@@ -46,7 +46,9 @@ def test_command_line_over_config_over_default() -> None:
         ("validation_fraction", 1.0),
         ("kernels", "nunba"),
         ("color", "gray"),
-        ("image_size", "28"),
+        ("image_size", "28px"),
+        ("image_size", "28x"),
+        ("image_size", "3x28x28"),
         ("image_size", "0x28"),
     ],
 )
@@ -138,3 +140,57 @@ def test_epochs() -> None:
     for text, before in (("+10", None), ("0", None), ("-1", None), ("x", 3), ("+", 3), ("1.5", 3)):
         with pytest.raises(UsageError, match="epochs"):
             parse_epochs(text, before)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("28x32", (28, 32)),
+        ("28", (28, 28)),
+        ("28X32", (28, 32)),
+        ("28, 32", (28, 32)),
+        ("28 32", (28, 32)),
+        ("28*32", (28, 32)),
+        (" 28\u00d732 ", (28, 32)),
+        ("10", (10, 10)),
+    ],
+)
+def test_the_size_of_images_is_understood_and_stored_in_one_form(
+    text: str, size: tuple[int, int]
+) -> None:
+    options = TrainingOptions(image_size=text)
+    assert options.height_and_width == size
+    assert options.image_size == f"{size[0]}x{size[1]}"
+    checked = check_types({"image-size": text}, "command line")
+    assert checked == {"image_size": f"{size[0]}x{size[1]}"}
+
+
+def test_a_folder_is_not_a_config_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is a folder: name a file in it, such as .*config\.toml"):
+        read_config(tmp_path)
+
+
+def test_the_size_of_images_may_be_a_number_in_a_config_file(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("image_size = 48")
+    assert read_config(tmp_path / "a.toml") == {"image_size": "48x48"}
+    (tmp_path / "a.toml").write_text("image_size = 0.5")
+    with pytest.raises(UsageError, match="image_size must be HEIGHTxWIDTH"):
+        read_config(tmp_path / "a.toml")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"validation_fraction": 0.0}, "more than 0 and less than 1, such as 0.2, got 0.0"),
+        ({"validation_fraction": 25.0}, r"such as 0.2 \(25 percent is 0.25\), got 25.0"),
+        ({"validation_fraction": 100.0}, "less than 1, such as 0.2, got 100.0"),
+        ({"ema": 0.0}, "more than 0 and less than 1, such as 0.99, got 0.0"),
+        ({"momentum": 1.0}, "0 or more and less than 1, got 1.0"),
+        ({"label_smoothing": 1.0}, "0 or more and less than 1, got 1.0"),
+    ],
+)
+def test_a_fraction_out_of_range_is_answered_with_its_bounds(
+    options: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(UsageError, match=expected):
+        TrainingOptions(**options)

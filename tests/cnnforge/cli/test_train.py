@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -412,6 +413,58 @@ def test_a_damaged_state_is_passed_over_and_said(
     assert json.loads(captured.out)["weights"] == first["weights"]
 
 
+def test_latest_is_the_newest_run(
+    train: Callable[..., dict],
+    plugin: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    output = ["--output", "runs"]
+    first, second = (train("--epochs", "1", "--seed", seed, *output)["run"] for seed in "12")
+    os.utime(Path(first) / "metrics.csv", (9e9, 9e9))
+    assert main(["evaluate", "latest", "--kernels", "keras", "--plugin", plugin]) == 0
+    assert f"the newest run is {first}" in capsys.readouterr().err
+    assert main(["predict", "runs/latest", "toy", "--kernels", "keras", "--plugin", plugin]) == 0
+    assert f"the newest run is {first}" in capsys.readouterr().err
+    third = train("--epochs", "1", "--init-from", "latest", "--seed", "1", *output)["run"]
+    assert RunDirectory(Path(third)).read_config()[0]["init_from"] == first
+    assert main(["train", "--resume", "latest", "--epochs", "+1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["run"] == first
+    assert main(["runs", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["runs"]
+    assert {row["run"]: (row["state"], row["epochs"]) for row in rows} == {
+        first: ("finished", 2),
+        second: ("finished", 1),
+        third: ("finished", 1),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("old.h5", r"keras\.models\.load_model\('old\.h5'\)\.save\('old\.keras'\)"),
+        ("net.pth", r"\.pth files hold models of another framework"),
+        ("net.onnx", r"expected a \.keras file or a run"),
+        ("missing.keras", r"there is no file missing\.keras; 'cnnforge runs'"),
+        ("missing", "there is no run missing"),
+    ],
+)
+def test_init_from_names_what_it_takes(
+    name: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "missing" not in name:
+        (tmp_path / name).touch()
+    assert main(["train", "--init-from", name]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
 def test_a_resumed_run_keeps_its_configuration(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -695,7 +748,7 @@ def test_the_best_epoch_follows_the_monitor(train: Callable[..., dict]) -> None:
     ("option", "value", "message"),
     [
         ("--monitor", "acuracy", "no metric named 'acuracy' to monitor; did you mean 'accuracy'?"),
-        ("--label-smoothing", "1", "label_smoothing must be 0 or more and below 1, got 1.0"),
+        ("--label-smoothing", "1", "label_smoothing must be 0 or more and less than 1, got 1.0"),
         ("--class-weights", "equal", "class_weights must be 'balanced', got 'equal'"),
     ],
 )

@@ -70,6 +70,63 @@ def test_parse_says_what_is_wrong(here, reference, message):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("photos.ZIP", "unzip photos.ZIP -d photos"),
+        ("my photos.tgz", "mkdir 'my photos' && tar -xf 'my photos.tgz' -C 'my photos'"),
+        ("v1.tar.xz", "mkdir v1 && tar -xf v1.tar.xz -C v1"),
+        ("photos.7z", "7z x photos.7z -ophotos"),
+        ("photos.rar", "unrar x photos.rar photos/"),
+        ("train.csv.gz", "gunzip -k train.csv.gz"),
+        ("cat.jpg", "cnnforge predict latest cat.jpg"),
+    ],
+)
+def test_a_file_that_is_not_data_is_answered_with_the_command_to_type(
+    tmp_path, monkeypatch, name, command
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).touch()
+    with pytest.raises(UsageError) as raised:
+        parse(name)
+    assert str(raised.value).endswith(f" type: {command}")
+    assert f"csv:{name}" not in str(raised.value)
+
+
+def test_only_a_text_file_may_be_a_table(here):
+    with pytest.raises(
+        UsageError, match=r"if it is a table with commas, name it as csv:notes\.txt"
+    ):
+        parse("notes.txt")
+    (here / "book.xlsx").touch()
+    with pytest.raises(UsageError, match=r"does not end in \.csv") as raised:
+        parse("book.xlsx")
+    assert "csv:book" not in str(raised.value)
+
+
+@pytest.mark.parametrize("url", ["https://example.com/a/b.zip", "http://example.com/x?y=1&z=2"])
+def test_a_url_is_downloaded_first(url):
+    with pytest.raises(UsageError, match=r"is a URL, .*; type: curl -LO .*example"):
+        parse(url)
+
+
+def test_a_url_that_curl_cannot_read_has_no_command():
+    with pytest.raises(UsageError, match="is a URL") as raised:
+        parse("s3://bucket/photos")
+    assert "type:" not in str(raised.value)
+
+
+def test_a_similar_path_is_suggested(here, datasets):
+    with pytest.raises(UsageError, match=r"did you mean 'data/cats'\?"):
+        parse("data/cat")
+    with pytest.raises(UsageError, match=r"did you mean 'digits\.csv'\?"):
+        parse("digit.csv")
+    with pytest.raises(
+        UnknownNameError, match=r"nor is there .* 'digit_csv'; did you mean 'digits"
+    ):
+        open_dataset("digit_csv", datasets)
+
+
 def returns_a_dataset(argument, options):
     samples = ArraySamples(np.zeros((2, 1, 1, 1), np.uint8), np.array([0, 1]), ["x", "y"])
     return Dataset(f"{argument} {options.seed}", ("a", "b"), samples, samples, "")
