@@ -25,7 +25,9 @@ from cnnforge.reporting.figures import training_curves
 from cnnforge.runs import EVALUATION, METRICS, RunDirectory
 from cnnforge.tasks import LOSS, Evaluation, Row, Task
 from cnnforge.training.events import EpochEnded, EpochMetrics, Event, Listener
+from cnnforge.training.initial_weights import InitialWeights
 from cnnforge.training.loop import TrainingResult, train
+from cnnforge.training.memory import Estimate
 from cnnforge.training.state import StateStore, TrainingState
 from cnnforge.utils.keras_graph import all_layers
 
@@ -56,6 +58,9 @@ class Session:
         augmentations: Name and function of each augmentation of the training images.
         implementations: For each layer of the model, whether it runs on a Numba kernel or in Keras,
             and why.
+        size: Estimate of the memory that training needs; `None` if it is unknown.
+        initial_weights: What was taken from a run or a file (`--init-from`); `None` if the weights
+            are random, or those of the training state.
     """
 
     options: TrainingOptions
@@ -71,6 +76,8 @@ class Session:
     callbacks: Mapping[str, Callback] = field(default_factory=dict)
     augmentations: tuple[tuple[str, Augment], ...] = ()
     implementations: Sequence[LayerImplementation] = ()
+    size: Estimate | None = None
+    initial_weights: InitialWeights | None = None
 
     @property
     def finished(self) -> bool:
