@@ -14,7 +14,11 @@ from cnnforge.tasks import Task
 
 
 def build_model(
-    reference: str, models: Registry[ModelSpec], task: Task, image_shape: tuple[int, int, int]
+    reference: str,
+    models: Registry[ModelSpec],
+    task: Task,
+    image_shape: tuple[int, int, int],
+    data: str = "the data",
 ) -> keras.Model:
     """Build a model for images of one shape.
 
@@ -23,6 +27,7 @@ def build_model(
         models: Registry of the models that plugins declare.
         task: The task of the dataset.
         image_shape: (H, W, C) of the images.
+        data: Name of the dataset, for the error message.
 
     Returns:
         The model. Its initial weights depend on the random seed of Keras, so call
@@ -37,8 +42,8 @@ def build_model(
     if spec.sizes and shape[:2] not in spec.sizes:
         sizes = [f"{height}x{width}" for height, width in spec.sizes]
         raise UsageError(
-            f"the model {spec.name!r} accepts images of {' or '.join(sizes)}, and those of the "
-            f"data are {shape[0]}x{shape[1]}: give --image-size {sizes[0]}"
+            f"the model {spec.name!r} accepts images of {' or '.join(sizes)}, and those of "
+            f"{data} are {shape[0]}x{shape[1]}: give --image-size {sizes[0]}"
         )
     build = spec.load()
     keywords: dict[str, Any] = {}

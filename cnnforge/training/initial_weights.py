@@ -75,7 +75,7 @@ class _Comparison:
 
     taken: dict[str, tuple[keras.Variable, np.ndarray]] = field(default_factory=dict)
     new: dict[str, str] = field(default_factory=dict)
-    # Shapes in the source and in the model of each weight outside the output layers that differs.
+    # Shape in the source and shape in the model of each weight whose shapes differ.
     shapes: list[tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     used: set[int] = field(default_factory=set)
 
@@ -117,9 +117,10 @@ def take_weights(model: keras.Model, path: Path, task: Task, plugins: Plugins) -
         )
     for variable, array in found.taken.values():
         variable.assign(array)
-    if not hint and source.task is None and _has_classes(model, found, task):
+    if source.task is None and _has_classes(model, found, task):
         classes = _listed(list(getattr(task, "classes", ())))
-        hint = f"{source.name} names no classes: its outputs count as {classes}, in this order"
+        order = f"{source.name} names no classes: its outputs count as {classes}, in this order"
+        hint = "; ".join(filter(None, [hint, order]))
     unused = [
         f"{'/'.join(layer.path)}/{name}"
         for layer in source.layers
@@ -149,12 +150,11 @@ def _compare(
         reasons = list(map(_difference, layer.values, values))
         if is_output and not any(reasons) and _other_outputs(task, source.task):
             reasons = ["other classes" if hasattr(task, "classes") else "another task"] * len(names)
-        if not is_output:
-            found.shapes += [
-                (value.shape, tuple(variable.shape))
-                for variable, value, why in zip(layer.values, values, reasons, strict=True)
-                if why and value is not None
-            ]
+        found.shapes += [
+            (value.shape, tuple(variable.shape))
+            for variable, value in zip(layer.values, values, strict=True)
+            if value is not None and value.shape != tuple(variable.shape)
+        ]
         for name, variable, value, why in zip(names, layer.values, values, reasons, strict=True):
             if value is None or any(reasons):
                 found.new[name] = why
@@ -258,16 +258,18 @@ def _has_classes(model: keras.Model, found: _Comparison, task: Task) -> bool:
 
 def _hint(model: keras.Model, source: Source, found: _Comparison) -> str:
     """Return what the user can do if the images of the source are others; "" otherwise."""
-    if source.image_shape is None:
-        return ""
     *size, channels = model.input_shape[1:]
-    *other_size, other_channels = source.image_shape
     # Only the number of inputs of these kernels differs: axis -2.
     pairs = [
         (old, new)
         for old, new in found.shapes
         if len(old) >= 2 and (*old[:-2], old[-1]) == (*new[:-2], new[-1])
     ]
+    if source.image_shape is None:
+        first = [old[-2] for old, new in pairs if len(new) == 4 and new[-2] == channels]
+        other_size, other_channels = size, first[0] if first else channels
+    else:
+        *other_size, other_channels = source.image_shape
     of_color = [
         (old, new)
         for old, new in pairs
@@ -276,18 +278,15 @@ def _hint(model: keras.Model, source: Source, found: _Comparison) -> str:
     ]
     hints = []
     if channels != other_channels and of_color:
-        color = {1: "gray", 3: "color"}.get(other_channels)
         option = {1: "grayscale", 3: "rgb"}.get(other_channels)
         hints.append(
-            f"{source.name} is for {color} images: with --color {option} its first layer fits too"
-            if color
+            f"with --color {option}, as in {source.name}, the first layer fits"
+            if option
             else f"{source.name} is for images of {other_channels} channels"
         )
     if size != other_size and len(pairs) > len(of_color):
         wanted = _by(other_size)
-        hints.append(
-            f"{source.name} is for images of {wanted}: with --image-size {wanted} more of it fits"
-        )
+        hints.append(f"with --image-size {wanted}, as in {source.name}, more layers fit")
     return "; ".join(hints)
 
 

@@ -215,14 +215,14 @@ def _build(
     plugins: Plugins,
     decided: Sequence[LayerImplementation] | None = None,
 ) -> _Built:
-    batch_size = min(options.batch_size, len(dataset.train))
+    shape, batch_size = dataset.image_shape, min(options.batch_size, len(dataset.train))
     at_shape = partial(estimate, reference, plugins.models, task, options, batch_size)
-    size, notes = at_shape(dataset.image_shape), ()
+    size, notes = at_shape(shape), ()
     if size is not None:
         spec = plugins.models[reference.partition(":")[0]]
         notes = check_memory(size, available_memory(), spec, at_shape)
     prepare(options.seed)
-    model = build_model(reference, plugins.models, task, dataset.image_shape)
+    model = build_model(reference, plugins.models, task, shape, dataset.name)
     initial = None
     if options.init_from is not None:
         initial = take_weights(model, Path(options.init_from), task, plugins)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def open_source(path: Path, plugins: Plugins) -> Source:
         requirements.check(run, plugins.records, model_only=True)
         return _run_source(run, run.model, name, plugins)
     if path.name.endswith(_WEIGHTS):
-        return Source(name, list(_layers_in(path)))
+        return Source(name, _distinct(_layers_in(path)))
     if path.suffix != _KERAS:
         convert = ""
         if path.suffix in (".h5", ".hdf5"):
@@ -143,6 +144,18 @@ def weighted_layers(model: keras.Model) -> list[WeightedLayer]:
         if own:
             indices = tuple(map(str, range(len(own))))
             found.append(WeightedLayer(paths[id(layer)], names if named else indices, own, named))
+    return _distinct(found)
+
+
+def _distinct(layers: Iterable[WeightedLayer]) -> list[WeightedLayer]:
+    """Number the layers after the first that have the same path, as inside a custom layer."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    found = []
+    for layer in layers:
+        counts[layer.path] += 1
+        number = counts[layer.path]
+        path = (*layer.path[:-1], f"{layer.name}#{number}") if number > 1 else layer.path
+        found.append(replace(layer, path=path))
     return found
 
 
