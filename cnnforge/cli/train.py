@@ -104,7 +104,8 @@ def train(
     init_from: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE|RUN", help="Initialize the weights from a .keras file or a run."
+            metavar="FILE|RUN",
+            help="Take the weights that fit from a run, or a .keras or .weights.h5 file.",
         ),
     ] = None,
     label_smoothing: Annotated[

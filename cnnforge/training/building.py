@@ -11,6 +11,7 @@ from cnnforge.errors import CnnforgeError, PluginError, UsageError, one_line
 from cnnforge.plugin import ModelSpec
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.tasks import Task
+from cnnforge.utils.available_memory import is_out_of_memory
 
 
 def build_model(
@@ -64,6 +65,8 @@ def build_model(
     except CnnforgeError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise PluginError(f"the model {spec.qualified_name!r} failed: {one_line(error)}") from error
     if not isinstance(model, keras.Model):
         raise PluginError(

@@ -36,7 +36,7 @@ class InitialWeights:
         new: Reason by name for each weight that keeps its initial value; empty if the source does
             not have the weight, or if another weight of its layer does not fit.
         unused: Names of the weights of the source that the model does not have.
-        hint: What the user should know or can do; empty if there is nothing.
+        hint: Advice for the user; empty if there is nothing to say.
     """
 
     source: str

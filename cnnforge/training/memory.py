@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -13,14 +14,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from cnnforge.errors import UsageError
+from cnnforge.errors import CnnforgeError, UsageError
 from cnnforge.optimizer_options import OptimizerOptions
 from cnnforge.plugin import ModelSpec
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.tasks import Task
 from cnnforge.training import optimizers
 from cnnforge.training.building import build_model
-from cnnforge.utils.available_memory import in_words
+from cnnforge.utils.available_memory import in_words, is_out_of_memory
 from cnnforge.utils.keras_graph import output_values
 
 Shape = tuple[int, int, int]
@@ -83,7 +84,7 @@ class Estimate:
 
         Some layers write their outputs over their inputs, so only half of the outputs count.
         """
-        return max(self.state + _BYTES * self.trainable + self.activations // 2, 3 * self.state)
+        return max(self.state + _BYTES * self.trainable + self.activations // 2, 4 * self.state)
 
     @property
     def run_directory(self) -> int:
@@ -210,6 +211,27 @@ def check_memory(
     return ()
 
 
+@contextmanager
+def out_of_memory_explained(size: Estimate | None) -> Iterator[None]:
+    """Explain an error that is raised in the block because memory runs out.
+
+    Args:
+        size: Estimate for the model that is trained; `None` if it is unknown.
+
+    Raises:
+        CnnforgeError: Memory ran out in the block.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        about = f" ({size.describe()})" if size is not None else ""
+        raise CnnforgeError(
+            f"memory ran out{about}: start a new run with a smaller --image-size or --batch-size"
+        ) from error
+
+
 def _changes(
     found: Estimate,
     available: int,
@@ -234,7 +256,7 @@ def _smaller(
     at_shape: Callable[[Shape], Estimate | None],
     fits: Callable[[Estimate], bool],
 ) -> str:
-    """Return the largest smaller image size that fits, as `"HxW"`; "" if there is none."""
+    """Return the largest smaller image size that fits, as `"HxW"`; "" if no size fits."""
     height, width, channels = found.image_shape
     if spec.sizes:
         sizes = [size for size in spec.sizes if prod(size) < height * width]

@@ -26,7 +26,7 @@ from cnnforge.tasks import Task, check_match, task_for
 from cnnforge.training.building import build_model
 from cnnforge.training.components import make_augmentations, make_callbacks, qualified
 from cnnforge.training.initial_weights import InitialWeights, take_weights
-from cnnforge.training.memory import Estimate, check_memory, estimate
+from cnnforge.training.memory import Estimate, check_memory, estimate, out_of_memory_explained
 from cnnforge.training.run_metadata import read_decisions, write_run_metadata
 from cnnforge.training.session import (
     FREE,
@@ -195,7 +195,8 @@ class _Built:
         stock: The same model with stock Keras layers only.
         decided: Implementation of each layer.
         size: Estimate of the memory for training; `None` if it is unknown.
-        initial_weights: What was taken from a run or a file; `None` for random weights.
+        initial_weights: Lists of the weights that came from a run or a file, and of the others;
+            `None` for random weights.
         notes: Messages for the user, one sentence each.
     """
 
@@ -221,17 +222,17 @@ def _build(
     if size is not None:
         spec = plugins.models[reference.partition(":")[0]]
         notes = check_memory(size, available_memory(), spec, at_shape)
-    prepare(options.seed)
-    model = build_model(reference, plugins.models, task, shape, dataset.name)
-    initial = None
-    if options.init_from is not None:
-        initial = take_weights(model, Path(options.init_from), task, plugins)
-        notes = (*notes, initial.describe())
-    layers = plugins.layers
-    if decided is None:
-        decided = decide(model, kernels_of(options), layers=layers, batch_size=batch_size)
-    forged = forge(model, decided, layers=layers)
-    stock = lower(forged, layers=layers) if own_layers(forged) else forged
+    initial, layers = None, plugins.layers
+    with out_of_memory_explained(size):
+        prepare(options.seed)
+        model = build_model(reference, plugins.models, task, shape, dataset.name)
+        if options.init_from is not None:
+            initial = take_weights(model, Path(options.init_from), task, plugins)
+            notes = (*notes, initial.describe())
+        if decided is None:
+            decided = decide(model, kernels_of(options), layers=layers, batch_size=batch_size)
+        forged = forge(model, decided, layers=layers)
+        stock = lower(forged, layers=layers) if own_layers(forged) else forged
     return _Built(forged, stock, decided, size, initial, notes)
 
 

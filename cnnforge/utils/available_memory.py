@@ -1,4 +1,4 @@
-"""Measure the memory that this process may still allocate, and format numbers of bytes."""
+"""Measure the memory that this process may allocate, and recognize errors for lack of memory."""
 
 from __future__ import annotations
 
@@ -35,6 +35,17 @@ def available_memory(root: Path = Path("/")) -> int | None:
                 found.append(limit - process[used])
     known = [value for value in found if value is not None]
     return max(0, min(known)) if known else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error was raised because memory ran out.
+
+    Args:
+        error: Any exception of Python, NumPy, TensorFlow or PyTorch.
+    """
+    # The second class is that of TensorFlow, the third one that of PyTorch.
+    names = {"MemoryError", "ResourceExhaustedError", "OutOfMemoryError"}
+    return not names.isdisjoint(kind.__name__ for kind in type(error).__mro__)
 
 
 def in_words(size: float) -> str:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from cnnforge.configuration import TrainingOptions
-from cnnforge.errors import UsageError
+from cnnforge.errors import CnnforgeError, UsageError
 from cnnforge.plugin import ModelSpec
 from cnnforge.plugin_host.discovery import discover
 from cnnforge.tasks.classification import Classification
 from cnnforge.training import prepare
 from cnnforge.training.building import build_model
-from cnnforge.training.memory import Estimate, check_memory, estimate
+from cnnforge.training.memory import Estimate, check_memory, estimate, out_of_memory_explained
 from cnnforge.utils.keras_graph import output_values
 
 GB = 10**9
@@ -217,3 +217,24 @@ def test_numbers_for_the_run():
         "training_memory": 1800,
         "run_directory": 280,
     }
+
+
+def test_memory_that_runs_out_is_explained():
+    with pytest.raises(CnnforgeError) as raised, out_of_memory_explained(of(parameters=10**9)):
+        raise MemoryError
+    assert str(raised.value) == (
+        "memory ran out (net for 64x48x3 images: 1.0 billion parameters, about 24 GB of memory to "
+        "train): start a new run with a smaller --image-size or --batch-size"
+    )
+    with pytest.raises(CnnforgeError, match=r"^memory ran out: "), out_of_memory_explained(None):
+        raise MemoryError
+    with pytest.raises(ZeroDivisionError), out_of_memory_explained(None):
+        _ = 1 / 0
+
+
+def test_a_model_for_which_there_is_no_memory_is_no_broken_plugin():
+    def build(shape, classes):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        build_model("unnamed", registry(build), TASK, (28, 28, 1))

@@ -3,10 +3,12 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import keras
+import numpy as np
 import pytest
 
 from cnnforge.utils import available_memory as module
-from cnnforge.utils.available_memory import available_memory, in_words
+from cnnforge.utils.available_memory import available_memory, in_words, is_out_of_memory
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -110,3 +112,17 @@ def test_limits_of_the_process(machine, monkeypatch, limits, left):
 )
 def test_in_words(size, text):
     assert in_words(size) == text
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="an error of TensorFlow")
+def test_an_error_of_tensorflow():
+    with pytest.raises(Exception, match=r"OOM|memory") as raised:
+        keras.ops.zeros((10**6, 10**6, 100))
+    assert is_out_of_memory(raised.value)
+
+
+def test_errors_for_lack_of_memory():
+    with pytest.raises(MemoryError) as raised:
+        np.zeros((10**7, 10**7))
+    assert is_out_of_memory(raised.value)
+    assert not is_out_of_memory(ValueError("memory"))
