@@ -43,9 +43,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     Args:
         error: Any exception of Python, NumPy, TensorFlow or PyTorch.
     """
-    # The second class is that of TensorFlow, the third one that of PyTorch.
+    # The second class is that of TensorFlow, and the third one that of PyTorch for GPUs. For the
+    # CPU, PyTorch raises a RuntimeError.
     names = {"MemoryError", "ResourceExhaustedError", "OutOfMemoryError"}
-    return not names.isdisjoint(kind.__name__ for kind in type(error).__mro__)
+    if not names.isdisjoint(kind.__name__ for kind in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def in_words(size: float) -> str:
