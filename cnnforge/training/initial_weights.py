@@ -148,8 +148,8 @@ def _compare(
         found.used |= {id(value) for value in values if value is not None}
         is_output = id(layer.values[0]) in outputs
         reasons = list(map(_difference, layer.values, values))
-        if is_output and not any(reasons) and _other_outputs(task, source.task):
-            reasons = ["other classes" if hasattr(task, "classes") else "another task"] * len(names)
+        if is_output and not any(reasons):
+            reasons = [_other_outputs(task, source.task)] * len(names)
         found.shapes += [
             (value.shape, tuple(variable.shape))
             for variable, value in zip(layer.values, values, strict=True)
@@ -242,12 +242,14 @@ def _difference(variable: keras.Variable, value: np.ndarray | None) -> str:
     return ""
 
 
-def _other_outputs(task: Task, other: Task | None) -> bool:
-    """Whether the outputs of another task are known to mean something else."""
+def _other_outputs(task: Task, other: Task | None) -> str:
+    """Describe why the outputs for another task mean something else; "" if that is not known."""
     if other is None:
-        return False
-    classes = getattr(task, "classes", None)
-    return type(task) is not type(other) or classes != getattr(other, "classes", None)
+        return ""
+    if type(task) is not type(other):
+        return "another task"
+    same = getattr(task, "classes", None) == getattr(other, "classes", None)
+    return "" if same else "other classes"
 
 
 def _has_classes(model: keras.Model, found: _Comparison, task: Task) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,11 @@ def open_source(path: Path, plugins: Plugins) -> Source:
         requirements.check(run, plugins.records, model_only=True)
         return _run_source(run, run.model, name, plugins)
     if path.name.endswith(_WEIGHTS):
-        return Source(name, _distinct(_layers_in(path)))
+        layers = list(_layers_in(path))
+        # Layers of one name inside a custom layer are in another order in the file than in the
+        # model.
+        counts = Counter(layer.path for layer in layers)
+        return Source(name, [layer for layer in layers if counts[layer.path] == 1])
     if path.suffix != _KERAS:
         convert = ""
         if path.suffix in (".h5", ".hdf5"):
@@ -147,7 +151,7 @@ def weighted_layers(model: keras.Model) -> list[WeightedLayer]:
     return _distinct(found)
 
 
-def _distinct(layers: Iterable[WeightedLayer]) -> list[WeightedLayer]:
+def _distinct(layers: Sequence[WeightedLayer]) -> list[WeightedLayer]:
     """Number the layers after the first that have the same path, as inside a custom layer."""
     counts: Counter[tuple[str, ...]] = Counter()
     found = []

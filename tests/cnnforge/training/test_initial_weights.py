@@ -118,6 +118,15 @@ def test_other_classes_or_another_order(saved, classes):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), old)
 
 
+def test_the_outputs_of_another_task_start_again(saved):
+    class Other(Classification):
+        pass
+
+    path = saved(small(), ("a", "b"))
+    found = take_weights(small(), path, Other(("a", "b")), PLUGINS)
+    assert found.new == {"head/kernel": "another task", "head/bias": "another task"}
+
+
 def test_the_model_file_of_a_run_has_the_classes_of_the_run(saved):
     path = saved(small(), ("cat", "dog")) / "model.keras"
     assert list(take(small(), path, "dog", "cat").new) == ["head/kernel", "head/bias"]
@@ -252,6 +261,42 @@ def test_a_nested_output_layer_starts_again_for_other_classes(saved):
 
     found = take(wrapped(), saved(wrapped(), ("a", "b")), "a", "c")
     assert list(found.new) == ["small/head/kernel", "small/head/bias"]
+
+
+class Pair(layers.Layer):
+    """Two dense layers of the same name."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.one = layers.Dense(3, name="part")
+        self.two = layers.Dense(3, name="part")
+
+    def build(self, shape):
+        self.one.build(shape)
+        self.two.build(shape)
+
+    def call(self, inputs):
+        return self.one(inputs) + self.two(inputs)
+
+
+def test_layers_of_one_name_inside_a_layer(tmp_path):
+    def pair():
+        return keras.Sequential(
+            [keras.Input((4,)), Pair(name="pair"), layers.Dense(2, name="head")]
+        )
+
+    model = pair()
+    path = tmp_path / "old.weights.h5"
+    filled(pair()).save_weights(path)
+    found = take(model, path)
+    assert "pair/part/kernel" in found.new
+    assert "pair/part#2/kernel" in found.new
+    path = tmp_path / "old.keras"
+    filled(pair()).save(path)
+    with keras.saving.custom_object_scope({"Pair": Pair}):
+        assert not take(model, path).new
+    for variable, number in zip(model.weights, range(100, 106), strict=True):
+        assert (np.asarray(variable) == number).all()
 
 
 def test_a_bias_that_the_source_does_not_have(saved):
