@@ -48,7 +48,7 @@ class TrainingOptions(OptimizerOptions):
         validation_fraction: Fraction of the samples used for validation, more than 0 and
             less than 1.
         strict: Whether an unreadable file is an error. If false, it is skipped and counted.
-        init_from: A `.keras` file or a run directory with the initial weights.
+        init_from: A run, a `.keras` file or a `.weights.h5` file with the initial weights.
         label_smoothing: Label smoothing factor, from 0 (off) to below 1.
         class_weights: `"balanced"`: the weight of a sample in the loss is inversely proportional to
             the frequency of its class. `None`: all samples have the same weight.

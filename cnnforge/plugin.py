@@ -325,12 +325,27 @@ class ModelSpec(Spec):
         task: Name of the task for which the model computes outputs.
         sizes: (height, width) of each image size that the model accepts. Empty: `build` raises a
             `ValueError` for a size that it does not accept.
+        max_default_size: Max height and width, in pixels, of the images that the model gets if the
+            user gives no size. It does not limit `--image-size`.
+
+    Raises:
+        ValueError: `max_default_size` is not a positive integer, or see `Spec`.
     """
 
     kind: ClassVar[str] = "model"
 
     task: str = DEFAULT_TASK
     sizes: tuple[tuple[int, int], ...] = ()
+    max_default_size: int = 224
+
+    def __post_init__(self) -> None:
+        super(ModelSpec, self).__post_init__()
+        size = self.max_default_size
+        if type(size) is not int or size < 1:
+            raise ValueError(
+                f"max_default_size of model {self.name!r} must be a number of pixels, 1 or more, "
+                f"got {size!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,33 +73,21 @@ def find_weights(named: Path) -> Path:
     """Find the file or the run that `--init-from` names.
 
     Args:
-        named: The path of a `.keras` file, or a run, see `find_run`.
+        named: The path of a `.keras` or `.weights.h5` file, or a run, see `find_run`.
 
     Returns:
         The path of the file or of the run directory.
 
     Raises:
-        UsageError: There is no such file or run, or the file has another format.
+        UsageError: There is no such file or run.
     """
     from cnnforge.errors import UsageError
 
     path = named.expanduser()
-    kind = path.suffix.lower()
-    if kind == ".keras" and not path.exists():
+    if path.suffix.lower() in (".keras", ".h5") and not path.exists():
         raise UsageError(f"--init-from: there is no file {named}; 'cnnforge runs' lists runs")
     if not path.is_file():
         return find_run(path)
-    if kind in (".h5", ".hdf5"):
-        raise UsageError(
-            f"--init-from {named}: expected a .keras file or a run; if the file holds a model, "
-            f"convert it in Python: keras.models.load_model({str(path)!r}).save("
-            f"{str(path.with_suffix('.keras'))!r})"
-        )
-    if kind in (".pt", ".pth", ".onnx", ".safetensors", ".pb", ".tflite", ".ckpt", ".npz"):
-        raise UsageError(
-            f"--init-from {named}: expected a .keras file or a run; {kind} files hold models of "
-            "another framework or format, which cnnforge does not read; 'cnnforge runs' lists runs"
-        )
     return path
 
 

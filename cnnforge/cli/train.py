@@ -111,7 +111,8 @@ def train(
     init_from: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE|RUN", help="Initialize the weights from a .keras file, a run, or latest."
+            metavar="FILE|RUN",
+            help="Take the weights that fit from a run, latest, or a .keras or .weights.h5 file.",
         ),
     ] = None,
     label_smoothing: Annotated[

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cnnforge.data.dataset import DataOptions, Dataset
-from cnnforge.data.images import IMAGE_SUFFIXES
+from cnnforge.data.formats import IMAGE_SUFFIXES
 from cnnforge.errors import DataError, UnknownNameError, UsageError
 from cnnforge.plugin import DatasetSpec, TaskSpec
 from cnnforge.plugin_host.registry import Registry

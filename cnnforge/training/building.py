@@ -1,4 +1,4 @@
-"""Build the model that the user names, with the image shape and the outputs of a dataset."""
+"""Build the model that the user names, for the image shape and the task of a dataset."""
 
 from __future__ import annotations
 
@@ -7,23 +7,28 @@ from typing import Any
 
 import keras
 
-from cnnforge.data import Dataset
 from cnnforge.errors import CnnforgeError, PluginError, UsageError, one_line
 from cnnforge.plugin import ModelSpec
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.tasks import Task
+from cnnforge.utils.available_memory import is_out_of_memory
 
 
 def build_model(
-    reference: str, models: Registry[ModelSpec], task: Task, dataset: Dataset
+    reference: str,
+    models: Registry[ModelSpec],
+    task: Task,
+    image_shape: tuple[int, int, int],
+    data: str = "the data",
 ) -> keras.Model:
-    """Build a model for the images of a dataset.
+    """Build a model for images of one shape.
 
     Args:
         reference: Name of the model, `NAME` or `NAME:ARGUMENT`.
         models: Registry of the models that plugins declare.
         task: The task of the dataset.
-        dataset: The dataset.
+        image_shape: (H, W, C) of the images.
+        data: Name of the dataset, for the error message.
 
     Returns:
         The model. Its initial weights depend on the random seed of Keras, so call
@@ -34,12 +39,12 @@ def build_model(
         PluginError: The plugin fails, or returns something other than a suitable model.
     """
     name, colon, argument = reference.partition(":")
-    spec, shape = models[name], dataset.image_shape
+    spec, shape = models[name], image_shape
     if spec.sizes and shape[:2] not in spec.sizes:
         sizes = [f"{height}x{width}" for height, width in spec.sizes]
         raise UsageError(
             f"the model {spec.name!r} accepts images of {' or '.join(sizes)}, and those of "
-            f"{dataset.name} are {shape[0]}x{shape[1]}: give --image-size {sizes[0]}"
+            f"{data} are {shape[0]}x{shape[1]}: give --image-size {sizes[0]}"
         )
     build = spec.load()
     keywords: dict[str, Any] = {}
@@ -60,6 +65,8 @@ def build_model(
     except CnnforgeError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise PluginError(f"the model {spec.qualified_name!r} failed: {one_line(error)}") from error
     if not isinstance(model, keras.Model):
         raise PluginError(

@@ -15,6 +15,7 @@ from cnnforge.utils.environment import environment, versions
 
 KERNELS = "kernels.json"
 DATA = "data.json"
+INITIAL_WEIGHTS = "initial_weights.json"
 
 
 def write_run_metadata(session: Session, reference: str) -> None:
@@ -53,10 +54,13 @@ def write_run_metadata(session: Session, reference: str) -> None:
         run.write_csv("skipped.csv", ["file", "reason"], rows)
     run.write_json(KERNELS, [dataclasses.asdict(layer) for layer in session.implementations])
     run.write_json("kernel_check.json", [check.to_json() for check in session.checks])
+    if session.initial_weights is not None:
+        run.write_json(INITIAL_WEIGHTS, session.initial_weights.as_dict())
     metadata = environment(
         seed=options.seed,
         data_fingerprint=dataset.fingerprint,
         model=reference,
+        size=None if session.size is None else session.size.as_dict(),
         plugins=[
             {
                 "name": record.name,

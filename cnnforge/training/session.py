@@ -25,8 +25,11 @@ from cnnforge.reporting.figures import training_curves
 from cnnforge.runs import EVALUATION, METRICS, RunDirectory
 from cnnforge.tasks import LOSS, Evaluation, Row, Task
 from cnnforge.training.events import EpochEnded, EpochMetrics, Event, Listener
+from cnnforge.training.initial_weights import InitialWeights
 from cnnforge.training.loop import TrainingResult, train
+from cnnforge.training.memory import Estimate, out_of_memory_explained
 from cnnforge.training.state import StateStore, TrainingState
+from cnnforge.utils.available_memory import is_out_of_memory
 from cnnforge.utils.keras_graph import all_layers
 
 # Options that the user may change when resuming a run. All others must stay the same.
@@ -59,6 +62,9 @@ class Session:
         augmentations: Name and function of each augmentation of the training images.
         implementations: For each layer of the model, whether it runs on a Numba kernel or in Keras,
             and why.
+        size: Estimate of the memory that training needs; `None` if it is unknown.
+        initial_weights: Lists of the weights that came from `--init-from` and of the others; `None`
+            if the weights are random, or those of the training state.
     """
 
     options: TrainingOptions
@@ -74,6 +80,8 @@ class Session:
     callbacks: Mapping[str, Callback] = field(default_factory=dict)
     augmentations: tuple[tuple[str, Augment], ...] = ()
     implementations: Sequence[LayerImplementation] = ()
+    size: Estimate | None = None
+    initial_weights: InitialWeights | None = None
 
     @property
     def finished(self) -> bool:
@@ -98,27 +106,28 @@ class Session:
             The training state at the end, and whether training was interrupted.
 
         Raises:
-            CnnforgeError: See `cnnforge.training.train`.
+            CnnforgeError: Memory ran out, or see `cnnforge.training.train`.
         """
-        result = train(
-            self.model,
-            self.task,
-            self.dataset,
-            epochs=self.options.epochs,
-            batch_size=self.options.batch_size,
-            optimizer=self.options,
-            seed=self.options.seed,
-            monitor=self.options.monitor,
-            store=StateStore(self.run.states),
-            resume_from=self.state,
-            config=identity_of(self.options, self.dataset),
-            save_best=self._save_best,
-            listeners=(_MetricsFile(self.run, self.state), *listeners),
-            should_stop=should_stop,
-            callbacks=self.callbacks,
-            augmentations=self.augmentations,
-            folder=self.run.path,
-        )
+        with out_of_memory_explained(self.size):
+            result = train(
+                self.model,
+                self.task,
+                self.dataset,
+                epochs=self.options.epochs,
+                batch_size=self.options.batch_size,
+                optimizer=self.options,
+                seed=self.options.seed,
+                monitor=self.options.monitor,
+                store=StateStore(self.run.states),
+                resume_from=self.state,
+                config=identity_of(self.options, self.dataset),
+                save_best=self._save_best,
+                listeners=(_MetricsFile(self.run, self.state), *listeners),
+                should_stop=should_stop,
+                callbacks=self.callbacks,
+                augmentations=self.augmentations,
+                folder=self.run.path,
+            )
         self.state = result.state
         return result
 
@@ -198,6 +207,8 @@ class Session:
         except CnnforgeError:
             raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise RunError(
                 f"{self.run.model} could not be written: {one_line(error)}; the previous one is "
                 "kept"

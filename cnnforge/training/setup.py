@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from cnnforge.data.references import find_dataset
 from cnnforge.errors import CnnforgeError, DataError, UsageError
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.kept_split import KeptSplit
-from cnnforge.prediction.predictor import load_model
 from cnnforge.runs import CONFIG, RunDirectory, requirements
 from cnnforge.tasks import Task, check_match, task_for
 from cnnforge.training.building import build_model
 from cnnforge.training.components import make_augmentations, make_callbacks, qualified
+from cnnforge.training.initial_weights import InitialWeights, take_weights
+from cnnforge.training.memory import Estimate, check_memory, estimate, out_of_memory_explained
 from cnnforge.training.run_metadata import read_decisions, write_run_metadata
 from cnnforge.training.session import (
     FINGERPRINT,
@@ -39,6 +41,7 @@ from cnnforge.training.session import (
 )
 from cnnforge.training.state import StateStore
 from cnnforge.utils.atomic_files import remove_leftovers
+from cnnforge.utils.available_memory import available_memory
 
 
 def _silent(line: str) -> None:
@@ -71,19 +74,21 @@ def start(
     augmentations = make_augmentations(
         qualified(options.augment, plugins.augmentations), plugins.augmentations
     )
-    dataset = _open_data(options, plugins)
+    model_spec = plugins.models[reference.partition(":")[0]]
+    dataset = _open_data(options, plugins, max_size=model_spec.max_default_size)
     tell(summarize(dataset).line)
     task = task_for(dataset, plugins.tasks, options.task_options)
     # Only checks the name of the metric. Building the model takes seconds, so check the name first.
     _ = task.monitored(options.monitor)
-    model, stock, decided = _build(options, reference, task, dataset, plugins)
-    checks = _certified(model, plugins)
+    built = _build(options, reference, task, dataset, plugins)
+    checks = _certified(built.model, plugins)
     run = RunDirectory.create(Path(options.output), reference.partition(":")[0], options.data)
-    session = Session(
-        options, run, task, dataset, model, stock, plugins, None, _notes(dataset), checks
-    )
+    notes = (*_notes(dataset), *built.notes)
+    model, stock = built.model, built.stock
+    session = Session(options, run, task, dataset, model, stock, plugins, None, notes, checks)
     session.callbacks, session.augmentations = callbacks, augmentations
-    session.implementations = decided
+    session.implementations = built.decided
+    session.size, session.initial_weights = built.size, built.initial_weights
     write_run_metadata(session, reference)
     return session
 
@@ -165,17 +170,19 @@ def resume(
     initial = options if state is None else replace(options, init_from=None)
     # Use the same kernels as the run did so far, and do not choose again: new measurements could
     # choose another implementation of a layer. It would round differently, and change the results.
-    model, stock, decided = _build(initial, reference, task, dataset, plugins, read_decisions(run))
+    built = _build(initial, reference, task, dataset, plugins, read_decisions(run))
     changes = [
         f"{requirements.describe_change(other)}: training may give other results"
         for other in others
     ]
-    notes = (*warnings, *changes, *_notes(dataset))
+    notes = (*warnings, *changes, *_notes(dataset), *built.notes)
+    model, stock = built.model, built.stock
     session = Session(options, run, task, dataset, model, stock, plugins, state, notes)
     session.callbacks, session.augmentations = callbacks, augmentations
-    session.implementations = decided
+    session.implementations = built.decided
+    session.size, session.initial_weights = built.size, built.initial_weights
     if not session.finished:
-        session.checks = _certified(model, plugins)
+        session.checks = _certified(built.model, plugins)
         write_run_metadata(session, reference)
     return session
 
@@ -197,7 +204,10 @@ def _absolute(reference: str, plugins: Plugins) -> str:
 
 
 def _open_data(
-    options: TrainingOptions, plugins: Plugins, image_shape: Sequence[int] | None = None
+    options: TrainingOptions,
+    plugins: Plugins,
+    image_shape: Sequence[int] | None = None,
+    max_size: int | None = None,
 ) -> Dataset:
     """Open the data for training.
 
@@ -206,6 +216,7 @@ def _open_data(
         plugins: All plugins.
         image_shape: (H, W, C) of the images of a run that is resumed. Another version of cnnforge
             may choose another default size.
+        max_size: Max height and width if the user did not choose the size; `None`: no limit.
     """
     stored_size = None if image_shape is None else (image_shape[0], image_shape[1])
     data_options = DataOptions(
@@ -214,6 +225,7 @@ def _open_data(
         validation_fraction=options.validation_fraction,
         seed=options.split_seed,
         strict=options.strict,
+        max_size=max_size,
     )
     dataset = open_dataset(options.data, plugins.datasets, data_options, plugins.tasks)
     if not (dataset.labelled and len(dataset.validation)):
@@ -241,6 +253,28 @@ def _check_data(run: RunDirectory, dataset: Dataset, before: object) -> None:
     )
 
 
+@dataclass(frozen=True)
+class _Built:
+    """The models of a run.
+
+    Attributes:
+        model: The model to train.
+        stock: The same model with stock Keras layers only.
+        decided: Implementation of each layer.
+        size: Estimate of the memory for training; `None` if it is unknown.
+        initial_weights: Lists of the weights that came from a run or a file, and of the others;
+            `None` for random weights.
+        notes: Messages for the user, one sentence each.
+    """
+
+    model: keras.Model
+    stock: keras.Model
+    decided: Sequence[LayerImplementation]
+    size: Estimate | None
+    initial_weights: InitialWeights | None
+    notes: tuple[str, ...]
+
+
 def _build(
     options: TrainingOptions,
     reference: str,
@@ -248,41 +282,25 @@ def _build(
     dataset: Dataset,
     plugins: Plugins,
     decided: Sequence[LayerImplementation] | None = None,
-) -> tuple[keras.Model, keras.Model, Sequence[LayerImplementation]]:
-    prepare(options.seed)
-    model = build_model(reference, plugins.models, task, dataset)
-    if options.init_from is not None:
-        _take_weights(model, Path(options.init_from), plugins)
-    layers = plugins.layers
-    if decided is None:
-        batch_size = min(options.batch_size, len(dataset.train))
-        decided = decide(model, kernels_of(options), layers=layers, batch_size=batch_size)
-    forged = forge(model, decided, layers=layers)
-    stock = lower(forged, layers=layers) if own_layers(forged) else forged
-    return forged, stock, decided
-
-
-def _take_weights(model: keras.Model, source: Path, plugins: Plugins) -> None:
-    if source.is_dir():
-        run = RunDirectory.open(source)
-        requirements.check(run, plugins.records, model_only=True)
-        source = run.model
-    if not source.is_file():
-        raise UsageError(f"--init-from: there is no file {source}")
-    weights = load_model(source, plugins.layers).get_weights()
-    wanted = model.get_weights()
-    if len(weights) != len(wanted):
-        raise UsageError(
-            f"--init-from: {source} has {len(weights)} weights, the model has {len(wanted)}: use "
-            "weights of the same model"
-        )
-    for variable, old, new in zip(model.weights, wanted, weights, strict=True):
-        if old.shape != new.shape:
-            raise UsageError(
-                f"--init-from: {variable.path} has the shape {new.shape} in {source}, the model "
-                f"needs {old.shape}: image size and number of classes must be the same"
-            )
-    model.set_weights(weights)
+) -> _Built:
+    shape, batch_size = dataset.image_shape, min(options.batch_size, len(dataset.train))
+    at_shape = partial(estimate, reference, plugins.models, task, options, batch_size)
+    size, notes = at_shape(shape), ()
+    if size is not None:
+        spec = plugins.models[reference.partition(":")[0]]
+        notes = check_memory(size, available_memory(), spec, at_shape)
+    initial, layers = None, plugins.layers
+    with out_of_memory_explained(size):
+        prepare(options.seed)
+        model = build_model(reference, plugins.models, task, shape, dataset.name)
+        if options.init_from is not None:
+            initial = take_weights(model, Path(options.init_from), task, plugins)
+            notes = (*notes, initial.describe())
+        if decided is None:
+            decided = decide(model, kernels_of(options), layers=layers, batch_size=batch_size)
+        forged = forge(model, decided, layers=layers)
+        stock = lower(forged, layers=layers) if own_layers(forged) else forged
+    return _Built(forged, stock, decided, size, initial, notes)
 
 
 def _same(run: RunDirectory, name: str, before: object, now: object) -> None:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import keras
@@ -93,6 +94,57 @@ def single_links(part: Any) -> Iterator[tuple[keras.layers.Layer, keras.layers.L
     for first, seconds in consumers.items():
         if len(seconds) == 1 and calls[first] == 1 and calls[seconds[0]] == 1:
             yield first, seconds[0]
+
+
+def output_values(model: keras.Model) -> int:
+    """Count the values that the layers of a model compute for one sample.
+
+    Args:
+        model: A built model. The outputs of a layer inside another layer, other than a model, are
+            not recorded and not counted. A dimension that the model leaves open counts as 32.
+
+    Returns:
+        The sum of the sizes of all outputs, including the inputs of the model.
+    """
+    parts = model_parts(model)
+    graphs = [part._functional if isinstance(part, keras.Sequential) else part for part in parts]
+    nodes = [
+        node
+        for graph in graphs
+        if graph is not None
+        for level in graph._nodes_by_depth.values()
+        for node in level
+        if node.operation not in parts
+    ]
+    return sum(prod(_closed(tensor.shape)) for node in nodes for tensor in node.outputs)
+
+
+def output_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """List the layers that compute the outputs of a model: the last layers with weights.
+
+    Args:
+        model: A model of the class Sequential or Functional; the list is empty for others.
+
+    Returns:
+        The layers with weights from which the outputs are reached through layers without weights
+        only. Of a model inside the model, its own last layers are listed.
+    """
+    found: list[keras.layers.Layer] = []
+    waiting = list(model.outputs) if model_parts(model)[:1] == [model] else []
+    seen = set()
+    while waiting:
+        history = getattr(waiting.pop(), "_keras_history", None)
+        if history is None or history in seen:
+            continue
+        seen.add(history)
+        operation = history.operation
+        if not getattr(operation, "weights", ()):
+            waiting.extend(operation._inbound_nodes[history.node_index].input_tensors)
+        elif operation in model_parts(operation):
+            waiting.extend(operation.outputs)
+        elif operation not in found:
+            found.append(operation)
+    return found
 
 
 def keep_tensorflow_out() -> None:

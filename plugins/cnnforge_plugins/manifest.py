@@ -138,11 +138,13 @@ def cnnforge_models() -> list[ModelSpec]:
             name="lenet",
             target="cnnforge_plugins.models.lenet:build",
             summary="two convolutions, two poolings, two dense layers: small images",
+            max_default_size=96,
         ),
         ModelSpec(
             name="resnet20",
             target="cnnforge_plugins.models.resnet20:build",
             summary="20 layers with residual connections: 32x32 images",
+            max_default_size=128,
         ),
     ]
 

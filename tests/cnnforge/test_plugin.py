@@ -136,3 +136,17 @@ def test_qualified_name():
     registered = dataclasses.replace(spec, plugin="acme")
     assert registered.qualified_name == "acme/x"
     assert registered == spec
+
+
+def test_the_max_default_size_of_a_model():
+    spec = ModelSpec(name="x", target="a:b", summary="")
+    assert spec.max_default_size == 224
+    assert ModelSpec(name="x", target="a:b", summary="", max_default_size=96).max_default_size == 96
+
+
+@pytest.mark.parametrize("size", [0, -1, 96.0, "96", True, None, (96, 96)])
+def test_a_max_default_size_is_a_number_of_pixels(size):
+    with pytest.raises(
+        ValueError, match="max_default_size of model 'x' must be a number of pixels"
+    ):
+        ModelSpec(name="x", target="a:b", summary="", max_default_size=size)

@@ -517,12 +517,54 @@ def test_init_from_takes_weights_only(
     warm = train("--epochs", "1", "--init-from", str(trained), "--seed", "7")
     cold = train("--epochs", "1", "--seed", "7")
     assert warm["validation"]["loss"] < cold["validation"]["loss"]
-    command = ["train", "small", *OPTIONS, "--plugin", str(trained), "--image-size", "9x9"]
-    command[command.index(str(trained))] = tomllib.loads((trained / "config.toml").read_text())[
-        "plugin"
-    ][0]
-    line = error_of(capsys, 2, *command, "--init-from", str(trained))
-    assert "image size and number of classes must be the same" in line
+    record = json.loads((Path(warm["run"]) / "initial_weights.json").read_text())
+    assert len(record["taken"]) == 8
+    assert record["source"] == str(trained)
+    assert not (Path(cold["run"]) / "initial_weights.json").exists()
+
+
+def test_init_from_says_what_it_takes(
+    trained: Path, plugin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "small", *OPTIONS, "--plugin", plugin, "--image-size", "9x9"]
+    command += ["--epochs", "1", "--output", str(tmp_path), "--init-from", str(trained)]
+    assert main(command) == 0
+    text = " ".join(capsys.readouterr().err.split())
+    assert f"note: took 6 of 8 weights from {trained}; new: " in text
+    assert f"with --image-size 6x6, as in {trained}, more layers fit" in text
+
+
+def test_a_resumed_run_takes_no_initial_weights_again(
+    trained: Path, train: Callable[..., dict], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train("--epochs", "1", "--init-from", str(trained))["run"]
+    capsys.readouterr()
+    assert main(["train", "--resume", run, "--epochs", "+1"]) == 0
+    assert "took" not in capsys.readouterr().err
+    assert (Path(run) / "initial_weights.json").exists()
+
+
+def test_a_model_that_does_not_fit_into_memory_leaves_no_run(
+    plugin: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from cnnforge.training import setup
+
+    monkeypatch.setattr(setup, "available_memory", lambda: 2_000_000)
+    command = ["train", "small", *OPTIONS, "--plugin", plugin, "--image-size", "600x600"]
+    line = error_of(capsys, 2, *command, "--output", str(tmp_path / "runs"))
+    assert "the model 'small' has 3.2 million parameters for images of 600x600x1" in line
+    assert line.endswith("of memory, and 2 MB are available: give --image-size 28x28")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_records_its_size(trained: Path) -> None:
+    size = json.loads((trained / "environment.json").read_text())["size"]
+    # 3 x 3 x 3 + 3 of the convolution, 12 of the normalization, 48 x 3 + 3 of the dense layer.
+    assert size["parameters"] == 189
+    assert size["batch_size"] == 8
 
 
 def test_wrong_requests_end_with_two_and_a_line(

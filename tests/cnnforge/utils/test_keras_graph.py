@@ -2,7 +2,14 @@
 
 import keras
 
-from cnnforge.utils.keras_graph import all_layers, input_shapes, model_parts, single_links
+from cnnforge.utils.keras_graph import (
+    all_layers,
+    input_shapes,
+    model_parts,
+    output_layers,
+    output_values,
+    single_links,
+)
 
 layers = keras.layers
 
@@ -62,3 +69,32 @@ def test_links_need_layers_that_are_called_once():
     inputs = keras.Input((4,), name="inputs")
     model = keras.Model(inputs, layers.Dense(4, name="last")(twice(twice(inputs))))
     assert not [pair for pair in pairs(model) if "twice" in pair]
+
+
+def test_output_values():
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(5), layers.Dense(6)])
+    twice = layers.Dense(4)
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, inner(twice(twice(inputs))))
+    # The inputs of both models count; the outputs of the inner model count once.
+    assert output_values(model) == 4 + (4 + 4) + (4 + 5 + 6)
+    opened = keras.Sequential([keras.Input((None, 3)), layers.Dense(2)])
+    assert output_values(opened) == 32 * 3 + 32 * 2
+
+
+def test_output_layers():
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(4), layers.Dense(6, name="a")])
+    inputs = keras.Input((4,))
+    a = layers.Softmax()(inner(layers.Dense(4)(inputs)))
+    b = layers.Dense(2, name="b")(inputs)
+    found = output_layers(keras.Model(inputs, [a, layers.Dropout(0.5)(b), b]))
+    assert sorted(layer.name for layer in found) == ["a", "b"]
+    assert output_layers(keras.Model(inputs, layers.ReLU()(inputs))) == []
+
+
+def test_output_layers_of_a_model_without_a_graph():
+    class Own(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    assert output_layers(Own()) == []
