@@ -101,9 +101,10 @@ _PIXEL_NAME = re.compile(
     r"(?:pixels?|pix|px|p|x|f|v|c|col|column|feature|feat|val|value|var|r|g|b|red|green|blue|gray)?"
     r"[\s_.\-\[(]*\d+(?:[\s_.,x\-]+\d+)*[\s_.)\]]*(?:r|g|b|red|green|blue)?"
 )
-_WHOLE = re.compile(r"[+-]?\d+(?:\.0*)?")
-# So many consecutive numbers in the first line are names of columns, and not pixels.
-_NUMBERED = 9
+_WHOLE = re.compile(r"([+-]?\d{1,40})(?:\.0*)?")
+# So many columns are those of an image: consecutive numbers in the first line are then their names,
+# and a column with the name of a file is not needed.
+_MANY = 9
 # Fewer columns of numbers than this are not taken for pixels if another column can name pictures.
 _FEW = 4
 
@@ -204,6 +205,11 @@ def has_names(table: Table) -> bool:
     if any(packed(cell) for cell in table.rows[0]):
         return False
     words = [column for column in columns if not table.numeric(column)]
+    pixels = set(columns) - {*words}
+    if table.names is not None:
+        pixels = {column for column in pixels if is_pixel_name(table.names[column])}
+    if len(pixels) >= _MANY:
+        return False
     if any(2 * sum(map(ends_as_image, table.cells(c))) > len(table.rows) for c in words):
         return True
     if table.names is None:
@@ -211,9 +217,9 @@ def has_names(table: Table) -> bool:
     naming, others = table.named(FILE_NAMES), table.named(LABEL_NAMES | SPLIT_NAMES)
     if set(naming) & set(words):
         return True
-    numbers = set(columns) - {*words, *naming, *others, *table.named(ID_NAMES)}
-    if any(is_pixel_name(table.names[column]) for column in numbers):
+    if pixels:
         return False
+    numbers = set(columns) - {*words, *naming, *others, *table.named(ID_NAMES)}
     can_name = naming or table.named(ID_NAMES) or set(words) - {*others}
     return bool(can_name) and len(numbers) < _FEW
 
@@ -221,9 +227,9 @@ def has_names(table: Table) -> bool:
 def one_label_column(
     table: Table, labels: Sequence[int], cells: Callable[[int], Sequence[str]], *, required: bool
 ) -> int | None:
-    """Choose the column of the labels among the columns that are called like one.
+    """Choose the column of the labels among the columns with names such as `label`.
 
-    Two columns may say the same, one in numbers and one in words. Then the words are chosen.
+    Two columns may give the same labels, in numbers and in words. Then the words are chosen.
 
     Args:
         table: The table.
@@ -232,10 +238,10 @@ def one_label_column(
         required: Whether labels are needed.
 
     Returns:
-        The column; `None` if there is none, or several and labels are not needed.
+        The column; `None` if `labels` is empty, or has several columns and labels are not needed.
 
     Raises:
-        DataError: If the columns say different things and labels are needed.
+        DataError: If the columns give different labels and labels are needed.
     """
     if len(labels) < 2:
         return labels[0] if labels else None
@@ -271,8 +277,8 @@ def class_labels(cells: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
 
 def class_name(cell: str) -> str:
     """Return the name of the class that a cell gives. `"1"` and `"1.0"` are the same class."""
-    cell = cell.strip()
-    return str(int(float(cell))) if _WHOLE.fullmatch(cell) and len(cell) < 16 else normal_name(cell)
+    whole = _WHOLE.fullmatch(cell.strip())
+    return str(int(whole[1])) if whole else normal_name(cell.strip())
 
 
 def check_labels_repeat(table: Table, column: int, cells: Sequence[str]) -> None:
@@ -332,4 +338,4 @@ def _is_header(top: Sequence[str]) -> bool:
         return bool(words)
     start = numbers[0]
     consecutive = start in (0, 1) and numbers == [start + n for n in range(len(numbers))]
-    return consecutive and (len(numbers) >= _NUMBERED or (known and bool(words)))
+    return consecutive and (len(numbers) >= _MANY or (known and bool(words)))

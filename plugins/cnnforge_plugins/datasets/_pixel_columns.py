@@ -21,6 +21,7 @@ from cnnforge_plugins.datasets._delimited import is_number
 
 # A column with more different values than this may be one of pixels.
 _MANY_CLASSES = 64
+_FEW_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ class PixelColumns:
 def find_pixel_columns(table: Table, options: DataOptions) -> tuple[PixelColumns, tuple[str, ...]]:
     """Find the columns of a table with one image per row.
 
-    The names in the first line decide. If they do not tell the label from the pixels, or if there
-    are no names, the number of columns and the values in the first and the last column decide.
+    The names in the first line decide. If the first line does not have names, or if the names do
+    not tell the label from the pixels, then the number of columns and the values in the first and
+    the last column decide.
 
     Args:
         table: The table.
@@ -127,8 +129,10 @@ def _by_names(table: Table, options: DataOptions) -> PixelColumns:
     unknown = [column for column in rest if column not in pixels]
     if not labels and len(unknown) == 1:
         # All columns but one are named like pixels, or have numbers.
-        kind = _kind(table.column(unknown[0]))
-        if kind == "label":
+        cells = table.column(unknown[0])
+        kind = _kind(cells)
+        # In a few rows, each label may be another one.
+        if kind == "label" or (options.need_labels and (kind == "" or len(cells) <= _FEW_ROWS)):
             label = unknown.pop()
         elif kind == "id" and not ids:
             ids = [unknown.pop()]
@@ -230,21 +234,18 @@ def _check_shape(table: Table, columns: PixelColumns, options: DataOptions) -> N
     count, size = columns.count, options.image_size
     if shape_of(count, size) is not None:
         return
-    path = table.path
-    received = "" if size is None else f", and not {size[0]} x {size[1]} either"
-    what = (
-        f"{path} has {count} pixels in a row, which is not a square image of one or three channels"
-    )
-    if columns.label is not None and len(columns.pixels) > 1:
-        what = f"{path} has the label {table.called(columns.label)} and {count} pixels in a row, "
-        what += "which is not a square image of one or three channels"
+    label = "" if columns.label is None else f"the label {table.called(columns.label)} and "
+    received = "" if size is None else f", and not an image of {size[0]} x {size[1]} either"
     fix = (
         "give the size, for instance --image-size HEIGHTxWIDTH, or give each column that is not a "
         "pixel a name such as id"
         if options.for_training
         else "give each column that is not a pixel a name such as label or id in the first line"
     )
-    raise UsageError(f"{what}{received}: {fix}")
+    raise UsageError(
+        f"{table.path} has {label}{count} pixels in a row, which is not a square image of one or "
+        f"three channels{received}: {fix}"
+    )
 
 
 def _notes(table: Table, columns: PixelColumns) -> tuple[str, ...]:

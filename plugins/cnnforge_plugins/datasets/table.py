@@ -99,7 +99,7 @@ def name_table(table: Table, options: DataOptions) -> Dataset:
         The dataset.
 
     Raises:
-        DataError: As for `load`.
+        DataError: If none of the pictures is found or readable, or labels are needed and missing.
     """
     finder = PictureFinder(table.file.path)
     if not table.named(LABEL_NAMES | ID_NAMES | FILE_NAMES | SPLIT_NAMES) and any(
@@ -167,12 +167,8 @@ def _find_columns(
     table: Table, rows: Sequence[_Row], finder: PictureFinder, options: DataOptions
 ) -> _Columns:
     labels, ids = table.named(LABEL_NAMES), table.named(ID_NAMES)
-    splits = [
-        column
-        for column in table.named(SPLIT_NAMES)
-        if all(split_role(row.cells[column]) for row in rows)
-    ]
-    file = _file_column(table, rows, finder, {*labels, *splits[:1], *table.named(SPLIT_NAMES)})
+    splits = table.named(SPLIT_NAMES)
+    file = _file_column(table, rows, finder, {*labels, *splits})
     labels = [column for column in labels if column != file]
 
     def cells(column: int) -> list[str]:
@@ -180,12 +176,14 @@ def _find_columns(
 
     label = one_label_column(table, labels, cells, required=options.need_labels)
     index = table.index_column()
-    others = {*range(table.width)} - {file, *labels, *ids, *splits, *table.named(FILE_NAMES)}
-    others -= {index} if index is not None else set()
     if not labels:
-        label = _other_label(table, sorted(others), cells, options)
+        others = {*range(table.width)} - {file, *ids, *splits, index}
+        # A column with the name of a person has labels if no other column does.
+        likely = others - {*table.named(FILE_NAMES)} or others
+        label = _other_label(table, sorted(likely), cells, options)
     ids = [column for column in ids if column not in (file, label)]
-    split = splits[0] if splits else None
+    known = [c for c in splits if all(map(split_role, cells(c)))]
+    split = known[0] if known else None
     unused = {*range(table.width)} - {file, label, split, index, *ids[:1]}
     return _Columns(file, label, ids[0] if ids else file, split, tuple(sorted(unused)))
 
@@ -274,7 +272,7 @@ def _files(
         raise DataError(
             f"none of the {len(rows)} pictures that {table.called(columns.file)} of "
             f"{table.path} names was found, the first is {normal_name(text)!r}; "
-            f"looked in {finder.where()}: put the folder of the pictures beside the table"
+            f"looked in {finder.where()}: put the folder with the pictures next to the table"
         )
     return files, skipped, ids
 

@@ -57,6 +57,8 @@ def check(dataset, labels=LABELS):
         (["shoe", *[f"x{n}" for n in range(16)]], (WORDS, PIXELS), WORDS),
         ([*[f"p_{n}" for n in range(1, 17)], "shoe"], (PIXELS, LABELS), LABELS),
         (["label", "age", *NAMES], (WORDS, IDS, PIXELS), WORDS),
+        (["label", *NAMES], (LABELS + 10**18, PIXELS), LABELS + 10**18),
+        (["file", "label", *NAMES], ([f"{n}.png" for n in IDS], WORDS, PIXELS), WORDS),
         (["class_id", "class name", *NAMES], (LABELS, WORDS, PIXELS), WORDS),
         ([*NAMES[:5], "Label", *NAMES[5:]], (PIXELS[:, :5], WORDS, PIXELS[:, 5:]), WORDS),
         ([], (PIXELS, WORDS), WORDS),
@@ -168,7 +170,9 @@ def test_a_size_that_is_unknown_is_not_answered_with_an_option_of_another_comman
     content = table(["label", *NAMES[:14]], LABELS, PIXELS[:, :14])
     with pytest.raises(UsageError, match=r"the label 'label' and 14 pixels.*--image-size"):
         opened(tmp_path, content)
-    with pytest.raises(UsageError, match=r"14 pixels in a row.*not 4 x 4 either") as raised:
+    with pytest.raises(
+        UsageError, match=r"14 pixels in a row.*not an image of 4 x 4 either"
+    ) as raised:
         opened(tmp_path, content, "prediction", image_size=(4, 4))
     assert "--" not in str(raised.value)
 
@@ -187,6 +191,13 @@ def test_one_row_of_one_class_is_enough_for_use(tmp_path):
         assert (dataset.classes, len(dataset.train)) == (("cat",), 1)
     with pytest.raises(DataError, match="only the class 'cat'"):
         opened(tmp_path, content)
+
+
+@pytest.mark.parametrize("labels", [("cat", "dog", "elk"), ("cat", "cat", "cat")])
+def test_a_few_rows_of_a_column_with_another_name_are_evaluated(tmp_path, labels):
+    content = "\n".join([f"shoe,{','.join(NAMES)}", *[f"{own}{',5' * 16}" for own in labels]])
+    dataset = opened(tmp_path, content, "evaluation")
+    assert [dataset.classes[label] for label in dataset.train.labels] == list(labels)
 
 
 def test_black_images_and_what_is_not_text_are_said(tmp_path):

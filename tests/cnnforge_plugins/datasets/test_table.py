@@ -43,6 +43,7 @@ def numbers_of(samples):
         ("path,y", lambda n: f"/kaggle/input/pics/{n}.png,{kind(n)}", "deep/er/pics/{}.png"),
         ("filename,label", lambda n: f"./sub/{n}.PNG,{kind(n)}", "sub/{}.PNG"),
         (",id,label", lambda n: f"{n - 1},{n},{kind(n)}", "train/{}.png"),
+        ("image,name,fold", lambda n: f"{n}.png,{kind(n)},{n % 5}", "faces/{}.png"),
         ("", lambda n: f"{n}.png,{kind(n)}", "{}.png"),
         ("", lambda n: f"img_{n},{kind(n)}", "train/img_{}.png"),
         ("", lambda n: f"{n},{n % 2}", "train/{}.png"),
