@@ -112,6 +112,6 @@ def show_found(inputs: Sequence[FileInputs | SampleInputs]) -> None:
         if not len(each):
             continue
         _render.message(each.summary.line)
-        if isinstance(each, SampleInputs):
-            for note in (*each.notes, *each.dataset.notes):
-                _render.message(f"note: {note}")
+        about_data = each.dataset.notes if isinstance(each, SampleInputs) else ()
+        for note in (*each.notes, *about_data):
+            _render.message(f"note: {note}")

@@ -19,6 +19,7 @@ from cnnforge.cli._common import (
 from cnnforge.cli._epochs import best_table, epoch_line, progress_note
 from cnnforge.cli._train_options import show_options, with_options
 from cnnforge.optimizer_options import OptimizerOptions
+from cnnforge.utils.names import printable
 
 if TYPE_CHECKING:
     from cnnforge.cli._render import ProgressDisplay
@@ -233,7 +234,8 @@ def _prepare(
     # Checked before the import of Keras, which takes seconds.
     find_dataset(options.data, plugins.datasets)
     _render.message(
-        f"preparing {options.model} on {options.data} (kernels are compiled once on a machine)"
+        f"preparing {options.model} on {printable(options.data)} (kernels are compiled once on a "
+        "machine)"
     )
     import_keras()
     from cnnforge import training
@@ -250,6 +252,8 @@ def _run(session: Session, json: bool) -> None:
     path = session.run.path
     _render.message(f"run directory: {path}")
     _ctrl_c.set_message(f"interrupted; go on with 'cnnforge train --resume {path}'")
+    if session.size is not None:
+        _render.message(session.size.describe())
     for warning in session.warnings:
         _render.message(f"note: {warning}")
     if session.checks:

@@ -55,7 +55,7 @@ from cnnforge.data.picture_dataset import (
 from cnnforge.data.references import open_dataset, parse
 from cnnforge.data.sizes import choose_size
 from cnnforge.data.split import singleton_classes_note, stratified_split
-from cnnforge.data.summary import DataSummary, count_reasons, summarize
+from cnnforge.data.summary import DataSummary, count_causes, summarize
 from cnnforge.data.transforms import compose, transform_points, translations
 from cnnforge.utils.names import normal_name, printable
 
@@ -85,8 +85,8 @@ __all__ = [
     "choose_size",
     "class_name_notes",
     "compose",
+    "count_causes",
     "count_note",
-    "count_reasons",
     "dataset_from_arrays",
     "dataset_from_files",
     "describe_image",

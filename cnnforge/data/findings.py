@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from cnnforge.data.dataset import SkippedFile
@@ -19,8 +20,6 @@ ONE_COLOR = "images are one color only"
 def skipped_summary(skipped: Sequence[SkippedFile]) -> str:
     """Say why files were skipped, with the number of files for each cause.
 
-    Reasons that are equal up to a colon or a semicolon have the same cause.
-
     Args:
         skipped: The files.
 
@@ -28,14 +27,27 @@ def skipped_summary(skipped: Sequence[SkippedFile]) -> str:
         One line: the most frequent causes first, each with the first reason. It is empty if no file
         was skipped.
     """
-    groups: dict[str, list[str]] = {}
-    for file in skipped:
-        groups.setdefault(file.reason.split(";")[0].split(":")[0], []).append(file.reason)
-    ordered = sorted(groups.values(), key=len, reverse=True)
+    ordered = list(by_cause((file.path, file.reason) for file in skipped).values())
     shown = [f"{_counted(len(reasons))}: {reasons[0]}" for reasons in ordered[:_MAX_SHOWN]]
     if len(ordered) > _MAX_SHOWN:
         shown.append(f"{_counted(sum(map(len, ordered[_MAX_SHOWN:])))} for other reasons")
     return ", ".join(shown)
+
+
+def by_cause(skipped: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Group the reasons why files were left out, the most frequent cause first.
+
+    Args:
+        skipped: Path and reason of each file. The text after the first colon or semicolon of a
+            reason describes a single file, so it is not part of the cause.
+
+    Returns:
+        A dictionary from each cause to the reasons.
+    """
+    groups: dict[str, list[str]] = {}
+    for _, reason in skipped:
+        groups.setdefault(re.split("[;:]", reason, maxsplit=1)[0], []).append(reason)
+    return dict(sorted(groups.items(), key=lambda group: -len(group[1])))
 
 
 def other_files(others: Mapping[str, int]) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from cnnforge.data.dataset import Dataset, Samples, SkippedFile
+from cnnforge.data.dataset import Dataset, Samples
+from cnnforge.data.findings import by_cause
 
 _MAX_CLASSES = 5
 _MAX_REASONS = 3
@@ -112,19 +112,17 @@ def summarize(
         images={name: len(indices) for name, (_, indices) in parts.items()},
         classes=classes,
         image_shape=dataset.image_shape,
-        left_out=count_reasons(dataset.skipped),
+        left_out=count_causes(dataset.skipped),
     )
 
 
-def count_reasons(skipped: Iterable[SkippedFile] | Sequence[tuple[str, str]]) -> dict[str, int]:
-    """Count files that were left out, by reason, the most frequent reason first.
+def count_causes(skipped: Iterable[tuple[str, str]]) -> dict[str, int]:
+    """Count files that were left out, by cause, the most frequent cause first.
 
     Args:
-        skipped: Path and reason of each file. The text after the first colon or semicolon of a
-            reason describes a single file, so it is not part of the key.
+        skipped: Path and reason of each file; see `cnnforge.data.findings.by_cause`.
     """
-    reasons = Counter(reason.split(";")[0].split(":")[0].strip() for _, reason in skipped)
-    return dict(reasons.most_common())
+    return {cause: len(reasons) for cause, reasons in by_cause(skipped).items()}
 
 
 def _images(count: int) -> str:

@@ -10,9 +10,10 @@ from itertools import islice
 from cnnforge.data import (
     IMAGE_SUFFIXES,
     DataSummary,
-    count_reasons,
+    count_causes,
     file_ids,
     find_images,
+    left_out_notes,
     printable,
 )
 from cnnforge.errors import DataError
@@ -30,10 +31,12 @@ class FileInputs:
     Attributes:
         paths: The files, without duplicates.
         errors: Path of each file that cannot be read, with the reason.
+        notes: Messages for the user about files and folders that are left out, one line each.
     """
 
     paths: tuple[str, ...]
     errors: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths) + len(self.errors)
@@ -44,7 +47,7 @@ class FileInputs:
         return DataSummary(
             name="files",
             images={"used": len(self.paths)},
-            left_out=count_reasons(self.errors),
+            left_out=count_causes(self.errors),
         )
 
     @property
@@ -96,6 +99,7 @@ def find_inputs(
             inputs = FileInputs(
                 tuple(sorted(listing.paths, key=natural_key)),
                 tuple((file.path, file.reason) for file in listing.skipped),
+                left_out_notes(listing.others, listing.runs),
             )
         elif _is_image_path(text):
             inputs = FileInputs((text,))
@@ -109,11 +113,14 @@ def find_inputs(
             FileInputs(
                 tuple(path for path in inputs.paths if _first_time(path, seen)),
                 tuple(error for error in inputs.errors if _first_time(error[0], seen)),
+                inputs.notes,
             )
         )
     if not any(len(inputs) for inputs in found):
+        left_out = "; ".join(note for inputs in found for note in inputs.notes)
         raise DataError(
-            f"no image was found in {', '.join(named)}; images have one of these endings: "
+            f"no image was found in {', '.join(map(printable, named))}"
+            f"{f' ({left_out})' if left_out else ''}; images have one of these endings: "
             f"{' '.join(sorted(IMAGE_SUFFIXES))}"
         )
     return found

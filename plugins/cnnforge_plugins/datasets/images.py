@@ -196,11 +196,11 @@ def _alike(names: Sequence[str], others: set[str]) -> str:
 def _reasons(part: _Part, used: set[str] | tuple[()], skipped: Sequence[SkippedFile]) -> str:
     """Say why class folders have no readable image, as the end of a message."""
     texts = [
-        f"'{name}': {reason}"
+        f"no image of '{name}' can be read ({reason})"
         for name, listing in part.classes.items()
         if name not in used and (reason := _reason(listing, skipped))
     ]
-    return f"; not read are {'; '.join(texts[:3])}" if texts else ""
+    return f"; {', '.join(texts[:3])}" if texts else ""
 
 
 def _reason(listing: ImageListing, skipped: Sequence[SkippedFile]) -> str:

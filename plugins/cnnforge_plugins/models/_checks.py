@@ -19,7 +19,7 @@ def check_sizes(model: str, input_shape: tuple[int, int, int], classes: int, min
     if min(height, width) < min_size:
         raise ValueError(
             f"{model} halves the image twice and needs at least {min_size} x {min_size} pixels, "
-            f"got {height} x {width}: choose a larger image size"
+            f"got {height} x {width}: give a larger --image-size"
         )
     if classes < 2:
         raise ValueError(f"{model} needs at least 2 classes, got {classes}")

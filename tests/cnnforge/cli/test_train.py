@@ -444,9 +444,6 @@ def test_latest_is_the_newest_run(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("old.h5", r"keras\.models\.load_model\('old\.h5'\)\.save\('old\.keras'\)"),
-        ("net.pth", r"\.pth files hold models of another framework"),
-        ("net.onnx", r"expected a \.keras file or a run"),
         ("missing.keras", r"there is no file missing\.keras; 'cnnforge runs'"),
         ("missing", "there is no run missing"),
     ],

@@ -84,5 +84,5 @@ def test_ids_are_given_or_the_names_of_the_files(tmp_path):
 
 def test_skipped_files_are_errors_if_nothing_else_is_there(tmp_path):
     skipped = [SkippedFile("x.png", "gone")]
-    with pytest.raises(DataError, match=r"1 of 1 files.*x\.png: gone; repair or remove them"):
+    with pytest.raises(DataError, match=r"1 of 1 files.*x\.png: gone; convert, repair or"):
         check_pictures(str(tmp_path), [], DataOptions(), skipped)
