@@ -29,6 +29,9 @@ from typing import NoReturn
 EXIT_CODE = 130
 """The exit code after a Ctrl-C: 128 plus the number of the signal."""
 
+# The exit codes of a command that a signal has interrupted. Windows has no SIGHUP.
+_AFTER_SIGNAL = (EXIT_CODE, 128 + signal.SIGTERM, 128 + getattr(signal, "SIGHUP", 1))
+
 # Seconds after a Ctrl-C until the second thread ends the program. If no library catches the
 # exception, the main thread ends the program earlier, within a few hundredths of a second.
 _PATIENCE = 0.7
@@ -61,7 +64,7 @@ class _Watch:
         threading.Thread(target=self._listen, name="cnnforge-ctrl-c", daemon=True).start()
 
     def finish(self, code: int) -> None:
-        if code in (EXIT_CODE, 128 + signal.SIGTERM):
+        if code in _AFTER_SIGNAL:
             self._code = code
         self._finished.set()
 

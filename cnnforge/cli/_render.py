@@ -17,6 +17,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
+from cnnforge.cli._streams import escaped
+
 # Width of a table that is written to a file or a pipe: so large that no row is cut or wrapped.
 _UNLIMITED = 100_000
 # Width of a message that is written to a file or a pipe.
@@ -53,19 +55,24 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
     """
     rows = [list(row) for row in rows]
     console = Console()
+
+    def shown(value: object) -> Text:
+        # Escape before the widths of the columns are computed.
+        return Text("" if value is None else escaped(str(value), console.file))
+
     if not console.is_terminal:
         console = Console(width=_UNLIMITED)
     if title:
-        _print(console, Text(title, style="bold"))
+        _print(console, Text(escaped(title, console.file), style="bold"))
     grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for index, column in enumerate(columns):
         cells = [row[index] for row in rows if row[index] is not None]
         numeric = bool(cells) and all(isinstance(cell, int | float) for cell in cells)
         grid.add_column(
-            Text(column), justify="right" if numeric else "left", overflow="fold", min_width=1
+            shown(column), justify="right" if numeric else "left", overflow="fold", min_width=1
         )
     for row in rows:
-        grid.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        grid.add_row(*map(shown, row))
     console.print(grid)
 
 

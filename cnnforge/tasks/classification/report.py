@@ -128,19 +128,23 @@ def submission(predictions: Sequence[Prediction]) -> str:
 def write_confusion_matrix(run: RunDirectory, evaluation: ClassEvaluation) -> None:
     """Write the confusion matrix of a run as a CSV file and as a figure.
 
+    A warning is logged for each of the two that could not be written.
+
     Args:
         run: The run.
         evaluation: The evaluation of its model.
-
-    Raises:
-        RunError: A file could not be written.
     """
-    rows = zip(evaluation.classes, evaluation.confusion.tolist(), strict=True)
-    header = ["true \\ predicted", *evaluation.classes]
-    run.write_csv(CONFUSION, header, ([name, *row] for name, row in rows))
-    title = f"{run.name}: validation accuracy {evaluation.accuracy:.1%}"
-    with run.writing("confusion_matrix.png") as path:
-        confusion_matrix(path, table=run.path / CONFUSION, title=title)
+    with run.optional(CONFUSION):
+        rows = zip(evaluation.classes, evaluation.confusion.tolist(), strict=True)
+        header = ["true \\ predicted", *evaluation.classes]
+        run.write_csv(CONFUSION, header, ([name, *row] for name, row in rows))
+    with run.optional("confusion_matrix.png"), run.writing("confusion_matrix.png") as path:
+        confusion_matrix(
+            path,
+            classes=evaluation.classes,
+            counts=evaluation.confusion,
+            title=f"{run.name}: validation accuracy {evaluation.accuracy:.1%}",
+        )
 
 
 def class_table(evaluation: ClassEvaluation) -> tuple[list[str], list[list[object]]]:
