@@ -165,16 +165,17 @@ class _Stream:
 
         Python would try to write it when the process ends, and change the exit code.
         """
+        target = self._target
+        if target is None:
+            return
         try:
-            if self._target is not None:
-                self._target.flush()
+            target.flush()
         except (OSError, ValueError):
             with contextlib.suppress(Exception):
-                number = self._target.fileno()
                 nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, number)
+                os.dup2(nowhere, target.fileno())
                 os.close(nowhere)
-                self._target.flush()
+                target.flush()
 
     def _attempt(self, method: str, *arguments: str) -> None:
         raise NotImplementedError

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cnnforge.cli import _streams
 from cnnforge.cli._common import JsonOption, PluginOption, load_plugins, print_json
 
 if TYPE_CHECKING:
@@ -76,10 +78,13 @@ def predict(
         # The file could not be written. The predictions took time to compute, so print them.
         _show(rows, task, None)
         raise
-    if json:
-        print_json({"run": str(run), "predictions": [row.as_dict() for row in rows]})
-    else:
-        _show(rows, task, output)
+    written = " and ".join(str(path) for path in (output, submission) if path is not None)
+    # If a file has the rows, the command has done its work before it prints them.
+    with _streams.optional(f"the rows are in {written}") if written else nullcontext():
+        if json:
+            print_json({"run": str(run), "predictions": [row.as_dict() for row in rows]})
+        else:
+            _show(rows, task, output)
     failed = sum(row.error is not None for row in rows)
     if failed == len(rows):
         from cnnforge.errors import DataError

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MODULES = ("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.font_manager")
-_STYLE: dict[str, Any] = {
+_STYLE: dict[Any, Any] = {
     "font.size": 11,
     "axes.titlesize": 13,
     "axes.titleweight": "bold",
@@ -59,7 +59,7 @@ def import_matplotlib() -> None:
 
 
 @contextlib.contextmanager
-def style(changes: Mapping[str, Any] | None = None) -> Iterator[None]:
+def style(changes: Mapping[Any, Any] | None = None) -> Iterator[None]:
     """Import Matplotlib if necessary, and use cnnforge's style in the block.
 
     Args:
@@ -69,10 +69,9 @@ def style(changes: Mapping[str, Any] | None = None) -> Iterator[None]:
     with _silence():
         import matplotlib as mpl
 
-        defaults: Any = {k: v for k, v in mpl.rcParamsDefault.items() if k != "backend"}
+        defaults: dict[Any, Any] = {k: v for k, v in mpl.rcParamsDefault.items() if k != "backend"}
         with mpl.rc_context():
-            mpl.rcParams.update(defaults)
-            mpl.rcParams.update({**_STYLE, **(changes or {})})
+            mpl.rcParams.update({**defaults, **_STYLE, **(changes or {})})
             yield
 
 

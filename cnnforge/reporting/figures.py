@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,6 @@ from cnnforge.reporting.lettering import lettering
 
 _TRAINING, _VALIDATION, _BEST = "#3b6ea8", "#d1603d", "#7a7a7a"
 _MAX_CLASSES_WITH_NUMBERS = 30
-_MAX_EXAMPLES = 3
-
-_log = logging.getLogger(__name__)
 
 
 def training_curves(
@@ -98,12 +94,14 @@ def _text(value: float, percent: bool) -> str:
     return f"{value:.1%}" if percent else f"{value:.4g}"
 
 
-def confusion_matrix(path: Path, *, classes: Sequence[str], counts: np.ndarray, title: str) -> None:
+def confusion_matrix(
+    path: Path, *, classes: Sequence[str], counts: np.ndarray, title: str
+) -> list[str]:
     """Draw a confusion matrix.
 
     A cell contains a number of samples. Its colour shows their fraction of the true class. If no
-    installed font has the letters of a class name, the name is written in Latin letters, and a
-    warning is logged.
+    installed font has the letters of a class name, the name is written in Latin letters after the
+    number of the class, counted from 1.
 
     Args:
         path: The PNG file to write.
@@ -111,6 +109,9 @@ def confusion_matrix(path: Path, *, classes: Sequence[str], counts: np.ndarray, 
         counts: (C, C) int64, the number of samples of each true class (row) and predicted class
             (column).
         title: Title of the figure.
+
+    Returns:
+        The class names that are written in Latin letters.
     """
     count = len(classes)
     totals = counts.sum(axis=1, keepdims=True)
@@ -152,17 +153,7 @@ def confusion_matrix(path: Path, *, classes: Sequence[str], counts: np.ndarray, 
         bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
         bar.outline.set_visible(False)
         write(figure, path)
-    if letters.replaced:
-        examples = ", ".join(map(repr, letters.replaced[:_MAX_EXAMPLES]))
-        _log.warning(
-            "the figure shows %d of %d class names in Latin letters, with the number of the class "
-            "in front, because no installed font has their letters: %s%s; install a font that has "
-            "them, such as Noto",
-            len(letters.replaced),
-            count,
-            examples,
-            ", ..." if len(letters.replaced) > _MAX_EXAMPLES else "",
-        )
+    return letters.replaced
 
 
 def _write_counts(axes: Any, counts: np.ndarray, shares: np.ndarray, cell: float) -> None:

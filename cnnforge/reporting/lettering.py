@@ -31,7 +31,7 @@ class Lettering:
     Attributes:
         families: Names of fonts for Matplotlib's parameter `font.family`, the preferred one first.
         names: The names as the figure shows them, in the given order: at most 24 letters of each.
-        replaced: The original names that are written in Latin letters, with their number.
+        replaced: The original names of those that are written in Latin letters.
     """
 
     families: list[str]
@@ -43,7 +43,8 @@ def lettering(names: Sequence[str]) -> Lettering:
     """Choose the fonts for names, and rewrite the names that no installed font can show.
 
     A rewritten name begins with its number, counted from 1, since two names may have the same Latin
-    letters. Call this inside of `cnnforge.reporting.drawing.style`.
+    letters. So does a name that is equal to another one when it is shortened. Call this inside of
+    `cnnforge.reporting.drawing.style`.
 
     Args:
         names: The names, in any script.
@@ -60,16 +61,15 @@ def lettering(names: Sequence[str]) -> Lettering:
         else:
             shown.append(_shortened(f"#{number} {_latin(text)}"))
             replaced.append(name)
+    if len(set(shown)) < len(shown):
+        # Shortened names may be equal.
+        shown = [f"#{n} {it}" if shown.count(it) > 1 else it for n, it in enumerate(shown, 1)]
     return Lettering(families, shown, replaced)
 
 
 def _latin(text: str) -> str:
-    """Return a text in ASCII letters; a letter without a counterpart becomes an escape."""
-    return "".join(
-        letter if letter.isascii() else anyascii(letter) or _escape(letter)
-        for letter in text
-        if not _is_joiner(letter)
-    )
+    """Return a text in ASCII letters, or in escapes if no letter of it has a counterpart."""
+    return anyascii(text).strip() or "".join(map(_escape, text))
 
 
 def _without_controls(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,10 @@ from cnnforge.tasks.rows import csv_table as csv_of_rows
 CONFUSION = "confusion_matrix.csv"
 # Columns that a table of predictions always has.
 COLUMNS = ("label", "probability")
+# Max number of class names in a message.
+_MAX_EXAMPLES = 3
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +144,23 @@ def write_confusion_matrix(run: RunDirectory, evaluation: ClassEvaluation) -> No
         header = ["true \\ predicted", *evaluation.classes]
         run.write_csv(CONFUSION, header, ([name, *row] for name, row in rows))
     with run.optional("confusion_matrix.png"), run.writing("confusion_matrix.png") as path:
-        confusion_matrix(
+        replaced = confusion_matrix(
             path,
             classes=evaluation.classes,
             counts=evaluation.confusion,
             title=f"{run.name}: validation accuracy {evaluation.accuracy:.1%}",
         )
+        if replaced:
+            more = ", ..." if len(replaced) > _MAX_EXAMPLES else ""
+            _log.warning(
+                "confusion_matrix.png shows %d of %d class names in Latin letters, because no "
+                "installed font has their letters: %s; install a font that has them, such as Noto, "
+                "and type 'cnnforge train --resume %s'",
+                len(replaced),
+                len(evaluation.classes),
+                ", ".join(replaced[:_MAX_EXAMPLES]) + more,
+                run.path,
+            )
 
 
 def class_table(evaluation: ClassEvaluation) -> tuple[list[str], list[list[object]]]:
