@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +25,8 @@ _BACKENDS = {_DEFAULT_BACKEND: "cnnforge", "torch": "cnnforge[torch]"}
 # The values that cnnforge needs for settings of Keras.
 _NEEDED = {"floatx": "float32", "image_data_format": "channels_last"}
 _SYSTEMS = {"win32": "Windows", "cygwin": "Windows", "darwin": "macOS"}
-_NUMBERS = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH")
+# Environment variables that must be integers, with the min value. Otherwise an import fails.
+_NUMBERS = {"KERAS_MAX_EPOCHS": 1, "KERAS_MAX_STEPS_PER_EPOCH": 1, "NUMBA_NUM_THREADS": 1}
 
 
 def show_platform() -> None:
@@ -41,18 +43,48 @@ def show_platform() -> None:
     )
 
 
-def repair_umask() -> None:
-    """Let the owner read and write new files, if the umask of this process forbids it."""
+def repair_environment() -> None:
+    """Change what cannot work in the environment of this process, and print a line for each change.
+
+    The changes hold for this process and its children.
+    """
+    for note in (*_umask(), *_home(), *_variables()):
+        from cnnforge.cli import _render
+
+        _render.message(f"note: {note}")
+
+
+def _umask() -> Iterator[str]:
     # Setting the umask is the only way to read it.
     mask = os.umask(0o077)
     os.umask(mask & 0o077)
     if mask & 0o700:
-        from cnnforge.cli import _render
-
-        _render.message(
-            f"note: the umask {mask:04o} lets nobody use new files, not even their owner; "
+        yield (
+            f"the umask is {mask:04o}, so that nobody could use new files, not even their owner; "
             f"cnnforge uses {mask & 0o077:04o}"
         )
+
+
+def _home() -> Iterator[str]:
+    # Without a home folder, "~" stands for itself, and a folder of this name would be made.
+    if os.path.isabs(os.path.expanduser("~")) or os.environ.get("XDG_CACHE_HOME"):
+        return
+    os.environ["XDG_CACHE_HOME"] = _temporary_folder()
+    yield (
+        "this user has no home folder, and HOME is not set: compiled kernels are not kept for the "
+        "next command; set HOME or XDG_CACHE_HOME to a folder that can be written to"
+    )
+
+
+def _variables() -> Iterator[str]:
+    for name, lowest in _NUMBERS.items():
+        text = os.environ.get(name, str(lowest))
+        if not text.strip().isdecimal() or int(text) < lowest:
+            del os.environ[name]
+            yield f"{name} is {text!r}, expected a number from {lowest}; cnnforge ignores it"
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
+        del os.environ["NUMBA_DISABLE_JIT"]
+        yield "NUMBA_DISABLE_JIT is set, but the kernels must be compiled; cnnforge ignores it"
 
 
 @dataclass(frozen=True)
@@ -81,9 +113,6 @@ def keras_settings() -> KerasSettings:
     for name, needed in _NEEDED.items():
         if not ignored and stored.get(name, needed) != needed:
             notes.append(f"{path} sets {name} to {stored[name]!r}; cnnforge uses {needed}")
-    for name in _NUMBERS:
-        if name in os.environ and not _is_number(os.environ[name]):
-            notes.append(f"{name} is {os.environ[name]!r}, not a number; cnnforge ignores it")
     backend, error = str(stored.get("backend", _DEFAULT_BACKEND)), ""
     if wanted := os.environ.get("KERAS_BACKEND"):
         backend = wanted
@@ -106,13 +135,8 @@ def before_import(settings: KerasSettings) -> None:
         settings: The settings.
     """
     os.environ["KERAS_BACKEND"] = settings.backend
-    for name in _NUMBERS:
-        if name in os.environ and not _is_number(os.environ[name]):
-            del os.environ[name]
     if settings.ignored:
-        folder = tempfile.mkdtemp(prefix="cnnforge-keras-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        os.environ["KERAS_HOME"] = folder
+        os.environ["KERAS_HOME"] = _temporary_folder()
 
 
 def after_import() -> None:
@@ -175,9 +199,8 @@ def _problem(backend: str) -> str:
     return ""
 
 
-def _is_number(text: str) -> bool:
-    try:
-        int(text)
-    except ValueError:
-        return False
-    return True
+def _temporary_folder() -> str:
+    """Make a folder that is removed when the program ends."""
+    folder = tempfile.mkdtemp(prefix="cnnforge-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

@@ -114,7 +114,7 @@ def _run(arguments: list[str]) -> int:
     try:
         if arguments and _NO_COMMAND.isdisjoint(arguments):
             _settings.show_platform()
-            _settings.repair_umask()
+            _settings.repair_environment()
         code = typer.main.get_command(app).main(
             arguments or ["--help"], prog_name="cnnforge", standalone_mode=False
         )

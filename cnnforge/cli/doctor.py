@@ -233,6 +233,7 @@ def _show(report: dict[str, Any]) -> None:
     backend = report["backend"]
     vectors = [name for name in cpu["features"] if name in _VECTORS]
     cards = gpu if isinstance(gpu, str) else ", ".join(gpu)
+    changed = [*report["settings"], *([report["error"]] if report["error"] else [])]
     facts = [
         ["Python", report["python"]],
         ["packages", ", ".join(f"{name} {known}" for name, known in report["packages"].items())],
@@ -246,7 +247,7 @@ def _show(report: dict[str, Any]) -> None:
         ["CUDA", report["cuda"]],
         *([f"CUDA {name}", state] for name, state in report["experimental"].items()),
         ["cache", report["cache"]],
-        ["settings", "; ".join(report["settings"]) or "none that cnnforge has to change"],
+        ["settings", "; ".join(changed) or "none that cnnforge has to change"],
     ]
     _render.table(["machine", ""], facts)
     typer.echo()
