@@ -66,13 +66,13 @@ def _umask() -> Iterator[str]:
 
 
 def _home() -> Iterator[str]:
-    # Without a home folder, "~" stands for itself, and a folder of this name would be made.
-    if os.path.isabs(os.path.expanduser("~")) or os.environ.get("XDG_CACHE_HOME"):
+    # Without a home folder, "~" stands for itself, and libraries make a folder of this name.
+    if os.path.isabs(os.path.expanduser("~")):
         return
-    os.environ["XDG_CACHE_HOME"] = _temporary_folder()
+    os.environ["HOME"] = _temporary_folder()
     yield (
-        "this user has no home folder, and HOME is not set: compiled kernels are not kept for the "
-        "next command; set HOME or XDG_CACHE_HOME to a folder that can be written to"
+        "this user has no home folder, and HOME is not set: what commands keep for each other, "
+        "such as compiled kernels, is lost; set HOME to a folder that can be written to"
     )
 
 
@@ -96,7 +96,7 @@ class KerasSettings:
         ignored: Whether Keras cannot read the file `keras.json`, so that it must not see it.
         notes: One line for each setting that is changed: its source, its value, and the new value.
         error: Reason why no command can run with the backend that the user asked for, and how to
-            fix it; "" if there is none.
+            fix it; "" without a reason.
     """
 
     backend: str
