@@ -8,7 +8,8 @@ path such as `runs/[1]` is printed unchanged.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich import box
@@ -17,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-from cnnforge.cli._streams import escaped
+from cnnforge.cli._streams import OutputError, escaped
 
 # Width of a table that is written to a file or a pipe: so large that no row is cut or wrapped.
 _UNLIMITED = 100_000
@@ -74,6 +75,20 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
     for row in rows:
         grid.add_row(*map(shown, row))
     console.print(grid)
+
+
+@contextmanager
+def optional(remark: str) -> Iterator[None]:
+    """Print a warning, and go on, if a result cannot be written to stdout in the block.
+
+    Args:
+        remark: End of the warning: what is kept, and in which file.
+    """
+    try:
+        yield
+    except OutputError as error:
+        if not error.quiet:
+            message(f"warning: the result could not be printed on stdout: {error.cause}; {remark}")
 
 
 class ProgressDisplay:

@@ -77,24 +77,6 @@ def prepared() -> Iterator[None]:
         err.forget_unwritten()
 
 
-@contextlib.contextmanager
-def optional(remark: str) -> Iterator[None]:
-    """Print a warning, and go on, if a result cannot be written to stdout in the block.
-
-    Args:
-        remark: End of the warning: what is kept, and where.
-    """
-    try:
-        yield
-    except OutputError as error:
-        if not error.quiet:
-            from cnnforge.cli import _render
-
-            _render.message(
-                f"warning: the result could not be printed on stdout: {error.cause}; {remark}"
-            )
-
-
 def open_missing() -> None:
     """Open the descriptors 0, 1 and 2 if the process was started without them.
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnforge.cli import _streams
 from cnnforge.cli._common import JsonOption, PluginOption, load_plugins, print_json
 
 if TYPE_CHECKING:
@@ -70,6 +69,7 @@ def predict(
     for part in found:
         left = None if limit is None else limit - len(rows)
         rows += part.predict(trained.predictor, top_k, left)
+    from cnnforge.cli import _render
     from cnnforge.errors import RunError
 
     try:
@@ -80,7 +80,7 @@ def predict(
         raise
     written = " and ".join(str(path) for path in (output, submission) if path is not None)
     # If a file has the rows, the command has done its work before it prints them.
-    with _streams.optional(f"the rows are in {written}") if written else nullcontext():
+    with _render.optional(f"the rows are in {written}") if written else nullcontext():
         if json:
             print_json({"run": str(run), "predictions": [row.as_dict() for row in rows]})
         else:

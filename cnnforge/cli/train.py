@@ -306,9 +306,9 @@ def _how_to_continue(session: Session) -> str:
 
 
 def _finish(session: Session, evaluation: Evaluation, json: bool) -> None:
-    from cnnforge.cli import _streams
+    from cnnforge.cli import _render
 
-    with _streams.optional(f"everything is saved in the run directory {session.run.path}"):
+    with _render.optional(f"everything is saved in the run directory {session.run.path}"):
         _show_result(session, evaluation, json)
 
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 import typer
 
-from cnnforge.cli import _common, _render, _streams, main
+from cnnforge.cli import _common, _render, main
 from cnnforge.cli import app as app_module
 
 NAMES = ["größe", "犬", "🐶", "schl\udce4cht", "a\\b"]
@@ -122,7 +122,7 @@ def test_a_stderr_that_is_closed_does_not_end_a_command(stream, monkeypatch, act
 
 def test_an_optional_result_is_a_warning(monkeypatch, capsys, act):
     def body() -> None:
-        with _streams.optional("it is in the file x"):
+        with _render.optional("it is in the file x"):
             show()
 
     monkeypatch.setattr(sys, "stdout", Full(errno.ENOSPC))
