@@ -54,6 +54,7 @@ class _Watch:
         # A copy of stderr's file descriptor, for the message of the second thread. While a backend
         # is imported, `sys.stderr` and descriptor 2 write to a temporary file instead.
         self._stderr = os.dup(2)
+        self._encoding = getattr(sys.stderr, "encoding", None) or "ascii"
         self._signals, written = os.pipe()
         os.set_blocking(written, False)
         signal.set_wakeup_fd(written, warn_on_full_buffer=False)
@@ -88,8 +89,9 @@ class _Watch:
             if self._count >= self._limit:
                 if not self._finished.wait(_PATIENCE):
                     cursor = _SHOW_CURSOR if os.isatty(self._stderr) else b""
+                    line = f"error: {_message}\n".encode(self._encoding, "backslashreplace")
                     with contextlib.suppress(OSError):
-                        os.write(self._stderr, cursor + f"error: {_message}\n".encode())
+                        os.write(self._stderr, cursor + line)
                     os._exit(EXIT_CODE)
                 return
 

@@ -154,8 +154,8 @@ def write_confusion_matrix(run: RunDirectory, evaluation: ClassEvaluation) -> No
             more = ", ..." if len(replaced) > _MAX_EXAMPLES else ""
             _log.warning(
                 "confusion_matrix.png shows %d of %d class names in Latin letters, because no "
-                "installed font has their letters: %s; install a font that has them, such as Noto, "
-                "and type 'cnnforge train --resume %s'",
+                "installed font can show them: %s; install a font that can, such as Noto, and type "
+                "'cnnforge train --resume %s'",
                 len(replaced),
                 len(evaluation.classes),
                 ", ".join(replaced[:_MAX_EXAMPLES]) + more,
