@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 import keras
 
+from cnnforge.conversion.arguments import check_batch_size, check_kernels, check_model
 from cnnforge.conversion.autotune import Autotuner, Choice, random_state_kept
-from cnnforge.conversion.matching import check_convertible, fusible, plugin_layers, preferred
+from cnnforge.conversion.matching import check_convertible, fused, fusible, plugin_layers, preferred
 from cnnforge.conversion.workloads import layer_workloads
 from cnnforge.errors import PluginError, UsageError
 from cnnforge.ops import ahead
@@ -91,6 +92,10 @@ def decide(
         UsageError: The model is subclassed or not built, or ``kernels`` is ``numba`` and no plugin
             layer fits.
     """
+    check_model("decide", model)
+    check_kernels(kernels)
+    batch_size = check_batch_size(batch_size)
+    cache_file = None if cache_file is None else Path(cache_file)
     layers = installed() if layers is None else layers
     if kernels == "keras":
         return [found for _, found in _decide(model, layers, None)]
@@ -163,6 +168,7 @@ def implementations(
         model: Any model.
         layers: The plugin layers; those of the installed plugins by default.
     """
+    check_model("implementations", model)
     layers = installed() if layers is None else layers
     return [found for _, found in replaceable_layers(model, layers)]
 
@@ -193,19 +199,23 @@ def _decide(
     replaceable = {id(layer) for part in model_parts(model) for layer in part.layers}
     together = {} if choose is None else _together(model, layers, choose)
     paired = {id(layer) for _, *pair in fusible(model, layers) for layer in pair}
+    already: dict[int, tuple[str, str]] = {}
+    for spec, first, second in fused(model, layers):
+        for place, path, provider in zip(
+            (first, second), spec.fuses or (), (spec.qualified_name, PREVIOUS), strict=True
+        ):
+            already[id(place)] = path, provider
     found = []
     for layer in all_layers(model):
-        kind = type(layer).__name__
-        if hasattr(layer, "unfuse"):
-            kind = type(layer.unfuse()).__name__
-        if type(layer) in own:
+        if id(layer) in already:
+            decision = _own(layer, *already[id(layer)])
+        elif type(layer) in own:
             spec = own[type(layer)]
-            if not hasattr(layer, "unfuse"):
-                kind = (spec.reference or spec.target).rpartition(":")[2]
-            provider = spec.qualified_name
-            decision = LayerImplementation(layer.name, kind, "numba", provider, None, _OWN)
+            stock_path = spec.fuses[0] if spec.fuses else spec.reference or spec.target
+            decision = _own(layer, stock_path, spec.qualified_name)
         elif hasattr(layer, "unfuse"):
-            decision = LayerImplementation(layer.name, kind, "numba", PREVIOUS, None, _OWN)
+            # The second layer of a pair in a file of an older version.
+            decision = _own(layer, f":{type(layer.unfuse()).__name__}", PREVIOUS)
         elif id(layer) in together:
             decision = _decision(layer, *together[id(layer)])
         elif type(layer) in stock:
@@ -221,6 +231,11 @@ def _decide(
             continue
         found.append((layer, decision))
     return found
+
+
+def _own(layer: keras.layers.Layer, stock_path: str, provider: str) -> LayerImplementation:
+    kind = stock_path.rpartition(":")[2]
+    return LayerImplementation(layer.name, kind, "numba", provider, None, _OWN)
 
 
 def _decision(layer: keras.layers.Layer, provider: str, choice: Choice) -> LayerImplementation:
@@ -245,6 +260,10 @@ def _together(
     value is the choice.
     """
     found: dict[int, tuple[str, Choice]] = {}
+    if keras.backend.backend() == "torch":
+        # torch computes the first layer before it reaches the second one, so that there is nothing
+        # left to save.
+        return found
     for spec, first, second in fusible(model, layers):
         if {id(first), id(second)} & set(found):
             continue
@@ -256,7 +275,7 @@ def _together(
             continue
         if block is None:
             continue
-        choice = choose(spec, first, block[0].get_config())
+        choice = choose(spec, first, block.get_config())
         if choice.implementation == "numba":
             found[id(first)] = spec.qualified_name, choice
             found[id(second)] = PREVIOUS, choice

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
@@ -93,6 +94,110 @@ def single_links(part: Any) -> Iterator[tuple[keras.layers.Layer, keras.layers.L
     for first, seconds in consumers.items():
         if len(seconds) == 1 and calls[first] == 1 and calls[seconds[0]] == 1:
             yield first, seconds[0]
+
+
+def own_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """List the variables of a layer, without those of the layers inside it.
+
+    Args:
+        layer: Any layer or model.
+
+    Returns:
+        The weights, and the states of seed generators.
+    """
+    inside = {id(it) for child in all_layers(layer)[1:] for it in child.variables}
+    return [variable for variable in layer.variables if id(variable) not in inside]
+
+
+def lambda_arguments(layer: keras.layers.Lambda) -> dict[str, Any]:
+    """Return the arguments with which a Lambda layer was made, as they are in memory.
+
+    Args:
+        layer: Any Lambda layer.
+    """
+    return {
+        "function": layer.function,
+        "output_shape": layer._output_shape,
+        "mask": layer.mask,
+        "arguments": layer.arguments,
+    }
+
+
+@contextmanager
+def not_compiled(model: keras.Model) -> Iterator[None]:
+    """Let a model and the models inside it count as not compiled during the block.
+
+    Args:
+        model: Any model.
+    """
+    compiled = [it for it in all_layers(model) if isinstance(it, keras.Model) and it.compiled]
+    for each in compiled:
+        each.compiled = False
+    try:
+        yield
+    finally:
+        for each in compiled:
+            each.compiled = True
+
+
+def asked_to_compile(model: keras.Model) -> dict[str, Any] | None:
+    """Return the arguments that `compile` of a model got, as they are in memory.
+
+    Args:
+        model: A compiled model.
+
+    Returns:
+        The arguments without `auto_scale_loss`. It is `None` if the class of the model has a
+        `compile` of its own, whose arguments are not known.
+    """
+    if type(model).compile is not keras.Model.compile:
+        return None
+    return dict(model._compile_config.config)
+
+
+def compile_copy(copy: keras.Model, asked: dict[str, Any]) -> None:
+    """Compile the copy of a model.
+
+    Args:
+        copy: The model to compile.
+        asked: Arguments of `compile`, as `asked_to_compile` returns them.
+    """
+    # XLA cannot compile the layers of a plugin. Keras would then warn, and not use XLA.
+    supported = all(layer.supports_jit for layer in all_layers(copy))
+    jit_compile = asked["jit_compile"] if supported else False
+    # The optimizer scales the loss already if it has to.
+    copy.compile(**{**asked, "jit_compile": jit_compile}, auto_scale_loss=False)
+    # A copy of the copy that consists of stock layers can use XLA again.
+    copy._compile_config.config["jit_compile"] = asked["jit_compile"]
+
+
+def copy_optimizer_state(source: Any, target: Any, new_of: Mapping[int, keras.Variable]) -> None:
+    """Build an optimizer like another one, and copy its state.
+
+    Args:
+        source: The optimizer of a model.
+        target: A new optimizer with the same configuration, for the copy of the model.
+        new_of: From the `id` of a variable of the model to the variable of the copy. If the
+            optimizer was built for other variables too, only its settings are copied.
+    """
+    inner = getattr(source, "inner_optimizer", None)
+    for old, new in ((source, target), (inner, getattr(target, "inner_optimizer", None))):
+        if hasattr(old, "_exclude_from_weight_decay"):
+            new._exclude_from_weight_decay = {
+                new._var_key(new_of[key]) if key in new_of else key
+                for key in old._exclude_from_weight_decay
+            }
+            new._exclude_from_weight_decay_pattern = old._exclude_from_weight_decay_pattern
+    if not source.built:
+        return
+    # The order of the variables may differ between the two models. The state has the order of the
+    # model that the optimizer was built for.
+    variables = [new_of.get(id(variable)) for variable in source._trainable_variables]
+    if any(variable is None for variable in variables):
+        return
+    target.build(variables)
+    for old, new in zip(source.variables, target.variables, strict=True):
+        new.assign(old)
 
 
 def keep_tensorflow_out() -> None:

@@ -9,7 +9,8 @@ from cnnforge.conversion import forge, implementations, lower
 from cnnforge.plugin_host.discovery import discover
 from cnnforge.testing import assert_close
 from cnnforge.utils.keras_graph import all_layers
-from cnnforge_plugins.layers.conv_block2d import ConvBlock2D, FusedPooling2D, StockBlock2D
+from cnnforge_plugins.layers.conv2d import Conv2D
+from cnnforge_plugins.layers.conv_block2d import BlockPooling2D, ConvBlock2D, StockBlock2D
 
 layers = keras.layers
 
@@ -106,8 +107,8 @@ def test_forge_fuses_and_lower_splits(build, installed):
     model = build(*pair())
     forged = forge(model, "numba", layers=installed)
     kinds = {layer.name: type(layer) for layer in forged.layers}
-    assert kinds["conv"] is ConvBlock2D
-    assert kinds["pool"] is FusedPooling2D
+    assert kinds["conv"] is Conv2D
+    assert kinds["pool"] is BlockPooling2D
     # Keras gives an unnamed input a new name.
     names = [
         [layer.name for layer in model.layers if layer.weights or "pool" in layer.name]
@@ -128,7 +129,7 @@ def test_a_nested_model_is_fused(installed):
     inner = sequential(*pair())
     model = keras.Sequential([keras.Input((9, 8, 2)), inner])
     forged = forge(model, "numba", layers=installed)
-    assert any(type(layer) is ConvBlock2D for layer in all_layers(forged))
+    assert any(type(layer) is BlockPooling2D for layer in all_layers(forged))
     inputs = values(2, 9, 8, 2)
     np.testing.assert_array_equal(lower(forged, layers=installed)(inputs), model(inputs))
 
@@ -165,7 +166,7 @@ def unfusable():
 )
 def test_other_pairs_are_left_alone(why, model, installed):
     forged = forge(model, "numba", layers=installed)
-    assert not any(type(layer) is ConvBlock2D for layer in all_layers(forged))
+    assert not any(type(layer) is BlockPooling2D for layer in all_layers(forged))
     inputs = values(2, *model.input_shape[1:])
     got, expected = forged(inputs), model(inputs)
     for result, want in zip(keras.tree.flatten(got), keras.tree.flatten(expected), strict=True):
