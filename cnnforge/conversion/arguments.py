@@ -10,6 +10,7 @@ import keras
 
 from cnnforge.errors import UsageError
 from cnnforge.optimizer_options import one_of
+from cnnforge.utils.keras_graph import FunctionalModel, model_parts
 
 KERNELS = ("auto", "numba", "keras")
 """The words that `forge` and `decide` accept as `kernels`."""
@@ -77,3 +78,48 @@ def check_batch_size(batch_size: Any) -> int:
             f"(64 by default), got {batch_size!r}"
         )
     return number
+
+
+def check_convertible(model: keras.Model) -> None:
+    """Require that a model and the models inside it are Sequential or Functional, and built.
+
+    Args:
+        model: Any model.
+
+    Raises:
+        UsageError: A model is subclassed or not built.
+    """
+    _check(model)
+    for part in model_parts(model):
+        _check(part)
+
+
+def _check(model: keras.Model) -> None:
+    kind = type(model)
+    if not isinstance(model, keras.Sequential | FunctionalModel):
+        raise UsageError(
+            f"the model {model.name!r} is a {kind.__name__}, a subclass of keras.Model, and only "
+            "Sequential and Functional models can be converted; build it from layers with "
+            "keras.Model(inputs, outputs), or use --kernels keras"
+        )
+    # A clone is built from the layers, so it would lose the computation in the model's own `call`.
+    if kind.call not in (keras.Sequential.call, FunctionalModel.call):
+        raise UsageError(
+            f"the model {model.name!r} is a {kind.__name__} with a call() of its own, and only "
+            "models that are nothing but their layers can be converted; put what it computes "
+            "into a layer, or use --kernels keras"
+        )
+    if not model.built:
+        raise UsageError(
+            f"the model {model.name!r} has no weights yet, because the shape of its inputs is not "
+            "known; begin it with keras.Input((height, width, channels)), or call "
+            "model.build((None, height, width, channels))"
+        )
+    # Keras builds no layer after one whose output shape it cannot find.
+    waiting = next((layer for layer in model.layers if not layer.built), None)
+    if waiting is not None:
+        raise UsageError(
+            f"the layer {waiting.name!r} of the model {model.name!r} has no weights yet, because "
+            "Keras cannot find the shape of its inputs; give each of your layers before it a "
+            "compute_output_shape()"
+        )

@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from cnnforge.conversion.arguments import check_convertible
 from cnnforge.errors import PluginError, UsageError, one_line
 from cnnforge.utils.keras_graph import (
     FunctionalModel,
@@ -21,9 +22,11 @@ from cnnforge.utils.keras_graph import (
     copy_optimizer_state,
     lambda_arguments,
     not_compiled,
+    optimizer_config,
     own_variables,
 )
 
+Variables = list[tuple[keras.Variable, keras.Variable]]
 Exchange = Callable[[keras.layers.Layer], "keras.layers.Layer | None"]
 
 
@@ -36,7 +39,15 @@ def live_config(layer: keras.layers.Layer) -> dict[str, Any]:
     Returns:
         Arguments for the constructor of the layer's class, or of a class with the same constructor.
     """
-    config = layer.get_config()
+    source = layer
+    own = [name for name, value in vars(layer).items() if _is_own(value)]
+    if own and type(layer).get_config.__module__.partition(".")[0] == "keras":
+        # Keras cannot serialize every function, and warns of lambdas. It need not: the function is
+        # taken over. So ask a layer that has another function in its place.
+        source = object.__new__(type(layer))
+        vars(source).update(vars(layer))
+        vars(source).update(dict.fromkeys(own, keras.activations.linear))
+    config = source.get_config()
     for key, value in config.items():
         live = getattr(layer, key, None)
         if isinstance(value, str | dict) and _is_own(live):
@@ -98,6 +109,7 @@ def rebuilt(model: keras.Model, exchange: Exchange) -> keras.Model:
         copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
     if not copy.built:
         copy.build(model.input_shape)
+    check_convertible(copy)
     pairs = _layer_pairs(model, copy)
     # Setting `trainable` of a layer also sets it for the layers inside this layer. `all_layers`
     # lists an outer layer before its inner layers, so these get their own values afterwards.
@@ -114,10 +126,9 @@ def rebuilt(model: keras.Model, exchange: Exchange) -> keras.Model:
         # copied, so compute the attributes again.
         if hasattr(layer, "finalize_state"):
             layer.finalize_state()
-    new_of = {id(old): new for old, new in same}
     for old, new in pairs:
         if isinstance(old, keras.Model) and old.compiled:
-            _compile(old, new, new_of)
+            _compile(old, new, same)
     return copy
 
 
@@ -138,13 +149,13 @@ def _variable_pairs(
     model: keras.Model,
     copy: keras.Model,
     pairs: Iterable[tuple[keras.layers.Layer, keras.layers.Layer]],
-) -> list[tuple[keras.Variable, keras.Variable]]:
+) -> Variables:
     """Pair the variables of two models, including the state of seed generators.
 
     The order of a layer's variables may differ: `quantize` and `enable_lora` add variables to a
     built layer, and the copy makes all of them when it is built. So pair them by name.
     """
-    found: list[tuple[keras.Variable, keras.Variable]] = []
+    found: Variables = []
     for old_layer, new_layer in pairs:
         waiting = own_variables(new_layer)
         for old in own_variables(old_layer):
@@ -161,7 +172,7 @@ def _variable_pairs(
     return list(zip(model.variables, copy.variables, strict=True))
 
 
-def _compile(model: keras.Model, copy: keras.Model, new_of: dict[int, keras.Variable]) -> None:
+def _compile(model: keras.Model, copy: keras.Model, same: Variables) -> None:
     """Compile the copy of a model as the model is compiled, and copy the optimizer's state."""
     asked = asked_to_compile(model)
     if asked is None:
@@ -179,18 +190,15 @@ def _compile(model: keras.Model, copy: keras.Model, new_of: dict[int, keras.Vari
     }
     compile_copy(copy, asked)
     if optimizer is not None:
-        copy_optimizer_state(model.optimizer, optimizer, new_of)
+        copy_optimizer_state(model.optimizer, optimizer, same)
 
 
 def _copy_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     try:
-        config = optimizer.get_config()
-        inner = getattr(optimizer, "inner_optimizer", None)
-        if inner is not None:
-            return type(optimizer)(**{**config, "inner_optimizer": _copy_optimizer(inner)})
-        schedule = getattr(optimizer, "_learning_rate", None)
-        if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
-            config["learning_rate"] = schedule
+        config = optimizer_config(optimizer)
+        if "inner_optimizer" in config:
+            config["inner_optimizer"] = _copy_optimizer(config["inner_optimizer"])
+            return type(optimizer)(**config)
         return type(optimizer).from_config(config)
     except Exception as error:
         raise UsageError(

@@ -16,9 +16,14 @@ from typing import Any, Literal
 
 import keras
 
-from cnnforge.conversion.arguments import check_batch_size, check_kernels, check_model
+from cnnforge.conversion.arguments import (
+    check_batch_size,
+    check_convertible,
+    check_kernels,
+    check_model,
+)
 from cnnforge.conversion.autotune import Autotuner, Choice, random_state_kept
-from cnnforge.conversion.matching import check_convertible, fused, fusible, plugin_layers, preferred
+from cnnforge.conversion.matching import fused, fusible, plugin_layers, preferred
 from cnnforge.conversion.workloads import layer_workloads
 from cnnforge.errors import PluginError, UsageError
 from cnnforge.ops import ahead

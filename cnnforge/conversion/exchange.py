@@ -15,7 +15,7 @@ from typing import TypeGuard
 
 import keras
 
-from cnnforge.conversion.arguments import check_batch_size, check_model
+from cnnforge.conversion.arguments import check_batch_size, check_convertible, check_model
 from cnnforge.conversion.copying import make, rebuilt
 from cnnforge.conversion.decisions import (
     PREVIOUS,
@@ -26,7 +26,6 @@ from cnnforge.conversion.decisions import (
     replaceable_layers,
 )
 from cnnforge.conversion.matching import (
-    check_convertible,
     fusible,
     neighbours,
     plugin_layers,

@@ -10,10 +10,10 @@ from typing import Any
 import keras
 
 from cnnforge.conversion.copying import live_config
-from cnnforge.errors import PluginError, UsageError
+from cnnforge.errors import PluginError
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
-from cnnforge.utils.keras_graph import FunctionalModel, all_layers, model_parts, single_links
+from cnnforge.utils.keras_graph import all_layers, model_parts, single_links
 
 
 def in_preference(layers: Registry[LayerSpec]) -> list[LayerSpec]:
@@ -218,40 +218,3 @@ def stock_classes(model: keras.Model, layers: Registry[LayerSpec]) -> dict[type,
 def _only_stock(model: keras.Model) -> bool:
     kinds = {type(layer) for layer in all_layers(model)}
     return all(kind.__module__.partition(".")[0] == "keras" for kind in kinds)
-
-
-def check_convertible(model: keras.Model) -> None:
-    """Require that a model and the models inside it are Sequential or Functional, and built.
-
-    Args:
-        model: Any model.
-
-    Raises:
-        UsageError: A model is subclassed or not built.
-    """
-    _check(model)
-    for part in model_parts(model):
-        _check(part)
-
-
-def _check(model: keras.Model) -> None:
-    kind = type(model)
-    if not isinstance(model, keras.Sequential | FunctionalModel):
-        raise UsageError(
-            f"the model {model.name!r} is a {kind.__name__}, a subclass of keras.Model, and only "
-            "Sequential and Functional models can be converted; build it from layers with "
-            "keras.Model(inputs, outputs), or use --kernels keras"
-        )
-    # A clone is built from the layers, so it would lose the computation in the model's own `call`.
-    if kind.call not in (keras.Sequential.call, FunctionalModel.call):
-        raise UsageError(
-            f"the model {model.name!r} is a {kind.__name__} with a call() of its own, and only "
-            "models that are nothing but their layers can be converted; put what it computes "
-            "into a layer, or use --kernels keras"
-        )
-    if not model.built:
-        raise UsageError(
-            f"the model {model.name!r} has no weights yet, because the shape of its inputs is not "
-            "known; begin it with keras.Input((height, width, channels)), or call "
-            "model.build((None, height, width, channels))"
-        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from itertools import pairwise
@@ -171,27 +171,56 @@ def compile_copy(copy: keras.Model, asked: dict[str, Any]) -> None:
     copy._compile_config.config["jit_compile"] = asked["jit_compile"]
 
 
-def copy_optimizer_state(source: Any, target: Any, new_of: Mapping[int, keras.Variable]) -> None:
+def optimizer_config(optimizer: Any) -> dict[str, Any]:
+    """Return the configuration of an optimizer, with the objects in memory that it consists of.
+
+    Args:
+        optimizer: Any optimizer.
+
+    Returns:
+        The configuration. Learning rates that are computed, and the inner optimizer of a
+        `LossScaleOptimizer`, are the objects themselves.
+    """
+    # `get_config` would serialize these objects, which may not be possible. So ask a copy of the
+    # optimizer that has others in their places.
+    shallow = object.__new__(type(optimizer))
+    live: dict[str, Any] = {}
+    vars(shallow).update(vars(optimizer))
+    rate = vars(optimizer).get("_learning_rate")
+    if callable(rate) and not isinstance(rate, keras.Variable):
+        live["learning_rate"] = rate
+        vars(shallow)["_learning_rate"] = 0.0
+    inner = vars(optimizer).get("inner_optimizer")
+    if inner is not None:
+        live["inner_optimizer"] = inner
+        vars(shallow)["inner_optimizer"] = keras.optimizers.SGD()
+    return {**shallow.get_config(), **live}
+
+
+def copy_optimizer_state(
+    source: Any, target: Any, pairs: Sequence[tuple[keras.Variable, keras.Variable]]
+) -> None:
     """Build an optimizer like another one, and copy its state.
 
     Args:
         source: The optimizer of a model.
         target: A new optimizer with the same configuration, for the copy of the model.
-        new_of: From the `id` of a variable of the model to the variable of the copy. If the
-            optimizer was built for other variables too, only its settings are copied.
+        pairs: Each variable of the model, and that of the copy. If the optimizer was built for
+            other variables too, only its settings are copied.
     """
     inner = getattr(source, "inner_optimizer", None)
     for old, new in ((source, target), (inner, getattr(target, "inner_optimizer", None))):
         if hasattr(old, "_exclude_from_weight_decay"):
+            excluded = old._exclude_from_weight_decay
             new._exclude_from_weight_decay = {
-                new._var_key(new_of[key]) if key in new_of else key
-                for key in old._exclude_from_weight_decay
+                new._var_key(theirs) for ours, theirs in pairs if old._var_key(ours) in excluded
             }
             new._exclude_from_weight_decay_pattern = old._exclude_from_weight_decay_pattern
     if not source.built:
         return
     # The order of the variables may differ between the two models. The state has the order of the
     # model that the optimizer was built for.
+    new_of = {id(ours): theirs for ours, theirs in pairs}
     variables = [new_of.get(id(variable)) for variable in source._trainable_variables]
     if any(variable is None for variable in variables):
         return
