@@ -252,7 +252,10 @@ def _copy(
     shape: tuple[int, ...],
     exact: bool,
 ) -> keras.layers.Layer:
-    copy = kind.from_config(dict(config))
+    # The copy gets other weights, so a user's own initializer is not needed. It may not be able to
+    # compute in float64.
+    own = [key for key, value in config.items() if key.endswith("_initializer") and callable(value)]
+    copy = kind.from_config({**config, **dict.fromkeys(own, "zeros")})
     if not copy.built:
         copy.build(shape)
     # With `exact`, weights are rounded to multiples of `step`, a power of two. No weight is above

@@ -162,9 +162,10 @@ def compile_copy(copy: keras.Model, asked: dict[str, Any]) -> None:
         copy: The model to compile.
         asked: Arguments of `compile`, as `asked_to_compile` returns them.
     """
-    # XLA cannot compile the layers of a plugin. Keras would then warn, and not use XLA.
-    supported = all(layer.supports_jit for layer in all_layers(copy))
-    jit_compile = asked["jit_compile"] if supported else False
+    # XLA can compile neither the layers of a plugin nor a model that runs eagerly. Keras would then
+    # warn, and not use XLA.
+    possible = not asked["run_eagerly"] and all(layer.supports_jit for layer in all_layers(copy))
+    jit_compile = asked["jit_compile"] if possible else False
     # The optimizer scales the loss already if it has to.
     copy.compile(**{**asked, "jit_compile": jit_compile}, auto_scale_loss=False)
     # A copy of the copy that consists of stock layers can use XLA again.
