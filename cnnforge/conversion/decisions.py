@@ -52,7 +52,7 @@ class LayerImplementation:
         kind: Class name of the stock layer, or of the plugin layer if it replaces no stock layer.
         implementation: ``numba`` for a plugin's layer, ``keras`` for the framework's own.
         provider: The qualified name of the plugin layer; "" for the framework. It is `PREVIOUS` if
-            the plugin layer that replaces the layer before this one computes both layers.
+            the provider of the layer before this one computes both layers.
         ratio: Measured time of the framework divided by that of the plugin's layer; ``None`` if
             nothing was measured.
         reason: The reason for this implementation; "" if the model was only listed.
@@ -83,7 +83,8 @@ def decide(
             always chooses the framework. ``auto`` measures each layer at its shapes, and chooses
             the plugin's kernel unless the kernel fails or the framework is faster by more than
             noise. A plugin may compute two layers as one. If the framework computes this pair
-            faster, ``auto`` chooses an implementation for each of the two layers separately.
+            faster, ``auto`` chooses an implementation for each of the two layers separately. Under
+            torch no pair is computed as one.
         layers: The plugin layers; those of the installed plugins by default.
         batch_size: Number of images that ``auto`` measures with.
         training: `True` if ``auto`` measures forward and backward pass, `False` if it measures only
@@ -94,8 +95,8 @@ def decide(
         One decision for each layer that a plugin layer could compute, in the order of the model.
 
     Raises:
-        UsageError: The model is subclassed or not built, or ``kernels`` is ``numba`` and no plugin
-            layer fits.
+        UsageError: An argument has the wrong type or value, the model is subclassed or not built,
+            or ``kernels`` is ``numba`` and no plugin layer fits.
     """
     check_model("decide", model)
     check_kernels(kernels)

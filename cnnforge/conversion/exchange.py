@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeGuard
+from typing import TypeGuard, cast
 
 import keras
 
@@ -63,12 +63,15 @@ def forge(
 
     Returns:
         The forged model, with the same configuration, weights, seeds and layer names, except that
-        Keras gives an unnamed input another name. If the model is compiled, its optimizer and the
-        optimizer's state are copied. If no layer is replaced, the model itself is returned.
+        Keras gives an unnamed input another name. Each layer has its own outputs, and a
+        `.weights.h5` file of either model can be loaded into the other one. If the model is
+        compiled, so is the copy: it has a copy of the optimizer with its state, and the same loss
+        and metrics, as they are in memory. If no layer is replaced, the model itself is returned.
 
     Raises:
-        UsageError: The model is subclassed or not built, a layer cannot be copied, ``kernels`` is
-            ``numba`` and no plugin layer fits, or the decisions are for another model.
+        UsageError: An argument has the wrong type or value, the model is subclassed or not built,
+            a layer or the optimizer cannot be copied, ``kernels`` is ``numba`` and no plugin layer
+            fits, or the decisions are for another model.
         PluginError: A plugin layer that a decision names cannot be loaded.
         UnknownNameError: A decision names a plugin layer that is not installed.
     """
@@ -83,7 +86,7 @@ def forge(
     else:
         decisions = decide(
             model,
-            kernels,
+            cast("Kernels", kernels),
             layers=layers,
             batch_size=batch_size,
             training=training,
@@ -96,8 +99,10 @@ def forge(
 
 
 def _are_decisions(kernels: object) -> TypeGuard[Sequence[LayerImplementation]]:
-    return isinstance(kernels, Sequence) and all(
-        isinstance(it, LayerImplementation) for it in kernels
+    return (
+        isinstance(kernels, Sequence)
+        and not isinstance(kernels, str)
+        and all(isinstance(it, LayerImplementation) for it in kernels)
     )
 
 
@@ -159,7 +164,8 @@ def lower(model: keras.Model, *, layers: Registry[LayerSpec] | None = None) -> k
         The model of stock layers.
 
     Raises:
-        UsageError: The model is subclassed or not built, or a layer cannot be copied.
+        UsageError: The argument is not a model, the model is subclassed or not built, or a layer
+            or the optimizer cannot be copied.
     """
     check_model("lower", model)
     check_convertible(model)

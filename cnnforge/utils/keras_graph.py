@@ -209,8 +209,10 @@ def copy_optimizer_state(
         pairs: Each variable of the model, and that of the copy. If the optimizer was built for
             other variables too, only its settings are copied.
     """
-    inner = getattr(source, "inner_optimizer", None)
-    for old, new in ((source, target), (inner, getattr(target, "inner_optimizer", None))):
+    optimizers: list[tuple[Any, Any]] = [(source, target)]
+    if hasattr(source, "inner_optimizer"):
+        optimizers.append((source.inner_optimizer, target.inner_optimizer))
+    for old, new in optimizers:
         if hasattr(old, "_exclude_from_weight_decay"):
             excluded = old._exclude_from_weight_decay
             new._exclude_from_weight_decay = {

@@ -44,6 +44,7 @@ def test_something_else_than_a_model(function, value, message):
         ("Numba", "auto, numba or keras, got 'Numba'; did you mean 'numba'"),
         ("kears", "did you mean 'keras'"),
         ("tensorflow", "auto, numba or keras, got 'tensorflow'"),
+        ("", "auto, numba or keras, got ''"),
         (None, "auto, numba, keras, got None"),
         (3, "auto, numba, keras, got 3"),
         (["numba"], r"auto, numba, keras, got \['numba'\]"),
@@ -67,7 +68,7 @@ def test_what_means_something_is_taken(tmp_path):
     decided = decide(model(), batch_size=np.int64(2), cache_file=file)
     assert [it.kind for it in decided] == ["Conv2D"]
     assert Path(file).exists() == (decided[0].ratio is not None)
-    assert forge(model(), ()).built
+    assert forge(model(), []).built
 
 
 def test_a_layer_whose_inputs_have_no_known_shape():
