@@ -214,14 +214,10 @@ class LayerSpec(Spec):
             if target is not None:
                 _check_target(f"the {what} of {self.kind} {self.name!r}", target)
         if (self.fuses is None) != (self.places is None):
-            raise ValueError(
-                f"{self.kind} {self.name!r} has fuses={self.fuses!r} and places={self.places!r}: "
-                "give both of them, or none"
-            )
-        for stock in self.fuses or ():
-            _check_target(f"a fused layer of {self.kind} {self.name!r}", stock)
-        for place in self.places or ():
-            _check_target(f"a place of {self.kind} {self.name!r}", place)
+            given = f"fuses={self.fuses!r} and places={self.places!r}"
+            raise ValueError(f"{self.kind} {self.name!r}: {given}: give both of them, or none")
+        for path in (*(self.fuses or ()), *(self.places or ())):
+            _check_target(f"a fused layer of {self.kind} {self.name!r}", path)
 
     def load_reference(self) -> Any:
         """Import the stock Keras layer that this layer can replace.
