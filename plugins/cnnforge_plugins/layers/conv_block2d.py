@@ -167,7 +167,7 @@ class ConvBlock2D(_Block2D):
         )
         if not fits:
             return None
-        # Regularizers and the like do not change what the layer computes from given weights.
+        # These arguments do not change what the layer computes from given weights.
         unused = ("_initializer", "_regularizer", "_constraint")
         config = {k: v for k, v in convolution.get_config().items() if not k.endswith(unused)}
         return cls.from_config({**config, "pool_size": pool.pool_size})

@@ -1,4 +1,4 @@
-"""What `forge` and `lower` keep besides weights: the user's own objects, and what is compiled.
+"""`forge` and `lower` keep objects of the user's own, and everything that a model is compiled with.
 
 None of the functions and classes below is registered with Keras, and most are local.
 """

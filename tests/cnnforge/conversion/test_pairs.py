@@ -183,3 +183,15 @@ def test_a_spec_needs_both(missing):
     pair = {"fuses": SPEC.fuses, "places": SPEC.places, missing: None}
     with pytest.raises(ValueError, match="give both of them, or none"):
         LayerSpec(name="pair", target="acme:Pair", summary="", **pair)
+
+
+@register
+class Edges(keras.layers.Conv2D):
+    """The stock layer under another name."""
+
+
+def test_the_checks_name_a_class_that_weight_files_do_not_fit():
+    case = LayerCase(arguments={"filters": 2, "kernel_size": 3}, input_shape=(2, 5, 6, 3))
+    checks = layer_checks(Edges, [case], reference=keras.layers.Conv2D)
+    (conversion,) = (check for check in checks if "forge_and_lower" in str(check))
+    assert "name the class Conv2D" in conversion()
