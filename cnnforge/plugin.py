@@ -161,14 +161,20 @@ class LayerSpec(Spec):
 
     Args:
         reference: Import path `"module:Class"` of the stock Keras layer with the same constructor,
-            weights and results. Conversion, parity checks and benchmarks use it.
+            weights and results. Conversion, parity checks and benchmarks use it. Give the plugin
+            layer the class name of the stock layer: Keras names the groups of a `.weights.h5` file
+            after the classes.
         fuses: Import paths `"module:Class"` of two consecutive stock layers that this layer
-            replaces. The class then needs a class method `fuse(first, second)`, which returns two
-            layers, or `None` if the pair cannot be fused. The first returned layer computes both
-            stock layers; the second one returns its inputs unchanged. Each of them needs a method
-            `unfuse()`, which returns the stock layer that it replaces. If a model contains the
-            first one without the second, `unfuse(alone=True)` of the first one is called. It must
-            return one layer that computes both stock layers.
+            computes as one. The class then needs a class method `fuse(first, second)`. It returns
+            an unbuilt layer of this class with the name and the weights of the first layer, or
+            `None` if this layer cannot compute the pair. A method `split()` returns the two stock
+            layers.
+        places: Import paths `"module:Class"` of the two layer classes that replace the layers of
+            `fuses` in a model. Each has the constructor, the weights and the results of its stock
+            layer. When a TensorFlow graph is built, the second one finds the inputs of the first
+            one with `cnnforge.ops.ArrayOp.call_of`, and computes both layers from these inputs.
+            TensorFlow then computes the first one only if something else reads its outputs. In
+            eager mode each of the two layers computes its own outputs.
         cases: Import path `"module:CASES"` of a sequence of `cnnforge.testing.LayerCase`: the
             arguments and inputs with which `cnnforge.testing.layer_checks` and
             `cnnforge plugins check` check the layer. `cnnforge doctor` checks only the first case,
@@ -193,6 +199,7 @@ class LayerSpec(Spec):
 
     reference: str | None = None
     fuses: tuple[str, str] | None = None
+    places: tuple[str, str] | None = None
     cases: str | None = None
     benchmarks: str | None = None
     work: str | None = None
@@ -206,8 +213,11 @@ class LayerSpec(Spec):
             target = getattr(self, what)
             if target is not None:
                 _check_target(f"the {what} of {self.kind} {self.name!r}", target)
-        for stock in self.fuses or ():
-            _check_target(f"a fused layer of {self.kind} {self.name!r}", stock)
+        if (self.fuses is None) != (self.places is None):
+            given = f"fuses={self.fuses!r} and places={self.places!r}"
+            raise ValueError(f"{self.kind} {self.name!r}: {given}: give both of them, or none")
+        for path in (*(self.fuses or ()), *(self.places or ())):
+            _check_target(f"a fused layer of {self.kind} {self.name!r}", path)
 
     def load_reference(self) -> Any:
         """Import the stock Keras layer that this layer can replace.
@@ -230,6 +240,17 @@ class LayerSpec(Spec):
             PluginError: A module cannot be imported or has no such attribute.
         """
         return tuple(self._resolve("fused layer", stock) for stock in self.fuses or ())
+
+    def load_places(self) -> tuple[Any, ...]:
+        """Import the classes of the two layers that replace the layers of `fuses` in a model.
+
+        Returns:
+            Their classes; empty if the spec does not name any.
+
+        Raises:
+            PluginError: A module cannot be imported or has no such attribute.
+        """
+        return tuple(self._resolve("place", place) for place in self.places or ())
 
     def load_cases(self) -> tuple[Any, ...]:
         """Import the cases (arguments and inputs) with which this layer is checked.
@@ -287,6 +308,7 @@ class LayerSpec(Spec):
         self.load()
         self.load_reference()
         self.load_fuses()
+        self.load_places()
         self.load_cases()
         self.load_benchmarks()
         self.load_work()
