@@ -242,14 +242,7 @@ class LayerSpec(Spec):
         return tuple(self._resolve("fused layer", stock) for stock in self.fuses or ())
 
     def load_places(self) -> tuple[Any, ...]:
-        """Import the classes of the two layers that replace the layers of `fuses` in a model.
-
-        Returns:
-            Their classes; empty if the spec does not name any.
-
-        Raises:
-            PluginError: A module cannot be imported or has no such attribute.
-        """
+        """Import the classes of `places`, as `load_fuses` does those of `fuses`."""
         return tuple(self._resolve("place", place) for place in self.places or ())
 
     def load_cases(self) -> tuple[Any, ...]:
@@ -349,9 +342,6 @@ class ModelSpec(Spec):
             `ValueError` for a size that it does not accept.
         max_default_size: Max height and width, in pixels, of the images that the model gets if the
             user gives no size. It does not limit `--image-size`.
-
-    Raises:
-        ValueError: `max_default_size` is not a positive integer, or see `Spec`.
     """
 
     kind: ClassVar[str] = "model"
@@ -364,10 +354,8 @@ class ModelSpec(Spec):
         super(ModelSpec, self).__post_init__()
         size = self.max_default_size
         if type(size) is not int or size < 1:
-            raise ValueError(
-                f"max_default_size of model {self.name!r} must be a number of pixels, 1 or more, "
-                f"got {size!r}"
-            )
+            what = f"max_default_size of model {self.name!r}"
+            raise ValueError(f"{what} must be a number of pixels, 1 or more, got {size!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -274,7 +274,7 @@ def test_a_map_that_nothing_reads_is_not_computed(monkeypatch):
     def repeated(x):
         return tf.while_loop(
             lambda n: n < 2,
-            lambda n: n + tf.cast(step(x)[0][0, 0, 0, 0] < 9, n.dtype),
+            lambda n: n + tf.cast(tf.convert_to_tensor(step(x)[0])[0, 0, 0, 0] < 9, n.dtype),
             [tf.constant(0)],
         )
 

@@ -45,7 +45,9 @@ def test_inputs_and_attributes():
 
 def test_a_layer_that_computes_both():
     def both(x):
-        inputs, attributes = scale.call_of(scale(x, factor=3.0))
+        call = scale.call_of(scale(x, factor=3.0))
+        assert call is not None
+        inputs, attributes = call
         return other(*inputs, **{**attributes, "shift": (1,)})
 
     np.testing.assert_array_equal(tf.function(both, autograph=False)(ONES), [4, 4, 4])
