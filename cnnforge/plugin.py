@@ -340,8 +340,7 @@ class ModelSpec(Spec):
         task: Name of the task for which the model computes outputs.
         sizes: (height, width) of each image size that the model accepts. Empty: `build` raises a
             `ValueError` for a size that it does not accept.
-        max_default_size: Max height and width, in pixels, of the images that the model gets if the
-            user gives no size. It does not limit `--image-size`.
+        max_default_size: Max height and width in pixels unless the user gives `--image-size`.
     """
 
     kind: ClassVar[str] = "model"
@@ -352,10 +351,9 @@ class ModelSpec(Spec):
 
     def __post_init__(self) -> None:
         super(ModelSpec, self).__post_init__()
-        size = self.max_default_size
-        if type(size) is not int or size < 1:
-            what = f"max_default_size of model {self.name!r}"
-            raise ValueError(f"{what} must be a number of pixels, 1 or more, got {size!r}")
+        if type(self.max_default_size) is not int or self.max_default_size < 1:
+            received = f"the max_default_size of model {self.name!r} is {self.max_default_size!r}"
+            raise ValueError(f"{received}: it must be a number of pixels, 1 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ ONES = tf.ones(3)
 
 
 def traced(function):
-    """What a function of a tensor returns while its graph is built."""
+    """Return what a function of a tensor returns while its graph is built."""
     found = []
     tf.function(lambda x: found.append(function(x)), autograph=False).get_concrete_function(ONES)
     return found[0]
@@ -45,9 +45,9 @@ def test_inputs_and_attributes():
 
 def test_a_layer_that_computes_both():
     def both(x):
-        call = scale.call_of(scale(x, factor=3.0))
-        assert call is not None
-        inputs, attributes = call
+        found = scale.call_of(scale(x, factor=3.0))
+        assert found is not None
+        inputs, attributes = found
         return other(*inputs, **{**attributes, "shift": (1,)})
 
     np.testing.assert_array_equal(tf.function(both, autograph=False)(ONES), [4, 4, 4])
