@@ -367,7 +367,7 @@ def _broken_link(path: str) -> str | None:
     try:
         os.stat(path)
     except FileNotFoundError:
-        return f"dangling link to {printable(os.readlink(path))}"
+        return f"dangling link: {printable(os.readlink(path))} does not exist"
     except OSError as error:
         return f"broken link: {str(error.strerror or error).lower()}"
     return None

@@ -195,9 +195,9 @@ def file_ids(paths: Sequence[str]) -> list[str]:
         N texts: the names of the files without ending; if these are not unique, the paths below the
         folder that contains all files.
     """
-    stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
+    stems = [normal_name(os.path.splitext(os.path.basename(path))[0]) for path in paths]
     if len(set(stems)) == len(stems):
-        return [normal_name(stem) for stem in stems]
+        return stems
     absolute = [os.path.abspath(path) for path in paths]
     folder = os.path.commonpath([os.path.dirname(path) for path in absolute])
     return [normal_name(os.path.relpath(path, folder).replace(os.sep, "/")) for path in absolute]

@@ -78,7 +78,7 @@ class KeptSplit:
                 parts[split].append((name, digest))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, csv.Error) as error:
             raise RunError(
                 f"{path} is damaged ({error}), so the images that the run was trained on are "
                 "unknown: restore the file, or delete it to go on without it"

@@ -15,6 +15,8 @@ from cnnforge.errors import DataError, UsageError
 
 _DELIMITERS = ("\t", ";", "|", ",")
 _HEAD = 16
+# A cell may hold all pixels of an image. Python's limit of 131,072 characters is for smaller cells.
+csv.field_size_limit(2**31 - 1)
 _ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
@@ -141,6 +143,8 @@ def open_delimited(path: str) -> DelimitedFile:
         head = tuple(islice(file.rows(), _HEAD))
     except csv.Error as error:
         raise DataError(f"{printable(path)} cannot be read as a table: {error}") from error
+    if not head:
+        raise DataError(f"{printable(path)} has only empty cells: expected one row for each image")
     (_, top), *others = head
     after = [row for _, row in others] or [top]
     trailing = (

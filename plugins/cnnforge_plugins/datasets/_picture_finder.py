@@ -6,7 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from cnnforge.data import IMAGE_SUFFIXES, find_images, find_run_folders, printable
+from cnnforge.data import IMAGE_SUFFIXES, find_images, find_run_folders, normal_name, printable
 from cnnforge.errors import CnnforgeError
 
 _USUAL_FOLDERS = ("images", "image", "imgs", "img", "pictures", "photos", "data")
@@ -45,6 +45,8 @@ class PictureFinder:
         parts = [part for part in text.split("/") if part not in ("", ".", "..")]
         if not parts:
             return []
+        # A Mac may have stored the name in another Unicode form than the table.
+        parts = [normal_name(part) for part in parts]
         for index in self._each_index():
             found = index.get(parts[-1]) or index.get(parts[-1].lower())
             if found:
@@ -94,7 +96,7 @@ class PictureFinder:
             index: dict[str, list[str]] = defaultdict(list)
             for folder in self._groups[place]:
                 for path in find_images(folder, recursive=place > 0).paths:
-                    name = os.path.basename(path)
+                    name = normal_name(os.path.basename(path))
                     for text in {name, name.lower(), *_stems(name)}:
                         index[text].append(path)
             self._indexes.append(dict(index))
@@ -108,7 +110,7 @@ def _stems(name: str) -> set[str]:
 
 def _exact(paths: Sequence[str], name: str) -> Sequence[str]:
     """Return the paths with exactly this name, or else with this stem, or else all."""
-    names = [os.path.basename(path) for path in paths]
+    names = [normal_name(os.path.basename(path)) for path in paths]
     for texts in (names, [os.path.splitext(own)[0] for own in names]):
         if name in texts:
             return [path for path, text in zip(paths, texts, strict=True) if text == name]
@@ -119,7 +121,7 @@ def _closest(paths: Sequence[str], parts: Sequence[str]) -> list[str]:
     """Return the paths that end with as many of the folders in a table as possible."""
 
     def common(path: str) -> int:
-        folders = path.replace(os.sep, "/").split("/")[:-1]
+        folders = [normal_name(part) for part in path.replace(os.sep, "/").split("/")[:-1]]
         count = 0
         for own, wanted in zip(reversed(folders), reversed(parts[:-1]), strict=False):
             if own != wanted:

@@ -148,7 +148,7 @@ def name_table(table: Table, options: DataOptions) -> Dataset:
         skipped=skipped,
         notes=notes,
         id_name=(table.names[columns.id] if table.names is not None else "") or "id",
-        skipped_ids=[ids[file.path] for file in skipped],
+        skipped_ids=[ids[file.path].pop(0) for file in skipped],
     )
 
 
@@ -239,12 +239,13 @@ def _other_label(
 
 def _files(
     table: Table, rows: Sequence[_Row], columns: _Columns, finder: PictureFinder
-) -> tuple[list[tuple[int, PictureFile]], list[SkippedFile], dict[str, str]]:
+) -> tuple[list[tuple[int, PictureFile]], list[SkippedFile], dict[str, list[str]]]:
     """Return the files with the index of their row, those that are left out, and ids by path."""
     name = printable(os.path.basename(table.file.path))
     files: list[tuple[int, PictureFile]] = []
     skipped: list[SkippedFile] = []
-    ids: dict[str, str] = {}
+    # A table may name a file in several rows, with another id in each.
+    ids: dict[str, list[str]] = {}
     found_any = False
     for place, (line, cells) in enumerate(rows):
         text = cells[columns.file]
@@ -253,16 +254,16 @@ def _files(
         label = None if columns.label is None else class_name(cells[columns.label])
         reason = ""
         if len(cells) > table.width:
-            reason = f"line {line} of {name} has {len(cells)} columns, expected {table.width}"
+            reason = f"too many columns; line {line} of {name} has {len(cells)}"
         elif not paths:
-            reason = f"named in line {line} of {name}, but there is no such picture"
+            reason = f"there is no such picture; line {line} of {name} names it"
         elif len(paths) > 1:
             shown = " and ".join(printable(os.path.relpath(p, finder.folder)) for p in paths[:2])
-            reason = f"line {line} of {name} may mean {shown}: write the path"
+            reason = f"the name fits several pictures; line {line} of {name} may mean {shown}"
         elif label == "":
-            reason = f"line {line} of {name} has no label"
+            reason = f"there is no label; see line {line} of {name}"
         path = paths[0] if paths else text
-        ids[path] = cells[columns.id]
+        ids.setdefault(path, []).append(cells[columns.id])
         if reason:
             skipped.append(SkippedFile(path, reason))
             continue
@@ -290,7 +291,8 @@ def _once(
     for path, given in labels.items():
         if len(given) > 1:
             shown = " and ".join(map(repr, sorted(given)[:3]))
-            skipped.append(SkippedFile(path, f"{name} gives it {len(given)} labels, {shown}"))
+            reason = f"there are several labels; {name} has {shown}"
+            skipped.append(SkippedFile(path, reason))
     again = len(files) - len(first)
     return kept, (f"{again} rows of {name} name a picture again",) if again else ()
 

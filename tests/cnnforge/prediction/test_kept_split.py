@@ -1,6 +1,7 @@
 """A run knows the images that it was trained on, whatever becomes of the data."""
 
 import hashlib
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,16 @@ def test_it_is_written_and_read(tmp_path: Path) -> None:
     (tmp_path / "split.csv").write_text("split,file,sha256\nmine,a,00\n")
     with pytest.raises(RunError, match=r"split.csv is damaged \('mine'\)"):
         KeptSplit.read(run)
+
+
+def test_a_table_that_python_cannot_read_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "split.csv").write_text("split,file,sha256\ntraining," + "a" * 200 + ",00\n")
+    limit = csv.field_size_limit(100)
+    try:
+        with pytest.raises(RunError, match=r"split.csv is damaged \(field larger"):
+            KeptSplit.read(RunDirectory(tmp_path))
+    finally:
+        csv.field_size_limit(limit)
 
 
 def opened(monkeypatch, numbers, *, labelled=True, need_labels=True, reference="other"):

@@ -104,7 +104,7 @@ def test_inputs_are_found_once_each(tmp_path: Path, predictor: Predictor, plugin
     )
     rows = [row for part in found for row in part.predict(predictor)]
     assert [Path(row.name).name for row in rows] == ["b.png", "a.png", "c.png"]
-    assert rows[-1].error == "dangling link to nowhere"
+    assert rows[-1].error == "dangling link: nowhere does not exist"
     rows = [row for part in found for row in part.predict(predictor, limit=1)]
     assert len(rows) == 2
 

@@ -130,6 +130,18 @@ def test_the_pixels_may_be_in_one_cell(tmp_path):
         opened(tmp_path, content.replace(cells[-1], cells[-1].rpartition(" ")[0]))
 
 
+def test_a_cell_may_have_the_pixels_of_a_large_image(tmp_path):
+    cell = " ".join(["100"] * 224 * 224)
+    content = "label,pixels\n" + "".join(f"{label},{cell}\n" for label in "abab")
+    assert opened(tmp_path, content).image_shape == (224, 224, 1)
+
+
+@pytest.mark.parametrize("content", [";;;\n;;;\n", '""\n', '"",""\n\n'])
+def test_a_file_of_empty_cells_is_an_error(tmp_path, content):
+    with pytest.raises(DataError, match="has only empty cells"):
+        opened(tmp_path, content)
+
+
 def test_words_with_a_comma_and_rows_that_are_too_long(tmp_path):
     words = np.array(['"cat, black"', "dog", "elk"])[LABELS]
     dataset = opened(tmp_path, table(["label", *NAMES], words, PIXELS), "evaluation")

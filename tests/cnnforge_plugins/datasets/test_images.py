@@ -114,7 +114,7 @@ def odd_folder(tmp_path):
 BAD = {
     "cat/bad\nname.png": "not an image that can be read; it begins with b'x'",
     "cat/bomb.png": "too large",
-    "cat/dangling.png": "dangling link to nowhere.png",
+    "cat/dangling.png": "dangling link: nowhere.png does not exist",
     "cat/empty.png": "empty file",
     "cat/half.jpg": "damaged",
     "cat/half.png": "damaged",

@@ -1,10 +1,12 @@
 """Tables that name pictures: which column, which file, which label."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from cnnforge.data import DataOptions
+from cnnforge.data import DataOptions, summarize
 from cnnforge.errors import DataError, UsageError
 from cnnforge_plugins.datasets import csv
 from cnnforge_plugins.datasets.table import load
@@ -127,10 +129,10 @@ def test_rows_without_a_picture_or_a_label_are_left_out_with_a_reason(tmp_path):
     (tmp_path / "list.csv").write_text(text.replace("7,dog", "7,"))
     dataset = load(path, DataOptions())
     reasons = {file.path.split("/")[-1]: file.reason for file in dataset.skipped}
-    assert reasons["4"] == "named in line 5 of list.csv, but there is no such picture"
+    assert reasons["4"] == "there is no such picture; line 5 of list.csv names it"
     assert "not an image" in reasons["5.png"]
     assert "line 7 of list.csv may mean a/6.png and b/6.png" in reasons["6.png"]
-    assert reasons["7.png"] == "line 8 of list.csv has no label"
+    assert reasons["7.png"] == "there is no label; see line 8 of list.csv"
     assert len(dataset.train) + len(dataset.validation) == 8
     with pytest.raises(DataError, match=r"4 of 12 files in .*--strict"):
         load(path, DataOptions(strict=True))
@@ -146,7 +148,7 @@ def test_a_picture_with_two_labels_is_left_out_and_one_named_twice_is_used_once(
     dataset = load(path, DataOptions())
     ((left_out, reason),) = dataset.skipped
     assert left_out.endswith("1.png")
-    assert reason == "train.csv gives it 2 labels, 'cat' and 'dog'"
+    assert reason == "there are several labels; train.csv has 'cat' and 'dog'"
     assert any("2 rows of train.csv name a picture again" in note for note in dataset.notes)
     assert len(load(path, DataOptions(purpose="prediction")).train) == 14
 
@@ -188,3 +190,35 @@ def test_pictures_without_labels_are_for_prediction(tmp_path):
     assert numbers_of(dataset.train) == [13 - n for n in NUMBERS]
     with pytest.raises(DataError, match="no column of labels"):
         csv.load(path, DataOptions(purpose="evaluation"))
+
+
+def test_rows_that_are_left_out_for_the_same_reason_are_counted_together(tmp_path):
+    path = write(tmp_path, "id,label", lambda n: f"{n},{kind(n)}", ["train/{}.png"])
+    with open(path, "a") as file:
+        file.write("20,cat\n21,dog\n22,cat\n23,dog\n3,\n4,\n")
+    assert summarize(load(path, DataOptions())).left_out == {
+        "there is no such picture": 4,
+        "there is no label": 2,
+    }
+
+
+def test_rows_of_one_unreadable_picture_keep_their_own_ids(tmp_path):
+    path = write(tmp_path, "id,image", lambda n: f"{n},{n}.png", ["train/{}.png"])
+    (tmp_path / "train" / "7.png").write_text("<html>")
+    with open(path, "a") as file:
+        file.write("99,7.png\n")
+    dataset = load(path, DataOptions(purpose="prediction"))
+    assert dataset.skipped_ids == ("7", "99")
+
+
+@pytest.mark.parametrize(("in_table", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_name_may_have_another_unicode_form_on_disk(tmp_path, in_table, on_disk):
+    def named(form):
+        return lambda n: f"{unicodedata.normalize(form, 'é')}{n}.png"
+
+    table, disk = named(in_table), named(on_disk)
+    pictures = [unicodedata.normalize(on_disk, "bär/é{}.png")]
+    path = write(tmp_path, "image,label", lambda n: f"{table(n)},{kind(n)}", pictures)
+    dataset = load(path, DataOptions(purpose="evaluation"))
+    assert numbers_of(dataset.train) == list(NUMBERS)
+    assert all(name.endswith(disk(n)) for n, name in zip(NUMBERS, dataset.train.names, strict=True))
