@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from cnnforge.conversion import Kernels
@@ -33,6 +33,7 @@ def open_trained(
     kernels: str,
     explicit: Sequence[str] | None,
     load_plugins: Callable[[Sequence[str]], Plugins],
+    data: str | None = None,
 ) -> Trained:
     """Open the model of a run.
 
@@ -44,12 +45,14 @@ def open_trained(
         kernels: `"auto"`, `"numba"` or `"keras"`.
         explicit: The values of `--plugin`.
         load_plugins: Function that loads plugins from the values of `--plugin`.
+        data: Reference of a dataset that the command needs; `None` for none.
 
     Returns:
         The model, its data and the plugins.
 
     Raises:
-        UsageError: `path` is not a run directory, or `kernels` is invalid.
+        UsageError: `path` is not a run directory, `kernels` is invalid, or there is no dataset
+            `data`.
         RunError: A file is missing or damaged, the model needs a plugin that is missing, or the
             predictions of the model have changed with another version of a plugin.
     """
@@ -66,7 +69,12 @@ def open_trained(
     found = [name for name in options.plugin if not name.endswith(".py") or Path(name).is_file()]
     plugins = load_plugins(list(dict.fromkeys([*found, *(explicit or ())])))
 
-    # Checked before the import of Keras, which takes seconds, to report a missing plugin at once.
+    # Checked before the import of Keras, which takes seconds, to report wrong data and a missing
+    # plugin at once.
+    if data is not None:
+        from cnnforge.data.references import find_dataset
+
+        find_dataset(data, plugins.datasets)
     others = requirements.check(run, plugins.records, model_only=True)
 
     from cnnforge.cli._import_keras import import_keras
@@ -106,12 +114,22 @@ def open_trained(
 def show_found(inputs: Sequence[FileInputs | SampleInputs]) -> None:
     """Print what was found in the data: one line for each input, and its notes, on stderr."""
     from cnnforge.cli import _render
-    from cnnforge.prediction import SampleInputs
 
     for each in inputs:
-        if not len(each):
-            continue
-        _render.message(each.summary.line)
-        about_data = each.dataset.notes if isinstance(each, SampleInputs) else ()
-        for note in (*each.notes, *about_data):
+        if len(each):
+            _render.message(each.summary.line)
+        for note in _notes(each):
             _render.message(f"note: {note}")
+
+
+def found_as_dict(each: FileInputs | SampleInputs) -> dict[str, Any]:
+    """Return what was found in an input, with its notes, as plain values for JSON."""
+    return {**each.summary.as_dict(), "notes": list(_notes(each))}
+
+
+def _notes(each: FileInputs | SampleInputs) -> tuple[str, ...]:
+    from cnnforge.prediction import SampleInputs
+
+    if not isinstance(each, SampleInputs):
+        return each.notes
+    return (*each.notes, *each.dataset.notes, *each.summary.notes)

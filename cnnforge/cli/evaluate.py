@@ -31,21 +31,16 @@ def evaluate(
     For a classification: accuracy, and precision, recall and F1 of every class.
     """
     run = find_run(run)
-    if data:
-        from cnnforge.data import parse
+    from cnnforge.cli._trained import found_as_dict, open_trained, show_found
 
-        # Checked before the import of Keras, which takes seconds.
-        parse(data)
-    from cnnforge.cli._trained import open_trained, show_found
-
-    trained = open_trained(run, kernels, plugin, load_plugins)
+    trained = open_trained(run, kernels, plugin, load_plugins, data)
     from cnnforge.errors import UsageError
     from cnnforge.prediction import open_samples
 
     predictor = trained.predictor
     try:
         inputs = open_samples(
-            data or trained.data.reference,
+            trained.data.reference if data is None else data,
             image_shape=predictor.image_shape,
             datasets=trained.plugins.datasets,
             trained_on=trained.data,
@@ -61,7 +56,7 @@ def evaluate(
     show_found([inputs])
     result = inputs.evaluate(predictor)
     if json:
-        found = {**inputs.summary.as_dict(), "notes": [*inputs.notes, *inputs.dataset.notes]}
+        found = found_as_dict(inputs)
         print_json({"run": str(run), "data": inputs.what, "found": found, **result.as_dict()})
         return
     from cnnforge.cli import _render

@@ -66,7 +66,7 @@ def predict(
 
     for text in inputs:
         check_local(text)
-    from cnnforge.cli._trained import open_trained, show_found
+    from cnnforge.cli._trained import found_as_dict, open_trained, show_found
 
     trained = open_trained(run, kernels, plugin, load_plugins)
     from cnnforge.prediction import find_inputs
@@ -102,7 +102,7 @@ def predict(
     # If a file has the rows, the command has done its work before it prints them.
     with _render.optional(f"the rows are in {written}") if written else nullcontext():
         if json:
-            summaries = [part.summary.as_dict() for part in found if len(part)]
+            summaries = [found_as_dict(part) for part in found]
             predictions = [row.as_dict() for row in rows]
             print_json({"run": str(run), "found": summaries, "predictions": predictions})
         else:

@@ -68,7 +68,7 @@ class DataSummary:
             return ()
         return (
             f"{count / total:.0%} of the images are of the class {name}: a model that always "
-            f"predicts {name} has this accuracy, so look at each class with 'cnnforge evaluate'",
+            f"predicts {name} has this accuracy; 'cnnforge evaluate' shows each class",
         )
 
     def as_dict(self) -> dict[str, Any]:

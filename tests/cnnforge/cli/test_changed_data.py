@@ -121,3 +121,42 @@ def test_a_run_of_before_splits_its_data_again(work: Path, said) -> None:
     after = json.loads(said("evaluate", "run", "--json")[1])
     for name in ("data", "samples", "loss"):
         assert after[name] == before[name]
+
+
+def test_a_majority_is_a_note_of_evaluate_and_of_its_json(
+    work: Path, said: Callable[..., tuple[int, str, str]]
+) -> None:
+    write(work / "other", 12, seed=1)
+    for number in range(1, 12):
+        (work / "other" / "dog" / f"1-{number}.png").unlink()
+    code, out, err = said("evaluate", "run", "--data", "other", "--json")
+    assert code == 0
+    note = "92% of the images are of the class cat"
+    assert f"note: {note}" in err.replace("\n", " ")
+    assert any(text.startswith(note) for text in json.loads(out)["found"]["notes"])
+
+
+def test_the_json_of_predict_has_the_notes_about_the_data(
+    work: Path, said: Callable[..., tuple[int, str, str]]
+) -> None:
+    write(work / "new", 2, seed=1)
+    (work / "new" / "readme.txt").write_text("text")
+    (work / "nothing").mkdir()
+    (work / "nothing" / "film.mp4").write_text("film")
+    code, out, err = said("predict", "run", "new", "nothing", "--json")
+    assert code == 0
+    first, second = json.loads(out)["found"]
+    assert first["notes"] == ["files that are not pictures are left out: 1 .txt"]
+    assert second["notes"] == ["files that are not pictures are left out: 1 .mp4"]
+    assert f"note: {second['notes'][0]}" in err
+
+
+def test_data_may_have_the_qualified_name_of_a_dataset(
+    work: Path, said: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, _, err = said("evaluate", "run", "--data", "builtin/mnist5k")
+    assert code == 2
+    assert "has the class '0', which the model does not know" in err.replace("\n", " ")
+    code, _, err = said("evaluate", "run", "--data", "")
+    assert code == 2
+    assert "the dataset is ''" in err

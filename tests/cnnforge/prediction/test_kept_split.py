@@ -1,7 +1,7 @@
 """A run knows the images that it was trained on, whatever becomes of the data."""
 
-import hashlib
 import csv
+import hashlib
 from pathlib import Path
 
 import numpy as np
