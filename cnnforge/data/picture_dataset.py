@@ -200,7 +200,9 @@ def file_ids(paths: Sequence[str]) -> list[str]:
         return stems
     absolute = [os.path.abspath(path) for path in paths]
     folder = os.path.commonpath([os.path.dirname(path) for path in absolute])
-    return [normal_name(os.path.relpath(path, folder).replace(os.sep, "/")) for path in absolute]
+    # `os.path.relpath` is slow for many files.
+    below = (path[len(folder) :].lstrip(os.sep) for path in absolute)
+    return [normal_name(path.replace(os.sep, "/")) for path in below]
 
 
 def _image_shape(

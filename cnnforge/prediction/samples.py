@@ -175,7 +175,7 @@ def open_samples(
     if trained_on.split is None or dataset.splits is None:
         return _split_again(reference, datasets, options, trained_on, tasks, dataset)
     origin = trained_on.split.find(_all(dataset.splits))
-    is_own = reference == trained_on.reference or bool(
+    is_own = trained_on.reference in (reference, dataset.name) or bool(
         2 * np.count_nonzero(origin.trained | origin.kept) >= len(origin.kept)
     )
     return _untrained(dataset, origin, is_own, leave_out=need_labels or is_own)
@@ -222,11 +222,18 @@ def _split_again(
         # For instance only one class: these are not the data of the run.
         split = dataset
     if len(split.validation) and (
-        split.fingerprint == trained_on.fingerprint or reference == trained_on.reference
+        split.fingerprint == trained_on.fingerprint
+        or trained_on.reference in (reference, split.name)
     ):
         indices = np.arange(len(split.validation))
         what = f"the validation part of {split.name}"
-        return SampleInputs(split, split.validation, indices, what)
+        notes = ()
+        if split.fingerprint != trained_on.fingerprint:
+            notes = (
+                "the data, or the way in which they are split, have changed since the training of "
+                "the run: the model was perhaps trained on some of these images",
+            )
+        return SampleInputs(split, split.validation, indices, what, notes)
     samples = _joined(dataset)
     return SampleInputs(
         dataset, samples, _in_order(dataset, samples, np.ones(len(samples), bool)), dataset.name

@@ -206,9 +206,33 @@ def check_memory(
             return (
                 f"the run directory takes about {in_words(found.run_directory)}, since the model "
                 f"has {_count(found.parameters)} parameters for images of "
-                f"{_by(found.image_shape)}: --image-size {smaller} makes it smaller",
+                f"{_by(found.image_shape)}: --image-size {_by(smaller)} makes it smaller",
             )
     return ()
+
+
+def max_size_that_fits(
+    found: Estimate,
+    available: int | None,
+    spec: ModelSpec,
+    at_shape: Callable[[Shape], Estimate | None],
+) -> int | None:
+    """Return the max height and width of images with which training fits into the memory.
+
+    Args:
+        found: The estimate for the default size of the images.
+        available: Number of bytes that this process may allocate; `None` if unknown.
+        spec: Spec of the model.
+        at_shape: Function that returns the estimate for images of another shape.
+
+    Returns:
+        The number of pixels; `None` if the default size fits, no size fits, or the model accepts
+        only certain sizes.
+    """
+    if available is None or found.training <= available or spec.sizes:
+        return None
+    size = _smaller(found, spec, at_shape, lambda other: other.training < available / 2)
+    return max(size) if size else None
 
 
 @contextmanager
@@ -246,7 +270,7 @@ def _changes(
         choices.append(f"--batch-size {2 ** (images.bit_length() - 1)}")
     smaller = _smaller(found, spec, at_shape, lambda other: other.training < available / 2)
     if smaller:
-        choices.insert(0, f"--image-size {smaller}")
+        choices.insert(0, f"--image-size {_by(smaller)}")
     return f"give {' or '.join(choices)}" if choices else ""
 
 
@@ -255,8 +279,8 @@ def _smaller(
     spec: ModelSpec,
     at_shape: Callable[[Shape], Estimate | None],
     fits: Callable[[Estimate], bool],
-) -> str:
-    """Return the largest smaller image size that fits, as `"HxW"`; "" if no size fits."""
+) -> tuple[int, int] | None:
+    """Return the largest smaller image size that fits, (height, width); `None` if no size fits."""
     height, width, channels = found.image_shape
     if spec.sizes:
         sizes = [size for size in spec.sizes if prod(size) < height * width]
@@ -270,8 +294,8 @@ def _smaller(
             break
         other = at_shape((height, width, channels))
         if other is not None and fits(other):
-            return f"{height}x{width}"
-    return ""
+            return height, width
+    return None
 
 
 def _slots(options: OptimizerOptions) -> int:

@@ -28,7 +28,13 @@ from cnnforge.tasks import Task, check_match, task_for
 from cnnforge.training.building import build_model
 from cnnforge.training.components import make_augmentations, make_callbacks, qualified
 from cnnforge.training.initial_weights import InitialWeights, take_weights
-from cnnforge.training.memory import Estimate, check_memory, estimate, out_of_memory_explained
+from cnnforge.training.memory import (
+    Estimate,
+    check_memory,
+    estimate,
+    max_size_that_fits,
+    out_of_memory_explained,
+)
 from cnnforge.training.run_metadata import read_decisions, write_run_metadata
 from cnnforge.training.session import (
     FINGERPRINT,
@@ -80,10 +86,20 @@ def start(
     task = task_for(dataset, plugins.tasks, options.task_options)
     # Only checks the name of the metric. Building the model takes seconds, so check the name first.
     _ = task.monitored(options.monitor)
-    built = _build(options, reference, task, dataset, plugins)
+    at_shape = _estimator(options, reference, task, dataset, plugins)
+    size, bound = at_shape(dataset.image_shape), ()
+    # If the user has chosen a larger batch than the default, this is the cause.
+    chosen = options.height_and_width or options.batch_size > TrainingOptions.batch_size
+    if size is not None and not chosen:
+        limit = max_size_that_fits(size, available_memory(), model_spec, at_shape)
+        if limit is not None:
+            bound = (f"the images are smaller than by default, because {size.describe()}",)
+            dataset, size = _open_data(options, plugins, max_size=limit), None
+            tell(summarize(dataset).line)
+    built = _build(options, reference, task, dataset, plugins, size=size)
     checks = _certified(built.model, plugins)
     run = RunDirectory.create(Path(options.output), reference.partition(":")[0], options.data)
-    notes = (*_notes(dataset), *built.notes)
+    notes = (*_notes(dataset), *bound, *built.notes)
     model, stock = built.model, built.stock
     session = Session(options, run, task, dataset, model, stock, plugins, None, notes, checks)
     session.callbacks, session.augmentations = callbacks, augmentations
@@ -282,10 +298,11 @@ def _build(
     dataset: Dataset,
     plugins: Plugins,
     decided: Sequence[LayerImplementation] | None = None,
+    size: Estimate | None = None,
 ) -> _Built:
     shape, batch_size = dataset.image_shape, min(options.batch_size, len(dataset.train))
-    at_shape = partial(estimate, reference, plugins.models, task, options, batch_size)
-    size, notes = at_shape(shape), ()
+    at_shape = _estimator(options, reference, task, dataset, plugins)
+    size, notes = size or at_shape(shape), ()
     if size is not None:
         spec = plugins.models[reference.partition(":")[0]]
         notes = check_memory(size, available_memory(), spec, at_shape)
@@ -301,6 +318,14 @@ def _build(
         forged = forge(model, decided, layers=layers)
         stock = lower(forged, layers=layers) if own_layers(forged) else forged
     return _Built(forged, stock, decided, size, initial, notes)
+
+
+def _estimator(
+    options: TrainingOptions, reference: str, task: Task, dataset: Dataset, plugins: Plugins
+) -> Callable[[tuple[int, int, int]], Estimate | None]:
+    """Return a function that estimates the memory for images of a shape."""
+    batch_size = min(options.batch_size, len(dataset.train))
+    return partial(estimate, reference, plugins.models, task, options, batch_size)
 
 
 def _same(run: RunDirectory, name: str, before: object, now: object) -> None:

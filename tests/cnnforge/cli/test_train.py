@@ -558,6 +558,30 @@ def test_a_model_that_does_not_fit_into_memory_leaves_no_run(
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_default_size_is_bounded_by_the_memory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cnnforge.training import setup
+
+    for number in range(8):
+        folder = tmp_path / "photos" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((90, 60), 80).convert("RGB").save(folder / f"{number}.png")
+    monkeypatch.setattr(setup, "available_memory", lambda: 60_000_000)
+    command = ["train", "--data", str(tmp_path / "photos"), "--kernels", "keras", "--epochs", "1"]
+    assert main([*command, "--output", str(tmp_path), "--json"]) == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out)
+    assert result["found"]["image_shape"] == [30, 45, 3]
+    reason = "the images are smaller than by default, because lenet for 60x90x3 images"
+    assert any(note.startswith(reason) for note in result["notes"])
+    assert "data: 8 images of 30x45x3" in captured.err
+    assert main(["train", "--resume", result["run"], "--epochs", "+1"]) == 0
+    # The user's own size is not changed.
+    line = error_of(capsys, 2, *command, "--image-size", "600x900", "--output", str(tmp_path))
+    assert "are available: give --image-size" in line
+
+
 def test_a_run_records_its_size(trained: Path) -> None:
     size = json.loads((trained / "environment.json").read_text())["size"]
     # 3 x 3 x 3 + 3 of the convolution, 12 of the normalization, 48 x 3 + 3 of the dense layer.

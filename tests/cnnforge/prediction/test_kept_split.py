@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnnforge.data import ArraySamples, Dataset, Split
+from cnnforge.data import ArraySamples, DataOptions, Dataset, Split, dataset_from_arrays
 from cnnforge.errors import RunError
 from cnnforge.plugin_host.discovery import discover
 from cnnforge.prediction import KeptSplit, RunData, SampleInputs, open_samples
@@ -147,3 +147,24 @@ def test_a_few_known_images_in_other_data(monkeypatch) -> None:
 def test_of_images_without_labels_none_is_left_out(monkeypatch) -> None:
     inputs = opened(monkeypatch, [3, 2, 1], labelled=False, need_labels=False)
     assert chosen(inputs) == [3, 2, 1]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_of_a_run_without_a_split_changed_data_are_said(monkeypatch, same) -> None:
+    images = np.zeros((8, *SHAPE), np.uint8)
+    images[:, 0, 0, 0] = range(8)
+
+    def load(_reference, _datasets, options, _tasks):
+        names = [str(number) for number in range(8)]
+        labels = np.arange(8) % 2
+        return dataset_from_arrays(
+            "d", images, labels, names=names, classes=["a", "b"], options=options
+        )
+
+    monkeypatch.setattr("cnnforge.prediction.samples.open_dataset", load)
+    digest = load("", None, DataOptions(), None).fingerprint if same else "another"
+    plugins = discover()
+    inputs = open_samples("d", SHAPE, plugins.datasets, RunData("d", 0.2, 0, digest))
+    assert inputs.what == "the validation part of d"
+    assert len(inputs.notes) == (not same)
+    assert all("perhaps trained on some of these images" in note for note in inputs.notes)

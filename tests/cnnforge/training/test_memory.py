@@ -14,7 +14,13 @@ from cnnforge.plugin_host.discovery import discover
 from cnnforge.tasks.classification import Classification
 from cnnforge.training import prepare
 from cnnforge.training.building import build_model
-from cnnforge.training.memory import Estimate, check_memory, estimate, out_of_memory_explained
+from cnnforge.training.memory import (
+    Estimate,
+    check_memory,
+    estimate,
+    max_size_that_fits,
+    out_of_memory_explained,
+)
 from cnnforge.utils.keras_graph import output_values
 
 GB = 10**9
@@ -238,3 +244,15 @@ def test_a_model_for_which_there_is_no_memory_is_no_broken_plugin():
 
     with pytest.raises(MemoryError):
         build_model("unnamed", registry(build), TASK, (28, 28, 1))
+
+
+def test_the_default_size_is_bounded_by_the_memory():
+    found = guess((96, 80, 3))
+    limit = max_size_that_fits(found, found.training - 1, LENET, guess)
+    assert limit == 48
+    assert guess((48, 40, 3)).training < found.training / 2
+    assert max_size_that_fits(found, found.training, LENET, guess) is None
+    assert max_size_that_fits(found, None, LENET, guess) is None
+    assert max_size_that_fits(found, 1, LENET, guess) is None
+    fixed = ModelSpec(name="net", target="a:b", summary="", sizes=((96, 80), (48, 40)))
+    assert max_size_that_fits(found, found.training - 1, fixed, guess) is None
