@@ -721,7 +721,7 @@ def test_predict_files(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     captured = capsys.readouterr()
     assert code == 1
     assert "not an image" in captured.out
-    assert "error: none of the 1 images could be read" in captured.err
+    assert "error: the image could not be read" in captured.err
     line = error_of(capsys, 2, "predict", str(trained), "x.png", "--output", "x.txt")
     assert "--output writes .csv or .json" in line
 
