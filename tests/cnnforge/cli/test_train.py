@@ -669,7 +669,10 @@ def test_numbers_that_are_none_end_the_run(
     assert "lower the learning rate" in line
 
 
-def test_evaluate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnnforge.cli.evaluate._MAX_SHOWN", 1)
     assert main(["evaluate", str(trained), "--kernels", "keras", "--json"]) == 0
     own = json.loads(capsys.readouterr().out)
     assert own["samples"] == 12
@@ -677,6 +680,12 @@ def test_evaluate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr().out
     assert "toy:1: accuracy" in captured
     assert [line.split()[-1] for line in captured.splitlines()[-3:]] == ["20", "20", "20"]
+    # On a terminal, a table of many classes is cut.
+    monkeypatch.setattr("cnnforge.cli._render.is_terminal", lambda: True)
+    assert main(["evaluate", str(trained), "--kernels", "keras", "--data", "toy:1"]) == 0
+    captured = capsys.readouterr()
+    assert [line.split()[-1] for line in captured.out.splitlines()[-1:]] == ["20"]
+    assert "2 more rows; all are in the result of --json, or of 'cnnforge evaluate" in captured.err
     line = error_of(capsys, 2, "evaluate", str(trained), "--kernels", "gpu")
     assert "auto, numba or keras" in line
 
