@@ -117,6 +117,8 @@ def _near(path: Path) -> dict[str, Path]:
 def _similar(path: Path) -> list[str]:
     """Return the runs whose names are similar to a path that does not exist."""
     known = _near(path)
+    if path.name in known:
+        return [str(known[path.name])]
     names = [*known, LATEST] if known else []
     close = difflib.get_close_matches(path.name, names, _MAX_NAMED)
     return [str(known.get(name, name)) for name in close]

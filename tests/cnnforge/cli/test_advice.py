@@ -64,6 +64,7 @@ def error(line: str, capsys: pytest.CaptureFixture[str]) -> str:
         ("train --optimizer SGD", "train --optimizer sgd"),
         ("train --schedule Cosine", "train --schedule cosine"),
         ("train --resume runs/lenet-digit-001", f"train --resume {RUN}"),
+        ("train --resume lenet-digits-001 --epochs +1", f"train --resume {RUN} --epochs +1"),
         ("evaluate runs/lenet-digits-01 --data flowers", f"evaluate {RUN} --data flowers"),
         # NAME=VALUE.
         ("train dataset=flowers lr0=0.01", "train --data flowers --learning-rate 0.01"),

@@ -294,6 +294,7 @@ def test_a_recipe_is_recorded_and_repeated(
     assert main(["train", "--resume", str(run)]) == 0
     said = capsys.readouterr().err
     assert f"all 3 epochs are done; for a new run from its weights use --init-from {run}" in said
+    assert said.endswith(f"to use the model, type: cnnforge predict {run} IMAGES\n")
 
 
 def test_a_step_schedule_is_extended(train: Callable[..., dict]) -> None:
