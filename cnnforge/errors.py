@@ -43,9 +43,18 @@ class DataError(CnnforgeError):
 
 
 class UsageError(CnnforgeError):
-    """Wrong input from the user: an option, a name, a file or a configuration."""
+    """Wrong input from the user: an option, a name, a file or a configuration.
+
+    Attributes:
+        correction: A wrong word of the input and the word that is probably meant. The command line
+            prints the command with the latter. `None` without such a word.
+    """
 
     exit_code = 2
+
+    def __init__(self, *args: object, correction: tuple[str, str] | None = None) -> None:
+        super().__init__(*args)
+        self.correction = correction
 
 
 class UnknownNameError(UsageError):

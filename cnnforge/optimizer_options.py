@@ -184,7 +184,11 @@ def require(condition: bool, name: str, value: object, expected: str) -> None:
 def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise a `UsageError` that suggests a similar choice if a value is not one of the choices."""
     if value not in choices:
-        raise UsageError(f"{name} must be {either(choices)}, got {value!r}{hint(value, choices)}")
+        close = _similar(value, choices)
+        raise UsageError(
+            f"{name} must be {either(choices)}, got {value!r}{hint(value, choices)}",
+            correction=(value, close) if close else None,
+        )
 
 
 def either(choices: tuple[str, ...]) -> str:
@@ -194,5 +198,10 @@ def either(choices: tuple[str, ...]) -> str:
 
 def hint(value: str, choices: tuple[str, ...]) -> str:
     """Return `"; did you mean 'x'?"` if a choice `x` is similar to the value, otherwise `""`."""
-    close = difflib.get_close_matches(value, choices, 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    close = _similar(value, choices)
+    return f"; did you mean {close!r}?" if close else ""
+
+
+def _similar(value: str, choices: tuple[str, ...]) -> str:
+    """Return the choice that is similar to a value, in upper or lower case, or ""."""
+    return next(iter(difflib.get_close_matches(value.lower(), choices, 1)), "")

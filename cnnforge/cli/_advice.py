@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import shlex
@@ -63,10 +64,25 @@ def with_command(error: UsageError, program: Any, arguments: Sequence[str]) -> s
         The message of the error; the command is added if the arguments can be corrected.
     """
     command = arguments[0] if arguments else ""
-    if command in _OF_A_RUN or isinstance(error, UnknownNameError):
-        corrected = _corrected(program, command, arguments[1:])
-        return f"{error}{_to_type(corrected, arguments)}"
+    words = list(arguments[1:])
+    if error.correction:
+        words = [_replaced(word, *error.correction) for word in words]
+    if command in _OF_A_RUN or isinstance(error, UnknownNameError) or error.correction:
+        return _and(str(error), _to_type(_corrected(program, command, words), arguments))
     return str(error)
+
+
+def _replaced(word: str, wrong: str, right: str) -> str:
+    """Replace a wrong name in `NAME`, `NAME:ARGUMENT` or `--OPTION=NAME`."""
+    start, equals, name = word.rpartition("=") if word.startswith("--") else ("", "", word)
+    if name != wrong and not name.startswith(f"{wrong}:"):
+        return word
+    return f"{start}{equals}{right}{name[len(wrong) :]}"
+
+
+def _and(message: str, to_type: str) -> str:
+    """Add the result of `_to_type` to a message, which may be a question."""
+    return message + (f" T{to_type[3:]}" if to_type and message.endswith("?") else to_type)
 
 
 def _plain(error: Any, path: str) -> str:
@@ -98,6 +114,8 @@ def _about_program(error: Any, program: Any, arguments: Sequence[str]) -> str:
         return ""
     rest = list(arguments[arguments.index(name) + 1 :])
     answer = COMMANDS.get(name.lower(), "")
+    if not answer and not os.path.exists(name):
+        answer = next(iter(difflib.get_close_matches(name.lower(), program.commands, 1)), "")
     what = f"there is no command {name!r}"
     if answer.startswith("-"):
         return f"{what}; type: cnnforge {answer}"

@@ -46,6 +46,11 @@ def error(text: str) -> None:
     _print(Console(stderr=True), line)
 
 
+def is_terminal() -> bool:
+    """Return whether stdout is a terminal."""
+    return Console().is_terminal
+
+
 def table_width() -> int:
     """Return the max number of columns of a table's line on stdout."""
     console = Console()

@@ -9,6 +9,9 @@ import typer
 
 from cnnforge.cli._common import JsonOption, PluginOption, find_run, load_plugins, print_json
 
+# Max number of rows on a terminal; a table of a thousand classes hides the line above it.
+_MAX_SHOWN = 40
+
 
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or latest.")],
@@ -68,6 +71,12 @@ def evaluate(
     title = f"{inputs.what}: {', '.join(values)}"
     columns, rows = task.table(result)
     if columns:
-        _render.table(columns, rows, title=title)
+        shown = rows[:_MAX_SHOWN] if _render.is_terminal() else rows
+        _render.table(columns, shown, title=title)
+        if len(shown) < len(rows):
+            _render.message(
+                f"{len(rows) - len(shown)} more rows; all are in the result of --json, or of "
+                f"'cnnforge evaluate {run} > table.txt'"
+            )
     else:
         typer.echo(title)

@@ -111,7 +111,12 @@ def predict(
     if failed == len(rows):
         from cnnforge.errors import DataError
 
-        raise DataError(f"none of the {failed} images could be read")
+        # The table has the reason.
+        raise DataError(
+            "the image could not be read"
+            if failed == 1
+            else f"none of the {failed} images could be read"
+        )
 
 
 def _check_output(output: Path | None, submission: Path | None) -> None:
@@ -206,7 +211,7 @@ def _show(rows: list[Row], task: Task, output: Path | None) -> None:
     if len(shown) < len(rows):
         _render.message(f"{len(rows) - len(shown)} more rows are in {output}")
     bad = sum(row.error is not None for row in rows)
-    if bad:
+    if 0 < bad < len(rows):
         _render.message(f"{bad} of {len(rows)} images could not be read")
     if summary := task.summary(rows):
         _render.message(summary)

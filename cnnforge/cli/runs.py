@@ -53,9 +53,7 @@ def runs(
     from cnnforge.cli import _render
 
     if not found:
-        _render.message(
-            f"there is no run in {folder}: 'cnnforge train --output {folder}' makes one"
-        )
+        _render.message(f"there is no run in {folder}: {_other_folder(folder)}")
         return
     metrics = {run.metric for run in found if run.best is not None}
     common = metrics.pop() if len(metrics) == 1 else ""
@@ -65,6 +63,16 @@ def runs(
     for run in found:
         if run.reason:
             _render.message(f"{run.path.name}: {run.reason}")
+
+
+def _other_folder(folder: Path) -> str:
+    """Return where runs are, or how to make one, if a folder has none."""
+    from cnnforge.runs.finding import DEFAULT_FOLDER, runs_in
+
+    if DEFAULT_FOLDER.is_dir() and runs_in(DEFAULT_FOLDER):
+        return f"the folder {DEFAULT_FOLDER} has runs; type: cnnforge runs"
+    output = "" if folder == DEFAULT_FOLDER else f" --output {folder}"
+    return f"'cnnforge train{output}' makes one"
 
 
 def _cells(run: RunSummary, common: str) -> dict[str, str]:

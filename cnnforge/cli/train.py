@@ -275,8 +275,9 @@ def _run(session: Session, json: bool) -> None:
         with _render.progress() as display:
             result = session.train([_Progress(session, display)], stop)
         if result.interrupted:
+            cause = "Ctrl-C" if stop.name == "SIGINT" else stop.name
             _render.message(
-                f"interrupted by {stop.name}; the state is saved; go on with "
+                f"interrupted by {cause}; the state is saved; go on with "
                 f"'cnnforge train --resume {path}'"
             )
             raise typer.Exit(stop.exit_code)
@@ -362,6 +363,7 @@ def _show_result(session: Session, evaluation: Evaluation, json: bool) -> None:
     _render.table([f"best epoch {best.epoch}/{state.epoch}", *columns], rows)
     typer.echo(f"{seconds:.1f} s of training, {best.images_per_second:,.0f} images/s")
     typer.echo(f"run directory: {session.run.path}")
+    _render.message(f"to use the model, type: cnnforge predict {session.run.path} IMAGES")
 
 
 class _Progress:

@@ -195,7 +195,7 @@ class Autotuner:
         self._begun = self._begun or now
         if not self._told and now - self._begun > _MESSAGE_AFTER:
             self._told = True
-            _log.info("measuring which implementation of each layer is faster, once on a machine")
+            _log.info("measuring which implementation of each layer is faster, once for each shape")
 
 
 def default_cache_file() -> Path:

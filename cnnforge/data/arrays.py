@@ -68,7 +68,10 @@ def dataset_from_arrays(
         rows = stratified_split(labels, options.validation_fraction, seed)
         notes += singleton_classes_note(labels, classes)
         if not len(rows[1]):
-            raise DataError(f"{name} has one image of every class: nothing is left for validation")
+            raise DataError(
+                f"{name} has one image of every class: nothing is left for validation, so add "
+                "images to a class"
+            )
     else:
         rows = (np.arange(len(images)), np.arange(0))
     train, validation = (

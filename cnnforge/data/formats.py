@@ -90,7 +90,7 @@ def content_reason(start: bytes) -> str:
     if not start:
         return "empty file"
     if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS and "HEIF" not in pillow_formats():
-        return "HEIC pictures need pillow-heif (pip install pillow-heif)"
+        return "HEIC pictures need 'pip install pillow-heif'"
     return f"not an image that can be read; it begins with {start!r}"
 
 

@@ -252,7 +252,8 @@ def _rows(
         notes = singleton_classes_note(labels, classes)
     if not len(rows[1]):
         raise DataError(
-            f"{printable(name)} has one image of every class: nothing is left for validation"
+            f"{printable(name)} has one image of every class: nothing is left for validation, "
+            "so add images to a class"
             f"{left_out}"
         )
     return rows, notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import os
 import re
 import shlex
@@ -86,21 +87,23 @@ def parse(reference: str, known: Container[object] = ()) -> tuple[str, str | Non
         raise UsageError(_not_data(path))
     if "/" not in reference and _NAME.fullmatch(reference):
         return reference, None
+    close = _similar(path)
     raise UsageError(
         f"there is no folder or file {printable(path)}, and no dataset of that name"
-        f"{_similar(path) or f': give {_FORMS}'}"
+        f"{_or_this(close) or f': give {_FORMS}'}",
+        correction=(reference, close) if close else None,
     )
 
 
 def check_local(reference: str) -> None:
-    """Check that a reference is neither a URL nor a packed file.
+    """Check that a reference is not a URL, a packed file, or a pattern such as `*.png`.
 
     Args:
         reference: Reference to a dataset, see `parse`, or the path of an image.
 
     Raises:
         UsageError: If it is one of these. The message contains the command that downloads or
-            unpacks it.
+            unpacks it, or the folder of the pattern.
     """
     if _URL.match(reference):
         how = f"; type: curl -LO {shlex.quote(reference)}" if reference[:4] == "http" else ""
@@ -109,6 +112,8 @@ def check_local(reference: str) -> None:
             f"is an archive, and name the folder or file instead{how}"
         )
     path = Path(os.path.expanduser(reference))
+    if set("*?[") & set(reference) and not os.path.lexists(path):
+        raise UsageError(_about_pattern(path))
     if not path.is_file():
         return
     shown = printable(path)
@@ -146,8 +151,10 @@ def find_dataset(reference: str, datasets: DatasetRegistry) -> tuple[DatasetSpec
     except UnknownNameError as error:
         if argument is not None:
             raise
+        close = _similar(Path(reference))
         raise UnknownNameError(
-            f"{error}; nor is there a folder or file {reference!r}{_similar(Path(reference))}"
+            f"{error}; nor is there a folder or file {reference!r}{_or_this(close)}",
+            correction=(reference, close) if close else error.correction,
         ) from None
 
 
@@ -189,6 +196,22 @@ def open_dataset(
     return dataset
 
 
+def _about_pattern(path: Path) -> str:
+    """Return a message about a pattern that the shell did not replace by names of files."""
+    shown = printable(path)
+    found = len(glob.glob(str(path), recursive=True))
+    if found:
+        files = "1 file" if found == 1 else f"{found} files"
+        return f"the pattern {shown} matches {files}: write it without quotation marks"
+    folder = path.parent
+    if any(character in str(folder) for character in "*?[") or not folder.is_dir():
+        return f"no file matches the pattern {shown}: write the names of files or folders"
+    return (
+        f"no file matches the pattern {shown}: check the ending, also in upper case, or name the "
+        f"folder {printable(folder)}"
+    )
+
+
 def _not_data(path: Path) -> str:
     """Return a message about a file that is not a .csv file."""
     shown, suffix = printable(path), path.suffix.lower()
@@ -204,10 +227,14 @@ def _not_data(path: Path) -> str:
 
 
 def _similar(path: Path) -> str:
-    """Return `"; did you mean 'x'?"` if a file or folder `x` next to a path has a similar name."""
+    """Return the file or folder next to a path that has a similar name, or ""."""
     try:
         names = os.listdir(path.parent)
     except OSError:
         return ""
     close = difflib.get_close_matches(path.name, names, 1)
-    return f"; did you mean {printable(path.parent / close[0])!r}?" if close else ""
+    return printable(path.parent / close[0]) if close else ""
+
+
+def _or_this(close: str) -> str:
+    return f"; did you mean {close!r}?" if close else ""

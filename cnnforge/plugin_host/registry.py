@@ -76,7 +76,10 @@ class Registry(Generic[SpecT]):
         plugin, _, short = name.rpartition("/")
         owners = self._owners(plugin, short)
         if not owners:
-            raise UnknownNameError(self._unknown(name))
+            close = self._similar(name)
+            raise UnknownNameError(
+                self._unknown(name, close), correction=(name, close) if close else None
+            )
         if len(owners) > 1:
             choices = " or ".join(f"{owner}/{short}" for owner in owners)
             raise AmbiguousNameError(
@@ -129,8 +132,8 @@ class Registry(Generic[SpecT]):
         candidates = [plugin] if plugin else sorted(self._specs)
         return [candidate for candidate in candidates if short in self._of(candidate)]
 
-    def _unknown(self, name: str) -> str:
-        """Return a message about an unknown name, with similar names and plugins that failed."""
+    def _similar(self, name: str) -> str:
+        """Return the known name that is similar to an unknown name, or ""."""
         names = self.names()
         # The keys of `known` are compared with the unknown name, and the message shows their
         # values. Compare a short name with short names, but show the qualified name of a spec if
@@ -138,10 +141,14 @@ class Registry(Generic[SpecT]):
         known = {name: name for name in self}
         if "/" not in name:
             known = {usable.rpartition("/")[2]: usable for usable in reversed(names)}
-        close = [known[match] for match in difflib.get_close_matches(name, known, n=1)]
+        return next((known[match] for match in difflib.get_close_matches(name, known, n=1)), "")
+
+    def _unknown(self, name: str, close: str) -> str:
+        """Return a message about an unknown name, with a similar name and plugins that failed."""
+        names = self.names()
         message = f"there is no {self.kind} named {name!r}"
         if close:
-            message += f"; did you mean {close[0]!r}?"
+            message += f"; did you mean {close!r}?"
         elif names:
             message += f"; there are: {', '.join(names)}"
         problems = self._problems()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 
 from cnnforge.data import (
     IMAGE_SUFFIXES,
@@ -93,29 +93,20 @@ def find_inputs(
     """
     found: list[FileInputs | SampleInputs] = []
     seen: set[str] = set()
-    for text in named:
-        if os.path.isdir(text):
-            listing = find_images(text)
-            inputs = FileInputs(
-                tuple(sorted(listing.paths, key=natural_key)),
-                tuple((file.path, file.reason) for file in listing.skipped),
-                left_out_notes(listing.others, listing.runs),
-            )
-        elif _is_image_path(text):
-            inputs = FileInputs((text,))
-        else:
-            samples = open_samples(
-                text, image_shape, datasets, trained_on, need_labels=False, tasks=tasks
-            )
-            found.append(samples)
+    # A shell replaces `new/*.png` by the names of all files, which are one input.
+    for are_files, texts in groupby(named, _is_image_path):
+        if are_files:
+            found.append(_new(FileInputs(tuple(texts)), seen))
             continue
-        found.append(
-            FileInputs(
-                tuple(path for path in inputs.paths if _first_time(path, seen)),
-                tuple(error for error in inputs.errors if _first_time(error[0], seen)),
-                inputs.notes,
-            )
-        )
+        for text in texts:
+            if os.path.isdir(text):
+                found.append(_new(_in_folder(text), seen))
+            else:
+                found.append(
+                    open_samples(
+                        text, image_shape, datasets, trained_on, need_labels=False, tasks=tasks
+                    )
+                )
     if not any(len(inputs) for inputs in found):
         left_out = "; ".join(note for inputs in found for note in inputs.notes)
         raise DataError(
@@ -126,7 +117,27 @@ def find_inputs(
     return found
 
 
+def _in_folder(folder: str) -> FileInputs:
+    listing = find_images(folder)
+    return FileInputs(
+        tuple(sorted(listing.paths, key=natural_key)),
+        tuple((file.path, file.reason) for file in listing.skipped),
+        left_out_notes(listing.others, listing.runs),
+    )
+
+
+def _new(inputs: FileInputs, seen: set[str]) -> FileInputs:
+    """Return the inputs without the files in `seen`, and add the files to `seen`."""
+    return FileInputs(
+        tuple(path for path in inputs.paths if _first_time(path, seen)),
+        tuple(error for error in inputs.errors if _first_time(error[0], seen)),
+        inputs.notes,
+    )
+
+
 def _is_image_path(text: str) -> bool:
+    if os.path.isdir(text):
+        return False
     suffix = os.path.splitext(text)[1].lower()
     return suffix in IMAGE_SUFFIXES or (os.path.lexists(text) and suffix != ".csv")
 

@@ -48,6 +48,12 @@ def find_run(named: Path) -> Path:
         raise UsageError(f"{named} is not a run directory: it has no {CONFIG}{_hint(path)}")
     if path.exists():
         raise UsageError(f"{named} is a file, not a run: a run is a directory{_hint(path)}")
+    close = _similar(path)
+    if close:
+        raise UsageError(
+            f"there is no run {named}; did you mean {' or '.join(close)}?",
+            correction=(str(named), close[0]) if len(close) == 1 else None,
+        )
     raise UsageError(f"there is no run {named}{_hint(path)}")
 
 
@@ -102,14 +108,25 @@ def _newest(folder: Path) -> Path:
     return runs[0]
 
 
-def _hint(path: Path) -> str:
-    """Return the runs that a wrong path may mean, as the end of a sentence."""
+def _near(path: Path) -> dict[str, Path]:
+    """Return the runs next to a path and in the folder `runs`, by name."""
     folders = dict.fromkeys((path.parent, DEFAULT_FOLDER))
-    known = {run.name: run for folder in folders if folder.is_dir() for run in runs_in(folder)}
+    return {run.name: run for folder in folders if folder.is_dir() for run in runs_in(folder)}
+
+
+def _similar(path: Path) -> list[str]:
+    """Return the runs whose names are similar to a path that does not exist."""
+    known = _near(path)
+    if path.name in known:
+        return [str(known[path.name])]
     names = [*known, LATEST] if known else []
     close = difflib.get_close_matches(path.name, names, _MAX_NAMED)
-    if close and not path.exists():
-        return f"; did you mean {' or '.join(str(known.get(name, name)) for name in close)}?"
+    return [str(known.get(name, name)) for name in close]
+
+
+def _hint(path: Path) -> str:
+    """Return the newest runs, or how to make one, as the end of a sentence."""
+    known = _near(path)
     if known:
         newest = "the newest run is" if len(known) == 1 else "the newest runs are"
         return f"; {newest} {_some(list(known.values()))}; 'cnnforge runs' lists all"

@@ -173,7 +173,8 @@ def evaluate(
 
 def _mean_cross_entropy(right: np.ndarray) -> float:
     # np.maximum returns NaN for NaN, so a probability of NaN gives a loss of NaN, as it should.
-    return float(-np.log(np.maximum(right, _MIN_PROBABILITY)).mean())
+    # The sum with zero turns -0.0, the loss of a perfect prediction, into 0.0.
+    return float(-np.log(np.maximum(right, _MIN_PROBABILITY)).mean()) + 0.0
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

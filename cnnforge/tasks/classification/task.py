@@ -33,6 +33,9 @@ from cnnforge.tasks.task import Task
 
 CLASSES = "classes.json"
 
+# Max number of classes that a message names.
+_MAX_NAMED = 5
+
 
 class Classification(Task):
     """Classification of images into C classes.
@@ -196,9 +199,12 @@ class Classification(Task):
             known = {name: index for index, name in enumerate(self.classes)}
             for number in np.unique(labels):
                 if dataset.classes[number] not in known:
+                    more = len(self.classes) - _MAX_NAMED
                     raise UsageError(
                         f"{dataset.name} has the class {dataset.classes[number]!r}, which the "
-                        f"model does not know; it knows {', '.join(self.classes)}"
+                        f"model does not know; it knows {', '.join(self.classes[:_MAX_NAMED])}"
+                        f"{f' and {more} more' if more > 0 else ''}; 'cnnforge predict' needs no "
+                        "labels"
                     )
             labels = np.array([known.get(name, -1) for name in dataset.classes], np.int32)[labels]
         return ClassEvaluator(labels, self.classes)

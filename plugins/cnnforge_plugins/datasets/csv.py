@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -29,6 +31,7 @@ from cnnforge_plugins.datasets._pixel_columns import PixelColumns, find_pixel_co
 from cnnforge_plugins.datasets.table import name_table, names_pictures
 
 _CHUNK = 2048
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _RANGE = "a pixel is a whole number from 0 to 255"
 
 
@@ -77,6 +80,7 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
         raise UsageError("csv needs a file: write csv:FILE, for instance csv:train.csv")
     path = os.path.expanduser(argument)
     table = understand(open_delimited(path))
+    _check_decimal_comma(table)
     if names_pictures(table):
         return name_table(table, options)
     content = read_pixels(table, options)
@@ -105,6 +109,25 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
             id_name=id_name,
         )
     return replace(dataset, notes=(*content.notes, *dataset.notes))
+
+
+def _check_decimal_comma(table: Table) -> None:
+    """Check that numbers have no decimal comma, as spreadsheets write them in some languages.
+
+    Raises:
+        DataError: If half of the cells of the first row are such numbers. The message contains the
+            command that replaces the commas.
+    """
+    if table.file.delimiter == "," or not table.rows:
+        return
+    cells = table.rows[0]
+    found = [cell for cell in cells if _DECIMAL_COMMA.fullmatch(cell)]
+    if 2 * len(found) >= len(cells):
+        path = shlex.quote(printable(table.file.path))
+        raise DataError(
+            f"{printable(table.file.path)} has numbers with a decimal comma, such as {found[0]!r}: "
+            f"write them with a point; type: tr , . < {path} > new.csv"
+        )
 
 
 def read_pixels(table: Table, options: DataOptions) -> PixelTable:

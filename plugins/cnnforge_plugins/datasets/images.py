@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -33,6 +35,10 @@ from cnnforge.data import (
     subfolders,
 )
 from cnnforge.errors import DataError, UsageError
+
+# A name such as cat.12.jpg, cat_12.jpg or cat12.jpg, and the max number of such words in a command.
+_CLASS_IN_NAME = re.compile(r"([A-Za-z]+)([._-]?)\d")
+_MAX_WORDS = 20
 
 
 class _Part(NamedTuple):
@@ -97,6 +103,7 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
         if options.for_training:
             notes += _check_for_training(root, parts, pictures, skipped)
         notes += _left_out(root, parts, classes, skipped) + class_name_notes(classes)
+        notes += _inner_folders(parts)
     return dataset_from_files(
         f"images:{printable(os.path.abspath(root))}",
         root,
@@ -217,6 +224,7 @@ def _nothing(part: _Part) -> str:
         return (
             f"{len(loose)} image{'s' if len(loose) > 1 else ''} in {folder}, but not in "
             "a class folder: put the images of each class into a sub-folder of its own"
+            f"{_sorted_by_name(part.folder, loose)}"
         )
     others = sum((listing.others for listing in part.classes.values()), Counter[str]())
     seen = f" (but there are other files: {other_files(others)})" if others else ""
@@ -224,6 +232,23 @@ def _nothing(part: _Part) -> str:
     return (
         f"there is no image in the class folders of {folder}{seen}: expected "
         f"{folder}/CLASS/FILE with an ending among {endings}"
+    )
+
+
+def _sorted_by_name(folder: str, paths: Sequence[str]) -> str:
+    """Return the command that sorts images whose names begin with a word, such as `cat.12.jpg`.
+
+    Return "" if the names have another form.
+    """
+    found = [_CLASS_IN_NAME.match(os.path.basename(path)) for path in paths]
+    words = sorted({match[1] for match in found if match})
+    separators = {match[2] for match in found if match}
+    if None in found or len(separators) != 1 or not 2 <= len(words) <= _MAX_WORDS:
+        return ""
+    pattern = f'"$c"{separators.pop() or "[0-9]"}*'
+    return (
+        f"; if the names begin with the class, type: cd {shlex.quote(printable(folder))} && "
+        f"for c in {' '.join(words)}; do mkdir $c && mv {pattern} $c/; done"
     )
 
 
@@ -252,3 +277,24 @@ def _left_out(
     runs = [path for folder in sorted({root, *folders}) for path in find_run_folders(folder)]
     runs += [path for _, listing in listings for path in listing.runs]
     return (*notes, *left_out_notes(others, runs))
+
+
+def _inner_folders(parts: Sequence[_Part]) -> tuple[str, ...]:
+    """Return a note if a class folder has images and also a sub-folder with images."""
+    found: list[tuple[str, str]] = []
+    count = 0
+    for part in parts:
+        for name, listing in part.classes.items():
+            below = [os.path.relpath(path, part.folder).split(os.sep)[1:] for path in listing.paths]
+            inner = [path[0] for path in below if len(path) > 1]
+            if 0 < len(inner) < len(below):
+                count += len(inner)
+                found += [(name, folder) for folder in dict.fromkeys(inner)]
+    if not found:
+        return ()
+    name, folder = found[0]
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return (
+        f"{count} image{'s' if count > 1 else ''} in sub-folders of a class belong to the class: "
+        f"'{printable(folder)}' in '{printable(name)}'{more}; move the folder up if it is a class",
+    )

@@ -107,7 +107,7 @@ def test_what_a_command_returns_is_no_failure(command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["plugin"], "'plugin'. Did you mean 'plugins'? Try 'cnnforge --help'."),
+        (["plugin"], "there is no command 'plugin'; type: cnnforge plugins"),
         (["qqq"], "No such command 'qqq'. Try 'cnnforge --help'."),
         (["plugins", "--jsn"], "--jsn. Did you mean '--json'? Try 'cnnforge plugins --help'."),
         (["--versoin"], "--versoin. Did you mean '--version'? Try 'cnnforge --help'."),

@@ -177,11 +177,22 @@ def test_a_folder_without_runs(tmp_path, monkeypatch, capsys):
     assert main(["runs"]) == 0
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("there is no run in runs: 'cnnforge train --output runs'")
+    assert err.startswith("there is no run in runs: 'cnnforge train' makes one")
     assert listed(Path("runs"), capsys) == []
     (tmp_path / "file").touch()
     assert main(["runs", "file"]) == 2
     assert "file is a file" in capsys.readouterr().err
+
+
+def test_a_folder_of_pictures_leads_to_the_runs(write, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    assert main(["runs", "photos"]) == 0
+    assert "'cnnforge train --output photos' makes one" in capsys.readouterr().err
+    write("runs/mine")
+    assert main(["runs", "photos"]) == 0
+    err = capsys.readouterr().err
+    assert err == "there is no run in photos: the folder runs has runs; type: cnnforge runs\n"
 
 
 def test_a_run_is_not_a_folder_of_runs(write, capsys):

@@ -294,6 +294,7 @@ def test_a_recipe_is_recorded_and_repeated(
     assert main(["train", "--resume", str(run)]) == 0
     said = capsys.readouterr().err
     assert f"all 3 epochs are done; for a new run from its weights use --init-from {run}" in said
+    assert said.endswith(f"to use the model, type: cnnforge predict {run} IMAGES\n")
 
 
 def test_a_step_schedule_is_extended(train: Callable[..., dict]) -> None:
@@ -693,7 +694,10 @@ def test_numbers_that_are_none_end_the_run(
     assert "lower the learning rate" in line
 
 
-def test_evaluate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnnforge.cli.evaluate._MAX_SHOWN", 1)
     assert main(["evaluate", str(trained), "--kernels", "keras", "--json"]) == 0
     own = json.loads(capsys.readouterr().out)
     assert own["samples"] == 12
@@ -701,6 +705,12 @@ def test_evaluate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr().out
     assert "toy:1: accuracy" in captured
     assert [line.split()[-1] for line in captured.splitlines()[-3:]] == ["20", "20", "20"]
+    # On a terminal, a table of many classes is cut.
+    monkeypatch.setattr("cnnforge.cli._render.is_terminal", lambda: True)
+    assert main(["evaluate", str(trained), "--kernels", "keras", "--data", "toy:1"]) == 0
+    captured = capsys.readouterr()
+    assert [line.split()[-1] for line in captured.out.splitlines()[-1:]] == ["20"]
+    assert "2 more rows; all are in the result of --json, or of 'cnnforge evaluate" in captured.err
     line = error_of(capsys, 2, "evaluate", str(trained), "--kernels", "gpu")
     assert "auto, numba or keras" in line
 
@@ -745,7 +755,7 @@ def test_predict_files(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     captured = capsys.readouterr()
     assert code == 1
     assert "not an image" in captured.out
-    assert "error: none of the 1 images could be read" in captured.err
+    assert "error: the image could not be read" in captured.err
     line = error_of(capsys, 2, "predict", str(trained), "x.png", "--output", "x.txt")
     assert "--output writes .csv or .json" in line
 

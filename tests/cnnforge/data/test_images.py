@@ -382,7 +382,7 @@ def test_a_heic_image_without_pillow_heif_names_the_package(
     path.write_bytes(HEIC)
     with pytest.raises(UnreadableImage) as raised:
         check_image(path)
-    assert raised.value.reason == "HEIC pictures need pillow-heif (pip install pillow-heif)"
+    assert raised.value.reason == "HEIC pictures need 'pip install pillow-heif'"
 
 
 def test_a_heic_image_is_read_by_pillow_heif(tmp_path, monkeypatch, other_plugins):

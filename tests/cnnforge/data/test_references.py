@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cnnforge.data import ArraySamples, DataOptions, Dataset
-from cnnforge.data.references import open_dataset, parse
+from cnnforge.data.references import check_local, open_dataset, parse
 from cnnforge.errors import AmbiguousNameError, DataError, UnknownNameError, UsageError
 from cnnforge.plugin import DatasetSpec
 from cnnforge.plugin_host.registry import Registry
@@ -167,3 +167,23 @@ def test_open_dataset_says_that_a_name_is_unknown_or_ambiguous(here, datasets):
     assert "folder" not in str(raised.value)
     with pytest.raises(AmbiguousNameError, match="one/twice or two/twice"):
         open_dataset("twice", datasets)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("photos/*.png", r"matches 1 file: write it without quotation marks"),
+        ("photos/*.jpg", r"no file matches .*: check the ending, .* name the folder photos$"),
+        ("photos/[0-9].*", r"no file matches the pattern photos/\[0-9\]"),
+        ("nowhere/?.png", r"no file matches .*: write the names of files or folders$"),
+        ("*/*.jpg", r"no file matches .*: write the names of files or folders$"),
+    ],
+)
+def test_a_pattern_that_the_shell_did_not_replace(tmp_path, monkeypatch, pattern, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").touch()
+    with pytest.raises(UsageError, match=message):
+        check_local(pattern)
+    (tmp_path / "[1].png").touch()
+    check_local("[1].png")

@@ -13,6 +13,7 @@ from cnnforge.errors import DataError, RunError, UnknownNameError, UsageError
 from cnnforge.plugin_host.discovery import Plugins, discover
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.prediction import (
+    FileInputs,
     Predictor,
     RunData,
     SampleInputs,
@@ -107,6 +108,22 @@ def test_inputs_are_found_once_each(tmp_path: Path, predictor: Predictor, plugin
     assert rows[-1].error == "dangling link: nowhere does not exist"
     rows = [row for part in found for row in part.predict(predictor, limit=1)]
     assert len(rows) == 2
+
+
+def test_files_that_follow_each_other_are_one_input(tmp_path: Path, plugins: Plugins) -> None:
+    names = [write_image(tmp_path / f"{name}.png", 9) for name in "abcd"]
+    (tmp_path / "folder").mkdir()
+    inner = write_image(tmp_path / "folder" / "a.png", 9)
+    found = find_inputs(
+        [*names[:3], str(tmp_path / "folder"), names[3], names[0]],
+        image_shape=SHAPE,
+        datasets=plugins.datasets,
+        trained_on=DATA,
+    )
+    paths = [part.paths for part in found if isinstance(part, FileInputs)]
+    assert paths == [tuple(names[:3]), (inner,), (names[3],)]
+    assert found[0].summary.line == "data: 3 images"
+    assert found[0].ids == ("id", ["a", "b", "c"])
 
 
 def test_what_is_nothing_is_said(tmp_path: Path, plugins: Plugins) -> None:

@@ -72,6 +72,7 @@ def test_a_run_named_latest_is_not_the_newest(here):
     ("named", "message"),
     [
         ("runs/lenet-digit-2", "did you mean runs/lenet-digits-002"),
+        ("lenet-digits-001", r"did you mean runs/lenet-digits-001\?$"),
         ("mine", r"did you mean runs/mine\?"),
         ("lastest", r"did you mean latest\?"),
         ("runs/mine/metrics.csv", "name the run itself, runs/mine"),

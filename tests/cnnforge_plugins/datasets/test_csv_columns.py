@@ -220,3 +220,13 @@ def test_black_images_and_what_is_not_text_are_said(tmp_path):
     content = table(["label", *NAMES], WORDS, PIXELS).replace("elk", "k\xe4fer").encode("latin-1")
     with pytest.raises(DataError, match=r"not text in UTF-8.*iconv -f WINDOWS-1252"):
         opened(tmp_path, content)
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+@pytest.mark.parametrize("header", [["label", *NAMES], ["Klasse", *NAMES]])
+def test_a_decimal_comma_is_not_the_name_of_a_picture(tmp_path, header, delimiter):
+    german = np.array([[f"{value},00" for value in row] for row in PIXELS])
+    text = table(header, WORDS, german, delimiter=delimiter)
+    with pytest.raises(DataError, match=r"decimal comma, such as '\d+,00': .* type: tr , \. < "):
+        opened(tmp_path, text)
+    assert opened(tmp_path, text.replace(",", ".")).classes == ("cat", "dog", "elk")

@@ -1,13 +1,14 @@
 """Folders of images as people bring them: splits, names, runs, blank and dropped pictures."""
 
 import os
+import subprocess
 import unicodedata
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cnnforge.data import DataOptions
+from cnnforge.data import DataOptions, find_classes
 from cnnforge.errors import DataError
 from cnnforge_plugins.datasets.images import load
 
@@ -210,3 +211,44 @@ def test_the_size_of_photographs_is_bounded(tmp_path):
         draw(tmp_path / "dog" / f"large{row}.png", row, (90, 120))
     assert opened(tmp_path).image_shape == (90, 120, 1)
     assert opened(tmp_path, max_size=40).image_shape == (30, 40, 1)
+
+
+def test_folders_in_a_class_with_images_are_said(tmp_path):
+    folder_of(tmp_path, "birds", "fish", "birds/eagles", "fish/deep/sea", "fish/pike")
+    (note,) = [note for note in opened(tmp_path).notes if "belong" in note]
+    assert note == (
+        "15 images in sub-folders of a class belong to the class: 'eagles' in 'birds' and 2 more; "
+        "move the folder up if it is a class"
+    )
+    folder_of(tmp_path / "by day", "cat/monday", "cat/friday", "dog/monday")
+    assert not [note for note in opened(tmp_path / "by day").notes if "belong" in note]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["cat.0.jpg", "dog.1.jpg"],
+        ["elk_1.png", "owl_2.png", "elk_33.png"],
+        ["a-1.png", "aa-2.png", "aa-3b.png"],
+        ["ant1.png", "ant2.png", "bee1.png"],
+    ],
+)
+def test_names_that_begin_with_the_class_are_answered_with_a_command(tmp_path, files):
+    folder = tmp_path / "my pictures"
+    for file in files:
+        draw(folder / file, 0)
+    with pytest.raises(DataError) as raised:
+        opened(folder)
+    _, command = str(raised.value).split("type: ")
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
+    assert sum(len(listing.paths) for listing in find_classes(folder).values()) == len(files)
+
+
+@pytest.mark.parametrize(
+    "files", [["1.png", "2.png"], ["img_1.png", "img_2.png"], ["a.png", "b1.png"]]
+)
+def test_other_names_are_not_classes(tmp_path, files):
+    for file in files:
+        draw(tmp_path / file, 0)
+    with pytest.raises(DataError, match=r"a sub-folder of its own$"):
+        opened(tmp_path)

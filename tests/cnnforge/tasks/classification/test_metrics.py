@@ -42,6 +42,11 @@ def test_the_loss_is_that_of_keras() -> None:
     assert found == pytest.approx(float(np.mean(expected)), rel=1e-6)
 
 
+def test_the_loss_of_a_perfect_prediction_has_no_sign() -> None:
+    loss = evaluate(one_hot([0, 1]), np.array([0, 1]), CLASSES).loss
+    assert str(loss) == "0.0"
+
+
 def test_not_a_number_stays_one() -> None:
     assert np.isnan(evaluate(np.full((1, 3), np.nan), np.array([0]), CLASSES).loss)
 

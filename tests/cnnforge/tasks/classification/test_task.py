@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cnnforge.data import ArraySamples, Dataset
-from cnnforge.errors import DataError, RunError
+from cnnforge.errors import DataError, RunError, UsageError
 from cnnforge.runs import RunDirectory
 from cnnforge.tasks.classification import Classification
 from cnnforge.tasks.classification.task import balanced_weights
@@ -51,6 +51,17 @@ def test_samples_without_labels_are_refused() -> None:
     del part.labels
     with pytest.raises(DataError, match="ArraySamples have no labels"):
         Classification.for_dataset(Dataset("x", CLASSES, part, part, ""), {})
+
+
+def test_an_unknown_class_is_answered_with_a_few_names_and_a_command() -> None:
+    many = Classification([f"c{number}" for number in range(1000)])
+    dataset = Dataset("x", ("owl", "c1"), samples(LABELS % 2), samples(LABELS % 2), "")
+    with pytest.raises(UsageError) as raised:
+        many.evaluator(dataset, dataset.train, np.arange(5))
+    assert str(raised.value) == (
+        "x has the class 'owl', which the model does not know; it knows c0, c1, c2, c3, c4 and "
+        "995 more; 'cnnforge predict' needs no labels"
+    )
 
 
 def test_the_loss_is_the_cross_entropy() -> None:
