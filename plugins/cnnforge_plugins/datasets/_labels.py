@@ -27,8 +27,8 @@ def check_single_labels(where: str, labels: Iterable[str]) -> None:
     found = _listed(distinct)
     if found:
         raise DataError(
-            f"{where} has several classes for one image, such as '{printable(found)}': {ONE_CLASS}; "
-            "write one class for each image, or leave such images out"
+            f"{where} has several classes for one image, such as '{printable(found)}': "
+            f"{ONE_CLASS}; write one class for each image, or leave such images out"
         )
 
 
