@@ -243,7 +243,7 @@ def _not_data(path: Path) -> str:
     other = f"give {_FORMS}"
     if suffix in _TEXT_SUFFIXES:
         other += f"; if it is a table with commas, name it as csv:{shown}"
-    return f"{shown} has an ending that is not known ({', '.join(_READERS)}): {other}"
+    return f"{shown} is a file whose ending is not known: {other}"
 
 
 def _similar(path: Path) -> str:
