@@ -16,6 +16,7 @@ from cnnforge.data import (
     left_out_notes,
     printable,
 )
+from cnnforge.data.references import folder_kind
 from cnnforge.errors import DataError
 from cnnforge.plugin import DatasetSpec, TaskSpec
 from cnnforge.plugin_host.registry import Registry
@@ -99,7 +100,7 @@ def find_inputs(
             found.append(_new(FileInputs(tuple(texts)), seen))
             continue
         for text in texts:
-            if os.path.isdir(text):
+            if os.path.isdir(text) and folder_kind(text) == "images":
                 found.append(_new(_in_folder(text), seen))
             else:
                 found.append(
