@@ -9,12 +9,15 @@ from cnnforge.data.dataset import (
     ArraySamples,
     DataOptions,
     Dataset,
+    EncodedSamples,
     EpochSamples,
+    Inspection,
     Samples,
     SkippedFile,
     samples_of_epoch,
 )
 from cnnforge.data.digests import Split, duplicates_note, fingerprint
+from cnnforge.data.duplicates import SomeSamples, drop_duplicates, equal_items
 from cnnforge.data.files import ImageFiles, check_files
 from cnnforge.data.findings import (
     class_name_notes,
@@ -69,14 +72,17 @@ __all__ = [
     "DataSummary",
     "Dataset",
     "Draws",
+    "EncodedSamples",
     "EpochSamples",
     "ImageFiles",
     "ImageInfo",
     "ImageListing",
+    "Inspection",
     "Picture",
     "PictureFile",
     "Samples",
     "SkippedFile",
+    "SomeSamples",
     "Split",
     "UnreadableImage",
     "check_files",
@@ -90,7 +96,9 @@ __all__ = [
     "dataset_from_arrays",
     "dataset_from_files",
     "describe_image",
+    "drop_duplicates",
     "duplicates_note",
+    "equal_items",
     "file_ids",
     "find_classes",
     "find_images",

@@ -12,6 +12,7 @@ import numpy as np
 
 from cnnforge.data.images import CheckedImage, UnreadableImage, check_image, read_image
 from cnnforge.errors import DataError
+from cnnforge.utils.names import printable
 from cnnforge.utils.processors import usable_processors
 
 ItemT = TypeVar("ItemT")
@@ -45,6 +46,22 @@ class ImageFiles:
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self.names)
+
+    def encoded(self, index: int) -> bytes:
+        """Return the unchanged content of an image file.
+
+        Args:
+            index: Index of the sample.
+
+        Raises:
+            DataError: If the file cannot be read.
+        """
+        try:
+            with open(self.names[index], "rb") as file:
+                return file.read()
+        except OSError as error:
+            path = printable(self.names[index])
+            raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
         """Decode images in several threads.

@@ -80,6 +80,8 @@ class CheckedImage(NamedTuple):
         on_black: Whether transparent pixels are shown on black, because everything that is visible
             would vanish on white.
         narrow: Whether 16-bit pixels hold 8-bit values, and are read as these.
+        mode: Pillow's name of the pixel format: `"L"`, `"RGB"`, `"P"`, ...
+        transparent: Whether the file can have transparent pixels.
     """
 
     size: tuple[int, int]
@@ -89,6 +91,8 @@ class CheckedImage(NamedTuple):
     dark: bool = False
     on_black: bool = False
     narrow: bool = False
+    mode: str = ""
+    transparent: bool = False
 
 
 class _Flat(NamedTuple):
@@ -169,6 +173,7 @@ def check_image(path: str | os.PathLike[str]) -> CheckedImage:
             image.mode in ("P", "PA") and _shades_of_gray(flat.image)
         )
         size = _shown_size(size, _orientation(image))
+        mode, transparent = image.mode, image.has_transparency_data
         one_color, dark = _blankness(flat.image)
         if reduced and (one_color or dark):
             # A pixel of the reduced image is the mean of many. Decode all pixels.
@@ -176,7 +181,9 @@ def check_image(path: str | os.PathLike[str]) -> CheckedImage:
                 one_color, dark = _blankness(_flat(whole).image)
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
-    return CheckedImage(size, grayscale, digest, one_color, dark, flat.on_black, flat.narrow)
+    return CheckedImage(
+        size, grayscale, digest, one_color, dark, flat.on_black, flat.narrow, mode, transparent
+    )
 
 
 def fit(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cnnforge.data.dataset import DataOptions, Dataset, SkippedFile
+from cnnforge.data.dataset import DataOptions, Dataset, Inspection, SkippedFile
 from cnnforge.data.digests import Split, duplicates_note, fingerprint
 from cnnforge.data.files import ImageFiles, check_files
 from cnnforge.data.findings import appearance_notes
@@ -26,13 +26,14 @@ class PictureFile(NamedTuple):
     Attributes:
         path: The file.
         class_name: Name of its class; `None` if it has no label.
-        split: `"train"` or `"validation"` if the data say where it belongs; empty otherwise.
+        split: `"train"` or `"validation"` if the data say where it belongs; empty otherwise. If
+            inspection is the purpose, it may also be `"test"`.
         id: The id that the data give the picture; `None` if they give none.
     """
 
     path: str
     class_name: str | None = None
-    split: Literal["", "train", "validation"] = ""
+    split: Literal["", "train", "validation", "test"] = ""
     id: str | None = None
 
 
@@ -143,7 +144,11 @@ def dataset_from_files(
             each._replace(file=each.file._replace(id=own))
             for each, own in zip(pictures, all_ids, strict=False)
         ]
-    image_shape, shape_notes = _image_shape([picture.checked for picture in pictures], options)
+    checked = [picture.checked for picture in pictures]
+    image_shape, shape_notes = _image_shape(checked, options)
+    inspection = None
+    if options.purpose == "inspection":
+        inspection, shape_notes = Inspection([each.file.split for each in pictures], checked), ()
     labels = _labels(pictures, classes)
     rows, split_notes = _rows(name, pictures, labels, classes, options, left_out)
     parts = [[pictures[int(row)] for row in part] for part in rows]
@@ -182,6 +187,7 @@ def dataset_from_files(
         splits=(splits[0], splits[1]),
         id_name=id_name,
         skipped_ids=tuple(skipped_ids),
+        inspection=inspection,
     )
 
 

@@ -45,7 +45,7 @@ class _Part(NamedTuple):
     """
 
     folder: str
-    split: Literal["", "train", "validation"]
+    split: Literal["", "train", "validation", "test"]
     classes: Mapping[str, ImageListing]
 
 
@@ -123,6 +123,12 @@ def _parts(root: str, options: DataOptions) -> tuple[list[_Part], tuple[str, ...
             f"{printable(folder)} has no folder for training, only {quoted(splits.values())}: add "
             "one with the name 'train', or give a folder whose sub-folders are the classes"
         )
+    if options.purpose == "inspection":
+        found = []
+        for role, name in splits.items():
+            path = _nested(os.path.join(folder, name))
+            found.append(_Part(path, role, find_classes(path)))
+        return found, notes
     chosen: list[tuple[Literal["", "train", "validation"], str]] = []
     if "train" in splits:
         chosen.append(("train", splits["train"]))
@@ -143,13 +149,17 @@ def _parts(root: str, options: DataOptions) -> tuple[list[_Part], tuple[str, ...
         text += f"; measure on it later with: cnnforge evaluate latest --data {path}"
     parts = []
     for split, name in chosen:
-        path = os.path.join(folder, name)
-        # Some archives contain `seg_train/seg_train/CLASS`.
-        while (inner := only_subfolder(path)) and split_role(inner):
-            path = os.path.join(path, inner)
+        path = _nested(os.path.join(folder, name))
         # If there is one folder only, it is split like a folder without splits.
         parts.append(_Part(path, split if len(chosen) == 2 else "", find_classes(path)))
     return parts, (*notes, text)
+
+
+def _nested(path: str) -> str:
+    # Some archives contain `seg_train/seg_train/CLASS`.
+    while (inner := only_subfolder(path)) and split_role(inner):
+        path = os.path.join(path, inner)
+    return path
 
 
 def _check_for_training(

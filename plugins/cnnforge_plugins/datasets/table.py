@@ -134,6 +134,11 @@ def name_table(table: Table, options: DataOptions) -> Dataset:
     if columns.split is not None and options.for_training:
         files, split_notes = _split(table, columns.split, files, rows)
         notes += split_notes
+    if columns.split is not None and options.purpose == "inspection":
+        files = [
+            (place, file._replace(split=split_role(rows[place].cells[columns.split]) or ""))
+            for place, file in files
+        ]
     pictures, skipped = check_pictures(
         table.file.path, [file for _, file in files], options, skipped
     )
