@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import lru_cache
 from typing import TypeVar
 
@@ -46,6 +47,16 @@ class ImageFiles:
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self.names)
+
+    def resized(self, image_shape: tuple[int, int, int]) -> ImageFiles:
+        """Return the same samples with another size of the images.
+
+        Args:
+            image_shape: (H, W, C) of every fetched image.
+        """
+        other = copy(self)
+        other._image_shape = image_shape
+        return other
 
     def encoded(self, index: int) -> bytes:
         """Return the unchanged content of an image file.
