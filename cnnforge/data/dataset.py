@@ -260,9 +260,12 @@ class Dataset:
             purpose and the dataset knows them; otherwise `None`.
         dropped: Names and digests of the copies that `cnnforge.data.drop_duplicates` has left out;
             `None` if it has left out no image.
+        test: The samples of the test split, which are neither for training nor for validation;
+            `None` if the data have no such split. They are in no other field.
+        test_digests: The digest of each sample of `test`, if it is known.
 
     Raises:
-        ValueError: If `train` is empty, or a split does not have one name per sample.
+        ValueError: If `train` or `test` is empty, or a split does not have one name per sample.
     """
 
     name: str
@@ -279,10 +282,15 @@ class Dataset:
     skipped_ids: tuple[str, ...] = ()
     dropped: Split | None = None
     inspection: Inspection | None = None
+    test: Samples | None = None
+    test_digests: Sequence[bytes] = ()
 
     def __post_init__(self) -> None:
-        for split, samples in (("train", self.train), ("validation", self.validation)):
-            empty = split == "train" and not len(samples)
+        parts = (("train", self.train), ("validation", self.validation), ("test", self.test))
+        for split, samples in parts:
+            if samples is None:
+                continue
+            empty = split != "validation" and not len(samples)
             if empty or len(samples) != len(samples.names):
                 raise ValueError(
                     f"{split} of dataset {self.name!r} has {len(samples)} samples and "

@@ -73,8 +73,9 @@ def drop_duplicates(dataset: Dataset) -> Dataset:
 
     Images are copies of each other if their digests are equal. All copies with different labels are
     left out. Of the others, the training part keeps one copy of each image, and none that the
-    validation part has, too. An exception is a class that would have no training image left: its
-    copies stay in the training part, and the validation part loses them.
+    validation part or the test split has, too. Nothing is left out of the test split. An exception
+    is a class that would have no training image left: its copies stay in the training part, and the
+    validation part loses them.
 
     Args:
         dataset: A dataset that was opened for training.
@@ -96,6 +97,8 @@ def drop_duplicates(dataset: Dataset) -> Dataset:
     digests = [*train.digests, *validation.digests]
     labels = np.concatenate([train.labels, validation.labels])
     keep, contradictory = _choose(digests, labels, len(train.labels))
+    tested = set(dataset.test_digests)
+    keep[: len(train.labels)] &= [digest not in tested for digest in train.digests]
     dropped = np.flatnonzero(~keep)
     if not len(dropped):
         return dataset
@@ -161,8 +164,8 @@ def _check_rest(dataset: Dataset, labels: np.ndarray, keep: np.ndarray, border: 
     if gone := sorted(present - left):
         shown = ", ".join(repr(dataset.classes[label]) for label in gone[:3])
         raise DataError(
-            f"all training images of the class {shown} have copies with other labels, so none is "
-            "left without them: correct the labels that 'cnnforge data check' lists"
+            f"all training images of the class {shown} have copies with other labels or in the "
+            "test split, so none is left without them: correct what 'cnnforge data check' lists"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -303,6 +304,21 @@ def check_labels_repeat(table: Table, column: int, cells: Sequence[str]) -> None
         f"{table.path}: {table.called(column)} was taken for the labels, but it has "
         f"{distinct} different values in {len(cells)} rows; {reason}"
     )
+
+
+def split_note(table: Table, column: int, splits: Sequence[str]) -> str:
+    """Return a note on the column that says which samples are for validation and for testing.
+
+    Args:
+        table: The table.
+        column: The column.
+        splits: N roles, see `cnnforge.data.split_role`.
+    """
+    counts = Counter(splits)
+    texts = [f"{counts['train']} images for training"]
+    texts += [f"{counts['validation']} for validation"] if counts["validation"] else []
+    texts += [f"{counts['test']} for a test at the end"] if counts["test"] else []
+    return f"{table.called(column)} gives {', '.join(texts)}"
 
 
 def key(name: str) -> str:

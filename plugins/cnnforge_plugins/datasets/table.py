@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -11,6 +10,7 @@ from cnnforge.data import (
     DataOptions,
     Dataset,
     PictureFile,
+    Role,
     SkippedFile,
     check_pictures,
     dataset_from_files,
@@ -31,6 +31,7 @@ from cnnforge_plugins.datasets._columns import (
     ends_as_image,
     has_names,
     one_label_column,
+    split_note,
     understand,
 )
 from cnnforge_plugins.datasets._delimited import open_delimited
@@ -131,14 +132,9 @@ def name_table(table: Table, options: DataOptions) -> Dataset:
     if label is not None and options.for_training:
         files, again = _once(table, files, skipped)
         notes += again
-    if columns.split is not None and options.for_training:
+    if columns.split is not None and options.purpose in ("training", "inspection"):
         files, split_notes = _split(table, columns.split, files, rows)
         notes += split_notes
-    if columns.split is not None and options.purpose == "inspection":
-        files = [
-            (place, file._replace(split=split_role(rows[place].cells[columns.split]) or ""))
-            for place, file in files
-        ]
     pictures, skipped = check_pictures(
         table.file.path, [file for _, file in files], options, skipped
     )
@@ -306,19 +302,15 @@ def _split(
     files: Sequence[tuple[int, PictureFile]],
     rows: Sequence[_Row],
 ) -> tuple[list[tuple[int, PictureFile]], tuple[str, ...]]:
-    """Split the files as the table says. A test split is for validation if there is no other."""
-    splits = [split_role(rows[place].cells[column]) for place, _ in files]
-    counts = Counter(splits)
-    validation = "validation" if counts["validation"] else "test"
-    kept = []
-    for (place, file), split in zip(files, splits, strict=True):
-        if split == "test" and validation != "test":
-            continue
-        part: Literal["train", "validation"] = "validation" if split == validation else "train"
-        kept.append((place, file._replace(split=part)))
-    left_out = len(files) - len(kept)
-    note = f"{table.called(column)} gives the pictures for training and for validation"
-    return kept, (note + (f"; {left_out} of test are not used" if left_out else ""),)
+    """Split the files as the table says."""
+    splits: list[Role | Literal[""]] = [
+        split_role(rows[place].cells[column]) or "" for place, _ in files
+    ]
+    kept = [
+        (place, file._replace(split=split))
+        for (place, file), split in zip(files, splits, strict=True)
+    ]
+    return kept, (split_note(table, column, splits),)
 
 
 def _notes(table: Table, columns: _Columns) -> tuple[str, ...]:

@@ -114,6 +114,12 @@ def test_nothing_is_left(training, validation, message):
         drop_duplicates(dataset(training, validation))
 
 
+def test_copies_of_test_images_are_left_out():
+    given = replace(dataset("a1 a2 b3 b4", "a5 b6"), test_digests=[bytes([1]), bytes([5])])
+    result = drop_duplicates(given)
+    assert (names(result.train), names(result.validation)) == (["a2", "b3", "b4"], ["a5", "b6"])
+
+
 def test_unknown_digests():
     with pytest.raises(UsageError, match="leave out --drop-duplicates"):
         drop_duplicates(dataset("a1 b2", "a1 b4", known=False))

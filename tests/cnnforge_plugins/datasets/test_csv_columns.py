@@ -189,7 +189,7 @@ def test_one_row_of_one_class_is_enough_for_use(tmp_path):
     for purpose in ("evaluation", "prediction"):
         dataset = opened(tmp_path, content, purpose)
         assert (dataset.classes, len(dataset.train)) == (("cat",), 1)
-    with pytest.raises(DataError, match="only the class 'cat'"):
+    with pytest.raises(DataError, match="images of the class 'cat'"):
         opened(tmp_path, content)
 
 
