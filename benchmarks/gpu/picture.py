@@ -6,12 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
-from cnnforge.reporting.figures import _STYLE, _plain, _write
+from cnnforge.reporting.drawing import new_figure, style, write
 from gpu.measure import Measured
 
 _COLORS = {
@@ -44,13 +41,13 @@ def picture(path: Path, rows: Sequence[Measured], about: Mapping[str, str]) -> N
     positions = np.arange(len(drawn), dtype=float)
     height = 1.8 + 0.24 * len(drawn)
     colors = [_COLORS[_op(row)] for row in drawn]
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(13.5, height), dpi=130, layout="constrained")
+    with style():
+        from matplotlib.patches import Patch
+
+        figure = new_figure(13.5, height, layout="constrained")
         figure.suptitle(
-            _plain(
-                f"{about['gpu']} · {about['driver']} · PyTorch {about['torch']} · cuDNN "
-                f"{about['cudnn']} · medians, whiskers from the 20th to the 80th percentile"
-            ),
+            f"{about['gpu']} · {about['driver']} · PyTorch {about['torch']} · cuDNN "
+            f"{about['cudnn']} · medians, whiskers from the 20th to the 80th percentile",
             x=0.01,
             ha="left",
             fontsize=11,
@@ -63,7 +60,7 @@ def picture(path: Path, rows: Sequence[Measured], about: Mapping[str, str]) -> N
         floors.axvline(100, color=_EVEN, linewidth=1)
         floors.set_title("Floor by our time (%)")
         floors.set_xlim(0, max(105.0, 106 * float(shares.max())))
-        ratios.set_yticks(positions, [_plain(row.key) for row in drawn], fontsize=8.5)
+        ratios.set_yticks(positions, [row.key for row in drawn], fontsize=8.5)
         ratios.set_ylim(len(drawn) - 0.4, -0.6)
         for axes in (ratios, floors):
             axes.grid(axis="y", visible=False)
@@ -75,7 +72,7 @@ def picture(path: Path, rows: Sequence[Measured], about: Mapping[str, str]) -> N
             loc="outside lower center",
             ncols=len(_COLORS),
         )
-        _write(figure, path)
+        write(figure, path)
 
 
 def _op(row: Measured) -> str:

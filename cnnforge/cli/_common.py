@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cnnforge.cli._streams import shows_unicode
+
 if TYPE_CHECKING:
     from cnnforge.plugin_host.discovery import Plugins
 
@@ -95,8 +97,11 @@ def print_json(value: object) -> None:
     """Print a value on stdout as JSON.
 
     Args:
-        value: A value made of dictionaries, lists, strings, numbers, booleans and `None`.
+        value: A value made of dictionaries, lists, strings, numbers, booleans and `None`. If stdout
+            cannot show every letter, the JSON consists of ASCII, and is the same value.
     """
     import json
+    import sys
 
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    ascii_only = not shows_unicode(sys.stdout)
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=ascii_only))

@@ -29,6 +29,9 @@ from typing import NoReturn
 EXIT_CODE = 130
 """The exit code after a Ctrl-C: 128 plus the number of the signal."""
 
+# The exit codes of a command that a signal has interrupted. Windows has no SIGHUP.
+_AFTER_SIGNAL = (EXIT_CODE, 128 + signal.SIGTERM, 128 + getattr(signal, "SIGHUP", 1))
+
 # Seconds after a Ctrl-C until the second thread ends the program. If no library catches the
 # exception, the main thread ends the program earlier, within a few hundredths of a second.
 _PATIENCE = 0.7
@@ -51,6 +54,7 @@ class _Watch:
         # A copy of stderr's file descriptor, for the message of the second thread. While a backend
         # is imported, `sys.stderr` and descriptor 2 write to a temporary file instead.
         self._stderr = os.dup(2)
+        self._encoding = getattr(sys.stderr, "encoding", None) or "ascii"
         self._signals, written = os.pipe()
         os.set_blocking(written, False)
         signal.set_wakeup_fd(written, warn_on_full_buffer=False)
@@ -61,7 +65,7 @@ class _Watch:
         threading.Thread(target=self._listen, name="cnnforge-ctrl-c", daemon=True).start()
 
     def finish(self, code: int) -> None:
-        if code in (EXIT_CODE, 128 + signal.SIGTERM):
+        if code in _AFTER_SIGNAL:
             self._code = code
         self._finished.set()
 
@@ -85,8 +89,9 @@ class _Watch:
             if self._count >= self._limit:
                 if not self._finished.wait(_PATIENCE):
                     cursor = _SHOW_CURSOR if os.isatty(self._stderr) else b""
+                    line = f"error: {_message}\n".encode(self._encoding, "backslashreplace")
                     with contextlib.suppress(OSError):
-                        os.write(self._stderr, cursor + f"error: {_message}\n".encode())
+                        os.write(self._stderr, cursor + line)
                     os._exit(EXIT_CODE)
                 return
 

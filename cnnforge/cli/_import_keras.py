@@ -7,18 +7,31 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 
-from cnnforge.cli import _ctrl_c
+from cnnforge.cli import _ctrl_c, _render, _settings
+from cnnforge.errors import CnnforgeError, UsageError, one_line
 
 
-def import_keras() -> None:
+def import_keras(*, any_backend: bool = False) -> _settings.KerasSettings:
     """Import Keras with its backend, and suppress messages that the import writes to stderr.
+
+    Print a line for each setting of Keras that cnnforge changes.
 
     `TF_CPP_MIN_LOG_LEVEL` has no effect on messages that TensorFlow logs before it has set up its
     logging: four lines or more on a machine without a GPU. So stderr is redirected during the
     import. If the import fails, the messages are printed.
+
+    Args:
+        any_backend: Whether to use TensorFlow if the user asks for a backend that cannot be used.
+
+    Returns:
+        The settings that were changed, also if Keras had been imported before.
+
+    Raises:
+        UsageError: The user asks for a backend that cannot be used, and `any_backend` is false.
+        CnnforgeError: Keras or its backend cannot be imported.
     """
     # From now on, native code may run for seconds, in which Python cannot react to a Ctrl-C. This
     # starts a thread that can.
@@ -29,11 +42,34 @@ def import_keras() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     _show_log()
+    settings = _settings.keras_settings()
     if "keras" in sys.modules:
-        return
+        return settings
+    if settings.error and not any_backend:
+        raise UsageError(settings.error)
+    for note in settings.notes:
+        _render.message(f"note: {note}")
+    _settings.before_import(settings)
+    try:
+        _import(settings.backend)
+    except Exception as error:
+        raise CnnforgeError(
+            f"Keras cannot be imported with the backend {settings.backend}: {one_line(error)}; "
+            "install cnnforge again in a new environment, or set KERAS_BACKEND to another backend"
+        ) from error
+    _settings.after_import()
+    return settings
+
+
+def _import(backend: str) -> None:
+    from cnnforge.reporting.drawing import import_matplotlib
+
     with _held_back_stderr():
-        keras = import_module("keras")
-        if keras.backend.backend() == "tensorflow":
+        # If Matplotlib is broken, Keras may do without it, and the figures are left out.
+        with suppress(Exception):
+            import_matplotlib()
+        import_module("keras")
+        if backend == "tensorflow":
             # TensorFlow prints more messages when it first looks for devices. So let it look for
             # devices here, while messages are suppressed.
             import_module("tensorflow").config.list_physical_devices()
@@ -44,13 +80,15 @@ def import_keras() -> None:
 
 
 class _MessageHandler(logging.Handler):
-    """A logging handler that prints the log records of cnnforge on stderr, without a prefix."""
+    """A logging handler that prints the log records of cnnforge on stderr.
+
+    A warning begins with `warning:`. Other records have no prefix.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line on stderr."""
-        from cnnforge.cli import _render
-
-        _render.message(record.getMessage())
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        _render.message(prefix + record.getMessage())
 
 
 def _show_log() -> None:
@@ -62,15 +100,17 @@ def _show_log() -> None:
 
 @contextmanager
 def _held_back_stderr() -> Iterator[None]:
-    try:
-        stderr = sys.stderr.fileno()
-        saved = os.dup(stderr)
-    except (OSError, ValueError, AttributeError):
-        # `sys.stderr` was replaced by an object without a file descriptor, so messages cannot be
-        # suppressed.
-        yield
-        return
-    with tempfile.TemporaryFile() as held:
+    with ExitStack() as stack:
+        try:
+            stderr = sys.stderr.fileno()
+            saved = os.dup(stderr)
+            stack.callback(os.close, saved)
+            held = stack.enter_context(tempfile.TemporaryFile())
+        except (OSError, ValueError, AttributeError):
+            # `sys.stderr` was replaced by an object without a file descriptor, or no folder for
+            # temporary files exists, so messages cannot be suppressed.
+            yield
+            return
         sys.stderr.flush()
         os.dup2(held.fileno(), stderr)
         try:
@@ -78,9 +118,9 @@ def _held_back_stderr() -> Iterator[None]:
         except Exception:
             sys.stderr.flush()
             held.seek(0)
-            os.write(saved, held.read())
+            with suppress(OSError):
+                os.write(saved, held.read())
             raise
         finally:
             sys.stderr.flush()
             os.dup2(saved, stderr)
-            os.close(saved)

@@ -8,7 +8,8 @@ path such as `runs/[1]` is printed unchanged.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich import box
@@ -16,6 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from cnnforge.cli._streams import OutputError, escaped
 
 # Width of a table that is written to a file or a pipe: so large that no row is cut or wrapped.
 _UNLIMITED = 100_000
@@ -59,20 +62,39 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
     """
     rows = [list(row) for row in rows]
     console = Console()
+
+    def shown(value: object) -> Text:
+        # Escape before the widths of the columns are computed.
+        return Text("" if value is None else escaped(str(value), console.file))
+
     if not console.is_terminal:
         console = Console(width=_UNLIMITED)
     if title:
-        _print(console, Text(title, style="bold"))
+        _print(console, Text(escaped(title, console.file), style="bold"))
     grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for index, column in enumerate(columns):
         cells = [row[index] for row in rows if row[index] is not None]
         numeric = bool(cells) and all(isinstance(cell, int | float) for cell in cells)
         grid.add_column(
-            Text(column), justify="right" if numeric else "left", overflow="fold", min_width=1
+            shown(column), justify="right" if numeric else "left", overflow="fold", min_width=1
         )
     for row in rows:
-        grid.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        grid.add_row(*map(shown, row))
     console.print(grid)
+
+
+@contextmanager
+def optional(remark: str) -> Iterator[None]:
+    """Print a warning, and go on, if a result cannot be written to stdout in the block.
+
+    Args:
+        remark: End of the warning: what is kept, and in which file.
+    """
+    try:
+        yield
+    except OutputError as error:
+        if not error.quiet:
+            message(f"warning: the result could not be printed on stdout: {error.cause}; {remark}")
 
 
 class ProgressDisplay:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cnnforge.cli import _ctrl_c
+from cnnforge.cli import _ctrl_c, _settings, _streams
 from cnnforge.cli.bench.bench import bench
 from cnnforge.cli.doctor import doctor
 from cnnforge.cli.evaluate import evaluate
@@ -26,6 +26,9 @@ from cnnforge.errors import CnnforgeError, UsageError
 
 _COMMANDS = (train, evaluate, predict, runs, bench, doctor)
 _GROUPS = (plugins,)
+
+# Arguments with which no command does its work.
+_NO_COMMAND = frozenset({"-h", "--help", "--version"})
 
 INTERRUPTED = _ctrl_c.EXIT_CODE
 
@@ -93,19 +96,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line without the program's name; by default `sys.argv[1:]`.
 
     Returns:
-        The exit code: 0 for success, 1 for failure, 2 for a usage error, 130 after Ctrl-C, or the
-        code of a `typer.Exit` that a command raised.
+        The exit code: 0 for success, 1 for failure, 2 for a usage error, 130 after Ctrl-C, 141 if
+        the reader of stdout has closed it, or the code of a `typer.Exit` that a command raised.
     """
     if arguments is not None:
         return _main(list(arguments))
+    _streams.open_missing()
     _ctrl_c.enable()
     return _ctrl_c.finish(_main(sys.argv[1:]))
 
 
 def _main(arguments: list[str]) -> int:
+    with _streams.prepared():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     program = typer.main.get_command(app)
     try:
+        if arguments and _NO_COMMAND.isdisjoint(arguments):
+            _settings.show_platform()
+            _settings.repair_environment()
         code = program.main(arguments or ["--help"], prog_name="cnnforge", standalone_mode=False)
+        sys.stdout.flush()
+    except _streams.OutputError as error:
+        return error.exit_code if error.quiet else _fail(str(error), error.exit_code)
     except UsageError as error:
         from cnnforge.cli._advice import with_command
 

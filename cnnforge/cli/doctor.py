@@ -28,6 +28,10 @@ def doctor(plugin: PluginOption = None, json: JsonOption = False) -> None:
         print_json(report)
     else:
         _show(report)
+    if report["error"]:
+        from cnnforge.errors import UsageError
+
+        raise UsageError(f"no other command can start: {report['error']}")
     if not all(check["passed"] for check in report["checks"]):
         raise typer.Exit(1)
 
@@ -36,7 +40,7 @@ def _report(plugins: Plugins) -> dict[str, Any]:
     """Return the report as a dictionary that can be printed as JSON."""
     from cnnforge.cli._import_keras import import_keras
 
-    import_keras()
+    settings = import_keras(any_backend=True)
     from cnnforge.utils.environment import environment
 
     route, usable = _route()
@@ -59,6 +63,8 @@ def _report(plugins: Plugins) -> dict[str, Any]:
         "cuda": _cuda(),
         "experimental": _experimental() if usable else {},
         "cache": _cache_directory(),
+        "settings": list(settings.notes),
+        "error": settings.error or None,
         "plugins": [
             {
                 "name": record.name,
@@ -227,6 +233,7 @@ def _show(report: dict[str, Any]) -> None:
     backend = report["backend"]
     vectors = [name for name in cpu["features"] if name in _VECTORS]
     cards = gpu if isinstance(gpu, str) else ", ".join(gpu)
+    changed = [*report["settings"], *([report["error"]] if report["error"] else [])]
     facts = [
         ["Python", report["python"]],
         ["packages", ", ".join(f"{name} {known}" for name, known in report["packages"].items())],
@@ -240,6 +247,7 @@ def _show(report: dict[str, Any]) -> None:
         ["CUDA", report["cuda"]],
         *([f"CUDA {name}", state] for name, state in report["experimental"].items()),
         ["cache", report["cache"]],
+        ["settings", "; ".join(changed) or "none that cnnforge has to change"],
     ]
     _render.table(["machine", ""], facts)
     typer.echo()

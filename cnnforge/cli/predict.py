@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,6 +89,7 @@ def predict(
     for part in found:
         left = None if limit is None else limit - len(rows)
         rows += part.predict(trained.predictor, top_k, left)
+    from cnnforge.cli import _render
     from cnnforge.errors import RunError
 
     try:
@@ -96,12 +98,15 @@ def predict(
         # The file could not be written. The predictions took time to compute, so print them.
         _show(rows, task, None)
         raise
-    if json:
-        summaries = [part.summary.as_dict() for part in found if len(part)]
-        predictions = [row.as_dict() for row in rows]
-        print_json({"run": str(run), "found": summaries, "predictions": predictions})
-    else:
-        _show(rows, task, output)
+    written = " and ".join(str(path) for path in (output, submission) if path is not None)
+    # If a file has the rows, the command has done its work before it prints them.
+    with _render.optional(f"the rows are in {written}") if written else nullcontext():
+        if json:
+            summaries = [part.summary.as_dict() for part in found if len(part)]
+            predictions = [row.as_dict() for row in rows]
+            print_json({"run": str(run), "found": summaries, "predictions": predictions})
+        else:
+            _show(rows, task, output)
     failed = sum(row.error is not None for row in rows)
     if failed == len(rows):
         from cnnforge.errors import DataError

@@ -166,7 +166,7 @@ def train(
     """Train a model and write a run directory.
 
     Ctrl-C saves the state and exits; --resume continues the run. Exit codes: 0 success, 1 failure,
-    2 usage error, 130 or 143 interrupted.
+    2 usage error, 129, 130 or 143 interrupted.
     """
     from cnnforge.configuration import check_types, read_config
 
@@ -333,6 +333,13 @@ def _how_to_continue(session: Session) -> str:
 
 
 def _finish(session: Session, evaluation: Evaluation, json: bool) -> None:
+    from cnnforge.cli import _render
+
+    with _render.optional(f"everything is saved in the run directory {session.run.path}"):
+        _show_result(session, evaluation, json)
+
+
+def _show_result(session: Session, evaluation: Evaluation, json: bool) -> None:
     from cnnforge.cli import _render
 
     state = session.state

@@ -6,13 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from cnnforge.reporting.figures import _STYLE, _plain, _write
+from cnnforge.reporting.drawing import new_figure, style, write
 
 _OURS, _REFERENCE, _ROOF = "#3b6ea8", "#d1603d", "#7a7a7a"
 _PASSES = {"forward": "#9dbbdc", "backward": "#6690c2", "full": "#2f5d92"}
@@ -33,15 +29,13 @@ def benchmark_figure(path: Path, result: Mapping[str, Any]) -> None:
     machine, peaks = result["machine"], result["peaks"]
     known = [case for case in cases if case["passes"]["forward"]["ours"]["flops"]]
     height = max(4.6, 1.4 + 0.62 * len(cases))
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(14.5, height), dpi=150, layout="constrained")
+    with style():
+        figure = new_figure(14.5, height, layout="constrained")
         backend = machine["backend"]
         figure.suptitle(
-            _plain(
-                f"{machine['cpu']['model']} · {peaks['threads']} threads · reference: "
-                f"{backend['name']} {backend['version']} · median of {result['rounds']} rounds, "
-                "whiskers from the 20th to the 80th percentile"
-            ),
+            f"{machine['cpu']['model']} · {peaks['threads']} threads · reference: "
+            f"{backend['name']} {backend['version']} · median of {result['rounds']} rounds, "
+            "whiskers from the 20th to the 80th percentile",
             x=0.01,
             ha="left",
             fontsize=11,
@@ -51,14 +45,14 @@ def benchmark_figure(path: Path, result: Mapping[str, Any]) -> None:
         names = [_label(number, case) for number, case in enumerate(cases, 1)]
         _bars(bars, names, cases, legend=-0.75 / height)
         _roofline(roof, cases, known, peaks)
-        _write(figure, path)
+        write(figure, path)
 
 
 def _label(number: int, case: Mapping[str, Any]) -> str:
     count = len(case["layers"])
     more = f" (x{count})" if count > 1 else ""
     name, _, shape = case["name"].partition(" ")
-    return f"{_plain(name)}{more}  {number}\n{_plain(shape)}"
+    return f"{name}{more}  {number}\n{shape}"
 
 
 def _bars(
@@ -122,6 +116,9 @@ def _roofline(
     known: Sequence[Mapping[str, Any]],
     peaks: Mapping[str, float],
 ) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     axes.set_title("Roofline")
     axes.set_box_aspect(0.8)
     axes.set_anchor("N")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import re
 import time
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from cnnforge.errors import RunError, UsageError
+from cnnforge.errors import RunError, UsageError, one_line
 from cnnforge.utils import atomic_files
 from cnnforge.utils.names import escaped, unescaped
 
@@ -34,6 +35,8 @@ _RUN_TABLE = "run"
 _MAX_TRIES = 1000
 # Seconds until `claimed` tries again to lock a directory.
 _MOMENT = 0.05
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -238,6 +241,29 @@ class RunDirectory:
             raise RunError(
                 f"{self.path / name} could not be written: {error.strerror or error}"
             ) from error
+
+    @contextmanager
+    def optional(self, name: str) -> Iterator[None]:
+        """Log a warning, and go on, if the file `name` cannot be made in the block.
+
+        It is for tables and figures of a finished training. The model and the state are saved
+        before, and an error here must not cost them.
+
+        Args:
+            name: Name of the file, or of the files.
+        """
+        try:
+            yield
+        except Exception as error:
+            # The message of an error of `writing` already says which file could not be written.
+            cause = one_line(error).removeprefix(f"{self.path / name} could not be written: ")
+            _log.warning(
+                "%s of the run could not be written: %s; the model is saved; to write it again, "
+                "type 'cnnforge train --resume %s'",
+                name,
+                cause,
+                self.path,
+            )
 
 
 def _lock(directory: int, *, shared: bool = False) -> bool:

@@ -134,12 +134,14 @@ class Session:
     def report(self) -> Evaluation:
         """Evaluate the saved model on the validation samples. Write files with tables and figures.
 
+        A warning is logged for each file that could not be written.
+
         Returns:
             The evaluation.
 
         Raises:
             RunError: The validation loss of the saved model differs from the loss that was measured
-                when it was saved, or a file could not be written.
+                when it was saved.
         """
         if self.state is None or self.state.best is None:
             raise RunError(f"the run {self.run.path} has no finished epoch to report on")
@@ -167,7 +169,8 @@ class Session:
         # If an earlier process was killed just after it had saved the last state, metrics.csv lacks
         # its last row. Write the file again.
         _write_metrics(self.run, history)
-        self.run.write_text("predictions.csv", task.csv_table(rows))
+        with self.run.optional("predictions.csv"):
+            self.run.write_text("predictions.csv", task.csv_table(rows))
         metrics = [
             {
                 "name": metric.name,
@@ -177,20 +180,25 @@ class Session:
             }
             for metric in task.metrics
         ]
+        monitor = task.monitored(self.options.monitor).name
         report = {
             "task": self.plugins.tasks[self.dataset.task].qualified_name,
             "best_epoch": best.epoch,
-            "monitor": task.monitored(self.options.monitor).name,
+            "monitor": monitor,
             "metrics": metrics,
             "validation": result.as_dict(),
         }
-        self.run.write_json(EVALUATION, report)
-        task.report(self.run, result)
-        with self.run.writing("curves.png") as path:
+        with self.run.optional(EVALUATION):
+            self.run.write_json(EVALUATION, report)
+        with self.run.optional("the report of the task"):
+            task.report(self.run, result)
+        with self.run.optional("curves.png"), self.run.writing("curves.png") as path:
             training_curves(
                 path,
-                metrics=self.run.path / METRICS,
-                evaluation=self.run.path / EVALUATION,
+                history=[row.as_dict() for row in history],
+                metrics=metrics,
+                monitor=monitor,
+                best_epoch=best.epoch,
                 title=self.run.name,
             )
         return result
@@ -268,9 +276,10 @@ class _MetricsFile:
 
 
 def _write_metrics(run: RunDirectory, history: Sequence[EpochMetrics]) -> None:
-    rows = [row.as_dict() for row in history]
-    # Take the columns from the last row, which has all of them. If cnnforge 0.1 began the run, its
-    # first rows lack some columns.
-    names = list(rows[-1]) if rows else []
-    table = [[f"{row[name]:.7g}" if name in row else "" for name in names] for row in rows]
-    run.write_csv(METRICS, names, table)
+    with run.optional(METRICS):
+        rows = [row.as_dict() for row in history]
+        # Take the columns from the last row, which has all of them. If cnnforge 0.1 began the run,
+        # its first rows lack some columns.
+        names = list(rows[-1]) if rows else []
+        table = [[f"{row[name]:.7g}" if name in row else "" for name in names] for row in rows]
+        run.write_csv(METRICS, names, table)

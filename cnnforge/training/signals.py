@@ -1,4 +1,7 @@
-"""Turn the signals SIGINT and SIGTERM into a request to stop, which the training loop checks."""
+"""Turn the signals SIGINT, SIGTERM and SIGHUP into a request to stop.
+
+The training loop checks for such a request.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,19 @@ import threading
 from types import FrameType, TracebackType
 
 _EXIT_OFFSET = 128
+# SIGHUP is sent when the terminal closes. Windows does not have it.
+_SIGNALS: list[signal.Signals] = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 
 
 class StopOnSignal:
-    """Context manager that turns the first SIGINT or SIGTERM into a request to stop.
+    """Context manager that turns the first SIGINT, SIGTERM or SIGHUP into a request to stop.
 
-    A second SIGINT raises `KeyboardInterrupt` at once. No file is damaged then, since files are
-    written atomically. Python allows signal handlers only in the main thread; in other threads, the
-    context manager does nothing.
+    SIGHUP stays ignored if the process was started so, for instance with `nohup`. A second SIGINT
+    raises `KeyboardInterrupt` at once. No file is damaged then, since files are written atomically.
+    Python allows signal handlers only in the main thread; in other threads, the context manager
+    does nothing.
 
     Example:
         ```python
@@ -34,7 +42,7 @@ class StopOnSignal:
 
     @property
     def exit_code(self) -> int:
-        """128 plus the number of the received signal, 130 or 143; 0 without a signal."""
+        """128 plus the number of the received signal: 130, 143 or 129; 0 without a signal."""
         return 0 if self._received is None else _EXIT_OFFSET + self._received
 
     @property
@@ -45,7 +53,9 @@ class StopOnSignal:
     def __enter__(self) -> StopOnSignal:
         """Install the handlers."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _SIGNALS:
+                if number.name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN:
+                    continue
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 

@@ -42,7 +42,7 @@ def environment(**facts: Any) -> dict[str, Any]:
         "cpu": processor(),
         "threading_layer": threading_layer(),
         **graphics(),
-        "git": git_commit(Path.cwd()),
+        "git": git_commit(Path()),
         "command": list(sys.argv),
         **facts,
     }

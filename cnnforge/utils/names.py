@@ -31,7 +31,7 @@ def normal_name(name: str | os.PathLike[str]) -> str:
     text = os.fspath(name)
     if text.isascii() and text.isprintable() and text == text.strip():
         return text
-    text = printable(unicodedata.normalize("NFC", text))
+    text = printable(unicodedata.normalize("NFC", _utf8(text)))
     inner = text.strip()
     start, found, end = text.partition(inner) if inner else (text, "", "")
     return f"{_visible_blanks(start)}{found}{_visible_blanks(end)}"
@@ -47,7 +47,7 @@ def printable(name: str | os.PathLike[str]) -> str:
         name: A name or a path, as Python reads it from the file system.
     """
     text = os.fspath(name)
-    return text if text.isprintable() else "".join(map(_shown, text))
+    return text if text.isprintable() else "".join(map(_shown, _utf8(text)))
 
 
 def escaped(text: str) -> str:
@@ -78,6 +78,15 @@ def unescaped(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: unescaped(item) for key, item in value.items()}
     return value
+
+
+def _utf8(text: str) -> str:
+    # If the locale is not UTF-8, Python represents each byte of a letter by a surrogate (PEP 383).
+    # Decode these bytes as UTF-8, so that a name is the same in every locale.
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text
 
 
 def _unescaped(match: re.Match[str]) -> str:

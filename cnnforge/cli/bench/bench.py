@@ -97,20 +97,20 @@ def bench(
     if before is not None:
         changes = benchmarking.compare(before, result)
         result["changes"] = [{**vars(change), "verdict": change.verdict} for change in changes]
-    if csv is not None:
-        _write_csv(csv, result)
-    if plot is not None:
-        from cnnforge.reporting.benchmark_figures import benchmark_figure
-
-        benchmark_figure(plot, result)
+    problems = _write_files(result, csv, plot)
     if json:
         print_json(result)
-        return
-    from cnnforge.cli.bench import tables
+    else:
+        from cnnforge.cli.bench import tables
 
-    tables.show(result)
-    if before is not None and changes is not None:
-        tables.show_changes(changes, benchmarking.remarks(before, result))
+        tables.show(result)
+        if before is not None and changes is not None:
+            tables.show_changes(changes, benchmarking.remarks(before, result))
+    if problems:
+        from cnnforge.errors import CnnforgeError
+
+        # Raised after the result was printed, which took minutes to measure.
+        raise CnnforgeError("; ".join(problems))
 
 
 def _check_target(path: Path | None, suffix: str) -> None:
@@ -260,8 +260,22 @@ def _measure(cases: list[Case], first: list[Any], rounds: int) -> dict[str, Any]
     }
 
 
-def _write_csv(path: Path, result: dict[str, Any]) -> None:
+def _write_files(result: dict[str, Any], csv: Path | None, plot: Path | None) -> list[str]:
+    """Write the table and the figure, and return a message for each that cannot be written."""
     from cnnforge.benchmarking import csv_text
+    from cnnforge.errors import message_of
+    from cnnforge.reporting.benchmark_figures import benchmark_figure
     from cnnforge.utils.atomic_files import write_text
 
-    write_text(path, csv_text(result))
+    problems = []
+    for path, write in (
+        (csv, lambda path: write_text(path, csv_text(result))),
+        (plot, lambda path: benchmark_figure(path, result)),
+    ):
+        try:
+            if path is not None:
+                write(path)
+        except Exception as error:
+            cause = getattr(error, "strerror", None) or message_of(error)
+            problems.append(f"{path} could not be written: {cause}")
+    return problems

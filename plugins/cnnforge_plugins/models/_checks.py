@@ -1,6 +1,9 @@
-"""Check the arguments of the functions that build models."""
+"""Check the arguments of the functions that build models; the layout of their images."""
 
 from __future__ import annotations
+
+LAYOUT = "channels_last"
+"""The `data_format` of every layer of a model. By default Keras takes it from `keras.json`."""
 
 
 def check_sizes(model: str, input_shape: tuple[int, int, int], classes: int, min_size: int) -> None:

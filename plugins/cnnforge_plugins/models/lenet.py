@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from cnnforge_plugins.models._checks import check_sizes
+from cnnforge_plugins.models._checks import LAYOUT, check_sizes
 
 MIN_SIZE = 4
 
@@ -32,13 +32,17 @@ def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     check_sizes("lenet", input_shape, classes, MIN_SIZE)
     inputs = keras.Input(input_shape, name="image")
     outputs = layers.Rescaling(1 / 255, name="rescaling")(inputs)
-    outputs = layers.Conv2D(8, 5, padding="same", activation="relu", name="conv1")(outputs)
-    outputs = layers.MaxPooling2D(2, name="pool1")(outputs)
+    outputs = layers.Conv2D(
+        8, 5, padding="same", activation="relu", data_format=LAYOUT, name="conv1"
+    )(outputs)
+    outputs = layers.MaxPooling2D(2, data_format=LAYOUT, name="pool1")(outputs)
     outputs = layers.Dropout(0.25, name="dropout1")(outputs)
-    outputs = layers.Conv2D(16, 3, padding="same", activation="relu", name="conv2")(outputs)
-    outputs = layers.MaxPooling2D(2, strides=2, name="pool2")(outputs)
+    outputs = layers.Conv2D(
+        16, 3, padding="same", activation="relu", data_format=LAYOUT, name="conv2"
+    )(outputs)
+    outputs = layers.MaxPooling2D(2, strides=2, data_format=LAYOUT, name="pool2")(outputs)
     outputs = layers.Dropout(0.25, name="dropout2")(outputs)
-    outputs = layers.Flatten(name="flatten")(outputs)
+    outputs = layers.Flatten(data_format=LAYOUT, name="flatten")(outputs)
     outputs = layers.Dense(256, activation="relu", name="dense")(outputs)
     outputs = layers.Dropout(0.5, name="dropout3")(outputs)
     outputs = layers.Dense(classes, activation="softmax", name="probabilities")(outputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from cnnforge_plugins.models._checks import check_sizes
+from cnnforge_plugins.models._checks import LAYOUT, check_sizes
 
 MIN_SIZE = 8
 _STAGES = (16, 32, 64)
@@ -45,7 +45,7 @@ def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
         for block in range(1, _BLOCKS + 1):
             strides = 2 if stage > 1 and block == 1 else 1
             outputs = _block(outputs, filters, strides, f"stage{stage}_block{block}")
-    outputs = layers.GlobalAveragePooling2D(name="average")(outputs)
+    outputs = layers.GlobalAveragePooling2D(data_format=LAYOUT, name="average")(outputs)
     outputs = layers.Dense(
         classes, activation="softmax", kernel_initializer="he_normal", name="probabilities"
     )(outputs)
@@ -65,6 +65,7 @@ def _convolution(
         strides=strides,
         padding="same",
         use_bias=False,
+        data_format=LAYOUT,
         kernel_initializer="he_normal",
         name=f"{name}_conv",
     )(inputs)
@@ -89,9 +90,9 @@ def _shortcut(
     """
     if strides == 1:
         return inputs
-    outputs = layers.MaxPooling2D(1, strides=strides, padding="same", name=f"{name}_subsample")(
-        inputs
-    )
+    outputs = layers.MaxPooling2D(
+        1, strides=strides, padding="same", data_format=LAYOUT, name=f"{name}_subsample"
+    )(inputs)
     before = (filters - inputs.shape[-1]) // 2
     after = filters - inputs.shape[-1] - before
     # Use ZeroPadding2D to pad the channels, because every exporter supports this stock layer. With

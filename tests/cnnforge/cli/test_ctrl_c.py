@@ -81,12 +81,21 @@ SAVES_FOR_EVER = """
 """
 
 
-def start(body):
+LOSES_WITH_LETTERS = (
+    """
+    _ctrl_c.set_message("go on with gr\\xf6\\xdfe \\udce4")
+"""
+    + LOSES
+)
+
+
+def start(body, **environment):
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM.format(body=body.strip()), "act"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, **environment},
     )
     assert process.stdout.readline() == "there\n"
     return process
@@ -115,6 +124,12 @@ def test_an_interrupt_ends_the_program_after_its_exit_handlers():
 def test_an_interrupt_that_is_lost_ends_the_program():
     code, _, err, seconds = interrupt(start(LOSES))
     assert (code, err) == (130, "error: interrupted\n")
+    assert seconds < 10
+
+
+def test_letters_that_stderr_cannot_show_do_not_stop_the_second_thread():
+    code, _, err, seconds = interrupt(start(LOSES_WITH_LETTERS, PYTHONIOENCODING="ascii"))
+    assert (code, err) == (130, "error: go on with gr\\xf6\\xdfe \\udce4\n")
     assert seconds < 10
 
 

@@ -1,6 +1,7 @@
 """`train`, `evaluate` and `predict`, from the command line to the files."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -634,7 +635,7 @@ def test_a_signal_saves_and_resumes_to_the_same_bits(
     whole = train("--resume", str(trained))
     command = [sys.executable, "-c", PROGRAM, "train", "small", *OPTIONS, "--plugin", plugin]
     running = {}
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         running[number] = subprocess.Popen(
             [*command, "--epochs", "4", "--output", str(tmp_path / number.name)],
             env={**os.environ, "TOY_DELAY": "1"},
@@ -743,6 +744,105 @@ def test_predictions_are_not_lost_with_their_file(
     out, err = capsys.readouterr()
     assert err.splitlines()[-1].endswith("y.csv could not be written: No space left on device")
     assert out.count("%") >= 2
+
+
+ACCESSORIES = (
+    "metrics.csv",
+    "predictions.csv",
+    "evaluation.json",
+    "confusion_matrix.csv",
+    "confusion_matrix.png",
+    "curves.png",
+)
+
+
+def _report_again(run: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Write the files of a finished run again, and return the warnings."""
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run)]) == 0
+    err = capsys.readouterr().err
+    return [line for line in err.splitlines() if line.startswith("warning: ")]
+
+
+@pytest.mark.parametrize("names", [ACCESSORIES, *[[name] for name in ACCESSORIES]])
+def test_a_file_that_cannot_be_written_costs_no_other(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    for name in ACCESSORIES:
+        (run / name).unlink()
+    for name in names:
+        (run / name).mkdir()
+    warnings = _report_again(run, capsys)
+    assert len(warnings) == len(names)
+    for name, warning in zip(names, warnings, strict=True):
+        assert warning == (
+            f"warning: {name} of the run could not be written: Is a directory; the model is "
+            f"saved; to write it again, type 'cnnforge train --resume {run}'"
+        )
+    assert all((run / name).is_file() for name in ACCESSORIES if name not in names)
+    for name in names:
+        (run / name).rmdir()
+    assert _report_again(run, capsys) == []
+    assert all((run / name).is_file() for name in ACCESSORIES)
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "name"),
+    [
+        ("cnnforge.training.session", "training_curves", "curves.png"),
+        ("cnnforge.tasks.classification.report", "confusion_matrix", "confusion_matrix.png"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn_is_a_warning(
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    function: str,
+    name: str,
+) -> None:
+    def broken(*arguments: Any, **more: Any) -> None:
+        raise ImportError("libfreetype.so.6 is missing")
+
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    before = (run / name).read_bytes()
+    monkeypatch.setattr(f"{module}.{function}", broken)
+    (warning,) = _report_again(run, capsys)
+    assert warning.startswith(f"warning: {name} of the run could not be written: ImportError: lib")
+    assert (run / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("output", [[], ["--json"]])
+def test_a_stdout_that_is_full_does_not_cost_a_training(
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    output: list[str],
+) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Full())
+        assert main(["train", "--resume", str(run), *output]) == 0
+        rows = tmp_path / "rows.csv"
+        assert main(["predict", str(run), "toy", "--output", str(rows), *output]) == 0
+        assert main(["predict", str(run), "toy", *output]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    warning = "warning: the result could not be printed on stdout: No space left on device; "
+    assert f"{warning}everything is saved in the run directory {run}" in lines
+    assert f"{warning}the rows are in {rows}" in lines
+    assert lines[-1].startswith("error: the result could not be written to stdout: No space left")
+    assert rows.read_text().startswith("file,label,probability")
 
 
 SMOOTHED = ("--label-smoothing", "0.1", "--class-weights", "balanced", "--monitor", "macro_f1")

@@ -55,3 +55,10 @@ def test_letters_of_every_script_stay():
         "हिन्दी",
     ):
         assert normal_name(name) == name
+
+
+def test_a_name_is_the_same_in_a_locale_without_utf8():
+    # Python in such a locale decodes file names so.
+    name = "gr\u00f6\u00dfe".encode().decode("ascii", "surrogateescape")
+    assert normal_name(name) == printable(name) == "gr\u00f6\u00dfe"
+    assert normal_name("a\ud800") == r"a\ud800"

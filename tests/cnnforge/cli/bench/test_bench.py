@@ -73,6 +73,21 @@ def test_a_layer(capsys, tmp_path):
         assert image.size[0] > 1000
 
 
+def test_a_result_is_printed_if_its_files_cannot_be_written(capsys, tmp_path, monkeypatch):
+    def full(path, result):
+        raise OSError(28, "No space left on device")
+
+    target = "cnnforge.reporting.benchmark_figures.benchmark_figure"
+    monkeypatch.setattr(target, full)
+    table, plot = tmp_path / "table.csv", tmp_path / "plot.png"
+    arguments = ("bench", "max_pooling2d", *SMALL, "--csv", str(table), "--plot", str(plot))
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert "measured peak" in out
+    assert table.is_file()
+    assert err.splitlines()[-1] == (f"error: {plot} could not be written: No space left on device")
+
+
 def test_json_and_comparison(capsys, tmp_path):
     assert main(["bench", "average_pooling2d", *SMALL, "--json"]) == 0
     out, err = capsys.readouterr()
