@@ -256,7 +256,7 @@ def _about_classes(counts: dict[str, dict[str, int]]) -> list[Finding]:
         findings.append(Finding(text, True, where))
     if single := [name for name, count in trained.items() if count == 1]:
         text = f"{_classes(len(single))} with one image for training"
-        findings.append(Finding(text, True, [quoted(single)]))
+        findings.append(Finding(text, True, single))
     if len(trained) == 1:
         text = f"one class only, {quoted(trained)}: training needs two"
         findings.append(Finding(text, True))

@@ -1,0 +1,5 @@
+"""x."""
+
+
+def convert() -> None:
+    """X."""
