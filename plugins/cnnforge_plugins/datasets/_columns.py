@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cnnforge.data import IMAGE_SUFFIXES, normal_name, printable
+from cnnforge.data import IMAGE_SUFFIXES, normal_name, printable, split_role
 from cnnforge.errors import DataError
 from cnnforge_plugins.datasets._delimited import DelimitedFile, is_number
 
@@ -304,6 +304,20 @@ def check_labels_repeat(table: Table, column: int, cells: Sequence[str]) -> None
         f"{table.path}: {table.called(column)} was taken for the labels, but it has "
         f"{distinct} different values in {len(cells)} rows; {reason}"
     )
+
+
+def split_column(table: Table, cells: Callable[[int], Sequence[str]]) -> int | None:
+    """Return the column that says which samples are for validation and for testing.
+
+    Args:
+        table: The table.
+        cells: Function that returns all cells of a column.
+
+    Returns:
+        The first column with a name such as `split` in which each cell is the name of a split.
+    """
+    known = (c for c in table.named(SPLIT_NAMES) if all(map(split_role, cells(c))))
+    return next(known, None)
 
 
 def split_note(table: Table, column: int, splits: Sequence[str]) -> str:

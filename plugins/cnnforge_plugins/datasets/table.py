@@ -31,10 +31,12 @@ from cnnforge_plugins.datasets._columns import (
     ends_as_image,
     has_names,
     one_label_column,
+    split_column,
     split_note,
     understand,
 )
 from cnnforge_plugins.datasets._delimited import open_delimited
+from cnnforge_plugins.datasets._labels import check_single_labels
 from cnnforge_plugins.datasets._picture_finder import PictureFinder
 
 _SAMPLE = 50
@@ -125,6 +127,8 @@ def name_table(table: Table, options: DataOptions) -> Dataset:
                 f"{path} has no labels: the column {table.called(label)} is empty; "
                 "'cnnforge predict' needs no labels"
             )
+        if options.need_labels:
+            check_single_labels(f"{path}: {table.called(label)}", known)
         if options.for_training:
             check_labels_repeat(table, label, known)
     files, skipped, ids = _files(table, rows, columns, finder)
@@ -183,8 +187,7 @@ def _find_columns(
         likely = others - {*table.named(FILE_NAMES)} or others
         label = _other_label(table, sorted(likely), cells, options)
     ids = [column for column in ids if column not in (file, label)]
-    known = [c for c in splits if all(map(split_role, cells(c)))]
-    split = known[0] if known else None
+    split = split_column(table, cells)
     unused = {*range(table.width)} - {file, label, split, index, *ids[:1]}
     return _Columns(file, label, ids[0] if ids else file, split, tuple(sorted(unused)))
 
