@@ -45,9 +45,7 @@ def show(
     color: Annotated[
         str, typer.Option(metavar="auto|grayscale|rgb", help="Color mode of the images.")
     ] = "auto",
-    seed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Random seed, as for train.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Random seed, as for train.")] = 0,
     output: Annotated[
         Path | None,
         typer.Option(metavar="FILE.png", help="Write the sheet here.  [default: sheet.png]"),
