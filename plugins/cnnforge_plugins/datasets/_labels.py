@@ -32,6 +32,25 @@ def check_single_labels(where: str, labels: Iterable[str]) -> None:
         )
 
 
+def check_repeats(where: str, labels: Sequence[str]) -> None:
+    """Refuse labels that nearly all differ, such as captions.
+
+    Args:
+        where: The file, for the message.
+        labels: N labels.
+
+    Raises:
+        DataError: If more than 8 labels, and more than 6 in 10, differ.
+    """
+    distinct = len(set(labels))
+    if distinct > 8 and distinct > 0.6 * len(labels):
+        raise DataError(
+            f"{where} has {distinct} different labels for {len(labels)} images, the first is "
+            f"'{printable(labels[0][:60])}': these are ids or captions, and a classification needs "
+            "several images of each class"
+        )
+
+
 def check_label_array(where: str, labels: np.ndarray) -> np.ndarray:
     """Return labels as a one-dimensional array; labels that are one-hot become numbers.
 

@@ -37,6 +37,7 @@ from cnnforge_plugins.datasets._columns import (
 )
 from cnnforge_plugins.datasets._delimited import open_delimited
 from cnnforge_plugins.datasets._labels import check_single_labels
+from cnnforge_plugins.datasets._parquet_file import open_rows
 from cnnforge_plugins.datasets._picture_finder import PictureFinder
 
 _SAMPLE = 50
@@ -62,10 +63,11 @@ class _Columns(NamedTuple):
 def load(argument: str | None, options: DataOptions) -> Dataset:
     """Open a table with the name and the label of one picture in each row.
 
-    A name may have an ending and a folder, or not. The pictures are in the folder of the table or
-    in its sub-folders. The labels are numbers or words, and those that occur are the classes. A
-    column `split` says which pictures are for validation. For prediction the table need not have
-    labels.
+    The table is text with delimited columns, or a Parquet file, for which pyarrow has to be
+    installed. A name may have an ending and a folder, or not. The pictures are in the folder of the
+    table or in its sub-folders. The labels are numbers or words, and those that occur are the
+    classes. A column `split` says which pictures are for validation and for testing. For prediction
+    the table need not have labels.
 
     Args:
         argument: The path of the table.
@@ -82,13 +84,19 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
     """
     if argument is None:
         raise UsageError("table needs a file: write table:FILE, for instance table:train.csv")
-    table = understand(open_delimited(os.path.expanduser(argument)))
+    table = _opened(os.path.expanduser(argument))
     if not names_pictures(table):
         raise DataError(
             f"{table.path} has no column with the names of pictures; if it has a "
             f"label and the pixels of an image in each row, write csv:{printable(argument)}"
         )
     return name_table(table, options)
+
+
+def _opened(path: str) -> Table:
+    if path.lower().endswith(".parquet") and os.path.isfile(path):
+        return understand(open_rows(path), header=True)
+    return understand(open_delimited(path))
 
 
 def name_table(table: Table, options: DataOptions) -> Dataset:
