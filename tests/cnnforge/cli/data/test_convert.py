@@ -223,7 +223,8 @@ def test_an_empty_folder_is_a_target(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("code", "message"), [(errno.ENOSPC, "no space left on device"), (errno.EROFS, "read-only file system")]
+    ("code", "message"),
+    [(errno.ENOSPC, "no space left on device"), (errno.EROFS, "read-only file system")],
 )
 def test_a_failure_leaves_nothing(code, message, data, tmp_path, capsys, monkeypatch):
     written = []
