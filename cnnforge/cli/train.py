@@ -101,10 +101,7 @@ def train(
     ] = None,
     drop_duplicates: Annotated[
         bool | None,
-        typer.Option(
-            "--drop-duplicates/--keep-duplicates",
-            help="Leave out exact copies of images, and those with different labels.",
-        ),
+        typer.Option("--drop-duplicates/--keep-duplicates", help="Leave out copies of images."),
     ] = None,
     config: Annotated[
         Path | None,

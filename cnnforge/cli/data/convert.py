@@ -44,8 +44,7 @@ def convert(
     of one size. Splits and names of classes are kept.
     """
     from cnnforge.configuration import parse_size
-    from cnnforge.data.writers import parse_target
-    from cnnforge.data.writers.convert import check_packages
+    from cnnforge.data.writers.convert import check_packages, parse_target
     from cnnforge.errors import UsageError
 
     place = parse_target(target)
@@ -58,7 +57,7 @@ def convert(
     plugins = load_plugins(plugin)
     from cnnforge import data as cnnforge_data
     from cnnforge.cli import _render
-    from cnnforge.data.writers import convert as write
+    from cnnforge.data.writers.convert import convert as write
 
     options = cnnforge_data.DataOptions(
         purpose="inspection",

@@ -1,5 +1,1 @@
-"""Write a dataset to files of another format."""
-
-from cnnforge.data.writers.convert import FORMATS, Target, convert, parse_target
-
-__all__ = ["FORMATS", "Target", "convert", "parse_target"]
+"""Write a dataset to files of another format; `convert.py` has the function for all of them."""

@@ -13,7 +13,8 @@ from pictures import photo, write_classes
 
 from cnnforge.cli import main
 from cnnforge.data import DataOptions, Dataset, open_dataset
-from cnnforge.data.writers import FORMATS, convert, files
+from cnnforge.data.writers import files
+from cnnforge.data.writers.convert import FORMATS, convert
 from cnnforge.data.writers.items import UniqueNames
 from cnnforge.plugin_host.discovery import discover
 
@@ -286,7 +287,7 @@ def test_names_of_files_are_unique_in_any_case():
 
 
 def test_the_function_for_python(data, tmp_path):
-    from cnnforge.data.writers import parse_target
+    from cnnforge.data.writers.convert import parse_target
 
     target = parse_target(str(tmp_path / "out.npz"))
     assert convert(opened(str(data)), target, discover().datasets) == ()
