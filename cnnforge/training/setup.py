@@ -202,12 +202,13 @@ def _check_task(reference: str, options: TrainingOptions, plugins: Plugins) -> N
 
 
 def _absolute(reference: str, plugins: Plugins) -> str:
-    """Return a dataset reference. The path after the colon is made absolute if it exists."""
+    """Return a dataset reference. A path or a pattern after the colon is made absolute."""
     name, argument = parse(reference, plugins.datasets)
     if argument is None:
         return name
     path = os.path.expanduser(argument)
-    return f"{name}:{os.path.abspath(path) if os.path.exists(path) else argument}"
+    is_path = os.path.exists(path) or any(sign in path for sign in "*?[{")
+    return f"{name}:{os.path.abspath(path) if is_path else argument}"
 
 
 def _open_data(
