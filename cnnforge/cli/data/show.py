@@ -45,14 +45,20 @@ def show(
     color: Annotated[
         str, typer.Option(metavar="auto|grayscale|rgb", help="Color mode of the images.")
     ] = "auto",
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Random seed, as for train.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed, as for train.")] = 0,
+    split_seed: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Random seed of the validation split.  [default: the value of --seed]"
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(metavar="FILE.png", help="Write the sheet here.  [default: sheet.png]"),
     ] = None,
     plugin: PluginOption = None,
 ) -> None:
-    """Draw what a network will see: the resized images, and the augmented ones of each epoch.
+    """Draw the training images as a network will see them.
 
     Without --augment, a row has several training images of a class. With it, a row has one image,
     and what each epoch makes of it.
@@ -62,16 +68,22 @@ def show(
     path = default_sheet(Path(), "sheet") if output is None else check_png("--output", output)
     plugins = load_plugins(plugin)
     max_size = plugins.models[model.partition(":")[0]].max_default_size
-    references = augment or []
-    _ = [plugins.augmentations[name.partition(":")[0]] for name in references]
-    from cnnforge.configuration import parse_size
+    from cnnforge.configuration import TrainingOptions, check_types
     from cnnforge.data import DataOptions, open_dataset
     from cnnforge.data.references import find_dataset
 
+    given = {"image_size": image_size, "color": color, "seed": seed, "split_seed": split_seed}
+    given = {name: value for name, value in given.items() if value is not None}
+    # The options are those of training, so they are checked in the same way.
+    training = TrainingOptions(
+        **check_types({**given, "augment": tuple(augment or ())}, "command line")
+    )
+    references = training.augment
+    _ = [plugins.augmentations[name.partition(":")[0]] for name in references]
     options = DataOptions(
-        image_size=None if image_size is None else parse_size(image_size),
-        color=color,  # pyright: ignore[reportArgumentType]
-        seed=seed,
+        image_size=training.height_and_width,
+        color=training.color,  # pyright: ignore[reportArgumentType]
+        seed=training.split_seed,
         max_size=max_size,
     )
     # Checked before the import of Keras, which takes seconds.

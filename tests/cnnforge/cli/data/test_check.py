@@ -268,3 +268,9 @@ def test_data_without_labels_are_refused(tmp_path, capsys, write_plugin):
     )
     assert main(["data", "check", "noise", "--plugin", plugin]) == 1
     assert "has no fixed images with class labels" in capsys.readouterr().err
+
+
+def test_the_group_without_a_command_shows_its_commands(capsys):
+    assert main(["data"]) == 0
+    output = capsys.readouterr().out
+    assert all(name in output for name in ("check", "convert", "show"))

@@ -121,7 +121,7 @@ def test_many_classes(tmp_path, rows):
         (["--model", "nope"], "there is no model named 'nope'"),
         (["--output", "a.jpg"], "ends in .png"),
         (["--seed", "-1"], "seed"),
-        (["--color", "blue"], "use one of auto"),
+        (["--color", "blue"], "color"),
         (["--image-size", "big"], "image_size"),
     ],
 )
@@ -131,3 +131,11 @@ def test_wrong_options(options, message, data, capsys, tmp_path, monkeypatch):
     error = capsys.readouterr().err
     assert message in error.replace("--image-size", "image_size")
     assert list(tmp_path.glob("*.png")) == []
+
+
+def test_the_split_is_that_of_training(data, tmp_path, rows):
+    output = ["--output", str(tmp_path / "a.png")]
+    assert main(["data", "show", str(data), "--seed", "1", "--split-seed", "2", *output]) == 0
+    assert main(["data", "show", str(data), "--seed", "2", *output]) == 0
+    for first, second in zip(rows[:2], rows[2:], strict=True):
+        assert all(map(np.array_equal, first.images, second.images))
