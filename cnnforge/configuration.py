@@ -48,6 +48,8 @@ class TrainingOptions(OptimizerOptions):
         validation_fraction: Fraction of the samples used for validation, more than 0 and
             less than 1.
         strict: Whether an unreadable file is an error. If false, it is skipped and counted.
+        drop_duplicates: Whether exact copies of images are left out, see
+            `cnnforge.data.drop_duplicates`.
         init_from: A run, a `.keras` file or a `.weights.h5` file with the initial weights.
         label_smoothing: Label smoothing factor, from 0 (off) to below 1.
         class_weights: `"balanced"`: the weight of a sample in the loss is inversely proportional to
@@ -75,6 +77,7 @@ class TrainingOptions(OptimizerOptions):
     color: str = "auto"
     validation_fraction: float = 0.2
     strict: bool = False
+    drop_duplicates: bool = False
     init_from: str | None = None
     label_smoothing: float = 0.0
     class_weights: str | None = None

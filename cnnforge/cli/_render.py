@@ -36,6 +36,28 @@ def message(text: str, style: str = "") -> None:
     _print(Console(stderr=True), Text(text, style=style))
 
 
+def result(text: str, style: str = "", indent: int = 0) -> None:
+    """Print a line of a result on stdout. A terminal shows it on several lines if it is too long.
+
+    Args:
+        text: The line.
+        style: A rich style such as `"bold"` or `"yellow"`.
+        indent: Number of blanks before all lines but the first.
+    """
+    console = Console()
+    if console.is_terminal:
+        text = "\n".join(
+            textwrap.wrap(
+                text,
+                console.width,
+                subsequent_indent=" " * indent,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )
+    console.print(Text(text, style=style), soft_wrap=True, highlight=False)
+
+
 def error(text: str) -> None:
     """Print an error on stderr, as one line that begins with `error:`.
 

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from cnnforge.cli import _ctrl_c, _settings, _streams
 from cnnforge.cli.bench.bench import bench
+from cnnforge.cli.data.data import group as data
 from cnnforge.cli.doctor import doctor
 from cnnforge.cli.evaluate import evaluate
 from cnnforge.cli.plugins.plugins import group as plugins
@@ -25,7 +26,7 @@ from cnnforge.cli.train import train
 from cnnforge.errors import CnnforgeError, UsageError
 
 _COMMANDS = (train, evaluate, predict, runs, bench, doctor)
-_GROUPS = (plugins,)
+_GROUPS = (data, plugins)
 
 # Arguments with which no command does its work.
 _NO_COMMAND = frozenset({"-h", "--help", "--version"})

@@ -99,6 +99,10 @@ def train(
         bool | None,
         typer.Option("--strict/--no-strict", help="Fail if a file cannot be read; else skip it."),
     ] = None,
+    drop_duplicates: Annotated[
+        bool | None,
+        typer.Option("--drop-duplicates/--keep-duplicates", help="Leave out copies of images."),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -177,6 +181,7 @@ def train(
         "color": color,
         "validation_fraction": validation_fraction,
         "strict": strict,
+        "drop_duplicates": drop_duplicates,
         "init_from": None if init_from is None else str(find_weights(init_from)),
         "label_smoothing": label_smoothing,
         "class_weights": class_weights,

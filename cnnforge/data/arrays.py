@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from cnnforge.data.dataset import ArraySamples, DataOptions, Dataset
+from cnnforge.data.dataset import ArraySamples, DataOptions, Dataset, Inspection
 from cnnforge.data.digests import Split, duplicates_note, fingerprint
 from cnnforge.data.files import in_parallel
 from cnnforge.data.findings import ONE_COLOR, count_note
@@ -83,6 +83,10 @@ def dataset_from_arrays(
         splits=split_pair,
         id_name=id_name,
         test=test if len(test) else None,
+        test_digests=_split(test).digests,
+        inspection=Inspection(splits or [""] * len(labels))
+        if options.purpose == "inspection"
+        else None,
     )
 
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from cnnforge.configuration import COLORS
 from cnnforge.data.digests import Split
+from cnnforge.data.images import CheckedImage
 from cnnforge.errors import DataError, UsageError
 from cnnforge.plugin import DEFAULT_TASK
 
-Purpose = Literal["training", "evaluation", "prediction"]
+Purpose = Literal["training", "evaluation", "prediction", "inspection"]
 """The purpose for which a dataset is opened."""
 
 
@@ -31,11 +32,12 @@ class DataOptions:
             Datasets that come with a split ignore this option.
         seed: Random seed of the split.
         strict: Whether an unreadable file is an error. If not, such a file is skipped and reported.
-        purpose: `"training"`, `"evaluation"` or `"prediction"`. Only training needs two splits and
-            at least two classes. For the other purposes, one image of one class is enough, and
-            `train` of the dataset has all samples in the order of the file or folder. For
-            `"prediction"`, data without labels can be opened too, as a `Dataset` with
-            `labelled=False`.
+        purpose: `"training"`, `"evaluation"`, `"prediction"` or `"inspection"`. Only training needs
+            two splits and at least two classes. For the other purposes, one image of one class is
+            enough, and `train` of the dataset has all samples in the order of the file or folder.
+            For `"prediction"`, data without labels can be opened too, as a `Dataset` with
+            `labelled=False`. For `"inspection"`, a dataset with splits of its own has the samples
+            of all splits, and `inspection` of the dataset says which split each sample is in.
         max_size: Max height and width in pixels of images whose size `image_size` does not give;
             `None`: no limit.
 
@@ -116,6 +118,22 @@ class Samples(Protocol):
 
         Returns:
             (B, H, W, C) uint8, a copy that the caller may change.
+        """
+        ...
+
+
+@runtime_checkable
+class EncodedSamples(Protocol):
+    """Samples that are image files, so that their unchanged content can be copied."""
+
+    def encoded(self, index: int) -> bytes:
+        """Return the content of the image file of a sample.
+
+        Args:
+            index: Index of the sample.
+
+        Raises:
+            DataError: If it cannot be read.
         """
         ...
 
@@ -204,6 +222,19 @@ class ArraySamples:
         return self.images[np.asarray(indices, dtype=np.intp)]
 
 
+class Inspection(NamedTuple):
+    """Properties of the samples of a dataset that is opened to inspect it.
+
+    Attributes:
+        splits: `"train"`, `"validation"` or `"test"` for each of N samples; `""` if the data do not
+            say it.
+        checked: Properties of the N image files; empty if the samples are not image files.
+    """
+
+    splits: Sequence[str]
+    checked: Sequence[CheckedImage] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Images for training and for validation, with the same classes in both.
@@ -225,8 +256,13 @@ class Dataset:
         id_name: Name of the ids of the samples, for the heading of a submission; empty if the
             samples have no ids.
         skipped_ids: The ids of `skipped`, if the samples have ids; otherwise empty.
+        inspection: The split and the properties of each sample of `train`, if inspection is the
+            purpose and the dataset knows them; otherwise `None`.
+        dropped: Names and digests of the copies that `cnnforge.data.drop_duplicates` has left out;
+            `None` if it has left out no image.
         test: The samples of the test split, which are neither for training nor for validation;
             `None` if the data have no such split. They are in no other field.
+        test_digests: The digest of each sample of `test`, if it is known.
 
     Raises:
         ValueError: If `train` or `test` is empty, or a split does not have one name per sample.
@@ -244,7 +280,10 @@ class Dataset:
     splits: tuple[Split, Split] | None = None
     id_name: str = ""
     skipped_ids: tuple[str, ...] = ()
+    dropped: Split | None = None
+    inspection: Inspection | None = None
     test: Samples | None = None
+    test_digests: Sequence[bytes] = ()
 
     def __post_init__(self) -> None:
         parts = (("train", self.train), ("validation", self.validation), ("test", self.test))

@@ -73,7 +73,8 @@ def duplicates_note(train: Sequence[bytes], validation: Sequence[bytes]) -> tupl
     images = "image is an exact copy" if count == 1 else "images are exact copies"
     return (
         f"{count} of {len(validation)} validation {images} of a training image: "
-        "the scores on them say nothing about new images",
+        "the scores on them say nothing about new images; --drop-duplicates of train leaves "
+        "copies out",
     )
 
 

@@ -5,14 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
 
-from cnnforge.data.images import CheckedImage, UnreadableImage, check_image, read_image
+from cnnforge.data.images import (
+    CheckedImage,
+    UnreadableImage,
+    check_image,
+    open_image,
+    read_image,
+)
 from cnnforge.data.stored import ImageSource, source_path
 from cnnforge.errors import DataError
+from cnnforge.utils.names import printable
 from cnnforge.utils.processors import usable_processors
 
 ItemT = TypeVar("ItemT")
@@ -47,6 +55,32 @@ class ImageFiles:
     def __len__(self) -> int:
         """Return the number of samples."""
         return len(self.names)
+
+    def resized(self, image_shape: tuple[int, int, int]) -> ImageFiles:
+        """Return the same samples with another size of the images.
+
+        Args:
+            image_shape: (H, W, C) of every fetched image.
+        """
+        other = copy(self)
+        other._image_shape = image_shape
+        return other
+
+    def encoded(self, index: int) -> bytes:
+        """Return the unchanged content of an image file.
+
+        Args:
+            index: Index of the sample.
+
+        Raises:
+            DataError: If the file cannot be read.
+        """
+        try:
+            with open_image(self._files[index]) as file:
+                return file.read()
+        except OSError as error:
+            path = printable(self.names[index])
+            raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
         """Decode images in several threads.

@@ -82,6 +82,8 @@ class CheckedImage(NamedTuple):
         on_black: Whether transparent pixels are shown on black, because everything that is visible
             would vanish on white.
         narrow: Whether 16-bit pixels hold 8-bit values, and are read as these.
+        mode: Pillow's name of the pixel format: `"L"`, `"RGB"`, `"P"`, ...
+        transparent: Whether the file can have transparent pixels.
     """
 
     size: tuple[int, int]
@@ -91,6 +93,8 @@ class CheckedImage(NamedTuple):
     dark: bool = False
     on_black: bool = False
     narrow: bool = False
+    mode: str = ""
+    transparent: bool = False
 
 
 class _Flat(NamedTuple):
@@ -171,14 +175,17 @@ def check_image(path: ImageSource) -> CheckedImage:
             image.mode in ("P", "PA") and _shades_of_gray(flat.image)
         )
         size = _shown_size(size, _orientation(image))
+        mode, transparent = image.mode, image.has_transparency_data
         one_color, dark = _blankness(flat.image)
         if reduced and (one_color or dark):
             # A pixel of the reduced image is the mean of many. Decode all pixels.
             with _reading(path) as whole:
                 one_color, dark = _blankness(_flat(whole).image)
-        with _opened(path) as file:
+        with open_image(path) as file:
             digest = hashlib.file_digest(file, "sha256").digest()
-    return CheckedImage(size, grayscale, digest, one_color, dark, flat.on_black, flat.narrow)
+    return CheckedImage(
+        size, grayscale, digest, one_color, dark, flat.on_black, flat.narrow, mode, transparent
+    )
 
 
 def fit(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:
@@ -209,7 +216,7 @@ def _reading(path: ImageSource) -> Iterator[Image.Image]:
     """
     try:
         with (
-            _opened(path) as file,
+            open_image(path) as file,
             Image.open(file, formats=pillow_formats()) as image,
         ):
             limit = Image.MAX_IMAGE_PIXELS
@@ -226,7 +233,15 @@ def _reading(path: ImageSource) -> Iterator[Image.Image]:
         raise UnreadableImage(source_path(path), _reason(path, error)) from error
 
 
-def _opened(path: ImageSource) -> BufferedReader | BytesIO:
+def open_image(path: ImageSource) -> BufferedReader | BytesIO:
+    """Open an image file to read its bytes.
+
+    Args:
+        path: The file, or its place in another file.
+
+    Raises:
+        OSError: If it cannot be read, or is not a regular file.
+    """
     return path.open() if isinstance(path, StoredImage) else open(path, "rb", opener=_open_regular)
 
 
@@ -243,7 +258,7 @@ def _open_regular(path: str, flags: int) -> int:
 def _reason(path: ImageSource, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         try:
-            with _opened(path) as file:
+            with open_image(path) as file:
                 return content_reason(file.read(12))
         except OSError as gone:
             error = gone

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cnnforge.data.dataset import DataOptions, Dataset, SkippedFile
+from cnnforge.data.dataset import DataOptions, Dataset, Inspection, SkippedFile
 from cnnforge.data.digests import Split, duplicates_note, fingerprint
 from cnnforge.data.files import ImageFiles, check_files
 from cnnforge.data.findings import appearance_notes
@@ -146,7 +146,11 @@ def dataset_from_files(
             each._replace(file=each.file._replace(id=own))
             for each, own in zip(pictures, all_ids, strict=False)
         ]
-    image_shape, shape_notes = _image_shape([picture.checked for picture in pictures], options)
+    checked = [picture.checked for picture in pictures]
+    image_shape, shape_notes = _image_shape(checked, options)
+    inspection = None
+    if options.purpose == "inspection":
+        inspection, shape_notes = Inspection([each.file.split for each in pictures], checked), ()
     labels = _labels(pictures, classes)
     rows = choose_parts(
         name, labels, classes, [each.file.split for each in pictures], options, left_out=left_out
@@ -187,7 +191,9 @@ def dataset_from_files(
         splits=(splits[0], splits[1]),
         id_name=id_name,
         skipped_ids=tuple(skipped_ids),
+        inspection=inspection,
         test=test if len(test) else None,
+        test_digests=splits[2].digests,
     )
 
 

@@ -16,7 +16,8 @@ class Parts(NamedTuple):
     """The samples of each part of a dataset, as ascending indices.
 
     Attributes:
-        train: The samples for training; for other purposes, all samples but those of `test`.
+        train: The samples for training; for inspection, all samples; for other purposes, all
+            samples but those of `test`.
         validation: The samples for validation; empty for other purposes than training.
         test: The samples of the test split.
         notes: Messages for the user.
@@ -71,7 +72,7 @@ def choose_parts(
     in_train = ~(in_validation | in_test)
     none = np.zeros(0, np.int64)
     if not options.for_training:
-        if not in_train.any():
+        if not in_train.any() or options.purpose == "inspection":
             return Parts(np.arange(len(given)), none, none)
         return Parts(np.flatnonzero(~in_test), none, np.flatnonzero(in_test))
     train, validation, test = map(np.flatnonzero, (in_train, in_validation, in_test))

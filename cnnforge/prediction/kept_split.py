@@ -20,7 +20,7 @@ from cnnforge.runs import RunDirectory
 
 FILE_NAME = "split.csv"
 _HEADER = ["split", "file", "sha256"]
-_TRAINING, _VALIDATION = "training", "validation"
+_TRAINING, _VALIDATION, _DROPPED = "training", "validation", "left out"
 _MAX_NAMED = 3
 
 
@@ -31,11 +31,13 @@ class Origin(NamedTuple):
         trained: (N,) bool, whether the run was trained on the image.
         kept: (N,) bool, whether the image is one of the validation images of the run.
         gone: Number of validation images of the run that are not among the samples.
+        dropped: (N,) bool, whether the run left out the image, because it is a copy.
     """
 
     trained: np.ndarray
     kept: np.ndarray
     gone: int
+    dropped: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,18 @@ class KeptSplit:
         training: (name, sha256) of each training image. The name does not contain the folder of the
             data. The digest has 64 hexadecimal digits.
         validation: The same for each validation image.
+        dropped: The same for each copy that was left out with `--drop-duplicates`.
     """
 
     training: Sequence[tuple[str, str]]
     validation: Sequence[tuple[str, str]]
+    dropped: Sequence[tuple[str, str]] = ()
 
     @classmethod
-    def of(cls, splits: tuple[Split, Split]) -> KeptSplit:
-        """Make it from the splits of a dataset."""
-        return cls(*(list(_named(split)) for split in splits))
+    def of(cls, splits: tuple[Split, Split], dropped: Split | None = None) -> KeptSplit:
+        """Make it from the splits of a dataset, and from the copies that were left out."""
+        parts = (*splits, dropped) if dropped is not None else splits
+        return cls(*(list(_named(split)) for split in parts))
 
     @classmethod
     def read(cls, run: RunDirectory) -> KeptSplit | None:
@@ -68,7 +73,11 @@ class KeptSplit:
             RunError: The file is damaged.
         """
         path = run.path / FILE_NAME
-        parts: dict[str, list[tuple[str, str]]] = {_TRAINING: [], _VALIDATION: []}
+        parts: dict[str, list[tuple[str, str]]] = {
+            _TRAINING: [],
+            _VALIDATION: [],
+            _DROPPED: [],
+        }
         try:
             with path.open(newline="", encoding="utf-8") as file:
                 header, *rows = csv.reader(file)
@@ -83,7 +92,7 @@ class KeptSplit:
                 f"{path} is damaged ({error}), so the images that the run was trained on are "
                 "unknown: restore the file, or delete it to go on without it"
             ) from error
-        return cls(parts[_TRAINING], parts[_VALIDATION])
+        return cls(parts[_TRAINING], parts[_VALIDATION], parts[_DROPPED])
 
     def write(self, run: RunDirectory) -> None:
         """Write the split into a run.
@@ -93,7 +102,11 @@ class KeptSplit:
         """
         rows = [
             (part, name, digest)
-            for part, samples in ((_TRAINING, self.training), (_VALIDATION, self.validation))
+            for part, samples in (
+                (_TRAINING, self.training),
+                (_VALIDATION, self.validation),
+                (_DROPPED, self.dropped),
+            )
             for name, digest in samples
         ]
         run.write_csv(FILE_NAME, _HEADER, rows)
@@ -110,8 +123,9 @@ class KeptSplit:
         """
         trained = {digest for _, digest in self.training}
         kept = {digest for _, digest in self.validation}
-        named = set(self.validation)
+        named, left_out = set(self.validation), set(self.dropped)
         found = list(_named(samples))
+        is_dropped = np.array([each in left_out for each in found], bool)
         is_kept = np.array(
             [
                 digest in kept and (digest not in trained or (name, digest) in named)
@@ -119,10 +133,11 @@ class KeptSplit:
             ],
             bool,
         )
+        is_kept &= ~is_dropped
         is_trained = np.array([digest in trained for _, digest in found], bool) & ~is_kept
         present = {digest for _, digest in found}
         gone = sum(digest not in present for _, digest in self.validation)
-        return Origin(is_trained, is_kept, gone)
+        return Origin(is_trained, is_kept, gone, is_dropped & ~is_trained)
 
     def differences(self, other: KeptSplit) -> str:
         """Describe how other data differ from those of the run, in one line.
@@ -134,7 +149,9 @@ class KeptSplit:
             A text such as `"1 image was added (cat/7.png)"`. If all images and names are the same,
             the text says that the labels or the split differ.
         """
-        before, after = (dict([*each.training, *each.validation]) for each in (self, other))
+        before, after = (
+            dict([*each.training, *each.validation, *each.dropped]) for each in (self, other)
+        )
         gone = {name: digest for name, digest in before.items() if name not in after}
         added = {name: digest for name, digest in after.items() if name not in before}
         changed = [name for name in before if name in after and before[name] != after[name]]

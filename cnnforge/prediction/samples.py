@@ -196,6 +196,10 @@ def _untrained(dataset: Dataset, origin: Origin, is_own: bool, leave_out: bool) 
         notes.append(f"{trained} of {total} images are left out: the model was trained on them")
     elif trained:
         notes.append(f"the model was trained on {trained} of {total} images")
+    if is_own and origin.dropped.any() and (chosen & ~origin.dropped).any():
+        count = int((chosen & origin.dropped).sum())
+        chosen = chosen & ~origin.dropped
+        notes.append(f"{count} of {total} images are left out: copies that training left out, too")
     if is_own and trained < total:
         what = f"the validation part of {dataset.name}"
         new = int((chosen & ~origin.kept).sum())

@@ -48,7 +48,7 @@ def write_run_metadata(session: Session, reference: str) -> None:
     session.task.write(run)
     run.write_json(DATA, {**summarize(dataset).as_dict(), "notes": list(session.warnings)})
     if dataset.splits is not None:
-        KeptSplit.of(dataset.splits).write(run)
+        KeptSplit.of(dataset.splits, dataset.dropped).write(run)
     if dataset.skipped:
         rows = [(printable(path), reason) for path, reason in dataset.skipped]
         run.write_csv("skipped.csv", ["file", "reason"], rows)

@@ -18,7 +18,14 @@ from cnnforge.backends import prepare
 from cnnforge.configuration import TrainingOptions, check_types, epochs_of_resumed
 from cnnforge.conversion import LayerImplementation, decide, forge, lower
 from cnnforge.conversion.certificate import LayerCheck, certify
-from cnnforge.data import DataOptions, Dataset, open_dataset, parse, summarize
+from cnnforge.data import (
+    DataOptions,
+    Dataset,
+    drop_duplicates,
+    open_dataset,
+    parse,
+    summarize,
+)
 from cnnforge.data.references import find_dataset
 from cnnforge.errors import CnnforgeError, DataError, UsageError
 from cnnforge.plugin_host.discovery import Plugins
@@ -248,7 +255,7 @@ def _open_data(
     if not (dataset.labelled and len(dataset.validation)):
         lacks = "validation images" if dataset.labelled else "labels"
         raise DataError(f"{dataset.name} has no {lacks}, which training needs: use other data")
-    return dataset
+    return drop_duplicates(dataset) if options.drop_duplicates else dataset
 
 
 def _check_data(run: RunDirectory, dataset: Dataset, before: object) -> None:
@@ -262,7 +269,7 @@ def _check_data(run: RunDirectory, dataset: Dataset, before: object) -> None:
     kept = KeptSplit.read(run)
     what = " (if the data have moved, name their new place with --data)"
     if kept is not None and dataset.splits is not None:
-        what = f": {kept.differences(KeptSplit.of(dataset.splits))}"
+        what = f": {kept.differences(KeptSplit.of(dataset.splits, dataset.dropped))}"
     raise UsageError(
         f"the data {dataset.name} are not those of the run {run.path}{what}; a resumed run needs "
         "the same data; for a new run from its weights use 'cnnforge train --init-from "

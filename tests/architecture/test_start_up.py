@@ -33,7 +33,17 @@ def test_importing_is_light(module):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["plugins"], ["plugins", "--json"], ["runs", "."]]
+    "arguments",
+    [
+        ["--help"],
+        ["data", "--help"],
+        ["data", "check", "--help"],
+        ["data", "convert", "--help"],
+        ["data", "show", "--help"],
+        ["plugins"],
+        ["plugins", "--json"],
+        ["runs", "."],
+    ],
 )
 def test_commands_are_light(arguments):
     modules = modules_after(f"from cnnforge.cli import main; assert main({arguments}) == 0")

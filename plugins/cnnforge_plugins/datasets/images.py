@@ -154,7 +154,7 @@ def _parts(root: str, options: DataOptions) -> tuple[list[_Part], tuple[str, ...
         while (inner := only_subfolder(path)) and split_role(inner):
             path = os.path.join(path, inner)
         parts.append(_Part(path, split, find_classes(path)))
-    return parts, (*notes, text)
+    return parts, notes if options.purpose == "inspection" else (*notes, text)
 
 
 def _check_for_training(

@@ -144,7 +144,7 @@ def name_table(table: Table, options: DataOptions) -> Dataset:
     if label is not None and options.for_training:
         files, again = _once(table, files, skipped)
         notes += again
-    if columns.split is not None and options.for_training:
+    if columns.split is not None and options.purpose in ("training", "inspection"):
         files, split_notes = _split(table, columns.split, files, rows)
         notes += split_notes
     pictures, skipped = check_pictures(

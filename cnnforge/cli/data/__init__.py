@@ -1,0 +1,1 @@
+"""The commands `cnnforge data`: check, convert and show data."""

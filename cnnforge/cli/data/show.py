@@ -1,0 +1,160 @@
+"""The command `cnnforge data show`: draws what a network will see of the training images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnnforge.cli._common import PluginOption, load_plugins
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cnnforge.data import Augment, Dataset
+
+_COLUMNS = 8
+
+
+def show(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder with one sub-folder per class, a table, or the name of a dataset.",
+        ),
+    ],
+    augment: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:ARG]",
+            help="Apply this augmentation as train does, such as shift:2; repeatable.",
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(metavar="MODEL", help="Model that bounds the size of the images."),
+    ] = "lenet",
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW", help="Resize the images to this size.  [default: the size of the data]"
+        ),
+    ] = None,
+    color: Annotated[
+        str, typer.Option(metavar="auto|grayscale|rgb", help="Color mode of the images.")
+    ] = "auto",
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed, as for train.")] = 0,
+    split_seed: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Random seed of the validation split.  [default: the value of --seed]"
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Write the sheet here.  [default: sheet.png]"),
+    ] = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Draw the training images as a network will see them.
+
+    Without --augment, a row has several training images of a class. With it, a row has one image,
+    and what each epoch makes of it.
+    """
+    from cnnforge.cli.data._sheets import check_png, default_sheet, written
+
+    path = default_sheet(Path(), "sheet") if output is None else check_png("--output", output)
+    plugins = load_plugins(plugin)
+    max_size = plugins.models[model.partition(":")[0]].max_default_size
+    from cnnforge.configuration import TrainingOptions, check_types
+    from cnnforge.data import DataOptions, open_dataset
+    from cnnforge.data.references import find_dataset
+
+    given = {"image_size": image_size, "color": color, "seed": seed, "split_seed": split_seed}
+    given = {name: value for name, value in given.items() if value is not None}
+    # The options are those of training, so they are checked in the same way.
+    training = TrainingOptions(
+        **check_types({**given, "augment": tuple(augment or ())}, "command line")
+    )
+    references = training.augment
+    _ = [plugins.augmentations[name.partition(":")[0]] for name in references]
+    options = DataOptions(
+        image_size=training.height_and_width,
+        color=training.color,  # pyright: ignore[reportArgumentType]
+        seed=training.split_seed,
+        max_size=max_size,
+    )
+    # Checked before the import of Keras, which takes seconds.
+    find_dataset(data, plugins.datasets)
+    augmentations: tuple[tuple[str, Augment], ...] = ()
+    if references:
+        from cnnforge.cli._import_keras import import_keras
+
+        import_keras()
+        from cnnforge.training.components import make_augmentations, qualified
+
+        names = qualified(references, plugins.augmentations)
+        augmentations = make_augmentations(names, plugins.augmentations)
+    dataset = open_dataset(data, plugins.datasets, options, plugins.tasks)
+    from cnnforge.cli import _render
+
+    for note in dataset.notes:
+        _render.message(f"note: {note}")
+    with written(path) as temporary:
+        _draw(temporary, dataset, augmentations, seed)
+
+
+def _draw(
+    path: Path, dataset: Dataset, augmentations: tuple[tuple[str, Augment], ...], seed: int
+) -> None:
+    import numpy as np
+
+    from cnnforge.cli.data._sheets import say_latin, some_of
+    from cnnforge.errors import DataError
+    from cnnforge.reporting.contact_sheet import SheetRow, contact_sheet, some_rows
+    from cnnforge.utils.names import printable
+
+    labels = getattr(dataset.train, "labels", None)
+    if labels is None or not dataset.classes:
+        raise DataError(f"{printable(dataset.name)} has no class labels, which the sheet shows")
+    rows = []
+    for label in some_rows(len(dataset.classes)):
+        own = some_of(np.flatnonzero(np.asarray(labels) == label), _COLUMNS)
+        if augmentations and len(own):
+            images = _epochs(dataset, augmentations, seed, own[:1])
+        else:
+            images = list(_stored(dataset, own))
+        rows.append(SheetRow(dataset.classes[label], images))
+    height, width, channels = dataset.image_shape
+    title = f"{height}x{width}, {'grayscale' if channels == 1 else 'color'}, seed {seed}"
+    headings: list[str] = []
+    if augmentations:
+        title += f": {', '.join(name.rpartition('/')[2] for name, _ in augmentations)}"
+        headings = ["no change", *(f"epoch {number}" for number in range(1, _COLUMNS))]
+    if len(rows) < len(dataset.classes):
+        title += f", {len(rows)} of {len(dataset.classes):,} classes"
+    say_latin(contact_sheet(path, rows, title=title, headings=headings))
+
+
+def _stored(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    from cnnforge.data import samples_of_epoch
+
+    return samples_of_epoch(dataset.train, 0).fetch(rows)
+
+
+def _epochs(
+    dataset: Dataset,
+    augmentations: tuple[tuple[str, Augment], ...],
+    seed: int,
+    row: np.ndarray,
+) -> list[np.ndarray]:
+    """Return a training image, and what the first epochs make of it."""
+    from cnnforge.data import AugmentedSamples, samples_of_epoch
+
+    images = [_stored(dataset, row)[0]]
+    for epoch in range(_COLUMNS - 1):
+        samples = samples_of_epoch(dataset.train, epoch)
+        images.append(AugmentedSamples(samples, augmentations, seed, epoch).fetch(row)[0])
+    return images

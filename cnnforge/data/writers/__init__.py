@@ -1,0 +1,1 @@
+"""Write a dataset to files of another format; `convert.py` has the function for all of them."""
