@@ -82,7 +82,7 @@ def open_trained(
     import_keras()
     from cnnforge.prediction import KeptSplit, Predictor, RunData
 
-    data = RunData(
+    trained_on = RunData(
         reference=options.data,
         validation_fraction=options.validation_fraction,
         seed=options.split_seed,
@@ -108,7 +108,7 @@ def open_trained(
         )
         clauses = "; ".join(map(requirements.describe_change, others))
         _render.message(f"warning: {clauses}; {compared}")
-    return Trained(predictor, data, plugins)
+    return Trained(predictor, trained_on, plugins)
 
 
 def show_found(inputs: Sequence[FileInputs | SampleInputs]) -> None:

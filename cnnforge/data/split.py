@@ -105,7 +105,8 @@ def choose_parts(
         train, validation = train[chosen[0]], train[chosen[1]]
     if not len(validation):
         raise DataError(
-            f"{shown} has one image of every class: nothing is left for validation{left_out}"
+            f"{shown} has one image of every class: nothing is left for validation, so add images "
+            f"to a class{left_out}"
         )
     return Parts(train, validation, test, notes)
 
