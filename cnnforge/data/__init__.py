@@ -4,7 +4,13 @@ Images and labels are NumPy arrays. This package imports neither Keras nor the f
 """
 
 from cnnforge.data.arrays import dataset_from_arrays, unlabelled_from_arrays
-from cnnforge.data.augmentation import Augment, AugmentedSamples, Draws
+from cnnforge.data.augmentation import (
+    Augment,
+    AugmentedSamples,
+    Draws,
+    Mixing,
+    TargetFunctions,
+)
 from cnnforge.data.dataset import (
     ArraySamples,
     DataOptions,
@@ -73,11 +79,13 @@ __all__ = [
     "ImageFiles",
     "ImageInfo",
     "ImageListing",
+    "Mixing",
     "Picture",
     "PictureFile",
     "Samples",
     "SkippedFile",
     "Split",
+    "TargetFunctions",
     "UnreadableImage",
     "check_files",
     "check_image",

@@ -16,7 +16,7 @@ from cnnforge.callbacks import Callback
 from cnnforge.configuration import TrainingOptions
 from cnnforge.conversion import Kernels, LayerImplementation
 from cnnforge.conversion.certificate import LayerCheck
-from cnnforge.data import Augment, Dataset
+from cnnforge.data import Augment, Dataset, Mixing
 from cnnforge.errors import CnnforgeError, RunError, one_line
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.predictor import Predictor
@@ -78,7 +78,7 @@ class Session:
     warnings: tuple[str, ...]
     checks: tuple[LayerCheck, ...] = ()
     callbacks: Mapping[str, Callback] = field(default_factory=dict)
-    augmentations: tuple[tuple[str, Augment], ...] = ()
+    augmentations: tuple[tuple[str, Augment | Mixing], ...] = ()
     implementations: Sequence[LayerImplementation] = ()
     size: Estimate | None = None
     initial_weights: InitialWeights | None = None

@@ -26,7 +26,12 @@ from cnnforge.prediction.kept_split import KeptSplit
 from cnnforge.runs import CONFIG, RunDirectory, requirements
 from cnnforge.tasks import Task, check_match, task_for
 from cnnforge.training.building import build_model
-from cnnforge.training.components import make_augmentations, make_callbacks, qualified
+from cnnforge.training.components import (
+    check_mixing,
+    make_augmentations,
+    make_callbacks,
+    qualified,
+)
 from cnnforge.training.initial_weights import InitialWeights, take_weights
 from cnnforge.training.memory import Estimate, check_memory, estimate, out_of_memory_explained
 from cnnforge.training.run_metadata import read_decisions, write_run_metadata
@@ -78,6 +83,7 @@ def start(
     dataset = _open_data(options, plugins, max_size=model_spec.max_default_size)
     tell(summarize(dataset).line)
     task = task_for(dataset, plugins.tasks, options.task_options)
+    check_mixing(augmentations, task)
     # Only checks the name of the metric. Building the model takes seconds, so check the name first.
     _ = task.monitored(options.monitor)
     built = _build(options, reference, task, dataset, plugins)
