@@ -225,9 +225,11 @@ class Dataset:
         id_name: Name of the ids of the samples, for the heading of a submission; empty if the
             samples have no ids.
         skipped_ids: The ids of `skipped`, if the samples have ids; otherwise empty.
+        test: The samples of the test split, which are neither for training nor for validation;
+            `None` if the data have no such split. They are in no other field.
 
     Raises:
-        ValueError: If `train` is empty, or a split does not have one name per sample.
+        ValueError: If `train` or `test` is empty, or a split does not have one name per sample.
     """
 
     name: str
@@ -242,10 +244,14 @@ class Dataset:
     splits: tuple[Split, Split] | None = None
     id_name: str = ""
     skipped_ids: tuple[str, ...] = ()
+    test: Samples | None = None
 
     def __post_init__(self) -> None:
-        for split, samples in (("train", self.train), ("validation", self.validation)):
-            empty = split == "train" and not len(samples)
+        parts = (("train", self.train), ("validation", self.validation), ("test", self.test))
+        for split, samples in parts:
+            if samples is None:
+                continue
+            empty = split != "validation" and not len(samples)
             if empty or len(samples) != len(samples.names):
                 raise ValueError(
                     f"{split} of dataset {self.name!r} has {len(samples)} samples and "
