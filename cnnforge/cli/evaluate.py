@@ -20,6 +20,14 @@ def evaluate(
             "data of the run]",
         ),
     ] = None,
+    part: Annotated[
+        str,
+        typer.Option(
+            metavar="validation|test",
+            help="The part of the data: what the run was not trained on, or the test part, which "
+            "data may have.",
+        ),
+    ] = "validation",
     kernels: Annotated[
         str, typer.Option(metavar="auto|numba|keras", help="Implementation of the layers.")
     ] = "auto",
@@ -30,7 +38,10 @@ def evaluate(
 
     For a classification: accuracy, and precision, recall and F1 of every class.
     """
+    from cnnforge.optimizer_options import one_of
+
     run = find_run(run)
+    one_of("part", part, ("validation", "test"))
     if data:
         from cnnforge.data import parse
 
@@ -49,6 +60,7 @@ def evaluate(
             image_shape=predictor.image_shape,
             datasets=trained.plugins.datasets,
             trained_on=trained.data,
+            part=part,  # pyright: ignore[reportArgumentType]
             tasks=trained.plugins.tasks,
         )
     except UsageError as error:

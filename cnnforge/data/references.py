@@ -151,6 +151,27 @@ def find_dataset(reference: str, datasets: DatasetRegistry) -> tuple[DatasetSpec
         ) from None
 
 
+def absolute_reference(reference: str, datasets: Container[object]) -> str:
+    """Return a dataset reference with an absolute path.
+
+    Args:
+        reference: Reference of a dataset.
+        datasets: The known names of datasets.
+
+    Returns:
+        `NAME`, or `NAME:ARGUMENT`. The argument is made absolute if it is the path of an existing
+        file or folder.
+
+    Raises:
+        UsageError: The reference is not valid, see `parse`.
+    """
+    name, argument = parse(reference, datasets)
+    if argument is None:
+        return name
+    path = os.path.expanduser(argument)
+    return f"{name}:{os.path.abspath(path) if os.path.exists(path) else argument}"
+
+
 def open_dataset(
     reference: str,
     datasets: DatasetRegistry,

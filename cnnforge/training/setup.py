@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,8 +17,8 @@ from cnnforge.backends import prepare
 from cnnforge.configuration import TrainingOptions, check_types, epochs_of_resumed
 from cnnforge.conversion import LayerImplementation, decide, forge, lower
 from cnnforge.conversion.certificate import LayerCheck, certify
-from cnnforge.data import DataOptions, Dataset, open_dataset, parse, summarize
-from cnnforge.data.references import find_dataset
+from cnnforge.data import DataOptions, Dataset, open_dataset, summarize
+from cnnforge.data.references import absolute_reference, find_dataset
 from cnnforge.errors import CnnforgeError, DataError, UsageError
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.kept_split import KeptSplit
@@ -72,7 +71,7 @@ def start(
         DataError: The data cannot be read.
         RunError: The directory cannot be made.
     """
-    options = replace(options, data=_absolute(options.data, plugins))
+    options = replace(options, data=absolute_reference(options.data, plugins.datasets))
     (reference,) = qualified([options.model], plugins.models)
     _check_task(reference, options, plugins)
     callbacks = make_callbacks(qualified(options.callback, plugins.callbacks), plugins.callbacks)
@@ -147,8 +146,10 @@ def resume(
     # may now declare the same short name, and the short name would then be ambiguous.
     callbacks = make_callbacks(table.get("callbacks", ()), plugins.callbacks)
     augmentations = make_augmentations(table.get("augmentations", ()), plugins.augmentations)
+    if "tensorboard" in given:
+        options = replace(options, tensorboard=given["tensorboard"])
     if "data" in given:
-        options = replace(options, data=_absolute(given["data"], plugins))
+        options = replace(options, data=absolute_reference(given["data"], plugins.datasets))
     try:
         dataset = _open_data(options, plugins, table.get("image_shape"))
     except UsageError as error:
@@ -198,15 +199,6 @@ def _check_task(reference: str, options: TrainingOptions, plugins: Plugins) -> N
     spec = plugins.models[reference.partition(":")[0]]
     data, _ = find_dataset(options.data, plugins.datasets)
     check_match(spec, options.data, data.task, plugins.models, plugins.tasks)
-
-
-def _absolute(reference: str, plugins: Plugins) -> str:
-    """Return a dataset reference. The path after the colon is made absolute if it exists."""
-    name, argument = parse(reference, plugins.datasets)
-    if argument is None:
-        return name
-    path = os.path.expanduser(argument)
-    return f"{name}:{os.path.abspath(path) if os.path.exists(path) else argument}"
 
 
 def _open_data(

@@ -83,7 +83,10 @@ class Classification(Task):
                 f"dataset {dataset.name!r} has the classes {classes}: at least two different ones "
                 "are needed"
             )
-        for split, samples in (("train", dataset.train), ("validation", dataset.validation)):
+        parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+        for split, samples in parts.items():
+            if samples is None:
+                continue
             labels = _labels(samples)
             if labels.shape != (len(samples),):
                 raise DataError(

@@ -1,0 +1,142 @@
+"""Train one run, or several that differ in their seeds, and print the results."""
+
+from __future__ import annotations
+
+import statistics
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cnnforge.cli._common import load_plugins, print_json
+from cnnforge.cli._training import as_dict, prepare, show_result, train_and_report
+
+if TYPE_CHECKING:
+    from cnnforge.configuration import TrainingOptions
+
+
+def run_once(
+    given: dict[str, Any],
+    configured: dict[str, Any],
+    epochs: str | None,
+    resume: Path | None,
+    deadline: float | None,
+    json: bool,
+) -> None:
+    """Train one run, and print its result.
+
+    Args:
+        given: Options from the command line, by name.
+        configured: Options from a config file, by name.
+        epochs: Value of `--epochs`, or `None`.
+        resume: The run to continue; `None`: a new run.
+        deadline: Value of `time.monotonic()` at which training stops; `None`: no limit.
+        json: Whether to print JSON.
+    """
+    with ExitStack() as claims:
+        session = prepare(given, configured, epochs, resume, claims)
+        evaluation = train_and_report(session, deadline)
+        if json:
+            print_json(as_dict(session, evaluation))
+        elif evaluation is not None:
+            show_result(session, evaluation)
+
+
+def run_repeatedly(
+    count: int,
+    given: dict[str, Any],
+    configured: dict[str, Any],
+    epochs: str | None,
+    deadline: float | None,
+    json: bool,
+) -> None:
+    """Train runs with successive seeds on one split, and print mean and spread of the metric.
+
+    Runs that an earlier call of the same command has made are continued, or used as they are.
+
+    Args:
+        count: Number of runs.
+        given: Options from the command line, by name.
+        configured: Options from a config file, by name.
+        epochs: Value of `--epochs`, or `None`.
+        deadline: Value of `time.monotonic()` at which training stops; `None`: no limit.
+        json: Whether to print JSON.
+    """
+    from cnnforge.cli import _render
+    from cnnforge.configuration import parse_epochs, resolve
+
+    if epochs is not None:
+        given["epochs"] = parse_epochs(epochs)
+    first, _ = resolve(given, configured)
+    results, values, metric = [], [], None
+    for number in range(count):
+        each = {**given, "seed": first.seed + number, "split_seed": first.split_seed}
+        options, _ = resolve(each, configured)
+        earlier = _earlier_run(options)
+        _render.message(
+            f"run {number + 1} of {count}: seed {options.seed}"
+            + (f", which {earlier} has" if earlier else "")
+        )
+        with ExitStack() as claims:
+            session = prepare(
+                {} if earlier else each, {} if earlier else configured, None, earlier, claims
+            )
+            evaluation = train_and_report(session, deadline)
+        results.append(as_dict(session, evaluation))
+        if not session.finished or evaluation is None:
+            _render.message("type the same command again to go on with all runs")
+            break
+        metric = session.task.monitored(session.options.monitor)
+        test = session.test.metrics[metric.name] if session.test else None
+        values.append((options.seed, session, evaluation.metrics[metric.name], test))
+    parts = {"validation": [each[2] for each in values]}
+    if values and values[0][3] is not None:
+        parts["test"] = [each[3] for each in values]
+    spread = {name: _mean_and_spread(found) for name, found in parts.items() if found}
+    if json:
+        name = None if metric is None else metric.name
+        print_json({"metric": name, "runs": results, **spread})
+        return
+    if metric is None:
+        return
+    rows: list[list[object]] = [
+        [
+            str(seed),
+            *(metric.text(value) for value in found if value is not None),
+            str(session.run.path),
+        ]
+        for seed, session, *found in values
+    ]
+    for label in ("mean", "std"):
+        cells = [each[label] for each in spread.values()]
+        texts = [metric.text(cell) for cell in cells if cell is not None]
+        rows += [[label, *texts, None]] if texts else []
+    _render.table(["seed", *(f"{name} {metric.short}" for name in spread), "run"], rows)
+
+
+def _mean_and_spread(values: list[float]) -> dict[str, float | None]:
+    """Return the mean and the standard deviation of a sample, which is `None` for one value."""
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "std": spread}
+
+
+def _earlier_run(options: TrainingOptions) -> Path | None:
+    """Find the newest run in the output folder that has the same options; `None` if none has."""
+    from cnnforge.configuration import TrainingOptions, check_types
+    from cnnforge.data.references import absolute_reference
+    from cnnforge.errors import CnnforgeError
+    from cnnforge.runs import RunDirectory
+    from cnnforge.runs.finding import runs_in
+
+    # `start` writes the absolute place of the data into the config.
+    data = absolute_reference(options.data, load_plugins(options.plugin).datasets)
+    wanted = {**options.as_dict(), "data": data}
+    folder = Path(options.output)
+    for path in runs_in(folder) if folder.is_dir() else ():
+        try:
+            stored, _ = RunDirectory.open(path, needs=()).read_config()
+            found = TrainingOptions(**check_types(stored, str(path))).as_dict()
+        except CnnforgeError:
+            continue
+        if {name for name in wanted if wanted[name] != found[name]} <= {"output", "tensorboard"}:
+            return path
+    return None
