@@ -63,6 +63,7 @@ def run_repeatedly(
     """
     from cnnforge.cli import _render
     from cnnforge.configuration import parse_epochs, resolve
+    from cnnforge.errors import UsageError
 
     if epochs is not None:
         given["epochs"] = parse_epochs(epochs)
@@ -77,9 +78,15 @@ def run_repeatedly(
             + (f", which {earlier} has" if earlier else "")
         )
         with ExitStack() as claims:
-            session = prepare(
-                {} if earlier else each, {} if earlier else configured, None, earlier, claims
-            )
+            session = None
+            if earlier is not None:
+                try:
+                    session = prepare({}, {}, None, earlier, claims)
+                except UsageError as error:
+                    # For instance the data have changed.
+                    _render.message(f"note: a new run takes the place of {earlier}: {error}")
+            if session is None:
+                session = prepare(each, configured, None, None, claims)
             evaluation = train_and_report(session, deadline)
         results.append(as_dict(session, evaluation))
         if not session.finished or evaluation is None:

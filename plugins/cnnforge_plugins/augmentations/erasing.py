@@ -55,7 +55,7 @@ def span(fractions: np.ndarray, size: int, draws: Draws) -> tuple[np.ndarray, np
     Returns:
         Two (N,) int64 arrays: the first pixel, and the one after the last.
     """
-    # A pixel belongs to the stretch if its number is inside, as in Keras.
+    # A pixel belongs to the stretch if its centre is inside.
     lengths = fractions * size
-    starts = draws.uniform() * (size - lengths)
+    starts = draws.uniform() * (size - lengths) - 0.5
     return np.ceil(starts).astype(np.int64), np.ceil(starts + lengths).astype(np.int64)
