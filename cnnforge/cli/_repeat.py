@@ -68,9 +68,14 @@ def run_repeatedly(
     if epochs is not None:
         given["epochs"] = parse_epochs(epochs)
     first, _ = resolve(given, configured)
+    every = [
+        {**given, "seed": first.seed + number, "split_seed": first.split_seed}
+        for number in range(count)
+    ]
+    # The last seed may be too large. This is reported before the first run.
+    _ = [resolve(each, configured) for each in every]
     results, values, metric = [], [], None
-    for number in range(count):
-        each = {**given, "seed": first.seed + number, "split_seed": first.split_seed}
+    for number, each in enumerate(every):
         options, _ = resolve(each, configured)
         earlier = _earlier_run(options)
         _render.message(

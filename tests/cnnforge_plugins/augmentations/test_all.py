@@ -1,4 +1,4 @@
-"""What holds for every built-in augmentation."""
+"""Every built-in augmentation: what it depends on, strength zero, its arguments."""
 
 from importlib import import_module
 
