@@ -284,6 +284,8 @@ def test_a_test_part_is_evaluated_at_the_end(command: Command, tmp_path: Path) -
     assert "test" not in plain.json
     test = said.json["test"]
     assert test["samples"] == 21
+    assert said.json["found"]["images"] == {"training": 48, "validation": 12, "test": 21}
+    assert "48 for training, 12 for validation, 21 for test" in said.err
     run = Path(said.json["run"])
     report = json.loads((run / "evaluation.json").read_text())
     assert report["test"] == test
