@@ -7,11 +7,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from cnnforge.cli._common import load_plugins, print_json
 from cnnforge.cli._training import as_dict, prepare, show_result, train_and_report
 
 if TYPE_CHECKING:
     from cnnforge.configuration import TrainingOptions
+
+_GO_ON = "type the same command again to go on with all runs"
 
 
 def run_once(
@@ -92,14 +96,19 @@ def run_repeatedly(
                     _render.message(f"note: a new run takes the place of {earlier}: {error}")
             if session is None:
                 session = prepare(each, configured, None, None, claims)
-            evaluation = train_and_report(session, deadline)
+            try:
+                evaluation = train_and_report(session, deadline)
+            except typer.Exit:
+                _render.message(_GO_ON)
+                raise
         results.append(as_dict(session, evaluation))
         if not session.finished or evaluation is None:
-            _render.message("type the same command again to go on with all runs")
+            _render.message(_GO_ON)
             break
         metric = session.task.monitored(session.options.monitor)
         test = session.test.metrics[metric.name] if session.test else None
-        values.append((options.seed, session, evaluation.metrics[metric.name], test))
+        path = str(session.run.path)
+        values.append((options.seed, path, evaluation.metrics[metric.name], test))
     parts = {"validation": [each[2] for each in values]}
     if values and values[0][3] is not None:
         parts["test"] = [each[3] for each in values]
@@ -114,9 +123,9 @@ def run_repeatedly(
         [
             str(seed),
             *(metric.text(value) for value in found if value is not None),
-            str(session.run.path),
+            path,
         ]
-        for seed, session, *found in values
+        for seed, path, *found in values
     ]
     for label in ("mean", "std"):
         cells = [each[label] for each in spread.values()]

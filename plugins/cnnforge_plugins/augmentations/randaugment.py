@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance
 
 from cnnforge.data import Augment, Draws, compose, translations
 from cnnforge_plugins.augmentations._arguments import number, per_image, to_uint8
@@ -97,8 +95,12 @@ def _contrast(images: np.ndarray, amounts: np.ndarray, vertical: np.ndarray) -> 
 
 
 def _sharpness(images: np.ndarray, amounts: np.ndarray, vertical: np.ndarray) -> np.ndarray:
-    factors = iter(1 + 0.9 * amounts)
-    return _pillow(images, lambda it: ImageEnhance.Sharpness(it).enhance(float(next(factors))))
+    result = np.empty_like(images)
+    for image, amount, changed in zip(images, amounts, result, strict=True):
+        picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+        picture = ImageEnhance.Sharpness(picture).enhance(1 + 0.9 * float(amount))
+        changed[:] = np.asarray(picture).reshape(image.shape)
+    return result
 
 
 def _posterize(images: np.ndarray, amounts: np.ndarray, vertical: np.ndarray) -> np.ndarray:
@@ -113,19 +115,34 @@ def _solarize(images: np.ndarray, amounts: np.ndarray, vertical: np.ndarray) -> 
 
 
 def _auto_contrast(images: np.ndarray, amounts: np.ndarray, vertical: np.ndarray) -> np.ndarray:
-    return images if not amounts.any() else _pillow(images, ImageOps.autocontrast)
+    if not amounts.any():
+        return images
+    count, _, _, channels = images.shape
+    values = images.reshape(count, -1, channels)
+    low = values.min(axis=1).astype(np.float32)[:, np.newaxis, np.newaxis, :]
+    high = values.max(axis=1).astype(np.float32)[:, np.newaxis, np.newaxis, :]
+    # A channel with one value stays as it is.
+    flat = low == high
+    scale = np.where(flat, 1, 255 / np.maximum(high - low, 1))
+    return to_uint8((images - low) * scale + low * flat)
 
 
 def _equalize(images: np.ndarray, amounts: np.ndarray, vertical: np.ndarray) -> np.ndarray:
-    return images if not amounts.any() else _pillow(images, ImageOps.equalize)
-
-
-def _pillow(images: np.ndarray, function: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    gray = images.shape[3] == 1
-    changed = [
-        np.asarray(function(Image.fromarray(image[:, :, 0] if gray else image))) for image in images
-    ]
-    return np.stack(changed).reshape(images.shape)
+    if not amounts.any():
+        return images
+    count, height, width, channels = images.shape
+    # One histogram for each channel of each image: their 256 places follow each other.
+    first = 256 * np.arange(count * channels).reshape(count, 1, 1, channels)
+    places = images + first
+    histograms = np.bincount(places.ravel(), minlength=256 * count * channels).reshape(-1, 256)
+    top = 255 - np.argmax(histograms[:, ::-1] > 0, axis=1)
+    largest = histograms[np.arange(len(top)), top]
+    step = ((height * width - largest) // 255)[:, np.newaxis]
+    below = np.cumsum(histograms, axis=1) - histograms
+    table = np.minimum((below + step // 2) // np.maximum(step, 1), 255)
+    # A channel with few pixels, or with one value, stays as it is.
+    table = np.where(step == 0, np.arange(256), table).astype(np.uint8)
+    return table.ravel()[places]
 
 
 _ALL = (
