@@ -225,6 +225,31 @@ def test_repeated_runs_go_on(
     assert len(list((tmp_path / "runs").iterdir())) == 6
 
 
+class Stop:
+    """A signal that has arrived."""
+
+    name, exit_code = "SIGTERM", 143
+
+    def __enter__(self) -> "Stop":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __call__(self) -> bool:
+        return True
+
+
+def test_an_interrupted_repetition_says_how_to_go_on(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnnforge.training.StopOnSignal", Stop)
+    said = command("train", "--repeat", "2", "--time-limit", "0.001s", code=143)
+    assert "interrupted by SIGTERM; the state is saved" in said.err
+    assert said.err.rstrip().endswith("type the same command again to go on with all runs")
+    assert "time limit" not in said.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
