@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,15 @@ COLORS = ("auto", "grayscale", "rgb")
 # Options that are passed to the task, such as classification. A task that does not support one of
 # them raises an error.
 TASK_OPTIONS = ("label_smoothing", "class_weights")
+AUGMENT_PRESETS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "light": ("flip", "shift:0.1"),
+    "strong": ("flip", "crop:0.7", "randaugment:0.5", "erasing:0.25"),
+}
+"""Names for `augment` that stand for several augmentations."""
 # Tables in the config.toml of a run that do not contain options, so they are not read.
 _IGNORED = ("run",)
+_TIME = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 _SIZE = re.compile(r"([1-9][0-9]{0,4})(?:(?:\s*[xX\u00d7*,]\s*|\s+)([1-9][0-9]{0,4}))?")
 
 
@@ -57,7 +64,9 @@ class TrainingOptions(OptimizerOptions):
         monitor: Validation metric that selects the best epoch; `None`: the default of the task.
         callback: Names of callbacks, `NAME` or `NAME:ARGUMENT`.
         augment: Names of the augmentations of the training images, `NAME` or `NAME:ARGUMENT`, in
-            the order in which they are applied.
+            the order in which they are applied. A name of `AUGMENT_PRESETS` is replaced by the
+            augmentations that it stands for.
+        tensorboard: Whether the metrics are also written as files for TensorBoard.
         plugin: Plugins to load in addition to the installed ones.
 
     Raises:
@@ -84,11 +93,13 @@ class TrainingOptions(OptimizerOptions):
     monitor: str | None = None
     callback: tuple[str, ...] = ()
     augment: tuple[str, ...] = ()
+    tensorboard: bool = False
     plugin: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the values."""
         super().__post_init__()
+        object.__setattr__(self, "augment", expand_presets(self.augment))
         if self.split_seed is None:
             object.__setattr__(self, "split_seed", self.seed)
         require(self.epochs >= 1, "epochs", self.epochs, "1 or more")
@@ -157,6 +168,48 @@ def parse_size(text: str) -> tuple[int, int]:
             f"such as 28, got {text!r}"
         )
     return int(match[1]), int(match[2] or match[1])
+
+
+def expand_presets(names: Sequence[str]) -> tuple[str, ...]:
+    """Replace presets of augmentations by the augmentations that they stand for.
+
+    Args:
+        names: Names of augmentations, `NAME` or `NAME:ARGUMENT`, and of presets.
+
+    Returns:
+        The names of augmentations, in the same order.
+
+    Raises:
+        UsageError: `none` is given with another name.
+    """
+    if "none" in names and len(names) > 1:
+        others = ", ".join(name for name in names if name != "none") or "none"
+        raise UsageError(
+            f"augment has 'none' and {others}: leave out 'none' to augment the images, or the "
+            "others to leave the images as they are"
+        )
+    expanded = [each for name in names for each in AUGMENT_PRESETS.get(name, (name,))]
+    return tuple(expanded)
+
+
+def parse_time(text: str) -> float:
+    """Parse a length of time.
+
+    Args:
+        text: Hours, minutes and seconds: `"2h"`, `"30m"`, `"90s"` or `"1h30m"`.
+
+    Returns:
+        The time in seconds, more than 0.
+
+    Raises:
+        UsageError: The text has another form.
+    """
+    match = _TIME.fullmatch(text.strip().lower())
+    hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if not total:
+        raise UsageError(f"--time-limit must be a time such as 90s, 30m, 2h or 1h30m, got {text!r}")
+    return total
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -295,7 +348,8 @@ def _typed(name: str, value: Any, source: str) -> Any:
         return float(value)
     if wanted.startswith("tuple"):
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-            return tuple(value)
+            # The augmentations are stored, and compared with those of a run, without presets.
+            return expand_presets(value) if name == "augment" else tuple(value)
         raise UsageError(f"{source}: {name} must be a list of strings, got {value!r}")
     types = {"str": str, "int": int, "float": float, "bool": bool}
     if type(value) is not types[wanted]:

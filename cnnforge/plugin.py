@@ -385,7 +385,8 @@ class AugmentationSpec(Spec):
     `augment(images, draws)` gets images, (N, H, W, C) uint8, and their `cnnforge.data.Draws`, and
     returns images of the same shape. It must not write to `images`, and must take all random
     numbers from `draws`. If it moves pixels, it must return two values: the images, and the affine
-    transform of each, (N, 2, 3) float32, in the coordinates of `cnnforge.data.transforms`.
+    transform of each, (N, 2, 3) float32, in the coordinates of `cnnforge.data.transforms`. To mix
+    images with other training images, `make` returns a `cnnforge.data.Mixing`, not a function.
     """
 
     kind: ClassVar[str] = "augmentation"

@@ -65,22 +65,31 @@ def progress_note(task: Task, event: BatchesDone, epochs: int) -> str:
 
 
 def best_table(
-    task: Task, best: EpochMetrics, evaluation: Evaluation
+    task: Task, best: EpochMetrics, evaluation: Evaluation, test: Evaluation | None = None
 ) -> tuple[list[str], list[list[object]]]:
     """Make a table of the metrics of the best epoch.
 
     Args:
         task: The task of the run.
         best: Metrics of the epoch.
-        evaluation: The evaluation of the saved model.
+        evaluation: The evaluation of the saved model on the validation samples.
+        test: The evaluation on the test samples; `None` if the data have none.
 
     Returns:
-        Two lists: the headings of all columns except the first, and two rows of cells, for training
-        and for validation.
+        Two lists: the headings of all columns except the first, and the rows of cells: training,
+        validation, and test if there is one.
     """
-    rows: list[list[object]] = [["training"], ["validation"]]
-    for metric in task.metrics:
-        trained = best.values.get(metric.name)
-        rows[0].append(None if trained is None else metric.text(trained))
-        rows[1].append(metric.text(evaluation.metrics[metric.name]))
+    parts = {"training": best.values, "validation": evaluation.metrics}
+    if test is not None:
+        parts["test"] = test.metrics
+    rows: list[list[object]] = [
+        [
+            name,
+            *(
+                metric.text(values[metric.name]) if metric.name in values else None
+                for metric in task.metrics
+            ),
+        ]
+        for name, values in parts.items()
+    ]
     return [metric.short for metric in task.metrics], rows

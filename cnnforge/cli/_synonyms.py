@@ -81,6 +81,9 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
             "class-weight": "--class-weights",
             "metric": "--monitor",
             "callbacks": "--callback",
+            "max-time timeout time walltime": "--time-limit",
+            "runs-per-config num-seeds seeds n-runs trials": "--repeat",
+            "tb tensor-board": "--tensorboard",
             "gray grayscale greyscale rgb channels": "use --color grayscale or --color rgb",
             "pretrained": "use --init-from FILE.keras or --init-from RUN to take its weights",
             "checkpoint ckpt load load-model": "use --resume RUN to continue a run, or "

@@ -23,9 +23,10 @@ from cnnforge.cli.plugins.plugins import group as plugins
 from cnnforge.cli.predict import predict
 from cnnforge.cli.runs import runs
 from cnnforge.cli.train import train
+from cnnforge.cli.verify import verify
 from cnnforge.errors import CnnforgeError, UsageError
 
-_COMMANDS = (train, evaluate, predict, runs, bench, doctor)
+_COMMANDS = (train, evaluate, predict, verify, runs, bench, doctor)
 _GROUPS = (data, plugins)
 
 # Arguments with which no command does its work.

@@ -23,6 +23,14 @@ def evaluate(
             "data of the run]",
         ),
     ] = None,
+    part: Annotated[
+        str,
+        typer.Option(
+            metavar="validation|test",
+            help="The part of the data: what the run was not trained on, or the test part, which "
+            "data may have.",
+        ),
+    ] = "validation",
     kernels: Annotated[
         str, typer.Option(metavar="auto|numba|keras", help="Implementation of the layers.")
     ] = "auto",
@@ -33,9 +41,11 @@ def evaluate(
 
     For a classification: accuracy, and precision, recall and F1 of every class.
     """
-    run = find_run(run)
     from cnnforge.cli._trained import found_as_dict, open_trained, show_found
+    from cnnforge.optimizer_options import one_of
 
+    one_of("part", part, ("validation", "test"))
+    run = find_run(run)
     trained = open_trained(run, kernels, plugin, load_plugins, data)
     from cnnforge.errors import UsageError
     from cnnforge.prediction import open_samples
@@ -47,6 +57,7 @@ def evaluate(
             image_shape=predictor.image_shape,
             datasets=trained.plugins.datasets,
             trained_on=trained.data,
+            part=part,  # pyright: ignore[reportArgumentType]
             tasks=trained.plugins.tasks,
         )
     except UsageError as error:

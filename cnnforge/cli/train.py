@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,18 +13,9 @@ from cnnforge.cli._common import (
     PluginOption,
     find_run,
     find_weights,
-    load_plugins,
-    print_json,
 )
-from cnnforge.cli._epochs import best_table, epoch_line, progress_note
 from cnnforge.cli._train_options import show_options, with_options
 from cnnforge.optimizer_options import OptimizerOptions
-from cnnforge.utils.names import printable
-
-if TYPE_CHECKING:
-    from cnnforge.cli._render import ProgressDisplay
-    from cnnforge.tasks import Evaluation
-    from cnnforge.training import Event, Session
 
 
 @with_options(OptimizerOptions, after="batch_size")
@@ -149,7 +140,26 @@ def train(
         list[str] | None,
         typer.Option(
             metavar="NAME[:ARG]",
-            help="Apply this augmentation to the training images, such as shift:2; repeatable.",
+            help="Apply this augmentation to the training images, such as shift:2; repeatable.  "
+            "light, strong and none stand for several.",
+        ),
+    ] = None,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Stop this long after the start of the command, such as 90s, 30m or 2h; "
+            "--resume continues.",
+        ),
+    ] = None,
+    repeat: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Train N runs with the next seeds, on one split."),
+    ] = 1,
+    tensorboard: Annotated[
+        bool | None,
+        typer.Option(
+            "--tensorboard/--no-tensorboard", help="Write files for TensorBoard into the run."
         ),
     ] = None,
     plugin: PluginOption = None,
@@ -165,8 +175,16 @@ def train(
     Ctrl-C saves the state and exits; --resume continues the run. Exit codes: 0 success, 1 failure,
     2 usage error, 129, 130 or 143 interrupted.
     """
-    from cnnforge.configuration import check_types, read_config
+    from cnnforge.cli._repeat import run_once, run_repeatedly
+    from cnnforge.configuration import check_types, parse_time, read_config
+    from cnnforge.errors import UsageError
 
+    deadline = None if time_limit is None else time.monotonic() + parse_time(time_limit)
+    if repeat > 1 and resume is not None:
+        raise UsageError(
+            "--repeat starts new runs, and --resume continues one: leave out one of them (a "
+            "command with --repeat continues its own runs if it is typed again)"
+        )
     if resume is not None:
         resume = find_run(resume)
     written = {
@@ -188,6 +206,7 @@ def train(
         "monitor": monitor,
         "callback": tuple(callback) if callback else None,
         "augment": tuple(augment) if augment else None,
+        "tensorboard": tensorboard,
         "plugin": tuple(plugin) if plugin else None,
         **options,
     }
@@ -197,204 +216,7 @@ def train(
     if print_config:
         show_options(given, configured, epochs, resume, json)
         return
-    with ExitStack() as claims:
-        session = _prepare(given, configured, epochs, resume, claims)
-        _run(session, json)
-
-
-def _prepare(
-    given: dict[str, Any],
-    configured: dict[str, Any],
-    epochs: str | None,
-    resume: Path | None,
-    claims: ExitStack,
-) -> Session:
-    from cnnforge.cli import _render
-    from cnnforge.cli._import_keras import import_keras
-    from cnnforge.configuration import parse_epochs, resolve
-
-    if resume is not None:
-        from cnnforge.runs import RunDirectory
-
-        # Opened before the import of Keras, which takes seconds, to report a wrong run at once.
-        claims.enter_context(RunDirectory.open(resume, needs=()).claimed())
-        import_keras()
-        from cnnforge import training
-
-        return training.resume(
-            resume, {**configured, **given}, epochs, load_plugins, _render.message
-        )
-    if epochs is not None:
-        given["epochs"] = parse_epochs(epochs)
-    options, _ = resolve(given, configured)
-    plugins = load_plugins(options.plugin)
-    _ = plugins.models[options.model.partition(":")[0]]
-    for names, registry in (
-        (options.callback, plugins.callbacks),
-        (options.augment, plugins.augmentations),
-    ):
-        _ = [registry[name.partition(":")[0]] for name in names]
-    from cnnforge.data.references import find_dataset
-
-    # Checked before the import of Keras, which takes seconds.
-    find_dataset(options.data, plugins.datasets)
-    _render.message(
-        f"preparing {options.model} on {printable(options.data)} (kernels are compiled once on a "
-        "machine)"
-    )
-    import_keras()
-    from cnnforge import training
-
-    session = training.start(options, plugins, _render.message)
-    claims.enter_context(session.run.claimed())
-    return session
-
-
-def _run(session: Session, json: bool) -> None:
-    from cnnforge.cli import _ctrl_c, _render
-    from cnnforge.training import StopOnSignal
-
-    path = session.run.path
-    _render.message(f"run directory: {path}")
-    _ctrl_c.set_message(f"interrupted; go on with 'cnnforge train --resume {path}'")
-    if session.size is not None:
-        _render.message(session.size.describe())
-    for warning in session.warnings:
-        _render.message(f"note: {warning}")
-    if session.checks:
-        results = [result for check in session.checks for result in check.results]
-        worst = max(result.max_error / result.allowed for result in results)
-        layers = ", ".join(dict.fromkeys(check.layer for check in session.checks))
-        _render.message(
-            f"kernels: {layers} run on Numba kernels, checked at this model's shapes: max error "
-            f"{worst:.0%} of the tolerance"
-        )
-    for line in _kept_by_the_framework(session):
-        _render.message(line)
-    if session.finished:
-        done = f"all {session.options.epochs} epochs are done; {_how_to_continue(session)}"
-        _render.message(_stopped(session) or done)
-        _finish(session, session.report(), json)
-        return
-    with _ctrl_c.saving(), StopOnSignal() as stop:
-        with _render.progress() as display:
-            result = session.train([_Progress(session, display)], stop)
-        if result.interrupted:
-            cause = "Ctrl-C" if stop.name == "SIGINT" else stop.name
-            _render.message(
-                f"interrupted by {cause}; the state is saved; go on with "
-                f"'cnnforge train --resume {path}'"
-            )
-            raise typer.Exit(stop.exit_code)
-    if _stopped(session):
-        _render.message(_stopped(session))
-    _ctrl_c.set_message(
-        "interrupted; the model is saved, but tables or figures are missing; write them with "
-        f"'cnnforge train --resume {path}'"
-    )
-    _finish(session, session.report(), json)
-
-
-def _kept_by_the_framework(session: Session) -> list[str]:
-    """List the layers for which `--kernels auto` chose the framework, with the reasons."""
-    if session.options.kernels != "auto":
-        return []
-    kept = [choice for choice in session.implementations if choice.implementation == "keras"]
-    faster = [f"{choice.layer} ({1 / choice.ratio:.1f} times)" for choice in kept if choice.ratio]
-    lines = [
-        f"kernels: the framework computes {choice.layer}: {choice.reason}"
-        for choice in kept
-        if not choice.ratio
-    ]
-    if faster:
-        lines.append(f"kernels: the framework is faster at {', '.join(faster)}, and computes these")
-    return lines
-
-
-def _stopped(session: Session) -> str:
-    """Return a sentence: why a callback ended training, and how to continue.
-
-    Return "" if no callback ended training.
-    """
-    state = session.state
-    if state is None or not state.stopped:
-        return ""
-    return f"stopped after epoch {state.epoch}: {state.stopped}; {_how_to_continue(session)}"
-
-
-def _how_to_continue(session: Session) -> str:
-    """Return a sentence about how to continue a finished run."""
-    path = session.run.path
-    if session.options.ends:
-        return f"for a new run from its weights use --init-from {path}"
-    return f"to continue, use --resume {path} --epochs +10"
-
-
-def _finish(session: Session, evaluation: Evaluation, json: bool) -> None:
-    from cnnforge.cli import _render
-
-    with _render.optional(f"everything is saved in the run directory {session.run.path}"):
-        _show_result(session, evaluation, json)
-
-
-def _show_result(session: Session, evaluation: Evaluation, json: bool) -> None:
-    from cnnforge.cli import _render
-
-    state = session.state
-    assert state is not None
-    assert state.best is not None
-    seconds = sum(row.seconds for row in state.history)
-    if json:
-        from cnnforge.data import summarize
-
-        print_json(
-            {
-                "run": str(session.run.path),
-                "model": session.options.model,
-                "data": session.dataset.name,
-                "found": summarize(session.dataset).as_dict(),
-                "notes": list(session.warnings),
-                "epochs": state.epoch,
-                "best_epoch": state.best.epoch,
-                "seconds": seconds,
-                "images_per_second": state.history[-1].images_per_second,
-                "weights": state.digest(),
-                "validation": evaluation.as_dict(),
-            }
-        )
-        return
-    best = state.history[state.best.epoch - 1]
-    columns, rows = best_table(session.task, best, evaluation)
-    _render.table([f"best epoch {best.epoch}/{state.epoch}", *columns], rows)
-    typer.echo(f"{seconds:.1f} s of training, {best.images_per_second:,.0f} images/s")
-    typer.echo(f"run directory: {session.run.path}")
-    _render.message(f"to use the model, type: cnnforge predict {session.run.path} IMAGES")
-
-
-class _Progress:
-    """Receives the events of a training: updates the progress bar and prints a line per epoch."""
-
-    def __init__(self, session: Session, display: ProgressDisplay) -> None:
-        self._display, self._task = display, session.task
-        self._metric = session.task.monitored(session.options.monitor)
-        self._total = session.options.epochs
-        self._started = False
-
-    def __call__(self, event: Event) -> None:
-        from cnnforge.training import BatchesDone, EpochBegun, EpochEnded
-
-        if isinstance(event, EpochBegun):
-            if not self._started:
-                self._started = True
-                self._display.start("", event.epochs * event.batches)
-                self._display.advance((event.epoch - 1) * event.batches + event.batch)
-                self._done = event.batch
-        elif isinstance(event, BatchesDone):
-            self._display.advance(
-                event.batch - self._done,
-                progress_note(self._task, event, self._total),
-            )
-            self._done = event.batch
-        elif isinstance(event, EpochEnded):
-            self._done = 0
-            self._display.message(epoch_line(self._task, self._metric, event, self._display.width))
+    if repeat > 1:
+        run_repeatedly(repeat, given, configured, epochs, deadline, json)
+    else:
+        run_once(given, configured, epochs, resume, deadline, json)

@@ -95,6 +95,11 @@ class LayerCheck:
         """Whether the layer was computed and all results are within their bounds."""
         return not self.error and bool(self.results) and all(result.ok for result in self.results)
 
+    @property
+    def worst(self) -> float:
+        """The max error of all results, as a fraction of the bound of the result."""
+        return max((result.max_error / result.allowed for result in self.results), default=0.0)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values, ready for JSON. A difference that is not finite becomes `None`."""
         values = asdict(self)

@@ -4,7 +4,13 @@ Images and labels are NumPy arrays. This package imports neither Keras nor the f
 """
 
 from cnnforge.data.arrays import dataset_from_arrays, unlabelled_from_arrays
-from cnnforge.data.augmentation import Augment, AugmentedSamples, Draws
+from cnnforge.data.augmentation import (
+    Augment,
+    AugmentedSamples,
+    Draws,
+    Mixing,
+    TargetFunctions,
+)
 from cnnforge.data.dataset import (
     ArraySamples,
     DataOptions,
@@ -81,6 +87,7 @@ __all__ = [
     "ImageListing",
     "ImageSource",
     "Inspection",
+    "Mixing",
     "Parts",
     "Picture",
     "PictureFile",
@@ -90,6 +97,7 @@ __all__ = [
     "SomeSamples",
     "Split",
     "StoredImage",
+    "TargetFunctions",
     "UnreadableImage",
     "check_files",
     "check_image",

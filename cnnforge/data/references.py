@@ -196,6 +196,28 @@ def find_dataset(reference: str, datasets: DatasetRegistry) -> tuple[DatasetSpec
         ) from None
 
 
+def absolute_reference(reference: str, datasets: Container[object]) -> str:
+    """Return a dataset reference with an absolute path.
+
+    Args:
+        reference: Reference of a dataset.
+        datasets: The known names of datasets.
+
+    Returns:
+        `NAME`, or `NAME:ARGUMENT`. The argument is made absolute if it is the path of an existing
+        file or folder, or a pattern for such paths.
+
+    Raises:
+        UsageError: The reference is not valid, see `parse`.
+    """
+    name, argument = parse(reference, datasets)
+    if argument is None:
+        return name
+    path = os.path.expanduser(argument)
+    is_path = os.path.exists(path) or any(sign in path for sign in "*?[{")
+    return f"{name}:{os.path.abspath(path) if is_path else argument}"
+
+
 def open_dataset(
     reference: str,
     datasets: DatasetRegistry,

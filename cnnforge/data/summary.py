@@ -90,10 +90,12 @@ def summarize(
     Args:
         dataset: The dataset.
         parts: Samples and the indices of those that are used, by the name of the part. By default
-            all samples for training and for validation.
+            all samples for training and for validation, and those of the test split.
     """
     if parts is None:
         splits = {"training": dataset.train, "validation": dataset.validation}
+        if dataset.test is not None:
+            splits["test"] = dataset.test
         parts = {name: (each, np.arange(len(each))) for name, each in splits.items()}
     counts = np.zeros(len(dataset.classes), np.int64)
     for samples, indices in parts.values():

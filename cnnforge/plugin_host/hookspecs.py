@@ -95,6 +95,7 @@ def cnnforge_augmentations() -> Iterable[AugmentationSpec]:
         returns a function `augment(images, draws)`. This function gets images, (N, H, W, C) uint8,
         and returns new images of the same shape. It must take all random numbers from `draws`, a
         `cnnforge.data.Draws`. These numbers depend only on the seed, the epoch and the sample, so a
-        resumed run trains on the same images as an uninterrupted one.
+        resumed run trains on the same images as an uninterrupted one. `make` may also return a
+        `cnnforge.data.Mixing`, which mixes images with other training images.
     """
     raise NotImplementedError

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from cnnforge.plugin_host.registry import Registry
 from cnnforge.prediction.kept_split import KeptSplit, Origin
 from cnnforge.prediction.predictor import Predictor
 from cnnforge.tasks import Evaluation, Row
+
+Part = Literal["validation", "test"]
+"""The part of a dataset that is evaluated."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,7 @@ def open_samples(
     trained_on: RunData,
     *,
     need_labels: bool = True,
+    part: Part = "validation",
     tasks: Registry[TaskSpec] | None = None,
 ) -> SampleInputs:
     """Open a dataset for prediction or evaluation with a trained model.
@@ -139,6 +143,8 @@ def open_samples(
         datasets: Registry of the datasets that plugins declare.
         trained_on: The data that the model was trained on.
         need_labels: Whether a dataset without labels is an error: `True` for an evaluation.
+        part: `"test"` chooses the test samples of the data, and no others. `"validation"` chooses
+            from the others.
         tasks: Registry of the tasks; by default those of the installed plugins.
 
     Returns:
@@ -146,7 +152,7 @@ def open_samples(
 
     Raises:
         UsageError: There is no such dataset, it is for another task, or its images cannot be
-            converted to `image_shape`.
+            converted to `image_shape`, or it has no test samples and they are asked for.
         DataError: The dataset cannot be read.
     """
     tasks = discover().tasks if tasks is None else tasks
@@ -169,6 +175,14 @@ def open_samples(
             f"{reference} is for the task {task!r}, and the model of this run is for {own!r}: use "
             "another dataset"
         )
+    if part == "test":
+        if dataset.test is None:
+            raise UsageError(
+                f"{dataset.name} has no test part, such as a sub-folder named test: leave out "
+                "--part test, or name labelled data with --data"
+            )
+        indices = np.arange(len(dataset.test))
+        return SampleInputs(dataset, dataset.test, indices, f"the test part of {dataset.name}")
     if not dataset.labelled:
         samples = dataset.train
         return SampleInputs(dataset, samples, np.arange(len(samples)), dataset.name)

@@ -150,6 +150,27 @@ class Task:
         """
         return targets
 
+    def mixed(
+        self,
+        targets: Mapping[str, np.ndarray],
+        partners: Mapping[str, np.ndarray],
+        weights: np.ndarray,
+    ) -> Mapping[str, np.ndarray]:
+        """Mix targets as an augmentation mixed the images, for instance `mixup`.
+
+        A task that does not override this method cannot be trained with such an augmentation.
+
+        Args:
+            targets: Arrays (n, ...) by name, from `targets`, `transformed` or `mixed`.
+            partners: The targets of the partner of each image, of the same kind.
+            weights: (n,) float32, the share of the own image from 0 to 1. The partner has the rest.
+
+        Returns:
+            The targets of the mixed images, arrays (n, ...) by name. The names may differ from
+            those of the arguments. They are the same in all batches of a run.
+        """
+        raise NotImplementedError
+
     def read(
         self, samples: Samples, indices: np.ndarray
     ) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
@@ -163,11 +184,9 @@ class Task:
         Returns:
             The images, (n, H, W, C) uint8, and the targets, arrays (n, ...) by name.
         """
-        if not isinstance(samples, AugmentedSamples):
-            return samples.fetch(indices), self.targets(samples, indices)
-        images, transforms = samples.augmented(indices)
-        targets = self.targets(samples.samples, indices)
-        return images, targets if transforms is None else self.transformed(targets, transforms)
+        if isinstance(samples, AugmentedSamples):
+            return samples.read(indices, self)
+        return samples.fetch(indices), self.targets(samples, indices)
 
     def losses(self, targets: Mapping[str, Any], outputs: Any) -> Any:
         """Compute the loss of every sample of a batch with differentiable `keras.ops`.

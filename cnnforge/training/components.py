@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 import keras
 
 from cnnforge.callbacks import Callback, FinishedEpoch
-from cnnforge.data import Augment
+from cnnforge.data import Augment, Mixing
 from cnnforge.errors import CnnforgeError, PluginError, UsageError, one_line
 from cnnforge.plugin import AugmentationSpec, CallbackSpec, Spec
 from cnnforge.plugin_host.registry import Registry
+from cnnforge.tasks import Task
 from cnnforge.training.events import EpochMetrics
 from cnnforge.training.optimizers import LearningRate
 
@@ -139,7 +140,7 @@ def make_callbacks(
 
 def make_augmentations(
     references: Sequence[str], registry: Registry[AugmentationSpec]
-) -> tuple[tuple[str, Augment], ...]:
+) -> tuple[tuple[str, Augment | Mixing], ...]:
     """Make augmentations from references `NAME` or `NAME:ARGUMENT`.
 
     Returns:
@@ -147,16 +148,30 @@ def make_augmentations(
 
     Raises:
         UsageError: A name is unknown, or an argument is not valid.
-        PluginError: A plugin fails, or does not return a function.
+        PluginError: A plugin fails, or returns neither a function nor a `Mixing`.
     """
     made = tuple((name, _make(name, registry)) for name in references)
     for name, augment in made:
-        if not callable(augment):
+        if not (callable(augment) or isinstance(augment, Mixing)):
             raise PluginError(
                 f"the augmentation {name!r} is a {type(augment).__name__}: its plugin must return "
-                "a function of images and draws"
+                "a function of images and draws, or an object with the methods partners and mix"
             )
     return made
+
+
+def check_mixing(augmentations: Sequence[tuple[str, Augment | Mixing]], task: Task) -> None:
+    """Check that a task can mix targets, if an augmentation mixes images.
+
+    Raises:
+        UsageError: It cannot. The message names the augmentation.
+    """
+    for name, augment in augmentations:
+        if isinstance(augment, Mixing) and type(task).mixed is Task.mixed:
+            raise UsageError(
+                f"the augmentation {name!r} mixes images, and the task {type(task).__name__} "
+                "cannot mix their targets: leave this augmentation out"
+            )
 
 
 def _make(reference: str, registry: Registry[SpecT]) -> Any:

@@ -20,7 +20,7 @@ import numpy as np
 
 from cnnforge.backends import Trainer
 from cnnforge.callbacks import Callback
-from cnnforge.data import Augment, AugmentedSamples, Dataset, samples_of_epoch
+from cnnforge.data import Augment, AugmentedSamples, Dataset, Mixing, samples_of_epoch
 from cnnforge.data.prefetch import Chunk, StepsPerCall, chunks, images_only
 from cnnforge.errors import CnnforgeError
 from cnnforge.optimizer_options import OptimizerOptions
@@ -84,7 +84,7 @@ def train(
     listeners: Sequence[Listener] = (),
     should_stop: Callable[[], bool] = lambda: False,
     callbacks: Mapping[str, Callback] | None = None,
-    augmentations: Sequence[tuple[str, Augment]] = (),
+    augmentations: Sequence[tuple[str, Augment | Mixing]] = (),
     folder: Path | None = None,
 ) -> TrainingResult:
     """Train `model` until `epochs` epochs are done.
@@ -190,7 +190,7 @@ class _Run:
         self.save_best: Callable[[], None] = lambda: None
         self.should_stop: Callable[[], bool] = lambda: False
         self.listeners: tuple[Listener, ...] = ()
-        self.augmentations: tuple[tuple[str, Augment], ...] = ()
+        self.augmentations: tuple[tuple[str, Augment | Mixing], ...] = ()
         self.callbacks: EpochCallbacks
 
     @property

@@ -16,12 +16,13 @@ from cnnforge.callbacks import Callback
 from cnnforge.configuration import TrainingOptions
 from cnnforge.conversion import Kernels, LayerImplementation
 from cnnforge.conversion.certificate import LayerCheck
-from cnnforge.data import Augment, Dataset
+from cnnforge.data import Augment, Dataset, Mixing
 from cnnforge.errors import CnnforgeError, RunError, one_line
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.predictor import Predictor
 from cnnforge.prediction.reference_predictions import COUNT, write_reference_predictions
 from cnnforge.reporting.figures import training_curves
+from cnnforge.reporting.tensorboard import EventFile
 from cnnforge.runs import EVALUATION, METRICS, RunDirectory
 from cnnforge.tasks import LOSS, Evaluation, Row, Task
 from cnnforge.training.events import EpochEnded, EpochMetrics, Event, Listener
@@ -34,11 +35,13 @@ from cnnforge.utils.keras_graph import all_layers
 
 # Options that the user may change when resuming a run. All others must stay the same.
 # The place of the data may change, their content may not: the fingerprint is compared.
-FREE = ("data", "epochs", "output", "plugin", "init_from", "strict")
+FREE = ("data", "epochs", "output", "plugin", "init_from", "strict", "tensorboard")
 # Max difference between the validation loss of the trained model and that of the saved model,
 # relative to 1 + loss. The two models may run on different kernels, which round differently. A
 # difference above this limit means that the saved weights are wrong, and is an error.
 _MAX_DRIFT = 1e-2
+TENSORBOARD = "tensorboard"
+"""Name of the folder in a run with the files for TensorBoard."""
 # Key of the fingerprint of the data among the values that must not change.
 FINGERPRINT = "data fingerprint"
 
@@ -65,6 +68,8 @@ class Session:
         size: Estimate of the memory that training needs; `None` if it is unknown.
         initial_weights: Lists of the weights that came from `--init-from` and of the others; `None`
             if the weights are random, or those of the training state.
+        test: Evaluation of the saved model on the test samples; `report` sets it if the dataset has
+            test samples.
     """
 
     options: TrainingOptions
@@ -78,10 +83,11 @@ class Session:
     warnings: tuple[str, ...]
     checks: tuple[LayerCheck, ...] = ()
     callbacks: Mapping[str, Callback] = field(default_factory=dict)
-    augmentations: tuple[tuple[str, Augment], ...] = ()
+    augmentations: tuple[tuple[str, Augment | Mixing], ...] = ()
     implementations: Sequence[LayerImplementation] = ()
     size: Estimate | None = None
     initial_weights: InitialWeights | None = None
+    test: Evaluation | None = None
 
     @property
     def finished(self) -> bool:
@@ -108,6 +114,10 @@ class Session:
         Raises:
             CnnforgeError: Memory ran out, or see `cnnforge.training.train`.
         """
+        files: list[Listener] = [_MetricsFile(self.run, self.state)]
+        if self.options.tensorboard:
+            history = self.state.history if self.state else ()
+            files.append(_TensorBoard(self.run, history))
         with out_of_memory_explained(self.size):
             result = train(
                 self.model,
@@ -122,7 +132,7 @@ class Session:
                 resume_from=self.state,
                 config=identity_of(self.options, self.dataset),
                 save_best=self._save_best,
-                listeners=(_MetricsFile(self.run, self.state), *listeners),
+                listeners=(*files, *listeners),
                 should_stop=should_stop,
                 callbacks=self.callbacks,
                 augmentations=self.augmentations,
@@ -135,9 +145,10 @@ class Session:
         """Evaluate the saved model on the validation samples. Write files with tables and figures.
 
         A warning is logged for each file that could not be written.
+        If the dataset has test samples, the model is evaluated on them, too, for `test`.
 
         Returns:
-            The evaluation.
+            The evaluation on the validation samples.
 
         Raises:
             RunError: The validation loss of the saved model differs from the loss that was measured
@@ -188,6 +199,9 @@ class Session:
             "metrics": metrics,
             "validation": result.as_dict(),
         }
+        if self.dataset.test is not None:
+            self.test = predictor.evaluate(self.dataset, self.dataset.test)
+            report["test"] = self.test.as_dict()
         with self.run.optional(EVALUATION):
             self.run.write_json(EVALUATION, report)
         with self.run.optional("the report of the task"):
@@ -273,6 +287,31 @@ class _MetricsFile:
         if isinstance(event, EpochEnded):
             self._rows.append(event.metrics)
             _write_metrics(self._run, self._rows)
+
+
+class _TensorBoard:
+    """A listener of training events that writes the metrics of every epoch for TensorBoard.
+
+    The file of an earlier process is replaced, so that no epoch is missing or there twice.
+    """
+
+    def __init__(self, run: RunDirectory, history: Sequence[EpochMetrics]) -> None:
+        folder = run.path / TENSORBOARD
+        folder.mkdir(exist_ok=True)
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        self._file = EventFile(folder)
+        for metrics in history:
+            self._write(metrics)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, EpochEnded):
+            self._write(event.metrics)
+
+    def _write(self, metrics: EpochMetrics) -> None:
+        values = metrics.as_dict()
+        del values["epoch"]
+        self._file.write(metrics.epoch, values)
 
 
 def _write_metrics(run: RunDirectory, history: Sequence[EpochMetrics]) -> None:

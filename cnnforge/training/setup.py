@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,17 +22,21 @@ from cnnforge.data import (
     Dataset,
     drop_duplicates,
     open_dataset,
-    parse,
     summarize,
 )
-from cnnforge.data.references import find_dataset
+from cnnforge.data.references import absolute_reference, find_dataset
 from cnnforge.errors import CnnforgeError, DataError, UsageError
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.kept_split import KeptSplit
 from cnnforge.runs import CONFIG, RunDirectory, requirements
 from cnnforge.tasks import Task, check_match, task_for
 from cnnforge.training.building import build_model
-from cnnforge.training.components import make_augmentations, make_callbacks, qualified
+from cnnforge.training.components import (
+    check_mixing,
+    make_augmentations,
+    make_callbacks,
+    qualified,
+)
 from cnnforge.training.initial_weights import InitialWeights, take_weights
 from cnnforge.training.memory import (
     Estimate,
@@ -80,7 +83,7 @@ def start(
         DataError: The data cannot be read.
         RunError: The directory cannot be made.
     """
-    options = replace(options, data=_absolute(options.data, plugins))
+    options = replace(options, data=absolute_reference(options.data, plugins.datasets))
     (reference,) = qualified([options.model], plugins.models)
     _check_task(reference, options, plugins)
     callbacks = make_callbacks(qualified(options.callback, plugins.callbacks), plugins.callbacks)
@@ -91,6 +94,7 @@ def start(
     dataset = _open_data(options, plugins, max_size=model_spec.max_default_size)
     tell(summarize(dataset).line)
     task = task_for(dataset, plugins.tasks, options.task_options)
+    check_mixing(augmentations, task)
     # Only checks the name of the metric. Building the model takes seconds, so check the name first.
     _ = task.monitored(options.monitor)
     at_shape = _estimator(options, reference, task, dataset, plugins)
@@ -164,8 +168,10 @@ def resume(
     # may now declare the same short name, and the short name would then be ambiguous.
     callbacks = make_callbacks(table.get("callbacks", ()), plugins.callbacks)
     augmentations = make_augmentations(table.get("augmentations", ()), plugins.augmentations)
+    if "tensorboard" in given:
+        options = replace(options, tensorboard=given["tensorboard"])
     if "data" in given:
-        options = replace(options, data=_absolute(given["data"], plugins))
+        options = replace(options, data=absolute_reference(given["data"], plugins.datasets))
     try:
         dataset = _open_data(options, plugins, table.get("image_shape"))
     except UsageError as error:
@@ -215,16 +221,6 @@ def _check_task(reference: str, options: TrainingOptions, plugins: Plugins) -> N
     spec = plugins.models[reference.partition(":")[0]]
     data, _ = find_dataset(options.data, plugins.datasets)
     check_match(spec, options.data, data.task, plugins.models, plugins.tasks)
-
-
-def _absolute(reference: str, plugins: Plugins) -> str:
-    """Return a dataset reference. A path or a pattern after the colon is made absolute."""
-    name, argument = parse(reference, plugins.datasets)
-    if argument is None:
-        return name
-    path = os.path.expanduser(argument)
-    is_path = os.path.exists(path) or any(sign in path for sign in "*?[{")
-    return f"{name}:{os.path.abspath(path) if is_path else argument}"
 
 
 def _open_data(

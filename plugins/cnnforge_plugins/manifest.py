@@ -223,15 +223,22 @@ def cnnforge_callbacks() -> list[CallbackSpec]:
 @hookimpl
 def cnnforge_augmentations() -> list[AugmentationSpec]:
     """Declare the augmentations for `cnnforge train --augment`."""
+    module = "cnnforge_plugins.augmentations"
     return [
-        AugmentationSpec(
-            name="shift",
-            target="cnnforge_plugins.augmentations.geometry:shift",
-            summary="moves each image by up to 2 pixels in each direction, shift:N by up to N",
-        ),
-        AugmentationSpec(
-            name="flip",
-            target="cnnforge_plugins.augmentations.geometry:flip",
-            summary="flips each image left to right with probability 0.5",
-        ),
+        AugmentationSpec(name=name, target=f"{module}.{place}:{name}", summary=summary)
+        for name, place, summary in (
+            ("shift", "geometry", "moves by up to 2 pixels, shift:N by N, shift:0.1 by 10 %"),
+            ("flip", "geometry", "flips left to right with probability 0.5"),
+            ("crop", "geometry", "enlarges a part of 80 to 100 % of height and width, crop:0.8"),
+            ("rotate", "geometry", "rotates by up to 3 % of a full turn, rotate:0.03"),
+            ("zoom", "geometry", "enlarges or reduces by up to 10 %, zoom:0.1"),
+            ("brightness", "color", "makes lighter or darker by up to 20 %, brightness:0.2"),
+            ("contrast", "color", "changes the contrast by up to 20 %, contrast:0.2"),
+            ("saturation", "color", "makes colors stronger or paler, saturation:0.1"),
+            ("hue", "color", "changes the hue by up to 5 % of the color circle, hue:0.1"),
+            ("erasing", "erasing", "replaces a rectangle by noise, probability 0.25, erasing:0.25"),
+            ("mixup", "mixing", "averages with another image, weights of Beta(0.2), mixup:0.2"),
+            ("cutmix", "mixing", "pastes a part of another image, sizes of Beta(1), cutmix:1"),
+            ("randaugment", "randaugment", "applies two random operations, randaugment:0.5"),
+        )
     ]

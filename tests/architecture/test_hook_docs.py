@@ -15,6 +15,7 @@ from cnnforge.data import ArraySamples, AugmentedSamples
 from cnnforge.plugin_host import hookspecs
 from cnnforge.plugin_host.discovery import Plugins, discover
 from cnnforge.tasks import LOSS, Metric, Task, ValueRow
+from cnnforge.tasks.classification import Classification
 
 README = Path(__file__).parents[2] / "plugins" / "README.md"
 ROW = re.compile(r"^\| `(cnnforge_\w+)` \| `([^`]*)` \|", re.MULTILINE)
@@ -75,6 +76,19 @@ def test_readme_augmentation_is_one():
     augmented = AugmentedSamples(samples, [("brighten", names["brighten"])], seed=0, epoch=0)
     images = augmented.fetch(np.arange(9))
     assert 80 <= images.min() < 100 < images.max() < 120
+
+
+def test_readme_mixing_augmentation_is_one():
+    names: dict = {"np": np}
+    exec(block(README.read_text(), "class Half"), names)
+    pixels = np.arange(0, 180, 20, np.uint8)[:, None, None, None]
+    samples = ArraySamples(np.tile(pixels, (1, 2, 2, 1)), np.arange(9), [""] * 9)
+    augmented = AugmentedSamples(samples, [("half", names["Half"]())], seed=0, epoch=0)
+    task = Classification([str(number) for number in range(9)])
+    images, targets = task.read(augmented, np.arange(9))
+    expected = targets["shares"] @ np.arange(0, 180, 20)
+    np.testing.assert_array_equal(images[:, 0, 0, 0], expected)
+    assert set(targets["shares"].max(axis=1)) <= {0.5, 1}
 
 
 def test_readme_task_is_one():

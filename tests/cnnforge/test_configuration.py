@@ -9,6 +9,7 @@ from cnnforge.configuration import (
     TrainingOptions,
     check_types,
     parse_epochs,
+    parse_time,
     read_config,
     resolve,
 )
@@ -194,3 +195,40 @@ def test_a_fraction_out_of_range_is_answered_with_its_bounds(
 ) -> None:
     with pytest.raises(UsageError, match=expected):
         TrainingOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        (("none",), ()),
+        (("light",), ("flip", "shift:0.1")),
+        (("mixup", "light", "hue:0.2"), ("mixup", "flip", "shift:0.1", "hue:0.2")),
+        (("strong",), ("flip", "crop:0.7", "randaugment:0.5", "erasing:0.25")),
+        (("acme/light", "light:2"), ("acme/light", "light:2")),
+    ],
+)
+def test_presets_of_augmentations_are_written_out(given: Any, stored: Any) -> None:
+    assert TrainingOptions(augment=given).augment == stored
+    # A resumed run compares what is given with what it stored.
+    assert check_types({"augment": list(given)}, "command line") == {"augment": stored}
+
+
+@pytest.mark.parametrize("given", [("none", "flip"), ("light", "none"), ("none", "none")])
+def test_none_and_an_augmentation_contradict(given: Any) -> None:
+    with pytest.raises(UsageError, match=r"augment has 'none' and (flip|light|none): leave out"):
+        TrainingOptions(augment=given)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), (" 1.5H ", 5400), ("1m1s", 61)],
+)
+def test_a_length_of_time(text: str, seconds: float) -> None:
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "0s", "1d", "-5m", "m", "30m1h", "1:30"])
+def test_a_wrong_length_of_time(text: str) -> None:
+    message = f"--time-limit must be a time such as 90s, 30m, 2h or 1h30m, got {text!r}"
+    with pytest.raises(UsageError, match=message):
+        parse_time(text)

@@ -44,6 +44,11 @@ class Classification(Task):
     model returns (N, C) probabilities. The loss is the cross-entropy in nats. Label smoothing and
     class weights change only the training loss, not the validation loss.
 
+    The target of an image is its label, (n,) int32 named `label`. If an augmentation mixes images,
+    it is the share of each class, (n, C) float32 named `shares`, and the loss of a mixed image is
+    the mean of the losses of its classes, weighted by their shares. A mixed image counts as
+    correctly classified if the model predicts the class with the largest share.
+
     Args:
         classes: The C class names, at least two, all different.
         label_smoothing: Label smoothing factor, from 0 to below 1 (C. Szegedy et al., "Rethinking
@@ -81,7 +86,10 @@ class Classification(Task):
                 f"dataset {dataset.name!r} has the classes {classes}: at least two different ones "
                 "are needed"
             )
-        for split, samples in (("train", dataset.train), ("validation", dataset.validation)):
+        parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+        for split, samples in parts.items():
+            if samples is None:
+                continue
             labels = _labels(samples)
             if labels.shape != (len(samples),):
                 raise DataError(
@@ -160,30 +168,54 @@ class Classification(Task):
         """Return the labels of samples: (n,) int32."""
         return {"label": _labels(samples)[indices]}
 
+    def mixed(
+        self,
+        targets: Mapping[str, np.ndarray],
+        partners: Mapping[str, np.ndarray],
+        weights: np.ndarray,
+    ) -> Mapping[str, np.ndarray]:
+        """Return the shares of the classes in mixed images: (n, C) float32 named `shares`."""
+        own, other = self._shares(targets), self._shares(partners)
+        weights = weights[:, np.newaxis]
+        return {"shares": weights * own + (1 - weights) * other}
+
+    def _shares(self, targets: Mapping[str, np.ndarray]) -> np.ndarray:
+        if "shares" in targets:
+            return targets["shares"]
+        return np.eye(len(self.classes), dtype=np.float32)[targets["label"]]
+
     def losses(self, targets: Mapping[str, Any], outputs: Any) -> Any:
         """Return the cross-entropy of each sample, (n,) float32.
 
         Label smoothing and class weights are applied.
         """
+        ops, weights = keras.ops, self._weights
+        if "shares" in targets:
+            shares = targets["shares"]
+            if weights is not None:
+                shares = shares * ops.convert_to_tensor(weights)
+            # The sum is 1 without class weights. With them, it is the weight of the image.
+            total = ops.sum(shares, axis=-1, keepdims=True)
+            smoothed = (1 - self._smoothing) * shares
+            smoothed += self._smoothing / len(self.classes) * total
+            return keras.losses.categorical_crossentropy(smoothed, outputs)
         labels = targets["label"]
         if self._smoothing:
             losses = keras.losses.categorical_crossentropy(
-                keras.ops.one_hot(labels, len(self.classes)),
-                outputs,
-                label_smoothing=self._smoothing,
+                ops.one_hot(labels, len(self.classes)), outputs, label_smoothing=self._smoothing
             )
         else:
             losses = keras.losses.sparse_categorical_crossentropy(labels, outputs)
-        if self._weights is None:
+        if weights is None:
             return losses
-        return losses * keras.ops.take(keras.ops.convert_to_tensor(self._weights), labels)
+        return losses * ops.take(ops.convert_to_tensor(weights), labels)
 
     def sums(self, targets: Mapping[str, Any], outputs: Any) -> Mapping[str, Any]:
         """Return the number of samples in a batch that are classified correctly."""
-        right = keras.ops.equal(
-            keras.ops.argmax(outputs, axis=-1), keras.ops.cast(targets["label"], "int32")
-        )
-        return {"correct": keras.ops.sum(keras.ops.cast(right, "int32"))}
+        ops = keras.ops
+        labels = ops.argmax(targets["shares"], axis=-1) if "shares" in targets else targets["label"]
+        right = ops.equal(ops.argmax(outputs, axis=-1), ops.cast(labels, "int32"))
+        return {"correct": ops.sum(ops.cast(right, "int32"))}
 
     def evaluator(self, dataset: Dataset, samples: Samples, indices: np.ndarray) -> ClassEvaluator:
         """Make an evaluator for labelled samples.

@@ -77,3 +77,125 @@ def refuse(images, draws):
 def test_an_augmentation_that_fails_is_named(augment, error, message):
     with pytest.raises(error, match=message):
         augmented(augment).fetch(np.arange(3))
+
+
+class Half:
+    """Fails when it chooses partners."""
+
+    def partners(self, draws, count):
+        return draws.no_such_method(count)
+
+    def mix(self, images, partners, draws):
+        return images // 2 + partners // 2, np.full(len(images), 0.5, np.float32)
+
+
+class Chosen(Half):
+    """As `Half`, but with partners and a result that a test chooses."""
+
+    def __init__(self, partners=None, result=None):
+        self.chosen, self.result = partners, result
+
+    def partners(self, draws, count):
+        return np.zeros(3, np.int64) if self.chosen is None else self.chosen
+
+    def mix(self, images, partners, draws):
+        return super().mix(images, partners, draws) if self.result is None else self.result
+
+
+class Drawn(Half):
+    """Mixes each image with a sample that is drawn; the share of the own image is drawn, too."""
+
+    def partners(self, draws, count):
+        return draws.integers(0, count)
+
+    def mix(self, images, partners, draws):
+        weights = draws.uniform().astype(np.float32)
+        weight = weights[:, None, None, None]
+        return (weight * images + (1 - weight) * partners).astype(np.uint8), weights
+
+
+class Sums:
+    """Functions of targets that keep which samples are in an image, and with what share."""
+
+    def targets(self, samples, indices):
+        return {"share": np.eye(len(samples), dtype=np.float32)[indices]}
+
+    def transformed(self, targets, transforms):
+        return {"share": targets["share"] * transforms[:, 0, 0, None]}
+
+    def mixed(self, targets, partners, weights):
+        weights = weights[:, None]
+        return {"share": weights * targets["share"] + (1 - weights) * partners["share"]}
+
+
+def test_a_partner_has_had_the_augmentations_before_it():
+    """And its own random numbers."""
+    before = augmented(add).fetch(np.arange(20)).astype(float)
+    images, targets = augmented(add, Drawn()).read(np.arange(20), Sums())
+    share = targets["share"]
+    np.testing.assert_allclose(share.sum(axis=1), 1, rtol=1e-6)
+    assert ((share > 0).sum(axis=1) == 2).sum() > 10
+    expected = np.einsum("np,phwc->nhwc", share, before)
+    np.testing.assert_allclose(images, expected, atol=1)
+
+
+def test_mixing_twice_is_mixing_four_images():
+    images, targets = augmented(Drawn(), Drawn()).read(np.arange(20), Sums())
+    share = targets["share"]
+    assert ((share > 0).sum(axis=1) == 4).any()
+    np.testing.assert_allclose(share.sum(axis=1), 1, rtol=1e-6)
+    expected = np.einsum("np,phwc->nhwc", share, IMAGES.astype(float))
+    np.testing.assert_allclose(images, expected, atol=3)
+    part = np.array([7, 3])
+    few, few_targets = augmented(Drawn(), Drawn()).read(part, Sums())
+    np.testing.assert_array_equal(few, images[part])
+    np.testing.assert_array_equal(few_targets["share"], share[part])
+    np.testing.assert_array_equal(augmented(Drawn(), Drawn()).fetch(part), few)
+
+
+def test_targets_are_moved_before_they_are_mixed_and_after():
+    def double(images, draws):
+        return images, np.tile(np.float32([[2, 0, 0], [0, 2, 0]]), (len(images), 1, 1))
+
+    both = augmented(double, double, Drawn(), double).read(np.arange(20), Sums())[1]["share"]
+    none = augmented(lambda images, draws: images, lambda images, draws: images, Drawn())
+    np.testing.assert_allclose(both, 8 * none.read(np.arange(20), Sums())[1]["share"])
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        (Chosen(np.zeros(2, np.int64)), r"int64 of shape \(2,\), expected int64 of shape \(3,\)"),
+        (Chosen(np.zeros(3)), "float64 of shape .*: its plugin must return indices of partners"),
+        (Chosen(np.array([0, 20, 1])), r"chose the partners 0\.\.20, expected 0\.\.19"),
+        (Chosen(np.array([0, -1, 1])), r"chose the partners -1\.\.1, expected 0\.\.19"),
+        (Chosen(result=IMAGES[:3]), r"expected float32 of shape \(3,\): .* shares of the images"),
+        (Chosen(result=(IMAGES[:3], np.zeros(3))), "returned float64 of shape"),
+        (Chosen(result=(IMAGES[:2], np.zeros(3, np.float32))), r"uint8 of shape \(2, 2, 2, 1\)"),
+        (Half(), "'acme/it' failed: AttributeError"),
+    ],
+    ids=["few", "floats", "high", "low", "images", "weights", "fewer", "raises"],
+)
+def test_a_mixing_that_fails_is_named(augment, message):
+    with pytest.raises(PluginError, match=message):
+        augmented(augment).fetch(np.arange(3))
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.2, 1.0, 4.0])
+def test_beta_numbers(alpha):
+    draws = Draws(3, np.arange(20_000))
+    first, second = draws.beta(alpha, alpha), draws.beta(alpha, 2 * alpha)
+    for values, a, b in ((first, alpha, alpha), (second, alpha, 2 * alpha)):
+        assert values.min() >= 0
+        assert values.max() <= 1
+        mean = a / (a + b)
+        assert abs(values.mean() - mean) < 0.01
+        assert values.var() == pytest.approx(mean * (1 - mean) / (a + b + 1), rel=0.05)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.03
+    if alpha == 1:
+        assert abs(np.histogram(first, 20, (0, 1))[0] - 1000).max() < 150
+    # A sample draws the same, whichever other samples there are, and so do later calls.
+    one = Draws(3, np.array([77]))
+    assert one.beta(alpha, alpha) == first[77]
+    assert one.beta(alpha, 2 * alpha) == second[77]
+    assert one.uniform() == draws.uniform()[77]

@@ -11,11 +11,19 @@ import numpy as np
 import pytest
 
 from cnnforge.callbacks import Callback, FinishedEpoch
+from cnnforge.data import Dataset, Draws
 from cnnforge.errors import PluginError, UnknownNameError, UsageError
 from cnnforge.plugin import AugmentationSpec, CallbackSpec, hookimpl
 from cnnforge.plugin_host.discovery import Plugins
+from cnnforge.tasks import Task
+from cnnforge.tasks.classification import Classification
 from cnnforge.training import StateStore, TrainingResult, TrainingState
-from cnnforge.training.components import make_augmentations, make_callbacks, qualified
+from cnnforge.training.components import (
+    check_mixing,
+    make_augmentations,
+    make_callbacks,
+    qualified,
+)
 
 Run = Callable[..., tuple[TrainingResult, keras.Model]]
 
@@ -83,6 +91,45 @@ def test_resumed_equals_uninterrupted(
     resumed, _ = run(callbacks={"diary": Diary()}, resume_from=state, **options)
     assert resumed.state.digest() == whole.state.digest()
     assert resumed.state.callbacks == whole.state.callbacks
+
+
+class Mixed:
+    """Mixes each image with a sample that is drawn."""
+
+    def partners(self, draws: Draws, count: int) -> np.ndarray:
+        return draws.integers(0, count)
+
+    def mix(
+        self, images: np.ndarray, partners: np.ndarray, draws: Draws
+    ) -> tuple[np.ndarray, np.ndarray]:
+        weights = draws.beta(0.5, 0.5).astype(np.float32)
+        weight = weights[:, None, None, None]
+        return (weight * images + (1 - weight) * partners).astype(np.uint8), weights
+
+
+@pytest.mark.parametrize("stop", [1, 13])
+def test_resumed_equals_uninterrupted_with_mixed_images(
+    run: Run, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    task = Classification(dataset.classes, label_smoothing=0.1, class_weights=np.ones(3, "f4"))
+    options = {"augmentations": [("shake", shake), ("mixed", Mixed())], "task": task}
+    whole, _ = run(**options)
+    plain, _ = run(augmentations=[("shake", shake)], task=task)
+    assert whole.state.digest() != plain.state.digest()
+    with monkeypatch.context() as patch:
+        patch.setattr("cnnforge.data.prefetch.MAX_BYTES", 1)
+        store = StateStore(tmp_path / "last")
+        half, _ = run(store=store, should_stop=stop_after(stop), **options)
+    assert half.interrupted
+    resumed, _ = run(resume_from=store.load()[0], **options)
+    assert resumed.state.digest() == whole.state.digest()
+
+
+def test_a_task_that_cannot_mix_targets() -> None:
+    check_mixing([("shake", shake)], Task())
+    check_mixing([("mixed", Mixed())], Classification(("a", "b")))
+    with pytest.raises(UsageError, match="'mixed' mixes images, and the task Task cannot mix"):
+        check_mixing([("shake", shake), ("mixed", Mixed())], Task())
 
 
 def test_augmentation_changes_training_and_not_validation(

@@ -46,7 +46,7 @@ def test_flip():
 
 @pytest.mark.parametrize("argument", ["", "0", "-1", "far"])
 def test_wrong_arguments(argument):
-    with pytest.raises(ValueError, match=f"1 or more, got {argument!r}"):
+    with pytest.raises(ValueError, match=f"1 or more, or a fraction such as 0.1, got {argument!r}"):
         shift(argument)
     with pytest.raises(ValueError, match=f"takes no argument, got {argument!r}"):
         flip(argument)

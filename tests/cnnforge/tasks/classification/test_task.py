@@ -131,6 +131,46 @@ def test_outputs_of_missing_or_other_samples_are_refused() -> None:
         evaluator.result()
 
 
+def tensor(values: np.ndarray) -> object:
+    return keras.ops.convert_to_tensor(values)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("weights", [None, np.float32([0.5, 1, 3])], ids=["equal", "weights"])
+def test_the_loss_of_a_mixed_image_is_the_mean_of_two_losses(smoothing, weights) -> None:
+    task = Classification(CLASSES, label_smoothing=smoothing, class_weights=weights)
+    other = np.array([1, 2, 0, 1, 2], np.int32)
+    own_share = np.float32([0.9, 0.5, 0.2, 1, 0])
+    targets = task.mixed({"label": LABELS}, {"label": other}, own_share)
+    assert list(targets) == ["shares"]
+    assert targets["shares"].dtype == np.float32
+    outputs = tensor(probabilities())
+    first, second, found = (
+        np.asarray(keras.ops.convert_to_numpy(task.losses(each, outputs)))
+        for each in (
+            {"label": tensor(LABELS)},
+            {"label": tensor(other)},
+            {"shares": tensor(targets["shares"])},
+        )
+    )
+    np.testing.assert_allclose(found, own_share * first + (1 - own_share) * second, rtol=1e-5)
+
+
+def test_mixed_targets_are_mixed_again() -> None:
+    task = Classification(CLASSES)
+    half, all_own = np.full(1, 0.5, np.float32), np.ones(1, np.float32)
+    first = task.mixed({"label": np.array([0])}, {"label": np.array([1])}, half)
+    second = task.mixed({"label": np.array([2])}, {"label": np.array([2])}, all_own)
+    np.testing.assert_allclose(task.mixed(first, second, half)["shares"], [[0.25, 0.25, 0.5]])
+
+
+def test_a_mixed_image_counts_as_the_class_with_the_largest_share() -> None:
+    task = Classification(CLASSES)
+    shares = np.float32([[0.6, 0.4, 0], [0.6, 0.4, 0], [0.2, 0.3, 0.5]])
+    outputs = np.float32([[0.5, 0.3, 0.2], [0.3, 0.5, 0.2], [0, 0.1, 0.9]])
+    assert int(task.sums({"shares": tensor(shares)}, tensor(outputs))["correct"]) == 2
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[1]"])
 def test_damaged_classes_are_said(tmp_path: Path, text: str) -> None:
     run = RunDirectory.create(tmp_path, "lenet", "mnist5k")

@@ -1,0 +1,275 @@
+"""Prepare and run a training session, and print its progress and its result."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from cnnforge.cli._common import load_plugins
+from cnnforge.cli._epochs import best_table, epoch_line, progress_note
+from cnnforge.utils.names import printable
+
+if TYPE_CHECKING:
+    from cnnforge.cli._render import ProgressDisplay
+    from cnnforge.tasks import Evaluation
+    from cnnforge.training import Event, Session
+
+
+def prepare(
+    given: dict[str, Any],
+    configured: dict[str, Any],
+    epochs: str | None,
+    resume: Path | None,
+    claims: ExitStack,
+) -> Session:
+    """Prepare a new run, or the continuation of one.
+
+    Args:
+        given: Options from the command line, by name.
+        configured: Options from a config file, by name.
+        epochs: Value of `--epochs`, or `None`.
+        resume: The run to continue; `None`: a new run.
+        claims: Stack that keeps the run claimed until it is closed.
+
+    Raises:
+        CnnforgeError: See `cnnforge.training.start` and `cnnforge.training.resume`.
+    """
+    from cnnforge.cli import _render
+    from cnnforge.cli._import_keras import import_keras
+    from cnnforge.configuration import parse_epochs, resolve
+
+    if resume is not None:
+        from cnnforge.runs import RunDirectory
+
+        # Opened before the import of Keras, which takes seconds, to report a wrong run at once.
+        claims.enter_context(RunDirectory.open(resume, needs=()).claimed())
+        import_keras()
+        from cnnforge import training
+
+        return training.resume(
+            resume, {**configured, **given}, epochs, load_plugins, _render.message
+        )
+    if epochs is not None:
+        given["epochs"] = parse_epochs(epochs)
+    options, _ = resolve(given, configured)
+    plugins = load_plugins(options.plugin)
+    _ = plugins.models[options.model.partition(":")[0]]
+    for names, registry in (
+        (options.callback, plugins.callbacks),
+        (options.augment, plugins.augmentations),
+    ):
+        _ = [registry[name.partition(":")[0]] for name in names]
+    from cnnforge.data.references import find_dataset
+
+    # Checked before the import of Keras, which takes seconds.
+    find_dataset(options.data, plugins.datasets)
+    _render.message(
+        f"preparing {options.model} on {printable(options.data)} (kernels are compiled once on a "
+        "machine)"
+    )
+    import_keras()
+    from cnnforge import training
+
+    session = training.start(options, plugins, _render.message)
+    claims.enter_context(session.run.claimed())
+    return session
+
+
+def train_and_report(session: Session, deadline: float | None = None) -> Evaluation | None:
+    """Train a session to its end, and write its report.
+
+    Args:
+        session: The session.
+        deadline: Value of `time.monotonic()` at which training stops; `None`: no limit.
+
+    Returns:
+        The evaluation of the best epoch on the validation samples. `None` if the time was over
+        before the first epoch was done.
+
+    Raises:
+        typer.Exit: Training was interrupted by a signal.
+    """
+    from cnnforge.cli import _ctrl_c, _render
+    from cnnforge.training import StopOnSignal
+
+    path = session.run.path
+    _render.message(f"run directory: {path}")
+    _ctrl_c.set_message(f"interrupted; go on with 'cnnforge train --resume {path}'")
+    if session.size is not None:
+        _render.message(session.size.describe())
+    for warning in session.warnings:
+        _render.message(f"note: {warning}")
+    if session.checks:
+        worst = max(check.worst for check in session.checks)
+        layers = ", ".join(dict.fromkeys(check.layer for check in session.checks))
+        _render.message(
+            f"kernels: {layers} run on Numba kernels, checked at this model's shapes: max error "
+            f"{worst:.0%} of the tolerance"
+        )
+    for line in _kept_by_the_framework(session):
+        _render.message(line)
+    if session.finished:
+        done = f"all {session.options.epochs} epochs are done; {_how_to_continue(session)}"
+        _render.message(_stopped(session) or done)
+        return session.report()
+    _show_tensorboard(session)
+
+    def time_is_over() -> bool:
+        return deadline is not None and time.monotonic() >= deadline
+
+    with _ctrl_c.saving(), StopOnSignal() as stop:
+        with _render.progress() as display:
+            result = session.train([_Progress(session, display)], lambda: stop() or time_is_over())
+        if result.interrupted and stop():
+            cause = "Ctrl-C" if stop.name == "SIGINT" else stop.name
+            _render.message(
+                f"interrupted by {cause}; the state is saved; go on with "
+                f"'cnnforge train --resume {path}'"
+            )
+            raise typer.Exit(stop.exit_code)
+    if result.interrupted:
+        _render.message(_time_limit(session))
+        if result.state.best is None:
+            return None
+    elif _stopped(session):
+        _render.message(_stopped(session))
+    _ctrl_c.set_message(
+        "interrupted; the model is saved, but tables or figures are missing; write them with "
+        f"'cnnforge train --resume {path}'"
+    )
+    return session.report()
+
+
+def _time_limit(session: Session) -> str:
+    """Return a sentence: where the time limit stopped training, and how to continue."""
+    state = session.state
+    assert state is not None
+    where = f"in epoch {state.epoch + 1} of {session.options.epochs}"
+    model = "" if state.best else ", before the first epoch was done, so there is no model yet"
+    return (
+        f"the time limit is reached {where}{model}; the state is saved; go on with 'cnnforge train "
+        f"--resume {session.run.path}'"
+    )
+
+
+def _show_tensorboard(session: Session) -> None:
+    """Say how to open the TensorBoard files of a session, if it writes any."""
+    if not session.options.tensorboard:
+        return
+    from importlib.util import find_spec
+
+    from cnnforge.cli import _render
+
+    missing = "; it is not installed: pip install 'cnnforge[tensorboard]'"
+    _render.message(
+        f"TensorBoard shows the curves: tensorboard --logdir {session.run.path}"
+        + ("" if find_spec("tensorboard") else missing)
+    )
+
+
+def _kept_by_the_framework(session: Session) -> list[str]:
+    """List the layers for which `--kernels auto` chose the framework, with the reasons."""
+    if session.options.kernels != "auto":
+        return []
+    kept = [choice for choice in session.implementations if choice.implementation == "keras"]
+    faster = [f"{choice.layer} ({1 / choice.ratio:.1f} times)" for choice in kept if choice.ratio]
+    lines = [
+        f"kernels: the framework computes {choice.layer}: {choice.reason}"
+        for choice in kept
+        if not choice.ratio
+    ]
+    if faster:
+        lines.append(f"kernels: the framework is faster at {', '.join(faster)}, and computes these")
+    return lines
+
+
+def _stopped(session: Session) -> str:
+    """Return a sentence: why a callback ended training, and how to continue.
+
+    Return "" if no callback ended training.
+    """
+    state = session.state
+    if state is None or not state.stopped:
+        return ""
+    return f"stopped after epoch {state.epoch}: {state.stopped}; {_how_to_continue(session)}"
+
+
+def _how_to_continue(session: Session) -> str:
+    """Return a sentence about how to continue a finished run."""
+    path = session.run.path
+    if session.options.ends:
+        return f"for a new run from its weights use --init-from {path}"
+    return f"to continue, use --resume {path} --epochs +10"
+
+
+def as_dict(session: Session, evaluation: Evaluation | None) -> dict[str, Any]:
+    """Return the result of a session as plain values, for `--json`."""
+    from cnnforge.data import summarize
+
+    state = session.state
+    assert state is not None
+    result = {
+        "run": str(session.run.path),
+        "model": session.options.model,
+        "data": session.dataset.name,
+        "found": summarize(session.dataset).as_dict(),
+        "notes": list(session.warnings),
+        "epochs": state.epoch,
+        "best_epoch": None if state.best is None else state.best.epoch,
+        "seconds": sum(row.seconds for row in state.history),
+        "images_per_second": state.history[-1].images_per_second if state.history else None,
+        "weights": state.digest(),
+        "validation": None if evaluation is None else evaluation.as_dict(),
+    }
+    if session.test is not None:
+        result["test"] = session.test.as_dict()
+    return result
+
+
+def show_result(session: Session, evaluation: Evaluation) -> None:
+    """Print a table of the best epoch, the time, and the path of the run."""
+    from cnnforge.cli import _render
+
+    state = session.state
+    assert state is not None
+    assert state.best is not None
+    seconds = sum(row.seconds for row in state.history)
+    best = state.history[state.best.epoch - 1]
+    columns, rows = best_table(session.task, best, evaluation, session.test)
+    _render.table([f"best epoch {best.epoch}/{state.epoch}", *columns], rows)
+    typer.echo(f"{seconds:.1f} s of training, {best.images_per_second:,.0f} images/s")
+    typer.echo(f"run directory: {session.run.path}")
+    _render.message(f"to use the model, type: cnnforge predict {session.run.path} IMAGES")
+
+
+class _Progress:
+    """Receives the events of a training: updates the progress bar and prints a line per epoch."""
+
+    def __init__(self, session: Session, display: ProgressDisplay) -> None:
+        self._display, self._task = display, session.task
+        self._metric = session.task.monitored(session.options.monitor)
+        self._total = session.options.epochs
+        self._started = False
+
+    def __call__(self, event: Event) -> None:
+        from cnnforge.training import BatchesDone, EpochBegun, EpochEnded
+
+        if isinstance(event, EpochBegun):
+            if not self._started:
+                self._started = True
+                self._display.start("", event.epochs * event.batches)
+                self._display.advance((event.epoch - 1) * event.batches + event.batch)
+                self._done = event.batch
+        elif isinstance(event, BatchesDone):
+            self._display.advance(
+                event.batch - self._done,
+                progress_note(self._task, event, self._total),
+            )
+            self._done = event.batch
+        elif isinstance(event, EpochEnded):
+            self._done = 0
+            self._display.message(epoch_line(self._task, self._metric, event, self._display.width))
