@@ -162,6 +162,7 @@ def train(
     2 usage error, 129, 130 or 143 interrupted.
     """
     from cnnforge.configuration import check_types, read_config
+    from cnnforge.runs.finding import names_latest
 
     if resume is not None:
         resume = find_run(resume)
@@ -189,6 +190,8 @@ def train(
     given = {name: value for name, value in written.items() if value is not None}
     given = check_types(given, "command line")
     configured = read_config(config.expanduser()) if config else {}
+    if names_latest(configured.get("init_from", "")):
+        configured["init_from"] = str(find_weights(Path(configured["init_from"])))
     if print_config:
         show_options(given, configured, epochs, resume, json)
         return
