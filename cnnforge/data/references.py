@@ -109,7 +109,7 @@ def check_local(reference: str) -> None:
             f"is an archive, and name the folder or file instead{how}"
         )
     path = Path(os.path.expanduser(reference))
-    if not path.is_file():
+    if not os.path.isfile(path):
         return
     shown = printable(path)
     for endings, command in _ARCHIVES.items():

@@ -38,7 +38,7 @@ def find_run(named: Path) -> Path:
     owner = next((parent for parent in path.parents if is_run(parent)), None)
     if owner is not None:
         raise UsageError(f"{named} is in the run {owner}: name the run itself, {owner}")
-    if path.is_dir():
+    if os.path.isdir(path):
         runs = runs_in(path)
         if runs:
             raise UsageError(
@@ -46,7 +46,7 @@ def find_run(named: Path) -> Path:
                 f"newest, or {_some(runs)}"
             )
         raise UsageError(f"{named} is not a run directory: it has no {CONFIG}{_hint(path)}")
-    if path.exists():
+    if os.path.exists(path):
         raise UsageError(f"{named} is a file, not a run: a run is a directory{_hint(path)}")
     raise UsageError(f"there is no run {named}{_hint(path)}")
 
@@ -92,9 +92,11 @@ def time_of(run: Path) -> float:
 
 
 def _newest(folder: Path) -> Path:
-    runs = runs_in(folder) if folder.is_dir() else []
+    runs = runs_in(folder) if os.path.isdir(folder) else []
     if not runs:
-        missing = "there is no folder" if not folder.is_dir() else "there is no run in the folder"
+        missing = (
+            "there is no folder" if not os.path.isdir(folder) else "there is no run in the folder"
+        )
         raise UsageError(
             f"{LATEST} is the newest run, but {missing} {folder}: train one with 'cnnforge train', "
             f"or write FOLDER/{LATEST} for another folder of runs"
@@ -105,10 +107,11 @@ def _newest(folder: Path) -> Path:
 def _hint(path: Path) -> str:
     """Return the runs that a wrong path may mean, as the end of a sentence."""
     folders = dict.fromkeys((path.parent, DEFAULT_FOLDER))
-    known = {run.name: run for folder in folders if folder.is_dir() for run in runs_in(folder)}
+    readable = [folder for folder in folders if os.access(folder, os.R_OK | os.X_OK)]
+    known = {run.name: run for folder in readable if folder.is_dir() for run in runs_in(folder)}
     names = [*known, LATEST] if known else []
     close = difflib.get_close_matches(path.name, names, _MAX_NAMED)
-    if close and not path.exists():
+    if close and not os.path.exists(path):
         return f"; did you mean {' or '.join(str(known.get(name, name)) for name in close)}?"
     if known:
         newest = "the newest run is" if len(known) == 1 else "the newest runs are"

@@ -172,3 +172,23 @@ def test_a_config_may_start_from_the_latest_run(
     assert code == 0
     assert "the newest run is runs/mine" in err
     assert '"runs/mine"' in out
+
+
+def test_a_path_that_no_file_system_accepts_is_one_line(
+    work: Path, said: Callable[..., tuple[int, str, str]]
+) -> None:
+    name = "long" * 100
+    for command in (
+        ("evaluate", name),
+        ("evaluate", "run", "--data", name),
+        ("predict", "run", name),
+        ("predict", "run", "photos", "--output", f"{name}/x.csv"),
+        ("runs", name),
+        ("train", "--data", name),
+        ("train", "--init-from", name),
+        ("train", "--init-from", f"{name}.keras"),
+        ("train", "--config", name),
+    ):
+        code, _, err = said(*command)
+        assert code == 2, command
+        assert "error: " in err, command
