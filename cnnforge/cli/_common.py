@@ -86,7 +86,7 @@ def find_weights(named: Path) -> Path:
     """
     from cnnforge.errors import UsageError
 
-    path = named.expanduser()
+    path = Path(os.path.expanduser(named))
     if path.suffix.lower() in (".keras", ".h5") and not os.path.exists(path):
         raise UsageError(f"--init-from: there is no file {named}; 'cnnforge runs' lists runs")
     if not os.path.isfile(path):

@@ -58,7 +58,7 @@ def predict(
     no image could be read.
     """
     # A shell does not replace `~` inside quotes or after `=`.
-    output, submission = (path and path.expanduser() for path in (output, submission))
+    output, submission = (path and Path(os.path.expanduser(path)) for path in (output, submission))
     inputs = [os.path.expanduser(text) for text in inputs]
     _check_output(output, submission)
     run = find_run(run)

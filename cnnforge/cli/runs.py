@@ -36,7 +36,7 @@ def runs(
     from cnnforge.runs.finding import is_run
     from cnnforge.runs.listing import list_runs
 
-    folder = folder.expanduser()
+    folder = Path(os.path.expanduser(folder))
     if not os.path.isdir(folder):
         what = f"{folder} is a file" if os.path.exists(folder) else f"there is no folder {folder}"
         raise UsageError(

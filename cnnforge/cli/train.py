@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -173,7 +174,7 @@ def train(
         "seed": seed,
         "split_seed": split_seed,
         "kernels": kernels,
-        "output": None if output is None else str(output.expanduser()),
+        "output": None if output is None else os.path.expanduser(output),
         "image_size": image_size,
         "color": color,
         "validation_fraction": validation_fraction,
@@ -189,7 +190,7 @@ def train(
     }
     given = {name: value for name, value in written.items() if value is not None}
     given = check_types(given, "command line")
-    configured = read_config(config.expanduser()) if config else {}
+    configured = read_config(Path(os.path.expanduser(config))) if config else {}
     if names_latest(configured.get("init_from", "")):
         configured["init_from"] = str(find_weights(Path(configured["init_from"])))
     if print_config:

@@ -188,6 +188,9 @@ def test_a_path_that_no_file_system_accepts_is_one_line(
         ("train", "--init-from", name),
         ("train", "--init-from", f"{name}.keras"),
         ("train", "--config", name),
+        ("runs", "~nobody-of-this-name/x"),
+        ("train", "--config", "~nobody-of-this-name/x"),
+        ("train", "--init-from", "~nobody-of-this-name/x"),
     ):
         code, _, err = said(*command)
         assert code == 2, command

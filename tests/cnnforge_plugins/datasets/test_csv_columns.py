@@ -231,3 +231,10 @@ def test_black_images_and_what_is_not_text_are_said(tmp_path):
     content = table(["label", *NAMES], WORDS, PIXELS).replace("elk", "k\xe4fer").encode("latin-1")
     with pytest.raises(DataError, match=r"not text in UTF-8.*iconv -f WINDOWS-1252"):
         opened(tmp_path, content)
+
+
+def test_the_name_of_the_data_can_be_shown(tmp_path):
+    folder = tmp_path / "line\nbreak"
+    folder.mkdir()
+    dataset = opened(folder, table(["label", *NAMES], LABELS, PIXELS))
+    assert dataset.name.endswith("line\\nbreak/x.csv")
