@@ -6,6 +6,7 @@ import Keras.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -225,7 +226,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: The file cannot be read, a key is not an option, or a value has the wrong type.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UsageError(
             f"the config {path} is a folder: name a file in it, such as {path / 'config.toml'}"
         )

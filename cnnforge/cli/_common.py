@@ -5,6 +5,7 @@ Every command imports this module at the top. So it must not import slow modules
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -85,10 +86,10 @@ def find_weights(named: Path) -> Path:
     """
     from cnnforge.errors import UsageError
 
-    path = named.expanduser()
-    if path.suffix.lower() in (".keras", ".h5") and not path.exists():
+    path = Path(os.path.expanduser(named))
+    if path.suffix.lower() in (".keras", ".h5") and not os.path.exists(path):
         raise UsageError(f"--init-from: there is no file {named}; 'cnnforge runs' lists runs")
-    if not path.is_file():
+    if not os.path.isfile(path):
         return find_run(path)
     return path
 

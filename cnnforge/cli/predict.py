@@ -58,7 +58,7 @@ def predict(
     no image could be read.
     """
     # A shell does not replace `~` inside quotes or after `=`.
-    output, submission = (path and path.expanduser() for path in (output, submission))
+    output, submission = (path and Path(os.path.expanduser(path)) for path in (output, submission))
     inputs = [os.path.expanduser(text) for text in inputs]
     _check_output(output, submission)
     run = find_run(run)
@@ -130,9 +130,9 @@ def _check_output(output: Path | None, submission: Path | None) -> None:
     for option, path in (("--output", output), ("--submission", submission)):
         if path is None:
             continue
-        if path.is_dir():
+        if os.path.isdir(path):
             raise UsageError(f"{option}: {path} is a folder, expected the name of a file in it")
-        if not path.parent.is_dir():
+        if not os.path.isdir(path.parent):
             raise UsageError(f"{option}: there is no folder {path.parent} for {path.name}: make it")
         if not os.access(path.parent, os.W_OK):
             raise UsageError(f"{option}: the folder {path.parent} cannot be written to")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,9 +36,9 @@ def runs(
     from cnnforge.runs.finding import is_run
     from cnnforge.runs.listing import list_runs
 
-    folder = folder.expanduser()
-    if not folder.is_dir():
-        what = f"{folder} is a file" if folder.exists() else f"there is no folder {folder}"
+    folder = Path(os.path.expanduser(folder))
+    if not os.path.isdir(folder):
+        what = f"{folder} is a file" if os.path.exists(folder) else f"there is no folder {folder}"
         raise UsageError(
             f"{what}: 'cnnforge train' makes runs in the folder runs; for another folder, type: "
             "cnnforge runs FOLDER"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -178,6 +179,7 @@ def train(
     from cnnforge.cli._repeat import run_once, run_repeatedly
     from cnnforge.configuration import check_types, parse_time, read_config
     from cnnforge.errors import UsageError
+    from cnnforge.runs.finding import names_latest
 
     deadline = None if time_limit is None else time.monotonic() + parse_time(time_limit)
     if repeat > 1 and resume is not None:
@@ -194,7 +196,7 @@ def train(
         "seed": seed,
         "split_seed": split_seed,
         "kernels": kernels,
-        "output": None if output is None else str(output.expanduser()),
+        "output": None if output is None else os.path.expanduser(output),
         "image_size": image_size,
         "color": color,
         "validation_fraction": validation_fraction,
@@ -212,7 +214,9 @@ def train(
     }
     given = {name: value for name, value in written.items() if value is not None}
     given = check_types(given, "command line")
-    configured = read_config(config.expanduser()) if config else {}
+    configured = read_config(Path(os.path.expanduser(config))) if config else {}
+    if names_latest(configured.get("init_from", "")):
+        configured["init_from"] = str(find_weights(Path(configured["init_from"])))
     if print_config:
         show_options(given, configured, epochs, resume, json)
         return

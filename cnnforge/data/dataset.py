@@ -14,6 +14,7 @@ from cnnforge.data.digests import Split
 from cnnforge.data.images import CheckedImage
 from cnnforge.errors import DataError, UsageError
 from cnnforge.plugin import DEFAULT_TASK
+from cnnforge.utils.names import normal_name
 
 Purpose = Literal["training", "evaluation", "prediction", "inspection"]
 """The purpose for which a dataset is opened."""
@@ -241,7 +242,8 @@ class Dataset:
 
     Args:
         name: Name of the dataset in a run, for instance `"mnist5k"` or `"images:/path"`.
-        classes: The names of the classes; empty if the task has no classes.
+        classes: The names of the classes; empty if the task has no classes. They are brought into
+            their normal form, see `cnnforge.data.normal_name`.
         train: The samples to train on; they may be `EpochSamples`. If the dataset is opened for
             another purpose than training, these are all samples.
         validation: The samples to validate on; empty for other purposes than training.
@@ -286,6 +288,7 @@ class Dataset:
     test_digests: Sequence[bytes] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(map(normal_name, self.classes)))
         parts = (("train", self.train), ("validation", self.validation), ("test", self.test))
         for split, samples in parts:
             if samples is None:

@@ -357,7 +357,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _identity(path: str) -> object:
-    status = os.stat(path)
+    try:
+        status = os.stat(path)
+    except OSError:
+        # The folder has been deleted, or the folder around it has no permission to open it.
+        return os.path.realpath(path)
     # Some file systems have no inode numbers and report 0. Identify the folder by its resolved path
     # then.
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)

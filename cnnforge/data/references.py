@@ -152,7 +152,7 @@ def check_local(reference: str) -> None:
     path = Path(os.path.expanduser(reference))
     if set("*?[") & set(reference) and not os.path.lexists(path):
         raise UsageError(_about_pattern(path))
-    if not path.is_file():
+    if not os.path.isfile(path):
         return
     shown = printable(path)
     for endings, command in _ARCHIVES.items():

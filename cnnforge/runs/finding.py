@@ -38,7 +38,7 @@ def find_run(named: Path) -> Path:
     owner = next((parent for parent in path.parents if is_run(parent)), None)
     if owner is not None:
         raise UsageError(f"{named} is in the run {owner}: name the run itself, {owner}")
-    if path.is_dir():
+    if os.path.isdir(path):
         runs = runs_in(path)
         if runs:
             raise UsageError(
@@ -46,7 +46,7 @@ def find_run(named: Path) -> Path:
                 f"newest, or {_some(runs)}"
             )
         raise UsageError(f"{named} is not a run directory: it has no {CONFIG}{_hint(path)}")
-    if path.exists():
+    if os.path.exists(path):
         raise UsageError(f"{named} is a file, not a run: a run is a directory{_hint(path)}")
     close = _similar(path)
     if close:
@@ -98,9 +98,11 @@ def time_of(run: Path) -> float:
 
 
 def _newest(folder: Path) -> Path:
-    runs = runs_in(folder) if folder.is_dir() else []
+    runs = runs_in(folder) if os.path.isdir(folder) else []
     if not runs:
-        missing = "there is no folder" if not folder.is_dir() else "there is no run in the folder"
+        missing = (
+            "there is no folder" if not os.path.isdir(folder) else "there is no run in the folder"
+        )
         raise UsageError(
             f"{LATEST} is the newest run, but {missing} {folder}: train one with 'cnnforge train', "
             f"or write FOLDER/{LATEST} for another folder of runs"
@@ -111,7 +113,8 @@ def _newest(folder: Path) -> Path:
 def _near(path: Path) -> dict[str, Path]:
     """Return the runs next to a path and in the folder `runs`, by name."""
     folders = dict.fromkeys((path.parent, DEFAULT_FOLDER))
-    return {run.name: run for folder in folders if folder.is_dir() for run in runs_in(folder)}
+    readable = [folder for folder in folders if os.access(folder, os.R_OK | os.X_OK)]
+    return {run.name: run for folder in readable if folder.is_dir() for run in runs_in(folder)}
 
 
 def _similar(path: Path) -> list[str]:

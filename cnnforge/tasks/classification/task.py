@@ -9,7 +9,7 @@ from typing import Any, Self, cast
 import keras
 import numpy as np
 
-from cnnforge.data import Dataset, Samples
+from cnnforge.data import Dataset, Samples, normal_name
 from cnnforge.errors import DataError, RunError, UsageError
 from cnnforge.runs import RunDirectory
 from cnnforge.tasks.classification.metrics import (
@@ -121,7 +121,8 @@ class Classification(Task):
             raise RunError(f"{path} cannot be read: {error}") from error
         if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
             raise RunError(f"{path} is damaged: it is not a list of class names")
-        return cls(classes)
+        # A run of cnnforge 0.1 may have names in another form.
+        return cls(list(map(normal_name, classes)))
 
     @classmethod
     def example(cls) -> Self:

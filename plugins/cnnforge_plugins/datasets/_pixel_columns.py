@@ -168,7 +168,8 @@ def _by_position(table: Table, columns: PixelColumns, options: DataOptions) -> P
     label = first
     if kinds[last] == "label":
         many, few = len(set(outer[first])), len(set(outer[last]))
-        if kinds[first] != "label" or (many > _MANY_CLASSES and many > 4 * few):
+        is_label = kinds[first] == "label" or _counts_up(outer[first])
+        if not is_label or (many > _MANY_CLASSES and many > 4 * few):
             label = last
     pixels = tuple(column for column in pixels if column != label)
     return replace(columns, pixels=pixels, count=len(pixels), label=label)
@@ -215,6 +216,17 @@ def _kind(cells: Sequence[str]) -> str:
     if distinct == len(cells) and (distinct > 2 or not all(map(is_number, cells))):
         return "id"
     return "label" if 1 < distinct <= max(2, len(cells) // 2) else ""
+
+
+def _counts_up(cells: Sequence[str]) -> bool:
+    """Return whether the values of a column are 0, 1, 2, ... or 1, 2, 3, ... without a gap.
+
+    In a few rows, each may have another label. The values of a pixel have gaps then.
+    """
+    found = {cell.removesuffix(".0") for cell in cells}
+    return len(found) > 1 and any(
+        found == {str(start + n) for n in range(len(found))} for start in (0, 1)
+    )
 
 
 def _no_label(table: Table, columns: PixelColumns) -> DataError:

@@ -94,7 +94,7 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
         raise UsageError(f"{printable(path)}: the images have an unknown size")
     images = content.pixels.reshape(-1, *shape)
     file_name = printable(os.path.basename(path))
-    name = f"csv:{os.path.abspath(path)}"
+    name = f"csv:{printable(os.path.abspath(path))}"
     names = [f"row {row} of {file_name}" for row in range(1, len(images) + 1)]
     ids, id_name = content.ids, content.id_name
     if content.labels is None:

@@ -153,7 +153,7 @@ def name_table(table: Table, options: DataOptions) -> Dataset:
     present = [picture.file.class_name or "" for picture in pictures]
     classes = class_labels(present)[0] if label is not None else ()
     return dataset_from_files(
-        f"table:{os.path.abspath(table.file.path)}",
+        f"table:{printable(os.path.abspath(table.file.path))}",
         finder.folder,
         pictures,
         classes,

@@ -160,3 +160,38 @@ def test_data_may_have_the_qualified_name_of_a_dataset(
     code, _, err = said("evaluate", "run", "--data", "")
     assert code == 2
     assert "the dataset is ''" in err
+
+
+def test_a_config_may_start_from_the_latest_run(
+    work: Path, said: Callable[..., tuple[int, str, str]]
+) -> None:
+    (work / "runs").mkdir()
+    (work / "run").rename(work / "runs" / "mine")
+    (work / "c.toml").write_text('init_from = "latest"\nepochs = 2\n')
+    code, out, err = said("train", "--config", "c.toml", "--print-config", "--json")
+    assert code == 0
+    assert "the newest run is runs/mine" in err
+    assert '"runs/mine"' in out
+
+
+def test_a_path_that_no_file_system_accepts_is_one_line(
+    work: Path, said: Callable[..., tuple[int, str, str]]
+) -> None:
+    name = "long" * 100
+    for command in (
+        ("evaluate", name),
+        ("evaluate", "run", "--data", name),
+        ("predict", "run", name),
+        ("predict", "run", "photos", "--output", f"{name}/x.csv"),
+        ("runs", name),
+        ("train", "--data", name),
+        ("train", "--init-from", name),
+        ("train", "--init-from", f"{name}.keras"),
+        ("train", "--config", name),
+        ("runs", "~nobody-of-this-name/x"),
+        ("train", "--config", "~nobody-of-this-name/x"),
+        ("train", "--init-from", "~nobody-of-this-name/x"),
+    ):
+        code, _, err = said(*command)
+        assert code == 2, command
+        assert "error: " in err, command

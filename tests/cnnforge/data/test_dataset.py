@@ -136,3 +136,8 @@ def test_the_data_package_imports_no_framework():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_classes_of_any_plugin_are_in_normal_form():
+    dataset = Dataset("d", ("e\u0301", "b "), samples(), samples(), "")
+    assert dataset.classes == ("\xe9", "b\\x20")

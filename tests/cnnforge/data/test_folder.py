@@ -235,3 +235,16 @@ def test_a_folder_that_may_not_be_read_is_listed(tmp_path):
         (tmp_path / "a" / "closed").chmod(0o700)
     assert relative(tmp_path, found.paths) == ["a/y.png"]
     assert [reason for _, reason in found.skipped] == ["permission denied"]
+
+
+def test_a_folder_that_vanishes_is_left_out(tmp_path, monkeypatch):
+    (tmp_path / "a" / "gone").mkdir(parents=True)
+    real = os.stat
+
+    def stat(path, *arguments, **keywords):
+        if str(path).endswith("gone"):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert find_classes(tmp_path)["a"].paths == []

@@ -99,3 +99,11 @@ def test_without_runs_the_message_says_how_to_get_one(tmp_path, monkeypatch):
     for named in ("latest", "runs/some"):
         with pytest.raises(UsageError, match="train one with 'cnnforge train'"):
             find_run(Path(named))
+
+
+def test_a_path_that_no_file_system_accepts_is_no_run():
+    name = "long" * 100
+    with pytest.raises(UsageError, match="there is no run long"):
+        find_run(Path(name))
+    with pytest.raises(UsageError, match=r"there is no folder long"):
+        find_run(Path(name) / "latest")

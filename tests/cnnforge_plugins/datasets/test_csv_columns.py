@@ -130,6 +130,17 @@ def test_the_pixels_may_be_in_one_cell(tmp_path):
         opened(tmp_path, content.replace(cells[-1], cells[-1].rpartition(" ")[0]))
 
 
+def test_in_a_few_rows_without_names_the_first_column_may_have_all_labels_once(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 16))
+    # The last pixel has few values, as labels have.
+    pixels[:, -1] = [7, 9, 7, 30, 9, 30, 7, 9, 30, 7]
+    rows = np.column_stack([np.arange(10), pixels])
+    content = "".join(",".join(map(str, row)) + "\n" for row in rows)
+    dataset = opened(tmp_path, content, "evaluation")
+    assert dataset.classes == tuple(map(str, range(10)))
+    np.testing.assert_array_equal(dataset.train.fetch(np.arange(10)).reshape(10, -1), pixels)
+
+
 def test_a_cell_may_have_the_pixels_of_a_large_image(tmp_path):
     cell = " ".join(["100"] * 224 * 224)
     content = "label,pixels\n" + "".join(f"{label},{cell}\n" for label in "abab")
@@ -282,3 +293,10 @@ def test_a_decimal_comma_is_not_the_name_of_a_picture(tmp_path, header, delimite
     with pytest.raises(DataError, match=r"decimal comma, such as '\d+,00': .* type: tr , \. < "):
         opened(tmp_path, text)
     assert opened(tmp_path, text.replace(",", ".")).classes == ("cat", "dog", "elk")
+
+
+def test_the_name_of_the_data_can_be_shown(tmp_path):
+    folder = tmp_path / "line\nbreak"
+    folder.mkdir()
+    dataset = opened(folder, table(["label", *NAMES], LABELS, PIXELS))
+    assert dataset.name.endswith("line\\nbreak/x.csv")

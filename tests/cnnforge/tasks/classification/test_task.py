@@ -176,6 +176,8 @@ def test_damaged_classes_are_said(tmp_path: Path, text: str) -> None:
     run = RunDirectory.create(tmp_path, "lenet", "mnist5k")
     Classification(("a", "b")).write(run)
     assert Classification.for_run(run).classes == ("a", "b")
+    run.write_json("classes.json", ["e\u0301", " b", "c\n"])
+    assert Classification.for_run(run).classes == ("\xe9", "\\x20b", "c\\n")
     (run.path / "classes.json").write_text(text)
     with pytest.raises(RunError, match=r"classes\.json"):
         Classification.for_run(run)
