@@ -256,17 +256,10 @@ def _show(report: dict[str, Any]) -> None:
     _render.table(["plugin", *columns[1:]], rows)
     typer.echo()
     if report["choices"]:
-        rows = [
-            [
-                choice["layer"],
-                "x".join(map(str, choice["shape"])),
-                "training" if choice["training"] else "inference",
-                "the kernel" if choice["implementation"] == "numba" else "the framework",
-                f"{choice['ratio']:.2f}",
-            ]
-            for choice in report["choices"]
-        ]
-        _render.table(["layer", "inputs", "for", "--kernels auto takes", "ratio"], rows)
+        _render.table(
+            ["layer, with --kernels auto", "shapes", "kernel", "framework", "ratio"],
+            _choices_by_layer(report["choices"]),
+        )
         typer.echo()
     rows = []
     for check in report["checks"]:
@@ -285,3 +278,24 @@ def _show(report: dict[str, Any]) -> None:
         _render.message(
             f"{len(wrong)} of {len(report['checks'])} layers failed: " + ", ".join(wrong)
         )
+    else:
+        _render.message(f"all {len(report['checks'])} layers passed their checks")
+
+
+def _choices_by_layer(choices: Sequence[dict[str, Any]]) -> list[list[object]]:
+    """Count the choices of each layer. A machine that was used for long has hundreds of them.
+
+    Returns:
+        A row for each layer: its name, the number of shapes, the number of shapes for which the
+        kernel and the framework are taken, and how many times as fast the kernel is.
+    """
+    rows: list[list[object]] = []
+    for layer in dict.fromkeys(choice["layer"] for choice in choices):
+        own = [choice for choice in choices if choice["layer"] == layer]
+        kernel = sum(choice["implementation"] == "numba" for choice in own)
+        ratios = [choice["ratio"] for choice in own]
+        ratio = f"{min(ratios):.2f}"
+        if len(own) > 1:
+            ratio += f" to {max(ratios):.2f}"
+        rows.append([layer, len(own), kernel, len(own) - kernel, ratio])
+    return rows

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cnnforge.tasks import Row, Task
 
 _MAX_SHOWN = 40
+_MAX_UNREAD = 5
 _FORMATS = (".csv", ".json")
 
 
@@ -199,19 +200,27 @@ def _write(
 def _show(rows: list[Row], task: Task, output: Path | None) -> None:
     from cnnforge.cli import _render
 
-    shown = rows if output is None else rows[:_MAX_SHOWN]
+    unread = [row for row in rows if row.error is not None]
+    # On a terminal, a column of long reasons leaves too little space for the other columns.
+    apart = _render.is_terminal() and 0 < len(unread) < len(rows)
+    listed = [row for row in rows if row.error is None] if apart else rows
+    shown = listed if output is None else listed[:_MAX_SHOWN]
     cells = [row.shown() for row in shown]
     names = dict.fromkeys([*task.columns, *(name for columns in cells for name in columns)])
-    with_error = any(row.error is not None for row in rows)
+    with_error = bool(unread) and not apart
     table = [
         [row.name, *map(columns.get, names), *[row.error] * with_error]
         for row, columns in zip(shown, cells, strict=True)
     ]
     _render.table(["file", *names, *["error"] * with_error], table)
-    if len(shown) < len(rows):
-        _render.message(f"{len(rows) - len(shown)} more rows are in {output}")
-    bad = sum(row.error is not None for row in rows)
-    if 0 < bad < len(rows):
-        _render.message(f"{bad} of {len(rows)} images could not be read")
+    if len(shown) < len(listed):
+        _render.message(f"{len(listed) - len(shown)} more rows are in {output}")
+    if 0 < len(unread) < len(rows):
+        _render.message(f"{len(unread)} of {len(rows)} images could not be read")
+    if apart:
+        for row in unread[:_MAX_UNREAD]:
+            _render.message(f"{row.name}: {row.error}")
+        if len(unread) > _MAX_UNREAD:
+            _render.message(f"and {len(unread) - _MAX_UNREAD} more; --output FILE lists them")
     if summary := task.summary(rows):
         _render.message(summary)

@@ -7,6 +7,7 @@ import pytest
 
 from cnnforge.cli import doctor as module
 from cnnforge.cli import main
+from cnnforge.cli.doctor import _choices_by_layer
 from cnnforge.errors import UsageError
 from cnnforge.plugin_host.discovery import discover
 
@@ -174,5 +175,22 @@ def test_what_auto_has_chosen(capsys, monkeypatch):
         }
     ]
     main(["doctor"])
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["builtin/max_pooling2d", "3x8x8x1", "training", "the", "framework", "0.50"] in rows
+    out, err = capsys.readouterr()
+    rows = [line.split() for line in out.splitlines()]
+    assert ["builtin/max_pooling2d", "1", "0", "1", "0.50"] in rows
+    assert err.endswith("layers passed their checks\n")
+    assert err.startswith("all ")
+
+
+def test_the_choices_of_a_layer_are_one_row():
+    ratios = {"numba": (1.5, 20.0, 3.0), "keras": (0.5,)}
+    choices = [
+        {"layer": layer, "implementation": name, "ratio": ratio, "shape": [1], "training": True}
+        for layer in ("mine", "yours")
+        for name, own in ratios.items()
+        for ratio in own
+    ]
+    assert _choices_by_layer(choices) == [
+        ["mine", 4, 3, 1, "0.50 to 20.00"],
+        ["yours", 4, 3, 1, "0.50 to 20.00"],
+    ]

@@ -8,6 +8,9 @@ import pytest
 from PIL import Image
 
 from cnnforge.cli import main
+from cnnforge.cli.predict import _show
+from cnnforge.tasks.classification import Classification
+from cnnforge.tasks.classification.report import Prediction
 
 PLUGIN = """
 from cnnforge.plugin import DatasetSpec, ModelSpec, hookimpl
@@ -177,3 +180,30 @@ def test_without_ids_nothing_is_written(
 
 def _error(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_reasons_are_below_the_table_on_a_terminal(capsys, monkeypatch):
+    task = Classification(("cat", "dog"))
+    rows = [
+        Prediction("a.png", (("cat", 0.7), ("dog", 0.3))),
+        *(Prediction(f"{number}.heic", error="no reader") for number in range(7)),
+        Prediction("b.png", (("dog", 0.6), ("cat", 0.4))),
+    ]
+    _show(rows, task, None)
+    out, err = capsys.readouterr()
+    assert out.count("no reader") == 7
+    assert err == "7 of 9 images could not be read\n"
+    monkeypatch.setattr("cnnforge.cli._render.is_terminal", lambda: True)
+    _show(rows, task, None)
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()[2:]] == ["a.png", "b.png"]
+    assert "error" not in out
+    lines = err.splitlines()
+    assert lines[:2] == ["7 of 9 images could not be read", "0.heic: no reader"]
+    assert lines[-1] == "and 2 more; --output FILE lists them"
+    assert len(lines) == 7
+    # If no image could be read, the table has only the reasons.
+    _show(rows[1:3], task, None)
+    out, err = capsys.readouterr()
+    assert out.count("no reader") == 2
+    assert err == ""
