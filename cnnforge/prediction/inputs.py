@@ -16,7 +16,7 @@ from cnnforge.data import (
     left_out_notes,
     printable,
 )
-from cnnforge.data.references import folder_kind
+from cnnforge.data.references import path_reader
 from cnnforge.errors import DataError
 from cnnforge.plugin import DatasetSpec, TaskSpec
 from cnnforge.plugin_host.registry import Registry
@@ -95,7 +95,7 @@ def find_inputs(
     found: list[FileInputs | SampleInputs] = []
     seen: set[str] = set()
     for text in named:
-        if os.path.isdir(text) and folder_kind(text) == "images":
+        if os.path.isdir(text) and path_reader(text) == "images":
             listing = find_images(text)
             inputs = FileInputs(
                 tuple(sorted(listing.paths, key=natural_key)),
@@ -129,7 +129,7 @@ def find_inputs(
 
 def _is_image_path(text: str) -> bool:
     suffix = os.path.splitext(text)[1].lower()
-    return suffix in IMAGE_SUFFIXES or (os.path.lexists(text) and suffix != ".csv")
+    return suffix in IMAGE_SUFFIXES or (os.path.lexists(text) and not path_reader(text))
 
 
 def _first_time(path: str, seen: set[str]) -> bool:
