@@ -27,7 +27,7 @@ def png(number, seed):
 
 def make_parquet(folder):
     pa = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
+    from pyarrow import parquet  # pyright: ignore[reportMissingImports]
 
     for split, count in (("train", 30), ("test", 9)):
         images = [{"bytes": png(n, n + count), "path": None} for n in range(count)]
