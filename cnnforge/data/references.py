@@ -89,9 +89,7 @@ def parse(reference: str, known: Container[object] = ()) -> tuple[str, str | Non
     if reference in known:
         return reference, None
     path = Path(os.path.expanduser(reference))
-    if os.path.isdir(path):
-        return folder_kind(path), str(path)
-    reader = "idx" if _IDX.fullmatch(path.name) else _READERS.get(path.suffix.lower())
+    reader = path_reader(path)
     if os.path.exists(path):
         if reader:
             return reader, str(path)
@@ -108,16 +106,28 @@ def parse(reference: str, known: Container[object] = ()) -> tuple[str, str | Non
     )
 
 
-def folder_kind(folder: str | os.PathLike[str]) -> str:
-    """Find out which dataset reads a folder.
+def path_reader(path: str | os.PathLike[str]) -> str | None:
+    """Find out which dataset reads a path.
 
     Args:
-        folder: The folder.
+        path: A folder, or a file, which need not exist.
 
     Returns:
-        `"images"` if there are image files; otherwise `"idx"`, `"parquet"` or `"tar"` if there are
-        such files; otherwise `"images"`.
+        The name of the dataset. For a folder with image files, it is `"images"`; without them, it
+        is `"idx"`, `"parquet"` or `"tar"` if there are such files, and otherwise `"images"`. It is
+        `None` if the ending of a file is not known, for instance that of an image.
     """
+    if os.path.isdir(path):
+        return _folder_reader(path)
+    return _file_reader(os.path.basename(path))
+
+
+def _file_reader(name: str) -> str | None:
+    suffix = os.path.splitext(name)[1].lower()
+    return "idx" if _IDX.fullmatch(name) else _READERS.get(suffix)
+
+
+def _folder_reader(folder: str | os.PathLike[str]) -> str:
     found: set[str] = set()
     top = os.fspath(folder)
     for path, folders, names in os.walk(top):
@@ -129,7 +139,7 @@ def folder_kind(folder: str | os.PathLike[str]) -> str:
                 continue
             if suffix in IMAGE_SUFFIXES:
                 return "images"
-            found.add("idx" if _IDX.fullmatch(name) else _READERS.get(suffix, ""))
+            found.add(_file_reader(name) or "")
     return next((kind for kind in ("idx", "parquet", "tar") if kind in found), "images")
 
 

@@ -16,7 +16,7 @@ from cnnforge.data import (
     left_out_notes,
     printable,
 )
-from cnnforge.data.references import folder_kind
+from cnnforge.data.references import path_reader
 from cnnforge.errors import DataError
 from cnnforge.plugin import DatasetSpec, TaskSpec
 from cnnforge.plugin_host.registry import Registry
@@ -100,7 +100,7 @@ def find_inputs(
             found.append(_new(FileInputs(tuple(texts)), seen))
             continue
         for text in texts:
-            if os.path.isdir(text) and folder_kind(text) == "images":
+            if os.path.isdir(text) and path_reader(text) == "images":
                 found.append(_new(_in_folder(text), seen))
             else:
                 found.append(
@@ -140,7 +140,7 @@ def _is_image_path(text: str) -> bool:
     if os.path.isdir(text):
         return False
     suffix = os.path.splitext(text)[1].lower()
-    return suffix in IMAGE_SUFFIXES or (os.path.lexists(text) and suffix != ".csv")
+    return suffix in IMAGE_SUFFIXES or (os.path.lexists(text) and not path_reader(text))
 
 
 def _first_time(path: str, seen: set[str]) -> bool:

@@ -178,11 +178,11 @@ def read_pixels(table: Table, options: DataOptions) -> PixelTable:
     if columns.label is not None:
         labels = _checked_labels(table, columns.label, [row[0] for row in picked], options)
     splits = None
-    if columns.split is not None:
+    # A prediction is about all rows.
+    if columns.split is not None and options.need_labels:
         place = wanted.index(columns.split)
         splits = [split_role(row[place]) or "" for row in picked]
-        if options.for_training:
-            notes += (f"{table.path}: {split_note(table, columns.split, splits)}",)
+        notes += (f"{table.path}: {split_note(table, columns.split, splits)}",)
     if values.max() <= 1:
         notes += (
             f"{table.path}: all pixels are 0 or 1, so the images are almost black: "

@@ -135,7 +135,8 @@ def _parts(root: str, options: DataOptions) -> tuple[list[_Part], tuple[str, ...
     if options.purpose == "prediction" and "train" in splits:
         roles = roles[:2]
     chosen: list[tuple[Role, str]] = [(role, splits[role]) for role in roles if role in splits]
-    used = [name for _, name in chosen]
+    apart = not options.for_training and "train" in splits
+    used = [name for role, name in chosen if not (apart and role == "test")]
     left = [name for name in subfolders(folder) if name not in used]
     if options.for_training and len(chosen) > 1:
         does = {"train": "training", "validation": "validation", "test": "a test at the end"}

@@ -144,7 +144,7 @@ def name_table(table: Table, options: DataOptions) -> Dataset:
     if label is not None and options.for_training:
         files, again = _once(table, files, skipped)
         notes += again
-    if columns.split is not None and options.purpose in ("training", "inspection"):
+    if columns.split is not None and options.need_labels:
         files, split_notes = _split(table, columns.split, files, rows)
         notes += split_notes
     pictures, skipped = check_pictures(
@@ -281,10 +281,10 @@ def _files(
             continue
         files.append((place, PictureFile(path, label, "", cells[columns.id])))
     if not found_any:
-        text = rows[0].cells[columns.file]
+        first = ", ".join(repr(normal_name(row.cells[columns.file])) for row in rows[:5])
         raise DataError(
             f"none of the {len(rows)} pictures that {table.called(columns.file)} of "
-            f"{table.path} names was found, the first is {normal_name(text)!r}; "
+            f"{table.path} names was found, the first are {first}; "
             f"looked in {finder.where()}: put the folder with the pictures next to the table"
         )
     return files, skipped, ids

@@ -162,6 +162,8 @@ def test_the_splits_of_fer_are_used(tmp_path):
     np.testing.assert_array_equal(
         dataset.test.fetch(np.arange(6)).reshape(6, -1), PIXELS[24:].astype(np.uint8)
     )
+    assert len(opened(tmp_path, content, "evaluation").train) == 24
+    check(opened(tmp_path, content, "prediction"))
     assert any(
         "'Usage' gives 18 images for training, 6 for validation, 6 for a test at the end" in note
         for note in dataset.notes

@@ -253,6 +253,7 @@ def test_other_folders_beside_a_split_are_told(tmp_path):
     assert {name.split("/")[0] for name in names(dataset.test, tmp_path)} == {"test"}
     evaluated = opened(tmp_path, purpose="evaluation")
     assert (len(evaluated.train), len(evaluated.test)) == (8, 4)
+    assert "the images are those of 'train', 'val', not of 'more', 'test'" in evaluated.notes
     assert opened(tmp_path, purpose="prediction").test is None
 
 

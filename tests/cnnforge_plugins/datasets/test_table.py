@@ -131,6 +131,12 @@ def test_a_test_split_is_never_for_validation(tmp_path):
     assert sorted(numbers_of(dataset.train) + numbers_of(dataset.validation)) == [*range(1, 9)]
     assert len(dataset.validation) > 0
     assert numbers_of(dataset.test) == [9, 10, 11, 12]
+    evaluated = load(path, DataOptions(purpose="evaluation"))
+    assert numbers_of(evaluated.train) == [*range(1, 9)]
+    assert numbers_of(evaluated.test) == [9, 10, 11, 12]
+    predicted = load(path, DataOptions(purpose="prediction"))
+    assert numbers_of(predicted.train) == [*range(1, 13)]
+    assert predicted.test is None
 
 
 def test_rows_without_a_picture_or_a_label_are_left_out_with_a_reason(tmp_path):

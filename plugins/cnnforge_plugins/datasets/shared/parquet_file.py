@@ -33,8 +33,8 @@ def opened_parquet(path: str) -> Iterator[Any]:
         DataError: If the file is not a Parquet file, or is damaged.
     """
     try:
-        import pyarrow
-        from pyarrow import parquet
+        import pyarrow  # pyright: ignore[reportMissingImports]
+        from pyarrow import parquet  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise CnnforgeError(
             f"{printable(path)} is a Parquet file, which pyarrow reads, and pyarrow is not "
