@@ -161,14 +161,20 @@ class LayerSpec(Spec):
 
     Args:
         reference: Import path `"module:Class"` of the stock Keras layer with the same constructor,
-            weights and results. Conversion, parity checks and benchmarks use it.
+            weights and results. Conversion, parity checks and benchmarks use it. Give the plugin
+            layer the class name of the stock layer: Keras names the groups of a `.weights.h5` file
+            after the classes.
         fuses: Import paths `"module:Class"` of two consecutive stock layers that this layer
-            replaces. The class then needs a class method `fuse(first, second)`, which returns two
-            layers, or `None` if the pair cannot be fused. The first returned layer computes both
-            stock layers; the second one returns its inputs unchanged. Each of them needs a method
-            `unfuse()`, which returns the stock layer that it replaces. If a model contains the
-            first one without the second, `unfuse(alone=True)` of the first one is called. It must
-            return one layer that computes both stock layers.
+            computes as one. The class then needs a class method `fuse(first, second)`. It returns
+            an unbuilt layer of this class with the name and the weights of the first layer, or
+            `None` if this layer cannot compute the pair. A method `split()` returns the two stock
+            layers.
+        places: Import paths `"module:Class"` of the two layer classes that replace the layers of
+            `fuses` in a model. Each has the constructor, the weights and the results of its stock
+            layer. When a TensorFlow graph is built, the second one finds the inputs of the first
+            one with `cnnforge.ops.ArrayOp.call_of`, and computes both layers from these inputs.
+            TensorFlow then computes the first one only if something else reads its outputs. In
+            eager mode each of the two layers computes its own outputs.
         cases: Import path `"module:CASES"` of a sequence of `cnnforge.testing.LayerCase`: the
             arguments and inputs with which `cnnforge.testing.layer_checks` and
             `cnnforge plugins check` check the layer. `cnnforge doctor` checks only the first case,
@@ -193,6 +199,7 @@ class LayerSpec(Spec):
 
     reference: str | None = None
     fuses: tuple[str, str] | None = None
+    places: tuple[str, str] | None = None
     cases: str | None = None
     benchmarks: str | None = None
     work: str | None = None
@@ -206,8 +213,11 @@ class LayerSpec(Spec):
             target = getattr(self, what)
             if target is not None:
                 _check_target(f"the {what} of {self.kind} {self.name!r}", target)
-        for stock in self.fuses or ():
-            _check_target(f"a fused layer of {self.kind} {self.name!r}", stock)
+        if (self.fuses is None) != (self.places is None):
+            given = f"fuses={self.fuses!r} and places={self.places!r}"
+            raise ValueError(f"{self.kind} {self.name!r}: {given}: give both of them, or none")
+        for path in (*(self.fuses or ()), *(self.places or ())):
+            _check_target(f"a fused layer of {self.kind} {self.name!r}", path)
 
     def load_reference(self) -> Any:
         """Import the stock Keras layer that this layer can replace.
@@ -230,6 +240,10 @@ class LayerSpec(Spec):
             PluginError: A module cannot be imported or has no such attribute.
         """
         return tuple(self._resolve("fused layer", stock) for stock in self.fuses or ())
+
+    def load_places(self) -> tuple[Any, ...]:
+        """Import the classes of `places`, as `load_fuses` does those of `fuses`."""
+        return tuple(self._resolve("place", place) for place in self.places or ())
 
     def load_cases(self) -> tuple[Any, ...]:
         """Import the cases (arguments and inputs) with which this layer is checked.
@@ -287,6 +301,7 @@ class LayerSpec(Spec):
         self.load()
         self.load_reference()
         self.load_fuses()
+        self.load_places()
         self.load_cases()
         self.load_benchmarks()
         self.load_work()
@@ -325,11 +340,7 @@ class ModelSpec(Spec):
         task: Name of the task for which the model computes outputs.
         sizes: (height, width) of each image size that the model accepts. Empty: `build` raises a
             `ValueError` for a size that it does not accept.
-        max_default_size: Max height and width, in pixels, of the images that the model gets if the
-            user gives no size. It does not limit `--image-size`.
-
-    Raises:
-        ValueError: `max_default_size` is not a positive integer, or see `Spec`.
+        max_default_size: Max height and width in pixels unless the user gives `--image-size`.
     """
 
     kind: ClassVar[str] = "model"
@@ -340,12 +351,9 @@ class ModelSpec(Spec):
 
     def __post_init__(self) -> None:
         super(ModelSpec, self).__post_init__()
-        size = self.max_default_size
-        if type(size) is not int or size < 1:
-            raise ValueError(
-                f"max_default_size of model {self.name!r} must be a number of pixels, 1 or more, "
-                f"got {size!r}"
-            )
+        if type(self.max_default_size) is not int or self.max_default_size < 1:
+            received = f"the max_default_size of model {self.name!r} is {self.max_default_size!r}"
+            raise ValueError(f"{received}: it must be a number of pixels, 1 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

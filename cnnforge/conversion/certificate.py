@@ -18,7 +18,7 @@ such as moving averages, are compared too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,12 +27,12 @@ import numpy as np
 from keras.ops import cast
 
 from cnnforge.backends import pullback
-from cnnforge.conversion.matching import plugin_layers, stock_class
+from cnnforge.conversion.matching import kernel_layers
 from cnnforge.conversion.workloads import Workload
 from cnnforge.errors import one_line
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
-from cnnforge.utils.keras_graph import all_layers, input_shapes
+from cnnforge.utils.keras_graph import input_shapes
 from cnnforge.utils.tolerance import error_bounds
 
 _EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
@@ -127,11 +127,9 @@ def certify(
     Returns:
         One check for each layer and shape, in the order of the model.
     """
-    known = plugin_layers(model, layers)
     return [
-        _check(layer, known[type(layer)], reference, (_images(layer, shape, batch), *shape), seed)
-        for layer in all_layers(model)
-        if type(layer) in known and (reference := stock_class(known[type(layer)])) is not None
+        _check(layer, spec, config, (_images(layer, shape, batch), *shape), seed)
+        for spec, layer, config in kernel_layers(model, layers)
         for shape in input_shapes(layer)
     ]
 
@@ -151,7 +149,7 @@ def certify_layer(workload: Workload) -> LayerCheck:
         # Build the layer as part of a model, since it may behave differently alone.
         keras.Sequential([keras.Input(shape[1:]), layer])
         images = _images(layer, shape[1:], min(shape[0], _MAX_IMAGES))
-        return _check(layer, spec, workload.reference, (images, *shape[1:]), seed=0)
+        return _check(layer, spec, workload.config, (images, *shape[1:]), seed=0)
     except Exception as error:
         return failed_check(spec, shape, one_line(error))
 
@@ -180,39 +178,48 @@ def _has_statistics(layer: keras.layers.Layer) -> bool:
 
 
 def _check(
-    layer: keras.layers.Layer, spec: LayerSpec, reference: type, shape: tuple[int, ...], seed: int
+    layer: keras.layers.Layer,
+    spec: LayerSpec,
+    config: Mapping[str, Any],
+    shape: tuple[int, ...],
+    seed: int,
 ) -> LayerCheck:
+    """Check the plugin layer with a configuration and the weights of a layer."""
     dtype = keras.backend.standardize_dtype(layer.compute_dtype)
     results: tuple[TensorCheck, ...] = ()
     error = ""
     try:
-        results = tuple(_compare(layer, reference, shape, dtype, seed))
+        results = tuple(_compare(layer, spec, config, shape, seed))
     except Exception as raised:
         error = one_line(raised)
-    kind = reference.__name__
+    kind = spec.load_reference().__name__
     return LayerCheck(layer.name, kind, spec.qualified_name, shape, dtype, results, error)
 
 
 def _compare(
-    layer: keras.layers.Layer, reference: type, shape: tuple[int, ...], dtype: str, seed: int
+    layer: keras.layers.Layer,
+    spec: LayerSpec,
+    config: Mapping[str, Any],
+    shape: tuple[int, ...],
+    seed: int,
 ) -> Iterator[TensorCheck]:
-    config = layer.get_config()
     # A fused layer ends in a max pooling, which passes its gradient to the max of each window. If
     # the two largest values differ only by rounding, the layer and its reference may pass the
     # gradient to different values, and the comparison would fail. So a fused layer gets inputs and
     # weights whose sums are exact.
-    exact = hasattr(layer, "unfuse")
-    ours = _copy(type(layer), config, layer, shape, exact)
+    exact = spec.fuses is not None
+    ours = _copy(spec.load(), config, layer, shape, exact)
     # A layer draws random numbers if it has variables that are not weights. These variables hold
     # the state of its generator.
     draws = len(layer.variables) > len(layer.weights)
     wide = config if draws else {**config, "dtype": "float64"}
-    stock = _copy(reference, wide, layer, shape, exact)
+    stock = _copy(spec.load_reference(), wide, layer, shape, exact)
     random = np.random.default_rng(seed)
     drawn = layer.weights and not exact
     values: Any = random.standard_normal(shape) if drawn else random.integers(-3, 4, shape)
     # The inputs are rounded to the layer's precision first, so that the layer and its reference get
     # the same numbers.
+    dtype = keras.backend.standardize_dtype(layer.compute_dtype)
     inputs = cast(cast(values, "float32"), dtype)
     got, got_gradients = _run(ours, inputs)
     expected, gradients = _run(stock, cast(inputs, stock.compute_dtype))
@@ -240,12 +247,15 @@ def _compare(
 
 def _copy(
     kind: type,
-    config: dict[str, Any],
+    config: Mapping[str, Any],
     layer: keras.layers.Layer,
     shape: tuple[int, ...],
     exact: bool,
 ) -> keras.layers.Layer:
-    copy = kind.from_config(config)
+    # The copy gets other weights, so a user's own initializer is not needed. It may not be able to
+    # compute in float64.
+    own = [key for key, value in config.items() if key.endswith("_initializer") and callable(value)]
+    copy = kind.from_config({**config, **dict.fromkeys(own, "zeros")})
     if not copy.built:
         copy.build(shape)
     # With `exact`, weights are rounded to multiples of `step`, a power of two. No weight is above

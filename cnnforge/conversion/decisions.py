@@ -16,8 +16,14 @@ from typing import Any, Literal
 
 import keras
 
+from cnnforge.conversion.arguments import (
+    check_batch_size,
+    check_convertible,
+    check_kernels,
+    check_model,
+)
 from cnnforge.conversion.autotune import Autotuner, Choice, random_state_kept
-from cnnforge.conversion.matching import check_convertible, fusible, plugin_layers, preferred
+from cnnforge.conversion.matching import fused, fusible, plugin_layers, preferred
 from cnnforge.conversion.workloads import layer_workloads
 from cnnforge.errors import PluginError, UsageError
 from cnnforge.ops import ahead
@@ -46,7 +52,7 @@ class LayerImplementation:
         kind: Class name of the stock layer, or of the plugin layer if it replaces no stock layer.
         implementation: ``numba`` for a plugin's layer, ``keras`` for the framework's own.
         provider: The qualified name of the plugin layer; "" for the framework. It is `PREVIOUS` if
-            the plugin layer that replaces the layer before this one computes both layers.
+            the provider of the layer before this one computes both layers.
         ratio: Measured time of the framework divided by that of the plugin's layer; ``None`` if
             nothing was measured.
         reason: The reason for this implementation; "" if the model was only listed.
@@ -77,7 +83,8 @@ def decide(
             always chooses the framework. ``auto`` measures each layer at its shapes, and chooses
             the plugin's kernel unless the kernel fails or the framework is faster by more than
             noise. A plugin may compute two layers as one. If the framework computes this pair
-            faster, ``auto`` chooses an implementation for each of the two layers separately.
+            faster, ``auto`` chooses an implementation for each of the two layers separately. Under
+            torch no pair is computed as one.
         layers: The plugin layers; those of the installed plugins by default.
         batch_size: Number of images that ``auto`` measures with.
         training: `True` if ``auto`` measures forward and backward pass, `False` if it measures only
@@ -88,9 +95,13 @@ def decide(
         One decision for each layer that a plugin layer could compute, in the order of the model.
 
     Raises:
-        UsageError: The model is subclassed or not built, or ``kernels`` is ``numba`` and no plugin
-            layer fits.
+        UsageError: An argument has the wrong type or value, the model is subclassed or not built,
+            or ``kernels`` is ``numba`` and no plugin layer fits.
     """
+    check_model("decide", model)
+    check_kernels(kernels)
+    batch_size = check_batch_size(batch_size)
+    cache_file = None if cache_file is None else Path(cache_file)
     layers = installed() if layers is None else layers
     if kernels == "keras":
         return [found for _, found in _decide(model, layers, None)]
@@ -163,6 +174,7 @@ def implementations(
         model: Any model.
         layers: The plugin layers; those of the installed plugins by default.
     """
+    check_model("implementations", model)
     layers = installed() if layers is None else layers
     return [found for _, found in replaceable_layers(model, layers)]
 
@@ -193,19 +205,23 @@ def _decide(
     replaceable = {id(layer) for part in model_parts(model) for layer in part.layers}
     together = {} if choose is None else _together(model, layers, choose)
     paired = {id(layer) for _, *pair in fusible(model, layers) for layer in pair}
+    already: dict[int, tuple[str, str]] = {}
+    for spec, first, second in fused(model, layers):
+        for place, path, provider in zip(
+            (first, second), spec.fuses or (), (spec.qualified_name, PREVIOUS), strict=True
+        ):
+            already[id(place)] = path, provider
     found = []
     for layer in all_layers(model):
-        kind = type(layer).__name__
-        if hasattr(layer, "unfuse"):
-            kind = type(layer.unfuse()).__name__
-        if type(layer) in own:
+        if id(layer) in already:
+            decision = _own(layer, *already[id(layer)])
+        elif type(layer) in own:
             spec = own[type(layer)]
-            if not hasattr(layer, "unfuse"):
-                kind = (spec.reference or spec.target).rpartition(":")[2]
-            provider = spec.qualified_name
-            decision = LayerImplementation(layer.name, kind, "numba", provider, None, _OWN)
+            stock_path = spec.fuses[0] if spec.fuses else spec.reference or spec.target
+            decision = _own(layer, stock_path, spec.qualified_name)
         elif hasattr(layer, "unfuse"):
-            decision = LayerImplementation(layer.name, kind, "numba", PREVIOUS, None, _OWN)
+            # The second layer of a pair in a file of an older version.
+            decision = _own(layer, f":{type(layer.unfuse()).__name__}", PREVIOUS)
         elif id(layer) in together:
             decision = _decision(layer, *together[id(layer)])
         elif type(layer) in stock:
@@ -221,6 +237,11 @@ def _decide(
             continue
         found.append((layer, decision))
     return found
+
+
+def _own(layer: keras.layers.Layer, stock_path: str, provider: str) -> LayerImplementation:
+    kind = stock_path.rpartition(":")[2]
+    return LayerImplementation(layer.name, kind, "numba", provider, None, _OWN)
 
 
 def _decision(layer: keras.layers.Layer, provider: str, choice: Choice) -> LayerImplementation:
@@ -245,6 +266,10 @@ def _together(
     value is the choice.
     """
     found: dict[int, tuple[str, Choice]] = {}
+    if keras.backend.backend() == "torch":
+        # torch computes the first layer before it reaches the second one, so that there is nothing
+        # left to save.
+        return found
     for spec, first, second in fusible(model, layers):
         if {id(first), id(second)} & set(found):
             continue
@@ -256,7 +281,7 @@ def _together(
             continue
         if block is None:
             continue
-        choice = choose(spec, first, block[0].get_config())
+        choice = choose(spec, first, block.get_config())
         if choice.implementation == "numba":
             found[id(first)] = spec.qualified_name, choice
             found[id(second)] = PREVIOUS, choice

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import keras
 
-from cnnforge.errors import PluginError, UsageError
+from cnnforge.conversion.copying import live_config
+from cnnforge.errors import PluginError
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
-from cnnforge.utils.keras_graph import FunctionalModel, all_layers, model_parts, single_links
+from cnnforge.utils.keras_graph import all_layers, model_parts, single_links
 
 
 def in_preference(layers: Registry[LayerSpec]) -> list[LayerSpec]:
@@ -54,9 +56,9 @@ def plugin_layers(model: keras.Model, layers: Registry[LayerSpec]) -> dict[type,
         the class, the first spec in the order of `in_preference` is used. If all layers of the
         model are Keras' own, no plugin is imported and the result is empty.
     """
-    kinds = {type(layer) for layer in all_layers(model)}
-    if all(kind.__module__.partition(".")[0] == "keras" for kind in kinds):
+    if _only_stock(model):
         return {}
+    kinds = {type(layer) for layer in all_layers(model)}
     found: dict[type, LayerSpec] = {}
     for spec, kind in layer_classes(in_preference(layers)):
         if kind in kinds:
@@ -134,42 +136,85 @@ def fusible(
         with contextlib.suppress(PluginError):
             kinds = spec.load_fuses()
             for first, second in pairs:
-                if (type(first), type(second)) == kinds:
+                # A regularizer reads the outputs of the first layer, so they must be computed.
+                if (type(first), type(second)) == kinds and first.activity_regularizer is None:
                     yield spec, first, second
 
 
-def check_convertible(model: keras.Model) -> None:
-    """Require that a model and the models inside it are Sequential or Functional, and built.
+def fused(
+    model: keras.Model, layers: Registry[LayerSpec]
+) -> Iterator[tuple[LayerSpec, keras.layers.Layer, keras.layers.Layer]]:
+    """Find pairs of layers that a plugin layer computes as one.
+
+    Args:
+        model: Any model, for instance one that `cnnforge.conversion.forge` has returned.
+        layers: The plugin layers.
+
+    Yields:
+        The spec of the plugin layer, and the two layers at its `places`.
+    """
+    if _only_stock(model):
+        return
+    pairs = list(neighbours(model))
+    for spec in in_preference(layers):
+        if not spec.places:
+            continue
+        with contextlib.suppress(PluginError):
+            kinds = spec.load_places()
+            for first, second in pairs:
+                if (type(first), type(second)) == kinds and spec.load().fuse(first, second):
+                    yield spec, first, second
+
+
+def kernel_layers(
+    model: keras.Model, layers: Registry[LayerSpec]
+) -> Iterator[tuple[LayerSpec, keras.layers.Layer, dict[str, Any]]]:
+    """Find the layers of a model that plugin layers with a reference compute.
 
     Args:
         model: Any model.
+        layers: The plugin layers.
 
-    Raises:
-        UsageError: A model is subclassed or not built.
+    Yields:
+        The spec of the plugin layer, the layer that has the weights, and the configuration of the
+        plugin layer. Two layers that are computed as one are yielded once, as the first of them.
     """
-    _check(model)
-    for part in model_parts(model):
-        _check(part)
+    known = plugin_layers(model, layers)
+    pairs = {id(first): (spec, second) for spec, first, second in fused(model, layers)}
+    seconds = {id(second) for _, second in pairs.values()}
+    for layer in all_layers(model):
+        if id(layer) in pairs:
+            spec, second = pairs[id(layer)]
+            yield spec, layer, spec.load().fuse(layer, second).get_config()
+        elif id(layer) not in seconds and type(layer) in known:
+            spec = known[type(layer)]
+            if stock_class(spec) is not None:
+                yield spec, layer, live_config(layer)
 
 
-def _check(model: keras.Model) -> None:
-    kind = type(model)
-    if not isinstance(model, keras.Sequential | FunctionalModel):
-        raise UsageError(
-            f"the model {model.name!r} is a {kind.__name__}, a subclass of keras.Model, and only "
-            "Sequential and Functional models can be converted; build it from layers with "
-            "keras.Model(inputs, outputs), or use --kernels keras"
-        )
-    # A clone is built from the layers, so it would lose the computation in the model's own `call`.
-    if kind.call not in (keras.Sequential.call, FunctionalModel.call):
-        raise UsageError(
-            f"the model {model.name!r} is a {kind.__name__} with a call() of its own, and only "
-            "models that are nothing but their layers can be converted; put what it computes "
-            "into a layer, or use --kernels keras"
-        )
-    if not model.built:
-        raise UsageError(
-            f"the model {model.name!r} has no weights yet, because the shape of its inputs is not "
-            "known; begin it with keras.Input((height, width, channels)), or call "
-            "model.build((None, height, width, channels))"
-        )
+def stock_classes(model: keras.Model, layers: Registry[LayerSpec]) -> dict[type, type]:
+    """Map the class of each plugin layer that replaces one stock layer to the stock class.
+
+    Args:
+        model: Any model.
+        layers: The plugin layers.
+
+    Returns:
+        The classes; empty if all layers of the model are Keras' own.
+    """
+    found: dict[type, type] = {}
+    if _only_stock(model):
+        return found
+    for spec in in_preference(layers):
+        with contextlib.suppress(PluginError):
+            ours = spec.load_places() if spec.places else (spec.load(),)
+            stock = spec.load_fuses() if spec.fuses else (spec.load_reference(),)
+            for kind, other in zip(ours, stock, strict=True):
+                if other is not None:
+                    found.setdefault(kind, other)
+    return found
+
+
+def _only_stock(model: keras.Model) -> bool:
+    kinds = {type(layer) for layer in all_layers(model)}
+    return all(kind.__module__.partition(".")[0] == "keras" for kind in kinds)

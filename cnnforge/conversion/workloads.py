@@ -17,11 +17,12 @@ import keras
 import numpy as np
 
 from cnnforge.backends import reference_is_unsafe, repeated_passes
-from cnnforge.conversion.matching import plugin_layers, stock_class
+from cnnforge.conversion.copying import live_config
+from cnnforge.conversion.matching import kernel_layers
 from cnnforge.errors import UsageError
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
-from cnnforge.utils.keras_graph import all_layers, input_shapes
+from cnnforge.utils.keras_graph import input_shapes
 
 # Constructor arguments whose names end so do not affect the run time of a layer.
 _IRRELEVANT = ("name", "_initializer", "_regularizer", "_constraint")
@@ -71,7 +72,8 @@ class Workload:
     def _key(self, irrelevant: tuple[str, ...], grad_inputs: bool | None) -> str:
         config = {k: v for k, v in self.config.items() if not k.endswith(irrelevant)}
         facts = [self.spec.qualified_name, self.spec.target, self.shape, grad_inputs, config]
-        return json.dumps(facts, sort_keys=True, default=str)
+        # An object of the user's own has a name that is the same in the next process.
+        return json.dumps(facts, sort_keys=True, default=_name_of)
 
     def build(self, kind: type) -> keras.layers.Layer:
         """Return a new layer with fresh weights.
@@ -195,7 +197,7 @@ def layer_workloads(
     kind, reference = spec.load(), spec.load_reference()
     if reference is None:
         return []
-    config = layer.get_config() if config is None else config
+    config = live_config(layer) if config is None else config
     return [
         Workload(spec, kind, reference, config, (batch_size, *shape), needed)
         for shape, needed in input_shapes(layer).items()
@@ -215,13 +217,10 @@ def model_workloads(
     Returns:
         Pairs of a layer's name and a workload, one for each shape, in the order of the model.
     """
-    known = plugin_layers(model, layers)
-    known = {kind: spec for kind, spec in known.items() if stock_class(spec) is not None}
     return [
         (layer.name, workload)
-        for layer in all_layers(model)
-        if type(layer) in known
-        for workload in layer_workloads(known[type(layer)], layer, batch_size)
+        for spec, layer, config in kernel_layers(model, layers)
+        for workload in layer_workloads(spec, layer, batch_size, config)
     ]
 
 
@@ -268,6 +267,10 @@ def usual_arguments(spec: LayerSpec) -> dict[str, Any]:
     if {"kernel_size", "padding"} <= taken:
         arguments["padding"] = "same"
     return arguments
+
+
+def _name_of(value: Any) -> str:
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def _argument_names(kind: type) -> set[str]:

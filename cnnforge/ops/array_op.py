@@ -175,6 +175,23 @@ class ArrayOp(OpBase):
         results = routes.active().call(self, tensors, values)
         return results[0] if len(self.outputs) == 1 else tuple(results)
 
+    def call_of(self, tensor: Any) -> tuple[list[Any], dict[str, Any]] | None:
+        """Find the call of this op that computes a tensor of the graph that is being built.
+
+        A layer can use this to compute itself together with the layer before it: it takes the
+        inputs of that layer's op, and computes both with one op of its own. TensorFlow does not run
+        the first op, because nothing reads its outputs.
+
+        Args:
+            tensor: Any tensor.
+
+        Returns:
+            The inputs of the call, and the values of all attributes by name. It is `None` if the
+            tensor is not an output of this op, or if it has its values already: in eager mode,
+            under torch, and if it is computed outside of the graph that is being built.
+        """
+        return routes.active().call_of(self, tensor)
+
     def run(self, *arrays: Values, **attributes: Any) -> Any:
         """Run the forward function on NumPy arrays, without any framework.
 

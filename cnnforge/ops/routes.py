@@ -22,6 +22,10 @@ class Route(Protocol):
         """Apply an op to its inputs, and return its outputs; `values` holds every attribute."""
         ...
 
+    def call_of(self, op: ArrayOp, tensor: Any) -> tuple[list[Any], dict[str, Any]] | None:
+        """Return the inputs and attributes of the call that computes a tensor: see `ArrayOp`."""
+        ...
+
     def register(self, op: ArrayOp) -> None:
         """Register an op with the framework, so that saved graphs that use it can be loaded."""
         ...

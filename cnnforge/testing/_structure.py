@@ -19,6 +19,7 @@ def targets(spec: LayerSpec) -> str:
     layer = spec.load()
     named = {"target": layer, "reference": spec.load_reference()}
     named |= {f"fused layer {i + 1}": kind for i, kind in enumerate(spec.load_fuses())}
+    named |= {f"place {i + 1}": kind for i, kind in enumerate(spec.load_places())}
     for what, found in named.items():
         if found is not None and not (
             isinstance(found, type) and issubclass(found, keras.layers.Layer)

@@ -89,7 +89,7 @@ def subject_spec(layer: str | LayerSpec | type, reference: type | None) -> Layer
             return layer
         names = ("name", "target", "summary", "plugin", "cases", "benchmarks", "work", "torch")
         known = {name: getattr(layer, name) for name in names}
-        return ClassSpec(**known, fuses=layer.fuses, stock=reference)
+        return ClassSpec(**known, fuses=layer.fuses, places=layer.places, stock=reference)
     return ClassSpec(
         name="".join(f"_{c.lower()}" if c.isupper() else c for c in layer.__name__).strip("_"),
         target=f"{layer.__module__}:{layer.__name__}",

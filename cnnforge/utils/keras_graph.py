@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from itertools import pairwise
 from math import prod
@@ -145,6 +146,142 @@ def output_layers(model: keras.Model) -> list[keras.layers.Layer]:
         elif operation not in found:
             found.append(operation)
     return found
+
+
+def own_variables(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """List the variables of a layer, without those of the layers inside it.
+
+    Args:
+        layer: Any layer or model.
+
+    Returns:
+        The weights, and the states of seed generators.
+    """
+    inside = {id(each) for child in all_layers(layer)[1:] for each in child.variables}
+    return [variable for variable in layer.variables if id(variable) not in inside]
+
+
+def lambda_arguments(layer: keras.layers.Lambda) -> dict[str, Any]:
+    """Return the arguments with which a Lambda layer was made, as they are in memory.
+
+    Args:
+        layer: Any Lambda layer.
+    """
+    return {
+        "function": layer.function,
+        "output_shape": layer._output_shape,
+        "mask": layer.mask,
+        "arguments": layer.arguments,
+    }
+
+
+@contextmanager
+def not_compiled(model: keras.Model) -> Iterator[None]:
+    """Let a model and the models inside it count as not compiled during the block.
+
+    Args:
+        model: Any model.
+    """
+    compiled = [it for it in all_layers(model) if isinstance(it, keras.Model) and it.compiled]
+    for each in compiled:
+        each.compiled = False
+    try:
+        yield
+    finally:
+        for each in compiled:
+            each.compiled = True
+
+
+def asked_to_compile(model: keras.Model) -> dict[str, Any] | None:
+    """Return the arguments that `compile` of a model got, as they are in memory.
+
+    Args:
+        model: A compiled model.
+
+    Returns:
+        The arguments without `auto_scale_loss`. It is `None` if the class of the model has a
+        `compile` of its own, whose arguments are not known.
+    """
+    if type(model).compile is not keras.Model.compile:
+        return None
+    return dict(model._compile_config.config)
+
+
+def compile_copy(copy: keras.Model, asked: dict[str, Any]) -> None:
+    """Compile the copy of a model.
+
+    Args:
+        copy: The model to compile.
+        asked: Arguments of `compile`, as `asked_to_compile` returns them.
+    """
+    # XLA can compile neither the layers of a plugin nor a model that runs eagerly. Keras would then
+    # warn, and not use XLA.
+    possible = not asked["run_eagerly"] and all(layer.supports_jit for layer in all_layers(copy))
+    jit_compile = asked["jit_compile"] if possible else False
+    # The optimizer scales the loss already if it has to.
+    copy.compile(**{**asked, "jit_compile": jit_compile}, auto_scale_loss=False)
+    # A copy of the copy that consists of stock layers can use XLA again.
+    copy._compile_config.config["jit_compile"] = asked["jit_compile"]
+
+
+def optimizer_config(optimizer: Any) -> dict[str, Any]:
+    """Return the configuration of an optimizer, with the objects in memory that it consists of.
+
+    Args:
+        optimizer: Any optimizer.
+
+    Returns:
+        The configuration. Learning rates that are computed, and the inner optimizer of a
+        `LossScaleOptimizer`, are the objects themselves.
+    """
+    # `get_config` would serialize these objects, which may not be possible. So ask a copy of the
+    # optimizer that has others in their places.
+    shallow = object.__new__(type(optimizer))
+    live: dict[str, Any] = {}
+    vars(shallow).update(vars(optimizer))
+    rate = vars(optimizer).get("_learning_rate")
+    if callable(rate) and not isinstance(rate, keras.Variable):
+        live["learning_rate"] = rate
+        vars(shallow)["_learning_rate"] = 0.0
+    inner = vars(optimizer).get("inner_optimizer")
+    if inner is not None:
+        live["inner_optimizer"] = inner
+        vars(shallow)["inner_optimizer"] = keras.optimizers.SGD()
+    return {**shallow.get_config(), **live}
+
+
+def copy_optimizer_state(
+    source: Any, target: Any, pairs: Sequence[tuple[keras.Variable, keras.Variable]]
+) -> None:
+    """Build an optimizer like another one, and copy its state.
+
+    Args:
+        source: The optimizer of a model.
+        target: A new optimizer with the same configuration, for the copy of the model.
+        pairs: Each variable of the model, and that of the copy. If the optimizer was built for
+            other variables too, only its settings are copied.
+    """
+    optimizers: list[tuple[Any, Any]] = [(source, target)]
+    if hasattr(source, "inner_optimizer"):
+        optimizers.append((source.inner_optimizer, target.inner_optimizer))
+    for old, new in optimizers:
+        if hasattr(old, "_exclude_from_weight_decay"):
+            excluded = old._exclude_from_weight_decay
+            new._exclude_from_weight_decay = {
+                new._var_key(theirs) for ours, theirs in pairs if old._var_key(ours) in excluded
+            }
+            new._exclude_from_weight_decay_pattern = old._exclude_from_weight_decay_pattern
+    if not source.built:
+        return
+    # The order of the variables may differ between the two models. The state has the order of the
+    # model that the optimizer was built for.
+    new_of = {id(ours): theirs for ours, theirs in pairs}
+    variables = [new_of.get(id(variable)) for variable in source._trainable_variables]
+    if any(variable is None for variable in variables):
+        return
+    target.build(variables)
+    for old, new in zip(source.variables, target.variables, strict=True):
+        new.assign(old)
 
 
 def keep_tensorflow_out() -> None:

@@ -37,6 +37,10 @@ def cnnforge_layers() -> list[LayerSpec]:
             summary="2D convolution, ReLU and max pooling in one Numba kernel",
             reference="cnnforge_plugins.layers.conv_block2d:StockBlock2D",
             fuses=("keras.layers:Conv2D", "keras.layers:MaxPooling2D"),
+            places=(
+                "cnnforge_plugins.layers.conv2d:Conv2D",
+                "cnnforge_plugins.layers.conv_block2d:BlockPooling2D",
+            ),
             cases="cnnforge_plugins.layer_cases.conv_block2d:CASES",
             benchmarks="cnnforge_plugins.layer_cases.conv_block2d:BENCHMARKS",
             work="cnnforge_plugins.layer_cases.conv_block2d:work",

@@ -147,6 +147,6 @@ def test_the_max_default_size_of_a_model():
 @pytest.mark.parametrize("size", [0, -1, 96.0, "96", True, None, (96, 96)])
 def test_a_max_default_size_is_a_number_of_pixels(size):
     with pytest.raises(
-        ValueError, match="max_default_size of model 'x' must be a number of pixels"
+        ValueError, match=r"max_default_size of model 'x' is .*: it must be a number of pixels"
     ):
         ModelSpec(name="x", target="a:b", summary="", max_default_size=size)

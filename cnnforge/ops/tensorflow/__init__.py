@@ -66,6 +66,24 @@ def call(op: ArrayOp, tensors: Sequence[Any], values: Mapping[str, Any]) -> Sequ
     return choice.module.call(op, ready, values)
 
 
+def call_of(op: ArrayOp, tensor: Any) -> tuple[list[tf.Tensor], dict[str, Any]] | None:
+    """Return the inputs and attributes of the node that computes a tensor.
+
+    Args:
+        op: The op that the node must be of.
+        tensor: Any tensor.
+
+    Returns:
+        The inputs and the values of all attributes. It is `None` if the tensor is not computed by
+        this op, or not in the graph that is being built. The route `tf.numpy_function` has no nodes
+        that can be found.
+    """
+    choice = _choose()
+    if choice.name != _C_API or tf.executing_eagerly():
+        return None
+    return choice.module.call_of(op, tensor)
+
+
 def register(op: ArrayOp) -> None:
     """Register an op with TensorFlow, so that a SavedModel that contains the op can be loaded."""
     choice = _choose()

@@ -194,6 +194,16 @@ def call(op: ArrayOp, tensors: Sequence[tf.Tensor], values: Mapping[str, Any]) -
     return _make_node(op, op.forward_step, tensors, op.encode(values), input_shapes, shapes)
 
 
+def call_of(op: ArrayOp, tensor: Any) -> tuple[list[tf.Tensor], dict[str, Any]] | None:
+    """Return the inputs and attributes of the node that computes a tensor of the current graph."""
+    if not isinstance(tensor, tf.Tensor) or tensor.graph is not tf.compat.v1.get_default_graph():
+        return None
+    node: Any = tensor.op
+    if node.type != type_name(op.forward_step):
+        return None
+    return list(node.inputs), op.decode(list(node.get_attr("attributes")))
+
+
 def _forward_gradient(node: Any, *gradients: tf.Tensor | None) -> list[tf.Tensor | None]:
     """Return the gradients of an op. Each backward function that is needed becomes one node."""
     op = steps[node.type][0]

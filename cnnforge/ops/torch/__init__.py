@@ -61,6 +61,10 @@ def call(op: ArrayOp, tensors: Sequence[Any], values: Mapping[str, Any]) -> Sequ
     return _Forward.apply(made, *ready)
 
 
+def call_of(op: ArrayOp, tensor: Any) -> None:
+    """Return `None`: torch computes eagerly, so every tensor has its values already."""
+
+
 def register(op: ArrayOp) -> None:
     """Do nothing: torch does not need to know an op in advance."""
 

@@ -17,6 +17,8 @@ from cnnforge_kernels.authoring import (
 )
 from cnnforge_plugins.layers._fallback import kernel_fits
 from cnnforge_plugins.layers._kernel_layer import KernelLayer, bias_or_empty
+from cnnforge_plugins.layers.conv2d import conv2d
+from cnnforge_plugins.layers.pooling import MaxPooling2D
 
 Shape = tuple[int, ...]
 
@@ -150,48 +152,78 @@ class ConvBlock2D(_Block2D):
         )[0]
 
     @classmethod
-    def fuse(cls, convolution: Any, pool: Any) -> tuple[Any, Any] | None:
-        """Return the two layers that replace a ``Conv2D`` and the ``MaxPooling2D`` after it.
+    def fuse(cls, convolution: Any, pool: Any) -> ConvBlock2D | None:
+        """Return the layer that computes a ``Conv2D`` and the ``MaxPooling2D`` after it.
 
         Returns:
-            A ``ConvBlock2D`` with the name of the convolution, and a ``FusedPooling2D`` with the
-            name of the pool; ``None`` if the kernel cannot compute the pair.
+            An unbuilt ``ConvBlock2D`` with the name of the convolution; ``None`` if the kernel
+            cannot compute the pair.
         """
         fits = (
             convolution.activation is keras.activations.relu
-            and convolution.data_format == pool.data_format == "channels_last"
+            and convolution.data_format == "channels_last"
             and convolution.compute_dtype == pool.compute_dtype == "float32"
-            and pool.strides == pool.pool_size
-            and pool.padding == "valid"
-            and pool.pool_size[0] * pool.pool_size[1] <= _MAX_CELLS
+            and _pools_like_a_block(pool)
         )
         if not fits:
             return None
-        block = cls.from_config({**convolution.get_config(), "pool_size": pool.pool_size})
-        return block, FusedPooling2D.from_config(pool.get_config())
+        # These arguments do not change what the layer computes from given weights.
+        unused = ("_initializer", "_regularizer", "_constraint")
+        config = {k: v for k, v in convolution.get_config().items() if not k.endswith(unused)}
+        return cls.from_config({**config, "pool_size": pool.pool_size})
 
-    def unfuse(self, alone: bool = False) -> keras.layers.Layer:
-        """Return the layer of Keras that computes the same as this layer.
-
-        Args:
-            alone: Whether the model has no ``FusedPooling2D`` after this layer. If so, the result
-                must contain the pool.
-
-        Returns:
-            A ``Conv2D``, or a ``Sequential`` of a ``Conv2D`` and a ``MaxPooling2D``.
-        """
+    def split(self) -> tuple[keras.layers.Layer, keras.layers.Layer]:
+        """Return the ``Conv2D`` and the ``MaxPooling2D`` that compute the same as this layer."""
         config = self.get_config()
-        pool_size = config.pop("pool_size")
-        convolution = keras.layers.Conv2D.from_config(config)
-        if not alone:
-            return convolution
-        pool = keras.layers.MaxPooling2D(pool_size, data_format=self.data_format)
-        return keras.Sequential([convolution, pool], name=self.name)
+        config.pop("pool_size")
+        return keras.layers.Conv2D.from_config(config), self._pool()
+
+
+@keras.saving.register_keras_serializable(package="cnnforge")
+class BlockPooling2D(MaxPooling2D):
+    """The ``MaxPooling2D`` after a convolution, which computes the convolution again with itself.
+
+    ``forge`` puts it after a ``Conv2D`` of this package. When a TensorFlow graph is built, the
+    layer finds the op of the convolution, and computes convolution, ReLU and pool in the kernel of
+    ``ConvBlock2D``. TensorFlow then computes the convolution alone only if something else reads its
+    outputs, for instance ``keras.Model(model.inputs, convolution.output)``. In eager mode and under
+    torch the outputs of the convolution exist already, so the layer is a ``MaxPooling2D``.
+    Constructor arguments, configuration and errors are those of Keras.
+
+    Input shape:
+        (N, H, W, C)
+
+    Output shape:
+        (N, OH, OW, C)
+    """
+
+    def call(self, inputs: Any) -> Any:
+        """Return the maximum of each window, computed from the inputs of the convolution."""
+        found = conv2d.call_of(inputs)
+        if found is None or self.compute_dtype != "float32" or not _pools_like_a_block(self):
+            return super().call(inputs)
+        tensors, attributes = found
+        if not attributes.pop("relu"):
+            return super().call(inputs)
+        return conv_block(*tensors, **attributes, pool_size=self.pool_size)[0]
+
+
+def _pools_like_a_block(pool: Any) -> bool:
+    """Return whether the kernel of ``ConvBlock2D`` can compute a pool."""
+    return (
+        pool.data_format == "channels_last"
+        and pool.strides == pool.pool_size
+        and pool.padding == "valid"
+        and pool.pool_size[0] * pool.pool_size[1] <= _MAX_CELLS
+    )
 
 
 @keras.saving.register_keras_serializable(package="cnnforge")
 class FusedPooling2D(keras.layers.MaxPooling2D):
-    """A layer that returns its inputs; it replaces a pool that a ``ConvBlock2D`` now computes."""
+    """A layer that returns its inputs; it replaces a pool that a ``ConvBlock2D`` computes.
+
+    Only models that an older version of cnnforge has saved contain it.
+    """
 
     def call(self, inputs: Any) -> Any:
         """Return the inputs."""

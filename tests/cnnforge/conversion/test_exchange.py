@@ -281,12 +281,6 @@ def inside():
         (inside, "'other' is a WithCall with a call"),
         (lambda: keras.Sequential(body(), name="raw"), "'raw' has no weights yet"),
         (lambda: keras.Sequential(name="empty"), "'empty' has no weights yet"),
-        (
-            lambda: keras.Sequential(
-                [keras.Input(SHAPE), layers.Lambda(lambda x: x), layers.Conv2D(2, 3)]
-            ),
-            r"Lambda\) cannot be copied",
-        ),
     ],
 )
 def test_models_that_cannot_be_converted(change, build, message):

@@ -5,11 +5,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cnnforge.conversion import forge, implementations, lower
+from cnnforge.conversion import PREVIOUS, forge, implementations, lower
 from cnnforge.plugin_host.discovery import discover
 from cnnforge.testing import assert_close
 from cnnforge.utils.keras_graph import all_layers
-from cnnforge_plugins.layers.conv_block2d import ConvBlock2D, FusedPooling2D, StockBlock2D
+from cnnforge_plugins.layers.conv2d import Conv2D, conv2d
+from cnnforge_plugins.layers.conv_block2d import (
+    BlockPooling2D,
+    ConvBlock2D,
+    FusedPooling2D,
+    StockBlock2D,
+    conv_block,
+)
 
 layers = keras.layers
 
@@ -106,8 +113,8 @@ def test_forge_fuses_and_lower_splits(build, installed):
     model = build(*pair())
     forged = forge(model, "numba", layers=installed)
     kinds = {layer.name: type(layer) for layer in forged.layers}
-    assert kinds["conv"] is ConvBlock2D
-    assert kinds["pool"] is FusedPooling2D
+    assert kinds["conv"] is Conv2D
+    assert kinds["pool"] is BlockPooling2D
     # Keras gives an unnamed input a new name.
     names = [
         [layer.name for layer in model.layers if layer.weights or "pool" in layer.name]
@@ -128,7 +135,7 @@ def test_a_nested_model_is_fused(installed):
     inner = sequential(*pair())
     model = keras.Sequential([keras.Input((9, 8, 2)), inner])
     forged = forge(model, "numba", layers=installed)
-    assert any(type(layer) is ConvBlock2D for layer in all_layers(forged))
+    assert any(type(layer) is BlockPooling2D for layer in all_layers(forged))
     inputs = values(2, 9, 8, 2)
     np.testing.assert_array_equal(lower(forged, layers=installed)(inputs), model(inputs))
 
@@ -165,7 +172,7 @@ def unfusable():
 )
 def test_other_pairs_are_left_alone(why, model, installed):
     forged = forge(model, "numba", layers=installed)
-    assert not any(type(layer) is ConvBlock2D for layer in all_layers(forged))
+    assert not any(type(layer) is BlockPooling2D for layer in all_layers(forged))
     inputs = values(2, *model.input_shape[1:])
     got, expected = forged(inputs), model(inputs)
     for result, want in zip(keras.tree.flatten(got), keras.tree.flatten(expected), strict=True):
@@ -178,6 +185,200 @@ def test_a_block_that_stands_alone_is_lowered_to_two_layers(installed):
     assert not any(isinstance(layer, ConvBlock2D) for layer in all_layers(lowered))
     inputs = values(2, 9, 8, 2)
     assert_close(lowered(inputs), model(inputs), 200)
+
+
+def forged_and_stock(build=sequential, *more):
+    keras.utils.set_random_seed(0)
+    model = build(*pair(), *more)
+    return forge(model, "numba"), model
+
+
+def part_of(model, name):
+    return keras.Model(model.inputs[0], model.get_layer(name).output)
+
+
+@pytest.mark.parametrize("build", [sequential, functional])
+def test_every_layer_of_a_pair_has_its_own_outputs(build):
+    forged, model = forged_and_stock(build, layers.Conv2D(3, 2, activation="relu", name="last"))
+    inputs = values(3, 9, 8, 2)
+    for name in ("conv", "pool", "last"):
+        ours, stock = part_of(forged, name), part_of(model, name)
+        assert ours.output_shape == stock.output_shape
+        for got in (ours.predict(inputs, verbose=0), ours(inputs)):
+            assert_close(got, stock(inputs), 200)
+    everything = keras.Model(forged.inputs[0], [it.output for it in forged.layers])
+    assert_close(everything.predict(inputs, verbose=0)[-1], model(inputs), 200)
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_a_map_changes_if_the_weights_do(eager):
+    forged, model = forged_and_stock()
+    ours, stock = part_of(forged, "conv"), part_of(model, "conv")
+    inputs = values(2, 9, 8, 2)
+    for _ in range(2):
+        forged.compile("sgd", "mse", run_eagerly=eager)
+        forged.fit(inputs, np.ones((2, 3)), verbose=0)
+        model.set_weights(forged.get_weights())
+        assert_close(ours.predict(inputs, verbose=0), stock.predict(inputs, verbose=0), 200)
+
+
+def gradients(model, inputs):
+    """Gradients with respect to weights and inputs, and to the outputs of the convolution."""
+    both = keras.Model(model.inputs[0], [model.get_layer("conv").output, model.outputs[0]])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(inputs)
+        outputs, result = both(inputs)
+        loss = tf.reduce_sum(result**2)
+    weights = [it.value for it in model.trainable_variables]
+    return tape.gradient(loss, [inputs, *weights]), tape.gradient(loss, outputs)
+
+
+def test_gradients_of_a_pair():
+    forged, model = forged_and_stock()
+    inputs = tf.constant(values(2, 9, 8, 2))
+    expected, of_map = gradients(model, inputs)
+    eager, of_our_map = gradients(forged, inputs)
+    graph = tf.function(lambda x: gradients(forged, x)[0], autograph=False)(inputs)
+    for got in (eager, graph):
+        for ours, stock in zip(got, expected, strict=True):
+            assert_close(ours, stock, 4000)
+    assert_close(of_our_map, of_map, 4000)
+
+
+def computed(monkeypatch, function, *arguments):
+    """The names of the ops whose kernels TensorFlow makes when it runs a graph."""
+    graph = tf.function(function, autograph=False).get_concrete_function(*arguments)
+    made = []
+    for op in (conv2d, conv_block):
+        program = type(op).program.__get__(op)
+        monkeypatch.setattr(
+            op,
+            "program",
+            lambda step, op=op, program=program: made.append(op.name) or program(step),
+        )
+    graph(*arguments)
+    monkeypatch.undo()
+    return set(made)
+
+
+def test_a_map_that_nothing_reads_is_not_computed(monkeypatch):
+    forged, _ = forged_and_stock()
+    inputs = tf.constant(values(2, 9, 8, 2))
+    assert computed(monkeypatch, forged, inputs) == {"conv_block"}
+
+    def step(x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(forged(x, training=True) ** 2)
+        found = tape.gradient(loss, [it.value for it in forged.trainable_variables])
+        return tf.reduce_sum(found[0])
+
+    def repeated(x):
+        start = (tf.constant(0), tf.constant(0.0))
+        return tf.while_loop(lambda n, _: n < 2, lambda n, total: (n + 1, total + step(x)), start)
+
+    assert computed(monkeypatch, step, inputs) == {"conv_block"}
+    assert computed(monkeypatch, repeated, inputs) == {"conv_block"}
+    assert computed(monkeypatch, part_of(forged, "conv"), inputs) == {"conv2d"}
+
+
+def test_a_pool_after_something_else_is_a_pool():
+    inputs = keras.Input((9, 8, 2))
+    convolved = Conv2D(3, 3, activation="tanh")(inputs)
+    models = [
+        keras.Model(inputs, BlockPooling2D()(convolved)),
+        keras.Model(
+            inputs, BlockPooling2D(pool_size=3, strides=2)(Conv2D(3, 3, activation="relu")(inputs))
+        ),
+        keras.Model(inputs, BlockPooling2D()(layers.Conv2D(3, 3, activation="relu")(inputs))),
+        keras.Model(inputs, BlockPooling2D()(Conv2D(3, 3, activation="relu")(inputs) * 2.0)),
+    ]
+    batch = values(2, 9, 8, 2)
+    for model in models:
+        assert_close(model.predict(batch, verbose=0), lower(model)(batch), 200)
+        assert not any(isinstance(it, BlockPooling2D) for it in lower(model).layers)
+
+
+@pytest.mark.parametrize(
+    "regularizer", ["l1", keras.regularizers.L2(0.1), lambda x: 0.1 * keras.ops.sum(x)]
+)
+@pytest.mark.parametrize("build", [sequential, functional])
+def test_an_activity_regularizer(regularizer, build):
+    convolution, pool = pair()
+    convolution.activity_regularizer = keras.regularizers.get(regularizer)
+    model = build(convolution, pool)
+    forged = forge(model, "numba")
+    assert not any(isinstance(it, BlockPooling2D) for it in forged.layers)
+    batch = values(2, 9, 8, 2), np.ones((2, 3))
+    losses = []
+    for each in (model, forged, lower(forged)):
+        each.compile("sgd", "mse")
+        losses.append(each.evaluate(*batch, verbose=0))
+        each.fit(*batch, verbose=0)
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
+
+
+def nested(*parts):
+    inner = keras.Sequential([keras.Input((9, 8, 2)), *parts], name="inner")
+    inputs = keras.Input((9, 8, 2))
+    return keras.Model(inputs, layers.Dense(3)(layers.Flatten()(inner(inputs))))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("build", [sequential, functional, nested])
+@pytest.mark.parametrize("forged", [(True, False), (False, True), (True, True)])
+def test_files_of_weights(build, forged, tmp_path):
+    saved, opened = (
+        forge(model, "numba") if ours else model
+        for model, ours in zip(
+            (
+                build(*pair(), layers.BatchNormalization()),
+                build(*pair(), layers.BatchNormalization()),
+            ),
+            forged,
+            strict=True,
+        )
+    )
+    inputs = values(4, 9, 8, 2)
+    for each in (saved, opened):
+        each.compile("adam", "mse")
+    saved.fit(inputs, np.ones((4, 3)), verbose=0)
+    opened.fit(inputs, np.zeros((4, 3)), verbose=0)
+    saved.save_weights(tmp_path / "model.weights.h5")
+    opened.load_weights(tmp_path / "model.weights.h5")
+    for ours, theirs in zip(opened.weights, saved.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert int(opened.optimizer.iterations) == 1
+    assert_close(opened.predict(inputs, verbose=0), saved.predict(inputs, verbose=0), 4000)
+
+
+def test_a_forged_model_in_a_file(tmp_path):
+    forged, model = forged_and_stock()
+    forged.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    inputs = values(2, 9, 8, 2)
+    np.testing.assert_array_equal(
+        again.predict(inputs, verbose=0), forged.predict(inputs, verbose=0)
+    )
+    np.testing.assert_array_equal(lower(again)(inputs), model(inputs))
+
+
+@pytest.mark.parametrize("build", [sequential, functional])
+def test_a_file_of_an_older_version(build, tmp_path):
+    """There the first layer computed both, and the second one returned its inputs."""
+    model = build(ConvBlock2D(4, 3, padding="same", name="conv"), FusedPooling2D(name="pool"))
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    inputs = values(2, 9, 8, 2)
+    np.testing.assert_array_equal(again(inputs), model(inputs))
+    rows = {row.layer: row for row in implementations(again)}
+    assert (rows["conv"].kind, rows["conv"].provider) == ("Conv2D", "builtin/conv_block2d")
+    assert (rows["pool"].kind, rows["pool"].provider) == ("MaxPooling2D", PREVIOUS)
+    lowered = lower(again)
+    kinds = [type(it) for it in lowered.layers if it.name in ("conv", "pool")]
+    assert kinds == [layers.Conv2D, layers.MaxPooling2D]
+    assert_close(lowered(inputs), model(inputs), 200)
+    forged = forge(lowered, "numba")
+    assert_close(forged.predict(inputs, verbose=0), model(inputs), 200)
 
 
 def test_it_trains(installed):

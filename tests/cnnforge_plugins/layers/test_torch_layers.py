@@ -1,5 +1,6 @@
 """The layers under the torch backend: against the oracle and against torch's own functions."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -7,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from cnnforge.conversion import forge, implementations, lower
+from cnnforge.conversion import PREVIOUS, decide, forge, implementations, lower
 from cnnforge.conversion.certificate import certify
 from cnnforge.plugin_host.discovery import discover
 from cnnforge.testing import assert_close
@@ -154,6 +155,29 @@ def test_global_average_pooling2d():
     assert_close(gradient, reference.global_average_pool2d_grad(inputs, factors), 1 + 1)
     theirs = functional.adaptive_avg_pool2d(torch.from_numpy(inputs).permute(0, 3, 1, 2), 1)
     np.testing.assert_allclose(outputs, theirs[:, :, 0, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_torch_computes_no_pair_as_one():
+    """Decisions of an older run may ask for a pair; then each layer computes its own outputs."""
+    model = keras.Sequential(
+        [
+            keras.Input(SHAPE[1:]),
+            keras.layers.Conv2D(4, 3, activation="relu", name="conv"),
+            keras.layers.MaxPooling2D(name="pool"),
+        ]
+    )
+    decided = decide(model, "numba")
+    assert [it.provider for it in decided] == ["builtin/conv2d", "builtin/max_pooling2d"]
+    providers = ("builtin/conv_block2d", PREVIOUS)
+    asked = [replace(it, provider=to) for it, to in zip(decided, providers, strict=True)]
+    inputs = random(*SHAPE)
+    for forged in (forge(model, decided), forge(model, asked)):
+        both = keras.Model(forged.inputs[0], [forged.layers[0].output, forged.outputs[0]])
+        maps, outputs = both(inputs)
+        assert_close(outputs.detach(), model(inputs).detach(), 4 * 9 * 4)
+        (gradient,) = torch.autograd.grad(outputs.sum(), [maps])
+        assert gradient.sum() == outputs.numel()
+        assert [type(it) for it in lower(forged).layers] == [type(it) for it in model.layers]
 
 
 def test_conv_block2d():
