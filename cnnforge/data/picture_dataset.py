@@ -42,7 +42,7 @@ class PictureFile(NamedTuple):
 
     @property
     def source(self) -> ImageSource:
-        """What `read_image` reads."""
+        """Return the source of the pixels, for `read_image`."""
         return self.stored or self.path
 
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from cnnforge.data import DataOptions, Dataset, Role, normal_name, printable
 from cnnforge.errors import DataError, UsageError
-from cnnforge_plugins.datasets._array_parts import ArrayPart, dataset_of_parts
-from cnnforge_plugins.datasets._download import RemoteFile, download_folder, fetch
+from cnnforge_plugins.datasets.shared.array_parts import ArrayPart, dataset_of_parts
+from cnnforge_plugins.datasets.shared.download import RemoteFile, download_folder, fetch
 
 _URL = "https://www.cs.toronto.edu/~kriz/"
 _PIXELS = 3 * 32 * 32

@@ -27,8 +27,8 @@ from cnnforge_plugins.datasets._columns import (
     understand,
 )
 from cnnforge_plugins.datasets._delimited import is_number, open_delimited
-from cnnforge_plugins.datasets._labels import check_single_labels
 from cnnforge_plugins.datasets._pixel_columns import PixelColumns, find_pixel_columns, shape_of
+from cnnforge_plugins.datasets.shared.labels import check_single_labels
 from cnnforge_plugins.datasets.table import name_table, names_pictures
 
 _CHUNK = 2048

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from cnnforge.data import DataOptions, Dataset
 from cnnforge.errors import UsageError
-from cnnforge_plugins.datasets._download import RemoteFile, download_folder, fetch
 from cnnforge_plugins.datasets.idx import open_idx
+from cnnforge_plugins.datasets.shared.download import RemoteFile, download_folder, fetch
 
 CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),

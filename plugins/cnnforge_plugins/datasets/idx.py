@@ -13,7 +13,7 @@ import numpy as np
 
 from cnnforge.data import DataOptions, Dataset, Role, printable, split_role
 from cnnforge.errors import DataError, UsageError
-from cnnforge_plugins.datasets._array_parts import ArrayPart, dataset_of_parts
+from cnnforge_plugins.datasets.shared.array_parts import ArrayPart, dataset_of_parts
 
 # `train-images-idx3-ubyte.gz`, `t10k-labels.idx1-ubyte`, `emnist-letters-train-images-idx3-ubyte`.
 _NAME = re.compile(
@@ -79,7 +79,7 @@ def open_idx(
         The dataset.
 
     Raises:
-        DataError: As `load`.
+        DataError: For the reasons that `load` gives.
     """
     only = None
     if not os.path.isdir(folder):

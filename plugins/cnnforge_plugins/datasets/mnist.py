@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from cnnforge.data import DataOptions, Dataset
 from cnnforge.errors import UsageError
-from cnnforge_plugins.datasets._download import RemoteFile, download_folder, fetch
 from cnnforge_plugins.datasets.npz import open_npz
+from cnnforge_plugins.datasets.shared.download import RemoteFile, download_folder, fetch
 
 FILE = RemoteFile(
     "mnist.npz",

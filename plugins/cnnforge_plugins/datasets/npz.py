@@ -12,7 +12,7 @@ import numpy as np
 
 from cnnforge.data import DataOptions, Dataset, Role, normal_name, printable
 from cnnforge.errors import DataError, UsageError
-from cnnforge_plugins.datasets._array_parts import ArrayPart, dataset_of_parts
+from cnnforge_plugins.datasets.shared.array_parts import ArrayPart, dataset_of_parts
 
 _SPLITS: dict[Role, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -72,7 +72,7 @@ def open_npz(
         The dataset.
 
     Raises:
-        DataError: As `load`.
+        DataError: For the reasons that `load` gives.
     """
     shown = printable(path)
     arrays = _read(path)

@@ -25,14 +25,14 @@ from cnnforge_plugins.datasets._columns import (
     class_name,
     key,
 )
-from cnnforge_plugins.datasets._labels import ONE_CLASS
-from cnnforge_plugins.datasets._parquet_file import (
+from cnnforge_plugins.datasets.shared.labels import ONE_CLASS
+from cnnforge_plugins.datasets.shared.parquet_file import (
     Spool,
     features,
     opened_parquet,
     type_names,
 )
-from cnnforge_plugins.datasets._shards import Shard, dataset_of_pictures, find_shards
+from cnnforge_plugins.datasets.shared.shards import Shard, dataset_of_pictures, find_shards
 from cnnforge_plugins.datasets.table import load as load_table
 
 _BATCH = 64

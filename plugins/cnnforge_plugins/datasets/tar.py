@@ -22,8 +22,8 @@ from cnnforge.data import (
 )
 from cnnforge.errors import DataError
 from cnnforge_plugins.datasets._columns import LABEL_NAMES, class_name, key
-from cnnforge_plugins.datasets._labels import ONE_CLASS
-from cnnforge_plugins.datasets._shards import Shard, dataset_of_pictures, find_shards
+from cnnforge_plugins.datasets.shared.labels import ONE_CLASS
+from cnnforge_plugins.datasets.shared.shards import Shard, dataset_of_pictures, find_shards
 
 # Endings of the members with labels; the first one that a sample has is used.
 _LABEL_ENDINGS = ("cls", "cls.txt", "label", "label.txt", "class", "class.txt", "json", "txt")

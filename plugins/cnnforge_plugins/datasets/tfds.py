@@ -24,8 +24,8 @@ from cnnforge.data import (
     split_role,
 )
 from cnnforge.errors import CnnforgeError, DataError, UsageError, one_line
-from cnnforge_plugins.datasets._labels import ONE_CLASS
-from cnnforge_plugins.datasets._shards import dataset_of_pictures
+from cnnforge_plugins.datasets.shared.labels import ONE_CLASS
+from cnnforge_plugins.datasets.shared.shards import dataset_of_pictures
 
 _FIX = "expected a dataset with the features image and label"
 

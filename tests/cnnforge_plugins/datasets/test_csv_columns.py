@@ -8,8 +8,8 @@ import pytest
 
 from cnnforge.data import DataOptions
 from cnnforge.errors import DataError, UsageError
-from cnnforge_plugins.datasets._labels import check_single_labels
 from cnnforge_plugins.datasets.csv import load
+from cnnforge_plugins.datasets.shared.labels import check_single_labels
 
 ROWS = 30
 LABELS = np.arange(ROWS) % 3

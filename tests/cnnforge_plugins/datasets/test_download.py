@@ -15,8 +15,8 @@ import pytest
 
 from cnnforge.data import DataOptions
 from cnnforge.errors import DataError, UsageError
-from cnnforge_plugins.datasets import _download, cifar, fashion_mnist, mnist
-from cnnforge_plugins.datasets._download import RemoteFile, download_folder, fetch
+from cnnforge_plugins.datasets import cifar, fashion_mnist, mnist
+from cnnforge_plugins.datasets.shared.download import RemoteFile, download_folder, fetch
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 
@@ -35,7 +35,7 @@ class Server:
             def do_GET(self):
                 outer.answer(self)
 
-            def log_message(self, *args):
+            def log_message(self, format, *args):
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -319,4 +319,3 @@ def test_the_digests_are_those_of_the_publishers():
     files = (mnist.FILE, *fashion_mnist.FILES, cifar.CIFAR10.file, cifar.CIFAR100.file)
     assert all(len(file.sha256) == 64 and int(file.sha256, 16) for file in files)
     assert all(url.endswith(file.name) for file in files for url in file.urls)
-    assert _download.fetch is fetch

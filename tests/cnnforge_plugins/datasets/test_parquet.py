@@ -11,8 +11,8 @@ from PIL import Image
 
 from cnnforge.data import DataOptions
 from cnnforge.errors import CnnforgeError, DataError, UsageError
-from cnnforge_plugins.datasets import _parquet_file
 from cnnforge_plugins.datasets.parquet import load
+from cnnforge_plugins.datasets.shared import parquet_file
 from cnnforge_plugins.datasets.table import load as load_table
 
 pa = pytest.importorskip("pyarrow")
@@ -240,7 +240,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
         def write(self, content):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_parquet_file.tempfile, "TemporaryFile", lambda dir: Full())
+    monkeypatch.setattr(parquet_file.tempfile, "TemporaryFile", lambda dir: Full())
     with pytest.raises(DataError, match="No space left on device; free some space, or set XDG"):
         opened(path)
 

@@ -16,7 +16,7 @@ from cnnforge.data import (
 )
 from cnnforge.errors import DataError
 from cnnforge_plugins.datasets._columns import class_labels
-from cnnforge_plugins.datasets._labels import check_label_array
+from cnnforge_plugins.datasets.shared.labels import check_label_array
 
 
 class ArrayPart(NamedTuple):
@@ -24,8 +24,8 @@ class ArrayPart(NamedTuple):
 
     Attributes:
         images: (N, H, W, C) uint8; C is 1 or 3.
-        labels: (N,) labels, numbers or texts; `None` if there are none.
-        split: What the split is for.
+        labels: (N,) labels, numbers or texts; `None` if they are missing.
+        split: The role of the split.
         name: Name of the split in the names of the samples, such as `"t10k"`.
     """
 

@@ -23,7 +23,7 @@ from cnnforge.data import (
 )
 from cnnforge.errors import DataError, UsageError
 from cnnforge_plugins.datasets._columns import class_labels
-from cnnforge_plugins.datasets._labels import check_repeats, check_single_labels
+from cnnforge_plugins.datasets.shared.labels import check_repeats, check_single_labels
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -35,7 +35,7 @@ class Shard(NamedTuple):
 
     Attributes:
         path: The file.
-        split: What the file is for, by its name; empty if that is not known.
+        split: The role of its samples, by its name; empty if that is not known.
     """
 
     path: str
@@ -119,7 +119,7 @@ def dataset_of_pictures(
         files: The images.
         options: Options of the dataset.
         where: The file or folder that the user named, for messages.
-        fix: What to do if there are no labels, for a message.
+        fix: Advice for data without labels, for a message.
         skipped: Images that were already skipped.
         notes: Messages for the user.
         order: Function that sorts the names of the classes; by default, numbers are sorted by value

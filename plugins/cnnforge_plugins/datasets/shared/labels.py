@@ -83,7 +83,7 @@ def check_label_array(where: str, labels: np.ndarray) -> np.ndarray:
 
 
 def _listed(labels: set[str]) -> str:
-    """Return a label that is a list of classes; empty if there is none."""
+    """Return a label that is a list of classes; an empty text if each label is one class."""
     for label in sorted(labels):
         if len(label) > 1 and (label[0], label[-1]) in (("[", "]"), ("{", "}"), ("(", ")")):
             return label
