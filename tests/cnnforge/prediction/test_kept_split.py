@@ -43,6 +43,18 @@ def test_images_are_found_by_content(samples, trained, kept, gone) -> None:
     assert origin.gone == gone
 
 
+def test_copies_that_were_left_out_are_found_by_name() -> None:
+    dropped = split(("copy", 4), ("again", 1), ("wrong", 6))
+    run = KeptSplit.of((split(("a", 1), ("b", 2)), split(("d", 4))), dropped)
+    names = [("a", 1), ("d", 4), ("copy", 4), ("again", 1), ("wrong", 6), ("new", 4)]
+    origin = run.find(split(*names))
+    assert origin.trained.tolist() == [True, False, False, True, False, False]
+    assert origin.kept.tolist() == [False, True, False, False, False, True]
+    assert origin.dropped.tolist() == [False, False, True, False, True, False]
+    text = run.differences(KeptSplit.of((split(("a", 1), ("b", 2)), split(("d", 4)))))
+    assert "3 images were removed" in text
+
+
 def test_a_validation_image_that_is_a_copy_stays_one() -> None:
     run = KeptSplit.of((split(("a", 1), ("b", 2)), split(("copy", 1), ("d", 4))))
     origin = run.find(split(("a", 1), ("b", 2), ("copy", 1), ("d", 4)))

@@ -274,3 +274,16 @@ def test_the_group_without_a_command_shows_its_commands(capsys):
     assert main(["data"]) == 0
     output = capsys.readouterr().out
     assert all(name in output for name in ("check", "convert", "show"))
+
+
+def test_a_table_that_contradicts_itself(tmp_path, check):
+    for number in range(6):
+        photo(number).save(tmp_path / f"{number}.png")
+    rows = [f"{number}.png,{'ab'[number % 2]}\n" for number in range(6)]
+    rows += ["0.png,b\n", "missing.png,a\n"]
+    (tmp_path / "table.csv").write_text("file,label\n" + "".join(rows))
+    report = check(tmp_path / "table.csv", code=1)
+    assert [finding["examples"] for finding in report["findings"]] == [
+        ["missing.png: named in line 9 of table.csv, but there is no such picture"],
+        ["0.png (a) = 0.png (b)"],
+    ]

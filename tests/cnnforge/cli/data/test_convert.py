@@ -12,10 +12,10 @@ import pytest
 from pictures import photo, write_classes
 
 from cnnforge.cli import main
-from cnnforge.data import DataOptions, Dataset, open_dataset
+from cnnforge.data import ArraySamples, DataOptions, Dataset, Split, open_dataset
 from cnnforge.data.writers import files
 from cnnforge.data.writers.convert import FORMATS, convert
-from cnnforge.data.writers.items import UniqueNames
+from cnnforge.data.writers.items import Items, UniqueNames
 from cnnforge.plugin_host.discovery import discover
 
 FILES = ("images", "table", "parquet", "tar")
@@ -243,14 +243,15 @@ def test_a_failure_leaves_nothing(code, message, data, tmp_path, capsys, monkeyp
     assert list(tmp_path.iterdir()) == [data]
 
 
-def test_classes_that_a_folder_cannot_hold(tmp_path, capsys):
+@pytest.mark.parametrize("class_name", ["a/b", ".hidden", "x" * 256])
+def test_classes_that_a_folder_cannot_hold(class_name, tmp_path, capsys):
     rows = ["file,label\n"]
-    for number, name in enumerate(["a/b", "a/b", "c", "c"]):
+    for number, name in enumerate([class_name, class_name, "c", "c"]):
         photo(number).save(tmp_path / f"{number}.png")
         rows.append(f"{number}.png,{name}\n")
     (tmp_path / "table.csv").write_text("".join(rows))
     assert main(["data", "convert", str(tmp_path / "table.csv"), str(tmp_path / "out")]) == 1
-    assert "the class 'a/b' cannot be the name of a folder" in capsys.readouterr().err
+    assert f"the class {class_name!r} cannot be the name of a folder" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -277,6 +278,21 @@ def test_a_writer_that_loses_a_sample_is_found(data, tmp_path, capsys, monkeypat
     assert main(["data", "convert", str(data), str(tmp_path / "out")]) == 1
     assert "images would be read with other classes or splits" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [data]
+
+
+def test_names_of_samples_that_a_file_cannot_have(tmp_path):
+    images = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1)
+    names = [".hidden", "a/b/..", "ä" * 300, "x\ny"]
+    samples = ArraySamples(images, np.zeros(4), names)
+    splits = Split(samples.labels, names, [image.tobytes() for image in images])
+    dataset = Dataset("made", ("one",), samples, samples, "0", splits=(splits, splits))
+    files.write_folder(Items(dataset), tmp_path)
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [
+        "_..png",
+        "_hidden.png",
+        "x\\ny.png",
+        "ä" * 100 + ".png",
+    ]
 
 
 def test_names_of_files_are_unique_in_any_case():
