@@ -33,6 +33,7 @@ from cnnforge.data.findings import (
 )
 from cnnforge.data.folder import (
     ImageListing,
+    Role,
     find_classes,
     find_images,
     find_run_folders,
@@ -60,7 +61,8 @@ from cnnforge.data.picture_dataset import (
 )
 from cnnforge.data.references import open_dataset, parse
 from cnnforge.data.sizes import choose_size
-from cnnforge.data.split import singleton_classes_note, stratified_split
+from cnnforge.data.split import Parts, choose_parts, singleton_classes_note, stratified_split
+from cnnforge.data.stored import ImageSource, StoredImage, reader_of, source_path
 from cnnforge.data.summary import DataSummary, count_causes, summarize
 from cnnforge.data.transforms import compose, transform_points, translations
 from cnnforge.utils.names import normal_name, printable
@@ -79,17 +81,22 @@ __all__ = [
     "ImageFiles",
     "ImageInfo",
     "ImageListing",
+    "ImageSource",
     "Mixing",
+    "Parts",
     "Picture",
     "PictureFile",
+    "Role",
     "Samples",
     "SkippedFile",
     "Split",
+    "StoredImage",
     "TargetFunctions",
     "UnreadableImage",
     "check_files",
     "check_image",
     "check_pictures",
+    "choose_parts",
     "choose_size",
     "class_name_notes",
     "compose",
@@ -116,9 +123,11 @@ __all__ = [
     "printable",
     "quoted",
     "read_image",
+    "reader_of",
     "samples_of_epoch",
     "singleton_classes_note",
     "skipped_summary",
+    "source_path",
     "split_role",
     "stratified_split",
     "subfolders",

@@ -14,7 +14,7 @@ from cnnforge.data.files import in_parallel
 from cnnforge.data.findings import ONE_COLOR, count_note
 from cnnforge.data.images import fit
 from cnnforge.data.sizes import choose_size
-from cnnforge.data.split import singleton_classes_note, stratified_split
+from cnnforge.data.split import choose_parts
 from cnnforge.errors import DataError
 
 
@@ -27,6 +27,7 @@ def dataset_from_arrays(
     classes: Sequence[str],
     options: DataOptions,
     split_seed: int | None = None,
+    splits: Sequence[str] | None = None,
     ids: Sequence[str] | None = None,
     id_name: str = "",
 ) -> Dataset:
@@ -44,6 +45,8 @@ def dataset_from_arrays(
         options: Options of the dataset.
         split_seed: Random seed of the split; by default `options.seed`. If it is given, the split
             does not depend on `options.seed`.
+        splits: N texts: `"train"`, `"validation"` or `"test"` if the data say where the sample
+            belongs, or empty; see `choose_parts`. `None`: the data do not say it.
         ids: N texts: the id that the data give each sample, or `None`.
         id_name: Name of the ids, for the heading of a submission.
 
@@ -51,45 +54,35 @@ def dataset_from_arrays(
         The dataset.
 
     Raises:
-        DataError: If there is no sample, or if training is the purpose and there are fewer than two
-            classes, or nothing is left for validation.
+        DataError: If there is no sample, or the samples cannot be split, see `choose_parts`.
     """
     if not len(images):
         raise DataError(f"{name} holds no sample: expected at least one")
-    present = np.unique(labels)
-    if options.for_training and len(present) < 2:
-        raise DataError(
-            f"{name} holds only the class {classes[present[0]]!r}: training needs at least two "
-            "classes"
-        )
+    parts = choose_parts(
+        name, labels, classes, splits or [""] * len(labels), options, seed=split_seed
+    )
     images, notes = _converted(images, names, options)
-    seed = options.seed if split_seed is None else split_seed
-    if options.for_training:
-        rows = stratified_split(labels, options.validation_fraction, seed)
-        notes += singleton_classes_note(labels, classes)
-        if not len(rows[1]):
-            raise DataError(f"{name} has one image of every class: nothing is left for validation")
-    else:
-        rows = (np.arange(len(images)), np.arange(0))
-    train, validation = (
+    notes += parts.notes
+    train, validation, test = (
         ArraySamples(
             images[part],
             labels[part],
             [names[int(row)] for row in part],
             None if ids is None else [ids[int(row)] for row in part],
         )
-        for part in rows
+        for part in parts.parts
     )
-    splits = _split(train), _split(validation)
+    split_pair = _split(train), _split(validation)
     return Dataset(
         name=name,
         classes=tuple(classes),
         train=train,
         validation=validation,
-        fingerprint=fingerprint(classes, images.shape[1:], *splits),
-        notes=notes + duplicates_note(splits[0].digests, splits[1].digests),
-        splits=splits,
+        fingerprint=fingerprint(classes, images.shape[1:], *split_pair),
+        notes=notes + duplicates_note(split_pair[0].digests, split_pair[1].digests),
+        splits=split_pair,
         id_name=id_name,
+        test=test if len(test) else None,
     )
 
 

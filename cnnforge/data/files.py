@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from cnnforge.data.images import CheckedImage, UnreadableImage, check_image, read_image
+from cnnforge.data.stored import ImageSource, source_path
 from cnnforge.errors import DataError
 from cnnforge.utils.processors import usable_processors
 
@@ -22,7 +23,7 @@ class ImageFiles:
     """Labelled samples that are image files on disk. `fetch` decodes the files that it needs.
 
     Args:
-        paths: N image files.
+        files: N image files: their paths, or their places in other files.
         labels: (N,) integers.
         image_shape: (H, W, C) of every fetched image.
         ids: N texts: the id that the data give each image; `None` if they give none.
@@ -30,14 +31,15 @@ class ImageFiles:
 
     def __init__(
         self,
-        paths: Sequence[str],
+        files: Sequence[ImageSource],
         labels: np.ndarray,
         image_shape: tuple[int, int, int],
         ids: Sequence[str] | None = None,
     ) -> None:
-        if len(paths) != len(labels):
-            raise ValueError(f"there are {len(paths)} files and {len(labels)} labels")
-        self.names: Sequence[str] = tuple(paths)
+        if len(files) != len(labels):
+            raise ValueError(f"there are {len(files)} files and {len(labels)} labels")
+        self.names: Sequence[str] = tuple(map(source_path, files))
+        self._files = tuple(files)
         self.labels = np.ascontiguousarray(labels, dtype=np.int32)
         self.ids = None if ids is None else list(ids)
         self._image_shape = image_shape
@@ -62,7 +64,7 @@ class ImageFiles:
         images = np.empty((len(indices), *self._image_shape), np.uint8)
 
         def decode(row: int) -> None:
-            images[row] = read_image(self.names[int(indices[row])], self._image_shape)
+            images[row] = read_image(self._files[int(indices[row])], self._image_shape)
 
         try:
             in_parallel(decode, range(len(indices)))
@@ -73,23 +75,23 @@ class ImageFiles:
         return images
 
 
-def check_files(paths: Sequence[str]) -> list[CheckedImage | UnreadableImage]:
+def check_files(files: Sequence[ImageSource]) -> list[CheckedImage | UnreadableImage]:
     """Decode every file once, in several threads.
 
     Args:
-        paths: Image files.
+        files: Image files: their paths, or their places in other files.
 
     Returns:
         For each file, its properties, or the exception if it cannot be read.
     """
 
-    def check(path: str) -> CheckedImage | UnreadableImage:
+    def check(file: ImageSource) -> CheckedImage | UnreadableImage:
         try:
-            return check_image(path)
+            return check_image(file)
         except UnreadableImage as error:
             return error
 
-    return in_parallel(check, paths)
+    return in_parallel(check, files)
 
 
 def in_parallel(function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> list[ResultT]:

@@ -26,9 +26,9 @@ _ROLE_NAMES: dict[Role, tuple[str, ...]] = {
     "train": ("train", "training", "trn", "trainval"),
     "validation": (
         *("val", "valid", "validation", "validate", "dev", "development"),
-        *("eval", "evaluation", "holdout"),
+        *("eval", "evaluation", "holdout", "publictest"),
     ),
-    "test": ("test", "testing", "tst"),
+    "test": ("test", "testing", "tst", "privatetest"),
 }
 _ROLES: dict[str, Role] = {name: role for role, names in _ROLE_NAMES.items() for name in names}
 # Words before or after the name of a split.

@@ -8,12 +8,14 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader, BytesIO
 from typing import NamedTuple, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from cnnforge.data.formats import content_reason, pillow_formats
+from cnnforge.data.stored import ImageSource, StoredImage, source_path
 from cnnforge.errors import DataError
 from cnnforge.utils.names import printable
 
@@ -99,7 +101,7 @@ class _Flat(NamedTuple):
     narrow: bool = False
 
 
-def read_image(path: str | os.PathLike[str], image_shape: tuple[int, int, int]) -> np.ndarray:
+def read_image(path: ImageSource, image_shape: tuple[int, int, int]) -> np.ndarray:
     """Decode an image file, and convert the image to a given shape.
 
     The image is rotated as its orientation (EXIF) says. Only the first frame of an animation is
@@ -109,7 +111,7 @@ def read_image(path: str | os.PathLike[str], image_shape: tuple[int, int, int]) 
     kept. Colour profiles are ignored.
 
     Args:
-        path: The file.
+        path: The file, or its place in another file.
         image_shape: (H, W, C); C is 1 (grayscale, by ITU-R 601 luma) or 3 (RGB).
 
     Returns:
@@ -127,11 +129,11 @@ def read_image(path: str | os.PathLike[str], image_shape: tuple[int, int, int]) 
         return fit(_upright(image), (height, width, channels))
 
 
-def describe_image(path: str | os.PathLike[str]) -> ImageInfo:
+def describe_image(path: ImageSource) -> ImageInfo:
     """Read the size and the mode of an image from the header of its file, without decoding pixels.
 
     Args:
-        path: The file.
+        path: The file, or its place in another file.
 
     Returns:
         Size and mode.
@@ -143,11 +145,11 @@ def describe_image(path: str | os.PathLike[str]) -> ImageInfo:
         return ImageInfo(_shown_size(image.size, _orientation(image)), image.mode)
 
 
-def check_image(path: str | os.PathLike[str]) -> CheckedImage:
+def check_image(path: ImageSource) -> CheckedImage:
     """Decode an image file completely, to find out whether `read_image` can decode it.
 
     Args:
-        path: The file.
+        path: The file, or its place in another file.
 
     Returns:
         Its properties.
@@ -174,7 +176,7 @@ def check_image(path: str | os.PathLike[str]) -> CheckedImage:
             # A pixel of the reduced image is the mean of many. Decode all pixels.
             with _reading(path) as whole:
                 one_color, dark = _blankness(_flat(whole).image)
-        with open(path, "rb") as file:
+        with _opened(path) as file:
             digest = hashlib.file_digest(file, "sha256").digest()
     return CheckedImage(size, grayscale, digest, one_color, dark, flat.on_black, flat.narrow)
 
@@ -200,14 +202,14 @@ def fit(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:
 
 
 @contextmanager
-def _reading(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+def _reading(path: ImageSource) -> Iterator[Image.Image]:
     """Return a context manager that opens an image file.
 
     Every error becomes an `UnreadableImage`, also an error in the caller's `with` block.
     """
     try:
         with (
-            open(path, "rb", opener=_open_regular) as file,
+            _opened(path) as file,
             Image.open(file, formats=pillow_formats()) as image,
         ):
             limit = Image.MAX_IMAGE_PIXELS
@@ -221,7 +223,11 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     except UnreadableImage:
         raise
     except Exception as error:
-        raise UnreadableImage(path, _reason(path, error)) from error
+        raise UnreadableImage(source_path(path), _reason(path, error)) from error
+
+
+def _opened(path: ImageSource) -> BufferedReader | BytesIO:
+    return path.open() if isinstance(path, StoredImage) else open(path, "rb", opener=_open_regular)
 
 
 def _open_regular(path: str, flags: int) -> int:
@@ -234,10 +240,10 @@ def _open_regular(path: str, flags: int) -> int:
     return descriptor
 
 
-def _reason(path: str | os.PathLike[str], error: Exception) -> str:
+def _reason(path: ImageSource, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         try:
-            with open(path, "rb") as file:
+            with _opened(path) as file:
                 return content_reason(file.read(12))
         except OSError as gone:
             error = gone

@@ -13,9 +13,11 @@ from cnnforge.data.dataset import DataOptions, Dataset, SkippedFile
 from cnnforge.data.digests import Split, duplicates_note, fingerprint
 from cnnforge.data.files import ImageFiles, check_files
 from cnnforge.data.findings import appearance_notes
+from cnnforge.data.folder import Role
 from cnnforge.data.images import CheckedImage, UnreadableImage
 from cnnforge.data.sizes import choose_size
-from cnnforge.data.split import singleton_classes_note, stratified_split
+from cnnforge.data.split import choose_parts
+from cnnforge.data.stored import ImageSource, StoredImage
 from cnnforge.errors import DataError
 from cnnforge.utils.names import normal_name, printable
 
@@ -26,14 +28,22 @@ class PictureFile(NamedTuple):
     Attributes:
         path: The file.
         class_name: Name of its class; `None` if it has no label.
-        split: `"train"` or `"validation"` if the data say where it belongs; empty otherwise.
+        split: `"train"`, `"validation"` or `"test"` if the data say where it belongs; empty
+            otherwise.
         id: The id that the data give the picture; `None` if they give none.
+        stored: Its place in another file, if it is not a file of its own.
     """
 
     path: str
     class_name: str | None = None
-    split: Literal["", "train", "validation"] = ""
+    split: Role | Literal[""] = ""
     id: str | None = None
+    stored: StoredImage | None = None
+
+    @property
+    def source(self) -> ImageSource:
+        """Return the source of the pixels, for `read_image`."""
+        return self.stored or self.path
 
 
 class Picture(NamedTuple):
@@ -68,7 +78,7 @@ def check_pictures(
     Raises:
         DataError: If files were skipped, and none is left or `strict` is set.
     """
-    results = check_files([file.path for file in files])
+    results = check_files([file.source for file in files])
     pictures: list[Picture] = []
     left_out = list(skipped)
     for file, result in zip(files, results, strict=True):
@@ -103,8 +113,7 @@ def dataset_from_files(
 ) -> Dataset:
     """Make a dataset from readable image files.
 
-    If training is the purpose, the files are split as they say themselves, or else by
-    `stratified_split`. For other purposes all files are in `train`, in their order.
+    `choose_parts` splits the files, as they say themselves.
 
     Args:
         name: Name of the dataset.
@@ -122,19 +131,13 @@ def dataset_from_files(
         The dataset.
 
     Raises:
-        DataError: If training is the purpose, and there are fewer than two classes, or nothing is
-            left for training or for validation.
+        DataError: If the files cannot be split, see `choose_parts`.
     """
     left_out = ""
     if skipped:
         left_out = (
             f"; {len(skipped)} files were left out, the first is {printable(skipped[0].path)}: "
             f"{skipped[0].reason}"
-        )
-    if options.for_training and len(classes) < 2:
-        raise DataError(
-            f"{printable(name)} holds only images of the class {', '.join(map(repr, classes))}: "
-            f"training needs at least two classes{left_out}"
         )
     if not id_name:
         all_ids = file_ids([*(each.file.path for each in pictures), *(f.path for f in skipped)])
@@ -145,19 +148,21 @@ def dataset_from_files(
         ]
     image_shape, shape_notes = _image_shape([picture.checked for picture in pictures], options)
     labels = _labels(pictures, classes)
-    rows, split_notes = _rows(name, pictures, labels, classes, options, left_out)
-    parts = [[pictures[int(row)] for row in part] for part in rows]
+    rows = choose_parts(
+        name, labels, classes, [each.file.split for each in pictures], options, left_out=left_out
+    )
+    parts = [[pictures[int(row)] for row in part] for part in rows.parts]
     splits = tuple(
         Split(
             labels[part],
             [_name(each.file.path, root) for each in chosen],
             [each.checked.digest for each in chosen],
         )
-        for part, chosen in zip(rows, parts, strict=True)
+        for part, chosen in zip(rows.parts, parts, strict=True)
     )
-    train, validation = (
+    train, validation, test = (
         ImageFiles(
-            [each.file.path for each in chosen],
+            [each.file.source for each in chosen],
             split.labels,
             image_shape,
             [each.file.id or "" for each in chosen],
@@ -169,19 +174,20 @@ def dataset_from_files(
         classes=tuple(classes),
         train=train,
         validation=validation,
-        fingerprint=fingerprint(classes, image_shape, *splits),
+        fingerprint=fingerprint(classes, image_shape, splits[0], splits[1]),
         skipped=tuple(skipped),
         notes=(
             *notes,
             *shape_notes,
             *appearance_notes([(each.file.path, each.checked) for each in pictures]),
-            *split_notes,
+            *rows.notes,
             *duplicates_note(splits[0].digests, splits[1].digests),
         ),
         labelled=bool(classes),
         splits=(splits[0], splits[1]),
         id_name=id_name,
         skipped_ids=tuple(skipped_ids),
+        test=test if len(test) else None,
     )
 
 
@@ -224,36 +230,6 @@ def _labels(pictures: Sequence[Picture], classes: Sequence[str]) -> np.ndarray:
         return np.zeros(len(pictures), np.int32)
     index: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
     return np.array([index[picture.file.class_name] for picture in pictures], np.int32)
-
-
-def _rows(
-    name: str,
-    pictures: Sequence[Picture],
-    labels: np.ndarray,
-    classes: Sequence[str],
-    options: DataOptions,
-    left_out: str,
-) -> tuple[tuple[np.ndarray, np.ndarray], tuple[str, ...]]:
-    """Return the rows for training, the rows for validation, and notes."""
-    if not options.for_training:
-        return (np.arange(len(pictures)), np.arange(0)), ()
-    in_validation = np.array([picture.file.split == "validation" for picture in pictures])
-    if in_validation.any():
-        rows, notes = (np.flatnonzero(~in_validation), np.flatnonzero(in_validation)), ()
-        if not len(rows[0]):
-            raise DataError(
-                f"all images of {printable(name)} are for validation: nothing is left for training"
-                f"{left_out}"
-            )
-    else:
-        rows = stratified_split(labels, options.validation_fraction, options.seed)
-        notes = singleton_classes_note(labels, classes)
-    if not len(rows[1]):
-        raise DataError(
-            f"{printable(name)} has one image of every class: nothing is left for validation"
-            f"{left_out}"
-        )
-    return rows, notes
 
 
 def _name(path: str, root: str) -> str:

@@ -23,10 +23,20 @@ from cnnforge.utils.names import printable
 _NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[a-z][a-z0-9_]+")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _LABELLED = "a folder with one sub-folder of images for each class, or a .csv file"
+# The datasets that read a file with this ending.
+_READERS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".npz": "npz",
+    ".parquet": "parquet",
+    ".tar": "tar",
+}
+_IDX = re.compile(r".*ubyte(\.gz)?", re.IGNORECASE)
+_MAX_DEPTH = 3
 # The command that unpacks an archive into a new folder, for each ending of its name.
 _ARCHIVES = {
     (".zip",): "unzip {file} -d {folder}",
-    (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst"): (
+    (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst"): (
         "mkdir {folder} && tar -xf {file} -C {folder}"
     ),
     (".7z",): "7z x {file} -o{folder}",
@@ -34,7 +44,7 @@ _ARCHIVES = {
 }
 # Endings of files that may be tables with commas.
 _TEXT_SUFFIXES = ("", ".txt", ".data", ".dat")
-_FORMS = "a folder of images, a .csv file, NAME, or NAME:ARGUMENT"
+_FORMS = "a folder of images, a .csv, .npz, .parquet or .tar file, NAME, or NAME:ARGUMENT"
 
 
 class DatasetRegistry(Container[object], Protocol):
@@ -53,7 +63,7 @@ def parse(reference: str, known: Container[object] = ()) -> tuple[str, str | Non
 
     Args:
         reference: `"NAME"` or `"NAME:ARGUMENT"`, with a short or a qualified name (`plugin/name`),
-            or the path of a folder of images or of a .csv file.
+            or the path of a folder or of a file whose ending tells what it is, such as .csv.
         known: The known names, short and qualified.
 
     Returns:
@@ -61,8 +71,8 @@ def parse(reference: str, known: Container[object] = ()) -> tuple[str, str | Non
         `("images", "photos")` and `("csv", "train.csv")`.
 
     Raises:
-        UsageError: If the path does not exist or is neither a folder nor a .csv file, or if the
-            name or the argument is empty.
+        UsageError: If the path does not exist or is not one of data, or if the name or the argument
+            is empty.
     """
     check_local(reference)
     if not reference.strip():
@@ -79,17 +89,45 @@ def parse(reference: str, known: Container[object] = ()) -> tuple[str, str | Non
         return reference, None
     path = Path(os.path.expanduser(reference))
     if os.path.isdir(path):
-        return "images", str(path)
+        return folder_kind(path), str(path)
+    reader = "idx" if _IDX.fullmatch(path.name) else _READERS.get(path.suffix.lower())
     if os.path.exists(path):
-        if path.suffix.lower() == ".csv":
-            return "csv", str(path)
+        if reader:
+            return reader, str(path)
         raise UsageError(_not_data(path))
+    if reader in ("parquet", "tar") and any(sign in path.name for sign in "*?[{"):
+        return reader, str(path)
     if "/" not in reference and _NAME.fullmatch(reference):
         return reference, None
     raise UsageError(
         f"there is no folder or file {printable(path)}, and no dataset of that name"
         f"{_similar(path) or f': give {_FORMS}'}"
     )
+
+
+def folder_kind(folder: str | os.PathLike[str]) -> str:
+    """Find out which dataset reads a folder.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        `"images"` if there are image files; otherwise `"idx"`, `"parquet"` or `"tar"` if there are
+        such files; otherwise `"images"`.
+    """
+    found: set[str] = set()
+    top = os.fspath(folder)
+    for path, folders, names in os.walk(top):
+        depth = len(Path(os.path.relpath(path, top)).parts)
+        folders[:] = [name for name in folders if name[0] not in "._"] if depth < _MAX_DEPTH else []
+        for name in names:
+            suffix = os.path.splitext(name)[1].lower()
+            if name[0] == ".":
+                continue
+            if suffix in IMAGE_SUFFIXES:
+                return "images"
+            found.add("idx" if _IDX.fullmatch(name) else _READERS.get(suffix, ""))
+    return next((kind for kind in ("idx", "parquet", "tar") if kind in found), "images")
 
 
 def check_local(reference: str) -> None:
@@ -120,7 +158,7 @@ def check_local(reference: str) -> None:
                 f"{shown} is an archive: unpack it, and name the folder instead; type: "
                 f"{command.format(**words)}"
             )
-    if path.suffix.lower() == ".gz":
+    if path.suffix.lower() == ".gz" and not _IDX.fullmatch(path.name):
         raise UsageError(
             f"{shown} is compressed: unpack it, and name {path.stem} instead; type: "
             f"gunzip -k {shlex.quote(shown)}"
@@ -160,7 +198,7 @@ def absolute_reference(reference: str, datasets: Container[object]) -> str:
 
     Returns:
         `NAME`, or `NAME:ARGUMENT`. The argument is made absolute if it is the path of an existing
-        file or folder.
+        file or folder, or a pattern of paths.
 
     Raises:
         UsageError: The reference is not valid, see `parse`.
@@ -169,7 +207,8 @@ def absolute_reference(reference: str, datasets: Container[object]) -> str:
     if argument is None:
         return name
     path = os.path.expanduser(argument)
-    return f"{name}:{os.path.abspath(path) if os.path.exists(path) else argument}"
+    is_path = os.path.exists(path) or any(sign in path for sign in "*?[{")
+    return f"{name}:{os.path.abspath(path) if is_path else argument}"
 
 
 def open_dataset(
@@ -211,17 +250,22 @@ def open_dataset(
 
 
 def _not_data(path: Path) -> str:
-    """Return a message about a file that is not a .csv file."""
+    """Return a message about a file that no dataset reads."""
     shown, suffix = printable(path), path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return (
             f"{shown} is one image: training and evaluation need {_LABELLED}; to predict the "
             f"image, type: cnnforge predict latest {shlex.quote(shown)}"
         )
+    if suffix == ".npy":
+        return (
+            f"{shown} is one array: save images and labels in one file with "
+            "numpy.savez(FILE, images=..., labels=...), and name that file"
+        )
     other = f"give {_FORMS}"
     if suffix in _TEXT_SUFFIXES:
         other += f"; if it is a table with commas, name it as csv:{shown}"
-    return f"{shown} is a file but does not end in .csv: {other}"
+    return f"{shown} is a file whose ending is not known: {other}"
 
 
 def _similar(path: Path) -> str:

@@ -3,8 +3,110 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+
+from cnnforge.data.dataset import DataOptions
+from cnnforge.errors import DataError
+from cnnforge.utils.names import printable
+
+
+class Parts(NamedTuple):
+    """The samples of each part of a dataset, as ascending indices.
+
+    Attributes:
+        train: The samples for training; for other purposes, all samples but those of `test`.
+        validation: The samples for validation; empty for other purposes than training.
+        test: The samples of the test split.
+        notes: Messages for the user.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    notes: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The three arrays in this order."""
+        return self.train, self.validation, self.test
+
+
+def choose_parts(
+    name: str,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    splits: Sequence[str],
+    options: DataOptions,
+    *,
+    seed: int | None = None,
+    left_out: str = "",
+) -> Parts:
+    """Choose the samples for training, validation and testing.
+
+    If the data do not say which samples are for validation, they are chosen by `stratified_split`
+    among those for training. If the purpose is not training, and the data have no samples for
+    training, then all samples are in `train`.
+
+    Args:
+        name: Name of the dataset, for messages.
+        labels: (N,) integers, indices into `classes`.
+        classes: The names of the classes.
+        splits: N texts: `"train"`, `"validation"` or `"test"` if the data say where the sample
+            belongs; empty otherwise, which means `"train"` if other samples have a text.
+        options: Options of the dataset.
+        seed: Random seed of the split; by default `options.seed`.
+        left_out: End of an error message, which says what was left out.
+
+    Returns:
+        The parts.
+
+    Raises:
+        DataError: If training is the purpose, and there are fewer than two classes, or nothing is
+            left for training or validation, or a class has samples, but none of them for training.
+    """
+    given = np.array(splits, dtype="U10") if len(splits) else np.zeros(0, "U10")
+    in_validation, in_test = given == "validation", given == "test"
+    in_train = ~(in_validation | in_test)
+    none = np.zeros(0, np.int64)
+    if not options.for_training:
+        if not in_train.any():
+            return Parts(np.arange(len(given)), none, none)
+        return Parts(np.flatnonzero(~in_test), none, np.flatnonzero(in_test))
+    train, validation, test = map(np.flatnonzero, (in_train, in_validation, in_test))
+    shown, notes = printable(name), ()
+    if not len(train):
+        what = "validation" if not len(test) else "validation or testing"
+        raise DataError(
+            f"all images of {shown} are for {what}: nothing is left for training{left_out}"
+        )
+    for role, rows in (("validation", validation), ("testing", test)):
+        unknown = np.setdiff1d(labels[rows], labels[train])
+        if len(unknown):
+            texts = ", ".join(f"'{printable(classes[int(label)])}'" for label in unknown[:5])
+            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            raise DataError(
+                f"{shown}: the class {texts}{more} has images for {role} and none for training: "
+                f"every class needs images for training{left_out}"
+            )
+    present = np.unique(labels[train])
+    if len(present) < 2:
+        raise DataError(
+            f"{shown} holds only images of the class {printable(classes[int(present[0])])!r}: "
+            f"training needs at least two classes{left_out}"
+        )
+    if not len(validation):
+        chosen = stratified_split(
+            labels[train], options.validation_fraction, options.seed if seed is None else seed
+        )
+        notes = singleton_classes_note(labels[train], classes)
+        train, validation = train[chosen[0]], train[chosen[1]]
+    if not len(validation):
+        raise DataError(
+            f"{shown} has one image of every class: nothing is left for validation{left_out}"
+        )
+    return Parts(train, validation, test, notes)
 
 
 def stratified_split(

@@ -16,6 +16,7 @@ from cnnforge.data import (
     left_out_notes,
     printable,
 )
+from cnnforge.data.references import folder_kind
 from cnnforge.errors import DataError
 from cnnforge.plugin import DatasetSpec, TaskSpec
 from cnnforge.plugin_host.registry import Registry
@@ -94,7 +95,7 @@ def find_inputs(
     found: list[FileInputs | SampleInputs] = []
     seen: set[str] = set()
     for text in named:
-        if os.path.isdir(text):
+        if os.path.isdir(text) and folder_kind(text) == "images":
             listing = find_images(text)
             inputs = FileInputs(
                 tuple(sorted(listing.paths, key=natural_key)),

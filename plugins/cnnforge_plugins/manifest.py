@@ -127,6 +127,56 @@ def cnnforge_datasets() -> list[DatasetSpec]:
             target="cnnforge_plugins.datasets.table:load",
             summary="a table with the file name and the label of one image per row, table:FILE",
         ),
+        DatasetSpec(
+            name="parquet",
+            target="cnnforge_plugins.datasets.parquet:load",
+            summary="Parquet files of images, as on the Hugging Face hub, parquet:FILE or FOLDER",
+        ),
+        DatasetSpec(
+            name="tar",
+            target="cnnforge_plugins.datasets.tar:load",
+            summary="tar archives of images and labels (WebDataset), tar:FILE or FOLDER",
+        ),
+        DatasetSpec(
+            name="idx",
+            target="cnnforge_plugins.datasets.idx:load",
+            summary="a folder of files such as train-images-idx3-ubyte.gz, idx:FOLDER",
+        ),
+        DatasetSpec(
+            name="npz",
+            target="cnnforge_plugins.datasets.npz:load",
+            summary="arrays such as x_train and y_train in a NumPy file, npz:FILE",
+        ),
+        DatasetSpec(
+            name="mnist",
+            target="cnnforge_plugins.datasets.mnist:load",
+            summary="70,000 handwritten digits, 28x28 grayscale; downloaded once, 11 MB",
+        ),
+        DatasetSpec(
+            name="fashion_mnist",
+            target="cnnforge_plugins.datasets.fashion_mnist:load",
+            summary="70,000 pieces of clothing, 28x28 grayscale; downloaded once, 31 MB",
+        ),
+        DatasetSpec(
+            name="cifar10",
+            target="cnnforge_plugins.datasets.cifar:load10",
+            summary="60,000 photos in 10 classes, 32x32 rgb; downloaded once, 170 MB",
+        ),
+        DatasetSpec(
+            name="cifar100",
+            target="cnnforge_plugins.datasets.cifar:load100",
+            summary="60,000 photos in 100 classes, 32x32 rgb; downloaded once, 169 MB",
+        ),
+        DatasetSpec(
+            name="emoji",
+            target="cnnforge_plugins.datasets.emoji:load",
+            summary="1,161 emoji in 7 classes, 128x128 rgb, drawn from an installed font",
+        ),
+        DatasetSpec(
+            name="tfds",
+            target="cnnforge_plugins.datasets.tfds:load",
+            summary="a dataset of TensorFlow Datasets, tfds:NAME",
+        ),
     ]
 
 

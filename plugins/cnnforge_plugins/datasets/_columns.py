@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from cnnforge.data import IMAGE_SUFFIXES, normal_name, printable
+from cnnforge.data import IMAGE_SUFFIXES, normal_name, printable, split_role
 from cnnforge.errors import DataError
 from cnnforge_plugins.datasets._delimited import DelimitedFile, is_number
 
@@ -303,6 +304,35 @@ def check_labels_repeat(table: Table, column: int, cells: Sequence[str]) -> None
         f"{table.path}: {table.called(column)} was taken for the labels, but it has "
         f"{distinct} different values in {len(cells)} rows; {reason}"
     )
+
+
+def split_column(table: Table, cells: Callable[[int], Sequence[str]]) -> int | None:
+    """Return the column that says which samples are for validation and for testing.
+
+    Args:
+        table: The table.
+        cells: Function that returns all cells of a column.
+
+    Returns:
+        The first column with a name such as `split` in which each cell is the name of a split.
+    """
+    known = (c for c in table.named(SPLIT_NAMES) if all(map(split_role, cells(c))))
+    return next(known, None)
+
+
+def split_note(table: Table, column: int, splits: Sequence[str]) -> str:
+    """Return a note on the column that says which samples are for validation and for testing.
+
+    Args:
+        table: The table.
+        column: The column.
+        splits: N roles, see `cnnforge.data.split_role`.
+    """
+    counts = Counter(splits)
+    texts = [f"{counts['train']} images for training"]
+    texts += [f"{counts['validation']} for validation"] if counts["validation"] else []
+    texts += [f"{counts['test']} for a test at the end"] if counts["test"] else []
+    return f"{table.called(column)} gives {', '.join(texts)}"
 
 
 def key(name: str) -> str:

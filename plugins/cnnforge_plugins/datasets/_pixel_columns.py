@@ -16,6 +16,7 @@ from cnnforge_plugins.datasets._columns import (
     is_pixel_name,
     one_label_column,
     packed,
+    split_column,
 )
 from cnnforge_plugins.datasets._delimited import is_number
 
@@ -34,6 +35,7 @@ class PixelColumns:
         label: Column of the labels, or `None`.
         id: Column of the ids, or `None`.
         unused: Columns that are not used.
+        split: Column that says which images are for validation and for testing, or `None`.
     """
 
     pixels: tuple[int, ...]
@@ -41,6 +43,7 @@ class PixelColumns:
     label: int | None = None
     id: int | None = None
     unused: tuple[int, ...] = ()
+    split: int | None = None
 
     def others(self, width: int) -> list[int]:
         """Return the columns, of `width` columns, that are not pixels."""
@@ -136,9 +139,10 @@ def _by_names(table: Table, options: DataOptions) -> PixelColumns:
             label = unknown.pop()
         elif kind == "id" and not ids:
             ids = [unknown.pop()]
-    unused = {*labels, *ids[1:], *unknown, *table.named(SPLIT_NAMES)} - {label}
+    split = split_column(table, table.column)
+    unused = {*labels, *ids[1:], *unknown, *table.named(SPLIT_NAMES)} - {label, split}
     return PixelColumns(
-        tuple(pixels), len(pixels), label, ids[0] if ids else None, tuple(sorted(unused))
+        tuple(pixels), len(pixels), label, ids[0] if ids else None, tuple(sorted(unused)), split
     )
 
 

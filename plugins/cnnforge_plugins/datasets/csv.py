@@ -15,6 +15,7 @@ from cnnforge.data import (
     Dataset,
     dataset_from_arrays,
     printable,
+    split_role,
     unlabelled_from_arrays,
 )
 from cnnforge.errors import DataError, UsageError
@@ -22,10 +23,12 @@ from cnnforge_plugins.datasets._columns import (
     Table,
     check_labels_repeat,
     class_labels,
+    split_note,
     understand,
 )
 from cnnforge_plugins.datasets._delimited import is_number, open_delimited
 from cnnforge_plugins.datasets._pixel_columns import PixelColumns, find_pixel_columns, shape_of
+from cnnforge_plugins.datasets.shared.labels import check_single_labels
 from cnnforge_plugins.datasets.table import name_table, names_pictures
 
 _CHUNK = 2048
@@ -41,6 +44,7 @@ class PixelTable(NamedTuple):
         ids: N ids; numbers from 1 if the file has no ids.
         id_name: Name of the ids.
         notes: Messages for the user.
+        splits: N texts, `"train"`, `"validation"` or `"test"`; `None` if the file has no splits.
     """
 
     pixels: np.ndarray
@@ -48,6 +52,7 @@ class PixelTable(NamedTuple):
     ids: Sequence[str]
     id_name: str
     notes: tuple[str, ...]
+    splits: Sequence[str] | None = None
 
 
 def load(argument: str | None, options: DataOptions) -> Dataset:
@@ -56,9 +61,9 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
     The pixels are in row-major order, with the channels of a pixel next to each other. A row of k*k
     values is a square grayscale image, and a row of 3*k*k values a square RGB image; for other
     sizes, set `image_size` in the options. The labels are numbers or words, and those that occur
-    are the classes. The file may also have a column with ids. For prediction it need not have
-    labels. A file that names pictures instead of giving their pixels is opened as
-    `cnnforge_plugins.datasets.table` does.
+    are the classes. The file may also have a column with ids, and one that says which images are
+    for validation and for testing. For prediction it need not have labels. A file that names
+    pictures instead of giving their pixels is opened as `cnnforge_plugins.datasets.table` does.
 
     Args:
         argument: The path of the file.
@@ -101,6 +106,7 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
             names=names,
             classes=classes,
             options=options,
+            splits=content.splits,
             ids=ids,
             id_name=id_name,
         )
@@ -123,7 +129,8 @@ def read_pixels(table: Table, options: DataOptions) -> PixelTable:
             columns of the first line; the message names the line.
     """
     columns, notes = find_pixel_columns(table, options)
-    wanted = [column for column in (columns.label, columns.id) if column is not None]
+    places = (columns.label, columns.id, columns.split)
+    wanted = [column for column in places if column is not None]
     pick = table.file.picker(wanted, table.width)
     lines = table.file.lines()
     if table.names is not None:
@@ -147,12 +154,18 @@ def read_pixels(table: Table, options: DataOptions) -> PixelTable:
     labels = None
     if columns.label is not None:
         labels = _checked_labels(table, columns.label, [row[0] for row in picked], options)
+    splits = None
+    if columns.split is not None:
+        place = wanted.index(columns.split)
+        splits = [split_role(row[place]) or "" for row in picked]
+        if options.for_training:
+            notes += (f"{table.path}: {split_note(table, columns.split, splits)}",)
     if values.max() <= 1:
         notes += (
             f"{table.path}: all pixels are 0 or 1, so the images are almost black: "
             "multiply the pixels by 255",
         )
-    return PixelTable(values, labels, ids, id_name, notes)
+    return PixelTable(values, labels, ids, id_name, notes, splits)
 
 
 def _checked_labels(
@@ -167,6 +180,7 @@ def _checked_labels(
             f"{table.path}: {table.called(column)}, the label, is empty in {empty} "
             f"of {len(labels)} rows, the first is row {row}: fill it in, or remove these rows"
         )
+    check_single_labels(f"{table.path}: {table.called(column)}", labels)
     if options.for_training:
         check_labels_repeat(table, column, labels)
     return labels

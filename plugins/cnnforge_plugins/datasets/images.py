@@ -14,6 +14,7 @@ from cnnforge.data import (
     ImageListing,
     Picture,
     PictureFile,
+    Role,
     SkippedFile,
     check_pictures,
     class_name_notes,
@@ -45,7 +46,7 @@ class _Part(NamedTuple):
     """
 
     folder: str
-    split: Literal["", "train", "validation"]
+    split: Role | Literal[""]
     classes: Mapping[str, ImageListing]
 
 
@@ -123,32 +124,29 @@ def _parts(root: str, options: DataOptions) -> tuple[list[_Part], tuple[str, ...
             f"{printable(folder)} has no folder for training, only {quoted(splits.values())}: add "
             "one with the name 'train', or give a folder whose sub-folders are the classes"
         )
-    chosen: list[tuple[Literal["", "train", "validation"], str]] = []
-    if "train" in splits:
-        chosen.append(("train", splits["train"]))
-    if "validation" in splits:
-        chosen.append(("validation", splits["validation"]))
-    if "test" in splits and ("validation" not in splits or "train" not in splits):
-        chosen.append(("validation", splits["test"]))
+    roles: Sequence[Role] = ("train", "validation", "test")
+    if options.purpose == "prediction" and "train" in splits:
+        roles = roles[:2]
+    chosen: list[tuple[Role, str]] = [(role, splits[role]) for role in roles if role in splits]
     used = [name for _, name in chosen]
     left = [name for name in subfolders(folder) if name not in used]
-    if options.for_training and len(chosen) == 2:
-        text = f"training on '{printable(used[0])}' and validation on '{printable(used[1])}'"
+    if options.for_training and len(chosen) > 1:
+        does = {"train": "training", "validation": "validation", "test": "a test at the end"}
+        uses = [f"{does[role]} on '{printable(name)}'" for role, name in chosen]
+        if "validation" not in splits:
+            uses[0] += ", of which a part is kept for validation,"
+        text = " and ".join([", ".join(uses[:-1]), uses[-1]])
     else:
         text = f"the images are those of {quoted(used)}"
     if left:
         text += f", not of {quoted(left)}"
-    if options.for_training and "test" in splits and splits["test"] not in used:
-        path = printable(os.path.join(folder, splits["test"]))
-        text += f"; measure on it later with: cnnforge evaluate latest --data {path}"
     parts = []
     for split, name in chosen:
         path = os.path.join(folder, name)
         # Some archives contain `seg_train/seg_train/CLASS`.
         while (inner := only_subfolder(path)) and split_role(inner):
             path = os.path.join(path, inner)
-        # If there is one folder only, it is split like a folder without splits.
-        parts.append(_Part(path, split if len(chosen) == 2 else "", find_classes(path)))
+        parts.append(_Part(path, split, find_classes(path)))
     return parts, (*notes, text)
 
 
@@ -167,16 +165,18 @@ def _check_for_training(
         if not names:
             raise DataError(_nothing(part) + _reasons(part, (), skipped))
     notes = ()
-    if len(parts) == 2:
-        train, validation = (f"'{printable(os.path.basename(part.folder))}'" for part in parts)
-        if unknown := sorted(found[1] - found[0]):
+    train = f"'{printable(os.path.basename(parts[0].folder))}'"
+    for part, names in zip(parts[1:], found[1:], strict=True):
+        own = f"'{printable(os.path.basename(part.folder))}'"
+        if unknown := sorted(names - found[0]):
             raise DataError(
-                f"{printable(root)}: the class {quoted(unknown)} has images in {validation} and "
+                f"{printable(root)}: the class {quoted(unknown)} has images in {own} and "
                 f"none in {train}: every class needs images for training"
                 f"{_alike(unknown, found[0])}{_reasons(parts[0], found[0], skipped)}"
             )
-        if missing := sorted(found[0] - found[1]):
-            notes = (f"no images for validation in {validation}: {quoted(missing)}",)
+        if missing := sorted(found[0] - names):
+            use = "validation" if part.split == "validation" else "the test"
+            notes += (f"no images for {use} in {own}: {quoted(missing)}",)
     if len(found[0]) < 2:
         raise DataError(
             f"{printable(root)} holds images of one class only, {quoted(found[0])}: put the images "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -11,6 +10,7 @@ from cnnforge.data import (
     DataOptions,
     Dataset,
     PictureFile,
+    Role,
     SkippedFile,
     check_pictures,
     dataset_from_files,
@@ -31,10 +31,14 @@ from cnnforge_plugins.datasets._columns import (
     ends_as_image,
     has_names,
     one_label_column,
+    split_column,
+    split_note,
     understand,
 )
 from cnnforge_plugins.datasets._delimited import open_delimited
 from cnnforge_plugins.datasets._picture_finder import PictureFinder
+from cnnforge_plugins.datasets.shared.labels import check_single_labels
+from cnnforge_plugins.datasets.shared.parquet_file import open_rows
 
 _SAMPLE = 50
 
@@ -59,10 +63,11 @@ class _Columns(NamedTuple):
 def load(argument: str | None, options: DataOptions) -> Dataset:
     """Open a table with the name and the label of one picture in each row.
 
-    A name may have an ending and a folder, or not. The pictures are in the folder of the table or
-    in its sub-folders. The labels are numbers or words, and those that occur are the classes. A
-    column `split` says which pictures are for validation. For prediction the table need not have
-    labels.
+    The table is text with delimited columns, or a Parquet file, for which pyarrow has to be
+    installed. A name may have an ending and a folder, or not. The pictures are in the folder of the
+    table or in its sub-folders. The labels are numbers or words, and those that occur are the
+    classes. A column `split` says which pictures are for validation and for testing. For prediction
+    the table need not have labels.
 
     Args:
         argument: The path of the table.
@@ -79,13 +84,19 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
     """
     if argument is None:
         raise UsageError("table needs a file: write table:FILE, for instance table:train.csv")
-    table = understand(open_delimited(os.path.expanduser(argument)))
+    table = _opened(os.path.expanduser(argument))
     if not names_pictures(table):
         raise DataError(
             f"{table.path} has no column with the names of pictures; if it has a "
             f"label and the pixels of an image in each row, write csv:{printable(argument)}"
         )
     return name_table(table, options)
+
+
+def _opened(path: str) -> Table:
+    if path.lower().endswith(".parquet") and os.path.isfile(path):
+        return understand(open_rows(path), header=True)
+    return understand(open_delimited(path))
 
 
 def name_table(table: Table, options: DataOptions) -> Dataset:
@@ -124,6 +135,8 @@ def name_table(table: Table, options: DataOptions) -> Dataset:
                 f"{path} has no labels: the column {table.called(label)} is empty; "
                 "'cnnforge predict' needs no labels"
             )
+        if options.need_labels:
+            check_single_labels(f"{path}: {table.called(label)}", known)
         if options.for_training:
             check_labels_repeat(table, label, known)
     files, skipped, ids = _files(table, rows, columns, finder)
@@ -182,8 +195,7 @@ def _find_columns(
         likely = others - {*table.named(FILE_NAMES)} or others
         label = _other_label(table, sorted(likely), cells, options)
     ids = [column for column in ids if column not in (file, label)]
-    known = [c for c in splits if all(map(split_role, cells(c)))]
-    split = known[0] if known else None
+    split = split_column(table, cells)
     unused = {*range(table.width)} - {file, label, split, index, *ids[:1]}
     return _Columns(file, label, ids[0] if ids else file, split, tuple(sorted(unused)))
 
@@ -301,19 +313,15 @@ def _split(
     files: Sequence[tuple[int, PictureFile]],
     rows: Sequence[_Row],
 ) -> tuple[list[tuple[int, PictureFile]], tuple[str, ...]]:
-    """Split the files as the table says. A test split is for validation if there is no other."""
-    splits = [split_role(rows[place].cells[column]) for place, _ in files]
-    counts = Counter(splits)
-    validation = "validation" if counts["validation"] else "test"
-    kept = []
-    for (place, file), split in zip(files, splits, strict=True):
-        if split == "test" and validation != "test":
-            continue
-        part: Literal["train", "validation"] = "validation" if split == validation else "train"
-        kept.append((place, file._replace(split=part)))
-    left_out = len(files) - len(kept)
-    note = f"{table.called(column)} gives the pictures for training and for validation"
-    return kept, (note + (f"; {left_out} of test are not used" if left_out else ""),)
+    """Split the files as the table says."""
+    splits: list[Role | Literal[""]] = [
+        split_role(rows[place].cells[column]) or "" for place, _ in files
+    ]
+    kept = [
+        (place, file._replace(split=split))
+        for (place, file), split in zip(files, splits, strict=True)
+    ]
+    return kept, (split_note(table, column, splits),)
 
 
 def _notes(table: Table, columns: _Columns) -> tuple[str, ...]:

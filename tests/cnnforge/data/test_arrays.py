@@ -83,7 +83,7 @@ def test_blank_images_are_counted(channels):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([1, 1, 1], "only the class 'b'"),
+        ([1, 1, 1], "only images of the class 'b'"),
         ([], "no sample"),
         ([0, 1], "nothing is left for validation"),
     ],
@@ -98,7 +98,7 @@ def test_one_class_and_one_sample_are_enough_to_evaluate():
     image = np.zeros((1, 2, 2, 1), np.uint8)
     one = build(image, np.zeros(1, int), ("a", "b"), purpose="evaluation")
     assert (len(one.train), len(one.validation), one.labelled) == (1, 0, True)
-    with pytest.raises(DataError, match="only the class 'a': training needs at least two"):
+    with pytest.raises(DataError, match="images of the class 'a': training needs at least two"):
         build(image, np.zeros(1, int), ("a", "b"))
     with pytest.raises(DataError, match="holds no sample"):
         build(image[:0], np.zeros(0, int), purpose="evaluation")

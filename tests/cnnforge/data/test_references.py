@@ -41,6 +41,54 @@ def test_parse(here, reference, expected):
     assert parse(reference, known=("mnist5k", "acme/mnist5k")) == expected
 
 
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [
+        ("x.npz", "npz"),
+        ("x.PARQUET", "parquet"),
+        ("x.tar", "tar"),
+        ("x.tsv", "csv"),
+        ("train-images-idx3-ubyte", "idx"),
+        ("train-images-idx3-ubyte.gz", "idx"),
+    ],
+)
+def test_the_ending_of_a_file_says_what_it_is(here, file, kind):
+    (here / file).touch()
+    assert parse(file) == (kind, file)
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        (["a/x/1.png", "a/y/2.png"], "images"),
+        (["a/x/1.png", "a/x.tar", "a/x.parquet"], "images"),
+        (["a/train-images-idx3-ubyte.gz", "a/LICENSE"], "idx"),
+        (["a/raw/train-images-idx3-ubyte"], "idx"),
+        (["a/data/train-0.parquet", "a/README.md"], "parquet"),
+        (["a/train/0000.parquet"], "parquet"),
+        (["a/0.tar", "a/1.tar"], "tar"),
+        (["a/notes.txt"], "images"),
+        (["a/.cache/x.tar"], "images"),
+    ],
+)
+def test_the_files_in_a_folder_say_what_it_is(here, files, kind):
+    for file in files:
+        (here / file).parent.mkdir(parents=True, exist_ok=True)
+        (here / file).touch()
+    assert parse("a") == (kind, "a")
+
+
+@pytest.mark.parametrize("name", ["train-{000..015}.tar", "shards/*.tar", "data/*.parquet"])
+def test_a_pattern_names_several_files(here, name):
+    assert parse(name) == (name.rpartition(".")[2], name)
+
+
+def test_one_array_is_not_a_dataset(here):
+    (here / "x.npy").touch()
+    with pytest.raises(UsageError, match=r"x\.npy is one array: save images and labels"):
+        parse("x.npy")
+
+
 def test_a_home_folder_is_expanded(here, monkeypatch):
     monkeypatch.setenv("HOME", str(here))
     assert parse("~/photos") == ("images", str(here / "photos"))
@@ -60,7 +108,7 @@ def test_a_known_name_wins_over_a_folder_of_the_same_name(here):
         ("missing.csv", "there is no folder or file missing.csv"),
         ("missing/folder", "there is no folder or file missing/folder"),
         ("./missing", "there is no folder or file missing"),
-        ("notes.txt", "is a file but does not end in .csv"),
+        ("notes.txt", "is a file whose ending is not known: give"),
         ("C:\\photos", "there is no folder or file"),
     ],
 )
@@ -99,7 +147,7 @@ def test_only_a_text_file_may_be_a_table(here):
     ):
         parse("notes.txt")
     (here / "book.xlsx").touch()
-    with pytest.raises(UsageError, match=r"does not end in \.csv") as raised:
+    with pytest.raises(UsageError, match="whose ending is not known") as raised:
         parse("book.xlsx")
     assert "csv:book" not in str(raised.value)
 

@@ -171,7 +171,7 @@ def test_a_great_label_is_no_great_pixel(tmp_path):
         ("5\n6\n", "line 1: one column"),
         ("pixel0,pixel1\n1,2\n", "has no column of labels.*'pixel0', 'pixel1'"),
         (b"\x89PNG\r\n\x1a\n\xff\xfe", "is not text"),
-        ("label,a\n1,2\n1,3\n", "only the class '1'"),
+        ("label,a\n1,2\n1,3\n", "images of the class '1'"),
         ("label,a\n1,2\n0,3\n", "nothing is left for validation"),
     ],
 )

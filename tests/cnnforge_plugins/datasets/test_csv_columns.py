@@ -9,6 +9,7 @@ import pytest
 from cnnforge.data import DataOptions
 from cnnforge.errors import DataError, UsageError
 from cnnforge_plugins.datasets.csv import load
+from cnnforge_plugins.datasets.shared.labels import check_single_labels
 
 ROWS = 30
 LABELS = np.arange(ROWS) % 3
@@ -125,9 +126,60 @@ def test_the_pixels_may_be_in_one_cell(tmp_path):
     content = table(["emotion", "pixels", "Usage"], LABELS, cells, ["Training"] * ROWS)
     dataset = opened(tmp_path, content, "evaluation")
     check(dataset)
-    assert any("not used: 'Usage'" in note for note in dataset.notes)
     with pytest.raises(DataError, match="'pixels' has 15 pixels in a row and 16 in the first"):
         opened(tmp_path, content.replace(cells[-1], cells[-1].rpartition(" ")[0]))
+
+
+def test_the_splits_of_fer_are_used(tmp_path):
+    cells = [" ".join(map(str, row)) for row in PIXELS]
+    usage = ["Training"] * 18 + ["PublicTest"] * 6 + ["PrivateTest"] * 6
+    content = table(["emotion", "pixels", "Usage"], LABELS, cells, usage)
+    dataset = opened(tmp_path, content)
+    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [18, 6, 6]
+    np.testing.assert_array_equal(
+        dataset.test.fetch(np.arange(6)).reshape(6, -1), PIXELS[24:].astype(np.uint8)
+    )
+    assert any(
+        "'Usage' gives 18 images for training, 6 for validation, 6 for a test at the end" in note
+        for note in dataset.notes
+    )
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["cat|dog", "cat", "dog"],
+        ["cat;dog", "cat", "dog"],
+        ["a,b", "b,c", "a,c", "a,b,c"],
+        ["['cat', 'dog']", "['cat']", "['elk']"],
+        ["16 0", "7", "2"],
+        ["x", "y", "z", "x y", "x z", "y z", "x y z", "z y"],
+    ],
+)
+def test_several_labels_an_image_are_refused_by_name(labels):
+    with pytest.raises(DataError, match=r"several classes.*\(multi-label\) are not read"):
+        check_single_labels("x.csv", labels)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["hot dog", "ice cream", "dog"],
+        ["salt, coarse", "salt, fine", "pepper"],
+        ["red car", "blue car", "red van", "blue van"],
+        ["1", "2", "30"],
+        ["n01440764", "n01443537"],
+    ],
+)
+def test_names_of_several_words_are_classes(labels):
+    check_single_labels("x.csv", labels)
+
+
+def test_a_table_of_pixels_with_several_labels_is_refused(tmp_path):
+    words = np.array(["cat|dog", "cat", "dog"])[LABELS]
+    content = table(["label", *NAMES], words, PIXELS)
+    with pytest.raises(DataError, match=r"x.csv: 'label' has several classes.*'cat\|dog'"):
+        opened(tmp_path, content)
 
 
 def test_words_with_a_comma_and_rows_that_are_too_long(tmp_path):
@@ -189,7 +241,7 @@ def test_one_row_of_one_class_is_enough_for_use(tmp_path):
     for purpose in ("evaluation", "prediction"):
         dataset = opened(tmp_path, content, purpose)
         assert (dataset.classes, len(dataset.train)) == (("cat",), 1)
-    with pytest.raises(DataError, match="only the class 'cat'"):
+    with pytest.raises(DataError, match="images of the class 'cat'"):
         opened(tmp_path, content)
 
 

@@ -38,9 +38,8 @@ def names(samples, folder):
 @pytest.mark.parametrize(
     ("train", "validation"),
     [
-        ("Training", "Testing"),
         ("TRAIN", "VALID"),
-        ("Train set", "Test set"),
+        ("Train set", "Dev set"),
         ("train2017", "val2017"),
         ("01_training_data", "02_validation_data"),
     ],
@@ -57,6 +56,20 @@ def test_splits_in_every_spelling_are_splits(tmp_path, train, validation, outer)
         assert f"the classes are the sub-folders of {tmp_path / outer}" in dataset.notes
 
 
+@pytest.mark.parametrize(("train", "test"), [("Training", "Testing"), ("Train set", "Test set")])
+def test_a_test_split_is_never_for_validation(tmp_path, train, test):
+    folder_of(tmp_path / train, "cat", "dog", count=5)
+    folder_of(tmp_path / test, "cat", "dog", count=2, first=7)
+    dataset = opened(tmp_path)
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (8, 2, 4)
+    assert {name.split(os.sep)[0] for name in names(dataset.validation, tmp_path)} == {train}
+    assert {name.split(os.sep)[0] for name in names(dataset.test, tmp_path)} == {test}
+    assert (
+        f"training on '{train}', of which a part is kept for validation, and a test at the end on "
+        f"'{test}'"
+    ) in dataset.notes
+
+
 def test_each_split_may_be_in_a_folder_of_its_own_name(tmp_path):
     """The Intel images: seg_train/seg_train/CLASS."""
     folder_of(tmp_path / "seg_train" / "seg_train", "sea", "street", count=3)
@@ -64,7 +77,7 @@ def test_each_split_may_be_in_a_folder_of_its_own_name(tmp_path):
     draw(tmp_path / "seg_pred" / "seg_pred" / "1.png", 1)
     dataset = opened(tmp_path)
     assert dataset.classes == ("sea", "street")
-    assert (len(dataset.train), len(dataset.validation)) == (6, 4)
+    assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (4, 2, 4)
 
 
 def test_splits_without_one_for_training_are_not_classes(tmp_path):

@@ -226,7 +226,7 @@ def test_the_fingerprint_changes_with_content_name_class_and_split(tmp_path):
     assert len(set(prints)) == len(prints)
 
 
-@pytest.mark.parametrize("validation", ["val", "valid", "validation", "test", "Val"])
+@pytest.mark.parametrize("validation", ["val", "valid", "validation", "Val"])
 def test_the_folders_of_a_split_are_the_split(tmp_path, validation):
     folder_of(tmp_path / "train", count=3)
     for name in ("cat", "dog"):
@@ -244,9 +244,24 @@ def test_the_folders_of_a_split_are_the_split(tmp_path, validation):
 def test_other_folders_beside_a_split_are_told(tmp_path):
     for part in ("train", "val", "test"):
         folder_of(tmp_path / part, count=2)
-    (note,) = (note for note in opened(tmp_path).notes if "test" in note)
-    assert note.startswith("training on 'train' and validation on 'val', not of 'test'; measure on")
-    assert note.endswith(f"cnnforge evaluate latest --data {tmp_path / 'test'}")
+    folder_of(tmp_path / "more", count=1)
+    dataset = opened(tmp_path)
+    (note,) = (note for note in dataset.notes if "test" in note)
+    assert note == (
+        "training on 'train', validation on 'val' and a test at the end on 'test', not of 'more'"
+    )
+    assert {name.split("/")[0] for name in names(dataset.test, tmp_path)} == {"test"}
+    evaluated = opened(tmp_path, purpose="evaluation")
+    assert (len(evaluated.train), len(evaluated.test)) == (8, 4)
+    assert opened(tmp_path, purpose="prediction").test is None
+
+
+def test_a_class_only_in_the_test_split_is_an_error(tmp_path):
+    for part in ("train", "val", "test"):
+        folder_of(tmp_path / part, count=2)
+    draw(tmp_path / "test" / "bird" / "1.png")
+    with pytest.raises(DataError, match=r"class 'bird' has images in 'test' and none in 'train'"):
+        opened(tmp_path)
 
 
 def test_a_test_folder_without_labels_is_no_split(tmp_path):

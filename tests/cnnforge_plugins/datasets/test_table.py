@@ -97,14 +97,13 @@ def test_columns_that_are_not_used_are_said(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("splits", "training", "validation", "note"),
+    ("splits", "training", "validation", "test", "note"),
     [
-        (("train", "val", "test"), range(1, 5), range(5, 9), "; 4 of test are not used"),
-        (("Training", "Test", "Test"), range(1, 5), range(5, 13), "for validation"),
-        (("train", "dev", "train"), [1, 2, 3, 4, 9, 10, 11, 12], range(5, 9), "for validation"),
+        (("train", "val", "test"), range(1, 5), range(5, 9), range(9, 13), "a test at the end"),
+        (("train", "dev", "train"), [1, 2, 3, 4, 9, 10, 11, 12], range(5, 9), (), "for validation"),
     ],
 )
-def test_a_split_in_the_table_is_used(tmp_path, splits, training, validation, note):
+def test_a_split_in_the_table_is_used(tmp_path, splits, training, validation, test, note):
     path = write(
         tmp_path,
         "file,label,split",
@@ -114,7 +113,22 @@ def test_a_split_in_the_table_is_used(tmp_path, splits, training, validation, no
     dataset = load(path, DataOptions())
     assert numbers_of(dataset.train) == list(training)
     assert numbers_of(dataset.validation) == list(validation)
+    assert (dataset.test is None) == (not test)
+    assert not test or numbers_of(dataset.test) == list(test)
     assert any(text.endswith(note) for text in dataset.notes)
+
+
+def test_a_test_split_is_never_for_validation(tmp_path):
+    path = write(
+        tmp_path,
+        "file,label,Usage",
+        lambda n: f"{n}.png,{kind(n)},{'Training' if n < 9 else 'PrivateTest'}",
+        ["train/{}.png"],
+    )
+    dataset = load(path, DataOptions())
+    assert sorted(numbers_of(dataset.train) + numbers_of(dataset.validation)) == [*range(1, 9)]
+    assert len(dataset.validation) > 0
+    assert numbers_of(dataset.test) == [9, 10, 11, 12]
 
 
 def test_rows_without_a_picture_or_a_label_are_left_out_with_a_reason(tmp_path):

@@ -1,0 +1,1 @@
+"""Modules that several datasets have in common."""
