@@ -14,7 +14,8 @@ def erasing(argument: str | None) -> Augment:
     """Make an augmentation that replaces a rectangle by noise, as Keras' `RandomErasing`.
 
     Args:
-        argument: Probability that an image is changed, from 0 to 1; by default 0.25.
+        argument: Probability P that an image is changed, from 0 to 1; by default 0.25. It is Keras'
+            `RandomErasing((P, P))`.
 
     Returns:
         The augmentation. The height and the width of the rectangle are the image size times the
