@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from cnnforge_plugins.models.resnet20 import build
+from cnnforge_plugins.models.resnet import resnet20 as build
 
 
 @pytest.fixture(scope="module")
