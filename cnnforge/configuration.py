@@ -34,7 +34,8 @@ class TrainingOptions(OptimizerOptions):
     The options of the optimizer are inherited from `OptimizerOptions`.
 
     Args:
-        model: Name of a model, `NAME` or `NAME:ARGUMENT`; the name may be qualified.
+        model: Name of a model, `NAME` or `NAME:ARGUMENT`; the name may be qualified. `None`: the
+            size of the images decides, see `cnnforge.training.choice`.
         data: A reference to a dataset.
         epochs: Number of epochs, 1 or more.
         batch_size: Number of images per training step, 1 or more.
@@ -48,6 +49,12 @@ class TrainingOptions(OptimizerOptions):
         validation_fraction: Fraction of the samples used for validation, more than 0 and
             less than 1.
         strict: Whether an unreadable file is an error. If false, it is skipped and counted.
+        weights: `"imagenet"`, `"none"`, or a run or file with pretrained weights. `None`: ImageNet
+            weights if the model has some that are installed, and otherwise none.
+        freeze_epochs: Number of epochs at the beginning in which the backbone is frozen. `None`: 1
+            if the weights are pretrained, and otherwise 0.
+        backbone_rate: Factor for the learning rate of the backbone, more than 0 and at most 1.
+            `None`: 0.1 if the weights are pretrained, and otherwise 1.
         init_from: A run, a `.keras` file or a `.weights.h5` file with the initial weights.
         label_smoothing: Label smoothing factor, from 0 (off) to below 1.
         class_weights: `"balanced"`: the weight of a sample in the loss is inversely proportional to
@@ -62,7 +69,7 @@ class TrainingOptions(OptimizerOptions):
         UsageError: A value is unknown or out of range.
     """
 
-    model: str = "lenet"
+    model: str | None = None
     data: str = "mnist5k"
     epochs: int = 20
     batch_size: int = 64
@@ -76,6 +83,9 @@ class TrainingOptions(OptimizerOptions):
     validation_fraction: float = 0.2
     strict: bool = False
     init_from: str | None = None
+    weights: str | None = None
+    freeze_epochs: int | None = None
+    backbone_rate: float | None = None
     label_smoothing: float = 0.0
     class_weights: str | None = None
     monitor: str | None = None
@@ -94,6 +104,13 @@ class TrainingOptions(OptimizerOptions):
             value = getattr(self, name)
             require(0 <= value < 2**32, name, value, "0 to 4294967295")
         self.check_epochs(self.epochs)
+        frozen, rate = self.freeze_epochs, self.backbone_rate
+        require(frozen is None or frozen >= 0, "freeze_epochs", frozen, "0 or more")
+        require(rate is None or 0 < rate <= 1, "backbone_rate", rate, "more than 0 and at most 1")
+        if self.weights not in (None, "none") and self.init_from is not None:
+            raise UsageError(
+                f"weights is {self.weights} and init_from is {self.init_from}: give one of them"
+            )
         fraction = self.validation_fraction
         expected = "more than 0 and less than 1, such as 0.2"
         if 1 < fraction < 100:

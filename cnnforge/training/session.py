@@ -26,9 +26,9 @@ from cnnforge.runs import EVALUATION, METRICS, RunDirectory
 from cnnforge.tasks import LOSS, Evaluation, Row, Task
 from cnnforge.training.events import EpochEnded, EpochMetrics, Event, Listener
 from cnnforge.training.initial_weights import InitialWeights
-from cnnforge.training.loop import TrainingResult, train
+from cnnforge.training.loop import train
 from cnnforge.training.memory import Estimate, out_of_memory_explained
-from cnnforge.training.state import StateStore, TrainingState
+from cnnforge.training.state import StateStore, TrainingResult, TrainingState
 from cnnforge.utils.available_memory import is_out_of_memory
 from cnnforge.utils.keras_graph import all_layers
 

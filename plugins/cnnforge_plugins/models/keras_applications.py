@@ -64,7 +64,7 @@ def assign(model: Any, argument: str | None) -> None:
         UsageError: The weights cannot be downloaded.
     """
     make = _application(argument)
-    _, height, width, channels = model.input_shape
+    height, width = model.input_shape[1:3]
     try:
         with warnings.catch_warnings():
             # For other sizes than 224x224, Keras warns that it takes the weights of this size.

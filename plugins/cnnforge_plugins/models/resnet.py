@@ -37,9 +37,10 @@ def build(depth: int, input_shape: tuple[int, int, int], classes: int) -> keras.
     The architecture is that of K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image
     recognition", 2015, section 4.2. It has a 3x3 convolution, three stages of equally many blocks
     with 16, 32 and 64 filters, global average pooling, and a dense layer with softmax. The second
-    and the third stage halve the image. Weights are initialised as in "Delving deep into rectifiers", 2015,
-    by the same authors. The shortcut of a block that halves the image is option A of the paper: it
-    takes every second pixel, and sets new channels to zero. Shortcuts therefore have no weights.
+    and the third stage halve the image. Weights are initialised as in "Delving deep into
+    rectifiers", 2015, by the same authors. The shortcut of a block that halves the image is option
+    A of the paper: it takes every second pixel, and sets new channels to zero. Shortcuts therefore
+    have no weights.
 
     The paper subtracts the mean of each pixel. This model scales pixel values to 0..1 instead, and
     batch normalization removes the mean. For the weight decay of the paper, set the option
