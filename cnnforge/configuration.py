@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnforge.errors import UsageError
+from cnnforge.fine_tuning_options import FineTuningOptions
 from cnnforge.optimizer_options import OptimizerOptions, hint, one_of, require
 from cnnforge.utils.names import unescaped
 
@@ -28,10 +29,11 @@ _SIZE = re.compile(r"([1-9][0-9]{0,4})(?:(?:\s*[xX\u00d7*,]\s*|\s+)([1-9][0-9]{0
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions(OptimizerOptions):
+class TrainingOptions(FineTuningOptions, OptimizerOptions):
     """The options of `cnnforge train`, which have the same names in `config.toml`.
 
-    The options of the optimizer are inherited from `OptimizerOptions`.
+    The options of the optimizer are inherited from `OptimizerOptions`, and those of pretrained
+    weights from `FineTuningOptions`.
 
     Args:
         model: Name of a model, `NAME` or `NAME:ARGUMENT`; the name may be qualified. `None`: the
@@ -49,12 +51,6 @@ class TrainingOptions(OptimizerOptions):
         validation_fraction: Fraction of the samples used for validation, more than 0 and
             less than 1.
         strict: Whether an unreadable file is an error. If false, it is skipped and counted.
-        weights: `"imagenet"`, `"none"`, or a run or file with pretrained weights. `None`: ImageNet
-            weights if the model has some that are installed, and otherwise none.
-        freeze_epochs: Number of epochs at the beginning in which the backbone is frozen. `None`: 1
-            if the weights are pretrained, and otherwise 0.
-        backbone_rate: Factor for the learning rate of the backbone, more than 0 and at most 1.
-            `None`: 0.1 if the weights are pretrained, and otherwise 1.
         init_from: A run, a `.keras` file or a `.weights.h5` file with the initial weights.
         label_smoothing: Label smoothing factor, from 0 (off) to below 1.
         class_weights: `"balanced"`: the weight of a sample in the loss is inversely proportional to
@@ -83,9 +79,6 @@ class TrainingOptions(OptimizerOptions):
     validation_fraction: float = 0.2
     strict: bool = False
     init_from: str | None = None
-    weights: str | None = None
-    freeze_epochs: int | None = None
-    backbone_rate: float | None = None
     label_smoothing: float = 0.0
     class_weights: str | None = None
     monitor: str | None = None
@@ -104,9 +97,7 @@ class TrainingOptions(OptimizerOptions):
             value = getattr(self, name)
             require(0 <= value < 2**32, name, value, "0 to 4294967295")
         self.check_epochs(self.epochs)
-        frozen, rate = self.freeze_epochs, self.backbone_rate
-        require(frozen is None or frozen >= 0, "freeze_epochs", frozen, "0 or more")
-        require(rate is None or 0 < rate <= 1, "backbone_rate", rate, "more than 0 and at most 1")
+        self.check_fine_tuning()
         if self.weights not in (None, "none") and self.init_from is not None:
             raise UsageError(
                 f"weights is {self.weights} and init_from is {self.init_from}: give one of them"
@@ -148,7 +139,11 @@ class TrainingOptions(OptimizerOptions):
 
 # The names of all options, in the order in which config.toml lists them. The inherited options come
 # last.
-NAMES = (*TrainingOptions.__annotations__, *OptimizerOptions.__annotations__)
+NAMES = tuple(
+    name
+    for kind in (TrainingOptions, FineTuningOptions, OptimizerOptions)
+    for name in kind.__annotations__
+)
 
 
 def parse_size(text: str) -> tuple[int, int]:

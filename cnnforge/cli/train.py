@@ -16,8 +16,9 @@ from cnnforge.cli._common import (
     load_plugins,
     print_json,
 )
-from cnnforge.cli._epochs import best_table, epoch_line, progress_note
+from cnnforge.cli._epochs import best_table, epoch_line, features_line, progress_note
 from cnnforge.cli._train_options import show_options, with_options
+from cnnforge.fine_tuning_options import FineTuningOptions
 from cnnforge.optimizer_options import OptimizerOptions
 from cnnforge.utils.names import printable
 
@@ -27,13 +28,15 @@ if TYPE_CHECKING:
     from cnnforge.training import Event, Session
 
 
+@with_options(FineTuningOptions, after="init_from")
 @with_options(OptimizerOptions, after="batch_size")
 def train(
     model: Annotated[
         str | None,
         typer.Argument(
             metavar="MODEL[:ARG]",
-            help="Name of the model; some take an argument after a colon.  [default: lenet]",
+            help="Name of the model; some take an argument, such as keras:MobileNetV2.  [default: "
+            "chosen by the size of the images]",
         ),
     ] = None,
     data: Annotated[
@@ -187,6 +190,8 @@ def train(
         **options,
     }
     given = {name: value for name, value in written.items() if value is not None}
+    if given.get("weights") not in (None, "imagenet", "none"):
+        given["weights"] = str(find_weights(Path(given["weights"])))
     given = check_types(given, "command line")
     configured = read_config(config.expanduser()) if config else {}
     if print_config:
@@ -223,7 +228,8 @@ def _prepare(
         given["epochs"] = parse_epochs(epochs)
     options, _ = resolve(given, configured)
     plugins = load_plugins(options.plugin)
-    _ = plugins.models[options.model.partition(":")[0]]
+    if options.model is not None:
+        _ = plugins.models[options.model.partition(":")[0]]
     for names, registry in (
         (options.callback, plugins.callbacks),
         (options.augment, plugins.augmentations),
@@ -234,8 +240,8 @@ def _prepare(
     # Checked before the import of Keras, which takes seconds.
     find_dataset(options.data, plugins.datasets)
     _render.message(
-        f"preparing {options.model} on {printable(options.data)} (kernels are compiled once on a "
-        "machine)"
+        f"preparing {options.model or 'a model'} on {printable(options.data)} (kernels are "
+        "compiled once on a machine)"
     )
     import_keras()
     from cnnforge import training
@@ -254,6 +260,8 @@ def _run(session: Session, json: bool) -> None:
     _ctrl_c.set_message(f"interrupted; go on with 'cnnforge train --resume {path}'")
     if session.size is not None:
         _render.message(session.size.describe())
+    for line in session.fine_tuning:
+        _render.message(line)
     for warning in session.warnings:
         _render.message(f"note: {warning}")
     if session.checks:
@@ -367,7 +375,7 @@ class _Progress:
         self._started = False
 
     def __call__(self, event: Event) -> None:
-        from cnnforge.training import BatchesDone, EpochBegun, EpochEnded
+        from cnnforge.training import BatchesDone, EpochBegun, EpochEnded, FeaturesKept
 
         if isinstance(event, EpochBegun):
             if not self._started:
@@ -381,6 +389,8 @@ class _Progress:
                 progress_note(self._task, event, self._total),
             )
             self._done = event.batch
+        elif isinstance(event, FeaturesKept):
+            self._display.message(features_line(event))
         elif isinstance(event, EpochEnded):
             self._done = 0
             self._display.message(epoch_line(self._task, self._metric, event, self._display.width))

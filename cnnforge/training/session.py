@@ -28,13 +28,14 @@ from cnnforge.training.events import EpochEnded, EpochMetrics, Event, Listener
 from cnnforge.training.initial_weights import InitialWeights
 from cnnforge.training.loop import train
 from cnnforge.training.memory import Estimate, out_of_memory_explained
+from cnnforge.training.pretrained import fine_tuning_of
 from cnnforge.training.state import StateStore, TrainingResult, TrainingState
 from cnnforge.utils.available_memory import is_out_of_memory
 from cnnforge.utils.keras_graph import all_layers
 
 # Options that the user may change when resuming a run. All others must stay the same.
 # The place of the data may change, their content may not: the fingerprint is compared.
-FREE = ("data", "epochs", "output", "plugin", "init_from", "strict")
+FREE = ("data", "epochs", "output", "plugin", "init_from", "weights", "strict")
 # Max difference between the validation loss of the trained model and that of the saved model,
 # relative to 1 + loss. The two models may run on different kernels, which round differently. A
 # difference above this limit means that the saved weights are wrong, and is an error.
@@ -65,6 +66,8 @@ class Session:
         size: Estimate of the memory that training needs; `None` if it is unknown.
         initial_weights: Lists of the weights that came from `--init-from` and of the others; `None`
             if the weights are random, or those of the training state.
+        fine_tuning: Lines for the user about what is frozen and what is trained; empty if the
+            weights are not pretrained.
     """
 
     options: TrainingOptions
@@ -82,6 +85,7 @@ class Session:
     implementations: Sequence[LayerImplementation] = ()
     size: Estimate | None = None
     initial_weights: InitialWeights | None = None
+    fine_tuning: Sequence[str] = ()
 
     @property
     def finished(self) -> bool:
@@ -127,6 +131,7 @@ class Session:
                 callbacks=self.callbacks,
                 augmentations=self.augmentations,
                 folder=self.run.path,
+                fine_tuning=fine_tuning_of(self.options),
             )
         self.state = result.state
         return result

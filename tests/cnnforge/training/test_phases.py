@@ -119,7 +119,7 @@ def test_a_run_is_resumed_bit_for_bit_in_both_phases(
     monkeypatch: pytest.MonkeyPatch,
     asked: int,
 ) -> None:
-    """The backbone computes 12 chunks, and an epoch has 9 batches of training and 3 of validation."""
+    """Features are computed in 12 chunks; an epoch has 9 batches, and validation has 3."""
     monkeypatch.setattr(prefetch, "MAX_BYTES", 1)
     store = StateStore(tmp_path / "last")
     stopped, _ = trained(dataset, store=store, should_stop=stop_after(asked))
