@@ -18,7 +18,7 @@ class FineTuningOptions:
         weights: `"imagenet"`, `"none"`, or a run or file with pretrained weights. `None`: ImageNet
             weights if the model has some that are installed, and otherwise none.
         freeze_epochs: Number of epochs at the beginning in which only the head is trained. `None`:
-            1 if the weights are pretrained, and otherwise 0.
+            a quarter of all epochs if the weights are pretrained, and otherwise 0.
         backbone_rate: Factor for the learning rate of the backbone, more than 0 and at most 1.
             `None`: 0.1 if the weights are pretrained, and otherwise 1.
 
@@ -36,7 +36,7 @@ class FineTuningOptions:
         None,
         "N",
         "Epochs at the beginning in which only the new head is trained.",
-        "1 with pretrained weights",
+        "a quarter of the epochs with pretrained weights",
     )
     backbone_rate: float | None = option(
         None,

@@ -69,11 +69,12 @@ def find_run(named: Path) -> Path:
     return path
 
 
-def find_weights(named: Path) -> Path:
-    """Find the file or the run that `--init-from` names.
+def find_weights(named: Path, option: str = "--init-from") -> Path:
+    """Find the file or the run that `--init-from` or `--weights` names.
 
     Args:
         named: The path of a `.keras` or `.weights.h5` file, or a run, see `find_run`.
+        option: Name of the option, for the error message.
 
     Returns:
         The path of the file or of the run directory.
@@ -85,7 +86,7 @@ def find_weights(named: Path) -> Path:
 
     path = named.expanduser()
     if path.suffix.lower() in (".keras", ".h5") and not path.exists():
-        raise UsageError(f"--init-from: there is no file {named}; 'cnnforge runs' lists runs")
+        raise UsageError(f"{option}: there is no file {named}; 'cnnforge runs' lists runs")
     if not path.is_file():
         return find_run(path)
     return path

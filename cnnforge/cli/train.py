@@ -191,7 +191,7 @@ def train(
     }
     given = {name: value for name, value in written.items() if value is not None}
     if given.get("weights") not in (None, "imagenet", "none"):
-        given["weights"] = str(find_weights(Path(given["weights"])))
+        given["weights"] = str(find_weights(Path(given["weights"]), "--weights"))
     given = check_types(given, "command line")
     configured = read_config(config.expanduser()) if config else {}
     if print_config:

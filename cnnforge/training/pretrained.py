@@ -19,7 +19,10 @@ from cnnforge.training.phases import FineTuning, split
 from cnnforge.utils.keras_graph import output_layers
 
 IMAGENET, NONE = "imagenet", "none"
-_FREEZE_EPOCHS, _BACKBONE_RATE = 1, 0.1
+_BACKBONE_RATE = 0.1
+# Part of the epochs in which the backbone is frozen. They cost almost no time, since the features
+# are kept, so there are more of them than in the recipe `fine_tune` of fastai, which has one.
+_FROZEN_PART = 4
 
 
 def with_weights(
@@ -41,30 +44,34 @@ def with_weights(
     """
     spec, notes, chosen = models[reference.partition(":")[0]], (), options.weights
     found = spec.load_weights()
-    if chosen is None:
-        by_default = found is not None and found.by_default and options.init_from is None
-        chosen = IMAGENET if by_default and found.installed() else NONE
-        if by_default and chosen == NONE:
-            notes = (
-                f"{spec.name} starts from random weights: {found.install} installs those that were "
-                f"trained on {found.data}",
+    if chosen == IMAGENET:
+        if found is None:
+            others = [models.shortest_name(each) for each in models.values() if each.weights]
+            raise UsageError(
+                f"the model {spec.name!r} has no ImageNet weights: use one of {', '.join(others)}, "
+                "or --weights FILE with a run or a file of this model"
             )
-    elif chosen == IMAGENET and found is None:
-        others = [models.shortest_name(each) for each in models.values() if each.weights]
-        raise UsageError(
-            f"the model {spec.name!r} has no ImageNet weights: use one of {', '.join(others)}, or "
-            "--weights FILE with a run or a file of this model"
-        )
-    elif chosen == IMAGENET and found.install and not found.installed():
-        raise UsageError(
-            f"the ImageNet weights of {spec.name} are not installed: {found.install} installs them"
-        )
+        if found.install and not found.installed():
+            raise UsageError(
+                f"the ImageNet weights of {spec.name} are not installed: {found.install} installs "
+                "them"
+            )
+    elif chosen is None:
+        chosen = NONE
+        if found is not None and found.by_default and options.init_from is None:
+            if found.installed():
+                chosen = IMAGENET
+            else:
+                notes = (
+                    f"{spec.name} starts from random weights: {found.install} installs those that "
+                    f"were trained on {found.data}",
+                )
     options = replace(options, weights=chosen)
     if chosen != NONE:
         frozen, rate = options.freeze_epochs, options.backbone_rate
         return replace(
             options,
-            freeze_epochs=_FREEZE_EPOCHS if frozen is None else frozen,
+            freeze_epochs=max(1, options.epochs // _FROZEN_PART) if frozen is None else frozen,
             backbone_rate=_BACKBONE_RATE if rate is None else rate,
         ), notes
     if options.init_from is None and (options.freeze_epochs or options.backbone_rate):
@@ -124,7 +131,8 @@ def describe(
     Args:
         model: The model.
         options: Options of the run, see `with_weights`.
-        taken: Lists of the weights that came from a run or a file; `None` for ImageNet weights.
+        taken: Lists of the weights that came from a run or a file; `None` for ImageNet weights, and
+            for a run that is resumed.
         task: The task of the model.
 
     Returns:
@@ -138,7 +146,9 @@ def describe(
         return ()
     backbone, _ = split(model)
     count = sum(any(len(each.shape) > 1 for each in layer.weights) for layer in backbone.layers)
-    source = "ImageNet" if options.weights == IMAGENET else taken.source if taken else ""
+    is_imagenet = options.weights == IMAGENET
+    file = options.init_from if options.weights in (None, NONE) else options.weights
+    source = "ImageNet" if is_imagenet else file
     rate = f"{options.learning_rate * tuning.backbone_rate:.2g}"
     frozen = tuning.freeze_epochs
     layers = f"{count} layers"
@@ -150,13 +160,14 @@ def describe(
         epochs = "1 epoch" if frozen == 1 else f"{frozen} epochs"
         trained = f"{layers} frozen for {epochs}, then trained at {rate}"
     outputs = {layer.name for layer in output_layers(model)}
-    is_new = taken is None or any(name.split("/")[-2] in outputs for name in taken.new)
+    unknown = () if taken is None else taken.new
+    is_new = is_imagenet or any(name.split("/")[-2] in outputs for name in unknown)
     classes = getattr(task, "classes", None)
     size = f"{len(classes)} classes" if classes else f"{task.output_size} outputs"
     lines = [
         f"backbone {model.name} ({source}): {trained}; {'new ' if is_new else ''}head of {size}, "
         f"trained at {options.learning_rate:.2g}"
     ]
-    if options.weights == IMAGENET and model.input_shape[-1] == 1:
+    if is_imagenet and model.input_shape[-1] == 1:
         lines.append("the images are gray: the model repeats them to three channels")
     return lines

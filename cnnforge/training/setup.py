@@ -87,12 +87,13 @@ def start(
     # Only checks the name of the metric. Building the model takes seconds, so check the name first.
     _ = task.monitored(options.monitor)
     built = _build(options, reference, task, dataset, plugins)
+    fine_tuning = describe(built.model, options, built.initial_weights, task)
     checks = _certified(built.model, plugins)
     run = RunDirectory.create(Path(options.output), reference.partition(":")[0], options.data)
     notes = (*_notes(dataset), *weights_notes, *built.notes)
     model, stock = built.model, built.stock
     session = Session(options, run, task, dataset, model, stock, plugins, None, notes, checks)
-    session.fine_tuning = describe(model, options, built.initial_weights, task)
+    session.fine_tuning = fine_tuning
     session.callbacks, session.augmentations = callbacks, augmentations
     session.implementations = built.decided
     session.size, session.initial_weights = built.size, built.initial_weights
@@ -190,6 +191,7 @@ def resume(
     session.implementations = built.decided
     session.size, session.initial_weights = built.size, built.initial_weights
     if not session.finished:
+        session.fine_tuning = describe(model, options, built.initial_weights, task)
         session.checks = _certified(built.model, plugins)
         write_run_metadata(session, reference)
     return session

@@ -105,7 +105,7 @@ def test_a_frozen_run_keeps_the_weights_and_its_resumption_goes_on(
         (("lenet", "--backbone-rate", "0.1"), "backbone_rate is 0.1, but all weights of lenet"),
         (("lenet", "--backbone-rate", "0"), "backbone_rate must be more than 0 and at most 1"),
         (("lenet", "--freeze-epochs", "-1"), "freeze_epochs must be 0 or more, got -1"),
-        (("lenet", "--weights", "nowhere.keras"), "there is no file or run nowhere.keras"),
+        (("lenet", "--weights", "nowhere.keras"), "--weights: there is no file nowhere.keras"),
         (("keras", "--epochs", "1"), "write the name of a network too, such as keras:MobileNetV2"),
         (("keras:MobileNetV9", "--epochs", "1"), "did you mean keras:MobileNetV"),
         (("lenet:3", "--epochs", "1"), "the model 'lenet' takes no argument, got '3'"),
