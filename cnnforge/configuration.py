@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnforge.errors import UsageError
+from cnnforge.fine_tuning_options import FineTuningOptions
 from cnnforge.optimizer_options import OptimizerOptions, hint, one_of, require
 from cnnforge.utils.names import unescaped
 
@@ -36,13 +37,15 @@ _SIZE = re.compile(r"([1-9][0-9]{0,4})(?:(?:\s*[xX\u00d7*,]\s*|\s+)([1-9][0-9]{0
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions(OptimizerOptions):
+class TrainingOptions(FineTuningOptions, OptimizerOptions):
     """The options of `cnnforge train`, which have the same names in `config.toml`.
 
-    The options of the optimizer are inherited from `OptimizerOptions`.
+    The options of the optimizer are inherited from `OptimizerOptions`, and those of pretrained
+    weights from `FineTuningOptions`.
 
     Args:
-        model: Name of a model, `NAME` or `NAME:ARGUMENT`; the name may be qualified.
+        model: Name of a model, `NAME` or `NAME:ARGUMENT`; the name may be qualified. `None`: the
+            size of the images decides, see `cnnforge.training.choice`.
         data: A reference to a dataset.
         epochs: Number of epochs, 1 or more.
         batch_size: Number of images per training step, 1 or more.
@@ -74,7 +77,7 @@ class TrainingOptions(OptimizerOptions):
         UsageError: A value is unknown or out of range.
     """
 
-    model: str = "lenet"
+    model: str | None = None
     data: str = "mnist5k"
     epochs: int = 20
     batch_size: int = 64
@@ -109,6 +112,11 @@ class TrainingOptions(OptimizerOptions):
             value = getattr(self, name)
             require(0 <= value < 2**32, name, value, "0 to 4294967295")
         self.check_epochs(self.epochs)
+        self.check_fine_tuning()
+        if self.weights not in (None, "none") and self.init_from is not None:
+            raise UsageError(
+                f"weights is {self.weights} and init_from is {self.init_from}: give one of them"
+            )
         fraction = self.validation_fraction
         expected = "more than 0 and less than 1, such as 0.2"
         if 1 < fraction < 100:
@@ -146,7 +154,11 @@ class TrainingOptions(OptimizerOptions):
 
 # The names of all options, in the order in which config.toml lists them. The inherited options come
 # last.
-NAMES = (*TrainingOptions.__annotations__, *OptimizerOptions.__annotations__)
+NAMES = tuple(
+    name
+    for kind in (TrainingOptions, FineTuningOptions, OptimizerOptions)
+    for name in kind.__annotations__
+)
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -43,8 +43,15 @@ ENDING_SCHEDULES = ("cosine", "one_cycle")
 _STEP_EPOCHS = 10
 
 
-def _option(default: Any, metavar: str, text: str, shown: str | None = None) -> Any:
-    """Declare a dataclass field. Its metadata contains the help text of the command-line option."""
+def option(default: Any, metavar: str, text: str, shown: str | None = None) -> Any:
+    """Declare a dataclass field. Its metadata contains the help text of the command-line option.
+
+    Args:
+        default: Default of the field.
+        metavar: Name of the value in the help text.
+        text: The help text.
+        shown: The default as the help text shows it; `None`: `default`.
+    """
     help_text = f"{text}  [default: {default if shown is None else shown}]"
     return field(default=default, metadata={"metavar": metavar, "help": help_text})
 
@@ -74,24 +81,24 @@ class OptimizerOptions:
         UsageError: A value is unknown or out of range, or two options exclude each other.
     """
 
-    optimizer: str = _option("adam", "NAME", f"Optimizer: {', '.join(OPTIMIZERS)}.")
-    learning_rate: float = _option(0.001, "RATE", "Peak learning rate.")
-    momentum: float | None = _option(None, "M", "Momentum of sgd or rmsprop.", "0")
-    weight_decay: float | None = _option(
+    optimizer: str = option("adam", "NAME", f"Optimizer: {', '.join(OPTIMIZERS)}.")
+    learning_rate: float = option(0.001, "RATE", "Peak learning rate.")
+    momentum: float | None = option(None, "M", "Momentum of sgd or rmsprop.", "0")
+    weight_decay: float | None = option(
         None,
         "D",
         "Decoupled weight decay of all trainable weights.",
         "0.004 for adamw, else 0",
     )
-    schedule: str = _option(
+    schedule: str = option(
         "constant",
         "|".join(SCHEDULES),
         f"Learning rate schedule; step divides the rate by 10 every {_STEP_EPOCHS} epochs, step:5 "
         "every 5.",
     )
-    warmup_epochs: int = _option(0, "N", "Epochs of linear warmup.")
-    clip_norm: float | None = _option(None, "NORM", "Max global norm of the gradients.", "off")
-    ema: float | None = _option(
+    warmup_epochs: int = option(0, "N", "Epochs of linear warmup.")
+    clip_norm: float | None = option(None, "NORM", "Max global norm of the gradients.", "off")
+    ema: float | None = option(
         None,
         "DECAY",
         "Decay of a moving average of the weights, such as 0.99; the average is validated and "

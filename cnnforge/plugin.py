@@ -34,6 +34,8 @@ from typing import Any, ClassVar
 import pluggy
 
 from cnnforge.errors import PluginError, one_line
+from cnnforge.pretrained import PretrainedWeights
+from cnnforge.work import Work
 
 __all__ = [
     "PLUGIN_API",
@@ -42,6 +44,7 @@ __all__ = [
     "DatasetSpec",
     "LayerSpec",
     "ModelSpec",
+    "PretrainedWeights",
     "Spec",
     "TaskSpec",
     "Work",
@@ -60,27 +63,6 @@ DEFAULT_TASK = "cnnforge/classification"
 may have a task `classification` too."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """The minimum number of operations and bytes that one pass of a layer requires.
-
-    Count each tensor as read or written once. Do not count results that need no computation, such
-    as the gradient of a pixel that is not the maximum of any pooling window. The work is therefore
-    the same for every implementation. From it, `cnnforge bench` computes which fraction of the
-    machine's peak speed an implementation reaches.
-
-    Args:
-        flops: Number of additions, multiplications and comparisons.
-        bytes: Number of bytes that are read and written.
-    """
-
-    flops: int
-    bytes: int
-
-    def __add__(self, other: Work) -> Work:
-        return Work(self.flops + other.flops, self.bytes + other.bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,6 +323,7 @@ class ModelSpec(Spec):
         sizes: (height, width) of each image size that the model accepts. Empty: `build` raises a
             `ValueError` for a size that it does not accept.
         max_default_size: Max height and width in pixels unless the user gives `--image-size`.
+        weights: Import path `"module:WEIGHTS"` of a `PretrainedWeights`, if there are any.
     """
 
     kind: ClassVar[str] = "model"
@@ -348,12 +331,28 @@ class ModelSpec(Spec):
     task: str = DEFAULT_TASK
     sizes: tuple[tuple[int, int], ...] = ()
     max_default_size: int = 224
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         super(ModelSpec, self).__post_init__()
         if type(self.max_default_size) is not int or self.max_default_size < 1:
             received = f"the max_default_size of model {self.name!r} is {self.max_default_size!r}"
             raise ValueError(f"{received}: it must be a number of pixels, 1 or more")
+        if self.weights is not None:
+            _check_target(f"the weights of {self.kind} {self.name!r}", self.weights)
+
+    def load_weights(self) -> PretrainedWeights | None:
+        """Import the description of the pretrained weights; `None` if the spec names none.
+
+        Raises:
+            PluginError: The module cannot be imported or has no such attribute.
+        """
+        return None if self.weights is None else self._resolve("weights", self.weights)
+
+    def load_all(self) -> None:
+        """Import everything that the spec names, or raise a `PluginError`."""
+        self.load()
+        self.load_weights()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

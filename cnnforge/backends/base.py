@@ -36,10 +36,18 @@ class TrainableModel:
     Args:
         model: A built model.
         optimizer: An optimizer. The constructor builds it.
+        whole: A model that contains `model`, whose variables are read and set too; `None` if
+            `model` is not a part of another model.
     """
 
-    def __init__(self, model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        whole: keras.Model | None = None,
+    ) -> None:
         self._model = model
+        self._whole = model if whole is None else whole
         self._optimizer = optimizer
         # The weights that `averaged` has replaced by their averages, by `id(variable)`. Outside of
         # `averaged` this dict is empty.
@@ -101,7 +109,7 @@ class TrainableModel:
 
     def variables(self) -> list[keras.Variable]:
         """Return the model's variables and the optimizer's, in the order of `arrays`."""
-        return [*self._model.variables, *self._optimizer.variables]
+        return [*self._whole.variables, *self._optimizer.variables]
 
 
 def _array(variable: keras.Variable) -> np.ndarray:

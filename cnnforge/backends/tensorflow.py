@@ -46,9 +46,7 @@ class BatchPredictor:
     def __init__(self, model: keras.Model, batch_size: int) -> None:
         self._model = model
         self._batch_size = batch_size
-        images = tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)
-        # Autograph would spend time on converting Keras' code, which needs no conversion.
-        self._predict = tf.function(self._predict_chunk, input_signature=(images,), autograph=False)
+        self._predict: Any = None
 
     def predict(self, images: np.ndarray) -> Any:
         """Compute the outputs, `batch_size` images at a time.
@@ -59,7 +57,16 @@ class BatchPredictor:
         Returns:
             (N, ...) arrays in the structure of the model's outputs.
         """
+        if self._predict is None:
+            signature = (self._spec(images),)
+            # Autograph would spend time on converting Keras' code, which needs no conversion.
+            self._predict = tf.function(
+                self._predict_chunk, input_signature=signature, autograph=False
+            )
         return keras.tree.map_structure(lambda output: output.numpy(), self._predict(images))
+
+    def _spec(self, images: np.ndarray) -> tf.TensorSpec:
+        return tf.TensorSpec((None, *self._model.input_shape[1:]), images.dtype)
 
     def _predict_chunk(self, images: tf.Tensor) -> Any:
         count = tf.shape(images)[0]
@@ -95,10 +102,13 @@ class Trainer(BatchPredictor, TrainableModel):
     """Trains a model, several batches in one graph call.
 
     Args:
-        model: A model whose inputs are (N, H, W, C) float32 pixel values from 0 to 255.
+        model: A model whose inputs are (N, H, W, C) float32 pixel values from 0 to 255. The inputs
+            of a part of a model are the float32 features that the rest computes; the methods then
+            take features in place of images.
         task: The task that the model learns; it computes the loss and the metrics.
         optimizer: An optimizer that is not built yet.
         batch_size: Number of images in a training step.
+        whole: The model that `model` is a part of; `None` if it is not a part.
     """
 
     def __init__(
@@ -107,9 +117,10 @@ class Trainer(BatchPredictor, TrainableModel):
         task: Task,
         optimizer: keras.optimizers.Optimizer,
         batch_size: int,
+        whole: keras.Model | None = None,
     ) -> None:
         BatchPredictor.__init__(self, model, batch_size)
-        TrainableModel.__init__(self, model, optimizer)
+        TrainableModel.__init__(self, model, optimizer, whole)
         self._task = task
         self._train: Any = None
 
@@ -127,7 +138,7 @@ class Trainer(BatchPredictor, TrainableModel):
             The sums after these steps, and the index of the first batch whose loss is not finite.
         """
         if self._train is None:
-            self._train = self._traced(targets)
+            self._train = self._traced(images, targets)
         before = {name: np.float64(sums.get(name, 0.0)) for name in self._task.sum_names}
         after, failed = self._train(images, dict(targets), before)
         bad = int(failed)
@@ -163,9 +174,9 @@ class Trainer(BatchPredictor, TrainableModel):
         found = self._differentiate(tf.convert_to_tensor(images), tensors)[2]
         return [None if one is None else tf.convert_to_tensor(one).numpy() for one in found]
 
-    def _traced(self, targets: Mapping[str, np.ndarray]) -> Any:
+    def _traced(self, images: np.ndarray, targets: Mapping[str, np.ndarray]) -> Any:
         signature = (
-            tf.TensorSpec((None, *self._model.input_shape[1:]), tf.uint8),
+            self._spec(images),
             {name: tf.TensorSpec((None, *t.shape[1:]), t.dtype) for name, t in targets.items()},
             {name: tf.TensorSpec((), tf.float64) for name in self._task.sum_names},
         )

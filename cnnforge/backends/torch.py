@@ -77,10 +77,13 @@ class Trainer(BatchPredictor, TrainableModel):
     """Trains a model, batch by batch.
 
     Args:
-        model: A model whose inputs are (N, H, W, C) float32 pixel values from 0 to 255.
+        model: A model whose inputs are (N, H, W, C) float32 pixel values from 0 to 255. The inputs
+            of a part of a model are the float32 features that the rest computes; the methods then
+            take features in place of images.
         task: The task that the model learns; it computes the loss and the metrics.
         optimizer: An optimizer that is not built yet.
         batch_size: Number of images in a training step.
+        whole: The model that `model` is a part of; `None` if it is not a part.
     """
 
     def __init__(
@@ -89,9 +92,10 @@ class Trainer(BatchPredictor, TrainableModel):
         task: Task,
         optimizer: keras.optimizers.Optimizer,
         batch_size: int,
+        whole: keras.Model | None = None,
     ) -> None:
         BatchPredictor.__init__(self, model, batch_size)
-        TrainableModel.__init__(self, model, optimizer)
+        TrainableModel.__init__(self, model, optimizer, whole)
         self._task = task
         self._seed = torch.initial_seed()
 

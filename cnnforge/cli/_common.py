@@ -72,11 +72,12 @@ def find_run(named: Path) -> Path:
     return path
 
 
-def find_weights(named: Path) -> Path:
-    """Find the file or the run that `--init-from` names.
+def find_weights(named: Path, option: str = "--init-from") -> Path:
+    """Find the file or the run that `--init-from` or `--weights` names.
 
     Args:
         named: The path of a `.keras` or `.weights.h5` file, or a run, see `find_run`.
+        option: Name of the option, for the error message.
 
     Returns:
         The path of the file or of the run directory.
@@ -88,7 +89,7 @@ def find_weights(named: Path) -> Path:
 
     path = Path(os.path.expanduser(named))
     if path.suffix.lower() in (".keras", ".h5") and not os.path.exists(path):
-        raise UsageError(f"--init-from: there is no file {named}; 'cnnforge runs' lists runs")
+        raise UsageError(f"{option}: there is no file {named}; 'cnnforge runs' lists runs")
     if not os.path.isfile(path):
         return find_run(path)
     return path

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cnnforge.tasks import Evaluation, Metric, Task
-    from cnnforge.training import BatchesDone, EpochEnded, EpochMetrics
+    from cnnforge.training import BatchesDone, EpochEnded, EpochMetrics, FeaturesKept
 
 # Min width of the text of an epoch's time, in characters. Without it, a line with a longer time,
 # such as 100.25 s, could omit parts that the other lines show.
@@ -62,6 +62,15 @@ def progress_note(task: Task, event: BatchesDone, epochs: int) -> str:
         if metric.sum
     ]
     return f"epoch {event.epoch}/{epochs}  {'  '.join(values)}"
+
+
+def features_line(event: FeaturesKept) -> str:
+    """Return the line that is printed when the features of a frozen backbone are kept."""
+    place = "in a file" if event.on_disk else "in memory"
+    return (
+        f"features: the frozen backbone computed {event.images:,} images in {event.seconds:.1f} s; "
+        f"they are kept {place} ({event.bytes / 1e6:,.1f} MB), so these epochs only train the head"
+    )
 
 
 def best_table(

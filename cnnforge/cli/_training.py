@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cnnforge.cli._common import load_plugins
-from cnnforge.cli._epochs import best_table, epoch_line, progress_note
+from cnnforge.cli._epochs import best_table, epoch_line, features_line, progress_note
 from cnnforge.utils.names import printable
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def prepare(
         given["epochs"] = parse_epochs(epochs)
     options, _ = resolve(given, configured)
     plugins = load_plugins(options.plugin)
-    _ = plugins.models[options.model.partition(":")[0]]
+    if options.model is not None:
+        _ = plugins.models[options.model.partition(":")[0]]
     for names, registry in (
         (options.callback, plugins.callbacks),
         (options.augment, plugins.augmentations),
@@ -68,8 +69,8 @@ def prepare(
     # Checked before the import of Keras, which takes seconds.
     find_dataset(options.data, plugins.datasets)
     _render.message(
-        f"preparing {options.model} on {printable(options.data)} (kernels are compiled once on a "
-        "machine)"
+        f"preparing {options.model or 'a model'} on {printable(options.data)} (kernels are "
+        "compiled once on a machine)"
     )
     import_keras()
     from cnnforge import training
@@ -101,6 +102,8 @@ def train_and_report(session: Session, deadline: float | None = None) -> Evaluat
     _ctrl_c.set_message(f"interrupted; go on with 'cnnforge train --resume {path}'")
     if session.size is not None:
         _render.message(session.size.describe())
+    for line in session.fine_tuning:
+        _render.message(line)
     for warning in session.warnings:
         _render.message(f"note: {warning}")
     if session.checks:
@@ -256,7 +259,7 @@ class _Progress:
         self._started = False
 
     def __call__(self, event: Event) -> None:
-        from cnnforge.training import BatchesDone, EpochBegun, EpochEnded
+        from cnnforge.training import BatchesDone, EpochBegun, EpochEnded, FeaturesKept
 
         if isinstance(event, EpochBegun):
             if not self._started:
@@ -270,6 +273,8 @@ class _Progress:
                 progress_note(self._task, event, self._total),
             )
             self._done = event.batch
+        elif isinstance(event, FeaturesKept):
+            self._display.message(features_line(event))
         elif isinstance(event, EpochEnded):
             self._done = 0
             self._display.message(epoch_line(self._task, self._metric, event, self._display.width))

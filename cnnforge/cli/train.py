@@ -16,16 +16,19 @@ from cnnforge.cli._common import (
     find_weights,
 )
 from cnnforge.cli._train_options import show_options, with_options
+from cnnforge.fine_tuning_options import FineTuningOptions
 from cnnforge.optimizer_options import OptimizerOptions
 
 
+@with_options(FineTuningOptions, after="init_from")
 @with_options(OptimizerOptions, after="batch_size")
 def train(
     model: Annotated[
         str | None,
         typer.Argument(
             metavar="MODEL[:ARG]",
-            help="Name of the model; some take an argument after a colon.  [default: lenet]",
+            help="Name of the model; some take an argument, such as keras:MobileNetV2.  [default: "
+            "chosen by the size of the images]",
         ),
     ] = None,
     data: Annotated[
@@ -213,6 +216,8 @@ def train(
         **options,
     }
     given = {name: value for name, value in written.items() if value is not None}
+    if given.get("weights") not in (None, "imagenet", "none"):
+        given["weights"] = str(find_weights(Path(given["weights"]), "--weights"))
     given = check_types(given, "command line")
     configured = read_config(Path(os.path.expanduser(config))) if config else {}
     if names_latest(configured.get("init_from", "")):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -39,8 +39,8 @@ class DataOptions:
             For `"prediction"`, data without labels can be opened too, as a `Dataset` with
             `labelled=False`. For `"inspection"`, a dataset with splits of its own has the samples
             of all splits, and `inspection` of the dataset says which split each sample is in.
-        max_size: Max height and width in pixels of images whose size `image_size` does not give;
-            `None`: no limit.
+        max_size: Max height and width in pixels of images whose size `image_size` does not give,
+            or a function that returns it for the median (height, width); `None`: no limit.
 
     Raises:
         UsageError: If a value is not allowed.
@@ -52,7 +52,7 @@ class DataOptions:
     seed: int = 0
     strict: bool = False
     purpose: Purpose = "training"
-    max_size: int | None = None
+    max_size: int | Callable[[tuple[int, int]], int] | None = None
 
     def __post_init__(self) -> None:
         if self.image_size is not None and (
@@ -70,6 +70,10 @@ class DataOptions:
             )
         if self.seed < 0:
             raise UsageError(f"the seed is {self.seed!r}: use a whole number from 0 up")
+
+    def max_size_for(self, median: tuple[int, int]) -> int | None:
+        """Return `max_size` for images of this median (height, width); `None`: no limit."""
+        return self.max_size(median) if callable(self.max_size) else self.max_size
 
     @property
     def need_labels(self) -> bool:

@@ -22,7 +22,10 @@ def choose_size(
     Returns:
         The (height, width), and a note for the user; the note is empty if no image is resized.
     """
-    chosen = options.image_size or _bounded(_median(sizes), options.max_size)
+    chosen = options.image_size
+    if chosen is None:
+        median = _median(sizes)
+        chosen = _bounded(median, options.max_size_for(median))
     total = sum(sizes.values())
     resized = total - sizes.get(chosen, 0)
     if not resized:

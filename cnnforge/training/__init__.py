@@ -8,15 +8,17 @@ from cnnforge.training.events import (
     EpochEnded,
     EpochMetrics,
     Event,
+    FeaturesKept,
     Interrupted,
     Listener,
 )
-from cnnforge.training.loop import TrainingResult, train
+from cnnforge.training.loop import train
 from cnnforge.training.order import order
+from cnnforge.training.phases import FineTuning
 from cnnforge.training.session import Session
 from cnnforge.training.setup import resume, start
 from cnnforge.training.signals import StopOnSignal
-from cnnforge.training.state import Best, StateStore, TrainingState
+from cnnforge.training.state import Best, StateStore, TrainingResult, TrainingState
 
 __all__ = [
     "BatchesDone",
@@ -25,6 +27,8 @@ __all__ = [
     "EpochEnded",
     "EpochMetrics",
     "Event",
+    "FeaturesKept",
+    "FineTuning",
     "Interrupted",
     "Listener",
     "OptimizerOptions",

@@ -32,6 +32,9 @@ class EpochCallbacks:
         epochs: Total number of epochs of the run.
         folder: The run directory, or `None`.
         monitor: Name of the metric that selects the best epoch.
+
+    Attributes:
+        rate: The learning rate; another phase of training has another one.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class EpochCallbacks:
         monitor: str,
     ) -> None:
         self._callbacks, self._monitor = callbacks, monitor
-        self._rate, self._model, self._epochs, self._folder = rate, model, epochs, folder
+        self.rate, self._model, self._epochs, self._folder = rate, model, epochs, folder
 
     def restore(self, states: Mapping[str, Any]) -> None:
         """Restore the state of each callback that has a saved state.
@@ -69,7 +72,7 @@ class EpochCallbacks:
         Raises:
             PluginError: A callback failed, or its state does not consist of plain values.
         """
-        rate = self._rate
+        rate = self.rate
         epoch = FinishedEpoch(
             metrics=metrics,
             epochs=self._epochs,

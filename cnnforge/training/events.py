@@ -117,5 +117,22 @@ class Interrupted:
     batch: int
 
 
-Event = EpochBegun | BatchesDone | EpochEnded | Interrupted
+@dataclass(frozen=True, slots=True)
+class FeaturesKept:
+    """The features of all images were computed with the frozen backbone, and are kept.
+
+    Attributes:
+        images: Number of images for training and validation.
+        seconds: Time that it took, in seconds.
+        bytes: Size of the features.
+        on_disk: Whether they are kept in a file and not in memory.
+    """
+
+    images: int
+    seconds: float
+    bytes: int
+    on_disk: bool
+
+
+Event = EpochBegun | BatchesDone | EpochEnded | Interrupted | FeaturesKept
 Listener = Callable[[Event], None]

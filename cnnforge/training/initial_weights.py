@@ -80,7 +80,9 @@ class _Comparison:
     used: set[int] = field(default_factory=set)
 
 
-def take_weights(model: keras.Model, path: Path, task: Task, plugins: Plugins) -> InitialWeights:
+def take_weights(
+    model: keras.Model, path: Path, task: Task, plugins: Plugins, option: str = "--init-from"
+) -> InitialWeights:
     """Set those weights of a model that a run or a file has in the same shape.
 
     Layers are found by name. A name that Keras made, such as `conv2d_3`, depends on what was built
@@ -94,6 +96,7 @@ def take_weights(model: keras.Model, path: Path, task: Task, plugins: Plugins) -
         path: A run directory, a `.keras` file or a `.weights.h5` file.
         task: The task of the model.
         plugins: All plugins.
+        option: Name of the command-line option, for error messages.
 
     Returns:
         Lists of what was taken and what was not.
@@ -103,16 +106,16 @@ def take_weights(model: keras.Model, path: Path, task: Task, plugins: Plugins) -
             weight with two or more dimensions.
         RunError: The file is damaged.
     """
-    source = open_source(path, plugins)
+    source = open_source(path, plugins, option)
     layers = weighted_layers(model)
     found = _compare(model, layers, source, task)
     hint = _hint(model, source, found)
     kernels = [name for layer in layers for name in _kernels(layer)]
     if not any(name in found.taken for name in kernels or found.taken):
         known = f" (a run of the model {source.model})" if source.model else ""
-        reason = hint or f"use a run of the model {model.name}, or leave out --init-from"
+        reason = hint or f"use a run of the model {model.name}, or leave out {option}"
         raise UsageError(
-            f"--init-from: nothing in {source.name}{known} fits the model {model.name}, because "
+            f"{option}: nothing in {source.name}{known} fits the model {model.name}, because "
             f"no kernel has the same layer name and shape: {reason}"
         )
     for variable, array in found.taken.values():

@@ -11,14 +11,13 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import keras
 import numpy as np
 
-from cnnforge.backends import Trainer
 from cnnforge.callbacks import Callback
 from cnnforge.data import Augment, AugmentedSamples, Dataset, Mixing, samples_of_epoch
 from cnnforge.data.prefetch import Chunk, StepsPerCall, chunks, images_only
@@ -36,9 +35,9 @@ from cnnforge.training.events import (
     Interrupted,
     Listener,
 )
-from cnnforge.training.optimizers import LearningRate, build
 from cnnforge.training.order import order
-from cnnforge.training.state import Best, StateStore, Sums, TrainingState
+from cnnforge.training.phases import NO_FINE_TUNING, FineTuning, Phases
+from cnnforge.training.state import Best, StateStore, Sums, TrainingResult, TrainingState
 
 _SAVE_SECONDS = 300.0
 _ADAM = OptimizerOptions()
@@ -52,19 +51,6 @@ def _best_effort() -> contextlib.AbstractContextManager[None]:
     # Used around the search for the cause of an error. If the search itself fails, the first error
     # must still be reported, so ignore the exception of the search.
     return contextlib.suppress(Exception)
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """The result of `train`.
-
-    Attributes:
-        state: The training state at the end of the call.
-        interrupted: Whether training was asked to stop before the last epoch was done.
-    """
-
-    state: TrainingState
-    interrupted: bool
 
 
 def train(
@@ -86,6 +72,7 @@ def train(
     callbacks: Mapping[str, Callback] | None = None,
     augmentations: Sequence[tuple[str, Augment | Mixing]] = (),
     folder: Path | None = None,
+    fine_tuning: FineTuning = NO_FINE_TUNING,
 ) -> TrainingResult:
     """Train `model` until `epochs` epochs are done.
 
@@ -116,7 +103,8 @@ def train(
         callbacks: Callbacks by name. They are called after every epoch, and their states are saved
             with the state of the run.
         augmentations: Name and function of each augmentation of the training samples.
-        folder: The run directory, for callbacks; or `None`.
+        folder: The run directory, for callbacks and temporary files; or `None`.
+        fine_tuning: Which part of the model is trained when, if its weights are pretrained.
 
     Returns:
         The training state at the end, and whether training was interrupted.
@@ -131,16 +119,26 @@ def train(
         PluginError: A callback or an augmentation failed.
     """
     metric = task.monitored(monitor)
-    batches = -(-len(dataset.train) // batch_size)
-    built, rate = build(optimizer, batches=batches, epochs=epochs)
-    trainer = Trainer(model, task, built, batch_size)
-    run = _Run(trainer, rate, model, task, dataset, epochs, batch_size, seed)
+    phases = Phases(
+        model,
+        task,
+        optimizer,
+        batch_size=batch_size,
+        batches=-(-len(dataset.train) // batch_size),
+        epochs=epochs,
+        fine_tuning=fine_tuning,
+        folder=folder,
+    )
+    begun = resume_from.epoch if resume_from is not None else 0
+    run = _Run(phases, begun, task, dataset, epochs, batch_size, seed)
     run.metric = metric
     run.store, run.save_best, run.should_stop = store, save_best, should_stop
     run.listeners, run.augmentations = tuple(listeners), tuple(augmentations)
-    run.callbacks = EpochCallbacks(callbacks or {}, rate, model, epochs, folder, metric.name)
+    run.callbacks = EpochCallbacks(
+        callbacks or {}, run.phase.rate, model, epochs, folder, metric.name
+    )
     if resume_from is not None:
-        run.trainer.restore(resume_from.arrays)
+        run.phase.trainer.restore(resume_from.arrays)
         run.last = resume_from
         run.state = replace(resume_from, arrays=(), config=dict(config or resume_from.config))
         run.callbacks.restore(resume_from.callbacks)
@@ -159,28 +157,26 @@ def train(
 class _Run:
     """The state and the steps of one call of `train`.
 
-    The field `arrays` of `state` is empty, because `trainer` holds the variables. The method
+    The field `arrays` of `state` is empty, because the trainer holds the variables. The method
     `current` returns the state with the variables.
     """
 
     def __init__(
         self,
-        trainer: Trainer,
-        rate: LearningRate,
-        model: keras.Model,
+        phases: Phases,
+        begun: int,
         task: Task,
         dataset: Dataset,
         epochs: int,
         batch_size: int,
         seed: int,
     ) -> None:
-        self.trainer, self.rate, self.model, self.task = trainer, rate, model, task
+        self.phases, self.phase, self.task = phases, phases.at(begun), task
         self.metric: Metric = task.monitored()
         self.dataset, self.epochs = dataset, epochs
         self.batch_size, self.seed = batch_size, seed
         self.batches = -(-len(dataset.train) // batch_size)
-        self.train_size = StepsPerCall(dataset.image_shape, batch_size)
-        self.validation_size = StepsPerCall(dataset.image_shape, batch_size)
+        self.measure_again()
         self.saved_at = time.monotonic()
         self.state = TrainingState(arrays=())
         # The last saved state, with its arrays. If a value is not finite, the search for its layer
@@ -197,12 +193,20 @@ class _Run:
     def done(self) -> bool:
         return self.state.epoch >= self.epochs or bool(self.state.stopped)
 
+    def measure_again(self) -> None:
+        """Choose the number of steps per call anew, since another model is trained."""
+        self.train_size = StepsPerCall(self.dataset.image_shape, self.batch_size)
+        self.validation_size = StepsPerCall(self.dataset.image_shape, self.batch_size)
+
     def epoch(self) -> None:
+        kept = self.phase.keep_features(self.dataset, not self.augmentations, self.stop_or_save)
+        if kept is not None:
+            self.tell(kept)
         state = self.state
         self.tell(EpochBegun(state.epoch + 1, self.epochs, state.batch, self.batches))
         self.train_epoch()
         begun = time.perf_counter()
-        with self.trainer.averaged():
+        with self.phase.trainer.averaged():
             evaluation = self.validate()
         self.finish_epoch(evaluation, time.perf_counter() - begun)
         if self.should_stop() and not self.done:
@@ -215,7 +219,7 @@ class _Run:
         for chunk in self.chunks(self.state, self.train_size):
             called = time.perf_counter()
             sums = self.state.sums
-            result = self.trainer.train(chunk.images, chunk.targets, sums.values)
+            result = self.phase.trainer.train(chunk.images, chunk.targets, sums.values)
             now = time.perf_counter()
             if result.failed is not None:
                 batch = chunk.first + result.failed
@@ -238,7 +242,8 @@ class _Run:
 
     def chunks(self, state: TrainingState, size: StepsPerCall) -> Iterator[Chunk]:
         """Read the batches that remain in the epoch of a state. A chunk has several batches."""
-        samples = samples_of_epoch(self.dataset.train, state.epoch)
+        kept = self.phase.train
+        samples = kept or samples_of_epoch(self.dataset.train, state.epoch)
         visit = order(self.seed, state.epoch, len(samples))
         if self.augmentations:
             samples = AugmentedSamples(samples, self.augmentations, self.seed, state.epoch)
@@ -246,7 +251,10 @@ class _Run:
         def read(indices: np.ndarray) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
             return self.task.read(samples, indices)
 
-        return chunks(read, visit, self.batch_size, size, state.batch)
+        found = chunks(read, visit, self.batch_size, size, state.batch)
+        if kept is not None or self.phase.backbone is None:
+            return found
+        return self.phase.backbone.replaced(found)
 
     def validate(self) -> Evaluation:
         samples = self.dataset.validation
@@ -254,13 +262,13 @@ class _Run:
         evaluator = self.task.evaluator(self.dataset, samples, visit)
         for chunk in self.validation_chunks(self.validation_size):
             called = time.perf_counter()
-            evaluator.add(self.trainer.predict(chunk.images))
+            evaluator.add(self.phase.trainer.predict(chunk.images))
             self.validation_size.record(chunk.batches, time.perf_counter() - called)
             self.stop_or_save()
         return evaluator.result()
 
     def validation_chunks(self, size: StepsPerCall) -> Iterator[Chunk]:
-        samples = self.dataset.validation
+        samples = self.phase.validation or self.dataset.validation
         return chunks(images_only(samples), np.arange(len(samples)), self.batch_size, size)
 
     def finish_epoch(self, evaluation: Evaluation, seconds: float) -> None:
@@ -276,7 +284,7 @@ class _Run:
         metrics = EpochMetrics(
             epoch=state.epoch + 1,
             values={**self.task.training_metrics(state.sums.values, count), **validated},
-            learning_rate=self.rate.last,
+            learning_rate=self.phase.rate.last,
             seconds=state.sums.seconds + seconds,
             images_per_second=count / state.sums.seconds,
         )
@@ -303,8 +311,13 @@ class _Run:
         current = self.current()
         self.check(current, metrics.epoch, self.batches)
         if improved:
-            with self.trainer.averaged():
+            with self.phase.trainer.averaged():
                 self.save_best()
+        if self.phases.begins_at(self.state.epoch):
+            self.phase = self.phases.at(self.state.epoch)
+            self.callbacks.rate = self.phase.rate
+            self.measure_again()
+            current = self.current()
         self.save(current)
         self.tell(EpochEnded(metrics, self.epochs, improved))
 
@@ -330,7 +343,7 @@ class _Run:
             self.fail(where, self.find_in_training(batch - 1))
 
     def current(self) -> TrainingState:
-        return replace(self.state, arrays=self.trainer.arrays())
+        return replace(self.state, arrays=self.phase.trainer.arrays())
 
     def place(self, batch: int) -> str:
         return f"epoch {self.state.epoch + 1}, batch {batch + 1} of {self.batches}"
@@ -347,7 +360,7 @@ class _Run:
         batches = ((chunk.images, chunk.targets) for chunk in self.chunks(self.last, size))
         with _best_effort():
             number, found = nonfinite.find_in_training(
-                self.trainer, self.model, self.last.arrays, batches, self.should_stop
+                self.phase.trainer, self.phase.model, self.last.arrays, batches, self.should_stop
             )
             number += self.last.batch
             return f"{found}, in batch {number + 1}" if found and number != batch else found
@@ -359,9 +372,9 @@ class _Run:
         The description is empty if no such value is found.
         """
         parts = self.validation_chunks(StepsPerCall(self.dataset.image_shape, self.batch_size))
-        with _best_effort(), self.trainer.averaged():
+        with _best_effort(), self.phase.trainer.averaged():
             images = (chunk.images for chunk in parts)
-            return nonfinite.find_in_prediction(self.trainer, self.model, images)
+            return nonfinite.find_in_prediction(self.phase.trainer, self.phase.model, images)
         return ""
 
     def fail(self, what: str, first: str) -> NoReturn:

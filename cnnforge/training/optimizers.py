@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -49,7 +50,12 @@ class LearningRate:
 
 
 def build(
-    options: OptimizerOptions, *, batches: int, epochs: int
+    options: OptimizerOptions,
+    *,
+    batches: int,
+    epochs: int,
+    slower: Iterable[keras.Variable] = (),
+    factor_of_slower: float = 1.0,
 ) -> tuple[keras.optimizers.Optimizer, LearningRate]:
     """Make an optimizer.
 
@@ -57,6 +63,8 @@ def build(
         options: Options of the optimizer.
         batches: Number of steps in an epoch.
         epochs: Number of epochs of the run.
+        slower: Weights that are trained at another rate than the others.
+        factor_of_slower: Factor for the learning rate of these weights.
 
     Returns:
         The optimizer, which has no variables of a model yet, and its learning rate. If there is a
@@ -76,6 +84,8 @@ def build(
     if options.ema is not None:
         arguments |= {"use_ema": True, "ema_momentum": options.ema}
     kind = getattr(keras.optimizers, OPTIMIZERS[options.optimizer])
+    if factor_of_slower != 1:
+        kind = _with_two_rates(kind, list(slower), factor_of_slower)
     changing = factor(options, batches, epochs)
     if changing is None:
         optimizer = kind(options.learning_rate, **arguments)
@@ -85,6 +95,32 @@ def build(
     initializer = keras.initializers.Constant(options.learning_rate)
     schedule.peak = optimizer.add_variable((), initializer, name="peak_learning_rate")
     return optimizer, LearningRate(optimizer, schedule)
+
+
+def _with_two_rates(
+    kind: type[keras.optimizers.Optimizer], slower: list[keras.Variable], factor: float
+) -> type[keras.optimizers.Optimizer]:
+    """Make a subclass of an optimizer that multiplies the learning rate of some weights."""
+    # Under TensorFlow, an optimizer gets the variables of TensorFlow inside those of Keras.
+    known = {id(each) for variable in slower for each in (variable, variable.value)}
+
+    class TwoRates(kind):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            # Keras would decay these weights at the rate of the others.
+            self.exclude_from_weight_decay(var_list=slower)
+
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            """Take a step for one weight, at its own rate."""
+            if id(variable) in known:
+                learning_rate = learning_rate * factor
+                if self.weight_decay is not None:
+                    rate = keras.ops.cast(learning_rate * self.weight_decay, variable.dtype)
+                    self.assign(variable, variable - variable * rate)
+            super().update_step(gradient, variable, learning_rate)
+
+    TwoRates.__name__ = kind.__name__
+    return TwoRates
 
 
 def _value(scalar: Any) -> float:

@@ -27,15 +27,16 @@ from cnnforge.runs import EVALUATION, METRICS, RunDirectory
 from cnnforge.tasks import LOSS, Evaluation, Row, Task
 from cnnforge.training.events import EpochEnded, EpochMetrics, Event, Listener
 from cnnforge.training.initial_weights import InitialWeights
-from cnnforge.training.loop import TrainingResult, train
+from cnnforge.training.loop import train
 from cnnforge.training.memory import Estimate, out_of_memory_explained
-from cnnforge.training.state import StateStore, TrainingState
+from cnnforge.training.pretrained import fine_tuning_of
+from cnnforge.training.state import StateStore, TrainingResult, TrainingState
 from cnnforge.utils.available_memory import is_out_of_memory
 from cnnforge.utils.keras_graph import all_layers
 
 # Options that the user may change when resuming a run. All others must stay the same.
 # The place of the data may change, their content may not: the fingerprint is compared.
-FREE = ("data", "epochs", "output", "plugin", "init_from", "strict", "tensorboard")
+FREE = ("data", "epochs", "output", "plugin", "init_from", "weights", "strict", "tensorboard")
 # Max difference between the validation loss of the trained model and that of the saved model,
 # relative to 1 + loss. The two models may run on different kernels, which round differently. A
 # difference above this limit means that the saved weights are wrong, and is an error.
@@ -70,6 +71,8 @@ class Session:
             if the weights are random, or those of the training state.
         test: Evaluation of the saved model on the test samples; `report` sets it if the dataset has
             test samples.
+        fine_tuning: Lines for the user about what is frozen and what is trained; empty if the
+            weights are not pretrained.
     """
 
     options: TrainingOptions
@@ -88,6 +91,7 @@ class Session:
     size: Estimate | None = None
     initial_weights: InitialWeights | None = None
     test: Evaluation | None = None
+    fine_tuning: Sequence[str] = ()
 
     @property
     def finished(self) -> bool:
@@ -137,6 +141,7 @@ class Session:
                 callbacks=self.callbacks,
                 augmentations=self.augmentations,
                 folder=self.run.path,
+                fine_tuning=fine_tuning_of(self.options),
             )
         self.state = result.state
         return result

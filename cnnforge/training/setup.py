@@ -24,20 +24,21 @@ from cnnforge.data import (
     open_dataset,
     summarize,
 )
-from cnnforge.data.references import absolute_reference, find_dataset
+from cnnforge.data.references import absolute_reference
 from cnnforge.errors import CnnforgeError, DataError, UsageError
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.kept_split import KeptSplit
 from cnnforge.runs import CONFIG, RunDirectory, requirements
-from cnnforge.tasks import Task, check_match, task_for
+from cnnforge.tasks import Task, task_for
 from cnnforge.training.building import build_model
+from cnnforge.training.choice import ModelChoice
 from cnnforge.training.components import (
     check_mixing,
     make_augmentations,
     make_callbacks,
     qualified,
 )
-from cnnforge.training.initial_weights import InitialWeights, take_weights
+from cnnforge.training.initial_weights import InitialWeights
 from cnnforge.training.memory import (
     Estimate,
     check_memory,
@@ -45,6 +46,7 @@ from cnnforge.training.memory import (
     max_size_that_fits,
     out_of_memory_explained,
 )
+from cnnforge.training.pretrained import describe, load_weights, with_weights
 from cnnforge.training.run_metadata import read_decisions, write_run_metadata
 from cnnforge.training.session import (
     FINGERPRINT,
@@ -84,15 +86,20 @@ def start(
         RunError: The directory cannot be made.
     """
     options = replace(options, data=absolute_reference(options.data, plugins.datasets))
-    (reference,) = qualified([options.model], plugins.models)
-    _check_task(reference, options, plugins)
+    choice = ModelChoice(options, plugins)
     callbacks = make_callbacks(qualified(options.callback, plugins.callbacks), plugins.callbacks)
     augmentations = make_augmentations(
         qualified(options.augment, plugins.augmentations), plugins.augmentations
     )
-    model_spec = plugins.models[reference.partition(":")[0]]
-    dataset = _open_data(options, plugins, max_size=model_spec.max_default_size)
+    dataset = _open_data(options, plugins, max_size=choice.max_size)
     tell(summarize(dataset).line)
+    reference = choice.reference(dataset)
+    if line := choice.describe(dataset):
+        tell(line)
+    if options.model is None:
+        spec = plugins.models[reference.partition(":")[0]]
+        options = replace(options, model=plugins.models.shortest_name(spec))
+    options, weights_notes = with_weights(options, reference, plugins.models)
     task = task_for(dataset, plugins.tasks, options.task_options)
     check_mixing(augmentations, task)
     # Only checks the name of the metric. Building the model takes seconds, so check the name first.
@@ -102,17 +109,20 @@ def start(
     # If the user has chosen a larger batch than the default, this is the cause.
     chosen = options.height_and_width or options.batch_size > TrainingOptions.batch_size
     if size is not None and not chosen:
-        limit = max_size_that_fits(size, available_memory(), model_spec, at_shape)
+        spec = plugins.models[reference.partition(":")[0]]
+        limit = max_size_that_fits(size, available_memory(), spec, at_shape)
         if limit is not None:
             bound = (f"the images are smaller than by default, because {size.describe()}",)
             dataset, size = _open_data(options, plugins, max_size=limit), None
             tell(summarize(dataset).line)
     built = _build(options, reference, task, dataset, plugins, size=size)
+    fine_tuning = describe(built.model, options, built.initial_weights, task)
     checks = _certified(built.model, plugins)
     run = RunDirectory.create(Path(options.output), reference.partition(":")[0], options.data)
-    notes = (*_notes(dataset), *bound, *built.notes)
+    notes = (*_notes(dataset), *bound, *weights_notes, *built.notes)
     model, stock = built.model, built.stock
     session = Session(options, run, task, dataset, model, stock, plugins, None, notes, checks)
+    session.fine_tuning = fine_tuning
     session.callbacks, session.augmentations = callbacks, augmentations
     session.implementations = built.decided
     session.size, session.initial_weights = built.size, built.initial_weights
@@ -163,7 +173,7 @@ def resume(
     for folder in (run.path, run.states):
         remove_leftovers(folder)
     state, warnings = StateStore(run.states).load()
-    reference = str(table.get("model", options.model))
+    reference = str(table.get("model", options.model or "lenet"))
     # Use the qualified names in the run's table, not the short names in `options`. Another plugin
     # may now declare the same short name, and the short name would then be ambiguous.
     callbacks = make_callbacks(table.get("callbacks", ()), plugins.callbacks)
@@ -196,7 +206,8 @@ def resume(
         state = replace(state, stopped="")
     if not state:
         warnings.append(f"{run.path} has no training state: training starts from the beginning")
-    initial = options if state is None else replace(options, init_from=None)
+    # The training state has all weights.
+    initial = options if state is None else replace(options, init_from=None, weights=None)
     # Use the same kernels as the run did so far, and do not choose again: new measurements could
     # choose another implementation of a layer. It would round differently, and change the results.
     built = _build(initial, reference, task, dataset, plugins, read_decisions(run))
@@ -211,23 +222,17 @@ def resume(
     session.implementations = built.decided
     session.size, session.initial_weights = built.size, built.initial_weights
     if not session.finished:
+        session.fine_tuning = describe(model, options, built.initial_weights, task)
         session.checks = _certified(built.model, plugins)
         write_run_metadata(session, reference)
     return session
-
-
-def _check_task(reference: str, options: TrainingOptions, plugins: Plugins) -> None:
-    """Check that the model and the dataset are for the same task. This does not read the data."""
-    spec = plugins.models[reference.partition(":")[0]]
-    data, _ = find_dataset(options.data, plugins.datasets)
-    check_match(spec, options.data, data.task, plugins.models, plugins.tasks)
 
 
 def _open_data(
     options: TrainingOptions,
     plugins: Plugins,
     image_shape: Sequence[int] | None = None,
-    max_size: int | None = None,
+    max_size: int | Callable[[tuple[int, int]], int] | None = None,
 ) -> Dataset:
     """Open the data for training.
 
@@ -236,7 +241,8 @@ def _open_data(
         plugins: All plugins.
         image_shape: (H, W, C) of the images of a run that is resumed. Another version of cnnforge
             may choose another default size.
-        max_size: Max height and width if the user did not choose the size; `None`: no limit.
+        max_size: Max height and width, or a function that returns it for the median size, if the user
+            did not choose the size; `None`: no limit.
     """
     stored_size = None if image_shape is None else (image_shape[0], image_shape[1])
     data_options = DataOptions(
@@ -310,12 +316,12 @@ def _build(
     if size is not None:
         spec = plugins.models[reference.partition(":")[0]]
         notes = check_memory(size, available_memory(), spec, at_shape)
-    initial, layers = None, plugins.layers
+    layers = plugins.layers
     with out_of_memory_explained(size):
         prepare(options.seed)
         model = build_model(reference, plugins.models, task, shape, dataset.name)
-        if options.init_from is not None:
-            initial = take_weights(model, Path(options.init_from), task, plugins)
+        initial = load_weights(model, options, reference, task, plugins)
+        if initial is not None:
             notes = (*notes, initial.describe())
         if decided is None:
             decided = decide(model, kernels_of(options), layers=layers, batch_size=batch_size)

@@ -89,6 +89,19 @@ class TrainingState:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """The result of `train`.
+
+    Attributes:
+        state: The training state at the end of the call.
+        interrupted: Whether training was asked to stop before the last epoch was done.
+    """
+
+    state: TrainingState
+    interrupted: bool
+
+
 class StateStore:
     """Saves and loads the training states of a run. The two newest states are kept.
 

@@ -63,12 +63,13 @@ class Source:
     task: Task | None = None
 
 
-def open_source(path: Path, plugins: Plugins) -> Source:
+def open_source(path: Path, plugins: Plugins, option: str = "--init-from") -> Source:
     """Read the weights of a run or a file.
 
     Args:
         path: A run directory, a `.keras` file or a `.weights.h5` file.
         plugins: All plugins.
+        option: Name of the command-line option, for error messages.
 
     Raises:
         UsageError: The file is missing or has another format.
@@ -76,7 +77,7 @@ def open_source(path: Path, plugins: Plugins) -> Source:
     """
     name = str(path)
     if not path.exists():
-        raise UsageError(f"--init-from: there is no file or run {path}")
+        raise UsageError(f"{option}: there is no file or run {path}")
     if path.is_dir():
         run = RunDirectory.open(path)
         requirements.check(run, plugins.records, model_only=True)
@@ -92,8 +93,7 @@ def open_source(path: Path, plugins: Plugins) -> Source:
         if path.suffix in (".h5", ".hdf5"):
             convert = f"; convert it: keras.saving.load_model('{path.name}').save('new.keras')"
         raise UsageError(
-            f"--init-from takes a run, or a {_KERAS} or {_WEIGHTS} file of Keras, not "
-            f"{path}{convert}"
+            f"{option} takes a run, or a {_KERAS} or {_WEIGHTS} file of Keras, not {path}{convert}"
         )
     if (path.parent / CONFIG).is_file():
         return _run_source(RunDirectory(path.parent), path, name, plugins)

@@ -284,6 +284,43 @@ def copy_optimizer_state(
         new.assign(old)
 
 
+def split_at_head(model: keras.Model) -> tuple[keras.Model, keras.Model] | None:
+    """Divide a model into its backbone and its head, which share its layers and weights.
+
+    The head consists of the output layer and the layers before it that draw random numbers, such as
+    dropout. It also contains the layers without weights after these layers.
+
+    Args:
+        model: A model of the class Sequential or Functional.
+
+    Returns:
+        Two models: the backbone, from the images to features, and the head, from the features to
+        the outputs. `None` if the model has several inputs or output layers, if its output layer is
+        inside another model, or if nothing before the output layer has weights.
+    """
+    layers = output_layers(model)
+    if len(layers) != 1 or len(model.inputs) != 1:
+        return None
+    functional = model._functional if isinstance(model, keras.Sequential) else model
+    nodes = [node for level in functional._nodes_by_depth.values() for node in level]
+    calls = [node for node in nodes if node.operation is layers[0]]
+    if len(calls) != 1 or len(calls[0].input_tensors) != 1:
+        return None
+    features = tensor = calls[0].input_tensors[0]
+    while True:
+        history = tensor._keras_history
+        node = history.operation._inbound_nodes[history.node_index]
+        if getattr(history.operation, "weights", ()) or len(node.input_tensors) != 1:
+            break
+        tensor = node.input_tensors[0]
+        if getattr(history.operation, "variables", ()):
+            features = tensor
+    backbone = keras.Model(functional.inputs, features)
+    if not backbone.weights:
+        return None
+    return backbone, keras.Model(features, functional.outputs)
+
+
 def keep_tensorflow_out() -> None:
     """Prevent Keras from importing TensorFlow when it saves a model under another backend.
 

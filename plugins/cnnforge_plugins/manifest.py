@@ -194,11 +194,38 @@ def cnnforge_models() -> list[ModelSpec]:
             summary="two convolutions, two poolings, two dense layers: small images",
             max_default_size=96,
         ),
+        *(
+            ModelSpec(
+                name=f"resnet{depth}",
+                target=f"cnnforge_plugins.models.resnet:resnet{depth}",
+                summary=f"{depth} layers with residual connections: 32x32 images",
+                max_default_size=128,
+            )
+            for depth in (20, 32, 56, 110)
+        ),
         ModelSpec(
-            name="resnet20",
-            target="cnnforge_plugins.models.resnet20:build",
-            summary="20 layers with residual connections: 32x32 images",
+            name="vgg11",
+            target="cnnforge_plugins.models.vgg11:build",
+            summary="eight convolutions with batch normalization: 32x32 images",
             max_default_size=128,
+        ),
+        ModelSpec(
+            name="mobilenet_small",
+            target="cnnforge_plugins.models.mobilenet_small:build",
+            summary="depthwise separable convolutions, few weights: 32x32 images",
+            max_default_size=128,
+        ),
+        ModelSpec(
+            name="efficientnet_lite0",
+            target="cnnforge_plugins.models.efficientnet_lite0:build",
+            summary="for photographs; starts from ImageNet weights with cnnforge[lite0]",
+            weights="cnnforge_plugins.models.lite0_weights:WEIGHTS",
+        ),
+        ModelSpec(
+            name="keras",
+            target="cnnforge_plugins.models.keras_applications:build",
+            summary="a network of keras.applications, such as keras:MobileNetV2",
+            weights="cnnforge_plugins.models.keras_applications:WEIGHTS",
         ),
     ]
 

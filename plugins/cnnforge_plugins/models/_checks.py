@@ -21,7 +21,7 @@ def check_sizes(model: str, input_shape: tuple[int, int, int], classes: int, min
     height, width, _ = input_shape
     if min(height, width) < min_size:
         raise ValueError(
-            f"{model} halves the image twice and needs at least {min_size} x {min_size} pixels, "
+            f"{model} needs images of at least {min_size} x {min_size} pixels, "
             f"got {height} x {width}: give a larger --image-size"
         )
     if classes < 2:

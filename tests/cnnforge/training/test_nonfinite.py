@@ -129,7 +129,7 @@ def test_an_interrupt_ends_the_search(dataset, monkeypatch):
 
 def test_a_layer_is_left_as_it_was(dataset):
     model = keras.Sequential([keras.Input((6, 6, 1)), layer := BadAtRest()])
-    trainer = training.loop.Trainer(
+    trainer = training.phases.Trainer(
         model, Classification(dataset.classes), keras.optimizers.Adam(0.01), 8
     )
     assert "BadAtRest" in nonfinite.find_in_prediction(

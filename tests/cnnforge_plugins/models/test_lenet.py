@@ -33,7 +33,7 @@ def test_raw_pixels_become_probabilities(shape):
 
 
 def test_what_is_too_small_is_told():
-    with pytest.raises(ValueError, match="needs at least 4 x 4 pixels, got 3 x 28"):
+    with pytest.raises(ValueError, match="needs images of at least 4 x 4 pixels, got 3 x 28"):
         build((3, 28, 1), 10)
     with pytest.raises(ValueError, match="at least 2 classes, got 1"):
         build((28, 28, 1), 1)

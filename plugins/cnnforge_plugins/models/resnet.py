@@ -1,4 +1,4 @@
-"""ResNet-20: a residual network of 20 layers for small images."""
+"""ResNet-20, 32, 56 and 110: residual networks for small images."""
 
 from __future__ import annotations
 
@@ -9,24 +9,45 @@ from cnnforge_plugins.models._checks import LAYOUT, check_sizes
 
 MIN_SIZE = 8
 _STAGES = (16, 32, 64)
-_BLOCKS = 3
 
 
-def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
-    """Build ResNet-20, the residual network for CIFAR-10.
+def resnet20(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """Build ResNet-20 (see `build`)."""
+    return build(20, input_shape, classes)
+
+
+def resnet32(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """Build ResNet-32 (see `build`)."""
+    return build(32, input_shape, classes)
+
+
+def resnet56(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """Build ResNet-56 (see `build`)."""
+    return build(56, input_shape, classes)
+
+
+def resnet110(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """Build ResNet-110 (see `build`)."""
+    return build(110, input_shape, classes)
+
+
+def build(depth: int, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """Build a residual network for CIFAR-10.
 
     The architecture is that of K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image
-    recognition", 2015, section 4.2. It has a 3x3 convolution, three stages of three blocks with 16,
-    32 and 64 filters, global average pooling, and a dense layer with softmax. The second and the
-    third stage halve the image. Weights are initialised as in "Delving deep into rectifiers", 2015,
-    by the same authors. The shortcut of a block that halves the image is option A of the paper: it
-    takes every second pixel, and sets new channels to zero. Shortcuts therefore have no weights.
+    recognition", 2015, section 4.2. It has a 3x3 convolution, three stages of equally many blocks
+    with 16, 32 and 64 filters, global average pooling, and a dense layer with softmax. The second
+    and the third stage halve the image. Weights are initialised as in "Delving deep into
+    rectifiers", 2015, by the same authors. The shortcut of a block that halves the image is option
+    A of the paper: it takes every second pixel, and sets new channels to zero. Shortcuts therefore
+    have no weights.
 
     The paper subtracts the mean of each pixel. This model scales pixel values to 0..1 instead, and
     batch normalization removes the mean. For the weight decay of the paper, set the option
     `weight_decay` of training.
 
     Args:
+        depth: Number of layers with weights: 6n + 2 for n blocks in each stage.
         input_shape: (H, W, C), H and W at least 8.
         classes: Number of classes, at least 2.
 
@@ -36,20 +57,21 @@ def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     Raises:
         ValueError: If the images are too small or there are too few classes.
     """
-    check_sizes("resnet20", input_shape, classes, MIN_SIZE)
+    name = f"resnet{depth}"
+    check_sizes(name, input_shape, classes, MIN_SIZE)
     inputs = keras.Input(input_shape, name="image")
     outputs = layers.Rescaling(1 / 255, name="rescaling")(inputs)
     outputs = _convolution(outputs, 16, 1, "stem")
     outputs = layers.ReLU(name="stem_relu")(outputs)
     for stage, filters in enumerate(_STAGES, 1):
-        for block in range(1, _BLOCKS + 1):
+        for block in range(1, (depth - 2) // 6 + 1):
             strides = 2 if stage > 1 and block == 1 else 1
             outputs = _block(outputs, filters, strides, f"stage{stage}_block{block}")
     outputs = layers.GlobalAveragePooling2D(data_format=LAYOUT, name="average")(outputs)
     outputs = layers.Dense(
         classes, activation="softmax", kernel_initializer="he_normal", name="probabilities"
     )(outputs)
-    return keras.Model(inputs, outputs, name="resnet20")
+    return keras.Model(inputs, outputs, name=name)
 
 
 def _convolution(

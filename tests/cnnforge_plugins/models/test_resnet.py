@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from cnnforge_plugins.models.resnet20 import build
+from cnnforge_plugins.models.resnet import resnet20 as build
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_it_survives_saving(model, tmp_path):
 
 
 def test_what_is_too_small_is_told():
-    with pytest.raises(ValueError, match="needs at least 8 x 8 pixels, got 28 x 7"):
+    with pytest.raises(ValueError, match="needs images of at least 8 x 8 pixels, got 28 x 7"):
         build((28, 7, 1), 10)
     with pytest.raises(ValueError, match="at least 2 classes, got 1"):
         build((28, 28, 1), 1)

@@ -1,0 +1,184 @@
+"""The phases of a training: first only the head of a model is trained, then the whole model.
+
+While the backbone is frozen, it computes as in a prediction, so dropout in it is off and batch
+normalization uses its moving statistics. Each phase has its own optimizer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from cnnforge.backends import Trainer
+from cnnforge.data import Dataset, EpochSamples
+from cnnforge.errors import UsageError
+from cnnforge.optimizer_options import OptimizerOptions
+from cnnforge.tasks import Task
+from cnnforge.training.events import FeaturesKept
+from cnnforge.training.features import Backbone, FeatureSamples
+from cnnforge.training.optimizers import LearningRate, build
+from cnnforge.utils.keras_graph import split_at_head
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FineTuning:
+    """How a model with pretrained weights is trained.
+
+    Args:
+        freeze_epochs: Number of epochs at the beginning in which only the head is trained.
+        backbone_rate: Factor for the learning rate of the backbone after these epochs.
+    """
+
+    freeze_epochs: int = 0
+    backbone_rate: float = 1.0
+
+
+NO_FINE_TUNING = FineTuning()
+
+
+class Phase:
+    """A part of the training, in which the same weights are trained with the same optimizer.
+
+    Args:
+        model: The model, or its head if only the head is trained.
+        trainer: Trainer of `model`.
+        rate: The learning rate of the optimizer.
+        backbone: The frozen part; `None` if the whole model is trained.
+
+    Attributes:
+        train: Training samples with features; `None` if they are not kept.
+        validation: Validation samples with features; `None` if they are not kept.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        trainer: Trainer,
+        rate: LearningRate,
+        backbone: Backbone | None = None,
+    ) -> None:
+        self.model, self.trainer, self.rate, self.backbone = model, trainer, rate, backbone
+        self.train: FeatureSamples | None = None
+        self.validation: FeatureSamples | None = None
+
+    def keep_features(
+        self, dataset: Dataset, fixed: bool, after_chunk: Callable[[], None]
+    ) -> FeaturesKept | None:
+        """Compute the features of a dataset, if the backbone is frozen and they are not kept yet.
+
+        Args:
+            dataset: The dataset.
+            fixed: Whether the training images are the same in each epoch. If not, only the features
+                of the validation images are kept.
+            after_chunk: Function that is called after every few batches.
+
+        Returns:
+            A description, if the features of the training images were computed.
+        """
+        if self.backbone is None or self.validation is not None:
+            return None
+        begun = time.perf_counter()
+        if fixed and not isinstance(dataset.train, EpochSamples):
+            self.train = self.backbone.keep(dataset.train, after_chunk)
+        self.validation = self.backbone.keep(dataset.validation, after_chunk)
+        if self.train is None:
+            return None
+        kept = [self.train, self.validation]
+        return FeaturesKept(
+            images=sum(map(len, kept)),
+            seconds=time.perf_counter() - begun,
+            bytes=sum(split.features.nbytes for split in kept),
+            on_disk=any(isinstance(split.features, np.memmap) for split in kept),
+        )
+
+
+class Phases:
+    """Makes the phases of a training.
+
+    Args:
+        model: The model.
+        task: The task.
+        optimizer: Options of the optimizers.
+        batch_size: Number of images per step.
+        batches: Number of steps in an epoch.
+        epochs: Number of epochs of the run.
+        fine_tuning: Which part is trained when.
+        folder: The run directory, for a temporary file; or `None`.
+
+    Raises:
+        UsageError: The model cannot be divided into backbone and head.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        task: Task,
+        optimizer: OptimizerOptions,
+        *,
+        batch_size: int,
+        batches: int,
+        epochs: int,
+        fine_tuning: FineTuning,
+        folder: Path | None,
+    ) -> None:
+        self._model, self._task, self._optimizer = model, task, optimizer
+        self._batch_size, self._batches, self._epochs = batch_size, batches, epochs
+        self._fine_tuning, self._folder = fine_tuning, folder
+        self._parts = None
+        if fine_tuning != NO_FINE_TUNING:
+            self._parts = split(model)
+        if epochs > fine_tuning.freeze_epochs:
+            optimizer.check_epochs(epochs - fine_tuning.freeze_epochs)
+
+    def begins_at(self, epoch: int) -> bool:
+        """Return whether a new phase begins at an epoch; epochs count from 0."""
+        return epoch in (0, self._fine_tuning.freeze_epochs)
+
+    def at(self, epoch: int) -> Phase:
+        """Make the phase of an epoch; epochs count from 0."""
+        frozen = self._fine_tuning.freeze_epochs
+        if self._parts is not None and epoch < frozen:
+            backbone, head = self._parts
+            # The warmup is for the phase after this one. If it were for both, they would need more
+            # epochs.
+            options = replace(self._optimizer, warmup_epochs=0)
+            optimizer, rate = build(
+                options, batches=self._batches, epochs=min(frozen, self._epochs)
+            )
+            trainer = Trainer(head, self._task, optimizer, self._batch_size, self._model)
+            features = Backbone(backbone, self._batch_size, self._folder)
+            return Phase(head, trainer, rate, features)
+        # If the run ends with the phase before, this phase begins all the same, so that the state
+        # fits a run that is resumed for more epochs.
+        epochs = max(self._epochs - frozen, self._optimizer.warmup_epochs + 1)
+        optimizer, rate = build(
+            self._optimizer,
+            batches=self._batches,
+            epochs=epochs,
+            slower=self._parts[0].trainable_variables if self._parts else (),
+            factor_of_slower=self._fine_tuning.backbone_rate,
+        )
+        return Phase(
+            self._model, Trainer(self._model, self._task, optimizer, self._batch_size), rate
+        )
+
+
+def split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
+    """Divide a model into backbone and head, see `cnnforge.utils.keras_graph.split_at_head`.
+
+    Raises:
+        UsageError: The model cannot be divided.
+    """
+    parts = split_at_head(model)
+    if parts is None:
+        raise UsageError(
+            f"the model {model.name!r} has no backbone that can be frozen, because it has several "
+            "outputs, or its last layer is inside another model: leave out --freeze-epochs and "
+            "--backbone-rate"
+        )
+    return parts
