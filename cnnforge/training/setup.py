@@ -241,8 +241,8 @@ def _open_data(
         plugins: All plugins.
         image_shape: (H, W, C) of the images of a run that is resumed. Another version of cnnforge
             may choose another default size.
-        max_size: Max height and width, or a function that returns it for the median size, if the user
-            did not choose the size; `None`: no limit.
+        max_size: Max height and width if the user did not choose the size, or a function that
+            returns it for the median size; `None`: no limit.
     """
     stored_size = None if image_shape is None else (image_shape[0], image_shape[1])
     data_options = DataOptions(
