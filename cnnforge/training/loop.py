@@ -104,7 +104,7 @@ def train(
             with the state of the run.
         augmentations: Name and function of each augmentation of the training samples.
         folder: The run directory, for callbacks and temporary files; or `None`.
-        fine_tuning: Which part of the model is trained when, if its weights are pretrained.
+        fine_tuning: Number of frozen epochs and rate of the backbone, for pretrained weights.
 
     Returns:
         The training state at the end, and whether training was interrupted.
@@ -194,7 +194,7 @@ class _Run:
         return self.state.epoch >= self.epochs or bool(self.state.stopped)
 
     def measure_again(self) -> None:
-        """Choose the number of steps per call anew, since another model is trained."""
+        """Choose the number of steps per call again, since another model is trained."""
         self.train_size = StepsPerCall(self.dataset.image_shape, self.batch_size)
         self.validation_size = StepsPerCall(self.dataset.image_shape, self.batch_size)
 

@@ -27,7 +27,7 @@ from cnnforge.utils.keras_graph import split_at_head
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FineTuning:
-    """How a model with pretrained weights is trained.
+    """The options of training a model with pretrained weights.
 
     Args:
         freeze_epochs: Number of epochs at the beginning in which only the head is trained.
@@ -107,7 +107,7 @@ class Phases:
         batch_size: Number of images per step.
         batches: Number of steps in an epoch.
         epochs: Number of epochs of the run.
-        fine_tuning: Which part is trained when.
+        fine_tuning: Number of frozen epochs and rate of the backbone.
         folder: The run directory, for a temporary file; or `None`.
 
     Raises:

@@ -120,7 +120,7 @@ def test_damaged_weights_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 class _Storage:
-    """What PyTorch writes: a reference to numbers that follow later."""
+    """A reference to numbers that follow later in the file."""
 
     def __init__(self, key: str, length: int, kind: Any) -> None:
         self.pid = ("storage", kind, key, "cpu", length, None)
