@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from cnnforge.data.images import CheckedImage, UnreadableImage, check_image, read_image
+from cnnforge.data.images import CheckedImage, UnreadableImage, check_image, read_into
 from cnnforge.data.stored import ImageSource, source_path
 from cnnforge.errors import DataError
 from cnnforge.utils.processors import usable_processors
@@ -64,7 +64,7 @@ class ImageFiles:
         images = np.empty((len(indices), *self._image_shape), np.uint8)
 
         def decode(row: int) -> None:
-            images[row] = read_image(self._files[int(indices[row])], self._image_shape)
+            read_into(self._files[int(indices[row])], images[row])
 
         try:
             in_parallel(decode, range(len(indices)))
