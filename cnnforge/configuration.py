@@ -48,6 +48,7 @@ class TrainingOptions(OptimizerOptions):
         validation_fraction: Fraction of the samples used for validation, more than 0 and
             less than 1.
         strict: Whether an unreadable file is an error. If false, it is skipped and counted.
+        cache: Whether decoded images are kept in a file in the cache folder.
         init_from: A run, a `.keras` file or a `.weights.h5` file with the initial weights.
         label_smoothing: Label smoothing factor, from 0 (off) to below 1.
         class_weights: `"balanced"`: the weight of a sample in the loss is inversely proportional to
@@ -75,6 +76,7 @@ class TrainingOptions(OptimizerOptions):
     color: str = "auto"
     validation_fraction: float = 0.2
     strict: bool = False
+    cache: bool = False
     init_from: str | None = None
     label_smoothing: float = 0.0
     class_weights: str | None = None

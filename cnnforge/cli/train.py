@@ -16,7 +16,7 @@ from cnnforge.cli._common import (
     load_plugins,
     print_json,
 )
-from cnnforge.cli._epochs import best_table, epoch_line, progress_note
+from cnnforge.cli._epochs import best_table, epoch_line, progress_note, waiting_note
 from cnnforge.cli._train_options import show_options, with_options
 from cnnforge.optimizer_options import OptimizerOptions
 from cnnforge.utils.names import printable
@@ -99,6 +99,13 @@ def train(
         bool | None,
         typer.Option("--strict/--no-strict", help="Fail if a file cannot be read; else skip it."),
     ] = None,
+    cache: Annotated[
+        bool | None,
+        typer.Option(
+            "--cache/--no-cache",
+            help="Keep decoded images in a file, for later epochs and runs.",
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -177,6 +184,7 @@ def train(
         "color": color,
         "validation_fraction": validation_fraction,
         "strict": strict,
+        "cache": cache,
         "init_from": None if init_from is None else str(find_weights(init_from)),
         "label_smoothing": label_smoothing,
         "class_weights": class_weights,
@@ -345,6 +353,7 @@ def _finish(session: Session, evaluation: Evaluation, json: bool) -> None:
                 "best_epoch": state.best.epoch,
                 "seconds": seconds,
                 "images_per_second": state.history[-1].images_per_second,
+                "waiting": state.history[-1].waiting,
                 "weights": state.digest(),
                 "validation": evaluation.as_dict(),
             }
@@ -365,6 +374,7 @@ class _Progress:
         self._metric = session.task.monitored(session.options.monitor)
         self._total = session.options.epochs
         self._started = False
+        self._session, self._noted = session, False
 
     def __call__(self, event: Event) -> None:
         from cnnforge.training import BatchesDone, EpochBegun, EpochEnded
@@ -384,3 +394,7 @@ class _Progress:
         elif isinstance(event, EpochEnded):
             self._done = 0
             self._display.message(epoch_line(self._task, self._metric, event, self._display.width))
+            note = "" if self._noted else waiting_note(self._session, event.metrics)
+            if note:
+                self._noted = True
+                self._display.message(f"note: {note}")

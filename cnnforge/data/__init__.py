@@ -5,6 +5,7 @@ Images and labels are NumPy arrays. This package imports neither Keras nor the f
 
 from cnnforge.data.arrays import dataset_from_arrays, unlabelled_from_arrays
 from cnnforge.data.augmentation import Augment, AugmentedSamples, Draws
+from cnnforge.data.cache import CachedSamples, cached
 from cnnforge.data.dataset import (
     ArraySamples,
     DataOptions,
@@ -66,6 +67,7 @@ __all__ = [
     "ArraySamples",
     "Augment",
     "AugmentedSamples",
+    "CachedSamples",
     "CheckedImage",
     "DataOptions",
     "DataSummary",
@@ -85,6 +87,7 @@ __all__ = [
     "Split",
     "StoredImage",
     "UnreadableImage",
+    "cached",
     "check_files",
     "check_image",
     "check_pictures",

@@ -258,7 +258,7 @@ def _reading(path: ImageSource, content: bytes | None = None) -> Iterator[Image.
     """
     try:
         with (
-            (_opened(path) if content is None else BytesIO(content)) as file,
+            _opened(path) if content is None else BytesIO(content) as file,
             Image.open(file, formats=pillow_formats()) as image,
         ):
             limit = Image.MAX_IMAGE_PIXELS

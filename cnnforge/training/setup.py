@@ -18,7 +18,7 @@ from cnnforge.backends import prepare
 from cnnforge.configuration import TrainingOptions, check_types, epochs_of_resumed
 from cnnforge.conversion import LayerImplementation, decide, forge, lower
 from cnnforge.conversion.certificate import LayerCheck, certify
-from cnnforge.data import DataOptions, Dataset, open_dataset, parse, summarize
+from cnnforge.data import DataOptions, Dataset, cached, open_dataset, parse, summarize
 from cnnforge.data.references import find_dataset
 from cnnforge.errors import CnnforgeError, DataError, UsageError
 from cnnforge.plugin_host.discovery import Plugins
@@ -143,6 +143,7 @@ def resume(
     augmentations = make_augmentations(table.get("augmentations", ()), plugins.augmentations)
     if "data" in given:
         options = replace(options, data=_absolute(given["data"], plugins))
+    options = replace(options, cache=given.get("cache", options.cache))
     try:
         dataset = _open_data(options, plugins, table.get("image_shape"))
     except UsageError as error:
@@ -232,7 +233,7 @@ def _open_data(
     if not (dataset.labelled and len(dataset.validation)):
         lacks = "validation images" if dataset.labelled else "labels"
         raise DataError(f"{dataset.name} has no {lacks}, which training needs: use other data")
-    return dataset
+    return cached(dataset) if options.cache else dataset
 
 
 def _check_data(run: RunDirectory, dataset: Dataset, before: object) -> None:
