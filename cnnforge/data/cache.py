@@ -46,8 +46,9 @@ class CachedSamples:
     def __init__(self, samples: Samples, path: Path, image_shape: tuple[int, int, int]) -> None:
         self._samples = samples
         count, shape = len(samples), (len(samples), *image_shape)
-        self._checksums = np.memmap(path, np.uint64, "r+", _HEADER, (count,))
-        self._images = np.memmap(path, np.uint8, "r+", _HEADER + 8 * count, shape)
+        file = np.memmap(path, np.uint8, "r+").view(np.ndarray)
+        self._checksums = file[_HEADER : _HEADER + 8 * count].view(np.uint64)
+        self._images = file[_HEADER + 8 * count :].reshape(shape)
         # Images whose checksum was compared by this process.
         self._known = np.zeros(count, bool)
         self.names: Sequence[str] = samples.names
@@ -84,7 +85,8 @@ class CachedSamples:
                 self._images[row] = image
                 self._checksums[row] = _checksum(image)
         self._known[new] = True
-        return np.array(self._images[indices])
+        # NumPy copies the images, since the index is an array.
+        return self._images[indices]
 
     @property
     def written(self) -> int:
@@ -136,7 +138,7 @@ def make_cache_file(
     """Make an empty cache file, unless there is already one for the same images.
 
     Args:
-        path: The file. Its folder is made if there is none.
+        path: The file. Its folder is made if it does not exist.
         identity: Text that differs for other images.
         count: Number of images.
         image_shape: (H, W, C) of the images.

@@ -20,6 +20,11 @@ _CHUNK = struct.Struct(">I4s")
 # transparency or an orientation, is left to Pillow.
 _HARMLESS = frozenset((b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"tIME", b"tEXt", b"bKGD", b"sBIT"))
 _PNG_MODES = {0: "L", 2: "RGB"}
+_SEGMENT = struct.Struct(">BBH")
+_SCAN = 0xDA
+# Segments with an orientation, several pictures or a color transform: APP1, APP2 and APP14.
+_SPECIAL = frozenset((0xE1, 0xE2, 0xEE))
+_JPEG_MODES = {"Gray": "L", "YCbCr": "RGB"}
 # The sizes of a small image that is reduced by different factors may be equal, and the decoder
 # could choose another factor than Pillow.
 _MIN_REDUCED = 16
@@ -60,6 +65,40 @@ def plain_png(data: bytes) -> Image.Image | None:
         return Image.frombytes(mode, (width, height), b"".join(parts), "zip", mode, 0)
     except (ValueError, OSError):
         return None
+
+
+def plain_jpeg(data: bytes, shape: tuple[int, ...]) -> str | None:
+    """Return the mode of a JPEG if its pixels need no change after decoding.
+
+    Args:
+        data: Content of the file.
+        shape: (H, W, C) of the image that is needed.
+
+    Returns:
+        `"L"` or `"RGB"`; `None` if the size or the mode differs, or if the file has segments that
+        `Image.open` must read, such as an orientation.
+    """
+    if data[:3] != b"\xff\xd8\xff":
+        return None
+    position = 2
+    while position + 4 <= len(data):
+        mark, kind, size = _SEGMENT.unpack_from(data, position)
+        if mark != 0xFF or kind in _SPECIAL:
+            return None
+        position += size + 2
+        if kind == _SCAN:
+            break
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and shape[0] * shape[1] > limit:
+        return None
+    try:
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+    except (ValueError, RuntimeError):
+        return None
+    mode = _JPEG_MODES.get(colors)
+    if mode is None or (height, width, 1 if mode == "L" else 3) != tuple(shape):
+        return None
+    return mode
 
 
 def jpeg_pixels(

@@ -112,7 +112,7 @@ def in_parallel(function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) ->
     workers = min(usable_processors(), 8)
     # Submit several items to the pool at once. For a small image, submitting takes longer than
     # decoding. But make several tasks for each thread, so that none is idle at the end.
-    length = max(1, min(64, -(-len(items) // (4 * workers))))
+    length = max(1, min(64, -(-len(items) // (8 * workers))))
     if workers == 1 or len(items) <= 1:
         return [function(item) for item in items]
     tasks = [items[start : start + length] for start in range(0, len(items), length)]

@@ -14,7 +14,7 @@ from typing import NamedTuple, cast
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from cnnforge.data.decoders import jpeg_pixels, plain_png
+from cnnforge.data.decoders import jpeg_pixels, plain_jpeg, plain_png
 from cnnforge.data.formats import content_reason, pillow_formats
 from cnnforge.data.stored import ImageSource, StoredImage, source_path
 from cnnforge.errors import DataError
@@ -140,9 +140,14 @@ def read_into(path: ImageSource, pixels: np.ndarray) -> None:
         UnreadableImage: See `read_image`.
     """
     content = _content(path)
-    if content is not None and (plain := plain_png(content)) is not None:
-        _fit_into(plain, pixels)
-        return
+    # Most files are of these two kinds. `Image.open` takes longer than decoding a small image.
+    if content is not None:
+        if (plain := plain_png(content)) is not None:
+            _fit_into(plain, pixels)
+            return
+        mode = plain_jpeg(content, pixels.shape)
+        if mode and jpeg_pixels(content, mode, pixels.shape[:2], False, pixels) is not None:
+            return
     with _reading(path, content) as image:
         if content is not None and image.format in ("JPEG", "MPO"):
             _read_jpeg(image, content, pixels)

@@ -42,7 +42,7 @@ class PictureFile(NamedTuple):
 
     @property
     def source(self) -> ImageSource:
-        """What `read_image` reads."""
+        """The file, or its place in another file, for `read_image`."""
         return self.stored or self.path
 
 

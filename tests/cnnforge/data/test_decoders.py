@@ -65,6 +65,19 @@ def test_jpeg_has_the_same_pixels(tmp_path, used, mode, options):
     check(path, used, mode != "CMYK")
 
 
+def test_a_plain_jpeg_of_the_right_size_is_not_opened_by_pillow(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError
+
+    path = tmp_path / "x.jpg"
+    for mode, shape in (("RGB", SHAPES[0]), ("L", SHAPES[1])):
+        PHOTO.convert(mode).save(path)
+        expected = slow(path, shape)
+        with monkeypatch.context() as patch:
+            patch.setattr(Image, "open", refuse)
+            np.testing.assert_array_equal(read_image(path, shape), expected)
+
+
 def test_jpeg_without_a_change_of_colors_has_the_same_pixels(tmp_path, used):
     PHOTO.save(tmp_path / "x.jpg", keep_rgb=True)
     check(tmp_path / "x.jpg", used, True)
