@@ -61,6 +61,7 @@ class TrainingOptions(FineTuningOptions, OptimizerOptions):
         strict: Whether an unreadable file is an error. If false, it is skipped and counted.
         drop_duplicates: Whether exact copies of images are left out, see
             `cnnforge.data.drop_duplicates`.
+        cache: Whether decoded images are kept in a file in the cache folder.
         init_from: A run, a `.keras` file or a `.weights.h5` file with the initial weights.
         label_smoothing: Label smoothing factor, from 0 (off) to below 1.
         class_weights: `"balanced"`: the weight of a sample in the loss is inversely proportional to
@@ -91,6 +92,7 @@ class TrainingOptions(FineTuningOptions, OptimizerOptions):
     validation_fraction: float = 0.2
     strict: bool = False
     drop_duplicates: bool = False
+    cache: bool = False
     init_from: str | None = None
     label_smoothing: float = 0.0
     class_weights: str | None = None

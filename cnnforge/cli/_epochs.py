@@ -6,8 +6,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cnnforge.tasks import Evaluation, Metric, Task
-    from cnnforge.training import BatchesDone, EpochEnded, EpochMetrics, FeaturesKept
+    from cnnforge.training import (
+        BatchesDone,
+        EpochEnded,
+        EpochMetrics,
+        FeaturesKept,
+        Session,
+    )
 
+# A note says that training waits for images if it waits for more than this share of its time, and
+# for more than these seconds in an epoch. The wait for the first images is always there.
+_MAX_WAITING, _MIN_SECONDS = 0.2, 2.0
 # Min width of the text of an epoch's time, in characters. Without it, a line with a longer time,
 # such as 100.25 s, could omit parts that the other lines show.
 _TIME_WIDTH = 8
@@ -71,6 +80,27 @@ def features_line(event: FeaturesKept) -> str:
         f"features: the frozen backbone computed {event.images:,} images in {event.seconds:.1f} s; "
         f"they are kept {place} ({event.bytes / 1e6:,.1f} MB), so these epochs only train the head"
     )
+
+
+def waiting_note(session: Session, row: EpochMetrics) -> str:
+    """Return a note with a fix if training waited for images for much of an epoch.
+
+    Args:
+        session: The run.
+        row: Metrics of the epoch.
+
+    Returns:
+        One sentence; empty if training waited little.
+    """
+    if row.waiting <= _MAX_WAITING or row.waiting * row.seconds < _MIN_SECONDS:
+        return ""
+    from cnnforge.data import ImageFiles
+
+    note = f"training waited for images {row.waiting:.0%} of the time in epoch {row.epoch}"
+    if session.options.cache or not isinstance(session.dataset.train, ImageFiles):
+        return note
+    resumed = f"cnnforge train --resume {session.run.path} --cache"
+    return f"{note}; to decode them only once, press Ctrl-C and go on with '{resumed}'"
 
 
 def best_table(

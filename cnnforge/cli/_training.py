@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cnnforge.cli._common import load_plugins
-from cnnforge.cli._epochs import best_table, epoch_line, features_line, progress_note
+from cnnforge.cli._epochs import best_table, epoch_line, features_line, progress_note, waiting_note
 from cnnforge.utils.names import printable
 
 if TYPE_CHECKING:
@@ -225,6 +225,7 @@ def as_dict(session: Session, evaluation: Evaluation | None) -> dict[str, Any]:
         "best_epoch": None if state.best is None else state.best.epoch,
         "seconds": sum(row.seconds for row in state.history),
         "images_per_second": state.history[-1].images_per_second if state.history else None,
+        "waiting": state.history[-1].waiting if state.history else None,
         "weights": state.digest(),
         "validation": None if evaluation is None else evaluation.as_dict(),
     }
@@ -257,6 +258,7 @@ class _Progress:
         self._metric = session.task.monitored(session.options.monitor)
         self._total = session.options.epochs
         self._started = False
+        self._session, self._noted = session, False
 
     def __call__(self, event: Event) -> None:
         from cnnforge.training import BatchesDone, EpochBegun, EpochEnded, FeaturesKept
@@ -278,3 +280,7 @@ class _Progress:
         elif isinstance(event, EpochEnded):
             self._done = 0
             self._display.message(epoch_line(self._task, self._metric, event, self._display.width))
+            note = "" if self._noted else waiting_note(self._session, event.metrics)
+            if note:
+                self._noted = True
+                self._display.message(f"note: {note}")

@@ -98,6 +98,13 @@ def train(
         bool | None,
         typer.Option("--drop-duplicates/--keep-duplicates", help="Leave out copies of images."),
     ] = None,
+    cache: Annotated[
+        bool | None,
+        typer.Option(
+            "--cache/--no-cache",
+            help="Keep decoded images in a file, for later epochs and runs.",
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -205,6 +212,7 @@ def train(
         "validation_fraction": validation_fraction,
         "strict": strict,
         "drop_duplicates": drop_duplicates,
+        "cache": cache,
         "init_from": None if init_from is None else str(find_weights(init_from)),
         "label_smoothing": label_smoothing,
         "class_weights": class_weights,

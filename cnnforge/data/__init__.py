@@ -11,6 +11,7 @@ from cnnforge.data.augmentation import (
     Mixing,
     TargetFunctions,
 )
+from cnnforge.data.cache import CachedSamples, cached
 from cnnforge.data.dataset import (
     ArraySamples,
     DataOptions,
@@ -75,6 +76,7 @@ __all__ = [
     "ArraySamples",
     "Augment",
     "AugmentedSamples",
+    "CachedSamples",
     "CheckedImage",
     "DataOptions",
     "DataSummary",
@@ -99,6 +101,7 @@ __all__ = [
     "StoredImage",
     "TargetFunctions",
     "UnreadableImage",
+    "cached",
     "check_files",
     "check_image",
     "check_pictures",

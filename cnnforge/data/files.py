@@ -16,7 +16,7 @@ from cnnforge.data.images import (
     UnreadableImage,
     check_image,
     open_image,
-    read_image,
+    read_into,
 )
 from cnnforge.data.stored import ImageSource, source_path
 from cnnforge.errors import DataError
@@ -98,7 +98,7 @@ class ImageFiles:
         images = np.empty((len(indices), *self._image_shape), np.uint8)
 
         def decode(row: int) -> None:
-            images[row] = read_image(self._files[int(indices[row])], self._image_shape)
+            read_into(self._files[int(indices[row])], images[row])
 
         try:
             in_parallel(decode, range(len(indices)))
@@ -145,8 +145,8 @@ def in_parallel(function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) ->
     """
     workers = min(usable_processors(), 8)
     # Submit several items to the pool at once. For a small image, submitting takes longer than
-    # decoding.
-    length = max(1, min(64, -(-len(items) // workers)))
+    # decoding. But make several tasks for each thread, so that none is idle at the end.
+    length = max(1, min(64, -(-len(items) // (8 * workers))))
     if workers == 1 or len(items) <= 1:
         return [function(item) for item in items]
     tasks = [items[start : start + length] for start in range(0, len(items), length)]

@@ -14,6 +14,7 @@ from typing import NamedTuple, cast
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from cnnforge.data.decoders import jpeg_pixels, plain_jpeg, plain_png
 from cnnforge.data.formats import content_reason, pillow_formats
 from cnnforge.data.stored import ImageSource, StoredImage, source_path
 from cnnforge.errors import DataError
@@ -31,6 +32,8 @@ _TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
+# Max size of a file that is read into memory at once, in bytes.
+_MAX_CONTENT = 2**26
 # Pixels up to this value look black: JPEG files of video frames store black as 16. Pixels that
 # differ from white by no more look white.
 _DARK = 16
@@ -125,12 +128,52 @@ def read_image(path: ImageSource, image_shape: tuple[int, int, int]) -> np.ndarr
         UnreadableImage: If the file is missing, empty, truncated, not an image or too large, or
             has 32-bit pixels, which have no fixed range.
     """
-    height, width, channels = image_shape
-    with _reading(path) as image:
-        # The JPEG decoder can halve the size of an image while it decodes, which saves time. Ask
-        # for at least twice the final size, so that the quality depends on the resampling in `fit`.
-        image.draft(None, (2 * max(width, height), 2 * max(width, height)))
-        return fit(_upright(image), (height, width, channels))
+    pixels = np.empty(image_shape, np.uint8)
+    read_into(path, pixels)
+    return pixels
+
+
+def read_into(path: ImageSource, pixels: np.ndarray) -> None:
+    """Decode an image file into an array, see `read_image`.
+
+    Args:
+        path: The file, or its place in another file.
+        pixels: (H, W, C) uint8 array for the pixels, which must be contiguous; C is 1 or 3.
+
+    Raises:
+        UnreadableImage: See `read_image`.
+    """
+    content = _content(path)
+    # Most files are of these two kinds. `Image.open` takes longer than decoding a small image.
+    if content is not None:
+        if (plain := plain_png(content)) is not None:
+            _fit_into(plain, pixels)
+            return
+        mode = plain_jpeg(content, pixels.shape)
+        if mode and jpeg_pixels(content, mode, pixels.shape[:2], False, pixels) is not None:
+            return
+    with _reading(path, content) as image:
+        if content is not None and image.format in ("JPEG", "MPO"):
+            _read_jpeg(image, content, pixels)
+        else:
+            _fit_into(_upright(image), pixels)
+
+
+def _read_jpeg(image: Image.Image, content: bytes, pixels: np.ndarray) -> None:
+    height, width, channels = pixels.shape
+    full_size = image.size
+    # The decoder can halve the size of an image while it decodes, which saves time. Ask for at
+    # least twice the final size, so that the quality depends on the resampling in `fit`.
+    image.draft(None, (2 * max(width, height), 2 * max(width, height)))
+    size, reduced = (image.height, image.width), image.size != full_size
+    method = _TRANSPOSES.get(_orientation(image))
+    as_stored = method is None and size == (height, width) and channels == len(image.getbands())
+    decoded = jpeg_pixels(content, image.mode, size, reduced, pixels if as_stored else None)
+    if decoded is None:
+        _fit_into(_upright(image), pixels)
+    elif not as_stored:
+        upright = Image.fromarray(decoded[:, :, 0] if image.mode == "L" else decoded)
+        _fit_into(upright if method is None else upright.transpose(method), pixels)
 
 
 def describe_image(path: ImageSource) -> ImageInfo:
@@ -201,22 +244,33 @@ def fit(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:
     Raises:
         ValueError: If the mode cannot be converted to 8 bits.
     """
-    height, width, channels = image_shape
-    flat = _flat(image).image.convert("L" if channels == 1 else "RGB")
+    pixels = np.empty(image_shape, np.uint8)
+    _fit_into(image, pixels)
+    return pixels
+
+
+def _fit_into(image: Image.Image, pixels: np.ndarray) -> None:
+    height, width, channels = pixels.shape
+    flat = _as_mode(_flat(image).image, "L" if channels == 1 else "RGB")
     if flat.size != (width, height):
         flat = flat.resize((width, height), Image.Resampling.BICUBIC)
-    return np.array(flat, dtype=np.uint8).reshape(height, width, channels)
+    pixels[...] = np.frombuffer(flat.tobytes(), np.uint8).reshape(pixels.shape)
+
+
+def _as_mode(image: Image.Image, mode: str) -> Image.Image:
+    # Pillow copies all pixels if the mode is the same.
+    return image if image.mode == mode else image.convert(mode)
 
 
 @contextmanager
-def _reading(path: ImageSource) -> Iterator[Image.Image]:
-    """Return a context manager that opens an image file.
+def _reading(path: ImageSource, content: bytes | None = None) -> Iterator[Image.Image]:
+    """Return a context manager that opens an image file, or its content if that is given.
 
     Every error becomes an `UnreadableImage`, also an error in the caller's `with` block.
     """
     try:
         with (
-            open_image(path) as file,
+            open_image(path) if content is None else BytesIO(content) as file,
             Image.open(file, formats=pillow_formats()) as image,
         ):
             limit = Image.MAX_IMAGE_PIXELS
@@ -243,6 +297,21 @@ def open_image(path: ImageSource) -> BufferedReader | BytesIO:
         OSError: If it cannot be read, or is not a regular file.
     """
     return path.open() if isinstance(path, StoredImage) else open(path, "rb", opener=_open_regular)
+
+
+def _content(path: ImageSource) -> bytes | None:
+    """Read a file into memory. Return `None` for a large one, or if it cannot be read."""
+    try:
+        if isinstance(path, StoredImage):
+            return path.open().getvalue()
+        descriptor = _open_regular(os.fspath(path), os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            size = os.fstat(descriptor).st_size
+            return os.read(descriptor, size) if size <= _MAX_CONTENT else None
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError):
+        return None
 
 
 def _open_regular(path: str, flags: int) -> int:
@@ -307,7 +376,7 @@ def _flat(image: Image.Image) -> _Flat:
         raise _UnsupportedPixels("32-bit pixels have no fixed range: save it with 8 or 16 bits")
     if image.has_transparency_data:
         return _on_a_background(image.convert("RGBA"))
-    return _Flat(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+    return _Flat(_as_mode(image, "L" if image.mode in ("1", "L") else "RGB"))
 
 
 def _on_a_background(image: Image.Image) -> _Flat:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 # Columns of `metrics.csv`, and values in files, that are not metrics. A metric must not have one of
 # these names.
-RESERVED_NAMES = ("epoch", "learning_rate", "seconds", "images_per_second", "samples")
+RESERVED_NAMES = ("epoch", "learning_rate", "seconds", "images_per_second", "waiting", "samples")
 VALIDATION_PREFIX = "val_"
 
 
@@ -18,8 +18,8 @@ class Metric:
     """A measure of the quality of a model, such as the accuracy.
 
     All metrics of a task must have different names. The names of metrics and sums must not be
-    `epoch`, `learning_rate`, `seconds`, `images_per_second` or `samples`, and must not begin with
-    `val_`. A task that breaks these rules raises a `PluginError`.
+    `epoch`, `learning_rate`, `seconds`, `images_per_second`, `waiting` or `samples`, and must not
+    begin with `val_`. A task that breaks these rules raises a `PluginError`.
 
     Attributes:
         name: Name, which is also the column of the training value in `metrics.csv`. The column of

@@ -20,6 +20,7 @@ class EpochMetrics:
         learning_rate: Learning rate of the last step of the epoch.
         seconds: Total time of training and validation, in seconds.
         images_per_second: Number of training images per second of training time.
+        waiting: Share of the training time in which training waited for images, 0 to 1.
     """
 
     epoch: int
@@ -27,6 +28,7 @@ class EpochMetrics:
     learning_rate: float
     seconds: float
     images_per_second: float
+    waiting: float = 0.0
 
     def __getattr__(self, name: str) -> float:
         """Return the metric with this name."""
@@ -42,13 +44,14 @@ class EpochMetrics:
             "learning_rate": self.learning_rate,
             "seconds": self.seconds,
             "images_per_second": self.images_per_second,
+            "waiting": self.waiting,
         }
 
     @classmethod
     def from_dict(cls, row: Mapping[str, float]) -> EpochMetrics:
         """Make a row from the result of `as_dict`."""
         names = [column.name for column in fields(cls) if column.name != "values"]
-        fixed = {name: row[name] for name in names}
+        fixed = {name: row[name] for name in names if name in row}
         values = {name: value for name, value in row.items() if name not in fixed}
         return cls(**fixed, values=values)  # pyright: ignore[reportArgumentType]
 

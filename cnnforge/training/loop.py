@@ -225,7 +225,8 @@ class _Run:
                 batch = chunk.first + result.failed
                 self.fail(f"the loss in {self.place(batch)}", self.find_in_training(batch))
             self.train_size.record(chunk.batches, now - called)
-            sums = Sums(result.sums, sums.seconds + now - begun)
+            waited = sums.waiting + called - begun
+            sums = Sums(result.sums, sums.seconds + now - begun, waited)
             self.state = replace(self.state, batch=chunk.first + chunk.batches, sums=sums)
             seen = min(self.state.batch * self.batch_size, len(samples))
             self.tell(
@@ -287,6 +288,7 @@ class _Run:
             learning_rate=self.phase.rate.last,
             seconds=state.sums.seconds + seconds,
             images_per_second=count / state.sums.seconds,
+            waiting=state.sums.waiting / state.sums.seconds,
         )
         best = state.best
         improved = is_better(self.metric, found, best.values if best else None)

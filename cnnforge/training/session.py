@@ -36,7 +36,17 @@ from cnnforge.utils.keras_graph import all_layers
 
 # Options that the user may change when resuming a run. All others must stay the same.
 # The place of the data may change, their content may not: the fingerprint is compared.
-FREE = ("data", "epochs", "output", "plugin", "init_from", "weights", "strict", "tensorboard")
+FREE = (
+    "data",
+    "epochs",
+    "output",
+    "plugin",
+    "init_from",
+    "weights",
+    "strict",
+    "tensorboard",
+    "cache",
+)
 # Max difference between the validation loss of the trained model and that of the saved model,
 # relative to 1 + loss. The two models may run on different kernels, which round differently. A
 # difference above this limit means that the saved weights are wrong, and is an error.

@@ -20,6 +20,7 @@ from cnnforge.conversion.certificate import LayerCheck, certify
 from cnnforge.data import (
     DataOptions,
     Dataset,
+    cached,
     drop_duplicates,
     open_dataset,
     summarize,
@@ -182,6 +183,7 @@ def resume(
         options = replace(options, tensorboard=given["tensorboard"])
     if "data" in given:
         options = replace(options, data=absolute_reference(given["data"], plugins.datasets))
+    options = replace(options, cache=given.get("cache", options.cache))
     try:
         dataset = _open_data(options, plugins, table.get("image_shape"))
     except UsageError as error:
@@ -257,7 +259,9 @@ def _open_data(
     if not (dataset.labelled and len(dataset.validation)):
         lacks = "validation images" if dataset.labelled else "labels"
         raise DataError(f"{dataset.name} has no {lacks}, which training needs: use other data")
-    return drop_duplicates(dataset) if options.drop_duplicates else dataset
+    if options.drop_duplicates:
+        dataset = drop_duplicates(dataset)
+    return cached(dataset) if options.cache else dataset
 
 
 def _check_data(run: RunDirectory, dataset: Dataset, before: object) -> None:

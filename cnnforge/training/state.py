@@ -47,10 +47,12 @@ class Sums:
     Attributes:
         values: Sum over the images so far for each name in `Task.sum_names`.
         seconds: Training time of the epoch so far.
+        waiting: Part of this time in which training waited for images.
     """
 
     values: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    waiting: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,7 @@ def _encode(state: TrainingState) -> bytes:
         "epoch": state.epoch,
         "batch": state.batch,
         "sums": {"seconds": state.sums.seconds, **state.sums.values},
+        "waiting": state.sums.waiting,
         "best": {"epoch": state.best.epoch, **state.best.values} if state.best else None,
         "history": [row.as_dict() for row in state.history],
         "config": dict(state.config),
@@ -208,11 +211,15 @@ def _decode(data: bytes) -> TrainingState:
         arrays=arrays,
         epoch=meta["epoch"],
         batch=meta["batch"],
-        sums=Sums(seconds=meta["sums"].pop("seconds"), values=meta["sums"]),
+        sums=Sums(
+            seconds=meta["sums"].pop("seconds"),
+            values=meta["sums"],
+            waiting=meta.get("waiting", 0.0),
+        ),
         best=Best(meta["best"].pop("epoch"), meta["best"]) if meta["best"] else None,
         history=tuple(map(EpochMetrics.from_dict, meta["history"])),
         config=meta["config"],
-        # States that older versions of cnnforge wrote lack these two keys.
+        # States that older versions of cnnforge wrote lack these keys.
         callbacks=meta.get("callbacks", {}),
         stopped=meta.get("stopped", ""),
     )

@@ -1,13 +1,16 @@
 """The lines of `train` about its epochs fit into a terminal."""
 
 import io
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from cnnforge.cli import _render
-from cnnforge.cli._epochs import best_table, epoch_line, progress_note
+from cnnforge.cli._epochs import best_table, epoch_line, progress_note, waiting_note
+from cnnforge.data import ImageFiles
 from cnnforge.tasks import Evaluation
 from cnnforge.tasks.classification import Classification
 from cnnforge.training import BatchesDone, EpochEnded, EpochMetrics
@@ -117,3 +120,33 @@ def test_the_bar_fits(terminal: io.StringIO) -> None:
 
 def test_a_file_gets_lines_of_80_columns() -> None:
     assert _render.progress().width == 80
+
+
+@pytest.mark.parametrize(
+    ("waiting", "seconds", "cache", "files", "note"),
+    [
+        (0.1, 100.0, False, True, ""),
+        (0.9, 1.0, False, True, ""),
+        (
+            0.45,
+            100.0,
+            False,
+            True,
+            "training waited for images 45% of the time in epoch 3; to decode them only once, "
+            "press Ctrl-C and go on with 'cnnforge train --resume runs/x --cache'",
+        ),
+        (0.45, 100.0, True, True, "training waited for images 45% of the time in epoch 3"),
+        (0.45, 100.0, False, False, "training waited for images 45% of the time in epoch 3"),
+    ],
+)
+def test_a_note_says_that_training_waits(
+    waiting: float, seconds: float, cache: bool, files: bool, note: str
+) -> None:
+    samples = ImageFiles(["x.png"], np.zeros(1), (2, 2, 1)) if files else None
+    session: Any = SimpleNamespace(
+        options=SimpleNamespace(cache=cache),
+        dataset=SimpleNamespace(train=samples),
+        run=SimpleNamespace(path="runs/x"),
+    )
+    row = EpochMetrics(3, VALUES, 1e-3, seconds, 10.0, waiting)
+    assert waiting_note(session, row) == note

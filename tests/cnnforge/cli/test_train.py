@@ -163,7 +163,7 @@ def test_a_run_leaves_its_files(trained: Path, plugin: str) -> None:
     metrics = (trained / "metrics.csv").read_text().splitlines()
     assert metrics[0] == (
         "epoch,loss,accuracy,val_loss,val_accuracy,val_balanced_accuracy,val_macro_f1,"
-        "learning_rate,seconds,images_per_second"
+        "learning_rate,seconds,images_per_second,waiting"
     )
     assert len(metrics) == 5
     assert len((trained / "predictions.csv").read_text().splitlines()) == 13

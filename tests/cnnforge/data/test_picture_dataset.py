@@ -1,5 +1,8 @@
 """Datasets made from image files."""
 
+import gc
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -86,3 +89,29 @@ def test_skipped_files_are_errors_if_nothing_else_is_there(tmp_path):
     skipped = [SkippedFile("x.png", "gone")]
     with pytest.raises(DataError, match=r"1 of 1 files.*x\.png: gone; convert, repair or"):
         check_pictures(str(tmp_path), [], DataOptions(), skipped)
+
+
+def test_the_memory_for_an_image_is_small(tmp_path):
+    """100,000 images more may take 150 MB at most, which is 1,500 bytes for an image."""
+
+    def peak(count):
+        files = []
+        for number in range(count):
+            path = tmp_path / f"a-name-of-usual-length-{number:06d}.png"
+            if not path.exists():
+                Image.fromarray(np.full((3, 4), number % 251, np.uint8)).save(path)
+            files.append(PictureFile(str(path), "ab"[number % 2]))
+        gc.collect()
+        tracemalloc.start()
+        try:
+            pictures, _ = check_pictures(str(tmp_path), files, DataOptions())
+            dataset = dataset_from_files("x", str(tmp_path), pictures, "ab", DataOptions())
+            dataset.train.fetch(np.arange(8))
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(10)
+    more = peak(1100) - peak(100)
+    print(more)
+    assert more < 1000 * 1500

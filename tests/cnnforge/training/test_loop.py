@@ -1,5 +1,6 @@
 """The training loop: results, exact resumption, events, and non-finite values."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -86,9 +87,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     resumed = run(store=store, resume_from=saved)[0].state
     assert resumed.digest() == expected.digest()
     for a, b in zip(resumed.history, expected.history, strict=True):
-        assert replace(a, seconds=0, images_per_second=0) == replace(
-            b, seconds=0, images_per_second=0
-        )
+        times = {"seconds": 0, "images_per_second": 0, "waiting": 0}
+        assert replace(a, **times) == replace(b, **times)
     assert resumed.best == expected.best
 
 
@@ -164,6 +164,22 @@ def test_listeners_hear_of_everything_in_order(run: Run, one_batch_chunks: None)
     ended = [event for event in events if isinstance(event, EpochEnded)]
     assert ended[0].best
     assert batches[8].values["loss"] == pytest.approx(ended[0].metrics.loss)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05])
+def test_the_share_of_waiting_is_measured(run: Run, one_batch_chunks: None, delay: float) -> None:
+    fetch = ArraySamples.fetch
+
+    def slow(samples: ArraySamples, indices: np.ndarray) -> np.ndarray:
+        time.sleep(delay)
+        return fetch(samples, indices)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ArraySamples, "fetch", slow)
+        row = run(epochs=2)[0].state.history[1]
+    assert 0 < row.waiting <= 1
+    # Training a batch takes a few milliseconds, and reading it 50.
+    assert row.waiting > 0.5 or not delay
 
 
 def test_an_interruption_is_an_event(run: Run, one_batch_chunks: None) -> None:
