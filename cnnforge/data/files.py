@@ -15,10 +15,9 @@ from cnnforge.data.images import (
     CheckedImage,
     UnreadableImage,
     check_image,
-    open_image,
     read_into,
 )
-from cnnforge.data.stored import ImageSource, source_path
+from cnnforge.data.stored import ImageSource, open_source, source_path
 from cnnforge.errors import DataError
 from cnnforge.utils.names import printable
 from cnnforge.utils.processors import usable_processors
@@ -76,7 +75,7 @@ class ImageFiles:
             DataError: If the file cannot be read.
         """
         try:
-            with open_image(self._files[index]) as file:
+            with open_source(self._files[index]) as file:
                 return file.read()
         except OSError as error:
             path = printable(self.names[index])

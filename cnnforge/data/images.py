@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader, BytesIO
+from io import BytesIO
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -16,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cnnforge.data.decoders import jpeg_pixels, plain_jpeg, plain_png
 from cnnforge.data.formats import content_reason, pillow_formats
-from cnnforge.data.stored import ImageSource, StoredImage, source_path
+from cnnforge.data.stored import ImageSource, open_source, read_source, source_path
 from cnnforge.errors import DataError
 from cnnforge.utils.names import printable
 
@@ -32,8 +30,6 @@ _TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
-# Max size of a file that is read into memory at once, in bytes.
-_MAX_CONTENT = 2**26
 # Pixels up to this value look black: JPEG files of video frames store black as 16. Pixels that
 # differ from white by no more look white.
 _DARK = 16
@@ -143,7 +139,7 @@ def read_into(path: ImageSource, pixels: np.ndarray) -> None:
     Raises:
         UnreadableImage: See `read_image`.
     """
-    content = _content(path)
+    content = read_source(path)
     # Most files are of these two kinds. `Image.open` takes longer than decoding a small image.
     if content is not None:
         if (plain := plain_png(content)) is not None:
@@ -224,7 +220,7 @@ def check_image(path: ImageSource) -> CheckedImage:
             # A pixel of the reduced image is the mean of many. Decode all pixels.
             with _reading(path) as whole:
                 one_color, dark = _blankness(_flat(whole).image)
-        with open_image(path) as file:
+        with open_source(path) as file:
             digest = hashlib.file_digest(file, "sha256").digest()
     return CheckedImage(
         size, grayscale, digest, one_color, dark, flat.on_black, flat.narrow, mode, transparent
@@ -270,7 +266,7 @@ def _reading(path: ImageSource, content: bytes | None = None) -> Iterator[Image.
     """
     try:
         with (
-            open_image(path) if content is None else BytesIO(content) as file,
+            open_source(path) if content is None else BytesIO(content) as file,
             Image.open(file, formats=pillow_formats()) as image,
         ):
             limit = Image.MAX_IMAGE_PIXELS
@@ -287,47 +283,10 @@ def _reading(path: ImageSource, content: bytes | None = None) -> Iterator[Image.
         raise UnreadableImage(source_path(path), _reason(path, error)) from error
 
 
-def open_image(path: ImageSource) -> BufferedReader | BytesIO:
-    """Open an image file to read its bytes.
-
-    Args:
-        path: The file, or its place in another file.
-
-    Raises:
-        OSError: If it cannot be read, or is not a regular file.
-    """
-    return path.open() if isinstance(path, StoredImage) else open(path, "rb", opener=_open_regular)
-
-
-def _content(path: ImageSource) -> bytes | None:
-    """Read a file into memory. Return `None` for a large one, or if it cannot be read."""
-    try:
-        if isinstance(path, StoredImage):
-            return path.open().getvalue()
-        descriptor = _open_regular(os.fspath(path), os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        try:
-            size = os.fstat(descriptor).st_size
-            return os.read(descriptor, size) if size <= _MAX_CONTENT else None
-        finally:
-            os.close(descriptor)
-    except (OSError, ValueError):
-        return None
-
-
-def _open_regular(path: str, flags: int) -> int:
-    # The path may be a named pipe. Without O_NONBLOCK, opening a pipe to which no process writes
-    # would wait forever.
-    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file")
-    return descriptor
-
-
 def _reason(path: ImageSource, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         try:
-            with open_image(path) as file:
+            with open_source(path) as file:
                 return content_reason(file.read(12))
         except OSError as gone:
             error = gone

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Callable
 from functools import partial
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from typing import NamedTuple
 
 _MAX_BYTES = 2**30
+# Max size of a file that is read into memory at once, in bytes.
+_MAX_CONTENT = 2**26
 
 
 class StoredImage(NamedTuple):
@@ -46,6 +50,41 @@ ImageSource = str | os.PathLike[str] | StoredImage
 def source_path(source: ImageSource) -> str:
     """Return the path of an image file, for messages."""
     return source.path if isinstance(source, StoredImage) else os.fspath(source)
+
+
+def open_source(path: ImageSource) -> BufferedReader | BytesIO:
+    """Open an image file.
+
+    Raises:
+        OSError: If it cannot be read, or is not a regular file.
+        ValueError: See `StoredImage.open`.
+    """
+    return path.open() if isinstance(path, StoredImage) else open(path, "rb", opener=_open_regular)
+
+
+def read_source(path: ImageSource) -> bytes | None:
+    """Read an image file into memory. Return `None` for a large one, or if it cannot be read."""
+    try:
+        if isinstance(path, StoredImage):
+            return path.open().getvalue()
+        descriptor = _open_regular(os.fspath(path), os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            size = os.fstat(descriptor).st_size
+            return os.read(descriptor, size) if size <= _MAX_CONTENT else None
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError):
+        return None
+
+
+def _open_regular(path: str, flags: int) -> int:
+    # The path may be a named pipe. Without O_NONBLOCK, opening a pipe to which no process writes
+    # would wait forever.
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return descriptor
 
 
 def reader_of(path: str) -> Callable[[int, int], bytes]:
