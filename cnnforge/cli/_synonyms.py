@@ -69,7 +69,7 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
             "valid-pct": "--validation-fraction",
             "patience early-stop early-stopping": "--callback early_stopping:{}",
             f"{_OUT} project name experiment log-dir logdir run-dir runs": "--output",
-            "weights finetune from": "--init-from",
+            "finetune from": "--init-from",
             "continue r": "--resume",
             "c cfg config-file": "--config",
             "random-seed random-state manual-seed s": "--seed",
@@ -85,7 +85,7 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
             "runs-per-config num-seeds seeds n-runs trials": "--repeat",
             "tb tensor-board": "--tensorboard",
             "gray grayscale greyscale rgb channels": "use --color grayscale or --color rgb",
-            "pretrained": "use --init-from FILE.keras or --init-from RUN to take its weights",
+            "pretrained": "use --weights imagenet, or --init-from RUN to take the weights of a run",
             "checkpoint ckpt load load-model": "use --resume RUN to continue a run, or "
             "--init-from RUN to start a new run from its weights",
             "save save-model save-best": "the best model and the last state are always saved: "

@@ -45,6 +45,11 @@ def evaluate(
     from cnnforge.optimizer_options import one_of
 
     one_of("part", part, ("validation", "test"))
+    if data is not None:
+        from cnnforge.data.references import check_local
+
+        # A packed or remote file is reported before anything about the run.
+        check_local(data)
     run = find_run(run)
     trained = open_trained(run, kernels, plugin, load_plugins, data)
     from cnnforge.errors import UsageError

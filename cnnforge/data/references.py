@@ -160,7 +160,9 @@ def check_local(reference: str) -> None:
             f"is an archive, and name the folder or file instead{how}"
         )
     path = Path(os.path.expanduser(reference))
-    if set("*?[") & set(reference) and not os.path.lexists(path):
+    is_pattern = set("*?[") & set(reference) and not os.path.lexists(path)
+    # The readers of these files take a pattern for several of them.
+    if is_pattern and path_reader(path) not in ("parquet", "tar"):
         raise UsageError(_about_pattern(path))
     if not os.path.isfile(path):
         return

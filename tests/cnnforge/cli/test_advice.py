@@ -56,7 +56,7 @@ def error(line: str, capsys: pytest.CaptureFixture[str]) -> str:
         ("trian lenet --data flowers", "train lenet --data flowers"),
         ("evaluat latest", "evaluate latest"),
         ("train lennet --data flowers", "train lenet --data flowers"),
-        ("train resnet2O:3 --seed 1", "train resnet20:3 --seed 1"),
+        ("train lennet:3 --seed 1", "train lenet:3 --seed 1"),
         ("train lenet --data flower", "train lenet --data flowers"),
         ("train lenet --data=./flower", "train lenet --data=flowers"),
         ("train --augment=shfit:2", "train --augment=shift:2"),

@@ -81,7 +81,7 @@ def test_a_bare_path_is_trained_evaluated_and_predicted(tmp_path, monkeypatch, c
     assert main([*command, "--output", "runs"]) == 0
     (run,) = (tmp_path / "runs").iterdir()
     run.rename(tmp_path / "run")
-    assert "30 images of 12x12x3 in 3 classes" in printed(capsys)
+    assert "39 images of 12x12x3 in 3 classes" in printed(capsys)
     assert main(["evaluate", "run"]) == 0
     assert "the validation part of" in printed(capsys)
     monkeypatch.chdir(tmp_path / "data")

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from cnnforge.data import ArraySamples, ImageFiles, near_duplicates
-from cnnforge.data.near_duplicates import look_alike
+from cnnforge.data import ArraySamples, ImageFiles
+from cnnforge.data.inspection import near_duplicates
+from cnnforge.data.inspection.near_duplicates import look_alike
 
 
 def photo(seed: int) -> Image.Image:

@@ -284,6 +284,6 @@ def test_a_table_that_contradicts_itself(tmp_path, check):
     (tmp_path / "table.csv").write_text("file,label\n" + "".join(rows))
     report = check(tmp_path / "table.csv", code=1)
     assert [finding["examples"] for finding in report["findings"]] == [
-        ["missing.png: named in line 9 of table.csv, but there is no such picture"],
+        ["missing.png: there is no such picture; line 9 of table.csv names it"],
         ["0.png (a) = 0.png (b)"],
     ]

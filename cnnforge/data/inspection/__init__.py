@@ -11,7 +11,7 @@ from cnnforge.data.dataset import Dataset, SkippedFile
 from cnnforge.data.duplicates import equal_items
 from cnnforge.data.findings import class_name_notes, quoted
 from cnnforge.data.images import CheckedImage
-from cnnforge.data.near_duplicates import look_alike
+from cnnforge.data.inspection.near_duplicates import look_alike
 from cnnforge.errors import DataError
 from cnnforge.utils.names import printable
 
