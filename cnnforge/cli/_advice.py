@@ -21,6 +21,8 @@ _LATEST = "latest"
 _IMAGES = "IMAGES"
 # The commands whose first argument is a run.
 _OF_A_RUN = ("evaluate", "predict")
+# Endings of the files in a run that a user may name instead of the run.
+_FILES_OF_RUNS = (".keras", ".toml", ".ckpt")
 # The options whose value is a run.
 _TAKE_A_RUN = ("--resume", "--init-from")
 
@@ -249,6 +251,10 @@ def _arrange(command: str, parts: list[list[str]]) -> None:
         paths = [part for part in paths if part[0] not in _models()]
         data = paths[:1] or ([] if "--resume" in given else arguments[1:2])
     else:
+        for part in arguments:
+            folder = os.path.dirname(part[0])
+            if part[0].endswith(_FILES_OF_RUNS) and _is_run(folder):
+                part[0] = folder
         runs = [part for part in arguments if _is_run(part[0])]
         if runs:
             parts.remove(runs[0])

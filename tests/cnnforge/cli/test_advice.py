@@ -81,6 +81,7 @@ def error(line: str, capsys: pytest.CaptureFixture[str]) -> str:
         (f"predict rose.jpg flowers {RUN}", f"predict {RUN} rose.jpg flowers"),
         ("predict flowers rose.jpg", "predict latest flowers rose.jpg"),
         (f"predict {RUN}", f"predict {RUN} IMAGES"),
+        (f"predict {RUN}/config.toml rose.jpg", f"predict {RUN} rose.jpg"),
         ("evaluate", "evaluate latest"),
         ("train --resume", "train --resume latest"),
         ("train lenet --init-from", "train lenet --init-from latest"),
