@@ -15,6 +15,7 @@ from cnnforge.cli._training import as_dict, prepare, show_result, train_and_repo
 if TYPE_CHECKING:
     from cnnforge.configuration import TrainingOptions
 
+_CHOSEN = ("model", "weights", "freeze_epochs", "backbone_rate")
 _GO_ON = "type the same command again to go on with all runs"
 
 
@@ -158,10 +159,15 @@ def _earlier_run(options: TrainingOptions) -> Path | None:
     folder = Path(options.output)
     for path in runs_in(folder) if folder.is_dir() else ():
         try:
-            stored, _ = RunDirectory.open(path, needs=()).read_config()
+            stored, table = RunDirectory.open(path, needs=()).read_config()
             found = TrainingOptions(**check_types(stored, str(path))).as_dict()
         except CnnforgeError:
             continue
-        if {name for name in wanted if wanted[name] != found[name]} <= {"output", "tensorboard"}:
+        # `start` chooses the values of these options if the user does not give them.
+        chosen = {name for name in _CHOSEN if wanted[name] is None}
+        if ("model" in chosen) != bool(table.get("model_chosen")):
+            continue
+        free = chosen | {"output", "tensorboard", "cache"}
+        if {name for name in wanted if wanted[name] != found[name]} <= free:
             return path
     return None

@@ -34,6 +34,8 @@ def write_run_metadata(session: Session, reference: str) -> None:
     table = {
         "cnnforge": versions(["cnnforge"]).get("cnnforge", "unknown"),
         "model": reference,
+        # `--repeat` without a model continues only runs whose model was chosen, too.
+        "model_chosen": session.model_chosen,
         "task": task.qualified_name,
         "data": dataset.name,
         "fingerprint": dataset.fingerprint,

@@ -81,6 +81,7 @@ class Session:
             if the weights are random, or those of the training state.
         test: Evaluation of the saved model on the test samples; `report` sets it if the dataset has
             test samples.
+        model_chosen: Whether cnnforge has chosen the model, because the user named none.
         fine_tuning: Lines for the user about what is frozen and what is trained; empty if the
             weights are not pretrained.
     """
@@ -102,6 +103,7 @@ class Session:
     initial_weights: InitialWeights | None = None
     test: Evaluation | None = None
     fine_tuning: Sequence[str] = ()
+    model_chosen: bool = False
 
     @property
     def finished(self) -> bool:

@@ -97,7 +97,8 @@ def start(
     reference = choice.reference(dataset)
     if line := choice.describe(dataset):
         tell(line)
-    if options.model is None:
+    model_chosen = options.model is None
+    if model_chosen:
         spec = plugins.models[reference.partition(":")[0]]
         options = replace(options, model=plugins.models.shortest_name(spec))
     options, weights_notes = with_weights(options, reference, plugins.models)
@@ -123,7 +124,7 @@ def start(
     notes = (*_notes(dataset), *bound, *weights_notes, *built.notes)
     model, stock = built.model, built.stock
     session = Session(options, run, task, dataset, model, stock, plugins, None, notes, checks)
-    session.fine_tuning = fine_tuning
+    session.fine_tuning, session.model_chosen = fine_tuning, model_chosen
     session.callbacks, session.augmentations = callbacks, augmentations
     session.implementations = built.decided
     session.size, session.initial_weights = built.size, built.initial_weights
@@ -220,6 +221,7 @@ def resume(
     notes = (*warnings, *changes, *_notes(dataset), *built.notes)
     model, stock = built.model, built.stock
     session = Session(options, run, task, dataset, model, stock, plugins, state, notes)
+    session.model_chosen = bool(table.get("model_chosen"))
     session.callbacks, session.augmentations = callbacks, augmentations
     session.implementations = built.decided
     session.size, session.initial_weights = built.size, built.initial_weights

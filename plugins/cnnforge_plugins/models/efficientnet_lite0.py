@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from cnnforge_plugins.models._checks import check_sizes
+from cnnforge_plugins.models._checks import LAYOUT, check_sizes
 from cnnforge_plugins.models._inputs import with_three_channels
 
 MIN_SIZE = 32
@@ -51,7 +51,7 @@ def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
                 outputs, kernel, 1 if repeat else strides, expansion, filters, f"block{number}"
             )
     outputs = _convolution(outputs, 1280, 1, 1, "head")
-    outputs = layers.GlobalAveragePooling2D(name="average")(outputs)
+    outputs = layers.GlobalAveragePooling2D(data_format=LAYOUT, name="average")(outputs)
     outputs = layers.Dropout(0.2, name="dropout")(outputs)
     outputs = layers.Dense(classes, activation="softmax", name="probabilities")(outputs)
     return keras.Model(inputs, outputs, name="efficientnet_lite0")
@@ -68,6 +68,7 @@ def _convolution(
         padding="same",
         use_bias=False,
         kernel_initializer="he_normal",
+        data_format=LAYOUT,
         name=f"{name}_conv",
     )(inputs)
     return _normalized(outputs, name)
@@ -92,6 +93,7 @@ def _block(
         padding="same",
         use_bias=False,
         depthwise_initializer="he_normal",
+        data_format=LAYOUT,
         name=f"{name}_depthwise_conv",
     )(outputs)
     outputs = _normalized(outputs, f"{name}_depthwise")
@@ -100,6 +102,7 @@ def _block(
         1,
         use_bias=False,
         kernel_initializer="he_normal",
+        data_format=LAYOUT,
         name=f"{name}_project_conv",
     )(outputs)
     outputs = _normalized(outputs, f"{name}_project", relu=False)

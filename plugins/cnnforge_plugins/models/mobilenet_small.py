@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from cnnforge_plugins.models._checks import check_sizes
+from cnnforge_plugins.models._checks import LAYOUT, check_sizes
 
 MIN_SIZE = 8
 # Filters and strides of each block.
@@ -33,17 +33,26 @@ def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     check_sizes("mobilenet_small", input_shape, classes, MIN_SIZE)
     inputs = keras.Input(input_shape, name="image")
     outputs = layers.Rescaling(1 / 255, name="rescaling")(inputs)
-    outputs = layers.Conv2D(16, 3, padding="same", use_bias=False, name="stem_conv")(outputs)
+    outputs = layers.Conv2D(
+        16, 3, padding="same", use_bias=False, data_format=LAYOUT, name="stem_conv"
+    )(outputs)
     outputs = _activated(outputs, "stem")
     for number, (filters, strides) in enumerate(_BLOCKS, 1):
         name = f"block{number}"
         outputs = layers.DepthwiseConv2D(
-            3, strides=strides, padding="same", use_bias=False, name=f"{name}_depthwise_conv"
+            3,
+            strides=strides,
+            padding="same",
+            use_bias=False,
+            data_format=LAYOUT,
+            name=f"{name}_depthwise_conv",
         )(outputs)
         outputs = _activated(outputs, f"{name}_depthwise")
-        outputs = layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_conv")(outputs)
+        outputs = layers.Conv2D(
+            filters, 1, use_bias=False, data_format=LAYOUT, name=f"{name}_conv"
+        )(outputs)
         outputs = _activated(outputs, name)
-    outputs = layers.GlobalAveragePooling2D(name="average")(outputs)
+    outputs = layers.GlobalAveragePooling2D(data_format=LAYOUT, name="average")(outputs)
     outputs = layers.Dense(classes, activation="softmax", name="probabilities")(outputs)
     return keras.Model(inputs, outputs, name="mobilenet_small")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from cnnforge_plugins.models._checks import check_sizes
+from cnnforge_plugins.models._checks import LAYOUT, check_sizes
 
 MIN_SIZE = 32
 _STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))
@@ -42,12 +42,13 @@ def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
                 padding="same",
                 use_bias=False,
                 kernel_initializer="he_normal",
+                data_format=LAYOUT,
                 name=f"conv{number}",
             )(outputs)
             outputs = layers.BatchNormalization(momentum=0.9, name=f"norm{number}")(outputs)
             outputs = layers.ReLU(name=f"relu{number}")(outputs)
-        outputs = layers.MaxPooling2D(2, name=f"pool{stage}")(outputs)
-    outputs = layers.GlobalAveragePooling2D(name="average")(outputs)
+        outputs = layers.MaxPooling2D(2, data_format=LAYOUT, name=f"pool{stage}")(outputs)
+    outputs = layers.GlobalAveragePooling2D(data_format=LAYOUT, name="average")(outputs)
     outputs = layers.Dropout(0.5, name="dropout")(outputs)
     outputs = layers.Dense(classes, activation="softmax", name="probabilities")(outputs)
     return keras.Model(inputs, outputs, name="vgg11")

@@ -569,7 +569,8 @@ def test_the_default_size_is_bounded_by_the_memory(
         folder.mkdir(parents=True, exist_ok=True)
         Image.effect_noise((90, 60), 80).convert("RGB").save(folder / f"{number}.png")
     monkeypatch.setattr(setup, "available_memory", lambda: 60_000_000)
-    command = ["train", "--data", str(tmp_path / "photos"), "--kernels", "keras", "--epochs", "1"]
+    command = ["train", "lenet", "--data", str(tmp_path / "photos")]
+    command += ["--kernels", "keras", "--epochs", "1"]
     assert main([*command, "--output", str(tmp_path), "--json"]) == 0
     captured = capsys.readouterr()
     result = json.loads(captured.out)
@@ -627,7 +628,7 @@ def test_print_config_names_the_origins(tmp_path: Path, capsys: pytest.CaptureFi
     printed = capsys.readouterr().out
     lines = [line.split("  #") for line in printed.splitlines()]
     origins = {line[0].split(" =")[0].strip(): line[-1].strip() for line in lines}
-    assert (origins["epochs"], origins["seed"], origins["model"]) == (
+    assert (origins["epochs"], origins["seed"], origins["kernels"]) == (
         "config",
         "command line",
         "default",

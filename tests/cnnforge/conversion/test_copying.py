@@ -200,6 +200,8 @@ def test_own_losses_and_metrics_of_several_outputs():
     }
 
 
+# If another test has made TensorFlow deterministic, Keras does not use XLA in this process.
+@pytest.mark.filterwarnings("ignore:Model doesn't support `jit_compile=True`")
 def test_everything_that_compile_was_given():
     model = stack(*body(), *head())
     asked = {
@@ -216,7 +218,8 @@ def test_everything_that_compile_was_given():
         assert other.steps_per_execution == 2
         other.fit(images(), np.ones((4, 3)), verbose=0) if other is forged else None
     # XLA cannot compile kernels, and can compile the lowered model again.
-    assert [it.jit_compile for it in (model, forged, lowered)] == [True, False, True]
+    possible = model.jit_compile
+    assert [it.jit_compile for it in (forged, lowered)] == [False, possible]
     model.run_eagerly = True
     assert both(model)[0].run_eagerly
 
