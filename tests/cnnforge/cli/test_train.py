@@ -633,6 +633,8 @@ def test_print_config_names_the_origins(tmp_path: Path, capsys: pytest.CaptureFi
         "command line",
         "default",
     )
+    # The model is chosen later, so there is only a comment.
+    assert origins["# model"] == "default"
     assert tomllib.loads(printed)["seed"] == 2
     assert main(["train", "--print-config", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["epochs"] == {"value": 20, "origin": "default"}
