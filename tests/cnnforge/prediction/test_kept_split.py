@@ -156,6 +156,11 @@ def test_a_few_known_images_in_other_data(monkeypatch) -> None:
     assert predicted.notes == ("the model was trained on 1 of 10 images",)
 
 
+def test_a_prediction_of_the_own_data_leaves_out_what_was_trained_on(monkeypatch) -> None:
+    predicted = opened(monkeypatch, [1, 2, 3, 4, 5, 9], need_labels=False)
+    assert chosen(predicted) == [4, 5, 9]
+
+
 def test_of_images_without_labels_none_is_left_out(monkeypatch) -> None:
     inputs = opened(monkeypatch, [3, 2, 1], labelled=False, need_labels=False)
     assert chosen(inputs) == [3, 2, 1]

@@ -61,4 +61,6 @@ def test_a_name_is_the_same_in_a_locale_without_utf8():
     # Python in such a locale decodes file names so.
     name = "gr\u00f6\u00dfe".encode().decode("ascii", "surrogateescape")
     assert normal_name(name) == printable(name) == "gr\u00f6\u00dfe"
+    decomposed = "o\u0308".encode().decode("ascii", "surrogateescape")
+    assert normal_name(decomposed) == "\u00f6"
     assert normal_name("a\ud800") == r"a\ud800"
