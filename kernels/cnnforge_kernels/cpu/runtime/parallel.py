@@ -59,7 +59,7 @@ def _compiled_serial_driver() -> Any:
 
 
 @kernel_family(1)
-def _DRIVER(_: int) -> Any:
+def DRIVER(_: int) -> Any:
     """Run all tasks of a kernel: ``driver(block, grain, _)``.
 
     ``block`` has three values: the address of the kernel, the address of the kernel's argument
@@ -112,7 +112,7 @@ def run_kernel(slot: int, args: Any, tasks: int, grain: int) -> None:
     block[0] = kernel
     block[1] = address_of(args)
     block[2] = tasks
-    call_kernel(kernel_address(_DRIVER), address_of(block), grain, 0)
+    call_kernel(kernel_address(DRIVER), address_of(block), grain, 0)
     # The driver got only the addresses of these two arrays. Numba frees an array after its last
     # use, so use the arrays here, to keep them until the driver has finished.
     block[0] = args[0]
@@ -125,7 +125,7 @@ def threading_layer() -> str:
 
 def _after_fork() -> None:
     thread_pool.forget()
-    forget_kernel(_DRIVER)
+    forget_kernel(DRIVER)
 
 
 if hasattr(os, "register_at_fork"):
