@@ -61,7 +61,7 @@ class Binding:
 
     Args:
         prepared: The prepared steps.
-        places: Where each value stands.
+        places: The places of the values.
         memory: Float32 memory, aligned to 64 bytes.
         count: Number of images.
         dtype: Dtype of the images, uint8 or float32.

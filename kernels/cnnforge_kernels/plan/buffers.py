@@ -27,7 +27,7 @@ _MAX_BLOCK = 256
 
 
 class Places(NamedTuple):
-    """Where the values of a program stand.
+    """The places of the values of a program in memory.
 
     Attributes:
         offsets: Offset of each value by name, in float32 values for one image. With n images a
