@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from itertools import pairwise
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras.src.models.functional import Functional
@@ -44,6 +44,45 @@ def model_parts(model: keras.Model) -> list[Any]:
         model: Any model.
     """
     return [part for part in all_layers(model) if isinstance(part, keras.Sequential | Functional)]
+
+
+class LayerCall(NamedTuple):
+    """One call of a layer, an operation or a model, inside a Sequential or Functional model.
+
+    Attributes:
+        layer: What is called.
+        inputs: The tensors among the arguments, in order.
+        arguments: The positional arguments.
+        keywords: The keyword arguments.
+        outputs: The tensors that the call returns.
+    """
+
+    layer: Any
+    inputs: list[keras.KerasTensor]
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    outputs: list[keras.KerasTensor]
+
+
+def layer_calls(model: keras.Model) -> tuple[list[LayerCall], Any]:
+    """List the calls that a model consists of; a model inside it is one call.
+
+    Args:
+        model: A built model of the class Sequential or Functional.
+
+    Returns:
+        The calls, in an order in which they can run, and the structure of the output tensors.
+    """
+    graph: Any = model._functional if isinstance(model, keras.Sequential) else model
+    calls = [
+        LayerCall(
+            it.operation, it.input_tensors, it.arguments.args, it.arguments.kwargs, it.outputs
+        )
+        for depth in sorted(graph._nodes_by_depth, reverse=True)
+        for it in graph._nodes_by_depth[depth]
+        if not it.is_input
+    ]
+    return calls, graph._outputs_struct
 
 
 def input_shapes(layer: keras.layers.Layer) -> dict[tuple[int, ...], bool]:

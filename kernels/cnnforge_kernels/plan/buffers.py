@@ -1,0 +1,121 @@
+"""Decide where in one block of memory each value of a program stands."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import NamedTuple
+
+from cnnforge_kernels.plan.program import Program
+from cnnforge_kernels.plan.steps import Step
+
+# Floats of a cache line. Each value begins at a multiple of it.
+_LINE = 16
+# Kinds of steps that can write their result over their first input.
+_IN_PLACE = (
+    "affine", "activation", "add", "subtract", "multiply", "maximum", "minimum", "average",
+)  # fmt: skip
+# Float32 values between two steps that a cache shared by the threads holds: see `_block`.
+_CACHED = 500_000
+_MAX_BLOCK = 256
+
+
+class Places(NamedTuple):
+    """Where the values of a program stand.
+
+    Attributes:
+        offsets: Offset of each value by name, in float32 values for one image. With n images a
+            value stands at n times its offset.
+        size: Size of the memory for one image, in float32 values.
+        block: Number of images that should run at a time.
+    """
+
+    offsets: dict[str, int]
+    size: int
+    block: int
+
+
+def place(program: Program) -> Places:
+    """Decide where each value stands, so that values that are needed later are not overwritten.
+
+    Values that are needed at different times share memory. A reshaped value stands where the
+    original stands, and an elementwise step writes over its input if no other step needs it.
+
+    Args:
+        program: The program.
+    """
+    owner = _owners(program)
+    begin: dict[str, int] = {}
+    end: dict[str, int] = {}
+    size: dict[str, int] = {}
+    for index, step in enumerate(program.steps):
+        for name in (*step.inputs, step.output):
+            end[owner[name]] = index
+        begin.setdefault(owner[step.output], index)
+        size[owner[step.output]] = -(-prod(program.shapes[step.output]) // _LINE) * _LINE
+    for name in program.output_names:
+        end[owner[name]] = len(program.steps)
+    at: dict[str, int] = {}
+    # Large values first: small ones fit between them.
+    for name in sorted(size, key=lambda name: (-size[name], begin[name])):
+        at[name] = _free_place(
+            size[name],
+            [
+                (at[other], at[other] + size[other])
+                for other in at
+                if begin[other] <= end[name] and begin[name] <= end[other]
+            ],
+        )
+    offsets = {name: at[owner[name]] for name in owner}
+    total = max(at[name] + size[name] for name in at)
+    return Places(offsets, total, _block(program))
+
+
+def _free_place(size: int, taken: list[tuple[int, int]]) -> int:
+    """Return the smallest offset at which ``size`` values fit between the taken ranges."""
+    at = 0
+    for begin, end in sorted(taken):
+        if begin - at >= size:
+            break
+        at = max(at, end)
+    return at
+
+
+def _owners(program: Program) -> dict[str, str]:
+    """Return the value in whose memory each value stands: itself, or an input of its step."""
+    last = {name: index for index, step in enumerate(program.steps) for name in step.inputs}
+    kept = set(program.output_names)
+    owner: dict[str, str] = {}
+    # The values in the memory of an owner, to see when all of them are used up.
+    members: dict[str, list[str]] = {}
+    for index, step in enumerate(program.steps):
+        source = step.inputs[0] if step.inputs else None
+        shared = None
+        if source is not None and step.kind == "reshape":
+            shared = owner[source]
+        elif source is not None and _overwrites(step, program):
+            others = members[owner[source]]
+            if all(last.get(name, -1) <= index and name not in kept for name in others):
+                shared = owner[source]
+        owner[step.output] = step.output if shared is None else shared
+        members.setdefault(owner[step.output], []).append(step.output)
+    return owner
+
+
+def _overwrites(step: Step, program: Program) -> bool:
+    """Return whether a step can write its result over its first input."""
+    shapes = program.shapes
+    return (
+        step.kind in _IN_PLACE
+        and shapes[step.inputs[0]] == shapes[step.output]
+        # A smaller input that is read several times must not be overwritten.
+        and step.inputs[0] not in step.inputs[1:]
+    )
+
+
+def _block(program: Program) -> int:
+    """Choose the number of images that run at a time."""
+    largest = max(
+        sum(prod(program.shapes[name]) for name in (*step.inputs, step.output))
+        for step in program.steps
+    )
+    return max(1, min(_MAX_BLOCK, _CACHED // largest))

@@ -1,0 +1,1 @@
+"""Inference plans of Keras models, which run without Keras."""
