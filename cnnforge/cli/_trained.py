@@ -59,6 +59,7 @@ def open_trained(
     from cnnforge.cli import _render
     from cnnforge.configuration import TrainingOptions, check_types
     from cnnforge.plugin import DEFAULT_TASK
+    from cnnforge.prediction.opening import changes_of, plugin_names
     from cnnforge.runs import CONFIG, RunDirectory, requirements
 
     run = RunDirectory.open(path)
@@ -66,8 +67,7 @@ def open_trained(
     options = TrainingOptions(**check_types(stored, str(path / CONFIG)))
     # Called only because it raises an error if `kernels` is invalid.
     _ = TrainingOptions(kernels=kernels)
-    found = [name for name in options.plugin if not name.endswith(".py") or Path(name).is_file()]
-    plugins = load_plugins(list(dict.fromkeys([*found, *(explicit or ())])))
+    plugins = load_plugins(plugin_names(options.plugin, explicit or ()))
 
     # Checked before the model is opened, because Keras may be imported for that, which takes
     # seconds: wrong data and a missing plugin are reported at once.
@@ -90,14 +90,11 @@ def open_trained(
         task=str(table.get("task", DEFAULT_TASK)),
         split=KeptSplit.read(run),
     )
-    changed = "; ".join(
-        f"{requirements.describe_change(other)}; {other.remedy}" for other in others
-    )
     predictor = open_predictor(
         run,
         plugins,
         kernels=cast("Kernels", kernels),
-        changed=changed,
+        changed=changes_of(others),
         import_keras=_import_keras,
     )
     if others:

@@ -2,6 +2,7 @@
 
 from cnnforge.prediction.inputs import FileInputs, find_inputs
 from cnnforge.prediction.kept_split import KeptSplit
+from cnnforge.prediction.model import Model, Predictions
 from cnnforge.prediction.opening import open_predictor
 from cnnforge.prediction.predictor import OpenedModel, Predictor
 from cnnforge.prediction.samples import RunData, SampleInputs, open_samples
@@ -10,8 +11,10 @@ from cnnforge.tasks.classification import Prediction, csv_table, submission
 __all__ = [
     "FileInputs",
     "KeptSplit",
+    "Model",
     "OpenedModel",
     "Prediction",
+    "Predictions",
     "Predictor",
     "RunData",
     "SampleInputs",

@@ -21,6 +21,7 @@ from cnnforge.plugin_host.registry import Registry
 from cnnforge.prediction.predictor import BATCH_SIZE, Predictor
 from cnnforge.prediction.reference_predictions import Outputs
 from cnnforge.tasks import Task
+from cnnforge.utils.structures import map_structure
 
 
 class KerasModel:
@@ -50,6 +51,10 @@ class KerasModel:
 
     def predict(self, images: np.ndarray) -> Any:
         """Compute the outputs for images, (N, H, W, C): arrays in the model's output structure."""
+        if not len(images):
+            # The graph joins the outputs of batches, and needs at least one.
+            one = self.predict(np.zeros((1, *images.shape[1:]), images.dtype))
+            return map_structure(lambda array: array[:0], one)
         with self._lock:
             # A predictor traces its graph for the dtype of its first images.
             predictor = self._of_dtype.get(images.dtype)

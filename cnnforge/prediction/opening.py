@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cnnforge.errors import RunError
+from cnnforge.errors import CnnforgeError, RunError, one_line
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.plans import (
     FoundPlan,
@@ -18,6 +20,7 @@ from cnnforge.prediction.plans import (
 from cnnforge.prediction.predictor import Predictor
 from cnnforge.prediction.reference_predictions import MAX_DRIFT, Outputs, reference_drift
 from cnnforge.runs import RunDirectory
+from cnnforge.runs.requirements import Requirement, describe_change
 from cnnforge.tasks import Task, open_task
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ def open_predictor(
     *,
     kernels: Kernels = "auto",
     changed: str = "",
-    import_keras: Callable[[], object] = lambda: None,
+    import_keras: Callable[[], object] | None = None,
 ) -> Predictor:
     """Open the model of a run. The training data are not needed.
 
@@ -46,7 +49,7 @@ def open_predictor(
         changed: Text for the error message that says what has changed since the model was saved,
             such as the version of a plugin; empty if nothing has. If it is not empty, the outputs
             of the model are compared with its reference predictions.
-        import_keras: Function that is called before Keras is imported, if it is needed.
+        import_keras: Function that imports Keras; it is called only if Keras is needed.
 
     Returns:
         The predictor.
@@ -55,6 +58,7 @@ def open_predictor(
         UsageError: No plugin declares the task.
         RunError: The files cannot be read, the model does not fit the task, or the outputs of the
             model differ from its reference predictions.
+        CnnforgeError: The run has no plan that fits, and Keras cannot be imported.
     """
     task = open_task(run, plugins.tasks)
     found = find_plan(run, task, plugins) if kernels == "auto" else FoundPlan()
@@ -64,10 +68,38 @@ def open_predictor(
         drift = _checked(run, lambda images: plan_outputs(plan, images), changed)
         predictor = Predictor(plan, task)
     else:
-        import_keras()
+        (import_keras or _import_keras)()
         predictor, drift = _by_keras(run, task, plugins, kernels, changed, found)
     predictor.drift = drift
     return predictor
+
+
+def plugin_names(used: Sequence[str], explicit: Iterable[str] = ()) -> list[str]:
+    """List the plugins to load for the model of a run, as names for `--plugin`.
+
+    Args:
+        used: Plugins that the run names. A file that does not exist is left out: the saved model
+            may consist of stock Keras layers and need no plugin.
+        explicit: Further plugins, which the user names.
+    """
+    found = [name for name in used if not name.endswith(".py") or Path(name).is_file()]
+    return list(dict.fromkeys([*found, *explicit]))
+
+
+def changes_of(others: Sequence[Requirement]) -> str:
+    """Return the argument `changed` of `open_predictor` for plugins that have other versions."""
+    return "; ".join(f"{describe_change(other)}; {other.remedy}" for other in others)
+
+
+def _import_keras() -> None:
+    try:
+        import_module("keras")
+    except Exception as error:
+        raise CnnforgeError(
+            f"the run has no inference plan that fits here, and Keras cannot be imported "
+            f"({one_line(error)}): install Keras, or make the plan with 'cnnforge predict RUN "
+            "IMAGE' where Keras is installed"
+        ) from error
 
 
 def _by_keras(

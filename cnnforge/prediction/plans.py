@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnforge.errors import CnnforgeError, RunError, one_line
+from cnnforge.errors import CnnforgeError, RunError, message_of, one_line
 from cnnforge.plugin import EngineSpec
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.predictor import OpenedModel
@@ -123,7 +123,7 @@ def find_plan(run: RunDirectory, task: Task, plugins: Plugins) -> FoundPlan:
             return FoundPlan(problem=f"{PLAN} is damaged, or belongs to another {RECORD}")
         return FoundPlan(_Announced(plugins.engines[record.engine].load()(path)), record)
     except ValueError as error:
-        return FoundPlan(problem=one_line(error))
+        return FoundPlan(problem=message_of(error))
 
 
 def make_plan(
@@ -173,9 +173,11 @@ def make_plan(
                 _log.warning("the plan of the run is not made: %s", one_line(error))
                 return FoundPlan()
             reasons.append(
-                str(error) if isinstance(error, ValueError | CnnforgeError) else one_line(error)
+                message_of(error)
+                if isinstance(error, ValueError | CnnforgeError)
+                else one_line(error)
             )
-    record = PlanRecord(**facts, refused=" ".join("; ".join(reasons).split()))
+    record = PlanRecord(**facts, refused="; ".join(reasons))
     _log.info("Keras predicts with the model of this run, without a plan: %s", record.refused)
     _keep(run, record, None)
     return FoundPlan(record=record)
@@ -245,7 +247,7 @@ def _read_record(run: RunDirectory) -> PlanRecord | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{RECORD} is damaged ({one_line(error)})") from error
+        raise ValueError(f"{RECORD} is damaged ({message_of(error)})") from error
     raise ValueError(f"{RECORD} has the format {written}, and this cnnforge reads {FORMAT}")
 
 

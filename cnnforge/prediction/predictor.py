@@ -84,6 +84,17 @@ class Predictor:
             yield indices[done : done + count], self._model.predict(chunk.images)
             done += count
 
+    def predict_images(self, images: np.ndarray) -> Any:
+        """Compute the outputs of the model for images.
+
+        Args:
+            images: (N, H, W, C) pixel values 0..255 of the model's shape, uint8 or float32.
+
+        Returns:
+            (N, ...) arrays in the structure of the model's outputs.
+        """
+        return self._model.predict(images)
+
     def outputs(self, samples: Samples) -> Any:
         """Return the outputs for all N samples: (N, ...) arrays in the model's output structure."""
         parts = [part for _, part in self.predict(samples)]
