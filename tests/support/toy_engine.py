@@ -55,7 +55,7 @@ class _ToyPlan:
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         time.sleep(self._engine.seconds)
-        flat = images.reshape(len(images), -1).astype(np.float32) / 255
+        flat = images.reshape(len(images), 30).astype(np.float32) / 255
         logits = flat @ self._weights + self._bias
         powers = np.exp(logits - logits.max(1, keepdims=True))
         return powers / powers.sum(1, keepdims=True) + np.float32(self._engine.offset)
