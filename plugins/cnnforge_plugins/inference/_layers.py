@@ -42,16 +42,16 @@ def _integers(values: Any) -> list[int]:
     return [int(value) for value in values]
 
 
-def _bias(layer: Any, size: int) -> np.ndarray:
-    return array(layer.bias) if layer.use_bias else np.zeros(size, np.float32)
+def _bias(layer: Any, size: int, writer: Writer) -> np.ndarray:
+    return writer.weights(layer.bias) if layer.use_bias else np.zeros(size, np.float32)
 
 
 def _convolution(layer: Any, call: LayerCall, inputs: list[str], writer: Writer) -> str:
-    weights = array(layer.kernel)
+    weights = writer.weights(layer.kernel)
     name = writer.add(
         "convolution",
         inputs,
-        {"weights": weights, "bias": _bias(layer, weights.shape[-1])},
+        {"weights": weights, "bias": _bias(layer, weights.shape[-1], writer)},
         **_window_options(layer, call, layer.kernel_size, layer.dilation_rate),
         groups=int(layer.groups),
     )
@@ -59,29 +59,29 @@ def _convolution(layer: Any, call: LayerCall, inputs: list[str], writer: Writer)
 
 
 def _depthwise(layer: Any, call: LayerCall, inputs: list[str], writer: Writer) -> str:
-    weights = array(layer.kernel)
+    weights = writer.weights(layer.kernel)
     name = writer.add(
         "depthwise",
         inputs,
-        {"weights": weights, "bias": _bias(layer, weights.shape[2] * weights.shape[3])},
+        {"weights": weights, "bias": _bias(layer, weights.shape[2] * weights.shape[3], writer)},
         **_window_options(layer, call, layer.kernel_size, layer.dilation_rate),
     )
     return writer.activate(name, activation_of(layer.activation, writer))
 
 
 def _separable(layer: Any, call: LayerCall, inputs: list[str], writer: Writer) -> str:
-    first, second = array(layer.depthwise_kernel), array(layer.pointwise_kernel)
+    first, second = writer.weights(layer.depthwise_kernel), writer.weights(layer.pointwise_kernel)
     between = np.zeros(first.shape[2] * first.shape[3], np.float32)
     options = _window_options(layer, call, layer.kernel_size, layer.dilation_rate)
     name = writer.add("depthwise", inputs, {"weights": first, "bias": between}, **options)
-    arrays = {"weights": second, "bias": _bias(layer, second.shape[-1])}
+    arrays = {"weights": second, "bias": _bias(layer, second.shape[-1], writer)}
     name = writer.add("convolution", [name], arrays, groups=1)
     return writer.activate(name, activation_of(layer.activation, writer))
 
 
 def _dense(layer: Any, call: LayerCall, inputs: list[str], writer: Writer) -> str:
-    weights = array(layer.kernel)
-    arrays = {"weights": weights, "bias": _bias(layer, weights.shape[-1])}
+    weights = writer.weights(layer.kernel)
+    arrays = {"weights": weights, "bias": _bias(layer, weights.shape[-1], writer)}
     name = writer.add("dense", inputs, arrays)
     return writer.activate(name, activation_of(layer.activation, writer))
 

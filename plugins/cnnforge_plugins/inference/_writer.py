@@ -29,6 +29,7 @@ class Writer:
         self.shapes: dict[str, tuple[int | None, ...]] = {}
         self.layer: Any = None
         self.path = ""
+        self._weights: dict[int, tuple[Any, np.ndarray]] = {}
 
     def add(
         self,
@@ -54,6 +55,17 @@ class Writer:
         if activation is None:
             return name
         return self.add("activation", [name], activation=activation)
+
+    def weights(self, variable: Any) -> np.ndarray:
+        """Return a variable of Keras as a float32 array, the same one at each call.
+
+        Args:
+            variable: The variable.
+        """
+        if id(variable) not in self._weights:
+            # The variable is kept: no other object can get its number.
+            self._weights[id(variable)] = (variable, array(variable))
+        return self._weights[id(variable)][1]
 
     def refuse(self, reason: str) -> NoReturn:
         """Raise the error that the current layer cannot be part of a plan.

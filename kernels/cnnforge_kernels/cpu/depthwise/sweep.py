@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from numba import carray
+from numba.extending import register_jitable
 
 from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
@@ -37,7 +38,7 @@ from cnnforge_kernels.cpu.runtime.memory import address_of, load_int64
 from cnnforge_kernels.cpu.runtime.parallel import run_kernel
 from cnnforge_kernels.cpu.simd.channels import channels_store, taps_accumulate
 from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES
-from cnnforge_kernels.cpu.simd.tiles import tile_broadcast, tile_relu
+from cnnforge_kernels.cpu.simd.tiles import tile_broadcast, tile_clip, tile_relu
 from cnnforge_kernels.cpu.simd.vectors import (
     load_float,
     store_float,
@@ -48,7 +49,8 @@ from cnnforge_kernels.cpu.simd.vectors import (
 
 # Fields of the argument block. Addresses, and strides of the target, are in bytes. WIDE is the
 # number of channels that a tile computes, C * M. The source has WIDE / REPEAT channels, the target
-# WIDE / SUMMED. Outputs in columns INNER to AFTER_INNER - 1 read no padding.
+# WIDE / SUMMED. Outputs in columns INNER to AFTER_INNER - 1 read no padding. RELU is 0 for no
+# activation, 1 for ReLU, or RELU6.
 SOURCE, MASK, IMAGES, HEIGHT, WIDTH, WIDE, REPEAT, SUMMED = range(8)
 TAP_ROWS, ROW_STEP, ROW_ORIGIN, ROW_DILATION = range(8, 12)
 TAP_COLUMNS, COLUMN_STEP, COLUMN_ORIGIN, COLUMN_DILATION = range(12, 16)
@@ -56,6 +58,7 @@ TABLE, WEIGHTS, BIAS, RELU = range(16, 20)
 TARGET, TARGET_IMAGE, TARGET_ROW, TARGET_COLUMN = range(20, 24)
 ROWS, COLUMNS, INNER, AFTER_INNER, BLOCK_ROWS, BLOCKS = range(24, 30)
 FIELDS = 30
+RELU6 = 2
 
 _REGISTERS = vector_registers()
 _MAX_TASKS = 32
@@ -64,7 +67,7 @@ _MAX_VECTORS = 4 if _REGISTERS == 32 else 2
 _WIDTHS = 5  # the number of possible vector sizes: 1, 2, 4, 8 and 16 lanes
 
 
-@cached_njit()
+@register_jitable
 def choose_lanes(channels: int, most_vectors: int) -> tuple[int, int]:
     """Return two numbers: the number of vectors in a block of channels, and the lanes of a vector.
 
@@ -80,7 +83,7 @@ def choose_lanes(channels: int, most_vectors: int) -> tuple[int, int]:
     return min(vectors, channels // lanes), lanes
 
 
-@cached_njit()
+@register_jitable
 def width_number(lanes: int) -> int:
     """Return the base-2 logarithm of ``lanes``, which is a power of two."""
     number = 0
@@ -112,7 +115,8 @@ def _copy_row(a: Any, source: int, mask: int, target: int) -> None:
 
 
 @kernel_family(_MAX_POSITIONS * 4 * _WIDTHS)
-def _SWEEP(number: int) -> Any:
+def SWEEP(number: int) -> Any:
+    """Compute a sweep; a task computes BLOCK_ROWS rows of the target."""
     T, G = number % _MAX_POSITIONS + 1, number // _MAX_POSITIONS % 4 + 1
     L = 1 << (number // (4 * _MAX_POSITIONS))
 
@@ -181,6 +185,8 @@ def _SWEEP(number: int) -> Any:
                             )
                             if a[RELU] != 0:
                                 tile = tile_relu(tile)
+                                if a[RELU] == RELU6:
+                                    tile = tile_clip(tile)
                             channels_store(tile, target + column * step + 4 * c, step, T, G)
                             c += G * L
                         column += T
@@ -201,6 +207,8 @@ def _SWEEP(number: int) -> Any:
                             )
                         if a[RELU] != 0:
                             tile = tile_relu(tile)
+                            if a[RELU] == RELU6:
+                                tile = tile_clip(tile)
                         channels_store(tile, target + column * step + 4 * c, step, 1, G)
                         c += G * L
                     column += 1
@@ -221,26 +229,28 @@ def _SWEEP(number: int) -> Any:
     return _depthwise_sweep_kernel
 
 
-@cached_njit()
-def sweep(args: Any, tap: int, row_tap: int, column_tap: int) -> None:
-    """Compute a sweep: set the remaining arguments, and run the tasks.
+@register_jitable
+def prepare_sweep(args: Any, table: Any, tap: int, row_tap: int, column_tap: int) -> Any:
+    """Set the remaining arguments of a sweep except TABLE.
 
     Args:
         args: int64 argument block. The caller has set all fields up to COLUMNS except TABLE.
+        table: (TAP_ROWS * TAP_COLUMNS, 2) int64, written.
         tap: index in the weights, i * KW + j, of the first tap of the first row of taps.
         row_tap: difference of the indices of two taps in neighbouring rows of taps.
         column_tap: difference of the indices of two taps in neighbouring columns of taps.
+
+    Returns:
+        Three numbers: the index of the kernel, the number of tasks, and the grain.
     """
     taps, wide = args[TAP_COLUMNS], args[WIDE]
     pixel = 4 * wide
     line = pixel * args[WIDTH]
-    table = np.empty((args[TAP_ROWS] * taps, 2), np.int64)
     for i in range(args[TAP_ROWS]):
         for j in range(taps):
             column = args[COLUMN_ORIGIN] + j * args[COLUMN_DILATION]
             table[i * taps + j, 0] = i * args[ROW_DILATION] * line + column * pixel
             table[i * taps + j, 1] = (tap + i * row_tap + j * column_tap) * pixel
-    args[TABLE] = address_of(table)
     step = args[COLUMN_STEP]
     reach = args[COLUMN_ORIGIN] + (taps - 1) * args[COLUMN_DILATION]
     inner = max(0, (step - 1 - args[COLUMN_ORIGIN]) // step)
@@ -261,7 +271,19 @@ def sweep(args: Any, tap: int, row_tap: int, column_tap: int) -> None:
     work = args[BLOCK_ROWS] * args[COLUMNS] * (args[TAP_ROWS] * taps + 4) * wide
     grain = max(1, 320_000 // max(work, 1))
     number = positions - 1 + _MAX_POSITIONS * (vectors - 1 + 4 * width_number(lanes))
-    run_kernel(_SWEEP + number, args, args[IMAGES] * args[BLOCKS], grain)
+    return number, args[IMAGES] * args[BLOCKS], grain
+
+
+@cached_njit()
+def sweep(args: Any, tap: int, row_tap: int, column_tap: int) -> None:
+    """Compute a sweep: set the remaining arguments, and run the tasks.
+
+    The arguments are those of ``prepare_sweep``.
+    """
+    table = np.empty((args[TAP_ROWS] * args[TAP_COLUMNS], 2), np.int64)
+    args[TABLE] = address_of(table)
+    number, tasks, grain = prepare_sweep(args, table, tap, row_tap, column_tap)
+    run_kernel(SWEEP + number, args, tasks, grain)
     # The calls above get only the address of this array. Numba frees an array after its last use,
     # so use the array here: it must not be freed earlier.
     table[:0] = 0

@@ -35,15 +35,16 @@ from cnnforge_kernels.cpu.simd.vectors import load_float, vector_add, vector_loa
 SOURCE, TARGET, CHANNELS, PIXELS, BLOCKS = range(5)
 FIELDS = 5
 
-_BLOCK = 256  # the number of pixels of a block
+BLOCK = 256  # the number of pixels of a block
 _CHAINS = 4
-_MAX_VECTORS = 4
+MAX_VECTORS = 4
 _GRAIN_FLOATS = 64 * 1024
 
 
-@kernel_family(_MAX_VECTORS * 5)
-def _SUM(number: int) -> Any:
-    G, L = number % _MAX_VECTORS + 1, 1 << (number // _MAX_VECTORS)
+@kernel_family(MAX_VECTORS * 5)
+def SUM(number: int) -> Any:
+    """Add the pixels of each block of each image; a task is a block."""
+    G, L = number % MAX_VECTORS + 1, 1 << (number // MAX_VECTORS)
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _global_sum_kernel(args: Any, begin: int, end: int) -> None:
@@ -51,8 +52,8 @@ def _SUM(number: int) -> Any:
         channels = a[CHANNELS]
         pixel = 4 * channels
         for task in range(begin, end):
-            first = task % a[BLOCKS] * _BLOCK
-            count = min(_BLOCK, a[PIXELS] - first)
+            first = task % a[BLOCKS] * BLOCK
+            count = min(BLOCK, a[PIXELS] - first)
             source = a[SOURCE] + (task // a[BLOCKS] * a[PIXELS] + first) * pixel
             rest = source + count // _CHAINS * _CHAINS * pixel
             c = 0
@@ -115,15 +116,15 @@ def global_average_pool2d_forward(inputs: Any, outputs: Any) -> None:
     if inputs.size == 0:
         outputs[:] = np.float32(np.nan)
         return
-    blocks = (pixels + _BLOCK - 1) // _BLOCK
+    blocks = (pixels + BLOCK - 1) // BLOCK
     sums = np.empty((images, blocks, channels), np.float32)
     args = np.zeros(FIELDS, np.int64)
     args[SOURCE], args[TARGET] = address_of(inputs), address_of(sums)
     args[CHANNELS], args[PIXELS], args[BLOCKS] = channels, pixels, blocks
-    vectors, lanes = choose_lanes(channels, _MAX_VECTORS)
-    grain = max(1, _GRAIN_FLOATS // (min(pixels, _BLOCK) * channels))
-    number = vectors - 1 + _MAX_VECTORS * width_number(lanes)
-    run_kernel(_SUM + number, args, images * blocks, grain)
+    vectors, lanes = choose_lanes(channels, MAX_VECTORS)
+    grain = max(1, _GRAIN_FLOATS // (min(pixels, BLOCK) * channels))
+    number = vectors - 1 + MAX_VECTORS * width_number(lanes)
+    run_kernel(SUM + number, args, images * blocks, grain)
     for image in range(images):
         distance = 1
         while distance < blocks:

@@ -1,0 +1,236 @@
+"""Multiply matrices, as a 1x1 convolution or a dense layer does.
+
+A 1x1 convolution multiplies the matrix of all pixels of all images, (P, C), by the weights, (C, F).
+The kernel reads the pixels where they are, without scratch memory, and a register tile
+(``simd/tiles.py``) covers neighbouring pixels even if they are in two rows or two images. Each
+output is one sum over all channels in their order. So it depends neither on the number of threads
+nor on the size of the tile.
+
+The weights are packed in blocks of the filters of a tile. A task multiplies some pixels by some
+blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic
+
+from cnnforge_kernels.cpu.runtime.compiled import (
+    KERNEL_SIGNATURE,
+    cached_cfunc,
+    cached_njit,
+    kernel_family,
+    vector_lanes,
+    vector_registers,
+)
+from cnnforge_kernels.cpu.runtime.llvm import (
+    F32,
+    I64,
+    Loop,
+    fma,
+    literals,
+    pointer_to,
+    splat,
+    unpack,
+)
+from cnnforge_kernels.cpu.simd.tile_choice import TILES, tile_of_number
+from cnnforge_kernels.cpu.simd.tiles import (
+    tile_add,
+    tile_broadcast,
+    tile_clip,
+    tile_relu,
+    tile_store_after,
+)
+
+# Fields of the argument block. Addresses and strides are in bytes; the other fields are numbers of
+# elements. ADDED is 0 if nothing is added. The pixels are divided into PARTS parts, and the BLOCKS
+# blocks of filters into COLUMNS parts. Within a task, the pixels are divided into chunks of CHUNK
+# pixels, a multiple of the tile's positions.
+SOURCE, SOURCE_PIXEL, PIXELS, COUNT, WEIGHTS, BIAS = range(6)
+TARGET, TARGET_PIXEL, ADDED, FILTERS, BLOCKS, ACTIVATION = range(6, 12)
+PARTS, COLUMNS, CHUNK, GRAIN = range(12, 16)
+FIELDS = 16
+
+# Values of ACTIVATION.
+NONE, RELU, RELU6 = range(3)
+
+_LANES = vector_lanes()
+_REGISTERS = vector_registers()
+_MAX_VECTORS = 4 if _REGISTERS == 32 else 2
+# A tile needs a register for the address of each position, and the processor has 16 of these.
+_MAX_POSITIONS = 8
+# The pixels that a task reads should fit a quarter of a second-level cache of 512 KiB.
+_TASK_BYTES = 128 * 1024
+# Weights of this size stay in a second-level cache of 1 MiB together with the pixels of a tile.
+_WEIGHT_BYTES = 384 * 1024
+# The number of multiply-adds of 5 us, at 32 in a nanosecond. With few and long tasks a thread would
+# often wait for the last task of another thread.
+_GRAIN_WORK = 160_000
+# The minimum number of tasks for each thread, if there are so many tiles.
+TASKS_EACH = 4
+
+
+@intrinsic(prefer_literal=True)
+def product_accumulate(
+    typingctx: Any,
+    tile: Any,
+    source: Any,
+    weights: Any,
+    count: Any,
+    pixel: Any,
+    positions: Any,
+    vectors: Any,
+    lanes: Any,
+) -> Any:
+    """Add products to a tile: ``tile[t] += source[t * pixel + k] * weights[k]`` for k < ``count``.
+
+    ``source`` and ``weights`` are addresses, and ``pixel`` is in bytes. ``weights[k]`` are
+    ``vectors * lanes`` floats.
+    """
+    shape = literals(positions, vectors, lanes)
+    if shape is None or not isinstance(tile, types.UniTuple):
+        return None
+    T, G, L = shape
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        start, source, weights, count, pixel = args[:5]
+        kind = ir.VectorType(F32, L)
+        steps = [builder.mul(pixel, ir.Constant(I64, t)) for t in range(T)]
+        loop = Loop(builder, count, [*unpack(builder, start, T * G), source, weights])
+        *sums, here, weight = loop.values
+        row = [
+            builder.load(pointer_to(builder, weight, kind, 4 * L * v), align=4) for v in range(G)
+        ]
+        results = []
+        for t in range(T):
+            place = pointer_to(builder, builder.add(here, steps[t]), F32)
+            value = splat(builder, builder.load(place, align=4), kind)
+            results += [fma(builder, value, row[v], sums[t * G + v]) for v in range(G)]
+        following = [
+            builder.add(here, ir.Constant(I64, 4)),
+            builder.add(weight, ir.Constant(I64, 4 * L * G)),
+        ]
+        final = loop.finish([*results, *following])[: T * G]
+        return context.make_tuple(builder, tile, final)
+
+    integer = types.int64
+    return tile(tile, *[integer] * 4, positions, vectors, lanes), codegen
+
+
+@kernel_family(TILES)
+def PRODUCT(number: int) -> Any:
+    """Multiply pixels by weights, for tasks ``begin`` to ``end - 1``."""
+    T, G, L, _ = tile_of_number(number)
+    WIDTH = G * L
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _product_kernel(block: Any, begin: int, end: int) -> None:
+        a = carray(block, FIELDS)
+        pixel, step, activation = a[SOURCE_PIXEL], a[TARGET_PIXEL], a[ACTIVATION]
+        count, columns, parts, blocks = a[COUNT], a[COLUMNS], a[PARTS], a[BLOCKS]
+        tiles = (a[PIXELS] + T - 1) // T
+        for task in range(begin, end):
+            part, column = task // columns, task % columns
+            first, last = part * tiles // parts * T, (part + 1) * tiles // parts * T
+            last = min(last, a[PIXELS])
+            first_block, last_block = column * blocks // columns, (column + 1) * blocks // columns
+            for begun in range(first, last, a[CHUNK]):
+                done = min(begun + a[CHUNK], last)
+                for number in range(first_block, last_block):
+                    weights = a[WEIGHTS] + 4 * number * count * WIDTH
+                    bias = a[BIAS] + 4 * number * WIDTH
+                    valid = a[FILTERS] - number * WIDTH
+                    for place in range(begun, done, T):
+                        # Let the last tile end at the last pixel. It overlaps the tile before it,
+                        # so skip what is stored already: `added` may be the same memory as the
+                        # target.
+                        skipped = max(0, place + T - done)
+                        at = place - skipped
+                        tile = product_accumulate(
+                            tile_broadcast(bias, T, G, L),
+                            a[SOURCE] + at * pixel,
+                            weights,
+                            count,
+                            pixel,
+                            T,
+                            G,
+                            L,
+                        )
+                        offset = at * step + 4 * number * WIDTH
+                        if a[ADDED] != 0:
+                            tile = tile_add(tile, a[ADDED] + offset, step, valid, T, G)
+                        if activation != NONE:
+                            tile = tile_relu(tile)
+                            if activation == RELU6:
+                                tile = tile_clip(tile)
+                        tile_store_after(tile, a[TARGET] + offset, step, valid, skipped, T, G)
+
+    return _product_kernel
+
+
+@cached_njit()
+def product_width(filters: int) -> tuple[int, int]:
+    """Return the vectors of a tile and their lanes for a number of filters.
+
+    The packed weights depend only on these two numbers.
+    """
+    lanes = _LANES
+    while lanes > 4 and filters <= lanes // 2:
+        lanes //= 2
+    needed = (filters + lanes - 1) // lanes
+    best, vectors = 0, 1
+    for wide in range(1, min(needed, _MAX_VECTORS) + 1):
+        blocks = (needed + wide - 1) // wide
+        # Each vector costs its multiply-adds, and each block costs the loads of the pixels.
+        cost = blocks * (8 * wide + 3)
+        if best == 0 or cost < best:
+            best, vectors = cost, wide
+    return vectors, lanes
+
+
+@cached_njit()
+def product_positions(pixels: int, vectors: int) -> int:
+    """Return the positions of a tile for a number of pixels."""
+    largest = min(_MAX_POSITIONS, (_REGISTERS - vectors - 2) // vectors, pixels)
+    best, positions = 0, 1
+    for wide in range(largest, 0, -1):
+        tiles = (pixels + wide - 1) // wide
+        # A tile of few sums waits for the results of its multiply-adds.
+        cost = tiles * max(wide * vectors, 8)
+        if best == 0 or 32 * cost < 31 * best:
+            best, positions = cost, wide
+    return positions
+
+
+@cached_njit()
+def divide_product(a: Any, positions: int, width: int, fewest: int) -> int:
+    """Set the fields that divide a product into tasks, and return the number of tasks.
+
+    ``a`` is the argument block, whose PIXELS, COUNT and BLOCKS are set. ``positions`` and ``width``
+    are the pixels and the filters of a tile. ``fewest`` is the minimum number of tasks, if there
+    are so many tiles.
+    """
+    pixels, count, blocks = a[PIXELS], a[COUNT], a[BLOCKS]
+    a[PARTS], a[COLUMNS], a[CHUNK], a[GRAIN] = 1, 1, max(pixels, 1), 1
+    if pixels == 0 or blocks == 0:
+        return 0
+    tiles = (pixels + positions - 1) // positions
+    bytes_each = max(4 * count, 1)
+    if blocks * width > pixels and tiles < 64:
+        # Few pixels: each task reads its own weights, so that these are read from memory once.
+        a[COLUMNS] = blocks
+    else:
+        wanted = max(_TASK_BYTES // (bytes_each * positions), 1)
+        a[PARTS] = (tiles + wanted - 1) // wanted
+        a[COLUMNS] = min(blocks, (fewest + a[PARTS] - 1) // a[PARTS])
+    a[PARTS] = min(tiles, max(a[PARTS], (fewest + a[COLUMNS] - 1) // a[COLUMNS]))
+    if bytes_each * blocks * width <= _WEIGHT_BYTES:
+        # The weights stay in the cache. So compute all filters of a tile's pixels, and write the
+        # outputs in the order of their addresses.
+        a[CHUNK] = positions
+    tasks = a[PARTS] * a[COLUMNS]
+    a[GRAIN] = max(1, _GRAIN_WORK * tasks // max(pixels * count * blocks * width, 1))
+    return tasks
