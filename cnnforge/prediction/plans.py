@@ -12,10 +12,11 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from threading import Timer
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,7 +46,7 @@ FORMAT = 1
 MAX_PLAN_DRIFT = 1e-4
 """Max allowed difference between an output of a plan and that of Keras, see
 `ReferencePredictions.drift`. Both compute the same sums in another order."""
-# Seconds after which a first prediction is slow enough for a message.
+# A prediction for one image that takes more seconds of processor time compiles kernels.
 _SLOW = 1.0
 
 _log = logging.getLogger(__name__)
@@ -211,10 +212,7 @@ def plan_outputs(plan: OpenedModel, images: np.ndarray) -> list[np.ndarray]:
 
 
 class _Announced:
-    """A plan that logs a message if its first prediction takes long.
-
-    The kernels of a plan are compiled when it predicts for the first time on a machine.
-    """
+    """A plan that logs a message if its first prediction compiles kernels."""
 
     def __init__(self, plan: OpenedModel) -> None:
         self.image_shape: tuple[int, int, int] = plan.image_shape
@@ -222,20 +220,24 @@ class _Announced:
         self._first = True
 
     def predict(self, images: np.ndarray) -> Any:
-        if not self._first:
-            return self._plan.predict(images)
-        self._first = False
-        timer = Timer(
-            _SLOW,
-            _log.info,
-            ["preparing the kernels; the first prediction on a machine compiles them, once"],
-        )
-        timer.daemon = True
-        timer.start()
-        try:
-            return self._plan.predict(images)
-        finally:
-            timer.cancel()
+        if self._first:
+            self._first = False
+            done = Event()
+            Thread(target=_announce, args=[done, time.process_time()], daemon=True).start()
+            try:
+                # One image, so that the time is not that of a large batch.
+                self._plan.predict(images[:1])
+            finally:
+                done.set()
+        return self._plan.predict(images)
+
+
+def _announce(done: Event, start: float) -> None:
+    while not done.wait(_SLOW / 4):
+        # Processor time, because on a busy machine everything takes long.
+        if time.process_time() - start > _SLOW:
+            _log.info("compiling the kernels of the prediction (once on a machine)")
+            return
 
 
 def _read_record(run: RunDirectory) -> PlanRecord | None:
