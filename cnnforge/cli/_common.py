@@ -15,6 +15,7 @@ import typer
 from cnnforge.cli._streams import shows_unicode
 
 if TYPE_CHECKING:
+    from cnnforge.plugin import Spec
     from cnnforge.plugin_host.discovery import Plugins
 
 PluginOption = Annotated[
@@ -93,6 +94,22 @@ def find_weights(named: Path, option: str = "--init-from") -> Path:
     if not os.path.isfile(path):
         return find_run(path)
     return path
+
+
+def import_error(spec: Spec) -> str | None:
+    """Import all classes and functions that a spec names.
+
+    Returns:
+        The error in one line; `None` if there was none.
+    """
+    from cnnforge.errors import PluginError, one_line
+
+    try:
+        spec.load_all()
+    except PluginError as error:
+        # The caller names the plugin and the target, so it needs only the cause.
+        return one_line(error.__cause__ or error)
+    return None
 
 
 def print_json(value: object) -> None:

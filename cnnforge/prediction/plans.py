@@ -206,6 +206,31 @@ def reference_for_plan(run: RunDirectory, model: keras.Model) -> ReferencePredic
     return ReferencePredictions(images, outputs_of(model)(images))
 
 
+def check_plan(
+    run: RunDirectory, model: keras.Model, task: Task, plugins: Plugins
+) -> tuple[str, bool]:
+    """Compare the plan of a run with Keras again.
+
+    Args:
+        run: The run.
+        model: The Keras model that was opened from its `model.keras`.
+        task: Task of the run.
+        plugins: All plugins.
+
+    Returns:
+        A clause for the user about the plan, and false if the plan differs from Keras.
+    """
+    found = find_plan(run, task, plugins)
+    if found.refused:
+        return f"none, and Keras predicts: {found.refused}", True
+    if not (plan := found.plan):
+        return f"{found.problem or 'none yet'}; the next prediction makes it", True
+    reference = reference_for_plan(run, model)
+    drift = reference.drift(lambda images: plan_outputs(plan, images))
+    text = f"differs from Keras by {drift:.1e} at most ({MAX_PLAN_DRIFT:g} is allowed)"
+    return text, drift <= MAX_PLAN_DRIFT
+
+
 def plan_outputs(plan: OpenedModel, images: np.ndarray) -> list[np.ndarray]:
     """Compute the outputs of a plan for images: a list, in the order of `keras.tree.flatten`."""
     return flatten(plan.predict(images))
