@@ -61,7 +61,7 @@ class PlanRecord:
         engines: Version of each engine that was tried, by its qualified name; "" if it has none.
         engine: Qualified name of the engine that wrote the plan; "" if none could express the
             model.
-        plan: sha256 of `plan.npz`; "" if there is none.
+        plan: sha256 of `plan.npz`; "" without a plan.
         refused: Reason why there is no plan, in one line; "" if there is one.
         outputs: `Task.output_size` of the task of the run; `None` if it has none.
         drift: Difference between the outputs of the plan and those of Keras.
@@ -83,7 +83,7 @@ class FoundPlan:
     """The plan of a run, if it can be used.
 
     Attributes:
-        plan: The opened plan; `None` if there is none that can be used.
+        plan: The opened plan; `None` if no plan can be used.
         record: Facts about it; `None` if the run has none, or if they do not fit.
         problem: Why a plan or a record that the run has does not fit, in one line; else "".
     """

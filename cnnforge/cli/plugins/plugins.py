@@ -14,7 +14,6 @@ from cnnforge.cli.plugins.check import check
 from cnnforge.cli.plugins.new import new
 
 if TYPE_CHECKING:
-    from cnnforge.plugin import Spec
     from cnnforge.plugin_host.discovery import Plugins
 
 
