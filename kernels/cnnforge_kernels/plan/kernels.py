@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cnnforge_kernels.cpu.prepared import elementwise, pooling, shapes
+from cnnforge_kernels.cpu.prepared.convolution import Convolution
 from cnnforge_kernels.cpu.prepared.depthwise import DepthwiseConvolution
 from cnnforge_kernels.cpu.prepared.product import Product
 from cnnforge_kernels.cpu.prepared.softmax import Softmax
@@ -60,21 +61,18 @@ def _window(step: Step) -> dict[str, Any]:
     return {"strides": pair(step, "strides"), "padding": padding(step)}
 
 
-def _convolution(step: Step, inputs: Sequence[Shape], output: Shape) -> Bind | None:
-    kh, kw, channels, filters = step.arrays["weights"].shape
-    if (kh, kw) != (1, 1) or step.options.get("pool") or step.options.get("groups", 1) != 1:
-        return None
-    if pair(step, "strides") != (1, 1) or any(map(any, padding(step))):
-        return None
-    weights = step.arrays["weights"].reshape(channels, filters)
-    layer = Product(weights, step.arrays["bias"], _fused(step))
-
-    def bind(sources: Sequence[np.ndarray], target: np.ndarray) -> list[Call]:
-        source, *added = sources
-        flat = [array.reshape(-1, filters) for array in added]
-        return layer.bind(source.reshape(-1, channels), target.reshape(-1, filters), *flat)
-
-    return bind
+def _convolution(step: Step, inputs: Sequence[Shape], output: Shape) -> Bind:
+    pool = step.options.get("pool")
+    layer = Convolution(
+        step.arrays["weights"],
+        step.arrays["bias"],
+        **_window(step),
+        dilation=pair(step, "dilation"),
+        groups=step.options.get("groups", 1),
+        activation=_fused(step),
+        pool=None if pool is None else pair(step, "pool"),
+    )
+    return lambda sources, target: layer.bind(sources[0], target, *sources[1:])
 
 
 def _depthwise(step: Step, inputs: Sequence[Shape], output: Shape) -> Bind:
