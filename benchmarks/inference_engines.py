@@ -93,7 +93,7 @@ class OpenVino(Engine):
     def __init__(self, folder: Path, name: str, threads: int) -> None:
         import openvino
 
-        self._core, self._version = openvino.Core(), openvino.__version__
+        self._core, self._version = openvino.Core(), openvino.__version__.partition("-")[0]
         self._path, self._threads = folder / f"{name}.onnx", threads
         self._used: set[str] = set()
 
@@ -106,7 +106,7 @@ class OpenVino(Engine):
         return found
 
     def facts(self) -> dict[str, str]:
-        return {"version": self._version, "instructions": ", ".join(sorted(self._used))}
+        return {"version": self._version, "convolutions with": " and ".join(sorted(self._used))}
 
     def _runner(self, images: np.ndarray, batch_size: int) -> Runner:
         sizes = {len(batch) for batch in batches(images, batch_size)}
@@ -157,8 +157,10 @@ class OpenVino(Engine):
         }
         compiled = self._core.compile_model(model, "CPU", settings)
         for operator in compiled.get_runtime_model().get_ops():
-            kind = str(operator.get_rt_info()["primitiveType"])
-            self._used |= {part for part in kind.split("_") if part.startswith(("avx", "sse"))}
+            facts = operator.get_rt_info()
+            if facts["layerType"].astype(str) == "Convolution":
+                kind = facts["primitiveType"].astype(str)
+                self._used |= {part for part in kind.split("_") if part.startswith("avx")}
         return compiled
 
 
