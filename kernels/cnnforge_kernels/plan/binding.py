@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import prod
+from typing import Any
 
 import numpy as np
 
+from cnnforge_kernels.cpu.runtime.call_list import Call, CallList
 from cnnforge_kernels.plan.buffers import Places
+from cnnforge_kernels.plan.kernels import Bind, conversion, prepare
 from cnnforge_kernels.plan.kinds import KINDS
 from cnnforge_kernels.plan.program import Program
 from cnnforge_kernels.plan.steps import Step
@@ -22,6 +25,33 @@ class Prepared:
 
     def __init__(self, program: Program) -> None:
         self.program = program
+        self._conversion = conversion(program.steps[0])
+        self._steps: dict[str, Bind | None] = {}
+
+    def convert(self, images: np.ndarray, target: np.ndarray) -> Call:
+        """Return the call that converts images to float32, and scales them.
+
+        Args:
+            images: (N, H, W, C) uint8 or float32, C-contiguous.
+            target: (N, H, W, C) float32, C-contiguous.
+        """
+        (call,) = self._conversion.bind(images, target)
+        return call
+
+    def calls(self, step: Step, inputs: list[np.ndarray], output: np.ndarray) -> list[Call] | None:
+        """Return the calls that compute a step, or ``None`` if no kernel can.
+
+        Args:
+            step: A step.
+            inputs: Its inputs, with the batch dimension.
+            output: Its result, with the batch dimension.
+        """
+        if step.output not in self._steps:
+            shapes = self.program.shapes
+            known = [shapes[name] for name in step.inputs]
+            self._steps[step.output] = prepare(step, known, shapes[step.output])
+        bind = self._steps[step.output]
+        return None if bind is None else bind(inputs, output)
 
 
 class Binding:
@@ -49,28 +79,53 @@ class Binding:
             begin = count * places.offsets[name]
             view = memory[begin : begin + count * prod(shape)]
             self.values[name] = view.reshape(count, *shape)
-        self._first = program.steps[0]
-        self._runs: list[Callable[[], None]] = []
-        for step in program.steps[1:]:
-            if step.kind != "reshape":
-                self._runs.append(self._in_numpy(step))
+        first = program.steps[0]
+        target = self.values[first.output]
+        # Only the address of the images changes. It is the first field of the argument block.
+        convert = prepared.convert(np.empty(target.shape, dtype), target)
+        self._args = convert.args
+        self._runs = list(_runs(self._calls(prepared, convert)))
 
     def run(self, images: np.ndarray) -> None:
         """Compute all values.
 
         Args:
-            images: (count, H, W, C) of the dtype.
+            images: (count, H, W, C) of the dtype, C-contiguous.
         """
-        converted = images.astype(np.float32, copy=False)
-        self.values[self._first.output][...] = KINDS["input"].compute(self._first, [converted])
+        self._args[0] = images.ctypes.data
         for run in self._runs:
             run()
 
-    def _in_numpy(self, step: Step) -> Callable[[], None]:
-        """Return a function that computes a step in NumPy, because no kernel can do it."""
-        inputs, output = [self.values[name] for name in step.inputs], self.values[step.output]
+    def _calls(self, prepared: Prepared, convert: Call) -> Iterator[Call | Callable[[], None]]:
+        yield convert
+        for step in prepared.program.steps[1:]:
+            inputs, output = [self.values[name] for name in step.inputs], self.values[step.output]
+            calls = prepared.calls(step, inputs, output)
+            if calls is None:
+                yield _in_numpy(step, inputs, output)
+            else:
+                yield from calls
 
-        def run() -> None:
-            output[...] = KINDS[step.kind].compute(step, inputs)
 
-        return run
+def _runs(calls: Any) -> Iterator[Callable[[], None]]:
+    """Yield lists of kernel calls, and what runs in Python between them."""
+    together: list[Call] = []
+    for call in calls:
+        if isinstance(call, Call):
+            together.append(call)
+            continue
+        if together:
+            yield CallList(together)
+        together = []
+        yield call
+    if together:
+        yield CallList(together)
+
+
+def _in_numpy(step: Step, inputs: list[np.ndarray], output: np.ndarray) -> Callable[[], None]:
+    """Return a function that computes a step in NumPy, because no kernel can do it."""
+
+    def run() -> None:
+        output[...] = KINDS[step.kind].compute(step, inputs)
+
+    return run

@@ -77,7 +77,7 @@ def read(path: str | Path) -> Program:
         PlanError: The file is damaged, is not a plan, or has a newer format.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             if not {"program", "sha256"} <= set(file.files):
                 raise PlanError("it is a NumPy file, but not an inference plan")
             text, stated = str(file["program"]), str(file["sha256"])

@@ -70,6 +70,8 @@ class Plan:
             ValueError: The images have another shape or dtype.
         """
         self._check(images)
+        # The kernels read the images where they are.
+        images = np.ascontiguousarray(images)
         count, shapes = len(images), self.program.shapes
         results = {
             name: np.empty((count, *shapes[name]), np.float32) for name in self.program.output_names

@@ -66,8 +66,11 @@ _MAX_POSITIONS = 8
 _TASK_BYTES = 128 * 1024
 # Weights of this size stay in a second-level cache of 1 MiB together with the pixels of a tile.
 _WEIGHT_BYTES = 384 * 1024
-# The number of multiply-adds of 20 us, at 32 in a nanosecond.
-_GRAIN_WORK = 640_000
+# The number of multiply-adds of 5 us, at 32 in a nanosecond. With few and long tasks a thread would
+# often wait for the last task of another thread.
+_GRAIN_WORK = 160_000
+# The minimum number of tasks for each thread, if there are so many tiles.
+TASKS_EACH = 4
 
 
 @intrinsic(prefer_literal=True)
@@ -128,9 +131,11 @@ def PRODUCT(number: int) -> Any:
         a = carray(block, FIELDS)
         pixel, step, activation = a[SOURCE_PIXEL], a[TARGET_PIXEL], a[ACTIVATION]
         count, columns, parts, blocks = a[COUNT], a[COLUMNS], a[PARTS], a[BLOCKS]
+        tiles = (a[PIXELS] + T - 1) // T
         for task in range(begin, end):
             part, column = task // columns, task % columns
-            first, last = part * a[PIXELS] // parts, (part + 1) * a[PIXELS] // parts
+            first, last = part * tiles // parts * T, (part + 1) * tiles // parts * T
+            last = min(last, a[PIXELS])
             first_block, last_block = column * blocks // columns, (column + 1) * blocks // columns
             for begun in range(first, last, a[CHUNK]):
                 done = min(begun + a[CHUNK], last)
@@ -201,25 +206,27 @@ def product_positions(pixels: int, vectors: int) -> int:
 
 
 @cached_njit()
-def divide_product(a: Any, positions: int, width: int) -> int:
+def divide_product(a: Any, positions: int, width: int, fewest: int) -> int:
     """Set the fields that divide a product into tasks, and return the number of tasks.
 
     ``a`` is the argument block, whose PIXELS, COUNT and BLOCKS are set. ``positions`` and ``width``
-    are the pixels and the filters of a tile.
+    are the pixels and the filters of a tile. ``fewest`` is the minimum number of tasks, if there
+    are so many tiles.
     """
     pixels, count, blocks = a[PIXELS], a[COUNT], a[BLOCKS]
     a[PARTS], a[COLUMNS], a[CHUNK], a[GRAIN] = 1, 1, max(pixels, 1), 1
     if pixels == 0 or blocks == 0:
         return 0
-    tiles = pixels // positions
+    tiles = (pixels + positions - 1) // positions
     bytes_each = max(4 * count, 1)
-    wanted = max(_TASK_BYTES // bytes_each // positions, 1) * positions
-    a[PARTS] = max(1, min(tiles, (pixels + wanted - 1) // wanted))
     if blocks * width > pixels and tiles < 64:
         # Few pixels: each task reads its own weights, so that these are read from memory once.
-        a[PARTS], a[COLUMNS] = 1, blocks
-    elif a[PARTS] < 8:
-        a[COLUMNS] = min(blocks, (8 + a[PARTS] - 1) // a[PARTS])
+        a[COLUMNS] = blocks
+    else:
+        wanted = max(_TASK_BYTES // (bytes_each * positions), 1)
+        a[PARTS] = (tiles + wanted - 1) // wanted
+        a[COLUMNS] = min(blocks, (fewest + a[PARTS] - 1) // a[PARTS])
+    a[PARTS] = min(tiles, max(a[PARTS], (fewest + a[COLUMNS] - 1) // a[COLUMNS]))
     if bytes_each * blocks * width <= _WEIGHT_BYTES:
         # The weights stay in the cache. So compute all filters of a tile's pixels, and write the
         # outputs in the order of their addresses.

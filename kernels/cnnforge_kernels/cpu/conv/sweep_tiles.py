@@ -14,6 +14,7 @@ from numba import carray
 
 from cnnforge_kernels.cpu.conv.argmax import NO_CELL
 from cnnforge_kernels.cpu.runtime.compiled import KERNEL_SIGNATURE, cached_cfunc, kernel_family
+from cnnforge_kernels.cpu.simd.epilogues import tile_activate, tile_add_stored, tile_max_store
 from cnnforge_kernels.cpu.simd.pooled_tiles import tile_pool_store
 from cnnforge_kernels.cpu.simd.tile_choice import TILES, WINDOWS, in_planes, tile_of_number
 from cnnforge_kernels.cpu.simd.tiles import (
@@ -40,15 +41,20 @@ TARGET, TARGET_ROW, TARGET_COLUMN, FILTERS, COLUMNS, RELU, ARGMAX = range(7, 14)
 # Only for IN_MEMORY (see below): the address of the outputs before they are pooled, the stride of
 # their rows, the window of the pool, and the number of filters of a pixel.
 MAPS, MAPS_ROW, POOL_ROWS, POOL_COLUMNS, WIDTH = range(14, 19)
-FIELDS = 19
+# Only for INFERENCE (see below): the number of bytes from an output to the value that is added to
+# it, or 0.
+ADDED = 19
+FIELDS = 20
 
-# How the max pool after the convolution is computed: not at all, in registers, or in memory. A tile
-# of two rows computes a 2x2 pool in registers. For a pool of another size the tiles are stored in a
-# buffer, which POOL_MAPS reads.
-NO_POOL, IN_REGISTERS, IN_MEMORY = range(3)
+# What follows the sums. PLAIN: a ReLU or nothing. IN_REGISTERS and IN_MEMORY: a ReLU and a max pool
+# that is computed in registers or in memory. A tile of two rows computes a 2x2 pool in registers.
+# For a pool of another size the tiles are stored in a buffer, which POOL_MAPS reads. INFERENCE: an
+# addition or nothing, and any activation. INFERENCE_POOL: any activation, and a 2x2 max pool
+# without argmax.
+PLAIN, IN_REGISTERS, IN_MEMORY, INFERENCE, INFERENCE_POOL = range(5)
 
 
-@kernel_family(TILES * len(WINDOWS) * 3)
+@kernel_family(TILES * len(WINDOWS) * 5)
 def SWEEP_TILES(number: int) -> Any:
     """Compute the outputs of tile rows ``begin`` to ``end - 1`` for one block of filters.
 
@@ -57,7 +63,7 @@ def SWEEP_TILES(number: int) -> Any:
     T, G, L, P = tile_of_number(number % TILES)
     W = WINDOWS[number // TILES % len(WINDOWS)]
     behind = number // TILES // len(WINDOWS)
-    R = 2 if behind == IN_REGISTERS else 1
+    R = 2 if behind in (IN_REGISTERS, INFERENCE_POOL) else 1
     RT = R * T
     PLANAR = in_planes(G, P)
     F_WIDTH = G * L // P  # filters of a tile
@@ -94,10 +100,19 @@ def SWEEP_TILES(number: int) -> Any:
                     P,
                     W,
                 )
-                if R == 2:
+                if behind == INFERENCE_POOL:
+                    tile = tile_activate(tile, t[RELU])
+                    tile_max_store(tile, target + column // 2 * step, step, valid, T, G, P)
+                elif R == 2:
                     place = target + column // 2 * step
                     byte = t[ARGMAX] + place // 4
                     tile_pool_store(tile, place, byte, step, valid, T, G, P, NO_CELL)
+                elif behind == INFERENCE:
+                    place = target + column * step
+                    if t[ADDED] != 0:
+                        tile = tile_add_stored(tile, place + t[ADDED], step, valid, T, G, P)
+                    tile = tile_activate(tile, t[RELU])
+                    tile_store(tile, place, step, valid, T, G, P)
                 else:
                     if t[RELU] != 0:
                         tile = tile_relu(tile)
@@ -107,10 +122,15 @@ def SWEEP_TILES(number: int) -> Any:
     return _sweep_tiles_kernel
 
 
-@kernel_family(3)
+@kernel_family(6)
 def POOL_MAPS(kind: int) -> Any:
-    """Apply max pooling and ReLU to windows ``begin`` to ``end - 1`` of a row of windows."""
-    L = 4 << kind
+    """Apply an activation and max pooling to windows ``begin`` to ``end - 1`` of a row of windows.
+
+    Kinds 0 to 2 apply a ReLU and write the argmax. Kinds 3 to 5 apply any activation and write no
+    argmax.
+    """
+    L = 4 << kind % 3
+    inference = kind >= 3
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _pool_maps_kernel(args: Any, begin: int, end: int) -> None:
@@ -125,10 +145,13 @@ def POOL_MAPS(kind: int) -> Any:
                     for j in range(columns):
                         value = vector_load(here + i * t[MAPS_ROW] + j * pixel, L, L)
                         best, argmax = vector_maximum(best, argmax, value, i * columns + j)
-                best, argmax = vector_relu(best, argmax, NO_CELL)
                 place = t[TARGET] + cell * t[TARGET_COLUMN] + 4 * first
                 valid = t[FILTERS] - first
-                vector_store(best, place, valid)
-                index_store(argmax, t[ARGMAX] + place // 4, valid, 1)
+                if inference:
+                    vector_store(tile_activate((best,), t[RELU])[0], place, valid)
+                else:
+                    best, argmax = vector_relu(best, argmax, NO_CELL)
+                    vector_store(best, place, valid)
+                    index_store(argmax, t[ARGMAX] + place // 4, valid, 1)
 
     return _pool_maps_kernel

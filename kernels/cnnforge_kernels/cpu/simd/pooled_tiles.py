@@ -128,6 +128,51 @@ def _best_of(builder: Any, cells: list[Any], off: int) -> tuple[Any, Any]:
     return best, builder.trunc(argmax, ir.VectorType(I8, kind.count))
 
 
+def windows_of(
+    builder: Any, items: list[Any], shape: tuple[int, int, int], reduce: Any
+) -> list[tuple[int, int, list[Any]]]:
+    """Reduce each 2x2 window of a tile of two rows.
+
+    Args:
+        builder: LLVM builder.
+        items: Vectors of the tile.
+        shape: Numbers of positions of a row, of vectors, and of positions in a vector.
+        reduce: Function of the builder and of the four vectors of a window. It returns a list of
+            vectors.
+
+    Returns:
+        A tuple for each output and vector: index of the output, index of the vector, and the
+        vectors that ``reduce`` returned.
+    """
+    T, G, P = shape
+    L = items[0].type.count
+    F = L // P
+    found = []
+    number = ir.VectorType(I32, L)
+    for v in range(G):
+        if P == 1:
+            for c in range(T // 2):
+                quad = [items[(r * T + 2 * c + j) * G + v] for r in (0, 1) for j in (0, 1)]
+                found.append((c, v, reduce(builder, quad)))
+            continue
+        # A vector holds two columns of a row, one in the even lanes and one in the odd lanes. Turn
+        # two vectors into one of even lanes and one of odd lanes.
+        for t in range(0, T, 2):
+            quad = []
+            for r in (0, 1):
+                one = items[(r * T + t) * G + v]
+                other = items[(r * T + t + 1) * G + v] if t + 1 < T else one
+                for odd in (0, 1):
+                    lanes = ir.Constant(number, [2 * lane + odd for lane in range(L)])
+                    quad.append(builder.shuffle_vector(one, other, lanes))
+            reduced = reduce(builder, quad)
+            for half in range(min(2, T - t)):
+                lanes = ir.Constant(ir.VectorType(I32, F), [half * F + lane for lane in range(F)])
+                halves = [builder.shuffle_vector(vector, vector, lanes) for vector in reduced]
+                found.append((t + half, v, halves))
+    return found
+
+
 @intrinsic(prefer_literal=True)
 def tile_pool_store(
     typingctx: Any,
@@ -151,48 +196,18 @@ def tile_pool_store(
     if shape is None or not isinstance(tile, types.UniTuple):
         return None
     T, G, P, none = shape
-    L = tile.dtype.lanes
-    F = L // P
+    F = tile.dtype.lanes // P
 
-    def pooled(builder: Any, items: list[Any]) -> list[tuple[int, int, Any, Any]]:
-        """Return a tuple for each vector: index of the output, of the vector, values, argmax."""
-        found = []
-        number = ir.VectorType(I32, L)
-        for v in range(G):
-            if P == 1:
-                for c in range(T // 2):
-                    quad = [items[(r * T + 2 * c + j) * G + v] for r in (0, 1) for j in (0, 1)]
-                    found.append((c, v, *_best_of(builder, quad, none)))
-                continue
-            # A vector holds two columns of a row, one in the even lanes and one in the odd lanes.
-            # Turn two vectors into one of even lanes and one of odd lanes.
-            for t in range(0, T, 2):
-                quad = []
-                for r in (0, 1):
-                    one = items[(r * T + t) * G + v]
-                    other = items[(r * T + t + 1) * G + v] if t + 1 < T else one
-                    for odd in (0, 1):
-                        lanes = ir.Constant(number, [2 * lane + odd for lane in range(L)])
-                        quad.append(builder.shuffle_vector(one, other, lanes))
-                outputs, argmax = _best_of(builder, quad, none)
-                for half in range(min(2, T - t)):
-                    lanes = ir.Constant(
-                        ir.VectorType(I32, F), [half * F + lane for lane in range(F)]
-                    )
-                    halves = [
-                        builder.shuffle_vector(vector, vector, lanes)
-                        for vector in (outputs, argmax)
-                    ]
-                    found.append((t + half, v, *halves))
-        return found
+    def best_of(builder: Any, cells: list[Any]) -> list[Any]:
+        return list(_best_of(builder, cells, none))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         items = unpack(builder, args[0], 2 * T * G)
         address, argmax, stride, valid = args[1:5]
         fourth = builder.lshr(stride, ir.Constant(I64, 2))
-        cells = pooled(builder, items)
+        cells = windows_of(builder, items, (T, G, P), best_of)
         places = []
-        for c, v, _, _ in cells:
+        for c, v, _ in cells:
             step = ir.Constant(I64, c)
             value_at = builder.add(address, builder.mul(stride, step))
             byte_at = builder.add(argmax, builder.mul(fourth, step))
@@ -205,11 +220,11 @@ def tile_pool_store(
         whole = builder.icmp_signed(">=", valid, ir.Constant(I64, G * F))
         with builder.if_else(whole) as (then, otherwise):
             with then:
-                for (_, _, value, cell), (value_at, byte_at) in zip(cells, places, strict=True):
+                for (_, _, (value, cell)), (value_at, byte_at) in zip(cells, places, strict=True):
                     builder.store(value, value_at, align=4)
                     builder.store(cell, byte_at, align=1)
             with otherwise:
-                for (_, v, value, cell), (value_at, byte_at) in zip(cells, places, strict=True):
+                for (_, v, (value, cell)), (value_at, byte_at) in zip(cells, places, strict=True):
                     mask = lane_mask(builder, builder.sub(valid, ir.Constant(I64, F * v)), F)
                     masked_store(builder, value, value_at, mask)
                     masked_store(builder, cell, byte_at, mask)

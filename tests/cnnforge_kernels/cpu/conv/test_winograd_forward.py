@@ -22,7 +22,7 @@ from cnnforge_kernels.cpu.conv.winograd import forward
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 
 # The launches of Winograd's algorithm and of the sweep.
-launched = partial(winograd_checks.launched, {"winograd": forward.LAUNCH, "sweep": sweep._LAUNCH})
+launched = partial(winograd_checks.launched, {"winograd": forward.LAUNCH, "sweep": sweep.LAUNCH})
 
 
 def poisoned(shape):
