@@ -142,9 +142,9 @@ def predict(model: keras.Model, images: np.ndarray, batch_size: int) -> Callable
 
 def classify(model: keras.Model, dataset: Dataset, batch_size: int) -> Callable[[], Any]:
     """Return a function that classifies all images with the code of ``cnnforge predict``."""
-    from cnnforge.prediction import Predictor
+    from cnnforge.prediction.keras_model import keras_predictor
 
-    predictor = Predictor(model, Classification(dataset.classes), batch_size)
+    predictor = keras_predictor(model, Classification(dataset.classes), batch_size)
     return lambda: predictor.outputs(dataset.train)
 
 

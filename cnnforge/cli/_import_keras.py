@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import tempfile
@@ -10,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 
-from cnnforge.cli import _ctrl_c, _render, _settings
+from cnnforge.cli import _render, _settings
+from cnnforge.cli._native_code import before_native_code
 from cnnforge.errors import CnnforgeError, UsageError, one_line
 
 
@@ -33,15 +33,12 @@ def import_keras(*, any_backend: bool = False) -> _settings.KerasSettings:
         UsageError: The user asks for a backend that cannot be used, and `any_backend` is false.
         CnnforgeError: Keras or its backend cannot be imported.
     """
-    # From now on, native code may run for seconds, in which Python cannot react to a Ctrl-C. This
-    # starts a thread that can.
-    _ctrl_c.watch()
+    before_native_code()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # PyTorch loads its own OpenMP, which reads these variables when it is loaded. Spinning OpenMP
     # threads take CPU time from the kernels: on 2 busy cores a convolution took 16 ms instead of 1.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    _show_log()
     settings = _settings.keras_settings()
     if "keras" in sys.modules:
         return settings
@@ -77,25 +74,6 @@ def _import(backend: str) -> None:
             from cnnforge.utils.keras_graph import keep_tensorflow_out
 
             keep_tensorflow_out()
-
-
-class _MessageHandler(logging.Handler):
-    """A logging handler that prints the log records of cnnforge on stderr.
-
-    A warning begins with `warning:`. Other records have no prefix.
-    """
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print one line on stderr."""
-        prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        _render.message(prefix + record.getMessage())
-
-
-def _show_log() -> None:
-    log = logging.getLogger("cnnforge")
-    log.setLevel(logging.INFO)
-    if not any(isinstance(handler, _MessageHandler) for handler in log.handlers):
-        log.addHandler(_MessageHandler())
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def open_trained(
 
     Args:
         path: The run directory.
-        kernels: `"auto"`, `"numba"` or `"keras"`.
+        kernels: `"auto"`, `"numba"` or `"keras"`, see `cnnforge.prediction.open_predictor`.
         explicit: The values of `--plugin`.
         load_plugins: Function that loads plugins from the values of `--plugin`.
         data: Reference of a dataset that the command needs; `None` for none.
@@ -59,6 +59,7 @@ def open_trained(
     from cnnforge.cli import _render
     from cnnforge.configuration import TrainingOptions, check_types
     from cnnforge.plugin import DEFAULT_TASK
+    from cnnforge.prediction.opening import changes_of, plugin_names
     from cnnforge.runs import CONFIG, RunDirectory, requirements
 
     run = RunDirectory.open(path)
@@ -66,21 +67,20 @@ def open_trained(
     options = TrainingOptions(**check_types(stored, str(path / CONFIG)))
     # Called only because it raises an error if `kernels` is invalid.
     _ = TrainingOptions(kernels=kernels)
-    found = [name for name in options.plugin if not name.endswith(".py") or Path(name).is_file()]
-    plugins = load_plugins(list(dict.fromkeys([*found, *(explicit or ())])))
+    plugins = load_plugins(plugin_names(options.plugin, explicit or ()))
 
-    # Checked before the import of Keras, which takes seconds, to report wrong data and a missing
-    # plugin at once.
+    # Checked before the model is opened, because Keras may be imported for that, which takes
+    # seconds: wrong data and a missing plugin are reported at once.
     if data is not None:
         from cnnforge.data.references import find_dataset
 
         find_dataset(data, plugins.datasets)
     others = requirements.check(run, plugins.records, model_only=True)
 
-    from cnnforge.cli._import_keras import import_keras
+    from cnnforge.cli._native_code import before_native_code
 
-    import_keras()
-    from cnnforge.prediction import KeptSplit, Predictor, RunData
+    before_native_code()
+    from cnnforge.prediction import KeptSplit, RunData, open_predictor
 
     trained_on = RunData(
         reference=options.data,
@@ -90,15 +90,12 @@ def open_trained(
         task=str(table.get("task", DEFAULT_TASK)),
         split=KeptSplit.read(run),
     )
-    changed = "; ".join(
-        f"{requirements.describe_change(other)}; {other.remedy}" for other in others
-    )
-    predictor = Predictor.open(
+    predictor = open_predictor(
         run,
-        layers=plugins.layers,
-        tasks=plugins.tasks,
+        plugins,
         kernels=cast("Kernels", kernels),
-        changed=changed,
+        changed=changes_of(others),
+        import_keras=_import_keras,
     )
     if others:
         compared = (
@@ -109,6 +106,12 @@ def open_trained(
         clauses = "; ".join(map(requirements.describe_change, others))
         _render.message(f"warning: {clauses}; {compared}")
     return Trained(predictor, trained_on, plugins)
+
+
+def _import_keras() -> None:
+    from cnnforge.cli._import_keras import import_keras
+
+    import_keras()
 
 
 def show_found(inputs: Sequence[FileInputs | SampleInputs]) -> None:

@@ -27,7 +27,7 @@ def verify(
     from cnnforge.conversion import forge
     from cnnforge.conversion.certificate import certify
     from cnnforge.errors import CnnforgeError
-    from cnnforge.prediction import load_model
+    from cnnforge.prediction.keras_model import load_model
     from cnnforge.runs import RunDirectory
     from cnnforge.training.run_metadata import read_decisions
 

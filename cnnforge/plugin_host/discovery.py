@@ -30,6 +30,7 @@ from cnnforge.plugin import (
     AugmentationSpec,
     CallbackSpec,
     DatasetSpec,
+    EngineSpec,
     LayerSpec,
     ModelSpec,
     TaskSpec,
@@ -106,6 +107,7 @@ class Plugins:
         tasks: Registry of tasks, including those of the core.
         callbacks: Registry of training callbacks.
         augmentations: Registry of augmentations.
+        engines: Registry of inference engines.
         records: A record for each plugin, in the order of loading.
         manager: Pluggy manager with the loaded plugins.
     """
@@ -116,6 +118,7 @@ class Plugins:
     tasks: Registry[TaskSpec] = field(init=False)
     callbacks: Registry[CallbackSpec] = field(init=False)
     augmentations: Registry[AugmentationSpec] = field(init=False)
+    engines: Registry[EngineSpec] = field(init=False)
     records: list[PluginRecord] = field(default_factory=list)
     manager: pluggy.PluginManager = field(init=False, repr=False)
 
@@ -126,6 +129,7 @@ class Plugins:
         self.tasks = Registry(TaskSpec, self._problems)
         self.callbacks = Registry(CallbackSpec, self._problems)
         self.augmentations = Registry(AugmentationSpec, self._problems)
+        self.engines = Registry(EngineSpec, self._problems)
         self.manager = pluggy.PluginManager("cnnforge")
         self.manager.add_hookspecs(hookspecs)
         self.register(_Core(), "cnnforge")
@@ -140,6 +144,7 @@ class Plugins:
             "cnnforge_tasks": self.tasks,
             "cnnforge_callbacks": self.callbacks,
             "cnnforge_augmentations": self.augmentations,
+            "cnnforge_engines": self.engines,
         }
 
     def register(self, plugin: object, name: str) -> None:

@@ -14,6 +14,7 @@ from cnnforge.plugin import (
     AugmentationSpec,
     CallbackSpec,
     DatasetSpec,
+    EngineSpec,
     LayerSpec,
     ModelSpec,
     TaskSpec,
@@ -97,5 +98,18 @@ def cnnforge_augmentations() -> Iterable[AugmentationSpec]:
         `cnnforge.data.Draws`. These numbers depend only on the seed, the epoch and the sample, so a
         resumed run trains on the same images as an uninterrupted one. `make` may also return a
         `cnnforge.data.Mixing`, which mixes images with other training images.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def cnnforge_engines() -> Iterable[EngineSpec]:
+    """Declare inference engines, with which a trained model predicts without Keras.
+
+    Returns:
+        An `EngineSpec` for each engine. Its target is a function `open_plan(path)`, and its `build`
+        a function `build(model, path)` that writes a Keras model to the file that `open_plan`
+        opens. When training ends, the first engine that can express the model writes it to the run;
+        engines are tried in the order of their qualified names.
     """
     raise NotImplementedError

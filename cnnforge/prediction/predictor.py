@@ -1,33 +1,50 @@
-"""Predict images with a trained model, and evaluate the model on samples of a dataset."""
+"""Predict images with a trained model, and evaluate the model on samples of a dataset.
+
+Nothing here needs Keras: the model is a plan, or a Keras model in `keras_model.KerasModel`.
+"""
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import keras
 import numpy as np
 
-from cnnforge.backends import BatchPredictor
-from cnnforge.conversion import Kernels, forge
 from cnnforge.data import Dataset, Samples, UnreadableImage, printable, read_image
 from cnnforge.data.files import in_parallel
 from cnnforge.data.prefetch import MAX_BYTES, StepsPerCall, chunks, images_only
-from cnnforge.errors import PluginError, RunError, message_of
-from cnnforge.plugin import LayerSpec, TaskSpec
-from cnnforge.plugin_host.registry import Registry
-from cnnforge.prediction.reference_predictions import MAX_DRIFT, reference_drift
-from cnnforge.runs import RunDirectory
-from cnnforge.tasks import Evaluation, Row, Task, open_task
+from cnnforge.tasks import Evaluation, Row, Task
+from cnnforge.utils.structures import map_structure
+
+BATCH_SIZE = 64
+"""Number of images per call of a model."""
+
+
+class OpenedModel(Protocol):
+    """A model that is ready to predict."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the model's images."""
+        ...
+
+    def predict(self, images: np.ndarray) -> Any:
+        """Compute the outputs for images.
+
+        Args:
+            images: (N, H, W, C) pixel values 0..255, uint8 or float32.
+
+        Returns:
+            (N, ...) arrays in the structure of the model's outputs.
+        """
+        ...
 
 
 class Predictor:
     """Predicts images and evaluates samples with a trained model.
 
     Args:
-        model: Model that takes (N, H, W, C) float32 pixel values 0..255.
+        model: The model; see `open_predictor` and `keras_model.keras_predictor`.
         task: Task that the model was trained for.
         batch_size: Number of images per call of the model.
 
@@ -36,71 +53,14 @@ class Predictor:
         image_shape: (H, W, C) of the model's images.
         drift: Max difference between the outputs of the model and its reference predictions, which
             were saved with it (see `reference_drift`). `None` if they were not compared.
-
-    Raises:
-        RunError: The model does not take images, or its outputs do not fit the task.
     """
 
-    def __init__(self, model: keras.Model, task: Task, batch_size: int = 64) -> None:
-        inputs = model.input_shape
-        if not isinstance(inputs, tuple) or len(inputs) != 4 or None in inputs[1:]:
-            raise RunError(
-                f"the model takes inputs of shape {inputs}, not images of one size (N, H, W, C)"
-            )
-        try:
-            task.check_model(model)
-        except ValueError as error:
-            raise RunError(
-                f"the model has {error}: model.keras and the other files do not belong together"
-            ) from error
+    def __init__(self, model: OpenedModel, task: Task, batch_size: int = BATCH_SIZE) -> None:
         self.drift: float | None = None
         self.task = task
-        self.image_shape: tuple[int, int, int] = (inputs[1], inputs[2], inputs[3])
+        self.image_shape = model.image_shape
         self._batch_size = batch_size
-        self._batches = BatchPredictor(model, batch_size)
-
-    @classmethod
-    def open(
-        cls,
-        run: RunDirectory,
-        *,
-        layers: Registry[LayerSpec],
-        tasks: Registry[TaskSpec],
-        kernels: Kernels = "auto",
-        changed: str = "",
-    ) -> Predictor:
-        """Open the model of a run. The training data are not needed.
-
-        Args:
-            run: Run with `model.keras` and the files of its task.
-            layers: Registry of the plugin layers, which may replace layers of Keras.
-            tasks: Registry of the tasks that plugins declare.
-            kernels: `"auto"`, `"numba"` or `"keras"`. `"auto"` measures the layers as a prediction
-                uses them, without gradients, so its choice may differ from that of training.
-            changed: Text for the error message that says what has changed since the model was
-                saved, such as the version of a plugin; empty if nothing has. If it is not empty,
-                the outputs of the model are compared with its reference predictions.
-
-        Returns:
-            The predictor.
-
-        Raises:
-            UsageError: No plugin declares the task.
-            RunError: The files cannot be read, the model does not fit the task, or the outputs of
-                the model differ from its reference predictions.
-        """
-        model = load_model(run.model, layers)
-        drift = None
-        if changed:
-            drift = reference_drift(run, model)
-            if drift is not None and not drift <= MAX_DRIFT:
-                raise RunError(
-                    f"{run.model} no longer gives the predictions that were kept with it (an "
-                    f"output differs by {drift:.2g}, {MAX_DRIFT:g} is allowed): {changed}"
-                )
-        predictor = cls(forge(model, kernels, layers=layers), open_task(run, tasks))
-        predictor.drift = drift
-        return predictor
+        self._model = model
 
     def predict(
         self, samples: Samples, indices: np.ndarray | None = None
@@ -121,13 +81,24 @@ class Predictor:
         done = 0
         for chunk in chunks(images_only(samples), indices, self._batch_size, size):
             count = len(chunk.images)
-            yield indices[done : done + count], self._batches.predict(chunk.images)
+            yield indices[done : done + count], self._model.predict(chunk.images)
             done += count
+
+    def predict_images(self, images: np.ndarray) -> Any:
+        """Compute the outputs of the model for images.
+
+        Args:
+            images: (N, H, W, C) pixel values 0..255 of the model's shape, uint8 or float32.
+
+        Returns:
+            (N, ...) arrays in the structure of the model's outputs.
+        """
+        return self._model.predict(images)
 
     def outputs(self, samples: Samples) -> Any:
         """Return the outputs for all N samples: (N, ...) arrays in the model's output structure."""
         parts = [part for _, part in self.predict(samples)]
-        return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
+        return map_structure(lambda *arrays: np.concatenate(arrays), *parts)
 
     def evaluate(
         self, dataset: Dataset, samples: Samples, indices: np.ndarray | None = None
@@ -171,7 +142,7 @@ class Predictor:
             images = [image for image in read if isinstance(image, np.ndarray)]
             rows: Sequence[Row] = ()
             if images:
-                outputs = self._batches.predict(np.stack(images))
+                outputs = self._model.predict(np.stack(images))
                 rows = self.task.rows(outputs, [printable(group[i]) for i in good], None, top_k)
             found = iter(rows)
             for path, image in zip(group, read, strict=True):
@@ -226,53 +197,3 @@ class Predictor:
             return read_image(path, self.image_shape)
         except UnreadableImage as error:
             return error
-
-
-def load_model(path: Path, layers: Registry[LayerSpec]) -> keras.Model:
-    """Open the model in a `.keras` file. A file that contains code raises an error.
-
-    Args:
-        path: The file.
-        layers: Registry of the plugin layers. A file may contain plugin layers that do not replace
-            a stock Keras layer. They are imported only if the file cannot be opened without them.
-
-    Returns:
-        The model, not compiled.
-
-    Raises:
-        RunError: The file is missing, damaged or refused, or has a layer that no plugin declares.
-    """
-    try:
-        try:
-            return _open(path)
-        except TypeError:
-            # Keras raises TypeError for a class that it does not know. Import the plugin layers
-            # that a file may contain, and try again.
-            own = [spec for spec in layers.values() if spec.reference is None]
-            if not own:
-                raise
-            broken = []
-            for spec in own:
-                try:
-                    spec.load()
-                except PluginError as error:
-                    # Raise this error only if the file cannot be opened: the model perhaps does not
-                    # contain this layer.
-                    broken.append(error)
-            try:
-                return _open(path)
-            except TypeError:
-                if broken:
-                    raise broken[0] from None
-                raise
-    except Exception as error:
-        reason = message_of(error)
-        # For a file that is not a zip archive, Keras says that it does not exist. Replace this
-        # wrong reason.
-        if path.is_file() and not zipfile.is_zipfile(path):
-            reason = "it is damaged or not a Keras model; expected a .keras file, or a run"
-        raise RunError(f"{path} cannot be opened: {reason[:300]}") from error
-
-
-def _open(path: Path) -> keras.Model:
-    return keras.saving.load_model(path, compile=False, safe_mode=True)

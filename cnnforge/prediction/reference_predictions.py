@@ -7,9 +7,11 @@ more than rounding errors, something has changed, for instance the code of a lay
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from cnnforge.errors import RunError
@@ -22,38 +24,71 @@ MAX_DRIFT = 1e-3
 """Max allowed difference of an output, divided by the max output if that is above 1. Machines round
 differently, which changes an output by much less. A wrong layer changes it by much more."""
 
+Outputs = Callable[[np.ndarray], Sequence[np.ndarray]]
+"""Function that computes the outputs of a model for images, (N, H, W, C) uint8: a list of its
+(N, ...) arrays, in the order of `keras.tree.flatten`."""
 
-def write_reference_predictions(run: RunDirectory, model: keras.Model, images: np.ndarray) -> None:
-    """Save a few images with the outputs of a model for them.
+
+@dataclass(frozen=True)
+class ReferencePredictions:
+    """Images, with the outputs of a model for them.
+
+    Attributes:
+        images: (N, H, W, C) uint8.
+        outputs: (N, ...) array of each output of the model.
+    """
+
+    images: np.ndarray
+    outputs: Sequence[np.ndarray]
+
+    def drift(self, outputs: Outputs) -> float:
+        """Compare the outputs of a model with these.
+
+        Args:
+            outputs: Function that computes the outputs of the model.
+
+        Returns:
+            The max absolute difference of an output, divided by the max absolute output if that is
+            above 1. Values that are NaN in both, or equal infinities, count as equal; a NaN in only
+            one of them makes the result NaN.
+        """
+        return max(
+            _difference(np.asarray(new), old)
+            for new, old in zip(outputs(self.images), self.outputs, strict=True)
+        )
+
+
+def write_reference_predictions(run: RunDirectory, reference: ReferencePredictions) -> None:
+    """Save reference predictions with their model.
 
     Args:
-        run: Run directory in which this model is saved as `model.keras`.
-        model: The model.
-        images: (N, H, W, C) uint8.
+        run: Run directory in which the model is saved as `model.keras`.
+        reference: A few images, and the outputs of this model for them.
 
     Raises:
         RunError: The file could not be written.
     """
-    arrays: dict[str, Any] = {"images": images, "model": np.array(_digest(run))}
-    for number, outputs in enumerate(_predict(model, images)):
-        arrays[_NAME.format(number)] = outputs
+    arrays: dict[str, Any] = {
+        "images": reference.images,
+        "model": np.array(model_digest(run)),
+    }
+    for number, array in enumerate(reference.outputs):
+        arrays[_NAME.format(number)] = array
     with run.writing(FILE_NAME) as path, path.open("wb") as file:
         np.savez(file, **arrays)
 
 
-def reference_drift(run: RunDirectory, model: keras.Model) -> float | None:
-    """Compare the outputs of a model with its reference predictions.
+def read_reference_predictions(run: RunDirectory) -> ReferencePredictions | None:
+    """Read the reference predictions of a run.
 
     Args:
         run: The run.
-        model: Model that was opened from the run.
 
     Returns:
-        The max absolute difference of an output, divided by the max absolute output if that is
-        above 1; `None` if the run has no reference predictions for its `model.keras`.
+        The reference predictions; `None` if the run has none for its `model.keras`.
 
     Raises:
-        RunError: The file is damaged, or the model does not accept the images in it.
+        RunError: The file is damaged.
     """
     path = run.path / FILE_NAME
     if not path.is_file():
@@ -64,27 +99,66 @@ def reference_drift(run: RunDirectory, model: keras.Model) -> float | None:
             # cnnforge 0.1 saved a single array, with the name "probabilities".
             first = "probabilities" if "probabilities" in archive else _NAME.format(0)
             others = [name for name in archive if name.startswith(_NAME[:-2]) and name != first]
-            names = [first, *others]
-            kept = [archive[name] for name in names]
-        # The digest differs if training was killed after it had written the model and before it
-        # wrote this file. The file then belongs to an earlier model, so do not compare.
-        if str(digest) != _digest(run):
-            return None
-        return max(
-            float(np.abs(new - old).max()) / max(1.0, float(np.abs(old).max()))
-            for new, old in zip(_predict(model, images), kept, strict=True)
-        )
+            kept = [archive[name] for name in [first, *others]]
     except Exception as error:
-        raise RunError(f"{path} cannot be compared: {' '.join(str(error).split())}") from error
+        raise _incomparable(run, error) from error
+    # The digest differs if training was killed after it had written the model and before it wrote
+    # this file. The file then belongs to an earlier model, so do not compare.
+    return ReferencePredictions(images, kept) if str(digest) == model_digest(run) else None
 
 
-def _predict(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
-    outputs = model(keras.ops.convert_to_tensor(images.astype(np.float32)), training=False)
-    return [
-        np.asarray(keras.ops.convert_to_numpy(keras.ops.stop_gradient(output)))
-        for output in keras.tree.flatten(outputs)
-    ]
+def reference_drift(run: RunDirectory, outputs: Outputs) -> float | None:
+    """Compare the outputs of a model with its reference predictions.
+
+    Args:
+        run: The run.
+        outputs: Function that computes the outputs of the model that was opened from the run.
+
+    Returns:
+        The result of `ReferencePredictions.drift`; `None` if the run has no reference predictions
+        for its `model.keras`.
+
+    Raises:
+        RunError: The file is damaged, or the model does not accept the images in it.
+    """
+    reference = read_reference_predictions(run)
+    try:
+        return None if reference is None else reference.drift(outputs)
+    except Exception as error:
+        raise _incomparable(run, error) from error
 
 
-def _digest(run: RunDirectory) -> str:
-    return hashlib.sha256(run.model.read_bytes()).hexdigest()
+def model_digest(run: RunDirectory) -> str:
+    """Return the sha256 of the `model.keras` of a run, as 64 hexadecimal digits.
+
+    Raises:
+        RunError: The file cannot be read.
+    """
+    try:
+        return file_digest(run.model)
+    except OSError as error:
+        raise RunError(f"{run.model} cannot be read: {error.strerror or error}") from error
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file, as 64 hexadecimal digits.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _incomparable(run: RunDirectory, error: Exception) -> RunError:
+    return RunError(f"{run.path / FILE_NAME} cannot be compared: {' '.join(str(error).split())}")
+
+
+def _difference(new: np.ndarray, old: np.ndarray) -> float:
+    if new.shape != old.shape:
+        raise ValueError(f"outputs of shape {new.shape}, expected {old.shape}")
+    same = (new == old) | (np.isnan(new) & np.isnan(old))
+    with np.errstate(invalid="ignore"):
+        apart = np.where(same, 0, np.abs(new - old))
+    finite = np.abs(old[np.isfinite(old)])
+    return float(apart.max(initial=0)) / max(1.0, float(finite.max(initial=0)))

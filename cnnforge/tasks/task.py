@@ -18,6 +18,7 @@ from cnnforge.errors import UnknownNameError, UsageError
 from cnnforge.runs import RunDirectory
 from cnnforge.tasks.metric import LOSS, Evaluation, Metric
 from cnnforge.tasks.rows import Row, ValueRow, csv_table
+from cnnforge.utils.structures import flatten
 
 if TYPE_CHECKING:
     # Keras is imported only for type checks. Every command imports the manifest module of every
@@ -376,10 +377,7 @@ class _MeanEvaluator:
         self._parts: list[Mapping[str, np.ndarray]] = []
 
     def add(self, outputs: Any) -> None:
-        first = outputs
-        while isinstance(first, dict | list | tuple):
-            first = next(iter(first.values() if isinstance(first, dict) else first))
-        count = len(first)
+        count = len(flatten(outputs)[0])
         chosen = self._indices[self._done : self._done + count]
         self._done += count
         self._parts.append(self._task.measure(self._task.targets(self._samples, chosen), outputs))

@@ -19,12 +19,18 @@ from cnnforge.conversion.certificate import LayerCheck
 from cnnforge.data import Augment, Dataset, Mixing
 from cnnforge.errors import CnnforgeError, RunError, one_line
 from cnnforge.plugin_host.discovery import Plugins
-from cnnforge.prediction.predictor import Predictor
-from cnnforge.prediction.reference_predictions import COUNT, write_reference_predictions
+from cnnforge.prediction.keras_model import forged_predictor, load_model, outputs_of
+from cnnforge.prediction.plans import PLAN, make_plan
+from cnnforge.prediction.reference_predictions import (
+    COUNT,
+    FILE_NAME,
+    ReferencePredictions,
+    write_reference_predictions,
+)
 from cnnforge.reporting.figures import training_curves
 from cnnforge.reporting.tensorboard import EventFile
 from cnnforge.runs import EVALUATION, METRICS, RunDirectory
-from cnnforge.tasks import LOSS, Evaluation, Row, Task
+from cnnforge.tasks import LOSS, Evaluation, Row, Task, open_task
 from cnnforge.training.events import EpochEnded, EpochMetrics, Event, Listener
 from cnnforge.training.initial_weights import InitialWeights
 from cnnforge.training.loop import train
@@ -174,13 +180,10 @@ class Session:
         if self.state is None or self.state.best is None:
             raise RunError(f"the run {self.run.path} has no finished epoch to report on")
         best, history = self.state.best, self.state.history
-        predictor = Predictor.open(
-            self.run,
-            layers=self.plugins.layers,
-            tasks=self.plugins.tasks,
-            kernels=kernels_of(self.options),
-        )
-        task, samples = predictor.task, self.dataset.validation
+        task, samples = open_task(self.run, self.plugins.tasks), self.dataset.validation
+        saved = load_model(self.run.model, self.plugins.layers)
+        kernels = kernels_of(self.options)
+        predictor = forged_predictor(saved, task, kernels, self.plugins.layers)
         evaluator = task.evaluator(self.dataset, samples, np.arange(len(samples)))
         rows: list[Row] = []
         for indices, outputs in predictor.predict(samples):
@@ -232,7 +235,20 @@ class Session:
                 best_epoch=best.epoch,
                 title=self.run.name,
             )
+        self._prepare_predictions(saved, task)
         return result
+
+    def _prepare_predictions(self, saved: keras.Model, task: Task) -> None:
+        """Keep reference predictions of the saved model, and its inference plan, in the run."""
+        with self.run.optional(f"{FILE_NAME} or {PLAN}"):
+            reference = self._reference_predictions(saved)
+            write_reference_predictions(self.run, reference)
+            make_plan(self.run, saved, reference, task, self.plugins)
+
+    def _reference_predictions(self, model: keras.Model) -> ReferencePredictions:
+        samples = self.dataset.validation
+        images = samples.fetch(np.arange(min(COUNT, len(samples))))
+        return ReferencePredictions(images, outputs_of(model)(images))
 
     def _save_best(self) -> None:
         self.stock.set_weights(self.model.get_weights())
@@ -240,9 +256,8 @@ class Session:
             with self.run.writing("model.keras") as path:
                 self.stock.save(path)
             if own_layers(self.stock):
-                first = np.arange(min(COUNT, len(self.dataset.validation)))
-                images = self.dataset.validation.fetch(first)
-                write_reference_predictions(self.run, self.stock, images)
+                # A layer of a plugin may change, so these are written also if training is stopped.
+                write_reference_predictions(self.run, self._reference_predictions(self.stock))
         except CnnforgeError:
             raise
         except Exception as error:

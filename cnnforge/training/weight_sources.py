@@ -14,7 +14,7 @@ import numpy as np
 
 from cnnforge.errors import CnnforgeError, RunError, UsageError, one_line
 from cnnforge.plugin_host.discovery import Plugins
-from cnnforge.prediction.predictor import load_model
+from cnnforge.prediction.keras_model import load_model
 from cnnforge.runs import CONFIG, RunDirectory, requirements
 from cnnforge.tasks import Task, open_task
 from cnnforge.utils.keras_graph import all_layers

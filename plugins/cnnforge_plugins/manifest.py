@@ -1,4 +1,4 @@
-"""Declare the layers, datasets, models, callbacks and augmentations of the built-in plugin.
+"""Declare everything that the built-in plugin has: layers, data, models and the rest.
 
 Every command imports this module, so it imports only the plugin API, and not Keras.
 """
@@ -9,6 +9,7 @@ from cnnforge.plugin import (
     AugmentationSpec,
     CallbackSpec,
     DatasetSpec,
+    EngineSpec,
     LayerSpec,
     ModelSpec,
     hookimpl,
@@ -267,5 +268,18 @@ def cnnforge_augmentations() -> list[AugmentationSpec]:
             ("mixup", "mixing", "averages with another image, weights of Beta(0.2), mixup:0.2"),
             ("cutmix", "mixing", "pastes a part of another image, sizes of Beta(1), cutmix:1"),
             ("randaugment", "randaugment", "applies two random operations, randaugment:0.5"),
+        )
+    ]
+
+
+@hookimpl
+def cnnforge_engines() -> list[EngineSpec]:
+    """Declare the inference engine, which predicts without Keras."""
+    return [
+        EngineSpec(
+            name="numba",
+            build="cnnforge_plugins.inference.builder:build",
+            target="cnnforge_plugins.inference.runner:open_plan",
+            summary="runs a trained model on Numba kernels, without Keras",
         )
     ]

@@ -109,7 +109,7 @@ def _checks(spec: Spec, found: Plugins) -> Iterator[Check]:
     elif isinstance(spec, DatasetSpec):
         yield from dataset_checks(spec, found)
     else:
-        yield Check("targets", "", lambda: "" if spec.load() else "nothing")
+        yield Check("targets", "", lambda: spec.load_all() or "")
 
 
 def _run(spec: Spec, check: Check) -> dict[str, Any]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
-import keras
 import numpy as np
 
 from cnnforge.data import Dataset, Samples, normal_name
@@ -30,6 +29,10 @@ from cnnforge.tasks.classification.report import (
 from cnnforge.tasks.metric import LOSS, Evaluation
 from cnnforge.tasks.rows import Row
 from cnnforge.tasks.task import Task
+
+if TYPE_CHECKING:
+    # A prediction with a plan imports this module, and does not need Keras.
+    import keras
 
 CLASSES = "classes.json"
 
@@ -190,6 +193,8 @@ class Classification(Task):
 
         Label smoothing and class weights are applied.
         """
+        import keras
+
         ops, weights = keras.ops, self._weights
         if "shares" in targets:
             shares = targets["shares"]
@@ -213,7 +218,8 @@ class Classification(Task):
 
     def sums(self, targets: Mapping[str, Any], outputs: Any) -> Mapping[str, Any]:
         """Return the number of samples in a batch that are classified correctly."""
-        ops = keras.ops
+        from keras import ops
+
         labels = ops.argmax(targets["shares"], axis=-1) if "shares" in targets else targets["label"]
         right = ops.equal(ops.argmax(outputs, axis=-1), ops.cast(labels, "int32"))
         return {"correct": ops.sum(ops.cast(right, "int32"))}

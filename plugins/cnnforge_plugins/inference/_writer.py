@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import keras
 import numpy as np
 
 from cnnforge_kernels.plan import Step
@@ -86,4 +87,5 @@ def array(value: Any) -> np.ndarray:
     Args:
         value: A variable of Keras, or an array.
     """
-    return np.array(value, np.float32)
+    # NumPy warns about the method of a variable that converts it.
+    return np.array(keras.ops.convert_to_numpy(value), np.float32)

@@ -17,7 +17,7 @@ from cnnforge.backends import BatchPredictor, Trainer, prepare, pullback
 from cnnforge.errors import CnnforgeError
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.registry import Registry
-from cnnforge.prediction.predictor import load_model
+from cnnforge.prediction.keras_model import load_model
 from cnnforge.tasks.classification import Classification
 from cnnforge.utils.environment import backend
 

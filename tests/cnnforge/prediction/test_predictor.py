@@ -18,9 +18,9 @@ from cnnforge.prediction import (
     RunData,
     SampleInputs,
     find_inputs,
-    load_model,
     open_samples,
 )
+from cnnforge.prediction.keras_model import keras_predictor, load_model
 from cnnforge.tasks.classification import Classification
 
 SHAPE = (2, 2, 1)
@@ -45,7 +45,7 @@ def model() -> keras.Model:
 
 @pytest.fixture(scope="module")
 def predictor(model: keras.Model) -> Predictor:
-    return Predictor(model, Classification(CLASSES), batch_size=4)
+    return keras_predictor(model, Classification(CLASSES), batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -191,10 +191,10 @@ def test_a_table_without_labels_is_classified_and_not_evaluated(
 
 def test_a_model_that_does_not_fit_its_classes_is_refused(model: keras.Model) -> None:
     with pytest.raises(RunError, match="do not belong together"):
-        Predictor(model, Classification(("a", "b", "c")))
+        keras_predictor(model, Classification(("a", "b", "c")))
     flat = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     with pytest.raises(RunError, match="not images of one size"):
-        Predictor(flat, Classification(CLASSES))
+        keras_predictor(flat, Classification(CLASSES))
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 half a zip"])

@@ -1,0 +1,167 @@
+"""Convert the images that a caller of `Model.predict` gives to batches of the model's shape."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cnnforge.data import fit, printable, read_image
+from cnnforge.data.files import in_parallel
+from cnnforge.data.prefetch import MAX_BYTES
+from cnnforge.errors import DataError, UsageError
+
+_CHANNELS = (1, 3, 4)
+# Weights of red, green and blue in a gray value (ITU-R 601), as in `cnnforge.data.read_image`.
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_EXPECTED = (
+    "expected the path of an image file, an array (H, W, C) or (H, W), a batch (N, H, W, C), or a "
+    "list of paths and arrays"
+)
+
+
+@dataclass(frozen=True)
+class GivenImages:
+    """The images of a call.
+
+    Attributes:
+        items: The images: a batch, (N, H, W, C), or paths and arrays of any size.
+        single: Whether the caller gave one image, and not a sequence of images.
+    """
+
+    items: Sequence[Any] | np.ndarray
+    single: bool
+
+    @classmethod
+    def of(cls, images: Any) -> GivenImages:
+        """Find out whether an argument is one image or several.
+
+        Raises:
+            UsageError: It is neither.
+        """
+        if isinstance(images, str | os.PathLike | Image.Image):
+            return cls([images], single=True)
+        if isinstance(images, list | tuple):
+            return cls(images, single=False)
+        if not isinstance(images, np.ndarray):
+            raise UsageError(f"the images are of the type {type(images).__name__}: {_EXPECTED}")
+        if images.ndim == 2 or (images.ndim == 3 and images.shape[2] in _CHANNELS):
+            return cls([images], single=True)
+        if images.ndim == 3:
+            return cls(images[..., np.newaxis], single=False)
+        if images.ndim == 4:
+            return cls(images, single=False)
+        raise UsageError(f"the images have the shape {images.shape}: {_EXPECTED}")
+
+    def names(self) -> list[str]:
+        """Return a name for each image: its path, or `"image 0"`, `"image 1"`, ..."""
+        if isinstance(self.items, np.ndarray):
+            return [f"image {number}" for number in range(len(self.items))]
+        return [_name(item, number) for number, item in enumerate(self.items)]
+
+    def batches(self, image_shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
+        """Convert the images to the shape of the model, in batches of at most 32 MiB.
+
+        Args:
+            image_shape: (H, W, C) of the model.
+
+        Yields:
+            (n, H, W, C) arrays, uint8 or float32; at least one.
+
+        Raises:
+            DataError: A file is not an image, or is damaged.
+            UsageError: An array is not an image.
+        """
+        items, size = self.items, max(1, min(512, MAX_BYTES // int(np.prod(image_shape))))
+        if not len(items):
+            yield np.empty((0, *image_shape), np.uint8)
+        for first in range(0, len(items), size):
+            group = items[first : first + size]
+            if isinstance(group, np.ndarray) and group.shape[1:] == image_shape:
+                yield _pixels(group, f"images {first} to {first + len(group) - 1}")
+                continue
+
+            def converted(numbered: tuple[int, Any]) -> np.ndarray:
+                return _fitted(*numbered, image_shape)
+
+            # uint8 and float32 images together are float32.
+            yield np.stack(in_parallel(converted, list(enumerate(group, first))))
+
+
+def _name(item: Any, number: int) -> str:
+    if isinstance(item, str | os.PathLike):
+        return printable(os.fspath(item))
+    return f"image {number}"
+
+
+def _fitted(number: int, item: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Convert one image to the shape of the model, as `read_image` converts files."""
+    name = _name(item, number)
+    if isinstance(item, str | os.PathLike):
+        return read_image(os.fspath(item), image_shape)
+    if isinstance(item, Image.Image):
+        try:
+            return fit(item, image_shape)
+        except (ValueError, OSError) as error:
+            raise DataError(f"{name}: {error}") from error
+    if not isinstance(item, np.ndarray):
+        raise UsageError(f"{name} is of the type {type(item).__name__}: {_EXPECTED}")
+    pixels = _pixels(item, name)
+    pixels = pixels[:, :, np.newaxis] if pixels.ndim == 2 else pixels
+    if pixels.ndim != 3 or pixels.shape[2] not in _CHANNELS or not pixels.size:
+        raise UsageError(
+            f"{name} has the shape {item.shape}: expected (H, W) or (H, W, C), with 1, 3 or 4 "
+            "channels"
+        )
+    if pixels.shape == image_shape:
+        return pixels
+    if pixels.dtype == np.uint8:
+        return fit(
+            Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels), image_shape
+        )
+    return _fitted_floats(pixels, name, image_shape)
+
+
+def _fitted_floats(pixels: np.ndarray, name: str, image_shape: tuple[int, int, int]) -> np.ndarray:
+    height, width, channels = image_shape
+    if pixels.shape[2] == 4:
+        raise UsageError(f"{name} is a float image with 4 channels: remove the transparency")
+    if channels == 1 and pixels.shape[2] == 3:
+        pixels = (pixels @ _LUMA)[:, :, np.newaxis]
+    if pixels.shape[:2] != (height, width):
+        planes = [
+            np.asarray(
+                Image.fromarray(np.ascontiguousarray(pixels[:, :, channel])).resize(
+                    (width, height), Image.Resampling.BICUBIC
+                )
+            )
+            for channel in range(pixels.shape[2])
+        ]
+        # Bicubic resampling overshoots at edges, and pixels of files are clipped there.
+        pixels = np.stack(planes, -1).clip(0, 255)
+    return np.ascontiguousarray(np.broadcast_to(pixels, image_shape))
+
+
+def _pixels(array: np.ndarray, name: str) -> np.ndarray:
+    """Return pixel values as uint8 or float32.
+
+    Raises:
+        UsageError: They are not numbers, or integers that are not in 0..255.
+    """
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind == "f":
+        return array.astype(np.float32, copy=False)
+    if array.dtype.kind not in "iu":
+        raise UsageError(
+            f"{name}: pixel values of the type {array.dtype}, expected uint8 or float, 0 to 255"
+        )
+    if array.min(initial=0) < 0 or array.max(initial=0) > 255:
+        raise UsageError(
+            f"{name}: pixel values from {array.min()} to {array.max()}, expected 0 to 255"
+        )
+    return array.astype(np.uint8)

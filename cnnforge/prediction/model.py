@@ -1,0 +1,156 @@
+"""Load the trained model of a run into a Python program."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from cnnforge.configuration import TrainingOptions, check_types
+from cnnforge.plugin_host.discovery import discover
+from cnnforge.prediction.arguments import GivenImages
+from cnnforge.prediction.opening import changes_of, open_predictor, plugin_names
+from cnnforge.prediction.predictor import Predictor
+from cnnforge.runs import CONFIG, RunDirectory, requirements
+from cnnforge.runs.finding import find_run
+from cnnforge.tasks import Row
+from cnnforge.tasks.classification import Classification
+from cnnforge.utils.structures import flatten, map_structure
+
+if TYPE_CHECKING:
+    from cnnforge.conversion import Kernels
+
+
+class Predictions(Sequence[Any]):
+    """The predictions for several images, in their order.
+
+    An item is the prediction for one image: for a classification a
+    `cnnforge.tasks.classification.Prediction`, with the attributes `label`, `probability` and
+    `top`.
+
+    Attributes:
+        outputs: The outputs of the model, (N, ...) arrays in its output structure: for a
+            classification the probabilities, (N, C) float32, in the order of `Model.classes`.
+    """
+
+    def __init__(self, rows: Sequence[Row], outputs: Any) -> None:
+        self._rows = rows
+        self.outputs = outputs
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Predictions: ...
+
+    def __getitem__(self, index: int | slice) -> Any:
+        """Return the prediction for one image, or the predictions for some."""
+        if isinstance(index, slice):
+            outputs = map_structure(lambda array: array[index], self.outputs)
+            return Predictions(self._rows[index], outputs)
+        return self._rows[index]
+
+    def __repr__(self) -> str:
+        return f"<Predictions for {len(self)} images>"
+
+
+class Model:
+    """The trained model of a run, ready to predict. Several threads may use it at the same time.
+
+    Attributes:
+        image_shape: (H, W, C) of the model's images.
+        classes: The C names of the classes, in the order of the outputs; `None` if the model is not
+            a classification.
+        run: The run directory.
+    """
+
+    def __init__(self, predictor: Predictor, run: Path) -> None:
+        self._predictor = predictor
+        self.image_shape = predictor.image_shape
+        task = predictor.task
+        self.classes = task.classes if isinstance(task, Classification) else None
+        self.run = run
+
+    def predict(self, images: Any, *, top_k: int = 3) -> Any:
+        """Predict one image, or several.
+
+        Args:
+            images: One image or a sequence. One image is the path of a file, or an array (H, W) or
+                (H, W, C) with 1, 3 or 4 channels. A sequence is a batch, (N, H, W, C) or (N, H, W),
+                or a list of paths and arrays. Arrays have pixel values from 0 to 255, uint8 or
+                float. An array with three axes is one image if the last axis has 1, 3 or 4 entries.
+                Images of another size or with other channels are converted as those of files are.
+            top_k: Max number of classes in `Prediction.top`.
+
+        Returns:
+            For one image its prediction: for a classification, a
+            `cnnforge.tasks.classification.Prediction`. For a sequence `Predictions`.
+
+        Raises:
+            DataError: A file is not an image, or is damaged.
+            UsageError: An argument is not an image or a sequence of images.
+        """
+        given = GivenImages.of(images)
+        names, rows, parts = iter(given.names()), [], []
+        for outputs in self._parts(given):
+            parts.append(outputs)
+            own = list(islice(names, len(flatten(outputs)[0])))
+            rows += self._predictor.task.rows(outputs, own, None, top_k)
+        return rows[0] if given.single else Predictions(rows, _joined(parts))
+
+    def outputs(self, images: Any) -> Any:
+        """Compute the outputs of the model.
+
+        Args:
+            images: See `predict`.
+
+        Returns:
+            Arrays in the structure of the model's outputs: (N, ...) for a sequence of N images,
+            without the first axis for one image. For a classification they are the probabilities,
+            (N, C) or (C,) float32.
+
+        Raises:
+            DataError: A file is not an image, or is damaged.
+            UsageError: An argument is not an image or a sequence of images.
+        """
+        given = GivenImages.of(images)
+        joined = _joined(list(self._parts(given)))
+        return map_structure(lambda array: array[0], joined) if given.single else joined
+
+    def __repr__(self) -> str:
+        return f"<Model of {self.run}: images {'x'.join(map(str, self.image_shape))}>"
+
+    def _parts(self, given: GivenImages) -> Iterator[Any]:
+        for batch in given.batches(self.image_shape):
+            yield self._predictor.predict_images(batch)
+
+
+def load(
+    run: str | os.PathLike[str],
+    *,
+    kernels: Kernels = "auto",
+    plugins: Sequence[str] = (),
+) -> Model:
+    """Load the trained model of a run; see `cnnforge.load`, which calls this function."""
+    directory = RunDirectory.open(find_run(Path(run)))
+    stored, _ = directory.read_config()
+    options = TrainingOptions(**check_types(stored, str(directory.path / CONFIG)))
+    # Called only because it raises an error if `kernels` is invalid.
+    _ = TrainingOptions(kernels=kernels)
+    loaded = discover(plugin_names(options.plugin, plugins))
+    others = requirements.check(directory, loaded.records, model_only=True)
+    predictor = open_predictor(directory, loaded, kernels=kernels, changed=changes_of(others))
+    return Model(predictor, directory.path)
+
+
+def _joined(parts: list[Any]) -> Any:
+    if len(parts) == 1:
+        return parts[0]
+    return map_structure(lambda *arrays: np.concatenate(arrays), *parts)
