@@ -34,7 +34,7 @@ class Engine:
         raise NotImplementedError
 
     def facts(self) -> dict[str, str]:
-        """Return the version of the engine, and the instructions that it uses if it says so."""
+        """Return the version of the engine, and the instructions that it uses if they are known."""
         raise NotImplementedError
 
 

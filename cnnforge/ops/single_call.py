@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -151,7 +152,7 @@ def import_path(op: ArrayOp) -> str:
         op: An op that is an attribute of a module.
 
     Raises:
-        ValueError: There is none. The message is the reason.
+        ValueError: The op cannot be imported so. The message is the reason.
     """
     home = op.forward_step.function.py_func.__module__
     package = home.partition(".")[0]
@@ -167,7 +168,7 @@ def import_path(op: ArrayOp) -> str:
             f"its op {op.name!r} is not an attribute of a module: assign it to a name at the top "
             "of a module"
         )
-    reasons = [_import_error(path) for path in paths]
+    reasons = [_import_error(path, tuple(sys.path)) for path in paths]
     if "" in reasons:
         return paths[reasons.index("")]
     raise ValueError(
@@ -252,7 +253,8 @@ def _same(first: np.ndarray, second: np.ndarray) -> bool:
     )
 
 
-def _import_error(path: str) -> str:
+@cache
+def _import_error(path: str, folders: tuple[str, ...]) -> str:
     """Return why an op cannot be imported in a new process without Keras, or ""."""
     done = subprocess.run(
         [sys.executable, "-c", _IMPORT, path, ",".join(_FRAMEWORKS)],
@@ -260,7 +262,7 @@ def _import_error(path: str) -> str:
         text=True,
         timeout=_TIMEOUT,
         check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(each for each in sys.path if each)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(each for each in folders if each)},
     )
     if done.returncode:
         return f"exit code {done.returncode} of the process that imports it"

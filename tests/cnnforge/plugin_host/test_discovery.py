@@ -1,6 +1,7 @@
 """Loading plugins: what one of them does wrong concerns no other."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -273,6 +274,15 @@ def test_explicit_file(write_plugin):
     path = write_plugin("acme_file", GOOD.replace("acme_good", "acme_file"))
     found = discover([path])
     assert found.layers["acme_file/conv2d"].load().__name__ == "Layer"
+
+
+def test_a_file_can_name_other_files_of_its_folder(write_plugin):
+    write_plugin("acme_second", "class Layer: ...")
+    # A module that Python finds elsewhere is not hidden.
+    write_plugin("json", "raise RuntimeError")
+    path = write_plugin("acme_first", "import json\n" + GOOD.replace("acme_good", "acme_second"))
+    assert discover([path]).layers["acme_first/conv2d"].load().__module__ == "acme_second"
+    assert sys.path[-1] == str(Path(path).parent)
     record = records(found)["acme_file"]
     assert (record.source, record.version, record.status) == (path, None, "loaded")
 

@@ -118,10 +118,7 @@ CASES = {
         ["convolution"],
     ),
     "max pool of a convolution": (
-        Chain()
-        .convolution()
-        .activation("relu")
-        .add("max_pool", window=[2, 2], strides=[2, 2]),
+        Chain().convolution().activation("relu").add("max_pool", window=[2, 2], strides=[2, 2]),
         ["convolution"],
     ),
     "relu after the max pool": (
