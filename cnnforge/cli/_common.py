@@ -6,15 +6,16 @@ Every command imports this module at the top. So it must not import slow modules
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cnnforge.cli._streams import shows_unicode
 
 if TYPE_CHECKING:
+    from cnnforge.plugin import Spec
     from cnnforge.plugin_host.discovery import Plugins
 
 PluginOption = Annotated[
@@ -95,6 +96,56 @@ def find_weights(named: Path, option: str = "--init-from") -> Path:
     return path
 
 
+def import_error(spec: Spec) -> str | None:
+    """Import all classes and functions that a spec names.
+
+    Returns:
+        The error in one line; `None` if there was none.
+    """
+    from cnnforge.errors import PluginError, one_line
+
+    try:
+        spec.load_all()
+    except PluginError as error:
+        # The caller names the plugin and the target, so it needs only the cause.
+        return one_line(error.__cause__ or error)
+    return None
+
+
+class LazyList(list[object]):
+    """A list for `print_json` and `json_parts` whose items are made one after another.
+
+    So a long list needs little memory.
+
+    Args:
+        items: A sequence.
+        convert: Function that converts an item of it to plain values.
+    """
+
+    def __init__(self, items: Sequence[Any], convert: Callable[[Any], object]) -> None:
+        super().__init__(items[:1])  # An empty list is printed as [].
+        self._items, self._convert = items, convert
+
+    def __iter__(self) -> Iterator[object]:
+        """Make the items."""
+        return map(self._convert, self._items)
+
+
+def json_parts(value: object, *, ascii_only: bool = False) -> Iterator[str]:
+    """Convert a value to JSON, in parts of some thousand letters.
+
+    Args:
+        value: A value made of dictionaries, lists, strings, numbers, booleans and `None`.
+        ascii_only: Whether to write escapes for letters outside of ASCII.
+    """
+    import json
+    from itertools import islice
+
+    tokens = json.JSONEncoder(indent=2, ensure_ascii=ascii_only).iterencode(value)
+    while part := "".join(islice(tokens, 4096)):
+        yield part
+
+
 def print_json(value: object) -> None:
     """Print a value on stdout as JSON.
 
@@ -102,8 +153,8 @@ def print_json(value: object) -> None:
         value: A value made of dictionaries, lists, strings, numbers, booleans and `None`. If stdout
             cannot show every letter, the JSON consists of ASCII, and is the same value.
     """
-    import json
     import sys
 
-    ascii_only = not shows_unicode(sys.stdout)
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=ascii_only))
+    for part in json_parts(value, ascii_only=not shows_unicode(sys.stdout)):
+        typer.echo(part, nl=False)
+    typer.echo()

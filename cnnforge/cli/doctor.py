@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cnnforge.cli._common import JsonOption, PluginOption, print_json
+from cnnforge.cli._common import JsonOption, PluginOption, import_error, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,6 +74,10 @@ def _report(plugins: Plugins) -> dict[str, Any]:
             }
             for record in plugins.records
         ],
+        "engines": [
+            {"name": spec.qualified_name, "error": import_error(spec)}
+            for spec in plugins.engines.values()
+        ],
         "choices": _choices(plugins.layers.values()),
         "checks": checks if usable else [_no_layer(route)],
     }
@@ -118,6 +122,10 @@ def _checks(specs: Sequence[LayerSpec]) -> list[dict[str, Any]]:
             check = failed_check(spec, (), one_line(error))
         checks.append(check.to_json())
     return checks
+
+
+def _engine(engine: dict[str, Any]) -> str:
+    return f"{engine['name']} {engine['error'] or 'predicts without Keras'}"
 
 
 def _no_layer(error: str) -> dict[str, Any]:
@@ -247,6 +255,10 @@ def _show(report: dict[str, Any]) -> None:
         ["CUDA", report["cuda"]],
         *([f"CUDA {name}", state] for name, state in report["experimental"].items()),
         ["cache", report["cache"]],
+        [
+            "plans",
+            "; ".join(map(_engine, report["engines"])) or "no inference engine: Keras predicts",
+        ],
         ["settings", "; ".join(changed) or "none that cnnforge has to change"],
     ]
     _render.table(["machine", ""], facts)

@@ -32,7 +32,12 @@ def evaluate(
         ),
     ] = "validation",
     kernels: Annotated[
-        str, typer.Option(metavar="auto|numba|keras", help="Implementation of the layers.")
+        str,
+        typer.Option(
+            metavar="auto|numba|keras",
+            help="auto: the inference plan of the run, which needs no Keras; numba, keras: the "
+            "model in Keras, with layers of these.",
+        ),
     ] = "auto",
     plugin: PluginOption = None,
     json: JsonOption = False,

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnforge.cli._common import JsonOption, PluginOption, find_run, load_plugins, print_json
+from cnnforge.cli._common import (
+    JsonOption,
+    LazyList,
+    PluginOption,
+    find_run,
+    json_parts,
+    load_plugins,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from cnnforge.prediction import FileInputs, SampleInputs
@@ -48,7 +56,12 @@ def predict(
         ),
     ] = None,
     kernels: Annotated[
-        str, typer.Option(metavar="auto|numba|keras", help="Implementation of the layers.")
+        str,
+        typer.Option(
+            metavar="auto|numba|keras",
+            help="auto: the inference plan of the run, which needs no Keras; numba, keras: the "
+            "model in Keras, with layers of these.",
+        ),
     ] = "auto",
     plugin: PluginOption = None,
     json: JsonOption = False,
@@ -104,7 +117,7 @@ def predict(
     with _render.optional(f"the rows are in {written}") if written else nullcontext():
         if json:
             summaries = [found_as_dict(part) for part in found]
-            predictions = [row.as_dict() for row in rows]
+            predictions = LazyList(rows, lambda row: row.as_dict())
             print_json({"run": str(run), "found": summaries, "predictions": predictions})
         else:
             _show(rows, task, output)
@@ -181,9 +194,7 @@ def _write(
     texts: list[tuple[Path, str]] = []
     if output is not None:
         if output.suffix.lower() == ".json":
-            import json
-
-            text = json.dumps([row.as_dict() for row in rows], indent=2, ensure_ascii=False) + "\n"
+            text = "".join(json_parts(LazyList(rows, lambda row: row.as_dict()))) + "\n"
         else:
             text = task.csv_table(rows)
         texts.append((output, text))

@@ -18,7 +18,8 @@ def verify(
     """Check the Numba kernels of the model of a run against stock Keras layers.
 
     It is the check of train, with the trained weights. It compares outputs and gradients, layer by
-    layer. Exit codes: 0 all layers pass, 1 a layer fails.
+    layer, and the outputs of the inference plan. Exit codes: 0 all pass, 1 a layer or the plan
+    fails.
     """
     run = find_run(run)
     from cnnforge.cli._trained import open_trained
@@ -28,6 +29,7 @@ def verify(
     from cnnforge.conversion.certificate import certify
     from cnnforge.errors import CnnforgeError
     from cnnforge.prediction.keras_model import load_model
+    from cnnforge.prediction.plans import check_plan
     from cnnforge.runs import RunDirectory
     from cnnforge.training.run_metadata import read_decisions
 
@@ -35,12 +37,14 @@ def verify(
     stock = load_model(directory.model, layers)
     checks = list(certify(forge(stock, read_decisions(directory), layers=layers), layers=layers))
     failed = [check for check in checks if not check.passed]
+    plan, plan_passed = check_plan(directory, stock, trained.predictor.task, trained.plugins)
     if json:
         print_json(
             {
                 "run": str(run),
-                "passed": not failed,
+                "passed": not failed and plan_passed,
                 "layers": [check.to_json() for check in checks],
+                "plan": plan,
             }
         )
     elif not checks:
@@ -59,9 +63,16 @@ def verify(
             for check in checks
         ]
         _render.table(["layer", "kernel", "input", "max error / tolerance", "result"], rows)
+    if not json:
+        typer.echo(f"inference plan: {plan}")
     if failed:
         names = ", ".join(check.layer for check in failed)
         raise CnnforgeError(
             f"the kernels of {len(failed)} of {len(checks)} layers differ from the stock layers: "
             f"{names}; predict with --kernels keras, and see 'cnnforge doctor'"
+        )
+    if not plan_passed:
+        raise CnnforgeError(
+            f"the inference plan of {run} {plan}: predict with --kernels keras, and delete its "
+            "plan.json, so that the plan is made again"
         )

@@ -12,10 +12,11 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from threading import Timer
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,7 +46,7 @@ FORMAT = 1
 MAX_PLAN_DRIFT = 1e-4
 """Max allowed difference between an output of a plan and that of Keras, see
 `ReferencePredictions.drift`. Both compute the same sums in another order."""
-# Seconds after which a first prediction is slow enough for a message.
+# A prediction for one image that takes more seconds of processor time compiles kernels.
 _SLOW = 1.0
 
 _log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class PlanRecord:
         engines: Version of each engine that was tried, by its qualified name; "" if it has none.
         engine: Qualified name of the engine that wrote the plan; "" if none could express the
             model.
-        plan: sha256 of `plan.npz`; "" if there is none.
+        plan: sha256 of `plan.npz`; "" without a plan.
         refused: Reason why there is no plan, in one line; "" if there is one.
         outputs: `Task.output_size` of the task of the run; `None` if it has none.
         drift: Difference between the outputs of the plan and those of Keras.
@@ -82,7 +83,7 @@ class FoundPlan:
     """The plan of a run, if it can be used.
 
     Attributes:
-        plan: The opened plan; `None` if there is none that can be used.
+        plan: The opened plan; `None` if no plan can be used.
         record: Facts about it; `None` if the run has none, or if they do not fit.
         problem: Why a plan or a record that the run has does not fit, in one line; else "".
     """
@@ -205,16 +206,38 @@ def reference_for_plan(run: RunDirectory, model: keras.Model) -> ReferencePredic
     return ReferencePredictions(images, outputs_of(model)(images))
 
 
+def check_plan(
+    run: RunDirectory, model: keras.Model, task: Task, plugins: Plugins
+) -> tuple[str, bool]:
+    """Compare the plan of a run with Keras again.
+
+    Args:
+        run: The run.
+        model: The Keras model that was opened from its `model.keras`.
+        task: Task of the run.
+        plugins: All plugins.
+
+    Returns:
+        A clause for the user about the plan, and false if the plan differs from Keras.
+    """
+    found = find_plan(run, task, plugins)
+    if found.refused:
+        return f"none, and Keras predicts: {found.refused}", True
+    if not (plan := found.plan):
+        return f"{found.problem or 'none yet'}; the next prediction makes it", True
+    reference = reference_for_plan(run, model)
+    drift = reference.drift(lambda images: plan_outputs(plan, images))
+    text = f"differs from Keras by {drift:.1e} at most ({MAX_PLAN_DRIFT:g} is allowed)"
+    return text, drift <= MAX_PLAN_DRIFT
+
+
 def plan_outputs(plan: OpenedModel, images: np.ndarray) -> list[np.ndarray]:
     """Compute the outputs of a plan for images: a list, in the order of `keras.tree.flatten`."""
     return flatten(plan.predict(images))
 
 
 class _Announced:
-    """A plan that logs a message if its first prediction takes long.
-
-    The kernels of a plan are compiled when it predicts for the first time on a machine.
-    """
+    """A plan that logs a message if its first prediction compiles kernels."""
 
     def __init__(self, plan: OpenedModel) -> None:
         self.image_shape: tuple[int, int, int] = plan.image_shape
@@ -222,20 +245,24 @@ class _Announced:
         self._first = True
 
     def predict(self, images: np.ndarray) -> Any:
-        if not self._first:
-            return self._plan.predict(images)
-        self._first = False
-        timer = Timer(
-            _SLOW,
-            _log.info,
-            ["preparing the kernels; the first prediction on a machine compiles them, once"],
-        )
-        timer.daemon = True
-        timer.start()
-        try:
-            return self._plan.predict(images)
-        finally:
-            timer.cancel()
+        if self._first:
+            self._first = False
+            done = Event()
+            Thread(target=_announce, args=[done, time.process_time()], daemon=True).start()
+            try:
+                # One image, so that the time is not that of a large batch.
+                self._plan.predict(images[:1])
+            finally:
+                done.set()
+        return self._plan.predict(images)
+
+
+def _announce(done: Event, start: float) -> None:
+    while not done.wait(_SLOW / 4):
+        # Processor time, because on a busy machine everything takes long.
+        if time.process_time() - start > _SLOW:
+            _log.info("compiling the kernels of the prediction (once on a machine)")
+            return
 
 
 def _read_record(run: RunDirectory) -> PlanRecord | None:

@@ -79,11 +79,12 @@ def csv_table(rows: Sequence[Row], columns: Sequence[str]) -> str:
         CSV text. Its columns are `file`, those of `columns`, further columns of the rows in order
         of appearance, and `error` if a row has an error.
     """
-    all_cells = [row.cells() for row in rows]
-    names = list(dict.fromkeys([*columns, *(name for cells in all_cells for name in cells)]))
+    # The cells are made twice, because those of many rows take much more memory than the rows.
+    names = list(dict.fromkeys([*columns, *(name for row in rows for name in row.cells())]))
     with_error = any(row.error is not None for row in rows)
-    table = [
-        [row.name, *(cells.get(name, "") for name in names), *[row.error or ""] * with_error]
-        for row, cells in zip(rows, all_cells, strict=True)
-    ]
-    return to_csv(["file", *names, *["error"] * with_error], table)
+
+    def line(row: Row) -> list[str]:
+        cells = row.cells()
+        return [row.name, *(cells.get(n, "") for n in names), *[row.error or ""] * with_error]
+
+    return to_csv(["file", *names, *["error"] * with_error], map(line, rows))

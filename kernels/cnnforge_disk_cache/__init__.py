@@ -28,7 +28,9 @@ from typing import Any
 
 from numba import types
 from numba.core import caching
+from numba.core.cpu import CPUContext
 from numba.core.dispatcher import Dispatcher
+from numba.core.runtime import rtsys
 
 try:
     import fcntl
@@ -41,6 +43,8 @@ else:
 # The number of seconds to wait for the lock. After that a process writes without the lock, because
 # a stopped process could hold the lock for ever.
 _PATIENCE = 1.0
+# Name of the package whose functions are loaded without all types of Numba.
+_KERNELS = "cnnforge_kernels"
 _log = logging.getLogger("cnnforge.disk_cache")
 
 
@@ -51,6 +55,7 @@ def share_disk_cache() -> None:
     kernel. The change cannot be undone. A second call changes nothing.
     """
     caching.IndexDataCacheFile.save = _save
+    caching.Cache.load_overload = _load_overload
     for kind in (caching.CompileResultCacheImpl, caching.CodeLibraryCacheImpl):
         if _TemporaryLocator not in kind._locator_classes:
             kind._locator_classes = [*kind._locator_classes, _TemporaryLocator]
@@ -136,6 +141,26 @@ def is_compiled(function: Dispatcher, signature: Sequence[types.Type]) -> bool:
     cache: Any = function._cache
     key = cache._index_key(signature, function.targetctx.codegen())
     return key in cache._cache_file._load_index()
+
+
+_load_with_all_types = caching.Cache.load_overload
+
+
+def _load_overload(cache: Any, signature: Any, context: Any) -> Any:
+    """Load a function from the disk cache, as Numba does.
+
+    Numba first imports all its modules with types and functions, also ``scipy.linalg``, which takes
+    longer than all the rest of a first prediction. Only compiling needs them, and imports them
+    itself. The code of a kernel needs Numba's runtime.
+    """
+    # Functions of other packages may call anything that Numba knows.
+    is_kernel = cache._py_func.__module__.partition(".")[0] == _KERNELS
+    if not is_kernel or not isinstance(context, CPUContext):
+        return _load_with_all_types(cache, signature, context)
+    rtsys.initialize(context)
+    with cache._guard_against_spurious_io_errors():
+        return cache._load_overload(signature, context)
+    return None
 
 
 def _save(file: Any, key: Any, data: Any) -> None:

@@ -15,6 +15,7 @@ INDEX = (API / "index.md").read_text()
 PAGES = {page.stem: page.read_text() for page in API.glob("cnnforge*.md")}
 # The import paths that stay from version to version.
 PUBLIC = [
+    "cnnforge",
     "cnnforge.callbacks",
     "cnnforge.conversion",
     "cnnforge.data",

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnnforge.cli._common import JsonOption, PluginOption, print_json
+from cnnforge.cli._common import JsonOption, PluginOption, import_error, print_json
 from cnnforge.cli.plugins.check import check
 from cnnforge.cli.plugins.new import new
 
 if TYPE_CHECKING:
-    from cnnforge.plugin import Spec
     from cnnforge.plugin_host.discovery import Plugins
 
 
@@ -72,24 +71,12 @@ def _report(found: Plugins, imports: bool) -> dict[str, list[dict[str, Any]]]:
                 "summary": spec.summary,
                 "target": spec.target,
                 "reference": getattr(spec, "reference", None),
-                "error": _import_error(spec) if imports else None,
+                "error": import_error(spec) if imports else None,
             }
             for registry in found.registries.values()
             for spec in registry.values()
         ],
     }
-
-
-def _import_error(spec: Spec) -> str | None:
-    """Import all classes and functions that a spec names, and return the error or `None`."""
-    from cnnforge.errors import PluginError, one_line
-
-    try:
-        spec.load_all()
-    except PluginError as error:
-        # The row already names the plugin and the target, so it needs only the cause.
-        return one_line(error.__cause__ or error)
-    return None
 
 
 def _show(report: dict[str, list[dict[str, Any]]], imports: bool) -> None:

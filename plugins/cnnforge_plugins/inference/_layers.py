@@ -91,11 +91,11 @@ def _batch_normalization(layer: Any, call: LayerCall, inputs: list[str], writer:
     if layer.axis not in (-1, rank - 1):
         writer.refuse(f"its axis {layer.axis} is not the last")
     with np.errstate(all="ignore"):
-        mean, variance = (np.float64(v) for v in (layer.moving_mean, layer.moving_variance))
+        mean, variance = (np.float64(array(v)) for v in (layer.moving_mean, layer.moving_variance))
         scale = 1 / np.sqrt(variance + layer.epsilon)
         if layer.scale:
-            scale = scale * np.float64(layer.gamma)
-        offset = (np.float64(layer.beta) if layer.center else 0) - mean * scale
+            scale = scale * np.float64(array(layer.gamma))
+        offset = (np.float64(array(layer.beta)) if layer.center else 0) - mean * scale
         return writer.add("affine", inputs, {"scale": array(scale), "offset": array(offset)})
 
 
@@ -130,8 +130,10 @@ def _rescaling(layer: Any, call: LayerCall, inputs: list[str], writer: Writer) -
 
 
 def _normalization(layer: Any, call: LayerCall, inputs: list[str], writer: Writer) -> str:
-    mean = _channel_values(layer.mean, call, writer)
-    variance = _channel_values(layer.variance, call, writer)
+    if layer.mean is None:
+        writer.refuse("it has neither a mean nor was it adapted")
+    mean = _channel_values(array(layer.mean), call, writer)
+    variance = _channel_values(array(layer.variance), call, writer)
     with np.errstate(all="ignore"):
         deviation = np.maximum(np.sqrt(variance), keras.backend.epsilon())
         if layer.invert:

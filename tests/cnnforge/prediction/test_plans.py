@@ -327,4 +327,4 @@ def test_a_slow_first_prediction_says_why(
     for _ in range(2):
         predictor.predict_images(IMAGES)
     (line,) = said(caplog)
-    assert "the first prediction on a machine compiles them" in line
+    assert line == "compiling the kernels of the prediction (once on a machine)"

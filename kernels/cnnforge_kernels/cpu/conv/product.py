@@ -16,6 +16,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import carray, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from cnnforge_kernels.cpu.runtime.compiled import (
@@ -28,6 +29,7 @@ from cnnforge_kernels.cpu.runtime.compiled import (
 )
 from cnnforge_kernels.cpu.runtime.llvm import (
     F32,
+    I32,
     I64,
     Loop,
     fma,
@@ -120,6 +122,30 @@ def product_accumulate(
     return tile(tile, *[integer] * 4, positions, vectors, lanes), codegen
 
 
+@intrinsic(prefer_literal=True)
+def tile_prefetch(
+    typingctx: Any, address: Any, stride: Any, positions: Any, vectors: Any, lanes: Any
+) -> Any:
+    """Prefetch the cache lines of each position t of a tile at ``address + t * stride``."""
+    shape = literals(positions, vectors, lanes)
+    if shape is None:
+        return None
+    T, G, L = shape
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte = ir.IntType(8)
+        kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), I32, I32, I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        for t in range(T):
+            start = builder.add(args[0], builder.mul(args[1], ir.Constant(I64, t)))
+            for line in range(0, 4 * G * L, 64):
+                place = pointer_to(builder, start, byte, line)
+                builder.call(function, [place, I32(0), I32(3), I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, positions, vectors, lanes), codegen
+
+
 @kernel_family(TILES)
 def PRODUCT(number: int) -> Any:
     """Multiply pixels by weights, for tasks ``begin`` to ``end - 1``."""
@@ -149,6 +175,10 @@ def PRODUCT(number: int) -> Any:
                         # target.
                         skipped = max(0, place + T - done)
                         at = place - skipped
+                        offset = at * step + 4 * number * WIDTH
+                        if a[ADDED] != 0:
+                            # What is added often comes from main memory. Fetch it meanwhile.
+                            tile_prefetch(a[ADDED] + offset, step, T, G, L)
                         tile = product_accumulate(
                             tile_broadcast(bias, T, G, L),
                             a[SOURCE] + at * pixel,
@@ -159,7 +189,6 @@ def PRODUCT(number: int) -> Any:
                             G,
                             L,
                         )
-                        offset = at * step + 4 * number * WIDTH
                         if a[ADDED] != 0:
                             tile = tile_add(tile, a[ADDED] + offset, step, valid, T, G)
                         if activation != NONE:

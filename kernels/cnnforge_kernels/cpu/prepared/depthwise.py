@@ -62,6 +62,11 @@ class DepthwiseConvolution:
         self._strides, self._padding, self._dilation = strides, padding, dilation
         self._activation = _ACTIVATIONS[activation]
 
+    @property
+    def channels(self) -> Pair:
+        """The numbers of channels of the source and of the target."""
+        return self._weights.shape[2], len(self._bias)
+
     def bind(self, source: np.ndarray, target: np.ndarray) -> list[Call]:
         """Return the calls that write the convolution of ``source`` to ``target``.
 
