@@ -90,7 +90,9 @@ def main() -> None:
         for network in options.only:
             result["rows"] += measure(network, folder, environments, options, result["engines"])
     summarize(result)
-    print(*conditions(result), *table(result), sep="\n")
+    print(*conditions(result), "", *table(result), sep="\n")
+    if options.write:
+        put_into(options.write, result)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
 
@@ -103,6 +105,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=20, help="for each row of the table")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--lanes", type=int, choices=[8], help="8: AVX2, without AVX-512")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table into a document")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all times to a file")
     options = parser.parse_args()
     if OURS not in options.engines:
@@ -250,6 +253,18 @@ def conditions(result: dict[str, Any]) -> list[str]:
     return lines + [
         f"not compared: {engine}: {why}" for engine, why in result["not compared"].items()
     ]
+
+
+def put_into(path: Path, result: dict[str, Any]) -> None:
+    """Replace the table in a document, which is between two comments."""
+    lanes = f" --lanes {result['lanes']}" if result["lanes"] else ""
+    begin, end = f"<!-- bench_inference.py{lanes} -->", "<!-- end -->"
+    before, found, after = path.read_text().partition(begin)
+    if not found or end not in after:
+        sys.exit(f"{path} has no lines {begin} and {end}, between which the table belongs")
+    about = f"*{'. '.join(conditions(result))}.*"
+    lines = [begin, "", about, "", *table(result), "", end]
+    path.write_text(before + "\n".join(lines) + after.partition(end)[2])
 
 
 if __name__ == "__main__":
