@@ -92,7 +92,8 @@ class Binding:
         Args:
             images: (count, H, W, C) of the dtype, C-contiguous.
         """
-        self._args[0] = images.ctypes.data
+        # Faster than `images.ctypes.data`.
+        self._args[0] = images.__array_interface__["data"][0]
         for run in self._runs:
             run()
 

@@ -183,7 +183,7 @@ class DepthwiseBlock:
         if target.size == 0:
             return []
         sweep = self._depthwise.bind(
-            _like(1, height, width, expanded), _like(1, rows, columns, wide)
+            _like(1, height, width, expanded), _like(1, rows, columns, wide), cached=True
         )[0]
         # A task of the sweep must be a row of the target.
         sweep.args[s.BLOCK_ROWS], sweep.args[s.BLOCKS] = 1, rows
