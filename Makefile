@@ -17,6 +17,12 @@ TORCH_INSTALLED := $(TORCH_VENV)/.installed
 TORCH_TESTS = $(shell find tests -name 'test_*torch*.py') tests/cnnforge/ops/test_array_op.py \
 	tests/cnnforge/training tests/cnnforge/prediction tests/cnnforge/cli/test_train.py
 
+# The inference engines that `make bench-inference` compares with, and what writes their files.
+ENGINES ?= onnxruntime openvino onnx
+ENGINES_VENV := .venv-engines
+ENGINES_BIN := $(ENGINES_VENV)/bin
+ENGINES_INSTALLED := $(ENGINES_VENV)/.installed
+
 # Tests that compile few kernels: with make lint less than two minutes on two cores.
 FAST = tests/architecture tests/cnnforge/data tests/cnnforge/plugin_host tests/cnnforge/reporting \
 	tests/cnnforge/runs tests/cnnforge/tasks tests/cnnforge/utils $(wildcard tests/cnnforge/test_*.py) \
@@ -26,7 +32,7 @@ FAST = tests/architecture tests/cnnforge/data tests/cnnforge/plugin_host tests/c
 EPOCHS ?= 3
 DEMO_RUNS := runs/demo
 
-.PHONY: help demo test test-fast test-torch cases lint format docs bench bench-torch bench-gate clean
+.PHONY: help demo test test-fast test-torch cases lint format docs bench bench-torch bench-inference bench-gate clean
 
 help:
 	@echo "make demo    train a small network on bundled digits, then predict a few of them"
@@ -39,6 +45,7 @@ help:
 	@echo "make docs    build the site from the Markdown files and the docstrings; warnings are errors"
 	@echo "make bench   measure all layers, write benchmarks/results/"
 	@echo "make bench-torch  the same compared with PyTorch too, in the environment of make test-torch"
+	@echo "make bench-inference  compare predictions with ONNX Runtime and OpenVINO"
 	@echo "make bench-gate  fail if a layer has become slower compared with its reference"
 	@echo "make clean   remove the environment and what the tools left behind"
 
@@ -52,6 +59,9 @@ $(BIN)/pip:
 $(TORCH_BIN)/pip: | $(BIN)/pip
 	$(BIN)/python -m venv $(TORCH_VENV)
 
+$(ENGINES_BIN)/pip: | $(BIN)/pip
+	$(BIN)/python -m venv $(ENGINES_VENV)
+
 $(INSTALLED): pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
@@ -64,6 +74,10 @@ $(TEST_INSTALLED): pyproject.toml | $(BIN)/pip
 $(TORCH_INSTALLED): pyproject.toml | $(TORCH_BIN)/pip
 	$(TORCH_BIN)/python -m pip install --quiet $(TORCH)
 	$(TORCH_BIN)/python -m pip install --quiet --editable '.[test,torch]'
+	@touch $@
+
+$(ENGINES_INSTALLED): pyproject.toml | $(ENGINES_BIN)/pip
+	$(ENGINES_BIN)/python -m pip install --quiet --editable . $(ENGINES)
 	@touch $@
 
 demo: $(INSTALLED)
@@ -109,11 +123,15 @@ bench: $(TEST_INSTALLED)
 bench-torch: $(TORCH_INSTALLED)
 	$(TORCH_BIN)/python -m pytest benchmarks/bench_layers.py --benchmark-columns=median,iqr,rounds
 
+# OPTIONS="--only lenet resnet20", --lanes 8 (AVX2), --json FILE: see `bench_inference.py --help`.
+bench-inference: $(ENGINES_INSTALLED)
+	$(ENGINES_BIN)/python benchmarks/bench_inference.py $(OPTIONS)
+
 # GATE=--short takes a minute; GATE=--cnnforge-gate-write measures and writes the thresholds.
 bench-gate: $(TEST_INSTALLED)
 	$(BIN)/python -m pytest benchmarks/bench_layers.py --benchmark-quiet \
 		--cnnforge-gate benchmarks/thresholds $(GATE)
 
 clean:
-	rm -rf $(VENV) $(TORCH_VENV) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(TORCH_VENV) $(ENGINES_VENV) build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
 	find cnnforge kernels plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,10 @@
 """Settings that must be there before TensorFlow is imported; what ``pytest -m gpu`` collects."""
 
 import os
+import sys
 from importlib.util import find_spec
+
+import pytest
 
 # TensorFlow's oneDNN corrupts memory in the gradient of the weights of strided 1x1 convolutions
 # (2.21, some channel counts); as a reference it is used without.
@@ -12,6 +15,12 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("CNNFORGE_COMPILE_AHEAD", "0")
 # The routes to TensorFlow's CUDA devices are experimental, and off by default.
 os.environ.setdefault("CNNFORGE_TENSORFLOW_GPU", "auto")
+
+
+@pytest.fixture(autouse=True)
+def _same_path(monkeypatch):
+    """Python finds modules in the folder of a plugin file, but not in other tests."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
 
 
 def pytest_configure(config):

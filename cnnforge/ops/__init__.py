@@ -12,9 +12,14 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from cnnforge.ops import routes
 from cnnforge.ops.array_op import ArrayOp, registered_ops
+from cnnforge.ops.single_call import SingleCall, find_single_call, import_path, load_op
 
 __all__ = [
     "ArrayOp",
+    "SingleCall",
+    "find_single_call",
+    "import_path",
+    "load_op",
     "register",
     "route",
 ]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from cnnforge.errors import UsageError
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
     from cnnforge.ops.array_op import ArrayOp
 
 _MODULES = {"tensorflow": "cnnforge.ops.tensorflow", "torch": "cnnforge.ops.torch"}
+
+_replacement: ContextVar[Route | None] = ContextVar("replacement", default=None)
 
 
 class Route(Protocol):
@@ -41,6 +46,9 @@ def active() -> Route:
     Raises:
         UsageError: There is no module for the backend.
     """
+    replacement = _replacement.get()
+    if replacement is not None:
+        return replacement
     # Importing Keras also imports its backend, which takes seconds. So wait until an op is used.
     keras = importlib.import_module("keras")
     backend = keras.backend.backend()
@@ -50,3 +58,17 @@ def active() -> Route:
             f"{', '.join(_MODULES)}; set KERAS_BACKEND=tensorflow before Python starts"
         )
     return cast("Route", importlib.import_module(_MODULES[backend]))
+
+
+@contextmanager
+def replaced(route: Route) -> Iterator[None]:
+    """Let ops use another route during the block, in this thread.
+
+    Args:
+        route: The route.
+    """
+    token = _replacement.set(route)
+    try:
+        yield
+    finally:
+        _replacement.reset(token)

@@ -294,7 +294,8 @@ def _load_explicit(plugins: Plugins, reference: str, installed: Sequence[EntryPo
 def _import_file(path: Path) -> ModuleType:
     """Import a file as a module with the name of the file, without `.py`.
 
-    The import paths in its specs (`"NAME:Attribute"`) use this name.
+    The import paths in its specs (`"NAME:Attribute"`) use this name. They can also name other files
+    in its folder. The folder is the last one that Python searches, so it hides no other module.
     """
     path = path.resolve()
     name = path.stem
@@ -313,6 +314,8 @@ def _import_file(path: Path) -> ModuleType:
         raise PluginError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     try:
         spec.loader.exec_module(module)
     except BaseException:

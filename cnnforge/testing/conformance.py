@@ -25,6 +25,7 @@ from cnnforge.testing import (
 from cnnforge.testing._declared import dataset_checks as dataset_checks
 from cnnforge.testing._declared import model_checks as model_checks
 from cnnforge.testing._fresh_process import save_and_load
+from cnnforge.testing._inference import inference
 from cnnforge.testing._subject import ClassSpec, Subject
 from cnnforge.testing.cases import Check, LayerCase
 
@@ -77,6 +78,10 @@ def layer_checks(
         checks += [
             Check(kind, subject.case.name, partial(run, subject)) for kind, run in wanted.items()
         ]
+    if not _has_reference(spec):
+        # A model is saved with the reference in place of the layer, so an inference plan is made
+        # of the reference.
+        checks.append(Check("inference", "", partial(inference, subjects)))
     return [*checks, Check("save_and_load", "", partial(save_and_load, subjects))]
 
 
@@ -124,16 +129,20 @@ def _targets(spec: LayerSpec, cases: tuple[LayerCase, ...], error: PluginError |
         raise AssertionError(str(found)) from found
 
 
+def _has_reference(spec: LayerSpec) -> bool:
+    return bool(getattr(spec, "stock", None) or spec.reference)
+
+
 def _of_case(subject: Subject) -> dict[str, Any]:
     """Return the checks that can be made with a case, by name."""
-    has_reference = getattr(subject.spec, "stock", None) or subject.spec.reference
+    has_reference = _has_reference(subject.spec)
     found = dict(_structure.CHECKS)
     if not subject.case.bad_arguments:
         del found["bad_arguments"]
     for name, run in {**_values.CHECKS, **_gradients.CHECKS}.items():
         wanted = {
             "oracle": subject.case.oracle is not None,
-            "reference": bool(has_reference),
+            "reference": has_reference,
             "numeric": subject.case.oracle is None and not has_reference,
         }
         if wanted[name.rpartition("_")[2]]:

@@ -39,7 +39,8 @@ def prepare(step: Step, inputs: Sequence[Shape], output: Shape) -> Bind | None:
         batch dimension, to the calls that compute the output. It is ``None`` if no kernel can
         compute the step.
     """
-    return _PREPARE[step.kind](step, inputs, output)
+    known = _PREPARE.get(step.kind)
+    return None if known is None else known(step, inputs, output)
 
 
 def conversion(step: Step) -> elementwise.Affine:

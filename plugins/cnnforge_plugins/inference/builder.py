@@ -9,6 +9,7 @@ import keras
 
 from cnnforge.utils.keras_graph import FunctionalModel, LayerCall, layer_calls
 from cnnforge_kernels.plan import PlanError, Program, Step, optimize, write
+from cnnforge_plugins.inference._foreign import foreign
 from cnnforge_plugins.inference._layers import LAYERS
 from cnnforge_plugins.inference._operations import OPERATIONS
 from cnnforge_plugins.inference._writer import NotPossible, Writer
@@ -18,7 +19,8 @@ def build(model: keras.Model, path: str | Path) -> None:
     """Write the inference plan of a model to a file.
 
     Args:
-        model: A built model of stock layers, Sequential or Functional, for images (H, W, C).
+        model: A built model, Sequential or Functional, for images (H, W, C). It consists of stock
+            layers, and of layers of plugins that compute one op (see `cnnforge.ops.single_call`).
         path: The file; an earlier file is replaced.
 
     Raises:
@@ -102,11 +104,12 @@ def _written(call: LayerCall, inputs: list[str], writer: Writer) -> str:
     if len(call.outputs) != 1:
         writer.refuse("it has several outputs")
     if isinstance(layer, keras.layers.Layer):
-        if type(layer) not in LAYERS:
+        stock = type(layer).__module__.partition(".")[0] == "keras"
+        if stock and type(layer) not in LAYERS:
             writer.refuse("there is no kernel for layers of this class")
         _check_arguments(call, writer)
         _check_layer(layer, writer)
-        name = LAYERS[type(layer)](layer, call, inputs, writer)
+        name = LAYERS.get(type(layer), foreign)(layer, call, inputs, writer)
     else:
         kind = type(layer).__name__
         if type(layer).__module__.partition(".")[0] != "keras" or kind not in OPERATIONS:

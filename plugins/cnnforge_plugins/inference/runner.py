@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cnnforge_kernels.plan import Plan, read
+from cnnforge_kernels.plan import Plan, provide_op, read
 
 
 def open_plan(path: str | Path) -> Plan:
@@ -19,7 +19,13 @@ def open_plan(path: str | Path) -> Plan:
 
     Raises:
         OSError: The file does not exist or cannot be opened.
-        ValueError: The file is damaged, is not a plan, or has a newer format. The message is the
-            reason.
+        ValueError: The file is damaged, is not a plan, has a newer format, or needs an op that no
+            installed plugin has. The message is the reason.
     """
-    return Plan(read(path))
+    program = read(path)
+    for name in sorted({step.options["op"] for step in program.steps if step.kind == "op"}):
+        # Imported here, because most plans have no op of another plugin.
+        from cnnforge.ops import load_op
+
+        provide_op(name, load_op(name).run)
+    return Plan(program)

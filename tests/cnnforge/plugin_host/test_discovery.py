@@ -1,6 +1,7 @@
 """Loading plugins: what one of them does wrong concerns no other."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -275,6 +276,14 @@ def test_explicit_file(write_plugin):
     assert found.layers["acme_file/conv2d"].load().__name__ == "Layer"
     record = records(found)["acme_file"]
     assert (record.source, record.version, record.status) == (path, None, "loaded")
+
+
+def test_a_file_can_name_other_files_of_its_folder(write_plugin):
+    write_plugin("acme_second", "class Layer: ...")
+    path = write_plugin("acme_first", GOOD.replace("acme_good", "acme_second"))
+    assert discover([path]).layers["acme_first/conv2d"].load().__module__ == "acme_second"
+    # It is the last folder, so a file there hides no other module.
+    assert sys.path[-1] == str(Path(path).parent)
 
 
 def test_explicit_file_given_twice_is_one_plugin(write_plugin):

@@ -79,8 +79,8 @@ def test_the_benchmark_of_a_layer(tmp_path):
     assert done.returncode == 1
     assert "layer_benchmark needs pytest-benchmark" in done.stdout
     assert "Traceback" not in done.stdout
-    layer = plugin.folder / "src" / "soft_layer" / "layer.py"
-    layer.write_text(layer.read_text().replace("= x / (1", "= x / (1.001"))
+    op = plugin.folder / "src" / "soft_layer" / "op.py"
+    op.write_text(op.read_text().replace("= x / (1", "= x / (1.001"))
     done = run("--benchmark-disable")
     assert done.returncode == 1
     assert "soft_layer.default: the layer differs from its reference" in done.stdout

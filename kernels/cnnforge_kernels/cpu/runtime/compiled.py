@@ -50,8 +50,12 @@ share_disk_cache()
 
 
 def vector_lanes() -> int:
-    """Return the number of float32 values in a SIMD register: 16 (AVX-512), 8 (AVX2) or 4."""
-    features = _host_features()
+    """Return the number of float32 values in a SIMD register: 16 (AVX-512), 8 (AVX2) or 4.
+
+    Numba compiles for the features of this CPU, or for those in the environment variable
+    ``NUMBA_CPU_FEATURES``.
+    """
+    features = _features()
     if features.get("avx512f"):
         return 16
     return 8 if features.get("avx2") and features.get("fma") else 4
@@ -63,8 +67,11 @@ def vector_registers() -> int:
 
 
 @cache
-def _host_features() -> dict[str, bool]:
-    return dict(llvm.get_host_cpu_features())
+def _features() -> dict[str, bool]:
+    chosen: str | None = numba.config.CPU_FEATURES
+    if chosen is None:
+        return dict(llvm.get_host_cpu_features())
+    return {feature[1:]: feature[0] == "+" for feature in chosen.split(",") if feature}
 
 
 @cache

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnnforge_kernels.plan.kinds import convolutions, elementwise, layout, pools
+from cnnforge_kernels.plan.kinds import convolutions, elementwise, foreign, layout, pools
 from cnnforge_kernels.plan.steps import Shape, Step
 
 
@@ -27,7 +27,7 @@ class Kind(NamedTuple):
 
 KINDS: dict[str, Kind] = {
     name: Kind(shape, compute)
-    for module in (convolutions, elementwise, layout, pools)
+    for module in (convolutions, elementwise, foreign, layout, pools)
     for name, (shape, compute) in module.KINDS.items()
 }
 """The kinds of steps by name."""

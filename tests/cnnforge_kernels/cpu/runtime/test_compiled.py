@@ -195,3 +195,24 @@ def test_unknown_slot_number_is_an_error():
     with pytest.raises(RuntimeError, match="does not exist"):
         # Beyond the end of its family.
         compiled.compile_kernel(compiled._table[0, 1] + (1 << 15))
+
+
+@pytest.mark.parametrize(
+    ("features", "lanes", "registers"),
+    [
+        ("+avx2,+avx512f,+fma", 16, 32),
+        ("+avx2,-avx512f,+fma", 8, 16),
+        ("+avx2,+sse2", 4, 16),
+        ("", 4, 16),
+    ],
+)
+def test_kernels_use_the_features_that_the_user_chose_for_numba(
+    features, lanes, registers, monkeypatch
+):
+    monkeypatch.setattr(compiled.numba.config, "CPU_FEATURES", features)
+    monkeypatch.setattr(compiled.llvm, "get_process_triple", lambda: "x86_64-unknown-linux-gnu")
+    compiled._features.cache_clear()
+    try:
+        assert (compiled.vector_lanes(), compiled.vector_registers()) == (lanes, registers)
+    finally:
+        compiled._features.cache_clear()
