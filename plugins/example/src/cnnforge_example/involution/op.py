@@ -62,6 +62,7 @@ def weigh_row(task: int, inputs: Any, windows: Any, size: int, inset: int, outpu
     groups = windows.shape[3] // (size * size)
     each, half = channels // groups, size // 2
     starts, weights = np.empty(size * size, np.int64), np.empty(size * size, np.float32)
+    flat = inputs.reshape(-1)
     for column in range(inset, inset + columns):
         target = outputs[n, row - inset, column - inset]
         for group in range(groups):
@@ -73,7 +74,7 @@ def weigh_row(task: int, inputs: Any, windows: Any, size: int, inset: int, outpu
                     weights[count] = windows[n, row, column, tap * groups + group]
                     count += 1
             part = target[group * each : (group + 1) * each]
-            weighted_sum(part, inputs.reshape(-1), starts[:count], weights[:count])
+            weighted_sum(part, flat, starts[:count], weights[:count])
 
 
 @cached_njit()
@@ -166,7 +167,7 @@ def inputs_row(
     groups = windows.shape[3] // (size * size)
     each, half = channels // groups, size // 2
     starts, weights = np.empty(size * size, np.int64), np.empty(size * size, np.float32)
-    total = np.empty(each, np.float32)
+    total, flat = np.empty(each, np.float32), grad_outputs.reshape(-1)
     for column in range(width):
         first, after = max(column - half, inset), min(column + half + 1, inset + columns)
         target = grad_inputs[n, row, column]
@@ -180,7 +181,7 @@ def inputs_row(
                     starts[count] = place * channels + group * each
                     weights[count] = windows[n, i, j, tap * groups + group]
                     count += 1
-            weighted_sum(total, grad_outputs.reshape(-1), starts[:count], weights[:count])
+            weighted_sum(total, flat, starts[:count], weights[:count])
             for c in range(each):
                 target[group * each + c] += total[c]
 
