@@ -8,6 +8,8 @@ Plugins import only from this module. Other modules of ``cnnforge_kernels`` may 
 * ``vector_*``, ``index_*`` and ``tile_*`` are SIMD functions for Numba code. ``vector_*`` and
   ``index_*`` work on one register, of float32 or int32 values. ``tile_*`` works on a tuple of
   registers. Numbers of lanes and other shapes must be literal integers.
+* ``parallel_for`` runs a function for many indices on all threads. ``weighted_sum``,
+  ``product_sum`` and ``dot`` are loops over rows of arrays with SIMD instructions.
 * ``Loop``, ``fma``, ``splat`` and others emit LLVM code, for your own Numba intrinsics.
 * ``conv2d_forward``, ``conv2d_grad_inputs`` and others compute cnnforge's own ops. They are Numba
   functions over arrays, which write to their last arguments and do not check arguments.
@@ -36,7 +38,10 @@ Example:
     >>> inputs = np.arange(16, dtype=np.float32)
     >>> outputs = np.empty_like(inputs)
     >>> double(inputs, outputs)
-    >>> outputs[-4:]
+    >>> outputs[-4:    "dot",
+    "product_sum",
+    "weighted_sum",
+]
     array([24., 26., 28., 30.], dtype=float32)
 """
 
@@ -118,6 +123,12 @@ from cnnforge_kernels.cpu.runtime.memory import (
     words_at,
 )
 from cnnforge_kernels.cpu.runtime.parallel import run_kernel
+from cnnforge_kernels.cpu.runtime.parallel_for import parallel_for
+from cnnforge_kernels.cpu.simd.rows import (
+    dot,
+    product_sum,
+    weighted_sum,
+)
 from cnnforge_kernels.cpu.simd.tiles import (
     tile_accumulate,
     tile_broadcast,
@@ -185,6 +196,7 @@ __all__ = [
     "depthwise_conv2d_forward",
     "depthwise_conv2d_grad_inputs",
     "depthwise_conv2d_grad_weights",
+    "dot",
     "dropout_forward",
     "dropout_grad_inputs",
     "floats_at",
@@ -210,7 +222,9 @@ __all__ = [
     "max_pool2d_grad_inputs",
     "output_size",
     "padding_before",
+    "parallel_for",
     "pointer_to",
+    "product_sum",
     "run_kernel",
     "splat",
     "store_float",
@@ -238,6 +252,7 @@ __all__ = [
     "vector_where_equal",
     "vector_where_not",
     "vector_where_positive",
+    "weighted_sum",
     "words_at",
     "zeros",
 ]

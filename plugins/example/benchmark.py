@@ -1,4 +1,4 @@
-"""Compare the speed of the two layers with that of the same computation in ops of Keras.
+"""Compare the speed of the layers with that of the same computation in ops of Keras.
 
 Run `python -m pytest plugins/example/benchmark.py`. To compare the speeds with thresholds, add
 `--cnnforge-gate FILE.toml`.
@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 from cnnforge.testing import LayerCase, benchmark_cases
+from cnnforge_example.blur_pool.cases import PlainBlurPool2D
 from cnnforge_example.gabor import GaborConv2D
+from cnnforge_example.involution.cases import PlainInvolution2D
 from cnnforge_example.separable import SeparableBlock2D
+from cnnforge_example.squeeze_excite.cases import PlainSqueezeExcite
 
 ops = keras.ops
 
@@ -54,6 +57,9 @@ SEPARABLE = [
 CASES = [
     *benchmark_cases("example/separable_block2d", SEPARABLE, reference=PlainSeparableBlock2D),
     *benchmark_cases("example/gabor_conv2d", reference=PlainGaborConv2D),
+    *benchmark_cases("example/blur_pool2d", reference=PlainBlurPool2D),
+    *benchmark_cases("example/squeeze_excite", reference=PlainSqueezeExcite),
+    *benchmark_cases("example/involution2d", reference=PlainInvolution2D),
 ]
 
 

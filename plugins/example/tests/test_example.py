@@ -9,6 +9,9 @@ CHECKS = {
     for name, checks in (
         ("gabor", layer_checks("example/gabor_conv2d")),
         ("separable", layer_checks("example/separable_block2d")),
+        ("blur", layer_checks("example/blur_pool2d")),
+        ("excite", layer_checks("example/squeeze_excite")),
+        ("involution", layer_checks("example/involution2d")),
         ("net", model_checks("example/gabor_net")),
     )
     for check in checks

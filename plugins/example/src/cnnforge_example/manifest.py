@@ -13,7 +13,7 @@ CNNFORGE_PLUGIN_API = 1
 
 @hookimpl
 def cnnforge_layers() -> list[LayerSpec]:
-    """Declare the two layers of this plugin."""
+    """Declare the layers of this plugin."""
     return [
         LayerSpec(
             name="gabor_conv2d",
@@ -26,6 +26,24 @@ def cnnforge_layers() -> list[LayerSpec]:
             target="cnnforge_example.separable:SeparableBlock2D",
             summary="depthwise 3x3 and pointwise convolution, bias and ReLU in one kernel",
             cases="cnnforge_example.cases:SEPARABLE",
+        ),
+        LayerSpec(
+            name="blur_pool2d",
+            target="cnnforge_example.blur_pool.layer:BlurPool2D",
+            summary="2D pooling after a blur, which prevents aliasing",
+            cases="cnnforge_example.blur_pool.cases:CASES",
+        ),
+        LayerSpec(
+            name="squeeze_excite",
+            target="cnnforge_example.squeeze_excite.layer:SqueezeExcite",
+            summary="squeeze and excitation: a factor for each channel of an image",
+            cases="cnnforge_example.squeeze_excite.cases:CASES",
+        ),
+        LayerSpec(
+            name="involution2d",
+            target="cnnforge_example.involution.layer:Involution2D",
+            summary="2D involution: a window of weights for each pixel",
+            cases="cnnforge_example.involution.cases:CASES",
         ),
     ]
 

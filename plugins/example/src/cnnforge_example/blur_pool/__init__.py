@@ -1,0 +1,1 @@
+"""`BlurPool2D`: pooling after a blur."""

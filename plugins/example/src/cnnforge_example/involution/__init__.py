@@ -1,0 +1,1 @@
+"""`Involution2D`: a window of weights for each pixel."""

@@ -1,0 +1,78 @@
+"""Test cases of `Involution2D`, its definition in NumPy, and the same in Keras' ops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from cnnforge.testing import LayerCase
+from cnnforge_example.involution.layer import Involution2D
+
+ops = keras.ops
+
+
+def oracle(
+    layer: Any,
+    inputs: np.ndarray,
+    reduce: np.ndarray,
+    reduce_bias: np.ndarray,
+    span: np.ndarray,
+    span_bias: np.ndarray,
+) -> np.ndarray:
+    """Multiply the window of each pixel by the weights that its pixel gives, and sum."""
+    size, groups, half = layer.kernel_size, layer.groups, layer.kernel_size // 2
+    hidden = np.maximum(inputs @ reduce[0, 0] + reduce_bias, 0)
+    weights = hidden @ span[0, 0] + span_bias
+    padded = np.pad(inputs, ((0, 0), (half, half), (half, half), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (1, 2))
+    windows = windows.reshape(*inputs.shape[:3], groups, -1, size, size)
+    weights = weights.reshape(*inputs.shape[:3], size, size, groups)
+    outputs = np.einsum("nhwgcij,nhwijg->nhwgc", windows, weights).reshape(inputs.shape)
+    if layer.padding == "same":
+        return outputs
+    return outputs[:, half : outputs.shape[1] - half, half : outputs.shape[2] - half]
+
+
+class PlainInvolution2D(Involution2D):
+    """Computes `Involution2D` with the ops `conv` and `extract_patches` of Keras."""
+
+    def call(self, inputs: Any) -> Any:
+        """Copy the window of each pixel, multiply it by its weights, and sum."""
+        size, groups, half = self.kernel_size, self.groups, self.kernel_size // 2
+        hidden = ops.relu(ops.conv(inputs, self.reduce) + self.reduce_bias)
+        weights = ops.conv(hidden, self.span) + self.span_bias
+        if self.padding == "valid" and half:
+            weights = weights[:, half:-half, half:-half]
+        patches = ops.image.extract_patches(inputs, (size, size), (1, 1), padding=self.padding)
+        maps = tuple(patches.shape[1:3])
+        patches = ops.reshape(patches, (-1, *maps, size * size, groups, inputs.shape[3] // groups))
+        weights = ops.reshape(weights, (-1, *maps, size * size, groups, 1))
+        return ops.reshape(ops.sum(patches * weights, 3), (-1, *maps, inputs.shape[3]))
+
+
+CASES = [
+    LayerCase(
+        name="default",
+        arguments={},
+        input_shape=(2, 5, 6, 7),
+        oracle=oracle,
+        bad_arguments={"kernel_size": 4, "groups": 0, "padding": "full"},
+        speed_shape=(8, 28, 28, 64),
+    ),
+    LayerCase(
+        name="groups",
+        arguments={"kernel_size": 7, "groups": 4},
+        input_shape=(1, 9, 8, 64),
+        oracle=oracle,
+        speed_shape=(8, 14, 14, 128),
+    ),
+    LayerCase(
+        name="valid",
+        arguments={"groups": 2, "padding": "valid"},
+        input_shape=(2, 6, 5, 34),
+        oracle=oracle,
+        speed_shape=(8, 28, 28, 64),
+    ),
+]

@@ -1,0 +1,1 @@
+"""`SqueezeExcite`: a factor for each channel of an image."""
