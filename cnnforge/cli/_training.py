@@ -115,8 +115,8 @@ def train_and_report(session: Session, deadline: float | None = None) -> Evaluat
         worst = max(check.worst for check in session.checks)
         layers = {check.layer: check.kind for check in session.checks}
         _render.message(
-            f"kernels: {names_or_counts(layers)} run on Numba kernels, checked at this model's shapes: max error "
-            f"{worst:.0%} of the tolerance"
+            f"kernels: {names_or_counts(layers)} run on Numba kernels, checked at this model's "
+            f"shapes: max error {worst:.0%} of the tolerance"
         )
     for line in _kept_by_the_framework(session):
         _render.message(line)
