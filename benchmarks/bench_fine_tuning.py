@@ -83,8 +83,9 @@ def fit(
     if frozen:
         split(model)[0].trainable = False
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    images = dataset.train.fetch(np.arange(len(dataset.train)))
-    return common.fit(model, images, np.asarray(dataset.train.labels), batch_size)
+    samples: Any = dataset.train
+    images = samples.fetch(np.arange(len(samples)))
+    return common.fit(model, images, samples.labels, batch_size)
 
 
 def loop(
