@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from cnnforge.cli._render import ProgressDisplay
     from cnnforge.tasks import Evaluation
     from cnnforge.training import Event, Session
+
+# Max number of layers that are named in a line.
+_MAX_NAMES = 8
 
 
 def prepare(
@@ -108,10 +113,10 @@ def train_and_report(session: Session, deadline: float | None = None) -> Evaluat
         _render.message(f"note: {warning}")
     if session.checks:
         worst = max(check.worst for check in session.checks)
-        layers = ", ".join(dict.fromkeys(check.layer for check in session.checks))
+        layers = {check.layer: check.kind for check in session.checks}
         _render.message(
-            f"kernels: {layers} run on Numba kernels, checked at this model's shapes: max error "
-            f"{worst:.0%} of the tolerance"
+            f"kernels: {names_or_counts(layers)} run on Numba kernels, checked at this model's "
+            f"shapes: max error {worst:.0%} of the tolerance"
         )
     for line in _kept_by_the_framework(session):
         _render.message(line)
@@ -179,15 +184,33 @@ def _kept_by_the_framework(session: Session) -> list[str]:
     if session.options.kernels != "auto":
         return []
     kept = [choice for choice in session.implementations if choice.implementation == "keras"]
-    faster = [f"{choice.layer} ({1 / choice.ratio:.1f} times)" for choice in kept if choice.ratio]
+    faster = {
+        f"{choice.layer} ({1 / choice.ratio:.1f} times)": choice.kind
+        for choice in kept
+        if choice.ratio
+    }
     lines = [
         f"kernels: the framework computes {choice.layer}: {choice.reason}"
         for choice in kept
         if not choice.ratio
     ]
     if faster:
-        lines.append(f"kernels: the framework is faster at {', '.join(faster)}, and computes these")
+        lines.append(
+            f"kernels: the framework is faster at {names_or_counts(faster)}, and computes these"
+        )
     return lines
+
+
+def names_or_counts(layers: Mapping[str, str]) -> str:
+    """Return the names of layers, or how many there are of each kind if there are many.
+
+    Args:
+        layers: The kind of each layer, by its name.
+    """
+    if len(layers) <= _MAX_NAMES:
+        return ", ".join(layers)
+    counts = Counter(layers.values()).most_common()
+    return ", ".join(f"{count} {kind}" for kind, count in counts)
 
 
 def _stopped(session: Session) -> str:

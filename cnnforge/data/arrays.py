@@ -33,8 +33,8 @@ def dataset_from_arrays(
 ) -> Dataset:
     """Make a dataset from labelled images: resize and convert them, and split them for training.
 
-    If validation images are exact copies of training images, a note of the dataset gives their
-    number.
+    If validation or test images are exact copies of training images, a note of the dataset gives
+    their number.
 
     Args:
         name: The name of the dataset.
@@ -72,18 +72,18 @@ def dataset_from_arrays(
         )
         for part in parts.parts
     )
-    split_pair = _split(train), _split(validation)
+    split_pair, test_digests = (_split(train), _split(validation)), _split(test).digests
     return Dataset(
         name=name,
         classes=tuple(classes),
         train=train,
         validation=validation,
         fingerprint=fingerprint(classes, images.shape[1:], *split_pair),
-        notes=notes + duplicates_note(split_pair[0].digests, split_pair[1].digests),
+        notes=notes + duplicates_note(*(split.digests for split in split_pair), test_digests),
         splits=split_pair,
         id_name=id_name,
         test=test if len(test) else None,
-        test_digests=_split(test).digests,
+        test_digests=test_digests,
         inspection=Inspection(splits or [""] * len(labels))
         if options.purpose == "inspection"
         else None,

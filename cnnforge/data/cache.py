@@ -8,10 +8,13 @@ and written again. For this reason several processes can use and fill the same f
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +31,8 @@ from cnnforge.utils.names import printable
 
 _HEADER = 4096
 _WRITTEN = np.uint64(1 << 32)
+# A cache file that was not used for this time is removed when another one is made.
+_UNUSED_SECONDS = 30 * 24 * 3600
 # Another version of a decoder may give other pixels.
 _DECODERS = f"1 Pillow {PIL.__version__} simplejpeg {simplejpeg.__version__}"
 
@@ -97,28 +102,39 @@ class CachedSamples:
 def cached(dataset: Dataset, folder: Path | None = None) -> Dataset:
     """Return a dataset whose images are kept in the cache after they are decoded.
 
+    Cache files that were not used for 30 days are removed.
+
     Args:
         dataset: A dataset.
         folder: Folder of the cache files; by default, `images` in the user's cache folder.
 
     Returns:
-        The same dataset with `CachedSamples` for training and validation, and a note with the size
-        of the files. If the images are not in files, the dataset itself with a note.
+        The same dataset with `CachedSamples` for training, validation and test, and a note with the
+        size of the files. If the images are not in files, the dataset itself with a note.
 
     Raises:
         CnnforgeError: If the disk has no room for the files, or they cannot be written.
     """
-    parts = [("train", dataset.train), ("validation", dataset.validation)]
-    parts = [(name, part) for name, part in parts if isinstance(part, ImageFiles) and len(part)]
+    # The fingerprint does not contain the test split.
+    tested = hashlib.sha256(dataset.fingerprint.encode() + b"".join(dataset.test_digests))
+    parts = [
+        (name, part, key)
+        for name, part, key in (
+            ("train", dataset.train, dataset.fingerprint),
+            ("validation", dataset.validation, dataset.fingerprint),
+            ("test", dataset.test, tested.hexdigest()),
+        )
+        if isinstance(part, ImageFiles) and len(part)
+    ]
     if not parts:
         note = "--cache has no effect: these images are not decoded from files"
         return replace(dataset, notes=(*dataset.notes, note))
     folder = cache_folder() / "images" if folder is None else folder
     shape = dataset.image_shape
     made = {}
-    for name, part in parts:
-        path = folder / f"{dataset.fingerprint[:32]}-{name}.cache"
-        make_cache_file(path, f"{dataset.fingerprint} {name}", len(part), shape)
+    for name, part, key in parts:
+        path = folder / f"{key[:32]}-{name}.cache"
+        make_cache_file(path, f"{key} {name}", len(part), shape)
         made[name] = CachedSamples(part, path, shape)
     total = sum(len(each) for each in made.values())
     written = sum(each.written for each in made.values())
@@ -126,7 +142,7 @@ def cached(dataset: Dataset, folder: Path | None = None) -> Dataset:
     has = (
         "has all images"
         if written == total
-        else f"has {written} of {total} images, the first epoch adds the others"
+        else f"has {written} of {total} images, this run adds the others"
     )
     note = f"the image cache {has}: {_text(size)} in {printable(str(folder))}"
     return replace(dataset, **made, notes=(*dataset.notes, note))
@@ -155,7 +171,9 @@ def make_cache_file(
         if path.is_file() and path.stat().st_size == size:
             with path.open("rb") as file:
                 if file.read(_HEADER) == header:
+                    os.utime(path)
                     return
+        _remove_unused(path.parent)
         free = shutil.disk_usage(path.parent).free
         if size > free:
             raise CnnforgeError(
@@ -175,6 +193,16 @@ def make_cache_file(
             f"the image cache {printable(str(path))} cannot be written: "
             f"{error.strerror or error}: make room, {hint}"
         ) from error
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove the cache files that no run has used for a long time."""
+    before = time.time() - _UNUSED_SECONDS
+    for path in folder.glob("*.cache"):
+        # Another process may remove it at the same time.
+        with suppress(OSError):
+            if path.stat().st_mtime < before:
+                path.unlink()
 
 
 def _size(count: int, image_shape: tuple[int, int, int]) -> int:

@@ -1,4 +1,4 @@
-"""Compute the fingerprint of a dataset, and count exact copies of images in both of its splits."""
+"""Compute the fingerprint of a dataset, and count exact copies of images in its splits."""
 
 from __future__ import annotations
 
@@ -56,25 +56,31 @@ def fingerprint(
     return total.hexdigest()
 
 
-def duplicates_note(train: Sequence[bytes], validation: Sequence[bytes]) -> tuple[str, ...]:
-    """Describe how many validation images have an exact copy among the training images.
+def duplicates_note(
+    train: Sequence[bytes], validation: Sequence[bytes], test: Sequence[bytes] = ()
+) -> tuple[str, ...]:
+    """Describe how many validation and test images have an exact copy among the training images.
 
     Args:
         train: The digests of the training images.
         validation: The digests of the validation images.
+        test: The digests of the test images.
 
     Returns:
         A tuple of one note; empty if there are no copies.
     """
     known = set(train)
-    count = sum(digest in known for digest in validation)
-    if not count:
+    copies, parts = 0, []
+    for name, digests in (("validation", validation), ("test", test)):
+        if count := sum(digest in known for digest in digests):
+            copies += count
+            parts.append(f"{count} of {len(digests)} {name} images")
+    if not parts:
         return ()
-    images = "image is an exact copy" if count == 1 else "images are exact copies"
+    are = "is an exact copy" if copies == 1 else "are exact copies"
     return (
-        f"{count} of {len(validation)} validation {images} of a training image: "
-        "the scores on them say nothing about new images; --drop-duplicates of train leaves "
-        "copies out",
+        f"{' and '.join(parts)} {are} of a training image: the scores on them say nothing about "
+        "new images; --drop-duplicates of train leaves copies out",
     )
 
 

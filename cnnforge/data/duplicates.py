@@ -106,7 +106,7 @@ def drop_duplicates(dataset: Dataset) -> Dataset:
     _check_rest(dataset, labels, keep, len(train.labels))
     parts = [_some(split, chosen) for split, chosen in zip(dataset.splits, rows, strict=True)]
     names = [*train.names, *validation.names]
-    old_note = duplicates_note(train.digests, validation.digests)
+    old_note = duplicates_note(train.digests, validation.digests, dataset.test_digests)
     counts = len(train.labels) - len(rows[0]), len(validation.labels) - len(rows[1])
     return replace(
         dataset,

@@ -200,7 +200,14 @@ def check_image(path: ImageSource) -> CheckedImage:
     Raises:
         UnreadableImage: If `read_image` would raise it.
     """
-    with _reading(path) as image:
+    content = read_source(path)
+    # See `read_into`.
+    plain = None if content is None else plain_png(content)
+    if content is not None and plain is not None:
+        digest, one_color_and_dark = hashlib.sha256(content).digest(), _blankness(plain)
+        size = plain.height, plain.width
+        return CheckedImage(size, plain.mode == "L", digest, *one_color_and_dark, mode=plain.mode)
+    with _reading(path, content) as image:
         full_size = image.size
         # Decode a JPEG at an eighth of its size, which is faster. All bytes of the file are still
         # read, so damage is found.
@@ -218,9 +225,9 @@ def check_image(path: ImageSource) -> CheckedImage:
         one_color, dark = _blankness(flat.image)
         if reduced and (one_color or dark):
             # A pixel of the reduced image is the mean of many. Decode all pixels.
-            with _reading(path) as whole:
+            with _reading(path, content) as whole:
                 one_color, dark = _blankness(_flat(whole).image)
-        with open_source(path) as file:
+        with open_source(path) if content is None else BytesIO(content) as file:
             digest = hashlib.file_digest(file, "sha256").digest()
     return CheckedImage(
         size, grayscale, digest, one_color, dark, flat.on_black, flat.narrow, mode, transparent

@@ -185,7 +185,7 @@ def dataset_from_files(
             *shape_notes,
             *appearance_notes([(each.file.path, each.checked) for each in pictures]),
             *rows.notes,
-            *duplicates_note(splits[0].digests, splits[1].digests),
+            *duplicates_note(*(split.digests for split in splits)),
         ),
         labelled=bool(classes),
         splits=(splits[0], splits[1]),

@@ -18,11 +18,14 @@ class DatasetSpec(Spec):
 
     Args:
         task: Name of the task whose targets the samples have; the same as `Dataset.task`.
+        downloads: Whether `load` may download files when it gets no argument. A check of the whole
+            plugin does not call it then.
     """
 
     kind: ClassVar[str] = "dataset"
 
     task: str = DEFAULT_TASK
+    downloads: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

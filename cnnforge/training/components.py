@@ -177,6 +177,26 @@ def check_mixing(augmentations: Sequence[tuple[str, Augment | Mixing]], task: Ta
             )
 
 
+def mirror_notes(augment: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
+    """Return a note if digits or letters are flipped left to right.
+
+    Args:
+        augment: The augmentations, `NAME` or `NAME:ARGUMENT`.
+        classes: Names of the classes. Only names of one character show that the images may be
+            digits or letters.
+
+    Returns:
+        A tuple of one note, or an empty tuple.
+    """
+    if "flip" not in augment or not classes or any(len(name) > 1 for name in classes):
+        return ()
+    others = [f"--augment {each}" for each in augment if each != "flip"]
+    return (
+        "the names of the classes are single characters: if the images show digits or letters, do "
+        f"not flip them left to right, but train with {' '.join(others) or '--augment none'}",
+    )
+
+
 def _make(reference: str, registry: Registry[SpecT]) -> Any:
     name, colon, argument = reference.partition(":")
     make = registry[name].load()

@@ -1,7 +1,10 @@
 """The phases of a training: first only the head of a model is trained, then the whole model.
 
 While the backbone is frozen, it computes as in a prediction, so dropout in it is off and batch
-normalization uses its moving statistics. Each phase has its own optimizer.
+normalization uses its moving statistics. Its batch normalization does so in the next phase too, as
+in Keras' guide to fine-tuning. The head has learned from these features; with statistics of the
+batch they would change at once, and a small batch has poor statistics. Each phase has its own
+optimizer.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from cnnforge.tasks import Task
 from cnnforge.training.events import FeaturesKept
 from cnnforge.training.features import Backbone, FeatureSamples
 from cnnforge.training.optimizers import LearningRate, build
-from cnnforge.utils.keras_graph import split_at_head
+from cnnforge.utils.keras_graph import all_layers, split_at_head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +159,10 @@ class Phases:
         # If the run ends with the phase before, this phase begins all the same, so that the state
         # fits a run that is resumed for more epochs.
         epochs = max(self._epochs - frozen, self._optimizer.warmup_epochs + 1)
+        if self._parts is not None:
+            for layer in all_layers(self._parts[0]):
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.trainable = False
         optimizer, rate = build(
             self._optimizer,
             batches=self._batches,

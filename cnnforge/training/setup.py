@@ -37,6 +37,7 @@ from cnnforge.training.components import (
     check_mixing,
     make_augmentations,
     make_callbacks,
+    mirror_notes,
     qualified,
 )
 from cnnforge.training.initial_weights import InitialWeights
@@ -121,7 +122,8 @@ def start(
     fine_tuning = describe(built.model, options, built.initial_weights, task)
     checks = _certified(built.model, plugins)
     run = RunDirectory.create(Path(options.output), reference.partition(":")[0], options.data)
-    notes = (*_notes(dataset), *bound, *weights_notes, *built.notes)
+    mirrored = mirror_notes(options.augment, dataset.classes)
+    notes = (*_notes(dataset), *mirrored, *bound, *weights_notes, *built.notes)
     model, stock = built.model, built.stock
     session = Session(options, run, task, dataset, model, stock, plugins, None, notes, checks)
     session.fine_tuning, session.model_chosen = fine_tuning, model_chosen

@@ -156,21 +156,25 @@ def cnnforge_datasets() -> list[DatasetSpec]:
             name="mnist",
             target="cnnforge_plugins.datasets.mnist:load",
             summary="70,000 handwritten digits, 28x28 grayscale; downloaded once, 11 MB",
+            downloads=True,
         ),
         DatasetSpec(
             name="fashion_mnist",
             target="cnnforge_plugins.datasets.fashion_mnist:load",
             summary="70,000 pieces of clothing, 28x28 grayscale; downloaded once, 31 MB",
+            downloads=True,
         ),
         DatasetSpec(
             name="cifar10",
             target="cnnforge_plugins.datasets.cifar:load10",
             summary="60,000 photos in 10 classes, 32x32 rgb; downloaded once, 170 MB",
+            downloads=True,
         ),
         DatasetSpec(
             name="cifar100",
             target="cnnforge_plugins.datasets.cifar:load100",
             summary="60,000 photos in 100 classes, 32x32 rgb; downloaded once, 169 MB",
+            downloads=True,
         ),
         DatasetSpec(
             name="emoji",

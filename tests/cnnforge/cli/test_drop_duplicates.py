@@ -75,7 +75,7 @@ def split_of(run: str) -> dict[str, set[str]]:
 
 def test_the_leak_is_said_and_the_copies_stay(data, tmp_path, train):
     result = train(*options(data, tmp_path))
-    assert any("1 of 9 validation image is an exact copy" in note for note in result["notes"])
+    assert any("1 of 9 validation images is an exact copy" in note for note in result["notes"])
     assert split_of(result["run"])["left out"] == set()
     assert result["found"]["images"] == {"training": 18, "validation": 9}
 

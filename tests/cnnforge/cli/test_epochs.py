@@ -10,6 +10,7 @@ from rich.console import Console
 
 from cnnforge.cli import _render
 from cnnforge.cli._epochs import best_table, epoch_line, progress_note, waiting_note
+from cnnforge.cli._training import names_or_counts
 from cnnforge.data import ImageFiles
 from cnnforge.tasks import Evaluation
 from cnnforge.tasks.classification import Classification
@@ -150,3 +151,10 @@ def test_a_note_says_that_training_waits(
     )
     row = EpochMetrics(3, VALUES, 1e-3, seconds, 10.0, waiting)
     assert waiting_note(session, row) == note
+
+
+def test_a_line_names_few_layers_and_counts_many() -> None:
+    few = {"conv1": "Conv2D", "pool1": "MaxPooling2D"}
+    assert names_or_counts(few) == "conv1, pool1"
+    many = {f"norm{n}": "BatchNormalization" for n in range(9)} | few
+    assert names_or_counts(many) == "9 BatchNormalization, 1 Conv2D, 1 MaxPooling2D"

@@ -45,7 +45,7 @@ def test_the_cache_changes_no_bit_also_when_a_run_is_resumed(work: Path, train) 
     assert "cache" not in said
     assert 0 <= expected["waiting"] <= 1
     found, said = train(*options, "--epochs", "1", "--cache")
-    assert "note: the image cache has 0 of 20 images, the first epoch adds the others: 0.0" in said
+    assert "note: the image cache has 0 of 20 images, this run adds the others: 0.0" in said
     assert "cache = true" in (Path(found["run"]) / "config.toml").read_text()
     metrics = (Path(found["run"]) / "metrics.csv").read_text()
     assert metrics.splitlines()[0].endswith("images_per_second,waiting")

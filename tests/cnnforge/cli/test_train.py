@@ -368,6 +368,18 @@ def test_callbacks_and_augmentations_are_recorded_and_resumed(
     assert plain["weights"] != whole["weights"]
 
 
+def test_a_note_about_letters_that_are_flipped(train: Callable[..., dict], tmp_path: Path) -> None:
+    for name, color in (("a", 0), ("b", 200)):
+        (tmp_path / "letters" / name).mkdir(parents=True)
+        for number in range(4):
+            image = Image.new("L", (6, 6), color + number)
+            image.putpixel((0, 0), 255)
+            image.save(tmp_path / "letters" / name / f"{number}.png")
+    given = ("--data", str(tmp_path / "letters"), "--epochs", "1", "--augment", "light")
+    notes = train(*given)["notes"]
+    assert any("do not flip them left to right, but train with --augment shift" in n for n in notes)
+
+
 def test_a_stopped_run_is_finished_and_goes_on_with_more_epochs(
     train: Callable[..., dict], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

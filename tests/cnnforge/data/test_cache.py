@@ -1,5 +1,6 @@
 import os
 from collections import namedtuple
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ def opened(tmp_path):
         Image.fromarray(generator.integers(0, 256, (6, 5, 3), np.uint8)).save(path)
         files.append(PictureFile(str(path), "ab"[number % 2]))
 
-    def call():
+    def call(test=0):
+        files[:test] = [file._replace(split="test") for file in files[:test]]
         pictures, _ = check_pictures(str(root), files, DataOptions())
         return dataset_from_files("images:data", str(root), pictures, "ab", DataOptions())
 
@@ -46,7 +48,7 @@ def test_a_complete_cache_needs_no_files(opened, tmp_path):
     plain = opened()
     expected = all_images(plain)
     first = cached(plain, tmp_path / "cache")
-    assert "has 0 of 10 images, the first epoch adds the others: 0.0 MB in" in first.notes[-1]
+    assert "has 0 of 10 images, this run adds the others: 0.0 MB in" in first.notes[-1]
     for _ in range(2):
         for found, wanted in zip(all_images(first), expected, strict=True):
             np.testing.assert_array_equal(found, wanted)
@@ -60,6 +62,39 @@ def test_a_complete_cache_needs_no_files(opened, tmp_path):
     assert second.train.names == plain.train.names
     assert second.train.labels is plain.train.labels
     assert second.fingerprint == plain.fingerprint
+
+
+def test_the_test_split_is_kept_too(opened, tmp_path):
+    plain = opened(test=2)
+    expected = plain.test.fetch(np.arange(2))
+    first = cached(plain, tmp_path / "cache")
+    assert "has 0 of 10 images" in first.notes[-1]
+    first.test.fetch(np.arange(2))
+    assert "has 2 of 10 images" in cached(plain, tmp_path / "cache").notes[-1]
+    for path in plain.test.names:
+        os.remove(path)
+    again = cached(plain, tmp_path / "cache")
+    np.testing.assert_array_equal(again.test.fetch(np.arange(2)), expected)
+    # Other images of the same size in the test split do not change the fingerprint.
+    other = replace(plain, test_digests=[bytes(32), bytes(32)])
+    assert "has 0 of 10 images" in cached(other, tmp_path / "cache").notes[-1]
+
+
+def test_files_that_nobody_uses_are_removed(opened, tmp_path):
+    folder = tmp_path / "cache"
+    plain = opened()
+    cached(plain, folder)
+    used = set(folder.iterdir())
+    old, other = folder / "0123-train.cache", folder / "notes.txt"
+    for path in (old, other, *used):
+        path.touch()
+        os.utime(path, (0, 0))
+    # These files are used again, and no file is made.
+    cached(plain, folder)
+    assert old.exists()
+    cached(opened(test=2), folder)
+    assert not old.exists()
+    assert {other, *used} < set(folder.iterdir())
 
 
 def test_an_interrupted_epoch_is_continued(opened, tmp_path):

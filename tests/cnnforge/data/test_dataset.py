@@ -125,8 +125,14 @@ def test_a_fingerprint_takes_names_that_are_not_text():
 
 def test_copies_in_both_splits_are_counted():
     assert duplicates_note([b"a", b"b"], [b"c"]) == ()
-    assert duplicates_note([b"a", b"b"], [b"b", b"c"])[0].startswith("1 of 2 validation image is")
+    assert duplicates_note([b"a", b"b"], [b"b", b"c"])[0].startswith("1 of 2 validation images is")
     assert duplicates_note([b"a", b"b"], [b"b", b"b"])[0].startswith("2 of 2 validation images are")
+    assert duplicates_note([b"a"], [b"c"], [b"a", b"d", b"e"])[0].startswith(
+        "1 of 3 test images is an exact copy of a training image"
+    )
+    assert duplicates_note([b"a"], [b"a"], [b"a", b"d"])[0].startswith(
+        "1 of 1 validation images and 1 of 2 test images are exact copies of a training image"
+    )
 
 
 def test_the_data_package_imports_no_framework():

@@ -116,7 +116,10 @@ def test_nothing_is_left(training, validation, message):
 
 def test_copies_of_test_images_are_left_out():
     given = replace(dataset("a1 a2 b3 b4", "a5 b6"), test_digests=[bytes([1]), bytes([5])])
-    result = drop_duplicates(given)
+    notes = duplicates_note(*(split.digests for split in given.splits or ()), given.test_digests)
+    assert notes[0].startswith("1 of 2 test images is an exact copy")
+    result = drop_duplicates(replace(given, notes=notes))
+    assert result.notes == ("1 training image is left out: an exact copy of another",)
     assert (names(result.train), names(result.validation)) == (["a2", "b3", "b4"], ["a5", "b6"])
 
 

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import pickle
 import re
@@ -404,7 +405,20 @@ def test_a_heic_image_is_read_by_pillow_heif(tmp_path, monkeypatch, other_plugin
     assert read_image(path, (2, 2, 1)).ravel().tolist() == [1, 2, 3, 4]
 
 
-def test_a_file_that_vanishes_while_it_is_checked_is_unreadable(tmp_path, monkeypatch):
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_file_is_checked_with_one_reading(tmp_path, monkeypatch, suffix):
+    path = saved(tmp_path / f"x.{suffix}", PHOTO)
+    with monkeypatch.context() as patch:
+        # A large file is not kept in memory.
+        patch.setattr("cnnforge.data.images.read_source", lambda path: None)
+        expected = check_image(path)
+    monkeypatch.setattr("cnnforge.data.images.open_source", None)
+    assert check_image(path) == expected
+    assert expected.digest == hashlib.sha256(path.read_bytes()).digest()
+
+
+def test_a_large_file_that_vanishes_while_it_is_checked_is_unreadable(tmp_path, monkeypatch):
+    monkeypatch.setattr("cnnforge.data.images.read_source", lambda path: None)
     path = saved(tmp_path / "x.png", RAMP)
     decode = Image.Image.getextrema
 

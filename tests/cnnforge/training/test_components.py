@@ -1,6 +1,6 @@
 """Callbacks and augmentations in the loop: exact resumption, and what is said when one fails."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +22,7 @@ from cnnforge.training.components import (
     check_mixing,
     make_augmentations,
     make_callbacks,
+    mirror_notes,
     qualified,
 )
 
@@ -130,6 +131,23 @@ def test_a_task_that_cannot_mix_targets() -> None:
     check_mixing([("mixed", Mixed())], Classification(("a", "b")))
     with pytest.raises(UsageError, match="'mixed' mixes images, and the task Task cannot mix"):
         check_mixing([("shake", shake), ("mixed", Mixed())], Task())
+
+
+@pytest.mark.parametrize(
+    ("augment", "classes", "advice"),
+    [
+        (("flip", "shift:0.1"), ("0", "1"), "but train with --augment shift:0.1"),
+        (("flip",), ("a", "b"), "but train with --augment none"),
+        (("flip", "shift:0.1"), ("0", "10"), ""),
+        (("shift:0.1",), ("0", "1"), ""),
+        (("flip",), (), ""),
+    ],
+)
+def test_a_note_says_that_digits_are_flipped(
+    augment: Sequence[str], classes: Sequence[str], advice: str
+) -> None:
+    notes = mirror_notes(augment, classes)
+    assert [note.endswith(advice) for note in notes] == [True] * bool(advice)
 
 
 def test_augmentation_changes_training_and_not_validation(

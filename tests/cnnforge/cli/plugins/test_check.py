@@ -70,6 +70,9 @@ MODEL = """
         return [
             DatasetSpec(name="none", target="acme_model:nothing", summary="returns nothing"),
             DatasetSpec(name="raises", target="acme_model:raises", summary="fails"),
+            DatasetSpec(
+                name="remote", target="acme_model:raises", summary="is far away", downloads=True
+            ),
         ]
 
     def good(input_shape, classes, activation="softmax"):
@@ -159,6 +162,17 @@ def test_a_whole_plugin(install_plugin, capsys):
     assert "cannot be called with 2 arguments" in failed["model/short", "targets"]
     assert "returns a NoneType, expected a Dataset" in failed["model/none", "loads"]
     assert "raise a cnnforge.errors.UsageError" in failed["model/raises", "loads"]
+
+
+def test_a_check_of_a_whole_plugin_downloads_nothing(install_plugin, capsys):
+    install_plugin("model", MODEL)
+    _, rows = check(capsys, "model")
+    row = rows["model/remote", "loads", ""]
+    assert row["status"] == "ok"
+    assert row["message"] == "not loaded: it may download files; plugins check remote loads it"
+    code, rows = check(capsys, "remote")
+    assert code == 1
+    assert "raise a cnnforge.errors.UsageError" in rows["model/remote", "loads", ""]["message"]
 
 
 def test_a_dataset_that_needs_an_argument(capsys):
