@@ -1,6 +1,7 @@
 """Train and run convolutional networks from the command line, with plugins and Numba kernels.
 
-`load` opens the trained model of a run in a Python program. The other public names are in the
+`load` opens the trained model of a run in a Python program. `load_plugins` imports the layers of
+all plugins, so that Keras opens model files that contain them. The other public names are in the
 packages below this one.
 """
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from cnnforge.conversion import Kernels
     from cnnforge.prediction import Model
 
-__all__ = ["load"]
+__all__ = ["load", "load_plugins"]
 
 
 def load(
@@ -56,3 +57,29 @@ def load(
     from cnnforge.prediction import model
 
     return model.load(run, kernels=kernels, plugins=plugins)
+
+
+def load_plugins(plugins: Sequence[str] = ()) -> None:
+    """Import the layers of all installed plugins, so that Keras opens models that contain them.
+
+    Keras knows a class only after its module was imported. This function imports Keras. A layer
+    that cannot be imported is left out, with a warning of the logger `cnnforge`.
+
+    Args:
+        plugins: Files and modules of plugins that are not installed, as for the option `--plugin`.
+
+    Raises:
+        UsageError: A plugin in `plugins` cannot be loaded.
+
+    Example:
+        ```python
+        import cnnforge
+        import keras
+
+        cnnforge.load_plugins()
+        model = keras.saving.load_model("runs/gabor_net-mnist5k-001/model.keras")
+        ```
+    """
+    from cnnforge.plugin_host.layers import load_layers
+
+    load_layers(plugins)
