@@ -102,7 +102,7 @@ def chosen():
         yield name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", chosen())
+@pytest.mark.parametrize("name", list(chosen()))
 def test_application(name):
     keras.utils.set_random_seed(0)
     shape = (APPLICATIONS[name], APPLICATIONS[name], 3)
