@@ -99,17 +99,21 @@ def _find(plugins: Plugins, name: str) -> list[Spec]:
 
 
 def _checks(spec: Spec, found: Plugins) -> Iterator[Check]:
-    from cnnforge.plugin import DatasetSpec, LayerSpec, ModelSpec
-    from cnnforge.testing import Check, dataset_checks, layer_checks, model_checks
+    from cnnforge import testing
+    from cnnforge.plugin import AugmentationSpec, CallbackSpec, DatasetSpec, LayerSpec, ModelSpec
 
     if isinstance(spec, LayerSpec):
-        yield from layer_checks(spec, speed=True)
+        yield from testing.layer_checks(spec, speed=True)
     elif isinstance(spec, ModelSpec):
-        yield from model_checks(spec, found)
+        yield from testing.model_checks(spec, found)
     elif isinstance(spec, DatasetSpec):
-        yield from dataset_checks(spec, found)
+        yield from testing.dataset_checks(spec, found)
+    elif isinstance(spec, CallbackSpec):
+        yield from testing.callback_checks(spec, found)
+    elif isinstance(spec, AugmentationSpec):
+        yield from testing.augmentation_checks(spec, found)
     else:
-        yield Check("targets", "", lambda: "" if spec.load() else "nothing")
+        yield testing.Check("targets", "", lambda: "" if spec.load() else "nothing")
 
 
 def _run(spec: Spec, check: Check) -> dict[str, Any]:
