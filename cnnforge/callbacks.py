@@ -3,19 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import keras
 
-    from cnnforge.training.events import EpochMetrics
-
 __all__ = [
     "Callback",
+    "EpochMetrics",
     "FinishedEpoch",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochMetrics:
+    """The metrics of one epoch: one row of `metrics.csv`.
+
+    Each metric is also an attribute: `row.val_loss` is `row.values["val_loss"]`.
+
+    Attributes:
+        epoch: Number of the epoch, from 1.
+        values: Metrics of the task, by column name. Validation metrics have the prefix `val_`. The
+            others are training metrics: means over the images of the epoch. Each batch is measured
+            with the weights before its own training step.
+        learning_rate: Learning rate of the last step of the epoch.
+        seconds: Total time of training and validation, in seconds.
+        images_per_second: Number of training images per second of training time.
+        waiting: Share of the training time in which training waited for images, 0 to 1.
+    """
+
+    epoch: int
+    values: Mapping[str, float]
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+    waiting: float = 0.0
+
+    def __getattr__(self, name: str) -> float:
+        """Return the metric with this name."""
+        if name.startswith("_") or name not in self.values:
+            raise AttributeError(f"this epoch has no {name!r}; it has {', '.join(self.values)}")
+        return self.values[name]
+
+    def as_dict(self) -> dict[str, float]:
+        """Return all values of the row, by column name."""
+        return {
+            "epoch": self.epoch,
+            **self.values,
+            "learning_rate": self.learning_rate,
+            "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+            "waiting": self.waiting,
+        }
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, float]) -> EpochMetrics:
+        """Make a row from the result of `as_dict`."""
+        names = [column.name for column in fields(cls) if column.name != "values"]
+        fixed = {name: row[name] for name in names if name in row}
+        values = {name: value for name, value in row.items() if name not in fixed}
+        return cls(**fixed, values=values)  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(kw_only=True)

@@ -1,4 +1,4 @@
-"""Check and measure the layers, models and datasets of a plugin, in tests of the plugin's author.
+"""Check and measure what a plugin declares, in tests of the plugin's author.
 
 A complete test of a layer is
 
@@ -31,6 +31,8 @@ from cnnforge.testing.cases import Check, LayerCase
 from cnnforge.utils.tolerance import assert_close, error_bounds
 
 if TYPE_CHECKING:
+    from cnnforge.testing._augmentations import augmentation_checks
+    from cnnforge.testing._callbacks import callback_checks
     from cnnforge.testing.benchmarks import benchmark_cases
     from cnnforge.testing.conformance import dataset_checks, layer_checks, model_checks
 
@@ -38,7 +40,9 @@ __all__ = [
     "Check",
     "LayerCase",
     "assert_close",
+    "augmentation_checks",
     "benchmark_cases",
+    "callback_checks",
     "dataset_checks",
     "error_bounds",
     "layer_checks",
@@ -48,7 +52,9 @@ __all__ = [
 
 _CONFORMANCE = "cnnforge.testing.conformance"
 _NEED_KERAS = {
+    "augmentation_checks": "cnnforge.testing._augmentations",
     "benchmark_cases": "cnnforge.testing.benchmarks",
+    "callback_checks": "cnnforge.testing._callbacks",
     "dataset_checks": _CONFORMANCE,
     "layer_checks": _CONFORMANCE,
     "model_checks": _CONFORMANCE,

@@ -102,22 +102,26 @@ def _find(plugins: Plugins, name: str) -> list[Spec]:
 
 def _checks(spec: Spec, found: Plugins, is_plugin: bool) -> Iterator[Check]:
     """Yield the checks of a spec; `is_plugin`: they are part of a check of the whole plugin."""
-    from cnnforge.plugin import DatasetSpec, LayerSpec, ModelSpec
-    from cnnforge.testing import Check, dataset_checks, layer_checks, model_checks
+    from cnnforge import testing
+    from cnnforge.plugin import AugmentationSpec, CallbackSpec, DatasetSpec, LayerSpec, ModelSpec
 
     if isinstance(spec, LayerSpec):
-        yield from layer_checks(spec, speed=True)
+        yield from testing.layer_checks(spec, speed=True)
     elif isinstance(spec, ModelSpec):
-        yield from model_checks(spec, found)
+        yield from testing.model_checks(spec, found)
     elif isinstance(spec, DatasetSpec):
-        for each in dataset_checks(spec, found):
+        for each in testing.dataset_checks(spec, found):
             if each.kind == "loads" and is_plugin and spec.downloads:
                 text = f"not loaded: it may download files; plugins check {spec.name} loads it"
-                yield Check("loads", "", partial(str, text))
+                yield testing.Check("loads", "", partial(str, text))
             else:
                 yield each
+    elif isinstance(spec, CallbackSpec):
+        yield from testing.callback_checks(spec, found)
+    elif isinstance(spec, AugmentationSpec):
+        yield from testing.augmentation_checks(spec, found)
     else:
-        yield Check("targets", "", lambda: spec.load_all() or "")
+        yield testing.Check("targets", "", lambda: spec.load_all() or "")
 
 
 def _run(spec: Spec, check: Check) -> dict[str, Any]:

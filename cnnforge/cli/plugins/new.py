@@ -13,7 +13,10 @@ def new(
         str, typer.Argument(metavar="NAME", help="Lower-case words, such as soft-edge.")
     ],
     kind: Annotated[
-        str, typer.Option(metavar="layer|dataset|model", help="Kind of plugin.")
+        str,
+        typer.Option(
+            metavar="layer|dataset|model|callback|augmentation|task", help="Kind of plugin."
+        ),
     ] = "layer",
     output: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Parent folder of the new package.")
@@ -32,7 +35,14 @@ def new(
 
 
 def _next_steps(module: str, kind: str, folder: Path) -> list[str]:
-    tries = {"layer": f"{module}_net", "dataset": f"--data {module}", "model": module}
+    tries = {
+        "layer": f"{module}_net",
+        "dataset": f"--data {module}",
+        "model": module,
+        "callback": f"--callback {module}",
+        "augmentation": f"--augment {module}",
+        "task": f"{module}_net --data {module}_data",
+    }
     return [
         f"pip install -e {folder}",
         f"cnnforge plugins check {module}",

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 from importlib import resources
 from importlib.metadata import version
 from importlib.resources.abc import Traversable
@@ -17,12 +18,14 @@ from string import Template
 
 from cnnforge.errors import CnnforgeError, UsageError
 
-KINDS = ("layer", "dataset", "model")
+KINDS = ("layer", "dataset", "model", "callback", "augmentation", "task")
 
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _SUFFIX = ".template"
 # Placeholder in the names of folders and files; it is replaced by the name of the module.
 _MODULE = "__module__"
+# Folder of the templates that packages of all kinds have.
+_COMMON = "common"
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ def create(name: str, kind: str = "layer", parent: Path = Path()) -> NewPlugin:
         "module": module,
         "class_name": "".join(map(str.capitalize, module.split("_"))),
         "cnnforge": version("cnnforge"),
+        "next_major": str(int(version("cnnforge").partition(".")[0]) + 1),
+        "year": str(date.today().year),
     }
     if folder.parent.exists() and not folder.parent.is_dir():
         raise UsageError(f"--output: {folder.parent} is not a folder: name another one")
@@ -118,7 +123,8 @@ def _module(name: str) -> str:
 
 
 def _write(folder: Path, kind: str, values: dict[str, str]) -> Iterator[str]:
-    for template, path in _templates(resources.files(__name__) / "templates" / kind):
+    root = resources.files(__name__) / "templates"
+    for template, path in (*_templates(root / _COMMON), *_templates(root / kind)):
         path = path.replace(_MODULE, values["module"])
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)

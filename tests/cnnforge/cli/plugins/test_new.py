@@ -7,7 +7,14 @@ from cnnforge.cli import main
 
 @pytest.mark.parametrize(
     ("kind", "tried"),
-    [("layer", "soft_edge_net"), ("dataset", "--data soft_edge"), ("model", "soft_edge")],
+    [
+        ("layer", "soft_edge_net"),
+        ("dataset", "--data soft_edge"),
+        ("model", "soft_edge"),
+        ("callback", "--callback soft_edge"),
+        ("augmentation", "--augment soft_edge"),
+        ("task", "soft_edge_net --data soft_edge_data"),
+    ],
 )
 def test_it_says_what_it_wrote_and_what_comes_next(tmp_path, capsys, kind, tried):
     assert main(["plugins", "new", "soft-edge", "--kind", kind, "--output", str(tmp_path)]) == 0
@@ -30,7 +37,10 @@ def test_what_it_refuses_is_one_line(tmp_path, capsys):
     for arguments, text in [
         (command, "soft exists already and is not overwritten"),
         ([*command[:2], "Soft Edge", *command[3:]], "cannot be named 'Soft Edge'"),
-        ([*command, "--kind", "nothing"], "--kind must be layer, dataset or model"),
+        (
+            [*command, "--kind", "nothing"],
+            "--kind must be layer, dataset, model, callback, augmentation or task",
+        ),
     ]:
         assert main(arguments) == 2
         out, err = capsys.readouterr()
