@@ -120,6 +120,10 @@ class Program:
         """The type of each parameter of the author's function."""
         return tuple(self._types[name] for name in parameters(self.step.function))
 
+    def type_of(self, name: str) -> types.Type:
+        """Return the type of an array or an attribute."""
+        return self._types[name]
+
     @property
     def is_made(self) -> bool:
         """Whether `entry` has been compiled."""
@@ -191,14 +195,7 @@ class Program:
             for shape, array in zip(shapes, self.step.writes, strict=True)
         ]
         outputs = [array for array, _ in guarded]
-        block = np.zeros(self.words, np.int64)
-        for declared, array in zip(
-            (*self.step.reads, *self.step.writes), (*arrays, *outputs), strict=True
-        ):
-            offset = self.offsets[declared.name]
-            block[offset] = array.ctypes.data
-            block[offset + 1 : offset + 1 + declared.rank] = array.shape
-        block[self.attribute_offset :] = attribute_words
+        block = self.block([*arrays, *outputs], attribute_words)
         with exclusive():
             entry(block.ctypes.data)
         for declared, (array, memory) in zip(self.step.writes, guarded, strict=True):
@@ -206,11 +203,35 @@ class Program:
                 raise ValueError(self._overrun(declared.name, array.shape))
         return outputs
 
+    def block(
+        self, arrays: Sequence[np.ndarray[Any, Any]], attribute_words: Sequence[int]
+    ) -> np.ndarray[Any, Any]:
+        """Return the argument block of a call.
+
+        Args:
+            arrays: The arrays that the step reads, then those that it writes.
+            attribute_words: The encoded attributes.
+        """
+        block = np.zeros(self.words, np.int64)
+        for declared, array in zip((*self.step.reads, *self.step.writes), arrays, strict=True):
+            offset = self.offsets[declared.name]
+            block[offset] = array.ctypes.data
+            block[offset + 1 : offset + 1 + declared.rank] = array.shape
+        block[self.attribute_offset :] = attribute_words
+        return block
+
+    def rule_note(self, shape: tuple[int, ...]) -> str:
+        """Return the end of a message about an output: the shape that the shape rule gave."""
+        if not self.step.is_forward:
+            return ""
+        rule = getattr(self._shape_rule, "__name__", "")
+        return f"; the shape rule {rule!r} gave the shape {shape}"
+
     def _overrun(self, name: str, shape: tuple[int, ...]) -> str:
         of = "its input"
         if self.step.is_forward:
             of = f"the shape rule {getattr(self._shape_rule, '__name__', '')!r}"
         return (
             f"{self.step.label} writes beyond the end of {name!r}, which has the shape {shape} of "
-            f"{of}: let the two agree; NUMBA_BOUNDSCHECK=1 makes Numba name the index"
+            f"{of}: let the two agree; cnnforge plugins check NAME --boundscheck names the index"
         )
