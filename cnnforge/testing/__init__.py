@@ -27,7 +27,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from cnnforge.testing.cases import Check, LayerCase
+from cnnforge.testing.cases import Check, LayerCase, NotRunError, RepeatedError
 from cnnforge.utils.tolerance import assert_close, error_bounds
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Check",
     "LayerCase",
+    "NotRunError",
+    "RepeatedError",
     "assert_close",
     "benchmark_cases",
     "dataset_checks",
@@ -61,3 +63,7 @@ def __getattr__(name: str) -> Any:
     if name in _NEED_KERAS:
         return getattr(import_module(_NEED_KERAS[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

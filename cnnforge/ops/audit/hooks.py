@@ -151,7 +151,7 @@ _SIGNATURES = {
 
 
 @cache
-def addresses() -> dict[str, int]:
+def addresses() -> dict[str, Any]:
     """Compile the hooks, and return their addresses: index, access, iteration, region, ..."""
     return {
         hook.__name__.strip("_"): numba.cfunc(_Integer(*signature), cache=True)(hook).address

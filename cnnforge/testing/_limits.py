@@ -1,0 +1,112 @@
+"""Limit the time and the memory of a layer's first run, and catch what it prints."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from cnnforge.utils.available_memory import available_memory
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+TIME_LIMIT = 120.0
+
+
+@contextlib.contextmanager
+def limited() -> Iterator[None]:
+    """Limit time and memory within the context.
+
+    Native code that does not end cannot be interrupted from here: `cnnforge.ops.audit.tracing`
+    limits its time.
+
+    Raises:
+        TimeoutError: Python code has not ended after `TIME_LIMIT` seconds.
+        MemoryError: The code asks for more memory than is left.
+    """
+    with _limited_memory(), _limited_time():
+        yield
+
+
+@contextlib.contextmanager
+def _limited_time() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    def late(*_: Any) -> None:
+        raise TimeoutError(f"it has not ended after {TIME_LIMIT:g} s: look for a loop without end")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def _limited_memory() -> Iterator[None]:
+    left = available_memory()
+    used = _used()
+    if resource is None or left is None or used is None:
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    limit = used + left
+    if before[0] != resource.RLIM_INFINITY:
+        limit = min(limit, before[0])
+    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def _used() -> int | None:
+    """Return the number of bytes of this process's address space."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def captured(found: list[str]) -> Iterator[None]:
+    """Catch what is printed to stdout within the context, also by native code.
+
+    Args:
+        found: A list, to which the text is added at the end of the context.
+    """
+    with tempfile.TemporaryFile() as file:
+        _flush()
+        stdout = os.dup(1)
+        os.dup2(file.fileno(), 1)
+        python, sys.stdout = sys.stdout, open(1, "w", closefd=False, errors="replace")  # noqa: SIM115
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stdout = python
+            _flush()
+            os.dup2(stdout, 1)
+            os.close(stdout)
+            file.seek(0)
+            found.append(file.read().decode(errors="replace"))
+
+
+def _flush() -> None:
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    ctypes.CDLL(None).fflush(None)
