@@ -71,8 +71,7 @@ def runs(subject: Subject) -> str:
 
     The functions of ops run with a check of each index and a limit of time.
     """
-    hints = {"MemoryError": "it asks for more memory than is left", "Unable to allocate": ""}
-    with captured(subject.printed), explained("the layer cannot run", hints), limited():
+    with captured(subject.printed), explained("the layer cannot run"), limited():
         _ = subject.traces
     return ""
 

@@ -86,10 +86,10 @@ def inputs_unchanged(subject: Subject) -> str:
     def unchanged(when: str) -> None:
         for name, value in before.items():
             now = numpy(watched[name])
-            changed = now != value
+            changed = (now != value) & ((now == now) | (value == value))  # NaN stays NaN
             if changed.any():
                 first = tuple(int(i) for i in np.argwhere(changed)[0])
-                what = "the inputs were" if name == INPUTS else f"the weight {name} was"
+                what = f"the weight {name} was" if name in names else f"{name} were"
                 raise AssertionError(
                     f"{what} modified {when}: {int(changed.sum())} of {value.size} elements, "
                     f"first at {first}"

@@ -58,7 +58,7 @@ ORDER: dict[str, tuple[str, ...]] = {
     "batch_sizes": _RIGHT,
     "eager_equals_graph": _RIGHT,
     "precision": _RIGHT,
-    "training_step": _RIGHT,
+    "training_step": (*_RIGHT, "eager_equals_graph"),
     "training_reference": _RIGHT,
     "forge_and_lower": (*_RIGHT, "config_round_trip"),
     "speed": _RIGHT,

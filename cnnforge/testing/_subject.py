@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ import numpy as np
 from keras.ops import cast
 
 from cnnforge.backends import pullback
-from cnnforge.errors import one_line
+from cnnforge.errors import message_of, one_line
 from cnnforge.ops.audit import Trace, only_shapes, tracing
 from cnnforge.plugin import LayerSpec
 from cnnforge.testing.cases import LayerCase
@@ -271,7 +272,35 @@ def explained(what: str, hints: Mapping[str, str] | None = None) -> Iterator[Non
         yield
     except AssertionError:
         raise
-    except (Exception, SystemExit) as error:
-        message = one_line(error)
-        more = [hint for words, hint in (hints or {}).items() if words in message and hint]
+    except SystemExit as error:
+        place = one_line(error).rpartition(" (")[2].rstrip(")")
+        raise AssertionError(f"{what}: it ends the program by sys.exit() ({place})") from error
+    except Exception as error:
+        message = _readable(error)
+        more = [hint for words, hint in (hints or {}).items() if words in message]
         raise AssertionError("; ".join([f"{what}: {message}", *more])) from error
+
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def _readable(error: Exception) -> str:
+    """Describe an error in one line, without what Keras and the route of an op add to it."""
+    for inner in _chain(error):
+        if isinstance(inner, MemoryError):
+            text = message_of(inner)
+            known = "memory than is left" in text
+            return text if known else f"it asks for more memory than is left: {text}"
+    while type(error).__name__ == "_FunctionError" and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    text = _COLOURS.sub("", one_line(error))
+    begin, cut, rest = text.partition(" Arguments received by ")
+    return begin + (" (" + rest.rpartition(" (")[2] if cut and rest.endswith(")") else "")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

@@ -75,7 +75,9 @@ def trace(program: Program, entry: Entry, block: Values, arrays: dict[str, Value
     Raises:
         TimeoutError: The function has not ended after `TIME_LIMIT` seconds.
         RecursionError: The function calls itself without end.
-        Exception: Another exception that the function has raised.
+        MemoryError: The function asks for more memory than is left.
+        ValueError: The function has raised it: it refuses its inputs.
+        RuntimeError: The function has raised another exception.
     """
     label = program.step.label
     with _lock:
@@ -101,6 +103,12 @@ def trace(program: Program, entry: Entry, block: Values, arrays: dict[str, Value
             raise RecursionError(
                 f"{label} calls itself without end (more than {_STACK >> 20} MB of stack)"
             ) from None
+        except MemoryError as error:
+            raise MemoryError(f"{label} asks for more memory than is left: {error}") from error
+        except ValueError:
+            raise
+        except Exception as error:
+            raise RuntimeError(f"{label} raises {type(error).__name__}: {error}") from error
         finally:
             timer.cancel()
             numba.set_parallel_chunksize(chunk)
