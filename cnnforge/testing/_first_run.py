@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from cnnforge.ops.audit import only_shapes
-from cnnforge.testing._limits import captured, limited
+from cnnforge.testing._limits import limited
 from cnnforge.testing._subject import Subject, explained, single, tensor
+from cnnforge.testing.printed import captured
 
 _MAX_SHOWN = 80
 

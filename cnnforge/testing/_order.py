@@ -24,9 +24,9 @@ from cnnforge.testing import (
     _training,
     _values,
 )
-from cnnforge.testing._fresh_process import save_and_load
 from cnnforge.testing._subject import Subject
 from cnnforge.testing.cases import Check
+from cnnforge.testing.fresh_process import save_and_load
 
 # Each kind of check, and the kinds that it depends on, directly. A kind that a layer does not have
 # is left out.

@@ -282,6 +282,8 @@ def explained(what: str, hints: Mapping[str, str] | None = None) -> Iterator[Non
 
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+# What `numpy_function.py` adds to an error that names the op itself.
+_ROUTE = re.compile(r"^_FunctionError: ArrayOp '\w+': raised \w+: (?=ArrayOp)")
 
 
 def _readable(error: Exception) -> str:
@@ -291,9 +293,7 @@ def _readable(error: Exception) -> str:
             text = message_of(inner)
             known = "memory than is left" in text
             return text if known else f"it asks for more memory than is left: {text}"
-    while type(error).__name__ == "_FunctionError" and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    text = _COLOURS.sub("", one_line(error))
+    text = _ROUTE.sub("", _COLOURS.sub("", one_line(error)))
     begin, cut, rest = text.partition(" Arguments received by ")
     return begin + (" (" + rest.rpartition(" (")[2] if cut and rest.endswith(")") else "")
 

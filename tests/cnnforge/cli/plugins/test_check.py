@@ -89,9 +89,10 @@ MODEL = """
 @pytest.fixture(autouse=True)
 def _without_a_process_of_its_own(monkeypatch):
     # It has tests of its own, and takes seconds.
-    from cnnforge.testing import conformance
+    from cnnforge.testing import _order, fresh_process
 
-    monkeypatch.setattr(conformance, "save_and_load", lambda subjects: "")
+    monkeypatch.setattr(_order, "save_and_load", lambda subjects: "")
+    monkeypatch.setattr(fresh_process, "start", lambda: None)
 
 
 def check(capsys, *arguments):
