@@ -138,7 +138,7 @@ class ArrayOp(OpBase):
             prepare,
         )
         self.cuda = cuda
-        self._module = self._definition.forward.function.py_func.__module__
+        self._module = self._definition.forward.function.__module__
         other = _ops.get(name)
         if other is not None and other._module != self._module:
             raise ValueError(

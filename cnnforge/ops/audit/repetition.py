@@ -22,7 +22,7 @@ def run(call: Call) -> tuple[list[Values], list[str]]:
     """Run a function, and return what it writes, and at most one sentence about a difference."""
     step, threads = call.program.step, numba.get_num_threads()
     # A kernel may have threads of its own, of which Numba knows nothing.
-    parallel = bool(step.function.targetoptions.get("parallel"))
+    parallel = call.program.is_compiled and bool(step.function.targetoptions.get("parallel"))
     first = call.run()
     begin, runs = time.perf_counter(), 1
     limit = _MAX_RUNS if parallel else _RUNS

@@ -184,6 +184,8 @@ def traced(found: dict[str, Trace], call: Call) -> list[Values]:
         The arrays that the function writes.
     """
     program, step = call.program, call.program.step
+    if not program.is_compiled:
+        return call.run()
     mark = memory.mark_of(call)
     if mark is not None and mark.exists():
         found.setdefault(step.label, Trace())

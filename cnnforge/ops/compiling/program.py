@@ -11,10 +11,11 @@ from typing import Any
 import numba
 import numpy as np
 from numba import types
+from numba.core.dispatcher import Dispatcher
 
 from cnnforge.ops.compiling.call_wrapper import Argument, Result
 from cnnforge.ops.compiling.entry import Entry, launch_threads, make_entry
-from cnnforge.ops.definition.attributes import Attribute
+from cnnforge.ops.definition.attributes import Attribute, decode_attributes
 from cnnforge.ops.definition.definition import Definition, Step, parameters
 
 ALIGNMENT = 64
@@ -189,19 +190,37 @@ class Program:
             ValueError: The step wrote outside of an array. Most often the shape rule returns a
                 shape that is too small.
         """
-        entry = self.entry
+        entry = self.entry if self.is_compiled else None
         guarded = [
             _guarded_empty(shape, array.dtype)
             for shape, array in zip(shapes, self.step.writes, strict=True)
         ]
         outputs = [array for array, _ in guarded]
         block = self.block([*arrays, *outputs], attribute_words)
-        with exclusive():
-            entry(block.ctypes.data)
+        if entry is None:
+            self.run_python([*arrays, *outputs], attribute_words)
+        else:
+            with exclusive():
+                entry(block.ctypes.data)
         for declared, (array, memory) in zip(self.step.writes, guarded, strict=True):
             if (memory[:_GUARD] != _GUARD_BYTE).any() or (memory[-_GUARD:] != _GUARD_BYTE).any():
                 raise ValueError(self._overrun(declared.name, array.shape))
         return outputs
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the step is compiled; `NUMBA_DISABLE_JIT=1` leaves it a Python function."""
+        return isinstance(self.step.function, Dispatcher)
+
+    def run_python(
+        self, arrays: Sequence[np.ndarray[Any, Any]], attribute_words: Sequence[int]
+    ) -> None:
+        """Run the function of a step that is not compiled; see `block` for the arguments."""
+        known = decode_attributes(self.attributes, attribute_words)
+        steps = (*self.step.reads, *self.step.writes)
+        known |= {item.name: array for item, array in zip(steps, arrays, strict=True)}
+        function: Any = self.step.function
+        function(*(known[name] for name in parameters(function)))
 
     def block(
         self, arrays: Sequence[np.ndarray[Any, Any]], attribute_words: Sequence[int]
