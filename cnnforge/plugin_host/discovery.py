@@ -105,8 +105,9 @@ class PluginRecord:
             f"{number} in {it.locate_file('')}" for number, it in sorted(found.items())
         )
         return (
-            f"the plugin {self.name!r} is installed in {len(found)} versions: {places}; {self.version} "
-            f"is used; keep one: pip uninstall {self.distribution}, and install it again"
+            f"the plugin {self.name!r} is installed in {len(found)} versions: {places}; "
+            f"{self.version} is used; keep one: pip uninstall {self.distribution}, and install it "
+            "again"
         )
 
     @property
