@@ -52,7 +52,7 @@ class Subject:
         spec: Spec of the layer.
         case: The test case.
         resized: Whether the checks have chosen the shape of the inputs, and not the author.
-        printed: What the layer has printed in its first run.
+        printed: The text that the layer has printed in its first run.
     """
 
     spec: LayerSpec
@@ -154,7 +154,7 @@ class Subject:
 
     @cached_property
     def traces(self) -> dict[str, Trace]:
-        """What happens in each function of an op, with the inputs of the case."""
+        """The trace of each function of an op, with the inputs of the case."""
         with tracing() as found:
             self._once()
         return found

@@ -3,7 +3,8 @@
 Numba has a bounds check of its own, which names neither the array nor the place, and which reads
 code from the disk cache that was compiled without it. Here some functions of Numba's code generator
 are replaced while a function is compiled. The replacements act only on code that is compiled with
-`boundscheck=True`, so that all other code stays as it is.
+`boundscheck=True`, so that all other code stays as it is. They belong to Numba's private API: if one
+of them is missing in another version, no function can be instrumented, and `entry_of` returns `None`.
 """
 
 from __future__ import annotations
@@ -105,8 +106,8 @@ def compiling() -> Iterator[None]:
         yield
 
 
-_numba = {
-    each: getattr(owner, each)
+_numba: dict[str, Any] = {
+    each: getattr(owner, each, None)
     for owner, each in (
         (lowering.Lower, "lower_inst"),
         (lowering.Lower, "extract_function_arguments"),

@@ -54,7 +54,7 @@ def mark_of(call: Call) -> Path | None:
 
 
 def remember(mark: Path | None) -> None:
-    """Write the file that `mark_of` has returned; a folder that cannot be written is no error."""
+    """Write the file that `mark_of` has returned; ignore a folder that cannot be written."""
     if mark is not None:
         with contextlib.suppress(OSError):
             mark.parent.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ _entries: dict[Program, Entry | None] = {}
 
 @dataclass(frozen=True)
 class Trace:
-    """What happened while a function ran; each text is "" if nothing happened.
+    """The events of a run of a function; each text is "" if nothing happened.
 
     Attributes:
         outside: The first index outside of its array.
@@ -68,7 +68,7 @@ def trace(program: Program, entry: Entry, block: Values, arrays: dict[str, Value
 
     Args:
         program: The program of the step.
-        entry: What `entry_of` has returned.
+        entry: The instrumented entry of the step.
         block: The argument block.
         arrays: The arrays that the step reads and writes, by name.
 
@@ -177,7 +177,7 @@ def traced(found: dict[str, Trace], call: Call) -> list[Values]:
     """Run a call of an op's function with hooks, and note what happens in it.
 
     Args:
-        found: What happened in each function, by its label; the first event of each kind is kept.
+        found: The trace of each function, by its label; the first event of each kind is kept.
         call: The call.
 
     Returns:
