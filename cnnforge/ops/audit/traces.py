@@ -9,6 +9,7 @@ one writes it, are a race, however the threads would have run.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -73,7 +74,7 @@ def trace(program: Program, entry: Entry, block: Values, arrays: dict[str, Value
         arrays: The arrays that the step reads and writes, by name.
 
     Raises:
-        TimeoutError: The function has not ended after `TIME_LIMIT` seconds.
+        TimeoutError: The function has not ended after `TIME_LIMIT` seconds of CPU time.
         RecursionError: The function calls itself without end.
         MemoryError: The function asks for more memory than is left.
         ValueError: The function has raised it: it refuses its inputs.
@@ -83,9 +84,8 @@ def trace(program: Program, entry: Entry, block: Values, arrays: dict[str, Value
     with _lock:
         threads, chunk = numba.get_num_threads(), numba.get_parallel_chunksize()
         hooks.reset(_STACK)
-        timer = threading.Timer(TIME_LIMIT, hooks.stop)
-        timer.daemon = True
-        timer.start()
+        ended = threading.Event()
+        threading.Thread(target=_watch, args=(ended,), daemon=True).start()
         try:
             numba.set_num_threads(1)
             numba.set_parallel_chunksize(1)
@@ -94,7 +94,7 @@ def trace(program: Program, entry: Entry, block: Values, arrays: dict[str, Value
             if str(error) != instrument.TOO_LONG:
                 raise
             raise TimeoutError(
-                f"{label} has not ended after {TIME_LIMIT:g} s on arrays of "
+                f"{label} has not ended after {TIME_LIMIT:g} s of CPU time on arrays of "
                 f"{sum(it.size for it in arrays.values()):,} elements: look for a loop without end"
             ) from None
         except RecursionError as error:
@@ -110,10 +110,19 @@ def trace(program: Program, entry: Entry, block: Values, arrays: dict[str, Value
         except Exception as error:
             raise RuntimeError(f"{label} raises {type(error).__name__}: {error}") from error
         finally:
-            timer.cancel()
+            ended.set()
             numba.set_parallel_chunksize(chunk)
             numba.set_num_threads(threads)
         return Trace(_outside(), _race(arrays), _wrapped())
+
+
+def _watch(ended: threading.Event) -> None:
+    """Stop the traced function once it has used too much time of the CPU, not of the clock."""
+    begin = time.process_time()
+    while not ended.wait(0.1):
+        if time.process_time() - begin > TIME_LIMIT:
+            hooks.stop()
+            return
 
 
 def _event(first: int) -> tuple[int, list[int]]:
