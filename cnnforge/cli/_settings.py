@@ -43,12 +43,15 @@ def show_platform() -> None:
     )
 
 
-def repair_environment() -> None:
+def repair_environment(*, python_functions: bool = False) -> None:
     """Change what cannot work in the environment of this process, and print a line for each change.
 
     The changes hold for this process and its children.
+
+    Args:
+        python_functions: Whether the command can work with functions that Numba does not compile.
     """
-    for note in (*_umask(), *_home(), *_variables()):
+    for note in (*_umask(), *_home(), *_variables(python_functions)):
         from cnnforge.cli import _render
 
         _render.message(f"note: {note}")
@@ -76,13 +79,17 @@ def _home() -> Iterator[str]:
     )
 
 
-def _variables() -> Iterator[str]:
+def _variables(python_functions: bool) -> Iterator[str]:
     for name, lowest in _NUMBERS.items():
         text = os.environ.get(name, str(lowest))
         if not text.strip().isdecimal() or int(text) < lowest:
             del os.environ[name]
             yield f"{name} is {text!r}, expected a number from {lowest}; cnnforge ignores it"
-    if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") == "0":
+        return
+    if python_functions:
+        yield "NUMBA_DISABLE_JIT is set: the functions of layers run as Python, slowly"
+    else:
         del os.environ["NUMBA_DISABLE_JIT"]
         yield "NUMBA_DISABLE_JIT is set, but the kernels must be compiled; cnnforge ignores it"
 

@@ -118,7 +118,8 @@ def _run(arguments: list[str]) -> int:
     try:
         if arguments and _NO_COMMAND.isdisjoint(arguments):
             _settings.show_platform()
-            _settings.repair_environment()
+            checks = {"plugins", "check"} <= set(arguments)
+            _settings.repair_environment(python_functions=checks)
         code = program.main(arguments or ["--help"], prog_name="cnnforge", standalone_mode=False)
         sys.stdout.flush()
     except _streams.OutputError as error:

@@ -1,5 +1,7 @@
 """Certify a model: compare each of its plugin layers with the stock layer that it replaces.
 
+A plugin layer that replaces none is compared with its oracle (`oracle_certificate.py`).
+
 A test suite checks shapes that its author chose. The certificate checks the layers of a model that
 is about to be trained, with their own shapes, strides, padding, dtype and weights. It checks the
 outputs and every gradient.
@@ -27,7 +29,14 @@ import numpy as np
 from keras.ops import cast
 
 from cnnforge.backends import pullback
+from cnnforge.conversion.copying import live_config
 from cnnforge.conversion.matching import kernel_layers
+from cnnforge.conversion.oracle_certificate import (
+    ORACLE,
+    Oracle,
+    compare_with_oracle,
+    layers_with_oracle,
+)
 from cnnforge.conversion.workloads import Workload
 from cnnforge.errors import one_line
 from cnnforge.plugin import LayerSpec
@@ -76,7 +85,8 @@ class LayerCheck:
 
     Attributes:
         layer: The layer's name.
-        kind: Class name of the stock layer that the layer replaces.
+        kind: Class name of the stock layer that the layer replaces; `"its oracle"` if it is
+            compared with the oracle of its test cases.
         provider: The qualified name of the plugin layer.
         input_shape: The shape of the inputs, including the batch.
         dtype: The precision that the layer computes in.
@@ -118,7 +128,7 @@ class LayerCheck:
 def certify(
     model: keras.Model, *, layers: Registry[LayerSpec], batch: int = 2, seed: int = 0
 ) -> list[LayerCheck]:
-    """Check every plugin layer of a model that replaces a stock layer.
+    """Check every plugin layer of a model that replaces a stock layer or has an oracle.
 
     The checks compute with copies of the layers, so the model does not change. A layer that is
     used at several shapes is checked at each of them. A wrong result raises no error: see `passed`
@@ -133,13 +143,20 @@ def certify(
             so that several values in a window are equal.
 
     Returns:
-        One check for each layer and shape, in the order of the model.
+        One check for each layer and shape, in the order of the model; those with an oracle come
+        last. A layer whose oracle cannot compute a shape is left out.
     """
-    return [
+    checks = [
         _check(layer, spec, config, (_images(layer, shape, batch), *shape), seed)
         for spec, layer, config in kernel_layers(model, layers)
         for shape in input_shapes(layer)
     ]
+    for spec, layer, oracle in layers_with_oracle(model, layers):
+        for shape in input_shapes(layer):
+            found = _with_oracle(layer, spec, oracle, (batch, *shape), seed)
+            if found.results or found.error:
+                checks.append(found)
+    return checks
 
 
 def certify_layer(workload: Workload) -> LayerCheck:
@@ -172,6 +189,27 @@ def failed_check(spec: LayerSpec, shape: tuple[int, ...], error: str) -> LayerCh
     """
     kind = (spec.reference or "").rpartition(":")[2]
     return LayerCheck(spec.name, kind, spec.qualified_name, shape, "", (), error)
+
+
+def _with_oracle(
+    layer: keras.layers.Layer,
+    spec: LayerSpec,
+    oracle: Oracle,
+    shape: tuple[int, ...],
+    seed: int,
+) -> LayerCheck:
+    dtype = keras.backend.standardize_dtype(layer.compute_dtype)
+    results: tuple[TensorCheck, ...] = ()
+    error = ""
+    try:
+        copy = _copy(type(layer), live_config(layer), layer, shape, exact=False)
+        results = tuple(
+            TensorCheck(name, terms, largest, allowed, largest <= allowed)
+            for name, terms, largest, allowed in compare_with_oracle(copy, oracle, shape, seed)
+        )
+    except Exception as raised:
+        error = one_line(raised)
+    return LayerCheck(layer.name, ORACLE, spec.qualified_name, shape, dtype, results, error)
 
 
 def _images(layer: keras.layers.Layer, shape: tuple[int, ...], batch: int) -> int:

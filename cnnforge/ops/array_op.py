@@ -11,6 +11,7 @@ from numba import types
 from cnnforge.ops import routes
 from cnnforge.ops.definition.attributes import check_attributes
 from cnnforge.ops.definition.checks import define
+from cnnforge.ops.definition.definition import parameters
 from cnnforge.ops.op_base import OpBase, Values
 
 _ops: dict[str, ArrayOp] = {}
@@ -137,7 +138,7 @@ class ArrayOp(OpBase):
             prepare,
         )
         self.cuda = cuda
-        self._module = self._definition.forward.function.py_func.__module__
+        self._module = self._definition.forward.function.__module__
         other = _ops.get(name)
         if other is not None and other._module != self._module:
             raise ValueError(
@@ -174,6 +175,49 @@ class ArrayOp(OpBase):
         values = check_attributes(self._label, self._definition.attributes, attributes)
         results = routes.active().call(self, tensors, values)
         return results[0] if len(self.outputs) == 1 else tuple(results)
+
+    def output_shape(self, *shapes: Sequence[int | None], **attributes: Any) -> Any:
+        """Return the shape of the output by the shape rule, also for sizes that are not known.
+
+        The `compute_output_shape` of a layer can return it, so that the rule is written once.
+
+        Args:
+            *shapes: The shapes of the inputs, in the order of the call; `None` for an unknown size.
+                The last ones may be left out if the shape rule does not read them.
+            **attributes: Attributes that differ from their defaults.
+
+        Returns:
+            The shape of the output, a tuple; or a tuple of shapes if there are several outputs.
+
+        Raises:
+            ValueError: The rule rejects the shapes, or a shape is missing or has another number of
+                dimensions than the input.
+            TypeError: See `__call__`.
+
+        Example:
+            >>> squared_relu.output_shape((None, 28, 28, 1))
+            (None, 28, 28, 1)
+        """
+        values = check_attributes(self._label, self._definition.attributes, attributes)
+        given = [tuple(shape) for shape in shapes]
+        read = parameters(self._definition.shape_rule)
+        for item in self.inputs[len(given) :]:
+            if item.name in read:
+                raise ValueError(
+                    f"{self._label}: the shape rule reads the shape of {item.name!r}, and "
+                    f"{len(given)} of {len(self.inputs)} shapes were given: give "
+                    f"{', '.join(each.name for each in self.inputs)}"
+                )
+            given.append((1,) * item.rank)
+        self._check_count(given)
+        for item, shape in zip(self.inputs, given, strict=True):
+            if len(shape) != item.rank:
+                raise ValueError(
+                    f"{self._label}: the shape {shape} of {item.name!r} has {len(shape)} "
+                    f"dimensions, expected {item.rank}"
+                )
+        found = self.output_shapes(given, values)
+        return found[0] if len(self.outputs) == 1 else found
 
     def call_of(self, tensor: Any) -> tuple[list[Any], dict[str, Any]] | None:
         """Find the call of this op that computes a tensor of the graph that is being built.

@@ -15,8 +15,9 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -79,6 +80,7 @@ class PluginRecord:
         status: `"loaded"`, `"failed"`, `"incompatible"` (written for another `PLUGIN_API`), or
             `"disabled"` by the user.
         error: Exception that prevented loading, if there was one.
+        heavy: The large libraries that the import of the plugin has imported.
     """
 
     name: str
@@ -87,6 +89,27 @@ class PluginRecord:
     version: str | None = None
     status: Status = "loaded"
     error: BaseException | None = None
+    heavy: tuple[str, ...] = ()
+
+    @property
+    def warning(self) -> str:
+        """What is wrong with a plugin that works, in one line; "" if nothing is."""
+        if self.heavy:
+            return (
+                f"the plugin {self.name!r} imports {', '.join(self.heavy)} in {self.source}, which "
+                "slows every start of cnnforge by seconds: import it in the modules of the targets"
+            )
+        found = {it.version: it for it in distributions(name=self.distribution or "?")}
+        if self.distribution is None or len(found) < 2:
+            return ""
+        places = ", ".join(
+            f"{number} in {it.locate_file('')}" for number, it in sorted(found.items())
+        )
+        return (
+            f"the plugin {self.name!r} is installed in {len(found)} versions: {places}; "
+            f"{self.version} is used; keep one: pip uninstall {self.distribution}, and install it "
+            "again"
+        )
 
     @property
     def cause(self) -> str:
@@ -259,10 +282,25 @@ def _record(entry_point: EntryPoint) -> PluginRecord:
     )
 
 
+# Each of these takes a second or more to import.
+_HEAVY = ("keras", "tensorflow", "torch", "jax")
+
+
+@contextmanager
+def _noting(record: PluginRecord) -> Iterator[None]:
+    """Note in the record which large libraries are imported within the context."""
+    before = set(sys.modules)
+    try:
+        yield
+    finally:
+        record.heavy = tuple(name for name in _HEAVY if name in sys.modules and name not in before)
+
+
 def _load_installed(plugins: Plugins, entry_point: EntryPoint, record: PluginRecord) -> None:
     """Load an installed plugin. An error is not raised, but stored in the record of the plugin."""
     try:
-        plugins.register(entry_point.load(), record.name)
+        with _noting(record):
+            plugins.register(entry_point.load(), record.name)
     # Catch SystemExit too, so that a plugin cannot end the program. Do not catch KeyboardInterrupt,
     # so that the user can end it.
     except (Exception, SystemExit) as error:
@@ -276,7 +314,11 @@ def _load_explicit(plugins: Plugins, reference: str, installed: Sequence[EntryPo
         is_file = reference.endswith(".py")
         if not is_file and not all(part.isidentifier() for part in reference.split(".")):
             raise PluginError("expected a file that ends in .py, or the name of a module")
-        module = _import_file(Path(reference)) if is_file else importlib.import_module(reference)
+        imported = PluginRecord(name=reference, source=reference)
+        with _noting(imported):
+            module = (
+                _import_file(Path(reference)) if is_file else importlib.import_module(reference)
+            )
         if plugins.manager.is_registered(module):
             return
         record = PluginRecord(name=module.__name__, source=reference)
@@ -285,6 +327,7 @@ def _load_explicit(plugins: Plugins, reference: str, installed: Sequence[EntryPo
             # plugin then, so that the qualified names are the same.
             if entry_point.value == reference:
                 record = _record(entry_point)
+        record.heavy = imported.heavy
         plugins.register(module, record.name)
     except (Exception, SystemExit) as error:
         raise PluginError(f"plugin {reference!r} cannot be loaded: {one_line(error)}") from error

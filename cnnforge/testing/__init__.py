@@ -27,18 +27,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from cnnforge.testing.cases import Check, LayerCase
+from cnnforge.testing.cases import Check, LayerCase, NotRunError, RepeatedError
 from cnnforge.utils.tolerance import assert_close, error_bounds
 
 if TYPE_CHECKING:
-    from cnnforge.testing._augmentations import augmentation_checks
-    from cnnforge.testing._callbacks import callback_checks
     from cnnforge.testing.benchmarks import benchmark_cases
     from cnnforge.testing.conformance import dataset_checks, layer_checks, model_checks
+    from cnnforge.testing.declared.augmentations import augmentation_checks
+    from cnnforge.testing.declared.callbacks import callback_checks
 
 __all__ = [
     "Check",
     "LayerCase",
+    "NotRunError",
+    "RepeatedError",
     "assert_close",
     "augmentation_checks",
     "benchmark_cases",
@@ -52,9 +54,9 @@ __all__ = [
 
 _CONFORMANCE = "cnnforge.testing.conformance"
 _NEED_KERAS = {
-    "augmentation_checks": "cnnforge.testing._augmentations",
+    "augmentation_checks": "cnnforge.testing.declared.augmentations",
     "benchmark_cases": "cnnforge.testing.benchmarks",
-    "callback_checks": "cnnforge.testing._callbacks",
+    "callback_checks": "cnnforge.testing.declared.callbacks",
     "dataset_checks": _CONFORMANCE,
     "layer_checks": _CONFORMANCE,
     "model_checks": _CONFORMANCE,
@@ -67,3 +69,7 @@ def __getattr__(name: str) -> Any:
     if name in _NEED_KERAS:
         return getattr(import_module(_NEED_KERAS[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

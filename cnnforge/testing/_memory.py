@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from cnnforge.backends import pullback
-from cnnforge.ops.audit import audit
+from cnnforge.ops.audit import Trace, audit, compare_threads
 from cnnforge.testing._subject import (
     INPUTS,
     Array,
@@ -25,20 +25,52 @@ from cnnforge.testing._subject import (
 )
 
 
+def index_in_range(subject: Subject) -> str:
+    """Require that no function of an op uses an index outside of an array.
+
+    The functions are compiled with a check of each index. The batch and the sizes vary.
+    """
+    for each in subject.variants:
+        for label, trace in _traces(each).items():
+            if trace.outside:
+                raise AssertionError(f"{each.where}{label}: {trace.outside}")
+    count = len(subject.traces)
+    return f"{count} function{'s' if count > 1 else ''} of ops" if count else "no function of an op"
+
+
+def races(subject: Subject) -> str:
+    """Require that two iterations of a parallel loop never use the element that one of them writes.
+
+    The iterations run one after the other, so this does not depend on the threads.
+    """
+    for each in subject.variants:
+        for label, trace in _traces(each).items():
+            if trace.race:
+                raise AssertionError(f"{each.where}{label}: {trace.race}")
+    return ""
+
+
+def _traces(subject: Subject) -> dict[str, Trace]:
+    with explained(f"{subject.where}the layer fails"):
+        return subject.traces
+
+
 def every_element_written(subject: Subject) -> str:
-    """Require that ops write every element of their outputs, and no other memory.
+    """Require that ops write every element of their outputs, and use no other memory.
 
     An op must also not read an element of its outputs before it has written the element.
     """
-    layer, inputs = subject.built(), subject.inputs()
-    with audit() as found:
-        outputs, gradients = gradients_of(layer, inputs)
-        gradients(factors_like(outputs))
-    if found.faults:
-        raise AssertionError("; ".join(found.faults))
-    if not found.functions:
+    count = 0
+    for each in subject.variants:
+        layer, inputs = each.built(), each.inputs()
+        with audit() as found:
+            outputs, gradients = gradients_of(layer, inputs)
+            gradients(factors_like(outputs))
+        if found.faults:
+            raise AssertionError(each.where + "; ".join(found.faults))
+        count = len(found.functions)
+    if not count:
         return "no ArrayOp was called"
-    count = len(found.functions)
     return f"{count} function{'s' if count > 1 else ''} of ops"
 
 
@@ -54,10 +86,10 @@ def inputs_unchanged(subject: Subject) -> str:
     def unchanged(when: str) -> None:
         for name, value in before.items():
             now = numpy(watched[name])
-            changed = now != value
+            changed = (now != value) & ((now == now) | (value == value))  # NaN stays NaN
             if changed.any():
                 first = tuple(int(i) for i in np.argwhere(changed)[0])
-                what = "the inputs were" if name == INPUTS else f"the weight {name} was"
+                what = f"the weight {name} was" if name in names else f"{name} were"
                 raise AssertionError(
                     f"{what} modified {when}: {int(changed.sum())} of {value.size} elements, "
                     f"first at {first}"
@@ -75,13 +107,22 @@ def inputs_unchanged(subject: Subject) -> str:
 
 
 def determinism(subject: Subject) -> str:
-    """Require that two equal calls give bitwise equal outputs and gradients."""
+    """Require bitwise equal results of equal calls, with work for all threads.
+
+    Each function of an op runs many times, and once with a single thread.
+    """
     layer, inputs = subject.built(), subject.inputs()
     outputs_of(layer, inputs)
     # If the layer keeps state, the call above has set the state, which then affects the next two
     # calls alike. So this check does not fail because of state; the check `no_state` finds it.
     first, second = _everything(layer, inputs), _everything(layer, inputs)
     _same(first, second, "two calls with the same inputs give different bits: not deterministic")
+    busy = subject.busy
+    with compare_threads() as found:
+        outputs, gradients = gradients_of(busy.built(), busy.inputs())
+        gradients(factors_like(outputs))
+    if found.faults:
+        raise AssertionError(f"{busy.where}{found.faults[0]}")
     return ""
 
 
@@ -99,7 +140,7 @@ def no_state(subject: Subject) -> str:
         first,
         second,
         "the same inputs give something else after a call with other inputs: state is kept "
-        "between calls (if the check 'determinism' fails too, fix that first)",
+        "between calls",
     )
     changed = [weight * weight.dtype.type(1.25) for weight in layer.get_weights()]
     again = subject.built()
@@ -134,5 +175,12 @@ def _same(first: dict[str, Array | None], second: dict[str, Array | None], messa
 
 CHECKS: dict[str, Callable[[Subject], str]] = {
     check.__name__: check
-    for check in (every_element_written, inputs_unchanged, determinism, no_state)
+    for check in (
+        index_in_range,
+        races,
+        every_element_written,
+        inputs_unchanged,
+        determinism,
+        no_state,
+    )
 }

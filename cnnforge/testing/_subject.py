@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import keras
+import numba
 import numpy as np
 from keras.ops import cast
 
 from cnnforge.backends import pullback
-from cnnforge.errors import one_line
+from cnnforge.errors import message_of, one_line
+from cnnforge.ops.audit import Trace, only_shapes, tracing
 from cnnforge.plugin import LayerSpec
 from cnnforge.testing.cases import LayerCase
 
 Array = np.ndarray[Any, Any]
 INPUTS = "the inputs"
+# Inputs with more values are not checked at other sizes too: that would take long.
+_MAX_VARIED = 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +51,14 @@ class Subject:
     Attributes:
         spec: Spec of the layer.
         case: The test case.
+        resized: Whether the checks have chosen the shape of the inputs, and not the author.
+        printed: The text that the layer has printed in its first run.
     """
 
     spec: LayerSpec
     case: LayerCase
+    resized: bool = False
+    printed: list[str] = field(default_factory=list, compare=False)
 
     def make(self, **changes: Any) -> Any:
         """Return a new layer that is not built.
@@ -85,6 +95,73 @@ class Subject:
         """
         shape = self.case.input_shape if batch is None else (batch, *self.case.input_shape[1:])
         return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+    def with_shape(self, shape: tuple[int, ...]) -> Subject:
+        """Return the same layer and arguments with inputs of another shape."""
+        return Subject(self.spec, replace(self.case, input_shape=shape), resized=True)
+
+    @property
+    def where(self) -> str:
+        """Beginning of a message: the shape of the inputs, if the author has not chosen it."""
+        return f"for inputs of the shape {self.case.input_shape}: " if self.resized else ""
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """The axes whose size a layer should not depend on: neither the batch nor the channels."""
+        rank = len(self.case.input_shape)
+        first = getattr(self.make(), "data_format", "") == "channels_first"
+        return tuple(range(2, rank) if first else range(1, rank - 1))
+
+    @cached_property
+    def variants(self) -> tuple[Subject, ...]:
+        """This subject, and the same with other batches and sizes that the layer accepts."""
+        batch, shape = self.case.input_shape[0], self.case.input_shape
+        others = [(1, *shape[1:])]
+        if self.sizes and math.prod(shape) <= _MAX_VARIED:
+            others += [self._sized(batch, lambda _, size=size: size) for size in (1, 2)]
+            others.append(self._sized(batch + 1, lambda size: size + 1))
+        else:
+            others.append((batch + 1, *shape[1:]))
+        found = [self.with_shape(it) for it in dict.fromkeys(others) if it != shape]
+        # A layer need not accept each size, for instance if a window does not fit.
+        return self, *(it for it in found if it.case.input_shape[1:] == shape[1:] or it.accepted)
+
+    @cached_property
+    def busy(self) -> Subject:
+        """The same with inputs that have work for all threads."""
+        batch = max(self.case.input_shape[0], 2 * numba.get_num_threads())
+        large = self.with_shape(self._sized(batch, lambda size: max(size, min(3 * size, 32))))
+        return large if large.accepted else self.with_shape((batch, *self.case.input_shape[1:]))
+
+    def _sized(self, batch: int, size: Callable[[int], int]) -> tuple[int, ...]:
+        shape = enumerate(self.case.input_shape)
+        return tuple(
+            batch if axis == 0 else size(old) if axis in self.sizes else old for axis, old in shape
+        )
+
+    @cached_property
+    def accepted(self) -> bool:
+        """Whether the layer does not refuse inputs of this shape by a `ValueError`."""
+        try:
+            with only_shapes():
+                self.built()(tensor(self.inputs()))
+        except ValueError:
+            return False
+        except Exception as error:
+            # TensorFlow refuses by this error what its own operations cannot compute.
+            return type(error).__name__ != "InvalidArgumentError"
+        return True
+
+    @cached_property
+    def traces(self) -> dict[str, Trace]:
+        """The trace of each function of an op, with the inputs of the case."""
+        with tracing() as found:
+            self._once()
+        return found
+
+    def _once(self) -> None:
+        outputs, gradients = gradients_of(self.built(), self.inputs())
+        gradients(factors_like(outputs))
 
     @property
     def terms(self) -> int:
@@ -195,7 +272,35 @@ def explained(what: str, hints: Mapping[str, str] | None = None) -> Iterator[Non
         yield
     except AssertionError:
         raise
+    except SystemExit as error:
+        place = one_line(error).rpartition(" (")[2].rstrip(")")
+        raise AssertionError(f"{what}: it ends the program by sys.exit() ({place})") from error
     except Exception as error:
-        message = one_line(error)
+        message = _readable(error)
         more = [hint for words, hint in (hints or {}).items() if words in message]
         raise AssertionError("; ".join([f"{what}: {message}", *more])) from error
+
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+# What `numpy_function.py` adds to an error that names the op itself.
+_ROUTE = re.compile(r"^_FunctionError: ArrayOp '\w+': raised \w+: (?=ArrayOp)")
+
+
+def _readable(error: Exception) -> str:
+    """Describe an error in one line, without what Keras and the route of an op add to it."""
+    for inner in _chain(error):
+        if isinstance(inner, MemoryError):
+            text = message_of(inner)
+            known = "memory than is left" in text
+            return text if known else f"it asks for more memory than is left: {text}"
+    text = _ROUTE.sub("", _COLOURS.sub("", one_line(error)))
+    begin, cut, rest = text.partition(" Arguments received by ")
+    return begin + (" (" + rest.rpartition(" (")[2] if cut and rest.endswith(")") else "")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

@@ -15,6 +15,7 @@ from cnnforge.testing._subject import (
     INPUTS,
     Array,
     Subject,
+    explained,
     numpy,
     outputs_of,
     weight_names,
@@ -65,11 +66,11 @@ def compare(
 def oracle_of(subject: Subject, layer: Any) -> Callable[..., Array]:
     """Return the oracle as a function of float64 inputs and weights."""
 
-    def oracle(inputs: Array, *weights: Array) -> Array:
+    def compute(inputs: Array, *weights: Array) -> Array:
         made = subject.case.oracle(layer, inputs, *weights)  # pyright: ignore[reportOptionalCall]
         return np.asarray(made, np.float64)
 
-    return oracle
+    return compute
 
 
 def weight_arrays(layer: Any) -> list[Array]:
@@ -105,28 +106,78 @@ def _causes(
     return causes
 
 
-def values_oracle(subject: Subject) -> str:
-    """Compare the outputs with the oracle."""
-    layer, inputs = subject.built(), subject.inputs()
-    got = outputs_of(layer, inputs)
-    compute, weights = oracle_of(subject, layer), weight_arrays(layer)
-    expected = compute(inputs.astype(np.float64), *weights)
-    if got.shape != expected.shape:
+def oracle(subject: Subject) -> str:
+    """Require that the oracle computes in float64."""
+    layer = subject.built()
+    inputs = np.random.default_rng(2).standard_normal(subject.case.input_shape)
+    weights = [value * (1 + 1e-12) for value in weight_arrays(layer)]
+    with explained("the oracle fails"):
+        made = subject.case.oracle(layer, inputs, *weights)  # pyright: ignore[reportOptionalCall]
+    found = np.asarray(made)
+    narrow = found.dtype != np.float64
+    if not narrow and found.size > 1 and np.isfinite(found).all():
+        rounded = found.astype(np.float32)
+        narrow = bool((rounded == found).all() and (rounded != np.round(rounded)).any())
+    if narrow:
         raise AssertionError(
-            f"the outputs have the shape {got.shape}, those of the oracle {expected.shape}"
+            f"the oracle computes in {found.dtype if found.dtype != np.float64 else 'float32'}, "
+            "expected float64: its inputs and weights are float64, so leave out astype() and dtype="
         )
-    names = weight_names(layer, layer.weights)
-    causes = _causes(compute, inputs.astype(np.float64), weights, names)
-    compare("the output", got, expected, subject.terms, against="oracle", causes=causes)
     return ""
+
+
+def values_oracle(subject: Subject) -> str:
+    """Compare the outputs with the oracle, at the sizes of the case and at others."""
+    for each in subject.variants:
+        layer, inputs = each.built(), each.inputs()
+        got = outputs_of(layer, inputs)
+        compute, weights = oracle_of(each, layer), weight_arrays(layer)
+        wide = inputs.astype(np.float64)
+        try:
+            expected = compute(wide, *weights)
+        except Exception:
+            if each.resized:
+                continue  # The oracle need not compute other sizes than those of the case.
+            raise
+        if got.shape != expected.shape:
+            raise AssertionError(
+                f"{each.where}the outputs have the shape {got.shape}, those of the oracle "
+                f"{expected.shape}"
+            )
+        names = weight_names(layer, layer.weights)
+        causes = _of_samples(each, layer, _causes(compute, wide, weights, names))
+        what = f"{each.where}the output"
+        compare(what, got, expected, each.terms, against="oracle", causes=causes)
+    return ""
+
+
+def _of_samples(
+    subject: Subject, layer: Any, causes: Callable[[Array], str]
+) -> Callable[[Array], str]:
+    """Add two causes to those of `_causes`: samples that affect each other, and a wrapped index."""
+
+    def found(got: Array) -> str:
+        cause = causes(got)
+        if len(got) > 1 and not cause:
+            others = subject.inputs(seed=6)
+            others[0] = subject.inputs()[0]
+            if not fits(outputs_of(layer, others)[:1], got[:1]):
+                return "sample 0 changes with the other samples: samples affect each other"
+        wrapped = [trace.wrapped for trace in subject.traces.values() if trace.wrapped]
+        return "; ".join([it for it in (cause, *wrapped[:1]) if it])
+
+    return found
 
 
 def stock_of(subject: Subject, layer: Any, dtype: str = "float64") -> Any:
     """Return the reference, in float64 by default, with the weights of a layer."""
+    kind = subject.spec.load_reference()
     config = {**layer.get_config(), "dtype": dtype}
-    stock = subject.spec.load_reference().from_config(config)
-    if not stock.built:
-        stock.build(subject.case.input_shape)
+    with explained(f"the reference {kind.__name__} cannot be made from the layer's configuration"):
+        stock = kind.from_config(config)
+    with explained(f"the reference {kind.__name__} cannot be built"):
+        if not stock.built:
+            stock.build(subject.case.input_shape)
     check_weights(layer, stock)
     for theirs, ours in zip(stock.weights, layer.weights, strict=True):
         theirs.assign(ours)
@@ -162,25 +213,42 @@ def reference_inputs(subject: Subject, layer: Any) -> Array:
     return np.random.default_rng(4).integers(-3, 4, shape).astype(np.float32)
 
 
-def values_reference(subject: Subject) -> str:
-    """Compare the outputs with the reference in float64."""
+def reference(subject: Subject) -> str:
+    """Require that the reference can be made, and computes in float64."""
     layer = subject.built()
-    stock, inputs = stock_of(subject, layer), reference_inputs(subject, layer)
+    stock = stock_of(subject, layer)
+    with explained(f"the reference {type(stock).__name__} fails"):
+        outputs_of(stock, reference_inputs(subject, layer).astype(np.float64))
+    return ""
 
-    def compute(inputs: Array, *weights: Array) -> Array:
-        for weight, value in zip(stock.weights, weights, strict=True):
-            weight.assign(value)
-        return outputs_of(stock, inputs)
 
-    names = weight_names(layer, layer.weights)
-    wide = inputs.astype(np.float64)
-    weights = weight_arrays(layer)
-    causes = _causes(compute, wide, weights, names)
-    got, expected = outputs_of(layer, inputs), compute(wide, *weights)
-    compare("the output", got, expected, subject.terms, against="reference", causes=causes)
+def values_reference(subject: Subject) -> str:
+    """Compare the outputs with the reference in float64, at the sizes of the case and at others."""
+    for each in subject.variants:
+        layer = each.built()
+        inputs = reference_inputs(each, layer)
+        wide, weights = inputs.astype(np.float64), weight_arrays(layer)
+        got = outputs_of(layer, inputs)
+        try:
+            stock = stock_of(each, layer)
+            expected = outputs_of(stock, wide)
+        except Exception:
+            if each.resized:
+                continue  # The reference may refuse a size that the layer accepts.
+            raise
+
+        def compute(inputs: Array, *weights: Array, stock: Any = stock) -> Array:
+            for weight, value in zip(stock.weights, weights, strict=True):
+                weight.assign(value)
+            return outputs_of(stock, inputs)
+
+        names = weight_names(layer, layer.weights)
+        causes = _of_samples(each, layer, _causes(compute, wide, weights, names))
+        what = f"{each.where}the output"
+        compare(what, got, expected, each.terms, against="reference", causes=causes)
     return ""
 
 
 CHECKS: dict[str, Callable[[Subject], str]] = {
-    check.__name__: check for check in (values_oracle, values_reference)
+    check.__name__: check for check in (oracle, reference, values_oracle, values_reference)
 }

@@ -8,11 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import SkipTest
+
+from cnnforge.errors import message_of, one_line
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerCase:
     """Arguments to make a layer with, the shape of its inputs, and the expected outputs.
+
+    The checks change the batch and the sizes by themselves: 1, 2, odd and even ones, and sizes that
+    are not known when a graph is built.
 
     Prefer small shapes whose dimensions all differ, so that swapped axes cause an error. In one
     case, give the weights two equal dimensions: if these two axes are swapped, values change but
@@ -60,22 +66,48 @@ class LayerCase:
     grad_inputs: bool = True
 
 
+class NotRunError(SkipTest):
+    """A check was not run, because a check that it depends on has failed.
+
+    It is a `unittest.SkipTest`, so pytest and unittest report a skipped test.
+    """
+
+
+class RepeatedError(NotRunError):
+    """A check has failed, as the same check of an earlier case has; the cause is reported once."""
+
+
+# The results of a check: passed, failed, failed as the same check of an earlier case, and not run.
+OK, FAILED, REPEATED, NOT_RUN = "ok", "failed", "same", "not run"
+
+
 @dataclass(frozen=True)
 class Check:
     """A check of one property of a layer, a model or a dataset. Call the object to run the check.
 
     `str(check)` is the name of the check, the same in every process: `"values_oracle-strided"`.
 
+    A check first runs the checks that it depends on, unless they have run. If one of them has
+    failed, the check is not run. A check runs once; calling it again gives the same result.
+
     Attributes:
         kind: Name of the property, for example `"values_oracle"`.
         case: Name of the case; "" for a check of the whole layer.
-        run: Function that runs the check. It returns a note, or "". It raises `AssertionError` if
-            the check fails.
+        run: Function that runs the check alone. It returns a note, or "". It raises
+            `AssertionError` if the check fails.
+        after: Checks that must pass before this one can say anything.
+        repeats: The checks of the same property for earlier cases. If one of them has failed, a
+            failure of this check is most likely the same mistake.
     """
 
     kind: str
     case: str
     run: Callable[[], str] = field(repr=False)
+    after: tuple[Check, ...] = field(default=(), repr=False)
+    repeats: tuple[Check, ...] = field(default=(), repr=False)
+    _result: list[tuple[str, str, BaseException | None]] = field(
+        default_factory=list, repr=False, compare=False
+    )
 
     def __str__(self) -> str:
         return f"{self.kind}-{self.case}" if self.case else self.kind
@@ -89,5 +121,57 @@ class Check:
         Raises:
             AssertionError: The property does not hold. The message describes the error, and its
                 cause if the check could find it.
+            NotRunError: A check that this one depends on has failed, or this check fails as that
+                of an earlier case does. The message names the other check.
         """
-        return self.run()
+        status, message = self.result()
+        if status == OK:
+            return message
+        if status == FAILED:
+            raise AssertionError(message) from self._result[0][2]
+        raise (RepeatedError if status == REPEATED else NotRunError)(message)
+
+    def result(self) -> tuple[str, str]:
+        """Run the check, and return its result and a message instead of raising an error.
+
+        Returns:
+            The result is `"ok"`, `"failed"`, `"same"` (failed as that of an earlier case) or
+            `"not run"`.
+        """
+        if not self._result:
+            self._result.append(self._run())
+        return self._result[0][:2]
+
+    def alone(self) -> tuple[str, str]:
+        """Run the check again without those that it depends on; see `result`."""
+        status, message, _ = self._alone()
+        return status, message
+
+    def _run(self) -> tuple[str, str, BaseException | None]:
+        for other in self.after:
+            status, message = other.result()
+            if status == NOT_RUN:
+                return NOT_RUN, message, None
+            if status != OK:
+                return NOT_RUN, f"not run: {other} failed", None
+        status, message, error = self._alone()
+        earlier = [it for it in self.repeats if it._result and it._result[0][0] == FAILED]
+        if status == FAILED and earlier:
+            return REPEATED, f"fails too, as {earlier[0]}: {message}", error
+        return status, message, error
+
+    def _alone(self) -> tuple[str, str, BaseException | None]:
+        try:
+            return OK, self.run(), None
+        except AssertionError as error:
+            message = message_of(error) if str(error).strip() else one_line(error)
+            return FAILED, message, error
+        except SystemExit as error:
+            return FAILED, f"it ends the program: sys.exit({error.code!r}){_place(error)}", error
+        except Exception as error:
+            return FAILED, one_line(error), error
+
+
+def _place(error: BaseException) -> str:
+    """Return the file and the line that raised an exception, as a part of a message."""
+    return one_line(error).rpartition(" ")[2].join((" ", "")) if error.__traceback__ else ""

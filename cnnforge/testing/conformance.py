@@ -5,7 +5,6 @@ The functions here only make lists and run no checks, so that pytest can collect
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -13,21 +12,12 @@ from typing import Any
 from cnnforge.errors import PluginError
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.discovery import discover
-from cnnforge.testing import (
-    _behaviour,
-    _conversion,
-    _gradients,
-    _memory,
-    _structure,
-    _training,
-    _values,
-)
-from cnnforge.testing._declared import dataset_checks as dataset_checks
-from cnnforge.testing._declared import model_checks as model_checks
-from cnnforge.testing._fresh_process import save_and_load
-from cnnforge.testing._inference import inference
+from cnnforge.testing import _structure
+from cnnforge.testing._order import list_checks
 from cnnforge.testing._subject import ClassSpec, Subject
 from cnnforge.testing.cases import Check, LayerCase
+from cnnforge.testing.declared.models_and_datasets import dataset_checks as dataset_checks
+from cnnforge.testing.declared.models_and_datasets import model_checks as model_checks
 
 
 def layer_checks(
@@ -47,7 +37,8 @@ def layer_checks(
         speed: Whether to measure the speed too.
 
     Returns:
-        The checks. If several fail, the first failure is usually the cause of the others.
+        The checks, in the order of causes: memory, determinism, values, gradients, the rest. A
+        check that depends on a failed one is not run, so the first failure is the cause.
 
     Raises:
         UnknownNameError: No plugin declares such a layer.
@@ -68,21 +59,10 @@ def layer_checks(
     except PluginError as found:
         error = found
     cases = _named(spec, tuple(cases or ()))
-    checks = [Check("targets", "", partial(_targets, spec, cases, error))]
+    declared = Check("targets", "", partial(_targets, spec, cases, error))
     if error is not None or not cases:
-        return checks
-    checks.append(Check("registration", "", partial(_structure.registration, spec)))
-    subjects = [Subject(spec, case) for case in cases]
-    for subject in subjects:
-        wanted = _of_case(subject) | ({"speed": _conversion.speed} if speed else {})
-        checks += [
-            Check(kind, subject.case.name, partial(run, subject)) for kind, run in wanted.items()
-        ]
-    if not _has_reference(spec):
-        # A model is saved with the reference in place of the layer, so an inference plan is made
-        # of the reference.
-        checks.append(Check("inference", "", partial(inference, subjects)))
-    return [*checks, Check("save_and_load", "", partial(save_and_load, subjects))]
+        return [declared]
+    return list_checks(spec, [Subject(spec, case) for case in cases], declared, speed)
 
 
 def subject_spec(layer: str | LayerSpec | type, reference: type | None) -> LayerSpec:
@@ -127,31 +107,3 @@ def _targets(spec: LayerSpec, cases: tuple[LayerCase, ...], error: PluginError |
         return _structure.targets(spec)
     except PluginError as found:
         raise AssertionError(str(found)) from found
-
-
-def _has_reference(spec: LayerSpec) -> bool:
-    return bool(getattr(spec, "stock", None) or spec.reference)
-
-
-def _of_case(subject: Subject) -> dict[str, Any]:
-    """Return the checks that can be made with a case, by name."""
-    has_reference = _has_reference(subject.spec)
-    found = dict(_structure.CHECKS)
-    if not subject.case.bad_arguments:
-        del found["bad_arguments"]
-    for name, run in {**_values.CHECKS, **_gradients.CHECKS}.items():
-        wanted = {
-            "oracle": subject.case.oracle is not None,
-            "reference": has_reference,
-            "numeric": subject.case.oracle is None and not has_reference,
-        }
-        if wanted[name.rpartition("_")[2]]:
-            found[name] = run
-    found |= {**_memory.CHECKS, **_behaviour.CHECKS}
-    if has_reference:
-        found |= _conversion.CHECKS
-        # All other comparisons call the layer without `training=True`. So a layer with an argument
-        # `training` needs these checks too.
-        if "training" in inspect.signature(subject.spec.load().call).parameters:
-            found |= _training.CHECKS
-    return found

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +14,9 @@ import typer
 from cnnforge.cli._common import JsonOption, PluginOption, load_plugins, print_json
 
 if TYPE_CHECKING:
+    from cnnforge.errors import UsageError
     from cnnforge.plugin import Spec
-    from cnnforge.plugin_host.discovery import Plugins
+    from cnnforge.plugin_host.discovery import PluginRecord, Plugins
     from cnnforge.testing import Check
 
 
@@ -25,6 +27,24 @@ def check(
         typer.Argument(metavar="NAME", help="A layer, a dataset, a model, or a whole plugin."),
     ],
     plugin: PluginOption = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CHECK", help="Run this check alone; may be given several times."),
+    ] = None,
+    case: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CASE", help="Check this case only; may be given several times."),
+    ] = None,
+    boundscheck: Annotated[
+        bool,
+        typer.Option(
+            "--boundscheck",
+            help="Compile the functions of ops again and check each index and parallel loop.",
+        ),
+    ] = False,
+    first: Annotated[
+        bool, typer.Option("-x", "--exitfirst", help="Stop at the first failure.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Check a plugin, or one thing that it declares; exit with 1 if a check fails."""
@@ -37,29 +57,136 @@ def check(
     # author of the plugin cannot change that, so the warnings are suppressed.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    if not boundscheck:
+        _start_fresh_process(specs, only, case)
     import_keras()
     json = json or above.get("json", False)
     is_plugin = any(record.name == name for record in found.records)
+    kinds = [*(only or ()), *(_BOUNDS if boundscheck else ())]
+    chosen = _chosen(specs, found, is_plugin, kinds, case or [])
+    if boundscheck:
+        _trace_again()
     rows = []
-    for spec in specs:
-        if not json:
-            typer.echo(f"{spec.kind} {spec.qualified_name}: {spec.summary}")
-        for spec_check in _checks(spec, found, is_plugin):
-            row = _run(spec, spec_check)
-            rows.append(row)
-            if not json:
-                typer.echo(_line(row))
-        if not json:
-            typer.echo()
-    failed = [row for row in rows if row["status"] != "ok"]
+    for row in _rows(chosen, alone=bool(only or boundscheck), show=not json):
+        rows.append(row)
+        if first and row["status"] == "failed":
+            break
+    count = Counter(row["status"] for row in rows)
     if json:
-        print_json({"name": name, "passed": not failed, "checks": rows})
+        print_json({"name": name, "passed": not count["failed"], "checks": rows})
     else:
+        typer.echo()
         for spec in specs:
             typer.echo(_markdown(spec, [r for r in rows if r["name"] == spec.qualified_name]))
-        typer.echo(f"{len(rows) - len(failed)} of {len(rows)} checks passed")
-    if failed:
+        typer.echo(_summary(count))
+    if count["failed"]:
         raise typer.Exit(1)
+
+
+# The checks that --boundscheck runs.
+_BOUNDS = ("index_in_range", "races")
+
+
+def _start_fresh_process(
+    specs: Sequence[Spec], only: Sequence[str] | None, case: Sequence[str] | None
+) -> None:
+    """Start the process that opens saved models now: it imports Keras while this one does."""
+    from cnnforge.plugin import LayerSpec
+    from cnnforge.testing import fresh_process
+
+    if any(isinstance(spec, LayerSpec) for spec in specs) and "save_and_load" in (
+        only or ["save_and_load"]
+    ):
+        fresh_process.start()
+
+
+def _trace_again() -> None:
+    from cnnforge.ops.audit import memory
+
+    memory.enabled = False
+
+
+def _chosen(
+    specs: Sequence[Spec],
+    found: Plugins,
+    is_plugin: bool,
+    kinds: Sequence[str],
+    cases: Sequence[str],
+) -> list[tuple[Spec, Check]]:
+    """Return the checks to run; `is_plugin`: they are those of a whole plugin.
+
+    Raises:
+        UsageError: No check has a name that the user gave, or no case.
+    """
+    from cnnforge.testing import Check
+
+    records = {record.name: record for record in found.records}
+    checks = []
+    for spec in specs:
+        record = records.pop(spec.plugin, None)
+        if record is not None:
+            checks.append((spec, Check("plugin", "", partial(_plugin, record))))
+        checks += [(spec, check) for check in _checks(spec, found, is_plugin)]
+    for option, wanted, known in (
+        ("--only", kinds, [check.kind for _, check in checks]),
+        ("--case", cases, [check.case for _, check in checks if check.case]),
+    ):
+        for name in wanted:
+            if name not in known:
+                raise _unknown(option, name, list(dict.fromkeys(known)))
+    return [
+        (spec, check)
+        for spec, check in checks
+        if check.kind in (kinds or [check.kind])
+        and (not cases or not check.case or check.case in cases)
+    ]
+
+
+def _plugin(record: PluginRecord) -> str:
+    if record.warning:
+        raise AssertionError(record.warning)
+    return f"{record.distribution} {record.version}" if record.distribution else record.source
+
+
+def _unknown(option: str, name: str, known: list[str]) -> UsageError:
+    import difflib
+
+    from cnnforge.errors import UsageError
+
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return UsageError(f"{option} {name}: there is none here; {hint}there are {', '.join(known)}")
+
+
+def _rows(
+    checks: Sequence[tuple[Spec, Check]], *, alone: bool, show: bool
+) -> Iterator[dict[str, Any]]:
+    """Run checks, and yield the result of each."""
+    from cnnforge.testing.printed import captured
+
+    header = None
+    for spec, check in checks:
+        if show and spec is not header:
+            if header is not None:
+                typer.echo()
+            typer.echo(f"{spec.kind} {spec.qualified_name}: {spec.summary}")
+            header = spec
+        printed: list[str] = []
+        # What a layer prints must not mix with the report.
+        with captured(printed):
+            status, message = check.alone() if alone else check.result()
+        row = {"kind": spec.kind, "name": spec.qualified_name, "check": check.kind}
+        row |= {"case": check.case, "status": status, "message": message}
+        if show:
+            typer.echo(_line(row))
+        yield row
+
+
+def _summary(count: Counter[str]) -> str:
+    total = sum(count.values())
+    text = f"{count['ok']} of {total} checks passed"
+    rest = {"failed": "failed", "same": "failed for the same reason", "not run": "not run"}
+    return ", ".join([text, *(f"{count[key]} {what}" for key, what in rest.items() if count[key])])
 
 
 def _find(plugins: Plugins, name: str) -> list[Spec]:
@@ -105,8 +232,12 @@ def _checks(spec: Spec, found: Plugins, is_plugin: bool) -> Iterator[Check]:
     from cnnforge import testing
     from cnnforge.plugin import AugmentationSpec, CallbackSpec, DatasetSpec, LayerSpec, ModelSpec
 
+    # The kernels of models must be compiled, and the speed of Python tells nothing.
+    python = os.environ.get("NUMBA_DISABLE_JIT", "0") != "0"
     if isinstance(spec, LayerSpec):
-        yield from testing.layer_checks(spec, speed=True)
+        yield from testing.layer_checks(spec, speed=not python)
+    elif python and isinstance(spec, ModelSpec):
+        return
     elif isinstance(spec, ModelSpec):
         yield from testing.model_checks(spec, found)
     elif isinstance(spec, DatasetSpec):
@@ -124,24 +255,13 @@ def _checks(spec: Spec, found: Plugins, is_plugin: bool) -> Iterator[Check]:
         yield testing.Check("targets", "", lambda: spec.load_all() or "")
 
 
-def _run(spec: Spec, check: Check) -> dict[str, Any]:
-    """Run one check and return its result. If it raises an error, the status is `failed`."""
-    from cnnforge.errors import message_of, one_line
-
-    row = {"kind": spec.kind, "name": spec.qualified_name, "check": check.kind, "case": check.case}
-    try:
-        return {**row, "status": "ok", "message": check()}
-    except AssertionError as error:
-        message = message_of(error) if str(error).strip() else one_line(error)
-    except Exception as error:
-        message = one_line(error)
-    return {**row, "status": "failed", "message": message}
+_MARKS = {"ok": "ok  ", "failed": "FAIL", "same": "fail", "not run": "--  "}
 
 
 def _line(row: dict[str, Any]) -> str:
     name = f"{row['check']}-{row['case']}" if row["case"] else row["check"]
     message = f": {row['message']}" if row["message"] else ""
-    return f"  {'ok  ' if row['status'] == 'ok' else 'FAIL'} {name}{message}"
+    return f"  {_MARKS[row['status']]} {name}{message}"
 
 
 def _markdown(spec: Spec, rows: list[dict[str, Any]]) -> str:
@@ -167,7 +287,7 @@ def _cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
     if row["status"] != "ok":
-        return "**FAIL**"
+        return {"failed": "**FAIL**", "same": "fail"}.get(row["status"], "-")
     if row["check"] != "speed":
         return "ok"
     return row["message"].replace(" times as fast as the reference", "x")

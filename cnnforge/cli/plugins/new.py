@@ -18,6 +18,12 @@ def new(
             metavar="layer|dataset|model|callback|augmentation|task", help="Kind of plugin."
         ),
     ] = "layer",
+    class_name: Annotated[
+        str | None,
+        typer.Option(
+            "--class", metavar="CLASS", help="Name of the layer class, such as BlurPool2D."
+        ),
+    ] = None,
     output: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Parent folder of the new package.")
     ] = Path(),
@@ -26,7 +32,7 @@ def new(
     from cnnforge.cli import _render
     from cnnforge.plugin_host.scaffold import create
 
-    made = create(name, kind, output)
+    made = create(name, kind, output, class_name)
     for file in made.files:
         typer.echo(made.folder / file)
     _render.message(f"TODO({made.distribution}) marks what to replace. Next:")

@@ -60,7 +60,7 @@ def _report(found: Plugins, imports: bool) -> dict[str, list[dict[str, Any]]]:
                 "distribution": record.distribution,
                 "version": record.version,
                 "source": record.source,
-                "cause": record.cause or None,
+                "cause": record.cause or record.warning or None,
             }
             for record in found.records
         ],

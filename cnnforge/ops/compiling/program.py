@@ -11,10 +11,11 @@ from typing import Any
 import numba
 import numpy as np
 from numba import types
+from numba.core.dispatcher import Dispatcher
 
 from cnnforge.ops.compiling.call_wrapper import Argument, Result
 from cnnforge.ops.compiling.entry import Entry, launch_threads, make_entry
-from cnnforge.ops.definition.attributes import Attribute
+from cnnforge.ops.definition.attributes import Attribute, decode_attributes
 from cnnforge.ops.definition.definition import Definition, Step, parameters
 
 ALIGNMENT = 64
@@ -120,6 +121,10 @@ class Program:
         """The type of each parameter of the author's function."""
         return tuple(self._types[name] for name in parameters(self.step.function))
 
+    def type_of(self, name: str) -> types.Type:
+        """Return the type of an array or an attribute."""
+        return self._types[name]
+
     @property
     def is_made(self) -> bool:
         """Whether `entry` has been compiled."""
@@ -185,26 +190,61 @@ class Program:
             ValueError: The step wrote outside of an array. Most often the shape rule returns a
                 shape that is too small.
         """
-        entry = self.entry
+        entry = self.entry if self.is_compiled else None
         guarded = [
             _guarded_empty(shape, array.dtype)
             for shape, array in zip(shapes, self.step.writes, strict=True)
         ]
         outputs = [array for array, _ in guarded]
-        block = np.zeros(self.words, np.int64)
-        for declared, array in zip(
-            (*self.step.reads, *self.step.writes), (*arrays, *outputs), strict=True
-        ):
-            offset = self.offsets[declared.name]
-            block[offset] = array.ctypes.data
-            block[offset + 1 : offset + 1 + declared.rank] = array.shape
-        block[self.attribute_offset :] = attribute_words
-        with exclusive():
-            entry(block.ctypes.data)
+        block = self.block([*arrays, *outputs], attribute_words)
+        if entry is None:
+            self.run_python([*arrays, *outputs], attribute_words)
+        else:
+            with exclusive():
+                entry(block.ctypes.data)
         for declared, (array, memory) in zip(self.step.writes, guarded, strict=True):
             if (memory[:_GUARD] != _GUARD_BYTE).any() or (memory[-_GUARD:] != _GUARD_BYTE).any():
                 raise ValueError(self._overrun(declared.name, array.shape))
         return outputs
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the step is compiled; `NUMBA_DISABLE_JIT=1` leaves it a Python function."""
+        return isinstance(self.step.function, Dispatcher)
+
+    def run_python(
+        self, arrays: Sequence[np.ndarray[Any, Any]], attribute_words: Sequence[int]
+    ) -> None:
+        """Run the function of a step that is not compiled; see `block` for the arguments."""
+        known = decode_attributes(self.attributes, attribute_words)
+        steps = (*self.step.reads, *self.step.writes)
+        known |= {item.name: array for item, array in zip(steps, arrays, strict=True)}
+        function: Any = self.step.function
+        function(*(known[name] for name in parameters(function)))
+
+    def block(
+        self, arrays: Sequence[np.ndarray[Any, Any]], attribute_words: Sequence[int]
+    ) -> np.ndarray[Any, Any]:
+        """Return the argument block of a call.
+
+        Args:
+            arrays: The arrays that the step reads, then those that it writes.
+            attribute_words: The encoded attributes.
+        """
+        block = np.zeros(self.words, np.int64)
+        for declared, array in zip((*self.step.reads, *self.step.writes), arrays, strict=True):
+            offset = self.offsets[declared.name]
+            block[offset] = array.ctypes.data
+            block[offset + 1 : offset + 1 + declared.rank] = array.shape
+        block[self.attribute_offset :] = attribute_words
+        return block
+
+    def rule_note(self, shape: tuple[int, ...]) -> str:
+        """Return the end of a message about an output: the shape that the shape rule gave."""
+        if not self.step.is_forward:
+            return ""
+        rule = getattr(self._shape_rule, "__name__", "")
+        return f"; the shape rule {rule!r} gave the shape {shape}"
 
     def _overrun(self, name: str, shape: tuple[int, ...]) -> str:
         of = "its input"
@@ -212,5 +252,5 @@ class Program:
             of = f"the shape rule {getattr(self._shape_rule, '__name__', '')!r}"
         return (
             f"{self.step.label} writes beyond the end of {name!r}, which has the shape {shape} of "
-            f"{of}: let the two agree; NUMBA_BOUNDSCHECK=1 makes Numba name the index"
+            f"{of}: let the two agree; cnnforge plugins check NAME --boundscheck names the index"
         )

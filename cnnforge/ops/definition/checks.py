@@ -67,8 +67,13 @@ def define(
 
 
 def _compiled(op: str, kind: str, function: Any) -> Dispatcher:
-    """Decorate a plain function with `numba.njit`; return a decorated one as it is."""
+    """Decorate a plain function with `numba.njit`; return a decorated one as it is.
+
+    With `NUMBA_DISABLE_JIT=1`, `numba.njit` returns a plain function, and so does this function.
+    """
     if isinstance(function, FunctionType):
+        if numba.config.DISABLE_JIT:
+            return function
         try:
             return numba.njit(cache=True)(function)
         except RuntimeError:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numba
 import tensorflow as tf
 
 from cnnforge.ops.tensorflow import cuda
@@ -113,7 +114,10 @@ def _decide(wanted: str) -> _Choice:
         raise ValueError(
             f"{ROUTE_VARIABLE} is {wanted!r}, expected auto, {_C_API} or {_NUMPY_FUNCTION}"
         )
-    if wanted != _NUMPY_FUNCTION:
+    reason = f"{ROUTE_VARIABLE}={wanted}"
+    if numba.config.DISABLE_JIT:
+        reason = "NUMBA_DISABLE_JIT=1, so that functions run as Python"
+    elif wanted != _NUMPY_FUNCTION:
         try:
             from cnnforge.ops.tensorflow import registration, self_test
 
@@ -124,8 +128,6 @@ def _decide(wanted: str) -> _Choice:
             if wanted == _C_API:
                 raise
             reason = f"the C API route failed: {type(error).__name__}: {error}"
-    else:
-        reason = f"{ROUTE_VARIABLE}={wanted}"
     from cnnforge.ops.tensorflow import numpy_function
 
     warnings.warn(

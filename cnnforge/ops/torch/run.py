@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
 from cnnforge.ops.compiling.program import exclusive
@@ -73,6 +74,15 @@ class Call:
         op = self.op
         if op.has_prepare:
             op.prepare(self.shapes, self.values, gradient=not step.is_forward)
+        if not op.programs[step].is_compiled:
+            shapes = [self._shape(item.name) for item in step.reads]
+            reads = [
+                known[item.name].detach().numpy() if item.name in known else np.zeros(shape)
+                for item, shape in zip(step.reads, shapes, strict=True)
+            ]
+            writes = [tensor.numpy() for tensor in results]
+            op.programs[step].run_python([*reads, *writes], op.encode(self.values))
+            return
         program = op.program(step)
         words: list[int] = []
         # The words of the argument block, in the order that `Program` defines.

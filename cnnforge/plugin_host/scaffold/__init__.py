@@ -52,7 +52,9 @@ class NewPlugin:
         return f"{self.module}/{self.module}"
 
 
-def create(name: str, kind: str = "layer", parent: Path = Path()) -> NewPlugin:
+def create(
+    name: str, kind: str = "layer", parent: Path = Path(), class_name: str | None = None
+) -> NewPlugin:
     """Write a new plugin package into a new folder.
 
     Args:
@@ -60,12 +62,13 @@ def create(name: str, kind: str = "layer", parent: Path = Path()) -> NewPlugin:
             The folder, the distribution, the import package and the class are named after it.
         kind: Kind of spec that the plugin declares, one of `KINDS`.
         parent: Folder in which the new folder is created.
+        class_name: Name of the layer class; by default, the words of `name` with capitals.
 
     Returns:
         The package.
 
     Raises:
-        UsageError: The name or the kind is invalid, the name is taken, or the folder exists.
+        UsageError: A name or the kind is invalid, a name is taken, or the folder exists.
         CnnforgeError: A file cannot be written; the folder is removed.
     """
     module = _module(name)
@@ -76,7 +79,7 @@ def create(name: str, kind: str = "layer", parent: Path = Path()) -> NewPlugin:
     values = {
         "name": distribution,
         "module": module,
-        "class_name": "".join(map(str.capitalize, module.split("_"))),
+        "class_name": _class_name(class_name, kind, module),
         "cnnforge": version("cnnforge"),
         "next_major": str(int(version("cnnforge").partition(".")[0]) + 1),
         "year": str(date.today().year),
@@ -120,6 +123,19 @@ def _module(name: str) -> str:
             f"{module!r}; choose another name"
         )
     return module
+
+
+def _class_name(given: str | None, kind: str, module: str) -> str:
+    made = "".join(map(str.capitalize, module.split("_")))
+    if given is None:
+        return made
+    if kind != "layer":
+        raise UsageError(f"--class names the class of a layer, and --kind is {kind}: leave it out")
+    if not re.fullmatch(r"[A-Z][A-Za-z0-9]*", given) or keyword.iskeyword(given):
+        raise UsageError(
+            f"--class {given}: a class is named by words that begin with capitals, such as {made}"
+        )
+    return given
 
 
 def _write(folder: Path, kind: str, values: dict[str, str]) -> Iterator[str]:

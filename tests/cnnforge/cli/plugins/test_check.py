@@ -1,6 +1,8 @@
 """`cnnforge plugins check`: one line a check, a table to paste, the exit code."""
 
 import json
+import sys
+import textwrap
 
 import pytest
 
@@ -92,9 +94,10 @@ MODEL = """
 @pytest.fixture(autouse=True)
 def _without_a_process_of_its_own(monkeypatch):
     # It has tests of its own, and takes seconds.
-    from cnnforge.testing import conformance
+    from cnnforge.testing import _order, fresh_process
 
-    monkeypatch.setattr(conformance, "save_and_load", lambda subjects: "")
+    monkeypatch.setattr(_order, "save_and_load", lambda subjects: "")
+    monkeypatch.setattr(fresh_process, "start", lambda: None)
 
 
 def check(capsys, *arguments):
@@ -115,7 +118,7 @@ def test_a_good_layer(install_plugin, capsys):
     assert any(line.startswith("  ok   speed-zero: ") for line in lines)
     assert "| leaky/leaky | quarter | zero |" in lines
     assert "| values_oracle | ok | ok |" in lines
-    assert lines[-1] == "31 of 31 checks passed"
+    assert lines[-1] == "44 of 44 checks passed"
     assert err == ""
 
 
@@ -125,18 +128,72 @@ def test_a_broken_layer(install_plugin, capsys):
     lines = capsys.readouterr().out.splitlines()
     (line,) = [line for line in lines if "values_oracle-quarter" in line]
     assert line.startswith("  FAIL values_oracle-quarter: the output has the opposite sign (max|")
-    assert "| values_oracle | **FAIL** | **FAIL** |" in lines
+    assert "| values_oracle | **FAIL** | fail |" in lines
     assert "| determinism | ok | ok |" in lines
+    (line,) = [line for line in lines if "values_oracle-zero" in line]
+    assert line.startswith("  fail values_oracle-zero: fails too, as values_oracle-quarter: ")
+    assert "  --   gradients_oracle-quarter: not run: values_oracle-quarter failed" in lines
+    assert "1 failed, 1 failed for the same reason, " in lines[-1]
+
+
+def test_some_checks_of_a_case(install_plugin, capsys):
+    install_plugin("leaky", LAYERS)
+    code, rows = check(capsys, "broken", "--only", "gradients_oracle", "--case", "zero")
+    assert code == 1
+    assert list(rows) == [("leaky/broken", "gradients_oracle", "zero")]
+    code, rows = check(capsys, "broken", "-x")
+    assert code == 1
+    assert [row["status"] for row in rows.values()].count("failed") == 1
+    assert list(rows)[-1] == ("leaky/broken", "values_oracle", "quarter")
+    code, rows = check(capsys, "leaky/leaky", "--boundscheck")
+    assert code == 0
+    assert {key[1] for key in rows} == {"index_in_range", "races"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "value_oracle"], "--only value_oracle: there is none here; did you mean"),
+        (["--case", "half"], "--case half: there is none here; there are quarter, zero"),
+    ],
+)
+def test_checks_and_cases_that_do_not_exist(install_plugin, capsys, arguments, message):
+    install_plugin("leaky", LAYERS)
+    assert main(["plugins", "check", "leaky/leaky", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_heavy_manifest_and_two_versions(install_plugin, capsys, monkeypatch, tmp_path):
+    monkeypatch.delitem(sys.modules, "jax", raising=False)
+    (tmp_path / "jax.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    install_plugin("leaky", "import jax\n" + textwrap.dedent(LAYERS))
+    code, rows = check(capsys, "leaky/leaky", "--only", "plugin")
+    assert code == 1
+    (row,) = rows.values()
+    assert "imports jax in acme_leaky, which slows every start" in row["message"]
+    install_plugin("other", LAYERS.replace("acme_leaky", "acme_other"))
+    info = tmp_path / "older" / "acme_other-0.9.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-other\nVersion: 0.9\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "older")])
+    code, rows = check(capsys, "other/leaky", "--only", "plugin")
+    assert code == 1
+    (row,) = rows.values()
+    assert "the plugin 'other' is installed in 2 versions: 0.9 in " in row["message"]
+    assert "; 1.0 is used; keep one: pip uninstall acme-other" in row["message"]
 
 
 def test_json(install_plugin, capsys):
     install_plugin("leaky", LAYERS)
     code, rows = check(capsys, "broken")
     assert code == 1
-    row = rows["leaky/broken", "gradients_oracle", "zero"]
+    row = rows["leaky/broken", "values_oracle", "quarter"]
     assert row["status"] == "failed"
     assert row["kind"] == "layer"
-    assert "the gradient of the inputs has the opposite sign" in row["message"]
+    assert "the output has the opposite sign" in row["message"]
+    assert rows["leaky/broken", "values_oracle", "zero"]["status"] == "same"
+    assert rows["leaky/broken", "gradients_oracle", "zero"]["status"] == "not run"
     assert rows["leaky/broken", "registration", ""]["status"] == "ok"
 
 
@@ -144,7 +201,7 @@ def test_what_cannot_be_checked_fails(install_plugin, capsys):
     install_plugin("leaky", LAYERS)
     code, rows = check(capsys, "missing")
     assert code == 1
-    assert list(rows) == [("leaky/missing", "targets", "")]
+    assert list(rows) == [("leaky/missing", "plugin", ""), ("leaky/missing", "targets", "")]
     assert "has no attribute 'Missing'" in rows["leaky/missing", "targets", ""]["message"]
     code, rows = check(capsys, "untested")
     assert code == 1

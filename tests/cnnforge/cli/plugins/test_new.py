@@ -30,6 +30,15 @@ def test_it_says_what_it_wrote_and_what_comes_next(tmp_path, capsys, kind, tried
     ]
 
 
+def test_a_class_of_another_name(tmp_path, capsys):
+    command = ["plugins", "new", "blurpool", "--class", "BlurPool2D", "--output", str(tmp_path)]
+    assert main(command) == 0
+    capsys.readouterr()
+    source = tmp_path / "blurpool" / "src" / "blurpool"
+    assert "class BlurPool2D(keras.layers.Layer):" in (source / "layer.py").read_text()
+    assert 'target="blurpool.layer:BlurPool2D"' in (source / "manifest.py").read_text()
+
+
 def test_what_it_refuses_is_one_line(tmp_path, capsys):
     command = ["plugins", "new", "soft", "--output", str(tmp_path)]
     assert main(command) == 0
@@ -37,6 +46,8 @@ def test_what_it_refuses_is_one_line(tmp_path, capsys):
     for arguments, text in [
         (command, "soft exists already and is not overwritten"),
         ([*command[:2], "Soft Edge", *command[3:]], "cannot be named 'Soft Edge'"),
+        ([*command, "--class", "blurPool2D"], "a class is named by words that begin with capitals"),
+        ([*command, "--class", "Net", "--kind", "model"], "--kind is model: leave it out"),
         (
             [*command, "--kind", "nothing"],
             "--kind must be layer, dataset, model, callback, augmentation or task",

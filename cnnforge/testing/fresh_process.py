@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import importlib.util
 import inspect
@@ -49,23 +50,48 @@ def _in_fresh_process(folder: Path, count: int, kind: type) -> list[str]:
         "file": inspect.getfile(kind),
         "path": sys.path,
     }
-    done = subprocess.run(
-        [sys.executable, "-m", __name__],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-    )
+    process, _ready[:] = (_ready or [start()])[0], []
+    try:
+        _, errors = process.communicate(json.dumps(request), timeout=_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise AssertionError(
+            f"a fresh process that opens the saved model has not ended after {_TIMEOUT} s"
+        ) from None
     report = folder / "report.json"
     if not report.exists():
-        last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
+        last = [line for line in errors.splitlines() if line.strip()][-1:]
         raise AssertionError(
-            f"a fresh process that opens the saved model ends with status {done.returncode}: "
+            f"a fresh process that opens the saved model ends with status {process.returncode}: "
             f"{' '.join(last)}"
         )
     return json.loads(report.read_text())
+
+
+_ready: list[subprocess.Popen[str]] = []
+
+
+def start() -> subprocess.Popen[str]:
+    """Start the process that will open the saved models; it imports Keras, and waits."""
+    path = os.pathsep.join(path for path in sys.path if path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", __name__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    _ready.append(process)
+    return process
+
+
+@atexit.register
+def _end() -> None:
+    for process in _ready:
+        process.kill()
+        process.communicate()
 
 
 def _main() -> None:
@@ -73,11 +99,16 @@ def _main() -> None:
 
     Write a list to `report.json`, with an error message or "" for each model.
     """
-    request = json.load(sys.stdin)
-    folder = Path(request["folder"])
     import keras
 
     from cnnforge.errors import one_line
+
+    text = sys.stdin.read()
+    if not text:
+        return
+    request = json.loads(text)
+    folder = Path(request["folder"])
+    sys.path += [path for path in request["path"] if path not in sys.path]
 
     _import(request["module"], request["file"])
     errors = []
