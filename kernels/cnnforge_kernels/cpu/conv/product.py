@@ -14,15 +14,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from cnnforge_kernels.cpu.conv.packing import copy_floats, pack_planes
 from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
+    aligned_floats,
     cached_cfunc,
     cached_njit,
+    call_once,
     kernel_family,
     vector_lanes,
     vector_registers,
@@ -38,7 +42,9 @@ from cnnforge_kernels.cpu.runtime.llvm import (
     splat,
     unpack,
 )
-from cnnforge_kernels.cpu.simd.tile_choice import TILES, tile_of_number
+from cnnforge_kernels.cpu.runtime.memory import address_of
+from cnnforge_kernels.cpu.runtime.parallel import run_kernel
+from cnnforge_kernels.cpu.simd.tile_choice import TILES, tile_number, tile_of_number
 from cnnforge_kernels.cpu.simd.tiles import (
     tile_add,
     tile_broadcast,
@@ -83,14 +89,15 @@ def product_accumulate(
     weights: Any,
     count: Any,
     pixel: Any,
+    step: Any,
     positions: Any,
     vectors: Any,
     lanes: Any,
 ) -> Any:
-    """Add products to a tile: ``tile[t] += source[t * pixel + k] * weights[k]`` for k < ``count``.
+    """Add products to a tile: ``tile[t] += source[t * pixel + k * step] * weights[k]``.
 
-    ``source`` and ``weights`` are addresses, and ``pixel`` is in bytes. ``weights[k]`` are
-    ``vectors * lanes`` floats.
+    It sums over k < ``count``. ``source`` and ``weights`` are addresses; ``pixel`` and ``step`` are
+    in bytes. ``weights[k]`` are ``vectors * lanes`` floats.
     """
     shape = literals(positions, vectors, lanes)
     if shape is None or not isinstance(tile, types.UniTuple):
@@ -98,7 +105,7 @@ def product_accumulate(
     T, G, L = shape
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        start, source, weights, count, pixel = args[:5]
+        start, source, weights, count, pixel, step = args[:6]
         kind = ir.VectorType(F32, L)
         steps = [builder.mul(pixel, ir.Constant(I64, t)) for t in range(T)]
         loop = Loop(builder, count, [*unpack(builder, start, T * G), source, weights])
@@ -112,14 +119,14 @@ def product_accumulate(
             value = splat(builder, builder.load(place, align=4), kind)
             results += [fma(builder, value, row[v], sums[t * G + v]) for v in range(G)]
         following = [
-            builder.add(here, ir.Constant(I64, 4)),
+            builder.add(here, step),
             builder.add(weight, ir.Constant(I64, 4 * L * G)),
         ]
         final = loop.finish([*results, *following])[: T * G]
         return context.make_tuple(builder, tile, final)
 
     integer = types.int64
-    return tile(tile, *[integer] * 4, positions, vectors, lanes), codegen
+    return tile(tile, *[integer] * 5, positions, vectors, lanes), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -185,6 +192,7 @@ def PRODUCT(number: int) -> Any:
                             weights,
                             count,
                             pixel,
+                            4,
                             T,
                             G,
                             L,
@@ -263,3 +271,82 @@ def divide_product(a: Any, positions: int, width: int, fewest: int) -> int:
     tasks = a[PARTS] * a[COLUMNS]
     a[GRAIN] = max(1, _GRAIN_WORK * tasks // max(pixels * count * blocks * width, 1))
     return tasks
+
+
+# Fields of the argument block of _LAUNCH, after those of a product: the address of the weights and
+# of the bias (0 for none), and whether the weights are (filters, channels) and not (channels,
+# filters).
+_FACTORS, _BIAS_SOURCE, _TURNED = range(FIELDS, FIELDS + 3)
+_LAUNCH_FIELDS = FIELDS + 3
+_FEWEST_TASKS = 16
+
+
+@kernel_family(1)
+def _LAUNCH(_: int) -> Any:
+    """Pack the weights, set the remaining arguments, and run the tasks of a product."""
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _launch_product(block: Any, _begin: int, _end: int) -> None:
+        a = carray(block, _LAUNCH_FIELDS)
+        count, filters, pixels = a[COUNT], a[FILTERS], a[PIXELS]
+        # Variables, because Numba would compile the called functions again for literals.
+        zero, one, fewest = np.int64(0), np.int64(1), np.int64(_FEWEST_TASKS)
+        vectors, lanes = product_width(filters)
+        width = vectors * lanes
+        a[BLOCKS] = (filters + width - 1) // width
+        packed = aligned_floats(a[BLOCKS] * count * width)
+        packed_bias = aligned_floats(a[BLOCKS] * width)
+        packed_bias[:] = np.float32(0)
+        if filters % width != 0:
+            packed[(a[BLOCKS] - 1) * count * width :] = np.float32(0)
+        for number in range(a[BLOCKS]):
+            first = number * width
+            valid = min(width, filters - first)
+            target = address_of(packed) + 4 * number * count * width
+            if a[_TURNED] != 0:
+                # Each filter is a row of floats. Write it as a column.
+                source = a[_FACTORS] + 4 * first * count
+                pack_planes(
+                    target, 4 * width, one, source, zero, 4 * count, zero, zero, valid, count
+                )
+                continue
+            for k in range(count):
+                source = a[_FACTORS] + 4 * (k * filters + first)
+                copy_floats(target + 4 * k * width, source, valid)
+        if a[_BIAS_SOURCE] != 0:
+            copy_floats(address_of(packed_bias), a[_BIAS_SOURCE], filters)
+        a[WEIGHTS], a[BIAS] = address_of(packed), address_of(packed_bias)
+        a[SOURCE_PIXEL], a[TARGET_PIXEL] = 4 * count, 4 * filters
+        positions = product_positions(pixels, vectors)
+        tasks = divide_product(a, positions, width, fewest)
+        run_kernel(PRODUCT + tile_number(positions, vectors, lanes, 1), a, tasks, a[GRAIN])
+        # The kernel got only the addresses of these arrays. Numba frees an array after its last
+        # use, so use the arrays here: they must not be freed earlier.
+        packed[:0] = np.float32(0)
+        packed_bias[:0] = np.float32(0)
+
+    return _launch_product
+
+
+@cached_njit()
+def multiply(
+    source: Any, weights: Any, turned: bool, bias: Any, activation: int, target: Any
+) -> None:
+    """Multiply all pixels of ``source`` by the weights of a 1x1 convolution.
+
+    Args:
+        source: (N, H, W, C) float32, C-contiguous, as all arrays here; not empty.
+        weights: (1, 1, C, F), or (1, 1, F, C) if ``turned``.
+        turned: whether the weights are (1, 1, F, C).
+        bias: (F,); empty if there is no bias.
+        activation: ``NONE``, ``RELU`` or ``RELU6``.
+        target: (N, H, W, F), written; not empty.
+    """
+    a = np.zeros(_LAUNCH_FIELDS, np.int64)
+    a[SOURCE], a[TARGET] = address_of(source), address_of(target)
+    a[COUNT], a[FILTERS] = source.shape[3], target.shape[3]
+    a[PIXELS] = source.shape[0] * source.shape[1] * source.shape[2]
+    a[_FACTORS], a[_TURNED] = address_of(weights), 1 if turned else 0
+    a[_BIAS_SOURCE] = address_of(bias) if bias.size > 0 else 0
+    a[ACTIVATION] = activation
+    call_once(_LAUNCH, a)
