@@ -77,7 +77,7 @@ class Binding:
 
     Args:
         prepared: The prepared steps.
-        places: Where each value stands.
+        places: The places of the values.
         memory: Float32 memory, aligned to 64 bytes.
         count: Number of images.
         dtype: Dtype of the images, uint8 or float32.
@@ -111,7 +111,8 @@ class Binding:
         Args:
             images: (count, H, W, C) of the dtype, C-contiguous.
         """
-        self._args[0] = images.ctypes.data
+        # Faster than `images.ctypes.data`.
+        self._args[0] = images.__array_interface__["data"][0]
         for run in self._runs:
             run()
 

@@ -229,7 +229,8 @@ def test_special_pixels(value):
         layers.Conv2D(6, 3, padding="same", use_bias=False),
         layers.BatchNormalization(),
         layers.ReLU(),
-        layers.MaxPooling2D(2),
+        # TensorFlow's max pool passes over a NaN, ours does not: see docs/design.md.
+        layers.AveragePooling2D(2) if np.isnan(value) else layers.MaxPooling2D(2),
         layers.DepthwiseConv2D(3, padding="same"),
         layers.ReLU(6.0),
         layers.Conv2D(8, 1),
@@ -240,7 +241,8 @@ def test_special_pixels(value):
     x = np.random.default_rng(2).uniform(0, 255, (3, *SHAPE)).astype(np.float32)
     x[1, 4, 3, 2] = value
     result = Plan(optimize(express(model))).predict(x)
-    np.testing.assert_allclose(result, model.predict(x, verbose=0), atol=1e-5)
+    # `predict` of Keras replaces NaN by 0 where TensorFlow merges a convolution and a ReLU.
+    np.testing.assert_allclose(result, model(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -252,7 +254,7 @@ def test_special_weights(value):
     convolution.set_weights(weights)
     x = np.random.default_rng(2).uniform(0, 1, (3, *SHAPE)).astype(np.float32)
     result = Plan(optimize(express(model))).predict(x)
-    np.testing.assert_allclose(result, model.predict(x, verbose=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(result, model(x), rtol=1e-4, atol=1e-5)
 
 
 class Doubled(keras.Model):
