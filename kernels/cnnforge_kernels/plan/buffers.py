@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
+from cnnforge_kernels.plan.depthwise_blocks import depthwise_blocks
 from cnnforge_kernels.plan.program import Program
 from cnnforge_kernels.plan.steps import Step
 
@@ -61,6 +62,13 @@ def place(program: Program) -> Places:
         size[owner[step.output]] = -(-prod(program.shapes[step.output]) // _LINE) * _LINE
     for name in program.output_names:
         end[owner[name]] = len(program.steps)
+    number = {step.output: index for index, step in enumerate(program.steps)}
+    for last, block in depthwise_blocks(program).items():
+        # All steps of a block run at the place of the last one.
+        source = owner[block.source]
+        end[source] = max(end[source], number[last])
+        for name in block.between:
+            size[owner[name]] = 0
     at: dict[str, int] = {}
     # Large values first: small ones fit between them.
     for name in sorted(size, key=lambda name: (-size[name], begin[name])):
