@@ -51,7 +51,13 @@ def place(program: Program) -> Places:
     Args:
         program: The program.
     """
-    owner = _owners(program)
+    blocks = depthwise_blocks(program)
+    # All steps of a block run at the place of the last one.
+    number = {step.output: index for index, step in enumerate(program.steps)}
+    read_late: dict[str, int] = {}
+    for last, block in blocks.items():
+        read_late[block.source] = max(number[last], read_late.get(block.source, 0))
+    owner = _owners(program, read_late)
     begin: dict[str, int] = {}
     end: dict[str, int] = {}
     size: dict[str, int] = {}
@@ -62,11 +68,9 @@ def place(program: Program) -> Places:
         size[owner[step.output]] = -(-prod(program.shapes[step.output]) // _LINE) * _LINE
     for name in program.output_names:
         end[owner[name]] = len(program.steps)
-    number = {step.output: index for index, step in enumerate(program.steps)}
-    for last, block in depthwise_blocks(program).items():
-        # All steps of a block run at the place of the last one.
-        source = owner[block.source]
-        end[source] = max(end[source], number[last])
+    for name, index in read_late.items():
+        end[owner[name]] = max(end[owner[name]], index)
+    for block in blocks.values():
         for name in block.between:
             size[owner[name]] = 0
     at: dict[str, int] = {}
@@ -95,9 +99,10 @@ def _free_place(size: int, taken: list[tuple[int, int]]) -> int:
     return at
 
 
-def _owners(program: Program) -> dict[str, str]:
+def _owners(program: Program, read_late: dict[str, int]) -> dict[str, str]:
     """Return the value in whose memory each value stands: itself, or an input of its step."""
     last = {name: index for index, step in enumerate(program.steps) for name in step.inputs}
+    last |= {name: max(index, last[name]) for name, index in read_late.items()}
     kept = set(program.output_names)
     owner: dict[str, str] = {}
     # The values in the memory of an owner, to see when all of them are used up.

@@ -72,6 +72,8 @@ def depthwise_blocks(program: Program) -> dict[str, Block]:
             continue
         before = steps[step.inputs[0]]
         expands = before.output in private and _is_product(before) and len(before.inputs) == 1
+        # In a MobileNet V1 it is the projection of the block before this one.
+        expands = expands and before.output not in blocks
         after = readers[step.output][0] if step.output in private else None
         projects = after is not None and _is_product(after) and after.inputs[0] == step.output
         block = Block(before if expands else None, step, after if projects else None)

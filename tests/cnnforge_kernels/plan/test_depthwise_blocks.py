@@ -106,3 +106,23 @@ def test_names_of_a_block():
     assert isinstance(first, Block)
     assert (first.source, first.last.output, first.between) == ("image", "v3", ["v1", "v2"])
     assert (second.source, second.last.output, second.between) == (source, chain.last, ["v4"])
+
+
+def test_a_convolution_between_two_depthwise_convolutions_is_part_of_one_block():
+    """In a MobileNet V1 it is the projection of one, and not the expansion of the next one too."""
+    chain = Chain((17, 9, 6))
+    for _ in range(3):
+        chain.depthwise(padding=SAME, activation=RELU6).convolution(12, (1, 1), activation=RELU6)
+    check(chain.program(), [(False, True, True)] * 3)
+
+
+def test_what_a_block_reads_is_not_overwritten_before_it_runs():
+    chain = Chain((17, 9, 6)).activation("tanh")
+    source = chain.last
+    chain.convolution(40, (1, 1))
+    expanded, chain.last = chain.last, source
+    # This step could write over its input if the block did not need it later.
+    chain.activation("relu")
+    other, chain.last = chain.last, expanded
+    chain.depthwise(padding=SAME).convolution(6, (1, 1)).add("add", other)
+    check(chain.program(), [(True, True, True)])
