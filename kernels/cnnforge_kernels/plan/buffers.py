@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
+from cnnforge_kernels.plan.depthwise_blocks import depthwise_blocks
 from cnnforge_kernels.plan.program import Program
 from cnnforge_kernels.plan.steps import Step
 
@@ -50,7 +51,13 @@ def place(program: Program) -> Places:
     Args:
         program: The program.
     """
-    owner = _owners(program)
+    blocks = depthwise_blocks(program)
+    # All steps of a block run at the place of the last one.
+    number = {step.output: index for index, step in enumerate(program.steps)}
+    read_late: dict[str, int] = {}
+    for last, block in blocks.items():
+        read_late[block.source] = max(number[last], read_late.get(block.source, 0))
+    owner = _owners(program, read_late)
     begin: dict[str, int] = {}
     end: dict[str, int] = {}
     size: dict[str, int] = {}
@@ -61,6 +68,11 @@ def place(program: Program) -> Places:
         size[owner[step.output]] = -(-prod(program.shapes[step.output]) // _LINE) * _LINE
     for name in program.output_names:
         end[owner[name]] = len(program.steps)
+    for name, index in read_late.items():
+        end[owner[name]] = max(end[owner[name]], index)
+    for block in blocks.values():
+        for name in block.between:
+            size[owner[name]] = 0
     at: dict[str, int] = {}
     # Large values first: small ones fit between them.
     for name in sorted(size, key=lambda name: (-size[name], begin[name])):
@@ -87,9 +99,10 @@ def _free_place(size: int, taken: list[tuple[int, int]]) -> int:
     return at
 
 
-def _owners(program: Program) -> dict[str, str]:
+def _owners(program: Program, read_late: dict[str, int]) -> dict[str, str]:
     """Return the value in whose memory each value stands: itself, or an input of its step."""
     last = {name: index for index, step in enumerate(program.steps) for name in step.inputs}
+    last |= {name: max(index, last[name]) for name, index in read_late.items()}
     kept = set(program.output_names)
     owner: dict[str, str] = {}
     # The values in the memory of an owner, to see when all of them are used up.
@@ -123,9 +136,17 @@ def _block(program: Program) -> int:
     """Choose the number of images that run at a time."""
     shapes = program.shapes
     steps = [step for step in program.steps if step.kind != "reshape"]
-    values = sum(
-        prod(shapes[name]) for step in steps for name in (*step.inputs, step.output)
-    ) / len(steps)
+    between, sources = set(), {}
+    for name, block in depthwise_blocks(program).items():
+        between.update(block.between)
+        sources[name] = [block.source, *block.last.inputs[1:]]
+    # The values that each call reads and writes.
+    calls = [
+        [*sources.get(step.output, step.inputs), step.output]
+        for step in steps
+        if step.output not in between
+    ]
+    values = sum(prod(shapes[name]) for names in calls for name in names) / len(calls)
     block = round(_CACHED_VALUES / values)
     weights = {
         id(step.arrays["weights"]): step.arrays["weights"].size
