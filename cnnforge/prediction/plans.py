@@ -147,8 +147,8 @@ def make_plan(
         plugins: All plugins.
 
     Returns:
-        The plan that was made, also if it could not be written to the run; or the reason why there
-        is none.
+        The plan that was made, also if it could not be written to the run; or the reason why no
+        plan was made.
     """
     if not plugins.engines:
         return FoundPlan()
