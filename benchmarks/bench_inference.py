@@ -6,7 +6,8 @@ network with the same weights on the same images, in float32 and on two threads.
 a process of its own. The processes take turns, so that another load of the machine affects all of
 them. Compare the best times: a run that nothing disturbed is the best measure of an engine.
 
-Before anything is measured, the outputs of each engine are compared with those of Keras.
+Before anything is measured, the outputs of each engine are compared with those of Keras. With
+``--write docs/inference.md`` the table of that page is replaced.
 """
 
 from __future__ import annotations
@@ -108,6 +109,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table into a document")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all times to a file")
     options = parser.parse_args()
+    if options.write and (len(options.only) < len(CASES) or len(options.modes) < len(MODES)):
+        parser.error("--write needs all networks and modes: leave --only and --modes out")
     if OURS not in options.engines:
         options.engines = [OURS, *options.engines]
     return options

@@ -1,5 +1,6 @@
 """`cnnforge plugins new`: what it writes, what it refuses, and that what it writes is sound."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from cnnforge.errors import CnnforgeError, UsageError
+from cnnforge.ops import single_call
 from cnnforge.plugin_host import scaffold
 from cnnforge.plugin_host.scaffold import KINDS, NewPlugin, create
+from cnnforge.testing import layer_checks
 
 ROOT = Path(__file__).parents[3]
 
@@ -56,6 +59,21 @@ def test_generated_code_is_in_style(tmp_path):
     subprocess.run([*ruff, "format", "--check", *options, str(tmp_path)], check=True)
     # No names are too long, and those of tests need no docstrings; lines get as long as names.
     subprocess.run([*ruff, "check", *options, "--ignore", "D103,E501", str(tmp_path)], check=True)
+
+
+def test_predictions_with_a_new_layer_need_no_keras(tmp_path, monkeypatch):
+    plugin = create("soft-light", "layer", tmp_path)
+    monkeypatch.syspath_prepend(plugin.folder / "src")
+    cases, layer = (importlib.import_module(f"soft_light.{name}") for name in ("cases", "layer"))
+    (check,) = [it for it in layer_checks(layer.SoftLight, cases.CASES) if it.kind == "inference"]
+    assert check() == "predictions need no Keras, only soft_light.op:op"
+    single_call._import_error.cache_clear()
+    op = plugin.folder / "src" / "soft_light" / "op.py"
+    op.write_text(op.read_text().replace("import numba", "import keras\nimport numba"))
+    assert check().startswith(
+        "predictions need Keras: its op soft_light.op:op cannot be imported without Keras (it "
+        "imports keras): define the op"
+    )
 
 
 @pytest.mark.slow
