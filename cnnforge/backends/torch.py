@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -117,9 +118,9 @@ class Trainer(BatchPredictor, TrainableModel):
         parts = {name: one.split(self._batch_size) for name, one in _tensors(targets).items()}
         batches = keras.ops.convert_to_tensor(images).split(self._batch_size)
         for number, batch in enumerate(batches):
-            self._reseed(first + number)
             part = {name: pieces[number] for name, pieces in parts.items()}
-            mean, found = self._step(batch.to(torch.float32), part)
+            with self._seeded(first + number):
+                mean, found = self._step(batch.to(torch.float32), part)
             found[LOSS] = mean * len(batch)
             total = {name: value + found[name] for name, value in total.items()}
             if not math.isfinite(mean):
@@ -136,8 +137,8 @@ class Trainer(BatchPredictor, TrainableModel):
             images: (N, H, W, C) uint8.
             training: Whether the layers compute as in training.
         """
-        self._reseed(int(self._optimizer.iterations))
-        self._model(keras.ops.convert_to_tensor(images).to(torch.float32), training=training)
+        with self._seeded(int(self._optimizer.iterations)):
+            self._model(keras.ops.convert_to_tensor(images).to(torch.float32), training=training)
 
     def gradients(
         self, images: np.ndarray, targets: Mapping[str, np.ndarray]
@@ -151,17 +152,23 @@ class Trainer(BatchPredictor, TrainableModel):
         Returns:
             A gradient for each trainable variable, or `None` if the loss does not depend on it.
         """
-        self._reseed(int(self._optimizer.iterations))
         batch = keras.ops.convert_to_tensor(images).to(torch.float32)
-        found = self._differentiate(batch, _tensors(targets))[2]
+        with self._seeded(int(self._optimizer.iterations)):
+            found = self._differentiate(batch, _tensors(targets))[2]
         return [None if one is None else keras.ops.convert_to_numpy(one) for one in found]
 
-    def _reseed(self, step: int) -> None:
+    @contextmanager
+    def _seeded(self, step: int) -> Iterator[None]:
         # Under torch, a Keras dropout layer without a seed draws from torch's global generator. No
         # variable holds the state of that generator, so a saved training state does not contain it.
         # A resumed run knows the seed and the step, so seed the generator from these at each step.
         words = np.random.SeedSequence([self._seed, step]).generate_state(1, np.uint64)
         torch.manual_seed(int(words[0]))
+        try:
+            yield
+        finally:
+            # The trainer of the next phase reads the seed of the run from the generator.
+            torch.manual_seed(self._seed)
 
     def _differentiate(
         self, images: torch.Tensor, targets: Mapping[str, torch.Tensor]

@@ -215,10 +215,14 @@ def test_dropout_differs_from_step_to_step(monkeypatch: pytest.MonkeyPatch) -> N
     ones = torch.ones(1, 6, 6, 1)
     masks = []
     for step in (0, 1, 0):
-        trainer._reseed(step)
-        masks.append(model(ones, training=True).numpy())
+        with trainer._seeded(step):
+            masks.append(model(ones, training=True).numpy())
     np.testing.assert_array_equal(masks[0], masks[2])
     assert (masks[0] != masks[1]).any()
+    # A second trainer of the run draws the same numbers.
+    with Trainer(build(), TASK, keras.optimizers.Adam(0.01), 8)._seeded(0):
+        masks.append(model(ones, training=True).numpy())
+    np.testing.assert_array_equal(masks[0], masks[3])
 
 
 def test_a_loss_that_is_not_finite_ends_the_chunk() -> None:
