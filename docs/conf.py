@@ -43,7 +43,13 @@ exclude_patterns = [".*", "build", "dist", "runs", "**/templates", "**/__pycache
 # The table of contents of the site; a folder stands for all pages in it.
 CONTENTS = {
     "Use": ["docs/tutorial", "docs/troubleshooting", "docs/results"],
-    "Extend": ["docs/plugins", "docs/debugging-layers", "plugins/", "docs/adding-a-kernel", "docs/api/index"],
+    "Extend": [
+        "docs/plugins",
+        "docs/debugging-layers",
+        "plugins/",
+        "docs/adding-a-kernel",
+        "docs/api/index",
+    ],
     "Understand": [
         "docs/architecture",
         "docs/design",
