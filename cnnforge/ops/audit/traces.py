@@ -17,6 +17,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from cnnforge.errors import one_line
 from cnnforge.ops.audit import hooks, instrument, memory
 from cnnforge.ops.audit.intercept import Call, Values
 from cnnforge.ops.audit.sites import Site, sites
@@ -28,7 +29,7 @@ from cnnforge.ops.definition.definition import parameters
 TIME_LIMIT = 60.0
 _STACK = 2 << 20
 _lock = threading.Lock()
-_entries: dict[Program, Entry | None] = {}
+_entries: dict[Program, Entry | str] = {}
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,17 @@ class Trace:
         outside: The first index outside of its array.
         race: The first element that two iterations of a parallel loop use.
         wrapped: The first negative index, which Numba counts from the end.
+        unchecked: The reason why the function could not be compiled with hooks, and ran without.
     """
 
     outside: str = ""
     race: str = ""
     wrapped: str = ""
+    unchecked: str = ""
 
 
-def entry_of(program: Program) -> Entry | None:
-    """Return the instrumented entry of a step; `None` if it cannot be compiled with hooks."""
+def entry_of(program: Program) -> Entry | str:
+    """Return the instrumented entry of a step, or why it cannot be compiled with hooks."""
     if program not in _entries:
         step = program.step
         names = parameters(step.function)
@@ -55,11 +58,10 @@ def entry_of(program: Program) -> Entry | None:
         try:
             with instrument.compiling():
                 made = make_entry(instrument.traced(step.function), arguments, step.label)
-        except Exception:
-            if not program.is_made:
-                # It may not compile at all; then this raises the error that says why.
-                _ = program.entry
-            made = None
+        except Exception as error:
+            # It may not compile at all; then this raises the error that says why.
+            _ = program.entry
+            made = one_line(error)
         _entries[program] = made
     return _entries[program]
 
@@ -200,7 +202,8 @@ def traced(found: dict[str, Trace], call: Call) -> list[Values]:
         found.setdefault(step.label, Trace())
         return call.run()
     entry = entry_of(program)
-    if entry is None:
+    if isinstance(entry, str):
+        found.setdefault(step.label, Trace(unchecked=entry))
         return call.run()
     arrays = [_guarded(array.shape, array.dtype) for array in call.arrays]
     for array, given in zip(arrays, call.arrays, strict=True):

@@ -20,7 +20,7 @@ def shifted(inputs, fault, outputs):
         for column in range(inputs.shape[1]):
             last = column == inputs.shape[1] - 1
             if last and fault == 0:
-                outputs[row, column] = inputs[row, -1]
+                outputs[row, column] = inputs[row, 0]
             elif last and fault == 2:
                 outputs[row, column] = inputs[row, column - 2 * column]
             else:

@@ -128,7 +128,7 @@ def test_a_broken_layer(install_plugin, capsys):
     install_plugin("leaky", LAYERS)
     assert main(["plugins", "check", "broken"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    (line,) = [line for line in lines if "values_oracle-quarter" in line]
+    (line,) = [line for line in lines if "FAIL values_oracle-quarter" in line]
     assert line.startswith("  FAIL values_oracle-quarter: the output has the opposite sign (max|")
     assert "| values_oracle | **FAIL** | fail |" in lines
     assert "| determinism | ok | ok |" in lines
