@@ -20,7 +20,7 @@ from numba import carray
 
 from cnnforge_kernels.cpu.conv.gather import add_parts, whole_lines
 from cnnforge_kernels.cpu.conv.packing import copy_floats
-from cnnforge_kernels.cpu.conv.product import product_accumulate
+from cnnforge_kernels.cpu.conv.product_packing import add_columns, pack_columns
 from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
     aligned_floats,
@@ -31,8 +31,9 @@ from cnnforge_kernels.cpu.runtime.compiled import (
     kernel_family,
     vector_registers,
 )
-from cnnforge_kernels.cpu.runtime.memory import address_of, call_kernel, load_int64
+from cnnforge_kernels.cpu.runtime.memory import address_of, call_kernel
 from cnnforge_kernels.cpu.runtime.parallel import run_kernel
+from cnnforge_kernels.cpu.simd.product_tiles import product_accumulate
 from cnnforge_kernels.cpu.simd.tile_choice import (
     MAX_LANES,
     TILES,
@@ -40,14 +41,7 @@ from cnnforge_kernels.cpu.simd.tile_choice import (
     tile_of_number,
 )
 from cnnforge_kernels.cpu.simd.tiles import tile_load, tile_store
-from cnnforge_kernels.cpu.simd.vectors import (
-    load_float,
-    store_float,
-    vector_add,
-    vector_load,
-    vector_store,
-    vector_where_positive,
-)
+from cnnforge_kernels.cpu.simd.vectors import load_float, store_float
 
 # Fields of the argument block. Addresses are in bytes; the other fields are numbers of elements.
 # The last four fields of the first group are the strides of the inputs in bytes.
@@ -110,55 +104,6 @@ def _TILES(number: int) -> Any:
 
 
 @cached_njit(inline="never")
-def _pack(
-    target: int,
-    width: int,
-    source: int,
-    mask: int,
-    places: int,
-    count: int,
-    columns: int,
-    each: int,
-) -> None:
-    """Copy ``columns`` neighbouring floats of each of ``count`` pixels.
-
-    The packed floats have the axes (block, pixel, column). A block has ``each`` of the columns, and
-    has zeros up to ``width`` floats.
-
-    Args:
-        target: address of the packed floats.
-        width: number of floats of a packed pixel.
-        source: address of the first pixel.
-        mask: address of a ReLU's outputs, or 0. If it is not 0, values whose output is not positive
-            become zero.
-        places: address of the int64 byte offset of each pixel from ``source`` and ``mask``.
-        count: number of pixels.
-        columns: number of columns.
-        each: number of columns of a block.
-    """
-    block_bytes = 4 * count * width
-    for pixel in range(count):
-        offset = load_int64(places + 8 * pixel)
-        here = target + 4 * pixel * width
-        for first in range(0, columns, each):
-            valid = min(each, columns - first)
-            at = source + offset + 4 * first
-            c = 0
-            if mask == 0:
-                while c + 16 <= valid:
-                    vector_store(vector_load(at + 4 * c, 16, 16), here + 4 * c, 16)
-                    c += 16
-            while c < width:
-                value = vector_load(at + 4 * c, valid - c, 8)
-                if mask != 0:
-                    gate = vector_load(mask + offset + 4 * (first + c), valid - c, 8)
-                    value = vector_where_positive(gate, value)
-                vector_store(value, here + 4 * c, width - c)
-                c += 8
-            here += block_bytes
-
-
-@cached_njit(inline="never")
 def _find_pixels(a: Any, input_places: Any, places: Any, first: int, count: int) -> None:
     """Write the byte offsets of ``count`` pixels in the inputs and in the gradient."""
     rows, columns = a[ROWS], a[COLUMNS]
@@ -172,20 +117,6 @@ def _find_pixels(a: Any, input_places: Any, places: Any, first: int, count: int)
             column, row = 0, row + 1
             if row == rows:
                 row, image = 0, image + 1
-
-
-@cached_njit(inline="never")
-def _add_bias(sums: int, packed: int, blocks: int, width: int, used: int, count: int) -> None:
-    """Add the packed gradient of ``count`` pixels to the sums of the bias, (blocks * used,)."""
-    for block in range(blocks):
-        for c in range(0, used, 8):
-            valid = used - c
-            place = sums + 4 * (block * used + c)
-            total = vector_load(place, valid, 8)
-            at = packed + 4 * (block * count * width + c)
-            for pixel in range(count):
-                total = vector_add(total, vector_load(at + 4 * pixel * width, valid, 8))
-            vector_store(total, place, valid)
 
 
 @cached_njit(inline="never")
@@ -258,7 +189,7 @@ def _WEIGHTS(_: int) -> Any:
                 t[_COUNT] = done - begun
                 count = done - begun
                 _find_pixels(a, input_places, gradient_places, begun, count)
-                _pack(
+                pack_columns(
                     lanes_at,
                     width,
                     lane_source + 4 * lane0,
@@ -268,7 +199,7 @@ def _WEIGHTS(_: int) -> Any:
                     lane1 - lane0,
                     width,
                 )
-                _pack(
+                pack_columns(
                     positions_at,
                     packed_width,
                     position_source + 4 * position0,
@@ -279,9 +210,9 @@ def _WEIGHTS(_: int) -> Any:
                     tile,
                 )
                 if biased and not swapped:
-                    _add_bias(address_of(bias), lanes_at, lane_blocks, width, width, done - begun)
+                    add_columns(address_of(bias), lanes_at, lane_blocks, width, width, done - begun)
                 elif biased:
-                    _add_bias(
+                    add_columns(
                         address_of(bias), positions_at, t[_BLOCKS], packed_width, tile, done - begun
                     )
                 call_kernel(a[TILE_KERNEL], address_of(t), 0, lane_blocks)

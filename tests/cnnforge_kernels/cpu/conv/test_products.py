@@ -28,7 +28,7 @@ def values(shape, seed):
 
 
 def results(case, relu, biased):
-    """The arguments of a convolution, and all that the kernels write over NaN."""
+    """Return the arguments of a convolution, and all that the kernels write over NaN."""
     images, rows, columns, channels, filters, stride = case
     inputs = values((images, rows, columns, channels), 1)
     weights, bias = values((1, 1, channels, filters), 2), values((filters * biased,), 3)
