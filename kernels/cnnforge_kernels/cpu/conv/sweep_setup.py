@@ -40,6 +40,8 @@ _GRAIN_WORK = 640_000
 # A trained network often computes one image at a time. This is the number of tasks that a sweep
 # should have, if each of them is work for a thread.
 _TASKS = 16
+# The weights of a block of filters should stay in a second-level cache of 1 MiB.
+_MAX_BLOCK_BYTES = 768 * 1024
 # The maximum size of the scratch memory of tasks that share the rows of an image, and not its
 # filters.
 _SHARED_BYTES = 384 * 1024
@@ -89,10 +91,10 @@ def _divide(args: Any, unit: int) -> None:
         return
     memory = ((args[s.ROWS] - 1) * args[s.ROW_STEP] + args[s.ROW_SPAN]) * args[s.ROW_BYTES]
     if weights > memory and memory <= _SHARED_BYTES and args[s.FILTER_BLOCKS] > 1:
-        # Each task reads its own weights, and all rows of the image.
+        # Each task reads its own weights. It packs all rows, so it has two blocks or more.
         args[s.BLOCK_ROWS], args[s.BLOCKS] = args[s.ROWS], 1
         each = args[s.IMAGES] * args[s.GROUPS]
-        parts = min((wanted + each - 1) // each, args[s.FILTER_BLOCKS])
+        parts = min((wanted + each - 1) // each, (args[s.FILTER_BLOCKS] + 1) // 2)
         args[s.PART_BLOCKS] = (args[s.FILTER_BLOCKS] + parts - 1) // parts
         args[s.PARTS] = (args[s.FILTER_BLOCKS] + args[s.PART_BLOCKS] - 1) // args[s.PART_BLOCKS]
         return
@@ -122,6 +124,9 @@ def CHOOSE(_: int) -> Any:
         tile, vectors, lanes, pairs, window = choose_tile(
             args[s.COLUMNS], filters, window, 2 if pooled else 1, True
         )
+        if args[s.INFERENCE] != 0 and 4 * taps * channels * vectors * lanes > _MAX_BLOCK_BYTES:
+            # Each row of outputs reads all weights of a block.
+            vectors = min(vectors, 2)
         tile = min(tile, args[s.COLUMNS] // pairs)
         args[s.ROW_ORIGIN], args[s.ROW_SPAN] = s.origin_and_span(row_taps)
         args[s.COLUMN_ORIGIN], args[s.COLUMN_SPAN] = s.origin_and_span(column_taps)
