@@ -50,11 +50,14 @@ class Plan:
         self._bindings: OrderedDict[tuple[int, str], Binding] = OrderedDict()
         self._memory: np.ndarray | None = None
         self._lock = threading.Lock()
+        names = dict.fromkeys(program.output_names)
+        self._output_shapes = [(name, program.shapes[name]) for name in names]
+        self._image_shape = program.image_shape
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """The shape (H, W, C) of an image."""
-        return self.program.image_shape
+        return self._image_shape
 
     def predict(self, images: np.ndarray) -> Any:
         """Compute the outputs for images.
@@ -72,22 +75,29 @@ class Plan:
         self._check(images)
         # The kernels read the images where they are.
         images = np.ascontiguousarray(images)
-        count, shapes = len(images), self.program.shapes
+        count = len(images)
         results = {
-            name: np.empty((count, *shapes[name]), np.float32) for name in self.program.output_names
+            name: np.empty((count, *shape), np.float32) for name, shape in self._output_shapes
         }
-        with self._lock:
-            for begin in range(0, count, self.block):
-                part = images[begin : begin + self.block]
-                binding = self._bound(len(part), part.dtype)
-                binding.run(part)
-                for name, result in results.items():
-                    result[begin : begin + len(part)] = binding.values[name]
+        if count:
+            # Blocks of equal sizes: a last block of few images would be slow.
+            size = -(-count // -(-count // self.block))
+            with self._lock:
+                for begin in range(0, count, size):
+                    self._run(images[begin : begin + size], begin, results)
         return filled(self.program.outputs, results)
 
+    def _run(self, images: np.ndarray, begin: int, results: dict[str, np.ndarray]) -> None:
+        """Compute the outputs of one block; the caller holds the lock."""
+        count = len(images)
+        binding = self._bound(count, images.dtype)
+        binding.run(images)
+        for name, result in results.items():
+            result[begin : begin + count] = binding.values[name]
+
     def _check(self, images: Any) -> None:
-        shape = self.program.image_shape
-        if not isinstance(images, np.ndarray) or images.dtype not in (np.uint8, np.float32):
+        shape = self._image_shape
+        if not isinstance(images, np.ndarray) or images.dtype.char not in "Bf":
             got = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
             raise ValueError(f"images must be an array of uint8 or float32. Received: {got}")
         if images.shape[1:] != shape:
@@ -107,7 +117,8 @@ class Plan:
             self._bindings[key] = binding
             if len(self._bindings) > _KEPT_BINDINGS:
                 self._bindings.popitem(last=False)
-        self._bindings.move_to_end(key)
+        else:
+            self._bindings.move_to_end(key)
         return binding
 
 

@@ -48,15 +48,17 @@ SPREAD_INPUTS, MULTIPLY, JOIN_SUMS, NOT_FINITE = range(43, 47)
 # number of bytes of the weights of a block of filters; the address of POOL_MAPS, or 0 if it is not
 # used.
 TILE_KERNEL, TILE_ROWS, TILE_FILTERS, TILE_FLOATS, BLOCK_BYTES, POOL = range(47, 53)
-# What `sweep_setup.py` chooses: the number of neighbouring taps that one step multiplies, the number
-# of blocks of filters of a group, the number of tasks, and the number of tasks that a thread runs at
-# a time.
+# What `sweep_setup.py` chooses: the number of neighbouring taps that one step multiplies, the
+# number of blocks of filters of a group, the number of tasks, and the number of tasks that a thread
+# runs at a time.
 WINDOW, FILTER_BLOCKS, TASKS, GRAIN = range(53, 57)
 # INFERENCE is 1 if the argmax of a pool is not needed. Then RELU is any activation of
 # `simd/epilogues.py`, and ADDED is the address of an array that is added before the activation, or
 # 0. The array has the shape and the strides of the target.
 INFERENCE, ADDED = 57, 58
-FIELDS = 59
+# A task computes PART_BLOCKS of the FILTER_BLOCKS blocks of filters, and PARTS tasks all of them.
+PARTS, PART_BLOCKS = 59, 60
+FIELDS = 61
 
 
 _UNPOOL_LANES = 8

@@ -13,6 +13,7 @@ import numpy as np
 
 from cnnforge_kernels.cpu.depthwise import gather as g
 from cnnforge_kernels.cpu.depthwise import sweep as s
+from cnnforge_kernels.cpu.depthwise.sweep_setup import sweep
 from cnnforge_kernels.cpu.runtime.compiled import cached_njit
 from cnnforge_kernels.cpu.runtime.memory import address_of
 from cnnforge_kernels.geometry import padding_before
@@ -63,7 +64,7 @@ def depthwise_conv2d_forward(
     args[s.TARGET_COLUMN] = 4 * outputs.shape[3]
     args[s.TARGET_ROW] = args[s.TARGET_COLUMN] * outputs.shape[2]
     args[s.TARGET_IMAGE] = args[s.TARGET_ROW] * outputs.shape[1]
-    s.sweep(args, 0, kw, 1)
+    sweep(args, 0, kw, 1)
     # The calls above get only the address of this array. Numba frees an array after its last use,
     # so use the array here: it must not be freed earlier.
     no_bias[:0] = np.float32(0)
@@ -147,7 +148,7 @@ def depthwise_conv2d_grad_inputs(
             args[s.TAP_COLUMNS] = columns
             args[s.COLUMNS] = (width - column + strides[1] - 1) // strides[1]
             args[s.TARGET] = address_of(grad_inputs) + row * row_bytes + column * column_bytes
-            s.sweep(args, i * kw + j, row_tap * kw, column_tap)
+            sweep(args, i * kw + j, row_tap * kw, column_tap)
     # The calls above get only the address of this array. Numba frees an array after its last use,
     # so use the array here: it must not be freed earlier.
     no_bias[:0] = np.float32(0)

@@ -35,7 +35,6 @@ from cnnforge_kernels.cpu.runtime.compiled import (
     vector_registers,
 )
 from cnnforge_kernels.cpu.runtime.memory import address_of, load_int64
-from cnnforge_kernels.cpu.runtime.parallel import run_kernel
 from cnnforge_kernels.cpu.simd.channels import channels_store, taps_accumulate
 from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES
 from cnnforge_kernels.cpu.simd.tiles import tile_broadcast, tile_clip, tile_relu
@@ -56,14 +55,13 @@ TAP_ROWS, ROW_STEP, ROW_ORIGIN, ROW_DILATION = range(8, 12)
 TAP_COLUMNS, COLUMN_STEP, COLUMN_ORIGIN, COLUMN_DILATION = range(12, 16)
 TABLE, WEIGHTS, BIAS, RELU = range(16, 20)
 TARGET, TARGET_IMAGE, TARGET_ROW, TARGET_COLUMN = range(20, 24)
-ROWS, COLUMNS, INNER, AFTER_INNER, BLOCK_ROWS, BLOCKS = range(24, 30)
-FIELDS = 30
+ROWS, COLUMNS, INNER, AFTER_INNER, BLOCK_ROWS, BLOCKS, ZEROS = range(24, 31)
+FIELDS = 31
 RELU6 = 2
 
 _REGISTERS = vector_registers()
-_MAX_TASKS = 32
-_MAX_POSITIONS = 8
-_MAX_VECTORS = 4 if _REGISTERS == 32 else 2
+MAX_POSITIONS = 8
+MAX_VECTORS = 4 if _REGISTERS == 32 else 2
 _WIDTHS = 5  # the number of possible vector sizes: 1, 2, 4, 8 and 16 lanes
 
 
@@ -114,11 +112,11 @@ def _copy_row(a: Any, source: int, mask: int, target: int) -> None:
         vector_store(value, target + 4 * index, count - index)
 
 
-@kernel_family(_MAX_POSITIONS * 4 * _WIDTHS)
+@kernel_family(MAX_POSITIONS * 4 * _WIDTHS)
 def SWEEP(number: int) -> Any:
     """Compute a sweep; a task computes BLOCK_ROWS rows of the target."""
-    T, G = number % _MAX_POSITIONS + 1, number // _MAX_POSITIONS % 4 + 1
-    L = 1 << (number // (4 * _MAX_POSITIONS))
+    T, G = number % MAX_POSITIONS + 1, number // MAX_POSITIONS % 4 + 1
+    L = 1 << (number // (4 * MAX_POSITIONS))
 
     @cached_cfunc(KERNEL_SIGNATURE)
     def _depthwise_sweep_kernel(args: Any, begin: int, end: int) -> None:
@@ -227,63 +225,3 @@ def SWEEP(number: int) -> Any:
         spare[:0] = np.float32(0)
 
     return _depthwise_sweep_kernel
-
-
-@register_jitable
-def prepare_sweep(args: Any, table: Any, tap: int, row_tap: int, column_tap: int) -> Any:
-    """Set the remaining arguments of a sweep except TABLE.
-
-    Args:
-        args: int64 argument block. The caller has set all fields up to COLUMNS except TABLE.
-        table: (TAP_ROWS * TAP_COLUMNS, 2) int64, written.
-        tap: index in the weights, i * KW + j, of the first tap of the first row of taps.
-        row_tap: difference of the indices of two taps in neighbouring rows of taps.
-        column_tap: difference of the indices of two taps in neighbouring columns of taps.
-
-    Returns:
-        Three numbers: the index of the kernel, the number of tasks, and the grain.
-    """
-    taps, wide = args[TAP_COLUMNS], args[WIDE]
-    pixel = 4 * wide
-    line = pixel * args[WIDTH]
-    for i in range(args[TAP_ROWS]):
-        for j in range(taps):
-            column = args[COLUMN_ORIGIN] + j * args[COLUMN_DILATION]
-            table[i * taps + j, 0] = i * args[ROW_DILATION] * line + column * pixel
-            table[i * taps + j, 1] = (tap + i * row_tap + j * column_tap) * pixel
-    step = args[COLUMN_STEP]
-    reach = args[COLUMN_ORIGIN] + (taps - 1) * args[COLUMN_DILATION]
-    inner = max(0, (step - 1 - args[COLUMN_ORIGIN]) // step)
-    after = min(args[COLUMNS], (args[WIDTH] - reach + step - 1) // step)
-    args[INNER], args[AFTER_INNER] = inner, max(inner, after)
-    vectors, lanes = choose_lanes(wide, _MAX_VECTORS)
-    limit = min(_MAX_POSITIONS, (_REGISTERS - 4) // vectors - 1)
-    parts = max(1, (args[AFTER_INNER] - inner + limit - 1) // limit)
-    positions = max(1, (args[AFTER_INNER] - inner + parts - 1) // parts)
-    args[BLOCK_ROWS] = 1
-    if args[MASK] != 0 or args[REPEAT] > 1:
-        # Neighbouring output rows read mostly the same scratch rows. If two tasks read a row, both
-        # copy it. So make only about _MAX_TASKS tasks, of many rows each.
-        fitting = max(1, args[IMAGES] * args[ROWS] // _MAX_TASKS)
-        parts = (args[ROWS] + fitting - 1) // fitting
-        args[BLOCK_ROWS] = (args[ROWS] + parts - 1) // parts
-    args[BLOCKS] = (args[ROWS] + args[BLOCK_ROWS] - 1) // args[BLOCK_ROWS]
-    work = args[BLOCK_ROWS] * args[COLUMNS] * (args[TAP_ROWS] * taps + 4) * wide
-    grain = max(1, 320_000 // max(work, 1))
-    number = positions - 1 + _MAX_POSITIONS * (vectors - 1 + 4 * width_number(lanes))
-    return number, args[IMAGES] * args[BLOCKS], grain
-
-
-@cached_njit()
-def sweep(args: Any, tap: int, row_tap: int, column_tap: int) -> None:
-    """Compute a sweep: set the remaining arguments, and run the tasks.
-
-    The arguments are those of ``prepare_sweep``.
-    """
-    table = np.empty((args[TAP_ROWS] * args[TAP_COLUMNS], 2), np.int64)
-    args[TABLE] = address_of(table)
-    number, tasks, grain = prepare_sweep(args, table, tap, row_tap, column_tap)
-    run_kernel(SWEEP + number, args, tasks, grain)
-    # The calls above get only the address of this array. Numba frees an array after its last use,
-    # so use the array here: it must not be freed earlier.
-    table[:0] = 0

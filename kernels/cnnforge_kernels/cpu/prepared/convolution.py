@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from cnnforge_kernels.cpu.conv import sweep as sw
 from cnnforge_kernels.cpu.conv import sweep_rows as s
 from cnnforge_kernels.cpu.conv import sweep_setup
-from cnnforge_kernels.cpu.prepared.memory import aligned_array
+from cnnforge_kernels.cpu.conv.winograd.forward_passes import MIN_LANES
+from cnnforge_kernels.cpu.prepared.product import Product, aligned_array
+from cnnforge_kernels.cpu.prepared.winograd import Winograd, sweep_is_faster
 from cnnforge_kernels.cpu.runtime.call_list import Call
 from cnnforge_kernels.cpu.runtime.compiled import compile_kernel
 from cnnforge_kernels.cpu.simd import epilogues
+from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES
 
 _Pair = tuple[int, int]
 _ACTIVATIONS = {None: epilogues.NO_ACTIVATION, "relu": epilogues.RELU, "relu6": epilogues.RELU6}
@@ -43,6 +46,18 @@ class Convolution:
 
     Raises:
         ValueError: The weights do not fit ``bias`` or ``groups``, or the activation is unknown.
+
+    Example:
+        >>> import numpy as np
+        >>> from cnnforge_kernels.cpu.prepared.convolution import Convolution
+        >>> from cnnforge_kernels.cpu.runtime.call_list import CallList
+        >>> layer = Convolution(np.ones((2, 2, 1, 1), np.float32), activation="relu")
+        >>> source = np.arange(9, dtype=np.float32).reshape(1, 3, 3, 1)
+        >>> target = np.empty(layer.output_shape(source.shape), np.float32)
+        >>> CallList(layer.bind(source, target))()
+        >>> target[0, :, :, 0]
+        array([[ 8., 12.],
+               [20., 24.]], dtype=float32)
     """
 
     def __init__(
@@ -75,6 +90,8 @@ class Convolution:
         ]
         self._row_taps = np.array([row for row, _ in taps], np.int64)
         self._column_taps = np.array([column for _, column in taps], np.int64)
+        self._product: Product | None = None
+        self._winograd: Winograd | None = None
         # Packed weights and bias of the sweep, by the fields on which their layout depends.
         self._packed: dict[tuple[int, ...], tuple[NDArray, NDArray]] = {}
 
@@ -135,7 +152,47 @@ class Convolution:
             raise ValueError("an addition before a pool is not possible: use a pooling layer")
         if target.size == 0:
             return []
-        return [self._sweep(self._block(source, target, added))]
+        if self._is_product() and self._strides == (1, 1):
+            return self._bind_product(source, target, added)
+        block = self._block(source, target, added)
+        if self._winograd_fits(target):
+            if self._winograd is None:
+                self._winograd = Winograd(self._weights, self._bias)
+            found = np.zeros(1, np.int64)
+            before = self._padding[0][0], self._padding[1][0]
+            activation, pooled = _ACTIVATIONS[self._activation], self._pool is not None
+            calls = self._winograd.bind(
+                source, target, added, before, self._sizes(source.shape), activation, pooled, found
+            )
+            # The launch of training packs the weights when it is called, which is rare.
+            return [*calls, Call(sw.LAUNCH, *block[:1], 1, 1, block[1], only_if=found)]
+        return [self._sweep(block)]
+
+    def _is_product(self) -> bool:
+        """Return whether an output is a product of one pixel and the weights."""
+        plain = self._groups == 1 and self._pool is None
+        return plain and self._weights.shape[:2] == (1, 1) and self._padding == ((0, 0), (0, 0))
+
+    def _bind_product(self, source: NDArray, target: NDArray, added: NDArray | None) -> list[Call]:
+        if self._product is None:
+            self._product = Product(self._weights[0, 0], self._bias, self._activation)
+        pixels, flat = source.size // source.shape[3], (-1, target.shape[3])
+        return self._product.bind(
+            source.reshape(pixels, -1),
+            target.reshape(flat),
+            None if added is None else added.reshape(flat),
+        )
+
+    def _winograd_fits(self, target: NDArray) -> bool:
+        """Return whether Winograd's algorithm can compute the convolution, and is faster."""
+        window, (channels, filters) = self._weights.shape[:2], self._weights.shape[2:]
+        plain = window == (3, 3) and self._strides == self._dilation == (1, 1) and self._groups == 1
+        whole = channels % MIN_LANES == 0 and filters > MAX_LANES // 2
+        if not plain or not whole or self._pool not in (None, (2, 2)):
+            return False
+        pool = self._pool or (1, 1)
+        outputs = (len(target), target.shape[1] * pool[0], target.shape[2] * pool[1], filters)
+        return not sweep_is_faster(outputs, channels * filters)
 
     def _block(
         self, source: NDArray, target: NDArray, added: NDArray | None
@@ -148,6 +205,11 @@ class Convolution:
         args[[s.TARGET_IMAGE, s.TARGET_ROW, s.TARGET_COLUMN]] = target.strides[:3]
         args[[s.IMAGES, s.HEIGHT, s.WIDTH]] = source.shape[:3]
         args[[s.ROW_STEP, s.COLUMN_STEP]] = self._strides
+        if self._is_product():
+            # Read only the pixels that are used, as if they were an image.
+            args[[s.ROW_STRIDE, s.PIXEL_STRIDE]] *= self._strides
+            args[[s.HEIGHT, s.WIDTH]] = target.shape[1:3]
+            args[[s.ROW_STEP, s.COLUMN_STEP]] = 1
         args[s.ROWS], args[s.COLUMNS] = (target.shape[1 + a] * pool[a] for a in (0, 1))
         if self._pool is not None:
             args[[s.POOL_ROWS, s.POOL_COLUMNS]] = self._pool

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from cnnforge_kernels.cpu.depthwise import sweep as s
+from cnnforge_kernels.cpu.depthwise.sweep_setup import ZERO_FLOATS, prepare_sweep
 from cnnforge_kernels.cpu.prepared.arrays import aligned_copy
 from cnnforge_kernels.cpu.runtime.call_list import Call
 
 Pair = tuple[int, int]
+_CACHE_BYTES = 8 * 1024 * 1024
 _ACTIVATIONS = {None: 0, "relu": 1, "relu6": s.RELU6}
 
 
@@ -59,6 +61,7 @@ class DepthwiseConvolution:
         self._weights = aligned_copy(weights)
         wide = weights.shape[2] * weights.shape[3]
         self._bias = aligned_copy(np.zeros(wide) if bias is None else bias)
+        self._zeros = aligned_copy(np.zeros(ZERO_FLOATS))
         self._strides, self._padding, self._dilation = strides, padding, dilation
         self._activation = _ACTIVATIONS[activation]
 
@@ -67,12 +70,16 @@ class DepthwiseConvolution:
         """The numbers of channels of the source and of the target."""
         return self._weights.shape[2], len(self._bias)
 
-    def bind(self, source: np.ndarray, target: np.ndarray) -> list[Call]:
+    def bind(
+        self, source: np.ndarray, target: np.ndarray, cached: bool | None = None
+    ) -> list[Call]:
         """Return the calls that write the convolution of ``source`` to ``target``.
 
         Args:
             source: (N, H, W, C) float32, C-contiguous.
             target: (N, OH, OW, C * M) float32, C-contiguous.
+            cached: Whether the source is in a cache of the processor; by default, whether both
+                arrays are small.
 
         Raises:
             ValueError: The shapes do not fit.
@@ -105,9 +112,12 @@ class DepthwiseConvolution:
         args[s.ROWS], args[s.COLUMNS] = sizes
         args[s.TARGET_COLUMN] = pixel = 4 * channels * multiplier
         args[s.TARGET_ROW], args[s.TARGET_IMAGE] = pixel * sizes[1], pixel * sizes[0] * sizes[1]
-        number, tasks, grain = s.prepare_sweep(args, table, 0, window[1], 1)
-        keeps: tuple[Any, ...] = (source, target, table, self._weights, self._bias)
-        return [Call(s.SWEEP + int(number), args, int(tasks), int(grain), keeps)]
+        args[s.ZEROS] = self._zeros.ctypes.data
+        if cached is None:
+            cached = source.nbytes + target.nbytes <= _CACHE_BYTES
+        slot, tasks, grain = prepare_sweep(args, table, 0, window[1], 1, cached)
+        keeps: tuple[Any, ...] = (source, target, table, self._weights, self._bias, self._zeros)
+        return [Call(int(slot), args, int(tasks), int(grain), keeps)]
 
     def _reach(self, axis: int) -> int:
         return (self._weights.shape[axis] - 1) * self._dilation[axis] + 1

@@ -163,6 +163,11 @@ vector_multiply = _binary(
     "Return ``left * right``, two vectors of floats.",
     lambda builder, x, y: builder.fmul(x, y),
 )
+vector_larger = _binary(
+    "vector_larger",
+    "Return the maximum of two vectors of floats that are not NaN.",
+    lambda builder, x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y),
+)
 vector_divide = _binary(
     "vector_divide",
     "Return ``left / right``, two vectors of floats.",
