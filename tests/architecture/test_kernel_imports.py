@@ -13,6 +13,7 @@ PUBLIC = {
     "cnnforge_kernels",
     "cnnforge_kernels.authoring",
     "cnnforge_kernels.cuda.launch",
+    "cnnforge_kernels.plan",
     "cnnforge_kernels.reference",
 }
 

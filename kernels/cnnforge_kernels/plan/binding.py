@@ -10,6 +10,7 @@ import numpy as np
 
 from cnnforge_kernels.cpu.runtime.call_list import Call, CallList
 from cnnforge_kernels.plan.buffers import Places
+from cnnforge_kernels.plan.depthwise_blocks import PreparedBlock, depthwise_blocks
 from cnnforge_kernels.plan.kernels import Bind, conversion, prepare
 from cnnforge_kernels.plan.kinds import KINDS
 from cnnforge_kernels.plan.program import Program
@@ -27,6 +28,8 @@ class Prepared:
         self.program = program
         self._conversion = conversion(program.steps[0])
         self._steps: dict[str, Bind | None] = {}
+        self.blocks = depthwise_blocks(program)
+        self._prepared_blocks: dict[str, PreparedBlock] = {}
 
     def convert(self, images: np.ndarray, target: np.ndarray) -> Call:
         """Return the call that converts images to float32, and scales them.
@@ -53,6 +56,19 @@ class Prepared:
         bind = self._steps[step.output]
         return None if bind is None else bind(inputs, output)
 
+    def block_calls(self, name: str, values: dict[str, np.ndarray]) -> list[Call]:
+        """Return the calls that compute a block of steps.
+
+        Args:
+            name: Name of the result of the block.
+            values: All values by name, with the batch dimension.
+        """
+        block = self.blocks[name]
+        if name not in self._prepared_blocks:
+            self._prepared_blocks[name] = PreparedBlock(block)
+        added = [values[other] for other in block.last.inputs[1:]]
+        return self._prepared_blocks[name].bind(values[block.source], added, values[name])
+
 
 class Binding:
     """A program that is bound to memory and a number of images.
@@ -61,7 +77,7 @@ class Binding:
 
     Args:
         prepared: The prepared steps.
-        places: Where each value stands.
+        places: The places of the values.
         memory: Float32 memory, aligned to 64 bytes.
         count: Number of images.
         dtype: Dtype of the images, uint8 or float32.
@@ -75,7 +91,10 @@ class Binding:
     ) -> None:
         program = prepared.program
         self.values: dict[str, np.ndarray] = {}
+        between = {name for block in prepared.blocks.values() for name in block.between}
         for name, shape in program.shapes.items():
+            if name in between:
+                continue
             begin = count * places.offsets[name]
             view = memory[begin : begin + count * prod(shape)]
             self.values[name] = view.reshape(count, *shape)
@@ -100,6 +119,12 @@ class Binding:
     def _calls(self, prepared: Prepared, convert: Call) -> Iterator[Call | Callable[[], None]]:
         yield convert
         for step in prepared.program.steps[1:]:
+            if step.output not in self.values:
+                # A block computes this step together with others.
+                continue
+            if step.output in prepared.blocks:
+                yield from prepared.block_calls(step.output, self.values)
+                continue
             inputs, output = [self.values[name] for name in step.inputs], self.values[step.output]
             calls = prepared.calls(step, inputs, output)
             if calls is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
+from cnnforge_kernels.plan.depthwise_blocks import depthwise_blocks
 from cnnforge_kernels.plan.program import Program
 from cnnforge_kernels.plan.steps import Step
 
@@ -27,7 +28,7 @@ _MAX_BLOCK = 256
 
 
 class Places(NamedTuple):
-    """Where the values of a program stand.
+    """The places of the values of a program in memory.
 
     Attributes:
         offsets: Offset of each value by name, in float32 values for one image. With n images a
@@ -50,7 +51,13 @@ def place(program: Program) -> Places:
     Args:
         program: The program.
     """
-    owner = _owners(program)
+    blocks = depthwise_blocks(program)
+    # All steps of a block run at the place of the last one.
+    number = {step.output: index for index, step in enumerate(program.steps)}
+    read_late: dict[str, int] = {}
+    for last, block in blocks.items():
+        read_late[block.source] = max(number[last], read_late.get(block.source, 0))
+    owner = _owners(program, read_late)
     begin: dict[str, int] = {}
     end: dict[str, int] = {}
     size: dict[str, int] = {}
@@ -61,6 +68,11 @@ def place(program: Program) -> Places:
         size[owner[step.output]] = -(-prod(program.shapes[step.output]) // _LINE) * _LINE
     for name in program.output_names:
         end[owner[name]] = len(program.steps)
+    for name, index in read_late.items():
+        end[owner[name]] = max(end[owner[name]], index)
+    for block in blocks.values():
+        for name in block.between:
+            size[owner[name]] = 0
     at: dict[str, int] = {}
     # Large values first: small ones fit between them.
     for name in sorted(size, key=lambda name: (-size[name], begin[name])):
@@ -87,9 +99,10 @@ def _free_place(size: int, taken: list[tuple[int, int]]) -> int:
     return at
 
 
-def _owners(program: Program) -> dict[str, str]:
+def _owners(program: Program, read_late: dict[str, int]) -> dict[str, str]:
     """Return the value in whose memory each value stands: itself, or an input of its step."""
     last = {name: index for index, step in enumerate(program.steps) for name in step.inputs}
+    last |= {name: max(index, last[name]) for name, index in read_late.items()}
     kept = set(program.output_names)
     owner: dict[str, str] = {}
     # The values in the memory of an owner, to see when all of them are used up.

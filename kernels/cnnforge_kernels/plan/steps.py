@@ -46,7 +46,7 @@ class Step:
         """Return a copy with other attributes or other options.
 
         Args:
-            **changes: New attributes. Names that are no attributes are options.
+            **changes: New attributes. Other names are options.
         """
         own = {name: changes.pop(name) for name in ("kind", "inputs", "output") if name in changes}
         arrays = {**self.arrays, **changes.pop("arrays", {})}

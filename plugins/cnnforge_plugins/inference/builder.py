@@ -34,7 +34,7 @@ def express(model: keras.Model) -> Program:
     """Express a model as a program, one or more steps for each layer.
 
     Args:
-        model: As for `build`.
+        model: A model that `build` accepts.
 
     Returns:
         The program; its weights are copies.

@@ -45,6 +45,8 @@ from cnnforge_kernels.cpu.conv.sweep_rows import (
     HEIGHT,
     NOT_FINITE,
     OFFSETS,
+    PART_BLOCKS,
+    PARTS,
     PLANE,
     POOL,
     POOL_COLUMNS,
@@ -122,8 +124,9 @@ def SWEEP(_: int) -> Any:
         filter_blocks = a[FILTER_BLOCKS]
         for task in range(begin, end):
             group = task % a[GROUPS]
-            image = task // a[GROUPS] // a[BLOCKS]
-            row0 = (task // a[GROUPS] % a[BLOCKS]) * a[BLOCK_ROWS]
+            part = task // a[GROUPS] % a[PARTS]
+            image = task // a[GROUPS] // a[PARTS] // a[BLOCKS]
+            row0 = (task // a[GROUPS] // a[PARTS] % a[BLOCKS]) * a[BLOCK_ROWS]
             row1 = min(row0 + a[BLOCK_ROWS], a[ROWS])
             scratch[:] = np.float32(0)
             top = row0 * a[ROW_STEP] + a[ROW_ORIGIN]
@@ -131,7 +134,8 @@ def SWEEP(_: int) -> Any:
                 if 0 <= top + held < a[HEIGHT]:
                     place = base + held * row_bytes
                     pack_row(a, top + held, image, group, place, a[PLANE], spare_at)
-            for block in range(filter_blocks):
+            first_block = part * a[PART_BLOCKS]
+            for block in range(first_block, min(first_block + a[PART_BLOCKS], filter_blocks)):
                 number = group * filter_blocks + block
                 t[st.WEIGHTS] = a[WEIGHTS] + number * a[BLOCK_BYTES]
                 t[st.BIAS] = a[BIAS] + 4 * number * a[TILE_FLOATS]

@@ -56,7 +56,9 @@ WINDOW, FILTER_BLOCKS, TASKS, GRAIN = range(53, 57)
 # `simd/epilogues.py`, and ADDED is the address of an array that is added before the activation, or
 # 0. The array has the shape and the strides of the target.
 INFERENCE, ADDED = 57, 58
-FIELDS = 59
+# A task computes PART_BLOCKS of the FILTER_BLOCKS blocks of filters, and PARTS tasks all of them.
+PARTS, PART_BLOCKS = 59, 60
+FIELDS = 61
 
 
 _UNPOOL_LANES = 8

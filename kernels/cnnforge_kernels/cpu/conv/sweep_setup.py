@@ -35,6 +35,15 @@ from cnnforge_kernels.cpu.simd.vectors import load_float, store_float
 # The maximum size of the scratch memory of a task: a quarter of a second-level cache of 512 KiB.
 _SCRATCH_BYTES = 128 * 1024
 
+# The number of multiply-adds of 20 us, at 32 per nanosecond. A thread gets this work at a time.
+_GRAIN_WORK = 640_000
+# A trained network often computes one image at a time. This is the number of tasks that a sweep
+# should have, if each of them is work for a thread.
+_TASKS = 16
+# The maximum size of the scratch memory of tasks that share the rows of an image, and not its
+# filters.
+_SHARED_BYTES = 384 * 1024
+
 
 @cached_njit()
 def _window(step: int, row_taps: Any, column_taps: Any) -> int:
@@ -67,6 +76,30 @@ def _pack(target: int, source: int, count: int, pairs: int) -> None:
         value = load_float(source + 4 * index)
         store_float(target + 8 * index, value)
         store_float(target + 8 * index + 4, value)
+
+
+@cached_njit()
+def _divide(args: Any, unit: int) -> None:
+    """Divide a sweep with few tasks into more tasks, by rows or by filters."""
+    weights = args[s.FILTER_BLOCKS] * args[s.BLOCK_BYTES]
+    work = args[s.IMAGES] * args[s.ROWS] * args[s.COLUMNS] * args[s.GROUPS] * (weights // 4)
+    wanted = min(work // _GRAIN_WORK, _TASKS)
+    tasks = args[s.IMAGES] * args[s.BLOCKS] * args[s.GROUPS]
+    if tasks >= wanted:
+        return
+    memory = ((args[s.ROWS] - 1) * args[s.ROW_STEP] + args[s.ROW_SPAN]) * args[s.ROW_BYTES]
+    if weights > memory and memory <= _SHARED_BYTES and args[s.FILTER_BLOCKS] > 1:
+        # Each task reads its own weights, and all rows of the image.
+        args[s.BLOCK_ROWS], args[s.BLOCKS] = args[s.ROWS], 1
+        each = args[s.IMAGES] * args[s.GROUPS]
+        parts = min((wanted + each - 1) // each, args[s.FILTER_BLOCKS])
+        args[s.PART_BLOCKS] = (args[s.FILTER_BLOCKS] + parts - 1) // parts
+        args[s.PARTS] = (args[s.FILTER_BLOCKS] + args[s.PART_BLOCKS] - 1) // args[s.PART_BLOCKS]
+        return
+    units = args[s.ROWS] // unit
+    parts = min((wanted * args[s.BLOCKS] + tasks - 1) // tasks, units)
+    args[s.BLOCK_ROWS] = (units + parts - 1) // parts * unit
+    args[s.BLOCKS] = (args[s.ROWS] + args[s.BLOCK_ROWS] - 1) // args[s.BLOCK_ROWS]
 
 
 @kernel_family(1)
@@ -115,10 +148,13 @@ def CHOOSE(_: int) -> Any:
         parts = (units + max(fitting // unit, 1) - 1) // max(fitting // unit, 1)
         args[s.BLOCK_ROWS] = (units + parts - 1) // parts * unit
         args[s.BLOCKS] = (args[s.ROWS] + args[s.BLOCK_ROWS] - 1) // args[s.BLOCK_ROWS]
-        args[s.TASKS] = args[s.IMAGES] * args[s.BLOCKS] * args[s.GROUPS]
+        args[s.PARTS], args[s.PART_BLOCKS] = 1, blocks
+        if args[s.INFERENCE] != 0:
+            _divide(args, unit)
+        args[s.TASKS] = args[s.IMAGES] * args[s.BLOCKS] * args[s.PARTS] * args[s.GROUPS]
         # A thread gets GRAIN tasks at a time: 20 us of work, at 32 multiply-adds per nanosecond.
-        work = args[s.BLOCK_ROWS] * args[s.COLUMNS] * max(count, 1) * blocks * width
-        args[s.GRAIN] = max(1, 640_000 // max(work, 1))
+        work = args[s.BLOCK_ROWS] * args[s.COLUMNS] * max(count, 1) * args[s.PART_BLOCKS] * width
+        args[s.GRAIN] = max(1, _GRAIN_WORK // max(work, 1))
         kind, pool = st.PLAIN, st.PLAIN
         if args[s.POOL_ROWS] != 0:
             kind = pool = st.IN_REGISTERS if pooled else st.IN_MEMORY

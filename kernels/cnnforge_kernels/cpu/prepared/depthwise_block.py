@@ -135,6 +135,19 @@ def _like(*shape: int) -> np.ndarray:
     return np.broadcast_to(np.float32(0), shape)
 
 
+def _strips(images: int, rows: int, most: int) -> int:
+    """Return the number of strips of an image, at least 1 and at most ``most`` if that is possible.
+
+    Neighbouring strips both expand the rows between them. So there are only as many as the threads
+    need, and the same number for each thread.
+    """
+    threads = numba.get_num_threads()
+    strips = max(1, min(-(-_TASKS_PER_THREAD * threads // images), most, rows))
+    while strips > 1 and images * strips > threads and images * strips % threads:
+        strips -= 1
+    return strips
+
+
 class DepthwiseBlock:
     """A depthwise convolution with the 1x1 convolutions before and after it.
 
@@ -215,9 +228,7 @@ class DepthwiseBlock:
         row_bytes = int(args[_SWEPT_ROW]) * (self._projection is not None)
         row_bytes += int(args[_EXPANDED_ROW]) * step * (self._expansion is not None)
         group = max(1, min(rows, _SCRATCH_BYTES // max(row_bytes, 1)))
-        # Neighbouring strips both expand the rows between them. So make few strips.
-        tasks = _TASKS_PER_THREAD * numba.get_num_threads()
-        strips = max(1, min(-(-tasks // images), rows * step // _MIN_STRIP))
+        strips = _strips(images, rows, rows * step // _MIN_STRIP)
         args[_STRIP] = strip = -(-rows // strips)
         # Groups of equal size.
         args[_GROUP] = -(-strip // -(-strip // group))

@@ -337,12 +337,12 @@ class Upsampling:
 
 def _weights(size: int, factor: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the offsets of the two sources of each target along one axis, and the shares."""
-    # In float32 and in this order TensorFlow rounds the same way. It matters for infinity, because
-    # infinity times a share of 0 is NaN.
+    # TensorFlow rounds the same way. It matters for infinity, because infinity times a share of 0
+    # is NaN. So the second source of such a target is the first one.
     scale = np.float32(size) / np.float32(size * factor)
     half = np.float32(0.5)
     places = (np.arange(size * factor, dtype=np.float32) + half) * scale - half
     first = np.floor(places)
     shares = (places - first).astype(np.float32)
-    pair = np.stack([first, first + 1], 1).astype(np.int64)
+    pair = np.stack([first, np.ceil(places)], 1).astype(np.int64)
     return np.clip(pair, 0, size - 1) * stride, shares

@@ -7,12 +7,17 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnforge_kernels.cpu.conv.winograd import forward_passes as p
 from cnnforge_kernels.cpu.conv.winograd import inference as w
 from cnnforge_kernels.cpu.prepared.memory import aligned_array
 from cnnforge_kernels.cpu.runtime.call_list import Call, CallList
 from cnnforge_kernels.cpu.runtime.compiled import compile_kernel
-from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES, choose_tile, tile_number
+from cnnforge_kernels.cpu.simd.tile_choice import (
+    MAX_ACCUMULATORS,
+    MAX_LANES,
+    TILES,
+    choose_tile,
+    tile_number,
+)
 
 # The size of the planes of a task that transforms its inputs: three eighths of a second-level cache
 # of 1 MiB. If there are several blocks of filters, the weights do not fit this cache. Then a task
@@ -32,9 +37,12 @@ _SPREAD_GRAIN = 4
 
 
 @cache
-def _register_tile(filters: int) -> tuple[int, int]:
+def _register_tile(channels: int, filters: int) -> tuple[int, int]:
     """Return the numbers of positions and vectors of the register tile."""
     tile, vectors, *_ = choose_tile.py_func(1024, filters, 1, 1, False)
+    if channels in w.CHANNELS_KNOWN:
+        tile = MAX_ACCUMULATORS // vectors
+        tile -= tile % 4 if tile > 8 else 0
     return tile, vectors
 
 
@@ -60,7 +68,7 @@ class Winograd:
 
     def __init__(self, weights: NDArray[np.float32], bias: NDArray[np.float32] | None) -> None:
         _, _, self._channels, self._filters = weights.shape
-        self._tile, vectors = _register_tile(self._filters)
+        self._tile, vectors = _register_tile(self._channels, self._filters)
         self._vectors, self._width = vectors, vectors * MAX_LANES
         self._blocks = -(-self._filters // self._width)
         self._bias = np.zeros(self._blocks * self._width, np.float32)
@@ -119,9 +127,11 @@ class Winograd:
         tile = -(-chunk // -(-chunk // tile))
         args[w.CHUNK] = chunk
         number = tile_number.py_func(tile, self._vectors, MAX_LANES, 1)
+        if self._channels in w.CHANNELS_KNOWN:
+            number += TILES * w.CHANNELS_KNOWN.index(self._channels)
         half = 0 if self._channels % MAX_LANES == 0 else 1
         args[w.SPREAD_KERNEL] = compile_kernel(w.SPREAD + half)
-        args[w.MULTIPLY_KERNEL] = compile_kernel(p.MULTIPLY + number)
+        args[w.MULTIPLY_KERNEL] = compile_kernel(w.MULTIPLY + number)
         args[w.JOIN_KERNEL] = compile_kernel(w.JOIN + int(pooled))
         keeps = (source, target, added, self._weights, self._bias, found)
         chunks = -(-tiles // chunk)
@@ -149,7 +159,4 @@ class Winograd:
                 wanted = min(wanted, max(-(-tiles // 4), int(_TASK_TIME / time)))
         parts = -(-tiles // wanted)
         chunk = -(-tiles // parts)
-        # A register tile holds whole multiples of its positions.
-        if chunk > self._tile and alone:
-            chunk = -(-chunk // self._tile) * self._tile
         return chunk, alone

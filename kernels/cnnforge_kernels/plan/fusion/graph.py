@@ -40,7 +40,7 @@ class Graph:
 
         Args:
             step: A step.
-            place: Which of its inputs.
+            place: Number of the input.
 
         Returns:
             The step before it, or ``None`` if others read its value too.

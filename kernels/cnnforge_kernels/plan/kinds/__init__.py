@@ -1,4 +1,4 @@
-"""What each kind of step computes: the shape of its result, and the result in plain NumPy."""
+"""All kinds of steps: functions for the shape of the result, and for the result in NumPy."""
 
 from __future__ import annotations
 

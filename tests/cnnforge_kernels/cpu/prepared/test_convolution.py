@@ -6,6 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from winograd_checks import (
+    assert_same_bits_for_any_threads,
+    narrower_vectors,
+    run_with_narrower_vectors,
+)
 
 from cnnforge_kernels.cpu.prepared.convolution import Convolution
 from cnnforge_kernels.cpu.runtime.call_list import CallList
@@ -97,7 +102,7 @@ def assert_equal(outputs, wanted, weights):
     finite = np.isfinite(wanted)
     np.testing.assert_array_equal(outputs[~finite], wanted[~finite].astype(np.float32))
     largest = 4 * np.sqrt(weights[..., 0].size)
-    assert np.abs(outputs[finite] - wanted[finite]).max(initial=0) <= 2e-6 * largest + 1e-6
+    assert np.abs(outputs[finite] - wanted[finite]).max(initial=0) <= 4e-6 * largest
 
 
 SAME = ((1, 1), (1, 1))
@@ -198,3 +203,71 @@ def test_a_layer_is_bound_to_batches_of_several_sizes(name):
         assert_equal(
             computed(layer, inputs), expected(case, inputs, weights, bias, "relu", None), weights
         )
+
+
+# One image with enough work for several tasks: divided by rows, by filters, and by both.
+DIVIDED = {
+    "rows": Case((1, 60, 61, 8), (3, 3), 40, strides=(2, 2), padding=SAME),
+    "rows of pool windows": Case((1, 61, 60, 4), (5, 5), 40, pool=(3, 3)),
+    "filters": Case((1, 7, 7, 96), (5, 5), 272, padding=((2, 2), (2, 2))),
+    "filters of groups": Case((1, 9, 9, 128), (5, 5), 512, padding=SAME, groups=2),
+    "winograd, filters": Case((1, 13, 14, 96), (3, 3), 144, padding=SAME),
+    "winograd, tiles": Case((1, 60, 52, 32), (3, 3), 32, padding=SAME),
+}
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_results_do_not_depend_on_the_number_of_threads(name):
+    case = DIVIDED[name]
+    inputs, weights, bias = case.arrays()
+    layer = case.layer(weights, bias, "relu")
+    target = np.empty(layer.output_shape(inputs.shape), np.float32)
+    calls = CallList(layer.bind(inputs, target))
+
+    def bits():
+        target[:] = np.nan
+        calls()
+        return target.tobytes()
+
+    assert_same_bits_for_any_threads(bits)
+    assert_equal(target, expected(case, inputs, weights, bias, "relu", None), weights)
+
+
+def test_what_does_not_fit_is_an_error():
+    weights, bias = np.zeros((3, 3, 4, 6), np.float32), np.zeros(6, np.float32)
+    with pytest.raises(ValueError, match="activation is 'tanh', expected None, 'relu' or 'relu6'"):
+        Convolution(weights, bias, activation="tanh")
+    with pytest.raises(ValueError, match="6 filters cannot be divided into 4 groups"):
+        Convolution(weights, bias, groups=4)
+    with pytest.raises(ValueError, match=r"bias has shape \(4,\), expected \(6,\)"):
+        Convolution(weights, bias[:4])
+    source, target = np.zeros((1, 5, 5, 4), np.float32), np.zeros((1, 3, 3, 6), np.float32)
+    layer = Convolution(weights, bias)
+    with pytest.raises(ValueError, match="expected 4 channels"):
+        layer.bind(source[..., :3], target)
+    with pytest.raises(ValueError, match=r"target has shape .* expected \(1, 3, 3, 6\)"):
+        layer.bind(source, target[:, :2])
+    with pytest.raises(ValueError, match="added array has shape"):
+        layer.bind(source, target, target[:, :2])
+    pooled = Convolution(weights, bias, pool=(2, 2))
+    small = target[:, :1, :1]
+    with pytest.raises(ValueError, match="an addition before a pool is not possible"):
+        pooled.bind(source, small, small)
+
+
+@narrower_vectors
+def test_narrower_vectors(lanes, cpu, features):
+    run_with_narrower_vectors(
+        __file__,
+        lanes,
+        cpu,
+        features,
+        """
+        for name in ("3x3, odd", "stem", "one channel", "grouped, whole vectors"):
+            tests.test_outputs_are_those_of_the_oracle(name, "relu6")
+        tests.test_an_array_is_added_before_the_activation("3x3, odd", "relu6")
+        tests.test_an_array_is_added_before_the_activation("half a vector of filters", "relu6")
+        for name in ("2x2, 3x3, odd", "2x2", "3x2"):
+            tests.test_outputs_are_those_of_the_oracle(name, None)
+        """,
+    )

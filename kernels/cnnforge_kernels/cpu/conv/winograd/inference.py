@@ -37,8 +37,9 @@ from cnnforge_kernels.cpu.runtime.compiled import (
 )
 from cnnforge_kernels.cpu.runtime.memory import address_of, call_kernel, store_int64, words_at
 from cnnforge_kernels.cpu.simd.epilogues import tile_activate
-from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES
-from cnnforge_kernels.cpu.simd.tiles import tile_load, tile_store
+from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES, tile_of_number
+from cnnforge_kernels.cpu.simd.tile_choice import TILES as REGISTER_TILES
+from cnnforge_kernels.cpu.simd.tiles import tile_accumulate, tile_broadcast, tile_load, tile_store
 from cnnforge_kernels.cpu.simd.vectors import (
     vector_add,
     vector_larger,
@@ -73,9 +74,16 @@ _APART = 128
 _BEYOND = 32
 
 # Fields of a block for some tiles and a block of filters: the address of the argument block, the
-# index of the first tile, the planes of inputs and of products, and the block of filters.
-_PLAN, _FIRST, _INPUTS, _INPUT_PLANE, _SUMS, _SUM_PLANE, _BLOCK = range(7)
-_TASK_FIELDS = 7
+# index of the first tile, the number of tiles, the planes of inputs and of products, the block of
+# filters, and the address of as many zeros as a block has filters.
+_PLAN, _FIRST, _TILES, _INPUTS, _INPUT_PLANE, _SUMS, _SUM_PLANE, _BLOCK, _ZEROS = range(9)
+# The offset in bytes of each channel, which is an int64.
+_OFFSETS = 9
+_TASK_FIELDS = 10
+
+# The numbers of channels for which `MULTIPLY` is compiled with constant distances. Without them, a
+# register tile needs a register for the address of each position (see `tile_choice.py`).
+CHANNELS_KNOWN = (0, 16, 32)
 
 _LOW, _HIGH = np.float32(0.5**0.5), np.float32(2**0.5)
 
@@ -165,11 +173,6 @@ def _sum(v: Any) -> Any:
     return vector_add(vector_add(v[0], v[1]), vector_add(v[2], v[3]))
 
 
-@cached_njit()
-def _best(v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
-    return vector_larger(vector_larger(v0, v1), vector_larger(v2, v3))
-
-
 @kernel_family(2)
 def SPREAD(half: int) -> Any:
     """Transform the inputs of tiles ``begin`` to ``end - 1`` to planes (tile, channel)."""
@@ -225,36 +228,39 @@ def SPREAD(half: int) -> Any:
     return _spread_tiles
 
 
-@cached_njit()
-def _finish(
-    values: Any,
-    bias: Any,
-    here: int,
-    step: int,
-    added: int,
-    activation: int,
-    count: int,
-    valid: int,
-    L: Any,
-) -> None:
-    """Add bias and residual to a row of outputs of a tile, activate and store ``count`` of them."""
-    v0 = vector_add(values[0], bias)
-    v1 = vector_add(values[1], bias)
-    v2 = vector_add(values[2], bias)
-    v3 = vector_add(values[3], bias)
-    if added != 0:
-        v0 = vector_add(v0, vector_load(here + added, valid, L))
-        v1 = vector_add(v1, vector_load(here + added + step, valid if count > 1 else 0, L))
-        v2 = vector_add(v2, vector_load(here + added + 2 * step, valid if count > 2 else 0, L))
-        v3 = vector_add(v3, vector_load(here + added + 3 * step, valid if count > 3 else 0, L))
-    final = tile_activate((v0, v1, v2, v3), activation)
-    vector_store(final[0], here, valid)
-    if count > 1:
-        vector_store(final[1], here + step, valid)
-    if count > 2:
-        vector_store(final[2], here + 2 * step, valid)
-    if count > 3:
-        vector_store(final[3], here + 3 * step, valid)
+@kernel_family(REGISTER_TILES * len(CHANNELS_KNOWN))
+def MULTIPLY(number: int) -> Any:
+    """Multiply planes ``begin`` to ``end - 1`` of the inputs by those of a block of weights.
+
+    A plane of the inputs has the axes (tile, channel), a plane of the weights (channel, filter).
+    """
+    T, G, L, _ = tile_of_number(number % REGISTER_TILES)
+    KNOWN = CHANNELS_KNOWN[number // REGISTER_TILES]
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _multiply_planes(task: Any, begin: int, end: int) -> None:
+        t = carray(task, _TASK_FIELDS)
+        a = carray(words_at(t[_PLAN]), FIELDS)
+        channels = np.int64(KNOWN) if KNOWN else a[CHANNELS]
+        block = 4 * channels * G * L
+        tiles, zeros, offsets = t[_TILES], t[_ZEROS], t[_OFFSETS]
+        for plane in range(begin, end):
+            weights = a[WEIGHTS] + (t[_BLOCK] * PLANES + plane) * block
+            source = t[_INPUTS] + plane * t[_INPUT_PLANE]
+            target = t[_SUMS] + plane * t[_SUM_PLANE]
+            first = 0
+            while first < tiles:
+                # Let the last register tile end at the last tile.
+                first = max(min(first, tiles - T), 0)
+                place = source + 4 * first * channels
+                tile = tile_broadcast(zeros, T, G, L)
+                tile = tile_accumulate(
+                    tile, place, offsets, weights, channels, 0, 4 * channels, 1, T, G, L, 1, 1
+                )
+                tile_store(tile, target + 4 * first * G * L, 4 * G * L, G * L, T, G, 1)
+                first += T
+
+    return _multiply_planes
 
 
 @kernel_family(2)
@@ -277,14 +283,16 @@ def JOIN(pooled: int) -> Any:
         filters = min(a[FILTERS] - first_filter, width)
         zero = vector_splat(np.float32(0), L)
         seen = zero
+        memory = aligned_floats(STEP * STEP * L)
+        kept = address_of(memory)
         unit = STEP // 2 if pooled else STEP
         rows = a[ROWS] // 2 if pooled else a[ROWS]
         columns = a[COLUMNS] // 2 if pooled else a[COLUMNS]
         for tile in range(begin, end):
-            i, j = tile % each // a[WIDE], tile % a[WIDE]
-            below, right = rows - unit * i, columns - unit * j
+            row, column = unit * (tile % each // a[WIDE]), unit * (tile % a[WIDE])
+            below, right = rows - row, columns - column
             corner = a[TARGET] + tile // each * a[TARGET_IMAGE] + 4 * first_filter
-            corner += unit * (i * a[TARGET_ROW] + j * step)
+            corner += row * a[TARGET_ROW] + column * step
             for f in range(0, filters, L):
                 place = t[_SUMS] + 4 * ((tile - t[_FIRST]) * width + f)
                 v0 = _join(tile_load(place, SIDE * plane, SIDE, 1, L), L)
@@ -302,53 +310,50 @@ def JOIN(pooled: int) -> Any:
                 # Zero times infinity or NaN is NaN. So `seen` is NaN from the first value that is
                 # not finite.
                 seen = vector_multiply_add(total, zero, seen)
+                # Keep the outputs in memory: there are too few registers for them and what follows.
+                tile_store(o0, kept, 4 * L, L, STEP, 1, 1)
+                tile_store(o1, kept + 4 * L * STEP, 4 * L, L, STEP, 1, 1)
+                tile_store(o2, kept + 8 * L * STEP, 4 * L, L, STEP, 1, 1)
+                tile_store(o3, kept + 12 * L * STEP, 4 * L, L, STEP, 1, 1)
                 bias = vector_load(a[BIAS] + 4 * (first_filter + f), L, L)
                 here, valid = corner + 4 * f, filters - f
-                if pooled:
-                    both = (
-                        _best(o0[0], o0[1], o1[0], o1[1]),
-                        _best(o0[2], o0[3], o1[2], o1[3]),
-                        _best(o2[0], o2[1], o3[0], o3[1]),
-                        _best(o2[2], o2[3], o3[2], o3[3]),
-                    )
-                    left, other = (both[0], both[1], zero, zero), (both[2], both[3], zero, zero)
-                    count = min(right, 2)
-                    if right > 0 and below > 0:
-                        _finish(left, bias, here, step, 0, activation, count, valid, L)
-                    if right > 0 and below > 1:
-                        here += a[TARGET_ROW]
-                        _finish(other, bias, here, step, 0, activation, count, valid, L)
-                    continue
-                _finish(o0, bias, here, step, added, activation, right, valid, L)
-                if below > 1:
-                    here += a[TARGET_ROW]
-                    _finish(o1, bias, here, step, added, activation, right, valid, L)
-                if below > 2:
-                    here += a[TARGET_ROW]
-                    _finish(o2, bias, here, step, added, activation, right, valid, L)
-                if below > 3:
-                    here += a[TARGET_ROW]
-                    _finish(o3, bias, here, step, added, activation, right, valid, L)
+                for i in range(min(below, unit)):
+                    cell = kept + 4 * L * i * (2 * STEP if pooled else STEP)
+                    for j in range(min(right, unit)):
+                        place = here + i * a[TARGET_ROW] + j * step
+                        value = vector_load(cell, L, L)
+                        if pooled:
+                            other = vector_load(cell + 4 * L, L, L)
+                            value = vector_larger(value, other)
+                            other = vector_load(cell + 4 * L * STEP, L, L)
+                            value = vector_larger(value, other)
+                            other = vector_load(cell + 4 * L * (STEP + 1), L, L)
+                            value = vector_larger(value, other)
+                            cell += 4 * L
+                        value = vector_add(value, bias)
+                        if added != 0:
+                            value = vector_add(value, vector_load(place + added, valid, L))
+                        vector_store(tile_activate((value,), activation)[0], place, valid)
+                        cell += 4 * L
         lanes = np.empty(L, np.float32)
         vector_store(seen, address_of(lanes), L)
         for lane in range(L):
             if lanes[lane] != 0:
                 store_int64(a[NOT_FINITE], 1)
+        # Numba frees an array after its last use.
+        memory[:0] = np.float32(0)
 
     return _join_tiles
 
 
 @cached_njit()
-def _outputs(a: Any, t: Any, m: Any, tiles: int) -> None:
+def _outputs(a: Any, t: Any, tiles: int) -> None:
     """Multiply ``tiles`` tiles by the weights of a block of filters, and compute the outputs.
 
-    The arguments are the argument block, the block of the task, and that of ``MULTIPLY``.
+    The arguments are the argument block and the block of the task.
     """
-    width = a[BLOCK_FILTERS]
-    m[p.TILES], m[p.FILTERS] = tiles, width
-    m[p.INPUTS], m[p.INPUT_PLANE] = t[_INPUTS], t[_INPUT_PLANE]
-    m[p.FACTORS] = a[WEIGHTS] + 4 * t[_BLOCK] * PLANES * a[CHANNELS] * width
-    call_kernel(a[MULTIPLY_KERNEL], address_of(m), 0, PLANES)
+    t[_TILES] = tiles
+    call_kernel(a[MULTIPLY_KERNEL], address_of(t), 0, PLANES)
     call_kernel(a[JOIN_KERNEL], address_of(t), t[_FIRST], t[_FIRST] + tiles)
 
 
@@ -366,17 +371,15 @@ def WINOGRAD(alone: int) -> Any:
         a = carray(args, FIELDS)
         chunk, channels, width = a[CHUNK], a[CHANNELS], a[BLOCK_FILTERS]
         t = np.zeros(_TASK_FIELDS, np.int64)
-        m = np.zeros(p.FIELDS, np.int64)
         t[_SUM_PLANE] = 4 * (chunk + _BEYOND) * width + _APART
         sums = aligned_floats(PLANES * t[_SUM_PLANE] // 4)
         plane = input_plane(chunk, channels)
         inputs = aligned_floats(PLANES * plane // 4 if alone else 1)
+        zeros = np.zeros(width, np.float32)
         offsets = np.empty(channels, np.int64)
         for c in range(channels):
             offsets[c] = 4 * c
-        zeros = np.zeros(width, np.float32)
-        m[p.PIXEL], m[p.OFFSETS], m[p.ZEROS] = 4 * channels, address_of(offsets), address_of(zeros)
-        m[p.SUMS], m[p.SUM_PLANE], m[p.BIAS] = address_of(sums), t[_SUM_PLANE], address_of(zeros)
+        t[_ZEROS], t[_OFFSETS] = address_of(zeros), address_of(offsets)
         t[_SUMS], t[_PLAN] = address_of(sums), address_of(a)
         for task in range(begin, end):
             number = task if alone else task // a[BLOCKS]
@@ -388,16 +391,16 @@ def WINOGRAD(alone: int) -> Any:
                 call_kernel(a[SPREAD_KERNEL], address_of(t), first, first + tiles)
                 for block in range(a[BLOCKS]):
                     t[_BLOCK] = block
-                    _outputs(a, t, m, tiles)
+                    _outputs(a, t, tiles)
             else:
                 t[_INPUTS] = a[INPUTS] + 4 * first * channels
                 t[_INPUT_PLANE] = input_plane(a[TILES], channels)
                 t[_BLOCK] = task % a[BLOCKS]
-                _outputs(a, t, m, tiles)
+                _outputs(a, t, tiles)
         # The calls above get only the addresses of these arrays. Numba frees an array after its
         # last use, so use the arrays here: they must not be freed earlier.
         sums[:0], inputs[:0], zeros[:0] = np.float32(0), np.float32(0), np.float32(0)
-        offsets[:0], t[:0], m[:0] = 0, 0, 0
+        t[:0], offsets[:0] = 0, 0
 
     return _winograd_tiles
 
