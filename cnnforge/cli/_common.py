@@ -100,7 +100,7 @@ def import_error(spec: Spec) -> str | None:
     """Import all classes and functions that a spec names.
 
     Returns:
-        The error in one line; `None` if there was none.
+        The error in one line; `None` if everything can be imported.
     """
     from cnnforge.errors import PluginError, one_line
 

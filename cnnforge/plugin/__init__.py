@@ -24,7 +24,8 @@ Example:
     ```
 """
 
-from cnnforge.plugin.base import DEFAULT_TASK, PLUGIN_API, Spec, hookimpl
+from cnnforge.plugin.base import DEFAULT_TASK as DEFAULT_TASK
+from cnnforge.plugin.base import PLUGIN_API, Spec, hookimpl
 from cnnforge.plugin.layers import LayerSpec
 from cnnforge.plugin.parts import (
     AugmentationSpec,
@@ -38,7 +39,6 @@ from cnnforge.pretrained import PretrainedWeights
 from cnnforge.work import Work
 
 __all__ = [
-    "DEFAULT_TASK",
     "PLUGIN_API",
     "AugmentationSpec",
     "CallbackSpec",

@@ -32,7 +32,7 @@ from cnnforge.prediction.reference_predictions import (
     model_digest,
     read_reference_predictions,
 )
-from cnnforge.runs import RunDirectory
+from cnnforge.runs import RunDirectory, requirements
 from cnnforge.tasks import Task
 from cnnforge.utils.available_memory import is_out_of_memory
 from cnnforge.utils.structures import flatten
@@ -58,7 +58,8 @@ class PlanRecord:
 
     Attributes:
         model: sha256 of the `model.keras` that the plan was made from.
-        engines: Version of each engine that was tried, by its qualified name; "" if it has none.
+        versions: Version of each engine that was tried, by its qualified name, and of each plugin
+            whose layers are in the model, by its name; "" if it has none.
         engine: Qualified name of the engine that wrote the plan; "" if none could express the
             model.
         plan: sha256 of `plan.npz`; "" without a plan.
@@ -69,7 +70,7 @@ class PlanRecord:
     """
 
     model: str
-    engines: Mapping[str, str]
+    versions: Mapping[str, str]
     engine: str = ""
     plan: str = ""
     refused: str = ""
@@ -146,14 +147,14 @@ def make_plan(
         plugins: All plugins.
 
     Returns:
-        The plan that was made, also if it could not be written to the run; or the reason why there
-        is none.
+        The plan that was made, also if it could not be written to the run; or the reason why no
+        plan was made.
     """
     if not plugins.engines:
         return FoundPlan()
     facts: dict[str, Any] = {
         "model": model_digest(run),
-        "engines": _versions(plugins),
+        "versions": _versions(run, plugins),
         "outputs": _outputs(task),
     }
     reasons = []
@@ -282,14 +283,15 @@ def _check_fits(record: PlanRecord, run: RunDirectory, task: Task, plugins: Plug
     """Raise a `ValueError` with the reason if a record does not fit to the run."""
     if record.model != model_digest(run):
         raise ValueError("model.keras has changed")
-    here = _versions(plugins)
-    if record.refused:
-        if record.engines != here:
-            raise ValueError("the inference engines have changed")
-    elif record.engine not in here:
+    here = _versions(run, plugins)
+    if record.engine and record.engine not in here:
         raise ValueError(f"the inference engine {record.engine} is not installed here")
-    elif record.engines.get(record.engine) != here[record.engine]:
-        raise ValueError(f"the inference engine {record.engine} has another version")
+    # Another engine matters only if there is no plan.
+    names = {name for name in {*here, *record.versions} if "/" not in name or record.refused}
+    for name in sorted(names | {record.engine} - {""}):
+        if record.versions.get(name) != here.get(name):
+            kind = "inference engine" if "/" in name else "plugin"
+            raise ValueError(f"the {kind} {name} has another version")
     outputs = _outputs(task)
     if record.outputs != outputs:
         raise ValueError(f"the task of the run has {outputs} outputs, and not {record.outputs}")
@@ -302,9 +304,12 @@ def _outputs(task: Task) -> int | None:
         return None
 
 
-def _versions(plugins: Plugins) -> dict[str, str]:
-    versions = {record.name: record.version or "" for record in plugins.records}
-    return {spec.qualified_name: versions.get(spec.plugin, "") for spec in plugins.engines.values()}
+def _versions(run: RunDirectory, plugins: Plugins) -> dict[str, str]:
+    """Return the versions of the engines, and of the plugins whose layers are in the model."""
+    known = {record.name: record.version or "" for record in plugins.records}
+    engines = {each.qualified_name: known.get(each.plugin, "") for each in plugins.engines.values()}
+    layers = [each.plugin for each in requirements.read(run) if each.layers and each.plugin]
+    return engines | {name: known.get(name, "") for name in layers}
 
 
 def _checked_drift(spec: EngineSpec, plan: OpenedModel, reference: ReferencePredictions) -> float:

@@ -118,3 +118,19 @@ def test_functions_of_others_can_be_kept_nowhere_too(tmp_path):
     )
     assert done.stdout == "4\n"
     assert "cannot be kept in" in done.stderr
+
+
+def test_kernels_are_loaded_without_all_types_of_numba():
+    code = """
+import sys
+import numpy as np
+from cnnforge_kernels import conv2d
+conv2d(np.ones((1, 4, 4, 1), "f4"), np.ones((3, 3, 1, 2), "f4"), np.zeros(2, "f4"))
+print("scipy.linalg" in sys.modules)
+"""
+    # The first process compiles the functions, if no test has done so.
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        )
+    assert done.stdout.split() == ["False"]

@@ -11,7 +11,7 @@ import pytest
 from toy_engine import CLASSES, SHAPE, ToyEngine, record_of, save_model
 
 from cnnforge.errors import CnnforgeError, RunError
-from cnnforge.plugin_host.discovery import Plugins
+from cnnforge.plugin_host.discovery import PluginRecord, Plugins
 from cnnforge.prediction import Predictor, open_predictor
 from cnnforge.prediction.keras_model import load_model, outputs_of
 from cnnforge.prediction.plans import find_plan, make_plan, reference_for_plan
@@ -19,7 +19,7 @@ from cnnforge.prediction.reference_predictions import (
     ReferencePredictions,
     write_reference_predictions,
 )
-from cnnforge.runs import RunDirectory
+from cnnforge.runs import RunDirectory, requirements
 from cnnforge.tasks.classification import Classification
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (7, *SHAPE), np.uint8)
@@ -151,6 +151,22 @@ def test_another_version_of_the_engine_makes_its_own_plan(
     assert find_plan(run, Classification(CLASSES), Plugins()).problem == (
         "the inference engine acme/toy is not installed here"
     )
+
+
+def test_another_version_of_a_plugin_with_a_layer_makes_the_plan_again(
+    run: RunDirectory, engines: Plugins, engine: ToyEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    used = requirements.Requirement(plugin="other", source="other", layers=("Power",))
+    requirements.write(run, [used])
+    engines.records.append(PluginRecord("other", "other", "other", "1"))
+    open_predictor(run, engines)
+    opened(run, engines)
+    engines.records[-1].version = "2"
+    open_predictor(run, engines)
+    assert said(caplog) == [
+        "the plan of the run is made again: the plugin other has another version"
+    ]
+    assert engine.builds == 2
 
 
 def test_a_layer_that_a_plan_cannot_express_is_said_once(
