@@ -12,7 +12,7 @@ from cnnforge.testing._subject import Subject
 def inference(subjects: Sequence[Subject]) -> str:
     """Say whether the layer can be part of an inference plan, and if not, why.
 
-    A layer that cannot is no error: Keras then runs the trained network.
+    Both are right: Keras runs the networks that a plan cannot express.
 
     Args:
         subjects: The layer with each of its cases.

@@ -50,11 +50,7 @@ share_disk_cache()
 
 
 def vector_lanes() -> int:
-    """Return the number of float32 values in a SIMD register: 16 (AVX-512), 8 (AVX2) or 4.
-
-    Numba compiles for the features of this CPU, or for those in the environment variable
-    ``NUMBA_CPU_FEATURES``.
-    """
+    """Return the number of float32 values in a SIMD register: 16 (AVX-512), 8 (AVX2) or 4."""
     features = _features()
     if features.get("avx512f"):
         return 16
@@ -68,7 +64,7 @@ def vector_registers() -> int:
 
 @cache
 def _features() -> dict[str, bool]:
-    chosen: str | None = numba.config.CPU_FEATURES
+    chosen: str | None = numba.config.CPU_FEATURES  # from NUMBA_CPU_FEATURES
     if chosen is None:
         return dict(llvm.get_host_cpu_features())
     return {feature[1:]: feature[0] == "+" for feature in chosen.split(",") if feature}
