@@ -107,7 +107,10 @@ def speed(subject: Subject) -> str:
         return "not measured: the layer has no compute_output_shape()"
     timed: dict[str, Callable[[], object]] = {"forward": ours.forward, "full": ours.full}
     if reference is not None and not workload.reference_is_unsafe:
-        stock = timed_passes(workload, reference)
+        try:
+            stock = timed_passes(workload, reference)
+        except NotImplementedError:
+            return f"not measured: the reference {reference.__name__} has no compute_output_shape()"
         timed |= {"reference forward": stock.forward, "reference full": stock.full}
     timings, times = interleave(timed, rounds=_ROUNDS, limit=_SECONDS)
     found = []

@@ -36,7 +36,7 @@ def index_in_range(subject: Subject) -> str:
                 raise AssertionError(f"{each.where}{label}: {trace.outside}")
     for label, trace in subject.traces.items():
         if trace.unchecked:
-            return f"{label} cannot be compiled with checks of its indices: {trace.unchecked[:200]}"
+            return f"{label} is not checked index by index: {trace.unchecked[:200]}"
     count = len(subject.traces)
     return f"{count} function{'s' if count > 1 else ''} of ops" if count else "no function of an op"
 

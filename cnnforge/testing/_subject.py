@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import re
@@ -141,16 +142,22 @@ class Subject:
 
     @cached_property
     def accepted(self) -> bool:
-        """Whether the layer does not refuse inputs of this shape by a `ValueError`."""
+        """Whether the layer does not refuse inputs of this shape by a `ValueError`.
+
+        Its outputs must have elements, too.
+        """
         try:
             with only_shapes():
-                self.built()(tensor(self.inputs()))
+                layer = self.built()
+                outputs = layer(tensor(self.inputs()))
+                with contextlib.suppress(NotImplementedError):
+                    layer.compute_output_shape(self.case.input_shape)
+                return all(math.prod(it.shape) > 0 for it in keras.tree.flatten(outputs))
         except ValueError:
             return False
         except Exception as error:
             # TensorFlow refuses by this error what its own operations cannot compute.
             return type(error).__name__ != "InvalidArgumentError"
-        return True
 
     @cached_property
     def traces(self) -> dict[str, Trace]:

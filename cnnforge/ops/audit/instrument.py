@@ -58,11 +58,16 @@ def traced(function: Dispatcher) -> Dispatcher:
     return _copy(function, {})
 
 
+def can_copy(function: Dispatcher) -> bool:
+    """Return whether the function can be compiled again with hooks."""
+    return function.py_func.__module__.partition(".")[0] not in _KEPT
+
+
 def _copy(function: Dispatcher, made: dict[int, Dispatcher]) -> Dispatcher:
     if id(function) in made:
         return made[id(function)]
     source = function.py_func
-    if source.__module__.partition(".")[0] in _KEPT:
+    if not can_copy(function):
         return function
     options = {**function.targetoptions, "boundscheck": True}
     options.pop("nopython", None)

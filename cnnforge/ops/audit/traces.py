@@ -53,6 +53,8 @@ def entry_of(program: Program) -> Entry | str:
     """Return the instrumented entry of a step, or why it cannot be compiled with hooks."""
     if program not in _entries:
         step = program.step
+        if not instrument.can_copy(step.function):
+            return "it belongs to cnnforge_kernels, which has tests of its own"
         names = parameters(step.function)
         arguments = [Argument(program.type_of(name), program.offsets[name]) for name in names]
         try:

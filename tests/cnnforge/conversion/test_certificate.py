@@ -13,6 +13,7 @@ from cnnforge.conversion.certificate import certify
 from cnnforge.plugin import LayerSpec
 from cnnforge.plugin_host.discovery import discover
 from cnnforge.plugin_host.registry import Registry
+from cnnforge.testing import LayerCase
 from cnnforge_plugins.layers._fallback import KernelUnavailableWarning
 from cnnforge_plugins.layers.conv2d import Conv2D
 from cnnforge_plugins.models.lenet import build
@@ -128,6 +129,61 @@ def test_other_dtypes(installed, policy):
     for check in checks:
         assert check.passed, check
         assert check.dtype == policy.removeprefix("mixed_")
+
+
+class Halved(layers.Layer):
+    factor = 0.5
+
+    def build(self, input_shape):
+        self.shift = self.add_weight(shape=(input_shape[-1],), name="shift")
+
+    def call(self, inputs):
+        return self.factor * (inputs + self.shift)
+
+
+class Broken(Halved):
+    factor = 0.6
+
+
+@keras.ops.custom_gradient
+def wrong_gradient(values):
+    return values, lambda upstream: 2 * upstream
+
+
+class WrongGradient(Halved):
+    def call(self, inputs):
+        return wrong_gradient(super().call(inputs))
+
+
+def halved_oracle(layer, inputs, shift):
+    if inputs.shape[1] == 3:
+        raise ValueError("not for three rows")
+    return 0.5 * (inputs + shift)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        (Halved, []),
+        (Broken, ["outputs", "grad_inputs", "grad_shift"]),
+        (WrongGradient, ["grad_inputs", "grad_shift"]),
+    ],
+)
+def test_a_layer_without_a_reference_is_compared_with_its_oracle(monkeypatch, kind, wrong):
+    case = LayerCase(arguments={}, input_shape=(2, 4, 4, 3), oracle=halved_oracle)
+    known = Registry(LayerSpec)
+    spec = LayerSpec(name="halved", target="mine:Halved", summary="", cases="mine:CASES")
+    known.add("mine", [spec])
+    monkeypatch.setattr(LayerSpec, "load", lambda self: kind)
+    monkeypatch.setattr(LayerSpec, "load_cases", lambda self: (case,))
+    (check,) = certify(stack(kind(name="half"), shape=(6, 5, 2)), layers=known)
+    assert (check.layer, check.kind, check.provider) == ("half", "its oracle", "mine/halved")
+    assert check.input_shape == (2, 6, 5, 2)
+    assert [result.tensor for result in check.results] == ["outputs", "grad_inputs", "grad_shift"]
+    assert [result.tensor for result in check.results if not result.ok] == wrong
+    assert check.passed == (not wrong)
+    # An oracle need not compute other sizes than those of its cases.
+    assert certify(stack(kind(), shape=(3, 5, 2)), layers=known) == []
 
 
 def test_models_without_plugin_layers(installed):

@@ -408,3 +408,22 @@ except UsageError as error:
 """
     assert "'numpy'" in run_python(source)
     assert sys.modules.get("keras") is None or hasattr(sys.modules["keras"], "layers")
+
+
+def test_the_shape_rule_for_a_layer():
+    op = ArrayOp(
+        "shape_of_output",
+        forward=lambda inputs, bias, stride, outputs: None,
+        inputs={"inputs": 3, "bias": 1},
+        outputs={"outputs": 3},
+        output_shapes=lambda inputs, stride: (inputs[0], -(-inputs[1] // stride), inputs[2]),
+        attributes={"stride": 1},
+    )
+    assert op.output_shape((2, 5, 3), stride=2) == (2, 3, 3)
+    assert op.output_shape([None, None, 3], (3,), stride=2) == (None, None, 3)
+    with pytest.raises(ValueError, match=r"the shape \(2, 5\) of 'inputs' has 2 dimensions, expe"):
+        op.output_shape((2, 5))
+    with pytest.raises(ValueError, match="reads the shape of 'inputs', and 0 of 2 shapes were"):
+        op.output_shape()
+    with pytest.raises(TypeError, match="steps"):
+        op.output_shape((2, 5, 3), steps=2)

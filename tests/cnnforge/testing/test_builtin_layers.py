@@ -3,7 +3,7 @@
 import pytest
 
 from cnnforge.plugin_host.discovery import discover
-from cnnforge.testing import layer_checks
+from cnnforge.testing import _subject, layer_checks
 
 LAYERS = [spec.name for spec in discover().layers.values() if spec.plugin == "builtin"]
 # A process of its own takes seconds: for the layer that others are most like, and the fused one.
@@ -14,6 +14,12 @@ CHECKS = [
     for check in layer_checks(f"builtin/{layer}")
     if check.kind != "save_and_load" or layer in SAVED
 ]
+
+
+@pytest.fixture(autouse=True)
+def _sizes_of_the_cases(monkeypatch):
+    # The kernels have tests of their own at many sizes, and compile for each size.
+    monkeypatch.setattr(_subject, "_MAX_VARIED", 0)
 
 
 @pytest.mark.parametrize("check", CHECKS)
