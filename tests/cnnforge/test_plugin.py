@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from cnnforge.errors import PluginError
-from cnnforge.plugin import DatasetSpec, LayerSpec, ModelSpec, Work
+from cnnforge.plugin import DatasetSpec, EngineSpec, LayerSpec, ModelSpec, Work
 
 SPEC_TYPES = [LayerSpec, DatasetSpec, ModelSpec]
 
@@ -150,3 +150,16 @@ def test_a_max_default_size_is_a_number_of_pixels(size):
         ValueError, match=r"max_default_size of model 'x' is .*: it must be a number of pixels"
     ):
         ModelSpec(name="x", target="a:b", summary="", max_default_size=size)
+
+
+def test_an_engine_names_two_functions():
+    spec = EngineSpec(name="x", target="collections:Counter", build="math:sqrt", summary="")
+    spec.load_all()
+    assert spec.load_build()(4) == 2
+    with pytest.raises(ValueError, match="build of engine 'x' must look like"):
+        EngineSpec(name="x", target="a:b", build="a.b", summary="")
+    broken = EngineSpec(name="x", target="math:sqrt", build="math:nothing", summary="")
+    with pytest.raises(
+        PluginError, match="the build 'math:nothing' of engine 'x' cannot be loaded"
+    ):
+        broken.load_all()

@@ -136,9 +136,17 @@ def _block(program: Program) -> int:
     """Choose the number of images that run at a time."""
     shapes = program.shapes
     steps = [step for step in program.steps if step.kind != "reshape"]
-    values = sum(
-        prod(shapes[name]) for step in steps for name in (*step.inputs, step.output)
-    ) / len(steps)
+    between, sources = set(), {}
+    for name, block in depthwise_blocks(program).items():
+        between.update(block.between)
+        sources[name] = [block.source, *block.last.inputs[1:]]
+    # The values that each call reads and writes.
+    calls = [
+        [*sources.get(step.output, step.inputs), step.output]
+        for step in steps
+        if step.output not in between
+    ]
+    values = sum(prod(shapes[name]) for names in calls for name in names) / len(calls)
     block = round(_CACHED_VALUES / values)
     weights = {
         id(step.arrays["weights"]): step.arrays["weights"].size

@@ -259,6 +259,12 @@ LAYERS: dict[type, Handler] = {
     keras.layers.GaussianNoise: _nothing,
     keras.layers.ActivityRegularization: _nothing,
     keras.layers.Identity: _nothing,
+    keras.layers.RandomFlip: _nothing,
+    keras.layers.RandomRotation: _nothing,
+    keras.layers.RandomTranslation: _nothing,
+    keras.layers.RandomZoom: _nothing,
+    keras.layers.RandomBrightness: _nothing,
+    keras.layers.RandomContrast: _nothing,
     **dict.fromkeys(_activations.LAYERS, _activation),
 }
 """The classes of layers that a plan can express, with the functions that write them."""

@@ -122,11 +122,10 @@ def _written(call: LayerCall, inputs: list[str], writer: Writer) -> str:
 
 
 def _check_arguments(call: LayerCall, writer: Writer) -> None:
-    """Check that a layer is called with tensors only, and not as in training."""
+    """Check that a layer is called with tensors only."""
     for name, value in call.keywords.items():
-        if value is None or (name == "training" and not value):
-            continue
-        if name != "inputs":
+        # `predict` runs all layers with training=False, whatever they are called with.
+        if value is not None and name not in ("inputs", "training"):
             writer.refuse(f"it is called with {name}={value!r}")
     if len(call.arguments) > 1 and any(value is not None for value in call.arguments[1:]):
         writer.refuse("it is called with more than one argument")

@@ -35,6 +35,8 @@ CASES = cases(
             (2, 9, 8, 5),
         ),
         "strided": ({"filters": 4, "kernel_size": (3, 2), "strides": (2, 1)}, (2, 8, 7, 3)),
+        # A 1x1 window: the kernels multiply two matrices.
+        "point": ({"filters": 20, "kernel_size": 1}, (2, 5, 6, 9)),
         # TensorFlow cannot compute the gradients of the next two cases on a CPU. The NumPy function
         # `_oracle` can compute them.
         "grouped": ({"filters": 6, "kernel_size": 3, "groups": 2, "use_bias": False}, (3, 6, 7, 4)),

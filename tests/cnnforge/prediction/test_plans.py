@@ -14,7 +14,7 @@ from cnnforge.errors import CnnforgeError, RunError
 from cnnforge.plugin_host.discovery import PluginRecord, Plugins
 from cnnforge.prediction import Predictor, open_predictor
 from cnnforge.prediction.keras_model import load_model, outputs_of
-from cnnforge.prediction.plans import find_plan, make_plan, reference_for_plan
+from cnnforge.prediction.plans import check_plan, find_plan, make_plan, reference_for_plan
 from cnnforge.prediction.reference_predictions import (
     ReferencePredictions,
     write_reference_predictions,
@@ -344,3 +344,30 @@ def test_a_slow_first_prediction_says_why(
         predictor.predict_images(IMAGES)
     (line,) = said(caplog)
     assert line == "compiling the kernels of the prediction (once on a machine)"
+
+
+def test_verify_compares_the_plan_with_keras(
+    run: RunDirectory, engines: Plugins, engine: ToyEngine
+) -> None:
+    task, model = Classification(CLASSES), load_model(run.model, engines.layers)
+
+    def checked() -> tuple[str, bool]:
+        return check_plan(run, model, task, engines)
+
+    assert checked() == ("none yet; the next prediction makes it", True)
+    open_predictor(run, engines)
+    text, passed = checked()
+    assert passed
+    assert re.fullmatch(r"differs from Keras by \S+ at most \(0.0001 is allowed\)", text)
+    engine.offset = 0.5
+    text, passed = checked()
+    assert not passed
+    assert text.startswith("differs from Keras by 5.0e-01")
+    (run.path / "plan.npz").write_bytes(b"")
+    text, passed = checked()
+    assert passed
+    assert text.startswith("plan.npz is damaged")
+    (run.path / "plan.json").unlink()
+    engine.error = ValueError("layer 'x' is unknown")
+    open_predictor(run, engines)
+    assert checked() == ("none, and Keras predicts: layer 'x' is unknown", True)

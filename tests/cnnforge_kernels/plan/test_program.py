@@ -45,6 +45,17 @@ WRONG = {
         "x",
         "four integers",
     ),
+    "an addition and a pool": (
+        (IMAGE, Step("convolution", ("image",), "y", {}, WEIGHTS),
+         Step("convolution", ("image", "y"), "x", {"pool": [2, 2]}, WEIGHTS)),
+        "x",
+        "both add an array and pool",
+    ),
+    "too many inputs": (
+        (IMAGE, Step("convolution", ("image",) * 3, "x", {}, WEIGHTS)),
+        "x",
+        "kind convolution is not possible",
+    ),
     "wrong groups": (
         (IMAGE, Step("convolution", ("image",), "x", {"groups": 3}, WEIGHTS)),
         "x",
@@ -122,19 +133,27 @@ def test_convolution_is_that_of_the_reference():
     np.testing.assert_allclose(result, expected, rtol=1e-12)
 
 
-def test_convolution_with_everything():
+def test_convolution_that_adds_and_activates():
     chain = Chain((8, 8, 2)).convolution(3, (1, 1))
     added = chain.last
-    chain.convolution(
-        3, padding=[[2, 0], [1, 1]], pool=[2, 3], activation={"name": "relu6"}, strides=[1, 1]
-    )
-    plain = chain.steps[-1].changed(pool=None, inputs=(added, added), activation=None)
-    program = Program((*chain.steps[:-1], plain), plain.output)
+    chain.convolution(3, padding=[[2, 0], [1, 1]])
+    program = chain.program([added, chain.last])
     x = images(program)
-    whole = np.clip(interpret(program, x, np.float64), 0, 6)
-    alone = chain.steps[-1].changed(inputs=(added, added), pool=[2, 3])
-    result = interpret(Program((*chain.steps[:-1], alone), alone.output), x, np.float64)
-    expected = whole[:, :, :6].reshape(len(x), 4, 2, 2, 3, 3).max((2, 4))
+    first, second = interpret(program, x, np.float64)
+    last = chain.steps[-1]
+    changed = last.changed(inputs=(added, added), activation={"name": "relu6"})
+    result = interpret(Program((*chain.steps[:-1], changed), last.output), x, np.float64)
+    np.testing.assert_allclose(result, np.clip(first + second, 0, 6), rtol=1e-12)
+
+
+def test_convolution_that_pools():
+    chain = Chain((8, 8, 2)).convolution(3, padding=[[2, 0], [1, 1]])
+    last = chain.steps[-1]
+    x = images(chain.program())
+    whole = interpret(chain.program(), x, np.float64)
+    pooled = last.changed(pool=[2, 3], activation={"name": "relu"})
+    result = interpret(Program((chain.steps[0], pooled), last.output), x, np.float64)
+    expected = np.maximum(whole, 0)[:, :, :6].reshape(len(x), 4, 2, 2, 3, 3).max((2, 4))
     np.testing.assert_allclose(result, expected, rtol=1e-12)
 
 

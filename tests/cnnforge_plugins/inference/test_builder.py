@@ -101,12 +101,20 @@ LAYERS = {
     "flatten": layers.Flatten(),
     "reshape": layers.Reshape((4, -1, 6)),
     "dropout": layers.Dropout(0.5),
+    "dropout in training": lambda x: layers.Dropout(0.5)(x, training=True),
+    "statistics of the batch": lambda x: layers.BatchNormalization()(x, training=True),
     "dropout of channels": layers.SpatialDropout2D(0.5),
     "alpha dropout": layers.AlphaDropout(0.5),
     "gaussian dropout": layers.GaussianDropout(0.5),
     "noise": layers.GaussianNoise(0.5),
     "regularization": layers.ActivityRegularization(0.1),
     "identity": layers.Identity(),
+    "random flip": layers.RandomFlip(),
+    "random rotation": layers.RandomRotation(0.3),
+    "random translation": layers.RandomTranslation(0.3, 0.3),
+    "random zoom": layers.RandomZoom(0.5),
+    "random brightness": layers.RandomBrightness(0.5),
+    "random contrast": layers.RandomContrast(0.5),
     "relu": layers.ReLU(),
     "relu6": layers.ReLU(6.0),
     "relu with a slope": layers.ReLU(negative_slope=0.25),
@@ -285,15 +293,10 @@ def two_inputs():
     return keras.Model([first, second], layers.Add()([first, second]))
 
 
-def cut_off():
+def masked():
     inputs = keras.Input(SHAPE)
-    outputs = layers.Dropout(0.5, name="drop")(inputs, training=True)
-    return keras.Model(inputs, outputs)
-
-
-def statistics_of_the_batch():
-    inputs = keras.Input(SHAPE)
-    return keras.Model(inputs, layers.BatchNormalization(name="norm")(inputs, training=True))
+    mask = keras.ops.greater(inputs, 0)
+    return keras.Model(inputs, layers.Softmax(name="masked")(inputs, mask=mask))
 
 
 def in_half():
@@ -360,8 +363,7 @@ REFUSED = {
         lambda: chain(layers.Conv2D(3, 3, activation=lambda x: x + 1, name="conv")),
         r"layer 'conv' \(Conv2D\): its activation <lambda> is not known",
     ),
-    "dropout in training": (cut_off, r"layer 'drop' \(Dropout\): it is called with training=True"),
-    "statistics of the batch": (statistics_of_the_batch, "it is called with training=True"),
+    "a mask": (masked, r"\(Greater\): there is no kernel for this operation"),
     "an operation": (lambda: chain(lambda x: keras.ops.sort(x)), r"\(Sort\): there is no kernel"),
     "a division": (lambda: chain(lambda x: 1 / x), "no kernel for these operands"),
     "different ranks": (

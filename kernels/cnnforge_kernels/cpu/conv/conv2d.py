@@ -14,6 +14,8 @@ from numba import carray
 from cnnforge_kernels.cpu.conv import gather as g
 from cnnforge_kernels.cpu.conv import sweep_rows as s
 from cnnforge_kernels.cpu.conv.packing import pack_planes
+from cnnforge_kernels.cpu.conv.product import NONE, RELU, multiply
+from cnnforge_kernels.cpu.conv.product_weights import product_grad_weights
 from cnnforge_kernels.cpu.conv.sweep import sweep
 from cnnforge_kernels.cpu.conv.winograd.weights import gather_tiles
 from cnnforge_kernels.cpu.runtime.compiled import (
@@ -24,6 +26,7 @@ from cnnforge_kernels.cpu.runtime.compiled import (
     kernel_family,
 )
 from cnnforge_kernels.cpu.runtime.memory import address_of
+from cnnforge_kernels.cpu.simd.tile_choice import MAX_LANES
 from cnnforge_kernels.geometry import padding_before
 
 # Fields of the argument block of the gradient of the inputs. They follow the fields of a sweep
@@ -212,6 +215,17 @@ def gather_block(
 
 
 @cached_njit()
+def _is_product(weights: Any, strides: tuple[int, int], groups: int, filters: int) -> bool:
+    """Return whether to multiply all pixels by one matrix, for results of ``filters`` filters.
+
+    A sweep is faster if the filters fill half of a register or less.
+    """
+    one_tap = weights.shape[0] == 1 and weights.shape[1] == 1
+    moves_by_one = strides[0] == 1 and strides[1] == 1
+    return one_tap and moves_by_one and groups == 1 and 2 * filters > MAX_LANES
+
+
+@cached_njit()
 def conv2d_forward(
     inputs: Any,
     weights: Any,
@@ -238,6 +252,9 @@ def conv2d_forward(
     """
     if outputs.size == 0:
         return
+    if _is_product(weights, strides, groups, weights.shape[3]) and inputs.size > 0:
+        multiply(inputs, weights, False, bias, np.int64(RELU if relu else NONE), outputs)
+        return
     args = np.zeros(s.FIELDS, np.int64)
     args[s.ROWS], args[s.COLUMNS] = outputs.shape[1], outputs.shape[2]
     args[s.RELU] = 1 if relu else 0
@@ -263,6 +280,11 @@ def conv2d_grad_inputs(
     only if its output is positive.
     """
     if grad_inputs.size == 0:
+        return
+    unmasked = not relu and grad_outputs.size > 0
+    if unmasked and _is_product(weights, strides, groups, weights.shape[2]):
+        no_bias = weights[0, 0, 0, :0]
+        multiply(grad_outputs, weights, True, no_bias, np.int64(NONE), grad_inputs)
         return
     args = np.zeros(BACK_FIELDS, np.int64)
     args[s.HEIGHT], args[s.WIDTH] = grad_outputs.shape[1], grad_outputs.shape[2]
@@ -293,6 +315,12 @@ def conv2d_grad_weights(
     if grad_outputs.size == 0 or grad_weights.size == 0:
         grad_weights[:] = np.float32(0)
         grad_bias[:] = np.float32(0)
+        return
+    pixels = grad_outputs.shape[1] * grad_outputs.shape[2]
+    if pixels < g.MIN_PIXELS and weights.shape[0] == 1 and weights.shape[1] == 1 and groups == 1:
+        # The gather would load and store all its sums once for each image.
+        mask = address_of(outputs) if relu else np.int64(0)
+        product_grad_weights(inputs, strides, mask, grad_outputs, grad_weights, grad_bias)
         return
     args = np.zeros(g.FIELDS, np.int64)
     _, rows, columns, _ = grad_outputs.shape

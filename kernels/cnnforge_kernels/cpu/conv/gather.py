@@ -52,11 +52,11 @@ TILE_KERNEL, PACK_KERNEL, TILE_TAPS, TILE_FILTERS, TILE_VECTORS, TILE_FLOATS = r
 FIELDS = 36
 
 # A task loads and stores all sums once for each block of rows, so a block should have at least
-# _MIN_PIXELS pixels. If the scratch memory for these pixels does not fit the first-level cache
+# MIN_PIXELS pixels. If the scratch memory for these pixels does not fit the first-level cache
 # (_SCRATCH_BYTES), it may have _MAX_SCRATCH_BYTES, which fit the second-level cache.
 _SCRATCH_BYTES = 40 * 1024
 _MAX_SCRATCH_BYTES = 128 * 1024
-_MIN_PIXELS = 128
+MIN_PIXELS = 128
 _PARTS = 8
 # The number of sums that one task of _ADD, the final addition, adds over all parts.
 _ADDED = 1024
@@ -298,7 +298,7 @@ def _LAUNCH(_: int) -> Any:
         args[BIAS] = weight_floats
         args[PART_FLOATS] = whole_lines(weight_floats + blocks * width)
         pixel_floats = args[COLUMN_STEP] * channels + blocks * width * pairs
-        cut_rows(args, args[COLUMNS] * pixel_floats, 1, _MIN_PIXELS)
+        cut_rows(args, args[COLUMNS] * pixel_floats, 1, MIN_PIXELS)
         parts = args[PARTS]
         sums = new_sums(args)
         args[SUMS] = address_of(sums)

@@ -14,31 +14,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-from numba import carray, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+import numpy as np
+from numba import carray
 
+from cnnforge_kernels.cpu.conv.packing import copy_floats, pack_planes
 from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
+    aligned_floats,
     cached_cfunc,
     cached_njit,
+    call_once,
     kernel_family,
     vector_lanes,
     vector_registers,
 )
-from cnnforge_kernels.cpu.runtime.llvm import (
-    F32,
-    I32,
-    I64,
-    Loop,
-    fma,
-    literals,
-    pointer_to,
-    splat,
-    unpack,
-)
-from cnnforge_kernels.cpu.simd.tile_choice import TILES, tile_of_number
+from cnnforge_kernels.cpu.runtime.memory import address_of
+from cnnforge_kernels.cpu.runtime.parallel import run_kernel
+from cnnforge_kernels.cpu.simd.product_tiles import product_accumulate, tile_prefetch
+from cnnforge_kernels.cpu.simd.tile_choice import TILES, tile_number, tile_of_number
 from cnnforge_kernels.cpu.simd.tiles import (
     tile_add,
     tile_broadcast,
@@ -66,84 +59,16 @@ _MAX_VECTORS = 4 if _REGISTERS == 32 else 2
 _MAX_POSITIONS = 8
 # The pixels that a task reads should fit a quarter of a second-level cache of 512 KiB.
 _TASK_BYTES = 128 * 1024
-# Weights of this size stay in a second-level cache of 1 MiB together with the pixels of a tile.
+# Weights of this size stay in a second-level cache of 1 MiB together with a chunk of pixels.
 _WEIGHT_BYTES = 384 * 1024
+# A chunk of pixels should stay in a first-level cache. With one tile at a time, 64 channels and 256
+# filters ran at 182 GFLOP/s, and with this size at 235.
+_CHUNK_BYTES = 32 * 1024
 # The number of multiply-adds of 5 us, at 32 in a nanosecond. With few and long tasks a thread would
 # often wait for the last task of another thread.
 _GRAIN_WORK = 160_000
-# The minimum number of tasks for each thread, if there are so many tiles.
+# The minimum number of tasks for each thread, if there are enough tiles.
 TASKS_EACH = 4
-
-
-@intrinsic(prefer_literal=True)
-def product_accumulate(
-    typingctx: Any,
-    tile: Any,
-    source: Any,
-    weights: Any,
-    count: Any,
-    pixel: Any,
-    positions: Any,
-    vectors: Any,
-    lanes: Any,
-) -> Any:
-    """Add products to a tile: ``tile[t] += source[t * pixel + k] * weights[k]`` for k < ``count``.
-
-    ``source`` and ``weights`` are addresses, and ``pixel`` is in bytes. ``weights[k]`` are
-    ``vectors * lanes`` floats.
-    """
-    shape = literals(positions, vectors, lanes)
-    if shape is None or not isinstance(tile, types.UniTuple):
-        return None
-    T, G, L = shape
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        start, source, weights, count, pixel = args[:5]
-        kind = ir.VectorType(F32, L)
-        steps = [builder.mul(pixel, ir.Constant(I64, t)) for t in range(T)]
-        loop = Loop(builder, count, [*unpack(builder, start, T * G), source, weights])
-        *sums, here, weight = loop.values
-        row = [
-            builder.load(pointer_to(builder, weight, kind, 4 * L * v), align=4) for v in range(G)
-        ]
-        results = []
-        for t in range(T):
-            place = pointer_to(builder, builder.add(here, steps[t]), F32)
-            value = splat(builder, builder.load(place, align=4), kind)
-            results += [fma(builder, value, row[v], sums[t * G + v]) for v in range(G)]
-        following = [
-            builder.add(here, ir.Constant(I64, 4)),
-            builder.add(weight, ir.Constant(I64, 4 * L * G)),
-        ]
-        final = loop.finish([*results, *following])[: T * G]
-        return context.make_tuple(builder, tile, final)
-
-    integer = types.int64
-    return tile(tile, *[integer] * 4, positions, vectors, lanes), codegen
-
-
-@intrinsic(prefer_literal=True)
-def tile_prefetch(
-    typingctx: Any, address: Any, stride: Any, positions: Any, vectors: Any, lanes: Any
-) -> Any:
-    """Prefetch the cache lines of each position t of a tile at ``address + t * stride``."""
-    shape = literals(positions, vectors, lanes)
-    if shape is None:
-        return None
-    T, G, L = shape
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        byte = ir.IntType(8)
-        kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), I32, I32, I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        for t in range(T):
-            start = builder.add(args[0], builder.mul(args[1], ir.Constant(I64, t)))
-            for line in range(0, 4 * G * L, 64):
-                place = pointer_to(builder, start, byte, line)
-                builder.call(function, [place, I32(0), I32(3), I32(1)])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, positions, vectors, lanes), codegen
 
 
 @kernel_family(TILES)
@@ -185,6 +110,7 @@ def PRODUCT(number: int) -> Any:
                             weights,
                             count,
                             pixel,
+                            4,
                             T,
                             G,
                             L,
@@ -235,12 +161,12 @@ def product_positions(pixels: int, vectors: int) -> int:
 
 
 @cached_njit()
-def divide_product(a: Any, positions: int, width: int, fewest: int) -> int:
+def divide_product(a: Any, positions: int, width: int, min_tasks: int) -> int:
     """Set the fields that divide a product into tasks, and return the number of tasks.
 
     ``a`` is the argument block, whose PIXELS, COUNT and BLOCKS are set. ``positions`` and ``width``
-    are the pixels and the filters of a tile. ``fewest`` is the minimum number of tasks, if there
-    are so many tiles.
+    are the pixels and the filters of a tile. ``min_tasks`` is the minimum number of tasks, if there
+    are enough tiles.
     """
     pixels, count, blocks = a[PIXELS], a[COUNT], a[BLOCKS]
     a[PARTS], a[COLUMNS], a[CHUNK], a[GRAIN] = 1, 1, max(pixels, 1), 1
@@ -254,12 +180,91 @@ def divide_product(a: Any, positions: int, width: int, fewest: int) -> int:
     else:
         wanted = max(_TASK_BYTES // (bytes_each * positions), 1)
         a[PARTS] = (tiles + wanted - 1) // wanted
-        a[COLUMNS] = min(blocks, (fewest + a[PARTS] - 1) // a[PARTS])
-    a[PARTS] = min(tiles, max(a[PARTS], (fewest + a[COLUMNS] - 1) // a[COLUMNS]))
+        a[COLUMNS] = min(blocks, (min_tasks + a[PARTS] - 1) // a[PARTS])
+    a[PARTS] = min(tiles, max(a[PARTS], (min_tasks + a[COLUMNS] - 1) // a[COLUMNS]))
     if bytes_each * blocks * width <= _WEIGHT_BYTES:
-        # The weights stay in the cache. So compute all filters of a tile's pixels, and write the
-        # outputs in the order of their addresses.
-        a[CHUNK] = positions
+        # The weights stay in the second-level cache. So compute all filters of some pixels, which
+        # stay in the first-level cache with one block of the weights.
+        a[CHUNK] = max(_CHUNK_BYTES // (bytes_each * positions), 1) * positions
     tasks = a[PARTS] * a[COLUMNS]
     a[GRAIN] = max(1, _GRAIN_WORK * tasks // max(pixels * count * blocks * width, 1))
     return tasks
+
+
+# Fields of the argument block of _LAUNCH, after those of a product: the address of the weights and
+# of the bias (0 for none), and whether the weights are (filters, channels) and not (channels,
+# filters).
+_FACTORS, _BIAS_SOURCE, _TURNED = range(FIELDS, FIELDS + 3)
+_LAUNCH_FIELDS = FIELDS + 3
+_MIN_TASKS = 16
+
+
+@kernel_family(1)
+def _LAUNCH(_: int) -> Any:
+    """Pack the weights, set the remaining arguments, and run the tasks of a product."""
+
+    @cached_cfunc(KERNEL_SIGNATURE)
+    def _launch_product(block: Any, _begin: int, _end: int) -> None:
+        a = carray(block, _LAUNCH_FIELDS)
+        count, filters, pixels = a[COUNT], a[FILTERS], a[PIXELS]
+        # Variables, because Numba would compile the called functions again for literals.
+        zero, one, min_tasks = np.int64(0), np.int64(1), np.int64(_MIN_TASKS)
+        vectors, lanes = product_width(filters)
+        width = vectors * lanes
+        a[BLOCKS] = (filters + width - 1) // width
+        packed = aligned_floats(a[BLOCKS] * count * width)
+        packed_bias = aligned_floats(a[BLOCKS] * width)
+        packed_bias[:] = np.float32(0)
+        if filters % width != 0:
+            packed[(a[BLOCKS] - 1) * count * width :] = np.float32(0)
+        for number in range(a[BLOCKS]):
+            first = number * width
+            valid = min(width, filters - first)
+            target = address_of(packed) + 4 * number * count * width
+            if a[_TURNED] != 0:
+                # Each filter is a row of floats. Write it as a column.
+                source = a[_FACTORS] + 4 * first * count
+                pack_planes(
+                    target, 4 * width, one, source, zero, 4 * count, zero, zero, valid, count
+                )
+                continue
+            for k in range(count):
+                source = a[_FACTORS] + 4 * (k * filters + first)
+                copy_floats(target + 4 * k * width, source, valid)
+        if a[_BIAS_SOURCE] != 0:
+            copy_floats(address_of(packed_bias), a[_BIAS_SOURCE], filters)
+        a[WEIGHTS], a[BIAS] = address_of(packed), address_of(packed_bias)
+        a[SOURCE_PIXEL], a[TARGET_PIXEL] = 4 * count, 4 * filters
+        positions = product_positions(pixels, vectors)
+        tasks = divide_product(a, positions, width, min_tasks)
+        run_kernel(PRODUCT + tile_number(positions, vectors, lanes, 1), a, tasks, a[GRAIN])
+        # The kernel got only the addresses of these arrays. Numba frees an array after its last
+        # use, so use the arrays here: they must not be freed earlier.
+        packed[:0] = np.float32(0)
+        packed_bias[:0] = np.float32(0)
+
+    return _launch_product
+
+
+@cached_njit()
+def multiply(
+    source: Any, weights: Any, turned: bool, bias: Any, activation: int, target: Any
+) -> None:
+    """Multiply all pixels of ``source`` by the weights of a 1x1 convolution.
+
+    Args:
+        source: (N, H, W, C) float32, C-contiguous, as all arrays here; not empty.
+        weights: (1, 1, C, F), or (1, 1, F, C) if ``turned``.
+        turned: whether the weights are (1, 1, F, C).
+        bias: (F,); empty if there is no bias.
+        activation: ``NONE``, ``RELU`` or ``RELU6``.
+        target: (N, H, W, F), written; not empty.
+    """
+    a = np.zeros(_LAUNCH_FIELDS, np.int64)
+    a[SOURCE], a[TARGET] = address_of(source), address_of(target)
+    a[COUNT], a[FILTERS] = source.shape[3], target.shape[3]
+    a[PIXELS] = source.shape[0] * source.shape[1] * source.shape[2]
+    a[_FACTORS], a[_TURNED] = address_of(weights), 1 if turned else 0
+    a[_BIAS_SOURCE] = address_of(bias) if bias.size > 0 else 0
+    a[ACTIVATION] = activation
+    call_once(_LAUNCH, a)

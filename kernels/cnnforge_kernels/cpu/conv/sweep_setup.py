@@ -89,10 +89,10 @@ def _divide(args: Any, unit: int) -> None:
         return
     memory = ((args[s.ROWS] - 1) * args[s.ROW_STEP] + args[s.ROW_SPAN]) * args[s.ROW_BYTES]
     if weights > memory and memory <= _SHARED_BYTES and args[s.FILTER_BLOCKS] > 1:
-        # Each task reads its own weights, and all rows of the image.
+        # Each task reads its own weights. It packs all rows, so it has two blocks or more.
         args[s.BLOCK_ROWS], args[s.BLOCKS] = args[s.ROWS], 1
         each = args[s.IMAGES] * args[s.GROUPS]
-        parts = min((wanted + each - 1) // each, args[s.FILTER_BLOCKS])
+        parts = min((wanted + each - 1) // each, (args[s.FILTER_BLOCKS] + 1) // 2)
         args[s.PART_BLOCKS] = (args[s.FILTER_BLOCKS] + parts - 1) // parts
         args[s.PARTS] = (args[s.FILTER_BLOCKS] + args[s.PART_BLOCKS] - 1) // args[s.PART_BLOCKS]
         return

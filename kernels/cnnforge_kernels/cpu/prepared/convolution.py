@@ -12,9 +12,8 @@ from cnnforge_kernels.cpu.conv import sweep as sw
 from cnnforge_kernels.cpu.conv import sweep_rows as s
 from cnnforge_kernels.cpu.conv import sweep_setup
 from cnnforge_kernels.cpu.conv.winograd.forward_passes import MIN_LANES
-from cnnforge_kernels.cpu.prepared.memory import aligned_array
-from cnnforge_kernels.cpu.prepared.product import Product
-from cnnforge_kernels.cpu.prepared.winograd import Winograd, few_tiles
+from cnnforge_kernels.cpu.prepared.product import Product, aligned_array
+from cnnforge_kernels.cpu.prepared.winograd import Winograd, sweep_is_faster
 from cnnforge_kernels.cpu.runtime.call_list import Call
 from cnnforge_kernels.cpu.runtime.compiled import compile_kernel
 from cnnforge_kernels.cpu.simd import epilogues
@@ -47,6 +46,18 @@ class Convolution:
 
     Raises:
         ValueError: The weights do not fit ``bias`` or ``groups``, or the activation is unknown.
+
+    Example:
+        >>> import numpy as np
+        >>> from cnnforge_kernels.cpu.prepared.convolution import Convolution
+        >>> from cnnforge_kernels.cpu.runtime.call_list import CallList
+        >>> layer = Convolution(np.ones((2, 2, 1, 1), np.float32), activation="relu")
+        >>> source = np.arange(9, dtype=np.float32).reshape(1, 3, 3, 1)
+        >>> target = np.empty(layer.output_shape(source.shape), np.float32)
+        >>> CallList(layer.bind(source, target))()
+        >>> target[0, :, :, 0]
+        array([[ 8., 12.],
+               [20., 24.]], dtype=float32)
     """
 
     def __init__(
@@ -177,8 +188,11 @@ class Convolution:
         window, (channels, filters) = self._weights.shape[:2], self._weights.shape[2:]
         plain = window == (3, 3) and self._strides == self._dilation == (1, 1) and self._groups == 1
         whole = channels % MIN_LANES == 0 and filters > MAX_LANES // 2
-        fits = plain and whole and self._pool in (None, (2, 2))
-        return fits and not few_tiles(target.shape, channels * filters)
+        if not plain or not whole or self._pool not in (None, (2, 2)):
+            return False
+        pool = self._pool or (1, 1)
+        outputs = (len(target), target.shape[1] * pool[0], target.shape[2] * pool[1], filters)
+        return not sweep_is_faster(outputs, channels * filters)
 
     def _block(
         self, source: NDArray, target: NDArray, added: NDArray | None

@@ -92,9 +92,9 @@ class Product:
         args[p.WEIGHTS], args[p.BIAS] = self._weights.ctypes.data, self._bias.ctypes.data
         args[p.BLOCKS], args[p.ACTIVATION] = len(self._weights), self._activation
         positions = p.product_positions.py_func(max(pixels, 1), self._vectors)
-        fewest = p.TASKS_EACH * numba.get_num_threads()
+        min_tasks = p.TASKS_EACH * numba.get_num_threads()
         width = self._vectors * self._lanes
-        tasks = int(p.divide_product.py_func(args, positions, width, fewest))
+        tasks = int(p.divide_product.py_func(args, positions, width, min_tasks))
         number = tile_number.py_func(positions, self._vectors, self._lanes, 1)
         keeps: tuple[Any, ...] = (source, target, added, self._weights, self._bias)
         return [Call(p.PRODUCT + number, args, tasks, int(args[p.GRAIN]), keeps)]

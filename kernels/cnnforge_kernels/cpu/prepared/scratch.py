@@ -7,6 +7,7 @@ each size, which are never freed. A kernel takes a free slot, preferably that of
 
 from __future__ import annotations
 
+import os
 import threading
 from functools import cache
 
@@ -25,6 +26,7 @@ _SLOTS, _SLOT_BYTES = 0, 8
 _LINE = 64
 _MIN_BYTES = 512 * 1024
 _lock = threading.Lock()
+_flags: list[np.ndarray] = []
 
 
 def scratch_pool(needed: int) -> int:
@@ -46,8 +48,10 @@ def _pool(size: int) -> int:
     # Python threads run layers at the same time.
     slots = 2 * numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]
     memory = aligned_empty(_LINE * (1 + slots) + slots * size, np.uint8)
-    memory[: _LINE * (1 + slots)] = 0
     memory[:16].view(np.int64)[:] = slots, size
+    flags = memory[_LINE : _LINE * (1 + slots)]
+    flags[:] = 0
+    _flags.append(flags)
     keep_for_ever(memory)
     return memory.ctypes.data
 
@@ -74,3 +78,13 @@ def scratch_address(pool: int, slot: int) -> int:
 def free_scratch(pool: int, slot: int) -> None:
     """Let other kernels use a slot."""
     atomic_store(pool + _LINE * (1 + slot), 0)
+
+
+def _after_fork() -> None:
+    # The threads that used slots do not exist in a forked process.
+    for flags in _flags:
+        flags[:] = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

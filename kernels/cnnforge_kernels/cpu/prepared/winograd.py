@@ -7,8 +7,9 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnforge_kernels.cpu.conv.winograd import inference as w
-from cnnforge_kernels.cpu.prepared.memory import aligned_array
+from cnnforge_kernels.cpu.conv.winograd import inference
+from cnnforge_kernels.cpu.conv.winograd import inference_passes as w
+from cnnforge_kernels.cpu.prepared.product import aligned_array
 from cnnforge_kernels.cpu.runtime.call_list import Call, CallList
 from cnnforge_kernels.cpu.runtime.compiled import compile_kernel
 from cnnforge_kernels.cpu.simd.tile_choice import (
@@ -33,6 +34,9 @@ _MULTIPLY_ADD, _TRANSFORM, _TASK_TIME = 1 / 120, 60, 5000
 # The sweep is used if there are fewer tiles, and the weights are large: the transformed weights
 # have four times as many bytes. One image of 7x7x512 took 0.62 ms in place of 0.87 ms.
 _MIN_TILES, _MANY_WEIGHTS = 8, 512 * 512
+# The sweep is used too if a smaller part of the outputs of the tiles is inside the image. The sweep
+# has four times as many multiplications for each output.
+_MIN_FULL = 0.35
 _SPREAD_GRAIN = 4
 
 
@@ -46,8 +50,8 @@ def _register_tile(channels: int, filters: int) -> tuple[int, int]:
     return tile, vectors
 
 
-def few_tiles(outputs: tuple[int, ...], weights: int) -> bool:
-    """Return whether the sweep is faster because the weights are many and the tiles are few.
+def sweep_is_faster(outputs: tuple[int, ...], weights: int) -> bool:
+    """Return whether Winograd's algorithm would compute too few tiles, or tiles that are not full.
 
     Args:
         outputs: (N, OH, OW, F), shape of the outputs.
@@ -55,6 +59,8 @@ def few_tiles(outputs: tuple[int, ...], weights: int) -> bool:
     """
     images, rows, columns, _ = outputs
     tiles = images * -(-rows // w.STEP) * -(-columns // w.STEP)
+    if images * rows * columns < _MIN_FULL * tiles * w.STEP * w.STEP:
+        return True
     return tiles < _MIN_TILES and weights >= _MANY_WEIGHTS
 
 
@@ -103,7 +109,8 @@ class Winograd:
         Args:
             source: (N, H, W, C) float32.
             target: (N, OH, OW, F) float32, written.
-            added: Array of the target's shape that is added, or ``None``. It may be ``target``.
+            added: Array of the target's shape that is added, or ``None``. It must not be
+                ``target``, which may be computed twice.
             before: Rows and columns of zeros before the image.
             sizes: Rows and columns of the outputs before the pool.
             activation: A constant of ``epilogues.py``.
@@ -136,13 +143,13 @@ class Winograd:
         keeps = (source, target, added, self._weights, self._bias, found)
         chunks = -(-tiles // chunk)
         if alone:
-            return [Call(w.WINOGRAD + 1, args, chunks, 1, keeps, flag=found)]
+            return [Call(inference.WINOGRAD + 1, args, chunks, 1, keeps, flag=found)]
         plane = w.input_plane.py_func(tiles, self._channels)
         inputs = aligned_array((w.PLANES * plane // 4,))
         args[w.INPUTS] = inputs.ctypes.data
         return [
-            Call(w.SPREAD_ALL, args, tiles, _SPREAD_GRAIN, (keeps, inputs)),
-            Call(w.WINOGRAD, args, chunks * self._blocks, 1, (keeps, inputs), flag=found),
+            Call(inference.SPREAD_ALL, args, tiles, _SPREAD_GRAIN, (keeps, inputs)),
+            Call(inference.WINOGRAD, args, chunks * self._blocks, 1, (keeps, inputs), flag=found),
         ]
 
     def _chunk(self, tiles: int) -> tuple[int, bool]:

@@ -30,6 +30,8 @@ def _convolution_shape(step: Step, shapes: list[Shape]) -> Shape:
     if len(shapes) > 2:
         raise ValueError("it has too many inputs")
     if step.options.get("pool") is not None:
+        if len(shapes) == 2:
+            raise ValueError("it cannot both add an array and pool")
         ph, pw = pair(step, "pool")
         shape = (shape[0] // ph, shape[1] // pw, filters)
     return shape
@@ -62,9 +64,10 @@ def _convolution(step: Step, inputs: list[np.ndarray]) -> np.ndarray:
 
 
 def _depthwise_shape(step: Step, shapes: list[Shape]) -> Shape:
+    (shape,) = shapes
     kh, kw, channels, multiplier = step.arrays["weights"].shape
-    _check_weights(step, 4, channels * multiplier, shapes[0][-1], channels)
-    return (*output_sizes(step, shapes[0], (kh, kw)), channels * multiplier)
+    _check_weights(step, 4, channels * multiplier, shape[-1], channels)
+    return (*output_sizes(step, shape, (kh, kw)), channels * multiplier)
 
 
 def _depthwise(step: Step, inputs: list[np.ndarray]) -> np.ndarray:
@@ -82,9 +85,10 @@ def _depthwise(step: Step, inputs: list[np.ndarray]) -> np.ndarray:
 
 
 def _dense_shape(step: Step, shapes: list[Shape]) -> Shape:
+    (shape,) = shapes
     channels, units = step.arrays["weights"].shape
-    _check_weights(step, 2, units, shapes[0][-1], channels)
-    return (*shapes[0][:-1], units)
+    _check_weights(step, 2, units, shape[-1], channels)
+    return (*shape[:-1], units)
 
 
 def _dense(step: Step, inputs: list[np.ndarray]) -> np.ndarray:

@@ -29,7 +29,7 @@ def activate(sums, activation):
 
 
 def run(layer, source, filters, added=None):
-    """What the layer computes, written over NaN."""
+    """Return the outputs of the layer, written over NaN."""
     target = poisoned((len(source), filters))
     CallList(layer.bind(source, target, added))()
     return target
