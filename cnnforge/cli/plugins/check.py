@@ -155,7 +155,7 @@ def _unknown(option: str, name: str, known: list[str]) -> UsageError:
 
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return UsageError(f"{option} {name}: there is none here; {hint}there are {', '.join(known)}")
+    return UsageError(f"{option} {name}: no such name here; {hint}there are {', '.join(known)}")
 
 
 def _rows(

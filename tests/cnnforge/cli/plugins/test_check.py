@@ -155,8 +155,8 @@ def test_some_checks_of_a_case(install_plugin, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--only", "value_oracle"], "--only value_oracle: there is none here; did you mean"),
-        (["--case", "half"], "--case half: there is none here; there are quarter, zero"),
+        (["--only", "value_oracle"], "--only value_oracle: no such name here; did you mean"),
+        (["--case", "half"], "--case half: no such name here; there are quarter, zero"),
     ],
 )
 def test_checks_and_cases_that_do_not_exist(install_plugin, capsys, arguments, message):
