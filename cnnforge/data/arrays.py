@@ -79,7 +79,7 @@ def dataset_from_arrays(
         train=train,
         validation=validation,
         fingerprint=fingerprint(classes, images.shape[1:], *split_pair),
-        notes=notes + duplicates_note(*(split.digests for split in split_pair), test_digests),
+        notes=notes + duplicates_note(split_pair[0].digests, split_pair[1].digests, test_digests),
         splits=split_pair,
         id_name=id_name,
         test=test if len(test) else None,

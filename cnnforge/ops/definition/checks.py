@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 import numba
 from numba import types
@@ -73,7 +73,7 @@ def _compiled(op: str, kind: str, function: Any) -> Dispatcher:
     """
     if isinstance(function, FunctionType):
         if numba.config.DISABLE_JIT:
-            return function
+            return cast("Dispatcher", function)
         try:
             return numba.njit(cache=True)(function)
         except RuntimeError:
