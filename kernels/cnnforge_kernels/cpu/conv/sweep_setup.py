@@ -40,6 +40,8 @@ _GRAIN_WORK = 640_000
 # A trained network often computes one image at a time. This is the number of tasks that a sweep
 # should have, if each of them is work for a thread.
 _TASKS = 16
+# The weights of a block of filters should stay in a second-level cache of 1 MiB.
+_MAX_BLOCK_BYTES = 768 * 1024
 # The maximum size of the scratch memory of tasks that share the rows of an image, and not its
 # filters.
 _SHARED_BYTES = 384 * 1024
@@ -122,6 +124,9 @@ def CHOOSE(_: int) -> Any:
         tile, vectors, lanes, pairs, window = choose_tile(
             args[s.COLUMNS], filters, window, 2 if pooled else 1, True
         )
+        if args[s.INFERENCE] != 0 and 4 * taps * channels * vectors * lanes > _MAX_BLOCK_BYTES:
+            # Each row of outputs reads all weights of a block.
+            vectors = min(vectors, 2)
         tile = min(tile, args[s.COLUMNS] // pairs)
         args[s.ROW_ORIGIN], args[s.ROW_SPAN] = s.origin_and_span(row_taps)
         args[s.COLUMN_ORIGIN], args[s.COLUMN_SPAN] = s.origin_and_span(column_taps)

@@ -211,6 +211,7 @@ DIVIDED = {
     "rows of pool windows": Case((1, 61, 60, 4), (5, 5), 40, pool=(3, 3)),
     "filters": Case((1, 7, 7, 96), (5, 5), 272, padding=((2, 2), (2, 2))),
     "filters of groups": Case((1, 9, 9, 128), (5, 5), 512, padding=SAME, groups=2),
+    "many weights": Case((1, 6, 7, 512), (3, 3), 80, padding=SAME),
     "winograd, filters": Case((1, 13, 14, 96), (3, 3), 144, padding=SAME),
     "winograd, tiles": Case((1, 60, 52, 32), (3, 3), 32, padding=SAME),
 }
