@@ -124,7 +124,7 @@ class PreparedBlock:
 
         Args:
             source: (N, H, W, C), what the block reads.
-            added: Arrays that the projection adds: none, or one of the shape of ``target``.
+            added: The arrays that the projection adds: none, or one of the shape of ``target``.
             target: (N, OH, OW, F), written.
         """
         return self._layer.bind(source, target, *added)

@@ -5,8 +5,8 @@ the columns, and a stride of the columns of 1 or 2. Each value of a source row i
 all positions of a register tile and all taps that need it, and the columns of taps are unrolled.
 Columns outside the image are read from a vector of zeros, so that they need no loop of their own.
 
-This kernel is faster than that of ``sweep.py`` only if the source is in a cache: it took 0.6 to 0.9
-times as long then, but 0.7 to 1.6 times as long with arrays in memory, which it reads in pieces
+This kernel is faster than that of ``sweep.py`` only if the source is in a cache: it took 0.5 to 1.0
+times as long then, but 0.8 to 1.4 times as long with arrays in memory, which it reads in pieces
 that are too short for the processor to fetch them early.
 """
 

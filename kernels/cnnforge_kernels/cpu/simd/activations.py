@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from cnnforge_kernels.cpu.runtime.llvm import F32, I32, Vector, literals, splat
 
-# The position of a name is the number that `vector_activation` takes. `None` is the identity.
+# The position of a name is the number that `vector_activation` takes. `None` changes nothing.
 ACTIVATIONS = (
     None,
     "relu",
