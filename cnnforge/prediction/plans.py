@@ -126,6 +126,8 @@ def find_plan(run: RunDirectory, task: Task, plugins: Plugins) -> FoundPlan:
         return FoundPlan(_Announced(plugins.engines[record.engine].load()(path)), record)
     except ValueError as error:
         return FoundPlan(problem=message_of(error))
+    except OSError as error:
+        return FoundPlan(problem=f"{PLAN} cannot be read ({error.strerror or error})")
 
 
 def make_plan(
@@ -271,12 +273,21 @@ def _read_record(run: RunDirectory) -> PlanRecord | None:
         values = json.loads((run.path / RECORD).read_text(encoding="utf-8"))
         written = values["format"]
         if written == FORMAT:
-            return PlanRecord(**values)
+            return _checked_record(PlanRecord(**values))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{RECORD} is damaged ({message_of(error)})") from error
     raise ValueError(f"{RECORD} has the format {written}, and this cnnforge reads {FORMAT}")
+
+
+def _checked_record(record: PlanRecord) -> PlanRecord:
+    texts = (record.model, record.engine, record.plan, record.refused)
+    if not isinstance(record.versions, dict) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("a value has the wrong type")
+    if not record.engine and not record.refused:
+        raise ValueError("it has neither an engine nor a reason")
+    return record
 
 
 def _check_fits(record: PlanRecord, run: RunDirectory, task: Task, plugins: Plugins) -> None:

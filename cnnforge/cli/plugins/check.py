@@ -62,8 +62,8 @@ def check(
     import_keras()
     json = json or above.get("json", False)
     is_plugin = any(record.name == name for record in found.records)
-    kinds = [*(only or ()), *(_BOUNDS if boundscheck else ())]
-    chosen = _chosen(specs, found, is_plugin, kinds, case or [])
+    wanted = {"--only": only or [], "--boundscheck": list(_BOUNDS) if boundscheck else []}
+    chosen = _chosen(specs, found, is_plugin, wanted, case or [])
     if boundscheck:
         _trace_again()
     rows = []
@@ -110,10 +110,12 @@ def _chosen(
     specs: Sequence[Spec],
     found: Plugins,
     is_plugin: bool,
-    kinds: Sequence[str],
-    cases: Sequence[str],
+    wanted: dict[str, list[str]],
+    cases: list[str],
 ) -> list[tuple[Spec, Check]]:
     """Return the checks to run; `is_plugin`: they are those of a whole plugin.
+
+    The names of checks in `wanted` are by the option that asks for them.
 
     Raises:
         UsageError: No check has a name that the user gave, or no case.
@@ -127,13 +129,12 @@ def _chosen(
         if record is not None:
             checks.append((spec, Check("plugin", "", partial(_plugin, record))))
         checks += [(spec, check) for check in _checks(spec, found, is_plugin)]
-    for option, wanted, known in (
-        ("--only", kinds, [check.kind for _, check in checks]),
-        ("--case", cases, [check.case for _, check in checks if check.case]),
-    ):
-        for name in wanted:
+    for option, names in {**wanted, "--case": cases}.items():
+        known = [check.case if option == "--case" else check.kind for _, check in checks]
+        for name in names:
             if name not in known:
-                raise _unknown(option, name, list(dict.fromkeys(known)))
+                raise _unknown(option, name, list(dict.fromkeys(filter(None, known))))
+    kinds = [name for names in wanted.values() for name in names]
     return [
         (spec, check)
         for spec, check in checks

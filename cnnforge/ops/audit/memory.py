@@ -78,7 +78,8 @@ def _function(function: Dispatcher, digest: Any, seen: set[int]) -> None:
     cells = [cell.cell_contents for cell in source.__closure__ or ()]
     names = sorted(set(_names(source.__code__)))
     _code(source.__code__, digest)
-    for value in (*(source.__globals__.get(name) for name in names), *cells):
+    defaults = (*(source.__defaults__ or ()), *(source.__kwdefaults__ or {}).values())
+    for value in (*defaults, *(source.__globals__.get(name) for name in names), *cells):
         _value(value, digest, seen)
 
 

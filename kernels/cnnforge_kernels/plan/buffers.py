@@ -114,7 +114,10 @@ def _owners(program: Program, read_late: dict[str, int]) -> dict[str, str]:
             shared = owner[source]
         elif source is not None and _overwrites(step, program):
             others = members[owner[source]]
-            if all(last.get(name, -1) <= index and name not in kept for name in others):
+            # An input that is read several times must not be overwritten.
+            again = any(owner[name] == owner[source] for name in step.inputs[1:])
+            used_up = all(last.get(name, -1) <= index and name not in kept for name in others)
+            if used_up and not again:
                 shared = owner[source]
         owner[step.output] = step.output if shared is None else shared
         members.setdefault(owner[step.output], []).append(step.output)
@@ -124,12 +127,7 @@ def _owners(program: Program, read_late: dict[str, int]) -> dict[str, str]:
 def _overwrites(step: Step, program: Program) -> bool:
     """Return whether a step can write its result over its first input."""
     shapes = program.shapes
-    return (
-        step.kind in _IN_PLACE
-        and shapes[step.inputs[0]] == shapes[step.output]
-        # A smaller input that is read several times must not be overwritten.
-        and step.inputs[0] not in step.inputs[1:]
-    )
+    return step.kind in _IN_PLACE and shapes[step.inputs[0]] == shapes[step.output]
 
 
 def _block(program: Program) -> int:

@@ -97,7 +97,7 @@ class Plan:
 
     def _check(self, images: Any) -> None:
         shape = self._image_shape
-        if not isinstance(images, np.ndarray) or images.dtype.char not in "Bf":
+        if not isinstance(images, np.ndarray) or images.dtype not in (np.uint8, np.float32):
             got = images.dtype if isinstance(images, np.ndarray) else type(images).__name__
             raise ValueError(f"images must be an array of uint8 or float32. Received: {got}")
         if images.shape[1:] != shape:

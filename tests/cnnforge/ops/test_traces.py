@@ -1,5 +1,7 @@
 """Tests of `tracing`: indices outside of arrays, and races."""
 
+import hashlib
+
 import numba
 import numpy as np
 import pytest
@@ -72,6 +74,22 @@ def test_a_function_without_faults(tmp_path):
         assert trace == traces.Trace()
         np.testing.assert_array_equal(outputs[:, :3], VALUES[:, 1:])
     assert len(list((tmp_path / "traced").iterdir())) == 1
+
+
+def test_a_changed_default_is_traced_again(monkeypatch):
+    @numba.njit
+    def moved(values, column, distance=1):
+        return values[0, column + distance]
+
+    def marked():
+        digest = hashlib.sha256()
+        memory._function(moved, digest, set())
+        return digest.hexdigest()
+
+    before = marked()
+    assert marked() == before
+    monkeypatch.setattr(moved.py_func, "__defaults__", (2,))
+    assert marked() != before
 
 
 def test_an_index_outside_of_an_array_is_named():

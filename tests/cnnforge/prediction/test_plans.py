@@ -88,6 +88,20 @@ def list_as_record(run: RunDirectory) -> None:
     (run.path / "plan.json").write_text("[]")
 
 
+def no_engine_in_record(run: RunDirectory) -> None:
+    (run.path / "plan.json").write_text(json.dumps({**record_of(run), "engine": ""}))
+
+
+def wrong_type_in_record(run: RunDirectory) -> None:
+    (run.path / "plan.json").write_text(json.dumps({**record_of(run), "versions": 1}))
+
+
+def unreadable_plan(run: RunDirectory) -> None:
+    # Root can read files without permission, but not this one.
+    (run.path / "plan.npz").unlink()
+    (run.path / "plan.npz").symlink_to("/proc/self/mem")
+
+
 def remove_plan(run: RunDirectory) -> None:
     (run.path / "plan.npz").unlink()
 
@@ -102,6 +116,9 @@ def newer_model(run: RunDirectory) -> None:
         (damage_plan, "plan.npz is damaged, or belongs to another plan.json"),
         (damage_record, r"plan.json is damaged \(Expecting .*\)"),
         (list_as_record, r"plan.json is damaged \(.*\)"),
+        (no_engine_in_record, r"plan.json is damaged \(it has neither an engine nor a reason\)"),
+        (wrong_type_in_record, r"plan.json is damaged \(a value has the wrong type\)"),
+        (unreadable_plan, r"plan.npz cannot be read \(.*\)"),
         (newer_record, "plan.json has the format 2, and this cnnforge reads 1"),
         (remove_plan, "plan.npz is missing"),
         (newer_model, "model.keras has changed"),

@@ -46,6 +46,22 @@ def test_random_networks(seed):
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5 * scale)
 
 
+def test_a_value_that_a_step_reads_by_two_names_is_not_overwritten():
+    chain = Chain((4, 4, 3)).activation("sigmoid")
+    other = chain.last
+    chain.last = "image"
+    first = chain.activation("tanh").last
+    flat = chain.add("reshape", shape=[48]).last
+    same = chain.add("reshape", shape=[4, 4, 3]).last
+    chain.last = first
+    program = chain.add("add", other, same).program([chain.last])
+    assert flat != same
+    x = images(program, 2)
+    (result,) = Plan(program).predict(x)
+    (expected,) = interpret(program, x)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_memory_is_used_again():
     chain = Chain((6, 5, 4))
     for _ in range(10):

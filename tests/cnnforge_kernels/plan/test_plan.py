@@ -169,6 +169,7 @@ def test_the_images_stay_as_they_are():
     ("wrong", "reason"),
     [
         (np.zeros((2, 12, 10, 3)), "uint8 or float32. Received: float64"),
+        (np.zeros((2, 12, 10, 3), ">f4"), "uint8 or float32. Received: >f4"),
         ([[1.0]], "Received: list"),
         (np.zeros((12, 10, 3), np.uint8), r"the shape \(N, 12, 10, 3\). Received: \(12, 10, 3\)"),
         (np.zeros((2, 12, 10, 1), np.uint8), "Received: \\(2, 12, 10, 1\\)"),

@@ -165,6 +165,12 @@ def test_checks_and_cases_that_do_not_exist(install_plugin, capsys, arguments, m
     assert message in capsys.readouterr().err
 
 
+def test_boundscheck_without_cases_names_its_option(install_plugin, capsys):
+    install_plugin("leaky", LAYERS)
+    assert main(["plugins", "check", "leaky/untested", "--boundscheck"]) == 2
+    assert "--boundscheck index_in_range: there is none here" in capsys.readouterr().err
+
+
 def test_a_heavy_manifest_and_two_versions(install_plugin, capsys, monkeypatch, tmp_path):
     monkeypatch.delitem(sys.modules, "jax", raising=False)
     (tmp_path / "jax.py").write_text("")
