@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cnnforge_kernels.cpu.prepared.arrays import aligned_empty
 from cnnforge_kernels.plan.binding import Binding, Prepared
 from cnnforge_kernels.plan.buffers import place
 from cnnforge_kernels.plan.program import Program, filled
@@ -112,7 +113,7 @@ class Plan:
             if self._memory is None or len(self._memory) < count * self._places.size:
                 # Bindings that were made for the smaller memory keep it until they are dropped.
                 self._bindings.clear()
-                self._memory = _aligned(count * self._places.size)
+                self._memory = aligned_empty(count * self._places.size)
             binding = Binding(self._prepared, self._places, self._memory, count, dtype)
             self._bindings[key] = binding
             if len(self._bindings) > _KEPT_BINDINGS:
@@ -120,9 +121,3 @@ class Plan:
         else:
             self._bindings.move_to_end(key)
         return binding
-
-
-def _aligned(size: int) -> np.ndarray:
-    """Return float32 memory whose address is a multiple of 64."""
-    memory = np.empty(size + 16, np.float32)
-    return memory[-memory.ctypes.data % 64 // 4 :][:size]

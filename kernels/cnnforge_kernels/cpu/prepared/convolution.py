@@ -12,7 +12,8 @@ from cnnforge_kernels.cpu.conv import sweep as sw
 from cnnforge_kernels.cpu.conv import sweep_rows as s
 from cnnforge_kernels.cpu.conv import sweep_setup
 from cnnforge_kernels.cpu.conv.winograd.forward_passes import MIN_LANES
-from cnnforge_kernels.cpu.prepared.product import Product, aligned_array
+from cnnforge_kernels.cpu.prepared.arrays import aligned_zeros
+from cnnforge_kernels.cpu.prepared.product import Product
 from cnnforge_kernels.cpu.prepared.winograd import Winograd, sweep_is_faster
 from cnnforge_kernels.cpu.runtime.call_list import Call
 from cnnforge_kernels.cpu.runtime.compiled import compile_kernel
@@ -247,8 +248,8 @@ class Convolution:
         if new:
             blocks = int(args[s.GROUPS] * args[s.FILTER_BLOCKS])
             self._packed[layout] = (
-                aligned_array((blocks * int(args[s.BLOCK_BYTES]) // 4,)),
-                aligned_array((blocks * int(args[s.TILE_FLOATS]),)),
+                aligned_zeros((blocks * int(args[s.BLOCK_BYTES]) // 4,)),
+                aligned_zeros((blocks * int(args[s.TILE_FLOATS]),)),
             )
         weights, bias = self._packed[layout]
         args[s.WEIGHTS], args[s.BIAS] = weights.ctypes.data, bias.ctypes.data

@@ -8,19 +8,11 @@ import numba
 import numpy as np
 
 from cnnforge_kernels.cpu.conv import product as p
+from cnnforge_kernels.cpu.prepared.arrays import aligned_zeros
 from cnnforge_kernels.cpu.runtime.call_list import Call
 from cnnforge_kernels.cpu.simd.tile_choice import tile_number
 
 ACTIVATIONS = {None: p.NONE, "relu": p.RELU, "relu6": p.RELU6}
-_LINE = 64
-
-
-def aligned_array(shape: tuple[int, ...]) -> np.ndarray:
-    """Return a float32 array of zeros that begins at a cache line."""
-    size = int(np.prod(shape, dtype=np.int64))
-    floats = np.zeros(size + _LINE // 4, np.float32)
-    first = -floats.ctypes.data % _LINE // 4
-    return floats[first : first + size].reshape(shape)
 
 
 class Product:
@@ -51,8 +43,8 @@ class Product:
         self._vectors, self._lanes = p.product_width.py_func(self._filters)
         width = self._vectors * self._lanes
         blocks = -(-self._filters // width)
-        self._weights = aligned_array((blocks, self._channels, width))
-        self._bias = aligned_array((blocks * width,))
+        self._weights = aligned_zeros((blocks, self._channels, width))
+        self._bias = aligned_zeros((blocks * width,))
         whole = self._filters // width
         cut = whole * width
         blocked = weights[:, :cut].reshape(self._channels, whole, width)

@@ -1,4 +1,4 @@
-"""Steps of a network that move values: copies, padding, cropping, concatenation and upsampling."""
+"""Steps of a network that move values: padding, cropping, concatenation and upsampling."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from cnnforge_kernels.cpu.prepared.elementwise import Activation
 from cnnforge_kernels.cpu.runtime.call_list import Call
 from cnnforge_kernels.cpu.runtime.compiled import (
     KERNEL_SIGNATURE,
@@ -170,14 +169,6 @@ def _move(
     args[_TOP], args[_LEFT] = before
     grain = max(1, _GRAIN_FLOATS // (columns * wide))
     return [Call(_MOVE, args, images * rows, grain, (source, target))]
-
-
-class Copy:
-    """A copy of all values to an array of another shape."""
-
-    def bind(self, source: np.ndarray, target: np.ndarray) -> list[Call]:
-        """Return the calls that copy ``source`` to ``target``, which has as many values."""
-        return Activation(None).bind(source, target)
 
 
 class Padding:

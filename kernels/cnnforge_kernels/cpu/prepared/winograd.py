@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cnnforge_kernels.cpu.conv.winograd import inference
 from cnnforge_kernels.cpu.conv.winograd import inference_passes as w
-from cnnforge_kernels.cpu.prepared.product import aligned_array
+from cnnforge_kernels.cpu.prepared.arrays import aligned_zeros
 from cnnforge_kernels.cpu.runtime.call_list import Call, CallList
 from cnnforge_kernels.cpu.runtime.compiled import compile_kernel
 from cnnforge_kernels.cpu.simd.tile_choice import (
@@ -80,7 +80,7 @@ class Winograd:
         self._bias = np.zeros(self._blocks * self._width, np.float32)
         if bias is not None:
             self._bias[: self._filters] = bias
-        self._weights = aligned_array((self._blocks, w.PLANES, self._channels, self._width))
+        self._weights = aligned_zeros((self._blocks, w.PLANES, self._channels, self._width))
         args = self._block()
         args[w.FACTORS] = weights.ctypes.data
         grain = max(1, 8192 // self._filters)
@@ -145,7 +145,7 @@ class Winograd:
         if alone:
             return [Call(inference.WINOGRAD + 1, args, chunks, 1, keeps, flag=found)]
         plane = w.input_plane.py_func(tiles, self._channels)
-        inputs = aligned_array((w.PLANES * plane // 4,))
+        inputs = aligned_zeros((w.PLANES * plane // 4,))
         args[w.INPUTS] = inputs.ctypes.data
         return [
             Call(inference.SPREAD_ALL, args, tiles, _SPREAD_GRAIN, (keeps, inputs)),

@@ -56,11 +56,6 @@ def check(activation: Any, *, fused: bool) -> None:
         raise ValueError(f"the activation {name} is a step of its own")
 
 
-def keeps_zero(activation: Activation | None) -> bool:
-    """Return whether the activation of 0 is 0."""
-    return activation is None or activation["name"] in _KEEP_ZERO
-
-
 def is_nonnegative(activation: Activation | None) -> bool:
     """Return whether the result of an activation is never negative."""
     return activation is not None and activation["name"] in _NONNEGATIVE
@@ -141,6 +136,3 @@ _PARAMETERS = {
     "gelu": {"approximate"},
 }
 _NONNEGATIVE = ("relu", "relu6", "sigmoid", "softmax", "softplus", "exponential", "hard_sigmoid")
-_KEEP_ZERO = (
-    "relu", "relu6", "leaky_relu", "tanh", "elu", "swish", "softsign", "gelu", "hard_swish", "mish",
-)  # fmt: skip

@@ -6,18 +6,19 @@ import pytest
 import winograd_checks
 
 from cnnforge.testing import assert_close
-from cnnforge_kernels.cpu.prepared.product import Product, aligned_array
+from cnnforge_kernels.cpu.prepared.arrays import aligned_zeros
+from cnnforge_kernels.cpu.prepared.product import Product
 from cnnforge_kernels.cpu.runtime.call_list import CallList
 
 
 def values(shape, seed):
-    array = aligned_array(shape)
+    array = aligned_zeros(shape)
     array[:] = np.random.default_rng(seed).standard_normal(shape)
     return array
 
 
 def poisoned(shape):
-    array = aligned_array(shape)
+    array = aligned_zeros(shape)
     array[:] = np.nan
     return array
 
@@ -137,7 +138,7 @@ def test_neither_threads_nor_neighbours_change_a_result():
         np.testing.assert_array_equal(run(layer, source, 200), all_pixels)
     finally:
         numba.set_num_threads(threads)
-    one = aligned_array((1, 100))
+    one = aligned_zeros((1, 100))
     one[:] = source[77]
     np.testing.assert_array_equal(run(layer, one, 200)[0], all_pixels[77])
 

@@ -7,7 +7,6 @@ import pytest
 
 from cnnforge_kernels.cpu.prepared.shapes import (
     Concatenation,
-    Copy,
     Cropping,
     Padding,
     Subsampling,
@@ -111,12 +110,6 @@ def test_upsampling_as_keras(interpolation):
     target = poisoned(expected.shape)
     CallList(Upsampling((2, 3), interpolation).bind(source, target))()
     np.testing.assert_allclose(target, expected, 1e-5, 5e-6)
-
-
-def test_copy():
-    source = values((2, 3, 4, 5))
-    target = poisoned((2, 60))
-    check(Copy().bind(source, target), target, source.reshape(2, 60))
 
 
 def test_wrong_shapes_are_refused():
