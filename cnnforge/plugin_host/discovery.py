@@ -93,7 +93,7 @@ class PluginRecord:
 
     @property
     def warning(self) -> str:
-        """What is wrong with a plugin that works, in one line; "" if nothing is."""
+        """The fault of a plugin that works all the same, in one line; "" without a fault."""
         if self.heavy:
             return (
                 f"the plugin {self.name!r} imports {', '.join(self.heavy)} in {self.source}, which "

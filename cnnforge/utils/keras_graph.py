@@ -50,7 +50,7 @@ class LayerCall(NamedTuple):
     """One call of a layer, an operation or a model, inside a Sequential or Functional model.
 
     Attributes:
-        layer: What is called.
+        layer: The layer, operation or model.
         inputs: The tensors among the arguments, in order.
         arguments: The positional arguments.
         keywords: The keyword arguments.

@@ -156,7 +156,8 @@ def _unknown(option: str, name: str, known: list[str]) -> UsageError:
 
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return UsageError(f"{option} {name}: there is none here; {hint}there are {', '.join(known)}")
+    there = ", ".join(known)
+    return UsageError(f"{option} {name}: it does not exist here; {hint}there are {there}")
 
 
 def _rows(

@@ -4,7 +4,8 @@ Numba has a bounds check of its own, which names neither the array nor the place
 code from the disk cache that was compiled without it. Here some functions of Numba's code generator
 are replaced while a function is compiled. The replacements act only on code that is compiled with
 `boundscheck=True`, so that all other code stays as it is. They belong to Numba's private API. If
-one is missing in another version of Numba, no function is instrumented: `entry_of` says so.
+one is missing in another version of Numba, no function is instrumented, and `entry_of`
+returns the reason.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tests of `tracing`: indices outside of arrays, and races that are none."""
+"""Tests of `tracing`: indices outside of arrays, and false races."""
 
 import hashlib
 
