@@ -238,7 +238,8 @@ def _random_values(item: Array, shape: Sequence[int], random: Any) -> np.ndarray
 def _random_floats(shape: Sequence[int], random: Any) -> np.ndarray:
     """Return values of all magnitudes, with NaN and infinity, which few functions keep."""
     values = random.standard_normal(shape) * 10 ** random.uniform(-6, 6, shape)
-    for place, special in enumerate((np.nan, np.inf, -np.inf, -0.0)):
+    # Small arrays need all their values to differ from each other.
+    for place, special in enumerate((np.nan, np.inf, -np.inf, -0.0) if values.size >= 8 else ()):
         values.flat[place :: max(8, values.size // 3)] = special
     return values.astype(np.float32)
 

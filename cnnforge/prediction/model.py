@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from cnnforge.configuration import TrainingOptions, check_types
+from cnnforge.errors import UsageError
 from cnnforge.plugin_host.discovery import discover
 from cnnforge.prediction.arguments import GivenImages
 from cnnforge.prediction.opening import changes_of, open_predictor, plugin_names
@@ -95,8 +96,10 @@ class Model:
 
         Raises:
             DataError: A file is not an image, or is damaged.
-            UsageError: An argument is not an image or a sequence of images.
+            UsageError: An argument is not an image or a sequence of images, or `top_k` is below 1.
         """
+        if type(top_k) is not int or top_k < 1:
+            raise UsageError(f"top_k must be a number of classes, 1 or more, got {top_k!r}")
         given = GivenImages.of(images)
         names, rows, parts = iter(given.names()), [], []
         for outputs in self._parts(given):
@@ -139,6 +142,8 @@ def load(
     plugins: Sequence[str] = (),
 ) -> Model:
     """Load the trained model of a run; see `cnnforge.load`, which calls this function."""
+    if isinstance(plugins, str):
+        raise UsageError(f"plugins must be a list of files and modules: plugins=[{plugins!r}]")
     directory = RunDirectory.open(find_run(Path(run)))
     stored, _ = directory.read_config()
     options = TrainingOptions(**check_types(stored, str(directory.path / CONFIG)))

@@ -78,12 +78,13 @@ def test_an_argument_may_be_a_function_of_the_weights():
     np.testing.assert_allclose(found(layer).arguments[1], np.exp(layer.scale), rtol=1e-6)
 
 
-def test_several_inputs_in_any_order():
+@pytest.mark.parametrize("shape", [SHAPE, (1, 1, 1)])
+def test_several_inputs_in_any_order(shape):
     class Second(keras.layers.Layer):
         def call(self, first, second):
             return scaled(second, np.ones(2, np.float32))[0]
 
-    place, scale = find_single_call(Second(), (SHAPE, SHAPE)).arguments
+    place, scale = find_single_call(Second(), (shape, shape)).arguments
     assert place == 1
     np.testing.assert_array_equal(scale, [1, 1])
 

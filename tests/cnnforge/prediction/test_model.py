@@ -162,6 +162,17 @@ def test_what_is_no_image_is_one_message(model: Model, images: Any, message: str
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("top_k", [0, -1, 1.5, "a"])
+def test_a_wrong_number_of_classes_is_named(model: Model, top_k: Any) -> None:
+    with pytest.raises(UsageError, match=f"1 or more, got {top_k!r}"):
+        model.predict(BATCH, top_k=top_k)
+
+
+def test_the_plugins_are_a_list(run: RunDirectory) -> None:
+    with pytest.raises(UsageError, match=r"must be a list .*: plugins=\['mine.py'\]"):
+        cnnforge.load(run.path, plugins="mine.py")
+
+
 def test_a_file_that_cannot_be_read_is_named(model: Model, tmp_path: Path) -> None:
     good = file_of(tmp_path / "good.png", GRAY)
     with pytest.raises(DataError, match=r"nope.png: no such file or directory"):

@@ -32,7 +32,8 @@ def parallel_for(body: Any, count: Any, grain: Any, *arguments: Any) -> None:
             not used.
         count: Number of calls.
         grain: Number of calls that a thread makes at a time; choose it so that they take about 20
-            microseconds. If ``count`` is not larger than ``grain``, the caller makes all calls.
+            microseconds. A number below 1 means 1. If ``count`` is not larger than ``grain``, the
+            caller makes all calls.
         *arguments: Arrays, numbers and tuples that all calls get.
 
     Raises:
@@ -123,7 +124,8 @@ def _overload_parallel_for(body: Any, count: Any, grain: Any, *arguments: Any) -
         else:
             job = np.empty(3, np.int64)
             job[0], job[1], job[2] = kernel, block, count
-            call_kernel(kernel_address(parallel.DRIVER), address_of(job), grain, 0)
+            # With a grain of 0, a thread would take no call and never end.
+            call_kernel(kernel_address(parallel.DRIVER), address_of(job), max(grain, 1), 0)
             # Numba frees an array after its last use, so use it here.
             job[0] = 0
         if failed[0] != 0:

@@ -30,7 +30,7 @@ def each_row(inputs, factor, shift, grain, outputs):
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 500])
-@pytest.mark.parametrize("grain", [1, 3, 1000])
+@pytest.mark.parametrize("grain", [-1, 0, 1, 3, 1000])
 @pytest.mark.parametrize("how", [each_row, each_row.py_func])
 def test_each_index_is_computed(rng, rows, grain, how):
     inputs = rng.normal(size=(rows, 9)).astype(np.float32)
