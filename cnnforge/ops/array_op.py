@@ -138,7 +138,8 @@ class ArrayOp(OpBase):
             prepare,
         )
         self.cuda = cuda
-        self._module = self._definition.forward.function.__module__
+        function = self._definition.forward.function
+        self._module = getattr(function, "py_func", function).__module__
         other = _ops.get(name)
         if other is not None and other._module != self._module:
             raise ValueError(

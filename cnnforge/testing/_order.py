@@ -120,7 +120,8 @@ def _wanted(subject: Subject, speed: bool) -> list[str]:
     has_reference = _has_reference(subject.spec)
     # All other comparisons call the layer without `training=True`. So a layer with an argument
     # `training` needs a check of its own.
-    trains = "training" in inspect.signature(subject.spec.load().call).parameters
+    call = getattr(subject.spec.load(), "call", None)
+    trains = call is not None and "training" in inspect.signature(call).parameters
     conditions = {
         "bad_arguments": bool(subject.case.bad_arguments),
         "oracle": has_oracle,

@@ -38,10 +38,7 @@ Example:
     >>> inputs = np.arange(16, dtype=np.float32)
     >>> outputs = np.empty_like(inputs)
     >>> double(inputs, outputs)
-    >>> outputs[-4:    "dot",
-    "product_sum",
-    "weighted_sum",
-]
+    >>> outputs[-4:]
     array([24., 26., 28., 30.], dtype=float32)
 """
 

@@ -33,7 +33,8 @@ def test_the_example_plugin(environment):
     assert status["acme"][0] == "failed"
     assert "a plugin that ends the program" in status["acme"][2]
     names = {row["name"] for row in listed["specs"] if row["name"].startswith("example/")}
-    assert names == {"example/gabor_conv2d", "example/separable_block2d", "example/gabor_net"}
+    layers = ("gabor_conv2d", "separable_block2d", "blur_pool2d", "squeeze_excite", "involution2d")
+    assert names == {*(f"example/{name}" for name in layers), "example/gabor_net"}
 
     # All the checks that `cnnforge plugins check example` runs, one test each.
     checked = environment.run("python -m pytest -q -p no:cacheprovider tests")

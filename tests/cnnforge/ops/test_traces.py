@@ -59,6 +59,8 @@ VALUES = np.arange(12, dtype=np.float32).reshape(3, 4) + 1
 @pytest.fixture(autouse=True)
 def _nothing_remembered(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "cache_folder", lambda: tmp_path)
+    # `plugins check --boundscheck` switches it off in its process.
+    monkeypatch.setattr(memory, "enabled", True)
 
 
 def run(fault):

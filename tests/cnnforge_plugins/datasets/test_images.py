@@ -246,7 +246,7 @@ def test_other_folders_beside_a_split_are_told(tmp_path):
         folder_of(tmp_path / part, count=2)
     folder_of(tmp_path / "more", count=1)
     dataset = opened(tmp_path)
-    (note,) = (note for note in dataset.notes if "test" in note)
+    (note,) = (note for note in dataset.notes if "a test at the end" in note)
     assert note == (
         "training on 'train', validation on 'val' and a test at the end on 'test', not of 'more'"
     )

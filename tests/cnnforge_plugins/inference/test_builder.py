@@ -317,11 +317,11 @@ REFUSED = {
     "half precision": (in_half, r"layer 'half' \(Conv2D\): it computes in float16"),
     "a function": (
         lambda: chain(layers.Lambda(lambda x: x, name="own")),
-        r"layer 'own' \(Lambda\): there is no kernel for layers of this class",
+        r"layer 'own' \(Lambda\): its call applies no ArrayOp, expected exactly one",
     ),
     "a class of its own": (
         lambda: chain(OwnConv(3, 3, name="mine")),
-        r"layer 'mine' \(OwnConv\): there is no kernel for layers of this class",
+        r"layer 'mine' \(OwnConv\): its call applies no ArrayOp, expected exactly one",
     ),
     "a model with its own code inside": (
         lambda: keras.Sequential([keras.Input(SHAPE), Doubled(name="deep")]),
