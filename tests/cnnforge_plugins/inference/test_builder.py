@@ -317,7 +317,7 @@ REFUSED = {
     "half precision": (in_half, r"layer 'half' \(Conv2D\): it computes in float16"),
     "a function": (
         lambda: chain(layers.Lambda(lambda x: x, name="own")),
-        r"layer 'own' \(Lambda\): its call applies no ArrayOp, expected exactly one",
+        r"layer 'own' \(Lambda\): there is no kernel for layers of this class",
     ),
     "a class of its own": (
         lambda: chain(OwnConv(3, 3, name="mine")),
