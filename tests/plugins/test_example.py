@@ -44,7 +44,7 @@ def test_the_example_plugin(environment):
     parity = environment.run(
         "python -m pytest -q -p no:cacheprovider --benchmark-disable benchmark.py"
     )
-    assert "5 passed" in parity
+    assert "13 passed" in parity
 
     train = "cnnforge train gabor_net --epochs 3 --learning-rate 0.01 --json 2> messages"
     result = json.loads(environment.run(train))
