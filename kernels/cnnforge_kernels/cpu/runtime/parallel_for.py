@@ -92,6 +92,21 @@ def _kernel_of(typingctx: Any, body: Any, failed: Any, arguments: Any) -> Any:
     return types.UniTuple(types.int64, 2)(body, types.int64, arguments), codegen
 
 
+def _without_count(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    """Return an array without its reference counter, and any other value as it is.
+
+    Numba counts each slice of an array. If two threads change one counter, its cache line moves
+    between the cores each time, so that two threads were not faster than one. The caller of
+    ``parallel_for`` keeps the arrays.
+    """
+    if not isinstance(kind, types.Array):
+        return value
+    array = context.make_array(kind)(context, builder, value)
+    array.meminfo = cgutils.get_null_value(array.meminfo.type)
+    array.parent = cgutils.get_null_value(array.parent.type)
+    return array._getvalue()
+
+
 def _write_kernel(
     context: Any, kernel: Any, compiled: Any, given: Any, arguments: Any, block_type: Any
 ) -> None:
@@ -102,6 +117,10 @@ def _write_kernel(
         builder, builder.load(builder.bitcast(block, block_type)), 2
     )
     items = cgutils.unpack_tuple(builder, values, len(arguments.types))
+    items = [
+        _without_count(context, builder, kind, item)
+        for kind, item in zip(arguments.types, items, strict=True)
+    ]
     function = context.declare_function(builder.module, compiled.fndesc)
     with cgutils.for_range_slice(builder, begin, end, ir.Constant(integer, 1)) as (index, _):
         status, _ = context.call_conv.call_function(
