@@ -43,7 +43,7 @@ def main() -> None:
     plugins = discover()
     for name in options.models:
         if name not in SIZES:
-            parser.error(f"there is no benchmark of {name!r}; there are: {', '.join(SIZES)}")
+            parser.error(f"{name!r} cannot be measured, expected one of {', '.join(SIZES)}")
     for name in options.models:
         measure(name, options.batch_size, options.steps, options.rounds, plugins)
 

@@ -41,8 +41,8 @@ def load(
         The model.
 
     Raises:
-        CnnforgeError: There is no such run, a file of it is missing or damaged, or a plugin is
-            missing; a subclass such as `UsageError` or `RunError`.
+        UsageError: The folder is not a run, or an argument is invalid.
+        RunError: A file of the run or a plugin is missing, or a file is damaged.
 
     Example:
         ```python

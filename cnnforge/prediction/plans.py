@@ -63,7 +63,7 @@ class PlanRecord:
         engine: Qualified name of the engine that wrote the plan; "" if none could express the
             model.
         plan: sha256 of `plan.npz`; "" without a plan.
-        refused: Reason why there is no plan, in one line; "" if there is one.
+        refused: Reason why no engine made a plan, in one line; "" with a plan.
         outputs: `Task.output_size` of the task of the run; `None` if it has none.
         drift: Difference between the outputs of the plan and those of Keras.
         format: Version of this file.
@@ -297,7 +297,7 @@ def _check_fits(record: PlanRecord, run: RunDirectory, task: Task, plugins: Plug
     here = _versions(run, plugins)
     if record.engine and record.engine not in here:
         raise ValueError(f"the inference engine {record.engine} is not installed here")
-    # Another engine matters only if there is no plan.
+    # A run without a plan is tried again with every new engine. A plan depends on its own engine.
     names = {name for name in {*here, *record.versions} if "/" not in name or record.refused}
     for name in sorted(names | {record.engine} - {""}):
         if record.versions.get(name) != here.get(name):

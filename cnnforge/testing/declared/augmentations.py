@@ -20,6 +20,7 @@ from cnnforge.errors import CnnforgeError
 from cnnforge.plugin import AugmentationSpec
 from cnnforge.plugin_host.discovery import Plugins, discover
 from cnnforge.testing.cases import Check
+from cnnforge.testing.declared.making import make
 
 _SHAPES = ((24, 24, 1), (17, 30, 3))
 _COUNT = 24
@@ -51,29 +52,25 @@ def augmentation_checks(
     """
     plugins = plugins or discover()
     spec = plugins.augmentations[augmentation] if isinstance(augmentation, str) else augmentation
-    checks = [Check("targets", "", partial(_targets, spec, argument))]
+    targets = Check("targets", "", partial(_targets, spec, argument))
+    checks = [targets]
     for shape in _SHAPES:
-        case = "x".join(map(str, shape))
+        case, before = "x".join(map(str, shape)), targets
+        # Each check depends on the one before it, so that a mistake is reported once.
         for run in (_shapes, _pure, _transforms):
             check = partial(run, spec, argument, shape)
-            checks.append(Check(run.__name__.strip("_"), case, check))
+            before = Check(run.__name__.strip("_"), case, check, (before,))
+            checks.append(before)
     return checks
 
 
 def _make(spec: AugmentationSpec, argument: str | None) -> Any:
-    """Make the augmentation, or return the message of the error that says what `make` needs."""
-    try:
-        made = spec.load()(argument)
-    except (ValueError, CnnforgeError) as error:
-        if argument is None:
-            return f"not checked without an argument: {error}"
-        raise AssertionError(f"make({argument!r}) fails: {error}") from error
-    if not (callable(made) or isinstance(made, Mixing)):
-        raise AssertionError(
-            f"make({argument!r}) returns a {type(made).__name__}, expected a function of images "
-            "and draws, or an object with the methods `partners` and `mix`"
-        )
-    return made
+    return make(
+        spec,
+        argument,
+        lambda made: callable(made) or isinstance(made, Mixing),
+        "a function of images and draws, or an object with the methods `partners` and `mix`",
+    )
 
 
 def _targets(spec: AugmentationSpec, argument: str | None) -> str:

@@ -12,10 +12,11 @@ import keras
 import numpy as np
 
 from cnnforge.callbacks import Callback, EpochMetrics, FinishedEpoch
-from cnnforge.errors import CnnforgeError, one_line
+from cnnforge.errors import one_line
 from cnnforge.plugin import CallbackSpec
 from cnnforge.plugin_host.discovery import Plugins, discover
 from cnnforge.testing.cases import Check
+from cnnforge.testing.declared.making import make
 
 _EPOCHS = 3
 # The metrics of a classification. The second epoch is the best one.
@@ -41,26 +42,14 @@ def callback_checks(
     """
     plugins = plugins or discover()
     spec = plugins.callbacks[callback] if isinstance(callback, str) else callback
-    return [
-        Check(run.__name__.strip("_"), "", partial(run, spec, argument))
-        for run in (_targets, _epochs, _resume)
-    ]
+    targets = Check("targets", "", partial(_targets, spec, argument))
+    epochs = Check("epochs", "", partial(_epochs, spec, argument), (targets,))
+    return [targets, epochs, Check("resume", "", partial(_resume, spec, argument), (epochs,))]
 
 
 def _make(spec: CallbackSpec, argument: str | None) -> Callback | str:
-    """Make the callback, or return the message of the error that says what `make` needs."""
-    try:
-        made = spec.load()(argument)
-    except (ValueError, CnnforgeError) as error:
-        if argument is None:
-            return f"not checked without an argument: {error}"
-        raise AssertionError(f"make({argument!r}) fails: {error}") from error
-    if not isinstance(made, Callback):
-        raise AssertionError(
-            f"make({argument!r}) returns a {type(made).__name__}, expected a "
-            "cnnforge.callbacks.Callback"
-        )
-    return made
+    expected = "a cnnforge.callbacks.Callback"
+    return make(spec, argument, lambda made: isinstance(made, Callback), expected)
 
 
 def _targets(spec: CallbackSpec, argument: str | None) -> str:
