@@ -256,7 +256,10 @@ def test_a_file(write_plugin, capsys):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("conv2", "callback, augmentation, engine or plugin named 'conv2'"),
+        (
+            "conv2",
+            "no layer, dataset, model, task, callback, augmentation, engine or plugin named 'conv2'",
+        ),
         ("conv2", "; did you mean 'conv2d'?"),
         ("builtn", "did you mean 'builtin'?"),
         ("builtin/conv2", "did you mean 'builtin/conv2d'?"),
