@@ -258,7 +258,8 @@ def test_a_file(write_plugin, capsys):
     [
         (
             "conv2",
-            "no layer, dataset, model, task, callback, augmentation, engine or plugin named 'conv2'",
+            "no layer, dataset, model, task, callback, augmentation, engine or plugin named "
+            "'conv2'",
         ),
         ("conv2", "; did you mean 'conv2d'?"),
         ("builtn", "did you mean 'builtin'?"),
