@@ -24,7 +24,7 @@ def make(
         expected: Kind of object that is right, for the message of the error.
 
     Returns:
-        The object; or a string, the reason why there is none: `make` needs an argument.
+        The object; or a string with the reason if `make` needs an argument.
 
     Raises:
         AssertionError: `make` refuses an argument, or returns something else.

@@ -17,6 +17,24 @@ from cnnforge_kernels.authoring import cached_njit, dot, parallel_for, product_s
 
 
 @cached_njit()
+def scale(image: Any, factors: Any, shifts: Any, result: Any) -> None:
+    """Multiply the channels of all pixels by their factors, and add their shifts.
+
+    Args:
+        image: (H, W, C).
+        factors: (C,).
+        shifts: (C,).
+        result: (H, W, C), written.
+    """
+    for row in range(image.shape[0]):
+        for column in range(image.shape[1]):
+            # Arrays of one axis: Numba uses SIMD for the loop over their values.
+            source, target = image[row, column], result[row, column]
+            for c in range(factors.size):
+                target[c] = source[c] * factors[c] + shifts[c]
+
+
+@cached_njit()
 def forward_image(
     n: int,
     inputs: Any,
@@ -32,8 +50,9 @@ def forward_image(
 ) -> None:
     """Compute image `n`. `starts` has the index of the first channel of each pixel."""
     pixels, channels = starts.size, inputs.shape[3]
-    image, result = inputs[n].reshape(-1), outputs[n].reshape(-1)
-    weighted_sum(means[n], image, starts, np.full(pixels, np.float32(1 / max(pixels, 1))))
+    weighted_sum(
+        means[n], inputs[n].reshape(-1), starts, np.full(pixels, np.float32(1 / max(pixels, 1)))
+    )
     for unit in range(hidden.shape[1]):
         total = reduce_bias[unit]
         for c in range(channels):
@@ -45,9 +64,7 @@ def forward_image(
         for unit in range(hidden.shape[1]):
             total += hidden[n, unit] * expand[unit, c]
         factors[n, c] = np.float32(1) / (np.float32(1) + math.exp(-total))
-    for begin in starts:
-        for c in range(channels):
-            result[begin + c] = image[begin + c] * factors[n, c]
+    scale(inputs[n], factors[n], np.zeros(channels, np.float32), outputs[n])
 
 
 @cached_njit()
@@ -98,7 +115,7 @@ def backward_image(
 ) -> None:
     """Compute the gradient of image `n`, and of its sums before the sigmoid and the ReLU."""
     channels = inputs.shape[3]
-    grads, result = grad_outputs[n].reshape(-1), grad_inputs[n].reshape(-1)
+    grads = grad_outputs[n].reshape(-1)
     product_sum(to_expand[n], inputs[n].reshape(-1), starts, grads, starts)
     for c in range(channels):
         to_expand[n, c] *= factors[n, c] * (1 - factors[n, c])
@@ -108,9 +125,7 @@ def backward_image(
     share = np.empty(channels, np.float32)
     for c in range(channels):
         share[c] = dot(to_reduce[n], reduce[c]) / starts.size
-    for begin in starts:
-        for c in range(channels):
-            result[begin + c] = grads[begin + c] * factors[n, c] + share[c]
+    scale(grad_outputs[n], factors[n], share, grad_inputs[n])
 
 
 @cached_njit()
