@@ -126,7 +126,7 @@ def prepare(networks: list[str], folder: Path) -> str:
         "from cnnforge.utils.environment import processor\n"
         "for name in sys.argv[2:]: inference_models.prepare(name, pathlib.Path(sys.argv[1]))\n"
         "about = processor()\n"
-        "print(about['model'], about['target'], about['cores'], 'cores', sep=', ')"
+        "print(f\"{about['model']} ({about['target']}), {about['cores']} cores\")"
     )
     path = os.pathsep.join([str(WORKER.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
@@ -253,7 +253,7 @@ def conditions(result: dict[str, Any]) -> list[str]:
         f"{result['machine']}; {result['threads']} threads; best time in seconds (median)",
         ", ".join(about),
     ]
-    return lines + [f"not compared: {why}" for why in result["not compared"].values()]
+    return lines + [f"Not compared: {why}" for why in result["not compared"].values()]
 
 
 def put_into(path: Path, result: dict[str, Any]) -> None:

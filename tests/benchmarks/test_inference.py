@@ -59,7 +59,7 @@ def test_the_table_of_a_document(result, tmp_path):
     bench_inference.put_into(path, result)
     text = path.read_text()
     assert text.startswith("a\n<!-- bench_inference.py -->\n\n*EPYC, znver5, 2 cores; 2 threads")
-    assert "not compared: Third is not installed" in text
+    assert "Not compared: Third is not installed" in text
     assert "| lenet 4,000, 64 |" in text
     assert "old" not in text
     assert text.endswith("\n<!-- end -->\nb\n<!-- end -->\n")
