@@ -49,7 +49,7 @@ def with_weights(
         found = None
     if chosen == IMAGENET:
         if found is None:
-            others = _with_weights(models)
+            others = _with_weights(models, spec.task)
             raise UsageError(
                 f"the model {spec.name!r} has no ImageNet weights: use one of {', '.join(others)}, "
                 "or --weights FILE with a run or a file of this model"
@@ -86,12 +86,12 @@ def with_weights(
     return options, notes
 
 
-def _with_weights(models: Registry[ModelSpec]) -> list[str]:
-    """Return the names of the models that have ImageNet weights, with the argument they need."""
+def _with_weights(models: Registry[ModelSpec], task: str) -> list[str]:
+    """Return the names of a task's models with ImageNet weights, and the argument they need."""
     names = []
     for spec in models.values():
         found, name = spec.load_weights(), models.shortest_name(spec)
-        if found is not None:
+        if found is not None and spec.task == task:
             names += [f"{name}:{each}" for each in found.arguments or ()] or [name]
     return names
 
