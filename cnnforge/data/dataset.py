@@ -42,7 +42,7 @@ class DataOptions:
             of all splits, and `inspection` of the dataset says which split each sample is in.
         max_size: Max height and width in pixels of images whose size `image_size` does not give,
             or a function that returns it for the median (height, width); `None`: no limit.
-        placing: How images of another size fill the images of the dataset.
+        placing: The way in which images of another size fill the images of the dataset.
 
     Raises:
         UsageError: If a value is not allowed.

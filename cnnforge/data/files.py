@@ -35,7 +35,7 @@ class ImageFiles:
         labels: (N,) integers.
         image_shape: (H, W, C) of every fetched image.
         ids: N texts: the id that the data give each image; `None` if they give none.
-        placing: How an image of another size fills a fetched image.
+        placing: The way in which an image of another size fills a fetched image.
     """
 
     def __init__(

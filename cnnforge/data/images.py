@@ -119,7 +119,7 @@ def read_image(
     Args:
         path: The file, or its place in another file.
         image_shape: (H, W, C); C is 1 (grayscale, by ITU-R 601 luma) or 3 (RGB).
-        placing: How an image of another size fills the result.
+        placing: The way in which an image of another size fills the result.
 
     Returns:
         (H, W, C) uint8.
@@ -139,7 +139,7 @@ def read_into(path: ImageSource, pixels: np.ndarray, placing: Placing) -> tuple[
     Args:
         path: The file, or its place in another file.
         pixels: (H, W, C) uint8 array for the pixels, which must be contiguous; C is 1 or 3.
-        placing: How an image of another size fills the array.
+        placing: The way in which an image of another size fills the array.
 
     Returns:
         Height and width of the image after it is rotated as its orientation (EXIF) says.
@@ -256,7 +256,7 @@ def fit(
     Args:
         image: A Pillow image. Modes with 32-bit pixels are not accepted.
         image_shape: (H, W, C); C is 1 or 3.
-        placing: How an image of another size fills the result.
+        placing: The way in which an image of another size fills the result.
 
     Returns:
         (H, W, C) uint8.

@@ -72,7 +72,7 @@ class GivenImages:
 
         Args:
             image_shape: (H, W, C) of the model.
-            placing: How an image of another size fills the model's image.
+            placing: The way in which an image of another size fills the model's image.
 
         Yields:
             At least one batch: the images, (n, H, W, C) uint8 or float32, and the height and width

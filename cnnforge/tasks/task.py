@@ -33,7 +33,7 @@ class Task:
     Attributes:
         options: Options of `cnnforge train` that this task accepts, for instance
             `("label_smoothing",)`; class attribute.
-        placing: How an image of another size fills the model's image; class attribute.
+        placing: The way in which an image of another size fills the model's image; class attribute.
         metrics: The metrics in the order of their table columns; `LOSS` must be one of them.
         monitor: Name of the metric that selects the best epoch by default. If two epochs have the
             same value, the one with the lower validation loss is better.
