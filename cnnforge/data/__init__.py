@@ -11,9 +11,13 @@ from cnnforge.data.augmentation import (
     Mixing,
     TargetFunctions,
 )
+from cnnforge.data.boxes.annotations import AnnotatedPicture, Box, DetectionSource
+from cnnforge.data.boxes.dataset import dataset_from_boxes
+from cnnforge.data.boxes.samples import DetectionArrays, DetectionFiles, Objects
 from cnnforge.data.cache import CachedSamples, cached
 from cnnforge.data.dataset import (
     ArraySamples,
+    BoxFinding,
     DataOptions,
     Dataset,
     EncodedSamples,
@@ -73,14 +77,20 @@ from cnnforge.utils.names import normal_name, printable
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "AnnotatedPicture",
     "ArraySamples",
     "Augment",
     "AugmentedSamples",
+    "Box",
+    "BoxFinding",
     "CachedSamples",
     "CheckedImage",
     "DataOptions",
     "DataSummary",
     "Dataset",
+    "DetectionArrays",
+    "DetectionFiles",
+    "DetectionSource",
     "Draws",
     "EncodedSamples",
     "EpochSamples",
@@ -90,6 +100,7 @@ __all__ = [
     "ImageSource",
     "Inspection",
     "Mixing",
+    "Objects",
     "Parts",
     "Picture",
     "PictureFile",
@@ -112,6 +123,7 @@ __all__ = [
     "count_causes",
     "count_note",
     "dataset_from_arrays",
+    "dataset_from_boxes",
     "dataset_from_files",
     "describe_image",
     "drop_duplicates",
