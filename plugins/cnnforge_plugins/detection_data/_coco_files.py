@@ -127,7 +127,7 @@ def _role_of(path: str) -> Role | None:
     return _role_in(name) or split_role(os.path.basename(folder))
 
 
-def _aboutfind_parts(parts: Sequence[Part], given: str) -> Iterator[str]:
+def about_parts(parts: Sequence[Part], given: str) -> Iterator[str]:
     if len(parts) > 1:
         top = given if os.path.isdir(given) else os.path.dirname(given)
         uses = [f"{part.split} on {printable(os.path.relpath(part.path, top))}" for part in parts]

@@ -8,7 +8,15 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from cnnforge.data import IMAGE_SUFFIXES, Role, find_images, normal_name, printable, split_role
+from cnnforge.data import (
+    IMAGE_SUFFIXES,
+    PictureFile,
+    Role,
+    find_images,
+    normal_name,
+    printable,
+    split_role,
+)
 from cnnforge.errors import DataError, UsageError
 
 _NAME_FILES = ("classes.txt", "obj.names", "names.txt", "classnames.txt")
@@ -21,14 +29,14 @@ class Content(NamedTuple):
 
     Attributes:
         root: Folder of the data.
-        pictures: Path and split of each picture. A picture may be missing.
+        pictures: The pictures with their splits. A picture may be missing.
         names: The names of the classes by number; empty if the data do not give them.
         key_points: Whether labels have the points of a pose after the box.
         notes: Messages for the user.
     """
 
     root: str
-    pictures: list[tuple[str, Role | Literal[""]]]
+    pictures: list[PictureFile]
     names: dict[int, str]
     key_points: bool = False
     notes: tuple[str, ...] = ()
@@ -105,7 +113,7 @@ def _from_yaml(path: str) -> Content:
     document, folder = _load(path), os.path.dirname(path)
     shown = printable(path)
     bases = _bases(document.get("path"), folder)
-    pictures: list[tuple[str, Role | Literal[""]]] = []
+    pictures: list[PictureFile] = []
     used: dict[str, str] = {}
     for key, role in _SPLIT_KEYS.items():
         given = document.get(key)
@@ -124,18 +132,18 @@ def _from_yaml(path: str) -> Content:
                 )
             paths = [place] if os.path.isdir(place) else []
             listed = _listed(place, bases) if not paths else find_images(place).paths
-            pictures += [(each, role) for each in listed]
+            pictures += [PictureFile(each, split=role) for each in listed]
             used[key] = place
     if "train" not in used and "val" not in used and "test" not in used:
         raise DataError(f"{shown} has no key train or val: it must name the folder of the pictures")
     if len(used) == 1 or used.get("train") == used.get("val"):
         # The same folder for both is a usual way to say that there is no split.
-        own = list(dict.fromkeys(each for each, role in pictures if role != "test"))
-        tested = [each for each, role in pictures if role == "test" and each not in own]
+        own = list(dict.fromkeys(each.path for each in pictures if each.split != "test"))
+        tested = [each for each in pictures if each.split == "test" and each.path not in {*own}]
         both = "train" if tested and own else ""
-        pictures = [(each, both) for each in own]
-        pictures += [(each, "test" if own else "") for each in tested]
-    root = os.path.commonpath([folder, *(os.path.dirname(each) for each, _ in pictures)])
+        pictures = [PictureFile(path, split=both) for path in own]
+        pictures += [each if own else each._replace(split="") for each in tested]
+    root = os.path.commonpath([folder, *(os.path.dirname(each.path) for each in pictures)])
     return Content(root, pictures, _names(document, shown), "kpt_shape" in document)
 
 
@@ -199,9 +207,11 @@ def _from_folder(folder: str) -> Content:
     """Find the pictures in a folder without a YAML file."""
     listing = find_images(folder)
     roles = [_role(os.path.relpath(path, folder)) for path in listing.paths]
-    if len({*roles}) == 1:
-        roles = [""] * len(roles)
-    pictures: list[tuple[str, Role | Literal[""]]] = list(zip(listing.paths, roles, strict=True))
+    alone = len({*roles}) == 1
+    pictures = [
+        PictureFile(path, split="" if alone else role)
+        for path, role in zip(listing.paths, roles, strict=True)
+    ]
     for name in _NAME_FILES:
         for place in (folder, os.path.join(folder, "labels")):
             path = os.path.join(place, name)

@@ -18,7 +18,6 @@ from cnnforge.data import (
     DataOptions,
     Dataset,
     DetectionSource,
-    PictureFile,
     SkippedFile,
     count_note,
     dataset_from_boxes,
@@ -66,7 +65,7 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
             f"there is no picture in {printable(content.root)}: give a folder with the folders "
             "images and labels, or a file data.yaml that names them"
         )
-    labels = {path: _labels_of(path) for path, _ in content.pictures}
+    labels = {each.path: _labels_of(each.path) for each in content.pictures}
     if not any(labels.values()) and options.need_labels:
         raise UsageError(_no_label(content))
     names = content.names
@@ -78,10 +77,7 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
             findings += wrong
     if not names:
         names = _numbered(boxes)
-    pictures = [
-        AnnotatedPicture(PictureFile(path, split=split), boxes.get(path, ()))
-        for path, split in content.pictures
-    ]
+    pictures = [AnnotatedPicture(each, boxes.get(each.path, ())) for each in content.pictures]
     source = DetectionSource(
         name=f"yolo:{given}",
         root=content.root,
@@ -167,9 +163,9 @@ def _looks_like_labels(path: str) -> bool:
 
 
 def _no_label(content: Content) -> str:
-    first = content.pictures[0][0]
+    first = content.pictures[0].path
     places = ", ".join(printable(place) for place in label_places(first))
-    total = len({path for path, _ in content.pictures})
+    total = len({each.path for each in content.pictures})
     pictures = "the picture" if total == 1 else f"any of {total} pictures"
     return (
         f"no label found for {pictures} in {printable(content.root)}: searched for the labels of "
