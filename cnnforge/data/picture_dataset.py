@@ -15,6 +15,7 @@ from cnnforge.data.files import ImageFiles, check_files
 from cnnforge.data.findings import appearance_notes
 from cnnforge.data.folder import Role
 from cnnforge.data.images import CheckedImage, UnreadableImage
+from cnnforge.data.placement import Placing
 from cnnforge.data.sizes import choose_size
 from cnnforge.data.split import choose_parts
 from cnnforge.data.stored import ImageSource, StoredImage
@@ -172,7 +173,7 @@ def dataset_from_files(
     if options.purpose == "inspection":
         inspection, shape_notes = Inspection([each.file.split for each in pictures], checked), ()
     if targets is None:
-        targets = _class_targets(_labels(pictures, classes))
+        targets = _class_targets(_labels(pictures, classes), options.placing)
         labels = targets.codes
     else:
         labels = None
@@ -258,14 +259,14 @@ def _image_shape(
     return (*size, channels), tuple(notes)
 
 
-def _class_targets(labels: np.ndarray) -> Targets:
+def _class_targets(labels: np.ndarray, placing: Placing) -> Targets:
     def samples(
         rows: np.ndarray,
         sources: Sequence[ImageSource],
         image_shape: tuple[int, int, int],
         ids: Sequence[str],
     ) -> Samples:
-        return ImageFiles(sources, labels[rows], image_shape, ids)
+        return ImageFiles(sources, labels[rows], image_shape, ids, placing)
 
     return Targets(DEFAULT_TASK, labels, samples)
 

@@ -261,4 +261,4 @@ def _about_objects(
         more = f" and {len(unused) - _MAX_SHOWN} more" if len(unused) > _MAX_SHOWN else ""
         shown = f"{quoted(unused[:_MAX_SHOWN])}{more}"
         notes += (f"{len(unused)} of {len(classes)} classes have no object: {shown}",)
-    return (*notes, *class_name_notes(classes))
+    return (*notes, *class_name_notes(classes, folders=False))

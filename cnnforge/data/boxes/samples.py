@@ -66,7 +66,9 @@ class DetectionFiles(ImageFiles):
         image_shape: tuple[int, int, int],
         ids: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(files, np.zeros(len(objects.sizes), np.int32), image_shape, ids)
+        super().__init__(
+            files, np.zeros(len(objects.sizes), np.int32), image_shape, ids, "letterbox"
+        )
         self.boxes, self.labels, self.crowd, self.sizes = objects
 
 

@@ -206,12 +206,11 @@ def _names(document: Mapping[str, Any], shown: str) -> dict[int, str]:
 def _from_folder(folder: str) -> Content:
     """Find the pictures in a folder without a YAML file."""
     listing = find_images(folder)
-    roles = [_role(os.path.relpath(path, folder)) for path in listing.paths]
-    alone = len({*roles}) == 1
     pictures = [
-        PictureFile(path, split="" if alone else role)
-        for path, role in zip(listing.paths, roles, strict=True)
+        PictureFile(path, split=_role(os.path.relpath(path, folder))) for path in listing.paths
     ]
+    if len({each.split for each in pictures}) == 1:
+        pictures = [each._replace(split="") for each in pictures]
     for name in _NAME_FILES:
         for place in (folder, os.path.join(folder, "labels")):
             path = os.path.join(place, name)
