@@ -191,6 +191,33 @@ def cnnforge_datasets() -> list[DatasetSpec]:
             summary="1,161 emoji in 7 classes, 128x128 rgb, drawn from an installed font",
         ),
         DatasetSpec(
+            name="digits_in_scenes",
+            target="cnnforge_plugins.detection_data.digits_in_scenes:load",
+            summary="scenes of 1 to 6 handwritten digits with boxes, 128x128 grayscale, new ones "
+            "in every epoch",
+            task="detection",
+        ),
+        DatasetSpec(
+            name="emoji_in_scenes",
+            target="cnnforge_plugins.detection_data.emoji_in_scenes:load",
+            summary="scenes of 1 to 6 emoji with boxes, 128x128 rgb, new ones in every epoch; "
+            "drawn from an installed font",
+            task="detection",
+        ),
+        *(
+            DatasetSpec(
+                name=name,
+                target=f"cnnforge_plugins.detection_data.{name}:load",
+                summary=summary,
+                task="detection",
+            )
+            for name, summary in (
+                ("coco", "boxes in the JSON form of COCO, coco:FILE.json or FOLDER"),
+                ("yolo", "pictures and label files of boxes, yolo:data.yaml or yolo:FOLDER"),
+                ("voc", "boxes in the XML form of PASCAL VOC, voc:FOLDER"),
+            )
+        ),
+        DatasetSpec(
             name="tfds",
             target="cnnforge_plugins.datasets.tfds:load",
             summary="a dataset of TensorFlow Datasets, tfds:NAME",
