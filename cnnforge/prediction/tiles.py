@@ -13,13 +13,32 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cnnforge.data import UnreadableImage, fit, printable, read_image
-from cnnforge.data.images import describe_image
+from cnnforge.data import UnreadableImage, fit, printable
+from cnnforge.data.files import read_original
 from cnnforge.data.prefetch import MAX_BYTES
+from cnnforge.errors import UsageError
 from cnnforge.prediction.predictor import Predictor
-from cnnforge.tasks import Row, Source, prediction_options
+from cnnforge.tasks import BoxOutput, Row, Source, Task, prediction_options
 
 Tile = tuple[int, int, int, int]
+
+
+def box_output_of(task: Task, option: str) -> BoxOutput:
+    """Return what writes and merges the boxes of a task.
+
+    Args:
+        task: The task.
+        option: Option that needs it, for the error message.
+
+    Raises:
+        UsageError: The task does not predict boxes.
+    """
+    if task.box_output is None:
+        raise UsageError(
+            f"{option} is for models that find objects, and the model of this run has the task "
+            f"{type(task).__name__}: leave it out"
+        )
+    return task.box_output
 
 
 def tiles_of(size: tuple[int, int], shape: tuple[int, int]) -> list[Tile]:
@@ -67,12 +86,12 @@ def predict_tiled(predictor: Predictor, paths: Sequence[str], **options: Any) ->
         UsageError: The task cannot merge predictions, does not have an option, or a value is not
             valid.
     """
+    _ = box_output_of(predictor.task, "tile")
     values = prediction_options(predictor.task, options)
     for path in paths:
         name = printable(path)
         try:
-            size = describe_image(path).size
-            image = read_image(path, (*size, predictor.image_shape[2]))
+            image = read_original(path, predictor.image_shape[2])
         except UnreadableImage as error:
             yield predictor.task.unread_row(name, error.reason)
             continue
@@ -102,4 +121,5 @@ def predict_in_parts(predictor: Predictor, image: np.ndarray, name: str, values:
         images = np.stack([fit(picture.crop(tile), shape, task.placing) for tile in group])
         sources = [Source(name, (y2 - y1, x2 - x1)) for x1, y1, x2, y2 in group]
         parts += task.rows(predictor.predict_images(images), sources, None, values)
-    return task.merged(parts, tiles, Source(name, size), values)
+    merger = box_output_of(task, "tile")
+    return merger.merged(parts, tiles, Source(name, size), values)

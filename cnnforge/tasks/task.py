@@ -16,6 +16,7 @@ import numpy as np
 from cnnforge.data import AugmentedSamples, Dataset, Placing, Samples
 from cnnforge.errors import UnknownNameError, UsageError
 from cnnforge.runs import RunDirectory
+from cnnforge.tasks.box_output import BoxOutput
 from cnnforge.tasks.evaluators import Evaluator, MeanEvaluator
 from cnnforge.tasks.metric import LOSS, Evaluation, Metric
 from cnnforge.tasks.rows import Row, Source, ValueRow, csv_table
@@ -311,6 +312,11 @@ class Task:
             n rows.
         """
         raise NotImplementedError
+
+    @property
+    def box_output(self) -> BoxOutput | None:
+        """What writes and merges the rows, if they contain boxes; `None` for other tasks."""
+        return None
 
     def unread_row(self, name: str, reason: str) -> Row:
         """Return the row of an image that could not be read.
