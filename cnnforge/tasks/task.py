@@ -39,6 +39,7 @@ class Task:
         monitor: Name of the metric that selects the best epoch by default. If two epochs have the
             same value, the one with the lower validation loss is better.
         columns: Columns that a prediction table always has.
+        box_output: Writes and merges the rows if they have boxes, and is otherwise `None`.
     """
 
     options: ClassVar[tuple[str, ...]] = ()
@@ -46,6 +47,7 @@ class Task:
     metrics: tuple[Metric, ...] = (LOSS,)
     monitor: str = LOSS.name
     columns: tuple[str, ...] = ()
+    box_output: BoxOutput | None = None
 
     # Methods that make a task.
 
@@ -272,6 +274,9 @@ class Task:
             evaluation: Result of an evaluator of this task.
         """
 
+    def export(self, run: RunDirectory, model: keras.Model) -> None:
+        """Write models for other programs into a run directory; `model` is the saved model."""
+
     def table(self, evaluation: Evaluation) -> tuple[list[str], list[list[object]]]:
         """Return the headings and the rows of a table, which `cnnforge evaluate` prints.
 
@@ -325,11 +330,6 @@ class Task:
             n rows.
         """
         raise NotImplementedError
-
-    @property
-    def box_output(self) -> BoxOutput | None:
-        """What writes and merges the rows, if they contain boxes; `None` for other tasks."""
-        return None
 
     def unread_row(self, name: str, reason: str) -> Row:
         """Return the row of an image that could not be read.

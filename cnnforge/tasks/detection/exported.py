@@ -11,10 +11,8 @@ from math import ceil, log2
 import keras
 from keras import ops
 
-MAX_CANDIDATES = 100
-"""Number of boxes per image, the best ones, of which those that overlap are suppressed."""
-
-_MAX_LOG = 4.0
+from cnnforge.tasks.detection.decoding import CANDIDATES
+from cnnforge.tasks.detection.losses import MAX_LOG
 
 
 def with_boxes(
@@ -22,7 +20,7 @@ def with_boxes(
     *,
     confidence: float,
     overlap: float,
-    candidates: int = MAX_CANDIDATES,
+    max_detections: int = CANDIDATES,
 ) -> keras.Model:
     """Add the decoding of its maps to a detector.
 
@@ -30,26 +28,28 @@ def with_boxes(
         model: A detector of stock layers, from (N, H, W, C) pixels to one map or a list of maps.
         confidence: Min confidence of a box, from 0 to 1.
         overlap: A box is suppressed if its IoU with a better box of its class is this or more.
-        candidates: Number of boxes per image that are considered.
+        max_detections: Max number of boxes per image.
 
     Returns:
-        A model from the pixels to a dict of three arrays with K boxes per image, the best first: K
-        is `candidates`, or the number of all cells and classes if this is less. `boxes` is
-        (N, K, 4) float32, `x1 y1 x2 y2` in pixels of the model's image, `confidences` (N, K)
-        float32, and `classes` (N, K) int32. A box that is suppressed, or whose confidence is too
-        low, has the confidence 0.
+        A model from the pixels to a dict of three arrays with K candidates per image, the best
+        first. K is 100, or `max_detections` if this is more, or the number of all cells and classes
+        if this is less. `boxes` is (N, K, 4) float32, `x1 y1 x2 y2` in pixels of the model's image.
+        `confidences` is (N, K) float32. It is 0 for a candidate that is not a detection. `classes`
+        is (N, K) int32.
     """
     height, width = model.input_shape[1:3]
+    candidates = max(CANDIDATES, max_detections)
     parts = [_candidates(each, (height, width), candidates) for each in model.outputs]
-    boxes, scores, classes = (
-        ops.concatenate(each, 1) if len(each) > 1 else each[0] for each in zip(*parts, strict=True)
-    )
+    boxes, scores, classes = parts[0]
     if len(parts) > 1:
+        boxes, scores, classes = (ops.concatenate(each, 1) for each in zip(*parts, strict=True))
         scores, best = ops.top_k(scores, min(candidates, scores.shape[1]))
         boxes = ops.take_along_axis(boxes, ops.expand_dims(best, -1), 1)
         classes = ops.take_along_axis(classes, best, 1)
     kept = ops.cast(scores >= confidence, "float32")
-    kept = kept * _not_suppressed(boxes, classes, kept, overlap)
+    kept = _not_suppressed(boxes, classes, kept, overlap)
+    if max_detections < candidates:
+        kept = kept * ops.cast(ops.cumsum(kept, 1) <= max_detections, "float32")
     outputs = {"boxes": boxes, "confidences": scores * kept, "classes": classes}
     return keras.Model(model.inputs, outputs, name=f"{model.name}_boxes")
 
@@ -81,7 +81,7 @@ def _candidates(
     cell, classes = index // number, index % number
     sides = ops.reshape(output[..., number:], (-1, rows * columns, 4))
     sides = ops.take_along_axis(sides, ops.expand_dims(cell, -1), 1)
-    sides = ops.exp(ops.clip(sides, -_MAX_LOG, _MAX_LOG))
+    sides = ops.exp(ops.clip(sides, -MAX_LOG, MAX_LOG))
     x, y = (ops.cast(place, "float32") + 0.5 for place in (cell % columns, cell // columns))
     middle = ops.stack([x, y], -1)
     corners = [middle - sides[..., :2], middle + sides[..., 2:]]
@@ -93,9 +93,16 @@ def _candidates(
 def _not_suppressed(
     boxes: keras.KerasTensor, classes: keras.KerasTensor, kept: keras.KerasTensor, overlap: float
 ) -> keras.KerasTensor:
-    """Return 1 for each box that no better box of its class suppresses, (N, K), and 0 for others.
+    """Suppress boxes that overlap a better one of their class. The loop over them is unrolled.
 
-    The loop over the boxes is unrolled: a box that is itself suppressed suppresses nothing.
+    Args:
+        boxes: (N, K, 4), the best first.
+        classes: (N, K).
+        kept: (N, K) float32, 1 for each box that is confident enough, and 0 for the others.
+        overlap: Min IoU with which a box is suppressed.
+
+    Returns:
+        (N, K) float32, 1 for each box that is left.
     """
     low = ops.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
     high = ops.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
