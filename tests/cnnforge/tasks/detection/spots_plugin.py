@@ -101,9 +101,7 @@ class Spots:
         images = np.full((len(indices), *SIZE, 1), 30, np.uint8)
         rows, columns = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
         for image, index in zip(images, indices, strict=True):
-            for (x1, y1, x2, y2), label in zip(
-                self.boxes[index], self.labels[index], strict=True
-            ):
+            for (x1, y1, x2, y2), label in zip(self.boxes[index], self.labels[index], strict=True):
                 x, y = columns - (x1 + x2) / 2, rows - (y1 + y2) / 2
                 reach = np.maximum(abs(x), abs(y)) if label == 0 else np.hypot(x, y)
                 image[reach <= (x2 - x1) / 2] = 220 if label == 0 else 150
