@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from making import Samples, one, samples
+from detection_samples import Samples, one, samples
 
 from cnnforge.data import compose, translations
 from cnnforge.tasks.detection.boxes import areas, clipped, overlaps, transformed

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from making import samples
+from detection_samples import samples
 
 from cnnforge.tasks.detection.losses import NUMPY, level_losses, total
 from cnnforge.tasks.detection.objects import objects_of

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from making import one, samples
+from detection_samples import one, samples
 
 from cnnforge.tasks.detection.objects import objects_of
 from cnnforge.tasks.detection.targets import MIDDLE, Level, levels_of, target_maps

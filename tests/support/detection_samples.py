@@ -34,7 +34,7 @@ class Samples(SimpleNamespace):
         super().__init__(boxes=boxes, labels=labels, crowd=crowd, sizes=sizes, names=names)
 
     def __len__(self) -> int:
-        return len(self.boxes)
+        return len(self.names)
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
         return np.full((len(indices), *self.sizes[0], 1), 90, np.uint8)
