@@ -287,7 +287,7 @@ def cnnforge_augmentations() -> list[AugmentationSpec]:
             (
                 "mosaic",
                 "mosaic",
-                "composes an image of four, for detection, with probability 0.5",
+                "composes an image of four, for detection; probability mosaic:0.5",
             ),
             ("randaugment", "randaugment", "applies two random operations, randaugment:0.5"),
         )
