@@ -7,9 +7,13 @@ from cnnforge.data.arrays import dataset_from_arrays, unlabelled_from_arrays
 from cnnforge.data.augmentation.draws import Draws
 from cnnforge.data.augmentation.kinds import Augment, Augmentation, Composing, Mixing
 from cnnforge.data.augmentation.samples import AugmentedSamples, TargetFunctions
+from cnnforge.data.boxes.annotations import AnnotatedPicture, Box, DetectionSource
+from cnnforge.data.boxes.dataset import dataset_from_boxes
+from cnnforge.data.boxes.samples import DetectionArrays, DetectionFiles, Objects
 from cnnforge.data.cache import CachedSamples, cached
 from cnnforge.data.dataset import (
     ArraySamples,
+    BoxFinding,
     DataOptions,
     Dataset,
     EncodedSamples,
@@ -70,16 +74,22 @@ from cnnforge.utils.names import normal_name, printable
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "AnnotatedPicture",
     "ArraySamples",
     "Augment",
     "Augmentation",
     "AugmentedSamples",
+    "Box",
+    "BoxFinding",
     "CachedSamples",
     "CheckedImage",
     "Composing",
     "DataOptions",
     "DataSummary",
     "Dataset",
+    "DetectionArrays",
+    "DetectionFiles",
+    "DetectionSource",
     "Draws",
     "EncodedSamples",
     "EpochSamples",
@@ -89,6 +99,7 @@ __all__ = [
     "ImageSource",
     "Inspection",
     "Mixing",
+    "Objects",
     "Parts",
     "Picture",
     "PictureFile",
@@ -113,6 +124,7 @@ __all__ = [
     "count_causes",
     "count_note",
     "dataset_from_arrays",
+    "dataset_from_boxes",
     "dataset_from_files",
     "describe_image",
     "drop_duplicates",

@@ -103,6 +103,27 @@ class SkippedFile(NamedTuple):
     reason: str
 
 
+class BoxFinding(NamedTuple):
+    """An object in a picture that could not be used as the data describe it.
+
+    Attributes:
+        place: Where the data have it, such as `"labels/7.txt, line 3"`.
+        cause: What is wrong. It is the same text for all objects of this kind.
+        detail: What is wrong with this object.
+        left_out: Whether the object is left out. Otherwise it was changed.
+    """
+
+    place: str
+    cause: str
+    detail: str = ""
+    left_out: bool = True
+
+    @property
+    def text(self) -> str:
+        """The finding in one line."""
+        return f"{self.place}: {self.cause}" + (f" ({self.detail})" if self.detail else "")
+
+
 class Samples(Protocol):
     """Images that are read by index. They may be stored in memory or on disk.
 
@@ -241,10 +262,12 @@ class Inspection(NamedTuple):
         splits: `"train"`, `"validation"` or `"test"` for each of N samples; `""` if the data do not
             say it.
         checked: Properties of the N image files; empty if the samples are not image files.
+        objects: What is wrong with the objects in them; empty if the targets are classes.
     """
 
     splits: Sequence[str]
     checked: Sequence[CheckedImage] = ()
+    objects: Sequence[BoxFinding] = ()
 
 
 @dataclass(frozen=True, eq=False)

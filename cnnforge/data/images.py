@@ -64,10 +64,12 @@ class ImageInfo(NamedTuple):
     Attributes:
         size: Height and width of the image after it is rotated as its orientation (EXIF) says.
         mode: Pillow's name of the pixel format: `"L"`, `"RGB"`, `"P"`, ...
+        orientation: The orientation (EXIF), 1 to 8; from 5 on, height and width change places.
     """
 
     size: tuple[int, int]
     mode: str
+    orientation: int = 1
 
 
 class CheckedImage(NamedTuple):
@@ -199,7 +201,8 @@ def describe_image(path: ImageSource) -> ImageInfo:
         UnreadableImage: If the header cannot be read.
     """
     with _reading(path) as image:
-        return ImageInfo(_shown_size(image.size, _orientation(image)), image.mode)
+        turn = _orientation(image)
+        return ImageInfo(_shown_size(image.size, turn), image.mode, turn)
 
 
 def check_image(path: ImageSource) -> CheckedImage:
