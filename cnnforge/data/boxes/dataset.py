@@ -12,11 +12,13 @@ import numpy as np
 
 from cnnforge.data.boxes.annotations import AnnotatedPicture, Box, DetectionSource
 from cnnforge.data.boxes.checks import check_boxes, turned
-from cnnforge.data.boxes.samples import DETECTION, DetectionFiles, Objects
-from cnnforge.data.dataset import BoxFinding, DataOptions, Dataset, Samples
+from cnnforge.data.boxes.samples import DETECTION, DetectionArrays, DetectionFiles, Objects
+from cnnforge.data.dataset import BoxFinding, DataOptions, Dataset, Inspection, Samples
+from cnnforge.data.digests import Split, duplicates_note, fingerprint
 from cnnforge.data.findings import class_name_notes, count_note, quoted
 from cnnforge.data.images import describe_image
 from cnnforge.data.picture_dataset import Picture, Targets, check_pictures, dataset_from_files
+from cnnforge.data.split import choose_parts
 from cnnforge.data.stored import ImageSource
 from cnnforge.utils.names import normal_name, printable
 
@@ -88,6 +90,63 @@ def dataset_from_boxes(source: DetectionSource, options: DataOptions, id_name: s
     if dataset.inspection is None:
         return dataset
     return replace(dataset, inspection=dataset.inspection._replace(objects=findings))
+
+
+def dataset_from_box_arrays(
+    name: str,
+    samples: DetectionArrays,
+    classes: Sequence[str],
+    options: DataOptions,
+    *,
+    splits: Sequence[str] = (),
+) -> Dataset:
+    """Make a dataset for object detection from images in memory, which keep their size and color.
+
+    Args:
+        name: Name of the dataset.
+        samples: The images and their objects.
+        classes: The names of the classes.
+        options: Options of the dataset.
+        splits: N texts: `"train"`, `"validation"` or `"test"` if the data say where the sample
+            belongs; by default the images are split at random.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        DataError: If the images cannot be split.
+    """
+    given = splits or [""] * len(samples)
+    rows = choose_parts(name, None, classes, given, options)
+    codes = target_codes(Objects(samples.boxes, samples.labels, samples.crowd, samples.sizes))
+    digests = [hashlib.sha256(image).digest() for image in samples.images]
+    train, validation, test = (
+        DetectionArrays(
+            samples.images[part],
+            [samples.boxes[int(row)] for row in part],
+            [samples.labels[int(row)] for row in part],
+            [samples.names[int(row)] for row in part],
+            [samples.crowd[int(row)] for row in part],
+        )
+        for part in rows.parts
+    )
+    keys = [
+        Split(codes[part], each.names, [digests[int(row)] for row in part])
+        for part, each in zip(rows.parts, (train, validation, test), strict=True)
+    ]
+    return Dataset(
+        name=name,
+        classes=tuple(classes),
+        train=train,
+        validation=validation,
+        fingerprint=fingerprint(classes, samples.images.shape[1:], keys[0], keys[1]),
+        notes=rows.notes + duplicates_note(*(each.digests for each in keys)),
+        task=DETECTION,
+        splits=(keys[0], keys[1]),
+        test=test if len(test) else None,
+        test_digests=keys[2].digests,
+        inspection=Inspection(given) if options.purpose == "inspection" else None,
+    )
 
 
 def target_codes(objects: Objects) -> np.ndarray:
