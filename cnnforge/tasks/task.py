@@ -248,6 +248,19 @@ class Task:
         """
         return MeanEvaluator(self, samples, indices)
 
+    def calibrate(self, evaluation: Evaluation) -> bool:
+        """Choose what predictions need from the evaluation of the validation samples.
+
+        This is called at the end of training. An example is the min confidence of an object.
+
+        Args:
+            evaluation: Result of an evaluator of this task.
+
+        Returns:
+            Whether the task has changed. Then it is written to the run again.
+        """
+        return False
+
     def report(self, run: RunDirectory, evaluation: Evaluation) -> None:
         """Write tables and figures of an evaluation into a run directory.
 

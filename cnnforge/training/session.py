@@ -197,6 +197,9 @@ class Session:
                 f"measured in epoch {best.epoch}: a layer changes when it is saved and loaded; "
                 "train with --kernels keras to find out which"
             )
+        if task.calibrate(result):
+            task.write(self.run)
+            rows = list(predictor.predict_samples(self.dataset, samples))
         # If an earlier process was killed just after it had saved the last state, metrics.csv lacks
         # its last row. Write the file again.
         _write_metrics(self.run, history)

@@ -24,8 +24,8 @@ from cnnforge.tasks.classification.report import (
     class_table,
     rank,
     submission,
-    write_confusion_matrix,
 )
+from cnnforge.tasks.confusion import write_confusion_matrix
 from cnnforge.tasks.metric import LOSS, Evaluation
 from cnnforge.tasks.rows import Row, Source
 from cnnforge.tasks.task import Task
@@ -250,7 +250,9 @@ class Classification(Task):
 
     def report(self, run: RunDirectory, evaluation: Evaluation) -> None:
         """Write the confusion matrix as a table and as a figure."""
-        write_confusion_matrix(run, cast("ClassEvaluation", evaluation))
+        found = cast("ClassEvaluation", evaluation)
+        title = f"validation accuracy {found.accuracy:.1%}"
+        write_confusion_matrix(run, found.classes, found.confusion, title)
 
     def table(self, evaluation: Evaluation) -> tuple[list[str], list[list[object]]]:
         """Return the headings and rows of a table with precision, recall and F1 of every class."""
