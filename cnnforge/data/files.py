@@ -15,6 +15,8 @@ from cnnforge.data.images import (
     CheckedImage,
     UnreadableImage,
     check_image,
+    describe_image,
+    read_image,
     read_into,
 )
 from cnnforge.data.placement import Placing
@@ -85,6 +87,17 @@ class ImageFiles:
             path = printable(self.names[index])
             raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
+    def original(self, index: int) -> np.ndarray:
+        """Decode an image in its own size: (H, W, 3) uint8.
+
+        Args:
+            index: Index of the sample.
+
+        Raises:
+            DataError: If the file cannot be read.
+        """
+        return read_original(self._files[index])
+
     def fetch(self, indices: np.ndarray) -> np.ndarray:
         """Decode images in several threads.
 
@@ -110,6 +123,23 @@ class ImageFiles:
                 f"{error}; it could be read when the dataset was opened: was it changed or moved?"
             ) from error
         return images
+
+
+def read_original(path: ImageSource, channels: int = 3) -> np.ndarray:
+    """Decode an image file in its own size, see `cnnforge.data.read_image`.
+
+    Args:
+        path: The file, or its place in another file.
+        channels: 1 (grayscale) or 3 (RGB).
+
+    Returns:
+        (H, W, channels) uint8.
+
+    Raises:
+        UnreadableImage: If the file is not an image, or is damaged.
+    """
+    height, width = describe_image(path).size
+    return read_image(path, (height, width, channels))
 
 
 def check_files(files: Sequence[ImageSource]) -> list[CheckedImage | UnreadableImage]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
 
+from PIL import Image
+
 from cnnforge.data import (
     IMAGE_SUFFIXES,
     DataSummary,
@@ -17,12 +19,14 @@ from cnnforge.data import (
     left_out_notes,
     printable,
 )
+from cnnforge.data.files import read_original
 from cnnforge.data.references import path_reader
 from cnnforge.errors import DataError
 from cnnforge.plugin import DatasetSpec, TaskSpec
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.prediction.predictor import Predictor
 from cnnforge.prediction.samples import RunData, SampleInputs, natural_key, open_samples
+from cnnforge.prediction.tiles import predict_tiled
 from cnnforge.tasks import Row
 
 
@@ -58,16 +62,34 @@ class FileInputs:
         return "id", file_ids([*self.paths, *(path for path, _ in self.errors)])
 
     def predict(
-        self, predictor: Predictor, limit: int | None = None, **options: Any
+        self,
+        predictor: Predictor,
+        limit: int | None = None,
+        *,
+        tiled: bool = False,
+        **options: Any,
     ) -> Iterator[Row]:
         """Predict the first `limit` files, or all if it is `None`. Yield a table row for each.
 
+        If `tiled`, large files are predicted in parts, too, see `cnnforge.prediction.tiles`.
         `options` are the prediction options of the task.
         """
-        yield from predictor.predict_files(self.paths[:limit], **options)
+        paths = self.paths[:limit]
+        if tiled:
+            yield from predict_tiled(predictor, paths, **options)
+        else:
+            yield from predictor.predict_files(paths, **options)
         left = None if limit is None else max(0, limit - len(self.paths))
         for path, reason in islice(self.errors, left):
             yield predictor.task.unread_row(printable(path), reason)
+
+    def picture(self, number: int) -> Image.Image:
+        """Read the image of the row with this number in its own size.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        return Image.fromarray(read_original(self.paths[number]))
 
 
 def find_inputs(

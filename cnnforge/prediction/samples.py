@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from cnnforge.data import (
     DataOptions,
@@ -77,19 +78,41 @@ class SampleInputs:
         return summarize(self.dataset, {"used": (self.samples, self.indices)})
 
     def predict(
-        self, predictor: Predictor, limit: int | None = None, **options: Any
+        self,
+        predictor: Predictor,
+        limit: int | None = None,
+        *,
+        tiled: bool = False,
+        **options: Any,
     ) -> Iterator[Row]:
         """Predict the first `limit` samples, or all if it is `None`. Yield a table row for each.
 
         If these are all samples of the data, files that cannot be read have rows after the others.
         `options` are the prediction options of the task.
+
+        Raises:
+            UsageError: `tiled` is true, and only image files are predicted in parts.
         """
+        if tiled:
+            raise UsageError(
+                f"tile is for image files and folders of them, and {self.dataset.name} is a "
+                "dataset: name the files, or leave it out"
+            )
         yield from predictor.predict_samples(
             self.dataset, self.samples, self.indices[:limit], **options
         )
         left = None if limit is None else max(0, limit - len(self.indices))
         for file in islice(self._unread, left):
             yield predictor.task.unread_row(printable(file.path), file.reason)
+
+    def picture(self, number: int) -> Image.Image:
+        """Return the image of the row with this number, in its own size if it is a file.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        pixels = _original(self.samples, int(self.indices[number]))
+        return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
     def evaluate(self, predictor: Predictor) -> Evaluation:
         """Compare the outputs of a model with the targets of the samples.
@@ -315,6 +338,12 @@ class _Joined:
         self.__dict__[name] = joined
         return joined
 
+    def original(self, index: int) -> np.ndarray:
+        border = len(self._parts[0])
+        if index < border:
+            return _original(self._parts[0], index)
+        return _original(self._parts[1], index - border)
+
     def fetch(self, indices: np.ndarray) -> np.ndarray:
         border = len(self._parts[0])
         in_second = indices >= border
@@ -330,6 +359,13 @@ class _Joined:
         joined = np.empty((len(indices), *images[0].shape[1:]), np.uint8)
         joined[~in_second], joined[in_second] = images
         return joined
+
+
+def _original(samples: Any, index: int) -> np.ndarray:
+    """Return an image in its own size: (H, W, 1) or (H, W, 3) uint8."""
+    if hasattr(samples, "original"):
+        return samples.original(index)
+    return samples.fetch(np.array([index]))[0]
 
 
 def _open(

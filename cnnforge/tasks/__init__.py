@@ -3,6 +3,7 @@
 A plugin declares its task with a `cnnforge.plugin.TaskSpec`, which names a subclass of `Task`.
 """
 
+from cnnforge.tasks.box_output import BoxOutput
 from cnnforge.tasks.evaluators import Evaluator
 from cnnforge.tasks.metric import LOSS, Evaluation, Metric, is_better
 from cnnforge.tasks.opening import check_match, load_task, open_task, task_for
@@ -12,6 +13,7 @@ from cnnforge.tasks.task import Task
 
 __all__ = [
     "LOSS",
+    "BoxOutput",
     "Evaluation",
     "Evaluator",
     "Metric",

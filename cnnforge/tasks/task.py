@@ -16,6 +16,7 @@ import numpy as np
 from cnnforge.data import AugmentedSamples, Dataset, Placing, Samples
 from cnnforge.errors import UnknownNameError, UsageError
 from cnnforge.runs import RunDirectory
+from cnnforge.tasks.box_output import BoxOutput
 from cnnforge.tasks.evaluators import Evaluator, MeanEvaluator
 from cnnforge.tasks.metric import LOSS, Evaluation, Metric
 from cnnforge.tasks.rows import Row, Source, ValueRow, csv_table
@@ -38,6 +39,7 @@ class Task:
         monitor: Name of the metric that selects the best epoch by default. If two epochs have the
             same value, the one with the lower validation loss is better.
         columns: Columns that a prediction table always has.
+        box_output: Writes and merges the rows if they have boxes, and is otherwise `None`.
     """
 
     options: ClassVar[tuple[str, ...]] = ()
@@ -45,6 +47,7 @@ class Task:
     metrics: tuple[Metric, ...] = (LOSS,)
     monitor: str = LOSS.name
     columns: tuple[str, ...] = ()
+    box_output: BoxOutput | None = None
 
     # Methods that make a task.
 
@@ -270,6 +273,9 @@ class Task:
             run: The run.
             evaluation: Result of an evaluator of this task.
         """
+
+    def export(self, run: RunDirectory, model: keras.Model) -> None:
+        """Write models for other programs into a run directory; `model` is the saved model."""
 
     def table(self, evaluation: Evaluation) -> tuple[list[str], list[list[object]]]:
         """Return the headings and the rows of a table, which `cnnforge evaluate` prints.

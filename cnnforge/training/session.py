@@ -229,6 +229,8 @@ class Session:
             self.run.write_json(EVALUATION, report)
         with self.run.optional("the report of the task"):
             task.report(self.run, result)
+        with self.run.optional("the models for other programs"):
+            task.export(self.run, saved)
         with self.run.optional("curves.png"), self.run.writing("curves.png") as path:
             training_curves(
                 path,

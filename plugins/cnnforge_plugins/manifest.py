@@ -18,6 +18,15 @@ from cnnforge.plugin import (
 
 CNNFORGE_PLUGIN_API = 1
 
+_DETECTOR_DEFAULTS = {
+    "batch_size": 16,
+    "optimizer": "adamw",
+    "learning_rate": 0.004,
+    "weight_decay": 0.001,
+    "schedule": "cosine",
+    "warmup_epochs": 1,
+}
+
 
 @hookimpl
 def cnnforge_layers() -> list[LayerSpec]:
@@ -271,6 +280,29 @@ def cnnforge_models() -> list[ModelSpec]:
             target="cnnforge_plugins.models.keras_applications:build",
             summary="a network of keras.applications, such as keras:MobileNetV2",
             weights="cnnforge_plugins.models.keras_applications:WEIGHTS",
+        ),
+        ModelSpec(
+            name="detector_backbone",
+            target="cnnforge_plugins.models.detector:backbone",
+            summary="the backbone of the detectors, to train it as a classification",
+            max_default_size=128,
+        ),
+        ModelSpec(
+            name="detector",
+            target="cnnforge_plugins.models.detector:detector",
+            summary="finds objects of 8 to 100 pixels; detector:efficientnet_lite0 for photographs",
+            task="detection",
+            max_default_size=320,
+            weights="cnnforge_plugins.models.lite0_weights:WEIGHTS_OF_DETECTOR",
+            defaults=_DETECTOR_DEFAULTS,
+        ),
+        ModelSpec(
+            name="detector_m",
+            target="cnnforge_plugins.models.detector:detector_m",
+            summary="finds objects of 8 to 300 pixels on three maps",
+            task="detection",
+            max_default_size=320,
+            defaults=_DETECTOR_DEFAULTS,
         ),
     ]
 

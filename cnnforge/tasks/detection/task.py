@@ -26,6 +26,7 @@ from cnnforge.tasks.detection.metrics import (
     to_original,
 )
 from cnnforge.tasks.detection.objects import composed, moved, objects_of
+from cnnforge.tasks.detection.output import DetectionOutput
 from cnnforge.tasks.detection.rows import DetectedObject, Detections
 from cnnforge.tasks.detection.targets import Level, levels_of, target_maps
 from cnnforge.tasks.metric import LOSS, Evaluation
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 SETTINGS = "detection.json"
 """The file in a run with the classes, the image size and the thresholds."""
+
+BOXES = "boxes.keras"
+"""The file in a run with a model that computes boxes from pixels."""
 
 OVERLAP = 0.5
 MAX_DETECTIONS = 100
@@ -83,6 +87,7 @@ class Detection(Task):
         max_detections: int = MAX_DETECTIONS,
     ) -> None:
         self.classes = tuple(classes)
+        self.box_output = DetectionOutput(self.classes)
         self.image_size = image_size
         self.confidence, self.overlap = confidence, overlap
         self.max_detections = max_detections
@@ -307,6 +312,20 @@ class Detection(Task):
         from cnnforge.tasks.detection.report import write_report
 
         write_report(run, cast("DetectionEvaluation", evaluation))
+
+    def export(self, run: RunDirectory, model: keras.Model) -> None:
+        """Write `boxes.keras`, a model that computes boxes from pixels, with the run's thresholds."""
+        from cnnforge.tasks.detection.exported import with_boxes
+
+        options = self.prediction_options
+        exported = with_boxes(
+            model,
+            confidence=options["confidence"],
+            overlap=options["overlap"],
+            max_detections=int(options["max_detections"]),
+        )
+        with run.writing(BOXES) as path:
+            exported.save(path)
 
     def table(self, evaluation: Evaluation) -> tuple[list[str], list[list[object]]]:
         """Return the headings and rows of a table with the numbers of every class."""
