@@ -23,6 +23,8 @@ from cnnforge.data.stored import ImageSource
 from cnnforge.utils.names import normal_name, printable
 
 _MAX_SHOWN = 3
+# The error of a side that is computed from two fractions of six digits.
+_LAST_DIGIT = 1e-6
 
 
 class _Corners(NamedTuple):
@@ -65,6 +67,9 @@ def dataset_from_boxes(source: DetectionSource, options: DataOptions, id_name: s
     classes = tuple(dict.fromkeys(map(normal_name, source.classes)))
     objects, findings, notes = _checked(source, chosen, pictures, classes)
     findings = [*source.findings, *findings]
+    # An inspection has these findings one by one.
+    inspected = options.purpose == "inspection"
+    about = () if inspected else _about_objects(objects, classes, findings)
     if not any(map(len, objects.boxes)) and options.purpose == "prediction":
         classes = ()
 
@@ -83,7 +88,7 @@ def dataset_from_boxes(source: DetectionSource, options: DataOptions, id_name: s
         classes,
         options,
         skipped=skipped,
-        notes=(*source.notes, *doubled, *notes, *_about_objects(objects, classes, findings)),
+        notes=(*source.notes, *doubled, *notes, *about),
         id_name=id_name,
         targets=Targets(DETECTION, target_codes(objects), samples),
     )
@@ -225,7 +230,7 @@ def _in_pixels(source: DetectionSource, given: np.ndarray, sizes: np.ndarray) ->
     scale = np.concatenate([sizes[:, ::-1], sizes[:, ::-1]], axis=1).astype(np.float64)
     usable = given[np.isfinite(given).all(axis=1)]
     if not len(usable):
-        return _Corners(given * scale if source.fractions else given)
+        return _Corners(given)
     highest = np.abs(usable).max(axis=1)
     if not source.fractions and highest.max() <= 1.0:
         return _Corners(
@@ -243,7 +248,18 @@ def _in_pixels(source: DetectionSource, given: np.ndarray, sizes: np.ndarray) ->
                 f"{source.form} has fractions of width and height: they are read as pixels",
             ),
         )
-    return _Corners(given * scale if source.fractions else given)
+    return _Corners(_near_whole(given * scale, scale) if source.fractions else given)
+
+
+def _near_whole(corners: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return positions that are whole numbers if only the last digits of fractions differ.
+
+    Most boxes end at whole pixels, and fractions have six digits. The difference is less than a
+    hundredth of a pixel.
+    """
+    near = np.round(corners)
+    with np.errstate(invalid="ignore"):
+        return np.where(np.abs(corners - near) <= _LAST_DIGIT * scale, near, corners)
 
 
 def _in_files(
