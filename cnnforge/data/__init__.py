@@ -8,7 +8,7 @@ from cnnforge.data.augmentation.draws import Draws
 from cnnforge.data.augmentation.kinds import Augment, Augmentation, Composing, Mixing
 from cnnforge.data.augmentation.samples import AugmentedSamples, TargetFunctions
 from cnnforge.data.boxes.annotations import AnnotatedPicture, Box, DetectionSource
-from cnnforge.data.boxes.dataset import dataset_from_boxes
+from cnnforge.data.boxes.dataset import dataset_from_box_arrays, dataset_from_boxes
 from cnnforge.data.boxes.samples import DetectionArrays, DetectionFiles, Objects
 from cnnforge.data.cache import CachedSamples, cached
 from cnnforge.data.dataset import (
@@ -124,6 +124,7 @@ __all__ = [
     "count_causes",
     "count_note",
     "dataset_from_arrays",
+    "dataset_from_box_arrays",
     "dataset_from_boxes",
     "dataset_from_files",
     "describe_image",

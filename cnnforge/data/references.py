@@ -119,7 +119,8 @@ def path_reader(path: str | os.PathLike[str]) -> str | None:
     Returns:
         The name of the dataset. For a folder with boxes, see `boxes_reader`. For another folder
         with image files, it is `"images"`; without them, it is `"idx"`, `"parquet"` or `"tar"` if
-        there are such files, and otherwise `"images"`. It is `None` if the ending of a file is not known, for instance that of an image.
+        there are such files, and otherwise `"images"`. It is `None` if the ending of a file is not
+        known, for instance that of an image.
     """
     if os.path.isdir(path):
         return boxes_reader(path) or _folder_reader(path)

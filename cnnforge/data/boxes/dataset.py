@@ -12,15 +12,19 @@ import numpy as np
 
 from cnnforge.data.boxes.annotations import AnnotatedPicture, Box, DetectionSource
 from cnnforge.data.boxes.checks import check_boxes, turned
-from cnnforge.data.boxes.samples import DETECTION, DetectionFiles, Objects
-from cnnforge.data.dataset import BoxFinding, DataOptions, Dataset, Samples
+from cnnforge.data.boxes.samples import DETECTION, DetectionArrays, DetectionFiles, Objects
+from cnnforge.data.dataset import BoxFinding, DataOptions, Dataset, Inspection, Samples
+from cnnforge.data.digests import Split, duplicates_note, fingerprint
 from cnnforge.data.findings import class_name_notes, count_note, quoted
 from cnnforge.data.images import describe_image
 from cnnforge.data.picture_dataset import Picture, Targets, check_pictures, dataset_from_files
+from cnnforge.data.split import choose_parts
 from cnnforge.data.stored import ImageSource
 from cnnforge.utils.names import normal_name, printable
 
 _MAX_SHOWN = 3
+# The error of a side that is computed from two fractions of six digits.
+_LAST_DIGIT = 1e-6
 
 
 class _Corners(NamedTuple):
@@ -63,6 +67,9 @@ def dataset_from_boxes(source: DetectionSource, options: DataOptions, id_name: s
     classes = tuple(dict.fromkeys(map(normal_name, source.classes)))
     objects, findings, notes = _checked(source, chosen, pictures, classes)
     findings = [*source.findings, *findings]
+    # An inspection has these findings one by one.
+    inspected = options.purpose == "inspection"
+    about = () if inspected else _about_objects(objects, classes, findings)
     if not any(map(len, objects.boxes)) and options.purpose == "prediction":
         classes = ()
 
@@ -81,13 +88,70 @@ def dataset_from_boxes(source: DetectionSource, options: DataOptions, id_name: s
         classes,
         options,
         skipped=skipped,
-        notes=(*source.notes, *doubled, *notes, *_about_objects(objects, classes, findings)),
+        notes=(*source.notes, *doubled, *notes, *about),
         id_name=id_name,
         targets=Targets(DETECTION, target_codes(objects), samples),
     )
     if dataset.inspection is None:
         return dataset
     return replace(dataset, inspection=dataset.inspection._replace(objects=findings))
+
+
+def dataset_from_box_arrays(
+    name: str,
+    samples: DetectionArrays,
+    classes: Sequence[str],
+    options: DataOptions,
+    *,
+    splits: Sequence[str] = (),
+) -> Dataset:
+    """Make a dataset for object detection from images in memory, which keep their size and color.
+
+    Args:
+        name: Name of the dataset.
+        samples: The images and their objects.
+        classes: The names of the classes.
+        options: Options of the dataset.
+        splits: N texts: `"train"`, `"validation"` or `"test"` if the data say where the sample
+            belongs; by default the images are split at random.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        DataError: If the images cannot be split.
+    """
+    given = splits or [""] * len(samples)
+    rows = choose_parts(name, None, classes, given, options)
+    codes = target_codes(Objects(samples.boxes, samples.labels, samples.crowd, samples.sizes))
+    digests = [hashlib.sha256(image).digest() for image in samples.images]
+    train, validation, test = (
+        DetectionArrays(
+            samples.images[part],
+            [samples.boxes[int(row)] for row in part],
+            [samples.labels[int(row)] for row in part],
+            [samples.names[int(row)] for row in part],
+            [samples.crowd[int(row)] for row in part],
+        )
+        for part in rows.parts
+    )
+    keys = [
+        Split(codes[part], each.names, [digests[int(row)] for row in part])
+        for part, each in zip(rows.parts, (train, validation, test), strict=True)
+    ]
+    return Dataset(
+        name=name,
+        classes=tuple(classes),
+        train=train,
+        validation=validation,
+        fingerprint=fingerprint(classes, samples.images.shape[1:], keys[0], keys[1]),
+        notes=rows.notes + duplicates_note(*(each.digests for each in keys)),
+        task=DETECTION,
+        splits=(keys[0], keys[1]),
+        test=test if len(test) else None,
+        test_digests=keys[2].digests,
+        inspection=Inspection(given) if options.purpose == "inspection" else None,
+    )
 
 
 def target_codes(objects: Objects) -> np.ndarray:
@@ -166,7 +230,7 @@ def _in_pixels(source: DetectionSource, given: np.ndarray, sizes: np.ndarray) ->
     scale = np.concatenate([sizes[:, ::-1], sizes[:, ::-1]], axis=1).astype(np.float64)
     usable = given[np.isfinite(given).all(axis=1)]
     if not len(usable):
-        return _Corners(given * scale if source.fractions else given)
+        return _Corners(given)
     highest = np.abs(usable).max(axis=1)
     if not source.fractions and highest.max() <= 1.0:
         return _Corners(
@@ -184,7 +248,18 @@ def _in_pixels(source: DetectionSource, given: np.ndarray, sizes: np.ndarray) ->
                 f"{source.form} has fractions of width and height: they are read as pixels",
             ),
         )
-    return _Corners(given * scale if source.fractions else given)
+    return _Corners(_near_whole(given * scale, scale) if source.fractions else given)
+
+
+def _near_whole(corners: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return positions that are whole numbers if only the last digits of fractions differ.
+
+    Most boxes end at whole pixels, and fractions have six digits. The difference is less than a
+    hundredth of a pixel.
+    """
+    near = np.round(corners)
+    with np.errstate(invalid="ignore"):
+        return np.where(np.abs(corners - near) <= _LAST_DIGIT * scale, near, corners)
 
 
 def _in_files(

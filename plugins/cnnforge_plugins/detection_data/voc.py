@@ -91,14 +91,15 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
     if not annotations:
         raise UsageError(_no_label(given, len(paths), skipped))
     lists = _lists(root)
-    splits = {each.path: _split(each.path, root, lists) for each in annotations}
+    splits: dict[str, Role | Literal[""] | None] = {
+        each.path: _split(each.path, root, lists) for each in annotations
+    }
     listed = [each for each in annotations if splits[each.path] is not None]
     if not listed:
         raise DataError(
             f"the lists in {printable(os.path.join(root, 'ImageSets', 'Main'))} name none of the "
             f"{len(annotations)} files of annotations: correct the lists, or remove them"
         )
-    several = len({splits[each.path] for each in listed}) > 1
     from_zero, notes = _origin(listed)
     pictures = []
     finders: dict[str, PictureFinder] = {}
@@ -107,9 +108,11 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
         if isinstance(path, SkippedFile):
             skipped.append(path)
             continue
-        file = PictureFile(path, split=(several and splits[each.path]) or "")
+        file = PictureFile(path, split=splits[each.path] or "")
         boxes = [_box(it, from_zero) for it in each.objects]
         pictures.append(AnnotatedPicture(file, boxes, each.size))
+    if len({each.file.split for each in pictures}) == 1:
+        pictures = [each._replace(file=each.file._replace(split="")) for each in pictures]
     if not pictures:
         raise DataError(
             f"none of the {len(listed)} pictures that the annotations in {printable(root)} name is "

@@ -83,8 +83,7 @@ class Spots:
                 side = int(random.integers(6, 14))
                 x, y = (int(random.integers(0, limit - side)) for limit in SIZE[::-1])
                 box = (x, y, x + side, y + side)
-                if all(max(x, b[0]) >= min(box[2], b[2]) + 2 or max(y, b[1]) >= min(box[3], b[3]) + 2
-                       for b in boxes):  # fmt: skip
+                if not any(_near(box, other) for other in boxes):
                     boxes.append(box)
             self.boxes.append(np.array(boxes, np.float64).reshape(-1, 4))
             self.labels.append(random.integers(0, 2, len(boxes)).astype(np.int32))
@@ -106,6 +105,14 @@ class Spots:
                 reach = np.maximum(abs(x), abs(y)) if label == 0 else np.hypot(x, y)
                 image[reach <= (x2 - x1) / 2] = 220 if label == 0 else 150
         return images
+
+
+def _near(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
+    """Return whether less than 3 pixels are between two boxes on both axes."""
+    return all(
+        max(first[axis], second[axis]) < min(first[axis + 2], second[axis + 2]) + 3
+        for axis in (0, 1)
+    )
 
 
 def load(argument: str | None, options: DataOptions) -> Dataset:
