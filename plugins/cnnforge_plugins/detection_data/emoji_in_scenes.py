@@ -62,8 +62,10 @@ def _sprites(on_white: np.ndarray, on_black: np.ndarray, labels: np.ndarray) -> 
     shape = (count, _SIDE, step, _SIDE, step, -1)
     black, alpha = (each.reshape(shape).mean(axis=(2, 4)) for each in (black, alpha))
     colors = (black * 255 / np.maximum(alpha, 1)).clip(0, 255)
-    # Transparent pixels take a colour near theirs, so that edges do not get a dark line.
-    colors = np.where(alpha > 25, colors, colors.max(axis=(1, 2), keepdims=True))
+    # Transparent pixels take the mean colour, so that edges do not get a dark line.
+    opaque = np.maximum(alpha.sum(axis=(1, 2), keepdims=True), 1)
+    mean = (black.sum(axis=(1, 2), keepdims=True) * 255 / opaque).clip(0, 255)
+    colors = np.where(alpha >= 1, colors, mean)
     return Sprites(
         np.ascontiguousarray(alpha[..., 0].round().astype(np.uint8)),
         np.ascontiguousarray(colors.round().astype(np.uint8)),
