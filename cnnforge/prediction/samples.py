@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
@@ -66,6 +66,11 @@ class SampleInputs:
             return None
         own = [ids[int(index)] for index in self.indices]
         return self.dataset.id_name, own + list(self.dataset.skipped_ids[: len(self._unread)])
+
+    @property
+    def class_ids(self) -> Mapping[str, int | str]:
+        """The id that the data give each class, by name; empty if they give none."""
+        return getattr(self.dataset.validation, "class_ids", {})
 
     @property
     def _unread(self) -> tuple[SkippedFile, ...]:

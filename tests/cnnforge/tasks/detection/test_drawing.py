@@ -54,7 +54,10 @@ def test_boxes_at_and_beyond_the_edges_are_drawn() -> None:
 def test_detections_become_results_of_coco_and_lines_of_yolo() -> None:
     row = Detections("x.png", (100, 200), (DetectedObject("b", 0.75, (10.0, 20.0, 50.0, 80.0)),))
     output = DetectionOutput(["a", "b"])
-    assert output.coco(row, "x7") == [
+    assert output.coco(row, 3, {"a": 4, "b": 9})[0]["category_id"] == 9
+    # Classes that the data do not have get other ids.
+    assert output.coco(row, 3, {"a": 4})[0]["category_id"] == 6
+    assert output.coco(row, "x7", {}) == [
         {
             "image_id": "x7",
             "category_id": 2,
