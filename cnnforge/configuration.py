@@ -278,26 +278,31 @@ def check_types(values: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def resolve(
-    given: Mapping[str, Any], configured: Mapping[str, Any]
+    given: Mapping[str, Any],
+    configured: Mapping[str, Any],
+    of_model: Mapping[str, Any] | None = None,
 ) -> tuple[TrainingOptions, dict[str, str]]:
     """Merge the options: the command line overrides the config file, which overrides the defaults.
 
     Args:
         given: Options from the command line, by name.
         configured: Options from the config file, by name.
+        of_model: Defaults that the model declares, by name; other options have the general ones.
 
     Returns:
         Two values: the options, and a dictionary from the name of each option to its source, which
-        is `"command line"`, `"config"` or `"default"`.
+        is `"command line"`, `"config"`, `"model"` or `"default"`.
 
     Raises:
         UsageError: A value is out of range.
     """
-    origins = {
-        name: "command line" if name in given else "config" if name in configured else "default"
-        for name in NAMES
-    }
-    return TrainingOptions(**{**configured, **given}), origins
+    sources = {"model": of_model or {}, "config": configured, "command line": given}
+    origins = dict.fromkeys(NAMES, "default")
+    values: dict[str, Any] = {}
+    for origin, own in sources.items():
+        origins |= dict.fromkeys(own, origin)
+        values |= own
+    return TrainingOptions(**values), origins
 
 
 def parse_epochs(text: str, before: int | None = None) -> int:

@@ -23,6 +23,8 @@ class PretrainedWeights:
         by_default: Whether the model starts from these weights if they are installed and the user
             does not choose. If false, the user has to ask for them.
         install: Command that installs the weights; empty if `assign` downloads them.
+        arguments: Arguments of the model, as in `NAME:ARGUMENT`, with which it has these weights.
+            `None`: all, and also a model without an argument.
     """
 
     assign: Callable[[Any, str | None], None]
@@ -30,3 +32,8 @@ class PretrainedWeights:
     installed: Callable[[], bool] = lambda: False
     by_default: bool = False
     install: str = ""
+    arguments: tuple[str, ...] | None = None
+
+    def suit(self, argument: str) -> bool:
+        """Return whether the weights are for a model with an argument, `""` if it has none."""
+        return self.arguments is None or argument in self.arguments

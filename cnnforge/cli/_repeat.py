@@ -71,21 +71,22 @@ def run_repeatedly(
         json: Whether to print JSON.
     """
     from cnnforge.cli import _render
-    from cnnforge.configuration import parse_epochs, resolve
+    from cnnforge.cli._resolving import resolve_for_model
+    from cnnforge.configuration import parse_epochs
     from cnnforge.errors import UsageError
 
     if epochs is not None:
         given["epochs"] = parse_epochs(epochs)
-    first, _ = resolve(given, configured)
+    first, _ = resolve_for_model(given, configured)
     every = [
         {**given, "seed": first.seed + number, "split_seed": first.split_seed}
         for number in range(count)
     ]
     # The last seed may be too large. This is reported before the first run.
-    _ = [resolve(each, configured) for each in every]
+    _ = [resolve_for_model(each, configured) for each in every]
     results, values, metric = [], [], None
     for number, each in enumerate(every):
-        options, _ = resolve(each, configured)
+        options, _ = resolve_for_model(each, configured)
         earlier = _earlier_run(options)
         _render.message(
             f"run {number + 1} of {count}: seed {options.seed}"

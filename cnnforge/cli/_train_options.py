@@ -68,6 +68,7 @@ def show_options(
     Raises:
         UsageError: A value is wrong.
     """
+    from cnnforge.cli._resolving import resolve_for_model
     from cnnforge.configuration import (
         TrainingOptions,
         check_types,
@@ -87,7 +88,9 @@ def show_options(
             if resume is None
             else epochs_of_resumed(TrainingOptions(**stored), epochs, resume)
         )
-    options, origins = resolve(given, configured)
+    # The file of a run has the values of all options.
+    merged = resolve if resume is not None else resolve_for_model
+    options, origins = merged(given, configured)
     values = options.as_dict()
     if json:
         print_json({name: {"value": values[name], "origin": origins[name]} for name in values})

@@ -45,7 +45,8 @@ def prepare(
     """
     from cnnforge.cli import _render
     from cnnforge.cli._import_keras import import_keras
-    from cnnforge.configuration import parse_epochs, resolve
+    from cnnforge.cli._resolving import resolve_for_model
+    from cnnforge.configuration import parse_epochs
 
     if resume is not None:
         from cnnforge.runs import RunDirectory
@@ -60,10 +61,8 @@ def prepare(
         )
     if epochs is not None:
         given["epochs"] = parse_epochs(epochs)
-    options, _ = resolve(given, configured)
-    plugins = load_plugins(options.plugin)
-    if options.model is not None:
-        _ = plugins.models[options.model.partition(":")[0]]
+    plugins = load_plugins(given.get("plugin", configured.get("plugin", ())))
+    options, _ = resolve_for_model(given, configured, plugins)
     for names, registry in (
         (options.callback, plugins.callbacks),
         (options.augment, plugins.augmentations),

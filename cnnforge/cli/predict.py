@@ -43,7 +43,45 @@ def predict(
         Path | None,
         typer.Option(metavar="FILE", help="Write all rows to a .csv or .json file."),
     ] = None,
-    top_k: Annotated[int, typer.Option(metavar="K", min=1, help="Number of classes in a row.")] = 3,
+    top_k: Annotated[
+        int | None,
+        typer.Option(metavar="K", min=1, help="Number of classes in a row.  [default: 3]"),
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            metavar="C",
+            help="Min confidence of an object, 0 to 1.  [default: the best one in the validation]",
+        ),
+    ] = None,
+    overlap: Annotated[
+        float | None,
+        typer.Option(
+            metavar="O",
+            help="Overlap (IoU) of two boxes of a class at which the better one remains.  "
+            "[default: 0.5]",
+        ),
+    ] = None,
+    max_detections: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Max number of objects in an image.  [default: 100]"),
+    ] = None,
+    tile: Annotated[
+        bool,
+        typer.Option("--tile", help="Search large images in parts, too, for small objects."),
+    ] = False,
+    draw: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write the images with the boxes of their objects."),
+    ] = None,
+    coco: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Write the objects as results of COCO."),
+    ] = None,
+    yolo: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write the objects as text files of YOLO."),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Predict only the first N images.")
     ] = None,
@@ -72,7 +110,9 @@ def predict(
     no image could be read.
     """
     # A shell does not replace `~` inside quotes or after `=`.
-    output, submission = (path and Path(os.path.expanduser(path)) for path in (output, submission))
+    output, submission, draw, coco, yolo = (
+        path and Path(os.path.expanduser(path)) for path in (output, submission, draw, coco, yolo)
+    )
     inputs = [os.path.expanduser(text) for text in inputs]
     _check_output(output, submission)
     run = find_run(run)
@@ -83,7 +123,9 @@ def predict(
     from cnnforge.cli._trained import found_as_dict, open_trained, show_found
 
     trained = open_trained(run, kernels, plugin, load_plugins)
+    from cnnforge.cli._box_files import BoxFiles
     from cnnforge.prediction import find_inputs
+    from cnnforge.tasks import prediction_options
 
     found = find_inputs(
         inputs,
@@ -99,20 +141,35 @@ def predict(
         # Before the predictions are computed, find out whether the task has such a file.
         task.submission([], [], "id")
         ids = _ids(found)
+    box_files = BoxFiles(draw, coco, yolo)
+    box_files.check(task, tiled=tile)
+    given = {
+        "top_k": top_k,
+        "confidence": confidence,
+        "overlap": overlap,
+        "max_detections": max_detections,
+    }
+    options = prediction_options(
+        task, {name: value for name, value in given.items() if value is not None}
+    )
     rows: list[Row] = []
+    parts: list[tuple[FileInputs | SampleInputs, list[Row]]] = []
     for part in found:
         left = None if limit is None else limit - len(rows)
-        rows += part.predict(trained.predictor, top_k, left)
+        parts.append((part, list(part.predict(trained.predictor, left, tiled=tile, **options))))
+        rows += parts[-1][1]
     from cnnforge.cli import _render
     from cnnforge.errors import RunError
 
     try:
         _write(rows, task, output, submission, ids)
+        box_files.write(parts, task)
     except RunError:
         # The file could not be written. The predictions took time to compute, so print them.
         _show(rows, task, None)
         raise
-    written = " and ".join(str(path) for path in (output, submission) if path is not None)
+    tables = [str(path) for path in (output, submission) if path is not None]
+    written = " and ".join([*tables, *box_files.written])
     # If a file has the rows, the command has done its work before it prints them.
     with _render.optional(f"the rows are in {written}") if written else nullcontext():
         if json:

@@ -4,16 +4,16 @@ Images and labels are NumPy arrays. This package imports neither Keras nor the f
 """
 
 from cnnforge.data.arrays import dataset_from_arrays, unlabelled_from_arrays
-from cnnforge.data.augmentation import (
-    Augment,
-    AugmentedSamples,
-    Draws,
-    Mixing,
-    TargetFunctions,
-)
+from cnnforge.data.augmentation.draws import Draws
+from cnnforge.data.augmentation.kinds import Augment, Augmentation, Composing, Mixing
+from cnnforge.data.augmentation.samples import AugmentedSamples, TargetFunctions
+from cnnforge.data.boxes.annotations import AnnotatedPicture, Box, DetectionSource
+from cnnforge.data.boxes.dataset import dataset_from_box_arrays, dataset_from_boxes
+from cnnforge.data.boxes.samples import DetectionArrays, DetectionFiles, Objects
 from cnnforge.data.cache import CachedSamples, cached
 from cnnforge.data.dataset import (
     ArraySamples,
+    BoxFinding,
     DataOptions,
     Dataset,
     EncodedSamples,
@@ -63,6 +63,7 @@ from cnnforge.data.picture_dataset import (
     dataset_from_files,
     file_ids,
 )
+from cnnforge.data.placement import Placement, Placing, letterbox
 from cnnforge.data.references import open_dataset, parse
 from cnnforge.data.sizes import choose_size
 from cnnforge.data.split import Parts, choose_parts, singleton_classes_note, stratified_split
@@ -73,14 +74,22 @@ from cnnforge.utils.names import normal_name, printable
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "AnnotatedPicture",
     "ArraySamples",
     "Augment",
+    "Augmentation",
     "AugmentedSamples",
+    "Box",
+    "BoxFinding",
     "CachedSamples",
     "CheckedImage",
+    "Composing",
     "DataOptions",
     "DataSummary",
     "Dataset",
+    "DetectionArrays",
+    "DetectionFiles",
+    "DetectionSource",
     "Draws",
     "EncodedSamples",
     "EpochSamples",
@@ -90,9 +99,12 @@ __all__ = [
     "ImageSource",
     "Inspection",
     "Mixing",
+    "Objects",
     "Parts",
     "Picture",
     "PictureFile",
+    "Placement",
+    "Placing",
     "Role",
     "Samples",
     "SkippedFile",
@@ -112,6 +124,8 @@ __all__ = [
     "count_causes",
     "count_note",
     "dataset_from_arrays",
+    "dataset_from_box_arrays",
+    "dataset_from_boxes",
     "dataset_from_files",
     "describe_image",
     "drop_duplicates",
@@ -125,6 +139,7 @@ __all__ = [
     "fingerprint",
     "fit",
     "left_out_notes",
+    "letterbox",
     "loose_form",
     "normal_name",
     "only_subfolder",

@@ -96,14 +96,16 @@ def drop_duplicates(dataset: Dataset) -> Dataset:
     train, validation = dataset.splits
     digests = [*train.digests, *validation.digests]
     labels = np.concatenate([train.labels, validation.labels])
-    keep, contradictory = _choose(digests, labels, len(train.labels))
+    # With boxes, the label of an image is a number for all of its objects, and is not a class.
+    has_classes = not hasattr(dataset.train, "boxes")
+    keep, contradictory = _choose(digests, labels, len(train.labels), has_classes)
     tested = set(dataset.test_digests)
     keep[: len(train.labels)] &= [digest not in tested for digest in train.digests]
     dropped = np.flatnonzero(~keep)
     if not len(dropped):
         return dataset
     rows = np.flatnonzero(keep[: len(train.labels)]), np.flatnonzero(keep[len(train.labels) :])
-    _check_rest(dataset, labels, keep, len(train.labels))
+    _check_rest(dataset, labels, keep, len(train.labels), has_classes)
     parts = [_some(split, chosen) for split, chosen in zip(dataset.splits, rows, strict=True)]
     names = [*train.names, *validation.names]
     old_note = duplicates_note(train.digests, validation.digests, dataset.test_digests)
@@ -124,13 +126,16 @@ def drop_duplicates(dataset: Dataset) -> Dataset:
     )
 
 
-def _choose(digests: Sequence[bytes], labels: np.ndarray, border: int) -> tuple[np.ndarray, int]:
+def _choose(
+    digests: Sequence[bytes], labels: np.ndarray, border: int, has_classes: bool
+) -> tuple[np.ndarray, int]:
     """Return (N,) bool, whether each image is kept, and the number with contradictory labels.
 
     Args:
         digests: The digests of the training images, and then those of the validation images.
         labels: (N,) labels in the same order.
         border: Number of training images.
+        has_classes: Whether a label is the class of an image.
     """
     keep = np.ones(len(digests), bool)
     contradictory = 0
@@ -146,20 +151,24 @@ def _choose(digests: Sequence[bytes], labels: np.ndarray, border: int) -> tuple[
             keep[training] = False
             in_both.append(group)
     left = {int(label) for label in labels[:border][keep[:border]]}
-    for group in in_both:
+    for group in in_both if has_classes else ():
         if int(labels[group[0]]) not in left:
             keep[group[0]] = True
             keep[[row for row in group if row >= border]] = False
     return keep, contradictory
 
 
-def _check_rest(dataset: Dataset, labels: np.ndarray, keep: np.ndarray, border: int) -> None:
+def _check_rest(
+    dataset: Dataset, labels: np.ndarray, keep: np.ndarray, border: int, has_classes: bool
+) -> None:
     for part, chosen in (("training", keep[:border]), ("validation", keep[border:])):
         if not chosen.any():
             raise DataError(
                 f"all {part} images of {printable(dataset.name)} are copies of others: nothing is "
                 f"left for {part} without them; 'cnnforge data check' lists them"
             )
+    if not has_classes:
+        return
     present, left = set(labels[:border].tolist()), set(labels[:border][keep[:border]].tolist())
     if gone := sorted(present - left):
         shown = ", ".join(repr(dataset.classes[label]) for label in gone[:3])

@@ -15,8 +15,11 @@ from cnnforge.data.images import (
     CheckedImage,
     UnreadableImage,
     check_image,
+    describe_image,
+    read_image,
     read_into,
 )
+from cnnforge.data.placement import Placing
 from cnnforge.data.stored import ImageSource, open_source, source_path
 from cnnforge.errors import DataError
 from cnnforge.utils.names import printable
@@ -34,6 +37,7 @@ class ImageFiles:
         labels: (N,) integers.
         image_shape: (H, W, C) of every fetched image.
         ids: N texts: the id that the data give each image; `None` if they give none.
+        placing: The way in which an image of another size fills a fetched image.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class ImageFiles:
         labels: np.ndarray,
         image_shape: tuple[int, int, int],
         ids: Sequence[str] | None = None,
+        placing: Placing = "stretch",
     ) -> None:
         if len(files) != len(labels):
             raise ValueError(f"there are {len(files)} files and {len(labels)} labels")
@@ -50,6 +55,7 @@ class ImageFiles:
         self.labels = np.ascontiguousarray(labels, dtype=np.int32)
         self.ids = None if ids is None else list(ids)
         self._image_shape = image_shape
+        self._placing: Placing = placing
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -81,6 +87,17 @@ class ImageFiles:
             path = printable(self.names[index])
             raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
+    def original(self, index: int) -> np.ndarray:
+        """Decode an image in its own size: (H, W, 3) uint8.
+
+        Args:
+            index: Index of the sample.
+
+        Raises:
+            DataError: If the file cannot be read.
+        """
+        return read_original(self._files[index])
+
     def fetch(self, indices: np.ndarray) -> np.ndarray:
         """Decode images in several threads.
 
@@ -97,7 +114,7 @@ class ImageFiles:
         images = np.empty((len(indices), *self._image_shape), np.uint8)
 
         def decode(row: int) -> None:
-            read_into(self._files[int(indices[row])], images[row])
+            read_into(self._files[int(indices[row])], images[row], self._placing)
 
         try:
             in_parallel(decode, range(len(indices)))
@@ -106,6 +123,23 @@ class ImageFiles:
                 f"{error}; it could be read when the dataset was opened: was it changed or moved?"
             ) from error
         return images
+
+
+def read_original(path: ImageSource, channels: int = 3) -> np.ndarray:
+    """Decode an image file in its own size, see `cnnforge.data.read_image`.
+
+    Args:
+        path: The file, or its place in another file.
+        channels: 1 (grayscale) or 3 (RGB).
+
+    Returns:
+        (H, W, channels) uint8.
+
+    Raises:
+        UnreadableImage: If the file is not an image, or is damaged.
+    """
+    height, width = describe_image(path).size
+    return read_image(path, (height, width, channels))
 
 
 def check_files(files: Sequence[ImageSource]) -> list[CheckedImage | UnreadableImage]:

@@ -114,16 +114,18 @@ def count_note(found: Sequence[str], total: int, text: str) -> tuple[str, ...]:
     return (f"{len(found)} of {total} {text}; the first is {printable(found[0])}",)
 
 
-def class_name_notes(classes: Sequence[str]) -> tuple[str, ...]:
+def class_name_notes(classes: Sequence[str], *, folders: bool = True) -> tuple[str, ...]:
     """Return notes about names of classes that are probably a mistake.
 
     These are names of splits, such as *train*, and names that differ only in case or in blanks.
 
     Args:
         classes: The names.
+        folders: Whether they may be names of folders. Otherwise, *train* is a vehicle.
     """
     notes = ()
     odd = [name for name in classes if split_role(name) or name.casefold() in _STRUCTURE]
+    odd = odd if folders else []
     if odd:
         notes += (
             f"unusual for a class: {quoted(odd)}; give the folder whose sub-folders are the "

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cnnforge.data.dataset import DataOptions, Dataset, Inspection, SkippedFile
+from cnnforge.data.dataset import DataOptions, Dataset, Inspection, Samples, SkippedFile
 from cnnforge.data.digests import Split, duplicates_note, fingerprint
 from cnnforge.data.files import ImageFiles, check_files
 from cnnforge.data.findings import appearance_notes
 from cnnforge.data.folder import Role
 from cnnforge.data.images import CheckedImage, UnreadableImage
+from cnnforge.data.placement import Placing
 from cnnforge.data.sizes import choose_size
 from cnnforge.data.split import choose_parts
 from cnnforge.data.stored import ImageSource, StoredImage
 from cnnforge.errors import DataError
+from cnnforge.plugin import DEFAULT_TASK
 from cnnforge.utils.names import normal_name, printable
 
 
@@ -44,6 +46,23 @@ class PictureFile(NamedTuple):
     def source(self) -> ImageSource:
         """Return the source of the pixels, for `read_image`."""
         return self.stored or self.path
+
+
+class Targets(NamedTuple):
+    """The targets of image files that have no single class, such as boxes.
+
+    Attributes:
+        task: Name of the task.
+        codes: (N,) int64. The numbers of two files are equal if their targets are equal.
+        samples: Function that makes samples from the indices of some files, (n,) integers, their n
+            sources, the shape (H, W, C) of the images and n ids.
+    """
+
+    task: str
+    codes: np.ndarray
+    samples: Callable[
+        [np.ndarray, Sequence[ImageSource], tuple[int, int, int], Sequence[str]], Samples
+    ]
 
 
 class Picture(NamedTuple):
@@ -110,6 +129,7 @@ def dataset_from_files(
     notes: Sequence[str] = (),
     id_name: str = "",
     skipped_ids: Sequence[str] = (),
+    targets: Targets | None = None,
 ) -> Dataset:
     """Make a dataset from readable image files.
 
@@ -118,7 +138,7 @@ def dataset_from_files(
     Args:
         name: Name of the dataset.
         root: Folder that contains the files; it is not part of the names in the fingerprint.
-        pictures: The files, at least one. Either all have a class or none.
+        pictures: The files, at least one. Either all have a class or none; none with `targets`.
         classes: The names of the classes; empty if the files have no labels.
         options: Options of the dataset.
         skipped: The files that cannot be used.
@@ -126,6 +146,7 @@ def dataset_from_files(
         id_name: Name of the ids that the files have, for the heading of a submission. If it is
             empty, the ids are the names of the files, see `file_ids`.
         skipped_ids: The ids of `skipped`, if `id_name` is given.
+        targets: The targets, if they are not classes.
 
     Returns:
         The dataset.
@@ -151,27 +172,31 @@ def dataset_from_files(
     inspection = None
     if options.purpose == "inspection":
         inspection, shape_notes = Inspection([each.file.split for each in pictures], checked), ()
-    labels = _labels(pictures, classes)
+    if targets is None:
+        targets = _class_targets(_labels(pictures, classes), options.placing)
+        labels = targets.codes
+    else:
+        labels = None
     rows = choose_parts(
         name, labels, classes, [each.file.split for each in pictures], options, left_out=left_out
     )
     parts = [[pictures[int(row)] for row in part] for part in rows.parts]
     splits = tuple(
         Split(
-            labels[part],
+            targets.codes[part],
             [_name(each.file.path, root) for each in chosen],
             [each.checked.digest for each in chosen],
         )
         for part, chosen in zip(rows.parts, parts, strict=True)
     )
     train, validation, test = (
-        ImageFiles(
+        targets.samples(
+            part,
             [each.file.source for each in chosen],
-            split.labels,
             image_shape,
             [each.file.id or "" for each in chosen],
         )
-        for chosen, split in zip(parts, splits, strict=True)
+        for part, chosen in zip(rows.parts, parts, strict=True)
     )
     return Dataset(
         name=name,
@@ -188,6 +213,7 @@ def dataset_from_files(
             *duplicates_note(*(split.digests for split in splits)),
         ),
         labelled=bool(classes),
+        task=targets.task,
         splits=(splits[0], splits[1]),
         id_name=id_name,
         skipped_ids=tuple(skipped_ids),
@@ -231,6 +257,18 @@ def _image_shape(
     else:
         channels = 1 if options.color == "grayscale" else 3
     return (*size, channels), tuple(notes)
+
+
+def _class_targets(labels: np.ndarray, placing: Placing) -> Targets:
+    def samples(
+        rows: np.ndarray,
+        sources: Sequence[ImageSource],
+        image_shape: tuple[int, int, int],
+        ids: Sequence[str],
+    ) -> Samples:
+        return ImageFiles(sources, labels[rows], image_shape, ids, placing)
+
+    return Targets(DEFAULT_TASK, labels, samples)
 
 
 def _labels(pictures: Sequence[Picture], classes: Sequence[str]) -> np.ndarray:

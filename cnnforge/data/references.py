@@ -11,6 +11,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Protocol
 
+from cnnforge.data.boxes.layout import boxes_reader
 from cnnforge.data.dataset import DataOptions, Dataset
 from cnnforge.data.formats import IMAGE_SUFFIXES
 from cnnforge.errors import DataError, UnknownNameError, UsageError
@@ -31,6 +32,9 @@ _READERS = {
     ".npz": "npz",
     ".parquet": "parquet",
     ".tar": "tar",
+    ".json": "coco",
+    ".yaml": "yolo",
+    ".yml": "yolo",
 }
 _IDX = re.compile(r".*ubyte(\.gz)?", re.IGNORECASE)
 _MAX_DEPTH = 3
@@ -113,12 +117,13 @@ def path_reader(path: str | os.PathLike[str]) -> str | None:
         path: A folder, or a file, which need not exist.
 
     Returns:
-        The name of the dataset. For a folder with image files, it is `"images"`; without them, it
-        is `"idx"`, `"parquet"` or `"tar"` if there are such files, and otherwise `"images"`. It is
-        `None` if the ending of a file is not known, for instance that of an image.
+        The name of the dataset. For a folder with boxes, see `boxes_reader`. For another folder
+        with image files, it is `"images"`; without them, it is `"idx"`, `"parquet"` or `"tar"` if
+        there are such files, and otherwise `"images"`. It is `None` if the ending of a file is not
+        known, for instance that of an image.
     """
     if os.path.isdir(path):
-        return _folder_reader(path)
+        return boxes_reader(path) or _folder_reader(path)
     return _file_reader(os.path.basename(path))
 
 

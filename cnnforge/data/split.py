@@ -36,7 +36,7 @@ class Parts(NamedTuple):
 
 def choose_parts(
     name: str,
-    labels: np.ndarray,
+    labels: np.ndarray | None,
     classes: Sequence[str],
     splits: Sequence[str],
     options: DataOptions,
@@ -52,7 +52,8 @@ def choose_parts(
 
     Args:
         name: Name of the dataset, for messages.
-        labels: (N,) integers, indices into `classes`.
+        labels: (N,) integers, indices into `classes`; `None`: a sample has no single class, so the
+            classes are neither checked nor divided equally.
         classes: The names of the classes.
         splits: N texts: `"train"`, `"validation"` or `"test"` if the data say where the sample
             belongs; empty otherwise, which means `"train"` if other samples have a text.
@@ -82,6 +83,34 @@ def choose_parts(
         raise DataError(
             f"all images of {shown} are for {what}: nothing is left for training{left_out}"
         )
+    if labels is not None:
+        _check_classes(shown, labels, classes, (train, validation, test), left_out)
+    if not len(validation):
+        kinds = np.zeros(len(train), np.int64) if labels is None else labels[train]
+        chosen = stratified_split(
+            kinds, options.validation_fraction, options.seed if seed is None else seed
+        )
+        if labels is not None:
+            notes = singleton_classes_note(kinds, classes)
+        train, validation = train[chosen[0]], train[chosen[1]]
+    if not len(validation):
+        lacks, more = "one image of every class", "images to a class"
+        if labels is None:
+            lacks, more = "one image", "another one"
+        raise DataError(
+            f"{shown} has {lacks}: nothing is left for validation, so add {more}{left_out}"
+        )
+    return Parts(train, validation, test, notes)
+
+
+def _check_classes(
+    shown: str,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    parts: tuple[np.ndarray, np.ndarray, np.ndarray],
+    left_out: str,
+) -> None:
+    train, validation, test = parts
     for role, rows in (("validation", validation), ("testing", test)):
         unknown = np.setdiff1d(labels[rows], labels[train])
         if len(unknown):
@@ -97,18 +126,6 @@ def choose_parts(
             f"{shown} holds only images of the class {printable(classes[int(present[0])])!r}: "
             f"training needs at least two classes{left_out}"
         )
-    if not len(validation):
-        chosen = stratified_split(
-            labels[train], options.validation_fraction, options.seed if seed is None else seed
-        )
-        notes = singleton_classes_note(labels[train], classes)
-        train, validation = train[chosen[0]], train[chosen[1]]
-    if not len(validation):
-        raise DataError(
-            f"{shown} has one image of every class: nothing is left for validation, so add images "
-            f"to a class{left_out}"
-        )
-    return Parts(train, validation, test, notes)
 
 
 def stratified_split(

@@ -24,9 +24,11 @@ class DataSummary:
     Attributes:
         name: Name of the dataset.
         images: Number of images in each part, by name, for instance `"training"`.
-        classes: Number of images of each class in all parts, by name; empty without classes.
+        classes: Number of images of each class in all parts, by name; empty without classes. If the
+            images have several objects each, it is the number of objects.
         image_shape: (H, W, C) of the images after they were resized; `None` if it is not known.
         left_out: Number of files that could not be used, by reason.
+        objects: Number of objects in the images; `None` if each image has one label or none.
     """
 
     name: str
@@ -34,6 +36,7 @@ class DataSummary:
     classes: Mapping[str, int] = field(default_factory=dict)
     image_shape: tuple[int, int, int] | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
+    objects: int | None = None
 
     @property
     def line(self) -> str:
@@ -42,6 +45,8 @@ class DataSummary:
         text = f"data: {_images(total)}"
         if self.image_shape is not None:
             text += f" of {'x'.join(map(str, self.image_shape))}"
+        if self.objects is not None:
+            text += f", with {self.objects} object{'s' * (self.objects != 1)}"
         if self.classes:
             shown = [f"{name} {count}" for name, count in self.classes.items()][:_MAX_CLASSES]
             more = len(self.classes) - len(shown)
@@ -61,7 +66,7 @@ class DataSummary:
     def notes(self) -> tuple[str, ...]:
         """Notes for the user about the classes."""
         total = sum(self.classes.values())
-        if len(self.classes) < 2 or not total:
+        if len(self.classes) < 2 or not total or self.objects is not None:
             return ()
         name, count = max(self.classes.items(), key=lambda item: item[1])
         if count <= _LARGE_SHARE * total:
@@ -79,6 +84,7 @@ class DataSummary:
             "classes": dict(self.classes),
             "image_shape": None if self.image_shape is None else list(self.image_shape),
             "left_out": dict(self.left_out),
+            **({} if self.objects is None else {"objects": self.objects}),
         }
 
 
@@ -97,13 +103,19 @@ def summarize(
         if dataset.test is not None:
             splits["test"] = dataset.test
         parts = {name: (each, np.arange(len(each))) for name, each in splits.items()}
-    counts = np.zeros(len(dataset.classes), np.int64)
+    counts, objects = np.zeros(len(dataset.classes), np.int64), None
     for samples, indices in parts.values():
         labels = getattr(samples, "labels", None)
         if labels is None or not dataset.classes:
             counts = np.zeros(0, np.int64)
             break
-        counts += np.bincount(np.asarray(labels)[indices], minlength=len(counts))[: len(counts)]
+        if isinstance(labels, list):
+            # An array of labels for each image.
+            own = np.concatenate([np.empty(0, np.int64), *(labels[index] for index in indices)])
+            objects = (objects or 0) + len(own)
+        else:
+            own = np.asarray(labels)[indices]
+        counts += np.bincount(own.astype(np.int64), minlength=len(counts))[: len(counts)]
     classes = {
         name: int(count)
         for name, count in zip(dataset.classes, counts, strict=False)
@@ -115,6 +127,7 @@ def summarize(
         classes=classes,
         image_shape=dataset.image_shape,
         left_out=count_causes(dataset.skipped),
+        objects=objects,
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from cnnforge.plugin.base import DEFAULT_TASK, Spec, check_target
@@ -43,6 +44,10 @@ class ModelSpec(Spec):
             `ValueError` for a size that it does not accept.
         max_default_size: Max height and width in pixels unless the user gives `--image-size`.
         weights: Import path `"module:WEIGHTS"` of a `PretrainedWeights`, if there are any.
+        defaults: Values of options of `cnnforge train` that suit the model, by their names in
+            `config.toml`. They hold for options that the user leaves out. `learning_rate`,
+            `weight_decay` and `momentum` hold only with the optimizer of the model, and
+            `warmup_epochs` only with its schedule and at least ten times as many epochs.
     """
 
     kind: ClassVar[str] = "model"
@@ -51,6 +56,7 @@ class ModelSpec(Spec):
     sizes: tuple[tuple[int, int], ...] = ()
     max_default_size: int = 224
     weights: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         super(ModelSpec, self).__post_init__()
@@ -104,7 +110,8 @@ class AugmentationSpec(Spec):
     returns images of the same shape. It must not write to `images`, and must take all random
     numbers from `draws`. If it moves pixels, it must return two values: the images, and the affine
     transform of each, (N, 2, 3) float32, in the coordinates of `cnnforge.data.transforms`. To mix
-    images with other training images, `make` returns a `cnnforge.data.Mixing`, not a function.
+    images with other training images, `make` returns a `cnnforge.data.Mixing`, not a function. To
+    compose each image of several, it returns a `cnnforge.data.Composing`.
     """
 
     kind: ClassVar[str] = "augmentation"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
+from typing import Any
+
+from PIL import Image
 
 from cnnforge.data import (
     IMAGE_SUFFIXES,
@@ -16,12 +19,14 @@ from cnnforge.data import (
     left_out_notes,
     printable,
 )
+from cnnforge.data.files import read_original
 from cnnforge.data.references import path_reader
 from cnnforge.errors import DataError
 from cnnforge.plugin import DatasetSpec, TaskSpec
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.prediction.predictor import Predictor
 from cnnforge.prediction.samples import RunData, SampleInputs, natural_key, open_samples
+from cnnforge.prediction.tiles import predict_tiled
 from cnnforge.tasks import Row
 
 
@@ -56,14 +61,40 @@ class FileInputs:
         """The name of the ids, and the id of each row that `predict` yields."""
         return "id", file_ids([*self.paths, *(path for path, _ in self.errors)])
 
+    @property
+    def class_ids(self) -> Mapping[str, int | str]:
+        """The id of each class in the data: none."""
+        return {}
+
     def predict(
-        self, predictor: Predictor, top_k: int = 3, limit: int | None = None
+        self,
+        predictor: Predictor,
+        limit: int | None = None,
+        *,
+        tiled: bool = False,
+        **options: Any,
     ) -> Iterator[Row]:
-        """Predict the first `limit` files, or all if it is `None`. Yield a table row for each."""
-        yield from predictor.predict_files(self.paths[:limit], top_k)
+        """Predict the first `limit` files, or all if it is `None`. Yield a table row for each.
+
+        If `tiled`, large files are predicted in parts, too, see `cnnforge.prediction.tiles`.
+        `options` are the prediction options of the task.
+        """
+        paths = self.paths[:limit]
+        if tiled:
+            yield from predict_tiled(predictor, paths, **options)
+        else:
+            yield from predictor.predict_files(paths, **options)
         left = None if limit is None else max(0, limit - len(self.paths))
         for path, reason in islice(self.errors, left):
             yield predictor.task.unread_row(printable(path), reason)
+
+    def picture(self, number: int) -> Image.Image:
+        """Read the image of the row with this number in its own size.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        return Image.fromarray(read_original(self.paths[number]))
 
 
 def find_inputs(

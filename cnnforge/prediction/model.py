@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -16,11 +16,11 @@ from cnnforge.plugin_host.discovery import discover
 from cnnforge.prediction.arguments import GivenImages
 from cnnforge.prediction.opening import changes_of, open_predictor, plugin_names
 from cnnforge.prediction.predictor import Predictor
+from cnnforge.prediction.tiles import predict_in_parts
 from cnnforge.runs import CONFIG, RunDirectory, requirements
 from cnnforge.runs.finding import find_run
-from cnnforge.tasks import Row
-from cnnforge.tasks.classification import Classification
-from cnnforge.utils.structures import flatten, map_structure
+from cnnforge.tasks import Row, Source, prediction_options
+from cnnforge.utils.structures import map_structure
 
 if TYPE_CHECKING:
     from cnnforge.conversion import Kernels
@@ -31,11 +31,12 @@ class Predictions(Sequence[Any]):
 
     An item is the prediction for one image: for a classification a
     `cnnforge.tasks.classification.Prediction`, with the attributes `label`, `probability` and
-    `top`.
+    `top`, and for a detector `cnnforge.tasks.detection.Detections`, with the attribute `objects`.
 
     Attributes:
         outputs: The outputs of the model, (N, ...) arrays in its output structure: for a
-            classification the probabilities, (N, C) float32, in the order of `Model.classes`.
+            classification the probabilities, (N, C) float32, in the order of `Model.classes`. It is
+            `None` if the images were predicted in parts.
     """
 
     def __init__(self, rows: Sequence[Row], outputs: Any) -> None:
@@ -54,7 +55,9 @@ class Predictions(Sequence[Any]):
     def __getitem__(self, index: int | slice) -> Any:
         """Return the prediction for one image, or the predictions for some."""
         if isinstance(index, slice):
-            outputs = map_structure(lambda array: array[index], self.outputs)
+            outputs = self.outputs
+            if outputs is not None:
+                outputs = map_structure(lambda array: array[index], outputs)
             return Predictions(self._rows[index], outputs)
         return self._rows[index]
 
@@ -67,19 +70,18 @@ class Model:
 
     Attributes:
         image_shape: (H, W, C) of the model's images.
-        classes: The C names of the classes, in the order of the outputs; `None` if the model is not
-            a classification.
+        classes: The C names of the classes, in the order of the outputs; `None` if the task of the
+            model has no classes.
         run: The run directory.
     """
 
     def __init__(self, predictor: Predictor, run: Path) -> None:
         self._predictor = predictor
         self.image_shape = predictor.image_shape
-        task = predictor.task
-        self.classes = task.classes if isinstance(task, Classification) else None
+        self.classes: tuple[str, ...] | None = getattr(predictor.task, "classes", None)
         self.run = run
 
-    def predict(self, images: Any, *, top_k: int = 3) -> Any:
+    def predict(self, images: Any, *, tile: bool = False, **options: Any) -> Any:
         """Predict one image, or several.
 
         Args:
@@ -88,24 +90,36 @@ class Model:
                 or a list of paths and arrays. Arrays have pixel values from 0 to 255, uint8 or
                 float. An array with three axes is one image if the last axis has 1, 3 or 4 entries.
                 Images of another size or with other channels are converted as those of files are.
-            top_k: Max number of classes in `Prediction.top`.
+            tile: Whether a detector also searches overlapping parts of images that are larger than
+                the model's images, for small objects.
+            options: Prediction options of the task. For a classification, `top_k` is the max number
+                of classes in `Prediction.top`, by default 3. For a detector, `confidence` is the
+                min confidence of an object, `overlap` the IoU at which a box is removed, and
+                `max_detections` the max number of objects in an image.
 
         Returns:
             For one image its prediction: for a classification, a
-            `cnnforge.tasks.classification.Prediction`. For a sequence `Predictions`.
+            `cnnforge.tasks.classification.Prediction`, and for a detector
+            `cnnforge.tasks.detection.Detections`. For a sequence `Predictions`.
 
         Raises:
             DataError: A file is not an image, or is damaged.
-            UsageError: An argument is not an image or a sequence of images, or `top_k` is below 1.
+            UsageError: An argument is not an image or a sequence of images, or an option is not
+                valid.
         """
-        if type(top_k) is not int or top_k < 1:
-            raise UsageError(f"top_k must be a number of classes, 1 or more, got {top_k!r}")
+        task = self._predictor.task
+        values = prediction_options(task, options)
         given = GivenImages.of(images)
         names, rows, parts = iter(given.names()), [], []
-        for outputs in self._parts(given):
-            parts.append(outputs)
-            own = list(islice(names, len(flatten(outputs)[0])))
-            rows += self._predictor.task.rows(outputs, own, None, top_k)
+        if tile:
+            originals = given.originals(self.image_shape[2])
+            for name, image in zip(names, originals, strict=True):
+                rows.append(predict_in_parts(self._predictor, image, name, values))
+            return rows[0] if given.single else Predictions(rows, None)
+        for batch, sizes in given.batches(self.image_shape, task.placing):
+            parts.append(self._predictor.predict_images(batch))
+            sources = list(map(Source, islice(names, len(sizes)), sizes))
+            rows += task.rows(parts[-1], sources, None, values)
         return rows[0] if given.single else Predictions(rows, _joined(parts))
 
     def outputs(self, images: Any) -> Any:
@@ -124,15 +138,17 @@ class Model:
             UsageError: An argument is not an image or a sequence of images.
         """
         given = GivenImages.of(images)
-        joined = _joined(list(self._parts(given)))
+        placing = self._predictor.task.placing
+        joined = _joined(
+            [
+                self._predictor.predict_images(batch)
+                for batch, _ in given.batches(self.image_shape, placing)
+            ]
+        )
         return map_structure(lambda array: array[0], joined) if given.single else joined
 
     def __repr__(self) -> str:
         return f"<Model of {self.run}: images {'x'.join(map(str, self.image_shape))}>"
-
-    def _parts(self, given: GivenImages) -> Iterator[Any]:
-        for batch in given.batches(self.image_shape):
-            yield self._predictor.predict_images(batch)
 
 
 def load(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from cnnforge.data import (
     DataOptions,
@@ -27,7 +28,7 @@ from cnnforge.plugin_host.discovery import discover
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.prediction.kept_split import KeptSplit, Origin
 from cnnforge.prediction.predictor import Predictor
-from cnnforge.tasks import Evaluation, Row
+from cnnforge.tasks import Evaluation, Row, load_task
 
 Part = Literal["validation", "test"]
 """The part of a dataset that is evaluated."""
@@ -67,6 +68,11 @@ class SampleInputs:
         return self.dataset.id_name, own + list(self.dataset.skipped_ids[: len(self._unread)])
 
     @property
+    def class_ids(self) -> Mapping[str, int | str]:
+        """The id that the data give each class, by name; empty if they give none."""
+        return getattr(self.dataset.validation, "class_ids", {})
+
+    @property
     def _unread(self) -> tuple[SkippedFile, ...]:
         # Files that cannot be read have rows only if all samples have rows.
         return self.dataset.skipped if len(self.indices) == len(self.samples) else ()
@@ -77,18 +83,41 @@ class SampleInputs:
         return summarize(self.dataset, {"used": (self.samples, self.indices)})
 
     def predict(
-        self, predictor: Predictor, top_k: int = 3, limit: int | None = None
+        self,
+        predictor: Predictor,
+        limit: int | None = None,
+        *,
+        tiled: bool = False,
+        **options: Any,
     ) -> Iterator[Row]:
         """Predict the first `limit` samples, or all if it is `None`. Yield a table row for each.
 
         If these are all samples of the data, files that cannot be read have rows after the others.
+        `options` are the prediction options of the task.
+
+        Raises:
+            UsageError: `tiled` is true, and only image files are predicted in parts.
         """
+        if tiled:
+            raise UsageError(
+                f"tile is for image files and folders of them, and {self.dataset.name} is a "
+                "dataset: name the files, or leave it out"
+            )
         yield from predictor.predict_samples(
-            self.dataset, self.samples, self.indices[:limit], top_k=top_k
+            self.dataset, self.samples, self.indices[:limit], **options
         )
         left = None if limit is None else max(0, limit - len(self.indices))
         for file in islice(self._unread, left):
             yield predictor.task.unread_row(printable(file.path), file.reason)
+
+    def picture(self, number: int) -> Image.Image:
+        """Return the image of the row with this number, in its own size if it is a file.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        pixels = _original(self.samples, int(self.indices[number]))
+        return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
     def evaluate(self, predictor: Predictor) -> Evaluation:
         """Compare the outputs of a model with the targets of the samples.
@@ -162,6 +191,7 @@ def open_samples(
         validation_fraction=trained_on.validation_fraction,
         seed=trained_on.seed,
         purpose="evaluation" if need_labels else "prediction",
+        placing=load_task(tasks[trained_on.task]).placing,
     )
     dataset = _open(reference, datasets, options, tasks)
     if dataset.image_shape != image_shape:
@@ -313,6 +343,12 @@ class _Joined:
         self.__dict__[name] = joined
         return joined
 
+    def original(self, index: int) -> np.ndarray:
+        border = len(self._parts[0])
+        if index < border:
+            return _original(self._parts[0], index)
+        return _original(self._parts[1], index - border)
+
     def fetch(self, indices: np.ndarray) -> np.ndarray:
         border = len(self._parts[0])
         in_second = indices >= border
@@ -328,6 +364,13 @@ class _Joined:
         joined = np.empty((len(indices), *images[0].shape[1:]), np.uint8)
         joined[~in_second], joined[in_second] = images
         return joined
+
+
+def _original(samples: Any, index: int) -> np.ndarray:
+    """Return an image in its own size: (H, W, 1) or (H, W, 3) uint8."""
+    if hasattr(samples, "original"):
+        return samples.original(index)
+    return samples.fetch(np.array([index]))[0]
 
 
 def _open(

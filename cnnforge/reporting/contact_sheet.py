@@ -16,7 +16,7 @@ MAX_ROWS = 40
 """Max number of rows of a sheet."""
 
 # Sizes in pixels. The figure has 150 pixels per inch.
-_CELL, _GAP, _DPI = 84, 6, 150
+CELL, _GAP, _DPI = 84, 6, 150
 _LETTER, _LINE = 11, 26
 _BACKGROUND = 255
 
@@ -36,7 +36,12 @@ class SheetRow(NamedTuple):
 
 
 def contact_sheet(
-    path: Path, rows: Sequence[SheetRow], *, title: str, headings: Sequence[str] = ()
+    path: Path,
+    rows: Sequence[SheetRow],
+    *,
+    title: str,
+    headings: Sequence[str] = (),
+    cell: int = CELL,
 ) -> list[str]:
     """Draw a contact sheet. The size of an image is changed, but not its aspect ratio.
 
@@ -45,6 +50,7 @@ def contact_sheet(
         rows: The rows, at least one; at most `MAX_ROWS` of them are drawn.
         title: Title of the sheet.
         headings: Text above each column of images.
+        cell: Height and width of the place of an image in pixels.
 
     Returns:
         The names that are written in Latin letters, because no installed font has theirs.
@@ -59,13 +65,13 @@ def contact_sheet(
         with_details = [*letters.names, *(row.details for row in rows)]
         left = 16 + _LETTER * max(map(len, with_details))
         top = 16 + _LINE * (2 if headings else 1)
-        step = _CELL + _GAP
+        step = cell + _GAP
         # A short sheet still has space for its title.
         width = max(left + columns * step, 16 + _LETTER * len(title))
         canvas = np.full((top + len(rows) * step, width, 3), _BACKGROUND, np.uint8)
         for number, row in enumerate(rows):
             for column, image in enumerate(row.images):
-                _paste(canvas, image, top + number * step, left + column * step)
+                _paste(canvas, image, top + number * step, left + column * step, cell)
         height = len(canvas)
         figure = drawing.new_figure(width / _DPI, height / _DPI)
         axes = figure.add_axes((0, 0, 1, 1))
@@ -74,10 +80,10 @@ def contact_sheet(
         font = {"family": letters.families, "va": "center"}
         axes.text(8, 8 + _LINE / 2, title, fontsize=9, fontweight="bold", **font)
         for column, heading in enumerate(headings):
-            place = left + column * step + _CELL / 2
+            place = left + column * step + cell / 2
             axes.text(place, top - _LINE / 2, heading, fontsize=7, ha="center", **font)
         for number, (row, name) in enumerate(zip(rows, letters.names, strict=True)):
-            middle = top + number * step + _CELL / 2
+            middle = top + number * step + cell / 2
             if row.details:
                 axes.text(8, middle + 12, row.details, fontsize=6.5, color="#666666", **font)
                 middle -= 9
@@ -97,19 +103,19 @@ def some_rows(count: int) -> list[int]:
     return [number * count // MAX_ROWS for number in range(MAX_ROWS)]
 
 
-def _paste(canvas: np.ndarray, image: np.ndarray, top: int, left: int) -> None:
+def _paste(canvas: np.ndarray, image: np.ndarray, top: int, left: int, cell: int) -> None:
     """Draw an image into the middle of a cell."""
     height, width = image.shape[:2]
     pixels = image[:, :, 0] if image.shape[2] == 1 else image
     picture = Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
     longest = max(height, width)
-    if longest <= _CELL:
+    if longest <= cell:
         # Show the pixels of a small image as squares.
-        factor = _CELL // longest
+        factor = cell // longest
         size, method = (width * factor, height * factor), Image.Resampling.NEAREST
     else:
-        size = max(1, width * _CELL // longest), max(1, height * _CELL // longest)
+        size = max(1, width * cell // longest), max(1, height * cell // longest)
         method = Image.Resampling.BICUBIC
     picture = picture.resize(size, method)
-    top, left = top + (_CELL - size[1]) // 2, left + (_CELL - size[0]) // 2
+    top, left = top + (cell - size[1]) // 2, left + (cell - size[0]) // 2
     canvas[top : top + size[1], left : left + size[0]] = np.asarray(picture)

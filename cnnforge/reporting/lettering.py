@@ -67,6 +67,27 @@ def lettering(names: Sequence[str]) -> Lettering:
     return Lettering(families, shown, replaced)
 
 
+def fonts_of(families: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Return the files of fonts, for a library that draws texts with one font each.
+
+    Args:
+        families: Names of fonts, see `Lettering.families`.
+
+    Returns:
+        The letters of each font by the path of its file, in the order of `families`.
+    """
+    from matplotlib import font_manager
+
+    found = {}
+    for family in families:
+        try:
+            path = font_manager.findfont(family, fallback_to_default=False)
+        except ValueError:
+            continue
+        found[str(path)] = _letters_of(family)
+    return found
+
+
 def _latin(text: str) -> str:
     """Return a text in ASCII letters, or in escapes if no letter of it has a counterpart."""
     return anyascii(text).strip() or "".join(map(_escape, text))

@@ -5,6 +5,9 @@ normalization uses its moving statistics. Its batch normalization does so in the
 in Keras' guide to fine-tuning. The head has learned from these features; with statistics of the
 batch they would change at once, and a small batch has poor statistics. Each phase has its own
 optimizer.
+
+The head of a detector begins with its neck: the layers whose names begin with `neck`, which join
+features of several sizes. These features are larger than the images, so they are not kept.
 """
 
 from __future__ import annotations
@@ -42,6 +45,8 @@ class FineTuning:
 
 
 NO_FINE_TUNING = FineTuning()
+
+_NECK = "neck"
 
 
 class Phase:
@@ -153,6 +158,10 @@ class Phases:
             optimizer, rate = build(
                 options, batches=self._batches, epochs=min(frozen, self._epochs)
             )
+            if head is None:
+                backbone.trainable = False
+                trainer = Trainer(self._model, self._task, optimizer, self._batch_size)
+                return Phase(self._model, trainer, rate)
             trainer = Trainer(head, self._task, optimizer, self._batch_size, self._model)
             features = Backbone(backbone, self._batch_size, self._folder)
             return Phase(head, trainer, rate, features)
@@ -160,7 +169,10 @@ class Phases:
         # fits a run that is resumed for more epochs.
         epochs = max(self._epochs - frozen, self._optimizer.warmup_epochs + 1)
         if self._parts is not None:
-            for layer in all_layers(self._parts[0]):
+            backbone, head = self._parts
+            if head is None:
+                backbone.trainable = True
+            for layer in all_layers(backbone):
                 if isinstance(layer, keras.layers.BatchNormalization):
                     layer.trainable = False
         optimizer, rate = build(
@@ -175,13 +187,21 @@ class Phases:
         )
 
 
-def split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
-    """Divide a model into backbone and head, see `cnnforge.utils.keras_graph.split_at_head`.
+def split(model: keras.Model) -> tuple[keras.Model, keras.Model | None]:
+    """Divide a model into backbone and head.
+
+    Args:
+        model: The model.
+
+    Returns:
+        Two models, see `cnnforge.utils.keras_graph.split_at_head`. For a model with a neck, the
+        first one has several outputs, and the second one is `None`.
 
     Raises:
         UsageError: The model cannot be divided.
     """
-    parts = split_at_head(model)
+    neck = _before_neck(model)
+    parts = split_at_head(model) if neck is None else (neck, None)
     if parts is None:
         raise UsageError(
             f"the model {model.name!r} has no backbone that can be frozen, because it has several "
@@ -189,3 +209,12 @@ def split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
             "--backbone-rate"
         )
     return parts
+
+
+def _before_neck(model: keras.Model) -> keras.Model | None:
+    """Return the part of a model that its neck gets features from; `None` if it has no neck."""
+    neck = [layer for layer in model.layers if layer.name.startswith(_NECK)]
+    own = {id(tensor) for layer in neck for tensor in keras.tree.flatten(layer.output)}
+    read = [tensor for layer in neck for tensor in keras.tree.flatten(layer.input)]
+    features = {id(tensor): tensor for tensor in read if id(tensor) not in own}
+    return keras.Model(model.inputs, list(features.values())) if features else None

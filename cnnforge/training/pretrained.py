@@ -42,11 +42,14 @@ def with_weights(
     Raises:
         UsageError: The model has no such weights, or there are no weights that could be frozen.
     """
-    spec, notes, chosen = models[reference.partition(":")[0]], (), options.weights
+    name, _, argument = reference.partition(":")
+    spec, notes, chosen = models[name], (), options.weights
     found = spec.load_weights()
+    if found is not None and not found.suit(argument):
+        found = None
     if chosen == IMAGENET:
         if found is None:
-            others = [models.shortest_name(each) for each in models.values() if each.weights]
+            others = _with_weights(models, spec.task)
             raise UsageError(
                 f"the model {spec.name!r} has no ImageNet weights: use one of {', '.join(others)}, "
                 "or --weights FILE with a run or a file of this model"
@@ -81,6 +84,16 @@ def with_weights(
             "--weights imagenet, --weights FILE or --init-from RUN, or leave it out"
         )
     return options, notes
+
+
+def _with_weights(models: Registry[ModelSpec], task: str) -> list[str]:
+    """Return the names of a task's models with ImageNet weights, and the argument they need."""
+    names = []
+    for spec in models.values():
+        found, name = spec.load_weights(), models.shortest_name(spec)
+        if found is not None and spec.task == task:
+            names += [f"{name}:{each}" for each in found.arguments or ()] or [name]
+    return names
 
 
 def fine_tuning_of(options: TrainingOptions) -> FineTuning:

@@ -12,10 +12,20 @@ from cnnforge.plugin import (
     EngineSpec,
     LayerSpec,
     ModelSpec,
+    TaskSpec,
     hookimpl,
 )
 
 CNNFORGE_PLUGIN_API = 1
+
+_DETECTOR_DEFAULTS = {
+    "batch_size": 16,
+    "optimizer": "adamw",
+    "learning_rate": 0.004,
+    "weight_decay": 0.001,
+    "schedule": "cosine",
+    "warmup_epochs": 1,
+}
 
 
 @hookimpl
@@ -109,6 +119,18 @@ def cnnforge_layers() -> list[LayerSpec]:
 
 
 @hookimpl
+def cnnforge_tasks() -> list[TaskSpec]:
+    """Declare the tasks besides classification, which is part of the core."""
+    return [
+        TaskSpec(
+            name="detection",
+            target="cnnforge.tasks.detection:Detection",
+            summary="boxes and classes of the objects in an image",
+        )
+    ]
+
+
+@hookimpl
 def cnnforge_datasets() -> list[DatasetSpec]:
     """Declare the datasets for `cnnforge train --data`."""
     return [
@@ -182,6 +204,33 @@ def cnnforge_datasets() -> list[DatasetSpec]:
             summary="1,161 emoji in 7 classes, 128x128 rgb, drawn from an installed font",
         ),
         DatasetSpec(
+            name="digits_in_scenes",
+            target="cnnforge_plugins.detection_data.digits_in_scenes:load",
+            summary="scenes of 1 to 6 handwritten digits with boxes, 128x128 grayscale, new ones "
+            "in every epoch",
+            task="detection",
+        ),
+        DatasetSpec(
+            name="emoji_in_scenes",
+            target="cnnforge_plugins.detection_data.emoji_in_scenes:load",
+            summary="scenes of 1 to 6 emoji with boxes, 128x128 rgb, new ones in every epoch; "
+            "drawn from an installed font",
+            task="detection",
+        ),
+        *(
+            DatasetSpec(
+                name=name,
+                target=f"cnnforge_plugins.detection_data.{name}:load",
+                summary=summary,
+                task="detection",
+            )
+            for name, summary in (
+                ("coco", "boxes in the JSON form of COCO, coco:FILE.json or FOLDER"),
+                ("yolo", "pictures and label files of boxes, yolo:data.yaml or yolo:FOLDER"),
+                ("voc", "boxes in the XML form of PASCAL VOC, voc:FOLDER"),
+            )
+        ),
+        DatasetSpec(
             name="tfds",
             target="cnnforge_plugins.datasets.tfds:load",
             summary="a dataset of TensorFlow Datasets, tfds:NAME",
@@ -232,6 +281,29 @@ def cnnforge_models() -> list[ModelSpec]:
             summary="a network of keras.applications, such as keras:MobileNetV2",
             weights="cnnforge_plugins.models.keras_applications:WEIGHTS",
         ),
+        ModelSpec(
+            name="detector_backbone",
+            target="cnnforge_plugins.models.detector:backbone",
+            summary="the backbone of the detectors, to train it as a classification",
+            max_default_size=128,
+        ),
+        ModelSpec(
+            name="detector",
+            target="cnnforge_plugins.models.detector:detector",
+            summary="finds objects of 8 to 100 pixels; detector:efficientnet_lite0 for photographs",
+            task="detection",
+            max_default_size=320,
+            weights="cnnforge_plugins.models.lite0_weights:WEIGHTS_OF_DETECTOR",
+            defaults=_DETECTOR_DEFAULTS,
+        ),
+        ModelSpec(
+            name="detector_m",
+            target="cnnforge_plugins.models.detector:detector_m",
+            summary="finds objects of 8 to 300 pixels on three maps",
+            task="detection",
+            max_default_size=320,
+            defaults=_DETECTOR_DEFAULTS,
+        ),
     ]
 
 
@@ -271,6 +343,11 @@ def cnnforge_augmentations() -> list[AugmentationSpec]:
             ("erasing", "erasing", "replaces a rectangle by noise, probability 0.25, erasing:0.25"),
             ("mixup", "mixing", "averages with another image, weights of Beta(0.2), mixup:0.2"),
             ("cutmix", "mixing", "pastes a part of another image, sizes of Beta(1), cutmix:1"),
+            (
+                "mosaic",
+                "mosaic",
+                "composes an image of four, for detection; probability mosaic:0.5",
+            ),
             ("randaugment", "randaugment", "applies two random operations, randaugment:0.5"),
         )
     ]

@@ -75,12 +75,13 @@ def some_of(rows: np.ndarray, count: int) -> np.ndarray:
     return rows[[place * len(rows) // count for place in range(count)]]
 
 
-def thumbnails(dataset: Dataset, rows: np.ndarray) -> list[np.ndarray]:
+def thumbnails(dataset: Dataset, rows: np.ndarray, side: int = _THUMBNAIL) -> list[np.ndarray]:
     """Read images of a dataset that was opened to inspect it, with their own aspect ratio.
 
     Args:
         dataset: The dataset.
         rows: Indices of samples of `train`.
+        side: Max height and width of an image that is reduced, in pixels.
 
     Returns:
         An array (H, W, C) uint8 for each image.
@@ -93,7 +94,7 @@ def thumbnails(dataset: Dataset, rows: np.ndarray) -> list[np.ndarray]:
     images = []
     for row in rows.tolist():
         height, width = inspection.checked[row].size
-        scale = min(1.0, _THUMBNAIL / max(height, width))
+        scale = min(1.0, side / max(height, width))
         shape = max(1, round(height * scale)), max(1, round(width * scale)), 3
         images += list(samples.resized(shape).fetch(rows[rows == row][:1]))
     return images

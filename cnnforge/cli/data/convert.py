@@ -23,7 +23,7 @@ def convert(
         typer.Argument(
             metavar="TARGET",
             help="A new place: FOLDER or images:FOLDER, table:FOLDER, parquet:FOLDER, "
-            "tar:FOLDER, idx:FOLDER, FILE.npz.",
+            "tar:FOLDER, idx:FOLDER, FILE.npz; boxes: coco:FOLDER, yolo:FOLDER, voc:FOLDER.",
         ),
     ],
     image_size: Annotated[
@@ -40,8 +40,8 @@ def convert(
 ) -> None:
     """Write data in another format. Nothing is overwritten.
 
-    Image files are copied unchanged to a folder, a table, parquet and tar; idx and npz hold pixels
-    of one size. Splits and names of classes are kept.
+    Image files are copied unchanged, except to idx and npz, which hold pixels of one size. Splits
+    and names of classes are kept.
     """
     from cnnforge.configuration import parse_size
     from cnnforge.data.writers.convert import check_packages, parse_target
@@ -69,5 +69,8 @@ def convert(
         _render.message(f"note: {note}")
     count = len(dataset.train)
     images = "1 image" if count == 1 else f"{count:,} images"
+    if hasattr(dataset.train, "boxes"):
+        total = sum(map(len, dataset.train.boxes))  # pyright: ignore[reportAttributeAccessIssue]
+        images += " with 1 object" if total == 1 else f" with {total:,} objects"
     _render.result(f"written: {images} in {len(dataset.classes):,} classes")
     _render.result(f"train on them with: cnnforge train --data {shlex.quote(place.reference)}")

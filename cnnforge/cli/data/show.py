@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,9 +12,11 @@ from cnnforge.cli._common import PluginOption, load_plugins
 if TYPE_CHECKING:
     import numpy as np
 
-    from cnnforge.data import Augment, Dataset, Mixing
+    from cnnforge.data import Augmentation, Dataset
+    from cnnforge.plugin import DatasetSpec
+    from cnnforge.plugin_host.discovery import Plugins
 
-_COLUMNS = 8
+_COLUMNS, _COLUMNS_OF_BOXES = 8, 5
 
 
 def show(
@@ -33,9 +35,12 @@ def show(
         ),
     ] = None,
     model: Annotated[
-        str,
-        typer.Option(metavar="MODEL", help="Model that bounds the size of the images."),
-    ] = "lenet",
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Model that bounds the size of the images.  [default: lenet; detector for boxes]",
+        ),
+    ] = None,
     image_size: Annotated[
         str | None,
         typer.Option(
@@ -63,11 +68,13 @@ def show(
     Without --augment, a row has several training images of a class. With it, a row has one image,
     and what each epoch makes of it.
     """
+    from cnnforge.cli.data._boxes import has_boxes
     from cnnforge.cli.data._sheets import check_png, default_sheet, written
 
     path = default_sheet(Path(), "sheet") if output is None else check_png("--output", output)
     plugins = load_plugins(plugin)
-    max_size = plugins.models[model.partition(":")[0]].max_default_size
+    if model is not None:
+        _ = plugins.models[model.partition(":")[0]]
     from cnnforge.configuration import TrainingOptions, check_types
     from cnnforge.data import DataOptions, open_dataset
     from cnnforge.data.references import find_dataset
@@ -80,15 +87,15 @@ def show(
     )
     references = training.augment
     _ = [plugins.augmentations[name.partition(":")[0]] for name in references]
+    # Checked before the import of Keras, which takes seconds.
+    spec, _ = find_dataset(data, plugins.datasets)
     options = DataOptions(
         image_size=training.height_and_width,
         color=training.color,  # pyright: ignore[reportArgumentType]
         seed=training.split_seed,
-        max_size=max_size,
+        max_size=_max_size(model, spec, plugins),
     )
-    # Checked before the import of Keras, which takes seconds.
-    find_dataset(data, plugins.datasets)
-    augmentations: tuple[tuple[str, Augment | Mixing], ...] = ()
+    augmentations: tuple[tuple[str, Augmentation], ...] = ()
     if references:
         from cnnforge.cli._import_keras import import_keras
 
@@ -103,11 +110,80 @@ def show(
     for note in dataset.notes:
         _render.message(f"note: {note}")
     with written(path) as temporary:
-        _draw(temporary, dataset, augmentations, seed)
+        if has_boxes(dataset):
+            _draw_boxes(temporary, dataset, augmentations, seed, plugins)
+        else:
+            _draw(temporary, dataset, augmentations, seed)
+
+
+def _max_size(model: str | None, data: DatasetSpec, plugins: Plugins) -> int:
+    """Return the max height and width that a model sets."""
+    if model is None:
+        model, models = "lenet", plugins.models
+        if not plugins.tasks.same(models[model].task, data.task):
+            fitting = [it for it in models.values() if plugins.tasks.same(it.task, data.task)]
+            model = fitting[0].qualified_name if fitting else model
+    return plugins.models[model.partition(":")[0]].max_default_size
+
+
+def _draw_boxes(
+    path: Path,
+    dataset: Dataset,
+    augmentations: tuple[tuple[str, Augmentation], ...],
+    seed: int,
+    plugins: Plugins,
+) -> None:
+    """Draw images with their boxes: several of each class, or one of it in several epochs."""
+    from cnnforge.cli.data._boxes import CELL, boxed, read_boxes, rows_with
+    from cnnforge.cli.data._sheets import say_latin, some_of
+    from cnnforge.data import samples_of_epoch
+    from cnnforge.reporting.contact_sheet import SheetRow, contact_sheet, some_rows
+
+    first: Any = samples_of_epoch(dataset.train, 0)
+    rows = []
+    for label in some_rows(len(dataset.classes)):
+        own = some_of(rows_with(first.labels, label), _COLUMNS_OF_BOXES)
+        if not len(own):
+            continue
+        found = read_boxes(first, own[:1] if augmentations else own)
+        if augmentations:
+            found += _box_epochs(dataset, augmentations, seed, own[:1], plugins)
+        images = [boxed(image, boxes, labels == label) for image, boxes, labels in found]
+        rows.append(SheetRow(dataset.classes[label], images))
+    say_latin(
+        contact_sheet(
+            path,
+            rows,
+            title=_title(dataset, augmentations, seed, len(rows)),
+            headings=_headings(_COLUMNS_OF_BOXES) if augmentations else (),
+            cell=CELL,
+        )
+    )
+
+
+def _box_epochs(
+    dataset: Dataset,
+    augmentations: tuple[tuple[str, Augmentation], ...],
+    seed: int,
+    row: np.ndarray,
+    plugins: Plugins,
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return what the first epochs make of a training image, with boxes and labels."""
+    from cnnforge.data import AugmentedSamples, samples_of_epoch
+    from cnnforge.tasks.opening import task_for
+
+    task = task_for(dataset, plugins.tasks, {})
+    found = []
+    for epoch in range(_COLUMNS_OF_BOXES - 1):
+        samples = samples_of_epoch(dataset.train, epoch)
+        images, targets = AugmentedSamples(samples, augmentations, seed, epoch).read(row, task)
+        there = targets["labels"][0] >= 0
+        found.append((images[0], targets["boxes"][0][there], targets["labels"][0][there]))
+    return found
 
 
 def _draw(
-    path: Path, dataset: Dataset, augmentations: tuple[tuple[str, Augment | Mixing], ...], seed: int
+    path: Path, dataset: Dataset, augmentations: tuple[tuple[str, Augmentation], ...], seed: int
 ) -> None:
     import numpy as np
 
@@ -127,15 +203,28 @@ def _draw(
         else:
             images = list(_stored(dataset, own))
         rows.append(SheetRow(dataset.classes[label], images))
+    title = _title(dataset, augmentations, seed, len(rows))
+    headings = _headings(_COLUMNS) if augmentations else ()
+    say_latin(contact_sheet(path, rows, title=title, headings=headings))
+
+
+def _title(
+    dataset: Dataset,
+    augmentations: tuple[tuple[str, Augmentation], ...],
+    seed: int,
+    rows: int,
+) -> str:
     height, width, channels = dataset.image_shape
     title = f"{height}x{width}, {'grayscale' if channels == 1 else 'color'}, seed {seed}"
-    headings: list[str] = []
     if augmentations:
         title += f": {', '.join(name.rpartition('/')[2] for name, _ in augmentations)}"
-        headings = ["no change", *(f"epoch {number}" for number in range(1, _COLUMNS))]
-    if len(rows) < len(dataset.classes):
-        title += f", {len(rows)} of {len(dataset.classes):,} classes"
-    say_latin(contact_sheet(path, rows, title=title, headings=headings))
+    if rows < len(dataset.classes):
+        title += f", {rows} of {len(dataset.classes):,} classes"
+    return title
+
+
+def _headings(columns: int) -> list[str]:
+    return ["no change", *(f"epoch {number}" for number in range(1, columns))]
 
 
 def _stored(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
@@ -146,7 +235,7 @@ def _stored(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
 
 def _epochs(
     dataset: Dataset,
-    augmentations: tuple[tuple[str, Augment | Mixing], ...],
+    augmentations: tuple[tuple[str, Augmentation], ...],
     seed: int,
     row: np.ndarray,
 ) -> list[np.ndarray]:

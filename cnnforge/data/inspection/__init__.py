@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
 from cnnforge.data.dataset import Dataset, SkippedFile
 from cnnforge.data.duplicates import equal_items
 from cnnforge.data.findings import class_name_notes, quoted
 from cnnforge.data.images import CheckedImage
+from cnnforge.data.inspection.boxes import about_boxes, count_objects, describe, report_objects
 from cnnforge.data.inspection.near_duplicates import look_alike
+from cnnforge.data.inspection.report import DataReport, Finding, InspectedImage
 from cnnforge.errors import DataError
 from cnnforge.utils.names import printable
 
@@ -23,105 +23,13 @@ _UNEQUAL = 10
 _MAX_IN_LINE = 4
 
 
-class InspectedImage(NamedTuple):
-    """An image in a finding.
-
-    Attributes:
-        name: Its name in the data.
-        class_name: Name of its class.
-        split: Its split, or `""`.
-    """
-
-    name: str
-    class_name: str
-    split: str
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that the user should know about the data.
-
-    Attributes:
-        text: The finding, in one line.
-        wrong: Whether it has to be corrected before training.
-        examples: The images or files that it is about, one line each.
-    """
-
-    text: str
-    wrong: bool
-    examples: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class DataReport:
-    """The result of an inspection.
-
-    Attributes:
-        name: Name of the dataset.
-        counts: Number of images of each class in each part, by class and then by part. The parts
-            are splits, or `"all"` if the data have no splits.
-        unreadable: The files that cannot be read.
-        sizes: Smallest, median and largest (height, width); smallest and largest by area.
-        modes: Number of images by mode, such as `"color"`.
-        copies: Groups of exact copies.
-        alike: Groups of images that look alike; `None` if they were not searched.
-        findings: The findings; first those that are wrong.
-        notes: Notes of the dataset.
-    """
-
-    name: str
-    counts: dict[str, dict[str, int]]
-    unreadable: Sequence[SkippedFile]
-    sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-    modes: dict[str, int]
-    copies: Sequence[Sequence[InspectedImage]]
-    alike: Sequence[Sequence[InspectedImage]] | None
-    findings: Sequence[Finding] = field(default_factory=tuple)
-    notes: Sequence[str] = ()
-
-    @property
-    def parts(self) -> dict[str, int]:
-        """Number of images in each part."""
-        totals: Counter[str] = Counter()
-        for row in self.counts.values():
-            totals.update(row)
-        return dict(totals)
-
-    @property
-    def wrong(self) -> list[Finding]:
-        """The findings that have to be corrected."""
-        return [finding for finding in self.findings if finding.wrong]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the report as plain values, ready for JSON."""
-        smallest, median, largest = map(list, self.sizes)
-        return {
-            "data": self.name,
-            "images": sum(self.parts.values()),
-            "parts": self.parts,
-            "classes": self.counts,
-            "unreadable": [
-                {"file": printable(path), "reason": reason} for path, reason in self.unreadable
-            ],
-            "sizes": {"smallest": smallest, "median": median, "largest": largest},
-            "modes": self.modes,
-            "copies": _groups(self.copies),
-            "alike": None if self.alike is None else _groups(self.alike),
-            "findings": [
-                {"text": it.text, "wrong": it.wrong, "examples": list(it.examples)}
-                for it in self.findings
-            ],
-            "notes": list(self.notes),
-            "wrong": len(self.wrong),
-        }
-
-
 def inspect(dataset: Dataset, *, near: bool = False) -> DataReport:
     """Inspect a dataset.
 
     Wrong are: files that cannot be read, copies of an image with different labels, copies of an
-    image in different splits, a class with one image for training, and a class without any. Images
-    that look alike and classes of very different size are findings, but not wrong.
+    image in different splits, a class with one image for training, a class without any, and objects
+    that are left out. Images that look alike, classes of very different size, and objects that are
+    unusual are findings, but not wrong.
 
     Args:
         dataset: A dataset with labels that was opened with the purpose `"inspection"`.
@@ -144,9 +52,11 @@ def inspect(dataset: Dataset, *, near: bool = False) -> DataReport:
     if any(given):
         # Images without a split are for training, if others have a split.
         given = [each or "train" for each in given]
+    with_boxes = hasattr(dataset.train, "boxes")
+    texts = describe(dataset) if with_boxes else [dataset.classes[int(label)] for label in labels]
     images = [
-        InspectedImage(name, dataset.classes[int(label)], part)
-        for name, label, part in zip(split.names, labels, given, strict=True)
+        InspectedImage(name, text, part)
+        for name, text, part in zip(split.names, texts, given, strict=True)
     ]
     checked = inspection.checked if inspection is not None else ()
     copies = [[images[row] for row in group] for group in equal_items(split.digests)]
@@ -154,15 +64,23 @@ def inspect(dataset: Dataset, *, near: bool = False) -> DataReport:
     if near:
         found = look_alike(dataset.train, split.digests)
         alike = [[images[row] for row in group] for group in found]
-    counts = _counts(dataset.classes, images)
+    parts = Counter(image.split or _ALL for image in images)
+    order = [part for part in (*PARTS, _ALL) if part in parts]
+    if with_boxes:
+        counts = count_objects(dataset, [image.split or _ALL for image in images], order)
+        about = about_boxes(dataset, counts)
+    else:
+        counts = _counts(dataset.classes, images, order)
+        about = _about_classes(counts)
     findings = [
         *_unreadable(dataset.skipped),
         *_about_copies(copies),
-        *_about_classes(counts),
+        *about,
         *_about_alike(alike or ()),
     ]
     return DataReport(
         name=dataset.name,
+        parts={part: parts[part] for part in order},
         counts=counts,
         unreadable=dataset.skipped,
         sizes=_sizes(checked, dataset.image_shape),
@@ -170,14 +88,19 @@ def inspect(dataset: Dataset, *, near: bool = False) -> DataReport:
         copies=copies,
         alike=alike,
         findings=sorted(findings, key=lambda finding: not finding.wrong),
-        notes=tuple(dict.fromkeys((*dataset.notes, *class_name_notes(dataset.classes)))),
+        notes=tuple(
+            dict.fromkeys(
+                (*dataset.notes, *class_name_notes(dataset.classes, folders=not with_boxes))
+            )
+        ),
+        objects=report_objects(dataset) if with_boxes else None,
     )
 
 
-def _counts(classes: Sequence[str], images: Sequence[InspectedImage]) -> dict[str, dict[str, int]]:
+def _counts(
+    classes: Sequence[str], images: Sequence[InspectedImage], parts: Sequence[str]
+) -> dict[str, dict[str, int]]:
     found = Counter((image.class_name, image.split or _ALL) for image in images)
-    present = {part for _, part in found}
-    parts = [part for part in (*PARTS, _ALL) if part in present]
     return {name: {part: found[name, part] for part in parts} for name in classes}
 
 
@@ -311,17 +234,3 @@ def _images(count: int) -> str:
 
 def _classes(count: int) -> str:
     return "1 class" if count == 1 else f"{count} classes"
-
-
-def _groups(groups: Sequence[Sequence[InspectedImage]]) -> list[dict[str, Any]]:
-    return [
-        {
-            "images": [
-                {"name": printable(it.name), "class": it.class_name, "split": it.split or None}
-                for it in group
-            ],
-            "different_labels": len({it.class_name for it in group}) > 1,
-            "across_splits": len({it.split for it in group}) > 1,
-        }
-        for group in groups
-    ]

@@ -16,6 +16,13 @@ from cnnforge.data.dataset import DataOptions, Dataset
 from cnnforge.data.references import open_dataset
 from cnnforge.data.writers.archives import import_pyarrow, write_parquet, write_tar
 from cnnforge.data.writers.arrays import idx_labels, write_idx, write_npz
+from cnnforge.data.writers.boxes import (
+    box_notes,
+    verify_boxes,
+    write_coco,
+    write_voc,
+    write_yolo,
+)
 from cnnforge.data.writers.files import TABLE, write_folder, write_table
 from cnnforge.data.writers.items import Items, splits_of
 from cnnforge.errors import CnnforgeError, DataError, UsageError
@@ -33,12 +40,14 @@ class Format(NamedTuple):
         pixels: Whether images are stored as pixels of one size, not as files.
         suffix: Ending of the file, if the format is one file; empty if it is a folder.
         inner: Name of the file in the folder that a reference names; empty for the folder.
+        boxes: Whether it stores boxes. Otherwise it stores a class for each image.
     """
 
     write: Callable[[Items, Path], None]
     pixels: bool = False
     suffix: str = ""
     inner: str = ""
+    boxes: bool = False
 
 
 FORMATS: dict[str, Format] = {
@@ -48,11 +57,22 @@ FORMATS: dict[str, Format] = {
     "tar": Format(write_tar),
     "idx": Format(write_idx, pixels=True),
     "npz": Format(write_npz, pixels=True, suffix=".npz"),
+    "coco": Format(write_coco, boxes=True),
+    "yolo": Format(write_yolo, boxes=True),
+    "voc": Format(write_voc, boxes=True),
 }
 """The formats, by the name of the dataset that reads them."""
 
 # Endings of files of formats that are written as folders.
-_ENDINGS = {".csv": "table", ".parquet": "parquet", ".tar": "tar", ".zip": "images"}
+_ENDINGS = {
+    ".csv": "table",
+    ".parquet": "parquet",
+    ".tar": "tar",
+    ".zip": "images",
+    ".json": "coco",
+    ".yaml": "yolo",
+    ".xml": "voc",
+}
 
 
 class Target(NamedTuple):
@@ -135,13 +155,20 @@ def convert(
         Notes for the user, one line each.
 
     Raises:
-        UsageError: If something is at the place of the target.
+        UsageError: If something is at the place of the target, or the format stores other labels.
         DataError: If the data have no labels, cannot be read, or cannot be stored in the format
             without a loss.
         CnnforgeError: If the target cannot be written, or an optional package is missing.
     """
     items = Items(dataset)
     form = target.format
+    if items.has_boxes != form.boxes:
+        has, needs = ("boxes", "a class") if items.has_boxes else ("classes", "boxes")
+        names = ", ".join(name for name, each in FORMATS.items() if each.boxes == items.has_boxes)
+        raise UsageError(
+            f"{printable(dataset.name)} has {has}, and {target.kind} stores {needs} for each "
+            f"image: use one of {names}"
+        )
     with _failing(target.path), _temporary(target.path, is_file=bool(form.suffix)) as temporary:
         form.write(items, temporary)
         _verify(items, target, temporary, datasets)
@@ -211,11 +238,18 @@ def _verify(items: Items, target: Target, temporary: Path, datasets: Registry[Da
     """Check that the written data have the same classes and splits as the original ones."""
     if target.kind not in datasets:
         return
+    options = DataOptions(purpose="inspection")
+    if items.has_boxes:
+        verify_boxes(
+            items,
+            open_dataset(_reference(target.kind, temporary), datasets, options),
+            target.kind,
+        )
+        return
     names = list(items.classes)
     if target.kind == "idx":
         names = [str(number) for number in idx_labels(names)]
     expected = Counter((names[item.label], item.split) for item in items.items)
-    options = DataOptions(purpose="inspection")
     written = open_dataset(_reference(target.kind, temporary), datasets, options)
     labels = getattr(written.train, "labels", ())
     found = Counter(
@@ -237,6 +271,8 @@ def _notes(items: Items, target: Target) -> tuple[str, ...]:
     if dataset.skipped:
         files = "1 file" if len(dataset.skipped) == 1 else f"{len(dataset.skipped)} files"
         notes.append(f"{files} that cannot be read left out; 'cnnforge data check' lists them")
+    if items.has_boxes:
+        return (*notes, *box_notes(items, target.kind))
     checked = dataset.inspection.checked if dataset.inspection is not None else ()
     height, width, _ = dataset.image_shape
     resized = sum(image.size != (height, width) for image in checked)

@@ -27,7 +27,7 @@ class Item(NamedTuple):
 
     Attributes:
         row: Its index among the samples of the dataset.
-        label: Index of its class.
+        label: Index of its class; 0 if it has boxes.
         split: `"train"`, `"validation"` or `"test"`; empty if the data have no splits.
     """
 
@@ -65,11 +65,18 @@ class Items:
             )
         roles = splits_of(dataset)
         self.splits = [role for role in ("", "train", "validation", "test") if role in {*roles}]
+        if self.has_boxes:
+            labels = [0] * len(labels)
         self.items = [
             Item(row, int(label), role)
             for row, (label, role) in enumerate(zip(labels, roles, strict=True))
         ]
         self.items.sort(key=lambda item: self.splits.index(item.split))
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the samples have boxes."""
+        return hasattr(self.dataset.train, "boxes")
 
     @property
     def classes(self) -> Sequence[str]:

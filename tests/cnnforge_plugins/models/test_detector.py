@@ -1,0 +1,134 @@
+"""The detectors: their maps, their layers, and the weights that they share."""
+
+from functools import partial
+
+import keras
+import numpy as np
+import pytest
+
+from cnnforge.conversion import forge
+from cnnforge_kernels.plan import Plan, optimize
+from cnnforge_plugins.inference.builder import express
+from cnnforge_plugins.models import detector, lite0_weights
+from cnnforge_plugins.models.efficientnet_lite0 import build as lite0
+
+LITE0 = partial(detector.detector, argument="efficientnet_lite0")
+BUILDS = {
+    "detector": detector.detector,
+    "detector:efficientnet_lite0": LITE0,
+    "detector_m": detector.detector_m,
+    "detector_backbone": detector.backbone,
+}
+TO_FORGE = (
+    keras.layers.Conv2D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.BatchNormalization,
+    keras.layers.MaxPooling2D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.Dropout,
+)
+
+
+def maps(model: keras.Model) -> list[tuple[int, ...]]:
+    shapes = model.output_shape
+    return [shape[1:] for shape in (shapes if isinstance(shapes, list) else [shapes])]
+
+
+def randomized(model: keras.Model) -> keras.Model:
+    """Return the model with statistics and offsets as if trained, else folding is hardly tested."""
+    random = np.random.default_rng(1)
+    for weight in model.weights:
+        kind = weight.path.rpartition("/")[2]
+        if kind in ("bias", "beta", "moving_mean"):
+            weight.assign(random.normal(0, 0.1, weight.shape))
+        elif kind in ("gamma", "moving_variance"):
+            weight.assign(random.uniform(0.8, 1.3, weight.shape))
+    return model
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_detector_is_small_and_has_one_map(channels: int) -> None:
+    model = detector.detector((128, 128, channels), 10)
+    assert maps(model) == [(32, 32, 14)]
+    assert model.count_params() < 300_000
+
+
+def test_detector_m_has_three_maps() -> None:
+    model = detector.detector_m((320, 256, 3), 2)
+    assert maps(model) == [(80, 64, 6), (40, 32, 6), (20, 16, 6)]
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 70), (47, 95), (100, 75)])
+def test_any_size_is_padded_and_keeps_its_strides(size: tuple[int, int]) -> None:
+    for build in (detector.detector, LITE0, detector.detector_m):
+        model = build((*size, 1), 1)
+        shapes = maps(model)
+        for axis in (0, 1):
+            # A map covers the image, and its stride follows from the two sizes.
+            ratios = [size[axis] / shape[axis] for shape in shapes]
+            assert [2 ** int(np.ceil(np.log2(ratio))) for ratio in ratios] == [4, 8, 16][
+                : len(shapes)
+            ]
+            assert all(shape[axis] * 4 * 2**k >= size[axis] for k, shape in enumerate(shapes))
+        outputs = model.predict(np.full((2, *size, 1), 255, np.uint8), verbose=0)
+        assert all(np.isfinite(part).all() for part in keras.tree.flatten(outputs))
+
+
+def test_wrong_arguments_are_told() -> None:
+    with pytest.raises(ValueError, match="detector needs images of at least 16 x 16"):
+        detector.detector((16, 15, 1), 3)
+    with pytest.raises(ValueError, match="detector_m needs images of at least 32 x 32"):
+        detector.detector_m((31, 40, 1), 3)
+    with pytest.raises(ValueError, match="detector needs at least 1 class, got 0"):
+        detector.detector((32, 32, 1), 0)
+    with pytest.raises(ValueError, match="no backbone 'vgg': write detector or detector:eff"):
+        detector.detector((32, 32, 1), 3, "vgg")
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_every_convolution_normalization_and_pooling_is_forged(name: str) -> None:
+    model = BUILDS[name]((48, 64, 3), 3)
+    stock = {type(layer) for layer in model.layers}
+    assert all(kind.__module__.startswith("keras.") for kind in stock)
+    left = [layer.name for layer in forge(model, "numba").layers if type(layer) in TO_FORGE]
+    assert left == []
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 1), (50, 75, 3)])
+@pytest.mark.parametrize("name", BUILDS)
+def test_the_plan_computes_what_keras_computes(name: str, shape: tuple[int, int, int]) -> None:
+    keras.utils.set_random_seed(0)
+    model = randomized(BUILDS[name](shape, 4))
+    images = np.random.default_rng(0).integers(0, 256, (3, *shape)).astype(np.uint8)
+    expected = model.predict(images, verbose=0)
+    outputs = Plan(optimize(express(model))).predict(images)
+    keras.tree.assert_same_structure(outputs, expected)
+    for ours, theirs in zip(keras.tree.flatten(outputs), keras.tree.flatten(expected), strict=True):
+        scale = max(1.0, float(np.abs(theirs).max()))
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("build", [detector.detector, detector.detector_m])
+def test_the_backbone_has_the_layers_of_the_detectors(build) -> None:
+    others = {layer.name: layer for layer in detector.backbone((32, 32, 1), 10).layers}
+    model = build((64, 64, 1), 3)
+    shared = [layer for layer in model.layers if layer.weights and layer.name in others]
+    assert len(shared) == (14 if build is detector.detector else 18)
+    for layer in shared:
+        shapes = [weight.shape for weight in others[layer.name].weights]
+        assert [weight.shape for weight in layer.weights] == shapes
+
+
+@pytest.mark.skipif(lite0_weights.find() is None, reason="the ImageNet weights are not installed")
+def test_the_imagenet_weights_are_those_of_the_classification() -> None:
+    whole, model = lite0((32, 32, 3), 7), LITE0((64, 64, 1), 3)
+    before = model.get_layer("neck16_fine_conv").get_weights()[0]
+    for each in (whole, model):
+        lite0_weights.assign(each, "efficientnet_lite0")
+    for layer in model.layers:
+        if layer.name.startswith(("stem", "block")):
+            for ours, theirs in zip(
+                layer.weights, whole.get_layer(layer.name).weights, strict=True
+            ):
+                np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(before, model.get_layer("neck16_fine_conv").get_weights()[0])
