@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnforge.cli._common import PluginOption, load_plugins
+from cnnforge.cli._common import PluginOption, check_file, default_file, load_plugins
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,9 +63,12 @@ def show(
     Without --augment, a row has several training images of a class. With it, a row has one image,
     and what each epoch makes of it.
     """
-    from cnnforge.cli.data._sheets import check_png, default_sheet, written
+    from cnnforge.cli.data._sheets import written
 
-    path = default_sheet(Path(), "sheet") if output is None else check_png("--output", output)
+    if output is None:
+        path = default_file(Path(), "sheet", ".png")
+    else:
+        path = check_file("--output", output, ".png", "the sheet is a PNG file")
     plugins = load_plugins(plugin)
     max_size = plugins.models[model.partition(":")[0]].max_default_size
     from cnnforge.configuration import TrainingOptions, check_types
