@@ -43,7 +43,10 @@ def predict(
         Path | None,
         typer.Option(metavar="FILE", help="Write all rows to a .csv or .json file."),
     ] = None,
-    top_k: Annotated[int, typer.Option(metavar="K", min=1, help="Number of classes in a row.")] = 3,
+    top_k: Annotated[
+        int | None,
+        typer.Option(metavar="K", min=1, help="Number of classes in a row.  [default: 3]"),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Predict only the first N images.")
     ] = None,
@@ -84,6 +87,7 @@ def predict(
 
     trained = open_trained(run, kernels, plugin, load_plugins)
     from cnnforge.prediction import find_inputs
+    from cnnforge.tasks import prediction_options
 
     found = find_inputs(
         inputs,
@@ -99,10 +103,14 @@ def predict(
         # Before the predictions are computed, find out whether the task has such a file.
         task.submission([], [], "id")
         ids = _ids(found)
+    given = {"top_k": top_k}
+    options = prediction_options(
+        task, {name: value for name, value in given.items() if value is not None}
+    )
     rows: list[Row] = []
     for part in found:
         left = None if limit is None else limit - len(rows)
-        rows += part.predict(trained.predictor, top_k, left)
+        rows += part.predict(trained.predictor, left, **options)
     from cnnforge.cli import _render
     from cnnforge.errors import RunError
 

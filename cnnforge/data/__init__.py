@@ -4,13 +4,9 @@ Images and labels are NumPy arrays. This package imports neither Keras nor the f
 """
 
 from cnnforge.data.arrays import dataset_from_arrays, unlabelled_from_arrays
-from cnnforge.data.augmentation import (
-    Augment,
-    AugmentedSamples,
-    Draws,
-    Mixing,
-    TargetFunctions,
-)
+from cnnforge.data.augmentation.draws import Draws
+from cnnforge.data.augmentation.kinds import Augment, Augmentation, Composing, Mixing
+from cnnforge.data.augmentation.samples import AugmentedSamples, TargetFunctions
 from cnnforge.data.cache import CachedSamples, cached
 from cnnforge.data.dataset import (
     ArraySamples,
@@ -63,6 +59,7 @@ from cnnforge.data.picture_dataset import (
     dataset_from_files,
     file_ids,
 )
+from cnnforge.data.placement import Placement, Placing, letterbox
 from cnnforge.data.references import open_dataset, parse
 from cnnforge.data.sizes import choose_size
 from cnnforge.data.split import Parts, choose_parts, singleton_classes_note, stratified_split
@@ -75,9 +72,11 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "ArraySamples",
     "Augment",
+    "Augmentation",
     "AugmentedSamples",
     "CachedSamples",
     "CheckedImage",
+    "Composing",
     "DataOptions",
     "DataSummary",
     "Dataset",
@@ -93,6 +92,8 @@ __all__ = [
     "Parts",
     "Picture",
     "PictureFile",
+    "Placement",
+    "Placing",
     "Role",
     "Samples",
     "SkippedFile",
@@ -125,6 +126,7 @@ __all__ = [
     "fingerprint",
     "fit",
     "left_out_notes",
+    "letterbox",
     "loose_form",
     "normal_name",
     "only_subfolder",

@@ -12,6 +12,7 @@ import numpy as np
 from cnnforge.configuration import COLORS
 from cnnforge.data.digests import Split
 from cnnforge.data.images import CheckedImage
+from cnnforge.data.placement import PLACINGS, Placing
 from cnnforge.errors import DataError, UsageError
 from cnnforge.plugin import DEFAULT_TASK
 from cnnforge.utils.names import normal_name
@@ -41,6 +42,7 @@ class DataOptions:
             of all splits, and `inspection` of the dataset says which split each sample is in.
         max_size: Max height and width in pixels of images whose size `image_size` does not give,
             or a function that returns it for the median (height, width); `None`: no limit.
+        placing: The way in which images of another size fill the images of the dataset.
 
     Raises:
         UsageError: If a value is not allowed.
@@ -53,6 +55,7 @@ class DataOptions:
     strict: bool = False
     purpose: Purpose = "training"
     max_size: int | Callable[[tuple[int, int]], int] | None = None
+    placing: Placing = "stretch"
 
     def __post_init__(self) -> None:
         if self.image_size is not None and (
@@ -63,6 +66,8 @@ class DataOptions:
             )
         if self.color not in COLORS:
             raise UsageError(f"the color is {self.color!r}: use one of {', '.join(COLORS)}")
+        if self.placing not in PLACINGS:
+            raise UsageError(f"placing is {self.placing!r}: use one of {', '.join(PLACINGS)}")
         if not (0.0 < self.validation_fraction < 1.0):
             raise UsageError(
                 f"the validation fraction is {self.validation_fraction!r}: "
@@ -104,6 +109,8 @@ class Samples(Protocol):
     The targets are stored in other attributes, whose names depend on the task. A classification
     reads `labels`, (N,) int32: indices into the classes of the dataset. Samples may also have an
     attribute `ids`, a list of N texts, if the data name each sample: a submission contains them.
+    Samples whose images are resized may have an attribute `sizes`, (N, 2) int64: height and width
+    of the original images.
 
     Attributes:
         names: N texts: the origin of each sample.

@@ -17,6 +17,7 @@ from cnnforge.data.images import (
     check_image,
     read_into,
 )
+from cnnforge.data.placement import Placing
 from cnnforge.data.stored import ImageSource, open_source, source_path
 from cnnforge.errors import DataError
 from cnnforge.utils.names import printable
@@ -34,6 +35,7 @@ class ImageFiles:
         labels: (N,) integers.
         image_shape: (H, W, C) of every fetched image.
         ids: N texts: the id that the data give each image; `None` if they give none.
+        placing: The way in which an image of another size fills a fetched image.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class ImageFiles:
         labels: np.ndarray,
         image_shape: tuple[int, int, int],
         ids: Sequence[str] | None = None,
+        placing: Placing = "stretch",
     ) -> None:
         if len(files) != len(labels):
             raise ValueError(f"there are {len(files)} files and {len(labels)} labels")
@@ -50,6 +53,7 @@ class ImageFiles:
         self.labels = np.ascontiguousarray(labels, dtype=np.int32)
         self.ids = None if ids is None else list(ids)
         self._image_shape = image_shape
+        self._placing: Placing = placing
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -97,7 +101,7 @@ class ImageFiles:
         images = np.empty((len(indices), *self._image_shape), np.uint8)
 
         def decode(row: int) -> None:
-            read_into(self._files[int(indices[row])], images[row])
+            read_into(self._files[int(indices[row])], images[row], self._placing)
 
         try:
             in_parallel(decode, range(len(indices)))

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cnnforge.data.decoders import jpeg_pixels, plain_jpeg, plain_png
 from cnnforge.data.formats import content_reason, pillow_formats
+from cnnforge.data.placement import Placing, as_mode, place
 from cnnforge.data.stored import ImageSource, open_source, read_source, source_path
 from cnnforge.errors import DataError
 from cnnforge.utils.names import printable
@@ -30,7 +31,7 @@ _TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
-# Pixels up to this value look black: JPEG files of video frames store black as 16. Pixels that
+# Pixels up to this value look black (JPEG files of video frames store black as 16), and pixels that
 # differ from white by no more look white.
 _DARK = 16
 
@@ -104,18 +105,21 @@ class _Flat(NamedTuple):
     narrow: bool = False
 
 
-def read_image(path: ImageSource, image_shape: tuple[int, int, int]) -> np.ndarray:
+def read_image(
+    path: ImageSource, image_shape: tuple[int, int, int], placing: Placing = "stretch"
+) -> np.ndarray:
     """Decode an image file, and convert the image to a given shape.
 
     The image is rotated as its orientation (EXIF) says. Only the first frame of an animation is
     read. Transparent pixels are shown on white, or on black if everything that is visible would
     vanish on white. 16-bit gray is scaled to 8 bits, unless its values are all below 256. If the
-    image has another size, it is resampled (bicubic with antialiasing), and its aspect ratio is not
-    kept. Colour profiles are ignored.
+    image has another size, it is resampled (bicubic, with antialiasing). Colour profiles are
+    ignored.
 
     Args:
         path: The file, or its place in another file.
         image_shape: (H, W, C); C is 1 (grayscale, by ITU-R 601 luma) or 3 (RGB).
+        placing: The way in which an image of another size fills the result.
 
     Returns:
         (H, W, C) uint8.
@@ -125,16 +129,20 @@ def read_image(path: ImageSource, image_shape: tuple[int, int, int]) -> np.ndarr
             has 32-bit pixels, which have no fixed range.
     """
     pixels = np.empty(image_shape, np.uint8)
-    read_into(path, pixels)
+    read_into(path, pixels, placing)
     return pixels
 
 
-def read_into(path: ImageSource, pixels: np.ndarray) -> None:
+def read_into(path: ImageSource, pixels: np.ndarray, placing: Placing) -> tuple[int, int]:
     """Decode an image file into an array, see `read_image`.
 
     Args:
         path: The file, or its place in another file.
         pixels: (H, W, C) uint8 array for the pixels, which must be contiguous; C is 1 or 3.
+        placing: The way in which an image of another size fills the array.
+
+    Returns:
+        Height and width of the image after it is rotated as its orientation (EXIF) says.
 
     Raises:
         UnreadableImage: See `read_image`.
@@ -143,33 +151,39 @@ def read_into(path: ImageSource, pixels: np.ndarray) -> None:
     # Most files are of these two kinds. `Image.open` takes longer than decoding a small image.
     if content is not None:
         if (plain := plain_png(content)) is not None:
-            _fit_into(plain, pixels)
-            return
+            _fit_into(plain, pixels, placing)
+            return plain.height, plain.width
         mode = plain_jpeg(content, pixels.shape)
         if mode and jpeg_pixels(content, mode, pixels.shape[:2], False, pixels) is not None:
-            return
+            return pixels.shape[0], pixels.shape[1]
     with _reading(path, content) as image:
         if content is not None and image.format in ("JPEG", "MPO"):
-            _read_jpeg(image, content, pixels)
-        else:
-            _fit_into(_upright(image), pixels)
+            return _read_jpeg(image, content, pixels, placing)
+        upright = _upright(image)
+        _fit_into(upright, pixels, placing)
+        return upright.height, upright.width
 
 
-def _read_jpeg(image: Image.Image, content: bytes, pixels: np.ndarray) -> None:
+def _read_jpeg(
+    image: Image.Image, content: bytes, pixels: np.ndarray, placing: Placing
+) -> tuple[int, int]:
     height, width, channels = pixels.shape
-    full_size = image.size
+    full_size, orientation = image.size, _orientation(image)
+    shown = _shown_size(full_size, orientation)
     # The decoder can halve the size of an image while it decodes, which saves time. Ask for at
     # least twice the final size, so that the quality depends on the resampling in `fit`.
     image.draft(None, (2 * max(width, height), 2 * max(width, height)))
     size, reduced = (image.height, image.width), image.size != full_size
-    method = _TRANSPOSES.get(_orientation(image))
+    method = _TRANSPOSES.get(orientation)
     as_stored = method is None and size == (height, width) and channels == len(image.getbands())
     decoded = jpeg_pixels(content, image.mode, size, reduced, pixels if as_stored else None)
     if decoded is None:
-        _fit_into(_upright(image), pixels)
+        _fit_into(_upright(image), pixels, placing, shown)
     elif not as_stored:
         upright = Image.fromarray(decoded[:, :, 0] if image.mode == "L" else decoded)
-        _fit_into(upright if method is None else upright.transpose(method), pixels)
+        upright = upright if method is None else upright.transpose(method)
+        _fit_into(upright, pixels, placing, shown)
+    return shown
 
 
 def describe_image(path: ImageSource) -> ImageInfo:
@@ -234,12 +248,15 @@ def check_image(path: ImageSource) -> CheckedImage:
     )
 
 
-def fit(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:
+def fit(
+    image: Image.Image, image_shape: tuple[int, int, int], placing: Placing = "stretch"
+) -> np.ndarray:
     """Resize a decoded image and convert it to uint8, in the same way as `read_image`.
 
     Args:
         image: A Pillow image. Modes with 32-bit pixels are not accepted.
         image_shape: (H, W, C); C is 1 or 3.
+        placing: The way in which an image of another size fills the result.
 
     Returns:
         (H, W, C) uint8.
@@ -248,21 +265,14 @@ def fit(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:
         ValueError: If the mode cannot be converted to 8 bits.
     """
     pixels = np.empty(image_shape, np.uint8)
-    _fit_into(image, pixels)
+    _fit_into(image, pixels, placing)
     return pixels
 
 
-def _fit_into(image: Image.Image, pixels: np.ndarray) -> None:
-    height, width, channels = pixels.shape
-    flat = _as_mode(_flat(image).image, "L" if channels == 1 else "RGB")
-    if flat.size != (width, height):
-        flat = flat.resize((width, height), Image.Resampling.BICUBIC)
-    pixels[...] = np.frombuffer(flat.tobytes(), np.uint8).reshape(pixels.shape)
-
-
-def _as_mode(image: Image.Image, mode: str) -> Image.Image:
-    # Pillow copies all pixels if the mode is the same.
-    return image if image.mode == mode else image.convert(mode)
+def _fit_into(
+    image: Image.Image, pixels: np.ndarray, placing: Placing, size: tuple[int, int] = (0, 0)
+) -> None:
+    place(_flat(image).image, pixels, placing, size)
 
 
 @contextmanager
@@ -342,7 +352,7 @@ def _flat(image: Image.Image) -> _Flat:
         raise _UnsupportedPixels("32-bit pixels have no fixed range: save it with 8 or 16 bits")
     if image.has_transparency_data:
         return _on_a_background(image.convert("RGBA"))
-    return _Flat(_as_mode(image, "L" if image.mode in ("1", "L") else "RGB"))
+    return _Flat(as_mode(image, "L" if image.mode in ("1", "L") else "RGB"))
 
 
 def _on_a_background(image: Image.Image) -> _Flat:

@@ -170,6 +170,7 @@ def dataset_from_files(
             split.labels,
             image_shape,
             [each.file.id or "" for each in chosen],
+            options.placing,
         )
         for chosen, split in zip(parts, splits, strict=True)
     )

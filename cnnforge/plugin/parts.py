@@ -104,7 +104,8 @@ class AugmentationSpec(Spec):
     returns images of the same shape. It must not write to `images`, and must take all random
     numbers from `draws`. If it moves pixels, it must return two values: the images, and the affine
     transform of each, (N, 2, 3) float32, in the coordinates of `cnnforge.data.transforms`. To mix
-    images with other training images, `make` returns a `cnnforge.data.Mixing`, not a function.
+    images with other training images, `make` returns a `cnnforge.data.Mixing`, not a function. To
+    compose each image of several, it returns a `cnnforge.data.Composing`.
     """
 
     kind: ClassVar[str] = "augmentation"

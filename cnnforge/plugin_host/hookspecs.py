@@ -97,7 +97,8 @@ def cnnforge_augmentations() -> Iterable[AugmentationSpec]:
         and returns new images of the same shape. It must take all random numbers from `draws`, a
         `cnnforge.data.Draws`. These numbers depend only on the seed, the epoch and the sample, so a
         resumed run trains on the same images as an uninterrupted one. `make` may also return a
-        `cnnforge.data.Mixing`, which mixes images with other training images.
+        `cnnforge.data.Mixing`, which mixes images with other training images, or a
+        `cnnforge.data.Composing`, which composes several.
     """
     raise NotImplementedError
 

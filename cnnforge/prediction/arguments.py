@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cnnforge.data import fit, printable, read_image
+from cnnforge.data import Placing, fit, letterbox, printable
 from cnnforge.data.files import in_parallel
+from cnnforge.data.images import read_into
+from cnnforge.data.placement import BORDER
 from cnnforge.data.prefetch import MAX_BYTES
 from cnnforge.errors import DataError, UsageError
 
@@ -63,14 +65,18 @@ class GivenImages:
             return [f"image {number}" for number in range(len(self.items))]
         return [_name(item, number) for number, item in enumerate(self.items)]
 
-    def batches(self, image_shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
+    def batches(
+        self, image_shape: tuple[int, int, int], placing: Placing
+    ) -> Iterator[tuple[np.ndarray, list[tuple[int, int]]]]:
         """Convert the images to the shape of the model, in batches of at most 32 MiB.
 
         Args:
             image_shape: (H, W, C) of the model.
+            placing: The way in which an image of another size fills the model's image.
 
         Yields:
-            (n, H, W, C) arrays, uint8 or float32; at least one.
+            At least one batch: the images, (n, H, W, C) uint8 or float32, and the height and width
+            that each of them had.
 
         Raises:
             DataError: A file is not an image, or is damaged.
@@ -78,18 +84,20 @@ class GivenImages:
         """
         items, size = self.items, max(1, min(512, MAX_BYTES // int(np.prod(image_shape))))
         if not len(items):
-            yield np.empty((0, *image_shape), np.uint8)
+            yield np.empty((0, *image_shape), np.uint8), []
         for first in range(0, len(items), size):
             group = items[first : first + size]
             if isinstance(group, np.ndarray) and group.shape[1:] == image_shape:
-                yield _pixels(group, f"images {first} to {first + len(group) - 1}")
+                pixels = _pixels(group, f"images {first} to {first + len(group) - 1}")
+                yield pixels, [image_shape[:2]] * len(group)
                 continue
 
-            def converted(numbered: tuple[int, Any]) -> np.ndarray:
-                return _fitted(*numbered, image_shape)
+            def converted(numbered: tuple[int, Any]) -> tuple[np.ndarray, tuple[int, int]]:
+                return _fitted(*numbered, image_shape, placing)
 
+            images, sizes = zip(*in_parallel(converted, list(enumerate(group, first))), strict=True)
             # uint8 and float32 images together are float32.
-            yield np.stack(in_parallel(converted, list(enumerate(group, first))))
+            yield np.stack(images), list(sizes)
 
 
 def _name(item: Any, number: int) -> str:
@@ -98,14 +106,21 @@ def _name(item: Any, number: int) -> str:
     return f"image {number}"
 
 
-def _fitted(number: int, item: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """Convert one image to the shape of the model, as `read_image` converts files."""
+def _fitted(
+    number: int, item: Any, image_shape: tuple[int, int, int], placing: Placing
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Convert one image to the shape of the model, as `read_image` converts files.
+
+    Returns:
+        The image, and the height and width that it had.
+    """
     name = _name(item, number)
     if isinstance(item, str | os.PathLike):
-        return read_image(os.fspath(item), image_shape)
+        pixels = np.empty(image_shape, np.uint8)
+        return pixels, read_into(os.fspath(item), pixels, placing)
     if isinstance(item, Image.Image):
         try:
-            return fit(item, image_shape)
+            return fit(item, image_shape, placing), (item.height, item.width)
         except (ValueError, OSError) as error:
             raise DataError(f"{name}: {error}") from error
     if not isinstance(item, np.ndarray):
@@ -117,21 +132,27 @@ def _fitted(number: int, item: Any, image_shape: tuple[int, int, int]) -> np.nda
             f"{name} has the shape {item.shape}: expected (H, W) or (H, W, C), with 1, 3 or 4 "
             "channels"
         )
+    size = pixels.shape[0], pixels.shape[1]
     if pixels.shape == image_shape:
-        return pixels
+        return pixels, size
     if pixels.dtype == np.uint8:
-        return fit(
-            Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels), image_shape
-        )
-    return _fitted_floats(pixels, name, image_shape)
-
-
-def _fitted_floats(pixels: np.ndarray, name: str, image_shape: tuple[int, int, int]) -> np.ndarray:
-    height, width, channels = image_shape
+        image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        return fit(image, image_shape, placing), size
     if pixels.shape[2] == 4:
         raise UsageError(f"{name} is a float image with 4 channels: remove the transparency")
+    return _fitted_floats(pixels, image_shape, placing), size
+
+
+def _fitted_floats(
+    pixels: np.ndarray, image_shape: tuple[int, int, int], placing: Placing
+) -> np.ndarray:
+    height, width, channels = image_shape
     if channels == 1 and pixels.shape[2] == 3:
         pixels = (pixels @ _LUMA)[:, :, np.newaxis]
+    left = top = 0
+    if placing == "letterbox":
+        placed = letterbox((pixels.shape[0], pixels.shape[1]), (height, width))
+        left, top, width, height = placed.left, placed.top, placed.width, placed.height
     if pixels.shape[:2] != (height, width):
         planes = [
             np.asarray(
@@ -143,7 +164,9 @@ def _fitted_floats(pixels: np.ndarray, name: str, image_shape: tuple[int, int, i
         ]
         # Bicubic resampling overshoots at edges, and pixels of files are clipped there.
         pixels = np.stack(planes, -1).clip(0, 255)
-    return np.ascontiguousarray(np.broadcast_to(pixels, image_shape))
+    result = np.full(image_shape, BORDER, np.float32)
+    result[top : top + height, left : left + width] = pixels
+    return result
 
 
 def _pixels(array: np.ndarray, name: str) -> np.ndarray:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
+from typing import Any
 
 from cnnforge.data import (
     IMAGE_SUFFIXES,
@@ -57,10 +58,13 @@ class FileInputs:
         return "id", file_ids([*self.paths, *(path for path, _ in self.errors)])
 
     def predict(
-        self, predictor: Predictor, top_k: int = 3, limit: int | None = None
+        self, predictor: Predictor, limit: int | None = None, **options: Any
     ) -> Iterator[Row]:
-        """Predict the first `limit` files, or all if it is `None`. Yield a table row for each."""
-        yield from predictor.predict_files(self.paths[:limit], top_k)
+        """Predict the first `limit` files, or all if it is `None`. Yield a table row for each.
+
+        `options` are the prediction options of the task.
+        """
+        yield from predictor.predict_files(self.paths[:limit], **options)
         left = None if limit is None else max(0, limit - len(self.paths))
         for path, reason in islice(self.errors, left):
             yield predictor.task.unread_row(printable(path), reason)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -18,9 +18,9 @@ from cnnforge.prediction.opening import changes_of, open_predictor, plugin_names
 from cnnforge.prediction.predictor import Predictor
 from cnnforge.runs import CONFIG, RunDirectory, requirements
 from cnnforge.runs.finding import find_run
-from cnnforge.tasks import Row
+from cnnforge.tasks import Row, Source, prediction_options
 from cnnforge.tasks.classification import Classification
-from cnnforge.utils.structures import flatten, map_structure
+from cnnforge.utils.structures import map_structure
 
 if TYPE_CHECKING:
     from cnnforge.conversion import Kernels
@@ -79,7 +79,7 @@ class Model:
         self.classes = task.classes if isinstance(task, Classification) else None
         self.run = run
 
-    def predict(self, images: Any, *, top_k: int = 3) -> Any:
+    def predict(self, images: Any, **options: Any) -> Any:
         """Predict one image, or several.
 
         Args:
@@ -88,7 +88,8 @@ class Model:
                 or a list of paths and arrays. Arrays have pixel values from 0 to 255, uint8 or
                 float. An array with three axes is one image if the last axis has 1, 3 or 4 entries.
                 Images of another size or with other channels are converted as those of files are.
-            top_k: Max number of classes in `Prediction.top`.
+            options: Prediction options of the task. For a classification, `top_k` is the max number
+                of classes in `Prediction.top`, by default 3.
 
         Returns:
             For one image its prediction: for a classification, a
@@ -96,16 +97,17 @@ class Model:
 
         Raises:
             DataError: A file is not an image, or is damaged.
-            UsageError: An argument is not an image or a sequence of images, or `top_k` is below 1.
+            UsageError: An argument is not an image or a sequence of images, or an option is not
+                valid.
         """
-        if type(top_k) is not int or top_k < 1:
-            raise UsageError(f"top_k must be a number of classes, 1 or more, got {top_k!r}")
+        task = self._predictor.task
+        values = prediction_options(task, options)
         given = GivenImages.of(images)
         names, rows, parts = iter(given.names()), [], []
-        for outputs in self._parts(given):
-            parts.append(outputs)
-            own = list(islice(names, len(flatten(outputs)[0])))
-            rows += self._predictor.task.rows(outputs, own, None, top_k)
+        for batch, sizes in given.batches(self.image_shape, task.placing):
+            parts.append(self._predictor.predict_images(batch))
+            sources = list(map(Source, islice(names, len(sizes)), sizes))
+            rows += task.rows(parts[-1], sources, None, values)
         return rows[0] if given.single else Predictions(rows, _joined(parts))
 
     def outputs(self, images: Any) -> Any:
@@ -124,15 +126,17 @@ class Model:
             UsageError: An argument is not an image or a sequence of images.
         """
         given = GivenImages.of(images)
-        joined = _joined(list(self._parts(given)))
+        placing = self._predictor.task.placing
+        joined = _joined(
+            [
+                self._predictor.predict_images(batch)
+                for batch, _ in given.batches(self.image_shape, placing)
+            ]
+        )
         return map_structure(lambda array: array[0], joined) if given.single else joined
 
     def __repr__(self) -> str:
         return f"<Model of {self.run}: images {'x'.join(map(str, self.image_shape))}>"
-
-    def _parts(self, given: GivenImages) -> Iterator[Any]:
-        for batch in given.batches(self.image_shape):
-            yield self._predictor.predict_images(batch)
 
 
 def load(

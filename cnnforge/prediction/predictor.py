@@ -5,15 +5,16 @@ Nothing here needs Keras: the model is a plan, or a Keras model in `keras_model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from cnnforge.data import Dataset, Samples, UnreadableImage, printable, read_image
+from cnnforge.data import Dataset, Samples, UnreadableImage, printable
 from cnnforge.data.files import in_parallel
+from cnnforge.data.images import read_into
 from cnnforge.data.prefetch import MAX_BYTES, StepsPerCall, chunks, images_only
-from cnnforge.tasks import Evaluation, Row, Task
+from cnnforge.tasks import Evaluation, Row, Source, Task, prediction_options
 from cnnforge.utils.structures import map_structure
 
 BATCH_SIZE = 64
@@ -123,27 +124,35 @@ class Predictor:
             evaluator.add(outputs)
         return evaluator.result()
 
-    def predict_files(self, paths: Sequence[str], top_k: int = 3) -> Iterator[Row]:
+    def predict_files(self, paths: Sequence[str], **options: Any) -> Iterator[Row]:
         """Predict image files, and return rows of a prediction table.
 
         Args:
             paths: The files.
-            top_k: Max number of predicted classes per row, if the task ranks classes.
+            options: Prediction options of the task, for instance `top_k=1`.
 
         Yields:
             One row per path, in the order of the paths. The row of an unreadable file contains the
             reason instead of a prediction.
+
+        Raises:
+            UsageError: The task does not have an option, or a value is not valid.
         """
+        values = prediction_options(self.task, options)
         together = max(1, min(512, MAX_BYTES // int(np.prod(self.image_shape))))
         for first in range(0, len(paths), together):
             group = paths[first : first + together]
             read = in_parallel(self._read, group)
-            good = [i for i, image in enumerate(read) if isinstance(image, np.ndarray)]
-            images = [image for image in read if isinstance(image, np.ndarray)]
+            good = [
+                (path, *image)
+                for path, image in zip(group, read, strict=True)
+                if not isinstance(image, UnreadableImage)
+            ]
             rows: Sequence[Row] = ()
-            if images:
-                outputs = self._model.predict(np.stack(images))
-                rows = self.task.rows(outputs, [printable(group[i]) for i in good], None, top_k)
+            if good:
+                outputs = self._model.predict(np.stack([image for _, image, _ in good]))
+                sources = [Source(printable(path), size) for path, _, size in good]
+                rows = self.task.rows(outputs, sources, None, values)
             found = iter(rows)
             for path, image in zip(group, read, strict=True):
                 if isinstance(image, UnreadableImage):
@@ -156,8 +165,7 @@ class Predictor:
         dataset: Dataset,
         samples: Samples,
         indices: np.ndarray | None = None,
-        *,
-        top_k: int = 3,
+        **options: Any,
     ) -> Iterator[Row]:
         """Predict samples of a dataset, and return rows of a prediction table.
 
@@ -165,16 +173,20 @@ class Predictor:
             dataset: The dataset.
             samples: Samples of the dataset, with images of the model's shape.
             indices: (N,) indices of the samples; `None` means all, in their order.
-            top_k: Max number of predicted classes per row, if the task ranks classes.
+            options: Prediction options of the task, for instance `top_k=1`.
 
         Yields:
             One row per sample, in the order of `indices`.
+
+        Raises:
+            UsageError: The task does not have an option, or a value is not valid.
         """
+        values = prediction_options(self.task, options)
         for chosen, outputs in self.predict(samples, indices):
-            yield from self.rows(dataset, samples, chosen, outputs, top_k)
+            yield from self._rows(dataset, samples, chosen, outputs, values)
 
     def rows(
-        self, dataset: Dataset, samples: Samples, indices: np.ndarray, outputs: Any, top_k: int = 3
+        self, dataset: Dataset, samples: Samples, indices: np.ndarray, outputs: Any, **options: Any
     ) -> Sequence[Row]:
         """Make the rows of a prediction table from outputs that `predict` returned.
 
@@ -183,17 +195,37 @@ class Predictor:
             samples: Samples of the dataset.
             indices: (n,) indices of the samples.
             outputs: Outputs of these samples.
-            top_k: Max number of predicted classes per row, if the task ranks classes.
+            options: Prediction options of the task, for instance `top_k=1`.
 
         Returns:
             One row per sample, in the order of `indices`.
-        """
-        names = [printable(samples.names[int(index)]) for index in indices]
-        truth = self.task.truth(dataset, samples, indices)
-        return self.task.rows(outputs, names, truth, top_k)
 
-    def _read(self, path: str) -> np.ndarray | UnreadableImage:
+        Raises:
+            UsageError: The task does not have an option, or a value is not valid.
+        """
+        values = prediction_options(self.task, options)
+        return self._rows(dataset, samples, indices, outputs, values)
+
+    def _rows(
+        self,
+        dataset: Dataset,
+        samples: Samples,
+        indices: np.ndarray,
+        outputs: Any,
+        values: Mapping[str, Any],
+    ) -> Sequence[Row]:
+        sizes = getattr(samples, "sizes", None)
+        own = np.tile(self.image_shape[:2], (len(indices), 1)) if sizes is None else sizes[indices]
+        sources = [
+            Source(printable(samples.names[int(index)]), (int(size[0]), int(size[1])))
+            for index, size in zip(indices, own, strict=True)
+        ]
+        truth = self.task.truth(dataset, samples, indices)
+        return self.task.rows(outputs, sources, truth, values)
+
+    def _read(self, path: str) -> tuple[np.ndarray, tuple[int, int]] | UnreadableImage:
+        pixels = np.empty(self.image_shape, np.uint8)
         try:
-            return read_image(path, self.image_shape)
+            return pixels, read_into(path, pixels, self.task.placing)
         except UnreadableImage as error:
             return error

@@ -27,7 +27,7 @@ from cnnforge.plugin_host.discovery import discover
 from cnnforge.plugin_host.registry import Registry
 from cnnforge.prediction.kept_split import KeptSplit, Origin
 from cnnforge.prediction.predictor import Predictor
-from cnnforge.tasks import Evaluation, Row
+from cnnforge.tasks import Evaluation, Row, load_task
 
 Part = Literal["validation", "test"]
 """The part of a dataset that is evaluated."""
@@ -77,14 +77,15 @@ class SampleInputs:
         return summarize(self.dataset, {"used": (self.samples, self.indices)})
 
     def predict(
-        self, predictor: Predictor, top_k: int = 3, limit: int | None = None
+        self, predictor: Predictor, limit: int | None = None, **options: Any
     ) -> Iterator[Row]:
         """Predict the first `limit` samples, or all if it is `None`. Yield a table row for each.
 
         If these are all samples of the data, files that cannot be read have rows after the others.
+        `options` are the prediction options of the task.
         """
         yield from predictor.predict_samples(
-            self.dataset, self.samples, self.indices[:limit], top_k=top_k
+            self.dataset, self.samples, self.indices[:limit], **options
         )
         left = None if limit is None else max(0, limit - len(self.indices))
         for file in islice(self._unread, left):
@@ -162,6 +163,7 @@ def open_samples(
         validation_fraction=trained_on.validation_fraction,
         seed=trained_on.seed,
         purpose="evaluation" if need_labels else "prediction",
+        placing=load_task(tasks[trained_on.task]).placing,
     )
     dataset = _open(reference, datasets, options, tasks)
     if dataset.image_shape != image_shape:

@@ -3,10 +3,12 @@
 A plugin declares its task with a `cnnforge.plugin.TaskSpec`, which names a subclass of `Task`.
 """
 
+from cnnforge.tasks.evaluators import Evaluator
 from cnnforge.tasks.metric import LOSS, Evaluation, Metric, is_better
 from cnnforge.tasks.opening import check_match, load_task, open_task, task_for
-from cnnforge.tasks.rows import Row, ValueRow, csv_table
-from cnnforge.tasks.task import Evaluator, Task
+from cnnforge.tasks.options import prediction_options
+from cnnforge.tasks.rows import Row, Source, ValueRow, csv_table
+from cnnforge.tasks.task import Task
 
 __all__ = [
     "LOSS",
@@ -14,6 +16,7 @@ __all__ = [
     "Evaluator",
     "Metric",
     "Row",
+    "Source",
     "Task",
     "ValueRow",
     "check_match",
@@ -21,5 +24,6 @@ __all__ = [
     "is_better",
     "load_task",
     "open_task",
+    "prediction_options",
     "task_for",
 ]

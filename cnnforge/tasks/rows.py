@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from cnnforge.runs import to_csv
+
+
+class Source(NamedTuple):
+    """The source of an image that is predicted.
+
+    Attributes:
+        name: Name, for instance a path or `"mnist5k 42"`.
+        size: Height and width of the image before it was resized to the model's image size, after
+            it was rotated as its orientation (EXIF) says.
+    """
+
+    name: str
+    size: tuple[int, int]
 
 
 class Row(Protocol):

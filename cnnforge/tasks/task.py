@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from cnnforge.data import AugmentedSamples, Dataset, Samples
+from cnnforge.data import AugmentedSamples, Dataset, Placing, Samples
 from cnnforge.errors import UnknownNameError, UsageError
 from cnnforge.runs import RunDirectory
+from cnnforge.tasks.evaluators import Evaluator, MeanEvaluator
 from cnnforge.tasks.metric import LOSS, Evaluation, Metric
-from cnnforge.tasks.rows import Row, ValueRow, csv_table
-from cnnforge.utils.structures import flatten
+from cnnforge.tasks.rows import Row, Source, ValueRow, csv_table
 
 if TYPE_CHECKING:
     # Keras is imported only for type checks. Every command imports the manifest module of every
@@ -27,28 +27,13 @@ if TYPE_CHECKING:
     import keras
 
 
-class Evaluator(Protocol):
-    """Computes an evaluation. It gets the outputs of the model batch by batch."""
-
-    def add(self, outputs: Any) -> None:
-        """Add the outputs of the next samples.
-
-        Args:
-            outputs: (n, ...) arrays in the structure of the model's outputs.
-        """
-        ...
-
-    def result(self) -> Evaluation:
-        """Return the evaluation of all samples. It must not depend on the batch sizes."""
-        ...
-
-
 class Task:
     """Base class of tasks. A task defines targets, losses, metrics, evaluation and predictions.
 
     Attributes:
         options: Options of `cnnforge train` that this task accepts, for instance
             `("label_smoothing",)`; class attribute.
+        placing: The way in which an image of another size fills the model's image; class attribute.
         metrics: The metrics in the order of their table columns; `LOSS` must be one of them.
         monitor: Name of the metric that selects the best epoch by default. If two epochs have the
             same value, the one with the lower validation loss is better.
@@ -56,6 +41,7 @@ class Task:
     """
 
     options: ClassVar[tuple[str, ...]] = ()
+    placing: ClassVar[Placing] = "stretch"
     metrics: tuple[Metric, ...] = (LOSS,)
     monitor: str = LOSS.name
     columns: tuple[str, ...] = ()
@@ -172,6 +158,24 @@ class Task:
         """
         raise NotImplementedError
 
+    def composed(
+        self, parts: Sequence[Mapping[str, np.ndarray]], regions: np.ndarray
+    ) -> Mapping[str, np.ndarray]:
+        """Compose targets as an augmentation composed the images, for instance `mosaic`.
+
+        A task that does not override this method cannot be trained with such an augmentation.
+
+        Args:
+            parts: The targets of each part of the n images, from `transformed`. The first part is
+                the image itself.
+            regions: (n, parts, 4) float32, the rectangle in which each part is visible: left, top,
+                right and bottom in pixels.
+
+        Returns:
+            The targets of the composed images, arrays (n, ...) by name.
+        """
+        raise NotImplementedError
+
     def read(
         self, samples: Samples, indices: np.ndarray
     ) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
@@ -242,7 +246,20 @@ class Task:
             UsageError: The model cannot predict the targets of these samples, for instance because
                 a class did not exist in training.
         """
-        return _MeanEvaluator(self, samples, indices)
+        return MeanEvaluator(self, samples, indices)
+
+    def calibrate(self, evaluation: Evaluation) -> bool:
+        """Choose what predictions need from the evaluation of the validation samples.
+
+        This is called at the end of training. An example is the min confidence of an object.
+
+        Args:
+            evaluation: Result of an evaluator of this task.
+
+        Returns:
+            Whether the task has changed. Then it is written to the run again.
+        """
+        return False
 
     def report(self, run: RunDirectory, evaluation: Evaluation) -> None:
         """Write tables and figures of an evaluation into a run directory.
@@ -279,16 +296,29 @@ class Task:
         """
         return None
 
+    @property
+    def prediction_options(self) -> Mapping[str, int | float]:
+        """The default of each option of `rows`, by name.
+
+        The value of an option is a whole number of at least 1, or a fraction from 0 to 1, as the
+        default is.
+        """
+        return {}
+
     def rows(
-        self, outputs: Any, names: Sequence[str], truth: Sequence[Any] | None, top_k: int
+        self,
+        outputs: Any,
+        sources: Sequence[Source],
+        truth: Sequence[Any] | None,
+        options: Mapping[str, Any],
     ) -> Sequence[Row]:
         """Convert the outputs of a model to rows of a prediction table.
 
         Args:
             outputs: (n, ...) arrays in the structure of the model's outputs.
-            names: Source of each sample: n strings.
+            sources: Name and size of each of the n images.
             truth: Result of `truth`.
-            top_k: Max number of predictions per row, if the task ranks them.
+            options: Value of each of `prediction_options`, by name.
 
         Returns:
             n rows.
@@ -364,26 +394,3 @@ class Task:
         close = difflib.get_close_matches(wanted, known, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
         raise UnknownNameError(f"there is no metric named {wanted!r} to monitor; {hint}")
-
-
-class _MeanEvaluator:
-    """Averages every metric over the samples."""
-
-    def __init__(self, task: Task, samples: Samples, indices: np.ndarray) -> None:
-        self._task, self._samples, self._indices = task, samples, indices
-        self._done = 0
-        # Keep one value per sample, and average at the end. A mean of the means of batches would
-        # depend on the batch sizes.
-        self._parts: list[Mapping[str, np.ndarray]] = []
-
-    def add(self, outputs: Any) -> None:
-        count = len(flatten(outputs)[0])
-        chosen = self._indices[self._done : self._done + count]
-        self._done += count
-        self._parts.append(self._task.measure(self._task.targets(self._samples, chosen), outputs))
-
-    def result(self) -> Evaluation:
-        names = [metric.name for metric in self._task.metrics]
-        columns = {n: np.concatenate([part[n] for part in self._parts]) for n in names}
-        means = {name: float(np.mean(column, dtype=np.float64)) for name, column in columns.items()}
-        return Evaluation(samples=self._done, metrics=means)

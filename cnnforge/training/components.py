@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import keras
 
 from cnnforge.callbacks import Callback, FinishedEpoch
-from cnnforge.data import Augment, Mixing
+from cnnforge.data import Augmentation, Composing, Mixing
 from cnnforge.errors import CnnforgeError, PluginError, UsageError, one_line
 from cnnforge.plugin import AugmentationSpec, CallbackSpec, Spec
 from cnnforge.plugin_host.registry import Registry
@@ -143,7 +143,7 @@ def make_callbacks(
 
 def make_augmentations(
     references: Sequence[str], registry: Registry[AugmentationSpec]
-) -> tuple[tuple[str, Augment | Mixing], ...]:
+) -> tuple[tuple[str, Augmentation], ...]:
     """Make augmentations from references `NAME` or `NAME:ARGUMENT`.
 
     Returns:
@@ -151,30 +151,36 @@ def make_augmentations(
 
     Raises:
         UsageError: A name is unknown, or an argument is not valid.
-        PluginError: A plugin fails, or returns neither a function nor a `Mixing`.
+        PluginError: A plugin fails, or returns neither a function nor a `Mixing` nor a `Composing`.
     """
     made = tuple((name, _make(name, registry)) for name in references)
     for name, augment in made:
-        if not (callable(augment) or isinstance(augment, Mixing)):
+        if not (callable(augment) or isinstance(augment, Mixing | Composing)):
             raise PluginError(
                 f"the augmentation {name!r} is a {type(augment).__name__}: its plugin must return "
-                "a function of images and draws, or an object with the methods partners and mix"
+                "a function of images and draws, or an object with the methods partners and mix, "
+                "or partners and compose"
             )
     return made
 
 
-def check_mixing(augmentations: Sequence[tuple[str, Augment | Mixing]], task: Task) -> None:
-    """Check that a task can mix targets, if an augmentation mixes images.
+def check_mixing(augmentations: Sequence[tuple[str, Augmentation]], task: Task) -> None:
+    """Check that a task can mix or compose targets, if an augmentation does so with images.
 
     Raises:
         UsageError: It cannot. The message names the augmentation.
     """
     for name, augment in augmentations:
         if isinstance(augment, Mixing) and type(task).mixed is Task.mixed:
-            raise UsageError(
-                f"the augmentation {name!r} mixes images, and the task {type(task).__name__} "
-                "cannot mix their targets: leave this augmentation out"
-            )
+            does, do = "mixes", "mix"
+        elif isinstance(augment, Composing) and type(task).composed is Task.composed:
+            does, do = "composes", "compose"
+        else:
+            continue
+        raise UsageError(
+            f"the augmentation {name!r} {does} images, and the task {type(task).__name__} cannot "
+            f"{do} their targets: leave this augmentation out"
+        )
 
 
 def mirror_notes(augment: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from cnnforge.callbacks import Callback
-from cnnforge.data import Augment, AugmentedSamples, Dataset, Mixing, samples_of_epoch
+from cnnforge.data import Augmentation, AugmentedSamples, Dataset, samples_of_epoch
 from cnnforge.data.prefetch import Chunk, StepsPerCall, chunks, images_only
 from cnnforge.errors import CnnforgeError
 from cnnforge.optimizer_options import OptimizerOptions
@@ -70,7 +70,7 @@ def train(
     listeners: Sequence[Listener] = (),
     should_stop: Callable[[], bool] = lambda: False,
     callbacks: Mapping[str, Callback] | None = None,
-    augmentations: Sequence[tuple[str, Augment | Mixing]] = (),
+    augmentations: Sequence[tuple[str, Augmentation]] = (),
     folder: Path | None = None,
     fine_tuning: FineTuning = NO_FINE_TUNING,
 ) -> TrainingResult:
@@ -186,7 +186,7 @@ class _Run:
         self.save_best: Callable[[], None] = lambda: None
         self.should_stop: Callable[[], bool] = lambda: False
         self.listeners: tuple[Listener, ...] = ()
-        self.augmentations: tuple[tuple[str, Augment | Mixing], ...] = ()
+        self.augmentations: tuple[tuple[str, Augmentation], ...] = ()
         self.callbacks: EpochCallbacks
 
     @property

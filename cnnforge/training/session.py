@@ -16,7 +16,7 @@ from cnnforge.callbacks import Callback
 from cnnforge.configuration import TrainingOptions
 from cnnforge.conversion import Kernels, LayerImplementation
 from cnnforge.conversion.certificate import LayerCheck
-from cnnforge.data import Augment, Dataset, Mixing
+from cnnforge.data import Augmentation, Dataset
 from cnnforge.errors import CnnforgeError, RunError, one_line
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.keras_model import forged_predictor, load_model, outputs_of
@@ -103,7 +103,7 @@ class Session:
     warnings: tuple[str, ...]
     checks: tuple[LayerCheck, ...] = ()
     callbacks: Mapping[str, Callback] = field(default_factory=dict)
-    augmentations: tuple[tuple[str, Augment | Mixing], ...] = ()
+    augmentations: tuple[tuple[str, Augmentation], ...] = ()
     implementations: Sequence[LayerImplementation] = ()
     size: Estimate | None = None
     initial_weights: InitialWeights | None = None
@@ -197,6 +197,9 @@ class Session:
                 f"measured in epoch {best.epoch}: a layer changes when it is saved and loaded; "
                 "train with --kernels keras to find out which"
             )
+        if task.calibrate(result):
+            task.write(self.run)
+            rows = list(predictor.predict_samples(self.dataset, samples))
         # If an earlier process was killed just after it had saved the last state, metrics.csv lacks
         # its last row. Write the file again.
         _write_metrics(self.run, history)

@@ -25,12 +25,12 @@ from cnnforge.data import (
     open_dataset,
     summarize,
 )
-from cnnforge.data.references import absolute_reference
+from cnnforge.data.references import absolute_reference, find_dataset
 from cnnforge.errors import CnnforgeError, DataError, UsageError
 from cnnforge.plugin_host.discovery import Plugins
 from cnnforge.prediction.kept_split import KeptSplit
 from cnnforge.runs import CONFIG, RunDirectory, requirements
-from cnnforge.tasks import Task, task_for
+from cnnforge.tasks import Task, load_task, task_for
 from cnnforge.training.building import build_model
 from cnnforge.training.choice import ModelChoice
 from cnnforge.training.components import (
@@ -251,6 +251,7 @@ def _open_data(
             returns it for the median size; `None`: no limit.
     """
     stored_size = None if image_shape is None else (image_shape[0], image_shape[1])
+    spec = find_dataset(options.data, plugins.datasets)[0]
     data_options = DataOptions(
         image_size=options.height_and_width or stored_size,
         color=options.color,  # pyright: ignore[reportArgumentType]
@@ -258,6 +259,7 @@ def _open_data(
         seed=options.split_seed,
         strict=options.strict,
         max_size=max_size,
+        placing=load_task(plugins.tasks[spec.task]).placing,
     )
     dataset = open_dataset(options.data, plugins.datasets, data_options, plugins.tasks)
     if not (dataset.labelled and len(dataset.validation)):

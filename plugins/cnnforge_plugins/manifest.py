@@ -12,6 +12,7 @@ from cnnforge.plugin import (
     EngineSpec,
     LayerSpec,
     ModelSpec,
+    TaskSpec,
     hookimpl,
 )
 
@@ -105,6 +106,18 @@ def cnnforge_layers() -> list[LayerSpec]:
             work="cnnforge_plugins.layer_cases.batch_normalization:work",
             torch="cnnforge_plugins.layer_cases.batch_normalization:torch_peer",
         ),
+    ]
+
+
+@hookimpl
+def cnnforge_tasks() -> list[TaskSpec]:
+    """Declare the tasks besides classification, which is part of the core."""
+    return [
+        TaskSpec(
+            name="detection",
+            target="cnnforge.tasks.detection:Detection",
+            summary="boxes and classes of the objects in an image",
+        )
     ]
 
 

@@ -114,5 +114,5 @@ def test_what_a_public_module_defines_is_public(module):
 
 
 def test_a_missing_entry_is_found():
-    page = PAGES["cnnforge.data"].replace("py:data:: Augment", "py:data:: Other")
+    page = PAGES["cnnforge.data"].replace("py:data:: Augment\n", "py:data:: Other\n")
     assert without_entry("cnnforge.data", page) == ["Augment"]

@@ -14,7 +14,7 @@ from cnnforge.callbacks import Callback
 from cnnforge.data import ArraySamples, AugmentedSamples
 from cnnforge.plugin_host import hookspecs
 from cnnforge.plugin_host.discovery import Plugins, discover
-from cnnforge.tasks import LOSS, Metric, Task, ValueRow
+from cnnforge.tasks import LOSS, Metric, Source, Task, ValueRow
 from cnnforge.tasks.classification import Classification
 
 README = Path(__file__).parents[2] / "plugins" / "README.md"
@@ -103,7 +103,8 @@ def test_readme_task_is_one():
     np.testing.assert_allclose(found["error"], [80, 10], rtol=1e-5)
     losses = task.losses(targets, keras.ops.convert_to_tensor(vectors))
     np.testing.assert_allclose(found["loss"], keras.ops.convert_to_numpy(losses), rtol=1e-5)
-    assert [row.values for row in task.rows(vectors, ["a", "b"], None, 3)] == [
+    sources = [Source(name, (12, 12)) for name in "ab"]
+    assert [row.values for row in task.rows(vectors, sources, None, {})] == [
         {"angle": pytest.approx(90)},
         {"angle": pytest.approx(180)},
     ]

@@ -12,7 +12,7 @@ from cnnforge.cli._common import PluginOption, check_file, default_file, load_pl
 if TYPE_CHECKING:
     import numpy as np
 
-    from cnnforge.data import Augment, Dataset, Mixing
+    from cnnforge.data import Augmentation, Dataset
 
 _COLUMNS = 8
 
@@ -91,7 +91,7 @@ def show(
     )
     # Checked before the import of Keras, which takes seconds.
     find_dataset(data, plugins.datasets)
-    augmentations: tuple[tuple[str, Augment | Mixing], ...] = ()
+    augmentations: tuple[tuple[str, Augmentation], ...] = ()
     if references:
         from cnnforge.cli._import_keras import import_keras
 
@@ -110,7 +110,7 @@ def show(
 
 
 def _draw(
-    path: Path, dataset: Dataset, augmentations: tuple[tuple[str, Augment | Mixing], ...], seed: int
+    path: Path, dataset: Dataset, augmentations: tuple[tuple[str, Augmentation], ...], seed: int
 ) -> None:
     import numpy as np
 
@@ -149,7 +149,7 @@ def _stored(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
 
 def _epochs(
     dataset: Dataset,
-    augmentations: tuple[tuple[str, Augment | Mixing], ...],
+    augmentations: tuple[tuple[str, Augmentation], ...],
     seed: int,
     row: np.ndarray,
 ) -> list[np.ndarray]:

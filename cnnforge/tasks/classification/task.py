@@ -27,7 +27,7 @@ from cnnforge.tasks.classification.report import (
     write_confusion_matrix,
 )
 from cnnforge.tasks.metric import LOSS, Evaluation
-from cnnforge.tasks.rows import Row
+from cnnforge.tasks.rows import Row, Source
 from cnnforge.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -264,13 +264,25 @@ class Classification(Task):
             return None
         return [dataset.classes[label] for label in _labels(samples)[indices]]
 
+    @property
+    def prediction_options(self) -> Mapping[str, int | float]:
+        """`top_k`, the max number of classes per row."""
+        return {"top_k": 3}
+
     def rows(
-        self, outputs: Any, names: Sequence[str], truth: Sequence[Any] | None, top_k: int
+        self,
+        outputs: Any,
+        sources: Sequence[Source],
+        truth: Sequence[Any] | None,
+        options: Mapping[str, Any],
     ) -> Sequence[Prediction]:
         """Return the most probable classes of each sample, with their probabilities."""
-        ranked = rank(outputs, self.classes, top_k)
-        labels = [None] * len(names) if truth is None else truth
-        return [Prediction(*row) for row in zip(names, ranked, labels, strict=True)]
+        ranked = rank(outputs, self.classes, options["top_k"])
+        labels = [None] * len(sources) if truth is None else truth
+        return [
+            Prediction(source.name, top, label)
+            for source, top, label in zip(sources, ranked, labels, strict=True)
+        ]
 
     def unread_row(self, name: str, reason: str) -> Prediction:
         """Return the row of an image that could not be read."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from cnnforge.data import (
     AugmentedSamples,
+    Composing,
     DataOptions,
     Draws,
     Mixing,
@@ -68,13 +69,14 @@ def _make(spec: AugmentationSpec, argument: str | None) -> Any:
     return make(
         spec,
         argument,
-        lambda made: callable(made) or isinstance(made, Mixing),
-        "a function of images and draws, or an object with the methods `partners` and `mix`",
+        lambda made: callable(made) or isinstance(made, Mixing | Composing),
+        "a function of images and draws, or an object with the methods `partners` and `mix`, or "
+        "`partners` and `compose`",
     )
 
 
 def _targets(spec: AugmentationSpec, argument: str | None) -> str:
-    """Require that `make` returns a function, or an object with the methods of `Mixing`."""
+    """Require that `make` returns a function, or an object of the other kinds."""
     made = _make(spec, argument)
     return made if isinstance(made, str) else ""
 
@@ -115,7 +117,7 @@ def _shapes(spec: AugmentationSpec, argument: str | None, shape: tuple[int, ...]
     for count in (_COUNT, 1):
         for epoch in range(4):
             _fetch(_augmented(made, spec, images, epoch), np.arange(count))
-    if not isinstance(made, Mixing):
+    if not isinstance(made, Mixing | Composing):
         given = images.copy()
         made(given, Draws(1, np.arange(_COUNT)))
         if not np.array_equal(given, images):
@@ -159,8 +161,8 @@ def _transforms(spec: AugmentationSpec, argument: str | None, shape: tuple[int, 
     made = _make(spec, argument)
     if isinstance(made, str):
         return "not run"
-    if isinstance(made, Mixing):
-        return "it mixes images, and moves none"
+    if isinstance(made, Mixing | Composing):
+        return "it moves no single images"
     height, width, channels = shape
     centre = np.array([0.45 * width, 0.55 * height])
     y, x = np.mgrid[:height, :width] + 0.5

@@ -12,7 +12,7 @@ import numpy as np
 
 from cnnforge.data import DataOptions, Dataset
 from cnnforge.plugin import DatasetSpec, ModelSpec, TaskSpec, hookimpl
-from cnnforge.tasks import LOSS, Metric, Task, ValueRow
+from cnnforge.tasks import LOSS, Metric, Source, Task, ValueRow
 
 
 @hookimpl
@@ -122,12 +122,16 @@ class Turn(Task):
         return np.degrees(samples.angles[indices]).tolist()
 
     def rows(
-        self, outputs: Any, names: Sequence[str], truth: Sequence[Any] | None, top_k: int
+        self,
+        outputs: Any,
+        sources: Sequence[Source],
+        truth: Sequence[Any] | None,
+        options: Mapping[str, Any],
     ) -> list[ValueRow]:
         values = [{"angle": angle} for angle in _degrees(outputs).tolist()]
         for row, angle in zip(values, truth or (), strict=bool(truth)):
             row["true_angle"] = angle
-        return [ValueRow(*row) for row in zip(names, values, strict=True)]
+        return [ValueRow(each.name, row) for each, row in zip(sources, values, strict=True)]
 
 
 def _degrees(vectors: np.ndarray) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Augment training images when they are read."""
