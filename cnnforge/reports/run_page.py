@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cnnforge.errors import RunError
+from cnnforge.errors import RunError, one_line
 from cnnforge.pages import escape, page
 from cnnforge.pages.parts import Section, Series, chart, facts, paragraphs, table
 from cnnforge.reports.thumbnails import read_thumbnails
@@ -261,7 +261,11 @@ def _json(run: RunDirectory, name: str) -> Any:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
+        raise RunError(f"{path} cannot be read: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or one_line(error)
 
 
 def _rows(run: RunDirectory, name: str) -> list[dict[str, str]]:
@@ -273,4 +277,4 @@ def _rows(run: RunDirectory, name: str) -> list[dict[str, str]]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, csv.Error) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
+        raise RunError(f"{path} cannot be read: {_cause(error)}") from error

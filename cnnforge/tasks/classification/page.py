@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnnforge.errors import RunError
+from cnnforge.errors import RunError, one_line
 from cnnforge.pages import escape
 from cnnforge.pages.parts import Section, Series, chart, paragraphs, table
 from cnnforge.runs import EVALUATION, RunDirectory
@@ -84,7 +84,7 @@ def class_sections(run: RunDirectory, thumbnails: Mapping[int, str]) -> TaskSect
         names, counts = list(found["classes"]), np.array(found["confusion_matrix"], np.int64)
         classes = found["classes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
+        raise RunError(f"{path} cannot be read: {one_line(error)}") from error
     cells = _cells(rows)
     sections = [
         Section("confusion", "Confusion matrix", _matrix(names, counts)),
@@ -139,10 +139,11 @@ def read_rows(run: RunDirectory) -> list[PredictedRow]:
                             row["true_label"],
                         )
                     )
-    except FileNotFoundError:
+    except OSError:
+        # The other sections do not need it.
         return []
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
+    except (ValueError, KeyError, csv.Error) as error:
+        raise RunError(f"{path} cannot be read: {one_line(error)}") from error
     return rows
 
 
