@@ -72,6 +72,7 @@ class TrainingOptions(FineTuningOptions, OptimizerOptions):
             the order in which they are applied. A name of `AUGMENT_PRESETS` is replaced by the
             augmentations that it stands for.
         tensorboard: Whether the metrics are also written as files for TensorBoard.
+        thumbnails: Whether the run keeps small pictures of some validation images for its report.
         plugin: Plugins to load in addition to the installed ones.
 
     Raises:
@@ -100,6 +101,7 @@ class TrainingOptions(FineTuningOptions, OptimizerOptions):
     callback: tuple[str, ...] = ()
     augment: tuple[str, ...] = ()
     tensorboard: bool = False
+    thumbnails: bool = True
     plugin: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

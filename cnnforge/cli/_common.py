@@ -96,6 +96,46 @@ def find_weights(named: Path, option: str = "--init-from") -> Path:
     return path
 
 
+def check_file(option: str, path: Path, suffix: str, what: str) -> Path:
+    """Check the path of a file that a command will write, before work begins.
+
+    Args:
+        option: Name of the option, for messages.
+        path: The path.
+        suffix: Ending that the file must have, such as `".png"`.
+        what: Clause about the file for messages, such as `"the sheet is a PNG file"`.
+
+    Returns:
+        The path, with the home folder for `~`.
+
+    Raises:
+        UsageError: If it has another ending, is a folder, or its folder does not exist.
+    """
+    from cnnforge.errors import UsageError
+
+    path = path.expanduser()
+    if path.suffix.lower() != suffix:
+        raise UsageError(f"{option} {path}: {what}; give a name that ends in {suffix}")
+    if path.is_dir() or not path.parent.is_dir():
+        why = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise UsageError(f"{option} {path}: {why}; give the name of a file in an existing folder")
+    return path
+
+
+def default_file(folder: Path, stem: str, suffix: str) -> Path:
+    """Return the path of a file that does not exist yet: `STEM.png`, `STEM-2.png`, ...
+
+    Args:
+        folder: Folder of the file.
+        stem: First part of its name.
+        suffix: Its ending.
+    """
+    path, number = folder / f"{stem}{suffix}", 2
+    while os.path.lexists(path):
+        path, number = folder / f"{stem}-{number}{suffix}", number + 1
+    return path
+
+
 def import_error(spec: Spec) -> str | None:
     """Import all classes and functions that a spec names.
 

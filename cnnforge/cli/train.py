@@ -173,6 +173,14 @@ def train(
             "--tensorboard/--no-tensorboard", help="Write files for TensorBoard into the run."
         ),
     ] = None,
+    thumbnails: Annotated[
+        bool | None,
+        typer.Option(
+            "--thumbnails/--no-thumbnails",
+            help="Keep small pictures of some validation images for the report of the run.  "
+            "[default: keep]",
+        ),
+    ] = None,
     plugin: PluginOption = None,
     print_config: Annotated[
         bool,
@@ -220,6 +228,7 @@ def train(
         "callback": tuple(callback) if callback else None,
         "augment": tuple(augment) if augment else None,
         "tensorboard": tensorboard,
+        "thumbnails": thumbnails,
         "plugin": tuple(plugin) if plugin else None,
         **options,
     }

@@ -135,15 +135,23 @@ class EngineSpec(Spec):
             plan of a Keras model, which may contain plugin layers, to the file `path`. It may
             import Keras. If the engine cannot express the model, it raises a `ValueError` that
             names the layer. Keras then predicts with this model.
+        convolve: Import path `"module:function"` of a function `convolve(images, weights, stride,
+            same)` for `cnnforge filter`. It gets images (N, H, W, C) and weights (K, K, C, 1), both
+            float32, and returns the maps (N, OH, OW, 1) float32, for padding `"same"` or
+            `"valid"` as TensorFlow defines them. It does not import Keras. `None`: the engine has
+            no such function.
     """
 
     kind: ClassVar[str] = "engine"
 
     build: str
+    convolve: str | None = None
 
     def __post_init__(self) -> None:
         super(EngineSpec, self).__post_init__()
         check_target(f"the build of {self.kind} {self.name!r}", self.build)
+        if self.convolve is not None:
+            check_target(f"convolve of {self.kind} {self.name!r}", self.convolve)
 
     def load_build(self) -> Any:
         """Import the function that writes a plan.
@@ -153,7 +161,16 @@ class EngineSpec(Spec):
         """
         return self.resolve("build", self.build)
 
+    def load_convolve(self) -> Any:
+        """Import the function that convolves pictures; `None` if the engine has none.
+
+        Raises:
+            PluginError: The module cannot be imported or has no such attribute.
+        """
+        return None if self.convolve is None else self.resolve("convolve", self.convolve)
+
     def load_all(self) -> None:
         """Import everything that the spec names, or raise a `PluginError`."""
         self.load()
         self.load_build()
+        self.load_convolve()

@@ -12,11 +12,9 @@ import logging
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +33,7 @@ from cnnforge.prediction.reference_predictions import (
 from cnnforge.runs import RunDirectory, requirements
 from cnnforge.tasks import Task
 from cnnforge.utils.available_memory import is_out_of_memory
+from cnnforge.utils.compiling import compiling_announced
 from cnnforge.utils.structures import flatten
 
 if TYPE_CHECKING:
@@ -46,8 +45,6 @@ FORMAT = 1
 MAX_PLAN_DRIFT = 1e-4
 """Max allowed difference between an output of a plan and that of Keras, see
 `ReferencePredictions.drift`. Both compute the same sums in another order."""
-# A prediction for one image that takes more seconds of processor time compiles kernels.
-_SLOW = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -250,22 +247,10 @@ class _Announced:
     def predict(self, images: np.ndarray) -> Any:
         if self._first:
             self._first = False
-            done = Event()
-            Thread(target=_announce, args=[done, time.process_time()], daemon=True).start()
-            try:
+            with compiling_announced(_log, "prediction"):
                 # One image, so that the time is not that of a large batch.
                 self._plan.predict(images[:1])
-            finally:
-                done.set()
         return self._plan.predict(images)
-
-
-def _announce(done: Event, start: float) -> None:
-    while not done.wait(_SLOW / 4):
-        # Processor time, because on a busy machine everything takes long.
-        if time.process_time() - start > _SLOW:
-            _log.info("compiling the kernels of the prediction (once on a machine)")
-            return
 
 
 def _read_record(run: RunDirectory) -> PlanRecord | None:

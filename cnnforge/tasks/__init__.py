@@ -8,6 +8,7 @@ from cnnforge.tasks.evaluators import Evaluator
 from cnnforge.tasks.metric import LOSS, Evaluation, Metric, is_better
 from cnnforge.tasks.opening import check_match, load_task, open_task, task_for
 from cnnforge.tasks.options import prediction_options
+from cnnforge.tasks.reports import Section, TaskSections
 from cnnforge.tasks.rows import Row, Source, ValueRow, csv_table
 from cnnforge.tasks.task import Task
 
@@ -18,8 +19,10 @@ __all__ = [
     "Evaluator",
     "Metric",
     "Row",
+    "Section",
     "Source",
     "Task",
+    "TaskSections",
     "ValueRow",
     "check_match",
     "csv_table",

@@ -19,6 +19,7 @@ from cnnforge.runs import RunDirectory
 from cnnforge.tasks.box_output import BoxOutput
 from cnnforge.tasks.evaluators import Evaluator, MeanEvaluator
 from cnnforge.tasks.metric import LOSS, Evaluation, Metric
+from cnnforge.tasks.reports import Reports
 from cnnforge.tasks.rows import Row, Source, ValueRow, csv_table
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import keras
 
 
-class Task:
+class Task(Reports):
     """Base class of tasks. A task defines targets, losses, metrics, evaluation and predictions.
 
     Attributes:
@@ -263,27 +264,6 @@ class Task:
             Whether the task has changed. Then it is written to the run again.
         """
         return False
-
-    def report(self, run: RunDirectory, evaluation: Evaluation) -> None:
-        """Write tables and figures of an evaluation into a run directory.
-
-        The caller writes `evaluation.json` before it calls this method.
-
-        Args:
-            run: The run.
-            evaluation: Result of an evaluator of this task.
-        """
-
-    def export(self, run: RunDirectory, model: keras.Model) -> None:
-        """Write models for other programs into a run directory; `model` is the saved model."""
-
-    def table(self, evaluation: Evaluation) -> tuple[list[str], list[list[object]]]:
-        """Return the headings and the rows of a table, which `cnnforge evaluate` prints.
-
-        Args:
-            evaluation: Result of an evaluator of this task.
-        """
-        return [], []
 
     # Methods for prediction.
 

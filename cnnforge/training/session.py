@@ -29,6 +29,8 @@ from cnnforge.prediction.reference_predictions import (
 )
 from cnnforge.reporting.figures import training_curves
 from cnnforge.reporting.tensorboard import EventFile
+from cnnforge.reports.run_page import REPORT, write_report
+from cnnforge.reports.thumbnails import keep_thumbnails
 from cnnforge.runs import EVALUATION, METRICS, RunDirectory
 from cnnforge.tasks import LOSS, Evaluation, Row, Task, open_task
 from cnnforge.training.events import EpochEnded, EpochMetrics, Event, Listener
@@ -52,6 +54,7 @@ FREE = (
     "strict",
     "tensorboard",
     "cache",
+    "thumbnails",
 )
 # Max difference between the validation loss of the trained model and that of the saved model,
 # relative to 1 + loss. The two models may run on different kernels, which round differently. A
@@ -241,6 +244,10 @@ class Session:
                 title=self.run.name,
             )
         self._prepare_predictions(saved, task)
+        with self.run.optional(REPORT):
+            if self.options.thumbnails:
+                keep_thumbnails(self.run, samples, task.notable(rows))
+            write_report(self.run, task)
         return result
 
     def _prepare_predictions(self, saved: keras.Model, task: Task) -> None:

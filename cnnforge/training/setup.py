@@ -186,7 +186,8 @@ def resume(
         options = replace(options, tensorboard=given["tensorboard"])
     if "data" in given:
         options = replace(options, data=absolute_reference(given["data"], plugins.datasets))
-    options = replace(options, cache=given.get("cache", options.cache))
+    for name in ("cache", "thumbnails"):
+        options = replace(options, **{name: given.get(name, getattr(options, name))})
     try:
         dataset = _open_data(options, plugins, table.get("image_shape"))
     except UsageError as error:

@@ -360,6 +360,7 @@ def cnnforge_engines() -> list[EngineSpec]:
         EngineSpec(
             name="numba",
             build="cnnforge_plugins.inference.builder:build",
+            convolve="cnnforge_plugins.inference.filtering:convolve",
             target="cnnforge_plugins.inference.runner:open_plan",
             summary="runs a trained model on Numba kernels, without Keras",
         )

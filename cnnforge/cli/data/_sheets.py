@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cnnforge.errors import CnnforgeError, UsageError
+from cnnforge.errors import CnnforgeError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,28 +15,6 @@ if TYPE_CHECKING:
     from cnnforge.data import Dataset
 
 _THUMBNAIL = 84
-
-
-def check_png(option: str, path: Path) -> Path:
-    """Check the path of a PNG file before work begins.
-
-    Args:
-        option: Name of the option, for messages.
-        path: The path.
-
-    Returns:
-        The path, with the home folder for `~`.
-
-    Raises:
-        UsageError: If it does not end in .png, or its folder does not exist.
-    """
-    path = path.expanduser()
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"{option} {path}: the sheet is a PNG file; give a name that ends in .png")
-    if path.is_dir() or not path.parent.is_dir():
-        why = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise UsageError(f"{option} {path}: {why}; give the name of a file in an existing folder")
-    return path
 
 
 @contextmanager
@@ -115,16 +92,3 @@ def say_latin(replaced: Sequence[str]) -> None:
             f"note: no installed font has the letters of {quoted(replaced[:3])}{more}: the sheet "
             "has Latin letters instead"
         )
-
-
-def default_sheet(folder: Path, stem: str) -> Path:
-    """Return a path for a sheet that does not exist yet: `STEM.png`, `STEM-2.png`, ...
-
-    Args:
-        folder: Folder of the file.
-        stem: First part of its name.
-    """
-    path, number = folder / f"{stem}.png", 2
-    while os.path.lexists(path):
-        path, number = folder / f"{stem}-{number}.png", number + 1
-    return path

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnforge.cli._common import JsonOption, PluginOption, load_plugins, print_json
+from cnnforge.cli._common import JsonOption, PluginOption, check_file, load_plugins, print_json
 
 if TYPE_CHECKING:
     from cnnforge.data import Dataset
@@ -45,10 +45,10 @@ def check(
     splits, classes with less than two images for training, and boxes that cannot be used. The exit
     code is 1 then.
     """
-    from cnnforge.cli.data._sheets import check_png, written
+    from cnnforge.cli.data._sheets import written
 
     if sheet is not None:
-        sheet = check_png("--sheet", sheet)
+        sheet = check_file("--sheet", sheet, ".png", "the sheet is a PNG file")
     plugins = load_plugins(plugin)
     from cnnforge.data import DataOptions, open_dataset
     from cnnforge.data.inspection import inspect

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnnforge.cli._common import PluginOption, load_plugins
+from cnnforge.cli._common import PluginOption, check_file, default_file, load_plugins
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,9 +69,12 @@ def show(
     and what each epoch makes of it.
     """
     from cnnforge.cli.data._boxes import has_boxes
-    from cnnforge.cli.data._sheets import check_png, default_sheet, written
+    from cnnforge.cli.data._sheets import written
 
-    path = default_sheet(Path(), "sheet") if output is None else check_png("--output", output)
+    if output is None:
+        path = default_file(Path(), "sheet", ".png")
+    else:
+        path = check_file("--output", output, ".png", "the sheet is a PNG file")
     plugins = load_plugins(plugin)
     if model is not None:
         _ = plugins.models[model.partition(":")[0]]

@@ -18,6 +18,7 @@ from cnnforge.tasks.classification.metrics import (
     ClassEvaluation,
     ClassEvaluator,
 )
+from cnnforge.tasks.classification.page import PredictedRow, class_sections, notable_rows
 from cnnforge.tasks.classification.report import (
     COLUMNS,
     Prediction,
@@ -27,6 +28,7 @@ from cnnforge.tasks.classification.report import (
 )
 from cnnforge.tasks.confusion import write_confusion_matrix
 from cnnforge.tasks.metric import LOSS, Evaluation
+from cnnforge.tasks.reports import TaskSections
 from cnnforge.tasks.rows import Row, Source
 from cnnforge.tasks.task import Task
 
@@ -253,6 +255,20 @@ class Classification(Task):
         found = cast("ClassEvaluation", evaluation)
         title = f"validation accuracy {found.accuracy:.1%}"
         write_confusion_matrix(run, found.classes, found.confusion, title)
+
+    def notable(self, rows: Sequence[Row]) -> Sequence[int]:
+        """Choose wrong and unsure predictions, and some of each cell of the confusion matrix."""
+        return notable_rows(
+            [
+                PredictedRow.of(index, row)
+                for index, row in enumerate(cast("Sequence[Prediction]", rows))
+                if row.true_label is not None and row.top
+            ]
+        )
+
+    def sections(self, run: RunDirectory, thumbnails: Mapping[int, str]) -> TaskSections:
+        """Make the sections about classes: confusion matrix, classes, pictures, calibration."""
+        return class_sections(run, thumbnails)
 
     def table(self, evaluation: Evaluation) -> tuple[list[str], list[list[object]]]:
         """Return the headings and rows of a table with precision, recall and F1 of every class."""

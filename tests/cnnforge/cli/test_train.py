@@ -157,7 +157,9 @@ def test_a_run_leaves_its_files(trained: Path, plugin: str) -> None:
         "plan.npz",
         "plugins.json",
         "predictions.csv",
+        "report.html",
         "split.csv",
+        "thumbnails.npz",
     ]
     config = tomllib.loads((trained / "config.toml").read_text())
     assert config["plugin"] == [plugin]
@@ -170,6 +172,7 @@ def test_a_run_leaves_its_files(trained: Path, plugin: str) -> None:
     )
     assert len(metrics) == 5
     assert len((trained / "predictions.csv").read_text().splitlines()) == 13
+    assert (trained / "report.html").read_text().count("<img") >= 12
     environment = json.loads((trained / "environment.json").read_text())
     assert environment["data_fingerprint"] == config["run"]["fingerprint"]
     assert {"name": "acme_toy", "source": plugin, "distribution": None, "version": None} in (
@@ -822,11 +825,16 @@ def test_a_file_that_cannot_be_written_costs_no_other(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
-    for name in ACCESSORIES:
+    for name in (*ACCESSORIES, "report.html"):
         (run / name).unlink()
     for name in names:
         (run / name).mkdir()
     warnings = _report_again(run, capsys)
+    # The report is made from these two.
+    without_report = bool({"metrics.csv", "evaluation.json"} & set(names))
+    if without_report:
+        assert warnings.pop().startswith("warning: report.html of the run could not be written: ")
+    assert (run / "report.html").is_file() != without_report
     assert len(warnings) == len(names)
     for name, warning in zip(names, warnings, strict=True):
         assert warning == (
@@ -845,6 +853,7 @@ def test_a_file_that_cannot_be_written_costs_no_other(
     [
         ("cnnforge.training.session", "training_curves", "curves.png"),
         ("cnnforge.tasks.classification.report", "confusion_matrix", "confusion_matrix.png"),
+        ("cnnforge.training.session", "write_report", "report.html"),
     ],
 )
 def test_a_figure_that_cannot_be_drawn_is_a_warning(

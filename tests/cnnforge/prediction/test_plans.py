@@ -354,7 +354,7 @@ def test_a_slow_first_prediction_says_why(
     predictor = opened(run, engines)
     predictor.predict_images(IMAGES)
     assert said(caplog) == []
-    monkeypatch.setattr("cnnforge.prediction.plans._SLOW", 0.01)
+    monkeypatch.setattr("cnnforge.utils.compiling._SLOW", 0.01)
     engine.seconds = 0.5
     predictor = opened(run, engines)
     for _ in range(2):
